@@ -1,0 +1,466 @@
+//! Bundles: header, message set, dense and sparse numbers, shared time stamps (reference, section 4).
+
+use std::ops::Range;
+
+use super::compress;
+use super::cursor::Cursor;
+use super::error::{DecodeError, DecodeFault, EncodeError};
+use super::{Limits, varint};
+
+/// The most bytes a bundle's header takes: flags, count, first number, last delta.
+pub const MAX_HEADER_LEN: usize = 1 + varint::MAX_LEN + 8 + varint::MAX_LEN;
+
+/// The most messages to put into a bundle (reference, section 19).
+pub const MAX_MESSAGES: u32 = 65_535;
+
+/// The longest key, in bytes.
+pub const MAX_KEY: usize = 255;
+
+const FLAG_SPARSE: u8 = 1 << 6;
+const FLAG_RESERVED: u8 = 1 << 7;
+
+const MESSAGE_KEY: u8 = 1;
+const MESSAGE_SAME_TIME: u8 = 1 << 1;
+const MESSAGE_NEXT_SEQ: u8 = 1 << 2;
+
+/// How a message set is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// As it is.
+    None,
+    /// Snappy, raw block format.
+    Snappy,
+}
+
+/// A bundle's header (reference, section 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BundleHeader {
+    /// How the message set is packed.
+    pub codec: Codec,
+    /// Number of messages, at least 1.
+    pub count: u32,
+    /// First and last sequence number, if the bundle is sparse.
+    pub sparse: Option<(u64, u64)>,
+    /// Bytes the header took.
+    pub len: usize,
+}
+
+impl BundleHeader {
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// [`DecodeFault::Short`] if it is not all there; a codec or flag that is not defined; a count of 0 or above the
+    /// limit; numbers that overflow, or a range too small for the count.
+    #[inline]
+    pub fn decode(cursor: &mut Cursor<'_>, limits: &Limits) -> Result<BundleHeader, DecodeError> {
+        let start = cursor.left();
+        let flags = cursor.u8("bundle flags")?;
+        let unsupported = |value| DecodeFault::Unsupported { value };
+        if flags & FLAG_RESERVED != 0 {
+            return Err(cursor.error("bundle flags", unsupported(flags.into())));
+        }
+        let codec = match flags & 3 {
+            0 => Codec::None,
+            1 => Codec::Snappy,
+            other => return Err(cursor.error("bundle codec", unsupported(other.into()))),
+        };
+        let count = match u32::from(flags >> 2 & 0xf) {
+            0 => cursor.varint("message count")?,
+            small => small,
+        };
+        if count == 0 {
+            return Err(cursor.error("message count", DecodeFault::Undefined { value: 0 }));
+        }
+        if count > limits.messages {
+            let fault = DecodeFault::OverLimit { claimed: count.into(), limit: limits.messages.into() };
+            return Err(cursor.error("message count", fault));
+        }
+        let sparse = if flags & FLAG_SPARSE == 0 { None } else { Some(sparse_range(cursor, count)?) };
+        Ok(BundleHeader { codec, count, sparse, len: start - cursor.left() })
+    }
+
+    /// First and last sequence number, given the number `next` a dense bundle begins with.
+    ///
+    /// # Errors
+    /// A dense bundle without a number to count from (`None`, or 0, which is never assigned), or one whose numbers
+    /// reach 2^64−1.
+    #[inline]
+    pub fn range(&self, next: Option<u64>, at: u64) -> Result<(u64, u64), DecodeError> {
+        if let Some(range) = self.sparse {
+            return Ok(range);
+        }
+        let first = next.filter(|&first| first != 0).ok_or_else(|| {
+            DecodeError::new("bundle flags", DecodeFault::Unexpected { found: 0, expected: FLAG_SPARSE.into() }, at)
+        })?;
+        let last = first.checked_add(u64::from(self.count) - 1).filter(|&last| last < u64::MAX);
+        match last {
+            Some(last) => Ok((first, last)),
+            None => Err(seq_range(first, 1, u64::MAX - u64::from(self.count), at)),
+        }
+    }
+}
+
+fn sparse_range(cursor: &mut Cursor<'_>, count: u32) -> Result<(u64, u64), DecodeError> {
+    let first = cursor.u64("first sequence number")?;
+    let last = match count {
+        1 => Some(first),
+        _ => first.checked_add(u64::from(cursor.varint("last delta")?) + 1),
+    };
+    let at = cursor.at();
+    if first == 0 {
+        return Err(seq_range(0, 1, u64::MAX - 1, at));
+    }
+    match last {
+        Some(last) if last == u64::MAX || last - first < u64::from(count) - 1 => {
+            Err(seq_range(last, first.saturating_add(u64::from(count) - 1), u64::MAX - 1, at))
+        }
+        Some(last) => Ok((first, last)),
+        None => Err(seq_range(first, 1, u64::MAX - 1, at)),
+    }
+}
+
+#[cold]
+fn seq_range(seq: u64, low: u64, high: u64, at: u64) -> DecodeError {
+    DecodeError::new("sequence number", DecodeFault::SeqRange { seq, low, high }, at)
+}
+
+/// Where a message lies in its (decompressed) message set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Sequence number.
+    pub seq: u64,
+    /// Time stamp, by convention milliseconds since 1970.
+    pub timestamp_ms: u64,
+    key_at: u32,
+    payload_at: u32,
+    payload_len: u32,
+    /// 256 and above: no key.
+    key_len: u16,
+}
+
+const NO_KEY: u16 = u16::MAX;
+
+impl Entry {
+    /// The bytes of the key in the message set.
+    #[inline]
+    pub fn key(&self) -> Option<Range<usize>> {
+        let at = self.key_at as usize;
+        (self.key_len != NO_KEY).then(|| at..at + usize::from(self.key_len))
+    }
+
+    /// The bytes of the payload in the message set.
+    #[inline]
+    pub fn payload(&self) -> Range<usize> {
+        let at = self.payload_at as usize;
+        at..at + self.payload_len as usize
+    }
+}
+
+/// A message set to decode, with all that its bundle's header says about it.
+#[derive(Debug, Clone, Copy)]
+pub struct MessageSet<'a> {
+    /// The bytes, decompressed.
+    pub bytes: &'a [u8],
+    /// Messages the header announces.
+    pub count: u32,
+    /// Number of the first message.
+    pub first: u64,
+    /// Number of the last message.
+    pub last: u64,
+    /// Whether the bundle numbers its messages itself.
+    pub sparse: bool,
+    /// Whether the bytes end inside the set: then the messages that are complete count, and the rest is no error.
+    pub cut: bool,
+}
+
+impl MessageSet<'_> {
+    /// Appends an entry for each message with a number from `from` to `to`, inclusive.
+    ///
+    /// # Errors
+    /// Contents that disagree with the header: a message past the end, bytes after the last one, a number outside the
+    /// bundle's range. The entries appended before that stay.
+    pub fn decode(&self, from: u64, to: u64, out: &mut Vec<Entry>) -> Result<(), DecodeError> {
+        let mut cursor = Cursor::new(self.bytes, 0);
+        let mut timestamp_ms = 0;
+        let mut seq = self.first;
+        for index in 0..self.count {
+            let mut ahead = cursor.clone();
+            let message = self.message(&mut ahead, index, seq, timestamp_ms);
+            let entry = match message {
+                Ok(entry) => entry,
+                Err(e) if self.cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(()),
+                Err(e) => return Err(e),
+            };
+            cursor = ahead;
+            seq = entry.seq;
+            timestamp_ms = entry.timestamp_ms;
+            if seq >= from && seq <= to {
+                out.push(entry);
+            }
+        }
+        if self.cut { Ok(()) } else { cursor.finish("message set") }
+    }
+
+    #[inline(always)]
+    fn message(
+        &self,
+        cursor: &mut Cursor<'_>,
+        index: u32,
+        previous: u64,
+        previous_time: u64,
+    ) -> Result<Entry, DecodeError> {
+        let total = self.bytes.len();
+        let flags = cursor.u8("message flags")?;
+        let seq = if index == 0 {
+            self.first
+        } else if !self.sparse {
+            previous + 1
+        } else {
+            self.sparse_seq(cursor, flags, index, previous)?
+        };
+        let timestamp_ms = if flags & MESSAGE_SAME_TIME == 0 { cursor.u64("time stamp")? } else { previous_time };
+        let (key_at, key_len) = if flags & MESSAGE_KEY == 0 {
+            (0, NO_KEY)
+        } else {
+            let key = cursor.str8("key")?;
+            (offset(total - cursor.left() - key.len()), offset16(key.len()))
+        };
+        let len = cursor.varint("payload length")?;
+        let payload_at = offset(total - cursor.left());
+        cursor.bytes(len as usize, "payload")?;
+        Ok(Entry { seq, timestamp_ms, key_at, payload_at, payload_len: len, key_len })
+    }
+
+    fn sparse_seq(&self, cursor: &mut Cursor<'_>, flags: u8, index: u32, previous: u64) -> Result<u64, DecodeError> {
+        let is_last = index + 1 == self.count;
+        let seq = if flags & MESSAGE_NEXT_SEQ != 0 {
+            previous.saturating_add(1)
+        } else if is_last {
+            return Ok(self.last);
+        } else {
+            previous.saturating_add(1).saturating_add(cursor.varint("sequence number delta")?.into())
+        };
+        // Each later message needs a number of its own at or below `last`; the last message has to be it.
+        let high = self.last.saturating_sub(u64::from(self.count - 1 - index));
+        let low = if is_last { self.last } else { previous.saturating_add(1) };
+        if seq < low || seq > high {
+            return Err(seq_range(seq, low, high, cursor.at()));
+        }
+        Ok(seq)
+    }
+}
+
+/// Message sets are bounded by 32-bit lengths on the wire and by [`Limits`], so their offsets fit.
+#[inline]
+fn offset(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+#[inline]
+fn offset16(len: usize) -> u16 {
+    u16::try_from(len).unwrap_or(NO_KEY)
+}
+
+/// When to compress a message set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Snappy for more than 512 messages, or more than 1,024 bytes of keys and payloads, and only where it makes the
+    /// bundle smaller.
+    #[default]
+    Auto,
+    /// Never.
+    None,
+    /// Always.
+    Snappy,
+}
+
+/// A message to be encoded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RawMessage<'a> {
+    /// By convention milliseconds since 1970.
+    pub timestamp_ms: u64,
+    /// At most [`MAX_KEY`] bytes.
+    pub key: Option<&'a [u8]>,
+    /// At most 2^32−1 bytes.
+    pub payload: &'a [u8],
+}
+
+/// Collects messages and writes them as a bundle; empty again afterwards, with its memory kept.
+#[derive(Debug)]
+pub struct BundleBuilder {
+    set: Vec<u8>,
+    count: u32,
+    content: usize,
+    time: u64,
+    first: u64,
+    last: u64,
+    /// Where the delta of the message that is last so far belongs, and the delta, once it is not the last any more.
+    owed: Option<(usize, u32)>,
+    snappy: snap::raw::Encoder,
+    packed: Vec<u8>,
+}
+
+impl Default for BundleBuilder {
+    fn default() -> BundleBuilder {
+        BundleBuilder::new()
+    }
+}
+
+impl BundleBuilder {
+    /// An empty bundle.
+    pub fn new() -> BundleBuilder {
+        BundleBuilder {
+            set: Vec::new(),
+            count: 0,
+            content: 0,
+            time: 0,
+            first: 0,
+            last: 0,
+            owed: None,
+            snappy: snap::raw::Encoder::new(),
+            packed: Vec::new(),
+        }
+    }
+
+    /// Messages so far.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes of the message set so far, uncompressed.
+    pub fn set_len(&self) -> usize {
+        self.set.len()
+    }
+
+    /// Whether there is no message yet.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Forgets all messages.
+    pub fn clear(&mut self) {
+        self.set.clear();
+        self.count = 0;
+        self.content = 0;
+        self.first = 0;
+        self.last = 0;
+        self.owed = None;
+    }
+
+    /// Appends a message to a dense bundle.
+    ///
+    /// # Errors
+    /// A key or payload too long, or the bundle full; nothing was appended then.
+    pub fn push(&mut self, message: &RawMessage<'_>) -> Result<(), EncodeError> {
+        self.check(message)?;
+        self.append(message, 0);
+        Ok(())
+    }
+
+    /// Appends a message with its number to a sparse bundle. A bundle takes either `push` or `push_at`, not both.
+    ///
+    /// # Errors
+    /// As [`push`](BundleBuilder::push), and a number that is not above the one before, is 0 or 2^64−1, or lies further
+    /// from the message before or the first one than 2^32.
+    pub fn push_at(&mut self, seq: u64, message: &RawMessage<'_>) -> Result<(), EncodeError> {
+        self.check(message)?;
+        let out_of_order = |min, max| EncodeError { field: "sequence number", given: seq, min, max };
+        if self.count == 0 {
+            if seq == 0 || seq == u64::MAX {
+                return Err(out_of_order(1, u64::MAX - 1));
+            }
+            self.first = seq;
+            self.last = seq;
+            self.append(message, 0);
+            return Ok(());
+        }
+        let (low, high) = (self.last + 1, self.first.saturating_add(1 << 32).min(u64::MAX - 1));
+        if seq < low || seq > high {
+            return Err(out_of_order(low, high));
+        }
+        if let Some((at, delta)) = self.owed.take() {
+            let mut bytes = Vec::with_capacity(varint::MAX_LEN);
+            varint::encode(delta, &mut bytes);
+            self.set.splice(at..at, bytes);
+        }
+        let delta = u32::try_from(seq - low).unwrap_or(u32::MAX);
+        self.last = seq;
+        let at = self.set.len() + 1;
+        self.append(message, 0);
+        self.owed = Some((at, delta));
+        Ok(())
+    }
+
+    /// First and last number of a sparse bundle, if it has any message.
+    pub fn sparse_range(&self) -> Option<(u64, u64)> {
+        (self.first != 0).then_some((self.first, self.last))
+    }
+
+    fn check(&self, message: &RawMessage<'_>) -> Result<(), EncodeError> {
+        EncodeError::check("messages in a bundle", self.count as usize + 1, 1, MAX_MESSAGES.into())?;
+        EncodeError::check("key, bytes", message.key.map_or(0, <[u8]>::len), 0, MAX_KEY as u64)?;
+        EncodeError::check("payload, bytes", message.payload.len(), 0, u32::MAX.into())
+    }
+
+    fn append(&mut self, message: &RawMessage<'_>, flags: u8) {
+        let mut flags = flags;
+        let same_time = self.count > 0 && message.timestamp_ms == self.time;
+        if message.key.is_some() {
+            flags |= MESSAGE_KEY;
+        }
+        if same_time {
+            flags |= MESSAGE_SAME_TIME;
+        }
+        self.set.push(flags);
+        if !same_time {
+            self.set.extend_from_slice(&message.timestamp_ms.to_le_bytes());
+            self.time = message.timestamp_ms;
+        }
+        if let Some(key) = message.key {
+            self.set.push(u8::try_from(key.len()).unwrap_or(u8::MAX));
+            self.set.extend_from_slice(key);
+            self.content += key.len();
+        }
+        varint::encode(u32::try_from(message.payload.len()).unwrap_or(u32::MAX), &mut self.set);
+        self.set.extend_from_slice(message.payload);
+        self.content += message.payload.len();
+        self.count += 1;
+    }
+
+    /// Appends the bundle to `out` and forgets its messages.
+    ///
+    /// # Errors
+    /// A bundle without messages, which would kill a server (reference, section 19).
+    pub fn finish(&mut self, compression: Compression, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        EncodeError::check("messages in a bundle", self.count as usize, 1, MAX_MESSAGES.into())?;
+        let worth_trying = match compression {
+            Compression::Auto => self.count > 512 || self.content > 1024,
+            Compression::None => false,
+            Compression::Snappy => true,
+        };
+        self.packed.clear();
+        if worth_trying {
+            compress::compress(&mut self.snappy, &self.set, &mut self.packed);
+        }
+        let pack = worth_trying && (compression == Compression::Snappy || self.packed.len() < self.set.len());
+        let mut flags = u8::from(pack);
+        let small = u8::try_from(self.count).ok().filter(|&count| count <= 15);
+        flags |= small.unwrap_or(0) << 2;
+        if self.first != 0 {
+            flags |= FLAG_SPARSE;
+        }
+        out.push(flags);
+        if small.is_none() {
+            varint::encode(self.count, out);
+        }
+        if self.first != 0 {
+            out.extend_from_slice(&self.first.to_le_bytes());
+            if self.count != 1 {
+                varint::encode(u32::try_from(self.last - self.first - 1).unwrap_or(u32::MAX), out);
+            }
+        }
+        out.extend_from_slice(if pack { &self.packed } else { &self.set });
+        self.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! Snappy in its raw block format, under a ceiling (reference, section 4.1).
+
+use super::error::{DecodeError, DecodeFault};
+
+/// Snappy's best case is a 3-byte tag that copies 64 bytes, so no output is longer than this many times its input.
+const MAX_RATIO: u64 = 22;
+
+/// The length that `compressed` announces for its output, if it is at most `limit` bytes and Snappy can reach it.
+///
+/// # Errors
+/// A malformed length, one above `limit`, or one that so few bytes cannot yield. Nothing was reserved then.
+pub fn decompressed_len(compressed: &[u8], limit: u32, at: u64) -> Result<usize, DecodeError> {
+    let field = "decompressed length";
+    let len = snap::raw::decompress_len(compressed).map_err(|e| error(&e, at))?;
+    let claimed = len as u64;
+    let reachable = (compressed.len() as u64).saturating_mul(MAX_RATIO);
+    let most = u64::from(limit).min(reachable);
+    if claimed > most {
+        return Err(DecodeError::new(field, DecodeFault::OverLimit { claimed, limit: most }, at));
+    }
+    Ok(len)
+}
+
+/// Decompresses all of `compressed` into `out`, which must have exactly the length it announces.
+///
+/// # Errors
+/// Data that does not decompress to just that many bytes.
+pub fn decompress(
+    decoder: &mut snap::raw::Decoder,
+    compressed: &[u8],
+    out: &mut [u8],
+    at: u64,
+) -> Result<(), DecodeError> {
+    match decoder.decompress(compressed, out) {
+        Ok(len) if len == out.len() => Ok(()),
+        Ok(_) => Err(DecodeError::new("message set", DecodeFault::Snappy { reason: "output too short" }, at)),
+        Err(e) => Err(error(&e, at)),
+    }
+}
+
+/// Appends the compressed form of `plain`.
+pub fn compress(encoder: &mut snap::raw::Encoder, plain: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + snap::raw::max_compress_len(plain.len()), 0);
+    let written = out.get_mut(start..).map_or(0, |room| encoder.compress(plain, room).unwrap_or(0));
+    out.truncate(start + written);
+}
+
+#[cold]
+fn error(e: &snap::Error, at: u64) -> DecodeError {
+    use snap::Error as E;
+    let reason = match e {
+        E::Empty => "no data",
+        E::Header => "malformed length",
+        E::HeaderMismatch { .. } => "output length differs from the announced one",
+        E::Literal { .. } => "literal past the end",
+        E::CopyRead { .. } => "copy past the end of the input",
+        E::CopyWrite { .. } => "copy past the end of the output",
+        E::Offset { .. } => "copy from before the start",
+        E::TooBig { .. } | E::BufferTooSmall { .. } => "announced length too big",
+        _ => "malformed data",
+    };
+    DecodeError::new("message set", DecodeFault::Snappy { reason }, at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_ceilings() {
+        let plain = vec![b'x'; 100_000];
+        let mut packed = Vec::new();
+        compress(&mut snap::raw::Encoder::new(), &plain, &mut packed);
+        assert_eq!(decompressed_len(&packed, 100_000, 0), Ok(100_000));
+        let e = decompressed_len(&packed, 99_999, 7).unwrap_err();
+        assert_eq!((e.fault(), e.at()), (DecodeFault::OverLimit { claimed: 100_000, limit: 99_999 }, 7));
+        let mut out = vec![0; 100_000];
+        decompress(&mut snap::raw::Decoder::new(), &packed, &mut out, 0).unwrap();
+        assert_eq!(out, plain);
+    }
+
+    #[test]
+    fn a_claim_beyond_snappys_ratio_is_refused_before_decompressing() {
+        let bomb = [0xff, 0xff, 0xff, 0x7f, 0, 0];
+        let e = decompressed_len(&bomb, u32::MAX, 0).unwrap_err();
+        assert_eq!(e.fault(), DecodeFault::OverLimit { claimed: 268_435_455, limit: 6 * MAX_RATIO });
+    }
+
+    #[test]
+    fn the_best_case_of_snappy_stays_within_the_ratio() {
+        for len in [64usize, 1 << 10, 1 << 16, 1 << 20] {
+            let mut packed = Vec::new();
+            compress(&mut snap::raw::Encoder::new(), &vec![0; len], &mut packed);
+            assert_eq!(decompressed_len(&packed, u32::MAX, 0), Ok(len));
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Checked little-endian reads from bytes that are all there, and the appends that mirror them (reference, section 1).
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use byteorder::{ByteOrder, LittleEndian};
+
+use super::error::{DecodeError, DecodeFault, EncodeError};
+use super::varint;
+
+/// Reads fields one after the other; a read takes its whole field or fails, naming it.
+#[derive(Debug, Clone)]
+pub struct Cursor<'a> {
+    rest: &'a [u8],
+    at: u64,
+}
+
+impl<'a> Cursor<'a> {
+    /// Reads `bytes`, the first of which is counted as byte `at` in errors.
+    pub fn new(bytes: &'a [u8], at: u64) -> Cursor<'a> {
+        Cursor { rest: bytes, at }
+    }
+
+    /// The bytes not yet read.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// How many bytes are left.
+    pub fn left(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// The place of the next byte.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// An error about the field that was just read or is to be read next.
+    #[cold]
+    pub fn error(&self, field: &'static str, fault: DecodeFault) -> DecodeError {
+        DecodeError::new(field, fault, self.at)
+    }
+
+    #[cold]
+    fn short(&self, field: &'static str, needed: usize) -> DecodeError {
+        self.error(field, DecodeFault::Short { needed: needed as u64, left: self.rest.len() as u64 })
+    }
+
+    /// The next `len` bytes.
+    #[inline]
+    pub fn bytes(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
+        let Some((taken, rest)) = self.rest.split_at_checked(len) else { return Err(self.short(field, len)) };
+        self.rest = rest;
+        self.at += len as u64;
+        Ok(taken)
+    }
+
+    /// A byte.
+    #[inline]
+    pub fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
+        let Some((&byte, rest)) = self.rest.split_first() else { return Err(self.short(field, 1)) };
+        self.rest = rest;
+        self.at += 1;
+        Ok(byte)
+    }
+
+    /// A two-byte number.
+    #[inline]
+    pub fn u16(&mut self, field: &'static str) -> Result<u16, DecodeError> {
+        self.bytes(2, field).map(LittleEndian::read_u16)
+    }
+
+    /// A four-byte number.
+    #[inline]
+    pub fn u32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
+        self.bytes(4, field).map(LittleEndian::read_u32)
+    }
+
+    /// An eight-byte number.
+    #[inline]
+    pub fn u64(&mut self, field: &'static str) -> Result<u64, DecodeError> {
+        self.bytes(8, field).map(LittleEndian::read_u64)
+    }
+
+    /// A varint.
+    #[inline]
+    pub fn varint(&mut self, field: &'static str) -> Result<u32, DecodeError> {
+        let mut partial = varint::Partial::default();
+        loop {
+            let Some(&byte) = self.rest.get(partial.len()) else {
+                return Err(self.short(field, self.rest.len() + 1));
+            };
+            if let Some(value) = partial.push(byte, field, self.at)? {
+                self.bytes(partial.len(), field)?;
+                return Ok(value);
+            }
+        }
+    }
+
+    /// A `str8`: one byte of length, then that many bytes, of any character set.
+    #[inline]
+    pub fn str8(&mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
+        let mut ahead = self.clone();
+        let len = ahead.u8(field)?;
+        let bytes = ahead.bytes(usize::from(len), field)?;
+        *self = ahead;
+        Ok(bytes)
+    }
+
+    /// A `str8` as text; a name that is not UTF-8 is shown with replacement characters.
+    pub fn name(&mut self, field: &'static str) -> Result<String, DecodeError> {
+        Ok(String::from_utf8_lossy(self.str8(field)?).into_owned())
+    }
+
+    /// Four address bytes in written order, then a little-endian port.
+    pub fn endpoint(&mut self, field: &'static str) -> Result<SocketAddrV4, DecodeError> {
+        let mut address = Cursor::new(self.bytes(6, field)?, self.at);
+        let ip = Ipv4Addr::new(address.u8(field)?, address.u8(field)?, address.u8(field)?, address.u8(field)?);
+        Ok(SocketAddrV4::new(ip, address.u16(field)?))
+    }
+
+    /// A cursor over the next `len` bytes alone.
+    pub fn sub(&mut self, len: usize, field: &'static str) -> Result<Cursor<'a>, DecodeError> {
+        let at = self.at;
+        Ok(Cursor { rest: self.bytes(len, field)?, at })
+    }
+
+    /// `Ok` if everything was read.
+    pub fn finish(&self, field: &'static str) -> Result<(), DecodeError> {
+        match self.rest.len() {
+            0 => Ok(()),
+            extra => Err(self.error(field, DecodeFault::Spare { extra: extra as u64 })),
+        }
+    }
+}
+
+/// Appends a `str8`.
+///
+/// # Errors
+/// Above 255 bytes.
+pub fn put_str8(bytes: &[u8], field: &'static str, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    put_count8(bytes.len(), field, 0, out)?;
+    out.extend_from_slice(bytes);
+    Ok(())
+}
+
+/// Appends a topic name, of 1 to 255 bytes.
+///
+/// # Errors
+/// An empty name, or one above 255 bytes.
+pub fn put_topic(name: &str, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    EncodeError::check("topic name, bytes", name.len(), 1, 255)?;
+    put_str8(name.as_bytes(), "topic name, bytes", out)
+}
+
+/// Appends a one-byte count of at least `min`.
+///
+/// # Errors
+/// Below `min`, or above 255.
+pub fn put_count8(count: usize, field: &'static str, min: u64, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    EncodeError::check(field, count, min, 255)?;
+    out.push(u8::try_from(count).unwrap_or(u8::MAX));
+    Ok(())
+}
+
+/// Appends an endpoint: four address bytes in written order, then a little-endian port.
+pub fn put_endpoint(endpoint: SocketAddrV4, out: &mut Vec<u8>) {
+    out.extend_from_slice(&endpoint.ip().octets());
+    out.extend_from_slice(&endpoint.port().to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_in_order_and_fails_whole() {
+        let mut c = Cursor::new(&[1, 2, 0, 3, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 2, b'h', b'i', 0x80, 1, 9], 100);
+        assert_eq!(c.u8("a").unwrap(), 1);
+        assert_eq!(c.u16("b").unwrap(), 2);
+        assert_eq!(c.u32("c").unwrap(), 3);
+        assert_eq!(c.u64("d").unwrap(), 4);
+        assert_eq!(c.str8("e").unwrap(), b"hi");
+        assert_eq!(c.varint("f").unwrap(), 128);
+        let before = c.left();
+        let e = c.u32("g").unwrap_err();
+        assert_eq!((e.field(), e.fault(), e.at()), ("g", DecodeFault::Short { needed: 4, left: 1 }, 120));
+        assert_eq!(c.left(), before, "a failed read moves nothing");
+        assert_eq!(c.finish("h").unwrap_err().fault(), DecodeFault::Spare { extra: 1 });
+    }
+
+    #[test]
+    fn a_short_str8_and_a_cut_varint_move_nothing() {
+        let mut c = Cursor::new(&[5, b'h', b'i'], 0);
+        assert!(c.str8("name").is_err());
+        assert_eq!(c.left(), 3);
+        let mut c = Cursor::new(&[0x80, 0x80], 0);
+        assert_eq!(c.varint("n").unwrap_err().fault(), DecodeFault::Short { needed: 3, left: 2 });
+        assert_eq!(c.left(), 2);
+    }
+
+    #[test]
+    fn endpoints_have_their_address_in_written_order_and_their_port_little_endian() {
+        let bytes = [0x0a, 0x14, 0x1e, 0x28, 0x03, 0x2b];
+        let endpoint = Cursor::new(&bytes, 0).endpoint("endpoint").unwrap();
+        assert_eq!(endpoint.to_string(), "10.20.30.40:11011");
+        let mut out = Vec::new();
+        put_endpoint(endpoint, &mut out);
+        assert_eq!(out, bytes);
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        let mut out = Vec::new();
+        assert!(put_topic("", &mut out).is_err());
+        assert!(put_topic(&"x".repeat(256), &mut out).is_err());
+        assert!(out.is_empty());
+        put_topic(&"x".repeat(255), &mut out).unwrap();
+        assert_eq!(out.len(), 256);
+    }
+}

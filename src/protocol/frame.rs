@@ -1,0 +1,145 @@
+//! The five bytes in front of everything, and the message ids (reference, sections 2 and 3).
+
+use super::cursor::Cursor;
+use super::error::{DecodeError, DecodeFault};
+
+/// Bytes of a frame's header: message id and length.
+pub const HEADER_LEN: usize = 5;
+
+/// The ping with which a server greets: a header alone.
+pub const PING: [u8; HEADER_LEN] = [Kind::Ping as u8, 0, 0, 0, 0];
+
+/// The longest payload a server accepts: 256 MiB, inclusive (reference, section 2.5).
+pub const MAX_REQUEST: usize = 256 << 20;
+
+/// The message ids a client sends or receives (reference, section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Produce, and the answer to `ProduceWithSeqnum`.
+    Produce = 0x01,
+    /// Consume.
+    Consume = 0x02,
+    /// The greeting; never answered.
+    Ping = 0x03,
+    /// Produce with explicit sequence numbers.
+    ProduceWithSeqnum = 0x05,
+    /// The marks of a topic's partitions.
+    DiscoverPartitions = 0x06,
+    /// Create a topic.
+    CreateTopic = 0x07,
+    /// Read a partition's configuration file again.
+    ReloadConf = 0x08,
+    /// Status of a node.
+    Status = 0x0a,
+    /// The topics.
+    DiscoverTopics = 0x0b,
+    /// The nodes of a cluster.
+    DiscoverTopology = 0x0c,
+}
+
+impl Kind {
+    /// The kind with this message id, if a client may meet it.
+    pub fn from_id(id: u8) -> Option<Kind> {
+        Some(match id {
+            0x01 => Kind::Produce,
+            0x02 => Kind::Consume,
+            0x03 => Kind::Ping,
+            0x05 => Kind::ProduceWithSeqnum,
+            0x06 => Kind::DiscoverPartitions,
+            0x07 => Kind::CreateTopic,
+            0x08 => Kind::ReloadConf,
+            0x0a => Kind::Status,
+            0x0b => Kind::DiscoverTopics,
+            0x0c => Kind::DiscoverTopology,
+            _ => return None,
+        })
+    }
+}
+
+/// A frame's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// What the payload is.
+    pub kind: Kind,
+    /// Bytes of payload that follow.
+    pub len: u32,
+}
+
+impl FrameHeader {
+    /// Reads a header; `Ok(None)` if fewer than [`HEADER_LEN`] bytes are there.
+    ///
+    /// # Errors
+    /// An unknown message id.
+    #[inline]
+    pub fn decode(bytes: &[u8]) -> Result<Option<FrameHeader>, DecodeError> {
+        if bytes.len() < HEADER_LEN {
+            return Ok(None);
+        }
+        let mut cursor = Cursor::new(bytes, 0);
+        let id = cursor.u8("message id")?;
+        let kind = Kind::from_id(id)
+            .ok_or_else(|| DecodeError::new("message id", DecodeFault::Undefined { value: id.into() }, 0))?;
+        Ok(Some(FrameHeader { kind, len: cursor.u32("frame length")? }))
+    }
+}
+
+/// Opens a frame in `out`; [`end`] closes it.
+pub fn begin(kind: Kind, out: &mut Vec<u8>) -> usize {
+    out.extend_from_slice(&[kind as u8, 0, 0, 0, 0]);
+    out.len()
+}
+
+/// Writes the length of the frame whose payload began at `start`, the value of [`begin`].
+///
+/// # Errors
+/// Above [`MAX_REQUEST`]: the server would hang up.
+pub fn end(start: usize, out: &mut [u8]) -> Result<(), super::EncodeError> {
+    let len = out.len() - start;
+    super::EncodeError::check("request, bytes", len, 0, MAX_REQUEST as u64)?;
+    patch_len(start, out);
+    Ok(())
+}
+
+/// As [`end`] for a server's answer, which only the field's 32 bits bound.
+pub(crate) fn patch_len(start: usize, out: &mut [u8]) {
+    let len = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+    if let Some(field) = out.get_mut(start - 4..start) {
+        field.copy_from_slice(&len.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers() {
+        assert_eq!(FrameHeader::decode(&PING[..4]), Ok(None));
+        assert_eq!(FrameHeader::decode(&PING), Ok(Some(FrameHeader { kind: Kind::Ping, len: 0 })));
+        assert_eq!(FrameHeader::decode(&[2, 42, 0, 0, 0, 9]), Ok(Some(FrameHeader { kind: Kind::Consume, len: 42 })));
+        for id in [0u8, 4, 9, 13, 72, 255] {
+            let e = FrameHeader::decode(&[id, 0, 0, 0, 0]).unwrap_err();
+            assert_eq!(e.fault(), DecodeFault::Undefined { value: id.into() });
+        }
+    }
+
+    #[test]
+    fn every_id_is_its_own_inverse() {
+        for id in 0..=255u8 {
+            if let Some(kind) = Kind::from_id(id) {
+                assert_eq!(kind as u8, id);
+            }
+        }
+    }
+
+    #[test]
+    fn frames_are_measured() {
+        let mut out = vec![7];
+        let start = begin(Kind::Status, &mut out);
+        out.extend_from_slice(&[1, 2, 3]);
+        end(start, &mut out).unwrap();
+        assert_eq!(out, [7, 0x0a, 3, 0, 0, 0, 1, 2, 3]);
+    }
+}

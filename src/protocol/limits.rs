@@ -1,0 +1,70 @@
+//! How much a peer may claim.
+
+/// Ceilings for what a peer announces. An answer above one is refused with both numbers before anything is reserved.
+///
+/// The defaults let everything through that a TANK server really sends; lower them where a broker is not trusted and
+/// memory is short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of a consume answer. Default 3.75 GiB: it is never held, only passed through piece by piece, and a server
+    /// may send a whole compacted segment of each partition at once.
+    pub fetch_frame: u32,
+    /// Bytes of any other answer, which is held whole. Default 64 MiB: some 200,000 topics with long names.
+    pub frame: u32,
+    /// Bytes of the partition entries in front of a consume answer's chunks. Default 128 KiB: twice what the 250
+    /// partitions of a request can take with the longest names.
+    pub fetch_header: u32,
+    /// Bytes of a bundle as it is sent. Default 256 MiB, the most a server accepts from a producer.
+    pub bundle: u32,
+    /// Bytes of a message set after decompression, checked before decompressing. Default 256 MiB. Independently of it, a
+    /// claim that Snappy cannot reach from the bytes that were sent is refused.
+    pub message_set: u32,
+    /// Messages in a bundle. Default 2^20, sixteen times what a producer should put into one.
+    pub messages: u32,
+    /// Topics in an answer. Default 2^20.
+    pub topics: u32,
+    /// Nodes in a topology. Default 4,096.
+    pub nodes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            fetch_frame: 0xf000_0000,
+            frame: 64 << 20,
+            fetch_header: 128 << 10,
+            bundle: 256 << 20,
+            message_set: 256 << 20,
+            messages: 1 << 20,
+            topics: 1 << 20,
+            nodes: 4096,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($name:ident: $doc:literal),* $(,)?) => {
+        impl Limits {
+            $(
+                #[doc = $doc]
+                #[must_use]
+                pub fn $name(mut self, most: u32) -> Limits {
+                    self.$name = most;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    fetch_frame: "Sets [`fetch_frame`](Limits#structfield.fetch_frame), in bytes.",
+    frame: "Sets [`frame`](Limits#structfield.frame), in bytes.",
+    fetch_header: "Sets [`fetch_header`](Limits#structfield.fetch_header), in bytes.",
+    bundle: "Sets [`bundle`](Limits#structfield.bundle), in bytes.",
+    message_set: "Sets [`message_set`](Limits#structfield.message_set), in bytes.",
+    messages: "Sets [`messages`](Limits#structfield.messages), a count.",
+    topics: "Sets [`topics`](Limits#structfield.topics), a count.",
+    nodes: "Sets [`nodes`](Limits#structfield.nodes), a count.",
+}
