@@ -19,10 +19,10 @@ pub mod bundle;
 pub mod compress;
 pub mod cursor;
 mod error;
-//FETCH
+pub mod fetch;
 pub mod frame;
 mod limits;
-//STREAM
+pub mod stream;
 pub mod varint;
 
 pub use error::{DecodeError, DecodeFault, EncodeError};

@@ -1,0 +1,455 @@
+//! Consume requests and the headers of their answers, in both directions (reference, section 5).
+
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+
+use super::cursor::{self, Cursor};
+use super::error::{DecodeError, DecodeFault, EncodeError};
+use super::frame::{self, Kind};
+
+/// The most partitions to name in one request, all topics together: a waiting request with more can kill a server.
+pub const MAX_PARTITIONS: usize = 250;
+
+/// Asks for what a partition holds from its beginning.
+pub const SEQ_EARLIEST: u64 = 0;
+
+/// Asks for what arrives from now on; a client that must not lose anything asks for numbers instead.
+pub const SEQ_TAIL: u64 = u64::MAX;
+
+/// Prefer a replica on the client's own host; request version 3 and a cluster only.
+pub const FLAG_PREFER_LOCAL: u8 = 1;
+
+/// The shortest time a server waits, whatever was asked for, in milliseconds.
+pub const MIN_WAIT_MS: u64 = 320;
+
+/// The longest time a server waits, in milliseconds.
+pub const MAX_WAIT_MS: u64 = 3_600_000;
+
+/// By how much, in milliseconds, an answer may come later than [`adjusted_wait_ms`] says.
+pub const WAIT_SLACK_MS: u64 = 128;
+
+const ERR_NONE: u8 = 0;
+const ERR_OUT_OF_RANGE: u8 = 0x01;
+const ERR_SYSTEM: u8 = 0xfb;
+const ERR_REDIRECT: u8 = 0xfc;
+const ERR_NO_LEADER: u8 = 0xfd;
+const ERR_SPARSE: u8 = 0xfe;
+const ERR_UNKNOWN_PARTITION: u8 = 0xff;
+const UNKNOWN_TOPIC: [u8; 2] = [0xff, 0xff];
+
+/// How long a server really waits when asked for `max_wait_ms`, up to [`WAIT_SLACK_MS`] more (reference, section 5.6).
+pub fn adjusted_wait_ms(max_wait_ms: u64) -> u64 {
+    match max_wait_ms.min(MAX_WAIT_MS) {
+        0 => 0,
+        wait => wait.next_multiple_of(64).max(MIN_WAIT_MS),
+    }
+}
+
+/// A consume request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchRequest {
+    /// From 3 on, `flags` is on the wire.
+    pub client_version: u16,
+    /// Repeated by the answer; unused on its connection.
+    pub request_id: u32,
+    /// For tracing; at most 255 bytes.
+    pub client_id: Arc<str>,
+    /// How long the server may wait for data, in milliseconds.
+    pub max_wait_ms: u64,
+    /// How many bytes of data end a wait.
+    pub min_bytes: u32,
+    /// [`FLAG_PREFER_LOCAL`] or 0.
+    pub flags: u8,
+    /// What is wanted: every topic once, with at least one partition.
+    pub topics: Vec<FetchTopic>,
+}
+
+/// A topic in a consume request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchTopic {
+    /// 1 to 255 bytes.
+    pub name: Arc<str>,
+    /// Each partition once.
+    pub partitions: Vec<FetchPartition>,
+}
+
+/// A partition in a consume request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchPartition {
+    /// The partition.
+    pub partition: u16,
+    /// The first number wanted, [`SEQ_EARLIEST`] or [`SEQ_TAIL`].
+    pub seq: u64,
+    /// How much to send, in bytes; a hint.
+    pub fetch_size: u32,
+}
+
+impl FetchRequest {
+    /// Every partition with its topic, in the order of the request.
+    pub fn slots(&self) -> impl Iterator<Item = (&Arc<str>, &FetchPartition)> {
+        self.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |partition| (&topic.name, partition)))
+    }
+
+    /// Appends the request as a frame.
+    ///
+    /// # Errors
+    /// What a server must not be sent (reference, section 5.2): no topic, a topic or partition twice, a topic without
+    /// partitions, more than [`MAX_PARTITIONS`] partitions, a name of 0 or more than 255 bytes. `out` is then unchanged.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let start = out.len();
+        self.put(out).inspect_err(|_| out.truncate(start))
+    }
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        EncodeError::check("partitions in a request", self.slots().count(), 1, MAX_PARTITIONS as u64)?;
+        let body = frame::begin(Kind::Consume, out);
+        out.extend_from_slice(&self.client_version.to_le_bytes());
+        out.extend_from_slice(&self.request_id.to_le_bytes());
+        cursor::put_str8(self.client_id.as_bytes(), "client id, bytes", out)?;
+        out.extend_from_slice(&self.max_wait_ms.to_le_bytes());
+        out.extend_from_slice(&self.min_bytes.to_le_bytes());
+        if self.client_version >= 3 {
+            out.push(self.flags);
+        }
+        cursor::put_count8(self.topics.len(), "topics in a request", 1, out)?;
+        for (index, topic) in self.topics.iter().enumerate() {
+            let same = self.topics.iter().take(index).filter(|other| other.name == topic.name).count();
+            EncodeError::check("entries of a topic", same + 1, 1, 1)?;
+            cursor::put_topic(&topic.name, out)?;
+            cursor::put_count8(topic.partitions.len(), "partitions of a topic", 1, out)?;
+            for (index, wanted) in topic.partitions.iter().enumerate() {
+                let before = topic.partitions.iter().take(index);
+                let same = before.filter(|other| other.partition == wanted.partition).count();
+                EncodeError::check("entries of a partition", same + 1, 1, 1)?;
+                out.extend_from_slice(&wanted.partition.to_le_bytes());
+                out.extend_from_slice(&wanted.seq.to_le_bytes());
+                out.extend_from_slice(&wanted.fetch_size.to_le_bytes());
+            }
+        }
+        frame::end(body, out)
+    }
+
+    /// Reads a request from a frame's payload, without the checks of [`encode`](FetchRequest::encode).
+    ///
+    /// # Errors
+    /// A payload that ends early or goes on, or a name that is not UTF-8.
+    pub fn decode(payload: &[u8]) -> Result<FetchRequest, DecodeError> {
+        let mut c = Cursor::new(payload, 0);
+        let client_version = c.u16("client version")?;
+        let request_id = c.u32("request id")?;
+        let client_id = c.name("client id")?.into();
+        let max_wait_ms = c.u64("max wait")?;
+        let min_bytes = c.u32("min bytes")?;
+        let flags = if client_version >= 3 { c.u8("flags")? } else { 0 };
+        let mut topics = Vec::new();
+        for _ in 0..c.u8("topic count")? {
+            let name = c.name("topic name")?.into();
+            let mut partitions = Vec::new();
+            for _ in 0..c.u8("partition count")? {
+                partitions.push(FetchPartition {
+                    partition: c.u16("partition id")?,
+                    seq: c.u64("sequence number")?,
+                    fetch_size: c.u32("fetch size")?,
+                });
+            }
+            topics.push(FetchTopic { name, partitions });
+        }
+        c.finish("consume request")?;
+        Ok(FetchRequest { client_version, request_id, client_id, max_wait_ms, min_bytes, flags, topics })
+    }
+}
+
+/// What an answer says of a partition (reference, section 5.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartitionAnswer {
+    /// Data, or none at all if `len` is 0.
+    Data {
+        /// Number of the chunk's first message, unless the first bundle brings its own; `None` says it does.
+        base: Option<u64>,
+        /// The highest number that may be delivered. Of varying quality (reference, section 5.3).
+        high_water_mark: u64,
+        /// Bytes of the chunk.
+        len: u32,
+    },
+    /// The number asked for is not there.
+    OutOfRange {
+        /// Last number assigned.
+        high_water_mark: u64,
+        /// First number still there; 0 on a partition that never had a message.
+        first_available: u64,
+    },
+    /// The server could not open the partition.
+    SystemError,
+    /// Another node leads the partition.
+    Redirect(SocketAddrV4),
+    /// No node leads the partition now.
+    NoLeader,
+    /// The topic has no such partition.
+    UnknownPartition,
+    /// There is no such topic; stands for all of its partitions.
+    UnknownTopic,
+}
+
+impl PartitionAnswer {
+    /// Bytes of the partition's chunk.
+    pub fn chunk_len(&self) -> u32 {
+        match self {
+            PartitionAnswer::Data { len, .. } => *len,
+            _ => 0,
+        }
+    }
+
+    /// Appends the partition's entry; nothing for [`UnknownTopic`](PartitionAnswer::UnknownTopic).
+    fn put(&self, partition: u16, out: &mut Vec<u8>) {
+        let (flags, numbers, tail): (u8, &[u64], u32) = match self {
+            PartitionAnswer::Data { base: Some(base), high_water_mark, len } => {
+                (ERR_NONE, &[*base, *high_water_mark], *len)
+            }
+            PartitionAnswer::Data { base: None, high_water_mark, len } => (ERR_SPARSE, &[*high_water_mark], *len),
+            PartitionAnswer::OutOfRange { high_water_mark, .. } => (ERR_OUT_OF_RANGE, &[0, *high_water_mark], 0),
+            PartitionAnswer::SystemError => (ERR_SYSTEM, &[], 0),
+            PartitionAnswer::Redirect(_) => (ERR_REDIRECT, &[], 0),
+            PartitionAnswer::NoLeader => (ERR_NO_LEADER, &[], 0),
+            PartitionAnswer::UnknownPartition => (ERR_UNKNOWN_PARTITION, &[], 0),
+            PartitionAnswer::UnknownTopic => return,
+        };
+        out.extend_from_slice(&partition.to_le_bytes());
+        out.push(flags);
+        for number in numbers {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        if !numbers.is_empty() {
+            out.extend_from_slice(&tail.to_le_bytes());
+        }
+        match self {
+            PartitionAnswer::OutOfRange { first_available, .. } => {
+                out.extend_from_slice(&first_available.to_le_bytes())
+            }
+            PartitionAnswer::Redirect(endpoint) => cursor::put_endpoint(*endpoint, out),
+            _ => {}
+        }
+    }
+
+    fn decode(c: &mut Cursor<'_>) -> Result<PartitionAnswer, DecodeError> {
+        let flags = c.u8("err_flags")?;
+        let base = match flags {
+            ERR_NONE | ERR_OUT_OF_RANGE => Some(c.u64("base seq")?),
+            ERR_SPARSE => None,
+            ERR_SYSTEM => return Ok(PartitionAnswer::SystemError),
+            ERR_REDIRECT => return c.endpoint("leader endpoint").map(PartitionAnswer::Redirect),
+            ERR_NO_LEADER => return Ok(PartitionAnswer::NoLeader),
+            ERR_UNKNOWN_PARTITION => return Ok(PartitionAnswer::UnknownPartition),
+            other => return Err(c.error("err_flags", DecodeFault::Undefined { value: other.into() })),
+        };
+        let high_water_mark = c.u64("high-water mark")?;
+        let len = c.u32("chunk length")?;
+        if flags != ERR_OUT_OF_RANGE {
+            return Ok(PartitionAnswer::Data { base, high_water_mark, len });
+        }
+        if len != 0 {
+            let fault = DecodeFault::Unexpected { found: len.into(), expected: 0 };
+            return Err(c.error("chunk length of a boundary fault", fault));
+        }
+        Ok(PartitionAnswer::OutOfRange { high_water_mark, first_available: c.u64("first available")? })
+    }
+}
+
+/// The header of a consume answer, as a broker writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchHeader {
+    /// The request's id.
+    pub request_id: u32,
+    /// The request's topics in its order.
+    pub topics: Vec<TopicAnswer>,
+}
+
+/// A topic in a [`FetchHeader`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicAnswer {
+    /// At most 255 bytes.
+    pub name: Arc<str>,
+    /// The request's partitions in its order.
+    pub partitions: Vec<(u16, PartitionAnswer)>,
+    /// Whether the topic exists; if not, only the number of its partitions is sent.
+    pub known: bool,
+}
+
+impl FetchHeader {
+    /// Appends the answer's frame header and this header; the chunks, in order and without separators, belong behind it.
+    ///
+    /// # Errors
+    /// More than 255 topics or partitions, or a name above 255 bytes. `out` is then unchanged.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let start = out.len();
+        self.put(out).inspect_err(|_| out.truncate(start))
+    }
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let body = frame::begin(Kind::Consume, out);
+        out.extend_from_slice(&[0; 4]);
+        let header = out.len();
+        out.extend_from_slice(&self.request_id.to_le_bytes());
+        cursor::put_count8(self.topics.len(), "topics in an answer", 0, out)?;
+        let mut chunks = 0u64;
+        for topic in &self.topics {
+            cursor::put_str8(topic.name.as_bytes(), "topic name, bytes", out)?;
+            cursor::put_count8(topic.partitions.len(), "partitions of a topic", 0, out)?;
+            if !topic.known {
+                out.extend_from_slice(&UNKNOWN_TOPIC);
+                continue;
+            }
+            for (partition, answer) in &topic.partitions {
+                answer.put(*partition, out);
+                chunks += u64::from(answer.chunk_len());
+            }
+        }
+        frame::patch_len(header, out);
+        let len = (out.len() - body) as u64 + chunks;
+        let max = u64::from(u32::MAX);
+        let len = u32::try_from(len).map_err(|_| EncodeError { field: "answer, bytes", given: len, min: 0, max })?;
+        if let Some(field) = out.get_mut(body - 4..body) {
+            field.copy_from_slice(&len.to_le_bytes());
+        }
+        Ok(())
+    }
+}
+
+/// A part of an answer's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeaderItem<'a> {
+    /// A topic; its partitions follow unless it is not `known`.
+    Topic {
+        /// Its name.
+        name: &'a [u8],
+        /// How many partitions it announces.
+        partitions: u8,
+        /// Whether the server knows it.
+        known: bool,
+    },
+    /// A partition of the topic before it.
+    Partition {
+        /// The partition.
+        id: u16,
+        /// What the server says of it.
+        answer: PartitionAnswer,
+    },
+}
+
+/// Reads an answer's header from behind the request id on, part by part; counts reserve nothing.
+#[derive(Debug)]
+pub struct HeaderItems<'a> {
+    cursor: Cursor<'a>,
+    topics: u8,
+    partitions: u8,
+}
+
+impl<'a> HeaderItems<'a> {
+    /// Reads all that `cursor` has left.
+    ///
+    /// # Errors
+    /// No topic count.
+    pub fn new(mut cursor: Cursor<'a>) -> Result<HeaderItems<'a>, DecodeError> {
+        let topics = cursor.u8("topic count")?;
+        Ok(HeaderItems { cursor, topics, partitions: 0 })
+    }
+
+    /// How many topics are still to come.
+    pub fn topics_left(&self) -> u8 {
+        self.topics
+    }
+
+    /// The place of the next part.
+    pub fn at(&self) -> u64 {
+        self.cursor.at()
+    }
+
+    /// The next part, or `None` after the last one, which must end the header.
+    ///
+    /// # Errors
+    /// A header that ends early or goes on, or an undefined code.
+    pub fn next_item(&mut self) -> Result<Option<HeaderItem<'a>>, DecodeError> {
+        let c = &mut self.cursor;
+        if let Some(left) = self.partitions.checked_sub(1) {
+            self.partitions = left;
+            let id = c.u16("partition id")?;
+            return Ok(Some(HeaderItem::Partition { id, answer: PartitionAnswer::decode(c)? }));
+        }
+        let Some(left) = self.topics.checked_sub(1) else {
+            return c.finish("answer header").map(|()| None);
+        };
+        self.topics = left;
+        let name = c.str8("topic name")?;
+        let partitions = c.u8("partition count")?;
+        let known = !c.rest().starts_with(&UNKNOWN_TOPIC);
+        if known {
+            self.partitions = partitions;
+        } else {
+            c.u16("partition id")?;
+        }
+        Ok(Some(HeaderItem::Topic { name, partitions, known }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> FetchRequest {
+        let wanted = |partition| FetchPartition { partition, seq: 1, fetch_size: 1 << 20 };
+        FetchRequest {
+            client_version: 2,
+            request_id: 66,
+            client_id: "".into(),
+            max_wait_ms: 0,
+            min_bytes: 0,
+            flags: 0,
+            topics: vec![FetchTopic { name: "events".into(), partitions: vec![wanted(0), wanted(1)] }],
+        }
+    }
+
+    #[test]
+    fn requests_that_harm_a_server_do_not_encode() {
+        let refused = |change: fn(&mut FetchRequest)| {
+            let mut request = request();
+            change(&mut request);
+            let mut out = vec![1];
+            let e = request.encode(&mut out).unwrap_err();
+            assert_eq!(out, [1], "nothing is left behind");
+            e.field
+        };
+        assert_eq!(refused(|r| r.topics.clear()), "partitions in a request");
+        assert_eq!(refused(|r| r.topics[0].partitions[1].partition = 0), "entries of a partition");
+        assert_eq!(refused(|r| r.topics.push(r.topics[0].clone())), "entries of a topic");
+        assert_eq!(
+            refused(|r| r.topics.push(FetchTopic { name: "x".into(), partitions: vec![] })),
+            "partitions of a topic"
+        );
+        assert_eq!(refused(|r| r.topics[0].name = "".into()), "topic name, bytes");
+        assert_eq!(refused(|r| r.topics[0].name = "x".repeat(256).into()), "topic name, bytes");
+        assert_eq!(refused(|r| r.client_id = "x".repeat(256).into()), "client id, bytes");
+        assert_eq!(
+            refused(|r| {
+                let partition = |partition| FetchPartition { partition, seq: 0, fetch_size: 0 };
+                r.topics[0].partitions = (0..251).map(partition).collect();
+            }),
+            "partitions in a request"
+        );
+    }
+
+    #[test]
+    fn the_flags_byte_exists_from_version_3_on() {
+        for (version, flags) in [(0, 0), (2, 0), (3, 0), (3, 1)] {
+            let request = FetchRequest { client_version: version, flags, ..request() };
+            let mut out = Vec::new();
+            request.encode(&mut out).unwrap();
+            assert_eq!(FetchRequest::decode(&out[5..]), Ok(request));
+        }
+    }
+
+    #[test]
+    fn waits_are_adjusted_as_the_server_does() {
+        for (asked, waits) in [(0, 0), (1, 320), (320, 320), (321, 384), (1000, 1024), (u64::MAX, 3_600_000)] {
+            assert_eq!(adjusted_wait_ms(asked), waits, "{asked}");
+        }
+    }
+}

@@ -1,0 +1,531 @@
+//! [`FetchDecoder`]: consume answers, piece by piece (reference, sections 5 and 15).
+//!
+//! The decoder is given whatever has arrived and says either what it found or how many more bytes it cannot go on
+//! without. It holds the partition entries of one answer, never its data: a bundle is reported as a range of the input.
+
+use std::ops::Range;
+
+use super::bundle::{BundleHeader, Codec, Entry, MAX_HEADER_LEN, MessageSet};
+use super::cursor::Cursor;
+use super::error::{DecodeError, DecodeFault};
+use super::fetch::{FetchRequest, HeaderItem, HeaderItems, PartitionAnswer, SEQ_TAIL};
+use super::frame::{FrameHeader, HEADER_LEN, Kind};
+use super::varint;
+use super::{Limits, compress};
+
+/// What a step came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing more can be said before this many bytes follow those that were given and not consumed.
+    Need(usize),
+    /// The next event.
+    Event(Event),
+}
+
+/// What an answer consists of, in the order of its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An answer to this request begins.
+    Response {
+        /// The id of an outstanding request, which is answered by all that follows up to [`Event::End`].
+        request_id: u32,
+    },
+    /// What the server says of a partition; one for each of the request, all before the first chunk.
+    Partition {
+        /// The partition's index in [`FetchRequest::slots`].
+        slot: usize,
+        /// What the server says.
+        answer: PartitionAnswer,
+    },
+    /// A bundle with messages that may be delivered.
+    Bundle(Bundle),
+    /// A partition's chunk, not empty, is through.
+    ChunkEnd {
+        /// The partition's index in [`FetchRequest::slots`].
+        slot: usize,
+        /// Why no more of it was reported.
+        end: ChunkEnd,
+    },
+    /// The answer is complete; its request is no longer outstanding.
+    End {
+        /// The request's id.
+        request_id: u32,
+    },
+}
+
+/// How a chunk ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChunkEnd {
+    /// With a whole bundle.
+    Whole,
+    /// Inside its last bundle.
+    Cut {
+        /// Bytes of the whole bundle including its length prefix, if the cut left enough to tell.
+        bundle_len: Option<u64>,
+    },
+    /// At the high-water mark; what lay above was passed over.
+    AboveMark,
+}
+
+/// A bundle that lies in the decoder's input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// The partition's index in [`FetchRequest::slots`].
+    pub slot: usize,
+    /// How the message set is packed.
+    pub codec: Codec,
+    /// Messages the header announces.
+    pub count: u32,
+    /// Number of its first message.
+    pub first: u64,
+    /// Number of its last message.
+    pub last: u64,
+    /// Whether it numbers its messages itself.
+    pub sparse: bool,
+    /// Whether the chunk ends inside it; then it is not compressed, and its complete messages count.
+    pub cut: bool,
+    /// The lowest number that may be delivered.
+    pub from: u64,
+    /// The highest number that may be delivered.
+    pub to: u64,
+    /// The message set's bytes, as a range of the step's input.
+    pub set: Range<usize>,
+    /// Where the message set begins in the frame's payload.
+    pub at: u64,
+}
+
+impl Bundle {
+    /// Decompresses the message set `packed` into `out`, which grows as needed and is never shrunk; the set's length.
+    ///
+    /// # Errors
+    /// A claimed length above the limit or beyond what Snappy can reach; data that does not decompress to it.
+    pub fn decompress(
+        &self,
+        decoder: &mut snap::raw::Decoder,
+        packed: &[u8],
+        limits: &Limits,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, DecodeError> {
+        let len = compress::decompressed_len(packed, limits.message_set, self.at)?;
+        if out.len() < len {
+            out.resize(len, 0);
+        }
+        compress::decompress(decoder, packed, out.get_mut(..len).unwrap_or_default(), self.at)?;
+        Ok(len)
+    }
+
+    /// Appends an entry for each message of the (decompressed) message set that may be delivered.
+    ///
+    /// # Errors
+    /// As [`MessageSet::decode`].
+    pub fn decode(&self, bytes: &[u8], entries: &mut Vec<Entry>) -> Result<(), DecodeError> {
+        let Bundle { count, first, last, sparse, cut, from, to, .. } = *self;
+        MessageSet { bytes, count, first, last, sparse, cut }.decode(from, to, entries)
+    }
+}
+
+/// Decodes the consume answers of one connection.
+#[derive(Debug)]
+pub struct FetchDecoder {
+    limits: Limits,
+    outstanding: Vec<FetchRequest>,
+    state: State,
+    /// Bytes of the current frame's payload: all of it, and those passed.
+    frame_len: u64,
+    at: u64,
+    /// Index of the current request among the outstanding ones.
+    current: usize,
+    slots: Vec<Slot>,
+    chunk: Chunk,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Frame,
+    Fixed,
+    Entries { len: usize },
+    Answer { slot: usize },
+    NextChunk { slot: usize },
+    BundleLen(varint::Partial),
+    BundleHead { prefix: usize, len: u64 },
+    BundleSet { bundle: Bundle, end: Option<ChunkEnd> },
+    Skip { bytes: u64, then: AfterSkip },
+    Failed(DecodeError),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum AfterSkip {
+    Frame,
+    Bundle,
+    ChunkEnd(ChunkEnd),
+}
+
+/// What is known of a partition of the current answer.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    answer: PartitionAnswer,
+    /// The number the request wanted.
+    from: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Chunk {
+    slot: usize,
+    left: u64,
+    from: u64,
+    to: u64,
+    /// Number of the next dense bundle's first message; what later numbers must not be below, once `walked`.
+    next: Option<u64>,
+    walked: bool,
+}
+
+/// One transition: go on at once, or stop with an answer. Counts the bytes it used.
+enum Move {
+    On(usize),
+    Need(usize),
+    Event(usize, Event),
+}
+
+impl FetchDecoder {
+    /// A decoder for a connection on which the greeting has been read.
+    pub fn new(limits: Limits) -> FetchDecoder {
+        FetchDecoder {
+            limits,
+            outstanding: Vec::new(),
+            state: State::Frame,
+            frame_len: 0,
+            at: 0,
+            current: 0,
+            slots: Vec::new(),
+            chunk: Chunk::default(),
+        }
+    }
+
+    /// Announces a request that is about to be sent; answers to anything else are refused.
+    pub fn expect(&mut self, request: FetchRequest) {
+        self.outstanding.push(request);
+    }
+
+    /// The requests that were not answered completely.
+    pub fn outstanding(&self) -> &[FetchRequest] {
+        &self.outstanding
+    }
+
+    /// Goes on with `input`, which begins with the first byte not consumed so far. Returns how many bytes are now
+    /// consumed, and what was found; a bundle's range lies within those bytes.
+    ///
+    /// # Errors
+    /// An answer that breaks the protocol or a limit. The decoder is of no further use and repeats the error.
+    pub fn step(&mut self, input: &[u8]) -> Result<(usize, Step), DecodeError> {
+        let mut used = 0;
+        loop {
+            let rest = input.get(used..).unwrap_or_default();
+            match self.advance(rest) {
+                Ok(Move::On(n)) => used += n,
+                Ok(Move::Need(n)) => return Ok((used, Step::Need(n))),
+                Ok(Move::Event(n, mut event)) => {
+                    if let Event::Bundle(bundle) = &mut event {
+                        bundle.set.start += used;
+                        bundle.set.end += used;
+                    }
+                    return Ok((used + n, Step::Event(event)));
+                }
+                Err(e) => {
+                    let e = self.place(e);
+                    self.state = State::Failed(e.clone());
+                    return Err(e);
+                }
+            }
+        }
+    }
+
+    fn place(&self, e: DecodeError) -> DecodeError {
+        let in_chunk = matches!(
+            self.state,
+            State::BundleLen(_) | State::BundleHead { .. } | State::BundleSet { .. } | State::Skip { .. }
+        );
+        let request = self.outstanding.get(self.current).filter(|_| in_chunk);
+        match request.and_then(|request| request.slots().nth(self.chunk.slot)) {
+            Some((topic, wanted)) => e.in_partition(topic, wanted.partition),
+            None => e,
+        }
+    }
+
+    fn advance(&mut self, rest: &[u8]) -> Result<Move, DecodeError> {
+        match &mut self.state {
+            State::Frame => self.frame(rest),
+            State::Fixed => self.fixed(rest),
+            &mut State::Entries { len } => match rest.get(..len) {
+                Some(entries) => self.entries(entries),
+                None => Ok(Move::Need(len - rest.len())),
+            },
+            &mut State::Answer { slot } => match self.slots.get(slot) {
+                Some(&Slot { answer, .. }) => {
+                    self.state = State::Answer { slot: slot + 1 };
+                    Ok(Move::Event(0, Event::Partition { slot, answer }))
+                }
+                None => {
+                    self.state = State::NextChunk { slot: 0 };
+                    Ok(Move::On(0))
+                }
+            },
+            &mut State::NextChunk { slot } => Ok(self.next_chunk(slot)),
+            State::BundleLen(_) => self.bundle_len(rest),
+            &mut State::BundleHead { prefix, len } => self.bundle_head(rest, prefix, len),
+            State::BundleSet { bundle, end } => {
+                let len = bundle.set.len();
+                if rest.len() < len {
+                    return Ok(Move::Need(len - rest.len()));
+                }
+                let (bundle, end) = (bundle.clone(), *end);
+                self.at += len as u64;
+                self.chunk.left -= len as u64;
+                self.state = match end {
+                    Some(end) => State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) },
+                    None => State::BundleLen(varint::Partial::default()),
+                };
+                Ok(Move::Event(len, Event::Bundle(bundle)))
+            }
+            &mut State::Skip { bytes, then } => Ok(self.skip(rest, bytes, then)),
+            State::Failed(e) => Err(e.clone()),
+        }
+    }
+
+    fn frame(&mut self, rest: &[u8]) -> Result<Move, DecodeError> {
+        let Some(header) = FrameHeader::decode(rest)? else { return Ok(Move::Need(HEADER_LEN - rest.len())) };
+        self.at = 0;
+        self.frame_len = header.len.into();
+        let limit = match header.kind {
+            Kind::Consume => self.limits.fetch_frame,
+            // A ping may stand in front of any answer; nobody sends one with much in it.
+            Kind::Ping => self.limits.fetch_header,
+            other => {
+                let fault = DecodeFault::Unexpected { found: other as u64, expected: Kind::Consume as u64 };
+                return Err(DecodeError::new("message id", fault, 0));
+            }
+        };
+        if header.len > limit {
+            let fault = DecodeFault::OverLimit { claimed: header.len.into(), limit: limit.into() };
+            return Err(DecodeError::new("frame length", fault, 0));
+        }
+        self.state = match header.kind {
+            Kind::Consume => State::Fixed,
+            _ => State::Skip { bytes: self.frame_len, then: AfterSkip::Frame },
+        };
+        Ok(Move::On(HEADER_LEN))
+    }
+
+    fn fixed(&mut self, rest: &[u8]) -> Result<Move, DecodeError> {
+        const LEN: usize = 8;
+        let within =
+            |len: u64| DecodeError::new("header length", DecodeFault::Short { needed: len, left: self.frame_len }, 0);
+        if self.frame_len < LEN as u64 {
+            return Err(within(LEN as u64));
+        }
+        let Some(fixed) = rest.get(..LEN) else { return Ok(Move::Need(LEN - rest.len())) };
+        let mut c = Cursor::new(fixed, 0);
+        let header_len = c.u32("header length")?;
+        if 4 + u64::from(header_len) > self.frame_len {
+            return Err(within(4 + u64::from(header_len)));
+        }
+        if header_len > self.limits.fetch_header {
+            let fault = DecodeFault::OverLimit { claimed: header_len.into(), limit: self.limits.fetch_header.into() };
+            return Err(DecodeError::new("header length", fault, 0));
+        }
+        let entries = header_len.checked_sub(4).ok_or_else(|| {
+            DecodeError::new("header length", DecodeFault::Short { needed: 4, left: header_len.into() }, 0)
+        })?;
+        let request_id = c.u32("request id")?;
+        let position = self.outstanding.iter().position(|request| request.request_id == request_id);
+        self.current = position.ok_or_else(|| {
+            let expected = self.outstanding.first().map_or(0, |request| request.request_id.into());
+            DecodeError::new("request id", DecodeFault::Unexpected { found: request_id.into(), expected }, 4)
+        })?;
+        self.at = LEN as u64;
+        self.state = State::Entries { len: entries as usize };
+        Ok(Move::On(LEN))
+    }
+
+    fn entries(&mut self, entries: &[u8]) -> Result<Move, DecodeError> {
+        self.slots.clear();
+        let Some(request) = self.outstanding.get(self.current) else { return Ok(Move::On(0)) };
+        check_entries(request, HeaderItems::new(Cursor::new(entries, self.at))?, &mut self.slots)?;
+        self.at += entries.len() as u64;
+        let chunks: u64 = self.slots.iter().map(|slot| u64::from(slot.answer.chunk_len())).sum();
+        let left = self.frame_len - self.at;
+        if chunks > left {
+            return Err(DecodeError::new("chunk length", DecodeFault::Short { needed: chunks, left }, self.at));
+        }
+        if chunks < left {
+            return Err(DecodeError::new("answer", DecodeFault::Spare { extra: left - chunks }, self.at + chunks));
+        }
+        let request_id = request.request_id;
+        self.state = State::Answer { slot: 0 };
+        Ok(Move::Event(entries.len(), Event::Response { request_id }))
+    }
+
+    fn next_chunk(&mut self, from_slot: usize) -> Move {
+        let mut later = self.slots.iter().enumerate().skip(from_slot);
+        let chunk = later.find_map(|(slot, &Slot { answer, from })| match answer {
+            PartitionAnswer::Data { base, high_water_mark, len } if len > 0 => {
+                Some(Chunk { slot, left: len.into(), from, to: high_water_mark, next: base, walked: false })
+            }
+            _ => None,
+        });
+        let Some(chunk) = chunk else {
+            self.state = State::Frame;
+            let request_id = self.outstanding.swap_remove(self.current).request_id;
+            return Move::Event(0, Event::End { request_id });
+        };
+        self.chunk = chunk;
+        self.state = State::BundleLen(varint::Partial::default());
+        Move::On(0)
+    }
+
+    fn bundle_len(&mut self, rest: &[u8]) -> Result<Move, DecodeError> {
+        let State::BundleLen(partial) = &mut self.state else { return Ok(Move::On(0)) };
+        let mut used = 0;
+        while let Some(&byte) = rest.get(used) {
+            if self.chunk.left == 0 {
+                break;
+            }
+            used += 1;
+            self.at += 1;
+            self.chunk.left -= 1;
+            let Some(len) = partial.push(byte, "bundle length", self.at - 1)? else { continue };
+            if len == 0 {
+                return Err(DecodeError::new("bundle length", DecodeFault::Undefined { value: 0 }, self.at - 1));
+            }
+            self.state = State::BundleHead { prefix: partial.len(), len: len.into() };
+            return Ok(Move::On(used));
+        }
+        if self.chunk.left > 0 {
+            return Ok(if used == 0 { Move::Need(1) } else { Move::On(used) });
+        }
+        let end = if partial.is_empty() { ChunkEnd::Whole } else { ChunkEnd::Cut { bundle_len: None } };
+        Ok(self.end_chunk(used, end))
+    }
+
+    /// Ends the chunk, passing over what is left of it after `used` bytes.
+    fn end_chunk(&mut self, used: usize, end: ChunkEnd) -> Move {
+        self.state = State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) };
+        Move::On(used)
+    }
+
+    fn bundle_head(&mut self, rest: &[u8], prefix: usize, len: u64) -> Result<Move, DecodeError> {
+        let body = len.min(self.chunk.left);
+        let cut = len > self.chunk.left;
+        let cut_end = ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
+        let available = usize::try_from(body).unwrap_or(usize::MAX).min(MAX_HEADER_LEN);
+        let Some(head) = rest.get(..available) else { return Ok(Move::Need(available - rest.len())) };
+        let mut cursor = Cursor::new(head, self.at);
+        let header = match BundleHeader::decode(&mut cursor, &self.limits) {
+            Ok(header) => header,
+            Err(e) if cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(self.end_chunk(0, cut_end)),
+            Err(e) => return Err(e),
+        };
+        let (first, last) = header.range(self.chunk.next, self.at)?;
+        if self.chunk.walked && first < self.chunk.next.unwrap_or(0) {
+            let low = self.chunk.next.unwrap_or(0);
+            let fault = DecodeFault::SeqRange { seq: first, low, high: u64::MAX - 1 };
+            return Err(DecodeError::new("first sequence number", fault, self.at));
+        }
+        self.chunk.next = Some(last + 1);
+        self.chunk.walked = true;
+        if first > self.chunk.to {
+            return Ok(self.end_chunk(0, ChunkEnd::AboveMark));
+        }
+        if cut && (last < self.chunk.from || header.codec == Codec::Snappy) {
+            return Ok(self.end_chunk(0, cut_end));
+        }
+        if last < self.chunk.from {
+            self.chunk.left -= len;
+            self.state = State::Skip { bytes: len, then: AfterSkip::Bundle };
+            return Ok(Move::On(0));
+        }
+        if body > u64::from(self.limits.bundle) {
+            let fault = DecodeFault::OverLimit { claimed: len, limit: self.limits.bundle.into() };
+            return Err(DecodeError::new("bundle length", fault, self.at));
+        }
+        self.at += header.len as u64;
+        self.chunk.left -= header.len as u64;
+        let set_len = usize::try_from(body).unwrap_or(usize::MAX) - header.len;
+        let bundle = Bundle {
+            slot: self.chunk.slot,
+            codec: header.codec,
+            count: header.count,
+            first,
+            last,
+            sparse: header.sparse.is_some(),
+            cut,
+            from: self.chunk.from,
+            to: self.chunk.to,
+            set: 0..set_len,
+            at: self.at,
+        };
+        let end = if cut { Some(cut_end) } else { (last > self.chunk.to).then_some(ChunkEnd::AboveMark) };
+        self.state = State::BundleSet { bundle, end };
+        Ok(Move::On(header.len))
+    }
+
+    fn skip(&mut self, rest: &[u8], bytes: u64, then: AfterSkip) -> Move {
+        let now = bytes.min(rest.len() as u64);
+        self.at += now;
+        let used = usize::try_from(now).unwrap_or(usize::MAX);
+        if now < bytes {
+            self.state = State::Skip { bytes: bytes - now, then };
+            // Not all that is left: whatever comes can be passed over without being kept.
+            return if used == 0 { Move::Need(1) } else { Move::On(used) };
+        }
+        match then {
+            AfterSkip::Frame => self.state = State::Frame,
+            AfterSkip::Bundle => self.state = State::BundleLen(varint::Partial::default()),
+            AfterSkip::ChunkEnd(end) => {
+                let slot = self.chunk.slot;
+                self.state = State::NextChunk { slot: slot + 1 };
+                return Move::Event(used, Event::ChunkEnd { slot, end });
+            }
+        }
+        Move::On(used)
+    }
+}
+
+/// Appends a slot for each partition of the request, if the header has just those, in the same order.
+fn check_entries(request: &FetchRequest, mut items: HeaderItems<'_>, slots: &mut Vec<Slot>) -> Result<(), DecodeError> {
+    let unexpected = |field, found: u64, expected: u64, at| {
+        Err(DecodeError::new(field, DecodeFault::Unexpected { found, expected }, at))
+    };
+    if usize::from(items.topics_left()) != request.topics.len() {
+        return unexpected("topic count", items.topics_left().into(), request.topics.len() as u64, items.at());
+    }
+    for topic in &request.topics {
+        let at = items.at();
+        let Some(HeaderItem::Topic { name, partitions, known }) = items.next_item()? else {
+            return unexpected("topic count", 0, 1, at);
+        };
+        if name != topic.name.as_bytes() {
+            return Err(DecodeError::new("topic name", DecodeFault::Name, at));
+        }
+        if usize::from(partitions) != topic.partitions.len() {
+            return unexpected("partition count", partitions.into(), topic.partitions.len() as u64, at);
+        }
+        for wanted in &topic.partitions {
+            let from = if wanted.seq == SEQ_TAIL { 0 } else { wanted.seq };
+            if !known {
+                slots.push(Slot { answer: PartitionAnswer::UnknownTopic, from });
+                continue;
+            }
+            let at = items.at();
+            match items.next_item().map_err(|e| e.in_partition(&topic.name, wanted.partition))? {
+                Some(HeaderItem::Partition { id, answer }) if id == wanted.partition => {
+                    slots.push(Slot { answer, from });
+                }
+                Some(HeaderItem::Partition { id, .. }) => {
+                    return unexpected("partition id", id.into(), wanted.partition.into(), at);
+                }
+                _ => return unexpected("partition count", 0, 1, at),
+            }
+        }
+    }
+    items.next_item().map(|_| ())
+}
