@@ -5,4 +5,5 @@
 
 pub mod captures;
 pub mod feed;
+pub mod generate;
 pub mod rng;
