@@ -22,6 +22,7 @@ mod error;
 pub mod fetch;
 pub mod frame;
 mod limits;
+pub mod produce;
 pub mod stream;
 pub mod varint;
 
