@@ -277,7 +277,10 @@ mod tests {
             e.to_string(),
             "orders/3: sequence number 7 is out of range, first available is 10, the high-water mark 20"
         );
-        assert_eq!(Error::broker("orders", 3, Fault::NoLeader).to_string(), "orders/3: the partition has no leader now");
+        assert_eq!(
+            Error::broker("orders", 3, Fault::NoLeader).to_string(),
+            "orders/3: the partition has no leader now"
+        );
         assert_eq!(Error::broker("orders", None, Fault::UnknownTopic).to_string(), "orders: no such topic");
     }
 

@@ -21,7 +21,6 @@ const READ_BUFFER: usize = 256 << 10;
 pub(super) struct Leader {
     pub(super) addr: BrokerAddr,
     config: Arc<Config>,
-    sources: Sources,
     link: Link,
     decoder: FetchDecoder,
     buf: ReadBuf<Sources>,
@@ -58,7 +57,6 @@ impl Leader {
         Leader {
             addr,
             config: config.clone(),
-            sources: sources.clone(),
             link: Link::Down(Deadline::after(Duration::ZERO)),
             decoder: FetchDecoder::new(config.limits.clone()),
             buf: ReadBuf::new(READ_BUFFER, sources.clone()),
@@ -145,7 +143,7 @@ impl Leader {
     /// The next event, if it can be had without blocking, and where the bytes it is about begin in the buffer's block.
     pub(super) fn poll(&mut self) -> Result<Option<(Event, usize)>> {
         loop {
-            if self.need > 0 && !self.fill()? {
+            if !self.read_needed()? {
                 return Ok(None);
             }
             let start = self.buf.start();
@@ -167,19 +165,21 @@ impl Leader {
         }
     }
 
-    /// Reads what has arrived; whether that was anything.
-    fn fill(&mut self) -> Result<bool> {
+    /// Reads what the decoder needs, as far as it has arrived; whether all of it is there.
+    fn read_needed(&mut self) -> Result<bool> {
         let phase = self.phase();
         let Link::Up { connection, .. } = &self.link else { return Ok(false) };
-        match self.buf.fill(connection, self.need).map_err(|e| Error::io(phase, e))? {
-            Fill::Bytes(n) => {
-                self.bytes += n as u64;
-                self.need = self.need.saturating_sub(n);
-                Ok(self.need == 0)
+        while self.need > 0 {
+            match self.buf.fill(connection, self.need).map_err(|e| Error::io(phase, e))? {
+                Fill::Bytes(n) => {
+                    self.bytes += n as u64;
+                    self.need = self.need.saturating_sub(n);
+                }
+                Fill::Later => return Ok(false),
+                Fill::End => return Err(Error::Disconnected { phase }),
             }
-            Fill::Later => Ok(false),
-            Fill::End => Err(Error::Disconnected { phase }),
         }
+        Ok(true)
     }
 
     fn phase(&self) -> Phase {
@@ -277,9 +277,5 @@ impl Leader {
             return Err(Error::Timeout { phase: self.phase(), after });
         }
         Ok(())
-    }
-
-    pub(super) fn sources(&self) -> &Sources {
-        &self.sources
     }
 }

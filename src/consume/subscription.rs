@@ -160,7 +160,8 @@ impl Subscription {
                 return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
             }
             let overlaps = |other: &&Wanted| {
-                other.topic == *topic && (other.partition.is_none() || partition.is_none() || other.partition == *partition)
+                other.topic == *topic
+                    && (other.partition.is_none() || partition.is_none() || other.partition == *partition)
             };
             if let Some(other) = self.wanted[..index].iter().find(overlaps) {
                 let name = |p: Option<u16>| p.map_or(topic.clone(), |id| format!("{topic}/{id}"));

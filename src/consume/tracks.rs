@@ -144,6 +144,8 @@ pub(super) struct Tracks {
     answer_had_data: bool,
     /// Whether any partition may have to be asked for, or none any more.
     changed: bool,
+    /// How many partitions are paused.
+    paused: usize,
 }
 
 /// What to do with a bundle.
@@ -172,6 +174,7 @@ impl Tracks {
             bundle_limit,
             answer_had_data: false,
             changed: true,
+            paused: 0,
         }
     }
 
@@ -192,17 +195,63 @@ impl Tracks {
         self.tracks.iter().all(|track| track.state == TrackState::Done)
     }
 
-    pub(super) fn positions(&self) -> Positions {
-        let position = |(source, track): (&Source, &Track)| Position {
+    /// All positions, given where each partition stands with what is being handed out.
+    pub(super) fn positions(&self, position_of: impl Fn(usize) -> u64) -> Positions {
+        let position = |(index, source): (usize, &Source)| Position {
             topic: source.topic.clone(),
             partition: source.partition,
-            seq: track.position,
+            seq: position_of(index),
         };
-        Positions(self.sources.iter().zip(&self.tracks).map(position).collect())
+        Positions(self.sources.iter().enumerate().map(position).collect())
     }
 
-    pub(super) fn lag(&self) -> u64 {
-        self.tracks.iter().map(Track::lag).fold(0, u64::saturating_add)
+    /// The sum of what all partitions are behind, given where each stands.
+    pub(super) fn lag(&self, position_of: impl Fn(usize) -> u64) -> u64 {
+        let lags = self.tracks.iter().enumerate().map(|(index, track)| track.lag(position_of(index)));
+        lags.fold(0, u64::saturating_add)
+    }
+
+    /// The broker to ask for a partition.
+    pub(super) fn leader(&self, index: usize, cluster: &Cluster) -> BrokerAddr {
+        let source = &self.sources[index];
+        let known = self.tracks[index].leader.clone();
+        known.unwrap_or_else(|| cluster.broker_for(&source.topic, source.partition))
+    }
+
+    /// Ends a partition's pause if it is over; its state.
+    pub(super) fn wake(&mut self, index: usize) -> TrackState {
+        let track = &mut self.tracks[index];
+        if matches!(track.state, TrackState::Paused(until) if until.has_passed()) {
+            track.state = TrackState::Idle;
+            self.paused -= 1;
+        }
+        track.state
+    }
+
+    pub(super) fn any_paused(&self) -> bool {
+        self.paused > 0
+    }
+
+    /// When the next pause ends.
+    pub(super) fn next_wake(&self) -> Deadline {
+        if self.paused == 0 {
+            return Deadline::NEVER;
+        }
+        self.tracks.iter().fold(Deadline::NEVER, |next, track| match track.state {
+            TrackState::Paused(until) => next.earlier(until),
+            _ => next,
+        })
+    }
+
+    /// Takes back partitions that were asked for in vain, and sends none to the broker that failed unless it is named
+    /// again.
+    pub(super) fn on_lost(&mut self, partitions: &[usize], failed: &BrokerAddr) {
+        for track in &mut self.tracks {
+            if track.leader.as_ref() == Some(failed) {
+                track.leader = None;
+            }
+        }
+        self.release(partitions);
     }
 
     /// Whether a fetch for this partition has to be answered at once.
@@ -278,8 +327,13 @@ impl Tracks {
         }
         if pause {
             let wait = Duration::from_millis(100).saturating_mul(1 << track.hops.min(4));
-            track.state = TrackState::Paused(Deadline::after(wait));
+            self.pause(index, wait);
         }
+    }
+
+    fn pause(&mut self, index: usize, time: Duration) {
+        self.paused += 1;
+        self.tracks[index].state = TrackState::Paused(Deadline::after(time));
     }
 
     fn on_out_of_range(&mut self, index: usize, first_available: u64, high_water_mark: u64) {
@@ -347,7 +401,7 @@ impl Tracks {
         match end {
             ChunkEnd::Cut { bundle_len } => self.on_cut(index, bundle_len.unwrap_or(0)),
             ChunkEnd::AboveMark if !track.found => {
-                track.state = TrackState::Paused(Deadline::after(ABOVE_MARK_PAUSE));
+                self.pause(index, ABOVE_MARK_PAUSE);
             }
             ChunkEnd::Whole if !track.found => {
                 if track.stale_len.is_some_and(|before| track.chunk_len <= before) {
@@ -380,12 +434,16 @@ impl Tracks {
     }
 
     /// Ends an answer: its partitions can be asked for again.
-    pub(super) fn on_end(&mut self, partitions: &[usize]) {
+    ///
+    /// # Errors
+    /// What the answer said of a partition and the caller has to know, now that its other partitions are delivered.
+    pub(super) fn on_end(&mut self, partitions: &[usize]) -> Result<()> {
         self.stats.fetches += 1;
         if !std::mem::take(&mut self.answer_had_data) {
             self.stats.empty_fetches += 1;
         }
         self.release(partitions);
+        self.pending_error.take().map_or(Ok(()), Err)
     }
 
     /// Makes partitions that were asked for free to be asked for again.
@@ -442,8 +500,8 @@ impl Track {
         }
     }
 
-    fn lag(&self) -> u64 {
-        let next = self.position.max(self.first_available).max(1);
+    fn lag(&self, position: u64) -> u64 {
+        let next = position.max(self.first_available).max(1);
         self.high_water_mark.map_or(0, |mark| mark.saturating_add(1).saturating_sub(next))
     }
 }

@@ -118,7 +118,10 @@ mod tests {
 
     #[test]
     fn a_bad_port_is_an_error_and_no_default() {
-        for text in ["", "a:", "a:0", "a:65536", "a:x", ":80", "a:-1", "a: 1", "[::1", "[::1]9", "a:1:2", "a,", "a b", "http://a"] {
+        for text in [
+            "", "a:", "a:0", "a:65536", "a:x", ":80", "a:-1", "a: 1", "[::1", "[::1]9", "a:1:2", "a,", "a b",
+            "http://a",
+        ] {
             let e = parse_brokers(text).unwrap_err();
             assert!(matches!(e, Error::Config { .. }), "{text}: {e}");
         }

@@ -93,7 +93,9 @@ impl<T: Clone> ReadBuf<T> {
         let shrink = self.block.bytes.len() > 4 * size;
         match Arc::get_mut(&mut self.block) {
             Some(block) if !shrink => {
-                if self.start > 0 && (self.start == self.end || block.bytes.len() - self.start < wanted.max(self.unit / 2)) {
+                if self.start > 0
+                    && (self.start == self.end || block.bytes.len() - self.start < wanted.max(self.unit / 2))
+                {
                     block.bytes.copy_within(self.start..self.end, 0);
                     self.start = 0;
                     self.end = len;

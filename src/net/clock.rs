@@ -44,3 +44,8 @@ impl Stopwatch {
         self.0.elapsed()
     }
 }
+
+/// Does nothing for a while.
+pub(crate) fn sleep(time: Duration) {
+    std::thread::sleep(time);
+}

@@ -15,7 +15,7 @@ pub(crate) struct Cluster {
 
 #[derive(Debug)]
 struct Book {
-    /// Those the user named, the most promising first.
+    /// Those the user named, the most promising first; at least one.
     brokers: Vec<BrokerAddr>,
     leaders: HashMap<Arc<str>, HashMap<u16, BrokerAddr>>,
 }
@@ -35,13 +35,9 @@ impl Cluster {
     }
 
     /// The broker to ask for a partition: its leader if that is known, else the most promising one.
-    pub(crate) fn broker_for(&self, topic: &str, partition: u16) -> Option<BrokerAddr> {
+    pub(crate) fn broker_for(&self, topic: &str, partition: u16) -> BrokerAddr {
         let book = self.book();
-        book.leaders
-            .get(topic)
-            .and_then(|leaders| leaders.get(&partition))
-            .or_else(|| book.brokers.first())
-            .cloned()
+        book.leaders.get(topic).and_then(|leaders| leaders.get(&partition)).unwrap_or(&book.brokers[0]).clone()
     }
 
     /// Remembers who leads a partition.

@@ -24,9 +24,9 @@ pub(crate) struct Dial {
     config: Arc<Config>,
     later: VecDeque<SocketAddr>,
     stream: Arc<TcpStream>,
-    /// For the whole dial, and for the present address.
+    /// For all addresses together, and for the present one.
+    budget: Deadline,
     deadline: Deadline,
-    share: Deadline,
     stage: Stage,
 }
 
@@ -42,14 +42,22 @@ impl Dial {
     /// # Errors
     /// The name has no address, or no address can even be tried.
     pub(crate) fn start(addr: &BrokerAddr, config: &Arc<Config>) -> Result<Dial> {
-        let deadline = Deadline::after(config.connect_timeout);
+        let budget = Deadline::after(config.connect_timeout);
         let found = addr.resolve().map_err(|source| Error::Connect { addr: addr.to_string(), source })?;
         debug!("{addr}: connecting, {} addresses", found.len());
         let mut later = VecDeque::from(found);
-        let (stream, share) = next_address(addr, config, &mut later, deadline)
+        let (stream, deadline) = next_address(addr, config, &mut later, budget)
             .unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
             .map_err(|source| Error::Connect { addr: addr.to_string(), source })?;
-        Ok(Dial { addr: addr.clone(), config: config.clone(), later, stream, deadline, share, stage: Stage::Connecting })
+        Ok(Dial {
+            addr: addr.clone(),
+            config: config.clone(),
+            later,
+            stream,
+            budget,
+            deadline,
+            stage: Stage::Connecting,
+        })
     }
 
     /// Opens a connection, blocking.
@@ -66,10 +74,6 @@ impl Dial {
         }
     }
 
-    pub(crate) fn addr(&self) -> &BrokerAddr {
-        &self.addr
-    }
-
     pub(crate) fn stream(&self) -> &Arc<TcpStream> {
         &self.stream
     }
@@ -80,7 +84,7 @@ impl Dial {
 
     /// When [`advance`](Dial::advance) has to be called again at the latest.
     pub(crate) fn deadline(&self) -> Deadline {
-        self.share
+        self.deadline
     }
 
     fn phase(&self) -> Phase {
@@ -96,7 +100,7 @@ impl Dial {
             match self.step() {
                 Ok(Step::Open) => return Ok(Some(Connection::new(self.addr.clone(), self.stream.clone()))),
                 Ok(Step::Again) => {}
-                Ok(Step::Wait) if self.share.has_passed() => {
+                Ok(Step::Wait) if self.deadline.has_passed() => {
                     let after = self.config.connect_timeout;
                     self.fall_back(Error::Timeout { phase: self.phase(), after })?;
                 }
@@ -108,12 +112,12 @@ impl Dial {
 
     /// Goes on with the next address, or ends with `e`.
     fn fall_back(&mut self, e: Error) -> Result<()> {
-        if self.deadline.has_passed() {
+        if self.budget.has_passed() {
             return Err(e);
         }
-        match next_address(&self.addr, &self.config, &mut self.later, self.deadline) {
-            Some(Ok((stream, share))) => {
-                (self.stream, self.share, self.stage) = (stream, share, Stage::Connecting);
+        match next_address(&self.addr, &self.config, &mut self.later, self.budget) {
+            Some(Ok((stream, deadline))) => {
+                (self.stream, self.deadline, self.stage) = (stream, deadline, Stage::Connecting);
                 Ok(())
             }
             Some(Err(source)) => Err(Error::Connect { addr: self.addr.to_string(), source }),
