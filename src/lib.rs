@@ -1,3 +1,5 @@
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "broker")]
+pub mod broker;
 pub mod protocol;
