@@ -1,7 +1,7 @@
 //! The five bytes in front of everything, and the message ids (reference, sections 2 and 3).
 
 use super::cursor::Cursor;
-use super::error::{DecodeError, DecodeFault};
+use super::error::{DecodeError, DecodeFault, EncodeError};
 
 /// Bytes of a frame's header: message id and length.
 pub const HEADER_LEN: usize = 5;
@@ -95,9 +95,44 @@ pub fn begin(kind: Kind, out: &mut Vec<u8>) -> usize {
 ///
 /// # Errors
 /// Above [`MAX_REQUEST`]: the server would hang up.
-pub fn end(start: usize, out: &mut [u8]) -> Result<(), super::EncodeError> {
+pub fn end(start: usize, out: &mut [u8]) -> Result<(), EncodeError> {
     let len = out.len() - start;
-    super::EncodeError::check("request, bytes", len, 0, MAX_REQUEST as u64)?;
+    EncodeError::check("request, bytes", len, 0, MAX_REQUEST as u64)?;
+    patch_len(start, out);
+    Ok(())
+}
+
+/// The request id, with which the payload of every answer but a consume answer begins: what to look an answer's request up
+/// by before the rest is read.
+///
+/// # Errors
+/// Fewer than four bytes.
+pub fn request_id(payload: &[u8]) -> Result<u32, DecodeError> {
+    Cursor::new(payload, 0).u32("request id")
+}
+
+/// Appends a request, or nothing if `body` or its length is refused.
+pub(crate) fn put_request(
+    kind: Kind,
+    out: &mut Vec<u8>,
+    body: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
+) -> Result<(), EncodeError> {
+    let before = out.len();
+    let start = begin(kind, out);
+    body(out).and_then(|()| end(start, out)).inspect_err(|_| out.truncate(before))
+}
+
+/// Appends an answer, or nothing if `body` or its length is refused.
+pub(crate) fn put_answer(
+    kind: Kind,
+    out: &mut Vec<u8>,
+    body: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
+) -> Result<(), EncodeError> {
+    let before = out.len();
+    let start = begin(kind, out);
+    body(out)
+        .and_then(|()| EncodeError::check("answer, bytes", out.len() - start, 0, u32::MAX.into()))
+        .inspect_err(|_| out.truncate(before))?;
     patch_len(start, out);
     Ok(())
 }

@@ -15,6 +15,7 @@
 )]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::cast_possible_truncation))]
 
+pub mod admin;
 pub mod bundle;
 pub mod compress;
 pub mod cursor;
@@ -22,6 +23,7 @@ mod error;
 pub mod fetch;
 pub mod frame;
 mod limits;
+pub mod produce;
 pub mod stream;
 pub mod varint;
 

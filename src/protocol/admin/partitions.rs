@@ -1,0 +1,266 @@
+//! Discover partitions (reference, section 8).
+
+use std::net::SocketAddrV4;
+
+use super::{check_id, check_topic};
+use crate::protocol::cursor::{self, Cursor};
+use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
+use crate::protocol::frame::{self, Kind};
+
+const SYSTEM_ERROR: u8 = 0xfb;
+const REDIRECT: u8 = 0xfc;
+const NO_LEADER: u8 = 0xfd;
+
+/// Both numbers, if a reason follows instead.
+const NO_MARK: u64 = u64::MAX;
+
+/// Asks for the marks of a topic's partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiscoverPartitionsRequest {
+    /// Repeated by the answer.
+    pub request_id: u32,
+    /// 1 to 255 bytes.
+    pub topic: String,
+    /// Empty (the short form) for all of them.
+    ///
+    /// With a list (the long form) the answer has just these, in this order. **A number the topic does not have kills the
+    /// node** (reference, section 19): name only numbers which that node's own answer to the short form counted, and
+    /// only in a cluster, as a stand-alone server answers [`NoLeader`](PartitionState::NoLeader) to each.
+    pub partitions: Vec<u16>,
+}
+
+impl DiscoverPartitionsRequest {
+    /// Appends the request as a frame.
+    ///
+    /// # Errors
+    /// A name of 0 or more than 255 bytes, or more than 65,535 partitions. `out` is then unchanged.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        frame::put_request(Kind::DiscoverPartitions, out, |out| {
+            EncodeError::check("partitions of a topic", self.partitions.len(), 0, u16::MAX.into())?;
+            out.extend_from_slice(&self.request_id.to_le_bytes());
+            cursor::put_topic(&self.topic, out)?;
+            out.extend(self.partitions.iter().flat_map(|id| id.to_le_bytes()));
+            Ok(())
+        })
+    }
+
+    /// Reads a request from a frame's payload.
+    ///
+    /// # Errors
+    /// A payload that ends early.
+    pub fn decode(payload: &[u8]) -> Result<DiscoverPartitionsRequest, DecodeError> {
+        let mut c = Cursor::new(payload, 0);
+        let request_id = c.u32("request id")?;
+        let topic = c.name("topic name")?;
+        let mut partitions = Vec::with_capacity(c.left() / 2);
+        while c.left() > 0 {
+            partitions.push(c.u16("partition id")?);
+        }
+        Ok(DiscoverPartitionsRequest { request_id, topic, partitions })
+    }
+}
+
+/// What a server says of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartitionState {
+    /// It leads the partition.
+    Marks {
+        /// First sequence number still there; 0 if there never was a message.
+        first_available: u64,
+        /// Last sequence number assigned, or in a cluster the last one committed; 0 if there never was a message.
+        high_water_mark: u64,
+    },
+    /// It could not open the partition.
+    SystemError,
+    /// Another node leads the partition. An unspecified address or port 0 means that none does.
+    Redirect(SocketAddrV4),
+    /// No node leads the partition now.
+    NoLeader,
+}
+
+impl PartitionState {
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let (first, last, reason) = match *self {
+            PartitionState::Marks { first_available, high_water_mark } => (first_available, high_water_mark, None),
+            PartitionState::SystemError => (NO_MARK, NO_MARK, Some(SYSTEM_ERROR)),
+            PartitionState::Redirect(_) => (NO_MARK, NO_MARK, Some(REDIRECT)),
+            PartitionState::NoLeader => (NO_MARK, NO_MARK, Some(NO_LEADER)),
+        };
+        if reason.is_none() && first == NO_MARK && last == NO_MARK {
+            return Err(EncodeError { field: "high-water mark", given: last, min: 0, max: NO_MARK - 1 });
+        }
+        out.extend_from_slice(&first.to_le_bytes());
+        out.extend_from_slice(&last.to_le_bytes());
+        out.extend(reason);
+        if let PartitionState::Redirect(endpoint) = self {
+            cursor::put_endpoint(*endpoint, out);
+        }
+        Ok(())
+    }
+
+    fn decode(c: &mut Cursor<'_>) -> Result<PartitionState, DecodeError> {
+        let first_available = c.u64("first available seq")?;
+        let high_water_mark = c.u64("high-water mark")?;
+        if first_available != NO_MARK || high_water_mark != NO_MARK {
+            return Ok(PartitionState::Marks { first_available, high_water_mark });
+        }
+        let at = c.at();
+        Ok(match c.u8("reason")? {
+            SYSTEM_ERROR => PartitionState::SystemError,
+            REDIRECT => PartitionState::Redirect(c.endpoint("leader endpoint")?),
+            NO_LEADER => PartitionState::NoLeader,
+            other => return Err(DecodeError::new("reason", DecodeFault::Undefined { value: other.into() }, at)),
+        })
+    }
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiscoverPartitionsResponse {
+    /// The request's id.
+    pub request_id: u32,
+    /// The request's topic.
+    pub topic: String,
+    /// How many partitions the server says there are; 0 if it does not know the topic.
+    pub count: u16,
+    /// Of each partition from 0 on, or of each one listed, in that order. Fewer than `count` where a cluster is taking
+    /// partitions away; then it is uncertain which ones.
+    pub partitions: Vec<PartitionState>,
+}
+
+impl DiscoverPartitionsResponse {
+    /// Whether the server knows the topic.
+    pub fn is_known(&self) -> bool {
+        self.count > 0
+    }
+
+    /// Appends the answer as a frame.
+    ///
+    /// # Errors
+    /// A name above 255 bytes, more partitions than `count`, or marks that are both 2^64−1, which means none. `out` is then
+    /// unchanged.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        frame::put_answer(Kind::DiscoverPartitions, out, |out| {
+            EncodeError::check("partitions of a topic", self.partitions.len(), 0, self.count.into())?;
+            out.extend_from_slice(&self.request_id.to_le_bytes());
+            cursor::put_str8(self.topic.as_bytes(), "topic name, bytes", out)?;
+            out.extend_from_slice(&self.count.to_le_bytes());
+            self.partitions.iter().try_for_each(|state| state.put(out))
+        })
+    }
+
+    /// Reads an answer from a frame's payload.
+    ///
+    /// # Errors
+    /// A payload that ends inside a partition or goes on, or a reason that is not defined.
+    pub fn decode(payload: &[u8]) -> Result<DiscoverPartitionsResponse, DecodeError> {
+        let mut c = Cursor::new(payload, 0);
+        let request_id = c.u32("request id")?;
+        let topic = c.name("topic name")?;
+        let count = c.u16("partition count")?;
+        let mut partitions = Vec::with_capacity(usize::from(count).min(c.left() / 16));
+        // A cluster that takes partitions away may count some that do not follow.
+        while c.left() > 0 && partitions.len() < usize::from(count) {
+            partitions.push(PartitionState::decode(&mut c)?);
+        }
+        c.finish("partitions answer")?;
+        Ok(DiscoverPartitionsResponse { request_id, topic, count, partitions })
+    }
+
+    /// `Ok` if this answers `request`.
+    ///
+    /// # Errors
+    /// Another request id or topic; for the long form, another number of partitions than were listed and not 0.
+    pub fn check_answers(&self, request: &DiscoverPartitionsRequest) -> Result<(), DecodeError> {
+        check_id(self.request_id, request.request_id)?;
+        check_topic(&self.topic, &request.topic)?;
+        let (found, expected) = (u64::from(self.count), request.partitions.len() as u64);
+        if expected > 0 && found > 0 && found != expected {
+            let fault = DecodeFault::Unexpected { found, expected };
+            return Err(DecodeError::new("partition count", fault, 5 + self.topic.len() as u64));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::both_ways;
+    use super::*;
+
+    const HEAD: &[u8] = b"\x01\0\0\0\x02ab";
+
+    fn request(partitions: &[u16]) -> DiscoverPartitionsRequest {
+        DiscoverPartitionsRequest { request_id: 1, topic: "ab".into(), partitions: partitions.to_vec() }
+    }
+
+    #[test]
+    fn requests() {
+        let both = |request, payload: &[u8], ends: &[usize]| {
+            let bytes = (Kind::DiscoverPartitions, payload);
+            both_ways(&request, bytes, DiscoverPartitionsRequest::encode, DiscoverPartitionsRequest::decode, ends);
+        };
+        both(request(&[]), HEAD, &[]);
+        both(request(&[5, 0x201]), b"\x01\0\0\0\x02ab\x05\0\x01\x02", &[7, 9]);
+        assert!(request(&vec![0; 65_535]).encode(&mut Vec::new()).is_ok());
+        assert!(request(&vec![0; 65_536]).encode(&mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn answers() {
+        let endpoint = SocketAddrV4::new([10, 20, 30, 40].into(), 11_011);
+        let partitions = vec![
+            PartitionState::Marks { first_available: 3, high_water_mark: u64::MAX },
+            PartitionState::Redirect(endpoint),
+            PartitionState::NoLeader,
+            PartitionState::SystemError,
+        ];
+        let response = DiscoverPartitionsResponse { request_id: 1, topic: "ab".into(), count: 4, partitions };
+        let payload = [
+            HEAD,
+            &[4, 0],
+            &[3, 0, 0, 0, 0, 0, 0, 0],
+            &[0xff; 8],
+            &[0xff; 16],
+            &[0xfc, 10, 20, 30, 40, 3, 0x2b],
+            &[0xff; 16],
+            &[0xfd],
+            &[0xff; 16],
+            &[0xfb],
+        ]
+        .concat();
+        // Fewer entries than the count says are legal.
+        let bytes = (Kind::DiscoverPartitions, payload.as_slice());
+        let ends = [9, 25, 48, 65];
+        both_ways(&response, bytes, DiscoverPartitionsResponse::encode, DiscoverPartitionsResponse::decode, &ends);
+        assert_eq!(DiscoverPartitionsResponse::decode(&payload[..48]).map(|r| r.partitions.len()), Ok(2));
+        assert_eq!(response.check_answers(&request(&[])), Ok(()));
+        assert_eq!(response.check_answers(&request(&[0, 1, 2, 3])), Ok(()));
+        let e = response.check_answers(&request(&[0])).unwrap_err();
+        assert_eq!((e.fault(), e.at()), (DecodeFault::Unexpected { found: 4, expected: 1 }, 7));
+    }
+
+    #[test]
+    fn a_count_of_none_is_an_unknown_topic() {
+        let payload = [HEAD, &[0, 0]].concat();
+        let response = DiscoverPartitionsResponse::decode(&payload).unwrap();
+        assert!(!response.is_known() && response.partitions.is_empty());
+        assert_eq!(response.check_answers(&request(&[3])), Ok(()));
+        let spare = DiscoverPartitionsResponse::decode(&[&payload, &[0; 16][..]].concat()).unwrap_err();
+        assert_eq!(spare.fault(), DecodeFault::Spare { extra: 16 });
+    }
+
+    #[test]
+    fn undefined_reasons_and_marks_that_mean_none() {
+        let payload = [HEAD, &[1, 0], &[0xff; 16], &[0xfe]].concat();
+        let e = DiscoverPartitionsResponse::decode(&payload).unwrap_err();
+        assert_eq!((e.fault(), e.at()), (DecodeFault::Undefined { value: 0xfe }, 25));
+        let none = PartitionState::Marks { first_available: u64::MAX, high_water_mark: u64::MAX };
+        for (count, partitions) in [(1, vec![none]), (0, vec![PartitionState::NoLeader])] {
+            let response = DiscoverPartitionsResponse { request_id: 1, topic: "ab".into(), count, partitions };
+            let mut out = Vec::new();
+            assert!(response.encode(&mut out).is_err());
+            assert!(out.is_empty());
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! Produce requests, with and without sequence numbers, and their answer, in both directions (reference, section 6).
+
+use std::borrow::Cow;
+use std::net::SocketAddrV4;
+
+use super::bundle::{BundleHeader, MAX_MESSAGES};
+use super::cursor::{self, Cursor};
+use super::error::{DecodeError, DecodeFault, EncodeError};
+use super::frame::{self, Kind};
+use super::{Limits, varint};
+
+/// The client version to send; its low byte has to stay small (reference, section 6.2).
+pub const CLIENT_VERSION: u16 = 2;
+
+/// Acks from half of the other replicas, rounded down, plus one. Other values are a number of replicas besides the
+/// leader, 0 for all that are in sync.
+pub const ACKS_QUORUM: u8 = 255;
+
+const STORED: u8 = 0x00;
+const UNKNOWN_PARTITION: u8 = 0x01;
+const SYSTEM_ERROR: u8 = 0x02;
+const NOT_CONFIRMED: u8 = 0x03;
+const INSUFFICIENT_REPLICAS: u8 = 0x04;
+const INVALID_SEQ: u8 = 0x0a;
+const REDIRECT: u8 = 0xfc;
+const NO_LEADER: u8 = 0xfd;
+const READ_ONLY: u8 = 0xfe;
+const UNKNOWN_TOPIC: u8 = 0xff;
+
+/// A produce request; names and bundles are borrowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProduceRequest<'a> {
+    /// [`CLIENT_VERSION`].
+    pub client_version: u16,
+    /// Repeated by the answer.
+    pub request_id: u32,
+    /// For tracing; at most 255 bytes.
+    pub client_id: Cow<'a, str>,
+    /// How many replicas besides the leader must have the messages; a cluster only.
+    pub required_acks: u8,
+    /// How long the server waits for them, in milliseconds; 0 for its default of 8 s.
+    pub ack_timeout_ms: u32,
+    /// Whether the partitions' [`first_seq`](ProducePartition::first_seq) is sent, as `ProduceWithSeqnum`.
+    pub with_seqnum: bool,
+    /// What to store: every topic once, with at least one partition.
+    pub topics: Vec<ProduceTopic<'a>>,
+}
+
+/// A topic in a produce request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProduceTopic<'a> {
+    /// 1 to 255 bytes.
+    pub name: Cow<'a, str>,
+    /// Each partition once.
+    pub partitions: Vec<ProducePartition<'a>>,
+}
+
+/// A partition in a produce request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducePartition<'a> {
+    /// The partition.
+    pub partition: u16,
+    /// The first number of the bundle if that is sparse, else 0; sent by `ProduceWithSeqnum` only.
+    pub first_seq: u64,
+    /// One bundle.
+    pub bundle: &'a [u8],
+}
+
+impl<'a> ProduceRequest<'a> {
+    /// [`Kind::Produce`] or [`Kind::ProduceWithSeqnum`].
+    pub fn kind(&self) -> Kind {
+        if self.with_seqnum { Kind::ProduceWithSeqnum } else { Kind::Produce }
+    }
+
+    /// How many partitions each topic has, in the order of the request: what its answer can be read with.
+    pub fn shape(&self) -> impl Iterator<Item = usize> {
+        self.topics.iter().map(|topic| topic.partitions.len())
+    }
+
+    /// Appends the request as a frame.
+    ///
+    /// # Errors
+    /// What a server must not be sent (reference, sections 6.1, 6.2, 6.5 and 19): no topic, a topic or partition twice, a
+    /// topic without partitions, more than 255 of either, a name of 0 or more than 255 bytes; a bundle that is empty or
+    /// announces no or more than [`MAX_MESSAGES`] messages; with numbers, a `first_seq` that is not the sparse bundle's
+    /// own, or not 0 for a dense one; a client version the server would stumble over; more than 256 MiB in all. `out` is
+    /// then unchanged.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        frame::put_request(self.kind(), out, |out| self.put(out))
+    }
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let start = out.len();
+        out.extend_from_slice(&self.client_version.to_le_bytes());
+        out.extend_from_slice(&self.request_id.to_le_bytes());
+        cursor::put_str8(self.client_id.as_bytes(), "client id, bytes", out)?;
+        out.push(self.required_acks);
+        out.extend_from_slice(&self.ack_timeout_ms.to_le_bytes());
+        cursor::put_count8(self.topics.len(), "topics in a request", 1, out)?;
+        for (index, topic) in self.topics.iter().enumerate() {
+            let same = self.topics.iter().take(index).filter(|other| other.name == topic.name).count();
+            EncodeError::check("entries of a topic", same + 1, 1, 1)?;
+            cursor::put_topic(&topic.name, out)?;
+            cursor::put_count8(topic.partitions.len(), "partitions of a topic", 1, out)?;
+            for (index, entry) in topic.partitions.iter().enumerate() {
+                let before = topic.partitions.iter().take(index);
+                let same = before.filter(|other| other.partition == entry.partition).count();
+                EncodeError::check("entries of a partition", same + 1, 1, 1)?;
+                // Before it is copied, not only when the frame is closed.
+                let len = out.len() - start + entry.bundle.len();
+                EncodeError::check("request, bytes", len, 0, frame::MAX_REQUEST as u64)?;
+                entry.put(self.with_seqnum, out)?;
+            }
+        }
+        // The server takes the low byte of the version for the length of a string and hangs up if that does not fit.
+        let [low, _] = self.client_version.to_le_bytes();
+        let most = (out.len() - start).saturating_sub(7) as u64;
+        EncodeError::check("client version, low byte", low.into(), 0, most)
+    }
+
+    /// Reads a request from the payload of a frame of this kind, without the checks of [`encode`](ProduceRequest::encode).
+    ///
+    /// # Errors
+    /// Another kind, or a payload that ends early or goes on.
+    pub fn decode(kind: Kind, payload: &'a [u8]) -> Result<ProduceRequest<'a>, DecodeError> {
+        let with_seqnum = match kind {
+            Kind::Produce => false,
+            Kind::ProduceWithSeqnum => true,
+            other => {
+                let fault = DecodeFault::Unexpected { found: other as u64, expected: Kind::Produce as u64 };
+                return Err(DecodeError::new("message id", fault, 0));
+            }
+        };
+        let mut c = Cursor::new(payload, 0);
+        let client_version = c.u16("client version")?;
+        let request_id = c.u32("request id")?;
+        let client_id = String::from_utf8_lossy(c.str8("client id")?);
+        let required_acks = c.u8("required acks")?;
+        let ack_timeout_ms = c.u32("ack time-out")?;
+        let mut topics = Vec::new();
+        for _ in 0..c.u8("topic count")? {
+            let name = String::from_utf8_lossy(c.str8("topic name")?);
+            let mut partitions = Vec::new();
+            for _ in 0..c.u8("partition count")? {
+                let partition = c.u16("partition id")?;
+                let len = c.varint("bundle length")?;
+                let first_seq = if with_seqnum { c.u64("first seq")? } else { 0 };
+                let bundle = c.bytes(len as usize, "bundle")?;
+                partitions.push(ProducePartition { partition, first_seq, bundle });
+            }
+            topics.push(ProduceTopic { name, partitions });
+        }
+        c.finish("produce request")?;
+        Ok(ProduceRequest { client_version, request_id, client_id, required_acks, ack_timeout_ms, with_seqnum, topics })
+    }
+}
+
+impl ProducePartition<'_> {
+    fn put(&self, with_seqnum: bool, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        EncodeError::check("bundle, bytes", self.bundle.len(), 1, frame::MAX_REQUEST as u64)?;
+        let limits = Limits::default().messages(MAX_MESSAGES);
+        let header = BundleHeader::decode(&mut Cursor::new(self.bundle, 0), &limits).map_err(|e| refusal(&e))?;
+        out.extend_from_slice(&self.partition.to_le_bytes());
+        varint::encode(u32::try_from(self.bundle.len()).unwrap_or(u32::MAX), out);
+        let first = header.sparse.filter(|_| with_seqnum).map_or(0, |(first, _)| first);
+        if self.first_seq != first {
+            return Err(EncodeError { field: "first seq", given: self.first_seq, min: first, max: first });
+        }
+        if with_seqnum {
+            out.extend_from_slice(&self.first_seq.to_le_bytes());
+        }
+        out.extend_from_slice(self.bundle);
+        Ok(())
+    }
+}
+
+#[cold]
+fn refusal(e: &DecodeError) -> EncodeError {
+    let field = e.field();
+    match e.fault() {
+        DecodeFault::Undefined { value } => EncodeError { field, given: value, min: 1, max: MAX_MESSAGES.into() },
+        DecodeFault::OverLimit { claimed, limit } => EncodeError { field, given: claimed, min: 1, max: limit },
+        DecodeFault::Unsupported { value } => EncodeError { field, given: value, min: 0, max: 1 },
+        DecodeFault::SeqRange { seq, low, high } => EncodeError { field, given: seq, min: low, max: high },
+        DecodeFault::Short { needed, left } => EncodeError { field, given: left, min: needed, max: needed },
+        _ => EncodeError { field, given: u64::MAX, min: 0, max: u32::MAX.into() },
+    }
+}
+
+/// What became of a partition's bundle (reference, section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProduceCode {
+    /// It was stored.
+    Stored,
+    /// The topic has no such partition.
+    UnknownPartition,
+    /// The log could not be opened or written; in the second case the bundle may be stored.
+    SystemError,
+    /// Stored by the leader, but not confirmed by enough replicas in time.
+    NotConfirmed,
+    /// Not enough replicas in sync for the acks that were asked for; not stored.
+    InsufficientReplicas,
+    /// The bundle's numbers are not above the last one stored; not stored.
+    InvalidSeq,
+    /// Another node leads the partition; not stored. An unspecified address or port 0 means that none does.
+    Redirect(SocketAddrV4),
+    /// No node leads the partition now; not stored.
+    NoLeader,
+    /// The server is read-only; stands for all partitions of a topic.
+    ReadOnly,
+    /// There is no such topic; stands for all of its partitions.
+    UnknownTopic,
+}
+
+impl ProduceCode {
+    fn id(self) -> u8 {
+        match self {
+            ProduceCode::Stored => STORED,
+            ProduceCode::UnknownPartition => UNKNOWN_PARTITION,
+            ProduceCode::SystemError => SYSTEM_ERROR,
+            ProduceCode::NotConfirmed => NOT_CONFIRMED,
+            ProduceCode::InsufficientReplicas => INSUFFICIENT_REPLICAS,
+            ProduceCode::InvalidSeq => INVALID_SEQ,
+            ProduceCode::Redirect(_) => REDIRECT,
+            ProduceCode::NoLeader => NO_LEADER,
+            ProduceCode::ReadOnly => READ_ONLY,
+            ProduceCode::UnknownTopic => UNKNOWN_TOPIC,
+        }
+    }
+
+    /// Whether it is sent once for all partitions of its topic.
+    fn is_of_topic(self) -> bool {
+        matches!(self, ProduceCode::ReadOnly | ProduceCode::UnknownTopic)
+    }
+
+    fn put(self, out: &mut Vec<u8>) {
+        out.push(self.id());
+        if let ProduceCode::Redirect(endpoint) = self {
+            cursor::put_endpoint(endpoint, out);
+        }
+    }
+
+    fn decode(c: &mut Cursor<'_>) -> Result<ProduceCode, DecodeError> {
+        let at = c.at();
+        Ok(match c.u8("produce code")? {
+            STORED => ProduceCode::Stored,
+            UNKNOWN_PARTITION => ProduceCode::UnknownPartition,
+            SYSTEM_ERROR => ProduceCode::SystemError,
+            NOT_CONFIRMED => ProduceCode::NotConfirmed,
+            INSUFFICIENT_REPLICAS => ProduceCode::InsufficientReplicas,
+            INVALID_SEQ => ProduceCode::InvalidSeq,
+            REDIRECT => ProduceCode::Redirect(c.endpoint("leader endpoint")?),
+            NO_LEADER => ProduceCode::NoLeader,
+            READ_ONLY => ProduceCode::ReadOnly,
+            UNKNOWN_TOPIC => ProduceCode::UnknownTopic,
+            other => return Err(undefined(other, at)),
+        })
+    }
+}
+
+#[cold]
+fn undefined(code: u8, at: u64) -> DecodeError {
+    DecodeError::new("produce code", DecodeFault::Undefined { value: code.into() }, at)
+}
+
+/// The answer to either produce request. It names nothing and counts nothing: it can only be read with its request's
+/// [`shape`](ProduceRequest::shape), which [`frame::request_id`] helps to find.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProduceResponse {
+    /// The request's id.
+    pub request_id: u32,
+    /// One for each partition, in the order of the request; those sent once for a topic are repeated.
+    pub codes: Vec<ProduceCode>,
+}
+
+impl ProduceResponse {
+    /// Appends the answer to a request of this shape as a frame.
+    ///
+    /// # Errors
+    /// Another number of codes than the shape has partitions, or a code for a whole topic beside another one. `out` is
+    /// then unchanged.
+    pub fn encode(&self, shape: impl IntoIterator<Item = usize>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        frame::put_answer(Kind::Produce, out, |out| {
+            out.extend_from_slice(&self.request_id.to_le_bytes());
+            let mut rest = self.codes.as_slice();
+            for partitions in shape {
+                let len = rest.len();
+                let Some((topic, later)) = rest.split_at_checked(partitions) else {
+                    return EncodeError::check("codes of a topic", len, partitions as u64, partitions as u64);
+                };
+                rest = later;
+                match topic.iter().find(|code| code.is_of_topic()) {
+                    Some(code) => {
+                        let same = topic.iter().filter(|other| *other == code).count();
+                        EncodeError::check("codes of a topic", same, partitions as u64, partitions as u64)?;
+                        code.put(out);
+                    }
+                    None => topic.iter().for_each(|code| code.put(out)),
+                }
+            }
+            EncodeError::check("codes of no topic", rest.len(), 0, 0)
+        })
+    }
+
+    /// Reads the answer to a request of this shape from a frame's payload.
+    ///
+    /// # Errors
+    /// Fewer or more codes than the request has partitions, a code that is not defined, or one for a whole topic after
+    /// another one of the same topic.
+    pub fn decode(payload: &[u8], shape: impl IntoIterator<Item = usize>) -> Result<ProduceResponse, DecodeError> {
+        let mut c = Cursor::new(payload, 0);
+        let request_id = c.u32("request id")?;
+        let mut codes = Vec::new();
+        for partitions in shape {
+            let mut left = partitions;
+            while left > 0 {
+                let at = c.at();
+                let code = ProduceCode::decode(&mut c)?;
+                let covers = match code.is_of_topic() {
+                    false => 1,
+                    true if left == partitions => partitions,
+                    true => return Err(undefined(code.id(), at)),
+                };
+                codes.resize(codes.len() + covers, code);
+                left -= covers;
+            }
+        }
+        c.finish("produce answer")?;
+        Ok(ProduceResponse { request_id, codes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
+
+    fn bundle(seqs: &[u64]) -> Vec<u8> {
+        let mut builder = BundleBuilder::new();
+        let message = RawMessage { payload: b"x", ..RawMessage::default() };
+        match seqs {
+            [] => builder.push(&message).unwrap(),
+            seqs => seqs.iter().for_each(|&seq| builder.push_at(seq, &message).unwrap()),
+        }
+        let mut out = Vec::new();
+        builder.finish(Compression::Auto, &mut out).unwrap();
+        out
+    }
+
+    fn request(bundle: &[u8]) -> ProduceRequest<'_> {
+        let entry = |partition| ProducePartition { partition, first_seq: 0, bundle };
+        ProduceRequest {
+            client_version: CLIENT_VERSION,
+            request_id: 7,
+            client_id: "".into(),
+            required_acks: 1,
+            ack_timeout_ms: 250,
+            with_seqnum: false,
+            topics: vec![
+                ProduceTopic { name: "a".into(), partitions: vec![entry(0), entry(65_534)] },
+                ProduceTopic { name: "b".into(), partitions: vec![entry(0)] },
+            ],
+        }
+    }
+
+    #[test]
+    fn requests_come_back_as_they_went() {
+        let dense = bundle(&[]);
+        let sparse = bundle(&[5, 9]);
+        let mut numbered = request(&sparse);
+        numbered.with_seqnum = true;
+        for topic in &mut numbered.topics {
+            topic.partitions.iter_mut().for_each(|entry| entry.first_seq = 5);
+        }
+        let mut appended = request(&dense);
+        appended.with_seqnum = true;
+        for request in [request(&dense), request(&sparse), numbered, appended] {
+            let mut out = Vec::new();
+            request.encode(&mut out).unwrap();
+            let kind = Kind::from_id(out[0]).unwrap();
+            assert_eq!(ProduceRequest::decode(kind, &out[5..]), Ok(request));
+            for end in 5..out.len() {
+                assert!(ProduceRequest::decode(kind, &out[5..end]).is_err(), "cut at {end}");
+            }
+        }
+        assert!(ProduceRequest::decode(Kind::Consume, &[]).is_err());
+    }
+
+    #[test]
+    fn requests_that_harm_a_server_do_not_encode() {
+        let good = bundle(&[]);
+        let refused = |change: &dyn Fn(&mut ProduceRequest<'_>)| {
+            let mut request = request(&good);
+            change(&mut request);
+            let mut out = vec![1];
+            let e = request.encode(&mut out).unwrap_err();
+            assert_eq!(out, [1], "nothing is left behind");
+            (e.field, e.given)
+        };
+        let many = |count: u16| {
+            let entry = |partition| ProducePartition { partition, first_seq: 0, bundle: &[4, 0] };
+            (0..count).map(entry).collect()
+        };
+        assert_eq!(refused(&|r| r.topics.clear()), ("topics in a request", 0));
+        assert_eq!(refused(&|r| r.topics[1].name = "a".into()), ("entries of a topic", 2));
+        assert_eq!(refused(&|r| r.topics[0].partitions[1].partition = 0), ("entries of a partition", 2));
+        assert_eq!(refused(&|r| r.topics[1].partitions.clear()), ("partitions of a topic", 0));
+        assert_eq!(refused(&|r| r.topics[1].partitions = many(256)), ("partitions of a topic", 256));
+        assert_eq!(refused(&|r| r.topics = vec![r.topics[0].clone(); 256]), ("topics in a request", 256));
+        assert_eq!(refused(&|r| r.topics[0].name = "".into()), ("topic name, bytes", 0));
+        assert_eq!(refused(&|r| r.topics[0].name = "x".repeat(256).into()), ("topic name, bytes", 256));
+        assert_eq!(refused(&|r| r.client_id = "x".repeat(256).into()), ("client id, bytes", 256));
+        assert_eq!(refused(&|r| r.client_version = 255), ("client version, low byte", 255));
+        for (bytes, field, given) in [
+            (&[][..], "bundle, bytes", 0),
+            (&[0, 0, 0], "message count", 0),
+            (&[0, 0x80, 0x80, 4], "message count", 65_536),
+            (&[0, 0x80], "message count", 1),
+            (&[6, 0], "bundle codec", 2),
+            (&[0x84, 0], "bundle flags", 0x84),
+            (&[0x44, 1], "first sequence number", 1),
+        ] {
+            let set = |r: &mut ProduceRequest<'_>| r.topics[0].partitions[0].bundle = Vec::leak(bytes.to_vec());
+            assert_eq!(refused(&set), (field, given), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_those_of_the_bundle() {
+        let (dense, sparse) = (bundle(&[]), bundle(&[5, 9]));
+        for (bytes, with_seqnum, first_seq, ok) in [
+            (&dense, false, 0, true),
+            (&dense, false, 1, false),
+            (&dense, true, 0, true),
+            (&dense, true, 1, false),
+            (&sparse, false, 0, true),
+            (&sparse, true, 5, true),
+            (&sparse, true, 0, false),
+            (&sparse, true, 6, false),
+        ] {
+            let mut request = request(bytes);
+            request.topics.truncate(1);
+            request.topics[0].partitions.truncate(1);
+            request.topics[0].partitions[0].first_seq = first_seq;
+            request.with_seqnum = with_seqnum;
+            assert_eq!(request.encode(&mut Vec::new()).is_ok(), ok, "{with_seqnum} {first_seq}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_of_all_that_a_frame_takes_is_refused_before_it_is_copied() {
+        let mut bytes = vec![0; frame::MAX_REQUEST];
+        bytes[0] = 4;
+        let mut out = Vec::new();
+        assert_eq!(request(&bytes).encode(&mut out).unwrap_err().field, "request, bytes");
+        assert!(out.is_empty() && out.capacity() < 1024);
+    }
+
+    #[test]
+    fn answers() {
+        use ProduceCode as P;
+        let endpoint = SocketAddrV4::new([10, 20, 30, 40].into(), 11_011);
+        let table: [(&[usize], &[u8], &[P]); 6] = [
+            (&[], &[], &[]),
+            (&[1], &[0], &[P::Stored]),
+            (&[2, 2], &[0xff, 0, 1], &[P::UnknownTopic, P::UnknownTopic, P::Stored, P::UnknownPartition]),
+            (&[1, 2], &[0xfe, 0xfe], &[P::ReadOnly; 3]),
+            (&[4], &[2, 3, 4, 10], &[P::SystemError, P::NotConfirmed, P::InsufficientReplicas, P::InvalidSeq]),
+            (&[2], &[0xfc, 10, 20, 30, 40, 3, 0x2b, 0xfd], &[P::Redirect(endpoint), P::NoLeader]),
+        ];
+        for (shape, bytes, codes) in table {
+            let payload = [&[7, 0, 0, 0], bytes].concat();
+            let response = ProduceResponse { request_id: 7, codes: codes.to_vec() };
+            assert_eq!(ProduceResponse::decode(&payload, shape.iter().copied()), Ok(response.clone()));
+            let mut out = Vec::new();
+            response.encode(shape.iter().copied(), &mut out).unwrap();
+            assert_eq!(&out[5..], payload);
+        }
+    }
+
+    #[test]
+    fn answers_that_do_not_fit_their_request() {
+        let decode = |bytes: &[u8], shape: &[usize]| {
+            let payload = [&[7, 0, 0, 0], bytes].concat();
+            ProduceResponse::decode(&payload, shape.iter().copied()).map_err(|e| (e.fault(), e.at()))
+        };
+        assert_eq!(decode(&[0], &[2]), Err((DecodeFault::Short { needed: 1, left: 0 }, 5)));
+        assert_eq!(decode(&[0, 0, 0], &[2]), Err((DecodeFault::Spare { extra: 1 }, 6)));
+        assert_eq!(decode(&[0xff, 0], &[2]), Err((DecodeFault::Spare { extra: 1 }, 5)));
+        assert_eq!(decode(&[0, 77], &[2]), Err((DecodeFault::Undefined { value: 77 }, 5)));
+        assert_eq!(decode(&[0, 0xff], &[2]), Err((DecodeFault::Undefined { value: 0xff }, 5)));
+        assert_eq!(decode(&[0, 0xfc, 1], &[2]), Err((DecodeFault::Short { needed: 6, left: 1 }, 6)));
+        assert!(ProduceResponse::decode(&[7, 0, 0], []).is_err());
+
+        let refused = |codes: &[ProduceCode], shape: &[usize]| {
+            let mut out = vec![1];
+            let response = ProduceResponse { request_id: 7, codes: codes.to_vec() };
+            assert!(response.encode(shape.iter().copied(), &mut out).is_err());
+            assert_eq!(out, [1]);
+        };
+        refused(&[ProduceCode::Stored], &[2]);
+        refused(&[ProduceCode::Stored], &[]);
+        refused(&[ProduceCode::UnknownTopic, ProduceCode::Stored], &[2]);
+    }
+}
