@@ -192,23 +192,30 @@ fn limits() {
     let frame = u32::from_le_bytes(plain[1..5].try_into().unwrap());
     let set = snap::raw::Encoder::new().compress_vec(&[0; 1000]).unwrap();
     let (_, packed) = one_chunk(1, Some(1), 100, &packed_chunk(16, &set));
-    let all = Limits::default();
-    let table: [(&[u8], usize, Limits, &str, u64, u64); 5] = [
-        (&plain, 5, all.clone().fetch_frame(frame - 1), "frame length", frame.into(), (frame - 1).into()),
+    let (requests, all) = (std::slice::from_ref(&request), Limits::default());
+    let table = [
+        (
+            plain.as_slice(),
+            5,
+            all.clone().fetch_frame(frame - 1),
+            "frame length",
+            u64::from(frame),
+            u64::from(frame - 1),
+        ),
         (&plain, 13, all.clone().fetch_header(header - 1), "header length", header.into(), (header - 1).into()),
         (&plain, plain.len() - 81, all.clone().bundle(99), "bundle length", 100, 99),
         (&many, many.len() - 14, all.clone().messages(999), "message count", 1000, 999),
         (&packed, packed.len(), all.clone().message_set(999), "decompressed length", 1000, 999),
     ];
     for (bytes, from, limits, field, claimed, limit) in table {
-        let (_, _, error) = consume(&[request.clone()], bytes, &limits);
+        let (_, _, error) = consume(requests, bytes, &limits);
         let e = error.unwrap_or_else(|| panic!("{field} is accepted"));
         assert_eq!((e.field(), e.fault()), (field, DecodeFault::OverLimit { claimed, limit }));
         assert!(e.is_over_limit());
-        let (_, _, error) = consume(&[request.clone()], &bytes[..from], &limits);
+        let (_, _, error) = consume(requests, &bytes[..from], &limits);
         assert_eq!(error, Some(e), "seen on the first {from} bytes");
     }
-    assert_eq!(consume(&[request], &plain, &all.bundle(100).fetch_header(header).fetch_frame(frame)).2, None);
+    assert_eq!(consume(requests, &plain, &all.bundle(100).fetch_header(header).fetch_frame(frame)).2, None);
 }
 
 /// How long it takes, at best.
