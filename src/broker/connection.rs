@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::consume;
 use super::faults::{Fault, Gate, Greeting};
 use super::log::Chunk;
 use super::state::{Conn, End, MAX_SILENT, Shared, State};
 use super::stats::{KEPT_REQUESTS, Request};
+use super::{admin, consume, produce};
 use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind, MAX_REQUEST, PING};
 
 /// Bytes of chunk data held on their way to a socket.
@@ -75,6 +75,14 @@ impl State {
                 _ => None,
             }),
         });
+    }
+
+    /// Queues an answer at a certain time.
+    pub(super) fn answer_later(&mut self, node: usize, conn: u64, at: Instant, kind: Kind, parts: Vec<Part>) {
+        if let Some(conn) = self.nodes[node].conns.get_mut(&conn) {
+            conn.later.push((at, kind, parts));
+            conn.link.wake.notify_all();
+        }
     }
 
     /// Ends a connection at once.
@@ -169,6 +177,7 @@ fn open(shared: &Arc<Shared>, state: &mut State, node_index: usize, stream: TcpS
     let conn = Conn {
         link: Arc::clone(&link),
         queue: VecDeque::new(),
+        later: Vec::new(),
         heard: false,
         last_heard: Instant::now(),
         end: End::Open,
@@ -278,7 +287,8 @@ fn execute(shared: &Shared, node: usize, id: u64, link: &Link, kind: Kind, paylo
     match kind {
         Kind::Ping => Ok(()),
         Kind::Consume => consume::execute(shared, &mut state, node, id, payload),
-        _ => Err(HangUp),
+        Kind::Produce | Kind::ProduceWithSeqnum => produce::execute(shared, &mut state, node, id, kind, payload),
+        _ => admin::execute(shared, &mut state, node, id, kind, payload),
     }
 }
 
@@ -347,6 +357,12 @@ impl Writer<'_> {
                 }
                 until = Some(deadline);
             }
+            if let Some(due) = conn.later.iter().position(|(at, ..)| *at <= now) {
+                let (_, kind, parts) = conn.later.swap_remove(due);
+                state.answer(self.node, self.id, kind, parts);
+                continue;
+            }
+            until = until.into_iter().chain(conn.later.iter().map(|(at, ..)| *at)).min();
             if let Some(answer) = conn.queue.pop_front() {
                 return Some(answer);
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::frame::Kind;
+use crate::protocol::produce::ProduceCode;
 
 /// Something that goes wrong, armed by [`Broker::inject`](super::Broker::inject).
 ///
@@ -23,9 +24,8 @@ pub enum Fault {
     Greeting(Vec<u8>),
     /// Closes the connection on which the next request of this kind arrives, without executing it.
     CloseOnRequest(Kind),
-    /// Answers the next produce request with this code for every partition and stores nothing. For a code that stands
-    /// for a whole topic the answer has one for each topic; 0xfc comes with the endpoint 0.0.0.0:0.
-    RefuseProduce(u8),
+    /// Answers the next produce request with this code for every partition and stores nothing.
+    RefuseProduce(ProduceCode),
     /// Answers the next consume request with this for every partition, whatever they hold.
     RefuseConsume(PartitionAnswer),
     /// Executes the next request of this kind, then closes the connection without having answered.
