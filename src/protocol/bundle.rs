@@ -378,10 +378,18 @@ impl BundleBuilder {
         if seq < low || seq > high {
             return Err(out_of_order(low, high));
         }
-        if let Some((at, delta)) = self.owed.take() {
-            let mut bytes = Vec::with_capacity(varint::MAX_LEN);
-            varint::encode(delta, &mut bytes);
-            self.set.splice(at..at, bytes);
+        match self.owed.take() {
+            Some((at, 0)) => {
+                if let Some(flags) = self.set.get_mut(at - 1) {
+                    *flags |= MESSAGE_NEXT_SEQ;
+                }
+            }
+            Some((at, delta)) => {
+                let mut bytes = Vec::with_capacity(varint::MAX_LEN);
+                varint::encode(delta, &mut bytes);
+                self.set.splice(at..at, bytes);
+            }
+            None => {}
         }
         let delta = u32::try_from(seq - low).unwrap_or(u32::MAX);
         self.last = seq;

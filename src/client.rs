@@ -1,0 +1,250 @@
+//! [`Client`]: the brokers, who leads what, and single requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{fmt, io};
+
+use log::debug;
+
+use crate::config::{ClientBuilder, Config};
+use crate::consume::{ConsumeIter, Subscription, check_topic, subscribe};
+use crate::error::{Error, Fault, Result};
+use crate::net::{BrokerAddr, Cluster, Pool};
+use crate::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
+use crate::protocol::frame::Kind;
+use crate::protocol::{DecodeError, EncodeError, Limits};
+
+/// A connection to TANK: to one broker or to a cluster.
+///
+/// Cheap to clone; clones and threads share it freely. A [`ConsumeIter`] has connections of its own, so that a client can
+/// publish while it is being iterated.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What a client and its subscriptions have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Arc<Config>,
+    pub(crate) cluster: Cluster,
+    pub(crate) pool: Pool,
+    request_id: AtomicU32,
+}
+
+/// A request that can be repeated without harm, and its answer.
+pub(crate) trait Ask {
+    type Answer;
+    const ANSWER: Kind;
+
+    fn encode(&self, request_id: u32, out: &mut Vec<u8>) -> std::result::Result<(), EncodeError>;
+
+    fn decode(
+        &self,
+        request_id: u32,
+        payload: &[u8],
+        limits: &Limits,
+    ) -> std::result::Result<Self::Answer, DecodeError>;
+}
+
+/// A partition's marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartitionInfo {
+    /// The partition.
+    pub id: u16,
+    /// The first sequence number that is still there; 0 if there never was a message.
+    pub first_available: u64,
+    /// The last sequence number; 0 if there never was a message. In a cluster the last one that enough replicas have,
+    /// which may lag behind what consumers already see.
+    pub high_water_mark: u64,
+}
+
+impl Client {
+    /// Connects with default settings: `host`, `host:port` or several with commas between; port 11011 if absent.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::connect`].
+    pub fn connect(brokers: &str) -> Result<Client> {
+        Client::builder().connect(brokers)
+    }
+
+    /// Settings to connect with.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    pub(crate) fn open(config: Config, brokers: Vec<BrokerAddr>) -> Result<Client> {
+        let config = Arc::new(config);
+        let shared = Shared {
+            pool: Pool::new(config.clone()),
+            cluster: Cluster::new(brokers),
+            config,
+            request_id: AtomicU32::new(1),
+        };
+        let (connection, _) = shared.any_broker(|addr| shared.pool.take(addr))?;
+        shared.pool.put(connection);
+        Ok(Client { shared: Arc::new(shared) })
+    }
+
+    /// Begins to read. The first fetches are under way when this returns, so nothing published afterwards is missed.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a subscription that cannot work; [`Error::Broker`] for an unknown topic or partition;
+    /// otherwise as [`ClientBuilder::connect`].
+    pub fn subscribe(&self, what: impl Into<Subscription>) -> Result<ConsumeIter> {
+        subscribe(self, what.into())
+    }
+
+    /// The partitions of a topic with their first and last sequence numbers.
+    ///
+    /// # Errors
+    /// [`Error::Broker`] if the topic is unknown, or a partition cannot be opened or has no leader now; otherwise as
+    /// [`ClientBuilder::connect`].
+    pub fn partitions(&self, topic: &str) -> Result<Vec<PartitionInfo>> {
+        check_topic(topic)?;
+        let states = self.shared.partition_states(topic)?;
+        let info = |(id, state): (usize, &PartitionState)| {
+            let id = u16::try_from(id).unwrap_or(u16::MAX);
+            match *state {
+                PartitionState::Marks { first_available, high_water_mark } => {
+                    Ok(PartitionInfo { id, first_available, high_water_mark })
+                }
+                PartitionState::SystemError => Err(Error::broker(topic, id, Fault::System)),
+                PartitionState::NoLeader | PartitionState::Redirect(_) => {
+                    Err(Error::broker(topic, id, Fault::NoLeader))
+                }
+            }
+        };
+        states.iter().enumerate().map(info).collect()
+    }
+}
+
+impl Shared {
+    pub(crate) fn next_request_id(&self) -> u32 {
+        self.request_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Does something with the first broker with which it works, the most promising one first.
+    pub(crate) fn any_broker<R>(&self, attempt: impl Fn(&BrokerAddr) -> Result<R>) -> Result<R> {
+        let brokers = self.cluster.brokers();
+        let mut failures = Vec::new();
+        for addr in &brokers {
+            match attempt(addr) {
+                Err(e) if e.is_retryable() || matches!(e, Error::Decode { .. }) => {
+                    debug!("{addr}: {e}");
+                    self.cluster.failed(addr);
+                    failures.push((addr.clone(), e));
+                }
+                done => return done,
+            }
+        }
+        if failures.len() == 1 {
+            return Err(failures.remove(0).1);
+        }
+        let addr = brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        Err(Error::Connect { addr, source: io::Error::other(AllFailed(failures)) })
+    }
+
+    /// Asks any broker.
+    pub(crate) fn ask<A: Ask>(&self, request: &A) -> Result<A::Answer> {
+        self.any_broker(|addr| self.ask_at(addr, request))
+    }
+
+    /// Asks this broker.
+    pub(crate) fn ask_at<A: Ask>(&self, addr: &BrokerAddr, request: &A) -> Result<A::Answer> {
+        let request_id = self.next_request_id();
+        let mut frame = Vec::new();
+        request.encode(request_id, &mut frame)?;
+        let timeout = self.config.io_timeout;
+        let payload = loop {
+            match self.pool.exchange(addr, &frame, A::ANSWER, timeout) {
+                Ok(payload) => break payload,
+                // The connection had ended while idle, only just unnoticed.
+                Err(failed) if failed.reused && !failed.error.is_timeout() && failed.error.is_retryable() => {}
+                Err(failed) => return Err(failed.error),
+            }
+        };
+        Ok(request.decode(request_id, &payload, &self.config.limits)?)
+    }
+
+    /// What is known of each partition of a topic, completed over the leaders that any broker names.
+    pub(crate) fn partition_states(&self, topic: &str) -> Result<Vec<PartitionState>> {
+        let request = PartitionsOf(topic);
+        let unknown = || Error::broker(topic, None, Fault::UnknownTopic);
+        let mut states = self.ask(&request)?.ok_or_else(unknown)?;
+        let mut asked = Vec::new();
+        let name: Arc<str> = topic.into();
+        while let Some(leader) = next_leader(&states, &asked) {
+            asked.push(leader);
+            let addr = BrokerAddr::from(leader);
+            let theirs = match self.ask_at(&addr, &request) {
+                Ok(theirs) => theirs.unwrap_or_default(),
+                Err(e) => {
+                    debug!("{addr}: leader of {topic} cannot be asked: {e}");
+                    self.cluster.failed(&addr);
+                    continue;
+                }
+            };
+            for (id, (state, theirs)) in states.iter_mut().zip(theirs).enumerate() {
+                if !matches!(state, PartitionState::Marks { .. }) && matches!(theirs, PartitionState::Marks { .. }) {
+                    self.cluster.learn(&name, u16::try_from(id).unwrap_or(u16::MAX), addr.clone());
+                    *state = theirs;
+                }
+            }
+        }
+        Ok(states)
+    }
+}
+
+/// A leader that is named and was not asked.
+fn next_leader(states: &[PartitionState], asked: &[std::net::SocketAddrV4]) -> Option<std::net::SocketAddrV4> {
+    states.iter().find_map(|state| match state {
+        PartitionState::Redirect(to) if to.port() != 0 && !to.ip().is_unspecified() && !asked.contains(to) => Some(*to),
+        _ => None,
+    })
+}
+
+/// Why none of several brokers would do.
+#[derive(Debug)]
+struct AllFailed(Vec<(BrokerAddr, Error)>);
+
+impl fmt::Display for AllFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (addr, e)) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            match std::error::Error::source(e) {
+                Some(source) => write!(f, "{separator}{addr}: {e}: {source}")?,
+                None => write!(f, "{separator}{addr}: {e}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for AllFailed {}
+
+/// Asks for the marks of all partitions; `None`: no such topic.
+struct PartitionsOf<'a>(&'a str);
+
+impl PartitionsOf<'_> {
+    fn request(&self, request_id: u32) -> DiscoverPartitionsRequest {
+        // The form that lists partitions can kill a server.
+        DiscoverPartitionsRequest { request_id, topic: self.0.to_owned(), partitions: Vec::new() }
+    }
+}
+
+impl Ask for PartitionsOf<'_> {
+    type Answer = Option<Vec<PartitionState>>;
+    const ANSWER: Kind = Kind::DiscoverPartitions;
+
+    fn encode(&self, request_id: u32, out: &mut Vec<u8>) -> std::result::Result<(), EncodeError> {
+        self.request(request_id).encode(out)
+    }
+
+    fn decode(&self, request_id: u32, payload: &[u8], _: &Limits) -> std::result::Result<Self::Answer, DecodeError> {
+        let answer = DiscoverPartitionsResponse::decode(payload)?;
+        answer.check_answers(&self.request(request_id))?;
+        Ok(answer.is_known().then_some(answer.partitions))
+    }
+}

@@ -1,0 +1,150 @@
+//! Settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::net::{Backoff, parse_brokers};
+use crate::protocol::Limits;
+
+/// Settings that all connections of a client share.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) client_id: Arc<str>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) io_timeout: Duration,
+    pub(crate) retry_timeout: Duration,
+    pub(crate) backoff: (Duration, Duration),
+    pub(crate) keepalive: Option<Duration>,
+    #[cfg_attr(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")), allow(dead_code))]
+    pub(crate) tcp_user_timeout: Option<Duration>,
+    pub(crate) receive_buffer: Option<usize>,
+    pub(crate) send_buffer: Option<usize>,
+    pub(crate) limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            client_id: "tank-client".into(),
+            connect_timeout: Duration::from_secs(10),
+            io_timeout: Duration::from_secs(30),
+            retry_timeout: Duration::from_secs(60),
+            backoff: (Duration::from_millis(100), Duration::from_secs(5)),
+            keepalive: Some(Duration::from_secs(60)),
+            tcp_user_timeout: Some(Duration::from_secs(60)),
+            receive_buffer: None,
+            send_buffer: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn new_backoff(&self) -> Backoff {
+        Backoff::new(self.backoff.0, self.backoff.1)
+    }
+}
+
+/// Settings for a [`Client`], from [`Client::builder`].
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tank_client::Client;
+///
+/// let client = Client::builder().client_id("billing").connect_timeout(Duration::from_secs(3)).connect("tank:11011")?;
+/// # Ok::<(), tank_client::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct ClientBuilder {
+    config: Config,
+}
+
+impl ClientBuilder {
+    /// A name for the broker's traces, at most 255 bytes. Default `tank-client`.
+    pub fn client_id(mut self, id: impl AsRef<str>) -> Self {
+        self.config.client_id = id.as_ref().into();
+        self
+    }
+
+    /// How long opening a connection may take, the broker's greeting included and all its addresses together. Default 10
+    /// seconds. Looking up a host name takes as long as the system's resolver needs.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.config.connect_timeout = timeout;
+        self
+    }
+
+    /// How long to block for a request to be taken, for an answer to begin, or for the next bundle of it to be complete.
+    /// Default 30 seconds. For a fetch it is counted from the end of the time the broker was asked to wait; the
+    /// caller's own time between two calls never counts.
+    pub fn io_timeout(mut self, timeout: Duration) -> Self {
+        self.config.io_timeout = timeout;
+        self
+    }
+
+    /// How long trouble that may pass is waited out: a broker that cannot be reached, a partition without a leader.
+    /// Default 60 seconds, counted from the last progress; zero reports the first trouble at once. A subscription then
+    /// ends with the error.
+    pub fn retry_timeout(mut self, timeout: Duration) -> Self {
+        self.config.retry_timeout = timeout;
+        self
+    }
+
+    /// The shortest and longest pause between two tries. They double from the one to the other, with a random part of
+    /// up to half. Default 100 milliseconds to 5 seconds.
+    pub fn backoff(mut self, least: Duration, most: Duration) -> Self {
+        self.config.backoff = (least, most);
+        self
+    }
+
+    /// After how long without traffic TCP probes whether the broker is still there; `None` never. Default 60 seconds.
+    pub fn keepalive(mut self, idle: Option<Duration>) -> Self {
+        self.config.keepalive = idle;
+        self
+    }
+
+    /// For how long sent data may stay unacknowledged before the system gives the connection up; `None` leaves it to
+    /// the system. Default 60 seconds; Linux only, elsewhere without effect.
+    pub fn tcp_user_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.config.tcp_user_timeout = timeout;
+        self
+    }
+
+    /// Bytes of a socket's receive buffer; left to the system by default, which grows it as needed.
+    pub fn receive_buffer(mut self, bytes: usize) -> Self {
+        self.config.receive_buffer = Some(bytes);
+        self
+    }
+
+    /// Bytes of a socket's send buffer; left to the system by default.
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.config.send_buffer = Some(bytes);
+        self
+    }
+
+    /// How much a broker may claim. The defaults take everything a TANK server sends.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// Connects to the first of `brokers` that answers: `host`, `host:port` or several with commas between; port 11011
+    /// if absent.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a malformed address or setting. [`Error::Connect`], [`Error::Timeout`],
+    /// [`Error::Disconnected`] or [`Error::Decode`] if the broker cannot be reached or is none; with several brokers,
+    /// one [`Error::Connect`] that lists each with its cause.
+    pub fn connect(self, brokers: &str) -> Result<Client> {
+        if self.config.client_id.len() > 255 {
+            let len = self.config.client_id.len();
+            return Err(Error::config(format!("client id: {len} bytes, at most 255 allowed")));
+        }
+        if self.config.connect_timeout.is_zero() || self.config.io_timeout.is_zero() {
+            return Err(Error::config("connect and io time-outs must be above zero"));
+        }
+        Client::open(self.config, parse_brokers(brokers)?)
+    }
+}

@@ -1,0 +1,187 @@
+//! One bundle's messages, decoded, and borrowed from where they lie.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::message::{Message, Source, Sources, time_of};
+use crate::net::Block;
+use crate::protocol::bundle::Entry;
+
+/// The messages of one bundle that belong to the subscription, at least one.
+///
+/// Borrowed from the iterator: nothing is allocated and no reference count touched for them.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    pub(super) block: &'a Arc<Block<Sources>>,
+    pub(super) base: usize,
+    pub(super) source: u32,
+    pub(super) entries: &'a [Entry],
+}
+
+impl<'a> Batch<'a> {
+    fn source(&self) -> &'a Source {
+        &self.block.tag[self.source as usize]
+    }
+
+    /// The topic of all of them.
+    pub fn topic(&self) -> &'a str {
+        &self.source().topic
+    }
+
+    /// The partition of all of them.
+    pub fn partition(&self) -> u16 {
+        self.source().partition
+    }
+
+    /// How many messages there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none; a batch that was handed out has at least one.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The message at this place, counted from 0.
+    #[inline]
+    pub fn get(&self, index: usize) -> Option<MessageRef<'a>> {
+        self.entries.get(index).map(|entry| MessageRef { batch: *self, entry })
+    }
+
+    /// The messages in the order of their numbers.
+    pub fn iter(&self) -> BatchIter<'a> {
+        BatchIter { batch: *self, entries: self.entries.iter() }
+    }
+}
+
+impl fmt::Debug for Batch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = (self.entries.first().map(|e| e.seq), self.entries.last().map(|e| e.seq));
+        f.debug_struct("Batch")
+            .field("topic", &self.topic())
+            .field("partition", &self.partition())
+            .field("first", &first)
+            .field("last", &last)
+            .field("len", &self.len())
+            .finish()
+    }
+}
+
+impl<'a> IntoIterator for Batch<'a> {
+    type Item = MessageRef<'a>;
+    type IntoIter = BatchIter<'a>;
+
+    fn into_iter(self) -> BatchIter<'a> {
+        self.iter()
+    }
+}
+
+impl<'a> IntoIterator for &Batch<'a> {
+    type Item = MessageRef<'a>;
+    type IntoIter = BatchIter<'a>;
+
+    fn into_iter(self) -> BatchIter<'a> {
+        self.iter()
+    }
+}
+
+/// The messages of a [`Batch`].
+#[derive(Debug, Clone)]
+pub struct BatchIter<'a> {
+    batch: Batch<'a>,
+    entries: std::slice::Iter<'a, Entry>,
+}
+
+impl<'a> Iterator for BatchIter<'a> {
+    type Item = MessageRef<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<MessageRef<'a>> {
+        self.entries.next().map(|entry| MessageRef { batch: self.batch, entry })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.entries.size_hint()
+    }
+}
+
+impl DoubleEndedIterator for BatchIter<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.entries.next_back().map(|entry| MessageRef { batch: self.batch, entry })
+    }
+}
+
+impl ExactSizeIterator for BatchIter<'_> {}
+impl std::iter::FusedIterator for BatchIter<'_> {}
+
+/// A message of a [`Batch`], borrowed.
+#[derive(Clone, Copy)]
+pub struct MessageRef<'a> {
+    batch: Batch<'a>,
+    entry: &'a Entry,
+}
+
+impl<'a> MessageRef<'a> {
+    /// The topic.
+    pub fn topic(&self) -> &'a str {
+        self.batch.topic()
+    }
+
+    /// The partition of the topic.
+    pub fn partition(&self) -> u16 {
+        self.batch.partition()
+    }
+
+    /// The sequence number, from 1 up, within the partition.
+    #[inline]
+    pub fn seq(&self) -> u64 {
+        self.entry.seq
+    }
+
+    /// The producer's time stamp, by convention in milliseconds since 1970 UTC.
+    #[inline]
+    pub fn timestamp_ms(&self) -> u64 {
+        self.entry.timestamp_ms
+    }
+
+    /// The time stamp as a time, as [`Message::timestamp`].
+    pub fn timestamp(&self) -> SystemTime {
+        time_of(self.entry.timestamp_ms)
+    }
+
+    /// The payload.
+    #[inline]
+    pub fn payload(&self) -> &'a [u8] {
+        let range = self.entry.payload();
+        &self.batch.block.bytes[self.batch.base + range.start..self.batch.base + range.end]
+    }
+
+    /// The key, if it has one.
+    #[inline]
+    pub fn key(&self) -> Option<&'a [u8]> {
+        let bytes = &self.batch.block.bytes;
+        self.entry.key().map(|range| &bytes[self.batch.base + range.start..self.batch.base + range.end])
+    }
+
+    /// The message as a value of its own, which shares its memory with its neighbours.
+    #[inline]
+    pub fn to_message(&self) -> Message {
+        let at = |start: usize| (self.batch.base + start) as u32;
+        Message {
+            block: self.batch.block.clone(),
+            seq: self.entry.seq,
+            timestamp_ms: self.entry.timestamp_ms,
+            source: self.batch.source,
+            payload: (at(self.entry.payload().start), self.entry.payload().len() as u32),
+            key: self.entry.key().map(|range| (at(range.start), range.len() as u8)),
+        }
+    }
+}
+
+impl fmt::Debug for MessageRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_message().fmt(f)
+    }
+}

@@ -1,0 +1,281 @@
+//! One broker of a subscription: its connection, what was asked of it, and what it is sending.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, trace, warn};
+
+use super::close::CloseHandle;
+use crate::config::Config;
+use crate::error::{Error, Phase, Result};
+use crate::message::Sources;
+use crate::net::{Backoff, BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf};
+use crate::protocol::fetch::{FetchRequest, WAIT_SLACK_MS, adjusted_wait_ms};
+use crate::protocol::stream::{Event, FetchDecoder, Step};
+
+/// Bytes of the read buffer at rest: several bundles of the usual sizes, and small enough for a core's cache.
+const READ_BUFFER: usize = 256 << 10;
+
+/// A broker that leads partitions of the subscription.
+#[derive(Debug)]
+pub(super) struct Leader {
+    pub(super) addr: BrokerAddr,
+    config: Arc<Config>,
+    link: Link,
+    decoder: FetchDecoder,
+    buf: ReadBuf<Sources>,
+    in_flight: Vec<InFlight>,
+    /// The fetch whose answer is being read.
+    current: Option<InFlight>,
+    /// How much more the decoder cannot do without.
+    need: usize,
+    /// Time spent blocked since the last event or request.
+    blocked: Duration,
+    backoff: Backoff,
+    /// Since the first failure without progress: when to give up.
+    give_up: Option<Deadline>,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+enum Link {
+    Down(Deadline),
+    Dialing(Dial),
+    Up { connection: Connection, used: bool },
+}
+
+/// A fetch on its way: the subscription's partitions, by slot.
+#[derive(Debug)]
+struct InFlight {
+    request_id: u32,
+    partitions: Vec<usize>,
+    max_wait_ms: u64,
+}
+
+impl Leader {
+    pub(super) fn new(addr: BrokerAddr, config: &Arc<Config>, sources: &Sources) -> Leader {
+        Leader {
+            addr,
+            config: config.clone(),
+            link: Link::Down(Deadline::after(Duration::ZERO)),
+            decoder: FetchDecoder::new(config.limits.clone()),
+            buf: ReadBuf::new(READ_BUFFER, sources.clone()),
+            in_flight: Vec::new(),
+            current: None,
+            need: 0,
+            blocked: Duration::ZERO,
+            backoff: config.new_backoff(),
+            give_up: None,
+            bytes: 0,
+        }
+    }
+
+    /// The read buffer, in which shared bundles lie.
+    #[inline]
+    pub(super) fn buf(&self) -> &ReadBuf<Sources> {
+        &self.buf
+    }
+
+    /// Bytes received since the last call.
+    pub(super) fn take_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.current.is_none()
+    }
+
+    /// The partition that a slot of the answer being read stands for.
+    pub(super) fn partition(&self, slot: usize) -> usize {
+        self.current.as_ref().map_or(0, |fetch| fetch.partitions[slot])
+    }
+
+    /// Brings the connection up as far as that goes without blocking; whether it is up.
+    ///
+    /// # Errors
+    /// The broker cannot be reached.
+    pub(super) fn bring_up(&mut self, closer: &CloseHandle) -> Result<bool> {
+        match &mut self.link {
+            Link::Up { connection, used } => {
+                // What ended while idle is no failure; a connection never used that ends is one.
+                let idle = self.in_flight.is_empty() && self.current.is_none();
+                if !(*used && idle && connection.has_gone_stale()) {
+                    return Ok(true);
+                }
+                debug!("{}: ended while idle, dialing anew", self.addr);
+            }
+            Link::Down(until) if !until.has_passed() => return Ok(false),
+            Link::Down(_) => {}
+            Link::Dialing(_) => return self.go_on_dialing(closer),
+        }
+        self.reset();
+        let dial = Dial::start(&self.addr, &self.config)?;
+        closer.watch(dial.stream());
+        self.link = Link::Dialing(dial);
+        self.go_on_dialing(closer)
+    }
+
+    fn go_on_dialing(&mut self, closer: &CloseHandle) -> Result<bool> {
+        let Link::Dialing(dial) = &mut self.link else { return Ok(false) };
+        let opened = dial.advance()?;
+        closer.watch(dial.stream());
+        let up = opened.is_some();
+        if let Some(connection) = opened {
+            self.link = Link::Up { connection, used: false };
+        }
+        Ok(up)
+    }
+
+    /// Sends a fetch for these partitions of the subscription, on a connection that is up.
+    pub(super) fn send(&mut self, request: FetchRequest, partitions: Vec<usize>, scratch: &mut Vec<u8>) -> Result<()> {
+        let Link::Up { connection, used } = &mut self.link else { return Ok(()) };
+        scratch.clear();
+        request.encode(scratch)?;
+        *used = true;
+        let (request_id, max_wait_ms) = (request.request_id, request.max_wait_ms);
+        trace!("{}: fetch {request_id} of {} partitions", self.addr, partitions.len());
+        self.in_flight.push(InFlight { request_id, partitions, max_wait_ms });
+        self.decoder.expect(request);
+        self.blocked = Duration::ZERO;
+        connection.send(scratch, self.config.io_timeout)
+    }
+
+    /// The next event, if it can be had without blocking, and where the bytes it is about begin in the buffer's block.
+    pub(super) fn poll(&mut self) -> Result<Option<(Event, usize)>> {
+        loop {
+            if !self.read_needed()? {
+                return Ok(None);
+            }
+            let start = self.buf.start();
+            let (used, step) = self.decoder.step(self.buf.data())?;
+            self.buf.consume(used);
+            let event = match step {
+                Step::Need(need) => {
+                    self.need = need;
+                    continue;
+                }
+                Step::Event(event) => event,
+            };
+            self.blocked = Duration::ZERO;
+            if let Event::Response { request_id } = event {
+                let position = self.in_flight.iter().position(|fetch| fetch.request_id == request_id);
+                self.current = position.map(|index| self.in_flight.swap_remove(index));
+            }
+            return Ok(Some((event, start)));
+        }
+    }
+
+    /// Reads what the decoder needs, as far as it has arrived; whether all of it is there.
+    fn read_needed(&mut self) -> Result<bool> {
+        let phase = self.phase();
+        let Link::Up { connection, .. } = &self.link else { return Ok(false) };
+        while self.need > 0 {
+            match self.buf.fill(connection, self.need).map_err(|e| Error::io(phase, e))? {
+                Fill::Bytes(n) => {
+                    self.bytes += n as u64;
+                    self.need = self.need.saturating_sub(n);
+                }
+                Fill::Later => return Ok(false),
+                Fill::End => return Err(Error::Disconnected { phase }),
+            }
+        }
+        Ok(true)
+    }
+
+    fn phase(&self) -> Phase {
+        if self.current.is_some() || !self.buf.data().is_empty() { Phase::Read } else { Phase::Wait }
+    }
+
+    /// Ends the answer being read: the broker is well. Returns its partitions.
+    pub(super) fn finish_answer(&mut self) -> Vec<usize> {
+        self.has_progressed();
+        self.current.take().map_or(Vec::new(), |fetch| fetch.partitions)
+    }
+
+    /// Notes that repeating what was asked is not in vain.
+    pub(super) fn has_progressed(&mut self) {
+        if self.give_up.take().is_some() {
+            self.backoff.reset();
+        }
+    }
+
+    /// Drops the connection after `e`. Returns the partitions that were asked for in vain.
+    ///
+    /// # Errors
+    /// `e`, if trying again cannot help or was tried for long enough.
+    pub(super) fn fail(&mut self, e: Error) -> Result<Vec<usize>> {
+        if !e.is_retryable() {
+            return Err(e);
+        }
+        let give_up = *self.give_up.get_or_insert_with(|| Deadline::after(self.config.retry_timeout));
+        if give_up.has_passed() {
+            return Err(e);
+        }
+        let pause = self.backoff.next_pause();
+        warn!("{}: {e}, trying again in {pause:?}", self.addr);
+        let lost = self.reset();
+        self.link = Link::Down(Deadline::after(pause));
+        Ok(lost)
+    }
+
+    /// Forgets everything that belongs to the connection.
+    fn reset(&mut self) -> Vec<usize> {
+        self.link = Link::Down(Deadline::after(Duration::ZERO));
+        self.decoder = FetchDecoder::new(self.config.limits.clone());
+        self.buf.clear();
+        self.need = 0;
+        self.blocked = Duration::ZERO;
+        let lost = self.in_flight.drain(..).chain(self.current.take());
+        lost.flat_map(|fetch| fetch.partitions).collect()
+    }
+
+    /// What the broker is waited for, if anything.
+    pub(super) fn interest(&self) -> Option<Interest<'_>> {
+        match &self.link {
+            Link::Up { connection, .. } if !self.is_idle() => Some(Interest::Read(connection)),
+            Link::Dialing(dial) => Some(Interest::Dial(dial)),
+            _ => None,
+        }
+    }
+
+    /// Whether a connection is being opened or waited for with a pause: then `close` cannot wake us through the socket.
+    pub(super) fn is_coming_up(&self) -> bool {
+        !matches!(self.link, Link::Up { .. })
+    }
+
+    /// When something has to be done even if nothing arrives.
+    pub(super) fn deadline(&self) -> Deadline {
+        match &self.link {
+            Link::Down(until) => *until,
+            Link::Dialing(dial) => dial.deadline(),
+            Link::Up { .. } if self.is_idle() => Deadline::NEVER,
+            Link::Up { .. } => Deadline::after(self.allowance().saturating_sub(self.blocked)),
+        }
+    }
+
+    /// How long to block for the next event: for an answer that has not begun, the broker may first wait.
+    fn allowance(&self) -> Duration {
+        let wait = match self.current {
+            Some(_) => 0,
+            None => self.in_flight.iter().map(|fetch| fetch.max_wait_ms).max().unwrap_or(0),
+        };
+        let wait = if wait > 0 { adjusted_wait_ms(wait) + WAIT_SLACK_MS } else { 0 };
+        self.config.io_timeout + Duration::from_millis(wait)
+    }
+
+    /// Counts time spent blocked.
+    ///
+    /// # Errors
+    /// A time-out, if it was too long.
+    pub(super) fn count_blocked(&mut self, time: Duration) -> Result<()> {
+        if self.is_idle() || self.is_coming_up() {
+            return Ok(());
+        }
+        self.blocked += time;
+        let after = self.allowance();
+        if self.blocked >= after {
+            return Err(Error::Timeout { phase: self.phase(), after });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,17 @@
+//! Subscribing: what is wanted, where it stands, and the iterator that brings it.
+
+mod batch;
+mod close;
+mod iter;
+mod leader;
+mod start;
+mod subscription;
+mod tracks;
+
+pub use batch::{Batch, BatchIter, MessageRef};
+pub use close::CloseHandle;
+pub use iter::ConsumeIter;
+pub(crate) use start::subscribe;
+pub(crate) use subscription::check_topic;
+pub use subscription::{OutOfRange, Subscription};
+pub use tracks::{Gap, Position, Positions, Stats};

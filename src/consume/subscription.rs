@@ -1,0 +1,206 @@
+//! What a user wants to read.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::message::Start;
+use crate::protocol::fetch::MAX_WAIT_MS;
+
+/// The largest fetch size; servers cut larger ones down to it.
+pub(super) const MAX_FETCH_SIZE: u32 = 64 << 20;
+
+/// What to read, from where, and until when. Chainable; see each method for its default.
+///
+/// ```
+/// use tank_client::{Start, Subscription};
+///
+/// let all = Subscription::topic("orders").from(Start::Earliest);
+/// let two = Subscription::partition("orders", 0).and_partition("clicks", 3, Start::At(1_000)).stop_at_end();
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Subscription {
+    pub(crate) wanted: Vec<Wanted>,
+    pub(crate) start: Start,
+    pub(crate) options: Options,
+    pub(crate) limit: Option<u64>,
+}
+
+/// A topic, or one partition of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) topic: String,
+    /// `None`: all of them.
+    pub(crate) partition: Option<u16>,
+    /// `None`: the subscription's.
+    pub(crate) start: Option<Start>,
+}
+
+/// What holds for all partitions.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) max_wait: Duration,
+    pub(crate) min_bytes: u32,
+    pub(crate) fetch_size: u32,
+    pub(crate) out_of_range: OutOfRange,
+    pub(crate) stop_at_end: bool,
+    pub(crate) stop_at_seq: Option<u64>,
+    pub(crate) prefer_local: bool,
+}
+
+/// What to do when the number wanted next is not there: retention took it, or it lies beyond the end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OutOfRange {
+    /// End with [`Error::OutOfRange`](crate::Error::OutOfRange).
+    #[default]
+    Fail,
+    /// Go on with the first message that is there.
+    Earliest,
+    /// Go on behind the last message.
+    Latest,
+}
+
+impl Subscription {
+    fn new(wanted: Wanted) -> Subscription {
+        Subscription {
+            wanted: vec![wanted],
+            start: Start::Latest,
+            options: Options {
+                max_wait: Duration::from_secs(5),
+                min_bytes: 0,
+                fetch_size: 1 << 20,
+                out_of_range: OutOfRange::Fail,
+                stop_at_end: false,
+                stop_at_seq: None,
+                prefer_local: false,
+            },
+            limit: None,
+        }
+    }
+
+    /// Every partition that the topic has when subscribing.
+    pub fn topic(topic: impl Into<String>) -> Self {
+        Subscription::new(Wanted { topic: topic.into(), partition: None, start: None })
+    }
+
+    /// One partition.
+    pub fn partition(topic: impl Into<String>, id: u16) -> Self {
+        Subscription::new(Wanted { topic: topic.into(), partition: Some(id), start: None })
+    }
+
+    /// One more partition, with a start of its own.
+    pub fn and_partition(mut self, topic: impl Into<String>, id: u16, start: Start) -> Self {
+        self.wanted.push(Wanted { topic: topic.into(), partition: Some(id), start: Some(start) });
+        self
+    }
+
+    /// Every partition of one more topic, with a start of their own.
+    pub fn and_topic(mut self, topic: impl Into<String>, start: Start) -> Self {
+        self.wanted.push(Wanted { topic: topic.into(), partition: None, start: Some(start) });
+        self
+    }
+
+    /// Where to begin, for all that was given no start of its own. Default [`Start::Latest`].
+    pub fn from(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// How long a broker may wait for new data before it answers a fetch with none. Default 5 seconds; brokers wait at
+    /// least 320 ms and at most an hour, and up to 190 ms longer than asked. It does not delay data that is there, and
+    /// bounds no call: see [`ConsumeIter::next_timeout`](crate::ConsumeIter::next_timeout).
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        self.options.max_wait = wait;
+        self
+    }
+
+    /// How many bytes of new data end a broker's wait. Default 0: any. Brokers withhold less until `max_wait` is over
+    /// and one more fetch is made, so latency pays for it.
+    pub fn min_bytes(mut self, bytes: u32) -> Self {
+        self.options.min_bytes = bytes;
+        self
+    }
+
+    /// About how many bytes of each partition a broker shall send at a time. Default 1 MiB, at most 64 MiB. A hint to
+    /// the broker, not the memory used here, which does not depend on it.
+    pub fn fetch_size(mut self, bytes: u32) -> Self {
+        self.options.fetch_size = bytes;
+        self
+    }
+
+    /// What to do when the number wanted next is not there. Default [`OutOfRange::Fail`].
+    pub fn out_of_range(mut self, policy: OutOfRange) -> Self {
+        self.options.out_of_range = policy;
+        self
+    }
+
+    /// Ends each partition at the high-water mark it has when the subscription begins, even if it goes on growing.
+    pub fn stop_at_end(mut self) -> Self {
+        self.options.stop_at_end = true;
+        self
+    }
+
+    /// Ends each partition with this sequence number, inclusive.
+    pub fn stop_at_seq(mut self, seq: u64) -> Self {
+        self.options.stop_at_seq = Some(seq);
+        self
+    }
+
+    /// Ends after `n` messages, all partitions together.
+    pub fn limit(mut self, n: u64) -> Self {
+        self.limit = Some(n);
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        for (index, wanted) in self.wanted.iter().enumerate() {
+            let Wanted { topic, partition, .. } = wanted;
+            check_topic(topic)?;
+            if *partition == Some(u16::MAX) {
+                return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
+            }
+            let overlaps = |other: &&Wanted| {
+                other.topic == *topic
+                    && (other.partition.is_none() || partition.is_none() || other.partition == *partition)
+            };
+            if let Some(other) = self.wanted[..index].iter().find(overlaps) {
+                let name = |p: Option<u16>| p.map_or(topic.clone(), |id| format!("{topic}/{id}"));
+                let (a, b) = (name(other.partition), name(*partition));
+                return Err(Error::config(format!("subscribed twice to the same: {a} and {b}")));
+            }
+        }
+        let size = self.options.fetch_size;
+        if size == 0 || size > MAX_FETCH_SIZE {
+            return Err(Error::config(format!("fetch size: {size} bytes given, 1 to {MAX_FETCH_SIZE} allowed")));
+        }
+        Ok(())
+    }
+}
+
+impl Options {
+    /// The time to ask a broker to wait, in milliseconds.
+    pub(crate) fn max_wait_ms(&self) -> u64 {
+        u64::try_from(self.max_wait.as_millis()).unwrap_or(u64::MAX).min(MAX_WAIT_MS)
+    }
+}
+
+/// Refuses names that the wire has no room for. Brokers ask for more when a topic is created, but serve other ones too.
+pub(crate) fn check_topic(topic: &str) -> Result<()> {
+    if topic.is_empty() || topic.len() > 255 {
+        return Err(Error::config(format!("topic name: {} bytes given, 1 to 255 allowed", topic.len())));
+    }
+    Ok(())
+}
+
+impl From<&str> for Subscription {
+    /// Every partition of the topic, from now on.
+    fn from(topic: &str) -> Subscription {
+        Subscription::topic(topic)
+    }
+}
+
+impl From<&Subscription> for Subscription {
+    fn from(subscription: &Subscription) -> Subscription {
+        subscription.clone()
+    }
+}

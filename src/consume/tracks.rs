@@ -1,0 +1,507 @@
+//! Where each partition of a subscription stands, and what an answer means for it. No I/O.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, warn};
+
+use super::subscription::{MAX_FETCH_SIZE, Options, OutOfRange};
+use crate::error::{Error, Fault, Result};
+use crate::message::{Source, Sources};
+use crate::net::{BrokerAddr, Cluster, Deadline};
+use crate::protocol::fetch::PartitionAnswer;
+use crate::protocol::stream::{Bundle, ChunkEnd};
+use crate::protocol::varint;
+
+/// How long to leave a partition alone that has only messages above its high-water mark.
+const ABOVE_MARK_PAUSE: Duration = Duration::from_millis(100);
+
+/// The next sequence number to be delivered from a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Position {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: u16,
+    /// The next number; 0 as long as nothing came of a subscription that begins with the earliest message.
+    pub seq: u64,
+}
+
+/// The positions of a subscription: what to keep in order to go on later.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Positions(Vec<Position>);
+
+impl Positions {
+    /// All of them, in the order of the subscription.
+    pub fn iter(&self) -> std::slice::Iter<'_, Position> {
+        self.0.iter()
+    }
+
+    /// The next number of a partition, if it belongs to the subscription.
+    pub fn get(&self, topic: &str, partition: u16) -> Option<u64> {
+        self.0.iter().find(|p| &*p.topic == topic && p.partition == partition).map(|p| p.seq)
+    }
+}
+
+impl<'a> IntoIterator for &'a Positions {
+    type Item = &'a Position;
+    type IntoIter = std::slice::Iter<'a, Position>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// Messages that retention took before they were delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gap {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: u16,
+    /// The first number that is gone.
+    pub first: u64,
+    /// The last number that is gone.
+    pub last: u64,
+}
+
+/// What a subscription has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Messages handed out.
+    pub messages: u64,
+    /// Bytes received, all of TANK's framing included.
+    pub bytes: u64,
+    /// Bundles of which messages were handed out.
+    pub bundles: u64,
+    /// Fetches answered.
+    pub fetches: u64,
+    /// Fetches answered without any data.
+    pub empty_fetches: u64,
+    /// Connections that were lost and dialed anew.
+    pub reconnects: u64,
+    /// Answers that named another leader.
+    pub redirects: u64,
+    /// Answers that a partition has no leader.
+    pub no_leader: u64,
+}
+
+/// One partition of a subscription.
+#[derive(Debug)]
+pub(super) struct Track {
+    /// The next number to deliver; 0: the first there is.
+    pub(super) position: u64,
+    /// The first number that was there when last heard of.
+    pub(super) first_available: u64,
+    pub(super) high_water_mark: Option<u64>,
+    /// The last number to deliver.
+    pub(super) end: Option<u64>,
+    /// `stop_at_end` has still to learn where the end is.
+    end_unknown: bool,
+    /// What to ask for next: grown while a bundle is larger than the configured size.
+    pub(super) fetch_size: u32,
+    pub(super) state: TrackState,
+    /// The broker that the last answer pointed at.
+    pub(super) leader: Option<BrokerAddr>,
+    /// Messages found in the chunk that is being read.
+    found: bool,
+    /// Length of the chunk that is being read, and of the last one that lay all below the position.
+    chunk_len: u32,
+    stale_len: Option<u32>,
+    /// Answers in a row that could not be followed, and since when they are tolerated.
+    hops: u32,
+    give_up: Deadline,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TrackState {
+    /// To be asked for with the next fetch.
+    Idle,
+    /// Asked for.
+    InFlight,
+    /// Not to be asked for before that moment.
+    Paused(Deadline),
+    /// Nothing more is wanted of it.
+    Done,
+}
+
+/// All partitions of a subscription.
+#[derive(Debug)]
+pub(super) struct Tracks {
+    pub(super) sources: Sources,
+    pub(super) tracks: Vec<Track>,
+    pub(super) options: Options,
+    pub(super) stats: Stats,
+    pub(super) gaps: Vec<Gap>,
+    /// What the caller shall learn once the answer that brought it is through.
+    pub(super) pending_error: Option<Error>,
+    retry_timeout: Duration,
+    bundle_limit: u32,
+    /// Whether the answer that is being read had any data.
+    answer_had_data: bool,
+    /// Whether any partition may have to be asked for, or none any more.
+    changed: bool,
+    /// How many partitions are paused.
+    paused: usize,
+}
+
+/// What to do with a bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Take,
+    Skip,
+}
+
+impl Tracks {
+    pub(super) fn new(
+        partitions: Vec<(Source, Track)>,
+        options: Options,
+        retry_timeout: Duration,
+        bundle_limit: u32,
+    ) -> Tracks {
+        let (sources, tracks): (Vec<_>, Vec<_>) = partitions.into_iter().unzip();
+        Tracks {
+            sources: sources.into(),
+            tracks,
+            options,
+            stats: Stats::default(),
+            gaps: Vec::new(),
+            pending_error: None,
+            retry_timeout,
+            bundle_limit,
+            answer_had_data: false,
+            changed: true,
+            paused: 0,
+        }
+    }
+
+    pub(super) fn find(&self, topic: &str, partition: u16) -> Option<usize> {
+        self.sources.iter().position(|source| &*source.topic == topic && source.partition == partition)
+    }
+
+    /// Whether something happened that calls for another look at all partitions.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    pub(super) fn set_changed(&mut self) {
+        self.changed = true;
+    }
+
+    pub(super) fn all_done(&self) -> bool {
+        self.tracks.iter().all(|track| track.state == TrackState::Done)
+    }
+
+    /// All positions, given where each partition stands with what is being handed out.
+    pub(super) fn positions(&self, position_of: impl Fn(usize) -> u64) -> Positions {
+        let position = |(index, source): (usize, &Source)| Position {
+            topic: source.topic.clone(),
+            partition: source.partition,
+            seq: position_of(index),
+        };
+        Positions(self.sources.iter().enumerate().map(position).collect())
+    }
+
+    /// The sum of what all partitions are behind, given where each stands.
+    pub(super) fn lag(&self, position_of: impl Fn(usize) -> u64) -> u64 {
+        let lags = self.tracks.iter().enumerate().map(|(index, track)| track.lag(position_of(index)));
+        lags.fold(0, u64::saturating_add)
+    }
+
+    /// The broker to ask for a partition.
+    pub(super) fn leader(&self, index: usize, cluster: &Cluster) -> BrokerAddr {
+        let source = &self.sources[index];
+        let known = self.tracks[index].leader.clone();
+        known.unwrap_or_else(|| cluster.broker_for(&source.topic, source.partition))
+    }
+
+    /// Ends a partition's pause if it is over; its state.
+    pub(super) fn wake(&mut self, index: usize) -> TrackState {
+        let track = &mut self.tracks[index];
+        if matches!(track.state, TrackState::Paused(until) if until.has_passed()) {
+            track.state = TrackState::Idle;
+            self.paused -= 1;
+        }
+        track.state
+    }
+
+    pub(super) fn any_paused(&self) -> bool {
+        self.paused > 0
+    }
+
+    /// When the next pause ends.
+    pub(super) fn next_wake(&self) -> Deadline {
+        if self.paused == 0 {
+            return Deadline::NEVER;
+        }
+        self.tracks.iter().fold(Deadline::NEVER, |next, track| match track.state {
+            TrackState::Paused(until) => next.earlier(until),
+            _ => next,
+        })
+    }
+
+    /// Takes back partitions that were asked for in vain, and sends none to the broker that failed unless it is named
+    /// again.
+    pub(super) fn on_lost(&mut self, partitions: &[usize], failed: &BrokerAddr) {
+        for track in &mut self.tracks {
+            if track.leader.as_ref() == Some(failed) {
+                track.leader = None;
+            }
+        }
+        self.release(partitions);
+    }
+
+    /// Whether a fetch for this partition has to be answered at once.
+    pub(super) fn must_not_wait(&self, index: usize) -> bool {
+        self.tracks[index].end_unknown
+    }
+
+    /// Takes in what an answer says of a partition.
+    pub(super) fn on_answer(&mut self, index: usize, answer: PartitionAnswer, cluster: &Cluster) {
+        let Source { topic, partition } = self.sources[index].clone();
+        let track = &mut self.tracks[index];
+        track.found = false;
+        track.chunk_len = answer.chunk_len();
+        if !matches!(answer, PartitionAnswer::Redirect(_) | PartitionAnswer::NoLeader) {
+            track.hops = 0;
+        }
+        let fault = match answer {
+            PartitionAnswer::Data { high_water_mark, len, .. } => {
+                self.answer_had_data |= len > 0;
+                track.on_data(high_water_mark, len);
+                return;
+            }
+            PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
+                return self.on_out_of_range(index, first_available, high_water_mark);
+            }
+            PartitionAnswer::Redirect(endpoint) => {
+                self.stats.redirects += 1;
+                let usable = !endpoint.ip().is_unspecified() && !endpoint.ip().is_broadcast() && endpoint.port() != 0;
+                if usable {
+                    warn!("{topic}/{partition}: led by {endpoint}");
+                    let leader = BrokerAddr::from(endpoint);
+                    cluster.learn(&topic, partition, leader.clone());
+                    track.leader = Some(leader);
+                } else {
+                    cluster.forget(&topic, partition);
+                    track.leader = None;
+                }
+                let (hops, last) = (track.hops + 1, endpoint);
+                let fault = if usable { Fault::Redirects { hops, last } } else { Fault::NoLeader };
+                // The first redirect is how leaders are found; a second one in a row wants time to settle.
+                let pause = !usable || track.hops > 0;
+                self.wait_or_give_up(index, pause, fault);
+                return;
+            }
+            PartitionAnswer::NoLeader => {
+                self.stats.no_leader += 1;
+                cluster.forget(&topic, partition);
+                track.leader = None;
+                self.wait_or_give_up(index, true, Fault::NoLeader);
+                return;
+            }
+            PartitionAnswer::SystemError => Fault::System,
+            PartitionAnswer::UnknownPartition => Fault::UnknownPartition,
+            PartitionAnswer::UnknownTopic => Fault::UnknownTopic,
+        };
+        self.fail(Error::broker(&topic, partition, fault));
+    }
+
+    fn fail(&mut self, e: Error) {
+        self.pending_error.get_or_insert(e);
+    }
+
+    fn wait_or_give_up(&mut self, index: usize, pause: bool, fault: Fault) {
+        let track = &mut self.tracks[index];
+        if track.hops == 0 {
+            track.give_up = Deadline::after(self.retry_timeout);
+        }
+        track.hops += 1;
+        if track.give_up.has_passed() && pause {
+            let Source { topic, partition } = &self.sources[index];
+            let e = Error::broker(topic, *partition, fault);
+            return self.fail(e);
+        }
+        if pause {
+            let wait = Duration::from_millis(100).saturating_mul(1 << track.hops.min(4));
+            self.pause(index, wait);
+        }
+    }
+
+    fn pause(&mut self, index: usize, time: Duration) {
+        self.paused += 1;
+        self.tracks[index].state = TrackState::Paused(Deadline::after(time));
+    }
+
+    fn on_out_of_range(&mut self, index: usize, first_available: u64, high_water_mark: u64) {
+        let Source { topic, partition } = &self.sources[index];
+        let track = &mut self.tracks[index];
+        track.high_water_mark = Some(high_water_mark);
+        track.first_available = first_available;
+        let requested = track.position;
+        match self.options.out_of_range {
+            OutOfRange::Fail => {
+                let (topic, partition) = (topic.to_string(), *partition);
+                let e = Error::OutOfRange { topic, partition, requested, first_available, high_water_mark };
+                return self.fail(e);
+            }
+            OutOfRange::Earliest => track.position = first_available,
+            OutOfRange::Latest => track.position = high_water_mark.saturating_add(1),
+        }
+        warn!("{topic}/{partition}: {requested} is out of range, going on with {}", track.position);
+        if requested < first_available {
+            let (topic, partition) = (topic.clone(), *partition);
+            self.gaps.push(Gap { topic, partition, first: requested, last: first_available - 1 });
+        }
+        track.check_end();
+    }
+
+    /// Decides on a bundle that is about to be decoded, and up to which number to take it.
+    pub(super) fn on_bundle(&mut self, index: usize, bundle: &mut Bundle) -> Verdict {
+        let track = &mut self.tracks[index];
+        if let Some(end) = track.end {
+            bundle.to = bundle.to.min(end);
+            if bundle.first > end {
+                track.state = TrackState::Done;
+            }
+        }
+        if track.state == TrackState::Done {
+            self.changed = true;
+            return Verdict::Skip;
+        }
+        Verdict::Take
+    }
+
+    /// Notes that messages of a bundle are about to be handed out.
+    pub(super) fn on_found(&mut self, index: usize) {
+        let track = &mut self.tracks[index];
+        track.found = true;
+        track.stale_len = None;
+        track.fetch_size = self.options.fetch_size;
+    }
+
+    /// Moves a partition on once messages up to just below `position` were handed out.
+    pub(super) fn advance(&mut self, index: usize, position: u64) {
+        let track = &mut self.tracks[index];
+        track.position = position;
+        track.high_water_mark = track.high_water_mark.max(Some(position - 1));
+        track.check_end();
+        self.changed |= track.state == TrackState::Done;
+    }
+
+    /// Draws the conclusions from a chunk that is through.
+    pub(super) fn on_chunk_end(&mut self, index: usize, end: ChunkEnd) {
+        let track = &mut self.tracks[index];
+        if track.state == TrackState::Done {
+            return;
+        }
+        match end {
+            ChunkEnd::Cut { bundle_len } => self.on_cut(index, bundle_len.unwrap_or(0)),
+            ChunkEnd::AboveMark if !track.found => {
+                self.pause(index, ABOVE_MARK_PAUSE);
+            }
+            ChunkEnd::Whole if !track.found => {
+                if track.stale_len.is_some_and(|before| track.chunk_len <= before) {
+                    let Source { topic, partition } = &self.sources[index];
+                    let e = Error::broker(topic, *partition, Fault::Stuck { seq: track.position });
+                    return self.fail(e);
+                }
+                track.stale_len = Some(track.chunk_len);
+                let doubled = u64::from(track.fetch_size) * 2;
+                track.fetch_size = doubled.min(MAX_FETCH_SIZE.into()) as u32;
+            }
+            ChunkEnd::AboveMark | ChunkEnd::Whole => {}
+        }
+    }
+
+    /// Asks for a cut bundle of `needed` bytes with its length prefix, 0 if that was cut too, or for more than before.
+    fn on_cut(&mut self, index: usize, needed: u64) {
+        let limit = u64::from(self.bundle_limit) + varint::MAX_LEN as u64;
+        let track = &mut self.tracks[index];
+        let asked = u64::from(track.fetch_size);
+        if !track.found && (needed > limit || asked >= limit) {
+            let Source { topic, partition } = &self.sources[index];
+            let (topic, partition, limit) = (topic.to_string(), *partition, self.bundle_limit.into());
+            let needed = needed.max(asked + 1);
+            return self.fail(Error::BundleTooLarge { topic, partition, needed, limit });
+        }
+        let size = if track.found || needed > asked { needed.max(asked) } else { asked * 2 };
+        track.fetch_size = u32::try_from(size.min(limit)).unwrap_or(u32::MAX);
+        debug!("{}: next fetch size {} for a cut bundle", self.sources[index], track.fetch_size);
+    }
+
+    /// Ends an answer: its partitions can be asked for again.
+    ///
+    /// # Errors
+    /// What the answer said of a partition and the caller has to know, now that its other partitions are delivered.
+    pub(super) fn on_end(&mut self, partitions: &[usize]) -> Result<()> {
+        self.stats.fetches += 1;
+        if !std::mem::take(&mut self.answer_had_data) {
+            self.stats.empty_fetches += 1;
+        }
+        self.release(partitions);
+        self.pending_error.take().map_or(Ok(()), Err)
+    }
+
+    /// Makes partitions that were asked for free to be asked for again.
+    pub(super) fn release(&mut self, partitions: &[usize]) {
+        self.changed = true;
+        for &index in partitions {
+            let track = &mut self.tracks[index];
+            if track.state == TrackState::InFlight {
+                track.state = TrackState::Idle;
+            }
+        }
+    }
+}
+
+impl Track {
+    pub(super) fn new(position: u64, first_available: u64, high_water_mark: Option<u64>, options: &Options) -> Track {
+        Track {
+            position,
+            first_available,
+            high_water_mark,
+            end: options.stop_at_seq,
+            end_unknown: options.stop_at_end,
+            fetch_size: options.fetch_size,
+            state: TrackState::Idle,
+            leader: None,
+            found: false,
+            chunk_len: 0,
+            stale_len: None,
+            hops: 0,
+            give_up: Deadline::NEVER,
+        }
+    }
+
+    fn on_data(&mut self, high_water_mark: u64, len: u32) {
+        if len > 0 {
+            self.high_water_mark = Some(high_water_mark);
+            if std::mem::take(&mut self.end_unknown) {
+                self.end = Some(self.end.unwrap_or(u64::MAX).min(high_water_mark));
+            }
+        } else {
+            // The mark of an empty answer may be too low, but nothing lies below the position either.
+            let known = self.high_water_mark.unwrap_or(0).max(self.position.saturating_sub(1));
+            self.high_water_mark = Some(known.max(high_water_mark));
+            if std::mem::take(&mut self.end_unknown) {
+                self.state = TrackState::Done;
+            }
+        }
+        self.check_end();
+    }
+
+    pub(super) fn check_end(&mut self) {
+        if self.end.is_some_and(|end| self.position > end) {
+            self.state = TrackState::Done;
+        }
+    }
+
+    fn lag(&self, position: u64) -> u64 {
+        let next = position.max(self.first_available).max(1);
+        self.high_water_mark.map_or(0, |mark| mark.saturating_add(1).saturating_sub(next))
+    }
+}

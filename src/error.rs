@@ -1,0 +1,296 @@
+//! What can go wrong, for the caller.
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use crate::protocol::{DecodeError, EncodeError};
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can go wrong.
+///
+/// The text of an error never repeats its source's: print the chain of [`source`](std::error::Error::source)s.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No broker could be reached. With several brokers, the source lists each one and its cause.
+    #[error("cannot connect to {addr}")]
+    Connect {
+        /// The broker, or the list of brokers, as it was given.
+        addr: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The network failed.
+    #[error("network failure in the {phase} phase")]
+    Io {
+        /// What was being done.
+        phase: Phase,
+        /// Why.
+        source: io::Error,
+    },
+    /// The broker did not do its part in time.
+    #[error("nothing within {after:?} in the {phase} phase")]
+    Timeout {
+        /// What was being waited for.
+        phase: Phase,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The broker closed the connection.
+    #[error("the broker closed the connection in the {phase} phase")]
+    Disconnected {
+        /// What was being done.
+        phase: Phase,
+    },
+    /// The broker sent what the protocol does not allow, or more than [`Limits`](crate::Limits) do.
+    #[error("malformed data from the broker")]
+    Decode {
+        /// The field, what was found against what is allowed, and where.
+        source: DecodeError,
+    },
+    /// The sequence number asked for is not there.
+    #[error(
+        "{topic}/{partition}: sequence number {requested} is out of range, \
+         first available is {first_available}, the high-water mark {high_water_mark}"
+    )]
+    OutOfRange {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+        /// The number asked for.
+        requested: u64,
+        /// The first number still there; 0 on a partition that never had a message.
+        first_available: u64,
+        /// The last number assigned.
+        high_water_mark: u64,
+    },
+    /// The broker refused.
+    #[error("{topic}{}: {fault}", partition.map(|id| format!("/{id}")).unwrap_or_default())]
+    Broker {
+        /// The topic.
+        topic: String,
+        /// The partition, if it is about one.
+        partition: Option<u16>,
+        /// Why it refused.
+        fault: Fault,
+    },
+    /// A bundle that no fetch within the limits can bring whole.
+    #[error("{topic}/{partition}: a bundle of {needed} bytes, the limit is {limit}")]
+    BundleTooLarge {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+        /// Bytes it takes, or the least it is known to take.
+        needed: u64,
+        /// Bytes allowed: [`Limits::bundle`](crate::Limits#structfield.bundle).
+        limit: u64,
+    },
+    /// A publish whose answer was lost: the messages may be stored or not.
+    #[error("{topic}/{partition}: published with unknown outcome")]
+    OutcomeUnknown {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+        /// How the answer was lost.
+        source: Box<Error>,
+    },
+    /// A call with arguments that cannot work; nothing was sent.
+    #[error("{reason}")]
+    Config {
+        /// What is wrong, with the value and what is allowed.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Whether time ran out.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Error::Timeout { .. } => true,
+            Error::Connect { source, .. } | Error::Io { source, .. } => source.kind() == io::ErrorKind::TimedOut,
+            Error::OutcomeUnknown { source, .. } => source.is_timeout(),
+            _ => false,
+        }
+    }
+
+    /// Whether the same call may succeed later without a change, and cannot do anything twice.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Error::Connect { .. } | Error::Io { .. } | Error::Timeout { .. } | Error::Disconnected { .. } => true,
+            Error::Broker { fault, .. } => fault.is_retryable(),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn config(reason: impl Into<String>) -> Error {
+        Error::Config { reason: reason.into() }
+    }
+
+    pub(crate) fn io(phase: Phase, source: io::Error) -> Error {
+        Error::Io { phase, source }
+    }
+
+    pub(crate) fn broker(topic: &str, partition: impl Into<Option<u16>>, fault: Fault) -> Error {
+        Error::Broker { topic: topic.to_owned(), partition: partition.into(), fault }
+    }
+}
+
+impl From<DecodeError> for Error {
+    fn from(source: DecodeError) -> Error {
+        Error::Decode { source }
+    }
+}
+
+impl From<EncodeError> for Error {
+    fn from(e: EncodeError) -> Error {
+        Error::config(e.to_string())
+    }
+}
+
+/// What a connection was being used for when something happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Looking up a host name.
+    Resolve,
+    /// Opening the connection.
+    Connect,
+    /// Waiting for the ping with which a broker greets.
+    Greet,
+    /// Sending a request.
+    Send,
+    /// Waiting for an answer to begin.
+    Wait,
+    /// Reading an answer that has begun.
+    Read,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Phase::Resolve => "resolve",
+            Phase::Connect => "connect",
+            Phase::Greet => "greet",
+            Phase::Send => "send",
+            Phase::Wait => "wait",
+            Phase::Read => "read",
+        })
+    }
+}
+
+/// Why a broker refused, or why what it says cannot be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// There is no such topic.
+    #[error("no such topic")]
+    UnknownTopic,
+    /// The topic has no such partition, or it is disabled.
+    #[error("no such partition")]
+    UnknownPartition,
+    /// The broker could not open or write its files.
+    #[error("the broker has trouble with its files")]
+    System,
+    /// No node leads the partition now.
+    #[error("the partition has no leader now")]
+    NoLeader,
+    /// Nodes went on naming each other, or nodes that cannot be reached.
+    #[error("still redirected after {hops} hops, last to {last}")]
+    Redirects {
+        /// How many redirects were followed.
+        hops: u32,
+        /// The node that was named last.
+        last: SocketAddrV4,
+    },
+    /// A redirect to a node that [`ClientBuilder`](crate::ClientBuilder) does not allow.
+    #[error("redirected to {0}, which the client's settings do not allow")]
+    RedirectRefused(SocketAddrV4),
+    /// The broker takes no messages and creates no topics.
+    #[error("the broker is read-only")]
+    ReadOnly,
+    /// Fewer replicas are in sync than acknowledgements were required.
+    #[error("not enough replicas are in sync")]
+    InsufficientReplicas,
+    /// Stored by the leader, but not confirmed by enough replicas in time.
+    #[error("not confirmed by enough replicas in time")]
+    NotConfirmed,
+    /// A sequence number at or below the last one stored.
+    #[error("sequence number not above the last one stored")]
+    SeqNotAbove,
+    /// Creating a topic that exists already.
+    #[error("the topic exists already")]
+    TopicExists,
+    /// A configuration that does not parse.
+    #[error("the configuration does not parse")]
+    InvalidConfig,
+    /// A configuration file that is missing, unreadable or empty.
+    #[error("the configuration file is missing, unreadable or empty")]
+    ConfigUnreadable,
+    /// An invalid topic name, or no partitions.
+    #[error("invalid topic name or number of partitions")]
+    InvalidTopic,
+    /// Something this broker, or a cluster, does not offer.
+    #[error("not supported by this broker")]
+    Unsupported,
+    /// The partition's numbering is broken: what the broker sends for this number ends below it, however much is asked
+    /// for.
+    #[error("cannot get past sequence number {seq}: all that is sent for it lies below")]
+    Stuck {
+        /// The number asked for.
+        seq: u64,
+    },
+}
+
+impl Fault {
+    /// Whether waiting can help.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Fault::NoLeader | Fault::Redirects { .. } | Fault::InsufficientReplicas | Fault::System)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_stay_small() {
+        assert!(size_of::<Error>() <= 56, "{}", size_of::<Error>());
+        assert!(size_of::<Fault>() <= 16, "{}", size_of::<Fault>());
+    }
+
+    #[test]
+    fn texts_name_topic_partition_and_numbers() {
+        let e = Error::OutOfRange {
+            topic: "orders".into(),
+            partition: 3,
+            requested: 7,
+            first_available: 10,
+            high_water_mark: 20,
+        };
+        assert_eq!(
+            e.to_string(),
+            "orders/3: sequence number 7 is out of range, first available is 10, the high-water mark 20"
+        );
+        assert_eq!(
+            Error::broker("orders", 3, Fault::NoLeader).to_string(),
+            "orders/3: the partition has no leader now"
+        );
+        assert_eq!(Error::broker("orders", None, Fault::UnknownTopic).to_string(), "orders: no such topic");
+    }
+
+    #[test]
+    fn predicates() {
+        let timeout = || Error::Timeout { phase: Phase::Wait, after: Duration::from_secs(1) };
+        assert!(timeout().is_timeout() && timeout().is_retryable());
+        let unknown = Error::OutcomeUnknown { topic: "t".into(), partition: 0, source: Box::new(timeout()) };
+        assert!(unknown.is_timeout() && !unknown.is_retryable());
+        assert!(!Error::config("x").is_retryable());
+        assert!(Error::broker("t", 0, Fault::NoLeader).is_retryable());
+    }
+}

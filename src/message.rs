@@ -1,0 +1,180 @@
+//! The values a user holds.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::net::Block;
+use crate::protocol::bundle::RawMessage;
+
+/// A partition of a topic, as all of its messages name it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Source {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: u16,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+/// The partitions of a subscription; a message knows its own by index.
+pub(crate) type Sources = Arc<[Source]>;
+
+/// A message of a partition.
+///
+/// It shares the memory it was decoded in with its neighbours, so cloning it is cheap and nothing is copied. A message
+/// kept for long keeps that memory alive, at most some hundred kilobytes or one bundle: [`detach`](Message::detach)
+/// those.
+#[derive(Clone)]
+pub struct Message {
+    pub(crate) block: Arc<Block<Sources>>,
+    pub(crate) seq: u64,
+    pub(crate) timestamp_ms: u64,
+    pub(crate) source: u32,
+    pub(crate) payload: (u32, u32),
+    pub(crate) key: Option<(u32, u8)>,
+}
+
+impl Message {
+    fn source(&self) -> &Source {
+        &self.block.tag[self.source as usize]
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.source().topic
+    }
+
+    /// The partition of the topic.
+    pub fn partition(&self) -> u16 {
+        self.source().partition
+    }
+
+    /// The sequence number, from 1 up, within the partition: what Kafka calls an offset.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The producer's time stamp, by convention in milliseconds since 1970 UTC. Brokers do not check it.
+    pub fn timestamp_ms(&self) -> u64 {
+        self.timestamp_ms
+    }
+
+    /// The time stamp as a time, taken for milliseconds since 1970 UTC; the latest time there is if it lies beyond.
+    pub fn timestamp(&self) -> SystemTime {
+        time_of(self.timestamp_ms)
+    }
+
+    /// The payload.
+    #[inline]
+    pub fn payload(&self) -> &[u8] {
+        let (at, len) = self.payload;
+        &self.block.bytes[range(at, len)]
+    }
+
+    /// The key, if it has one. A key of no bytes and no key mean the same to other clients.
+    #[inline]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.key.map(|(at, len)| &self.block.bytes[range(at, len.into())])
+    }
+
+    /// A copy that shares no memory with other messages.
+    pub fn detach(&self) -> Message {
+        let key = self.key().unwrap_or_default();
+        let bytes = [key, self.payload()].concat();
+        Message {
+            block: Block::new(bytes, Arc::new([self.source().clone()])),
+            source: 0,
+            payload: (key.len() as u32, self.payload.1),
+            key: self.key.map(|(_, len)| (0, len)),
+            ..*self
+        }
+    }
+}
+
+#[inline]
+fn range(at: u32, len: u32) -> Range<usize> {
+    at as usize..at as usize + len as usize
+}
+
+/// A broker's time stamp as a time.
+pub(crate) fn time_of(timestamp_ms: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_millis(timestamp_ms)).unwrap_or(UNIX_EPOCH + Duration::from_secs(1 << 40))
+}
+
+/// Equal messages have the same topic, partition, number, time stamp, key and payload.
+impl PartialEq for Message {
+    fn eq(&self, other: &Message) -> bool {
+        (self.source(), self.seq, self.timestamp_ms, self.key(), self.payload())
+            == (other.source(), other.seq, other.timestamp_ms, other.key(), other.payload())
+    }
+}
+
+impl Eq for Message {}
+
+/// Shows how long key and payload are, not what they hold.
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("topic", &self.topic())
+            .field("partition", &self.partition())
+            .field("seq", &self.seq)
+            .field("timestamp_ms", &self.timestamp_ms)
+            .field("key_len", &self.key().map(<[u8]>::len))
+            .field("payload_len", &self.payload().len())
+            .finish()
+    }
+}
+
+/// A message to publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Record<'a> {
+    payload: &'a [u8],
+    key: Option<&'a [u8]>,
+    timestamp_ms: Option<u64>,
+}
+
+impl<'a> Record<'a> {
+    /// A record without a key, stamped with the time at which it is published.
+    pub fn new(payload: &'a [u8]) -> Self {
+        Record { payload, key: None, timestamp_ms: None }
+    }
+
+    /// With this key, at most 255 bytes. An empty key is sent as no key, as the other clients do.
+    pub fn key(mut self, key: &'a [u8]) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// With this time stamp, in milliseconds since 1970 UTC.
+    pub fn timestamp_ms(mut self, ms: u64) -> Self {
+        self.timestamp_ms = Some(ms);
+        self
+    }
+
+    /// The record as it goes on the wire, stamped with `now_ms` unless it brings a time stamp.
+    pub(crate) fn to_raw(self, now_ms: u64) -> RawMessage<'a> {
+        RawMessage {
+            timestamp_ms: self.timestamp_ms.unwrap_or(now_ms),
+            key: self.key.filter(|key| !key.is_empty()),
+            payload: self.payload,
+        }
+    }
+}
+
+/// Where a subscription begins in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// With the first message that is still there.
+    Earliest,
+    /// With the first message that arrives from now on.
+    Latest,
+    /// With this sequence number; 0 is [`Earliest`](Start::Earliest).
+    At(u64),
+}

@@ -1,0 +1,133 @@
+//! Broker addresses as users write them.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, ToSocketAddrs};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// TANK's port.
+const DEFAULT_PORT: u16 = 11011;
+
+/// A broker: host name or address, and port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct BrokerAddr {
+    host: Arc<str>,
+    port: u16,
+}
+
+impl BrokerAddr {
+    /// All socket addresses of the broker. Blocks for as long as the system's resolver does.
+    pub(crate) fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = self.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, self.port)]);
+        }
+        let found: Vec<_> = (&*self.host, self.port).to_socket_addrs()?.collect();
+        if found.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        }
+        Ok(found)
+    }
+}
+
+impl From<SocketAddrV4> for BrokerAddr {
+    fn from(endpoint: SocketAddrV4) -> BrokerAddr {
+        BrokerAddr { host: endpoint.ip().to_string().into(), port: endpoint.port() }
+    }
+}
+
+impl fmt::Display for BrokerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Reads `host`, `host:port`, `[v6]:port`, or several of them with commas between.
+pub(crate) fn parse_brokers(list: &str) -> Result<Vec<BrokerAddr>> {
+    let mut brokers = Vec::new();
+    for text in list.split(',') {
+        let broker = parse_broker(text.trim())
+            .map_err(|reason| Error::config(format!("broker address {:?}: {reason}", text.trim())))?;
+        if !brokers.contains(&broker) {
+            brokers.push(broker);
+        }
+    }
+    Ok(brokers)
+}
+
+fn parse_broker(text: &str) -> std::result::Result<BrokerAddr, String> {
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or("no closing bracket")?;
+        match rest.strip_prefix(':') {
+            Some(port) => (host, Some(port)),
+            None if rest.is_empty() => (host, None),
+            None => return Err("only a port may follow the bracket".into()),
+        }
+    } else {
+        match text.split_once(':') {
+            // More than one colon without brackets: an IPv6 address without a port.
+            Some((_, port)) if port.contains(':') => (text, None),
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        }
+    };
+    if host.is_empty() {
+        return Err("no host".into());
+    }
+    if host.contains(':') && host.parse::<std::net::Ipv6Addr>().is_err() {
+        return Err("neither host:port nor an IPv6 address".into());
+    }
+    if host.contains(char::is_whitespace) || host.contains('/') {
+        return Err("a host name has no blanks or slashes".into());
+    }
+    let port = match port {
+        None => DEFAULT_PORT,
+        Some(port) => match port.parse() {
+            Ok(0) | Err(_) => return Err(format!("port {port:?} is not a number from 1 to 65535")),
+            Ok(port) => port,
+        },
+    };
+    Ok(BrokerAddr { host: host.into(), port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_users_write() {
+        let table = [
+            ("localhost", "localhost:11011"),
+            ("localhost:80", "localhost:80"),
+            ("10.0.0.1:65535", "10.0.0.1:65535"),
+            ("::1", "[::1]:11011"),
+            ("[::1]", "[::1]:11011"),
+            ("[::1]:9", "[::1]:9"),
+        ];
+        for (text, want) in table {
+            assert_eq!(parse_broker(text).unwrap().to_string(), want);
+        }
+        let list: Vec<_> = parse_brokers("a:1, b:2,c,a:1").unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(list, ["a:1", "b:2", "c:11011"]);
+    }
+
+    #[test]
+    fn a_bad_port_is_an_error_and_no_default() {
+        for text in [
+            "", "a:", "a:0", "a:65536", "a:x", ":80", "a:-1", "a: 1", "[::1", "[::1]9", "a:1:2", "a,", "a b",
+            "http://a",
+        ] {
+            let e = parse_brokers(text).unwrap_err();
+            assert!(matches!(e, Error::Config { .. }), "{text}: {e}");
+        }
+        assert_eq!(
+            parse_brokers("a,b:99999").unwrap_err().to_string(),
+            "broker address \"b:99999\": port \"99999\" is not a number from 1 to 65535"
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! The read buffer, and the blocks of memory that messages share with it.
+
+use std::io;
+use std::sync::Arc;
+
+use super::connection::{Connection, Fill};
+
+/// Memory that messages share, with what all of them need to know, so that a message holds one reference count.
+#[derive(Debug)]
+pub(crate) struct Block<T> {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) tag: T,
+}
+
+impl<T> Block<T> {
+    pub(crate) fn new(bytes: Vec<u8>, tag: T) -> Arc<Block<T>> {
+        Arc::new(Block { bytes, tag })
+    }
+}
+
+/// Bytes that have arrived and are not used up.
+#[derive(Debug)]
+pub(crate) struct ReadBuf<T> {
+    block: Arc<Block<T>>,
+    start: usize,
+    end: usize,
+    /// Bytes of the block at rest.
+    unit: usize,
+}
+
+impl<T: Clone> ReadBuf<T> {
+    /// An empty buffer of `unit` bytes, taken with the first read, and more only for a longer piece.
+    pub(crate) fn new(unit: usize, tag: T) -> ReadBuf<T> {
+        ReadBuf { block: Block::new(Vec::new(), tag), start: 0, end: 0, unit }
+    }
+
+    /// What is not used up.
+    #[inline]
+    pub(crate) fn data(&self) -> &[u8] {
+        self.block.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Uses up `n` bytes; they stay readable in the [`block`](ReadBuf::block) until the next fill.
+    #[inline]
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.start = (self.start + n).min(self.end);
+    }
+
+    /// Where [`data`](ReadBuf::data) begins in the block.
+    #[inline]
+    pub(crate) fn start(&self) -> usize {
+        self.start
+    }
+
+    /// The memory behind the buffer.
+    #[inline]
+    pub(crate) fn block(&self) -> &Arc<Block<T>> {
+        &self.block
+    }
+
+    /// Whether so much of the block is filled that a message may keep it alive: then what is pinned is at most four
+    /// times what was received.
+    #[inline]
+    pub(crate) fn is_worth_sharing(&self) -> bool {
+        self.end >= self.block.bytes.len() / 4
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
+    }
+
+    /// Reads what has arrived, without blocking, after making room for some of the `need` bytes that are wanted.
+    pub(crate) fn fill(&mut self, connection: &Connection, need: usize) -> io::Result<Fill> {
+        self.make_room(need);
+        // Nobody else has the block after `make_room`.
+        let Some(block) = Arc::get_mut(&mut self.block) else { return Ok(Fill::Later) };
+        let room = block.bytes.get_mut(self.end..).unwrap_or_default();
+        let fill = connection.read(room)?;
+        if let Fill::Bytes(n) = fill {
+            self.end += n;
+        }
+        Ok(fill)
+    }
+
+    /// Makes the block ours alone, with room behind the data: for all of `need` if it is little, else for as much as
+    /// there is data already, so that a peer's claim buys no memory.
+    fn make_room(&mut self, need: usize) {
+        let len = self.end - self.start;
+        let wanted = len + need.min(len.max(self.unit - self.unit / 4)).max(1);
+        let size = wanted.next_multiple_of(self.unit);
+        let shrink = self.block.bytes.len() > 4 * size;
+        match Arc::get_mut(&mut self.block) {
+            Some(block) if !shrink => {
+                if self.start > 0
+                    && (self.start == self.end || block.bytes.len() - self.start < wanted.max(self.unit / 2))
+                {
+                    block.bytes.copy_within(self.start..self.end, 0);
+                    self.start = 0;
+                    self.end = len;
+                }
+                if block.bytes.len() - self.start < wanted {
+                    block.bytes.resize(self.start + size, 0);
+                }
+            }
+            // Messages still share the block, or it is far too large.
+            _ => {
+                let mut bytes = vec![0; size];
+                if let (Some(to), Some(from)) = (bytes.get_mut(..len), self.block.bytes.get(self.start..self.end)) {
+                    to.copy_from_slice(from);
+                }
+                self.block = Block::new(bytes, self.block.tag.clone());
+                self.start = 0;
+                self.end = len;
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Which brokers there are, and which of them leads what.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use log::debug;
+
+use super::addr::BrokerAddr;
+
+/// The address book that a client and its subscriptions share.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    book: Mutex<Book>,
+}
+
+#[derive(Debug)]
+struct Book {
+    /// Those the user named, the most promising first; at least one.
+    brokers: Vec<BrokerAddr>,
+    leaders: HashMap<Arc<str>, HashMap<u16, BrokerAddr>>,
+}
+
+impl Cluster {
+    pub(crate) fn new(brokers: Vec<BrokerAddr>) -> Cluster {
+        Cluster { book: Mutex::new(Book { brokers, leaders: HashMap::new() }) }
+    }
+
+    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The brokers the user named, the most promising first.
+    pub(crate) fn brokers(&self) -> Vec<BrokerAddr> {
+        self.book().brokers.clone()
+    }
+
+    /// The broker to ask for a partition: its leader if that is known, else the most promising one.
+    pub(crate) fn broker_for(&self, topic: &str, partition: u16) -> BrokerAddr {
+        let book = self.book();
+        book.leaders.get(topic).and_then(|leaders| leaders.get(&partition)).unwrap_or(&book.brokers[0]).clone()
+    }
+
+    /// Remembers who leads a partition.
+    pub(crate) fn learn(&self, topic: &Arc<str>, partition: u16, leader: BrokerAddr) {
+        let mut book = self.book();
+        let leaders = match book.leaders.get_mut(topic) {
+            Some(leaders) => leaders,
+            None => book.leaders.entry(topic.clone()).or_default(),
+        };
+        if leaders.get(&partition) != Some(&leader) {
+            debug!("{topic}/{partition} is led by {leader}");
+            leaders.insert(partition, leader);
+        }
+    }
+
+    /// Forgets who leads a partition.
+    pub(crate) fn forget(&self, topic: &str, partition: u16) {
+        if let Some(leaders) = self.book().leaders.get_mut(topic) {
+            leaders.remove(&partition);
+        }
+    }
+
+    /// Moves a broker that failed behind the others, and forgets all that it leads.
+    pub(crate) fn failed(&self, addr: &BrokerAddr) {
+        let mut book = self.book();
+        if let Some(index) = book.brokers.iter().position(|broker| broker == addr) {
+            let broker = book.brokers.remove(index);
+            book.brokers.push(broker);
+        }
+        for leaders in book.leaders.values_mut() {
+            leaders.retain(|_, leader| leader != addr);
+        }
+    }
+}

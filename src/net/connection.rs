@@ -1,0 +1,95 @@
+//! A connection to a broker: the one owner of a socket, which never blocks by itself.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use log::trace;
+
+use super::addr::BrokerAddr;
+use super::clock::Deadline;
+use super::wait::{Interest, wait};
+use crate::error::{Error, Phase, Result};
+
+/// What a read came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// So many bytes arrived.
+    Bytes(usize),
+    /// Nothing is there now.
+    Later,
+    /// The broker has closed the connection.
+    End,
+}
+
+/// A greeted connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    addr: BrokerAddr,
+    stream: Arc<TcpStream>,
+}
+
+impl Connection {
+    pub(super) fn new(addr: BrokerAddr, stream: Arc<TcpStream>) -> Connection {
+        Connection { addr, stream }
+    }
+
+    pub(crate) fn addr(&self) -> &BrokerAddr {
+        &self.addr
+    }
+
+    pub(crate) fn stream(&self) -> &Arc<TcpStream> {
+        &self.stream
+    }
+
+    /// Reads what is there.
+    pub(crate) fn read(&self, room: &mut [u8]) -> io::Result<Fill> {
+        read(&self.stream, room)
+    }
+
+    /// Hands all of `bytes` to the network.
+    ///
+    /// # Errors
+    /// After an error it is certain that the broker does not have the last byte.
+    pub(crate) fn send(&self, bytes: &[u8], timeout: std::time::Duration) -> Result<()> {
+        trace!("{}: sending {} bytes", self.addr, bytes.len());
+        let mut rest = bytes;
+        let mut deadline = None;
+        while !rest.is_empty() {
+            match (&*self.stream).write(rest) {
+                Ok(0) => return Err(Error::Disconnected { phase: Phase::Send }),
+                Ok(n) => rest = &rest[n..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let deadline = *deadline.get_or_insert_with(|| Deadline::after(timeout));
+                    if !wait(&[Interest::Write(self)], deadline).map_err(|e| Error::io(Phase::Send, e))? {
+                        return Err(Error::Timeout { phase: Phase::Send, after: timeout });
+                    }
+                }
+                Err(e) => return Err(Error::io(Phase::Send, e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the broker has closed the connection, or sent something nobody asked for, while it was not used.
+    pub(crate) fn has_gone_stale(&self) -> bool {
+        let mut byte = [0];
+        match self.stream.peek(&mut byte) {
+            Err(e) => !matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+            Ok(_) => true,
+        }
+    }
+}
+
+pub(super) fn read(mut stream: &TcpStream, room: &mut [u8]) -> io::Result<Fill> {
+    loop {
+        return match stream.read(room) {
+            Ok(0) if !room.is_empty() => Ok(Fill::End),
+            Ok(n) => Ok(Fill::Bytes(n)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Later),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => Err(e),
+        };
+    }
+}

@@ -1,0 +1,21 @@
+//! Sockets: addresses, dialing, reading, waiting. The only part that touches the network or the clock.
+
+mod addr;
+mod backoff;
+mod buffer;
+mod clock;
+mod cluster;
+mod connection;
+mod dial;
+mod pool;
+mod wait;
+
+pub(crate) use addr::{BrokerAddr, parse_brokers};
+pub(crate) use backoff::Backoff;
+pub(crate) use buffer::{Block, ReadBuf};
+pub(crate) use clock::{Deadline, Stopwatch, sleep};
+pub(crate) use cluster::Cluster;
+pub(crate) use connection::{Connection, Fill};
+pub(crate) use dial::Dial;
+pub(crate) use pool::Pool;
+pub(crate) use wait::{Interest, wait};
