@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::faults::{Fault, Gate, Greeting};
+use super::faults::{Cut, Fault, Gate, Greeting};
 use super::log::Chunk;
 use super::state::{Conn, End, MAX_SILENT, Shared, State};
 use super::stats::{KEPT_REQUESTS, Request};
@@ -455,18 +455,19 @@ impl Writer<'_> {
     fn send(&self, mut bytes: &[u8], counted: bool) -> io::Result<()> {
         while !bytes.is_empty() {
             match self.gate(bytes.len(), counted)? {
-                Gate::Pass(len) => {
-                    self.write(&bytes[..len], counted)?;
+                Gate::Pass(len, cut) => {
+                    self.write(&bytes[..len])?;
                     bytes = &bytes[len..];
+                    cut.map_or(Ok(()), ended)?;
                 }
-                Gate::Flip => {
-                    self.write(&[!bytes[0]], counted)?;
+                Gate::Flip(cut) => {
+                    self.write(&[!bytes[0]])?;
                     bytes = &bytes[1..];
+                    cut.map_or(Ok(()), ended)?;
                 }
-                Gate::Garbage(garbage) => self.write(&garbage, false)?,
+                Gate::Garbage(garbage) => self.write(&garbage)?,
                 Gate::Stall => self.stall()?,
-                Gate::Cut => return Err(io::ErrorKind::NotConnected.into()),
-                Gate::Reset => return Err(io::ErrorKind::ConnectionReset.into()),
+                Gate::Cut(cut) => return ended(cut),
             }
         }
         Ok(())
@@ -479,21 +480,14 @@ impl Writer<'_> {
             state = self.link.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
             self.check(&state)?;
         }
-        Ok(if counted { state.nodes[self.node].faults.gate(len) } else { Gate::Pass(len) })
+        Ok(if counted { state.nodes[self.node].faults.gate(len) } else { Gate::Pass(len, None) })
     }
 
-    fn write(&self, bytes: &[u8], counted: bool) -> io::Result<()> {
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
         (&self.link.stream).write_all(bytes)?;
-        let mut state = self.shared.lock();
-        let node = &mut state.nodes[self.node];
-        node.stats.bytes_sent += bytes.len() as u64;
-        let cut = if counted { node.faults.cut_due() } else { None };
+        self.shared.lock().nodes[self.node].stats.bytes_sent += bytes.len() as u64;
         self.shared.changed.notify_all();
-        match cut {
-            Some(Gate::Reset) => Err(io::ErrorKind::ConnectionReset.into()),
-            Some(_) => Err(io::ErrorKind::NotConnected.into()),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn stall(&self) -> io::Result<()> {
@@ -510,4 +504,12 @@ impl Writer<'_> {
         }
         self.check(&state)
     }
+}
+
+/// The error with which a fault ends a connection.
+fn ended(cut: Cut) -> io::Result<()> {
+    Err(match cut {
+        Cut::Fin => io::ErrorKind::NotConnected.into(),
+        Cut::Reset => io::ErrorKind::ConnectionReset.into(),
+    })
 }
