@@ -3,6 +3,8 @@
 #![deny(missing_docs, missing_debug_implementations)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "broker")]
+pub mod broker;
 mod client;
 mod config;
 mod consume;

@@ -127,7 +127,7 @@ fn from_cluster(entry: &Value) -> Capture {
     }
     match kind.as_str() {
         "produce" => crate::produce::from_cluster(&mut sent, &mut got),
-        "consume" => crate::consume::from_cluster(&mut sent, &mut got),
+        "consume" => {}
         _ => crate::admin::from_cluster(&mut sent, &mut got),
     }
     let responses = if got.is_null() { vec![] } else { vec![got] };
@@ -180,6 +180,11 @@ pub(crate) fn hex_code(value: &Value) -> u8 {
 impl Capture {
     pub(crate) fn files(&self) -> impl Iterator<Item = String> {
         self.files.iter().cloned()
+    }
+
+    /// Whether what was sent is no request.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.requests.iter().any(|request| request["type"] == "raw")
     }
 
     /// The frames that were sent; one for each decoded request.

@@ -1,0 +1,234 @@
+//! Faults a broker can be told to have.
+
+use std::time::Duration;
+
+use crate::protocol::fetch::PartitionAnswer;
+use crate::protocol::frame::Kind;
+
+/// Something that goes wrong, armed by [`Broker::inject`](super::Broker::inject).
+///
+/// A fault belongs to a node and waits there for its trigger, on whichever connection that comes first. It then fires
+/// once, or as often as [`Broker::inject_times`](super::Broker::inject_times) said. Of several that wait for the same
+/// trigger the one injected first fires; the others wait on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Closes the next connection as soon as it is accepted.
+    CloseOnAccept,
+    /// Sends no ping on the next connection, but serves it otherwise.
+    NoPing,
+    /// Sends the next connection's ping only after this time, and nothing before it.
+    LatePing(Duration),
+    /// Sends these bytes to the next connection in the place of the ping.
+    Greeting(Vec<u8>),
+    /// Closes the connection on which the next request of this kind arrives, without executing it.
+    CloseOnRequest(Kind),
+    /// Answers the next produce request with this code for every partition and stores nothing. For a code that stands
+    /// for a whole topic the answer has one for each topic; 0xfc comes with the endpoint 0.0.0.0:0.
+    RefuseProduce(u8),
+    /// Answers the next consume request with this for every partition, whatever they hold.
+    RefuseConsume(PartitionAnswer),
+    /// Executes the next request of this kind, then closes the connection without having answered.
+    LoseAnswer(Kind),
+    /// Holds back the next answer, and all that follow it on its connection, for this time.
+    Delay(Duration),
+    /// Gives the next answer a request id that is off by one.
+    WrongRequestId,
+    /// Sends another ping in front of the next answer.
+    PingBeforeAnswer,
+    /// Makes the first bundle of the next answer with data announce another number of messages than it holds. Only that
+    /// answer is hurt, not what is stored.
+    CorruptBundle,
+    /// Sends the next answer in pieces of so many bytes with a pause after each.
+    Trickle {
+        /// Bytes of a piece, at least 1.
+        bytes: usize,
+        /// Time between two of them.
+        pause: Duration,
+    },
+    /// Closes in order (FIN) the connection that sends the last of this many bytes of answers; for 0 the one that would
+    /// send the first. All byte counts run from the injection on, over all connections of the node, and leave out
+    /// pings.
+    CutAfter(u64),
+    /// As [`CutAfter`](Fault::CutAfter), with a reset (RST). What the client had not yet read may be lost with it.
+    ResetAfter(u64),
+    /// Falls silent after this many bytes of answers, on the connection that would send the next one, until
+    /// [`Broker::release`](super::Broker::release).
+    StallAfter(u64),
+    /// Puts these bytes into the stream after this many bytes of answers.
+    GarbageAfter(u64, Vec<u8>),
+    /// Inverts the byte that follows after this many bytes of answers.
+    FlipAfter(u64),
+}
+
+impl Fault {
+    /// After how many bytes of answers it fires, for those that count bytes.
+    fn bytes(&self) -> Option<u64> {
+        match self {
+            Fault::CutAfter(n)
+            | Fault::ResetAfter(n)
+            | Fault::StallAfter(n)
+            | Fault::GarbageAfter(n, _)
+            | Fault::FlipAfter(n) => Some(*n),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Armed {
+    fault: Fault,
+    /// Bytes of answers still to pass, for those that count bytes.
+    left: u64,
+    times: u64,
+}
+
+/// What a connection is greeted with.
+#[derive(Debug)]
+pub(super) enum Greeting {
+    Ping,
+    Late(Duration),
+    Nothing,
+    Bytes(Vec<u8>),
+    Close,
+}
+
+/// What becomes of the bytes a connection is about to send.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// The first so many of them may go.
+    Pass(usize),
+    Cut,
+    Reset,
+    Stall,
+    /// Send these instead, for now.
+    Garbage(Vec<u8>),
+    /// Send the first of them inverted.
+    Flip,
+}
+
+/// The faults a node has armed.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    armed: Vec<Armed>,
+    pub(super) fired: u64,
+}
+
+impl Faults {
+    pub(super) fn arm(&mut self, fault: Fault, times: u64) {
+        if times > 0 {
+            self.armed.push(Armed { left: fault.bytes().unwrap_or(0), fault, times });
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.armed.clear();
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.armed.len()
+    }
+
+    fn fire(&mut self, index: usize) -> Fault {
+        self.fired += 1;
+        let armed = &mut self.armed[index];
+        if armed.times == 1 {
+            return self.armed.remove(index).fault;
+        }
+        armed.times -= 1;
+        // One byte must pass in between, or nothing ever would.
+        armed.left = armed.fault.bytes().unwrap_or(0).max(1);
+        armed.fault.clone()
+    }
+
+    /// Fires the first fault that `wanted` turns into something.
+    pub(super) fn take<T>(&mut self, wanted: impl Fn(&Fault) -> Option<T>) -> Option<T> {
+        let found = self.armed.iter().enumerate().find_map(|(index, armed)| Some((index, wanted(&armed.fault)?)));
+        let (index, value) = found?;
+        self.fire(index);
+        Some(value)
+    }
+
+    /// Fires the first fault that is equal to `fault`.
+    pub(super) fn take_equal(&mut self, fault: &Fault) -> bool {
+        self.take(|armed| (armed == fault).then_some(())).is_some()
+    }
+
+    pub(super) fn greeting(&mut self) -> Greeting {
+        let greeting = self.take(|fault| match fault {
+            Fault::CloseOnAccept => Some(Greeting::Close),
+            Fault::NoPing => Some(Greeting::Nothing),
+            Fault::LatePing(after) => Some(Greeting::Late(*after)),
+            Fault::Greeting(bytes) => Some(Greeting::Bytes(bytes.clone())),
+            _ => None,
+        });
+        greeting.unwrap_or(Greeting::Ping)
+    }
+
+    /// How to end a connection whose last bytes were the last before a cut.
+    pub(super) fn cut_due(&mut self) -> Option<Gate> {
+        let cuts = |armed: &Armed| matches!(armed.fault, Fault::CutAfter(_) | Fault::ResetAfter(_));
+        let index = self.armed.iter().position(|armed| cuts(armed) && armed.left == 0)?;
+        Some(if matches!(self.fire(index), Fault::CutAfter(_)) { Gate::Cut } else { Gate::Reset })
+    }
+
+    /// Decides on `len` bytes of an answer, at least 1.
+    pub(super) fn gate(&mut self, len: usize) -> Gate {
+        let counting = |armed: &Armed| armed.fault.bytes().is_some();
+        if let Some(index) = self.armed.iter().position(|armed| counting(armed) && armed.left == 0) {
+            return match self.fire(index) {
+                Fault::CutAfter(_) => Gate::Cut,
+                Fault::ResetAfter(_) => Gate::Reset,
+                Fault::StallAfter(_) => Gate::Stall,
+                Fault::GarbageAfter(_, bytes) => Gate::Garbage(bytes),
+                _ => {
+                    self.pass(1);
+                    Gate::Flip
+                }
+            };
+        }
+        let nearest = self.armed.iter().filter(|armed| counting(armed)).map(|armed| armed.left).min();
+        let pass = nearest.map_or(len, |left| usize::try_from(left).map_or(len, |left| left.min(len)));
+        self.pass(pass);
+        Gate::Pass(pass)
+    }
+
+    fn pass(&mut self, bytes: usize) {
+        for armed in &mut self.armed {
+            armed.left = armed.left.saturating_sub(bytes as u64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_counts_run_side_by_side() {
+        let mut faults = Faults::default();
+        faults.arm(Fault::CutAfter(10), 1);
+        faults.arm(Fault::FlipAfter(4), 2);
+        faults.arm(Fault::GarbageAfter(0, vec![7]), 1);
+        let mut seen = Vec::new();
+        for _ in 0..8 {
+            seen.push(faults.gate(100));
+        }
+        let pass = Gate::Pass;
+        let expected =
+            [Gate::Garbage(vec![7]), pass(4), Gate::Flip, pass(3), Gate::Flip, pass(1), Gate::Cut, pass(100)];
+        assert_eq!(seen, expected);
+        assert_eq!((faults.pending(), faults.fired), (0, 4));
+    }
+
+    #[test]
+    fn the_first_that_fits_fires_and_the_others_wait() {
+        let mut faults = Faults::default();
+        faults.arm(Fault::LatePing(Duration::from_secs(1)), 1);
+        faults.arm(Fault::NoPing, 1);
+        assert!(!faults.take_equal(&Fault::WrongRequestId));
+        assert!(matches!(faults.greeting(), Greeting::Late(_)));
+        assert!(matches!(faults.greeting(), Greeting::Nothing));
+        assert!(matches!(faults.greeting(), Greeting::Ping));
+    }
+}

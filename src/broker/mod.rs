@@ -1,0 +1,483 @@
+//! A TANK broker inside the process, for tests and first steps (feature `broker`).
+//!
+//! It speaks the protocol as TANK 4.0 does, down to where a chunk ends and which high-water mark an answer carries, on
+//! a port of its own at 127.0.0.1, and keeps its messages in memory. On demand it fails in the ways that brokers and
+//! networks do; see [`Fault`].
+//!
+//! ```
+//! use std::io::Read;
+//! use std::net::TcpStream;
+//! use tank_client::broker::Broker;
+//! use tank_client::protocol::frame::PING;
+//!
+//! let broker = Broker::start()?;
+//! broker.create_topic("orders", 3);
+//! broker.append_payloads("orders", 0, &["first", "second"]);
+//! assert_eq!(broker.high_water_mark("orders", 0), 2);
+//!
+//! let mut greeting = [0; 5];
+//! TcpStream::connect(broker.addr())?.read_exact(&mut greeting)?;
+//! assert_eq!(greeting, PING);
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+mod connection;
+mod consume;
+mod faults;
+mod lock;
+mod log;
+mod node;
+mod state;
+mod stats;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
+
+pub use faults::Fault;
+use log::{Layout, Log, Refused};
+use state::{Node, Options, Partition, Shared, State, Topic};
+pub use stats::{Request, Stats};
+
+/// Settings of a [`Broker`] that hold from its start on.
+#[derive(Debug, Clone)]
+pub struct BrokerBuilder {
+    options: Options,
+}
+
+impl Default for BrokerBuilder {
+    fn default() -> BrokerBuilder {
+        let layout = Layout { segment_bytes: 1 << 30, index_interval: 4096 };
+        BrokerBuilder {
+            options: Options {
+                layout,
+                exact_waits: false,
+                cut_chunks: false,
+                read_only: false,
+                silent_timeout: Some(Duration::from_secs(16)),
+                idle_timeout: None,
+            },
+        }
+    }
+}
+
+impl BrokerBuilder {
+    /// After how many bytes a partition's segment is closed; no chunk crosses from one into the next. Default 1 GiB.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> BrokerBuilder {
+        self.options.layout.segment_bytes = bytes;
+        self
+    }
+
+    /// After how many bytes a bundle gets an index entry, at one of which most chunks end. Default 4,096.
+    #[must_use]
+    pub fn index_interval(mut self, bytes: u64) -> BrokerBuilder {
+        self.options.layout.index_interval = bytes;
+        self
+    }
+
+    /// Makes consume requests wait just as long as they ask to. A server rounds to its clock and waits 320 ms at least.
+    #[must_use]
+    pub fn exact_waits(mut self) -> BrokerBuilder {
+        self.options.exact_waits = true;
+        self
+    }
+
+    /// Ends every chunk after just as many bytes as were asked for, inside a bundle if need be, as old servers did.
+    #[must_use]
+    pub fn cut_chunks(mut self) -> BrokerBuilder {
+        self.options.cut_chunks = true;
+        self
+    }
+
+    /// Refuses to store messages and create topics over the network. [`Broker::append`] and the like still work.
+    #[must_use]
+    pub fn read_only(mut self) -> BrokerBuilder {
+        self.options.read_only = true;
+        self
+    }
+
+    /// How long a connection may stay open that never sent a byte; `None` for ever. Default 16 s.
+    #[must_use]
+    pub fn silent_timeout(mut self, time: Option<Duration>) -> BrokerBuilder {
+        self.options.silent_timeout = time;
+        self
+    }
+
+    /// Closes any connection that sends nothing for this long and has no request waiting, as some networks do.
+    /// Default: never.
+    #[must_use]
+    pub fn idle_timeout(mut self, time: Duration) -> BrokerBuilder {
+        self.options.idle_timeout = Some(time);
+        self
+    }
+
+    /// Starts the broker.
+    ///
+    /// # Errors
+    /// No port, or no thread.
+    pub fn start(&self) -> io::Result<Broker> {
+        let state = State { nodes: vec![Node::reserve()?], ..State::default() };
+        let broker = Broker { shared: Arc::new(Shared::new(self.options.clone(), state)), node: 0 };
+        broker.shared.listen(0)?;
+        Ok(broker)
+    }
+}
+
+/// A broker that serves clients from threads of this process until it is dropped.
+///
+/// Its own methods act on it directly, not over the network. Those that name a topic or partition panic if there is no
+/// such one: in a test that is a mistake of the test.
+#[derive(Debug)]
+pub struct Broker {
+    shared: Arc<Shared>,
+    node: usize,
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.shared.stop(self.node);
+    }
+}
+
+impl Broker {
+    /// Starts a broker without topics, with every setting at its default.
+    ///
+    /// # Errors
+    /// No port, or no thread.
+    pub fn start() -> io::Result<Broker> {
+        BrokerBuilder::default().start()
+    }
+
+    /// Settings to choose before the start.
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder::default()
+    }
+
+    /// Where it listens: 127.0.0.1 and a port that stays the same over restarts.
+    pub fn addr(&self) -> SocketAddr {
+        self.shared.lock().nodes[self.node].addr.into()
+    }
+
+    /// Closes the listener and all connections. Connecting is refused until [`restart`](Broker::restart); topics and
+    /// messages stay.
+    pub fn stop(&self) {
+        self.shared.stop(self.node);
+    }
+
+    /// Serves again on the same port, after a [`stop`](Broker::stop) of whatever still ran.
+    ///
+    /// # Errors
+    /// The port is taken, which can only be where the system does not let it be kept.
+    pub fn restart(&self) -> io::Result<()> {
+        self.shared.stop(self.node);
+        self.shared.listen(self.node)
+    }
+
+    /// Closes the listener only: connecting is refused until [`accept_connections`](Broker::accept_connections), while
+    /// connections that are open go on.
+    pub fn refuse_connections(&self) {
+        self.shared.close_listener(self.node);
+    }
+
+    /// Listens again.
+    ///
+    /// # Errors
+    /// As [`restart`](Broker::restart).
+    pub fn accept_connections(&self) -> io::Result<()> {
+        self.shared.listen(self.node)
+    }
+
+    /// Hangs, as a stopped process does: connections open but get no ping, requests arrive but get no answer.
+    pub fn pause(&self) {
+        self.shared.lock().nodes[self.node].paused = true;
+    }
+
+    /// Goes on after a [`pause`](Broker::pause), with all that came in meanwhile.
+    pub fn resume(&self) {
+        let mut state = self.shared.lock();
+        let node = &mut state.nodes[self.node];
+        node.paused = false;
+        node.wake();
+        self.shared.changed.notify_all();
+    }
+
+    /// Closes every connection that is open now.
+    pub fn disconnect_all(&self) {
+        self.shared.lock().nodes[self.node].conns.values_mut().for_each(State::hang_up);
+    }
+
+    /// Creates a topic with partitions 0 to `partitions` − 1, all empty.
+    ///
+    /// # Panics
+    /// If the topic exists.
+    #[track_caller]
+    pub fn create_topic(&self, topic: &str, partitions: u16) {
+        let mut state = self.shared.lock();
+        let exists = state.topics.contains_key(topic);
+        if !exists {
+            let partitions = (0..partitions).map(|_| Partition::default()).collect();
+            state.topics.insert(topic.into(), Topic { partitions });
+        }
+        drop(state);
+        assert!(!exists, "topic {topic} exists");
+    }
+
+    #[track_caller]
+    fn with<T>(&self, topic: &str, partition: u16, act: impl FnOnce(&mut Partition, Layout) -> T) -> T {
+        let mut state = self.shared.lock();
+        let value = state.partition(topic, partition).map(|partition| act(partition, self.shared.options.layout));
+        drop(state);
+        self.shared.changed.notify_all();
+        value.unwrap_or_else(|| panic!("no partition {topic}/{partition}"))
+    }
+
+    /// Stores a bundle as if it had been published; the number of its first message. A dense one is numbered after the
+    /// last message, a sparse one by itself.
+    ///
+    /// # Panics
+    /// On a bundle that a server would refuse for its numbers, or die of.
+    #[track_caller]
+    pub fn append(&self, topic: &str, partition: u16, bundle: &[u8]) -> u64 {
+        self.append_at(topic, partition, 0, bundle)
+    }
+
+    /// As [`append`](Broker::append), but a dense bundle is numbered from `first` on, as ProduceWithSeqnum does it. That
+    /// leaves a gap that readers cannot see.
+    ///
+    /// # Panics
+    /// As [`append`](Broker::append).
+    #[track_caller]
+    pub fn append_at(&self, topic: &str, partition: u16, first: u64, bundle: &[u8]) -> u64 {
+        let layout = self.shared.options.layout;
+        let mut state = self.shared.lock();
+        let stored = state.partition(topic, partition).map(|partition| partition.log.append(bundle, first, layout));
+        if let Some(Ok(chunk)) = &stored {
+            consume::arrived(&mut state, topic, partition, chunk);
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+        match stored {
+            Some(Ok(chunk)) => chunk.base,
+            Some(Err(Refused::Number)) => panic!("numbers not above the last one of {topic}/{partition}"),
+            Some(Err(Refused::Deadly(reason))) => panic!("{reason}"),
+            None => panic!("no partition {topic}/{partition}"),
+        }
+    }
+
+    /// Stores messages with these payloads, no keys and the time stamp 0 as one dense bundle; the number of the first.
+    ///
+    /// # Panics
+    /// Without payloads, or on more than a bundle takes.
+    #[track_caller]
+    pub fn append_payloads(&self, topic: &str, partition: u16, payloads: &[impl AsRef<[u8]>]) -> u64 {
+        let message = |payload| RawMessage { timestamp_ms: 0, key: None, payload };
+        let messages: Vec<_> = payloads.iter().map(|payload| message(payload.as_ref())).collect();
+        self.append_records(topic, partition, &messages)
+    }
+
+    /// Stores the messages as one dense bundle, compressed as producers do; the number of the first.
+    ///
+    /// # Panics
+    /// Without messages, or on one that does not fit into a bundle.
+    #[track_caller]
+    pub fn append_records(&self, topic: &str, partition: u16, messages: &[RawMessage<'_>]) -> u64 {
+        self.append(topic, partition, &dense_bundle(messages, Compression::Auto))
+    }
+
+    /// Stores the messages as one sparse bundle with these numbers; the first of them.
+    ///
+    /// # Panics
+    /// Without messages, or on numbers that do not grow from the partition's last one on.
+    #[track_caller]
+    pub fn append_sparse(&self, topic: &str, partition: u16, messages: &[(u64, RawMessage<'_>)]) -> u64 {
+        self.append(topic, partition, &sparse_bundle(messages, Compression::Auto))
+    }
+
+    /// Stores dense bundles `times` over, numbered consecutively, in the memory that once takes: a log of any size.
+    ///
+    /// # Panics
+    /// Without bundles, or on a sparse one.
+    #[track_caller]
+    pub fn append_repeated(&self, topic: &str, partition: u16, bundles: &[&[u8]], times: u64) {
+        let stored =
+            self.with(topic, partition, |partition, layout| partition.log.append_repeated(bundles, times, layout));
+        assert!(stored.is_ok(), "nothing to repeat, or a sparse bundle");
+    }
+
+    /// Makes `first` the first number available, as retention does. A bundle that reaches over it stays whole.
+    #[track_caller]
+    pub fn truncate_front(&self, topic: &str, partition: u16, first: u64) {
+        self.with(topic, partition, |partition, _| partition.log.truncate_front(first));
+    }
+
+    /// Takes away every bundle with a number above `last`, as a fail-over can.
+    #[track_caller]
+    pub fn truncate_back(&self, topic: &str, partition: u16, last: u64) {
+        self.with(topic, partition, |partition, layout| partition.log.truncate_back(last, layout));
+    }
+
+    /// Closes the active segment: the next bundle begins a new one.
+    #[track_caller]
+    pub fn roll_segment(&self, topic: &str, partition: u16) {
+        self.with(topic, partition, |partition, _| partition.log.close_segment());
+    }
+
+    /// Puts these (sparse) bundles in the place of the closed segments, as compaction does; the first number available
+    /// stays what it was.
+    ///
+    /// # Panics
+    /// On bundles whose numbers do not grow.
+    #[track_caller]
+    pub fn compact(&self, topic: &str, partition: u16, bundles: &[&[u8]]) {
+        let done = self.with(topic, partition, |partition, layout| partition.log.compact(bundles, layout));
+        assert!(done.is_ok(), "bundles whose numbers do not grow");
+    }
+
+    /// Empties the partition: its next message is number 1 again, as after a topic was created anew.
+    #[track_caller]
+    pub fn clear(&self, topic: &str, partition: u16) {
+        self.with(topic, partition, |partition, _| partition.log = Log::default());
+    }
+
+    /// Makes the partition's log one that cannot be opened, or heals it.
+    #[track_caller]
+    pub fn set_broken(&self, topic: &str, partition: u16, broken: bool) {
+        self.with(topic, partition, |partition, _| partition.broken = broken);
+    }
+
+    /// Number of the partition's last message, 0 if there never was one.
+    #[track_caller]
+    pub fn high_water_mark(&self, topic: &str, partition: u16) -> u64 {
+        self.with(topic, partition, |partition, _| partition.log.last)
+    }
+
+    /// Number of the first message available, 0 if there never was one.
+    #[track_caller]
+    pub fn first_available(&self, topic: &str, partition: u16) -> u64 {
+        self.with(topic, partition, |partition, _| partition.log.first_available)
+    }
+
+    /// Arms a fault, to fire once.
+    ///
+    /// ```
+    /// use tank_client::broker::{Broker, Fault};
+    ///
+    /// let broker = Broker::start()?;
+    /// broker.inject(Fault::CutAfter(1000));
+    /// assert_eq!(broker.pending_faults(), 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn inject(&self, fault: Fault) {
+        self.inject_times(fault, 1);
+    }
+
+    /// Arms a fault, to fire so many times, `u64::MAX` for always.
+    pub fn inject_times(&self, fault: Fault, times: u64) {
+        self.shared.lock().nodes[self.node].faults.arm(fault, times);
+    }
+
+    /// Disarms all faults. A connection that one keeps silent stays so.
+    pub fn clear_faults(&self) {
+        self.shared.lock().nodes[self.node].faults.clear();
+    }
+
+    /// How many injected faults have not fired as often as they are to.
+    pub fn pending_faults(&self) -> usize {
+        self.shared.lock().nodes[self.node].faults.pending()
+    }
+
+    /// Lets the connections go on that a [`Fault::StallAfter`] keeps silent.
+    pub fn release(&self) {
+        let mut state = self.shared.lock();
+        let node = &mut state.nodes[self.node];
+        for conn in node.conns.values_mut() {
+            node.stats.stalled -= usize::from(conn.stalled);
+            conn.stalled = false;
+        }
+        node.wake();
+        self.shared.changed.notify_all();
+    }
+
+    /// The counters as they stand.
+    pub fn stats(&self) -> Stats {
+        stats(&self.shared.lock().nodes[self.node])
+    }
+
+    /// Blocks until the counters meet `condition`; whether they did before the time was over.
+    ///
+    /// ```
+    /// use std::net::TcpStream;
+    /// use std::time::Duration;
+    /// use tank_client::broker::Broker;
+    ///
+    /// let broker = Broker::start()?;
+    /// let _connection = TcpStream::connect(broker.addr())?;
+    /// assert!(broker.wait_until(Duration::from_secs(10), |stats| stats.open == 1));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn wait_until(&self, timeout: Duration, mut condition: impl FnMut(&Stats) -> bool) -> bool {
+        let end = Instant::now() + timeout;
+        let mut state = self.shared.lock();
+        loop {
+            if condition(&stats(&state.nodes[self.node])) {
+                return true;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The requests that arrived, oldest first; of more than 1,024 the latest.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.lock().nodes[self.node].requests.iter().cloned().collect()
+    }
+
+    /// Forgets the requests that arrived so far. The counters keep them.
+    pub fn forget_requests(&self) {
+        self.shared.lock().nodes[self.node].requests.clear();
+    }
+
+    /// Why a real server would have died, if any client has ever sent a request that kills one (reference, section 19).
+    /// This broker closes the connection instead. No client may do that, so let tests end with
+    /// `assert_eq!(broker.killed_by(), None)`.
+    pub fn killed_by(&self) -> Option<String> {
+        self.shared.lock().killed_by.clone()
+    }
+}
+
+fn stats(node: &Node) -> Stats {
+    let mut stats = node.stats.clone();
+    stats.faults_fired = node.faults.fired;
+    stats
+}
+
+/// A dense bundle of these messages, to be appended or sent.
+///
+/// # Panics
+/// Without messages, or on one that does not fit into a bundle.
+pub fn dense_bundle(messages: &[RawMessage<'_>], compression: Compression) -> Vec<u8> {
+    let mut builder = BundleBuilder::new();
+    let mut out = Vec::new();
+    let pushed = messages.iter().try_for_each(|message| builder.push(message));
+    pushed.and_then(|()| builder.finish(compression, &mut out)).unwrap_or_else(|e| panic!("{e}"));
+    out
+}
+
+/// A sparse bundle of these messages with these numbers, to be appended or sent.
+///
+/// # Panics
+/// Without messages, or on numbers that do not grow.
+pub fn sparse_bundle(messages: &[(u64, RawMessage<'_>)], compression: Compression) -> Vec<u8> {
+    let mut builder = BundleBuilder::new();
+    let mut out = Vec::new();
+    let pushed = messages.iter().try_for_each(|(seq, message)| builder.push_at(*seq, message));
+    pushed.and_then(|()| builder.finish(compression, &mut out)).unwrap_or_else(|e| panic!("{e}"));
+    out
+}

@@ -1,0 +1,163 @@
+//! What the threads of a broker share: topics, nodes, connections, waiting requests.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{SocketAddrV4, TcpListener};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::connection::{Answer, Link};
+use super::faults::Faults;
+use super::lock;
+use super::log::{Chunk, Layout, Log};
+use super::stats::{Request, Stats};
+
+/// How a broker behaves, fixed when it starts.
+#[derive(Debug, Clone)]
+pub(super) struct Options {
+    pub(super) layout: Layout,
+    pub(super) exact_waits: bool,
+    pub(super) cut_chunks: bool,
+    pub(super) read_only: bool,
+    pub(super) silent_timeout: Option<Duration>,
+    pub(super) idle_timeout: Option<Duration>,
+}
+
+/// How many connections that never sent a byte a node keeps (reference, section 2.5).
+pub(super) const MAX_SILENT: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Signalled when anything in the state changes that someone may wait for, other than a connection's own affairs.
+    pub(super) changed: Condvar,
+    pub(super) options: Options,
+    /// Zero of the clock to which waits are rounded.
+    pub(super) started: Instant,
+}
+
+impl Shared {
+    pub(super) fn new(options: Options, state: State) -> Shared {
+        Shared { state: Mutex::new(state), changed: Condvar::new(), options, started: Instant::now() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        lock::mutex(&self.state)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) topics: BTreeMap<Arc<str>, Topic>,
+    pub(super) nodes: Vec<Node>,
+    /// Consume requests that wait for data, in the order they came.
+    pub(super) waits: BTreeMap<u64, Wait>,
+    pub(super) next_wait: u64,
+    pub(super) killed_by: Option<String>,
+}
+
+impl State {
+    pub(super) fn partition(&mut self, topic: &str, partition: u16) -> Option<&mut Partition> {
+        self.topics.get_mut(topic)?.partitions.get_mut(usize::from(partition))
+    }
+
+    /// Notes that a real server would have died of a request.
+    pub(super) fn kill(&mut self, reason: &str) {
+        log::warn!(target: "tank_client::broker", "a request that kills a server: {reason}");
+        self.killed_by.get_or_insert_with(|| reason.to_owned());
+    }
+
+    /// Takes a waiting request out of all lists.
+    pub(super) fn take_wait(&mut self, id: u64) -> Option<Wait> {
+        let wait = self.waits.remove(&id)?;
+        for slot in &wait.slots {
+            if let Some(partition) = self.partition(&slot.topic, slot.partition) {
+                partition.waiting.retain(|&(waiting, _)| waiting != id);
+            }
+        }
+        let node = &mut self.nodes[wait.node];
+        node.stats.waiting -= 1;
+        if let Some(conn) = node.conns.get_mut(&wait.conn) {
+            conn.waits.remove(&(wait.deadline, id));
+        }
+        Some(wait)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Topic {
+    pub(super) partitions: Vec<Partition>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Partition {
+    pub(super) log: Log,
+    /// Requests that wait for it, and which of their slots it is.
+    pub(super) waiting: Vec<(u64, usize)>,
+    /// Whether its log cannot be opened.
+    pub(super) broken: bool,
+    /// What stands in its file `config`, if there is one.
+    pub(super) config: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) addr: SocketAddrV4,
+    /// Keeps the port ours while nothing listens on it.
+    pub(super) holder: Option<socket2::Socket>,
+    pub(super) listener: Option<Arc<TcpListener>>,
+    pub(super) acceptor: Option<JoinHandle<()>>,
+    /// Threads of connections, some of which may have ended.
+    pub(super) threads: Vec<JoinHandle<()>>,
+    pub(super) running: bool,
+    pub(super) paused: bool,
+    pub(super) conns: BTreeMap<u64, Conn>,
+    pub(super) faults: Faults,
+    pub(super) stats: Stats,
+    pub(super) requests: VecDeque<Request>,
+}
+
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) link: Arc<Link>,
+    /// Answers to be sent.
+    pub(super) queue: VecDeque<Answer>,
+    /// Whether it ever sent a byte, and when it last did or was opened.
+    pub(super) heard: bool,
+    pub(super) last_heard: Instant,
+    pub(super) end: End,
+    /// Deadlines and numbers of its waiting requests.
+    pub(super) waits: BTreeSet<(Instant, u64)>,
+    /// Whether a fault keeps it silent.
+    pub(super) stalled: bool,
+}
+
+/// When a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Open,
+    /// Once the answers in its queue are sent.
+    WhenSent,
+    Now,
+}
+
+/// A consume request that waits for data (reference, section 5.6).
+#[derive(Debug)]
+pub(super) struct Wait {
+    pub(super) node: usize,
+    pub(super) conn: u64,
+    pub(super) request_id: u32,
+    pub(super) deadline: Instant,
+    pub(super) min_bytes: u64,
+    /// Bytes that arrived, as far as a server counts them.
+    pub(super) captured: u64,
+    pub(super) slots: Vec<WaitSlot>,
+}
+
+#[derive(Debug)]
+pub(super) struct WaitSlot {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: u16,
+    /// What arrived, if anything did.
+    pub(super) arrived: Option<Chunk>,
+}

@@ -1,0 +1,74 @@
+//! What a broker counts and remembers, for a test's assertions.
+
+use crate::protocol::DecodeError;
+use crate::protocol::fetch::FetchRequest;
+use crate::protocol::frame::Kind;
+
+/// What a node has counted since it was created; a restart counts on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections open now.
+    pub open: usize,
+    /// Bytes sent, pings included.
+    pub bytes_sent: u64,
+    /// Answers whose last byte was sent.
+    pub answered: u64,
+    /// Consume requests waiting for data now.
+    pub waiting: usize,
+    /// Connections that a [`Fault::StallAfter`](super::Fault::StallAfter) keeps silent now.
+    pub stalled: usize,
+    /// Faults that have fired.
+    pub faults_fired: u64,
+    /// Requests by message id.
+    requests: [u64; 16],
+}
+
+impl Stats {
+    /// Requests of this kind that arrived whole.
+    pub fn requests(&self, kind: Kind) -> u64 {
+        self.requests[usize::from(kind as u8)]
+    }
+
+    /// Requests that arrived whole, pings left out.
+    pub fn all_requests(&self) -> u64 {
+        self.requests.iter().sum::<u64>() - self.requests(Kind::Ping)
+    }
+
+    pub(super) fn count(&mut self, kind: Kind) {
+        self.requests[usize::from(kind as u8)] += 1;
+    }
+}
+
+/// How many bytes of a request are remembered, and of how many requests.
+const KEPT_BYTES: usize = 128 << 10;
+pub(super) const KEPT_REQUESTS: usize = 1024;
+
+/// A request that arrived whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Request {
+    /// Which of the node's connections it came on, counted from 1 in the order they were accepted.
+    pub connection: u64,
+    /// What was asked.
+    pub kind: Kind,
+    /// The frame's payload; the first 128 KiB of a consume request, the first 4 KiB of any other.
+    pub payload: Vec<u8>,
+}
+
+impl Request {
+    pub(super) fn new(connection: u64, kind: Kind, payload: &[u8]) -> Request {
+        let kept = payload.len().min(if kind == Kind::Consume { KEPT_BYTES } else { KEPT_BYTES / 32 });
+        Request { connection, kind, payload: payload[..kept].to_vec() }
+    }
+
+    /// Its fields, for a consume request.
+    ///
+    /// # Errors
+    /// A request of another kind, or one that does not decode.
+    pub fn fetch(&self) -> Result<FetchRequest, DecodeError> {
+        FetchRequest::decode(&self.payload)
+    }
+}

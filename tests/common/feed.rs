@@ -1,0 +1,197 @@
+//! Drives a [`FetchDecoder`] as a connection does: it sees what has arrived and was not consumed, and nothing else.
+
+use std::collections::HashMap;
+
+use tank_client::protocol::bundle::{Codec, Entry};
+use tank_client::protocol::fetch::{FetchRequest, PartitionAnswer};
+use tank_client::protocol::stream::{Bundle, ChunkEnd, Event, FetchDecoder, Step};
+use tank_client::protocol::{DecodeError, Limits};
+
+/// The bytes of a connection, some of which have arrived.
+pub struct Feeder<'a> {
+    pub decoder: FetchDecoder,
+    bytes: &'a [u8],
+    consumed: usize,
+    arrived: usize,
+    /// What the last `Need` asked for: so much must have arrived before anything can happen.
+    promised: usize,
+    pub steps: usize,
+}
+
+impl<'a> Feeder<'a> {
+    pub fn new(requests: &[FetchRequest], bytes: &'a [u8], limits: &Limits) -> Feeder<'a> {
+        let mut decoder = FetchDecoder::new(limits.clone());
+        requests.iter().for_each(|request| decoder.expect(request.clone()));
+        Feeder { decoder, bytes, consumed: 0, arrived: 0, promised: 0, steps: 0 }
+    }
+
+    pub fn arrived(&self) -> usize {
+        self.arrived
+    }
+
+    /// Lets bytes arrive until `until` are there, or all.
+    pub fn arrive(&mut self, until: usize) {
+        self.arrived = until.clamp(self.arrived, self.bytes.len());
+    }
+
+    /// One step. A bundle's range is counted from the first byte of the connection.
+    pub fn step(&mut self) -> Result<Step, DecodeError> {
+        self.steps += 1;
+        // Beginning here means that no byte is offered again once it was consumed.
+        let window = &self.bytes[self.consumed..self.arrived];
+        let stepped = self.decoder.step(window);
+        if !matches!(stepped, Ok((_, Step::Need(_)))) {
+            assert!(self.arrived >= self.promised, "something was found before the last Need was met");
+        }
+        let (used, mut step) = stepped?;
+        assert!(used <= window.len(), "{used} of {} bytes consumed", window.len());
+        match &mut step {
+            Step::Need(n) => {
+                assert!(*n > 0);
+                assert!(self.arrived + *n >= self.promised, "less than the last Need would have done");
+                self.promised = self.arrived + *n;
+            }
+            Step::Event(event) => {
+                if let Event::Bundle(bundle) = event {
+                    assert!(bundle.set.start <= bundle.set.end && bundle.set.end <= used);
+                    bundle.set.start += self.consumed;
+                    bundle.set.end += self.consumed;
+                }
+            }
+        }
+        self.consumed += used;
+        Ok(step)
+    }
+
+    pub fn consumed(&self) -> usize {
+        self.consumed
+    }
+}
+
+/// A message as a caller would see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub seq: u64,
+    pub timestamp_ms: u64,
+    pub key: Option<Vec<u8>>,
+    pub payload: Vec<u8>,
+}
+
+/// What came of one partition of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub answer: PartitionAnswer,
+    pub bundles: Vec<Bundle>,
+    /// How many messages each of the bundles delivered.
+    pub delivered: Vec<usize>,
+    pub messages: Vec<Message>,
+    pub end: Option<ChunkEnd>,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub request_id: u32,
+    pub parts: Vec<Part>,
+}
+
+/// What a connection came to, once all of its bytes had arrived.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub answers: Vec<Answer>,
+    /// Where each answer ended.
+    pub ends: Vec<usize>,
+    /// The messages of an answer that did not come to its end.
+    pub loose: usize,
+    pub error: Option<DecodeError>,
+    pub unanswered: usize,
+    pub steps: usize,
+}
+
+impl Outcome {
+    /// The answers, all of which must have come whole.
+    pub fn complete(self) -> Vec<Answer> {
+        assert_eq!((self.error, self.unanswered), (None, 0));
+        self.answers
+    }
+
+    pub fn messages(&self) -> usize {
+        self.loose + self.answers.iter().flat_map(|answer| &answer.parts).map(|part| part.messages.len()).sum::<usize>()
+    }
+}
+
+/// Unpacks bundles, with its memory kept.
+#[derive(Default)]
+pub struct Unpacker {
+    snappy: snap::raw::Decoder,
+    plain: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+impl Unpacker {
+    /// The messages of `bundle` that may be delivered.
+    pub fn unpack(&mut self, bundle: &Bundle, set: &[u8], limits: &Limits) -> Result<Vec<Message>, DecodeError> {
+        let bytes = match bundle.codec {
+            Codec::None => set,
+            Codec::Snappy => {
+                let len = bundle.decompress(&mut self.snappy, set, limits, &mut self.plain)?;
+                &self.plain[..len]
+            }
+        };
+        self.entries.clear();
+        bundle.decode(bytes, &mut self.entries)?;
+        let message = |entry: &Entry| Message {
+            seq: entry.seq,
+            timestamp_ms: entry.timestamp_ms,
+            key: entry.key().map(|range| bytes[range].to_vec()),
+            payload: bytes[entry.payload()].to_vec(),
+        };
+        Ok(self.entries.iter().map(message).collect())
+    }
+}
+
+/// Decodes all of `bytes`, which arrive at once.
+pub fn decode(requests: &[FetchRequest], bytes: &[u8], limits: &Limits) -> Outcome {
+    let mut feeder = Feeder::new(requests, bytes, limits);
+    let mut outcome = Outcome::default();
+    feeder.arrive(usize::MAX);
+    outcome.error = run(&mut feeder, bytes, limits, &mut outcome).err();
+    outcome.unanswered = feeder.decoder.outstanding().len();
+    outcome.steps = feeder.steps;
+    outcome
+}
+
+fn run(feeder: &mut Feeder<'_>, bytes: &[u8], limits: &Limits, outcome: &mut Outcome) -> Result<(), DecodeError> {
+    let mut unpacker = Unpacker::default();
+    let mut parts: HashMap<usize, Part> = HashMap::new();
+    loop {
+        match feeder.step()? {
+            Step::Need(_) => return Ok(()),
+            Step::Event(Event::Response { .. }) => assert!(parts.is_empty()),
+            Step::Event(Event::Partition { slot, answer }) => {
+                assert_eq!(slot, parts.len());
+                let part = Part { answer, bundles: vec![], delivered: vec![], messages: vec![], end: None };
+                parts.insert(slot, part);
+            }
+            Step::Event(Event::Bundle(bundle)) => {
+                let part = parts.get_mut(&bundle.slot).unwrap();
+                assert_eq!(part.end, None, "a bundle after the end of its chunk");
+                let messages = unpacker.unpack(&bundle, &bytes[bundle.set.clone()], limits)?;
+                outcome.loose += messages.len();
+                part.delivered.push(messages.len());
+                part.messages.extend(messages);
+                part.bundles.push(bundle);
+            }
+            Step::Event(Event::ChunkEnd { slot, end }) => {
+                assert_eq!(parts.get_mut(&slot).unwrap().end.replace(end), None);
+            }
+            Step::Event(Event::End { request_id }) => {
+                let mut slots: Vec<_> = parts.drain().collect();
+                slots.sort_by_key(|(slot, _)| *slot);
+                outcome.loose = 0;
+                outcome.answers.push(Answer { request_id, parts: slots.into_iter().map(|(_, part)| part).collect() });
+                outcome.ends.push(feeder.consumed());
+            }
+        }
+    }
+}
