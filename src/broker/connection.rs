@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::consume;
-use super::faults::{Fault, Gate, Greeting};
+use super::faults::{Cut, Fault, Gate, Greeting};
 use super::log::Chunk;
 use super::state::{Conn, End, MAX_SILENT, Shared, State};
 use super::stats::{KEPT_REQUESTS, Request};
+use super::{admin, consume, produce};
 use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind, MAX_REQUEST, PING};
 
 /// Bytes of chunk data held on their way to a socket.
@@ -75,6 +75,14 @@ impl State {
                 _ => None,
             }),
         });
+    }
+
+    /// Queues an answer at a certain time.
+    pub(super) fn answer_later(&mut self, node: usize, conn: u64, at: Instant, kind: Kind, parts: Vec<Part>) {
+        if let Some(conn) = self.nodes[node].conns.get_mut(&conn) {
+            conn.later.push((at, kind, parts));
+            conn.link.wake.notify_all();
+        }
     }
 
     /// Ends a connection at once.
@@ -169,6 +177,7 @@ fn open(shared: &Arc<Shared>, state: &mut State, node_index: usize, stream: TcpS
     let conn = Conn {
         link: Arc::clone(&link),
         queue: VecDeque::new(),
+        later: Vec::new(),
         heard: false,
         last_heard: Instant::now(),
         end: End::Open,
@@ -278,7 +287,8 @@ fn execute(shared: &Shared, node: usize, id: u64, link: &Link, kind: Kind, paylo
     match kind {
         Kind::Ping => Ok(()),
         Kind::Consume => consume::execute(shared, &mut state, node, id, payload),
-        _ => Err(HangUp),
+        Kind::Produce | Kind::ProduceWithSeqnum => produce::execute(shared, &mut state, node, id, kind, payload),
+        _ => admin::execute(shared, &mut state, node, id, kind, payload),
     }
 }
 
@@ -347,6 +357,12 @@ impl Writer<'_> {
                 }
                 until = Some(deadline);
             }
+            if let Some(due) = conn.later.iter().position(|(at, ..)| *at <= now) {
+                let (_, kind, parts) = conn.later.swap_remove(due);
+                state.answer(self.node, self.id, kind, parts);
+                continue;
+            }
+            until = until.into_iter().chain(conn.later.iter().map(|(at, ..)| *at)).min();
             if let Some(answer) = conn.queue.pop_front() {
                 return Some(answer);
             }
@@ -439,18 +455,19 @@ impl Writer<'_> {
     fn send(&self, mut bytes: &[u8], counted: bool) -> io::Result<()> {
         while !bytes.is_empty() {
             match self.gate(bytes.len(), counted)? {
-                Gate::Pass(len) => {
-                    self.write(&bytes[..len], counted)?;
+                Gate::Pass(len, cut) => {
+                    self.write(&bytes[..len])?;
                     bytes = &bytes[len..];
+                    cut.map_or(Ok(()), ended)?;
                 }
-                Gate::Flip => {
-                    self.write(&[!bytes[0]], counted)?;
+                Gate::Flip(cut) => {
+                    self.write(&[!bytes[0]])?;
                     bytes = &bytes[1..];
+                    cut.map_or(Ok(()), ended)?;
                 }
-                Gate::Garbage(garbage) => self.write(&garbage, false)?,
+                Gate::Garbage(garbage) => self.write(&garbage)?,
                 Gate::Stall => self.stall()?,
-                Gate::Cut => return Err(io::ErrorKind::NotConnected.into()),
-                Gate::Reset => return Err(io::ErrorKind::ConnectionReset.into()),
+                Gate::Cut(cut) => return ended(cut),
             }
         }
         Ok(())
@@ -463,21 +480,14 @@ impl Writer<'_> {
             state = self.link.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
             self.check(&state)?;
         }
-        Ok(if counted { state.nodes[self.node].faults.gate(len) } else { Gate::Pass(len) })
+        Ok(if counted { state.nodes[self.node].faults.gate(len) } else { Gate::Pass(len, None) })
     }
 
-    fn write(&self, bytes: &[u8], counted: bool) -> io::Result<()> {
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
         (&self.link.stream).write_all(bytes)?;
-        let mut state = self.shared.lock();
-        let node = &mut state.nodes[self.node];
-        node.stats.bytes_sent += bytes.len() as u64;
-        let cut = if counted { node.faults.cut_due() } else { None };
+        self.shared.lock().nodes[self.node].stats.bytes_sent += bytes.len() as u64;
         self.shared.changed.notify_all();
-        match cut {
-            Some(Gate::Reset) => Err(io::ErrorKind::ConnectionReset.into()),
-            Some(_) => Err(io::ErrorKind::NotConnected.into()),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn stall(&self) -> io::Result<()> {
@@ -494,4 +504,12 @@ impl Writer<'_> {
         }
         self.check(&state)
     }
+}
+
+/// The error with which a fault ends a connection.
+fn ended(cut: Cut) -> io::Result<()> {
+    Err(match cut {
+        Cut::Fin => io::ErrorKind::NotConnected.into(),
+        Cut::Reset => io::ErrorKind::ConnectionReset.into(),
+    })
 }

@@ -21,12 +21,14 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod admin;
 mod connection;
 mod consume;
 mod faults;
 mod lock;
 mod log;
 mod node;
+mod produce;
 mod state;
 mod stats;
 
@@ -36,10 +38,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
+use crate::protocol::{DecodeError, DecodeFault};
 
 pub use faults::Fault;
 use log::{Layout, Log, Refused};
-use state::{Node, Options, Partition, Shared, State, Topic};
+use state::{Node, Options, Partition, Shared, State};
 pub use stats::{Request, Stats};
 
 /// Settings of a [`Broker`] that hold from its start on.
@@ -219,20 +222,30 @@ impl Broker {
         let mut state = self.shared.lock();
         let exists = state.topics.contains_key(topic);
         if !exists {
-            let partitions = (0..partitions).map(|_| Partition::default()).collect();
-            state.topics.insert(topic.into(), Topic { partitions });
+            let factor = state.cluster.as_ref().map_or(1, |cluster| cluster.factor);
+            state.create_topic(topic, partitions, factor, self.shared.options.layout);
         }
         drop(state);
         assert!(!exists, "topic {topic} exists");
     }
 
     #[track_caller]
-    fn with<T>(&self, topic: &str, partition: u16, act: impl FnOnce(&mut Partition, Layout) -> T) -> T {
+    fn with<T>(&self, topic: &str, partition: u16, act: impl FnOnce(&mut Partition) -> T) -> T {
         let mut state = self.shared.lock();
-        let value = state.partition(topic, partition).map(|partition| act(partition, self.shared.options.layout));
+        let value = state.partition(topic, partition).map(act);
         drop(state);
         self.shared.changed.notify_all();
         value.unwrap_or_else(|| panic!("no partition {topic}/{partition}"))
+    }
+
+    /// Changes a log, in a cluster at all replicas at once.
+    #[track_caller]
+    fn change<T>(&self, topic: &str, partition: u16, act: impl FnOnce(&mut Log, Layout) -> T) -> T {
+        self.with(topic, partition, |partition| {
+            let value = act(&mut partition.log, partition.layout);
+            partition.committed = partition.log.last;
+            value
+        })
     }
 
     /// Stores a bundle as if it had been published; the number of its first message. A dense one is numbered after the
@@ -252,9 +265,12 @@ impl Broker {
     /// As [`append`](Broker::append).
     #[track_caller]
     pub fn append_at(&self, topic: &str, partition: u16, first: u64, bundle: &[u8]) -> u64 {
-        let layout = self.shared.options.layout;
         let mut state = self.shared.lock();
-        let stored = state.partition(topic, partition).map(|partition| partition.log.append(bundle, first, layout));
+        let stored = state.partition(topic, partition).map(|partition| {
+            let stored = partition.log.append(bundle, first, partition.layout);
+            partition.committed = partition.log.last;
+            stored
+        });
         if let Some(Ok(chunk)) = &stored {
             consume::arrived(&mut state, topic, partition, chunk);
         }
@@ -303,27 +319,26 @@ impl Broker {
     /// Without bundles, or on a sparse one.
     #[track_caller]
     pub fn append_repeated(&self, topic: &str, partition: u16, bundles: &[&[u8]], times: u64) {
-        let stored =
-            self.with(topic, partition, |partition, layout| partition.log.append_repeated(bundles, times, layout));
+        let stored = self.change(topic, partition, |log, layout| log.append_repeated(bundles, times, layout));
         assert!(stored.is_ok(), "nothing to repeat, or a sparse bundle");
     }
 
     /// Makes `first` the first number available, as retention does. A bundle that reaches over it stays whole.
     #[track_caller]
     pub fn truncate_front(&self, topic: &str, partition: u16, first: u64) {
-        self.with(topic, partition, |partition, _| partition.log.truncate_front(first));
+        self.change(topic, partition, |log, _| log.truncate_front(first));
     }
 
     /// Takes away every bundle with a number above `last`, as a fail-over can.
     #[track_caller]
     pub fn truncate_back(&self, topic: &str, partition: u16, last: u64) {
-        self.with(topic, partition, |partition, layout| partition.log.truncate_back(last, layout));
+        self.change(topic, partition, |log, layout| log.truncate_back(last, layout));
     }
 
     /// Closes the active segment: the next bundle begins a new one.
     #[track_caller]
     pub fn roll_segment(&self, topic: &str, partition: u16) {
-        self.with(topic, partition, |partition, _| partition.log.close_segment());
+        self.change(topic, partition, |log, _| log.close_segment());
     }
 
     /// Puts these (sparse) bundles in the place of the closed segments, as compaction does; the first number available
@@ -333,32 +348,38 @@ impl Broker {
     /// On bundles whose numbers do not grow.
     #[track_caller]
     pub fn compact(&self, topic: &str, partition: u16, bundles: &[&[u8]]) {
-        let done = self.with(topic, partition, |partition, layout| partition.log.compact(bundles, layout));
+        let done = self.change(topic, partition, |log, layout| log.compact(bundles, layout));
         assert!(done.is_ok(), "bundles whose numbers do not grow");
     }
 
     /// Empties the partition: its next message is number 1 again, as after a topic was created anew.
     #[track_caller]
     pub fn clear(&self, topic: &str, partition: u16) {
-        self.with(topic, partition, |partition, _| partition.log = Log::default());
+        self.change(topic, partition, |log, _| *log = Log::default());
+    }
+
+    /// What stands in the partition's file `config`, which ReloadConf reads; `None` if there is no such file.
+    #[track_caller]
+    pub fn set_config(&self, topic: &str, partition: u16, text: Option<&str>) {
+        self.with(topic, partition, |partition| partition.config = text.map(str::to_owned));
     }
 
     /// Makes the partition's log one that cannot be opened, or heals it.
     #[track_caller]
     pub fn set_broken(&self, topic: &str, partition: u16, broken: bool) {
-        self.with(topic, partition, |partition, _| partition.broken = broken);
+        self.with(topic, partition, |partition| partition.broken = broken);
     }
 
     /// Number of the partition's last message, 0 if there never was one.
     #[track_caller]
     pub fn high_water_mark(&self, topic: &str, partition: u16) -> u64 {
-        self.with(topic, partition, |partition, _| partition.log.last)
+        self.with(topic, partition, |partition| partition.log.last)
     }
 
     /// Number of the first message available, 0 if there never was one.
     #[track_caller]
     pub fn first_available(&self, topic: &str, partition: u16) -> u64 {
-        self.with(topic, partition, |partition, _| partition.log.first_available)
+        self.with(topic, partition, |partition| partition.log.first_available)
     }
 
     /// Arms a fault, to fire once.
@@ -456,6 +477,20 @@ fn stats(node: &Node) -> Stats {
     let mut stats = node.stats.clone();
     stats.faults_fired = node.faults.fired;
     stats
+}
+
+/// Decodes a request; like a server, whatever follows it.
+fn lenient<'a, T>(payload: &'a [u8], decode: impl Fn(&'a [u8]) -> Result<T, DecodeError>) -> Option<T> {
+    match decode(payload) {
+        Ok(request) => Some(request),
+        Err(e) => match e.fault() {
+            DecodeFault::Spare { extra } => {
+                let len = payload.len().checked_sub(usize::try_from(extra).ok()?)?;
+                decode(payload.get(..len)?).ok()
+            }
+            _ => None,
+        },
+    }
 }
 
 /// A dense bundle of these messages, to be appended or sent.

@@ -39,6 +39,7 @@ impl Node {
             threads: Vec::new(),
             running: false,
             paused: false,
+            registered: true,
             conns: BTreeMap::new(),
             faults: Faults::default(),
             stats: Stats::default(),
