@@ -145,7 +145,9 @@ fn plain_ends(messages: &[Message], sparse: bool, len: usize) -> Vec<usize> {
     for (index, message) in messages.iter().enumerate() {
         let shared = index > 0 && messages[index - 1].timestamp_ms == message.timestamp_ms;
         let numbered = sparse && index > 0 && index + 1 < messages.len();
-        let delta = if numbered { varint_len(message.seq - messages[index - 1].seq - 1) } else { 0 };
+        // A direct successor is marked by a flag.
+        let gap = if numbered { message.seq - messages[index - 1].seq - 1 } else { 0 };
+        let delta = if gap > 0 { varint_len(gap) } else { 0 };
         let key = message.key.as_ref().map_or(0, |key| 1 + key.len());
         let payload = varint_len(message.payload.len() as u64) + message.payload.len();
         sizes.push(1 + delta + if shared { 0 } else { 8 } + key + payload);
