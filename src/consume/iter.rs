@@ -268,7 +268,9 @@ impl ConsumeIter {
     /// Lets the leaders go on in turn until there is an event, beginning with the one that had the last.
     fn take_turns(&mut self) -> Result<Turn> {
         for _ in 0..self.leaders.len() {
-            self.turn %= self.leaders.len();
+            if self.turn >= self.leaders.len() {
+                self.turn = 0;
+            }
             let turn = self.turn;
             match self.leaders[turn].poll() {
                 Ok(Some((event, start))) => return self.on_event(turn, event, start),
