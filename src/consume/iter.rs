@@ -360,10 +360,11 @@ impl ConsumeIter {
             return Ok(());
         }
         let leader = &mut self.leaders[turn];
-        self.tracks.stats.bytes += leader.take_bytes();
+        let stats = &mut self.tracks.stats;
+        stats.bytes += leader.take_bytes();
+        *(if leader.is_coming_up() { &mut stats.failed_brokers } else { &mut stats.reconnects }) += 1;
         let lost = leader.fail(e)?;
         let addr = leader.addr.clone();
-        self.tracks.stats.reconnects += 1;
         self.shared.cluster.failed(&addr);
         self.tracks.on_lost(&lost, &addr);
         Ok(())
