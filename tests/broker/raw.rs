@@ -1,7 +1,7 @@
 //! A client that knows nothing: bytes out, frames in, each under a deadline.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,10 +65,6 @@ impl Raw {
 
     pub(crate) fn is_closed(&mut self) -> bool {
         self.rest().0.is_empty()
-    }
-
-    pub(crate) fn half_close(&mut self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
     }
 }
 
