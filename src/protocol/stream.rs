@@ -179,7 +179,7 @@ struct Chunk {
     walked: bool,
 }
 
-/// One transition: go on at once, or stop with an answer. Counts the bytes it used.
+/// One transition: go on at once, or stop with an answer. Says how much of the input is used by then.
 enum Move {
     On(usize),
     Need(usize),
@@ -219,17 +219,10 @@ impl FetchDecoder {
     pub fn step(&mut self, input: &[u8]) -> Result<(usize, Step), DecodeError> {
         let mut used = 0;
         loop {
-            let rest = input.get(used..).unwrap_or_default();
-            match self.advance(rest) {
-                Ok(Move::On(n)) => used += n,
-                Ok(Move::Need(n)) => return Ok((used, Step::Need(n))),
-                Ok(Move::Event(n, mut event)) => {
-                    if let Event::Bundle(bundle) = &mut event {
-                        bundle.set.start += used;
-                        bundle.set.end += used;
-                    }
-                    return Ok((used + n, Step::Event(event)));
-                }
+            match self.advance(input, used) {
+                Ok(Move::On(on)) => used = on,
+                Ok(Move::Need(need)) => return Ok((used, Step::Need(need))),
+                Ok(Move::Event(used, event)) => return Ok((used, Step::Event(event))),
                 Err(e) => {
                     let e = self.place(e);
                     self.state = State::Failed(e.clone());
@@ -251,47 +244,43 @@ impl FetchDecoder {
         }
     }
 
-    fn advance(&mut self, rest: &[u8]) -> Result<Move, DecodeError> {
+    fn advance(&mut self, input: &[u8], used: usize) -> Result<Move, DecodeError> {
+        let rest = input.get(used..).unwrap_or_default();
         match &mut self.state {
-            State::Frame => self.frame(rest),
-            State::Fixed => self.fixed(rest),
+            State::Frame => self.frame(rest, used),
+            State::Fixed => self.fixed(rest, used),
             &mut State::Entries { len } => match rest.get(..len) {
-                Some(entries) => self.entries(entries),
+                Some(entries) => self.entries(entries, used),
                 None => Ok(Move::Need(len - rest.len())),
             },
             &mut State::Answer { slot } => match self.slots.get(slot) {
                 Some(&Slot { answer, .. }) => {
                     self.state = State::Answer { slot: slot + 1 };
-                    Ok(Move::Event(0, Event::Partition { slot, answer }))
+                    Ok(Move::Event(used, Event::Partition { slot, answer }))
                 }
                 None => {
                     self.state = State::NextChunk { slot: 0 };
-                    Ok(Move::On(0))
+                    Ok(Move::On(used))
                 }
             },
-            &mut State::NextChunk { slot } => Ok(self.next_chunk(slot)),
-            State::BundleLen(_) => self.bundle_len(rest),
-            &mut State::BundleHead { prefix, len } => self.bundle_head(rest, prefix, len),
+            &mut State::NextChunk { slot } => Ok(self.next_chunk(slot, used)),
+            State::BundleLen(_) => self.bundle_len(input, used),
+            &mut State::BundleHead { prefix, len } => self.bundle_head(rest, used, prefix, len),
             State::BundleSet { bundle, end } => {
+                let (mut bundle, end) = (bundle.clone(), *end);
                 let len = bundle.set.len();
                 if rest.len() < len {
                     return Ok(Move::Need(len - rest.len()));
                 }
-                let (bundle, end) = (bundle.clone(), *end);
-                self.at += len as u64;
-                self.chunk.left -= len as u64;
-                self.state = match end {
-                    Some(end) => State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) },
-                    None => State::BundleLen(varint::Partial::default()),
-                };
-                Ok(Move::Event(len, Event::Bundle(bundle)))
+                bundle.set = used..used + len;
+                Ok(self.bundle_set(bundle, end))
             }
-            &mut State::Skip { bytes, then } => Ok(self.skip(rest, bytes, then)),
+            &mut State::Skip { bytes, then } => Ok(self.skip(rest, used, bytes, then)),
             State::Failed(e) => Err(e.clone()),
         }
     }
 
-    fn frame(&mut self, rest: &[u8]) -> Result<Move, DecodeError> {
+    fn frame(&mut self, rest: &[u8], used: usize) -> Result<Move, DecodeError> {
         let Some(header) = FrameHeader::decode(rest)? else { return Ok(Move::Need(HEADER_LEN - rest.len())) };
         self.at = 0;
         self.frame_len = header.len.into();
@@ -312,10 +301,10 @@ impl FetchDecoder {
             Kind::Consume => State::Fixed,
             _ => State::Skip { bytes: self.frame_len, then: AfterSkip::Frame },
         };
-        Ok(Move::On(HEADER_LEN))
+        Ok(Move::On(used + HEADER_LEN))
     }
 
-    fn fixed(&mut self, rest: &[u8]) -> Result<Move, DecodeError> {
+    fn fixed(&mut self, rest: &[u8], used: usize) -> Result<Move, DecodeError> {
         const LEN: usize = 8;
         let within =
             |len: u64| DecodeError::new("header length", DecodeFault::Short { needed: len, left: self.frame_len }, 0);
@@ -343,12 +332,12 @@ impl FetchDecoder {
         })?;
         self.at = LEN as u64;
         self.state = State::Entries { len: entries as usize };
-        Ok(Move::On(LEN))
+        Ok(Move::On(used + LEN))
     }
 
-    fn entries(&mut self, entries: &[u8]) -> Result<Move, DecodeError> {
+    fn entries(&mut self, entries: &[u8], used: usize) -> Result<Move, DecodeError> {
         self.slots.clear();
-        let Some(request) = self.outstanding.get(self.current) else { return Ok(Move::On(0)) };
+        let Some(request) = self.outstanding.get(self.current) else { return Ok(Move::On(used)) };
         check_entries(request, HeaderItems::new(Cursor::new(entries, self.at))?, &mut self.slots)?;
         self.at += entries.len() as u64;
         let chunks: u64 = self.slots.iter().map(|slot| u64::from(slot.answer.chunk_len())).sum();
@@ -361,10 +350,10 @@ impl FetchDecoder {
         }
         let request_id = request.request_id;
         self.state = State::Answer { slot: 0 };
-        Ok(Move::Event(entries.len(), Event::Response { request_id }))
+        Ok(Move::Event(used + entries.len(), Event::Response { request_id }))
     }
 
-    fn next_chunk(&mut self, from_slot: usize) -> Move {
+    fn next_chunk(&mut self, from_slot: usize, used: usize) -> Move {
         let mut later = self.slots.iter().enumerate().skip(from_slot);
         let chunk = later.find_map(|(slot, &Slot { answer, from })| match answer {
             PartitionAnswer::Data { base, high_water_mark, len } if len > 0 => {
@@ -375,32 +364,31 @@ impl FetchDecoder {
         let Some(chunk) = chunk else {
             self.state = State::Frame;
             let request_id = self.outstanding.swap_remove(self.current).request_id;
-            return Move::Event(0, Event::End { request_id });
+            return Move::Event(used, Event::End { request_id });
         };
         self.chunk = chunk;
         self.state = State::BundleLen(varint::Partial::default());
-        Move::On(0)
+        Move::On(used)
     }
 
-    fn bundle_len(&mut self, rest: &[u8]) -> Result<Move, DecodeError> {
-        let State::BundleLen(partial) = &mut self.state else { return Ok(Move::On(0)) };
-        let mut used = 0;
-        while let Some(&byte) = rest.get(used) {
-            if self.chunk.left == 0 {
-                break;
-            }
+    fn bundle_len(&mut self, input: &[u8], start: usize) -> Result<Move, DecodeError> {
+        let State::BundleLen(partial) = &mut self.state else { return Ok(Move::On(start)) };
+        let mut used = start;
+        while let Some(&byte) = input.get(used).filter(|_| self.chunk.left > 0) {
+            let at = self.at;
             used += 1;
             self.at += 1;
             self.chunk.left -= 1;
-            let Some(len) = partial.push(byte, "bundle length", self.at - 1)? else { continue };
+            let Some(len) = partial.push(byte, "bundle length", at)? else { continue };
             if len == 0 {
-                return Err(DecodeError::new("bundle length", DecodeFault::Undefined { value: 0 }, self.at - 1));
+                return Err(DecodeError::new("bundle length", DecodeFault::Undefined { value: 0 }, at));
             }
-            self.state = State::BundleHead { prefix: partial.len(), len: len.into() };
+            let (prefix, len) = (partial.len(), len.into());
+            self.state = State::BundleHead { prefix, len };
             return Ok(Move::On(used));
         }
         if self.chunk.left > 0 {
-            return Ok(if used == 0 { Move::Need(1) } else { Move::On(used) });
+            return Ok(if used == start { Move::Need(1) } else { Move::On(used) });
         }
         let end = if partial.is_empty() { ChunkEnd::Whole } else { ChunkEnd::Cut { bundle_len: None } };
         Ok(self.end_chunk(used, end))
@@ -412,7 +400,7 @@ impl FetchDecoder {
         Move::On(used)
     }
 
-    fn bundle_head(&mut self, rest: &[u8], prefix: usize, len: u64) -> Result<Move, DecodeError> {
+    fn bundle_head(&mut self, rest: &[u8], used: usize, prefix: usize, len: u64) -> Result<Move, DecodeError> {
         let body = len.min(self.chunk.left);
         let cut = len > self.chunk.left;
         let cut_end = ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
@@ -421,7 +409,7 @@ impl FetchDecoder {
         let mut cursor = Cursor::new(head, self.at);
         let header = match BundleHeader::decode(&mut cursor, &self.limits) {
             Ok(header) => header,
-            Err(e) if cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(self.end_chunk(0, cut_end)),
+            Err(e) if cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(self.end_chunk(used, cut_end)),
             Err(e) => return Err(e),
         };
         let (first, last) = header.range(self.chunk.next, self.at)?;
@@ -433,15 +421,15 @@ impl FetchDecoder {
         self.chunk.next = Some(last + 1);
         self.chunk.walked = true;
         if first > self.chunk.to {
-            return Ok(self.end_chunk(0, ChunkEnd::AboveMark));
+            return Ok(self.end_chunk(used, ChunkEnd::AboveMark));
         }
         if cut && (last < self.chunk.from || header.codec == Codec::Snappy) {
-            return Ok(self.end_chunk(0, cut_end));
+            return Ok(self.end_chunk(used, cut_end));
         }
         if last < self.chunk.from {
             self.chunk.left -= len;
             self.state = State::Skip { bytes: len, then: AfterSkip::Bundle };
-            return Ok(Move::On(0));
+            return Ok(Move::On(used));
         }
         if body > u64::from(self.limits.bundle) {
             let fault = DecodeFault::OverLimit { claimed: len, limit: self.limits.bundle.into() };
@@ -449,7 +437,7 @@ impl FetchDecoder {
         }
         self.at += header.len as u64;
         self.chunk.left -= header.len as u64;
-        let set_len = usize::try_from(body).unwrap_or(usize::MAX) - header.len;
+        let set = used + header.len;
         let bundle = Bundle {
             slot: self.chunk.slot,
             codec: header.codec,
@@ -460,22 +448,37 @@ impl FetchDecoder {
             cut,
             from: self.chunk.from,
             to: self.chunk.to,
-            set: 0..set_len,
+            set: set..used + usize::try_from(body).unwrap_or(usize::MAX),
             at: self.at,
         };
         let end = if cut { Some(cut_end) } else { (last > self.chunk.to).then_some(ChunkEnd::AboveMark) };
+        if rest.len() as u64 >= body {
+            return Ok(self.bundle_set(bundle, end));
+        }
         self.state = State::BundleSet { bundle, end };
-        Ok(Move::On(header.len))
+        Ok(Move::On(set))
     }
 
-    fn skip(&mut self, rest: &[u8], bytes: u64, then: AfterSkip) -> Move {
-        let now = bytes.min(rest.len() as u64);
-        self.at += now;
-        let used = usize::try_from(now).unwrap_or(usize::MAX);
-        if now < bytes {
-            self.state = State::Skip { bytes: bytes - now, then };
+    /// Reports a bundle that is all there.
+    fn bundle_set(&mut self, bundle: Bundle, end: Option<ChunkEnd>) -> Move {
+        let len = bundle.set.len() as u64;
+        self.at += len;
+        self.chunk.left -= len;
+        self.state = match end {
+            Some(end) => State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) },
+            None => State::BundleLen(varint::Partial::default()),
+        };
+        Move::Event(bundle.set.end, Event::Bundle(bundle))
+    }
+
+    fn skip(&mut self, rest: &[u8], used: usize, bytes: u64, then: AfterSkip) -> Move {
+        let now = usize::try_from(bytes).unwrap_or(usize::MAX).min(rest.len());
+        self.at += now as u64;
+        let left = bytes - now as u64;
+        if left > 0 {
+            self.state = State::Skip { bytes: left, then };
             // Not all that is left: whatever comes can be passed over without being kept.
-            return if used == 0 { Move::Need(1) } else { Move::On(used) };
+            return if now == 0 { Move::Need(1) } else { Move::On(used + now) };
         }
         match then {
             AfterSkip::Frame => self.state = State::Frame,
@@ -483,10 +486,10 @@ impl FetchDecoder {
             AfterSkip::ChunkEnd(end) => {
                 let slot = self.chunk.slot;
                 self.state = State::NextChunk { slot: slot + 1 };
-                return Move::Event(used, Event::ChunkEnd { slot, end });
+                return Move::Event(used + now, Event::ChunkEnd { slot, end });
             }
         }
-        Move::On(used)
+        Move::On(used + now)
     }
 }
 
