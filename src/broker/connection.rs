@@ -126,7 +126,7 @@ fn read(shared: &Shared, node: usize, id: u64, link: &Link) {
     let mut input = BufReader::new(&link.stream);
     let mut payload = Vec::new();
     while let Ok(kind) = read_request(shared, node, id, &mut input, &mut payload) {
-        let executed = kind.ok_or(HangUp).and_then(|kind| execute(shared, node, id, link, kind, &payload));
+        let executed = kind.ok_or(HangUp).and_then(|kind| execute(shared, node, id, kind, &payload));
         if executed.is_err() {
             break;
         }
@@ -173,10 +173,11 @@ fn read_request(
     Ok(FrameHeader::decode(&header).ok().flatten().map(|header| header.kind))
 }
 
-fn execute(shared: &Shared, node: usize, id: u64, link: &Link, kind: Kind, payload: &[u8]) -> Result<(), HangUp> {
+fn execute(shared: &Shared, node: usize, id: u64, kind: Kind, payload: &[u8]) -> Result<(), HangUp> {
     let mut state = shared.lock();
-    while state.nodes[node].paused {
-        state = link.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+    // Not on the link: nobody wakes that once the connection is forgotten.
+    while state.nodes[node].paused && state.nodes[node].conns.contains_key(&id) {
+        state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
     }
     let this = &mut state.nodes[node];
     let conn = this.conns.get_mut(&id).ok_or(HangUp)?;

@@ -133,6 +133,7 @@ impl Broker {
     /// Closes every connection that is open now.
     pub fn disconnect_all(&self) {
         self.shared.lock().nodes[self.node].conns.values_mut().for_each(State::hang_up);
+        self.shared.changed.notify_all();
     }
 
     /// Creates a topic with partitions 0 to `partitions` − 1, all empty.
@@ -355,7 +356,8 @@ impl Broker {
         stats(&self.shared.lock().nodes[self.node])
     }
 
-    /// Blocks until the counters meet `condition`; whether they did before the time was over.
+    /// Blocks until the counters meet `condition`; whether they did before the time was over. The condition must not use
+    /// the broker itself, which waits for it.
     ///
     /// ```
     /// use std::net::TcpStream;

@@ -1,6 +1,6 @@
 //! The sending half of a connection (reference, sections 2.3 to 2.5).
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,11 +11,10 @@ use super::answer::{Answer, Part};
 use super::connection::Link;
 use super::consume;
 use super::faults::{Cut, Gate, Greeting};
-use super::log::Chunk;
 use super::state::{End, Shared, State};
 use crate::protocol::frame::PING;
 
-/// Bytes of chunk data held on their way to a socket.
+/// Bytes of an answer held on their way to a socket.
 const PIECE: usize = 64 << 10;
 
 /// Sends what is queued on a connection, and ends it.
@@ -141,30 +140,36 @@ impl Writer<'_> {
         if answer.ping {
             self.send(&PING, false)?;
         }
+        let len = |part: &Part| match part {
+            Part::Bytes(bytes) => bytes.len() as u64,
+            Part::Chunk(chunk) => chunk.len,
+        };
+        let total: u64 = answer.parts.iter().map(len).sum();
+        let mut piece = vec![0; usize::try_from(total).map_or(PIECE, |total| total.min(PIECE))];
+        let mut filled = 0;
         for part in &answer.parts {
-            match part {
-                Part::Bytes(bytes) => self.send_pieces(bytes, answer.trickle)?,
-                Part::Chunk(chunk) => self.send_chunk(chunk, answer.trickle)?,
+            let mut done = 0;
+            while done < len(part) {
+                let room = usize::try_from(len(part) - done).map_or(piece.len(), |left| left.min(piece.len() - filled));
+                let out = &mut piece[filled..filled + room];
+                let now = match part {
+                    Part::Bytes(bytes) => (&bytes[usize::try_from(done).unwrap_or(usize::MAX)..]).read(out)?,
+                    Part::Chunk(chunk) => chunk.segment.read_at(chunk.at + done, out),
+                };
+                if now == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                done += now as u64;
+                filled += now;
+                if filled == piece.len() {
+                    self.send_pieces(&piece, answer.trickle)?;
+                    filled = 0;
+                }
             }
         }
+        self.send_pieces(&piece[..filled], answer.trickle)?;
         self.shared.lock().nodes[self.node].stats.answered += 1;
         self.shared.changed.notify_all();
-        Ok(())
-    }
-
-    fn send_chunk(&self, chunk: &Chunk, trickle: Option<(usize, Duration)>) -> io::Result<()> {
-        let mut buffer = vec![0; usize::try_from(chunk.len).map_or(PIECE, |len| len.min(PIECE))];
-        let end = chunk.at + chunk.len;
-        let mut at = chunk.at;
-        while at < end {
-            let most = usize::try_from(end - at).map_or(PIECE, |left| left.min(buffer.len()));
-            let read = chunk.segment.read_at(at, &mut buffer[..most]);
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.send_pieces(&buffer[..read], trickle)?;
-            at += read as u64;
-        }
         Ok(())
     }
 

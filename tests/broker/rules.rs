@@ -54,9 +54,13 @@ fn waits_are_rounded_up_unless_they_are_to_be_exact() {
     assert!(started.elapsed() >= Duration::from_millis(320), "{:?}", started.elapsed());
     let broker = Broker::builder().exact_waits().start().unwrap();
     broker.create_topic("orders", 1);
-    let started = Instant::now();
-    Raw::connect(&broker).ask(&fetch(1, 1, "orders", &[(0, 1, 1000)]));
-    assert!(started.elapsed() < Duration::from_millis(320), "{:?}", started.elapsed());
+    // On a busy machine anything can take long, but not every time.
+    let soon = (0..20).any(|_| {
+        let started = Instant::now();
+        Raw::connect(&broker).ask(&fetch(1, 1, "orders", &[(0, 1, 1000)]));
+        started.elapsed() < Duration::from_millis(320)
+    });
+    assert!(soon);
 }
 
 #[test]
@@ -219,7 +223,8 @@ fn deadly_requests_are_noted() {
     };
     let produce = |bundle: &[u8]| publish(0, 0, "orders", &[(0, bundle)]);
     let far = [&[0x4c][..], &10u64.to_le_bytes(), &[0xff, 0xff, 0xff, 0xff, 0x0f]].concat();
-    let deadly: [(&str, Box<dyn Fn(&Broker) -> Vec<u8>>); 9] = [
+    type Request = Box<dyn Fn(&Broker) -> Vec<u8>>;
+    let deadly: [(&str, Request); 9] = [
         ("gap", Box::new(consume)),
         ("256 partitions", Box::new(|_| fetch_257())),
         ("no messages", Box::new(move |_| produce(&[0, 0, 1, 2, 3]))),
