@@ -1,14 +1,16 @@
 //! Consume requests, answered at once or after a wait (reference, sections 5.2 to 5.8).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::connection::{HangUp, Part};
+use super::answer::Part;
+use super::connection::HangUp;
 use super::faults::Fault;
+use super::lenient;
 use super::log::{Chunk, Lookup};
-use super::state::{Shared, State, Wait, WaitSlot};
-use crate::protocol::DecodeFault;
-use crate::protocol::fetch::{self, FetchHeader, FetchRequest, PartitionAnswer, SEQ_TAIL, TopicAnswer};
+use super::state::{Leadership, Shared, State, Wait, WaitSlot};
+use crate::protocol::fetch::{self, FetchHeader, FetchPartition, FetchRequest, PartitionAnswer, SEQ_TAIL, TopicAnswer};
 use crate::protocol::frame::Kind;
 
 /// To what fetch size and min bytes are cut.
@@ -24,8 +26,8 @@ const CLOCK_MS: u128 = 128;
 enum Found {
     Answer(PartitionAnswer),
     Data(PartitionAnswer, Chunk),
-    /// Nothing yet, and nothing wrong.
-    End(PartitionAnswer),
+    /// Nothing yet, and nothing wrong; in a cluster, with the number that data will begin with.
+    End(PartitionAnswer, Option<u64>),
 }
 
 pub(super) fn execute(
@@ -35,7 +37,7 @@ pub(super) fn execute(
     conn: u64,
     payload: &[u8],
 ) -> Result<(), HangUp> {
-    let request = decode(payload).ok_or(HangUp)?;
+    let request = lenient(payload, FetchRequest::decode).ok_or(HangUp)?;
     if request.topics.is_empty() {
         return Err(HangUp);
     }
@@ -55,7 +57,7 @@ pub(super) fn execute(
             let found = match refused {
                 _ if !known => Found::Answer(PartitionAnswer::UnknownTopic),
                 Some(answer) => Found::Answer(answer),
-                None => find(shared, state, &topic.name, wanted)?,
+                None => find(shared, state, (node, conn), &topic.name, wanted, request.flags)?,
             };
             let answer = match found {
                 Found::Answer(answer) => {
@@ -67,8 +69,14 @@ pub(super) fn execute(
                     chunks.push(Part::Chunk(chunk));
                     answer
                 }
-                Found::End(answer) => {
-                    slots.push(WaitSlot { topic: Arc::clone(&topic.name), partition: wanted.partition, arrived: None });
+                Found::End(answer, start) => {
+                    slots.push(WaitSlot {
+                        topic: Arc::clone(&topic.name),
+                        partition: wanted.partition,
+                        start,
+                        deaf: state.leadership(&topic.name, wanted.partition, node) != Leadership::Here,
+                        arrived: None,
+                    });
                     answer
                 }
             };
@@ -87,30 +95,37 @@ pub(super) fn execute(
     Ok(())
 }
 
-/// Reads a request; like a server, whatever follows it.
-fn decode(payload: &[u8]) -> Option<FetchRequest> {
-    match FetchRequest::decode(payload) {
-        Ok(request) => Some(request),
-        Err(e) => match e.fault() {
-            DecodeFault::Spare { extra } => {
-                let len = payload.len().checked_sub(usize::try_from(extra).ok()?)?;
-                FetchRequest::decode(payload.get(..len)?).ok()
-            }
-            _ => None,
-        },
+fn find(
+    shared: &Shared,
+    state: &mut State,
+    (node, conn): (usize, u64),
+    topic: &str,
+    wanted: &FetchPartition,
+    flags: u8,
+) -> Result<Found, HangUp> {
+    let cluster = state.cluster.is_some();
+    let mut leadership = state.leadership(topic, wanted.partition, node);
+    if cluster && flags & fetch::FLAG_PREFER_LOCAL != 0 {
+        leadership = provider(state, (node, conn), topic, wanted.partition).unwrap_or(leadership);
     }
-}
-
-fn find(shared: &Shared, state: &mut State, topic: &str, wanted: &fetch::FetchPartition) -> Result<Found, HangUp> {
     let Some(partition) = state.partition(topic, wanted.partition) else {
         return Ok(Found::Answer(PartitionAnswer::UnknownPartition));
     };
+    match leadership {
+        Leadership::Here => {}
+        Leadership::Elsewhere(endpoint) => return Ok(Found::Answer(PartitionAnswer::Redirect(endpoint))),
+        Leadership::Nobody | Leadership::Electing => return Ok(Found::Answer(PartitionAnswer::NoLeader)),
+    }
     if partition.broken {
         return Ok(Found::Answer(PartitionAnswer::SystemError));
     }
+    partition.open = true;
     let log = &partition.log;
-    let end =
-        || Found::End(PartitionAnswer::Data { base: Some(log.first_available), high_water_mark: log.mark, len: 0 });
+    let high_water_mark = if cluster { partition.committed } else { log.mark };
+    let end = || {
+        let answer = PartitionAnswer::Data { base: Some(log.first_available), high_water_mark, len: 0 };
+        Found::End(answer, cluster.then_some(log.last + 1))
+    };
     if wanted.seq == SEQ_TAIL {
         return Ok(end());
     }
@@ -143,7 +158,7 @@ fn send(state: &mut State, node: usize, conn: u64, header: &FetchHeader, chunks:
 fn wait(shared: &Shared, state: &mut State, node: usize, conn: u64, request: &FetchRequest, slots: Vec<WaitSlot>) {
     let id = state.next_wait;
     state.next_wait += 1;
-    for (index, slot) in slots.iter().enumerate() {
+    for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| !slot.deaf) {
         if let Some(partition) = state.partition(&slot.topic, slot.partition) {
             partition.waiting.push((id, index));
         }
@@ -168,6 +183,14 @@ fn deadline(shared: &Shared, max_wait_ms: u64) -> Instant {
     shared.started + Duration::from_millis(u64::try_from(ticks).unwrap_or(u64::MAX))
 }
 
+/// Who serves a client that prefers a replica on its own host, if one is there.
+fn provider(state: &State, (node, conn): (usize, u64), topic: &str, partition: u16) -> Option<Leadership> {
+    let client = state.nodes[node].conns.get(&conn)?.link.stream.peer_addr().ok()?.ip();
+    let partition = state.topics.get(topic)?.partitions.get(usize::from(partition))?;
+    let provider = *partition.in_sync.iter().find(|&&peer| IpAddr::V4(*state.nodes[peer].addr.ip()) == client)?;
+    Some(if provider == node { Leadership::Here } else { Leadership::Elsewhere(state.nodes[provider].addr) })
+}
+
 /// Answers a waiting request whose time is over, without the data that may have arrived (reference, section 5.7).
 pub(super) fn expire(state: &mut State, id: u64) {
     finish(state, id, false);
@@ -179,9 +202,16 @@ fn finish(state: &mut State, id: u64, with_data: bool) {
     let mut header = FetchHeader { request_id: wait.request_id, topics: Vec::new() };
     let mut chunks = Vec::new();
     for slot in wait.slots {
-        let (mark, last) = state.partition(&slot.topic, slot.partition).map_or((0, 0), |p| (p.log.mark, p.log.last));
+        let in_cluster = state.cluster.is_some();
+        let (mark, last) = match state.partition(&slot.topic, slot.partition) {
+            _ if slot.deaf => (0, 0),
+            Some(partition) if in_cluster => (partition.committed, partition.log.last),
+            Some(partition) => (partition.log.mark, partition.log.last),
+            None => (0, 0),
+        };
         let arrived = if with_data { slot.arrived } else { None };
         let (base, len) = arrived.as_ref().map_or((0, 0), |chunk| (chunk.base, chunk.len));
+        let base = slot.start.filter(|_| with_data).unwrap_or(base);
         let answer = PartitionAnswer::Data {
             base: Some(base),
             high_water_mark: if with_data { last } else { mark },
@@ -200,6 +230,14 @@ fn finish(state: &mut State, id: u64, with_data: bool) {
     }
     if send(state, wait.node, wait.conn, &header, chunks).is_err() {
         let _ = state.nodes[wait.node].conns.get_mut(&wait.conn).map(State::hang_up);
+    }
+}
+
+/// Answers all requests that wait for a partition, as when its leader changes.
+pub(super) fn wake(state: &mut State, topic: &str, partition: u16) {
+    let waiting = state.partition(topic, partition).map_or(Vec::new(), |partition| partition.waiting.clone());
+    for (id, _) in waiting {
+        finish(state, id, true);
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::frame::Kind;
+use crate::protocol::produce::ProduceCode;
 
 /// Something that goes wrong, armed by [`Broker::inject`](super::Broker::inject).
 ///
@@ -23,9 +24,8 @@ pub enum Fault {
     Greeting(Vec<u8>),
     /// Closes the connection on which the next request of this kind arrives, without executing it.
     CloseOnRequest(Kind),
-    /// Answers the next produce request with this code for every partition and stores nothing. For a code that stands
-    /// for a whole topic the answer has one for each topic; 0xfc comes with the endpoint 0.0.0.0:0.
-    RefuseProduce(u8),
+    /// Answers the next produce request with this code for every partition and stores nothing.
+    RefuseProduce(ProduceCode),
     /// Answers the next consume request with this for every partition, whatever they hold.
     RefuseConsume(PartitionAnswer),
     /// Executes the next request of this kind, then closes the connection without having answered.
@@ -93,18 +93,24 @@ pub(super) enum Greeting {
     Close,
 }
 
+/// How a fault ends a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    Fin,
+    Reset,
+}
+
 /// What becomes of the bytes a connection is about to send.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Gate {
-    /// The first so many of them may go.
-    Pass(usize),
-    Cut,
-    Reset,
-    Stall,
-    /// Send these instead, for now.
+    /// The first so many of them may go, and then perhaps no more.
+    Pass(usize, Option<Cut>),
+    /// Send the first of them inverted, and then perhaps no more.
+    Flip(Option<Cut>),
+    /// Send these first.
     Garbage(Vec<u8>),
-    /// Send the first of them inverted.
-    Flip,
+    Stall,
+    Cut(Cut),
 }
 
 /// The faults a node has armed.
@@ -165,38 +171,31 @@ impl Faults {
         greeting.unwrap_or(Greeting::Ping)
     }
 
-    /// How to end a connection whose last bytes were the last before a cut.
-    pub(super) fn cut_due(&mut self) -> Option<Gate> {
-        let cuts = |armed: &Armed| matches!(armed.fault, Fault::CutAfter(_) | Fault::ResetAfter(_));
-        let index = self.armed.iter().position(|armed| cuts(armed) && armed.left == 0)?;
-        Some(if matches!(self.fire(index), Fault::CutAfter(_)) { Gate::Cut } else { Gate::Reset })
-    }
-
     /// Decides on `len` bytes of an answer, at least 1.
     pub(super) fn gate(&mut self, len: usize) -> Gate {
-        let counting = |armed: &Armed| armed.fault.bytes().is_some();
-        if let Some(index) = self.armed.iter().position(|armed| counting(armed) && armed.left == 0) {
+        let due = self.armed.iter().position(|armed| armed.fault.bytes().is_some() && armed.left == 0);
+        if let Some(index) = due {
             return match self.fire(index) {
-                Fault::CutAfter(_) => Gate::Cut,
-                Fault::ResetAfter(_) => Gate::Reset,
+                Fault::CutAfter(_) => Gate::Cut(Cut::Fin),
+                Fault::ResetAfter(_) => Gate::Cut(Cut::Reset),
                 Fault::StallAfter(_) => Gate::Stall,
                 Fault::GarbageAfter(_, bytes) => Gate::Garbage(bytes),
-                _ => {
-                    self.pass(1);
-                    Gate::Flip
-                }
+                _ => Gate::Flip(self.pass(1)),
             };
         }
-        let nearest = self.armed.iter().filter(|armed| counting(armed)).map(|armed| armed.left).min();
-        let pass = nearest.map_or(len, |left| usize::try_from(left).map_or(len, |left| left.min(len)));
-        self.pass(pass);
-        Gate::Pass(pass)
+        let nearest = self.armed.iter().filter(|armed| armed.fault.bytes().is_some()).map(|armed| armed.left).min();
+        let len = nearest.map_or(len, |left| usize::try_from(left).map_or(len, |left| left.min(len)));
+        Gate::Pass(len, self.pass(len))
     }
 
-    fn pass(&mut self, bytes: usize) {
+    /// Counts bytes, and fires what is to end the connection with the last of them.
+    fn pass(&mut self, bytes: usize) -> Option<Cut> {
         for armed in &mut self.armed {
             armed.left = armed.left.saturating_sub(bytes as u64);
         }
+        let cuts = |armed: &Armed| matches!(armed.fault, Fault::CutAfter(_) | Fault::ResetAfter(_));
+        let index = self.armed.iter().position(|armed| cuts(armed) && armed.left == 0)?;
+        Some(if matches!(self.fire(index), Fault::CutAfter(_)) { Cut::Fin } else { Cut::Reset })
     }
 }
 
@@ -214,10 +213,9 @@ mod tests {
         for _ in 0..8 {
             seen.push(faults.gate(100));
         }
-        let pass = Gate::Pass;
-        let expected =
-            [Gate::Garbage(vec![7]), pass(4), Gate::Flip, pass(3), Gate::Flip, pass(1), Gate::Cut, pass(100)];
-        assert_eq!(seen, expected);
+        let (garbage, pass) = (Gate::Garbage(vec![7]), |len| Gate::Pass(len, None));
+        let last = Gate::Pass(1, Some(Cut::Fin));
+        assert_eq!(seen, [garbage, pass(4), Gate::Flip(None), pass(3), Gate::Flip(None), last, pass(100), pass(100)]);
         assert_eq!((faults.pending(), faults.fired), (0, 4));
     }
 

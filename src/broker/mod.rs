@@ -21,14 +21,20 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod admin;
+mod answer;
+mod builder;
+mod cluster;
 mod connection;
 mod consume;
 mod faults;
 mod lock;
 mod log;
 mod node;
+mod produce;
 mod state;
 mod stats;
+mod writer;
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,96 +42,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
+use crate::protocol::{DecodeError, DecodeFault};
 
+pub use builder::BrokerBuilder;
+pub use cluster::{Cluster, ClusterBuilder};
 pub use faults::Fault;
 use log::{Layout, Log, Refused};
-use state::{Node, Options, Partition, Shared, State, Topic};
+use state::{Node, Partition, Shared, State};
 pub use stats::{Request, Stats};
-
-/// Settings of a [`Broker`] that hold from its start on.
-#[derive(Debug, Clone)]
-pub struct BrokerBuilder {
-    options: Options,
-}
-
-impl Default for BrokerBuilder {
-    fn default() -> BrokerBuilder {
-        let layout = Layout { segment_bytes: 1 << 30, index_interval: 4096 };
-        BrokerBuilder {
-            options: Options {
-                layout,
-                exact_waits: false,
-                cut_chunks: false,
-                read_only: false,
-                silent_timeout: Some(Duration::from_secs(16)),
-                idle_timeout: None,
-            },
-        }
-    }
-}
-
-impl BrokerBuilder {
-    /// After how many bytes a partition's segment is closed; no chunk crosses from one into the next. Default 1 GiB.
-    #[must_use]
-    pub fn segment_bytes(mut self, bytes: u64) -> BrokerBuilder {
-        self.options.layout.segment_bytes = bytes;
-        self
-    }
-
-    /// After how many bytes a bundle gets an index entry, at one of which most chunks end. Default 4,096.
-    #[must_use]
-    pub fn index_interval(mut self, bytes: u64) -> BrokerBuilder {
-        self.options.layout.index_interval = bytes;
-        self
-    }
-
-    /// Makes consume requests wait just as long as they ask to. A server rounds to its clock and waits 320 ms at least.
-    #[must_use]
-    pub fn exact_waits(mut self) -> BrokerBuilder {
-        self.options.exact_waits = true;
-        self
-    }
-
-    /// Ends every chunk after just as many bytes as were asked for, inside a bundle if need be, as old servers did.
-    #[must_use]
-    pub fn cut_chunks(mut self) -> BrokerBuilder {
-        self.options.cut_chunks = true;
-        self
-    }
-
-    /// Refuses to store messages and create topics over the network. [`Broker::append`] and the like still work.
-    #[must_use]
-    pub fn read_only(mut self) -> BrokerBuilder {
-        self.options.read_only = true;
-        self
-    }
-
-    /// How long a connection may stay open that never sent a byte; `None` for ever. Default 16 s.
-    #[must_use]
-    pub fn silent_timeout(mut self, time: Option<Duration>) -> BrokerBuilder {
-        self.options.silent_timeout = time;
-        self
-    }
-
-    /// Closes any connection that sends nothing for this long and has no request waiting, as some networks do.
-    /// Default: never.
-    #[must_use]
-    pub fn idle_timeout(mut self, time: Duration) -> BrokerBuilder {
-        self.options.idle_timeout = Some(time);
-        self
-    }
-
-    /// Starts the broker.
-    ///
-    /// # Errors
-    /// No port, or no thread.
-    pub fn start(&self) -> io::Result<Broker> {
-        let state = State { nodes: vec![Node::reserve()?], ..State::default() };
-        let broker = Broker { shared: Arc::new(Shared::new(self.options.clone(), state)), node: 0 };
-        broker.shared.listen(0)?;
-        Ok(broker)
-    }
-}
 
 /// A broker that serves clients from threads of this process until it is dropped.
 ///
@@ -202,12 +126,14 @@ impl Broker {
         let node = &mut state.nodes[self.node];
         node.paused = false;
         node.wake();
+        state.rejoin(self.node);
         self.shared.changed.notify_all();
     }
 
     /// Closes every connection that is open now.
     pub fn disconnect_all(&self) {
         self.shared.lock().nodes[self.node].conns.values_mut().for_each(State::hang_up);
+        self.shared.changed.notify_all();
     }
 
     /// Creates a topic with partitions 0 to `partitions` − 1, all empty.
@@ -216,23 +142,38 @@ impl Broker {
     /// If the topic exists.
     #[track_caller]
     pub fn create_topic(&self, topic: &str, partitions: u16) {
+        let factor = self.shared.lock().cluster.as_ref().map_or(1, |cluster| cluster.factor);
+        self.create_topic_with(topic, partitions, factor);
+    }
+
+    #[track_caller]
+    fn create_topic_with(&self, topic: &str, partitions: u16, factor: usize) {
         let mut state = self.shared.lock();
         let exists = state.topics.contains_key(topic);
         if !exists {
-            let partitions = (0..partitions).map(|_| Partition::default()).collect();
-            state.topics.insert(topic.into(), Topic { partitions });
+            state.create_topic(topic, partitions, factor, self.shared.options.layout);
         }
         drop(state);
         assert!(!exists, "topic {topic} exists");
     }
 
     #[track_caller]
-    fn with<T>(&self, topic: &str, partition: u16, act: impl FnOnce(&mut Partition, Layout) -> T) -> T {
+    fn with<T>(&self, topic: &str, partition: u16, act: impl FnOnce(&mut Partition) -> T) -> T {
         let mut state = self.shared.lock();
-        let value = state.partition(topic, partition).map(|partition| act(partition, self.shared.options.layout));
+        let value = state.partition(topic, partition).map(act);
         drop(state);
         self.shared.changed.notify_all();
         value.unwrap_or_else(|| panic!("no partition {topic}/{partition}"))
+    }
+
+    /// Changes a log, in a cluster at all replicas at once.
+    #[track_caller]
+    fn change<T>(&self, topic: &str, partition: u16, act: impl FnOnce(&mut Log, Layout) -> T) -> T {
+        self.with(topic, partition, |partition| {
+            let value = act(&mut partition.log, partition.layout);
+            partition.committed = partition.log.last;
+            value
+        })
     }
 
     /// Stores a bundle as if it had been published; the number of its first message. A dense one is numbered after the
@@ -252,9 +193,12 @@ impl Broker {
     /// As [`append`](Broker::append).
     #[track_caller]
     pub fn append_at(&self, topic: &str, partition: u16, first: u64, bundle: &[u8]) -> u64 {
-        let layout = self.shared.options.layout;
         let mut state = self.shared.lock();
-        let stored = state.partition(topic, partition).map(|partition| partition.log.append(bundle, first, layout));
+        let stored = state.partition(topic, partition).map(|partition| {
+            let stored = partition.log.append(bundle, first, partition.layout);
+            partition.committed = partition.log.last;
+            stored
+        });
         if let Some(Ok(chunk)) = &stored {
             consume::arrived(&mut state, topic, partition, chunk);
         }
@@ -303,27 +247,26 @@ impl Broker {
     /// Without bundles, or on a sparse one.
     #[track_caller]
     pub fn append_repeated(&self, topic: &str, partition: u16, bundles: &[&[u8]], times: u64) {
-        let stored =
-            self.with(topic, partition, |partition, layout| partition.log.append_repeated(bundles, times, layout));
+        let stored = self.change(topic, partition, |log, layout| log.append_repeated(bundles, times, layout));
         assert!(stored.is_ok(), "nothing to repeat, or a sparse bundle");
     }
 
     /// Makes `first` the first number available, as retention does. A bundle that reaches over it stays whole.
     #[track_caller]
     pub fn truncate_front(&self, topic: &str, partition: u16, first: u64) {
-        self.with(topic, partition, |partition, _| partition.log.truncate_front(first));
+        self.change(topic, partition, |log, _| log.truncate_front(first));
     }
 
     /// Takes away every bundle with a number above `last`, as a fail-over can.
     #[track_caller]
     pub fn truncate_back(&self, topic: &str, partition: u16, last: u64) {
-        self.with(topic, partition, |partition, layout| partition.log.truncate_back(last, layout));
+        self.change(topic, partition, |log, layout| log.truncate_back(last, layout));
     }
 
     /// Closes the active segment: the next bundle begins a new one.
     #[track_caller]
     pub fn roll_segment(&self, topic: &str, partition: u16) {
-        self.with(topic, partition, |partition, _| partition.log.close_segment());
+        self.change(topic, partition, |log, _| log.close_segment());
     }
 
     /// Puts these (sparse) bundles in the place of the closed segments, as compaction does; the first number available
@@ -333,32 +276,38 @@ impl Broker {
     /// On bundles whose numbers do not grow.
     #[track_caller]
     pub fn compact(&self, topic: &str, partition: u16, bundles: &[&[u8]]) {
-        let done = self.with(topic, partition, |partition, layout| partition.log.compact(bundles, layout));
+        let done = self.change(topic, partition, |log, layout| log.compact(bundles, layout));
         assert!(done.is_ok(), "bundles whose numbers do not grow");
     }
 
     /// Empties the partition: its next message is number 1 again, as after a topic was created anew.
     #[track_caller]
     pub fn clear(&self, topic: &str, partition: u16) {
-        self.with(topic, partition, |partition, _| partition.log = Log::default());
+        self.change(topic, partition, |log, _| *log = Log::default());
+    }
+
+    /// What stands in the partition's file `config`, which ReloadConf reads; `None` if there is no such file.
+    #[track_caller]
+    pub fn set_config(&self, topic: &str, partition: u16, text: Option<&str>) {
+        self.with(topic, partition, |partition| partition.config = text.map(str::to_owned));
     }
 
     /// Makes the partition's log one that cannot be opened, or heals it.
     #[track_caller]
     pub fn set_broken(&self, topic: &str, partition: u16, broken: bool) {
-        self.with(topic, partition, |partition, _| partition.broken = broken);
+        self.with(topic, partition, |partition| partition.broken = broken);
     }
 
     /// Number of the partition's last message, 0 if there never was one.
     #[track_caller]
     pub fn high_water_mark(&self, topic: &str, partition: u16) -> u64 {
-        self.with(topic, partition, |partition, _| partition.log.last)
+        self.with(topic, partition, |partition| partition.log.last)
     }
 
     /// Number of the first message available, 0 if there never was one.
     #[track_caller]
     pub fn first_available(&self, topic: &str, partition: u16) -> u64 {
-        self.with(topic, partition, |partition, _| partition.log.first_available)
+        self.with(topic, partition, |partition| partition.log.first_available)
     }
 
     /// Arms a fault, to fire once.
@@ -407,7 +356,8 @@ impl Broker {
         stats(&self.shared.lock().nodes[self.node])
     }
 
-    /// Blocks until the counters meet `condition`; whether they did before the time was over.
+    /// Blocks until the counters meet `condition`; whether they did before the time was over. The condition must not use
+    /// the broker itself, which waits for it.
     ///
     /// ```
     /// use std::net::TcpStream;
@@ -456,6 +406,20 @@ fn stats(node: &Node) -> Stats {
     let mut stats = node.stats.clone();
     stats.faults_fired = node.faults.fired;
     stats
+}
+
+/// Decodes a request; like a server, whatever follows it.
+fn lenient<'a, T>(payload: &'a [u8], decode: impl Fn(&'a [u8]) -> Result<T, DecodeError>) -> Option<T> {
+    match decode(payload) {
+        Ok(request) => Some(request),
+        Err(e) => match e.fault() {
+            DecodeFault::Spare { extra } => {
+                let len = payload.len().checked_sub(usize::try_from(extra).ok()?)?;
+                decode(payload.get(..len)?).ok()
+            }
+            _ => None,
+        },
+    }
 }
 
 /// A dense bundle of these messages, to be appended or sent.

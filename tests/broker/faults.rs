@@ -94,7 +94,7 @@ fn damaged_answers() {
     broker.inject(Fault::WrongRequestId);
     assert_eq!(differs(&raw.ask(&request)), [9]);
     broker.inject(Fault::CorruptBundle);
-    let flags = answer.len() - 25;
+    let flags = answer.len() - 26;
     assert_eq!(differs(&raw.ask(&request)), [flags]);
     broker.inject(Fault::FlipAfter(20));
     assert_eq!(differs(&raw.ask(&request)), [20]);
