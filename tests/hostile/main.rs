@@ -4,6 +4,7 @@
 mod alloc;
 #[path = "../common/mod.rs"]
 mod common;
+mod others;
 
 use std::time::{Duration, Instant};
 
