@@ -6,4 +6,7 @@
 pub mod captures;
 pub mod feed;
 pub mod generate;
+pub mod proxy;
 pub mod rng;
+pub mod server;
+pub mod watch;
