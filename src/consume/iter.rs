@@ -269,7 +269,9 @@ impl ConsumeIter {
     /// Lets the leaders go on in turn until there is an event, beginning with the one that had the last.
     fn take_turns(&mut self) -> Result<Turn> {
         for _ in 0..self.leaders.len() {
-            self.turn %= self.leaders.len();
+            if self.turn >= self.leaders.len() {
+                self.turn = 0;
+            }
             let turn = self.turn;
             match self.leaders[turn].poll() {
                 Ok(Some((event, start))) => return self.on_event(turn, event, start),
@@ -372,13 +374,15 @@ impl ConsumeIter {
             return Ok(());
         }
         let leader = &mut self.leaders[turn];
+        let was_up = !leader.is_coming_up();
         self.tracks.stats.bytes += leader.take_bytes();
         let lost = [leader.reset().as_slice(), wanted].concat();
         if !e.is_retryable() || !self.tracks.on_lost(&lost, &leader.addr) {
             return Err(e);
         }
         leader.retry_later(&e);
-        self.tracks.stats.reconnects += 1;
+        let stats = &mut self.tracks.stats;
+        *(if was_up { &mut stats.reconnects } else { &mut stats.failed_brokers }) += 1;
         self.shared.cluster.failed(&leader.addr);
         Ok(())
     }

@@ -145,7 +145,9 @@ fn plain_ends(messages: &[Message], sparse: bool, len: usize) -> Vec<usize> {
     for (index, message) in messages.iter().enumerate() {
         let shared = index > 0 && messages[index - 1].timestamp_ms == message.timestamp_ms;
         let numbered = sparse && index > 0 && index + 1 < messages.len();
-        let delta = if numbered { varint_len(message.seq - messages[index - 1].seq - 1) } else { 0 };
+        // A direct successor is marked by a flag.
+        let gap = if numbered { message.seq - messages[index - 1].seq - 1 } else { 0 };
+        let delta = if gap > 0 { varint_len(gap) } else { 0 };
         let key = message.key.as_ref().map_or(0, |key| 1 + key.len());
         let payload = varint_len(message.payload.len() as u64) + message.payload.len();
         sizes.push(1 + delta + if shared { 0 } else { 8 } + key + payload);
@@ -380,4 +382,17 @@ pub fn exchange(rng: &mut Rng, shape: Shape) -> Exchange {
     header.encode(&mut frame).unwrap();
     frame.extend_from_slice(&chunks);
     Exchange { request, expected, frame }
+}
+
+/// A request for one partition, and an answer with this chunk.
+pub fn one_chunk(from: u64, base: Option<u64>, mark: u64, chunk: &[u8]) -> (FetchRequest, Vec<u8>) {
+    let mut request = request(&mut Rng::new(0), 1, 1);
+    request.topics[0].partitions[0].seq = from;
+    let data = PartitionAnswer::Data { base, high_water_mark: mark, len: chunk.len() as u32 };
+    let partitions = vec![(request.topics[0].partitions[0].partition, data)];
+    let topic = TopicAnswer { name: request.topics[0].name.clone(), partitions, known: true };
+    let mut bytes = Vec::new();
+    FetchHeader { request_id: request.request_id, topics: vec![topic] }.encode(&mut bytes).unwrap();
+    bytes.extend_from_slice(chunk);
+    (request, bytes)
 }

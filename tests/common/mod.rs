@@ -6,6 +6,7 @@
 pub mod captures;
 pub mod feed;
 pub mod generate;
+pub mod mutate;
 pub mod proxy;
 pub mod rng;
 pub mod server;
