@@ -3,6 +3,7 @@
 #![deny(missing_docs, missing_debug_implementations)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod admin;
 #[cfg(feature = "broker")]
 pub mod broker;
 mod client;
@@ -11,9 +12,11 @@ mod consume;
 mod error;
 mod message;
 mod net;
+mod produce;
 pub mod protocol;
 mod topic_config;
 
+pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, TopicInfo, Topology};
 pub use client::{Client, PartitionInfo};
 pub use config::ClientBuilder;
 pub use consume::{
@@ -21,5 +24,7 @@ pub use consume::{
 };
 pub use error::{Error, Fault, Phase, Result};
 pub use message::{Message, Record, Start};
+pub use produce::{Acks, Parcel};
 pub use protocol::Limits;
+pub use protocol::bundle::Compression;
 pub use topic_config::{CleanupPolicy, TopicConfig, TopicConfigError};
