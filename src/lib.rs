@@ -18,7 +18,7 @@ mod topic_config;
 
 pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, TopicInfo, Topology};
 pub use client::{Client, PartitionInfo};
-pub use config::ClientBuilder;
+pub use config::{ClientBuilder, Redirects};
 pub use consume::{
     Batch, BatchIter, CloseHandle, ConsumeIter, Gap, MessageRef, OutOfRange, Position, Positions, Stats, Subscription,
 };

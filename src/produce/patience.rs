@@ -127,12 +127,16 @@ impl Patience {
     }
 
     fn redirected(&mut self, shared: &Shared, topic: &str, partition: u16, to: SocketAddrV4) -> Verdict {
-        if to.ip().is_unspecified() || to.ip().is_broadcast() || to.port() == 0 {
-            shared.cluster.forget(topic, partition);
-            return self.not_yet(shared, Error::broker(topic, partition, Fault::NoLeader));
-        }
-        debug!("{topic}/{partition}: led by {to}");
-        shared.cluster.learn(&Arc::from(topic), partition, BrokerAddr::from(to));
+        let leader = match shared.cluster.named(to) {
+            Err(fault) => return Verdict::Refused(Error::broker(topic, partition, fault)),
+            Ok(None) => {
+                shared.cluster.forget(topic, partition);
+                return self.not_yet(shared, Error::broker(topic, partition, Fault::NoLeader));
+            }
+            Ok(Some(leader)) => leader,
+        };
+        debug!("{topic}/{partition}: redirected to {leader}");
+        shared.cluster.learn(&Arc::from(topic), partition, leader);
         let trouble = self.trouble(shared);
         trouble.hops += 1;
         trouble.pause = None;
