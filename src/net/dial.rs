@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::debug;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -214,7 +215,10 @@ fn connect(address: &SocketAddr, config: &Config) -> io::Result<TcpStream> {
     }
     SockRef::from(&socket).set_tcp_nodelay(true)?;
     if let Some(idle) = config.keepalive {
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(idle / 4))?;
+        // The system counts in whole seconds and refuses none.
+        let least = Duration::from_secs(1);
+        let keepalive = TcpKeepalive::new().with_time(idle.max(least)).with_interval((idle / 4).max(least));
+        socket.set_tcp_keepalive(&keepalive)?;
     }
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
     socket.set_tcp_user_timeout(config.tcp_user_timeout)?;
