@@ -547,3 +547,6 @@ fn check_entries(request: &FetchRequest, mut items: HeaderItems<'_>, slots: &mut
     }
     items.next_item().map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;
