@@ -69,6 +69,11 @@ impl Proxy {
         self.shared.fates.lock().unwrap().push_back(Some((after, how)));
     }
 
+    /// Lets all connections to come alone.
+    pub fn pardon(&self) {
+        self.shared.fates.lock().unwrap().clear();
+    }
+
     /// Connections that were cut so far.
     pub fn cuts(&self) -> usize {
         self.shared.cuts.load(Ordering::SeqCst)
