@@ -232,6 +232,7 @@ fn answers_that_stop_in_the_middle() {
             assert_eq!(got, (1..=got.len() as u64).collect::<Vec<_>>());
             assert!(iter.next().is_none());
             broker.clear_faults();
+            drop(iter);
             broker.release();
             let from = Subscription::topic("orders").from(Start::At(got.len() as u64 + 1)).stop_at_end();
             assert_eq!(client.subscribe(from).unwrap().count(), 40 - got.len(), "the next one goes on");
@@ -253,7 +254,10 @@ fn a_silent_broker_is_dialed_anew_and_nothing_is_lost() {
             let mut iter = client.subscribe(orders()).unwrap();
             let got: Vec<_> = (&mut iter).map(|message| message.unwrap().seq()).collect();
             assert_eq!((got, iter.stats().reconnects), ((1..=40).collect(), 1), "stalled after {at}");
+            // What it still sends to nobody counts too.
+            drop(iter);
             broker.release();
+            assert!(broker.wait_until(SOON, |stats| stats.open == 1));
         }
         broker.inject_times(Fault::Delay(SOON), 3);
         let (count, took) = timed(|| client.subscribe(orders()));

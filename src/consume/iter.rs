@@ -305,11 +305,11 @@ impl ConsumeIter {
             Event::End { .. } => {
                 let leader = &mut self.leaders[turn];
                 self.tracks.stats.bytes += leader.take_bytes();
-                let partitions = leader.finish_answer();
+                let (partitions, soon) = leader.finish_answer();
                 // The others' turn, however fast this one may answer again.
                 self.turn += 1;
                 self.tracks.on_progress(&partitions);
-                self.tracks.on_end(&partitions)?;
+                self.tracks.on_end(&partitions, soon)?;
             }
         }
         Ok(Turn::Event)

@@ -9,13 +9,16 @@ use super::close::CloseHandle;
 use crate::config::Config;
 use crate::error::{Error, Phase, Result};
 use crate::message::Sources;
-use crate::net::{Backoff, BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf};
+use crate::net::{Backoff, BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf, Stopwatch};
 use crate::protocol::fetch::{FetchRequest, WAIT_SLACK_MS, adjusted_wait_ms};
 use crate::protocol::stream::{Event, FetchDecoder, Step};
 use crate::protocol::{DecodeError, DecodeFault};
 
 /// Bytes of the read buffer at rest: several bundles of the usual sizes, and small enough for a core's cache.
 const READ_BUFFER: usize = 256 << 10;
+
+/// Brokers that are asked to wait for data wait longer than this.
+const SOON: Duration = Duration::from_millis(50);
 
 /// A broker that leads partitions of the subscription.
 #[derive(Debug)]
@@ -52,6 +55,7 @@ struct InFlight {
     request_id: u32,
     partitions: Vec<usize>,
     max_wait_ms: u64,
+    sent: Stopwatch,
 }
 
 impl Leader {
@@ -153,7 +157,7 @@ impl Leader {
         *used = true;
         let (request_id, max_wait_ms) = (request.request_id, request.max_wait_ms);
         trace!("{}: fetch {request_id} of {} partitions", self.addr, partitions.len());
-        self.in_flight.push(InFlight { request_id, partitions, max_wait_ms });
+        self.in_flight.push(InFlight { request_id, partitions, max_wait_ms, sent: Stopwatch::start() });
         self.decoder.expect(request);
         self.blocked = Duration::ZERO;
         connection.send(scratch, self.config.io_timeout)
@@ -208,10 +212,13 @@ impl Leader {
         if self.current.is_some() || !self.buf.data().is_empty() { Phase::Read } else { Phase::Wait }
     }
 
-    /// Ends the answer being read: the broker is well. Returns its partitions.
-    pub(super) fn finish_answer(&mut self) -> Vec<usize> {
+    /// Ends the answer being read: the broker is well. Returns its partitions, and whether it came so soon that the
+    /// broker cannot have waited as it was asked to.
+    pub(super) fn finish_answer(&mut self) -> (Vec<usize>, bool) {
         self.has_progressed();
-        self.current.take().map_or(Vec::new(), |fetch| fetch.partitions)
+        let Some(fetch) = self.current.take() else { return (Vec::new(), false) };
+        let soon = fetch.sent.elapsed() < SOON.min(Duration::from_millis(fetch.max_wait_ms));
+        (fetch.partitions, soon)
     }
 
     /// Notes that repeating what was asked is not in vain.

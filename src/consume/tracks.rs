@@ -13,8 +13,9 @@ use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
 use crate::protocol::varint;
 
-/// How long to leave a partition alone that has only messages above its high-water mark.
-const ABOVE_MARK_PAUSE: Duration = Duration::from_millis(100);
+/// How long to leave a partition alone that has only messages above its high-water mark, or of which a broker says at
+/// once that it has none, without waiting for any.
+const NOTHING_YET_PAUSE: Duration = Duration::from_millis(100);
 
 /// The next sequence number to be delivered from a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -362,13 +363,13 @@ impl Tracks {
         }
         if pause {
             let wait = Duration::from_millis(100).saturating_mul(1 << track.hops.min(4));
-            self.pause(index, wait);
+            self.pause(index, Deadline::after(wait));
         }
     }
 
-    fn pause(&mut self, index: usize, time: Duration) {
+    fn pause(&mut self, index: usize, until: Deadline) {
         self.paused += 1;
-        self.tracks[index].state = TrackState::Paused(Deadline::after(time));
+        self.tracks[index].state = TrackState::Paused(until);
     }
 
     fn on_out_of_range(&mut self, index: usize, first_available: u64, high_water_mark: u64) {
@@ -441,7 +442,7 @@ impl Tracks {
         match end {
             ChunkEnd::Cut { bundle_len } => self.on_cut(index, bundle_len.unwrap_or(0)),
             ChunkEnd::AboveMark if !track.found => {
-                self.pause(index, ABOVE_MARK_PAUSE);
+                self.pause(index, Deadline::after(NOTHING_YET_PAUSE));
             }
             ChunkEnd::Whole if !track.found => {
                 if track.stale_len.is_some_and(|before| track.chunk_len <= before) {
@@ -473,11 +474,19 @@ impl Tracks {
         debug!("{}: next fetch size {} for a cut bundle", self.sources[index], track.fetch_size);
     }
 
-    /// Ends an answer: its partitions can be asked for again.
+    /// Ends an answer: its partitions can be asked for again, after a pause if it came `soon` and empty.
     ///
     /// # Errors
     /// What the answer said of a partition and the caller has to know, now that its other partitions are delivered.
-    pub(super) fn on_end(&mut self, partitions: &[usize]) -> Result<()> {
+    pub(super) fn on_end(&mut self, partitions: &[usize], soon: bool) -> Result<()> {
+        if soon && self.answer_is_empty {
+            let until = Deadline::after(NOTHING_YET_PAUSE);
+            for &index in partitions {
+                if self.tracks[index].state == TrackState::InFlight && self.tracks[index].hops == 0 {
+                    self.pause(index, until);
+                }
+            }
+        }
         self.release(partitions);
         self.pending_error.take().map_or(Ok(()), Err)
     }
