@@ -6,7 +6,7 @@ use common::feed::{self, Message};
 use common::generate::{self, Exchange, Shape};
 use common::rng::{Rng, seeded};
 use tank_client::protocol::bundle::{BundleBuilder, Compression};
-use tank_client::protocol::fetch::{FetchHeader, FetchPartition, FetchRequest, PartitionAnswer, TopicAnswer};
+use tank_client::protocol::fetch::FetchRequest;
 use tank_client::protocol::stream::ChunkEnd;
 use tank_client::protocol::{Limits, frame};
 
@@ -94,21 +94,6 @@ fn many_partitions() {
     seeded(20, |rng| drop(check(rng, shape, 1)));
 }
 
-/// An answer with one partition and this chunk.
-fn answer(seq: u64, last: u64, bundle: &[u8]) -> (FetchRequest, Vec<u8>) {
-    let mut request = generate::request(&mut Rng::new(0), 1, 1);
-    request.topics[0].partitions = vec![FetchPartition { partition: 0, seq, fetch_size: 1 }];
-    let mut chunk = Vec::new();
-    generate::put_varint(bundle.len() as u64, &mut chunk);
-    chunk.extend_from_slice(bundle);
-    let data = PartitionAnswer::Data { base: Some(seq), high_water_mark: last, len: chunk.len() as u32 };
-    let topic = TopicAnswer { name: request.topics[0].name.clone(), partitions: vec![(0, data)], known: true };
-    let mut bytes = Vec::new();
-    FetchHeader { request_id: request.request_id, topics: vec![topic] }.encode(&mut bytes).unwrap();
-    bytes.extend_from_slice(&chunk);
-    (request, bytes)
-}
-
 #[test]
 fn the_fullest_bundles() {
     let mut builder = BundleBuilder::new();
@@ -118,7 +103,10 @@ fn the_fullest_bundles() {
         let messages = generate::messages(&mut Rng::new(7), 1, 65_535, 5, sparse);
         let last = messages[65_534].seq;
         let bundle = generate::pack(&mut builder, messages.clone(), sparse, compression);
-        let (request, bytes) = answer(1, last, &bundle.bytes);
+        let mut chunk = Vec::new();
+        generate::put_varint(bundle.bytes.len() as u64, &mut chunk);
+        chunk.extend_from_slice(&bundle.bytes);
+        let (request, bytes) = generate::one_chunk(1, Some(1), last, &chunk);
         let mut answers = feed::decode(&[request], &bytes, &Limits::default()).complete();
         assert!(answers.remove(0).parts[0].messages == messages);
     }

@@ -169,7 +169,7 @@ pub struct MessageSet<'a> {
     pub last: u64,
     /// Whether the bundle numbers its messages itself.
     pub sparse: bool,
-    /// Whether the bytes end inside the set: then the messages that are complete count, and the rest is no error.
+    /// Whether the set goes on after the bytes: then the messages that are complete count, and the rest is no error.
     pub cut: bool,
 }
 
@@ -198,7 +198,11 @@ impl MessageSet<'_> {
                 out.push(entry);
             }
         }
-        if self.cut { Ok(()) } else { cursor.finish("message set") }
+        if self.cut {
+            // All messages are here and the bundle goes on: one byte at least, which a whole one must not have either.
+            return Err(cursor.error("message set", DecodeFault::Spare { extra: cursor.left() as u64 + 1 }));
+        }
+        cursor.finish("message set")
     }
 
     #[inline(always)]

@@ -381,3 +381,16 @@ pub fn exchange(rng: &mut Rng, shape: Shape) -> Exchange {
     frame.extend_from_slice(&chunks);
     Exchange { request, expected, frame }
 }
+
+/// A request for one partition, and an answer with this chunk.
+pub fn one_chunk(from: u64, base: Option<u64>, mark: u64, chunk: &[u8]) -> (FetchRequest, Vec<u8>) {
+    let mut request = request(&mut Rng::new(0), 1, 1);
+    request.topics[0].partitions[0].seq = from;
+    let data = PartitionAnswer::Data { base, high_water_mark: mark, len: chunk.len() as u32 };
+    let partitions = vec![(request.topics[0].partitions[0].partition, data)];
+    let topic = TopicAnswer { name: request.topics[0].name.clone(), partitions, known: true };
+    let mut bytes = Vec::new();
+    FetchHeader { request_id: request.request_id, topics: vec![topic] }.encode(&mut bytes).unwrap();
+    bytes.extend_from_slice(chunk);
+    (request, bytes)
+}

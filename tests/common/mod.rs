@@ -6,4 +6,5 @@
 pub mod captures;
 pub mod feed;
 pub mod generate;
+pub mod mutate;
 pub mod rng;
