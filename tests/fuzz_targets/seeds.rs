@@ -26,7 +26,12 @@ struct Recorded {
 
 pub(crate) fn all() -> Vec<(&'static str, Seeds)> {
     let recorded = recorded();
-    vec![("varint", varints()), ("bundle", bundles(&recorded)), ("fetch_stream", fetch_streams(&recorded))]
+    vec![
+        ("varint", varints()),
+        ("bundle", bundles(&recorded)),
+        ("fetch_stream", fetch_streams(&recorded)),
+        ("responses", responses(&recorded)),
+    ]
 }
 
 /// All that is recorded in `tests/golden`, in the order of the names.
@@ -113,8 +118,9 @@ fn fetch_streams(recorded: &[Recorded]) -> Seeds {
         let is_consume = request.first() == Some(&(Kind::Consume as u8));
         // All that servers send is much alike; what they never send is worth more.
         let most = if name.starts_with("hostile") { 400 } else { 150 };
-        if is_consume && (10..most).contains(&response.len()) && request.len() < 300 {
-            seeds.push((name.clone(), seed(index as u8 % 4 & 2, request, response)));
+        let chosen = index % 4 == 0 || most == 400;
+        if is_consume && chosen && (10..most).contains(&response.len()) && request.len() < 300 {
+            seeds.push((name.clone(), seed(index as u8 / 4 % 2 * 2, request, response)));
         }
     }
     for index in 0..24 {
@@ -124,6 +130,50 @@ fn fetch_streams(recorded: &[Recorded]) -> Seeds {
         let fitting = 1u64.to_le_bytes();
         let (settings, requests) = if index % 2 == 0 { (0, &bytes[..]) } else { (1, &fitting[..]) };
         seeds.push((format!("made_{index}"), seed(settings, requests, &frame)));
+    }
+    seeds
+}
+
+fn responses(recorded: &[Recorded]) -> Seeds {
+    let mut seeds: Seeds = Vec::new();
+    for Recorded { name, request, response } in recorded {
+        // The numbers of the decoders for the answer and the request.
+        let (answer_to, request_of) = match request.first().copied().and_then(Kind::from_id) {
+            Some(Kind::Produce) => (0, 9),
+            Some(Kind::ProduceWithSeqnum) => (0, 10),
+            Some(Kind::CreateTopic) => (1, 11),
+            Some(Kind::DiscoverPartitions) => (2, 12),
+            Some(Kind::DiscoverTopics) => (3, 13),
+            Some(Kind::DiscoverTopology) => (4, 14),
+            Some(Kind::Status) => (5, 15),
+            Some(Kind::ReloadConf) => (6, 16),
+            Some(Kind::Consume) => (7, 8),
+            _ => continue,
+        };
+        let (Some(request), Some(mut payload)) = (request.get(5..), response.get(5..)) else { continue };
+        if answer_to == 7 {
+            let Some(header) = payload.get(..4).map(|len| u32::from_le_bytes(len.try_into().unwrap()) as usize) else {
+                continue;
+            };
+            let Some(entries) = payload.get(8..4 + header.min(300)) else { continue };
+            payload = entries;
+        }
+        let produced = [Kind::Produce, Kind::ProduceWithSeqnum].map(|kind| ProduceRequest::decode(kind, request));
+        let shape: Vec<u8> = match produced.into_iter().flatten().next() {
+            Some(request) if answer_to == 0 => request.shape().map(|partitions| partitions as u8).collect(),
+            _ => Vec::new(),
+        };
+        let mut add = |kind, decoder: u8, seed: Vec<u8>| {
+            let alike = seeds.iter().filter(|(_, other)| other[0] == decoder).count();
+            if seed.len() < 200 && alike < if name.starts_with("hostile") { 8 } else { 4 } {
+                seeds.push((format!("{name}_{kind}"), seed));
+            }
+        };
+        add("answer", answer_to, [&[answer_to][..], &short(&shape), payload].concat());
+        add("request", request_of, [&[request_of, 0][..], request].concat());
+        if matches!(answer_to, 1 | 2 | 6) {
+            add("pair", 17, [&[17, 0][..], &short(request), payload].concat());
+        }
     }
     seeds
 }
