@@ -31,6 +31,7 @@ pub(crate) fn all() -> Vec<(&'static str, Seeds)> {
         ("bundle", bundles(&recorded)),
         ("fetch_stream", fetch_streams(&recorded)),
         ("responses", responses(&recorded)),
+        ("roundtrip", chance(32, 600)),
     ]
 }
 
@@ -132,6 +133,19 @@ fn fetch_streams(recorded: &[Recorded]) -> Seeds {
         seeds.push((format!("made_{index}"), seed(settings, requests, &frame)));
     }
     seeds
+}
+
+/// Bytes for targets that make something of any.
+fn chance(files: u64, most: usize) -> Seeds {
+    let file = |seed| {
+        let rng = &mut Rng::new(seed);
+        let len = rng.between(20, most);
+        (
+            format!("chance_{seed}"),
+            (0..len).map(|_| if rng.one_in(3) { rng.next() as u8 } else { rng.below(4) as u8 }).collect(),
+        )
+    };
+    (0..files).map(file).collect()
 }
 
 fn responses(recorded: &[Recorded]) -> Seeds {
