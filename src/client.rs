@@ -78,7 +78,7 @@ impl Client {
         let config = Arc::new(config);
         let shared = Shared {
             pool: Pool::new(config.clone()),
-            cluster: Cluster::new(brokers),
+            cluster: Cluster::new(brokers, config.clone()),
             config,
             request_id: AtomicU32::new(1),
         };
@@ -177,7 +177,9 @@ impl Shared {
         let name: Arc<str> = topic.into();
         while let Some(leader) = next_leader(&states, &asked) {
             asked.push(leader);
-            let addr = BrokerAddr::from(leader);
+            let Some(addr) = self.cluster.named(leader).map_err(|fault| Error::broker(topic, None, fault))? else {
+                continue;
+            };
             let theirs = match self.ask_at(&addr, &request) {
                 Ok(theirs) => theirs.unwrap_or_default(),
                 Err(e) => {
@@ -200,7 +202,7 @@ impl Shared {
 /// A leader that is named and was not asked.
 fn next_leader(states: &[PartitionState], asked: &[std::net::SocketAddrV4]) -> Option<std::net::SocketAddrV4> {
     states.iter().find_map(|state| match state {
-        PartitionState::Redirect(to) if to.port() != 0 && !to.ip().is_unspecified() && !asked.contains(to) => Some(*to),
+        PartitionState::Redirect(to) if !asked.contains(to) => Some(*to),
         _ => None,
     })
 }

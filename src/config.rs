@@ -1,5 +1,7 @@
 //! Settings.
 
+use std::fmt;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,35 @@ pub(crate) struct Config {
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,
     pub(crate) limits: Limits,
+    pub(crate) redirects: Redirects,
+    pub(crate) endpoints: Option<EndpointMap>,
+}
+
+/// Which redirects to follow when a broker names another one as a partition's leader.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Redirects {
+    /// All of them, wherever they lead.
+    #[default]
+    Follow,
+    /// Those to the brokers that were given to connect to; others are
+    /// [`Fault::RedirectRefused`](crate::Fault::RedirectRefused).
+    KnownBrokers,
+}
+
+/// From the address that a broker advertises to the one it can be reached at.
+#[derive(Clone)]
+pub(crate) struct EndpointMap(Arc<dyn Fn(SocketAddrV4) -> SocketAddr + Send + Sync>);
+
+impl EndpointMap {
+    pub(crate) fn reachable(&self, advertised: SocketAddrV4) -> SocketAddr {
+        (self.0)(advertised)
+    }
+}
+
+impl fmt::Debug for EndpointMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EndpointMap")
+    }
 }
 
 impl Default for Config {
@@ -37,6 +68,8 @@ impl Default for Config {
             receive_buffer: None,
             send_buffer: None,
             limits: Limits::default(),
+            redirects: Redirects::Follow,
+            endpoints: None,
         }
     }
 }
@@ -127,6 +160,19 @@ impl ClientBuilder {
     /// How much a broker may claim. The defaults take everything a TANK server sends.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
+        self
+    }
+
+    /// Which redirects to follow in a cluster. Default [`Redirects::Follow`].
+    pub fn redirects(mut self, redirects: Redirects) -> Self {
+        self.config.redirects = redirects;
+        self
+    }
+
+    /// Where to reach a cluster's node instead of the IPv4 address and port that it advertises: for address translation
+    /// and forwarded ports. Default: there.
+    pub fn map_endpoints(mut self, map: impl Fn(SocketAddrV4) -> SocketAddr + Send + Sync + 'static) -> Self {
+        self.config.endpoints = Some(EndpointMap(Arc::new(map)));
         self
     }
 

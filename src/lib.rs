@@ -15,7 +15,7 @@ pub mod protocol;
 mod topic_config;
 
 pub use client::{Client, PartitionInfo};
-pub use config::ClientBuilder;
+pub use config::{ClientBuilder, Redirects};
 pub use consume::{
     Batch, BatchIter, CloseHandle, ConsumeIter, Gap, MessageRef, OutOfRange, Position, Positions, Stats, Subscription,
 };

@@ -268,7 +268,9 @@ impl ConsumeIter {
     /// Lets the leaders go on in turn until there is an event, beginning with the one that had the last.
     fn take_turns(&mut self) -> Result<Turn> {
         for _ in 0..self.leaders.len() {
-            self.turn %= self.leaders.len();
+            if self.turn >= self.leaders.len() {
+                self.turn = 0;
+            }
             let turn = self.turn;
             match self.leaders[turn].poll() {
                 Ok(Some((event, start))) => return self.on_event(turn, event, start),
@@ -358,10 +360,11 @@ impl ConsumeIter {
             return Ok(());
         }
         let leader = &mut self.leaders[turn];
-        self.tracks.stats.bytes += leader.take_bytes();
+        let stats = &mut self.tracks.stats;
+        stats.bytes += leader.take_bytes();
+        *(if leader.is_coming_up() { &mut stats.failed_brokers } else { &mut stats.reconnects }) += 1;
         let lost = leader.fail(e)?;
         let addr = leader.addr.clone();
-        self.tracks.stats.reconnects += 1;
         self.shared.cluster.failed(&addr);
         self.tracks.on_lost(&lost, &addr);
         Ok(())

@@ -167,6 +167,9 @@ impl Leader {
 
     /// Reads what the decoder needs, as far as it has arrived; whether all of it is there.
     fn read_needed(&mut self) -> Result<bool> {
+        if self.need == 0 {
+            return Ok(true);
+        }
         let phase = self.phase();
         let Link::Up { connection, .. } = &self.link else { return Ok(false) };
         while self.need > 0 {

@@ -152,6 +152,15 @@ impl Subscription {
         self
     }
 
+    /// In a cluster, reads from a replica on this host instead of the leader, if there is one that is in sync.
+    ///
+    /// For reading back what is old, not for following: TANK 4.0 replicas do not wake a waiting fetch when new messages
+    /// come, and one that was restarted may number an answer wrongly, which is refused as malformed.
+    pub fn prefer_local(mut self) -> Self {
+        self.options.prefer_local = true;
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         for (index, wanted) in self.wanted.iter().enumerate() {
             let Wanted { topic, partition, .. } = wanted;

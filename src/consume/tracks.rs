@@ -81,8 +81,10 @@ pub struct Stats {
     pub fetches: u64,
     /// Fetches answered without any data.
     pub empty_fetches: u64,
-    /// Connections that were lost and dialed anew.
+    /// Connections that were lost.
     pub reconnects: u64,
+    /// Brokers that could not be reached when a connection to them was wanted.
+    pub failed_brokers: u64,
     /// Answers that named another leader.
     pub redirects: u64,
     /// Answers that a partition has no leader.
@@ -279,30 +281,23 @@ impl Tracks {
             }
             PartitionAnswer::Redirect(endpoint) => {
                 self.stats.redirects += 1;
-                let usable = !endpoint.ip().is_unspecified() && !endpoint.ip().is_broadcast() && endpoint.port() != 0;
-                if usable {
-                    warn!("{topic}/{partition}: led by {endpoint}");
-                    let leader = BrokerAddr::from(endpoint);
-                    cluster.learn(&topic, partition, leader.clone());
-                    track.leader = Some(leader);
-                } else {
-                    cluster.forget(&topic, partition);
-                    track.leader = None;
+                match cluster.named(endpoint) {
+                    Err(fault) => fault,
+                    Ok(None) => return self.on_no_leader(index, cluster),
+                    Ok(Some(addr)) => {
+                        warn!("{topic}/{partition}: redirected to {addr}");
+                        // A replica near us must never be taken for the leader that messages are published to.
+                        if !self.options.prefer_local {
+                            cluster.learn(&topic, partition, addr.clone());
+                        }
+                        track.leader = Some(addr);
+                        // The first redirect is how leaders are found; a second one in a row wants time to settle.
+                        let (hops, pause) = (track.hops + 1, track.hops > 0);
+                        return self.wait_or_give_up(index, pause, Fault::Redirects { hops, last: endpoint });
+                    }
                 }
-                let (hops, last) = (track.hops + 1, endpoint);
-                let fault = if usable { Fault::Redirects { hops, last } } else { Fault::NoLeader };
-                // The first redirect is how leaders are found; a second one in a row wants time to settle.
-                let pause = !usable || track.hops > 0;
-                self.wait_or_give_up(index, pause, fault);
-                return;
             }
-            PartitionAnswer::NoLeader => {
-                self.stats.no_leader += 1;
-                cluster.forget(&topic, partition);
-                track.leader = None;
-                self.wait_or_give_up(index, true, Fault::NoLeader);
-                return;
-            }
+            PartitionAnswer::NoLeader => return self.on_no_leader(index, cluster),
             PartitionAnswer::SystemError => Fault::System,
             PartitionAnswer::UnknownPartition => Fault::UnknownPartition,
             PartitionAnswer::UnknownTopic => Fault::UnknownTopic,
@@ -312,6 +307,14 @@ impl Tracks {
 
     fn fail(&mut self, e: Error) {
         self.pending_error.get_or_insert(e);
+    }
+
+    fn on_no_leader(&mut self, index: usize, cluster: &Cluster) {
+        let Source { topic, partition } = &self.sources[index];
+        cluster.forget(topic, *partition);
+        self.tracks[index].leader = None;
+        self.stats.no_leader += 1;
+        self.wait_or_give_up(index, true, Fault::NoLeader);
     }
 
     fn wait_or_give_up(&mut self, index: usize, pause: bool, fault: Fault) {

@@ -11,13 +11,14 @@ use super::varint;
 #[derive(Debug, Clone)]
 pub struct Cursor<'a> {
     rest: &'a [u8],
-    at: u64,
+    /// The place behind the last byte: kept in its stead, so that a read changes one field only.
+    end: u64,
 }
 
 impl<'a> Cursor<'a> {
     /// Reads `bytes`, the first of which is counted as byte `at` in errors.
     pub fn new(bytes: &'a [u8], at: u64) -> Cursor<'a> {
-        Cursor { rest: bytes, at }
+        Cursor { rest: bytes, end: at.saturating_add(bytes.len() as u64) }
     }
 
     /// The bytes not yet read.
@@ -32,13 +33,13 @@ impl<'a> Cursor<'a> {
 
     /// The place of the next byte.
     pub fn at(&self) -> u64 {
-        self.at
+        self.end.saturating_sub(self.rest.len() as u64)
     }
 
     /// An error about the field that was just read or is to be read next.
     #[cold]
     pub fn error(&self, field: &'static str, fault: DecodeFault) -> DecodeError {
-        DecodeError::new(field, fault, self.at)
+        DecodeError::new(field, fault, self.at())
     }
 
     #[cold]
@@ -51,7 +52,6 @@ impl<'a> Cursor<'a> {
     pub fn bytes(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let Some((taken, rest)) = self.rest.split_at_checked(len) else { return Err(self.short(field, len)) };
         self.rest = rest;
-        self.at += len as u64;
         Ok(taken)
     }
 
@@ -60,7 +60,6 @@ impl<'a> Cursor<'a> {
     pub fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
         let Some((&byte, rest)) = self.rest.split_first() else { return Err(self.short(field, 1)) };
         self.rest = rest;
-        self.at += 1;
         Ok(byte)
     }
 
@@ -85,12 +84,22 @@ impl<'a> Cursor<'a> {
     /// A varint.
     #[inline]
     pub fn varint(&mut self, field: &'static str) -> Result<u32, DecodeError> {
+        match self.rest {
+            [byte @ 0..=0x7f, rest @ ..] => {
+                self.rest = rest;
+                Ok(u32::from(*byte))
+            }
+            _ => self.long_varint(field),
+        }
+    }
+
+    fn long_varint(&mut self, field: &'static str) -> Result<u32, DecodeError> {
         let mut partial = varint::Partial::default();
         loop {
             let Some(&byte) = self.rest.get(partial.len()) else {
                 return Err(self.short(field, self.rest.len() + 1));
             };
-            if let Some(value) = partial.push(byte, field, self.at)? {
+            if let Some(value) = partial.push(byte, field, self.at())? {
                 self.bytes(partial.len(), field)?;
                 return Ok(value);
             }
@@ -114,15 +123,15 @@ impl<'a> Cursor<'a> {
 
     /// Four address bytes in written order, then a little-endian port.
     pub fn endpoint(&mut self, field: &'static str) -> Result<SocketAddrV4, DecodeError> {
-        let mut address = Cursor::new(self.bytes(6, field)?, self.at);
+        let mut address = self.sub(6, field)?;
         let ip = Ipv4Addr::new(address.u8(field)?, address.u8(field)?, address.u8(field)?, address.u8(field)?);
         Ok(SocketAddrV4::new(ip, address.u16(field)?))
     }
 
     /// A cursor over the next `len` bytes alone.
     pub fn sub(&mut self, len: usize, field: &'static str) -> Result<Cursor<'a>, DecodeError> {
-        let at = self.at;
-        Ok(Cursor { rest: self.bytes(len, field)?, at })
+        let at = self.at();
+        Ok(Cursor::new(self.bytes(len, field)?, at))
     }
 
     /// `Ok` if everything was read.

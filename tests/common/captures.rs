@@ -1,7 +1,7 @@
 //! The recorded exchanges in `tests/golden`, as far as they concern consuming.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tank_client::protocol::fetch::{FetchRequest, FetchTopic};
@@ -16,6 +16,7 @@ pub struct Capture {
     pub entry: Value,
     pub request: Vec<u8>,
     pub response: Vec<u8>,
+    pub dir: PathBuf,
 }
 
 fn load(manifest: &str, key: fn(&Value) -> Option<(String, String)>) -> Vec<Capture> {
@@ -32,6 +33,7 @@ fn load(manifest: &str, key: fn(&Value) -> Option<(String, String)>) -> Vec<Capt
             entry: entry.clone(),
             request: read(request),
             response: read(response),
+            dir: dir.clone(),
         });
     }
     captures
@@ -66,20 +68,6 @@ pub fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8], &[u8])> {
     frames
 }
 
-/// Merges a topic that is listed twice in a row, as a server's answers do; whether there was one.
-pub fn merge_topics(request: &mut FetchRequest) -> bool {
-    let before = request.topics.len();
-    let mut merged: Vec<FetchTopic> = Vec::new();
-    for topic in request.topics.drain(..) {
-        match merged.last_mut() {
-            Some(last) if last.name == topic.name => last.partitions.extend(topic.partitions),
-            _ => merged.push(topic),
-        }
-    }
-    request.topics = merged;
-    request.topics.len() < before
-}
-
 impl Capture {
     pub fn hostile(&self) -> bool {
         self.entry["hostile"] == true
@@ -91,11 +79,18 @@ impl Capture {
         consume.map(|(_, payload, _)| FetchRequest::decode(payload).unwrap()).collect()
     }
 
-    /// The requests in the shape in which the server answered them.
+    /// The requests in the shape in which the server answered them: it merges a topic that is listed twice.
     pub fn answered_requests(&self) -> Vec<FetchRequest> {
         let mut requests = self.requests();
         for request in &mut requests {
-            merge_topics(request);
+            let mut merged: Vec<FetchTopic> = Vec::new();
+            for topic in request.topics.drain(..) {
+                match merged.last_mut() {
+                    Some(last) if last.name == topic.name => last.partitions.extend(topic.partitions),
+                    _ => merged.push(topic),
+                }
+            }
+            request.topics = merged;
         }
         requests
     }

@@ -139,13 +139,14 @@ fn header_len(messages: &[Message], sparse: bool) -> usize {
     1 + count + if sparse { range } else { 0 }
 }
 
-/// Where the header and the messages end in a plain bundle that the crate packed.
+/// Where the header and the messages end in a bundle of the crate's own making, counted from its end back.
 fn plain_ends(messages: &[Message], sparse: bool, len: usize) -> Vec<usize> {
     let mut sizes = Vec::new();
     for (index, message) in messages.iter().enumerate() {
         let shared = index > 0 && messages[index - 1].timestamp_ms == message.timestamp_ms;
-        let between = sparse && index > 0 && index + 1 < messages.len();
-        let gap = if between { message.seq - messages[index - 1].seq - 1 } else { 0 };
+        let numbered = sparse && index > 0 && index + 1 < messages.len();
+        // A direct successor is marked by a flag.
+        let gap = if numbered { message.seq - messages[index - 1].seq - 1 } else { 0 };
         let delta = if gap > 0 { varint_len(gap) } else { 0 };
         let key = message.key.as_ref().map_or(0, |key| 1 + key.len());
         let payload = varint_len(message.payload.len() as u64) + message.payload.len();

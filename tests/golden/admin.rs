@@ -12,7 +12,7 @@ use tank_client::protocol::admin::{
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::{DecodeError, EncodeError, Limits};
 
-use crate::captures::{self, Capture, Frame, hex_code, remove, rename};
+use crate::manifest::{self, Capture, Frame, hex_code, remove, rename};
 
 /// Captures with a request that a client must not be able to send, and the field on which it is refused.
 const REFUSED: [(&str, &str); 1] = [("create_topic_name_empty", "topic name, bytes")];
@@ -152,7 +152,7 @@ pub(crate) fn response(capture: &Capture, frame: &Frame<'_>, expected: &Value, r
 }
 
 pub(crate) fn hostile(capture: &Capture) {
-    let frames = captures::frames(&capture.response).unwrap();
+    let frames = manifest::frames(&capture.response).unwrap();
     let [frame] = frames.as_slice() else { panic!("{}: not one frame", capture.name) };
     // A count is refused by its limit; without one, by what is missing.
     for limits in [Limits::default(), Limits::default().topics(u32::MAX)] {

@@ -5,7 +5,7 @@ use tank_client::protocol::bundle::{BundleBuilder, Codec, Compression, RawMessag
 use tank_client::protocol::frame;
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest, ProduceResponse};
 
-use crate::captures::{self, Bundle, Capture, Frame, hex_code, remove, rename};
+use crate::manifest::{self, Bundle, Capture, Frame, hex_code, remove, rename};
 
 /// Captures with a request that a client must not be able to send, and the field on which it is refused.
 const REFUSED: [(&str, &str); 2] =
@@ -38,7 +38,7 @@ pub(crate) fn request(capture: &Capture, frame: &Frame<'_>, expected: &Value) {
 
 /// The builder makes the same bundle of the same messages, or, compressed, one with the same contents.
 fn rebuild(name: &str, bytes: &[u8]) {
-    let bundle = captures::bundle(bytes, 1).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let bundle = manifest::bundle(bytes, 1).unwrap_or_else(|e| panic!("{name}: {e}"));
     let build = |compression| {
         let mut builder = BundleBuilder::new();
         for entry in &bundle.entries {
@@ -64,7 +64,7 @@ fn rebuild(name: &str, bytes: &[u8]) {
             let ours = build(Compression::Snappy);
             let head = bundle.header.len;
             assert_eq!(ours[..head], bytes[..head], "{name}");
-            let again = captures::bundle(&ours, 1).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let again = manifest::bundle(&ours, 1).unwrap_or_else(|e| panic!("{name}: {e}"));
             assert_eq!((again.header, again.set), (bundle.header, bundle.set), "{name}");
         }
     }
@@ -86,7 +86,7 @@ pub(crate) fn response(capture: &Capture, frame: &Frame<'_>, expected: &Value, r
 }
 
 pub(crate) fn hostile(capture: &Capture) {
-    let frames = captures::frames(&capture.response).unwrap();
+    let frames = manifest::frames(&capture.response).unwrap();
     let [frame] = frames.as_slice() else { panic!("{}: not one frame", capture.name) };
     let e = ProduceResponse::decode(frame.payload, shape(&capture.requests[0])).unwrap_err();
     capture.assert_expected(&e);
@@ -118,7 +118,7 @@ pub(crate) fn remove_timing(message: &mut Value) {
 fn to_json(request: &ProduceRequest<'_>) -> Value {
     let topic_json = |topic: &tank_client::protocol::produce::ProduceTopic<'_>| {
         let partitions = topic.partitions.iter().map(|entry| {
-            let bundle = captures::bundle(entry.bundle, 1).unwrap();
+            let bundle = manifest::bundle(entry.bundle, 1).unwrap();
             let mut partition = json!({
                 "partition": entry.partition,
                 "bundle_len": entry.bundle.len(),
