@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod consume_loop;
 pub mod fetch_stream;
 pub mod input;
+pub mod peer;
 pub mod responses;
 pub mod roundtrip;
 pub mod varint;
@@ -17,5 +18,9 @@ pub mod varint;
 mod compare;
 #[path = "../common/feed.rs"]
 mod feed;
+#[path = "../common/generate.rs"]
+mod generate;
 #[path = "../differential/plain.rs"]
 mod plain;
+#[path = "../common/rng.rs"]
+mod rng;

@@ -32,6 +32,7 @@ pub(crate) fn all() -> Vec<(&'static str, Seeds)> {
         ("fetch_stream", fetch_streams(&recorded)),
         ("responses", responses(&recorded)),
         ("roundtrip", chance(32, 600)),
+        ("consume_loop", consume_loops()),
     ]
 }
 
@@ -131,6 +132,52 @@ fn fetch_streams(recorded: &[Recorded]) -> Seeds {
         let fitting = 1u64.to_le_bytes();
         let (settings, requests) = if index % 2 == 0 { (0, &bytes[..]) } else { (1, &fitting[..]) };
         seeds.push((format!("made_{index}"), seed(settings, requests, &frame)));
+    }
+    seeds
+}
+
+/// One answer of each kind, and some scripts that chance makes.
+fn consume_loops() -> Seeds {
+    let script = |settings: [u8; 5], marks: (u64, u64), answers: &[u8]| {
+        let (pieces, seq) = (short(&[6, 40]), 1u64.to_le_bytes());
+        [&settings[..], &seq, &pieces, &marks.0.to_le_bytes(), &marks.1.to_le_bytes(), answers].concat()
+    };
+    let mut seeds: Seeds = Vec::new();
+    for seed in 0..16 {
+        let rng = &mut Rng::new(seed);
+        let bundles = |rng: &mut Rng, by| [&[4][..], &(rng.below(500) as u16).to_le_bytes(), &[90, 0, by]].concat();
+        let mut answers = Vec::new();
+        for _ in 0..rng.between(1, 5) {
+            match rng.below(3) {
+                0 => answers.extend([6, 64 | rng.pick(&[1, 5, 7, 7])]),
+                _ => answers.extend(bundles(rng, 0)),
+            }
+        }
+        if rng.one_in(3) {
+            let by = 1 << rng.below(8);
+            answers.extend(bundles(rng, by));
+        }
+        let settings = [rng.below(8) as u8, rng.below(8) as u8, rng.below(3) as u8, rng.below(3) as u8, 0];
+        seeds.push((format!("good_{seed}"), script(settings, (1, 9), &answers)));
+    }
+    for fault in 0..8 {
+        seeds.push((format!("fault_{fault}"), script([0; 5], (1, 9), &[6, fault, 6, fault])));
+    }
+    for index in 0..8 {
+        let Exchange { frame, .. } = generate::exchange(&mut Rng::new(index), TINY);
+        let raw = [&[0][..], &long(&frame)].concat();
+        seeds.push((format!("raw_{index}"), script([0; 5], (1, 9), &raw)));
+        let payload = [&[1][..], &long(&frame[5..])].concat();
+        seeds.push((format!("payload_{index}"), script([0; 5], (1, 9), &payload)));
+        let rng = &mut Rng::new(index);
+        let messages = generate::messages(rng, 1, 3, 20, index % 2 == 1);
+        let packed = generate::pack_oddly(rng, messages, index % 2 == 1);
+        let mut chunk = Vec::new();
+        generate::put_varint(packed.bytes.len() as u64, &mut chunk);
+        chunk.extend_from_slice(&packed.bytes);
+        chunk.truncate(rng.between(chunk.len() / 2, chunk.len()));
+        let chunk = [&[2, 5][..], &9u64.to_le_bytes(), &long(&chunk)].concat();
+        seeds.push((format!("chunk_{index}"), script([2, 0, 0, 1, 0], (1, 9), &chunk)));
     }
     seeds
 }
