@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use tank_client::protocol::bundle::{BundleBuilder, Compression};
+use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, SEQ_TAIL};
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::ProduceRequest;
 use tank_client::protocol::varint;
@@ -33,6 +34,7 @@ pub(crate) fn all() -> Vec<(&'static str, Seeds)> {
         ("responses", responses(&recorded)),
         ("roundtrip", chance(32, 600)),
         ("consume_loop", consume_loops()),
+        ("broker", brokers(&recorded)),
     ]
 }
 
@@ -178,6 +180,39 @@ fn consume_loops() -> Seeds {
         chunk.truncate(rng.between(chunk.len() / 2, chunk.len()));
         let chunk = [&[2, 5][..], &9u64.to_le_bytes(), &long(&chunk)].concat();
         seeds.push((format!("chunk_{index}"), script([2, 0, 0, 1, 0], (1, 9), &chunk)));
+    }
+    seeds
+}
+
+/// What clients sent, about topics that the broker has.
+fn brokers(recorded: &[Recorded]) -> Seeds {
+    let seed = |settings: u8, request: &[u8]| [&[settings][..], &short(&[settings]), request].concat();
+    let mut seeds: Seeds = Vec::new();
+    for (index, Recorded { name, request, .. }) in recorded.iter().enumerate() {
+        let kind = request.first().copied().unwrap_or(0);
+        let alike = seeds.iter().filter(|(_, other)| other[3] == kind).count();
+        if (5..200).contains(&request.len()) && alike < 5 {
+            seeds.push((name.clone(), seed(index as u8 & 0xf, request)));
+        }
+    }
+    for (index, (topic, seq, max_wait_ms)) in
+        [("t", 0, 0), ("t", 2, 0), ("events", 6, 0), ("t", SEQ_TAIL, 320)].into_iter().enumerate()
+    {
+        let partitions = [0, 1].map(|partition| FetchPartition { partition, seq, fetch_size: 100 }).to_vec();
+        let request = FetchRequest {
+            client_version: 2,
+            request_id: 1,
+            client_id: "".into(),
+            max_wait_ms,
+            min_bytes: 0,
+            flags: 0,
+            topics: vec![FetchTopic { name: topic.into(), partitions }],
+        };
+        let mut bytes = Vec::new();
+        request.encode(&mut bytes).unwrap();
+        for settings in [0, 1, 2] {
+            seeds.push((format!("fetch_{index}_{settings}"), seed(settings, &bytes)));
+        }
     }
     seeds
 }
