@@ -17,9 +17,10 @@ mod topic_config;
 pub use client::{Client, PartitionInfo};
 pub use config::ClientBuilder;
 pub use consume::{
-    Batch, BatchIter, CloseHandle, ConsumeIter, Gap, MessageRef, OutOfRange, Position, Positions, Stats, Subscription,
+    Batch, BatchIter, Checkpoint, CloseHandle, ConsumeIter, Gap, MessageRef, OutOfRange, Position, Positions, Stats,
+    Subscription,
 };
-pub use error::{Error, Fault, Phase, Result};
+pub use error::{CheckpointFault, Error, Fault, Phase, Result};
 pub use message::{Message, Record, Start};
 pub use protocol::Limits;
 pub use topic_config::{CleanupPolicy, TopicConfig, TopicConfigError};

@@ -1,6 +1,7 @@
 //! Subscribing: what is wanted, where it stands, and the iterator that brings it.
 
 mod batch;
+mod checkpoint;
 mod close;
 mod iter;
 mod leader;
@@ -9,6 +10,7 @@ mod subscription;
 mod tracks;
 
 pub use batch::{Batch, BatchIter, MessageRef};
+pub use checkpoint::Checkpoint;
 pub use close::CloseHandle;
 pub use iter::ConsumeIter;
 pub(crate) use start::subscribe;

@@ -34,6 +34,8 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
             Some(id) => return Err(Error::broker(topic, id, Fault::UnknownPartition)),
         };
         for id in ids {
+            let resumed = subscription.resume.get(topic, id);
+            let start = resumed.map_or(start, Start::At);
             if start == Start::Latest {
                 await_marks(shared, topic, id, states)?;
             }
@@ -46,7 +48,8 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
                 Start::At(seq) => seq,
                 Start::Latest => mark.unwrap_or(0).saturating_add(1),
             };
-            let track = Track::new(position, first_available, mark, &subscription.options);
+            let mut track = Track::new(position, first_available, mark, &subscription.options);
+            track.resumed = resumed.is_some();
             partitions.push((Source { topic: topic.clone(), partition: id }, track));
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::checkpoint::Checkpoint;
+use super::tracks::Positions;
 use crate::error::{Error, Result};
 use crate::message::Start;
 use crate::protocol::fetch::MAX_WAIT_MS;
@@ -24,6 +26,8 @@ pub struct Subscription {
     pub(crate) start: Start,
     pub(crate) options: Options,
     pub(crate) limit: Option<u64>,
+    /// Where to go on, instead of the starts.
+    pub(crate) resume: Positions,
 }
 
 /// A topic, or one partition of it.
@@ -43,6 +47,7 @@ pub(crate) struct Options {
     pub(crate) min_bytes: u32,
     pub(crate) fetch_size: u32,
     pub(crate) out_of_range: OutOfRange,
+    pub(crate) on_recreated: OutOfRange,
     pub(crate) stop_at_end: bool,
     pub(crate) stop_at_seq: Option<u64>,
     pub(crate) prefer_local: bool,
@@ -70,11 +75,13 @@ impl Subscription {
                 min_bytes: 0,
                 fetch_size: 1 << 20,
                 out_of_range: OutOfRange::Fail,
+                on_recreated: OutOfRange::Fail,
                 stop_at_end: false,
                 stop_at_seq: None,
                 prefer_local: false,
             },
             limit: None,
+            resume: Positions::default(),
         }
     }
 
@@ -131,6 +138,24 @@ impl Subscription {
     /// What to do when the number wanted next is not there. Default [`OutOfRange::Fail`].
     pub fn out_of_range(mut self, policy: OutOfRange) -> Self {
         self.options.out_of_range = policy;
+        self
+    }
+
+    /// Goes on where a checkpoint says, whatever start was given; partitions that it has nothing of begin with theirs.
+    ///
+    /// If messages from there on are gone by now, the [policy](Subscription::out_of_range) holds and
+    /// [`gaps`](crate::ConsumeIter::gaps) lists them. A number beyond the end is another matter:
+    /// [`on_recreated`](Subscription::on_recreated).
+    pub fn resume(mut self, checkpoint: &Checkpoint) -> Self {
+        self.resume = checkpoint.positions().clone();
+        self
+    }
+
+    /// What to do when [`resume`](Subscription::resume) asks for a number beyond the end: the topic was created anew, or
+    /// a fail-over lost its last messages, and the position means nothing any more. Default [`OutOfRange::Fail`], with
+    /// [`Error::Recreated`]. A topic that has already grown past the position again cannot be told from the old one.
+    pub fn on_recreated(mut self, policy: OutOfRange) -> Self {
+        self.options.on_recreated = policy;
         self
     }
 

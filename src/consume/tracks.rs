@@ -42,6 +42,15 @@ impl Positions {
     pub fn get(&self, topic: &str, partition: u16) -> Option<u64> {
         self.0.iter().find(|p| &*p.topic == topic && p.partition == partition).map(|p| p.seq)
     }
+
+    /// Notes the next number of a partition, in place of the one it had: for a program that deals with messages in
+    /// another order than they come in.
+    pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
+        match self.0.iter_mut().find(|p| &*p.topic == topic && p.partition == partition) {
+            Some(position) => position.seq = seq,
+            None => self.0.push(Position { topic: topic.into(), partition, seq }),
+        }
+    }
 }
 
 impl<'a> IntoIterator for &'a Positions {
@@ -97,6 +106,8 @@ pub(super) struct Track {
     /// The first number that was there when last heard of.
     pub(super) first_available: u64,
     pub(super) high_water_mark: Option<u64>,
+    /// Begins where a checkpoint says, and no answer has shown yet that there is such a place.
+    pub(super) resumed: bool,
     /// The last number to deliver.
     pub(super) end: Option<u64>,
     /// `stop_at_end` has still to learn where the end is.
@@ -342,9 +353,14 @@ impl Tracks {
         track.high_water_mark = Some(high_water_mark);
         track.first_available = first_available;
         let requested = track.position;
-        match self.options.out_of_range {
+        let recreated = std::mem::take(&mut track.resumed) && requested > high_water_mark.saturating_add(1);
+        let policy = if recreated { self.options.on_recreated } else { self.options.out_of_range };
+        match policy {
             OutOfRange::Fail => {
                 let (topic, partition) = (topic.to_string(), *partition);
+                if recreated {
+                    return self.fail(Error::Recreated { topic, partition, position: requested, high_water_mark });
+                }
                 let e = Error::OutOfRange { topic, partition, requested, first_available, high_water_mark };
                 return self.fail(e);
             }
@@ -464,6 +480,7 @@ impl Track {
             position,
             first_available,
             high_water_mark,
+            resumed: false,
             end: options.stop_at_seq,
             end_unknown: options.stop_at_end,
             fetch_size: options.fetch_size,
@@ -478,6 +495,7 @@ impl Track {
     }
 
     fn on_data(&mut self, high_water_mark: u64, len: u32) {
+        self.resumed = false;
         if len > 0 {
             self.high_water_mark = Some(high_water_mark);
             if std::mem::take(&mut self.end_unknown) {

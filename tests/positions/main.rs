@@ -1,0 +1,6 @@
+//! Checkpoints and time, on the embedded broker.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod checkpoint;
