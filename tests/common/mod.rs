@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod captures;
+pub mod example;
 pub mod feed;
 pub mod generate;
 pub mod mutate;

@@ -4,3 +4,5 @@
 mod common;
 
 mod checkpoint;
+#[cfg(unix)]
+mod worker;
