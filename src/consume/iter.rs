@@ -22,6 +22,10 @@ use crate::protocol::stream::{Bundle, Event};
 /// they may send more than was asked for.
 const MAX_ASKED: u64 = 1 << 30;
 
+/// The longest chunk to read to its end when no more of it is wanted, in bytes; more than that is not worth keeping a
+/// connection for.
+const MAX_PASSED_OVER: u32 = 1 << 20;
+
 /// How long to block at most while a connection is being opened: `close` has no socket then to wake us with.
 const CLOSE_CHECK: Duration = Duration::from_millis(50);
 
@@ -255,6 +259,26 @@ impl ConsumeIter {
         }
     }
 
+    /// The first bundle with a message at or above `seq`, up to `end`: for a subscription to one partition, whatever was
+    /// asked for before. `None` if there is no such message now.
+    pub(super) fn bundle_at(&mut self, seq: u64, end: u64) -> Result<Option<Batch<'_>>> {
+        self.loaded.clear();
+        self.tracks.tracks[0].state = TrackState::Done;
+        if self.tracks.tracks[0].chunk_len > MAX_PASSED_OVER {
+            self.leaders.clear();
+        }
+        while self.leaders.iter().any(|leader| !leader.is_idle()) {
+            if matches!(self.take_turns()?, Turn::Dry) {
+                self.wait(Deadline::NEVER)?;
+            }
+        }
+        self.tracks.seek(0, seq, end);
+        match self.try_pull(Deadline::NEVER)? {
+            Pulled::Bundle => Ok(Some(self.batch(0))),
+            Pulled::Quiet | Pulled::Finished => Ok(None),
+        }
+    }
+
     /// Counts the bundle that was handed out as delivered.
     fn unload(&mut self) {
         if self.loaded.next > 0 {
@@ -342,7 +366,9 @@ impl ConsumeIter {
             let source = &self.tracks.sources[index];
             return Err(e.in_partition(&source.topic, source.partition).into());
         }
-        let whole = !bundle.cut && bundle.last <= bundle.to && loaded.entries.len() as u64 <= self.remaining;
+        let stopped = self.tracks.stop_at_time(index, &mut loaded.entries);
+        let whole =
+            !stopped && !bundle.cut && bundle.last <= bundle.to && loaded.entries.len() as u64 <= self.remaining;
         loaded.entries.truncate(usize::try_from(self.remaining).unwrap_or(usize::MAX));
         let Some(last) = loaded.entries.last() else { return Ok(false) };
         loaded.after = if whole { bundle.last + 1 } else { last.seq + 1 };

@@ -1,11 +1,11 @@
 //! What a user wants to read.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::checkpoint::Checkpoint;
 use super::tracks::Positions;
 use crate::error::{Error, Result};
-use crate::message::Start;
+use crate::message::{Start, millis_at_or_after};
 use crate::protocol::fetch::MAX_WAIT_MS;
 
 /// The largest fetch size; servers cut larger ones down to it.
@@ -50,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) on_recreated: OutOfRange,
     pub(crate) stop_at_end: bool,
     pub(crate) stop_at_seq: Option<u64>,
+    /// In milliseconds since 1970.
+    pub(crate) stop_at_time: Option<u64>,
     pub(crate) prefer_local: bool,
 }
 
@@ -78,6 +80,7 @@ impl Subscription {
                 on_recreated: OutOfRange::Fail,
                 stop_at_end: false,
                 stop_at_seq: None,
+                stop_at_time: None,
                 prefer_local: false,
             },
             limit: None,
@@ -168,6 +171,15 @@ impl Subscription {
     /// Ends each partition with this sequence number, inclusive.
     pub fn stop_at_seq(mut self, seq: u64) -> Self {
         self.options.stop_at_seq = Some(seq);
+        self
+    }
+
+    /// Ends each partition before its first message with this time stamp or a later one, which is not delivered, and
+    /// neither is any message after it, even if its time stamp is earlier. Messages are looked at as they come, from
+    /// the start of the subscription on: a partition without such a message goes on, and waits for one, unless
+    /// [`stop_at_end`](Subscription::stop_at_end) or another condition ends it before.
+    pub fn stop_at_time(mut self, time: SystemTime) -> Self {
+        self.options.stop_at_time = Some(millis_at_or_after(time));
         self
     }
 

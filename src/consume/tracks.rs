@@ -9,6 +9,7 @@ use super::subscription::{MAX_FETCH_SIZE, Options, OutOfRange};
 use crate::error::{Error, Fault, Result};
 use crate::message::{Source, Sources};
 use crate::net::{BrokerAddr, Cluster, Deadline};
+use crate::protocol::bundle::Entry;
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
 use crate::protocol::varint;
@@ -120,7 +121,7 @@ pub(super) struct Track {
     /// Messages found in the chunk that is being read.
     found: bool,
     /// Length of the chunk that is being read, and of the last one that lay all below the position.
-    chunk_len: u32,
+    pub(super) chunk_len: u32,
     stale_len: Option<u32>,
     /// Answers in a row that could not be followed, and since when they are tolerated.
     hops: u32,
@@ -389,6 +390,32 @@ impl Tracks {
             return Verdict::Skip;
         }
         Verdict::Take
+    }
+
+    /// Takes away the messages from the first at or after the time to stop at on, and ends the partition before it;
+    /// whether there was one.
+    pub(super) fn stop_at_time(&mut self, index: usize, entries: &mut Vec<Entry>) -> bool {
+        let Some(time) = self.options.stop_at_time else { return false };
+        let Some(at) = entries.iter().position(|entry| entry.timestamp_ms >= time) else { return false };
+        entries.truncate(at);
+        let track = &mut self.tracks[index];
+        match entries.last() {
+            Some(last) => track.end = Some(last.seq),
+            None => {
+                track.state = TrackState::Done;
+                self.changed = true;
+            }
+        }
+        true
+    }
+
+    /// Turns to another part of a partition, of which nothing may be under way.
+    pub(super) fn seek(&mut self, index: usize, seq: u64, end: u64) {
+        let track = &mut self.tracks[index];
+        (track.position, track.end, track.end_unknown) = (seq, Some(end), true);
+        (track.state, track.stale_len) = (TrackState::Idle, None);
+        track.fetch_size = self.options.fetch_size;
+        self.changed = true;
     }
 
     /// Notes that messages of a bundle are about to be handed out.

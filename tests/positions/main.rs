@@ -4,5 +4,6 @@
 mod common;
 
 mod checkpoint;
+mod time;
 #[cfg(unix)]
 mod worker;
