@@ -127,6 +127,17 @@ pub enum Error {
         /// Whether [`Checkpoint::open_previous`](crate::Checkpoint::open_previous) will do.
         previous: bool,
     },
+    /// A [segment](crate::segment) file does not hold what it should.
+    #[error("{}: malformed data in the bundle at byte {at}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file the bundle begins, its length in front included.
+        at: u64,
+        /// The field, and what was found against what is allowed; its place is counted from the start of the file, or
+        /// of the message set for a field inside a message.
+        source: DecodeError,
+    },
     /// A file could not be read or written.
     #[error("cannot read or write {}", path.display())]
     File {

@@ -12,6 +12,7 @@ mod error;
 mod message;
 mod net;
 pub mod protocol;
+pub mod segment;
 mod topic_config;
 
 pub use client::{Client, PartitionInfo};
