@@ -22,6 +22,10 @@ use crate::protocol::stream::{Bundle, Event};
 /// they may send more than was asked for.
 const MAX_ASKED: u64 = 1 << 30;
 
+/// The longest chunk to read to its end when no more of it is wanted, in bytes; more than that is not worth keeping a
+/// connection for.
+const MAX_PASSED_OVER: u32 = 1 << 20;
+
 /// How long to block at most while a connection is being opened: `close` has no socket then to wake us with.
 const CLOSE_CHECK: Duration = Duration::from_millis(50);
 
@@ -256,6 +260,26 @@ impl ConsumeIter {
         }
     }
 
+    /// The first bundle with a message at or above `seq`, up to `end`: for a subscription to one partition, whatever was
+    /// asked for before. `None` if there is no such message now.
+    pub(super) fn bundle_at(&mut self, seq: u64, end: u64) -> Result<Option<Batch<'_>>> {
+        self.loaded.clear();
+        self.tracks.tracks[0].state = TrackState::Done;
+        if self.tracks.tracks[0].chunk_len > MAX_PASSED_OVER {
+            self.leaders.clear();
+        }
+        while self.leaders.iter().any(|leader| !leader.is_idle()) {
+            if matches!(self.take_turns()?, Turn::Dry) {
+                self.wait(Deadline::NEVER)?;
+            }
+        }
+        self.tracks.seek(0, seq, end);
+        match self.try_pull(Deadline::NEVER)? {
+            Pulled::Bundle => Ok(Some(self.batch(0))),
+            Pulled::Quiet | Pulled::Finished => Ok(None),
+        }
+    }
+
     /// Counts what was handed out of the bundle as delivered.
     fn unload(&mut self) {
         if let Some(position) = self.loaded.position_of(self.loaded.partition) {
@@ -348,8 +372,9 @@ impl ConsumeIter {
             let source = &self.tracks.sources[index];
             return Err(e.in_partition(&source.topic, source.partition).into());
         }
+        let stopped = self.tracks.stop_at_time(index, &mut loaded.entries);
         // Nothing more is wanted of it than what was found.
-        let through = !bundle.cut && (bundle.last <= bundle.to || self.tracks.ends_at(index, bundle.to));
+        let through = !stopped && !bundle.cut && (bundle.last <= bundle.to || self.tracks.ends_at(index, bundle.to));
         let fits = loaded.entries.len() as u64 <= self.remaining;
         loaded.entries.truncate(usize::try_from(self.remaining).unwrap_or(usize::MAX));
         let after = bundle.last.min(bundle.to) + 1;
