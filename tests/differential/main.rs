@@ -10,7 +10,7 @@ use common::feed::{self, Outcome};
 use common::generate::{self, Packed, Shape};
 use common::rng::{Rng, seeded};
 use common::{captures, mutate};
-use plain::{End, No, Part, Says, Wanted};
+use plain::{End, No, Part, Says, Topic, Wanted};
 use tank_client::protocol::Limits;
 use tank_client::protocol::bundle::{BundleBuilder, Compression};
 use tank_client::protocol::fetch::{FetchRequest, PartitionAnswer};
@@ -19,7 +19,7 @@ use tank_client::protocol::stream::ChunkEnd;
 fn wanted(request: &FetchRequest) -> Wanted {
     let topics = request.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|wanted| (wanted.partition, wanted.seq)).collect();
-        (topic.name.as_bytes().to_vec(), partitions)
+        Topic { name: topic.name.as_bytes().to_vec(), partitions }
     });
     Wanted { request_id: request.request_id, topics: topics.collect() }
 }
