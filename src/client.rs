@@ -11,8 +11,8 @@ use crate::consume::{ConsumeIter, Subscription, check_topic, subscribe};
 use crate::error::{Error, Fault, Result};
 use crate::net::{BrokerAddr, Cluster, Pool};
 use crate::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
-use crate::protocol::frame::Kind;
-use crate::protocol::{DecodeError, EncodeError, Limits};
+use crate::protocol::frame::{self, Kind};
+use crate::protocol::{DecodeError, DecodeFault, EncodeError, Limits};
 
 /// A connection to TANK: to one broker or to a cluster.
 ///
@@ -165,6 +165,7 @@ impl Shared {
                 Err(failed) => return Err(failed.error),
             }
         };
+        check_request_id(&payload, request_id)?;
         Ok(request.decode(request_id, &payload, &self.config.limits)?)
     }
 
@@ -197,6 +198,16 @@ impl Shared {
         }
         Ok(states)
     }
+}
+
+/// Refuses an answer to another request.
+pub(crate) fn check_request_id(payload: &[u8], expected: u32) -> std::result::Result<(), DecodeError> {
+    let found = frame::request_id(payload)?;
+    if found == expected {
+        return Ok(());
+    }
+    let fault = DecodeFault::Unexpected { found: found.into(), expected: expected.into() };
+    Err(DecodeError::new("request id", fault, 0))
 }
 
 /// A leader that is named and was not asked.

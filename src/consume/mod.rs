@@ -11,7 +11,7 @@ mod tracks;
 pub use batch::{Batch, BatchIter, MessageRef};
 pub use close::CloseHandle;
 pub use iter::ConsumeIter;
-pub(crate) use start::subscribe;
+pub(crate) use start::{await_marks, subscribe};
 pub(crate) use subscription::check_topic;
 pub use subscription::{OutOfRange, Subscription};
 pub use tracks::{Gap, Position, Positions, Stats};

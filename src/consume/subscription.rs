@@ -163,8 +163,12 @@ impl Subscription {
 
     pub(crate) fn check(&self) -> Result<()> {
         for (index, wanted) in self.wanted.iter().enumerate() {
-            let Wanted { topic, partition, .. } = wanted;
+            let Wanted { topic, partition, start } = wanted;
             check_topic(topic)?;
+            // On the wire it stands for the end, which moves while nobody looks.
+            if start.unwrap_or(self.start) == Start::At(u64::MAX) {
+                return Err(Error::config(format!("sequence number: {} is never assigned", u64::MAX)));
+            }
             if *partition == Some(u16::MAX) {
                 return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
             }

@@ -5,12 +5,12 @@ use tank_client::protocol::fetch::{FetchRequest, PartitionAnswer};
 use tank_client::protocol::stream::ChunkEnd;
 
 use super::feed::{self, Outcome};
-use super::plain::{self, End, No, Part, Says, Wanted};
+use super::plain::{self, End, No, Part, Says, Topic, Wanted};
 
 fn wanted(request: &FetchRequest) -> Wanted {
     let topics = request.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|wanted| (wanted.partition, wanted.seq)).collect();
-        (topic.name.as_bytes().to_vec(), partitions)
+        Topic { name: topic.name.as_bytes().to_vec(), partitions }
     });
     Wanted { request_id: request.request_id, topics: topics.collect() }
 }
