@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 use std::{fmt, io};
 
 use log::debug;
 
 use crate::config::{ClientBuilder, Config};
-use crate::consume::{ConsumeIter, Subscription, check_topic, subscribe};
+use crate::consume::{ConsumeIter, Subscription, check_topic, find_time, subscribe};
 use crate::error::{Error, Fault, Result};
 use crate::net::{BrokerAddr, Cluster, Pool};
 use crate::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
-use crate::protocol::frame::Kind;
-use crate::protocol::{DecodeError, EncodeError, Limits};
+use crate::protocol::frame::{self, Kind};
+use crate::protocol::{DecodeError, DecodeFault, EncodeError, Limits};
 
 /// A connection to TANK: to one broker or to a cluster.
 ///
@@ -96,6 +97,18 @@ impl Client {
         subscribe(self, what.into())
     }
 
+    /// The number of the first message with this time stamp or a later one; the high-water mark + 1 if there is none.
+    ///
+    /// Found by bisection, with at most some 64 fetches of a bundle each. That takes time stamps that do not go back. If
+    /// they do, the message that is found has such a time stamp and the one before it, if any, does not, but an earlier
+    /// one may have one too: ask for a time as much earlier as clocks may differ.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Client::subscribe), and as the items of a [`ConsumeIter`].
+    pub fn seq_at(&self, topic: &str, partition: u16, time: SystemTime) -> Result<u64> {
+        find_time(self, topic, partition, time)
+    }
+
     /// The partitions of a topic with their first and last sequence numbers.
     ///
     /// # Errors
@@ -165,6 +178,7 @@ impl Shared {
                 Err(failed) => return Err(failed.error),
             }
         };
+        check_request_id(&payload, request_id)?;
         Ok(request.decode(request_id, &payload, &self.config.limits)?)
     }
 
@@ -197,6 +211,16 @@ impl Shared {
         }
         Ok(states)
     }
+}
+
+/// Refuses an answer to another request.
+pub(crate) fn check_request_id(payload: &[u8], expected: u32) -> std::result::Result<(), DecodeError> {
+    let found = frame::request_id(payload)?;
+    if found == expected {
+        return Ok(());
+    }
+    let fault = DecodeFault::Unexpected { found: found.into(), expected: expected.into() };
+    Err(DecodeError::new("request id", fault, 0))
 }
 
 /// A leader that is named and was not asked.

@@ -8,7 +8,9 @@ use std::time::Duration;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::net::{Backoff, parse_brokers};
+use crate::produce::{Acks, Options};
 use crate::protocol::Limits;
+use crate::protocol::bundle::Compression;
 
 /// Settings that all connections of a client share.
 #[derive(Debug, Clone)]
@@ -24,6 +26,7 @@ pub(crate) struct Config {
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,
     pub(crate) limits: Limits,
+    pub(crate) publish: Options,
     pub(crate) redirects: Redirects,
     pub(crate) endpoints: Option<EndpointMap>,
 }
@@ -68,6 +71,7 @@ impl Default for Config {
             receive_buffer: None,
             send_buffer: None,
             limits: Limits::default(),
+            publish: Options::default(),
             redirects: Redirects::Follow,
             endpoints: None,
         }
@@ -163,6 +167,25 @@ impl ClientBuilder {
         self
     }
 
+    /// When to compress what is published. Default [`Compression::Auto`].
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.config.publish.compression = compression;
+        self
+    }
+
+    /// Which replicas must have what is published before it counts as stored. Default [`Acks::All`].
+    pub fn acks(mut self, acks: Acks) -> Self {
+        self.config.publish.acks = acks;
+        self
+    }
+
+    /// How long a cluster waits for those replicas, 1 millisecond to 49 days. Default 8 seconds. The answer to a publish is
+    /// waited for so much longer than [`io_timeout`](ClientBuilder::io_timeout).
+    pub fn ack_timeout(mut self, timeout: Duration) -> Self {
+        self.config.publish.ack_timeout = timeout;
+        self
+    }
+
     /// Which redirects to follow in a cluster. Default [`Redirects::Follow`].
     pub fn redirects(mut self, redirects: Redirects) -> Self {
         self.config.redirects = redirects;
@@ -191,6 +214,7 @@ impl ClientBuilder {
         if self.config.connect_timeout.is_zero() || self.config.io_timeout.is_zero() {
             return Err(Error::config("connect and io time-outs must be above zero"));
         }
+        self.config.publish.check()?;
         Client::open(self.config, parse_brokers(brokers)?)
     }
 }

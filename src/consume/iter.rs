@@ -13,7 +13,7 @@ use super::tracks::{Gap, Positions, Stats, TrackState, Tracks, Verdict};
 use crate::client::Shared;
 use crate::error::{Error, Result};
 use crate::message::{Message, Sources};
-use crate::net::{Block, BrokerAddr, Deadline, Interest, Stopwatch, wait};
+use crate::net::{Block, BrokerAddr, Deadline, Stopwatch, wait};
 use crate::protocol::bundle::{Codec, Entry};
 use crate::protocol::fetch::{FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS};
 use crate::protocol::stream::{Bundle, Event};
@@ -21,6 +21,10 @@ use crate::protocol::stream::{Bundle, Event};
 /// The most bytes to ask for with one request. The answer's length is a 32-bit number that brokers do not guard, and
 /// they may send more than was asked for.
 const MAX_ASKED: u64 = 1 << 30;
+
+/// The longest chunk to read to its end when no more of it is wanted, in bytes; more than that is not worth keeping a
+/// connection for.
+const MAX_PASSED_OVER: u32 = 1 << 20;
 
 /// How long to block at most while a connection is being opened: `close` has no socket then to wake us with.
 const CLOSE_CHECK: Duration = Duration::from_millis(50);
@@ -197,6 +201,7 @@ impl ConsumeIter {
         let mut stats = self.tracks.stats;
         stats.messages += self.loaded.next as u64;
         stats.bundles += u64::from(self.loaded.next > 0);
+        stats.bytes += self.leaders.iter().map(|leader| leader.bytes).sum::<u64>();
         stats
     }
 
@@ -255,12 +260,32 @@ impl ConsumeIter {
         }
     }
 
-    /// Counts the bundle that was handed out as delivered.
+    /// The first bundle with a message at or above `seq`, up to `end`: for a subscription to one partition, whatever was
+    /// asked for before. `None` if there is no such message now.
+    pub(super) fn bundle_at(&mut self, seq: u64, end: u64) -> Result<Option<Batch<'_>>> {
+        self.loaded.clear();
+        self.tracks.tracks[0].state = TrackState::Done;
+        if self.tracks.tracks[0].chunk_len > MAX_PASSED_OVER {
+            self.leaders.clear();
+        }
+        while self.leaders.iter().any(|leader| !leader.is_idle()) {
+            if matches!(self.take_turns()?, Turn::Dry) {
+                self.wait(Deadline::NEVER)?;
+            }
+        }
+        self.tracks.seek(0, seq, end);
+        match self.try_pull(Deadline::NEVER)? {
+            Pulled::Bundle => Ok(Some(self.batch(0))),
+            Pulled::Quiet | Pulled::Finished => Ok(None),
+        }
+    }
+
+    /// Counts what was handed out of the bundle as delivered.
     fn unload(&mut self) {
-        if self.loaded.next > 0 {
+        if let Some(position) = self.loaded.position_of(self.loaded.partition) {
             self.tracks.stats.messages += self.loaded.next as u64;
             self.tracks.stats.bundles += 1;
-            self.tracks.advance(self.loaded.partition, self.loaded.after);
+            self.tracks.advance(self.loaded.partition, position);
         }
         self.loaded.clear();
     }
@@ -276,7 +301,7 @@ impl ConsumeIter {
                 Ok(Some((event, start))) => return self.on_event(turn, event, start),
                 Ok(None) => self.turn += 1,
                 Err(e) => {
-                    self.on_failure(turn, e)?;
+                    self.on_failure(turn, e, &[])?;
                     return Ok(Turn::Event);
                 }
             }
@@ -286,7 +311,7 @@ impl ConsumeIter {
 
     fn on_event(&mut self, turn: usize, event: Event, start: usize) -> Result<Turn> {
         match event {
-            Event::Response { .. } => {}
+            Event::Response { .. } => self.tracks.on_response(),
             Event::Partition { slot, answer } => {
                 let index = self.leaders[turn].partition(slot);
                 self.tracks.on_answer(index, answer, &self.shared.cluster);
@@ -304,8 +329,11 @@ impl ConsumeIter {
             Event::End { .. } => {
                 let leader = &mut self.leaders[turn];
                 self.tracks.stats.bytes += leader.take_bytes();
-                let partitions = leader.finish_answer();
-                self.tracks.on_end(&partitions)?;
+                let (partitions, soon) = leader.finish_answer();
+                // The others' turn, however fast this one may answer again.
+                self.turn += 1;
+                self.tracks.on_progress(&partitions);
+                self.tracks.on_end(&partitions, soon)?;
             }
         }
         Ok(Turn::Event)
@@ -344,29 +372,43 @@ impl ConsumeIter {
             let source = &self.tracks.sources[index];
             return Err(e.in_partition(&source.topic, source.partition).into());
         }
-        let whole = !bundle.cut && bundle.last <= bundle.to && loaded.entries.len() as u64 <= self.remaining;
+        let stopped = self.tracks.stop_at_time(index, &mut loaded.entries);
+        // Nothing more is wanted of it than what was found.
+        let through = !stopped && !bundle.cut && (bundle.last <= bundle.to || self.tracks.ends_at(index, bundle.to));
+        let fits = loaded.entries.len() as u64 <= self.remaining;
         loaded.entries.truncate(usize::try_from(self.remaining).unwrap_or(usize::MAX));
-        let Some(last) = loaded.entries.last() else { return Ok(false) };
-        loaded.after = if whole { bundle.last + 1 } else { last.seq + 1 };
+        let after = bundle.last.min(bundle.to) + 1;
+        let Some(last) = loaded.entries.last() else {
+            if through {
+                self.tracks.advance(index, after);
+            }
+            return Ok(false);
+        };
+        loaded.after = if through && fits { after } else { last.seq + 1 };
         self.remaining -= loaded.entries.len() as u64;
         leader.has_progressed();
+        self.tracks.on_progress(leader.partitions());
         self.tracks.on_found(index);
         Ok(true)
     }
 
-    /// Drops a leader's connection after `e`, so that its partitions are asked for again.
-    fn on_failure(&mut self, turn: usize, e: Error) -> Result<()> {
+    /// Drops a leader's connection after `e`, so that its partitions, and those it was just to be asked for, are asked
+    /// for again.
+    fn on_failure(&mut self, turn: usize, e: Error, wanted: &[usize]) -> Result<()> {
         if self.closer.is_closed() {
             return Ok(());
         }
         let leader = &mut self.leaders[turn];
+        let was_up = !leader.is_coming_up();
+        self.tracks.stats.bytes += leader.take_bytes();
+        let lost = [leader.reset().as_slice(), wanted].concat();
+        if !e.is_retryable() || !self.tracks.on_lost(&lost, &leader.addr) {
+            return Err(e);
+        }
+        leader.retry_later(&e);
         let stats = &mut self.tracks.stats;
-        stats.bytes += leader.take_bytes();
-        *(if leader.is_coming_up() { &mut stats.failed_brokers } else { &mut stats.reconnects }) += 1;
-        let lost = leader.fail(e)?;
-        let addr = leader.addr.clone();
-        self.shared.cluster.failed(&addr);
-        self.tracks.on_lost(&lost, &addr);
+        *(if was_up { &mut stats.reconnects } else { &mut stats.failed_brokers }) += 1;
+        self.shared.cluster.failed(&leader.addr);
         Ok(())
     }
 
@@ -391,12 +433,12 @@ impl ConsumeIter {
                 self.leaders.len() - 1
             });
             let sent = match self.leaders[turn].bring_up(&self.closer) {
-                Ok(true) => self.fetch(turn, partitions),
+                Ok(true) => self.fetch(turn, &partitions),
                 Ok(false) => Ok(()),
                 Err(e) => Err(e),
             };
             if let Err(e) = sent {
-                self.on_failure(turn, e)?;
+                self.on_failure(turn, e, &partitions)?;
             }
         }
         Ok(())
@@ -405,13 +447,15 @@ impl ConsumeIter {
     /// Drops leaders that nothing is wanted of any more. Must not be called while a bundle is loaded.
     fn drop_unused_leaders(&mut self, wanted: &[(BrokerAddr, Vec<usize>)]) {
         let paused = self.tracks.any_paused();
-        let is_wanted = |leader: &Leader| wanted.iter().any(|(addr, _)| *addr == leader.addr);
-        self.leaders.retain(|leader| !leader.is_idle() || paused || is_wanted(leader));
+        for leader in &mut self.leaders {
+            leader.set_wanted(wanted.iter().any(|(addr, _)| *addr == leader.addr));
+        }
+        self.leaders.retain(|leader| leader.is_used() || paused);
     }
 
     /// Sends as many requests for these partitions as it takes.
-    fn fetch(&mut self, turn: usize, partitions: Vec<usize>) -> Result<()> {
-        let mut rest = partitions.as_slice();
+    fn fetch(&mut self, turn: usize, partitions: &[usize]) -> Result<()> {
+        let mut rest = partitions;
         while !rest.is_empty() {
             let mut asked = 0;
             let fits = |&&index: &&usize| {
@@ -421,32 +465,39 @@ impl ConsumeIter {
             let count = rest.iter().take(MAX_PARTITIONS).take_while(fits).count().max(1);
             let (now, later) = rest.split_at(count);
             rest = later;
-            let request = self.request_for(now);
+            let (request, slots) = self.request_for(now);
             for &index in now {
                 self.tracks.tracks[index].state = TrackState::InFlight;
             }
-            self.leaders[turn].send(request, now.to_vec(), &mut self.request)?;
+            self.leaders[turn].send(request, slots, &mut self.request)?;
         }
         Ok(())
     }
 
-    fn request_for(&mut self, partitions: &[usize]) -> FetchRequest {
+    /// A request for these partitions, and which of them its slots are: it names every topic once.
+    fn request_for(&mut self, partitions: &[usize]) -> (FetchRequest, Vec<usize>) {
         let options = &self.tracks.options;
-        let mut topics: Vec<FetchTopic> = Vec::new();
+        let mut topics: Vec<(FetchTopic, Vec<usize>)> = Vec::new();
         let mut at_once = false;
         for &index in partitions {
             let (source, track) = (&self.tracks.sources[index], &self.tracks.tracks[index]);
             at_once |= self.tracks.must_not_wait(index);
             let wanted =
                 FetchPartition { partition: source.partition, seq: track.position, fetch_size: track.fetch_size };
-            match topics.iter_mut().find(|topic| topic.name == source.topic) {
-                Some(topic) => topic.partitions.push(wanted),
-                None => topics.push(FetchTopic { name: source.topic.clone(), partitions: vec![wanted] }),
+            match topics.iter_mut().find(|(topic, _)| topic.name == source.topic) {
+                Some((topic, slots)) => {
+                    topic.partitions.push(wanted);
+                    slots.push(index);
+                }
+                None => {
+                    topics.push((FetchTopic { name: source.topic.clone(), partitions: vec![wanted] }, vec![index]));
+                }
             }
         }
+        let (topics, slots): (Vec<_>, Vec<_>) = topics.into_iter().unzip();
         let request_id = self.next_request_id;
         self.next_request_id = request_id.wrapping_add(1);
-        FetchRequest {
+        let request = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
             request_id,
             client_id: self.shared.config.client_id.clone(),
@@ -454,7 +505,8 @@ impl ConsumeIter {
             min_bytes: options.min_bytes,
             flags: if options.prefer_local { FLAG_PREFER_LOCAL } else { 0 },
             topics,
-        }
+        };
+        (request, slots.concat())
     }
 
     /// Blocks until a leader can go on, or something else is due; `false` once `until` has passed.
@@ -465,16 +517,19 @@ impl ConsumeIter {
             deadline = deadline.earlier(leader.deadline());
             coming_up |= leader.is_coming_up();
         }
-        let interests: Vec<Interest<'_>> = self.leaders.iter().filter_map(Leader::interest).collect();
-        if coming_up || interests.is_empty() {
+        if coming_up || self.leaders.iter().all(|leader| leader.interest().is_none()) {
             deadline = deadline.earlier(Deadline::after(CLOSE_CHECK));
         }
         let watch = Stopwatch::start();
-        wait(&interests, deadline).map_err(|e| Error::io(crate::Phase::Wait, e))?;
+        let waited = match self.leaders.as_slice() {
+            [leader] => wait(leader.interest().as_slice(), deadline),
+            leaders => wait(&leaders.iter().filter_map(Leader::interest).collect::<Vec<_>>(), deadline),
+        };
+        waited.map_err(|e| Error::io(crate::Phase::Wait, e))?;
         let blocked = watch.elapsed();
         for turn in 0..self.leaders.len() {
             if let Err(e) = self.leaders[turn].count_blocked(blocked) {
-                self.on_failure(turn, e)?;
+                self.on_failure(turn, e, &[])?;
             }
         }
         if coming_up || self.tracks.next_wake().has_passed() {

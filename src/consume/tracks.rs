@@ -9,12 +9,14 @@ use super::subscription::{MAX_FETCH_SIZE, Options, OutOfRange};
 use crate::error::{Error, Fault, Result};
 use crate::message::{Source, Sources};
 use crate::net::{BrokerAddr, Cluster, Deadline};
+use crate::protocol::bundle::Entry;
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
 use crate::protocol::varint;
 
-/// How long to leave a partition alone that has only messages above its high-water mark.
-const ABOVE_MARK_PAUSE: Duration = Duration::from_millis(100);
+/// How long to leave a partition alone that has only messages above its high-water mark, or of which a broker says at
+/// once that it has none, without waiting for any.
+const NOTHING_YET_PAUSE: Duration = Duration::from_millis(100);
 
 /// The next sequence number to be delivered from a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -41,6 +43,15 @@ impl Positions {
     /// The next number of a partition, if it belongs to the subscription.
     pub fn get(&self, topic: &str, partition: u16) -> Option<u64> {
         self.0.iter().find(|p| &*p.topic == topic && p.partition == partition).map(|p| p.seq)
+    }
+
+    /// Notes the next number of a partition, in place of the one it had: for a program that deals with messages in
+    /// another order than they come in.
+    pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
+        match self.0.iter_mut().find(|p| &*p.topic == topic && p.partition == partition) {
+            Some(position) => position.seq = seq,
+            None => self.0.push(Position { topic: topic.into(), partition, seq }),
+        }
     }
 }
 
@@ -99,6 +110,8 @@ pub(super) struct Track {
     /// The first number that was there when last heard of.
     pub(super) first_available: u64,
     pub(super) high_water_mark: Option<u64>,
+    /// Begins where a checkpoint says, and no answer has shown yet that there is such a place.
+    pub(super) resumed: bool,
     /// The last number to deliver.
     pub(super) end: Option<u64>,
     /// `stop_at_end` has still to learn where the end is.
@@ -111,11 +124,12 @@ pub(super) struct Track {
     /// Messages found in the chunk that is being read.
     found: bool,
     /// Length of the chunk that is being read, and of the last one that lay all below the position.
-    chunk_len: u32,
+    pub(super) chunk_len: u32,
     stale_len: Option<u32>,
-    /// Answers in a row that could not be followed, and since when they are tolerated.
+    /// Answers in a row that could not be followed.
     hops: u32,
-    give_up: Deadline,
+    /// Since the first trouble without progress: when to give up.
+    give_up: Option<Deadline>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,8 +156,10 @@ pub(super) struct Tracks {
     pub(super) pending_error: Option<Error>,
     retry_timeout: Duration,
     bundle_limit: u32,
-    /// Whether the answer that is being read had any data.
-    answer_had_data: bool,
+    /// Whether the answer that is being read had no data so far.
+    answer_is_empty: bool,
+    /// Whether any partition is to be given up some time.
+    in_trouble: bool,
     /// Whether any partition may have to be asked for, or none any more.
     changed: bool,
     /// How many partitions are paused.
@@ -174,7 +190,8 @@ impl Tracks {
             pending_error: None,
             retry_timeout,
             bundle_limit,
-            answer_had_data: false,
+            answer_is_empty: false,
+            in_trouble: false,
             changed: true,
             paused: 0,
         }
@@ -246,19 +263,47 @@ impl Tracks {
     }
 
     /// Takes back partitions that were asked for in vain, and sends none to the broker that failed unless it is named
-    /// again.
-    pub(super) fn on_lost(&mut self, partitions: &[usize], failed: &BrokerAddr) {
+    /// again. Whether it is worth another try.
+    pub(super) fn on_lost(&mut self, partitions: &[usize], failed: &BrokerAddr) -> bool {
         for track in &mut self.tracks {
             if track.leader.as_ref() == Some(failed) {
                 track.leader = None;
             }
         }
+        // What a lost answer said is said again.
+        self.pending_error = None;
         self.release(partitions);
+        partitions.iter().all(|&index| self.is_tolerated(index))
+    }
+
+    /// Notes that a partition makes no progress; whether that has not lasted for too long.
+    fn is_tolerated(&mut self, index: usize) -> bool {
+        self.in_trouble = true;
+        let retry_timeout = self.retry_timeout;
+        !self.tracks[index].give_up.get_or_insert_with(|| Deadline::after(retry_timeout)).has_passed()
+    }
+
+    /// Notes that an answer about these partitions gets on.
+    pub(super) fn on_progress(&mut self, partitions: &[usize]) {
+        if self.in_trouble {
+            for &index in partitions {
+                let track = &mut self.tracks[index];
+                track.give_up = track.give_up.filter(|_| track.hops > 0);
+            }
+            self.in_trouble = self.tracks.iter().any(|track| track.give_up.is_some());
+        }
     }
 
     /// Whether a fetch for this partition has to be answered at once.
     pub(super) fn must_not_wait(&self, index: usize) -> bool {
         self.tracks[index].end_unknown
+    }
+
+    /// Counts an answer, as one without data until there is some.
+    pub(super) fn on_response(&mut self) {
+        self.stats.fetches += 1;
+        self.stats.empty_fetches += 1;
+        self.answer_is_empty = true;
     }
 
     /// Takes in what an answer says of a partition.
@@ -272,7 +317,9 @@ impl Tracks {
         }
         let fault = match answer {
             PartitionAnswer::Data { high_water_mark, len, .. } => {
-                self.answer_had_data |= len > 0;
+                if len > 0 && std::mem::take(&mut self.answer_is_empty) {
+                    self.stats.empty_fetches -= 1;
+                }
                 track.on_data(high_water_mark, len);
                 return;
             }
@@ -318,25 +365,23 @@ impl Tracks {
     }
 
     fn wait_or_give_up(&mut self, index: usize, pause: bool, fault: Fault) {
+        let tolerated = self.is_tolerated(index);
         let track = &mut self.tracks[index];
-        if track.hops == 0 {
-            track.give_up = Deadline::after(self.retry_timeout);
-        }
         track.hops += 1;
-        if track.give_up.has_passed() && pause {
+        if !tolerated && pause {
             let Source { topic, partition } = &self.sources[index];
             let e = Error::broker(topic, *partition, fault);
             return self.fail(e);
         }
         if pause {
             let wait = Duration::from_millis(100).saturating_mul(1 << track.hops.min(4));
-            self.pause(index, wait);
+            self.pause(index, Deadline::after(wait));
         }
     }
 
-    fn pause(&mut self, index: usize, time: Duration) {
+    fn pause(&mut self, index: usize, until: Deadline) {
         self.paused += 1;
-        self.tracks[index].state = TrackState::Paused(Deadline::after(time));
+        self.tracks[index].state = TrackState::Paused(until);
     }
 
     fn on_out_of_range(&mut self, index: usize, first_available: u64, high_water_mark: u64) {
@@ -345,9 +390,14 @@ impl Tracks {
         track.high_water_mark = Some(high_water_mark);
         track.first_available = first_available;
         let requested = track.position;
-        match self.options.out_of_range {
+        let recreated = std::mem::take(&mut track.resumed) && requested > high_water_mark.saturating_add(1);
+        let policy = if recreated { self.options.on_recreated } else { self.options.out_of_range };
+        match policy {
             OutOfRange::Fail => {
                 let (topic, partition) = (topic.to_string(), *partition);
+                if recreated {
+                    return self.fail(Error::Recreated { topic, partition, position: requested, high_water_mark });
+                }
                 let e = Error::OutOfRange { topic, partition, requested, first_available, high_water_mark };
                 return self.fail(e);
             }
@@ -360,6 +410,11 @@ impl Tracks {
             self.gaps.push(Gap { topic, partition, first: requested, last: first_available - 1 });
         }
         track.check_end();
+    }
+
+    /// Whether this is the last number wanted of a partition.
+    pub(super) fn ends_at(&self, index: usize, seq: u64) -> bool {
+        self.tracks[index].end == Some(seq)
     }
 
     /// Decides on a bundle that is about to be decoded, and up to which number to take it.
@@ -376,6 +431,32 @@ impl Tracks {
             return Verdict::Skip;
         }
         Verdict::Take
+    }
+
+    /// Takes away the messages from the first at or after the time to stop at on, and ends the partition before it;
+    /// whether there was one.
+    pub(super) fn stop_at_time(&mut self, index: usize, entries: &mut Vec<Entry>) -> bool {
+        let Some(time) = self.options.stop_at_time else { return false };
+        let Some(at) = entries.iter().position(|entry| entry.timestamp_ms >= time) else { return false };
+        entries.truncate(at);
+        let track = &mut self.tracks[index];
+        match entries.last() {
+            Some(last) => track.end = Some(last.seq),
+            None => {
+                track.state = TrackState::Done;
+                self.changed = true;
+            }
+        }
+        true
+    }
+
+    /// Turns to another part of a partition, of which nothing may be under way.
+    pub(super) fn seek(&mut self, index: usize, seq: u64, end: u64) {
+        let track = &mut self.tracks[index];
+        (track.position, track.end, track.end_unknown) = (seq, Some(end), true);
+        (track.state, track.stale_len) = (TrackState::Idle, None);
+        track.fetch_size = self.options.fetch_size;
+        self.changed = true;
     }
 
     /// Notes that messages of a bundle are about to be handed out.
@@ -404,7 +485,7 @@ impl Tracks {
         match end {
             ChunkEnd::Cut { bundle_len } => self.on_cut(index, bundle_len.unwrap_or(0)),
             ChunkEnd::AboveMark if !track.found => {
-                self.pause(index, ABOVE_MARK_PAUSE);
+                self.pause(index, Deadline::after(NOTHING_YET_PAUSE));
             }
             ChunkEnd::Whole if !track.found => {
                 if track.stale_len.is_some_and(|before| track.chunk_len <= before) {
@@ -436,14 +517,18 @@ impl Tracks {
         debug!("{}: next fetch size {} for a cut bundle", self.sources[index], track.fetch_size);
     }
 
-    /// Ends an answer: its partitions can be asked for again.
+    /// Ends an answer: its partitions can be asked for again, after a pause if it came `soon` and empty.
     ///
     /// # Errors
     /// What the answer said of a partition and the caller has to know, now that its other partitions are delivered.
-    pub(super) fn on_end(&mut self, partitions: &[usize]) -> Result<()> {
-        self.stats.fetches += 1;
-        if !std::mem::take(&mut self.answer_had_data) {
-            self.stats.empty_fetches += 1;
+    pub(super) fn on_end(&mut self, partitions: &[usize], soon: bool) -> Result<()> {
+        if soon && self.answer_is_empty {
+            let until = Deadline::after(NOTHING_YET_PAUSE);
+            for &index in partitions {
+                if self.tracks[index].state == TrackState::InFlight && self.tracks[index].hops == 0 {
+                    self.pause(index, until);
+                }
+            }
         }
         self.release(partitions);
         self.pending_error.take().map_or(Ok(()), Err)
@@ -467,6 +552,7 @@ impl Track {
             position,
             first_available,
             high_water_mark,
+            resumed: false,
             end: options.stop_at_seq,
             end_unknown: options.stop_at_end,
             fetch_size: options.fetch_size,
@@ -476,11 +562,12 @@ impl Track {
             chunk_len: 0,
             stale_len: None,
             hops: 0,
-            give_up: Deadline::NEVER,
+            give_up: None,
         }
     }
 
     fn on_data(&mut self, high_water_mark: u64, len: u32) {
+        self.resumed = false;
         if len > 0 {
             self.high_water_mark = Some(high_water_mark);
             if std::mem::take(&mut self.end_unknown) {

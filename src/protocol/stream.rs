@@ -247,7 +247,7 @@ impl FetchDecoder {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn advance(&mut self, input: &[u8], used: &mut usize) -> Move {
         let rest = input.get(*used..).unwrap_or_default();
         match self.state {
@@ -378,7 +378,7 @@ impl FetchDecoder {
         None
     }
 
-    #[inline]
+    #[inline(always)]
     fn bundle_len(&mut self, input: &[u8], used: &mut usize, mut partial: varint::Partial) -> Move {
         while let Some(&byte) = input.get(*used).filter(|_| self.chunk.left > 0) {
             let at = self.at;
@@ -405,6 +405,7 @@ impl FetchDecoder {
         None
     }
 
+    #[inline(always)]
     fn bundle_head(&mut self, input: &[u8], used: &mut usize, prefix: usize, len: u64) -> Move {
         let rest = input.get(*used..).unwrap_or_default();
         let body = len.min(self.chunk.left);
@@ -471,7 +472,7 @@ impl FetchDecoder {
     }
 
     /// Reports a bundle that is all there.
-    #[inline]
+    #[inline(always)]
     fn bundle_set(&mut self, used: &mut usize, bundle: Bundle, end: Option<ChunkEnd>) -> Step {
         let len = bundle.set.len() as u64;
         self.at += len;
