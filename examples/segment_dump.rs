@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         ["--files", dir] if !dir.starts_with('-') => files(dir),
-        ["--from", seq, dir] if seq.parse::<u64>().is_ok() => dump(dir, seq.parse().unwrap_or_default()),
+        ["--from", seq, dir] if seq.parse::<u64>().is_ok() => dump(dir, seq.parse().unwrap_or(0)),
         [dir] if !dir.starts_with('-') => dump(dir, 0),
         _ => {
             eprintln!("{USAGE}");

@@ -12,8 +12,8 @@ use crate::consume::{ConsumeIter, Subscription, check_topic, find_time, subscrib
 use crate::error::{Error, Fault, Result};
 use crate::net::{BrokerAddr, Cluster, Pool};
 use crate::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
-use crate::protocol::frame::Kind;
-use crate::protocol::{DecodeError, EncodeError, Limits};
+use crate::protocol::frame::{self, Kind};
+use crate::protocol::{DecodeError, DecodeFault, EncodeError, Limits};
 
 /// A connection to TANK: to one broker or to a cluster.
 ///
@@ -79,7 +79,7 @@ impl Client {
         let config = Arc::new(config);
         let shared = Shared {
             pool: Pool::new(config.clone()),
-            cluster: Cluster::new(brokers),
+            cluster: Cluster::new(brokers, config.clone()),
             config,
             request_id: AtomicU32::new(1),
         };
@@ -178,6 +178,7 @@ impl Shared {
                 Err(failed) => return Err(failed.error),
             }
         };
+        check_request_id(&payload, request_id)?;
         Ok(request.decode(request_id, &payload, &self.config.limits)?)
     }
 
@@ -190,7 +191,9 @@ impl Shared {
         let name: Arc<str> = topic.into();
         while let Some(leader) = next_leader(&states, &asked) {
             asked.push(leader);
-            let addr = BrokerAddr::from(leader);
+            let Some(addr) = self.cluster.named(leader).map_err(|fault| Error::broker(topic, None, fault))? else {
+                continue;
+            };
             let theirs = match self.ask_at(&addr, &request) {
                 Ok(theirs) => theirs.unwrap_or_default(),
                 Err(e) => {
@@ -210,10 +213,20 @@ impl Shared {
     }
 }
 
+/// Refuses an answer to another request.
+pub(crate) fn check_request_id(payload: &[u8], expected: u32) -> std::result::Result<(), DecodeError> {
+    let found = frame::request_id(payload)?;
+    if found == expected {
+        return Ok(());
+    }
+    let fault = DecodeFault::Unexpected { found: found.into(), expected: expected.into() };
+    Err(DecodeError::new("request id", fault, 0))
+}
+
 /// A leader that is named and was not asked.
 fn next_leader(states: &[PartitionState], asked: &[std::net::SocketAddrV4]) -> Option<std::net::SocketAddrV4> {
     states.iter().find_map(|state| match state {
-        PartitionState::Redirect(to) if to.port() != 0 && !to.ip().is_unspecified() && !asked.contains(to) => Some(*to),
+        PartitionState::Redirect(to) if !asked.contains(to) => Some(*to),
         _ => None,
     })
 }

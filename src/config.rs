@@ -1,12 +1,16 @@
 //! Settings.
 
+use std::fmt;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::net::{Backoff, parse_brokers};
+use crate::produce::{Acks, Options};
 use crate::protocol::Limits;
+use crate::protocol::bundle::Compression;
 
 /// Settings that all connections of a client share.
 #[derive(Debug, Clone)]
@@ -22,6 +26,36 @@ pub(crate) struct Config {
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,
     pub(crate) limits: Limits,
+    pub(crate) publish: Options,
+    pub(crate) redirects: Redirects,
+    pub(crate) endpoints: Option<EndpointMap>,
+}
+
+/// Which redirects to follow when a broker names another one as a partition's leader.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Redirects {
+    /// All of them, wherever they lead.
+    #[default]
+    Follow,
+    /// Those to the brokers that were given to connect to; others are
+    /// [`Fault::RedirectRefused`](crate::Fault::RedirectRefused).
+    KnownBrokers,
+}
+
+/// From the address that a broker advertises to the one it can be reached at.
+#[derive(Clone)]
+pub(crate) struct EndpointMap(Arc<dyn Fn(SocketAddrV4) -> SocketAddr + Send + Sync>);
+
+impl EndpointMap {
+    pub(crate) fn reachable(&self, advertised: SocketAddrV4) -> SocketAddr {
+        (self.0)(advertised)
+    }
+}
+
+impl fmt::Debug for EndpointMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EndpointMap")
+    }
 }
 
 impl Default for Config {
@@ -37,6 +71,9 @@ impl Default for Config {
             receive_buffer: None,
             send_buffer: None,
             limits: Limits::default(),
+            publish: Options::default(),
+            redirects: Redirects::Follow,
+            endpoints: None,
         }
     }
 }
@@ -130,6 +167,38 @@ impl ClientBuilder {
         self
     }
 
+    /// When to compress what is published. Default [`Compression::Auto`].
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.config.publish.compression = compression;
+        self
+    }
+
+    /// Which replicas must have what is published before it counts as stored. Default [`Acks::All`].
+    pub fn acks(mut self, acks: Acks) -> Self {
+        self.config.publish.acks = acks;
+        self
+    }
+
+    /// How long a cluster waits for those replicas, 1 millisecond to 49 days. Default 8 seconds. The answer to a publish is
+    /// waited for so much longer than [`io_timeout`](ClientBuilder::io_timeout).
+    pub fn ack_timeout(mut self, timeout: Duration) -> Self {
+        self.config.publish.ack_timeout = timeout;
+        self
+    }
+
+    /// Which redirects to follow in a cluster. Default [`Redirects::Follow`].
+    pub fn redirects(mut self, redirects: Redirects) -> Self {
+        self.config.redirects = redirects;
+        self
+    }
+
+    /// Where to reach a cluster's node instead of the IPv4 address and port that it advertises: for address translation
+    /// and forwarded ports. Default: there.
+    pub fn map_endpoints(mut self, map: impl Fn(SocketAddrV4) -> SocketAddr + Send + Sync + 'static) -> Self {
+        self.config.endpoints = Some(EndpointMap(Arc::new(map)));
+        self
+    }
+
     /// Connects to the first of `brokers` that answers: `host`, `host:port` or several with commas between; port 11011
     /// if absent.
     ///
@@ -145,6 +214,7 @@ impl ClientBuilder {
         if self.config.connect_timeout.is_zero() || self.config.io_timeout.is_zero() {
             return Err(Error::config("connect and io time-outs must be above zero"));
         }
+        self.config.publish.check()?;
         Client::open(self.config, parse_brokers(brokers)?)
     }
 }

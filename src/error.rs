@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::protocol::{DecodeError, EncodeError};
@@ -79,7 +80,7 @@ pub enum Error {
         /// Why it refused.
         fault: Fault,
     },
-    /// A bundle that no fetch within the limits can bring whole.
+    /// A bundle that no fetch within the limits can bring whole, or a record that no request takes.
     #[error("{topic}/{partition}: a bundle of {needed} bytes, the limit is {limit}")]
     BundleTooLarge {
         /// The topic.
@@ -88,18 +89,51 @@ pub enum Error {
         partition: u16,
         /// Bytes it takes, or the least it is known to take.
         needed: u64,
-        /// Bytes allowed: [`Limits::bundle`](crate::Limits#structfield.bundle).
+        /// Bytes allowed: [`Limits::bundle`](crate::Limits#structfield.bundle) when reading, 255 MiB when publishing.
         limit: u64,
     },
-    /// A publish whose answer was lost: the messages may be stored or not.
-    #[error("{topic}/{partition}: published with unknown outcome")]
+    /// A publish that was sent without a clear answer: the messages may be stored or not. Or the creation of a topic, which
+    /// may exist or not; the partition is 0 then.
+    #[error("{topic}/{partition}: sent, but the outcome is unknown")]
     OutcomeUnknown {
         /// The topic.
         topic: String,
         /// The partition.
         partition: u16,
-        /// How the answer was lost.
+        /// How the answer was lost, or what it says instead.
         source: Box<Error>,
+    },
+    /// A publish in several bundles, of which the first ones were stored.
+    #[error("{topic}/{partition}: only the first {stored} records were stored for certain")]
+    PartlyStored {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+        /// How many records of the call were stored.
+        stored: usize,
+        /// What became of those that follow: not stored, or with [`OutcomeUnknown`](Error::OutcomeUnknown), unknown.
+        source: Box<Error>,
+    },
+    /// Records a [`Producer`](crate::Producer) collected that were not sent, so that those before them which failed can
+    /// still be published first.
+    #[error("{topic}/{partition}: not sent, for what came before failed")]
+    NotSent {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+        /// What became of the records before.
+        source: Arc<Error>,
+    },
+    /// Records that a [`Producer`](crate::Producer) could not have stored wait in
+    /// [`take_failures`](crate::Producer::take_failures).
+    #[error("{records} records were not stored for certain and wait to be taken back")]
+    Undelivered {
+        /// How many.
+        records: usize,
+        /// What became of the first of them.
+        source: Arc<Error>,
     },
     /// The number a subscription was to resume with lies beyond the end of the partition: it is not the log that the
     /// checkpoint was made of. See [`Subscription::on_recreated`](crate::Subscription::on_recreated).
@@ -160,7 +194,8 @@ impl Error {
         match self {
             Error::Timeout { .. } => true,
             Error::Connect { source, .. } | Error::Io { source, .. } => source.kind() == io::ErrorKind::TimedOut,
-            Error::OutcomeUnknown { source, .. } => source.is_timeout(),
+            Error::OutcomeUnknown { source, .. } | Error::PartlyStored { source, .. } => source.is_timeout(),
+            Error::Undelivered { source, .. } => source.is_timeout(),
             _ => false,
         }
     }
@@ -169,6 +204,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Connect { .. } | Error::Io { .. } | Error::Timeout { .. } | Error::Disconnected { .. } => true,
+            Error::NotSent { .. } => true,
             Error::Broker { fault, .. } => fault.is_retryable(),
             _ => false,
         }
@@ -188,6 +224,26 @@ impl Error {
 
     pub(crate) fn broker(topic: &str, partition: impl Into<Option<u16>>, fault: Fault) -> Error {
         Error::Broker { topic: topic.to_owned(), partition: partition.into(), fault }
+    }
+
+    pub(crate) fn unknown(topic: &str, partition: u16, source: Error) -> Error {
+        Error::OutcomeUnknown { topic: topic.to_owned(), partition, source: Box::new(source) }
+    }
+
+    /// The same trouble with a connection, for another of the requests that it hit.
+    pub(crate) fn copy(&self) -> Error {
+        let again = |e: &io::Error| match e.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(e.kind(), e.to_string()),
+        };
+        match self {
+            Error::Connect { addr, source } => Error::Connect { addr: addr.clone(), source: again(source) },
+            Error::Io { phase, source } => Error::Io { phase: *phase, source: again(source) },
+            Error::Timeout { phase, after } => Error::Timeout { phase: *phase, after: *after },
+            Error::Disconnected { phase } => Error::Disconnected { phase: *phase },
+            Error::Decode { source } => Error::Decode { source: source.clone() },
+            other => Error::config(other.to_string()),
+        }
     }
 }
 
@@ -271,8 +327,17 @@ pub enum Fault {
     #[error("not confirmed by enough replicas in time")]
     NotConfirmed,
     /// A sequence number at or below the last one stored.
-    #[error("sequence number not above the last one stored")]
-    SeqNotAbove,
+    #[error("sequence number {seq} is not above the last one stored")]
+    SeqNotAbove {
+        /// The number that was to be stored.
+        seq: u64,
+    },
+    /// A sequence number so far above the last one stored, or above the bundle's first one, that it can kill a server.
+    #[error("sequence number {seq} lies 2^31 or more above the one before, which can kill a server")]
+    SeqTooFar {
+        /// The number that was to be stored.
+        seq: u64,
+    },
     /// Creating a topic that exists already.
     #[error("the topic exists already")]
     TopicExists,

@@ -163,6 +163,21 @@ impl<'a> Record<'a> {
         self
     }
 
+    /// The payload.
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// The key it was given, if any.
+    pub fn key_bytes(&self) -> Option<&'a [u8]> {
+        self.key
+    }
+
+    /// The time stamp it was given, if any.
+    pub fn stamp(&self) -> Option<u64> {
+        self.timestamp_ms
+    }
+
     /// The record as it goes on the wire, stamped with `now_ms` unless it brings a time stamp.
     pub(crate) fn to_raw(self, now_ms: u64) -> RawMessage<'a> {
         RawMessage {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::connection::{HangUp, Part};
+use super::answer::Part;
+use super::connection::HangUp;
 use super::lenient;
 use super::log::Layout;
 use super::state::{Leadership, Partition, Shared, State, Topic};

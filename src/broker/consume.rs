@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::connection::{HangUp, Part};
+use super::answer::Part;
+use super::connection::HangUp;
 use super::faults::Fault;
 use super::lenient;
 use super::log::{Chunk, Lookup};

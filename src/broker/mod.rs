@@ -22,6 +22,9 @@
 //! ```
 
 mod admin;
+mod answer;
+mod builder;
+mod cluster;
 mod connection;
 mod consume;
 mod faults;
@@ -31,6 +34,7 @@ mod node;
 mod produce;
 mod state;
 mod stats;
+mod writer;
 
 use std::io;
 use std::net::SocketAddr;
@@ -40,95 +44,12 @@ use std::time::{Duration, Instant};
 use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
 use crate::protocol::{DecodeError, DecodeFault};
 
+pub use builder::BrokerBuilder;
+pub use cluster::{Cluster, ClusterBuilder};
 pub use faults::Fault;
 use log::{Layout, Log, Refused};
-use state::{Node, Options, Partition, Shared, State};
+use state::{Node, Partition, Shared, State};
 pub use stats::{Request, Stats};
-
-/// Settings of a [`Broker`] that hold from its start on.
-#[derive(Debug, Clone)]
-pub struct BrokerBuilder {
-    options: Options,
-}
-
-impl Default for BrokerBuilder {
-    fn default() -> BrokerBuilder {
-        let layout = Layout { segment_bytes: 1 << 30, index_interval: 4096 };
-        BrokerBuilder {
-            options: Options {
-                layout,
-                exact_waits: false,
-                cut_chunks: false,
-                read_only: false,
-                silent_timeout: Some(Duration::from_secs(16)),
-                idle_timeout: None,
-            },
-        }
-    }
-}
-
-impl BrokerBuilder {
-    /// After how many bytes a partition's segment is closed; no chunk crosses from one into the next. Default 1 GiB.
-    #[must_use]
-    pub fn segment_bytes(mut self, bytes: u64) -> BrokerBuilder {
-        self.options.layout.segment_bytes = bytes;
-        self
-    }
-
-    /// After how many bytes a bundle gets an index entry, at one of which most chunks end. Default 4,096.
-    #[must_use]
-    pub fn index_interval(mut self, bytes: u64) -> BrokerBuilder {
-        self.options.layout.index_interval = bytes;
-        self
-    }
-
-    /// Makes consume requests wait just as long as they ask to. A server rounds to its clock and waits 320 ms at least.
-    #[must_use]
-    pub fn exact_waits(mut self) -> BrokerBuilder {
-        self.options.exact_waits = true;
-        self
-    }
-
-    /// Ends every chunk after just as many bytes as were asked for, inside a bundle if need be, as old servers did.
-    #[must_use]
-    pub fn cut_chunks(mut self) -> BrokerBuilder {
-        self.options.cut_chunks = true;
-        self
-    }
-
-    /// Refuses to store messages and create topics over the network. [`Broker::append`] and the like still work.
-    #[must_use]
-    pub fn read_only(mut self) -> BrokerBuilder {
-        self.options.read_only = true;
-        self
-    }
-
-    /// How long a connection may stay open that never sent a byte; `None` for ever. Default 16 s.
-    #[must_use]
-    pub fn silent_timeout(mut self, time: Option<Duration>) -> BrokerBuilder {
-        self.options.silent_timeout = time;
-        self
-    }
-
-    /// Closes any connection that sends nothing for this long and has no request waiting, as some networks do.
-    /// Default: never.
-    #[must_use]
-    pub fn idle_timeout(mut self, time: Duration) -> BrokerBuilder {
-        self.options.idle_timeout = Some(time);
-        self
-    }
-
-    /// Starts the broker.
-    ///
-    /// # Errors
-    /// No port, or no thread.
-    pub fn start(&self) -> io::Result<Broker> {
-        let state = State { nodes: vec![Node::reserve()?], ..State::default() };
-        let broker = Broker { shared: Arc::new(Shared::new(self.options.clone(), state)), node: 0 };
-        broker.shared.listen(0)?;
-        Ok(broker)
-    }
-}
 
 /// A broker that serves clients from threads of this process until it is dropped.
 ///
@@ -205,12 +126,14 @@ impl Broker {
         let node = &mut state.nodes[self.node];
         node.paused = false;
         node.wake();
+        state.rejoin(self.node);
         self.shared.changed.notify_all();
     }
 
     /// Closes every connection that is open now.
     pub fn disconnect_all(&self) {
         self.shared.lock().nodes[self.node].conns.values_mut().for_each(State::hang_up);
+        self.shared.changed.notify_all();
     }
 
     /// Creates a topic with partitions 0 to `partitions` − 1, all empty.
@@ -219,10 +142,15 @@ impl Broker {
     /// If the topic exists.
     #[track_caller]
     pub fn create_topic(&self, topic: &str, partitions: u16) {
+        let factor = self.shared.lock().cluster.as_ref().map_or(1, |cluster| cluster.factor);
+        self.create_topic_with(topic, partitions, factor);
+    }
+
+    #[track_caller]
+    fn create_topic_with(&self, topic: &str, partitions: u16, factor: usize) {
         let mut state = self.shared.lock();
         let exists = state.topics.contains_key(topic);
         if !exists {
-            let factor = state.cluster.as_ref().map_or(1, |cluster| cluster.factor);
             state.create_topic(topic, partitions, factor, self.shared.options.layout);
         }
         drop(state);
@@ -428,7 +356,8 @@ impl Broker {
         stats(&self.shared.lock().nodes[self.node])
     }
 
-    /// Blocks until the counters meet `condition`; whether they did before the time was over.
+    /// Blocks until the counters meet `condition`; whether they did before the time was over. The condition must not use
+    /// the broker itself, which waits for it.
     ///
     /// ```
     /// use std::net::TcpStream;

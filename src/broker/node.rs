@@ -28,8 +28,8 @@ fn bind(addr: SocketAddrV4) -> io::Result<Socket> {
 
 impl Node {
     /// A node that does not run yet, with a port reserved for it.
-    pub(super) fn reserve() -> io::Result<Node> {
-        let holder = bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+    pub(super) fn reserve(ip: Ipv4Addr) -> io::Result<Node> {
+        let holder = bind(SocketAddrV4::new(ip, 0))?;
         let addr = holder.local_addr()?.as_socket_ipv4().ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Node {
             addr,
@@ -66,12 +66,28 @@ impl Node {
     }
 }
 
+impl State {
+    /// Lets a node that answers again catch up with the partitions it has copies of.
+    pub(super) fn rejoin(&mut self, node: usize) {
+        let alive: Vec<bool> = self.nodes.iter().map(Node::is_alive).collect();
+        let partitions = self.topics.values_mut().flat_map(|topic| &mut topic.partitions);
+        for partition in partitions.filter(|partition| partition.replicas.contains(&node)) {
+            if !partition.in_sync.contains(&node) {
+                partition.in_sync.push(node);
+            }
+            if partition.in_sync.iter().all(|&replica| alive[replica]) {
+                partition.committed = partition.log.last;
+            }
+        }
+    }
+}
+
 impl Shared {
     /// Begins to accept connections; nothing if it does already.
     pub(super) fn listen(self: &Arc<Shared>, node: usize) -> io::Result<()> {
         let mut state = self.lock();
         let this = &mut state.nodes[node];
-        this.running = true;
+        (this.running, this.registered) = (true, true);
         if this.listener.is_some() {
             return Ok(());
         }
@@ -81,6 +97,8 @@ impl Shared {
         this.acceptor =
             Some(thread::Builder::new().name(name).spawn(move || connection::accept(&shared, node, &accepting))?);
         this.listener = Some(listener);
+        state.rejoin(node);
+        self.changed.notify_all();
         Ok(())
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::connection::{HangUp, Part};
+use super::answer::Part;
+use super::connection::HangUp;
 use super::faults::Fault;
 use super::log::Refused;
 use super::state::{Leadership, Shared, State};
@@ -95,12 +96,16 @@ fn store(
             return Err(HangUp);
         }
         peers = in_sync_peers(state, topic, id);
+        if peers.nodes == 0 {
+            state.kill("a produce request for a partition without a replica in sync");
+            return Err(HangUp);
+        }
         let wanted = match acks {
             0 => peers.in_sync,
             ACKS_QUORUM => peers.in_sync / 2 + 1,
             other => other.into(),
         };
-        if wanted > MAX_ACKS.into() || wanted + 1 > peers.factor || wanted > peers.in_sync {
+        if wanted > MAX_ACKS.into() || wanted + 1 > peers.factor || wanted + 1 > peers.nodes {
             return Ok((ProduceCode::InsufficientReplicas, false));
         }
         peers.wanted = wanted;
@@ -139,6 +144,8 @@ fn store(
 #[derive(Default)]
 struct Peers {
     factor: usize,
+    /// Nodes in sync, and those besides the leader, as a server counts them: no more than there should be.
+    nodes: usize,
     in_sync: usize,
     /// Those in sync that neither hang nor are gone.
     alive: usize,
@@ -148,8 +155,8 @@ struct Peers {
 fn in_sync_peers(state: &mut State, topic: &str, id: u16) -> Peers {
     let factor = state.topics.get(topic).map_or(0, |topic| topic.factor);
     let Some(partition) = state.partition(topic, id) else { return Peers::default() };
-    let leader = partition.leader;
-    let peers: Vec<usize> = partition.in_sync.iter().copied().filter(|&peer| Some(peer) != leader).collect();
-    let alive = peers.iter().filter(|&&peer| state.nodes[peer].is_alive()).count();
-    Peers { factor, in_sync: peers.len(), alive, wanted: 0 }
+    let (leader, nodes) = (partition.leader, partition.in_sync.clone());
+    let in_sync = nodes.len().min(factor).saturating_sub(1);
+    let alive = nodes.iter().filter(|&&peer| Some(peer) != leader && state.nodes[peer].is_alive()).count();
+    Peers { factor, nodes: nodes.len(), in_sync, alive: alive.min(in_sync), wanted: 0 }
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::connection::{Answer, Link, Part};
+use super::answer::{Answer, Part};
+use super::connection::Link;
 use super::faults::Faults;
 use super::lock;
 use super::log::{Chunk, Layout, Log};

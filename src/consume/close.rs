@@ -50,8 +50,9 @@ impl CloseHandle {
     /// Has `close` shut down this socket too.
     pub(crate) fn watch(&self, socket: &Arc<TcpStream>) {
         let mut sockets = self.sockets();
-        sockets.retain(|socket| socket.strong_count() > 0);
-        sockets.push(Arc::downgrade(socket));
+        let socket = Arc::downgrade(socket);
+        sockets.retain(|known| known.strong_count() > 0 && !known.ptr_eq(&socket));
+        sockets.push(socket);
         drop(sockets);
         // `close` may have come between the last look at the flag and now.
         if self.is_closed() {

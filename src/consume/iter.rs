@@ -201,6 +201,7 @@ impl ConsumeIter {
         let mut stats = self.tracks.stats;
         stats.messages += self.loaded.next as u64;
         stats.bundles += u64::from(self.loaded.next > 0);
+        stats.bytes += self.leaders.iter().map(|leader| leader.bytes).sum::<u64>();
         stats
     }
 
@@ -279,12 +280,12 @@ impl ConsumeIter {
         }
     }
 
-    /// Counts the bundle that was handed out as delivered.
+    /// Counts what was handed out of the bundle as delivered.
     fn unload(&mut self) {
-        if self.loaded.next > 0 {
+        if let Some(position) = self.loaded.position_of(self.loaded.partition) {
             self.tracks.stats.messages += self.loaded.next as u64;
             self.tracks.stats.bundles += 1;
-            self.tracks.advance(self.loaded.partition, self.loaded.after);
+            self.tracks.advance(self.loaded.partition, position);
         }
         self.loaded.clear();
     }
@@ -292,13 +293,15 @@ impl ConsumeIter {
     /// Lets the leaders go on in turn until there is an event, beginning with the one that had the last.
     fn take_turns(&mut self) -> Result<Turn> {
         for _ in 0..self.leaders.len() {
-            self.turn %= self.leaders.len();
+            if self.turn >= self.leaders.len() {
+                self.turn = 0;
+            }
             let turn = self.turn;
             match self.leaders[turn].poll() {
                 Ok(Some((event, start))) => return self.on_event(turn, event, start),
                 Ok(None) => self.turn += 1,
                 Err(e) => {
-                    self.on_failure(turn, e)?;
+                    self.on_failure(turn, e, &[])?;
                     return Ok(Turn::Event);
                 }
             }
@@ -308,7 +311,7 @@ impl ConsumeIter {
 
     fn on_event(&mut self, turn: usize, event: Event, start: usize) -> Result<Turn> {
         match event {
-            Event::Response { .. } => {}
+            Event::Response { .. } => self.tracks.on_response(),
             Event::Partition { slot, answer } => {
                 let index = self.leaders[turn].partition(slot);
                 self.tracks.on_answer(index, answer, &self.shared.cluster);
@@ -326,8 +329,11 @@ impl ConsumeIter {
             Event::End { .. } => {
                 let leader = &mut self.leaders[turn];
                 self.tracks.stats.bytes += leader.take_bytes();
-                let partitions = leader.finish_answer();
-                self.tracks.on_end(&partitions)?;
+                let (partitions, soon) = leader.finish_answer();
+                // The others' turn, however fast this one may answer again.
+                self.turn += 1;
+                self.tracks.on_progress(&partitions);
+                self.tracks.on_end(&partitions, soon)?;
             }
         }
         Ok(Turn::Event)
@@ -367,29 +373,42 @@ impl ConsumeIter {
             return Err(e.in_partition(&source.topic, source.partition).into());
         }
         let stopped = self.tracks.stop_at_time(index, &mut loaded.entries);
-        let whole =
-            !stopped && !bundle.cut && bundle.last <= bundle.to && loaded.entries.len() as u64 <= self.remaining;
+        // Nothing more is wanted of it than what was found.
+        let through = !stopped && !bundle.cut && (bundle.last <= bundle.to || self.tracks.ends_at(index, bundle.to));
+        let fits = loaded.entries.len() as u64 <= self.remaining;
         loaded.entries.truncate(usize::try_from(self.remaining).unwrap_or(usize::MAX));
-        let Some(last) = loaded.entries.last() else { return Ok(false) };
-        loaded.after = if whole { bundle.last + 1 } else { last.seq + 1 };
+        let after = bundle.last.min(bundle.to) + 1;
+        let Some(last) = loaded.entries.last() else {
+            if through {
+                self.tracks.advance(index, after);
+            }
+            return Ok(false);
+        };
+        loaded.after = if through && fits { after } else { last.seq + 1 };
         self.remaining -= loaded.entries.len() as u64;
         leader.has_progressed();
+        self.tracks.on_progress(leader.partitions());
         self.tracks.on_found(index);
         Ok(true)
     }
 
-    /// Drops a leader's connection after `e`, so that its partitions are asked for again.
-    fn on_failure(&mut self, turn: usize, e: Error) -> Result<()> {
+    /// Drops a leader's connection after `e`, so that its partitions, and those it was just to be asked for, are asked
+    /// for again.
+    fn on_failure(&mut self, turn: usize, e: Error, wanted: &[usize]) -> Result<()> {
         if self.closer.is_closed() {
             return Ok(());
         }
         let leader = &mut self.leaders[turn];
+        let was_up = !leader.is_coming_up();
         self.tracks.stats.bytes += leader.take_bytes();
-        let lost = leader.fail(e)?;
-        let addr = leader.addr.clone();
-        self.tracks.stats.reconnects += 1;
-        self.shared.cluster.failed(&addr);
-        self.tracks.on_lost(&lost, &addr);
+        let lost = [leader.reset().as_slice(), wanted].concat();
+        if !e.is_retryable() || !self.tracks.on_lost(&lost, &leader.addr) {
+            return Err(e);
+        }
+        leader.retry_later(&e);
+        let stats = &mut self.tracks.stats;
+        *(if was_up { &mut stats.reconnects } else { &mut stats.failed_brokers }) += 1;
+        self.shared.cluster.failed(&leader.addr);
         Ok(())
     }
 
@@ -414,12 +433,12 @@ impl ConsumeIter {
                 self.leaders.len() - 1
             });
             let sent = match self.leaders[turn].bring_up(&self.closer) {
-                Ok(true) => self.fetch(turn, partitions),
+                Ok(true) => self.fetch(turn, &partitions),
                 Ok(false) => Ok(()),
                 Err(e) => Err(e),
             };
             if let Err(e) = sent {
-                self.on_failure(turn, e)?;
+                self.on_failure(turn, e, &partitions)?;
             }
         }
         Ok(())
@@ -428,13 +447,15 @@ impl ConsumeIter {
     /// Drops leaders that nothing is wanted of any more. Must not be called while a bundle is loaded.
     fn drop_unused_leaders(&mut self, wanted: &[(BrokerAddr, Vec<usize>)]) {
         let paused = self.tracks.any_paused();
-        let is_wanted = |leader: &Leader| wanted.iter().any(|(addr, _)| *addr == leader.addr);
-        self.leaders.retain(|leader| !leader.is_idle() || paused || is_wanted(leader));
+        for leader in &mut self.leaders {
+            leader.set_wanted(wanted.iter().any(|(addr, _)| *addr == leader.addr));
+        }
+        self.leaders.retain(|leader| leader.is_used() || paused);
     }
 
     /// Sends as many requests for these partitions as it takes.
-    fn fetch(&mut self, turn: usize, partitions: Vec<usize>) -> Result<()> {
-        let mut rest = partitions.as_slice();
+    fn fetch(&mut self, turn: usize, partitions: &[usize]) -> Result<()> {
+        let mut rest = partitions;
         while !rest.is_empty() {
             let mut asked = 0;
             let fits = |&&index: &&usize| {
@@ -444,32 +465,39 @@ impl ConsumeIter {
             let count = rest.iter().take(MAX_PARTITIONS).take_while(fits).count().max(1);
             let (now, later) = rest.split_at(count);
             rest = later;
-            let request = self.request_for(now);
+            let (request, slots) = self.request_for(now);
             for &index in now {
                 self.tracks.tracks[index].state = TrackState::InFlight;
             }
-            self.leaders[turn].send(request, now.to_vec(), &mut self.request)?;
+            self.leaders[turn].send(request, slots, &mut self.request)?;
         }
         Ok(())
     }
 
-    fn request_for(&mut self, partitions: &[usize]) -> FetchRequest {
+    /// A request for these partitions, and which of them its slots are: it names every topic once.
+    fn request_for(&mut self, partitions: &[usize]) -> (FetchRequest, Vec<usize>) {
         let options = &self.tracks.options;
-        let mut topics: Vec<FetchTopic> = Vec::new();
+        let mut topics: Vec<(FetchTopic, Vec<usize>)> = Vec::new();
         let mut at_once = false;
         for &index in partitions {
             let (source, track) = (&self.tracks.sources[index], &self.tracks.tracks[index]);
             at_once |= self.tracks.must_not_wait(index);
             let wanted =
                 FetchPartition { partition: source.partition, seq: track.position, fetch_size: track.fetch_size };
-            match topics.iter_mut().find(|topic| topic.name == source.topic) {
-                Some(topic) => topic.partitions.push(wanted),
-                None => topics.push(FetchTopic { name: source.topic.clone(), partitions: vec![wanted] }),
+            match topics.iter_mut().find(|(topic, _)| topic.name == source.topic) {
+                Some((topic, slots)) => {
+                    topic.partitions.push(wanted);
+                    slots.push(index);
+                }
+                None => {
+                    topics.push((FetchTopic { name: source.topic.clone(), partitions: vec![wanted] }, vec![index]));
+                }
             }
         }
+        let (topics, slots): (Vec<_>, Vec<_>) = topics.into_iter().unzip();
         let request_id = self.next_request_id;
         self.next_request_id = request_id.wrapping_add(1);
-        FetchRequest {
+        let request = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
             request_id,
             client_id: self.shared.config.client_id.clone(),
@@ -477,7 +505,8 @@ impl ConsumeIter {
             min_bytes: options.min_bytes,
             flags: if options.prefer_local { FLAG_PREFER_LOCAL } else { 0 },
             topics,
-        }
+        };
+        (request, slots.concat())
     }
 
     /// Blocks until a leader can go on, or something else is due; `false` once `until` has passed.
@@ -497,7 +526,7 @@ impl ConsumeIter {
         let blocked = watch.elapsed();
         for turn in 0..self.leaders.len() {
             if let Err(e) = self.leaders[turn].count_blocked(blocked) {
-                self.on_failure(turn, e)?;
+                self.on_failure(turn, e, &[])?;
             }
         }
         if coming_up || self.tracks.next_wake().has_passed() {

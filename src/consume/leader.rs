@@ -9,12 +9,16 @@ use super::close::CloseHandle;
 use crate::config::Config;
 use crate::error::{Error, Phase, Result};
 use crate::message::Sources;
-use crate::net::{Backoff, BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf};
+use crate::net::{Backoff, BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf, Stopwatch};
 use crate::protocol::fetch::{FetchRequest, WAIT_SLACK_MS, adjusted_wait_ms};
 use crate::protocol::stream::{Event, FetchDecoder, Step};
+use crate::protocol::{DecodeError, DecodeFault};
 
 /// Bytes of the read buffer at rest: several bundles of the usual sizes, and small enough for a core's cache.
 const READ_BUFFER: usize = 256 << 10;
+
+/// Brokers that are asked to wait for data wait longer than this.
+const SOON: Duration = Duration::from_millis(50);
 
 /// A broker that leads partitions of the subscription.
 #[derive(Debug)]
@@ -32,9 +36,10 @@ pub(super) struct Leader {
     /// Time spent blocked since the last event or request.
     blocked: Duration,
     backoff: Backoff,
-    /// Since the first failure without progress: when to give up.
-    give_up: Option<Deadline>,
-    bytes: u64,
+    /// Whether there are partitions to be asked for here.
+    wanted: bool,
+    /// Bytes received since the last [`take_bytes`](Leader::take_bytes).
+    pub(super) bytes: u64,
 }
 
 #[derive(Debug)]
@@ -50,6 +55,7 @@ struct InFlight {
     request_id: u32,
     partitions: Vec<usize>,
     max_wait_ms: u64,
+    sent: Stopwatch,
 }
 
 impl Leader {
@@ -65,7 +71,7 @@ impl Leader {
             need: 0,
             blocked: Duration::ZERO,
             backoff: config.new_backoff(),
-            give_up: None,
+            wanted: true,
             bytes: 0,
         }
     }
@@ -85,9 +91,26 @@ impl Leader {
         self.in_flight.is_empty() && self.current.is_none()
     }
 
+    pub(super) fn set_wanted(&mut self, wanted: bool) {
+        self.wanted = wanted;
+        if !wanted && matches!(self.link, Link::Dialing(_)) {
+            self.reset();
+        }
+    }
+
+    /// Whether it is still of use, if only to remember how often it failed.
+    pub(super) fn is_used(&self) -> bool {
+        self.wanted || !self.is_idle() || self.backoff.is_running()
+    }
+
+    /// The partitions of the answer being read, by slot.
+    pub(super) fn partitions(&self) -> &[usize] {
+        self.current.as_ref().map_or(&[], |fetch| &fetch.partitions)
+    }
+
     /// The partition that a slot of the answer being read stands for.
     pub(super) fn partition(&self, slot: usize) -> usize {
-        self.current.as_ref().map_or(0, |fetch| fetch.partitions[slot])
+        self.partitions()[slot]
     }
 
     /// Brings the connection up as far as that goes without blocking; whether it is up.
@@ -134,7 +157,7 @@ impl Leader {
         *used = true;
         let (request_id, max_wait_ms) = (request.request_id, request.max_wait_ms);
         trace!("{}: fetch {request_id} of {} partitions", self.addr, partitions.len());
-        self.in_flight.push(InFlight { request_id, partitions, max_wait_ms });
+        self.in_flight.push(InFlight { request_id, partitions, max_wait_ms, sent: Stopwatch::start() });
         self.decoder.expect(request);
         self.blocked = Duration::ZERO;
         connection.send(scratch, self.config.io_timeout)
@@ -147,7 +170,7 @@ impl Leader {
                 return Ok(None);
             }
             let start = self.buf.start();
-            let (used, step) = self.decoder.step(self.buf.data())?;
+            let (used, step) = self.decoder.step(self.buf.data()).map_err(refused)?;
             self.buf.consume(used);
             let event = match step {
                 Step::Need(need) => {
@@ -189,40 +212,29 @@ impl Leader {
         if self.current.is_some() || !self.buf.data().is_empty() { Phase::Read } else { Phase::Wait }
     }
 
-    /// Ends the answer being read: the broker is well. Returns its partitions.
-    pub(super) fn finish_answer(&mut self) -> Vec<usize> {
+    /// Ends the answer being read: the broker is well. Returns its partitions, and whether it came so soon that the
+    /// broker cannot have waited as it was asked to.
+    pub(super) fn finish_answer(&mut self) -> (Vec<usize>, bool) {
         self.has_progressed();
-        self.current.take().map_or(Vec::new(), |fetch| fetch.partitions)
+        let Some(fetch) = self.current.take() else { return (Vec::new(), false) };
+        let soon = fetch.sent.elapsed() < SOON.min(Duration::from_millis(fetch.max_wait_ms));
+        (fetch.partitions, soon)
     }
 
     /// Notes that repeating what was asked is not in vain.
     pub(super) fn has_progressed(&mut self) {
-        if self.give_up.take().is_some() {
-            self.backoff.reset();
-        }
+        self.backoff.reset();
     }
 
-    /// Drops the connection after `e`. Returns the partitions that were asked for in vain.
-    ///
-    /// # Errors
-    /// `e`, if trying again cannot help or was tried for long enough.
-    pub(super) fn fail(&mut self, e: Error) -> Result<Vec<usize>> {
-        if !e.is_retryable() {
-            return Err(e);
-        }
-        let give_up = *self.give_up.get_or_insert_with(|| Deadline::after(self.config.retry_timeout));
-        if give_up.has_passed() {
-            return Err(e);
-        }
+    /// Waits before dialing anew after `e`.
+    pub(super) fn retry_later(&mut self, e: &Error) {
         let pause = self.backoff.next_pause();
         warn!("{}: {e}, trying again in {pause:?}", self.addr);
-        let lost = self.reset();
         self.link = Link::Down(Deadline::after(pause));
-        Ok(lost)
     }
 
-    /// Forgets everything that belongs to the connection.
-    fn reset(&mut self) -> Vec<usize> {
+    /// Forgets everything that belongs to the connection. Returns the partitions that were asked for in vain.
+    pub(super) fn reset(&mut self) -> Vec<usize> {
         self.link = Link::Down(Deadline::after(Duration::ZERO));
         self.decoder = FetchDecoder::new(self.config.limits.clone());
         self.buf.clear();
@@ -243,12 +255,13 @@ impl Leader {
 
     /// Whether a connection is being opened or waited for with a pause: then `close` cannot wake us through the socket.
     pub(super) fn is_coming_up(&self) -> bool {
-        !matches!(self.link, Link::Up { .. })
+        self.wanted && !matches!(self.link, Link::Up { .. })
     }
 
     /// When something has to be done even if nothing arrives.
     pub(super) fn deadline(&self) -> Deadline {
         match &self.link {
+            Link::Down(_) if !self.wanted => Deadline::NEVER,
             Link::Down(until) => *until,
             Link::Dialing(dial) => dial.deadline(),
             Link::Up { .. } if self.is_idle() => Deadline::NEVER,
@@ -263,7 +276,7 @@ impl Leader {
             None => self.in_flight.iter().map(|fetch| fetch.max_wait_ms).max().unwrap_or(0),
         };
         let wait = if wait > 0 { adjusted_wait_ms(wait) + WAIT_SLACK_MS } else { 0 };
-        self.config.io_timeout + Duration::from_millis(wait)
+        self.config.io_timeout.saturating_add(Duration::from_millis(wait))
     }
 
     /// Counts time spent blocked.
@@ -271,7 +284,7 @@ impl Leader {
     /// # Errors
     /// A time-out, if it was too long.
     pub(super) fn count_blocked(&mut self, time: Duration) -> Result<()> {
-        if self.is_idle() || self.is_coming_up() {
+        if self.is_idle() {
             return Ok(());
         }
         self.blocked += time;
@@ -280,5 +293,15 @@ impl Leader {
             return Err(Error::Timeout { phase: self.phase(), after });
         }
         Ok(())
+    }
+}
+
+/// A bundle over the limit is no malformed data; the error names both sizes.
+fn refused(e: DecodeError) -> Error {
+    match (e.field(), e.fault(), e.partition()) {
+        ("bundle length", DecodeFault::OverLimit { claimed, limit }, Some((topic, partition))) => {
+            Error::BundleTooLarge { topic: topic.to_owned(), partition, needed: claimed, limit }
+        }
+        _ => e.into(),
     }
 }

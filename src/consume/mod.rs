@@ -14,7 +14,7 @@ pub use batch::{Batch, BatchIter, MessageRef};
 pub use checkpoint::Checkpoint;
 pub use close::CloseHandle;
 pub use iter::ConsumeIter;
-pub(crate) use start::{find_time, subscribe};
+pub(crate) use start::{await_marks, find_time, subscribe};
 pub(crate) use subscription::check_topic;
 pub use subscription::{OutOfRange, Subscription};
 pub use tracks::{Gap, Position, Positions, Stats};

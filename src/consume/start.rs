@@ -74,7 +74,7 @@ pub(crate) fn find_time(client: &Client, topic: &str, id: u16, time: SystemTime)
 }
 
 /// Waits until the end of a partition is known, which takes a leader.
-fn await_marks(shared: &Shared, topic: &str, id: u16, states: &mut Vec<PartitionState>) -> Result<()> {
+pub(crate) fn await_marks(shared: &Shared, topic: &str, id: u16, states: &mut Vec<PartitionState>) -> Result<()> {
     let give_up = Deadline::after(shared.config.retry_timeout);
     let mut backoff = shared.config.new_backoff();
     loop {

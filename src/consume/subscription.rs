@@ -189,10 +189,23 @@ impl Subscription {
         self
     }
 
+    /// In a cluster, reads from a replica on this host instead of the leader, if there is one that is in sync.
+    ///
+    /// For reading back what is old, not for following: TANK 4.0 replicas do not wake a waiting fetch when new messages
+    /// come, and one that was restarted may number an answer wrongly, which is refused as malformed.
+    pub fn prefer_local(mut self) -> Self {
+        self.options.prefer_local = true;
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         for (index, wanted) in self.wanted.iter().enumerate() {
-            let Wanted { topic, partition, .. } = wanted;
+            let Wanted { topic, partition, start } = wanted;
             check_topic(topic)?;
+            // On the wire it stands for the end, which moves while nobody looks.
+            if start.unwrap_or(self.start) == Start::At(u64::MAX) {
+                return Err(Error::config(format!("sequence number: {} is never assigned", u64::MAX)));
+            }
             if *partition == Some(u16::MAX) {
                 return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
             }

@@ -14,8 +14,9 @@ use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
 use crate::protocol::varint;
 
-/// How long to leave a partition alone that has only messages above its high-water mark.
-const ABOVE_MARK_PAUSE: Duration = Duration::from_millis(100);
+/// How long to leave a partition alone that has only messages above its high-water mark, or of which a broker says at
+/// once that it has none, without waiting for any.
+const NOTHING_YET_PAUSE: Duration = Duration::from_millis(100);
 
 /// The next sequence number to be delivered from a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -91,8 +92,10 @@ pub struct Stats {
     pub fetches: u64,
     /// Fetches answered without any data.
     pub empty_fetches: u64,
-    /// Connections that were lost and dialed anew.
+    /// Connections that were lost.
     pub reconnects: u64,
+    /// Brokers that could not be reached when a connection to them was wanted.
+    pub failed_brokers: u64,
     /// Answers that named another leader.
     pub redirects: u64,
     /// Answers that a partition has no leader.
@@ -123,9 +126,10 @@ pub(super) struct Track {
     /// Length of the chunk that is being read, and of the last one that lay all below the position.
     pub(super) chunk_len: u32,
     stale_len: Option<u32>,
-    /// Answers in a row that could not be followed, and since when they are tolerated.
+    /// Answers in a row that could not be followed.
     hops: u32,
-    give_up: Deadline,
+    /// Since the first trouble without progress: when to give up.
+    give_up: Option<Deadline>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,8 +156,10 @@ pub(super) struct Tracks {
     pub(super) pending_error: Option<Error>,
     retry_timeout: Duration,
     bundle_limit: u32,
-    /// Whether the answer that is being read had any data.
-    answer_had_data: bool,
+    /// Whether the answer that is being read had no data so far.
+    answer_is_empty: bool,
+    /// Whether any partition is to be given up some time.
+    in_trouble: bool,
     /// Whether any partition may have to be asked for, or none any more.
     changed: bool,
     /// How many partitions are paused.
@@ -184,7 +190,8 @@ impl Tracks {
             pending_error: None,
             retry_timeout,
             bundle_limit,
-            answer_had_data: false,
+            answer_is_empty: false,
+            in_trouble: false,
             changed: true,
             paused: 0,
         }
@@ -256,19 +263,47 @@ impl Tracks {
     }
 
     /// Takes back partitions that were asked for in vain, and sends none to the broker that failed unless it is named
-    /// again.
-    pub(super) fn on_lost(&mut self, partitions: &[usize], failed: &BrokerAddr) {
+    /// again. Whether it is worth another try.
+    pub(super) fn on_lost(&mut self, partitions: &[usize], failed: &BrokerAddr) -> bool {
         for track in &mut self.tracks {
             if track.leader.as_ref() == Some(failed) {
                 track.leader = None;
             }
         }
+        // What a lost answer said is said again.
+        self.pending_error = None;
         self.release(partitions);
+        partitions.iter().all(|&index| self.is_tolerated(index))
+    }
+
+    /// Notes that a partition makes no progress; whether that has not lasted for too long.
+    fn is_tolerated(&mut self, index: usize) -> bool {
+        self.in_trouble = true;
+        let retry_timeout = self.retry_timeout;
+        !self.tracks[index].give_up.get_or_insert_with(|| Deadline::after(retry_timeout)).has_passed()
+    }
+
+    /// Notes that an answer about these partitions gets on.
+    pub(super) fn on_progress(&mut self, partitions: &[usize]) {
+        if self.in_trouble {
+            for &index in partitions {
+                let track = &mut self.tracks[index];
+                track.give_up = track.give_up.filter(|_| track.hops > 0);
+            }
+            self.in_trouble = self.tracks.iter().any(|track| track.give_up.is_some());
+        }
     }
 
     /// Whether a fetch for this partition has to be answered at once.
     pub(super) fn must_not_wait(&self, index: usize) -> bool {
         self.tracks[index].end_unknown
+    }
+
+    /// Counts an answer, as one without data until there is some.
+    pub(super) fn on_response(&mut self) {
+        self.stats.fetches += 1;
+        self.stats.empty_fetches += 1;
+        self.answer_is_empty = true;
     }
 
     /// Takes in what an answer says of a partition.
@@ -282,7 +317,9 @@ impl Tracks {
         }
         let fault = match answer {
             PartitionAnswer::Data { high_water_mark, len, .. } => {
-                self.answer_had_data |= len > 0;
+                if len > 0 && std::mem::take(&mut self.answer_is_empty) {
+                    self.stats.empty_fetches -= 1;
+                }
                 track.on_data(high_water_mark, len);
                 return;
             }
@@ -291,30 +328,23 @@ impl Tracks {
             }
             PartitionAnswer::Redirect(endpoint) => {
                 self.stats.redirects += 1;
-                let usable = !endpoint.ip().is_unspecified() && !endpoint.ip().is_broadcast() && endpoint.port() != 0;
-                if usable {
-                    warn!("{topic}/{partition}: led by {endpoint}");
-                    let leader = BrokerAddr::from(endpoint);
-                    cluster.learn(&topic, partition, leader.clone());
-                    track.leader = Some(leader);
-                } else {
-                    cluster.forget(&topic, partition);
-                    track.leader = None;
+                match cluster.named(endpoint) {
+                    Err(fault) => fault,
+                    Ok(None) => return self.on_no_leader(index, cluster),
+                    Ok(Some(addr)) => {
+                        warn!("{topic}/{partition}: redirected to {addr}");
+                        // A replica near us must never be taken for the leader that messages are published to.
+                        if !self.options.prefer_local {
+                            cluster.learn(&topic, partition, addr.clone());
+                        }
+                        track.leader = Some(addr);
+                        // The first redirect is how leaders are found; a second one in a row wants time to settle.
+                        let (hops, pause) = (track.hops + 1, track.hops > 0);
+                        return self.wait_or_give_up(index, pause, Fault::Redirects { hops, last: endpoint });
+                    }
                 }
-                let (hops, last) = (track.hops + 1, endpoint);
-                let fault = if usable { Fault::Redirects { hops, last } } else { Fault::NoLeader };
-                // The first redirect is how leaders are found; a second one in a row wants time to settle.
-                let pause = !usable || track.hops > 0;
-                self.wait_or_give_up(index, pause, fault);
-                return;
             }
-            PartitionAnswer::NoLeader => {
-                self.stats.no_leader += 1;
-                cluster.forget(&topic, partition);
-                track.leader = None;
-                self.wait_or_give_up(index, true, Fault::NoLeader);
-                return;
-            }
+            PartitionAnswer::NoLeader => return self.on_no_leader(index, cluster),
             PartitionAnswer::SystemError => Fault::System,
             PartitionAnswer::UnknownPartition => Fault::UnknownPartition,
             PartitionAnswer::UnknownTopic => Fault::UnknownTopic,
@@ -326,26 +356,32 @@ impl Tracks {
         self.pending_error.get_or_insert(e);
     }
 
+    fn on_no_leader(&mut self, index: usize, cluster: &Cluster) {
+        let Source { topic, partition } = &self.sources[index];
+        cluster.forget(topic, *partition);
+        self.tracks[index].leader = None;
+        self.stats.no_leader += 1;
+        self.wait_or_give_up(index, true, Fault::NoLeader);
+    }
+
     fn wait_or_give_up(&mut self, index: usize, pause: bool, fault: Fault) {
+        let tolerated = self.is_tolerated(index);
         let track = &mut self.tracks[index];
-        if track.hops == 0 {
-            track.give_up = Deadline::after(self.retry_timeout);
-        }
         track.hops += 1;
-        if track.give_up.has_passed() && pause {
+        if !tolerated && pause {
             let Source { topic, partition } = &self.sources[index];
             let e = Error::broker(topic, *partition, fault);
             return self.fail(e);
         }
         if pause {
             let wait = Duration::from_millis(100).saturating_mul(1 << track.hops.min(4));
-            self.pause(index, wait);
+            self.pause(index, Deadline::after(wait));
         }
     }
 
-    fn pause(&mut self, index: usize, time: Duration) {
+    fn pause(&mut self, index: usize, until: Deadline) {
         self.paused += 1;
-        self.tracks[index].state = TrackState::Paused(Deadline::after(time));
+        self.tracks[index].state = TrackState::Paused(until);
     }
 
     fn on_out_of_range(&mut self, index: usize, first_available: u64, high_water_mark: u64) {
@@ -374,6 +410,11 @@ impl Tracks {
             self.gaps.push(Gap { topic, partition, first: requested, last: first_available - 1 });
         }
         track.check_end();
+    }
+
+    /// Whether this is the last number wanted of a partition.
+    pub(super) fn ends_at(&self, index: usize, seq: u64) -> bool {
+        self.tracks[index].end == Some(seq)
     }
 
     /// Decides on a bundle that is about to be decoded, and up to which number to take it.
@@ -444,7 +485,7 @@ impl Tracks {
         match end {
             ChunkEnd::Cut { bundle_len } => self.on_cut(index, bundle_len.unwrap_or(0)),
             ChunkEnd::AboveMark if !track.found => {
-                self.pause(index, ABOVE_MARK_PAUSE);
+                self.pause(index, Deadline::after(NOTHING_YET_PAUSE));
             }
             ChunkEnd::Whole if !track.found => {
                 if track.stale_len.is_some_and(|before| track.chunk_len <= before) {
@@ -476,14 +517,18 @@ impl Tracks {
         debug!("{}: next fetch size {} for a cut bundle", self.sources[index], track.fetch_size);
     }
 
-    /// Ends an answer: its partitions can be asked for again.
+    /// Ends an answer: its partitions can be asked for again, after a pause if it came `soon` and empty.
     ///
     /// # Errors
     /// What the answer said of a partition and the caller has to know, now that its other partitions are delivered.
-    pub(super) fn on_end(&mut self, partitions: &[usize]) -> Result<()> {
-        self.stats.fetches += 1;
-        if !std::mem::take(&mut self.answer_had_data) {
-            self.stats.empty_fetches += 1;
+    pub(super) fn on_end(&mut self, partitions: &[usize], soon: bool) -> Result<()> {
+        if soon && self.answer_is_empty {
+            let until = Deadline::after(NOTHING_YET_PAUSE);
+            for &index in partitions {
+                if self.tracks[index].state == TrackState::InFlight && self.tracks[index].hops == 0 {
+                    self.pause(index, until);
+                }
+            }
         }
         self.release(partitions);
         self.pending_error.take().map_or(Ok(()), Err)
@@ -517,7 +562,7 @@ impl Track {
             chunk_len: 0,
             stale_len: None,
             hops: 0,
-            give_up: Deadline::NEVER,
+            give_up: None,
         }
     }
 

@@ -18,6 +18,12 @@ pub(crate) struct BrokerAddr {
 }
 
 impl BrokerAddr {
+    /// Whether `other`, an address and port, is one of this broker's.
+    pub(super) fn is_same_host(&self, other: &BrokerAddr) -> bool {
+        let is_other = |address: &SocketAddr| BrokerAddr::from(*address) == *other;
+        self == other || self.port == other.port && self.resolve().is_ok_and(|found| found.iter().any(is_other))
+    }
+
     /// All socket addresses of the broker. Blocks for as long as the system's resolver does.
     pub(crate) fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         if let Ok(ip) = self.host.parse::<IpAddr>() {
@@ -31,9 +37,15 @@ impl BrokerAddr {
     }
 }
 
+impl From<SocketAddr> for BrokerAddr {
+    fn from(address: SocketAddr) -> BrokerAddr {
+        BrokerAddr { host: address.ip().to_string().into(), port: address.port() }
+    }
+}
+
 impl From<SocketAddrV4> for BrokerAddr {
     fn from(endpoint: SocketAddrV4) -> BrokerAddr {
-        BrokerAddr { host: endpoint.ip().to_string().into(), port: endpoint.port() }
+        BrokerAddr::from(SocketAddr::V4(endpoint))
     }
 }
 

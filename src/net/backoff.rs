@@ -26,6 +26,11 @@ impl Backoff {
         full.mul_f64(0.5 + share / 2.0)
     }
 
+    /// Whether there was a failure since the last [`reset`](Backoff::reset).
+    pub(crate) fn is_running(&self) -> bool {
+        self.failures > 0
+    }
+
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }

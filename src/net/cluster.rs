@@ -1,15 +1,19 @@
 //! Which brokers there are, and which of them leads what.
 
 use std::collections::HashMap;
+use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use log::debug;
 
 use super::addr::BrokerAddr;
+use crate::config::{Config, Redirects};
+use crate::error::Fault;
 
 /// The address book that a client and its subscriptions share.
 #[derive(Debug)]
 pub(crate) struct Cluster {
+    config: Arc<Config>,
     book: Mutex<Book>,
 }
 
@@ -21,8 +25,28 @@ struct Book {
 }
 
 impl Cluster {
-    pub(crate) fn new(brokers: Vec<BrokerAddr>) -> Cluster {
-        Cluster { book: Mutex::new(Book { brokers, leaders: HashMap::new() }) }
+    pub(crate) fn new(brokers: Vec<BrokerAddr>, config: Arc<Config>) -> Cluster {
+        Cluster { config, book: Mutex::new(Book { brokers, leaders: HashMap::new() }) }
+    }
+
+    /// Where to reach the node that a broker names as a leader; `None` if it names nobody.
+    ///
+    /// # Errors
+    /// The settings do not allow to follow it there.
+    pub(crate) fn named(&self, endpoint: SocketAddrV4) -> Result<Option<BrokerAddr>, Fault> {
+        if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_broadcast() {
+            return Ok(None);
+        }
+        let addr = match &self.config.endpoints {
+            Some(map) => BrokerAddr::from(map.reachable(endpoint)),
+            None => BrokerAddr::from(endpoint),
+        };
+        let is_known = || self.brokers().iter().any(|broker| broker.is_same_host(&addr));
+        match self.config.redirects {
+            Redirects::Follow => Ok(Some(addr)),
+            Redirects::KnownBrokers if is_known() => Ok(Some(addr)),
+            Redirects::KnownBrokers => Err(Fault::RedirectRefused(endpoint)),
+        }
     }
 
     fn book(&self) -> std::sync::MutexGuard<'_, Book> {

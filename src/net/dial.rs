@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::debug;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -214,10 +215,14 @@ fn connect(address: &SocketAddr, config: &Config) -> io::Result<TcpStream> {
     }
     SockRef::from(&socket).set_tcp_nodelay(true)?;
     if let Some(idle) = config.keepalive {
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(idle / 4))?;
+        // Systems count in whole seconds, and refuse none or more than this.
+        let allowed = |time: Duration| time.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
+        let keepalive = TcpKeepalive::new().with_time(allowed(idle)).with_interval(allowed(idle / 4));
+        socket.set_tcp_keepalive(&keepalive)?;
     }
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-    socket.set_tcp_user_timeout(config.tcp_user_timeout)?;
+    socket
+        .set_tcp_user_timeout(config.tcp_user_timeout.map(|time| time.min(Duration::from_millis(i32::MAX as u64))))?;
     match socket.connect(&(*address).into()) {
         Ok(()) => {}
         Err(e) if is_in_progress(&e) => {}

@@ -10,6 +10,9 @@ use super::frame::{self, Kind};
 /// The most partitions to name in one request, all topics together: a waiting request with more can kill a server.
 pub const MAX_PARTITIONS: usize = 250;
 
+/// The highest partition id; the one above it marks an unknown topic.
+pub const MAX_PARTITION_ID: u16 = u16::MAX - 1;
+
 /// Asks for what a partition holds from its beginning.
 pub const SEQ_EARLIEST: u64 = 0;
 
@@ -94,7 +97,8 @@ impl FetchRequest {
     ///
     /// # Errors
     /// What a server must not be sent (reference, section 5.2): no topic, a topic or partition twice, a topic without
-    /// partitions, more than [`MAX_PARTITIONS`] partitions, a name of 0 or more than 255 bytes. `out` is then unchanged.
+    /// partitions, more than [`MAX_PARTITIONS`] partitions, an id above [`MAX_PARTITION_ID`], a name of 0 or more than 255
+    /// bytes. `out` is then unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let start = out.len();
         self.put(out).inspect_err(|_| out.truncate(start))
@@ -121,6 +125,7 @@ impl FetchRequest {
                 let before = topic.partitions.iter().take(index);
                 let same = before.filter(|other| other.partition == wanted.partition).count();
                 EncodeError::check("entries of a partition", same + 1, 1, 1)?;
+                check_id(wanted.partition)?;
                 out.extend_from_slice(&wanted.partition.to_le_bytes());
                 out.extend_from_slice(&wanted.seq.to_le_bytes());
                 out.extend_from_slice(&wanted.fetch_size.to_le_bytes());
@@ -132,7 +137,7 @@ impl FetchRequest {
     /// Reads a request from a frame's payload, without the checks of [`encode`](FetchRequest::encode).
     ///
     /// # Errors
-    /// A payload that ends early or goes on, or a name that is not UTF-8.
+    /// A payload that ends early or goes on.
     pub fn decode(payload: &[u8]) -> Result<FetchRequest, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let client_version = c.u16("client version")?;
@@ -157,6 +162,10 @@ impl FetchRequest {
         c.finish("consume request")?;
         Ok(FetchRequest { client_version, request_id, client_id, max_wait_ms, min_bytes, flags, topics })
     }
+}
+
+fn check_id(partition: u16) -> Result<(), EncodeError> {
+    EncodeError::check("partition id", partition.into(), 0, MAX_PARTITION_ID.into())
 }
 
 /// What an answer says of a partition (reference, section 5.5).
@@ -278,7 +287,8 @@ impl FetchHeader {
     /// Appends the answer's frame header and this header; the chunks, in order and without separators, belong behind it.
     ///
     /// # Errors
-    /// More than 255 topics or partitions, or a name above 255 bytes. `out` is then unchanged.
+    /// More than 255 topics or partitions, an id above [`MAX_PARTITION_ID`], or a name above 255 bytes. `out` is then
+    /// unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let start = out.len();
         self.put(out).inspect_err(|_| out.truncate(start))
@@ -299,6 +309,7 @@ impl FetchHeader {
                 continue;
             }
             for (partition, answer) in &topic.partitions {
+                check_id(*partition)?;
                 answer.put(*partition, out);
                 chunks += u64::from(answer.chunk_len());
             }
@@ -424,6 +435,7 @@ mod tests {
             refused(|r| r.topics.push(FetchTopic { name: "x".into(), partitions: vec![] })),
             "partitions of a topic"
         );
+        assert_eq!(refused(|r| r.topics[0].partitions[1].partition = u16::MAX), "partition id");
         assert_eq!(refused(|r| r.topics[0].name = "".into()), "topic name, bytes");
         assert_eq!(refused(|r| r.topics[0].name = "x".repeat(256).into()), "topic name, bytes");
         assert_eq!(refused(|r| r.client_id = "x".repeat(256).into()), "client id, bytes");

@@ -130,6 +130,7 @@ pub struct FetchDecoder {
     limits: Limits,
     outstanding: Vec<FetchRequest>,
     state: State,
+    failed: Option<DecodeError>,
     /// Bytes of the current frame's payload: all of it, and those passed.
     frame_len: u64,
     at: u64,
@@ -137,9 +138,12 @@ pub struct FetchDecoder {
     current: usize,
     slots: Vec<Slot>,
     chunk: Chunk,
+    /// The bundle whose message set is awaited.
+    awaited: Option<Bundle>,
 }
 
-#[derive(Debug, Clone)]
+/// Copied on every step, so it owns nothing.
+#[derive(Debug, Clone, Copy)]
 enum State {
     Frame,
     Fixed,
@@ -148,9 +152,8 @@ enum State {
     NextChunk { slot: usize },
     BundleLen(varint::Partial),
     BundleHead { prefix: usize, len: u64 },
-    BundleSet { bundle: Bundle, end: Option<ChunkEnd> },
+    BundleSet { end: Option<ChunkEnd> },
     Skip { bytes: u64, then: AfterSkip },
-    Failed(DecodeError),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -179,12 +182,8 @@ struct Chunk {
     walked: bool,
 }
 
-/// One transition: go on at once, or stop with an answer. Says how much of the input is used by then.
-enum Move {
-    On(usize),
-    Need(usize),
-    Event(usize, Event),
-}
+/// What a transition came to; `None`: go on at once.
+type Move = Result<Option<Step>, DecodeError>;
 
 impl FetchDecoder {
     /// A decoder for a connection on which the greeting has been read.
@@ -193,10 +192,12 @@ impl FetchDecoder {
             limits,
             outstanding: Vec::new(),
             state: State::Frame,
+            failed: None,
             frame_len: 0,
             at: 0,
             current: 0,
             slots: Vec::new(),
+            awaited: None,
             chunk: Chunk::default(),
         }
     }
@@ -217,15 +218,17 @@ impl FetchDecoder {
     /// # Errors
     /// An answer that breaks the protocol or a limit. The decoder is of no further use and repeats the error.
     pub fn step(&mut self, input: &[u8]) -> Result<(usize, Step), DecodeError> {
+        if let Some(e) = &self.failed {
+            return Err(e.clone());
+        }
         let mut used = 0;
         loop {
-            match self.advance(input, used) {
-                Ok(Move::On(on)) => used = on,
-                Ok(Move::Need(need)) => return Ok((used, Step::Need(need))),
-                Ok(Move::Event(used, event)) => return Ok((used, Step::Event(event))),
+            match self.advance(input, &mut used) {
+                Ok(None) => {}
+                Ok(Some(step)) => return Ok((used, step)),
                 Err(e) => {
                     let e = self.place(e);
-                    self.state = State::Failed(e.clone());
+                    self.failed = Some(e.clone());
                     return Err(e);
                 }
             }
@@ -244,44 +247,45 @@ impl FetchDecoder {
         }
     }
 
-    fn advance(&mut self, input: &[u8], used: usize) -> Result<Move, DecodeError> {
-        let rest = input.get(used..).unwrap_or_default();
-        match &mut self.state {
-            State::Frame => self.frame(rest, used),
-            State::Fixed => self.fixed(rest, used),
-            &mut State::Entries { len } => match rest.get(..len) {
-                Some(entries) => self.entries(entries, used),
-                None => Ok(Move::Need(len - rest.len())),
-            },
-            &mut State::Answer { slot } => match self.slots.get(slot) {
-                Some(&Slot { answer, .. }) => {
-                    self.state = State::Answer { slot: slot + 1 };
-                    Ok(Move::Event(used, Event::Partition { slot, answer }))
-                }
-                None => {
-                    self.state = State::NextChunk { slot: 0 };
-                    Ok(Move::On(used))
-                }
-            },
-            &mut State::NextChunk { slot } => Ok(self.next_chunk(slot, used)),
-            State::BundleLen(_) => self.bundle_len(input, used),
-            &mut State::BundleHead { prefix, len } => self.bundle_head(rest, used, prefix, len),
-            State::BundleSet { bundle, end } => {
-                let (mut bundle, end) = (bundle.clone(), *end);
+    #[inline(always)]
+    fn advance(&mut self, input: &[u8], used: &mut usize) -> Move {
+        let rest = input.get(*used..).unwrap_or_default();
+        match self.state {
+            State::BundleLen(partial) => self.bundle_len(input, used, partial),
+            State::BundleHead { prefix, len } => self.bundle_head(input, used, prefix, len),
+            State::BundleSet { end } => {
+                let Some(mut bundle) = self.awaited.take() else { return Ok(Some(Step::Need(1))) };
                 let len = bundle.set.len();
                 if rest.len() < len {
-                    return Ok(Move::Need(len - rest.len()));
+                    self.awaited = Some(bundle);
+                    return Ok(Some(Step::Need(len - rest.len())));
                 }
-                bundle.set = used..used + len;
-                Ok(self.bundle_set(bundle, end))
+                bundle.set = *used..*used + len;
+                Ok(Some(self.bundle_set(used, bundle, end)))
             }
-            &mut State::Skip { bytes, then } => Ok(self.skip(rest, used, bytes, then)),
-            State::Failed(e) => Err(e.clone()),
+            State::Frame => self.frame(rest, used),
+            State::Fixed => self.fixed(rest, used),
+            State::Entries { len } => match rest.get(..len) {
+                Some(entries) => self.entries(entries, used),
+                None => Ok(Some(Step::Need(len - rest.len()))),
+            },
+            State::Answer { slot } => {
+                let Some(&Slot { answer, .. }) = self.slots.get(slot) else {
+                    self.state = State::NextChunk { slot: 0 };
+                    return Ok(None);
+                };
+                self.state = State::Answer { slot: slot + 1 };
+                Ok(Some(Step::Event(Event::Partition { slot, answer })))
+            }
+            State::NextChunk { slot } => Ok(self.next_chunk(slot)),
+            State::Skip { bytes, then } => Ok(self.skip(rest, used, bytes, then)),
         }
     }
 
-    fn frame(&mut self, rest: &[u8], used: usize) -> Result<Move, DecodeError> {
-        let Some(header) = FrameHeader::decode(rest)? else { return Ok(Move::Need(HEADER_LEN - rest.len())) };
+    fn frame(&mut self, rest: &[u8], used: &mut usize) -> Move {
+        let Some(header) = FrameHeader::decode(rest)? else {
+            return Ok(Some(Step::Need(HEADER_LEN - rest.len())));
+        };
         self.at = 0;
         self.frame_len = header.len.into();
         let limit = match header.kind {
@@ -301,17 +305,18 @@ impl FetchDecoder {
             Kind::Consume => State::Fixed,
             _ => State::Skip { bytes: self.frame_len, then: AfterSkip::Frame },
         };
-        Ok(Move::On(used + HEADER_LEN))
+        *used += HEADER_LEN;
+        Ok(None)
     }
 
-    fn fixed(&mut self, rest: &[u8], used: usize) -> Result<Move, DecodeError> {
+    fn fixed(&mut self, rest: &[u8], used: &mut usize) -> Move {
         const LEN: usize = 8;
         let within =
             |len: u64| DecodeError::new("header length", DecodeFault::Short { needed: len, left: self.frame_len }, 0);
         if self.frame_len < LEN as u64 {
             return Err(within(LEN as u64));
         }
-        let Some(fixed) = rest.get(..LEN) else { return Ok(Move::Need(LEN - rest.len())) };
+        let Some(fixed) = rest.get(..LEN) else { return Ok(Some(Step::Need(LEN - rest.len()))) };
         let mut c = Cursor::new(fixed, 0);
         let header_len = c.u32("header length")?;
         if 4 + u64::from(header_len) > self.frame_len {
@@ -332,12 +337,13 @@ impl FetchDecoder {
         })?;
         self.at = LEN as u64;
         self.state = State::Entries { len: entries as usize };
-        Ok(Move::On(used + LEN))
+        *used += LEN;
+        Ok(None)
     }
 
-    fn entries(&mut self, entries: &[u8], used: usize) -> Result<Move, DecodeError> {
+    fn entries(&mut self, entries: &[u8], used: &mut usize) -> Move {
         self.slots.clear();
-        let Some(request) = self.outstanding.get(self.current) else { return Ok(Move::On(used)) };
+        let Some(request) = self.outstanding.get(self.current) else { return Ok(None) };
         check_entries(request, HeaderItems::new(Cursor::new(entries, self.at))?, &mut self.slots)?;
         self.at += entries.len() as u64;
         let chunks: u64 = self.slots.iter().map(|slot| u64::from(slot.answer.chunk_len())).sum();
@@ -350,10 +356,11 @@ impl FetchDecoder {
         }
         let request_id = request.request_id;
         self.state = State::Answer { slot: 0 };
-        Ok(Move::Event(used + entries.len(), Event::Response { request_id }))
+        *used += entries.len();
+        Ok(Some(Step::Event(Event::Response { request_id })))
     }
 
-    fn next_chunk(&mut self, from_slot: usize, used: usize) -> Move {
+    fn next_chunk(&mut self, from_slot: usize) -> Option<Step> {
         let mut later = self.slots.iter().enumerate().skip(from_slot);
         let chunk = later.find_map(|(slot, &Slot { answer, from })| match answer {
             PartitionAnswer::Data { base, high_water_mark, len } if len > 0 => {
@@ -364,52 +371,55 @@ impl FetchDecoder {
         let Some(chunk) = chunk else {
             self.state = State::Frame;
             let request_id = self.outstanding.swap_remove(self.current).request_id;
-            return Move::Event(used, Event::End { request_id });
+            return Some(Step::Event(Event::End { request_id }));
         };
         self.chunk = chunk;
         self.state = State::BundleLen(varint::Partial::default());
-        Move::On(used)
+        None
     }
 
-    fn bundle_len(&mut self, input: &[u8], start: usize) -> Result<Move, DecodeError> {
-        let State::BundleLen(partial) = &mut self.state else { return Ok(Move::On(start)) };
-        let mut used = start;
-        while let Some(&byte) = input.get(used).filter(|_| self.chunk.left > 0) {
+    #[inline(always)]
+    fn bundle_len(&mut self, input: &[u8], used: &mut usize, mut partial: varint::Partial) -> Move {
+        while let Some(&byte) = input.get(*used).filter(|_| self.chunk.left > 0) {
             let at = self.at;
-            used += 1;
+            *used += 1;
             self.at += 1;
             self.chunk.left -= 1;
             let Some(len) = partial.push(byte, "bundle length", at)? else { continue };
             if len == 0 {
                 return Err(DecodeError::new("bundle length", DecodeFault::Undefined { value: 0 }, at));
             }
-            let (prefix, len) = (partial.len(), len.into());
-            self.state = State::BundleHead { prefix, len };
-            return Ok(Move::On(used));
+            return self.bundle_head(input, used, partial.len(), len.into());
         }
         if self.chunk.left > 0 {
-            return Ok(if used == start { Move::Need(1) } else { Move::On(used) });
+            self.state = State::BundleLen(partial);
+            return Ok(Some(Step::Need(1)));
         }
         let end = if partial.is_empty() { ChunkEnd::Whole } else { ChunkEnd::Cut { bundle_len: None } };
-        Ok(self.end_chunk(used, end))
+        Ok(self.end_chunk(end))
     }
 
-    /// Ends the chunk, passing over what is left of it after `used` bytes.
-    fn end_chunk(&mut self, used: usize, end: ChunkEnd) -> Move {
+    /// Ends the chunk, passing over what is left of it.
+    fn end_chunk(&mut self, end: ChunkEnd) -> Option<Step> {
         self.state = State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) };
-        Move::On(used)
+        None
     }
 
-    fn bundle_head(&mut self, rest: &[u8], used: usize, prefix: usize, len: u64) -> Result<Move, DecodeError> {
+    #[inline(always)]
+    fn bundle_head(&mut self, input: &[u8], used: &mut usize, prefix: usize, len: u64) -> Move {
+        let rest = input.get(*used..).unwrap_or_default();
         let body = len.min(self.chunk.left);
         let cut = len > self.chunk.left;
         let cut_end = ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
         let available = usize::try_from(body).unwrap_or(usize::MAX).min(MAX_HEADER_LEN);
-        let Some(head) = rest.get(..available) else { return Ok(Move::Need(available - rest.len())) };
+        let Some(head) = rest.get(..available) else {
+            self.state = State::BundleHead { prefix, len };
+            return Ok(Some(Step::Need(available - rest.len())));
+        };
         let mut cursor = Cursor::new(head, self.at);
         let header = match BundleHeader::decode(&mut cursor, &self.limits) {
             Ok(header) => header,
-            Err(e) if cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(self.end_chunk(used, cut_end)),
+            Err(e) if cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(self.end_chunk(cut_end)),
             Err(e) => return Err(e),
         };
         let (first, last) = header.range(self.chunk.next, self.at)?;
@@ -421,15 +431,15 @@ impl FetchDecoder {
         self.chunk.next = Some(last + 1);
         self.chunk.walked = true;
         if first > self.chunk.to {
-            return Ok(self.end_chunk(used, ChunkEnd::AboveMark));
+            return Ok(self.end_chunk(ChunkEnd::AboveMark));
         }
         if cut && (last < self.chunk.from || header.codec == Codec::Snappy) {
-            return Ok(self.end_chunk(used, cut_end));
+            return Ok(self.end_chunk(cut_end));
         }
         if last < self.chunk.from {
             self.chunk.left -= len;
             self.state = State::Skip { bytes: len, then: AfterSkip::Bundle };
-            return Ok(Move::On(used));
+            return Ok(None);
         }
         if body > u64::from(self.limits.bundle) {
             let fault = DecodeFault::OverLimit { claimed: len, limit: self.limits.bundle.into() };
@@ -437,7 +447,8 @@ impl FetchDecoder {
         }
         self.at += header.len as u64;
         self.chunk.left -= header.len as u64;
-        let set = used + header.len;
+        *used += header.len;
+        let set_len = usize::try_from(body).unwrap_or(usize::MAX) - header.len;
         let bundle = Bundle {
             slot: self.chunk.slot,
             codec: header.codec,
@@ -448,19 +459,21 @@ impl FetchDecoder {
             cut,
             from: self.chunk.from,
             to: self.chunk.to,
-            set: set..used + usize::try_from(body).unwrap_or(usize::MAX),
+            set: *used..*used + set_len,
             at: self.at,
         };
         let end = if cut { Some(cut_end) } else { (last > self.chunk.to).then_some(ChunkEnd::AboveMark) };
         if rest.len() as u64 >= body {
-            return Ok(self.bundle_set(bundle, end));
+            return Ok(Some(self.bundle_set(used, bundle, end)));
         }
-        self.state = State::BundleSet { bundle, end };
-        Ok(Move::On(set))
+        self.awaited = Some(bundle);
+        self.state = State::BundleSet { end };
+        Ok(None)
     }
 
     /// Reports a bundle that is all there.
-    fn bundle_set(&mut self, bundle: Bundle, end: Option<ChunkEnd>) -> Move {
+    #[inline(always)]
+    fn bundle_set(&mut self, used: &mut usize, bundle: Bundle, end: Option<ChunkEnd>) -> Step {
         let len = bundle.set.len() as u64;
         self.at += len;
         self.chunk.left -= len;
@@ -468,17 +481,19 @@ impl FetchDecoder {
             Some(end) => State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) },
             None => State::BundleLen(varint::Partial::default()),
         };
-        Move::Event(bundle.set.end, Event::Bundle(bundle))
+        *used = bundle.set.end;
+        Step::Event(Event::Bundle(bundle))
     }
 
-    fn skip(&mut self, rest: &[u8], used: usize, bytes: u64, then: AfterSkip) -> Move {
+    fn skip(&mut self, rest: &[u8], used: &mut usize, bytes: u64, then: AfterSkip) -> Option<Step> {
         let now = usize::try_from(bytes).unwrap_or(usize::MAX).min(rest.len());
+        *used += now;
         self.at += now as u64;
         let left = bytes - now as u64;
         if left > 0 {
             self.state = State::Skip { bytes: left, then };
             // Not all that is left: whatever comes can be passed over without being kept.
-            return if now == 0 { Move::Need(1) } else { Move::On(used + now) };
+            return Some(Step::Need(1));
         }
         match then {
             AfterSkip::Frame => self.state = State::Frame,
@@ -486,10 +501,10 @@ impl FetchDecoder {
             AfterSkip::ChunkEnd(end) => {
                 let slot = self.chunk.slot;
                 self.state = State::NextChunk { slot: slot + 1 };
-                return Move::Event(used + now, Event::ChunkEnd { slot, end });
+                return Some(Step::Event(Event::ChunkEnd { slot, end }));
             }
         }
-        Move::On(used + now)
+        None
     }
 }
 
@@ -532,3 +547,6 @@ fn check_entries(request: &FetchRequest, mut items: HeaderItems<'_>, slots: &mut
     }
     items.next_item().map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;

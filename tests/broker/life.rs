@@ -93,6 +93,10 @@ fn a_paused_broker_is_silent_and_then_goes_on() {
     assert_eq!(open.frame().unwrap()[0], 2);
     assert_eq!(late.frame().unwrap(), PING);
     broker.pause();
+    open.send(&fetch(1, 0, "orders", &[(0, 1, 1000)]));
+    broker.disconnect_all();
+    assert!(open.is_closed());
+    assert!(broker.wait_until(SOON, |stats| stats.open == 0));
     broker.stop();
     broker.restart().unwrap();
     Raw::connect(&broker);
@@ -100,7 +104,7 @@ fn a_paused_broker_is_silent_and_then_goes_on() {
 
 #[test]
 fn silent_connections_end_and_used_ones_stay() {
-    let broker = Broker::builder().silent_timeout(Some(Duration::from_millis(100))).start().unwrap();
+    let broker = Broker::builder().silent_timeout(Some(Duration::from_millis(500))).start().unwrap();
     let mut used = Raw::connect(&broker);
     used.send(&[2]);
     let mut silent = Raw::connect(&broker);
@@ -109,10 +113,10 @@ fn silent_connections_end_and_used_ones_stay() {
     drop(used);
     assert!(broker.wait_until(SOON, |stats| stats.open == 0));
 
-    let broker = Broker::builder().idle_timeout(Duration::from_millis(100)).start().unwrap();
+    let broker = Broker::builder().idle_timeout(Duration::from_millis(500)).start().unwrap();
     broker.create_topic("orders", 1);
     let mut used = Raw::connect(&broker);
-    used.ask(&fetch(1, 300, "orders", &[(0, 1, 1000)]));
+    used.ask(&fetch(1, 700, "orders", &[(0, 1, 1000)]));
     assert!(used.is_closed());
 }
 

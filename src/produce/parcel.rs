@@ -1,0 +1,178 @@
+//! What one call publishes to a partition, checked, and cut into bundles.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::options::Options;
+use crate::consume::check_topic;
+use crate::error::{Error, Fault, Result};
+use crate::message::Record;
+use crate::protocol::bundle::{BundleBuilder, MAX_KEY, MAX_MESSAGES, RawMessage};
+
+/// The most bytes of key and payload in a record: with all that surrounds it in a request it stays below the 256 MiB that
+/// servers take.
+const MAX_RECORD: usize = 255 << 20;
+
+/// A bundle takes no further record beyond so many bytes, uncompressed: readers must hold it whole.
+const MAX_SET: usize = 32 << 20;
+
+/// The most bytes that surround a record's key and payload.
+const RECORD_OVERHEAD: usize = 1 + 5 + 8 + 1 + 5;
+
+/// How far above the last one stored, and above its bundle's first one, a number may not lie (reference, section 19).
+const TOO_FAR: u64 = 1 << 31;
+
+/// Records for a partition, as [`Client::publish_all`](crate::Client::publish_all) takes them.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub struct Parcel<'a> {
+    pub(super) topic: &'a str,
+    pub(super) partition: u16,
+    pub(super) records: Records<'a>,
+}
+
+/// Records with or without numbers of their own.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Records<'a> {
+    Plain(&'a [Record<'a>]),
+    Numbered(&'a [(u64, Record<'a>)]),
+}
+
+impl<'a> Records<'a> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Records::Plain(records) => records.len(),
+            Records::Numbered(records) => records.len(),
+        }
+    }
+
+    fn get(&self, index: usize) -> Option<(u64, Record<'a>)> {
+        match self {
+            Records::Plain(records) => records.get(index).map(|&record| (0, record)),
+            Records::Numbered(records) => records.get(index).copied(),
+        }
+    }
+
+    /// First and last number.
+    fn range(&self) -> Option<(u64, u64)> {
+        match self {
+            Records::Plain(_) => None,
+            Records::Numbered(records) => Some((records.first()?.0, records.last()?.0)),
+        }
+    }
+}
+
+impl<'a> Parcel<'a> {
+    /// These records, in this order, for this partition.
+    pub fn new(topic: &'a str, partition: u16, records: &'a [Record<'a>]) -> Parcel<'a> {
+        Parcel { topic, partition, records: Records::Plain(records) }
+    }
+
+    /// Refuses what cannot be sent.
+    pub(super) fn check(&self) -> Result<()> {
+        let Parcel { topic, partition, records } = *self;
+        check_place(topic, partition)?;
+        if records.len() == 0 {
+            return Err(Error::config(format!("{topic}/{partition}: no records to publish")));
+        }
+        let mut index = 0;
+        let mut before = 0;
+        while let Some((seq, record)) = records.get(index) {
+            check_record(topic, partition, &record).map_err(|e| at(index, e))?;
+            if matches!(records, Records::Numbered(_)) {
+                if seq <= before || seq == u64::MAX {
+                    let (low, high) = (before + 1, u64::MAX - 1);
+                    let reason = format!("record {index}: sequence number {seq} given, {low} to {high} allowed");
+                    return Err(Error::config(reason));
+                }
+                before = seq;
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+
+    /// Refuses numbers that a partition with this high-water mark does not take, or would not survive.
+    pub(super) fn check_numbers(&self, high_water_mark: u64) -> Result<()> {
+        let Some((first, last)) = self.records.range() else { return Ok(()) };
+        let refused = |fault| Err(Error::broker(self.topic, self.partition, fault));
+        if first <= high_water_mark {
+            return refused(Fault::SeqNotAbove { seq: first });
+        }
+        // The first bundle of a partition may begin anywhere.
+        let base = if high_water_mark == 0 { first } else { high_water_mark };
+        if last - base >= TOO_FAR { refused(Fault::SeqTooFar { seq: last }) } else { Ok(()) }
+    }
+
+    /// Fills a bundle with the records from `first` on; how many it took, at least 1.
+    pub(super) fn fill(&self, first: usize, now_ms: u64, builder: &mut BundleBuilder) -> Result<usize> {
+        builder.clear();
+        let mut index = first;
+        while let Some((seq, record)) = self.records.get(index) {
+            let raw = record.to_raw(now_ms);
+            if index > first && !takes(builder, &raw, MAX_MESSAGES, MAX_SET) {
+                break;
+            }
+            match self.records {
+                Records::Plain(_) => builder.push(&raw)?,
+                Records::Numbered(_) => builder.push_at(seq, &raw)?,
+            }
+            index += 1;
+        }
+        Ok(index - first)
+    }
+}
+
+/// Whether a bundle of at most so many messages and bytes has room for one more.
+#[inline]
+pub(super) fn takes(builder: &BundleBuilder, raw: &RawMessage<'_>, count: u32, bytes: usize) -> bool {
+    let len = raw.payload.len() + raw.key.map_or(0, <[u8]>::len) + RECORD_OVERHEAD;
+    builder.count() < count && builder.set_len() + len <= bytes
+}
+
+/// Refuses names and partitions that the wire has no room for.
+pub(super) fn check_place(topic: &str, partition: u16) -> Result<()> {
+    check_topic(topic)?;
+    if partition == u16::MAX {
+        return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
+    }
+    Ok(())
+}
+
+/// Refuses a record that no bundle takes.
+#[inline]
+pub(super) fn check_record(topic: &str, partition: u16, record: &Record<'_>) -> Result<()> {
+    let key = record.key_bytes().map_or(0, <[u8]>::len);
+    if key > MAX_KEY {
+        return Err(Error::config(format!("{topic}/{partition}: key of {key} bytes given, 0 to {MAX_KEY} allowed")));
+    }
+    let len = key + record.payload().len();
+    if len > MAX_RECORD {
+        let (needed, limit) = (len as u64, MAX_RECORD as u64);
+        return Err(Error::BundleTooLarge { topic: topic.to_owned(), partition, needed, limit });
+    }
+    Ok(())
+}
+
+/// Names the record that a call's error is about.
+fn at(index: usize, e: Error) -> Error {
+    match e {
+        Error::Config { reason } => Error::config(format!("record {index}: {reason}")),
+        other => other,
+    }
+}
+
+/// Now, in milliseconds since 1970.
+#[inline]
+pub(super) fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Options {
+    /// Seals what was filled in; the bundle's first number, 0 for a dense one.
+    pub(super) fn seal(&self, builder: &mut BundleBuilder, out: &mut Vec<u8>) -> Result<u64> {
+        let first = builder.sparse_range().map_or(0, |(first, _)| first);
+        builder.finish(self.compression, out)?;
+        Ok(first)
+    }
+}

@@ -1,0 +1,84 @@
+//! An allocator that counts. A program that uses it says
+//! `#[global_allocator] static ALLOC: Counting = Counting;`.
+
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicIsize, Ordering};
+
+/// Counts by thread how often it is called, and for threads that ask for it the bytes they hold.
+pub struct Counting;
+
+static NOW: AtomicIsize = AtomicIsize::new(0);
+static PEAK: AtomicIsize = AtomicIsize::new(0);
+
+thread_local! {
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+    static WEIGHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Allocations made by this thread so far.
+pub fn calls() -> u64 {
+    CALLS.get()
+}
+
+/// Counts from now on the bytes that this thread allocates and frees.
+pub fn weigh_this_thread() {
+    WEIGHED.set(true);
+}
+
+/// Bytes held now by the threads that are weighed.
+pub fn held() -> isize {
+    NOW.load(Ordering::SeqCst)
+}
+
+/// The most bytes held at a time since [`reset_peak`].
+pub fn peak() -> isize {
+    PEAK.load(Ordering::SeqCst)
+}
+
+pub fn reset_peak() {
+    PEAK.store(held(), Ordering::SeqCst);
+}
+
+fn count(bytes: isize) {
+    // A thread that is ending has no counters any more.
+    if WEIGHED.try_with(Cell::get).unwrap_or(false) {
+        let now = NOW.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        PEAK.fetch_max(now, Ordering::SeqCst);
+    }
+}
+
+fn call() {
+    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
+}
+
+// SAFETY: everything is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        call();
+        count(layout.size() as isize);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        call();
+        count(layout.size() as isize);
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        call();
+        // While it moves, both are there.
+        count(size as isize);
+        let moved = unsafe { System.realloc(pointer, layout, size) };
+        count(-(layout.size() as isize));
+        moved
+    }
+}
