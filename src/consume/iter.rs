@@ -13,7 +13,7 @@ use super::tracks::{Gap, Positions, Stats, TrackState, Tracks, Verdict};
 use crate::client::Shared;
 use crate::error::{Error, Result};
 use crate::message::{Message, Sources};
-use crate::net::{Block, BrokerAddr, Deadline, Interest, Stopwatch, wait};
+use crate::net::{Block, BrokerAddr, Deadline, Stopwatch, wait};
 use crate::protocol::bundle::{Codec, Entry};
 use crate::protocol::fetch::{FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS};
 use crate::protocol::stream::{Bundle, Event};
@@ -517,12 +517,15 @@ impl ConsumeIter {
             deadline = deadline.earlier(leader.deadline());
             coming_up |= leader.is_coming_up();
         }
-        let interests: Vec<Interest<'_>> = self.leaders.iter().filter_map(Leader::interest).collect();
-        if coming_up || interests.is_empty() {
+        if coming_up || self.leaders.iter().all(|leader| leader.interest().is_none()) {
             deadline = deadline.earlier(Deadline::after(CLOSE_CHECK));
         }
         let watch = Stopwatch::start();
-        wait(&interests, deadline).map_err(|e| Error::io(crate::Phase::Wait, e))?;
+        let waited = match self.leaders.as_slice() {
+            [leader] => wait(leader.interest().as_slice(), deadline),
+            leaders => wait(&leaders.iter().filter_map(Leader::interest).collect::<Vec<_>>(), deadline),
+        };
+        waited.map_err(|e| Error::io(crate::Phase::Wait, e))?;
         let blocked = watch.elapsed();
         for turn in 0..self.leaders.len() {
             if let Err(e) = self.leaders[turn].count_blocked(blocked) {

@@ -10,9 +10,6 @@ use super::frame::{self, Kind};
 /// The most partitions to name in one request, all topics together: a waiting request with more can kill a server.
 pub const MAX_PARTITIONS: usize = 250;
 
-/// The highest partition id; the one above it marks an unknown topic.
-pub const MAX_PARTITION_ID: u16 = u16::MAX - 1;
-
 /// Asks for what a partition holds from its beginning.
 pub const SEQ_EARLIEST: u64 = 0;
 
@@ -97,8 +94,8 @@ impl FetchRequest {
     ///
     /// # Errors
     /// What a server must not be sent (reference, section 5.2): no topic, a topic or partition twice, a topic without
-    /// partitions, more than [`MAX_PARTITIONS`] partitions, an id above [`MAX_PARTITION_ID`], a name of 0 or more than 255
-    /// bytes. `out` is then unchanged.
+    /// partitions, more than [`MAX_PARTITIONS`] partitions, partition 65,535, a name of 0 or more than 255 bytes. `out`
+    /// is then unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let start = out.len();
         self.put(out).inspect_err(|_| out.truncate(start))
@@ -125,7 +122,8 @@ impl FetchRequest {
                 let before = topic.partitions.iter().take(index);
                 let same = before.filter(|other| other.partition == wanted.partition).count();
                 EncodeError::check("entries of a partition", same + 1, 1, 1)?;
-                check_id(wanted.partition)?;
+                // In the answer 65,535 would say that there is no such topic.
+                EncodeError::check("partition id", wanted.partition.into(), 0, 65_534)?;
                 out.extend_from_slice(&wanted.partition.to_le_bytes());
                 out.extend_from_slice(&wanted.seq.to_le_bytes());
                 out.extend_from_slice(&wanted.fetch_size.to_le_bytes());
@@ -134,7 +132,8 @@ impl FetchRequest {
         frame::end(body, out)
     }
 
-    /// Reads a request from a frame's payload, without the checks of [`encode`](FetchRequest::encode).
+    /// Reads a request from a frame's payload, without the checks of [`encode`](FetchRequest::encode). Names that are not
+    /// UTF-8 come with replacement characters.
     ///
     /// # Errors
     /// A payload that ends early or goes on.
@@ -162,10 +161,6 @@ impl FetchRequest {
         c.finish("consume request")?;
         Ok(FetchRequest { client_version, request_id, client_id, max_wait_ms, min_bytes, flags, topics })
     }
-}
-
-fn check_id(partition: u16) -> Result<(), EncodeError> {
-    EncodeError::check("partition id", partition.into(), 0, MAX_PARTITION_ID.into())
 }
 
 /// What an answer says of a partition (reference, section 5.5).
@@ -287,8 +282,7 @@ impl FetchHeader {
     /// Appends the answer's frame header and this header; the chunks, in order and without separators, belong behind it.
     ///
     /// # Errors
-    /// More than 255 topics or partitions, an id above [`MAX_PARTITION_ID`], or a name above 255 bytes. `out` is then
-    /// unchanged.
+    /// More than 255 topics or partitions, or a name above 255 bytes. `out` is then unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let start = out.len();
         self.put(out).inspect_err(|_| out.truncate(start))
@@ -309,7 +303,6 @@ impl FetchHeader {
                 continue;
             }
             for (partition, answer) in &topic.partitions {
-                check_id(*partition)?;
                 answer.put(*partition, out);
                 chunks += u64::from(answer.chunk_len());
             }
@@ -430,12 +423,12 @@ mod tests {
         };
         assert_eq!(refused(|r| r.topics.clear()), "partitions in a request");
         assert_eq!(refused(|r| r.topics[0].partitions[1].partition = 0), "entries of a partition");
+        assert_eq!(refused(|r| r.topics[0].partitions[1].partition = 65_535), "partition id");
         assert_eq!(refused(|r| r.topics.push(r.topics[0].clone())), "entries of a topic");
         assert_eq!(
             refused(|r| r.topics.push(FetchTopic { name: "x".into(), partitions: vec![] })),
             "partitions of a topic"
         );
-        assert_eq!(refused(|r| r.topics[0].partitions[1].partition = u16::MAX), "partition id");
         assert_eq!(refused(|r| r.topics[0].name = "".into()), "topic name, bytes");
         assert_eq!(refused(|r| r.topics[0].name = "x".repeat(256).into()), "topic name, bytes");
         assert_eq!(refused(|r| r.client_id = "x".repeat(256).into()), "client id, bytes");
