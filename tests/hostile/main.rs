@@ -245,7 +245,6 @@ fn in_pieces(request: FetchRequest, bytes: Vec<u8>, piece: usize) -> Box<dyn Fn(
 /// Sixteen times the bytes take some sixteen times the work; were anything looked at again for each new byte, it would be
 /// over two hundred times.
 #[test]
-#[ignore = "takes the time of what it runs: for a machine that does nothing else"]
 fn work_grows_with_the_bytes_alone() {
     let bundles = |n: usize, len: usize| {
         let mut bundle = vec![4, 2];
