@@ -395,7 +395,7 @@ fn answer(request: &FetchRequest, answers: Vec<(u16, PartitionAnswer)>, chunks: 
 fn check(request: &FetchRequest) {
     let mut bytes = Vec::new();
     request.encode(&mut bytes).unwrap();
-    assert!(request.slots().all(|(_, wanted)| wanted.fetch_size > 0 && wanted.fetch_size <= 64 << 20));
+    assert!(request.slots().all(|(_, wanted)| wanted.fetch_size > 0 && wanted.fetch_size <= (256 << 20) + 5));
 }
 
 impl Script for Play {
