@@ -13,7 +13,7 @@ use tank_client::broker::{Broker, Fault};
 use tank_client::protocol::bundle::Compression;
 use tank_client::{Client, Start, Subscription};
 
-const AT_ONCE: Duration = Duration::from_millis(100);
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// The tests count the open files of the process, so one has to wait for the other.
 fn alone() -> MutexGuard<'static, ()> {

@@ -87,7 +87,7 @@ impl Leader {
         std::mem::take(&mut self.bytes)
     }
 
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.current.is_none()
     }
 
