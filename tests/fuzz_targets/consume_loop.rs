@@ -104,7 +104,7 @@ pub fn run(data: &[u8]) {
     let iter = client.and_then(|client| client.subscribe(subscription));
     let delivered = match iter {
         Ok(mut iter) => {
-            let delivered = read(&mut iter, reading);
+            let delivered = read(&mut iter, reading, stays);
             if limit > 0 {
                 assert!(delivered.values().map(Vec::len).sum::<usize>() <= limit.into());
             }
@@ -127,10 +127,11 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Reads until the end, in one way or another.
-fn read(iter: &mut ConsumeIter, how: u8) -> HashMap<u16, Vec<Sample>> {
+/// Reads until the end, in one way or another; unless it is sent elsewhere, it `stays` above its positions.
+fn read(iter: &mut ConsumeIter, how: u8, stays: bool) -> HashMap<u16, Vec<Sample>> {
     let mut delivered: HashMap<u16, Vec<Sample>> = HashMap::new();
     let mut kept: Vec<(Message, Sample)> = Vec::new();
+    let mut positions: HashMap<u16, u64> = HashMap::new();
     for turn in 0.. {
         let next = match (how + if how & 4 == 0 { 0 } else { turn }) % 3 {
             0 => iter.next().transpose(),
@@ -152,7 +153,11 @@ fn read(iter: &mut ConsumeIter, how: u8) -> HashMap<u16, Vec<Sample>> {
             Ok(Some(message)) => {
                 assert_eq!(message.topic(), TOPIC);
                 let (sample, partition) = (Sample::of(&message), message.partition());
-                assert_eq!((*iter).position(TOPIC, partition), Some(message.seq() + 1));
+                // Further than the next number where it is known that nothing lies between.
+                let position = (*iter).position(TOPIC, partition).unwrap();
+                assert!(position > message.seq());
+                let promised = positions.insert(partition, position);
+                assert!(!stays || promised.is_none_or(|promised| message.seq() >= promised), "below the position");
                 delivered.entry(partition).or_default().push(sample.clone());
                 kept.push((message, sample));
             }
@@ -395,7 +400,7 @@ fn answer(request: &FetchRequest, answers: Vec<(u16, PartitionAnswer)>, chunks: 
 fn check(request: &FetchRequest) {
     let mut bytes = Vec::new();
     request.encode(&mut bytes).unwrap();
-    assert!(request.slots().all(|(_, wanted)| wanted.fetch_size > 0 && wanted.fetch_size <= 64 << 20));
+    assert!(request.slots().all(|(_, wanted)| wanted.fetch_size > 0 && wanted.fetch_size <= (256 << 20) + 5));
 }
 
 impl Script for Play {
