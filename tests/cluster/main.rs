@@ -4,6 +4,9 @@
 mod common;
 
 mod bootstrap;
+mod chaos;
+mod fail_over;
 mod leaders;
+mod publishing;
 mod several;
 mod support;
