@@ -10,7 +10,7 @@ use log::debug;
 use crate::config::{ClientBuilder, Config};
 use crate::consume::{ConsumeIter, Subscription, check_topic, find_time, subscribe};
 use crate::error::{Error, Fault, Result};
-use crate::net::{BrokerAddr, Cluster, Pool};
+use crate::net::{BrokerAddr, Cluster, Deadline, Pool};
 use crate::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use crate::protocol::frame::{self, Kind};
 use crate::protocol::{DecodeError, DecodeFault, EncodeError, Limits};
@@ -189,7 +189,10 @@ impl Shared {
         let mut states = self.ask(&request)?.ok_or_else(unknown)?;
         let mut asked = Vec::new();
         let name: Arc<str> = topic.into();
-        while let Some(leader) = next_leader(&states, &asked) {
+        // A broker may name leaders without end, and those let us wait in turn.
+        let enough = Deadline::after(self.config.connect_timeout.saturating_add(self.config.io_timeout));
+        let most = self.config.limits.nodes as usize;
+        while let Some(leader) = next_leader(&states, &asked).filter(|_| asked.len() < most && !enough.has_passed()) {
             asked.push(leader);
             let Some(addr) = self.cluster.named(leader).map_err(|fault| Error::broker(topic, None, fault))? else {
                 continue;
