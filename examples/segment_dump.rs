@@ -23,7 +23,10 @@ options:
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--help"] => Ok(println!("{USAGE}")),
+        ["--help"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
         ["--files", dir] if !dir.starts_with('-') => files(dir),
         ["--from", seq, dir] if seq.parse::<u64>().is_ok() => dump(dir, seq.parse().unwrap_or(0)),
         [dir] if !dir.starts_with('-') => dump(dir, 0),

@@ -1,5 +1,8 @@
 //! Whatever a fuzzer found once, and every seed it starts from, through the same functions that it runs.
 
+// The fuzz targets bring their own copies of what they share, for the fuzz crate has no `common`.
+#![allow(clippy::duplicate_mod)]
+
 mod common;
 mod fuzz_targets;
 #[path = "fuzz_targets/seeds.rs"]

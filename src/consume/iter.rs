@@ -313,8 +313,9 @@ impl ConsumeIter {
         match event {
             Event::Response { .. } => self.tracks.on_response(),
             Event::Partition { slot, answer } => {
-                let index = self.leaders[turn].partition(slot);
-                self.tracks.on_answer(index, answer, &self.shared.cluster);
+                if let Some((index, outcome)) = self.leaders[turn].answer(slot) {
+                    self.tracks.on_answer(index, answer, outcome, &self.shared.cluster);
+                }
             }
             Event::Bundle(bundle) => {
                 let index = self.leaders[turn].partition(bundle.slot);
@@ -323,17 +324,18 @@ impl ConsumeIter {
                 }
             }
             Event::ChunkEnd { slot, end } => {
-                let index = self.leaders[turn].partition(slot);
-                self.tracks.on_chunk_end(index, end);
+                if let Some((index, outcome)) = self.leaders[turn].answer(slot) {
+                    self.tracks.on_chunk_end(index, end, outcome);
+                }
             }
             Event::End { .. } => {
                 let leader = &mut self.leaders[turn];
                 self.tracks.stats.bytes += leader.take_bytes();
-                let (partitions, soon) = leader.finish_answer();
+                let (partitions, outcome, soon) = leader.finish_answer();
                 // The others' turn, however fast this one may answer again.
                 self.turn += 1;
                 self.tracks.on_progress(&partitions);
-                self.tracks.on_end(&partitions, soon)?;
+                self.tracks.on_end(&partitions, outcome, soon)?;
             }
         }
         Ok(Turn::Event)
@@ -419,7 +421,7 @@ impl ConsumeIter {
             if self.tracks.wake(index) != TrackState::Idle {
                 continue;
             }
-            let addr = self.tracks.leader(index, &self.shared.cluster);
+            let addr = self.broker_for(index);
             match wanted.iter_mut().find(|(leader, _)| *leader == addr) {
                 Some((_, partitions)) => partitions.push(index),
                 None => wanted.push((addr, vec![index])),
@@ -442,6 +444,17 @@ impl ConsumeIter {
             }
         }
         Ok(())
+    }
+
+    /// The broker to ask for a partition: its leader, or while that one is down, another one that may know a successor.
+    fn broker_for(&self, index: usize) -> BrokerAddr {
+        let cluster = &self.shared.cluster;
+        let leader = self.tracks.leader(index, cluster);
+        let is_resting = |addr: &BrokerAddr| self.leaders.iter().any(|known| known.addr == *addr && known.is_resting());
+        if !is_resting(&leader) {
+            return leader;
+        }
+        cluster.brokers().into_iter().find(|addr| !is_resting(addr)).unwrap_or(leader)
     }
 
     /// Drops leaders that nothing is wanted of any more. Must not be called while a bundle is loaded.

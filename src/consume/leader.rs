@@ -6,6 +6,7 @@ use std::time::Duration;
 use log::{debug, trace, warn};
 
 use super::close::CloseHandle;
+use super::tracks::Outcome;
 use crate::config::Config;
 use crate::error::{Error, Phase, Result};
 use crate::message::Sources;
@@ -56,6 +57,7 @@ struct InFlight {
     partitions: Vec<usize>,
     max_wait_ms: u64,
     sent: Stopwatch,
+    outcome: Outcome,
 }
 
 impl Leader {
@@ -103,6 +105,11 @@ impl Leader {
         self.wanted || !self.is_idle() || self.backoff.is_running()
     }
 
+    /// Whether it failed and is not to be tried again yet.
+    pub(super) fn is_resting(&self) -> bool {
+        matches!(self.link, Link::Down(until) if !until.has_passed())
+    }
+
     /// The partitions of the answer being read, by slot.
     pub(super) fn partitions(&self) -> &[usize] {
         self.current.as_ref().map_or(&[], |fetch| &fetch.partitions)
@@ -132,7 +139,7 @@ impl Leader {
             Link::Dialing(_) => return self.go_on_dialing(closer),
         }
         self.reset();
-        let dial = Dial::start(&self.addr, &self.config)?;
+        let dial = Dial::start(&self.addr, &self.config, self.config.connect_timeout)?;
         closer.watch(dial.stream());
         self.link = Link::Dialing(dial);
         self.go_on_dialing(closer)
@@ -157,7 +164,8 @@ impl Leader {
         *used = true;
         let (request_id, max_wait_ms) = (request.request_id, request.max_wait_ms);
         trace!("{}: fetch {request_id} of {} partitions", self.addr, partitions.len());
-        self.in_flight.push(InFlight { request_id, partitions, max_wait_ms, sent: Stopwatch::start() });
+        let sent = Stopwatch::start();
+        self.in_flight.push(InFlight { request_id, partitions, max_wait_ms, sent, outcome: Outcome::default() });
         self.decoder.expect(request);
         self.blocked = Duration::ZERO;
         connection.send(scratch, self.config.io_timeout)
@@ -212,13 +220,18 @@ impl Leader {
         if self.current.is_some() || !self.buf.data().is_empty() { Phase::Read } else { Phase::Wait }
     }
 
-    /// Ends the answer being read: the broker is well. Returns its partitions, and whether it came so soon that the
-    /// broker cannot have waited as it was asked to.
-    pub(super) fn finish_answer(&mut self) -> (Vec<usize>, bool) {
+    /// The partition that a slot of the answer being read stands for, and what the answer came to so far.
+    pub(super) fn answer(&mut self, slot: usize) -> Option<(usize, &mut Outcome)> {
+        self.current.as_mut().map(|fetch| (fetch.partitions[slot], &mut fetch.outcome))
+    }
+
+    /// Ends the answer being read: the broker is well. Returns its partitions, what it came to, and whether that was so
+    /// soon that the broker cannot have waited as it was asked to.
+    pub(super) fn finish_answer(&mut self) -> (Vec<usize>, Outcome, bool) {
         self.has_progressed();
-        let Some(fetch) = self.current.take() else { return (Vec::new(), false) };
+        let Some(fetch) = self.current.take() else { return (Vec::new(), Outcome::default(), false) };
         let soon = fetch.sent.elapsed() < SOON.min(Duration::from_millis(fetch.max_wait_ms));
-        (fetch.partitions, soon)
+        (fetch.partitions, fetch.outcome, soon)
     }
 
     /// Notes that repeating what was asked is not in vain.

@@ -56,8 +56,7 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
             partitions.push((Source { topic: topic.clone(), partition: id }, track));
         }
     }
-    let config = &shared.config;
-    let tracks = Tracks::new(partitions, subscription.options, config.retry_timeout, config.limits.bundle);
+    let tracks = Tracks::new(partitions, subscription.options, &shared.config);
     ConsumeIter::start(shared.clone(), tracks, subscription.limit)
 }
 

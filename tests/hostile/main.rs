@@ -219,25 +219,19 @@ fn limits() {
     assert_eq!(consume(requests, &plain, &all.bundle(100).fetch_header(header).fetch_frame(frame)).2, None);
 }
 
-/// How long it takes, at best.
-fn time(case: &dyn Fn(usize) -> Box<dyn Fn()>, size: usize) -> Duration {
-    let run = case(size);
-    (0..3)
-        .map(|_| Instant::now())
-        .map(|start| {
-            run();
-            start.elapsed()
-        })
-        .min()
-        .unwrap()
+fn time(run: &dyn Fn()) -> Duration {
+    let start = Instant::now();
+    run();
+    start.elapsed()
 }
 
 fn in_pieces(request: FetchRequest, bytes: Vec<u8>, piece: usize) -> Box<dyn Fn()> {
     Box::new(move || {
         let limits = Limits::default();
         let mut feeder = Feeder::new(std::slice::from_ref(&request), &bytes, &limits);
-        let mut events = 0;
+        let (mut events, start) = (0, Instant::now());
         loop {
+            assert!(feeder.steps % 256 > 0 || start.elapsed() < Duration::from_secs(20));
             match feeder.step().unwrap() {
                 Step::Event(Event::End { .. }) => break,
                 Step::Event(_) => events += 1,
@@ -264,15 +258,15 @@ fn work_grows_with_the_bytes_alone() {
         chunk
     };
     let large_bundle = |n: usize| {
-        let (request, bytes) = one_chunk(1, Some(1), u64::MAX, &bundles(1, 1000 * n));
+        let (request, bytes) = one_chunk(1, Some(1), u64::MAX, &bundles(1, 2000 * n));
         in_pieces(request, bytes, 1)
     };
     let many_bundles = |n: usize| {
-        let (request, bytes) = one_chunk(1, Some(1), u64::MAX, &bundles(100 * n, 3));
+        let (request, bytes) = one_chunk(1, Some(1), u64::MAX, &bundles(30 * n, 3));
         in_pieces(request, bytes, 1)
     };
     let skipped = |n: usize| {
-        let (request, bytes) = one_chunk(1 << 40, Some(1), u64::MAX, &bundles(100 * n, 3));
+        let (request, bytes) = one_chunk(1 << 40, Some(1), u64::MAX, &bundles(30 * n, 3));
         in_pieces(request, bytes, 7)
     };
     let pings = |n: usize| {
@@ -281,8 +275,8 @@ fn work_grows_with_the_bytes_alone() {
     };
     let long_ping = |n: usize| {
         let (request, bytes) = one_chunk(1, Some(1), u64::MAX, &bundles(1, 1));
-        let len = 1000 * n as u32;
-        in_pieces(request, [&[3][..], &len.to_le_bytes(), &vec![0; 1000 * n], &bytes].concat(), 1)
+        let len = 250 * n as u32;
+        in_pieces(request, [&[3][..], &len.to_le_bytes(), &vec![0; 250 * n], &bytes].concat(), 1)
     };
     let header = |n: usize| {
         let mut rng = Rng::new(1);
@@ -303,7 +297,8 @@ fn work_grows_with_the_bytes_alone() {
         ("a header of many topics, byte by byte", &header),
     ];
     for (name, case) in cases {
-        let (short, long) = (time(case, 8), time(case, 128));
-        assert!(long < short * 100 + Duration::from_millis(5), "{name}: {short:?}, then {long:?}");
+        let (short, long) = (case(8), case(128));
+        // A busy machine may spoil any number of attempts; what is looked at again spoils them all.
+        assert!((0..5).any(|_| time(&*long) < time(&*short) * 80), "{name}");
     }
 }
