@@ -200,7 +200,10 @@ impl Shared {
                 self.cluster.learn(&name, id, first.clone());
             }
         }
-        while let Some(leader) = next_leader(&states, &asked) {
+        // A broker may name leaders without end, and those let us wait in turn.
+        let enough = Deadline::after(self.config.connect_timeout.saturating_add(self.config.io_timeout));
+        let most = self.config.limits.nodes as usize;
+        while let Some(leader) = next_leader(&states, &asked).filter(|_| asked.len() < most && !enough.has_passed()) {
             asked.push(leader);
             let Some(addr) = self.cluster.named(leader).map_err(|fault| Error::broker(topic, None, fault))? else {
                 continue;

@@ -61,7 +61,8 @@ pub fn run(data: &[u8]) {
     let (reading, wanting) = (input.u8(), input.u8());
     let partitions = u16::from(input.u8() % 3 + 1);
     let (start, limit) = (input.u8(), input.u8());
-    let seq = input.number::<8>();
+    // The number above is never assigned, which the caller is told.
+    let seq = input.number::<8>().min(u64::MAX - 1);
     let script = Play::new(&mut input, partitions, reading & 0x80 != 0);
     let sent = script.sent.clone();
     PEER.play(script);
