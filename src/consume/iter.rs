@@ -166,6 +166,8 @@ impl ConsumeIter {
 
     /// The next number to be delivered from a partition: what to keep in order to go on later. 0 as long as nothing
     /// came of a partition that begins with the earliest message. `None` for a partition that was not subscribed to.
+    ///
+    /// On a `&mut ConsumeIter` write `(*iter).position(…)`: there `Iterator::position` comes first.
     pub fn position(&self, topic: &str, partition: u16) -> Option<u64> {
         self.tracks.find(topic, partition).map(|index| self.position_of(index))
     }
