@@ -208,8 +208,6 @@ impl Client {
     pub fn ping(&self) -> Result<Duration> {
         let shared = &self.shared;
         shared.any_broker(|addr| {
-            let (connection, _) = shared.pool.take(addr)?;
-            shared.pool.put(connection);
             let watch = Stopwatch::start();
             shared.ask_at(addr, &Status)?;
             Ok(watch.elapsed())

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 use std::{fmt, io};
 
 use log::debug;
 
 use crate::config::{ClientBuilder, Config};
-use crate::consume::{ConsumeIter, Subscription, check_topic, subscribe};
+use crate::consume::{ConsumeIter, Subscription, check_topic, find_time, subscribe};
 use crate::error::{Error, Fault, Result};
-use crate::net::{BrokerAddr, Cluster, Pool};
+use crate::net::{BrokerAddr, Cluster, Deadline, Pool};
 use crate::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use crate::protocol::frame::{self, Kind};
 use crate::protocol::{DecodeError, DecodeFault, EncodeError, Limits};
@@ -82,8 +83,7 @@ impl Client {
             config,
             request_id: AtomicU32::new(1),
         };
-        let (connection, _) = shared.any_broker(|addr| shared.pool.take(addr))?;
-        shared.pool.put(connection);
+        shared.any_broker(|_| Ok(()))?;
         Ok(Client { shared: Arc::new(shared) })
     }
 
@@ -94,6 +94,18 @@ impl Client {
     /// otherwise as [`ClientBuilder::connect`].
     pub fn subscribe(&self, what: impl Into<Subscription>) -> Result<ConsumeIter> {
         subscribe(self, what.into())
+    }
+
+    /// The number of the first message with this time stamp or a later one; the high-water mark + 1 if there is none.
+    ///
+    /// Found by bisection, with at most some 64 fetches of a bundle each. That takes time stamps that do not go back. If
+    /// they do, the message that is found has such a time stamp and the one before it, if any, does not, but an earlier
+    /// one may have one too: ask for a time as much earlier as clocks may differ.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Client::subscribe), and as the items of a [`ConsumeIter`].
+    pub fn seq_at(&self, topic: &str, partition: u16, time: SystemTime) -> Result<u64> {
+        find_time(self, topic, partition, time)
     }
 
     /// The partitions of a topic with their first and last sequence numbers.
@@ -125,12 +137,18 @@ impl Shared {
         self.request_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Does something with the first broker with which it works, the most promising one first.
+    /// Connects to the brokers in turn, the most promising one first, and does something with the first one with which
+    /// it works. They share the connect time-out: each gets an even part of what is left.
     pub(crate) fn any_broker<R>(&self, attempt: impl Fn(&BrokerAddr) -> Result<R>) -> Result<R> {
         let brokers = self.cluster.brokers();
+        let timeout = self.config.connect_timeout;
+        let budget = Deadline::after(timeout);
         let mut failures = Vec::new();
-        for addr in &brokers {
-            match attempt(addr) {
+        for (index, addr) in brokers.iter().enumerate() {
+            // Time spent on an answer that did not come must leave some for the others.
+            let least = timeout / brokers.len() as u32;
+            let share = budget.left().unwrap_or(timeout) / (brokers.len() - index) as u32;
+            match self.pool.connect(addr, share.max(least)).and_then(|()| attempt(addr)) {
                 Err(e) if e.is_retryable() || matches!(e, Error::Decode { .. }) => {
                     debug!("{addr}: {e}");
                     self.cluster.failed(addr);
@@ -173,10 +191,19 @@ impl Shared {
     pub(crate) fn partition_states(&self, topic: &str) -> Result<Vec<PartitionState>> {
         let request = PartitionsOf(topic);
         let unknown = || Error::broker(topic, None, Fault::UnknownTopic);
-        let mut states = self.ask(&request)?.ok_or_else(unknown)?;
+        let (first, states) = self.any_broker(|addr| Ok((addr.clone(), self.ask_at(addr, &request)?)))?;
+        let mut states = states.ok_or_else(unknown)?;
         let mut asked = Vec::new();
         let name: Arc<str> = topic.into();
-        while let Some(leader) = next_leader(&states, &asked) {
+        for (state, id) in states.iter().zip(0..) {
+            if matches!(state, PartitionState::Marks { .. }) {
+                self.cluster.learn(&name, id, first.clone());
+            }
+        }
+        // A broker may name leaders without end, and those let us wait in turn.
+        let enough = Deadline::after(self.config.connect_timeout.saturating_add(self.config.io_timeout));
+        let most = self.config.limits.nodes as usize;
+        while let Some(leader) = next_leader(&states, &asked).filter(|_| asked.len() < most && !enough.has_passed()) {
             asked.push(leader);
             let Some(addr) = self.cluster.named(leader).map_err(|fault| Error::broker(topic, None, fault))? else {
                 continue;
@@ -189,9 +216,9 @@ impl Shared {
                     continue;
                 }
             };
-            for (id, (state, theirs)) in states.iter_mut().zip(theirs).enumerate() {
+            for ((state, theirs), id) in states.iter_mut().zip(theirs).zip(0..) {
                 if !matches!(state, PartitionState::Marks { .. }) && matches!(theirs, PartitionState::Marks { .. }) {
-                    self.cluster.learn(&name, u16::try_from(id).unwrap_or(u16::MAX), addr.clone());
+                    self.cluster.learn(&name, id, addr.clone());
                     *state = theirs;
                 }
             }

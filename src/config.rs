@@ -106,8 +106,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long opening a connection may take, the broker's greeting included and all its addresses together. Default 10
-    /// seconds. Looking up a host name takes as long as the system's resolver needs.
+    /// How long opening a connection may take, the broker's greeting included and all its addresses together; with several
+    /// brokers to choose from, all of them together. Default 10 seconds. Looking up a host name takes as long as the system's resolver needs.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.config.connect_timeout = timeout;
         self

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
+#![warn(unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admin;
@@ -14,15 +15,17 @@ mod message;
 mod net;
 mod produce;
 pub mod protocol;
+pub mod segment;
 mod topic_config;
 
 pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, TopicInfo, Topology};
 pub use client::{Client, PartitionInfo};
 pub use config::{ClientBuilder, Redirects};
 pub use consume::{
-    Batch, BatchIter, CloseHandle, ConsumeIter, Gap, MessageRef, OutOfRange, Position, Positions, Stats, Subscription,
+    Batch, BatchIter, Checkpoint, CloseHandle, ConsumeIter, Gap, MessageRef, OutOfRange, Position, Positions, Stats,
+    Subscription,
 };
-pub use error::{Error, Fault, Phase, Result};
+pub use error::{CheckpointFault, Error, Fault, Phase, Result};
 pub use message::{Message, Record, Start};
 pub use produce::{Acks, ByKey, Failure, Parcel, Partitioner, Producer, ProducerBuilder};
 pub use protocol::Limits;

@@ -6,16 +6,23 @@ use std::time::Duration;
 use log::{debug, trace, warn};
 
 use super::close::CloseHandle;
+use super::tracks::Outcome;
 use crate::config::Config;
 use crate::error::{Error, Phase, Result};
 use crate::message::Sources;
-use crate::net::{Backoff, BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf};
+use crate::net::{Backoff, BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf, Stopwatch};
 use crate::protocol::fetch::{FetchRequest, WAIT_SLACK_MS, adjusted_wait_ms};
 use crate::protocol::stream::{Event, FetchDecoder, Step};
 use crate::protocol::{DecodeError, DecodeFault};
 
 /// Bytes of the read buffer at rest: several bundles of the usual sizes, and small enough for a core's cache.
 const READ_BUFFER: usize = 256 << 10;
+
+/// Brokers that are asked to wait for data wait longer than this.
+const SOON: Duration = Duration::from_millis(50);
+
+/// How long it may take to learn that a connection had ended before it was used again.
+const JUST_REVIVED: Duration = Duration::from_secs(1);
 
 /// A broker that leads partitions of the subscription.
 #[derive(Debug)]
@@ -35,6 +42,8 @@ pub(super) struct Leader {
     backoff: Backoff,
     /// Whether there are partitions to be asked for here.
     wanted: bool,
+    /// Since a fetch on a connection that had been idle, as long as nothing has come back.
+    revived: Option<Stopwatch>,
     /// Bytes received since the last [`take_bytes`](Leader::take_bytes).
     pub(super) bytes: u64,
 }
@@ -52,6 +61,8 @@ struct InFlight {
     request_id: u32,
     partitions: Vec<usize>,
     max_wait_ms: u64,
+    sent: Stopwatch,
+    outcome: Outcome,
 }
 
 impl Leader {
@@ -68,6 +79,7 @@ impl Leader {
             blocked: Duration::ZERO,
             backoff: config.new_backoff(),
             wanted: true,
+            revived: None,
             bytes: 0,
         }
     }
@@ -83,7 +95,7 @@ impl Leader {
         std::mem::take(&mut self.bytes)
     }
 
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.current.is_none()
     }
 
@@ -97,6 +109,11 @@ impl Leader {
     /// Whether it is still of use, if only to remember how often it failed.
     pub(super) fn is_used(&self) -> bool {
         self.wanted || !self.is_idle() || self.backoff.is_running()
+    }
+
+    /// Whether it failed and is not to be tried again yet.
+    pub(super) fn is_resting(&self) -> bool {
+        matches!(self.link, Link::Down(until) if !until.has_passed())
     }
 
     /// The partitions of the answer being read, by slot.
@@ -128,7 +145,7 @@ impl Leader {
             Link::Dialing(_) => return self.go_on_dialing(closer),
         }
         self.reset();
-        let dial = Dial::start(&self.addr, &self.config)?;
+        let dial = Dial::start(&self.addr, &self.config, self.config.connect_timeout)?;
         closer.watch(dial.stream());
         self.link = Link::Dialing(dial);
         self.go_on_dialing(closer)
@@ -147,13 +164,18 @@ impl Leader {
 
     /// Sends a fetch for these partitions of the subscription, on a connection that is up.
     pub(super) fn send(&mut self, request: FetchRequest, partitions: Vec<usize>, scratch: &mut Vec<u8>) -> Result<()> {
+        let idle = self.is_idle();
         let Link::Up { connection, used } = &mut self.link else { return Ok(()) };
         scratch.clear();
         request.encode(scratch)?;
+        if *used && idle {
+            self.revived = Some(Stopwatch::start());
+        }
         *used = true;
         let (request_id, max_wait_ms) = (request.request_id, request.max_wait_ms);
         trace!("{}: fetch {request_id} of {} partitions", self.addr, partitions.len());
-        self.in_flight.push(InFlight { request_id, partitions, max_wait_ms });
+        let sent = Stopwatch::start();
+        self.in_flight.push(InFlight { request_id, partitions, max_wait_ms, sent, outcome: Outcome::default() });
         self.decoder.expect(request);
         self.blocked = Duration::ZERO;
         connection.send(scratch, self.config.io_timeout)
@@ -189,16 +211,17 @@ impl Leader {
         if self.need == 0 {
             return Ok(true);
         }
-        let phase = self.phase();
         let Link::Up { connection, .. } = &self.link else { return Ok(false) };
         while self.need > 0 {
-            match self.buf.fill(connection, self.need).map_err(|e| Error::io(phase, e))? {
+            let filled = self.buf.fill(connection, self.need);
+            match filled.map_err(|e| Error::io(self.phase(), e))? {
                 Fill::Bytes(n) => {
+                    self.revived = None;
                     self.bytes += n as u64;
                     self.need = self.need.saturating_sub(n);
                 }
                 Fill::Later => return Ok(false),
-                Fill::End => return Err(Error::Disconnected { phase }),
+                Fill::End => return Err(Error::Disconnected { phase: self.phase() }),
             }
         }
         Ok(true)
@@ -208,15 +231,29 @@ impl Leader {
         if self.current.is_some() || !self.buf.data().is_empty() { Phase::Read } else { Phase::Wait }
     }
 
-    /// Ends the answer being read: the broker is well. Returns its partitions.
-    pub(super) fn finish_answer(&mut self) -> Vec<usize> {
+    /// The partition that a slot of the answer being read stands for, and what the answer came to so far.
+    pub(super) fn answer(&mut self, slot: usize) -> Option<(usize, &mut Outcome)> {
+        self.current.as_mut().map(|fetch| (fetch.partitions[slot], &mut fetch.outcome))
+    }
+
+    /// Ends the answer being read: the broker is well. Returns its partitions, what it came to, and whether that was so
+    /// soon that the broker cannot have waited as it was asked to.
+    pub(super) fn finish_answer(&mut self) -> (Vec<usize>, Outcome, bool) {
         self.has_progressed();
-        self.current.take().map_or(Vec::new(), |fetch| fetch.partitions)
+        let Some(fetch) = self.current.take() else { return (Vec::new(), Outcome::default(), false) };
+        let soon = fetch.sent.elapsed() < SOON.min(Duration::from_millis(fetch.max_wait_ms));
+        (fetch.partitions, fetch.outcome, soon)
     }
 
     /// Notes that repeating what was asked is not in vain.
     pub(super) fn has_progressed(&mut self) {
         self.backoff.reset();
+    }
+
+    /// Whether the connection had ended while it was idle, only just unnoticed: it failed with `e` as soon as it was
+    /// used again.
+    pub(super) fn ended_idle(&self, e: &Error) -> bool {
+        e.is_retryable() && !e.is_timeout() && self.revived.is_some_and(|since| since.elapsed() < JUST_REVIVED)
     }
 
     /// Waits before dialing anew after `e`.
@@ -233,6 +270,7 @@ impl Leader {
         self.buf.clear();
         self.need = 0;
         self.blocked = Duration::ZERO;
+        self.revived = None;
         let lost = self.in_flight.drain(..).chain(self.current.take());
         lost.flat_map(|fetch| fetch.partitions).collect()
     }

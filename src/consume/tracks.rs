@@ -6,15 +6,21 @@ use std::time::Duration;
 use log::{debug, warn};
 
 use super::subscription::{MAX_FETCH_SIZE, Options, OutOfRange};
+use crate::config::Config;
 use crate::error::{Error, Fault, Result};
 use crate::message::{Source, Sources};
-use crate::net::{BrokerAddr, Cluster, Deadline};
+use crate::net::{Backoff, BrokerAddr, Cluster, Deadline};
+use crate::protocol::bundle::Entry;
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
 use crate::protocol::varint;
 
-/// How long to leave a partition alone that has only messages above its high-water mark.
-const ABOVE_MARK_PAUSE: Duration = Duration::from_millis(100);
+/// How long to leave a partition alone that has only messages above its high-water mark, or of which a broker says at
+/// once that it has none, without waiting for any.
+const NOTHING_YET_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long to leave a partition alone at most whose leader is not known or gone: its successor wants to be found soon.
+const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
 
 /// The next sequence number to be delivered from a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -41,6 +47,15 @@ impl Positions {
     /// The next number of a partition, if it belongs to the subscription.
     pub fn get(&self, topic: &str, partition: u16) -> Option<u64> {
         self.0.iter().find(|p| &*p.topic == topic && p.partition == partition).map(|p| p.seq)
+    }
+
+    /// Notes the next number of a partition, in place of the one it had: for a program that deals with messages in
+    /// another order than they come in.
+    pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
+        match self.0.iter_mut().find(|p| &*p.topic == topic && p.partition == partition) {
+            Some(position) => position.seq = seq,
+            None => self.0.push(Position { topic: topic.into(), partition, seq }),
+        }
     }
 }
 
@@ -99,6 +114,8 @@ pub(super) struct Track {
     /// The first number that was there when last heard of.
     pub(super) first_available: u64,
     pub(super) high_water_mark: Option<u64>,
+    /// Begins where a checkpoint says, and no answer has shown yet that there is such a place.
+    pub(super) resumed: bool,
     /// The last number to deliver.
     pub(super) end: Option<u64>,
     /// `stop_at_end` has still to learn where the end is.
@@ -111,7 +128,7 @@ pub(super) struct Track {
     /// Messages found in the chunk that is being read.
     found: bool,
     /// Length of the chunk that is being read, and of the last one that lay all below the position.
-    chunk_len: u32,
+    pub(super) chunk_len: u32,
     stale_len: Option<u32>,
     /// Answers in a row that could not be followed.
     hops: u32,
@@ -139,18 +156,30 @@ pub(super) struct Tracks {
     pub(super) options: Options,
     pub(super) stats: Stats,
     pub(super) gaps: Vec<Gap>,
-    /// What the caller shall learn once the answer that brought it is through.
-    pub(super) pending_error: Option<Error>,
     retry_timeout: Duration,
+    backoff: Backoff,
     bundle_limit: u32,
-    /// Whether the answer that is being read had no data so far.
-    answer_is_empty: bool,
     /// Whether any partition is to be given up some time.
     in_trouble: bool,
     /// Whether any partition may have to be asked for, or none any more.
     changed: bool,
     /// How many partitions are paused.
     paused: usize,
+}
+
+/// What an answer came to so far. Those of several leaders are read side by side.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    has_data: bool,
+    has_fault: bool,
+    /// What the caller shall learn once the answer is through.
+    error: Option<Error>,
+}
+
+impl Outcome {
+    fn fail(&mut self, e: Error) {
+        self.error.get_or_insert(e);
+    }
 }
 
 /// What to do with a bundle.
@@ -161,12 +190,7 @@ pub(super) enum Verdict {
 }
 
 impl Tracks {
-    pub(super) fn new(
-        partitions: Vec<(Source, Track)>,
-        options: Options,
-        retry_timeout: Duration,
-        bundle_limit: u32,
-    ) -> Tracks {
+    pub(super) fn new(partitions: Vec<(Source, Track)>, options: Options, config: &Config) -> Tracks {
         let (sources, tracks): (Vec<_>, Vec<_>) = partitions.into_iter().unzip();
         Tracks {
             sources: sources.into(),
@@ -174,10 +198,9 @@ impl Tracks {
             options,
             stats: Stats::default(),
             gaps: Vec::new(),
-            pending_error: None,
-            retry_timeout,
-            bundle_limit,
-            answer_is_empty: false,
+            retry_timeout: config.retry_timeout,
+            backoff: Backoff::new(config.backoff.0, config.backoff.1.min(MAX_LEADER_PAUSE)),
+            bundle_limit: config.limits.bundle,
             in_trouble: false,
             changed: true,
             paused: 0,
@@ -257,8 +280,6 @@ impl Tracks {
                 track.leader = None;
             }
         }
-        // What a lost answer said is said again.
-        self.pending_error = None;
         self.release(partitions);
         partitions.iter().all(|&index| self.is_tolerated(index))
     }
@@ -290,11 +311,17 @@ impl Tracks {
     pub(super) fn on_response(&mut self) {
         self.stats.fetches += 1;
         self.stats.empty_fetches += 1;
-        self.answer_is_empty = true;
     }
 
     /// Takes in what an answer says of a partition.
-    pub(super) fn on_answer(&mut self, index: usize, answer: PartitionAnswer, cluster: &Cluster) {
+    pub(super) fn on_answer(
+        &mut self,
+        index: usize,
+        answer: PartitionAnswer,
+        outcome: &mut Outcome,
+        cluster: &Cluster,
+    ) {
+        outcome.has_fault |= !matches!(answer, PartitionAnswer::Data { .. });
         let Source { topic, partition } = self.sources[index].clone();
         let track = &mut self.tracks[index];
         track.found = false;
@@ -304,20 +331,20 @@ impl Tracks {
         }
         let fault = match answer {
             PartitionAnswer::Data { high_water_mark, len, .. } => {
-                if len > 0 && std::mem::take(&mut self.answer_is_empty) {
+                if len > 0 && !std::mem::replace(&mut outcome.has_data, true) {
                     self.stats.empty_fetches -= 1;
                 }
                 track.on_data(high_water_mark, len);
                 return;
             }
             PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
-                return self.on_out_of_range(index, first_available, high_water_mark);
+                return self.on_out_of_range(index, first_available, high_water_mark, outcome);
             }
             PartitionAnswer::Redirect(endpoint) => {
                 self.stats.redirects += 1;
                 match cluster.named(endpoint) {
                     Err(fault) => fault,
-                    Ok(None) => return self.on_no_leader(index, cluster),
+                    Ok(None) => return self.on_no_leader(index, outcome, cluster),
                     Ok(Some(addr)) => {
                         warn!("{topic}/{partition}: redirected to {addr}");
                         // A replica near us must never be taken for the leader that messages are published to.
@@ -327,61 +354,61 @@ impl Tracks {
                         track.leader = Some(addr);
                         // The first redirect is how leaders are found; a second one in a row wants time to settle.
                         let (hops, pause) = (track.hops + 1, track.hops > 0);
-                        return self.wait_or_give_up(index, pause, Fault::Redirects { hops, last: endpoint });
+                        return self.wait_or_give_up(index, pause, Fault::Redirects { hops, last: endpoint }, outcome);
                     }
                 }
             }
-            PartitionAnswer::NoLeader => return self.on_no_leader(index, cluster),
+            PartitionAnswer::NoLeader => return self.on_no_leader(index, outcome, cluster),
             PartitionAnswer::SystemError => Fault::System,
             PartitionAnswer::UnknownPartition => Fault::UnknownPartition,
             PartitionAnswer::UnknownTopic => Fault::UnknownTopic,
         };
-        self.fail(Error::broker(&topic, partition, fault));
+        outcome.fail(Error::broker(&topic, partition, fault));
     }
 
-    fn fail(&mut self, e: Error) {
-        self.pending_error.get_or_insert(e);
-    }
-
-    fn on_no_leader(&mut self, index: usize, cluster: &Cluster) {
+    fn on_no_leader(&mut self, index: usize, outcome: &mut Outcome, cluster: &Cluster) {
         let Source { topic, partition } = &self.sources[index];
         cluster.forget(topic, *partition);
         self.tracks[index].leader = None;
         self.stats.no_leader += 1;
-        self.wait_or_give_up(index, true, Fault::NoLeader);
+        self.wait_or_give_up(index, true, Fault::NoLeader, outcome);
     }
 
-    fn wait_or_give_up(&mut self, index: usize, pause: bool, fault: Fault) {
+    fn wait_or_give_up(&mut self, index: usize, pause: bool, fault: Fault, outcome: &mut Outcome) {
         let tolerated = self.is_tolerated(index);
         let track = &mut self.tracks[index];
         track.hops += 1;
         if !tolerated && pause {
             let Source { topic, partition } = &self.sources[index];
-            let e = Error::broker(topic, *partition, fault);
-            return self.fail(e);
+            return outcome.fail(Error::broker(topic, *partition, fault));
         }
         if pause {
-            let wait = Duration::from_millis(100).saturating_mul(1 << track.hops.min(4));
-            self.pause(index, wait);
+            let wait = self.backoff.pause_after(track.hops);
+            self.pause(index, Deadline::after(wait));
         }
     }
 
-    fn pause(&mut self, index: usize, time: Duration) {
+    fn pause(&mut self, index: usize, until: Deadline) {
         self.paused += 1;
-        self.tracks[index].state = TrackState::Paused(Deadline::after(time));
+        self.tracks[index].state = TrackState::Paused(until);
     }
 
-    fn on_out_of_range(&mut self, index: usize, first_available: u64, high_water_mark: u64) {
+    fn on_out_of_range(&mut self, index: usize, first_available: u64, high_water_mark: u64, outcome: &mut Outcome) {
         let Source { topic, partition } = &self.sources[index];
         let track = &mut self.tracks[index];
         track.high_water_mark = Some(high_water_mark);
         track.first_available = first_available;
         let requested = track.position;
-        match self.options.out_of_range {
+        let recreated = std::mem::take(&mut track.resumed) && requested > high_water_mark.saturating_add(1);
+        let policy = if recreated { self.options.on_recreated } else { self.options.out_of_range };
+        match policy {
             OutOfRange::Fail => {
                 let (topic, partition) = (topic.to_string(), *partition);
+                if recreated {
+                    return outcome.fail(Error::Recreated { topic, partition, position: requested, high_water_mark });
+                }
                 let e = Error::OutOfRange { topic, partition, requested, first_available, high_water_mark };
-                return self.fail(e);
+                return outcome.fail(e);
             }
             OutOfRange::Earliest => track.position = first_available,
             OutOfRange::Latest => track.position = high_water_mark.saturating_add(1),
@@ -415,6 +442,32 @@ impl Tracks {
         Verdict::Take
     }
 
+    /// Takes away the messages from the first at or after the time to stop at on, and ends the partition before it;
+    /// whether there was one.
+    pub(super) fn stop_at_time(&mut self, index: usize, entries: &mut Vec<Entry>) -> bool {
+        let Some(time) = self.options.stop_at_time else { return false };
+        let Some(at) = entries.iter().position(|entry| entry.timestamp_ms >= time) else { return false };
+        entries.truncate(at);
+        let track = &mut self.tracks[index];
+        match entries.last() {
+            Some(last) => track.end = Some(last.seq),
+            None => {
+                track.state = TrackState::Done;
+                self.changed = true;
+            }
+        }
+        true
+    }
+
+    /// Turns to another part of a partition, of which nothing may be under way.
+    pub(super) fn seek(&mut self, index: usize, seq: u64, end: u64) {
+        let track = &mut self.tracks[index];
+        (track.position, track.end, track.end_unknown) = (seq, Some(end), true);
+        (track.state, track.stale_len) = (TrackState::Idle, None);
+        track.fetch_size = self.options.fetch_size;
+        self.changed = true;
+    }
+
     /// Notes that messages of a bundle are about to be handed out.
     pub(super) fn on_found(&mut self, index: usize) {
         let track = &mut self.tracks[index];
@@ -433,21 +486,21 @@ impl Tracks {
     }
 
     /// Draws the conclusions from a chunk that is through.
-    pub(super) fn on_chunk_end(&mut self, index: usize, end: ChunkEnd) {
+    pub(super) fn on_chunk_end(&mut self, index: usize, end: ChunkEnd, outcome: &mut Outcome) {
         let track = &mut self.tracks[index];
         if track.state == TrackState::Done {
             return;
         }
         match end {
-            ChunkEnd::Cut { bundle_len } => self.on_cut(index, bundle_len.unwrap_or(0)),
+            ChunkEnd::Cut { bundle_len } => self.on_cut(index, bundle_len.unwrap_or(0), outcome),
             ChunkEnd::AboveMark if !track.found => {
-                self.pause(index, ABOVE_MARK_PAUSE);
+                self.pause(index, Deadline::after(NOTHING_YET_PAUSE));
             }
             ChunkEnd::Whole if !track.found => {
                 if track.stale_len.is_some_and(|before| track.chunk_len <= before) {
                     let Source { topic, partition } = &self.sources[index];
                     let e = Error::broker(topic, *partition, Fault::Stuck { seq: track.position });
-                    return self.fail(e);
+                    return outcome.fail(e);
                 }
                 track.stale_len = Some(track.chunk_len);
                 let doubled = u64::from(track.fetch_size) * 2;
@@ -458,7 +511,7 @@ impl Tracks {
     }
 
     /// Asks for a cut bundle of `needed` bytes with its length prefix, 0 if that was cut too, or for more than before.
-    fn on_cut(&mut self, index: usize, needed: u64) {
+    fn on_cut(&mut self, index: usize, needed: u64, outcome: &mut Outcome) {
         let limit = u64::from(self.bundle_limit) + varint::MAX_LEN as u64;
         let track = &mut self.tracks[index];
         let asked = u64::from(track.fetch_size);
@@ -466,20 +519,28 @@ impl Tracks {
             let Source { topic, partition } = &self.sources[index];
             let (topic, partition, limit) = (topic.to_string(), *partition, self.bundle_limit.into());
             let needed = needed.max(asked + 1);
-            return self.fail(Error::BundleTooLarge { topic, partition, needed, limit });
+            return outcome.fail(Error::BundleTooLarge { topic, partition, needed, limit });
         }
         let size = if track.found || needed > asked { needed.max(asked) } else { asked * 2 };
         track.fetch_size = u32::try_from(size.min(limit)).unwrap_or(u32::MAX);
         debug!("{}: next fetch size {} for a cut bundle", self.sources[index], track.fetch_size);
     }
 
-    /// Ends an answer: its partitions can be asked for again.
+    /// Ends an answer: its partitions can be asked for again, after a pause if it came `soon` and empty for no reason.
     ///
     /// # Errors
     /// What the answer said of a partition and the caller has to know, now that its other partitions are delivered.
-    pub(super) fn on_end(&mut self, partitions: &[usize]) -> Result<()> {
+    pub(super) fn on_end(&mut self, partitions: &[usize], outcome: Outcome, soon: bool) -> Result<()> {
+        if soon && !outcome.has_data && !outcome.has_fault {
+            let until = Deadline::after(NOTHING_YET_PAUSE);
+            for &index in partitions {
+                if self.tracks[index].state == TrackState::InFlight {
+                    self.pause(index, until);
+                }
+            }
+        }
         self.release(partitions);
-        self.pending_error.take().map_or(Ok(()), Err)
+        outcome.error.map_or(Ok(()), Err)
     }
 
     /// Makes partitions that were asked for free to be asked for again.
@@ -500,6 +561,7 @@ impl Track {
             position,
             first_available,
             high_water_mark,
+            resumed: false,
             end: options.stop_at_seq,
             end_unknown: options.stop_at_end,
             fetch_size: options.fetch_size,
@@ -514,6 +576,7 @@ impl Track {
     }
 
     fn on_data(&mut self, high_water_mark: u64, len: u32) {
+        self.resumed = false;
         if len > 0 {
             self.high_water_mark = Some(high_water_mark);
             if std::mem::take(&mut self.end_unknown) {

@@ -17,12 +17,17 @@ impl Backoff {
         Backoff { least, most: most.max(least), failures: 0, random: RandomState::new() }
     }
 
-    /// The pause after one more failure: half of the doubled pause for sure, up to all of it at random, so that clients
-    /// cut off together do not come back together.
+    /// The pause after one more failure.
     pub(crate) fn next_pause(&mut self) -> Duration {
-        let full = self.least.saturating_mul(1 << self.failures.min(20)).min(self.most);
         self.failures = self.failures.saturating_add(1);
-        let share = (self.random.hash_one(self.failures) >> 32) as f64 / f64::from(u32::MAX);
+        self.pause_after(self.failures)
+    }
+
+    /// The pause after so many failures, at least 1: half of the doubled pause for sure, up to all of it at random, so
+    /// that clients cut off together do not come back together.
+    pub(crate) fn pause_after(&self, failures: u32) -> Duration {
+        let full = self.least.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(self.most);
+        let share = (self.random.hash_one(failures) >> 32) as f64 / f64::from(u32::MAX);
         full.mul_f64(0.5 + share / 2.0)
     }
 

@@ -10,23 +10,28 @@ use super::addr::BrokerAddr;
 use crate::config::{Config, Redirects};
 use crate::error::Fault;
 
+/// The most nodes to remember.
+const MAX_BROKERS: usize = 256;
+
 /// The address book that a client and its subscriptions share.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     config: Arc<Config>,
+    /// Those the user named.
+    given: Vec<BrokerAddr>,
     book: Mutex<Book>,
 }
 
 #[derive(Debug)]
 struct Book {
-    /// Those the user named, the most promising first; at least one.
+    /// Those the user named and leaders that were heard of, the most promising first; at least one.
     brokers: Vec<BrokerAddr>,
     leaders: HashMap<Arc<str>, HashMap<u16, BrokerAddr>>,
 }
 
 impl Cluster {
     pub(crate) fn new(brokers: Vec<BrokerAddr>, config: Arc<Config>) -> Cluster {
-        Cluster { config, book: Mutex::new(Book { brokers, leaders: HashMap::new() }) }
+        Cluster { config, given: brokers.clone(), book: Mutex::new(Book { brokers, leaders: HashMap::new() }) }
     }
 
     /// Where to reach the node that a broker names as a leader; `None` if it names nobody.
@@ -41,7 +46,7 @@ impl Cluster {
             Some(map) => BrokerAddr::from(map.reachable(endpoint)),
             None => BrokerAddr::from(endpoint),
         };
-        let is_known = || self.brokers().iter().any(|broker| broker.is_same_host(&addr));
+        let is_known = || self.given.iter().any(|broker| broker.is_same_host(&addr));
         match self.config.redirects {
             Redirects::Follow => Ok(Some(addr)),
             Redirects::KnownBrokers if is_known() => Ok(Some(addr)),
@@ -53,7 +58,7 @@ impl Cluster {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The brokers the user named, the most promising first.
+    /// The brokers that are known, the most promising first.
     pub(crate) fn brokers(&self) -> Vec<BrokerAddr> {
         self.book().brokers.clone()
     }
@@ -67,6 +72,9 @@ impl Cluster {
     /// Remembers who leads a partition.
     pub(crate) fn learn(&self, topic: &Arc<str>, partition: u16, leader: BrokerAddr) {
         let mut book = self.book();
+        if !book.brokers.contains(&leader) && book.brokers.len() < MAX_BROKERS {
+            book.brokers.push(leader.clone());
+        }
         let leaders = match book.leaders.get_mut(topic) {
             Some(leaders) => leaders,
             None => book.leaders.entry(topic.clone()).or_default(),

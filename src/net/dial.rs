@@ -28,6 +28,7 @@ pub(crate) struct Dial {
     /// For all addresses together, and for the present one.
     budget: Deadline,
     deadline: Deadline,
+    timeout: Duration,
     stage: Stage,
 }
 
@@ -38,12 +39,12 @@ enum Stage {
 }
 
 impl Dial {
-    /// Looks the broker up and begins with its first address. All addresses share the connect time-out.
+    /// Looks the broker up and begins with its first address. All addresses share the time-out.
     ///
     /// # Errors
     /// The name has no address, or no address can even be tried.
-    pub(crate) fn start(addr: &BrokerAddr, config: &Arc<Config>) -> Result<Dial> {
-        let budget = Deadline::after(config.connect_timeout);
+    pub(crate) fn start(addr: &BrokerAddr, config: &Arc<Config>, timeout: Duration) -> Result<Dial> {
+        let budget = Deadline::after(timeout);
         let found = addr.resolve().map_err(|source| Error::Connect { addr: addr.to_string(), source })?;
         debug!("{addr}: connecting, {} addresses", found.len());
         let mut later = VecDeque::from(found);
@@ -57,6 +58,7 @@ impl Dial {
             stream,
             budget,
             deadline,
+            timeout,
             stage: Stage::Connecting,
         })
     }
@@ -64,9 +66,9 @@ impl Dial {
     /// Opens a connection, blocking.
     ///
     /// # Errors
-    /// No address accepts and greets within the connect time-out; the error is the last address's.
-    pub(crate) fn open(addr: &BrokerAddr, config: &Arc<Config>) -> Result<Connection> {
-        let mut dial = Dial::start(addr, config)?;
+    /// No address accepts and greets within the time-out; the error is the last address's.
+    pub(crate) fn open(addr: &BrokerAddr, config: &Arc<Config>, timeout: Duration) -> Result<Connection> {
+        let mut dial = Dial::start(addr, config, timeout)?;
         loop {
             if let Some(connection) = dial.advance()? {
                 return Ok(connection);
@@ -102,8 +104,7 @@ impl Dial {
                 Ok(Step::Open) => return Ok(Some(Connection::new(self.addr.clone(), self.stream.clone()))),
                 Ok(Step::Again) => {}
                 Ok(Step::Wait) if self.deadline.has_passed() => {
-                    let after = self.config.connect_timeout;
-                    self.fall_back(Error::Timeout { phase: self.phase(), after })?;
+                    self.fall_back(Error::Timeout { phase: self.phase(), after: self.timeout })?;
                 }
                 Ok(Step::Wait) => return Ok(None),
                 Err(e) => self.fall_back(e)?,
@@ -215,13 +216,14 @@ fn connect(address: &SocketAddr, config: &Config) -> io::Result<TcpStream> {
     }
     SockRef::from(&socket).set_tcp_nodelay(true)?;
     if let Some(idle) = config.keepalive {
-        // The system counts in whole seconds and refuses none.
-        let least = Duration::from_secs(1);
-        let keepalive = TcpKeepalive::new().with_time(idle.max(least)).with_interval((idle / 4).max(least));
+        // Systems count in whole seconds, and refuse none or more than this.
+        let allowed = |time: Duration| time.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
+        let keepalive = TcpKeepalive::new().with_time(allowed(idle)).with_interval(allowed(idle / 4));
         socket.set_tcp_keepalive(&keepalive)?;
     }
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-    socket.set_tcp_user_timeout(config.tcp_user_timeout)?;
+    socket
+        .set_tcp_user_timeout(config.tcp_user_timeout.map(|time| time.min(Duration::from_millis(i32::MAX as u64))))?;
     match socket.connect(&(*address).into()) {
         Ok(()) => {}
         Err(e) if is_in_progress(&e) => {}

@@ -51,14 +51,26 @@ impl Pool {
 
     /// An open connection, and whether it was used before.
     pub(crate) fn take(&self, addr: &BrokerAddr) -> Result<(Connection, bool)> {
+        self.take_within(addr, self.config.connect_timeout)
+    }
+
+    /// As [`take`](Pool::take), with another connect time-out.
+    fn take_within(&self, addr: &BrokerAddr, timeout: Duration) -> Result<(Connection, bool)> {
         loop {
             let kept = self.idle().get_mut(addr).and_then(Vec::pop);
             match kept {
                 Some(connection) if connection.has_gone_stale() => debug!("{addr}: ended while idle"),
                 Some(connection) => return Ok((connection, true)),
-                None => return Ok((Dial::open(addr, &self.config)?, false)),
+                None => return Ok((Dial::open(addr, &self.config, timeout)?, false)),
             }
         }
+    }
+
+    /// Makes sure that there is an open connection.
+    pub(crate) fn connect(&self, addr: &BrokerAddr, timeout: Duration) -> Result<()> {
+        let (connection, _) = self.take_within(addr, timeout)?;
+        self.put(connection);
+        Ok(())
     }
 
     /// Keeps a connection on which nothing is outstanding.
@@ -118,6 +130,10 @@ impl Pool {
                 return Err(DecodeError::new("message id", fault, 0).into());
             }
             buf.consume(whole);
+            // Pings without end are no answer either.
+            if deadline.has_passed() {
+                return Err(Error::Timeout { phase: Phase::Wait, after: timeout });
+            }
         }
     }
 }

@@ -473,3 +473,6 @@ impl BundleBuilder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,7 +94,8 @@ impl FetchRequest {
     ///
     /// # Errors
     /// What a server must not be sent (reference, section 5.2): no topic, a topic or partition twice, a topic without
-    /// partitions, more than [`MAX_PARTITIONS`] partitions, a name of 0 or more than 255 bytes. `out` is then unchanged.
+    /// partitions, more than [`MAX_PARTITIONS`] partitions, partition 65,535, a name of 0 or more than 255 bytes. `out`
+    /// is then unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let start = out.len();
         self.put(out).inspect_err(|_| out.truncate(start))
@@ -121,6 +122,8 @@ impl FetchRequest {
                 let before = topic.partitions.iter().take(index);
                 let same = before.filter(|other| other.partition == wanted.partition).count();
                 EncodeError::check("entries of a partition", same + 1, 1, 1)?;
+                // In the answer 65,535 would say that there is no such topic.
+                EncodeError::check("partition id", wanted.partition.into(), 0, 65_534)?;
                 out.extend_from_slice(&wanted.partition.to_le_bytes());
                 out.extend_from_slice(&wanted.seq.to_le_bytes());
                 out.extend_from_slice(&wanted.fetch_size.to_le_bytes());
@@ -129,10 +132,11 @@ impl FetchRequest {
         frame::end(body, out)
     }
 
-    /// Reads a request from a frame's payload, without the checks of [`encode`](FetchRequest::encode).
+    /// Reads a request from a frame's payload, without the checks of [`encode`](FetchRequest::encode). Names that are not
+    /// UTF-8 come with replacement characters.
     ///
     /// # Errors
-    /// A payload that ends early or goes on, or a name that is not UTF-8.
+    /// A payload that ends early or goes on.
     pub fn decode(payload: &[u8]) -> Result<FetchRequest, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let client_version = c.u16("client version")?;
@@ -419,6 +423,7 @@ mod tests {
         };
         assert_eq!(refused(|r| r.topics.clear()), "partitions in a request");
         assert_eq!(refused(|r| r.topics[0].partitions[1].partition = 0), "entries of a partition");
+        assert_eq!(refused(|r| r.topics[0].partitions[1].partition = 65_535), "partition id");
         assert_eq!(refused(|r| r.topics.push(r.topics[0].clone())), "entries of a topic");
         assert_eq!(
             refused(|r| r.topics.push(FetchTopic { name: "x".into(), partitions: vec![] })),

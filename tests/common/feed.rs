@@ -129,8 +129,14 @@ pub struct Unpacker {
 }
 
 impl Unpacker {
-    /// The messages of `bundle` that may be delivered.
-    pub fn unpack(&mut self, bundle: &Bundle, set: &[u8], limits: &Limits) -> Result<Vec<Message>, DecodeError> {
+    /// How many messages the last bundle had that may be delivered, those before an error included.
+    pub fn found(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Where the messages of `bundle` are that may be delivered.
+    pub fn entries(&mut self, bundle: &Bundle, set: &[u8], limits: &Limits) -> Result<&[Entry], DecodeError> {
+        self.entries.clear();
         let bytes = match bundle.codec {
             Codec::None => set,
             Codec::Snappy => {
@@ -138,8 +144,14 @@ impl Unpacker {
                 &self.plain[..len]
             }
         };
-        self.entries.clear();
         bundle.decode(bytes, &mut self.entries)?;
+        Ok(&self.entries)
+    }
+
+    /// The messages of `bundle` that may be delivered.
+    pub fn unpack(&mut self, bundle: &Bundle, set: &[u8], limits: &Limits) -> Result<Vec<Message>, DecodeError> {
+        self.entries(bundle, set, limits)?;
+        let bytes = if bundle.codec == Codec::None { set } else { &self.plain };
         let message = |entry: &Entry| Message {
             seq: entry.seq,
             timestamp_ms: entry.timestamp_ms,

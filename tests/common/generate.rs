@@ -396,3 +396,15 @@ pub fn one_chunk(from: u64, base: Option<u64>, mark: u64, chunk: &[u8]) -> (Fetc
     bytes.extend_from_slice(chunk);
     (request, bytes)
 }
+
+/// An answer that knows none of the request's topics.
+pub fn unknown_topics(request: &FetchRequest) -> Vec<u8> {
+    let topic = |topic: &FetchTopic| {
+        let partitions = topic.partitions.iter().map(|wanted| (wanted.partition, PartitionAnswer::UnknownTopic));
+        TopicAnswer { name: topic.name.clone(), partitions: partitions.collect(), known: false }
+    };
+    let mut bytes = Vec::new();
+    let topics = request.topics.iter().map(topic).collect();
+    FetchHeader { request_id: request.request_id, topics }.encode(&mut bytes).unwrap();
+    bytes
+}

@@ -6,9 +6,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
+
+use super::watch::SOON;
 
 /// How to end a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +39,11 @@ struct Shared {
 
 impl Proxy {
     pub fn start(upstream: &str) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Proxy::on(TcpListener::bind("127.0.0.1:0").unwrap(), upstream)
+    }
+
+    /// Forwards what comes to `listener`.
+    pub fn on(listener: TcpListener, upstream: &str) -> Proxy {
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             upstream: upstream.into(),
@@ -69,9 +75,23 @@ impl Proxy {
         self.shared.fates.lock().unwrap().push_back(Some((after, how)));
     }
 
+    /// Lets all connections to come alone.
+    pub fn pardon(&self) {
+        self.shared.fates.lock().unwrap().clear();
+    }
+
     /// Connections that were cut so far.
     pub fn cuts(&self) -> usize {
         self.shared.cuts.load(Ordering::SeqCst)
+    }
+
+    #[track_caller]
+    pub fn wait_for_cuts(&self, count: usize) {
+        let end = Instant::now() + SOON;
+        while self.cuts() < count {
+            assert!(Instant::now() < end, "{} cuts, {count} wanted", self.cuts());
+            thread::yield_now();
+        }
     }
 
     pub fn accepted(&self) -> usize {

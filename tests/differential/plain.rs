@@ -1,10 +1,16 @@
 //! The consume answers a second time: whole buffers, no state, no care for speed. Written from the reference alone; it
 //! shares nothing with the crate but Snappy itself, and its limits are the crate's defaults.
 
-/// A request as far as an answer depends on it: topics with partitions and the numbers wanted.
+/// A request as far as an answer depends on it.
 pub struct Wanted {
     pub request_id: u32,
-    pub topics: Vec<(Vec<u8>, Vec<(u16, u64)>)>,
+    pub topics: Vec<Topic>,
+}
+
+/// A topic, and each of its partitions with the number wanted.
+pub struct Topic {
+    pub name: Vec<u8>,
+    pub partitions: Vec<(u16, u64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +152,7 @@ fn answer(open: &mut Vec<&Wanted>, mut payload: &[u8]) -> Result<(u32, Vec<Part>
         return Err(No::Bad("bytes after the last entry"));
     }
     let mut parts = Vec::new();
-    let wanted_numbers = wanted.topics.iter().flat_map(|(_, partitions)| partitions);
+    let wanted_numbers = wanted.topics.iter().flat_map(|topic| &topic.partitions);
     for (says, (_, from)) in says.into_iter().zip(wanted_numbers) {
         let mut part = Part { says, messages: Vec::new(), end: None };
         if let Says::Data { base, mark, len } = part.says {
@@ -170,7 +176,7 @@ fn entries(wanted: &Wanted, header: &mut &[u8]) -> Result<Vec<Says>> {
     if number(header, 1)? != wanted.topics.len() as u64 {
         return Err(No::Bad("topic count"));
     }
-    for (name, partitions) in &wanted.topics {
+    for Topic { name, partitions } in &wanted.topics {
         let len = number(header, 1)? as usize;
         if take(header, len)? != name {
             return Err(No::Bad("topic name"));

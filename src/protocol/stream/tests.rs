@@ -1,0 +1,446 @@
+use std::sync::Arc;
+
+use super::super::fetch::{FetchHeader, FetchPartition, FetchTopic, TopicAnswer};
+use super::super::frame::PING;
+use super::*;
+use DecodeFault as F;
+
+const TOP: u64 = u64::MAX;
+
+fn request(request_id: u32, topics: &[(&str, &[(u16, u64)])]) -> FetchRequest {
+    let partition = |&(partition, seq): &(u16, u64)| FetchPartition { partition, seq, fetch_size: 1000 };
+    let topic = |&(name, partitions): &(&str, &[(u16, u64)])| FetchTopic {
+        name: name.into(),
+        partitions: partitions.iter().map(partition).collect(),
+    };
+    FetchRequest {
+        client_version: 2,
+        request_id,
+        client_id: Arc::from(""),
+        max_wait_ms: 0,
+        min_bytes: 0,
+        flags: 0,
+        topics: topics.iter().map(topic).collect(),
+    }
+}
+
+fn answer(request_id: u32, topics: &[(&str, &[(u16, PartitionAnswer)])], chunks: &[u8]) -> Vec<u8> {
+    let topic = |&(name, partitions): &(&str, &[(u16, PartitionAnswer)])| TopicAnswer {
+        name: name.into(),
+        partitions: partitions.to_vec(),
+        known: partitions.iter().all(|(_, answer)| *answer != PartitionAnswer::UnknownTopic),
+    };
+    let mut out = Vec::new();
+    FetchHeader { request_id, topics: topics.iter().map(topic).collect() }.encode(&mut out).unwrap();
+    out.extend_from_slice(chunks);
+    out
+}
+
+fn data(base: Option<u64>, high_water_mark: u64, len: usize) -> PartitionAnswer {
+    PartitionAnswer::Data { base, high_water_mark, len: len as u32 }
+}
+
+/// All events up to a need or an error, and how many bytes were needed at the end.
+fn events(decoder: &mut FetchDecoder, mut bytes: &[u8]) -> (Vec<Event>, Result<usize, DecodeError>) {
+    let mut events = Vec::new();
+    loop {
+        match decoder.step(bytes) {
+            Ok((used, Step::Event(event))) => {
+                events.push(event);
+                bytes = &bytes[used..];
+            }
+            Ok((_, Step::Need(n))) => return (events, Ok(n)),
+            Err(e) => return (events, Err(e)),
+        }
+    }
+}
+
+/// What a chunk comes to: first and last number of each bundle reported, and the end or the offending field.
+type Outcome = (Vec<(u64, u64)>, Result<ChunkEnd, (&'static str, F)>);
+
+fn chunk_with(limits: Limits, base: Option<u64>, from: u64, mark: u64, chunk: &[u8]) -> Outcome {
+    let mut decoder = FetchDecoder::new(limits);
+    decoder.expect(request(5, &[("t", &[(0, from)])]));
+    let bytes = answer(5, &[("t", &[(0, data(base, mark, chunk.len()))])], chunk);
+    let (events, result) = events(&mut decoder, &bytes);
+    let bundles = events.iter().filter_map(|event| match event {
+        Event::Bundle(bundle) => Some((bundle.first, bundle.last)),
+        _ => None,
+    });
+    let end = events.iter().find_map(|event| match event {
+        Event::ChunkEnd { end, .. } => Some(*end),
+        _ => None,
+    });
+    let end = match result {
+        Ok(need) => {
+            assert_eq!((need, decoder.outstanding().len()), (HEADER_LEN, 0));
+            Ok(end.expect("a chunk ends"))
+        }
+        Err(e) => {
+            assert_eq!((e.partition(), end), (Some(("t", 0)), None));
+            Err((e.field(), e.fault()))
+        }
+    };
+    (bundles.collect(), end)
+}
+
+fn chunk(base: u64, from: u64, mark: u64, chunk: &[u8]) -> Outcome {
+    chunk_with(Limits::default(), Some(base), from, mark, chunk)
+}
+
+/// A bundle with so many empty messages, behind its length.
+fn dense(count: u8) -> Vec<u8> {
+    [&[1 + 2 * count, count << 2][..], &[2, 0].repeat(count.into())].concat()
+}
+
+fn sparse(first: u64, last: u64) -> Vec<u8> {
+    let count = if first == last { 1 } else { 2 };
+    let delta = if first == last { vec![] } else { vec![(last - first - 1) as u8] };
+    let set = [2, 0].repeat(count.into());
+    let head = [&[1 << 6 | count << 2][..], &first.to_le_bytes(), &delta].concat();
+    [&[(head.len() + set.len()) as u8][..], &head, &set].concat()
+}
+
+const WHOLE: Result<ChunkEnd, (&str, F)> = Ok(ChunkEnd::Whole);
+const ABOVE: Result<ChunkEnd, (&str, F)> = Ok(ChunkEnd::AboveMark);
+const CUT_LENGTH: Result<ChunkEnd, (&str, F)> = Ok(ChunkEnd::Cut { bundle_len: None });
+
+fn cut(bundle_len: u64) -> Result<ChunkEnd, (&'static str, F)> {
+    Ok(ChunkEnd::Cut { bundle_len: Some(bundle_len) })
+}
+
+#[test]
+fn numbers_go_on_from_bundle_to_bundle() {
+    let two = [dense(3), dense(2)].concat();
+    assert_eq!(chunk(10, 0, 100, &two), (vec![(10, 12), (13, 14)], WHOLE));
+    // After a sparse bundle from its last number, whatever its count.
+    let mixed = [dense(1), sparse(20, 29), dense(2), sparse(32, 32), sparse(90, 91), dense(1)].concat();
+    let all = vec![(10, 10), (20, 29), (30, 31), (32, 32), (90, 91), (92, 92)];
+    assert_eq!(chunk(10, 0, 100, &mixed), (all, WHOLE));
+    // A sparse first bundle overrides the base, in front of which it may stand or not.
+    for base in [None, Some(0), Some(5), Some(TOP)] {
+        let outcome = chunk_with(Limits::default(), base, 0, 100, &[sparse(7, 9), dense(1)].concat());
+        assert_eq!(outcome, (vec![(7, 9), (10, 10)], WHOLE), "{base:?}");
+    }
+}
+
+#[test]
+fn numbers_never_run_backwards() {
+    let backwards = |seq, low| Err(("first sequence number", F::SeqRange { seq, low, high: TOP - 1 }));
+    assert_eq!(chunk(10, 0, 100, &[dense(3), sparse(13, 13)].concat()), (vec![(10, 12), (13, 13)], WHOLE));
+    assert_eq!(chunk(10, 0, 100, &[dense(3), sparse(12, 13)].concat()), (vec![(10, 12)], backwards(12, 13)));
+    assert_eq!(chunk(10, 0, 100, &[sparse(5, 9), sparse(9, 20)].concat()), (vec![(5, 9)], backwards(9, 10)));
+    // Bundles that are skipped count as well.
+    assert_eq!(chunk(10, 50, 100, &[dense(3), sparse(1, 60)].concat()), (vec![], backwards(1, 13)));
+}
+
+#[test]
+fn a_dense_bundle_needs_a_number_to_count_from() {
+    let nothing = Err(("bundle flags", F::Unexpected { found: 0, expected: 64 }));
+    assert_eq!(chunk_with(Limits::default(), None, 0, 100, &dense(1)), (vec![], nothing));
+    assert_eq!(chunk(0, 0, 100, &dense(1)), (vec![], nothing));
+    let beyond = |seq, high| Err(("sequence number", F::SeqRange { seq, low: 1, high }));
+    assert_eq!(chunk(TOP - 1, 0, TOP, &dense(1)), (vec![(TOP - 1, TOP - 1)], WHOLE));
+    assert_eq!(chunk(TOP - 1, 0, TOP, &dense(2)), (vec![], beyond(TOP - 1, TOP - 2)));
+    assert_eq!(chunk(TOP - 1, 0, TOP, &dense(1).repeat(2)), (vec![(TOP - 1, TOP - 1)], beyond(TOP, TOP - 1)));
+}
+
+#[test]
+fn bundles_below_the_wanted_number_are_passed_over() {
+    let three = dense(3).repeat(3);
+    assert_eq!(chunk(1, 1, 100, &three), (vec![(1, 3), (4, 6), (7, 9)], WHOLE));
+    assert_eq!(chunk(1, 3, 100, &three), (vec![(1, 3), (4, 6), (7, 9)], WHOLE));
+    assert_eq!(chunk(1, 4, 100, &three), (vec![(4, 6), (7, 9)], WHOLE));
+    assert_eq!(chunk(1, 9, 100, &three), (vec![(7, 9)], WHOLE));
+    assert_eq!(chunk(1, 10, 100, &three), (vec![], WHOLE));
+    assert_eq!(chunk(1, TOP - 1, 100, &three), (vec![], WHOLE));
+    // Asked for the tail, whatever comes is wanted.
+    assert_eq!(chunk(1, TOP, 100, &three), (vec![(1, 3), (4, 6), (7, 9)], WHOLE));
+    // A codec without meaning is one also where nothing is wanted; the contents are not looked at.
+    let codec = Err(("bundle codec", F::Unsupported { value: 2 }));
+    assert_eq!(chunk(1, 50, 100, &[3, 1 << 2 | 2, 0, 0]), (vec![], codec));
+    assert_eq!(chunk(1, 50, 100, &[3, 1 << 2 | 1, 0xff, 0xff]), (vec![], WHOLE));
+}
+
+#[test]
+fn nothing_above_the_mark_is_reported() {
+    let three = dense(3).repeat(3);
+    assert_eq!(chunk(1, 1, 9, &three), (vec![(1, 3), (4, 6), (7, 9)], WHOLE));
+    assert_eq!(chunk(1, 1, 8, &three), (vec![(1, 3), (4, 6), (7, 9)], ABOVE));
+    assert_eq!(chunk(1, 1, 7, &three), (vec![(1, 3), (4, 6), (7, 9)], ABOVE));
+    assert_eq!(chunk(1, 1, 6, &three), (vec![(1, 3), (4, 6)], ABOVE));
+    assert_eq!(chunk(1, 1, 1, &three), (vec![(1, 3)], ABOVE));
+    assert_eq!(chunk(1, 1, 0, &three), (vec![], ABOVE));
+    assert_eq!(chunk(1, 1, 14, &[sparse(5, 14), sparse(15, 15)].concat()), (vec![(5, 14)], ABOVE));
+    // What lies behind it is passed over, whatever it is.
+    assert_eq!(chunk(1, 1, 3, &[dense(3), dense(1), vec![0; 9]].concat()), (vec![(1, 3)], ABOVE));
+    assert_eq!(chunk(1, 1, 2, &[dense(3), vec![0; 9]].concat()), (vec![(1, 3)], ABOVE));
+}
+
+#[test]
+fn a_chunk_may_end_inside_its_last_bundle() {
+    let long = [&[0x83, 1, 0, 16][..], &[0; 128]].concat();
+    let packed = [8, 1, 16, 0, 0, 0, 0, 0, 0];
+    let behind = |bytes: &[u8]| chunk(1, 1, 100, &[&dense(2), bytes].concat());
+    // In its length: how long it is nobody knows.
+    assert_eq!(behind(&long[..1]), (vec![(1, 2)], CUT_LENGTH));
+    assert_eq!(behind(&[0xff, 0xff, 0xff, 0xff]), (vec![(1, 2)], CUT_LENGTH));
+    // In its header, behind it, and in its set.
+    assert_eq!(behind(&long[..2]), (vec![(1, 2)], cut(133)));
+    assert_eq!(behind(&long[..3]), (vec![(1, 2)], cut(133)));
+    assert_eq!(behind(&long[..4]), (vec![(1, 2), (3, 18)], cut(133)));
+    assert_eq!(behind(&long[..20]), (vec![(1, 2), (3, 18)], cut(133)));
+    assert_eq!(behind(&sparse(9, 11)[..10]), (vec![(1, 2)], cut(15)));
+    assert_eq!(behind(&sparse(9, 11)[..11]), (vec![(1, 2), (9, 11)], cut(15)));
+    // Of what is compressed nothing can be had.
+    assert_eq!(behind(&packed[..8]), (vec![(1, 2)], cut(9)));
+    // Below the wanted number it only tells its length.
+    assert_eq!(chunk(1, 50, 100, &long[..20]), (vec![], cut(133)));
+    // At the mark it is as good as whole, across it the cut comes first.
+    assert_eq!(chunk(1, 1, 0, &long[..20]), (vec![], ABOVE));
+    assert_eq!(chunk(1, 1, 5, &long[..20]), (vec![(1, 16)], cut(133)));
+    // What no byte that is missing can mend is an error.
+    assert_eq!(behind(&[0]).1, Err(("bundle length", F::Undefined { value: 0 })));
+    assert_eq!(behind(&[9, 1 << 7]).1, Err(("bundle flags", F::Unsupported { value: 0x80 })));
+    assert_eq!(behind(&[9, 3]).1, Err(("bundle codec", F::Unsupported { value: 3 })));
+    assert_eq!(behind(&[9, 0, 0]).1, Err(("message count", F::Undefined { value: 0 })));
+}
+
+#[test]
+fn the_last_byte_of_a_chunk_makes_the_difference() {
+    let bundle = dense(3);
+    for len in 1..bundle.len() {
+        let (bundles, end) = chunk(1, 1, 100, &bundle[..len]);
+        assert_eq!((bundles.len(), end), (usize::from(len > 1), cut(8)), "{len} of {}", bundle.len());
+    }
+    assert_eq!(chunk(1, 1, 100, &bundle), (vec![(1, 3)], WHOLE));
+    // One byte more is the length of the next one.
+    assert_eq!(chunk(1, 1, 100, &[&bundle[..], &[1]].concat()), (vec![(1, 3)], cut(2)));
+}
+
+#[test]
+fn lengths_and_headers_stay_inside_their_containers() {
+    let one = |bytes: &[u8]| chunk(1, 1, 100, bytes).1;
+    assert_eq!(one(&[0]), Err(("bundle length", F::Undefined { value: 0 })));
+    assert_eq!(one(&[0x80, 0]), Err(("bundle length", F::Undefined { value: 0 })));
+    assert_eq!(one(&[0xff, 0xff, 0xff, 0xff, 0x10]), Err(("bundle length", F::Varint)));
+    assert_eq!(one(&[0x80, 0x80, 0x80, 0x80, 0x80]), Err(("bundle length", F::Varint)));
+    assert_eq!(one(&[0x83, 0x80, 0, 1 << 2, 2, 0]), WHOLE, "more bytes than it needs");
+    let short = |field, needed, left| Err((field, F::Short { needed, left }));
+    assert_eq!(one(&[1, 0, 16]), short("message count", 1, 0));
+    assert_eq!(one(&[2, 0, 0x80, 1]), short("message count", 2, 1));
+    assert_eq!(one(&[5, 1 << 6 | 1 << 2, 1, 0, 0, 0, 0, 0, 0, 0]), short("first sequence number", 8, 4));
+    assert_eq!(one(&[9, 1 << 6 | 2 << 2, 1, 0, 0, 0, 0, 0, 0, 0, 5, 5]), short("last delta", 1, 0));
+}
+
+#[test]
+fn limits_hold_for_bundles() {
+    let with = |limits, chunk: &[u8]| chunk_with(limits, Some(1), 1, 100, chunk);
+    let over = |field, claimed, limit| Err((field, F::OverLimit { claimed, limit }));
+    let limits = || Limits::default().bundle(7).messages(3);
+    assert_eq!(with(limits(), &dense(3)), (vec![(1, 3)], WHOLE));
+    assert_eq!(with(limits().bundle(6), &dense(3)), (vec![], over("bundle length", 7, 6)));
+    assert_eq!(with(limits().messages(2), &dense(3)), (vec![], over("message count", 3, 2)));
+    // What is only passed over may be long; what is cut has to be asked for again, and is refused then.
+    assert_eq!(chunk_with(limits().bundle(6), Some(1), 4, 100, &dense(3)), (vec![], WHOLE));
+    assert_eq!(with(limits().bundle(6), &dense(3)[..6]), (vec![(1, 3)], cut(8)));
+}
+
+#[test]
+fn answers_come_in_the_order_of_the_request() {
+    let asked = request(5, &[("a", &[(3, 1), (1, 1)]), ("gone", &[(0, 1), (9, 1)]), ("b", &[(0, 1)])]);
+    let one = dense(1);
+    let unknown = PartitionAnswer::UnknownTopic;
+    let bytes = answer(
+        5,
+        &[
+            ("a", &[(3, data(Some(1), 9, one.len())), (1, PartitionAnswer::NoLeader)]),
+            ("gone", &[(0, unknown), (9, unknown)]),
+            ("b", &[(0, data(Some(7), 9, one.len()))]),
+        ],
+        &one.repeat(2),
+    );
+    let mut decoder = FetchDecoder::new(Limits::default());
+    decoder.expect(asked.clone());
+    let (seen, result) = events(&mut decoder, &bytes);
+    assert_eq!(result, Ok(HEADER_LEN));
+    let answers = seen.iter().filter_map(|event| match event {
+        Event::Partition { slot, answer } => Some((*slot, *answer)),
+        _ => None,
+    });
+    let all =
+        [data(Some(1), 9, 4), PartitionAnswer::NoLeader, unknown, unknown, data(Some(7), 9, 4)].into_iter().enumerate();
+    assert!(answers.eq(all));
+    let chunks = seen.iter().filter_map(|event| match event {
+        Event::Bundle(bundle) => Some((bundle.slot, bundle.first)),
+        Event::ChunkEnd { slot, end: ChunkEnd::Whole } => Some((*slot, 0)),
+        _ => None,
+    });
+    assert_eq!(chunks.collect::<Vec<_>>(), [(0, 1), (0, 0), (4, 7), (4, 0)]);
+    assert_eq!((&seen[0], &seen[10]), (&Event::Response { request_id: 5 }, &Event::End { request_id: 5 }));
+
+    // Anything else is refused, and said to be.
+    let refused = |topics: &[(&str, &[(u16, PartitionAnswer)])]| {
+        let mut decoder = FetchDecoder::new(Limits::default());
+        decoder.expect(asked.clone());
+        let e = events(&mut decoder, &answer(5, topics, &[])).1.unwrap_err();
+        (e.field(), e.fault())
+    };
+    let none = PartitionAnswer::NoLeader;
+    let (a, gone): (&[_], &[_]) = (&[(3, none), (1, none)], &[(0, none), (9, none)]);
+    let unexpected = |found, expected| F::Unexpected { found, expected };
+    assert_eq!(refused(&[("a", a), ("gone", gone)]), ("topic count", unexpected(2, 3)));
+    assert_eq!(
+        refused(&[("a", a), ("gone", gone), ("b", &[(0, none)]), ("c", &[])]),
+        ("topic count", unexpected(4, 3))
+    );
+    assert_eq!(refused(&[("a", a), ("b", &[(0, none)]), ("gone", gone)]), ("topic name", F::Name));
+    assert_eq!(refused(&[("a", a), ("a", a), ("b", &[(0, none)])]), ("topic name", F::Name));
+    assert_eq!(refused(&[("a", &a[..1]), ("gone", gone), ("b", &[(0, none)])]), ("partition count", unexpected(1, 2)));
+    let swapped = [(1, none), (3, none)];
+    assert_eq!(refused(&[("a", &swapped), ("gone", gone), ("b", &[(0, none)])]), ("partition id", unexpected(1, 3)));
+    let twice = [(3, none), (3, none)];
+    assert_eq!(refused(&[("a", &twice), ("gone", gone), ("b", &[(0, none)])]), ("partition id", unexpected(3, 1)));
+}
+
+#[test]
+fn frames_and_headers_are_measured() {
+    let good = answer(5, &[("t", &[(0, PartitionAnswer::SystemError)])], &[]);
+    let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        change(&mut bytes);
+        let mut decoder = FetchDecoder::new(Limits::default().fetch_frame(1000).fetch_header(100));
+        decoder.expect(request(4, &[("t", &[(0, 0)])]));
+        decoder.expect(request(5, &[("t", &[(0, 0)])]));
+        let e = events(&mut decoder, &bytes).1.unwrap_err();
+        assert_eq!(decoder.outstanding().len(), 2);
+        (e.field(), e.fault())
+    };
+    let put = |bytes: &mut Vec<u8>, at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    let (frame, header) = (good.len() as u64 - 5, good.len() as u64 - 9);
+    let unexpected = |found, expected| F::Unexpected { found, expected };
+    let over = |claimed, limit| F::OverLimit { claimed, limit };
+    assert_eq!(refused(&|b| b[0] = 1), ("message id", unexpected(1, 2)));
+    assert_eq!(refused(&|b| b[0] = 4), ("message id", F::Undefined { value: 4 }));
+    assert_eq!(refused(&|b| put(b, 1, 1001)), ("frame length", over(1001, 1000)));
+    assert_eq!(refused(&|b| put(b, 1, u32::MAX)), ("frame length", over(u32::MAX.into(), 1000)));
+    assert_eq!(refused(&|b| put(b, 1, 7)), ("header length", F::Short { needed: 8, left: 7 }));
+    assert_eq!(
+        refused(&|b| put(b, 5, header as u32 + 1)),
+        ("header length", F::Short { needed: frame + 1, left: frame })
+    );
+    let wraps = F::Short { needed: (1 << 32) + 3, left: frame };
+    assert_eq!(refused(&|b| put(b, 5, u32::MAX)), ("header length", wraps));
+    assert_eq!(refused(&|b| put(b, 5, 3)), ("header length", F::Short { needed: 4, left: 3 }));
+    assert_eq!(refused(&|b| put(b, 5, 4)), ("topic count", F::Short { needed: 1, left: 0 }));
+    assert_eq!(refused(&|b| put(b, 5, header as u32 - 1)), ("err_flags", F::Short { needed: 1, left: 0 }));
+    let long = |b: &mut Vec<u8>| {
+        put(b, 1, 200);
+        put(b, 5, 101);
+    };
+    assert_eq!(refused(&long), ("header length", over(101, 100)));
+    assert_eq!(refused(&|b| put(b, 9, 6)), ("request id", unexpected(6, 4)));
+    // A byte more in the payload, then in the header.
+    let spare = |b: &mut Vec<u8>| {
+        put(b, 1, frame as u32 + 1);
+        b.push(0);
+    };
+    assert_eq!(refused(&spare), ("answer", F::Spare { extra: 1 }));
+    assert_eq!(
+        refused(&|b| {
+            spare(b);
+            put(b, 5, header as u32 + 1)
+        }),
+        ("answer header", F::Spare { extra: 1 })
+    );
+    assert_eq!(refused(&|b| *b = vec![3, 101, 0, 0, 0]), ("frame length", over(101, 100)));
+}
+
+#[test]
+fn err_flags_that_nobody_sends() {
+    let bytes = answer(5, &[("t", &[(7, PartitionAnswer::SystemError)])], &[]);
+    let decode = |flags| {
+        let mut decoder = FetchDecoder::new(Limits::default());
+        decoder.expect(request(5, &[("t", &[(7, 0)])]));
+        let mut bytes = bytes.clone();
+        *bytes.last_mut().unwrap() = flags;
+        events(&mut decoder, &bytes).1
+    };
+    for flags in 0..=0xffu8 {
+        match flags {
+            0xfb | 0xfd | 0xff => assert_eq!(decode(flags), Ok(HEADER_LEN)),
+            0x00 | 0x01 | 0xfc | 0xfe => assert!(matches!(decode(flags).unwrap_err().fault(), F::Short { .. })),
+            _ => {
+                let e = decode(flags).unwrap_err();
+                assert_eq!((e.field(), e.fault()), ("err_flags", F::Undefined { value: flags.into() }));
+                assert_eq!(e.partition(), Some(("t", 7)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_boundary_fault_has_no_chunk() {
+    let fault = PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 3 };
+    let decode = |len: u32| {
+        let mut decoder = FetchDecoder::new(Limits::default());
+        decoder.expect(request(5, &[("t", &[(7, 50)])]));
+        let mut bytes = answer(5, &[("t", &[(7, fault)])], &[]);
+        let field = bytes.len() - 12;
+        bytes[field..field + 4].copy_from_slice(&len.to_le_bytes());
+        let (seen, result) = events(&mut decoder, &bytes);
+        (seen.get(1).cloned(), result.map_err(|e| (e.field(), e.fault())))
+    };
+    assert_eq!(decode(0), (Some(Event::Partition { slot: 0, answer: fault }), Ok(HEADER_LEN)));
+    let unexpected = F::Unexpected { found: 1, expected: 0 };
+    assert_eq!(decode(1), (None, Err(("chunk length of a boundary fault", unexpected))));
+}
+
+#[test]
+fn the_chunks_use_the_payload_up() {
+    let one = dense(1);
+    let decode = |first: usize, second: u32, chunks: &[u8]| {
+        let mut decoder = FetchDecoder::new(Limits::default());
+        decoder.expect(request(5, &[("t", &[(0, 0), (1, 0)])]));
+        let answers = [(0, data(Some(1), 9, first)), (1, data(Some(1), 9, 0))];
+        let mut bytes = answer(5, &[("t", &answers)], chunks);
+        // Lengths that an encoder refuses to lie about.
+        let field = bytes.len() - chunks.len() - 4;
+        bytes[field..field + 4].copy_from_slice(&second.to_le_bytes());
+        let payload = bytes.len() as u32 - 5;
+        bytes[1..5].copy_from_slice(&payload.to_le_bytes());
+        events(&mut decoder, &bytes).1.map_err(|e| (e.field(), e.fault()))
+    };
+    let short = |needed, left| Err(("chunk length", F::Short { needed, left }));
+    assert_eq!(decode(4, 4, &one.repeat(2)), Ok(HEADER_LEN));
+    assert_eq!(decode(4, 5, &one.repeat(2)), short(9, 8));
+    assert_eq!(decode(4, 3, &one.repeat(2)), Err(("answer", F::Spare { extra: 1 })));
+    assert_eq!(decode(0, 0, &one), Err(("answer", F::Spare { extra: 4 })));
+    // In 32 bits they would add up to what is there.
+    assert_eq!(decode(8, u32::MAX - 3, &one), short((1 << 32) + 4, 4));
+}
+
+#[test]
+fn pings_stand_between_frames_and_are_passed_over() {
+    let bytes = answer(5, &[("t", &[(0, PartitionAnswer::NoLeader)])], &[]);
+    let mut decoder = FetchDecoder::new(Limits::default());
+    assert_eq!(decoder.step(&PING.repeat(3)), Ok((15, Step::Need(HEADER_LEN))));
+    assert_eq!(decoder.step(&[3, 2, 0, 0, 0, 9]), Ok((6, Step::Need(1))));
+    decoder.expect(request(5, &[("t", &[(0, 0)])]));
+    let (seen, result) = events(&mut decoder, &[&[9][..], &PING, &bytes, &PING].concat());
+    assert_eq!((seen.len(), result), (3, Ok(HEADER_LEN)));
+}
+
+#[test]
+fn requests_are_answered_in_any_order_and_once() {
+    let bytes = |id| answer(id, &[("t", &[(0, PartitionAnswer::NoLeader)])], &[]);
+    let mut decoder = FetchDecoder::new(Limits::default());
+    (1..=3).for_each(|id| decoder.expect(request(id, &[("t", &[(0, 0)])])));
+    let (seen, result) = events(&mut decoder, &[bytes(3), bytes(1), bytes(3)].concat());
+    let ends = seen.iter().filter(|event| matches!(event, Event::End { .. }));
+    assert_eq!(ends.collect::<Vec<_>>(), [&Event::End { request_id: 3 }, &Event::End { request_id: 1 }]);
+    let e = result.unwrap_err();
+    assert_eq!((e.field(), e.fault()), ("request id", F::Unexpected { found: 3, expected: 2 }));
+    assert_eq!(decoder.step(&bytes(2)), Err(e), "an error is not got over");
+    assert_eq!(decoder.outstanding().len(), 1);
+}

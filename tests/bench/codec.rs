@@ -1,0 +1,196 @@
+//! The wire format in memory: decoding beside a bare loop over the same bytes, encoding, varints.
+//!
+//! ```sh
+//! cargo bench --bench codec
+//! ```
+
+#[path = "../../examples/common/sets.rs"]
+mod sets;
+
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use sets::Set;
+use tank_client::protocol::Limits;
+use tank_client::protocol::bundle::{BundleBuilder, Codec, Entry, RawMessage};
+use tank_client::protocol::fetch::{
+    FetchHeader, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, TopicAnswer,
+};
+use tank_client::protocol::stream::{Event, FetchDecoder, Step};
+use tank_client::protocol::varint;
+
+/// About how many bytes of messages an answer holds.
+const ANSWER: usize = 8 << 20;
+const SETS: [&str; 5] = ["plain100", "snappy100", "plain1k", "snappy1k", "single100"];
+
+fn main() {
+    divan::main();
+}
+
+/// An answer to `request` with nothing but bundles of one set.
+struct Answer {
+    request: FetchRequest,
+    bytes: Vec<u8>,
+    chunk: usize,
+    messages: u64,
+    payload: u64,
+}
+
+fn answer(name: &str) -> Answer {
+    let set = Set::named(name).expect("a set of that name");
+    let bundles = set.bundles();
+    let mut chunk = Vec::new();
+    let mut count = 0;
+    while count * set.payload < ANSWER {
+        let bundle = &bundles[count / set.count as usize % bundles.len()];
+        varint::encode(bundle.len() as u32, &mut chunk);
+        chunk.extend_from_slice(bundle);
+        count += set.count as usize;
+    }
+    let wanted = FetchPartition { partition: 0, seq: 1, fetch_size: 1 << 20 };
+    let request = FetchRequest {
+        client_version: 2,
+        request_id: 1,
+        client_id: "bench".into(),
+        max_wait_ms: 0,
+        min_bytes: 0,
+        flags: 0,
+        topics: vec![FetchTopic { name: name.into(), partitions: vec![wanted] }],
+    };
+    let data = PartitionAnswer::Data { base: Some(1), high_water_mark: count as u64, len: chunk.len() as u32 };
+    let topic = TopicAnswer { name: name.into(), partitions: vec![(0, data)], known: true };
+    let mut bytes = Vec::new();
+    FetchHeader { request_id: 1, topics: vec![topic] }.encode(&mut bytes).expect("a header that fits");
+    let head = bytes.len();
+    bytes.extend_from_slice(&chunk);
+    Answer { request, bytes, chunk: head, messages: count as u64, payload: (count * set.payload) as u64 }
+}
+
+/// What every way of reading does with a message.
+fn touch(sum: u64, payload: &[u8], timestamp_ms: u64) -> u64 {
+    sum.wrapping_add(u64::from(payload.first().copied().unwrap_or(0))).wrapping_add(timestamp_ms + payload.len() as u64)
+}
+
+#[divan::bench(args = SETS)]
+fn decode(bencher: Bencher<'_, '_>, set: &str) {
+    let answer = answer(set);
+    let limits = Limits::default();
+    let (mut entries, mut scratch): (Vec<Entry>, Vec<u8>) = (Vec::new(), Vec::new());
+    let mut snappy = snap_decoder();
+    bencher.counter(ItemsCount::new(answer.messages)).counter(BytesCount::new(answer.payload)).bench_local(|| {
+        let mut decoder = FetchDecoder::new(limits.clone());
+        decoder.expect(answer.request.clone());
+        let (mut at, mut sum) = (0, 0);
+        loop {
+            let input = &answer.bytes[at..];
+            let (used, step) = decoder.step(input).expect("a good answer");
+            at += used;
+            match step {
+                Step::Event(Event::Bundle(bundle)) => {
+                    let set = &input[bundle.set.clone()];
+                    let bytes = match bundle.codec {
+                        Codec::None => set,
+                        Codec::Snappy => {
+                            let len = bundle.decompress(&mut snappy, set, &limits, &mut scratch).expect("good data");
+                            &scratch[..len]
+                        }
+                    };
+                    entries.clear();
+                    bundle.decode(bytes, &mut entries).expect("good data");
+                    sum =
+                        entries.iter().fold(sum, |sum, entry| touch(sum, &bytes[entry.payload()], entry.timestamp_ms));
+                }
+                Step::Event(Event::End { .. }) => return black_box(sum),
+                Step::Event(_) => {}
+                Step::Need(n) => panic!("{n} bytes short"),
+            }
+        }
+    });
+}
+
+fn snap_decoder() -> snap::raw::Decoder {
+    snap::raw::Decoder::new()
+}
+
+/// The least that reading a dense bundle takes: no limits, no checks but the language's own.
+#[divan::bench(args = SETS)]
+fn bare_loop(bencher: Bencher<'_, '_>, set: &str) {
+    let answer = answer(set);
+    let mut scratch = vec![0; 1 << 20];
+    let mut snappy = snap_decoder();
+    bencher.counter(ItemsCount::new(answer.messages)).counter(BytesCount::new(answer.payload)).bench_local(|| {
+        let chunk = &answer.bytes[answer.chunk..];
+        let (mut at, mut sum) = (0, 0);
+        while at < chunk.len() {
+            let end = bare_varint(chunk, &mut at) + at;
+            let flags = chunk[at];
+            at += 1;
+            let count = match usize::from(flags >> 2 & 15) {
+                0 => bare_varint(chunk, &mut at),
+                small => small,
+            };
+            let set = match flags & 3 {
+                0 => &chunk[at..end],
+                _ => {
+                    let len = snappy.decompress(&chunk[at..end], &mut scratch).expect("good data");
+                    &scratch[..len]
+                }
+            };
+            at = end;
+            let (mut q, mut timestamp_ms) = (0, 0);
+            for _ in 0..count {
+                let flags = set[q];
+                q += 1;
+                if flags & 2 == 0 {
+                    timestamp_ms = u64::from_le_bytes(set[q..q + 8].try_into().expect("eight bytes"));
+                    q += 8;
+                }
+                if flags & 1 != 0 {
+                    q += 1 + usize::from(set[q]);
+                }
+                let len = bare_varint(set, &mut q);
+                sum = touch(sum, &set[q..q + len], timestamp_ms);
+                q += len;
+            }
+        }
+        black_box(sum)
+    });
+}
+
+fn bare_varint(bytes: &[u8], at: &mut usize) -> usize {
+    let (mut value, mut shift) = (0, 0);
+    loop {
+        let byte = bytes[*at];
+        *at += 1;
+        value |= usize::from(byte & 127) << shift;
+        if byte < 128 {
+            return value;
+        }
+        shift += 7;
+    }
+}
+
+#[divan::bench(args = SETS)]
+fn encode(bencher: Bencher<'_, '_>, set: &str) {
+    let set = Set::named(set).expect("a set of that name");
+    let payload = vec![b'x'; set.payload];
+    let message = RawMessage { timestamp_ms: 1_700_000_000_000, key: None, payload: &payload };
+    let (mut builder, mut out) = (BundleBuilder::new(), Vec::new());
+    bencher.counter(ItemsCount::new(set.count)).bench_local(|| {
+        out.clear();
+        for _ in 0..set.count {
+            builder.push(black_box(&message)).expect("a message that fits");
+        }
+        builder.finish(set.compression, &mut out).expect("a bundle that fits");
+        black_box(out.len())
+    });
+}
+
+#[divan::bench(args = [1, 200, 20_000, 3_000_000, u32::MAX])]
+fn varints(bencher: Bencher<'_, '_>, value: u32) {
+    let mut bytes = Vec::new();
+    (0..1000).for_each(|_| varint::encode(value, &mut bytes));
+    bencher.counter(ItemsCount::new(1000u32)).bench_local(|| {
+        let mut cursor = tank_client::protocol::cursor::Cursor::new(black_box(&bytes), 0);
+        (0..1000).fold(0u32, |sum, _| sum ^ cursor.varint("number").expect("a varint"))
+    });
+}

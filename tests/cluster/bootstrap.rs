@@ -1,0 +1,107 @@
+//! The brokers a client begins with, one or several, up or down.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use tank_client::broker::{Broker, Fault};
+use tank_client::{Client, Error, Record};
+
+use crate::common::watch::{timed, within};
+use crate::support::{addrs, all, append, nobody, orders, quick, silent, take};
+
+/// However many brokers say nothing, connecting takes no longer than it may.
+#[test]
+fn silent_brokers_share_the_time_to_connect() {
+    within(60, || {
+        let budget = Duration::from_millis(600);
+        let silent: Vec<_> = (0..4).map(|_| silent()).collect();
+        let list = silent.iter().map(|(_, addr)| addr.as_str()).collect::<Vec<_>>().join(",");
+        let (e, took) = timed(|| Client::builder().connect_timeout(budget).connect(&list).unwrap_err());
+        assert!(took >= budget * 9 / 10 && took < 2 * budget, "{took:?}");
+        let text = e.source().unwrap().to_string();
+        for (_, addr) in &silent {
+            assert!(text.contains(&format!("{addr}: nothing within ")), "{text}");
+        }
+        // The last one has what the others left.
+        let broker = Broker::start().unwrap();
+        broker.inject(Fault::LatePing(budget / 2));
+        let list = format!("{},{},{}", nobody(), nobody(), broker.addr());
+        Client::builder().connect_timeout(budget).connect(&list).unwrap();
+    });
+}
+
+#[test]
+fn all_brokers_down_and_back_again() {
+    within(60, || {
+        let (cluster, _) = orders(3, 3);
+        let budget = Duration::from_secs(2);
+        let client = quick().connect_timeout(budget).retry_timeout(Duration::ZERO).connect(&addrs(&cluster)).unwrap();
+        (0..3).for_each(|p| append(&cluster, p, 1, 5));
+        cluster.nodes().iter().for_each(Broker::stop);
+        let (errors, took) = timed(|| {
+            [
+                quick().connect_timeout(budget).connect(&addrs(&cluster)).unwrap_err(),
+                client.subscribe(all()).unwrap_err(),
+                client.partitions("orders").unwrap_err(),
+                client.topics().unwrap_err(),
+                client.ping().unwrap_err(),
+            ]
+        });
+        assert!(took < budget, "{took:?}");
+        for e in errors {
+            assert!(matches!(e, Error::Connect { .. }) && e.is_retryable(), "{e:?}");
+            let text = e.source().unwrap().to_string();
+            for addr in cluster.addrs() {
+                assert!(text.contains(&format!("{addr}: cannot connect to {addr}: ")), "{text}");
+            }
+        }
+        let e = client.publish("orders", 0, &[Record::new(b"6")]).unwrap_err();
+        assert!(matches!(e, Error::Connect { .. }), "{e:?}");
+        cluster.nodes().iter().for_each(|node| node.restart().unwrap());
+        assert_eq!(take(&mut client.subscribe(all().stop_at_end()).unwrap(), 15).len(), 3);
+        client.publish("orders", 0, &[Record::new(b"6")]).unwrap();
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// Leaders that were heard of are asked too, once the one broker that was given is gone.
+#[test]
+fn one_broker_is_enough_to_begin_with() {
+    within(60, || {
+        let (cluster, _) = orders(3, 3);
+        let client = quick().connect(&cluster.node(0).addr().to_string()).unwrap();
+        let mut iter = client.subscribe(all()).unwrap();
+        (0..3).for_each(|p| append(&cluster, p, 1, 5));
+        take(&mut iter, 15);
+        cluster.node(0).stop();
+        cluster.fail_over(0);
+        (0..3).for_each(|p| append(&cluster, p, 6, 9));
+        assert_eq!(take(&mut iter, 12).len(), 3);
+        assert_eq!(client.partitions("orders").unwrap().len(), 3);
+        client.publish("orders", 0, &[Record::new(b"10")]).unwrap();
+        assert_eq!(take(&mut iter, 1), [(0, vec![10])].into());
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+#[test]
+fn every_broker_is_as_good_to_begin_with() {
+    within(60, || {
+        let (cluster, _) = orders(3, 7);
+        (0..7).for_each(|p| append(&cluster, p, 1, 3));
+        for node in cluster.nodes() {
+            let client = quick().connect(&node.addr().to_string()).unwrap();
+            let marks: Vec<_> = client.partitions("orders").unwrap();
+            assert!(marks.iter().all(|p| (p.first_available, p.high_water_mark) == (1, 3)) && marks.len() == 7);
+            let mut iter = client.subscribe(all().stop_at_end()).unwrap();
+            assert_eq!(take(&mut iter, 21).len(), 7);
+            assert!(iter.next().is_none());
+            // Leaders are known from then on.
+            cluster.nodes().iter().for_each(Broker::forget_requests);
+            let mut iter = client.subscribe(all().stop_at_end()).unwrap();
+            assert_eq!((&mut iter).count(), 21);
+            assert_eq!(iter.stats().redirects, 0);
+        }
+        assert_eq!(cluster.killed_by(), None);
+    });
+}

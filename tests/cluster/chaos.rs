@@ -1,0 +1,200 @@
+//! Everything at once: nodes that die, hang and come back, leaders that move, connections that break, while records are
+//! published and followed.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tank_client::broker::{Broker, Cluster, Fault as Injected};
+use tank_client::protocol::frame::Kind;
+use tank_client::{Client, Error, Fault, Record, Start, Subscription};
+
+use crate::common::rng::{Rng, seeded};
+use crate::common::watch::within;
+use crate::support::{addrs, quick};
+
+const PARTITIONS: u16 = 12;
+const PUBLISHERS: u16 = 3;
+const FOLLOWERS: u64 = 2;
+
+#[test]
+fn nothing_is_lost_or_delivered_twice() {
+    within(240, || seeded(2, |rng| storm(rng, Duration::from_secs(4))));
+}
+
+#[test]
+#[ignore = "takes ten minutes"]
+fn nothing_is_lost_or_delivered_twice_for_long() {
+    within(3600, || seeded(20, |rng| storm(rng, Duration::from_secs(30))));
+}
+
+/// What all threads share.
+struct Sea {
+    cluster: Cluster,
+    /// Acknowledged numbers of each partition.
+    stored: Vec<AtomicU64>,
+    /// Nothing more is published.
+    over: AtomicBool,
+}
+
+fn storm(rng: &mut Rng, time: Duration) {
+    let cluster = Broker::cluster(3).unwrap();
+    cluster.create_topic("orders", PARTITIONS);
+    let stored = (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect();
+    let sea = Arc::new(Sea { cluster, stored, over: AtomicBool::new(false) });
+    let calm = Arc::new(AtomicBool::new(false));
+    let done = Arc::new(Barrier::new(usize::from(PUBLISHERS) + 1));
+    let mut threads = Vec::new();
+    for first in 0..PUBLISHERS {
+        let (sea, mut rng, calm, done) = (sea.clone(), Rng::new(rng.next()), calm.clone(), done.clone());
+        threads.push(thread::spawn(move || {
+            publish(&sea, &mut rng, first, &calm);
+            done.wait();
+        }));
+    }
+    for _ in 0..FOLLOWERS {
+        let (sea, mut rng) = (sea.clone(), Rng::new(rng.next()));
+        threads.push(thread::spawn(move || follow(&sea, &mut rng)));
+    }
+    weather(&sea.cluster, rng, time);
+    calm.store(true, Ordering::SeqCst);
+    // A publisher that failed never gets here; the watchdog and its panic tell.
+    done.wait();
+    sea.over.store(true, Ordering::SeqCst);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for (partition, stored) in (0..).zip(&sea.stored) {
+        assert_eq!(sea.cluster.node(0).high_water_mark("orders", partition), stored.load(Ordering::SeqCst));
+    }
+    let total: u64 = sea.stored.iter().map(|stored| stored.load(Ordering::SeqCst)).sum();
+    println!("{total} records");
+    assert!(total > 100, "{total} records are no test");
+    assert_eq!(sea.cluster.killed_by(), None);
+}
+
+fn client(cluster: &Cluster) -> Client {
+    let soon = Duration::from_millis(500);
+    let builder = quick().connect_timeout(soon).io_timeout(soon).ack_timeout(soon / 2);
+    builder.retry_timeout(Duration::from_secs(60)).connect(&addrs(cluster)).unwrap()
+}
+
+/// Publishes to every third partition, each record under its own number, until all is calm.
+fn publish(sea: &Sea, rng: &mut Rng, first: u16, calm: &AtomicBool) {
+    let client = client(&sea.cluster);
+    while !calm.load(Ordering::SeqCst) {
+        let partition = first + PUBLISHERS * rng.below(usize::from(PARTITIONS / PUBLISHERS)) as u16;
+        let stored = &sea.stored[usize::from(partition)];
+        let next = stored.load(Ordering::SeqCst) + 1;
+        let numbers: Vec<u64> = (next..=next + rng.below(20) as u64).collect();
+        let payloads: Vec<String> = numbers.iter().map(|n| format!("{partition}:{n}")).collect();
+        let records: Vec<_> = numbers.iter().zip(&payloads).map(|(&n, p)| (n, Record::new(p.as_bytes()))).collect();
+        loop {
+            match client.publish_at("orders", partition, &records) {
+                // Numbers make it safe to try again: those that are there already are refused.
+                Ok(()) | Err(Error::Broker { fault: Fault::SeqNotAbove { .. }, .. }) => break,
+                Err(e) if e.is_retryable() || matches!(e, Error::OutcomeUnknown { .. }) => {}
+                Err(e) => panic!("{e:?}"),
+            }
+        }
+        stored.store(numbers[numbers.len() - 1], Ordering::SeqCst);
+    }
+}
+
+/// Reads every partition to its last record, leaving and resuming by position now and then.
+fn follow(sea: &Sea, rng: &mut Rng) {
+    let client = client(&sea.cluster);
+    let mut next = vec![1; usize::from(PARTITIONS)];
+    let is_through = |next: &[u64]| {
+        sea.over.load(Ordering::SeqCst)
+            && next.iter().zip(&sea.stored).all(|(&next, stored)| next > stored.load(Ordering::SeqCst))
+    };
+    while !is_through(&next) {
+        let at = |partition: u16| Start::At(next[usize::from(partition)]);
+        let one = Subscription::partition("orders", 0).from(at(0));
+        let subscription = (1..PARTITIONS).fold(one, |all, p| all.and_partition("orders", p, at(p)));
+        let mut iter = match client.subscribe(subscription.max_wait(Duration::from_millis(200))) {
+            Ok(iter) => iter,
+            Err(e) if e.is_retryable() => continue,
+            Err(e) => panic!("{e:?}"),
+        };
+        let leave = rng.between(1, 2000);
+        for _ in 0..leave {
+            if let Some(message) = iter.next_timeout(Duration::from_millis(100)).unwrap() {
+                let next = &mut next[usize::from(message.partition())];
+                assert_eq!(
+                    (message.seq(), message.payload()),
+                    (*next, format!("{}:{next}", message.partition()).as_bytes())
+                );
+                *next += 1;
+            } else if is_through(&next) {
+                break;
+            }
+        }
+        for (partition, next) in (0..).zip(&mut next) {
+            assert_eq!(iter.position("orders", partition), Some(*next));
+        }
+    }
+}
+
+/// Brings one trouble after the other over the cluster, and ends with none.
+fn weather(cluster: &Cluster, rng: &mut Rng, time: Duration) {
+    let end = Instant::now() + time;
+    let mut down: Option<(usize, bool)> = None;
+    while Instant::now() < end {
+        thread::sleep(Duration::from_millis(rng.between(5, 150) as u64));
+        let node = rng.below(3);
+        match down {
+            Some((gone, noticed)) => match rng.below(4) {
+                0 if !noticed => {
+                    cluster.fail_over(gone);
+                    down = Some((gone, true));
+                }
+                1 => {
+                    revive(cluster, gone);
+                    down = None;
+                }
+                _ => {}
+            },
+            None => match rng.below(10) {
+                0 | 1 => {
+                    cluster.node(node).stop();
+                    down = Some((node, false));
+                }
+                2 => {
+                    cluster.stop_in_order(node);
+                    down = Some((node, false));
+                }
+                3 => {
+                    cluster.node(node).pause();
+                    down = Some((node, false));
+                }
+                4 => cluster.node(node).disconnect_all(),
+                5 => cluster.node(node).inject(Injected::ResetAfter(rng.below(3000) as u64)),
+                6 => cluster.node(node).inject(Injected::CutAfter(rng.below(3000) as u64)),
+                7 => cluster.node(node).inject(Injected::LoseAnswer(Kind::Produce)),
+                8 => cluster.set_leader("orders", rng.below(usize::from(PARTITIONS)) as u16, None),
+                _ => (0..PARTITIONS).for_each(|p| {
+                    if rng.one_in(3) {
+                        cluster.set_leader("orders", p, Some(rng.below(3)));
+                    }
+                }),
+            },
+        }
+    }
+    if let Some((gone, _)) = down {
+        revive(cluster, gone);
+    }
+    cluster.nodes().iter().for_each(Broker::clear_faults);
+    (0..PARTITIONS).for_each(|p| cluster.set_leader("orders", p, Some(rng.below(3))));
+}
+
+/// Brings a node back, and gives partitions that lost their leaders new ones.
+fn revive(cluster: &Cluster, node: usize) {
+    cluster.node(node).resume();
+    cluster.node(node).restart().unwrap();
+    for partition in 0..PARTITIONS {
+        if cluster.leader("orders", partition).is_none() {
+            cluster.set_leader("orders", partition, Some(node));
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Clusters: who leads, who redirects, who is gone, and what of it callers notice.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bootstrap;
+mod chaos;
+mod fail_over;
+mod leaders;
+mod publishing;
+mod several;
+mod support;

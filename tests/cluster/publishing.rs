@@ -1,0 +1,165 @@
+//! Publishing and asking in a cluster.
+
+use std::time::Duration;
+
+use tank_client::broker::{Broker, Fault as Injected};
+use tank_client::protocol::frame::Kind;
+use tank_client::protocol::produce::ProduceCode;
+use tank_client::{Acks, Client, Error, Fault, Parcel, Record, TopicConfig};
+
+use crate::common::watch::{timed, within};
+use crate::support::{addrs, all, append, orders, quick, take, v4};
+
+/// A record for each partition, all of them with the same number.
+fn publish_all(client: &Client, partitions: u16, number: u64) -> Vec<Result<(), Error>> {
+    let payload = number.to_string();
+    let records = [Record::new(payload.as_bytes())];
+    let parcels: Vec<_> = (0..partitions).map(|id| Parcel::new("orders", id, &records)).collect();
+    client.publish_all(&parcels).unwrap()
+}
+
+#[test]
+fn every_partition_is_published_at_its_leader() {
+    within(60, || {
+        let (cluster, client) = orders(3, 7);
+        let mut iter = client.subscribe(all()).unwrap();
+        for n in 1..=3 {
+            publish_all(&client, 7, n).into_iter().for_each(Result::unwrap);
+            (0..7).for_each(|p| cluster.set_leader("orders", p, Some(usize::from(p + n as u16) % 3)));
+        }
+        assert!(take(&mut iter, 21).values().all(|numbers| *numbers == [1, 2, 3]));
+        cluster.nodes().iter().for_each(Broker::forget_requests);
+        publish_all(&client, 7, 4).into_iter().for_each(Result::unwrap);
+        take(&mut iter, 7);
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// One that cannot be written, one without a leader, one whose node says what it likes: the others are stored.
+#[test]
+fn a_faulty_partition_takes_no_other_along() {
+    within(60, || {
+        let (cluster, _) = orders(3, 6);
+        let client = quick().retry_timeout(Duration::from_millis(300)).connect(&addrs(&cluster)).unwrap();
+        publish_all(&client, 6, 1).into_iter().for_each(Result::unwrap);
+        cluster.node(0).set_broken("orders", 0, true);
+        cluster.set_leader("orders", 4, None);
+        let results = publish_all(&client, 6, 2);
+        for (partition, result) in results.iter().enumerate() {
+            match (partition, result) {
+                (0, Err(_)) | (4, Err(Error::Broker { fault: Fault::NoLeader, .. })) => {}
+                (1 | 2 | 3 | 5, Ok(())) => {}
+                _ => panic!("{partition}: {result:?}"),
+            }
+        }
+        let marks: Vec<_> = (0..6).map(|p| cluster.node(0).high_water_mark("orders", p)).collect();
+        assert_eq!(marks, [1, 2, 2, 2, 1, 2]);
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+#[test]
+fn acknowledgements() {
+    within(60, || {
+        let (cluster, _) = orders(3, 1);
+        let with = |acks| {
+            let builder = quick().acks(acks).ack_timeout(Duration::from_millis(100));
+            builder.retry_timeout(Duration::from_millis(200)).connect(&addrs(&cluster)).unwrap()
+        };
+        let publish = |acks, n: u64| with(acks).publish("orders", 0, &[Record::new(n.to_string().as_bytes())]);
+        for (acks, n) in [(Acks::All, 1), (Acks::Quorum, 2), (Acks::Peers(2), 3)] {
+            publish(acks, n).unwrap();
+        }
+        let e = publish(Acks::Peers(3), 4).unwrap_err();
+        assert!(matches!(e, Error::Broker { fault: Fault::InsufficientReplicas, .. }) && e.is_retryable(), "{e:?}");
+        // Stored, but how well nobody knows.
+        cluster.node(1).pause();
+        cluster.node(2).pause();
+        let e = publish(Acks::All, 4).unwrap_err();
+        let Error::OutcomeUnknown { source, .. } = &e else { panic!("{e:?}") };
+        assert!(matches!(&**source, Error::Broker { fault: Fault::NotConfirmed, .. }), "{e:?}");
+        assert!(!e.is_retryable());
+        cluster.node(1).resume();
+        cluster.node(2).resume();
+        assert_eq!(take(&mut with(Acks::All).subscribe(all()).unwrap(), 4), [(0, vec![1, 2, 3, 4])].into());
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// What was not stored goes to the successor; what may have been does not.
+#[test]
+fn publishing_while_leaders_go() {
+    within(60, || {
+        let (cluster, client) = orders(3, 3);
+        publish_all(&client, 3, 1).into_iter().for_each(Result::unwrap);
+        cluster.node(1).stop();
+        cluster.fail_over(1);
+        publish_all(&client, 3, 2).into_iter().for_each(Result::unwrap);
+        cluster.node(2).inject(Injected::RefuseProduce(ProduceCode::NoLeader));
+        publish_all(&client, 3, 3).into_iter().for_each(Result::unwrap);
+        cluster.node(2).inject(Injected::LoseAnswer(Kind::Produce));
+        let results = publish_all(&client, 3, 4);
+        for (partition, result) in (0..).zip(results) {
+            match (cluster.leader("orders", partition), result) {
+                (Some(2), Err(Error::OutcomeUnknown { .. })) | (Some(0), Ok(())) => {}
+                (leader, result) => panic!("{partition} at {leader:?}: {result:?}"),
+            }
+        }
+        assert!(take(&mut client.subscribe(all()).unwrap(), 12).values().all(|numbers| *numbers == [1, 2, 3, 4]));
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// A produce request that comes too early kills a node.
+#[test]
+fn a_new_topic_can_be_used_at_once() {
+    within(60, || {
+        let cluster = Broker::cluster_builder(3).election_time(Duration::from_millis(300)).start().unwrap();
+        let client = quick().connect(&addrs(&cluster)).unwrap();
+        let config = TopicConfig::new();
+        let (created, took) = timed(|| client.create_topic("orders", 64, &config));
+        created.unwrap();
+        assert!(took >= Duration::from_millis(250), "{took:?}");
+        publish_all(&client, 64, 1).into_iter().for_each(Result::unwrap);
+        assert_eq!(take(&mut client.subscribe(all()).unwrap(), 64).len(), 64);
+        let e = client.create_topic("orders", 1, &config).unwrap_err();
+        assert!(matches!(e, Error::Broker { fault: Fault::TopicExists, .. }), "{e:?}");
+
+        let sent = |kind| cluster.nodes().iter().map(|node| node.stats().requests(kind)).sum::<u64>();
+        let before = sent(Kind::CreateTopic);
+        for too_many in [65, 256, 65_535] {
+            let e = client.create_topic("more", too_many, &config).unwrap_err();
+            assert!(matches!(e, Error::Config { .. }), "{e:?}");
+        }
+        assert_eq!(sent(Kind::CreateTopic), before);
+        assert_eq!(client.topics().unwrap().len(), 1);
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+#[test]
+fn what_a_cluster_says_of_itself() {
+    within(60, || {
+        let (cluster, client) = orders(3, 6);
+        (0..6).for_each(|p| append(&cluster, p, 1, u64::from(p)));
+        let marks: Vec<_> = client.partitions("orders").unwrap().iter().map(|p| (p.id, p.high_water_mark)).collect();
+        assert_eq!(marks, [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5)]);
+        let topics = client.topics().unwrap();
+        assert_eq!((topics[0].partitions, topics[0].replication_factor), (6, Some(3)));
+        assert_eq!(client.status().unwrap().cluster.unwrap().nodes, 3);
+        let topology = client.topology().unwrap();
+        let endpoints: Vec<_> = topology.nodes.iter().map(|node| node.endpoint.unwrap()).collect();
+        assert_eq!(endpoints, cluster.addrs().into_iter().map(v4).collect::<Vec<_>>());
+        assert!(topology.nodes.iter().all(|node| node.available && !node.blocked && node.partitions == 6));
+        let e = client.reload_config("orders", 0).unwrap_err();
+        assert!(matches!(e, Error::Broker { fault: Fault::Unsupported, .. }), "{e:?}");
+        // Without all leaders not all marks are known.
+        cluster.stop_in_order(1);
+        let e = client.partitions("orders").unwrap_err();
+        assert!(matches!(e, Error::Broker { partition: Some(1), fault: Fault::NoLeader, .. }), "{e:?}");
+        let topology = client.topology().unwrap();
+        assert!(topology.nodes[1].endpoint.is_none() && !topology.nodes[1].available);
+        assert_eq!(client.status().unwrap().cluster.unwrap().nodes, 2);
+        assert_eq!(cluster.killed_by(), None);
+    });
+}

@@ -1,0 +1,249 @@
+//! One subscription over several leaders.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tank_client::broker::Fault;
+use tank_client::{Error, Start, Subscription};
+
+use crate::common::watch::{SOON, timed, within};
+use crate::support::{addrs, all, append, await_waiting, idle_until, orders, quick, take};
+
+/// Messages arrive at one of five leaders while the others wait.
+#[test]
+fn a_message_is_handed_out_at_once_while_other_leaders_are_quiet() {
+    within(60, || {
+        let (cluster, client) = orders(5, 5);
+        let mut iter = client.subscribe(all().max_wait(Duration::from_secs(60)).limit(100)).unwrap();
+        let started = Instant::now();
+        let appending = cluster.clone();
+        let writer = thread::spawn(move || {
+            for n in 0..100 {
+                await_waiting(&appending);
+                let now = started.elapsed().as_nanos().to_string();
+                appending.node(0).append_payloads("orders", n % 5, &[now]);
+            }
+        });
+        let mut delays: Vec<Duration> = Vec::new();
+        for message in &mut iter {
+            let message = message.unwrap();
+            let sent: u64 = std::str::from_utf8(message.payload()).unwrap().parse().unwrap();
+            delays.push(started.elapsed().saturating_sub(Duration::from_nanos(sent)));
+        }
+        writer.join().unwrap();
+        delays.sort();
+        assert_eq!(delays.len(), 100);
+        // The middle one: a busy machine may be late now and then, a client that looks at its sockets in turn always is.
+        println!("handed out after {:?}, at most {:?}", delays[50], delays[99]);
+        assert!(delays[50] < Duration::from_millis(10), "{delays:?}");
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// The processor time this thread has used.
+#[cfg(target_os = "linux")]
+fn processor_time() -> Duration {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_idle_subscription_uses_no_processor_time() {
+    within(60, || {
+        let (cluster, client) = orders(5, 20);
+        (0..20).for_each(|p| append(&cluster, p, 1, 1));
+        let mut iter = client.subscribe(all().max_wait(Duration::from_secs(60))).unwrap();
+        take(&mut iter, 20);
+        idle_until(&mut iter, |_| cluster.nodes().iter().all(|node| node.stats().waiting > 0));
+        let (before, fetches) = (processor_time(), iter.stats().fetches);
+        assert!(iter.next_timeout(Duration::from_secs(2)).unwrap().is_none());
+        let used = processor_time() - before;
+        println!("{used:?} in two idle seconds");
+        assert!(used < Duration::from_millis(20), "{used:?}");
+        assert!(iter.stats().fetches <= fetches + 5, "{:?}", iter.stats());
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// One of the leaders is gone, hangs, or refuses; the others' messages come as if it were not so.
+#[test]
+fn a_leader_in_trouble_stalls_its_own_partitions_only() {
+    within(120, || {
+        for how in ["killed", "stopped in order", "hung", "hung when connecting", "mute"] {
+            let (cluster, _) = orders(3, 6);
+            let client =
+                quick().connect_timeout(Duration::from_millis(500)).retry_timeout(SOON * 2).connect(&addrs(&cluster));
+            let client = client.unwrap();
+            let mut iter = client.subscribe(all()).unwrap();
+            (0..6).for_each(|p| append(&cluster, p, 1, 1));
+            take(&mut iter, 6);
+            match how {
+                "killed" => cluster.node(1).stop(),
+                "stopped in order" => cluster.stop_in_order(1),
+                "hung" => cluster.node(1).pause(),
+                "hung when connecting" => {
+                    cluster.node(1).pause();
+                    cluster.node(1).disconnect_all();
+                }
+                _ => cluster.node(1).inject(Fault::StallAfter(0)),
+            }
+            let (_, took) = timed(|| {
+                for n in 2..=30 {
+                    [0, 2, 3, 5].iter().for_each(|&p| append(&cluster, p, n, n));
+                    let got = take(&mut iter, 4);
+                    assert!(got.len() == 4 && got.values().all(|numbers| *numbers == [n]), "{how}: {got:?}");
+                }
+            });
+            assert!(took < Duration::from_secs(5), "{how}: {took:?}");
+            assert!(iter.position("orders", 1) == Some(2) && iter.position("orders", 4) == Some(2));
+            assert_eq!(cluster.killed_by(), None);
+        }
+    });
+}
+
+/// A hung leader is noticed by its silence, once a fetch should long have been answered.
+#[test]
+fn a_hung_leader_is_left_when_its_time_is_over() {
+    within(60, || {
+        let (cluster, _) = orders(3, 3);
+        let builder = quick().io_timeout(Duration::from_millis(400)).connect_timeout(Duration::from_millis(400));
+        let client = builder.connect(&addrs(&cluster)).unwrap();
+        let mut iter = client.subscribe(all().max_wait(Duration::from_millis(300))).unwrap();
+        (0..3).for_each(|p| append(&cluster, p, 1, 1));
+        take(&mut iter, 3);
+        cluster.node(1).pause();
+        cluster.fail_over(1);
+        (0..3).for_each(|p| append(&cluster, p, 2, 2));
+        assert_eq!(take(&mut iter, 3).len(), 3);
+        assert!(iter.stats().reconnects >= 1);
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// The answers of two leaders are read side by side: what is wrong in one is said at its own end.
+#[test]
+fn a_fault_in_one_answer_waits_for_the_rest_of_that_answer() {
+    within(60, || {
+        let (cluster, client) = orders(2, 3);
+        cluster.node(0).set_broken("orders", 0, true);
+        append(&cluster, 1, 1, 20);
+        append(&cluster, 2, 1, 400);
+        cluster.node(0).inject(Fault::StallAfter(2000));
+        let mut iter = client.subscribe(all()).unwrap();
+        assert!(cluster.node(0).wait_until(SOON, |stats| stats.stalled > 0));
+        let mut counts = [0; 3];
+        while counts[1] < 20 {
+            counts[usize::from(iter.next().unwrap().unwrap().partition())] += 1;
+        }
+        cluster.node(0).release();
+        let e = loop {
+            match iter.next().unwrap() {
+                Ok(message) => counts[usize::from(message.partition())] += 1,
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(counts, [0, 20, 400]);
+        let system = tank_client::Fault::System;
+        assert!(matches!(e, Error::Broker { partition: Some(0), fault, .. } if fault == system), "{e:?}");
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// What wakes the iterator of one broker wakes that of several, in trouble or not.
+#[test]
+fn closing_and_time_outs() {
+    within(60, || {
+        for trouble in [false, true] {
+            let (cluster, client) = orders(5, 5);
+            let mut iter = client.subscribe(all().max_wait(Duration::from_secs(600))).unwrap();
+            (0..5).for_each(|p| append(&cluster, p, 1, 2));
+            take(&mut iter, 10);
+            if trouble {
+                cluster.node(1).stop();
+                cluster.node(2).pause();
+                cluster.set_leader("orders", 3, None);
+            }
+            let short = Duration::from_millis(100);
+            let (quiet, took) = timed(|| iter.next_timeout(short).unwrap());
+            assert!(quiet.is_none() && !iter.is_finished() && took >= short && took < 20 * short, "{took:?}");
+            let handle = iter.close_handle();
+            let waiting = Arc::new(AtomicBool::new(true));
+            let still = waiting.clone();
+            let reader = thread::spawn(move || {
+                let next = iter.next();
+                still.store(false, Ordering::SeqCst);
+                (next.is_none(), iter.is_finished(), iter)
+            });
+            if trouble {
+                thread::sleep(short);
+            } else {
+                await_waiting(&cluster);
+            }
+            assert!(waiting.load(Ordering::SeqCst));
+            handle.close();
+            let ((none, finished, iter), took) = timed(|| reader.join().unwrap());
+            assert!(none && finished && took < Duration::from_secs(2), "{took:?}");
+            drop(iter);
+            assert!(cluster.node(0).wait_until(SOON, |stats| stats.waiting == 0));
+            assert_eq!(cluster.killed_by(), None);
+        }
+    });
+}
+
+#[test]
+fn the_end_of_every_partition_at_its_leader() {
+    within(60, || {
+        let (cluster, client) = orders(3, 7);
+        for p in 0..6 {
+            append(&cluster, p, 1, u64::from(p) * 10);
+        }
+        let mut iter = client.subscribe(all().stop_at_end()).unwrap();
+        let first = iter.next().unwrap().unwrap();
+        // Too late, for those that were heard of; a partition may be asked for after this.
+        let got: usize = 1 + iter.by_ref().map(Result::unwrap).count();
+        assert_eq!((got, first.seq()), (150, 1));
+        assert!(iter.is_finished());
+
+        // The end is what the leader has, not what its replicas confirmed.
+        cluster.node(1).pause();
+        cluster.node(2).pause();
+        let behind = quick().acks(tank_client::Acks::All).ack_timeout(Duration::from_millis(50));
+        let behind = behind.connect(&cluster.node(0).addr().to_string()).unwrap();
+        let e = behind.publish("orders", 0, &[tank_client::Record::new(b"1")]).unwrap_err();
+        assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e:?}");
+        let subscription = Subscription::partition("orders", 0).from(Start::Earliest).stop_at_end();
+        let got: Vec<_> = behind.subscribe(subscription).unwrap().map(|message| message.unwrap().seq()).collect();
+        assert_eq!(got, [1]);
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_replica_on_this_host_is_preferred_if_asked_for() {
+    use tank_client::broker::Broker;
+    use tank_client::protocol::frame::Kind;
+    within(60, || {
+        let cluster = Broker::cluster_builder(3).own_addresses().start().unwrap();
+        cluster.create_topic("orders", 6);
+        (0..6).for_each(|p| append(&cluster, p, 1, 10));
+        let client = quick().connect(&addrs(&cluster)).unwrap();
+        assert_eq!(take(&mut client.subscribe(all().prefer_local().stop_at_end()).unwrap(), 60).len(), 6);
+        let elsewhere = |node: usize| cluster.node(node).stats().requests(Kind::Consume);
+        assert!(elsewhere(1) <= 1 && elsewhere(2) <= 1, "leaders only point here");
+        // A replica is no leader: what is published goes where it belongs.
+        let client = quick().connect(&cluster.node(2).addr().to_string()).unwrap();
+        let mut iter = client.subscribe(all().prefer_local()).unwrap();
+        take(&mut iter, 60);
+        assert!(iter.stats().redirects > 0, "{:?}", iter.stats());
+        assert!(elsewhere(1) <= 2 && elsewhere(0) >= 2);
+        let before = cluster.node(0).stats().requests(Kind::Produce);
+        client.publish("orders", 2, &[tank_client::Record::new(b"11")]).unwrap();
+        assert_eq!(cluster.node(0).stats().requests(Kind::Produce), before);
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
