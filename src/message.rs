@@ -179,9 +179,10 @@ impl<'a> Record<'a> {
     }
 
     /// The record as it goes on the wire, stamped with `now_ms` unless it brings a time stamp.
-    pub(crate) fn to_raw(self, now_ms: u64) -> RawMessage<'a> {
+    #[inline]
+    pub(crate) fn to_raw(self, now_ms: impl FnOnce() -> u64) -> RawMessage<'a> {
         RawMessage {
-            timestamp_ms: self.timestamp_ms.unwrap_or(now_ms),
+            timestamp_ms: self.timestamp_ms.unwrap_or_else(now_ms),
             key: self.key.filter(|key| !key.is_empty()),
             payload: self.payload,
         }

@@ -11,8 +11,10 @@ use tank_client::{Client, Start, Stats, Subscription};
 
 use common::example::scratch;
 
+type Found = (Vec<(u16, u64, Vec<u8>)>, Stats);
+
 /// A program whose messages come in several answers over several connections.
-fn program(addr: SocketAddr, start: Start) -> tank_client::Result<(Vec<(u16, u64, Vec<u8>)>, Stats)> {
+fn program(addr: SocketAddr, start: Start) -> tank_client::Result<Found> {
     let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).retry_timeout(Duration::from_secs(2));
     let client = client.connect(&addr.to_string())?;
     let what = Subscription::topic("orders").from(start).fetch_size(1000).stop_at_end();

@@ -114,8 +114,8 @@ impl Checkpoint {
     /// written if nothing changed.
     ///
     /// # Errors
-    /// [`Error::File`]; the file is then as it was before. [`Error::Config`] for a topic name of no or of more than 255
-    /// bytes.
+    /// [`Error::File`]; the file then holds what it did before, or already what was to be saved. [`Error::Config`] for a
+    /// topic name of no or of more than 255 bytes.
     pub fn save(&mut self, positions: &Positions) -> Result<()> {
         let mut merged = self.positions.clone();
         for position in positions {

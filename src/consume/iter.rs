@@ -401,9 +401,14 @@ impl ConsumeIter {
             return Ok(());
         }
         let leader = &mut self.leaders[turn];
-        let was_up = !leader.is_coming_up();
+        let (was_up, ended_idle) = (!leader.is_coming_up(), leader.ended_idle(&e));
         self.tracks.stats.bytes += leader.take_bytes();
         let lost = [leader.reset().as_slice(), wanted].concat();
+        if ended_idle {
+            debug!("{}: {e}, had ended while idle, dialing anew", leader.addr);
+            self.tracks.release(&lost);
+            return Ok(());
+        }
         if !e.is_retryable() || !self.tracks.on_lost(&lost, &leader.addr) {
             return Err(e);
         }

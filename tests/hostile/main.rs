@@ -1,14 +1,13 @@
 //! Peers that lie: whatever comes, the end is an event or an error that names the field, and neither memory nor work
 //! goes beyond what the bytes that really came are worth.
 
-mod alloc;
 #[path = "../common/mod.rs"]
 mod common;
 mod others;
 
 use std::time::{Duration, Instant};
 
-use alloc::{Counting, peak};
+use common::alloc::{Counting, peak_of};
 use common::captures::{self, Capture};
 use common::feed::{Feeder, Unpacker};
 use common::generate::{self, Shape, one_chunk, put_varint};
@@ -47,7 +46,7 @@ fn consume(requests: &[FetchRequest], bytes: &[u8], limits: &Limits) -> (usize, 
 /// As [`consume`], held to what memory and work may cost.
 fn check(requests: &[FetchRequest], bytes: &[u8], what: &dyn Fn() -> String) -> Option<DecodeError> {
     let before = Instant::now();
-    let ((messages, steps, error), peak) = peak(|| consume(requests, bytes, &Limits::default()));
+    let ((messages, steps, error), peak) = peak_of(|| consume(requests, bytes, &Limits::default()));
     let slots: usize = requests.iter().map(|request| request.slots().count()).sum();
     // A message that really came has an entry of 32 bytes, of which a growing vector holds up to three times as many.
     let most = (64 << 10) + 32 * bytes.len() + 96 * messages;
