@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 use std::{fmt, io};
 
 use log::debug;
 
 use crate::config::{ClientBuilder, Config};
-use crate::consume::{ConsumeIter, Subscription, check_topic, subscribe};
+use crate::consume::{ConsumeIter, Subscription, check_topic, find_time, subscribe};
 use crate::error::{Error, Fault, Result};
 use crate::net::{BrokerAddr, Cluster, Deadline, Pool};
 use crate::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
@@ -96,6 +97,18 @@ impl Client {
     /// otherwise as [`ClientBuilder::connect`].
     pub fn subscribe(&self, what: impl Into<Subscription>) -> Result<ConsumeIter> {
         subscribe(self, what.into())
+    }
+
+    /// The number of the first message with this time stamp or a later one; the high-water mark + 1 if there is none.
+    ///
+    /// Found by bisection, with at most some 64 fetches of a bundle each. That takes time stamps that do not go back. If
+    /// they do, the message that is found has such a time stamp and the one before it, if any, does not, but an earlier
+    /// one may have one too: ask for a time as much earlier as clocks may differ.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Client::subscribe), and as the items of a [`ConsumeIter`].
+    pub fn seq_at(&self, topic: &str, partition: u16, time: SystemTime) -> Result<u64> {
+        find_time(self, topic, partition, time)
     }
 
     /// The partitions of a topic with their first and last sequence numbers.
@@ -190,7 +203,10 @@ impl Shared {
                 self.cluster.learn(&name, id, first.clone());
             }
         }
-        while let Some(leader) = next_leader(&states, &asked) {
+        // A broker may name leaders without end, and those let us wait in turn.
+        let enough = Deadline::after(self.config.connect_timeout.saturating_add(self.config.io_timeout));
+        let most = self.config.limits.nodes as usize;
+        while let Some(leader) = next_leader(&states, &asked).filter(|_| asked.len() < most && !enough.has_passed()) {
             asked.push(leader);
             let Some(addr) = self.cluster.named(leader).map_err(|fault| Error::broker(topic, None, fault))? else {
                 continue;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +135,51 @@ pub enum Error {
         /// What became of the first of them.
         source: Arc<Error>,
     },
+    /// The number a subscription was to resume with lies beyond the end of the partition: it is not the log that the
+    /// checkpoint was made of. See [`Subscription::on_recreated`](crate::Subscription::on_recreated).
+    #[error(
+        "{topic}/{partition}: the checkpoint says {position}, but the high-water mark is {high_water_mark}: \
+         the topic was created anew, or lost its last messages"
+    )]
+    Recreated {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+        /// The next number, according to the checkpoint.
+        position: u64,
+        /// The last number assigned.
+        high_water_mark: u64,
+    },
+    /// A [`Checkpoint`](crate::Checkpoint) file that cannot be used.
+    #[error("{}: {fault}{}", path.display(), if *previous { "; its previous generation is intact" } else { "" })]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: CheckpointFault,
+        /// Whether [`Checkpoint::open_previous`](crate::Checkpoint::open_previous) will do.
+        previous: bool,
+    },
+    /// A [segment](crate::segment) file does not hold what it should.
+    #[error("{}: malformed data in the bundle at byte {at}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file the bundle begins, its length in front included.
+        at: u64,
+        /// The field, and what was found against what is allowed; its place is counted from the start of the file, or
+        /// of the message set for a field inside a message.
+        source: DecodeError,
+    },
+    /// A file could not be read or written.
+    #[error("cannot read or write {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A call with arguments that cannot work; nothing was sent.
     #[error("{reason}")]
     Config {
@@ -166,6 +212,10 @@ impl Error {
 
     pub(crate) fn config(reason: impl Into<String>) -> Error {
         Error::Config { reason: reason.into() }
+    }
+
+    pub(crate) fn file(path: &Path, source: io::Error) -> Error {
+        Error::File { path: path.into(), source }
     }
 
     pub(crate) fn io(phase: Phase, source: io::Error) -> Error {
@@ -317,6 +367,29 @@ impl Fault {
     pub fn is_retryable(&self) -> bool {
         matches!(self, Fault::NoLeader | Fault::Redirects { .. } | Fault::InsufficientReplicas | Fault::System)
     }
+}
+
+/// What is wrong with a [`Checkpoint`](crate::Checkpoint) file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointFault {
+    /// It is not all there, or was damaged.
+    #[error("a torn or damaged checkpoint")]
+    Torn,
+    /// It is something else.
+    #[error("not a checkpoint")]
+    Foreign,
+    /// A newer version of this crate wrote it.
+    #[error("a checkpoint of version {version}, this program knows {known}")]
+    Newer {
+        /// The file's version.
+        version: u16,
+        /// The version this crate writes.
+        known: u16,
+    },
+    /// It is gone, though it had been saved more than once.
+    #[error("the checkpoint is gone, though it has a previous generation")]
+    Missing,
 }
 
 #[cfg(test)]

@@ -15,17 +15,19 @@ mod message;
 mod net;
 mod produce;
 pub mod protocol;
+pub mod segment;
 mod topic_config;
 
 pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, TopicInfo, Topology};
 pub use client::{Client, PartitionInfo};
 pub use config::{ClientBuilder, Redirects};
 pub use consume::{
-    Batch, BatchIter, CloseHandle, ConsumeIter, Gap, MessageRef, OutOfRange, Position, Positions, Stats, Subscription,
+    Batch, BatchIter, Checkpoint, CloseHandle, ConsumeIter, Gap, MessageRef, OutOfRange, Position, Positions, Stats,
+    Subscription,
 };
-pub use error::{Error, Fault, Phase, Result};
+pub use error::{CheckpointFault, Error, Fault, Phase, Result};
 pub use message::{Message, Record, Start};
-pub use produce::{Acks, Parcel};
+pub use produce::{Acks, ByKey, Failure, Parcel, Partitioner, Producer, ProducerBuilder};
 pub use protocol::Limits;
 pub use protocol::bundle::Compression;
 pub use topic_config::{CleanupPolicy, TopicConfig, TopicConfigError};

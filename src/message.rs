@@ -106,6 +106,12 @@ pub(crate) fn time_of(timestamp_ms: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_millis(timestamp_ms)).unwrap_or(UNIX_EPOCH + Duration::from_secs(1 << 40))
 }
 
+/// The first time stamp at or after a time: whole milliseconds since 1970, 0 for any time before that.
+pub(crate) fn millis_at_or_after(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
 /// Equal messages have the same topic, partition, number, time stamp, key and payload.
 impl PartialEq for Message {
     fn eq(&self, other: &Message) -> bool {
@@ -173,9 +179,10 @@ impl<'a> Record<'a> {
     }
 
     /// The record as it goes on the wire, stamped with `now_ms` unless it brings a time stamp.
-    pub(crate) fn to_raw(self, now_ms: u64) -> RawMessage<'a> {
+    #[inline]
+    pub(crate) fn to_raw(self, now_ms: impl FnOnce() -> u64) -> RawMessage<'a> {
         RawMessage {
-            timestamp_ms: self.timestamp_ms.unwrap_or(now_ms),
+            timestamp_ms: self.timestamp_ms.unwrap_or_else(now_ms),
             key: self.key.filter(|key| !key.is_empty()),
             payload: self.payload,
         }
@@ -192,4 +199,7 @@ pub enum Start {
     Latest,
     /// With this sequence number; 0 is [`Earliest`](Start::Earliest).
     At(u64),
+    /// With the first message that has this time or a later one, as [`Client::seq_at`](crate::Client::seq_at) finds it
+    /// when the subscription begins; with the first that arrives from then on, whatever its time, if there is none.
+    Time(SystemTime),
 }

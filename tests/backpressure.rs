@@ -63,7 +63,7 @@ fn a_pause_over_the_brokers_idle_limit_goes_unnoticed() {
         let all = Subscription::topic("orders").from(Start::Earliest).stop_at_end().fetch_size(1);
         let mut iter = client.subscribe(all).unwrap();
         let mut got = [1; 2];
-        while let Some(message) = iter.next() {
+        for message in iter.by_ref() {
             let message = message.unwrap();
             let next = &mut got[usize::from(message.partition())];
             assert_eq!(message.seq(), *next);

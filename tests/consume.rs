@@ -311,7 +311,7 @@ fn limits_count_messages_of_all_partitions() {
         (0..2).for_each(|p| topic.publish_numbers(p, 1, 50, 10));
         for limit in [0, 1, 9, 10, 11, 55, 100] {
             let mut iter = client.subscribe(topic.all().limit(limit)).unwrap();
-            assert_eq!((&mut iter).map(|message| number(&message.unwrap())).count() as u64, limit);
+            assert_eq!(iter.by_ref().inspect(|message| _ = number(message.as_ref().unwrap())).count() as u64, limit);
             assert!(iter.is_finished() && iter.next().is_none());
             assert_eq!(iter.stats().messages, limit);
             let delivered: u64 = iter.positions().iter().map(|position| position.seq.max(1) - 1).sum();
@@ -771,7 +771,7 @@ fn batches_and_messages_in_turn() {
             assert_eq!(batch.iter().rev().map(|m| m.seq()).min(), batch.get(0).map(|m| m.seq()));
             assert!(batch.get(batch.len()).is_none());
             got.extend(batch.iter().map(|message| number(&message.to_message())));
-            let last = batch.iter().last().unwrap().seq();
+            let last = batch.iter().next_back().unwrap().seq();
             assert_eq!(iter.position(&topic.name, 0), Some(last + 1));
             if let Some(message) = iter.next_timeout(Duration::from_secs(10)).unwrap() {
                 got.push(number(&message));
@@ -906,7 +906,9 @@ fn subscriptions_that_cannot_work() {
         }
         assert_eq!(broker.stats().all_requests(), 0, "nothing was sent");
         client.subscribe("a").unwrap();
-        client.subscribe(&Subscription::topic("a")).unwrap();
+        let again = Subscription::topic("a");
+        client.subscribe(&again).unwrap();
+        client.subscribe(again).unwrap();
         let e = client.subscribe(Subscription::topic("x".repeat(255))).unwrap_err();
         assert!(matches!(e, Error::Broker { fault: Fault::UnknownTopic, .. }), "{e}");
     });

@@ -3,11 +3,12 @@
 mod common;
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use common::alloc::{self, Counting};
 use common::server::bundle;
 use common::watch::within;
-use tank_client::broker::Broker;
+use tank_client::broker::{Broker, Fault};
 use tank_client::protocol::bundle::Compression;
 use tank_client::{Client, ConsumeIter, Start, Subscription};
 
@@ -21,10 +22,18 @@ const PER_BUNDLE: usize = (64 << 10) / (PAYLOAD + 3);
 
 /// Reads this many bytes of bundles of 64 KiB in a thread whose memory is weighed; the most it held at a time.
 fn weighed(compression: Compression, bytes: u64, read: impl FnOnce(ConsumeIter) -> u64 + Send + 'static) -> isize {
+    weighed_from(Broker::start().unwrap(), compression, bytes, read)
+}
+
+fn weighed_from(
+    broker: Broker,
+    compression: Compression,
+    bytes: u64,
+    read: impl FnOnce(ConsumeIter) -> u64 + Send + 'static,
+) -> isize {
     // One weighs at a time.
     static SCALES: Mutex<()> = Mutex::new(());
     let _scales = SCALES.lock().unwrap_or_else(PoisonError::into_inner);
-    let broker = Broker::start().unwrap();
     broker.create_topic("large", 1);
     let payloads = [[b'x'; PAYLOAD]; PER_BUNDLE];
     let times = bytes / (64 << 10);
@@ -118,6 +127,28 @@ fn batches_allocate_nothing_once_warm() {
                 count
             });
         }
+    });
+}
+
+/// Nor if every one of them has to be waited for.
+#[test]
+fn waiting_allocates_nothing() {
+    within(240, || {
+        let broker = Broker::start().unwrap();
+        // Of the discovery's answer and the only fetch's.
+        broker.inject_times(Fault::Trickle { bytes: 30_000, pause: Duration::from_micros(100) }, 2);
+        weighed_from(broker, Compression::None, 1000 * (64 << 10), |mut iter| {
+            let (mut count, mut bundles, mut warm) = (0, 0, 0);
+            while let Some(batch) = iter.next_batch().unwrap() {
+                count += batch.len() as u64;
+                bundles += 1;
+                if bundles == 100 {
+                    warm = alloc::calls();
+                }
+            }
+            assert!(alloc::calls() - warm <= 20, "{} allocations", alloc::calls() - warm);
+            count
+        });
     });
 }
 

@@ -24,6 +24,7 @@
 mod admin;
 mod answer;
 mod builder;
+mod capture;
 mod cluster;
 mod connection;
 mod consume;
@@ -45,6 +46,7 @@ use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
 use crate::protocol::{DecodeError, DecodeFault};
 
 pub use builder::BrokerBuilder;
+pub use capture::{Recorder, Replay};
 pub use cluster::{Cluster, ClusterBuilder};
 pub use faults::Fault;
 use log::{Layout, Log, Refused};

@@ -13,10 +13,10 @@ use crate::protocol::bundle::Entry;
 /// Borrowed from the iterator: nothing is allocated and no reference count touched for them.
 #[derive(Clone, Copy)]
 pub struct Batch<'a> {
-    pub(super) block: &'a Arc<Block<Sources>>,
-    pub(super) base: usize,
-    pub(super) source: u32,
-    pub(super) entries: &'a [Entry],
+    pub(crate) block: &'a Arc<Block<Sources>>,
+    pub(crate) base: usize,
+    pub(crate) source: u32,
+    pub(crate) entries: &'a [Entry],
 }
 
 impl<'a> Batch<'a> {

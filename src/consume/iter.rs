@@ -13,7 +13,7 @@ use super::tracks::{Gap, Positions, Stats, TrackState, Tracks, Verdict};
 use crate::client::Shared;
 use crate::error::{Error, Result};
 use crate::message::{Message, Sources};
-use crate::net::{Block, BrokerAddr, Deadline, Interest, Stopwatch, wait};
+use crate::net::{Block, BrokerAddr, Deadline, Stopwatch, wait};
 use crate::protocol::bundle::{Codec, Entry};
 use crate::protocol::fetch::{FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS};
 use crate::protocol::stream::{Bundle, Event};
@@ -21,6 +21,10 @@ use crate::protocol::stream::{Bundle, Event};
 /// The most bytes to ask for with one request. The answer's length is a 32-bit number that brokers do not guard, and
 /// they may send more than was asked for.
 const MAX_ASKED: u64 = 1 << 30;
+
+/// The longest chunk to read to its end when no more of it is wanted, in bytes; more than that is not worth keeping a
+/// connection for.
+const MAX_PASSED_OVER: u32 = 1 << 20;
 
 /// How long to block at most while a connection is being opened: `close` has no socket then to wake us with.
 const CLOSE_CHECK: Duration = Duration::from_millis(50);
@@ -256,6 +260,26 @@ impl ConsumeIter {
         }
     }
 
+    /// The first bundle with a message at or above `seq`, up to `end`: for a subscription to one partition, whatever was
+    /// asked for before. `None` if there is no such message now.
+    pub(super) fn bundle_at(&mut self, seq: u64, end: u64) -> Result<Option<Batch<'_>>> {
+        self.loaded.clear();
+        self.tracks.tracks[0].state = TrackState::Done;
+        if self.tracks.tracks[0].chunk_len > MAX_PASSED_OVER {
+            self.leaders.clear();
+        }
+        while self.leaders.iter().any(|leader| !leader.is_idle()) {
+            if matches!(self.take_turns()?, Turn::Dry) {
+                self.wait(Deadline::NEVER)?;
+            }
+        }
+        self.tracks.seek(0, seq, end);
+        match self.try_pull(Deadline::NEVER)? {
+            Pulled::Bundle => Ok(Some(self.batch(0))),
+            Pulled::Quiet | Pulled::Finished => Ok(None),
+        }
+    }
+
     /// Counts what was handed out of the bundle as delivered.
     fn unload(&mut self) {
         if let Some(position) = self.loaded.position_of(self.loaded.partition) {
@@ -350,8 +374,9 @@ impl ConsumeIter {
             let source = &self.tracks.sources[index];
             return Err(e.in_partition(&source.topic, source.partition).into());
         }
+        let stopped = self.tracks.stop_at_time(index, &mut loaded.entries);
         // Nothing more is wanted of it than what was found.
-        let through = !bundle.cut && (bundle.last <= bundle.to || self.tracks.ends_at(index, bundle.to));
+        let through = !stopped && !bundle.cut && (bundle.last <= bundle.to || self.tracks.ends_at(index, bundle.to));
         let fits = loaded.entries.len() as u64 <= self.remaining;
         loaded.entries.truncate(usize::try_from(self.remaining).unwrap_or(usize::MAX));
         let after = bundle.last.min(bundle.to) + 1;
@@ -376,9 +401,14 @@ impl ConsumeIter {
             return Ok(());
         }
         let leader = &mut self.leaders[turn];
-        let was_up = !leader.is_coming_up();
+        let (was_up, ended_idle) = (!leader.is_coming_up(), leader.ended_idle(&e));
         self.tracks.stats.bytes += leader.take_bytes();
         let lost = [leader.reset().as_slice(), wanted].concat();
+        if ended_idle {
+            debug!("{}: {e}, had ended while idle, dialing anew", leader.addr);
+            self.tracks.release(&lost);
+            return Ok(());
+        }
         if !e.is_retryable() || !self.tracks.on_lost(&lost, &leader.addr) {
             return Err(e);
         }
@@ -513,12 +543,15 @@ impl ConsumeIter {
             deadline = deadline.earlier(leader.deadline());
             coming_up |= leader.is_coming_up();
         }
-        let interests: Vec<Interest<'_>> = self.leaders.iter().filter_map(Leader::interest).collect();
-        if coming_up || interests.is_empty() {
+        if coming_up || self.leaders.iter().all(|leader| leader.interest().is_none()) {
             deadline = deadline.earlier(Deadline::after(CLOSE_CHECK));
         }
         let watch = Stopwatch::start();
-        wait(&interests, deadline).map_err(|e| Error::io(crate::Phase::Wait, e))?;
+        let waited = match self.leaders.as_slice() {
+            [leader] => wait(leader.interest().as_slice(), deadline),
+            leaders => wait(&leaders.iter().filter_map(Leader::interest).collect::<Vec<_>>(), deadline),
+        };
+        waited.map_err(|e| Error::io(crate::Phase::Wait, e))?;
         let blocked = watch.elapsed();
         for turn in 0..self.leaders.len() {
             if let Err(e) = self.leaders[turn].count_blocked(blocked) {

@@ -21,6 +21,9 @@ const READ_BUFFER: usize = 256 << 10;
 /// Brokers that are asked to wait for data wait longer than this.
 const SOON: Duration = Duration::from_millis(50);
 
+/// How long it may take to learn that a connection had ended before it was used again.
+const JUST_REVIVED: Duration = Duration::from_secs(1);
+
 /// A broker that leads partitions of the subscription.
 #[derive(Debug)]
 pub(super) struct Leader {
@@ -39,6 +42,8 @@ pub(super) struct Leader {
     backoff: Backoff,
     /// Whether there are partitions to be asked for here.
     wanted: bool,
+    /// Since a fetch on a connection that had been idle, as long as nothing has come back.
+    revived: Option<Stopwatch>,
     /// Bytes received since the last [`take_bytes`](Leader::take_bytes).
     pub(super) bytes: u64,
 }
@@ -74,6 +79,7 @@ impl Leader {
             blocked: Duration::ZERO,
             backoff: config.new_backoff(),
             wanted: true,
+            revived: None,
             bytes: 0,
         }
     }
@@ -89,7 +95,7 @@ impl Leader {
         std::mem::take(&mut self.bytes)
     }
 
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.current.is_none()
     }
 
@@ -158,9 +164,13 @@ impl Leader {
 
     /// Sends a fetch for these partitions of the subscription, on a connection that is up.
     pub(super) fn send(&mut self, request: FetchRequest, partitions: Vec<usize>, scratch: &mut Vec<u8>) -> Result<()> {
+        let idle = self.is_idle();
         let Link::Up { connection, used } = &mut self.link else { return Ok(()) };
         scratch.clear();
         request.encode(scratch)?;
+        if *used && idle {
+            self.revived = Some(Stopwatch::start());
+        }
         *used = true;
         let (request_id, max_wait_ms) = (request.request_id, request.max_wait_ms);
         trace!("{}: fetch {request_id} of {} partitions", self.addr, partitions.len());
@@ -207,16 +217,17 @@ impl Leader {
         if self.need == 0 {
             return Ok(true);
         }
-        let phase = self.phase();
         let Link::Up { connection, .. } = &self.link else { return Ok(false) };
         while self.need > 0 {
-            match self.buf.fill(connection, self.need).map_err(|e| Error::io(phase, e))? {
+            let filled = self.buf.fill(connection, self.need);
+            match filled.map_err(|e| Error::io(self.phase(), e))? {
                 Fill::Bytes(n) => {
+                    self.revived = None;
                     self.bytes += n as u64;
                     self.need = self.need.saturating_sub(n);
                 }
                 Fill::Later => return Ok(false),
-                Fill::End => return Err(Error::Disconnected { phase }),
+                Fill::End => return Err(Error::Disconnected { phase: self.phase() }),
             }
         }
         Ok(true)
@@ -245,6 +256,12 @@ impl Leader {
         self.backoff.reset();
     }
 
+    /// Whether the connection had ended while it was idle, only just unnoticed: it failed with `e` as soon as it was
+    /// used again.
+    pub(super) fn ended_idle(&self, e: &Error) -> bool {
+        e.is_retryable() && !e.is_timeout() && self.revived.is_some_and(|since| since.elapsed() < JUST_REVIVED)
+    }
+
     /// Waits before dialing anew after `e`.
     pub(super) fn retry_later(&mut self, e: &Error) {
         let pause = self.backoff.next_pause();
@@ -259,6 +276,7 @@ impl Leader {
         self.buf.clear();
         self.need = 0;
         self.blocked = Duration::ZERO;
+        self.revived = None;
         let lost = self.in_flight.drain(..).chain(self.current.take());
         lost.flat_map(|fetch| fetch.partitions).collect()
     }

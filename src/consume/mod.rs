@@ -1,17 +1,20 @@
 //! Subscribing: what is wanted, where it stands, and the iterator that brings it.
 
 mod batch;
+mod checkpoint;
 mod close;
 mod iter;
 mod leader;
+mod search;
 mod start;
 mod subscription;
 mod tracks;
 
 pub use batch::{Batch, BatchIter, MessageRef};
+pub use checkpoint::Checkpoint;
 pub use close::CloseHandle;
 pub use iter::ConsumeIter;
-pub(crate) use start::{await_marks, subscribe};
+pub(crate) use start::{await_marks, find_time, subscribe};
 pub(crate) use subscription::check_topic;
 pub use subscription::{OutOfRange, Subscription};
 pub use tracks::{Gap, Position, Positions, Stats};

@@ -1,9 +1,11 @@
 //! From what is wanted to where each partition begins.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::iter::ConsumeIter;
-use super::subscription::{Subscription, Wanted};
+use super::search::seq_at;
+use super::subscription::{Subscription, Wanted, check_topic};
 use super::tracks::{Track, Tracks};
 use crate::client::{Client, Shared};
 use crate::error::{Error, Fault, Result};
@@ -34,7 +36,9 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
             Some(id) => return Err(Error::broker(topic, id, Fault::UnknownPartition)),
         };
         for id in ids {
-            if start == Start::Latest {
+            let resumed = subscription.resume.get(topic, id);
+            let start = resumed.map_or(start, Start::At);
+            if matches!(start, Start::Latest | Start::Time(_)) {
                 await_marks(shared, topic, id, states)?;
             }
             let (first_available, mark) = match states[usize::from(id)] {
@@ -45,13 +49,27 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
                 Start::Earliest => 0,
                 Start::At(seq) => seq,
                 Start::Latest => mark.unwrap_or(0).saturating_add(1),
+                Start::Time(time) => seq_at(shared, topic, id, (first_available, mark.unwrap_or(0)), time)?,
             };
-            let track = Track::new(position, first_available, mark, &subscription.options);
+            let mut track = Track::new(position, first_available, mark, &subscription.options);
+            track.resumed = resumed.is_some();
             partitions.push((Source { topic: topic.clone(), partition: id }, track));
         }
     }
     let tracks = Tracks::new(partitions, subscription.options, shared.is_cluster(), &shared.config);
     ConsumeIter::start(shared.clone(), tracks, subscription.limit)
+}
+
+/// As [`Client::seq_at`].
+pub(crate) fn find_time(client: &Client, topic: &str, id: u16, time: SystemTime) -> Result<u64> {
+    check_topic(topic)?;
+    let shared = &client.shared;
+    let mut states = shared.partition_states(topic)?;
+    await_marks(shared, topic, id, &mut states)?;
+    let Some(&PartitionState::Marks { first_available, high_water_mark }) = states.get(usize::from(id)) else {
+        return Err(Error::broker(topic, id, Fault::UnknownPartition));
+    };
+    seq_at(shared, &topic.into(), id, (first_available, high_water_mark), time)
 }
 
 /// Waits until the end of a partition is known, which takes a leader.

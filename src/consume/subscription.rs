@@ -1,9 +1,11 @@
 //! What a user wants to read.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use super::checkpoint::Checkpoint;
+use super::tracks::Positions;
 use crate::error::{Error, Result};
-use crate::message::Start;
+use crate::message::{Start, millis_at_or_after};
 use crate::protocol::fetch::MAX_WAIT_MS;
 
 /// The largest fetch size; servers cut larger ones down to it.
@@ -24,6 +26,8 @@ pub struct Subscription {
     pub(crate) start: Start,
     pub(crate) options: Options,
     pub(crate) limit: Option<u64>,
+    /// Where to go on, instead of the starts.
+    pub(crate) resume: Positions,
 }
 
 /// A topic, or one partition of it.
@@ -43,8 +47,11 @@ pub(crate) struct Options {
     pub(crate) min_bytes: u32,
     pub(crate) fetch_size: u32,
     pub(crate) out_of_range: OutOfRange,
+    pub(crate) on_recreated: OutOfRange,
     pub(crate) stop_at_end: bool,
     pub(crate) stop_at_seq: Option<u64>,
+    /// In milliseconds since 1970.
+    pub(crate) stop_at_time: Option<u64>,
     pub(crate) prefer_local: bool,
 }
 
@@ -70,11 +77,14 @@ impl Subscription {
                 min_bytes: 0,
                 fetch_size: 1 << 20,
                 out_of_range: OutOfRange::Fail,
+                on_recreated: OutOfRange::Fail,
                 stop_at_end: false,
                 stop_at_seq: None,
+                stop_at_time: None,
                 prefer_local: false,
             },
             limit: None,
+            resume: Positions::default(),
         }
     }
 
@@ -134,6 +144,24 @@ impl Subscription {
         self
     }
 
+    /// Goes on where a checkpoint says, whatever start was given; partitions that it has nothing of begin with theirs.
+    ///
+    /// If messages from there on are gone by now, the [policy](Subscription::out_of_range) holds and
+    /// [`gaps`](crate::ConsumeIter::gaps) lists them. A number beyond the end is another matter:
+    /// [`on_recreated`](Subscription::on_recreated).
+    pub fn resume(mut self, checkpoint: &Checkpoint) -> Self {
+        self.resume = checkpoint.positions().clone();
+        self
+    }
+
+    /// What to do when [`resume`](Subscription::resume) asks for a number beyond the end: the topic was created anew, or
+    /// a fail-over lost its last messages, and the position means nothing any more. Default [`OutOfRange::Fail`], with
+    /// [`Error::Recreated`]. A topic that has already grown past the position again cannot be told from the old one.
+    pub fn on_recreated(mut self, policy: OutOfRange) -> Self {
+        self.options.on_recreated = policy;
+        self
+    }
+
     /// Ends each partition at the high-water mark it has when the subscription begins, even if it goes on growing.
     pub fn stop_at_end(mut self) -> Self {
         self.options.stop_at_end = true;
@@ -143,6 +171,15 @@ impl Subscription {
     /// Ends each partition with this sequence number, inclusive.
     pub fn stop_at_seq(mut self, seq: u64) -> Self {
         self.options.stop_at_seq = Some(seq);
+        self
+    }
+
+    /// Ends each partition before its first message with this time stamp or a later one, which is not delivered, and
+    /// neither is any message after it, even if its time stamp is earlier. Messages are looked at as they come, from
+    /// the start of the subscription on: a partition without such a message goes on, and waits for one, unless
+    /// [`stop_at_end`](Subscription::stop_at_end) or another condition ends it before.
+    pub fn stop_at_time(mut self, time: SystemTime) -> Self {
+        self.options.stop_at_time = Some(millis_at_or_after(time));
         self
     }
 

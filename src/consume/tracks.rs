@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::error::{Error, Fault, Result};
 use crate::message::{Source, Sources};
 use crate::net::{Backoff, BrokerAddr, Cluster, Deadline};
+use crate::protocol::bundle::Entry;
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
 use crate::protocol::varint;
@@ -46,6 +47,15 @@ impl Positions {
     /// The next number of a partition, if it belongs to the subscription.
     pub fn get(&self, topic: &str, partition: u16) -> Option<u64> {
         self.0.iter().find(|p| &*p.topic == topic && p.partition == partition).map(|p| p.seq)
+    }
+
+    /// Notes the next number of a partition, in place of the one it had: for a program that deals with messages in
+    /// another order than they come in.
+    pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
+        match self.0.iter_mut().find(|p| &*p.topic == topic && p.partition == partition) {
+            Some(position) => position.seq = seq,
+            None => self.0.push(Position { topic: topic.into(), partition, seq }),
+        }
     }
 }
 
@@ -104,6 +114,8 @@ pub(super) struct Track {
     /// The first number that was there when last heard of.
     pub(super) first_available: u64,
     pub(super) high_water_mark: Option<u64>,
+    /// Begins where a checkpoint says, and no answer has shown yet that there is such a place.
+    pub(super) resumed: bool,
     /// The last number to deliver.
     pub(super) end: Option<u64>,
     /// `stop_at_end` has still to learn where the end is.
@@ -120,7 +132,7 @@ pub(super) struct Track {
     /// Messages found in the chunk that is being read.
     found: bool,
     /// Length of the chunk that is being read, and of the last one that lay all below the position.
-    chunk_len: u32,
+    pub(super) chunk_len: u32,
     stale_len: Option<u32>,
     /// Answers in a row that could not be followed.
     hops: u32,
@@ -410,9 +422,14 @@ impl Tracks {
         track.high_water_mark = Some(high_water_mark);
         track.first_available = first_available;
         let requested = track.position;
-        match self.options.out_of_range {
+        let recreated = std::mem::take(&mut track.resumed) && requested > high_water_mark.saturating_add(1);
+        let policy = if recreated { self.options.on_recreated } else { self.options.out_of_range };
+        match policy {
             OutOfRange::Fail => {
                 let (topic, partition) = (topic.to_string(), *partition);
+                if recreated {
+                    return outcome.fail(Error::Recreated { topic, partition, position: requested, high_water_mark });
+                }
                 let e = Error::OutOfRange { topic, partition, requested, first_available, high_water_mark };
                 return outcome.fail(e);
             }
@@ -446,6 +463,32 @@ impl Tracks {
             return Verdict::Skip;
         }
         if track.woken { Verdict::Skip } else { Verdict::Take }
+    }
+
+    /// Takes away the messages from the first at or after the time to stop at on, and ends the partition before it;
+    /// whether there was one.
+    pub(super) fn stop_at_time(&mut self, index: usize, entries: &mut Vec<Entry>) -> bool {
+        let Some(time) = self.options.stop_at_time else { return false };
+        let Some(at) = entries.iter().position(|entry| entry.timestamp_ms >= time) else { return false };
+        entries.truncate(at);
+        let track = &mut self.tracks[index];
+        match entries.last() {
+            Some(last) => track.end = Some(last.seq),
+            None => {
+                track.state = TrackState::Done;
+                self.changed = true;
+            }
+        }
+        true
+    }
+
+    /// Turns to another part of a partition, of which nothing may be under way.
+    pub(super) fn seek(&mut self, index: usize, seq: u64, end: u64) {
+        let track = &mut self.tracks[index];
+        (track.position, track.end, track.end_unknown) = (seq, Some(end), true);
+        (track.state, track.stale_len) = (TrackState::Idle, None);
+        track.fetch_size = self.options.fetch_size;
+        self.changed = true;
     }
 
     /// Notes that messages of a bundle are about to be handed out.
@@ -541,6 +584,7 @@ impl Track {
             position,
             first_available,
             high_water_mark,
+            resumed: false,
             end: options.stop_at_seq,
             end_unknown: options.stop_at_end,
             fetch_size: options.fetch_size,
@@ -558,6 +602,7 @@ impl Track {
 
     fn on_data(&mut self, high_water_mark: u64, len: u32) {
         self.drained = len == 0;
+        self.resumed = false;
         if len > 0 {
             self.high_water_mark = Some(high_water_mark);
             if std::mem::take(&mut self.end_unknown) {

@@ -130,6 +130,10 @@ impl Pool {
                 return Err(DecodeError::new("message id", fault, 0).into());
             }
             buf.consume(whole);
+            // Pings without end are no answer either.
+            if deadline.has_passed() {
+                return Err(Error::Timeout { phase: Phase::Wait, after: timeout });
+            }
         }
     }
 }

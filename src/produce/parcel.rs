@@ -13,7 +13,7 @@ use crate::protocol::bundle::{BundleBuilder, MAX_KEY, MAX_MESSAGES, RawMessage};
 const MAX_RECORD: usize = 255 << 20;
 
 /// A bundle takes no further record beyond so many bytes, uncompressed: readers must hold it whole.
-const MAX_SET: usize = 32 << 20;
+pub(super) const MAX_SET: usize = 32 << 20;
 
 /// The most bytes that surround a record's key and payload.
 const RECORD_OVERHEAD: usize = 1 + 5 + 8 + 1 + 5;
@@ -108,7 +108,7 @@ impl<'a> Parcel<'a> {
         builder.clear();
         let mut index = first;
         while let Some((seq, record)) = self.records.get(index) {
-            let raw = record.to_raw(now_ms);
+            let raw = record.to_raw(|| now_ms);
             if index > first && !takes(builder, &raw, MAX_MESSAGES, MAX_SET) {
                 break;
             }

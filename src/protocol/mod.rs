@@ -22,6 +22,7 @@
 //! | `ff ff` for a partition id | the topic is unknown, no entry follows | | `stream::answers_come_in_the_order_of_the_request`, golden `consume_unknown_topic*` |
 //! | `err_flags` | 00, 01, fb, fc, fd, fe, ff | any other | `stream::err_flags_that_nobody_sends`, `hostile_unknown_error_code` |
 //! | chunk length | all chunks together are the rest of the payload | more, less, or a sum that only fits in 32 bits | `stream::the_chunks_use_the_payload_up`, `hostile_chunk_len_*`, `hostile_spare_bytes` |
+//! | chunk length of a boundary fault | 0 | any other | `stream::a_boundary_fault_has_no_chunk` |
 //! | bundle length | beyond the chunk: its last bundle is cut | 0 | `stream::a_chunk_may_end_inside_its_last_bundle`, `stream::the_last_byte_of_a_chunk_makes_the_difference`, golden `consume_partial_*`, `hostile_bundle_len_zero` |
 //! | bundle header | inside the bundle; cut with its chunk | longer than the bundle | `stream::lengths_and_headers_stay_inside_their_containers`, `bundle::headers`, `hostile_header_past_bundle` |
 //! | codec, bit 7 | codec 0 and 1 | codec 2 and 3, bit 7: unsupported | `bundle::headers_refused`, `hostile_codec_2`, `hostile_flag_bit_7` |

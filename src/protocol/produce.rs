@@ -308,9 +308,22 @@ impl ProduceResponse {
     /// Fewer or more codes than the request has partitions, a code that is not defined, or one for a whole topic after
     /// another one of the same topic.
     pub fn decode(payload: &[u8], shape: impl IntoIterator<Item = usize>) -> Result<ProduceResponse, DecodeError> {
+        let mut codes = Vec::new();
+        let request_id = ProduceResponse::decode_into(payload, shape, &mut codes)?;
+        Ok(ProduceResponse { request_id, codes })
+    }
+
+    /// As [`decode`](ProduceResponse::decode), but appends the codes to `codes`; the request's id.
+    ///
+    /// # Errors
+    /// As [`decode`](ProduceResponse::decode). The codes appended before that stay.
+    pub fn decode_into(
+        payload: &[u8],
+        shape: impl IntoIterator<Item = usize>,
+        codes: &mut Vec<ProduceCode>,
+    ) -> Result<u32, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;
-        let mut codes = Vec::new();
         for partitions in shape {
             let mut left = partitions;
             while left > 0 {
@@ -326,7 +339,7 @@ impl ProduceResponse {
             }
         }
         c.finish("produce answer")?;
-        Ok(ProduceResponse { request_id, codes })
+        Ok(request_id)
     }
 }
 

@@ -124,6 +124,9 @@ impl Bundle {
     }
 }
 
+/// Bytes of pings to take before an answer: servers send none after the greeting, and so many only to waste time.
+const MAX_PINGS: u64 = 1 << 20;
+
 /// Decodes the consume answers of one connection.
 #[derive(Debug)]
 pub struct FetchDecoder {
@@ -134,6 +137,8 @@ pub struct FetchDecoder {
     /// Bytes of the current frame's payload: all of it, and those passed.
     frame_len: u64,
     at: u64,
+    /// Bytes of pings since the last answer.
+    pings: u64,
     /// Index of the current request among the outstanding ones.
     current: usize,
     slots: Vec<Slot>,
@@ -195,6 +200,7 @@ impl FetchDecoder {
             failed: None,
             frame_len: 0,
             at: 0,
+            pings: 0,
             current: 0,
             slots: Vec::new(),
             awaited: None,
@@ -303,7 +309,15 @@ impl FetchDecoder {
         }
         self.state = match header.kind {
             Kind::Consume => State::Fixed,
-            _ => State::Skip { bytes: self.frame_len, then: AfterSkip::Frame },
+            _ => {
+                // Without end they would keep a reader busy for ever.
+                self.pings += HEADER_LEN as u64 + self.frame_len;
+                if self.pings > MAX_PINGS {
+                    let fault = DecodeFault::OverLimit { claimed: self.pings, limit: MAX_PINGS };
+                    return Err(DecodeError::new("pings before an answer", fault, 0));
+                }
+                State::Skip { bytes: self.frame_len, then: AfterSkip::Frame }
+            }
         };
         *used += HEADER_LEN;
         Ok(None)
@@ -355,6 +369,7 @@ impl FetchDecoder {
             return Err(DecodeError::new("answer", DecodeFault::Spare { extra: left - chunks }, self.at + chunks));
         }
         let request_id = request.request_id;
+        self.pings = 0;
         self.state = State::Answer { slot: 0 };
         *used += entries.len();
         Ok(Some(Step::Event(Event::Response { request_id })))

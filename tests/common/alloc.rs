@@ -16,6 +16,8 @@ static PEAK: AtomicIsize = AtomicIsize::new(0);
 thread_local! {
     static CALLS: Cell<u64> = const { Cell::new(0) };
     static WEIGHED: Cell<bool> = const { Cell::new(false) };
+    static HELD_HERE: Cell<isize> = const { Cell::new(0) };
+    static PEAK_HERE: Cell<isize> = const { Cell::new(0) };
 }
 
 /// Allocations made by this thread so far.
@@ -42,7 +44,19 @@ pub fn reset_peak() {
     PEAK.store(held(), Ordering::SeqCst);
 }
 
+/// What `f` returns, and the most bytes this thread held at a time meanwhile, beyond those it held before.
+pub fn peak_of<T>(f: impl FnOnce() -> T) -> (T, usize) {
+    let before = HELD_HERE.get();
+    PEAK_HERE.set(before);
+    let value = f();
+    (value, usize::try_from(PEAK_HERE.get() - before).unwrap_or(0))
+}
+
 fn count(bytes: isize) {
+    let _ = HELD_HERE.try_with(|held| {
+        held.set(held.get() + bytes);
+        let _ = PEAK_HERE.try_with(|peak| peak.set(peak.get().max(held.get())));
+    });
     // A thread that is ending has no counters any more.
     if WEIGHED.try_with(Cell::get).unwrap_or(false) {
         let now = NOW.fetch_add(bytes, Ordering::SeqCst) + bytes;

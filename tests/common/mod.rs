@@ -5,6 +5,7 @@
 
 pub mod alloc;
 pub mod captures;
+pub mod example;
 pub mod feed;
 pub mod generate;
 pub mod logs;

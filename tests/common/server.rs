@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tank_client::broker::{Broker, dense_bundle, sparse_bundle};
-use tank_client::protocol::admin::{CreateTopicCode, CreateTopicRequest, CreateTopicResponse};
 use tank_client::protocol::bundle::{Compression, RawMessage};
 use tank_client::protocol::frame::{HEADER_LEN, PING};
 use tank_client::protocol::produce::{ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
-use tank_client::{Client, Start, Subscription};
+use tank_client::{Client, Record, Start, Subscription, TopicConfig};
 
 use super::watch::SOON;
 
@@ -40,8 +39,7 @@ impl Server {
         Client::connect(&self.addr).unwrap()
     }
 
-    /// A connection for what the client does not do.
-    pub fn wire(&self) -> Wire {
+    fn wire(&self) -> Wire {
         let stream = TcpStream::connect(&self.addr).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -52,10 +50,9 @@ impl Server {
 
     /// A new topic under a name that nobody has used; and what writes to it.
     pub fn topic(&self, partitions: u16) -> Topic {
-        let name = unique_name();
-        let mut wire = self.wire();
-        wire.create_topic(&name, partitions, "");
-        Topic { name, wire }
+        let (name, client) = (unique_name(), self.client());
+        client.create_topic(&name, partitions, &TopicConfig::default()).unwrap();
+        Topic { name, client, wire: self.wire() }
     }
 }
 
@@ -68,13 +65,15 @@ pub fn unique_name() -> String {
 /// A topic of a test's own.
 pub struct Topic {
     pub name: String,
+    client: Client,
     wire: Wire,
 }
 
 impl Topic {
-    /// Publishes messages with these payloads, no keys and the time stamp 0, as one bundle.
+    /// Publishes messages with these payloads and no keys, as one bundle.
     pub fn publish(&mut self, partition: u16, payloads: &[impl AsRef<[u8]>]) {
-        self.publish_bundle(partition, &bundle(payloads, Compression::Auto));
+        let records: Vec<_> = payloads.iter().map(|payload| Record::new(payload.as_ref())).collect();
+        self.client.publish(&self.name, partition, &records).unwrap();
     }
 
     /// Publishes messages `from..=to`, each with its number for a payload, in bundles of at most `per_bundle`.
@@ -114,21 +113,14 @@ pub fn sparse(numbers: &[u64], compression: Compression) -> Vec<u8> {
     sparse_bundle(&messages, compression)
 }
 
+/// A connection for bundles that the client does not make.
 pub struct Wire {
     stream: TcpStream,
 }
 
 impl Wire {
-    pub fn create_topic(&mut self, topic: &str, partitions: u16, config: &str) {
-        let mut frame = Vec::new();
-        let request = CreateTopicRequest { request_id: 1, topic: topic.into(), partitions, config: config.into() };
-        request.encode(&mut frame).unwrap();
-        let answer = CreateTopicResponse::decode(&self.ask(&frame)).unwrap();
-        assert_eq!(answer.code, CreateTopicCode::Created);
-    }
-
     /// Stores a bundle; a sparse one if `first_seq` is not 0.
-    pub fn produce(&mut self, topic: &str, partition: u16, first_seq: u64, bundle: &[u8]) {
+    fn produce(&mut self, topic: &str, partition: u16, first_seq: u64, bundle: &[u8]) {
         let mut frame = Vec::new();
         let request = ProduceRequest {
             client_version: 2,

@@ -1,14 +1,13 @@
 //! Peers that lie: whatever comes, the end is an event or an error that names the field, and neither memory nor work
 //! goes beyond what the bytes that really came are worth.
 
-mod alloc;
 #[path = "../common/mod.rs"]
 mod common;
 mod others;
 
 use std::time::{Duration, Instant};
 
-use alloc::{Counting, peak};
+use common::alloc::{Counting, peak_of};
 use common::captures::{self, Capture};
 use common::feed::{Feeder, Unpacker};
 use common::generate::{self, Shape, one_chunk, put_varint};
@@ -47,7 +46,7 @@ fn consume(requests: &[FetchRequest], bytes: &[u8], limits: &Limits) -> (usize, 
 /// As [`consume`], held to what memory and work may cost.
 fn check(requests: &[FetchRequest], bytes: &[u8], what: &dyn Fn() -> String) -> Option<DecodeError> {
     let before = Instant::now();
-    let ((messages, steps, error), peak) = peak(|| consume(requests, bytes, &Limits::default()));
+    let ((messages, steps, error), peak) = peak_of(|| consume(requests, bytes, &Limits::default()));
     let slots: usize = requests.iter().map(|request| request.slots().count()).sum();
     // A message that really came has an entry of 32 bytes, of which a growing vector holds up to three times as many.
     let most = (64 << 10) + 32 * bytes.len() + 96 * messages;
@@ -219,25 +218,19 @@ fn limits() {
     assert_eq!(consume(requests, &plain, &all.bundle(100).fetch_header(header).fetch_frame(frame)).2, None);
 }
 
-/// How long it takes, at best.
-fn time(case: &dyn Fn(usize) -> Box<dyn Fn()>, size: usize) -> Duration {
-    let run = case(size);
-    (0..3)
-        .map(|_| Instant::now())
-        .map(|start| {
-            run();
-            start.elapsed()
-        })
-        .min()
-        .unwrap()
+fn time(run: &dyn Fn()) -> Duration {
+    let start = Instant::now();
+    run();
+    start.elapsed()
 }
 
 fn in_pieces(request: FetchRequest, bytes: Vec<u8>, piece: usize) -> Box<dyn Fn()> {
     Box::new(move || {
         let limits = Limits::default();
         let mut feeder = Feeder::new(std::slice::from_ref(&request), &bytes, &limits);
-        let mut events = 0;
+        let (mut events, start) = (0, Instant::now());
         loop {
+            assert!(feeder.steps % 256 > 0 || start.elapsed() < Duration::from_secs(20));
             match feeder.step().unwrap() {
                 Step::Event(Event::End { .. }) => break,
                 Step::Event(_) => events += 1,
@@ -264,15 +257,15 @@ fn work_grows_with_the_bytes_alone() {
         chunk
     };
     let large_bundle = |n: usize| {
-        let (request, bytes) = one_chunk(1, Some(1), u64::MAX, &bundles(1, 1000 * n));
+        let (request, bytes) = one_chunk(1, Some(1), u64::MAX, &bundles(1, 2000 * n));
         in_pieces(request, bytes, 1)
     };
     let many_bundles = |n: usize| {
-        let (request, bytes) = one_chunk(1, Some(1), u64::MAX, &bundles(100 * n, 3));
+        let (request, bytes) = one_chunk(1, Some(1), u64::MAX, &bundles(30 * n, 3));
         in_pieces(request, bytes, 1)
     };
     let skipped = |n: usize| {
-        let (request, bytes) = one_chunk(1 << 40, Some(1), u64::MAX, &bundles(100 * n, 3));
+        let (request, bytes) = one_chunk(1 << 40, Some(1), u64::MAX, &bundles(30 * n, 3));
         in_pieces(request, bytes, 7)
     };
     let pings = |n: usize| {
@@ -281,8 +274,8 @@ fn work_grows_with_the_bytes_alone() {
     };
     let long_ping = |n: usize| {
         let (request, bytes) = one_chunk(1, Some(1), u64::MAX, &bundles(1, 1));
-        let len = 1000 * n as u32;
-        in_pieces(request, [&[3][..], &len.to_le_bytes(), &vec![0; 1000 * n], &bytes].concat(), 1)
+        let len = 250 * n as u32;
+        in_pieces(request, [&[3][..], &len.to_le_bytes(), &vec![0; 250 * n], &bytes].concat(), 1)
     };
     let header = |n: usize| {
         let mut rng = Rng::new(1);
@@ -303,7 +296,8 @@ fn work_grows_with_the_bytes_alone() {
         ("a header of many topics, byte by byte", &header),
     ];
     for (name, case) in cases {
-        let (short, long) = (time(case, 8), time(case, 128));
-        assert!(long < short * 100 + Duration::from_millis(5), "{name}: {short:?}, then {long:?}");
+        let (short, long) = (case(8), case(128));
+        // A busy machine may spoil any number of attempts; what is looked at again spoils them all.
+        assert!((0..5).any(|_| time(&*long) < time(&*short) * 80), "{name}");
     }
 }

@@ -14,7 +14,7 @@ use tank_client::protocol::fetch::FetchRequest;
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::{ProduceRequest, ProduceResponse};
 
-use crate::alloc::peak;
+use crate::common::alloc::peak_of;
 use crate::common::rng::seeded;
 use crate::common::{captures, mutate};
 
@@ -41,7 +41,7 @@ fn payloads() -> Vec<Vec<u8>> {
 fn decode(payload: &[u8]) -> usize {
     // Without limits, so that nothing but the bytes themselves holds a count back.
     let limits = Limits::default().topics(u32::MAX).nodes(u32::MAX);
-    let (accepted, peak) = peak(|| {
+    let (accepted, peak) = peak_of(|| {
         let mut accepted = 0;
         let mut count = |ok: bool| accepted += usize::from(ok);
         count(FetchRequest::decode(payload).is_ok());

@@ -380,6 +380,23 @@ fn err_flags_that_nobody_sends() {
 }
 
 #[test]
+fn a_boundary_fault_has_no_chunk() {
+    let fault = PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 3 };
+    let decode = |len: u32| {
+        let mut decoder = FetchDecoder::new(Limits::default());
+        decoder.expect(request(5, &[("t", &[(7, 50)])]));
+        let mut bytes = answer(5, &[("t", &[(7, fault)])], &[]);
+        let field = bytes.len() - 12;
+        bytes[field..field + 4].copy_from_slice(&len.to_le_bytes());
+        let (seen, result) = events(&mut decoder, &bytes);
+        (seen.get(1).cloned(), result.map_err(|e| (e.field(), e.fault())))
+    };
+    assert_eq!(decode(0), (Some(Event::Partition { slot: 0, answer: fault }), Ok(HEADER_LEN)));
+    let unexpected = F::Unexpected { found: 1, expected: 0 };
+    assert_eq!(decode(1), (None, Err(("chunk length of a boundary fault", unexpected))));
+}
+
+#[test]
 fn the_chunks_use_the_payload_up() {
     let one = dense(1);
     let decode = |first: usize, second: u32, chunks: &[u8]| {

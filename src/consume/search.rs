@@ -1,0 +1,60 @@
+//! Finding a time in a partition.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::iter::ConsumeIter;
+use super::subscription::{OutOfRange, Subscription};
+use super::tracks::{Track, TrackState, Tracks};
+use crate::client::Shared;
+use crate::error::Result;
+use crate::message::{Source, millis_at_or_after};
+
+/// Bytes to ask for with each probe, of which the first bundle is looked at.
+const PROBE_SIZE: u32 = 4 << 10;
+
+/// The number of the first message at or after a time, given the first available number and the high-water mark; that
+/// mark + 1 if there is none.
+pub(super) fn seq_at(
+    shared: &Arc<Shared>,
+    topic: &Arc<str>,
+    partition: u16,
+    (first_available, high_water_mark): (u64, u64),
+    time: SystemTime,
+) -> Result<u64> {
+    let wanted = millis_at_or_after(time);
+    let end = high_water_mark.saturating_add(1);
+    // No message from `high` to below `found` is there, and `found` is late enough or the end; what lies below `low`
+    // is too early.
+    let (mut low, mut high, mut found) = (first_available.max(1), end, end);
+    if low >= high {
+        return Ok(end);
+    }
+    let subscription = Subscription::partition(&**topic, partition);
+    let subscription = subscription.fetch_size(PROBE_SIZE).max_wait(Duration::ZERO).out_of_range(OutOfRange::Earliest);
+    let mut track = Track::new(low, first_available, Some(high_water_mark), &subscription.options);
+    // Nothing is asked for before the first probe.
+    track.state = TrackState::Done;
+    let source = Source { topic: topic.clone(), partition };
+    let tracks = Tracks::new(vec![(source, track)], subscription.options, shared.is_cluster(), &shared.config);
+    let mut probes = ConsumeIter::start(shared.clone(), tracks, None)?;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        // A log that became shorter meanwhile is read from its beginning instead.
+        let batch = probes.bundle_at(middle, high_water_mark)?;
+        let batch = batch.filter(|batch| batch.get(0).is_some_and(|message| (middle..high).contains(&message.seq())));
+        let Some(batch) = batch else {
+            high = middle;
+            continue;
+        };
+        let late_enough = batch.iter().position(|message| message.timestamp_ms() >= wanted);
+        let seq = |index: usize| batch.get(index).map_or(end, |message| message.seq());
+        match late_enough {
+            Some(0) => (high, found) = (middle, seq(0)),
+            // The one before it is too early.
+            Some(index) => return Ok(seq(index)),
+            None => low = seq(batch.len() - 1) + 1,
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,142 @@
+//! Settings for a producer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::options::{Acks, Options};
+use super::parcel::MAX_SET;
+use super::partitioner::{ByKey, Partitioner};
+use super::producer::Producer;
+use crate::client::{Client, Shared};
+use crate::error::{Error, Result};
+use crate::protocol::bundle::{Compression, MAX_MESSAGES};
+
+/// Settings for a [`Producer`], from [`Client::producer`].
+#[must_use]
+pub struct ProducerBuilder {
+    pub(super) shared: Arc<Shared>,
+    pub(super) options: Options,
+    pub(super) partitioner: Box<dyn Partitioner>,
+    pub(super) max_records: u32,
+    pub(super) max_bytes: usize,
+    pub(super) max_age: Duration,
+    pub(super) window: usize,
+    pub(super) idempotent: bool,
+}
+
+impl Client {
+    /// Settings for a producer, which collects records and sends them in bundles.
+    pub fn producer(&self) -> ProducerBuilder {
+        ProducerBuilder {
+            shared: self.shared.clone(),
+            options: self.shared.config.publish,
+            partitioner: Box::new(ByKey),
+            max_records: 10_000,
+            max_bytes: 512 << 10,
+            max_age: Duration::from_millis(50),
+            window: 5,
+            idempotent: false,
+        }
+    }
+}
+
+impl ProducerBuilder {
+    /// How many records of a partition to collect before they are sent, 1 to 65,535. Default 10,000.
+    pub fn max_records(mut self, records: u32) -> Self {
+        self.max_records = records;
+        self
+    }
+
+    /// How many bytes of a partition to collect before they are sent, before compression and some bytes for each record
+    /// included: 1 to 32 MiB. Default 512 KiB. A larger record goes alone.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// How old the first record collected for a partition may become before the next call sends it with the others. Default
+    /// 50 milliseconds. Without a call nothing is sent.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = age;
+        self
+    }
+
+    /// How many requests may be on their way to a broker at a time, at least 1. Default 5.
+    pub fn window(mut self, requests: usize) -> Self {
+        self.window = requests;
+        self
+    }
+
+    /// When to compress. Default: as the client was [told](crate::ClientBuilder::compression).
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.options.compression = compression;
+        self
+    }
+
+    /// Which replicas must have the records. Default: as the client was [told](crate::ClientBuilder::acks).
+    pub fn acks(mut self, acks: Acks) -> Self {
+        self.options.acks = acks;
+        self
+    }
+
+    /// How long a cluster waits for those replicas. Default: as the client was
+    /// [told](crate::ClientBuilder::ack_timeout).
+    pub fn ack_timeout(mut self, timeout: Duration) -> Self {
+        self.options.ack_timeout = timeout;
+        self
+    }
+
+    /// What chooses the partition of a record that is given without one. Default [`ByKey`].
+    pub fn partitioner(mut self, partitioner: impl Partitioner + 'static) -> Self {
+        self.partitioner = Box::new(partitioner);
+        self
+    }
+
+    /// Stores every record exactly once, whatever connections do: the producer gives the records their sequence numbers, and
+    /// where the outcome of a request is unknown it asks for the high-water mark and sends again what is not there.
+    ///
+    /// **One writer per partition.** Nobody else may publish to the partitions this producer publishes to, for as long as it
+    /// lives: no other producer, no other process, not this client's [`publish`](Client::publish) either. Another writer's
+    /// messages would be taken for this one's, and records be lost without an error.
+    ///
+    /// One request at a time is on its way for each partition.
+    pub fn idempotent(mut self) -> Self {
+        self.idempotent = true;
+        self
+    }
+
+    /// Makes the producer. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a setting out of its range.
+    pub fn build(self) -> Result<Producer> {
+        self.options.check()?;
+        let refused = |what: &str, given: usize, most: usize| {
+            Err(Error::config(format!("producer: {what}: {given} given, 1 to {most} allowed")))
+        };
+        if self.max_records == 0 || self.max_records > MAX_MESSAGES {
+            return refused("records", self.max_records as usize, MAX_MESSAGES as usize);
+        }
+        if self.max_bytes == 0 || self.max_bytes > MAX_SET {
+            return refused("bytes", self.max_bytes, MAX_SET);
+        }
+        if self.window == 0 {
+            return Err(Error::config("producer: a window of no requests given, at least 1 needed"));
+        }
+        Ok(Producer::new(self))
+    }
+}
+
+impl fmt::Debug for ProducerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProducerBuilder")
+            .field("options", &self.options)
+            .field("max_records", &self.max_records)
+            .field("max_bytes", &self.max_bytes)
+            .field("max_age", &self.max_age)
+            .field("window", &self.window)
+            .field("idempotent", &self.idempotent)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,147 @@
+//! A producer's connection to one broker, with several requests on their way.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use log::{debug, trace};
+
+use crate::client::Shared;
+use crate::error::{Error, Phase, Result};
+use crate::net::{BrokerAddr, Connection, Deadline, Fill, Interest, ReadBuf};
+use crate::protocol::frame::{self, FrameHeader, HEADER_LEN, Kind};
+use crate::protocol::produce::{ProduceCode, ProduceResponse};
+use crate::protocol::{DecodeError, DecodeFault};
+
+/// Bytes that several answers fit into.
+const ANSWERS: usize = 2 << 10;
+
+/// A broker that leads partitions which are published to.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) addr: BrokerAddr,
+    connection: Option<Connection>,
+    buf: ReadBuf<()>,
+    in_flight: VecDeque<InFlight>,
+}
+
+/// A request on its way: whose bundles it holds, in the order of its entries.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) request_id: u32,
+    pub(super) lanes: Vec<usize>,
+    /// Partitions of each topic.
+    pub(super) shape: Vec<usize>,
+    pub(super) deadline: Deadline,
+}
+
+impl Link {
+    pub(super) fn new(addr: BrokerAddr) -> Link {
+        Link { addr, connection: None, buf: ReadBuf::new(ANSWERS, ()), in_flight: VecDeque::new() }
+    }
+
+    /// How many requests are on their way.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Opens a connection, unless there is one that is alive; whether it was used before.
+    pub(super) fn bring_up(&mut self, shared: &Shared) -> Result<bool> {
+        if let Some(connection) = &self.connection {
+            // With requests on their way, whatever ended it comes out when their answers are read.
+            if !self.in_flight.is_empty() || !connection.has_gone_stale() {
+                return Ok(true);
+            }
+            debug!("{}: ended while idle, dialing anew", self.addr);
+        }
+        self.buf.clear();
+        self.connection = None;
+        let (connection, reused) = shared.pool.take(&self.addr)?;
+        self.connection = Some(connection);
+        Ok(reused)
+    }
+
+    /// Sends a request. After an error the broker certainly does not have all of it.
+    pub(super) fn send(&mut self, frame: &[u8], request: InFlight, timeout: Duration) -> Result<()> {
+        let Some(connection) = &self.connection else { return Err(Error::Disconnected { phase: Phase::Send }) };
+        connection.send(frame, timeout)?;
+        self.in_flight.push_back(request);
+        Ok(())
+    }
+
+    /// The next request whose answer has arrived; its codes are appended to `codes`.
+    ///
+    /// # Errors
+    /// The connection ended or the answer makes no sense. It is of no further use then.
+    pub(super) fn poll(&mut self, limit: u32, codes: &mut Vec<ProduceCode>) -> Result<Option<InFlight>> {
+        while !self.in_flight.is_empty() {
+            let need = match FrameHeader::decode(self.buf.data())? {
+                None => HEADER_LEN - self.buf.data().len(),
+                Some(header) if header.len > limit => {
+                    let fault = DecodeFault::OverLimit { claimed: header.len.into(), limit: limit.into() };
+                    return Err(DecodeError::new("frame length", fault, 0).into());
+                }
+                Some(header) => {
+                    let whole = HEADER_LEN + header.len as usize;
+                    match whole.checked_sub(self.buf.data().len()) {
+                        None | Some(0) => {
+                            let request = self.answer(header.kind, whole, codes)?;
+                            self.buf.consume(whole);
+                            if request.is_some() {
+                                return Ok(request);
+                            }
+                            continue;
+                        }
+                        Some(missing) => missing,
+                    }
+                }
+            };
+            let phase = if self.buf.data().is_empty() { Phase::Wait } else { Phase::Read };
+            let Some(connection) = &self.connection else { return Err(Error::Disconnected { phase }) };
+            match self.buf.fill(connection, need).map_err(|e| Error::io(phase, e))? {
+                Fill::Bytes(_) => {}
+                Fill::Later => return Ok(None),
+                Fill::End => return Err(Error::Disconnected { phase }),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The request that the answer in the buffer is for; none if it is a ping.
+    fn answer(&mut self, kind: Kind, whole: usize, codes: &mut Vec<ProduceCode>) -> Result<Option<InFlight>> {
+        let payload = &self.buf.data()[HEADER_LEN..whole];
+        match kind {
+            Kind::Ping => return Ok(None),
+            Kind::Produce => {}
+            other => {
+                let fault = DecodeFault::Unexpected { found: other as u64, expected: Kind::Produce as u64 };
+                return Err(DecodeError::new("message id", fault, 0).into());
+            }
+        }
+        let request_id = frame::request_id(payload)?;
+        // Not by order: a cluster answers once replicas have confirmed.
+        let Some(index) = self.in_flight.iter().position(|request| request.request_id == request_id) else {
+            return Err(DecodeError::new("request id", DecodeFault::Undefined { value: request_id.into() }, 0).into());
+        };
+        let shape = self.in_flight[index].shape.iter().copied();
+        ProduceResponse::decode_into(payload, shape, codes)?;
+        trace!("{}: answer to {request_id}", self.addr);
+        Ok(self.in_flight.remove(index))
+    }
+
+    /// Drops the connection; what was on its way.
+    pub(super) fn drop_connection(&mut self) -> VecDeque<InFlight> {
+        self.connection = None;
+        self.buf.clear();
+        std::mem::take(&mut self.in_flight)
+    }
+
+    /// What the broker is waited for, if anything.
+    pub(super) fn interest(&self) -> Option<Interest<'_>> {
+        self.connection.as_ref().filter(|_| !self.in_flight.is_empty()).map(Interest::Read)
+    }
+
+    /// When the first answer has to be there.
+    pub(super) fn deadline(&self) -> Deadline {
+        self.in_flight.front().map_or(Deadline::NEVER, |request| request.deadline)
+    }
+}

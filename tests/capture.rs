@@ -1,0 +1,82 @@
+//! Recording what a program and a broker say, and playing the broker from it.
+
+mod common;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tank_client::broker::{Broker, Fault, Recorder, Replay};
+use tank_client::{Client, Start, Stats, Subscription};
+
+use common::example::scratch;
+
+type Found = (Vec<(u16, u64, Vec<u8>)>, Stats);
+
+/// A program whose messages come in several answers over several connections.
+fn program(addr: SocketAddr, start: Start) -> tank_client::Result<Found> {
+    let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).retry_timeout(Duration::from_secs(2));
+    let client = client.connect(&addr.to_string())?;
+    let what = Subscription::topic("orders").from(start).fetch_size(1000).stop_at_end();
+    let mut messages = client.subscribe(what)?;
+    let mut found = Vec::new();
+    for message in messages.by_ref() {
+        let message = message?;
+        found.push((message.partition(), message.seq(), message.payload().to_vec()));
+    }
+    Ok((found, messages.stats()))
+}
+
+fn broker() -> Broker {
+    let broker = Broker::start().unwrap();
+    broker.create_topic("orders", 2);
+    for bundle in 0..100 {
+        for partition in 0..2 {
+            let payloads: Vec<_> = (0..20).map(|n| format!("{partition}/{bundle}/{n}")).collect();
+            broker.append_payloads("orders", partition, &payloads);
+        }
+    }
+    broker
+}
+
+#[test]
+fn a_recorded_session_plays_again_without_the_broker() {
+    let broker = broker();
+    let file = scratch("capture");
+    let recorder = Recorder::start(broker.addr(), &file).unwrap();
+    broker.inject(Fault::CutAfter(10_000));
+    let found = program(recorder.addr(), Start::Earliest).unwrap();
+    assert_eq!((found.0.len(), found.1.reconnects), (4000, 1));
+    recorder.finish().unwrap();
+    drop(broker);
+
+    for _ in 0..3 {
+        let replay = Replay::start(&file).unwrap();
+        assert_eq!(program(replay.addr(), Start::Earliest).unwrap(), found);
+        assert_eq!(replay.difference(), None);
+    }
+    // A program that asks for something else is told apart.
+    let replay = Replay::start(&file).unwrap();
+    assert!(program(replay.addr(), Start::At(2)).is_err());
+    let difference = replay.difference().unwrap();
+    assert!(difference.starts_with("connection ") && difference.ends_with("is another one"), "{difference}");
+
+    // What is there of an unfinished capture plays, and what is none is refused.
+    let whole = fs::read(&file).unwrap();
+    for cut in [8, 9, 30, whole.len() / 2, whole.len() - 1] {
+        fs::write(&file, &whole[..cut]).unwrap();
+        Replay::start(&file).unwrap();
+    }
+    fs::write(&file, "hello").unwrap();
+    assert_eq!(Replay::start(&file).unwrap_err().to_string(), "not a capture");
+}
+
+#[test]
+fn dropping_a_recorder_ends_the_connections_through_it() {
+    let broker = broker();
+    let recorder = Recorder::start(broker.addr(), scratch("dropped")).unwrap();
+    let client = Client::builder().retry_timeout(Duration::ZERO).connect(&recorder.addr().to_string()).unwrap();
+    let mut tail = client.subscribe(Subscription::topic("orders")).unwrap();
+    drop(recorder);
+    assert!(tail.next().unwrap().is_err());
+}

@@ -1,0 +1,66 @@
+//! Whatever a fuzzer found once, and every seed it starts from, through the same functions that it runs.
+
+// The fuzz targets bring their own copies of what they share, for the fuzz crate has no `common`.
+#![allow(clippy::duplicate_mod)]
+
+mod common;
+mod fuzz_targets;
+#[path = "fuzz_targets/seeds.rs"]
+mod seeds;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use fuzz_targets as targets;
+
+fn dir(kind: &str, target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(kind).join(target)
+}
+
+fn replay(target: &str, run: fn(&[u8])) {
+    struct Name(PathBuf);
+    impl Drop for Name {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("failed with {}", self.0.display());
+            }
+        }
+    }
+    run(&[]);
+    let mut seeds = 0;
+    for kind in ["fuzz/seeds", "tests/regressions"] {
+        let Ok(files) = fs::read_dir(dir(kind, target)) else { continue };
+        for file in files {
+            let name = Name(file.unwrap().path());
+            run(&fs::read(&name.0).unwrap());
+            seeds += usize::from(kind == "fuzz/seeds");
+        }
+    }
+    assert!(seeds > 0, "no seeds");
+}
+
+macro_rules! replay {
+    ($($target:ident),*) => {
+        $(
+            #[test]
+            fn $target() {
+                replay(stringify!($target), targets::$target::run);
+            }
+        )*
+    };
+}
+
+replay!(varint, bundle, fetch_stream, responses, roundtrip, consume_loop, broker);
+
+#[test]
+#[ignore = "writes fuzz/seeds anew"]
+fn make_seeds() {
+    for (target, seeds) in seeds::all() {
+        let dir = dir("fuzz/seeds", target);
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        for (name, bytes) in seeds {
+            fs::write(dir.join(name), bytes).unwrap();
+        }
+    }
+}

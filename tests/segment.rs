@@ -1,0 +1,256 @@
+//! Segment files: those a server wrote, cut and damaged ones, and ones that are being written.
+
+mod common;
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tank_client::broker::{dense_bundle, sparse_bundle};
+use tank_client::protocol::bundle::{Compression, RawMessage};
+use tank_client::protocol::varint;
+use tank_client::segment::Segments;
+use tank_client::{Error, Message};
+
+use common::example::{run, scratch};
+use common::rng::{Rng, seeded};
+
+const TOPICS: [&str; 3] = ["plain", "sparse", "snappy"];
+
+fn golden(topic: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/segments").join(topic)
+}
+
+/// A message as `tank-cli get -F seqnum,key,content,ts_ms` prints it.
+fn line(message: &Message) -> String {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let (key, payload) = (text(message.key().unwrap_or_default()), text(message.payload()));
+    format!("{}:seq={}:[{key}]:{payload}", message.timestamp_ms(), message.seq())
+}
+
+/// What tank-cli printed, with the numbers.
+fn expected(topic: &str) -> Vec<(u64, String)> {
+    let text = fs::read_to_string(golden(topic).join("messages")).unwrap();
+    let seq = |line: &str| line.split(":seq=").nth(1).and_then(|rest| rest.split(':').next()?.parse().ok()).unwrap();
+    text.lines().map(|line| (seq(line), line.to_owned())).collect()
+}
+
+fn lines(segments: Segments) -> Vec<(u64, String)> {
+    segments.map(|message| message.unwrap()).map(|message| (message.seq(), line(&message))).collect()
+}
+
+/// A copy of a partition's files, to be spoilt.
+fn copy(test: &str, topic: &str) -> PathBuf {
+    let dir = scratch(test).with_file_name(topic).join("0");
+    fs::create_dir_all(&dir).unwrap();
+    for entry in fs::read_dir(golden(topic).join("0")).unwrap() {
+        let from = entry.unwrap().path();
+        fs::copy(&from, dir.join(from.file_name().unwrap())).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn a_servers_files_read_back_as_its_own_tool_prints_them() {
+    for topic in TOPICS {
+        let dir = golden(topic).join("0");
+        let all = expected(topic);
+        let mut segments = Segments::open(&dir).unwrap();
+        assert_eq!(segments.position(), 0);
+        let first = segments.next().unwrap().unwrap();
+        assert_eq!((first.topic(), first.partition(), line(&first)), (topic, 0, all[0].1.clone()));
+        assert_eq!(segments.position(), all[0].0 + 1.max(all[1].0 - all[0].0));
+        assert_eq!(segments.by_ref().count() + 1, all.len());
+        assert_eq!((segments.cut_tail(), segments.position()), (None, all.last().unwrap().0 + 1));
+        for from in 0..all.last().unwrap().0 + 3 {
+            let rest: Vec<_> = all.iter().filter(|(seq, _)| *seq >= from).cloned().collect();
+            assert_eq!(lines(Segments::open(&dir).unwrap().from(from)), rest, "{topic} from {from}");
+        }
+        let mut batched = Vec::new();
+        let mut segments = Segments::open(&dir).unwrap().named("other", 7);
+        segments.next().unwrap().unwrap();
+        while let Some(batch) = segments.next_batch().unwrap() {
+            assert_eq!((batch.topic(), batch.partition()), ("other", 7));
+            batched.extend(batch.iter().map(|message| (message.seq(), line(&message.to_message()))));
+        }
+        assert_eq!(batched, all[1..]);
+        let files = Segments::open(&dir).unwrap().files().unwrap();
+        assert!(files.len() >= 3 && files.iter().rev().skip(1).all(|file| file.last.is_some()));
+        assert_eq!(files.last().unwrap().last, None);
+    }
+    assert!(matches!(Segments::open(golden("none")), Err(Error::File { .. })));
+}
+
+#[test]
+fn a_tail_cut_anywhere_ends_quietly() {
+    for topic in TOPICS {
+        let all = expected(topic);
+        let dir = copy("cut", topic);
+        let last = Segments::open(&dir).unwrap().files().unwrap().pop().unwrap();
+        let whole = fs::read(&last.path).unwrap();
+        let mut counts = Vec::new();
+        for cut in (0..=whole.len()).rev() {
+            fs::write(&last.path, &whole[..cut]).unwrap();
+            let mut segments = Segments::open(&dir).unwrap();
+            let found: Vec<_> = segments.by_ref().map(|m| m.unwrap()).map(|m| (m.seq(), line(&m))).collect();
+            assert_eq!(found, all[..found.len()], "{topic} cut at {cut}");
+            match segments.cut_tail() {
+                Some((path, at)) => assert!(path.ends_with(last.path.file_name().unwrap()) && at < cut as u64),
+                None => counts.push(found.len()),
+            }
+        }
+        counts.dedup();
+        assert!(counts.len() >= 2, "some of the cuts lie between two bundles");
+        // Closed segments end quietly too, if they are the last ones: a back-up that was not finished.
+        fs::remove_file(&last.path).unwrap();
+        let closed = Segments::open(&dir).unwrap().files().unwrap().pop().unwrap();
+        let whole = fs::read(&closed.path).unwrap();
+        fs::write(&closed.path, &whole[..whole.len() - 1]).unwrap();
+        let found = lines(Segments::open(&dir).unwrap());
+        assert!(found.len() < counts[counts.len() - 1] && found == all[..found.len()]);
+    }
+}
+
+#[test]
+fn a_closed_file_with_something_missing_is_corrupt() {
+    for topic in TOPICS {
+        let dir = copy("missing", topic);
+        let files = Segments::open(&dir).unwrap().files().unwrap();
+        let whole = fs::read(&files[0].path).unwrap();
+        for cut in 0..whole.len() {
+            fs::write(&files[0].path, &whole[..cut]).unwrap();
+            let mut segments = Segments::open(&dir).unwrap();
+            let e = segments.by_ref().find_map(Result::err).unwrap();
+            let Error::Corrupt { path, at, .. } = &e else { panic!("{e}") };
+            assert!(path.ends_with(files[0].path.file_name().unwrap()) && *at <= cut as u64);
+            assert!(e.to_string().ends_with(&format!("malformed data in the bundle at byte {at}")), "{e}");
+            assert!(segments.next().is_none(), "finished");
+            // What comes after it can still be read.
+            let from = files[1].first;
+            let rest = expected(topic).into_iter().filter(|(seq, _)| *seq >= from).collect::<Vec<_>>();
+            assert_eq!(lines(Segments::open(&dir).unwrap().from(from)), rest);
+        }
+    }
+}
+
+#[test]
+fn damage_is_named_with_file_and_place_or_leaves_other_messages_alone() {
+    let mut errors = 0;
+    for topic in TOPICS {
+        let dir = copy("damaged", topic);
+        let files = Segments::open(&dir).unwrap().files().unwrap();
+        let whole = fs::read(&files[1].path).unwrap();
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x44;
+            fs::write(&files[1].path, &bytes).unwrap();
+            let results: Vec<_> = Segments::open(&dir).unwrap().collect();
+            match results.last().unwrap() {
+                // A wrong number shows where it disagrees with the next one, in this file or behind it.
+                Err(Error::Corrupt { path, .. }) => {
+                    assert!(files[1..].iter().any(|file| path.ends_with(file.path.file_name().unwrap())));
+                    errors += 1;
+                }
+                Err(e) => panic!("{e}"),
+                // There are no checksums.
+                Ok(_) => assert!(results.len() >= expected(topic).len() / 2),
+            }
+        }
+        // Zeros, as a crash of the machine may leave them.
+        fs::write(&files[1].path, [&whole[..], &[0; 100]].concat()).unwrap();
+        let e = Segments::open(&dir).unwrap().find_map(Result::err).unwrap();
+        assert!(matches!(e, Error::Corrupt { at, .. } if at == whole.len() as u64), "{e}");
+    }
+    assert!(errors > 100, "{errors}");
+}
+
+#[test]
+fn a_directory_without_segments_is_empty() {
+    let dir = scratch("nothing").with_file_name("orders");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("config"), "log.segment.bytes=1").unwrap();
+    assert!(Segments::open(&dir).unwrap().next().is_none());
+    fs::write(dir.join("17_1.log"), "").unwrap();
+    assert!(Segments::open(&dir).unwrap().next().is_none());
+}
+
+/// Appends a log's bundles piece by piece, and closes files, as a server does.
+fn write_log(dir: &Path, rng: &mut Rng, last: u64) {
+    let mut next = 1;
+    while next < last {
+        let first = next;
+        let path = dir.join(format!("{first}_1.log"));
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        for _ in 0..rng.between(1, 5) {
+            let payload = next.to_le_bytes();
+            let messages: Vec<_> = (0..rng.between(1, 60) as u64)
+                .map(|n| (next + n, RawMessage { timestamp_ms: next + n, key: None, payload: &payload }))
+                .collect();
+            let codec = rng.pick(&[Compression::None, Compression::Snappy]);
+            let bundle = if rng.one_in(2) {
+                sparse_bundle(&messages, codec)
+            } else {
+                dense_bundle(&messages.iter().map(|(_, message)| *message).collect::<Vec<_>>(), codec)
+            };
+            next += messages.len() as u64;
+            let mut bytes = Vec::new();
+            varint::encode(bundle.len() as u32, &mut bytes);
+            bytes.extend_from_slice(&bundle);
+            while !bytes.is_empty() {
+                let piece = rng.between(1, bytes.len());
+                file.write_all(&bytes[..piece]).unwrap();
+                bytes.drain(..piece);
+            }
+        }
+        fs::rename(&path, dir.join(format!("{first}-{}_2.ilog", next - 1))).unwrap();
+    }
+}
+
+#[test]
+fn a_live_directory_is_read_without_holes() {
+    seeded(20, |rng| {
+        let dir = scratch("live").with_file_name("0");
+        fs::create_dir_all(&dir).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                write_log(&dir, rng, 3000);
+                done.store(true, Ordering::SeqCst);
+            });
+            let (mut next, mut passes) = (1, 0);
+            loop {
+                let last_pass = done.load(Ordering::SeqCst);
+                let mut segments = Segments::open(&dir).unwrap().from(next);
+                for message in segments.by_ref() {
+                    let message = message.unwrap();
+                    assert_eq!((message.seq(), message.timestamp_ms()), (next, next));
+                    next += 1;
+                }
+                assert_eq!(segments.position(), next);
+                passes += 1;
+                if last_pass {
+                    break;
+                }
+            }
+            assert!(next >= 3000, "{next} after {passes} passes");
+        });
+    });
+}
+
+#[test]
+fn the_example_prints_a_partitions_messages() {
+    let dir = golden("plain").join("0");
+    let dir = dir.to_str().unwrap();
+    let (code, stdout, stderr) = run("segment_dump", &["--from", "124", dir]);
+    assert_eq!(code, 0);
+    assert_eq!(stdout, "124\t1795380799403\t-\tnokey\n125\t1795380799403\tk1\tone\n126\t1795380799403\tk2\t\n");
+    assert_eq!(stderr, "3 messages\n");
+    let (code, stdout, _) = run("segment_dump", &["--files", dir]);
+    assert_eq!(code, 0);
+    assert_eq!(stdout.lines().next().unwrap().split('\t').take(2).collect::<Vec<_>>(), ["1", "42"]);
+    let (code, stdout, stderr) = run("segment_dump", &["/nowhere"]);
+    assert!(code == 1 && stdout.is_empty() && stderr.contains("/nowhere"), "{stderr}");
+    assert_eq!(run("segment_dump", &["--from", "x", dir]).0, 2);
+    assert!(run("segment_dump", &["--help"]).1.starts_with("usage: segment_dump"));
+}
