@@ -148,6 +148,9 @@ fn in_the_middle_of_an_answer() {
         broker.create_topic("stalling", 1);
         broker.append_payloads("stalling", 0, &["1", "2", "3"]);
         let client = Client::connect(&broker.addr().to_string()).unwrap();
+        // The first subscription asks for the broker's state too.
+        drop(client.subscribe("stalling").unwrap());
+        assert!(broker.wait_until(SOON, |stats| stats.open == 1));
         // Frame header, request id, name, count, marks.
         let discovered = 5 + 4 + 1 + 8 + 2 + 16;
         for bytes in 0.. {
