@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::watch::within;
-use peer::{Peer, Reply, Script};
+use peer::{Peer, Reply, Script, status};
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::frame::{Kind, PING};
 use tank_client::{Client, ClientBuilder, Error, Limits, Start, Subscription};
@@ -41,6 +41,9 @@ impl Script for Pings {
     fn reply(&mut self, id: u8, payload: &[u8]) -> Reply {
         if id == Kind::DiscoverPartitions as u8 && !self.at_once {
             return marks(payload, vec![PartitionState::Marks { first_available: 1, high_water_mark: 9 }]);
+        }
+        if id == Kind::Status as u8 && !self.at_once {
+            return status(payload, false);
         }
         flood()
     }

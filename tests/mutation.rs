@@ -20,7 +20,7 @@ use common::feed::Feeder;
 use common::mutate;
 use common::rng::{Rng, seeded};
 use common::watch::within;
-use peer::{Peer, Reply, Script};
+use peer::{Peer, Reply, Script, status};
 use tank_client::protocol::Limits;
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::fetch::{FetchRequest, SEQ_EARLIEST, SEQ_TAIL};
@@ -31,7 +31,7 @@ use tank_client::{Client, Error, Result, Start, Subscription};
 #[global_allocator]
 static ALLOC: Counting = Counting;
 
-const RUNS: u64 = 3000;
+const RUNS: u64 = 2000;
 
 /// What a client and a subscription may hold whatever they are sent: two read buffers, and the settled part of decoding.
 const AT_REST: isize = 1 << 20;
@@ -99,6 +99,9 @@ impl Script for Playback {
             let mut bytes = Vec::new();
             answer.encode(&mut bytes).unwrap();
             return Reply { bytes, ..Reply::default() };
+        }
+        if id == Kind::Status as u8 {
+            return status(payload, false);
         }
         let request = FetchRequest::decode(payload).unwrap();
         let Some(mut bytes) = self.answers.next() else { return Reply { close: !self.silent, ..Reply::default() } };

@@ -14,7 +14,7 @@ use tank_client::{Client, ConsumeIter, Error, Message, OutOfRange, Start, Subscr
 
 use super::generate;
 use super::input::Input;
-use super::peer::{Peer, Reply, Script};
+use super::peer::{Peer, Reply, Script, status};
 use super::rng::Rng;
 
 const TOPIC: &str = "t";
@@ -63,7 +63,7 @@ pub fn run(data: &[u8]) {
     let (start, limit) = (input.u8(), input.u8());
     // The number above is never assigned, which the caller is told.
     let seq = input.number::<8>().min(u64::MAX - 1);
-    let script = Play::new(&mut input, partitions, reading & 0x80 != 0);
+    let script = Play::new(&mut input, partitions, reading & 0x80 != 0, wanting & 32 != 0);
     let sent = script.sent.clone();
     PEER.play(script);
 
@@ -187,6 +187,7 @@ fn typed(e: &Error) {
 
 struct Play {
     partitions: u16,
+    cluster: bool,
     marks: (u64, u64),
     greeting: Option<Vec<u8>>,
     pieces: Vec<u8>,
@@ -213,7 +214,7 @@ enum Answer {
 }
 
 impl Play {
-    fn new(input: &mut Input<'_>, partitions: u16, odd_greeting: bool) -> Play {
+    fn new(input: &mut Input<'_>, partitions: u16, odd_greeting: bool, cluster: bool) -> Play {
         let greeting = odd_greeting.then(|| input.short().to_vec());
         let pieces = input.short().to_vec();
         let marks = (input.number::<8>(), input.number::<8>());
@@ -231,7 +232,7 @@ impl Play {
                 _ => Answer::Close,
             });
         }
-        Play { partitions, marks, greeting, pieces, answers: answers.into_iter(), sent: Sent::default() }
+        Play { partitions, cluster, marks, greeting, pieces, answers: answers.into_iter(), sent: Sent::default() }
     }
 
     fn send(&self, bytes: Vec<u8>, close: bool) -> Reply {
@@ -419,6 +420,7 @@ impl Script for Play {
         match Kind::from_id(id) {
             Some(Kind::Consume) => self.fetch(&FetchRequest::decode(payload).unwrap()),
             Some(Kind::DiscoverPartitions) => self.discover(&DiscoverPartitionsRequest::decode(payload).unwrap()),
+            Some(Kind::Status) => status(payload, self.cluster),
             other => panic!("a request of kind {other:?}"),
         }
     }

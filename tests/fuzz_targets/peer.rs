@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use tank_client::protocol::admin::{ClusterStatus, StatusRequest, StatusResponse};
 use tank_client::protocol::frame::{HEADER_LEN, PING};
 
 /// What to send, and whether to hang up afterwards.
@@ -15,6 +16,15 @@ pub struct Reply {
     pub close: bool,
     /// Sizes of the pieces in which to send, over and over.
     pub pieces: Vec<u8>,
+}
+
+/// An honest answer to a status request.
+pub fn status(payload: &[u8], cluster: bool) -> Reply {
+    let StatusRequest { request_id } = StatusRequest::decode(payload).unwrap();
+    let cluster = cluster.then(|| ClusterStatus { flags: 0, name: "c".into(), nodes: 1 });
+    let mut bytes = Vec::new();
+    StatusResponse { request_id, flags: 0, topics: 1, partitions: 1, cluster, log: None }.encode(&mut bytes).unwrap();
+    Reply { bytes, ..Reply::default() }
 }
 
 /// What the peer says.
