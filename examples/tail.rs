@@ -4,10 +4,15 @@
 //! cargo run --example tail -- --from earliest 127.0.0.1:11011 orders
 //! ```
 
+mod common;
+
+use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use tank_client::{Client, Message, OutOfRange, Start, Subscription};
+use common::{Args, Usage, place};
+use tank_client::{Client, Message, Start, Subscription};
 
 const USAGE: &str = "\
 usage: tail [options] BROKERS TOPIC[/PARTITION]
@@ -20,79 +25,32 @@ options:
   --to-end                        stop at the present end
   --help                          this text";
 
-struct Args {
-    brokers: String,
-    subscription: Subscription,
-}
-
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.iter().any(|arg| arg == "--help") {
-        println!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    let args = match parse(args) {
-        Ok(args) => args,
-        Err(problem) => {
-            eprintln!("tail: {problem}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(args) {
-        Ok(count) => {
-            eprintln!("{count} messages");
-            ExitCode::SUCCESS
-        }
-        Err(e) => {
-            eprint!("tail: {e}");
-            let mut cause = e.source();
-            while let Some(e) = cause {
-                eprint!(": {e}");
-                cause = e.source();
-            }
-            eprintln!();
-            ExitCode::FAILURE
-        }
-    }
+    common::run(USAGE, &["--to-end"], &["--from", "--limit"], run)
 }
 
-fn parse(args: Vec<String>) -> Result<Args, String> {
-    let mut args = args.into_iter();
-    let (mut start, mut limit, mut to_end, mut operands) = (Start::Latest, None, false, Vec::new());
-    while let Some(arg) = args.next() {
-        let mut value = || args.next().ok_or(format!("{arg} needs a value"));
-        match arg.as_str() {
-            "--from" => {
-                start = match value()?.as_str() {
-                    "earliest" => Start::Earliest,
-                    "latest" => Start::Latest,
-                    number => Start::At(number.parse().map_err(|_| format!("--from {number}: no such place"))?),
-                }
-            }
-            "--limit" => limit = Some(value()?.parse().map_err(|_| "--limit: not a number")?),
-            "--to-end" => to_end = true,
-            _ if arg.starts_with('-') => return Err(format!("unknown option {arg}")),
-            _ => operands.push(arg),
-        }
-    }
-    let [brokers, topic] = <[String; 2]>::try_from(operands).map_err(|_| "a broker and a topic are needed")?;
-    let mut subscription = match topic.split_once('/') {
-        Some((topic, id)) => Subscription::partition(topic, id.parse().map_err(|_| format!("{id}: no partition"))?),
-        None => Subscription::topic(topic),
+fn subscription(args: &Args, topic: &str) -> Result<Subscription, Usage> {
+    let start = match args.option("--from") {
+        None | Some("latest") => Start::Latest,
+        Some("earliest") => Start::Earliest,
+        Some(seq) => Start::At(seq.parse().map_err(|_| Usage(format!("--from {seq}: no such place")))?),
     };
-    subscription = subscription.from(start).out_of_range(OutOfRange::Earliest);
-    if let Some(limit) = limit {
-        subscription = subscription.limit(limit);
-    }
-    if to_end {
-        subscription = subscription.stop_at_end();
-    }
-    Ok(Args { brokers, subscription })
+    let subscription = match place(topic)? {
+        (topic, Some(id)) => Subscription::partition(topic, id),
+        (topic, None) => Subscription::topic(topic),
+    };
+    let subscription = match args.number("--limit")? {
+        Some(limit) => subscription.limit(limit),
+        None => subscription,
+    };
+    let subscription = if args.option("--to-end").is_some() { subscription.stop_at_end() } else { subscription };
+    Ok(subscription.from(start))
 }
 
-fn run(args: Args) -> Result<u64, Box<dyn std::error::Error>> {
-    let client = Client::connect(&args.brokers)?;
-    let mut messages = client.subscribe(args.subscription)?;
+fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    let [brokers, topic] = &*args.operands else { return Err(Usage("a broker and a topic are needed".into()).into()) };
+    let subscription = subscription(args, topic)?;
+    let mut messages = Client::connect(brokers)?.subscribe(subscription)?;
     let handle = messages.close_handle();
     ctrlc::set_handler(move || handle.close())?;
     eprintln!("following {} partitions, {} messages behind", messages.positions().iter().count(), messages.lag());
@@ -100,7 +58,7 @@ fn run(args: Args) -> Result<u64, Box<dyn std::error::Error>> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     loop {
         // What is there goes out before the next wait, so that a pipe sees every message at once.
-        let message = match messages.next_timeout(std::time::Duration::ZERO)? {
+        let message = match messages.next_timeout(Duration::ZERO)? {
             Some(message) => message,
             None => {
                 flush(&mut out)?;
@@ -115,10 +73,8 @@ fn run(args: Args) -> Result<u64, Box<dyn std::error::Error>> {
         }
     }
     flush(&mut out)?;
-    for gap in messages.gaps() {
-        eprintln!("{}/{}: {} to {} are gone", gap.topic, gap.partition, gap.first, gap.last);
-    }
-    Ok(messages.stats().messages)
+    eprintln!("{} messages", messages.stats().messages);
+    Ok(())
 }
 
 fn print(out: &mut impl Write, message: &Message) -> io::Result<()> {

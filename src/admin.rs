@@ -245,6 +245,20 @@ fn fault_of_create(code: CreateTopicCode) -> Fault {
 }
 
 impl Shared {
+    /// Whether the brokers form a cluster; to be on the safe side also if they do not say.
+    pub(crate) fn is_cluster(&self) -> bool {
+        if let Some(&known) = self.in_cluster.get() {
+            return known;
+        }
+        match self.ask(&Status) {
+            Ok(answer) => *self.in_cluster.get_or_init(|| answer.cluster.is_some()),
+            Err(e) => {
+                debug!("taken for a cluster: {e}");
+                true
+            }
+        }
+    }
+
     /// Sends the request to one broker only, for it cannot be repeated without harm.
     fn create(&self, request: &CreateTopicRequest) -> Result<CreateTopicCode> {
         let mut frame = Vec::new();

@@ -1,7 +1,7 @@
 //! [`Client`]: the brokers, who leads what, and single requests.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 use std::{fmt, io};
 
@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
     pub(crate) cluster: Cluster,
     pub(crate) pool: Pool,
+    /// Whether the brokers form a cluster, once they have said so.
+    pub(crate) in_cluster: OnceLock<bool>,
     request_id: AtomicU32,
 }
 
@@ -81,6 +83,7 @@ impl Client {
             pool: Pool::new(config.clone()),
             cluster: Cluster::new(brokers, config.clone()),
             config,
+            in_cluster: OnceLock::new(),
             request_id: AtomicU32::new(1),
         };
         shared.any_broker(|_| Ok(()))?;

@@ -697,9 +697,9 @@ fn marks_positions_lag_and_stats() {
         let stats = iter.stats();
         assert_eq!((stats.messages, stats.bundles, stats.fetches, stats.empty_fetches), (102, 11, 2, 0));
         assert_eq!((stats.reconnects, stats.redirects, stats.no_leader), (0, 0, 0));
-        // Connections of their own: the client's is the first.
+        // Connections of their own: the client's is the first, for the partitions and whether there is a cluster.
         let client_got = broker.requests().iter().filter(|request| request.kind != Kind::Consume).count();
-        assert_eq!(client_got, 1);
+        assert_eq!(client_got, 2);
 
         let end = Subscription::topic("counted").from(Start::Earliest).stop_at_end();
         let before = broker.stats();

@@ -60,6 +60,7 @@ fn pings_before_a_fetched_answer() {
         let mut iter = client.subscribe(Subscription::partition("t", 0).from(Start::Earliest)).unwrap();
         let error = iter.next().unwrap().unwrap_err();
         assert!(matches!(&error, Error::Decode { source } if source.is_over_limit()), "{error:?}");
+        peer.end();
     });
 }
 
@@ -71,6 +72,7 @@ fn pings_before_another_answer() {
         let client = builder(&peer).connect(&peer.addr().to_string()).unwrap();
         let error = client.partitions("t").unwrap_err();
         assert!(error.is_timeout(), "{error:?}");
+        peer.end();
     });
 }
 
@@ -98,5 +100,6 @@ fn leaders() {
         let client = builder(&peer).limits(limits).connect(&peer.addr().to_string()).unwrap();
         assert!(client.partitions("t").is_err());
         assert!(asked.load(Ordering::SeqCst) <= 51, "{asked:?}");
+        peer.end();
     });
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use std::env;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -56,7 +56,7 @@ fn messages(client: &Client, topic: &str) -> Vec<Vec<Message>> {
 #[test]
 fn help_and_wrong_arguments() {
     within(300, || {
-        for name in ["publish", "admin", "mirror"] {
+        for name in ["publish", "admin", "mirror", "tail"] {
             let (code, out, err) = run(name, &["--help"], b"");
             assert!(code == 0 && out.starts_with(&format!("usage: {name} ")) && err.is_empty(), "{out}{err}");
             for args in [&[][..], &["--nonsense"], &["localhost:1", "x", "y", "z", "a", "b"]] {
@@ -206,5 +206,59 @@ fn a_mirror_has_the_same_messages_also_after_it_was_killed() {
         let (code, _, err) = run("mirror", &args, b"");
         assert!(code == 1 && err.contains("the destination is ahead of the source"), "{err}");
         assert_eq!(from.killed_by(), None);
+    });
+}
+
+#[test]
+fn the_quickstart_reads_back_what_it_publishes() {
+    within(300, || {
+        let (code, out, err) = run("quickstart", &[], b"");
+        assert!(code == 0 && err.is_empty(), "{err}");
+        assert!(out.contains("orders/2 seq 1: eva   order 2: 3 cups of tea"), "{out}");
+        assert!(out.contains("consumed 300 messages in 300 bundles") && out.contains("orders/0: next is 101"), "{out}");
+    });
+}
+
+#[test]
+fn tail_prints_what_is_there() {
+    within(300, || {
+        let server = Server::start();
+        let topic = server.topic(2).name;
+        let keyed = Record::new(b"milk").key(b"ada").timestamp_ms(7);
+        server.client().publish(&topic, 1, &[Record::new(b"tea").timestamp_ms(5), keyed]).unwrap();
+        let (code, out, err) = run("tail", &["--from", "earliest", "--to-end", server.addr(), &topic], b"");
+        assert_eq!((code, &*out), (0, "1\t1\t5\t-\ttea\n1\t2\t7\tada\tmilk\n"), "{err}");
+        assert!(err.contains("following 2 partitions, 2 messages behind") && err.contains("2 messages\n"), "{err}");
+
+        let (code, out, err) = run("tail", &["--from", "4", server.addr(), &format!("{topic}/1")], b"");
+        assert!(code == 1 && out.is_empty() && err.contains("4 is out of range"), "{err}");
+        let (code, _, err) = run("tail", &[server.addr(), "no-such-topic"], b"");
+        assert!(code == 1 && err.contains("no-such-topic: no such topic"), "{err}");
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn tail_follows_until_ctrl_c() {
+    within(300, || {
+        let server = Server::start();
+        let topic = server.topic(1).name;
+        let mut tail = example("tail");
+        let mut tail =
+            tail.args([server.addr(), &*topic]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut notes = BufReader::new(tail.stderr.take().unwrap()).lines();
+        assert_eq!(notes.next().unwrap().unwrap(), "following 1 partitions, 0 messages behind");
+        let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+        for round in 0..3 {
+            let payload = format!("news {round}");
+            server.client().publish(&topic, 0, &[Record::new(payload.as_bytes()).timestamp_ms(1)]).unwrap();
+            let line = lines.next().unwrap().unwrap();
+            assert_eq!(line, format!("0\t{}\t1\t-\t{payload}", round + 1), "printed while it still waits");
+        }
+        let signal = Command::new("kill").args(["-INT", &tail.id().to_string()]).status().unwrap();
+        assert!(signal.success());
+        assert_eq!(tail.wait().unwrap().code(), Some(0));
+        assert!(lines.next().is_none());
+        assert_eq!(notes.next().unwrap().unwrap(), "3 messages");
     });
 }

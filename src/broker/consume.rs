@@ -265,6 +265,24 @@ pub(super) fn arrived(state: &mut State, topic: &str, partition: u16, stored: &C
         }
     }
     for id in awake {
-        finish(state, id, true);
+        if sends_nothing(state, id) {
+            state.kill("a consume request in a cluster that waits for several partitions");
+            let wait = state.take_wait(id);
+            let conn = wait.and_then(|wait| state.nodes[wait.node].conns.get_mut(&wait.conn));
+            let _ = conn.map(State::hang_up);
+        } else {
+            finish(state, id, true);
+        }
     }
+}
+
+/// Whether the answer would have an empty piece of a file in it, of which nodes of a cluster die.
+fn sends_nothing(state: &mut State, id: u64) -> bool {
+    if state.cluster.is_none() {
+        return false;
+    }
+    let Some(wait) = state.waits.get(&id) else { return false };
+    let quiet = wait.slots.iter().filter(|slot| slot.arrived.is_none() && !slot.deaf);
+    let quiet: Vec<_> = quiet.map(|slot| (Arc::clone(&slot.topic), slot.partition)).collect();
+    quiet.iter().any(|(topic, id)| state.partition(topic, *id).is_some_and(|partition| partition.log.last > 0))
 }

@@ -166,6 +166,8 @@ impl ConsumeIter {
 
     /// The next number to be delivered from a partition: what to keep in order to go on later. 0 as long as nothing
     /// came of a partition that begins with the earliest message. `None` for a partition that was not subscribed to.
+    ///
+    /// On a `&mut ConsumeIter` write `(*iter).position(…)`: there `Iterator::position` comes first.
     pub fn position(&self, topic: &str, partition: u16) -> Option<u64> {
         self.tracks.find(topic, partition).map(|index| self.position_of(index))
     }
@@ -473,6 +475,15 @@ impl ConsumeIter {
 
     /// Sends as many requests for these partitions as it takes.
     fn fetch(&mut self, turn: usize, partitions: &[usize]) -> Result<()> {
+        if !partitions.iter().any(|&index| self.tracks.waits_alone(index)) {
+            return self.fetch_together(turn, partitions);
+        }
+        let (alone, together): (Vec<_>, Vec<_>) = partitions.iter().partition(|&&index| self.tracks.waits_alone(index));
+        self.fetch_together(turn, &together)?;
+        alone.into_iter().try_for_each(|index| self.fetch_together(turn, &[index]))
+    }
+
+    fn fetch_together(&mut self, turn: usize, partitions: &[usize]) -> Result<()> {
         let mut rest = partitions;
         while !rest.is_empty() {
             let mut asked = 0;
@@ -495,11 +506,10 @@ impl ConsumeIter {
     /// A request for these partitions, and which of them its slots are: it names every topic once.
     fn request_for(&mut self, partitions: &[usize]) -> (FetchRequest, Vec<usize>) {
         let options = &self.tracks.options;
+        let at_once = self.tracks.must_not_wait(partitions);
         let mut topics: Vec<(FetchTopic, Vec<usize>)> = Vec::new();
-        let mut at_once = false;
         for &index in partitions {
             let (source, track) = (&self.tracks.sources[index], &self.tracks.tracks[index]);
-            at_once |= self.tracks.must_not_wait(index);
             let wanted =
                 FetchPartition { partition: source.partition, seq: track.position, fetch_size: track.fetch_size };
             match topics.iter_mut().find(|(topic, _)| topic.name == source.topic) {

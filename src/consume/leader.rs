@@ -175,7 +175,13 @@ impl Leader {
         let (request_id, max_wait_ms) = (request.request_id, request.max_wait_ms);
         trace!("{}: fetch {request_id} of {} partitions", self.addr, partitions.len());
         let sent = Stopwatch::start();
-        self.in_flight.push(InFlight { request_id, partitions, max_wait_ms, sent, outcome: Outcome::default() });
+        self.in_flight.push(InFlight {
+            request_id,
+            partitions,
+            max_wait_ms,
+            sent,
+            outcome: Outcome::new(max_wait_ms > 0),
+        });
         self.decoder.expect(request);
         self.blocked = Duration::ZERO;
         connection.send(scratch, self.config.io_timeout)

@@ -36,7 +36,7 @@ pub(super) fn seq_at(
     // Nothing is asked for before the first probe.
     track.state = TrackState::Done;
     let source = Source { topic: topic.clone(), partition };
-    let tracks = Tracks::new(vec![(source, track)], subscription.options, &shared.config);
+    let tracks = Tracks::new(vec![(source, track)], subscription.options, shared.is_cluster(), &shared.config);
     let mut probes = ConsumeIter::start(shared.clone(), tracks, None)?;
     while low < high {
         let middle = low + (high - low) / 2;

@@ -56,7 +56,7 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
             partitions.push((Source { topic: topic.clone(), partition: id }, track));
         }
     }
-    let tracks = Tracks::new(partitions, subscription.options, &shared.config);
+    let tracks = Tracks::new(partitions, subscription.options, shared.is_cluster(), &shared.config);
     ConsumeIter::start(shared.clone(), tracks, subscription.limit)
 }
 

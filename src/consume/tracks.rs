@@ -125,6 +125,10 @@ pub(super) struct Track {
     pub(super) state: TrackState,
     /// The broker that the last answer pointed at.
     pub(super) leader: Option<BrokerAddr>,
+    /// The last answer had nothing.
+    drained: bool,
+    /// The last answer ended a wait with data not to be relied on.
+    woken: bool,
     /// Messages found in the chunk that is being read.
     found: bool,
     /// Length of the chunk that is being read, and of the last one that lay all below the position.
@@ -154,6 +158,10 @@ pub(super) struct Tracks {
     pub(super) sources: Sources,
     pub(super) tracks: Vec<Track>,
     pub(super) options: Options,
+    /// Nodes of a cluster die when they wait for several partitions with one fetch and data comes for one of them; and
+    /// the data with which they end a wait may be numbered wrongly. So there each partition is waited for alone, and what
+    /// ends a wait only says that it is time to ask again.
+    in_cluster: bool,
     pub(super) stats: Stats,
     pub(super) gaps: Vec<Gap>,
     retry_timeout: Duration,
@@ -170,6 +178,8 @@ pub(super) struct Tracks {
 /// What an answer came to so far. Those of several leaders are read side by side.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
+    /// The broker was asked to wait for data.
+    waited: bool,
     has_data: bool,
     has_fault: bool,
     /// What the caller shall learn once the answer is through.
@@ -177,6 +187,10 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    pub(super) fn new(waited: bool) -> Outcome {
+        Outcome { waited, ..Outcome::default() }
+    }
+
     fn fail(&mut self, e: Error) {
         self.error.get_or_insert(e);
     }
@@ -190,12 +204,13 @@ pub(super) enum Verdict {
 }
 
 impl Tracks {
-    pub(super) fn new(partitions: Vec<(Source, Track)>, options: Options, config: &Config) -> Tracks {
+    pub(super) fn new(partitions: Vec<(Source, Track)>, options: Options, in_cluster: bool, config: &Config) -> Tracks {
         let (sources, tracks): (Vec<_>, Vec<_>) = partitions.into_iter().unzip();
         Tracks {
             sources: sources.into(),
             tracks,
             options,
+            in_cluster,
             stats: Stats::default(),
             gaps: Vec::new(),
             retry_timeout: config.retry_timeout,
@@ -302,9 +317,16 @@ impl Tracks {
         }
     }
 
-    /// Whether a fetch for this partition has to be answered at once.
-    pub(super) fn must_not_wait(&self, index: usize) -> bool {
-        self.tracks[index].end_unknown
+    /// Whether a fetch for these partitions has to be answered at once.
+    pub(super) fn must_not_wait(&self, partitions: &[usize]) -> bool {
+        let alone = matches!(*partitions, [index] if self.waits_alone(index));
+        (self.in_cluster && !alone) || partitions.iter().any(|&index| self.tracks[index].end_unknown)
+    }
+
+    /// Whether this partition is to be waited for, with a fetch of its own.
+    pub(super) fn waits_alone(&self, index: usize) -> bool {
+        let track = &self.tracks[index];
+        self.in_cluster && !track.end_unknown && !track.woken && (track.drained || track.lag(track.position) == 0)
     }
 
     /// Counts an answer, as one without data until there is some.
@@ -334,6 +356,7 @@ impl Tracks {
                 if len > 0 && !std::mem::replace(&mut outcome.has_data, true) {
                     self.stats.empty_fetches -= 1;
                 }
+                track.woken = self.in_cluster && outcome.waited && len > 0;
                 track.on_data(high_water_mark, len);
                 return;
             }
@@ -429,7 +452,7 @@ impl Tracks {
     /// Decides on a bundle that is about to be decoded, and up to which number to take it.
     pub(super) fn on_bundle(&mut self, index: usize, bundle: &mut Bundle) -> Verdict {
         let track = &mut self.tracks[index];
-        if let Some(end) = track.end {
+        if let Some(end) = track.end.filter(|_| !track.woken) {
             bundle.to = bundle.to.min(end);
             if bundle.first > end {
                 track.state = TrackState::Done;
@@ -439,7 +462,7 @@ impl Tracks {
             self.changed = true;
             return Verdict::Skip;
         }
-        Verdict::Take
+        if track.woken { Verdict::Skip } else { Verdict::Take }
     }
 
     /// Takes away the messages from the first at or after the time to stop at on, and ends the partition before it;
@@ -488,7 +511,7 @@ impl Tracks {
     /// Draws the conclusions from a chunk that is through.
     pub(super) fn on_chunk_end(&mut self, index: usize, end: ChunkEnd, outcome: &mut Outcome) {
         let track = &mut self.tracks[index];
-        if track.state == TrackState::Done {
+        if track.state == TrackState::Done || track.woken {
             return;
         }
         match end {
@@ -567,6 +590,8 @@ impl Track {
             fetch_size: options.fetch_size,
             state: TrackState::Idle,
             leader: None,
+            drained: false,
+            woken: false,
             found: false,
             chunk_len: 0,
             stale_len: None,
@@ -576,6 +601,7 @@ impl Track {
     }
 
     fn on_data(&mut self, high_water_mark: u64, len: u32) {
+        self.drained = len == 0;
         self.resumed = false;
         if len > 0 {
             self.high_water_mark = Some(high_water_mark);

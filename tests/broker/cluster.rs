@@ -245,6 +245,22 @@ fn fail_over_and_leaders_that_move() {
     assert_eq!(Raw::connect(cluster.node(0)).ask(&tail)[24], 0xfd);
 }
 
+/// Seen with real nodes: an empty piece of a file is to be sent for the partition that has nothing new.
+#[test]
+fn a_wait_for_several_partitions_kills_a_node() {
+    for (before, deadly) in [(0, false), (1, true)] {
+        let cluster = Broker::cluster(1).unwrap();
+        cluster.create_topic("orders", 2);
+        (0..before).for_each(|_| assert_eq!(cluster.node(0).append_payloads("orders", 1, &["old"]), 1));
+        let mut raw = Raw::connect(cluster.node(0));
+        raw.send(&fetch(1, 3_600_000, "orders", &[(0, 1, 1000), (1, before + 1, 1000)]));
+        assert!(cluster.node(0).wait_until(SOON, |stats| stats.waiting == 1));
+        cluster.node(0).append_payloads("orders", 0, &["new"]);
+        assert_eq!(raw.frame().is_err(), deadly);
+        assert_eq!(cluster.killed_by().is_some(), deadly);
+    }
+}
+
 #[test]
 fn a_hung_leader_says_nothing_until_it_goes_on() {
     let cluster = Broker::cluster(2).unwrap();

@@ -116,6 +116,7 @@ fn a_leader_that_changes_in_the_middle_of_an_answer() {
         for orderly in [true, false] {
             let (cluster, client) = orders(3, 1);
             append(&cluster, 0, 1, 400);
+            assert_eq!(client.subscribe(all().stop_at_end()).unwrap().count(), 400);
             let before = cluster.node(0).stats().bytes_sent;
             assert_eq!(take(&mut client.subscribe(all().stop_at_end()).unwrap(), 400).len(), 1);
             let whole = cluster.node(0).stats().bytes_sent - before;

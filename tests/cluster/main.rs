@@ -8,5 +8,6 @@ mod chaos;
 mod fail_over;
 mod leaders;
 mod publishing;
+mod real;
 mod several;
 mod support;

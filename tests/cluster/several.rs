@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tank_client::broker::Fault;
+use tank_client::broker::{Broker, Fault};
 use tank_client::{Error, Start, Subscription};
 
 use crate::common::watch::{SOON, timed, within};
@@ -124,6 +124,29 @@ fn a_hung_leader_is_left_when_its_time_is_over() {
     });
 }
 
+/// Real nodes die of a wait for several partitions that ends with data, and number that data wrongly at times.
+#[test]
+fn each_partition_is_waited_for_alone() {
+    within(60, || {
+        let (cluster, client) = orders(2, 8);
+        let mut iter = client.subscribe(all()).unwrap();
+        for n in 1..=20 {
+            (0..8).for_each(|p| append(&cluster, p, n, n));
+            assert_eq!(take(&mut iter, 8).len(), 8);
+            if n % 5 == 0 {
+                idle_until(&mut iter, |_| cluster.nodes().iter().all(|node| node.stats().waiting == 4));
+            }
+        }
+        assert_eq!(take(&mut client.subscribe(all()).unwrap(), 160).len(), 8);
+        let requests = cluster.nodes().iter().flat_map(Broker::requests);
+        let fetches: Vec<_> = requests.filter_map(|request| request.fetch().ok()).collect();
+        let waits = fetches.iter().filter(|fetch| fetch.max_wait_ms > 0);
+        assert!(waits.clone().count() >= 32 && waits.clone().all(|fetch| fetch.slots().count() == 1));
+        assert!(fetches.iter().any(|fetch| fetch.slots().count() > 1), "what is there is asked for together");
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
 /// The answers of two leaders are read side by side: what is wrong in one is said at its own end.
 #[test]
 fn a_fault_in_one_answer_waits_for_the_rest_of_that_answer() {
@@ -225,7 +248,6 @@ fn the_end_of_every_partition_at_its_leader() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_replica_on_this_host_is_preferred_if_asked_for() {
-    use tank_client::broker::Broker;
     use tank_client::protocol::frame::Kind;
     within(60, || {
         let cluster = Broker::cluster_builder(3).own_addresses().start().unwrap();

@@ -144,8 +144,25 @@ struct Admin {
     states: Vec<(u64, u64, Option<Fault>)>,
     topics: Vec<(Name, bool, u16, Option<u8>)>,
     cluster: bool,
-    nodes: Vec<(u16, u8, Option<([u8; 4], u16)>, u16)>,
-    status: (u8, u32, u32, Option<u8>, Option<(u32, u32, u32, Option<u32>)>),
+    nodes: Vec<Node>,
+    status: Status,
+}
+
+#[derive(Debug, Arbitrary)]
+struct Node {
+    id: u16,
+    flags: u8,
+    address: Option<([u8; 4], u16)>,
+    partitions: u16,
+}
+
+#[derive(Debug, Arbitrary)]
+struct Status {
+    flags: u8,
+    topics: u32,
+    partitions: u32,
+    cluster: Option<u8>,
+    log: Option<([u32; 3], Option<u32>)>,
 }
 
 pub fn run(data: &[u8]) {
@@ -495,12 +512,12 @@ fn admin(given: &Admin, request_id: u32) {
         DiscoverTopicsResponse::decode(bytes, &limits)
     });
 
-    let node = |(id, flags, address, partitions): &(u16, u8, Option<([u8; 4], u16)>, u16)| NodeEntry {
-        id: *id,
-        available: flags & 1 != 0,
-        blocked: flags & 2 != 0,
-        endpoint: address.map(|(ip, port)| endpoint(ip, port)),
-        partitions: *partitions,
+    let node = |node: &Node| NodeEntry {
+        id: node.id,
+        available: node.flags & 1 != 0,
+        blocked: node.flags & 2 != 0,
+        endpoint: node.address.map(|(ip, port)| endpoint(ip, port)),
+        partitions: node.partitions,
     };
     let name = given.name.text();
     let cluster =
@@ -510,9 +527,9 @@ fn admin(given: &Admin, request_id: u32) {
         DiscoverTopologyResponse::decode(bytes, &limits)
     });
 
-    let (flags, topics, partitions, cluster, log) = given.status;
+    let Status { flags, topics, partitions, cluster, log } = given.status;
     let cluster = cluster.map(|flags| ClusterStatus { flags, name, nodes: topics });
-    let log = log.map(|(open_partitions, open_time_ms, start_time, version)| LogStatus {
+    let log = log.map(|([open_partitions, open_time_ms, start_time], version)| LogStatus {
         open_partitions,
         open_time_ms,
         start_time,
