@@ -146,15 +146,16 @@ fn receive_some(
     timeout: Duration,
 ) -> Result<()> {
     let phase = if buf.data().is_empty() { Phase::Wait } else { Phase::Read };
+    // An answer takes time: to read before it was waited for would be a call in vain.
+    let mut is_there = phase == Phase::Read;
     loop {
+        if !is_there && !wait(&[Interest::Read(connection)], deadline).map_err(|e| Error::io(phase, e))? {
+            return Err(Error::Timeout { phase, after: timeout });
+        }
         match buf.fill(connection, missing).map_err(|e| Error::io(phase, e))? {
             Fill::Bytes(_) => return Ok(()),
             Fill::End => return Err(Error::Disconnected { phase }),
-            Fill::Later => {
-                if !wait(&[Interest::Read(connection)], deadline).map_err(|e| Error::io(phase, e))? {
-                    return Err(Error::Timeout { phase, after: timeout });
-                }
-            }
+            Fill::Later => is_there = false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Publishing: in one call, or through a producer that collects.
 
 mod builder;
+mod drive;
 mod failure;
 mod lane;
 mod link;
