@@ -113,6 +113,8 @@ fn dropping_does_not_wait() {
         broker.create_topic("orders", 1);
         broker.append_payloads("orders", 0, &["1", "2", "3"]);
         let client = Client::connect(&broker.addr().to_string()).unwrap();
+        // The first subscription asks for the broker's state too.
+        drop(client.subscribe("orders").unwrap());
         for stall in [40, 50, 100, 110] {
             broker.inject(Fault::StallAfter(stall));
             let mut iter = client.subscribe(Subscription::topic("orders").from(Start::Earliest)).unwrap();

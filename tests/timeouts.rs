@@ -212,6 +212,9 @@ fn answers_that_stop_in_the_middle() {
     within(120, || {
         let broker = numbered();
         let client = strict().connect(&broker.addr().to_string()).unwrap();
+        // The first subscription asks for the broker's state too.
+        drop(client.subscribe(orders()).unwrap());
+        assert!(broker.wait_until(SOON, |stats| stats.open == 1));
         let before = broker.stats().bytes_sent;
         assert_eq!(client.subscribe(orders()).unwrap().count(), 40);
         let answer = broker.stats().bytes_sent - before - 5 - DISCOVERED;
@@ -249,6 +252,9 @@ fn a_silent_broker_is_dialed_anew_and_nothing_is_lost() {
         let broker = numbered();
         let patient = Client::builder().io_timeout(SHORT).backoff(Duration::from_millis(1), Duration::from_millis(5));
         let client = patient.connect(&broker.addr().to_string()).unwrap();
+        // The first subscription asks for the broker's state too.
+        drop(client.subscribe(orders()).unwrap());
+        assert!(broker.wait_until(SOON, |stats| stats.open == 1));
         for at in [0, 3, 50, 100, 150, 200] {
             broker.inject(Fault::StallAfter(DISCOVERED + at));
             let mut iter = client.subscribe(orders()).unwrap();
