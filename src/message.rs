@@ -1,12 +1,11 @@
 //! The values a user holds.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::net::Block;
-use crate::protocol::bundle::RawMessage;
+use crate::protocol::bundle::{Entry, RawMessage};
 
 /// A partition of a topic, as all of its messages name it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,11 +31,8 @@ pub(crate) type Sources = Arc<[Source]>;
 #[derive(Clone)]
 pub struct Message {
     pub(crate) block: Arc<Block<Sources>>,
-    pub(crate) seq: u64,
-    pub(crate) timestamp_ms: u64,
+    pub(crate) entry: Entry,
     pub(crate) source: u32,
-    pub(crate) payload: (u32, u32),
-    pub(crate) key: Option<(u32, u8)>,
 }
 
 impl Message {
@@ -56,49 +52,38 @@ impl Message {
 
     /// The sequence number, from 1 up, within the partition: what Kafka calls an offset.
     pub fn seq(&self) -> u64 {
-        self.seq
+        self.entry.seq
     }
 
     /// The producer's time stamp, by convention in milliseconds since 1970 UTC. Brokers do not check it.
     pub fn timestamp_ms(&self) -> u64 {
-        self.timestamp_ms
+        self.entry.timestamp_ms
     }
 
     /// The time stamp as a time, taken for milliseconds since 1970 UTC; the latest time there is if it lies beyond.
     pub fn timestamp(&self) -> SystemTime {
-        time_of(self.timestamp_ms)
+        time_of(self.entry.timestamp_ms)
     }
 
     /// The payload.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        let (at, len) = self.payload;
-        &self.block.bytes[range(at, len)]
+        &self.block.bytes[self.entry.payload()]
     }
 
     /// The key, if it has one. A key of no bytes and no key mean the same to other clients.
     #[inline]
     pub fn key(&self) -> Option<&[u8]> {
-        self.key.map(|(at, len)| &self.block.bytes[range(at, len.into())])
+        self.entry.key().map(|range| &self.block.bytes[range])
     }
 
     /// A copy that shares no memory with other messages.
     pub fn detach(&self) -> Message {
-        let key = self.key().unwrap_or_default();
-        let bytes = [key, self.payload()].concat();
-        Message {
-            block: Block::new(bytes, Arc::new([self.source().clone()])),
-            source: 0,
-            payload: (key.len() as u32, self.payload.1),
-            key: self.key.map(|(_, len)| (0, len)),
-            ..*self
-        }
+        let bytes = [self.key().unwrap_or_default(), self.payload()].concat();
+        let source: Sources = [self.source().clone()].into();
+        let block = Block::new(bytes, source);
+        Message { block, entry: self.entry.alone(), source: 0 }
     }
-}
-
-#[inline]
-fn range(at: u32, len: u32) -> Range<usize> {
-    at as usize..at as usize + len as usize
 }
 
 /// A broker's time stamp as a time.
@@ -115,8 +100,8 @@ pub(crate) fn millis_at_or_after(time: SystemTime) -> u64 {
 /// Equal messages have the same topic, partition, number, time stamp, key and payload.
 impl PartialEq for Message {
     fn eq(&self, other: &Message) -> bool {
-        (self.source(), self.seq, self.timestamp_ms, self.key(), self.payload())
-            == (other.source(), other.seq, other.timestamp_ms, other.key(), other.payload())
+        (self.source(), self.seq(), self.timestamp_ms(), self.key(), self.payload())
+            == (other.source(), other.seq(), other.timestamp_ms(), other.key(), other.payload())
     }
 }
 
@@ -128,8 +113,8 @@ impl fmt::Debug for Message {
         f.debug_struct("Message")
             .field("topic", &self.topic())
             .field("partition", &self.partition())
-            .field("seq", &self.seq)
-            .field("timestamp_ms", &self.timestamp_ms)
+            .field("seq", &self.seq())
+            .field("timestamp_ms", &self.timestamp_ms())
             .field("key_len", &self.key().map(<[u8]>::len))
             .field("payload_len", &self.payload().len())
             .finish()

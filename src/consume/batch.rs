@@ -1,4 +1,4 @@
-//! One bundle's messages, decoded, and borrowed from where they lie.
+//! Messages that were decoded together, borrowed from where they lie.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use crate::message::{Message, Source, Sources, time_of};
 use crate::net::Block;
 use crate::protocol::bundle::Entry;
 
-/// The messages of one bundle that belong to the subscription, at least one.
+/// Messages of one partition that follow each other, at least one: those of a bundle that belong to the subscription,
+/// or of several small ones.
 ///
 /// Borrowed from the iterator: nothing is allocated and no reference count touched for them.
 #[derive(Clone, Copy)]
 pub struct Batch<'a> {
     pub(crate) block: &'a Arc<Block<Sources>>,
-    pub(crate) base: usize,
     pub(crate) source: u32,
     pub(crate) entries: &'a [Entry],
 }
@@ -154,29 +154,20 @@ impl<'a> MessageRef<'a> {
     /// The payload.
     #[inline]
     pub fn payload(&self) -> &'a [u8] {
-        let range = self.entry.payload();
-        &self.batch.block.bytes[self.batch.base + range.start..self.batch.base + range.end]
+        &self.batch.block.bytes[self.entry.payload()]
     }
 
     /// The key, if it has one.
     #[inline]
     pub fn key(&self) -> Option<&'a [u8]> {
         let bytes = &self.batch.block.bytes;
-        self.entry.key().map(|range| &bytes[self.batch.base + range.start..self.batch.base + range.end])
+        self.entry.key().map(|range| &bytes[range])
     }
 
     /// The message as a value of its own, which shares its memory with its neighbours.
     #[inline]
     pub fn to_message(&self) -> Message {
-        let at = |start: usize| (self.batch.base + start) as u32;
-        Message {
-            block: self.batch.block.clone(),
-            seq: self.entry.seq,
-            timestamp_ms: self.entry.timestamp_ms,
-            source: self.batch.source,
-            payload: (at(self.entry.payload().start), self.entry.payload().len() as u32),
-            key: self.entry.key().map(|range| (at(range.start), range.len() as u8)),
-        }
+        Message { block: self.batch.block.clone(), entry: *self.entry, source: self.batch.source }
     }
 }
 

@@ -6,21 +6,18 @@ use std::time::Duration;
 
 use log::debug;
 
+use super::arrived::Arrived;
 use super::batch::Batch;
 use super::close::CloseHandle;
 use super::leader::Leader;
 use super::tracks::{Gap, Positions, Stats, TrackState, Tracks, Verdict};
 use crate::client::Shared;
 use crate::error::{Error, Result};
-use crate::message::{Message, Sources};
-use crate::net::{Block, BrokerAddr, Deadline, Stopwatch, wait};
-use crate::protocol::bundle::{Codec, Entry};
-use crate::protocol::fetch::{FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS};
-use crate::protocol::stream::{Bundle, Event};
+use crate::message::Message;
+use crate::net::{Deadline, Stopwatch, wait};
+use crate::protocol::stream::Event;
 
-/// The most bytes to ask for with one request. The answer's length is a 32-bit number that brokers do not guard, and
-/// they may send more than was asked for.
-const MAX_ASKED: u64 = 1 << 30;
+mod ask;
 
 /// The longest chunk to read to its end when no more of it is wanted, in bytes; more than that is not worth keeping a
 /// connection for.
@@ -28,9 +25,6 @@ const MAX_PASSED_OVER: u32 = 1 << 20;
 
 /// How long to block at most while a connection is being opened: `close` has no socket then to wake us with.
 const CLOSE_CHECK: Duration = Duration::from_millis(50);
-
-/// The most bytes of a scratch block to keep for the next bundle, if that needs much less.
-const KEPT_SCRATCH: usize = 1 << 20;
 
 /// The messages of a [`Subscription`](crate::Subscription), in the order of their numbers within each partition.
 ///
@@ -47,11 +41,13 @@ pub struct ConsumeIter {
     shared: Arc<Shared>,
     tracks: Tracks,
     leaders: Vec<Leader>,
-    /// The leader whose turn it is to hand out what it sent.
+    /// The leader whose turn it is to have read what it sent.
     turn: usize,
-    loaded: Loaded,
-    scratch: Arc<Block<Sources>>,
-    snappy: snap::raw::Decoder,
+    arrived: Arrived,
+    /// Whether to ask for more before all that has arrived is handed out.
+    looks_ahead: bool,
+    /// What to end with once all that has arrived is handed out.
+    failure: Option<Error>,
     closer: CloseHandle,
     /// Messages that may still be handed out.
     remaining: u64,
@@ -60,53 +56,26 @@ pub struct ConsumeIter {
     next_request_id: u32,
 }
 
-/// The bundle that is being handed out.
-#[derive(Debug)]
-struct Loaded {
-    entries: Vec<Entry>,
-    /// The first entry not handed out.
-    next: usize,
-    /// The block its bytes lie in, and where its message set begins in that.
-    home: Home,
-    base: usize,
-    /// The partition, and its position once all entries are handed out.
-    partition: usize,
-    after: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Home {
-    ReadBuf(usize),
-    Scratch,
-}
-
-/// What waiting for the next bundle came to.
+/// What waiting for messages came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pulled {
-    Bundle,
+    Messages,
     Quiet,
     Finished,
-}
-
-/// What a leader's turn came to.
-enum Turn {
-    Bundle,
-    Event,
-    Dry,
 }
 
 impl ConsumeIter {
     /// Connects and sends the first fetches.
     pub(super) fn start(shared: Arc<Shared>, tracks: Tracks, limit: Option<u64>) -> Result<ConsumeIter> {
-        let scratch = Block::new(Vec::new(), tracks.sources.clone());
+        let arrived = Arrived::new(&tracks.sources);
         let mut iter = ConsumeIter {
             shared,
             tracks,
             leaders: Vec::new(),
             turn: 0,
-            loaded: Loaded { entries: Vec::new(), next: 0, home: Home::Scratch, base: 0, partition: 0, after: 0 },
-            scratch,
-            snappy: snap::raw::Decoder::new(),
+            arrived,
+            looks_ahead: true,
+            failure: None,
             closer: CloseHandle::default(),
             remaining: limit.unwrap_or(u64::MAX),
             finished: false,
@@ -133,25 +102,25 @@ impl ConsumeIter {
             return Ok(Some(message));
         }
         match self.pull(Deadline::after(d))? {
-            Pulled::Bundle => Ok(self.pop()),
+            Pulled::Messages => Ok(self.pop()),
             Pulled::Quiet | Pulled::Finished => Ok(None),
         }
     }
 
-    /// The messages of the next bundle, or what [`next`](Iterator::next) has left of the present one, borrowed: no
-    /// allocation, no reference counts. `Ok(None)`: finished.
+    /// The messages of the next bundle, or of several small ones, or what [`next`](Iterator::next) has left of those it
+    /// is at, borrowed: no allocation, no reference counts. `Ok(None)`: finished.
     ///
     /// All of them count as delivered with this call.
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished.
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
-        let has_rest = self.loaded.next < self.loaded.entries.len() && !self.closer.is_closed();
-        if !has_rest && self.pull(Deadline::NEVER)? != Pulled::Bundle {
+        let has_rest = self.arrived.has_messages() && !self.closer.is_closed();
+        if !has_rest && self.pull(Deadline::NEVER)? != Pulled::Messages {
             return Ok(None);
         }
-        let from = std::mem::replace(&mut self.loaded.next, self.loaded.entries.len());
-        Ok(Some(self.batch(from)))
+        let from = self.arrived.take_all();
+        Ok(Some(self.arrived.batch(from)))
     }
 
     /// Whether it has ended: with an error, by a stop condition, or by [`close`](CloseHandle::close).
@@ -173,7 +142,8 @@ impl ConsumeIter {
     }
 
     fn position_of(&self, index: usize) -> u64 {
-        self.loaded.position_of(index).unwrap_or(self.tracks.tracks[index].position)
+        let delivered = self.arrived.delivered().filter(|delivered| delivered.partition == index);
+        delivered.map_or(self.tracks.tracks[index].position, |delivered| delivered.position)
     }
 
     /// The next number of every partition.
@@ -201,42 +171,33 @@ impl ConsumeIter {
     /// What was done so far.
     pub fn stats(&self) -> Stats {
         let mut stats = self.tracks.stats;
-        stats.messages += self.loaded.next as u64;
-        stats.bundles += u64::from(self.loaded.next > 0);
+        if let Some(delivered) = self.arrived.delivered() {
+            stats.messages += delivered.messages;
+            stats.bundles += delivered.bundles;
+        }
         stats.bytes += self.leaders.iter().map(|leader| leader.bytes).sum::<u64>();
         stats
     }
 
-    /// The next message of the loaded bundle.
+    /// The next of the messages that are decoded.
     #[inline]
     fn pop(&mut self) -> Option<Message> {
-        if self.loaded.next == self.loaded.entries.len() || self.closer.is_closed() {
+        if !self.arrived.has_messages() || self.closer.is_closed() {
             return None;
         }
-        let message = self.batch(self.loaded.next).get(0).map(|message| message.to_message());
-        self.loaded.next += 1;
+        let message = self.arrived.batch(self.arrived.next()).get(0).map(|message| message.to_message());
+        self.arrived.take_one();
         message
     }
 
-    /// The loaded messages from one on.
-    #[inline]
-    fn batch(&self, from: usize) -> Batch<'_> {
-        let block = match self.loaded.home {
-            Home::ReadBuf(leader) => self.leaders[leader].buf().block(),
-            Home::Scratch => &self.scratch,
-        };
-        let source = self.loaded.partition as u32;
-        Batch { block, base: self.loaded.base, source, entries: &self.loaded.entries[from..] }
-    }
-
-    /// Loads the next bundle, blocking up to the deadline.
+    /// Decodes the next messages, blocking up to the deadline for bundles.
     fn pull(&mut self, until: Deadline) -> Result<Pulled> {
         let pulled = self.try_pull(until);
-        if !matches!(pulled, Ok(Pulled::Bundle | Pulled::Quiet)) {
+        if !matches!(pulled, Ok(Pulled::Messages | Pulled::Quiet)) {
             self.finished = true;
             self.tracks.stats.bytes += self.leaders.iter_mut().map(Leader::take_bytes).sum::<u64>();
             self.leaders.clear();
-            self.loaded.clear();
+            self.arrived.clear();
         }
         pulled
     }
@@ -247,17 +208,25 @@ impl ConsumeIter {
             if self.finished || self.closer.is_closed() || self.remaining == 0 {
                 return Ok(Pulled::Finished);
             }
+            if self.arrived.has_bundles() {
+                let count = self.arrived.load(&mut self.tracks, &self.shared.config.limits, self.remaining)?;
+                self.remaining -= count;
+                if count > 0 {
+                    return Ok(Pulled::Messages);
+                }
+                self.arrived.unload();
+            }
+            if let Some(e) = self.failure.take() {
+                return Err(e);
+            }
             if self.tracks.take_changed() {
                 if self.tracks.all_done() {
                     return Ok(Pulled::Finished);
                 }
                 self.dispatch()?;
             }
-            match self.take_turns()? {
-                Turn::Bundle => return Ok(Pulled::Bundle),
-                Turn::Event => {}
-                Turn::Dry if !self.wait(until)? => return Ok(Pulled::Quiet),
-                Turn::Dry => {}
+            if !self.take_turns()? && !self.wait(until)? {
+                return Ok(Pulled::Quiet);
             }
         }
     }
@@ -265,64 +234,93 @@ impl ConsumeIter {
     /// The first bundle with a message at or above `seq`, up to `end`: for a subscription to one partition, whatever was
     /// asked for before. `None` if there is no such message now.
     pub(super) fn bundle_at(&mut self, seq: u64, end: u64) -> Result<Option<Batch<'_>>> {
-        self.loaded.clear();
+        self.looks_ahead = false;
+        self.arrived.clear();
         self.tracks.tracks[0].state = TrackState::Done;
         if self.tracks.tracks[0].chunk_len > MAX_PASSED_OVER {
             self.leaders.clear();
         }
         while self.leaders.iter().any(|leader| !leader.is_idle()) {
-            if matches!(self.take_turns()?, Turn::Dry) {
+            if !self.take_turns()? {
                 self.wait(Deadline::NEVER)?;
             }
         }
         self.tracks.seek(0, seq, end);
         match self.try_pull(Deadline::NEVER)? {
-            Pulled::Bundle => Ok(Some(self.batch(0))),
+            Pulled::Messages => Ok(Some(self.arrived.batch(0))),
             Pulled::Quiet | Pulled::Finished => Ok(None),
         }
     }
 
-    /// Counts what was handed out of the bundle as delivered.
+    /// Counts what was handed out as delivered.
     fn unload(&mut self) {
-        if let Some(position) = self.loaded.position_of(self.loaded.partition) {
-            self.tracks.stats.messages += self.loaded.next as u64;
-            self.tracks.stats.bundles += 1;
-            self.tracks.advance(self.loaded.partition, position);
+        if let Some(delivered) = self.arrived.delivered() {
+            self.tracks.stats.messages += delivered.messages;
+            self.tracks.stats.bundles += delivered.bundles;
+            self.tracks.advance(delivered.partition, delivered.position);
         }
-        self.loaded.clear();
+        self.arrived.unload();
     }
 
-    /// Lets the leaders go on in turn until there is an event, beginning with the one that had the last.
-    fn take_turns(&mut self) -> Result<Turn> {
+    /// Has the leaders go on in turn until one has something, beginning with the one that had something last. Whether
+    /// one had. Nothing may have arrived that is not handed out yet.
+    fn take_turns(&mut self) -> Result<bool> {
         for _ in 0..self.leaders.len() {
             if self.turn >= self.leaders.len() {
                 self.turn = 0;
             }
-            let turn = self.turn;
-            match self.leaders[turn].poll() {
-                Ok(Some((event, start))) => return self.on_event(turn, event, start),
-                Ok(None) => self.turn += 1,
-                Err(e) => {
-                    self.on_failure(turn, e, &[])?;
-                    return Ok(Turn::Event);
-                }
+            if self.take_turn(self.turn)? {
+                return Ok(true);
             }
+            self.turn += 1;
         }
-        Ok(Turn::Dry)
+        Ok(false)
     }
 
-    fn on_event(&mut self, turn: usize, event: Event, start: usize) -> Result<Turn> {
+    /// Takes in what a leader has sent: reads until something comes of it, and then goes on to the end of the answer, as
+    /// far as that has been read too. Whether anything came.
+    fn take_turn(&mut self, turn: usize) -> Result<bool> {
+        match self.leaders[turn].read() {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(e) => return self.on_failure(turn, e, &[]).map(|()| true),
+        }
+        loop {
+            match self.leaders[turn].step() {
+                Ok(Some((event, start))) => {
+                    if self.on_event(turn, event, start)? || self.arrived.is_full() {
+                        return Ok(true);
+                    }
+                }
+                Ok(None) => return Ok(true),
+                // It is met again when what arrived before it is handed out.
+                Err(_) if self.arrived.has_bundles() => return Ok(true),
+                Err(e) => return self.on_failure(turn, e, &[]).map(|()| true),
+            }
+        }
+    }
+
+    /// Takes in an event; whether it calls for another look at what to do next.
+    fn on_event(&mut self, turn: usize, event: Event, start: usize) -> Result<bool> {
         match event {
+            Event::Bundle(mut bundle) => {
+                let leader = &mut self.leaders[turn];
+                let index = leader.partition(bundle.slot);
+                let verdict = self.tracks.on_bundle(index, &mut bundle);
+                if verdict != Verdict::Skip {
+                    if !self.arrived.has_bundles() {
+                        leader.has_progressed();
+                        self.tracks.on_progress(leader.partitions());
+                    }
+                    bundle.set = start + bundle.set.start..start + bundle.set.end;
+                    self.arrived.push(index, bundle, leader.buf());
+                }
+                return Ok(verdict == Verdict::TakeAndSee);
+            }
             Event::Response { .. } => self.tracks.on_response(),
             Event::Partition { slot, answer } => {
                 if let Some((index, outcome)) = self.leaders[turn].answer(slot) {
                     self.tracks.on_answer(index, answer, outcome, &self.shared.cluster);
-                }
-            }
-            Event::Bundle(bundle) => {
-                let index = self.leaders[turn].partition(bundle.slot);
-                if self.load(turn, index, bundle, start)? {
-                    return Ok(Turn::Bundle);
                 }
             }
             Event::ChunkEnd { slot, end } => {
@@ -337,63 +335,16 @@ impl ConsumeIter {
                 // The others' turn, however fast this one may answer again.
                 self.turn += 1;
                 self.tracks.on_progress(&partitions);
-                self.tracks.on_end(&partitions, outcome, soon)?;
-            }
-        }
-        Ok(Turn::Event)
-    }
-
-    /// Decodes a bundle of a partition; whether any of its messages are to be handed out.
-    fn load(&mut self, turn: usize, index: usize, mut bundle: Bundle, start: usize) -> Result<bool> {
-        if self.tracks.on_bundle(index, &mut bundle) == Verdict::Skip {
-            return Ok(false);
-        }
-        let loaded = &mut self.loaded;
-        loaded.partition = index;
-        let leader = &mut self.leaders[turn];
-        let buf = leader.buf();
-        let set = &buf.block().bytes[start + bundle.set.start..start + bundle.set.end];
-        let decoded = if bundle.codec == Codec::None && buf.is_worth_sharing() {
-            (loaded.home, loaded.base) = (Home::ReadBuf(turn), start + bundle.set.start);
-            bundle.decode(set, &mut loaded.entries)
-        } else {
-            (loaded.home, loaded.base) = (Home::Scratch, 0);
-            let scratch = own_scratch(&mut self.scratch, set.len());
-            let unpacked = match bundle.codec {
-                Codec::Snappy => bundle.decompress(&mut self.snappy, set, &self.shared.config.limits, scratch),
-                Codec::None => {
-                    if scratch.len() < set.len() {
-                        scratch.resize(set.len(), 0);
-                    }
-                    scratch[..set.len()].copy_from_slice(set);
-                    Ok(set.len())
+                match self.tracks.on_end(&partitions, outcome, soon) {
+                    Err(e) if self.arrived.has_bundles() => self.failure = Some(e),
+                    Err(e) => return Err(e),
+                    Ok(()) if self.looks_ahead && self.arrived.has_bundles() => self.fetch_ahead(turn, &partitions),
+                    Ok(()) => {}
                 }
-            };
-            unpacked.and_then(|len| bundle.decode(&scratch[..len], &mut loaded.entries))
-        };
-        if let Err(e) = decoded {
-            loaded.clear();
-            let source = &self.tracks.sources[index];
-            return Err(e.in_partition(&source.topic, source.partition).into());
-        }
-        let stopped = self.tracks.stop_at_time(index, &mut loaded.entries);
-        // Nothing more is wanted of it than what was found.
-        let through = !stopped && !bundle.cut && (bundle.last <= bundle.to || self.tracks.ends_at(index, bundle.to));
-        let fits = loaded.entries.len() as u64 <= self.remaining;
-        loaded.entries.truncate(usize::try_from(self.remaining).unwrap_or(usize::MAX));
-        let after = bundle.last.min(bundle.to) + 1;
-        let Some(last) = loaded.entries.last() else {
-            if through {
-                self.tracks.advance(index, after);
+                return Ok(true);
             }
-            return Ok(false);
-        };
-        loaded.after = if through && fits { after } else { last.seq + 1 };
-        self.remaining -= loaded.entries.len() as u64;
-        leader.has_progressed();
-        self.tracks.on_progress(leader.partitions());
-        self.tracks.on_found(index);
-        Ok(true)
+        }
+        Ok(false)
     }
 
     /// Drops a leader's connection after `e`, so that its partitions, and those it was just to be asked for, are asked
@@ -419,122 +370,6 @@ impl ConsumeIter {
         *(if was_up { &mut stats.reconnects } else { &mut stats.failed_brokers }) += 1;
         self.shared.cluster.failed(&leader.addr);
         Ok(())
-    }
-
-    /// Asks the leaders for all partitions that are free to be asked for.
-    fn dispatch(&mut self) -> Result<()> {
-        let mut wanted: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
-        for index in 0..self.tracks.tracks.len() {
-            if self.tracks.wake(index) != TrackState::Idle {
-                continue;
-            }
-            let addr = self.broker_for(index);
-            match wanted.iter_mut().find(|(leader, _)| *leader == addr) {
-                Some((_, partitions)) => partitions.push(index),
-                None => wanted.push((addr, vec![index])),
-            }
-        }
-        self.drop_unused_leaders(&wanted);
-        for (addr, partitions) in wanted {
-            let turn = self.leaders.iter().position(|leader| leader.addr == addr).unwrap_or_else(|| {
-                debug!("{addr}: joining the subscription");
-                self.leaders.push(Leader::new(addr, &self.shared.config, &self.tracks.sources));
-                self.leaders.len() - 1
-            });
-            let sent = match self.leaders[turn].bring_up(&self.closer) {
-                Ok(true) => self.fetch(turn, &partitions),
-                Ok(false) => Ok(()),
-                Err(e) => Err(e),
-            };
-            if let Err(e) = sent {
-                self.on_failure(turn, e, &partitions)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The broker to ask for a partition: its leader, or while that one is down, another one that may know a successor.
-    fn broker_for(&self, index: usize) -> BrokerAddr {
-        let cluster = &self.shared.cluster;
-        let leader = self.tracks.leader(index, cluster);
-        let is_resting = |addr: &BrokerAddr| self.leaders.iter().any(|known| known.addr == *addr && known.is_resting());
-        if !is_resting(&leader) {
-            return leader;
-        }
-        cluster.brokers().into_iter().find(|addr| !is_resting(addr)).unwrap_or(leader)
-    }
-
-    /// Drops leaders that nothing is wanted of any more. Must not be called while a bundle is loaded.
-    fn drop_unused_leaders(&mut self, wanted: &[(BrokerAddr, Vec<usize>)]) {
-        let paused = self.tracks.any_paused();
-        for leader in &mut self.leaders {
-            leader.set_wanted(wanted.iter().any(|(addr, _)| *addr == leader.addr));
-        }
-        self.leaders.retain(|leader| leader.is_used() || paused);
-    }
-
-    /// Sends as many requests for these partitions as it takes.
-    fn fetch(&mut self, turn: usize, partitions: &[usize]) -> Result<()> {
-        if !partitions.iter().any(|&index| self.tracks.waits_alone(index)) {
-            return self.fetch_together(turn, partitions);
-        }
-        let (alone, together): (Vec<_>, Vec<_>) = partitions.iter().partition(|&&index| self.tracks.waits_alone(index));
-        self.fetch_together(turn, &together)?;
-        alone.into_iter().try_for_each(|index| self.fetch_together(turn, &[index]))
-    }
-
-    fn fetch_together(&mut self, turn: usize, partitions: &[usize]) -> Result<()> {
-        let mut rest = partitions;
-        while !rest.is_empty() {
-            let mut asked = 0;
-            let fits = |&&index: &&usize| {
-                asked += u64::from(self.tracks.tracks[index].fetch_size);
-                asked <= MAX_ASKED
-            };
-            let count = rest.iter().take(MAX_PARTITIONS).take_while(fits).count().max(1);
-            let (now, later) = rest.split_at(count);
-            rest = later;
-            let (request, slots) = self.request_for(now);
-            for &index in now {
-                self.tracks.tracks[index].state = TrackState::InFlight;
-            }
-            self.leaders[turn].send(request, slots, &mut self.request)?;
-        }
-        Ok(())
-    }
-
-    /// A request for these partitions, and which of them its slots are: it names every topic once.
-    fn request_for(&mut self, partitions: &[usize]) -> (FetchRequest, Vec<usize>) {
-        let options = &self.tracks.options;
-        let at_once = self.tracks.must_not_wait(partitions);
-        let mut topics: Vec<(FetchTopic, Vec<usize>)> = Vec::new();
-        for &index in partitions {
-            let (source, track) = (&self.tracks.sources[index], &self.tracks.tracks[index]);
-            let wanted =
-                FetchPartition { partition: source.partition, seq: track.position, fetch_size: track.fetch_size };
-            match topics.iter_mut().find(|(topic, _)| topic.name == source.topic) {
-                Some((topic, slots)) => {
-                    topic.partitions.push(wanted);
-                    slots.push(index);
-                }
-                None => {
-                    topics.push((FetchTopic { name: source.topic.clone(), partitions: vec![wanted] }, vec![index]));
-                }
-            }
-        }
-        let (topics, slots): (Vec<_>, Vec<_>) = topics.into_iter().unzip();
-        let request_id = self.next_request_id;
-        self.next_request_id = request_id.wrapping_add(1);
-        let request = FetchRequest {
-            client_version: if options.prefer_local { 3 } else { 2 },
-            request_id,
-            client_id: self.shared.config.client_id.clone(),
-            max_wait_ms: if at_once { 0 } else { options.max_wait_ms() },
-            min_bytes: options.min_bytes,
-            flags: if options.prefer_local { FLAG_PREFER_LOCAL } else { 0 },
-            topics,
-        };
-        (request, slots.concat())
     }
 
     /// Blocks until a leader can go on, or something else is due; `false` once `until` has passed.
@@ -565,33 +400,6 @@ impl ConsumeIter {
         }
         Ok(!until.has_passed())
     }
-}
-
-impl Loaded {
-    fn clear(&mut self) {
-        self.entries.clear();
-        self.next = 0;
-    }
-
-    /// Where a partition stands, if it is the one that is being handed out and any of it was.
-    fn position_of(&self, partition: usize) -> Option<u64> {
-        let last = self.next.checked_sub(1).filter(|_| partition == self.partition)?;
-        if self.next == self.entries.len() {
-            Some(self.after)
-        } else {
-            self.entries.get(last).map(|entry| entry.seq + 1)
-        }
-    }
-}
-
-/// The scratch block's memory for a bundle of `len` bytes: a new one if messages still share the old one.
-fn own_scratch(scratch: &mut Arc<Block<Sources>>, len: usize) -> &mut Vec<u8> {
-    let outsized = scratch.bytes.len() > KEPT_SCRATCH.max(8 * len);
-    if outsized || Arc::get_mut(scratch).is_none() {
-        *scratch = Block::new(Vec::new(), scratch.tag.clone());
-    }
-    // Just made ours alone.
-    &mut Arc::get_mut(scratch).unwrap_or_else(|| unreachable!("a block that nobody shares")).bytes
 }
 
 impl Iterator for ConsumeIter {

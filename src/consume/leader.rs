@@ -37,6 +37,8 @@ pub(super) struct Leader {
     current: Option<InFlight>,
     /// How much more the decoder cannot do without.
     need: usize,
+    /// What went wrong while there was still something to hand out.
+    failure: Option<Error>,
     /// Time spent blocked since the last event or request.
     blocked: Duration,
     backoff: Backoff,
@@ -76,6 +78,7 @@ impl Leader {
             in_flight: Vec::new(),
             current: None,
             need: 0,
+            failure: None,
             blocked: Duration::ZERO,
             backoff: config.new_backoff(),
             wanted: true,
@@ -187,35 +190,40 @@ impl Leader {
         connection.send(scratch, self.config.io_timeout)
     }
 
-    /// The next event, if it can be had without blocking, and where the bytes it is about begin in the buffer's block.
-    pub(super) fn poll(&mut self) -> Result<Option<(Event, usize)>> {
-        loop {
-            if !self.read_needed()? {
+    /// Has the next read fail with `e`.
+    pub(super) fn fail_next_read(&mut self, e: Error) {
+        self.failure = Some(e);
+        self.need = self.need.max(1);
+    }
+
+    /// The next event that follows from what was read, and where the bytes it is about begin in the buffer's block.
+    /// `None`: there is more to be read first.
+    pub(super) fn step(&mut self) -> Result<Option<(Event, usize)>> {
+        let start = self.buf.start();
+        let (used, step) = self.decoder.step(self.buf.data()).map_err(refused)?;
+        self.buf.consume(used);
+        let event = match step {
+            Step::Need(need) => {
+                self.need = need;
                 return Ok(None);
             }
-            let start = self.buf.start();
-            let (used, step) = self.decoder.step(self.buf.data()).map_err(refused)?;
-            self.buf.consume(used);
-            let event = match step {
-                Step::Need(need) => {
-                    self.need = need;
-                    continue;
-                }
-                Step::Event(event) => event,
-            };
-            self.blocked = Duration::ZERO;
-            if let Event::Response { request_id } = event {
-                let position = self.in_flight.iter().position(|fetch| fetch.request_id == request_id);
-                self.current = position.map(|index| self.in_flight.swap_remove(index));
-            }
-            return Ok(Some((event, start)));
+            Step::Event(event) => event,
+        };
+        self.blocked = Duration::ZERO;
+        if let Event::Response { request_id } = event {
+            let position = self.in_flight.iter().position(|fetch| fetch.request_id == request_id);
+            self.current = position.map(|index| self.in_flight.swap_remove(index));
         }
+        Ok(Some((event, start)))
     }
 
     /// Reads what the decoder needs, as far as it has arrived; whether all of it is there.
-    fn read_needed(&mut self) -> Result<bool> {
+    pub(super) fn read(&mut self) -> Result<bool> {
         if self.need == 0 {
             return Ok(true);
+        }
+        if let Some(e) = self.failure.take() {
+            return Err(e);
         }
         let Link::Up { connection, .. } = &self.link else { return Ok(false) };
         while self.need > 0 {
@@ -275,6 +283,7 @@ impl Leader {
         self.decoder = FetchDecoder::new(self.config.limits.clone());
         self.buf.clear();
         self.need = 0;
+        self.failure = None;
         self.blocked = Duration::ZERO;
         self.revived = None;
         let lost = self.in_flight.drain(..).chain(self.current.take());

@@ -1,5 +1,6 @@
 //! Subscribing: what is wanted, where it stands, and the iterator that brings it.
 
+mod arrived;
 mod batch;
 mod checkpoint;
 mod close;

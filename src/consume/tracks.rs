@@ -111,6 +111,8 @@ pub struct Stats {
 pub(super) struct Track {
     /// The next number to deliver; 0: the first there is.
     pub(super) position: u64,
+    /// The next number to ask for: what lies between the two has arrived.
+    pub(super) fetch_from: u64,
     /// The first number that was there when last heard of.
     pub(super) first_available: u64,
     pub(super) high_water_mark: Option<u64>,
@@ -199,7 +201,10 @@ impl Outcome {
 /// What to do with a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
+    /// All that is wanted of it, so that the next fetch can go on behind it.
     Take,
+    /// Where it ends, only its messages tell.
+    TakeAndSee,
     Skip,
 }
 
@@ -272,6 +277,12 @@ impl Tracks {
         track.state
     }
 
+    /// Whether there is more of a partition that could be asked for, than has arrived.
+    pub(super) fn is_behind(&self, index: usize) -> bool {
+        let track = &self.tracks[index];
+        track.state == TrackState::Idle && track.lag(track.fetch_from) > 0
+    }
+
     pub(super) fn any_paused(&self) -> bool {
         self.paused > 0
     }
@@ -326,7 +337,7 @@ impl Tracks {
     /// Whether this partition is to be waited for, with a fetch of its own.
     pub(super) fn waits_alone(&self, index: usize) -> bool {
         let track = &self.tracks[index];
-        self.in_cluster && !track.end_unknown && !track.woken && (track.drained || track.lag(track.position) == 0)
+        self.in_cluster && !track.end_unknown && !track.woken && (track.drained || track.lag(track.fetch_from) == 0)
     }
 
     /// Counts an answer, as one without data until there is some.
@@ -421,7 +432,7 @@ impl Tracks {
         let track = &mut self.tracks[index];
         track.high_water_mark = Some(high_water_mark);
         track.first_available = first_available;
-        let requested = track.position;
+        let requested = track.fetch_from;
         let recreated = std::mem::take(&mut track.resumed) && requested > high_water_mark.saturating_add(1);
         let policy = if recreated { self.options.on_recreated } else { self.options.out_of_range };
         match policy {
@@ -436,6 +447,7 @@ impl Tracks {
             OutOfRange::Earliest => track.position = first_available,
             OutOfRange::Latest => track.position = high_water_mark.saturating_add(1),
         }
+        track.fetch_from = track.position;
         warn!("{topic}/{partition}: {requested} is out of range, going on with {}", track.position);
         if requested < first_available {
             let (topic, partition) = (topic.clone(), *partition);
@@ -444,12 +456,17 @@ impl Tracks {
         track.check_end();
     }
 
-    /// Whether this is the last number wanted of a partition.
-    pub(super) fn ends_at(&self, index: usize, seq: u64) -> bool {
-        self.tracks[index].end == Some(seq)
+    /// Whether nothing from this number on is wanted of a partition.
+    pub(super) fn ends_before(&self, index: usize, seq: u64) -> bool {
+        self.tracks[index].end.is_some_and(|end| seq > end)
     }
 
-    /// Decides on a bundle that is about to be decoded, and up to which number to take it.
+    /// Whether all that is wanted of a bundle's numbers comes with it.
+    pub(super) fn takes_whole(&self, index: usize, bundle: &Bundle) -> bool {
+        !bundle.cut && (bundle.last <= bundle.to || self.tracks[index].end == Some(bundle.to))
+    }
+
+    /// Decides on a bundle that has arrived, and up to which number to take it.
     pub(super) fn on_bundle(&mut self, index: usize, bundle: &mut Bundle) -> Verdict {
         let track = &mut self.tracks[index];
         if let Some(end) = track.end.filter(|_| !track.woken) {
@@ -462,36 +479,44 @@ impl Tracks {
             self.changed = true;
             return Verdict::Skip;
         }
-        if track.woken { Verdict::Skip } else { Verdict::Take }
+        // What is cut comes again, whole; only where there is nothing else it is worth looking at.
+        if track.woken || (bundle.cut && track.found) {
+            return Verdict::Skip;
+        }
+        if !self.takes_whole(index, bundle) {
+            return Verdict::TakeAndSee;
+        }
+        self.on_found(index);
+        let track = &mut self.tracks[index];
+        track.fetch_from = bundle.last.min(bundle.to) + 1;
+        track.check_end();
+        Verdict::Take
     }
 
-    /// Takes away the messages from the first at or after the time to stop at on, and ends the partition before it;
-    /// whether there was one.
-    pub(super) fn stop_at_time(&mut self, index: usize, entries: &mut Vec<Entry>) -> bool {
+    /// Takes away the messages from the first at or after the time to stop at on, if it is found from the entry `new`
+    /// on, where those of a bundle begin, and ends the partition before it; whether there was one.
+    pub(super) fn stop_at_time(&mut self, index: usize, first: u64, entries: &mut Vec<Entry>, new: usize) -> bool {
         let Some(time) = self.options.stop_at_time else { return false };
-        let Some(at) = entries.iter().position(|entry| entry.timestamp_ms >= time) else { return false };
-        entries.truncate(at);
+        let Some(at) = entries[new..].iter().position(|entry| entry.timestamp_ms >= time) else { return false };
+        entries.truncate(new + at);
         let track = &mut self.tracks[index];
-        match entries.last() {
-            Some(last) => track.end = Some(last.seq),
-            None => {
-                track.state = TrackState::Done;
-                self.changed = true;
-            }
-        }
+        track.end = Some(entries[new..].last().map_or(first - 1, |last| last.seq));
+        track.state = TrackState::Done;
+        self.changed = true;
         true
     }
 
     /// Turns to another part of a partition, of which nothing may be under way.
     pub(super) fn seek(&mut self, index: usize, seq: u64, end: u64) {
         let track = &mut self.tracks[index];
-        (track.position, track.end, track.end_unknown) = (seq, Some(end), true);
+        (track.position, track.fetch_from) = (seq, seq);
+        (track.end, track.end_unknown) = (Some(end), true);
         (track.state, track.stale_len) = (TrackState::Idle, None);
         track.fetch_size = self.options.fetch_size;
         self.changed = true;
     }
 
-    /// Notes that messages of a bundle are about to be handed out.
+    /// Notes that there are messages to be handed out.
     pub(super) fn on_found(&mut self, index: usize) {
         let track = &mut self.tracks[index];
         track.found = true;
@@ -503,6 +528,7 @@ impl Tracks {
     pub(super) fn advance(&mut self, index: usize, position: u64) {
         let track = &mut self.tracks[index];
         track.position = position;
+        track.fetch_from = track.fetch_from.max(position);
         track.high_water_mark = track.high_water_mark.max(Some(position - 1));
         track.check_end();
         self.changed |= track.state == TrackState::Done;
@@ -522,7 +548,7 @@ impl Tracks {
             ChunkEnd::Whole if !track.found => {
                 if track.stale_len.is_some_and(|before| track.chunk_len <= before) {
                     let Source { topic, partition } = &self.sources[index];
-                    let e = Error::broker(topic, *partition, Fault::Stuck { seq: track.position });
+                    let e = Error::broker(topic, *partition, Fault::Stuck { seq: track.fetch_from });
                     return outcome.fail(e);
                 }
                 track.stale_len = Some(track.chunk_len);
@@ -582,6 +608,7 @@ impl Track {
     pub(super) fn new(position: u64, first_available: u64, high_water_mark: Option<u64>, options: &Options) -> Track {
         Track {
             position,
+            fetch_from: position,
             first_available,
             high_water_mark,
             resumed: false,
@@ -610,7 +637,7 @@ impl Track {
             }
         } else {
             // The mark of an empty answer may be too low, but nothing lies below the position either.
-            let known = self.high_water_mark.unwrap_or(0).max(self.position.saturating_sub(1));
+            let known = self.high_water_mark.unwrap_or(0).max(self.fetch_from.saturating_sub(1));
             self.high_water_mark = Some(known.max(high_water_mark));
             if std::mem::take(&mut self.end_unknown) {
                 self.state = TrackState::Done;
@@ -620,7 +647,7 @@ impl Track {
     }
 
     pub(super) fn check_end(&mut self) {
-        if self.end.is_some_and(|end| self.position > end) {
+        if self.end.is_some_and(|end| self.fetch_from > end) {
             self.state = TrackState::Done;
         }
     }

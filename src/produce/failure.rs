@@ -92,6 +92,6 @@ fn unpack(bundle: &[u8]) -> Result<(Vec<u8>, Vec<Entry>)> {
     let (first, last) = header.range(Some(1), 0)?;
     let mut entries = Vec::with_capacity(header.count as usize);
     let (count, sparse) = (header.count, header.sparse.is_some());
-    MessageSet { bytes: &set, count, first, last, sparse, cut: false }.decode(0, u64::MAX, &mut entries)?;
+    MessageSet { bytes: &set, at: 0, count, first, last, sparse, cut: false }.decode(0, u64::MAX, &mut entries)?;
     Ok((set, entries))
 }

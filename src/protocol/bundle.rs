@@ -124,7 +124,7 @@ fn seq_range(seq: u64, low: u64, high: u64, at: u64) -> DecodeError {
     DecodeError::new("sequence number", DecodeFault::SeqRange { seq, low, high }, at)
 }
 
-/// Where a message lies in its (decompressed) message set.
+/// Where a message lies in the memory that holds its (decompressed) message set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// Sequence number.
@@ -141,14 +141,20 @@ pub struct Entry {
 const NO_KEY: u16 = u16::MAX;
 
 impl Entry {
-    /// The bytes of the key in the message set.
+    /// The same message in memory that holds its key, if any, and then its payload.
+    pub(crate) fn alone(self) -> Entry {
+        let key_len = self.key().map_or(0, |key| key.len());
+        Entry { key_at: 0, payload_at: offset(key_len), ..self }
+    }
+
+    /// The bytes of the key.
     #[inline]
     pub fn key(&self) -> Option<Range<usize>> {
         let at = self.key_at as usize;
         (self.key_len != NO_KEY).then(|| at..at + usize::from(self.key_len))
     }
 
-    /// The bytes of the payload in the message set.
+    /// The bytes of the payload.
     #[inline]
     pub fn payload(&self) -> Range<usize> {
         let at = self.payload_at as usize;
@@ -161,6 +167,8 @@ impl Entry {
 pub struct MessageSet<'a> {
     /// The bytes, decompressed.
     pub bytes: &'a [u8],
+    /// Where they begin in the memory that entries are to point into, which must not exceed 2^32 bytes.
+    pub at: usize,
     /// Messages the header announces.
     pub count: u32,
     /// Number of the first message.
@@ -212,7 +220,7 @@ impl MessageSet<'_> {
         previous: u64,
         previous_time: u64,
     ) -> Result<Entry, DecodeError> {
-        let total = self.bytes.len();
+        let end = self.at + self.bytes.len();
         let flags = cursor.u8("message flags")?;
         let seq = if self.sparse && index > 0 {
             self.sparse_seq(cursor, flags, index, previous)?
@@ -224,10 +232,10 @@ impl MessageSet<'_> {
             (0, NO_KEY)
         } else {
             let key = cursor.str8("key")?;
-            (offset(total - cursor.left() - key.len()), offset16(key.len()))
+            (offset(end - cursor.left() - key.len()), offset16(key.len()))
         };
         let payload_len = cursor.varint("payload length")?;
-        let payload_at = offset(total - cursor.left());
+        let payload_at = offset(end - cursor.left());
         cursor.bytes(payload_len as usize, "payload")?;
         Ok(Entry { seq, timestamp_ms, key_at, payload_at, payload_len, key_len })
     }
@@ -251,7 +259,7 @@ impl MessageSet<'_> {
     }
 }
 
-/// Message sets are bounded by 32-bit lengths on the wire and by [`Limits`], so their offsets fit.
+/// What entries point into has at most 2^32 bytes, so the offsets fit.
 #[inline]
 fn offset(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)

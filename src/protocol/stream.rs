@@ -114,13 +114,14 @@ impl Bundle {
         Ok(len)
     }
 
-    /// Appends an entry for each message of the (decompressed) message set that may be delivered.
+    /// Appends an entry for each message of the (decompressed) message set that may be delivered. The set's bytes begin
+    /// at `at` in the memory that the entries are to point into, which must not exceed 2^32 bytes.
     ///
     /// # Errors
     /// As [`MessageSet::decode`].
-    pub fn decode(&self, bytes: &[u8], entries: &mut Vec<Entry>) -> Result<(), DecodeError> {
+    pub fn decode(&self, bytes: &[u8], at: usize, entries: &mut Vec<Entry>) -> Result<(), DecodeError> {
         let Bundle { count, first, last, sparse, cut, from, to, .. } = *self;
-        MessageSet { bytes, count, first, last, sparse, cut }.decode(from, to, entries)
+        MessageSet { bytes, at, count, first, last, sparse, cut }.decode(from, to, entries)
     }
 }
 

@@ -55,7 +55,6 @@ pub struct Segments {
     snappy: snap::raw::Decoder,
     /// The bundle that is being handed out: its bytes, where the message set begins in them, the first entry left.
     block: Arc<Block<Sources>>,
-    base: usize,
     entries: Vec<Entry>,
     next: usize,
 }
@@ -84,7 +83,6 @@ impl Segments {
             packed: Vec::new(),
             snappy: snap::raw::Decoder::new(),
             block: Block::new(Vec::new(), Vec::new().into()),
-            base: 0,
             entries: Vec::new(),
             next: 0,
         };
@@ -157,7 +155,7 @@ impl Segments {
 
     #[inline]
     fn batch(&self, from: usize) -> Batch<'_> {
-        Batch { block: &self.block, base: self.base, source: 0, entries: &self.entries[from..] }
+        Batch { block: &self.block, source: 0, entries: &self.entries[from..] }
     }
 
     /// Loads the next bundle with a message that is wanted; `false` at the end.
@@ -193,19 +191,17 @@ impl Segments {
             return Ok(false);
         }
         let block = own(&mut self.block);
-        let decoded = if header.codec == Codec::None {
+        let unpacked = if header.codec == Codec::None {
             file.body(&front, block)?;
-            self.base = header.len;
-            Ok(front.len)
+            Ok((header.len, front.len))
         } else {
             file.body(&front, &mut self.packed)?;
-            self.base = 0;
-            unpack(&mut self.snappy, &self.packed[header.len..front.len], &self.limits, block)
+            unpack(&mut self.snappy, &self.packed[header.len..front.len], &self.limits, block).map(|len| (0, len))
         };
-        let decoded = decoded.and_then(|end| {
-            let bytes = &block[self.base..end];
+        let decoded = unpacked.and_then(|(at, end)| {
+            let bytes = &block[at..end];
             let set =
-                MessageSet { bytes, count: header.count, first, last, sparse: header.sparse.is_some(), cut: false };
+                MessageSet { bytes, at, count: header.count, first, last, sparse: header.sparse.is_some(), cut: false };
             set.decode(self.position, u64::MAX - 1, &mut self.entries)
         });
         if let Err(e) = decoded {

@@ -95,7 +95,7 @@ fn decode(bencher: Bencher<'_, '_>, set: &str) {
                         }
                     };
                     entries.clear();
-                    bundle.decode(bytes, &mut entries).expect("good data");
+                    bundle.decode(bytes, 0, &mut entries).expect("good data");
                     sum =
                         entries.iter().fold(sum, |sum, entry| touch(sum, &bytes[entry.payload()], entry.timestamp_ms));
                 }

@@ -144,7 +144,7 @@ impl Unpacker {
                 &self.plain[..len]
             }
         };
-        bundle.decode(bytes, &mut self.entries)?;
+        bundle.decode(bytes, 0, &mut self.entries)?;
         Ok(&self.entries)
     }
 

@@ -63,9 +63,9 @@ pub fn run(data: &[u8]) {
     }
 
     let mut wanted = Vec::new();
-    let decoded = bundle.decode(unpacked, &mut wanted);
+    let decoded = bundle.decode(unpacked, 0, &mut wanted);
     let mut all = Vec::new();
-    let again = Bundle { from: 0, to: u64::MAX, ..bundle.clone() }.decode(unpacked, &mut all);
+    let again = Bundle { from: 0, to: u64::MAX, ..bundle.clone() }.decode(unpacked, 0, &mut all);
     assert_eq!(decoded, again, "what is wanted does not change what is right");
     check(&all, &bundle, unpacked);
     all.retain(|entry| entry.seq >= from && entry.seq <= to);
@@ -96,7 +96,7 @@ fn check(entries: &[Entry], bundle: &Bundle, set: &[u8]) {
 fn come_back(bundle: &Bundle, set: &[u8], limits: &Limits) {
     let whole = Bundle { from: 0, to: u64::MAX, ..bundle.clone() };
     let mut entries = Vec::new();
-    whole.decode(set, &mut entries).unwrap();
+    whole.decode(set, 0, &mut entries).unwrap();
     assert_eq!(entries.len(), bundle.count as usize);
     let message = |entry: &Entry| RawMessage {
         timestamp_ms: entry.timestamp_ms,
@@ -143,6 +143,6 @@ fn decode(bytes: &[u8], next: u64, limits: &Limits) -> Result<(Vec<u8>, Vec<Entr
         bundle.decompress(&mut snap::raw::Decoder::new(), cursor.rest(), &limits, &mut plain)?;
     }
     let mut entries = Vec::new();
-    bundle.decode(&plain, &mut entries)?;
+    bundle.decode(&plain, 0, &mut entries)?;
     Ok((plain, entries))
 }

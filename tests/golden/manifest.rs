@@ -257,7 +257,7 @@ pub(crate) fn bundle(bytes: &[u8], first: u64) -> Result<Bundle, DecodeError> {
     let (first, last) = header.range(Some(first), 0)?;
     let mut entries = Vec::new();
     let sparse = header.sparse.is_some();
-    MessageSet { bytes: &set, count: header.count, first, last, sparse, cut: false }.decode(
+    MessageSet { bytes: &set, at: 0, count: header.count, first, last, sparse, cut: false }.decode(
         0,
         u64::MAX,
         &mut entries,

@@ -114,7 +114,7 @@ fn ranges_of_dense_bundles() {
 type Seen = (u64, u64, Option<Vec<u8>>, Vec<u8>);
 
 fn set(bytes: &[u8], count: u32, first: u64, last: u64) -> MessageSet<'_> {
-    MessageSet { bytes, count, first, last, sparse: false, cut: false }
+    MessageSet { bytes, at: 0, count, first, last, sparse: false, cut: false }
 }
 
 fn decode(set: MessageSet<'_>, from: u64, to: u64) -> (Vec<Seen>, Option<(&'static str, F)>) {
