@@ -295,8 +295,12 @@ fn the_callers_own_time_does_not_count() {
     within(60, || {
         let broker = numbered();
         let client = strict().connect(&broker.addr().to_string()).unwrap();
+        // Bytes are counted below: what is asked for but once is out of the way.
+        drop(client.subscribe(orders()).unwrap());
         let (_never, nothing) = channel::<()>();
         for at in [0, 20, 60, 200] {
+            // What it still sends to nobody counts too.
+            assert!(broker.wait_until(SOON, |stats| stats.open == 1));
             broker.inject(Fault::StallAfter(DISCOVERED + at));
             let mut iter = client.subscribe(orders()).unwrap();
             assert!(broker.wait_until(SOON, |stats| stats.stalled == 1));
