@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use common::alloc::{self, Counting};
 use common::captures::{self, Capture};
-use common::feed::Feeder;
+use common::feed::{Feeder, Found};
 use common::mutate;
 use common::rng::{Rng, seeded};
 use common::watch::within;
@@ -25,7 +25,6 @@ use tank_client::protocol::Limits;
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::fetch::{FetchRequest, SEQ_EARLIEST, SEQ_TAIL};
 use tank_client::protocol::frame::{HEADER_LEN, Kind, PING};
-use tank_client::protocol::stream::{Event, Step};
 use tank_client::{Client, Error, Result, Start, Subscription};
 
 #[global_allocator]
@@ -293,17 +292,14 @@ fn decode(request: &FetchRequest, bytes: &[u8], pace: Pace) -> Work {
         work.steps += 1;
         match feeder.step() {
             Err(_) => break,
-            Ok(Step::Need(_)) if feeder.arrived() == bytes.len() => break,
-            Ok(Step::Need(n)) => {
+            Ok(Found::Need(_)) if feeder.arrived() == bytes.len() => break,
+            Ok(Found::Need(n)) => {
                 work.offered += window;
                 work.arrivals += 1;
                 feeder.arrive(feeder.arrived() + if pace == Pace::OneByOne { 1 } else { n });
             }
-            Ok(Step::Event(event)) => {
-                // What is left after an event is what comes next, not what was looked at.
-                let looked_at = if let Event::Bundle(bundle) = event { bundle.set.len() } else { 0 };
-                work.offered += looked_at.min(window);
-            }
+            Ok(Found::Bundle(bundle)) => work.offered += bundle.set.len(),
+            Ok(Found::Event(_)) => {}
         }
     }
     work

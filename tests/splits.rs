@@ -3,14 +3,13 @@
 mod common;
 
 use common::captures::{self, Capture};
-use common::feed::Feeder;
+use common::feed::{Feeder, Found};
 use common::rng::seeded;
 use tank_client::protocol::fetch::FetchRequest;
-use tank_client::protocol::stream::{Event, Step};
 use tank_client::protocol::{DecodeError, Limits};
 
 /// What came, with the number of bytes that had arrived then. The range of a bundle says which bytes it has.
-type Seen = Vec<(usize, Result<Event, DecodeError>)>;
+type Seen = Vec<(usize, Result<Found, DecodeError>)>;
 
 struct Case {
     name: String,
@@ -27,13 +26,13 @@ impl Case {
         let mut seen = Seen::new();
         loop {
             match feeder.step() {
-                Ok(Step::Event(event)) => seen.push((feeder.arrived(), Ok(event))),
-                Ok(Step::Need(_)) if feeder.arrived() == self.stream.len() => return seen,
-                Ok(Step::Need(n)) => {
+                Ok(Found::Need(_)) if feeder.arrived() == self.stream.len() => return seen,
+                Ok(Found::Need(n)) => {
                     let until = more(feeder.arrived(), n);
                     assert!(until > feeder.arrived());
                     feeder.arrive(until);
                 }
+                Ok(found) => seen.push((feeder.arrived(), Ok(found))),
                 Err(e) => {
                     seen.push((feeder.arrived(), Err(e.clone())));
                     assert_eq!(feeder.step(), Err(e), "an error is not got over");
@@ -43,12 +42,12 @@ impl Case {
         }
     }
 
-    fn whole(&self) -> Vec<Result<Event, DecodeError>> {
+    fn whole(&self) -> Vec<Result<Found, DecodeError>> {
         events(self.run(|_, _| usize::MAX))
     }
 }
 
-fn events(seen: Seen) -> Vec<Result<Event, DecodeError>> {
+fn events(seen: Seen) -> Vec<Result<Found, DecodeError>> {
     seen.into_iter().map(|(_, event)| event).collect()
 }
 

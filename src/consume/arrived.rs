@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use super::batch::Batch;
+use super::leader::Leader;
 use super::tracks::Tracks;
 use crate::error::Result;
 use crate::message::Sources;
-use crate::net::{Block, ReadBuf};
+use crate::net::Block;
 use crate::protocol::bundle::{Codec, Entry};
-use crate::protocol::stream::Bundle;
+use crate::protocol::stream::{Bundle, Step};
 use crate::protocol::{DecodeError, Limits};
 
 /// Small bundles that follow each other are decoded together, up to so many messages: what there is to do for each
 /// batch is then shared by many of them, and both entries and bytes stay in a core's nearest cache.
 const RUN: usize = 256;
 
-/// How many bundles to keep before decoding the first: enough to know where an answer of ordinary ones ends while the
-/// last of it is being handed out.
+/// With how many bundles to begin decoding, wherever the answer ends.
 const MAX_BUNDLES: usize = 1024;
 
 /// The most bytes of a scratch block to keep for the next bundle, if that needs much less.
@@ -25,8 +25,8 @@ const KEPT_SCRATCH: usize = 1 << 20;
 /// Bundles of one leader's answer, in the order they came in, and the messages decoded of the first of them.
 #[derive(Debug)]
 pub(super) struct Arrived {
-    /// The bundles, each with its partition and as a range of `home`, and how many of them are through.
-    bundles: Vec<(usize, Bundle)>,
+    /// The bundles, with the subscription's partitions for slots and as ranges of `home`, and how many are through.
+    bundles: Vec<Bundle>,
     taken: usize,
     /// The read buffer's memory, as long as anything in it is wanted, and whether messages may keep it alive.
     home: Option<Arc<Block<Sources>>>,
@@ -70,14 +70,23 @@ impl Arrived {
         }
     }
 
-    /// Adds a bundle whose message set lies in the buffer's block. Nothing must be read into the buffer before all
-    /// bundles are through.
-    pub(super) fn push(&mut self, partition: usize, bundle: Bundle, buf: &ReadBuf<Sources>) {
-        if self.home.is_none() {
-            self.home = Some(buf.block().clone());
-            self.is_shared = buf.is_worth_sharing();
+    /// Adds what a leader found in its read buffer, as far as `wants` it; that may change what is wanted of a bundle.
+    /// Nothing must be read into the buffer before all bundles are through.
+    pub(super) fn step(&mut self, leader: &mut Leader, mut wants: impl FnMut(&mut Bundle) -> bool) -> Result<Step> {
+        let mut kept = self.bundles.len();
+        let step = leader.step(&mut self.bundles)?;
+        for index in kept..self.bundles.len() {
+            if wants(&mut self.bundles[index]) {
+                self.bundles.swap(kept, index);
+                kept += 1;
+            }
         }
-        self.bundles.push((partition, bundle));
+        self.bundles.truncate(kept);
+        if kept > 0 && self.home.is_none() {
+            self.home = Some(leader.buf().block().clone());
+            self.is_shared = leader.buf().is_worth_sharing();
+        }
+        Ok(step)
     }
 
     /// Whether there are bundles to decode.
@@ -161,7 +170,8 @@ impl Arrived {
     /// A bundle that breaks a rule or a limit, once all messages before it are handed out.
     pub(super) fn load(&mut self, tracks: &mut Tracks, limits: &Limits, most: u64) -> Result<u64> {
         self.unload();
-        while let Some(&(partition, ref bundle)) = self.bundles.get(self.taken) {
+        while let Some(bundle) = self.bundles.get(self.taken) {
+            let partition = bundle.slot;
             let before = self.entries.len();
             let stays = bundle.codec == Codec::None && self.is_shared;
             let joins = stays && !self.in_scratch && partition == self.partition;

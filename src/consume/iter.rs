@@ -15,7 +15,7 @@ use crate::client::Shared;
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::net::{Deadline, Stopwatch, wait};
-use crate::protocol::stream::Event;
+use crate::protocol::stream::{Event, Step};
 
 mod ask;
 
@@ -286,37 +286,37 @@ impl ConsumeIter {
             Err(e) => return self.on_failure(turn, e, &[]).map(|()| true),
         }
         loop {
-            match self.leaders[turn].step() {
-                Ok(Some((event, start))) => {
-                    if self.on_event(turn, event, start)? || self.arrived.is_full() {
-                        return Ok(true);
+            let mut see = false;
+            let tracks = &mut self.tracks;
+            let step = self.arrived.step(&mut self.leaders[turn], |bundle| {
+                let verdict = tracks.on_bundle(bundle.slot, bundle);
+                see |= verdict == Verdict::TakeAndSee;
+                verdict != Verdict::Skip
+            });
+            let done = match step {
+                Ok(Step::Need(_)) => true,
+                Ok(Step::Bundles) => {
+                    if self.arrived.has_bundles() {
+                        let leader = &mut self.leaders[turn];
+                        leader.has_progressed();
+                        self.tracks.on_progress(leader.partitions());
                     }
+                    see || self.arrived.is_full()
                 }
-                Ok(None) => return Ok(true),
+                Ok(Step::Event(event)) => self.on_event(turn, event)?,
                 // It is met again when what arrived before it is handed out.
-                Err(_) if self.arrived.has_bundles() => return Ok(true),
+                Err(_) if self.arrived.has_bundles() => true,
                 Err(e) => return self.on_failure(turn, e, &[]).map(|()| true),
+            };
+            if done {
+                return Ok(true);
             }
         }
     }
 
     /// Takes in an event; whether it calls for another look at what to do next.
-    fn on_event(&mut self, turn: usize, event: Event, start: usize) -> Result<bool> {
+    fn on_event(&mut self, turn: usize, event: Event) -> Result<bool> {
         match event {
-            Event::Bundle(mut bundle) => {
-                let leader = &mut self.leaders[turn];
-                let index = leader.partition(bundle.slot);
-                let verdict = self.tracks.on_bundle(index, &mut bundle);
-                if verdict != Verdict::Skip {
-                    if !self.arrived.has_bundles() {
-                        leader.has_progressed();
-                        self.tracks.on_progress(leader.partitions());
-                    }
-                    bundle.set = start + bundle.set.start..start + bundle.set.end;
-                    self.arrived.push(index, bundle, leader.buf());
-                }
-                return Ok(verdict == Verdict::TakeAndSee);
-            }
             Event::Response { .. } => self.tracks.on_response(),
             Event::Partition { slot, answer } => {
                 if let Some((index, outcome)) = self.leaders[turn].answer(slot) {

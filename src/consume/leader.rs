@@ -12,7 +12,7 @@ use crate::error::{Error, Phase, Result};
 use crate::message::Sources;
 use crate::net::{Backoff, BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf, Stopwatch};
 use crate::protocol::fetch::{FetchRequest, WAIT_SLACK_MS, adjusted_wait_ms};
-use crate::protocol::stream::{Event, FetchDecoder, Step};
+use crate::protocol::stream::{Bundle, Event, FetchDecoder, Step};
 use crate::protocol::{DecodeError, DecodeFault};
 
 /// Bytes of the read buffer at rest: several bundles of the usual sizes, and small enough for a core's cache.
@@ -125,7 +125,7 @@ impl Leader {
     }
 
     /// The partition that a slot of the answer being read stands for.
-    pub(super) fn partition(&self, slot: usize) -> usize {
+    fn partition(&self, slot: usize) -> usize {
         self.partitions()[slot]
     }
 
@@ -196,25 +196,32 @@ impl Leader {
         self.need = self.need.max(1);
     }
 
-    /// The next event that follows from what was read, and where the bytes it is about begin in the buffer's block.
-    /// `None`: there is more to be read first.
-    pub(super) fn step(&mut self) -> Result<Option<(Event, usize)>> {
+    /// What follows from what was read. Bundles are appended to `bundles`, as ranges of the buffer's block, with the
+    /// subscription's partitions for slots. [`Step::Need`]: there is more to be read first.
+    pub(super) fn step(&mut self, bundles: &mut Vec<Bundle>) -> Result<Step> {
         let start = self.buf.start();
-        let (used, step) = self.decoder.step(self.buf.data()).map_err(refused)?;
+        let before = bundles.len();
+        let (used, step) = self.decoder.step(self.buf.data(), bundles).map_err(refused)?;
         self.buf.consume(used);
-        let event = match step {
+        match step {
             Step::Need(need) => {
                 self.need = need;
-                return Ok(None);
+                return Ok(step);
             }
-            Step::Event(event) => event,
-        };
-        self.blocked = Duration::ZERO;
-        if let Event::Response { request_id } = event {
-            let position = self.in_flight.iter().position(|fetch| fetch.request_id == request_id);
-            self.current = position.map(|index| self.in_flight.swap_remove(index));
+            Step::Bundles => {
+                for bundle in &mut bundles[before..] {
+                    bundle.slot = self.partition(bundle.slot);
+                    bundle.set = start + bundle.set.start..start + bundle.set.end;
+                }
+            }
+            Step::Event(Event::Response { request_id }) => {
+                let position = self.in_flight.iter().position(|fetch| fetch.request_id == request_id);
+                self.current = position.map(|index| self.in_flight.swap_remove(index));
+            }
+            Step::Event(_) => {}
         }
-        Ok(Some((event, start)))
+        self.blocked = Duration::ZERO;
+        Ok(step)
     }
 
     /// Reads what the decoder needs, as far as it has arrived; whether all of it is there.

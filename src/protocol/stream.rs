@@ -1,7 +1,8 @@
 //! [`FetchDecoder`]: consume answers, piece by piece (reference, sections 5 and 15).
 //!
 //! The decoder is given whatever has arrived and says either what it found or how many more bytes it cannot go on
-//! without. It holds the partition entries of one answer, never its data: a bundle is reported as a range of the input.
+//! without. It holds the partition entries of one answer, never its data: a bundle is reported as a range of the input,
+//! once all of it is there.
 
 use std::ops::Range;
 
@@ -10,7 +11,6 @@ use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault};
 use super::fetch::{FetchRequest, HeaderItem, HeaderItems, PartitionAnswer, SEQ_TAIL};
 use super::frame::{FrameHeader, HEADER_LEN, Kind};
-use super::varint;
 use super::{Limits, compress};
 
 /// What a step came to.
@@ -18,11 +18,13 @@ use super::{Limits, compress};
 pub enum Step {
     /// Nothing more can be said before this many bytes follow those that were given and not consumed.
     Need(usize),
+    /// The next bundles of a chunk, at least one, were appended to those that the step was given.
+    Bundles,
     /// The next event.
     Event(Event),
 }
 
-/// What an answer consists of, in the order of its bytes.
+/// What an answer consists of besides bundles, in the order of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// An answer to this request begins.
@@ -37,8 +39,6 @@ pub enum Event {
         /// What the server says.
         answer: PartitionAnswer,
     },
-    /// A bundle with messages that may be delivered.
-    Bundle(Bundle),
     /// A partition's chunk, not empty, is through.
     ChunkEnd {
         /// The partition's index in [`FetchRequest::slots`].
@@ -67,7 +67,7 @@ pub enum ChunkEnd {
     AboveMark,
 }
 
-/// A bundle that lies in the decoder's input.
+/// A bundle with messages that may be delivered; it lies in the decoder's input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
     /// The partition's index in [`FetchRequest::slots`].
@@ -88,7 +88,7 @@ pub struct Bundle {
     pub from: u64,
     /// The highest number that may be delivered.
     pub to: u64,
-    /// The message set's bytes, as a range of the step's input.
+    /// The message set's bytes, as a range of the input of the step that found it.
     pub set: Range<usize>,
     /// Where the message set begins in the frame's payload.
     pub at: u64,
@@ -125,6 +125,9 @@ impl Bundle {
     }
 }
 
+/// The most bundles that a step appends, so that what it finds takes no more memory than a read buffer.
+const MAX_BUNDLES: usize = 1024;
+
 /// Bytes of pings to take before an answer: servers send none after the greeting, and so many only to waste time.
 const MAX_PINGS: u64 = 1 << 20;
 
@@ -144,8 +147,6 @@ pub struct FetchDecoder {
     current: usize,
     slots: Vec<Slot>,
     chunk: Chunk,
-    /// The bundle whose message set is awaited.
-    awaited: Option<Bundle>,
 }
 
 /// Copied on every step, so it owns nothing.
@@ -156,16 +157,15 @@ enum State {
     Entries { len: usize },
     Answer { slot: usize },
     NextChunk { slot: usize },
-    BundleLen(varint::Partial),
-    BundleHead { prefix: usize, len: u64 },
-    BundleSet { end: Option<ChunkEnd> },
+    /// At the first byte of a bundle, or the end of a chunk.
+    Bundles,
     Skip { bytes: u64, then: AfterSkip },
 }
 
 #[derive(Debug, Clone, Copy)]
 enum AfterSkip {
     Frame,
-    Bundle,
+    Bundles,
     ChunkEnd(ChunkEnd),
 }
 
@@ -188,6 +188,20 @@ struct Chunk {
     walked: bool,
 }
 
+/// What is found where a bundle begins.
+enum Found {
+    /// All of a bundle, and how the chunk ends with it, if it does.
+    Bundle { bundle: Bundle, end: Option<ChunkEnd> },
+    /// So many more bytes are needed.
+    Need(usize),
+    /// A bundle of so many bytes below the wanted number, and the number behind it.
+    Skip { next: u64, bytes: u64 },
+    /// The end of the chunk, or something that ends it.
+    End(ChunkEnd),
+    /// Enough for now.
+    Stop,
+}
+
 /// What a transition came to; `None`: go on at once.
 type Move = Result<Option<Step>, DecodeError>;
 
@@ -204,7 +218,6 @@ impl FetchDecoder {
             pings: 0,
             current: 0,
             slots: Vec::new(),
-            awaited: None,
             chunk: Chunk::default(),
         }
     }
@@ -220,33 +233,32 @@ impl FetchDecoder {
     }
 
     /// Goes on with `input`, which begins with the first byte not consumed so far. Returns how many bytes are now
-    /// consumed, and what was found; a bundle's range lies within those bytes.
+    /// consumed, and what was found. Bundles are appended to `bundles`; their ranges lie within the consumed bytes.
     ///
     /// # Errors
     /// An answer that breaks the protocol or a limit. The decoder is of no further use and repeats the error.
-    pub fn step(&mut self, input: &[u8]) -> Result<(usize, Step), DecodeError> {
+    pub fn step(&mut self, input: &[u8], bundles: &mut Vec<Bundle>) -> Result<(usize, Step), DecodeError> {
         if let Some(e) = &self.failed {
             return Err(e.clone());
         }
         let mut used = 0;
+        let before = bundles.len();
         loop {
-            match self.advance(input, &mut used) {
+            match self.advance(input, &mut used, bundles) {
                 Ok(None) => {}
                 Ok(Some(step)) => return Ok((used, step)),
                 Err(e) => {
                     let e = self.place(e);
                     self.failed = Some(e.clone());
-                    return Err(e);
+                    // What came before it is good.
+                    return if bundles.len() > before { Ok((used, Step::Bundles)) } else { Err(e) };
                 }
             }
         }
     }
 
     fn place(&self, e: DecodeError) -> DecodeError {
-        let in_chunk = matches!(
-            self.state,
-            State::BundleLen(_) | State::BundleHead { .. } | State::BundleSet { .. } | State::Skip { .. }
-        );
+        let in_chunk = matches!(self.state, State::Bundles | State::Skip { .. });
         let request = self.outstanding.get(self.current).filter(|_| in_chunk);
         match request.and_then(|request| request.slots().nth(self.chunk.slot)) {
             Some((topic, wanted)) => e.in_partition(topic, wanted.partition),
@@ -254,22 +266,10 @@ impl FetchDecoder {
         }
     }
 
-    #[inline(always)]
-    fn advance(&mut self, input: &[u8], used: &mut usize) -> Move {
+    fn advance(&mut self, input: &[u8], used: &mut usize, bundles: &mut Vec<Bundle>) -> Move {
         let rest = input.get(*used..).unwrap_or_default();
         match self.state {
-            State::BundleLen(partial) => self.bundle_len(input, used, partial),
-            State::BundleHead { prefix, len } => self.bundle_head(input, used, prefix, len),
-            State::BundleSet { end } => {
-                let Some(mut bundle) = self.awaited.take() else { return Ok(Some(Step::Need(1))) };
-                let len = bundle.set.len();
-                if rest.len() < len {
-                    self.awaited = Some(bundle);
-                    return Ok(Some(Step::Need(len - rest.len())));
-                }
-                bundle.set = *used..*used + len;
-                Ok(Some(self.bundle_set(used, bundle, end)))
-            }
+            State::Bundles => self.bundles(input, used, bundles),
             State::Frame => self.frame(rest, used),
             State::Fixed => self.fixed(rest, used),
             State::Entries { len } => match rest.get(..len) {
@@ -390,115 +390,132 @@ impl FetchDecoder {
             return Some(Step::Event(Event::End { request_id }));
         };
         self.chunk = chunk;
-        self.state = State::BundleLen(varint::Partial::default());
+        self.state = State::Bundles;
         None
     }
 
-    #[inline(always)]
-    fn bundle_len(&mut self, input: &[u8], used: &mut usize, mut partial: varint::Partial) -> Move {
-        while let Some(&byte) = input.get(*used).filter(|_| self.chunk.left > 0) {
-            let at = self.at;
-            *used += 1;
-            self.at += 1;
-            self.chunk.left -= 1;
-            let Some(len) = partial.push(byte, "bundle length", at)? else { continue };
-            if len == 0 {
-                return Err(DecodeError::new("bundle length", DecodeFault::Undefined { value: 0 }, at));
+    /// Takes whole bundles, as many as there are, up to the end of the chunk or to one that is not to be reported.
+    fn bundles(&mut self, input: &[u8], used: &mut usize, bundles: &mut Vec<Bundle>) -> Move {
+        let before = bundles.len();
+        let found = loop {
+            if bundles.len() - before == MAX_BUNDLES {
+                break Found::Stop;
             }
-            return self.bundle_head(input, used, partial.len(), len.into());
+            match self.bundle(input, *used)? {
+                Found::Bundle { bundle, end } => {
+                    let len = bundle.set.end - *used;
+                    self.chunk.next = Some(bundle.last + 1);
+                    self.chunk.walked = true;
+                    self.chunk.left -= len as u64;
+                    self.at += len as u64;
+                    *used = bundle.set.end;
+                    bundles.push(bundle);
+                    if let Some(end) = end {
+                        self.end_chunk(end);
+                        break Found::Stop;
+                    }
+                }
+                other => break other,
+            }
+        };
+        if bundles.len() > before {
+            return Ok(Some(Step::Bundles));
         }
-        if self.chunk.left > 0 {
-            self.state = State::BundleLen(partial);
-            return Ok(Some(Step::Need(1)));
+        match found {
+            Found::Need(bytes) => return Ok(Some(Step::Need(bytes))),
+            Found::Skip { next, bytes } => {
+                (self.chunk.next, self.chunk.walked) = (Some(next), true);
+                self.chunk.left -= bytes;
+                self.state = State::Skip { bytes, then: AfterSkip::Bundles };
+            }
+            Found::End(end) => self.end_chunk(end),
+            Found::Bundle { .. } | Found::Stop => {}
         }
-        let end = if partial.is_empty() { ChunkEnd::Whole } else { ChunkEnd::Cut { bundle_len: None } };
-        Ok(self.end_chunk(end))
+        Ok(None)
     }
 
     /// Ends the chunk, passing over what is left of it.
-    fn end_chunk(&mut self, end: ChunkEnd) -> Option<Step> {
+    fn end_chunk(&mut self, end: ChunkEnd) {
         self.state = State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) };
-        None
     }
 
-    #[inline(always)]
-    fn bundle_head(&mut self, input: &[u8], used: &mut usize, prefix: usize, len: u64) -> Move {
-        let rest = input.get(*used..).unwrap_or_default();
-        let body = len.min(self.chunk.left);
-        let cut = len > self.chunk.left;
-        let cut_end = ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
-        let available = usize::try_from(body).unwrap_or(usize::MAX).min(MAX_HEADER_LEN);
-        let Some(head) = rest.get(..available) else {
-            self.state = State::BundleHead { prefix, len };
-            return Ok(Some(Step::Need(available - rest.len())));
+    /// Looks at the bundle that begins at this place of the input.
+    #[inline]
+    fn bundle(&self, input: &[u8], start: usize) -> Result<Found, DecodeError> {
+        let chunk = &self.chunk;
+        let rest = input.get(start..).unwrap_or_default();
+        let left = usize::try_from(chunk.left).unwrap_or(usize::MAX);
+        let is_all = rest.len() >= left;
+        let rest = if is_all { &rest[..left] } else { rest };
+        if left == 0 {
+            return Ok(Found::End(ChunkEnd::Whole));
+        }
+        let mut cursor = Cursor::new(rest, self.at);
+        let len = match cursor.varint("bundle length") {
+            Ok(len) => u64::from(len),
+            Err(e) if !matches!(e.fault(), DecodeFault::Short { .. }) => return Err(e),
+            Err(_) if is_all => return Ok(Found::End(ChunkEnd::Cut { bundle_len: None })),
+            Err(_) => return Ok(Found::Need(1)),
         };
-        let mut cursor = Cursor::new(head, self.at);
+        if len == 0 {
+            let last_byte = cursor.at() - 1;
+            return Err(DecodeError::new("bundle length", DecodeFault::Undefined { value: 0 }, last_byte));
+        }
+        let prefix = rest.len() - cursor.left();
+        let body = len.min((left - prefix) as u64);
+        let cut = len > body;
+        let cut_end = ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
+        let body_len = usize::try_from(body).unwrap_or(usize::MAX);
+        let available = body_len.min(MAX_HEADER_LEN);
+        if cursor.left() < available {
+            return Ok(Found::Need(available - cursor.left()));
+        }
+        let at = cursor.at();
+        let mut cursor = Cursor::new(&cursor.rest()[..available], at);
         let header = match BundleHeader::decode(&mut cursor, &self.limits) {
             Ok(header) => header,
-            Err(e) if cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(self.end_chunk(cut_end)),
+            Err(e) if cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(Found::End(cut_end)),
             Err(e) => return Err(e),
         };
-        let (first, last) = header.range(self.chunk.next, self.at)?;
-        if self.chunk.walked && first < self.chunk.next.unwrap_or(0) {
-            let low = self.chunk.next.unwrap_or(0);
+        let (first, last) = header.range(chunk.next, at)?;
+        if chunk.walked && first < chunk.next.unwrap_or(0) {
+            let low = chunk.next.unwrap_or(0);
             let fault = DecodeFault::SeqRange { seq: first, low, high: u64::MAX - 1 };
-            return Err(DecodeError::new("first sequence number", fault, self.at));
+            return Err(DecodeError::new("first sequence number", fault, at));
         }
-        self.chunk.next = Some(last + 1);
-        self.chunk.walked = true;
-        if first > self.chunk.to {
-            return Ok(self.end_chunk(ChunkEnd::AboveMark));
+        if first > chunk.to {
+            return Ok(Found::End(ChunkEnd::AboveMark));
         }
-        if cut && (last < self.chunk.from || header.codec == Codec::Snappy) {
-            return Ok(self.end_chunk(cut_end));
+        if cut && (last < chunk.from || header.codec == Codec::Snappy) {
+            return Ok(Found::End(cut_end));
         }
-        if last < self.chunk.from {
-            self.chunk.left -= len;
-            self.state = State::Skip { bytes: len, then: AfterSkip::Bundle };
-            return Ok(None);
+        if last < chunk.from {
+            return Ok(Found::Skip { next: last + 1, bytes: len + prefix as u64 });
         }
         if body > u64::from(self.limits.bundle) {
             let fault = DecodeFault::OverLimit { claimed: len, limit: self.limits.bundle.into() };
-            return Err(DecodeError::new("bundle length", fault, self.at));
+            return Err(DecodeError::new("bundle length", fault, at));
         }
-        self.at += header.len as u64;
-        self.chunk.left -= header.len as u64;
-        *used += header.len;
-        let set_len = usize::try_from(body).unwrap_or(usize::MAX) - header.len;
+        let whole = prefix + body_len;
+        if rest.len() < whole {
+            return Ok(Found::Need(whole - rest.len()));
+        }
+        let head = prefix + header.len;
         let bundle = Bundle {
-            slot: self.chunk.slot,
+            slot: chunk.slot,
             codec: header.codec,
             count: header.count,
             first,
             last,
             sparse: header.sparse.is_some(),
             cut,
-            from: self.chunk.from,
-            to: self.chunk.to,
-            set: *used..*used + set_len,
-            at: self.at,
+            from: chunk.from,
+            to: chunk.to,
+            set: start + head..start + whole,
+            at: self.at + head as u64,
         };
-        let end = if cut { Some(cut_end) } else { (last > self.chunk.to).then_some(ChunkEnd::AboveMark) };
-        if rest.len() as u64 >= body {
-            return Ok(Some(self.bundle_set(used, bundle, end)));
-        }
-        self.awaited = Some(bundle);
-        self.state = State::BundleSet { end };
-        Ok(None)
-    }
-
-    /// Reports a bundle that is all there.
-    #[inline(always)]
-    fn bundle_set(&mut self, used: &mut usize, bundle: Bundle, end: Option<ChunkEnd>) -> Step {
-        let len = bundle.set.len() as u64;
-        self.at += len;
-        self.chunk.left -= len;
-        self.state = match end {
-            Some(end) => State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) },
-            None => State::BundleLen(varint::Partial::default()),
-        };
-        *used = bundle.set.end;
-        Step::Event(Event::Bundle(bundle))
+        let end = if cut { Some(cut_end) } else { (last > chunk.to).then_some(ChunkEnd::AboveMark) };
+        Ok(Found::Bundle { bundle, end })
     }
 
     fn skip(&mut self, rest: &[u8], used: &mut usize, bytes: u64, then: AfterSkip) -> Option<Step> {
@@ -513,7 +530,7 @@ impl FetchDecoder {
         }
         match then {
             AfterSkip::Frame => self.state = State::Frame,
-            AfterSkip::Bundle => self.state = State::BundleLen(varint::Partial::default()),
+            AfterSkip::Bundles => self.state = State::Bundles,
             AfterSkip::ChunkEnd(end) => {
                 let slot = self.chunk.slot;
                 self.state = State::NextChunk { slot: slot + 1 };

@@ -74,7 +74,7 @@ fn touch(sum: u64, payload: &[u8], timestamp_ms: u64) -> u64 {
 fn decode(bencher: Bencher<'_, '_>, set: &str) {
     let answer = answer(set);
     let limits = Limits::default();
-    let (mut entries, mut scratch): (Vec<Entry>, Vec<u8>) = (Vec::new(), Vec::new());
+    let (mut bundles, mut entries, mut scratch): (_, Vec<Entry>, Vec<u8>) = (Vec::new(), Vec::new(), Vec::new());
     let mut snappy = snap_decoder();
     bencher.counter(ItemsCount::new(answer.messages)).counter(BytesCount::new(answer.payload)).bench_local(|| {
         let mut decoder = FetchDecoder::new(limits.clone());
@@ -82,22 +82,25 @@ fn decode(bencher: Bencher<'_, '_>, set: &str) {
         let (mut at, mut sum) = (0, 0);
         loop {
             let input = &answer.bytes[at..];
-            let (used, step) = decoder.step(input).expect("a good answer");
+            bundles.clear();
+            let (used, step) = decoder.step(input, &mut bundles).expect("a good answer");
             at += used;
             match step {
-                Step::Event(Event::Bundle(bundle)) => {
-                    let set = &input[bundle.set.clone()];
-                    let bytes = match bundle.codec {
-                        Codec::None => set,
-                        Codec::Snappy => {
-                            let len = bundle.decompress(&mut snappy, set, &limits, &mut scratch).expect("good data");
-                            &scratch[..len]
-                        }
-                    };
-                    entries.clear();
-                    bundle.decode(bytes, 0, &mut entries).expect("good data");
-                    sum =
-                        entries.iter().fold(sum, |sum, entry| touch(sum, &bytes[entry.payload()], entry.timestamp_ms));
+                Step::Bundles => {
+                    for bundle in &bundles {
+                        let set = &input[bundle.set.clone()];
+                        let bytes = match bundle.codec {
+                            Codec::None => set,
+                            Codec::Snappy => {
+                                let len = bundle.decompress(&mut snappy, set, &limits, &mut scratch);
+                                &scratch[..len.expect("good data")]
+                            }
+                        };
+                        entries.clear();
+                        bundle.decode(bytes, 0, &mut entries).expect("good data");
+                        let touch_it = |sum, entry: &Entry| touch(sum, &bytes[entry.payload()], entry.timestamp_ms);
+                        sum = entries.iter().fold(sum, touch_it);
+                    }
                 }
                 Step::Event(Event::End { .. }) => return black_box(sum),
                 Step::Event(_) => {}

@@ -1,11 +1,19 @@
 //! Drives a [`FetchDecoder`] as a connection does: it sees what has arrived and was not consumed, and nothing else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use tank_client::protocol::bundle::{Codec, Entry};
 use tank_client::protocol::fetch::{FetchRequest, PartitionAnswer};
 use tank_client::protocol::stream::{Bundle, ChunkEnd, Event, FetchDecoder, Step};
 use tank_client::protocol::{DecodeError, Limits};
+
+/// What a step came to, with bundles one at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    Need(usize),
+    Bundle(Bundle),
+    Event(Event),
+}
 
 /// The bytes of a connection, some of which have arrived.
 pub struct Feeder<'a> {
@@ -15,6 +23,7 @@ pub struct Feeder<'a> {
     arrived: usize,
     /// What the last `Need` asked for: so much must have arrived before anything can happen.
     promised: usize,
+    bundles: VecDeque<Bundle>,
     pub steps: usize,
 }
 
@@ -22,7 +31,7 @@ impl<'a> Feeder<'a> {
     pub fn new(requests: &[FetchRequest], bytes: &'a [u8], limits: &Limits) -> Feeder<'a> {
         let mut decoder = FetchDecoder::new(limits.clone());
         requests.iter().for_each(|request| decoder.expect(request.clone()));
-        Feeder { decoder, bytes, consumed: 0, arrived: 0, promised: 0, steps: 0 }
+        Feeder { decoder, bytes, consumed: 0, arrived: 0, promised: 0, bundles: VecDeque::new(), steps: 0 }
     }
 
     pub fn arrived(&self) -> usize {
@@ -34,33 +43,39 @@ impl<'a> Feeder<'a> {
         self.arrived = until.clamp(self.arrived, self.bytes.len());
     }
 
-    /// One step. A bundle's range is counted from the first byte of the connection.
-    pub fn step(&mut self) -> Result<Step, DecodeError> {
+    /// One step, unless bundles are left of the last. A bundle's range is counted from the first byte of the connection.
+    pub fn step(&mut self) -> Result<Found, DecodeError> {
+        if let Some(bundle) = self.bundles.pop_front() {
+            return Ok(Found::Bundle(bundle));
+        }
         self.steps += 1;
         // Beginning here means that no byte is offered again once it was consumed.
         let window = &self.bytes[self.consumed..self.arrived];
-        let stepped = self.decoder.step(window);
+        let mut bundles = Vec::new();
+        let stepped = self.decoder.step(window, &mut bundles);
         if !matches!(stepped, Ok((_, Step::Need(_)))) {
             assert!(self.arrived >= self.promised, "something was found before the last Need was met");
         }
-        let (used, mut step) = stepped?;
+        assert_eq!(matches!(stepped, Ok((_, Step::Bundles))), !bundles.is_empty());
+        let (used, step) = stepped?;
         assert!(used <= window.len(), "{used} of {} bytes consumed", window.len());
-        match &mut step {
-            Step::Need(n) => {
-                assert!(*n > 0);
-                assert!(self.arrived + *n >= self.promised, "less than the last Need would have done");
-                self.promised = self.arrived + *n;
-            }
-            Step::Event(event) => {
-                if let Event::Bundle(bundle) = event {
-                    assert!(bundle.set.start <= bundle.set.end && bundle.set.end <= used);
-                    bundle.set.start += self.consumed;
-                    bundle.set.end += self.consumed;
-                }
-            }
+        for mut bundle in bundles {
+            assert!(bundle.set.start <= bundle.set.end && bundle.set.end <= used);
+            bundle.set.start += self.consumed;
+            bundle.set.end += self.consumed;
+            self.bundles.push_back(bundle);
         }
         self.consumed += used;
-        Ok(step)
+        match step {
+            Step::Need(n) => {
+                assert!(n > 0);
+                assert!(self.arrived + n >= self.promised, "less than the last Need would have done");
+                self.promised = self.arrived + n;
+                Ok(Found::Need(n))
+            }
+            Step::Bundles => self.step(),
+            Step::Event(event) => Ok(Found::Event(event)),
+        }
     }
 
     pub fn consumed(&self) -> usize {
@@ -178,14 +193,14 @@ fn run(feeder: &mut Feeder<'_>, bytes: &[u8], limits: &Limits, outcome: &mut Out
     let mut parts: HashMap<usize, Part> = HashMap::new();
     loop {
         match feeder.step()? {
-            Step::Need(_) => return Ok(()),
-            Step::Event(Event::Response { .. }) => assert!(parts.is_empty()),
-            Step::Event(Event::Partition { slot, answer }) => {
+            Found::Need(_) => return Ok(()),
+            Found::Event(Event::Response { .. }) => assert!(parts.is_empty()),
+            Found::Event(Event::Partition { slot, answer }) => {
                 assert_eq!(slot, parts.len());
                 let part = Part { answer, bundles: vec![], delivered: vec![], messages: vec![], end: None };
                 parts.insert(slot, part);
             }
-            Step::Event(Event::Bundle(bundle)) => {
+            Found::Bundle(bundle) => {
                 let part = parts.get_mut(&bundle.slot).unwrap();
                 assert_eq!(part.end, None, "a bundle after the end of its chunk");
                 let messages = unpacker.unpack(&bundle, &bytes[bundle.set.clone()], limits)?;
@@ -194,10 +209,10 @@ fn run(feeder: &mut Feeder<'_>, bytes: &[u8], limits: &Limits, outcome: &mut Out
                 part.messages.extend(messages);
                 part.bundles.push(bundle);
             }
-            Step::Event(Event::ChunkEnd { slot, end }) => {
+            Found::Event(Event::ChunkEnd { slot, end }) => {
                 assert_eq!(parts.get_mut(&slot).unwrap().end.replace(end), None);
             }
-            Step::Event(Event::End { request_id }) => {
+            Found::Event(Event::End { request_id }) => {
                 let mut slots: Vec<_> = parts.drain().collect();
                 slots.sort_by_key(|(slot, _)| *slot);
                 outcome.loose = 0;

@@ -4,11 +4,11 @@
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, HeaderItem, HeaderItems};
 use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind};
-use tank_client::protocol::stream::{Bundle, Event, Step};
+use tank_client::protocol::stream::{Bundle, Event};
 use tank_client::protocol::{DecodeError, Limits};
 
 use super::compare::compare;
-use super::feed::{Feeder, Unpacker};
+use super::feed::{Feeder, Found, Unpacker};
 use super::input::{Input, Pieces};
 
 /// The requests are made to fit what the stream says, and only the numbers wanted are taken from the input.
@@ -19,7 +19,7 @@ const TIGHT: u8 = 2;
 /// What came of a stream.
 #[derive(Debug, PartialEq)]
 struct Seen {
-    events: Vec<Event>,
+    found: Vec<Found>,
     /// How much is consumed and what it would need to go on, or why it cannot.
     end: Result<(usize, usize), DecodeError>,
 }
@@ -106,48 +106,49 @@ fn request_for(payload: &[u8], seqs: &mut impl Iterator<Item = u64>) -> Option<F
 /// Feeds the stream piece by piece. The feeder checks that each `Need` is honest.
 fn seen(requests: &[FetchRequest], stream: &[u8], limits: &Limits, pieces: &mut Pieces<'_>) -> Seen {
     let mut feeder = Feeder::new(requests, stream, limits);
-    let mut events = Vec::new();
+    let mut found = Vec::new();
     let mut arrivals = 0;
     let end = loop {
         match feeder.step() {
-            Ok(Step::Event(event)) => events.push(event),
-            Ok(Step::Need(n)) if feeder.arrived() == stream.len() => break Ok((feeder.consumed(), n)),
-            Ok(Step::Need(_)) => {
+            Ok(Found::Need(n)) if feeder.arrived() == stream.len() => break Ok((feeder.consumed(), n)),
+            Ok(Found::Need(_)) => {
                 arrivals += 1;
                 feeder.arrive(feeder.arrived().saturating_add(pieces.size()));
             }
+            Ok(something) => found.push(something),
             Err(e) => {
                 assert_eq!(feeder.step(), Err(e.clone()), "an error is not got over");
                 break Err(e);
             }
         }
-        assert!(feeder.steps <= events.len() + arrivals + 1);
+        assert!(feeder.steps <= found.len() + arrivals + 1);
     };
-    Seen { events, end }
+    Seen { found, end }
 }
 
 fn check(requests: &[FetchRequest], stream: &[u8], limits: &Limits, seen: &Seen) {
     let slots: usize = requests.iter().map(|request| request.slots().count()).sum();
     // Every bundle takes two bytes at least, and every other event belongs to a slot or a request.
-    assert!(seen.events.len() <= stream.len() / 2 + 2 * slots + 2 * requests.len());
+    assert!(seen.found.len() <= stream.len() / 2 + 2 * slots + 2 * requests.len());
     let mut unpacker = Unpacker::default();
     let mut current: Option<&FetchRequest> = None;
     let (mut partitions, mut ended) = (0, None);
     let mut before: Option<&Bundle> = None;
-    for event in &seen.events {
-        match event {
-            Event::Response { request_id } => {
+    for found in &seen.found {
+        match found {
+            Found::Need(_) => unreachable!("nothing found"),
+            Found::Event(Event::Response { request_id }) => {
                 assert!(current.is_none());
                 current = requests.iter().find(|request| request.request_id == *request_id);
                 assert!(current.is_some(), "an answer that nobody waits for");
                 (partitions, ended, before) = (0, None, None);
             }
-            Event::Partition { slot, .. } => {
+            Found::Event(Event::Partition { slot, .. }) => {
                 assert_eq!(*slot, partitions);
                 assert!(before.is_none() && ended.is_none());
                 partitions += 1;
             }
-            Event::Bundle(bundle) => {
+            Found::Bundle(bundle) => {
                 let request = current.unwrap();
                 assert_eq!(partitions, request.slots().count());
                 assert!(bundle.slot < partitions && ended.is_none_or(|ended| bundle.slot > ended));
@@ -164,12 +165,12 @@ fn check(requests: &[FetchRequest], stream: &[u8], limits: &Limits, seen: &Seen)
                 }
                 before = Some(bundle);
             }
-            Event::ChunkEnd { slot, .. } => {
+            Found::Event(Event::ChunkEnd { slot, .. }) => {
                 assert!(*slot < partitions && ended.is_none_or(|ended| *slot > ended));
                 assert!(before.is_none_or(|before| before.slot <= *slot));
                 ended = Some(*slot);
             }
-            Event::End { request_id } => {
+            Found::Event(Event::End { request_id }) => {
                 assert_eq!(current.take().unwrap().request_id, *request_id);
             }
         }

@@ -16,11 +16,10 @@ use tank_client::protocol::fetch::{
 };
 use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind};
 use tank_client::protocol::produce::{ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
-use tank_client::protocol::stream::{Event, Step};
 use tank_client::protocol::{DecodeError, EncodeError, Limits, varint};
 
 use super::compare::{Verdict, compare};
-use super::feed::{Feeder, Message, Unpacker};
+use super::feed::{Feeder, Found, Message, Unpacker};
 use super::input::Pieces;
 
 #[derive(Debug, Arbitrary)]
@@ -329,13 +328,13 @@ fn consume(case: &Case, packed: &[Vec<Packed>]) {
     let mut found = vec![Vec::new(); expected.len()];
     loop {
         match feeder.step().unwrap() {
-            Step::Need(_) if feeder.arrived() == stream.len() => break,
-            Step::Need(_) => feeder.arrive(feeder.arrived().saturating_add(pieces.size())),
-            Step::Event(Event::Bundle(bundle)) => {
+            Found::Need(_) if feeder.arrived() == stream.len() => break,
+            Found::Need(_) => feeder.arrive(feeder.arrived().saturating_add(pieces.size())),
+            Found::Bundle(bundle) => {
                 let set = &stream[bundle.set.clone()];
                 found[bundle.slot].extend(unpacker.unpack(&bundle, set, &Limits::default()).unwrap());
             }
-            Step::Event(_) => {}
+            Found::Event(_) => {}
         }
     }
     assert!(feeder.decoder.outstanding().is_empty(), "the answer is complete");

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use common::alloc::{Counting, peak_of};
 use common::captures::{self, Capture};
-use common::feed::{Feeder, Unpacker};
+use common::feed::{Feeder, Found, Unpacker};
 use common::generate::{self, Shape, one_chunk, put_varint};
 use common::mutate;
 use common::rng::{Rng, seeded};
 use tank_client::protocol::fetch::FetchRequest;
-use tank_client::protocol::stream::{Event, Step};
+use tank_client::protocol::stream::Event;
 use tank_client::protocol::{DecodeError, DecodeFault, Limits, varint};
 
 #[global_allocator]
@@ -28,7 +28,7 @@ fn consume(requests: &[FetchRequest], bytes: &[u8], limits: &Limits) -> (usize, 
     feeder.arrive(usize::MAX);
     loop {
         let found = feeder.step().and_then(|step| {
-            if let Step::Event(Event::Bundle(bundle)) = &step {
+            if let Found::Bundle(bundle) = &step {
                 let unpacked = unpacker.entries(bundle, &bytes[bundle.set.clone()], limits).map(drop);
                 messages += unpacker.found();
                 unpacked?;
@@ -36,8 +36,8 @@ fn consume(requests: &[FetchRequest], bytes: &[u8], limits: &Limits) -> (usize, 
             Ok(step)
         });
         match found {
-            Ok(Step::Event(_)) => {}
-            Ok(Step::Need(_)) => return (messages, feeder.steps, None),
+            Ok(Found::Event(_) | Found::Bundle(_)) => {}
+            Ok(Found::Need(_)) => return (messages, feeder.steps, None),
             Err(e) => return (messages, feeder.steps, Some(e)),
         }
     }
@@ -232,9 +232,9 @@ fn in_pieces(request: FetchRequest, bytes: Vec<u8>, piece: usize) -> Box<dyn Fn(
         loop {
             assert!(feeder.steps % 256 > 0 || start.elapsed() < Duration::from_secs(20));
             match feeder.step().unwrap() {
-                Step::Event(Event::End { .. }) => break,
-                Step::Event(_) => events += 1,
-                Step::Need(_) => feeder.arrive(feeder.arrived() + piece),
+                Found::Event(Event::End { .. }) => break,
+                Found::Event(_) | Found::Bundle(_) => events += 1,
+                Found::Need(_) => feeder.arrive(feeder.arrived() + piece),
             }
         }
         assert!(events > 0);

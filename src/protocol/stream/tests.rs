@@ -40,18 +40,31 @@ fn data(base: Option<u64>, high_water_mark: u64, len: usize) -> PartitionAnswer 
     PartitionAnswer::Data { base, high_water_mark, len: len as u32 }
 }
 
-/// All events up to a need or an error, and how many bytes were needed at the end.
-fn events(decoder: &mut FetchDecoder, mut bytes: &[u8]) -> (Vec<Event>, Result<usize, DecodeError>) {
-    let mut events = Vec::new();
+/// What is found in an answer, in the order of its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    Bundle(Bundle),
+    Event(Event),
+}
+
+/// All that is found up to a need or an error, and how many bytes were needed at the end.
+fn events(decoder: &mut FetchDecoder, mut bytes: &[u8]) -> (Vec<Seen>, Result<usize, DecodeError>) {
+    let mut seen = Vec::new();
     loop {
-        match decoder.step(bytes) {
+        let mut bundles = Vec::new();
+        let stepped = decoder.step(bytes, &mut bundles);
+        assert_eq!(matches!(stepped, Ok((_, Step::Bundles))), !bundles.is_empty());
+        seen.extend(bundles.into_iter().map(Seen::Bundle));
+        let used = match stepped {
             Ok((used, Step::Event(event))) => {
-                events.push(event);
-                bytes = &bytes[used..];
+                seen.push(Seen::Event(event));
+                used
             }
-            Ok((_, Step::Need(n))) => return (events, Ok(n)),
-            Err(e) => return (events, Err(e)),
-        }
+            Ok((used, Step::Bundles)) => used,
+            Ok((_, Step::Need(n))) => return (seen, Ok(n)),
+            Err(e) => return (seen, Err(e)),
+        };
+        bytes = &bytes[used..];
     }
 }
 
@@ -64,11 +77,11 @@ fn chunk_with(limits: Limits, base: Option<u64>, from: u64, mark: u64, chunk: &[
     let bytes = answer(5, &[("t", &[(0, data(base, mark, chunk.len()))])], chunk);
     let (events, result) = events(&mut decoder, &bytes);
     let bundles = events.iter().filter_map(|event| match event {
-        Event::Bundle(bundle) => Some((bundle.first, bundle.last)),
+        Seen::Bundle(bundle) => Some((bundle.first, bundle.last)),
         _ => None,
     });
     let end = events.iter().find_map(|event| match event {
-        Event::ChunkEnd { end, .. } => Some(*end),
+        Seen::Event(Event::ChunkEnd { end, .. }) => Some(*end),
         _ => None,
     });
     let end = match result {
@@ -265,19 +278,19 @@ fn answers_come_in_the_order_of_the_request() {
     let (seen, result) = events(&mut decoder, &bytes);
     assert_eq!(result, Ok(HEADER_LEN));
     let answers = seen.iter().filter_map(|event| match event {
-        Event::Partition { slot, answer } => Some((*slot, *answer)),
+        Seen::Event(Event::Partition { slot, answer }) => Some((*slot, *answer)),
         _ => None,
     });
     let all =
         [data(Some(1), 9, 4), PartitionAnswer::NoLeader, unknown, unknown, data(Some(7), 9, 4)].into_iter().enumerate();
     assert!(answers.eq(all));
     let chunks = seen.iter().filter_map(|event| match event {
-        Event::Bundle(bundle) => Some((bundle.slot, bundle.first)),
-        Event::ChunkEnd { slot, end: ChunkEnd::Whole } => Some((*slot, 0)),
+        Seen::Bundle(bundle) => Some((bundle.slot, bundle.first)),
+        Seen::Event(Event::ChunkEnd { slot, end: ChunkEnd::Whole }) => Some((*slot, 0)),
         _ => None,
     });
     assert_eq!(chunks.collect::<Vec<_>>(), [(0, 1), (0, 0), (4, 7), (4, 0)]);
-    assert_eq!((&seen[0], &seen[10]), (&Event::Response { request_id: 5 }, &Event::End { request_id: 5 }));
+    assert_eq!((&seen[0], &seen[10]), (&Seen::Event(Event::Response { request_id: 5 }), &Seen::Event(Event::End { request_id: 5 })));
 
     // Anything else is refused, and said to be.
     let refused = |topics: &[(&str, &[(u16, PartitionAnswer)])]| {
@@ -391,7 +404,7 @@ fn a_boundary_fault_has_no_chunk() {
         let (seen, result) = events(&mut decoder, &bytes);
         (seen.get(1).cloned(), result.map_err(|e| (e.field(), e.fault())))
     };
-    assert_eq!(decode(0), (Some(Event::Partition { slot: 0, answer: fault }), Ok(HEADER_LEN)));
+    assert_eq!(decode(0), (Some(Seen::Event(Event::Partition { slot: 0, answer: fault })), Ok(HEADER_LEN)));
     let unexpected = F::Unexpected { found: 1, expected: 0 };
     assert_eq!(decode(1), (None, Err(("chunk length of a boundary fault", unexpected))));
 }
@@ -424,8 +437,8 @@ fn the_chunks_use_the_payload_up() {
 fn pings_stand_between_frames_and_are_passed_over() {
     let bytes = answer(5, &[("t", &[(0, PartitionAnswer::NoLeader)])], &[]);
     let mut decoder = FetchDecoder::new(Limits::default());
-    assert_eq!(decoder.step(&PING.repeat(3)), Ok((15, Step::Need(HEADER_LEN))));
-    assert_eq!(decoder.step(&[3, 2, 0, 0, 0, 9]), Ok((6, Step::Need(1))));
+    assert_eq!(decoder.step(&PING.repeat(3), &mut Vec::new()), Ok((15, Step::Need(HEADER_LEN))));
+    assert_eq!(decoder.step(&[3, 2, 0, 0, 0, 9], &mut Vec::new()), Ok((6, Step::Need(1))));
     decoder.expect(request(5, &[("t", &[(0, 0)])]));
     let (seen, result) = events(&mut decoder, &[&[9][..], &PING, &bytes, &PING].concat());
     assert_eq!((seen.len(), result), (3, Ok(HEADER_LEN)));
@@ -437,10 +450,10 @@ fn requests_are_answered_in_any_order_and_once() {
     let mut decoder = FetchDecoder::new(Limits::default());
     (1..=3).for_each(|id| decoder.expect(request(id, &[("t", &[(0, 0)])])));
     let (seen, result) = events(&mut decoder, &[bytes(3), bytes(1), bytes(3)].concat());
-    let ends = seen.iter().filter(|event| matches!(event, Event::End { .. }));
-    assert_eq!(ends.collect::<Vec<_>>(), [&Event::End { request_id: 3 }, &Event::End { request_id: 1 }]);
+    let ends = seen.iter().filter(|event| matches!(event, Seen::Event(Event::End { .. })));
+    assert_eq!(ends.cloned().collect::<Vec<_>>(), [3, 1].map(|request_id| Seen::Event(Event::End { request_id })));
     let e = result.unwrap_err();
     assert_eq!((e.field(), e.fault()), ("request id", F::Unexpected { found: 3, expected: 2 }));
-    assert_eq!(decoder.step(&bytes(2)), Err(e), "an error is not got over");
+    assert_eq!(decoder.step(&bytes(2), &mut Vec::new()), Err(e), "an error is not got over");
     assert_eq!(decoder.outstanding().len(), 1);
 }
