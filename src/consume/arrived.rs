@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::batch::Batch;
 use super::leader::Leader;
-use super::tracks::Tracks;
+use super::tracks::{Tracks, Verdict};
 use crate::error::Result;
 use crate::message::Sources;
 use crate::net::Block;
@@ -70,23 +70,21 @@ impl Arrived {
         }
     }
 
-    /// Adds what a leader found in its read buffer, as far as `wants` it; that may change what is wanted of a bundle.
-    /// Nothing must be read into the buffer before all bundles are through.
-    pub(super) fn step(&mut self, leader: &mut Leader, mut wants: impl FnMut(&mut Bundle) -> bool) -> Result<Step> {
-        let mut kept = self.bundles.len();
+    /// Goes on with a leader, and takes in the bundles found, as far as they are wanted. Nothing must be read into its
+    /// buffer before all bundles are through. What was found, and whether its messages have to be seen before more is.
+    pub(super) fn step(&mut self, leader: &mut Leader, tracks: &mut Tracks) -> Result<(Step, bool)> {
+        let before = self.bundles.len();
         let step = leader.step(&mut self.bundles)?;
-        for index in kept..self.bundles.len() {
-            if wants(&mut self.bundles[index]) {
-                self.bundles.swap(kept, index);
-                kept += 1;
+        let see = tracks.on_bundles(&mut self.bundles, before) == Verdict::SeeFirst;
+        if self.bundles.len() > before {
+            leader.has_progressed();
+            tracks.on_progress(leader.partitions());
+            if self.home.is_none() {
+                self.home = Some(leader.buf().block().clone());
+                self.is_shared = leader.buf().is_worth_sharing();
             }
         }
-        self.bundles.truncate(kept);
-        if kept > 0 && self.home.is_none() {
-            self.home = Some(leader.buf().block().clone());
-            self.is_shared = leader.buf().is_worth_sharing();
-        }
-        Ok(step)
+        Ok((step, see))
     }
 
     /// Whether there are bundles to decode.
@@ -170,59 +168,73 @@ impl Arrived {
     /// A bundle that breaks a rule or a limit, once all messages before it are handed out.
     pub(super) fn load(&mut self, tracks: &mut Tracks, limits: &Limits, most: u64) -> Result<u64> {
         self.unload();
-        while let Some(bundle) = self.bundles.get(self.taken) {
-            let partition = bundle.slot;
-            let before = self.entries.len();
-            let stays = bundle.codec == Codec::None && self.is_shared;
-            let joins = stays && !self.in_scratch && partition == self.partition;
-            let together = joins && before + bundle.count as usize <= RUN && (before as u64) < most;
-            if before > 0 && !together {
-                break;
-            }
+        while let Some(bundle) = self.bundles.get(self.taken).filter(|_| self.entries.is_empty()) {
+            let (partition, first, before) = (bundle.slot, bundle.first, self.taken);
             // A time to stop at may have been found since it came in.
-            if tracks.ends_before(partition, bundle.first) {
+            if tracks.ends_before(partition, first) {
                 self.taken += 1;
                 continue;
             }
-            (self.partition, self.in_scratch) = (partition, !stays);
-            let home = self.home.as_ref().map_or(&[][..], |home| &home.bytes);
-            let set = home.get(bundle.set.clone()).unwrap_or_default();
-            let decoded = if stays {
-                bundle.decode(set, bundle.set.start, &mut self.entries)
-            } else {
-                let scratch = own_scratch(&mut self.scratch, set.len());
-                let unpacked = unpack(bundle, set, &mut self.snappy, limits, scratch);
-                unpacked.and_then(|len| bundle.decode(&scratch[..len], 0, &mut self.entries))
-            };
+            self.partition = partition;
+            self.in_scratch = !(self.is_shared && bundle.codec == Codec::None);
+            let decoded = if self.in_scratch { self.decode_one(limits) } else { self.decode_run() };
             if let Err(e) = decoded {
-                self.entries.truncate(before);
-                if before > 0 {
-                    break;
-                }
+                self.entries.clear();
                 let source = &tracks.sources[partition];
                 return Err(e.in_partition(&source.topic, source.partition).into());
             }
-            let stopped = tracks.stop_at_time(partition, bundle.first, &mut self.entries, before);
-            let whole = tracks.takes_whole(partition, bundle);
-            let through = whole && !stopped && self.entries.len() as u64 <= most;
-            self.taken += 1;
+            let Some(last) = self.bundles[before..self.taken].last() else { break };
+            let stopped = tracks.stop_at_time(partition, first, &mut self.entries);
+            let is_whole = tracks.takes_whole(last);
+            let fits = self.entries.len() as u64 <= most;
             self.entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
-            if self.entries.len() > before {
-                self.from_bundles += 1;
-                if !whole {
-                    tracks.on_found(partition);
+            self.from_bundles = (self.taken - before) as u64;
+            let all = (is_whole && fits && !stopped).then(|| last.last.min(last.to) + 1);
+            match (all, self.entries.last()) {
+                (None, None) => {}
+                (Some(after), None) => tracks.advance(partition, after),
+                (all, Some(entry)) => {
+                    self.after = all.unwrap_or(entry.seq + 1);
+                    if !is_whole {
+                        tracks.on_found(partition);
+                    }
                 }
-            }
-            match self.entries.last() {
-                _ if through => self.after = bundle.last.min(bundle.to) + 1,
-                Some(last) if self.entries.len() > before => self.after = last.seq + 1,
-                _ => continue,
-            }
-            if self.entries.is_empty() {
-                tracks.advance(partition, self.after);
             }
         }
         Ok(self.entries.len() as u64)
+    }
+
+    /// Decodes the next bundle where it lies, and those that join it. One that breaks a rule waits until what came before
+    /// it is handed out.
+    fn decode_run(&mut self) -> std::result::Result<(), DecodeError> {
+        let home = self.home.as_ref().map_or(&[][..], |home| &home.bytes);
+        let bundles = self.bundles.get(self.taken..).unwrap_or_default();
+        for bundle in bundles {
+            let before = self.entries.len();
+            let joins = bundle.slot == self.partition && bundle.codec == Codec::None;
+            if before > 0 && !(joins && before + bundle.count as usize <= RUN) {
+                break;
+            }
+            let set = home.get(bundle.set.clone()).unwrap_or_default();
+            if let Err(e) = bundle.decode(set, bundle.set.start, &mut self.entries) {
+                self.entries.truncate(before);
+                return if before > 0 { Ok(()) } else { Err(e) };
+            }
+            self.taken += 1;
+        }
+        Ok(())
+    }
+
+    /// Decodes the next bundle from a decompressed copy, or a plain one.
+    fn decode_one(&mut self, limits: &Limits) -> std::result::Result<(), DecodeError> {
+        let Some(bundle) = self.bundles.get(self.taken) else { return Ok(()) };
+        let home = self.home.as_ref().map_or(&[][..], |home| &home.bytes);
+        let set = home.get(bundle.set.clone()).unwrap_or_default();
+        let scratch = own_scratch(&mut self.scratch, set.len());
+        let len = unpack(bundle, set, &mut self.snappy, limits, scratch)?;
+        bundle.decode(&scratch[..len], 0, &mut self.entries)?;
+        self.taken += 1;
+        Ok(())
     }
 }
 

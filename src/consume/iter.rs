@@ -10,7 +10,7 @@ use super::arrived::Arrived;
 use super::batch::Batch;
 use super::close::CloseHandle;
 use super::leader::Leader;
-use super::tracks::{Gap, Positions, Stats, TrackState, Tracks, Verdict};
+use super::tracks::{Gap, Positions, Stats, TrackState, Tracks};
 use crate::client::Shared;
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -286,24 +286,10 @@ impl ConsumeIter {
             Err(e) => return self.on_failure(turn, e, &[]).map(|()| true),
         }
         loop {
-            let mut see = false;
-            let tracks = &mut self.tracks;
-            let step = self.arrived.step(&mut self.leaders[turn], |bundle| {
-                let verdict = tracks.on_bundle(bundle.slot, bundle);
-                see |= verdict == Verdict::TakeAndSee;
-                verdict != Verdict::Skip
-            });
-            let done = match step {
-                Ok(Step::Need(_)) => true,
-                Ok(Step::Bundles) => {
-                    if self.arrived.has_bundles() {
-                        let leader = &mut self.leaders[turn];
-                        leader.has_progressed();
-                        self.tracks.on_progress(leader.partitions());
-                    }
-                    see || self.arrived.is_full()
-                }
-                Ok(Step::Event(event)) => self.on_event(turn, event)?,
+            let done = match self.arrived.step(&mut self.leaders[turn], &mut self.tracks) {
+                Ok((Step::Need(_), _)) => true,
+                Ok((Step::Bundles, see_first)) => see_first || self.arrived.is_full(),
+                Ok((Step::Event(event), _)) => self.on_event(turn, event)?,
                 // It is met again when what arrived before it is handed out.
                 Err(_) if self.arrived.has_bundles() => true,
                 Err(e) => return self.on_failure(turn, e, &[]).map(|()| true),

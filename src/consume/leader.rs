@@ -209,8 +209,10 @@ impl Leader {
                 return Ok(step);
             }
             Step::Bundles => {
+                // All of one chunk.
+                let partition = self.partition(bundles[before].slot);
                 for bundle in &mut bundles[before..] {
-                    bundle.slot = self.partition(bundle.slot);
+                    bundle.slot = partition;
                     bundle.set = start + bundle.set.start..start + bundle.set.end;
                 }
             }

@@ -198,14 +198,13 @@ impl Outcome {
     }
 }
 
-/// What to do with a bundle.
+/// Whether the next fetch is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// All that is wanted of it, so that the next fetch can go on behind it.
-    Take,
-    /// Where it ends, only its messages tell.
-    TakeAndSee,
-    Skip,
+    /// It goes on behind what was found.
+    Clear,
+    /// The messages of the last bundle tell where it goes on.
+    SeeFirst,
 }
 
 impl Tracks {
@@ -462,45 +461,58 @@ impl Tracks {
     }
 
     /// Whether all that is wanted of a bundle's numbers comes with it.
-    pub(super) fn takes_whole(&self, index: usize, bundle: &Bundle) -> bool {
-        !bundle.cut && (bundle.last <= bundle.to || self.tracks[index].end == Some(bundle.to))
+    pub(super) fn takes_whole(&self, bundle: &Bundle) -> bool {
+        !bundle.cut && (bundle.last <= bundle.to || self.tracks[bundle.slot].end == Some(bundle.to))
     }
 
-    /// Decides on a bundle that has arrived, and up to which number to take it.
-    pub(super) fn on_bundle(&mut self, index: usize, bundle: &mut Bundle) -> Verdict {
+    /// Takes in the bundles of a partition that were just found, from `new` on; removes those that are not wanted, and
+    /// sets up to which number to take the last.
+    pub(super) fn on_bundles(&mut self, bundles: &mut Vec<Bundle>, new: usize) -> Verdict {
+        let Some(index) = bundles.get(new).map(|bundle| bundle.slot) else { return Verdict::Clear };
         let track = &mut self.tracks[index];
-        if let Some(end) = track.end.filter(|_| !track.woken) {
-            bundle.to = bundle.to.min(end);
-            if bundle.first > end {
+        if track.woken || track.state == TrackState::Done {
+            self.changed |= !track.woken;
+            bundles.truncate(new);
+            return Verdict::Clear;
+        }
+        if let Some(end) = track.end {
+            // Their numbers rise.
+            let wanted = bundles[new..].partition_point(|bundle| bundle.first <= end);
+            if new + wanted < bundles.len() {
                 track.state = TrackState::Done;
+                self.changed = true;
+            }
+            bundles.truncate(new + wanted);
+            if let Some(last) = bundles[new..].last_mut() {
+                last.to = last.to.min(end);
             }
         }
-        if track.state == TrackState::Done {
-            self.changed = true;
-            return Verdict::Skip;
-        }
         // What is cut comes again, whole; only where there is nothing else it is worth looking at.
-        if track.woken || (bundle.cut && track.found) {
-            return Verdict::Skip;
+        if bundles.last().is_some_and(|last| last.cut) && (track.found || bundles.len() - new > 1) {
+            bundles.pop();
         }
-        if !self.takes_whole(index, bundle) {
-            return Verdict::TakeAndSee;
+        let Some(last) = bundles[new..].last() else { return Verdict::Clear };
+        let (is_whole, after) = (self.takes_whole(last), last.last.min(last.to) + 1);
+        if is_whole || bundles.len() - new > 1 {
+            self.on_found(index);
         }
-        self.on_found(index);
+        if !is_whole {
+            return Verdict::SeeFirst;
+        }
         let track = &mut self.tracks[index];
-        track.fetch_from = bundle.last.min(bundle.to) + 1;
+        track.fetch_from = after;
         track.check_end();
-        Verdict::Take
+        Verdict::Clear
     }
 
-    /// Takes away the messages from the first at or after the time to stop at on, if it is found from the entry `new`
-    /// on, where those of a bundle begin, and ends the partition before it; whether there was one.
-    pub(super) fn stop_at_time(&mut self, index: usize, first: u64, entries: &mut Vec<Entry>, new: usize) -> bool {
+    /// Takes away the messages from the first at or after the time to stop at on, of those decoded of bundles that begin
+    /// with the number `first`, and ends the partition before it; whether there was one.
+    pub(super) fn stop_at_time(&mut self, index: usize, first: u64, entries: &mut Vec<Entry>) -> bool {
         let Some(time) = self.options.stop_at_time else { return false };
-        let Some(at) = entries[new..].iter().position(|entry| entry.timestamp_ms >= time) else { return false };
-        entries.truncate(new + at);
+        let Some(at) = entries.iter().position(|entry| entry.timestamp_ms >= time) else { return false };
+        entries.truncate(at);
         let track = &mut self.tracks[index];
-        track.end = Some(entries[new..].last().map_or(first - 1, |last| last.seq));
+        track.end = Some(entries.last().map_or(first - 1, |last| last.seq));
         track.state = TrackState::Done;
         self.changed = true;
         true

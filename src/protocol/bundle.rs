@@ -51,7 +51,8 @@ impl BundleHeader {
     /// # Errors
     /// [`DecodeFault::Short`] if it is not all there; a codec or flag that is not defined; a count of 0 or above the
     /// limit; numbers that overflow, or a range too small for the count.
-    #[inline]
+    // Inlined, or else passing the result costs more than reading it.
+    #[inline(always)]
     pub fn decode(cursor: &mut Cursor<'_>, limits: &Limits) -> Result<BundleHeader, DecodeError> {
         let start = cursor.left();
         let flags = cursor.u8("bundle flags")?;

@@ -119,6 +119,7 @@ impl Bundle {
     ///
     /// # Errors
     /// As [`MessageSet::decode`].
+    #[inline]
     pub fn decode(&self, bytes: &[u8], at: usize, entries: &mut Vec<Entry>) -> Result<(), DecodeError> {
         let Bundle { count, first, last, sparse, cut, from, to, .. } = *self;
         MessageSet { bytes, at, count, first, last, sparse, cut }.decode(from, to, entries)
@@ -440,7 +441,8 @@ impl FetchDecoder {
     }
 
     /// Looks at the bundle that begins at this place of the input.
-    #[inline]
+    // Inlined into its only caller's loop, which then passes nothing through memory.
+    #[inline(always)]
     fn bundle(&self, input: &[u8], start: usize) -> Result<Found, DecodeError> {
         let chunk = &self.chunk;
         let rest = input.get(start..).unwrap_or_default();
