@@ -10,30 +10,42 @@ use super::varint;
 /// Reads fields one after the other; a read takes its whole field or fails, naming it.
 #[derive(Debug, Clone)]
 pub struct Cursor<'a> {
-    rest: &'a [u8],
-    /// The place behind the last byte: kept in its stead, so that a read changes one field only.
-    end: u64,
+    bytes: &'a [u8],
+    /// Bytes read, at most all.
+    read: usize,
+    /// What errors count the first byte as.
+    origin: u64,
 }
 
 impl<'a> Cursor<'a> {
     /// Reads `bytes`, the first of which is counted as byte `at` in errors.
+    #[inline]
     pub fn new(bytes: &'a [u8], at: u64) -> Cursor<'a> {
-        Cursor { rest: bytes, end: at.saturating_add(bytes.len() as u64) }
+        Cursor { bytes, read: 0, origin: at }
     }
 
     /// The bytes not yet read.
+    #[inline]
     pub fn rest(&self) -> &'a [u8] {
-        self.rest
+        self.bytes.get(self.read..).unwrap_or_default()
+    }
+
+    /// How many bytes were read.
+    #[inline]
+    pub fn read(&self) -> usize {
+        self.read
     }
 
     /// How many bytes are left.
+    #[inline]
     pub fn left(&self) -> usize {
-        self.rest.len()
+        self.bytes.len().wrapping_sub(self.read)
     }
 
     /// The place of the next byte.
+    #[inline]
     pub fn at(&self) -> u64 {
-        self.end.saturating_sub(self.rest.len() as u64)
+        self.origin.wrapping_add(self.read as u64)
     }
 
     /// An error about the field that was just read or is to be read next.
@@ -44,22 +56,24 @@ impl<'a> Cursor<'a> {
 
     #[cold]
     fn short(&self, field: &'static str, needed: usize) -> DecodeError {
-        self.error(field, DecodeFault::Short { needed: needed as u64, left: self.rest.len() as u64 })
+        self.error(field, DecodeFault::Short { needed: needed as u64, left: self.left() as u64 })
     }
 
     /// The next `len` bytes.
     #[inline]
     pub fn bytes(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
-        let Some((taken, rest)) = self.rest.split_at_checked(len) else { return Err(self.short(field, len)) };
-        self.rest = rest;
+        // A sum that wraps around lies below `read`, where no range can end.
+        let end = self.read.wrapping_add(len);
+        let Some(taken) = self.bytes.get(self.read..end) else { return Err(self.short(field, len)) };
+        self.read = end;
         Ok(taken)
     }
 
     /// A byte.
     #[inline]
     pub fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
-        let Some((&byte, rest)) = self.rest.split_first() else { return Err(self.short(field, 1)) };
-        self.rest = rest;
+        let Some(&byte) = self.bytes.get(self.read) else { return Err(self.short(field, 1)) };
+        self.read += 1;
         Ok(byte)
     }
 
@@ -84,23 +98,32 @@ impl<'a> Cursor<'a> {
     /// A varint.
     #[inline]
     pub fn varint(&mut self, field: &'static str) -> Result<u32, DecodeError> {
-        match self.rest {
-            [byte @ 0..=0x7f, rest @ ..] => {
-                self.rest = rest;
-                Ok(u32::from(*byte))
+        // Most lengths take a byte or two.
+        match self.bytes.get(self.read) {
+            Some(&byte) if byte < 0x80 => {
+                self.read += 1;
+                Ok(u32::from(byte))
             }
-            _ => self.long_varint(field),
+            Some(&low) => match self.bytes.get(self.read + 1) {
+                Some(&high) if high < 0x80 => {
+                    self.read += 2;
+                    Ok(u32::from(low & 0x7f) | u32::from(high) << 7)
+                }
+                _ => self.long_varint(field),
+            },
+            None => Err(self.short(field, 1)),
         }
     }
 
+    #[cold]
     fn long_varint(&mut self, field: &'static str) -> Result<u32, DecodeError> {
         let mut partial = varint::Partial::default();
         loop {
-            let Some(&byte) = self.rest.get(partial.len()) else {
-                return Err(self.short(field, self.rest.len() + 1));
+            let Some(&byte) = self.bytes.get(self.read + partial.len()) else {
+                return Err(self.short(field, self.left() + 1));
             };
             if let Some(value) = partial.push(byte, field, self.at())? {
-                self.bytes(partial.len(), field)?;
+                self.read += partial.len();
                 return Ok(value);
             }
         }
@@ -136,7 +159,7 @@ impl<'a> Cursor<'a> {
 
     /// `Ok` if everything was read.
     pub fn finish(&self, field: &'static str) -> Result<(), DecodeError> {
-        match self.rest.len() {
+        match self.left() {
             0 => Ok(()),
             extra => Err(self.error(field, DecodeFault::Spare { extra: extra as u64 })),
         }

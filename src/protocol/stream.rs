@@ -445,25 +445,24 @@ impl FetchDecoder {
     #[inline(always)]
     fn bundle(&self, input: &[u8], start: usize) -> Result<Found, DecodeError> {
         let chunk = &self.chunk;
-        let rest = input.get(start..).unwrap_or_default();
         let left = usize::try_from(chunk.left).unwrap_or(usize::MAX);
-        let is_all = rest.len() >= left;
-        let rest = if is_all { &rest[..left] } else { rest };
         if left == 0 {
             return Ok(Found::End(ChunkEnd::Whole));
         }
+        let rest = input.get(start..).unwrap_or_default();
+        let rest = rest.get(..left).unwrap_or(rest);
         let mut cursor = Cursor::new(rest, self.at);
         let len = match cursor.varint("bundle length") {
             Ok(len) => u64::from(len),
             Err(e) if !matches!(e.fault(), DecodeFault::Short { .. }) => return Err(e),
-            Err(_) if is_all => return Ok(Found::End(ChunkEnd::Cut { bundle_len: None })),
+            Err(_) if rest.len() == left => return Ok(Found::End(ChunkEnd::Cut { bundle_len: None })),
             Err(_) => return Ok(Found::Need(1)),
         };
         if len == 0 {
             let last_byte = cursor.at() - 1;
             return Err(DecodeError::new("bundle length", DecodeFault::Undefined { value: 0 }, last_byte));
         }
-        let prefix = rest.len() - cursor.left();
+        let prefix = cursor.read();
         let body = len.min((left - prefix) as u64);
         let cut = len > body;
         let cut_end = ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
