@@ -18,7 +18,6 @@ const PAYLOAD: [u8; 100] = [b'x'; 100];
 /// Bytes of the answer to a produce request for one partition.
 const ACK: usize = 10;
 
-
 pub fn measure(broker: &str, topic: &str, options: &Options) -> Result<(), Box<dyn Error>> {
     let count = options.count.unwrap_or(10_000).max(100) as usize;
     let per_run = count.div_ceil(options.runs);

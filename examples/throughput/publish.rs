@@ -20,7 +20,8 @@ pub fn measure(broker: &str, topic: &str, options: &Options) -> Result<(), Box<d
     for _ in 0..options.runs {
         requests.push(rate(count, || {
             for from in (0..count).step_by(BATCH as usize) {
-                let records: Vec<Record<'_>> = (from..count.min(from + BATCH)).map(|n| Record::new(payload(n))).collect();
+                let records: Vec<Record<'_>> =
+                    (from..count.min(from + BATCH)).map(|n| Record::new(payload(n))).collect();
                 client.publish(topic, 0, &records)?;
             }
             Ok(())

@@ -195,12 +195,7 @@ impl MessageSet<'_> {
         }
     }
 
-    fn decode_messages<const SPARSE: bool>(
-        &self,
-        from: u64,
-        to: u64,
-        out: &mut Vec<Entry>,
-    ) -> Result<(), DecodeError> {
+    fn decode_messages<const SPARSE: bool>(&self, from: u64, to: u64, out: &mut Vec<Entry>) -> Result<(), DecodeError> {
         let mut cursor = Cursor::new(self.bytes, 0);
         let mut timestamp_ms = 0;
         let mut seq = self.first.wrapping_sub(1);

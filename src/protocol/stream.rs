@@ -155,12 +155,21 @@ pub struct FetchDecoder {
 enum State {
     Frame,
     Fixed,
-    Entries { len: usize },
-    Answer { slot: usize },
-    NextChunk { slot: usize },
+    Entries {
+        len: usize,
+    },
+    Answer {
+        slot: usize,
+    },
+    NextChunk {
+        slot: usize,
+    },
     /// At the first byte of a bundle, or the end of a chunk.
     Bundles,
-    Skip { bytes: u64, then: AfterSkip },
+    Skip {
+        bytes: u64,
+        then: AfterSkip,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -50,9 +50,8 @@ impl ConsumeIter {
     /// is being handed out.
     pub(super) fn fetch_ahead(&mut self, turn: usize, partitions: &[usize]) {
         let addr = &self.leaders[turn].addr;
-        let goes_on = |&index: &usize| {
-            self.tracks.is_behind(index) && self.tracks.leader(index, &self.shared.cluster) == *addr
-        };
+        let goes_on =
+            |&index: &usize| self.tracks.is_behind(index) && self.tracks.leader(index, &self.shared.cluster) == *addr;
         let partitions: Vec<usize> = partitions.iter().copied().filter(goes_on).collect();
         if let Err(e) = self.fetch(turn, &partitions) {
             // Learned when there is nothing left to hand out.

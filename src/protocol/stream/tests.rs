@@ -290,7 +290,10 @@ fn answers_come_in_the_order_of_the_request() {
         _ => None,
     });
     assert_eq!(chunks.collect::<Vec<_>>(), [(0, 1), (0, 0), (4, 7), (4, 0)]);
-    assert_eq!((&seen[0], &seen[10]), (&Seen::Event(Event::Response { request_id: 5 }), &Seen::Event(Event::End { request_id: 5 })));
+    assert_eq!(
+        (&seen[0], &seen[10]),
+        (&Seen::Event(Event::Response { request_id: 5 }), &Seen::Event(Event::End { request_id: 5 }))
+    );
 
     // Anything else is refused, and said to be.
     let refused = |topics: &[(&str, &[(u16, PartitionAnswer)])]| {
