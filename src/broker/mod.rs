@@ -131,13 +131,14 @@
 //! }
 //! ```
 //!
-//! The chapter [testing your program](crate::guide::testing) lists which fault is for what. The tests of a publisher look the
-//! same; [`Fault::LoseAnswer`] shows what it does if it cannot know whether something was stored.
+//! The chapter [testing your program](crate::guide::testing) lists which fault is for what. The tests of a publisher look
+//! the same; [`Fault::LoseAnswer`] shows what it does if it cannot know whether something was stored.
 //!
 //! # Looking behind the scenes
 //!
-//! What clients send and are sent is counted in [`Stats`], and [`Broker::requests`] has the requests themselves. For programs that
-//! need several brokers there is a [`Cluster`], and for a bug report that becomes a test, [`Recorder`] and [`Replay`].
+//! What clients send and are sent is counted in [`Stats`], and [`Broker::requests`] has the requests themselves. For
+//! programs that need several brokers there is a [`Cluster`], and for a bug report that becomes a test, [`Recorder`] and
+//! [`Replay`].
 
 mod admin;
 mod answer;
