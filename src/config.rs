@@ -31,7 +31,7 @@ pub(crate) struct Config {
     pub(crate) endpoints: Option<EndpointMap>,
 }
 
-/// Which redirects to follow when a broker answers a fetch or a publish with another one's address, as the partition's leader.
+/// Which redirects to follow when a broker names another one as a partition's leader.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Redirects {
     /// All of them, wherever they lead.
