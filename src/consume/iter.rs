@@ -43,6 +43,9 @@ const KEPT_SCRATCH: usize = 1 << 20;
 /// A connection that ends is dialed anew and the fetch repeated from the position, for as long as
 /// [`retry_timeout`](crate::ClientBuilder::retry_timeout) allows. Nothing is lost or delivered twice by that.
 ///
+/// The guide says more about [positions](crate::guide::positions), [back-pressure](crate::guide::back_pressure) and
+/// [time-outs and closing](crate::guide::time_outs).
+///
 /// # Errors
 /// The items' errors are:
 /// * [`Error::OutOfRange`], or for a checkpoint's position [`Error::Recreated`]: the number wanted next is not there.
