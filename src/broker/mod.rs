@@ -104,7 +104,7 @@
 //!         broker.inject(Fault::StallAfter(80));
 //!         let e = update(&client, &file, &mut BTreeMap::new()).unwrap_err();
 //!         assert!(e.is_timeout(), "{e}");
-//!         assert_eq!(broker.stats().stalled, 1);
+//!         assert_eq!(broker.stats().faults_fired, 1);
 //!     }
 //!
 //!     #[test]
