@@ -95,7 +95,7 @@ pub struct ClusterInfo {
 }
 
 impl Client {
-    /// Creates a topic with partitions 0 to `partitions` − 1, and returns once it can be used.
+    /// Creates a topic with partitions 0 to `partitions` − 1 (a CreateTopic request), and returns once it can be used.
     ///
     /// A cluster takes no configuration, 64 partitions at most, and some time to find leaders for them.
     ///
@@ -130,7 +130,7 @@ impl Client {
         }
     }
 
-    /// The topics, by name.
+    /// The topics, by name: a DiscoverTopics request.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
@@ -147,7 +147,7 @@ impl Client {
         Ok(topics)
     }
 
-    /// The nodes of the cluster.
+    /// The nodes of the cluster: a DiscoverTopology request.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
@@ -165,7 +165,7 @@ impl Client {
         Ok(Topology { cluster: Some(cluster.name), nodes })
     }
 
-    /// How the broker is: the first that answers, if there are several.
+    /// How the broker is, the first that answers if there are several: a Status request.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
@@ -183,7 +183,7 @@ impl Client {
         })
     }
 
-    /// Makes the broker read the file `config` in the partition's folder again.
+    /// Makes the broker read the file `config` in the partition's folder again: a ReloadConf request.
     ///
     /// # Errors
     /// [`Error::Broker`] if the topic or partition is unknown, if the file is missing, empty or does not parse, or if the
@@ -201,7 +201,8 @@ impl Client {
         Err(Error::broker(topic, partition, fault))
     }
 
-    /// How long the broker takes to answer the smallest request, on a connection that is open already.
+    /// How long the broker takes to answer the smallest request, Status, on a connection that is open already. TANK's own
+    /// ping is a greeting, which nobody answers.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).

@@ -90,7 +90,8 @@ impl Client {
         Ok(Client { shared: Arc::new(shared) })
     }
 
-    /// Begins to read. The first fetches are under way when this returns, so nothing published afterwards is missed.
+    /// Begins to read. The first fetches (Consume requests) are under way when this returns, so nothing published afterwards
+    /// is missed.
     ///
     /// # Errors
     /// [`Error::Config`] for a subscription that cannot work; [`Error::Broker`] for an unknown topic or partition;
@@ -111,7 +112,8 @@ impl Client {
         find_time(self, topic, partition, time)
     }
 
-    /// The partitions of a topic with their first and last sequence numbers.
+    /// The partitions of a topic with their first and last sequence numbers: a DiscoverPartitions request to any broker, and in
+    /// a cluster to each leader.
     ///
     /// # Errors
     /// [`Error::Broker`] if the topic is unknown, or a partition cannot be opened or has no leader now; otherwise as

@@ -107,15 +107,16 @@ impl ClientBuilder {
     }
 
     /// How long opening a connection may take, the broker's greeting included and all its addresses together; with several
-    /// brokers to choose from, all of them together. Default 10 seconds. Looking up a host name takes as long as the system's resolver needs.
+    /// brokers to choose from, all of them together. Default 10 seconds; more than zero. Looking up a host name takes as long
+    /// as the system's resolver needs.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.config.connect_timeout = timeout;
         self
     }
 
-    /// How long to block for a request to be taken, for an answer to begin, or for the next bundle of it to be complete.
-    /// Default 30 seconds. For a fetch it is counted from the end of the time the broker was asked to wait; the
-    /// caller's own time between two calls never counts.
+    /// How long to block for a request to be taken, for a fetch's answer to begin, for the next bundle of it to be complete,
+    /// or for the whole answer to anything else. Default 30 seconds; more than zero. For a fetch it is counted from the end of
+    /// the time the broker was asked to wait; the caller's own time between two calls never counts.
     pub fn io_timeout(mut self, timeout: Duration) -> Self {
         self.config.io_timeout = timeout;
         self
@@ -136,7 +137,8 @@ impl ClientBuilder {
         self
     }
 
-    /// After how long without traffic TCP probes whether the broker is still there; `None` never. Default 60 seconds.
+    /// After how long without traffic TCP probes whether the broker is still there, and again after each quarter of that;
+    /// `None` never. Default 60 seconds; whole seconds from 1 to 32,767, what lies outside is taken for the nearest.
     pub fn keepalive(mut self, idle: Option<Duration>) -> Self {
         self.config.keepalive = idle;
         self
@@ -161,7 +163,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How much a broker may claim. The defaults take everything a TANK server sends.
+    /// How much a broker may claim, in bytes and counts. The defaults take everything a TANK server sends.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
         self
@@ -203,9 +205,9 @@ impl ClientBuilder {
     /// if absent.
     ///
     /// # Errors
-    /// [`Error::Config`] for a malformed address or setting. [`Error::Connect`], [`Error::Timeout`],
-    /// [`Error::Disconnected`] or [`Error::Decode`] if the broker cannot be reached or is none; with several brokers,
-    /// one [`Error::Connect`] that lists each with its cause.
+    /// [`Error::Config`] for a malformed address or setting. [`Error::Connect`], [`Error::Io`],
+    /// [`Error::Timeout`], [`Error::Disconnected`] or [`Error::Decode`] if the broker cannot be reached or is none; with
+    /// several brokers, one [`Error::Connect`] that lists each with its cause.
     pub fn connect(self, brokers: &str) -> Result<Client> {
         if self.config.client_id.len() > 255 {
             let len = self.config.client_id.len();

@@ -291,6 +291,9 @@ impl std::fmt::Display for Phase {
 }
 
 /// Why a broker refused, or why what it says cannot be followed.
+///
+/// Most stand for a code in an answer. `Redirects`, `RedirectRefused` and `Stuck` are the client's own conclusions, and
+/// `SeqTooFar` and some of `SeqNotAbove` keep a request from being sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {

@@ -1,4 +1,48 @@
-#![doc = include_str!("../README.md")]
+//! A blocking client for [TANK](https://github.com/phaistos-networks/TANK), the distributed log. No async runtime, no threads:
+//! [`subscribe`](Client::subscribe) returns an iterator.
+//!
+//! ```no_run
+//! use tank_client::{Client, Start, Subscription};
+//!
+//! let client = Client::connect("127.0.0.1:11011")?;
+//! for message in client.subscribe(Subscription::partition("orders", 0).from(Start::Earliest))? {
+//!     let message = message?;
+//!     println!("{}: {}", message.seq(), String::from_utf8_lossy(message.payload()));
+//! }
+//! # Ok::<(), tank_client::Error>(())
+//! ```
+//!
+//! | to | see |
+//! | --- | --- |
+//! | read | [`Client::subscribe`], [`Subscription`], [`ConsumeIter`] |
+//! | end a loop from outside | [`CloseHandle`] |
+//! | go on later where you were | [`Checkpoint`], [`ConsumeIter::positions`] |
+//! | begin or end at a time | [`Start::Time`], [`Subscription::stop_at_time`], [`Client::seq_at`] |
+//! | publish | [`Client::publish`], [`Producer`] |
+//! | ask for topics, partitions, nodes, state | [`Client::topics`] and its neighbours |
+//! | set time-outs, limits and the like | [`ClientBuilder`] |
+//! | read a server's files without it | [`segment`] |
+//! | test your program | [the embedded broker](guide::testing), feature `broker` |
+//!
+//! # The guide
+//!
+//! Begin with the [first steps](guide::first_steps). Then, as it comes up:
+//! [positions and delivery guarantees](guide::positions) · [back-pressure](guide::back_pressure) ·
+//! [time-outs and closing](guide::time_outs) · [clusters](guide::clusters) ·
+//! [publishing and its outcomes](guide::publishing) · [testing your program](guide::testing) ·
+//! [performance](guide::performance) · [security](guide::security). For those who know their way elsewhere:
+//! [coming from tankgo](guide::from_tankgo), [coming from Kafka clients](guide::from_kafka),
+//! [what TANK does not have](guide::not_in_tank).
+//!
+//! # Features
+//!
+//! `broker`, off by default: the embedded broker, for tests and first steps. It needs nothing more than the client does.
+//!
+//! # Stability
+//!
+//! Rust 1.85 or later; the minimum is raised in minor releases only. The module [`protocol`] is public so that tests and fuzz
+//! targets use what users run, and outside semver.
+
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
 #![warn(unreachable_pub)]
@@ -11,6 +55,7 @@ mod client;
 mod config;
 mod consume;
 mod error;
+pub mod guide;
 mod message;
 mod net;
 mod produce;
@@ -31,3 +76,8 @@ pub use produce::{Acks, ByKey, Failure, Parcel, Partitioner, Producer, ProducerB
 pub use protocol::Limits;
 pub use protocol::bundle::Compression;
 pub use topic_config::{CleanupPolicy, TopicConfig, TopicConfigError};
+
+/// The programs in the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -36,7 +36,8 @@ fn replay(target: &str, run: fn(&[u8])) {
             seeds += usize::from(kind == "fuzz/seeds");
         }
     }
-    assert!(seeds > 0, "no seeds");
+    // The published package has no folder `fuzz`.
+    assert!(seeds > 0 || !dir("fuzz", "").exists(), "no seeds");
 }
 
 macro_rules! replay {

@@ -4,22 +4,141 @@
 //! a port of its own at 127.0.0.1, and keeps its messages in memory. On demand it fails in the ways that brokers and
 //! networks do; see [`Fault`].
 //!
-//! ```
-//! use std::io::Read;
-//! use std::net::TcpStream;
-//! use tank_client::broker::Broker;
-//! use tank_client::protocol::frame::PING;
+//! # A consumer and its tests
 //!
-//! let broker = Broker::start()?;
-//! broker.create_topic("orders", 3);
-//! broker.append_payloads("orders", 0, &["first", "second"]);
-//! assert_eq!(broker.high_water_mark("orders", 0), 2);
+//! A program that counts what customers order, and goes on where it was. Its tests say what is to become of it when things
+//! go wrong. Each has a broker of its own, so they run side by side, and none of them sleeps.
 //!
-//! let mut greeting = [0; 5];
-//! TcpStream::connect(broker.addr())?.read_exact(&mut greeting)?;
-//! assert_eq!(greeting, PING);
-//! # Ok::<(), std::io::Error>(())
+//! ```test_harness
+//! use std::collections::BTreeMap;
+//! use std::path::Path;
+//!
+//! use tank_client::{Checkpoint, Client, Result, Start, Subscription};
+//!
+//! /// Adds the orders that are new, such as `ada 3`, to what each customer has ordered before.
+//! fn update(client: &Client, file: &Path, cups: &mut BTreeMap<String, u32>) -> Result<()> {
+//!     let mut checkpoint = Checkpoint::open(file)?;
+//!     let new = Subscription::topic("orders").from(Start::Earliest).resume(&checkpoint).stop_at_end();
+//!     let mut orders = client.subscribe(new)?;
+//!     while let Some(batch) = orders.next_batch()? {
+//!         for order in batch {
+//!             let order = String::from_utf8_lossy(order.payload());
+//!             let (customer, count) = order.split_once(' ').unwrap_or((&order, "0"));
+//!             *cups.entry(customer.to_owned()).or_default() += count.parse().unwrap_or(0);
+//!         }
+//!     }
+//!     checkpoint.save(&orders.positions())
+//! }
+//!
+//! #[cfg(test)]
+//! mod tests {
+//!     use std::path::PathBuf;
+//!     use std::time::Duration;
+//!
+//!     use tank_client::Error;
+//!     use tank_client::broker::{Broker, Fault};
+//!     use tank_client::protocol::frame::Kind;
+//!
+//!     use super::*;
+//!
+//!     /// A broker with three orders, the address to connect to, and where the program may keep its position.
+//!     fn set_up(test: &str) -> (Broker, String, PathBuf) {
+//!         let broker = Broker::start().unwrap();
+//!         broker.create_topic("orders", 1);
+//!         for order in ["ada 3", "ben 1", "ada 2"] {
+//!             broker.append_payloads("orders", 0, &[order]);
+//!         }
+//!         let addr = broker.addr().to_string();
+//!         let folder = std::env::temp_dir().join(format!("{test}-{}", std::process::id()));
+//!         let _ = std::fs::remove_dir_all(&folder);
+//!         std::fs::create_dir_all(&folder).unwrap();
+//!         (broker, addr, folder.join("orders.checkpoint"))
+//!     }
+//!
+//!     fn cups(ada: u32, ben: u32) -> BTreeMap<String, u32> {
+//!         [("ada".to_owned(), ada), ("ben".to_owned(), ben)].into()
+//!     }
+//!
+//!     #[test]
+//!     fn goes_on_where_it_was() {
+//!         let (broker, addr, file) = set_up("goes_on");
+//!         let client = Client::connect(&addr).unwrap();
+//!         let mut found = BTreeMap::new();
+//!         update(&client, &file, &mut found).unwrap();
+//!         assert_eq!(found, cups(5, 1));
+//!
+//!         broker.append_payloads("orders", 0, &["ben 7", "ada some"]);
+//!         update(&client, &file, &mut found).unwrap();
+//!         assert_eq!(found, cups(5, 8));
+//!         assert_eq!(broker.killed_by(), None);
+//!     }
+//!
+//!     #[test]
+//!     fn loses_and_repeats_nothing_when_connections_break() {
+//!         // After so many bytes of answers, wherever that is.
+//!         for bytes in (40..140).step_by(5) {
+//!             let (broker, addr, file) = set_up("breaks");
+//!             let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).connect(&addr).unwrap();
+//!             broker.inject(Fault::CutAfter(bytes));
+//!             let mut found = BTreeMap::new();
+//!             update(&client, &file, &mut found).unwrap();
+//!             assert_eq!((found, broker.stats().faults_fired), (cups(5, 1), 1), "after {bytes} bytes");
+//!         }
+//!     }
+//!
+//!     #[test]
+//!     fn survives_a_restart_of_the_broker() {
+//!         let (broker, addr, file) = set_up("restart");
+//!         let client = Client::connect(&addr).unwrap();
+//!         broker.restart().unwrap();
+//!         let mut found = BTreeMap::new();
+//!         update(&client, &file, &mut found).unwrap();
+//!         assert_eq!(found, cups(5, 1));
+//!     }
+//!
+//!     #[test]
+//!     fn reports_a_broker_that_hangs() {
+//!         let (broker, addr, file) = set_up("hangs");
+//!         let impatient = Client::builder().io_timeout(Duration::from_millis(100)).retry_timeout(Duration::ZERO);
+//!         let client = impatient.connect(&addr).unwrap();
+//!         broker.inject(Fault::StallAfter(80));
+//!         let e = update(&client, &file, &mut BTreeMap::new()).unwrap_err();
+//!         assert!(e.is_timeout(), "{e}");
+//!         assert_eq!(broker.stats().faults_fired, 1);
+//!     }
+//!
+//!     #[test]
+//!     fn stops_at_damaged_data_and_saves_nothing() {
+//!         let (broker, addr, file) = set_up("damage");
+//!         broker.inject(Fault::CorruptBundle);
+//!         let e = update(&Client::connect(&addr).unwrap(), &file, &mut BTreeMap::new()).unwrap_err();
+//!         assert!(matches!(e, Error::Decode { .. }), "{e}");
+//!         assert!(!file.exists());
+//!     }
+//!
+//!     #[test]
+//!     fn notices_orders_that_were_deleted_unread() {
+//!         let (broker, addr, file) = set_up("retention");
+//!         let client = Client::connect(&addr).unwrap();
+//!         update(&client, &file, &mut BTreeMap::new()).unwrap();
+//!         for order in ["ada 1", "ben 1", "ada 4"] {
+//!             broker.append_payloads("orders", 0, &[order]);
+//!         }
+//!         broker.truncate_front("orders", 0, 6);
+//!         let e = update(&client, &file, &mut BTreeMap::new()).unwrap_err();
+//!         assert!(matches!(e, Error::OutOfRange { requested: 4, first_available: 6, .. }), "{e}");
+//!     }
+//! }
 //! ```
+//!
+//! The chapter [testing your program](crate::guide::testing) lists which fault is for what. The tests of a publisher look
+//! the same; [`Fault::LoseAnswer`] shows what it does if it cannot know whether something was stored.
+//!
+//! # Looking behind the scenes
+//!
+//! What clients send and are sent is counted in [`Stats`], and [`Broker::requests`] has the requests themselves. For
+//! programs that need several brokers there is a [`Cluster`], and for a bug report that becomes a test, [`Recorder`] and
+//! [`Replay`].
 
 mod admin;
 mod answer;

@@ -36,6 +36,18 @@ const CLOSE_CHECK: Duration = Duration::from_millis(50);
 ///
 /// A connection that ends is dialed anew and the fetch repeated from the position, for as long as
 /// [`retry_timeout`](crate::ClientBuilder::retry_timeout) allows. Nothing is lost or delivered twice by that.
+///
+/// The guide says more about [positions](crate::guide::positions), [back-pressure](crate::guide::back_pressure) and
+/// [time-outs and closing](crate::guide::time_outs).
+///
+/// # Errors
+/// The items' errors are:
+/// * [`Error::OutOfRange`], or for a checkpoint's position [`Error::Recreated`]: the number wanted next is not there.
+/// * [`Error::Broker`]: no such topic or partition, a partition that cannot be opened or whose numbering is broken; one
+///   without a leader, or with leaders that name each other, for longer than can be waited.
+/// * [`Error::Connect`], [`Error::Io`], [`Error::Timeout`], [`Error::Disconnected`]: trouble with a broker for longer than
+///   can be waited.
+/// * [`Error::Decode`], [`Error::BundleTooLarge`]: malformed data, or more than [`Limits`](crate::Limits) allow.
 #[derive(Debug)]
 pub struct ConsumeIter {
     shared: Arc<Shared>,

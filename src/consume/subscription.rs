@@ -88,12 +88,12 @@ impl Subscription {
         }
     }
 
-    /// Every partition that the topic has when subscribing.
+    /// Every partition that the topic, a name of 1 to 255 bytes, has when subscribing.
     pub fn topic(topic: impl Into<String>) -> Self {
         Subscription::new(Wanted { topic: topic.into(), partition: None, start: None })
     }
 
-    /// One partition.
+    /// One partition, 0 to 65,534.
     pub fn partition(topic: impl Into<String>, id: u16) -> Self {
         Subscription::new(Wanted { topic: topic.into(), partition: Some(id), start: None })
     }
@@ -124,15 +124,15 @@ impl Subscription {
         self
     }
 
-    /// How many bytes of new data end a broker's wait. Default 0: any. Brokers withhold less until `max_wait` is over
-    /// and one more fetch is made, so latency pays for it.
+    /// How many bytes of new data end a broker's wait. Default 0: any; more than 64 MiB count as 64 MiB. Brokers
+    /// withhold less until `max_wait` is over and one more fetch is made, so latency pays for it.
     pub fn min_bytes(mut self, bytes: u32) -> Self {
         self.options.min_bytes = bytes;
         self
     }
 
-    /// About how many bytes of each partition a broker shall send at a time. Default 1 MiB, at most 64 MiB. A hint to
-    /// the broker, not the memory used here, which does not depend on it.
+    /// About how many bytes of each partition a broker shall send at a time. Default 1 MiB; 1 byte to 64 MiB. A hint
+    /// to the broker, not the memory used here, which does not depend on it.
     pub fn fetch_size(mut self, bytes: u32) -> Self {
         self.options.fetch_size = bytes;
         self

@@ -94,7 +94,8 @@ impl ProducerBuilder {
     }
 
     /// Stores every record exactly once, whatever connections do: the producer gives the records their sequence numbers, and
-    /// where the outcome of a request is unknown it asks for the high-water mark and sends again what is not there.
+    /// where the outcome of a request is unknown it asks for the high-water mark and sends again what is not there
+    /// (ProduceWithSeqnum requests). That holds while the producer lives, not over a restart of the program.
     ///
     /// **One writer per partition.** Nobody else may publish to the partitions this producer publishes to, for as long as it
     /// lives: no other producer, no other process, not this client's [`publish`](Client::publish) either. Another writer's

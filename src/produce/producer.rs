@@ -26,7 +26,8 @@ use crate::protocol::produce::ProduceCode;
 /// The records of a partition are stored in the order in which they were given. What certainly was not stored is sent again
 /// for as long as [`retry_timeout`](crate::ClientBuilder::retry_timeout) allows, as
 /// [`publish`](crate::Client::publish) does, unless something behind it was stored meanwhile. What could not be stored, or
-/// perhaps was, comes back: see [`take_failures`](Producer::take_failures).
+/// perhaps was, comes back: see [`take_failures`](Producer::take_failures), and [the guide](crate::guide::publishing) for a
+/// program that does so.
 ///
 /// ```no_run
 /// # use tank_client::{Client, Record};

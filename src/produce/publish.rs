@@ -23,7 +23,7 @@ pub(super) const MAX_ENTRIES: usize = 255;
 pub(super) const MAX_REQUEST: usize = 64 << 20;
 
 impl Client {
-    /// Publishes records to a partition, as one bundle, and waits until they are stored.
+    /// Publishes records to a partition, as one bundle (a Produce request), and waits until they are stored.
     ///
     /// More than 65,535 records, or more than 32 MiB of them, take several bundles, which are sent one after the other.
     /// Of each bundle all records are stored or none.
@@ -84,8 +84,8 @@ impl Client {
         Ok(Publication::new(&self.shared, parcels).run())
     }
 
-    /// Publishes records with sequence numbers of their own, which grow from record to record and may leave gaps: what it
-    /// takes to copy a partition.
+    /// Publishes records with sequence numbers of their own, which grow from record to record and may leave gaps (a
+    /// ProduceWithSeqnum request): what it takes to copy a partition.
     ///
     /// The numbers must lie above the partition's high-water mark, which is asked for first; one writer at a time only,
     /// therefore. Numbers that would kill a server are refused as far as that can be known: 2^31 or more above the mark,

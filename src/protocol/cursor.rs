@@ -7,7 +7,8 @@ use byteorder::{ByteOrder, LittleEndian};
 use super::error::{DecodeError, DecodeFault, EncodeError};
 use super::varint;
 
-/// Reads fields one after the other; a read takes its whole field or fails, naming it.
+/// Reads fields one after the other; a read takes its whole field or fails, naming it: with [`DecodeFault::Short`] if there are
+/// not enough bytes left.
 #[derive(Debug, Clone)]
 pub struct Cursor<'a> {
     bytes: &'a [u8],

@@ -1,0 +1,48 @@
+//! A short book on `tank-client`: how to use it well, and what to expect of it.
+//!
+//! 1. [First steps](first_steps): a broker, a topic, a message there and back; the words; errors.
+//! 2. [Positions and delivery guarantees](positions): where a subscription stands, and how nothing gets lost.
+//! 3. [Back-pressure](back_pressure): what happens if you are slower than the broker.
+//! 4. [Time-outs and closing](time_outs): how long calls may block, and how to end them.
+//! 5. [Clusters](clusters): leaders, fail-overs, and what the client does about them.
+//! 6. [Publishing and its outcomes](publishing): stored, not stored, unknown; producers.
+//! 7. [Testing your program](testing): the embedded broker, faults included.
+//! 8. [Performance](performance): what costs time, and what to do about it.
+//! 9. [Security](security): what a broker can and cannot do to your program.
+//! 10. [Coming from tankgo](from_tankgo).
+//! 11. [Coming from Kafka clients](from_kafka).
+//! 12. [What TANK does not have](not_in_tank).
+//!
+//! All code in it runs, most of it against the [embedded broker](testing), so that nothing has to be set up to try it. Each
+//! chapter can be read by itself; exact terms, defaults and errors stand with the items it links to.
+
+// The chapters name the crate's items as a program does that imports them.
+#[allow(unused_imports)]
+use crate::*;
+
+#[doc = include_str!("back_pressure.md")]
+pub mod back_pressure {}
+#[doc = include_str!("clusters.md")]
+pub mod clusters {}
+#[doc = include_str!("first_steps.md")]
+pub mod first_steps {}
+#[doc = include_str!("from_kafka.md")]
+pub mod from_kafka {}
+#[doc = include_str!("from_tankgo.md")]
+pub mod from_tankgo {}
+#[doc = include_str!("not_in_tank.md")]
+pub mod not_in_tank {}
+#[doc = include_str!("performance.md")]
+pub mod performance {}
+#[doc = include_str!("positions.md")]
+pub mod positions {}
+#[doc = include_str!("publishing.md")]
+pub mod publishing {}
+#[doc = include_str!("security.md")]
+pub mod security {}
+#[doc = include_str!("testing.md")]
+// Without the feature there is nothing here to link to.
+#[cfg_attr(not(feature = "broker"), doc = include_str!("testing_links.md"))]
+pub mod testing {}
+#[doc = include_str!("time_outs.md")]
+pub mod time_outs {}
