@@ -132,11 +132,12 @@ pub struct Entry {
     pub seq: u64,
     /// Time stamp, by convention milliseconds since 1970.
     pub timestamp_ms: u64,
-    key_at: u32,
-    payload_at: u32,
+    payload_at: usize,
     payload_len: u32,
     /// 256 and above: no key.
     key_len: u16,
+    /// Bytes between key and payload: the payload's length.
+    key_gap: u8,
 }
 
 const NO_KEY: u16 = u16::MAX;
@@ -144,22 +145,21 @@ const NO_KEY: u16 = u16::MAX;
 impl Entry {
     /// The same message in memory that holds its key, if any, and then its payload.
     pub(crate) fn alone(self) -> Entry {
-        let key_len = self.key().map_or(0, |key| key.len());
-        Entry { key_at: 0, payload_at: key_len as u32, ..self }
+        let payload_at = self.key().map_or(0, |key| key.len());
+        Entry { payload_at, key_gap: 0, ..self }
     }
 
     /// The bytes of the key.
     #[inline]
     pub fn key(&self) -> Option<Range<usize>> {
-        let at = self.key_at as usize;
-        (self.key_len != NO_KEY).then(|| at..at + usize::from(self.key_len))
+        let end = self.payload_at - usize::from(self.key_gap);
+        (self.key_len != NO_KEY).then(|| end - usize::from(self.key_len)..end)
     }
 
     /// The bytes of the payload.
     #[inline]
     pub fn payload(&self) -> Range<usize> {
-        let at = self.payload_at as usize;
-        at..at + self.payload_len as usize
+        self.payload_at..self.payload_at + self.payload_len as usize
     }
 }
 
@@ -168,7 +168,7 @@ impl Entry {
 pub struct MessageSet<'a> {
     /// The bytes, decompressed.
     pub bytes: &'a [u8],
-    /// Where they begin in the memory that entries are to point into, which must not exceed 2^32 bytes.
+    /// Where they begin in the memory that entries are to point into.
     pub at: usize,
     /// Messages the header announces.
     pub count: u32,
@@ -189,13 +189,22 @@ impl MessageSet<'_> {
     /// Contents that disagree with the header: a message past the end, bytes after the last one, a number outside the
     /// bundle's range. The entries appended before that stay.
     pub fn decode(&self, from: u64, to: u64, out: &mut Vec<Entry>) -> Result<(), DecodeError> {
-        match self.sparse {
-            true => self.decode_messages::<true>(from, to, out),
-            false => self.decode_messages::<false>(from, to, out),
+        let before = out.len();
+        let decoded = match self.sparse {
+            true => self.decode_all::<true>(out),
+            false => self.decode_all::<false>(out),
+        };
+        // Numbers rise, so what is not wanted stands at the ends.
+        if self.first < from || self.last > to {
+            let new = out.get(before..).unwrap_or_default();
+            let (begin, end) = (new.partition_point(|e| e.seq < from), new.partition_point(|e| e.seq <= to));
+            out.truncate(before + end);
+            out.drain(before..before + begin.min(end));
         }
+        decoded
     }
 
-    fn decode_messages<const SPARSE: bool>(&self, from: u64, to: u64, out: &mut Vec<Entry>) -> Result<(), DecodeError> {
+    fn decode_all<const SPARSE: bool>(&self, out: &mut Vec<Entry>) -> Result<(), DecodeError> {
         let mut cursor = Cursor::new(self.bytes, 0);
         let mut timestamp_ms = 0;
         let mut seq = self.first.wrapping_sub(1);
@@ -204,9 +213,7 @@ impl MessageSet<'_> {
                 Ok(entry) => {
                     seq = entry.seq;
                     timestamp_ms = entry.timestamp_ms;
-                    if seq >= from && seq <= to {
-                        out.push(entry);
-                    }
+                    out.push(entry);
                 }
                 Err(e) if self.cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(()),
                 Err(e) => return Err(e),
@@ -235,22 +242,16 @@ impl MessageSet<'_> {
             previous.wrapping_add(1)
         };
         let timestamp_ms = if flags & MESSAGE_SAME_TIME == 0 { cursor.u64("time stamp")? } else { previous_time };
-        let (key_at, key_len) = if flags & MESSAGE_KEY == 0 {
-            (0, NO_KEY)
-        } else {
-            let key = cursor.str8("key")?;
-            (self.offset(cursor.read() - key.len()), key.len() as u16)
-        };
+        let key = if flags & MESSAGE_KEY == 0 { None } else { Some(cursor.str8("key")?) };
+        let key_end = cursor.read();
         let payload_len = cursor.varint("payload length")?;
-        let payload_at = self.offset(cursor.read());
+        let payload_at = self.at + cursor.read();
+        // Lengths of one byte, and of at most five.
+        let (key_len, key_gap) = key.map_or((NO_KEY, 0), |key| {
+            (u16::try_from(key.len()).unwrap_or(NO_KEY), u8::try_from(cursor.read() - key_end).unwrap_or(0))
+        });
         cursor.bytes(payload_len as usize, "payload")?;
-        Ok(Entry { seq, timestamp_ms, key_at, payload_at, payload_len, key_len })
-    }
-
-    /// What entries point into has at most 2^32 bytes.
-    #[inline]
-    fn offset(&self, read: usize) -> u32 {
-        (self.at + read) as u32
+        Ok(Entry { seq, timestamp_ms, payload_at, payload_len, key_len, key_gap })
     }
 
     fn sparse_seq(&self, cursor: &mut Cursor<'_>, flags: u8, index: u32, previous: u64) -> Result<u64, DecodeError> {

@@ -40,13 +40,13 @@ impl<'a> Cursor<'a> {
     /// How many bytes are left.
     #[inline]
     pub fn left(&self) -> usize {
-        self.bytes.len().wrapping_sub(self.read)
+        self.bytes.len().saturating_sub(self.read)
     }
 
     /// The place of the next byte.
     #[inline]
     pub fn at(&self) -> u64 {
-        self.origin.wrapping_add(self.read as u64)
+        self.origin.saturating_add(self.read as u64)
     }
 
     /// An error about the field that was just read or is to be read next.
@@ -63,8 +63,7 @@ impl<'a> Cursor<'a> {
     /// The next `len` bytes.
     #[inline]
     pub fn bytes(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
-        // A sum that wraps around lies below `read`, where no range can end.
-        let end = self.read.wrapping_add(len);
+        let end = self.read.saturating_add(len);
         let Some(taken) = self.bytes.get(self.read..end) else { return Err(self.short(field, len)) };
         self.read = end;
         Ok(taken)

@@ -115,7 +115,7 @@ impl Bundle {
     }
 
     /// Appends an entry for each message of the (decompressed) message set that may be delivered. The set's bytes begin
-    /// at `at` in the memory that the entries are to point into, which must not exceed 2^32 bytes.
+    /// at `at` in the memory that the entries are to point into.
     ///
     /// # Errors
     /// As [`MessageSet::decode`].
@@ -477,11 +477,11 @@ impl FetchDecoder {
         let cut_end = ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
         let body_len = usize::try_from(body).unwrap_or(usize::MAX);
         let available = body_len.min(MAX_HEADER_LEN);
-        if cursor.left() < available {
+        let Some(head) = cursor.rest().get(..available) else {
             return Ok(Found::Need(available - cursor.left()));
-        }
+        };
         let at = cursor.at();
-        let mut cursor = Cursor::new(&cursor.rest()[..available], at);
+        let mut cursor = Cursor::new(head, at);
         let header = match BundleHeader::decode(&mut cursor, &self.limits) {
             Ok(header) => header,
             Err(e) if cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(Found::End(cut_end)),
