@@ -189,22 +189,19 @@ impl MessageSet<'_> {
     /// Contents that disagree with the header: a message past the end, bytes after the last one, a number outside the
     /// bundle's range. The entries appended before that stay.
     pub fn decode(&self, from: u64, to: u64, out: &mut Vec<Entry>) -> Result<(), DecodeError> {
-        let before = out.len();
-        let decoded = match self.sparse {
-            true => self.decode_all::<true>(out),
-            false => self.decode_all::<false>(out),
-        };
-        // Numbers rise, so what is not wanted stands at the ends.
-        if self.first < from || self.last > to {
-            let new = out.get(before..).unwrap_or_default();
-            let (begin, end) = (new.partition_point(|e| e.seq < from), new.partition_point(|e| e.seq <= to));
-            out.truncate(before + end);
-            out.drain(before..before + begin.min(end));
+        match (self.sparse, self.first >= from && self.last <= to) {
+            (false, true) => self.decode_messages::<false>(|_| true, out),
+            (true, true) => self.decode_messages::<true>(|_| true, out),
+            (false, false) => self.decode_messages::<false>(|seq| seq >= from && seq <= to, out),
+            (true, false) => self.decode_messages::<true>(|seq| seq >= from && seq <= to, out),
         }
-        decoded
     }
 
-    fn decode_all<const SPARSE: bool>(&self, out: &mut Vec<Entry>) -> Result<(), DecodeError> {
+    fn decode_messages<const SPARSE: bool>(
+        &self,
+        wanted: impl Fn(u64) -> bool,
+        out: &mut Vec<Entry>,
+    ) -> Result<(), DecodeError> {
         let mut cursor = Cursor::new(self.bytes, 0);
         let mut timestamp_ms = 0;
         let mut seq = self.first.wrapping_sub(1);
@@ -213,7 +210,9 @@ impl MessageSet<'_> {
                 Ok(entry) => {
                     seq = entry.seq;
                     timestamp_ms = entry.timestamp_ms;
-                    out.push(entry);
+                    if wanted(seq) {
+                        out.push(entry);
+                    }
                 }
                 Err(e) if self.cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(()),
                 Err(e) => return Err(e),
@@ -242,16 +241,18 @@ impl MessageSet<'_> {
             previous.wrapping_add(1)
         };
         let timestamp_ms = if flags & MESSAGE_SAME_TIME == 0 { cursor.u64("time stamp")? } else { previous_time };
-        let key = if flags & MESSAGE_KEY == 0 { None } else { Some(cursor.str8("key")?) };
+        let key = if flags & MESSAGE_KEY == 0 { None } else { Some(cursor.str8("key")?.len()) };
         let key_end = cursor.read();
         let payload_len = cursor.varint("payload length")?;
-        let payload_at = self.at + cursor.read();
-        // Lengths of one byte, and of at most five.
-        let (key_len, key_gap) = key.map_or((NO_KEY, 0), |key| {
-            (u16::try_from(key.len()).unwrap_or(NO_KEY), u8::try_from(cursor.read() - key_end).unwrap_or(0))
-        });
+        let payload_at = cursor.read();
         cursor.bytes(payload_len as usize, "payload")?;
-        Ok(Entry { seq, timestamp_ms, payload_at, payload_len, key_len, key_gap })
+        let mut entry =
+            Entry { seq, timestamp_ms, payload_at: self.at + payload_at, payload_len, key_len: NO_KEY, key_gap: 0 };
+        if let Some(len) = key {
+            entry.key_len = u16::try_from(len).unwrap_or(NO_KEY);
+            entry.key_gap = u8::try_from(payload_at - key_end).unwrap_or(0);
+        }
+        Ok(entry)
     }
 
     fn sparse_seq(&self, cursor: &mut Cursor<'_>, flags: u8, index: u32, previous: u64) -> Result<u64, DecodeError> {
