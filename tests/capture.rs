@@ -9,7 +9,11 @@ use std::time::Duration;
 use tank_client::broker::{Broker, Fault, Recorder, Replay};
 use tank_client::{Client, Start, Stats, Subscription};
 
+use common::alloc::{Counting, peak_of};
 use common::example::scratch;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 type Found = (Vec<(u16, u64, Vec<u8>)>, Stats);
 
@@ -69,6 +73,29 @@ fn a_recorded_session_plays_again_without_the_broker() {
     }
     fs::write(&file, "hello").unwrap();
     assert_eq!(Replay::start(&file).unwrap_err().to_string(), "not a capture");
+}
+
+/// Numbers and lengths in a file take no memory that the file does not pay for.
+#[test]
+fn a_hostile_capture_holds_no_more_than_itself() {
+    let file = scratch("hostile");
+    let piece = |connection: u32, len: u32| {
+        let mut piece = connection.to_le_bytes().to_vec();
+        piece.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        piece.extend_from_slice(&len.to_le_bytes());
+        piece
+    };
+    let far_apart = (0..3000).map(|n| piece(n * 4096, 0)).collect::<Vec<_>>().concat();
+    for pieces in [far_apart, piece(u32::MAX, 0), piece(0, u32::MAX)] {
+        let bytes = [b"TANKCAP1".as_slice(), &pieces].concat();
+        fs::write(&file, &bytes).unwrap();
+        let (replay, peak) = peak_of(|| Replay::start(&file).unwrap());
+        let most = (64 << 10) + 128 * bytes.len();
+        assert!(peak <= most, "{peak} bytes held, {most} allowed");
+        drop(replay);
+    }
+    fs::write(&file, [b"TANKCAP1".as_slice(), &[0, 0, 0, 0, 9], &[0; 12]].concat()).unwrap();
+    assert_eq!(Replay::start(&file).unwrap_err().to_string(), "a damaged capture");
 }
 
 #[test]
