@@ -428,6 +428,7 @@ impl ConsumeIter {
             if self.tracks.wake(index) != TrackState::Idle {
                 continue;
             }
+            self.tracks.check_position(index)?;
             let addr = self.broker_for(index);
             match wanted.iter_mut().find(|(leader, _)| *leader == addr) {
                 Some((_, partitions)) => partitions.push(index),

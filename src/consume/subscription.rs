@@ -219,6 +219,13 @@ impl Subscription {
                 return Err(Error::config(format!("subscribed twice to the same: {a} and {b}")));
             }
         }
+        if let Some(position) = self.resume.iter().find(|position| position.seq == u64::MAX) {
+            let (at, seq) = (format!("{}/{}", position.topic, position.partition), position.seq);
+            let most = u64::MAX - 1;
+            return Err(Error::config(format!(
+                "{at}: sequence number {seq} given to resume with, 0 to {most} allowed"
+            )));
+        }
         let size = self.options.fetch_size;
         if size == 0 || size > MAX_FETCH_SIZE {
             return Err(Error::config(format!("fetch size: {size} bytes given, 1 to {MAX_FETCH_SIZE} allowed")));
