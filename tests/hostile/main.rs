@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod others;
+mod table;
 
 use std::time::{Duration, Instant};
 
