@@ -11,6 +11,8 @@ use tank_client::{Client, Start, Stats, Subscription};
 
 use common::alloc::{Counting, peak_of};
 use common::example::scratch;
+use common::mutate;
+use common::rng::seeded;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -96,6 +98,26 @@ fn a_hostile_capture_holds_no_more_than_itself() {
     }
     fs::write(&file, [b"TANKCAP1".as_slice(), &[0, 0, 0, 0, 9], &[0; 12]].concat()).unwrap();
     assert_eq!(Replay::start(&file).unwrap_err().to_string(), "a damaged capture");
+}
+
+#[test]
+fn a_damaged_capture_plays_as_far_as_it_goes_or_is_refused() {
+    let broker = broker();
+    let file = scratch("damaged");
+    let recorder = Recorder::start(broker.addr(), &file).unwrap();
+    program(recorder.addr(), Start::At(1900)).unwrap();
+    recorder.finish().unwrap();
+    let whole = fs::read(&file).unwrap();
+    seeded(300, |rng| {
+        let mut bytes = whole.clone();
+        for _ in 0..rng.pick(&[1, 1, 3]) {
+            mutate::damage(rng, &mut bytes, &whole);
+        }
+        fs::write(&file, bytes).unwrap();
+        if let Err(e) = Replay::start(&file) {
+            assert!(matches!(&*e.to_string(), "not a capture" | "a damaged capture"), "{e}");
+        }
+    });
 }
 
 #[test]

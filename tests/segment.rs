@@ -11,7 +11,7 @@ use tank_client::broker::{dense_bundle, sparse_bundle};
 use tank_client::protocol::bundle::{Compression, RawMessage};
 use tank_client::protocol::varint;
 use tank_client::segment::Segments;
-use tank_client::{Error, Message};
+use tank_client::{Error, Limits, Message};
 
 use common::example::{run, scratch};
 use common::rng::{Rng, seeded};
@@ -312,4 +312,34 @@ fn files_of_absurd_names() {
             assert!(segments.next().is_none());
         }
     });
+}
+
+#[test]
+fn what_a_bundle_may_claim() {
+    let message = RawMessage { timestamp_ms: 1, key: None, payload: &[b'x'; 200] };
+    let mut packed = dense_bundle(&[message, message], Compression::Snappy);
+    packed.splice(..0, [packed.len() as u8]);
+    for (index, (bytes, limits, expected)) in [
+        (stored(None), Limits::default().bundle(11), Some(("bundle length", true))),
+        (stored(None), Limits::default().bundle(12), None),
+        (packed.clone(), Limits::default().message_set(300), Some(("decompressed length", true))),
+        (packed.clone(), Limits::default().messages(1), Some(("message count", true))),
+        (packed, Limits::default(), None),
+        (vec![0; 20], Limits::default(), Some(("bundle length", false))),
+        (vec![0x80; 20], Limits::default(), Some(("bundle length", false))),
+        (vec![5, 0x80, 1, 2, 3, 4], Limits::default(), Some(("bundle flags", false))),
+        // As good as the file's end: it may be that the rest is still to be written.
+        (vec![0xff, 0xff, 0xff, 0xff, 0x0f, 4, 5, 6], Limits::default().bundle(u32::MAX), None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let dir = directory(&format!("claims{index}"), &[("1.log", &bytes)]);
+        let error = Segments::open(dir).unwrap().limits(limits).find_map(Result::err);
+        let found = error.as_ref().map(|error| match error {
+            Error::Corrupt { source, .. } => (source.field(), source.is_over_limit()),
+            other => panic!("{index}: {other:?}"),
+        });
+        assert_eq!(found, expected, "{index}");
+    }
 }
