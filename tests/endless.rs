@@ -291,3 +291,48 @@ fn brokers_that_were_named_and_do_answer() {
         peer.end();
     });
 }
+
+/// Brings a message with every other answer, and names somebody in between who cannot be reached.
+struct SendsAway(u64);
+
+impl Script for SendsAway {
+    fn reply(&mut self, id: u8, payload: &[u8]) -> Reply {
+        match Kind::from_id(id).unwrap() {
+            Kind::DiscoverPartitions => {
+                marks(payload, vec![PartitionState::Marks { first_available: 1, high_water_mark: u64::MAX }])
+            }
+            Kind::Status => status(payload, false),
+            _ => {
+                self.0 += 1;
+                if self.0 % 2 == 0 {
+                    let [.., a, b] = (self.0 as u16).to_be_bytes();
+                    let nobody = std::net::SocketAddrV4::new([127, 77, a, b].into(), 1);
+                    return fetched(payload, PartitionAnswer::Redirect(nobody), &[]);
+                }
+                let seq = FetchRequest::decode(payload).unwrap().topics[0].partitions[0].seq.max(1);
+                let chunk = [13, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, b'h', b'i'];
+                let answer = PartitionAnswer::Data { base: Some(seq), high_water_mark: u64::MAX, len: 14 };
+                fetched(payload, answer, &chunk)
+            }
+        }
+    }
+}
+
+/// However many leaders were named and cannot be reached, no more than some hundred are remembered.
+#[test]
+fn leaders_that_cannot_be_reached() {
+    within(60, || {
+        let peer = Peer::start();
+        peer.play(SendsAway(0));
+        let client = Client::builder().backoff(Duration::from_micros(1), Duration::from_micros(1));
+        let client = client.connect(&peer.addr().to_string()).unwrap();
+        let mut iter = client.subscribe(Subscription::partition("t", 0).from(Start::Earliest)).unwrap();
+        for seq in 1..=600 {
+            assert_eq!(iter.next().unwrap().unwrap().seq(), seq);
+        }
+        assert!(iter.stats().failed_brokers > 500, "{:?}", iter.stats());
+        let remembered = format!("{iter:?}").matches("Leader {").count();
+        assert!(remembered <= 260, "{remembered}");
+        peer.end();
+    });
+}

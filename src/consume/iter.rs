@@ -29,6 +29,9 @@ const MAX_PASSED_OVER: u32 = 1 << 20;
 /// How long to block at most while a connection is being opened: `close` has no socket then to wake us with.
 const CLOSE_CHECK: Duration = Duration::from_millis(50);
 
+/// How many leaders to know at most of which nothing is wanted now: a broker may name any number of others.
+const MAX_REMEMBERED: usize = 256;
+
 /// The most bytes of a scratch block to keep for the next bundle, if that needs much less.
 const KEPT_SCRATCH: usize = 1 << 20;
 
@@ -471,7 +474,9 @@ impl ConsumeIter {
         for leader in &mut self.leaders {
             leader.set_wanted(wanted.iter().any(|(addr, _)| *addr == leader.addr));
         }
-        self.leaders.retain(|leader| leader.is_used() || paused);
+        // The others wait for their partitions, or remember how often they failed.
+        let many = self.leaders.len() > MAX_REMEMBERED;
+        self.leaders.retain(|leader| leader.is_used() || (!many && (paused || leader.has_failed())));
     }
 
     /// Sends as many requests for these partitions as it takes.

@@ -138,7 +138,9 @@ impl Subscription {
         self
     }
 
-    /// What to do when the number wanted next is not there. Default [`OutOfRange::Fail`].
+    /// What to do when the number wanted next is not there. Default [`OutOfRange::Fail`]. A broker that then says the same of
+    /// the number it named, again and again, is trouble that is waited out for
+    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout), and ends in the same error.
     pub fn out_of_range(mut self, policy: OutOfRange) -> Self {
         self.options.out_of_range = policy;
         self
