@@ -10,7 +10,7 @@ mod peer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::example::scratch;
 use common::watch::{SOON, timed, within};
@@ -334,5 +334,30 @@ fn leaders_that_cannot_be_reached() {
         let remembered = format!("{iter:?}").matches("Leader {").count();
         assert!(remembered <= 260, "{remembered}");
         peer.end();
+    });
+}
+
+/// Nor does a producer keep connections to all that ever led something.
+#[test]
+fn leaders_of_what_was_published() {
+    within(120, || {
+        let cluster = Broker::cluster(90).unwrap();
+        cluster.create_topic("t", 90);
+        let client = Client::builder().backoff(Duration::from_micros(1), Duration::from_micros(1));
+        let client = client.connect(&cluster.node(0).addr().to_string()).unwrap();
+        let mut producer = client.producer().build().unwrap();
+        for partition in 0..90 {
+            producer.send_to("t", partition, Record::new(b"x")).unwrap();
+            producer.flush().unwrap();
+        }
+        assert_eq!(producer.stored(), 90);
+        let nodes = || (0..90).map(|node| cluster.node(node));
+        assert!(nodes().all(|node| node.stats().accepted >= 1));
+        let open = || nodes().map(|node| node.stats().open).sum::<usize>();
+        let started = Instant::now();
+        while open() > 70 {
+            assert!(started.elapsed() < SOON, "{}", open());
+            std::thread::yield_now();
+        }
     });
 }
