@@ -432,6 +432,8 @@ mod tests {
             (&[6, 0], "bundle codec", 2),
             (&[0x84, 0], "bundle flags", 0x84),
             (&[0x44, 1], "first sequence number", 1),
+            (&[0x44, 0, 0, 0, 0, 0, 0, 0, 0], "sequence number", 0),
+            (&[0, 0x80, 0x80, 0x80, 0x80, 0x80, 1], "message count", u64::MAX),
         ] {
             let set = |r: &mut ProduceRequest<'_>| r.topics[0].partitions[0].bundle = Vec::leak(bytes.to_vec());
             assert_eq!(refused(&set), (field, given), "{bytes:x?}");
