@@ -1,5 +1,7 @@
 //! [`Client`]: the brokers, who leads what, and single requests.
 
+use std::collections::HashSet;
+use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -148,8 +150,13 @@ impl Shared {
         let brokers = self.cluster.brokers();
         let timeout = self.config.connect_timeout;
         let budget = Deadline::after(timeout);
+        // Brokers that were only heard of could keep a caller waiting one after the other.
+        let enough = Deadline::after(timeout.saturating_add(self.config.io_timeout));
         let mut failures = Vec::new();
         for (index, addr) in brokers.iter().enumerate() {
+            if enough.has_passed() && !self.cluster.is_given(addr) {
+                continue;
+            }
             // Time spent on an answer that did not come must leave some for the others.
             let least = timeout / brokers.len() as u32;
             let share = budget.left().unwrap_or(timeout) / (brokers.len() - index) as u32;
@@ -198,7 +205,6 @@ impl Shared {
         let unknown = || Error::broker(topic, None, Fault::UnknownTopic);
         let (first, states) = self.any_broker(|addr| Ok((addr.clone(), self.ask_at(addr, &request)?)))?;
         let mut states = states.ok_or_else(unknown)?;
-        let mut asked = Vec::new();
         let name: Arc<str> = topic.into();
         for (state, id) in states.iter().zip(0..) {
             if matches!(state, PartitionState::Marks { .. }) {
@@ -208,8 +214,14 @@ impl Shared {
         // A broker may name leaders without end, and those let us wait in turn.
         let enough = Deadline::after(self.config.connect_timeout.saturating_add(self.config.io_timeout));
         let most = self.config.limits.nodes as usize;
-        while let Some(leader) = next_leader(&states, &asked).filter(|_| asked.len() < most && !enough.has_passed()) {
-            asked.push(leader);
+        for leader in leaders(&states).into_iter().take(most) {
+            let is_needed = |state: &PartitionState| *state == PartitionState::Redirect(leader);
+            if enough.has_passed() {
+                break;
+            }
+            if !states.iter().any(is_needed) {
+                continue;
+            }
             let Some(addr) = self.cluster.named(leader).map_err(|fault| Error::broker(topic, None, fault))? else {
                 continue;
             };
@@ -242,12 +254,14 @@ pub(crate) fn check_request_id(payload: &[u8], expected: u32) -> std::result::Re
     Err(DecodeError::new("request id", fault, 0))
 }
 
-/// A leader that is named and was not asked.
-fn next_leader(states: &[PartitionState], asked: &[std::net::SocketAddrV4]) -> Option<std::net::SocketAddrV4> {
-    states.iter().find_map(|state| match state {
-        PartitionState::Redirect(to) if !asked.contains(to) => Some(*to),
+/// The leaders that are named, each once, in that order.
+fn leaders(states: &[PartitionState]) -> Vec<SocketAddrV4> {
+    let mut known = HashSet::new();
+    let named = states.iter().filter_map(|state| match state {
+        PartitionState::Redirect(to) => Some(*to),
         _ => None,
-    })
+    });
+    named.filter(|leader| known.insert(*leader)).collect()
 }
 
 /// Why none of several brokers would do.

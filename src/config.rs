@@ -12,6 +12,9 @@ use crate::produce::{Acks, Options};
 use crate::protocol::Limits;
 use crate::protocol::bundle::Compression;
 
+/// The most that may be in memory in one piece, in bytes: messages find theirs by 32-bit numbers.
+const MAX_IN_MEMORY: u32 = 2 << 30;
+
 /// Settings that all connections of a client share.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -215,6 +218,13 @@ impl ClientBuilder {
         }
         if self.config.connect_timeout.is_zero() || self.config.io_timeout.is_zero() {
             return Err(Error::config("connect and io time-outs must be above zero"));
+        }
+        let Limits { bundle, message_set, .. } = self.config.limits;
+        for (name, given) in [("bundle", bundle), ("message set", message_set)] {
+            if given > MAX_IN_MEMORY {
+                let reason = format!("limit of a {name}: {given} bytes given, at most {MAX_IN_MEMORY} allowed");
+                return Err(Error::config(reason));
+            }
         }
         self.config.publish.check()?;
         Client::open(self.config, parse_brokers(brokers)?)

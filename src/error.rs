@@ -425,12 +425,145 @@ mod tests {
         assert_eq!(Error::broker("orders", None, Fault::UnknownTopic).to_string(), "orders: no such topic");
     }
 
+    /// Every text says what it is about once, and its source says the rest.
+    #[test]
+    fn texts() {
+        use std::error::Error as _;
+
+        let (topic, partition) = (|| "orders".to_owned(), 3);
+        let network = || io::Error::new(io::ErrorKind::ConnectionReset, "reset by peer");
+        let timeout = || Error::Timeout { phase: Phase::Wait, after: Duration::from_secs(8) };
+        let malformed = || DecodeError::new("message count", crate::protocol::DecodeFault::Undefined { value: 0 }, 17);
+        let endpoint = SocketAddrV4::new([10, 20, 30, 40].into(), 11_011);
+        let fault = |fault| Error::broker("orders", 3, fault);
+        let table = [
+            (Error::Connect { addr: "a:1".into(), source: network() }, "cannot connect to a:1", "reset by peer"),
+            (Error::Io { phase: Phase::Send, source: network() }, "network failure in the send phase", "reset by peer"),
+            (timeout(), "nothing within 8s in the wait phase", ""),
+            (Error::Disconnected { phase: Phase::Read }, "the broker closed the connection in the read phase", ""),
+            (
+                malformed().in_partition("orders", 3).into(),
+                "malformed data from the broker",
+                "orders/3: message count has the undefined value 0 (at byte 17)",
+            ),
+            (
+                Error::BundleTooLarge { topic: topic(), partition, needed: 300, limit: 200 },
+                "orders/3: a bundle of 300 bytes, the limit is 200",
+                "",
+            ),
+            (
+                Error::unknown("orders", 3, timeout()),
+                "orders/3: sent, but the outcome is unknown",
+                "nothing within 8s in the wait phase",
+            ),
+            (
+                Error::PartlyStored { topic: topic(), partition, stored: 9, source: timeout().into() },
+                "orders/3: only the first 9 records were stored for certain",
+                "nothing within 8s in the wait phase",
+            ),
+            (
+                Error::NotSent { topic: topic(), partition, source: timeout().into() },
+                "orders/3: not sent, for what came before failed",
+                "nothing within 8s in the wait phase",
+            ),
+            (
+                Error::Undelivered { records: 7, source: timeout().into() },
+                "7 records were not stored for certain and wait to be taken back",
+                "nothing within 8s in the wait phase",
+            ),
+            (
+                Error::Recreated { topic: topic(), partition, position: 9, high_water_mark: 4 },
+                "orders/3: the checkpoint says 9, but the high-water mark is 4: \
+                 the topic was created anew, or lost its last messages",
+                "",
+            ),
+            (
+                Error::Checkpoint { path: "at".into(), fault: CheckpointFault::Torn, previous: true },
+                "at: a torn or damaged checkpoint; its previous generation is intact",
+                "",
+            ),
+            (
+                Error::Checkpoint {
+                    path: "at".into(),
+                    fault: CheckpointFault::Newer { version: 2, known: 1 },
+                    previous: false,
+                },
+                "at: a checkpoint of version 2, this program knows 1",
+                "",
+            ),
+            (
+                Error::Corrupt { path: "1.log".into(), at: 5, source: malformed() },
+                "1.log: malformed data in the bundle at byte 5",
+                "message count has the undefined value 0 (at byte 17)",
+            ),
+            (Error::file(Path::new("at"), network()), "cannot read or write at", "reset by peer"),
+            (
+                fault(Fault::Redirects { hops: 4, last: endpoint }),
+                "orders/3: still redirected after 4 hops, last to 10.20.30.40:11011",
+                "",
+            ),
+            (
+                fault(Fault::RedirectRefused(endpoint)),
+                "orders/3: redirected to 10.20.30.40:11011, which the client's settings do not allow",
+                "",
+            ),
+            (fault(Fault::SeqNotAbove { seq: 6 }), "orders/3: sequence number 6 is not above the last one stored", ""),
+            (
+                fault(Fault::SeqTooFar { seq: 6 }),
+                "orders/3: sequence number 6 lies 2^31 or more above the one before, which can kill a server",
+                "",
+            ),
+            (
+                fault(Fault::Stuck { seq: 6 }),
+                "orders/3: cannot get past sequence number 6: all that is sent for it lies below",
+                "",
+            ),
+        ];
+        for (e, text, source) in table {
+            assert_eq!(e.to_string(), text);
+            assert_eq!(e.source().map(ToString::to_string).unwrap_or_default(), source, "{text}");
+        }
+        let phases = [Phase::Resolve, Phase::Connect, Phase::Greet, Phase::Send, Phase::Wait, Phase::Read];
+        assert_eq!(phases.map(|phase| phase.to_string()), ["resolve", "connect", "greet", "send", "wait", "read"]);
+    }
+
+    /// What hits several requests at once is the same for each of them.
+    #[test]
+    fn copies() {
+        use std::error::Error as _;
+
+        let malformed = DecodeError::new("produce code", crate::protocol::DecodeFault::Undefined { value: 77 }, 4);
+        for e in [
+            Error::Connect { addr: "a:1".into(), source: io::ErrorKind::TimedOut.into() },
+            Error::Io { phase: Phase::Send, source: io::Error::from_raw_os_error(32) },
+            Error::Io { phase: Phase::Send, source: io::Error::new(io::ErrorKind::BrokenPipe, "own words") },
+            Error::Timeout { phase: Phase::Wait, after: Duration::from_secs(8) },
+            Error::Disconnected { phase: Phase::Read },
+            malformed.into(),
+            Error::config("a reason"),
+        ] {
+            let copy = e.copy();
+            let source = |e: &Error| e.source().map(ToString::to_string);
+            assert_eq!((copy.to_string(), source(&copy)), (e.to_string(), source(&e)));
+            assert_eq!((copy.is_timeout(), copy.is_retryable()), (e.is_timeout(), e.is_retryable()));
+        }
+    }
+
     #[test]
     fn predicates() {
         let timeout = || Error::Timeout { phase: Phase::Wait, after: Duration::from_secs(1) };
         assert!(timeout().is_timeout() && timeout().is_retryable());
         let unknown = Error::OutcomeUnknown { topic: "t".into(), partition: 0, source: Box::new(timeout()) };
         assert!(unknown.is_timeout() && !unknown.is_retryable());
+        let source = || Arc::new(timeout());
+        let undelivered = Error::Undelivered { records: 1, source: source() };
+        assert!(undelivered.is_timeout() && !undelivered.is_retryable());
+        let partly = Error::PartlyStored { topic: "t".into(), partition: 0, stored: 1, source: timeout().into() };
+        assert!(partly.is_timeout() && !partly.is_retryable());
+        let not_sent = Error::NotSent { topic: "t".into(), partition: 0, source: source() };
+        assert!(!not_sent.is_timeout() && not_sent.is_retryable());
+        let late = Error::Io { phase: Phase::Read, source: io::ErrorKind::TimedOut.into() };
+        assert!(late.is_timeout() && late.is_retryable());
         assert!(!Error::config("x").is_retryable());
         assert!(Error::broker("t", 0, Fault::NoLeader).is_retryable());
     }

@@ -1,5 +1,6 @@
 //! A topic's configuration (reference, section 7.3).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -97,7 +98,8 @@ pub struct TopicConfig {
     roll: Option<u32>,
     flush_messages: Option<u32>,
     flush: Option<u32>,
-    unknown: Vec<(String, String)>,
+    /// Keys in lower case, with both texts.
+    unknown: BTreeMap<String, (String, String)>,
 }
 
 /// A setting that a server refuses, or takes for something else than it says.
@@ -275,7 +277,8 @@ impl TopicConfig {
         {
             return error(TEXT);
         }
-        match key.to_ascii_lowercase().as_str() {
+        let known_as = key.to_ascii_lowercase();
+        match known_as.as_str() {
             SEGMENTS => self.retention_segments(number(key, value)?),
             CLEANUP if value.eq_ignore_ascii_case("cleanup") => Ok(self.cleanup_policy(CleanupPolicy::Compact)),
             CLEANUP if value.eq_ignore_ascii_case("delete") => Ok(self.cleanup_policy(CleanupPolicy::Delete)),
@@ -294,10 +297,8 @@ impl TopicConfig {
             FLUSH_MESSAGES => Ok(self.flush_messages(number(key, value)?)),
             FLUSH => self.flush_after(duration(key, value)?),
             _ => {
-                match self.unknown.iter_mut().find(|(other, _)| other.eq_ignore_ascii_case(key)) {
-                    Some((_, old)) => value.clone_into(old),
-                    None => self.unknown.push((key.to_owned(), value.to_owned())),
-                }
+                let (_, kept) = self.unknown.entry(known_as).or_insert_with(|| (key.to_owned(), String::new()));
+                value.clone_into(kept);
                 Ok(self)
             }
         }
@@ -309,9 +310,9 @@ impl TopicConfig {
         known.find_map(|(_, value)| value)
     }
 
-    /// Keys that are not known here, with their values, which a server may know or ignores: misspelt ones, perhaps.
+    /// Keys that are not known here, in their order, with their values, which a server may know or ignores: misspelt ones, perhaps.
     pub fn unknown(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.unknown.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        self.unknown.values().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     fn entries(&self) -> impl Iterator<Item = (&str, Option<String>)> {

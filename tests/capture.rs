@@ -9,7 +9,13 @@ use std::time::Duration;
 use tank_client::broker::{Broker, Fault, Recorder, Replay};
 use tank_client::{Client, Start, Stats, Subscription};
 
+use common::alloc::{Counting, peak_of};
 use common::example::scratch;
+use common::mutate;
+use common::rng::seeded;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 type Found = (Vec<(u16, u64, Vec<u8>)>, Stats);
 
@@ -69,6 +75,49 @@ fn a_recorded_session_plays_again_without_the_broker() {
     }
     fs::write(&file, "hello").unwrap();
     assert_eq!(Replay::start(&file).unwrap_err().to_string(), "not a capture");
+}
+
+/// Numbers and lengths in a file take no memory that the file does not pay for.
+#[test]
+fn a_hostile_capture_holds_no_more_than_itself() {
+    let file = scratch("hostile");
+    let piece = |connection: u32, len: u32| {
+        let mut piece = connection.to_le_bytes().to_vec();
+        piece.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        piece.extend_from_slice(&len.to_le_bytes());
+        piece
+    };
+    let far_apart = (0..3000).map(|n| piece(n * 4096, 0)).collect::<Vec<_>>().concat();
+    for pieces in [far_apart, piece(u32::MAX, 0), piece(0, u32::MAX)] {
+        let bytes = [b"TANKCAP1".as_slice(), &pieces].concat();
+        fs::write(&file, &bytes).unwrap();
+        let (replay, peak) = peak_of(|| Replay::start(&file).unwrap());
+        let most = (64 << 10) + 128 * bytes.len();
+        assert!(peak <= most, "{peak} bytes held, {most} allowed");
+        drop(replay);
+    }
+    fs::write(&file, [b"TANKCAP1".as_slice(), &[0, 0, 0, 0, 9], &[0; 12]].concat()).unwrap();
+    assert_eq!(Replay::start(&file).unwrap_err().to_string(), "a damaged capture");
+}
+
+#[test]
+fn a_damaged_capture_plays_as_far_as_it_goes_or_is_refused() {
+    let broker = broker();
+    let file = scratch("damaged");
+    let recorder = Recorder::start(broker.addr(), &file).unwrap();
+    program(recorder.addr(), Start::At(1900)).unwrap();
+    recorder.finish().unwrap();
+    let whole = fs::read(&file).unwrap();
+    seeded(300, |rng| {
+        let mut bytes = whole.clone();
+        for _ in 0..rng.pick(&[1, 1, 3]) {
+            mutate::damage(rng, &mut bytes, &whole);
+        }
+        fs::write(&file, bytes).unwrap();
+        if let Err(e) = Replay::start(&file) {
+            assert!(matches!(&*e.to_string(), "not a capture" | "a damaged capture"), "{e}");
+        }
+    });
 }
 
 #[test]

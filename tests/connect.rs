@@ -12,7 +12,7 @@ use common::server::Server;
 use common::watch::{timed, within};
 use tank_client::broker::{Broker, Fault};
 use tank_client::protocol::DecodeFault;
-use tank_client::{Client, ClientBuilder, Error, Phase};
+use tank_client::{Client, ClientBuilder, Error, Limits, Phase};
 
 fn quick() -> ClientBuilder {
     Client::builder().connect_timeout(Duration::from_millis(300))
@@ -223,4 +223,21 @@ fn pings() {
         assert!(iter.next().is_none());
         assert_eq!(client.partitions("orders").unwrap()[0].high_water_mark, 4);
     });
+}
+
+#[test]
+fn limits_that_no_memory_answers_to_are_refused() {
+    let (_broker, addr) = down();
+    let most = 2 << 30;
+    for (limits, reason) in [
+        (Limits::default().bundle(most + 1), "limit of a bundle: 2147483649 bytes given, at most 2147483648 allowed"),
+        (
+            Limits::default().message_set(u32::MAX),
+            "limit of a message set: 4294967295 bytes given, at most 2147483648 allowed",
+        ),
+    ] {
+        assert_eq!(quick().limits(limits).connect(&addr).unwrap_err().to_string(), reason);
+    }
+    let e = quick().limits(Limits::default().bundle(most).message_set(most)).connect(&addr).unwrap_err();
+    assert!(matches!(e, Error::Connect { .. }), "{e}");
 }

@@ -11,10 +11,11 @@ use tank_client::broker::{dense_bundle, sparse_bundle};
 use tank_client::protocol::bundle::{Compression, RawMessage};
 use tank_client::protocol::varint;
 use tank_client::segment::Segments;
-use tank_client::{Error, Message};
+use tank_client::{Error, Limits, Message};
 
 use common::example::{run, scratch};
 use common::rng::{Rng, seeded};
+use common::watch::within;
 
 const TOPICS: [&str; 3] = ["plain", "sparse", "snappy"];
 
@@ -253,4 +254,92 @@ fn the_example_prints_a_partitions_messages() {
     assert!(code == 1 && stdout.is_empty() && stderr.contains("/nowhere"), "{stderr}");
     assert_eq!(run("segment_dump", &["--from", "x", dir]).0, 2);
     assert!(run("segment_dump", &["--help"]).1.starts_with("usage: segment_dump"));
+}
+
+/// A partition's directory with these files.
+fn directory(test: &str, files: &[(&str, &[u8])]) -> PathBuf {
+    let dir = scratch(test).with_file_name("t").join("0");
+    fs::create_dir_all(&dir).unwrap();
+    for (name, bytes) in files {
+        fs::write(dir.join(name), bytes).unwrap();
+    }
+    dir
+}
+
+/// A bundle of one message with its length in front.
+fn stored(seq: Option<u64>) -> Vec<u8> {
+    let message = RawMessage { timestamp_ms: 1, key: None, payload: b"x" };
+    let bundle = match seq {
+        Some(seq) => sparse_bundle(&[(seq, message)], Compression::None),
+        None => dense_bundle(&[message], Compression::None),
+    };
+    let mut bytes = Vec::new();
+    varint::encode(bundle.len() as u32, &mut bytes);
+    [bytes, bundle].concat()
+}
+
+/// Names that no server gives: it ends with messages or an error all the same.
+#[test]
+fn files_of_absurd_names() {
+    within(30, || {
+        let (dense, last) = (stored(None), stored(Some(u64::MAX - 1)));
+        let two = [dense.clone(), dense.clone()].concat();
+        let files: [(&[(&str, &[u8])], &[u64]); 7] = [
+            (&[("5_1.log", b""), ("5_2.log", b"")], &[]),
+            (&[("1_1.log", &dense), ("1_2.log", &dense)], &[1]),
+            (&[("1_1.log", &dense), ("1_2.log", &two)], &[1, 2]),
+            (&[("1-1_1.ilog", &dense), ("1-1_2.ilog", &dense), ("1-9.ilog.old", b"")], &[1]),
+            (&[("18446744073709551614.log", &last)], &[u64::MAX - 1]),
+            (&[("7.log", &last)], &[u64::MAX - 1]),
+            (&[("1-18446744073709551615.ilog", &dense)], &[1]),
+        ];
+        for (index, (files, expected)) in files.into_iter().enumerate() {
+            let segments = Segments::open(directory(&format!("absurd{index}"), files)).unwrap();
+            let seqs: Vec<u64> = segments.map(|message| message.unwrap().seq()).collect();
+            assert_eq!(seqs, expected, "{index}");
+        }
+        let refused: [&[(&str, &[u8])]; 4] = [
+            // One message of those that the name promises is there, or none.
+            &[("1-5.ilog", &dense), ("6.log", &dense)],
+            &[("0-5.ilog", b""), ("6.log", &dense)],
+            &[("0.log", &dense)],
+            &[("18446744073709551615.log", &dense)],
+        ];
+        for (index, files) in refused.into_iter().enumerate() {
+            let mut segments = Segments::open(directory(&format!("refused{index}"), files)).unwrap();
+            let error = segments.find_map(Result::err);
+            assert!(matches!(error, Some(Error::Corrupt { .. })), "{index}: {error:?}");
+            assert!(segments.next().is_none());
+        }
+    });
+}
+
+#[test]
+fn what_a_bundle_may_claim() {
+    let message = RawMessage { timestamp_ms: 1, key: None, payload: &[b'x'; 200] };
+    let mut packed = dense_bundle(&[message, message], Compression::Snappy);
+    packed.splice(..0, [packed.len() as u8]);
+    for (index, (bytes, limits, expected)) in [
+        (stored(None), Limits::default().bundle(11), Some(("bundle length", true))),
+        (stored(None), Limits::default().bundle(12), None),
+        (packed.clone(), Limits::default().message_set(300), Some(("decompressed length", true))),
+        (packed.clone(), Limits::default().messages(1), Some(("message count", true))),
+        (packed, Limits::default(), None),
+        (vec![0; 20], Limits::default(), Some(("bundle length", false))),
+        (vec![0x80; 20], Limits::default(), Some(("bundle length", false))),
+        (vec![5, 0x80, 1, 2, 3, 4], Limits::default(), Some(("bundle flags", false))),
+        // As good as the file's end: it may be that the rest is still to be written.
+        (vec![0xff, 0xff, 0xff, 0xff, 0x0f, 4, 5, 6], Limits::default().bundle(u32::MAX), None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let dir = directory(&format!("claims{index}"), &[("1.log", &bytes)]);
+        let error = Segments::open(dir).unwrap().limits(limits).find_map(Result::err);
+        let found = error.as_ref().map(|error| match error {
+            Error::Corrupt { source, .. } => (source.field(), source.is_over_limit()),
+            other => panic!("{index}: {other:?}"),
+        });
+        assert_eq!(found, expected, "{index}");
+    }
 }

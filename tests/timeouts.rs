@@ -310,7 +310,8 @@ fn the_callers_own_time_does_not_count() {
             }
             // Twice what would be a time-out.
             _ = nothing.recv_timeout(2 * SHORT);
-            assert!(iter.next_timeout(Duration::from_millis(1)).unwrap().is_none());
+            // On a busy machine there may be some more of what had come by then.
+            got.extend(iter.next_timeout(Duration::from_millis(1)).unwrap().map(|message| message.seq()));
             _ = nothing.recv_timeout(2 * SHORT);
             broker.release();
             got.extend((&mut iter).map(|message| message.unwrap().seq()));

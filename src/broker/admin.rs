@@ -15,6 +15,7 @@ use crate::protocol::admin::{
     ReloadConfRequest, ReloadConfResponse, StatusRequest, StatusResponse, TopicEntry,
 };
 use crate::protocol::frame::Kind;
+use crate::protocol::{DecodeError, DecodeFault};
 
 /// Major version times 100 plus minor version.
 const VERSION: u32 = 400;
@@ -35,32 +36,32 @@ pub(super) fn execute(
     let mut out = Vec::new();
     let encoded = match kind {
         Kind::Status => {
-            let request = lenient(payload, StatusRequest::decode).ok_or(HangUp)?;
+            let request = lenient(payload, StatusRequest::decode).map_err(|_| HangUp)?;
             status(shared, state, request.request_id).encode(&mut out)
         }
         Kind::DiscoverTopics => {
-            let request = lenient(payload, DiscoverTopicsRequest::decode).ok_or(HangUp)?;
+            let request = lenient(payload, DiscoverTopicsRequest::decode).map_err(|_| HangUp)?;
             topics(state, request.request_id).encode(&mut out)
         }
         Kind::DiscoverTopology => {
-            let request = lenient(payload, DiscoverTopologyRequest::decode).ok_or(HangUp)?;
+            let request = lenient(payload, DiscoverTopologyRequest::decode).map_err(|_| HangUp)?;
             topology(state, request.request_id).encode(&mut out)
         }
         Kind::ReloadConf => {
-            let request = lenient(payload, ReloadConfRequest::decode).ok_or(HangUp)?;
+            let request = lenient(payload, ReloadConfRequest::decode).map_err(|_| HangUp)?;
             reload(shared, state, request).encode(&mut out)
         }
         Kind::CreateTopic => {
             let request = lenient(payload, CreateTopicRequest::decode);
-            let request = request.ok_or_else(|| overrun(state, payload, "a create topic request"))?;
+            let request = request.map_err(|e| overrun(state, payload, &e, "a create topic request"))?;
             create(shared, state, request).encode(&mut out)
         }
         Kind::DiscoverPartitions => {
-            let request = DiscoverPartitionsRequest::decode(payload).ok();
             // A server passes over half a number at the end.
             let whole = payload.split_last().map_or(payload, |(_, rest)| rest);
-            let request = request.or_else(|| DiscoverPartitionsRequest::decode(whole).ok());
-            let request = request.ok_or_else(|| overrun(state, payload, "a discover partitions request"))?;
+            let request = DiscoverPartitionsRequest::decode(payload)
+                .or_else(|e| DiscoverPartitionsRequest::decode(whole).map_err(|_| e));
+            let request = request.map_err(|e| overrun(state, payload, &e, "a discover partitions request"))?;
             partitions(state, node, request)?.encode(&mut out)
         }
         _ => return Err(HangUp),
@@ -71,8 +72,8 @@ pub(super) fn execute(
 }
 
 /// A server hangs up on less than the fixed fields, and otherwise believes every length.
-fn overrun(state: &mut State, payload: &[u8], what: &str) -> HangUp {
-    if payload.len() >= 6 {
+fn overrun(state: &mut State, payload: &[u8], e: &DecodeError, what: &str) -> HangUp {
+    if payload.len() >= 6 && matches!(e.fault(), DecodeFault::Short { .. }) {
         state.kill(&format!("{what} whose lengths exceed the frame"));
     }
     HangUp

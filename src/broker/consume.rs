@@ -37,7 +37,7 @@ pub(super) fn execute(
     conn: u64,
     payload: &[u8],
 ) -> Result<(), HangUp> {
-    let request = lenient(payload, FetchRequest::decode).ok_or(HangUp)?;
+    let request = lenient(payload, FetchRequest::decode).map_err(|_| HangUp)?;
     if request.topics.is_empty() {
         return Err(HangUp);
     }

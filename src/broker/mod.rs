@@ -530,17 +530,14 @@ fn stats(node: &Node) -> Stats {
 }
 
 /// Decodes a request; like a server, whatever follows it.
-fn lenient<'a, T>(payload: &'a [u8], decode: impl Fn(&'a [u8]) -> Result<T, DecodeError>) -> Option<T> {
-    match decode(payload) {
-        Ok(request) => Some(request),
-        Err(e) => match e.fault() {
-            DecodeFault::Spare { extra } => {
-                let len = payload.len().checked_sub(usize::try_from(extra).ok()?)?;
-                decode(payload.get(..len)?).ok()
-            }
-            _ => None,
-        },
-    }
+fn lenient<'a, T>(payload: &'a [u8], decode: impl Fn(&'a [u8]) -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    decode(payload).or_else(|e| match e.fault() {
+        DecodeFault::Spare { extra } => {
+            let len = payload.len().saturating_sub(usize::try_from(extra).unwrap_or(usize::MAX));
+            decode(&payload[..len])
+        }
+        _ => Err(e),
+    })
 }
 
 /// A dense bundle of these messages, to be appended or sent.

@@ -29,7 +29,7 @@ pub(super) fn execute(
     if payload.len() < 7 || odd >= payload.len() {
         return Err(HangUp);
     }
-    let request = lenient(payload, |payload| ProduceRequest::decode(kind, payload)).ok_or(HangUp)?;
+    let request = lenient(payload, |payload| ProduceRequest::decode(kind, payload)).map_err(|_| HangUp)?;
     let refused = state.nodes[node].faults.take(|fault| match fault {
         Fault::RefuseProduce(code) => Some(*code),
         _ => None,

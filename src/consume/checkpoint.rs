@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::tracks::Positions;
+use super::tracks::{Position, Positions};
 use crate::error::{CheckpointFault, Error, Result};
 use crate::protocol::DecodeError;
 use crate::protocol::cursor::{Cursor, put_topic};
@@ -118,9 +118,7 @@ impl Checkpoint {
     /// topic name of no or of more than 255 bytes.
     pub fn save(&mut self, positions: &Positions) -> Result<()> {
         let mut merged = self.positions.clone();
-        for position in positions {
-            merged.set(&position.topic, position.partition, position.seq);
-        }
+        merged.set_all(positions.iter().cloned());
         if self.intact && merged == self.positions {
             return Ok(());
         }
@@ -187,12 +185,14 @@ fn decode(bytes: &[u8]) -> std::result::Result<Positions, CheckpointFault> {
 
 fn entries(bytes: &[u8]) -> std::result::Result<Positions, DecodeError> {
     let mut cursor = Cursor::new(bytes, 0);
-    let mut positions = Positions::default();
+    let mut all = Vec::new();
     for _ in 0..cursor.u32("entries")? {
-        let topic = cursor.name("topic")?;
-        positions.set(&topic, cursor.u16("partition")?, cursor.u64("next number")?);
+        let topic = cursor.text("topic")?.into();
+        all.push(Position { topic, partition: cursor.u16("partition")?, seq: cursor.u64("next number")? });
     }
     cursor.finish("checkpoint")?;
+    let mut positions = Positions::default();
+    positions.set_all(all.into_iter());
     Ok(positions)
 }
 

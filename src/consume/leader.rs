@@ -109,9 +109,14 @@ impl Leader {
         }
     }
 
-    /// Whether it is still of use, if only to remember how often it failed.
+    /// Whether anything is asked of it, or is to be.
     pub(super) fn is_used(&self) -> bool {
-        self.wanted || !self.is_idle() || self.backoff.is_running()
+        self.wanted || !self.is_idle()
+    }
+
+    /// Whether it failed, and has not been of use since.
+    pub(super) fn has_failed(&self) -> bool {
+        self.backoff.is_running()
     }
 
     /// Whether it failed and is not to be tried again yet.

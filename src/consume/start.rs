@@ -1,5 +1,6 @@
 //! From what is wanted to where each partition begins.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -19,6 +20,8 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
     let shared = &client.shared;
     let mut partitions = Vec::new();
     let mut topics: Vec<(Arc<str>, Vec<PartitionState>)> = Vec::new();
+    let kept = subscription.resume.iter().map(|position| ((&*position.topic, position.partition), position.seq));
+    let kept: HashMap<(&str, u16), u64> = kept.collect();
     for Wanted { topic, partition, start } in &subscription.wanted {
         let start = start.unwrap_or(subscription.start);
         let index = match topics.iter().position(|(known, _)| **known == **topic) {
@@ -36,7 +39,7 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
             Some(id) => return Err(Error::broker(topic, id, Fault::UnknownPartition)),
         };
         for id in ids {
-            let resumed = subscription.resume.get(topic, id);
+            let resumed = kept.get(&(&**topic, id)).copied();
             let start = resumed.map_or(start, Start::At);
             if matches!(start, Start::Latest | Start::Time(_)) {
                 await_marks(shared, topic, id, states)?;

@@ -138,7 +138,9 @@ impl Subscription {
         self
     }
 
-    /// What to do when the number wanted next is not there. Default [`OutOfRange::Fail`].
+    /// What to do when the number wanted next is not there. Default [`OutOfRange::Fail`]. A broker that then says the same of
+    /// the number it named, again and again, is trouble that is waited out for
+    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout), and ends in the same error.
     pub fn out_of_range(mut self, policy: OutOfRange) -> Self {
         self.options.out_of_range = policy;
         self
@@ -218,6 +220,13 @@ impl Subscription {
                 let (a, b) = (name(other.partition), name(*partition));
                 return Err(Error::config(format!("subscribed twice to the same: {a} and {b}")));
             }
+        }
+        if let Some(position) = self.resume.iter().find(|position| position.seq == u64::MAX) {
+            let (at, seq) = (format!("{}/{}", position.topic, position.partition), position.seq);
+            let most = u64::MAX - 1;
+            return Err(Error::config(format!(
+                "{at}: sequence number {seq} given to resume with, 0 to {most} allowed"
+            )));
         }
         let size = self.options.fetch_size;
         if size == 0 || size > MAX_FETCH_SIZE {

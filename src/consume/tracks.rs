@@ -1,5 +1,7 @@
 //! Where each partition of a subscription stands, and what an answer means for it. No I/O.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Place;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +13,9 @@ use crate::error::{Error, Fault, Result};
 use crate::message::{Source, Sources};
 use crate::net::{Backoff, BrokerAddr, Cluster, Deadline};
 use crate::protocol::bundle::Entry;
-use crate::protocol::fetch::PartitionAnswer;
+use crate::protocol::fetch::{PartitionAnswer, SEQ_TAIL};
 use crate::protocol::stream::{Bundle, ChunkEnd};
-use crate::protocol::varint;
+use crate::protocol::{DecodeError, DecodeFault, varint};
 
 /// How long to leave a partition alone that has only messages above its high-water mark, or of which a broker says at
 /// once that it has none, without waiting for any.
@@ -47,6 +49,21 @@ impl Positions {
     /// The next number of a partition, if it belongs to the subscription.
     pub fn get(&self, topic: &str, partition: u16) -> Option<u64> {
         self.0.iter().find(|p| &*p.topic == topic && p.partition == partition).map(|p| p.seq)
+    }
+
+    /// As [`set`](Positions::set) for many, however many there are.
+    pub(super) fn set_all(&mut self, others: impl Iterator<Item = Position>) {
+        let place = |(index, p): (usize, &Position)| ((p.topic.clone(), p.partition), index);
+        let mut places: HashMap<_, _> = self.0.iter().enumerate().map(place).collect();
+        for position in others {
+            match places.entry((position.topic.clone(), position.partition)) {
+                Place::Occupied(place) => self.0[*place.get()].seq = position.seq,
+                Place::Vacant(place) => {
+                    place.insert(self.0.len());
+                    self.0.push(position);
+                }
+            }
+        }
     }
 
     /// Notes the next number of a partition, in place of the one it had: for a program that deals with messages in
@@ -282,6 +299,18 @@ impl Tracks {
         track.state == TrackState::Idle && track.lag(track.fetch_from) > 0
     }
 
+    /// Refuses to ask for the number that stands for whatever comes next: only a broker that claims messages right up to
+    /// it leads there.
+    pub(super) fn check_position(&self, index: usize) -> Result<()> {
+        let position = self.tracks[index].fetch_from;
+        if position != SEQ_TAIL {
+            return Ok(());
+        }
+        let fault = DecodeFault::SeqRange { seq: position, low: 0, high: SEQ_TAIL - 1 };
+        let Source { topic, partition } = &self.sources[index];
+        Err(DecodeError::new("next sequence number", fault, 0).in_partition(topic, *partition).into())
+    }
+
     pub(super) fn any_paused(&self) -> bool {
         self.paused > 0
     }
@@ -358,7 +387,10 @@ impl Tracks {
         let track = &mut self.tracks[index];
         track.found = false;
         track.chunk_len = answer.chunk_len();
-        if !matches!(answer, PartitionAnswer::Redirect(_) | PartitionAnswer::NoLeader) {
+        if !matches!(
+            answer,
+            PartitionAnswer::Redirect(_) | PartitionAnswer::NoLeader | PartitionAnswer::OutOfRange { .. }
+        ) {
             track.hops = 0;
         }
         let fault = match answer {
@@ -387,7 +419,8 @@ impl Tracks {
                         track.leader = Some(addr);
                         // The first redirect is how leaders are found; a second one in a row wants time to settle.
                         let (hops, pause) = (track.hops + 1, track.hops > 0);
-                        return self.wait_or_give_up(index, pause, Fault::Redirects { hops, last: endpoint }, outcome);
+                        let e = Error::broker(&topic, partition, Fault::Redirects { hops, last: endpoint });
+                        return self.wait_or_give_up(index, pause, e, outcome);
                     }
                 }
             }
@@ -402,18 +435,18 @@ impl Tracks {
     fn on_no_leader(&mut self, index: usize, outcome: &mut Outcome, cluster: &Cluster) {
         let Source { topic, partition } = &self.sources[index];
         cluster.forget(topic, *partition);
+        let e = Error::broker(topic, *partition, Fault::NoLeader);
         self.tracks[index].leader = None;
         self.stats.no_leader += 1;
-        self.wait_or_give_up(index, true, Fault::NoLeader, outcome);
+        self.wait_or_give_up(index, true, e, outcome);
     }
 
-    fn wait_or_give_up(&mut self, index: usize, pause: bool, fault: Fault, outcome: &mut Outcome) {
+    fn wait_or_give_up(&mut self, index: usize, pause: bool, e: Error, outcome: &mut Outcome) {
         let tolerated = self.is_tolerated(index);
         let track = &mut self.tracks[index];
         track.hops += 1;
         if !tolerated && pause {
-            let Source { topic, partition } = &self.sources[index];
-            return outcome.fail(Error::broker(topic, *partition, fault));
+            return outcome.fail(e);
         }
         if pause {
             let wait = self.backoff.pause_after(track.hops);
@@ -434,15 +467,15 @@ impl Tracks {
         let requested = track.fetch_from;
         let recreated = std::mem::take(&mut track.resumed) && requested > high_water_mark.saturating_add(1);
         let policy = if recreated { self.options.on_recreated } else { self.options.out_of_range };
-        match policy {
-            OutOfRange::Fail => {
-                let (topic, partition) = (topic.to_string(), *partition);
-                if recreated {
-                    return outcome.fail(Error::Recreated { topic, partition, position: requested, high_water_mark });
-                }
-                let e = Error::OutOfRange { topic, partition, requested, first_available, high_water_mark };
-                return outcome.fail(e);
+        let e = |topic: &Arc<str>| {
+            let (topic, partition) = (topic.to_string(), *partition);
+            match recreated {
+                true => Error::Recreated { topic, partition, position: requested, high_water_mark },
+                false => Error::OutOfRange { topic, partition, requested, first_available, high_water_mark },
             }
+        };
+        match policy {
+            OutOfRange::Fail => return outcome.fail(e(topic)),
             OutOfRange::Earliest => track.position = first_available,
             OutOfRange::Latest => track.position = high_water_mark.saturating_add(1),
         }
@@ -453,6 +486,11 @@ impl Tracks {
             self.gaps.push(Gap { topic, partition, first: requested, last: first_available - 1 });
         }
         track.check_end();
+        if track.state != TrackState::Done {
+            // Where a broker sends us there is something; if not, and again not, it will not end by itself.
+            let (e, pause) = (e(topic), track.hops > 0);
+            self.wait_or_give_up(index, pause, e, outcome);
+        }
     }
 
     /// Whether nothing from this number on is wanted of a partition.

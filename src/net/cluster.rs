@@ -54,6 +54,11 @@ impl Cluster {
         }
     }
 
+    /// Whether the user named this broker.
+    pub(crate) fn is_given(&self, addr: &BrokerAddr) -> bool {
+        self.given.contains(addr)
+    }
+
     fn book(&self) -> std::sync::MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -46,8 +46,17 @@ impl Dial {
     pub(crate) fn start(addr: &BrokerAddr, config: &Arc<Config>, timeout: Duration) -> Result<Dial> {
         let budget = Deadline::after(timeout);
         let found = addr.resolve().map_err(|source| Error::Connect { addr: addr.to_string(), source })?;
-        debug!("{addr}: connecting, {} addresses", found.len());
-        let mut later = VecDeque::from(found);
+        Dial::to(addr, found.into(), config, timeout, budget)
+    }
+
+    fn to(
+        addr: &BrokerAddr,
+        mut later: VecDeque<SocketAddr>,
+        config: &Arc<Config>,
+        timeout: Duration,
+        budget: Deadline,
+    ) -> Result<Dial> {
+        debug!("{addr}: connecting, {} addresses", later.len());
         let (stream, deadline) = next_address(addr, config, &mut later, budget)
             .unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
             .map_err(|source| Error::Connect { addr: addr.to_string(), source })?;
@@ -68,12 +77,15 @@ impl Dial {
     /// # Errors
     /// No address accepts and greets within the time-out; the error is the last address's.
     pub(crate) fn open(addr: &BrokerAddr, config: &Arc<Config>, timeout: Duration) -> Result<Connection> {
-        let mut dial = Dial::start(addr, config, timeout)?;
+        Dial::start(addr, config, timeout)?.finish()
+    }
+
+    fn finish(mut self) -> Result<Connection> {
         loop {
-            if let Some(connection) = dial.advance()? {
+            if let Some(connection) = self.advance()? {
                 return Ok(connection);
             }
-            wait(&[Interest::Dial(&dial)], dial.deadline()).map_err(|e| Error::io(dial.phase(), e))?;
+            wait(&[Interest::Dial(&self)], self.deadline()).map_err(|e| Error::io(self.phase(), e))?;
         }
     }
 
@@ -243,5 +255,76 @@ fn is_in_progress(e: &io::Error) -> bool {
     #[cfg(not(unix))]
     {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+    use crate::protocol::frame::PING;
+
+    /// Says this to whoever connects, and hangs up unless it is to stay.
+    fn listener(greeting: &'static [u8], stays: bool) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let mut kept = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.write_all(greeting);
+                kept.extend(stays.then_some(stream));
+            }
+        });
+        addr
+    }
+
+    fn refused() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    fn dial(found: &[SocketAddr], timeout: Duration) -> Result<SocketAddr> {
+        let addr = BrokerAddr::from(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let found = found.iter().copied().collect();
+        let dial = Dial::to(&addr, found, &Arc::default(), timeout, Deadline::after(timeout))?;
+        Ok(dial.finish()?.stream().peer_addr().unwrap())
+    }
+
+    #[test]
+    fn each_address_of_a_name_gets_its_turn_and_its_share_of_the_time() {
+        let (good, long) = (listener(&PING, true), Duration::from_secs(20));
+        for bad in [refused(), listener(b"", false), listener(b"220 mail", true), listener(&PING[..3], false)] {
+            assert_eq!(dial(&[bad, good], long).unwrap(), good);
+            assert_eq!(dial(&[bad, bad, good], long).unwrap(), good);
+            assert_eq!(dial(&[good, bad], long).unwrap(), good);
+        }
+        // Those that say nothing take their share and leave the rest to the others.
+        let silent = listener(b"", true);
+        assert_eq!(dial(&[silent, silent, good], Duration::from_secs(3)).unwrap(), good);
+    }
+
+    #[test]
+    fn the_last_address_says_what_is_wrong() {
+        let (strange, ended, silent) = (listener(b"220 mail", true), listener(b"", false), listener(b"", true));
+        let (brief, long) = (Duration::from_millis(300), Duration::from_secs(20));
+        assert!(matches!(dial(&[ended, strange], long), Err(Error::Decode { .. })));
+        assert!(matches!(dial(&[strange, refused()], long), Err(Error::Connect { .. })));
+        let e = dial(&[strange, ended], long).unwrap_err();
+        assert!(
+            matches!(e, Error::Disconnected { phase: Phase::Greet } | Error::Io { phase: Phase::Greet, .. }),
+            "{e}"
+        );
+        assert!(matches!(dial(&[strange, silent], brief), Err(Error::Timeout { phase: Phase::Greet, .. })));
+        assert!(matches!(dial(&[silent, silent], brief), Err(Error::Timeout { phase: Phase::Greet, .. })));
+        let Err(Error::Connect { source, .. }) = dial(&[], long) else { panic!("nowhere to go") };
+        assert_eq!(source.kind(), io::ErrorKind::NotFound);
+        // An address that no socket can be made for is passed over, too.
+        let nowhere = SocketAddr::from(([255, 255, 255, 255], 1));
+        let good = listener(&PING, true);
+        assert_eq!(dial(&[nowhere, good], long).unwrap(), good);
+        assert!(matches!(dial(&[strange, nowhere], long), Err(Error::Connect { .. })));
     }
 }

@@ -17,8 +17,10 @@ use crate::error::{Error, Phase, Result};
 use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind};
 use crate::protocol::{DecodeError, DecodeFault};
 
-/// Connections to keep for each broker while nobody uses them.
+/// Connections to keep for each broker while nobody uses them, and for all together: a broker may name any number of
+/// others.
 const KEPT: usize = 4;
+const KEPT_IN_ALL: usize = 64;
 
 /// Bytes that most answers fit into.
 const ANSWER: usize = 2 << 10;
@@ -76,6 +78,9 @@ impl Pool {
     /// Keeps a connection on which nothing is outstanding.
     pub(crate) fn put(&self, connection: Connection) {
         let mut idle = self.idle();
+        if idle.values().map(Vec::len).sum::<usize>() >= KEPT_IN_ALL {
+            idle.clear();
+        }
         let kept = idle.entry(connection.addr().clone()).or_default();
         if kept.len() < KEPT {
             kept.push(connection);

@@ -12,6 +12,9 @@ use crate::net::{BrokerAddr, Deadline, Interest, wait};
 use crate::protocol::admin::PartitionState;
 use crate::protocol::produce::{ProducePartition, ProduceTopic};
 
+/// From how many brokers on those are forgotten that nothing is on its way to: any number may be named as leaders.
+const MAX_LINKS: usize = 64;
+
 /// How many sealed bundles of a partition may wait before a call blocks.
 const MAX_WAITING: usize = 2;
 
@@ -186,6 +189,9 @@ impl Producer {
         let index = match self.links.iter().position(|link| link.addr == addr) {
             Some(index) => index,
             None => {
+                if self.links.len() >= MAX_LINKS {
+                    self.links.retain(|link| link.in_flight() > 0);
+                }
                 self.links.push(Link::new(addr));
                 self.links.len() - 1
             }

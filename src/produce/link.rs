@@ -86,7 +86,8 @@ impl Link {
                         None | Some(0) => {
                             let request = self.answer(header.kind, whole, codes)?;
                             self.buf.consume(whole);
-                            if request.is_some() {
+                            // Pings without end are no answer.
+                            if request.is_some() || self.deadline().has_passed() {
                                 return Ok(request);
                             }
                             continue;

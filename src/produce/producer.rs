@@ -240,7 +240,7 @@ impl Producer {
         }
         if self.settings.idempotent && self.lanes[index].next_seq.is_none() {
             let name = &self.topics[topic].name;
-            self.lanes[index].next_seq = Some(self.settings.shared.high_water_mark(name, partition)? + 1);
+            self.lanes[index].next_seq = Some(self.settings.shared.high_water_mark(name, partition)?.saturating_add(1));
         }
         let lane = &mut self.lanes[index];
         lane.push(&raw)?;

@@ -8,15 +8,18 @@ const MAX_RATIO: u64 = 22;
 /// The length that `compressed` announces for its output, if it is at most `limit` bytes and Snappy can reach it.
 ///
 /// # Errors
-/// A malformed length, one above `limit`, or one that so few bytes cannot yield. Nothing was reserved then.
+/// A malformed length; [`DecodeFault::Implausible`] for one that so few bytes cannot yield, whatever the limit;
+/// [`DecodeFault::OverLimit`] for one above `limit`. Nothing was reserved then.
 pub fn decompressed_len(compressed: &[u8], limit: u32, at: u64) -> Result<usize, DecodeError> {
     let field = "decompressed length";
     let len = snap::raw::decompress_len(compressed).map_err(|e| error(&e, at))?;
     let claimed = len as u64;
-    let reachable = (compressed.len() as u64).saturating_mul(MAX_RATIO);
-    let most = u64::from(limit).min(reachable);
+    let (limit, most) = (u64::from(limit), (compressed.len() as u64).saturating_mul(MAX_RATIO));
     if claimed > most {
-        return Err(DecodeError::new(field, DecodeFault::OverLimit { claimed, limit: most }, at));
+        return Err(DecodeError::new(field, DecodeFault::Implausible { claimed, most }, at));
+    }
+    if claimed > limit {
+        return Err(DecodeError::new(field, DecodeFault::OverLimit { claimed, limit }, at));
     }
     Ok(len)
 }
@@ -84,7 +87,9 @@ mod tests {
     fn a_claim_beyond_snappys_ratio_is_refused_before_decompressing() {
         let bomb = [0xff, 0xff, 0xff, 0x7f, 0, 0];
         let e = decompressed_len(&bomb, u32::MAX, 0).unwrap_err();
-        assert_eq!(e.fault(), DecodeFault::OverLimit { claimed: 268_435_455, limit: 6 * MAX_RATIO });
+        assert_eq!(e.fault(), DecodeFault::Implausible { claimed: 268_435_455, most: 6 * MAX_RATIO });
+        assert!(!e.is_over_limit(), "no limit would let it through");
+        assert_eq!(decompressed_len(&bomb, 0, 0), Err(e));
     }
 
     #[test]

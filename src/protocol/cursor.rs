@@ -144,6 +144,15 @@ impl<'a> Cursor<'a> {
         Ok(String::from_utf8_lossy(self.str8(field)?).into_owned())
     }
 
+    /// A `str8` that has to be UTF-8.
+    pub fn text(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
+        let mut ahead = self.clone();
+        let bytes = ahead.str8(field)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| self.error(field, DecodeFault::Text))?;
+        *self = ahead;
+        Ok(text)
+    }
+
     /// Four address bytes in written order, then a little-endian port.
     pub fn endpoint(&mut self, field: &'static str) -> Result<SocketAddrV4, DecodeError> {
         let mut address = self.sub(6, field)?;
@@ -229,6 +238,17 @@ mod tests {
         let mut c = Cursor::new(&[0x80, 0x80], 0);
         assert_eq!(c.varint("n").unwrap_err().fault(), DecodeFault::Short { needed: 3, left: 2 });
         assert_eq!(c.left(), 2);
+    }
+
+    #[test]
+    fn text_is_utf_8_and_names_are_shown_as_far_as_they_are() {
+        let bytes = [3, b'h', 0xff, b'i', 4, b'h', 0xc3, 0xa4, b'i'];
+        let mut c = Cursor::new(&bytes, 0);
+        let e = c.text("name").unwrap_err();
+        assert_eq!((e.fault(), e.at(), c.left()), (DecodeFault::Text, 0, bytes.len()));
+        assert_eq!(c.name("name").unwrap(), "h\u{fffd}i");
+        assert_eq!(c.text("name").unwrap(), "häi");
+        assert!(c.text("name").is_err());
     }
 
     #[test]

@@ -46,6 +46,14 @@ pub enum DecodeFault {
         /// What is allowed.
         limit: u64,
     },
+    /// More than can be true, whatever the limits: a length that so few bytes cannot yield, or repetition without end.
+    #[error("is {claimed}, where there can be {most} at most")]
+    Implausible {
+        /// What was announced or found.
+        claimed: u64,
+        /// The most there can be.
+        most: u64,
+    },
     /// Another value than the one that must stand here.
     #[error("is {found}, expected {expected}")]
     Unexpected {
@@ -76,6 +84,9 @@ pub enum DecodeFault {
         /// The highest one allowed.
         high: u64,
     },
+    /// A name that is not UTF-8, where one is needed that is.
+    #[error("is not UTF-8")]
+    Text,
     /// A name other than the one asked for.
     #[error("is not the one that was asked for")]
     Name,

@@ -132,11 +132,11 @@ impl FetchRequest {
         frame::end(body, out)
     }
 
-    /// Reads a request from a frame's payload, without the checks of [`encode`](FetchRequest::encode). Names that are not
-    /// UTF-8 come with replacement characters.
+    /// Reads a request from a frame's payload, without the checks of [`encode`](FetchRequest::encode). A client id that is
+    /// not UTF-8 comes with replacement characters.
     ///
     /// # Errors
-    /// A payload that ends early or goes on.
+    /// A payload that ends early or goes on, or a topic name that is not UTF-8: its answer could not repeat it.
     pub fn decode(payload: &[u8]) -> Result<FetchRequest, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let client_version = c.u16("client version")?;
@@ -147,7 +147,7 @@ impl FetchRequest {
         let flags = if client_version >= 3 { c.u8("flags")? } else { 0 };
         let mut topics = Vec::new();
         for _ in 0..c.u8("topic count")? {
-            let name = c.name("topic name")?.into();
+            let name = c.text("topic name")?.into();
             let mut partitions = Vec::new();
             for _ in 0..c.u8("partition count")? {
                 partitions.push(FetchPartition {

@@ -15,10 +15,11 @@ pub struct Limits {
     /// Bytes of the partition entries in front of a consume answer's chunks. Default 128 KiB: twice what the 250
     /// partitions of a request can take with the longest names.
     pub fetch_header: u32,
-    /// Bytes of a bundle as it is sent. Default 256 MiB, the most a server accepts from a producer.
+    /// Bytes of a bundle as it is sent. Default 256 MiB, the most a server accepts from a producer; a client takes up to
+    /// 2 GiB.
     pub bundle: u32,
-    /// Bytes of a message set after decompression, checked before decompressing. Default 256 MiB. Independently of it, a
-    /// claim that Snappy cannot reach from the bytes that were sent is refused.
+    /// Bytes of a message set after decompression, checked before decompressing. Default 256 MiB; a client takes up to
+    /// 2 GiB. Independently of it, a claim that Snappy cannot reach from the bytes that were sent is refused.
     pub message_set: u32,
     /// Messages in a bundle. Default 2^20, sixteen times what a producer should put into one.
     pub messages: u32,

@@ -17,7 +17,7 @@
 //! | message id | the answer that is due; a ping in front of it | any other | `stream::frames_and_headers_are_measured`, `stream::pings_stand_between_frames_and_are_passed_over`, `hostile_unknown_frame_type` |
 //! | request id | of an outstanding request, in any order | any other, and one that was answered | `stream::requests_are_answered_in_any_order_and_once`, `hostile_wrong_request_id` |
 //! | header length | ends where the last entry ends, up to [`Limits`] | beyond the payload, too short, too long | `stream::frames_and_headers_are_measured`, `hostile_header_len_*` |
-//! | any count or length | what the bytes that came bear out | the rest, with nothing reserved on its word | `hostile::a_lie_in_every_place`, `hostile::others`, `hostile_count_huge`, `hostile_topics_count` |
+//! | any count or length | what the bytes that came bear out | the rest, with nothing reserved on its word | `hostile::a_lie_in_every_place`, `hostile::chance_damage`, `hostile_count_huge`, `hostile_topics_count` |
 //! | topic name, partition id | as asked, in that order, each once | another one, one twice, one missing | `stream::answers_come_in_the_order_of_the_request`, `hostile_other_*`, `hostile_same_partition_twice`, `hostile_too_few_partitions` |
 //! | `ff ff` for a partition id | the topic is unknown, no entry follows | | `stream::answers_come_in_the_order_of_the_request`, golden `consume_unknown_topic*` |
 //! | `err_flags` | 00, 01, fb, fc, fd, fe, ff | any other | `stream::err_flags_that_nobody_sends`, `hostile_unknown_error_code` |
@@ -39,6 +39,10 @@
 //! | message flags | any; only the lowest three mean something | | `bundle::every_combination_of_dense_message_flags` |
 //! | shared time stamp | that of the message before; 0 on the first | | `bundle::shared_time_stamps`, golden `consume_timestamps_from_shared` |
 //! | varint | up to five bytes, also more than it needs | a sixth byte, above 2^32−1, past its container | `varint`, `hostile::a_long_varint_in_every_place`, `hostile_varint_*` |
+//! | ping | an empty one as greeting, any others before an answer up to 1 MiB in all | another greeting; more, or time used up by them | `stream::pings_stand_between_frames_and_are_passed_over`, `endless::pings_before_a_fetched_answer`, `endless::pings_before_another_answer`, `endless::pings_before_the_answer_to_a_producer`, `connect::somebody_else` |
+//! | high-water mark, first available | any number, above or below what is sent | the next one to ask for, if it came to 2^64−1 | `last_numbers`, `stream::nothing_above_the_mark_is_reported` |
+//! | answers about topics, partitions, nodes, status | the request's id and topic; less than was counted of partitions being removed, and of an old version's status; any flags of a node | other ids and topics, undefined codes and flags, bytes missing or left over, counts above [`Limits`] | `admin`, `hostile::a_lie_in_every_place`, `partitions::undefined_reasons_and_marks_that_mean_none` |
+//! | names in requests | text of 1 to 255 bytes | bytes that are no text: their answer could not repeat them | `cursor::text_is_utf_8_and_names_are_shown_as_far_as_they_are`, `broker::names_that_are_not_utf_8_are_hung_up_on` |
 //! | produce answer | one code for each partition, or for its topic | bytes missing or left over, unknown codes | `produce`, `hostile_produce_*` |
 //! | end of the bytes | waited for, and nothing is looked at twice | | `splits`, `golden::a_cut_answer_is_waited_for`, `hostile::work_grows_with_the_bytes_alone` |
 //!

@@ -121,7 +121,7 @@ impl<'a> ProduceRequest<'a> {
     /// Reads a request from the payload of a frame of this kind, without the checks of [`encode`](ProduceRequest::encode).
     ///
     /// # Errors
-    /// Another kind, or a payload that ends early or goes on.
+    /// Another kind, a payload that ends early or goes on, or a topic name that is not UTF-8.
     pub fn decode(kind: Kind, payload: &'a [u8]) -> Result<ProduceRequest<'a>, DecodeError> {
         let with_seqnum = match kind {
             Kind::Produce => false,
@@ -139,7 +139,7 @@ impl<'a> ProduceRequest<'a> {
         let ack_timeout_ms = c.u32("ack time-out")?;
         let mut topics = Vec::new();
         for _ in 0..c.u8("topic count")? {
-            let name = String::from_utf8_lossy(c.str8("topic name")?);
+            let name = Cow::Borrowed(c.text("topic name")?);
             let mut partitions = Vec::new();
             for _ in 0..c.u8("partition count")? {
                 let partition = c.u16("partition id")?;
@@ -432,6 +432,8 @@ mod tests {
             (&[6, 0], "bundle codec", 2),
             (&[0x84, 0], "bundle flags", 0x84),
             (&[0x44, 1], "first sequence number", 1),
+            (&[0x44, 0, 0, 0, 0, 0, 0, 0, 0], "sequence number", 0),
+            (&[0, 0x80, 0x80, 0x80, 0x80, 0x80, 1], "message count", u64::MAX),
         ] {
             let set = |r: &mut ProduceRequest<'_>| r.topics[0].partitions[0].bundle = Vec::leak(bytes.to_vec());
             assert_eq!(refused(&set), (field, given), "{bytes:x?}");

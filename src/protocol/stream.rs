@@ -324,8 +324,8 @@ impl FetchDecoder {
                 // Without end they would keep a reader busy for ever.
                 self.pings += HEADER_LEN as u64 + self.frame_len;
                 if self.pings > MAX_PINGS {
-                    let fault = DecodeFault::OverLimit { claimed: self.pings, limit: MAX_PINGS };
-                    return Err(DecodeError::new("pings before an answer", fault, 0));
+                    let fault = DecodeFault::Implausible { claimed: self.pings, most: MAX_PINGS };
+                    return Err(DecodeError::new("pings before an answer, bytes", fault, 0));
                 }
                 State::Skip { bytes: self.frame_len, then: AfterSkip::Frame }
             }

@@ -144,7 +144,8 @@ impl OpenFile {
     /// Checks that a file which others follow is complete.
     pub(super) fn check_end(&self) -> Result<()> {
         let missing = |field, fault| Err(self.corrupt(self.at, DecodeError::new(field, fault, self.at)));
-        let last = self.next - 1;
+        // Nobody writes a file whose first number is 0, but one may be named so.
+        let last = self.next.saturating_sub(1);
         match self.is.last {
             _ if self.at < self.len => {
                 let left = self.len - self.at;

@@ -221,8 +221,8 @@ impl Segments {
             let may_hold = |file: &SegmentFile| {
                 // A file that brought nothing makes way for later ones, or for itself if it was closed meanwhile.
                 let is_other = |done: &OpenFile| {
-                    let gained = position > done.opened_at || done.is.last.is_none();
-                    done.is.path != file.path && (file.first > done.is.first || gained)
+                    let closed = done.is.last.is_none() && file.last.is_some();
+                    done.is.path != file.path && (file.first > done.is.first || position > done.opened_at || closed)
                 };
                 done.is_none_or(is_other) && file.last.is_none_or(|last| last >= position)
             };

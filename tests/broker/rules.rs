@@ -148,6 +148,39 @@ fn hung_up_on() {
     assert_eq!(raw.ask(&longer), raw.ask(&consume), "what follows is passed over");
 }
 
+/// An answer repeats the topic's name, which here is text: of other bytes it would be longer than it may be, or another one.
+#[test]
+fn names_that_are_not_utf_8_are_hung_up_on() {
+    let broker = Broker::start().unwrap();
+    broker.create_topic("orders", 1);
+    let bundle = dense_bundle(&[message(b"x")], Compression::None);
+    for name in [vec![0xff; 255], vec![0xff; 86], vec![0xff], b"orders\xc3".to_vec()] {
+        let str8 = [&[name.len() as u8][..], &name].concat();
+        let request = |head: &[u8], tail: &[u8]| [head, &str8, tail].concat();
+        let consume = [1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0];
+        let produce = [&[1, 0, 0, bundle.len() as u8][..], &bundle].concat();
+        let requests = [
+            frame(2, &request(&[2, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], &consume)),
+            frame(1, &request(&[2, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], &produce)),
+            frame(6, &request(&[7, 0, 0, 0], &[])),
+            frame(7, &request(&[7, 0, 0, 0], &[1, 0, 0])),
+            frame(8, &request(&[7, 0, 0, 0], &[0, 0])),
+        ];
+        for request in requests {
+            let mut raw = Raw::connect(&broker);
+            raw.send(&request);
+            assert!(raw.is_closed(), "{request:02x?}");
+            // The same with a name of that length which is text is answered.
+            let at = request.windows(name.len()).rposition(|bytes| bytes == name).unwrap();
+            let mut good = request.clone();
+            good[at..at + name.len()].fill(b'x');
+            let mut raw = Raw::connect(&broker);
+            assert_eq!(raw.ask(&good)[0], good[0]);
+        }
+    }
+    assert_eq!((broker.killed_by(), broker.high_water_mark("orders", 0)), (None, 0));
+}
+
 #[test]
 fn an_announced_request_reserves_nothing() {
     let broker = Broker::start().unwrap();

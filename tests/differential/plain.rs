@@ -249,7 +249,8 @@ fn header(bytes: &mut &[u8]) -> Result<Header> {
     Ok(Header { snappy: flags % 4 == 1, count, sparse })
 }
 
-fn bundles(chunk: &[u8], base: Option<u64>, from: u64, mark: u64, out: &mut Vec<Message>) -> Result<End> {
+/// The messages of a chunk from one number to another, and how it ends.
+pub fn bundles(chunk: &[u8], base: Option<u64>, from: u64, mark: u64, out: &mut Vec<Message>) -> Result<End> {
     let mut rest = chunk;
     let mut next = base;
     let mut before = None;

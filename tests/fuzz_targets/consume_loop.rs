@@ -286,7 +286,7 @@ impl Play {
                 let mut chunks = Vec::new();
                 let mut answers = Vec::new();
                 for (wanted, (settings, high_water_mark, chunk)) in wanted.iter().zip(given) {
-                    let from = if wanted.seq == SEQ_TAIL { 1 } else { wanted.seq.max(1) };
+                    let from = wanted.seq.max(1);
                     let base = match settings % 4 {
                         0 => None,
                         1 => Some(from),
@@ -334,7 +334,7 @@ impl Play {
         let mut sent = self.sent.lock().unwrap();
         for wanted in wanted {
             let start = chunks.len();
-            let first = if wanted.seq == SEQ_TAIL { 1 } else { wanted.seq.max(1) };
+            let first = wanted.seq.max(1);
             let mut next = first;
             let mut starts_sparse = false;
             for index in 0..rng.between(0, 3) {
@@ -402,6 +402,8 @@ fn answer(request: &FetchRequest, answers: Vec<(u16, PartitionAnswer)>, chunks: 
 fn check(request: &FetchRequest) {
     let mut bytes = Vec::new();
     request.encode(&mut bytes).unwrap();
+    // Whatever came next would be no answer to where the client stands.
+    assert!(request.slots().all(|(_, wanted)| wanted.seq != SEQ_TAIL));
     assert!(request.slots().all(|(_, wanted)| wanted.fetch_size > 0 && wanted.fetch_size <= (256 << 20) + 5));
 }
 

@@ -13,6 +13,9 @@ use crate::protocol::fetch::{FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, Fe
 /// they may send more than was asked for.
 const MAX_ASKED: u64 = 1 << 30;
 
+/// How many leaders to know at most of which nothing is wanted now: a broker may name any number of others.
+const MAX_REMEMBERED: usize = 256;
+
 impl ConsumeIter {
     /// Asks the leaders for all partitions that are free to be asked for.
     pub(super) fn dispatch(&mut self) -> Result<()> {
@@ -21,6 +24,7 @@ impl ConsumeIter {
             if self.tracks.wake(index) != TrackState::Idle {
                 continue;
             }
+            self.tracks.check_position(index)?;
             let addr = self.broker_for(index);
             match wanted.iter_mut().find(|(leader, _)| *leader == addr) {
                 Some((_, partitions)) => partitions.push(index),
@@ -76,7 +80,9 @@ impl ConsumeIter {
         for leader in &mut self.leaders {
             leader.set_wanted(wanted.iter().any(|(addr, _)| *addr == leader.addr));
         }
-        self.leaders.retain(|leader| leader.is_used() || paused);
+        // The others wait for their partitions, or remember how often they failed.
+        let many = self.leaders.len() > MAX_REMEMBERED;
+        self.leaders.retain(|leader| leader.is_used() || (!many && (paused || leader.has_failed())));
     }
 
     /// Sends as many requests for these partitions as it takes.

@@ -40,11 +40,11 @@ impl CreateTopicRequest {
     /// Reads a request from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early or goes on.
+    /// A payload that ends early or goes on, or a topic name that is not UTF-8.
     pub fn decode(payload: &[u8]) -> Result<CreateTopicRequest, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;
-        let topic = c.name("topic name")?;
+        let topic = c.text("topic name")?.to_owned();
         let partitions = c.u16("partition count")?;
         let len = c.varint("configuration length")?;
         let config = String::from_utf8_lossy(c.bytes(len as usize, "configuration")?).into_owned();

@@ -47,11 +47,11 @@ impl DiscoverPartitionsRequest {
     /// Reads a request from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early.
+    /// A payload that ends early, or a topic name that is not UTF-8.
     pub fn decode(payload: &[u8]) -> Result<DiscoverPartitionsRequest, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;
-        let topic = c.name("topic name")?;
+        let topic = c.text("topic name")?.to_owned();
         let mut partitions = Vec::with_capacity(c.left() / 2);
         while c.left() > 0 {
             partitions.push(c.u16("partition id")?);

@@ -33,11 +33,11 @@ impl ReloadConfRequest {
     /// Reads a request from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early or goes on.
+    /// A payload that ends early or goes on, or a topic name that is not UTF-8.
     pub fn decode(payload: &[u8]) -> Result<ReloadConfRequest, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;
-        let topic = c.name("topic name")?;
+        let topic = c.text("topic name")?.to_owned();
         let partition = c.u16("partition id")?;
         c.finish("reload request")?;
         Ok(ReloadConfRequest { request_id, topic, partition })

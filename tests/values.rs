@@ -1,0 +1,140 @@
+//! The values that callers hold: what they say, how they compare, and that what is shown of them holds no payload.
+
+mod common;
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use common::server::Server;
+use common::watch::within;
+use tank_client::broker::{Broker, Fault};
+use tank_client::protocol::frame::Kind;
+use tank_client::{Client, Compression, Error, Message, Record, Start, Subscription};
+
+const SECRET: &[u8] = b"\xbe\xef secret";
+
+/// That neither the bytes nor their numbers are in what is shown.
+fn hides(shown: impl std::fmt::Debug) -> String {
+    let text = format!("{shown:?}");
+    assert!(!text.contains("secret") && !text.contains("190, 239"), "{text}");
+    text
+}
+
+/// Three messages: with a key, with an empty one, and without.
+fn messages(client: &Client, topic: &str) -> Vec<Message> {
+    let of = |n: u64, record| -> Record<'_> { Record::timestamp_ms(record, 1000 + n) };
+    let records = [
+        of(1, Record::new(SECRET).key(b"key of 1")),
+        of(2, Record::new(b"two").key(b"")),
+        of(u64::MAX - 1000, Record::new(b"")),
+    ];
+    client.publish(topic, 0, &records).unwrap();
+    let all = Subscription::topic(topic).from(Start::Earliest).stop_at_end();
+    client.subscribe(all).unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn messages_say_what_was_published() {
+    within(60, || {
+        let server = Server::start();
+        for compression in [Compression::None, Compression::Snappy] {
+            let topic = server.topic(1);
+            let client = Client::builder().compression(compression).connect(server.addr()).unwrap();
+            let found = messages(&client, &topic.name);
+            let parts = |m: &Message| (m.seq(), m.timestamp_ms(), m.key().map(<[u8]>::to_vec), m.payload().to_vec());
+            let expected = [
+                (1, 1001, Some(b"key of 1".to_vec()), SECRET.to_vec()),
+                (2, 1002, None, b"two".to_vec()),
+                (3, u64::MAX, None, vec![]),
+            ];
+            assert_eq!(found.iter().map(parts).collect::<Vec<_>>(), expected);
+            assert!(found.iter().all(|message| (message.topic(), message.partition()) == (&*topic.name, 0)));
+            assert_eq!(found[0].timestamp(), UNIX_EPOCH + Duration::from_millis(1001));
+            assert!(found[2].timestamp() > found[1].timestamp(), "far off, and no panic");
+
+            let copies: Vec<Message> = found.iter().map(Message::detach).collect();
+            assert_eq!(copies, found);
+            assert_eq!(copies.iter().map(parts).collect::<Vec<_>>(), expected);
+            assert_eq!(found[0].clone(), found[0]);
+            assert_ne!(found[0], found[1]);
+            assert_eq!(
+                hides(&found[0]),
+                format!(
+                    "Message {{ topic: {:?}, partition: 0, seq: 1, timestamp_ms: 1001, key_len: Some(8), payload_len: 9 }}",
+                    topic.name
+                )
+            );
+            assert_eq!(hides(&copies[0]), hides(&found[0]));
+        }
+    });
+}
+
+#[test]
+fn batches_say_the_same() {
+    within(60, || {
+        let server = Server::start();
+        let topic = server.topic(1);
+        let client = server.client();
+        let found = messages(&client, &topic.name);
+        let mut iter = client.subscribe(topic.all()).unwrap();
+        let batch = iter.next_batch().unwrap().unwrap();
+        assert_eq!((batch.topic(), batch.partition(), batch.len(), batch.is_empty()), (&*topic.name, 0, 3, false));
+        assert!(batch.get(3).is_none());
+        assert_eq!(
+            hides(batch),
+            format!("Batch {{ topic: {:?}, partition: 0, first: Some(1), last: Some(3), len: 3 }}", topic.name)
+        );
+        for (index, message) in batch.into_iter().enumerate() {
+            assert_eq!((message.topic(), message.partition()), (batch.topic(), batch.partition()));
+            assert_eq!(message.to_message(), found[index]);
+            assert_eq!((message.seq(), message.timestamp_ms()), (found[index].seq(), found[index].timestamp_ms()));
+            assert_eq!(message.timestamp(), found[index].timestamp());
+            assert_eq!((message.key(), message.payload()), (found[index].key(), found[index].payload()));
+            assert_eq!(hides(message), hides(&found[index]));
+        }
+        let mut both = (&batch).into_iter();
+        assert_eq!(both.len(), 3);
+        assert_eq!(both.next_back().map(|message| message.seq()), Some(3));
+        assert_eq!(both.next().map(|message| message.seq()), Some(1));
+        assert_eq!((both.size_hint(), both.clone().count()), ((1, Some(1)), 1));
+        hides(both);
+    });
+}
+
+#[test]
+fn records_say_what_they_were_given() {
+    let record = Record::new(b"payload");
+    assert_eq!((record.payload(), record.key_bytes(), record.stamp()), (&b"payload"[..], None, None));
+    let record = record.key(b"key").timestamp_ms(7);
+    assert_eq!((record.payload(), record.key_bytes(), record.stamp()), (&b"payload"[..], Some(&b"key"[..]), Some(7)));
+}
+
+/// What a program may well write to its log.
+#[test]
+fn nothing_that_is_shown_holds_a_payload() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 1);
+        broker.append_payloads("orders", 0, &[SECRET, SECRET]);
+        let client = Client::builder().retry_timeout(Duration::ZERO).map_endpoints(Into::into);
+        let client = client.connect(&broker.addr().to_string()).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("orders").from(Start::Earliest)).unwrap();
+        iter.next().unwrap().unwrap();
+        // One more is in its memory.
+        assert!(hides(&iter).contains("orders"));
+
+        let builder = client.producer().max_records(2).max_age(Duration::from_secs(3600));
+        assert!(hides(&builder).contains("max_records: 2"));
+        let mut producer = builder.build().unwrap();
+        producer.send_to("orders", 0, Record::new(SECRET).key(SECRET)).unwrap();
+        let text = hides(&producer);
+        assert!(text.contains("partitions: 1, stored: 0, pending: 1, failures: 0"), "{text}");
+        broker.inject(Fault::LoseAnswer(Kind::Produce));
+        producer.flush().unwrap_err();
+        let failures = producer.take_failures();
+        let text = hides(&failures[0]);
+        assert!(text.starts_with(r#"Failure { topic: "orders", partition: 0, records: 1, error: "#), "{text}");
+        assert_eq!((failures[0].topic(), failures[0].partition(), failures[0].count()), ("orders", 0, 1));
+        assert!(matches!(failures[0].error(), Error::OutcomeUnknown { .. }));
+        hides(&client);
+    });
+}
