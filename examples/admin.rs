@@ -24,9 +24,8 @@ commands:
   topology                                 the nodes of the cluster
   status                                   how the broker is
   reload TOPIC/PARTITION                   let the broker read a partition's settings again
-  --help                                   this text
 
-exit code: 0 done, 1 failed, 2 wrong arguments";
+options:";
 
 fn main() -> ExitCode {
     common::run(USAGE, &[], &[], run)
