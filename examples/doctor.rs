@@ -13,14 +13,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::time::{millis, show, show_span};
 use common::{Args, Usage, chain, place};
-use tank_client::{Client, PartitionInfo, Start, Subscription};
+use tank_client::{Client, Start, Subscription, TopicInfo};
 
 const USAGE: &str = "\
 usage: doctor [options] BROKERS [TOPIC[/PARTITION]]...
 
-Resolves and connects to each broker, asks for its answer time, status, nodes and topics, and for these topics for the first
-and last message of each partition, the last one's age and a timed fetch. A step that fails is told with its cause, and the
-others go on. Fails if any did.
+Resolves and connects to each broker, asks for its answer time, status, nodes and topics; and for these topics for the
+first and last message of each partition, the last one's age, and a timed fetch of up to 1000 messages. A step that
+fails is told with its cause, and the others go on. Fails if any did.
 
 options:
   --timeout SPAN   how long to wait for an answer (5s)";
@@ -42,7 +42,8 @@ impl Page {
         match outcome {
             Ok(found) => println!("ok    {name}: {found}"),
             Err(e) => {
-                println!("FAIL  {name}: {}", chain(&*e));
+                let cause = chain(&*e);
+                println!("FAIL  {name}: {}", cause.strip_prefix(&format!("{name}: ")).unwrap_or(&cause));
                 self.failed += 1;
             }
         }
@@ -72,9 +73,11 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     match connect(brokers) {
         Ok(client) => {
             nodes(&mut page, &client);
-            page.step("topics", topic_count(&client));
+            let topics = client.topics();
+            page.step("topics", topics.as_ref().map_err(|e| chain(e).into()).and_then(|topics| enabled(topics)));
             for (topic, partition) in places {
-                partitions(&mut page, &client, topic, partition);
+                let known = topics.iter().flatten().find(|info| info.name == topic);
+                partitions(&mut page, &client, topic, partition, known.map_or(0, |info| info.partitions));
             }
         }
         // With one broker that has been said.
@@ -134,55 +137,65 @@ fn nodes(page: &mut Page, client: &Client) {
     }
 }
 
-fn topic_count(client: &Client) -> Outcome {
-    let topics = client.topics()?;
+fn enabled(topics: &[TopicInfo]) -> Outcome {
     let disabled: Vec<&str> = topics.iter().filter(|topic| !topic.enabled).map(|topic| &*topic.name).collect();
     match disabled.is_empty() {
         true => Ok(topics.len().to_string()),
-        false => Err(format!("disabled: {}", disabled.join(", ")).into()),
+        false => Err(format!("{} of {} are disabled: {}", disabled.len(), topics.len(), disabled.join(", ")).into()),
     }
 }
 
-fn partitions(page: &mut Page, client: &Client, topic: &str, wanted: Option<u16>) {
-    let infos = match client.partitions(topic) {
-        Ok(infos) => infos,
-        Err(e) => return page.step(topic, Err(e.into())),
-    };
-    if wanted.is_some_and(|id| usize::from(id) >= infos.len()) {
-        return page.step(topic, Err(format!("there are {} partitions", infos.len()).into()));
+/// The first number that is there and the last there was; 0 if there is none.
+type Ends = (u64, u64);
+
+fn partitions(page: &mut Page, client: &Client, topic: &str, wanted: Option<u16>, count: u16) {
+    if count == 0 {
+        return page.step(&format!("topic {topic}"), Err("the broker lists no such topic".into()));
     }
-    for info in infos.iter().filter(|info| wanted.is_none_or(|id| info.id == id)) {
-        page.step(&format!("{topic}/{}", info.id), ends(client, topic, info));
-    }
-    match infos.iter().filter(|info| wanted.is_none_or(|id| info.id == id)).max_by_key(|info| info.high_water_mark) {
-        Some(info) if info.high_water_mark > 0 => {
-            page.step(&format!("fetch {topic}/{}", info.id), fetch(client, topic, info));
+    let mut most: (u16, Ends) = (0, (0, 0));
+    for id in wanted.map_or(0..count, |id| id..id.saturating_add(1)) {
+        let place = format!("{topic}/{id}");
+        // One by one, so that a partition in trouble hides no other.
+        match ends(client, topic, id) {
+            Ok((_, 0)) => page.step(&place, Ok("no messages yet".into())),
+            Ok((0, last)) => page.step(&place, Ok(format!("no messages any more, the last number was {last}"))),
+            Ok((first, last)) => {
+                page.step(&place, newest(client, topic, id, last).map(|newest| format!("{first} to {last}, {newest}")));
+                if last.saturating_sub(first) >= most.1.1.saturating_sub(most.1.0) {
+                    most = (id, (first, last));
+                }
+            }
+            Err(e) => page.step(&place, Err(e.into())),
         }
-        _ => {}
+    }
+    if let (id, (first, last @ 1..)) = most {
+        page.step(&format!("fetch {topic}/{id}"), fetch(client, topic, id, first.max(last.saturating_sub(999))));
     }
 }
 
-fn ends(client: &Client, topic: &str, info: &PartitionInfo) -> Outcome {
-    let (first, last) = (info.first_available, info.high_water_mark);
-    if last == 0 {
-        return Ok("empty".into());
-    }
-    let last_one = Subscription::partition(topic, info.id).from(Start::At(last)).limit(1).stop_at_end();
-    let Some(message) = client.subscribe(last_one)?.next().transpose()? else {
-        return Ok(format!("{first} to {last}, which is not there any more"));
+fn ends(client: &Client, topic: &str, id: u16) -> Result<Ends, tank_client::Error> {
+    let mut messages = client.subscribe(Subscription::partition(topic, id).from(Start::Earliest).stop_at_end())?;
+    let first = messages.next().transpose()?.map_or(0, |message| message.seq());
+    let last = messages.high_water_mark(topic, id).unwrap_or(0);
+    Ok((first, last))
+}
+
+/// What there is to say of the last message.
+fn newest(client: &Client, topic: &str, id: u16, last: u64) -> Outcome {
+    let last = Subscription::partition(topic, id).from(Start::At(last)).stop_at_end();
+    let Some(message) = client.subscribe(last)?.next().transpose()? else {
+        return Ok("of which the last is not there any more".into());
     };
     let age = match message.timestamp().elapsed() {
         Ok(age) => format!("{} old", show_span(age)),
         Err(ahead) => format!("{} ahead of the clock here", show_span(ahead.duration())),
     };
-    Ok(format!("{first} to {last}, the last one of {}, {age}", show(message.timestamp_ms())))
+    Ok(format!("the last one of {}, {age}", show(message.timestamp_ms())))
 }
 
-/// The last thousand numbers.
-fn fetch(client: &Client, topic: &str, info: &PartitionInfo) -> Outcome {
-    let from = info.first_available.max(info.high_water_mark.saturating_sub(999));
+fn fetch(client: &Client, topic: &str, id: u16, from: u64) -> Outcome {
     let started = Instant::now();
-    let mut messages = client.subscribe(Subscription::partition(topic, info.id).from(Start::At(from)).stop_at_end())?;
+    let mut messages = client.subscribe(Subscription::partition(topic, id).from(Start::At(from)).stop_at_end())?;
     messages.next().transpose()?;
     let first = show_span(started.elapsed());
     messages.by_ref().try_for_each(|message| message.map(drop))?;

@@ -41,6 +41,12 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     if places.is_empty() {
         return Err(Usage("a topic is needed".into()).into());
     }
+    for (index, &(topic, id)) in places.iter().enumerate() {
+        let is_same = |&(other, of): &(&str, Option<u16>)| other == topic && (of == id || of.is_none() || id.is_none());
+        if places[..index].iter().any(is_same) {
+            return Err(Usage(format!("{}: given twice", topics[index])).into());
+        }
+    }
     let range = Range::new(args, Start::Earliest)?;
     let mut printer = Printer::new(args, "ts,topic,partition,seqnum,key,content")?;
     let limit = args.number("--limit")?.unwrap_or(u64::MAX);
@@ -59,6 +65,6 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     }
     drop(progress);
     printer.flush()?;
-    eprintln!("{count} messages, {back} of them with a time before that of one before them");
+    eprintln!("{count} messages, {back} of them older than one before");
     Ok(())
 }

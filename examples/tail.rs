@@ -69,22 +69,21 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     ctrlc::set_handler(move || handle.close())?;
     let (partitions, behind) = (messages.positions().iter().count(), messages.lag());
     eprintln!("following {partitions} partitions, {behind} messages behind");
-    let mut progress = match args.option("--stats") {
-        Some(_) => Progress::new("read", behind),
-        None => Progress::while_printing("read", behind),
-    };
     let mut output = match args.option("--stats") {
         Some(_) => Output::Counts(Summary::new(&messages.positions())),
         None => Output::Lines(printer),
+    };
+    let total = if is_bounded { behind } else { 0 };
+    let mut progress = match output {
+        Output::Counts(_) => Progress::new("read", total),
+        Output::Lines(_) => Progress::while_printing("read", total),
     };
 
     let grep = args.option("--grep").unwrap_or_default();
     let mut count = 0;
     while count < limit {
         let Some(message) = next(&mut messages, &mut output)? else { break };
-        if is_bounded {
-            progress.set(behind.saturating_sub(messages.lag()));
-        }
+        progress.set(if is_bounded { behind.saturating_sub(messages.lag()) } else { messages.stats().messages });
         if range.has(&message) && holds(message.payload(), grep.as_bytes()) {
             output.take(&message)?;
             count += 1;

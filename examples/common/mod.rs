@@ -9,6 +9,7 @@ pub mod progress;
 pub mod range;
 pub mod summary;
 pub mod time;
+mod warnings;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -88,6 +89,7 @@ pub fn run(usage: &str, flags: &[&str], valued: &[&str], body: fn(&Args) -> Resu
             args.operands.push(arg);
         }
     }
+    warnings::show();
     let done = match problem {
         Some(problem) => Err(Usage(problem).into()),
         None => body(&args),

@@ -1,6 +1,6 @@
 //! How far a long job is, on the standard error output.
 
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
 /// A line on a terminal that shows how far a long job is; a plain line now and then anywhere else.
@@ -30,9 +30,11 @@ impl Progress {
         Progress { what, total, started, due, is_bar, is_shown: false, is_silent: false }
     }
 
-    /// A job that prints: nothing is shown between lines on the same terminal.
+    /// A job that prints. Where that goes to a pipe, whoever reads it may write on the same terminal: no bar then.
     pub fn while_printing(what: &'static str, total: u64) -> Progress {
-        Progress { is_silent: stdout().is_terminal(), ..Progress::new(what, total) }
+        let to_file = std::fs::metadata("/dev/stdout").is_ok_and(|stdout| stdout.is_file());
+        let progress = Progress::new(what, total);
+        Progress { is_silent: progress.is_bar && !to_file, ..progress }
     }
 
     /// Shows that so much is done, some times a second at most.

@@ -4,6 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY: u64 = 86_400;
 
+/// In 1973.
+const LEAST: u64 = 100_000_000_000;
+
 /// `now`, so long before it (`90s`, `1h`), a date with or without a time of day (`2026-11-22T08:30:00`, also with a space
 /// instead of the T), or milliseconds since 1970.
 pub fn parse(text: &str, now: SystemTime) -> Option<SystemTime> {
@@ -11,7 +14,8 @@ pub fn parse(text: &str, now: SystemTime) -> Option<SystemTime> {
         return Some(now);
     }
     if let Ok(ms) = text.parse() {
-        return UNIX_EPOCH.checked_add(Duration::from_millis(ms));
+        // A smaller number is a mistake: a year, or seconds.
+        return (ms >= LEAST).then(|| UNIX_EPOCH.checked_add(Duration::from_millis(ms)))?;
     }
     parse_span(text).map_or_else(|| parse_date(text), |span| now.checked_sub(span))
 }
@@ -37,7 +41,7 @@ fn parse_date(text: &str) -> Option<SystemTime> {
     let (date, time) = text.split_once(['T', ' ']).unwrap_or((text, "00:00"));
     let [year, month, day] = numbers(date.split('-'))?;
     let (time, millis) = match time.split_once('.') {
-        Some((time, digits)) if digits.len() <= 3 && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+        Some((time, digits)) if (1..=3).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
             (time, format!("{digits:0<3}").parse::<u64>().ok()?)
         }
         Some(_) => return None,
