@@ -20,8 +20,8 @@ const USAGE: &str = "\
 usage: fan_in [options] BROKERS TOPIC[/PARTITION]...
 
 Merges all partitions of some topics by time stamp, up to their present ends, and prints the messages. Equal time stamps
-come in the order of the arguments and partitions. No partition's own order is changed: where its time stamps go back, so
-does the stream, and how often that was is told in the end.
+come in the order of the arguments and partitions. No partition's own order is changed: where its time stamps go back,
+so does the stream, and how often that was is told in the end.
 
 It ends because a live stream cannot have this order: nobody knows whether a quiet partition is about to get a message
 that is older than what the others have. To go on, run it again from the last time stamp it printed, or follow one topic

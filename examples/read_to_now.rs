@@ -19,8 +19,8 @@ use tank_client::{Client, Start};
 const USAGE: &str = "\
 usage: read_to_now [options] BROKERS TOPIC[/PARTITION]
 
-Reads a topic from its first message to the last one it has now, and prints for each partition how many messages and bytes
-(keys and contents) it came to, the first and last number, the oldest and newest time stamp.
+Reads a topic from its first message to the last one it has now, and prints for each partition how many messages and
+bytes (keys and contents) it came to, the first and last number, the oldest and newest time stamp.
 
 options:";
 

@@ -22,9 +22,9 @@ use tank_client::{Client, Message, Producer, Record, Start};
 const USAGE: &str = "\
 usage: replay [options] BROKERS TOPIC[/PARTITION]
 
-Plays the messages of a topic up to its present end, all partitions by time stamp, with the pauses that lay between them:
-prints them, or publishes them to another topic, with their keys and to the partition of the same number; where their keys
-belong if that topic has not as many partitions. Ctrl-C ends it, as a failure.
+Plays the messages of a topic up to its present end, all partitions by time stamp, with the pauses that lay between
+them: prints them, or publishes them to another topic, with their keys and to the partition of the same number; where
+their keys belong if that topic has not as many partitions. Ctrl-C ends it, as a failure.
 
 options:
   --speed X        so many times as fast (1), or max: without pauses

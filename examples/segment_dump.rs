@@ -16,8 +16,8 @@ use tank_client::segment::Segments;
 const USAGE: &str = "\
 usage: segment_dump [options] DIRECTORY
 
-Prints the messages in the segment files of a partition, one a line: number, time stamp in milliseconds, key (- if none),
-payload. The server may be running.
+Prints the messages in the segment files of a partition, one a line: number, time stamp in milliseconds, key (- if
+none), payload. The server may be running.
 
 options:
   --from N         begin with number N

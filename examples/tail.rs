@@ -21,8 +21,8 @@ use tank_client::{Client, ConsumeIter, Message, Start};
 const USAGE: &str = "\
 usage: tail [options] BROKERS TOPIC[/PARTITION]
 
-Prints the messages of a topic, one a line, and goes on with those that come, until Ctrl-C. Begins with what comes from now
-on unless told otherwise.
+Prints the messages of a topic, one a line, and goes on with those that come, until Ctrl-C. Begins with what comes from
+now on unless told otherwise.
 
 options:";
 

@@ -10,8 +10,8 @@ use super::{Args, Usage};
 /// What to say of these options in a usage text.
 pub const OPTIONS: &str = "
   --from PLACE     where to begin: earliest, latest or a number
-  --since TIME     begin with this time instead, and leave out what is older: a date and time in UTC such as 2026-11-22 or
-                   2026-11-22T08:30:00, so long ago (90s, 15m, 1h, 2d, 1w), now, or milliseconds since 1970
+  --since TIME     begin with this time instead, and leave out what is older: a date and time in UTC such as 2026-11-22
+                   or 2026-11-22T08:30:00, so long ago (90s, 15m, 1h, 2d, 1w), now, or milliseconds since 1970
   --until TIME     end each partition before its first message with this time or a later one
   --to-seq NUMBER  end each partition with this number";
 

@@ -73,11 +73,8 @@ fn tail_prints_what_tank_cli_get_prints() {
             // Their bisection passes over messages of just that time, so these times lie between messages.
             ("-d -T 2024.02.29@08:29:59", "--since 2024-02-29T08:29:59 --to-end"),
             ("-d -T 2024.02.29@08:30:02", "--since 2024-02-29T08:30:02 --to-end"),
-            // Their end is the last second that belongs to it, ours the first moment that does not.
-            (
-                "-d -T 2024.02.29@08:30:02-2024.02.29@08:30:03",
-                "--since 2024-02-29T08:30:02 --until 2024-02-29T08:30:04",
-            ),
+            // Their span ends with a whole second more, ours where it says.
+            ("-d -T 2024.02.29@08:30:02+1s", "--since 2024-02-29T08:30:02 --until 2024-02-29T08:30:04"),
         ] {
             for id in 0..2 {
                 let place = format!("{topic}/{id}");
