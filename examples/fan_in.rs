@@ -52,7 +52,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let limit = args.number("--limit")?.unwrap_or(u64::MAX);
     let mut messages = Merge::new(&Client::connect(brokers)?, &places, range)?;
     let (partitions, behind) = (messages.partitions(), messages.lag());
-    eprintln!("{partitions} partitions, {behind} messages to merge");
+    eprintln!("{partitions} partitions, at most {behind} messages to merge");
     let mut progress = Progress::while_printing("merged", behind);
     let (mut count, mut latest, mut back) = (0, 0, 0);
     while count < limit {

@@ -76,7 +76,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         let _ = stop.send(());
         handles.iter().for_each(tank_client::CloseHandle::close);
     })?;
-    eprintln!("{} messages to play", messages.lag());
+    eprintln!("at most {} messages to play", messages.lag());
     let played = play(messages, &mut output, speed, longest, &stopped);
     if let Output::Topic { producer, .. } = &mut output {
         finish(producer)?;

@@ -68,7 +68,8 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let handle = messages.close_handle();
     ctrlc::set_handler(move || handle.close())?;
     let (partitions, behind) = (messages.positions().iter().count(), messages.lag());
-    eprintln!("following {partitions} partitions, {behind} messages behind");
+    let doing = if is_bounded { "reading" } else { "following" };
+    eprintln!("{doing} {partitions} partitions, {behind} messages behind");
     let mut output = match args.option("--stats") {
         Some(_) => Output::Counts(Summary::new(&messages.positions())),
         None => Output::Lines(printer),

@@ -1,12 +1,14 @@
 //! Examples that read up to the present end.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Output, Stdio};
 use std::sync::mpsc::{TryRecvError, channel};
 use std::thread;
 
-use tank_client::broker::Broker;
+use tank_client::broker::{Broker, Fault};
 use tank_client::{Client, Record};
 
-use crate::common::example::run;
+use crate::common::example::{example, run};
 use crate::common::rng::Rng;
 use crate::common::server::Server;
 use crate::common::watch::within;
@@ -45,7 +47,7 @@ fn read_to_now_does_not_wait_for_what_comes_later() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
         broker.append_payloads("orders", 0, &["tea"; 1000]);
-        // Somebody publishes all the time, faster than it could ever catch up.
+        // Somebody publishes all the time: without an end of its own it would never come to one.
         let (stop, stopped) = channel::<()>();
         let (publisher, addr) = (broker.addr().to_string(), broker.addr().to_string());
         let publisher = thread::spawn(move || {
@@ -60,7 +62,7 @@ fn read_to_now_does_not_wait_for_what_comes_later() {
         publisher.join().unwrap();
         let after = broker.high_water_mark("orders", 0);
         let last: u64 = cells(&out)[1][4].parse().unwrap();
-        assert!(code == 0 && (before..after).contains(&last), "{before} {last} {after}");
+        assert!(code == 0 && (before..=after).contains(&last), "{before} {last} {after}");
     });
 }
 
@@ -114,7 +116,7 @@ fn several_topics_become_one_stream_in_the_order_of_time() {
         let out = out.replace(&orders, "orders").replace(&clicks, "clicks");
         assert_eq!(out, expected.replace(' ', "\t").replace("EMPTY", ""));
         assert_eq!(code, 0);
-        assert_eq!(err, "3 partitions, 11 messages to merge\n8 messages, 1 of them older than one before\n");
+        assert_eq!(err, "3 partitions, at most 11 messages to merge\n8 messages, 1 of them older than one before\n");
 
         let args = ["--since", "2024-02-29T08:30:01", "--limit", "3", "--fields", "partition,seqnum"];
         let places = [1, 0].map(|id| format!("{orders}/{id}"));
@@ -173,5 +175,42 @@ fn throughput_prints_a_table() {
         let (code, out, err) = run("throughput", &args);
         assert_eq!((code, err.as_str()), (0, ""));
         check(&out, &[&topic.name]);
+    });
+}
+
+#[test]
+fn what_cannot_be_read_is_a_failure_with_its_cause() {
+    within(300, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 1);
+        broker.append_payloads("orders", 0, &["tea", "milk"]);
+        let addr = broker.addr().to_string();
+        for args in [
+            &["fan_in"][..],
+            &["latest_per_key"],
+            &["read_to_now"],
+            &["replay"],
+            &["tail", "--from", "earliest"],
+            &["tail", "--from", "earliest", "--stats"],
+        ] {
+            broker.inject(Fault::CorruptBundle);
+            let (code, out, err) = run(args[0], &[&args[1..], &[&addr, "orders"]].concat());
+            let last = err.lines().last().unwrap();
+            let told = format!("{}: malformed data from the broker: ", args[0]);
+            assert!(code == 1 && out.is_empty() && last.starts_with(&told), "{args:?}: {out} {err}");
+        }
+
+        // What came before the trouble is printed.
+        let mut tail = example("tail");
+        tail.args(["--from", "earliest", "--fields", "content", &addr, "orders"]);
+        let mut tail = tail.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert_eq!(lines.by_ref().take(2).collect::<Vec<_>>(), ["tea", "milk"]);
+        broker.inject(Fault::CorruptBundle);
+        broker.append_payloads("orders", 0, &["rum"]);
+        assert_eq!(lines.next(), None);
+        let Output { status, stderr, .. } = tail.wait_with_output().unwrap();
+        let err = String::from_utf8(stderr).unwrap();
+        assert!(status.code() == Some(1) && err.contains("\ntail: malformed data from the broker: "), "{err}");
     });
 }

@@ -22,7 +22,7 @@ fn tail_prints_what_is_there() {
         server.client().publish(&topic, 1, &[Record::new(b"tea").timestamp_ms(5), keyed]).unwrap();
         let (code, out, err) = run("tail", &["--from", "earliest", "--to-end", server.addr(), &topic]);
         assert_eq!((code, &*out), (0, "1\t1\t5\t-\ttea\n1\t2\t7\tada\tmilk\n"), "{err}");
-        assert!(err.contains("following 2 partitions, 2 messages behind") && err.contains("2 messages\n"), "{err}");
+        assert!(err.contains("reading 2 partitions, 2 messages behind") && err.contains("2 messages\n"), "{err}");
 
         let (code, out, err) = run("tail", &["--from", "4", server.addr(), &format!("{topic}/1")]);
         assert!(code == 1 && out.is_empty() && err.contains("4 is out of range"), "{err}");
