@@ -200,7 +200,15 @@ fn what_cannot_be_read_is_a_failure_with_its_cause() {
             assert!(code == 1 && out.is_empty() && last.starts_with(&told), "{args:?}: {out} {err}");
         }
 
-        // What came before the trouble is printed.
+        // What came before the trouble is printed: also what had not gone out yet.
+        broker.create_topic("clicks", 1);
+        broker.append_payloads("clicks", 0, &["home", "cart"]);
+        let mut rng = Rng::new(3);
+        let noise: Vec<Vec<u8>> = (0..3000).map(|_| rng.bytes(100)).collect();
+        broker.append_payloads("clicks", 0, &noise);
+        broker.inject(Fault::GarbageAfter(100_000, vec![0xff; 64]));
+        let (code, out, err) = run("fan_in", &["--fields", "content", &addr, "clicks"]);
+        assert!(code == 1 && out == "home\ncart\n", "{} bytes: {err}", out.len());
         let mut tail = example("tail");
         tail.args(["--from", "earliest", "--fields", "content", &addr, "orders"]);
         let mut tail = tail.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -36,9 +36,11 @@ fn messages_are_played_with_the_pauses_between_them() {
         let took = play(&["--max-pause", "100ms"]);
         assert!(took >= Duration::from_millis(400), "4 pauses took {took:?}");
         // A day in less than a second.
-        let args = ["--speed", "100000", "--fields", "content", server.addr(), &a_day(&server).name];
-        let (code, out, err) = run("replay", &args);
-        assert_eq!((code, out.as_str(), err.as_str()), (0, "tea\nmilk\n", "at most 2 messages to play\n"));
+        for option in ["--speed=100000", "--speed=max", "--max-pause=100ms"] {
+            let args = [option, "--fields", "content", server.addr(), &a_day(&server).name];
+            let (code, out, err) = run("replay", &args);
+            assert_eq!((code, out.as_str(), err.as_str()), (0, "tea\nmilk\n", "at most 2 messages to play\n"));
+        }
     });
 }
 

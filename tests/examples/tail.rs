@@ -137,6 +137,19 @@ fn tail_leaves_out_what_is_not_wanted() {
 }
 
 #[test]
+fn tail_leaves_out_what_is_older_though_it_comes_later() {
+    within(300, || {
+        let server = Server::start();
+        let topic = server.topic(1).name;
+        for time in [100, 1000, 1000, 1000, 1000, 1000, 500, 1000] {
+            server.client().publish(&topic, 0, &[Record::new(b"x").timestamp_ms(MORNING + time)]).unwrap();
+        }
+        let options = format!("--since {} --to-end --fields seqnum", MORNING + 600);
+        assert_eq!(tail(&server, &topic, &options).replace('\n', " "), "2 3 4 5 6 8 ");
+    });
+}
+
+#[test]
 fn tail_counts_instead_of_printing() {
     within(300, || {
         let server = Server::start();
