@@ -45,12 +45,14 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     ctrlc::set_handler(move || handle.close())?;
 
     let mut out = io::BufWriter::new(io::stdout().lock());
+    // Work that nobody takes is not done, so that a reader who went away is a failure here.
+    let undone = |e: io::Error| format!("cannot hand out: {e}");
     let mut unsaved = 0;
     let mut gaps = 0;
     while !messages.is_finished() {
         let message = messages.next_timeout(Duration::from_millis(if unsaved > 0 { 0 } else { 1000 }))?;
         if let Some(message) = &message {
-            work(&mut out, message)?;
+            work(&mut out, message).map_err(undone)?;
             unsaved += 1;
         }
         for gap in &messages.gaps()[gaps..] {
@@ -59,7 +61,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         }
         if unsaved >= every || unsaved > 0 && message.is_none() {
             // In this order: what is saved as done has to be done.
-            out.flush()?;
+            out.flush().map_err(undone)?;
             checkpoint.save(&messages.positions())?;
             unsaved = 0;
         }

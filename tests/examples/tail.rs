@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use tank_client::Record;
 use tank_client::broker::Broker;
 
-use crate::common::example::{example, run};
+use crate::common::example::{example, run, scratch};
 use crate::common::server::Server;
 use crate::common::watch::within;
 use crate::parts::time::{millis, show};
@@ -182,6 +182,17 @@ fn whoever_reads_its_output_may_stop() {
             let err = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.code() == Some(0) && !err.contains("pipe"), "{args:?}: {err}");
         }
+
+        // For a worker it is a failure: what it handed out may be lost.
+        let file = scratch("unread");
+        let mut worker = example("checkpointed_worker");
+        worker.args(["--to-end", server.addr(), &topic.name]).arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut worker = worker.spawn().unwrap();
+        drop(worker.stdout.take());
+        let output = worker.wait_with_output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        let told = err.starts_with("checkpointed_worker: cannot hand out: ");
+        assert!(output.status.code() == Some(1) && told && !file.exists(), "{err}");
     });
 }
 
