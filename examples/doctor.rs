@@ -59,7 +59,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         builder.connect(brokers)
     };
     println!("{}, tank-client {}", show(millis(SystemTime::now())), env!("CARGO_PKG_VERSION"));
-    let mut page = Page { failed: 0 };
+    let (mut page, mut is_reached) = (Page { failed: 0 }, false);
     for broker in brokers.split(',') {
         page.step(&format!("resolve {broker}"), resolve(broker));
         let started = Instant::now();
@@ -67,11 +67,14 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         let took = show_span(started.elapsed());
         page.step(&format!("connect {broker}"), connected.as_ref().map(|_| took).map_err(|e| chain(e).into()));
         let Ok(client) = connected else { continue };
+        is_reached = true;
         page.step(&format!("ping {broker}"), ping(&client));
         page.step(&format!("status {broker}"), status(&client));
     }
-    match connect(brokers) {
-        Ok(client) => {
+    // Where none could be reached there is nothing more to ask.
+    match is_reached.then(|| connect(brokers)) {
+        None => {}
+        Some(Ok(client)) => {
             nodes(&mut page, &client);
             let topics = client.topics();
             page.step("topics", topics.as_ref().map_err(|e| chain(e).into()).and_then(|topics| enabled(topics)));
@@ -80,9 +83,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
                 partitions(&mut page, &client, topic, partition, known.map_or(0, |info| info.partitions));
             }
         }
-        // With one broker that has been said.
-        Err(e) if brokers.contains(',') => page.step("connect to any", Err(e.into())),
-        Err(_) => {}
+        Some(Err(e)) => page.step("connect to any", Err(e.into())),
     }
     match page.failed {
         0 => Ok(()),

@@ -118,7 +118,7 @@ pub fn place(text: &str) -> Result<(&str, Option<u16>), Usage> {
         None => Ok((text, None)),
         Some((topic, id)) => match id.parse() {
             Ok(id) => Ok((topic, Some(id))),
-            Err(_) => Err(Usage(format!("{text}: {id} is no partition"))),
+            Err(_) => Err(Usage(format!("{text}: {id:?} is no partition"))),
         },
     }
 }
