@@ -7,6 +7,7 @@
 mod common;
 
 use std::error::Error;
+use std::io::{Write, stdout};
 use std::net::ToSocketAddrs;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
@@ -40,14 +41,19 @@ impl Page {
     /// A step: what it found, or why it could not.
     fn step(&mut self, name: &str, outcome: Outcome) {
         match outcome {
-            Ok(found) => println!("ok    {name}: {found}"),
+            Ok(found) => say(&format!("ok    {name}: {found}")),
             Err(e) => {
                 let cause = chain(&*e);
-                println!("FAIL  {name}: {}", cause.strip_prefix(&format!("{name}: ")).unwrap_or(&cause));
+                say(&format!("FAIL  {name}: {}", cause.strip_prefix(&format!("{name}: ")).unwrap_or(&cause)));
                 self.failed += 1;
             }
         }
     }
+}
+
+/// Prints a line. A reader that has seen enough, as `head` has, changes nothing about what is found.
+fn say(line: &str) {
+    let _ = writeln!(stdout(), "{line}");
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
@@ -58,7 +64,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         let builder = Client::builder().connect_timeout(timeout).io_timeout(timeout).retry_timeout(timeout);
         builder.connect(brokers)
     };
-    println!("{}, tank-client {}", show(millis(SystemTime::now())), env!("CARGO_PKG_VERSION"));
+    say(&format!("{}, tank-client {}", show(millis(SystemTime::now())), env!("CARGO_PKG_VERSION")));
     let (mut page, mut is_reached) = (Page { failed: 0 }, false);
     for broker in brokers.split(',') {
         page.step(&format!("resolve {broker}"), resolve(broker));
@@ -79,7 +85,9 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
             let topics = client.topics();
             page.step("topics", topics.as_ref().map_err(|e| chain(e).into()).and_then(|topics| enabled(topics)));
             for (topic, partition) in places {
-                let known = topics.iter().flatten().find(|info| info.name == topic);
+                // What partitions there are is not known without the list.
+                let Ok(topics) = &topics else { break };
+                let known = topics.iter().find(|info| info.name == topic);
                 partitions(&mut page, &client, topic, partition, known.map_or(0, |info| info.partitions));
             }
         }

@@ -36,7 +36,8 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 fn files(dir: &str) -> Result<(), Box<dyn Error>> {
     for file in Segments::open(dir)?.files()? {
         let last = file.last.map_or("-".into(), |last| last.to_string());
-        println!("{}\t{last}\t{}\t{}", file.first, file.path.metadata()?.len(), file.path.display());
+        let bytes = file.path.metadata()?.len();
+        writeln!(io::stdout(), "{}\t{last}\t{bytes}\t{}", file.first, file.path.display())?;
     }
     Ok(())
 }
