@@ -9,8 +9,8 @@ mod common;
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::UNIX_EPOCH;
 
+use common::time::{millis, show, show_span};
 use common::{Args, Usage, place, print_table};
 use tank_client::{Client, TopicConfig};
 
@@ -24,9 +24,8 @@ commands:
   topology                                 the nodes of the cluster
   status                                   how the broker is
   reload TOPIC/PARTITION                   let the broker read a partition's settings again
-  --help                                   this text
 
-exit code: 0 done, 1 failed, 2 wrong arguments";
+options:";
 
 fn main() -> ExitCode {
     common::run(USAGE, &[], &[], run)
@@ -119,13 +118,13 @@ fn status(client: &Client) -> Result<(), Box<dyn Error>> {
         rows.push(row([&"version", &format!("{major}.{minor}")]));
     }
     if let Some(started) = status.started {
-        rows.push(row([&"up for", &format!("{:?}", started.elapsed().unwrap_or_default())]));
-        rows.push(row([&"started at", &started.duration_since(UNIX_EPOCH)?.as_secs()]));
+        rows.push(row([&"up for", &show_span(started.elapsed().unwrap_or_default())]));
+        rows.push(row([&"started at", &show(millis(started))]));
     }
     if let Some(cluster) = status.cluster {
         rows.push(row([&"cluster", &cluster.name]));
         rows.push(row([&"nodes", &cluster.nodes]));
     }
-    rows.push(row([&"answers in", &format!("{:?}", client.ping()?)]));
+    rows.push(row([&"answers in", &show_span(client.ping()?)]));
     Ok(print_table(&rows)?)
 }

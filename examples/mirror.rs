@@ -11,7 +11,8 @@ mod common;
 use std::error::Error;
 use std::process::ExitCode;
 
-use common::{Args, Progress, Usage};
+use common::progress::Progress;
+use common::{Args, Usage};
 use tank_client::{Client, ConsumeIter, Message, OutOfRange, Record, Start, Subscription, TopicConfig};
 
 const USAGE: &str = "\
@@ -19,13 +20,10 @@ usage: mirror [options] FROM TO TOPIC
 
 Copies all partitions of a topic up to their present ends: numbers, keys, time stamps and payloads. Goes on behind what
 the destination has. Nobody else may publish to the destination's topic. In the end it reads back what it has copied and
-compares counts and checksums.
+compares counts and checksums, and fails unless they are the same.
 
 options:
-  --batch N    how many messages to store at a time (5000)
-  --help       this text
-
-exit code: 0 both ends are the same, 1 failed, 2 wrong arguments";
+  --batch N        how many messages to store at a time (5000)";
 
 fn main() -> ExitCode {
     common::run(USAGE, &[], &["--batch"], run)

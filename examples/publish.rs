@@ -11,22 +11,21 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, stdin};
 use std::process::ExitCode;
 
-use common::{Args, Progress, Usage, place};
+use common::progress::Progress;
+use common::{Args, Usage, finish, place};
 use tank_client::{Client, Producer, Record};
 
 const USAGE: &str = "\
 usage: publish [options] BROKERS TOPIC[/PARTITION] [FILE]
 
 Publishes each line of a file, or of the standard input, as a message: all of its bytes but the line end. Without a
-partition, messages with a key go where their key belongs, the others in turn.
+partition, messages with a key go where their key belongs, the others in turn. Says how many were stored, and fails
+unless all were.
 
 options:
   --keys           a line is KEY=VALUE; one without = has no key
   --exactly-once   number the messages, so that none is stored twice after a lost answer;
-                   nobody else may publish to the topic meanwhile
-  --help           this text
-
-exit code: 0 all are stored, 1 some are not, 2 wrong arguments";
+                   nobody else may publish to the topic meanwhile";
 
 fn main() -> ExitCode {
     common::run(USAGE, &["--keys", "--exactly-once"], &[], run)
@@ -52,15 +51,9 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let exactly_once = args.option("--exactly-once").is_some();
     let mut producer = if exactly_once { settings.idempotent() } else { settings }.build()?;
     let published = publish(&mut input, size, &mut producer, topic, partition, args.option("--keys").is_some());
-    let flushed = producer.flush();
-    eprintln!("{} messages stored", producer.stored());
-    for failure in producer.take_failures() {
-        let (topic, partition, count) = (failure.topic(), failure.partition(), failure.count());
-        let fate = if failure.is_unknown() { "perhaps stored" } else { "not stored" };
-        eprintln!("{topic}/{partition}: {count} messages {fate}");
-    }
+    let finished = finish(&mut producer);
     published?;
-    Ok(flushed?)
+    finished
 }
 
 fn publish(

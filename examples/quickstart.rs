@@ -4,8 +4,13 @@
 //! cargo run --example quickstart
 //! ```
 
-use std::collections::BTreeMap;
+mod common;
 
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::process::ExitCode;
+
+use common::{Args, Usage};
 use tank_client::broker::Broker;
 use tank_client::{Client, Record, Start, Subscription};
 
@@ -13,7 +18,21 @@ const ORDERS: u16 = 300;
 const PARTITIONS: u16 = 3;
 const CUSTOMERS: [&str; 5] = ["ada", "ben", "cleo", "dan", "eva"];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+const USAGE: &str = "\
+usage: quickstart
+
+Starts a broker in this process, publishes 300 orders to it and reads them back.
+
+options:";
+
+fn main() -> ExitCode {
+    common::run(USAGE, &[], &[], run)
+}
+
+fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    if !args.operands.is_empty() {
+        return Err(Usage("no arguments are needed".into()).into());
+    }
     let broker = Broker::start()?;
     broker.create_topic("orders", PARTITIONS);
     println!("a broker listens on {}", broker.addr());

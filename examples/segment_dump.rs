@@ -4,58 +4,45 @@
 //! cargo run --example segment_dump -- /var/lib/tank/orders/0
 //! ```
 
+mod common;
+
+use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use common::{Args, Usage};
 use tank_client::segment::Segments;
 
 const USAGE: &str = "\
 usage: segment_dump [options] DIRECTORY
 
-Prints the messages in the segment files of a partition, one a line: number, time stamp in milliseconds, key (- if none),
-payload. The server may be running.
+Prints the messages in the segment files of a partition, one a line: number, time stamp in milliseconds, key (- if
+none), payload. The server may be running.
 
 options:
-  --from N   begin with number N
-  --files    print the files instead: first and last number (- while it is written to), bytes, path
-  --help     this text";
+  --from N         begin with number N
+  --files          print the files instead: first and last number (- while it is written to), bytes, path";
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--help"] => {
-            println!("{USAGE}");
-            Ok(())
-        }
-        ["--files", dir] if !dir.starts_with('-') => files(dir),
-        ["--from", seq, dir] if seq.parse::<u64>().is_ok() => dump(dir, seq.parse().unwrap_or(0)),
-        [dir] if !dir.starts_with('-') => dump(dir, 0),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            let causes = std::iter::successors(Some(&*e), |e| e.source()).map(ToString::to_string);
-            eprintln!("segment_dump: {}", causes.collect::<Vec<_>>().join(": "));
-            ExitCode::FAILURE
-        }
-    }
+    common::run(USAGE, &["--files"], &["--from"], run)
 }
 
-type Done = Result<(), Box<dyn std::error::Error>>;
+fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    let [dir] = &*args.operands else { return Err(Usage("a directory is needed".into()).into()) };
+    let from = args.number("--from")?.unwrap_or(0);
+    if args.option("--files").is_some() { files(dir) } else { dump(dir, from) }
+}
 
-fn files(dir: &str) -> Done {
+fn files(dir: &str) -> Result<(), Box<dyn Error>> {
     for file in Segments::open(dir)?.files()? {
         let last = file.last.map_or("-".into(), |last| last.to_string());
-        println!("{}\t{last}\t{}\t{}", file.first, file.path.metadata()?.len(), file.path.display());
+        let bytes = file.path.metadata()?.len();
+        writeln!(io::stdout(), "{}\t{last}\t{bytes}\t{}", file.first, file.path.display())?;
     }
     Ok(())
 }
 
-fn dump(dir: &str, from: u64) -> Done {
+fn dump(dir: &str, from: u64) -> Result<(), Box<dyn Error>> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut segments = Segments::open(dir)?.from(from);
     let mut count = 0;

@@ -1,92 +1,131 @@
-//! Follows a topic: one message a line on stdout, everything else on stderr. Ctrl-C ends it.
+//! Prints the messages of a topic, and those that come: one a line on stdout, everything else on stderr. Ctrl-C ends it.
 //!
 //! ```sh
-//! cargo run --example tail -- --from earliest 127.0.0.1:11011 orders
+//! cargo run --example tail -- --since 1h --grep milk 127.0.0.1:11011 orders
+//! cargo run --example tail -- --from earliest --to-end --json 127.0.0.1:11011 orders | jq .key
 //! ```
 
 mod common;
 
 use std::error::Error;
-use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use common::print::{self, Printer};
+use common::progress::Progress;
+use common::range::{self, Range};
+use common::summary::Summary;
 use common::{Args, Usage, place};
-use tank_client::{Client, Message, Start, Subscription};
+use tank_client::{Client, ConsumeIter, Message, Start};
 
 const USAGE: &str = "\
 usage: tail [options] BROKERS TOPIC[/PARTITION]
 
-Prints the messages of a topic, one a line: partition, number, time stamp in milliseconds, key (- if none), payload.
+Prints the messages of a topic, one a line, and goes on with those that come, until Ctrl-C. Begins with what comes from
+now on unless told otherwise.
 
-options:
-  --from earliest|latest|NUMBER   where to begin (latest)
-  --limit N                       stop after N messages
-  --to-end                        stop at the present end
-  --help                          this text";
+options:";
+
+const MORE: &str = "
+  --to-end         stop at the present end; so does an --until that has passed
+  --limit N        stop after N messages
+  --grep TEXT      only messages whose content holds TEXT
+  --stats          count the messages instead of printing them
+  --fetch-size N   bytes to ask for at a time (1048576)
+  --prefer-local   in a cluster, read from a replica on this host";
 
 fn main() -> ExitCode {
-    common::run(USAGE, &["--to-end"], &["--from", "--limit"], run)
+    let usage = [USAGE, range::OPTIONS, MORE, print::OPTIONS].concat();
+    let valued = [&range::NAMES[..], &["--limit", "--grep", "--fetch-size", "--fields"]].concat();
+    common::run(&usage, &["--to-end", "--stats", "--prefer-local", "--json"], &valued, run)
 }
 
-fn subscription(args: &Args, topic: &str) -> Result<Subscription, Usage> {
-    let start = match args.option("--from") {
-        None | Some("latest") => Start::Latest,
-        Some("earliest") => Start::Earliest,
-        Some(seq) => Start::At(seq.parse().map_err(|_| Usage(format!("--from {seq}: no such place")))?),
-    };
-    let subscription = match place(topic)? {
-        (topic, Some(id)) => Subscription::partition(topic, id),
-        (topic, None) => Subscription::topic(topic),
-    };
-    let subscription = match args.number("--limit")? {
-        Some(limit) => subscription.limit(limit),
-        None => subscription,
-    };
-    let subscription = if args.option("--to-end").is_some() { subscription.stop_at_end() } else { subscription };
-    Ok(subscription.from(start))
+/// Where messages go that are wanted.
+enum Output {
+    Lines(Printer),
+    Counts(Summary),
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let [brokers, topic] = &*args.operands else { return Err(Usage("a broker and a topic are needed".into()).into()) };
-    let subscription = subscription(args, topic)?;
+    let (topic, partition) = place(topic)?;
+    let range = Range::new(args, Start::Latest)?;
+    let printer = Printer::new(args, "partition,seqnum,ts_ms,key,content")?;
+    let limit = args.number("--limit")?.unwrap_or(u64::MAX);
+    let mut subscription = range.of(topic, partition);
+    if let Some(size) = args.number("--fetch-size")? {
+        subscription = subscription.fetch_size(size);
+    }
+    if args.option("--prefer-local").is_some() {
+        subscription = subscription.prefer_local();
+    }
+    let is_bounded = args.option("--to-end").is_some() || range.is_past;
+    if is_bounded {
+        subscription = subscription.stop_at_end();
+    }
+
     let mut messages = Client::connect(brokers)?.subscribe(subscription)?;
     let handle = messages.close_handle();
     ctrlc::set_handler(move || handle.close())?;
-    eprintln!("following {} partitions, {} messages behind", messages.positions().iter().count(), messages.lag());
+    let (partitions, behind) = (messages.positions().iter().count(), messages.lag());
+    let doing = if is_bounded { "reading" } else { "following" };
+    eprintln!("{doing} {partitions} partitions, {behind} messages behind");
+    let mut output = match args.option("--stats") {
+        Some(_) => Output::Counts(Summary::new(&messages.positions())),
+        None => Output::Lines(printer),
+    };
+    let total = if is_bounded { behind } else { 0 };
+    let mut progress = match output {
+        Output::Counts(_) => Progress::new("read", total),
+        Output::Lines(_) => Progress::while_printing("read", total),
+    };
 
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    loop {
-        // What is there goes out before the next wait, so that a pipe sees every message at once.
-        let message = match messages.next_timeout(Duration::ZERO)? {
-            Some(message) => message,
-            None => {
-                flush(&mut out)?;
-                match messages.next() {
-                    Some(message) => message?,
-                    None => break,
-                }
-            }
-        };
-        if print(&mut out, &message).is_err() {
-            break;
+    let grep = args.option("--grep").unwrap_or_default();
+    let mut count = 0;
+    while count < limit {
+        let Some(message) = next(&mut messages, &mut output)? else { break };
+        progress.set(if is_bounded { behind.saturating_sub(messages.lag()) } else { messages.stats().messages });
+        if range.has(&message) && holds(message.payload(), grep.as_bytes()) {
+            output.take(&message)?;
+            count += 1;
         }
     }
-    flush(&mut out)?;
-    eprintln!("{} messages", messages.stats().messages);
+    drop(progress);
+    output.finish()?;
+    eprintln!("{count} messages");
     Ok(())
 }
 
-fn print(out: &mut impl Write, message: &Message) -> io::Result<()> {
-    let key = message.key().map_or("-".into(), String::from_utf8_lossy);
-    let payload = String::from_utf8_lossy(message.payload());
-    writeln!(out, "{}\t{}\t{}\t{key}\t{payload}", message.partition(), message.seq(), message.timestamp_ms())
+/// The next message. What was printed goes out before a wait for it, so that a pipe sees every message at once.
+fn next(messages: &mut ConsumeIter, output: &mut Output) -> Result<Option<Message>, Box<dyn Error>> {
+    if let Some(message) = messages.next_timeout(Duration::ZERO)? {
+        return Ok(Some(message));
+    }
+    if let Output::Lines(printer) = output {
+        printer.flush()?;
+    }
+    Ok(messages.next().transpose()?)
 }
 
-/// A reader that has seen enough, as `head` has, is no failure.
-fn flush(out: &mut impl Write) -> io::Result<()> {
-    match out.flush() {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done,
+fn holds(content: &[u8], text: &[u8]) -> bool {
+    text.is_empty() || content.windows(text.len()).any(|part| part == text)
+}
+
+impl Output {
+    fn take(&mut self, message: &Message) -> std::io::Result<()> {
+        match self {
+            Output::Lines(printer) => printer.print(message),
+            Output::Counts(summary) => {
+                summary.add(message);
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(&mut self) -> std::io::Result<()> {
+        match self {
+            Output::Lines(printer) => printer.flush(),
+            Output::Counts(summary) => summary.print(),
+        }
     }
 }

@@ -12,7 +12,8 @@ fn main() -> ExitCode {
         ["--help"] => println!("{USAGE}"),
         [brokers, first, second, file] => {
             if let Err(e) = run(brokers, first, second, file) {
-                eprintln!("two_topics: {e}");
+                let cause = e.source().map(|e| format!(": {e}")).unwrap_or_default();
+                eprintln!("two_topics: {e}{cause}");
                 return ExitCode::FAILURE;
             }
         }

@@ -1,12 +1,22 @@
-//! What the examples share: arguments, exit codes, a progress bar.
+//! What the examples share: arguments, exit codes, tables.
 
 // Each example uses its part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod merge;
+pub mod print;
+pub mod progress;
+pub mod range;
+pub mod summary;
+pub mod time;
+mod warnings;
+
 use std::error::Error;
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tank_client::Producer;
 
 /// Arguments: options with their values, and the rest.
 pub struct Args {
@@ -25,6 +35,12 @@ impl Args {
         let parse = |text: &str| text.parse().map_err(|_| Usage(format!("{name} {text}: not a number that fits")));
         self.option(name).map(parse).transpose()
     }
+
+    /// The value of an option as a span of time.
+    pub fn span(&self, name: &str) -> Result<Option<Duration>, Usage> {
+        let parse = |text| time::parse_span(text).ok_or(Usage(format!("{name} {text}: no span of time, such as 10s")));
+        self.option(name).map(parse).transpose()
+    }
 }
 
 /// Arguments that make no sense.
@@ -39,7 +55,13 @@ impl std::fmt::Display for Usage {
 
 impl Error for Usage {}
 
-/// Runs an example with its arguments. Exit code 0 if all is done, 1 if it failed, 2 for arguments that make no sense.
+/// What every usage text ends with.
+const ENDING: &str = "
+  --help           this text
+
+exit code: 0 done, 1 failed, 2 wrong arguments";
+
+/// Runs an example with its arguments, of which `valued` options are followed by a value, also as `--option=value`.
 pub fn run(usage: &str, flags: &[&str], valued: &[&str], body: fn(&Args) -> Result<(), Box<dyn Error>>) -> ExitCode {
     let mut given = std::env::args();
     let name = given.next().unwrap_or_default();
@@ -47,39 +69,47 @@ pub fn run(usage: &str, flags: &[&str], valued: &[&str], body: fn(&Args) -> Resu
     let mut args = Args { options: Vec::new(), operands: Vec::new() };
     let mut problem = None;
     while let Some(arg) = given.next() {
-        if arg == "--help" {
-            println!("{usage}");
+        let (option, value) = match arg.split_once('=') {
+            Some((option, value)) if arg.starts_with("--") => (option, Some(value.to_owned())),
+            _ => (arg.as_str(), None),
+        };
+        if arg == "--help" || arg == "-h" {
+            println!("{usage}{ENDING}");
             return ExitCode::SUCCESS;
         } else if flags.contains(&arg.as_str()) {
             args.options.push((arg, String::new()));
-        } else if valued.contains(&arg.as_str()) {
-            match given.next() {
-                Some(value) => args.options.push((arg, value)),
+        } else if valued.contains(&option) {
+            match value.or_else(|| given.next()) {
+                Some(value) => args.options.push((option.to_owned(), value)),
                 None => problem = Some(format!("{arg} needs a value")),
             }
-        } else if arg.starts_with("--") {
+        } else if arg.starts_with('-') {
             problem = Some(format!("unknown option {arg}"));
         } else {
             args.operands.push(arg);
         }
     }
+    warnings::show();
     let done = match problem {
         Some(problem) => Err(Usage(problem).into()),
         None => body(&args),
     };
     let Err(e) = done else { return ExitCode::SUCCESS };
     if let Some(problem) = e.downcast_ref::<Usage>() {
-        eprintln!("{name}: {problem}\n\n{usage}");
+        eprintln!("{name}: {problem}\n\n{usage}{ENDING}");
         return ExitCode::from(2);
     }
-    let mut text = format!("{name}: {e}");
-    let mut cause = e.source();
-    while let Some(e) = cause {
-        text += &format!(": {e}");
-        cause = e.source();
+    // Only what we print to can be a pipe here. A reader that has seen enough, as `head` has, is no failure.
+    if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
     }
-    eprintln!("{text}");
+    eprintln!("{name}: {}", chain(&*e));
     ExitCode::FAILURE
+}
+
+/// An error with its causes.
+pub fn chain(e: &(dyn Error + 'static)) -> String {
+    std::iter::successors(Some(e), |&e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// `TOPIC` or `TOPIC/PARTITION`.
@@ -88,57 +118,8 @@ pub fn place(text: &str) -> Result<(&str, Option<u16>), Usage> {
         None => Ok((text, None)),
         Some((topic, id)) => match id.parse() {
             Ok(id) => Ok((topic, Some(id))),
-            Err(_) => Err(Usage(format!("{text}: {id} is no partition"))),
+            Err(_) => Err(Usage(format!("{text}: {id:?} is no partition"))),
         },
-    }
-}
-
-/// A line on a terminal that shows how far a long job is; nothing anywhere else.
-pub struct Progress {
-    what: &'static str,
-    total: u64,
-    started: Instant,
-    shown: Option<Instant>,
-    is_terminal: bool,
-}
-
-/// Jobs that are done sooner show no bar.
-const LONG: Duration = Duration::from_millis(500);
-
-const WIDTH: usize = 30;
-
-impl Progress {
-    /// A job of so many steps; 0 if nobody knows.
-    pub fn new(what: &'static str, total: u64) -> Progress {
-        Progress { what, total, started: Instant::now(), shown: None, is_terminal: stderr().is_terminal() }
-    }
-
-    /// Shows that so much is done, some times a second at most.
-    pub fn set(&mut self, done: u64) {
-        let recent = self.shown.map_or(self.started + LONG, |shown| shown + LONG / 4);
-        if !self.is_terminal || Instant::now() < recent {
-            return;
-        }
-        self.shown = Some(Instant::now());
-        let rate = done as f64 / self.started.elapsed().as_secs_f64();
-        let line = match (done as f64 / self.total as f64, self.total) {
-            (_, 0) => format!("{done} {} ({rate:.0}/s)", self.what),
-            (share, total) => {
-                let full = ((share * WIDTH as f64) as usize).min(WIDTH);
-                let bar = "#".repeat(full) + &"-".repeat(WIDTH - full);
-                let left = total.saturating_sub(done) as f64 / rate.max(1.0);
-                format!("[{bar}] {:3.0} % {} ({rate:.0}/s, {left:.0} s left)", share * 100.0, self.what)
-            }
-        };
-        let _ = write!(stderr(), "\r{line}\x1b[K");
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.shown.is_some() {
-            let _ = write!(stderr(), "\r\x1b[K");
-        }
     }
 }
 
@@ -157,4 +138,16 @@ pub fn print_table(rows: &[Vec<String>]) -> std::io::Result<()> {
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
+}
+
+/// Waits until all is stored, and says so, or what became of the rest.
+pub fn finish(producer: &mut Producer) -> Result<(), Box<dyn Error>> {
+    let flushed = producer.flush();
+    eprintln!("{} messages stored", producer.stored());
+    for failure in producer.take_failures() {
+        let (topic, partition, count) = (failure.topic(), failure.partition(), failure.count());
+        let fate = if failure.is_unknown() { "perhaps stored" } else { "not stored" };
+        eprintln!("{topic}/{partition}: {count} messages {fate}");
+    }
+    Ok(flushed?)
 }

@@ -128,7 +128,8 @@ fn help_usage_and_failure() {
     let (code, stdout, stderr) = run("checkpointed_worker", &["--help"]);
     assert!(code == 0 && stdout.starts_with("usage: checkpointed_worker") && stderr.is_empty());
     let (code, stdout, stderr) = run("checkpointed_worker", &["localhost"]);
-    assert!(code == 2 && stdout.is_empty() && stderr.starts_with("usage: "));
+    let told = "checkpointed_worker: a broker, a topic and a file are needed\n\nusage: checkpointed_worker ";
+    assert!(code == 2 && stdout.is_empty() && stderr.starts_with(told), "{stderr}");
     let file = scratch("foreign");
     fs::write(&file, "hello").unwrap();
     let (code, stdout, stderr) = run("checkpointed_worker", &["localhost", "orders", file.to_str().unwrap()]);

@@ -1,0 +1,109 @@
+//! The page for a ticket.
+
+use tank_client::broker::Broker;
+
+use crate::common::example::run;
+use crate::common::server::{Server, unique_name};
+use crate::common::watch::within;
+use crate::shared::orders;
+
+/// Checks that each line begins with one of these, in this order, and so many lines there are.
+#[track_caller]
+fn check(out: &str, begins: &[String]) {
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines.len() == begins.len(), "{out}\n{begins:#?}");
+    for (line, begin) in lines.iter().zip(begins) {
+        assert!(line.starts_with(begin), "{line}\n{begin}");
+    }
+    assert!(lines[0].ends_with(concat!("Z, tank-client ", env!("CARGO_PKG_VERSION"))), "{out}");
+}
+
+#[test]
+fn all_is_well() {
+    within(300, || {
+        let server = Server::start();
+        let (topic, empty, addr) = (orders(&server), server.topic(1).name, server.addr());
+        let (code, out, err) = run("doctor", &[addr, &topic, &empty]);
+        assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        let begins = [
+            "20".into(),
+            format!("ok    resolve {addr}: {addr}"),
+            format!("ok    connect {addr}: "),
+            format!("ok    ping {addr}: "),
+            format!("ok    status {addr}: "),
+            "ok    topology: stands alone".into(),
+            "ok    topics: ".into(),
+            format!("ok    {topic}/0: 1 to 4, the last one of 2024-02-29T08:30:04.000Z, "),
+            format!("ok    {topic}/1: 1 to 3, the last one of 2024-02-29T08:30:03.000Z, "),
+            format!("ok    fetch {topic}/0: 4 messages, "),
+            format!("ok    {empty}/0: no messages yet"),
+        ];
+        check(&out, &begins);
+    });
+}
+
+#[test]
+fn what_fails_is_told_and_the_rest_goes_on() {
+    within(300, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 3);
+        broker.append_payloads("orders", 0, &["tea"; 5000]);
+        broker.append_payloads("orders", 2, &["tea", "milk"]);
+        broker.truncate_front("orders", 2, 3);
+        broker.set_broken("orders", 1, true);
+        let (addr, unknown) = (broker.addr().to_string(), unique_name());
+        let brokers = format!("{addr},127.0.0.1:1,host.invalid:11011");
+        let args = ["--timeout", "3s", &brokers, &unknown, "orders", "orders/7"];
+        let (code, out, err) = run("doctor", &args);
+        let begins = [
+            "20".into(),
+            format!("ok    resolve {addr}: {addr}"),
+            format!("ok    connect {addr}: "),
+            format!("ok    ping {addr}: "),
+            format!("ok    status {addr}: 1 topics, 3 partitions"),
+            "ok    resolve 127.0.0.1:1: 127.0.0.1:1".into(),
+            "FAIL  connect 127.0.0.1:1: cannot connect to 127.0.0.1:1: Connection refused".into(),
+            "FAIL  resolve host.invalid:11011: ".into(),
+            "FAIL  connect host.invalid:11011: cannot connect to host.invalid:11011: ".into(),
+            "ok    topology: stands alone".into(),
+            "ok    topics: 1".into(),
+            format!("FAIL  topic {unknown}: the broker lists no such topic"),
+            "ok    orders/0: 1 to 5000, the last one of ".into(),
+            "FAIL  orders/1: the broker has trouble with its files".into(),
+            "ok    orders/2: no messages any more, the last number was 2".into(),
+            "ok    fetch orders/0: 1000 messages, ".into(),
+            "FAIL  orders/7: no such partition".into(),
+        ];
+        check(&out, &begins);
+        assert_eq!((code, err.as_str()), (1, "doctor: 6 steps failed\n"));
+
+        broker.stop();
+        let (code, out, err) = run("doctor", &["--timeout", "1s", &addr, "orders"]);
+        check(
+            &out,
+            &[
+                "20".into(),
+                format!("ok    resolve {addr}"),
+                format!("FAIL  connect {addr}: cannot connect to {addr}: "),
+            ],
+        );
+        assert_eq!((code, err.as_str()), (1, "doctor: 1 step failed\n"));
+    });
+}
+
+#[test]
+fn the_nodes_of_a_cluster() {
+    within(300, || {
+        let cluster = Broker::cluster(3).unwrap();
+        cluster.create_topic("orders", 1);
+        cluster.node(2).stop();
+        cluster.fail_over(2);
+        let addr = cluster.node(0).addr().to_string();
+        let (code, out, err) = run("doctor", &["--timeout", "10s", &addr, "orders"]);
+        assert!(out.contains("ok    topology: cluster ") && out.contains(" 3 nodes\nok    node 1: "), "{out}");
+        assert!(out.contains("ok    node 2: ") && out.contains("ok    orders/0: no messages yet\n"), "{out}");
+        let last = out.lines().find(|line| line.contains("node 3: ")).unwrap();
+        assert!(last.starts_with("FAIL  ") && last.ends_with(", gone"), "{last}");
+        assert_eq!((code, err.as_str()), (1, "doctor: 1 step failed\n"), "{out}");
+    });
+}

@@ -1,0 +1,51 @@
+//! What the tests of the examples share.
+
+use tank_client::{Client, Message, Record, Start, Subscription};
+
+use crate::common::server::Server;
+
+/// A message of [`orders`]: partition, time stamp, key, content.
+pub type Order = (u16, u64, &'static str, &'static [u8]);
+
+/// 2024-02-29T08:30:00Z
+pub const MORNING: u64 = 1_709_195_400_000;
+
+/// Two partitions, with time stamps that do not go back in either.
+pub const ORDERS: [Order; 7] = [
+    (0, MORNING, "ada", b"tea"),
+    (0, MORNING + 1000, "ben", b"milk"),
+    (0, MORNING + 1000, "ada", b""),
+    (0, MORNING + 4000, "", b"honey\tand \"milk\""),
+    (1, MORNING + 500, "cleo", b"coffee"),
+    (1, MORNING + 1000, "ben", b"rum"),
+    (1, MORNING + 3000, "cleo", b"\xff\x00"),
+];
+
+/// [`ORDERS`], counted.
+pub const COUNTS: &str = "\
+PARTITION  MESSAGES  BYTES  FIRST  LAST  OLDEST                    NEWEST
+orders/0          4     32      1     4  2024-02-29T08:30:00.000Z  2024-02-29T08:30:04.000Z
+orders/1          3     22      1     3  2024-02-29T08:30:00.500Z  2024-02-29T08:30:03.000Z
+all               7     54  -      -     2024-02-29T08:30:00.000Z  2024-02-29T08:30:04.000Z
+";
+
+/// A table without the spaces between its columns, whose width depends on the topic's name.
+pub fn cells(table: &str) -> Vec<Vec<&str>> {
+    table.lines().map(|line| line.split_whitespace().collect()).collect()
+}
+
+/// A topic with [`ORDERS`].
+pub fn orders(server: &Server) -> String {
+    let topic = server.topic(2).name;
+    for (partition, timestamp_ms, key, content) in ORDERS {
+        let record = Record::new(content).key(key.as_bytes()).timestamp_ms(timestamp_ms);
+        server.client().publish(&topic, partition, &[record]).unwrap();
+    }
+    topic
+}
+
+pub fn messages(client: &Client, topic: &str) -> Vec<Vec<Message>> {
+    let partitions = 0..client.partitions(topic).unwrap().len() as u16;
+    let all = |id| Subscription::partition(topic, id).from(Start::Earliest).stop_at_end();
+    partitions.map(|id| client.subscribe(all(id)).unwrap().map(Result::unwrap).collect()).collect()
+}
