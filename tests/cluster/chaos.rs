@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tank_client::broker::{Broker, Cluster, Fault as Injected};
 use tank_client::protocol::frame::Kind;
-use tank_client::{Client, Error, Fault, Record, Start, Subscription};
+use tank_client::{Client, Producer, Record, Start, Subscription};
 
 use crate::common::rng::{Rng, seeded};
 use crate::common::watch::within;
@@ -78,25 +78,35 @@ fn client(cluster: &Cluster) -> Client {
     builder.retry_timeout(Duration::from_secs(60)).connect(&addrs(cluster)).unwrap()
 }
 
-/// Publishes to every third partition, each record under its own number, until all is calm.
+/// Publishes to every third partition, each record under the number it will have, until all is calm; then flushes.
+///
+/// The numbers come from the producer alone: that a record has the one it expects shows that none was stored twice.
 fn publish(sea: &Sea, rng: &mut Rng, first: u16, calm: &AtomicBool) {
-    let client = client(&sea.cluster);
+    let mut producer = client(&sea.cluster).producer().idempotent().max_records(16).build().unwrap();
+    let mut given = vec![0; usize::from(PARTITIONS)];
     while !calm.load(Ordering::SeqCst) {
         let partition = first + PUBLISHERS * rng.below(usize::from(PARTITIONS / PUBLISHERS)) as u16;
-        let stored = &sea.stored[usize::from(partition)];
-        let next = stored.load(Ordering::SeqCst) + 1;
-        let numbers: Vec<u64> = (next..=next + rng.below(20) as u64).collect();
-        let payloads: Vec<String> = numbers.iter().map(|n| format!("{partition}:{n}")).collect();
-        let records: Vec<_> = numbers.iter().zip(&payloads).map(|(&n, p)| (n, Record::new(p.as_bytes()))).collect();
-        loop {
-            match client.publish_at("orders", partition, &records) {
-                // Numbers make it safe to try again: those that are there already are refused.
-                Ok(()) | Err(Error::Broker { fault: Fault::SeqNotAbove { .. }, .. }) => break,
-                Err(e) if e.is_retryable() || matches!(e, Error::OutcomeUnknown { .. }) => {}
-                Err(e) => panic!("{e:?}"),
-            }
+        for _ in 0..rng.between(1, 20) {
+            let given = &mut given[usize::from(partition)];
+            *given += 1;
+            let payload = format!("{partition}:{given}");
+            producer.send_to("orders", partition, Record::new(payload.as_bytes())).unwrap();
         }
-        stored.store(numbers[numbers.len() - 1], Ordering::SeqCst);
+        match rng.below(3) {
+            0 => producer.poll().unwrap(),
+            1 => acknowledge(sea, &mut producer, &given),
+            _ => {}
+        }
+    }
+    acknowledge(sea, &mut producer, &given);
+}
+
+/// Waits until all that was given is stored, which is what the producer promises then.
+fn acknowledge(sea: &Sea, producer: &mut Producer, given: &[u64]) {
+    producer.flush().unwrap_or_else(|e| panic!("{e:?}: {:?}", producer.take_failures()));
+    assert_eq!((producer.stored(), producer.pending()), (given.iter().sum(), 0));
+    for (stored, &given) in sea.stored.iter().zip(given) {
+        stored.fetch_max(given, Ordering::SeqCst);
     }
 }
 
