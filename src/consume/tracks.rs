@@ -1,10 +1,11 @@
 //! Where each partition of a subscription stands, and what an answer means for it. No I/O.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, warn};
 
+use super::position::{Gap, Position, Positions};
+use super::stats::Stats;
 use super::subscription::{MAX_FETCH_SIZE, Options, OutOfRange};
 use crate::config::Config;
 use crate::error::{Error, Fault, Result};
@@ -21,90 +22,6 @@ const NOTHING_YET_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long to leave a partition alone at most whose leader is not known or gone: its successor wants to be found soon.
 const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
-
-/// The next sequence number to be delivered from a partition.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Position {
-    /// The topic.
-    pub topic: Arc<str>,
-    /// The partition.
-    pub partition: u16,
-    /// The next number; 0 as long as nothing came of a subscription that begins with the earliest message.
-    pub seq: u64,
-}
-
-/// The positions of a subscription: what to keep in order to go on later.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Positions(Vec<Position>);
-
-impl Positions {
-    /// All of them, in the order of the subscription.
-    pub fn iter(&self) -> std::slice::Iter<'_, Position> {
-        self.0.iter()
-    }
-
-    /// The next number of a partition, if it belongs to the subscription.
-    pub fn get(&self, topic: &str, partition: u16) -> Option<u64> {
-        self.0.iter().find(|p| &*p.topic == topic && p.partition == partition).map(|p| p.seq)
-    }
-
-    /// Notes the next number of a partition, in place of the one it had: for a program that deals with messages in
-    /// another order than they come in.
-    pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
-        match self.0.iter_mut().find(|p| &*p.topic == topic && p.partition == partition) {
-            Some(position) => position.seq = seq,
-            None => self.0.push(Position { topic: topic.into(), partition, seq }),
-        }
-    }
-}
-
-impl<'a> IntoIterator for &'a Positions {
-    type Item = &'a Position;
-    type IntoIter = std::slice::Iter<'a, Position>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.iter()
-    }
-}
-
-/// Messages that retention took before they were delivered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Gap {
-    /// The topic.
-    pub topic: Arc<str>,
-    /// The partition.
-    pub partition: u16,
-    /// The first number that is gone.
-    pub first: u64,
-    /// The last number that is gone.
-    pub last: u64,
-}
-
-/// What a subscription has done so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Messages handed out.
-    pub messages: u64,
-    /// Bytes received, all of TANK's framing included.
-    pub bytes: u64,
-    /// Bundles of which messages were handed out.
-    pub bundles: u64,
-    /// Fetches answered.
-    pub fetches: u64,
-    /// Fetches answered without any data.
-    pub empty_fetches: u64,
-    /// Connections that were lost.
-    pub reconnects: u64,
-    /// Brokers that could not be reached when a connection to them was wanted.
-    pub failed_brokers: u64,
-    /// Answers that named another leader.
-    pub redirects: u64,
-    /// Answers that a partition has no leader.
-    pub no_leader: u64,
-}
 
 /// One partition of a subscription.
 #[derive(Debug)]

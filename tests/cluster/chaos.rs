@@ -1,8 +1,8 @@
 //! Everything at once: nodes that die, hang and come back, leaders that move, connections that break, while records are
 //! published and followed.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,25 +44,21 @@ fn storm(rng: &mut Rng, time: Duration) {
     let stored = (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect();
     let sea = Arc::new(Sea { cluster, stored, over: AtomicBool::new(false) });
     let calm = Arc::new(AtomicBool::new(false));
-    let done = Arc::new(Barrier::new(usize::from(PUBLISHERS) + 1));
-    let mut threads = Vec::new();
-    for first in 0..PUBLISHERS {
-        let (sea, mut rng, calm, done) = (sea.clone(), Rng::new(rng.next()), calm.clone(), done.clone());
-        threads.push(thread::spawn(move || {
-            publish(&sea, &mut rng, first, &calm);
-            done.wait();
-        }));
-    }
-    for _ in 0..FOLLOWERS {
+    let publisher = |first| {
+        let (sea, mut rng, calm) = (sea.clone(), Rng::new(rng.next()), calm.clone());
+        thread::spawn(move || publish(&sea, &mut rng, first, &calm))
+    };
+    let publishers: Vec<_> = (0..PUBLISHERS).map(publisher).collect();
+    let follower = |_| {
         let (sea, mut rng) = (sea.clone(), Rng::new(rng.next()));
-        threads.push(thread::spawn(move || follow(&sea, &mut rng)));
-    }
+        thread::spawn(move || follow(&sea, &mut rng))
+    };
+    let followers: Vec<_> = (0..FOLLOWERS).map(follower).collect();
     weather(&sea.cluster, rng, time);
     calm.store(true, Ordering::SeqCst);
-    // A publisher that failed never gets here; the watchdog and its panic tell.
-    done.wait();
+    publishers.into_iter().for_each(|thread| thread.join().unwrap());
     sea.over.store(true, Ordering::SeqCst);
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    followers.into_iter().for_each(|thread| thread.join().unwrap());
     for (partition, stored) in (0..).zip(&sea.stored) {
         assert_eq!(sea.cluster.node(0).high_water_mark("orders", partition), stored.load(Ordering::SeqCst));
     }
