@@ -1,8 +1,10 @@
 //! [`Client`]: the brokers, who leads what, and single requests.
 
+use std::collections::HashSet;
+use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use std::{fmt, io};
 
 use log::debug;
@@ -92,6 +94,11 @@ impl Client {
 
     /// Begins to read. The first fetches are under way when this returns, so nothing published afterwards is missed.
     ///
+    /// In a cluster nothing waits for partitions whose leader is gone, but to find out: that takes the
+    /// [connect time-out](ClientBuilder::connect_timeout) at most, if it says nothing at all. They join in when they have a
+    /// leader; only a [start](crate::Start::Time) that has to be searched there is waited for, up to
+    /// [`retry_timeout`](ClientBuilder::retry_timeout).
+    ///
     /// # Errors
     /// [`Error::Config`] for a subscription that cannot work; [`Error::Broker`] for an unknown topic or partition;
     /// otherwise as [`ClientBuilder::connect`].
@@ -174,10 +181,20 @@ impl Shared {
 
     /// Asks this broker.
     pub(crate) fn ask_at<A: Ask>(&self, addr: &BrokerAddr, request: &A) -> Result<A::Answer> {
+        self.exchange(addr, request, self.config.io_timeout)
+    }
+
+    /// Asks this broker, within so much time in all.
+    fn ask_within<A: Ask>(&self, addr: &BrokerAddr, request: &A, time: Duration) -> Result<A::Answer> {
+        let deadline = Deadline::after(time);
+        self.pool.connect(addr, time)?;
+        self.exchange(addr, request, deadline.left().unwrap_or(time))
+    }
+
+    fn exchange<A: Ask>(&self, addr: &BrokerAddr, request: &A, timeout: Duration) -> Result<A::Answer> {
         let request_id = self.next_request_id();
         let mut frame = Vec::new();
         request.encode(request_id, &mut frame)?;
-        let timeout = self.config.io_timeout;
         let payload = loop {
             match self.pool.exchange(addr, &frame, A::ANSWER, timeout) {
                 Ok(payload) => break payload,
@@ -192,26 +209,52 @@ impl Shared {
 
     /// What is known of each partition of a topic, completed over the leaders that any broker names.
     pub(crate) fn partition_states(&self, topic: &str) -> Result<Vec<PartitionState>> {
+        self.states_of(topic, None)
+    }
+
+    /// The first number and the high-water mark of one partition, whatever is the matter with the leaders of others.
+    ///
+    /// # Errors
+    /// [`Fault::NoLeader`] also for one that cannot be asked.
+    pub(crate) fn marks_of(&self, topic: &str, partition: u16) -> Result<(u64, u64)> {
+        let states = self.states_of(topic, Some(partition))?;
+        let fault = match states.get(usize::from(partition)) {
+            Some(&PartitionState::Marks { first_available, high_water_mark }) => {
+                return Ok((first_available, high_water_mark));
+            }
+            Some(PartitionState::SystemError) => Fault::System,
+            Some(PartitionState::Redirect(_) | PartitionState::NoLeader) => Fault::NoLeader,
+            None => Fault::UnknownPartition,
+        };
+        Err(Error::broker(topic, partition, fault))
+    }
+
+    /// The states of all partitions; those that any broker cannot tell are asked of their leaders, for all of them or
+    /// just for one.
+    fn states_of(&self, topic: &str, only: Option<u16>) -> Result<Vec<PartitionState>> {
         let request = PartitionsOf(topic);
         let unknown = || Error::broker(topic, None, Fault::UnknownTopic);
         let (first, states) = self.any_broker(|addr| Ok((addr.clone(), self.ask_at(addr, &request)?)))?;
         let mut states = states.ok_or_else(unknown)?;
-        let mut asked = Vec::new();
         let name: Arc<str> = topic.into();
         for (state, id) in states.iter().zip(0..) {
             if matches!(state, PartitionState::Marks { .. }) {
                 self.cluster.learn(&name, id, first.clone());
             }
         }
-        // A broker may name leaders without end, and those let us wait in turn.
-        let enough = Deadline::after(self.config.connect_timeout.saturating_add(self.config.io_timeout));
+        // A broker may name leaders without end, and those let us wait in turn: they share the time there is to connect.
+        let timeout = self.config.connect_timeout;
+        let budget = Deadline::after(timeout);
         let most = self.config.limits.nodes as usize;
-        while let Some(leader) = next_leader(&states, &asked).filter(|_| asked.len() < most && !enough.has_passed()) {
+        let mut asked = Vec::new();
+        while asked.len() < most && !budget.has_passed() {
+            let (Some(leader), count) = next_leader(&states, only, &asked) else { break };
             asked.push(leader);
             let Some(addr) = self.cluster.named(leader).map_err(|fault| Error::broker(topic, None, fault))? else {
                 continue;
             };
-            let theirs = match self.ask_at(&addr, &request) {
+            let share = budget.left().unwrap_or(timeout) / count.min(most) as u32;
+            let theirs = match self.ask_within(&addr, &request, share) {
                 Ok(theirs) => theirs.unwrap_or_default(),
                 Err(e) => {
                     debug!("{addr}: leader of {topic} cannot be asked: {e}");
@@ -225,6 +268,10 @@ impl Shared {
                     *state = theirs;
                 }
             }
+        }
+        let is_open = |state: &PartitionState| matches!(state, PartitionState::NoLeader | PartitionState::Redirect(_));
+        if wanted(&states, only).any(is_open) {
+            self.cluster.knew_no_leader(&first);
         }
         Ok(states)
     }
@@ -240,12 +287,21 @@ pub(crate) fn check_request_id(payload: &[u8], expected: u32) -> std::result::Re
     Err(DecodeError::new("request id", fault, 0))
 }
 
-/// A leader that is named and was not asked.
-fn next_leader(states: &[PartitionState], asked: &[std::net::SocketAddrV4]) -> Option<std::net::SocketAddrV4> {
-    states.iter().find_map(|state| match state {
-        PartitionState::Redirect(to) if !asked.contains(to) => Some(*to),
-        _ => None,
-    })
+/// The states of all partitions, or of one.
+fn wanted(states: &[PartitionState], only: Option<u16>) -> impl Iterator<Item = &PartitionState> {
+    let range = only.map_or(0..states.len(), |id| usize::from(id)..usize::from(id) + 1);
+    states.get(range).unwrap_or_default().iter()
+}
+
+/// A leader that is named for what is wanted and was not asked yet, and how many there are of those.
+fn next_leader(states: &[PartitionState], only: Option<u16>, asked: &[SocketAddrV4]) -> (Option<SocketAddrV4>, usize) {
+    let named = || {
+        wanted(states, only).filter_map(|state| match state {
+            PartitionState::Redirect(to) if !asked.contains(to) => Some(*to),
+            _ => None,
+        })
+    };
+    (named().next(), named().collect::<HashSet<_>>().len())
 }
 
 /// Why none of several brokers would do.

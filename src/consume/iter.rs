@@ -93,6 +93,8 @@ enum Pulled {
 /// What a leader's turn came to.
 enum Turn {
     Bundle,
+    /// An answer, or a bundle that nothing is wanted of, is through: there may be many of those in a row.
+    Passed,
     Event,
     Dry,
 }
@@ -167,18 +169,20 @@ impl ConsumeIter {
     }
 
     /// The next number to be delivered from a partition: what to keep in order to go on later. 0 as long as nothing
-    /// came of a partition that begins with the earliest message. `None` for a partition that was not subscribed to.
+    /// came of a partition that begins with the earliest message. `None` for a partition that was not subscribed to, and
+    /// for one that begins with the latest message as long as it has had no leader to say which that is.
     ///
     /// On a `&mut ConsumeIter` write `(*iter).position(…)`: there `Iterator::position` comes first.
     pub fn position(&self, topic: &str, partition: u16) -> Option<u64> {
-        self.tracks.find(topic, partition).map(|index| self.position_of(index))
+        let index = self.tracks.find(topic, partition).filter(|&index| self.tracks.has_position(index))?;
+        Some(self.position_of(index))
     }
 
     fn position_of(&self, index: usize) -> u64 {
         self.loaded.position_of(index).unwrap_or(self.tracks.tracks[index].position)
     }
 
-    /// The next number of every partition.
+    /// The next number of every partition that has a [position](ConsumeIter::position).
     pub fn positions(&self) -> Positions {
         self.tracks.positions(|index| self.position_of(index))
     }
@@ -257,7 +261,8 @@ impl ConsumeIter {
             }
             match self.take_turns()? {
                 Turn::Bundle => return Ok(Pulled::Bundle),
-                Turn::Event => {}
+                Turn::Passed if until.has_passed() => return Ok(Pulled::Quiet),
+                Turn::Passed | Turn::Event => {}
                 Turn::Dry if !self.wait(until)? => return Ok(Pulled::Quiet),
                 Turn::Dry => {}
             }
@@ -323,9 +328,8 @@ impl ConsumeIter {
             }
             Event::Bundle(bundle) => {
                 let index = self.leaders[turn].partition(bundle.slot);
-                if self.load(turn, index, bundle, start)? {
-                    return Ok(Turn::Bundle);
-                }
+                let is_loaded = self.load(turn, index, bundle, start)?;
+                return Ok(if is_loaded { Turn::Bundle } else { Turn::Passed });
             }
             Event::ChunkEnd { slot, end } => {
                 if let Some((index, outcome)) = self.leaders[turn].answer(slot) {
@@ -336,10 +340,14 @@ impl ConsumeIter {
                 let leader = &mut self.leaders[turn];
                 self.tracks.stats.bytes += leader.take_bytes();
                 let (partitions, outcome, soon) = leader.finish_answer();
+                if outcome.knows_no_leader {
+                    self.shared.cluster.knew_no_leader(&leader.addr);
+                }
                 // The others' turn, however fast this one may answer again.
                 self.turn += 1;
                 self.tracks.on_progress(&partitions);
                 self.tracks.on_end(&partitions, outcome, soon)?;
+                return Ok(Turn::Passed);
             }
         }
         Ok(Turn::Event)

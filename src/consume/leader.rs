@@ -18,6 +18,10 @@ use crate::protocol::{DecodeError, DecodeFault};
 /// Bytes of the read buffer at rest: several bundles of the usual sizes, and small enough for a core's cache.
 const READ_BUFFER: usize = 256 << 10;
 
+/// How often to read from a socket for one event before whoever waits may look at the time: bundles that are passed over,
+/// however many, make no event.
+const MOST_READS: usize = 16;
+
 /// Brokers that are asked to wait for data wait longer than this.
 const SOON: Duration = Duration::from_millis(50);
 
@@ -189,8 +193,9 @@ impl Leader {
 
     /// The next event, if it can be had without blocking, and where the bytes it is about begin in the buffer's block.
     pub(super) fn poll(&mut self) -> Result<Option<(Event, usize)>> {
+        let mut reads = MOST_READS;
         loop {
-            if !self.read_needed()? {
+            if !self.read_needed(&mut reads)? {
                 return Ok(None);
             }
             let start = self.buf.start();
@@ -212,13 +217,15 @@ impl Leader {
         }
     }
 
-    /// Reads what the decoder needs, as far as it has arrived; whether all of it is there.
-    fn read_needed(&mut self) -> Result<bool> {
+    /// Reads what the decoder needs, as far as it has arrived and so many reads suffice; whether all of it is there.
+    fn read_needed(&mut self, reads: &mut usize) -> Result<bool> {
         if self.need == 0 {
             return Ok(true);
         }
         let Link::Up { connection, .. } = &self.link else { return Ok(false) };
         while self.need > 0 {
+            let Some(left) = reads.checked_sub(1) else { return Ok(false) };
+            *reads = left;
             let filled = self.buf.fill(connection, self.need);
             match filled.map_err(|e| Error::io(self.phase(), e))? {
                 Fill::Bytes(n) => {

@@ -23,6 +23,10 @@ const NOTHING_YET_PAUSE: Duration = Duration::from_millis(100);
 /// How long to leave a partition alone at most whose leader is not known or gone: its successor wants to be found soon.
 const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
 
+/// A number that lies beyond the end of every log, but is not the one that stands for the end: the answer to that does not
+/// tell where it is.
+const BEYOND_END: u64 = u64::MAX - 1;
+
 /// One partition of a subscription.
 #[derive(Debug)]
 pub(super) struct Track {
@@ -31,6 +35,8 @@ pub(super) struct Track {
     /// The first number that was there when last heard of.
     pub(super) first_available: u64,
     pub(super) high_water_mark: Option<u64>,
+    /// Begins at the end, which is not known yet: a number beyond it is asked for, and the answer tells.
+    at_end: bool,
     /// Begins where a checkpoint says, and no answer has shown yet that there is such a place.
     pub(super) resumed: bool,
     /// The last number to deliver.
@@ -99,6 +105,8 @@ pub(super) struct Outcome {
     waited: bool,
     has_data: bool,
     has_fault: bool,
+    /// A partition has no leader, as far as the broker knows, or none that it leads to.
+    pub(super) knows_no_leader: bool,
     /// What the caller shall learn once the answer is through.
     error: Option<Error>,
 }
@@ -158,12 +166,16 @@ impl Tracks {
 
     /// All positions, given where each partition stands with what is being handed out.
     pub(super) fn positions(&self, position_of: impl Fn(usize) -> u64) -> Positions {
-        let position = |(index, source): (usize, &Source)| Position {
-            topic: source.topic.clone(),
-            partition: source.partition,
-            seq: position_of(index),
+        let position = |(index, source): (usize, &Source)| {
+            let (topic, partition) = (source.topic.clone(), source.partition);
+            self.has_position(index).then(|| Position { topic, partition, seq: position_of(index) })
         };
-        Positions(self.sources.iter().enumerate().map(position).collect())
+        Positions(self.sources.iter().enumerate().filter_map(position).collect())
+    }
+
+    /// Whether a partition stands anywhere: not if it begins at an end that is not known yet.
+    pub(super) fn has_position(&self, index: usize) -> bool {
+        !self.tracks[index].at_end
     }
 
     /// The sum of what all partitions are behind, given where each stands.
@@ -294,6 +306,7 @@ impl Tracks {
                         track.leader = Some(addr);
                         // The first redirect is how leaders are found; a second one in a row wants time to settle.
                         let (hops, pause) = (track.hops + 1, track.hops > 0);
+                        outcome.knows_no_leader |= pause;
                         return self.wait_or_give_up(index, pause, Fault::Redirects { hops, last: endpoint }, outcome);
                     }
                 }
@@ -311,6 +324,7 @@ impl Tracks {
         cluster.forget(topic, *partition);
         self.tracks[index].leader = None;
         self.stats.no_leader += 1;
+        outcome.knows_no_leader = true;
         self.wait_or_give_up(index, true, Fault::NoLeader, outcome);
     }
 
@@ -339,6 +353,11 @@ impl Tracks {
         track.high_water_mark = Some(high_water_mark);
         track.first_available = first_available;
         let requested = track.position;
+        if std::mem::take(&mut track.at_end) {
+            track.position = high_water_mark.saturating_add(1);
+            debug!("{topic}/{partition}: begins at the end, with {}", track.position);
+            return track.check_end();
+        }
         let recreated = std::mem::take(&mut track.resumed) && requested > high_water_mark.saturating_add(1);
         let policy = if recreated { self.options.on_recreated } else { self.options.out_of_range };
         match policy {
@@ -496,11 +515,13 @@ impl Tracks {
 }
 
 impl Track {
-    pub(super) fn new(position: u64, first_available: u64, high_water_mark: Option<u64>, options: &Options) -> Track {
+    /// A partition that begins at this number; with its first number and its high-water mark, if they are known.
+    pub(super) fn new(position: u64, marks: Option<(u64, u64)>, options: &Options) -> Track {
         Track {
             position,
-            first_available,
-            high_water_mark,
+            first_available: marks.map_or(0, |(first, _)| first),
+            high_water_mark: marks.map(|(_, mark)| mark),
+            at_end: false,
             resumed: false,
             end: options.stop_at_seq,
             end_unknown: options.stop_at_end,
@@ -517,9 +538,14 @@ impl Track {
         }
     }
 
+    /// A partition that begins at its end, wherever that is.
+    pub(super) fn at_end(options: &Options) -> Track {
+        Track { at_end: true, ..Track::new(BEYOND_END, None, options) }
+    }
+
     fn on_data(&mut self, high_water_mark: u64, len: u32) {
         self.drained = len == 0;
-        self.resumed = false;
+        (self.resumed, self.at_end) = (false, false);
         if len > 0 {
             self.high_water_mark = Some(high_water_mark);
             if std::mem::take(&mut self.end_unknown) {

@@ -9,7 +9,6 @@ use super::producer::Producer;
 use super::publish::{MAX_ENTRIES, MAX_REQUEST};
 use crate::error::{Error, Fault, Phase};
 use crate::net::{BrokerAddr, Deadline, Interest, wait};
-use crate::protocol::admin::PartitionState;
 use crate::protocol::produce::{ProducePartition, ProduceTopic};
 
 /// How many sealed bundles of a partition may wait before a call blocks.
@@ -68,7 +67,7 @@ impl Producer {
             self.codes.clear();
             let link = &mut self.links[index];
             match link.poll(limit, &mut self.codes) {
-                Ok(Some(request)) => self.answered(&request),
+                Ok(Some(request)) => self.answered(index, &request),
                 Ok(None) if link.deadline().has_passed() => {
                     let after = self.settings.shared.produce_timeout(&self.settings.options);
                     return self.lose(index, &Error::Timeout { phase: Phase::Wait, after });
@@ -79,11 +78,11 @@ impl Producer {
         }
     }
 
-    fn answered(&mut self, request: &InFlight) {
-        let shared = &self.settings.shared;
+    fn answered(&mut self, index: usize, request: &InFlight) {
+        let (shared, from) = (&self.settings.shared, &self.links[index].addr);
         for (&lane, &code) in request.lanes.iter().zip(&self.codes) {
             let lane = &mut self.lanes[lane];
-            let verdict = lane.judge(shared, request.request_id, code);
+            let verdict = lane.judge(shared, from, request.request_id, code);
             lane.answered(shared, request.request_id, verdict, &mut self.ledger);
         }
         self.note_ready(&request.lanes);
@@ -155,15 +154,7 @@ impl Producer {
             return;
         }
         let shared = &self.settings.shared;
-        let mark = shared.partition_states(&lane.topic).and_then(|states| {
-            match states.get(usize::from(lane.partition)) {
-                Some(&PartitionState::Marks { high_water_mark, .. }) => Ok(high_water_mark),
-                Some(PartitionState::SystemError) => Err(Fault::System),
-                Some(_) => Err(Fault::NoLeader),
-                None => Err(Fault::UnknownPartition),
-            }
-            .map_err(|fault| Error::broker(&lane.topic, lane.partition, fault))
-        });
+        let mark = shared.marks_of(&lane.topic, lane.partition).map(|(_, high_water_mark)| high_water_mark);
         let (e, passing) = match mark {
             Ok(mark) if lane.reached(mark, &mut self.ledger) => {
                 debug!("{}/{}: stored up to {mark}", lane.topic, lane.partition);

@@ -1,6 +1,6 @@
 //! Publishing and asking in a cluster.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tank_client::broker::{Broker, Fault as Injected};
 use tank_client::protocol::frame::Kind;
@@ -160,6 +160,36 @@ fn what_a_cluster_says_of_itself() {
         let topology = client.topology().unwrap();
         assert!(topology.nodes[1].endpoint.is_none() && !topology.nodes[1].available);
         assert_eq!(client.status().unwrap().cluster.unwrap().nodes, 2);
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// Leaders that say nothing share the time there is to connect; who asks for one partition waits for none of them.
+#[test]
+fn silent_leaders_hold_up_no_more_than_they_must() {
+    within(60, || {
+        let (cluster, _) = orders(5, 5);
+        (0..5).for_each(|p| append(&cluster, p, 1, 3));
+        let budget = Duration::from_secs(2);
+        let builder = || quick().connect_timeout(budget).retry_timeout(Duration::ZERO);
+        for connected in [true, false] {
+            let client = builder().connect(&addrs(&cluster)).unwrap();
+            if connected {
+                // To all leaders, which answer then.
+                assert_eq!(client.partitions("orders").unwrap().len(), 5);
+            }
+            [1, 2, 3].iter().for_each(|&node| cluster.node(node).pause());
+            if !connected {
+                [1, 2, 3].iter().for_each(|&node| cluster.node(node).disconnect_all());
+            }
+            let (seq, took) = timed(|| client.seq_at("orders", 0, UNIX_EPOCH));
+            assert!(seq.unwrap() == 1 && took < budget / 2, "{took:?}");
+            let (e, took) = timed(|| client.partitions("orders").unwrap_err());
+            assert!(matches!(e, Error::Broker { partition: Some(1), fault: Fault::NoLeader, .. }), "{e:?}");
+            // Far less than the time-outs of three leaders, each of which may take 30 s to answer.
+            assert!(took > budget / 2 && took < 3 * budget, "{took:?}");
+            [1, 2, 3].iter().for_each(|&node| cluster.node(node).resume());
+        }
         assert_eq!(cluster.killed_by(), None);
     });
 }
