@@ -249,6 +249,7 @@ impl ConsumeIter {
 
     fn try_pull(&mut self, until: Deadline) -> Result<Pulled> {
         self.unload();
+        let mut passed = false;
         loop {
             if self.finished || self.closer.is_closed() || self.remaining == 0 {
                 return Ok(Pulled::Finished);
@@ -259,9 +260,13 @@ impl ConsumeIter {
                 }
                 self.dispatch()?;
             }
-            match self.take_turns()? {
+            if passed && until.has_passed() {
+                return Ok(Pulled::Quiet);
+            }
+            let turn = self.take_turns()?;
+            passed = matches!(turn, Turn::Passed);
+            match turn {
                 Turn::Bundle => return Ok(Pulled::Bundle),
-                Turn::Passed if until.has_passed() => return Ok(Pulled::Quiet),
                 Turn::Passed | Turn::Event => {}
                 Turn::Dry if !self.wait(until)? => return Ok(Pulled::Quiet),
                 Turn::Dry => {}
