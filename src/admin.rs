@@ -283,7 +283,7 @@ impl Shared {
     /// Waits until the leaders of a new topic's partitions know of it: a produce request before that can kill a node.
     fn await_leaders(&self, topic: &str, partitions: u16) -> Result<()> {
         let give_up = Deadline::after(self.config.retry_timeout);
-        let mut backoff = self.config.new_backoff();
+        let mut backoff = self.config.leader_backoff();
         let is_led = |state: &PartitionState| matches!(state, PartitionState::Marks { .. });
         loop {
             let e = match self.partition_states(topic) {

@@ -12,6 +12,9 @@ use crate::produce::{Acks, Options};
 use crate::protocol::Limits;
 use crate::protocol::bundle::Compression;
 
+/// How long to leave a partition alone at most whose leader is not known or gone: its successor wants to be found soon.
+const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
+
 /// Settings that all connections of a client share.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -82,6 +85,11 @@ impl Config {
     pub(crate) fn new_backoff(&self) -> Backoff {
         Backoff::new(self.backoff.0, self.backoff.1)
     }
+
+    /// As [`new_backoff`](Config::new_backoff), for as long as a partition's leader is looked for.
+    pub(crate) fn leader_backoff(&self) -> Backoff {
+        Backoff::new(self.backoff.0, self.backoff.1.min(MAX_LEADER_PAUSE))
+    }
 }
 
 /// Settings for a [`Client`], from [`Client::builder`].
@@ -130,7 +138,8 @@ impl ClientBuilder {
     }
 
     /// The shortest and longest pause between two tries. They double from the one to the other, with a random part of
-    /// up to half. Default 100 milliseconds to 5 seconds.
+    /// up to half. Default 100 milliseconds to 5 seconds; a partition whose leader is looked for is asked for every second
+    /// at least.
     pub fn backoff(mut self, least: Duration, most: Duration) -> Self {
         self.config.backoff = (least, most);
         self

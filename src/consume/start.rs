@@ -75,7 +75,7 @@ pub(crate) fn find_time(client: &Client, topic: &str, id: u16, time: SystemTime)
 /// The first number and the high-water mark of a partition, once it has a leader.
 pub(crate) fn await_marks(shared: &Shared, topic: &str, id: u16) -> Result<(u64, u64)> {
     let give_up = Deadline::after(shared.config.retry_timeout);
-    let mut backoff = shared.config.new_backoff();
+    let mut backoff = shared.config.leader_backoff();
     loop {
         match shared.marks_of(topic, id) {
             Err(Error::Broker { fault: Fault::NoLeader, .. }) if !give_up.has_passed() => sleep(backoff.next_pause()),

@@ -20,9 +20,6 @@ use crate::protocol::varint;
 /// once that it has none, without waiting for any.
 const NOTHING_YET_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long to leave a partition alone at most whose leader is not known or gone: its successor wants to be found soon.
-const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
-
 /// A number that lies beyond the end of every log, but is not the one that stands for the end: the answer to that does not
 /// tell where it is.
 const BEYOND_END: u64 = u64::MAX - 1;
@@ -139,7 +136,7 @@ impl Tracks {
             stats: Stats::default(),
             gaps: Vec::new(),
             retry_timeout: config.retry_timeout,
-            backoff: Backoff::new(config.backoff.0, config.backoff.1.min(MAX_LEADER_PAUSE)),
+            backoff: config.leader_backoff(),
             bundle_limit: config.limits.bundle,
             in_trouble: false,
             changed: true,

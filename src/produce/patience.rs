@@ -55,7 +55,7 @@ impl Patience {
     fn trouble(&mut self, shared: &Shared) -> &mut Trouble {
         self.0.get_or_insert_with(|| Trouble {
             give_up: Deadline::after(shared.config.retry_timeout),
-            backoff: shared.config.new_backoff(),
+            backoff: shared.config.leader_backoff(),
             pause: None,
             unsent: 0,
             hops: 0,

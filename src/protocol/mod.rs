@@ -56,6 +56,7 @@
 
 pub mod admin;
 pub mod bundle;
+mod codes;
 pub mod compress;
 pub mod cursor;
 mod error;
