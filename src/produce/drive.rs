@@ -53,7 +53,8 @@ impl Producer {
         }
     }
 
-    /// Takes in answers and sends what may be sent, without waiting for anything but a new connection.
+    /// Takes in answers and sends what may be sent, without waiting for anything but a broker that has to be asked what is
+    /// stored.
     pub(super) fn advance(&mut self) {
         for index in 0..self.links.len() {
             self.take_answers(index);
@@ -68,7 +69,7 @@ impl Producer {
             let link = &mut self.links[index];
             match link.poll(limit, &mut self.codes) {
                 Ok(Some(request)) => self.answered(index, &request),
-                Ok(None) if link.deadline().has_passed() => {
+                Ok(None) if link.is_overdue() => {
                     let after = self.settings.shared.produce_timeout(&self.settings.options);
                     return self.lose(index, &Error::Timeout { phase: Phase::Wait, after });
                 }
@@ -141,9 +142,11 @@ impl Producer {
             }
         }
         let mut changed = false;
+        self.links.iter_mut().for_each(|link| link.set_wanted(false));
         for (addr, lanes) in groups {
             changed |= self.ship(addr, lanes);
         }
+        self.links.iter_mut().for_each(Link::drop_unwanted);
         changed
     }
 
@@ -186,19 +189,23 @@ impl Producer {
         if link.in_flight() >= self.settings.window {
             return false;
         }
-        let sent = link.bring_up(shared).map_err(|e| (e, false)).and_then(|reused| {
-            let request_id = shared.next_request_id();
-            let topics = group(&self.lanes, &mut lanes);
-            let options = &self.settings.options;
-            let request = options.request(&shared.config.client_id, request_id, self.settings.idempotent, topics);
-            self.frame.clear();
-            request.encode(&mut self.frame).map_err(|e| (e.into(), false))?;
-            let shape = request.shape().collect();
-            let deadline = Deadline::after(shared.produce_timeout(options));
-            let request = InFlight { request_id, lanes: lanes.clone(), shape, deadline };
-            let sent = link.send(&self.frame, request, shared.config.io_timeout);
-            sent.map(|()| request_id).map_err(|e| (e, reused))
-        });
+        let sent = match link.bring_up(shared) {
+            Ok(false) => return false,
+            Ok(true) => {
+                let request_id = shared.next_request_id();
+                let topics = group(&self.lanes, &mut lanes);
+                let options = &self.settings.options;
+                let request = options.request(&shared.config.client_id, request_id, self.settings.idempotent, topics);
+                self.frame.clear();
+                let encoded = request.encode(&mut self.frame).map_err(|e| (e.into(), false));
+                let shape = request.shape().collect();
+                let deadline = Deadline::after(shared.produce_timeout(options));
+                let request = InFlight { request_id, lanes: lanes.clone(), shape, deadline };
+                let sent = encoded.and_then(|()| link.send(&self.frame, request, shared.config.io_timeout));
+                sent.map(|()| request_id)
+            }
+            Err(e) => Err((e, false)),
+        };
         match sent {
             Ok(request_id) => {
                 for &lane in &lanes {
