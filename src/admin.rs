@@ -207,9 +207,9 @@ impl Client {
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn ping(&self) -> Result<Duration> {
         let shared = &self.shared;
-        shared.any_broker(|addr| {
+        shared.any_broker(|addr, patience| {
             let watch = Stopwatch::start();
-            shared.ask_at(addr, &Status)?;
+            shared.ask_at(addr, &Status, patience)?;
             Ok(watch.elapsed())
         })
     }
@@ -264,7 +264,7 @@ impl Shared {
         let mut frame = Vec::new();
         request.encode(&mut frame)?;
         let unknown = |e| Error::unknown(&request.topic, 0, e);
-        self.any_broker(|addr| {
+        self.any_broker(|addr, _| {
             let payload = loop {
                 match self.pool.exchange(addr, &frame, Kind::CreateTopic, self.config.io_timeout) {
                     Ok(payload) => break payload,

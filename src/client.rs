@@ -88,14 +88,14 @@ impl Client {
             in_cluster: OnceLock::new(),
             request_id: AtomicU32::new(1),
         };
-        shared.any_broker(|_| Ok(()))?;
+        shared.any_broker(|_, _| Ok(()))?;
         Ok(Client { shared: Arc::new(shared) })
     }
 
     /// Begins to read. The first fetches are under way when this returns, so nothing published afterwards is missed.
     ///
-    /// In a cluster nothing waits for partitions whose leader is gone, but to find out: that takes the
-    /// [connect time-out](ClientBuilder::connect_timeout) at most, if it says nothing at all. They join in when they have a
+    /// In a cluster nothing waits for partitions whose leader is gone, but to find out: that may take some two
+    /// [connect time-outs](ClientBuilder::connect_timeout), if brokers say nothing at all. They join in when they have a
     /// leader; only a [start](crate::Start::Time) that has to be searched there is waited for, up to
     /// [`retry_timeout`](ClientBuilder::retry_timeout).
     ///
@@ -148,8 +148,9 @@ impl Shared {
     }
 
     /// Connects to the brokers in turn, the most promising one first, and does something with the first one with which
-    /// it works. They share the connect time-out: each gets an even part of what is left.
-    pub(crate) fn any_broker<R>(&self, attempt: impl Fn(&BrokerAddr) -> Result<R>) -> Result<R> {
+    /// it works. They share the connect time-out: each gets an even part of what is left. As long as there are others, an
+    /// answer is not worth waiting longer for either: the attempt is told for how long it is.
+    pub(crate) fn any_broker<R>(&self, attempt: impl Fn(&BrokerAddr, Duration) -> Result<R>) -> Result<R> {
         let brokers = self.cluster.brokers();
         let timeout = self.config.connect_timeout;
         let budget = Deadline::after(timeout);
@@ -157,8 +158,11 @@ impl Shared {
         for (index, addr) in brokers.iter().enumerate() {
             // Time spent on an answer that did not come must leave some for the others.
             let least = timeout / brokers.len() as u32;
-            let share = budget.left().unwrap_or(timeout) / (brokers.len() - index) as u32;
-            match self.pool.connect(addr, share.max(least)).and_then(|()| attempt(addr)) {
+            let left = brokers.len() - index;
+            let share = (budget.left().unwrap_or(timeout) / left as u32).max(least);
+            let io_timeout = self.config.io_timeout;
+            let patience = if left > 1 { io_timeout.min(share) } else { io_timeout };
+            match self.pool.connect(addr, share).and_then(|()| attempt(addr, patience)) {
                 Err(e) if e.is_retryable() || matches!(e, Error::Decode { .. }) => {
                     debug!("{addr}: {e}");
                     self.cluster.failed(addr);
@@ -176,22 +180,11 @@ impl Shared {
 
     /// Asks any broker.
     pub(crate) fn ask<A: Ask>(&self, request: &A) -> Result<A::Answer> {
-        self.any_broker(|addr| self.ask_at(addr, request))
+        self.any_broker(|addr, patience| self.ask_at(addr, request, patience))
     }
 
-    /// Asks this broker.
-    pub(crate) fn ask_at<A: Ask>(&self, addr: &BrokerAddr, request: &A) -> Result<A::Answer> {
-        self.exchange(addr, request, self.config.io_timeout)
-    }
-
-    /// Asks this broker, within so much time in all.
-    fn ask_within<A: Ask>(&self, addr: &BrokerAddr, request: &A, time: Duration) -> Result<A::Answer> {
-        let deadline = Deadline::after(time);
-        self.pool.connect(addr, time)?;
-        self.exchange(addr, request, deadline.left().unwrap_or(time))
-    }
-
-    fn exchange<A: Ask>(&self, addr: &BrokerAddr, request: &A, timeout: Duration) -> Result<A::Answer> {
+    /// Asks this broker, and waits so long for its answer.
+    pub(crate) fn ask_at<A: Ask>(&self, addr: &BrokerAddr, request: &A, timeout: Duration) -> Result<A::Answer> {
         let request_id = self.next_request_id();
         let mut frame = Vec::new();
         request.encode(request_id, &mut frame)?;
@@ -234,7 +227,8 @@ impl Shared {
     fn states_of(&self, topic: &str, only: Option<u16>) -> Result<Vec<PartitionState>> {
         let request = PartitionsOf(topic);
         let unknown = || Error::broker(topic, None, Fault::UnknownTopic);
-        let (first, states) = self.any_broker(|addr| Ok((addr.clone(), self.ask_at(addr, &request)?)))?;
+        let (first, states) =
+            self.any_broker(|addr, patience| Ok((addr.clone(), self.ask_at(addr, &request, patience)?)))?;
         let mut states = states.ok_or_else(unknown)?;
         let name: Arc<str> = topic.into();
         for (state, id) in states.iter().zip(0..) {
@@ -254,7 +248,8 @@ impl Shared {
                 continue;
             };
             let share = budget.left().unwrap_or(timeout) / count.min(most) as u32;
-            let theirs = match self.ask_within(&addr, &request, share) {
+            let answer = self.pool.connect(&addr, share).and_then(|()| self.ask_at(&addr, &request, share));
+            let theirs = match answer {
                 Ok(theirs) => theirs.unwrap_or_default(),
                 Err(e) => {
                     debug!("{addr}: leader of {topic} cannot be asked: {e}");

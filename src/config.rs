@@ -123,7 +123,8 @@ impl ClientBuilder {
 
     /// How long to block for a request to be taken, for an answer to begin, or for the next bundle of it to be complete.
     /// Default 30 seconds. For a fetch it is counted from the end of the time the broker was asked to wait; the
-    /// caller's own time between two calls never counts.
+    /// caller's own time between two calls never counts. With several brokers to choose from, one that does not answer is
+    /// left for the next already after its part of the [connect time-out](ClientBuilder::connect_timeout).
     pub fn io_timeout(mut self, timeout: Duration) -> Self {
         self.config.io_timeout = timeout;
         self

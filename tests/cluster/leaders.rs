@@ -136,7 +136,8 @@ fn an_unknown_code_is_malformed_data() {
         broker.inject_times(Injected::RefuseConsume(PartitionAnswer::NoLeader), u64::MAX);
         let client = quick().connect(&broker.addr().to_string()).unwrap();
         let mut iter = client.subscribe(all()).unwrap();
-        assert!(broker.wait_until(SOON, |stats| stats.answered == 2));
+        // The partitions, the status, and the first fetch; the next one takes a call.
+        assert!(broker.wait_until(SOON, |stats| stats.answered == 3));
         // The code follows on frame header, header length, request id, counts, name and partition; 0xfd becomes 2.
         broker.inject(Injected::FlipAfter(24));
         let e = iter.next().unwrap().unwrap_err();
