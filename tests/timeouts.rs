@@ -296,7 +296,11 @@ fn the_callers_own_time_does_not_count() {
         let broker = numbered();
         let client = strict().connect(&broker.addr().to_string()).unwrap();
         let (_never, nothing) = channel::<()>();
+        // What is asked only once is known from then on.
+        drop(client.subscribe(orders()).unwrap());
         for at in [0, 20, 60, 200] {
+            // Nobody else's bytes are to be counted.
+            assert!(broker.wait_until(SOON, |stats| stats.open == 1));
             broker.inject(Fault::StallAfter(DISCOVERED + at));
             let mut iter = client.subscribe(orders()).unwrap();
             assert!(broker.wait_until(SOON, |stats| stats.stalled == 1));
