@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use log::debug;
+
 use super::iter::ConsumeIter;
 use super::search::seq_at;
 use super::subscription::{Subscription, Wanted, check_topic};
@@ -72,14 +74,23 @@ pub(crate) fn find_time(client: &Client, topic: &str, id: u16, time: SystemTime)
     seq_at(shared, &topic.into(), id, marks, time)
 }
 
-/// The first number and the high-water mark of a partition, once it has a leader.
+/// The first number and the high-water mark of a partition, once it has a leader that can be reached.
 pub(crate) fn await_marks(shared: &Shared, topic: &str, id: u16) -> Result<(u64, u64)> {
     let give_up = Deadline::after(shared.config.retry_timeout);
     let mut backoff = shared.config.leader_backoff();
     loop {
-        match shared.marks_of(topic, id) {
-            Err(Error::Broker { fault: Fault::NoLeader, .. }) if !give_up.has_passed() => sleep(backoff.next_pause()),
-            done => return done,
+        let e = match shared.marks_of(topic, id) {
+            Ok(marks) => return Ok(marks),
+            Err(e) => e,
+        };
+        let is_passing = match &e {
+            Error::Broker { fault, .. } => *fault == Fault::NoLeader,
+            e => e.is_retryable(),
+        };
+        if !is_passing || give_up.has_passed() {
+            return Err(e);
         }
+        debug!("{topic}/{id}: its end is not known yet: {e}");
+        sleep(backoff.next_pause());
     }
 }

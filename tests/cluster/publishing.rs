@@ -1,5 +1,6 @@
 //! Publishing and asking in a cluster.
 
+use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use tank_client::broker::{Broker, Fault as Injected};
@@ -7,7 +8,7 @@ use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::ProduceCode;
 use tank_client::{Acks, Client, Error, Fault, Parcel, Record, TopicConfig};
 
-use crate::common::watch::{timed, within};
+use crate::common::watch::{SOON, timed, within};
 use crate::support::{addrs, all, append, orders, quick, take, v4};
 
 /// A record for each partition, all of them with the same number.
@@ -191,5 +192,44 @@ fn silent_leaders_hold_up_no_more_than_they_must() {
             [1, 2, 3].iter().for_each(|&node| cluster.node(node).resume());
         }
         assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// A producer waits for none of its brokers while others can go on, not even to be connected.
+#[test]
+fn a_producer_is_not_held_up_by_a_leader_that_hangs() {
+    within(60, || {
+        for connected in [true, false] {
+            let (cluster, _) = orders(3, 1);
+            // With a copy each nobody's confirmation is waited for.
+            cluster.create_topic_with("alone", 3, 1);
+            let client = quick().connect_timeout(SOON).connect(&addrs(&cluster)).unwrap();
+            let mut producer = client.producer().max_records(1).build().unwrap();
+            (0..3).for_each(|p| producer.send_to("alone", p, Record::new(b"1")).unwrap());
+            producer.flush().unwrap();
+            cluster.node(1).pause();
+            if !connected {
+                cluster.node(1).disconnect_all();
+            }
+            let (_, took) = timed(|| {
+                for n in 2..=20 {
+                    // No more than may be on its way and wait there.
+                    if n <= 3 {
+                        producer.send_to("alone", 1, Record::new(b"1")).unwrap();
+                    }
+                    [0, 2].iter().for_each(|&p| producer.send_to("alone", p, Record::new(b"1")).unwrap());
+                    let mark = |node: u16| cluster.node(node.into()).high_water_mark("alone", node);
+                    while mark(0) < n || mark(2) < n {
+                        producer.poll().unwrap();
+                        thread::yield_now();
+                    }
+                }
+            });
+            assert!(took < SOON / 2, "{connected}: {took:?}");
+            cluster.node(1).resume();
+            producer.flush().unwrap();
+            assert_eq!((producer.stored(), cluster.node(1).high_water_mark("alone", 1)), (3 + 2 + 38, 3));
+            assert_eq!(cluster.killed_by(), None);
+        }
     });
 }
