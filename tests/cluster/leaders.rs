@@ -156,9 +156,14 @@ fn a_leader_that_changes_in_the_middle_of_an_answer() {
             let (cluster, client) = orders(3, 1);
             append(&cluster, 0, 1, 400);
             assert_eq!(client.subscribe(all().stop_at_end()).unwrap().count(), 400);
-            let before = cluster.node(0).stats().bytes_sent;
+            // All is counted once the subscription's connection has ended.
+            let bytes = || {
+                assert!(cluster.node(0).wait_until(SOON, |stats| stats.open == 1));
+                cluster.node(0).stats().bytes_sent
+            };
+            let before = bytes();
             assert_eq!(take(&mut client.subscribe(all().stop_at_end()).unwrap(), 400).len(), 1);
-            let whole = cluster.node(0).stats().bytes_sent - before;
+            let whole = bytes() - before;
             assert!(whole > 2000, "{whole}");
             for at in [whole / 10, whole / 3, whole / 2, whole - 30] {
                 cluster.set_leader("orders", 0, Some(0));
