@@ -92,7 +92,8 @@ impl Client {
     /// several calls cannot be known.
     ///
     /// # Errors
-    /// [`Error::Broker`] with [`Fault::SeqNotAbove`] or [`Fault::SeqTooFar`] for numbers that the partition does not take;
+    /// [`Error::Broker`] with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or
+    /// [`Fault::SeqTooFar`](crate::Fault::SeqTooFar) for numbers that the partition does not take;
     /// otherwise as [`publish`](Client::publish). After [`Error::OutcomeUnknown`] the high-water mark tells what was
     /// stored: a bundle is stored whole or not at all, and no number twice.
     pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {

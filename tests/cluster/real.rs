@@ -88,7 +88,7 @@ fn in_trouble() {
         for (is_led, at) in seen.iter().filter(|(_, at)| *at > trouble) {
             println!("all partitions led {:.2?} after the trouble: {is_led}", *at - trouble);
         }
-        let led = seen.iter().filter(|(is_led, at)| *is_led && *at > trouble).next_back().map(|(_, at)| *at - trouble);
+        let led = seen.iter().rfind(|(is_led, at)| *is_led && *at > trouble).map(|(_, at)| *at - trouble);
         for id in ids {
             let (stored, delivered) = (&stored[&id], &delivered[&id]);
             let turned = delivered.windows(2).find(|pair| pair[0].0 >= pair[1].0);
