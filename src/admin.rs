@@ -208,9 +208,9 @@ impl Client {
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn ping(&self) -> Result<Duration> {
         let shared = &self.shared;
-        shared.any_broker(|addr| {
+        shared.any_broker(|addr, patience| {
             let watch = Stopwatch::start();
-            shared.ask_at(addr, &Status)?;
+            shared.ask_at(addr, &Status, patience)?;
             Ok(watch.elapsed())
         })
     }
@@ -265,7 +265,7 @@ impl Shared {
         let mut frame = Vec::new();
         request.encode(&mut frame)?;
         let unknown = |e| Error::unknown(&request.topic, 0, e);
-        self.any_broker(|addr| {
+        self.any_broker(|addr, _| {
             let payload = loop {
                 match self.pool.exchange(addr, &frame, Kind::CreateTopic, self.config.io_timeout) {
                     Ok(payload) => break payload,
@@ -284,7 +284,7 @@ impl Shared {
     /// Waits until the leaders of a new topic's partitions know of it: a produce request before that can kill a node.
     fn await_leaders(&self, topic: &str, partitions: u16) -> Result<()> {
         let give_up = Deadline::after(self.config.retry_timeout);
-        let mut backoff = self.config.new_backoff();
+        let mut backoff = self.config.leader_backoff();
         let is_led = |state: &PartitionState| matches!(state, PartitionState::Marks { .. });
         loop {
             let e = match self.partition_states(topic) {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use std::{fmt, io};
 
 use log::debug;
@@ -88,12 +88,17 @@ impl Client {
             in_cluster: OnceLock::new(),
             request_id: AtomicU32::new(1),
         };
-        shared.any_broker(|_| Ok(()))?;
+        shared.any_broker(|_, _| Ok(()))?;
         Ok(Client { shared: Arc::new(shared) })
     }
 
     /// Begins to read. The first fetches (Consume requests) are under way when this returns, so nothing published afterwards
     /// is missed.
+    ///
+    /// In a cluster nothing waits for partitions whose leader is gone, but to find out: that may take some two
+    /// [connect time-outs](ClientBuilder::connect_timeout), if brokers say nothing at all. They join in when they have a
+    /// leader; only a [start](crate::Start::Time) that has to be searched there is waited for, up to
+    /// [`retry_timeout`](ClientBuilder::retry_timeout).
     ///
     /// # Errors
     /// [`Error::Config`] for a subscription that cannot work; [`Error::Broker`] for an unknown topic or partition;
@@ -145,8 +150,9 @@ impl Shared {
     }
 
     /// Connects to the brokers in turn, the most promising one first, and does something with the first one with which
-    /// it works. They share the connect time-out: each gets an even part of what is left.
-    pub(crate) fn any_broker<R>(&self, attempt: impl Fn(&BrokerAddr) -> Result<R>) -> Result<R> {
+    /// it works. They share the connect time-out: each gets an even part of what is left. As long as there are others, an
+    /// answer is not worth waiting longer for either: the attempt is told for how long it is.
+    pub(crate) fn any_broker<R>(&self, attempt: impl Fn(&BrokerAddr, Duration) -> Result<R>) -> Result<R> {
         let brokers = self.cluster.brokers();
         let timeout = self.config.connect_timeout;
         let budget = Deadline::after(timeout);
@@ -159,8 +165,11 @@ impl Shared {
             }
             // Time spent on an answer that did not come must leave some for the others.
             let least = timeout / brokers.len() as u32;
-            let share = budget.left().unwrap_or(timeout) / (brokers.len() - index) as u32;
-            match self.pool.connect(addr, share.max(least)).and_then(|()| attempt(addr)) {
+            let left = brokers.len() - index;
+            let share = (budget.left().unwrap_or(timeout) / left as u32).max(least);
+            let io_timeout = self.config.io_timeout;
+            let patience = if left > 1 { io_timeout.min(share) } else { io_timeout };
+            match self.pool.connect(addr, share).and_then(|()| attempt(addr, patience)) {
                 Err(e) if e.is_retryable() || matches!(e, Error::Decode { .. }) => {
                     debug!("{addr}: {e}");
                     self.cluster.failed(addr);
@@ -178,15 +187,14 @@ impl Shared {
 
     /// Asks any broker.
     pub(crate) fn ask<A: Ask>(&self, request: &A) -> Result<A::Answer> {
-        self.any_broker(|addr| self.ask_at(addr, request))
+        self.any_broker(|addr, patience| self.ask_at(addr, request, patience))
     }
 
-    /// Asks this broker.
-    pub(crate) fn ask_at<A: Ask>(&self, addr: &BrokerAddr, request: &A) -> Result<A::Answer> {
+    /// Asks this broker, and waits so long for its answer.
+    pub(crate) fn ask_at<A: Ask>(&self, addr: &BrokerAddr, request: &A, timeout: Duration) -> Result<A::Answer> {
         let request_id = self.next_request_id();
         let mut frame = Vec::new();
         request.encode(request_id, &mut frame)?;
-        let timeout = self.config.io_timeout;
         let payload = loop {
             match self.pool.exchange(addr, &frame, A::ANSWER, timeout) {
                 Ok(payload) => break payload,
@@ -201,9 +209,33 @@ impl Shared {
 
     /// What is known of each partition of a topic, completed over the leaders that any broker names.
     pub(crate) fn partition_states(&self, topic: &str) -> Result<Vec<PartitionState>> {
+        self.states_of(topic, None)
+    }
+
+    /// The first number and the high-water mark of one partition, whatever is the matter with the leaders of others.
+    ///
+    /// # Errors
+    /// [`Fault::NoLeader`] also for one that cannot be asked.
+    pub(crate) fn marks_of(&self, topic: &str, partition: u16) -> Result<(u64, u64)> {
+        let states = self.states_of(topic, Some(partition))?;
+        let fault = match states.get(usize::from(partition)) {
+            Some(&PartitionState::Marks { first_available, high_water_mark }) => {
+                return Ok((first_available, high_water_mark));
+            }
+            Some(PartitionState::SystemError) => Fault::System,
+            Some(PartitionState::Redirect(_) | PartitionState::NoLeader) => Fault::NoLeader,
+            None => Fault::UnknownPartition,
+        };
+        Err(Error::broker(topic, partition, fault))
+    }
+
+    /// The states of all partitions; those that any broker cannot tell are asked of their leaders, for all of them or
+    /// just for one.
+    fn states_of(&self, topic: &str, only: Option<u16>) -> Result<Vec<PartitionState>> {
         let request = PartitionsOf(topic);
         let unknown = || Error::broker(topic, None, Fault::UnknownTopic);
-        let (first, states) = self.any_broker(|addr| Ok((addr.clone(), self.ask_at(addr, &request)?)))?;
+        let (first, states) =
+            self.any_broker(|addr, patience| Ok((addr.clone(), self.ask_at(addr, &request, patience)?)))?;
         let mut states = states.ok_or_else(unknown)?;
         let name: Arc<str> = topic.into();
         for (state, id) in states.iter().zip(0..) {
@@ -211,12 +243,15 @@ impl Shared {
                 self.cluster.learn(&name, id, first.clone());
             }
         }
-        // A broker may name leaders without end, and those let us wait in turn.
-        let enough = Deadline::after(self.config.connect_timeout.saturating_add(self.config.io_timeout));
+        // A broker may name leaders without end, and those let us wait in turn: they share the time there is to connect.
+        let timeout = self.config.connect_timeout;
+        let budget = Deadline::after(timeout);
         let most = self.config.limits.nodes as usize;
-        for leader in leaders(&states).into_iter().take(most) {
+        let leaders = leaders(wanted(&states, only));
+        let count = leaders.len().min(most);
+        for (index, leader) in leaders.into_iter().take(most).enumerate() {
             let is_needed = |state: &PartitionState| *state == PartitionState::Redirect(leader);
-            if enough.has_passed() {
+            if budget.has_passed() {
                 break;
             }
             if !states.iter().any(is_needed) {
@@ -225,7 +260,9 @@ impl Shared {
             let Some(addr) = self.cluster.named(leader).map_err(|fault| Error::broker(topic, None, fault))? else {
                 continue;
             };
-            let theirs = match self.ask_at(&addr, &request) {
+            let share = budget.left().unwrap_or(timeout) / (count - index) as u32;
+            let answer = self.pool.connect(&addr, share).and_then(|()| self.ask_at(&addr, &request, share));
+            let theirs = match answer {
                 Ok(theirs) => theirs.unwrap_or_default(),
                 Err(e) => {
                     debug!("{addr}: leader of {topic} cannot be asked: {e}");
@@ -239,6 +276,10 @@ impl Shared {
                     *state = theirs;
                 }
             }
+        }
+        let is_open = |state: &PartitionState| matches!(state, PartitionState::NoLeader | PartitionState::Redirect(_));
+        if wanted(&states, only).any(is_open) {
+            self.cluster.knew_no_leader(&first);
         }
         Ok(states)
     }
@@ -254,10 +295,16 @@ pub(crate) fn check_request_id(payload: &[u8], expected: u32) -> std::result::Re
     Err(DecodeError::new("request id", fault, 0))
 }
 
+/// The states of all partitions, or of one.
+fn wanted(states: &[PartitionState], only: Option<u16>) -> impl Iterator<Item = &PartitionState> {
+    let range = only.map_or(0..states.len(), |id| usize::from(id)..usize::from(id) + 1);
+    states.get(range).unwrap_or_default().iter()
+}
+
 /// The leaders that are named, each once, in that order.
-fn leaders(states: &[PartitionState]) -> Vec<SocketAddrV4> {
+fn leaders<'a>(states: impl Iterator<Item = &'a PartitionState>) -> Vec<SocketAddrV4> {
     let mut known = HashSet::new();
-    let named = states.iter().filter_map(|state| match state {
+    let named = states.filter_map(|state| match state {
         PartitionState::Redirect(to) => Some(*to),
         _ => None,
     });

@@ -15,6 +15,9 @@ use crate::protocol::bundle::Compression;
 /// The most that may be in memory in one piece, in bytes: messages find theirs by 32-bit numbers.
 const MAX_IN_MEMORY: u32 = 2 << 30;
 
+/// How long to leave a partition alone at most whose leader is not known or gone: its successor wants to be found soon.
+const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
+
 /// Settings that all connections of a client share.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -85,6 +88,11 @@ impl Config {
     pub(crate) fn new_backoff(&self) -> Backoff {
         Backoff::new(self.backoff.0, self.backoff.1)
     }
+
+    /// As [`new_backoff`](Config::new_backoff), for as long as a partition's leader is looked for.
+    pub(crate) fn leader_backoff(&self) -> Backoff {
+        Backoff::new(self.backoff.0, self.backoff.1.min(MAX_LEADER_PAUSE))
+    }
 }
 
 /// Settings for a [`Client`], from [`Client::builder`].
@@ -119,7 +127,9 @@ impl ClientBuilder {
 
     /// How long to block for a request to be taken, for a fetch's answer to begin, for the next bundle of it to be complete,
     /// or for the whole answer to anything else. Default 30 seconds; more than zero. For a fetch it is counted from the end of
-    /// the time the broker was asked to wait; the caller's own time between two calls never counts.
+    /// the time the broker was asked to wait; the caller's own time between two calls never counts. With several brokers to
+    /// choose from, one that does not answer is left for the next already after its part of the
+    /// [connect time-out](ClientBuilder::connect_timeout).
     pub fn io_timeout(mut self, timeout: Duration) -> Self {
         self.config.io_timeout = timeout;
         self
@@ -134,7 +144,8 @@ impl ClientBuilder {
     }
 
     /// The shortest and longest pause between two tries. They double from the one to the other, with a random part of
-    /// up to half. Default 100 milliseconds to 5 seconds.
+    /// up to half. Default 100 milliseconds to 5 seconds; a partition whose leader is looked for is asked for every second
+    /// at least.
     pub fn backoff(mut self, least: Duration, most: Duration) -> Self {
         self.config.backoff = (least, most);
         self

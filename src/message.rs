@@ -180,7 +180,8 @@ impl<'a> Record<'a> {
 pub enum Start {
     /// With the first message that is still there.
     Earliest,
-    /// With the first message that arrives from now on.
+    /// With the first message that arrives from now on. In a cluster, for a partition that has no leader just then: with
+    /// the first one that arrives once its next leader has been found, which takes up to a second.
     Latest,
     /// With this sequence number; 0 is [`Earliest`](Start::Earliest).
     At(u64),

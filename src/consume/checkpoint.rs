@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::tracks::{Position, Positions};
+use super::position::{Position, Positions};
 use crate::error::{CheckpointFault, Error, Result};
 use crate::protocol::DecodeError;
 use crate::protocol::cursor::{Cursor, put_topic};

@@ -31,6 +31,10 @@ struct Shared {
 impl CloseHandle {
     /// Ends the iteration: a `next` that is blocked returns `None` now, and every later one does so at once, even if
     /// messages were received that it has not handed out. Calling it again does nothing.
+    ///
+    /// Within 50 milliseconds, that is, while a connection is being opened; and not before the system's resolver is done
+    /// while it looks up the host name of a broker, which nothing can interrupt. Brokers given by address are never looked
+    /// up.
     pub fn close(&self) {
         self.shared.closed.store(true, Ordering::SeqCst);
         // The flag first: a reader that wakes up has to find it set.

@@ -10,7 +10,9 @@ use super::arrived::Arrived;
 use super::batch::Batch;
 use super::close::CloseHandle;
 use super::leader::Leader;
-use super::tracks::{Gap, Positions, Stats, TrackState, Tracks};
+use super::position::{Gap, Positions};
+use super::stats::Stats;
+use super::tracks::{TrackState, Tracks};
 use crate::client::Shared;
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -22,6 +24,10 @@ mod ask;
 /// The longest chunk to read to its end when no more of it is wanted, in bytes; more than that is not worth keeping a
 /// connection for.
 const MAX_PASSED_OVER: u32 = 1 << 20;
+
+/// How many turns leaders may take before whoever waits looks at the time: there may be any number of answers, and of
+/// bundles that are passed over, in a row.
+const MOST_TURNS: usize = 16;
 
 /// How long to block at most while a connection is being opened: `close` has no socket then to wake us with.
 const CLOSE_CHECK: Duration = Duration::from_millis(50);
@@ -146,11 +152,13 @@ impl ConsumeIter {
     }
 
     /// The next number to be delivered from a partition: what to keep in order to go on later. 0 as long as nothing
-    /// came of a partition that begins with the earliest message. `None` for a partition that was not subscribed to.
+    /// came of a partition that begins with the earliest message. `None` for a partition that was not subscribed to, and
+    /// for one that begins with the latest message as long as it has had no leader to say which that is.
     ///
     /// On a `&mut ConsumeIter` write `(*iter).position(…)`: there `Iterator::position` comes first.
     pub fn position(&self, topic: &str, partition: u16) -> Option<u64> {
-        self.tracks.find(topic, partition).map(|index| self.position_of(index))
+        let index = self.tracks.find(topic, partition).filter(|&index| self.tracks.has_position(index))?;
+        Some(self.position_of(index))
     }
 
     fn position_of(&self, index: usize) -> u64 {
@@ -158,7 +166,7 @@ impl ConsumeIter {
         delivered.map_or(self.tracks.tracks[index].position, |delivered| delivered.position)
     }
 
-    /// The next number of every partition.
+    /// The next number of every partition that has a [position](ConsumeIter::position).
     pub fn positions(&self) -> Positions {
         self.tracks.positions(|index| self.position_of(index))
     }
@@ -216,6 +224,7 @@ impl ConsumeIter {
 
     fn try_pull(&mut self, until: Deadline) -> Result<Pulled> {
         self.unload();
+        let mut turns = 0;
         loop {
             if self.finished || self.closer.is_closed() || self.remaining == 0 {
                 return Ok(Pulled::Finished);
@@ -237,6 +246,10 @@ impl ConsumeIter {
                 }
                 self.dispatch()?;
             }
+            if turns > MOST_TURNS && until.has_passed() {
+                return Ok(Pulled::Quiet);
+            }
+            turns += 1;
             if !self.take_turns()? && !self.wait(until)? {
                 return Ok(Pulled::Quiet);
             }
@@ -330,6 +343,9 @@ impl ConsumeIter {
                 let leader = &mut self.leaders[turn];
                 self.tracks.stats.bytes += leader.take_bytes();
                 let (partitions, outcome, soon) = leader.finish_answer();
+                if outcome.knows_no_leader {
+                    self.shared.cluster.knew_no_leader(&leader.addr);
+                }
                 // The others' turn, however fast this one may answer again.
                 self.turn += 1;
                 self.tracks.on_progress(&partitions);

@@ -32,7 +32,7 @@ pub(super) fn seq_at(
     }
     let subscription = Subscription::partition(&**topic, partition);
     let subscription = subscription.fetch_size(PROBE_SIZE).max_wait(Duration::ZERO).out_of_range(OutOfRange::Earliest);
-    let mut track = Track::new(low, first_available, Some(high_water_mark), &subscription.options);
+    let mut track = Track::new(low, Some((first_available, high_water_mark)), &subscription.options);
     // Nothing is asked for before the first probe.
     track.state = TrackState::Done;
     let source = Source { topic: topic.clone(), partition };

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use log::debug;
+
 use super::iter::ConsumeIter;
 use super::search::seq_at;
 use super::subscription::{Subscription, Wanted, check_topic};
@@ -41,20 +43,24 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
         for id in ids {
             let resumed = kept.get(&(&**topic, id)).copied();
             let start = resumed.map_or(start, Start::At);
-            if matches!(start, Start::Latest | Start::Time(_)) {
-                await_marks(shared, topic, id, states)?;
-            }
-            let (first_available, mark) = match states[usize::from(id)] {
-                PartitionState::Marks { first_available, high_water_mark } => (first_available, Some(high_water_mark)),
-                _ => (0, None),
+            let marks = match states[usize::from(id)] {
+                PartitionState::Marks { first_available, high_water_mark } => Some((first_available, high_water_mark)),
+                PartitionState::SystemError if matches!(start, Start::Latest | Start::Time(_)) => {
+                    return Err(Error::broker(topic, id, Fault::System));
+                }
+                _ => None,
             };
-            let position = match start {
-                Start::Earliest => 0,
-                Start::At(seq) => seq,
-                Start::Latest => mark.unwrap_or(0).saturating_add(1),
-                Start::Time(time) => seq_at(shared, topic, id, (first_available, mark.unwrap_or(0)), time)?,
+            let options = &subscription.options;
+            let mut track = match (start, marks) {
+                (Start::Earliest, _) => Track::new(0, marks, options),
+                (Start::At(seq), _) => Track::new(seq, marks, options),
+                (Start::Latest, Some((_, mark))) => Track::new(mark.saturating_add(1), marks, options),
+                (Start::Latest, None) => Track::at_end(options),
+                (Start::Time(time), _) => {
+                    let marks = marks.map_or_else(|| await_marks(shared, topic, id), Ok)?;
+                    Track::new(seq_at(shared, topic, id, marks, time)?, Some(marks), options)
+                }
             };
-            let mut track = Track::new(position, first_available, mark, &subscription.options);
             track.resumed = resumed.is_some();
             partitions.push((Source { topic: topic.clone(), partition: id }, track));
         }
@@ -67,29 +73,27 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
 pub(crate) fn find_time(client: &Client, topic: &str, id: u16, time: SystemTime) -> Result<u64> {
     check_topic(topic)?;
     let shared = &client.shared;
-    let mut states = shared.partition_states(topic)?;
-    await_marks(shared, topic, id, &mut states)?;
-    let Some(&PartitionState::Marks { first_available, high_water_mark }) = states.get(usize::from(id)) else {
-        return Err(Error::broker(topic, id, Fault::UnknownPartition));
-    };
-    seq_at(shared, &topic.into(), id, (first_available, high_water_mark), time)
+    let marks = await_marks(shared, topic, id)?;
+    seq_at(shared, &topic.into(), id, marks, time)
 }
 
-/// Waits until the end of a partition is known, which takes a leader.
-pub(crate) fn await_marks(shared: &Shared, topic: &str, id: u16, states: &mut Vec<PartitionState>) -> Result<()> {
+/// The first number and the high-water mark of a partition, once it has a leader that can be reached.
+pub(crate) fn await_marks(shared: &Shared, topic: &str, id: u16) -> Result<(u64, u64)> {
     let give_up = Deadline::after(shared.config.retry_timeout);
-    let mut backoff = shared.config.new_backoff();
+    let mut backoff = shared.config.leader_backoff();
     loop {
-        let fault = match states.get(usize::from(id)) {
-            Some(PartitionState::Marks { .. }) => return Ok(()),
-            Some(PartitionState::SystemError) => Fault::System,
-            Some(PartitionState::Redirect(_) | PartitionState::NoLeader) => Fault::NoLeader,
-            None => Fault::UnknownPartition,
+        let e = match shared.marks_of(topic, id) {
+            Ok(marks) => return Ok(marks),
+            Err(e) => e,
         };
-        if fault != Fault::NoLeader || give_up.has_passed() {
-            return Err(Error::broker(topic, id, fault));
+        let is_passing = match &e {
+            Error::Broker { fault, .. } => *fault == Fault::NoLeader,
+            e => e.is_retryable(),
+        };
+        if !is_passing || give_up.has_passed() {
+            return Err(e);
         }
+        debug!("{topic}/{id}: its end is not known yet: {e}");
         sleep(backoff.next_pause());
-        *states = shared.partition_states(topic)?;
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::checkpoint::Checkpoint;
-use super::tracks::Positions;
+use super::position::Positions;
 use crate::error::{Error, Result};
 use crate::message::{Start, millis_at_or_after};
 use crate::protocol::fetch::MAX_WAIT_MS;

@@ -1,12 +1,12 @@
 //! Where each partition of a subscription stands, and what an answer means for it. No I/O.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Place;
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, warn};
 
+use super::position::{Gap, Position, Positions};
+use super::stats::Stats;
 use super::subscription::{MAX_FETCH_SIZE, Options, OutOfRange};
 use crate::config::Config;
 use crate::error::{Error, Fault, Result};
@@ -21,107 +21,9 @@ use crate::protocol::{DecodeError, DecodeFault, varint};
 /// once that it has none, without waiting for any.
 const NOTHING_YET_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long to leave a partition alone at most whose leader is not known or gone: its successor wants to be found soon.
-const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
-
-/// The next sequence number to be delivered from a partition.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Position {
-    /// The topic.
-    pub topic: Arc<str>,
-    /// The partition.
-    pub partition: u16,
-    /// The next number; 0 as long as nothing came of a subscription that begins with the earliest message.
-    pub seq: u64,
-}
-
-/// The positions of a subscription: what to keep in order to go on later.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Positions(Vec<Position>);
-
-impl Positions {
-    /// All of them, in the order of the subscription.
-    pub fn iter(&self) -> std::slice::Iter<'_, Position> {
-        self.0.iter()
-    }
-
-    /// The next number of a partition, if it belongs to the subscription.
-    pub fn get(&self, topic: &str, partition: u16) -> Option<u64> {
-        self.0.iter().find(|p| &*p.topic == topic && p.partition == partition).map(|p| p.seq)
-    }
-
-    /// As [`set`](Positions::set) for many, however many there are.
-    pub(super) fn set_all(&mut self, others: impl Iterator<Item = Position>) {
-        let place = |(index, p): (usize, &Position)| ((p.topic.clone(), p.partition), index);
-        let mut places: HashMap<_, _> = self.0.iter().enumerate().map(place).collect();
-        for position in others {
-            match places.entry((position.topic.clone(), position.partition)) {
-                Place::Occupied(place) => self.0[*place.get()].seq = position.seq,
-                Place::Vacant(place) => {
-                    place.insert(self.0.len());
-                    self.0.push(position);
-                }
-            }
-        }
-    }
-
-    /// Notes the next number of a partition, in place of the one it had: for a program that deals with messages in
-    /// another order than they come in.
-    pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
-        match self.0.iter_mut().find(|p| &*p.topic == topic && p.partition == partition) {
-            Some(position) => position.seq = seq,
-            None => self.0.push(Position { topic: topic.into(), partition, seq }),
-        }
-    }
-}
-
-impl<'a> IntoIterator for &'a Positions {
-    type Item = &'a Position;
-    type IntoIter = std::slice::Iter<'a, Position>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.iter()
-    }
-}
-
-/// Messages that retention took before they were delivered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Gap {
-    /// The topic.
-    pub topic: Arc<str>,
-    /// The partition.
-    pub partition: u16,
-    /// The first number that is gone.
-    pub first: u64,
-    /// The last number that is gone.
-    pub last: u64,
-}
-
-/// What a subscription has done so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Messages handed out.
-    pub messages: u64,
-    /// Bytes received, all of TANK's framing included.
-    pub bytes: u64,
-    /// Bundles of which messages were handed out.
-    pub bundles: u64,
-    /// Fetches answered.
-    pub fetches: u64,
-    /// Fetches answered without any data.
-    pub empty_fetches: u64,
-    /// Connections that were lost.
-    pub reconnects: u64,
-    /// Brokers that could not be reached when a connection to them was wanted.
-    pub failed_brokers: u64,
-    /// Answers that named another leader.
-    pub redirects: u64,
-    /// Answers that a partition has no leader.
-    pub no_leader: u64,
-}
+/// A number that lies beyond the end of every log, but is not the one that stands for the end: the answer to that does not
+/// tell where it is.
+const BEYOND_END: u64 = u64::MAX - 1;
 
 /// One partition of a subscription.
 #[derive(Debug)]
@@ -133,6 +35,8 @@ pub(super) struct Track {
     /// The first number that was there when last heard of.
     pub(super) first_available: u64,
     pub(super) high_water_mark: Option<u64>,
+    /// Begins at the end, which is not known yet: a number beyond it is asked for, and the answer tells.
+    at_end: bool,
     /// Begins where a checkpoint says, and no answer has shown yet that there is such a place.
     pub(super) resumed: bool,
     /// The last number to deliver.
@@ -201,6 +105,8 @@ pub(super) struct Outcome {
     waited: bool,
     has_data: bool,
     has_fault: bool,
+    /// A partition has no leader, as far as the broker knows, or none that it leads to.
+    pub(super) knows_no_leader: bool,
     /// What the caller shall learn once the answer is through.
     error: Option<Error>,
 }
@@ -235,7 +141,7 @@ impl Tracks {
             stats: Stats::default(),
             gaps: Vec::new(),
             retry_timeout: config.retry_timeout,
-            backoff: Backoff::new(config.backoff.0, config.backoff.1.min(MAX_LEADER_PAUSE)),
+            backoff: config.leader_backoff(),
             bundle_limit: config.limits.bundle,
             in_trouble: false,
             changed: true,
@@ -262,12 +168,16 @@ impl Tracks {
 
     /// All positions, given where each partition stands with what is being handed out.
     pub(super) fn positions(&self, position_of: impl Fn(usize) -> u64) -> Positions {
-        let position = |(index, source): (usize, &Source)| Position {
-            topic: source.topic.clone(),
-            partition: source.partition,
-            seq: position_of(index),
+        let position = |(index, source): (usize, &Source)| {
+            let (topic, partition) = (source.topic.clone(), source.partition);
+            self.has_position(index).then(|| Position { topic, partition, seq: position_of(index) })
         };
-        Positions(self.sources.iter().enumerate().map(position).collect())
+        Positions(self.sources.iter().enumerate().filter_map(position).collect())
+    }
+
+    /// Whether a partition stands anywhere: not if it begins at an end that is not known yet.
+    pub(super) fn has_position(&self, index: usize) -> bool {
+        !self.tracks[index].at_end
     }
 
     /// The sum of what all partitions are behind, given where each stands.
@@ -419,6 +329,7 @@ impl Tracks {
                         track.leader = Some(addr);
                         // The first redirect is how leaders are found; a second one in a row wants time to settle.
                         let (hops, pause) = (track.hops + 1, track.hops > 0);
+                        outcome.knows_no_leader |= pause;
                         let e = Error::broker(&topic, partition, Fault::Redirects { hops, last: endpoint });
                         return self.wait_or_give_up(index, pause, e, outcome);
                     }
@@ -438,6 +349,7 @@ impl Tracks {
         let e = Error::broker(topic, *partition, Fault::NoLeader);
         self.tracks[index].leader = None;
         self.stats.no_leader += 1;
+        outcome.knows_no_leader = true;
         self.wait_or_give_up(index, true, e, outcome);
     }
 
@@ -465,6 +377,12 @@ impl Tracks {
         track.high_water_mark = Some(high_water_mark);
         track.first_available = first_available;
         let requested = track.fetch_from;
+        if std::mem::take(&mut track.at_end) {
+            track.position = high_water_mark.saturating_add(1);
+            track.fetch_from = track.position;
+            debug!("{topic}/{partition}: begins at the end, with {}", track.position);
+            return track.check_end();
+        }
         let recreated = std::mem::take(&mut track.resumed) && requested > high_water_mark.saturating_add(1);
         let policy = if recreated { self.options.on_recreated } else { self.options.out_of_range };
         let e = |topic: &Arc<str>| {
@@ -655,12 +573,14 @@ impl Tracks {
 }
 
 impl Track {
-    pub(super) fn new(position: u64, first_available: u64, high_water_mark: Option<u64>, options: &Options) -> Track {
+    /// A partition that begins at this number; with its first number and its high-water mark, if they are known.
+    pub(super) fn new(position: u64, marks: Option<(u64, u64)>, options: &Options) -> Track {
         Track {
             position,
             fetch_from: position,
-            first_available,
-            high_water_mark,
+            first_available: marks.map_or(0, |(first, _)| first),
+            high_water_mark: marks.map(|(_, mark)| mark),
+            at_end: false,
             resumed: false,
             end: options.stop_at_seq,
             end_unknown: options.stop_at_end,
@@ -677,9 +597,14 @@ impl Track {
         }
     }
 
+    /// A partition that begins at its end, wherever that is.
+    pub(super) fn at_end(options: &Options) -> Track {
+        Track { at_end: true, ..Track::new(BEYOND_END, None, options) }
+    }
+
     fn on_data(&mut self, high_water_mark: u64, len: u32) {
         self.drained = len == 0;
-        self.resumed = false;
+        (self.resumed, self.at_end) = (false, false);
         if len > 0 {
             self.high_water_mark = Some(high_water_mark);
             if std::mem::take(&mut self.end_unknown) {

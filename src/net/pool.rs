@@ -51,26 +51,28 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An open connection, and whether it was used before.
-    pub(crate) fn take(&self, addr: &BrokerAddr) -> Result<(Connection, bool)> {
-        self.take_within(addr, self.config.connect_timeout)
+    /// An open connection that was used before, if there is one.
+    pub(crate) fn take_idle(&self, addr: &BrokerAddr) -> Option<Connection> {
+        loop {
+            let connection = self.idle().get_mut(addr)?.pop()?;
+            if !connection.has_gone_stale() {
+                return Some(connection);
+            }
+            debug!("{addr}: ended while idle");
+        }
     }
 
-    /// As [`take`](Pool::take), with another connect time-out.
-    fn take_within(&self, addr: &BrokerAddr, timeout: Duration) -> Result<(Connection, bool)> {
-        loop {
-            let kept = self.idle().get_mut(addr).and_then(Vec::pop);
-            match kept {
-                Some(connection) if connection.has_gone_stale() => debug!("{addr}: ended while idle"),
-                Some(connection) => return Ok((connection, true)),
-                None => return Ok((Dial::open(addr, &self.config, timeout)?, false)),
-            }
+    /// An open connection, and whether it was used before.
+    fn take(&self, addr: &BrokerAddr, timeout: Duration) -> Result<(Connection, bool)> {
+        match self.take_idle(addr) {
+            Some(connection) => Ok((connection, true)),
+            None => Ok((Dial::open(addr, &self.config, timeout)?, false)),
         }
     }
 
     /// Makes sure that there is an open connection.
     pub(crate) fn connect(&self, addr: &BrokerAddr, timeout: Duration) -> Result<()> {
-        let (connection, _) = self.take_within(addr, timeout)?;
+        let (connection, _) = self.take(addr, timeout)?;
         self.put(connection);
         Ok(())
     }
@@ -95,7 +97,8 @@ impl Pool {
         answer: Kind,
         timeout: Duration,
     ) -> std::result::Result<Vec<u8>, Failed> {
-        let (connection, reused) = self.take(addr).map_err(|error| Failed { sent: false, reused: false, error })?;
+        let taken = self.take(addr, self.config.connect_timeout);
+        let (connection, reused) = taken.map_err(|error| Failed { sent: false, reused: false, error })?;
         let failed = |sent| move |error| Failed { sent, reused, error };
         connection.send(request, self.config.io_timeout).map_err(failed(false))?;
         let payload = self.receive(&connection, answer, timeout).map_err(failed(true))?;

@@ -101,7 +101,9 @@ impl ProducerBuilder {
     /// lives: no other producer, no other process, not this client's [`publish`](Client::publish) either. Another writer's
     /// messages would be taken for this one's, and records be lost without an error.
     ///
-    /// One request at a time is on its way for each partition.
+    /// One request at a time is on its way for each partition. The high-water mark is asked for within a call, which waits
+    /// for it: before the first record of a partition up to [`retry_timeout`](crate::ClientBuilder::retry_timeout), later
+    /// for one answer at a time.
     pub fn idempotent(mut self) -> Self {
         self.idempotent = true;
         self

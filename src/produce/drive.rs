@@ -9,7 +9,6 @@ use super::producer::Producer;
 use super::publish::{MAX_ENTRIES, MAX_REQUEST};
 use crate::error::{Error, Fault, Phase};
 use crate::net::{BrokerAddr, Deadline, Interest, wait};
-use crate::protocol::admin::PartitionState;
 use crate::protocol::produce::{ProducePartition, ProduceTopic};
 
 /// From how many brokers on those are forgotten that nothing is on its way to: any number may be named as leaders.
@@ -57,7 +56,8 @@ impl Producer {
         }
     }
 
-    /// Takes in answers and sends what may be sent, without waiting for anything but a new connection.
+    /// Takes in answers and sends what may be sent, without waiting for anything but a broker that has to be asked what is
+    /// stored.
     pub(super) fn advance(&mut self) {
         for index in 0..self.links.len() {
             self.take_answers(index);
@@ -71,8 +71,8 @@ impl Producer {
             self.codes.clear();
             let link = &mut self.links[index];
             match link.poll(limit, &mut self.codes) {
-                Ok(Some(request)) => self.answered(&request),
-                Ok(None) if link.deadline().has_passed() => {
+                Ok(Some(request)) => self.answered(index, &request),
+                Ok(None) if link.is_overdue() => {
                     let after = self.settings.shared.produce_timeout(&self.settings.options);
                     return self.lose(index, &Error::Timeout { phase: Phase::Wait, after });
                 }
@@ -82,11 +82,11 @@ impl Producer {
         }
     }
 
-    fn answered(&mut self, request: &InFlight) {
-        let shared = &self.settings.shared;
+    fn answered(&mut self, index: usize, request: &InFlight) {
+        let (shared, from) = (&self.settings.shared, &self.links[index].addr);
         for (&lane, &code) in request.lanes.iter().zip(&self.codes) {
             let lane = &mut self.lanes[lane];
-            let verdict = lane.judge(shared, request.request_id, code);
+            let verdict = lane.judge(shared, from, request.request_id, code);
             lane.answered(shared, request.request_id, verdict, &mut self.ledger);
         }
         self.note_ready(&request.lanes);
@@ -145,9 +145,11 @@ impl Producer {
             }
         }
         let mut changed = false;
+        self.links.iter_mut().for_each(|link| link.set_wanted(false));
         for (addr, lanes) in groups {
             changed |= self.ship(addr, lanes);
         }
+        self.links.iter_mut().for_each(Link::drop_unwanted);
         changed
     }
 
@@ -158,15 +160,7 @@ impl Producer {
             return;
         }
         let shared = &self.settings.shared;
-        let mark = shared.partition_states(&lane.topic).and_then(|states| {
-            match states.get(usize::from(lane.partition)) {
-                Some(&PartitionState::Marks { high_water_mark, .. }) => Ok(high_water_mark),
-                Some(PartitionState::SystemError) => Err(Fault::System),
-                Some(_) => Err(Fault::NoLeader),
-                None => Err(Fault::UnknownPartition),
-            }
-            .map_err(|fault| Error::broker(&lane.topic, lane.partition, fault))
-        });
+        let mark = shared.marks_of(&lane.topic, lane.partition).map(|(_, high_water_mark)| high_water_mark);
         let (e, passing) = match mark {
             Ok(mark) if lane.reached(mark, &mut self.ledger) => {
                 debug!("{}/{}: stored up to {mark}", lane.topic, lane.partition);
@@ -201,19 +195,23 @@ impl Producer {
         if link.in_flight() >= self.settings.window {
             return false;
         }
-        let sent = link.bring_up(shared).map_err(|e| (e, false)).and_then(|reused| {
-            let request_id = shared.next_request_id();
-            let topics = group(&self.lanes, &mut lanes);
-            let options = &self.settings.options;
-            let request = options.request(&shared.config.client_id, request_id, self.settings.idempotent, topics);
-            self.frame.clear();
-            request.encode(&mut self.frame).map_err(|e| (e.into(), false))?;
-            let shape = request.shape().collect();
-            let deadline = Deadline::after(shared.produce_timeout(options));
-            let request = InFlight { request_id, lanes: lanes.clone(), shape, deadline };
-            let sent = link.send(&self.frame, request, shared.config.io_timeout);
-            sent.map(|()| request_id).map_err(|e| (e, reused))
-        });
+        let sent = match link.bring_up(shared) {
+            Ok(false) => return false,
+            Ok(true) => {
+                let request_id = shared.next_request_id();
+                let topics = group(&self.lanes, &mut lanes);
+                let options = &self.settings.options;
+                let request = options.request(&shared.config.client_id, request_id, self.settings.idempotent, topics);
+                self.frame.clear();
+                let encoded = request.encode(&mut self.frame).map_err(|e| (e.into(), false));
+                let shape = request.shape().collect();
+                let deadline = Deadline::after(shared.produce_timeout(options));
+                let request = InFlight { request_id, lanes: lanes.clone(), shape, deadline };
+                let sent = encoded.and_then(|()| link.send(&self.frame, request, shared.config.io_timeout));
+                sent.map(|()| request_id)
+            }
+            Err(e) => Err((e, false)),
+        };
         match sent {
             Ok(request_id) => {
                 for &lane in &lanes {

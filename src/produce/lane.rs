@@ -159,8 +159,8 @@ impl Lane {
         }
     }
 
-    /// What a code means for the bundle that went with this request.
-    pub(super) fn judge(&mut self, shared: &Shared, request_id: u32, code: ProduceCode) -> Verdict {
+    /// What a code in this broker's answer means for the bundle that went with the request.
+    pub(super) fn judge(&mut self, shared: &Shared, from: &BrokerAddr, request_id: u32, code: ProduceCode) -> Verdict {
         let passing =
             matches!(code, ProduceCode::Redirect(_) | ProduceCode::NoLeader | ProduceCode::InsufficientReplicas);
         // Of several that come back for the same reason only the first counts as trouble.
@@ -169,7 +169,7 @@ impl Lane {
         }
         let bundle = self.flying.iter().find(|flying| flying.request_id == request_id).map(|flying| &flying.bundle);
         let first_seq = bundle.and_then(|bundle| bundle.range).map_or(0, |(first, _)| first);
-        self.patience.judge(shared, &self.topic, self.partition, first_seq, code)
+        self.patience.judge(shared, from, &self.topic, self.partition, first_seq, code)
     }
 
     /// Takes in what became of the bundle that went with this request.

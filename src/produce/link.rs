@@ -7,7 +7,7 @@ use log::{debug, trace};
 
 use crate::client::Shared;
 use crate::error::{Error, Phase, Result};
-use crate::net::{BrokerAddr, Connection, Deadline, Fill, Interest, ReadBuf};
+use crate::net::{BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf};
 use crate::protocol::frame::{self, FrameHeader, HEADER_LEN, Kind};
 use crate::protocol::produce::{ProduceCode, ProduceResponse};
 use crate::protocol::{DecodeError, DecodeFault};
@@ -19,9 +19,22 @@ const ANSWERS: usize = 2 << 10;
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) addr: BrokerAddr,
-    connection: Option<Connection>,
+    line: Line,
+    /// Whether something waits to be sent here.
+    wanted: bool,
     buf: ReadBuf<()>,
     in_flight: VecDeque<InFlight>,
+}
+
+#[derive(Debug)]
+enum Line {
+    Down,
+    Dialing(Dial),
+    /// Whether it was used before.
+    Up {
+        connection: Connection,
+        reused: bool,
+    },
 }
 
 /// A request on its way: whose bundles it holds, in the order of its entries.
@@ -36,7 +49,7 @@ pub(super) struct InFlight {
 
 impl Link {
     pub(super) fn new(addr: BrokerAddr) -> Link {
-        Link { addr, connection: None, buf: ReadBuf::new(ANSWERS, ()), in_flight: VecDeque::new() }
+        Link { addr, line: Line::Down, wanted: true, buf: ReadBuf::new(ANSWERS, ()), in_flight: VecDeque::new() }
     }
 
     /// How many requests are on their way.
@@ -44,26 +57,60 @@ impl Link {
         self.in_flight.len()
     }
 
-    /// Opens a connection, unless there is one that is alive; whether it was used before.
+    /// Notes whether something waits to be sent here; a connection that nobody waits for is not opened to its end.
+    pub(super) fn set_wanted(&mut self, wanted: bool) {
+        self.wanted = wanted;
+    }
+
+    pub(super) fn drop_unwanted(&mut self) {
+        if !self.wanted && matches!(self.line, Line::Dialing(_)) {
+            self.line = Line::Down;
+        }
+    }
+
+    /// Brings a connection up as far as that goes without blocking; whether it is up.
+    ///
+    /// # Errors
+    /// The broker cannot be reached.
     pub(super) fn bring_up(&mut self, shared: &Shared) -> Result<bool> {
-        if let Some(connection) = &self.connection {
+        self.wanted = true;
+        if let Line::Up { connection, .. } = &self.line {
             // With requests on their way, whatever ended it comes out when their answers are read.
             if !self.in_flight.is_empty() || !connection.has_gone_stale() {
                 return Ok(true);
             }
             debug!("{}: ended while idle, dialing anew", self.addr);
+            self.line = Line::Down;
         }
-        self.buf.clear();
-        self.connection = None;
-        let (connection, reused) = shared.pool.take(&self.addr)?;
-        self.connection = Some(connection);
-        Ok(reused)
+        if matches!(self.line, Line::Down) {
+            self.buf.clear();
+            self.line = match shared.pool.take_idle(&self.addr) {
+                Some(connection) => Line::Up { connection, reused: true },
+                None => Line::Dialing(Dial::start(&self.addr, &shared.config, shared.config.connect_timeout)?),
+            };
+        }
+        if let Line::Dialing(dial) = &mut self.line {
+            let Some(connection) = dial.advance()? else { return Ok(false) };
+            self.line = Line::Up { connection, reused: false };
+        }
+        Ok(true)
     }
 
-    /// Sends a request. After an error the broker certainly does not have all of it.
-    pub(super) fn send(&mut self, frame: &[u8], request: InFlight, timeout: Duration) -> Result<()> {
-        let Some(connection) = &self.connection else { return Err(Error::Disconnected { phase: Phase::Send }) };
-        connection.send(frame, timeout)?;
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// The broker certainly does not have all of it. Also says whether the connection was used before.
+    pub(super) fn send(
+        &mut self,
+        frame: &[u8],
+        request: InFlight,
+        timeout: Duration,
+    ) -> std::result::Result<(), (Error, bool)> {
+        let Line::Up { connection, reused } = &mut self.line else {
+            return Err((Error::Disconnected { phase: Phase::Send }, false));
+        };
+        let was_used = std::mem::replace(reused, true);
+        connection.send(frame, timeout).map_err(|e| (e, was_used))?;
         self.in_flight.push_back(request);
         Ok(())
     }
@@ -97,7 +144,7 @@ impl Link {
                 }
             };
             let phase = if self.buf.data().is_empty() { Phase::Wait } else { Phase::Read };
-            let Some(connection) = &self.connection else { return Err(Error::Disconnected { phase }) };
+            let Line::Up { connection, .. } = &self.line else { return Err(Error::Disconnected { phase }) };
             match self.buf.fill(connection, need).map_err(|e| Error::io(phase, e))? {
                 Fill::Bytes(_) => {}
                 Fill::Later => return Ok(None),
@@ -131,18 +178,30 @@ impl Link {
 
     /// Drops the connection; what was on its way.
     pub(super) fn drop_connection(&mut self) -> VecDeque<InFlight> {
-        self.connection = None;
+        self.line = Line::Down;
         self.buf.clear();
         std::mem::take(&mut self.in_flight)
     }
 
     /// What the broker is waited for, if anything.
     pub(super) fn interest(&self) -> Option<Interest<'_>> {
-        self.connection.as_ref().filter(|_| !self.in_flight.is_empty()).map(Interest::Read)
+        match &self.line {
+            Line::Up { connection, .. } if !self.in_flight.is_empty() => Some(Interest::Read(connection)),
+            Line::Dialing(dial) => Some(Interest::Dial(dial)),
+            _ => None,
+        }
     }
 
-    /// When the first answer has to be there.
+    /// Whether an answer should have been there by now.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.in_flight.front().is_some_and(|request| request.deadline.has_passed())
+    }
+
+    /// When the connection, or the first answer, has to be there.
     pub(super) fn deadline(&self) -> Deadline {
-        self.in_flight.front().map_or(Deadline::NEVER, |request| request.deadline)
+        match &self.line {
+            Line::Dialing(dial) => dial.deadline(),
+            _ => self.in_flight.front().map_or(Deadline::NEVER, |request| request.deadline),
+        }
     }
 }

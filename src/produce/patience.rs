@@ -55,7 +55,7 @@ impl Patience {
     fn trouble(&mut self, shared: &Shared) -> &mut Trouble {
         self.0.get_or_insert_with(|| Trouble {
             give_up: Deadline::after(shared.config.retry_timeout),
-            backoff: shared.config.new_backoff(),
+            backoff: shared.config.leader_backoff(),
             pause: None,
             unsent: 0,
             hops: 0,
@@ -88,10 +88,11 @@ impl Patience {
         trouble.unsent % brokers != 0 || (e.is_retryable() && self.wait(shared))
     }
 
-    /// Works out what an answer's code means, and when to try again.
+    /// Works out what a code in this broker's answer means, and when to try again.
     pub(super) fn judge(
         &mut self,
         shared: &Shared,
+        from: &BrokerAddr,
         topic: &str,
         partition: u16,
         first_seq: u64,
@@ -110,12 +111,15 @@ impl Patience {
             ProduceCode::SystemError => Verdict::Unknown(error(Fault::System)),
             ProduceCode::NotConfirmed => Verdict::Unknown(error(Fault::NotConfirmed)),
             ProduceCode::InsufficientReplicas => self.not_yet(shared, error(Fault::InsufficientReplicas)),
-            ProduceCode::NoLeader => {
-                shared.cluster.forget(topic, partition);
-                self.not_yet(shared, error(Fault::NoLeader))
-            }
-            ProduceCode::Redirect(to) => self.redirected(shared, topic, partition, to),
+            ProduceCode::NoLeader => self.leaderless(shared, from, topic, partition),
+            ProduceCode::Redirect(to) => self.redirected(shared, from, topic, partition, to),
         }
+    }
+
+    fn leaderless(&mut self, shared: &Shared, from: &BrokerAddr, topic: &str, partition: u16) -> Verdict {
+        shared.cluster.forget(topic, partition);
+        shared.cluster.knew_no_leader(from);
+        self.not_yet(shared, Error::broker(topic, partition, Fault::NoLeader))
     }
 
     fn not_yet(&mut self, shared: &Shared, e: Error) -> Verdict {
@@ -126,13 +130,17 @@ impl Patience {
         Verdict::NotYet(e)
     }
 
-    fn redirected(&mut self, shared: &Shared, topic: &str, partition: u16, to: SocketAddrV4) -> Verdict {
+    fn redirected(
+        &mut self,
+        shared: &Shared,
+        from: &BrokerAddr,
+        topic: &str,
+        partition: u16,
+        to: SocketAddrV4,
+    ) -> Verdict {
         let leader = match shared.cluster.named(to) {
             Err(fault) => return Verdict::Refused(Error::broker(topic, partition, fault)),
-            Ok(None) => {
-                shared.cluster.forget(topic, partition);
-                return self.not_yet(shared, Error::broker(topic, partition, Fault::NoLeader));
-            }
+            Ok(None) => return self.leaderless(shared, from, topic, partition),
             Ok(Some(leader)) => leader,
         };
         debug!("{topic}/{partition}: redirected to {leader}");
@@ -141,6 +149,10 @@ impl Patience {
         trouble.hops += 1;
         trouble.pause = None;
         let hops = trouble.hops;
+        // It may be the only one to think so, and whom it named before could not be reached.
+        if hops > 1 || trouble.unsent > 0 {
+            shared.cluster.knew_no_leader(from);
+        }
         let e = Error::broker(topic, partition, Fault::Redirects { hops, last: to });
         // The first redirect is how leaders are found; a second one in a row wants time to settle.
         if hops == 1 || (hops < MAX_HOPS && self.wait(shared)) { Verdict::NotYet(e) } else { Verdict::Refused(e) }

@@ -20,7 +20,8 @@ use crate::protocol::produce::ProduceCode;
 /// Collects records per partition, and sends those of a partition as a bundle once they are many, large or old enough.
 ///
 /// It has no thread: all of it happens within calls, which block only while too much is on its way or waits. Requests go out
-/// without waiting for the answers to those before. Call [`flush`](Producer::flush) at the end, and whenever what was sent has
+/// without waiting for the answers to those before; what has to wait for a connection to be opened goes with a later call,
+/// and holds up nothing that goes to other brokers. Call [`flush`](Producer::flush) at the end, and whenever what was sent has
 /// to be stored: dropping a producer neither sends nor waits, and logs how many records it drops.
 ///
 /// The records of a partition are stored in the order in which they were given. What certainly was not stored is sent again

@@ -8,10 +8,9 @@ use super::parcel::{Parcel, Records, check_place, now_ms};
 use super::patience::{Patience, Verdict};
 use crate::client::{Client, Shared, check_request_id};
 use crate::consume::await_marks;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::message::Record;
 use crate::net::{BrokerAddr, Deadline, sleep};
-use crate::protocol::admin::PartitionState;
 use crate::protocol::bundle::BundleBuilder;
 use crate::protocol::frame::Kind;
 use crate::protocol::produce::{CLIENT_VERSION, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
@@ -93,7 +92,8 @@ impl Client {
     /// several calls cannot be known.
     ///
     /// # Errors
-    /// [`Error::Broker`] with [`Fault::SeqNotAbove`] or [`Fault::SeqTooFar`] for numbers that the partition does not take;
+    /// [`Error::Broker`] with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or
+    /// [`Fault::SeqTooFar`](crate::Fault::SeqTooFar) for numbers that the partition does not take;
     /// otherwise as [`publish`](Client::publish). After [`Error::OutcomeUnknown`] the high-water mark tells what was
     /// stored: a bundle is stored whole or not at all, and no number twice.
     pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
@@ -113,12 +113,7 @@ impl Shared {
     /// A partition's high-water mark, once it has a leader.
     pub(crate) fn high_water_mark(&self, topic: &str, partition: u16) -> Result<u64> {
         check_place(topic, partition)?;
-        let mut states = self.partition_states(topic)?;
-        await_marks(self, topic, partition, &mut states)?;
-        match states.get(usize::from(partition)) {
-            Some(&PartitionState::Marks { high_water_mark, .. }) => Ok(high_water_mark),
-            _ => Err(Error::broker(topic, partition, Fault::UnknownPartition)),
-        }
+        await_marks(self, topic, partition).map(|(_, high_water_mark)| high_water_mark)
     }
 
     /// How long to wait for the answer to a produce request.
@@ -247,7 +242,7 @@ impl<'a> Publication<'a> {
                 for (&index, code) in group.iter().zip(codes) {
                     let job = &mut self.jobs[index];
                     let Parcel { topic, partition, .. } = *job.parcel;
-                    let verdict = job.patience.judge(self.shared, topic, partition, job.first_seq, code);
+                    let verdict = job.patience.judge(self.shared, addr, topic, partition, job.first_seq, code);
                     job.answered(verdict);
                 }
             }

@@ -3,6 +3,7 @@
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
+use super::codes::{NO_LEADER, REDIRECT, SYSTEM_ERROR};
 use super::cursor::{self, Cursor};
 use super::error::{DecodeError, DecodeFault, EncodeError};
 use super::frame::{self, Kind};
@@ -30,9 +31,6 @@ pub const WAIT_SLACK_MS: u64 = 128;
 
 const ERR_NONE: u8 = 0;
 const ERR_OUT_OF_RANGE: u8 = 0x01;
-const ERR_SYSTEM: u8 = 0xfb;
-const ERR_REDIRECT: u8 = 0xfc;
-const ERR_NO_LEADER: u8 = 0xfd;
 const ERR_SPARSE: u8 = 0xfe;
 const ERR_UNKNOWN_PARTITION: u8 = 0xff;
 const UNKNOWN_TOPIC: [u8; 2] = [0xff, 0xff];
@@ -211,9 +209,9 @@ impl PartitionAnswer {
             }
             PartitionAnswer::Data { base: None, high_water_mark, len } => (ERR_SPARSE, &[*high_water_mark], *len),
             PartitionAnswer::OutOfRange { high_water_mark, .. } => (ERR_OUT_OF_RANGE, &[0, *high_water_mark], 0),
-            PartitionAnswer::SystemError => (ERR_SYSTEM, &[], 0),
-            PartitionAnswer::Redirect(_) => (ERR_REDIRECT, &[], 0),
-            PartitionAnswer::NoLeader => (ERR_NO_LEADER, &[], 0),
+            PartitionAnswer::SystemError => (SYSTEM_ERROR, &[], 0),
+            PartitionAnswer::Redirect(_) => (REDIRECT, &[], 0),
+            PartitionAnswer::NoLeader => (NO_LEADER, &[], 0),
             PartitionAnswer::UnknownPartition => (ERR_UNKNOWN_PARTITION, &[], 0),
             PartitionAnswer::UnknownTopic => return,
         };
@@ -239,9 +237,9 @@ impl PartitionAnswer {
         let base = match flags {
             ERR_NONE | ERR_OUT_OF_RANGE => Some(c.u64("base seq")?),
             ERR_SPARSE => None,
-            ERR_SYSTEM => return Ok(PartitionAnswer::SystemError),
-            ERR_REDIRECT => return c.endpoint("leader endpoint").map(PartitionAnswer::Redirect),
-            ERR_NO_LEADER => return Ok(PartitionAnswer::NoLeader),
+            SYSTEM_ERROR => return Ok(PartitionAnswer::SystemError),
+            REDIRECT => return c.endpoint("leader endpoint").map(PartitionAnswer::Redirect),
+            NO_LEADER => return Ok(PartitionAnswer::NoLeader),
             ERR_UNKNOWN_PARTITION => return Ok(PartitionAnswer::UnknownPartition),
             other => return Err(c.error("err_flags", DecodeFault::Undefined { value: other.into() })),
         };

@@ -117,9 +117,7 @@ pub(crate) fn put_request(
     out: &mut Vec<u8>,
     body: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
-    let before = out.len();
-    let start = begin(kind, out);
-    body(out).and_then(|()| end(start, out)).inspect_err(|_| out.truncate(before))
+    put(kind, out, body, end)
 }
 
 /// Appends an answer, or nothing if `body` or its length is refused.
@@ -128,13 +126,22 @@ pub(crate) fn put_answer(
     out: &mut Vec<u8>,
     body: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
+    put(kind, out, body, |start, out| {
+        EncodeError::check("answer, bytes", out.len() - start, 0, u32::MAX.into())?;
+        patch_len(start, out);
+        Ok(())
+    })
+}
+
+fn put(
+    kind: Kind,
+    out: &mut Vec<u8>,
+    body: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
+    end: impl FnOnce(usize, &mut [u8]) -> Result<(), EncodeError>,
+) -> Result<(), EncodeError> {
     let before = out.len();
     let start = begin(kind, out);
-    body(out)
-        .and_then(|()| EncodeError::check("answer, bytes", out.len() - start, 0, u32::MAX.into()))
-        .inspect_err(|_| out.truncate(before))?;
-    patch_len(start, out);
-    Ok(())
+    body(out).and_then(|()| end(start, out)).inspect_err(|_| out.truncate(before))
 }
 
 /// As [`end`] for a server's answer, which only the field's 32 bits bound.

@@ -60,6 +60,7 @@
 
 pub mod admin;
 pub mod bundle;
+mod codes;
 pub mod compress;
 pub mod cursor;
 mod error;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::SocketAddrV4;
 
 use super::bundle::{BundleHeader, MAX_MESSAGES};
+use super::codes::{NO_LEADER, REDIRECT};
 use super::cursor::{self, Cursor};
 use super::error::{DecodeError, DecodeFault, EncodeError};
 use super::frame::{self, Kind};
@@ -22,8 +23,6 @@ const SYSTEM_ERROR: u8 = 0x02;
 const NOT_CONFIRMED: u8 = 0x03;
 const INSUFFICIENT_REPLICAS: u8 = 0x04;
 const INVALID_SEQ: u8 = 0x0a;
-const REDIRECT: u8 = 0xfc;
-const NO_LEADER: u8 = 0xfd;
 const READ_ONLY: u8 = 0xfe;
 const UNKNOWN_TOPIC: u8 = 0xff;
 

@@ -1,14 +1,14 @@
 //! Everything at once: nodes that die, hang and come back, leaders that move, connections that break, while records are
 //! published and followed.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tank_client::broker::{Broker, Cluster, Fault as Injected};
 use tank_client::protocol::frame::Kind;
-use tank_client::{Client, Error, Fault, Record, Start, Subscription};
+use tank_client::{Client, Producer, Record, Start, Subscription};
 
 use crate::common::rng::{Rng, seeded};
 use crate::common::watch::within;
@@ -44,25 +44,21 @@ fn storm(rng: &mut Rng, time: Duration) {
     let stored = (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect();
     let sea = Arc::new(Sea { cluster, stored, over: AtomicBool::new(false) });
     let calm = Arc::new(AtomicBool::new(false));
-    let done = Arc::new(Barrier::new(usize::from(PUBLISHERS) + 1));
-    let mut threads = Vec::new();
-    for first in 0..PUBLISHERS {
-        let (sea, mut rng, calm, done) = (sea.clone(), Rng::new(rng.next()), calm.clone(), done.clone());
-        threads.push(thread::spawn(move || {
-            publish(&sea, &mut rng, first, &calm);
-            done.wait();
-        }));
-    }
-    for _ in 0..FOLLOWERS {
+    let publisher = |first| {
+        let (sea, mut rng, calm) = (sea.clone(), Rng::new(rng.next()), calm.clone());
+        thread::spawn(move || publish(&sea, &mut rng, first, &calm))
+    };
+    let publishers: Vec<_> = (0..PUBLISHERS).map(publisher).collect();
+    let follower = |_| {
         let (sea, mut rng) = (sea.clone(), Rng::new(rng.next()));
-        threads.push(thread::spawn(move || follow(&sea, &mut rng)));
-    }
+        thread::spawn(move || follow(&sea, &mut rng))
+    };
+    let followers: Vec<_> = (0..FOLLOWERS).map(follower).collect();
     weather(&sea.cluster, rng, time);
     calm.store(true, Ordering::SeqCst);
-    // A publisher that failed never gets here; the watchdog and its panic tell.
-    done.wait();
+    publishers.into_iter().for_each(|thread| thread.join().unwrap());
     sea.over.store(true, Ordering::SeqCst);
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    followers.into_iter().for_each(|thread| thread.join().unwrap());
     for (partition, stored) in (0..).zip(&sea.stored) {
         assert_eq!(sea.cluster.node(0).high_water_mark("orders", partition), stored.load(Ordering::SeqCst));
     }
@@ -78,25 +74,35 @@ fn client(cluster: &Cluster) -> Client {
     builder.retry_timeout(Duration::from_secs(60)).connect(&addrs(cluster)).unwrap()
 }
 
-/// Publishes to every third partition, each record under its own number, until all is calm.
+/// Publishes to every third partition, each record under the number it will have, until all is calm; then flushes.
+///
+/// The numbers come from the producer alone: that a record has the one it expects shows that none was stored twice.
 fn publish(sea: &Sea, rng: &mut Rng, first: u16, calm: &AtomicBool) {
-    let client = client(&sea.cluster);
+    let mut producer = client(&sea.cluster).producer().idempotent().max_records(16).build().unwrap();
+    let mut given = vec![0; usize::from(PARTITIONS)];
     while !calm.load(Ordering::SeqCst) {
         let partition = first + PUBLISHERS * rng.below(usize::from(PARTITIONS / PUBLISHERS)) as u16;
-        let stored = &sea.stored[usize::from(partition)];
-        let next = stored.load(Ordering::SeqCst) + 1;
-        let numbers: Vec<u64> = (next..=next + rng.below(20) as u64).collect();
-        let payloads: Vec<String> = numbers.iter().map(|n| format!("{partition}:{n}")).collect();
-        let records: Vec<_> = numbers.iter().zip(&payloads).map(|(&n, p)| (n, Record::new(p.as_bytes()))).collect();
-        loop {
-            match client.publish_at("orders", partition, &records) {
-                // Numbers make it safe to try again: those that are there already are refused.
-                Ok(()) | Err(Error::Broker { fault: Fault::SeqNotAbove { .. }, .. }) => break,
-                Err(e) if e.is_retryable() || matches!(e, Error::OutcomeUnknown { .. }) => {}
-                Err(e) => panic!("{e:?}"),
-            }
+        for _ in 0..rng.between(1, 20) {
+            let given = &mut given[usize::from(partition)];
+            *given += 1;
+            let payload = format!("{partition}:{given}");
+            producer.send_to("orders", partition, Record::new(payload.as_bytes())).unwrap();
         }
-        stored.store(numbers[numbers.len() - 1], Ordering::SeqCst);
+        match rng.below(3) {
+            0 => producer.poll().unwrap(),
+            1 => acknowledge(sea, &mut producer, &given),
+            _ => {}
+        }
+    }
+    acknowledge(sea, &mut producer, &given);
+}
+
+/// Waits until all that was given is stored, which is what the producer promises then.
+fn acknowledge(sea: &Sea, producer: &mut Producer, given: &[u64]) {
+    producer.flush().unwrap_or_else(|e| panic!("{e:?}: {:?}", producer.take_failures()));
+    assert_eq!((producer.stored(), producer.pending()), (given.iter().sum(), 0));
+    for (stored, &given) in sea.stored.iter().zip(given) {
+        stored.fetch_max(given, Ordering::SeqCst);
     }
 }
 

@@ -5,6 +5,7 @@ mod common;
 
 mod bootstrap;
 mod chaos;
+mod deadly;
 mod fail_over;
 mod leaders;
 mod publishing;

@@ -1,13 +1,14 @@
 //! Publishing and asking in a cluster.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tank_client::broker::{Broker, Fault as Injected};
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::ProduceCode;
 use tank_client::{Acks, Client, Error, Fault, Parcel, Record, TopicConfig};
 
-use crate::common::watch::{timed, within};
+use crate::common::watch::{SOON, timed, within};
 use crate::support::{addrs, all, append, orders, quick, take, v4};
 
 /// A record for each partition, all of them with the same number.
@@ -161,5 +162,74 @@ fn what_a_cluster_says_of_itself() {
         assert!(topology.nodes[1].endpoint.is_none() && !topology.nodes[1].available);
         assert_eq!(client.status().unwrap().cluster.unwrap().nodes, 2);
         assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// Leaders that say nothing share the time there is to connect; who asks for one partition waits for none of them.
+#[test]
+fn silent_leaders_hold_up_no_more_than_they_must() {
+    within(60, || {
+        let (cluster, _) = orders(5, 5);
+        (0..5).for_each(|p| append(&cluster, p, 1, 3));
+        let budget = Duration::from_secs(2);
+        let builder = || quick().connect_timeout(budget).retry_timeout(Duration::ZERO);
+        for connected in [true, false] {
+            let client = builder().connect(&addrs(&cluster)).unwrap();
+            if connected {
+                // To all leaders, which answer then.
+                assert_eq!(client.partitions("orders").unwrap().len(), 5);
+            }
+            [1, 2, 3].iter().for_each(|&node| cluster.node(node).pause());
+            if !connected {
+                [1, 2, 3].iter().for_each(|&node| cluster.node(node).disconnect_all());
+            }
+            let (seq, took) = timed(|| client.seq_at("orders", 0, UNIX_EPOCH));
+            assert!(seq.unwrap() == 1 && took < budget / 2, "{took:?}");
+            let (e, took) = timed(|| client.partitions("orders").unwrap_err());
+            assert!(matches!(e, Error::Broker { partition: Some(1), fault: Fault::NoLeader, .. }), "{e:?}");
+            // Far less than the time-outs of three leaders, each of which may take 30 s to answer.
+            assert!(took > budget / 2 && took < 3 * budget, "{took:?}");
+            [1, 2, 3].iter().for_each(|&node| cluster.node(node).resume());
+        }
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// A producer waits for none of its brokers while others can go on, not even to be connected.
+#[test]
+fn a_producer_is_not_held_up_by_a_leader_that_hangs() {
+    within(60, || {
+        for connected in [true, false] {
+            let (cluster, _) = orders(3, 1);
+            // With a copy each nobody's confirmation is waited for.
+            cluster.create_topic_with("alone", 3, 1);
+            let client = quick().connect_timeout(SOON).connect(&addrs(&cluster)).unwrap();
+            let mut producer = client.producer().max_records(1).build().unwrap();
+            (0..3).for_each(|p| producer.send_to("alone", p, Record::new(b"1")).unwrap());
+            producer.flush().unwrap();
+            cluster.node(1).pause();
+            if !connected {
+                cluster.node(1).disconnect_all();
+            }
+            let (_, took) = timed(|| {
+                for n in 2..=20 {
+                    // No more than may be on its way and wait there.
+                    if n <= 3 {
+                        producer.send_to("alone", 1, Record::new(b"1")).unwrap();
+                    }
+                    [0, 2].iter().for_each(|&p| producer.send_to("alone", p, Record::new(b"1")).unwrap());
+                    let mark = |node: u16| cluster.node(node.into()).high_water_mark("alone", node);
+                    while mark(0) < n || mark(2) < n {
+                        producer.poll().unwrap();
+                        thread::yield_now();
+                    }
+                }
+            });
+            assert!(took < SOON / 2, "{connected}: {took:?}");
+            cluster.node(1).resume();
+            producer.flush().unwrap();
+            assert_eq!((producer.stored(), cluster.node(1).high_water_mark("alone", 1)), (3 + 2 + 38, 3));
+            assert_eq!(cluster.killed_by(), None);
+        }
     });
 }

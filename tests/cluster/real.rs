@@ -7,22 +7,48 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use tank_client::{Client, Error, OutOfRange, Record, Start, Subscription};
+use tank_client::{Client, Error, Message, OutOfRange, Record, Start, Subscription};
 
-use crate::common::watch::within;
+use crate::common::watch::{SOON, timed, within};
 
 /// A record's number among those published to its partition, and when it was stored or delivered.
 type Moments = HashMap<u16, Vec<(u64, Instant)>>;
 
+fn brokers_and_topic() -> (String, String) {
+    (env::var("TANK_CLUSTER").expect("TANK_CLUSTER"), env::var("TANK_TOPIC").unwrap_or("events".into()))
+}
+
+fn make_trouble() -> Instant {
+    let now = Instant::now();
+    let command = env::var("TANK_TROUBLE").unwrap_or_default();
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+    now
+}
+
+/// When all partitions had leaders that answer, and when one of them had not, in turn.
+fn watch(brokers: &str, topic: &str, over: &AtomicBool) -> Vec<(bool, Instant)> {
+    let soon = Duration::from_millis(500);
+    let client = Client::builder().connect_timeout(soon).io_timeout(soon).connect(brokers).unwrap();
+    let mut seen: Vec<(bool, Instant)> = Vec::new();
+    while !over.load(Ordering::SeqCst) {
+        let is_led = client.partitions(topic).is_ok();
+        if seen.last().is_none_or(|(before, _)| *before != is_led) {
+            seen.push((is_led, Instant::now()));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    seen
+}
+
 /// Publishes to all partitions of `TANK_TOPIC` (default `events`, replicated) and follows them, while `TANK_TROUBLE`, a
 /// shell command, is run after three seconds. What was acknowledged is delivered, in order and once; prints for each
-/// partition how long nothing was stored, and how long nothing was delivered.
+/// partition how long nothing was stored, and how long nothing was delivered, both also as multiples of the time until all
+/// partitions were led again.
 #[test]
 #[ignore = "needs a real cluster: TANK_CLUSTER=host:port,... and TANK_TROUBLE=command"]
 fn in_trouble() {
     within(300, || {
-        let brokers = env::var("TANK_CLUSTER").expect("TANK_CLUSTER");
-        let topic = env::var("TANK_TOPIC").unwrap_or("events".into());
+        let (brokers, topic) = brokers_and_topic();
         let seconds = env::var("TANK_SECONDS").map_or(40, |text| text.parse().unwrap());
         let client = Client::connect(&brokers).unwrap();
         let subscription = Subscription::topic(&*topic).from(Start::Latest).out_of_range(OutOfRange::Latest);
@@ -38,11 +64,10 @@ fn in_trouble() {
             .collect();
         let trouble = thread::spawn(|| {
             thread::sleep(Duration::from_secs(3));
-            let now = Instant::now();
-            let command = env::var("TANK_TROUBLE").unwrap_or_default();
-            assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
-            now
+            make_trouble()
         });
+        let (watched, until) = (topic.clone(), over.clone());
+        let watcher = thread::spawn(move || watch(&brokers, &watched, &until));
         let end = Instant::now() + Duration::from_secs(seconds);
         let mut delivered = Moments::new();
         loop {
@@ -59,6 +84,11 @@ fn in_trouble() {
         publishers.into_iter().for_each(|thread| thread.join().unwrap());
         let (trouble, stored) = (trouble.join().unwrap(), stored.lock().unwrap());
         println!("{:?}, lag {}", iter.stats(), iter.lag());
+        let seen = watcher.join().unwrap();
+        for (is_led, at) in seen.iter().filter(|(_, at)| *at > trouble) {
+            println!("all partitions led {:.2?} after the trouble: {is_led}", *at - trouble);
+        }
+        let led = seen.iter().rfind(|(is_led, at)| *is_led && *at > trouble).map(|(_, at)| *at - trouble);
         for id in ids {
             let (stored, delivered) = (&stored[&id], &delivered[&id]);
             let turned = delivered.windows(2).find(|pair| pair[0].0 >= pair[1].0);
@@ -67,10 +97,48 @@ fn in_trouble() {
                 assert!(delivered.binary_search_by_key(number, |(number, _)| *number).is_ok(), "{id}: {number} lost");
             }
             let [stored, delivered] = [longest_silence(stored, trouble), longest_silence(delivered, trouble)];
+            let ratio = |time: Duration| led.map_or(f64::NAN, |led| time.as_secs_f64() / led.as_secs_f64());
             println!(
-                "{id}: nothing stored until {stored:.2?} after the trouble, nothing delivered until {delivered:.2?}"
+                "{id}: nothing stored until {stored:.2?} after the trouble ({:.2}), nothing delivered until {delivered:.2?} ({:.2})",
+                ratio(stored),
+                ratio(delivered)
             );
         }
+    });
+}
+
+/// `TANK_TROUBLE` comes first: whatever it is, subscribing to the ends of all partitions takes no longer than connecting
+/// may, those that are led are read meanwhile, and all of them in the end.
+#[test]
+#[ignore = "needs a real cluster: TANK_CLUSTER=host:port,... and TANK_TROUBLE=command"]
+fn begun_in_trouble() {
+    within(300, || {
+        let (brokers, topic) = brokers_and_topic();
+        let budget = Duration::from_secs(2);
+        let client = Client::builder().connect_timeout(budget).connect(&brokers).unwrap();
+        let marks: HashMap<_, _> =
+            client.partitions(&topic).unwrap().into_iter().map(|p| (p.id, p.high_water_mark)).collect();
+        let trouble = make_trouble();
+        let (iter, took) = timed(|| client.subscribe(Subscription::topic(&*topic).max_wait(budget)));
+        let mut iter = iter.unwrap();
+        let known = iter.positions().iter().count();
+        println!("subscribed within {took:.2?}, to {known} partitions of {}", marks.len());
+        assert!(took < 2 * budget, "{took:?}");
+        let end = trouble + Duration::from_secs(60);
+        while iter.positions().iter().count() < marks.len() {
+            assert!(Instant::now() < end, "{:?}", iter.positions());
+            assert!(iter.next_timeout(Duration::from_millis(50)).unwrap().is_none());
+        }
+        println!("all of them {:.2?} after the trouble, {:?}", trouble.elapsed(), iter.stats());
+        for position in &iter.positions() {
+            assert_eq!(position.seq, marks[&position.partition] + 1, "{position:?}");
+        }
+        for &id in marks.keys() {
+            client.publish(&topic, id, &[Record::new(b"1")]).unwrap();
+        }
+        let mut found: Vec<_> = (0..marks.len()).map(|_| iter.next_timeout(SOON).unwrap().unwrap()).collect();
+        found.sort_by_key(Message::partition);
+        assert!(found.iter().all(|message| message.seq() == marks[&message.partition()] + 1), "{found:?}");
     });
 }
 

@@ -105,6 +105,99 @@ fn a_leader_in_trouble_stalls_its_own_partitions_only() {
     });
 }
 
+/// One of the leaders is gone before there is a subscription: the others' messages come, from their ends on.
+#[test]
+fn a_subscription_does_not_wait_for_a_leader_that_is_gone() {
+    within(240, || {
+        for how in ["killed", "stopped in order", "hung", "hung when connecting", "nobody"] {
+            let (cluster, _) = orders(3, 6);
+            (0..6).for_each(|p| append(&cluster, p, 1, 3));
+            let soon = Duration::from_millis(300);
+            // The first to be asked is the one that will be gone.
+            let list = [1, 0, 2].map(|node| cluster.node(node).addr().to_string()).join(",");
+            let client = quick().connect_timeout(3 * soon).connect(&list).unwrap();
+            client.topics().unwrap();
+            match how {
+                "killed" => cluster.node(1).stop(),
+                "stopped in order" => cluster.stop_in_order(1),
+                "hung" => cluster.node(1).pause(),
+                "hung when connecting" => {
+                    cluster.node(1).pause();
+                    cluster.node(1).disconnect_all();
+                }
+                _ => [1, 4].iter().for_each(|&p| cluster.set_leader("orders", p, None)),
+            }
+            // The time that trouble is waited out is a minute.
+            let latest = Subscription::topic("orders").max_wait(soon);
+            let (iter, took) = timed(|| client.subscribe(latest.clone()));
+            let mut iter = iter.unwrap();
+            assert!(took < SOON / 2, "{how}: {took:?}");
+            assert_eq!(iter.position("orders", 0), Some(4));
+            assert_eq!((iter.position("orders", 1), iter.high_water_mark("orders", 1), iter.lag()), (None, None, 0));
+            let positions = iter.positions();
+            assert_eq!(
+                positions.iter().map(|p| (p.partition, p.seq)).collect::<Vec<_>>(),
+                [0, 2, 3, 5].map(|p| (p, 4))
+            );
+            for n in 4..=10 {
+                [0, 2, 3, 5].iter().for_each(|&p| append(&cluster, p, n, n));
+                let got = take(&mut iter, 4);
+                assert!(got.len() == 4 && got.values().all(|numbers| *numbers == [n]), "{how}: {got:?}");
+            }
+            assert_eq!(iter.position("orders", 4), None);
+
+            // They begin behind what there is when they have a leader.
+            [1, 4].iter().for_each(|&p| cluster.set_leader("orders", p, Some(2)));
+            idle_until(&mut iter, |iter| [1, 4].iter().all(|&p| iter.position("orders", p) == Some(4)));
+            assert_eq!((iter.gaps(), iter.lag(), iter.positions().iter().count()), (&[][..], 0, 6));
+            [1, 4].iter().for_each(|&p| append(&cluster, p, 4, 5));
+            assert_eq!(take(&mut iter, 4), [(1, vec![4, 5]), (4, vec![4, 5])].into());
+
+            // One without messages; and only as far as the end.
+            cluster.create_topic("empty", 1);
+            cluster.set_leader("empty", 0, None);
+            let mut iter = client.subscribe(Subscription::topic("empty").max_wait(soon)).unwrap();
+            let mut ended = client.subscribe(Subscription::topic("empty").max_wait(soon).stop_at_end()).unwrap();
+            cluster.set_leader("empty", 0, Some(0));
+            idle_until(&mut iter, |iter| iter.position("empty", 0) == Some(1));
+            assert!(ended.next().is_none() && iter.high_water_mark("empty", 0) == Some(0));
+            cluster.node(0).append_payloads("empty", 0, &["1"]);
+            assert_eq!(take(&mut iter, 1), [(0, vec![1])].into());
+            assert_eq!(cluster.killed_by(), None);
+        }
+    });
+}
+
+/// A start that has to be searched for takes a leader, but not longer than trouble is waited out.
+#[test]
+fn a_time_is_searched_once_there_is_a_leader() {
+    within(60, || {
+        let (cluster, _) = orders(2, 1);
+        append(&cluster, 0, 1, 3);
+        cluster.set_leader("orders", 0, None);
+        let patience = Duration::from_millis(200);
+        let client = quick().retry_timeout(patience).connect(&addrs(&cluster)).unwrap();
+        let since = || Subscription::topic("orders").from(Start::Time(std::time::UNIX_EPOCH));
+        let (e, took) = timed(|| client.subscribe(since()).unwrap_err());
+        let no_leader = tank_client::Fault::NoLeader;
+        assert!(matches!(e, Error::Broker { partition: Some(0), fault, .. } if fault == no_leader), "{e:?}");
+        assert!(took >= patience && took < SOON, "{took:?}");
+        let client = quick().connect(&addrs(&cluster)).unwrap();
+        let electing = cluster.clone();
+        let before = cluster.node(0).stats().all_requests() + cluster.node(1).stats().all_requests();
+        let election = thread::spawn(move || {
+            let asked = |at: &Broker| at.stats().all_requests();
+            while electing.nodes().iter().map(asked).sum::<u64>() < before + 5 {
+                thread::yield_now();
+            }
+            electing.set_leader("orders", 0, Some(1));
+        });
+        assert_eq!(take(&mut client.subscribe(since()).unwrap(), 3), [(0, vec![1, 2, 3])].into());
+        election.join().unwrap();
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
 /// A hung leader is noticed by its silence, once a fetch should long have been answered.
 #[test]
 fn a_hung_leader_is_left_when_its_time_is_over() {

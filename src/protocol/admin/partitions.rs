@@ -3,13 +3,10 @@
 use std::net::SocketAddrV4;
 
 use super::{check_id, check_topic};
+use crate::protocol::codes::{NO_LEADER, REDIRECT, SYSTEM_ERROR};
 use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
 use crate::protocol::frame::{self, Kind};
-
-const SYSTEM_ERROR: u8 = 0xfb;
-const REDIRECT: u8 = 0xfc;
-const NO_LEADER: u8 = 0xfd;
 
 /// Both numbers, if a reason follows instead.
 const NO_MARK: u64 = u64::MAX;
