@@ -8,7 +8,7 @@ pub struct Stats {
     pub messages: u64,
     /// Bytes received, all of TANK's framing included.
     pub bytes: u64,
-    /// Bundles of which messages were handed out.
+    /// Bundles of which messages were handed out. Small ones are decoded together, and then count together.
     pub bundles: u64,
     /// Fetches answered.
     pub fetches: u64,
