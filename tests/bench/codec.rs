@@ -18,8 +18,8 @@ use tank_client::protocol::fetch::{
 use tank_client::protocol::stream::{Event, FetchDecoder, Step};
 use tank_client::protocol::varint;
 
-/// About how many bytes of messages an answer holds.
-const ANSWER: usize = 8 << 20;
+/// About how many bytes of messages an answer holds: more than caches do, as with what really comes from a broker.
+const ANSWER: usize = 64 << 20;
 const SETS: [&str; 5] = ["plain100", "snappy100", "plain1k", "snappy1k", "single100"];
 
 fn main() {
