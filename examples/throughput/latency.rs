@@ -1,4 +1,4 @@
-//! From publishing to delivery, beside the same bytes through a bare relay.
+//! From publishing to delivery, beside bare sockets at the same broker, and the same bytes through a bare relay.
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -8,6 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tank_client::protocol::bundle::{Compression, RawMessage};
+use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic};
+use tank_client::protocol::frame::HEADER_LEN;
 use tank_client::protocol::produce::{ProducePartition, ProduceRequest, ProduceTopic};
 use tank_client::{Client, Record, Start, Subscription};
 
@@ -21,13 +23,15 @@ const ACK: usize = 10;
 pub fn measure(broker: &str, topic: &str, options: &Options) -> Result<(), Box<dyn Error>> {
     let count = options.count.unwrap_or(10_000).max(100) as usize;
     let per_run = count.div_ceil(options.runs);
-    let (mut delivered, mut relayed) = (Vec::new(), Vec::new());
+    let (mut delivered, mut bare, mut relayed) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..options.runs {
         let (times, answer) = through_tank(broker, topic, per_run)?;
         delivered.extend(times);
+        bare.extend(through_bare_sockets(broker, topic, per_run)?);
         relayed.extend(through_relay(request(topic)?.len(), answer, per_run)?);
     }
     println!("publish to delivery  {}", percentiles(delivered));
+    println!("bare sockets         {}", percentiles(bare));
     println!("bare relay           {}", percentiles(relayed));
     Ok(())
 }
@@ -49,6 +53,55 @@ fn through_tank(broker: &str, topic: &str, count: usize) -> Result<(Vec<Duration
     let times = times(count, &arrivals, || Ok(client.publish(topic, 0, &[Record::new(&PAYLOAD)])?))?;
     let answer = follower.join().map_err(|_| "the follower panicked")?;
     Ok((times, answer))
+}
+
+/// The same requests and answers, without anything of a client: what the broker and the network take.
+fn through_bare_sockets(broker: &str, topic: &str, count: usize) -> Result<Vec<Duration>, Box<dyn Error>> {
+    let connect = || -> std::io::Result<TcpStream> {
+        let mut socket = TcpStream::connect(broker)?;
+        socket.set_nodelay(true)?;
+        socket.read_exact(&mut [0; HEADER_LEN])?;
+        Ok(socket)
+    };
+    let (mut publisher, mut follower) = (connect()?, connect()?);
+    let partitions = Client::connect(broker)?.partitions(topic)?;
+    let mut seq = partitions.first().ok_or("no partition")?.high_water_mark + 1;
+    let (arrived, arrivals) = channel();
+    let name = topic.to_owned();
+    thread::spawn(move || -> Result<(), Box<dyn Error + Send + Sync>> {
+        for _ in 0..count {
+            let mut request = Vec::new();
+            let wanted = FetchPartition { partition: 0, seq, fetch_size: 1 << 20 };
+            FetchRequest {
+                client_version: 2,
+                request_id: 1,
+                client_id: "tank-client".into(),
+                max_wait_ms: 5000,
+                min_bytes: 0,
+                flags: 0,
+                topics: vec![FetchTopic { name: name.as_str().into(), partitions: vec![wanted] }],
+            }
+            .encode(&mut request)?;
+            follower.write_all(&request)?;
+            read_frame(&mut follower)?;
+            arrived.send(Ok(Instant::now()))?;
+            seq += 1;
+        }
+        Ok(())
+    });
+    let request = request(topic)?;
+    times(count, &arrivals, || {
+        publisher.write_all(&request)?;
+        Ok(read_frame(&mut publisher)?)
+    })
+}
+
+/// Reads an answer to its end.
+fn read_frame(socket: &mut TcpStream) -> std::io::Result<()> {
+    let mut header = [0; HEADER_LEN];
+    socket.read_exact(&mut header)?;
+    let len = u32::from_le_bytes([header[1], header[2], header[3], header[4]]);
+    socket.read_exact(&mut vec![0; len as usize])
 }
 
 /// The same with two bare sockets and a thread between them that passes bytes on.

@@ -37,7 +37,7 @@ modes:
   publish   messages of 100 bytes: requests of 1,000, each acknowledged before the next; with a Producer; and one by
             one, as percentiles of the time until the acknowledgement
   latency   percentiles of the time from publishing a message of 100 bytes to its delivery in a follower that waits for
-            it, and of the same bytes sent through a bare relay
+            it; of the same requests from bare sockets to the same broker; and of the same bytes through a bare relay
 
 options:
   --mode MODE        (consume)
