@@ -15,8 +15,9 @@ use crate::protocol::fetch::{FetchRequest, WAIT_SLACK_MS, adjusted_wait_ms};
 use crate::protocol::stream::{Bundle, Event, FetchDecoder, Step};
 use crate::protocol::{DecodeError, DecodeFault};
 
-/// Bytes of the read buffer at rest: several bundles of the usual sizes, and small enough for a core's cache.
-const READ_BUFFER: usize = 256 << 10;
+/// Bytes of the read buffer at rest: many bundles of the usual sizes, since the last one has to be moved to the front if
+/// only part of it has come, and small enough for a core's cache.
+const READ_BUFFER: usize = 512 << 10;
 
 /// Brokers that are asked to wait for data wait longer than this.
 const SOON: Duration = Duration::from_millis(50);
