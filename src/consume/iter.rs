@@ -35,7 +35,8 @@ const CLOSE_CHECK: Duration = Duration::from_millis(50);
 /// The messages of a [`Subscription`](crate::Subscription), in the order of their numbers within each partition.
 ///
 /// It owns its connections: it can move to another thread, and dropping it closes them without waiting for anything.
-/// Bytes that the caller has not asked for stay in the broker and the network.
+/// What the caller does not get to stays in the broker and the network: one fetch a partition is under way, the next one
+/// sent when the last of an answer has been read.
 ///
 /// After one `Err` it is finished, and so it is after the last wanted message or a
 /// [`close`](CloseHandle::close): then `next` is `None` for ever. `None` alone never hides trouble.
