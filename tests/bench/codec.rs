@@ -17,6 +17,7 @@ use tank_client::protocol::fetch::{
 };
 use tank_client::protocol::stream::{Event, FetchDecoder, Step};
 use tank_client::protocol::varint;
+use tank_client::segment::Segments;
 
 /// About how many bytes of messages an answer holds: more than caches do, as with what really comes from a broker.
 const ANSWER: usize = 64 << 20;
@@ -156,6 +157,53 @@ fn bare_loop(bencher: Bencher<'_, '_>, set: &str) {
             }
         }
         black_box(sum)
+    });
+}
+
+/// The bytes as a partition's file, in a folder that is removed at the end.
+struct File {
+    dir: std::path::PathBuf,
+    answer: Answer,
+}
+
+impl File {
+    fn new(set: &str) -> File {
+        let (dir, answer) =
+            (std::env::temp_dir().join(format!("tank-bench-{}-{set}", std::process::id())), answer(set));
+        std::fs::create_dir_all(&dir).expect("a folder");
+        std::fs::write(dir.join("1.log"), &answer.bytes[answer.chunk..]).expect("a file");
+        File { dir, answer }
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A `for` loop over messages that are values of their own, from a file in the system's cache.
+#[divan::bench(args = SETS)]
+fn segment_for_loop(bencher: Bencher<'_, '_>, set: &str) {
+    let file = File::new(set);
+    let (messages, payload) = (file.answer.messages, file.answer.payload);
+    bencher.counter(ItemsCount::new(messages)).counter(BytesCount::new(payload)).bench_local(|| {
+        let messages = Segments::open(&file.dir).expect("a folder").map(|message| message.expect("good data"));
+        messages.fold(0, |sum, message| touch(sum, message.payload(), message.timestamp_ms()))
+    });
+}
+
+/// The same by batches.
+#[divan::bench(args = SETS)]
+fn segment_next_batch(bencher: Bencher<'_, '_>, set: &str) {
+    let file = File::new(set);
+    let (messages, payload) = (file.answer.messages, file.answer.payload);
+    bencher.counter(ItemsCount::new(messages)).counter(BytesCount::new(payload)).bench_local(|| {
+        let (mut segments, mut sum) = (Segments::open(&file.dir).expect("a folder"), 0);
+        while let Some(batch) = segments.next_batch().expect("good data") {
+            sum = batch.iter().fold(sum, |sum, message| touch(sum, message.payload(), message.timestamp_ms()));
+        }
+        sum
     });
 }
 
