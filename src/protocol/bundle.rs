@@ -132,6 +132,12 @@ pub struct Entry {
     pub seq: u64,
     /// Time stamp, by convention milliseconds since 1970.
     pub timestamp_ms: u64,
+    place: Place,
+}
+
+/// Where a message's payload is, and its key in front of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
     payload_at: usize,
     payload_len: u32,
     /// 256 and above: no key.
@@ -146,20 +152,22 @@ impl Entry {
     /// The same message in memory that holds its key, if any, and then its payload.
     pub(crate) fn alone(self) -> Entry {
         let payload_at = self.key().map_or(0, |key| key.len());
-        Entry { payload_at, key_gap: 0, ..self }
+        Entry { place: Place { payload_at, key_gap: 0, ..self.place }, ..self }
     }
 
     /// The bytes of the key.
     #[inline]
     pub fn key(&self) -> Option<Range<usize>> {
-        let end = self.payload_at - usize::from(self.key_gap);
-        (self.key_len != NO_KEY).then(|| end - usize::from(self.key_len)..end)
+        let Place { payload_at, key_len, key_gap, .. } = self.place;
+        let end = payload_at - usize::from(key_gap);
+        (key_len != NO_KEY).then(|| end - usize::from(key_len)..end)
     }
 
     /// The bytes of the payload.
     #[inline]
     pub fn payload(&self) -> Range<usize> {
-        self.payload_at..self.payload_at + self.payload_len as usize
+        let Place { payload_at, payload_len, .. } = self.place;
+        payload_at..payload_at + payload_len as usize
     }
 }
 
@@ -203,15 +211,12 @@ impl MessageSet<'_> {
         out: &mut Vec<Entry>,
     ) -> Result<(), DecodeError> {
         let mut cursor = Cursor::new(self.bytes, 0);
-        let mut timestamp_ms = 0;
-        let mut seq = self.first.wrapping_sub(1);
+        let (mut seq, mut timestamp_ms) = (self.first.wrapping_sub(1), 0);
         for index in 0..self.count {
-            match self.message::<SPARSE>(&mut cursor, index, seq, timestamp_ms) {
-                Ok(entry) => {
-                    seq = entry.seq;
-                    timestamp_ms = entry.timestamp_ms;
+            match self.message::<SPARSE>(&mut cursor, index, &mut seq, &mut timestamp_ms) {
+                Ok(place) => {
                     if wanted(seq) {
-                        out.push(entry);
+                        out.push(Entry { seq, timestamp_ms, place });
                     }
                 }
                 Err(e) if self.cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(()),
@@ -231,28 +236,28 @@ impl MessageSet<'_> {
         &self,
         cursor: &mut Cursor<'_>,
         index: u32,
-        previous: u64,
-        previous_time: u64,
-    ) -> Result<Entry, DecodeError> {
+        seq: &mut u64,
+        timestamp_ms: &mut u64,
+    ) -> Result<Place, DecodeError> {
         let flags = cursor.u8("message flags")?;
-        let seq = if SPARSE && index > 0 {
-            self.sparse_seq(cursor, flags, index, previous)?
-        } else {
-            previous.wrapping_add(1)
-        };
-        let timestamp_ms = if flags & MESSAGE_SAME_TIME == 0 { cursor.u64("time stamp")? } else { previous_time };
-        let key = if flags & MESSAGE_KEY == 0 { None } else { Some(cursor.str8("key")?.len()) };
-        let key_end = cursor.read();
-        let payload_len = cursor.varint("payload length")?;
-        let payload_at = cursor.read();
-        cursor.bytes(payload_len as usize, "payload")?;
-        let mut entry =
-            Entry { seq, timestamp_ms, payload_at: self.at + payload_at, payload_len, key_len: NO_KEY, key_gap: 0 };
-        if let Some(len) = key {
-            entry.key_len = u16::try_from(len).unwrap_or(NO_KEY);
-            entry.key_gap = u8::try_from(payload_at - key_end).unwrap_or(0);
+        *seq = if SPARSE && index > 0 { self.sparse_seq(cursor, flags, index, *seq)? } else { seq.wrapping_add(1) };
+        if flags & MESSAGE_SAME_TIME == 0 {
+            *timestamp_ms = cursor.u64("time stamp")?;
         }
-        Ok(entry)
+        let payload = |cursor: &mut Cursor<'_>| {
+            let len = cursor.varint("payload length")?;
+            let at = cursor.read();
+            cursor.bytes(len as usize, "payload").map(|_| (at, len))
+        };
+        if flags & MESSAGE_KEY == 0 {
+            let (at, payload_len) = payload(cursor)?;
+            return Ok(Place { payload_at: self.at + at, payload_len, key_len: NO_KEY, key_gap: 0 });
+        }
+        let key_len = u16::try_from(cursor.str8("key")?.len()).unwrap_or(NO_KEY);
+        let key_end = cursor.read();
+        let (at, payload_len) = payload(cursor)?;
+        let key_gap = u8::try_from(at - key_end).unwrap_or(0);
+        Ok(Place { payload_at: self.at + at, payload_len, key_len, key_gap })
     }
 
     fn sparse_seq(&self, cursor: &mut Cursor<'_>, flags: u8, index: u32, previous: u64) -> Result<u64, DecodeError> {
