@@ -200,8 +200,8 @@ struct Chunk {
 
 /// What is found where a bundle begins.
 enum Found {
-    /// All of a bundle, and how the chunk ends with it, if it does.
-    Bundle { bundle: Bundle, end: Option<ChunkEnd> },
+    /// All of a bundle, of so many bytes, and how the chunk ends with it, if it does.
+    Bundle { len: usize, end: Option<ChunkEnd> },
     /// So many more bytes are needed.
     Need(usize),
     /// A bundle of so many bytes below the wanted number, and the number behind it.
@@ -411,15 +411,9 @@ impl FetchDecoder {
             if bundles.len() - before == MAX_BUNDLES {
                 break Found::Stop;
             }
-            match self.bundle(input, *used)? {
-                Found::Bundle { bundle, end } => {
-                    let len = bundle.set.end - *used;
-                    self.chunk.next = Some(bundle.last + 1);
-                    self.chunk.walked = true;
-                    self.chunk.left -= len as u64;
-                    self.at += len as u64;
-                    *used = bundle.set.end;
-                    bundles.push(bundle);
+            match self.bundle(input, *used, bundles)? {
+                Found::Bundle { len, end } => {
+                    *used += len;
                     if let Some(end) = end {
                         self.end_chunk(end);
                         break Found::Stop;
@@ -449,11 +443,11 @@ impl FetchDecoder {
         self.state = State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) };
     }
 
-    /// Looks at the bundle that begins at this place of the input.
+    /// Looks at the bundle that begins at this place of the input, and appends it if all of it is there and wanted.
     // Inlined into its only caller's loop, which then passes nothing through memory.
     #[inline(always)]
-    fn bundle(&self, input: &[u8], start: usize) -> Result<Found, DecodeError> {
-        let chunk = &self.chunk;
+    fn bundle(&mut self, input: &[u8], start: usize, bundles: &mut Vec<Bundle>) -> Result<Found, DecodeError> {
+        let chunk = &mut self.chunk;
         let left = usize::try_from(chunk.left).unwrap_or(usize::MAX);
         if left == 0 {
             return Ok(Found::End(ChunkEnd::Whole));
@@ -474,7 +468,7 @@ impl FetchDecoder {
         let prefix = cursor.read();
         let body = len.min((left - prefix) as u64);
         let cut = len > body;
-        let cut_end = ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
+        let cut_end = || ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
         let body_len = usize::try_from(body).unwrap_or(usize::MAX);
         let available = body_len.min(MAX_HEADER_LEN);
         let Some(head) = cursor.rest().get(..available) else {
@@ -484,7 +478,7 @@ impl FetchDecoder {
         let mut cursor = Cursor::new(head, at);
         let header = match BundleHeader::decode(&mut cursor, &self.limits) {
             Ok(header) => header,
-            Err(e) if cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(Found::End(cut_end)),
+            Err(e) if cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(Found::End(cut_end())),
             Err(e) => return Err(e),
         };
         let (first, last) = header.range(chunk.next, at)?;
@@ -497,7 +491,7 @@ impl FetchDecoder {
             return Ok(Found::End(ChunkEnd::AboveMark));
         }
         if cut && (last < chunk.from || header.codec == Codec::Snappy) {
-            return Ok(Found::End(cut_end));
+            return Ok(Found::End(cut_end()));
         }
         if last < chunk.from {
             return Ok(Found::Skip { next: last + 1, bytes: len + prefix as u64 });
@@ -511,7 +505,7 @@ impl FetchDecoder {
             return Ok(Found::Need(whole - rest.len()));
         }
         let head = prefix + header.len;
-        let bundle = Bundle {
+        bundles.push(Bundle {
             slot: chunk.slot,
             codec: header.codec,
             count: header.count,
@@ -523,9 +517,12 @@ impl FetchDecoder {
             to: chunk.to,
             set: start + head..start + whole,
             at: self.at + head as u64,
-        };
-        let end = if cut { Some(cut_end) } else { (last > chunk.to).then_some(ChunkEnd::AboveMark) };
-        Ok(Found::Bundle { bundle, end })
+        });
+        (chunk.next, chunk.walked) = (Some(last + 1), true);
+        chunk.left -= whole as u64;
+        self.at += whole as u64;
+        let end = if cut { Some(cut_end()) } else { (last > chunk.to).then_some(ChunkEnd::AboveMark) };
+        Ok(Found::Bundle { len: whole, end })
     }
 
     fn skip(&mut self, rest: &[u8], used: &mut usize, bytes: u64, then: AfterSkip) -> Option<Step> {
