@@ -27,13 +27,24 @@ impl Set {
 
     /// Some different bundles of the set, with text that compresses about as logs do.
     pub fn bundles(&self) -> Vec<Vec<u8>> {
-        let mut words = Words(0x9e37_79b9_7f4a_7c15);
+        let mut words = Words::new();
         let bundles = if self.count == 1 { 256 } else { 32 };
         (0..bundles).map(|_| self.bundle(&mut words)).collect()
     }
 
+    /// The payloads of a bundle.
+    fn payloads(&self, words: &mut Words) -> Vec<Vec<u8>> {
+        (0..self.count).map(|_| words.text(self.payload)).collect()
+    }
+
+    /// A topic's worth of them for a broker that takes messages only: those of one bundle, again and again.
+    #[allow(dead_code)]
+    pub fn some_payloads(&self) -> Vec<Vec<u8>> {
+        self.payloads(&mut Words::new())
+    }
+
     fn bundle(&self, words: &mut Words) -> Vec<u8> {
-        let payloads: Vec<Vec<u8>> = (0..self.count).map(|_| words.text(self.payload)).collect();
+        let payloads = self.payloads(words);
         let message = |payload| RawMessage { timestamp_ms: 1_700_000_000_000, key: None, payload };
         let messages: Vec<RawMessage<'_>> = payloads.iter().map(|payload| message(payload.as_slice())).collect();
         dense_bundle(&messages, self.compression)
@@ -48,6 +59,10 @@ impl Words {
         "alpha", "beta", "gamma", "delta", "order", "user", "click", "view", "cart", "price", "item", "stock", "login",
         "logout",
     ];
+
+    fn new() -> Words {
+        Words(0x9e37_79b9_7f4a_7c15)
+    }
 
     fn next(&mut self, below: u64) -> u64 {
         self.0 ^= self.0 << 13;

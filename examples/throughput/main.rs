@@ -39,6 +39,8 @@ modes:
   latency   percentiles of the time from publishing a message of 100 bytes to its delivery in a follower that waits for
             it; of the same requests from bare sockets to the same broker; and of the same bytes through a bare relay
 
+  fill      nothing: appends --megabytes of a --set to a topic of --broker, to be read by the modes above
+
 options:
   --mode MODE        (consume)
   --set NAME         plain100, snappy100, plain1k, snappy1k or single100 (all of them)
@@ -109,6 +111,10 @@ fn run(mode: &str, options: &Options, target: Option<(&str, &str)>) -> Result<()
         "batch" => read(|broker, topic, options| consume::repeat(broker, topic, options, consume::by_batches)),
         "publish" => append_to(publish::measure),
         "latency" => append_to(latency::measure),
+        "fill" => match target {
+            Some((broker, topic)) => publish::fill(broker, topic, options),
+            None => Err(Usage("--mode fill takes --broker and --topic".into()).into()),
+        },
         other => Err(Usage(format!("--mode {other}: no such mode")).into()),
     }
 }

@@ -1,10 +1,12 @@
-//! Publishing: in large requests, with a producer, and one by one.
+//! Publishing: in large requests, with a producer, and one by one; and filling a topic to read.
 
 use std::error::Error;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tank_client::{Client, Record};
 
+use crate::common::Usage;
+use crate::common::progress::Progress;
 use crate::{Options, percentiles};
 
 /// Messages a request, and bytes a message.
@@ -42,6 +44,32 @@ pub fn measure(broker: &str, topic: &str, options: &Options) -> Result<(), Box<d
     println!("{BATCH} a request, one after the other  {:6.2} M messages/s", median(requests));
     println!("Producer                              {:6.2} M messages/s", median(producers));
     println!("one by one                            {}", percentiles(alone));
+    Ok(())
+}
+
+/// Appends a set, bundled and compressed as its name says.
+pub fn fill(broker: &str, topic: &str, options: &Options) -> Result<(), Box<dyn Error>> {
+    let [set] = options.sets.as_slice() else { return Err(Usage("--mode fill takes a --set".into()).into()) };
+    let client = Client::connect(broker)?;
+    let mut producer = client
+        .producer()
+        .max_records(set.count)
+        .max_bytes(1 << 20)
+        .max_age(Duration::from_secs(10))
+        .compression(set.compression)
+        .build()?;
+    let payloads = set.some_payloads();
+    let bundles = (options.megabytes * 1_000_000).div_ceil(set.payload as u64 * u64::from(set.count));
+    let mut progress = Progress::new("bundles", bundles);
+    for bundle in 0..bundles {
+        for payload in &payloads {
+            producer.send_to(topic, 0, Record::new(payload).timestamp_ms(1_700_000_000_000))?;
+        }
+        progress.set(bundle);
+    }
+    producer.flush()?;
+    drop(progress);
+    println!("{topic}: {} messages in {bundles} bundles", bundles * u64::from(set.count));
     Ok(())
 }
 
