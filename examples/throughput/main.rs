@@ -38,7 +38,6 @@ modes:
             one, as percentiles of the time until the acknowledgement
   latency   percentiles of the time from publishing a message of 100 bytes to its delivery in a follower that waits for
             it; of the same requests from bare sockets to the same broker; and of the same bytes through a bare relay
-
   fill      nothing: appends --megabytes of a --set to a topic of --broker, to be read by the modes above
 
 options:
@@ -49,8 +48,7 @@ options:
   --topic NAME       a topic of it; its partition 0 is read, or appended to
   --fetch-size N     bytes (1048576)
   --runs N           runs of each way (5)
-  --count N          messages to publish in a run (500000, one by one a hundredth), or to time (10000)
-  --help             this text";
+  --count N          messages to publish in a run (500000, one by one a hundredth), or to time (10000)";
 
 struct Options {
     sets: Vec<Set>,
