@@ -5,16 +5,12 @@ use std::sync::Arc;
 use super::batch::Batch;
 use super::leader::Leader;
 use super::tracks::{Tracks, Verdict};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::Sources;
 use crate::net::Block;
 use crate::protocol::bundle::{Codec, Entry};
 use crate::protocol::stream::{Bundle, Step};
 use crate::protocol::{DecodeError, Limits};
-
-/// Small bundles that follow each other are decoded together, up to so many messages: what there is to do for each
-/// batch is then shared by many of them, and both entries and bytes stay in a core's nearest cache.
-const RUN: usize = 256;
 
 /// With how many bundles to begin decoding, wherever the answer ends.
 const MAX_BUNDLES: usize = 1024;
@@ -42,6 +38,8 @@ pub(super) struct Arrived {
     partition: usize,
     after: u64,
     from_bundles: u64,
+    /// What is wrong with the bundle behind them.
+    failure: Option<DecodeError>,
 }
 
 /// What was handed out of the decoded messages.
@@ -67,6 +65,7 @@ impl Arrived {
             partition: 0,
             after: 0,
             from_bundles: 0,
+            failure: None,
         }
     }
 
@@ -159,6 +158,7 @@ impl Arrived {
     pub(super) fn clear(&mut self) {
         self.bundles.clear();
         self.taken = 0;
+        self.failure = None;
         self.unload();
     }
 
@@ -168,28 +168,28 @@ impl Arrived {
     /// A bundle that breaks a rule or a limit, once all messages before it are handed out.
     pub(super) fn load(&mut self, tracks: &mut Tracks, limits: &Limits, most: u64) -> Result<u64> {
         self.unload();
-        while let Some(bundle) = self.bundles.get(self.taken).filter(|_| self.entries.is_empty()) {
-            let (partition, first, before) = (bundle.slot, bundle.first, self.taken);
+        if let Some(e) = self.failure.take() {
+            return Err(self.error(e, tracks));
+        }
+        while self.entries.is_empty() {
+            let Some(&Bundle { slot: partition, first, .. }) = self.bundles.get(self.taken) else { break };
             // A time to stop at may have been found since it came in.
             if tracks.ends_before(partition, first) {
                 self.taken += 1;
                 continue;
             }
             self.partition = partition;
-            self.in_scratch = !(self.is_shared && bundle.codec == Codec::None);
-            let decoded = if self.in_scratch { self.decode_one(limits) } else { self.decode_run() };
-            if let Err(e) = decoded {
-                self.entries.clear();
-                let source = &tracks.sources[partition];
-                return Err(e.in_partition(&source.topic, source.partition).into());
-            }
-            let Some(last) = self.bundles[before..self.taken].last() else { break };
+            self.from_bundles = 0;
+            self.failure = match self.decode(limits) {
+                Err(e) if self.entries.is_empty() => return Err(self.error(e, tracks)),
+                decoded => decoded.err(),
+            };
+            let bundle = &self.bundles[self.taken];
+            let is_whole = self.failure.is_none() && tracks.takes_whole(bundle);
             let stopped = tracks.stop_at_time(partition, first, &mut self.entries);
-            let is_whole = tracks.takes_whole(last);
             let fits = self.entries.len() as u64 <= most;
             self.entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
-            self.from_bundles = (self.taken - before) as u64;
-            let all = (is_whole && fits && !stopped).then(|| last.last.min(last.to) + 1);
+            let all = (is_whole && fits && !stopped).then(|| bundle.last.min(bundle.to) + 1);
             match (all, self.entries.last()) {
                 (None, None) => {}
                 (Some(after), None) => tracks.advance(partition, after),
@@ -200,41 +200,33 @@ impl Arrived {
                     }
                 }
             }
+            if stopped {
+                self.failure = None;
+            }
+            // A bad one stays the next, so that what is wrong with it is told once what came before it is handed out.
+            self.taken += usize::from(self.failure.is_none());
         }
         Ok(self.entries.len() as u64)
     }
 
-    /// Decodes the next bundle where it lies, and those that join it. One that breaks a rule waits until what came before
-    /// it is handed out.
-    fn decode_run(&mut self) -> std::result::Result<(), DecodeError> {
-        let home = self.home.as_ref().map_or(&[][..], |home| &home.bytes);
-        let bundles = self.bundles.get(self.taken..).unwrap_or_default();
-        for bundle in bundles {
-            let before = self.entries.len();
-            let joins = bundle.slot == self.partition && bundle.codec == Codec::None;
-            if before > 0 && !(joins && before + bundle.count as usize <= RUN) {
-                break;
-            }
-            let set = home.get(bundle.set.clone()).unwrap_or_default();
-            if let Err(e) = bundle.decode(set, bundle.set.start, &mut self.entries) {
-                self.entries.truncate(before);
-                return if before > 0 { Ok(()) } else { Err(e) };
-            }
-            self.taken += 1;
-        }
-        Ok(())
+    fn error(&self, e: DecodeError, tracks: &Tracks) -> Error {
+        let source = &tracks.sources[self.partition];
+        e.in_partition(&source.topic, source.partition).into()
     }
 
-    /// Decodes the next bundle from a decompressed copy, or a plain one.
-    fn decode_one(&mut self, limits: &Limits) -> std::result::Result<(), DecodeError> {
+    /// Decodes the next bundle: where it lies, or from a copy, or from what it decompresses to.
+    fn decode(&mut self, limits: &Limits) -> std::result::Result<(), DecodeError> {
         let Some(bundle) = self.bundles.get(self.taken) else { return Ok(()) };
         let home = self.home.as_ref().map_or(&[][..], |home| &home.bytes);
         let set = home.get(bundle.set.clone()).unwrap_or_default();
+        let (entries, good) = (&mut self.entries, &mut self.from_bundles);
+        self.in_scratch = !(self.is_shared && bundle.codec == Codec::None);
+        if !self.in_scratch {
+            return bundle.decode_counted(set, bundle.set.start, entries, good);
+        }
         let scratch = own_scratch(&mut self.scratch, set.len());
         let len = unpack(bundle, set, &mut self.snappy, limits, scratch)?;
-        bundle.decode(&scratch[..len], 0, &mut self.entries)?;
-        self.taken += 1;
-        Ok(())
+        bundle.decode_counted(&scratch[..len], 0, entries, good)
     }
 }
 

@@ -47,6 +47,7 @@ impl CloseHandle {
     }
 
     /// Whether [`close`](CloseHandle::close) was called.
+    #[inline]
     pub fn is_closed(&self) -> bool {
         self.shared.closed.load(Ordering::Relaxed)
     }

@@ -19,6 +19,10 @@ use crate::protocol::{DecodeError, DecodeFault};
 /// only part of it has come, and small enough for a core's cache.
 const READ_BUFFER: usize = 512 << 10;
 
+/// Small bundles are decoded together, up to so many messages: what there is to do for each batch is then shared by many
+/// of them, and both entries and bytes stay in a core's nearest cache.
+const JOINED: u32 = 256;
+
 /// Brokers that are asked to wait for data wait longer than this.
 const SOON: Duration = Duration::from_millis(50);
 
@@ -74,7 +78,7 @@ impl Leader {
             addr,
             config: config.clone(),
             link: Link::Down(Deadline::after(Duration::ZERO)),
-            decoder: FetchDecoder::new(config.limits.clone()),
+            decoder: new_decoder(config),
             buf: ReadBuf::new(READ_BUFFER, sources.clone()),
             in_flight: Vec::new(),
             current: None,
@@ -295,7 +299,7 @@ impl Leader {
     /// Forgets everything that belongs to the connection. Returns the partitions that were asked for in vain.
     pub(super) fn reset(&mut self) -> Vec<usize> {
         self.link = Link::Down(Deadline::after(Duration::ZERO));
-        self.decoder = FetchDecoder::new(self.config.limits.clone());
+        self.decoder = new_decoder(&self.config);
         self.buf.clear();
         self.need = 0;
         self.failure = None;
@@ -355,6 +359,12 @@ impl Leader {
         }
         Ok(())
     }
+}
+
+fn new_decoder(config: &Config) -> FetchDecoder {
+    let mut decoder = FetchDecoder::new(config.limits.clone());
+    decoder.join_up_to(JOINED);
+    decoder
 }
 
 /// A bundle over the limit is no malformed data; the error names both sizes.

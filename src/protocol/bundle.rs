@@ -125,6 +125,13 @@ fn seq_range(seq: u64, low: u64, high: u64, at: u64) -> DecodeError {
     DecodeError::new("sequence number", DecodeFault::SeqRange { seq, low, high }, at)
 }
 
+/// How many messages a bundle with these flags has, if the flags are all of its header: it is plain, dense, and has at
+/// most 15.
+#[inline]
+pub(super) fn count_in_flags(flags: u8) -> Option<u32> {
+    (flags & !(0xf << 2) == 0 && flags != 0).then_some(u32::from(flags >> 2))
+}
+
 /// Where a message lies in the memory that holds its (decompressed) message set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
@@ -132,12 +139,12 @@ pub struct Entry {
     pub seq: u64,
     /// Time stamp, by convention milliseconds since 1970.
     pub timestamp_ms: u64,
-    place: Place,
+    pub(super) place: Place,
 }
 
 /// Where a message's payload is, and its key in front of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
+pub(super) struct Place {
     payload_at: usize,
     payload_len: u32,
     /// 256 and above: no key.
@@ -230,9 +237,10 @@ impl MessageSet<'_> {
         cursor.finish("message set")
     }
 
-    // Inlined for its only caller's loop: as a call it costs a third more instructions a message.
+    /// Reads the message with this index: its place, number and time stamp, given those of the message before it.
+    // Inlined into loops over messages: as a call it costs a third more instructions a message.
     #[inline(always)]
-    fn message<const SPARSE: bool>(
+    pub(super) fn message<const SPARSE: bool>(
         &self,
         cursor: &mut Cursor<'_>,
         index: u32,

@@ -50,12 +50,13 @@ impl<'a> Cursor<'a> {
     }
 
     /// An error about the field that was just read or is to be read next.
-    #[cold]
+    // As all that is inlined, it hands plain values to what is not: then a loop keeps its cursor in registers.
+    #[inline]
     pub fn error(&self, field: &'static str, fault: DecodeFault) -> DecodeError {
         DecodeError::new(field, fault, self.at())
     }
 
-    #[cold]
+    #[inline]
     fn short(&self, field: &'static str, needed: usize) -> DecodeError {
         self.error(field, DecodeFault::Short { needed: needed as u64, left: self.left() as u64 })
     }
@@ -98,35 +99,12 @@ impl<'a> Cursor<'a> {
     /// A varint.
     #[inline]
     pub fn varint(&mut self, field: &'static str) -> Result<u32, DecodeError> {
-        // Most lengths take a byte or two.
-        match self.bytes.get(self.read) {
-            Some(&byte) if byte < 0x80 => {
-                self.read += 1;
-                Ok(u32::from(byte))
-            }
-            Some(&low) => match self.bytes.get(self.read + 1) {
-                Some(&high) if high < 0x80 => {
-                    self.read += 2;
-                    Ok(u32::from(low & 0x7f) | u32::from(high) << 7)
-                }
-                _ => self.long_varint(field),
-            },
-            None => Err(self.short(field, 1)),
-        }
-    }
-
-    #[cold]
-    fn long_varint(&mut self, field: &'static str) -> Result<u32, DecodeError> {
-        let mut partial = varint::Partial::default();
-        loop {
-            let Some(&byte) = self.bytes.get(self.read + partial.len()) else {
-                return Err(self.short(field, self.left() + 1));
-            };
-            if let Some(value) = partial.push(byte, field, self.at())? {
-                self.read += partial.len();
-                return Ok(value);
-            }
-        }
+        let (value, len) = match varint::short(self.bytes, self.read) {
+            Some(short) => short,
+            None => long_varint(self.rest(), field, self.at())?,
+        };
+        self.read += len;
+        Ok(value)
     }
 
     /// A `str8`: one byte of length, then that many bytes, of any character set.
@@ -167,12 +145,26 @@ impl<'a> Cursor<'a> {
     }
 
     /// `Ok` if everything was read.
+    #[inline]
     pub fn finish(&self, field: &'static str) -> Result<(), DecodeError> {
         match self.left() {
             0 => Ok(()),
             extra => Err(self.error(field, DecodeFault::Spare { extra: extra as u64 })),
         }
     }
+}
+
+/// The varint that `bytes` begin with, the first of them counted as byte `at` in errors, and its length.
+#[cold]
+fn long_varint(bytes: &[u8], field: &'static str, at: u64) -> Result<(u32, usize), DecodeError> {
+    let mut partial = varint::Partial::default();
+    for &byte in bytes {
+        if let Some(value) = partial.push(byte, field, at)? {
+            return Ok((value, partial.len()));
+        }
+    }
+    let left = bytes.len() as u64;
+    Err(DecodeError::new(field, DecodeFault::Short { needed: left + 1, left }, at))
 }
 
 /// Appends a `str8`.

@@ -68,6 +68,7 @@ pub mod fetch;
 pub mod frame;
 mod limits;
 pub mod produce;
+mod run;
 pub mod stream;
 pub mod varint;
 

@@ -11,7 +11,7 @@ use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault};
 use super::fetch::{FetchRequest, HeaderItem, HeaderItems, PartitionAnswer, SEQ_TAIL};
 use super::frame::{FrameHeader, HEADER_LEN, Kind};
-use super::{Limits, compress};
+use super::{Limits, compress, run};
 
 /// What a step came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,14 +67,16 @@ pub enum ChunkEnd {
     AboveMark,
 }
 
-/// A bundle with messages that may be delivered; it lies in the decoder's input.
+/// A bundle with messages that may be delivered, or several small ones together; it lies in the decoder's input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
     /// The partition's index in [`FetchRequest::slots`].
     pub slot: usize,
+    /// How many bundles it stands for: more than one only as [`FetchDecoder::join_up_to`] allows.
+    pub bundles: u32,
     /// How the message set is packed.
     pub codec: Codec,
-    /// Messages the header announces.
+    /// Messages the header announces, or the headers of all of them.
     pub count: u32,
     /// Number of its first message.
     pub first: u64,
@@ -88,9 +90,10 @@ pub struct Bundle {
     pub from: u64,
     /// The highest number that may be delivered.
     pub to: u64,
-    /// The message set's bytes, as a range of the input of the step that found it.
+    /// The message set's bytes, as a range of the input of the step that found it; of several bundles all bytes, from
+    /// the length of the first one on.
     pub set: Range<usize>,
-    /// Where the message set begins in the frame's payload.
+    /// Where those bytes begin in the frame's payload.
     pub at: u64,
 }
 
@@ -118,11 +121,29 @@ impl Bundle {
     /// at `at` in the memory that the entries are to point into.
     ///
     /// # Errors
-    /// As [`MessageSet::decode`].
-    #[inline]
+    /// As [`MessageSet::decode`], but only entries of bundles that are good as a whole stay.
     pub fn decode(&self, bytes: &[u8], at: usize, entries: &mut Vec<Entry>) -> Result<(), DecodeError> {
-        let Bundle { count, first, last, sparse, cut, from, to, .. } = *self;
-        MessageSet { bytes, at, count, first, last, sparse, cut }.decode(from, to, entries)
+        self.decode_counted(bytes, at, entries, &mut 0)
+    }
+
+    /// As [`decode`](Bundle::decode); counts the bundles that are good.
+    #[inline]
+    pub(crate) fn decode_counted(
+        &self,
+        bytes: &[u8],
+        at: usize,
+        entries: &mut Vec<Entry>,
+        good: &mut u64,
+    ) -> Result<(), DecodeError> {
+        let Bundle { bundles, count, first, last, sparse, cut, from, to, .. } = *self;
+        let set = MessageSet { bytes, at, count, first, last, sparse, cut };
+        if bundles > 1 {
+            return run::decode(&set, bundles, to, entries, good);
+        }
+        let before = entries.len();
+        set.decode(from, to, entries).inspect_err(|_| entries.truncate(before))?;
+        *good += 1;
+        Ok(())
     }
 }
 
@@ -136,6 +157,8 @@ const MAX_PINGS: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct FetchDecoder {
     limits: Limits,
+    /// The most messages of bundles reported together.
+    joined: u32,
     outstanding: Vec<FetchRequest>,
     state: State,
     failed: Option<DecodeError>,
@@ -200,8 +223,8 @@ struct Chunk {
 
 /// What is found where a bundle begins.
 enum Found {
-    /// All of a bundle, of so many bytes, and how the chunk ends with it, if it does.
-    Bundle { len: usize, end: Option<ChunkEnd> },
+    /// All of a bundle that is wanted.
+    Bundle(Whole),
     /// So many more bytes are needed.
     Need(usize),
     /// A bundle of so many bytes below the wanted number, and the number behind it.
@@ -212,6 +235,16 @@ enum Found {
     Stop,
 }
 
+/// A bundle that is there with its length, `prefix` bytes, `len` in all; how the chunk ends with it, if it does.
+struct Whole {
+    header: BundleHeader,
+    first: u64,
+    last: u64,
+    prefix: usize,
+    len: usize,
+    end: Option<ChunkEnd>,
+}
+
 /// What a transition came to; `None`: go on at once.
 type Move = Result<Option<Step>, DecodeError>;
 
@@ -220,6 +253,7 @@ impl FetchDecoder {
     pub fn new(limits: Limits) -> FetchDecoder {
         FetchDecoder {
             limits,
+            joined: 0,
             outstanding: Vec::new(),
             state: State::Frame,
             failed: None,
@@ -230,6 +264,12 @@ impl FetchDecoder {
             slots: Vec::new(),
             chunk: Chunk::default(),
         }
+    }
+
+    /// Has small bundles that follow each other, uncompressed and numbered densely, reported together, up to so many
+    /// messages at once; by default each is reported by itself.
+    pub fn join_up_to(&mut self, messages: u32) {
+        self.joined = messages;
     }
 
     /// Announces a request that is about to be sent; answers to anything else are refused.
@@ -411,15 +451,36 @@ impl FetchDecoder {
             if bundles.len() - before == MAX_BUNDLES {
                 break Found::Stop;
             }
-            match self.bundle(input, *used, bundles)? {
-                Found::Bundle { len, end } => {
-                    *used += len;
-                    if let Some(end) = end {
-                        self.end_chunk(end);
-                        break Found::Stop;
-                    }
-                }
+            if let Some(run) = self.run(input, *used) {
+                self.pass(run.set.len(), run.last);
+                *used = run.set.end;
+                bundles.push(run);
+                continue;
+            }
+            let Whole { header, first, last, prefix, len, end } = match self.bundle(input, *used)? {
+                Found::Bundle(whole) => whole,
                 other => break other,
+            };
+            let head = prefix + header.len;
+            bundles.push(Bundle {
+                slot: self.chunk.slot,
+                bundles: 1,
+                codec: header.codec,
+                count: header.count,
+                first,
+                last,
+                sparse: header.sparse.is_some(),
+                cut: matches!(end, Some(ChunkEnd::Cut { .. })),
+                from: self.chunk.from,
+                to: self.chunk.to,
+                set: *used + head..*used + len,
+                at: self.at + head as u64,
+            });
+            self.pass(len, last);
+            *used += len;
+            if let Some(end) = end {
+                self.end_chunk(end);
+                break Found::Stop;
             }
         };
         if bundles.len() > before {
@@ -433,9 +494,16 @@ impl FetchDecoder {
                 self.state = State::Skip { bytes, then: AfterSkip::Bundles };
             }
             Found::End(end) => self.end_chunk(end),
-            Found::Bundle { .. } | Found::Stop => {}
+            Found::Bundle(_) | Found::Stop => {}
         }
         Ok(None)
+    }
+
+    /// Goes on behind a bundle of `len` bytes whose last number is `last`.
+    fn pass(&mut self, len: usize, last: u64) {
+        self.at += len as u64;
+        self.chunk.left -= len as u64;
+        (self.chunk.next, self.chunk.walked) = (Some(last + 1), true);
     }
 
     /// Ends the chunk, passing over what is left of it.
@@ -443,11 +511,36 @@ impl FetchDecoder {
         self.state = State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) };
     }
 
-    /// Looks at the bundle that begins at this place of the input, and appends it if all of it is there and wanted.
+    /// The run that begins at this place of the input, if it is wanted as a whole.
+    fn run(&self, input: &[u8], start: usize) -> Option<Bundle> {
+        let Chunk { slot, left, from, to, .. } = self.chunk;
+        let first = self.chunk.next.filter(|&next| next >= from.max(1))?;
+        let rest = input.get(start..)?;
+        let rest = rest.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(rest);
+        let messages = self.joined.min(self.limits.messages);
+        let bounds = run::Bounds { first, top: to.min(u64::MAX - 1), messages, bundle: self.limits.bundle };
+        let run::Run { bundles, messages: count, last, len } = run::find(rest, bounds)?;
+        Some(Bundle {
+            slot,
+            bundles,
+            codec: Codec::None,
+            count,
+            first,
+            last,
+            sparse: false,
+            cut: false,
+            from,
+            to,
+            set: start..start + len,
+            at: self.at,
+        })
+    }
+
+    /// Looks at the bundle that begins at this place of the input.
     // Inlined into its only caller's loop, which then passes nothing through memory.
     #[inline(always)]
-    fn bundle(&mut self, input: &[u8], start: usize, bundles: &mut Vec<Bundle>) -> Result<Found, DecodeError> {
-        let chunk = &mut self.chunk;
+    fn bundle(&self, input: &[u8], start: usize) -> Result<Found, DecodeError> {
+        let chunk = &self.chunk;
         let left = usize::try_from(chunk.left).unwrap_or(usize::MAX);
         if left == 0 {
             return Ok(Found::End(ChunkEnd::Whole));
@@ -504,25 +597,8 @@ impl FetchDecoder {
         if rest.len() < whole {
             return Ok(Found::Need(whole - rest.len()));
         }
-        let head = prefix + header.len;
-        bundles.push(Bundle {
-            slot: chunk.slot,
-            codec: header.codec,
-            count: header.count,
-            first,
-            last,
-            sparse: header.sparse.is_some(),
-            cut,
-            from: chunk.from,
-            to: chunk.to,
-            set: start + head..start + whole,
-            at: self.at + head as u64,
-        });
-        (chunk.next, chunk.walked) = (Some(last + 1), true);
-        chunk.left -= whole as u64;
-        self.at += whole as u64;
         let end = if cut { Some(cut_end()) } else { (last > chunk.to).then_some(ChunkEnd::AboveMark) };
-        Ok(Found::Bundle { len: whole, end })
+        Ok(Found::Bundle(Whole { header, first, last, prefix, len: whole, end }))
     }
 
     fn skip(&mut self, rest: &[u8], used: &mut usize, bytes: u64, then: AfterSkip) -> Option<Step> {

@@ -25,6 +25,18 @@ pub fn encode(mut value: u32, out: &mut Vec<u8>) {
     out.push((value & 0x7f) as u8);
 }
 
+/// The varint at a place of `bytes` and its length, if it takes a byte or two, as most do.
+#[inline]
+pub fn short(bytes: &[u8], at: usize) -> Option<(u32, usize)> {
+    match *bytes.get(at)? {
+        byte if byte < 0x80 => Some((u32::from(byte), 1)),
+        low => match *bytes.get(at + 1)? {
+            high if high < 0x80 => Some((u32::from(low & 0x7f) | u32::from(high) << 7, 2)),
+            _ => None,
+        },
+    }
+}
+
 /// A varint that arrives byte by byte.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Partial {

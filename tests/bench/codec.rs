@@ -21,6 +21,8 @@ use tank_client::segment::Segments;
 
 /// About how many bytes of messages an answer holds: more than caches do, as with what really comes from a broker.
 const ANSWER: usize = 64 << 20;
+/// How much of it the decoder is given at once: a consumer's read buffer.
+const READ_BUFFER: usize = 512 << 10;
 const SETS: [&str; 5] = ["plain100", "snappy100", "plain1k", "snappy1k", "single100"];
 
 fn main() {
@@ -79,10 +81,11 @@ fn decode(bencher: Bencher<'_, '_>, set: &str) {
     let mut snappy = snap_decoder();
     bencher.counter(ItemsCount::new(answer.messages)).counter(BytesCount::new(answer.payload)).bench_local(|| {
         let mut decoder = FetchDecoder::new(limits.clone());
+        decoder.join_up_to(256);
         decoder.expect(answer.request.clone());
         let (mut at, mut sum) = (0, 0);
         loop {
-            let input = &answer.bytes[at..];
+            let input = &answer.bytes[at..(at + READ_BUFFER).min(answer.bytes.len())];
             bundles.clear();
             let (used, step) = decoder.step(input, &mut bundles).expect("a good answer");
             at += used;

@@ -34,6 +34,13 @@ impl<'a> Feeder<'a> {
         Feeder { decoder, bytes, consumed: 0, arrived: 0, promised: 0, bundles: VecDeque::new(), steps: 0 }
     }
 
+    /// With small bundles put together, up to so many messages.
+    pub fn joining(requests: &[FetchRequest], bytes: &'a [u8], limits: &Limits, messages: u32) -> Feeder<'a> {
+        let mut feeder = Feeder::new(requests, bytes, limits);
+        feeder.decoder.join_up_to(messages);
+        feeder
+    }
+
     pub fn arrived(&self) -> usize {
         self.arrived
     }
@@ -144,11 +151,6 @@ pub struct Unpacker {
 }
 
 impl Unpacker {
-    /// How many messages the last bundle had that may be delivered, those before an error included.
-    pub fn found(&self) -> usize {
-        self.entries.len()
-    }
-
     /// Where the messages of `bundle` are that may be delivered.
     pub fn entries(&mut self, bundle: &Bundle, set: &[u8], limits: &Limits) -> Result<&[Entry], DecodeError> {
         self.entries.clear();
@@ -163,9 +165,19 @@ impl Unpacker {
         Ok(&self.entries)
     }
 
+    /// The messages of plain or compressed bundles that may be delivered, up to one that is bad, and what is wrong with it.
+    pub fn unpack_good(&mut self, bundle: &Bundle, set: &[u8], limits: &Limits) -> (Vec<Message>, Option<DecodeError>) {
+        let error = self.entries(bundle, set, limits).err();
+        (self.messages(bundle, set), error)
+    }
+
     /// The messages of `bundle` that may be delivered.
     pub fn unpack(&mut self, bundle: &Bundle, set: &[u8], limits: &Limits) -> Result<Vec<Message>, DecodeError> {
         self.entries(bundle, set, limits)?;
+        Ok(self.messages(bundle, set))
+    }
+
+    fn messages(&self, bundle: &Bundle, set: &[u8]) -> Vec<Message> {
         let bytes = if bundle.codec == Codec::None { set } else { &self.plain };
         let message = |entry: &Entry| Message {
             seq: entry.seq,
@@ -173,7 +185,7 @@ impl Unpacker {
             key: entry.key().map(|range| bytes[range].to_vec()),
             payload: bytes[entry.payload()].to_vec(),
         };
-        Ok(self.entries.iter().map(message).collect())
+        self.entries.iter().map(message).collect()
     }
 }
 

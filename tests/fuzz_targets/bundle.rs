@@ -38,8 +38,20 @@ pub fn run(data: &[u8]) {
         (codec, set) = (Codec::Snappy, packed);
     }
     let sparse = sparse.is_some();
-    let bundle =
-        Bundle { slot: 0, codec, count, first, last, sparse, cut, from, to, set: 0..set.len(), at: len as u64 };
+    let bundle = Bundle {
+        slot: 0,
+        bundles: 1,
+        codec,
+        count,
+        first,
+        last,
+        sparse,
+        cut,
+        from,
+        to,
+        set: 0..set.len(),
+        at: len as u64,
+    };
 
     let mut plain = vec![0xaa; 3];
     let unpacked = match codec {
@@ -136,7 +148,20 @@ fn decode(bytes: &[u8], next: u64, limits: &Limits) -> Result<(Vec<u8>, Vec<Entr
     let (first, last) = header.range(Some(next), 0)?;
     let BundleHeader { codec, count, sparse, .. } = header;
     let (set, sparse) = (0..cursor.left(), sparse.is_some());
-    let bundle = Bundle { slot: 0, codec, count, first, last, sparse, cut: false, from: 0, to: u64::MAX, set, at: 0 };
+    let bundle = Bundle {
+        slot: 0,
+        bundles: 1,
+        codec,
+        count,
+        first,
+        last,
+        sparse,
+        cut: false,
+        from: 0,
+        to: u64::MAX,
+        set,
+        at: 0,
+    };
     let mut plain = cursor.rest().to_vec();
     if codec == Codec::Snappy {
         plain.clear();

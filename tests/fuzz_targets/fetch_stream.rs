@@ -8,7 +8,7 @@ use tank_client::protocol::stream::{Bundle, Event};
 use tank_client::protocol::{DecodeError, Limits};
 
 use super::compare::compare;
-use super::feed::{Feeder, Found, Unpacker};
+use super::feed::{Feeder, Found, Message, Unpacker};
 use super::input::{Input, Pieces};
 
 /// The requests are made to fit what the stream says, and only the numbers wanted are taken from the input.
@@ -42,6 +42,11 @@ pub fn run(data: &[u8]) {
     assert_eq!(seen(&requests, stream, &limits, &mut Pieces::new(pieces)), whole);
     // Byte by byte.
     assert_eq!(seen(&requests, stream, &limits, &mut Pieces::new(&[0])), whole);
+    for (most, pieces) in [(3, pieces), (256, &[][..])] {
+        let joined = seen_by(Feeder::joining(&requests, stream, &limits, most), stream, &mut Pieces::new(pieces));
+        assert_eq!(joined.end, whole.end);
+        assert_eq!(content(&joined.found, stream, &limits), content(&whole.found, stream, &limits));
+    }
     if settings & TIGHT == 0 {
         compare(&requests, stream);
     }
@@ -105,7 +110,10 @@ fn request_for(payload: &[u8], seqs: &mut impl Iterator<Item = u64>) -> Option<F
 
 /// Feeds the stream piece by piece. The feeder checks that each `Need` is honest.
 fn seen(requests: &[FetchRequest], stream: &[u8], limits: &Limits, pieces: &mut Pieces<'_>) -> Seen {
-    let mut feeder = Feeder::new(requests, stream, limits);
+    seen_by(Feeder::new(requests, stream, limits), stream, pieces)
+}
+
+fn seen_by(mut feeder: Feeder<'_>, stream: &[u8], pieces: &mut Pieces<'_>) -> Seen {
     let mut found = Vec::new();
     let mut arrivals = 0;
     let end = loop {
@@ -124,6 +132,35 @@ fn seen(requests: &[FetchRequest], stream: &[u8], limits: &Limits, pieces: &mut 
         assert!(feeder.steps <= found.len() + arrivals + 1);
     };
     Seen { found, end }
+}
+
+/// What was found, however bundles are put together.
+#[derive(Debug, PartialEq)]
+enum Content {
+    Event(Event),
+    Message(usize, Message),
+    Bad(DecodeError),
+}
+
+/// All of it up to the first bundle that is bad inside.
+fn content(found: &[Found], stream: &[u8], limits: &Limits) -> Vec<Content> {
+    let mut unpacker = Unpacker::default();
+    let mut all = Vec::new();
+    for found in found {
+        match found {
+            Found::Need(_) => unreachable!("nothing found"),
+            Found::Event(event) => all.push(Content::Event(event.clone())),
+            Found::Bundle(bundle) => {
+                let (messages, bad) = unpacker.unpack_good(bundle, &stream[bundle.set.clone()], limits);
+                all.extend(messages.into_iter().map(|message| Content::Message(bundle.slot, message)));
+                if let Some(bad) = bad {
+                    all.push(Content::Bad(bad));
+                    break;
+                }
+            }
+        }
+    }
+    all
 }
 
 fn check(requests: &[FetchRequest], stream: &[u8], limits: &Limits, seen: &Seen) {

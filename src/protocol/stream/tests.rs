@@ -460,3 +460,89 @@ fn requests_are_answered_in_any_order_and_once() {
     assert_eq!(decoder.step(&bytes(2), &mut Vec::new()), Err(e), "an error is not got over");
     assert_eq!(decoder.outstanding().len(), 1);
 }
+
+/// First number, last number and how many bundles of each that is reported, where up to so many messages are joined.
+fn joined(most: u32, from: u64, mark: u64, chunk: &[u8]) -> Vec<(u64, u64, u32)> {
+    joined_from(10, most, from, mark, chunk)
+}
+
+fn joined_from(base: u64, most: u32, from: u64, mark: u64, chunk: &[u8]) -> Vec<(u64, u64, u32)> {
+    let mut decoder = FetchDecoder::new(Limits::default());
+    decoder.join_up_to(most);
+    decoder.expect(request(5, &[("t", &[(0, from)])]));
+    let bytes = answer(5, &[("t", &[(0, data(Some(base), mark, chunk.len()))])], chunk);
+    let (seen, _) = events(&mut decoder, &bytes);
+    let bundle = |seen: &Seen| match seen {
+        Seen::Bundle(bundle) => Some((bundle.first, bundle.last, bundle.bundles)),
+        Seen::Event(_) => None,
+    };
+    seen.iter().filter_map(bundle).collect()
+}
+
+#[test]
+fn small_bundles_are_joined() {
+    let ones = dense(1).repeat(7);
+    // With its number written out behind the flags, and compressed.
+    let long = [4, 0, 1, 2, 0].to_vec();
+    let packed = [5, 1 << 2 | 1, 2, 1 << 2, 2, 0].to_vec();
+    let many = [&[34, 0, 16][..], &[2, 0].repeat(16)].concat();
+    assert_eq!(joined(0, 0, 99, &ones).len(), 7);
+    assert_eq!(joined(1, 0, 99, &ones).len(), 7);
+    assert_eq!(joined(256, 0, 99, &ones), [(10, 16, 7)]);
+    assert_eq!(joined(3, 0, 99, &ones), [(10, 12, 3), (13, 15, 3), (16, 16, 1)]);
+    assert_eq!(joined(256, 0, 99, &[dense(15), dense(2)].concat()), [(10, 26, 2)]);
+    assert_eq!(joined(16, 0, 99, &[dense(15), dense(2)].concat()), [(10, 24, 1), (25, 26, 1)]);
+    // Those that are wanted in part, or not at all, stand alone.
+    assert_eq!(joined(256, 13, 99, &ones), [(13, 16, 4)]);
+    assert_eq!(joined(256, 11, 99, &[dense(3), dense(1), dense(1)].concat()), [(10, 12, 1), (13, 14, 2)]);
+    assert_eq!(joined(256, 0, 12, &ones), [(10, 12, 3)]);
+    assert_eq!(joined(256, 0, 12, &[dense(1), dense(1), dense(2)].concat()), [(10, 11, 2), (12, 13, 1)]);
+    // So do others than small dense plain ones.
+    for (other, behind) in [(sparse(12, 12), 13), (sparse(20, 21), 22), (long, 13), (packed, 13), (many, 28)] {
+        let chunk = [dense(1), dense(1), other, dense(1), dense(1)].concat();
+        let reported = joined(256, 0, 99, &chunk);
+        assert_eq!((reported.len(), reported[0], reported[2]), (3, (10, 11, 2), (behind, behind + 1, 2)));
+    }
+    // At the top of the range they end where others do.
+    for mark in [TOP - 1, TOP] {
+        let two = dense(2).repeat(3);
+        assert_eq!(joined_from(TOP - 6, 256, 0, mark, &two), [(TOP - 6, TOP - 1, 3)]);
+        assert_eq!(joined_from(TOP - 5, 256, 0, mark, &two), [(TOP - 5, TOP - 2, 2)]);
+        assert_eq!(joined_from(TOP - 4, 256, 0, mark, &two), [(TOP - 4, TOP - 1, 2)]);
+    }
+    assert_eq!(joined_from(0, 256, 0, 99, &ones), []);
+    // And the last one, if the chunk ends inside it.
+    assert_eq!(joined(256, 0, 99, &ones[..ones.len() - 1]), [(10, 15, 6), (16, 16, 1)]);
+}
+
+#[test]
+fn of_joined_bundles_the_good_ones_count() {
+    let good = dense(2);
+    // Too short for its messages, too long for them, and with a payload that would reach into the next bundle.
+    let bad = [[3, 2 << 2, 2, 0].to_vec(), [6, 2 << 2, 2, 0, 2, 0, 0].to_vec(), [5, 2 << 2, 2, 0, 2, 1].to_vec()];
+    for bad in bad {
+        for (place, expected) in [(0, 0), (1, 2), (3, 6)] {
+            let mut bundles = vec![good.clone(); 4];
+            bundles[place] = bad.clone();
+            let chunk = bundles.concat();
+            let mut decoder = FetchDecoder::new(Limits::default());
+            decoder.join_up_to(256);
+            decoder.expect(request(5, &[("t", &[(0, 1)])]));
+            let bytes = answer(5, &[("t", &[(0, data(Some(10), 99, chunk.len()))])], &chunk);
+            let (seen, _) = events(&mut decoder, &bytes);
+            let found = seen.iter().find_map(|seen| match seen {
+                Seen::Bundle(bundle) => Some(bundle),
+                Seen::Event(_) => None,
+            });
+            let bundle = found.expect("a bundle");
+            assert_eq!(bundle.bundles, 4);
+            let (mut entries, mut count) = (Vec::new(), 0);
+            let e = bundle.decode_counted(&chunk, 0, &mut entries, &mut count).unwrap_err();
+            assert_eq!((entries.len(), count), (expected, expected as u64 / 2), "{bad:?} in place {place}");
+            // The same as if it stood alone.
+            let set = MessageSet { bytes: &bad[2..], at: 0, count: 2, first: 1, last: 2, sparse: false, cut: false };
+            let alone = set.decode(1, 2, &mut Vec::new()).unwrap_err();
+            assert_eq!((e.field(), e.fault(), e.at()), (alone.field(), alone.fault(), alone.at()));
+        }
+    }
+}

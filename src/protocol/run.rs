@@ -1,0 +1,95 @@
+//! Runs: small bundles that follow each other, found and decoded together. What a bundle costs by itself, many times what
+//! a message does, is shared by all of them.
+//!
+//! Their headers are their flags alone: not compressed, dense, at most 15 messages (reference, section 4.1).
+
+use super::bundle::{Entry, MessageSet, count_in_flags};
+use super::cursor::Cursor;
+use super::error::DecodeError;
+use super::varint;
+
+/// What a run has to stay within.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Number of its first message, at least 1.
+    pub(super) first: u64,
+    /// The highest number, at most 2^64−2.
+    pub(super) top: u64,
+    /// Messages of all bundles.
+    pub(super) messages: u32,
+    /// Bytes of each bundle.
+    pub(super) bundle: u32,
+}
+
+/// Several bundles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) bundles: u32,
+    pub(super) messages: u32,
+    /// Number of the last message.
+    pub(super) last: u64,
+    /// Bytes, each bundle's length included.
+    pub(super) len: usize,
+}
+
+/// The run at the front of `bytes`, if two bundles or more are there, all of them, and fit.
+pub(super) fn find(bytes: &[u8], bounds: Bounds) -> Option<Run> {
+    let Bounds { top, .. } = bounds;
+    let mut rest = bytes;
+    let (mut bundles, mut messages, mut next) = (0, 0u32, bounds.first);
+    while let Some((len, prefix)) = varint::short(rest, 0) {
+        let Some(count) = rest.get(prefix).and_then(|&flags| count_in_flags(flags)) else { break };
+        let fits = messages.saturating_add(count) <= bounds.messages && (1..=bounds.bundle).contains(&len);
+        if !fits || next > top || u64::from(count) - 1 > top - next {
+            break;
+        }
+        let Some(behind) = rest.get(prefix + len as usize..) else { break };
+        (bundles, messages, next, rest) = (bundles + 1, messages + count, next + u64::from(count), behind);
+    }
+    (bundles > 1).then(|| Run { bundles, messages, last: next - 1, len: bytes.len() - rest.len() })
+}
+
+/// Appends an entry for each message of a run with a number up to `to`, inclusive; only entries of good bundles, which are
+/// counted. `run` is a message set of all its bytes.
+///
+/// # Errors
+/// As [`MessageSet::decode`] of the first bundle that is bad.
+pub(super) fn decode(
+    run: &MessageSet<'_>,
+    bundles: u32,
+    to: u64,
+    out: &mut Vec<Entry>,
+    good: &mut u64,
+) -> Result<(), DecodeError> {
+    let mut cursor = Cursor::new(run.bytes, 0);
+    let mut seq = run.first.wrapping_sub(1);
+    for _ in 0..bundles {
+        if seq >= to {
+            break;
+        }
+        let len = cursor.varint("bundle length")? as usize;
+        let end = cursor.read().saturating_add(len);
+        let count = count_in_flags(cursor.u8("bundle flags")?).unwrap_or(0);
+        let (start, first, before) = (cursor.read(), seq + 1, out.len());
+        let (mut timestamp_ms, mut is_good) = (0, true);
+        for index in 0..count {
+            let Ok(place) = run.message::<false>(&mut cursor, index, &mut seq, &mut timestamp_ms) else {
+                is_good = false;
+                break;
+            };
+            if seq <= to {
+                out.push(Entry { seq, timestamp_ms, place });
+            }
+        }
+        if !is_good || cursor.read() != end {
+            // Read by itself it shows what is wrong with it.
+            let bytes = run.bytes.get(start..end).unwrap_or_default();
+            let last = first.saturating_add(u64::from(count).saturating_sub(1));
+            let alone = MessageSet { bytes, at: run.at + start, count, first, last, ..*run };
+            out.truncate(before);
+            return alone.decode(first, to, out).inspect_err(|_| out.truncate(before));
+        }
+        *good += 1;
+    }
+    Ok(())
+}
