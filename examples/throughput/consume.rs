@@ -3,10 +3,13 @@
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tank_client::protocol::Limits;
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use tank_client::protocol::frame::HEADER_LEN;
+use tank_client::protocol::stream::{Event, FetchDecoder, Step};
 use tank_client::{Client, Start, Subscription};
 
 use crate::Options;
@@ -37,12 +40,16 @@ pub fn compare(broker: &str, topic: &str, options: &Options) -> Result<(), Box<d
     let (client, subscription) = prepare(broker, topic, options)?;
     let before = peak_memory();
     let (mut loops, mut batches, mut discards) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..options.runs {
+    let (mut growth, mut starts) = (0, Vec::new());
+    for run in 0..options.runs {
         loops.push(for_loop(&client, &subscription)?);
         batches.push(by_batches(&client, &subscription)?);
-        discards.push(discard(broker, topic, options.fetch_size, loops[0].wire)?);
+        if run == 0 {
+            growth = peak_memory().saturating_sub(before);
+            starts = walk(broker, topic, options.fetch_size)?;
+        }
+        discards.push(discard(broker, topic, options.fetch_size, &starts)?);
     }
-    let growth = peak_memory().saturating_sub(before);
     let discard = median(discards);
     let raw = discard.per_second(discard.wire);
     for (way, pass) in [("for loop", median(loops)), ("next_batch", median(batches))] {
@@ -102,43 +109,97 @@ pub fn by_batches(client: &Client, subscription: &Subscription) -> Result<Pass, 
     Ok(Pass { messages, payload, wire: iter.stats().bytes, time: start.elapsed() })
 }
 
-/// Asks for the beginning of the partition over and over, until as many bytes as the others read are through.
-fn discard(broker: &str, topic: &str, fetch_size: u32, wire: u64) -> Result<Pass, Box<dyn Error>> {
-    let mut socket = TcpStream::connect(broker)?;
-    socket.set_nodelay(true)?;
-    let mut room = vec![0; 256 << 10];
-    socket.read_exact(&mut room[..HEADER_LEN])?;
-    let start = Instant::now();
-    let (mut request_id, mut read) = (0, 0);
-    while read < wire {
-        request_id += 1;
-        let mut request = Vec::new();
-        let wanted = FetchPartition { partition: 0, seq: 1, fetch_size };
+/// A connection of its own, over which the same is asked for as the client asks for.
+struct Raw {
+    socket: TcpStream,
+    topic: Arc<str>,
+    fetch_size: u32,
+    room: Vec<u8>,
+}
+
+impl Raw {
+    fn connect(broker: &str, topic: &str, fetch_size: u32) -> Result<Raw, Box<dyn Error>> {
+        let mut socket = TcpStream::connect(broker)?;
+        socket.set_nodelay(true)?;
+        let mut room = vec![0; 256 << 10];
+        socket.read_exact(&mut room[..HEADER_LEN])?;
+        Ok(Raw { socket, topic: topic.into(), fetch_size, room })
+    }
+
+    fn request(&self, seq: u64) -> FetchRequest {
+        let wanted = FetchPartition { partition: 0, seq, fetch_size: self.fetch_size };
         FetchRequest {
             client_version: 2,
-            request_id,
+            request_id: 1,
             client_id: "discard".into(),
             max_wait_ms: 0,
             min_bytes: 0,
             flags: 0,
-            topics: vec![FetchTopic { name: topic.into(), partitions: vec![wanted] }],
+            topics: vec![FetchTopic { name: self.topic.clone(), partitions: vec![wanted] }],
         }
-        .encode(&mut request)?;
-        socket.write_all(&request)?;
-        socket.read_exact(&mut room[..HEADER_LEN])?;
-        let mut left = u32::from_le_bytes(room[1..HEADER_LEN].try_into()?) as usize;
+    }
+
+    /// Fetches from a number on; `see` is given all bytes of the answer, piece by piece. How many bytes there were.
+    fn fetch(&mut self, seq: u64, mut see: impl FnMut(&[u8])) -> Result<u64, Box<dyn Error>> {
+        let mut request = Vec::new();
+        self.request(seq).encode(&mut request)?;
+        self.socket.write_all(&request)?;
+        self.socket.read_exact(&mut self.room[..HEADER_LEN])?;
+        see(&self.room[..HEADER_LEN]);
+        let len = u32::from_le_bytes(self.room[1..HEADER_LEN].try_into()?);
+        let mut left = len as usize;
         while left > 0 {
-            let most = left.min(room.len());
-            let n = socket.read(&mut room[..most])?;
+            let most = left.min(self.room.len());
+            let n = self.socket.read(&mut self.room[..most])?;
             if n == 0 {
                 return Err("the broker closed the connection".into());
             }
+            see(&self.room[..n]);
             left -= n;
-            read += n as u64;
         }
-        read += HEADER_LEN as u64;
+        Ok(HEADER_LEN as u64 + u64::from(len))
     }
-    Ok(Pass { messages: 0, payload: 0, wire: read, time: start.elapsed() })
+
+    /// The number behind the last whole bundle of an answer to a fetch from `seq` on; `None` if there is none.
+    fn next(&self, seq: u64, answer: &[u8]) -> Result<Option<u64>, Box<dyn Error>> {
+        let mut decoder = FetchDecoder::new(Limits::default());
+        decoder.expect(self.request(seq));
+        let (mut at, mut bundles, mut next) = (0, Vec::new(), None);
+        loop {
+            let (used, step) = decoder.step(&answer[at..], &mut bundles)?;
+            at += used;
+            next = bundles.drain(..).filter(|bundle| !bundle.cut).map(|bundle| bundle.last + 1).next_back().or(next);
+            if matches!(step, Step::Need(_) | Step::Event(Event::End { .. })) {
+                return Ok(next);
+            }
+        }
+    }
+}
+
+/// The numbers from which a reader of the whole partition fetches.
+fn walk(broker: &str, topic: &str, fetch_size: u32) -> Result<Vec<u64>, Box<dyn Error>> {
+    let mut raw = Raw::connect(broker, topic, fetch_size)?;
+    let (mut starts, mut answer, mut seq) = (Vec::new(), Vec::new(), 1);
+    loop {
+        answer.clear();
+        raw.fetch(seq, |bytes| answer.extend_from_slice(bytes))?;
+        starts.push(seq);
+        match raw.next(seq, &answer)? {
+            Some(next) => seq = next,
+            None => return Ok(starts),
+        }
+    }
+}
+
+/// Reads the answers to the same fetches, and does nothing with them.
+fn discard(broker: &str, topic: &str, fetch_size: u32, starts: &[u64]) -> Result<Pass, Box<dyn Error>> {
+    let mut raw = Raw::connect(broker, topic, fetch_size)?;
+    let start = Instant::now();
+    let mut wire = 0;
+    for &seq in starts {
+        wire += raw.fetch(seq, |_| {})?;
+    }
+    Ok(Pass { messages: 0, payload: 0, wire, time: start.elapsed() })
 }
 
 /// The most memory the process had so far, in KiB; 0 where the system does not tell.

@@ -6,7 +6,7 @@ use super::batch::Batch;
 use super::leader::Leader;
 use super::tracks::{Tracks, Verdict};
 use crate::error::{Error, Result};
-use crate::message::Sources;
+use crate::message::{Message, Sources};
 use crate::net::Block;
 use crate::protocol::bundle::{Codec, Entry};
 use crate::protocol::stream::{Bundle, Step};
@@ -104,10 +104,12 @@ impl Arrived {
         self.next < self.entries.len()
     }
 
-    /// Counts a message as handed out.
+    /// The next message, counted as handed out.
     #[inline]
-    pub(super) fn take_one(&mut self) {
+    pub(super) fn take_one(&mut self) -> Option<Message> {
+        let entry = self.entries.get(self.next)?;
         self.next += 1;
+        Some(Message { block: self.block().clone(), entry: *entry, source: self.partition as u32 })
     }
 
     /// Counts all messages as handed out; the place of the first that was not before.
@@ -115,20 +117,19 @@ impl Arrived {
         std::mem::replace(&mut self.next, self.entries.len())
     }
 
-    /// The place of the next message.
-    #[inline]
-    pub(super) fn next(&self) -> usize {
-        self.next
-    }
-
     /// The messages from one on.
     #[inline]
     pub(super) fn batch(&self, from: usize) -> Batch<'_> {
-        let block = match &self.home {
+        Batch { block: self.block(), source: self.partition as u32, entries: &self.entries[from..] }
+    }
+
+    /// Where the decoded messages lie.
+    #[inline]
+    fn block(&self) -> &Arc<Block<Sources>> {
+        match &self.home {
             Some(home) if !self.in_scratch => home,
             _ => &self.scratch,
-        };
-        Batch { block, source: self.partition as u32, entries: &self.entries[from..] }
+        }
     }
 
     /// What was handed out so far of the messages that are decoded, if anything.

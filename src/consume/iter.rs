@@ -203,12 +203,7 @@ impl ConsumeIter {
     /// The next of the messages that are decoded.
     #[inline]
     fn pop(&mut self) -> Option<Message> {
-        if !self.arrived.has_messages() || self.closer.is_closed() {
-            return None;
-        }
-        let message = self.arrived.batch(self.arrived.next()).get(0).map(|message| message.to_message());
-        self.arrived.take_one();
-        message
+        if self.closer.is_closed() { None } else { self.arrived.take_one() }
     }
 
     /// Decodes the next messages, blocking up to the deadline for bundles.

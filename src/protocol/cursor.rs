@@ -64,9 +64,9 @@ impl<'a> Cursor<'a> {
     /// The next `len` bytes.
     #[inline]
     pub fn bytes(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
-        let end = self.read.saturating_add(len);
-        let Some(taken) = self.bytes.get(self.read..end) else { return Err(self.short(field, len)) };
-        self.read = end;
+        let taken = self.read.checked_add(len).and_then(|end| self.bytes.get(self.read..end));
+        let Some(taken) = taken else { return Err(self.short(field, len)) };
+        self.read += len;
         Ok(taken)
     }
 

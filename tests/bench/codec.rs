@@ -7,6 +7,9 @@
 #[path = "../../examples/common/sets.rs"]
 mod sets;
 
+use std::io::Read;
+use std::sync::Arc;
+
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use sets::Set;
@@ -118,49 +121,80 @@ fn snap_decoder() -> snap::raw::Decoder {
     snap::raw::Decoder::new()
 }
 
-/// The least that reading a dense bundle takes: no limits, no checks but the language's own.
+/// The least that reading dense bundles takes: no limits, no checks but the language's own.
 #[divan::bench(args = SETS)]
 fn bare_loop(bencher: Bencher<'_, '_>, set: &str) {
     let answer = answer(set);
-    let mut scratch = vec![0; 1 << 20];
-    let mut snappy = snap_decoder();
+    let (mut snappy, mut scratch) = (snap_decoder(), vec![0; 1 << 20]);
     bencher.counter(ItemsCount::new(answer.messages)).counter(BytesCount::new(answer.payload)).bench_local(|| {
-        let chunk = &answer.bytes[answer.chunk..];
-        let (mut at, mut sum) = (0, 0);
-        while at < chunk.len() {
-            let end = bare_varint(chunk, &mut at) + at;
-            let flags = chunk[at];
-            at += 1;
-            let count = match usize::from(flags >> 2 & 15) {
-                0 => bare_varint(chunk, &mut at),
-                small => small,
-            };
-            let set = match flags & 3 {
-                0 => &chunk[at..end],
-                _ => {
-                    let len = snappy.decompress(&chunk[at..end], &mut scratch).expect("good data");
-                    &scratch[..len]
-                }
-            };
-            at = end;
-            let (mut q, mut timestamp_ms) = (0, 0);
-            for _ in 0..count {
-                let flags = set[q];
-                q += 1;
-                if flags & 2 == 0 {
-                    timestamp_ms = u64::from_le_bytes(set[q..q + 8].try_into().expect("eight bytes"));
-                    q += 8;
-                }
-                if flags & 1 != 0 {
-                    q += 1 + usize::from(set[q]);
-                }
-                let len = bare_varint(set, &mut q);
-                sum = touch(sum, &set[q..q + len], timestamp_ms);
-                q += len;
-            }
-        }
+        let mut sum = 0;
+        bare(&answer.bytes[answer.chunk..], &mut snappy, &mut scratch, |payload, timestamp_ms| {
+            sum = touch(sum, payload, timestamp_ms);
+        });
         black_box(sum)
     });
+}
+
+/// The same with a reference count taken and dropped for each message: the least that messages cost which are values of
+/// their own and share memory.
+#[divan::bench(args = SETS)]
+fn bare_loop_counted(bencher: Bencher<'_, '_>, set: &str) {
+    let answer = answer(set);
+    let (mut snappy, mut scratch, memory) = (snap_decoder(), vec![0; 1 << 20], Arc::new(0u64));
+    bencher.counter(ItemsCount::new(answer.messages)).counter(BytesCount::new(answer.payload)).bench_local(|| {
+        let mut sum = 0;
+        bare(&answer.bytes[answer.chunk..], &mut snappy, &mut scratch, |payload, timestamp_ms| {
+            let shared = black_box(memory.clone());
+            sum = touch(sum, payload, timestamp_ms + *shared);
+        });
+        black_box(sum)
+    });
+}
+
+/// Calls `each` with payload and time stamp of every message of the whole bundles in `chunk`; how many bytes those are.
+fn bare(chunk: &[u8], snappy: &mut snap::raw::Decoder, scratch: &mut [u8], mut each: impl FnMut(&[u8], u64)) -> usize {
+    let mut begin = 0;
+    while begin < chunk.len() {
+        let mut at = begin;
+        // The longest length that the sets have takes three bytes.
+        if chunk.len() - at < 3 {
+            break;
+        }
+        let end = bare_varint(chunk, &mut at) + at;
+        if end > chunk.len() {
+            break;
+        }
+        let flags = chunk[at];
+        at += 1;
+        let count = match usize::from(flags >> 2 & 15) {
+            0 => bare_varint(chunk, &mut at),
+            small => small,
+        };
+        let set = match flags & 3 {
+            0 => &chunk[at..end],
+            _ => {
+                let len = snappy.decompress(&chunk[at..end], scratch).expect("good data");
+                &scratch[..len]
+            }
+        };
+        let (mut q, mut timestamp_ms) = (0, 0);
+        for _ in 0..count {
+            let flags = set[q];
+            q += 1;
+            if flags & 2 == 0 {
+                timestamp_ms = u64::from_le_bytes(set[q..q + 8].try_into().expect("eight bytes"));
+                q += 8;
+            }
+            if flags & 1 != 0 {
+                q += 1 + usize::from(set[q]);
+            }
+            let len = bare_varint(set, &mut q);
+            each(&set[q..q + len], timestamp_ms);
+            q += len;
+        }
+        begin = end;
+    }
+    begin
 }
 
 /// The bytes as a partition's file, in a folder that is removed at the end.
@@ -183,6 +217,30 @@ impl Drop for File {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+/// The bare loop over the bytes of such a file, read as a consumer's buffer is filled.
+#[divan::bench(args = SETS)]
+fn segment_bare_loop(bencher: Bencher<'_, '_>, set: &str) {
+    let file = File::new(set);
+    let (messages, payload) = (file.answer.messages, file.answer.payload);
+    let (mut snappy, mut scratch, mut buffer) = (snap_decoder(), vec![0; 1 << 20], vec![0; READ_BUFFER]);
+    bencher.counter(ItemsCount::new(messages)).counter(BytesCount::new(payload)).bench_local(|| {
+        let mut file = std::fs::File::open(file.dir.join("1.log")).expect("a file");
+        let (mut len, mut sum) = (0, 0);
+        loop {
+            let read = file.read(&mut buffer[len..]).expect("bytes");
+            if read == 0 {
+                return black_box(sum);
+            }
+            len += read;
+            let used = bare(&buffer[..len], &mut snappy, &mut scratch, |payload, timestamp_ms| {
+                sum = touch(sum, payload, timestamp_ms);
+            });
+            buffer.copy_within(used..len, 0);
+            len -= used;
+        }
+    });
 }
 
 /// A `for` loop over messages that are values of their own, from a file in the system's cache.
