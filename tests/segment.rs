@@ -278,6 +278,93 @@ fn stored(seq: Option<u64>) -> Vec<u8> {
     [bytes, bundle].concat()
 }
 
+#[test]
+fn of_many_small_bundles_those_before_a_bad_one_are_handed_out() {
+    let one = stored(None);
+    let whole = one.repeat(700);
+    for bad in [1, 2, 255, 256, 257, 400, 700] {
+        let at = (bad - 1) * one.len();
+        let mut bytes = whole.clone();
+        // Claims a longer payload than there is.
+        bytes[at + one.len() - 2] += 1;
+        let dir = directory(&format!("small{bad}"), &[("1.log", &bytes)]);
+        let mut segments = Segments::open(&dir).unwrap();
+        for seq in 1..bad {
+            assert_eq!(segments.position(), if seq == 1 { 0 } else { seq as u64 });
+            assert_eq!(segments.next().unwrap().unwrap().seq(), seq as u64);
+        }
+        assert_eq!(segments.position(), if bad == 1 { 0 } else { bad as u64 });
+        match segments.next() {
+            Some(Err(Error::Corrupt { at: found, .. })) => assert_eq!(found, at as u64, "{bad}"),
+            other => panic!("{bad}: {other:?}"),
+        }
+        assert!(segments.next().is_none() && segments.next_batch().unwrap().is_none());
+        // Below the position nothing is looked at.
+        let rest = Segments::open(&dir).unwrap().from(bad as u64 + 1);
+        assert_eq!(
+            rest.map(|message| message.unwrap().seq()).collect::<Vec<_>>(),
+            ((bad as u64 + 1)..=700).collect::<Vec<_>>()
+        );
+    }
+}
+
+#[test]
+fn files_larger_than_what_is_read_at_once() {
+    seeded(5, |rng| {
+        // Number of the first message, and where the bundle begins and ends.
+        let (mut bundles, mut bytes, mut next) = (Vec::new(), Vec::new(), 1);
+        let payload: Vec<u8> = (0..1000).map(|n| n as u8).collect();
+        while bytes.len() < 3 << 20 {
+            let count = if rng.one_in(3) { rng.between(50, 900) } else { rng.between(1, 20) };
+            let message = |n| RawMessage { timestamp_ms: n, key: None, payload: &payload[..(n * 37 % 1000) as usize] };
+            let messages: Vec<_> = (next..next + count as u64).map(message).collect();
+            let codec = if rng.one_in(4) { Compression::Snappy } else { Compression::None };
+            let bundle = dense_bundle(&messages, codec);
+            let begin = bytes.len();
+            varint::encode(bundle.len() as u32, &mut bytes);
+            bytes.extend_from_slice(&bundle);
+            bundles.push((next, begin, bytes.len()));
+            next += count as u64;
+        }
+        let dir = directory("large", &[("1.log", &bytes)]);
+        let is_it = |message: &Message, seq: u64| {
+            (message.seq(), message.timestamp_ms()) == (seq, seq)
+                && message.payload() == &payload[..(seq * 37 % 1000) as usize]
+        };
+        // All of them are kept, so what is read later must not reach their memory.
+        let all: Vec<_> = Segments::open(&dir).unwrap().map(|message| message.unwrap()).collect();
+        assert!(all.len() as u64 == next - 1 && all.iter().zip(1..).all(|(message, seq)| is_it(message, seq)));
+        for _ in 0..20 {
+            let from = rng.between(1, next as usize - 1) as u64;
+            let mut segments = Segments::open(&dir).unwrap().from(from);
+            let mut seq = from;
+            while let Some(batch) = segments.next_batch().unwrap() {
+                for message in batch {
+                    assert!(is_it(&message.to_message(), seq), "{seq} from {from}");
+                    seq += 1;
+                }
+                assert_eq!(segments.position(), seq);
+            }
+            assert_eq!(seq, next);
+        }
+        // Cut inside a bundle, be it wanted or below the position.
+        for _ in 0..20 {
+            let (first, begin, end) = rng.pick(&bundles);
+            let cut = rng.between(begin + 1, end - 1);
+            fs::write(dir.join("1.log"), &bytes[..cut]).unwrap();
+            for from in [1, first, first + 10_000] {
+                let mut segments = Segments::open(&dir).unwrap().from(from);
+                let count = segments.by_ref().inspect(|message| assert!(message.is_ok())).count() as u64;
+                assert_eq!(count, first.saturating_sub(from), "from {from}");
+                assert_eq!(
+                    segments.cut_tail(),
+                    Some((dir.join("1.log").canonicalize().unwrap().as_path(), begin as u64))
+                );
+            }
+        }
+    });
+}
+
 /// Names that no server gives: it ends with messages or an error all the same.
 #[test]
 fn files_of_absurd_names() {

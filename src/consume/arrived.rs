@@ -1,44 +1,28 @@
 //! What has arrived and is to be handed out: bundles, and the messages of those that are decoded.
 
-use std::sync::Arc;
-
-use super::batch::Batch;
+use super::decoded::Decoded;
 use super::leader::Leader;
 use super::tracks::{Tracks, Verdict};
 use crate::error::{Error, Result};
-use crate::message::{Message, Sources};
-use crate::net::Block;
-use crate::protocol::bundle::{Codec, Entry};
+use crate::message::Sources;
 use crate::protocol::stream::{Bundle, Step};
 use crate::protocol::{DecodeError, Limits};
 
 /// With how many bundles to begin decoding, wherever the answer ends.
 const MAX_BUNDLES: usize = 1024;
 
-/// The most bytes of a scratch block to keep for the next bundle, if that needs much less.
-const KEPT_SCRATCH: usize = 1 << 20;
-
 /// Bundles of one leader's answer, in the order they came in, and the messages decoded of the first of them.
 #[derive(Debug)]
 pub(super) struct Arrived {
-    /// The bundles, with the subscription's partitions for slots and as ranges of `home`, and how many are through.
+    /// The bundles, with the subscription's partitions for slots and as ranges of the read buffer's block, and how many
+    /// are through.
     bundles: Vec<Bundle>,
     taken: usize,
-    /// The read buffer's memory, as long as anything in it is wanted, and whether messages may keep it alive.
-    home: Option<Arc<Block<Sources>>>,
-    is_shared: bool,
-    /// Memory for what was compressed or is not worth sharing.
-    scratch: Arc<Block<Sources>>,
-    snappy: snap::raw::Decoder,
-    /// The decoded messages, of which those from `next` on are not handed out, and whether they lie in the scratch block.
-    entries: Vec<Entry>,
-    next: usize,
-    in_scratch: bool,
-    /// Their partition, its position once all of them are handed out, and how many bundles they come from.
+    decoded: Decoded,
+    /// The partition of what is decoded, and its position once all of that is handed out.
     partition: usize,
     after: u64,
-    from_bundles: u64,
-    /// What is wrong with the bundle behind them.
+    /// What is wrong with the bundle behind it.
     failure: Option<DecodeError>,
 }
 
@@ -52,21 +36,8 @@ pub(super) struct Delivered {
 
 impl Arrived {
     pub(super) fn new(sources: &Sources) -> Arrived {
-        Arrived {
-            bundles: Vec::new(),
-            taken: 0,
-            home: None,
-            is_shared: false,
-            scratch: Block::new(Vec::new(), sources.clone()),
-            snappy: snap::raw::Decoder::new(),
-            entries: Vec::new(),
-            next: 0,
-            in_scratch: true,
-            partition: 0,
-            after: 0,
-            from_bundles: 0,
-            failure: None,
-        }
+        let decoded = Decoded::new(sources);
+        Arrived { bundles: Vec::new(), taken: 0, decoded, partition: 0, after: 0, failure: None }
     }
 
     /// Goes on with a leader, and takes in the bundles found, as far as they are wanted. Nothing must be read into its
@@ -78,10 +49,7 @@ impl Arrived {
         if self.bundles.len() > before {
             leader.has_progressed();
             tracks.on_progress(leader.partitions());
-            if self.home.is_none() {
-                self.home = Some(leader.buf().block().clone());
-                self.is_shared = leader.buf().is_worth_sharing();
-            }
+            self.decoded.settle_in(leader.buf());
         }
         Ok((step, see))
     }
@@ -98,60 +66,31 @@ impl Arrived {
         self.bundles.len() >= MAX_BUNDLES
     }
 
-    /// Whether there are messages to hand out.
+    /// The messages that are decoded.
     #[inline]
-    pub(super) fn has_messages(&self) -> bool {
-        self.next < self.entries.len()
-    }
-
-    /// The next message, counted as handed out.
-    #[inline]
-    pub(super) fn take_one(&mut self) -> Option<Message> {
-        let entry = self.entries.get(self.next)?;
-        self.next += 1;
-        Some(Message { block: self.block().clone(), entry: *entry, source: self.partition as u32 })
-    }
-
-    /// Counts all messages as handed out; the place of the first that was not before.
-    pub(super) fn take_all(&mut self) -> usize {
-        std::mem::replace(&mut self.next, self.entries.len())
-    }
-
-    /// The messages from one on.
-    #[inline]
-    pub(super) fn batch(&self, from: usize) -> Batch<'_> {
-        Batch { block: self.block(), source: self.partition as u32, entries: &self.entries[from..] }
-    }
-
-    /// Where the decoded messages lie.
-    #[inline]
-    fn block(&self) -> &Arc<Block<Sources>> {
-        match &self.home {
-            Some(home) if !self.in_scratch => home,
-            _ => &self.scratch,
-        }
+    pub(super) fn decoded(&mut self) -> &mut Decoded {
+        &mut self.decoded
     }
 
     /// What was handed out so far of the messages that are decoded, if anything.
     pub(super) fn delivered(&self) -> Option<Delivered> {
-        let last = self.next.checked_sub(1)?;
-        let position = match self.has_messages() {
+        let taken = self.decoded.taken();
+        let last = taken.checked_sub(1)?;
+        let position = match self.decoded.has_messages() {
             false => self.after,
-            true => self.entries.get(last)?.seq + 1,
+            true => self.decoded.entries().get(last)?.seq + 1,
         };
-        let (messages, bundles) = (self.next as u64, self.from_bundles);
-        Some(Delivered { partition: self.partition, position, messages, bundles })
+        let bundles = self.decoded.good().bundles;
+        Some(Delivered { partition: self.partition, position, messages: taken as u64, bundles })
     }
 
     /// Forgets the decoded messages, and the bundles that are through.
     pub(super) fn unload(&mut self) {
-        self.entries.clear();
-        self.next = 0;
-        self.from_bundles = 0;
+        self.decoded.clear();
         if !self.has_bundles() {
             self.bundles.clear();
             self.taken = 0;
-            self.home = None;
+            self.decoded.leave();
         }
     }
 
@@ -172,26 +111,26 @@ impl Arrived {
         if let Some(e) = self.failure.take() {
             return Err(self.error(e, tracks));
         }
-        while self.entries.is_empty() {
-            let Some(&Bundle { slot: partition, first, .. }) = self.bundles.get(self.taken) else { break };
+        while self.decoded.entries().is_empty() {
+            let Some(bundle) = self.bundles.get(self.taken) else { break };
+            let (partition, first) = (bundle.slot, bundle.first);
             // A time to stop at may have been found since it came in.
             if tracks.ends_before(partition, first) {
                 self.taken += 1;
                 continue;
             }
             self.partition = partition;
-            self.from_bundles = 0;
-            self.failure = match self.decode(limits) {
-                Err(e) if self.entries.is_empty() => return Err(self.error(e, tracks)),
-                decoded => decoded.err(),
-            };
-            let bundle = &self.bundles[self.taken];
+            self.failure = self.decoded.decode(bundle, partition as u32, limits).err();
             let is_whole = self.failure.is_none() && tracks.takes_whole(bundle);
-            let stopped = tracks.stop_at_time(partition, first, &mut self.entries);
-            let fits = self.entries.len() as u64 <= most;
-            self.entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+            let entries = self.decoded.entries_mut();
+            if let Some(e) = self.failure.take_if(|_| entries.is_empty()) {
+                return Err(self.error(e, tracks));
+            }
+            let stopped = tracks.stop_at_time(partition, first, entries);
+            let fits = entries.len() as u64 <= most;
+            entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
             let all = (is_whole && fits && !stopped).then(|| bundle.last.min(bundle.to) + 1);
-            match (all, self.entries.last()) {
+            match (all, entries.last()) {
                 (None, None) => {}
                 (Some(after), None) => tracks.advance(partition, after),
                 (all, Some(entry)) => {
@@ -207,54 +146,11 @@ impl Arrived {
             // A bad one stays the next, so that what is wrong with it is told once what came before it is handed out.
             self.taken += usize::from(self.failure.is_none());
         }
-        Ok(self.entries.len() as u64)
+        Ok(self.decoded.entries().len() as u64)
     }
 
     fn error(&self, e: DecodeError, tracks: &Tracks) -> Error {
         let source = &tracks.sources[self.partition];
         e.in_partition(&source.topic, source.partition).into()
     }
-
-    /// Decodes the next bundle: where it lies, or from a copy, or from what it decompresses to.
-    fn decode(&mut self, limits: &Limits) -> std::result::Result<(), DecodeError> {
-        let Some(bundle) = self.bundles.get(self.taken) else { return Ok(()) };
-        let home = self.home.as_ref().map_or(&[][..], |home| &home.bytes);
-        let set = home.get(bundle.set.clone()).unwrap_or_default();
-        let (entries, good) = (&mut self.entries, &mut self.from_bundles);
-        self.in_scratch = !(self.is_shared && bundle.codec == Codec::None);
-        if !self.in_scratch {
-            return bundle.decode_counted(set, bundle.set.start, entries, good);
-        }
-        let scratch = own_scratch(&mut self.scratch, set.len());
-        let len = unpack(bundle, set, &mut self.snappy, limits, scratch)?;
-        bundle.decode_counted(&scratch[..len], 0, entries, good)
-    }
-}
-
-/// Decompresses or copies a message set to the front of `scratch`; its length.
-fn unpack(
-    bundle: &Bundle,
-    set: &[u8],
-    snappy: &mut snap::raw::Decoder,
-    limits: &Limits,
-    scratch: &mut Vec<u8>,
-) -> std::result::Result<usize, DecodeError> {
-    if bundle.codec == Codec::Snappy {
-        return bundle.decompress(snappy, set, limits, scratch);
-    }
-    if scratch.len() < set.len() {
-        scratch.resize(set.len(), 0);
-    }
-    scratch[..set.len()].copy_from_slice(set);
-    Ok(set.len())
-}
-
-/// The scratch block's memory for a bundle of `len` bytes: a new one if messages still share the old one.
-fn own_scratch(scratch: &mut Arc<Block<Sources>>, len: usize) -> &mut Vec<u8> {
-    let outsized = scratch.bytes.len() > KEPT_SCRATCH.max(8 * len);
-    if outsized || Arc::get_mut(scratch).is_none() {
-        *scratch = Block::new(Vec::new(), scratch.tag.clone());
-    }
-    // Just made ours alone.
-    &mut Arc::get_mut(scratch).unwrap_or_else(|| unreachable!("a block that nobody shares")).bytes
 }

@@ -134,12 +134,13 @@ impl ConsumeIter {
     /// # Errors
     /// As the items of the iterator; it is then finished.
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
-        let has_rest = self.arrived.has_messages() && !self.closer.is_closed();
+        let has_rest = self.arrived.decoded().has_messages() && !self.closer.is_closed();
         if !has_rest && self.pull(Deadline::NEVER)? != Pulled::Messages {
             return Ok(None);
         }
-        let from = self.arrived.take_all();
-        Ok(Some(self.arrived.batch(from)))
+        let decoded = self.arrived.decoded();
+        let from = decoded.take_all();
+        Ok(Some(decoded.batch(from)))
     }
 
     /// Whether it has ended: with an error, by a stop condition, or by [`close`](CloseHandle::close).
@@ -203,7 +204,7 @@ impl ConsumeIter {
     /// The next of the messages that are decoded.
     #[inline]
     fn pop(&mut self) -> Option<Message> {
-        if self.closer.is_closed() { None } else { self.arrived.take_one() }
+        if self.closer.is_closed() { None } else { self.arrived.decoded().take_one() }
     }
 
     /// Decodes the next messages, blocking up to the deadline for bundles.
@@ -268,7 +269,7 @@ impl ConsumeIter {
         }
         self.tracks.seek(0, seq, end);
         match self.try_pull(Deadline::NEVER)? {
-            Pulled::Messages => Ok(Some(self.arrived.batch(0))),
+            Pulled::Messages => Ok(Some(self.arrived.decoded().batch(0))),
             Pulled::Quiet | Pulled::Finished => Ok(None),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use log::{debug, trace, warn};
 
 use super::close::CloseHandle;
+use super::decoded::JOINED;
 use super::tracks::Outcome;
 use crate::config::Config;
 use crate::error::{Error, Phase, Result};
@@ -18,10 +19,6 @@ use crate::protocol::{DecodeError, DecodeFault};
 /// Bytes of the read buffer at rest: many bundles of the usual sizes, since the last one has to be moved to the front if
 /// only part of it has come, and small enough for a core's cache.
 const READ_BUFFER: usize = 512 << 10;
-
-/// Small bundles are decoded together, up to so many messages: what there is to do for each batch is then shared by many
-/// of them, and both entries and bytes stay in a core's nearest cache.
-const JOINED: u32 = 256;
 
 /// Brokers that are asked to wait for data wait longer than this.
 const SOON: Duration = Duration::from_millis(50);

@@ -1,10 +1,19 @@
 //! The read buffer, and the blocks of memory that messages share with it.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 
-use super::connection::{Connection, Fill};
+/// What a read came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// So many bytes arrived.
+    Bytes(usize),
+    /// Nothing is there now.
+    Later,
+    /// There is nothing more to come.
+    End,
+}
 
 /// Memory that messages share, with what all of them need to know, so that a message holds one reference count.
 pub(crate) struct Block<T> {
@@ -78,13 +87,13 @@ impl<T: Clone> ReadBuf<T> {
         self.end = 0;
     }
 
-    /// Reads what has arrived, without blocking, after making room for some of the `need` bytes that are wanted.
-    pub(crate) fn fill(&mut self, connection: &Connection, need: usize) -> io::Result<Fill> {
+    /// Reads what is there, after making room for some of the `need` bytes that are wanted.
+    pub(crate) fn fill(&mut self, source: impl Read, need: usize) -> io::Result<Fill> {
         self.make_room(need);
         // Nobody else has the block after `make_room`.
         let Some(block) = Arc::get_mut(&mut self.block) else { return Ok(Fill::Later) };
         let room = block.bytes.get_mut(self.end..).unwrap_or_default();
-        let fill = connection.read(room)?;
+        let fill = read(source, room)?;
         if let Fill::Bytes(n) = fill {
             self.end += n;
         }
@@ -122,5 +131,18 @@ impl<T: Clone> ReadBuf<T> {
                 self.end = len;
             }
         }
+    }
+}
+
+/// Reads what is there.
+pub(super) fn read(mut source: impl Read, room: &mut [u8]) -> io::Result<Fill> {
+    loop {
+        return match source.read(room) {
+            Ok(0) if !room.is_empty() => Ok(Fill::End),
+            Ok(n) => Ok(Fill::Bytes(n)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Later),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => Err(e),
+        };
     }
 }

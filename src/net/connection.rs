@@ -11,17 +11,6 @@ use super::clock::Deadline;
 use super::wait::{Interest, wait};
 use crate::error::{Error, Phase, Result};
 
-/// What a read came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fill {
-    /// So many bytes arrived.
-    Bytes(usize),
-    /// Nothing is there now.
-    Later,
-    /// The broker has closed the connection.
-    End,
-}
-
 /// A greeted connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -40,11 +29,6 @@ impl Connection {
 
     pub(crate) fn stream(&self) -> &Arc<TcpStream> {
         &self.stream
-    }
-
-    /// Reads what is there.
-    pub(crate) fn read(&self, room: &mut [u8]) -> io::Result<Fill> {
-        read(&self.stream, room)
     }
 
     /// Hands all of `bytes` to the network.
@@ -82,14 +66,9 @@ impl Connection {
     }
 }
 
-pub(super) fn read(mut stream: &TcpStream, room: &mut [u8]) -> io::Result<Fill> {
-    loop {
-        return match stream.read(room) {
-            Ok(0) if !room.is_empty() => Ok(Fill::End),
-            Ok(n) => Ok(Fill::Bytes(n)),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Later),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => Err(e),
-        };
+/// Without blocking.
+impl Read for &Connection {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        (&*self.stream).read(room)
     }
 }

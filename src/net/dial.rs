@@ -10,8 +10,9 @@ use log::debug;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::addr::BrokerAddr;
+use super::buffer::{Fill, read};
 use super::clock::Deadline;
-use super::connection::{Connection, Fill, read};
+use super::connection::Connection;
 use super::wait::{Interest, wait};
 use crate::config::Config;
 use crate::error::{Error, Phase, Result};
@@ -155,7 +156,7 @@ impl Dial {
                     Err(e) => Err(connect_error(e)),
                 }
             }
-            Stage::Greeting { ping, len } => match read(&self.stream, &mut ping[*len..]) {
+            Stage::Greeting { ping, len } => match read(&*self.stream, &mut ping[*len..]) {
                 Ok(Fill::Bytes(n)) => {
                     *len += n;
                     if *len < HEADER_LEN {

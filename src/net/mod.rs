@@ -12,10 +12,10 @@ mod wait;
 
 pub(crate) use addr::{BrokerAddr, parse_brokers};
 pub(crate) use backoff::Backoff;
-pub(crate) use buffer::{Block, ReadBuf};
+pub(crate) use buffer::{Block, Fill, ReadBuf};
 pub(crate) use clock::{Deadline, Stopwatch, sleep};
 pub(crate) use cluster::Cluster;
-pub(crate) use connection::{Connection, Fill};
+pub(crate) use connection::Connection;
 pub(crate) use dial::Dial;
 pub(crate) use pool::Pool;
 pub(crate) use wait::{Interest, wait};

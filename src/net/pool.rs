@@ -7,9 +7,9 @@ use std::time::Duration;
 use log::{debug, trace};
 
 use super::addr::BrokerAddr;
-use super::buffer::ReadBuf;
+use super::buffer::{Fill, ReadBuf};
 use super::clock::Deadline;
-use super::connection::{Connection, Fill};
+use super::connection::Connection;
 use super::dial::Dial;
 use super::wait::{Interest, wait};
 use crate::config::Config;

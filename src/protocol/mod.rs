@@ -60,6 +60,7 @@
 
 pub mod admin;
 pub mod bundle;
+pub(crate) mod chunk;
 mod codes;
 pub mod compress;
 pub mod cursor;

@@ -4,6 +4,7 @@
 //! Their headers are their flags alone: not compressed, dense, at most 15 messages (reference, section 4.1).
 
 use super::bundle::{Entry, MessageSet, count_in_flags};
+use super::chunk::Good;
 use super::cursor::Cursor;
 use super::error::DecodeError;
 use super::varint;
@@ -50,7 +51,7 @@ pub(super) fn find(bytes: &[u8], bounds: Bounds) -> Option<Run> {
 }
 
 /// Appends an entry for each message of a run with a number up to `to`, inclusive; only entries of good bundles, which are
-/// counted. `run` is a message set of all its bytes.
+/// added to `good`. `run` is a message set of all its bytes.
 ///
 /// # Errors
 /// As [`MessageSet::decode`] of the first bundle that is bad.
@@ -59,7 +60,7 @@ pub(super) fn decode(
     bundles: u32,
     to: u64,
     out: &mut Vec<Entry>,
-    good: &mut u64,
+    good: &mut Good,
 ) -> Result<(), DecodeError> {
     let mut cursor = Cursor::new(run.bytes, 0);
     let mut seq = run.first.wrapping_sub(1);
@@ -89,7 +90,8 @@ pub(super) fn decode(
             out.truncate(before);
             return alone.decode(first, to, out).inspect_err(|_| out.truncate(before));
         }
-        *good += 1;
+        good.bundles += 1;
+        good.bytes = end as u64;
     }
     Ok(())
 }

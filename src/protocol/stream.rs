@@ -4,14 +4,13 @@
 //! without. It holds the partition entries of one answer, never its data: a bundle is reported as a range of the input,
 //! once all of it is there.
 
-use std::ops::Range;
-
-use super::bundle::{BundleHeader, Codec, Entry, MAX_HEADER_LEN, MessageSet};
+use super::Limits;
+pub use super::chunk::{Bundle, ChunkEnd};
+use super::chunk::{Chunk, Found};
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault};
 use super::fetch::{FetchRequest, HeaderItem, HeaderItems, PartitionAnswer, SEQ_TAIL};
 use super::frame::{FrameHeader, HEADER_LEN, Kind};
-use super::{Limits, compress, run};
 
 /// What a step came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,100 +52,6 @@ pub enum Event {
     },
 }
 
-/// How a chunk ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChunkEnd {
-    /// With a whole bundle.
-    Whole,
-    /// Inside its last bundle.
-    Cut {
-        /// Bytes of the whole bundle including its length prefix, if the cut left enough to tell.
-        bundle_len: Option<u64>,
-    },
-    /// At the high-water mark; what lay above was passed over.
-    AboveMark,
-}
-
-/// A bundle with messages that may be delivered, or several small ones together; it lies in the decoder's input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bundle {
-    /// The partition's index in [`FetchRequest::slots`].
-    pub slot: usize,
-    /// How many bundles it stands for: more than one only as [`FetchDecoder::join_up_to`] allows.
-    pub bundles: u32,
-    /// How the message set is packed.
-    pub codec: Codec,
-    /// Messages the header announces, or the headers of all of them.
-    pub count: u32,
-    /// Number of its first message.
-    pub first: u64,
-    /// Number of its last message.
-    pub last: u64,
-    /// Whether it numbers its messages itself.
-    pub sparse: bool,
-    /// Whether the chunk ends inside it; then it is not compressed, and its complete messages count.
-    pub cut: bool,
-    /// The lowest number that may be delivered.
-    pub from: u64,
-    /// The highest number that may be delivered.
-    pub to: u64,
-    /// The message set's bytes, as a range of the input of the step that found it; of several bundles all bytes, from
-    /// the length of the first one on.
-    pub set: Range<usize>,
-    /// Where those bytes begin in the frame's payload.
-    pub at: u64,
-}
-
-impl Bundle {
-    /// Decompresses the message set `packed` into `out`, which grows as needed and is never shrunk; the set's length.
-    ///
-    /// # Errors
-    /// A claimed length above the limit or beyond what Snappy can reach; data that does not decompress to it.
-    pub fn decompress(
-        &self,
-        decoder: &mut snap::raw::Decoder,
-        packed: &[u8],
-        limits: &Limits,
-        out: &mut Vec<u8>,
-    ) -> Result<usize, DecodeError> {
-        let len = compress::decompressed_len(packed, limits.message_set, self.at)?;
-        if out.len() < len {
-            out.resize(len, 0);
-        }
-        compress::decompress(decoder, packed, out.get_mut(..len).unwrap_or_default(), self.at)?;
-        Ok(len)
-    }
-
-    /// Appends an entry for each message of the (decompressed) message set that may be delivered. The set's bytes begin
-    /// at `at` in the memory that the entries are to point into.
-    ///
-    /// # Errors
-    /// As [`MessageSet::decode`], but only entries of bundles that are good as a whole stay.
-    pub fn decode(&self, bytes: &[u8], at: usize, entries: &mut Vec<Entry>) -> Result<(), DecodeError> {
-        self.decode_counted(bytes, at, entries, &mut 0)
-    }
-
-    /// As [`decode`](Bundle::decode); counts the bundles that are good.
-    #[inline]
-    pub(crate) fn decode_counted(
-        &self,
-        bytes: &[u8],
-        at: usize,
-        entries: &mut Vec<Entry>,
-        good: &mut u64,
-    ) -> Result<(), DecodeError> {
-        let Bundle { bundles, count, first, last, sparse, cut, from, to, .. } = *self;
-        let set = MessageSet { bytes, at, count, first, last, sparse, cut };
-        if bundles > 1 {
-            return run::decode(&set, bundles, to, entries, good);
-        }
-        let before = entries.len();
-        set.decode(from, to, entries).inspect_err(|_| entries.truncate(before))?;
-        *good += 1;
-        Ok(())
-    }
-}
-
 /// The most bundles that a step appends, so that what it finds takes no more memory than a read buffer.
 const MAX_BUNDLES: usize = 1024;
 
@@ -162,7 +67,7 @@ pub struct FetchDecoder {
     outstanding: Vec<FetchRequest>,
     state: State,
     failed: Option<DecodeError>,
-    /// Bytes of the current frame's payload: all of it, and those passed.
+    /// Bytes of the current frame's payload, and where in it what comes next begins: its entries, or a chunk.
     frame_len: u64,
     at: u64,
     /// Bytes of pings since the last answer.
@@ -208,41 +113,6 @@ struct Slot {
     answer: PartitionAnswer,
     /// The number the request wanted.
     from: u64,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Chunk {
-    slot: usize,
-    left: u64,
-    from: u64,
-    to: u64,
-    /// Number of the next dense bundle's first message; what later numbers must not be below, once `walked`.
-    next: Option<u64>,
-    walked: bool,
-}
-
-/// What is found where a bundle begins.
-enum Found {
-    /// All of a bundle that is wanted.
-    Bundle(Whole),
-    /// So many more bytes are needed.
-    Need(usize),
-    /// A bundle of so many bytes below the wanted number, and the number behind it.
-    Skip { next: u64, bytes: u64 },
-    /// The end of the chunk, or something that ends it.
-    End(ChunkEnd),
-    /// Enough for now.
-    Stop,
-}
-
-/// A bundle that is there with its length, `prefix` bytes, `len` in all; how the chunk ends with it, if it does.
-struct Whole {
-    header: BundleHeader,
-    first: u64,
-    last: u64,
-    prefix: usize,
-    len: usize,
-    end: Option<ChunkEnd>,
 }
 
 /// What a transition came to; `None`: go on at once.
@@ -343,7 +213,6 @@ impl FetchDecoder {
         let Some(header) = FrameHeader::decode(rest)? else {
             return Ok(Some(Step::Need(HEADER_LEN - rest.len())));
         };
-        self.at = 0;
         self.frame_len = header.len.into();
         let limit = match header.kind {
             Kind::Consume => self.limits.fetch_frame,
@@ -430,7 +299,8 @@ impl FetchDecoder {
         let mut later = self.slots.iter().enumerate().skip(from_slot);
         let chunk = later.find_map(|(slot, &Slot { answer, from })| match answer {
             PartitionAnswer::Data { base, high_water_mark, len } if len > 0 => {
-                Some(Chunk { slot, left: len.into(), from, to: high_water_mark, next: base, walked: false })
+                let (at, left) = (self.at, len.into());
+                Some(Chunk { slot, at, left, from, to: high_water_mark, next: base, walked: false })
             }
             _ => None,
         });
@@ -439,6 +309,7 @@ impl FetchDecoder {
             let request_id = self.outstanding.swap_remove(self.current).request_id;
             return Some(Step::Event(Event::End { request_id }));
         };
+        self.at += chunk.left;
         self.chunk = chunk;
         self.state = State::Bundles;
         None
@@ -447,63 +318,31 @@ impl FetchDecoder {
     /// Takes whole bundles, as many as there are, up to the end of the chunk or to one that is not to be reported.
     fn bundles(&mut self, input: &[u8], used: &mut usize, bundles: &mut Vec<Bundle>) -> Move {
         let before = bundles.len();
-        let found = loop {
-            if bundles.len() - before == MAX_BUNDLES {
-                break Found::Stop;
+        while bundles.len() - before < MAX_BUNDLES {
+            let rest = input.get(*used..).unwrap_or_default();
+            match self.chunk.take(rest, self.joined, &self.limits)? {
+                Found::Bundle(mut bundle, end) => {
+                    bundle.set = *used + bundle.set.start..*used + bundle.set.end;
+                    *used = bundle.set.end;
+                    bundles.push(bundle);
+                    if let Some(end) = end {
+                        self.end_chunk(end);
+                        break;
+                    }
+                }
+                Found::Need(_) if bundles.len() > before => break,
+                Found::Need(bytes) => return Ok(Some(Step::Need(bytes))),
+                Found::Skip(bytes) => {
+                    self.state = State::Skip { bytes, then: AfterSkip::Bundles };
+                    break;
+                }
+                Found::End(end) => {
+                    self.end_chunk(end);
+                    break;
+                }
             }
-            if let Some(run) = self.run(input, *used) {
-                self.pass(run.set.len(), run.last);
-                *used = run.set.end;
-                bundles.push(run);
-                continue;
-            }
-            let Whole { header, first, last, prefix, len, end } = match self.bundle(input, *used)? {
-                Found::Bundle(whole) => whole,
-                other => break other,
-            };
-            let head = prefix + header.len;
-            bundles.push(Bundle {
-                slot: self.chunk.slot,
-                bundles: 1,
-                codec: header.codec,
-                count: header.count,
-                first,
-                last,
-                sparse: header.sparse.is_some(),
-                cut: matches!(end, Some(ChunkEnd::Cut { .. })),
-                from: self.chunk.from,
-                to: self.chunk.to,
-                set: *used + head..*used + len,
-                at: self.at + head as u64,
-            });
-            self.pass(len, last);
-            *used += len;
-            if let Some(end) = end {
-                self.end_chunk(end);
-                break Found::Stop;
-            }
-        };
-        if bundles.len() > before {
-            return Ok(Some(Step::Bundles));
         }
-        match found {
-            Found::Need(bytes) => return Ok(Some(Step::Need(bytes))),
-            Found::Skip { next, bytes } => {
-                (self.chunk.next, self.chunk.walked) = (Some(next), true);
-                self.chunk.left -= bytes;
-                self.state = State::Skip { bytes, then: AfterSkip::Bundles };
-            }
-            Found::End(end) => self.end_chunk(end),
-            Found::Bundle(_) | Found::Stop => {}
-        }
-        Ok(None)
-    }
-
-    /// Goes on behind a bundle of `len` bytes whose last number is `last`.
-    fn pass(&mut self, len: usize, last: u64) {
-        self.at += len as u64;
-        self.chunk.left -= len as u64;
-        (self.chunk.next, self.chunk.walked) = (Some(last + 1), true);
+        Ok((bundles.len() > before).then_some(Step::Bundles))
     }
 
     /// Ends the chunk, passing over what is left of it.
@@ -511,100 +350,9 @@ impl FetchDecoder {
         self.state = State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) };
     }
 
-    /// The run that begins at this place of the input, if it is wanted as a whole.
-    fn run(&self, input: &[u8], start: usize) -> Option<Bundle> {
-        let Chunk { slot, left, from, to, .. } = self.chunk;
-        let first = self.chunk.next.filter(|&next| next >= from.max(1))?;
-        let rest = input.get(start..)?;
-        let rest = rest.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(rest);
-        let messages = self.joined.min(self.limits.messages);
-        let bounds = run::Bounds { first, top: to.min(u64::MAX - 1), messages, bundle: self.limits.bundle };
-        let run::Run { bundles, messages: count, last, len } = run::find(rest, bounds)?;
-        Some(Bundle {
-            slot,
-            bundles,
-            codec: Codec::None,
-            count,
-            first,
-            last,
-            sparse: false,
-            cut: false,
-            from,
-            to,
-            set: start..start + len,
-            at: self.at,
-        })
-    }
-
-    /// Looks at the bundle that begins at this place of the input.
-    // Inlined into its only caller's loop, which then passes nothing through memory.
-    #[inline(always)]
-    fn bundle(&self, input: &[u8], start: usize) -> Result<Found, DecodeError> {
-        let chunk = &self.chunk;
-        let left = usize::try_from(chunk.left).unwrap_or(usize::MAX);
-        if left == 0 {
-            return Ok(Found::End(ChunkEnd::Whole));
-        }
-        let rest = input.get(start..).unwrap_or_default();
-        let rest = rest.get(..left).unwrap_or(rest);
-        let mut cursor = Cursor::new(rest, self.at);
-        let len = match cursor.varint("bundle length") {
-            Ok(len) => u64::from(len),
-            Err(e) if !matches!(e.fault(), DecodeFault::Short { .. }) => return Err(e),
-            Err(_) if rest.len() == left => return Ok(Found::End(ChunkEnd::Cut { bundle_len: None })),
-            Err(_) => return Ok(Found::Need(1)),
-        };
-        if len == 0 {
-            let last_byte = cursor.at() - 1;
-            return Err(DecodeError::new("bundle length", DecodeFault::Undefined { value: 0 }, last_byte));
-        }
-        let prefix = cursor.read();
-        let body = len.min((left - prefix) as u64);
-        let cut = len > body;
-        let cut_end = || ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
-        let body_len = usize::try_from(body).unwrap_or(usize::MAX);
-        let available = body_len.min(MAX_HEADER_LEN);
-        let Some(head) = cursor.rest().get(..available) else {
-            return Ok(Found::Need(available - cursor.left()));
-        };
-        let at = cursor.at();
-        let mut cursor = Cursor::new(head, at);
-        let header = match BundleHeader::decode(&mut cursor, &self.limits) {
-            Ok(header) => header,
-            Err(e) if cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(Found::End(cut_end())),
-            Err(e) => return Err(e),
-        };
-        let (first, last) = header.range(chunk.next, at)?;
-        if chunk.walked && first < chunk.next.unwrap_or(0) {
-            let low = chunk.next.unwrap_or(0);
-            let fault = DecodeFault::SeqRange { seq: first, low, high: u64::MAX - 1 };
-            return Err(DecodeError::new("first sequence number", fault, at));
-        }
-        if first > chunk.to {
-            return Ok(Found::End(ChunkEnd::AboveMark));
-        }
-        if cut && (last < chunk.from || header.codec == Codec::Snappy) {
-            return Ok(Found::End(cut_end()));
-        }
-        if last < chunk.from {
-            return Ok(Found::Skip { next: last + 1, bytes: len + prefix as u64 });
-        }
-        if body > u64::from(self.limits.bundle) {
-            let fault = DecodeFault::OverLimit { claimed: len, limit: self.limits.bundle.into() };
-            return Err(DecodeError::new("bundle length", fault, at));
-        }
-        let whole = prefix + body_len;
-        if rest.len() < whole {
-            return Ok(Found::Need(whole - rest.len()));
-        }
-        let end = if cut { Some(cut_end()) } else { (last > chunk.to).then_some(ChunkEnd::AboveMark) };
-        Ok(Found::Bundle(Whole { header, first, last, prefix, len: whole, end }))
-    }
-
     fn skip(&mut self, rest: &[u8], used: &mut usize, bytes: u64, then: AfterSkip) -> Option<Step> {
         let now = usize::try_from(bytes).unwrap_or(usize::MAX).min(rest.len());
         *used += now;
-        self.at += now as u64;
         let left = bytes - now as u64;
         if left > 0 {
             self.state = State::Skip { bytes: left, then };

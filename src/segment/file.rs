@@ -1,13 +1,21 @@
 //! One segment file: its name, and one bundle after the other.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
+use crate::consume::JOINED;
 use crate::error::{Error, Result};
-use crate::protocol::bundle::{BundleHeader, MAX_HEADER_LEN};
-use crate::protocol::cursor::Cursor;
-use crate::protocol::{DecodeError, DecodeFault, Limits, varint};
+use crate::message::Sources;
+use crate::net::{Fill, ReadBuf};
+use crate::protocol::chunk::{Bundle, Chunk, Found};
+use crate::protocol::{DecodeError, DecodeFault, Limits};
+
+/// Bytes of the read buffer at rest, for a file that has as many.
+const READ_BUFFER: u64 = 512 << 10;
+
+/// How much to read at once while what is found is passed over.
+const PASSING: usize = 8 << 10;
 
 /// A file of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,31 +33,43 @@ pub struct SegmentFile {
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) is: SegmentFile,
-    reader: BufReader<File>,
-    /// The position it was opened for.
-    pub(super) opened_at: u64,
-    /// Bytes of the file when last looked at, and those read or passed over.
-    pub(super) len: u64,
-    pub(super) at: u64,
-    /// Number of the next dense bundle's first message.
-    pub(super) next: u64,
-}
-
-/// The front of a bundle that is all there.
-pub(super) struct Front {
-    /// Where the bundle begins in its file, length prefix included, and where it goes on.
-    pub(super) at: u64,
-    body_at: u64,
-    /// Bytes without the length prefix, the first of which are in `head`.
-    pub(super) len: usize,
-    head: [u8; MAX_HEADER_LEN],
+    file: File,
+    buf: ReadBuf<Sources>,
+    /// What is left of it.
+    chunk: Chunk,
+    /// Bytes of the file when last looked at.
+    len: u64,
 }
 
 impl OpenFile {
-    /// From its beginning, for the sake of a position.
-    pub(super) fn new(is: SegmentFile, file: File, opened_at: u64) -> OpenFile {
-        let next = is.first;
-        OpenFile { is, reader: BufReader::new(file), opened_at, len: 0, at: 0, next }
+    /// From its beginning, for the sake of the numbers from `from` up.
+    pub(super) fn open(is: &SegmentFile, from: u64, sources: &Sources) -> io::Result<OpenFile> {
+        let file = File::open(&is.path)?;
+        let len = file.metadata()?.len();
+        let unit = len.clamp(PASSING as u64, READ_BUFFER) as usize;
+        let (left, to, next) = (u64::MAX, u64::MAX - 1, Some(is.first));
+        let chunk = Chunk { slot: 0, at: 0, left, from, to, next, walked: true };
+        Ok(OpenFile { is: is.clone(), file, buf: ReadBuf::new(unit, sources.clone()), chunk, len })
+    }
+
+    /// The position it was opened for.
+    pub(super) fn opened_at(&self) -> u64 {
+        self.chunk.from
+    }
+
+    /// The lowest number that the next bundle may begin with.
+    pub(super) fn next(&self) -> u64 {
+        self.chunk.next.unwrap_or(0)
+    }
+
+    /// The buffer in which the last bundle lies.
+    pub(super) fn buf(&self) -> &ReadBuf<Sources> {
+        &self.buf
+    }
+
+    /// Where its last bundle begins, if it ends inside that: known once no whole one is left.
+    pub(super) fn cut_at(&self) -> Option<u64> {
+        (self.chunk.at < self.len).then_some(self.chunk.at)
     }
 
     pub(super) fn corrupt(&self, at: u64, source: DecodeError) -> Error {
@@ -60,95 +80,71 @@ impl OpenFile {
         Error::file(&self.is.path, e)
     }
 
-    /// Whether the file reaches as far as byte `end`.
-    fn reaches(&mut self, end: u64) -> Result<bool> {
-        if end > self.len {
-            self.len = self.reader.get_ref().metadata().map_err(|e| self.trouble(e))?.len();
-        }
-        Ok(end <= self.len)
-    }
-
-    fn read(&mut self, out: &mut [u8]) -> Result<()> {
-        self.reader.read_exact(out).map_err(|e| self.trouble(e))
-    }
-
-    /// The front of the next bundle; `None` if no whole one is left.
-    pub(super) fn front(&mut self, limits: &Limits) -> Result<Option<Front>> {
-        let mut partial = varint::Partial::default();
-        let (at, mut body_at) = (self.at, self.at);
-        let len = loop {
-            if !self.reaches(body_at + 1)? {
-                return Ok(None);
+    /// The next bundle that is wanted, or several small ones, as a range of the buffer's block, and where in the file it
+    /// begins; `None` if no whole one is left. Nobody else may have the block.
+    pub(super) fn bundle(&mut self, limits: &Limits) -> Result<Option<(u64, Bundle)>> {
+        loop {
+            let before = self.chunk;
+            match self.chunk.take(self.buf.data(), JOINED, limits) {
+                Ok(Found::Bundle(mut bundle, _)) => {
+                    let start = self.buf.start();
+                    self.buf.consume(bundle.set.end);
+                    bundle.set = start + bundle.set.start..start + bundle.set.end;
+                    return Ok(Some((before.at, bundle)));
+                }
+                Ok(Found::Need(need)) if self.read(need)? => {}
+                Ok(Found::Skip(bytes)) if self.pass_over(bytes)? => {}
+                Ok(_) => {
+                    self.chunk = before;
+                    return Ok(None);
+                }
+                Err(e) => return Err(self.corrupt(before.at, e)),
             }
-            let mut byte = [0];
-            self.read(&mut byte)?;
-            body_at += 1;
-            match partial.push(byte[0], "bundle length", body_at - 1) {
-                Ok(None) => {}
-                Ok(Some(len)) => break len,
-                Err(e) => return Err(self.corrupt(at, e)),
+        }
+    }
+
+    /// Reads what is needed, and more; `false` if the file ends before it.
+    fn read(&mut self, need: usize) -> Result<bool> {
+        let wanted = self.buf.data().len() + need;
+        // Most of what lies below the position is passed over.
+        let most = if self.next() < self.chunk.from { need.max(PASSING) } else { usize::MAX };
+        while self.buf.data().len() < wanted {
+            let need = wanted - self.buf.data().len();
+            let filled = self.buf.fill((&self.file).take(most as u64), need);
+            if filled.map_err(|e| self.trouble(e))? == Fill::End {
+                self.len = self.chunk.at + self.buf.data().len() as u64;
+                return Ok(false);
             }
-        };
-        let fault = match len {
-            0 => Some(DecodeFault::Undefined { value: 0 }),
-            _ if len > limits.bundle => {
-                Some(DecodeFault::OverLimit { claimed: len.into(), limit: limits.bundle.into() })
+        }
+        Ok(true)
+    }
+
+    /// Passes over a bundle of so many bytes, which the chunk has passed; `false` if the file ends inside it.
+    fn pass_over(&mut self, bytes: u64) -> Result<bool> {
+        let buffered = bytes.min(self.buf.data().len() as u64);
+        let rest = bytes - buffered;
+        if rest > 0 {
+            if self.chunk.at > self.len {
+                self.len = self.file.metadata().map_err(|e| self.trouble(e))?.len();
             }
-            _ => None,
-        };
-        if let Some(fault) = fault {
-            return Err(self.corrupt(at, DecodeError::new("bundle length", fault, at)));
+            if self.chunk.at > self.len {
+                return Ok(false);
+            }
+            self.file.seek(SeekFrom::Current(rest as i64)).map_err(|e| self.trouble(e))?;
         }
-        if !self.reaches(body_at + u64::from(len))? {
-            return Ok(None);
-        }
-        let mut front = Front { at, body_at, len: len as usize, head: [0; MAX_HEADER_LEN] };
-        let in_head = front.in_head();
-        self.read(&mut front.head[..in_head])?;
-        Ok(Some(front))
-    }
-
-    pub(super) fn header(&self, front: &Front, limits: &Limits) -> Result<BundleHeader> {
-        let mut cursor = Cursor::new(&front.head[..front.in_head()], front.body_at);
-        BundleHeader::decode(&mut cursor, limits).map_err(|e| self.corrupt(front.at, e))
-    }
-
-    /// Counts the bundle as passed; its first and last number.
-    pub(super) fn advance(&mut self, front: &Front, header: &BundleHeader) -> Result<(u64, u64)> {
-        let at = front.body_at;
-        let (first, last) = header.range(Some(self.next), at).map_err(|e| self.corrupt(front.at, e))?;
-        if first < self.next {
-            let fault = DecodeFault::SeqRange { seq: first, low: self.next, high: u64::MAX - 1 };
-            return Err(self.corrupt(front.at, DecodeError::new("first sequence number", fault, at)));
-        }
-        self.next = last + 1;
-        self.at = front.body_at + front.len as u64;
-        Ok((first, last))
-    }
-
-    pub(super) fn pass_over(&mut self, front: &Front) -> Result<()> {
-        let rest = (front.len - front.in_head()) as i64;
-        self.reader.seek_relative(rest).map_err(|e| self.trouble(e))
-    }
-
-    /// Reads the whole bundle, without its length prefix, to the front of `out`.
-    pub(super) fn body(&mut self, front: &Front, out: &mut Vec<u8>) -> Result<()> {
-        if out.len() < front.len {
-            out.resize(front.len, 0);
-        }
-        let (head, rest) = out[..front.len].split_at_mut(front.in_head());
-        head.copy_from_slice(&front.head[..head.len()]);
-        self.read(rest)
+        self.buf.consume(buffered as usize);
+        Ok(true)
     }
 
     /// Checks that a file which others follow is complete.
     pub(super) fn check_end(&self) -> Result<()> {
-        let missing = |field, fault| Err(self.corrupt(self.at, DecodeError::new(field, fault, self.at)));
+        let at = self.chunk.at;
+        let missing = |field, fault| Err(self.corrupt(at, DecodeError::new(field, fault, at)));
         // Nobody writes a file whose first number is 0, but one may be named so.
-        let last = self.next.saturating_sub(1);
+        let last = self.next().saturating_sub(1);
         match self.is.last {
-            _ if self.at < self.len => {
-                let left = self.len - self.at;
+            _ if at < self.len => {
+                let left = self.len - at;
                 missing("bundle", DecodeFault::Short { needed: left + 1, left })
             }
             Some(named) if named > last => {
@@ -156,12 +152,6 @@ impl OpenFile {
             }
             _ => Ok(()),
         }
-    }
-}
-
-impl Front {
-    fn in_head(&self) -> usize {
-        self.len.min(MAX_HEADER_LEN)
     }
 }
 

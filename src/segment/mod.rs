@@ -18,21 +18,18 @@
 
 mod file;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::iter::FusedIterator;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 pub use file::SegmentFile;
 use file::{OpenFile, range_of};
 
-use crate::consume::Batch;
+use crate::consume::{Batch, Decoded};
 use crate::error::{Error, Result};
 use crate::message::{Message, Source, Sources};
-use crate::net::Block;
-use crate::protocol::bundle::{Codec, Entry, MessageSet};
-use crate::protocol::{DecodeError, Limits, compress};
+use crate::protocol::Limits;
 
 /// How often to look again when a file is gone that was there a moment ago: a live server closes, merges and removes.
 const LOOKS: u32 = 10;
@@ -51,12 +48,10 @@ pub struct Segments {
     file: Option<OpenFile>,
     cut_tail: Option<(PathBuf, u64)>,
     finished: bool,
-    packed: Vec<u8>,
-    snappy: snap::raw::Decoder,
-    /// The bundle that is being handed out: its bytes, where the message set begins in them, the first entry left.
-    block: Arc<Block<Sources>>,
-    entries: Vec<Entry>,
-    next: usize,
+    sources: Sources,
+    decoded: Decoded,
+    /// What is wrong with the bundle behind them.
+    failure: Option<Error>,
 }
 
 impl Segments {
@@ -73,6 +68,7 @@ impl Segments {
             (Ok(id), Some(parent)) => (name(parent), id),
             _ => (name(&dir), 0),
         };
+        let sources: Sources = [Source { topic: topic.into(), partition }].into();
         let segments = Segments {
             dir,
             limits: Limits::default(),
@@ -80,21 +76,19 @@ impl Segments {
             file: None,
             cut_tail: None,
             finished: false,
-            packed: Vec::new(),
-            snappy: snap::raw::Decoder::new(),
-            block: Block::new(Vec::new(), Vec::new().into()),
-            entries: Vec::new(),
-            next: 0,
+            decoded: Decoded::new(&sources),
+            failure: None,
+            sources,
         };
         segments.files()?;
-        Ok(segments.named(topic, partition))
+        Ok(segments)
     }
 
     /// Gives the messages another topic and partition than the directory's names say.
     #[must_use]
     pub fn named(mut self, topic: impl AsRef<str>, partition: u16) -> Segments {
-        let source = Source { topic: topic.as_ref().into(), partition };
-        self.block = Block::new(Vec::new(), [source].into());
+        self.sources = [Source { topic: topic.as_ref().into(), partition }].into();
+        self.decoded = Decoded::new(&self.sources);
         self
     }
 
@@ -131,7 +125,7 @@ impl Segments {
     /// The next number to be handed out: where to begin in order to go on later. 0 as long as nothing came from the
     /// beginning.
     pub fn position(&self) -> u64 {
-        self.entries.get(self.next).map_or(self.position, |entry| entry.seq)
+        self.decoded.entries().get(self.decoded.taken()).map_or(self.position, |entry| entry.seq)
     }
 
     /// Where the last file ends inside a bundle, if it does: the file, and the byte at which that bundle begins. Known
@@ -146,25 +140,23 @@ impl Segments {
     /// # Errors
     /// As the items of the iterator; it is then finished.
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
-        if self.next == self.entries.len() && !self.load()? {
+        if !self.decoded.has_messages() && !self.load()? {
             return Ok(None);
         }
-        let from = std::mem::replace(&mut self.next, self.entries.len());
-        Ok(Some(self.batch(from)))
+        let from = self.decoded.take_all();
+        Ok(Some(self.decoded.batch(from)))
     }
 
-    #[inline]
-    fn batch(&self, from: usize) -> Batch<'_> {
-        Batch { block: &self.block, source: 0, entries: &self.entries[from..] }
-    }
-
-    /// Loads the next bundle with a message that is wanted; `false` at the end.
+    /// Decodes the next bundle with a message that is wanted, or several small ones; `false` at the end.
     fn load(&mut self) -> Result<bool> {
-        self.next = 0;
-        self.entries.clear();
+        self.decoded.leave();
+        if let Some(e) = self.failure.take() {
+            self.finished = true;
+            return Err(e);
+        }
         while !self.finished {
             match self.try_load() {
-                Ok(false) => {}
+                Ok(false) => self.decoded.leave(),
                 done => {
                     self.finished = done.is_err();
                     return done;
@@ -176,40 +168,25 @@ impl Segments {
 
     /// Goes on by a bundle or a file; whether there are messages now.
     fn try_load(&mut self) -> Result<bool> {
-        let Some(file) = &mut self.file else {
+        let found = match &mut self.file {
+            Some(file) => file.bundle(&self.limits)?.map(|(at, bundle)| (file, at, bundle)),
+            None => None,
+        };
+        let Some((file, at, bundle)) = found else {
             self.finished = !self.open_next()?;
             return Ok(false);
         };
-        let Some(front) = file.front(&self.limits)? else {
-            self.finished = !self.open_next()?;
-            return Ok(false);
-        };
-        let header = file.header(&front, &self.limits)?;
-        let (first, last) = file.advance(&front, &header)?;
-        if last < self.position {
-            file.pass_over(&front)?;
-            return Ok(false);
+        self.decoded.settle_in(file.buf());
+        match self.decoded.decode(&bundle, 0, &self.limits) {
+            Ok(()) => self.position = bundle.last + 1,
+            Err(e) => {
+                let e = file.corrupt(at + self.decoded.good().bytes, e);
+                let Some(last) = self.decoded.entries().last() else { return Err(e) };
+                self.position = last.seq + 1;
+                self.failure = Some(e);
+            }
         }
-        let block = own(&mut self.block);
-        let unpacked = if header.codec == Codec::None {
-            file.body(&front, block)?;
-            Ok((header.len, front.len))
-        } else {
-            file.body(&front, &mut self.packed)?;
-            unpack(&mut self.snappy, &self.packed[header.len..front.len], &self.limits, block).map(|len| (0, len))
-        };
-        let decoded = unpacked.and_then(|(at, end)| {
-            let bytes = &block[at..end];
-            let set =
-                MessageSet { bytes, at, count: header.count, first, last, sparse: header.sparse.is_some(), cut: false };
-            set.decode(self.position, u64::MAX - 1, &mut self.entries)
-        });
-        if let Err(e) = decoded {
-            self.entries.clear();
-            return Err(file.corrupt(front.at, e));
-        }
-        self.position = last + 1;
-        Ok(!self.entries.is_empty())
+        Ok(self.decoded.has_messages())
     }
 
     /// Opens the first file that may hold the position, other than the present one; `false` if there is none.
@@ -217,12 +194,12 @@ impl Segments {
         for look in 1.. {
             let done = self.file.as_ref();
             // What the present file has to offer is done with, or passed over.
-            let position = done.map_or(self.position, |file| self.position.max(file.next));
+            let position = done.map_or(self.position, |file| self.position.max(file.next()));
             let may_hold = |file: &SegmentFile| {
                 // A file that brought nothing makes way for later ones, or for itself if it was closed meanwhile.
                 let is_other = |done: &OpenFile| {
                     let closed = done.is.last.is_none() && file.last.is_some();
-                    done.is.path != file.path && (file.first > done.is.first || position > done.opened_at || closed)
+                    done.is.path != file.path && (file.first > done.is.first || position > done.opened_at() || closed)
                 };
                 done.is_none_or(is_other) && file.last.is_none_or(|last| last >= position)
             };
@@ -231,15 +208,15 @@ impl Segments {
             let before = files.iter().rev().filter(|file| may_hold(file)).find(|file| file.first <= position);
             let next = before.or_else(|| files.iter().find(|file| may_hold(file) && file.first > position));
             let Some(next) = next else {
-                self.cut_tail = done.filter(|file| file.at < file.len).map(|file| (file.is.path.clone(), file.at));
+                self.cut_tail = done.and_then(|file| Some((file.is.path.clone(), file.cut_at()?)));
                 return Ok(false);
             };
             if let Some(done) = done.filter(|done| done.is.first != next.first) {
                 done.check_end()?;
             }
-            match File::open(&next.path) {
+            match OpenFile::open(next, position, &self.sources) {
                 Ok(file) => {
-                    self.file = Some(OpenFile::new(next.clone(), file, position));
+                    self.file = Some(file);
                     return Ok(true);
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound && look < LOOKS => {}
@@ -250,45 +227,18 @@ impl Segments {
     }
 }
 
-/// The block's memory for a bundle: a new one if messages still share the old one.
-fn own(block: &mut Arc<Block<Sources>>) -> &mut Vec<u8> {
-    if Arc::get_mut(block).is_none() {
-        *block = Block::new(Vec::new(), block.tag.clone());
-    }
-    // Just made ours alone.
-    &mut Arc::get_mut(block).unwrap_or_else(|| unreachable!("a block that nobody shares")).bytes
-}
-
-/// Decompresses to the front of `out`; the length.
-fn unpack(
-    snappy: &mut snap::raw::Decoder,
-    packed: &[u8],
-    limits: &Limits,
-    out: &mut Vec<u8>,
-) -> std::result::Result<usize, DecodeError> {
-    let len = compress::decompressed_len(packed, limits.message_set, 0)?;
-    if out.len() < len {
-        out.resize(len, 0);
-    }
-    compress::decompress(snappy, packed, &mut out[..len], 0)?;
-    Ok(len)
-}
-
 impl Iterator for Segments {
     type Item = Result<Message>;
 
     #[inline]
     fn next(&mut self) -> Option<Result<Message>> {
-        if self.next == self.entries.len() {
-            match self.load() {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(e) => return Some(Err(e)),
-            }
+        if let Some(message) = self.decoded.take_one() {
+            return Some(Ok(message));
         }
-        let message = self.batch(self.next).get(0)?.to_message();
-        self.next += 1;
-        Some(Ok(message))
+        match self.load() {
+            Ok(_) => self.decoded.take_one().map(Ok),
+            Err(e) => Some(Err(e)),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use super::super::bundle::MessageSet;
+use super::super::chunk::Good;
 use super::super::fetch::{FetchHeader, FetchPartition, FetchTopic, TopicAnswer};
 use super::super::frame::PING;
 use super::*;
@@ -536,9 +538,10 @@ fn of_joined_bundles_the_good_ones_count() {
             });
             let bundle = found.expect("a bundle");
             assert_eq!(bundle.bundles, 4);
-            let (mut entries, mut count) = (Vec::new(), 0);
-            let e = bundle.decode_counted(&chunk, 0, &mut entries, &mut count).unwrap_err();
-            assert_eq!((entries.len(), count), (expected, expected as u64 / 2), "{bad:?} in place {place}");
+            let (mut entries, mut is_good) = (Vec::new(), Good::default());
+            let e = bundle.decode_good(&chunk, 0, &mut entries, &mut is_good).unwrap_err();
+            let before = (expected, expected as u64 / 2, (place * good.len()) as u64);
+            assert_eq!((entries.len(), is_good.bundles, is_good.bytes), before, "{bad:?} in place {place}");
             // The same as if it stood alone.
             let set = MessageSet { bytes: &bad[2..], at: 0, count: 2, first: 1, last: 2, sparse: false, cut: false };
             let alone = set.decode(1, 2, &mut Vec::new()).unwrap_err();
