@@ -30,8 +30,8 @@ Measures an embedded broker that it fills by itself, or another one. Ways that a
 shown.
 
 modes:
-  consume   each set in a for loop, by batches, and discarding the same bytes as they come: messages and megabytes of
-            payload a second, growth of peak memory, bytes received as a share of what discarding them comes to
+  consume   each set in a for loop, by batches, and discarding what the same fetches bring, one after the other:
+            messages and megabytes of payload a second, growth of peak memory, bytes a second as a share of discarding
   loop      the for loop alone, to be looked at with a profiler
   batch     the same with next_batch
   publish   messages of 100 bytes: requests of 1,000, each acknowledged before the next; with a Producer; and one by
