@@ -281,13 +281,16 @@ fn stored(seq: Option<u64>) -> Vec<u8> {
 #[test]
 fn of_many_small_bundles_those_before_a_bad_one_are_handed_out() {
     let one = stored(None);
-    let whole = one.repeat(700);
-    for bad in [1, 2, 255, 256, 257, 400, 700] {
+    // The shorter ones are not worth sharing a read buffer for.
+    for (count, bad) in
+        [(700, 1), (700, 2), (700, 255), (700, 256), (700, 257), (700, 400), (700, 700), (100, 1), (100, 60)]
+    {
+        let whole = one.repeat(count);
         let at = (bad - 1) * one.len();
         let mut bytes = whole.clone();
         // Claims a longer payload than there is.
         bytes[at + one.len() - 2] += 1;
-        let dir = directory(&format!("small{bad}"), &[("1.log", &bytes)]);
+        let dir = directory(&format!("small{bad}of{count}"), &[("1.log", &bytes)]);
         let mut segments = Segments::open(&dir).unwrap();
         for seq in 1..bad {
             assert_eq!(segments.position(), if seq == 1 { 0 } else { seq as u64 });
@@ -303,8 +306,36 @@ fn of_many_small_bundles_those_before_a_bad_one_are_handed_out() {
         let rest = Segments::open(&dir).unwrap().from(bad as u64 + 1);
         assert_eq!(
             rest.map(|message| message.unwrap().seq()).collect::<Vec<_>>(),
-            ((bad as u64 + 1)..=700).collect::<Vec<_>>()
+            ((bad as u64 + 1)..=count as u64).collect::<Vec<_>>()
         );
+    }
+}
+
+#[test]
+fn a_reader_that_has_begun_can_be_given_another_name_or_place() {
+    let small = directory("begun", &[("1.log", &stored(None).repeat(700))]);
+    for dir in [small, golden("snappy").join("0")] {
+        let all: Vec<u64> = Segments::open(&dir).unwrap().map(|message| message.unwrap().seq()).collect();
+        for taken in [0, 1, all.len() / 2, all.len()] {
+            let begun = || {
+                let mut segments = Segments::open(&dir).unwrap();
+                assert_eq!(segments.by_ref().take(taken).count(), taken);
+                segments
+            };
+            let named = begun().named("other", 7);
+            assert_eq!(named.position(), if taken == 0 { 0 } else { begun().position() });
+            let rest: Vec<_> = named.map(|message| message.unwrap()).collect();
+            assert_eq!(rest.iter().map(Message::seq).collect::<Vec<_>>(), all[taken..]);
+            assert!(rest.iter().all(|message| (message.topic(), message.partition()) == ("other", 7)));
+            for from in [1, 50, 300] {
+                let mut segments = begun();
+                if taken == all.len() {
+                    assert!(segments.next().is_none(), "finished");
+                }
+                let seqs: Vec<_> = segments.from(from).map(|message| message.unwrap().seq()).collect();
+                assert_eq!(seqs, all.iter().copied().filter(|seq| *seq >= from).collect::<Vec<_>>());
+            }
+        }
     }
 }
 

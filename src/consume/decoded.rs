@@ -50,7 +50,8 @@ impl Decoded {
         }
     }
 
-    /// Has what is decoded from now on lie in this buffer. Until [`leave`](Decoded::leave) nothing must be read into it.
+    /// Takes the bundles that are decoded from now on for ranges of this buffer's block, until [`leave`](Decoded::leave):
+    /// if the buffer is read into before that, it takes a new block.
     pub(crate) fn settle_in(&mut self, buf: &ReadBuf<Sources>) {
         if self.home.is_none() {
             self.home = Some(buf.block().clone());

@@ -49,7 +49,7 @@ pub struct Bundle {
     /// The message set's bytes, as a range of the input of the step that found it; of several bundles all bytes, from
     /// the length of the first one on.
     pub set: Range<usize>,
-    /// Where those bytes begin in the frame's payload.
+    /// Where those bytes begin in the frame's payload, or in the file.
     pub at: u64,
 }
 
@@ -107,7 +107,7 @@ impl Bundle {
 #[derive(Debug, Default)]
 pub(crate) struct Good {
     pub(crate) bundles: u64,
-    /// Bytes of those in front of a bad one.
+    /// Bytes of those joined with a bad one in front of it.
     pub(crate) bytes: u64,
 }
 
@@ -132,8 +132,8 @@ pub(crate) struct Chunk {
 
 /// What is found where a bundle begins.
 pub(crate) enum Found {
-    /// A bundle that is wanted, or several small ones: all bytes up to the end of its set. How the chunk ends with it, if
-    /// it does.
+    /// A bundle that is wanted, or several small ones: use up the bytes to the end of its set. How the chunk ends with
+    /// it, if it does.
     Bundle(Bundle, Option<ChunkEnd>),
     /// So many more bytes are needed.
     Need(usize),

@@ -5,7 +5,7 @@ use std::fmt;
 /// Bytes from a peer that break the protocol or a limit.
 ///
 /// Names the field, what was found against what is allowed, and where: [`at`](DecodeError::at) counts bytes from the
-/// start of the frame's payload, or from the start of the message set for a field inside a message.
+/// start of the frame's payload or of a file, or from the start of the message set for a field inside a message.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DecodeError(Box<Inner>);
 
@@ -121,7 +121,7 @@ impl DecodeError {
         self.0.fault
     }
 
-    /// Where it stands, in bytes from the start of the frame's payload or of the message set.
+    /// Where it stands, in bytes from the start of the frame's payload, of a file, or of the message set.
     pub fn at(&self) -> u64 {
         self.0.at
     }

@@ -1,7 +1,8 @@
 //! Runs: small bundles that follow each other, found and decoded together. What a bundle costs by itself, many times what
 //! a message does, is shared by all of them.
 //!
-//! Their headers are their flags alone: not compressed, dense, at most 15 messages (reference, section 4.1).
+//! Their headers are their flags alone: not compressed, dense, at most 15 messages (reference, section 4.1). Their lengths
+//! take two bytes at most: up to 16,383.
 
 use super::bundle::{Entry, MessageSet, count_in_flags};
 use super::chunk::Good;
@@ -40,12 +41,13 @@ pub(super) fn find(bytes: &[u8], bounds: Bounds) -> Option<Run> {
     let (mut bundles, mut messages, mut next) = (0, 0u32, bounds.first);
     while let Some((len, prefix)) = varint::short(rest, 0) {
         let Some(count) = rest.get(prefix).and_then(|&flags| count_in_flags(flags)) else { break };
-        let fits = messages.saturating_add(count) <= bounds.messages && (1..=bounds.bundle).contains(&len);
-        if !fits || next > top || u64::from(count) - 1 > top - next {
+        let all = messages.checked_add(count).filter(|&all| all <= bounds.messages);
+        let Some(all) = all.filter(|_| (1..=bounds.bundle).contains(&len)) else { break };
+        if next > top || u64::from(count) - 1 > top - next {
             break;
         }
         let Some(behind) = rest.get(prefix + len as usize..) else { break };
-        (bundles, messages, next, rest) = (bundles + 1, messages + count, next + u64::from(count), behind);
+        (bundles, messages, next, rest) = (bundles + 1, all, next + u64::from(count), behind);
     }
     (bundles > 1).then(|| Run { bundles, messages, last: next - 1, len: bytes.len() - rest.len() })
 }
@@ -83,12 +85,14 @@ pub(super) fn decode(
             }
         }
         if !is_good || cursor.read() != end {
-            // Read by itself it shows what is wrong with it.
+            out.truncate(before);
+            // Read by itself it shows what is wrong with it: it does not end where its messages do.
             let bytes = run.bytes.get(start..end).unwrap_or_default();
             let last = first.saturating_add(u64::from(count).saturating_sub(1));
-            let alone = MessageSet { bytes, at: run.at + start, count, first, last, ..*run };
-            out.truncate(before);
-            return alone.decode(first, to, out).inspect_err(|_| out.truncate(before));
+            let alone = MessageSet { bytes, count, first, last, ..*run };
+            let shown = alone.decode(first, to, &mut Vec::new());
+            debug_assert!(shown.is_err(), "a bundle that is good by itself");
+            return shown;
         }
         good.bundles += 1;
         good.bytes = end as u64;

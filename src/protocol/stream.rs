@@ -136,8 +136,9 @@ impl FetchDecoder {
         }
     }
 
-    /// Has small bundles that follow each other, uncompressed and numbered densely, reported together, up to so many
-    /// messages at once; by default each is reported by itself.
+    /// Has small bundles that follow each other reported together, up to so many messages at once: those that are not
+    /// compressed, numbered densely, and have 15 messages and 16,383 bytes at the most. By default, with 0, each is
+    /// reported by itself.
     pub fn join_up_to(&mut self, messages: u32) {
         self.joined = messages;
     }

@@ -81,7 +81,7 @@ impl OpenFile {
     }
 
     /// The next bundle that is wanted, or several small ones, as a range of the buffer's block, and where in the file it
-    /// begins; `None` if no whole one is left. Nobody else may have the block.
+    /// begins; `None` if no whole one is left. The block is a new one if anybody else still has the old one.
     pub(super) fn bundle(&mut self, limits: &Limits) -> Result<Option<(u64, Bundle)>> {
         loop {
             let before = self.chunk;
@@ -201,5 +201,27 @@ mod tests {
         ] {
             assert_eq!(range_of(name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_bundle_below_the_position_may_grow_whole_meanwhile() {
+        let path = std::env::temp_dir().join(format!("tank-client-{}-grows.log", std::process::id()));
+        // Twice a bundle of one message of 20,000 bytes.
+        let message = [&[0; 9][..], &[0xa0, 0x9c, 0x01], &[b'x'; 20_000]].concat();
+        let len = message.len() as u32 + 1;
+        let mut bundle = Vec::new();
+        crate::protocol::varint::encode(len, &mut bundle);
+        bundle.push(1 << 2);
+        bundle.extend_from_slice(&message);
+        std::fs::write(&path, &bundle[..10_000]).unwrap();
+        let is = SegmentFile { path: path.clone(), first: 1, last: None };
+        let sources: Sources = [crate::message::Source { topic: "t".into(), partition: 0 }].into();
+        let mut file = OpenFile::open(&is, 2, &sources).unwrap();
+        assert_eq!(file.bundle(&Limits::default()).unwrap(), None);
+        assert_eq!((file.cut_at(), file.next()), (Some(0), 1));
+        std::fs::write(&path, bundle.repeat(2)).unwrap();
+        let (at, found) = file.bundle(&Limits::default()).unwrap().unwrap();
+        assert_eq!((at, found.first, found.last, file.cut_at()), (bundle.len() as u64, 2, 2, None));
+        std::fs::remove_file(&path).unwrap();
     }
 }

@@ -84,18 +84,23 @@ impl Segments {
         Ok(segments)
     }
 
-    /// Gives the messages another topic and partition than the directory's names say.
+    /// Gives the messages that are still to come another topic and partition than the directory's names say.
     #[must_use]
     pub fn named(mut self, topic: impl AsRef<str>, partition: u16) -> Segments {
+        self.position = self.position();
         self.sources = [Source { topic: topic.as_ref().into(), partition }].into();
         self.decoded = Decoded::new(&self.sources);
+        (self.file, self.failure) = (None, None);
         self
     }
 
-    /// Begins with this number, or the first one above it; default 0, the first there is.
+    /// Begins with this number, or the first one above it; default 0, the first there is. What was read before, or that
+    /// it was finished, does not matter.
     #[must_use]
     pub fn from(mut self, seq: u64) -> Segments {
         self.position = seq;
+        self.decoded.leave();
+        (self.file, self.failure, self.cut_tail, self.finished) = (None, None, None, false);
         self
     }
 
@@ -134,8 +139,8 @@ impl Segments {
         self.cut_tail.as_ref().map(|(path, at)| (path.as_path(), *at))
     }
 
-    /// The messages of the next bundle, or what [`next`](Iterator::next) has left of the present one, borrowed: no
-    /// allocation, no reference counts. `Ok(None)`: finished.
+    /// The messages of the next bundle, or of several small ones, or what [`next`](Iterator::next) has left of those it
+    /// is at, borrowed: no allocation, no reference counts. `Ok(None)`: finished.
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished.

@@ -518,6 +518,48 @@ fn small_bundles_are_joined() {
 }
 
 #[test]
+fn joined_bundles_stay_within_the_limits() {
+    let two = dense(2).repeat(3);
+    let len = (dense(2).len() - 1) as u32;
+    let default = Limits::default;
+    for (limits, field) in [
+        (default().bundle(len), None),
+        (default().bundle(len - 1), Some("bundle length")),
+        (default().messages(2), None),
+        (default().messages(1), Some("message count")),
+    ] {
+        let mut decoder = FetchDecoder::new(limits);
+        decoder.join_up_to(u32::MAX);
+        decoder.expect(request(5, &[("t", &[(0, 1)])]));
+        let bytes = answer(5, &[("t", &[(0, data(Some(10), 99, two.len()))])], &two);
+        let (seen, e) = events(&mut decoder, &bytes);
+        assert_eq!(e.as_ref().err().map(|e| e.field()), field);
+        assert_eq!(seen.iter().any(|seen| matches!(seen, Seen::Bundle(_))), field.is_none());
+    }
+}
+
+#[test]
+fn joined_bundles_beyond_the_last_wanted_number_are_not_looked_at() {
+    let bad = [3, 2 << 2, 2, 0].to_vec();
+    let chunk = [dense(2), dense(2), bad].concat();
+    let mut decoder = FetchDecoder::new(Limits::default());
+    decoder.join_up_to(256);
+    decoder.expect(request(5, &[("t", &[(0, 1)])]));
+    let (seen, _) = events(&mut decoder, &answer(5, &[("t", &[(0, data(Some(10), 99, chunk.len()))])], &chunk));
+    let found = seen.into_iter().find_map(|seen| match seen {
+        Seen::Bundle(bundle) => Some(bundle),
+        Seen::Event(_) => None,
+    });
+    let joined = found.expect("a bundle");
+    assert_eq!((joined.bundles, joined.last), (3, 15));
+    for (to, expected, bundles, is_bad) in [(10, 1, 1, false), (12, 3, 2, false), (13, 4, 2, false), (14, 4, 2, true)] {
+        let (mut entries, mut good) = (Vec::new(), Good::default());
+        let decoded = Bundle { to, ..joined.clone() }.decode_good(&chunk, 0, &mut entries, &mut good);
+        assert_eq!((entries.len(), good.bundles, decoded.is_err()), (expected, bundles, is_bad), "up to {to}");
+    }
+}
+
+#[test]
 fn of_joined_bundles_the_good_ones_count() {
     let good = dense(2);
     // Too short for its messages, too long for them, and with a payload that would reach into the next bundle.
