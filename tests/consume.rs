@@ -503,6 +503,59 @@ fn the_fetch_size_grows_for_a_big_bundle_and_falls_back() {
     });
 }
 
+/// Small bundles are decoded together: what comes before a bad one is handed out all the same, and only then is it told.
+#[test]
+fn small_bundles_before_a_bad_one() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        for bad in [1u64, 2, 3, 255, 256, 257, 300] {
+            let topic = format!("bad{bad}");
+            broker.create_topic(&topic, 1);
+            for seq in 1..=300 {
+                let mut bytes = dense_bundle(
+                    &[RawMessage { timestamp_ms: seq, key: None, payload: b"payload" }],
+                    Compression::None,
+                );
+                if seq == bad {
+                    // Claims a longer payload than there is.
+                    let at = bytes.len() - b"payload".len() - 1;
+                    bytes[at] += 1;
+                }
+                broker.append(&topic, 0, &bytes);
+            }
+            let all = Subscription::topic(&topic).from(Start::Earliest);
+            let early = std::time::UNIX_EPOCH + Duration::from_millis(bad.saturating_sub(1));
+            for (wanted, count, is_told) in [
+                (all.clone(), bad - 1, true),
+                (all.clone().limit(bad), bad - 1, true),
+                (all.clone().limit(bad - 1), bad - 1, false),
+                (all.clone().stop_at_seq(bad - 1), bad - 1, false),
+                (all.clone().stop_at_time(early), bad.saturating_sub(2), bad == 1),
+            ] {
+                let mut iter = client.subscribe(wanted.clone()).unwrap();
+                for seq in 1..=count {
+                    assert_eq!(iter.position(&topic, 0), Some(if seq == 1 { 0 } else { seq }));
+                    assert_eq!(iter.next().unwrap().unwrap().seq(), seq);
+                }
+                match iter.next() {
+                    Some(Err(Error::Decode { source: e })) if is_told => {
+                        assert_eq!((e.field(), e.partition()), ("payload", Some((topic.as_str(), 0))));
+                    }
+                    None if !is_told => {}
+                    other => panic!("bad {bad}, {wanted:?}: {other:?}"),
+                }
+                let position = if count == 0 { 0 } else { count + 1 };
+                assert_eq!(iter.position(&topic, 0), Some(position), "bad {bad}, {wanted:?}");
+                assert!(iter.next().is_none() && iter.is_finished());
+                let stats = iter.stats();
+                assert_eq!(stats.messages, count);
+                assert!(stats.bundles >= count && stats.bundles < bad, "{} with bad {bad}, {wanted:?}", stats.bundles);
+            }
+        }
+    });
+}
+
 /// The length of a cut bundle may be cut itself.
 #[test]
 fn the_fetch_size_grows_from_next_to_nothing() {

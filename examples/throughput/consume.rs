@@ -1,4 +1,4 @@
-//! Consuming: in a for loop, by batches, and discarding the same bytes.
+//! Consuming: in a for loop, by batches, and discarding what the same fetches bring.
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -45,6 +45,7 @@ pub fn compare(broker: &str, topic: &str, options: &Options) -> Result<(), Box<d
         loops.push(for_loop(&client, &subscription)?);
         batches.push(by_batches(&client, &subscription)?);
         if run == 0 {
+            // Before the walk, which holds whole answers.
             growth = peak_memory().saturating_sub(before);
             starts = walk(broker, topic, options.fetch_size)?;
         }
@@ -169,8 +170,10 @@ impl Raw {
             let (used, step) = decoder.step(&answer[at..], &mut bundles)?;
             at += used;
             next = bundles.drain(..).filter(|bundle| !bundle.cut).map(|bundle| bundle.last + 1).next_back().or(next);
-            if matches!(step, Step::Need(_) | Step::Event(Event::End { .. })) {
-                return Ok(next);
+            match step {
+                Step::Event(Event::End { .. }) => return Ok(next),
+                Step::Need(_) => return Err("an answer shorter than it claims".into()),
+                Step::Event(_) | Step::Bundles => {}
             }
         }
     }
@@ -179,7 +182,7 @@ impl Raw {
 /// The numbers from which a reader of the whole partition fetches.
 fn walk(broker: &str, topic: &str, fetch_size: u32) -> Result<Vec<u64>, Box<dyn Error>> {
     let mut raw = Raw::connect(broker, topic, fetch_size)?;
-    let (mut starts, mut answer, mut seq) = (Vec::new(), Vec::new(), 1);
+    let (mut starts, mut answer, mut seq) = (Vec::new(), Vec::new(), 0);
     loop {
         answer.clear();
         raw.fetch(seq, |bytes| answer.extend_from_slice(bytes))?;

@@ -22,7 +22,7 @@ pub(super) struct Arrived {
     /// The partition of what is decoded, and its position once all of that is handed out.
     partition: usize,
     after: u64,
-    /// What is wrong with the bundle behind it.
+    /// What is wrong with the bundle behind it, to be told once all of that is handed out.
     failure: Option<DecodeError>,
 }
 
@@ -54,10 +54,10 @@ impl Arrived {
         Ok((step, see))
     }
 
-    /// Whether there are bundles to decode.
+    /// Whether there are bundles to decode, or there is something to be told of one that was.
     #[inline]
     pub(super) fn has_bundles(&self) -> bool {
-        self.taken < self.bundles.len()
+        self.taken < self.bundles.len() || self.failure.is_some()
     }
 
     /// Whether no more should be added before some are decoded.
@@ -143,8 +143,7 @@ impl Arrived {
             if stopped {
                 self.failure = None;
             }
-            // A bad one stays the next, so that what is wrong with it is told once what came before it is handed out.
-            self.taken += usize::from(self.failure.is_none());
+            self.taken += 1;
         }
         Ok(self.decoded.entries().len() as u64)
     }

@@ -10,7 +10,7 @@ use crate::protocol::chunk::{Bundle, Good};
 use crate::protocol::{DecodeError, Limits};
 
 /// Small bundles are decoded together, up to so many messages: what there is to do for each batch is then shared by many
-/// of them, and both entries and bytes stay in a core's nearest cache.
+/// of them, and their entries still stay in a core's nearest cache.
 pub(crate) const JOINED: u32 = 256;
 
 /// The most bytes of a scratch block to keep for the next bundle, if that needs much less.

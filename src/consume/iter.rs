@@ -253,7 +253,7 @@ impl ConsumeIter {
         }
     }
 
-    /// The first bundle with a message at or above `seq`, up to `end`: for a subscription to one partition, whatever was
+    /// The first bundle with a message at or above `seq`, or several small ones, up to `end`: for a subscription to one partition, whatever was
     /// asked for before. `None` if there is no such message now.
     pub(super) fn bundle_at(&mut self, seq: u64, end: u64) -> Result<Option<Batch<'_>>> {
         self.looks_ahead = false;

@@ -10,7 +10,7 @@ use crate::client::Shared;
 use crate::error::Result;
 use crate::message::{Source, millis_at_or_after};
 
-/// Bytes to ask for with each probe, of which the first bundle is looked at.
+/// Bytes to ask for with each probe, of which the first bundle is looked at, or the first small ones.
 const PROBE_SIZE: u32 = 4 << 10;
 
 /// The number of the first message at or after a time, given the first available number and the high-water mark; that

@@ -8,7 +8,8 @@ pub struct Stats {
     pub messages: u64,
     /// Bytes received, all of TANK's framing included.
     pub bytes: u64,
-    /// Bundles of which messages were handed out. Small ones are decoded together, and then count together.
+    /// Bundles of which messages were handed out. Small ones that were decoded together count with the first message of
+    /// any of them, be it that a limit keeps back the rest.
     pub bundles: u64,
     /// Fetches answered.
     pub fetches: u64,

@@ -124,10 +124,10 @@ pub(crate) struct Chunk {
     pub(crate) from: u64,
     /// The highest number that may be delivered.
     pub(crate) to: u64,
-    /// Number of the next dense bundle's first message; what later numbers must not be below, once `walked`.
+    /// Number of the next dense bundle's first message.
     pub(crate) next: Option<u64>,
-    /// Whether a bundle is through.
-    pub(crate) walked: bool,
+    /// Whether it is what no number may be below: in an answer once a bundle is through, in a file from its name on.
+    pub(crate) next_is_floor: bool,
 }
 
 /// What is found where a bundle begins.
@@ -156,8 +156,8 @@ impl Chunk {
             let Chunk { slot, from, to, at, .. } = *self;
             let (codec, sparse, cut, set) = (Codec::None, false, false, 0..len);
             self.pass(len as u64, last);
-            let joined = Bundle { slot, bundles, codec, count, first, last, sparse, cut, from, to, set, at };
-            return Ok(Found::Bundle(joined, None));
+            let run = Bundle { slot, bundles, codec, count, first, last, sparse, cut, from, to, set, at };
+            return Ok(Found::Bundle(run, None));
         }
         if left == 0 {
             return Ok(Found::End(ChunkEnd::Whole));
@@ -190,7 +190,7 @@ impl Chunk {
             Err(e) => return Err(e),
         };
         let (first, last) = header.range(self.next, at)?;
-        if self.walked && first < self.next.unwrap_or(0) {
+        if self.next_is_floor && first < self.next.unwrap_or(0) {
             let low = self.next.unwrap_or(0);
             let fault = DecodeFault::SeqRange { seq: first, low, high: u64::MAX - 1 };
             return Err(DecodeError::new("first sequence number", fault, at));
@@ -226,6 +226,7 @@ impl Chunk {
     /// The run that begins here, if it is wanted as a whole, and its first number.
     fn run(&self, bytes: &[u8], joined: u32, limits: &Limits) -> Option<(u64, run::Run)> {
         let first = self.next.filter(|&next| next >= self.from.max(1))?;
+        // Within the limit all together, so each is.
         let (top, messages) = (self.to.min(u64::MAX - 1), joined.min(limits.messages));
         let run = run::find(bytes, run::Bounds { first, top, messages, bundle: limits.bundle })?;
         Some((first, run))
@@ -235,6 +236,6 @@ impl Chunk {
     fn pass(&mut self, len: u64, last: u64) {
         self.at += len;
         self.left -= len;
-        (self.next, self.walked) = (Some(last + 1), true);
+        (self.next, self.next_is_floor) = (Some(last + 1), true);
     }
 }

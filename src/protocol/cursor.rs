@@ -50,7 +50,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// An error about the field that was just read or is to be read next.
-    // As all that is inlined, it hands plain values to what is not: then a loop keeps its cursor in registers.
+    // Inlined, so that nothing that is called takes a reference to the cursor: a loop then keeps it in registers.
     #[inline]
     pub fn error(&self, field: &'static str, fault: DecodeFault) -> DecodeError {
         DecodeError::new(field, fault, self.at())

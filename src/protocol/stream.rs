@@ -136,9 +136,10 @@ impl FetchDecoder {
         }
     }
 
-    /// Has small bundles that follow each other reported together, up to so many messages at once: those that are not
-    /// compressed, numbered densely, and have 15 messages and 16,383 bytes at the most. By default, with 0, each is
-    /// reported by itself.
+    /// Has small bundles that follow each other reported together, from the next ones on, up to so many messages at once
+    /// and never more than [`Limits`] allow a bundle. Small are those that are not compressed, numbered densely, wanted as
+    /// a whole, and have 15 messages and 16,383 bytes at the most. Which of them come together also depends on how much of
+    /// them is there. They are to be decoded with [`Bundle::decode`]. By default, with 0, each is reported by itself.
     pub fn join_up_to(&mut self, messages: u32) {
         self.joined = messages;
     }
@@ -301,7 +302,7 @@ impl FetchDecoder {
         let chunk = later.find_map(|(slot, &Slot { answer, from })| match answer {
             PartitionAnswer::Data { base, high_water_mark, len } if len > 0 => {
                 let (at, left) = (self.at, len.into());
-                Some(Chunk { slot, at, left, from, to: high_water_mark, next: base, walked: false })
+                Some(Chunk { slot, at, left, from, to: high_water_mark, next: base, next_is_floor: false })
             }
             _ => None,
         });

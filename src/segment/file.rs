@@ -48,7 +48,7 @@ impl OpenFile {
         let len = file.metadata()?.len();
         let unit = len.clamp(PASSING as u64, READ_BUFFER) as usize;
         let (left, to, next) = (u64::MAX, u64::MAX - 1, Some(is.first));
-        let chunk = Chunk { slot: 0, at: 0, left, from, to, next, walked: true };
+        let chunk = Chunk { slot: 0, at: 0, left, from, to, next, next_is_floor: true };
         Ok(OpenFile { is: is.clone(), file, buf: ReadBuf::new(unit, sources.clone()), chunk, len })
     }
 

@@ -469,16 +469,24 @@ fn joined(most: u32, from: u64, mark: u64, chunk: &[u8]) -> Vec<(u64, u64, u32)>
 }
 
 fn joined_from(base: u64, most: u32, from: u64, mark: u64, chunk: &[u8]) -> Vec<(u64, u64, u32)> {
-    let mut decoder = FetchDecoder::new(Limits::default());
-    decoder.join_up_to(most);
-    decoder.expect(request(5, &[("t", &[(0, from)])]));
     let bytes = answer(5, &[("t", &[(0, data(Some(base), mark, chunk.len()))])], chunk);
-    let (seen, _) = events(&mut decoder, &bytes);
+    let reported = |most| {
+        let mut decoder = FetchDecoder::new(Limits::default());
+        decoder.join_up_to(most);
+        decoder.expect(request(5, &[("t", &[(0, from)])]));
+        events(&mut decoder, &bytes)
+    };
     let bundle = |seen: &Seen| match seen {
-        Seen::Bundle(bundle) => Some((bundle.first, bundle.last, bundle.bundles)),
+        Seen::Bundle(bundle) => Some((bundle.first, bundle.last, bundle.bundles, bundle.count)),
         Seen::Event(_) => None,
     };
-    seen.iter().filter_map(bundle).collect()
+    let ((seen, end), (alone, alone_end)) = (reported(most), reported(0));
+    assert_eq!(end, alone_end);
+    let bundles: Vec<_> = seen.iter().filter_map(bundle).collect();
+    let alone: Vec<_> = alone.iter().filter_map(bundle).collect();
+    assert_eq!(bundles.iter().map(|joined| joined.2 as usize).sum::<usize>(), alone.len());
+    assert_eq!(bundles.iter().map(|joined| joined.3).sum::<u32>(), alone.iter().map(|alone| alone.3).sum());
+    bundles.into_iter().map(|(first, last, bundles, _)| (first, last, bundles)).collect()
 }
 
 #[test]
