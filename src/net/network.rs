@@ -1,0 +1,181 @@
+//! The one seam between the crate and the machine it runs on: time, names, sockets, waiting, chance.
+//!
+//! There are two networks behind it: the system's, and the simulated one of `simulation`. Everything above asks two
+//! questions, *what next?* and *by when?*, and [`Network::poll`] is the only call in the crate that blocks.
+
+use std::fmt::Debug;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// A moment of a network's monotonic clock: nanoseconds since some moment in the past.
+///
+/// A number, since an `Instant` cannot be made up, and a simulated clock has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(crate) struct Time(u64);
+
+impl Time {
+    /// Before every other moment: what is due then is due at once.
+    pub(crate) const ZERO: Time = Time(0);
+    /// After every other moment.
+    pub(crate) const NEVER: Time = Time(u64::MAX);
+
+    pub(crate) const fn from_nanos(nanos: u64) -> Time {
+        Time(nanos)
+    }
+
+    pub(crate) const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The moment `wait` later; [`NEVER`](Time::NEVER) where that cannot be represented.
+    #[must_use]
+    pub(crate) fn after(self, wait: Duration) -> Time {
+        Time(u64::try_from(wait.as_nanos()).map_or(u64::MAX, |wait| self.0.saturating_add(wait)))
+    }
+
+    /// The time from `earlier` to this moment; zero if it is not earlier.
+    pub(crate) fn since(self, earlier: Time) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// What a socket is to the network that made it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Handle<'a> {
+    /// A socket of the operating system.
+    #[cfg(unix)]
+    System(std::os::fd::BorrowedFd<'a>),
+    /// A socket of the operating system.
+    #[cfg(windows)]
+    System(std::os::windows::io::BorrowedSocket<'a>),
+    /// A socket of a simulated network, by number.
+    #[cfg_attr(not(feature = "broker"), allow(dead_code))]
+    Simulated(u64, std::marker::PhantomData<&'a ()>),
+}
+
+/// A connection, or one that is being opened. Nothing here blocks.
+pub(crate) trait Socket: Debug + Send + Sync {
+    /// Whether the connection is open; `Ok(false)` while it is being opened.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    fn finish_connect(&self) -> io::Result<bool>;
+
+    /// Reads what has arrived; 0 at the end of the stream, [`io::ErrorKind::WouldBlock`] if there is nothing now.
+    fn read(&self, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Takes as many of the bytes as the network has room for; [`io::ErrorKind::WouldBlock`] if that is none now.
+    fn write(&self, from: &[u8]) -> io::Result<usize>;
+
+    /// Whether the peer has closed the connection or sent something that was not read, found out without reading it.
+    fn has_ended(&self) -> bool;
+
+    /// Resets the connection: what was sent and not yet delivered is dropped, which a plain close would not do.
+    fn abort(self: Box<Self>);
+
+    /// What [`Network::poll`] waits for.
+    fn handle(&self) -> Handle<'_>;
+}
+
+/// A socket, and what is awaited of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Interest<'a> {
+    pub(crate) socket: &'a dyn Socket,
+    /// Bytes to read, or the end of the stream.
+    pub(crate) read: bool,
+    /// Room for bytes to write, or the end of connecting.
+    pub(crate) write: bool,
+}
+
+/// What to set on a socket before it connects.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SocketOptions {
+    pub(crate) keepalive: Option<Duration>,
+    #[cfg_attr(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")), allow(dead_code))]
+    pub(crate) user_timeout: Option<Duration>,
+    pub(crate) receive_buffer: Option<usize>,
+    pub(crate) send_buffer: Option<usize>,
+}
+
+/// All that the crate needs of the machine it runs on.
+pub(crate) trait Network: Debug + Send + Sync {
+    /// The present moment of the monotonic clock.
+    fn now(&self) -> Time;
+
+    /// The present time of the wall clock, which may jump.
+    fn wall(&self) -> SystemTime;
+
+    /// A random number, for jitter.
+    fn random(&self) -> u64;
+
+    /// The process: another one after a fork.
+    fn process(&self) -> u32;
+
+    /// The addresses of a host name. Takes as long as the resolver does, which nothing can bound.
+    fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+
+    /// Begins to open a connection.
+    fn connect(&self, to: SocketAddr, options: &SocketOptions) -> io::Result<Box<dyn Socket>>;
+
+    /// Blocks until something that is awaited has come, `until` has passed, or the handle is closed. May return early.
+    fn poll(&self, on: &[Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()>;
+}
+
+/// Wakes whoever is blocked in [`Network::poll`]; once woken, for ever.
+pub(crate) trait Waker: Debug + Send + Sync {
+    fn wake(&self);
+
+    /// Readable once woken.
+    fn handle(&self) -> Handle<'_>;
+}
+
+/// A flag that ends waiting, set once and for all.
+#[derive(Debug, Default)]
+pub(crate) struct Closed {
+    flag: AtomicBool,
+    /// Made by the first wait; never drained, so that it wakes every waiter of every thread.
+    waker: Mutex<Option<Arc<dyn Waker>>>,
+}
+
+impl Closed {
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn close(&self) {
+        // The flag first: whoever wakes must find it set.
+        self.flag.store(true, Ordering::SeqCst);
+        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+            waker.wake();
+        }
+    }
+
+    /// The waker, made now if this is the first wait. Look at the flag after this call, not before.
+    pub(crate) fn waker(&self, make: impl FnOnce() -> io::Result<Arc<dyn Waker>>) -> io::Result<Arc<dyn Waker>> {
+        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*waker {
+            Some(waker) => Ok(waker.clone()),
+            None => Ok(waker.insert(make()?).clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_saturate() {
+        let t = Time::from_nanos(5);
+        assert_eq!(t.after(Duration::from_nanos(3)), Time::from_nanos(8));
+        assert_eq!(t.after(Duration::MAX), Time::NEVER);
+        assert_eq!(Time::NEVER.after(Duration::from_secs(1)), Time::NEVER);
+        assert_eq!(t.since(Time::from_nanos(8)), Duration::ZERO);
+        assert_eq!(Time::from_nanos(8).since(t), Duration::from_nanos(3));
+        assert!(Time::ZERO < t && t < Time::NEVER);
+    }
+}

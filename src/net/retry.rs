@@ -1,0 +1,158 @@
+//! How long trouble is tolerated, and how long to pause between two tries: the one vocabulary for every call.
+
+use std::time::Duration;
+
+use super::network::Time;
+
+/// A connection that has been up and on time for this long was well: later trouble is new trouble.
+pub(crate) const WELL: Duration = Duration::from_secs(10);
+
+/// The budget of time for trying again, and the pauses.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RetryPolicy {
+    /// How long trouble may last, from its first failure.
+    pub(crate) timeout: Duration,
+    /// The shortest and the longest pause.
+    pub(crate) pauses: (Duration, Duration),
+    /// Spreads the pauses, so that clients cut off together do not come back together.
+    pub(crate) seed: u64,
+}
+
+impl RetryPolicy {
+    /// The pause after the `failures`-th failure in a row: doubling, between half and all of it.
+    pub(crate) fn pause(&self, failures: u32) -> Duration {
+        let (least, most) = self.pauses;
+        let full = least.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(most.max(least));
+        full.mul_f64(0.5 + unit(self.seed ^ u64::from(failures)) / 2.0)
+    }
+}
+
+/// A number in 0..1 that depends on nothing but `n` (the mixing function of SplitMix64).
+fn unit(n: u64) -> f64 {
+    let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Since when there has been trouble, and until when to pause.
+///
+/// ```text
+///   well ──retry_or_fail()──> pausing ──until has passed──> trying again ──reset()──> well
+///                                ^───────retry_or_fail()───────┘ └── the budget is spent: None
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct RetryState {
+    began: Option<Time>,
+    failures: u32,
+    pause_until: Time,
+}
+
+impl RetryState {
+    /// Notes a failure. Returns when to try again, or `None` once trouble has lasted for longer than the policy allows.
+    pub(crate) fn retry_or_fail(&mut self, now: Time, policy: &RetryPolicy) -> Option<Time> {
+        self.failures = self.failures.saturating_add(1);
+        let began = *self.began.get_or_insert(now);
+        let give_up = began.after(policy.timeout);
+        if now >= give_up {
+            return None;
+        }
+        // The last try comes when the budget ends, not after it.
+        self.pause_until = now.after(policy.pause(self.failures)).min(give_up);
+        Some(self.pause_until)
+    }
+
+    /// Notes a failure that another try at once may mend, such as the first redirect: no pause, the same budget.
+    pub(crate) fn retry_at_once(&mut self, now: Time, policy: &RetryPolicy) -> bool {
+        let began = *self.began.get_or_insert(now);
+        self.pause_until = now;
+        now < began.after(policy.timeout)
+    }
+
+    /// Notes for how long the connection in use had been up with nothing overdue when the next failure came.
+    pub(crate) fn was_well_for(&mut self, time: Duration) {
+        if time >= WELL {
+            self.reset();
+        }
+    }
+
+    /// Ends the trouble.
+    pub(crate) fn reset(&mut self) {
+        *self = RetryState::default();
+    }
+
+    pub(crate) fn is_in_trouble(&self) -> bool {
+        self.began.is_some()
+    }
+
+    /// Not to be tried again before this moment.
+    pub(crate) fn pause_until(&self) -> Time {
+        self.pause_until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: RetryPolicy = RetryPolicy {
+        timeout: Duration::from_secs(60),
+        pauses: (Duration::from_millis(100), Duration::from_secs(5)),
+        seed: 7,
+    };
+
+    fn at(ms: u64) -> Time {
+        Time::from_nanos(ms * 1_000_000)
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_keep_at_least_half() {
+        for n in 1..200u32 {
+            let full = Duration::from_millis(100).saturating_mul(1 << (n - 1).min(20)).min(Duration::from_secs(5));
+            let pause = POLICY.pause(n);
+            assert!(pause >= full / 2 && pause <= full, "{n}: {pause:?}");
+        }
+        assert_ne!(POLICY.pause(3), RetryPolicy { seed: 8, ..POLICY }.pause(3), "clients differ");
+    }
+
+    #[test]
+    fn the_budget_runs_from_the_first_failure_and_its_last_try_comes_at_its_end() {
+        let mut state = RetryState::default();
+        let mut now = at(1000);
+        let mut tries = 0;
+        while let Some(until) = state.retry_or_fail(now, &POLICY) {
+            assert!(until > now && until <= at(61_000), "{until:?}");
+            assert_eq!(state.pause_until(), until);
+            (now, tries) = (until, tries + 1);
+        }
+        assert_eq!(now, at(61_000));
+        assert!((12..30).contains(&tries), "{tries}");
+        assert!(!state.retry_at_once(now, &POLICY));
+        state.reset();
+        assert!(!state.is_in_trouble());
+        assert!(state.retry_or_fail(now, &POLICY).is_some(), "new trouble has a budget of its own");
+    }
+
+    #[test]
+    fn a_connection_that_was_well_for_ten_seconds_ends_the_trouble() {
+        let mut state = RetryState::default();
+        state.retry_or_fail(at(0), &POLICY);
+        state.was_well_for(Duration::from_millis(9_999));
+        assert_eq!(state.retry_or_fail(at(60_000), &POLICY), None);
+        state.was_well_for(WELL);
+        assert!(state.retry_or_fail(at(60_000), &POLICY).is_some());
+    }
+
+    #[test]
+    fn without_a_budget_the_first_failure_is_the_last() {
+        let none = RetryPolicy { timeout: Duration::ZERO, ..POLICY };
+        assert_eq!(RetryState::default().retry_or_fail(at(5), &none), None);
+        assert!(!RetryState::default().retry_at_once(at(5), &none));
+    }
+
+    #[test]
+    fn pauses_of_zero_stay_zero() {
+        let none = RetryPolicy { pauses: (Duration::ZERO, Duration::ZERO), ..POLICY };
+        assert_eq!(RetryState::default().retry_or_fail(at(5), &none), Some(at(5)));
+    }
+}
