@@ -7,6 +7,9 @@ use super::network::Time;
 /// A connection that has been up and on time for this long was well: later trouble is new trouble.
 pub(crate) const WELL: Duration = Duration::from_secs(10);
 
+/// Not even settings without pauses may make a loop that never rests.
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
+
 /// The budget of time for trying again, and the pauses.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RetryPolicy {
@@ -23,7 +26,7 @@ impl RetryPolicy {
     pub(crate) fn pause(&self, failures: u32) -> Duration {
         let (least, most) = self.pauses;
         let full = least.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(most.max(least));
-        full.mul_f64(0.5 + unit(self.seed ^ u64::from(failures)) / 2.0)
+        full.mul_f64(0.5 + unit(self.seed ^ u64::from(failures)) / 2.0).max(LEAST_PAUSE)
     }
 }
 
@@ -151,8 +154,8 @@ mod tests {
     }
 
     #[test]
-    fn pauses_of_zero_stay_zero() {
+    fn no_setting_makes_a_loop_without_a_pause() {
         let none = RetryPolicy { pauses: (Duration::ZERO, Duration::ZERO), ..POLICY };
-        assert_eq!(RetryState::default().retry_or_fail(at(5), &none), Some(at(5)));
+        assert_eq!(RetryState::default().retry_or_fail(at(5), &none), Some(at(6)));
     }
 }
