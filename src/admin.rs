@@ -277,7 +277,7 @@ impl Shared {
             let answer = check_request_id(&payload, request.request_id)
                 .and_then(|()| CreateTopicResponse::decode(&payload))
                 .and_then(|answer| answer.check_answers(request).map(|()| answer.code));
-            answer.map_err(|e| unknown(e.into()))
+            answer.map_err(|e| unknown(Error::decode(addr, e)))
         })
     }
 

@@ -182,7 +182,7 @@ impl Shared {
             return Err(failures.remove(0).1);
         }
         let addr = brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        Err(Error::Connect { addr, source: io::Error::other(AllFailed(failures)) })
+        Err(Error::connect(&addr, io::Error::other(AllFailed(failures))))
     }
 
     /// Asks any broker.
@@ -203,8 +203,9 @@ impl Shared {
                 Err(failed) => return Err(failed.error),
             }
         };
-        check_request_id(&payload, request_id)?;
-        Ok(request.decode(request_id, &payload, &self.config.limits)?)
+        let answer = check_request_id(&payload, request_id)
+            .and_then(|()| request.decode(request_id, &payload, &self.config.limits));
+        answer.map_err(|e| Error::decode(addr, e))
     }
 
     /// What is known of each partition of a topic, completed over the leaders that any broker names.

@@ -399,7 +399,7 @@ impl ConsumeIter {
             [leader] => wait(leader.interest().as_slice(), deadline),
             leaders => wait(&leaders.iter().filter_map(Leader::interest).collect::<Vec<_>>(), deadline),
         };
-        waited.map_err(|e| Error::io(crate::Phase::Wait, e))?;
+        waited.map_err(|e| Error::io(&"the network", crate::Phase::Wait, e))?;
         let blocked = watch.elapsed();
         for turn in 0..self.leaders.len() {
             if let Err(e) = self.leaders[turn].count_blocked(blocked) {

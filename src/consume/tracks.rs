@@ -218,7 +218,8 @@ impl Tracks {
         }
         let fault = DecodeFault::SeqRange { seq: position, low: 0, high: SEQ_TAIL - 1 };
         let Source { topic, partition } = &self.sources[index];
-        Err(DecodeError::new("next sequence number", fault, 0).in_partition(topic, *partition).into())
+        let e = DecodeError::new("next sequence number", fault, 0).in_partition(topic, *partition);
+        Err(Error::decode(&"the leader", e))
     }
 
     pub(super) fn any_paused(&self) -> bool {

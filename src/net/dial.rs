@@ -46,7 +46,7 @@ impl Dial {
     /// The name has no address, or no address can even be tried.
     pub(crate) fn start(addr: &BrokerAddr, config: &Arc<Config>, timeout: Duration) -> Result<Dial> {
         let budget = Deadline::after(timeout);
-        let found = addr.resolve().map_err(|source| Error::Connect { addr: addr.to_string(), source })?;
+        let found = addr.resolve().map_err(|source| Error::connect(addr, source))?;
         Dial::to(addr, found.into(), config, timeout, budget)
     }
 
@@ -60,7 +60,7 @@ impl Dial {
         debug!("{addr}: connecting, {} addresses", later.len());
         let (stream, deadline) = next_address(addr, config, &mut later, budget)
             .unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
-            .map_err(|source| Error::Connect { addr: addr.to_string(), source })?;
+            .map_err(|source| Error::connect(addr, source))?;
         Ok(Dial {
             addr: addr.clone(),
             config: config.clone(),
@@ -86,7 +86,7 @@ impl Dial {
             if let Some(connection) = self.advance()? {
                 return Ok(connection);
             }
-            wait(&[Interest::Dial(&self)], self.deadline()).map_err(|e| Error::io(self.phase(), e))?;
+            wait(&[Interest::Dial(&self)], self.deadline()).map_err(|e| Error::io(&self.addr, self.phase(), e))?;
         }
     }
 
@@ -117,7 +117,7 @@ impl Dial {
                 Ok(Step::Open) => return Ok(Some(Connection::new(self.addr.clone(), self.stream.clone()))),
                 Ok(Step::Again) => {}
                 Ok(Step::Wait) if self.deadline.has_passed() => {
-                    self.fall_back(Error::Timeout { phase: self.phase(), after: self.timeout })?;
+                    self.fall_back(Error::timeout(&self.addr, self.phase(), self.timeout))?;
                 }
                 Ok(Step::Wait) => return Ok(None),
                 Err(e) => self.fall_back(e)?,
@@ -135,13 +135,13 @@ impl Dial {
                 (self.stream, self.deadline, self.stage) = (stream, deadline, Stage::Connecting);
                 Ok(())
             }
-            Some(Err(source)) => Err(Error::Connect { addr: self.addr.to_string(), source }),
+            Some(Err(source)) => Err(Error::connect(&self.addr, source)),
             None => Err(e),
         }
     }
 
     fn step(&mut self) -> Result<Step> {
-        let connect_error = |source| Error::Connect { addr: self.addr.to_string(), source };
+        let connect_error = |source| Error::connect(&self.addr, source);
         match &mut self.stage {
             Stage::Connecting => {
                 if let Some(e) = self.stream.take_error().map_err(connect_error)? {
@@ -162,13 +162,13 @@ impl Dial {
                     if *len < HEADER_LEN {
                         return Ok(Step::Again);
                     }
-                    check_greeting(ping)?;
+                    check_greeting(ping).map_err(|e| Error::decode(&self.addr, e))?;
                     debug!("{}: connected", self.addr);
                     Ok(Step::Open)
                 }
                 Ok(Fill::Later) => Ok(Step::Wait),
-                Ok(Fill::End) => Err(Error::Disconnected { phase: Phase::Greet }),
-                Err(e) => Err(Error::io(Phase::Greet, e)),
+                Ok(Fill::End) => Err(Error::disconnected(&self.addr, Phase::Greet)),
+                Err(e) => Err(Error::io(&self.addr, Phase::Greet, e)),
             },
         }
     }
@@ -181,9 +181,9 @@ enum Step {
 }
 
 /// A broker greets with an empty ping; anything else is another service.
-fn check_greeting(ping: &[u8; HEADER_LEN]) -> Result<()> {
+fn check_greeting(ping: &[u8; HEADER_LEN]) -> std::result::Result<(), DecodeError> {
     let unexpected = |found: u64, expected: u64, field, at| {
-        Error::from(DecodeError::new(field, DecodeFault::Unexpected { found, expected }, at))
+        DecodeError::new(field, DecodeFault::Unexpected { found, expected }, at)
     };
     match FrameHeader::decode(ping) {
         Ok(Some(FrameHeader { kind: Kind::Ping, len: 0 })) => Ok(()),
@@ -315,7 +315,7 @@ mod tests {
         assert!(matches!(dial(&[strange, refused()], long), Err(Error::Connect { .. })));
         let e = dial(&[strange, ended], long).unwrap_err();
         assert!(
-            matches!(e, Error::Disconnected { phase: Phase::Greet } | Error::Io { phase: Phase::Greet, .. }),
+            matches!(e, Error::Disconnected { phase: Phase::Greet, .. } | Error::Io { phase: Phase::Greet, .. }),
             "{e}"
         );
         assert!(matches!(dial(&[strange, silent], brief), Err(Error::Timeout { phase: Phase::Greet, .. })));

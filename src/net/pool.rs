@@ -110,7 +110,8 @@ impl Pool {
         let deadline = Deadline::after(timeout);
         let mut buf = ReadBuf::new(ANSWER, ());
         loop {
-            let Some(header) = FrameHeader::decode(buf.data())? else {
+            let header = FrameHeader::decode(buf.data()).map_err(|e| Error::decode(connection.addr(), e))?;
+            let Some(header) = header else {
                 let missing = HEADER_LEN - buf.data().len();
                 receive_some(connection, &mut buf, missing, deadline, timeout)?;
                 continue;
@@ -118,7 +119,7 @@ impl Pool {
             if header.len > self.config.limits.frame {
                 let fault =
                     DecodeFault::OverLimit { claimed: header.len.into(), limit: self.config.limits.frame.into() };
-                return Err(DecodeError::new("frame length", fault, 0).into());
+                return Err(Error::decode(connection.addr(), DecodeError::new("frame length", fault, 0)));
             }
             let whole = HEADER_LEN + header.len as usize;
             while buf.data().len() < whole {
@@ -129,18 +130,18 @@ impl Pool {
             if header.kind == answer {
                 if let Some(extra) = buf.data().len().checked_sub(whole).filter(|&extra| extra > 0) {
                     let fault = DecodeFault::Spare { extra: extra as u64 };
-                    return Err(DecodeError::new("answer", fault, header.len.into()).into());
+                    return Err(Error::decode(connection.addr(), DecodeError::new("answer", fault, header.len.into())));
                 }
                 return Ok(buf.data()[HEADER_LEN..].to_vec());
             }
             if header.kind != Kind::Ping {
                 let fault = DecodeFault::Unexpected { found: header.kind as u64, expected: answer as u64 };
-                return Err(DecodeError::new("message id", fault, 0).into());
+                return Err(Error::decode(connection.addr(), DecodeError::new("message id", fault, 0)));
             }
             buf.consume(whole);
             // Pings without end are no answer either.
             if deadline.has_passed() {
-                return Err(Error::Timeout { phase: Phase::Wait, after: timeout });
+                return Err(Error::timeout(connection.addr(), Phase::Wait, timeout));
             }
         }
     }
@@ -157,12 +158,12 @@ fn receive_some(
     // An answer takes time: to read before it was waited for would be a call in vain.
     let mut is_there = phase == Phase::Read;
     loop {
-        if !is_there && !wait(&[Interest::Read(connection)], deadline).map_err(|e| Error::io(phase, e))? {
-            return Err(Error::Timeout { phase, after: timeout });
+        if !is_there && !wait(&[Interest::Read(connection)], deadline).map_err(|e| Error::io(connection.addr(), phase, e))? {
+            return Err(Error::timeout(connection.addr(), phase, timeout));
         }
-        match buf.fill(connection, missing).map_err(|e| Error::io(phase, e))? {
+        match buf.fill(connection, missing).map_err(|e| Error::io(connection.addr(), phase, e))? {
             Fill::Bytes(_) => return Ok(()),
-            Fill::End => return Err(Error::Disconnected { phase }),
+            Fill::End => return Err(Error::disconnected(connection.addr(), phase)),
             Fill::Later => is_there = false,
         }
     }

@@ -74,7 +74,7 @@ impl Producer {
                 Ok(Some(request)) => self.answered(index, &request),
                 Ok(None) if link.is_overdue() => {
                     let after = self.settings.shared.produce_timeout(&self.settings.options);
-                    return self.lose(index, &Error::Timeout { phase: Phase::Wait, after });
+                    return self.lose(index, &Error::timeout(&self.links[index].addr, Phase::Wait, after));
                 }
                 Ok(None) => return,
                 Err(e) => return self.lose(index, &e),
@@ -112,7 +112,7 @@ impl Producer {
         }
         for request in link.drop_connection() {
             for &lane in &request.lanes {
-                let verdict = Verdict::Unknown(e.copy());
+                let verdict = Verdict::Unknown(e.clone());
                 let shared = &self.settings.shared;
                 self.lanes[lane].answered(shared, request.request_id, verdict, &mut self.ledger);
             }
@@ -228,7 +228,7 @@ impl Producer {
                 for &lane in &lanes {
                     let lane = &mut self.lanes[lane];
                     if !lane.patience.after_unsent(&self.settings.shared, addr, &e, reused) {
-                        lane.give_up(e.copy(), &mut self.ledger);
+                        lane.give_up(e.clone(), &mut self.ledger);
                     }
                 }
             }

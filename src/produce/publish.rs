@@ -225,13 +225,13 @@ impl<'a> Publication<'a> {
             Ok(payload) => check_request_id(&payload, request_id)
                 .and_then(|()| ProduceResponse::decode(&payload, shape))
                 .map(|answer| answer.codes)
-                .map_err(Error::from),
+                .map_err(|e| Error::decode(addr, e)),
             Err(failed) if failed.sent => Err(failed.error),
             Err(failed) => {
                 for &index in group {
                     let job = &mut self.jobs[index];
                     if !job.patience.after_unsent(self.shared, addr, &failed.error, failed.reused) {
-                        job.end(Err(failed.error.copy()));
+                        job.end(Err(failed.error.clone()));
                     }
                 }
                 return;
@@ -250,7 +250,7 @@ impl<'a> Publication<'a> {
                 if e.is_retryable() {
                     self.shared.cluster.failed(addr);
                 }
-                group.iter().for_each(|&index| self.jobs[index].answered(Verdict::Unknown(e.copy())));
+                group.iter().for_each(|&index| self.jobs[index].answered(Verdict::Unknown(e.clone())));
             }
         }
     }
