@@ -5,9 +5,9 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::net::{Backoff, parse_brokers};
+use crate::net::old::Backoff;
+use crate::net::SocketOptions;
 use crate::produce::{Acks, Options};
 use crate::protocol::Limits;
 use crate::protocol::bundle::Compression;
@@ -27,7 +27,6 @@ pub(crate) struct Config {
     pub(crate) retry_timeout: Duration,
     pub(crate) backoff: (Duration, Duration),
     pub(crate) keepalive: Option<Duration>,
-    #[cfg_attr(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")), allow(dead_code))]
     pub(crate) tcp_user_timeout: Option<Duration>,
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use log::trace;
 
-use super::addr::BrokerAddr;
+use crate::net::addr::BrokerAddr;
 use super::clock::Deadline;
 use super::wait::{Interest, wait};
 use crate::error::{Error, Phase, Result};
