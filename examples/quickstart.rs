@@ -46,7 +46,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     println!("published {ORDERS} messages to {PARTITIONS} partitions\n");
 
     let mut by_customer = BTreeMap::<String, u32>::new();
-    let mut orders = client.subscribe(Subscription::topic("orders").from(Start::Earliest).stop_at_end())?;
+    let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest).stop_at_end())?;
     for order in &mut orders {
         let order = order?;
         let customer = String::from_utf8_lossy(order.key().unwrap_or_default()).into_owned();

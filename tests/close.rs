@@ -155,7 +155,7 @@ fn in_the_middle_of_an_answer() {
         let discovered = 5 + 4 + 1 + 8 + 2 + 16;
         for bytes in 0.. {
             broker.inject(Fault::StallAfter(discovered + bytes));
-            let iter = client.subscribe(Subscription::topic("stalling").from(Start::Earliest)).unwrap();
+            let iter = client.subscribe(Subscription::topic("stalling").start(Start::Earliest)).unwrap();
             let handle = iter.close_handle();
             let blocked = thread::spawn(move || {
                 let mut iter = iter;
@@ -189,7 +189,7 @@ fn messages_already_received_stay_undelivered() {
         topic.publish_numbers(0, 1, 100, 20);
         let client = server.client();
         for delivered in 0..=25u64 {
-            let mut iter = client.subscribe(Subscription::topic(&*topic.name).from(Start::At(1))).unwrap();
+            let mut iter = client.subscribe(Subscription::topic(&*topic.name).start(Start::At(1))).unwrap();
             for n in 1..=delivered {
                 assert_eq!(iter.next().unwrap().unwrap().seq(), n);
             }
@@ -242,7 +242,7 @@ fn at_any_moment() {
         seeded(100, |rng| {
             broker.restart().unwrap();
             let client = quick.clone().connect(&broker.addr().to_string()).unwrap();
-            let busy = Subscription::topic("busy").from(Start::At(1)).fetch_size(5000);
+            let busy = Subscription::topic("busy").start(Start::At(1)).fetch_size(5000);
             let mut iter = client.subscribe(busy).unwrap();
             let handle = iter.close_handle();
             let reader = thread::spawn(move || {

@@ -44,7 +44,7 @@ fn weighed_from(
         let before = alloc::held();
         alloc::reset_peak();
         let client = Client::connect(&addr).unwrap();
-        let all = Subscription::topic("large").from(Start::Earliest).stop_at_end().fetch_size(64 << 20);
+        let all = Subscription::topic("large").start(Start::Earliest).stop_at_end().fetch_size(64 << 20);
         assert_eq!(read(client.subscribe(all).unwrap()), times * PER_BUNDLE as u64);
         drop(client);
         assert_eq!(alloc::held(), before, "all of it was given back");

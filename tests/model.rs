@@ -126,7 +126,7 @@ fn what_is_read_is_what_is_there() {
             let mut positions = [wanted.from; PARTITIONS];
             loop {
                 let start = |partition: usize| Start::At(positions[partition]);
-                let mut all = Subscription::partition("t", 0).from(start(0)).stop_at_end();
+                let mut all = Subscription::partition("t", 0).start(start(0)).stop_at_end();
                 for partition in 1..PARTITIONS {
                     all = all.and_partition("t", partition as u16, start(partition));
                 }

@@ -45,7 +45,7 @@ fn requests(broker: &Broker) -> u64 {
 
 /// The numbers that a partition's payloads are.
 fn numbers(client: &Client, topic: &str, partition: u16) -> Vec<u64> {
-    let what = Subscription::partition(topic, partition).from(Start::Earliest).stop_at_end();
+    let what = Subscription::partition(topic, partition).start(Start::Earliest).stop_at_end();
     let number = |payload: &[u8]| std::str::from_utf8(payload).unwrap().parse().unwrap();
     client.subscribe(what).unwrap().map(|message| number(message.unwrap().payload())).collect()
 }
@@ -194,7 +194,7 @@ fn keys_choose_the_partition() {
         }
         producer.flush().unwrap();
         for id in 0..7 {
-            let what = Subscription::partition(&*topic, id).from(Start::Earliest).stop_at_end();
+            let what = Subscription::partition(&*topic, id).start(Start::Earliest).stop_at_end();
             let back: Vec<_> = client.subscribe(what).unwrap().map(Result::unwrap).collect();
             let (keyed, plain): (Vec<_>, Vec<_>) = back.into_iter().partition(|message| message.key().is_some());
             assert_eq!(plain.len(), 200, "spread evenly");
@@ -560,7 +560,7 @@ fn random_records_come_back_equal() {
             }
             producer.flush().unwrap();
             for (id, sent) in (0..).zip(&sent) {
-                let what = Subscription::partition(&*topic, id).from(Start::Earliest).stop_at_end();
+                let what = Subscription::partition(&*topic, id).start(Start::Earliest).stop_at_end();
                 let back = client.subscribe(what).unwrap().map(Result::unwrap);
                 let back = back.map(|message| {
                     (message.key().unwrap_or_default().to_vec(), message.payload().to_vec(), message.timestamp_ms())

@@ -36,7 +36,7 @@ fn impatient() -> ClientBuilder {
 }
 
 fn read_back(client: &Client, topic: &str, partition: u16) -> Vec<Message> {
-    let what = Subscription::partition(topic, partition).from(Start::Earliest).stop_at_end();
+    let what = Subscription::partition(topic, partition).start(Start::Earliest).stop_at_end();
     client.subscribe(what).unwrap().map(Result::unwrap).collect()
 }
 

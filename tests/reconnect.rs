@@ -113,7 +113,7 @@ fn cut_in_an_answer() {
         broker.append_payloads("orders", 0, &["1", "2", "3"]);
         broker.append("orders", 0, &sparse(&[7, 9], Compression::Snappy));
         let client = quick().connect(&broker.addr().to_string()).unwrap();
-        let tail = Subscription::partition("orders", 0).from(Start::Earliest).limit(6);
+        let tail = Subscription::partition("orders", 0).start(Start::Earliest).limit(6);
         for at in 0..150 {
             for fault in [Fault::CutAfter(at), Fault::ResetAfter(at)] {
                 let mut iter = client.subscribe(&tail).unwrap();
@@ -138,7 +138,7 @@ fn a_restart_half_way() {
         }
         let addr = broker.addr().to_string();
         let client = quick().connect(&addr).unwrap();
-        let all = Subscription::topic("orders").from(Start::Earliest).stop_at_end().fetch_size(500);
+        let all = Subscription::topic("orders").start(Start::Earliest).stop_at_end().fetch_size(500);
         let mut iter = client.subscribe(all).unwrap();
         let mut got = [0; 2];
         for round in 0..2000 {
@@ -206,7 +206,7 @@ fn trouble_is_tolerated_for_so_long() {
         broker.create_topic("orders", 1);
         broker.append_payloads("orders", 0, &["1"]);
         let addr = broker.addr().to_string();
-        let all = || Subscription::topic("orders").from(Start::Earliest);
+        let all = || Subscription::topic("orders").start(Start::Earliest);
         for millis in [0, 200] {
             let tolerant = quick().retry_timeout(Duration::from_millis(millis));
             let mut iter = tolerant.connect(&addr).unwrap().subscribe(all()).unwrap();
@@ -247,7 +247,7 @@ fn all_of_several_brokers_go_away() {
         let patience = Duration::from_millis(300);
         let builder = Client::builder().backoff(Duration::from_millis(10), Duration::from_millis(50));
         let client = builder.retry_timeout(patience).connect(&addrs).unwrap();
-        let mut iter = client.subscribe(Subscription::topic("orders").from(Start::At(1)).limit(4)).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("orders").start(Start::At(1)).limit(4)).unwrap();
         assert_eq!(iter.next().unwrap().unwrap().seq(), 1);
         assert_eq!(iter.next().unwrap().unwrap().seq(), 2);
         // One is enough.
@@ -304,7 +304,7 @@ fn connections_that_end_as_they_are_used_again() {
         }
         let strict = Client::builder().retry_timeout(Duration::ZERO);
         let client = strict.connect(&broker.addr().to_string()).unwrap();
-        let all = Subscription::topic("orders").from(Start::Earliest).fetch_size(1);
+        let all = Subscription::topic("orders").start(Start::Earliest).fetch_size(1);
         let mut iter = client.subscribe(&all).unwrap();
         for n in 1..=60 {
             assert_eq!(iter.next().unwrap().unwrap().seq(), n);
@@ -333,7 +333,7 @@ fn malformed_data_is_not_asked_for_again() {
         broker.create_topic("orders", 2);
         (0..2).for_each(|p| _ = broker.append_payloads("orders", p, &["1", "2", "3"]));
         let client = quick().connect(&broker.addr().to_string()).unwrap();
-        let all = || Subscription::topic("orders").from(Start::Earliest).stop_at_end();
+        let all = || Subscription::topic("orders").start(Start::Earliest).stop_at_end();
         let damaging = [
             Fault::WrongRequestId,
             Fault::CorruptBundle,
@@ -394,7 +394,7 @@ fn any_byte_inverted() {
         let impatient = Client::builder().io_timeout(Duration::from_millis(50)).retry_timeout(Duration::ZERO);
         let impatient = impatient.connect(&broker.addr().to_string()).unwrap();
         let client = Client::connect(&broker.addr().to_string()).unwrap();
-        let all = Subscription::topic("orders").from(Start::Earliest).stop_at_end();
+        let all = Subscription::topic("orders").start(Start::Earliest).stop_at_end();
         let mut whole = client.subscribe(&all).unwrap();
         assert_eq!((&mut whole).count(), 6);
         for at in 0..whole.stats().bytes + 36 {
@@ -431,7 +431,7 @@ fn a_broker_that_does_not_wait_is_not_pestered() {
         let nothing = PartitionAnswer::Data { base: Some(0), high_water_mark: 0, len: 0 };
         broker.inject_times(Fault::RefuseConsume(nothing), u64::MAX);
         let client = Client::connect(&broker.addr().to_string()).unwrap();
-        let mut iter = client.subscribe(Subscription::topic("orders").from(Start::Earliest)).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
         assert!(iter.next_timeout(Duration::from_millis(500)).unwrap().is_none());
         let asked = broker.stats().requests(Kind::Consume);
         assert!((2..10).contains(&asked), "{asked} fetches in half a second");

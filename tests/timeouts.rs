@@ -52,7 +52,7 @@ fn numbered() -> Broker {
 }
 
 fn orders() -> Subscription {
-    Subscription::topic("orders").from(Start::Earliest).stop_at_end()
+    Subscription::topic("orders").start(Start::Earliest).stop_at_end()
 }
 
 /// Takes all messages with time-outs that leave no time for most of them.
@@ -136,7 +136,7 @@ fn impatience_while_somebody_publishes() {
         seeded(5, |rng| {
             let mut topic = server.topic(1);
             let name = topic.name.clone();
-            let some = Subscription::partition(&*name, 0).from(Start::Earliest).limit(300).fetch_size(100);
+            let some = Subscription::partition(&*name, 0).start(Start::Earliest).limit(300).fetch_size(100);
             let mut iter = client.subscribe(some).unwrap();
             let writer = thread::spawn(move || {
                 (0..30).for_each(|n| topic.publish_numbers(0, n * 10 + 1, n * 10 + 10, 3));
@@ -237,7 +237,7 @@ fn answers_that_stop_in_the_middle() {
             broker.clear_faults();
             drop(iter);
             broker.release();
-            let from = Subscription::topic("orders").from(Start::At(got.len() as u64 + 1)).stop_at_end();
+            let from = Subscription::topic("orders").start(Start::At(got.len() as u64 + 1)).stop_at_end();
             assert_eq!(client.subscribe(from).unwrap().count(), 40 - got.len(), "the next one goes on");
         }
     });

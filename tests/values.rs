@@ -28,7 +28,7 @@ fn messages(client: &Client, topic: &str) -> Vec<Message> {
         of(u64::MAX - 1000, Record::new(b"")),
     ];
     client.publish(topic, 0, &records).unwrap();
-    let all = Subscription::topic(topic).from(Start::Earliest).stop_at_end();
+    let all = Subscription::topic(topic).start(Start::Earliest).stop_at_end();
     client.subscribe(all).unwrap().map(Result::unwrap).collect()
 }
 
@@ -117,7 +117,7 @@ fn nothing_that_is_shown_holds_a_payload() {
         broker.append_payloads("orders", 0, &[SECRET, SECRET]);
         let client = Client::builder().retry_timeout(Duration::ZERO).map_endpoints(Into::into);
         let client = client.connect(&broker.addr().to_string()).unwrap();
-        let mut iter = client.subscribe(Subscription::topic("orders").from(Start::Earliest)).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
         iter.next().unwrap().unwrap();
         // One more is in its memory.
         assert!(hides(&iter).contains("orders"));

@@ -16,7 +16,7 @@ pub(super) const MAX_FETCH_SIZE: u32 = 64 << 20;
 /// ```
 /// use tank_client::{Start, Subscription};
 ///
-/// let all = Subscription::topic("orders").from(Start::Earliest);
+/// let all = Subscription::topic("orders").start(Start::Earliest);
 /// let two = Subscription::partition("orders", 0).and_partition("clicks", 3, Start::At(1_000)).stop_at_end();
 /// ```
 #[derive(Debug, Clone)]
@@ -111,7 +111,7 @@ impl Subscription {
     }
 
     /// Where to begin, for all that was given no start of its own. Default [`Start::Latest`].
-    pub fn from(mut self, start: Start) -> Self {
+    pub fn start(mut self, start: Start) -> Self {
         self.start = start;
         self
     }

@@ -116,7 +116,7 @@ fn follow(sea: &Sea, rng: &mut Rng) {
     };
     while !is_through(&next) {
         let at = |partition: u16| Start::At(next[usize::from(partition)]);
-        let one = Subscription::partition("orders", 0).from(at(0));
+        let one = Subscription::partition("orders", 0).start(at(0));
         let subscription = (1..PARTITIONS).fold(one, |all, p| all.and_partition("orders", p, at(p)));
         let mut iter = match client.subscribe(subscription.max_wait(Duration::from_millis(200))) {
             Ok(iter) => iter,

@@ -85,7 +85,7 @@ fn use_all(client: &Client, topic: &str, partitions: u16) {
     assert_eq!(client.seq_at(topic, 0, UNIX_EPOCH).unwrap(), 1);
     let e = client.partitions("nowhere").unwrap_err();
     assert!(matches!(e, Error::Broker { .. }), "{e:?}");
-    let unknown = Subscription::partition(topic, partitions).from(Start::Earliest);
+    let unknown = Subscription::partition(topic, partitions).start(Start::Earliest);
     assert!(matches!(client.subscribe(unknown), Err(Error::Broker { .. })));
     assert!(client.publish(topic, partitions, &records).is_err());
     assert!(client.publish(topic, 0, &[]).is_err());
@@ -113,7 +113,7 @@ fn nothing_deadly_is_sent_to_a_cluster() {
             check(cluster.nodes(), true, &mut seen);
         }
         for prefer_local in [false, true] {
-            let both = Subscription::topic("orders").and_topic("more", Start::Earliest).from(Start::Earliest);
+            let both = Subscription::topic("orders").and_topic("more", Start::Earliest).start(Start::Earliest);
             let mut iter = client.subscribe(if prefer_local { both.prefer_local() } else { both }).unwrap();
             for _ in 0..3 {
                 while iter.next_timeout(Duration::from_millis(50)).unwrap().is_some() {}
@@ -149,7 +149,7 @@ fn nothing_deadly_is_sent_to_a_broker() {
         let mut seen = HashSet::new();
         use_all(&client, "orders", 600);
         check(std::slice::from_ref(&broker), false, &mut seen);
-        let mut iter = client.subscribe(Subscription::topic("orders").from(Start::Earliest)).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
         while iter.next_timeout(Duration::from_millis(50)).unwrap().is_some() {}
         // All of them are waited for, with several requests.
         idle_until(&mut iter, |_| broker.stats().waiting == 3);

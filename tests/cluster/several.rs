@@ -177,7 +177,7 @@ fn a_time_is_searched_once_there_is_a_leader() {
         cluster.set_leader("orders", 0, None);
         let patience = Duration::from_millis(200);
         let client = quick().retry_timeout(patience).connect(&addrs(&cluster)).unwrap();
-        let since = || Subscription::topic("orders").from(Start::Time(std::time::UNIX_EPOCH));
+        let since = || Subscription::topic("orders").start(Start::Time(std::time::UNIX_EPOCH));
         let (e, took) = timed(|| client.subscribe(since()).unwrap_err());
         let no_leader = tank_client::Fault::NoLeader;
         assert!(matches!(e, Error::Broker { partition: Some(0), fault, .. } if fault == no_leader), "{e:?}");
@@ -331,7 +331,7 @@ fn the_end_of_every_partition_at_its_leader() {
         let behind = behind.connect(&cluster.node(0).addr().to_string()).unwrap();
         let e = behind.publish("orders", 0, &[tank_client::Record::new(b"1")]).unwrap_err();
         assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e:?}");
-        let subscription = Subscription::partition("orders", 0).from(Start::Earliest).stop_at_end();
+        let subscription = Subscription::partition("orders", 0).start(Start::Earliest).stop_at_end();
         let got: Vec<_> = behind.subscribe(subscription).unwrap().map(|message| message.unwrap().seq()).collect();
         assert_eq!(got, [1]);
         assert_eq!(cluster.killed_by(), None);

@@ -67,7 +67,7 @@ pub fn run(data: &[u8]) {
     let sent = script.sent.clone();
     PEER.play(script);
 
-    let mut subscription = Subscription::topic(TOPIC).max_wait(Duration::ZERO).from(match start % 3 {
+    let mut subscription = Subscription::topic(TOPIC).max_wait(Duration::ZERO).start(match start % 3 {
         0 => Start::Earliest,
         1 => Start::At(seq),
         _ => Start::Latest,

@@ -32,7 +32,7 @@ fn payloads(messages: impl Iterator<Item = Result<Message>>) -> Vec<String> {
 }
 
 fn all(topic: &str) -> Subscription {
-    Subscription::topic(topic).from(Start::Earliest).stop_at_end()
+    Subscription::topic(topic).start(Start::Earliest).stop_at_end()
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_checkpoint_overrides_the_start_of_the_partitions_it_has() {
     found.sort();
     assert_eq!(found, ["0-3", "1-1", "1-2", "1-3"]);
 
-    let one = Subscription::partition("orders", 0).from(Start::Latest).stop_at_end();
+    let one = Subscription::partition("orders", 0).start(Start::Latest).stop_at_end();
     assert_eq!(payloads(client(&broker).subscribe(one.resume(&known)).unwrap()), ["0-3"]);
     assert!(iter.gaps().is_empty());
 }

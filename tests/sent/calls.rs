@@ -389,7 +389,7 @@ fn subscriptions() {
             Some(id) => Subscription::partition(first, id),
             None => Subscription::topic(first),
         };
-        subscription = subscription.from(begin);
+        subscription = subscription.start(begin);
         for (topic, id, start) in &wanted[1..] {
             subscription = match id {
                 Some(id) => subscription.and_partition(topic, *id, *start),
