@@ -196,9 +196,9 @@ fn messages_already_received_stay_undelivered() {
             let handle = iter.close_handle();
             thread::spawn(move || handle.close()).join().unwrap();
             assert!(iter.is_finished());
-            assert_eq!(iter.position(&topic.name, 0), Some(delivered + 1), "before the next call");
+            assert_eq!(iter.position_of(&topic.name, 0), Some(delivered + 1), "before the next call");
             assert!(iter.next().is_none() && iter.next_batch().unwrap().is_none());
-            assert_eq!(iter.position(&topic.name, 0), Some(delivered + 1), "after it");
+            assert_eq!(iter.position_of(&topic.name, 0), Some(delivered + 1), "after it");
             assert_eq!(iter.positions().get(&topic.name, 0), Some(delivered + 1));
             assert_eq!((iter.stats().messages, iter.stats().bundles), (delivered, delivered.div_ceil(20)));
         }

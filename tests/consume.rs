@@ -299,7 +299,7 @@ fn the_end_lies_where_the_broker_had_it_when_subscribing() {
             broker.append_payloads("growing", 0, &[n.to_string()]);
         }
         assert_eq!(numbers(&mut iter), range(1, 50));
-        assert_eq!((iter.position("growing", 0), iter.lag()), (Some(51), 950));
+        assert_eq!((iter.position_of("growing", 0), iter.lag()), (Some(51), 950));
     });
 }
 
@@ -536,7 +536,7 @@ fn small_bundles_before_a_bad_one() {
             ] {
                 let mut iter = client.subscribe(wanted.clone()).unwrap();
                 for seq in 1..=count {
-                    assert_eq!(iter.position(&topic, 0), Some(if seq == 1 { 0 } else { seq }));
+                    assert_eq!(iter.position_of(&topic, 0), Some(if seq == 1 { 0 } else { seq }));
                     assert_eq!(iter.next().unwrap().unwrap().seq(), seq);
                 }
                 match iter.next() {
@@ -547,7 +547,7 @@ fn small_bundles_before_a_bad_one() {
                     other => panic!("bad {bad}, {wanted:?}: {other:?}"),
                 }
                 let position = if count == 0 { 0 } else { count + 1 };
-                assert_eq!(iter.position(&topic, 0), Some(position), "bad {bad}, {wanted:?}");
+                assert_eq!(iter.position_of(&topic, 0), Some(position), "bad {bad}, {wanted:?}");
                 assert!(iter.next().is_none() && iter.is_finished());
                 let stats = iter.stats();
                 assert_eq!(stats.messages, count);
@@ -714,7 +714,7 @@ fn what_retention_took() {
         let rest = numbers(&mut last);
         let gap = &last.gaps()[0];
         assert_eq!((rest, gap.last, last.gaps().len()), (range(11, gap.first - 1), 100, 1));
-        assert_eq!(last.position("kept", 0), Some(111));
+        assert_eq!(last.position_of("kept", 0), Some(111));
     });
 }
 
@@ -731,14 +731,14 @@ fn marks_positions_lag_and_stats() {
         let all = Subscription::topic("counted").start(Start::Earliest);
         let mut iter = client.subscribe(all).unwrap();
         assert_eq!(
-            (iter.position("counted", 0), iter.position("counted", 2), iter.position("x", 0)),
+            (iter.position_of("counted", 0), iter.position_of("counted", 2), iter.position_of("x", 0)),
             (Some(0), None, None)
         );
         assert_eq!((iter.high_water_mark("counted", 0), iter.high_water_mark("counted", 1)), (Some(100), Some(0)));
         assert_eq!((iter.high_water_mark("counted", 2), iter.lag()), (None, 100));
         for n in 1..=100 {
             assert_eq!(number(&iter.next().unwrap().unwrap()), n);
-            assert_eq!((iter.position("counted", 0), iter.position("counted", 1)), (Some(n + 1), Some(0)));
+            assert_eq!((iter.position_of("counted", 0), iter.position_of("counted", 1)), (Some(n + 1), Some(0)));
             assert_eq!(iter.positions().get("counted", 0), Some(n + 1));
             assert_eq!(iter.lag(), 100 - n);
             let stats = iter.stats();
@@ -829,7 +829,7 @@ fn batches_and_messages_in_turn() {
             assert!(batch.get(batch.len()).is_none());
             got.extend(batch.iter().map(|message| number(&message.to_message())));
             let last = batch.iter().next_back().unwrap().seq();
-            assert_eq!(iter.position(&topic.name, 0), Some(last + 1));
+            assert_eq!(iter.position_of(&topic.name, 0), Some(last + 1));
             if let Some(message) = iter.next_timeout(Duration::from_secs(10)).unwrap() {
                 got.push(number(&message));
             }

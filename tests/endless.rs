@@ -274,7 +274,7 @@ fn a_time_out_holds_while_bundles_are_passed_over() {
         });
         println!("{bytes} bytes in {total:?}: {quiet} calls of at most {longest:?}");
         assert_eq!((found.seq(), found.payload()), (count + 1, &b"wanted"[..]));
-        assert_eq!(iter.position("t", 0), Some(count + 2));
+        assert_eq!(iter.position_of("t", 0), Some(count + 2));
         peer.end();
     });
 }

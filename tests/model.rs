@@ -67,7 +67,7 @@ impl Wanted {
 /// Checks that every position lies behind what was delivered, and not beyond what is next.
 fn check_positions(iter: &ConsumeIter, got: &[Vec<u64>], want: &[Vec<u64>]) {
     for partition in 0..PARTITIONS {
-        let Some(position) = iter.position("t", partition as u16) else { continue };
+        let Some(position) = iter.position_of("t", partition as u16) else { continue };
         let (got, want) = (&got[partition], &want[partition]);
         assert!(got.last().is_none_or(|last| position > *last), "{position} after {got:?}");
         assert!(want.get(got.len()).is_none_or(|next| position <= *next), "{position} after {got:?} of {want:?}");
@@ -148,7 +148,7 @@ fn what_is_read_is_what_is_there() {
                 let count = got.iter().map(Vec::len).sum::<usize>() - before;
                 assert!(count <= limit);
                 assert_eq!(iter.stats().messages, count as u64);
-                (0..PARTITIONS).for_each(|p| positions[p] = iter.position("t", p as u16).unwrap());
+                (0..PARTITIONS).for_each(|p| positions[p] = iter.position_of("t", p as u16).unwrap());
                 if most == usize::MAX && count < limit {
                     break;
                 }

@@ -137,7 +137,7 @@ fn follow(sea: &Sea, rng: &mut Rng) {
             }
         }
         for (partition, next) in (0..).zip(&mut next) {
-            assert_eq!(iter.position("orders", partition), Some(*next));
+            assert_eq!(iter.position_of("orders", partition), Some(*next));
         }
     }
 }

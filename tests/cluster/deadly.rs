@@ -133,7 +133,7 @@ fn nothing_deadly_is_sent_to_a_cluster() {
         let mut iter = late.subscribe(Subscription::topic("orders")).unwrap();
         idle_until(&mut iter, |iter| iter.stats().no_leader > 2);
         cluster.set_leader("orders", 0, Some(1));
-        idle_until(&mut iter, |iter| iter.position("orders", 0).is_some());
+        idle_until(&mut iter, |iter| iter.position_of("orders", 0).is_some());
         check(cluster.nodes(), true, &mut seen);
         let all = [Kind::Consume, Kind::Produce, Kind::ProduceWithSeqnum, Kind::DiscoverPartitions, Kind::CreateTopic];
         assert!(all.iter().all(|kind| seen.contains(kind)), "{seen:?}");

@@ -99,7 +99,7 @@ fn a_leader_in_trouble_stalls_its_own_partitions_only() {
                 }
             });
             assert!(took < Duration::from_secs(5), "{how}: {took:?}");
-            assert!(iter.position("orders", 1) == Some(2) && iter.position("orders", 4) == Some(2));
+            assert!(iter.position_of("orders", 1) == Some(2) && iter.position_of("orders", 4) == Some(2));
             assert_eq!(cluster.killed_by(), None);
         }
     });
@@ -132,8 +132,8 @@ fn a_subscription_does_not_wait_for_a_leader_that_is_gone() {
             let (iter, took) = timed(|| client.subscribe(latest.clone()));
             let mut iter = iter.unwrap();
             assert!(took < SOON / 2, "{how}: {took:?}");
-            assert_eq!(iter.position("orders", 0), Some(4));
-            assert_eq!((iter.position("orders", 1), iter.high_water_mark("orders", 1), iter.lag()), (None, None, 0));
+            assert_eq!(iter.position_of("orders", 0), Some(4));
+            assert_eq!((iter.position_of("orders", 1), iter.high_water_mark("orders", 1), iter.lag()), (None, None, 0));
             let positions = iter.positions();
             assert_eq!(
                 positions.iter().map(|p| (p.partition, p.seq)).collect::<Vec<_>>(),
@@ -144,11 +144,11 @@ fn a_subscription_does_not_wait_for_a_leader_that_is_gone() {
                 let got = take(&mut iter, 4);
                 assert!(got.len() == 4 && got.values().all(|numbers| *numbers == [n]), "{how}: {got:?}");
             }
-            assert_eq!(iter.position("orders", 4), None);
+            assert_eq!(iter.position_of("orders", 4), None);
 
             // They begin behind what there is when they have a leader.
             [1, 4].iter().for_each(|&p| cluster.set_leader("orders", p, Some(2)));
-            idle_until(&mut iter, |iter| [1, 4].iter().all(|&p| iter.position("orders", p) == Some(4)));
+            idle_until(&mut iter, |iter| [1, 4].iter().all(|&p| iter.position_of("orders", p) == Some(4)));
             assert_eq!((iter.gaps(), iter.lag(), iter.positions().iter().count()), (&[][..], 0, 6));
             [1, 4].iter().for_each(|&p| append(&cluster, p, 4, 5));
             assert_eq!(take(&mut iter, 4), [(1, vec![4, 5]), (4, vec![4, 5])].into());
@@ -159,7 +159,7 @@ fn a_subscription_does_not_wait_for_a_leader_that_is_gone() {
             let mut iter = client.subscribe(Subscription::topic("empty").max_wait(soon)).unwrap();
             let mut ended = client.subscribe(Subscription::topic("empty").max_wait(soon).stop_at_end()).unwrap();
             cluster.set_leader("empty", 0, Some(0));
-            idle_until(&mut iter, |iter| iter.position("empty", 0) == Some(1));
+            idle_until(&mut iter, |iter| iter.position_of("empty", 0) == Some(1));
             assert!(ended.next().is_none() && iter.high_water_mark("empty", 0) == Some(0));
             cluster.node(0).append_payloads("empty", 0, &["1"]);
             assert_eq!(take(&mut iter, 1), [(0, vec![1])].into());

@@ -45,7 +45,7 @@ fn a_checkpoint_overrides_the_start_of_the_partitions_it_has() {
     }
     let known = checkpoint("overrides", &[("orders", 0, 3), ("orders", 2, 4), ("other", 1, 99)]);
     let mut iter = client(&broker).subscribe(all("orders").resume(&known)).unwrap();
-    assert_eq!(iter.position("orders", 2), Some(4));
+    assert_eq!(iter.position_of("orders", 2), Some(4));
     let mut found = payloads(&mut iter);
     found.sort();
     assert_eq!(found, ["0-3", "1-1", "1-2", "1-3"]);
@@ -102,7 +102,7 @@ fn a_position_beyond_the_end_means_another_log() {
         assert_eq!(payloads(anew).len() as u64, messages);
         let mut late = client(&broker).subscribe(resumed.on_recreated(OutOfRange::Latest)).unwrap();
         assert!(payloads(&mut late).is_empty());
-        assert_eq!(late.position("orders", 0), Some(messages + 1));
+        assert_eq!(late.position_of("orders", 0), Some(messages + 1));
     }
 }
 

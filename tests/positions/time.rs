@@ -193,7 +193,7 @@ fn a_window_of_time() {
     let client = client(&broker);
     let window = Subscription::topic("orders").start(Start::Time(at(20))).stop_at_time(at(40)).stop_at_end();
     let iter = client.subscribe(&window).unwrap();
-    assert_eq!(iter.position("orders", 1), Some(1));
+    assert_eq!(iter.position_of("orders", 1), Some(1));
     assert_eq!(seqs(iter), [(0, 2), (0, 3), (2, 2), (2, 3), (2, 4)]);
 
     // Without an end, it is the first message at or after the time that ends a partition.
@@ -201,7 +201,7 @@ fn a_window_of_time() {
     let mut iter = client.subscribe(window).unwrap();
     broker.append_records("orders", 1, &[3, 39, 40, 2].map(message));
     assert_eq!(iter.by_ref().map(|message| message.unwrap().seq()).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!(iter.position("orders", 1), Some(3));
+    assert_eq!(iter.position_of("orders", 1), Some(3));
     assert!(iter.is_finished());
 
     // Nothing at all lies before the time.
