@@ -72,7 +72,7 @@ pub use consume::{
 };
 pub use error::{CheckpointFault, Error, Fault, Phase, Result};
 pub use message::{Message, Record, Start};
-pub use produce::{Acks, ByKey, Failure, Parcel, Partitioner, Producer, ProducerBuilder};
+pub use produce::{Acks, ByKey, Failure, PartitionRecords, Partitioner, Producer, ProducerBuilder};
 pub use protocol::Limits;
 pub use protocol::bundle::Compression;
 pub use topic_config::{CleanupPolicy, TopicConfig, TopicConfigError};

@@ -17,7 +17,8 @@ use tank_client::broker::{Broker, Fault as Trouble};
 use tank_client::protocol::frame::{HEADER_LEN, Kind, PING};
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest};
 use tank_client::{
-    Acks, Client, ClientBuilder, Compression, Error, Fault, Message, Parcel, Record, Redirects, Start, Subscription,
+    Acks, Client, ClientBuilder, Compression, Error, Fault, Message, PartitionRecords, Record, Redirects, Start,
+    Subscription,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -153,15 +154,15 @@ fn several_partitions_in_one_request() {
         let (broker, client) = embedded();
         broker.create_topic("clicks", 1);
         let (a, b) = ([Record::new(b"a")], [Record::new(b"b"), Record::new(b"c")]);
-        let parcels = [
-            Parcel::new("orders", 2, &a),
-            Parcel::new("gone", 1, &a),
-            Parcel::new("clicks", 0, &b),
-            Parcel::new("orders", 0, &b),
-            Parcel::new("gone", 0, &b),
-            Parcel::new("orders", 3, &a),
+        let by_partition = [
+            PartitionRecords::new("orders", 2, &a),
+            PartitionRecords::new("gone", 1, &a),
+            PartitionRecords::new("clicks", 0, &b),
+            PartitionRecords::new("orders", 0, &b),
+            PartitionRecords::new("gone", 0, &b),
+            PartitionRecords::new("orders", 3, &a),
         ];
-        let results = client.publish_all(&parcels).unwrap();
+        let results = client.publish_all(&by_partition).unwrap();
         let texts: Vec<_> = results.iter().map(|r| r.as_ref().map_err(ToString::to_string).copied()).collect();
         let gone = || Err("gone: no such topic".to_owned());
         assert_eq!(texts, [Ok(()), gone(), Ok(()), Ok(()), gone(), Err("orders/3: no such partition".to_owned())]);
@@ -176,7 +177,7 @@ fn several_partitions_in_one_request() {
 }
 
 #[test]
-fn parcels_of_any_size() {
+fn publish_all_takes_any_number_of_records() {
     within(120, || {
         let server = Server::start();
         let client = server.client();
@@ -184,8 +185,9 @@ fn parcels_of_any_size() {
         // 255 partitions of which some take three bundles and the others one.
         let records = vec![Record::new(b"payload").key(b"key"); 140_000];
         let count = |id: u16| if id % 100 == 0 { records.len() } else { 1 + usize::from(id) };
-        let parcels: Vec<_> = (0..255).map(|id| Parcel::new(&topic, id, &records[..count(id)])).collect();
-        for result in client.publish_all(&parcels).unwrap() {
+        let by_partition: Vec<_> =
+            (0..255).map(|id| PartitionRecords::new(&topic, id, &records[..count(id)])).collect();
+        for result in client.publish_all(&by_partition).unwrap() {
             result.unwrap();
         }
         for info in client.partitions(&topic).unwrap() {
@@ -217,13 +219,19 @@ fn what_cannot_be_sent_is_refused_before_a_byte_is() {
         let e = client.publish("orders", 0, &[Record::new(&huge)]).unwrap_err();
         assert!(matches!(e, Error::BundleTooLarge { needed, limit, .. } if needed == limit + 1), "{e}");
 
-        let all = |parcels: &[Parcel<'_>]| refused(client.publish_all(parcels).map(|_| ()));
-        assert_eq!(all(&[Parcel::new("a", 0, &one), Parcel::new("a", 0, &one)]), "a/0: given twice");
-        assert_eq!(all(&[Parcel::new("a", 0, &one), Parcel::new("a", 1, &[])]), "a/1: no records to publish");
-        let many: Vec<_> = (0..256).map(|id| Parcel::new("a", id, &one)).collect();
+        let all = |by_partition: &[PartitionRecords<'_>]| refused(client.publish_all(by_partition).map(|_| ()));
+        assert_eq!(
+            all(&[PartitionRecords::new("a", 0, &one), PartitionRecords::new("a", 0, &one)]),
+            "a/0: given twice"
+        );
+        assert_eq!(
+            all(&[PartitionRecords::new("a", 0, &one), PartitionRecords::new("a", 1, &[])]),
+            "a/1: no records to publish"
+        );
+        let many: Vec<_> = (0..256).map(|id| PartitionRecords::new("a", id, &one)).collect();
         assert!(all(&many).ends_with("1 topics with up to 256 partitions each given, 255 of either allowed"));
         let names: Vec<_> = (0..256).map(|n| n.to_string()).collect();
-        let many: Vec<_> = names.iter().map(|name| Parcel::new(name, 0, &one)).collect();
+        let many: Vec<_> = names.iter().map(|name| PartitionRecords::new(name, 0, &one)).collect();
         assert!(all(&many).ends_with("256 topics with up to 1 partitions each given, 255 of either allowed"));
 
         let at = |records: &[_]| refused(client.publish_at("orders", 0, records));
@@ -483,8 +491,8 @@ fn leaders_are_found_and_followed() {
         cluster.create_topic("orders", 6);
         let client = impatient().connect(&cluster.node(0).addr().to_string()).unwrap();
         let record = [Record::new(b"x")];
-        let parcels: Vec<_> = (0..6).map(|id| Parcel::new("orders", id, &record)).collect();
-        for result in client.publish_all(&parcels).unwrap() {
+        let by_partition: Vec<_> = (0..6).map(|id| PartitionRecords::new("orders", id, &record)).collect();
+        for result in client.publish_all(&by_partition).unwrap() {
             result.unwrap();
         }
         let requests = |node| cluster.node(node).stats().requests(Kind::Produce);
@@ -692,8 +700,9 @@ fn random_batches_come_back_equal() {
                 let batches: Vec<_> = (0..=rng.below(4) as u16).map(|id| (id, batch(rng))).collect();
                 let records: Vec<(u16, Vec<_>)> =
                     batches.iter().map(|(id, batch)| (*id, batch.iter().map(Owned::record).collect())).collect();
-                let parcels: Vec<_> = records.iter().map(|(id, records)| Parcel::new(&topic, *id, records)).collect();
-                client.publish_all(&parcels).unwrap().into_iter().for_each(Result::unwrap);
+                let by_partition: Vec<_> =
+                    records.iter().map(|(id, records)| PartitionRecords::new(&topic, *id, records)).collect();
+                client.publish_all(&by_partition).unwrap().into_iter().for_each(Result::unwrap);
                 for (id, batch) in batches {
                     let expected = &mut expected[usize::from(id)];
                     let last = expected.last().map_or(0, |(seq, _)| *seq);

@@ -10,7 +10,7 @@ use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::SEQ_TAIL;
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::ProduceRequest;
-use tank_client::{Client, Error, Limits, Parcel, Record, Start, Subscription, TopicConfig};
+use tank_client::{Client, Error, Limits, PartitionRecords, Record, Start, Subscription, TopicConfig};
 
 use crate::common::watch::{SOON, within};
 use crate::support::{addrs, idle_until, orders, quick};
@@ -68,8 +68,8 @@ fn check_request(request: &Request, in_cluster: bool) {
 /// Everything a client can do that takes a partition.
 fn use_all(client: &Client, topic: &str, partitions: u16) {
     let records = [Record::new(b"1")];
-    let parcels: Vec<_> = (0..partitions).map(|id| Parcel::new(topic, id, &records)).collect();
-    for some in parcels.chunks(200) {
+    let by_partition: Vec<_> = (0..partitions).map(|id| PartitionRecords::new(topic, id, &records)).collect();
+    for some in by_partition.chunks(200) {
         client.publish_all(some).unwrap().into_iter().for_each(Result::unwrap);
     }
     let mark = client.partitions(topic).unwrap()[0].high_water_mark;

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tank_client::broker::{Broker, Fault as Injected};
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::ProduceCode;
-use tank_client::{Acks, Client, Error, Fault, Parcel, Record, TopicConfig};
+use tank_client::{Acks, Client, Error, Fault, PartitionRecords, Record, TopicConfig};
 
 use crate::common::watch::{SOON, timed, within};
 use crate::support::{addrs, all, append, orders, quick, take, v4};
@@ -15,8 +15,8 @@ use crate::support::{addrs, all, append, orders, quick, take, v4};
 fn publish_all(client: &Client, partitions: u16, number: u64) -> Vec<Result<(), Error>> {
     let payload = number.to_string();
     let records = [Record::new(payload.as_bytes())];
-    let parcels: Vec<_> = (0..partitions).map(|id| Parcel::new("orders", id, &records)).collect();
-    client.publish_all(&parcels).unwrap()
+    let by_partition: Vec<_> = (0..partitions).map(|id| PartitionRecords::new("orders", id, &records)).collect();
+    client.publish_all(&by_partition).unwrap()
 }
 
 #[test]
