@@ -6,7 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tank_client::broker::{Broker, Fault, Recorder, Replay};
+use tank_client::broker::{Broker, BrokerFault, Recorder, Replay};
 use tank_client::{Client, Start, Stats, Subscription};
 
 use common::alloc::{Counting, peak_of};
@@ -50,7 +50,7 @@ fn a_recorded_session_plays_again_without_the_broker() {
     let broker = broker();
     let file = scratch("capture");
     let recorder = Recorder::start(broker.addr(), &file).unwrap();
-    broker.inject(Fault::CutAfter(10_000));
+    broker.inject(BrokerFault::CutAfter(10_000));
     let found = program(recorder.addr(), Start::Earliest).unwrap();
     assert_eq!((found.0.len(), found.1.reconnects), (4000, 1));
     recorder.finish().unwrap();

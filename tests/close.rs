@@ -10,7 +10,7 @@ use common::rng::seeded;
 use common::server::Server;
 use common::watch::{SOON, within};
 use common::{logs, watch};
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::{Client, ClientBuilder, ConsumeIter, Start, Subscription};
 
 /// How soon a blocked call has to return, and what it is given on a machine that is busy with other tests too.
@@ -154,7 +154,7 @@ fn in_the_middle_of_an_answer() {
         // Frame header, request id, name, count, marks.
         let discovered = 5 + 4 + 1 + 8 + 2 + 16;
         for bytes in 0.. {
-            broker.inject(Fault::StallAfter(discovered + bytes));
+            broker.inject(BrokerFault::StallAfter(discovered + bytes));
             let iter = client.subscribe(Subscription::topic("stalling").start(Start::Earliest)).unwrap();
             let handle = iter.close_handle();
             let blocked = thread::spawn(move || {

@@ -917,7 +917,7 @@ fn faults_of_a_partition_come_after_the_messages_of_the_others() {
             (PartitionAnswer::UnknownPartition, Fault::UnknownPartition),
             (PartitionAnswer::SystemError, Fault::System),
         ] {
-            broker.inject(tank_client::broker::Fault::RefuseConsume(answer));
+            broker.inject(tank_client::broker::BrokerFault::RefuseConsume(answer));
             let mut iter = client.subscribe(Subscription::partition("orders", 1).start(Start::Earliest)).unwrap();
             match iter.next().unwrap().unwrap_err() {
                 Error::Broker { topic, partition: Some(1), fault: found } if found == fault => {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::server::{Server, bundle};
 use common::watch::{SOON, timed, within};
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::bundle::Compression;
 use tank_client::{Client, Start, Subscription};
 
@@ -117,7 +117,7 @@ fn dropping_does_not_wait() {
         drop(client.subscribe("orders").unwrap());
         assert!(broker.wait_until(SOON, |stats| stats.open == 1));
         for stall in [40, 50, 100, 110] {
-            broker.inject(Fault::StallAfter(stall));
+            broker.inject(BrokerFault::StallAfter(stall));
             let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
             while iter.next_timeout(Duration::from_millis(50)).unwrap().is_some() {}
             let ((), took) = timed(|| drop(iter));

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use common::rng::{Rng, seeded};
 use common::watch::{SOON, within};
-use tank_client::broker::{Broker, Fault, dense_bundle, sparse_bundle};
+use tank_client::broker::{Broker, BrokerFault, dense_bundle, sparse_bundle};
 use tank_client::protocol::bundle::{Compression, RawMessage};
 use tank_client::{Client, ConsumeIter, OutOfRange, Start, Subscription};
 
@@ -140,7 +140,7 @@ fn what_is_read_is_what_is_there() {
                 let limit = if rng.one_in(4) { rng.between(1, 100) } else { usize::MAX };
                 let mut iter = client.subscribe(all.limit(limit as u64)).unwrap();
                 if rng.one_in(3) {
-                    broker.inject(Fault::CutAfter(rng.below(5000) as u64));
+                    broker.inject(BrokerFault::CutAfter(rng.below(5000) as u64));
                 }
                 let before = got.iter().map(Vec::len).sum::<usize>();
                 let most = rng.pick(&[1, 10, 100, usize::MAX]);

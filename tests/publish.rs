@@ -13,7 +13,7 @@ use common::rng::{Rng, seeded};
 use common::server::{Server, unique_name};
 use common::watch::{timed, within};
 use socket2::SockRef;
-use tank_client::broker::{Broker, Fault as Trouble};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::{HEADER_LEN, Kind, PING};
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest};
 use tank_client::{
@@ -270,7 +270,7 @@ fn settings_reach_the_broker() {
 /// What a publish comes to if the next answers carry this code.
 fn refused_with(code: ProduceCode, times: u64) -> (Result<(), Error>, u64) {
     let (broker, client) = embedded();
-    broker.inject_times(Trouble::RefuseProduce(code), times);
+    broker.inject_times(BrokerFault::RefuseProduce(code), times);
     let done = client.publish("orders", 1, &[Record::new(b"x")]);
     let stored = broker.high_water_mark("orders", 1);
     assert_eq!(stored, u64::from(done.is_ok()));
@@ -426,19 +426,19 @@ fn a_broker_that_dies_during_the_write() {
 fn a_broker_that_dies_after_the_write() {
     within(60, || {
         let cases = [
-            (Trouble::LoseAnswer(Kind::Produce), true),
-            (Trouble::CloseOnRequest(Kind::Produce), false),
-            (Trouble::CutAfter(0), true),
-            (Trouble::CutAfter(7), true),
-            (Trouble::ResetAfter(3), true),
-            (Trouble::StallAfter(0), true),
-            (Trouble::StallAfter(9), true),
-            (Trouble::Delay(2000 * MS), true),
-            (Trouble::WrongRequestId, true),
-            (Trouble::FlipAfter(0), true),
-            (Trouble::FlipAfter(1), true),
-            (Trouble::FlipAfter(6), true),
-            (Trouble::GarbageAfter(5, vec![1]), true),
+            (BrokerFault::LoseAnswer(Kind::Produce), true),
+            (BrokerFault::CloseOnRequest(Kind::Produce), false),
+            (BrokerFault::CutAfter(0), true),
+            (BrokerFault::CutAfter(7), true),
+            (BrokerFault::ResetAfter(3), true),
+            (BrokerFault::StallAfter(0), true),
+            (BrokerFault::StallAfter(9), true),
+            (BrokerFault::Delay(2000 * MS), true),
+            (BrokerFault::WrongRequestId, true),
+            (BrokerFault::FlipAfter(0), true),
+            (BrokerFault::FlipAfter(1), true),
+            (BrokerFault::FlipAfter(6), true),
+            (BrokerFault::GarbageAfter(5, vec![1]), true),
         ];
         for (trouble, stored) in cases {
             let (broker, client) = embedded();
@@ -446,7 +446,8 @@ fn a_broker_that_dies_after_the_write() {
             let (done, took) = timed(|| client.publish("orders", 2, &[Record::new(b"x")]));
             let e = done.unwrap_err();
             assert!(matches!(&e, Error::OutcomeUnknown { partition: 2, .. }), "{trouble:?}: {e}");
-            let waited = matches!(trouble, Trouble::StallAfter(_) | Trouble::Delay(_) | Trouble::FlipAfter(1));
+            let waited =
+                matches!(trouble, BrokerFault::StallAfter(_) | BrokerFault::Delay(_) | BrokerFault::FlipAfter(1));
             assert_eq!(e.is_timeout(), waited, "{trouble:?}: {e}");
             assert!(!waited || took >= 300 * MS, "the acks' time-out counts too: {took:?}");
             assert_eq!(broker.stats().requests(Kind::Produce), 1, "{trouble:?}: not sent again");
@@ -462,9 +463,9 @@ fn a_broker_that_dies_after_the_write() {
 fn a_ping_before_the_answer_is_passed_over() {
     within(60, || {
         let (broker, client) = embedded();
-        broker.inject(Trouble::PingBeforeAnswer);
+        broker.inject(BrokerFault::PingBeforeAnswer);
         client.publish("orders", 0, &[Record::new(b"x")]).unwrap();
-        broker.inject(Trouble::Trickle { bytes: 1, pause: MS });
+        broker.inject(BrokerFault::Trickle { bytes: 1, pause: MS });
         client.publish("orders", 0, &[Record::new(b"x")]).unwrap();
         assert_eq!((broker.stats().faults_fired, broker.high_water_mark("orders", 0)), (2, 2));
     });
@@ -476,7 +477,7 @@ fn a_publish_in_parts_says_how_much_is_stored() {
         let (broker, client) = embedded();
         let records = vec![Record::new(b"x"); 3 * 65_535];
         // An answer has ten bytes: the second one does not come.
-        broker.inject(Trouble::StallAfter(10));
+        broker.inject(BrokerFault::StallAfter(10));
         let e = client.publish("orders", 0, &records).unwrap_err();
         let Error::PartlyStored { stored: 65_535, ref source, .. } = e else { panic!("{e}") };
         assert!(matches!(**source, Error::OutcomeUnknown { .. }) && e.is_timeout() && !e.is_retryable());
@@ -522,7 +523,7 @@ fn nodes_that_name_each_other() {
         cluster.create_topic("orders", 1);
         for (node, other) in [(0, 1), (1, 0)] {
             let std::net::SocketAddr::V4(to) = cluster.node(other).addr() else { panic!() };
-            cluster.node(node).inject_times(Trouble::RefuseProduce(ProduceCode::Redirect(to)), u64::MAX);
+            cluster.node(node).inject_times(BrokerFault::RefuseProduce(ProduceCode::Redirect(to)), u64::MAX);
         }
         let client = impatient().retry_timeout(Duration::from_secs(30)).connect(&cluster.node(0).addr().to_string());
         let client = client.unwrap();
@@ -647,11 +648,11 @@ fn numbers_of_ones_own() {
 fn numbers_that_somebody_else_took() {
     within(60, || {
         let (broker, client) = embedded();
-        broker.inject(Trouble::RefuseProduce(ProduceCode::InvalidSeq));
+        broker.inject(BrokerFault::RefuseProduce(ProduceCode::InvalidSeq));
         let e = client.publish_at("orders", 0, &[(7, Record::new(b"x"))]).unwrap_err();
         assert_eq!(e.to_string(), "orders/0: sequence number 7 is not above the last one stored");
         assert!(!e.is_retryable());
-        broker.inject(Trouble::LoseAnswer(Kind::ProduceWithSeqnum));
+        broker.inject(BrokerFault::LoseAnswer(Kind::ProduceWithSeqnum));
         let e = client.publish_at("orders", 0, &[(7, Record::new(b"x"))]).unwrap_err();
         assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e}");
         assert_eq!(client.partitions("orders").unwrap()[0].high_water_mark, 7, "which tells");

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use common::server::Server;
 use common::watch::within;
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::Kind;
 use tank_client::{Client, Compression, Error, Message, Record, Start, Subscription};
 
@@ -128,7 +128,7 @@ fn nothing_that_is_shown_holds_a_payload() {
         producer.send_to("orders", 0, Record::new(SECRET).key(SECRET)).unwrap();
         let text = hides(&producer);
         assert!(text.contains("partitions: 1, stored: 0, pending: 1, failures: 0"), "{text}");
-        broker.inject(Fault::LoseAnswer(Kind::Produce));
+        broker.inject(BrokerFault::LoseAnswer(Kind::Produce));
         producer.flush().unwrap_err();
         let failures = producer.take_failures();
         let text = hides(&failures[0]);

@@ -18,7 +18,7 @@ pub struct Stats {
     pub answered: u64,
     /// Consume requests waiting for data now.
     pub waiting: usize,
-    /// Connections that a [`Fault::StallAfter`](super::Fault::StallAfter) keeps silent now.
+    /// Connections that a [`BrokerFault::StallAfter`](super::BrokerFault::StallAfter) keeps silent now.
     pub stalled: usize,
     /// Faults that have fired.
     pub faults_fired: u64,

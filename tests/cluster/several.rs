@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::{Error, Start, Subscription};
 
 use crate::common::watch::{SOON, timed, within};
@@ -89,7 +89,7 @@ fn a_leader_in_trouble_stalls_its_own_partitions_only() {
                     cluster.node(1).pause();
                     cluster.node(1).disconnect_all();
                 }
-                _ => cluster.node(1).inject(Fault::StallAfter(0)),
+                _ => cluster.node(1).inject(BrokerFault::StallAfter(0)),
             }
             let (_, took) = timed(|| {
                 for n in 2..=30 {
@@ -248,7 +248,7 @@ fn a_fault_in_one_answer_waits_for_the_rest_of_that_answer() {
         cluster.node(0).set_broken("orders", 0, true);
         append(&cluster, 1, 1, 20);
         append(&cluster, 2, 1, 400);
-        cluster.node(0).inject(Fault::StallAfter(2000));
+        cluster.node(0).inject(BrokerFault::StallAfter(2000));
         let mut iter = client.subscribe(all()).unwrap();
         assert!(cluster.node(0).wait_until(SOON, |stats| stats.stalled > 0));
         let mut counts = [0; 3];

@@ -171,7 +171,7 @@ fn old_servers_and_lost_connections_change_nothing() {
     }
     let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).connect(&broker.addr().to_string()).unwrap();
     for time in (0..35_000).step_by(777) {
-        broker.inject(tank_client::broker::Fault::CutAfter(time));
+        broker.inject(tank_client::broker::BrokerFault::CutAfter(time));
         assert_eq!(client.seq_at("orders", 0, at(time)).unwrap(), time + 1);
     }
 }
