@@ -136,7 +136,7 @@
 //!
 //! # Looking behind the scenes
 //!
-//! What clients send and are sent is counted in [`Stats`], and [`Broker::requests`] has the requests themselves. For
+//! What clients send and are sent is counted in [`BrokerStats`], and [`Broker::requests`] has the requests themselves. For
 //! programs that need several brokers there is a [`Cluster`], and for a bug report that becomes a test, [`Recorder`] and
 //! [`Replay`].
 
@@ -170,7 +170,7 @@ pub use cluster::{Cluster, ClusterBuilder};
 pub use faults::BrokerFault;
 use log::{Layout, Log, Refused};
 use state::{Node, Partition, Shared, State};
-pub use stats::{Request, Stats};
+pub use stats::{BrokerStats, Request};
 
 /// A broker that serves clients from threads of this process until it is dropped.
 ///
@@ -473,7 +473,7 @@ impl Broker {
     }
 
     /// The counters as they stand.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> BrokerStats {
         stats(&self.shared.lock().nodes[self.node])
     }
 
@@ -490,7 +490,7 @@ impl Broker {
     /// assert!(broker.wait_until(Duration::from_secs(10), |stats| stats.open == 1));
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn wait_until(&self, timeout: Duration, mut condition: impl FnMut(&Stats) -> bool) -> bool {
+    pub fn wait_until(&self, timeout: Duration, mut condition: impl FnMut(&BrokerStats) -> bool) -> bool {
         let end = Instant::now() + timeout;
         let mut state = self.shared.lock();
         loop {
@@ -523,7 +523,7 @@ impl Broker {
     }
 }
 
-fn stats(node: &Node) -> Stats {
+fn stats(node: &Node) -> BrokerStats {
     let mut stats = node.stats.clone();
     stats.faults_fired = node.faults.fired;
     stats
