@@ -67,7 +67,7 @@ fn a_position_that_retention_took_is_a_gap() {
     let known = checkpoint("retention", &[("orders", 0, 2)]);
     let e = client(&broker).subscribe(all("orders").resume(&known)).unwrap().next().unwrap().unwrap_err();
     assert!(matches!(e, Error::OutOfRange { requested: 2, first_available: 3, high_water_mark: 4, .. }), "{e}");
-    let what = all("orders").resume(&known).out_of_range(OutOfRange::Earliest).on_recreated(OutOfRange::Fail);
+    let what = all("orders").resume(&known).out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Fail);
     let mut iter = client(&broker).subscribe(what).unwrap();
     assert_eq!(payloads(&mut iter), ["c", "d"]);
     let gaps: Vec<_> = iter.gaps().iter().map(|gap| (gap.partition, gap.first, gap.last)).collect();
@@ -98,9 +98,9 @@ fn a_position_beyond_the_end_means_another_log() {
         assert!(e.to_string().starts_with("orders/0: the checkpoint says 4, but the high-water mark is"), "{e}");
         assert!(iter.next().is_none() && iter.is_finished());
 
-        let anew = client(&broker).subscribe(resumed.clone().on_recreated(OutOfRange::Earliest)).unwrap();
+        let anew = client(&broker).subscribe(resumed.clone().beyond_end(OutOfRange::Earliest)).unwrap();
         assert_eq!(payloads(anew).len() as u64, messages);
-        let mut late = client(&broker).subscribe(resumed.on_recreated(OutOfRange::Latest)).unwrap();
+        let mut late = client(&broker).subscribe(resumed.beyond_end(OutOfRange::Latest)).unwrap();
         assert!(payloads(&mut late).is_empty());
         assert_eq!(late.position_of("orders", 0), Some(messages + 1));
     }

@@ -434,7 +434,7 @@ fn subscriptions() {
         }
         if rng.one_in(4) {
             let policy = rng.pick(&[OutOfRange::Earliest, OutOfRange::Latest, OutOfRange::Fail]);
-            subscription = subscription.out_of_range(policy).on_recreated(policy);
+            subscription = subscription.out_of_range(policy).beyond_end(policy);
         }
         let mut kept = Positions::default();
         if rng.one_in(4) {
