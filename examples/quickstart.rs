@@ -41,7 +41,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     for n in 0..ORDERS {
         let customer = CUSTOMERS[usize::from(n * 7 % 5)];
         let order = format!("order {n}: {} cups of tea", n % 9 + 1);
-        client.publish("orders", n % PARTITIONS, &[Record::new(order.as_bytes()).key(customer.as_bytes())])?;
+        client.publish("orders", n % PARTITIONS, &[Record::new(&order).key(customer)])?;
     }
     println!("published {ORDERS} messages to {PARTITIONS} partitions\n");
 

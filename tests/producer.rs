@@ -257,7 +257,7 @@ fn failures_come_back_for_the_exact_records() {
         assert_eq!(gone.error().to_string(), "gone: no such topic");
         let records: Vec<_> = gone.records().collect();
         assert_eq!(records[0], Record::new(b"lost").key(&key).timestamp_ms(77));
-        assert_eq!((records[1].payload().len(), records[1].key_bytes()), (5000, None));
+        assert_eq!((records[1].payload().len(), records[1].get_key()), (5000, None));
         assert!(producer.take_failures().is_empty());
 
         // Given again, where they can be stored.

@@ -101,11 +101,28 @@ fn batches_say_the_same() {
 }
 
 #[test]
-fn records_say_what_they_were_given() {
-    let record = Record::new(b"payload");
-    assert_eq!((record.payload(), record.key_bytes(), record.stamp()), (&b"payload"[..], None, None));
-    let record = record.key(b"key").timestamp_ms(7);
-    assert_eq!((record.payload(), record.key_bytes(), record.stamp()), (&b"payload"[..], Some(&b"key"[..]), Some(7)));
+fn records_are_made_of_anything_that_is_bytes() {
+    let record = Record::new("payload");
+    assert_eq!((record.payload(), record.get_key(), record.get_timestamp_ms()), (&b"payload"[..], None, None));
+    let full = record.key("key").timestamp_ms(7);
+    assert_eq!(
+        (full.payload(), full.get_key(), full.get_timestamp_ms()),
+        (&b"payload"[..], Some(&b"key"[..]), Some(7))
+    );
+
+    let (text, bytes) = ("payload".to_owned(), b"payload".to_vec());
+    let all = [
+        Record::new(&text),
+        Record::new(&*text),
+        Record::new(&bytes),
+        Record::new(&bytes[..]),
+        Record::new(b"payload"),
+    ];
+    assert_eq!(all, [record; 5]);
+    let texts = ["payload"; 2];
+    assert_eq!(texts.iter().map(Record::new).collect::<Vec<_>>(), [record; 2]);
+    let key = vec![b'k', b'e', b'y'];
+    assert_eq!(record.key(&key).timestamp_ms(7), full);
 }
 
 /// What a program may well write to its log.

@@ -141,7 +141,7 @@ pub(super) fn check_place(topic: &str, partition: u16) -> Result<()> {
 /// Refuses a record that no bundle takes.
 #[inline]
 pub(super) fn check_record(topic: &str, partition: u16, record: &Record<'_>) -> Result<()> {
-    let key = record.key_bytes().map_or(0, <[u8]>::len);
+    let key = record.get_key().map_or(0, <[u8]>::len);
     if key > MAX_KEY {
         return Err(Error::config(format!("{topic}/{partition}: key of {key} bytes given, 0 to {MAX_KEY} allowed")));
     }

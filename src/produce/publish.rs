@@ -34,7 +34,7 @@ impl Client {
     /// ```no_run
     /// # use tank_client::{Client, Record};
     /// # let client = Client::connect("localhost")?;
-    /// client.publish("orders", 0, &[Record::new(b"two pounds of tea").key(b"customer 7"), Record::new(b"milk")])?;
+    /// client.publish("orders", 0, &[Record::new("two pounds of tea").key("customer 7"), Record::new("milk")])?;
     /// # Ok::<(), tank_client::Error>(())
     /// ```
     ///
