@@ -9,6 +9,7 @@ use std::{fmt, io};
 
 use log::debug;
 
+use crate::brokers::Brokers;
 use crate::config::{ClientBuilder, Config};
 use crate::consume::{ConsumeIter, Subscription, check_topic, find_time, subscribe};
 use crate::error::{Error, Fault, Result};
@@ -66,11 +67,12 @@ pub struct PartitionInfo {
 }
 
 impl Client {
-    /// Connects with default settings: `host`, `host:port` or several with commas between; port 11011 if absent.
+    /// Connects with default settings to the first of the [brokers](Brokers) that answers: `host`, `host:port`, several with
+    /// commas between, a [`SocketAddr`](std::net::SocketAddr), or a list of either; port 11011 if absent.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`].
-    pub fn connect(brokers: &str) -> Result<Client> {
+    pub fn connect(brokers: impl Into<Brokers>) -> Result<Client> {
         Client::builder().connect(brokers)
     }
 

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::brokers::Brokers;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::net::{Backoff, parse_brokers};
@@ -215,14 +216,14 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to the first of `brokers` that answers: `host`, `host:port` or several with commas between; port 11011
-    /// if absent.
+    /// Connects to the first of the [brokers](Brokers) that answers: `host`, `host:port`, several with commas between, a
+    /// [`SocketAddr`], or a list of either; port 11011 if absent. The settings can be used again, for another client.
     ///
     /// # Errors
     /// [`Error::Config`] for a malformed address or setting. [`Error::Connect`], [`Error::Io`],
     /// [`Error::Timeout`], [`Error::Disconnected`] or [`Error::Decode`] if the broker cannot be reached or is none; with
     /// several brokers, one [`Error::Connect`] that lists each with its cause.
-    pub fn connect(self, brokers: &str) -> Result<Client> {
+    pub fn connect(&self, brokers: impl Into<Brokers>) -> Result<Client> {
         if self.config.client_id.len() > 255 {
             let len = self.config.client_id.len();
             return Err(Error::config(format!("client id: {len} bytes, at most 255 allowed")));
@@ -238,6 +239,6 @@ impl ClientBuilder {
             }
         }
         self.config.publish.check()?;
-        Client::open(self.config, parse_brokers(brokers)?)
+        Client::open(self.config.clone(), parse_brokers(brokers.into().as_str())?)
     }
 }

@@ -51,6 +51,7 @@
 mod admin;
 #[cfg(feature = "broker")]
 pub mod broker;
+mod brokers;
 mod client;
 mod config;
 mod consume;
@@ -64,6 +65,7 @@ pub mod segment;
 mod topic_config;
 
 pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, TopicInfo, Topology};
+pub use brokers::Brokers;
 pub use client::{Client, PartitionInfo};
 pub use config::{ClientBuilder, Redirects};
 pub use consume::{

@@ -133,7 +133,7 @@ fn nothing_that_is_shown_holds_a_payload() {
         broker.create_topic("orders", 1);
         broker.append_payloads("orders", 0, &[SECRET, SECRET]);
         let client = Client::builder().retry_timeout(Duration::ZERO).map_endpoints(Into::into);
-        let client = client.connect(&broker.addr().to_string()).unwrap();
+        let client = client.connect(broker.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
         iter.next().unwrap().unwrap();
         // One more is in its memory.
