@@ -62,7 +62,9 @@ mod net;
 mod produce;
 pub mod protocol;
 pub mod segment;
+mod text;
 mod topic_config;
+mod utc;
 
 pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, TopicInfo, Topology};
 pub use brokers::Brokers;

@@ -186,7 +186,16 @@ impl<'a> Record<'a> {
 }
 
 /// Where a subscription begins in a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// ```
+/// use tank_client::Start;
+///
+/// assert_eq!("earliest".parse::<Start>()?, Start::Earliest);
+/// assert_eq!("1000".parse::<Start>()?, Start::At(1000));
+/// assert!(matches!("2026-11-22T08:30:00Z".parse::<Start>()?, Start::Time(_)));
+/// # Ok::<(), tank_client::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Start {
     /// With the first message that is still there.

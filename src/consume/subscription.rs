@@ -258,6 +258,27 @@ impl From<&str> for Subscription {
     }
 }
 
+impl From<String> for Subscription {
+    /// Every partition of the topic, from now on.
+    fn from(topic: String) -> Subscription {
+        Subscription::topic(topic)
+    }
+}
+
+impl From<&String> for Subscription {
+    /// Every partition of the topic, from now on.
+    fn from(topic: &String) -> Subscription {
+        Subscription::topic(topic)
+    }
+}
+
+impl From<(&str, u16)> for Subscription {
+    /// One partition of the topic, from now on.
+    fn from((topic, id): (&str, u16)) -> Subscription {
+        Subscription::partition(topic, id)
+    }
+}
+
 impl From<&Subscription> for Subscription {
     fn from(subscription: &Subscription) -> Subscription {
         subscription.clone()
