@@ -12,8 +12,8 @@ use log::{debug, warn};
 use crate::config::Config;
 use crate::error::{Error, Fault, Result};
 use crate::net::{
-    AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Pool, ReadBuf, RetryPolicy,
-    RetryState, Time, wait,
+    AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Pool, ReadBuf,
+    RetryPolicy, RetryState, Time, wait,
 };
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState, StatusRequest};
 use crate::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer};
@@ -41,6 +41,7 @@ pub(crate) struct Session {
     pub(crate) config: Arc<Config>,
     pub(crate) book: AddressBook,
     pub(crate) pool: Pool,
+    pub(crate) old_pool: crate::net::old::Pool,
     /// Whether the brokers form a cluster, once they have said so.
     in_cluster: OnceLock<bool>,
     request_id: AtomicU32,
@@ -76,6 +77,7 @@ impl Session {
         });
         Session {
             pool: Pool::new(settings),
+            old_pool: crate::net::old::Pool::new(config.clone()),
             book: AddressBook::new(brokers, config.clone(), &*net),
             config,
             net,
@@ -124,6 +126,20 @@ impl Session {
     pub(crate) fn call<R: Request>(&self, request: &mut R, closed: Option<&Closed>) -> Result<R::Answer> {
         self.retry(&self.retry_policy(), closed, |session| {
             session.any_broker(closed, |addr, patience| session.call_at(addr, request, patience, closed))
+        })
+    }
+
+    /// Asks one broker something that cannot be asked again without harm: what fails after the whole request was handed over
+    /// becomes what `unknown` makes of it.
+    pub(crate) fn call_once<R: Request>(&self, request: &R, unknown: &dyn Fn(Error) -> Error) -> Result<R::Answer> {
+        let id = self.next_request_id();
+        let mut request = request.clone();
+        request.set_request_id(id);
+        self.any_broker(None, |addr, share| {
+            let mut channel = self.pool.take(addr);
+            self.bring_up(&mut channel, share.min(self.config.connect_timeout), None)?;
+            let answer = self.exchange(channel, id, &request, self.config.io_timeout, None);
+            answer.map_err(|failed| if failed.handed_over { unknown(failed.error) } else { failed.error })
         })
     }
 

@@ -118,8 +118,7 @@ fn set_options(socket: &RawSocket, options: &SocketOptions) -> io::Result<()> {
         socket.set_tcp_keepalive(&keepalive)?;
     }
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-    socket
-        .set_tcp_user_timeout(options.user_timeout.map(|time| time.min(Duration::from_millis(i32::MAX as u64))))?;
+    socket.set_tcp_user_timeout(options.user_timeout.map(|time| time.min(Duration::from_millis(i32::MAX as u64))))?;
     Ok(())
 }
 

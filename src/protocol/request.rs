@@ -10,7 +10,7 @@ use super::frame::Kind;
 use super::{DecodeError, EncodeError, Limits, stream};
 
 /// A request that is answered by one frame, which can be held whole.
-pub trait Request {
+pub trait Request: Clone {
     /// What the answer says.
     type Answer;
     /// The message id of the answer.

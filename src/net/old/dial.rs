@@ -9,13 +9,13 @@ use std::time::Duration;
 use log::debug;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::net::addr::BrokerAddr;
-use crate::net::buffer::{Fill, read_from};
 use super::clock::Deadline;
 use super::connection::Connection;
 use super::wait::{Interest, wait};
 use crate::config::Config;
 use crate::error::{Error, Phase, Result};
+use crate::net::addr::BrokerAddr;
+use crate::net::buffer::{Fill, read_from};
 use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind};
 use crate::protocol::{DecodeError, DecodeFault};
 
@@ -182,9 +182,8 @@ enum Step {
 
 /// A broker greets with an empty ping; anything else is another service.
 fn check_greeting(ping: &[u8; HEADER_LEN]) -> std::result::Result<(), DecodeError> {
-    let unexpected = |found: u64, expected: u64, field, at| {
-        DecodeError::new(field, DecodeFault::Unexpected { found, expected }, at)
-    };
+    let unexpected =
+        |found: u64, expected: u64, field, at| DecodeError::new(field, DecodeFault::Unexpected { found, expected }, at);
     match FrameHeader::decode(ping) {
         Ok(Some(FrameHeader { kind: Kind::Ping, len: 0 })) => Ok(()),
         Ok(Some(FrameHeader { kind: Kind::Ping, len })) => Err(unexpected(len.into(), 0, "greeting's length", 1)),

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use log::{debug, trace};
 
-use crate::net::addr::BrokerAddr;
-use crate::net::buffer::{Fill, ReadBuf};
 use super::clock::Deadline;
 use super::connection::Connection;
 use super::dial::Dial;
 use super::wait::{Interest, wait};
 use crate::config::Config;
 use crate::error::{Error, Phase, Result};
+use crate::net::addr::BrokerAddr;
+use crate::net::buffer::{Fill, ReadBuf};
 use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind};
 use crate::protocol::{DecodeError, DecodeFault};
 
@@ -158,7 +158,9 @@ fn receive_some(
     // An answer takes time: to read before it was waited for would be a call in vain.
     let mut is_there = phase == Phase::Read;
     loop {
-        if !is_there && !wait(&[Interest::Read(connection)], deadline).map_err(|e| Error::io(connection.addr(), phase, e))? {
+        if !is_there
+            && !wait(&[Interest::Read(connection)], deadline).map_err(|e| Error::io(connection.addr(), phase, e))?
+        {
             return Err(Error::timeout(connection.addr(), phase, timeout));
         }
         match buf.fill(connection, missing).map_err(|e| Error::io(connection.addr(), phase, e))? {
