@@ -540,7 +540,7 @@ fn small_bundles_before_a_bad_one() {
                     assert_eq!(iter.next().unwrap().unwrap().seq(), seq);
                 }
                 match iter.next() {
-                    Some(Err(Error::Decode { source: e })) if is_told => {
+                    Some(Err(Error::Decode { source: e, .. })) if is_told => {
                         assert_eq!((e.field(), e.partition()), ("payload", Some((topic.as_str(), 0))));
                     }
                     None if !is_told => {}
