@@ -156,7 +156,8 @@ fn somebody_else() {
         }
         broker.inject(BrokerFault::CloseOnAccept);
         let e = Client::connect(&addr).unwrap_err();
-        let ended = matches!(e, Error::Disconnected { phase: Phase::Greet, .. } | Error::Io { phase: Phase::Greet, .. });
+        let ended =
+            matches!(e, Error::Disconnected { phase: Phase::Greet, .. } | Error::Io { phase: Phase::Greet, .. });
         assert!(ended, "{e:?}");
         Client::connect(&addr).unwrap();
     });

@@ -118,7 +118,8 @@ impl Deadline {
 
     fn progress(&mut self, bytes: usize, now: Time, allowance: Duration) {
         self.bytes += bytes;
-        if self.bytes >= PROGRESS {
+        // What comes too late mends nothing.
+        if self.bytes >= PROGRESS && now < self.due {
             (self.due, self.bytes) = (now.after(allowance), 0);
         }
     }
@@ -486,3 +487,6 @@ impl Up {
         if self.sent < self.out.len() { answer.min(self.send.due) } else { answer }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,8 @@ mod network;
 pub(crate) mod old;
 mod pool;
 mod retry;
+#[cfg(test)]
+mod scripted;
 mod system;
 
 pub(crate) use addr::{BrokerAddr, parse_brokers};
