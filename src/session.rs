@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Fault, Result};
 use crate::net::{
     AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Pool, ReadBuf,
-    RetryPolicy, RetryState, Time, wait,
+    RetryPolicy, RetryState, SocketOptions, Time, wait,
 };
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState, StatusRequest};
 use crate::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer};
@@ -71,7 +71,12 @@ impl Session {
         let config = Arc::new(config);
         let settings = Arc::new(ChannelSettings {
             net: net.clone(),
-            options: config.socket_options(),
+            options: SocketOptions {
+                keepalive: config.keepalive,
+                user_timeout: config.tcp_user_timeout,
+                receive_buffer: config.receive_buffer,
+                send_buffer: config.send_buffer,
+            },
             connect_timeout: config.connect_timeout,
             io_timeout: config.io_timeout,
         });

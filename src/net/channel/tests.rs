@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::super::network::SocketOptions;
 use super::super::scripted::Scripted;
 use super::*;
 use crate::net::parse_brokers;
