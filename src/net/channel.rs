@@ -179,7 +179,7 @@ impl Channel {
         }
         let (host, port) = (self.broker.host(), self.broker.port());
         let found = self.settings.net.resolve(host, port);
-        let mut found = found.map_err(|e| Error::io(&self.broker, Phase::Resolve, e))?;
+        let mut found = found.map_err(|e| Error::connect(&self.broker, e))?;
         if let Some(index) = self.good.and_then(|good| found.iter().position(|address| *address == good)) {
             found[..=index].rotate_right(1);
         }
