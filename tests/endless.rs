@@ -66,7 +66,7 @@ fn pings_before_a_fetched_answer() {
     within(30, || {
         let peer = Peer::start();
         peer.play(Pings { at_once: false });
-        let client = builder(&peer).connect(&peer.addr().to_string()).unwrap();
+        let client = builder(&peer).connect(peer.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::Earliest)).unwrap();
         let error = iter.next().unwrap().unwrap_err();
         assert!(
@@ -82,7 +82,7 @@ fn pings_before_another_answer() {
     within(30, || {
         let peer = Peer::start();
         peer.play(Pings { at_once: true });
-        let client = builder(&peer).connect(&peer.addr().to_string()).unwrap();
+        let client = builder(&peer).connect(peer.addr()).unwrap();
         let error = client.partitions("t").unwrap_err();
         assert!(error.is_timeout(), "{error:?}");
         peer.end();
@@ -110,7 +110,7 @@ fn leaders() {
         let asked = Arc::new(AtomicUsize::new(0));
         peer.play(Leaders(asked.clone()));
         let limits = Limits::default().nodes(50);
-        let client = builder(&peer).limits(limits).connect(&peer.addr().to_string()).unwrap();
+        let client = builder(&peer).limits(limits).connect(peer.addr()).unwrap();
         assert!(client.partitions("t").is_err());
         assert!(asked.load(Ordering::SeqCst) <= 51, "{asked:?}");
         peer.end();
@@ -159,7 +159,7 @@ fn a_number_that_is_out_of_range_wherever_one_goes() {
                 let peer = Peer::start();
                 peer.play(OutOfRangeForEver { first_available: first_available.clone(), asked: 0 });
                 let client = builder(&peer).retry_timeout(Duration::from_millis(300));
-                let client = client.connect(&peer.addr().to_string()).unwrap();
+                let client = client.connect(peer.addr()).unwrap();
                 let wanted = Subscription::partition("t", 0).start(Start::At(3)).out_of_range(policy);
                 let error = client.subscribe(wanted).unwrap().next().unwrap().unwrap_err();
                 assert!(matches!(error, Error::OutOfRange { .. }), "{first_available:?} {policy:?}: {error:?}");
@@ -254,7 +254,7 @@ fn a_time_out_holds_while_bundles_are_passed_over() {
         let whole = chunk(std::iter::repeat_n(&stale, count as usize).chain([&wanted]));
         let bytes = whole.len() as u64;
         peer.play(Chunks { base: 1, mark: count + 1, chunks: vec![whole] });
-        let client = Client::connect(&peer.addr().to_string()).unwrap();
+        let client = Client::connect(peer.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::At(count + 1))).unwrap();
         let mut longest = Duration::ZERO;
         let mut quiet = 0;
@@ -291,7 +291,7 @@ fn numbers_that_run_backwards_are_refused() {
                 let later: Vec<_> = payloads.iter().map(|(seq, text)| (*seq, message(text.as_bytes()))).collect();
                 let later = sparse_bundle(&later, Compression::None);
                 peer.play(Chunks { base: 10, mark: 20, chunks: vec![chunk([&first, &later])] });
-                let client = Client::connect(&peer.addr().to_string()).unwrap();
+                let client = Client::connect(peer.addr()).unwrap();
                 let subscription = Subscription::partition("t", 0).start(Start::At(10)).prefer_local();
                 let mut iter = client.subscribe(subscription).unwrap();
                 for seq in 10..=12 {
@@ -319,7 +319,7 @@ fn pings_before_the_answer_to_a_producer() {
     within(60, || {
         let peer = Peer::start();
         peer.play(Pings { at_once: false });
-        let client = builder(&peer).ack_timeout(Duration::from_millis(1)).connect(&peer.addr().to_string()).unwrap();
+        let client = builder(&peer).ack_timeout(Duration::from_millis(1)).connect(peer.addr()).unwrap();
         let mut producer = client.producer().build().unwrap();
         producer.send_to("t", 0, Record::new(b"x")).unwrap();
         assert!(producer.flush().is_err());
@@ -363,7 +363,7 @@ fn brokers_that_were_named_and_do_not_answer() {
         }
         peer.play(FallsSilent { states: leaders.iter().map(redirect).collect(), asked: false });
         let client = Client::builder().io_timeout(Duration::from_millis(300)).connect_timeout(Duration::from_secs(1));
-        let client = client.retry_timeout(Duration::ZERO).connect(&peer.addr().to_string()).unwrap();
+        let client = client.retry_timeout(Duration::ZERO).connect(peer.addr()).unwrap();
         assert_eq!(client.partitions("t").unwrap().len(), leaders.len());
         let (error, took) = timed(|| client.topics().unwrap_err());
         assert!(took < Duration::from_secs(6), "{took:?} where 1.3 s were given: {error}");
@@ -427,7 +427,7 @@ fn brokers_that_were_named_and_do_answer() {
         };
         let peer = Peer::start();
         peer.play(Names(counts.iter().rev().map(redirect).collect()));
-        let client = Client::builder().retry_timeout(Duration::ZERO).connect(&peer.addr().to_string()).unwrap();
+        let client = Client::builder().retry_timeout(Duration::ZERO).connect(peer.addr()).unwrap();
         // Each says something about the first partition only, so all but one go on being asked for.
         client.partitions("t").unwrap_err();
         let open = || counts.iter().map(|broker| broker.stats().open).sum::<usize>();
@@ -472,7 +472,7 @@ fn leaders_that_cannot_be_reached() {
         let peer = Peer::start();
         peer.play(SendsAway(0));
         let client = Client::builder().backoff(Duration::from_micros(1), Duration::from_micros(1));
-        let client = client.connect(&peer.addr().to_string()).unwrap();
+        let client = client.connect(peer.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::Earliest)).unwrap();
         for seq in 1..=600 {
             assert_eq!(iter.next().unwrap().unwrap().seq(), seq);
@@ -491,7 +491,7 @@ fn leaders_of_what_was_published() {
         let cluster = Broker::cluster(90).unwrap();
         cluster.create_topic("t", 90);
         let client = Client::builder().backoff(Duration::from_micros(1), Duration::from_micros(1));
-        let client = client.connect(&cluster.node(0).addr().to_string()).unwrap();
+        let client = client.connect(cluster.node(0).addr()).unwrap();
         let mut producer = client.producer().build().unwrap();
         for partition in 0..90 {
             producer.send_to("t", partition, Record::new(b"x")).unwrap();
