@@ -138,7 +138,7 @@ fn a_topic_in_a_cluster_is_ready_once_created() {
         let cluster = Broker::cluster_builder(2).election_time(Duration::from_secs(60)).start().unwrap();
         let client = impatient().connect(cluster.node(0).addr()).unwrap();
         let created = client.create_topic("orders", 2, &TopicConfig::new());
-        assert_eq!(fault(created), ("orders".into(), None, Fault::NoLeader));
+        assert_eq!(fault(created), ("orders".into(), Some(0), Fault::NoLeader));
     });
 }
 
