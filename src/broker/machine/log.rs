@@ -305,7 +305,8 @@ impl Chunk {
             };
             let rest = stored.bundle.bytes.get(self.skip..).unwrap_or(&[]);
             let now = rest.len().min(out.len()).min(usize::try_from(self.left).unwrap_or(usize::MAX));
-            out.iter_mut().zip(rest.iter().take(now)).for_each(|(to, from)| *to = *from);
+            let (Some(to), Some(from)) = (out.get_mut(..now), rest.get(..now)) else { break };
+            to.copy_from_slice(from);
             done += now;
             self.left -= now as u64;
             if now == rest.len() {
