@@ -192,6 +192,12 @@ impl Broker {
         Broker { host, node }
     }
 
+    /// What carries it.
+    #[cfg(test)]
+    pub(crate) fn host(&self) -> Arc<dyn Host> {
+        Arc::clone(&self.host)
+    }
+
     /// Starts a broker without topics, with every setting at its default.
     ///
     /// # Errors
@@ -255,6 +261,7 @@ impl Broker {
     /// Closes every connection that is open now.
     pub fn disconnect_all(&self) {
         self.act(|machine, now| machine.disconnect_all(now, self.node));
+        self.host.settle();
     }
 
     /// Creates a topic with partitions 0 to `partitions` − 1, all empty.
