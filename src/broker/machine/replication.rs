@@ -125,10 +125,16 @@ impl Machine {
     pub(super) fn check_in_sync(&mut self, topic: &Arc<str>, id: u16, node: usize) {
         let Some(limit) = self.options.behaviour.replication.as_ref().map(|r| r.out_of_sync_after) else { return };
         let now = self.now;
+        // A leader that is gone judges nobody.
+        let leader = self.partition(topic, id).and_then(|partition| partition.leader);
+        let judged = leader.is_some_and(|leader| self.is_alive(leader));
         let Some(partition) = self.partition_mut(topic, id) else { return };
         let leads = partition.leader == Some(node);
         let Some(replica) = partition.replica_mut(node) else { return };
         replica.checking = false;
+        if !judged {
+            replica.behind_since = None;
+        }
         let Some(since) = replica.behind_since.filter(|_| !leads) else { return };
         if since.after(limit) > now {
             replica.checking = true;
