@@ -35,6 +35,7 @@ mod partition;
 mod produce;
 mod replication;
 mod schedule;
+mod segment;
 mod shelf;
 #[cfg(test)]
 mod tests;

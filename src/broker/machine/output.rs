@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::connection::{Closing, Connection};
-use super::log::Chunk;
 use super::schedule::Event;
+use super::segment::Chunk;
 use super::{Conn, Machine, Pull};
 use crate::broker::faults::{Cut, Faults, Gate};
 use crate::broker::{BrokerFault, BrokerStats};

@@ -10,9 +10,10 @@
 
 use std::sync::Arc;
 
-use super::log::{Bundle, Log};
+use super::log::{Log, Stretch};
 use super::partition::Partition;
 use super::schedule::Event;
+use super::segment::Bundle;
 use super::{Layout, Machine};
 use crate::Limits;
 use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, MessageSet, RawMessage};
@@ -23,14 +24,7 @@ const FETCH: usize = 2048;
 
 impl Machine {
     /// What a leader has stored is on its way to the replicas.
-    pub(super) fn replicate(
-        &mut self,
-        topic: &Arc<str>,
-        id: u16,
-        leader: usize,
-        bundle: &Bundle,
-        stored: &super::log::Stretch,
-    ) {
+    pub(super) fn replicate(&mut self, topic: &Arc<str>, id: u16, leader: usize, bundle: &Bundle, stored: &Stretch) {
         if self.options.behaviour.replication.is_some() {
             self.kick(topic, id);
             return;
