@@ -1,6 +1,14 @@
 //! Publishing: in one call, or through a producer that collects.
 
 mod builder;
+#[allow(dead_code)]
+mod bundle;
+#[allow(dead_code)]
+mod failure_new;
+#[allow(dead_code)]
+mod numbering;
+#[allow(dead_code)]
+mod queue;
 mod drive;
 mod failure;
 mod lane;

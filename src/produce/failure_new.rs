@@ -1,0 +1,79 @@
+//! Records that come back.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use super::bundle::{Bundle, Unpacked};
+use crate::error::Error;
+use crate::message::Record;
+
+/// Records of a partition that a [`Producer`](crate::Producer) could not have stored, as they were given to it, and why.
+///
+/// It holds the bundle as it was to be sent, which is decoded only to look at its records.
+pub struct Failure {
+    topic: Arc<str>,
+    partition: u16,
+    pub(super) bundle: Bundle,
+    error: Arc<Error>,
+    unpacked: OnceLock<Unpacked>,
+}
+
+impl Failure {
+    pub(super) fn new(topic: Arc<str>, partition: u16, bundle: Bundle, error: Arc<Error>) -> Failure {
+        Failure { topic, partition, bundle, error, unpacked: OnceLock::new() }
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The partition of the topic.
+    pub fn partition(&self) -> u16 {
+        self.partition
+    }
+
+    /// Why: [`Error::OutcomeUnknown`] if they may be stored nevertheless; otherwise they are not.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// Whether they may be stored nevertheless: all of them or none. In a cluster a new leader may have the first of them only.
+    pub fn is_unknown(&self) -> bool {
+        matches!(*self.error, Error::OutcomeUnknown { .. })
+    }
+
+    pub(super) fn shared_error(&self) -> &Arc<Error> {
+        &self.error
+    }
+
+    /// How many records.
+    pub fn count(&self) -> usize {
+        self.bundle.count as usize
+    }
+
+    /// The records, in the order in which they were given, each with its time stamp.
+    pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
+        let (set, entries) = self.unpacked.get_or_init(|| {
+            // It was encoded here, so it decodes.
+            let unpacked = self.bundle.unpack().unwrap_or_default();
+            debug_assert_eq!(unpacked.1.len(), self.count());
+            unpacked
+        });
+        entries.iter().map(|entry| {
+            let record = Record::new(&set[entry.payload()]).timestamp_ms(entry.timestamp_ms);
+            entry.key().map_or(record, |key| record.key(&set[key]))
+        })
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failure")
+            .field("topic", &self.topic)
+            .field("partition", &self.partition)
+            .field("records", &self.count())
+            .field("error", &self.error)
+            .finish()
+    }
+}
