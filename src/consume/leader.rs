@@ -11,7 +11,8 @@ use super::tracks::Outcome;
 use crate::config::Config;
 use crate::error::{Error, Phase, Result};
 use crate::message::Sources;
-use crate::net::{Backoff, BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf, Stopwatch};
+use crate::net::old::{Backoff, Connection, Deadline, Dial, Interest, Stopwatch};
+use crate::net::{BrokerAddr, Fill, ReadBuf};
 use crate::protocol::fetch::{FetchRequest, WAIT_SLACK_MS, adjusted_wait_ms};
 use crate::protocol::stream::{Bundle, Event, FetchDecoder, Step};
 
