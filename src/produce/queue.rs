@@ -32,7 +32,7 @@ use crate::protocol::produce::ProduceCode;
 pub(super) struct PartitionQueue {
     pub(super) topic: Arc<str>,
     pub(super) partition: u16,
-    how: Sealing,
+    pub(super) how: Sealing,
     policy: RetryPolicy,
     collected: Option<BundleBuilder>,
     waiting: VecDeque<Bundle>,
@@ -58,6 +58,9 @@ pub(super) struct PartitionQueue {
     /// The last in order of those stored.
     stored: u64,
     another_writer: bool,
+    /// When what is collected has to go, and when it last made progress: the producer's notes.
+    pub(super) send_by: Time,
+    pub(super) progressed: Time,
 }
 
 /// How bundles are made.
@@ -130,6 +133,8 @@ impl PartitionQueue {
             sealed: 0,
             stored: 0,
             another_writer: false,
+            send_by: Time::NEVER,
+            progressed: Time::ZERO,
         }
     }
 
@@ -155,6 +160,7 @@ impl PartitionQueue {
 
     /// Makes a bundle of what is collected.
     pub(super) fn seal(&mut self, spares: &mut Spares) -> Result<()> {
+        self.send_by = Time::NEVER;
         let Some(mut builder) = self.collected.take() else { return Ok(()) };
         if !builder.is_empty() {
             let bundle = Bundle::seal(&mut builder, spares.buffer(), self.how.compression, self.how.numbering)?;
@@ -195,7 +201,7 @@ impl PartitionQueue {
     }
 
     /// Whether there is something to send, now or later.
-    fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         let may_go = match &self.numbering {
             Some(numbering) => {
                 self.question.is_none()
@@ -207,9 +213,9 @@ impl PartitionQueue {
         may_go && self.cause.is_none()
     }
 
-    /// When to look at it again if nothing arrives.
-    pub(super) fn due(&self) -> Time {
-        if self.has_work() { self.retry.pause_until() } else { Time::NEVER }
+    /// When to look at it again if nothing arrives: at the end of its pause, and of its budget.
+    pub(super) fn times(&self) -> [Time; 2] {
+        [self.retry.pause_until(), self.retry.gives_up_at(&self.policy)]
     }
 
     /// Where it has to send to, after those in flight.
@@ -300,7 +306,7 @@ impl PartitionQueue {
         let others = self.unsent % brokers.max(1) != 0;
         if others && self.retry.retry_at_once(now, &self.policy) {
             self.trouble = Some(error.clone());
-        } else if error.is_retryable() {
+        } else if error.is_transient() {
             self.pause_or_give_up(now, error.clone());
         } else {
             self.give_up(error.clone());
@@ -404,6 +410,11 @@ impl PartitionQueue {
     /// Whether something has gone wrong since the last bundle was stored.
     pub(super) fn is_in_trouble(&self) -> bool {
         self.cause.is_some() || self.retry.is_in_trouble()
+    }
+
+    /// What went wrong last, if it is tried again.
+    pub(super) fn trouble(&self) -> Option<&Error> {
+        self.trouble.as_ref().filter(|_| self.cause.is_none())
     }
 
     /// Redirects, or tries that came to no broker, in a row.
