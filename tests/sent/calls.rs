@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tank_client::{
-    Acks, Checkpoint, Client, Compression, Error, Fault, OutOfRange, PartitionRecords, Positions, Producer, Record, Start,
-    Subscription, TopicConfig,
+    Acks, Checkpoint, Client, Compression, Error, Fault, OutOfRange, PartitionRecords, Positions, Producer, Record,
+    Start, Subscription, TopicConfig,
 };
 
 use super::answers::Message;
