@@ -569,4 +569,3 @@ impl Drop for Driver {
         }
     }
 }
-

@@ -357,16 +357,12 @@ impl BundleBuilder {
         self.set.len()
     }
 
-<<<<<<< HEAD
     /// Bytes of memory it keeps.
     pub(crate) fn capacity(&self) -> usize {
         self.set.capacity().max(self.packed.capacity())
     }
 
-    /// Whether there is no message yet.
-=======
     /// Returns whether it has no message.
->>>>>>> seam
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }

@@ -267,7 +267,9 @@ impl Run {
         for bundle in std::mem::take(&mut self.failed) {
             let first: usize = contents(&bundle)[0].1.parse().unwrap();
             if self.world.numbering || self.known[first] == Known::NotStored {
-                contents(&bundle).iter().for_each(|(_, text)| self.known[text.parse::<usize>().unwrap()] = Known::Pending);
+                contents(&bundle)
+                    .iter()
+                    .for_each(|(_, text)| self.known[text.parse::<usize>().unwrap()] = Known::Pending);
                 self.queue.take_back(bundle);
             }
         }
