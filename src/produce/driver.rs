@@ -285,7 +285,6 @@ impl Driver {
         let topics = request::group(queues, &mut from);
         let request = self.options.request(&self.session.config.client_id, request_id, self.numbered, topics);
         let sent = Sent::Bundles { queues: from, shape: request.shape().collect() };
-        Spares::clear(&mut self.frame);
         if let Err(e) = request.encode(&mut self.frame) {
             // What can't be encoded is refused before it is taken.
             debug_assert!(false, "{e}");
@@ -297,18 +296,19 @@ impl Driver {
         let leader = &mut self.leaders[id];
         leader.channel.queue(now, request_id, allowance, &self.frame);
         leader.in_flight.push(InFlight { id: request_id, sent });
+        Spares::clear(&mut self.frame);
         true
     }
 
     /// Queues a question.
     fn queue_question(&mut self, id: BrokerId, now: Time, asked: InFlight) -> bool {
-        Spares::clear(&mut self.frame);
         if !asked.encode(&mut self.frame) {
             return false;
         }
         let leader = &mut self.leaders[id];
         leader.channel.queue(now, asked.id, self.session.config.io_timeout, &self.frame);
         leader.in_flight.push(asked);
+        Spares::clear(&mut self.frame);
         true
     }
 
