@@ -222,6 +222,8 @@ impl Chunk {
     }
 
     /// Returns the run that begins here and its first number, if all of the run is wanted.
+    // Inlined, it takes registers from the loop over bundles: 12 instructions more for each bundle of one message.
+    #[inline(never)]
     fn run(&self, bytes: &[u8], joined: u32, limits: &Limits) -> Option<(u64, run::Run)> {
         let first = self.next.filter(|&next| next >= self.from.max(1))?;
         // All of them together are within the limit, so each one is.

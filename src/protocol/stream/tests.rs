@@ -485,7 +485,7 @@ fn joined_from(base: u64, most: u32, from: u64, mark: u64, chunk: &[u8]) -> Vec<
     let bundles: Vec<_> = seen.iter().filter_map(bundle).collect();
     let alone: Vec<_> = alone.iter().filter_map(bundle).collect();
     assert_eq!(bundles.iter().map(|joined| joined.2 as usize).sum::<usize>(), alone.len());
-    assert_eq!(bundles.iter().map(|joined| joined.3).sum::<u32>(), alone.iter().map(|alone| alone.3).sum());
+    assert_eq!(bundles.iter().map(|joined| joined.3).sum::<u32>(), alone.iter().map(|alone| alone.3).sum::<u32>());
     bundles.into_iter().map(|(first, last, bundles, _)| (first, last, bundles)).collect()
 }
 
