@@ -464,7 +464,7 @@ impl Session {
         patience: Duration,
         closed: Option<&Closed>,
     ) -> Result<Vec<Result<LogEnd>>> {
-        let wanted = |&index: &usize| FetchPartition { partition: ids[index], seq: BEYOND_END, fetch_size: 0 };
+        let wanted = |&index: &usize| FetchPartition { partition: ids[index], seq: BEYOND_END, fetch_size: 1 };
         let mut request = FetchRequest {
             client_version: 2,
             request_id: 0,
