@@ -1,5 +1,7 @@
 //! The settings of a client, as values.
 
+mod publish;
+
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -7,9 +9,10 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::net::old::Backoff;
-use crate::produce::{Acks, Options};
 use crate::protocol::Limits;
-use crate::protocol::bundle::Compression;
+
+pub use publish::Acks;
+pub(crate) use publish::{MAX_PEERS, PublishOptions};
 
 /// The most that may be in memory in one piece, in bytes: messages find theirs by 32-bit numbers.
 const MAX_IN_MEMORY: u32 = 2 << 30;
@@ -30,7 +33,7 @@ pub(crate) struct Config {
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,
     pub(crate) limits: Limits,
-    pub(crate) publish: Options,
+    pub(crate) publish: PublishOptions,
     pub(crate) redirects: Redirects,
     pub(crate) endpoints: Option<EndpointMap>,
 }
@@ -79,7 +82,7 @@ impl Default for Config {
             receive_buffer: None,
             send_buffer: None,
             limits: Limits::default(),
-            publish: Options::default(),
+            publish: PublishOptions::default(),
             redirects: Redirects::Follow,
             endpoints: None,
         }

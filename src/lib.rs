@@ -74,14 +74,14 @@ mod utc;
 pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, PartitionInfo, TopicInfo, Topology};
 pub use brokers::Brokers;
 pub use client::{Client, ClientBuilder};
-pub use config::Redirects;
+pub use config::{Acks, Redirects};
 pub use consume::{
     Batch, BatchIter, Checkpoint, CloseHandle, ConsumeIter, Gap, MessageRef, OutOfRange, Position, Positions, Stats,
     Subscription,
 };
 pub use error::{CheckpointFault, Error, Fault, Phase, Result};
 pub use message::{Message, Record, Start};
-pub use produce::{Acks, ByKey, Failure, PartitionRecords, Partitioner, Producer, ProducerBuilder};
+pub use produce::{ByKey, Failure, PartitionRecords, Partitioner, Producer, ProducerBuilder};
 pub use protocol::Limits;
 pub use protocol::bundle::Compression;
 pub use topic_config::{CleanupPolicy, TopicConfig, TopicConfigError};

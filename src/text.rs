@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::config::{Acks, MAX_PEERS};
 use crate::consume::OutOfRange;
 use crate::error::{Error, Result};
 use crate::message::Start;
-use crate::produce::{Acks, MAX_PEERS};
 use crate::protocol::bundle::Compression;
 use crate::utc;
 

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use log::{debug, trace, warn};
 
 use super::bundle::{BrokerId, Spares};
-use super::options::Options;
 use super::queue::{Lost, PartitionQueue, ToSend};
 use super::request::{self, InFlight, Sent};
+use crate::config::PublishOptions;
 use crate::error::{Error, Fault, Result};
 use crate::net::{BrokerAddr, Channel, Fill, LookUp, ReadBuf, Time, wait};
 use crate::protocol::admin::PartitionState;
@@ -31,7 +31,7 @@ const ANSWERS: usize = 2 << 10;
 #[derive(Debug)]
 pub(super) struct Driver {
     pub(super) session: Arc<Session>,
-    options: Options,
+    options: PublishOptions,
     /// Requests with bundles in flight to a leader at a time.
     window: usize,
     /// Whether bundles bring their own numbers.
@@ -77,7 +77,7 @@ impl Leader {
 }
 
 impl Driver {
-    pub(super) fn new(session: Arc<Session>, options: Options, window: usize, numbered: bool) -> Driver {
+    pub(super) fn new(session: Arc<Session>, options: PublishOptions, window: usize, numbered: bool) -> Driver {
         Driver {
             process: session.net.process(),
             session,

@@ -14,7 +14,6 @@ mod bundle;
 mod driver;
 mod failure;
 mod numbering;
-mod options;
 mod partitioner;
 mod producer;
 mod publish;
@@ -24,8 +23,6 @@ mod request;
 
 pub use builder::ProducerBuilder;
 pub use failure::Failure;
-pub use options::Acks;
-pub(crate) use options::{MAX_PEERS, Options};
 pub use partitioner::{ByKey, Partitioner};
 pub use producer::Producer;
 pub use records::PartitionRecords;

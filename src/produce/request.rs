@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::options::Options;
 use super::queue::{PartitionQueue, ToSend};
+use crate::config::PublishOptions;
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::cursor::Cursor;
 use crate::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, PartitionAnswer};
@@ -174,7 +174,7 @@ pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> 
     topics
 }
 
-impl Options {
+impl PublishOptions {
     /// A request with these bundles.
     pub(super) fn request<'a>(
         &self,
