@@ -144,7 +144,7 @@ pub enum Error {
         source: Arc<Error>,
     },
     /// The number a subscription was to resume with lies beyond the end of the partition: it is not the log that the
-    /// checkpoint was made of. See [`Subscription::on_recreated`](crate::Subscription::on_recreated).
+    /// checkpoint was made of. See [`Subscription::beyond_end`](crate::Subscription::beyond_end).
     #[error(
         "{topic}/{partition}: the checkpoint says {position}, but the high-water mark is {high_water_mark}: \
          the topic was created anew, or lost its last messages"

@@ -5,7 +5,7 @@
 //! use tank_client::{Client, Start, Subscription};
 //!
 //! let client = Client::connect("127.0.0.1:11011")?;
-//! for message in client.subscribe(Subscription::partition("orders", 0).from(Start::Earliest))? {
+//! for message in client.subscribe(Subscription::partition("orders", 0).start(Start::Earliest))? {
 //!     let message = message?;
 //!     println!("{}: {}", message.seq(), String::from_utf8_lossy(message.payload()));
 //! }
@@ -72,7 +72,7 @@ pub use consume::{
 };
 pub use error::{CheckpointFault, Error, Fault, Phase, Result};
 pub use message::{Message, Record, Start};
-pub use produce::{Acks, ByKey, Failure, Parcel, Partitioner, Producer, ProducerBuilder};
+pub use produce::{Acks, ByKey, Failure, PartitionRecords, Partitioner, Producer, ProducerBuilder};
 pub use protocol::Limits;
 pub use protocol::bundle::Compression;
 pub use topic_config::{CleanupPolicy, TopicConfig, TopicConfigError};

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use common::server::{Server, unique_name};
 use common::watch::within;
-use tank_client::broker::{Broker, Fault as Trouble};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::Kind;
 use tank_client::{CleanupPolicy, Client, ClientBuilder, Error, Fault, Record, TopicConfig};
 
@@ -79,9 +79,10 @@ fn names_and_counts_are_checked_before_anything_is_sent() {
 #[test]
 fn a_creation_whose_answer_is_lost_is_reported_as_that() {
     within(60, || {
-        for (trouble, created) in
-            [(Trouble::LoseAnswer(Kind::CreateTopic), true), (Trouble::CloseOnRequest(Kind::CreateTopic), false)]
-        {
+        for (trouble, created) in [
+            (BrokerFault::LoseAnswer(Kind::CreateTopic), true),
+            (BrokerFault::CloseOnRequest(Kind::CreateTopic), false),
+        ] {
             let broker = Broker::start().unwrap();
             let client = impatient().connect(&broker.addr().to_string()).unwrap();
             broker.inject(trouble);
@@ -94,7 +95,7 @@ fn a_creation_whose_answer_is_lost_is_reported_as_that() {
         let cluster = Broker::cluster(2).unwrap();
         let addrs = cluster.addrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let client = impatient().connect(&addrs).unwrap();
-        cluster.node(0).inject(Trouble::LoseAnswer(Kind::CreateTopic));
+        cluster.node(0).inject(BrokerFault::LoseAnswer(Kind::CreateTopic));
         let e = client.create_topic("orders", 2, &TopicConfig::new()).unwrap_err();
         assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e}");
         assert_eq!(cluster.node(1).stats().requests(Kind::CreateTopic), 0);
@@ -190,15 +191,15 @@ fn status_and_ping() {
 fn a_ping_takes_as_long_as_the_answer() {
     within(60, || {
         let broker = Broker::start().unwrap();
-        broker.inject(Trouble::LatePing(150 * MS));
-        broker.inject(Trouble::LatePing(150 * MS));
+        broker.inject(BrokerFault::LatePing(150 * MS));
+        broker.inject(BrokerFault::LatePing(150 * MS));
         let client = impatient().connect(&broker.addr().to_string()).unwrap();
         broker.disconnect_all();
         assert!(broker.wait_until(Duration::from_secs(5), |stats| stats.open == 0));
         assert!(client.ping().unwrap() < 140 * MS, "dialing does not count");
-        broker.inject(Trouble::Delay(100 * MS));
+        broker.inject(BrokerFault::Delay(100 * MS));
         assert!(client.ping().unwrap() >= 100 * MS);
-        broker.inject(Trouble::Delay(5000 * MS));
+        broker.inject(BrokerFault::Delay(5000 * MS));
         assert!(client.ping().unwrap_err().is_timeout());
     });
 }

@@ -32,7 +32,7 @@ fn a_caller_that_does_not_go_on_holds_the_broker_back() {
         let payloads = [[b'x'; 1000]; 60];
         broker.append_repeated("huge", 0, &[&bundle(&payloads, Compression::None)], 1 << 20);
         let client = Client::builder().receive_buffer(64 << 10).connect(&broker.addr().to_string()).unwrap();
-        let all = Subscription::topic("huge").from(Start::Earliest).fetch_size(64 << 20);
+        let all = Subscription::topic("huge").start(Start::Earliest).fetch_size(64 << 20);
         let mut iter = client.subscribe(all).unwrap();
         assert_eq!(iter.next().unwrap().unwrap().seq(), 1);
         let (held, sent) = (alloc::held(), sent_until_it_waits(&broker));
@@ -60,7 +60,7 @@ fn a_pause_over_the_brokers_idle_limit_goes_unnoticed() {
         }
         let strict = Client::builder().retry_timeout(Duration::ZERO);
         let client = strict.connect(&broker.addr().to_string()).unwrap();
-        let all = Subscription::topic("orders").from(Start::Earliest).stop_at_end().fetch_size(1);
+        let all = Subscription::topic("orders").start(Start::Earliest).stop_at_end().fetch_size(1);
         let mut iter = client.subscribe(all).unwrap();
         let mut got = [1; 2];
         for message in iter.by_ref() {
@@ -94,7 +94,7 @@ fn a_pause_in_an_answer_whose_connection_has_ended() {
         let strict = Client::builder().retry_timeout(Duration::ZERO);
         let client = strict.connect(&broker.addr().to_string()).unwrap();
         let mut iter =
-            client.subscribe(Subscription::topic("orders").from(Start::Earliest).fetch_size(300_000)).unwrap();
+            client.subscribe(Subscription::topic("orders").start(Start::Earliest).fetch_size(300_000)).unwrap();
         for n in 1..=100 {
             assert_eq!(iter.next().unwrap().unwrap().seq(), n);
             if n % 7 == 0 {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::proxy::Proxy;
 use common::server::Server;
 use common::watch::{timed, within};
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::DecodeFault;
 use tank_client::{Client, ClientBuilder, Error, Limits, Phase};
 
@@ -94,7 +94,7 @@ fn somebody_else() {
             (&[2, 0, 0, 0, 0], 2, 3),
             (&[0; 64], 0, 3),
         ] {
-            broker.inject(Fault::Greeting(greeting.to_vec()));
+            broker.inject(BrokerFault::Greeting(greeting.to_vec()));
             match Client::connect(&addr).unwrap_err() {
                 Error::Decode { source } => {
                     assert_eq!(source.fault(), DecodeFault::Unexpected { found, expected }, "{source}");
@@ -102,7 +102,7 @@ fn somebody_else() {
                 e => panic!("{e:?}"),
             }
         }
-        broker.inject(Fault::CloseOnAccept);
+        broker.inject(BrokerFault::CloseOnAccept);
         let e = Client::connect(&addr).unwrap_err();
         let ended = matches!(e, Error::Disconnected { phase: Phase::Greet } | Error::Io { phase: Phase::Greet, .. });
         assert!(ended, "{e:?}");
@@ -119,7 +119,7 @@ fn one_of_several_will_do() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let silent = silent.local_addr().unwrap();
         let strange = Broker::start().unwrap();
-        strange.inject_times(Fault::Greeting(b"220 mail".to_vec()), u64::MAX);
+        strange.inject_times(BrokerFault::Greeting(b"220 mail".to_vec()), u64::MAX);
         let strange = strange.addr();
         let all = [refused, also_refused, silent.to_string(), strange.to_string(), server.addr().to_owned()];
         for first in 0..all.len() {
@@ -139,7 +139,7 @@ fn none_of_several() {
     within(60, || {
         let ((_a, refused), silent) = (down(), TcpListener::bind("127.0.0.1:0").unwrap());
         let strange = Broker::start().unwrap();
-        strange.inject_times(Fault::Greeting(b"220 mail".to_vec()), u64::MAX);
+        strange.inject_times(BrokerFault::Greeting(b"220 mail".to_vec()), u64::MAX);
         let (silent, strange) = (silent.local_addr().unwrap(), strange.addr());
         let list = format!("{refused},{silent},{strange}");
         let (e, took) = timed(|| quick().connect(&list).unwrap_err());
@@ -212,8 +212,8 @@ fn pings() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
         broker.append_payloads("orders", 0, &["1", "2"]);
-        broker.inject_times(Fault::LatePing(Duration::from_millis(50)), 2);
-        broker.inject_times(Fault::PingBeforeAnswer, u64::MAX);
+        broker.inject_times(BrokerFault::LatePing(Duration::from_millis(50)), 2);
+        broker.inject_times(BrokerFault::PingBeforeAnswer, u64::MAX);
         let client = Client::connect(&broker.addr().to_string()).unwrap();
         let mut iter = client.subscribe(tank_client::Subscription::topic("orders").stop_at_seq(4)).unwrap();
         broker.append_payloads("orders", 0, &["3"]);

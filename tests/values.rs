@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use common::server::Server;
 use common::watch::within;
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::Kind;
 use tank_client::{Client, Compression, Error, Message, Record, Start, Subscription};
 
@@ -28,7 +28,7 @@ fn messages(client: &Client, topic: &str) -> Vec<Message> {
         of(u64::MAX - 1000, Record::new(b"")),
     ];
     client.publish(topic, 0, &records).unwrap();
-    let all = Subscription::topic(topic).from(Start::Earliest).stop_at_end();
+    let all = Subscription::topic(topic).start(Start::Earliest).stop_at_end();
     client.subscribe(all).unwrap().map(Result::unwrap).collect()
 }
 
@@ -101,11 +101,28 @@ fn batches_say_the_same() {
 }
 
 #[test]
-fn records_say_what_they_were_given() {
-    let record = Record::new(b"payload");
-    assert_eq!((record.payload(), record.key_bytes(), record.stamp()), (&b"payload"[..], None, None));
-    let record = record.key(b"key").timestamp_ms(7);
-    assert_eq!((record.payload(), record.key_bytes(), record.stamp()), (&b"payload"[..], Some(&b"key"[..]), Some(7)));
+fn records_are_made_of_anything_that_is_bytes() {
+    let record = Record::new("payload");
+    assert_eq!((record.payload(), record.get_key(), record.get_timestamp_ms()), (&b"payload"[..], None, None));
+    let full = record.key("key").timestamp_ms(7);
+    assert_eq!(
+        (full.payload(), full.get_key(), full.get_timestamp_ms()),
+        (&b"payload"[..], Some(&b"key"[..]), Some(7))
+    );
+
+    let (text, bytes) = ("payload".to_owned(), b"payload".to_vec());
+    let all = [
+        Record::new(&text),
+        Record::new(&*text),
+        Record::new(&bytes),
+        Record::new(&bytes[..]),
+        Record::new(b"payload"),
+    ];
+    assert_eq!(all, [record; 5]);
+    let texts = ["payload"; 2];
+    assert_eq!(texts.iter().map(Record::new).collect::<Vec<_>>(), [record; 2]);
+    let key = vec![b'k', b'e', b'y'];
+    assert_eq!(record.key(&key).timestamp_ms(7), full);
 }
 
 /// What a program may well write to its log.
@@ -117,7 +134,7 @@ fn nothing_that_is_shown_holds_a_payload() {
         broker.append_payloads("orders", 0, &[SECRET, SECRET]);
         let client = Client::builder().retry_timeout(Duration::ZERO).map_endpoints(Into::into);
         let client = client.connect(&broker.addr().to_string()).unwrap();
-        let mut iter = client.subscribe(Subscription::topic("orders").from(Start::Earliest)).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
         iter.next().unwrap().unwrap();
         // One more is in its memory.
         assert!(hides(&iter).contains("orders"));
@@ -128,7 +145,7 @@ fn nothing_that_is_shown_holds_a_payload() {
         producer.send_to("orders", 0, Record::new(SECRET).key(SECRET)).unwrap();
         let text = hides(&producer);
         assert!(text.contains("partitions: 1, stored: 0, pending: 1, failures: 0"), "{text}");
-        broker.inject(Fault::LoseAnswer(Kind::Produce));
+        broker.inject(BrokerFault::LoseAnswer(Kind::Produce));
         producer.flush().unwrap_err();
         let failures = producer.take_failures();
         let text = hides(&failures[0]);

@@ -46,7 +46,7 @@ const MAX_BYTES: u64 = 32 << 20;
 ///
 /// for expected in ["tea", "milk", "bread"] {
 ///     let mut checkpoint = Checkpoint::open(&path)?;
-///     let mut orders = client.subscribe(Subscription::topic("orders").from(Start::Earliest).resume(&checkpoint))?;
+///     let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest).resume(&checkpoint))?;
 ///     let order = orders.next().unwrap()?;
 ///     assert_eq!(order.payload(), expected.as_bytes());
 ///     checkpoint.save(&orders.positions())?;

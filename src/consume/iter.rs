@@ -156,21 +156,19 @@ impl ConsumeIter {
     /// The next number to be delivered from a partition: what to keep in order to go on later. 0 as long as nothing
     /// came of a partition that begins with the earliest message. `None` for a partition that was not subscribed to, and
     /// for one that begins with the latest message as long as it has had no leader to say which that is.
-    ///
-    /// On a `&mut ConsumeIter` write `(*iter).position(…)`: there `Iterator::position` comes first.
-    pub fn position(&self, topic: &str, partition: u16) -> Option<u64> {
+    pub fn position_of(&self, topic: &str, partition: u16) -> Option<u64> {
         let index = self.tracks.find(topic, partition).filter(|&index| self.tracks.has_position(index))?;
-        Some(self.position_of(index))
+        Some(self.next_seq(index))
     }
 
-    fn position_of(&self, index: usize) -> u64 {
+    fn next_seq(&self, index: usize) -> u64 {
         let delivered = self.arrived.delivered().filter(|delivered| delivered.partition == index);
         delivered.map_or(self.tracks.tracks[index].position, |delivered| delivered.position)
     }
 
-    /// The next number of every partition that has a [position](ConsumeIter::position).
+    /// The next number of every partition that has a [position](ConsumeIter::position_of).
     pub fn positions(&self) -> Positions {
-        self.tracks.positions(|index| self.position_of(index))
+        self.tracks.positions(|index| self.next_seq(index))
     }
 
     /// The highest number of a partition that the broker was heard to have, 0 if it has none; `None` if it was not
@@ -182,7 +180,7 @@ impl ConsumeIter {
     /// How many numbers lie between the positions and the high-water marks, all partitions together. Numbers that
     /// no message has count too.
     pub fn lag(&self) -> u64 {
-        self.tracks.lag(|index| self.position_of(index))
+        self.tracks.lag(|index| self.next_seq(index))
     }
 
     /// What retention took before it was delivered.

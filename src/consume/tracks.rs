@@ -385,7 +385,7 @@ impl Tracks {
             return track.check_end();
         }
         let recreated = std::mem::take(&mut track.resumed) && requested > high_water_mark.saturating_add(1);
-        let policy = if recreated { self.options.on_recreated } else { self.options.out_of_range };
+        let policy = if recreated { self.options.beyond_end } else { self.options.out_of_range };
         let e = |topic: &Arc<str>| {
             let (topic, partition) = (topic.to_string(), *partition);
             match recreated {

@@ -16,6 +16,6 @@ pub use builder::ProducerBuilder;
 pub use failure::Failure;
 pub use options::Acks;
 pub(crate) use options::Options;
-pub use parcel::Parcel;
+pub use parcel::PartitionRecords;
 pub use partitioner::{ByKey, Partitioner};
 pub use producer::Producer;

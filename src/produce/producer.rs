@@ -35,7 +35,7 @@ use crate::protocol::produce::ProduceCode;
 /// # let client = Client::connect("localhost")?;
 /// let mut producer = client.producer().build()?;
 /// for line in ["two pounds of tea", "milk"] {
-///     producer.send("orders", Record::new(line.as_bytes()).key(b"customer 7"))?;
+///     producer.send("orders", Record::new(line).key("customer 7"))?;
 /// }
 /// producer.flush()?;
 /// # Ok::<(), tank_client::Error>(())
@@ -197,7 +197,7 @@ impl Producer {
                 partitions
             }
         };
-        match self.settings.partitioner.partition(&topic.name, record.key_bytes(), partitions) {
+        match self.settings.partitioner.partition(&topic.name, record.get_key(), partitions) {
             Some(partition) if partition < partitions => Ok(partition),
             Some(partition) => {
                 let name = &topic.name;
