@@ -4,7 +4,7 @@ use super::decoded::Decoded;
 use super::leader::Leader;
 use super::tracks::{Tracks, Verdict};
 use crate::error::{Error, Result};
-use crate::message::Sources;
+use crate::message::TopicPartitions;
 use crate::protocol::stream::{Bundle, Step};
 use crate::protocol::{DecodeError, Limits};
 
@@ -35,7 +35,7 @@ pub(super) struct Delivered {
 }
 
 impl Arrived {
-    pub(super) fn new(sources: &Sources) -> Arrived {
+    pub(super) fn new(sources: &TopicPartitions) -> Arrived {
         let decoded = Decoded::new(sources);
         Arrived { bundles: Vec::new(), taken: 0, decoded, partition: 0, after: 0, failure: None }
     }

@@ -10,7 +10,7 @@ use super::decoded::JOINED;
 use super::tracks::Outcome;
 use crate::config::Config;
 use crate::error::{Error, Phase, Result};
-use crate::message::Sources;
+use crate::message::TopicPartitions;
 use crate::net::{Backoff, BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf, Stopwatch};
 use crate::protocol::fetch::{FetchRequest, WAIT_SLACK_MS, adjusted_wait_ms};
 use crate::protocol::stream::{Bundle, Event, FetchDecoder, Step};
@@ -32,7 +32,7 @@ pub(super) struct Leader {
     config: Arc<Config>,
     link: Link,
     decoder: FetchDecoder,
-    buf: ReadBuf<Sources>,
+    buf: ReadBuf<TopicPartitions>,
     in_flight: Vec<InFlight>,
     /// The fetch whose answer is being read.
     current: Option<InFlight>,
@@ -69,7 +69,7 @@ struct InFlight {
 }
 
 impl Leader {
-    pub(super) fn new(addr: BrokerAddr, config: &Arc<Config>, sources: &Sources) -> Leader {
+    pub(super) fn new(addr: BrokerAddr, config: &Arc<Config>, sources: &TopicPartitions) -> Leader {
         Leader {
             addr,
             config: config.clone(),
@@ -90,7 +90,7 @@ impl Leader {
 
     /// The read buffer, in which shared bundles lie.
     #[inline]
-    pub(super) fn buf(&self) -> &ReadBuf<Sources> {
+    pub(super) fn buf(&self) -> &ReadBuf<TopicPartitions> {
         &self.buf
     }
 

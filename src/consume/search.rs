@@ -8,7 +8,7 @@ use super::subscription::{OutOfRange, Subscription};
 use super::tracks::{Track, TrackState, Tracks};
 use crate::client::Shared;
 use crate::error::Result;
-use crate::message::{Source, millis_at_or_after};
+use crate::message::{TopicPartition, millis_at_or_after};
 
 /// Bytes to ask for with each probe, of which the first bundle is looked at, or the first small ones.
 const PROBE_SIZE: u32 = 4 << 10;
@@ -35,7 +35,7 @@ pub(super) fn seq_at(
     let mut track = Track::new(low, Some((first_available, high_water_mark)), &subscription.options);
     // Nothing is asked for before the first probe.
     track.state = TrackState::Done;
-    let source = Source { topic: topic.clone(), partition };
+    let source = TopicPartition { topic: topic.clone(), partition };
     let tracks = Tracks::new(vec![(source, track)], subscription.options, shared.is_cluster(), &shared.config);
     let mut probes = ConsumeIter::start(shared.clone(), tracks, None)?;
     while low < high {

@@ -12,7 +12,7 @@ use super::subscription::{Subscription, Wanted, check_topic};
 use super::tracks::{Track, Tracks};
 use crate::client::{Client, Shared};
 use crate::error::{Error, Fault, Result};
-use crate::message::{Source, Start};
+use crate::message::{TopicPartition, Start};
 use crate::net::{Deadline, sleep};
 use crate::protocol::admin::PartitionState;
 
@@ -62,7 +62,7 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
                 }
             };
             track.resumed = resumed.is_some();
-            partitions.push((Source { topic: topic.clone(), partition: id }, track));
+            partitions.push((TopicPartition { topic: topic.clone(), partition: id }, track));
         }
     }
     let tracks = Tracks::new(partitions, subscription.options, shared.is_cluster(), &shared.config);

@@ -10,7 +10,7 @@ use super::stats::Stats;
 use super::subscription::{MAX_FETCH_SIZE, Options, OutOfRange};
 use crate::config::Config;
 use crate::error::{Error, Fault, Result};
-use crate::message::{Source, Sources};
+use crate::message::{TopicPartition, TopicPartitions};
 use crate::net::{Backoff, BrokerAddr, Cluster, Deadline};
 use crate::protocol::bundle::Entry;
 use crate::protocol::fetch::{PartitionAnswer, SEQ_TAIL};
@@ -78,7 +78,7 @@ pub(super) enum TrackState {
 /// All partitions of a subscription.
 #[derive(Debug)]
 pub(super) struct Tracks {
-    pub(super) sources: Sources,
+    pub(super) sources: TopicPartitions,
     pub(super) tracks: Vec<Track>,
     pub(super) options: Options,
     /// Nodes of a cluster die when they wait for several partitions with one fetch and data comes for one of them; and
@@ -131,7 +131,7 @@ pub(super) enum Verdict {
 }
 
 impl Tracks {
-    pub(super) fn new(partitions: Vec<(Source, Track)>, options: Options, in_cluster: bool, config: &Config) -> Tracks {
+    pub(super) fn new(partitions: Vec<(TopicPartition, Track)>, options: Options, in_cluster: bool, config: &Config) -> Tracks {
         let (sources, tracks): (Vec<_>, Vec<_>) = partitions.into_iter().unzip();
         Tracks {
             sources: sources.into(),
@@ -168,7 +168,7 @@ impl Tracks {
 
     /// All positions, given where each partition stands with what is being handed out.
     pub(super) fn positions(&self, position_of: impl Fn(usize) -> u64) -> Positions {
-        let position = |(index, source): (usize, &Source)| {
+        let position = |(index, source): (usize, &TopicPartition)| {
             let (topic, partition) = (source.topic.clone(), source.partition);
             self.has_position(index).then(|| Position { topic, partition, seq: position_of(index) })
         };
@@ -217,7 +217,7 @@ impl Tracks {
             return Ok(());
         }
         let fault = DecodeFault::SeqRange { seq: position, low: 0, high: SEQ_TAIL - 1 };
-        let Source { topic, partition } = &self.sources[index];
+        let TopicPartition { topic, partition } = &self.sources[index];
         let e = DecodeError::new("next sequence number", fault, 0).in_partition(topic, *partition);
         Err(Error::decode(&"the leader", e))
     }
@@ -294,7 +294,7 @@ impl Tracks {
         cluster: &Cluster,
     ) {
         outcome.has_fault |= !matches!(answer, PartitionAnswer::Data { .. });
-        let Source { topic, partition } = self.sources[index].clone();
+        let TopicPartition { topic, partition } = self.sources[index].clone();
         let track = &mut self.tracks[index];
         track.found = false;
         track.chunk_len = answer.chunk_len();
@@ -345,7 +345,7 @@ impl Tracks {
     }
 
     fn on_no_leader(&mut self, index: usize, outcome: &mut Outcome, cluster: &Cluster) {
-        let Source { topic, partition } = &self.sources[index];
+        let TopicPartition { topic, partition } = &self.sources[index];
         cluster.forget(topic, *partition);
         let e = Error::broker(topic, *partition, Fault::NoLeader);
         self.tracks[index].leader = None;
@@ -373,7 +373,7 @@ impl Tracks {
     }
 
     fn on_out_of_range(&mut self, index: usize, first_available: u64, high_water_mark: u64, outcome: &mut Outcome) {
-        let Source { topic, partition } = &self.sources[index];
+        let TopicPartition { topic, partition } = &self.sources[index];
         let track = &mut self.tracks[index];
         track.high_water_mark = Some(high_water_mark);
         track.first_available = first_available;
@@ -516,7 +516,7 @@ impl Tracks {
             }
             ChunkEnd::Whole if !track.found => {
                 if track.stale_len.is_some_and(|before| track.chunk_len <= before) {
-                    let Source { topic, partition } = &self.sources[index];
+                    let TopicPartition { topic, partition } = &self.sources[index];
                     let e = Error::broker(topic, *partition, Fault::Stuck { seq: track.fetch_from });
                     return outcome.fail(e);
                 }
@@ -534,7 +534,7 @@ impl Tracks {
         let track = &mut self.tracks[index];
         let asked = u64::from(track.fetch_size);
         if !track.found && (needed > limit || asked >= limit) {
-            let Source { topic, partition } = &self.sources[index];
+            let TopicPartition { topic, partition } = &self.sources[index];
             let (topic, partition, limit) = (topic.to_string(), *partition, self.bundle_limit.into());
             let needed = needed.max(asked + 1);
             return outcome.fail(Error::BundleTooLarge { topic, partition, needed, limit });

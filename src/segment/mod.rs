@@ -28,7 +28,7 @@ use file::{OpenFile, range_of};
 
 use crate::consume::{Batch, Decoded};
 use crate::error::{Error, Result};
-use crate::message::{Message, Source, Sources};
+use crate::message::{Message, TopicPartition, TopicPartitions};
 use crate::protocol::Limits;
 
 /// How often to look again when a file is gone that was there a moment ago: a live server closes, merges and removes.
@@ -48,7 +48,7 @@ pub struct Segments {
     file: Option<OpenFile>,
     cut_tail: Option<(PathBuf, u64)>,
     finished: bool,
-    sources: Sources,
+    sources: TopicPartitions,
     decoded: Decoded,
     /// What is wrong with the bundle behind them.
     failure: Option<Error>,
@@ -68,7 +68,7 @@ impl Segments {
             (Ok(id), Some(parent)) => (name(parent), id),
             _ => (name(&dir), 0),
         };
-        let sources: Sources = [Source { topic: topic.into(), partition }].into();
+        let sources: TopicPartitions = [TopicPartition { topic: topic.into(), partition }].into();
         let segments = Segments {
             dir,
             limits: Limits::default(),
@@ -88,7 +88,7 @@ impl Segments {
     #[must_use]
     pub fn named(mut self, topic: impl AsRef<str>, partition: u16) -> Segments {
         self.position = self.position();
-        self.sources = [Source { topic: topic.as_ref().into(), partition }].into();
+        self.sources = [TopicPartition { topic: topic.as_ref().into(), partition }].into();
         self.decoded = Decoded::new(&self.sources);
         (self.file, self.failure) = (None, None);
         self

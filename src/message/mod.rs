@@ -1,27 +1,33 @@
-//! The values a user holds.
+//! The values a user holds, and the decoded bundles they point into.
+
+mod batch;
+mod decoded;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use batch::{Batch, BatchIter, MessageRef};
+pub(crate) use decoded::{DecodedBundle, JOINED};
 
 use crate::net::Block;
 use crate::protocol::bundle::{Entry, RawMessage};
 
 /// A partition of a topic, as all of its messages name it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Source {
+pub(crate) struct TopicPartition {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: u16,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.topic, self.partition)
     }
 }
 
 /// The partitions of a subscription; a message knows its own by index.
-pub(crate) type Sources = Arc<[Source]>;
+pub(crate) type TopicPartitions = Arc<[TopicPartition]>;
 
 /// A message of a partition.
 ///
@@ -30,13 +36,13 @@ pub(crate) type Sources = Arc<[Source]>;
 /// those.
 #[derive(Clone)]
 pub struct Message {
-    pub(crate) block: Arc<Block<Sources>>,
+    pub(crate) block: Arc<Block<TopicPartitions>>,
     pub(crate) entry: Entry,
     pub(crate) source: u32,
 }
 
 impl Message {
-    fn source(&self) -> &Source {
+    fn source(&self) -> &TopicPartition {
         &self.block.tag[self.source as usize]
     }
 
@@ -80,7 +86,7 @@ impl Message {
     /// A copy that shares no memory with other messages.
     pub fn detach(&self) -> Message {
         let bytes = [self.key().unwrap_or_default(), self.payload()].concat();
-        let source: Sources = [self.source().clone()].into();
+        let source: TopicPartitions = [self.source().clone()].into();
         let block = Block::new(bytes, source);
         Message { block, entry: self.entry.alone(), source: 0 }
     }
