@@ -37,7 +37,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     broker.create_topic("orders", PARTITIONS);
     println!("a broker listens on {}", broker.addr());
 
-    let client = Client::connect(&broker.addr().to_string())?;
+    let client = Client::connect(broker.addr())?;
     for n in 0..ORDERS {
         let customer = CUSTOMERS[usize::from(n * 7 % 5)];
         let order = format!("order {n}: {} cups of tea", n % 9 + 1);

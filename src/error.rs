@@ -1,5 +1,6 @@
 //! What can go wrong, for the caller.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
@@ -53,6 +54,17 @@ pub enum Error {
         /// What was being done.
         phase: Phase,
     },
+    /// What answers at the broker's address is another service: it greets with something else.
+    #[error("{broker}: not a TANK broker")]
+    NotTank {
+        /// The broker.
+        broker: String,
+        /// What it greets with instead of a ping.
+        source: DecodeError,
+    },
+    /// A wait was ended by [`CloseHandle::close`](crate::CloseHandle::close).
+    #[error("closed while waiting for brokers")]
+    Closed,
     /// The broker sent what the protocol does not allow, or more than [`Limits`](crate::Limits) do.
     #[error("{broker}: malformed data from the broker")]
     Decode {
@@ -212,10 +224,35 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Connect { .. } | Error::Io { .. } | Error::Timeout { .. } | Error::Disconnected { .. } => true,
-            Error::NotSent { .. } => true,
+            Error::NotTank { .. } | Error::NotSent { .. } => true,
             Error::Broker { fault, .. } => fault.is_retryable(),
             _ => false,
         }
+    }
+
+    /// Whether it may pass while one waits: trouble of a broker or a partition's leader, not of the data or this machine.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Error::Connect { source, .. } => !is_lack(source),
+            Error::Io { .. } | Error::Timeout { .. } | Error::Disconnected { .. } | Error::NotTank { .. } => true,
+            Error::Broker { fault, .. } => matches!(fault, Fault::NoLeader | Fault::Redirects { .. }),
+            _ => false,
+        }
+    }
+
+    /// Whether a broker named another one.
+    pub(crate) fn is_redirect(&self) -> bool {
+        matches!(self, Error::Broker { fault: Fault::Redirects { .. }, .. })
+    }
+
+    /// Whether the connection ended, rather than took too long.
+    pub(crate) fn is_connection_lost(&self) -> bool {
+        matches!(self, Error::Io { .. } | Error::Disconnected { .. }) && !self.is_timeout()
+    }
+
+    /// The text with those of all causes.
+    pub(crate) fn chain(&self) -> Chain<'_> {
+        Chain(self)
     }
 
     pub(crate) fn config(reason: impl Into<String>) -> Error {
@@ -259,6 +296,33 @@ impl Error {
     pub(crate) fn unknown(topic: &str, partition: u16, source: Error) -> Error {
         Error::OutcomeUnknown { topic: topic.to_owned(), partition, source: Box::new(source) }
     }
+}
+
+/// See [`Error::chain`].
+#[derive(Debug)]
+pub(crate) struct Chain<'a>(&'a Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = std::error::Error::source(self.0);
+        while let Some(e) = cause {
+            write!(f, ": {e}")?;
+            cause = e.source();
+        }
+        Ok(())
+    }
+}
+
+/// Whether this machine lacks descriptors or memory, which no other broker and no waiting mends.
+pub(crate) fn is_lack(e: &io::Error) -> bool {
+    // EMFILE, ENFILE, ENOBUFS and ENOMEM, for which std has no kinds but one; Windows: WSAEMFILE, WSAENOBUFS.
+    let codes: &[i32] = match () {
+        () if cfg!(windows) => &[10_024, 10_055],
+        () if cfg!(any(target_os = "linux", target_os = "android")) => &[24, 23, 105, 12],
+        () => &[24, 23, 55, 12],
+    };
+    e.kind() == io::ErrorKind::OutOfMemory || e.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 impl From<EncodeError> for Error {

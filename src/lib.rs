@@ -51,6 +51,7 @@
 mod admin;
 #[cfg(feature = "broker")]
 pub mod broker;
+mod brokers;
 mod client;
 mod config;
 mod consume;
@@ -61,17 +62,18 @@ mod net;
 mod produce;
 pub mod protocol;
 pub mod segment;
+mod session;
+mod text;
 mod topic_config;
+mod utc;
 
-pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, TopicInfo, Topology};
-pub use client::{Client, PartitionInfo};
-pub use config::{ClientBuilder, Redirects};
-pub use consume::{
-    Batch, BatchIter, Checkpoint, CloseHandle, ConsumeIter, Gap, MessageRef, OutOfRange, Position, Positions, Stats,
-    Subscription,
-};
+pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, PartitionInfo, TopicInfo, Topology};
+pub use brokers::Brokers;
+pub use client::{Client, ClientBuilder};
+pub use config::Redirects;
+pub use consume::{Checkpoint, CloseHandle, ConsumeIter, Gap, OutOfRange, Position, Positions, Stats, Subscription};
 pub use error::{CheckpointFault, Error, Fault, Phase, Result};
-pub use message::{Message, Record, Start};
+pub use message::{Batch, BatchIter, Message, MessageRef, Record, Start};
 pub use produce::{Acks, ByKey, Failure, PartitionRecords, Partitioner, Producer, ProducerBuilder};
 pub use protocol::Limits;
 pub use protocol::bundle::Compression;

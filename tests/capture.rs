@@ -124,7 +124,7 @@ fn a_damaged_capture_plays_as_far_as_it_goes_or_is_refused() {
 fn dropping_a_recorder_ends_the_connections_through_it() {
     let broker = broker();
     let recorder = Recorder::start(broker.addr(), scratch("dropped")).unwrap();
-    let client = Client::builder().retry_timeout(Duration::ZERO).connect(&recorder.addr().to_string()).unwrap();
+    let client = Client::builder().retry_timeout(Duration::ZERO).connect(recorder.addr()).unwrap();
     let mut tail = client.subscribe(Subscription::topic("orders")).unwrap();
     drop(recorder);
     assert!(tail.next().unwrap().is_err());

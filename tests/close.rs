@@ -45,7 +45,7 @@ fn a_blocked_next_returns_at_once() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("quiet", 3);
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         let mut fastest = Duration::MAX;
         for _ in 0..200 {
             let iter = client.subscribe("quiet").unwrap();
@@ -147,7 +147,7 @@ fn in_the_middle_of_an_answer() {
         let broker = Broker::start().unwrap();
         broker.create_topic("stalling", 1);
         broker.append_payloads("stalling", 0, &["1", "2", "3"]);
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         // The first subscription asks for the broker's state too.
         drop(client.subscribe("stalling").unwrap());
         assert!(broker.wait_until(SOON, |stats| stats.open == 1));
@@ -241,7 +241,7 @@ fn at_any_moment() {
         let quick = Client::builder().backoff(Duration::from_millis(1), Duration::from_millis(5));
         seeded(100, |rng| {
             broker.restart().unwrap();
-            let client = quick.clone().connect(&broker.addr().to_string()).unwrap();
+            let client = quick.clone().connect(broker.addr()).unwrap();
             let busy = Subscription::topic("busy").start(Start::At(1)).fetch_size(5000);
             let mut iter = client.subscribe(busy).unwrap();
             let handle = iter.close_handle();
@@ -276,7 +276,7 @@ fn closing_does_not_block() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("quiet", 1);
-        let iter = Client::connect(&broker.addr().to_string()).unwrap().subscribe("quiet").unwrap();
+        let iter = Client::connect(broker.addr()).unwrap().subscribe("quiet").unwrap();
         broker.pause();
         let ((), took) = watch::timed(|| iter.close_handle().close());
         assert!(took < AT_ONCE_WHEN_BUSY, "{took:?}");

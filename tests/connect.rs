@@ -4,7 +4,7 @@ mod common;
 
 use std::error::Error as _;
 use std::io::ErrorKind;
-use std::net::{TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, SocketAddrV6, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
 use common::proxy::Proxy;
@@ -12,7 +12,7 @@ use common::server::Server;
 use common::watch::{timed, within};
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::DecodeFault;
-use tank_client::{Client, ClientBuilder, Error, Limits, Phase};
+use tank_client::{Brokers, Client, ClientBuilder, Error, Limits, Phase};
 
 fn quick() -> ClientBuilder {
     Client::builder().connect_timeout(Duration::from_millis(300))
@@ -61,6 +61,58 @@ fn unknown_hosts() {
         assert!(matches!(&e, Error::Connect { addr, .. } if addr == "no-such-host.invalid:11011"), "{e:?}");
         let server = Server::start();
         Client::connect(&format!("no-such-host.invalid,{}", server.addr())).unwrap();
+    });
+}
+
+#[test]
+fn brokers_are_given_in_whatever_form_they_are_at_hand() {
+    within(60, || {
+        let (a, b) = (Broker::start().unwrap(), Broker::start().unwrap());
+        let addrs = [a.addr(), b.addr()];
+        let texts = addrs.map(|addr| addr.to_string());
+        let parts = texts.each_ref().map(String::as_str);
+        let list = texts.join(",");
+        let one: [Brokers; 6] = [
+            parts[0].into(),
+            (&parts[0]).into(),
+            (&texts[0]).into(),
+            texts[0].clone().into(),
+            addrs[0].into(),
+            [addrs[0]].into(),
+        ];
+        let both: [Brokers; 12] = [
+            (&*list).into(),
+            addrs.into(),
+            (&addrs).into(),
+            addrs.to_vec().into(),
+            (&addrs[..]).into(),
+            (&addrs.to_vec()).into(),
+            parts.into(),
+            (&parts).into(),
+            (&texts).into(),
+            texts.to_vec().into(),
+            addrs.iter().collect(),
+            parts.iter().chain(&parts[..0]).collect(),
+        ];
+        for (forms, text) in [(&one[..], &texts[0]), (&both[..], &list)] {
+            for brokers in forms {
+                assert_eq!(brokers.to_string(), *text);
+                Client::connect(brokers).unwrap();
+            }
+        }
+        // The settings are still there, for the next one.
+        let builder = quick();
+        builder.connect(addrs).unwrap();
+        a.stop();
+        builder.connect(addrs).unwrap();
+
+        let v6 = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 9));
+        assert_eq!(Brokers::from(v6).to_string(), "[::1]:9");
+        let none = Client::connect(Vec::<String>::new()).unwrap_err();
+        assert_eq!(none.to_string(), "broker address \"\": no host");
+        let scoped = SocketAddrV6::new([0xfe80, 0, 0, 0, 0, 0, 0, 1].into(), 9, 0, 3);
+        assert!(matches!(Client::connect(scoped).unwrap_err(), Error::Config { .. }));
+        assert!(matches!(Client::connect(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap_err(), Error::Config { .. }));
     });
 }
 
@@ -198,8 +250,7 @@ fn settings_of_the_socket() {
             Client::builder().receive_buffer(1 << 20).send_buffer(1 << 20).client_id(""),
             Client::builder().client_id("x".repeat(255)),
         ] {
-            let client =
-                builder.clone().connect(server.addr()).unwrap_or_else(|e| panic!("{}: {builder:?}", chain(&e)));
+            let client = builder.connect(server.addr()).unwrap_or_else(|e| panic!("{}: {builder:?}", chain(&e)));
             assert_eq!(client.subscribe(topic.all()).unwrap().count(), 100);
         }
     });
@@ -214,7 +265,7 @@ fn pings() {
         broker.append_payloads("orders", 0, &["1", "2"]);
         broker.inject_times(BrokerFault::LatePing(Duration::from_millis(50)), 2);
         broker.inject_times(BrokerFault::PingBeforeAnswer, u64::MAX);
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         let mut iter = client.subscribe(tank_client::Subscription::topic("orders").stop_at_seq(4)).unwrap();
         broker.append_payloads("orders", 0, &["3"]);
         assert_eq!(iter.next().unwrap().unwrap().seq(), 3);

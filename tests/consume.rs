@@ -33,7 +33,7 @@ fn range(from: u64, to: u64) -> Vec<u64> {
 
 fn embedded() -> (Broker, Client) {
     let broker = Broker::start().unwrap();
-    let client = Client::connect(&broker.addr().to_string()).unwrap();
+    let client = Client::connect(broker.addr()).unwrap();
     (broker, client)
 }
 
@@ -448,7 +448,7 @@ fn keys_and_time_stamps() {
 fn chunks_cut_at_any_byte() {
     within(120, || {
         let broker = Broker::builder().cut_chunks().start().unwrap();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         broker.create_topic("cut", 2);
         for p in 0..2 {
             for round in 0..6 {
@@ -482,7 +482,7 @@ fn chunks_cut_at_any_byte() {
 fn the_fetch_size_grows_for_a_big_bundle_and_falls_back() {
     within(60, || {
         let broker = Broker::builder().cut_chunks().start().unwrap();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         broker.create_topic("big", 1);
         let append = |len: usize, compression| {
             let noise: Vec<u8> = (0..len as u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
@@ -509,7 +509,7 @@ fn the_fetch_size_grows_for_a_big_bundle_and_falls_back() {
 fn small_bundles_before_a_bad_one() {
     within(60, || {
         let broker = Broker::start().unwrap();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         for bad in [1u64, 2, 3, 255, 256, 257, 300] {
             let topic = format!("bad{bad}");
             broker.create_topic(&topic, 1);
@@ -562,7 +562,7 @@ fn small_bundles_before_a_bad_one() {
 fn the_fetch_size_grows_from_next_to_nothing() {
     within(60, || {
         let broker = Broker::builder().cut_chunks().start().unwrap();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         broker.create_topic("big", 1);
         let bytes = bundle(&[vec![b'x'; 20_000]], Compression::None);
         broker.append("big", 0, &bytes);
@@ -624,7 +624,7 @@ fn a_bundle_over_the_limit() {
             let builder = Broker::builder();
             let broker = if cut { builder.cut_chunks() } else { builder }.start().unwrap();
             let limits = Limits::default().bundle(10_000);
-            let client = Client::builder().limits(limits).connect(&broker.addr().to_string()).unwrap();
+            let client = Client::builder().limits(limits).connect(broker.addr()).unwrap();
             broker.create_topic("big", 2);
             let fits = bundle(&[vec![b'x'; 9_900]], Compression::None);
             let over = bundle(&[vec![b'x'; 20_000]], Compression::None);

@@ -74,7 +74,7 @@ fn the_broker_is_left_by_all_but_the_client() {
         broker.create_topic("huge", 1);
         broker.append_repeated("huge", 0, &[&bundle(&[vec![b'x'; 60_000]], Compression::None)], 10_000);
         let before = open_sockets();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         for round in 0..300 {
             let all = Subscription::topic("huge").start(Start::Earliest).fetch_size(64 << 20);
             let mut iter = client.subscribe(all).unwrap();
@@ -112,7 +112,7 @@ fn dropping_does_not_wait() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
         broker.append_payloads("orders", 0, &["1", "2", "3"]);
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         // The first subscription asks for the broker's state too.
         drop(client.subscribe("orders").unwrap());
         assert!(broker.wait_until(SOON, |stats| stats.open == 1));

@@ -113,7 +113,7 @@ fn what_is_read_is_what_is_there() {
             broker.create_topic("t", PARTITIONS as u16);
             let logs: Vec<Log> = (0..PARTITIONS).map(|partition| fill(&broker, partition as u16, rng)).collect();
             let client = Client::builder().backoff(Duration::from_millis(1), Duration::from_millis(2));
-            let client = client.connect(&broker.addr().to_string()).unwrap();
+            let client = client.connect(broker.addr()).unwrap();
             let last = logs.iter().filter_map(|log| log.last()).map(|(seq, _)| *seq).min().unwrap_or(0) as usize;
             let wanted = Wanted {
                 from: if rng.one_in(2) { 0 } else { rng.between(1, last.max(1)) as u64 },

@@ -34,7 +34,7 @@ fn patient() -> ClientBuilder {
 fn embedded(settings: ClientBuilder, change: impl Fn(ProducerBuilder) -> ProducerBuilder) -> (Broker, Producer) {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 4);
-    let client = settings.connect(&broker.addr().to_string()).unwrap();
+    let client = settings.connect(broker.addr()).unwrap();
     let producer = change(client.producer().max_age(Duration::from_secs(3600))).build().unwrap();
     (broker, producer)
 }
@@ -51,7 +51,7 @@ fn numbers(client: &Client, topic: &str, partition: u16) -> Vec<u64> {
 }
 
 fn stored(broker: &Broker, partition: u16) -> Vec<u64> {
-    numbers(&Client::connect(&broker.addr().to_string()).unwrap(), "orders", partition)
+    numbers(&Client::connect(broker.addr()).unwrap(), "orders", partition)
 }
 
 fn send(producer: &mut Producer, partition: u16, number: u64) -> Result<(), Error> {
@@ -74,7 +74,7 @@ fn settings_have_bounds() {
         let (_broker, producer) = embedded(impatient(), |settings| settings);
         assert_eq!((producer.stored(), producer.pending()), (0, 0));
         let broker = Broker::start().unwrap();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         let text = |settings: ProducerBuilder| settings.build().unwrap_err().to_string();
         assert_eq!(text(client.producer().max_records(0)), "producer: records: 0 given, 1 to 65535 allowed");
         assert_eq!(text(client.producer().max_records(65_536)), "producer: records: 65536 given, 1 to 65535 allowed");
@@ -576,7 +576,7 @@ fn through_restarts(idempotent: bool, pause: Duration) {
     const PARTITIONS: usize = 8;
     let count = 1_000_000;
     let broker = Broker::start().unwrap();
-    let client = patient().connect(&broker.addr().to_string()).unwrap();
+    let client = patient().connect(broker.addr()).unwrap();
     client.create_topic("orders", PARTITIONS as u16, &TopicConfig::new()).unwrap();
     let settings = client.producer().max_records(500).max_age(5 * MS);
     let mut producer = if idempotent { settings.idempotent() } else { settings }.build().unwrap();

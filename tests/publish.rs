@@ -26,7 +26,7 @@ const MS: Duration = Duration::from_millis(1);
 fn embedded() -> (Broker, Client) {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 3);
-    let client = impatient().connect(&broker.addr().to_string()).unwrap();
+    let client = impatient().connect(broker.addr()).unwrap();
     (broker, client)
 }
 
@@ -124,7 +124,7 @@ fn bundles_have_as_many_messages_as_they_may() {
         // Large ones are parted too, and one that is larger than a bundle's usual limit goes alone.
         let (large, larger) = (vec![1; 17 << 20], vec![2; 40 << 20]);
         let records = [Record::new(&large), Record::new(&larger), Record::new(&large), Record::new(b"")];
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         client.publish("orders", 1, &records).unwrap();
         assert_eq!(broker.stats().requests(Kind::Produce), 3 + 3);
         assert_eq!(broker.high_water_mark("orders", 1), 4);
@@ -358,7 +358,7 @@ fn a_broker_that_is_gone_before_the_write() {
         });
         assert_eq!(broker.high_water_mark("orders", 0), 3);
         // And without patience.
-        let hasty = impatient().retry_timeout(Duration::ZERO).connect(&broker.addr().to_string()).unwrap();
+        let hasty = impatient().retry_timeout(Duration::ZERO).connect(broker.addr()).unwrap();
         broker.stop();
         let (done, took) = timed(|| hasty.publish("orders", 0, &[Record::new(b"x")]));
         assert!(matches!(done, Err(Error::Connect { .. })) && took < 200 * MS, "{done:?} after {took:?}");
@@ -370,7 +370,7 @@ fn a_broker_that_closes_idle_connections() {
     within(60, || {
         let broker = Broker::builder().idle_timeout(20 * MS).start().unwrap();
         broker.create_topic("orders", 1);
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         for round in 1..=5 {
             client.publish("orders", 0, &[Record::new(b"x")]).unwrap();
             assert_eq!(broker.high_water_mark("orders", 0), round);

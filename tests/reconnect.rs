@@ -112,7 +112,7 @@ fn cut_in_an_answer() {
         broker.create_topic("orders", 1);
         broker.append_payloads("orders", 0, &["1", "2", "3"]);
         broker.append("orders", 0, &sparse(&[7, 9], Compression::Snappy));
-        let client = quick().connect(&broker.addr().to_string()).unwrap();
+        let client = quick().connect(broker.addr()).unwrap();
         let tail = Subscription::partition("orders", 0).start(Start::Earliest).limit(6);
         for at in 0..150 {
             for fault in [BrokerFault::CutAfter(at), BrokerFault::ResetAfter(at)] {
@@ -175,7 +175,7 @@ fn refused_for_a_while() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
-        let client = quick().connect(&broker.addr().to_string()).unwrap();
+        let client = quick().connect(broker.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::topic("orders")).unwrap();
         for n in 1..=5 {
             broker.refuse_connections();
@@ -275,7 +275,7 @@ fn idle_connections_of_the_client() {
         let broker = builder.idle_timeout(Duration::from_millis(50)).start().unwrap();
         broker.create_topic("orders", 1);
         let strict = Client::builder().retry_timeout(Duration::ZERO);
-        let client = strict.connect(&broker.addr().to_string()).unwrap();
+        let client = strict.connect(broker.addr()).unwrap();
         for round in 2..10 {
             assert!(broker.wait_until(SOON, |stats| stats.open == 0));
             assert_eq!(client.partitions("orders").unwrap().len(), 1);
@@ -307,7 +307,7 @@ fn connections_that_end_as_they_are_used_again() {
             broker.append_payloads("orders", 0, &[n.to_string()]);
         }
         let strict = Client::builder().retry_timeout(Duration::ZERO);
-        let client = strict.connect(&broker.addr().to_string()).unwrap();
+        let client = strict.connect(broker.addr()).unwrap();
         let all = Subscription::topic("orders").start(Start::Earliest).fetch_size(1);
         let mut iter = client.subscribe(&all).unwrap();
         for n in 1..=60 {
@@ -336,7 +336,7 @@ fn malformed_data_is_not_asked_for_again() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 2);
         (0..2).for_each(|p| _ = broker.append_payloads("orders", p, &["1", "2", "3"]));
-        let client = quick().connect(&broker.addr().to_string()).unwrap();
+        let client = quick().connect(broker.addr()).unwrap();
         let all = || Subscription::topic("orders").start(Start::Earliest).stop_at_end();
         let damaging = [
             BrokerFault::WrongRequestId,
@@ -396,8 +396,8 @@ fn any_byte_inverted() {
         broker.append_payloads("orders", 0, &["1", "2", "3"]);
         broker.append("orders", 0, &sparse(&[7, 9, 20], Compression::Snappy));
         let impatient = Client::builder().io_timeout(Duration::from_millis(50)).retry_timeout(Duration::ZERO);
-        let impatient = impatient.connect(&broker.addr().to_string()).unwrap();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let impatient = impatient.connect(broker.addr()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         let all = Subscription::topic("orders").start(Start::Earliest).stop_at_end();
         let mut whole = client.subscribe(&all).unwrap();
         assert_eq!((&mut whole).count(), 6);
@@ -434,7 +434,7 @@ fn a_broker_that_does_not_wait_is_not_pestered() {
         broker.create_topic("orders", 3);
         let nothing = PartitionAnswer::Data { base: Some(0), high_water_mark: 0, len: 0 };
         broker.inject_times(BrokerFault::RefuseConsume(nothing), u64::MAX);
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
         assert!(iter.next_timeout(Duration::from_millis(500)).unwrap().is_none());
         let asked = broker.stats().requests(Kind::Consume);

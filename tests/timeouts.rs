@@ -77,7 +77,7 @@ fn impatiently(iter: &mut ConsumeIter, rng: &mut Rng, most_micros: usize) -> Vec
 fn running_out_of_time_neither_loses_nor_repeats() {
     within(120, || {
         let broker = numbered();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         seeded(40, |rng| {
             let fetch_size = [1, 60, 1 << 20][rng.below(3)];
             match rng.below(3) {
@@ -100,7 +100,7 @@ fn running_out_of_time_neither_loses_nor_repeats() {
 fn a_half_received_answer_stays_for_the_next_call() {
     within(120, || {
         let broker = Arc::new(numbered());
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         let done = Arc::new(AtomicBool::new(false));
         let (releasing, finished) = (broker.clone(), done.clone());
         let releaser = thread::spawn(move || {
@@ -173,14 +173,14 @@ fn peers_that_accept_and_stay_silent() {
 
         let broker = numbered();
         broker.inject(BrokerFault::NoPing);
-        let (e, took) = timed(|| strict().connect(&broker.addr().to_string()).unwrap_err());
+        let (e, took) = timed(|| strict().connect(broker.addr()).unwrap_err());
         assert_timeout(&e, Phase::Greet, took);
         // Half a greeting is as good as none.
         broker.inject(BrokerFault::Greeting(vec![3, 0]));
-        let (e, took) = timed(|| strict().connect(&broker.addr().to_string()).unwrap_err());
+        let (e, took) = timed(|| strict().connect(broker.addr()).unwrap_err());
         assert_timeout(&e, Phase::Greet, took);
         broker.inject(BrokerFault::LatePing(Duration::from_millis(20)));
-        assert_eq!(strict().connect(&broker.addr().to_string()).unwrap().subscribe(orders()).unwrap().count(), 40);
+        assert_eq!(strict().connect(broker.addr()).unwrap().subscribe(orders()).unwrap().count(), 40);
     });
 }
 
@@ -188,7 +188,7 @@ fn peers_that_accept_and_stay_silent() {
 fn answers_that_do_not_come() {
     within(60, || {
         let broker = numbered();
-        let client = strict().connect(&broker.addr().to_string()).unwrap();
+        let client = strict().connect(broker.addr()).unwrap();
         // The broker's own wait comes first, and may be no wait at all.
         for (wait, least) in [(0, 0), (1, 320), (400, 448)] {
             let waiting = Subscription::partition("orders", 0).max_wait(Duration::from_millis(wait));
@@ -211,7 +211,7 @@ fn answers_that_do_not_come() {
 fn answers_that_stop_in_the_middle() {
     within(120, || {
         let broker = numbered();
-        let client = strict().connect(&broker.addr().to_string()).unwrap();
+        let client = strict().connect(broker.addr()).unwrap();
         // The first subscription asks for the broker's state too.
         drop(client.subscribe(orders()).unwrap());
         assert!(broker.wait_until(SOON, |stats| stats.open == 1));
@@ -251,7 +251,7 @@ fn a_silent_broker_is_dialed_anew_and_nothing_is_lost() {
     within(60, || {
         let broker = numbered();
         let patient = Client::builder().io_timeout(SHORT).backoff(Duration::from_millis(1), Duration::from_millis(5));
-        let client = patient.connect(&broker.addr().to_string()).unwrap();
+        let client = patient.connect(broker.addr()).unwrap();
         // The first subscription asks for the broker's state too.
         drop(client.subscribe(orders()).unwrap());
         assert!(broker.wait_until(SOON, |stats| stats.open == 1));
@@ -280,7 +280,7 @@ fn a_trickle_is_no_way_around_the_deadline() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
         broker.append("orders", 0, &bundle(&[vec![b'x'; 10_000]], Compression::None));
-        let client = strict().connect(&broker.addr().to_string()).unwrap();
+        let client = strict().connect(broker.addr()).unwrap();
         let slow = Subscription::partition("orders", 0).max_wait(Duration::from_millis(1));
         let mut iter = client.subscribe(slow).unwrap();
         broker.inject(BrokerFault::Trickle { bytes: 100, pause: Duration::from_millis(20) });
@@ -294,7 +294,7 @@ fn a_trickle_is_no_way_around_the_deadline() {
 fn the_callers_own_time_does_not_count() {
     within(60, || {
         let broker = numbered();
-        let client = strict().connect(&broker.addr().to_string()).unwrap();
+        let client = strict().connect(broker.addr()).unwrap();
         // Bytes are counted below: what is asked for but once is out of the way.
         drop(client.subscribe(orders()).unwrap());
         let (_never, nothing) = channel::<()>();
@@ -325,7 +325,7 @@ fn the_callers_own_time_does_not_count() {
 fn single_requests() {
     within(60, || {
         let broker = numbered();
-        let client = strict().connect(&broker.addr().to_string()).unwrap();
+        let client = strict().connect(broker.addr()).unwrap();
         for (fault, phase) in [
             (BrokerFault::Delay(SOON), Phase::Wait),
             (BrokerFault::StallAfter(0), Phase::Wait),

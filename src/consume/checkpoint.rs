@@ -42,7 +42,7 @@ const MAX_BYTES: u64 = 32 << 20;
 /// let broker = Broker::start()?;
 /// broker.create_topic("orders", 1);
 /// broker.append_payloads("orders", 0, &["tea", "milk", "bread"]);
-/// let client = Client::connect(&broker.addr().to_string())?;
+/// let client = Client::connect(broker.addr())?;
 ///
 /// for expected in ["tea", "milk", "bread"] {
 ///     let mut checkpoint = Checkpoint::open(&path)?;

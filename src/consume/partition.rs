@@ -256,8 +256,8 @@ impl Partition {
         self.leader.as_ref()
     }
 
-    pub(super) fn set_leader(&mut self, leader: Option<BrokerAddr>) {
-        self.leader = leader;
+    pub(super) fn set_leader(&mut self, leader: BrokerAddr) {
+        self.leader = Some(leader);
     }
 
     pub(super) fn chunk_len(&self) -> u32 {
@@ -409,7 +409,7 @@ impl Partition {
         if let Begin::BeforeEnd(back) = begin {
             self.retry.reset();
             self.failed_attempts = 0;
-            self.go_to(end.saturating_sub(back).max(first_available).max(1).min(end));
+            self.go_to(before_end(back, first_available, high_water_mark));
             if rules.options.stop_at_end {
                 self.end_unknown = false;
                 self.end = Some(self.end.unwrap_or(u64::MAX).min(high_water_mark));
@@ -683,6 +683,12 @@ impl Partition {
             self.state = State::Done;
         }
     }
+}
+
+/// The number that `back` numbers are from to the end, or the first there is.
+pub(super) fn before_end(back: u64, first_available: u64, high_water_mark: u64) -> u64 {
+    let end = high_water_mark.saturating_add(1);
+    end.saturating_sub(back).max(first_available).max(1).min(end)
 }
 
 #[cfg(test)]

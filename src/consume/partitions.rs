@@ -39,6 +39,7 @@ const MAX_ID: u16 = u16::MAX - 1;
 #[derive(Debug)]
 pub(super) struct Partitions {
     names: TopicPartitions,
+    names_changed: bool,
     places: HashMap<Arc<str>, HashMap<u16, usize>>,
     list: Vec<Partition>,
     rules: Rules,
@@ -112,7 +113,7 @@ impl Partitions {
         let due: VecDeque<_> = list.iter().enumerate().filter(|(_, p)| p.state() == State::Idle).map(|(i, _)| i).collect();
         let open = due.len();
         let (names, pauses, stats, gaps) = (names.into(), BTreeSet::new(), Stats::default(), Vec::new());
-        Partitions { names, places, list, rules, due, pauses, open, suspects: 0, probes, stats, gaps }
+        Partitions { names, names_changed: false, places, list, rules, due, pauses, open, suspects: 0, probes, stats, gaps }
     }
 
     pub(super) fn names(&self) -> &TopicPartitions {
@@ -201,7 +202,8 @@ impl Partitions {
         }
     }
 
-    pub(super) fn set_leader(&mut self, index: usize, leader: Option<BrokerAddr>) {
+    /// Notes where a partition is asked for.
+    pub(super) fn set_leader(&mut self, index: usize, leader: BrokerAddr) {
         self.with(index, |partition, _| partition.set_leader(leader));
     }
 
@@ -331,8 +333,14 @@ impl Partitions {
             self.names = self.names.iter().cloned().chain([TopicPartition { topic, partition }]).collect();
             self.list.push(Partition::dormant(&self.rules.options));
             self.probes.push(next);
+            self.names_changed = true;
             self.probe_at(next);
         }
+    }
+
+    /// Whether partitions were added since the last call.
+    pub(super) fn take_names_changed(&mut self) -> bool {
+        std::mem::take(&mut self.names_changed)
     }
 
     /// Looks for partitions that were added.
@@ -376,13 +384,13 @@ impl Partitions {
 
     /// Ends an answer about a partition. Returns whether it may be asked for again at `leader` at once: there is more of it
     /// than has arrived, and it is led there.
-    pub(super) fn on_end(&mut self, now: Time, index: usize, soon: bool, leader: &BrokerAddr) -> bool {
+    pub(super) fn on_end(&mut self, now: Time, index: usize, soon: bool, leader: Option<&BrokerAddr>) -> bool {
         self.with(index, |partition, rules| partition.on_end(now, soon, rules));
         let partition = self.get(index);
         if partition.state() != State::Idle {
             return false;
         }
-        let again = partition.is_behind() && partition.leader() == Some(leader);
+        let again = leader.is_some() && partition.leader() == leader && partition.is_behind();
         if !again {
             self.due.push_back(index);
         }

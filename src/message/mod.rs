@@ -32,8 +32,8 @@ pub(crate) type TopicPartitions = Arc<[TopicPartition]>;
 /// A message of a partition.
 ///
 /// It shares the memory it was decoded in with its neighbours, so cloning it is cheap and nothing is copied. A message
-/// kept for long keeps that memory alive, at most some hundred kilobytes or one bundle: [`detach`](Message::detach)
-/// those.
+/// kept for long keeps that memory alive: at most a megabyte of what was received with it, or four times its own bundle.
+/// [`detach`](Message::detach) those.
 #[derive(Clone)]
 pub struct Message {
     pub(crate) block: Arc<Block<TopicPartitions>>,
@@ -192,7 +192,16 @@ impl<'a> Record<'a> {
 }
 
 /// Where a subscription begins in a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// ```
+/// use tank_client::Start;
+///
+/// assert_eq!("earliest".parse::<Start>()?, Start::Earliest);
+/// assert_eq!("1000".parse::<Start>()?, Start::At(1000));
+/// assert!(matches!("2026-11-22T08:30:00Z".parse::<Start>()?, Start::Time(_)));
+/// # Ok::<(), tank_client::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Start {
     /// With the first message that is still there.
@@ -202,6 +211,8 @@ pub enum Start {
     Latest,
     /// With this sequence number; 0 is [`Earliest`](Start::Earliest).
     At(u64),
+    /// With the last numbers, this many: fewer messages where numbers have gaps.
+    Last(u64),
     /// With the first message that has this time or a later one, as [`Client::seq_at`](crate::Client::seq_at) finds it
     /// when the subscription begins; with the first that arrives from then on, whatever its time, if there is none.
     Time(SystemTime),

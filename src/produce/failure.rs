@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::lane::Bundle;
 use crate::error::Error;
 use crate::message::Record;
-use crate::protocol::{DecodeError, Limits};
 use crate::protocol::bundle::{BundleHeader, Codec, Entry, MessageSet};
 use crate::protocol::compress;
 use crate::protocol::cursor::Cursor;
+use crate::protocol::{DecodeError, Limits};
 
 /// Records of a partition that a [`Producer`](crate::Producer) could not have stored, as they were given to it, and why.
 pub struct Failure {

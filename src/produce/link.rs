@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use log::{debug, trace};
 
-use crate::client::Shared;
 use crate::error::{Error, Phase, Result};
-use crate::net::{BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf};
+use crate::net::old::{Connection, Deadline, Dial, Interest};
+use crate::net::{BrokerAddr, Fill, ReadBuf};
 use crate::protocol::frame::{self, FrameHeader, HEADER_LEN, Kind};
 use crate::protocol::produce::{ProduceCode, ProduceResponse};
 use crate::protocol::{DecodeError, DecodeFault};
+use crate::session::Session as Shared;
 
 /// Bytes that several answers fit into.
 const ANSWERS: usize = 2 << 10;
@@ -84,7 +85,7 @@ impl Link {
         }
         if matches!(self.line, Line::Down) {
             self.buf.clear();
-            self.line = match shared.pool.take_idle(&self.addr) {
+            self.line = match shared.old_pool.take_idle(&self.addr) {
                 Some(connection) => Line::Up { connection, reused: true },
                 None => Line::Dialing(Dial::start(&self.addr, &shared.config, shared.config.connect_timeout)?),
             };

@@ -15,7 +15,7 @@ mod publish;
 pub use builder::ProducerBuilder;
 pub use failure::Failure;
 pub use options::Acks;
-pub(crate) use options::Options;
+pub(crate) use options::{MAX_PEERS, Options};
 pub use parcel::PartitionRecords;
 pub use partitioner::{ByKey, Partitioner};
 pub use producer::Producer;

@@ -14,7 +14,7 @@ use super::parcel::{check_place, check_record, now_ms, takes};
 use crate::consume::check_topic;
 use crate::error::{Error, Result};
 use crate::message::Record;
-use crate::net::Deadline;
+use crate::net::old::Deadline;
 use crate::protocol::produce::ProduceCode;
 
 /// Collects records per partition, and sends those of a partition as a bundle once they are many, large or old enough.
@@ -191,7 +191,7 @@ impl Producer {
         let partitions = match topic.partitions {
             Some(partitions) => partitions,
             None => {
-                let states = self.settings.shared.partition_states(&topic.name)?;
+                let states = self.settings.shared.discover(&topic.name, None)?;
                 let partitions = u16::try_from(states.len()).unwrap_or(u16::MAX).max(1);
                 topic.partitions = Some(partitions);
                 partitions

@@ -6,14 +6,17 @@ use std::time::Duration;
 use super::options::Options;
 use super::parcel::{PartitionRecords, Records, check_place, now_ms};
 use super::patience::{Patience, Verdict};
-use crate::client::{Client, Shared, check_request_id};
+use crate::client::Client;
 use crate::consume::await_marks;
 use crate::error::{Error, Result};
 use crate::message::Record;
-use crate::net::{BrokerAddr, Deadline, sleep};
+use crate::net::BrokerAddr;
+use crate::net::old::check_request_id;
+use crate::net::old::{Deadline, sleep};
 use crate::protocol::bundle::BundleBuilder;
 use crate::protocol::frame::Kind;
 use crate::protocol::produce::{CLIENT_VERSION, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
+use crate::session::Session as Shared;
 
 /// The most topics in a request, and partitions of one.
 pub(super) const MAX_ENTRIES: usize = 255;
@@ -80,7 +83,7 @@ impl Client {
             let given = format!("{} topics with up to {most} partitions each", topics.len());
             return Err(Error::config(format!("publish: {given} given, {MAX_ENTRIES} of either allowed")));
         }
-        Ok(Publication::new(&self.shared, parcels).run())
+        Ok(Publication::new(&self.session, parcels).run())
     }
 
     /// Publishes records with sequence numbers of their own, which grow from record to record and may leave gaps (a
@@ -99,12 +102,12 @@ impl Client {
     pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
         let parcel = PartitionRecords { topic, partition, records: Records::Numbered(records) };
         parcel.check()?;
-        parcel.check_numbers(self.shared.high_water_mark(topic, partition)?)?;
+        parcel.check_numbers(self.session.high_water_mark(topic, partition)?)?;
         self.publish_parcel(&parcel)
     }
 
     fn publish_parcel(&self, parcel: &PartitionRecords<'_>) -> Result<()> {
-        let outcome = Publication::new(&self.shared, std::slice::from_ref(parcel)).run().pop();
+        let outcome = Publication::new(&self.session, std::slice::from_ref(parcel)).run().pop();
         outcome.unwrap_or(Ok(()))
     }
 }
@@ -180,7 +183,7 @@ impl<'a> Publication<'a> {
                 pause = pause.earlier(until);
                 continue;
             }
-            let addr = self.shared.cluster.broker_for(job.parcel.topic, job.parcel.partition);
+            let addr = self.shared.book.broker_for(job.parcel.topic, job.parcel.partition);
             if *leader.get_or_insert_with(|| addr.clone()) != addr {
                 continue;
             }
@@ -221,7 +224,7 @@ impl<'a> Publication<'a> {
             return;
         }
         let timeout = self.shared.produce_timeout(&self.options);
-        let codes = match self.shared.pool.exchange(addr, &self.frame, Kind::Produce, timeout) {
+        let codes = match self.shared.old_pool.exchange(addr, &self.frame, Kind::Produce, timeout) {
             Ok(payload) => check_request_id(&payload, request_id)
                 .and_then(|()| ProduceResponse::decode(&payload, shape))
                 .map(|answer| answer.codes)
@@ -248,7 +251,7 @@ impl<'a> Publication<'a> {
             }
             Err(e) => {
                 if e.is_retryable() {
-                    self.shared.cluster.failed(addr);
+                    self.shared.book.failed(addr, self.shared.now());
                 }
                 group.iter().for_each(|&index| self.jobs[index].answered(Verdict::Unknown(e.clone())));
             }

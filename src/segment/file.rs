@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
-use crate::consume::JOINED;
 use crate::error::{Error, Result};
-use crate::message::TopicPartitions;
+use crate::message::{JOINED, TopicPartitions};
 use crate::net::{Fill, ReadBuf};
 use crate::protocol::chunk::{Bundle, Chunk, Found};
 use crate::protocol::{DecodeError, DecodeFault, Limits};

@@ -50,7 +50,7 @@ fn fill_partitions(set: &str, partitions: u16) -> (Broker, u64, u64) {
 }
 
 fn consume(bencher: Bencher<'_, '_>, set: &str, (broker, messages, payload): (Broker, u64, u64)) {
-    let client = Client::connect(&broker.addr().to_string()).expect("a connection");
+    let client = Client::connect(broker.addr()).expect("a connection");
     bencher.counter(ItemsCount::new(messages)).counter(BytesCount::new(payload)).bench_local(|| {
         let subscription = Subscription::topic(set).start(Start::Earliest).stop_at_end();
         let iter = client.subscribe(subscription).expect("a subscription");
@@ -75,7 +75,7 @@ fn partitions(bencher: Bencher<'_, '_>, partitions: u16) {
 #[divan::bench(args = SETS)]
 fn next_batch(bencher: Bencher<'_, '_>, set: &str) {
     let (broker, messages, payload) = fill(set);
-    let client = Client::connect(&broker.addr().to_string()).expect("a connection");
+    let client = Client::connect(broker.addr()).expect("a connection");
     bencher.counter(ItemsCount::new(messages)).counter(BytesCount::new(payload)).bench_local(|| {
         let subscription = Subscription::topic(set).start(Start::Earliest).stop_at_end();
         let mut iter = client.subscribe(subscription).expect("a subscription");

@@ -145,7 +145,7 @@ fn nothing_deadly_is_sent_to_a_broker() {
     within(120, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 600);
-        let client = quick().connect(&broker.addr().to_string()).unwrap();
+        let client = quick().connect(broker.addr()).unwrap();
         let mut seen = HashSet::new();
         use_all(&client, "orders", 600);
         check(std::slice::from_ref(&broker), false, &mut seen);

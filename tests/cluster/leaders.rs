@@ -134,7 +134,7 @@ fn an_unknown_code_is_malformed_data() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
         broker.inject_times(BrokerFault::RefuseConsume(PartitionAnswer::NoLeader), u64::MAX);
-        let client = quick().connect(&broker.addr().to_string()).unwrap();
+        let client = quick().connect(broker.addr()).unwrap();
         let mut iter = client.subscribe(all()).unwrap();
         // The partitions, the status, and the first fetch; the next one takes a call.
         assert!(broker.wait_until(SOON, |stats| stats.answered == 3));

@@ -141,7 +141,7 @@ fn status(good: &mut TcpStream) -> StatusResponse {
 }
 
 fn consume(broker: &Broker) {
-    let client = Client::builder().io_timeout(SOON).retry_timeout(Duration::ZERO).connect(&broker.addr().to_string());
+    let client = Client::builder().io_timeout(SOON).retry_timeout(Duration::ZERO).connect(broker.addr());
     let wanted = Subscription::partition(GOOD, 0).start(Start::Earliest).limit(3);
     let messages = client.unwrap().subscribe(wanted).unwrap();
     let payloads: Vec<Vec<u8>> = messages.map(|message| message.unwrap().payload().to_vec()).collect();

@@ -6,7 +6,7 @@ use tank_client::broker::Broker;
 use tank_client::{Checkpoint, Client, Error, Message, OutOfRange, Positions, Result, Start, Subscription};
 
 fn client(broker: &Broker) -> Client {
-    Client::connect(&broker.addr().to_string()).unwrap()
+    Client::connect(broker.addr()).unwrap()
 }
 
 fn file(name: &str) -> PathBuf {

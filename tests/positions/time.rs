@@ -14,7 +14,7 @@ fn at(ms: u64) -> SystemTime {
 }
 
 fn client(broker: &Broker) -> Client {
-    Client::connect(&broker.addr().to_string()).unwrap()
+    Client::connect(broker.addr()).unwrap()
 }
 
 fn message(timestamp_ms: u64) -> RawMessage<'static> {
@@ -169,7 +169,7 @@ fn old_servers_and_lost_connections_change_nothing() {
             &dense_bundle(&times, if bundle % 2 == 0 { Compression::None } else { Compression::Snappy }),
         );
     }
-    let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).connect(&broker.addr().to_string()).unwrap();
+    let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).connect(broker.addr()).unwrap();
     for time in (0..35_000).step_by(777) {
         broker.inject(tank_client::broker::BrokerFault::CutAfter(time));
         assert_eq!(client.seq_at("orders", 0, at(time)).unwrap(), time + 1);

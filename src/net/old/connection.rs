@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use log::trace;
 
-use super::addr::BrokerAddr;
 use super::clock::Deadline;
 use super::wait::{Interest, wait};
 use crate::error::{Error, Phase, Result};
+use crate::net::addr::BrokerAddr;
 
 /// A greeted connection.
 #[derive(Debug)]
