@@ -148,7 +148,7 @@ fn somebody_else() {
         ] {
             broker.inject(BrokerFault::Greeting(greeting.to_vec()));
             match Client::connect(&addr).unwrap_err() {
-                Error::Decode { source } => {
+                Error::Decode { source, .. } => {
                     assert_eq!(source.fault(), DecodeFault::Unexpected { found, expected }, "{source}");
                 }
                 e => panic!("{e:?}"),

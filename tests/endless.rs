@@ -70,7 +70,7 @@ fn pings_before_a_fetched_answer() {
         let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::Earliest)).unwrap();
         let error = iter.next().unwrap().unwrap_err();
         assert!(
-            matches!(&error, Error::Decode { source } if source.field().starts_with("pings") && !source.is_over_limit()),
+            matches!(&error, Error::Decode { source, .. } if source.field().starts_with("pings") && !source.is_over_limit()),
             "{error:?}"
         );
         peer.end();
@@ -303,7 +303,7 @@ fn numbers_that_run_backwards_are_refused() {
                     continue;
                 }
                 let error = iter.next().unwrap().unwrap_err();
-                let Error::Decode { source } = &error else { panic!("{error:?}") };
+                let Error::Decode { source, .. } = &error else { panic!("{error:?}") };
                 assert_eq!((source.field(), source.partition()), ("first sequence number", Some(("t", 0))));
                 let text = source.to_string();
                 assert!(text.contains(&low.to_string()) && text.contains("13"), "{text}");

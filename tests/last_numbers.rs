@@ -83,7 +83,7 @@ fn with_peer(absurd: Absurd, body: impl FnOnce(&Client) + Send + 'static) {
 }
 
 fn is_about_the_number(e: &Error) {
-    let Error::Decode { source } = e else { panic!("{e:?}") };
+    let Error::Decode { source, .. } = e else { panic!("{e:?}") };
     assert_eq!(source.partition(), Some(("t", 0)));
     assert_eq!(
         source.to_string(),

@@ -32,7 +32,7 @@ fn strict() -> ClientBuilder {
 #[track_caller]
 fn assert_timeout(e: &Error, phase: Phase, took: Duration) {
     match e {
-        Error::Timeout { phase: found, after } if *found == phase => {
+        Error::Timeout { phase: found, after, .. } if *found == phase => {
             assert!(took >= *after && took < *after + LATE, "{after:?} announced, {took:?} taken");
         }
         e => panic!("{e:?}"),

@@ -224,16 +224,20 @@ impl Subscription {
             if *partition == Some(u16::MAX) {
                 return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
             }
-            // Whether it was named as a whole, and which of its partitions were.
-            let (whole, ids): &mut (bool, HashSet<u16>) = named.entry(topic).or_default();
-            let is_same = match partition {
-                Some(id) => *whole || !ids.insert(*id),
-                None => std::mem::replace(whole, true) || !ids.is_empty(),
+            // Which partition was named first, none for all of them, and which ones all in all.
+            let (first, ids): &mut (Option<Option<u16>>, HashSet<u16>) = named.entry(topic).or_default();
+            let other = match (*partition, *first) {
+                (_, None) => None,
+                (None, Some(other)) | (_, Some(other @ None)) => Some(other),
+                (Some(id), _) => ids.contains(&id).then_some(Some(id)),
             };
-            if is_same {
-                let name = partition.map_or(topic.clone(), |id| format!("{topic}/{id}"));
-                return Err(Error::config(format!("subscribed twice to {name}, or parts of it")));
+            if let Some(other) = other {
+                let name = |p: Option<u16>| p.map_or(topic.clone(), |id| format!("{topic}/{id}"));
+                let (a, b) = (name(other), name(*partition));
+                return Err(Error::config(format!("subscribed twice to the same: {a} and {b}")));
             }
+            first.get_or_insert(*partition);
+            ids.extend(*partition);
         }
         if let Some(position) = self.resume.iter().find(|position| position.seq == u64::MAX) {
             let (at, seq) = (format!("{}/{}", position.topic, position.partition), position.seq);

@@ -141,7 +141,7 @@ fn an_unknown_code_is_malformed_data() {
         // The code follows on frame header, header length, request id, counts, name and partition; 0xfd becomes 2.
         broker.inject(BrokerFault::FlipAfter(24));
         let e = iter.next().unwrap().unwrap_err();
-        let Error::Decode { source } = &e else { panic!("{e:?}") };
+        let Error::Decode { source, .. } = &e else { panic!("{e:?}") };
         assert!(source.to_string().contains("err_flags") || source.field() == "err_flags", "{source}");
         assert!(!e.is_retryable());
         assert_eq!(broker.killed_by(), None);
