@@ -340,16 +340,7 @@ impl ConsumeIter {
             self.partitions.set_leader(index, leader);
         }
         for turn in 0..self.fetchers.len() {
-            let fetcher = &mut self.fetchers[turn];
-            if fetcher.wanted.is_empty() {
-                continue;
-            }
-            let asked = match fetcher.open(now, look_up) {
-                Ok(true) => fetcher.ask(now, &mut self.partitions, &self.session),
-                Ok(false) => Ok(()),
-                Err(e) => Err(e),
-            };
-            if let Err(e) = asked {
+            if let Err(e) = self.fetchers[turn].ask(now, look_up, &mut self.partitions, &self.session) {
                 self.on_failure(turn, &e, now);
             }
         }
@@ -470,10 +461,8 @@ impl ConsumeIter {
                 fetcher.wanted.push_back(index);
             }
         }
-        if prefetch && !fetcher.wanted.is_empty() {
-            if let Err(e) = fetcher.ask(now, &mut self.partitions, &self.session) {
-                self.on_failure(turn, &e, now);
-            }
+        if let Err(e) = fetcher.ask(now, LookUp::Never, &mut self.partitions, &self.session) {
+            self.on_failure(turn, &e, now);
         }
         if self.partitions.take_names_changed() {
             let names = self.partitions.names();
