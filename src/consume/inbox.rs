@@ -175,7 +175,12 @@ impl Inbox {
                 self.taken = self.bundles.len();
             }
         }
-        self.decoded.entries().len() as u64
+        let count = self.decoded.entries().len() as u64;
+        if count == 0 {
+            // The next bundles may lie in another block.
+            self.release();
+        }
+        count
     }
 
     /// Ends the subscription with this error, after all that came before it; the first error counts.
