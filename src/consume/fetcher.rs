@@ -246,6 +246,7 @@ impl Fetcher {
                     self.buf.filled(n);
                     self.need = self.need.saturating_sub(n);
                     (self.last_byte, self.revived) = (now, None);
+                    self.channel.answer_begins(now);
                 }
                 Fill::Later => return self.channel.overdue(now).map_or(Ok(false), Err),
                 Fill::End => return Err(Error::disconnected(self.broker(), self.channel.phase())),

@@ -114,6 +114,9 @@ impl ConsumeIter {
             if let Some(e) = self.inbox.take_error() {
                 return Err(e);
             }
+            if self.partitions.has_due() {
+                continue;
+            }
             let is_waited_for = |fetcher: &Fetcher| fetcher.is_coming_up() && !(in_cluster && fetcher.has_failed());
             let until = if in_cluster { Time::NEVER } else { self.partitions.next_wake() };
             if until == Time::NEVER && !self.fetchers.iter().any(is_waited_for) {
@@ -291,7 +294,7 @@ impl ConsumeIter {
                 return Ok(Filled::Nothing);
             }
             self.dispatch(now, if now < until { LookUp::Allowed } else { LookUp::Never });
-            if self.receive(now) {
+            if self.receive(now) || self.inbox.is_error_due() || self.partitions.has_due() {
                 continue;
             }
             if now >= until {
