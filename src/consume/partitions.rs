@@ -235,14 +235,12 @@ impl Partitions {
             }
             (request.waits, asked) = (want.waits, asked + u64::from(want.fetch_size));
             request.partitions.push((index, want));
+            self.with(index, |partition, _| partition.on_sent(want.waits));
             if by_itself || request.partitions.len() == MAX_PARTITIONS {
                 break;
             }
         }
         kept.into_iter().rev().for_each(|index| list.push_front(index));
-        for &(index, want) in &request.partitions {
-            self.with(index, |partition, _| partition.on_sent(want.waits));
-        }
         Ok((!request.partitions.is_empty()).then_some(request))
     }
 
