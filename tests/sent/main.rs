@@ -132,7 +132,7 @@ impl Broker {
     /// A client of this name.
     fn client(&self, name: &str, change: impl Fn(ClientBuilder) -> ClientBuilder) -> Client {
         let builder = Client::builder().client_id(name).retry_timeout(Duration::ZERO).io_timeout(SOON);
-        change(builder).connect(&self.peer.addr().to_string()).unwrap()
+        change(builder).connect(self.peer.addr().to_string()).unwrap()
     }
 
     /// All that was asked by now by this client, or by one that does not say who it is.
