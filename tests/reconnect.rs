@@ -69,6 +69,8 @@ fn cut_at_any_byte() {
             for how in [Cut::Fin, Cut::Reset] {
                 // Every byte of the one long answer, some of many short ones.
                 for at in (0..=bytes).step_by(if fetch_size == 100 { 5 } else { 1 }) {
+                    // It takes the client's connection, so that another one is opened.
+                    let hold = client.subscribe(&all).unwrap();
                     let cuts = proxy.cuts();
                     proxy.cut(at, how);
                     let mut iter = client.subscribe(&all).unwrap();
@@ -78,6 +80,7 @@ fn cut_at_any_byte() {
                     assert!(stats.reconnects + stats.failed_brokers <= 1, "{how:?} after {at}: {stats:?}");
                     assert_eq!(stats.messages, 2 * stored().len() as u64);
                     proxy.wait_for_cuts(cuts + 1);
+                    drop(hold);
                 }
             }
         }
@@ -377,7 +380,7 @@ fn malformed_data_is_not_asked_for_again() {
             assert!(std::error::Error::source(&e).is_some());
             assert!(iter.next().is_none() && iter.next_batch().unwrap().is_none() && iter.is_finished());
             let after = broker.stats();
-            assert_eq!(after.accepted, before.accepted + 1, "{fault:?}: not dialed again");
+            assert!(after.accepted <= before.accepted + 1, "{fault:?}: not dialed again");
             assert_eq!(after.requests(Kind::Consume), before.requests(Kind::Consume) + 1);
             assert_eq!((iter.stats().reconnects, iter.stats().failed_brokers), (0, 0));
             assert_eq!(broker.pending_faults(), 0);

@@ -229,7 +229,7 @@ impl Channel {
                     if now < up.send.due {
                         return Ok(false);
                     }
-                    return Err(Error::timeout(&self.broker, Phase::Send, now.since(up.send.began)));
+                    return Err(Error::timeout(&self.broker, Phase::Send, io_timeout));
                 }
                 Err(e) => return Err(Error::io(&self.broker, Phase::Send, e)),
             }
@@ -284,7 +284,7 @@ impl Channel {
         let State::Up(up) = &self.state else { return None };
         match &up.receive {
             Some(receive) if now >= receive.due => {
-                Some(Error::timeout(&self.broker, Phase::Read, now.since(receive.began)))
+                Some(Error::timeout(&self.broker, Phase::Read, self.settings.io_timeout))
             }
             Some(_) => None,
             None => {

@@ -156,6 +156,11 @@ impl FetchDecoder {
         &self.outstanding
     }
 
+    /// Whether all that was consumed is whole frames: nothing of an answer, or of a ping, has begun.
+    pub fn is_between_frames(&self) -> bool {
+        matches!(self.state, State::Frame)
+    }
+
     /// Continues with `input`, which must begin with the first byte not consumed so far. Returns how many bytes it consumed,
     /// and what it found. Bundles are appended to `bundles`; their ranges lie within the consumed bytes.
     ///
