@@ -61,6 +61,8 @@ struct Leader {
     frames: Frames,
     buf: ReadBuf<()>,
     in_flight: Vec<InFlight>,
+    /// Whether something was sent to it before.
+    used: bool,
     /// Queues with something to send here; kept while the connection is being opened.
     wanted: Vec<usize>,
 }
@@ -226,6 +228,7 @@ impl Driver {
             frames: Frames::new(self.session.config.limits.frame),
             buf: ReadBuf::new(ANSWERS, ()),
             in_flight: Vec::new(),
+            used: false,
             wanted: Vec::new(),
         });
         self.by_addr.insert(addr, id);
@@ -254,6 +257,8 @@ impl Driver {
         if leader.in_flight.is_empty() {
             leader.buf.clear();
             leader.frames = Frames::new(self.session.config.limits.frame);
+            // One that had ended while idle was dialed again without a word.
+            self.connection_lost |= std::mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
         }
         self.ask_counts(id, now);
         let mut bundles = Vec::new();
