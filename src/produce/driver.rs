@@ -9,18 +9,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use log::{debug, trace, warn};
-
 use super::bundle::{BrokerId, Spares};
 use super::options::Options;
-use super::queue::{Lost, PartitionQueue, ToSend};
+use super::queue::{PartitionQueue, ToSend};
 use super::request::{self, InFlight, Sent};
-use crate::error::{Error, Fault, Result};
-use crate::net::{BrokerAddr, Channel, Fill, LookUp, ReadBuf, Time, wait};
-use crate::protocol::admin::PartitionState;
-use crate::protocol::fetch::PartitionAnswer;
-use crate::protocol::frame::Kind;
-use crate::protocol::frames::{Frame, Frames};
+use crate::error::{Error, Result};
+use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, Time, wait};
+use crate::protocol::frames::Frames;
 use crate::protocol::produce::ProduceCode;
 use crate::session::Session;
 
@@ -36,39 +31,39 @@ pub(super) struct Driver {
     window: usize,
     /// Whether bundles bring their own numbers.
     numbered: bool,
-    leaders: Vec<Leader>,
+    pub(super) leaders: Vec<Leader>,
     by_addr: HashMap<BrokerAddr, BrokerId>,
     /// Queues that may have something to send, each once.
     ready: Vec<usize>,
     is_ready: Vec<bool>,
     /// Queues whose outcomes have not been looked at.
-    changed: Vec<usize>,
+    pub(super) changed: Vec<usize>,
     /// Topics whose partitions are to be counted, and their counts.
     uncounted: Vec<(usize, Arc<str>)>,
-    counts: Vec<(usize, usize)>,
-    connection_lost: bool,
+    pub(super) counts: Vec<(usize, usize)>,
+    pub(super) connection_lost: bool,
     /// The moment of the last step.
     stepped: Time,
     process: u32,
     frame: Vec<u8>,
-    codes: Vec<ProduceCode>,
+    pub(super) codes: Vec<ProduceCode>,
 }
 
 /// A broker that leads partitions which are published to.
 #[derive(Debug)]
-struct Leader {
-    channel: Channel,
-    frames: Frames,
-    buf: ReadBuf<()>,
-    in_flight: Vec<InFlight>,
+pub(super) struct Leader {
+    pub(super) channel: Channel,
+    pub(super) frames: Frames,
+    pub(super) buf: ReadBuf<()>,
+    pub(super) in_flight: Vec<InFlight>,
     /// Whether something was sent to it before.
     used: bool,
     /// Queues with something to send here; kept while the connection is being opened.
-    wanted: Vec<usize>,
+    pub(super) wanted: Vec<usize>,
 }
 
 impl Leader {
-    fn broker(&self) -> &BrokerAddr {
+    pub(super) fn broker(&self) -> &BrokerAddr {
         self.channel.broker()
     }
 
@@ -321,244 +316,6 @@ impl Driver {
         for (key, topic) in std::mem::take(&mut self.uncounted) {
             let asked = request::ask_count(self.session.next_request_id(), key, topic);
             self.queue_question(id, now, asked);
-        }
-    }
-}
-
-/// What comes back.
-impl Driver {
-    /// Moves bytes both ways and takes in the answers, as far as that goes without waiting.
-    fn carry(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue]) -> Result<()> {
-        // Answers that came before a connection failed count.
-        let written = self.leaders[id].channel.write(now).map(drop);
-        loop {
-            let leader = &mut self.leaders[id];
-            match leader.frames.first(leader.buf.data()).map_err(|e| Error::decode(leader.channel.broker(), e))? {
-                Frame::Ping(len) => {
-                    leader.buf.consume(len);
-                    leader.channel.answer_ends(now, None);
-                }
-                Frame::Whole(kind, payload) => {
-                    let end = payload.end;
-                    self.answered(id, now, kind, payload, queues)?;
-                    self.leaders[id].buf.consume(end);
-                }
-                Frame::Need(_) if leader.in_flight.is_empty() && leader.buf.data().is_empty() => return written,
-                Frame::Need(need) => {
-                    if !leader.buf.data().is_empty() {
-                        leader.channel.answer_begins(now);
-                    }
-                    match leader.channel.read(now, leader.buf.room(need))? {
-                        Fill::Bytes(n) => leader.buf.filled(n),
-                        Fill::Later => return written.and_then(|()| leader.channel.overdue(now).map_or(Ok(()), Err)),
-                        Fill::End => return Err(Error::disconnected(leader.broker(), leader.channel.phase())),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes in an answer.
-    fn answered(
-        &mut self,
-        id: BrokerId,
-        now: Time,
-        kind: Kind,
-        payload: std::ops::Range<usize>,
-        queues: &mut [PartitionQueue],
-    ) -> Result<()> {
-        let leader = &mut self.leaders[id];
-        let payload = leader.buf.data().get(payload).unwrap_or_default();
-        let malformed = |e| Error::decode(leader.channel.broker(), e);
-        // Not by order: a cluster answers once replicas have confirmed.
-        let index = request::find(&leader.in_flight, kind, payload).map_err(malformed)?;
-        let limits = &self.session.config.limits;
-        self.codes.clear();
-        let answer = leader.in_flight[index].read(payload, limits, &mut self.codes).map_err(malformed)?;
-        let request = leader.in_flight.remove(index);
-        trace!("{}: answer to {}", leader.channel.broker(), request.id);
-        leader.channel.answer_ends(now, Some(request.id));
-        match request.sent {
-            Sent::Bundles { queues: from, .. } => {
-                for (queue, code) in from.into_iter().zip(std::mem::take(&mut self.codes)) {
-                    self.on_code(id, now, request.id, code, &mut queues[queue]);
-                    self.touch(queue);
-                }
-            }
-            Sent::End(queue, _) => {
-                self.on_end(id, now, request.id, answer.end, &mut queues[queue]);
-                self.touch(queue);
-            }
-            Sent::Mark(queue, _) => {
-                self.on_mark(id, now, request.id, answer.states, &mut queues[queue]);
-                self.touch(queue);
-            }
-            Sent::Count(key, _) => {
-                let count = answer.states.map_or(0, |states| states.len());
-                self.counts.push((key, count));
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes that something has happened to a queue.
-    fn touch(&mut self, queue: usize) {
-        self.changed.push(queue);
-        self.wake(queue);
-    }
-
-    fn on_code(&mut self, from: BrokerId, now: Time, id: u32, code: ProduceCode, queue: &mut PartitionQueue) {
-        match self.look_at_leader(from, now, code, queue) {
-            Ok(code) => queue.on_code(now, id, code),
-            Err(fault) => queue.on_refused(now, id, fault),
-        }
-        if code == ProduceCode::SystemError && queue.how.numbering {
-            let (topic, partition, broker) = (&queue.topic, queue.partition, self.leaders[from].broker());
-            warn!("{topic}/{partition}: {broker} has trouble with its files, and the end of its log may be damaged");
-        }
-        self.after_answer(from, now, queue);
-    }
-
-    /// Notes what an answer says about the partition's leader; a redirect to nobody says that there is none.
-    fn look_at_leader(
-        &mut self,
-        from: BrokerId,
-        now: Time,
-        code: ProduceCode,
-        queue: &PartitionQueue,
-    ) -> std::result::Result<ProduceCode, Fault> {
-        let book = &self.session.book;
-        let nobody = || {
-            book.forget(&queue.topic, queue.partition);
-            book.knew_no_leader(self.leaders[from].broker(), now);
-            Ok(ProduceCode::NoLeader)
-        };
-        match code {
-            ProduceCode::NoLeader => nobody(),
-            ProduceCode::Redirect(to) => match book.named(to)? {
-                None => nobody(),
-                Some(leader) => {
-                    debug!("{}/{}: redirected to {leader}", queue.topic, queue.partition);
-                    book.learn(&queue.topic, queue.partition, leader, now);
-                    Ok(code)
-                }
-            },
-            ProduceCode::Stored | ProduceCode::NotConfirmed => {
-                book.learn(&queue.topic, queue.partition, self.leaders[from].broker().clone(), now);
-                Ok(code)
-            }
-            code => Ok(code),
-        }
-    }
-
-    fn after_answer(&self, from: BrokerId, now: Time, queue: &PartitionQueue) {
-        if queue.wanders() {
-            // It may be the only one to think so, or whom it named before could not be reached.
-            self.session.book.knew_no_leader(self.leaders[from].broker(), now);
-        }
-        match queue.trouble() {
-            Some(e) if e.is_redirect() => debug!("{}, trying again", e.chain()),
-            Some(e) => warn!("{}, trying again", e.chain()),
-            None => {}
-        }
-    }
-
-    fn on_end(&mut self, from: BrokerId, now: Time, id: u32, end: Option<PartitionAnswer>, queue: &mut PartitionQueue) {
-        let code = match end {
-            Some(PartitionAnswer::OutOfRange { high_water_mark: last, .. })
-            | Some(PartitionAnswer::Data { high_water_mark: last, .. }) => {
-                debug!("{}/{}: the log ends at {last}", queue.topic, queue.partition);
-                self.session.book.learn(&queue.topic, queue.partition, self.leaders[from].broker().clone(), now);
-                return queue.on_end(from, id, last);
-            }
-            Some(PartitionAnswer::Redirect(to)) => ProduceCode::Redirect(to),
-            Some(PartitionAnswer::NoLeader) => ProduceCode::NoLeader,
-            Some(PartitionAnswer::SystemError) => return queue.on_question_failed(now, id, Fault::System),
-            Some(PartitionAnswer::UnknownPartition) => {
-                return queue.on_question_failed(now, id, Fault::UnknownPartition);
-            }
-            Some(PartitionAnswer::UnknownTopic) | None => {
-                return queue.on_question_failed(now, id, Fault::UnknownTopic);
-            }
-        };
-        self.question_redirected(from, now, id, code, queue);
-    }
-
-    fn on_mark(
-        &mut self,
-        from: BrokerId,
-        now: Time,
-        id: u32,
-        states: Option<Vec<PartitionState>>,
-        queue: &mut PartitionQueue,
-    ) {
-        let Some(states) = states else { return queue.on_question_failed(now, id, Fault::UnknownTopic) };
-        let code = match states.get(usize::from(queue.partition)) {
-            Some(&PartitionState::Marks { high_water_mark, .. }) => return queue.on_mark(now, id, high_water_mark),
-            Some(&PartitionState::Redirect(to)) => ProduceCode::Redirect(to),
-            Some(PartitionState::NoLeader) => ProduceCode::NoLeader,
-            Some(PartitionState::SystemError) => return queue.on_question_failed(now, id, Fault::System),
-            None => return queue.on_question_failed(now, id, Fault::UnknownPartition),
-        };
-        self.question_redirected(from, now, id, code, queue);
-    }
-
-    fn question_redirected(
-        &mut self,
-        from: BrokerId,
-        now: Time,
-        id: u32,
-        code: ProduceCode,
-        queue: &mut PartitionQueue,
-    ) {
-        match self.look_at_leader(from, now, code, queue) {
-            Ok(ProduceCode::Redirect(last)) => queue.on_question_failed(now, id, Fault::Redirects { hops: 1, last }),
-            Ok(_) => queue.on_question_failed(now, id, Fault::NoLeader),
-            Err(fault) => queue.on_question_failed(now, id, fault),
-        }
-        self.after_answer(from, now, queue);
-    }
-
-    /// No connection to a leader can be opened.
-    fn unreachable(&mut self, id: BrokerId, now: Time, e: &Error, queues: &mut [PartitionQueue]) {
-        let leader = &mut self.leaders[id];
-        debug!("{}", e.chain());
-        self.session.book.failed(leader.channel.broker(), now);
-        let brokers = self.session.book.brokers().len();
-        for queue in std::mem::take(&mut leader.wanted) {
-            queues[queue].on_unreachable(now, e, brokers);
-            self.touch(queue);
-        }
-    }
-
-    /// Gives a connection up, with a reset: what is unanswered must not be executed later.
-    fn lose(&mut self, id: BrokerId, now: Time, e: &Error, queues: &mut [PartitionQueue]) {
-        let leader = &mut self.leaders[id];
-        warn!("{}", e.chain());
-        if e.is_transient() {
-            self.session.book.failed(leader.channel.broker(), now);
-        }
-        let well_for = leader.channel.well_for();
-        let requests = std::mem::take(&mut leader.in_flight);
-        let handed_over: Vec<bool> = requests.iter().map(|request| leader.channel.handed_over(request.id)).collect();
-        leader.channel.reset();
-        leader.buf.clear();
-        self.connection_lost = true;
-        for (request, handed_over) in requests.into_iter().zip(handed_over) {
-            let lost = Lost { error: e, handed_over, well_for };
-            match request.sent {
-                Sent::Bundles { queues: from, .. } => {
-                    for queue in from {
-                        queues[queue].on_lost(now, request.id, lost);
-                        self.touch(queue);
-                    }
-                }
-                Sent::End(queue, _) | Sent::Mark(queue, _) => {
-                    queues[queue].on_lost(now, request.id, lost);
-                    self.touch(queue);
-                }
-                Sent::Count(key, request) => self.count_partitions(key, request.topic.as_str().into()),
-            }
         }
     }
 }

@@ -390,7 +390,7 @@ fn a_refusal_with_a_copy_at_large_is_no_answer() {
         lost(&mut queue, now, 3, true);
         let now = due(&queue);
         assert_eq!(send(&mut queue, now, A, 4), Some(ToSend::End), "again");
-        queue.on_question_failed(now, 4, Fault::NoLeader);
+        queue.on_refused(now, 4, Fault::NoLeader);
         let now = due(&queue);
         assert_eq!(send(&mut queue, now, A, 5), Some(ToSend::End), "and again");
         queue.on_end(A, 5, 0);
@@ -413,8 +413,8 @@ fn questions_spend_the_budget() {
         assert_eq!(send(&mut queue, now, A, id), Some(ToSend::End));
         match id % 3 {
             0 => lost(&mut queue, now, id, true),
-            1 => queue.on_question_failed(now, id, Fault::NoLeader),
-            _ => queue.on_question_failed(now, id, Fault::Redirects { hops: 0, last: "1.2.3.4:5".parse().unwrap() }),
+            1 => queue.on_refused(now, id, Fault::NoLeader),
+            _ => queue.on_refused(now, id, Fault::Redirects { hops: 0, last: "1.2.3.4:5".parse().unwrap() }),
         }
     }
     assert!((60..200).contains(&id), "{id}");
