@@ -27,7 +27,7 @@ const ANSWERS: usize = 2 << 10;
 pub(super) struct Driver {
     pub(super) session: Arc<Session>,
     options: Options,
-    /// Requests with bundles in flight to a leader at a time.
+    /// Requests with bundles in flight to a leader at a time, beside those of partitions whose replicas are late.
     window: usize,
     /// Whether bundles bring their own numbers.
     numbered: bool,
@@ -232,8 +232,11 @@ impl Driver {
 
     fn send_to(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
         let leader = &mut self.leaders[id];
-        if leader.in_flight.iter().filter(|request| request.has_bundles()).count() >= self.window {
-            return false;
+        if leader.in_flight.iter().filter(|request| request.is_shared()).count() >= self.window {
+            leader.wanted.retain(|&queue| queues[queue].is_slow());
+            if leader.wanted.is_empty() {
+                return false;
+            }
         }
         match leader.channel.open(now, look_up) {
             Ok(true) => {}
@@ -270,8 +273,13 @@ impl Driver {
                 }
             }
         }
-        if !bundles.is_empty() {
-            sent |= self.send_bundles(id, now, bundles, queues);
+        // An answer is as late as the latest of its partitions: those whose replicas are late wait by themselves.
+        let (alone, shared): (Vec<usize>, _) = bundles.into_iter().partition(|&queue| queues[queue].is_slow());
+        for queue in alone {
+            sent |= self.send_bundles(id, now, vec![queue], false, queues);
+        }
+        if !shared.is_empty() {
+            sent |= self.send_bundles(id, now, shared, true, queues);
         }
         if let Err(e) = self.leaders[id].channel.write(now) {
             self.lose(id, now, &e, queues);
@@ -280,11 +288,18 @@ impl Driver {
     }
 
     /// Sends one request with the first bundles of these queues, of as many as fit.
-    fn send_bundles(&mut self, id: BrokerId, now: Time, mut from: Vec<usize>, queues: &mut [PartitionQueue]) -> bool {
+    fn send_bundles(
+        &mut self,
+        id: BrokerId,
+        now: Time,
+        mut from: Vec<usize>,
+        shared: bool,
+        queues: &mut [PartitionQueue],
+    ) -> bool {
         let request_id = self.session.next_request_id();
         let topics = request::group(queues, &mut from);
         let request = self.options.request(&self.session.config.client_id, request_id, self.numbered, topics);
-        let sent = Sent::Bundles { queues: from, shape: request.shape().collect() };
+        let sent = Sent::Bundles { queues: from, shape: request.shape().collect(), shared };
         if let Err(e) = request.encode(&mut self.frame) {
             // What can't be encoded is refused before it is taken.
             debug_assert!(false, "{e}");

@@ -208,7 +208,11 @@ impl PartitionQueue {
                     && self.in_flight.is_empty()
                     && !(self.waiting.is_empty() && numbering.held().is_empty())
             }
-            None => !self.waiting.is_empty() && self.in_flight.iter().all(|flying| flying.refused.is_none()),
+            // After trouble one alone finds out whether it is over.
+            None => {
+                let may_follow = |flying: &InFlight| flying.refused.is_none() && !self.retry.is_in_trouble();
+                !self.waiting.is_empty() && self.in_flight.iter().all(may_follow)
+            }
         };
         may_go && self.cause.is_none()
     }
@@ -392,6 +396,11 @@ impl PartitionQueue {
     pub(super) fn is_idle(&self) -> bool {
         let none_held = self.numbering.as_ref().is_none_or(|numbering| numbering.held().is_empty());
         self.waiting.is_empty() && self.in_flight.is_empty() && none_held
+    }
+
+    /// Whether replicas have been late to confirm, so that the next answer may be late too.
+    pub(super) fn is_slow(&self) -> bool {
+        self.numbering.as_ref().is_some_and(|numbering| !numbering.held().is_empty())
     }
 
     /// Whether something has gone wrong since the last bundle was stored.

@@ -32,8 +32,9 @@ pub(super) struct InFlight {
 /// What a request holds or asks, and for which queues.
 #[derive(Debug)]
 pub(super) enum Sent {
-    /// A bundle of each queue, in the order of the entries; the number of partitions of each topic.
-    Bundles { queues: Vec<usize>, shape: Vec<usize> },
+    /// A bundle of each queue, in the order of the entries; the number of partitions of each topic; whether it
+    /// takes whatever there is, and is not for one whose replicas are late.
+    Bundles { queues: Vec<usize>, shape: Vec<usize>, shared: bool },
     /// The end of the leader's log.
     End(usize, FetchRequest),
     /// The committed mark.
@@ -56,6 +57,10 @@ pub(super) enum Answer {
 impl InFlight {
     pub(super) fn has_bundles(&self) -> bool {
         matches!(self.sent, Sent::Bundles { .. })
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.sent, Sent::Bundles { shared: true, .. })
     }
 
     fn answer_kind(&self) -> Kind {

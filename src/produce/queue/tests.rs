@@ -111,14 +111,19 @@ fn what_is_refused_for_now_is_sent_again_in_order_unless_a_later_one_is_stored()
         queue.on_code(at(1), 2, code);
         let now = due(&queue);
         assert!(now >= at(1) && now <= at(101), "{now:?}");
-        (3..=5).for_each(|id| assert_eq!(send(&mut queue, now, B, id), Some(ToSend::Bundle)));
-        // Now the second is stored and the first is not.
-        queue.on_code(now, 3, code);
-        queue.on_code(now, 4, ProduceCode::Stored);
-        assert_eq!(outcomes(&mut queue), ["+2"], "3 may be stored yet");
+        assert_eq!(send(&mut queue, now, B, 3), Some(ToSend::Bundle));
+        assert_eq!(queue.next(now, B), None, "one alone finds out whether the trouble is over");
+        queue.on_code(now, 3, ProduceCode::Stored);
+        assert_eq!(outcomes(&mut queue), ["+1"]);
         give(&mut queue, &["4"]);
+        (4..=6).for_each(|id| assert_eq!(send(&mut queue, now, B, id), Some(ToSend::Bundle)));
+        // Now the third is stored and the second is not.
+        queue.on_code(now, 4, code);
         queue.on_code(now, 5, ProduceCode::Stored);
-        assert_eq!(outcomes(&mut queue), ["+3", "-1", "-4"]);
+        assert_eq!(outcomes(&mut queue), ["+3"], "4 may be stored yet");
+        give(&mut queue, &["5"]);
+        queue.on_code(now, 6, ProduceCode::Stored);
+        assert_eq!(outcomes(&mut queue), ["+4", "-2", "-5"]);
         assert_eq!((due(&queue), queue.bytes()), (Time::NEVER, 0));
     }
 }
@@ -158,10 +163,13 @@ fn a_request_not_handed_over_is_sent_again_and_others_are_unknown() {
     (1..=2).for_each(|id| lost(&mut queue, at(1), id, false));
     let now = due(&queue);
     assert!(outcomes(&mut queue).is_empty() && now > at(1));
-    (3..=4).for_each(|id| assert!(send(&mut queue, now, A, id).is_some()));
-    lost(&mut queue, now, 3, true);
-    lost(&mut queue, now, 4, false);
-    assert_eq!(outcomes(&mut queue), ["?1", "-2"]);
+    assert!(send(&mut queue, now, A, 3).is_some());
+    queue.on_code(now, 3, ProduceCode::Stored);
+    give(&mut queue, &["3"]);
+    (4..=5).for_each(|id| assert!(send(&mut queue, now, A, id).is_some()));
+    lost(&mut queue, now, 4, true);
+    lost(&mut queue, now, 5, false);
+    assert_eq!(outcomes(&mut queue), ["+1", "?2", "-3"]);
 }
 
 #[test]
