@@ -46,7 +46,9 @@ impl FromStr for Start {
         }
         match utc::parse(text) {
             Some(time) => Ok(Start::Time(time)),
-            None => malformed("start", text, "earliest, latest, a number, last:100, or a time such as 2026-11-22T08:30:00Z"),
+            None => {
+                malformed("start", text, "earliest, latest, a number, last:100, or a time such as 2026-11-22T08:30:00Z")
+            }
         }
     }
 }

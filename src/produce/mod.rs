@@ -7,13 +7,15 @@
 //!                       └────────────────────────────┘
 //! ```
 //!
-//! [`queue`], with [`numbering`] and [`bundle`], decides; [`driver`] carries.
+//! [`queue`], with [`outcome`], [`numbering`] and [`bundle`], decides; [`driver`], with [`answers`] and [`request`], carries.
 
+mod answers;
 mod builder;
 mod bundle;
 mod driver;
 mod failure;
 mod numbering;
+mod outcome;
 mod partitioner;
 mod producer;
 mod publish;
