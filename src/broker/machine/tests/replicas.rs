@@ -289,3 +289,14 @@ fn copies_are_complete_at_once_without_the_switches() {
     let answer = sent(&mut machine, ms(2001), waits);
     assert_eq!((answer.len(), answer[24], answer[25]), (45, 0, 4), "empty, with the number that was waited for");
 }
+
+#[test]
+fn what_a_test_appends_is_at_all_copies_at_once_however_far_behind() {
+    let mut machine = cluster(3, 3, plain());
+    let conn = open(&mut machine, ms(0), 0);
+    machine.handle(ms(0), conn, &publish(0, 0, &dense(3)));
+    assert_eq!(machine.append(ms(1), "orders", 0, 0, &dense(2)), Some(Ok(4)));
+    assert_eq!([0, 1, 2].map(|node| numbers(&machine, node)), [1, 2, 3].map(|_| vec![1, 2, 3, 4, 5]));
+    assert_eq!([0, 1, 2].map(|node| machine.committed(node, "orders", 0)), [Some(5), Some(0), Some(0)]);
+    assert_eq!(code(&sent(&mut machine, ms(1), conn)), 0);
+}
