@@ -198,8 +198,11 @@ impl Machine {
         let mut input = std::mem::take(&mut connection.input);
         let done = self.execute_all(conn, &input);
         let Some(connection) = self.conns.get_mut(&conn) else { return };
-        input.drain(..done.min(input.len()));
-        input.shrink_to(KEPT.max(input.len()));
+        // While a large request still comes nothing is moved, or it would cost the square of its length.
+        if done > 0 {
+            input.drain(..done.min(input.len()));
+            input.shrink_to(KEPT.max(input.len()));
+        }
         connection.input = input;
         if connection.ended {
             self.no_more_requests(conn);

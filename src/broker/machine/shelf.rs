@@ -72,9 +72,7 @@ impl Machine {
         let Some(partition) = self.partition_mut(topic, id) else { return };
         match rebundle {
             None => partition.copy_to_all(leader, bundle, stored),
-            Some(rebundle) => {
-                partition.nodes().for_each(|node| _ = copy(partition, leader, node, usize::MAX, rebundle))
-            }
+            Some(rebundle) => partition.nodes().for_each(|node| copy(partition, leader, node, usize::MAX, rebundle)),
         }
     }
 
