@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::net::old::Backoff;
 use crate::protocol::Limits;
 
 pub use publish::Acks;
@@ -16,9 +15,6 @@ pub(crate) use publish::{MAX_PEERS, PublishOptions};
 
 /// The most that may be in memory in one piece, in bytes: messages find theirs by 32-bit numbers.
 const MAX_IN_MEMORY: u32 = 2 << 30;
-
-/// How long to leave a partition alone at most whose leader is not known or gone: its successor wants to be found soon.
-const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
 
 /// Settings that all connections of a client share.
 #[derive(Debug, Clone)]
@@ -90,10 +86,6 @@ impl Default for Config {
 }
 
 impl Config {
-    pub(crate) fn new_backoff(&self) -> Backoff {
-        Backoff::new(self.backoff.0, self.backoff.1)
-    }
-
     /// Refuses settings that cannot work.
     pub(crate) fn check(&self) -> Result<()> {
         if self.client_id.len() > 255 {
@@ -111,10 +103,5 @@ impl Config {
             }
         }
         self.publish.check()
-    }
-
-    /// As [`new_backoff`](Config::new_backoff), for as long as a partition's leader is looked for.
-    pub(crate) fn leader_backoff(&self) -> Backoff {
-        Backoff::new(self.backoff.0, self.backoff.1.min(MAX_LEADER_PAUSE))
     }
 }
