@@ -61,6 +61,8 @@ mod net;
 mod produce;
 pub mod protocol;
 pub mod segment;
+#[cfg(feature = "broker")]
+pub mod simulation;
 mod topic_config;
 
 pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, TopicInfo, Topology};
