@@ -35,7 +35,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let every = args.number("--every")?.unwrap_or(1000);
     let mut checkpoint = Checkpoint::open(file)?;
     // Partitions that the checkpoint does not know yet begin with their first message, lest any is left out.
-    let mut what = Subscription::topic(topic).from(Start::Earliest).resume(&checkpoint);
+    let mut what = Subscription::topic(topic).start(Start::Earliest).resume(&checkpoint);
     what = what.out_of_range(OutOfRange::Earliest);
     if args.option("--to-end").is_some() {
         what = what.stop_at_end();

@@ -183,7 +183,7 @@ fn partitions(page: &mut Page, client: &Client, topic: &str, wanted: Option<u16>
 }
 
 fn ends(client: &Client, topic: &str, id: u16) -> Result<Ends, tank_client::Error> {
-    let mut messages = client.subscribe(Subscription::partition(topic, id).from(Start::Earliest).stop_at_end())?;
+    let mut messages = client.subscribe(Subscription::partition(topic, id).start(Start::Earliest).stop_at_end())?;
     let first = messages.next().transpose()?.map_or(0, |message| message.seq());
     let last = messages.high_water_mark(topic, id).unwrap_or(0);
     Ok((first, last))
@@ -191,7 +191,7 @@ fn ends(client: &Client, topic: &str, id: u16) -> Result<Ends, tank_client::Erro
 
 /// What there is to say of the last message.
 fn newest(client: &Client, topic: &str, id: u16, last: u64) -> Outcome {
-    let last = Subscription::partition(topic, id).from(Start::At(last)).stop_at_end();
+    let last = Subscription::partition(topic, id).start(Start::At(last)).stop_at_end();
     let Some(message) = client.subscribe(last)?.next().transpose()? else {
         return Ok("of which the last is not there any more".into());
     };
@@ -204,7 +204,7 @@ fn newest(client: &Client, topic: &str, id: u16, last: u64) -> Outcome {
 
 fn fetch(client: &Client, topic: &str, id: u16, from: u64) -> Outcome {
     let started = Instant::now();
-    let mut messages = client.subscribe(Subscription::partition(topic, id).from(Start::At(from)).stop_at_end())?;
+    let mut messages = client.subscribe(Subscription::partition(topic, id).start(Start::At(from)).stop_at_end())?;
     messages.next().transpose()?;
     let first = show_span(started.elapsed());
     messages.by_ref().try_for_each(|message| message.map(drop))?;

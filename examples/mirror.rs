@@ -112,7 +112,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 /// What lies between these starts and the present ends.
 fn subscription(topic: &str, wanted: &[(u16, Start)]) -> Subscription {
     let (id, start) = wanted[0];
-    let first = Subscription::partition(topic, id).from(start).stop_at_end().out_of_range(OutOfRange::Earliest);
+    let first = Subscription::partition(topic, id).start(start).stop_at_end().out_of_range(OutOfRange::Earliest);
     wanted[1..].iter().fold(first, |all, &(id, start)| all.and_partition(topic, id, start))
 }
 

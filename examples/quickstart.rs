@@ -37,16 +37,16 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     broker.create_topic("orders", PARTITIONS);
     println!("a broker listens on {}", broker.addr());
 
-    let client = Client::connect(&broker.addr().to_string())?;
+    let client = Client::connect(broker.addr())?;
     for n in 0..ORDERS {
         let customer = CUSTOMERS[usize::from(n * 7 % 5)];
         let order = format!("order {n}: {} cups of tea", n % 9 + 1);
-        client.publish("orders", n % PARTITIONS, &[Record::new(order.as_bytes()).key(customer.as_bytes())])?;
+        client.publish("orders", n % PARTITIONS, &[Record::new(&order).key(customer)])?;
     }
     println!("published {ORDERS} messages to {PARTITIONS} partitions\n");
 
     let mut by_customer = BTreeMap::<String, u32>::new();
-    let mut orders = client.subscribe(Subscription::topic("orders").from(Start::Earliest).stop_at_end())?;
+    let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest).stop_at_end())?;
     for order in &mut orders {
         let order = order?;
         let customer = String::from_utf8_lossy(order.key().unwrap_or_default()).into_owned();

@@ -44,7 +44,7 @@ fn files(dir: &str) -> Result<(), Box<dyn Error>> {
 
 fn dump(dir: &str, from: u64) -> Result<(), Box<dyn Error>> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let mut segments = Segments::open(dir)?.from(from);
+    let mut segments = Segments::open(dir)?.start_at(from);
     let mut count = 0;
     while let Some(batch) = segments.next_batch().inspect_err(|_| drop(out.flush()))? {
         for message in batch {

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 
 fn run(brokers: &str, first: &str, second: &str, file: &str) -> Result<(), Box<dyn std::error::Error>> {
     let mut checkpoint = Checkpoint::open(file)?;
-    let both = Subscription::topic(first).from(Start::Earliest).and_topic(second, Start::Earliest);
+    let both = Subscription::topic(first).start(Start::Earliest).and_topic(second, Start::Earliest);
     let mut messages = Client::connect(brokers)?.subscribe(both.resume(&checkpoint))?;
     let handle = messages.close_handle();
     ctrlc::set_handler(move || handle.close())?;

@@ -1,4 +1,4 @@
-//! What else a broker can be asked: topics, nodes, their state.
+//! Topics, partitions, nodes and their state: the values, and the calls that ask for them.
 
 use std::net::SocketAddrV4;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,23 +6,33 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use log::debug;
 
 use crate::TopicConfig;
-use crate::client::{Ask, Client, Shared, check_request_id};
 use crate::consume::check_topic;
 use crate::error::{Error, Fault, Result};
-use crate::net::{Deadline, Stopwatch, sleep};
+use crate::net::RetryState;
 use crate::protocol::admin::{
-    CreateTopicCode, CreateTopicRequest, CreateTopicResponse, DiscoverTopicsRequest, DiscoverTopicsResponse,
-    DiscoverTopologyRequest, DiscoverTopologyResponse, PartitionState, ReloadConfCode, ReloadConfRequest,
-    ReloadConfResponse, StatusRequest, StatusResponse,
+    CreateTopicCode, CreateTopicRequest, DiscoverTopicsRequest, DiscoverTopologyRequest, NodeEntry, PartitionState,
+    ReloadConfCode, ReloadConfRequest, StatusRequest, TopicEntry,
 };
-use crate::protocol::frame::Kind;
-use crate::protocol::{DecodeError, EncodeError, Limits};
+use crate::session::{LogEnd, Session};
 
 /// The most partitions a cluster makes; more are not refused but left out.
 const MAX_CLUSTER_PARTITIONS: u16 = 64;
 
 /// The most characters of a new topic's name.
 const MAX_NAME: usize = 64;
+
+/// A partition's marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartitionInfo {
+    /// The partition.
+    pub id: u16,
+    /// The first sequence number that is still there; 0 if there never was a message.
+    pub first_available: u64,
+    /// The last sequence number; 0 if there never was a message. In a cluster the last one that enough replicas have,
+    /// which may lag behind what consumers already see.
+    pub high_water_mark: u64,
+}
 
 /// A topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,126 +104,127 @@ pub struct ClusterInfo {
     pub nodes: u32,
 }
 
-impl Client {
-    /// Creates a topic with partitions 0 to `partitions` − 1 (a CreateTopic request), and returns once it can be used.
-    ///
-    /// A cluster takes no configuration, 64 partitions at most, and some time to find leaders for them.
-    ///
-    /// ```no_run
-    /// # use tank_client::{Client, TopicConfig};
-    /// # let client = Client::connect("localhost")?;
-    /// client.create_topic("orders", 8, &TopicConfig::new())?;
-    /// # Ok::<(), tank_client::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Config`], before anything is sent, for a name or number of partitions that a broker refuses: a name has 1
-    /// to 64 letters, digits, `-` and `_`, the latter two neither first nor last. [`Error::Broker`] if the topic exists,
-    /// the broker is read-only or has trouble with its files, or if the partitions, though created, find no leader within
-    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout). [`Error::OutcomeUnknown`] if the request was sent and its
-    /// answer lost: the topic may exist or not. Otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
-    pub fn create_topic(&self, topic: &str, partitions: u16, config: &TopicConfig) -> Result<()> {
-        check_new_topic(topic, partitions)?;
-        let shared = &self.shared;
-        let in_cluster = self.status()?.cluster.is_some();
-        if in_cluster && partitions > MAX_CLUSTER_PARTITIONS {
-            let most = MAX_CLUSTER_PARTITIONS;
-            return Err(Error::config(format!("{topic}: {partitions} partitions given, 1 to {most} in a cluster")));
+pub(crate) fn partitions(session: &Session, topic: &str) -> Result<Vec<PartitionInfo>> {
+    check_topic(topic)?;
+    let states = session.discover(topic, None)?;
+    let ids: Vec<u16> = (0..u16::MAX).take(states.len()).collect();
+    let info =
+        |id: u16, end: LogEnd| PartitionInfo { id, first_available: end.first_available, high_water_mark: end.last };
+    if session.is_cluster() {
+        let ends = session.log_ends(topic, &ids, &session.leader_policy(), None)?;
+        return ids.iter().zip(ends).map(|(&id, end)| end.map(|end| info(id, end))).collect();
+    }
+    let of_state = |(&id, state): (&u16, &PartitionState)| match *state {
+        PartitionState::Marks { first_available, high_water_mark } => {
+            Ok(info(id, LogEnd { first_available, last: high_water_mark }))
         }
-        let (topic, config) = (topic.to_owned(), config.to_string());
-        let request = CreateTopicRequest { request_id: shared.next_request_id(), topic, partitions, config };
-        let topic = request.topic.as_str();
-        match shared.create(&request)? {
-            CreateTopicCode::Created if in_cluster => shared.await_leaders(topic, partitions),
-            CreateTopicCode::Created => Ok(()),
-            refused => Err(Error::broker(topic, None, fault_of_create(refused))),
+        PartitionState::SystemError => Err(Error::broker(topic, id, Fault::System)),
+        PartitionState::NoLeader | PartitionState::Redirect(_) => Err(Error::broker(topic, id, Fault::NoLeader)),
+    };
+    ids.iter().zip(&states).map(of_state).collect()
+}
+
+pub(crate) fn create_topic(session: &Session, topic: &str, partitions: u16, config: &TopicConfig) -> Result<()> {
+    check_new_topic(topic, partitions)?;
+    let in_cluster = status(session)?.cluster.is_some();
+    if in_cluster && partitions > MAX_CLUSTER_PARTITIONS {
+        let most = MAX_CLUSTER_PARTITIONS;
+        return Err(Error::config(format!("{topic}: {partitions} partitions given, 1 to {most} in a cluster")));
+    }
+    let (topic, config) = (topic.to_owned(), config.to_string());
+    let request = CreateTopicRequest { request_id: session.next_request_id(), topic, partitions, config };
+    match session.call_once(&request, &|e| Error::unknown(&request.topic, 0, e))? {
+        CreateTopicCode::Created if in_cluster => await_leaders(session, &request.topic, partitions),
+        CreateTopicCode::Created => Ok(()),
+        refused => Err(Error::broker(&request.topic, None, fault_of_create(refused))),
+    }
+}
+
+/// Waits until the leaders of a new topic's partitions know of it: a produce request before that can kill a node.
+fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> {
+    let (policy, mut state) = (session.leader_policy(), RetryState::default());
+    let ids: Vec<u16> = (0..partitions).collect();
+    loop {
+        let states = session.discover(topic, None);
+        let led: Result<()> = states.and_then(|states| match states.len() {
+            found if found < ids.len() => Err(Error::broker(topic, None, Fault::NoLeader)),
+            _ => session.log_ends(topic, &ids, &policy, None)?.into_iter().map(|end| end.map(|_| ())).collect(),
+        });
+        let Err(e) = led else { return Ok(()) };
+        let unknown = Fault::UnknownTopic;
+        let passes = e.is_transient() || matches!(&e, Error::Broker { fault, .. } if *fault == unknown);
+        match state.retry_or_fail(session.now(), &policy) {
+            Some(until) if passes => {
+                debug!("{topic}: created, but cannot be used yet: {}", e.chain());
+                session.pause(until, None)?;
+            }
+            _ => return Err(e),
         }
     }
+}
 
-    /// The topics, by name: a DiscoverTopics request.
-    ///
-    /// # Errors
-    /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
-    pub fn topics(&self) -> Result<Vec<TopicInfo>> {
-        let answer = self.shared.ask(&Topics)?;
-        let info = |topic: crate::protocol::admin::TopicEntry| TopicInfo {
-            name: topic.name,
-            partitions: topic.partitions,
-            enabled: topic.enabled,
-            replication_factor: topic.replication_factor,
-        };
-        let mut topics: Vec<_> = answer.topics.into_iter().map(info).collect();
-        topics.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(topics)
-    }
+pub(crate) fn topics(session: &Session) -> Result<Vec<TopicInfo>> {
+    let answer = session.call(&mut DiscoverTopicsRequest { request_id: 0, flags: 0 }, None)?;
+    let info = |topic: TopicEntry| TopicInfo {
+        name: topic.name,
+        partitions: topic.partitions,
+        enabled: topic.enabled,
+        replication_factor: topic.replication_factor,
+    };
+    let mut topics: Vec<_> = answer.topics.into_iter().map(info).collect();
+    topics.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(topics)
+}
 
-    /// The nodes of the cluster: a DiscoverTopology request.
-    ///
-    /// # Errors
-    /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
-    pub fn topology(&self) -> Result<Topology> {
-        let Some(cluster) = self.shared.ask(&Nodes)?.cluster else { return Ok(Topology::default()) };
-        let info = |node: crate::protocol::admin::NodeEntry| NodeInfo {
-            id: node.id,
-            endpoint: node.endpoint,
-            available: node.available,
-            blocked: node.blocked,
-            partitions: node.partitions,
-        };
-        let mut nodes: Vec<_> = cluster.nodes.into_iter().map(info).collect();
-        nodes.sort_by_key(|node| node.id);
-        Ok(Topology { cluster: Some(cluster.name), nodes })
-    }
+pub(crate) fn topology(session: &Session) -> Result<Topology> {
+    let answer = session.call(&mut DiscoverTopologyRequest { request_id: 0, flags: 0 }, None)?;
+    let Some(cluster) = answer.cluster else { return Ok(Topology::default()) };
+    let info = |node: NodeEntry| NodeInfo {
+        id: node.id,
+        endpoint: node.endpoint,
+        available: node.available,
+        blocked: node.blocked,
+        partitions: node.partitions,
+    };
+    let mut nodes: Vec<_> = cluster.nodes.into_iter().map(info).collect();
+    nodes.sort_by_key(|node| node.id);
+    Ok(Topology { cluster: Some(cluster.name), nodes })
+}
 
-    /// How the broker is, the first that answers if there are several: a Status request.
-    ///
-    /// # Errors
-    /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
-    pub fn status(&self) -> Result<BrokerStatus> {
-        let answer = self.shared.ask(&Status)?;
-        let log = answer.log;
-        Ok(BrokerStatus {
-            topics: answer.topics,
-            partitions: answer.partitions,
-            cluster: answer.cluster.map(|cluster| ClusterInfo { name: cluster.name, nodes: cluster.nodes }),
-            open_partitions: log.map(|log| log.open_partitions),
-            open_time: log.map(|log| Duration::from_millis(log.open_time_ms.into())),
-            started: log.map(|log| UNIX_EPOCH + Duration::from_secs(log.start_time.into())),
-            version: log.and_then(|log| log.version).map(|version| (version / 100, version % 100)),
-        })
-    }
+pub(crate) fn status(session: &Session) -> Result<BrokerStatus> {
+    let answer = session.call(&mut StatusRequest { request_id: 0 }, None)?;
+    let log = answer.log;
+    Ok(BrokerStatus {
+        topics: answer.topics,
+        partitions: answer.partitions,
+        cluster: answer.cluster.map(|cluster| ClusterInfo { name: cluster.name, nodes: cluster.nodes }),
+        open_partitions: log.map(|log| log.open_partitions),
+        open_time: log.map(|log| Duration::from_millis(log.open_time_ms.into())),
+        started: log.map(|log| UNIX_EPOCH + Duration::from_secs(log.start_time.into())),
+        version: log.and_then(|log| log.version).map(|version| (version / 100, version % 100)),
+    })
+}
 
-    /// Makes the broker read the file `config` in the partition's folder again: a ReloadConf request.
-    ///
-    /// # Errors
-    /// [`Error::Broker`] if the topic or partition is unknown, if the file is missing, empty or does not parse, or if the
-    /// broker is part of a cluster; otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
-    pub fn reload_config(&self, topic: &str, partition: u16) -> Result<()> {
-        check_topic(topic)?;
-        let fault = match self.shared.ask(&Reload { topic, partition })? {
-            ReloadConfCode::Reloaded => return Ok(()),
-            ReloadConfCode::SystemError => Fault::ConfigUnreadable,
-            ReloadConfCode::InvalidConfig => Fault::InvalidConfig,
-            ReloadConfCode::UnknownPartition => Fault::UnknownPartition,
-            ReloadConfCode::UnknownTopic => return Err(Error::broker(topic, None, Fault::UnknownTopic)),
-            ReloadConfCode::Unsupported => Fault::Unsupported,
-        };
-        Err(Error::broker(topic, partition, fault))
-    }
+pub(crate) fn reload_config(session: &Session, topic: &str, partition: u16) -> Result<()> {
+    check_topic(topic)?;
+    let mut request = ReloadConfRequest { request_id: 0, topic: topic.to_owned(), partition };
+    let fault = match session.call(&mut request, None)? {
+        ReloadConfCode::Reloaded => return Ok(()),
+        ReloadConfCode::SystemError => Fault::ConfigUnreadable,
+        ReloadConfCode::InvalidConfig => Fault::InvalidConfig,
+        ReloadConfCode::UnknownPartition => Fault::UnknownPartition,
+        ReloadConfCode::UnknownTopic => return Err(Error::broker(topic, None, Fault::UnknownTopic)),
+        ReloadConfCode::Unsupported => Fault::Unsupported,
+    };
+    Err(Error::broker(topic, partition, fault))
+}
 
-    /// How long the broker takes to answer the smallest request, Status, on a connection that is open already. TANK's own
-    /// ping is a greeting, which nobody answers.
-    ///
-    /// # Errors
-    /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
-    pub fn ping(&self) -> Result<Duration> {
-        let shared = &self.shared;
-        shared.any_broker(|addr, patience| {
-            let watch = Stopwatch::start();
-            shared.ask_at(addr, &Status, patience)?;
-            Ok(watch.elapsed())
-        })
-    }
+pub(crate) fn ping(session: &Session) -> Result<Duration> {
+    // A first one opens the connection.
+    session.call(&mut StatusRequest { request_id: 0 }, None)?;
+    let began = session.now();
+    session.call(&mut StatusRequest { request_id: 0 }, None)?;
+    Ok(session.now().since(began))
 }
 
 /// Refuses what no broker accepts (reference, section 7.2).
@@ -242,133 +253,5 @@ fn fault_of_create(code: CreateTopicCode) -> Fault {
         CreateTopicCode::ReadOnly => Fault::ReadOnly,
         CreateTopicCode::InvalidRequest => Fault::InvalidTopic,
         CreateTopicCode::Unsupported => Fault::Unsupported,
-    }
-}
-
-impl Shared {
-    /// Whether the brokers form a cluster; to be on the safe side also if they do not say.
-    pub(crate) fn is_cluster(&self) -> bool {
-        if let Some(&known) = self.in_cluster.get() {
-            return known;
-        }
-        match self.ask(&Status) {
-            Ok(answer) => *self.in_cluster.get_or_init(|| answer.cluster.is_some()),
-            Err(e) => {
-                debug!("taken for a cluster: {e}");
-                true
-            }
-        }
-    }
-
-    /// Sends the request to one broker only, for it cannot be repeated without harm.
-    fn create(&self, request: &CreateTopicRequest) -> Result<CreateTopicCode> {
-        let mut frame = Vec::new();
-        request.encode(&mut frame)?;
-        let unknown = |e| Error::unknown(&request.topic, 0, e);
-        self.any_broker(|addr, _| {
-            let payload = loop {
-                match self.pool.exchange(addr, &frame, Kind::CreateTopic, self.config.io_timeout) {
-                    Ok(payload) => break payload,
-                    Err(failed) if failed.sent => return Err(unknown(failed.error)),
-                    Err(failed) if failed.reused && !failed.error.is_timeout() && failed.error.is_retryable() => {}
-                    Err(failed) => return Err(failed.error),
-                }
-            };
-            let answer = check_request_id(&payload, request.request_id)
-                .and_then(|()| CreateTopicResponse::decode(&payload))
-                .and_then(|answer| answer.check_answers(request).map(|()| answer.code));
-            answer.map_err(|e| unknown(e.into()))
-        })
-    }
-
-    /// Waits until the leaders of a new topic's partitions know of it: a produce request before that can kill a node.
-    fn await_leaders(&self, topic: &str, partitions: u16) -> Result<()> {
-        let give_up = Deadline::after(self.config.retry_timeout);
-        let mut backoff = self.config.leader_backoff();
-        let is_led = |state: &PartitionState| matches!(state, PartitionState::Marks { .. });
-        loop {
-            let e = match self.partition_states(topic) {
-                Ok(states) if states.len() == usize::from(partitions) && states.iter().all(is_led) => return Ok(()),
-                Ok(_) => Error::broker(topic, None, Fault::NoLeader),
-                Err(e) => e,
-            };
-            let passing = e.is_retryable() || matches!(e, Error::Broker { fault: Fault::UnknownTopic, .. });
-            if !passing || give_up.has_passed() {
-                return Err(e);
-            }
-            debug!("{topic}: created, but cannot be used yet: {e}");
-            sleep(backoff.next_pause());
-        }
-    }
-}
-
-struct Topics;
-
-impl Ask for Topics {
-    type Answer = DiscoverTopicsResponse;
-    const ANSWER: Kind = Kind::DiscoverTopics;
-
-    fn encode(&self, request_id: u32, out: &mut Vec<u8>) -> std::result::Result<(), EncodeError> {
-        DiscoverTopicsRequest { request_id, flags: 0 }.encode(out)
-    }
-
-    fn decode(&self, _: u32, payload: &[u8], limits: &Limits) -> std::result::Result<Self::Answer, DecodeError> {
-        DiscoverTopicsResponse::decode(payload, limits)
-    }
-}
-
-struct Nodes;
-
-impl Ask for Nodes {
-    type Answer = DiscoverTopologyResponse;
-    const ANSWER: Kind = Kind::DiscoverTopology;
-
-    fn encode(&self, request_id: u32, out: &mut Vec<u8>) -> std::result::Result<(), EncodeError> {
-        DiscoverTopologyRequest { request_id, flags: 0 }.encode(out)
-    }
-
-    fn decode(&self, _: u32, payload: &[u8], limits: &Limits) -> std::result::Result<Self::Answer, DecodeError> {
-        DiscoverTopologyResponse::decode(payload, limits)
-    }
-}
-
-struct Status;
-
-impl Ask for Status {
-    type Answer = StatusResponse;
-    const ANSWER: Kind = Kind::Status;
-
-    fn encode(&self, request_id: u32, out: &mut Vec<u8>) -> std::result::Result<(), EncodeError> {
-        StatusRequest { request_id }.encode(out)
-    }
-
-    fn decode(&self, _: u32, payload: &[u8], _: &Limits) -> std::result::Result<Self::Answer, DecodeError> {
-        StatusResponse::decode(payload)
-    }
-}
-
-struct Reload<'a> {
-    topic: &'a str,
-    partition: u16,
-}
-
-impl Reload<'_> {
-    fn request(&self, request_id: u32) -> ReloadConfRequest {
-        ReloadConfRequest { request_id, topic: self.topic.to_owned(), partition: self.partition }
-    }
-}
-
-impl Ask for Reload<'_> {
-    type Answer = ReloadConfCode;
-    const ANSWER: Kind = Kind::ReloadConf;
-
-    fn encode(&self, request_id: u32, out: &mut Vec<u8>) -> std::result::Result<(), EncodeError> {
-        self.request(request_id).encode(out)
-    }
-
-    fn decode(&self, request_id: u32, payload: &[u8], _: &Limits) -> std::result::Result<Self::Answer, DecodeError> {
-        let answer = ReloadConfResponse::decode(payload)?;
-        answer.check_answers(&self.request(request_id))?;
-        Ok(answer.code)
     }
 }

@@ -1,21 +1,20 @@
-//! [`Client`]: the brokers, who leads what, and single requests.
+//! [`Client`] and its settings: a thin face, behind which the [`Session`] does the work.
 
-use std::collections::HashSet;
-use std::net::SocketAddrV4;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use std::{fmt, io};
 
-use log::debug;
-
-use crate::config::{ClientBuilder, Config};
-use crate::consume::{ConsumeIter, Subscription, check_topic, find_time, subscribe};
-use crate::error::{Error, Fault, Result};
-use crate::net::{BrokerAddr, Cluster, Deadline, Pool};
-use crate::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
-use crate::protocol::frame::{self, Kind};
-use crate::protocol::{DecodeError, DecodeFault, EncodeError, Limits};
+use crate::TopicConfig;
+use crate::admin::{self, BrokerStatus, PartitionInfo, TopicInfo, Topology};
+use crate::brokers::Brokers;
+use crate::config::{Config, EndpointMap, Redirects};
+use crate::consume::{ConsumeIter, Subscription, find_time, subscribe};
+use crate::error::Result;
+use crate::net::{Network, System, parse_brokers};
+use crate::produce::Acks;
+use crate::protocol::Limits;
+use crate::protocol::bundle::Compression;
+use crate::session::Session;
 
 /// A connection to TANK: to one broker or to a cluster.
 ///
@@ -23,73 +22,22 @@ use crate::protocol::{DecodeError, DecodeFault, EncodeError, Limits};
 /// publish while it is being iterated.
 #[derive(Debug, Clone)]
 pub struct Client {
-    pub(crate) shared: Arc<Shared>,
-}
-
-/// What a client and its subscriptions have in common.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) config: Arc<Config>,
-    pub(crate) cluster: Cluster,
-    pub(crate) pool: Pool,
-    /// Whether the brokers form a cluster, once they have said so.
-    pub(crate) in_cluster: OnceLock<bool>,
-    request_id: AtomicU32,
-}
-
-/// A request that can be repeated without harm, and its answer.
-pub(crate) trait Ask {
-    type Answer;
-    const ANSWER: Kind;
-
-    fn encode(&self, request_id: u32, out: &mut Vec<u8>) -> std::result::Result<(), EncodeError>;
-
-    fn decode(
-        &self,
-        request_id: u32,
-        payload: &[u8],
-        limits: &Limits,
-    ) -> std::result::Result<Self::Answer, DecodeError>;
-}
-
-/// A partition's marks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PartitionInfo {
-    /// The partition.
-    pub id: u16,
-    /// The first sequence number that is still there; 0 if there never was a message.
-    pub first_available: u64,
-    /// The last sequence number; 0 if there never was a message. In a cluster the last one that enough replicas have,
-    /// which may lag behind what consumers already see.
-    pub high_water_mark: u64,
+    pub(crate) session: Arc<Session>,
 }
 
 impl Client {
-    /// Connects with default settings: `host`, `host:port` or several with commas between; port 11011 if absent.
+    /// Connects with default settings to the first of the [brokers](Brokers) that answers: `host`, `host:port`, several with
+    /// commas between, a [`SocketAddr`](std::net::SocketAddr), or a list of either; port 11011 if absent.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`].
-    pub fn connect(brokers: &str) -> Result<Client> {
+    pub fn connect(brokers: impl Into<Brokers>) -> Result<Client> {
         Client::builder().connect(brokers)
     }
 
     /// Settings to connect with.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
-    }
-
-    pub(crate) fn open(config: Config, brokers: Vec<BrokerAddr>) -> Result<Client> {
-        let config = Arc::new(config);
-        let shared = Shared {
-            pool: Pool::new(config.clone()),
-            cluster: Cluster::new(brokers, config.clone()),
-            config,
-            in_cluster: OnceLock::new(),
-            request_id: AtomicU32::new(1),
-        };
-        shared.any_broker(|_, _| Ok(()))?;
-        Ok(Client { shared: Arc::new(shared) })
     }
 
     /// Begins to read. The first fetches (Consume requests) are under way when this returns, so nothing published afterwards
@@ -126,231 +74,223 @@ impl Client {
     /// [`Error::Broker`] if the topic is unknown, or a partition cannot be opened or has no leader now; otherwise as
     /// [`ClientBuilder::connect`].
     pub fn partitions(&self, topic: &str) -> Result<Vec<PartitionInfo>> {
-        check_topic(topic)?;
-        let states = self.shared.partition_states(topic)?;
-        let info = |(id, state): (usize, &PartitionState)| {
-            let id = u16::try_from(id).unwrap_or(u16::MAX);
-            match *state {
-                PartitionState::Marks { first_available, high_water_mark } => {
-                    Ok(PartitionInfo { id, first_available, high_water_mark })
-                }
-                PartitionState::SystemError => Err(Error::broker(topic, id, Fault::System)),
-                PartitionState::NoLeader | PartitionState::Redirect(_) => {
-                    Err(Error::broker(topic, id, Fault::NoLeader))
-                }
-            }
-        };
-        states.iter().enumerate().map(info).collect()
-    }
-}
-
-impl Shared {
-    pub(crate) fn next_request_id(&self) -> u32 {
-        self.request_id.fetch_add(1, Ordering::Relaxed)
+        admin::partitions(&self.session, topic)
     }
 
-    /// Connects to the brokers in turn, the most promising one first, and does something with the first one with which
-    /// it works. They share the connect time-out: each gets an even part of what is left. As long as there are others, an
-    /// answer is not worth waiting longer for either: the attempt is told for how long it is.
-    pub(crate) fn any_broker<R>(&self, attempt: impl Fn(&BrokerAddr, Duration) -> Result<R>) -> Result<R> {
-        let brokers = self.cluster.brokers();
-        let timeout = self.config.connect_timeout;
-        let budget = Deadline::after(timeout);
-        // Brokers that were only heard of could keep a caller waiting one after the other.
-        let enough = Deadline::after(timeout.saturating_add(self.config.io_timeout));
-        let mut failures = Vec::new();
-        for (index, addr) in brokers.iter().enumerate() {
-            if enough.has_passed() && !self.cluster.is_given(addr) {
-                continue;
-            }
-            // Time spent on an answer that did not come must leave some for the others.
-            let least = timeout / brokers.len() as u32;
-            let left = brokers.len() - index;
-            let share = (budget.left().unwrap_or(timeout) / left as u32).max(least);
-            let io_timeout = self.config.io_timeout;
-            let patience = if left > 1 { io_timeout.min(share) } else { io_timeout };
-            match self.pool.connect(addr, share).and_then(|()| attempt(addr, patience)) {
-                Err(e) if e.is_retryable() || matches!(e, Error::Decode { .. }) => {
-                    debug!("{addr}: {e}");
-                    self.cluster.failed(addr);
-                    failures.push((addr.clone(), e));
-                }
-                done => return done,
-            }
-        }
-        if failures.len() == 1 {
-            return Err(failures.remove(0).1);
-        }
-        let addr = brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        Err(Error::Connect { addr, source: io::Error::other(AllFailed(failures)) })
-    }
-
-    /// Asks any broker.
-    pub(crate) fn ask<A: Ask>(&self, request: &A) -> Result<A::Answer> {
-        self.any_broker(|addr, patience| self.ask_at(addr, request, patience))
-    }
-
-    /// Asks this broker, and waits so long for its answer.
-    pub(crate) fn ask_at<A: Ask>(&self, addr: &BrokerAddr, request: &A, timeout: Duration) -> Result<A::Answer> {
-        let request_id = self.next_request_id();
-        let mut frame = Vec::new();
-        request.encode(request_id, &mut frame)?;
-        let payload = loop {
-            match self.pool.exchange(addr, &frame, A::ANSWER, timeout) {
-                Ok(payload) => break payload,
-                // The connection had ended while idle, only just unnoticed.
-                Err(failed) if failed.reused && !failed.error.is_timeout() && failed.error.is_retryable() => {}
-                Err(failed) => return Err(failed.error),
-            }
-        };
-        check_request_id(&payload, request_id)?;
-        Ok(request.decode(request_id, &payload, &self.config.limits)?)
-    }
-
-    /// What is known of each partition of a topic, completed over the leaders that any broker names.
-    pub(crate) fn partition_states(&self, topic: &str) -> Result<Vec<PartitionState>> {
-        self.states_of(topic, None)
-    }
-
-    /// The first number and the high-water mark of one partition, whatever is the matter with the leaders of others.
+    /// Creates a topic with partitions 0 to `partitions` − 1 (a CreateTopic request), and returns once it can be used.
+    ///
+    /// A cluster takes no configuration, 64 partitions at most, and some time to find leaders for them.
+    ///
+    /// ```no_run
+    /// # use tank_client::{Client, TopicConfig};
+    /// # let client = Client::connect("localhost")?;
+    /// client.create_topic("orders", 8, &TopicConfig::new())?;
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Fault::NoLeader`] also for one that cannot be asked.
-    pub(crate) fn marks_of(&self, topic: &str, partition: u16) -> Result<(u64, u64)> {
-        let states = self.states_of(topic, Some(partition))?;
-        let fault = match states.get(usize::from(partition)) {
-            Some(&PartitionState::Marks { first_available, high_water_mark }) => {
-                return Ok((first_available, high_water_mark));
-            }
-            Some(PartitionState::SystemError) => Fault::System,
-            Some(PartitionState::Redirect(_) | PartitionState::NoLeader) => Fault::NoLeader,
-            None => Fault::UnknownPartition,
-        };
-        Err(Error::broker(topic, partition, fault))
+    /// [`Error::Config`], before anything is sent, for a name or number of partitions that a broker refuses: a name has 1
+    /// to 64 letters, digits, `-` and `_`, the latter two neither first nor last. [`Error::Broker`] if the topic exists,
+    /// the broker is read-only or has trouble with its files, or if the partitions, though created, find no leader within
+    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout). [`Error::OutcomeUnknown`] if the request was sent and its
+    /// answer lost: the topic may exist or not. Otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    pub fn create_topic(&self, topic: &str, partitions: u16, config: &TopicConfig) -> Result<()> {
+        admin::create_topic(&self.session, topic, partitions, config)
     }
 
-    /// The states of all partitions; those that any broker cannot tell are asked of their leaders, for all of them or
-    /// just for one.
-    fn states_of(&self, topic: &str, only: Option<u16>) -> Result<Vec<PartitionState>> {
-        let request = PartitionsOf(topic);
-        let unknown = || Error::broker(topic, None, Fault::UnknownTopic);
-        let (first, states) =
-            self.any_broker(|addr, patience| Ok((addr.clone(), self.ask_at(addr, &request, patience)?)))?;
-        let mut states = states.ok_or_else(unknown)?;
-        let name: Arc<str> = topic.into();
-        for (state, id) in states.iter().zip(0..) {
-            if matches!(state, PartitionState::Marks { .. }) {
-                self.cluster.learn(&name, id, first.clone());
-            }
-        }
-        // A broker may name leaders without end, and those let us wait in turn: they share the time there is to connect.
-        let timeout = self.config.connect_timeout;
-        let budget = Deadline::after(timeout);
-        let most = self.config.limits.nodes as usize;
-        let leaders = leaders(wanted(&states, only));
-        let count = leaders.len().min(most);
-        for (index, leader) in leaders.into_iter().take(most).enumerate() {
-            let is_needed = |state: &PartitionState| *state == PartitionState::Redirect(leader);
-            if budget.has_passed() {
-                break;
-            }
-            if !states.iter().any(is_needed) {
-                continue;
-            }
-            let Some(addr) = self.cluster.named(leader).map_err(|fault| Error::broker(topic, None, fault))? else {
-                continue;
-            };
-            let share = budget.left().unwrap_or(timeout) / (count - index) as u32;
-            let answer = self.pool.connect(&addr, share).and_then(|()| self.ask_at(&addr, &request, share));
-            let theirs = match answer {
-                Ok(theirs) => theirs.unwrap_or_default(),
-                Err(e) => {
-                    debug!("{addr}: leader of {topic} cannot be asked: {e}");
-                    self.cluster.failed(&addr);
-                    continue;
-                }
-            };
-            for ((state, theirs), id) in states.iter_mut().zip(theirs).zip(0..) {
-                if !matches!(state, PartitionState::Marks { .. }) && matches!(theirs, PartitionState::Marks { .. }) {
-                    self.cluster.learn(&name, id, addr.clone());
-                    *state = theirs;
-                }
-            }
-        }
-        let is_open = |state: &PartitionState| matches!(state, PartitionState::NoLeader | PartitionState::Redirect(_));
-        if wanted(&states, only).any(is_open) {
-            self.cluster.knew_no_leader(&first);
-        }
-        Ok(states)
+    /// The topics, by name: a DiscoverTopics request.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    pub fn topics(&self) -> Result<Vec<TopicInfo>> {
+        admin::topics(&self.session)
+    }
+
+    /// The nodes of the cluster: a DiscoverTopology request.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    pub fn topology(&self) -> Result<Topology> {
+        admin::topology(&self.session)
+    }
+
+    /// How the broker is, the first that answers if there are several: a Status request.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    pub fn status(&self) -> Result<BrokerStatus> {
+        admin::status(&self.session)
+    }
+
+    /// Makes the broker read the file `config` in the partition's folder again: a ReloadConf request.
+    ///
+    /// # Errors
+    /// [`Error::Broker`] if the topic or partition is unknown, if the file is missing, empty or does not parse, or if the
+    /// broker is part of a cluster; otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    pub fn reload_config(&self, topic: &str, partition: u16) -> Result<()> {
+        admin::reload_config(&self.session, topic, partition)
+    }
+
+    /// How long the broker takes to answer the smallest request, Status, on a connection that is open already. TANK's own
+    /// ping is a greeting, which nobody answers.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    pub fn ping(&self) -> Result<Duration> {
+        admin::ping(&self.session)
     }
 }
 
-/// Refuses an answer to another request.
-pub(crate) fn check_request_id(payload: &[u8], expected: u32) -> std::result::Result<(), DecodeError> {
-    let found = frame::request_id(payload)?;
-    if found == expected {
-        return Ok(());
-    }
-    let fault = DecodeFault::Unexpected { found: found.into(), expected: expected.into() };
-    Err(DecodeError::new("request id", fault, 0))
+/// Settings for a [`Client`], from [`Client::builder`].
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tank_client::Client;
+///
+/// let client = Client::builder().client_id("billing").connect_timeout(Duration::from_secs(3)).connect("tank:11011")?;
+/// # Ok::<(), tank_client::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct ClientBuilder {
+    config: Config,
+    wait_for_brokers: Duration,
+    network: Option<Arc<dyn Network>>,
 }
 
-/// The states of all partitions, or of one.
-fn wanted(states: &[PartitionState], only: Option<u16>) -> impl Iterator<Item = &PartitionState> {
-    let range = only.map_or(0..states.len(), |id| usize::from(id)..usize::from(id) + 1);
-    states.get(range).unwrap_or_default().iter()
-}
-
-/// The leaders that are named, each once, in that order.
-fn leaders<'a>(states: impl Iterator<Item = &'a PartitionState>) -> Vec<SocketAddrV4> {
-    let mut known = HashSet::new();
-    let named = states.filter_map(|state| match state {
-        PartitionState::Redirect(to) => Some(*to),
-        _ => None,
-    });
-    named.filter(|leader| known.insert(*leader)).collect()
-}
-
-/// Why none of several brokers would do.
-#[derive(Debug)]
-struct AllFailed(Vec<(BrokerAddr, Error)>);
-
-impl fmt::Display for AllFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (addr, e)) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "; " };
-            match std::error::Error::source(e) {
-                Some(source) => write!(f, "{separator}{addr}: {e}: {source}")?,
-                None => write!(f, "{separator}{addr}: {e}")?,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for AllFailed {}
-
-/// Asks for the marks of all partitions; `None`: no such topic.
-struct PartitionsOf<'a>(&'a str);
-
-impl PartitionsOf<'_> {
-    fn request(&self, request_id: u32) -> DiscoverPartitionsRequest {
-        // The form that lists partitions can kill a server.
-        DiscoverPartitionsRequest { request_id, topic: self.0.to_owned(), partitions: Vec::new() }
-    }
-}
-
-impl Ask for PartitionsOf<'_> {
-    type Answer = Option<Vec<PartitionState>>;
-    const ANSWER: Kind = Kind::DiscoverPartitions;
-
-    fn encode(&self, request_id: u32, out: &mut Vec<u8>) -> std::result::Result<(), EncodeError> {
-        self.request(request_id).encode(out)
+impl ClientBuilder {
+    /// A name for the broker's traces, at most 255 bytes. Default `tank-client`.
+    pub fn client_id(mut self, id: impl AsRef<str>) -> Self {
+        self.config.client_id = id.as_ref().into();
+        self
     }
 
-    fn decode(&self, request_id: u32, payload: &[u8], _: &Limits) -> std::result::Result<Self::Answer, DecodeError> {
-        let answer = DiscoverPartitionsResponse::decode(payload)?;
-        answer.check_answers(&self.request(request_id))?;
-        Ok(answer.is_known().then_some(answer.partitions))
+    /// How long opening a connection may take, the broker's greeting included and all its addresses together; with several
+    /// brokers to choose from, all of them together. Default 10 seconds; more than zero. Looking up a host name takes as long
+    /// as the system's resolver needs.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.config.connect_timeout = timeout;
+        self
+    }
+
+    /// How long to block for a request to be taken, for a fetch's answer to begin, for the next bundle of it to be complete,
+    /// or for the whole answer to anything else. Default 30 seconds; more than zero. For a fetch it is counted from the end of
+    /// the time the broker was asked to wait; the caller's own time between two calls never counts. With several brokers to
+    /// choose from, one that does not answer is left for the next already after its part of the
+    /// [connect time-out](ClientBuilder::connect_timeout).
+    pub fn io_timeout(mut self, timeout: Duration) -> Self {
+        self.config.io_timeout = timeout;
+        self
+    }
+
+    /// How long trouble that may pass is waited out: a broker that cannot be reached, a partition without a leader.
+    /// Default 60 seconds, counted from the last progress; zero reports the first trouble at once. A subscription then
+    /// ends with the error.
+    pub fn retry_timeout(mut self, timeout: Duration) -> Self {
+        self.config.retry_timeout = timeout;
+        self
+    }
+
+    /// The shortest and longest pause between two tries. They double from the one to the other, with a random part of
+    /// up to half. Default 100 milliseconds to 5 seconds; a partition whose leader is looked for is asked for every second
+    /// at least.
+    pub fn backoff(mut self, least: Duration, most: Duration) -> Self {
+        self.config.backoff = (least, most);
+        self
+    }
+
+    /// After how long without traffic TCP probes whether the broker is still there, and again after each quarter of that;
+    /// `None` never. Default 60 seconds; whole seconds from 1 to 32,767, what lies outside is taken for the nearest.
+    pub fn keepalive(mut self, idle: Option<Duration>) -> Self {
+        self.config.keepalive = idle;
+        self
+    }
+
+    /// For how long sent data may stay unacknowledged before the system gives the connection up; `None` leaves it to
+    /// the system. Default 60 seconds; Linux only, elsewhere without effect.
+    pub fn tcp_user_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.config.tcp_user_timeout = timeout;
+        self
+    }
+
+    /// Bytes of a socket's receive buffer; left to the system by default, which grows it as needed.
+    pub fn receive_buffer(mut self, bytes: usize) -> Self {
+        self.config.receive_buffer = Some(bytes);
+        self
+    }
+
+    /// Bytes of a socket's send buffer; left to the system by default.
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.config.send_buffer = Some(bytes);
+        self
+    }
+
+    /// How much a broker may claim, in bytes and counts. The defaults take everything a TANK server sends.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// When to compress what is published. Default [`Compression::Auto`].
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.config.publish.compression = compression;
+        self
+    }
+
+    /// Which replicas must have what is published before it counts as stored. Default [`Acks::All`].
+    pub fn acks(mut self, acks: Acks) -> Self {
+        self.config.publish.acks = acks;
+        self
+    }
+
+    /// How long a cluster waits for those replicas, 1 millisecond to 49 days. Default 8 seconds. The answer to a publish is
+    /// waited for so much longer than [`io_timeout`](ClientBuilder::io_timeout).
+    pub fn ack_timeout(mut self, timeout: Duration) -> Self {
+        self.config.publish.ack_timeout = timeout;
+        self
+    }
+
+    /// Which redirects to follow in a cluster. Default [`Redirects::Follow`].
+    pub fn redirects(mut self, redirects: Redirects) -> Self {
+        self.config.redirects = redirects;
+        self
+    }
+
+    /// Where to reach a cluster's node instead of the IPv4 address and port that it advertises: for address translation
+    /// and forwarded ports. Default: there.
+    pub fn map_endpoints(mut self, map: impl Fn(SocketAddrV4) -> SocketAddr + Send + Sync + 'static) -> Self {
+        self.config.endpoints = Some(EndpointMap::new(map));
+        self
+    }
+
+    /// How long [`connect`](ClientBuilder::connect) waits for a broker that cannot be reached yet, trying again with pauses as
+    /// set by [`backoff`](ClientBuilder::backoff). Default zero: it tries each broker once.
+    pub fn wait_for_brokers(mut self, time: Duration) -> Self {
+        self.wait_for_brokers = time;
+        self
+    }
+
+    /// Has the client run on another network than the system's.
+    #[cfg(feature = "broker")]
+    #[allow(dead_code)]
+    pub(crate) fn on_network(mut self, network: Arc<dyn Network>) -> Self {
+        self.network = Some(network);
+        self
+    }
+
+    /// Connects to the first of the [brokers](Brokers) that answers: `host`, `host:port`, several with commas between, a
+    /// [`SocketAddr`], or a list of either; port 11011 if absent. The settings can be used again, for another client.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a malformed address or setting. [`Error::Connect`], [`Error::Io`],
+    /// [`Error::Timeout`], [`Error::Disconnected`] or [`Error::NotTank`] if the broker cannot be reached or is none; with
+    /// several brokers, one [`Error::Connect`] that lists each with its cause.
+    pub fn connect(&self, brokers: impl Into<Brokers>) -> Result<Client> {
+        self.config.check()?;
+        let brokers = parse_brokers(brokers.into().as_str())?;
+        let net = self.network.clone().unwrap_or_else(|| Arc::new(System::new()));
+        let session = Session::new(self.config.clone(), brokers, net);
+        session.connect(self.wait_for_brokers)?;
+        Ok(Client { session: Arc::new(session) })
     }
 }

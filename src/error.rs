@@ -1,12 +1,13 @@
 //! What can go wrong, for the caller.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::protocol::{DecodeError, EncodeError};
+use crate::protocol::{DecodeError, DecodeFault, EncodeError};
 
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -14,7 +15,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Everything that can go wrong.
 ///
 /// The text of an error never repeats its source's: print the chain of [`source`](std::error::Error::source)s.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No broker could be reached. With several brokers, the source lists each one and its cause.
@@ -23,33 +24,52 @@ pub enum Error {
         /// The broker, or the list of brokers, as it was given.
         addr: String,
         /// Why.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The network failed.
-    #[error("network failure in the {phase} phase")]
+    #[error("{broker}: network failure while {phase}")]
     Io {
+        /// The broker.
+        broker: String,
         /// What was being done.
         phase: Phase,
         /// Why.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The broker did not do its part in time.
-    #[error("nothing within {after:?} in the {phase} phase")]
+    #[error("{broker}: timed out after {after:?} {phase}")]
     Timeout {
+        /// The broker.
+        broker: String,
         /// What was being waited for.
         phase: Phase,
         /// How long it was waited for.
         after: Duration,
     },
     /// The broker closed the connection.
-    #[error("the broker closed the connection in the {phase} phase")]
+    #[error("{broker}: connection closed by the broker while {phase}")]
     Disconnected {
+        /// The broker.
+        broker: String,
         /// What was being done.
         phase: Phase,
     },
+    /// What answers at the broker's address is another service: it greets with something else.
+    #[error("{broker}: not a TANK broker")]
+    NotTank {
+        /// The broker.
+        broker: String,
+        /// What it greets with instead of a ping.
+        source: DecodeError,
+    },
+    /// A wait was ended by [`CloseHandle::close`](crate::CloseHandle::close).
+    #[error("closed while waiting for brokers")]
+    Closed,
     /// The broker sent what the protocol does not allow, or more than [`Limits`](crate::Limits) do.
-    #[error("malformed data from the broker")]
+    #[error("{broker}: malformed data from the broker")]
     Decode {
+        /// The broker.
+        broker: String,
         /// The field, what was found against what is allowed, and where.
         source: DecodeError,
     },
@@ -104,7 +124,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// A publish in several bundles, of which the first ones were stored.
-    #[error("{topic}/{partition}: only the first {stored} records were stored for certain")]
+    #[error("{topic}/{partition}: only the first {stored} records are known to be stored")]
     PartlyStored {
         /// The topic.
         topic: String,
@@ -117,7 +137,7 @@ pub enum Error {
     },
     /// Records a [`Producer`](crate::Producer) collected that were not sent, so that those before them which failed can
     /// still be published first.
-    #[error("{topic}/{partition}: not sent, for what came before failed")]
+    #[error("{topic}/{partition}: not sent: an earlier bundle of this partition failed")]
     NotSent {
         /// The topic.
         topic: String,
@@ -128,7 +148,7 @@ pub enum Error {
     },
     /// Records that a [`Producer`](crate::Producer) could not have stored wait in
     /// [`take_failures`](crate::Producer::take_failures).
-    #[error("{records} records were not stored for certain and wait to be taken back")]
+    #[error("{records} records may not have been stored and wait to be taken back")]
     Undelivered {
         /// How many.
         records: usize,
@@ -136,7 +156,7 @@ pub enum Error {
         source: Arc<Error>,
     },
     /// The number a subscription was to resume with lies beyond the end of the partition: it is not the log that the
-    /// checkpoint was made of. See [`Subscription::on_recreated`](crate::Subscription::on_recreated).
+    /// checkpoint was made of. See [`Subscription::beyond_end`](crate::Subscription::beyond_end).
     #[error(
         "{topic}/{partition}: the checkpoint says {position}, but the high-water mark is {high_water_mark}: \
          the topic was created anew, or lost its last messages"
@@ -178,7 +198,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// A call with arguments that cannot work; nothing was sent.
     #[error("{reason}")]
@@ -204,10 +224,35 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Connect { .. } | Error::Io { .. } | Error::Timeout { .. } | Error::Disconnected { .. } => true,
-            Error::NotSent { .. } => true,
+            Error::NotTank { .. } | Error::NotSent { .. } => true,
             Error::Broker { fault, .. } => fault.is_retryable(),
             _ => false,
         }
+    }
+
+    /// Whether it may pass while one waits: trouble of a broker or a partition's leader, not of the data or this machine.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Error::Connect { source, .. } => !is_lack(source),
+            Error::Io { .. } | Error::Timeout { .. } | Error::Disconnected { .. } | Error::NotTank { .. } => true,
+            Error::Broker { fault, .. } => matches!(fault, Fault::NoLeader | Fault::Redirects { .. }),
+            _ => false,
+        }
+    }
+
+    /// Whether a broker named another one.
+    pub(crate) fn is_redirect(&self) -> bool {
+        matches!(self, Error::Broker { fault: Fault::Redirects { .. }, .. })
+    }
+
+    /// Whether the connection ended, rather than took too long.
+    pub(crate) fn is_connection_lost(&self) -> bool {
+        matches!(self, Error::Io { .. } | Error::Disconnected { .. }) && !self.is_timeout()
+    }
+
+    /// The text with those of all causes.
+    pub(crate) fn chain(&self) -> Chain<'_> {
+        Chain(self)
     }
 
     pub(crate) fn config(reason: impl Into<String>) -> Error {
@@ -215,11 +260,33 @@ impl Error {
     }
 
     pub(crate) fn file(path: &Path, source: io::Error) -> Error {
-        Error::File { path: path.into(), source }
+        Error::File { path: path.into(), source: Arc::new(source) }
     }
 
-    pub(crate) fn io(phase: Phase, source: io::Error) -> Error {
-        Error::Io { phase, source }
+    pub(crate) fn io(broker: &impl ToString, phase: Phase, source: io::Error) -> Error {
+        Error::Io { broker: broker.to_string(), phase, source: Arc::new(source) }
+    }
+
+    pub(crate) fn connect(addr: &impl ToString, source: io::Error) -> Error {
+        Error::Connect { addr: addr.to_string(), source: Arc::new(source) }
+    }
+
+    pub(crate) fn timeout(broker: &impl ToString, phase: Phase, after: Duration) -> Error {
+        Error::Timeout { broker: broker.to_string(), phase, after }
+    }
+
+    pub(crate) fn disconnected(broker: &impl ToString, phase: Phase) -> Error {
+        Error::Disconnected { broker: broker.to_string(), phase }
+    }
+
+    /// Malformed data; a bundle over the limit is none, and the error names both sizes.
+    pub(crate) fn decode(broker: &impl ToString, e: DecodeError) -> Error {
+        match (e.field(), e.fault(), e.partition()) {
+            ("bundle length", DecodeFault::OverLimit { claimed, limit }, Some((topic, partition))) => {
+                Error::BundleTooLarge { topic: topic.to_owned(), partition, needed: claimed, limit }
+            }
+            _ => Error::Decode { broker: broker.to_string(), source: e },
+        }
     }
 
     pub(crate) fn broker(topic: &str, partition: impl Into<Option<u16>>, fault: Fault) -> Error {
@@ -229,28 +296,33 @@ impl Error {
     pub(crate) fn unknown(topic: &str, partition: u16, source: Error) -> Error {
         Error::OutcomeUnknown { topic: topic.to_owned(), partition, source: Box::new(source) }
     }
+}
 
-    /// The same trouble with a connection, for another of the requests that it hit.
-    pub(crate) fn copy(&self) -> Error {
-        let again = |e: &io::Error| match e.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => io::Error::new(e.kind(), e.to_string()),
-        };
-        match self {
-            Error::Connect { addr, source } => Error::Connect { addr: addr.clone(), source: again(source) },
-            Error::Io { phase, source } => Error::Io { phase: *phase, source: again(source) },
-            Error::Timeout { phase, after } => Error::Timeout { phase: *phase, after: *after },
-            Error::Disconnected { phase } => Error::Disconnected { phase: *phase },
-            Error::Decode { source } => Error::Decode { source: source.clone() },
-            other => Error::config(other.to_string()),
+/// See [`Error::chain`].
+#[derive(Debug)]
+pub(crate) struct Chain<'a>(&'a Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = std::error::Error::source(self.0);
+        while let Some(e) = cause {
+            write!(f, ": {e}")?;
+            cause = e.source();
         }
+        Ok(())
     }
 }
 
-impl From<DecodeError> for Error {
-    fn from(source: DecodeError) -> Error {
-        Error::Decode { source }
-    }
+/// Whether this machine lacks descriptors or memory, which no other broker and no waiting mends.
+pub(crate) fn is_lack(e: &io::Error) -> bool {
+    // EMFILE, ENFILE, ENOBUFS and ENOMEM, for which std has no kinds but one; Windows: WSAEMFILE, WSAENOBUFS.
+    let codes: &[i32] = match () {
+        () if cfg!(windows) => &[10_024, 10_055],
+        () if cfg!(any(target_os = "linux", target_os = "android")) => &[24, 23, 105, 12],
+        () => &[24, 23, 55, 12],
+    };
+    e.kind() == io::ErrorKind::OutOfMemory || e.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 impl From<EncodeError> for Error {
@@ -280,12 +352,12 @@ pub enum Phase {
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Phase::Resolve => "resolve",
-            Phase::Connect => "connect",
-            Phase::Greet => "greet",
-            Phase::Send => "send",
-            Phase::Wait => "wait",
-            Phase::Read => "read",
+            Phase::Resolve => "looking up its name",
+            Phase::Connect => "connecting",
+            Phase::Greet => "waiting for its greeting",
+            Phase::Send => "sending a request",
+            Phase::Wait => "waiting for an answer",
+            Phase::Read => "receiving an answer",
         })
     }
 }
@@ -432,18 +504,26 @@ mod tests {
 
         let (topic, partition) = (|| "orders".to_owned(), 3);
         let network = || io::Error::new(io::ErrorKind::ConnectionReset, "reset by peer");
-        let timeout = || Error::Timeout { phase: Phase::Wait, after: Duration::from_secs(8) };
+        let timeout = || Error::timeout(&"a:1", Phase::Wait, Duration::from_secs(8));
         let malformed = || DecodeError::new("message count", crate::protocol::DecodeFault::Undefined { value: 0 }, 17);
         let endpoint = SocketAddrV4::new([10, 20, 30, 40].into(), 11_011);
         let fault = |fault| Error::broker("orders", 3, fault);
         let table = [
-            (Error::Connect { addr: "a:1".into(), source: network() }, "cannot connect to a:1", "reset by peer"),
-            (Error::Io { phase: Phase::Send, source: network() }, "network failure in the send phase", "reset by peer"),
-            (timeout(), "nothing within 8s in the wait phase", ""),
-            (Error::Disconnected { phase: Phase::Read }, "the broker closed the connection in the read phase", ""),
+            (Error::connect(&"a:1", network()), "cannot connect to a:1", "reset by peer"),
             (
-                malformed().in_partition("orders", 3).into(),
-                "malformed data from the broker",
+                Error::io(&"a:1", Phase::Send, network()),
+                "a:1: network failure while sending a request",
+                "reset by peer",
+            ),
+            (timeout(), "a:1: timed out after 8s waiting for an answer", ""),
+            (
+                Error::disconnected(&"a:1", Phase::Read),
+                "a:1: connection closed by the broker while receiving an answer",
+                "",
+            ),
+            (
+                Error::decode(&"a:1", malformed().in_partition("orders", 3)),
+                "a:1: malformed data from the broker",
                 "orders/3: message count has the undefined value 0 (at byte 17)",
             ),
             (
@@ -454,22 +534,22 @@ mod tests {
             (
                 Error::unknown("orders", 3, timeout()),
                 "orders/3: sent, but the outcome is unknown",
-                "nothing within 8s in the wait phase",
+                "a:1: timed out after 8s waiting for an answer",
             ),
             (
                 Error::PartlyStored { topic: topic(), partition, stored: 9, source: timeout().into() },
-                "orders/3: only the first 9 records were stored for certain",
-                "nothing within 8s in the wait phase",
+                "orders/3: only the first 9 records are known to be stored",
+                "a:1: timed out after 8s waiting for an answer",
             ),
             (
                 Error::NotSent { topic: topic(), partition, source: timeout().into() },
-                "orders/3: not sent, for what came before failed",
-                "nothing within 8s in the wait phase",
+                "orders/3: not sent: an earlier bundle of this partition failed",
+                "a:1: timed out after 8s waiting for an answer",
             ),
             (
                 Error::Undelivered { records: 7, source: timeout().into() },
-                "7 records were not stored for certain and wait to be taken back",
-                "nothing within 8s in the wait phase",
+                "7 records may not have been stored and wait to be taken back",
+                "a:1: timed out after 8s waiting for an answer",
             ),
             (
                 Error::Recreated { topic: topic(), partition, position: 9, high_water_mark: 4 },
@@ -523,35 +603,11 @@ mod tests {
             assert_eq!(e.to_string(), text);
             assert_eq!(e.source().map(ToString::to_string).unwrap_or_default(), source, "{text}");
         }
-        let phases = [Phase::Resolve, Phase::Connect, Phase::Greet, Phase::Send, Phase::Wait, Phase::Read];
-        assert_eq!(phases.map(|phase| phase.to_string()), ["resolve", "connect", "greet", "send", "wait", "read"]);
-    }
-
-    /// What hits several requests at once is the same for each of them.
-    #[test]
-    fn copies() {
-        use std::error::Error as _;
-
-        let malformed = DecodeError::new("produce code", crate::protocol::DecodeFault::Undefined { value: 77 }, 4);
-        for e in [
-            Error::Connect { addr: "a:1".into(), source: io::ErrorKind::TimedOut.into() },
-            Error::Io { phase: Phase::Send, source: io::Error::from_raw_os_error(32) },
-            Error::Io { phase: Phase::Send, source: io::Error::new(io::ErrorKind::BrokenPipe, "own words") },
-            Error::Timeout { phase: Phase::Wait, after: Duration::from_secs(8) },
-            Error::Disconnected { phase: Phase::Read },
-            malformed.into(),
-            Error::config("a reason"),
-        ] {
-            let copy = e.copy();
-            let source = |e: &Error| e.source().map(ToString::to_string);
-            assert_eq!((copy.to_string(), source(&copy)), (e.to_string(), source(&e)));
-            assert_eq!((copy.is_timeout(), copy.is_retryable()), (e.is_timeout(), e.is_retryable()));
-        }
     }
 
     #[test]
     fn predicates() {
-        let timeout = || Error::Timeout { phase: Phase::Wait, after: Duration::from_secs(1) };
+        let timeout = || Error::timeout(&"a:1", Phase::Wait, Duration::from_secs(1));
         assert!(timeout().is_timeout() && timeout().is_retryable());
         let unknown = Error::OutcomeUnknown { topic: "t".into(), partition: 0, source: Box::new(timeout()) };
         assert!(unknown.is_timeout() && !unknown.is_retryable());
@@ -562,7 +618,7 @@ mod tests {
         assert!(partly.is_timeout() && !partly.is_retryable());
         let not_sent = Error::NotSent { topic: "t".into(), partition: 0, source: source() };
         assert!(!not_sent.is_timeout() && not_sent.is_retryable());
-        let late = Error::Io { phase: Phase::Read, source: io::ErrorKind::TimedOut.into() };
+        let late = Error::io(&"a:1", Phase::Read, io::ErrorKind::TimedOut.into());
         assert!(late.is_timeout() && late.is_retryable());
         assert!(!Error::config("x").is_retryable());
         assert!(Error::broker("t", 0, Fault::NoLeader).is_retryable());

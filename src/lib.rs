@@ -5,7 +5,7 @@
 //! use tank_client::{Client, Start, Subscription};
 //!
 //! let client = Client::connect("127.0.0.1:11011")?;
-//! for message in client.subscribe(Subscription::partition("orders", 0).from(Start::Earliest))? {
+//! for message in client.subscribe(Subscription::partition("orders", 0).start(Start::Earliest))? {
 //!     let message = message?;
 //!     println!("{}: {}", message.seq(), String::from_utf8_lossy(message.payload()));
 //! }
@@ -51,6 +51,7 @@
 mod admin;
 #[cfg(feature = "broker")]
 pub mod broker;
+mod brokers;
 mod client;
 mod config;
 mod consume;
@@ -61,20 +62,24 @@ mod net;
 mod produce;
 pub mod protocol;
 pub mod segment;
+mod session;
 #[cfg(feature = "broker")]
 pub mod simulation;
+mod text;
 mod topic_config;
+mod utc;
 
-pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, TopicInfo, Topology};
-pub use client::{Client, PartitionInfo};
-pub use config::{ClientBuilder, Redirects};
+pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, PartitionInfo, TopicInfo, Topology};
+pub use brokers::Brokers;
+pub use client::{Client, ClientBuilder};
+pub use config::Redirects;
 pub use consume::{
     Batch, BatchIter, Checkpoint, CloseHandle, ConsumeIter, Gap, MessageRef, OutOfRange, Position, Positions, Stats,
     Subscription,
 };
 pub use error::{CheckpointFault, Error, Fault, Phase, Result};
 pub use message::{Message, Record, Start};
-pub use produce::{Acks, ByKey, Failure, Parcel, Partitioner, Producer, ProducerBuilder};
+pub use produce::{Acks, ByKey, Failure, PartitionRecords, Partitioner, Producer, ProducerBuilder};
 pub use protocol::Limits;
 pub use protocol::bundle::Compression;
 pub use topic_config::{CleanupPolicy, TopicConfig, TopicConfigError};

@@ -122,7 +122,18 @@ impl fmt::Debug for Message {
 }
 
 /// A message to publish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// Payload and key are borrowed from anything that is bytes: `&str`, `String`, `[u8]`, `Vec<u8>`. Methods set what
+/// they are named after; those that begin with `get_` return it.
+///
+/// ```
+/// use tank_client::Record;
+///
+/// let record = Record::new("2 x tea").key("ada").timestamp_ms(1_700_000_000_000);
+/// assert_eq!(record.payload(), b"2 x tea");
+/// assert_eq!(record.get_key(), Some(&b"ada"[..]));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub struct Record<'a> {
     payload: &'a [u8],
@@ -131,39 +142,39 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// A record without a key, stamped with the time at which it is published.
-    pub fn new(payload: &'a [u8]) -> Self {
-        Record { payload, key: None, timestamp_ms: None }
+    /// Creates a record without a key, which gets the time at which it is published as its time stamp.
+    pub fn new(payload: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Record { payload: payload.as_ref(), key: None, timestamp_ms: None }
     }
 
-    /// With this key, at most 255 bytes. An empty key is sent as no key, as the other clients do.
-    pub fn key(mut self, key: &'a [u8]) -> Self {
-        self.key = Some(key);
+    /// Sets the key, at most 255 bytes. An empty key is sent as no key, as the other clients do.
+    pub fn key(mut self, key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        self.key = Some(key.as_ref());
         self
     }
 
-    /// With this time stamp, in milliseconds since 1970 UTC.
+    /// Sets the time stamp, in milliseconds since 1970 UTC.
     pub fn timestamp_ms(mut self, ms: u64) -> Self {
         self.timestamp_ms = Some(ms);
         self
     }
 
-    /// The payload.
+    /// Returns the payload.
     pub fn payload(&self) -> &'a [u8] {
         self.payload
     }
 
-    /// The key it was given, if any.
-    pub fn key_bytes(&self) -> Option<&'a [u8]> {
+    /// Returns the key that was set, if any.
+    pub fn get_key(&self) -> Option<&'a [u8]> {
         self.key
     }
 
-    /// The time stamp it was given, if any.
-    pub fn stamp(&self) -> Option<u64> {
+    /// Returns the time stamp that was set, if any.
+    pub fn get_timestamp_ms(&self) -> Option<u64> {
         self.timestamp_ms
     }
 
-    /// The record as it goes on the wire, stamped with `now_ms` unless it brings a time stamp.
+    /// The record as it goes on the wire, with `now_ms` as its time stamp unless one was set.
     #[inline]
     pub(crate) fn to_raw(self, now_ms: impl FnOnce() -> u64) -> RawMessage<'a> {
         RawMessage {
@@ -175,7 +186,16 @@ impl<'a> Record<'a> {
 }
 
 /// Where a subscription begins in a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// ```
+/// use tank_client::Start;
+///
+/// assert_eq!("earliest".parse::<Start>()?, Start::Earliest);
+/// assert_eq!("1000".parse::<Start>()?, Start::At(1000));
+/// assert!(matches!("2026-11-22T08:30:00Z".parse::<Start>()?, Start::Time(_)));
+/// # Ok::<(), tank_client::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Start {
     /// With the first message that is still there.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use common::server::{Server, unique_name};
 use common::watch::within;
-use tank_client::broker::{Broker, Fault as Trouble};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::Kind;
 use tank_client::{CleanupPolicy, Client, ClientBuilder, Error, Fault, Record, TopicConfig};
 
@@ -58,7 +58,7 @@ fn topics_are_created_and_listed() {
 fn names_and_counts_are_checked_before_anything_is_sent() {
     within(60, || {
         let broker = Broker::start().unwrap();
-        let client = impatient().connect(&broker.addr().to_string()).unwrap();
+        let client = impatient().connect(broker.addr()).unwrap();
         let long = "x".repeat(65);
         for name in ["", "-", "a-", "-a", "_a", "a_", "a.b", "a b", "ä", &long, "--", "a/b"] {
             let e = client.create_topic(name, 1, &TopicConfig::new()).unwrap_err();
@@ -79,11 +79,12 @@ fn names_and_counts_are_checked_before_anything_is_sent() {
 #[test]
 fn a_creation_whose_answer_is_lost_is_reported_as_that() {
     within(60, || {
-        for (trouble, created) in
-            [(Trouble::LoseAnswer(Kind::CreateTopic), true), (Trouble::CloseOnRequest(Kind::CreateTopic), false)]
-        {
+        for (trouble, created) in [
+            (BrokerFault::LoseAnswer(Kind::CreateTopic), true),
+            (BrokerFault::CloseOnRequest(Kind::CreateTopic), false),
+        ] {
             let broker = Broker::start().unwrap();
-            let client = impatient().connect(&broker.addr().to_string()).unwrap();
+            let client = impatient().connect(broker.addr()).unwrap();
             broker.inject(trouble);
             let e = client.create_topic("orders", 2, &TopicConfig::new()).unwrap_err();
             assert!(matches!(&e, Error::OutcomeUnknown { topic, .. } if topic == "orders"), "{e}");
@@ -94,7 +95,7 @@ fn a_creation_whose_answer_is_lost_is_reported_as_that() {
         let cluster = Broker::cluster(2).unwrap();
         let addrs = cluster.addrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let client = impatient().connect(&addrs).unwrap();
-        cluster.node(0).inject(Trouble::LoseAnswer(Kind::CreateTopic));
+        cluster.node(0).inject(BrokerFault::LoseAnswer(Kind::CreateTopic));
         let e = client.create_topic("orders", 2, &TopicConfig::new()).unwrap_err();
         assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e}");
         assert_eq!(cluster.node(1).stats().requests(Kind::CreateTopic), 0);
@@ -109,7 +110,7 @@ fn a_read_only_broker_creates_and_stores_nothing() {
     within(60, || {
         let broker = Broker::builder().read_only().start().unwrap();
         broker.create_topic("orders", 1);
-        let client = impatient().connect(&broker.addr().to_string()).unwrap();
+        let client = impatient().connect(broker.addr()).unwrap();
         let created = client.create_topic("clicks", 1, &TopicConfig::new());
         assert_eq!(fault(created), ("clicks".into(), None, Fault::ReadOnly));
         let stored = client.publish("orders", 0, &[Record::new(b"x")]);
@@ -145,7 +146,7 @@ fn a_topic_in_a_cluster_is_ready_once_created() {
 fn topology() {
     within(60, || {
         let broker = Broker::start().unwrap();
-        let alone = Client::connect(&broker.addr().to_string()).unwrap().topology().unwrap();
+        let alone = Client::connect(broker.addr()).unwrap().topology().unwrap();
         assert_eq!((alone.cluster, alone.nodes.len()), (None, 0));
 
         let cluster = Broker::cluster(3).unwrap();
@@ -190,15 +191,15 @@ fn status_and_ping() {
 fn a_ping_takes_as_long_as_the_answer() {
     within(60, || {
         let broker = Broker::start().unwrap();
-        broker.inject(Trouble::LatePing(150 * MS));
-        broker.inject(Trouble::LatePing(150 * MS));
-        let client = impatient().connect(&broker.addr().to_string()).unwrap();
+        broker.inject(BrokerFault::LatePing(150 * MS));
+        broker.inject(BrokerFault::LatePing(150 * MS));
+        let client = impatient().connect(broker.addr()).unwrap();
         broker.disconnect_all();
         assert!(broker.wait_until(Duration::from_secs(5), |stats| stats.open == 0));
         assert!(client.ping().unwrap() < 140 * MS, "dialing does not count");
-        broker.inject(Trouble::Delay(100 * MS));
+        broker.inject(BrokerFault::Delay(100 * MS));
         assert!(client.ping().unwrap() >= 100 * MS);
-        broker.inject(Trouble::Delay(5000 * MS));
+        broker.inject(BrokerFault::Delay(5000 * MS));
         assert!(client.ping().unwrap_err().is_timeout());
     });
 }
@@ -208,7 +209,7 @@ fn reloading_a_configuration() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 2);
-        let client = impatient().connect(&broker.addr().to_string()).unwrap();
+        let client = impatient().connect(broker.addr()).unwrap();
         let orders = |id| ("orders".to_owned(), Some(id));
         let place = |(topic, partition, fault)| ((topic, partition), fault);
         assert_eq!(place(fault(client.reload_config("orders", 0))), (orders(0), Fault::ConfigUnreadable));

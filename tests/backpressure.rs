@@ -31,8 +31,8 @@ fn a_caller_that_does_not_go_on_holds_the_broker_back() {
         broker.create_topic("huge", 1);
         let payloads = [[b'x'; 1000]; 60];
         broker.append_repeated("huge", 0, &[&bundle(&payloads, Compression::None)], 1 << 20);
-        let client = Client::builder().receive_buffer(64 << 10).connect(&broker.addr().to_string()).unwrap();
-        let all = Subscription::topic("huge").from(Start::Earliest).fetch_size(64 << 20);
+        let client = Client::builder().receive_buffer(64 << 10).connect(broker.addr()).unwrap();
+        let all = Subscription::topic("huge").start(Start::Earliest).fetch_size(64 << 20);
         let mut iter = client.subscribe(all).unwrap();
         assert_eq!(iter.next().unwrap().unwrap().seq(), 1);
         let (held, sent) = (alloc::held(), sent_until_it_waits(&broker));
@@ -59,8 +59,8 @@ fn a_pause_over_the_brokers_idle_limit_goes_unnoticed() {
             (0..2).for_each(|p| _ = broker.append_payloads("orders", p, &[n.to_string(), "x".repeat(5000)]));
         }
         let strict = Client::builder().retry_timeout(Duration::ZERO);
-        let client = strict.connect(&broker.addr().to_string()).unwrap();
-        let all = Subscription::topic("orders").from(Start::Earliest).stop_at_end().fetch_size(1);
+        let client = strict.connect(broker.addr()).unwrap();
+        let all = Subscription::topic("orders").start(Start::Earliest).stop_at_end().fetch_size(1);
         let mut iter = client.subscribe(all).unwrap();
         let mut got = [1; 2];
         for message in iter.by_ref() {
@@ -92,9 +92,9 @@ fn a_pause_in_an_answer_whose_connection_has_ended() {
             broker.append("orders", 0, &bundle(&[vec![b'x'; 10_000]], Compression::None));
         }
         let strict = Client::builder().retry_timeout(Duration::ZERO);
-        let client = strict.connect(&broker.addr().to_string()).unwrap();
+        let client = strict.connect(broker.addr()).unwrap();
         let mut iter =
-            client.subscribe(Subscription::topic("orders").from(Start::Earliest).fetch_size(300_000)).unwrap();
+            client.subscribe(Subscription::topic("orders").start(Start::Earliest).fetch_size(300_000)).unwrap();
         for n in 1..=100 {
             assert_eq!(iter.next().unwrap().unwrap().seq(), n);
             if n % 7 == 0 {

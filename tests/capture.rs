@@ -6,7 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tank_client::broker::{Broker, Fault, Recorder, Replay};
+use tank_client::broker::{Broker, BrokerFault, Recorder, Replay};
 use tank_client::{Client, Start, Stats, Subscription};
 
 use common::alloc::{Counting, peak_of};
@@ -23,7 +23,7 @@ type Found = (Vec<(u16, u64, Vec<u8>)>, Stats);
 fn program(addr: SocketAddr, start: Start) -> tank_client::Result<Found> {
     let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).retry_timeout(Duration::from_secs(2));
     let client = client.connect(&addr.to_string())?;
-    let what = Subscription::topic("orders").from(start).fetch_size(1000).stop_at_end();
+    let what = Subscription::topic("orders").start(start).fetch_size(1000).stop_at_end();
     let mut messages = client.subscribe(what)?;
     let mut found = Vec::new();
     for message in messages.by_ref() {
@@ -50,7 +50,7 @@ fn a_recorded_session_plays_again_without_the_broker() {
     let broker = broker();
     let file = scratch("capture");
     let recorder = Recorder::start(broker.addr(), &file).unwrap();
-    broker.inject(Fault::CutAfter(10_000));
+    broker.inject(BrokerFault::CutAfter(10_000));
     let found = program(recorder.addr(), Start::Earliest).unwrap();
     assert_eq!((found.0.len(), found.1.reconnects), (4000, 1));
     recorder.finish().unwrap();
@@ -124,7 +124,7 @@ fn a_damaged_capture_plays_as_far_as_it_goes_or_is_refused() {
 fn dropping_a_recorder_ends_the_connections_through_it() {
     let broker = broker();
     let recorder = Recorder::start(broker.addr(), scratch("dropped")).unwrap();
-    let client = Client::builder().retry_timeout(Duration::ZERO).connect(&recorder.addr().to_string()).unwrap();
+    let client = Client::builder().retry_timeout(Duration::ZERO).connect(recorder.addr()).unwrap();
     let mut tail = client.subscribe(Subscription::topic("orders")).unwrap();
     drop(recorder);
     assert!(tail.next().unwrap().is_err());

@@ -10,7 +10,7 @@ use common::rng::seeded;
 use common::server::Server;
 use common::watch::{SOON, within};
 use common::{logs, watch};
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::{Client, ClientBuilder, ConsumeIter, Start, Subscription};
 
 /// How soon a blocked call has to return, and what it is given on a machine that is busy with other tests too.
@@ -45,7 +45,7 @@ fn a_blocked_next_returns_at_once() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("quiet", 3);
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         let mut fastest = Duration::MAX;
         for _ in 0..200 {
             let iter = client.subscribe("quiet").unwrap();
@@ -147,15 +147,15 @@ fn in_the_middle_of_an_answer() {
         let broker = Broker::start().unwrap();
         broker.create_topic("stalling", 1);
         broker.append_payloads("stalling", 0, &["1", "2", "3"]);
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         // The first subscription asks for the broker's state too.
         drop(client.subscribe("stalling").unwrap());
         assert!(broker.wait_until(SOON, |stats| stats.open == 1));
         // Frame header, request id, name, count, marks.
         let discovered = 5 + 4 + 1 + 8 + 2 + 16;
         for bytes in 0.. {
-            broker.inject(Fault::StallAfter(discovered + bytes));
-            let iter = client.subscribe(Subscription::topic("stalling").from(Start::Earliest)).unwrap();
+            broker.inject(BrokerFault::StallAfter(discovered + bytes));
+            let iter = client.subscribe(Subscription::topic("stalling").start(Start::Earliest)).unwrap();
             let handle = iter.close_handle();
             let blocked = thread::spawn(move || {
                 let mut iter = iter;
@@ -189,16 +189,16 @@ fn messages_already_received_stay_undelivered() {
         topic.publish_numbers(0, 1, 100, 20);
         let client = server.client();
         for delivered in 0..=25u64 {
-            let mut iter = client.subscribe(Subscription::topic(&*topic.name).from(Start::At(1))).unwrap();
+            let mut iter = client.subscribe(Subscription::topic(&*topic.name).start(Start::At(1))).unwrap();
             for n in 1..=delivered {
                 assert_eq!(iter.next().unwrap().unwrap().seq(), n);
             }
             let handle = iter.close_handle();
             thread::spawn(move || handle.close()).join().unwrap();
             assert!(iter.is_finished());
-            assert_eq!(iter.position(&topic.name, 0), Some(delivered + 1), "before the next call");
+            assert_eq!(iter.position_of(&topic.name, 0), Some(delivered + 1), "before the next call");
             assert!(iter.next().is_none() && iter.next_batch().unwrap().is_none());
-            assert_eq!(iter.position(&topic.name, 0), Some(delivered + 1), "after it");
+            assert_eq!(iter.position_of(&topic.name, 0), Some(delivered + 1), "after it");
             assert_eq!(iter.positions().get(&topic.name, 0), Some(delivered + 1));
             assert_eq!((iter.stats().messages, iter.stats().bundles), (delivered, delivered.div_ceil(20)));
         }
@@ -241,8 +241,8 @@ fn at_any_moment() {
         let quick = Client::builder().backoff(Duration::from_millis(1), Duration::from_millis(5));
         seeded(100, |rng| {
             broker.restart().unwrap();
-            let client = quick.clone().connect(&broker.addr().to_string()).unwrap();
-            let busy = Subscription::topic("busy").from(Start::At(1)).fetch_size(5000);
+            let client = quick.clone().connect(broker.addr()).unwrap();
+            let busy = Subscription::topic("busy").start(Start::At(1)).fetch_size(5000);
             let mut iter = client.subscribe(busy).unwrap();
             let handle = iter.close_handle();
             let reader = thread::spawn(move || {
@@ -276,7 +276,7 @@ fn closing_does_not_block() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("quiet", 1);
-        let iter = Client::connect(&broker.addr().to_string()).unwrap().subscribe("quiet").unwrap();
+        let iter = Client::connect(broker.addr()).unwrap().subscribe("quiet").unwrap();
         broker.pause();
         let ((), took) = watch::timed(|| iter.close_handle().close());
         assert!(took < AT_ONCE_WHEN_BUSY, "{took:?}");

@@ -4,15 +4,15 @@ mod common;
 
 use std::error::Error as _;
 use std::io::ErrorKind;
-use std::net::{TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, SocketAddrV6, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
 use common::proxy::Proxy;
 use common::server::Server;
 use common::watch::{timed, within};
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::DecodeFault;
-use tank_client::{Client, ClientBuilder, Error, Limits, Phase};
+use tank_client::{Brokers, Client, ClientBuilder, Error, Limits, Phase};
 
 fn quick() -> ClientBuilder {
     Client::builder().connect_timeout(Duration::from_millis(300))
@@ -65,6 +65,58 @@ fn unknown_hosts() {
 }
 
 #[test]
+fn brokers_are_given_in_whatever_form_they_are_at_hand() {
+    within(60, || {
+        let (a, b) = (Broker::start().unwrap(), Broker::start().unwrap());
+        let addrs = [a.addr(), b.addr()];
+        let texts = addrs.map(|addr| addr.to_string());
+        let parts = texts.each_ref().map(String::as_str);
+        let list = texts.join(",");
+        let one: [Brokers; 6] = [
+            parts[0].into(),
+            (&parts[0]).into(),
+            (&texts[0]).into(),
+            texts[0].clone().into(),
+            addrs[0].into(),
+            [addrs[0]].into(),
+        ];
+        let both: [Brokers; 12] = [
+            (&*list).into(),
+            addrs.into(),
+            (&addrs).into(),
+            addrs.to_vec().into(),
+            (&addrs[..]).into(),
+            (&addrs.to_vec()).into(),
+            parts.into(),
+            (&parts).into(),
+            (&texts).into(),
+            texts.to_vec().into(),
+            addrs.iter().collect(),
+            parts.iter().chain(&parts[..0]).collect(),
+        ];
+        for (forms, text) in [(&one[..], &texts[0]), (&both[..], &list)] {
+            for brokers in forms {
+                assert_eq!(brokers.to_string(), *text);
+                Client::connect(brokers).unwrap();
+            }
+        }
+        // The settings are still there, for the next one.
+        let builder = quick();
+        builder.connect(addrs).unwrap();
+        a.stop();
+        builder.connect(addrs).unwrap();
+
+        let v6 = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 9));
+        assert_eq!(Brokers::from(v6).to_string(), "[::1]:9");
+        let none = Client::connect(Vec::<String>::new()).unwrap_err();
+        assert_eq!(none.to_string(), "broker address \"\": no host");
+        let scoped = SocketAddrV6::new([0xfe80, 0, 0, 0, 0, 0, 0, 1].into(), 9, 0, 3);
+        assert!(matches!(Client::connect(scoped).unwrap_err(), Error::Config { .. }));
+        assert!(matches!(Client::connect(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap_err(), Error::Config { .. }));
+    });
+}
+
+#[test]
 fn addresses_that_are_none() {
     within(60, || {
         for addr in ["", "a:0", "a:65536", "a:port", ":11011", "a b", "http://a", "[::1", "1:2:3", "a:1,,b:2"] {
@@ -94,17 +146,17 @@ fn somebody_else() {
             (&[2, 0, 0, 0, 0], 2, 3),
             (&[0; 64], 0, 3),
         ] {
-            broker.inject(Fault::Greeting(greeting.to_vec()));
+            broker.inject(BrokerFault::Greeting(greeting.to_vec()));
             match Client::connect(&addr).unwrap_err() {
-                Error::Decode { source } => {
+                Error::NotTank { source, .. } => {
                     assert_eq!(source.fault(), DecodeFault::Unexpected { found, expected }, "{source}");
                 }
                 e => panic!("{e:?}"),
             }
         }
-        broker.inject(Fault::CloseOnAccept);
+        broker.inject(BrokerFault::CloseOnAccept);
         let e = Client::connect(&addr).unwrap_err();
-        let ended = matches!(e, Error::Disconnected { phase: Phase::Greet } | Error::Io { phase: Phase::Greet, .. });
+        let ended = matches!(e, Error::Disconnected { phase: Phase::Greet, .. } | Error::Io { phase: Phase::Greet, .. });
         assert!(ended, "{e:?}");
         Client::connect(&addr).unwrap();
     });
@@ -119,7 +171,7 @@ fn one_of_several_will_do() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let silent = silent.local_addr().unwrap();
         let strange = Broker::start().unwrap();
-        strange.inject_times(Fault::Greeting(b"220 mail".to_vec()), u64::MAX);
+        strange.inject_times(BrokerFault::Greeting(b"220 mail".to_vec()), u64::MAX);
         let strange = strange.addr();
         let all = [refused, also_refused, silent.to_string(), strange.to_string(), server.addr().to_owned()];
         for first in 0..all.len() {
@@ -139,7 +191,7 @@ fn none_of_several() {
     within(60, || {
         let ((_a, refused), silent) = (down(), TcpListener::bind("127.0.0.1:0").unwrap());
         let strange = Broker::start().unwrap();
-        strange.inject_times(Fault::Greeting(b"220 mail".to_vec()), u64::MAX);
+        strange.inject_times(BrokerFault::Greeting(b"220 mail".to_vec()), u64::MAX);
         let (silent, strange) = (silent.local_addr().unwrap(), strange.addr());
         let list = format!("{refused},{silent},{strange}");
         let (e, took) = timed(|| quick().connect(&list).unwrap_err());
@@ -198,8 +250,7 @@ fn settings_of_the_socket() {
             Client::builder().receive_buffer(1 << 20).send_buffer(1 << 20).client_id(""),
             Client::builder().client_id("x".repeat(255)),
         ] {
-            let client =
-                builder.clone().connect(server.addr()).unwrap_or_else(|e| panic!("{}: {builder:?}", chain(&e)));
+            let client = builder.connect(server.addr()).unwrap_or_else(|e| panic!("{}: {builder:?}", chain(&e)));
             assert_eq!(client.subscribe(topic.all()).unwrap().count(), 100);
         }
     });
@@ -212,9 +263,9 @@ fn pings() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
         broker.append_payloads("orders", 0, &["1", "2"]);
-        broker.inject_times(Fault::LatePing(Duration::from_millis(50)), 2);
-        broker.inject_times(Fault::PingBeforeAnswer, u64::MAX);
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        broker.inject_times(BrokerFault::LatePing(Duration::from_millis(50)), 2);
+        broker.inject_times(BrokerFault::PingBeforeAnswer, u64::MAX);
+        let client = Client::connect(broker.addr()).unwrap();
         let mut iter = client.subscribe(tank_client::Subscription::topic("orders").stop_at_seq(4)).unwrap();
         broker.append_payloads("orders", 0, &["3"]);
         assert_eq!(iter.next().unwrap().unwrap().seq(), 3);

@@ -33,7 +33,7 @@ fn range(from: u64, to: u64) -> Vec<u64> {
 
 fn embedded() -> (Broker, Client) {
     let broker = Broker::start().unwrap();
-    let client = Client::connect(&broker.addr().to_string()).unwrap();
+    let client = Client::connect(broker.addr()).unwrap();
     (broker, client)
 }
 
@@ -50,7 +50,7 @@ fn starts() {
         let client = server.client();
         let mut topic = server.topic(1);
         topic.publish_numbers(0, 1, 100, 7);
-        let from = |start| Subscription::partition(&*topic.name, 0).from(start).stop_at_end();
+        let from = |start| Subscription::partition(&*topic.name, 0).start(start).stop_at_end();
         for (start, first) in [
             (Start::Earliest, 1),
             (Start::At(0), 1),
@@ -65,7 +65,7 @@ fn starts() {
         assert_eq!(numbers(&mut client.subscribe(topic.all()).unwrap()), range(1, 100));
 
         let mut latest = client.subscribe(Subscription::topic(&*topic.name).limit(5)).unwrap();
-        let mut next = client.subscribe(Subscription::topic(&*topic.name).from(Start::At(101)).limit(5)).unwrap();
+        let mut next = client.subscribe(Subscription::topic(&*topic.name).start(Start::At(101)).limit(5)).unwrap();
         topic.publish_numbers(0, 101, 105, 2);
         assert_eq!(numbers(&mut latest), range(101, 105));
         assert_eq!(numbers(&mut next), range(101, 105));
@@ -79,12 +79,12 @@ fn empty_partitions() {
         let client = server.client();
         let mut topic = server.topic(3);
         for start in [Start::Earliest, Start::Latest, Start::At(0), Start::At(1)] {
-            let mut iter = client.subscribe(topic.all().from(start)).unwrap();
+            let mut iter = client.subscribe(topic.all().start(start)).unwrap();
             assert!(iter.next().is_none() && iter.is_finished(), "{start:?}");
-            let mut iter = client.subscribe(Subscription::topic(&*topic.name).from(start).limit(1)).unwrap();
+            let mut iter = client.subscribe(Subscription::topic(&*topic.name).start(start).limit(1)).unwrap();
             assert!(iter.next_timeout(Duration::from_millis(20)).unwrap().is_none() && !iter.is_finished());
         }
-        let mut earliest = client.subscribe(Subscription::topic(&*topic.name).from(Start::Earliest).limit(2)).unwrap();
+        let mut earliest = client.subscribe(Subscription::topic(&*topic.name).start(Start::Earliest).limit(2)).unwrap();
         topic.publish_sparse(2, &[7, 9], Compression::None);
         assert_eq!(numbers(&mut earliest), [7, 9]);
     });
@@ -103,7 +103,7 @@ fn many_topics_and_partitions_each_with_its_own_start() {
                 payloads.chunks(6).for_each(|some| topic.publish(p, some));
             }
         }
-        let mut subscription = Subscription::partition(&*topics[0].name, 0).from(Start::At(1));
+        let mut subscription = Subscription::partition(&*topics[0].name, 0).start(Start::At(1));
         let mut want = HashMap::from([((0, 0), 1)]);
         for (p, t) in (0..4u16).flat_map(|p| (0..4).map(move |t| (p, t))).skip(1) {
             let first = u64::from(p) * 4 + t as u64 + 1;
@@ -134,7 +134,7 @@ fn a_whole_topic_beside_a_partition_of_another() {
         let (mut a, mut b) = (server.topic(3), server.topic(2));
         (0..3).for_each(|p| a.publish_numbers(p, 1, 10, 3));
         (0..2).for_each(|p| b.publish_numbers(p, 1, 10, 3));
-        let both = Subscription::partition(&*b.name, 1).from(Start::At(8)).and_topic(&*a.name, Start::At(10));
+        let both = Subscription::partition(&*b.name, 1).start(Start::At(8)).and_topic(&*a.name, Start::At(10));
         let mut iter = server.client().subscribe(both.stop_at_end()).unwrap();
         let mut got: Vec<_> = (&mut iter)
             .map(|message| message.unwrap())
@@ -176,7 +176,7 @@ fn no_request_names_more_than_250_partitions_and_none_is_left_out() {
         let (broker, client) = embedded();
         broker.create_topic("a", 400);
         broker.create_topic("b", 200);
-        let both = Subscription::topic("a").from(Start::Earliest).and_topic("b", Start::Earliest);
+        let both = Subscription::topic("a").start(Start::Earliest).and_topic("b", Start::Earliest);
         let mut iter = client.subscribe(both.limit(1)).unwrap();
         assert!(broker.wait_until(Duration::from_secs(20), |stats| stats.waiting == 3));
         let mut named = Vec::new();
@@ -201,7 +201,7 @@ fn no_request_asks_for_more_than_an_answer_can_hold() {
     within(60, || {
         let (broker, client) = embedded();
         broker.create_topic("wide", 64);
-        let wide = Subscription::topic("wide").fetch_size(64 << 20).from(Start::Earliest).stop_at_end();
+        let wide = Subscription::topic("wide").fetch_size(64 << 20).start(Start::Earliest).stop_at_end();
         assert_eq!(client.subscribe(wide).unwrap().count(), 0);
         let mut named = 0;
         for request in broker.requests().iter().filter(|request| request.kind == Kind::Consume) {
@@ -224,7 +224,7 @@ fn no_partition_starves_another() {
             broker.append_repeated("mixed", huge, &[&large], 1_000_000);
         }
         broker.append_payloads("mixed", 1, &["1"]);
-        let mut iter = client.subscribe(Subscription::topic("mixed").from(Start::Earliest)).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("mixed").start(Start::Earliest)).unwrap();
         let mut counts = [0u32; 3];
         while counts.contains(&0) {
             counts[usize::from(iter.next().unwrap().unwrap().partition())] += 1;
@@ -241,7 +241,7 @@ fn no_partition_starves_another() {
             broker.append_repeated("many", p, &[&bundle(&["x"; 100], Compression::None)], 1000);
         }
         let mut last = 0;
-        let mut early = client.subscribe(Subscription::topic("many").from(Start::Earliest).fetch_size(1000)).unwrap();
+        let mut early = client.subscribe(Subscription::topic("many").start(Start::Earliest).fetch_size(1000)).unwrap();
         let mut seen = vec![0u32; 600];
         while seen.contains(&0) {
             last = early.next_batch().unwrap().unwrap().partition();
@@ -291,14 +291,15 @@ fn the_end_lies_where_the_broker_had_it_when_subscribing() {
         for n in 1..=50 {
             broker.append_payloads("growing", 0, &[n.to_string()]);
         }
-        let mut iter =
-            client.subscribe(Subscription::topic("growing").from(Start::Earliest).fetch_size(1).stop_at_end()).unwrap();
+        let mut iter = client
+            .subscribe(Subscription::topic("growing").start(Start::Earliest).fetch_size(1).stop_at_end())
+            .unwrap();
         assert!(broker.wait_until(Duration::from_secs(20), |stats| stats.requests(Kind::Consume) == 1));
         for n in 51..=1000 {
             broker.append_payloads("growing", 0, &[n.to_string()]);
         }
         assert_eq!(numbers(&mut iter), range(1, 50));
-        assert_eq!((iter.position("growing", 0), iter.lag()), (Some(51), 950));
+        assert_eq!((iter.position_of("growing", 0), iter.lag()), (Some(51), 950));
     });
 }
 
@@ -334,14 +335,14 @@ fn ends_at_a_number() {
         let mut topic = server.topic(2);
         (0..2).for_each(|p| topic.publish_numbers(p, 1, 100, 7));
         for last in [1, 6, 7, 8, 50, 100] {
-            let up_to = Subscription::topic(&*topic.name).from(Start::Earliest).stop_at_seq(last);
+            let up_to = Subscription::topic(&*topic.name).start(Start::Earliest).stop_at_seq(last);
             let mut iter = client.subscribe(up_to).unwrap();
             let mut got = numbers(&mut iter);
             got.sort_unstable();
             assert_eq!(got, (1..=last).flat_map(|n| [n, n]).collect::<Vec<_>>());
             assert!(iter.positions().iter().all(|position| position.seq == last + 1));
         }
-        let nothing = Subscription::topic(&*topic.name).from(Start::At(10)).stop_at_seq(9);
+        let nothing = Subscription::topic(&*topic.name).start(Start::At(10)).stop_at_seq(9);
         assert_eq!(client.subscribe(nothing).unwrap().count(), 0);
         let end_first = topic.all().stop_at_seq(1000);
         assert_eq!(client.subscribe(end_first).unwrap().count(), 200);
@@ -363,12 +364,12 @@ fn ends_at_a_number_in_a_gap() {
             topic.publish_sparse(0, &[10, 20, 30], compression);
             topic.publish_sparse(0, &[40, 50], compression);
             for last in 1..=50 {
-                let up_to = Subscription::topic(&*topic.name).from(Start::Earliest).stop_at_seq(last);
+                let up_to = Subscription::topic(&*topic.name).start(Start::Earliest).stop_at_seq(last);
                 let mut iter = client.subscribe(&up_to).unwrap();
                 assert_eq!(numbers(&mut iter), (1..=last / 10).map(|n| n * 10).collect::<Vec<_>>(), "up to {last}");
                 assert!(iter.stats().fetches <= 1, "up to {last}: {:?}", iter.stats());
                 for first in 10..=last {
-                    let mut iter = client.subscribe(up_to.clone().from(Start::At(first))).unwrap();
+                    let mut iter = client.subscribe(up_to.clone().start(Start::At(first))).unwrap();
                     assert_eq!(numbers(&mut iter), (first..=last).filter(|n| n % 10 == 0).collect::<Vec<_>>());
                 }
             }
@@ -403,7 +404,7 @@ fn sparse_plain_and_compressed_bundles() {
             assert_eq!(numbers(&mut client.subscribe(all).unwrap()), want);
         }
         for first in 1..want[100] {
-            let from = topic.all().from(Start::At(first)).limit(3);
+            let from = topic.all().start(Start::At(first)).limit(3);
             if first < want[0] {
                 let e = client.subscribe(from).unwrap().next().unwrap().unwrap_err();
                 assert!(matches!(e, Error::OutOfRange { first_available, .. } if first_available == want[0]), "{e}");
@@ -430,7 +431,7 @@ fn keys_and_time_stamps() {
         topic.publish_bundle(0, &dense_bundle(&records, Compression::Auto));
         let mut left = records.iter();
         let client = server.client();
-        let mut iter = client.subscribe(topic.all().from(Start::At(31))).unwrap();
+        let mut iter = client.subscribe(topic.all().start(Start::At(31))).unwrap();
         let mut got = 0;
         for message in &mut iter {
             let (message, want) = (message.unwrap(), left.nth(if got == 0 { 30 } else { 0 }).unwrap());
@@ -447,7 +448,7 @@ fn keys_and_time_stamps() {
 fn chunks_cut_at_any_byte() {
     within(120, || {
         let broker = Broker::builder().cut_chunks().start().unwrap();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         broker.create_topic("cut", 2);
         for p in 0..2 {
             for round in 0..6 {
@@ -460,7 +461,7 @@ fn chunks_cut_at_any_byte() {
                 broker.append("cut", p, &bytes);
             }
         }
-        let all = Subscription::topic("cut").from(Start::Earliest).stop_at_end();
+        let all = Subscription::topic("cut").start(Start::Earliest).stop_at_end();
         let want = numbers(&mut client.subscribe(all.clone()).unwrap());
         assert_eq!(want.len(), 240);
         for fetch_size in (1..400).chain([500, 700, 1000, 1500]) {
@@ -481,7 +482,7 @@ fn chunks_cut_at_any_byte() {
 fn the_fetch_size_grows_for_a_big_bundle_and_falls_back() {
     within(60, || {
         let broker = Broker::builder().cut_chunks().start().unwrap();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         broker.create_topic("big", 1);
         let append = |len: usize, compression| {
             let noise: Vec<u8> = (0..len as u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
@@ -495,7 +496,7 @@ fn the_fetch_size_grows_for_a_big_bundle_and_falls_back() {
         let plain = append(300_000, Compression::None);
         append(500, Compression::None);
         append(500, Compression::None);
-        let all = Subscription::topic("big").from(Start::Earliest).stop_at_end().fetch_size(1000);
+        let all = Subscription::topic("big").start(Start::Earliest).stop_at_end().fetch_size(1000);
         let mut iter = client.subscribe(all).unwrap();
         let lens: Vec<_> = (&mut iter).map(|message| message.unwrap().payload().len()).collect();
         assert_eq!(lens, [500, 50_000, 500, 300_000, 500, 500]);
@@ -508,7 +509,7 @@ fn the_fetch_size_grows_for_a_big_bundle_and_falls_back() {
 fn small_bundles_before_a_bad_one() {
     within(60, || {
         let broker = Broker::start().unwrap();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         for bad in [1u64, 2, 3, 255, 256, 257, 300] {
             let topic = format!("bad{bad}");
             broker.create_topic(&topic, 1);
@@ -524,7 +525,7 @@ fn small_bundles_before_a_bad_one() {
                 }
                 broker.append(&topic, 0, &bytes);
             }
-            let all = Subscription::topic(&topic).from(Start::Earliest);
+            let all = Subscription::topic(&topic).start(Start::Earliest);
             let early = std::time::UNIX_EPOCH + Duration::from_millis(bad.saturating_sub(1));
             for (wanted, count, is_told) in [
                 (all.clone(), bad - 1, true),
@@ -535,18 +536,18 @@ fn small_bundles_before_a_bad_one() {
             ] {
                 let mut iter = client.subscribe(wanted.clone()).unwrap();
                 for seq in 1..=count {
-                    assert_eq!(iter.position(&topic, 0), Some(if seq == 1 { 0 } else { seq }));
+                    assert_eq!(iter.position_of(&topic, 0), Some(if seq == 1 { 0 } else { seq }));
                     assert_eq!(iter.next().unwrap().unwrap().seq(), seq);
                 }
                 match iter.next() {
-                    Some(Err(Error::Decode { source: e })) if is_told => {
+                    Some(Err(Error::Decode { source: e, .. })) if is_told => {
                         assert_eq!((e.field(), e.partition()), ("payload", Some((topic.as_str(), 0))));
                     }
                     None if !is_told => {}
                     other => panic!("bad {bad}, {wanted:?}: {other:?}"),
                 }
                 let position = if count == 0 { 0 } else { count + 1 };
-                assert_eq!(iter.position(&topic, 0), Some(position), "bad {bad}, {wanted:?}");
+                assert_eq!(iter.position_of(&topic, 0), Some(position), "bad {bad}, {wanted:?}");
                 assert!(iter.next().is_none() && iter.is_finished());
                 let stats = iter.stats();
                 assert_eq!(stats.messages, count);
@@ -561,11 +562,11 @@ fn small_bundles_before_a_bad_one() {
 fn the_fetch_size_grows_from_next_to_nothing() {
     within(60, || {
         let broker = Broker::builder().cut_chunks().start().unwrap();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         broker.create_topic("big", 1);
         let bytes = bundle(&[vec![b'x'; 20_000]], Compression::None);
         broker.append("big", 0, &bytes);
-        let all = Subscription::topic("big").from(Start::Earliest).stop_at_end().fetch_size(1);
+        let all = Subscription::topic("big").start(Start::Earliest).stop_at_end().fetch_size(1);
         assert_eq!(client.subscribe(all).unwrap().map(Result::unwrap).count(), 1);
         assert_eq!(fetch_sizes(&broker), [1, 2, 4, bytes.len() as u32 + 3]);
     });
@@ -579,7 +580,7 @@ fn a_log_that_cannot_be_got_past_ends_in_an_error() {
         broker.create_topic("gap", 1);
         broker.append_payloads("gap", 0, &["1", "2", "3"]);
         broker.append_at("gap", 0, 1000, &bundle(&["a", "b"], Compression::None));
-        let mut iter = client.subscribe(Subscription::topic("gap").from(Start::At(500))).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("gap").start(Start::At(500))).unwrap();
         let e = iter.next().unwrap().unwrap_err();
         assert!(matches!(&e, Error::Broker { fault: Fault::Stuck { seq: 500 }, partition: Some(0), .. }), "{e}");
         assert_eq!(e.to_string(), "gap/0: cannot get past sequence number 500: all that is sent for it lies below");
@@ -607,11 +608,11 @@ fn a_whole_segment_below_the_position_is_passed_over() {
         for (first, want) in
             [(1, vec![20, 25, 33, 40]), (10, vec![20, 25, 33, 40]), (21, vec![25, 33, 40]), (34, vec![40])]
         {
-            let from = Subscription::topic("old").from(Start::At(first)).stop_at_end().fetch_size(1);
+            let from = Subscription::topic("old").start(Start::At(first)).stop_at_end().fetch_size(1);
             let got = numbers(&mut client.subscribe(from).unwrap());
             assert_eq!(got, [want, range(41, 50)].concat(), "from {first}");
         }
-        let all = Subscription::topic("old").from(Start::Earliest).stop_at_end();
+        let all = Subscription::topic("old").start(Start::Earliest).stop_at_end();
         assert_eq!(numbers(&mut client.subscribe(all).unwrap()), [vec![20, 25, 33, 40], range(41, 50)].concat());
     });
 }
@@ -623,13 +624,13 @@ fn a_bundle_over_the_limit() {
             let builder = Broker::builder();
             let broker = if cut { builder.cut_chunks() } else { builder }.start().unwrap();
             let limits = Limits::default().bundle(10_000);
-            let client = Client::builder().limits(limits).connect(&broker.addr().to_string()).unwrap();
+            let client = Client::builder().limits(limits).connect(broker.addr()).unwrap();
             broker.create_topic("big", 2);
             let fits = bundle(&[vec![b'x'; 9_900]], Compression::None);
             let over = bundle(&[vec![b'x'; 20_000]], Compression::None);
             broker.append("big", 1, &fits);
             broker.append("big", 1, &over);
-            let all = Subscription::topic("big").from(Start::Earliest).fetch_size(100);
+            let all = Subscription::topic("big").start(Start::Earliest).fetch_size(100);
             let mut iter = client.subscribe(all).unwrap();
             assert_eq!(iter.next().unwrap().unwrap().payload().len(), 9_900);
             let e = iter.next().unwrap().unwrap_err();
@@ -649,7 +650,7 @@ fn beyond_the_end_as_the_caller_chose() {
         let client = server.client();
         let mut topic = server.topic(1);
         topic.publish_numbers(0, 1, 10, 5);
-        let beyond = Subscription::topic(&*topic.name).from(Start::At(12));
+        let beyond = Subscription::topic(&*topic.name).start(Start::At(12));
         let mut iter = client.subscribe(&beyond).unwrap();
         match iter.next().unwrap().unwrap_err() {
             Error::OutOfRange { topic: name, partition: 0, requested, first_available, high_water_mark } => {
@@ -669,7 +670,7 @@ fn beyond_the_end_as_the_caller_chose() {
 
         for policy in [OutOfRange::Earliest, OutOfRange::Latest] {
             let mut empty = server.topic(1);
-            let beyond = Subscription::topic(&*empty.name).from(Start::At(5));
+            let beyond = Subscription::topic(&*empty.name).start(Start::At(5));
             let e = client.subscribe(&beyond).unwrap().next().unwrap().unwrap_err();
             assert!(matches!(e, Error::OutOfRange { requested: 5, first_available: 0, high_water_mark: 0, .. }), "{e}");
             let mut iter = client.subscribe(beyond.out_of_range(policy).limit(1)).unwrap();
@@ -692,7 +693,7 @@ fn what_retention_took() {
         for n in 101..=110 {
             broker.append_payloads("kept", 0, &[n.to_string()]);
         }
-        let from = Subscription::partition("kept", 0).from(Start::At(10)).fetch_size(1).stop_at_seq(110);
+        let from = Subscription::partition("kept", 0).start(Start::At(10)).fetch_size(1).stop_at_seq(110);
         let reading = |policy| client.subscribe(from.clone().out_of_range(policy)).unwrap();
         let (mut fail, mut first, mut last) =
             (reading(OutOfRange::Fail), reading(OutOfRange::Earliest), reading(OutOfRange::Latest));
@@ -713,7 +714,7 @@ fn what_retention_took() {
         let rest = numbers(&mut last);
         let gap = &last.gaps()[0];
         assert_eq!((rest, gap.last, last.gaps().len()), (range(11, gap.first - 1), 100, 1));
-        assert_eq!(last.position("kept", 0), Some(111));
+        assert_eq!(last.position_of("kept", 0), Some(111));
     });
 }
 
@@ -727,17 +728,17 @@ fn marks_positions_lag_and_stats() {
             let payloads: Vec<String> = (n * 20 + 1..=n * 20 + 20).map(|n| n.to_string()).collect();
             broker.append_payloads("counted", 0, &payloads);
         }
-        let all = Subscription::topic("counted").from(Start::Earliest);
+        let all = Subscription::topic("counted").start(Start::Earliest);
         let mut iter = client.subscribe(all).unwrap();
         assert_eq!(
-            (iter.position("counted", 0), iter.position("counted", 2), iter.position("x", 0)),
+            (iter.position_of("counted", 0), iter.position_of("counted", 2), iter.position_of("x", 0)),
             (Some(0), None, None)
         );
         assert_eq!((iter.high_water_mark("counted", 0), iter.high_water_mark("counted", 1)), (Some(100), Some(0)));
         assert_eq!((iter.high_water_mark("counted", 2), iter.lag()), (None, 100));
         for n in 1..=100 {
             assert_eq!(number(&iter.next().unwrap().unwrap()), n);
-            assert_eq!((iter.position("counted", 0), iter.position("counted", 1)), (Some(n + 1), Some(0)));
+            assert_eq!((iter.position_of("counted", 0), iter.position_of("counted", 1)), (Some(n + 1), Some(0)));
             assert_eq!(iter.positions().get("counted", 0), Some(n + 1));
             assert_eq!(iter.lag(), 100 - n);
             let stats = iter.stats();
@@ -757,7 +758,7 @@ fn marks_positions_lag_and_stats() {
         let client_got = broker.requests().iter().filter(|request| request.kind != Kind::Consume).count();
         assert_eq!(client_got, 2);
 
-        let end = Subscription::topic("counted").from(Start::Earliest).stop_at_end();
+        let end = Subscription::topic("counted").start(Start::Earliest).stop_at_end();
         let before = broker.stats();
         let mut whole = client.subscribe(end).unwrap();
         assert_eq!((&mut whole).count(), 102);
@@ -766,7 +767,7 @@ fn marks_positions_lag_and_stats() {
         assert!(broker.wait_until(Duration::from_secs(20), |stats| stats.answered == before.answered + 2));
         let discovered = 5 + 4 + 1 + 7 + 2 + 2 * 16;
         assert_eq!(stats.bytes, broker.stats().bytes_sent - before.bytes_sent - discovered - 5);
-        let empty = Subscription::partition("counted", 1).from(Start::At(3)).stop_at_end();
+        let empty = Subscription::partition("counted", 1).start(Start::At(3)).stop_at_end();
         let mut empty = client.subscribe(empty).unwrap();
         assert!(empty.next().is_none());
         assert_eq!((empty.stats().fetches, empty.stats().empty_fetches, empty.lag()), (1, 1, 0));
@@ -780,7 +781,7 @@ fn bytes_are_counted_as_they_come() {
         let (broker, client) = embedded();
         broker.create_topic("wide", 1);
         broker.append_repeated("wide", 0, &[&bundle(&[vec![b'x'; 60_000]], Compression::None)], 100);
-        let mut iter = client.subscribe(Subscription::topic("wide").from(Start::Earliest)).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("wide").start(Start::Earliest)).unwrap();
         for n in 1..=10 {
             iter.next().unwrap().unwrap();
             assert!(iter.stats().bytes > n * 60_000, "{:?}", iter.stats());
@@ -828,7 +829,7 @@ fn batches_and_messages_in_turn() {
             assert!(batch.get(batch.len()).is_none());
             got.extend(batch.iter().map(|message| number(&message.to_message())));
             let last = batch.iter().next_back().unwrap().seq();
-            assert_eq!(iter.position(&topic.name, 0), Some(last + 1));
+            assert_eq!(iter.position_of(&topic.name, 0), Some(last + 1));
             if let Some(message) = iter.next_timeout(Duration::from_secs(10)).unwrap() {
                 got.push(number(&message));
             }
@@ -904,7 +905,7 @@ fn faults_of_a_partition_come_after_the_messages_of_the_others() {
         broker.create_topic("orders", 2);
         broker.append_payloads("orders", 1, &["1", "2"]);
         broker.set_broken("orders", 0, true);
-        let mut iter = client.subscribe(Subscription::topic("orders").from(Start::Earliest)).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
         assert_eq!(number(&iter.next().unwrap().unwrap()), 1);
         assert_eq!(number(&iter.next().unwrap().unwrap()), 2);
         let e = iter.next().unwrap().unwrap_err();
@@ -916,8 +917,8 @@ fn faults_of_a_partition_come_after_the_messages_of_the_others() {
             (PartitionAnswer::UnknownPartition, Fault::UnknownPartition),
             (PartitionAnswer::SystemError, Fault::System),
         ] {
-            broker.inject(tank_client::broker::Fault::RefuseConsume(answer));
-            let mut iter = client.subscribe(Subscription::partition("orders", 1).from(Start::Earliest)).unwrap();
+            broker.inject(tank_client::broker::BrokerFault::RefuseConsume(answer));
+            let mut iter = client.subscribe(Subscription::partition("orders", 1).start(Start::Earliest)).unwrap();
             match iter.next().unwrap().unwrap_err() {
                 Error::Broker { topic, partition: Some(1), fault: found } if found == fault => {
                     assert_eq!(topic, "orders")
@@ -926,7 +927,7 @@ fn faults_of_a_partition_come_after_the_messages_of_the_others() {
             }
             assert!(iter.next().is_none());
             assert_eq!(
-                client.subscribe(Subscription::topic("orders").from(Start::Earliest).limit(2)).unwrap().count(),
+                client.subscribe(Subscription::topic("orders").start(Start::Earliest).limit(2)).unwrap().count(),
                 2
             );
         }
@@ -950,7 +951,7 @@ fn subscriptions_that_cannot_work() {
             (Subscription::partition("a", 65_535), "a: partition 65535 given, 0 to 65534 allowed"),
             (a().fetch_size(0), "fetch size: 0 bytes given, 1 to 67108864 allowed"),
             (a().fetch_size((64 << 20) + 1), "fetch size: 67108865 bytes given, 1 to 67108864 allowed"),
-            (a().from(Start::At(u64::MAX)), "sequence number: 18446744073709551615 is never assigned"),
+            (a().start(Start::At(u64::MAX)), "sequence number: 18446744073709551615 is never assigned"),
             (a().and_partition("a", 1, Start::At(u64::MAX)), "sequence number: 18446744073709551615 is never assigned"),
         ] {
             let e = client.subscribe(subscription).unwrap_err();

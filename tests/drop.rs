@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::server::{Server, bundle};
 use common::watch::{SOON, timed, within};
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::bundle::Compression;
 use tank_client::{Client, Start, Subscription};
 
@@ -51,7 +51,7 @@ fn leaving_early_again_and_again() {
         let before = open_sockets();
         for round in 0..500 {
             let from = 1 + round % 100;
-            let all = Subscription::topic(&*topic.name).from(Start::At(from)).fetch_size(1000);
+            let all = Subscription::topic(&*topic.name).start(Start::At(from)).fetch_size(1000);
             let mut next = [from; 3];
             for message in client.subscribe(all).unwrap().take((round % 50) as usize) {
                 let message = message.unwrap();
@@ -74,9 +74,9 @@ fn the_broker_is_left_by_all_but_the_client() {
         broker.create_topic("huge", 1);
         broker.append_repeated("huge", 0, &[&bundle(&[vec![b'x'; 60_000]], Compression::None)], 10_000);
         let before = open_sockets();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         for round in 0..300 {
-            let all = Subscription::topic("huge").from(Start::Earliest).fetch_size(64 << 20);
+            let all = Subscription::topic("huge").start(Start::Earliest).fetch_size(64 << 20);
             let mut iter = client.subscribe(all).unwrap();
             for _ in 0..round % 4 {
                 iter.next().unwrap().unwrap();
@@ -112,13 +112,13 @@ fn dropping_does_not_wait() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
         broker.append_payloads("orders", 0, &["1", "2", "3"]);
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         // The first subscription asks for the broker's state too.
         drop(client.subscribe("orders").unwrap());
         assert!(broker.wait_until(SOON, |stats| stats.open == 1));
         for stall in [40, 50, 100, 110] {
-            broker.inject(Fault::StallAfter(stall));
-            let mut iter = client.subscribe(Subscription::topic("orders").from(Start::Earliest)).unwrap();
+            broker.inject(BrokerFault::StallAfter(stall));
+            let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
             while iter.next_timeout(Duration::from_millis(50)).unwrap().is_some() {}
             let ((), took) = timed(|| drop(iter));
             assert!(took < AT_ONCE, "{took:?}");

@@ -67,10 +67,10 @@ fn pings_before_a_fetched_answer() {
         let peer = Peer::start();
         peer.play(Pings { at_once: false });
         let client = builder(&peer).connect(&peer.addr().to_string()).unwrap();
-        let mut iter = client.subscribe(Subscription::partition("t", 0).from(Start::Earliest)).unwrap();
+        let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::Earliest)).unwrap();
         let error = iter.next().unwrap().unwrap_err();
         assert!(
-            matches!(&error, Error::Decode { source } if source.field().starts_with("pings") && !source.is_over_limit()),
+            matches!(&error, Error::Decode { source, .. } if source.field().starts_with("pings") && !source.is_over_limit()),
             "{error:?}"
         );
         peer.end();
@@ -160,7 +160,7 @@ fn a_number_that_is_out_of_range_wherever_one_goes() {
                 peer.play(OutOfRangeForEver { first_available: first_available.clone(), asked: 0 });
                 let client = builder(&peer).retry_timeout(Duration::from_millis(300));
                 let client = client.connect(&peer.addr().to_string()).unwrap();
-                let wanted = Subscription::partition("t", 0).from(Start::At(3)).out_of_range(policy);
+                let wanted = Subscription::partition("t", 0).start(Start::At(3)).out_of_range(policy);
                 let error = client.subscribe(wanted).unwrap().next().unwrap().unwrap_err();
                 assert!(matches!(error, Error::OutOfRange { .. }), "{first_available:?} {policy:?}: {error:?}");
                 peer.end();
@@ -255,7 +255,7 @@ fn a_time_out_holds_while_bundles_are_passed_over() {
         let bytes = whole.len() as u64;
         peer.play(Chunks { base: 1, mark: count + 1, chunks: vec![whole] });
         let client = Client::connect(&peer.addr().to_string()).unwrap();
-        let mut iter = client.subscribe(Subscription::partition("t", 0).from(Start::At(count + 1))).unwrap();
+        let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::At(count + 1))).unwrap();
         let mut longest = Duration::ZERO;
         let mut quiet = 0;
         let (found, total) = timed(|| {
@@ -274,7 +274,7 @@ fn a_time_out_holds_while_bundles_are_passed_over() {
         });
         println!("{bytes} bytes in {total:?}: {quiet} calls of at most {longest:?}");
         assert_eq!((found.seq(), found.payload()), (count + 1, &b"wanted"[..]));
-        assert_eq!(iter.position("t", 0), Some(count + 2));
+        assert_eq!(iter.position_of("t", 0), Some(count + 2));
         peer.end();
     });
 }
@@ -292,7 +292,7 @@ fn numbers_that_run_backwards_are_refused() {
                 let later = sparse_bundle(&later, Compression::None);
                 peer.play(Chunks { base: 10, mark: 20, chunks: vec![chunk([&first, &later])] });
                 let client = Client::connect(&peer.addr().to_string()).unwrap();
-                let subscription = Subscription::partition("t", 0).from(Start::At(10)).prefer_local();
+                let subscription = Subscription::partition("t", 0).start(Start::At(10)).prefer_local();
                 let mut iter = client.subscribe(subscription).unwrap();
                 for seq in 10..=12 {
                     let message = iter.next().unwrap().unwrap();
@@ -303,7 +303,7 @@ fn numbers_that_run_backwards_are_refused() {
                     continue;
                 }
                 let error = iter.next().unwrap().unwrap_err();
-                let Error::Decode { source } = &error else { panic!("{error:?}") };
+                let Error::Decode { source, .. } = &error else { panic!("{error:?}") };
                 assert_eq!((source.field(), source.partition()), ("first sequence number", Some(("t", 0))));
                 let text = source.to_string();
                 assert!(text.contains(&low.to_string()) && text.contains("13"), "{text}");
@@ -473,7 +473,7 @@ fn leaders_that_cannot_be_reached() {
         peer.play(SendsAway(0));
         let client = Client::builder().backoff(Duration::from_micros(1), Duration::from_micros(1));
         let client = client.connect(&peer.addr().to_string()).unwrap();
-        let mut iter = client.subscribe(Subscription::partition("t", 0).from(Start::Earliest)).unwrap();
+        let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::Earliest)).unwrap();
         for seq in 1..=600 {
             assert_eq!(iter.next().unwrap().unwrap().seq(), seq);
         }

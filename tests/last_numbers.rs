@@ -83,7 +83,7 @@ fn with_peer(absurd: Absurd, body: impl FnOnce(&Client) + Send + 'static) {
 }
 
 fn is_about_the_number(e: &Error) {
-    let Error::Decode { source } = e else { panic!("{e:?}") };
+    let Error::Decode { source, .. } = e else { panic!("{e:?}") };
     assert_eq!(source.partition(), Some(("t", 0)));
     assert_eq!(
         source.to_string(),
@@ -95,7 +95,7 @@ fn is_about_the_number(e: &Error) {
 fn after_the_last_message_of_all() {
     let (answer, chunk) = chunk(&[LAST - 1, LAST]);
     with_peer(Absurd { mark: 9, answer, chunk }, |client| {
-        let mut iter = client.subscribe(Subscription::partition("t", 0).from(Start::Earliest)).unwrap();
+        let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::Earliest)).unwrap();
         for seq in [LAST - 1, LAST] {
             assert_eq!(iter.next().unwrap().unwrap().seq(), seq);
         }
@@ -108,7 +108,7 @@ fn after_the_last_message_of_all() {
 fn up_to_the_last_message_of_all() {
     let (answer, chunk) = chunk(&[LAST - 1, LAST]);
     with_peer(Absurd { mark: LAST, answer, chunk }, |client| {
-        let all = Subscription::partition("t", 0).from(Start::Earliest);
+        let all = Subscription::partition("t", 0).start(Start::Earliest);
         for wanted in [all.clone().limit(2), all.clone().stop_at_seq(LAST), all.stop_at_seq(u64::MAX).limit(2)] {
             let seqs: Vec<u64> = client.subscribe(wanted).unwrap().map(|message| message.unwrap().seq()).collect();
             assert_eq!(seqs, [LAST - 1, LAST]);
@@ -131,7 +131,7 @@ fn sent_to_an_absurd_number() {
     for policy in [OutOfRange::Earliest, OutOfRange::Latest] {
         let answer = PartitionAnswer::OutOfRange { high_water_mark: u64::MAX, first_available: u64::MAX };
         with_peer(Absurd { mark: 9, answer, chunk: Vec::new() }, move |client| {
-            let wanted = Subscription::partition("t", 0).from(Start::At(7)).out_of_range(policy);
+            let wanted = Subscription::partition("t", 0).start(Start::At(7)).out_of_range(policy);
             is_about_the_number(&client.subscribe(wanted).unwrap().next().unwrap().unwrap_err());
         });
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::alloc::{self, Counting};
 use common::server::bundle;
 use common::watch::within;
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::bundle::Compression;
 use tank_client::{Client, ConsumeIter, Start, Subscription};
 
@@ -44,7 +44,7 @@ fn weighed_from(
         let before = alloc::held();
         alloc::reset_peak();
         let client = Client::connect(&addr).unwrap();
-        let all = Subscription::topic("large").from(Start::Earliest).stop_at_end().fetch_size(64 << 20);
+        let all = Subscription::topic("large").start(Start::Earliest).stop_at_end().fetch_size(64 << 20);
         assert_eq!(read(client.subscribe(all).unwrap()), times * PER_BUNDLE as u64);
         drop(client);
         assert_eq!(alloc::held(), before, "all of it was given back");
@@ -136,7 +136,7 @@ fn waiting_allocates_nothing() {
     within(240, || {
         let broker = Broker::start().unwrap();
         // Of the discovery's answer and the only fetch's.
-        broker.inject_times(Fault::Trickle { bytes: 30_000, pause: Duration::from_micros(100) }, 2);
+        broker.inject_times(BrokerFault::Trickle { bytes: 30_000, pause: Duration::from_micros(100) }, 2);
         weighed_from(broker, Compression::None, 1000 * (64 << 10), |mut iter| {
             let (mut count, mut bundles, mut warm) = (0, 0, 0);
             while let Some(batch) = iter.next_batch().unwrap() {

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use common::rng::{Rng, seeded};
 use common::watch::{SOON, within};
-use tank_client::broker::{Broker, Fault, dense_bundle, sparse_bundle};
+use tank_client::broker::{Broker, BrokerFault, dense_bundle, sparse_bundle};
 use tank_client::protocol::bundle::{Compression, RawMessage};
 use tank_client::{Client, ConsumeIter, OutOfRange, Start, Subscription};
 
@@ -67,7 +67,7 @@ impl Wanted {
 /// Checks that every position lies behind what was delivered, and not beyond what is next.
 fn check_positions(iter: &ConsumeIter, got: &[Vec<u64>], want: &[Vec<u64>]) {
     for partition in 0..PARTITIONS {
-        let Some(position) = iter.position("t", partition as u16) else { continue };
+        let Some(position) = iter.position_of("t", partition as u16) else { continue };
         let (got, want) = (&got[partition], &want[partition]);
         assert!(got.last().is_none_or(|last| position > *last), "{position} after {got:?}");
         assert!(want.get(got.len()).is_none_or(|next| position <= *next), "{position} after {got:?} of {want:?}");
@@ -113,7 +113,7 @@ fn what_is_read_is_what_is_there() {
             broker.create_topic("t", PARTITIONS as u16);
             let logs: Vec<Log> = (0..PARTITIONS).map(|partition| fill(&broker, partition as u16, rng)).collect();
             let client = Client::builder().backoff(Duration::from_millis(1), Duration::from_millis(2));
-            let client = client.connect(&broker.addr().to_string()).unwrap();
+            let client = client.connect(broker.addr()).unwrap();
             let last = logs.iter().filter_map(|log| log.last()).map(|(seq, _)| *seq).min().unwrap_or(0) as usize;
             let wanted = Wanted {
                 from: if rng.one_in(2) { 0 } else { rng.between(1, last.max(1)) as u64 },
@@ -126,7 +126,7 @@ fn what_is_read_is_what_is_there() {
             let mut positions = [wanted.from; PARTITIONS];
             loop {
                 let start = |partition: usize| Start::At(positions[partition]);
-                let mut all = Subscription::partition("t", 0).from(start(0)).stop_at_end();
+                let mut all = Subscription::partition("t", 0).start(start(0)).stop_at_end();
                 for partition in 1..PARTITIONS {
                     all = all.and_partition("t", partition as u16, start(partition));
                 }
@@ -140,7 +140,7 @@ fn what_is_read_is_what_is_there() {
                 let limit = if rng.one_in(4) { rng.between(1, 100) } else { usize::MAX };
                 let mut iter = client.subscribe(all.limit(limit as u64)).unwrap();
                 if rng.one_in(3) {
-                    broker.inject(Fault::CutAfter(rng.below(5000) as u64));
+                    broker.inject(BrokerFault::CutAfter(rng.below(5000) as u64));
                 }
                 let before = got.iter().map(Vec::len).sum::<usize>();
                 let most = rng.pick(&[1, 10, 100, usize::MAX]);
@@ -148,7 +148,7 @@ fn what_is_read_is_what_is_there() {
                 let count = got.iter().map(Vec::len).sum::<usize>() - before;
                 assert!(count <= limit);
                 assert_eq!(iter.stats().messages, count as u64);
-                (0..PARTITIONS).for_each(|p| positions[p] = iter.position("t", p as u16).unwrap());
+                (0..PARTITIONS).for_each(|p| positions[p] = iter.position_of("t", p as u16).unwrap());
                 if most == usize::MAX && count < limit {
                     break;
                 }

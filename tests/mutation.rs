@@ -73,7 +73,7 @@ fn subscription(request: &FetchRequest) -> Subscription {
     };
     let mut slots = request.slots();
     let (topic, wanted) = slots.next().unwrap();
-    let mut all = Subscription::partition(&**topic, wanted.partition).from(start(wanted.seq));
+    let mut all = Subscription::partition(&**topic, wanted.partition).start(start(wanted.seq));
     for (topic, wanted) in slots {
         all = all.and_partition(&**topic, wanted.partition, start(wanted.seq));
     }

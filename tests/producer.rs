@@ -12,7 +12,7 @@ use common::logs;
 use common::rng::{Rng, seeded};
 use common::server::Server;
 use common::watch::{SOON, timed, within};
-use tank_client::broker::{Broker, Fault as Trouble};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest};
 use tank_client::{
@@ -34,7 +34,7 @@ fn patient() -> ClientBuilder {
 fn embedded(settings: ClientBuilder, change: impl Fn(ProducerBuilder) -> ProducerBuilder) -> (Broker, Producer) {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 4);
-    let client = settings.connect(&broker.addr().to_string()).unwrap();
+    let client = settings.connect(broker.addr()).unwrap();
     let producer = change(client.producer().max_age(Duration::from_secs(3600))).build().unwrap();
     (broker, producer)
 }
@@ -45,13 +45,13 @@ fn requests(broker: &Broker) -> u64 {
 
 /// The numbers that a partition's payloads are.
 fn numbers(client: &Client, topic: &str, partition: u16) -> Vec<u64> {
-    let what = Subscription::partition(topic, partition).from(Start::Earliest).stop_at_end();
+    let what = Subscription::partition(topic, partition).start(Start::Earliest).stop_at_end();
     let number = |payload: &[u8]| std::str::from_utf8(payload).unwrap().parse().unwrap();
     client.subscribe(what).unwrap().map(|message| number(message.unwrap().payload())).collect()
 }
 
 fn stored(broker: &Broker, partition: u16) -> Vec<u64> {
-    numbers(&Client::connect(&broker.addr().to_string()).unwrap(), "orders", partition)
+    numbers(&Client::connect(broker.addr()).unwrap(), "orders", partition)
 }
 
 fn send(producer: &mut Producer, partition: u16, number: u64) -> Result<(), Error> {
@@ -74,7 +74,7 @@ fn settings_have_bounds() {
         let (_broker, producer) = embedded(impatient(), |settings| settings);
         assert_eq!((producer.stored(), producer.pending()), (0, 0));
         let broker = Broker::start().unwrap();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         let text = |settings: ProducerBuilder| settings.build().unwrap_err().to_string();
         assert_eq!(text(client.producer().max_records(0)), "producer: records: 0 given, 1 to 65535 allowed");
         assert_eq!(text(client.producer().max_records(65_536)), "producer: records: 65536 given, 1 to 65535 allowed");
@@ -158,7 +158,7 @@ fn several_requests_are_on_their_way() {
             let (broker, mut producer) = embedded(impatient().io_timeout(10_000 * MS), change);
             send_all(&mut producer, 0, 1..=1);
             producer.flush().unwrap();
-            broker.inject(Trouble::StallAfter(0));
+            broker.inject(BrokerFault::StallAfter(0));
             thread::scope(|scope| {
                 scope.spawn(|| {
                     send_all(&mut producer, 0, 2..=20);
@@ -194,7 +194,7 @@ fn keys_choose_the_partition() {
         }
         producer.flush().unwrap();
         for id in 0..7 {
-            let what = Subscription::partition(&*topic, id).from(Start::Earliest).stop_at_end();
+            let what = Subscription::partition(&*topic, id).start(Start::Earliest).stop_at_end();
             let back: Vec<_> = client.subscribe(what).unwrap().map(Result::unwrap).collect();
             let (keyed, plain): (Vec<_>, Vec<_>) = back.into_iter().partition(|message| message.key().is_some());
             assert_eq!(plain.len(), 200, "spread evenly");
@@ -257,7 +257,7 @@ fn failures_come_back_for_the_exact_records() {
         assert_eq!(gone.error().to_string(), "gone: no such topic");
         let records: Vec<_> = gone.records().collect();
         assert_eq!(records[0], Record::new(b"lost").key(&key).timestamp_ms(77));
-        assert_eq!((records[1].payload().len(), records[1].key_bytes()), (5000, None));
+        assert_eq!((records[1].payload().len(), records[1].get_key()), (5000, None));
         assert!(producer.take_failures().is_empty());
 
         // Given again, where they can be stored.
@@ -275,7 +275,7 @@ fn what_lies_behind_a_failure_comes_back_in_order() {
     within(60, || {
         let (broker, mut producer) = embedded(impatient(), |settings| settings.max_records(10));
         // The first request is executed and its answer lost, with more of them on their way.
-        broker.inject(Trouble::LoseAnswer(Kind::Produce));
+        broker.inject(BrokerFault::LoseAnswer(Kind::Produce));
         let mut sent = 0;
         while sent < 1000 && send(&mut producer, 0, sent + 1).is_ok() {
             sent += 1;
@@ -301,7 +301,7 @@ fn what_lies_behind_a_failure_comes_back_in_order() {
 fn a_refusal_for_now_is_sent_again_unless_that_changed_the_order() {
     within(60, || {
         let (broker, mut producer) = embedded(impatient(), |settings| settings.window(1).max_records(10));
-        broker.inject_times(Trouble::RefuseProduce(ProduceCode::NoLeader), 3);
+        broker.inject_times(BrokerFault::RefuseProduce(ProduceCode::NoLeader), 3);
         send_all(&mut producer, 0, 1..=100);
         producer.flush().unwrap();
         assert_eq!(stored(&broker, 0), (1..=100).collect::<Vec<_>>());
@@ -310,7 +310,7 @@ fn a_refusal_for_now_is_sent_again_unless_that_changed_the_order() {
         let (broker, mut producer) = embedded(impatient(), |settings| settings.window(5).max_records(10));
         broker.pause();
         send_all(&mut producer, 0, 1..=30);
-        broker.inject(Trouble::RefuseProduce(ProduceCode::NoLeader));
+        broker.inject(BrokerFault::RefuseProduce(ProduceCode::NoLeader));
         broker.resume();
         let e = producer.flush().unwrap_err();
         assert!(matches!(e, Error::Undelivered { records: 10, .. }), "{e}");
@@ -323,13 +323,13 @@ fn a_refusal_for_now_is_sent_again_unless_that_changed_the_order() {
         let (broker, mut producer) = embedded(impatient(), |settings| settings.window(5).max_records(10));
         broker.pause();
         send_all(&mut producer, 0, 1..=50);
-        broker.inject_times(Trouble::RefuseProduce(ProduceCode::InsufficientReplicas), 5);
+        broker.inject_times(BrokerFault::RefuseProduce(ProduceCode::InsufficientReplicas), 5);
         broker.resume();
         producer.flush().unwrap();
         assert_eq!(stored(&broker, 0), (1..=50).collect::<Vec<_>>());
 
         // And if that goes on, all of it comes back.
-        broker.inject_times(Trouble::RefuseProduce(ProduceCode::NoLeader), u64::MAX);
+        broker.inject_times(BrokerFault::RefuseProduce(ProduceCode::NoLeader), u64::MAX);
         for number in 1..=25 {
             send(&mut producer, 1, number).unwrap();
         }
@@ -475,28 +475,28 @@ fn a_numbering_writer_stores_everything_once() {
     within(120, || {
         // Those that make the answer to the question for the mark a lie come once.
         let troubles = [
-            Trouble::LoseAnswer(Kind::ProduceWithSeqnum),
-            Trouble::CloseOnRequest(Kind::ProduceWithSeqnum),
-            Trouble::CutAfter(0),
-            Trouble::CutAfter(25),
-            Trouble::ResetAfter(37),
-            Trouble::StallAfter(12),
-            Trouble::Delay(1000 * MS),
-            Trouble::WrongRequestId,
-            Trouble::FlipAfter(30),
-            Trouble::RefuseProduce(ProduceCode::NoLeader),
-            Trouble::RefuseProduce(ProduceCode::SystemError),
-            Trouble::RefuseProduce(ProduceCode::NotConfirmed),
-            Trouble::CloseOnAccept,
+            BrokerFault::LoseAnswer(Kind::ProduceWithSeqnum),
+            BrokerFault::CloseOnRequest(Kind::ProduceWithSeqnum),
+            BrokerFault::CutAfter(0),
+            BrokerFault::CutAfter(25),
+            BrokerFault::ResetAfter(37),
+            BrokerFault::StallAfter(12),
+            BrokerFault::Delay(1000 * MS),
+            BrokerFault::WrongRequestId,
+            BrokerFault::FlipAfter(30),
+            BrokerFault::RefuseProduce(ProduceCode::NoLeader),
+            BrokerFault::RefuseProduce(ProduceCode::SystemError),
+            BrokerFault::RefuseProduce(ProduceCode::NotConfirmed),
+            BrokerFault::CloseOnAccept,
         ];
         for trouble in troubles {
             let settings = impatient().retry_timeout(Duration::from_secs(20));
             let (broker, mut producer) = embedded(settings, |settings| settings.idempotent().max_records(10));
             broker.append_payloads("orders", 0, &["1", "2", "3"]);
             send_all(&mut producer, 0, 4..=60);
-            let lies = matches!(trouble, Trouble::WrongRequestId | Trouble::FlipAfter(_));
+            let lies = matches!(trouble, BrokerFault::WrongRequestId | BrokerFault::FlipAfter(_));
             broker.inject_times(trouble.clone(), if lies { 1 } else { 3 });
-            if trouble == Trouble::CloseOnAccept {
+            if trouble == BrokerFault::CloseOnAccept {
                 broker.disconnect_all();
             }
             send_all(&mut producer, 0, 61..=200);
@@ -560,7 +560,7 @@ fn random_records_come_back_equal() {
             }
             producer.flush().unwrap();
             for (id, sent) in (0..).zip(&sent) {
-                let what = Subscription::partition(&*topic, id).from(Start::Earliest).stop_at_end();
+                let what = Subscription::partition(&*topic, id).start(Start::Earliest).stop_at_end();
                 let back = client.subscribe(what).unwrap().map(Result::unwrap);
                 let back = back.map(|message| {
                     (message.key().unwrap_or_default().to_vec(), message.payload().to_vec(), message.timestamp_ms())
@@ -576,7 +576,7 @@ fn through_restarts(idempotent: bool, pause: Duration) {
     const PARTITIONS: usize = 8;
     let count = 1_000_000;
     let broker = Broker::start().unwrap();
-    let client = patient().connect(&broker.addr().to_string()).unwrap();
+    let client = patient().connect(broker.addr()).unwrap();
     client.create_topic("orders", PARTITIONS as u16, &TopicConfig::new()).unwrap();
     let settings = client.producer().max_records(500).max_age(5 * MS);
     let mut producer = if idempotent { settings.idempotent() } else { settings }.build().unwrap();

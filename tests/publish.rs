@@ -13,11 +13,12 @@ use common::rng::{Rng, seeded};
 use common::server::{Server, unique_name};
 use common::watch::{timed, within};
 use socket2::SockRef;
-use tank_client::broker::{Broker, Fault as Trouble};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::{HEADER_LEN, Kind, PING};
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest};
 use tank_client::{
-    Acks, Client, ClientBuilder, Compression, Error, Fault, Message, Parcel, Record, Redirects, Start, Subscription,
+    Acks, Client, ClientBuilder, Compression, Error, Fault, Message, PartitionRecords, Record, Redirects, Start,
+    Subscription,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -25,7 +26,7 @@ const MS: Duration = Duration::from_millis(1);
 fn embedded() -> (Broker, Client) {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 3);
-    let client = impatient().connect(&broker.addr().to_string()).unwrap();
+    let client = impatient().connect(broker.addr()).unwrap();
     (broker, client)
 }
 
@@ -36,7 +37,7 @@ fn impatient() -> ClientBuilder {
 }
 
 fn read_back(client: &Client, topic: &str, partition: u16) -> Vec<Message> {
-    let what = Subscription::partition(topic, partition).from(Start::Earliest).stop_at_end();
+    let what = Subscription::partition(topic, partition).start(Start::Earliest).stop_at_end();
     client.subscribe(what).unwrap().map(Result::unwrap).collect()
 }
 
@@ -123,7 +124,7 @@ fn bundles_have_as_many_messages_as_they_may() {
         // Large ones are parted too, and one that is larger than a bundle's usual limit goes alone.
         let (large, larger) = (vec![1; 17 << 20], vec![2; 40 << 20]);
         let records = [Record::new(&large), Record::new(&larger), Record::new(&large), Record::new(b"")];
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         client.publish("orders", 1, &records).unwrap();
         assert_eq!(broker.stats().requests(Kind::Produce), 3 + 3);
         assert_eq!(broker.high_water_mark("orders", 1), 4);
@@ -153,15 +154,15 @@ fn several_partitions_in_one_request() {
         let (broker, client) = embedded();
         broker.create_topic("clicks", 1);
         let (a, b) = ([Record::new(b"a")], [Record::new(b"b"), Record::new(b"c")]);
-        let parcels = [
-            Parcel::new("orders", 2, &a),
-            Parcel::new("gone", 1, &a),
-            Parcel::new("clicks", 0, &b),
-            Parcel::new("orders", 0, &b),
-            Parcel::new("gone", 0, &b),
-            Parcel::new("orders", 3, &a),
+        let by_partition = [
+            PartitionRecords::new("orders", 2, &a),
+            PartitionRecords::new("gone", 1, &a),
+            PartitionRecords::new("clicks", 0, &b),
+            PartitionRecords::new("orders", 0, &b),
+            PartitionRecords::new("gone", 0, &b),
+            PartitionRecords::new("orders", 3, &a),
         ];
-        let results = client.publish_all(&parcels).unwrap();
+        let results = client.publish_all(&by_partition).unwrap();
         let texts: Vec<_> = results.iter().map(|r| r.as_ref().map_err(ToString::to_string).copied()).collect();
         let gone = || Err("gone: no such topic".to_owned());
         assert_eq!(texts, [Ok(()), gone(), Ok(()), Ok(()), gone(), Err("orders/3: no such partition".to_owned())]);
@@ -176,7 +177,7 @@ fn several_partitions_in_one_request() {
 }
 
 #[test]
-fn parcels_of_any_size() {
+fn publish_all_takes_any_number_of_records() {
     within(120, || {
         let server = Server::start();
         let client = server.client();
@@ -184,8 +185,9 @@ fn parcels_of_any_size() {
         // 255 partitions of which some take three bundles and the others one.
         let records = vec![Record::new(b"payload").key(b"key"); 140_000];
         let count = |id: u16| if id % 100 == 0 { records.len() } else { 1 + usize::from(id) };
-        let parcels: Vec<_> = (0..255).map(|id| Parcel::new(&topic, id, &records[..count(id)])).collect();
-        for result in client.publish_all(&parcels).unwrap() {
+        let by_partition: Vec<_> =
+            (0..255).map(|id| PartitionRecords::new(&topic, id, &records[..count(id)])).collect();
+        for result in client.publish_all(&by_partition).unwrap() {
             result.unwrap();
         }
         for info in client.partitions(&topic).unwrap() {
@@ -217,13 +219,19 @@ fn what_cannot_be_sent_is_refused_before_a_byte_is() {
         let e = client.publish("orders", 0, &[Record::new(&huge)]).unwrap_err();
         assert!(matches!(e, Error::BundleTooLarge { needed, limit, .. } if needed == limit + 1), "{e}");
 
-        let all = |parcels: &[Parcel<'_>]| refused(client.publish_all(parcels).map(|_| ()));
-        assert_eq!(all(&[Parcel::new("a", 0, &one), Parcel::new("a", 0, &one)]), "a/0: given twice");
-        assert_eq!(all(&[Parcel::new("a", 0, &one), Parcel::new("a", 1, &[])]), "a/1: no records to publish");
-        let many: Vec<_> = (0..256).map(|id| Parcel::new("a", id, &one)).collect();
+        let all = |by_partition: &[PartitionRecords<'_>]| refused(client.publish_all(by_partition).map(|_| ()));
+        assert_eq!(
+            all(&[PartitionRecords::new("a", 0, &one), PartitionRecords::new("a", 0, &one)]),
+            "a/0: given twice"
+        );
+        assert_eq!(
+            all(&[PartitionRecords::new("a", 0, &one), PartitionRecords::new("a", 1, &[])]),
+            "a/1: no records to publish"
+        );
+        let many: Vec<_> = (0..256).map(|id| PartitionRecords::new("a", id, &one)).collect();
         assert!(all(&many).ends_with("1 topics with up to 256 partitions each given, 255 of either allowed"));
         let names: Vec<_> = (0..256).map(|n| n.to_string()).collect();
-        let many: Vec<_> = names.iter().map(|name| Parcel::new(name, 0, &one)).collect();
+        let many: Vec<_> = names.iter().map(|name| PartitionRecords::new(name, 0, &one)).collect();
         assert!(all(&many).ends_with("256 topics with up to 1 partitions each given, 255 of either allowed"));
 
         let at = |records: &[_]| refused(client.publish_at("orders", 0, records));
@@ -262,7 +270,7 @@ fn settings_reach_the_broker() {
 /// What a publish comes to if the next answers carry this code.
 fn refused_with(code: ProduceCode, times: u64) -> (Result<(), Error>, u64) {
     let (broker, client) = embedded();
-    broker.inject_times(Trouble::RefuseProduce(code), times);
+    broker.inject_times(BrokerFault::RefuseProduce(code), times);
     let done = client.publish("orders", 1, &[Record::new(b"x")]);
     let stored = broker.high_water_mark("orders", 1);
     assert_eq!(stored, u64::from(done.is_ok()));
@@ -350,7 +358,7 @@ fn a_broker_that_is_gone_before_the_write() {
         });
         assert_eq!(broker.high_water_mark("orders", 0), 3);
         // And without patience.
-        let hasty = impatient().retry_timeout(Duration::ZERO).connect(&broker.addr().to_string()).unwrap();
+        let hasty = impatient().retry_timeout(Duration::ZERO).connect(broker.addr()).unwrap();
         broker.stop();
         let (done, took) = timed(|| hasty.publish("orders", 0, &[Record::new(b"x")]));
         assert!(matches!(done, Err(Error::Connect { .. })) && took < 200 * MS, "{done:?} after {took:?}");
@@ -362,7 +370,7 @@ fn a_broker_that_closes_idle_connections() {
     within(60, || {
         let broker = Broker::builder().idle_timeout(20 * MS).start().unwrap();
         broker.create_topic("orders", 1);
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         for round in 1..=5 {
             client.publish("orders", 0, &[Record::new(b"x")]).unwrap();
             assert_eq!(broker.high_water_mark("orders", 0), round);
@@ -418,19 +426,19 @@ fn a_broker_that_dies_during_the_write() {
 fn a_broker_that_dies_after_the_write() {
     within(60, || {
         let cases = [
-            (Trouble::LoseAnswer(Kind::Produce), true),
-            (Trouble::CloseOnRequest(Kind::Produce), false),
-            (Trouble::CutAfter(0), true),
-            (Trouble::CutAfter(7), true),
-            (Trouble::ResetAfter(3), true),
-            (Trouble::StallAfter(0), true),
-            (Trouble::StallAfter(9), true),
-            (Trouble::Delay(2000 * MS), true),
-            (Trouble::WrongRequestId, true),
-            (Trouble::FlipAfter(0), true),
-            (Trouble::FlipAfter(1), true),
-            (Trouble::FlipAfter(6), true),
-            (Trouble::GarbageAfter(5, vec![1]), true),
+            (BrokerFault::LoseAnswer(Kind::Produce), true),
+            (BrokerFault::CloseOnRequest(Kind::Produce), false),
+            (BrokerFault::CutAfter(0), true),
+            (BrokerFault::CutAfter(7), true),
+            (BrokerFault::ResetAfter(3), true),
+            (BrokerFault::StallAfter(0), true),
+            (BrokerFault::StallAfter(9), true),
+            (BrokerFault::Delay(2000 * MS), true),
+            (BrokerFault::WrongRequestId, true),
+            (BrokerFault::FlipAfter(0), true),
+            (BrokerFault::FlipAfter(1), true),
+            (BrokerFault::FlipAfter(6), true),
+            (BrokerFault::GarbageAfter(5, vec![1]), true),
         ];
         for (trouble, stored) in cases {
             let (broker, client) = embedded();
@@ -438,7 +446,8 @@ fn a_broker_that_dies_after_the_write() {
             let (done, took) = timed(|| client.publish("orders", 2, &[Record::new(b"x")]));
             let e = done.unwrap_err();
             assert!(matches!(&e, Error::OutcomeUnknown { partition: 2, .. }), "{trouble:?}: {e}");
-            let waited = matches!(trouble, Trouble::StallAfter(_) | Trouble::Delay(_) | Trouble::FlipAfter(1));
+            let waited =
+                matches!(trouble, BrokerFault::StallAfter(_) | BrokerFault::Delay(_) | BrokerFault::FlipAfter(1));
             assert_eq!(e.is_timeout(), waited, "{trouble:?}: {e}");
             assert!(!waited || took >= 300 * MS, "the acks' time-out counts too: {took:?}");
             assert_eq!(broker.stats().requests(Kind::Produce), 1, "{trouble:?}: not sent again");
@@ -454,9 +463,9 @@ fn a_broker_that_dies_after_the_write() {
 fn a_ping_before_the_answer_is_passed_over() {
     within(60, || {
         let (broker, client) = embedded();
-        broker.inject(Trouble::PingBeforeAnswer);
+        broker.inject(BrokerFault::PingBeforeAnswer);
         client.publish("orders", 0, &[Record::new(b"x")]).unwrap();
-        broker.inject(Trouble::Trickle { bytes: 1, pause: MS });
+        broker.inject(BrokerFault::Trickle { bytes: 1, pause: MS });
         client.publish("orders", 0, &[Record::new(b"x")]).unwrap();
         assert_eq!((broker.stats().faults_fired, broker.high_water_mark("orders", 0)), (2, 2));
     });
@@ -468,7 +477,7 @@ fn a_publish_in_parts_says_how_much_is_stored() {
         let (broker, client) = embedded();
         let records = vec![Record::new(b"x"); 3 * 65_535];
         // An answer has ten bytes: the second one does not come.
-        broker.inject(Trouble::StallAfter(10));
+        broker.inject(BrokerFault::StallAfter(10));
         let e = client.publish("orders", 0, &records).unwrap_err();
         let Error::PartlyStored { stored: 65_535, ref source, .. } = e else { panic!("{e}") };
         assert!(matches!(**source, Error::OutcomeUnknown { .. }) && e.is_timeout() && !e.is_retryable());
@@ -483,8 +492,8 @@ fn leaders_are_found_and_followed() {
         cluster.create_topic("orders", 6);
         let client = impatient().connect(&cluster.node(0).addr().to_string()).unwrap();
         let record = [Record::new(b"x")];
-        let parcels: Vec<_> = (0..6).map(|id| Parcel::new("orders", id, &record)).collect();
-        for result in client.publish_all(&parcels).unwrap() {
+        let by_partition: Vec<_> = (0..6).map(|id| PartitionRecords::new("orders", id, &record)).collect();
+        for result in client.publish_all(&by_partition).unwrap() {
             result.unwrap();
         }
         let requests = |node| cluster.node(node).stats().requests(Kind::Produce);
@@ -514,7 +523,7 @@ fn nodes_that_name_each_other() {
         cluster.create_topic("orders", 1);
         for (node, other) in [(0, 1), (1, 0)] {
             let std::net::SocketAddr::V4(to) = cluster.node(other).addr() else { panic!() };
-            cluster.node(node).inject_times(Trouble::RefuseProduce(ProduceCode::Redirect(to)), u64::MAX);
+            cluster.node(node).inject_times(BrokerFault::RefuseProduce(ProduceCode::Redirect(to)), u64::MAX);
         }
         let client = impatient().retry_timeout(Duration::from_secs(30)).connect(&cluster.node(0).addr().to_string());
         let client = client.unwrap();
@@ -639,11 +648,11 @@ fn numbers_of_ones_own() {
 fn numbers_that_somebody_else_took() {
     within(60, || {
         let (broker, client) = embedded();
-        broker.inject(Trouble::RefuseProduce(ProduceCode::InvalidSeq));
+        broker.inject(BrokerFault::RefuseProduce(ProduceCode::InvalidSeq));
         let e = client.publish_at("orders", 0, &[(7, Record::new(b"x"))]).unwrap_err();
         assert_eq!(e.to_string(), "orders/0: sequence number 7 is not above the last one stored");
         assert!(!e.is_retryable());
-        broker.inject(Trouble::LoseAnswer(Kind::ProduceWithSeqnum));
+        broker.inject(BrokerFault::LoseAnswer(Kind::ProduceWithSeqnum));
         let e = client.publish_at("orders", 0, &[(7, Record::new(b"x"))]).unwrap_err();
         assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e}");
         assert_eq!(client.partitions("orders").unwrap()[0].high_water_mark, 7, "which tells");
@@ -692,8 +701,9 @@ fn random_batches_come_back_equal() {
                 let batches: Vec<_> = (0..=rng.below(4) as u16).map(|id| (id, batch(rng))).collect();
                 let records: Vec<(u16, Vec<_>)> =
                     batches.iter().map(|(id, batch)| (*id, batch.iter().map(Owned::record).collect())).collect();
-                let parcels: Vec<_> = records.iter().map(|(id, records)| Parcel::new(&topic, *id, records)).collect();
-                client.publish_all(&parcels).unwrap().into_iter().for_each(Result::unwrap);
+                let by_partition: Vec<_> =
+                    records.iter().map(|(id, records)| PartitionRecords::new(&topic, *id, records)).collect();
+                client.publish_all(&by_partition).unwrap().into_iter().for_each(Result::unwrap);
                 for (id, batch) in batches {
                     let expected = &mut expected[usize::from(id)];
                     let last = expected.last().map_or(0, |(seq, _)| *seq);

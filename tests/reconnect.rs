@@ -11,7 +11,7 @@ use common::proxy::{Cut, Proxy};
 use common::rng::seeded;
 use common::server::{Server, Topic, bundle, sparse};
 use common::watch::{SOON, timed, within};
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::bundle::Compression;
 use tank_client::protocol::fetch::PartitionAnswer;
 use tank_client::protocol::frame::Kind;
@@ -112,10 +112,10 @@ fn cut_in_an_answer() {
         broker.create_topic("orders", 1);
         broker.append_payloads("orders", 0, &["1", "2", "3"]);
         broker.append("orders", 0, &sparse(&[7, 9], Compression::Snappy));
-        let client = quick().connect(&broker.addr().to_string()).unwrap();
-        let tail = Subscription::partition("orders", 0).from(Start::Earliest).limit(6);
+        let client = quick().connect(broker.addr()).unwrap();
+        let tail = Subscription::partition("orders", 0).start(Start::Earliest).limit(6);
         for at in 0..150 {
-            for fault in [Fault::CutAfter(at), Fault::ResetAfter(at)] {
+            for fault in [BrokerFault::CutAfter(at), BrokerFault::ResetAfter(at)] {
                 let mut iter = client.subscribe(&tail).unwrap();
                 broker.inject(fault.clone());
                 let got: Vec<_> = (&mut iter).take(5).map(|message| message.unwrap().seq()).collect();
@@ -138,7 +138,7 @@ fn a_restart_half_way() {
         }
         let addr = broker.addr().to_string();
         let client = quick().connect(&addr).unwrap();
-        let all = Subscription::topic("orders").from(Start::Earliest).stop_at_end().fetch_size(500);
+        let all = Subscription::topic("orders").start(Start::Earliest).stop_at_end().fetch_size(500);
         let mut iter = client.subscribe(all).unwrap();
         let mut got = [0; 2];
         for round in 0..2000 {
@@ -175,7 +175,7 @@ fn refused_for_a_while() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
-        let client = quick().connect(&broker.addr().to_string()).unwrap();
+        let client = quick().connect(broker.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::topic("orders")).unwrap();
         for n in 1..=5 {
             broker.refuse_connections();
@@ -189,10 +189,10 @@ fn refused_for_a_while() {
         let stats = iter.stats();
         assert!(stats.failed_brokers >= 5 && stats.failed_brokers < 500, "{stats:?}");
         // Cut while being accepted, or before the fetch is answered.
-        broker.inject_times(Fault::CloseOnAccept, 3);
+        broker.inject_times(BrokerFault::CloseOnAccept, 3);
         broker.disconnect_all();
-        broker.inject_times(Fault::CloseOnRequest(Kind::Consume), 2);
-        broker.inject_times(Fault::LoseAnswer(Kind::Consume), 2);
+        broker.inject_times(BrokerFault::CloseOnRequest(Kind::Consume), 2);
+        broker.inject_times(BrokerFault::LoseAnswer(Kind::Consume), 2);
         broker.append_payloads("orders", 0, &["6"]);
         assert_eq!(iter.next().unwrap().unwrap().seq(), 6);
         assert_eq!(broker.pending_faults(), 0);
@@ -206,7 +206,7 @@ fn trouble_is_tolerated_for_so_long() {
         broker.create_topic("orders", 1);
         broker.append_payloads("orders", 0, &["1"]);
         let addr = broker.addr().to_string();
-        let all = || Subscription::topic("orders").from(Start::Earliest);
+        let all = || Subscription::topic("orders").start(Start::Earliest);
         for millis in [0, 200] {
             let tolerant = quick().retry_timeout(Duration::from_millis(millis));
             let mut iter = tolerant.connect(&addr).unwrap().subscribe(all()).unwrap();
@@ -247,7 +247,7 @@ fn all_of_several_brokers_go_away() {
         let patience = Duration::from_millis(300);
         let builder = Client::builder().backoff(Duration::from_millis(10), Duration::from_millis(50));
         let client = builder.retry_timeout(patience).connect(&addrs).unwrap();
-        let mut iter = client.subscribe(Subscription::topic("orders").from(Start::At(1)).limit(4)).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("orders").start(Start::At(1)).limit(4)).unwrap();
         assert_eq!(iter.next().unwrap().unwrap().seq(), 1);
         assert_eq!(iter.next().unwrap().unwrap().seq(), 2);
         // One is enough.
@@ -275,7 +275,7 @@ fn idle_connections_of_the_client() {
         let broker = builder.idle_timeout(Duration::from_millis(50)).start().unwrap();
         broker.create_topic("orders", 1);
         let strict = Client::builder().retry_timeout(Duration::ZERO);
-        let client = strict.connect(&broker.addr().to_string()).unwrap();
+        let client = strict.connect(broker.addr()).unwrap();
         for round in 2..10 {
             assert!(broker.wait_until(SOON, |stats| stats.open == 0));
             assert_eq!(client.partitions("orders").unwrap().len(), 1);
@@ -285,7 +285,11 @@ fn idle_connections_of_the_client() {
         broker.restart().unwrap();
         assert_eq!(client.partitions("orders").unwrap().len(), 1);
         // In the middle of the exchange, on a connection that was used before.
-        for fault in [Fault::CutAfter(0), Fault::ResetAfter(10), Fault::CloseOnRequest(Kind::DiscoverPartitions)] {
+        for fault in [
+            BrokerFault::CutAfter(0),
+            BrokerFault::ResetAfter(10),
+            BrokerFault::CloseOnRequest(Kind::DiscoverPartitions),
+        ] {
             broker.inject(fault);
             assert_eq!(client.partitions("orders").unwrap().len(), 1);
             assert_eq!(broker.pending_faults(), 0);
@@ -303,26 +307,26 @@ fn connections_that_end_as_they_are_used_again() {
             broker.append_payloads("orders", 0, &[n.to_string()]);
         }
         let strict = Client::builder().retry_timeout(Duration::ZERO);
-        let client = strict.connect(&broker.addr().to_string()).unwrap();
-        let all = Subscription::topic("orders").from(Start::Earliest).fetch_size(1);
+        let client = strict.connect(broker.addr()).unwrap();
+        let all = Subscription::topic("orders").start(Start::Earliest).fetch_size(1);
         let mut iter = client.subscribe(&all).unwrap();
         for n in 1..=60 {
             assert_eq!(iter.next().unwrap().unwrap().seq(), n);
             // Some answers apart: the next fetch goes out before the messages of the last are all handed out.
             if n % 12 == 0 {
-                broker.inject(Fault::CloseOnRequest(Kind::Consume));
+                broker.inject(BrokerFault::CloseOnRequest(Kind::Consume));
             }
         }
         assert_eq!(iter.stats().reconnects, 0);
         // Not if it happens again, nor to one that is new, nor in an answer.
-        broker.inject(Fault::CloseOnRequest(Kind::Consume));
+        broker.inject(BrokerFault::CloseOnRequest(Kind::Consume));
         let e = iter.next().unwrap().unwrap_err();
-        assert!(matches!(e, Error::Disconnected { phase: Phase::Wait } | Error::Io { .. }), "{e:?}");
+        assert!(matches!(e, Error::Disconnected { phase: Phase::Wait, .. } | Error::Io { .. }), "{e:?}");
         let mut iter = client.subscribe(&all).unwrap();
         assert_eq!(iter.next().unwrap().unwrap().seq(), 1);
-        broker.inject(Fault::CutAfter(1));
+        broker.inject(BrokerFault::CutAfter(1));
         let e = iter.find_map(Result::err).unwrap();
-        assert!(matches!(e, Error::Disconnected { phase: Phase::Read }), "{e:?}");
+        assert!(matches!(e, Error::Disconnected { phase: Phase::Read, .. }), "{e:?}");
     });
 }
 
@@ -332,31 +336,31 @@ fn malformed_data_is_not_asked_for_again() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 2);
         (0..2).for_each(|p| _ = broker.append_payloads("orders", p, &["1", "2", "3"]));
-        let client = quick().connect(&broker.addr().to_string()).unwrap();
-        let all = || Subscription::topic("orders").from(Start::Earliest).stop_at_end();
+        let client = quick().connect(broker.addr()).unwrap();
+        let all = || Subscription::topic("orders").start(Start::Earliest).stop_at_end();
         let damaging = [
-            Fault::WrongRequestId,
-            Fault::CorruptBundle,
-            Fault::FlipAfter(0),
-            Fault::FlipAfter(4),
-            Fault::FlipAfter(13),
-            Fault::GarbageAfter(0, b"HTTP/1.1 400 Bad Request\r\n".to_vec()),
+            BrokerFault::WrongRequestId,
+            BrokerFault::CorruptBundle,
+            BrokerFault::FlipAfter(0),
+            BrokerFault::FlipAfter(4),
+            BrokerFault::FlipAfter(13),
+            BrokerFault::GarbageAfter(0, b"HTTP/1.1 400 Bad Request\r\n".to_vec()),
         ];
         for fault in damaging {
             let before = broker.stats();
             // Behind the discovery's answer.
             let discovered = 5 + 4 + 1 + 6 + 2 + 2 * 16;
             let fault = match fault {
-                Fault::FlipAfter(n) => Fault::FlipAfter(discovered + n),
-                Fault::GarbageAfter(n, bytes) => Fault::GarbageAfter(discovered + n, bytes),
-                Fault::WrongRequestId => {
+                BrokerFault::FlipAfter(n) => BrokerFault::FlipAfter(discovered + n),
+                BrokerFault::GarbageAfter(n, bytes) => BrokerFault::GarbageAfter(discovered + n, bytes),
+                BrokerFault::WrongRequestId => {
                     broker.inject(fault);
                     let e = client.subscribe(all()).unwrap_err();
                     assert!(matches!(e, Error::Decode { .. }), "{e:?}");
                     assert_eq!(broker.stats().all_requests(), before.all_requests() + 1);
                     let mut iter = client.subscribe(Subscription::partition("orders", 0)).unwrap();
                     assert!(iter.next_timeout(Duration::ZERO).unwrap().is_none());
-                    broker.inject(Fault::WrongRequestId);
+                    broker.inject(BrokerFault::WrongRequestId);
                     broker.append_payloads("orders", 0, &["4"]);
                     let e = iter.next().unwrap().unwrap_err();
                     let text = std::error::Error::source(&e).unwrap().to_string();
@@ -392,13 +396,13 @@ fn any_byte_inverted() {
         broker.append_payloads("orders", 0, &["1", "2", "3"]);
         broker.append("orders", 0, &sparse(&[7, 9, 20], Compression::Snappy));
         let impatient = Client::builder().io_timeout(Duration::from_millis(50)).retry_timeout(Duration::ZERO);
-        let impatient = impatient.connect(&broker.addr().to_string()).unwrap();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
-        let all = Subscription::topic("orders").from(Start::Earliest).stop_at_end();
+        let impatient = impatient.connect(broker.addr()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
+        let all = Subscription::topic("orders").start(Start::Earliest).stop_at_end();
         let mut whole = client.subscribe(&all).unwrap();
         assert_eq!((&mut whole).count(), 6);
         for at in 0..whole.stats().bytes + 36 {
-            broker.inject(Fault::FlipAfter(at));
+            broker.inject(BrokerFault::FlipAfter(at));
             match impatient.subscribe(&all) {
                 Ok(mut iter) => loop {
                     // A mark that is too high has to be waited for.
@@ -429,9 +433,9 @@ fn a_broker_that_does_not_wait_is_not_pestered() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 3);
         let nothing = PartitionAnswer::Data { base: Some(0), high_water_mark: 0, len: 0 };
-        broker.inject_times(Fault::RefuseConsume(nothing), u64::MAX);
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
-        let mut iter = client.subscribe(Subscription::topic("orders").from(Start::Earliest)).unwrap();
+        broker.inject_times(BrokerFault::RefuseConsume(nothing), u64::MAX);
+        let client = Client::connect(broker.addr()).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
         assert!(iter.next_timeout(Duration::from_millis(500)).unwrap().is_none());
         let asked = broker.stats().requests(Kind::Consume);
         assert!((2..10).contains(&asked), "{asked} fetches in half a second");

@@ -66,7 +66,7 @@ fn a_servers_files_read_back_as_its_own_tool_prints_them() {
         assert_eq!((segments.cut_tail(), segments.position()), (None, all.last().unwrap().0 + 1));
         for from in 0..all.last().unwrap().0 + 3 {
             let rest: Vec<_> = all.iter().filter(|(seq, _)| *seq >= from).cloned().collect();
-            assert_eq!(lines(Segments::open(&dir).unwrap().from(from)), rest, "{topic} from {from}");
+            assert_eq!(lines(Segments::open(&dir).unwrap().start_at(from)), rest, "{topic} from {from}");
         }
         let mut batched = Vec::new();
         let mut segments = Segments::open(&dir).unwrap().named("other", 7);
@@ -130,7 +130,7 @@ fn a_closed_file_with_something_missing_is_corrupt() {
             // What comes after it can still be read.
             let from = files[1].first;
             let rest = expected(topic).into_iter().filter(|(seq, _)| *seq >= from).collect::<Vec<_>>();
-            assert_eq!(lines(Segments::open(&dir).unwrap().from(from)), rest);
+            assert_eq!(lines(Segments::open(&dir).unwrap().start_at(from)), rest);
         }
     }
 }
@@ -222,7 +222,7 @@ fn a_live_directory_is_read_without_holes() {
             let (mut next, mut passes) = (1, 0);
             loop {
                 let last_pass = done.load(Ordering::SeqCst);
-                let mut segments = Segments::open(&dir).unwrap().from(next);
+                let mut segments = Segments::open(&dir).unwrap().start_at(next);
                 for message in segments.by_ref() {
                     let message = message.unwrap();
                     assert_eq!((message.seq(), message.timestamp_ms()), (next, next));
@@ -303,7 +303,7 @@ fn of_many_small_bundles_those_before_a_bad_one_are_handed_out() {
         }
         assert!(segments.next().is_none() && segments.next_batch().unwrap().is_none());
         // Below the position nothing is looked at.
-        let rest = Segments::open(&dir).unwrap().from(bad as u64 + 1);
+        let rest = Segments::open(&dir).unwrap().start_at(bad as u64 + 1);
         assert_eq!(
             rest.map(|message| message.unwrap().seq()).collect::<Vec<_>>(),
             ((bad as u64 + 1)..=count as u64).collect::<Vec<_>>()
@@ -332,7 +332,7 @@ fn a_reader_that_has_begun_can_be_given_another_name_or_place() {
                 if taken == all.len() {
                     assert!(segments.next().is_none(), "finished");
                 }
-                let seqs: Vec<_> = segments.from(from).map(|message| message.unwrap().seq()).collect();
+                let seqs: Vec<_> = segments.start_at(from).map(|message| message.unwrap().seq()).collect();
                 assert_eq!(seqs, all.iter().copied().filter(|seq| *seq >= from).collect::<Vec<_>>());
             }
         }
@@ -367,7 +367,7 @@ fn files_larger_than_what_is_read_at_once() {
         assert!(all.len() as u64 == next - 1 && all.iter().zip(1..).all(|(message, seq)| is_it(message, seq)));
         for _ in 0..20 {
             let from = rng.between(1, next as usize - 1) as u64;
-            let mut segments = Segments::open(&dir).unwrap().from(from);
+            let mut segments = Segments::open(&dir).unwrap().start_at(from);
             let mut seq = from;
             while let Some(batch) = segments.next_batch().unwrap() {
                 for message in batch {
@@ -384,7 +384,7 @@ fn files_larger_than_what_is_read_at_once() {
             let cut = rng.between(begin + 1, end - 1);
             fs::write(dir.join("1.log"), &bytes[..cut]).unwrap();
             for from in [1, first, first + 10_000] {
-                let mut segments = Segments::open(&dir).unwrap().from(from);
+                let mut segments = Segments::open(&dir).unwrap().start_at(from);
                 let count = segments.by_ref().inspect(|message| assert!(message.is_ok())).count() as u64;
                 assert_eq!(count, first.saturating_sub(from), "from {from}");
                 assert_eq!(

@@ -150,7 +150,7 @@ fn others_are_refused_once() {
             for (answer, fill_id, field) in table {
                 let (done, asked) = ask(call, kind, &answer, fill_id);
                 let e = cause(done.expect_err(name), doubtful);
-                let Error::Decode { source } = &e else { panic!("{name}: {e:?} for {answer:02x?}") };
+                let Error::Decode { source, .. } = &e else { panic!("{name}: {e:?} for {answer:02x?}") };
                 assert!(field.is_empty() || source.field() == field, "{name}: {source} instead of {field}");
                 assert_eq!(source.is_over_limit(), field == "frame length", "{name}: {source}");
                 assert_eq!((asked, e.is_retryable()), (1, false), "{name}: {source}");
@@ -191,7 +191,7 @@ fn other_names_and_undefined_codes_are_refused() {
             let (_, call, kind, _, doubtful) = calls().into_iter().find(|(other, ..)| *other == name).unwrap();
             let (done, asked) = ask(call, kind, &framed(kind, &[&[0; 4], rest].concat()), true);
             let e = cause(done.expect_err(name), doubtful);
-            let Error::Decode { source } = &e else { panic!("{name}: {e:?}") };
+            let Error::Decode { source, .. } = &e else { panic!("{name}: {e:?}") };
             assert_eq!((source.field(), asked), (field, 1), "{name}: {source}");
         }
     });

@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::rng::{Rng, seeded};
 use common::server::{Server, bundle};
 use common::watch::{SOON, timed, within};
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::bundle::Compression;
 use tank_client::{Client, ClientBuilder, ConsumeIter, Error, Phase, Start, Subscription};
 
@@ -32,7 +32,7 @@ fn strict() -> ClientBuilder {
 #[track_caller]
 fn assert_timeout(e: &Error, phase: Phase, took: Duration) {
     match e {
-        Error::Timeout { phase: found, after } if *found == phase => {
+        Error::Timeout { phase: found, after, .. } if *found == phase => {
             assert!(took >= *after && took < *after + LATE, "{after:?} announced, {took:?} taken");
         }
         e => panic!("{e:?}"),
@@ -52,7 +52,7 @@ fn numbered() -> Broker {
 }
 
 fn orders() -> Subscription {
-    Subscription::topic("orders").from(Start::Earliest).stop_at_end()
+    Subscription::topic("orders").start(Start::Earliest).stop_at_end()
 }
 
 /// Takes all messages with time-outs that leave no time for most of them.
@@ -77,16 +77,16 @@ fn impatiently(iter: &mut ConsumeIter, rng: &mut Rng, most_micros: usize) -> Vec
 fn running_out_of_time_neither_loses_nor_repeats() {
     within(120, || {
         let broker = numbered();
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         seeded(40, |rng| {
             let fetch_size = [1, 60, 1 << 20][rng.below(3)];
             match rng.below(3) {
                 0 => broker.inject_times(
-                    Fault::Trickle { bytes: rng.between(1, 20), pause: micros(rng.between(100, 2000)) },
+                    BrokerFault::Trickle { bytes: rng.between(1, 20), pause: micros(rng.between(100, 2000)) },
                     u64::MAX,
                 ),
-                1 => broker.inject_times(Fault::Delay(micros(rng.below(20_000))), u64::MAX),
-                _ => broker.inject_times(Fault::PingBeforeAnswer, u64::MAX),
+                1 => broker.inject_times(BrokerFault::Delay(micros(rng.below(20_000))), u64::MAX),
+                _ => broker.inject_times(BrokerFault::PingBeforeAnswer, u64::MAX),
             }
             let mut iter = client.subscribe(orders().fetch_size(fetch_size)).unwrap();
             assert_eq!(impatiently(&mut iter, rng, 3000), (1..=40).collect::<Vec<_>>());
@@ -100,7 +100,7 @@ fn running_out_of_time_neither_loses_nor_repeats() {
 fn a_half_received_answer_stays_for_the_next_call() {
     within(120, || {
         let broker = Arc::new(numbered());
-        let client = Client::connect(&broker.addr().to_string()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         let done = Arc::new(AtomicBool::new(false));
         let (releasing, finished) = (broker.clone(), done.clone());
         let releaser = thread::spawn(move || {
@@ -116,7 +116,7 @@ fn a_half_received_answer_stays_for_the_next_call() {
         assert!(answer > 250, "{answer}");
         seeded(20, |rng| {
             for at in (rng.below(10) as u64..answer).step_by(10) {
-                broker.inject(Fault::StallAfter(at));
+                broker.inject(BrokerFault::StallAfter(at));
                 let mut iter = client.subscribe(orders()).unwrap();
                 assert_eq!(impatiently(&mut iter, rng, 500), (1..=40).collect::<Vec<_>>(), "stalled at {at}");
                 assert_eq!(iter.stats().reconnects, 0);
@@ -136,7 +136,7 @@ fn impatience_while_somebody_publishes() {
         seeded(5, |rng| {
             let mut topic = server.topic(1);
             let name = topic.name.clone();
-            let some = Subscription::partition(&*name, 0).from(Start::Earliest).limit(300).fetch_size(100);
+            let some = Subscription::partition(&*name, 0).start(Start::Earliest).limit(300).fetch_size(100);
             let mut iter = client.subscribe(some).unwrap();
             let writer = thread::spawn(move || {
                 (0..30).for_each(|n| topic.publish_numbers(0, n * 10 + 1, n * 10 + 10, 3));
@@ -172,15 +172,15 @@ fn peers_that_accept_and_stay_silent() {
         assert_eq!(e.to_string(), "nothing within 400ms in the greet phase");
 
         let broker = numbered();
-        broker.inject(Fault::NoPing);
-        let (e, took) = timed(|| strict().connect(&broker.addr().to_string()).unwrap_err());
+        broker.inject(BrokerFault::NoPing);
+        let (e, took) = timed(|| strict().connect(broker.addr()).unwrap_err());
         assert_timeout(&e, Phase::Greet, took);
         // Half a greeting is as good as none.
-        broker.inject(Fault::Greeting(vec![3, 0]));
-        let (e, took) = timed(|| strict().connect(&broker.addr().to_string()).unwrap_err());
+        broker.inject(BrokerFault::Greeting(vec![3, 0]));
+        let (e, took) = timed(|| strict().connect(broker.addr()).unwrap_err());
         assert_timeout(&e, Phase::Greet, took);
-        broker.inject(Fault::LatePing(Duration::from_millis(20)));
-        assert_eq!(strict().connect(&broker.addr().to_string()).unwrap().subscribe(orders()).unwrap().count(), 40);
+        broker.inject(BrokerFault::LatePing(Duration::from_millis(20)));
+        assert_eq!(strict().connect(broker.addr()).unwrap().subscribe(orders()).unwrap().count(), 40);
     });
 }
 
@@ -188,12 +188,12 @@ fn peers_that_accept_and_stay_silent() {
 fn answers_that_do_not_come() {
     within(60, || {
         let broker = numbered();
-        let client = strict().connect(&broker.addr().to_string()).unwrap();
+        let client = strict().connect(broker.addr()).unwrap();
         // The broker's own wait comes first, and may be no wait at all.
         for (wait, least) in [(0, 0), (1, 320), (400, 448)] {
             let waiting = Subscription::partition("orders", 0).max_wait(Duration::from_millis(wait));
             let mut iter = client.subscribe(waiting).unwrap();
-            broker.inject_times(Fault::Delay(SOON), u64::MAX);
+            broker.inject_times(BrokerFault::Delay(SOON), u64::MAX);
             let (e, took) = timed(|| iter.next().unwrap().unwrap_err());
             let Error::Timeout { after, .. } = e else { panic!("{e:?}") };
             let slack = after - SHORT - Duration::from_millis(least);
@@ -211,7 +211,7 @@ fn answers_that_do_not_come() {
 fn answers_that_stop_in_the_middle() {
     within(120, || {
         let broker = numbered();
-        let client = strict().connect(&broker.addr().to_string()).unwrap();
+        let client = strict().connect(broker.addr()).unwrap();
         // The first subscription asks for the broker's state too.
         drop(client.subscribe(orders()).unwrap());
         assert!(broker.wait_until(SOON, |stats| stats.open == 1));
@@ -219,7 +219,7 @@ fn answers_that_stop_in_the_middle() {
         assert_eq!(client.subscribe(orders()).unwrap().count(), 40);
         let answer = broker.stats().bytes_sent - before - 5 - DISCOVERED;
         for at in (0..answer).step_by(17) {
-            broker.inject(Fault::StallAfter(DISCOVERED + at));
+            broker.inject(BrokerFault::StallAfter(DISCOVERED + at));
             let mut iter = client.subscribe(orders()).unwrap();
             let mut got = Vec::new();
             let e = loop {
@@ -237,7 +237,7 @@ fn answers_that_stop_in_the_middle() {
             broker.clear_faults();
             drop(iter);
             broker.release();
-            let from = Subscription::topic("orders").from(Start::At(got.len() as u64 + 1)).stop_at_end();
+            let from = Subscription::topic("orders").start(Start::At(got.len() as u64 + 1)).stop_at_end();
             assert_eq!(client.subscribe(from).unwrap().count(), 40 - got.len(), "the next one goes on");
         }
     });
@@ -251,12 +251,12 @@ fn a_silent_broker_is_dialed_anew_and_nothing_is_lost() {
     within(60, || {
         let broker = numbered();
         let patient = Client::builder().io_timeout(SHORT).backoff(Duration::from_millis(1), Duration::from_millis(5));
-        let client = patient.connect(&broker.addr().to_string()).unwrap();
+        let client = patient.connect(broker.addr()).unwrap();
         // The first subscription asks for the broker's state too.
         drop(client.subscribe(orders()).unwrap());
         assert!(broker.wait_until(SOON, |stats| stats.open == 1));
         for at in [0, 3, 50, 100, 150, 200] {
-            broker.inject(Fault::StallAfter(DISCOVERED + at));
+            broker.inject(BrokerFault::StallAfter(DISCOVERED + at));
             let mut iter = client.subscribe(orders()).unwrap();
             let got: Vec<_> = (&mut iter).map(|message| message.unwrap().seq()).collect();
             assert_eq!((got, iter.stats().reconnects), ((1..=40).collect(), 1), "stalled after {at}");
@@ -265,7 +265,7 @@ fn a_silent_broker_is_dialed_anew_and_nothing_is_lost() {
             broker.release();
             assert!(broker.wait_until(SOON, |stats| stats.open == 1));
         }
-        broker.inject_times(Fault::Delay(SOON), 3);
+        broker.inject_times(BrokerFault::Delay(SOON), 3);
         let (count, took) = timed(|| client.subscribe(orders()));
         assert!(matches!(count, Err(Error::Timeout { phase: Phase::Wait, .. })), "{count:?}");
         assert!(took < SHORT + LATE);
@@ -280,10 +280,10 @@ fn a_trickle_is_no_way_around_the_deadline() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
         broker.append("orders", 0, &bundle(&[vec![b'x'; 10_000]], Compression::None));
-        let client = strict().connect(&broker.addr().to_string()).unwrap();
+        let client = strict().connect(broker.addr()).unwrap();
         let slow = Subscription::partition("orders", 0).max_wait(Duration::from_millis(1));
         let mut iter = client.subscribe(slow).unwrap();
-        broker.inject(Fault::Trickle { bytes: 100, pause: Duration::from_millis(20) });
+        broker.inject(BrokerFault::Trickle { bytes: 100, pause: Duration::from_millis(20) });
         broker.append("orders", 0, &bundle(&[vec![b'y'; 10_000]], Compression::None));
         let (e, took) = timed(|| iter.next().unwrap().unwrap_err());
         assert_timeout(&e, Phase::Read, took);
@@ -294,14 +294,14 @@ fn a_trickle_is_no_way_around_the_deadline() {
 fn the_callers_own_time_does_not_count() {
     within(60, || {
         let broker = numbered();
-        let client = strict().connect(&broker.addr().to_string()).unwrap();
+        let client = strict().connect(broker.addr()).unwrap();
         // Bytes are counted below: what is asked for but once is out of the way.
         drop(client.subscribe(orders()).unwrap());
         let (_never, nothing) = channel::<()>();
         for at in [0, 20, 60, 200] {
             // What it still sends to nobody counts too.
             assert!(broker.wait_until(SOON, |stats| stats.open == 1));
-            broker.inject(Fault::StallAfter(DISCOVERED + at));
+            broker.inject(BrokerFault::StallAfter(DISCOVERED + at));
             let mut iter = client.subscribe(orders()).unwrap();
             assert!(broker.wait_until(SOON, |stats| stats.stalled == 1));
             let mut got = Vec::new();
@@ -325,13 +325,13 @@ fn the_callers_own_time_does_not_count() {
 fn single_requests() {
     within(60, || {
         let broker = numbered();
-        let client = strict().connect(&broker.addr().to_string()).unwrap();
+        let client = strict().connect(broker.addr()).unwrap();
         for (fault, phase) in [
-            (Fault::Delay(SOON), Phase::Wait),
-            (Fault::StallAfter(0), Phase::Wait),
-            (Fault::StallAfter(1), Phase::Read),
-            (Fault::StallAfter(DISCOVERED - 1), Phase::Read),
-            (Fault::Trickle { bytes: 1, pause: Duration::from_millis(50) }, Phase::Read),
+            (BrokerFault::Delay(SOON), Phase::Wait),
+            (BrokerFault::StallAfter(0), Phase::Wait),
+            (BrokerFault::StallAfter(1), Phase::Read),
+            (BrokerFault::StallAfter(DISCOVERED - 1), Phase::Read),
+            (BrokerFault::Trickle { bytes: 1, pause: Duration::from_millis(50) }, Phase::Read),
         ] {
             broker.inject(fault.clone());
             let (e, took) = timed(|| client.partitions("orders").unwrap_err());

@@ -2,13 +2,15 @@
 
 mod common;
 
+use std::fmt::{Debug, Display};
+use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::server::Server;
 use common::watch::within;
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::Kind;
-use tank_client::{Client, Compression, Error, Message, Record, Start, Subscription};
+use tank_client::{Acks, Client, Compression, Error, Message, OutOfRange, Record, Start, Subscription};
 
 const SECRET: &[u8] = b"\xbe\xef secret";
 
@@ -28,7 +30,7 @@ fn messages(client: &Client, topic: &str) -> Vec<Message> {
         of(u64::MAX - 1000, Record::new(b"")),
     ];
     client.publish(topic, 0, &records).unwrap();
-    let all = Subscription::topic(topic).from(Start::Earliest).stop_at_end();
+    let all = Subscription::topic(topic).start(Start::Earliest).stop_at_end();
     client.subscribe(all).unwrap().map(Result::unwrap).collect()
 }
 
@@ -101,11 +103,125 @@ fn batches_say_the_same() {
 }
 
 #[test]
-fn records_say_what_they_were_given() {
-    let record = Record::new(b"payload");
-    assert_eq!((record.payload(), record.key_bytes(), record.stamp()), (&b"payload"[..], None, None));
-    let record = record.key(b"key").timestamp_ms(7);
-    assert_eq!((record.payload(), record.key_bytes(), record.stamp()), (&b"payload"[..], Some(&b"key"[..]), Some(7)));
+fn records_are_made_of_anything_that_is_bytes() {
+    let record = Record::new("payload");
+    assert_eq!((record.payload(), record.get_key(), record.get_timestamp_ms()), (&b"payload"[..], None, None));
+    let full = record.key("key").timestamp_ms(7);
+    assert_eq!(
+        (full.payload(), full.get_key(), full.get_timestamp_ms()),
+        (&b"payload"[..], Some(&b"key"[..]), Some(7))
+    );
+
+    let (text, bytes) = ("payload".to_owned(), b"payload".to_vec());
+    let all = [
+        Record::new(&text),
+        Record::new(&*text),
+        Record::new(&bytes),
+        Record::new(&bytes[..]),
+        Record::new(b"payload"),
+    ];
+    assert_eq!(all, [record; 5]);
+    let texts = ["payload"; 2];
+    assert_eq!(texts.iter().map(Record::new).collect::<Vec<_>>(), [record; 2]);
+    let key = vec![b'k', b'e', b'y'];
+    assert_eq!(record.key(&key).timestamp_ms(7), full);
+}
+
+/// What is shown is read again.
+fn round_trip<T: FromStr<Err = Error> + Display + PartialEq + Debug>(table: &[(T, &str)]) {
+    for (value, text) in table {
+        assert_eq!(value.to_string(), *text);
+        assert_eq!(text.parse::<T>().unwrap(), *value, "{text}");
+    }
+}
+
+#[test]
+fn settings_are_written_and_read_as_text() {
+    let at = |seconds: i64, nanos| {
+        let whole = Duration::from_secs(seconds.unsigned_abs());
+        let time = if seconds < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole };
+        Start::Time(time + Duration::from_nanos(nanos))
+    };
+    round_trip(&[(Compression::Auto, "auto"), (Compression::None, "none"), (Compression::Snappy, "snappy")]);
+    round_trip(&[(OutOfRange::Fail, "fail"), (OutOfRange::Earliest, "earliest"), (OutOfRange::Latest, "latest")]);
+    round_trip(&[(Acks::All, "all"), (Acks::Quorum, "quorum"), (Acks::Peers(1), "1"), (Acks::Peers(200), "200")]);
+    round_trip(&[
+        (Start::Earliest, "earliest"),
+        (Start::Latest, "latest"),
+        (Start::At(0), "0"),
+        (Start::At(u64::MAX), "18446744073709551615"),
+        (at(0, 0), "1970-01-01T00:00:00Z"),
+        (at(951_782_399, 500_000_000), "2000-02-28T23:59:59.5Z"),
+        (at(951_782_400, 1_000), "2000-02-29T00:00:00.000001Z"),
+        (at(-1, 0), "1969-12-31T23:59:59Z"),
+        (at(-86_401, 250_000_000), "1969-12-30T23:59:59.25Z"),
+    ]);
+    #[cfg(unix)]
+    round_trip(&[
+        (at(253_402_300_800, 0), "+10000-01-01T00:00:00Z"),
+        (at(-62_167_219_201, 0), "-0001-12-31T23:59:59Z"),
+        (at(1_000_000_000_000, 0), "+33658-09-27T01:46:40Z"),
+    ]);
+    assert_eq!("2026-11-22".parse::<Start>().unwrap(), "2026-11-22T00:00:00Z".parse().unwrap());
+    assert_eq!(format!("{:>8}|{:<5}|{:03}", Start::Latest, Acks::All, Start::At(7)), "  latest|all  |007");
+}
+
+#[test]
+fn text_that_names_no_setting_is_refused_with_what_is_allowed() {
+    for text in [
+        "",
+        "Earliest",
+        "earliest ",
+        "-1",
+        "18446744073709551616",
+        "2026-11",
+        "2026-13-01",
+        "2026-02-29",
+        "2026-11-22T08:30:00",
+        "2026-11-22 08:30:00Z",
+        "2026-11-22T8:30:00Z",
+        "2026-11-22T24:00:00Z",
+        "2026-11-22T08:30:60Z",
+        "2026-11-22T08:30Z",
+        "2026-11-22T08:30:00.Z",
+        "2026-11-22T08:30:00.0123456789Z",
+        "2026-11-22T08:30:00.+5Z",
+        "2026-11-22Z",
+        "02026-11-22",
+        "+999999999999-01-01",
+        "2026-11-22-01",
+        "2026-1é-22",
+    ] {
+        let e = text.parse::<Start>().unwrap_err();
+        let wanted = "earliest, latest, a number, or a time such as 2026-11-22T08:30:00Z allowed";
+        assert_eq!(e.to_string(), format!("start: {text:?} given, {wanted}"));
+    }
+    let text = |e: Error| e.to_string();
+    for given in ["", "0", "201", "-1", "ALL", "half"] {
+        let wanted = format!("acks: {given:?} given, all, quorum, or 1 to 200 allowed");
+        assert_eq!(given.parse::<Acks>().map_err(text), Err(wanted));
+    }
+    let wanted = "compression: \"gzip\" given, auto, none, snappy allowed";
+    assert_eq!("gzip".parse::<Compression>().map_err(text), Err(wanted.into()));
+    let wanted = "policy: \"none\" given, fail, earliest, latest allowed";
+    assert_eq!("none".parse::<OutOfRange>().map_err(text), Err(wanted.into()));
+}
+
+/// A subscription is made of what names a topic, or a partition of one.
+#[test]
+fn subscriptions_are_made_of_names() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 2);
+        let client = Client::connect(broker.addr()).unwrap();
+        let name = "orders".to_owned();
+        let count = |what: Subscription| client.subscribe(what).unwrap().positions().iter().count();
+        assert_eq!([count("orders".into()), count((&name).into()), count(name.clone().into())], [2; 3]);
+        assert_eq!(count(("orders", 1).into()), 1);
+        assert_eq!(count(Subscription::from("orders").start(Start::Earliest)), 2);
+        client.subscribe(&name).unwrap();
+        client.subscribe(("orders", 0)).unwrap();
+    });
 }
 
 /// What a program may well write to its log.
@@ -116,8 +232,8 @@ fn nothing_that_is_shown_holds_a_payload() {
         broker.create_topic("orders", 1);
         broker.append_payloads("orders", 0, &[SECRET, SECRET]);
         let client = Client::builder().retry_timeout(Duration::ZERO).map_endpoints(Into::into);
-        let client = client.connect(&broker.addr().to_string()).unwrap();
-        let mut iter = client.subscribe(Subscription::topic("orders").from(Start::Earliest)).unwrap();
+        let client = client.connect(broker.addr()).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
         iter.next().unwrap().unwrap();
         // One more is in its memory.
         assert!(hides(&iter).contains("orders"));
@@ -128,7 +244,7 @@ fn nothing_that_is_shown_holds_a_payload() {
         producer.send_to("orders", 0, Record::new(SECRET).key(SECRET)).unwrap();
         let text = hides(&producer);
         assert!(text.contains("partitions: 1, stored: 0, pending: 1, failures: 0"), "{text}");
-        broker.inject(Fault::LoseAnswer(Kind::Produce));
+        broker.inject(BrokerFault::LoseAnswer(Kind::Produce));
         producer.flush().unwrap_err();
         let failures = producer.take_failures();
         let text = hides(&failures[0]);

@@ -56,7 +56,7 @@ impl Range {
             Some(id) => Subscription::partition(topic, id),
             None => Subscription::topic(topic),
         };
-        let all = all.from(self.start);
+        let all = all.start(self.start);
         let all = if let Some(until) = self.until { all.stop_at_time(until) } else { all };
         if let Some(seq) = self.to_seq { all.stop_at_seq(seq) } else { all }
     }

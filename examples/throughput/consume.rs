@@ -77,7 +77,7 @@ pub fn repeat(broker: &str, topic: &str, options: &Options, way: Way) -> Result<
 }
 
 fn prepare(broker: &str, topic: &str, options: &Options) -> Result<(Client, Subscription), Box<dyn Error>> {
-    let all = Subscription::partition(topic, 0).from(Start::Earliest).stop_at_end();
+    let all = Subscription::partition(topic, 0).start(Start::Earliest).stop_at_end();
     Ok((Client::connect(broker)?, all.fetch_size(options.fetch_size)))
 }
 

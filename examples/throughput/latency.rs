@@ -39,7 +39,7 @@ pub fn measure(broker: &str, topic: &str, options: &Options) -> Result<(), Box<d
 /// Publishes again and again, each time once the last message is delivered; the times, and the bytes of an answer.
 fn through_tank(broker: &str, topic: &str, count: usize) -> Result<(Vec<Duration>, usize), Box<dyn Error>> {
     let client = Client::connect(broker)?;
-    let mut iter = client.subscribe(Subscription::partition(topic, 0).from(Start::Latest).limit(count as u64))?;
+    let mut iter = client.subscribe(Subscription::partition(topic, 0).start(Start::Latest).limit(count as u64))?;
     let (arrived, arrivals) = channel();
     let follower = thread::spawn(move || {
         for message in &mut iter {

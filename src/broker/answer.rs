@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::faults::Fault;
+use super::faults::BrokerFault;
 use super::log::Chunk;
 use super::state::{End, State};
 use crate::protocol::frame::{HEADER_LEN, Kind};
@@ -33,22 +33,22 @@ impl State {
         let Some(conn) = node.conns.get_mut(&conn) else { return };
         conn.link.wake.notify_all();
         let faults = &mut node.faults;
-        if faults.take_equal(&Fault::LoseAnswer(kind)) {
+        if faults.take_equal(&BrokerFault::LoseAnswer(kind)) {
             conn.end = End::WhenSent;
             return;
         }
-        if faults.take_equal(&Fault::WrongRequestId) {
+        if faults.take_equal(&BrokerFault::WrongRequestId) {
             change_request_id(kind, &mut parts);
         }
-        if parts.iter().any(|part| matches!(part, Part::Chunk(_))) && faults.take_equal(&Fault::CorruptBundle) {
+        if parts.iter().any(|part| matches!(part, Part::Chunk(_))) && faults.take_equal(&BrokerFault::CorruptBundle) {
             parts = corrupt(parts);
         }
         conn.queue.push_back(Answer {
             parts,
-            hold: faults.take(|fault| if let Fault::Delay(time) = fault { Some(*time) } else { None }),
-            ping: faults.take_equal(&Fault::PingBeforeAnswer),
+            hold: faults.take(|fault| if let BrokerFault::Delay(time) = fault { Some(*time) } else { None }),
+            ping: faults.take_equal(&BrokerFault::PingBeforeAnswer),
             trickle: faults.take(|fault| match *fault {
-                Fault::Trickle { bytes, pause } => Some((bytes.max(1), pause)),
+                BrokerFault::Trickle { bytes, pause } => Some((bytes.max(1), pause)),
                 _ => None,
             }),
         });

@@ -47,8 +47,8 @@ struct Piece {
 ///
 /// # let file = std::env::temp_dir().join(format!("capture-doc-{}", std::process::id()));
 /// let read = |addr: std::net::SocketAddr| {
-///     let client = Client::connect(&addr.to_string())?;
-///     let messages = client.subscribe(Subscription::topic("orders").from(Start::Earliest).stop_at_end())?;
+///     let client = Client::connect(addr)?;
+///     let messages = client.subscribe(Subscription::topic("orders").start(Start::Earliest).stop_at_end())?;
 ///     messages.map(|message| Ok(message?.payload().to_vec())).collect::<tank_client::Result<Vec<_>>>()
 /// };
 ///

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::faults::{Fault, Greeting};
+use super::faults::{BrokerFault, Greeting};
 use super::state::{Conn, End, MAX_SILENT, Shared, State};
 use super::stats::{KEPT_REQUESTS, Request};
 use super::writer::Writer;
@@ -191,7 +191,7 @@ fn execute(shared: &Shared, node: usize, id: u64, kind: Kind, payload: &[u8]) ->
     }
     this.requests.push_back(Request::new(id, kind, payload));
     shared.changed.notify_all();
-    if this.faults.take_equal(&Fault::CloseOnRequest(kind)) {
+    if this.faults.take_equal(&BrokerFault::CloseOnRequest(kind)) {
         return Err(HangUp);
     }
     match kind {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::answer::Part;
 use super::connection::HangUp;
-use super::faults::Fault;
+use super::faults::BrokerFault;
 use super::lenient;
 use super::log::{Chunk, Lookup};
 use super::state::{Leadership, Shared, State, Wait, WaitSlot};
@@ -42,7 +42,7 @@ pub(super) fn execute(
         return Err(HangUp);
     }
     let refused = state.nodes[node].faults.take(|fault| match fault {
-        Fault::RefuseConsume(answer) => Some(*answer),
+        BrokerFault::RefuseConsume(answer) => Some(*answer),
         _ => None,
     });
     let mut header = FetchHeader { request_id: request.request_id, topics: Vec::with_capacity(request.topics.len()) };

@@ -13,7 +13,7 @@ use crate::protocol::produce::ProduceCode;
 /// trigger the one injected first fires; the others wait on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum BrokerFault {
     /// Closes the next connection as soon as it is accepted.
     CloseOnAccept,
     /// Sends no ping on the next connection, but serves it otherwise.
@@ -50,7 +50,7 @@ pub enum Fault {
     /// send the first. All byte counts run from the injection on, over all connections of the node, and leave out
     /// pings.
     CutAfter(u64),
-    /// As [`CutAfter`](Fault::CutAfter), with a reset (RST). What the client had not yet read may be lost with it.
+    /// As [`CutAfter`](BrokerFault::CutAfter), with a reset (RST). What the client had not yet read may be lost with it.
     ResetAfter(u64),
     /// Falls silent after this many bytes of answers, on the connection that would send the next one, until
     /// [`Broker::release`](super::Broker::release).
@@ -61,15 +61,15 @@ pub enum Fault {
     FlipAfter(u64),
 }
 
-impl Fault {
+impl BrokerFault {
     /// After how many bytes of answers it fires, for those that count bytes.
     fn bytes(&self) -> Option<u64> {
         match self {
-            Fault::CutAfter(n)
-            | Fault::ResetAfter(n)
-            | Fault::StallAfter(n)
-            | Fault::GarbageAfter(n, _)
-            | Fault::FlipAfter(n) => Some(*n),
+            BrokerFault::CutAfter(n)
+            | BrokerFault::ResetAfter(n)
+            | BrokerFault::StallAfter(n)
+            | BrokerFault::GarbageAfter(n, _)
+            | BrokerFault::FlipAfter(n) => Some(*n),
             _ => None,
         }
     }
@@ -77,7 +77,7 @@ impl Fault {
 
 #[derive(Debug)]
 struct Armed {
-    fault: Fault,
+    fault: BrokerFault,
     /// Bytes of answers still to pass, for those that count bytes.
     left: u64,
     times: u64,
@@ -121,7 +121,7 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    pub(super) fn arm(&mut self, fault: Fault, times: u64) {
+    pub(super) fn arm(&mut self, fault: BrokerFault, times: u64) {
         if times > 0 {
             self.armed.push(Armed { left: fault.bytes().unwrap_or(0), fault, times });
         }
@@ -135,7 +135,7 @@ impl Faults {
         self.armed.len()
     }
 
-    fn fire(&mut self, index: usize) -> Fault {
+    fn fire(&mut self, index: usize) -> BrokerFault {
         self.fired += 1;
         let armed = &mut self.armed[index];
         if armed.times == 1 {
@@ -148,7 +148,7 @@ impl Faults {
     }
 
     /// Fires the first fault that `wanted` turns into something.
-    pub(super) fn take<T>(&mut self, wanted: impl Fn(&Fault) -> Option<T>) -> Option<T> {
+    pub(super) fn take<T>(&mut self, wanted: impl Fn(&BrokerFault) -> Option<T>) -> Option<T> {
         let found = self.armed.iter().enumerate().find_map(|(index, armed)| Some((index, wanted(&armed.fault)?)));
         let (index, value) = found?;
         self.fire(index);
@@ -156,16 +156,16 @@ impl Faults {
     }
 
     /// Fires the first fault that is equal to `fault`.
-    pub(super) fn take_equal(&mut self, fault: &Fault) -> bool {
+    pub(super) fn take_equal(&mut self, fault: &BrokerFault) -> bool {
         self.take(|armed| (armed == fault).then_some(())).is_some()
     }
 
     pub(super) fn greeting(&mut self) -> Greeting {
         let greeting = self.take(|fault| match fault {
-            Fault::CloseOnAccept => Some(Greeting::Close),
-            Fault::NoPing => Some(Greeting::Nothing),
-            Fault::LatePing(after) => Some(Greeting::Late(*after)),
-            Fault::Greeting(bytes) => Some(Greeting::Bytes(bytes.clone())),
+            BrokerFault::CloseOnAccept => Some(Greeting::Close),
+            BrokerFault::NoPing => Some(Greeting::Nothing),
+            BrokerFault::LatePing(after) => Some(Greeting::Late(*after)),
+            BrokerFault::Greeting(bytes) => Some(Greeting::Bytes(bytes.clone())),
             _ => None,
         });
         greeting.unwrap_or(Greeting::Ping)
@@ -176,10 +176,10 @@ impl Faults {
         let due = self.armed.iter().position(|armed| armed.fault.bytes().is_some() && armed.left == 0);
         if let Some(index) = due {
             return match self.fire(index) {
-                Fault::CutAfter(_) => Gate::Cut(Cut::Fin),
-                Fault::ResetAfter(_) => Gate::Cut(Cut::Reset),
-                Fault::StallAfter(_) => Gate::Stall,
-                Fault::GarbageAfter(_, bytes) => Gate::Garbage(bytes),
+                BrokerFault::CutAfter(_) => Gate::Cut(Cut::Fin),
+                BrokerFault::ResetAfter(_) => Gate::Cut(Cut::Reset),
+                BrokerFault::StallAfter(_) => Gate::Stall,
+                BrokerFault::GarbageAfter(_, bytes) => Gate::Garbage(bytes),
                 _ => Gate::Flip(self.pass(1)),
             };
         }
@@ -193,9 +193,9 @@ impl Faults {
         for armed in &mut self.armed {
             armed.left = armed.left.saturating_sub(bytes as u64);
         }
-        let cuts = |armed: &Armed| matches!(armed.fault, Fault::CutAfter(_) | Fault::ResetAfter(_));
+        let cuts = |armed: &Armed| matches!(armed.fault, BrokerFault::CutAfter(_) | BrokerFault::ResetAfter(_));
         let index = self.armed.iter().position(|armed| cuts(armed) && armed.left == 0)?;
-        Some(if matches!(self.fire(index), Fault::CutAfter(_)) { Cut::Fin } else { Cut::Reset })
+        Some(if matches!(self.fire(index), BrokerFault::CutAfter(_)) { Cut::Fin } else { Cut::Reset })
     }
 }
 
@@ -206,9 +206,9 @@ mod tests {
     #[test]
     fn byte_counts_run_side_by_side() {
         let mut faults = Faults::default();
-        faults.arm(Fault::CutAfter(10), 1);
-        faults.arm(Fault::FlipAfter(4), 2);
-        faults.arm(Fault::GarbageAfter(0, vec![7]), 1);
+        faults.arm(BrokerFault::CutAfter(10), 1);
+        faults.arm(BrokerFault::FlipAfter(4), 2);
+        faults.arm(BrokerFault::GarbageAfter(0, vec![7]), 1);
         let mut seen = Vec::new();
         for _ in 0..8 {
             seen.push(faults.gate(100));
@@ -222,9 +222,9 @@ mod tests {
     #[test]
     fn the_first_that_fits_fires_and_the_others_wait() {
         let mut faults = Faults::default();
-        faults.arm(Fault::LatePing(Duration::from_secs(1)), 1);
-        faults.arm(Fault::NoPing, 1);
-        assert!(!faults.take_equal(&Fault::WrongRequestId));
+        faults.arm(BrokerFault::LatePing(Duration::from_secs(1)), 1);
+        faults.arm(BrokerFault::NoPing, 1);
+        assert!(!faults.take_equal(&BrokerFault::WrongRequestId));
         assert!(matches!(faults.greeting(), Greeting::Late(_)));
         assert!(matches!(faults.greeting(), Greeting::Nothing));
         assert!(matches!(faults.greeting(), Greeting::Ping));

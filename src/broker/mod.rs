@@ -2,7 +2,7 @@
 //!
 //! It speaks the protocol as TANK 4.0 does, down to where a chunk ends and which high-water mark an answer carries, on
 //! a port of its own at 127.0.0.1, and keeps its messages in memory. On demand it fails in the ways that brokers and
-//! networks do; see [`Fault`].
+//! networks do; see [`BrokerFault`].
 //!
 //! # A consumer and its tests
 //!
@@ -18,7 +18,7 @@
 //! /// Adds the orders that are new, such as `ada 3`, to what each customer has ordered before.
 //! fn update(client: &Client, file: &Path, cups: &mut BTreeMap<String, u32>) -> Result<()> {
 //!     let mut checkpoint = Checkpoint::open(file)?;
-//!     let new = Subscription::topic("orders").from(Start::Earliest).resume(&checkpoint).stop_at_end();
+//!     let new = Subscription::topic("orders").start(Start::Earliest).resume(&checkpoint).stop_at_end();
 //!     let mut orders = client.subscribe(new)?;
 //!     while let Some(batch) = orders.next_batch()? {
 //!         for order in batch {
@@ -36,7 +36,7 @@
 //!     use std::time::Duration;
 //!
 //!     use tank_client::Error;
-//!     use tank_client::broker::{Broker, Fault};
+//!     use tank_client::broker::{Broker, BrokerFault};
 //!     use tank_client::protocol::frame::Kind;
 //!
 //!     use super::*;
@@ -79,7 +79,7 @@
 //!         for bytes in (40..140).step_by(5) {
 //!             let (broker, addr, file) = set_up("breaks");
 //!             let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).connect(&addr).unwrap();
-//!             broker.inject(Fault::CutAfter(bytes));
+//!             broker.inject(BrokerFault::CutAfter(bytes));
 //!             let mut found = BTreeMap::new();
 //!             update(&client, &file, &mut found).unwrap();
 //!             assert_eq!((found, broker.stats().faults_fired), (cups(5, 1), 1), "after {bytes} bytes");
@@ -101,7 +101,7 @@
 //!         let (broker, addr, file) = set_up("hangs");
 //!         let impatient = Client::builder().io_timeout(Duration::from_millis(100)).retry_timeout(Duration::ZERO);
 //!         let client = impatient.connect(&addr).unwrap();
-//!         broker.inject(Fault::StallAfter(80));
+//!         broker.inject(BrokerFault::StallAfter(80));
 //!         let e = update(&client, &file, &mut BTreeMap::new()).unwrap_err();
 //!         assert!(e.is_timeout(), "{e}");
 //!         assert_eq!(broker.stats().faults_fired, 1);
@@ -110,7 +110,7 @@
 //!     #[test]
 //!     fn stops_at_damaged_data_and_saves_nothing() {
 //!         let (broker, addr, file) = set_up("damage");
-//!         broker.inject(Fault::CorruptBundle);
+//!         broker.inject(BrokerFault::CorruptBundle);
 //!         let e = update(&Client::connect(&addr).unwrap(), &file, &mut BTreeMap::new()).unwrap_err();
 //!         assert!(matches!(e, Error::Decode { .. }), "{e}");
 //!         assert!(!file.exists());
@@ -132,11 +132,11 @@
 //! ```
 //!
 //! The chapter [testing your program](crate::guide::testing) lists which fault is for what. The tests of a publisher look
-//! the same; [`Fault::LoseAnswer`] shows what it does if it cannot know whether something was stored.
+//! the same; [`BrokerFault::LoseAnswer`] shows what it does if it cannot know whether something was stored.
 //!
 //! # Looking behind the scenes
 //!
-//! What clients send and are sent is counted in [`Stats`], and [`Broker::requests`] has the requests themselves. For
+//! What clients send and are sent is counted in [`BrokerStats`], and [`Broker::requests`] has the requests themselves. For
 //! programs that need several brokers there is a [`Cluster`], and for a bug report that becomes a test, [`Recorder`] and
 //! [`Replay`].
 
@@ -167,10 +167,10 @@ use crate::protocol::{DecodeError, DecodeFault};
 pub use builder::BrokerBuilder;
 pub use capture::{Recorder, Replay};
 pub use cluster::{Cluster, ClusterBuilder};
-pub use faults::Fault;
+pub use faults::BrokerFault;
 use log::{Layout, Log, Refused};
 use state::{Node, Partition, Shared, State};
-pub use stats::{Request, Stats};
+pub use stats::{BrokerStats, Request};
 
 /// A broker that serves clients from threads of this process until it is dropped.
 ///
@@ -434,19 +434,19 @@ impl Broker {
     /// Arms a fault, to fire once.
     ///
     /// ```
-    /// use tank_client::broker::{Broker, Fault};
+    /// use tank_client::broker::{Broker, BrokerFault};
     ///
     /// let broker = Broker::start()?;
-    /// broker.inject(Fault::CutAfter(1000));
+    /// broker.inject(BrokerFault::CutAfter(1000));
     /// assert_eq!(broker.pending_faults(), 1);
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn inject(&self, fault: Fault) {
+    pub fn inject(&self, fault: BrokerFault) {
         self.inject_times(fault, 1);
     }
 
     /// Arms a fault, to fire so many times, `u64::MAX` for always.
-    pub fn inject_times(&self, fault: Fault, times: u64) {
+    pub fn inject_times(&self, fault: BrokerFault, times: u64) {
         self.shared.lock().nodes[self.node].faults.arm(fault, times);
     }
 
@@ -460,7 +460,7 @@ impl Broker {
         self.shared.lock().nodes[self.node].faults.pending()
     }
 
-    /// Lets the connections go on that a [`Fault::StallAfter`] keeps silent.
+    /// Lets the connections go on that a [`BrokerFault::StallAfter`] keeps silent.
     pub fn release(&self) {
         let mut state = self.shared.lock();
         let node = &mut state.nodes[self.node];
@@ -473,7 +473,7 @@ impl Broker {
     }
 
     /// The counters as they stand.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> BrokerStats {
         stats(&self.shared.lock().nodes[self.node])
     }
 
@@ -490,7 +490,7 @@ impl Broker {
     /// assert!(broker.wait_until(Duration::from_secs(10), |stats| stats.open == 1));
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn wait_until(&self, timeout: Duration, mut condition: impl FnMut(&Stats) -> bool) -> bool {
+    pub fn wait_until(&self, timeout: Duration, mut condition: impl FnMut(&BrokerStats) -> bool) -> bool {
         let end = Instant::now() + timeout;
         let mut state = self.shared.lock();
         loop {
@@ -523,7 +523,7 @@ impl Broker {
     }
 }
 
-fn stats(node: &Node) -> Stats {
+fn stats(node: &Node) -> BrokerStats {
     let mut stats = node.stats.clone();
     stats.faults_fired = node.faults.fired;
     stats

@@ -12,7 +12,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::connection;
 use super::faults::Faults;
 use super::state::{Node, Shared, State};
-use super::stats::Stats;
+use super::stats::BrokerStats;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -42,7 +42,7 @@ impl Node {
             registered: true,
             conns: BTreeMap::new(),
             faults: Faults::default(),
-            stats: Stats::default(),
+            stats: BrokerStats::default(),
             requests: VecDeque::new(),
         })
     }

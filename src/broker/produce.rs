@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::answer::Part;
 use super::connection::HangUp;
-use super::faults::Fault;
+use super::faults::BrokerFault;
 use super::log::Refused;
 use super::state::{Leadership, Shared, State};
 use super::{consume, lenient};
@@ -31,7 +31,7 @@ pub(super) fn execute(
     }
     let request = lenient(payload, |payload| ProduceRequest::decode(kind, payload)).map_err(|_| HangUp)?;
     let refused = state.nodes[node].faults.take(|fault| match fault {
-        Fault::RefuseProduce(code) => Some(*code),
+        BrokerFault::RefuseProduce(code) => Some(*code),
         _ => None,
     });
     let mut codes = Vec::new();

@@ -11,7 +11,7 @@ use super::connection::Link;
 use super::faults::Faults;
 use super::lock;
 use super::log::{Chunk, Layout, Log};
-use super::stats::{Request, Stats};
+use super::stats::{BrokerStats, Request};
 use crate::protocol::frame::Kind;
 
 /// How a broker behaves, fixed when it starts.
@@ -198,7 +198,7 @@ pub(super) struct Node {
     pub(super) registered: bool,
     pub(super) conns: BTreeMap<u64, Conn>,
     pub(super) faults: Faults,
-    pub(super) stats: Stats,
+    pub(super) stats: BrokerStats,
     pub(super) requests: VecDeque<Request>,
 }
 

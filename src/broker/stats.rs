@@ -7,7 +7,7 @@ use crate::protocol::frame::Kind;
 /// What a node has counted since it was created; a restart counts on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Stats {
+pub struct BrokerStats {
     /// Connections accepted.
     pub accepted: u64,
     /// Connections open now.
@@ -18,7 +18,7 @@ pub struct Stats {
     pub answered: u64,
     /// Consume requests waiting for data now.
     pub waiting: usize,
-    /// Connections that a [`Fault::StallAfter`](super::Fault::StallAfter) keeps silent now.
+    /// Connections that a [`BrokerFault::StallAfter`](super::BrokerFault::StallAfter) keeps silent now.
     pub stalled: usize,
     /// Faults that have fired.
     pub faults_fired: u64,
@@ -26,7 +26,7 @@ pub struct Stats {
     requests: [u64; 16],
 }
 
-impl Stats {
+impl BrokerStats {
     /// Requests of this kind that arrived whole.
     pub fn requests(&self, kind: Kind) -> u64 {
         self.requests[usize::from(kind as u8)]

@@ -150,6 +150,6 @@ impl Arrived {
 
     fn error(&self, e: DecodeError, tracks: &Tracks) -> Error {
         let source = &tracks.sources[self.partition];
-        e.in_partition(&source.topic, source.partition).into()
+        Error::decode(&"the leader", e.in_partition(&source.topic, source.partition))
     }
 }

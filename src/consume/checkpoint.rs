@@ -42,11 +42,11 @@ const MAX_BYTES: u64 = 32 << 20;
 /// let broker = Broker::start()?;
 /// broker.create_topic("orders", 1);
 /// broker.append_payloads("orders", 0, &["tea", "milk", "bread"]);
-/// let client = Client::connect(&broker.addr().to_string())?;
+/// let client = Client::connect(broker.addr())?;
 ///
 /// for expected in ["tea", "milk", "bread"] {
 ///     let mut checkpoint = Checkpoint::open(&path)?;
-///     let mut orders = client.subscribe(Subscription::topic("orders").from(Start::Earliest).resume(&checkpoint))?;
+///     let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest).resume(&checkpoint))?;
 ///     let order = orders.next().unwrap()?;
 ///     assert_eq!(order.payload(), expected.as_bytes());
 ///     checkpoint.save(&orders.positions())?;

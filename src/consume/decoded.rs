@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::batch::Batch;
 use crate::message::{Message, Sources};
 use crate::net::{Block, ReadBuf};
+
 use crate::protocol::bundle::{Codec, Entry};
 use crate::protocol::chunk::{Bundle, Good};
 use crate::protocol::{DecodeError, Limits};

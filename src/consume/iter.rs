@@ -13,11 +13,11 @@ use super::leader::Leader;
 use super::position::{Gap, Positions};
 use super::stats::Stats;
 use super::tracks::{TrackState, Tracks};
-use crate::client::Shared;
 use crate::error::{Error, Result};
 use crate::message::Message;
-use crate::net::{Deadline, Stopwatch, wait};
+use crate::net::old::{Deadline, Stopwatch, wait};
 use crate::protocol::stream::{Event, Step};
+use crate::session::Session as Shared;
 
 mod ask;
 
@@ -156,21 +156,19 @@ impl ConsumeIter {
     /// The next number to be delivered from a partition: what to keep in order to go on later. 0 as long as nothing
     /// came of a partition that begins with the earliest message. `None` for a partition that was not subscribed to, and
     /// for one that begins with the latest message as long as it has had no leader to say which that is.
-    ///
-    /// On a `&mut ConsumeIter` write `(*iter).position(…)`: there `Iterator::position` comes first.
-    pub fn position(&self, topic: &str, partition: u16) -> Option<u64> {
+    pub fn position_of(&self, topic: &str, partition: u16) -> Option<u64> {
         let index = self.tracks.find(topic, partition).filter(|&index| self.tracks.has_position(index))?;
-        Some(self.position_of(index))
+        Some(self.next_seq(index))
     }
 
-    fn position_of(&self, index: usize) -> u64 {
+    fn next_seq(&self, index: usize) -> u64 {
         let delivered = self.arrived.delivered().filter(|delivered| delivered.partition == index);
         delivered.map_or(self.tracks.tracks[index].position, |delivered| delivered.position)
     }
 
-    /// The next number of every partition that has a [position](ConsumeIter::position).
+    /// The next number of every partition that has a [position](ConsumeIter::position_of).
     pub fn positions(&self) -> Positions {
-        self.tracks.positions(|index| self.position_of(index))
+        self.tracks.positions(|index| self.next_seq(index))
     }
 
     /// The highest number of a partition that the broker was heard to have, 0 if it has none; `None` if it was not
@@ -182,7 +180,7 @@ impl ConsumeIter {
     /// How many numbers lie between the positions and the high-water marks, all partitions together. Numbers that
     /// no message has count too.
     pub fn lag(&self) -> u64 {
-        self.tracks.lag(|index| self.position_of(index))
+        self.tracks.lag(|index| self.next_seq(index))
     }
 
     /// What retention took before it was delivered.
@@ -328,7 +326,7 @@ impl ConsumeIter {
             Event::Response { .. } => self.tracks.on_response(),
             Event::Partition { slot, answer } => {
                 if let Some((index, outcome)) = self.leaders[turn].answer(slot) {
-                    self.tracks.on_answer(index, answer, outcome, &self.shared.cluster);
+                    self.tracks.on_answer(index, answer, outcome, &self.shared.book, self.shared.now());
                 }
             }
             Event::ChunkEnd { slot, end } => {
@@ -341,7 +339,7 @@ impl ConsumeIter {
                 self.tracks.stats.bytes += leader.take_bytes();
                 let (partitions, outcome, soon) = leader.finish_answer();
                 if outcome.knows_no_leader {
-                    self.shared.cluster.knew_no_leader(&leader.addr);
+                    self.shared.book.knew_no_leader(&leader.addr, self.shared.now());
                 }
                 // The others' turn, however fast this one may answer again.
                 self.turn += 1;
@@ -379,7 +377,7 @@ impl ConsumeIter {
         leader.retry_later(&e);
         let stats = &mut self.tracks.stats;
         *(if was_up { &mut stats.reconnects } else { &mut stats.failed_brokers }) += 1;
-        self.shared.cluster.failed(&leader.addr);
+        self.shared.book.failed(&leader.addr, self.shared.now());
         Ok(())
     }
 
@@ -399,7 +397,7 @@ impl ConsumeIter {
             [leader] => wait(leader.interest().as_slice(), deadline),
             leaders => wait(&leaders.iter().filter_map(Leader::interest).collect::<Vec<_>>(), deadline),
         };
-        waited.map_err(|e| Error::io(crate::Phase::Wait, e))?;
+        waited.map_err(|e| Error::io(&"the network", crate::Phase::Wait, e))?;
         let blocked = watch.elapsed();
         for turn in 0..self.leaders.len() {
             if let Err(e) = self.leaders[turn].count_blocked(blocked) {

@@ -11,10 +11,10 @@ use super::tracks::Outcome;
 use crate::config::Config;
 use crate::error::{Error, Phase, Result};
 use crate::message::Sources;
-use crate::net::{Backoff, BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf, Stopwatch};
+use crate::net::old::{Backoff, Connection, Deadline, Dial, Interest, Stopwatch};
+use crate::net::{BrokerAddr, Fill, ReadBuf};
 use crate::protocol::fetch::{FetchRequest, WAIT_SLACK_MS, adjusted_wait_ms};
 use crate::protocol::stream::{Bundle, Event, FetchDecoder, Step};
-use crate::protocol::{DecodeError, DecodeFault};
 
 /// Bytes of the read buffer at rest: many bundles of the usual sizes, since the last one has to be moved to the front if
 /// only part of it has come, and small enough for a core's cache.
@@ -208,7 +208,7 @@ impl Leader {
     pub(super) fn step(&mut self, bundles: &mut Vec<Bundle>) -> Result<Step> {
         let start = self.buf.start();
         let before = bundles.len();
-        let (used, step) = self.decoder.step(self.buf.data(), bundles).map_err(refused)?;
+        let (used, step) = self.decoder.step(self.buf.data(), bundles).map_err(|e| Error::decode(&self.addr, e))?;
         self.buf.consume(used);
         match step {
             Step::Need(need) => {
@@ -244,14 +244,14 @@ impl Leader {
         let Link::Up { connection, .. } = &self.link else { return Ok(false) };
         while self.need > 0 {
             let filled = self.buf.fill(connection, self.need);
-            match filled.map_err(|e| Error::io(self.phase(), e))? {
+            match filled.map_err(|e| Error::io(&self.addr, self.phase(), e))? {
                 Fill::Bytes(n) => {
                     self.revived = None;
                     self.bytes += n as u64;
                     self.need = self.need.saturating_sub(n);
                 }
                 Fill::Later => return Ok(false),
-                Fill::End => return Err(Error::Disconnected { phase: self.phase() }),
+                Fill::End => return Err(Error::disconnected(&self.addr, self.phase())),
             }
         }
         Ok(true)
@@ -352,7 +352,7 @@ impl Leader {
         self.blocked += time;
         let after = self.allowance();
         if self.blocked >= after {
-            return Err(Error::Timeout { phase: self.phase(), after });
+            return Err(Error::timeout(&self.addr, self.phase(), after));
         }
         Ok(())
     }
@@ -362,14 +362,4 @@ fn new_decoder(config: &Config) -> FetchDecoder {
     let mut decoder = FetchDecoder::new(config.limits.clone());
     decoder.join_up_to(JOINED);
     decoder
-}
-
-/// A bundle over the limit is no malformed data; the error names both sizes.
-fn refused(e: DecodeError) -> Error {
-    match (e.field(), e.fault(), e.partition()) {
-        ("bundle length", DecodeFault::OverLimit { claimed, limit }, Some((topic, partition))) => {
-            Error::BundleTooLarge { topic: topic.to_owned(), partition, needed: claimed, limit }
-        }
-        _ => e.into(),
-    }
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use super::iter::ConsumeIter;
 use super::subscription::{OutOfRange, Subscription};
 use super::tracks::{Track, TrackState, Tracks};
-use crate::client::Shared;
 use crate::error::Result;
 use crate::message::{Source, millis_at_or_after};
+use crate::session::Session as Shared;
 
 /// Bytes to ask for with each probe, of which the first bundle is looked at, or the first small ones.
 const PROBE_SIZE: u32 = 4 << 10;

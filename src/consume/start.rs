@@ -10,16 +10,17 @@ use super::iter::ConsumeIter;
 use super::search::seq_at;
 use super::subscription::{Subscription, Wanted, check_topic};
 use super::tracks::{Track, Tracks};
-use crate::client::{Client, Shared};
+use crate::client::Client;
 use crate::error::{Error, Fault, Result};
 use crate::message::{Source, Start};
-use crate::net::{Deadline, sleep};
+use crate::net::old::{Deadline, sleep};
 use crate::protocol::admin::PartitionState;
+use crate::session::Session as Shared;
 
 /// Finds the partitions, works out where each begins, and starts the iterator.
 pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<ConsumeIter> {
     subscription.check()?;
-    let shared = &client.shared;
+    let shared = &client.session;
     let mut partitions = Vec::new();
     let mut topics: Vec<(Arc<str>, Vec<PartitionState>)> = Vec::new();
     let kept = subscription.resume.iter().map(|position| ((&*position.topic, position.partition), position.seq));
@@ -29,7 +30,7 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
         let index = match topics.iter().position(|(known, _)| **known == **topic) {
             Some(index) => index,
             None => {
-                topics.push((topic.as_str().into(), shared.partition_states(topic)?));
+                topics.push((topic.as_str().into(), shared.discover(topic, None)?));
                 topics.len() - 1
             }
         };
@@ -72,7 +73,7 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
 /// As [`Client::seq_at`].
 pub(crate) fn find_time(client: &Client, topic: &str, id: u16, time: SystemTime) -> Result<u64> {
     check_topic(topic)?;
-    let shared = &client.shared;
+    let shared = &client.session;
     let marks = await_marks(shared, topic, id)?;
     seq_at(shared, &topic.into(), id, marks, time)
 }
@@ -82,7 +83,7 @@ pub(crate) fn await_marks(shared: &Shared, topic: &str, id: u16) -> Result<(u64,
     let give_up = Deadline::after(shared.config.retry_timeout);
     let mut backoff = shared.config.leader_backoff();
     loop {
-        let e = match shared.marks_of(topic, id) {
+        let e = match shared.log_end(topic, id, None).map(|end| (end.first_available, end.last)) {
             Ok(marks) => return Ok(marks),
             Err(e) => e,
         };

@@ -16,7 +16,7 @@ pub(super) const MAX_FETCH_SIZE: u32 = 64 << 20;
 /// ```
 /// use tank_client::{Start, Subscription};
 ///
-/// let all = Subscription::topic("orders").from(Start::Earliest);
+/// let all = Subscription::topic("orders").start(Start::Earliest);
 /// let two = Subscription::partition("orders", 0).and_partition("clicks", 3, Start::At(1_000)).stop_at_end();
 /// ```
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ pub(crate) struct Options {
     pub(crate) min_bytes: u32,
     pub(crate) fetch_size: u32,
     pub(crate) out_of_range: OutOfRange,
-    pub(crate) on_recreated: OutOfRange,
+    pub(crate) beyond_end: OutOfRange,
     pub(crate) stop_at_end: bool,
     pub(crate) stop_at_seq: Option<u64>,
     /// In milliseconds since 1970.
@@ -77,7 +77,7 @@ impl Subscription {
                 min_bytes: 0,
                 fetch_size: 1 << 20,
                 out_of_range: OutOfRange::Fail,
-                on_recreated: OutOfRange::Fail,
+                beyond_end: OutOfRange::Fail,
                 stop_at_end: false,
                 stop_at_seq: None,
                 stop_at_time: None,
@@ -111,7 +111,7 @@ impl Subscription {
     }
 
     /// Where to begin, for all that was given no start of its own. Default [`Start::Latest`].
-    pub fn from(mut self, start: Start) -> Self {
+    pub fn start(mut self, start: Start) -> Self {
         self.start = start;
         self
     }
@@ -150,7 +150,7 @@ impl Subscription {
     ///
     /// If messages from there on are gone by now, the [policy](Subscription::out_of_range) holds and
     /// [`gaps`](crate::ConsumeIter::gaps) lists them. A number beyond the end is another matter:
-    /// [`on_recreated`](Subscription::on_recreated).
+    /// [`beyond_end`](Subscription::beyond_end).
     pub fn resume(mut self, checkpoint: &Checkpoint) -> Self {
         self.resume = checkpoint.positions().clone();
         self
@@ -159,8 +159,8 @@ impl Subscription {
     /// What to do when [`resume`](Subscription::resume) asks for a number beyond the end: the topic was created anew, or
     /// a fail-over lost its last messages, and the position means nothing any more. Default [`OutOfRange::Fail`], with
     /// [`Error::Recreated`]. A topic that has already grown past the position again cannot be told from the old one.
-    pub fn on_recreated(mut self, policy: OutOfRange) -> Self {
-        self.options.on_recreated = policy;
+    pub fn beyond_end(mut self, policy: OutOfRange) -> Self {
+        self.options.beyond_end = policy;
         self
     }
 
@@ -255,6 +255,27 @@ impl From<&str> for Subscription {
     /// Every partition of the topic, from now on.
     fn from(topic: &str) -> Subscription {
         Subscription::topic(topic)
+    }
+}
+
+impl From<String> for Subscription {
+    /// Every partition of the topic, from now on.
+    fn from(topic: String) -> Subscription {
+        Subscription::topic(topic)
+    }
+}
+
+impl From<&String> for Subscription {
+    /// Every partition of the topic, from now on.
+    fn from(topic: &String) -> Subscription {
+        Subscription::topic(topic)
+    }
+}
+
+impl From<(&str, u16)> for Subscription {
+    /// One partition of the topic, from now on.
+    fn from((topic, id): (&str, u16)) -> Subscription {
+        Subscription::partition(topic, id)
     }
 }
 

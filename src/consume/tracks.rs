@@ -11,7 +11,8 @@ use super::subscription::{MAX_FETCH_SIZE, Options, OutOfRange};
 use crate::config::Config;
 use crate::error::{Error, Fault, Result};
 use crate::message::{Source, Sources};
-use crate::net::{Backoff, BrokerAddr, Cluster, Deadline};
+use crate::net::old::{Backoff, Deadline};
+use crate::net::{AddressBook as Cluster, BrokerAddr, Time};
 use crate::protocol::bundle::Entry;
 use crate::protocol::fetch::{PartitionAnswer, SEQ_TAIL};
 use crate::protocol::stream::{Bundle, ChunkEnd};
@@ -218,7 +219,8 @@ impl Tracks {
         }
         let fault = DecodeFault::SeqRange { seq: position, low: 0, high: SEQ_TAIL - 1 };
         let Source { topic, partition } = &self.sources[index];
-        Err(DecodeError::new("next sequence number", fault, 0).in_partition(topic, *partition).into())
+        let e = DecodeError::new("next sequence number", fault, 0).in_partition(topic, *partition);
+        Err(Error::decode(&"the leader", e))
     }
 
     pub(super) fn any_paused(&self) -> bool {
@@ -291,6 +293,7 @@ impl Tracks {
         answer: PartitionAnswer,
         outcome: &mut Outcome,
         cluster: &Cluster,
+        now: Time,
     ) {
         outcome.has_fault |= !matches!(answer, PartitionAnswer::Data { .. });
         let Source { topic, partition } = self.sources[index].clone();
@@ -324,7 +327,7 @@ impl Tracks {
                         warn!("{topic}/{partition}: redirected to {addr}");
                         // A replica near us must never be taken for the leader that messages are published to.
                         if !self.options.prefer_local {
-                            cluster.learn(&topic, partition, addr.clone());
+                            cluster.learn(&topic, partition, addr.clone(), now);
                         }
                         track.leader = Some(addr);
                         // The first redirect is how leaders are found; a second one in a row wants time to settle.
@@ -384,7 +387,7 @@ impl Tracks {
             return track.check_end();
         }
         let recreated = std::mem::take(&mut track.resumed) && requested > high_water_mark.saturating_add(1);
-        let policy = if recreated { self.options.on_recreated } else { self.options.out_of_range };
+        let policy = if recreated { self.options.beyond_end } else { self.options.out_of_range };
         let e = |topic: &Arc<str>| {
             let (topic, partition) = (topic.to_string(), *partition);
             match recreated {

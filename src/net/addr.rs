@@ -18,16 +18,27 @@ pub(crate) struct BrokerAddr {
 }
 
 impl BrokerAddr {
-    /// Whether `other`, an address and port, is one of this broker's.
-    pub(super) fn is_same_host(&self, other: &BrokerAddr) -> bool {
-        let is_other = |address: &SocketAddr| BrokerAddr::from(*address) == *other;
-        self == other || self.port == other.port && self.resolve().is_ok_and(|found| found.iter().any(is_other))
+    /// The broker's address, if it is given as one: then it needs no look-up.
+    pub(crate) fn literal(&self) -> Option<SocketAddr> {
+        // `SocketAddrV6` knows scopes, which `IpAddr` does not.
+        let v6 = || format!("[{}]:{}", self.host, self.port).parse().ok().map(SocketAddr::V6);
+        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port)).or_else(v6)
+    }
+
+    /// The host name or address.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// All socket addresses of the broker. Blocks for as long as the system's resolver does.
     pub(crate) fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        if let Ok(ip) = self.host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, self.port)]);
+        if let Some(address) = self.literal() {
+            return Ok(vec![address]);
         }
         let found: Vec<_> = (&*self.host, self.port).to_socket_addrs()?.collect();
         if found.is_empty() {
@@ -39,7 +50,11 @@ impl BrokerAddr {
 
 impl From<SocketAddr> for BrokerAddr {
     fn from(address: SocketAddr) -> BrokerAddr {
-        BrokerAddr { host: address.ip().to_string().into(), port: address.port() }
+        let host = match address {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+            _ => address.ip().to_string(),
+        };
+        BrokerAddr { host: host.into(), port: address.port() }
     }
 }
 
@@ -91,7 +106,7 @@ fn parse_broker(text: &str) -> std::result::Result<BrokerAddr, String> {
     if host.is_empty() {
         return Err("no host".into());
     }
-    if host.contains(':') && host.parse::<std::net::Ipv6Addr>().is_err() {
+    if host.contains(':') && format!("[{host}]:0").parse::<std::net::SocketAddrV6>().is_err() {
         return Err("neither host:port nor an IPv6 address".into());
     }
     if host.contains(char::is_whitespace) || host.contains('/') {
@@ -120,6 +135,8 @@ mod tests {
             ("::1", "[::1]:11011"),
             ("[::1]", "[::1]:11011"),
             ("[::1]:9", "[::1]:9"),
+            ("fe80::1%3", "[fe80::1%3]:11011"),
+            ("[fe80::1%3]:9", "[fe80::1%3]:9"),
         ];
         for (text, want) in table {
             assert_eq!(parse_broker(text).unwrap().to_string(), want);

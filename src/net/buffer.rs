@@ -4,6 +4,8 @@ use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 
+use super::network::Socket;
+
 /// What a read came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fill {
@@ -87,13 +89,27 @@ impl<T: Clone> ReadBuf<T> {
         self.end = 0;
     }
 
+    /// Room for some of the `need` bytes that are wanted, after those that are there; [`filled`](ReadBuf::filled) takes
+    /// in what was read into it.
+    pub(crate) fn room(&mut self, need: usize) -> &mut [u8] {
+        self.make_room(need);
+        // Nobody else has the block after `make_room`.
+        let block = Arc::get_mut(&mut self.block);
+        block.and_then(|block| block.bytes.get_mut(self.end..)).unwrap_or_default()
+    }
+
+    /// Takes in the first `n` bytes of the [`room`](ReadBuf::room).
+    pub(crate) fn filled(&mut self, n: usize) {
+        self.end = (self.end + n).min(self.block.bytes.len());
+    }
+
     /// Reads what is there, after making room for some of the `need` bytes that are wanted.
     pub(crate) fn fill(&mut self, source: impl Read, need: usize) -> io::Result<Fill> {
         self.make_room(need);
         // Nobody else has the block after `make_room`.
         let Some(block) = Arc::get_mut(&mut self.block) else { return Ok(Fill::Later) };
         let room = block.bytes.get_mut(self.end..).unwrap_or_default();
-        let fill = read(source, room)?;
+        let fill = read_from(source, room)?;
         if let Fill::Bytes(n) = fill {
             self.end += n;
         }
@@ -135,7 +151,20 @@ impl<T: Clone> ReadBuf<T> {
 }
 
 /// Reads what is there.
-pub(super) fn read(mut source: impl Read, room: &mut [u8]) -> io::Result<Fill> {
+pub(super) fn read(socket: &dyn Socket, room: &mut [u8]) -> io::Result<Fill> {
+    loop {
+        return match socket.read(room) {
+            Ok(0) if !room.is_empty() => Ok(Fill::End),
+            Ok(n) => Ok(Fill::Bytes(n)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Later),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => Err(e),
+        };
+    }
+}
+
+/// Reads what is there, for what does not run on channels yet.
+pub(crate) fn read_from(mut source: impl Read, room: &mut [u8]) -> io::Result<Fill> {
     loop {
         return match source.read(room) {
             Ok(0) if !room.is_empty() => Ok(Fill::End),

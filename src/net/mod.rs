@@ -1,27 +1,40 @@
-//! Sockets: addresses, dialing, reading, waiting. The only part that touches the network or the clock.
+//! The shell: what carries bytes, and waits.
+//!
+//! ```text
+//!        iterator      producer      session.call
+//!            └────────────┼────────────┘
+//!                    channels::wait          the one wait, for any number of them
+//!                         │
+//!                      Channel               one connection: down, dialing, up
+//!                         │
+//!   machines above  ──────┼──────────────────────────────────────────────────────
+//!                      Network               the seam: now, resolve, connect, poll
+//!                     ┌───┴───┐
+//!                  System   simulation
+//! ```
+//!
+//! Only [`Network::poll`] blocks. Everything else answers two questions: *what next?* and *by when?*
 
 mod addr;
-mod backoff;
+mod book;
 mod buffer;
-mod clock;
-mod cluster;
-mod connection;
+mod channel;
+mod channels;
 mod dial;
 mod network;
+pub(crate) mod old;
 mod pool;
 mod retry;
-mod wait;
+mod system;
 
 pub(crate) use addr::{BrokerAddr, parse_brokers};
-pub(crate) use backoff::Backoff;
+pub(crate) use book::AddressBook;
 pub(crate) use buffer::{Block, Fill, ReadBuf};
-pub(crate) use clock::{Deadline, Stopwatch, sleep};
-pub(crate) use cluster::Cluster;
-pub(crate) use connection::Connection;
-pub(crate) use dial::Dial;
-#[allow(unused_imports)]
-pub(crate) use network::{Closed, Handle, Interest as NewInterest, Network, Socket, SocketOptions, Time, Waker};
+pub(crate) use channel::{Channel, ChannelSettings, LookUp};
+pub(crate) use channels::{Event, wait};
+#[cfg(feature = "broker")]
+pub(crate) use network::{Handle, Socket, Waker};
+pub(crate) use network::{Closed, Interest, Network, SocketOptions, Time};
 pub(crate) use pool::Pool;
-#[allow(unused_imports)]
 pub(crate) use retry::{RetryPolicy, RetryState};
-pub(crate) use wait::{Interest, wait};
+pub(crate) use system::System;

@@ -8,9 +8,10 @@ use super::options::{Acks, Options};
 use super::parcel::MAX_SET;
 use super::partitioner::{ByKey, Partitioner};
 use super::producer::Producer;
-use crate::client::{Client, Shared};
+use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::protocol::bundle::{Compression, MAX_MESSAGES};
+use crate::session::Session as Shared;
 
 /// Settings for a [`Producer`], from [`Client::producer`].
 #[must_use]
@@ -29,8 +30,8 @@ impl Client {
     /// Settings for a producer, which collects records and sends them in bundles.
     pub fn producer(&self) -> ProducerBuilder {
         ProducerBuilder {
-            shared: self.shared.clone(),
-            options: self.shared.config.publish,
+            shared: self.session.clone(),
+            options: self.session.config.publish,
             partitioner: Box::new(ByKey),
             max_records: 10_000,
             max_bytes: 512 << 10,

@@ -8,7 +8,8 @@ use super::patience::Verdict;
 use super::producer::Producer;
 use super::publish::{MAX_ENTRIES, MAX_REQUEST};
 use crate::error::{Error, Fault, Phase};
-use crate::net::{BrokerAddr, Deadline, Interest, wait};
+use crate::net::BrokerAddr;
+use crate::net::old::{Deadline, Interest, wait};
 use crate::protocol::produce::{ProducePartition, ProduceTopic};
 
 /// From how many brokers on those are forgotten that nothing is on its way to: any number may be named as leaders.
@@ -74,7 +75,7 @@ impl Producer {
                 Ok(Some(request)) => self.answered(index, &request),
                 Ok(None) if link.is_overdue() => {
                     let after = self.settings.shared.produce_timeout(&self.settings.options);
-                    return self.lose(index, &Error::Timeout { phase: Phase::Wait, after });
+                    return self.lose(index, &Error::timeout(&self.links[index].addr, Phase::Wait, after));
                 }
                 Ok(None) => return,
                 Err(e) => return self.lose(index, &e),
@@ -108,11 +109,11 @@ impl Producer {
         let link = &mut self.links[index];
         warn!("{}: {e}", link.addr);
         if e.is_retryable() {
-            self.settings.shared.cluster.failed(&link.addr);
+            self.settings.shared.book.failed(&link.addr, self.settings.shared.now());
         }
         for request in link.drop_connection() {
             for &lane in &request.lanes {
-                let verdict = Verdict::Unknown(e.copy());
+                let verdict = Verdict::Unknown(e.clone());
                 let shared = &self.settings.shared;
                 self.lanes[lane].answered(shared, request.request_id, verdict, &mut self.ledger);
             }
@@ -137,7 +138,7 @@ impl Producer {
             // Behind those on their way, whoever leads by now.
             let addr = match &lane.addr {
                 Some(addr) => addr.clone(),
-                None => self.settings.shared.cluster.broker_for(&lane.topic, lane.partition),
+                None => self.settings.shared.book.broker_for(&lane.topic, lane.partition),
             };
             match groups.iter_mut().find(|(leader, _)| *leader == addr) {
                 Some((_, lanes)) => lanes.push(index),
@@ -160,7 +161,7 @@ impl Producer {
             return;
         }
         let shared = &self.settings.shared;
-        let mark = shared.marks_of(&lane.topic, lane.partition).map(|(_, high_water_mark)| high_water_mark);
+        let mark = shared.log_end(&lane.topic, lane.partition, None).map(|end| end.last);
         let (e, passing) = match mark {
             Ok(mark) if lane.reached(mark, &mut self.ledger) => {
                 debug!("{}/{}: stored up to {mark}", lane.topic, lane.partition);
@@ -228,7 +229,7 @@ impl Producer {
                 for &lane in &lanes {
                     let lane = &mut self.lanes[lane];
                     if !lane.patience.after_unsent(&self.settings.shared, addr, &e, reused) {
-                        lane.give_up(e.copy(), &mut self.ledger);
+                        lane.give_up(e.clone(), &mut self.ledger);
                     }
                 }
             }

@@ -4,12 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::lane::Bundle;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::message::Record;
-use crate::protocol::Limits;
 use crate::protocol::bundle::{BundleHeader, Codec, Entry, MessageSet};
 use crate::protocol::compress;
 use crate::protocol::cursor::Cursor;
+use crate::protocol::{DecodeError, Limits};
 
 /// Records of a partition that a [`Producer`](crate::Producer) could not have stored, as they were given to it, and why.
 pub struct Failure {
@@ -78,7 +78,7 @@ impl fmt::Debug for Failure {
 }
 
 /// The message set of a bundle, decompressed, and where its messages lie in it.
-fn unpack(bundle: &[u8]) -> Result<(Vec<u8>, Vec<Entry>)> {
+fn unpack(bundle: &[u8]) -> Result<(Vec<u8>, Vec<Entry>), DecodeError> {
     let mut cursor = Cursor::new(bundle, 0);
     let header = BundleHeader::decode(&mut cursor, &Limits::default())?;
     let set = match header.codec {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::failure::Failure;
 use super::options::Options;
 use super::patience::{Patience, Verdict};
-use crate::client::Shared;
 use crate::error::{Error, Fault, Result};
-use crate::net::{BrokerAddr, Deadline};
+use crate::net::BrokerAddr;
+use crate::net::old::Deadline;
 use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
 use crate::protocol::produce::ProduceCode;
+use crate::session::Session as Shared;
 
 /// The order of a partition's records, and what becomes of them.
 ///

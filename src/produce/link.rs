@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use log::{debug, trace};
 
-use crate::client::Shared;
 use crate::error::{Error, Phase, Result};
-use crate::net::{BrokerAddr, Connection, Deadline, Dial, Fill, Interest, ReadBuf};
+use crate::net::old::{Connection, Deadline, Dial, Interest};
+use crate::net::{BrokerAddr, Fill, ReadBuf};
 use crate::protocol::frame::{self, FrameHeader, HEADER_LEN, Kind};
 use crate::protocol::produce::{ProduceCode, ProduceResponse};
 use crate::protocol::{DecodeError, DecodeFault};
+use crate::session::Session as Shared;
 
 /// Bytes that several answers fit into.
 const ANSWERS: usize = 2 << 10;
@@ -84,7 +85,7 @@ impl Link {
         }
         if matches!(self.line, Line::Down) {
             self.buf.clear();
-            self.line = match shared.pool.take_idle(&self.addr) {
+            self.line = match shared.old_pool.take_idle(&self.addr) {
                 Some(connection) => Line::Up { connection, reused: true },
                 None => Line::Dialing(Dial::start(&self.addr, &shared.config, shared.config.connect_timeout)?),
             };
@@ -107,7 +108,7 @@ impl Link {
         timeout: Duration,
     ) -> std::result::Result<(), (Error, bool)> {
         let Line::Up { connection, reused } = &mut self.line else {
-            return Err((Error::Disconnected { phase: Phase::Send }, false));
+            return Err((Error::disconnected(&self.addr, Phase::Send), false));
         };
         let was_used = std::mem::replace(reused, true);
         connection.send(frame, timeout).map_err(|e| (e, was_used))?;
@@ -121,11 +122,11 @@ impl Link {
     /// The connection ended or the answer makes no sense. It is of no further use then.
     pub(super) fn poll(&mut self, limit: u32, codes: &mut Vec<ProduceCode>) -> Result<Option<InFlight>> {
         while !self.in_flight.is_empty() {
-            let need = match FrameHeader::decode(self.buf.data())? {
+            let need = match FrameHeader::decode(self.buf.data()).map_err(|e| Error::decode(&self.addr, e))? {
                 None => HEADER_LEN - self.buf.data().len(),
                 Some(header) if header.len > limit => {
                     let fault = DecodeFault::OverLimit { claimed: header.len.into(), limit: limit.into() };
-                    return Err(DecodeError::new("frame length", fault, 0).into());
+                    return Err(Error::decode(&self.addr, DecodeError::new("frame length", fault, 0)));
                 }
                 Some(header) => {
                     let whole = HEADER_LEN + header.len as usize;
@@ -144,11 +145,11 @@ impl Link {
                 }
             };
             let phase = if self.buf.data().is_empty() { Phase::Wait } else { Phase::Read };
-            let Line::Up { connection, .. } = &self.line else { return Err(Error::Disconnected { phase }) };
-            match self.buf.fill(connection, need).map_err(|e| Error::io(phase, e))? {
+            let Line::Up { connection, .. } = &self.line else { return Err(Error::disconnected(&self.addr, phase)) };
+            match self.buf.fill(connection, need).map_err(|e| Error::io(&self.addr, phase, e))? {
                 Fill::Bytes(_) => {}
                 Fill::Later => return Ok(None),
-                Fill::End => return Err(Error::Disconnected { phase }),
+                Fill::End => return Err(Error::disconnected(&self.addr, phase)),
             }
         }
         Ok(None)
@@ -162,16 +163,17 @@ impl Link {
             Kind::Produce => {}
             other => {
                 let fault = DecodeFault::Unexpected { found: other as u64, expected: Kind::Produce as u64 };
-                return Err(DecodeError::new("message id", fault, 0).into());
+                return Err(Error::decode(&self.addr, DecodeError::new("message id", fault, 0)));
             }
         }
-        let request_id = frame::request_id(payload)?;
+        let request_id = frame::request_id(payload).map_err(|e| Error::decode(&self.addr, e))?;
         // Not by order: a cluster answers once replicas have confirmed.
         let Some(index) = self.in_flight.iter().position(|request| request.request_id == request_id) else {
-            return Err(DecodeError::new("request id", DecodeFault::Undefined { value: request_id.into() }, 0).into());
+            let fault = DecodeFault::Undefined { value: request_id.into() };
+            return Err(Error::decode(&self.addr, DecodeError::new("request id", fault, 0)));
         };
         let shape = self.in_flight[index].shape.iter().copied();
-        ProduceResponse::decode_into(payload, shape, codes)?;
+        ProduceResponse::decode_into(payload, shape, codes).map_err(|e| Error::decode(&self.addr, e))?;
         trace!("{}: answer to {request_id}", self.addr);
         Ok(self.in_flight.remove(index))
     }

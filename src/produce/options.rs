@@ -7,7 +7,7 @@ use crate::protocol::bundle::Compression;
 use crate::protocol::produce::ACKS_QUORUM;
 
 /// The most replicas to ask for; above it servers never have enough.
-const MAX_PEERS: u8 = 200;
+pub(crate) const MAX_PEERS: u8 = 200;
 
 /// Which replicas besides the leader must have the messages before a cluster counts them as stored. A broker that stands
 /// alone pays no attention to it.

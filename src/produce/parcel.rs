@@ -24,7 +24,7 @@ const TOO_FAR: u64 = 1 << 31;
 /// Records for a partition, as [`Client::publish_all`](crate::Client::publish_all) takes them.
 #[derive(Debug, Clone, Copy)]
 #[must_use]
-pub struct Parcel<'a> {
+pub struct PartitionRecords<'a> {
     pub(super) topic: &'a str,
     pub(super) partition: u16,
     pub(super) records: Records<'a>,
@@ -61,15 +61,15 @@ impl<'a> Records<'a> {
     }
 }
 
-impl<'a> Parcel<'a> {
+impl<'a> PartitionRecords<'a> {
     /// These records, in this order, for this partition.
-    pub fn new(topic: &'a str, partition: u16, records: &'a [Record<'a>]) -> Parcel<'a> {
-        Parcel { topic, partition, records: Records::Plain(records) }
+    pub fn new(topic: &'a str, partition: u16, records: &'a [Record<'a>]) -> PartitionRecords<'a> {
+        PartitionRecords { topic, partition, records: Records::Plain(records) }
     }
 
     /// Refuses what cannot be sent.
     pub(super) fn check(&self) -> Result<()> {
-        let Parcel { topic, partition, records } = *self;
+        let PartitionRecords { topic, partition, records } = *self;
         check_place(topic, partition)?;
         if records.len() == 0 {
             return Err(Error::config(format!("{topic}/{partition}: no records to publish")));
@@ -141,7 +141,7 @@ pub(super) fn check_place(topic: &str, partition: u16) -> Result<()> {
 /// Refuses a record that no bundle takes.
 #[inline]
 pub(super) fn check_record(topic: &str, partition: u16, record: &Record<'_>) -> Result<()> {
-    let key = record.key_bytes().map_or(0, <[u8]>::len);
+    let key = record.get_key().map_or(0, <[u8]>::len);
     if key > MAX_KEY {
         return Err(Error::config(format!("{topic}/{partition}: key of {key} bytes given, 0 to {MAX_KEY} allowed")));
     }

@@ -11,7 +11,7 @@
 ///     key.and_then(|key| key.first()).map(|&byte| u16::from(byte) % partitions)
 /// };
 /// let mut producer = client.producer().partitioner(by_first_byte).build()?;
-/// producer.send("orders", Record::new(b"two pounds of tea").key(b"customer 7"))?;
+/// producer.send("orders", Record::new("two pounds of tea").key("customer 7"))?;
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 pub trait Partitioner: Send {

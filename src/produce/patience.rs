@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use log::{debug, warn};
 
-use crate::client::Shared;
 use crate::error::{Error, Fault};
-use crate::net::{Backoff, BrokerAddr, Deadline};
+use crate::net::BrokerAddr;
+use crate::net::old::{Backoff, Deadline};
 use crate::protocol::produce::ProduceCode;
+use crate::session::Session as Shared;
 
 /// How many redirects in a row to follow.
 const MAX_HOPS: u32 = 32;
@@ -79,8 +80,8 @@ impl Patience {
         if reused && e.is_retryable() && !e.is_timeout() {
             return true;
         }
-        shared.cluster.failed(addr);
-        let brokers = shared.cluster.brokers().len();
+        shared.book.failed(addr, shared.now());
+        let brokers = shared.book.brokers().len();
         let trouble = self.trouble(shared);
         trouble.unsent += 1;
         trouble.hops = 0;
@@ -117,8 +118,8 @@ impl Patience {
     }
 
     fn leaderless(&mut self, shared: &Shared, from: &BrokerAddr, topic: &str, partition: u16) -> Verdict {
-        shared.cluster.forget(topic, partition);
-        shared.cluster.knew_no_leader(from);
+        shared.book.forget(topic, partition);
+        shared.book.knew_no_leader(from, shared.now());
         self.not_yet(shared, Error::broker(topic, partition, Fault::NoLeader))
     }
 
@@ -138,20 +139,20 @@ impl Patience {
         partition: u16,
         to: SocketAddrV4,
     ) -> Verdict {
-        let leader = match shared.cluster.named(to) {
+        let leader = match shared.book.named(to) {
             Err(fault) => return Verdict::Refused(Error::broker(topic, partition, fault)),
             Ok(None) => return self.leaderless(shared, from, topic, partition),
             Ok(Some(leader)) => leader,
         };
         debug!("{topic}/{partition}: redirected to {leader}");
-        shared.cluster.learn(&Arc::from(topic), partition, leader);
+        shared.book.learn(&Arc::from(topic), partition, leader, shared.now());
         let trouble = self.trouble(shared);
         trouble.hops += 1;
         trouble.pause = None;
         let hops = trouble.hops;
         // It may be the only one to think so, and whom it named before could not be reached.
         if hops > 1 || trouble.unsent > 0 {
-            shared.cluster.knew_no_leader(from);
+            shared.book.knew_no_leader(from, shared.now());
         }
         let e = Error::broker(topic, partition, Fault::Redirects { hops, last: to });
         // The first redirect is how leaders are found; a second one in a row wants time to settle.

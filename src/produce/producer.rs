@@ -14,7 +14,7 @@ use super::parcel::{check_place, check_record, now_ms, takes};
 use crate::consume::check_topic;
 use crate::error::{Error, Result};
 use crate::message::Record;
-use crate::net::Deadline;
+use crate::net::old::Deadline;
 use crate::protocol::produce::ProduceCode;
 
 /// Collects records per partition, and sends those of a partition as a bundle once they are many, large or old enough.
@@ -35,7 +35,7 @@ use crate::protocol::produce::ProduceCode;
 /// # let client = Client::connect("localhost")?;
 /// let mut producer = client.producer().build()?;
 /// for line in ["two pounds of tea", "milk"] {
-///     producer.send("orders", Record::new(line.as_bytes()).key(b"customer 7"))?;
+///     producer.send("orders", Record::new(line).key("customer 7"))?;
 /// }
 /// producer.flush()?;
 /// # Ok::<(), tank_client::Error>(())
@@ -191,13 +191,13 @@ impl Producer {
         let partitions = match topic.partitions {
             Some(partitions) => partitions,
             None => {
-                let states = self.settings.shared.partition_states(&topic.name)?;
+                let states = self.settings.shared.discover(&topic.name, None)?;
                 let partitions = u16::try_from(states.len()).unwrap_or(u16::MAX).max(1);
                 topic.partitions = Some(partitions);
                 partitions
             }
         };
-        match self.settings.partitioner.partition(&topic.name, record.key_bytes(), partitions) {
+        match self.settings.partitioner.partition(&topic.name, record.get_key(), partitions) {
             Some(partition) if partition < partitions => Ok(partition),
             Some(partition) => {
                 let name = &topic.name;

@@ -4,16 +4,19 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::options::Options;
-use super::parcel::{Parcel, Records, check_place, now_ms};
+use super::parcel::{PartitionRecords, Records, check_place, now_ms};
 use super::patience::{Patience, Verdict};
-use crate::client::{Client, Shared, check_request_id};
+use crate::client::Client;
 use crate::consume::await_marks;
 use crate::error::{Error, Result};
 use crate::message::Record;
-use crate::net::{BrokerAddr, Deadline, sleep};
+use crate::net::BrokerAddr;
+use crate::net::old::check_request_id;
+use crate::net::old::{Deadline, sleep};
 use crate::protocol::bundle::BundleBuilder;
 use crate::protocol::frame::Kind;
 use crate::protocol::produce::{CLIENT_VERSION, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
+use crate::session::Session as Shared;
 
 /// The most topics in a request, and partitions of one.
 pub(super) const MAX_ENTRIES: usize = 255;
@@ -34,7 +37,7 @@ impl Client {
     /// ```no_run
     /// # use tank_client::{Client, Record};
     /// # let client = Client::connect("localhost")?;
-    /// client.publish("orders", 0, &[Record::new(b"two pounds of tea").key(b"customer 7"), Record::new(b"milk")])?;
+    /// client.publish("orders", 0, &[Record::new("two pounds of tea").key("customer 7"), Record::new("milk")])?;
     /// # Ok::<(), tank_client::Error>(())
     /// ```
     ///
@@ -47,22 +50,22 @@ impl Client {
     ///   the records twice.
     /// * Partly stored: [`Error::PartlyStored`], if there were several bundles and not the first of them failed.
     pub fn publish(&self, topic: &str, partition: u16, records: &[Record<'_>]) -> Result<()> {
-        let parcel = Parcel::new(topic, partition, records);
+        let parcel = PartitionRecords::new(topic, partition, records);
         parcel.check()?;
         self.publish_parcel(&parcel)
     }
 
     /// Publishes records to several partitions, of any topics, and waits until all are stored or not: a result for
-    /// each parcel, in their order.
+    /// each partition, in the order given.
     ///
-    /// All that is for the same broker goes there in one request, as far as it fits into 64 MiB. The parcels do not depend
+    /// All that is for the same broker goes there in one request, as far as it fits into 64 MiB. Partitions do not depend
     /// on each other: some may be stored while others fail.
     ///
     /// # Errors
-    /// [`Error::Config`] or [`Error::BundleTooLarge`], before anything is sent, if one of the parcels cannot be sent, two
-    /// are for the same partition, or there are more than 255 topics or more than 255 partitions of one. The result of a
-    /// parcel is as that of [`publish`](Client::publish).
-    pub fn publish_all(&self, parcels: &[Parcel<'_>]) -> Result<Vec<Result<()>>> {
+    /// [`Error::Config`] or [`Error::BundleTooLarge`], before anything is sent, if some of the records cannot be sent, two
+    /// lists are for the same partition, or there are more than 255 topics or more than 255 partitions of one. The result of a
+    /// partition is as that of [`publish`](Client::publish).
+    pub fn publish_all(&self, parcels: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
         let mut topics: Vec<(&str, Vec<u16>)> = Vec::new();
         for parcel in parcels {
             parcel.check()?;
@@ -80,7 +83,7 @@ impl Client {
             let given = format!("{} topics with up to {most} partitions each", topics.len());
             return Err(Error::config(format!("publish: {given} given, {MAX_ENTRIES} of either allowed")));
         }
-        Ok(Publication::new(&self.shared, parcels).run())
+        Ok(Publication::new(&self.session, parcels).run())
     }
 
     /// Publishes records with sequence numbers of their own, which grow from record to record and may leave gaps (a
@@ -97,14 +100,14 @@ impl Client {
     /// otherwise as [`publish`](Client::publish). After [`Error::OutcomeUnknown`] the high-water mark tells what was
     /// stored: a bundle is stored whole or not at all, and no number twice.
     pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
-        let parcel = Parcel { topic, partition, records: Records::Numbered(records) };
+        let parcel = PartitionRecords { topic, partition, records: Records::Numbered(records) };
         parcel.check()?;
-        parcel.check_numbers(self.shared.high_water_mark(topic, partition)?)?;
+        parcel.check_numbers(self.session.high_water_mark(topic, partition)?)?;
         self.publish_parcel(&parcel)
     }
 
-    fn publish_parcel(&self, parcel: &Parcel<'_>) -> Result<()> {
-        let outcome = Publication::new(&self.shared, std::slice::from_ref(parcel)).run().pop();
+    fn publish_parcel(&self, parcel: &PartitionRecords<'_>) -> Result<()> {
+        let outcome = Publication::new(&self.session, std::slice::from_ref(parcel)).run().pop();
         outcome.unwrap_or(Ok(()))
     }
 }
@@ -122,7 +125,7 @@ impl Shared {
     }
 }
 
-/// Parcels on their way.
+/// Records of several partitions on their way.
 struct Publication<'a> {
     shared: &'a Shared,
     options: Options,
@@ -132,7 +135,7 @@ struct Publication<'a> {
 }
 
 struct Job<'a> {
-    parcel: &'a Parcel<'a>,
+    parcel: &'a PartitionRecords<'a>,
     /// Records stored.
     stored: usize,
     /// The next bundle, and how many records it holds.
@@ -144,7 +147,7 @@ struct Job<'a> {
 }
 
 impl<'a> Publication<'a> {
-    fn new(shared: &'a Shared, parcels: &'a [Parcel<'a>]) -> Publication<'a> {
+    fn new(shared: &'a Shared, parcels: &'a [PartitionRecords<'a>]) -> Publication<'a> {
         let job = |parcel| Job {
             parcel,
             stored: 0,
@@ -180,7 +183,7 @@ impl<'a> Publication<'a> {
                 pause = pause.earlier(until);
                 continue;
             }
-            let addr = self.shared.cluster.broker_for(job.parcel.topic, job.parcel.partition);
+            let addr = self.shared.book.broker_for(job.parcel.topic, job.parcel.partition);
             if *leader.get_or_insert_with(|| addr.clone()) != addr {
                 continue;
             }
@@ -221,17 +224,17 @@ impl<'a> Publication<'a> {
             return;
         }
         let timeout = self.shared.produce_timeout(&self.options);
-        let codes = match self.shared.pool.exchange(addr, &self.frame, Kind::Produce, timeout) {
+        let codes = match self.shared.old_pool.exchange(addr, &self.frame, Kind::Produce, timeout) {
             Ok(payload) => check_request_id(&payload, request_id)
                 .and_then(|()| ProduceResponse::decode(&payload, shape))
                 .map(|answer| answer.codes)
-                .map_err(Error::from),
+                .map_err(|e| Error::decode(addr, e)),
             Err(failed) if failed.sent => Err(failed.error),
             Err(failed) => {
                 for &index in group {
                     let job = &mut self.jobs[index];
                     if !job.patience.after_unsent(self.shared, addr, &failed.error, failed.reused) {
-                        job.end(Err(failed.error.copy()));
+                        job.end(Err(failed.error.clone()));
                     }
                 }
                 return;
@@ -241,16 +244,16 @@ impl<'a> Publication<'a> {
             Ok(codes) => {
                 for (&index, code) in group.iter().zip(codes) {
                     let job = &mut self.jobs[index];
-                    let Parcel { topic, partition, .. } = *job.parcel;
+                    let PartitionRecords { topic, partition, .. } = *job.parcel;
                     let verdict = job.patience.judge(self.shared, addr, topic, partition, job.first_seq, code);
                     job.answered(verdict);
                 }
             }
             Err(e) => {
                 if e.is_retryable() {
-                    self.shared.cluster.failed(addr);
+                    self.shared.book.failed(addr, self.shared.now());
                 }
-                group.iter().for_each(|&index| self.jobs[index].answered(Verdict::Unknown(e.copy())));
+                group.iter().for_each(|&index| self.jobs[index].answered(Verdict::Unknown(e.clone())));
             }
         }
     }
@@ -278,14 +281,14 @@ impl Job<'_> {
             Verdict::NotYet(_) => {}
             Verdict::Refused(e) => self.end(Err(e)),
             Verdict::Unknown(e) => {
-                let Parcel { topic, partition, .. } = *self.parcel;
+                let PartitionRecords { topic, partition, .. } = *self.parcel;
                 self.end(Err(Error::unknown(topic, partition, e)));
             }
         }
     }
 
     fn end(&mut self, outcome: Result<()>) {
-        let Parcel { topic, partition, .. } = *self.parcel;
+        let PartitionRecords { topic, partition, .. } = *self.parcel;
         let stored = self.stored;
         let partly = |e| Error::PartlyStored { topic: topic.to_owned(), partition, stored, source: Box::new(e) };
         self.outcome = Some(outcome.map_err(|e| if stored > 0 { partly(e) } else { e }));

@@ -374,6 +374,33 @@ impl FetchDecoder {
     }
 }
 
+/// Reads the header of a whole answer: what the broker says of each partition of the request. Chunks are passed over.
+pub(super) fn answers(
+    request: &FetchRequest,
+    payload: &[u8],
+    limits: &Limits,
+) -> Result<Vec<PartitionAnswer>, DecodeError> {
+    let mut decoder = FetchDecoder::new(limits.clone());
+    decoder.frame_len = payload.len() as u64;
+    decoder.state = State::Fixed;
+    decoder.expect(request.clone());
+    let (mut answers, mut rest, mut bundles) = (Vec::new(), payload, Vec::new());
+    loop {
+        bundles.clear();
+        let (used, step) = decoder.step(rest, &mut bundles)?;
+        rest = rest.get(used..).unwrap_or_default();
+        match step {
+            Step::Event(Event::Partition { answer, .. }) => answers.push(answer),
+            Step::Event(Event::End { .. }) => return Ok(answers),
+            Step::Event(_) | Step::Bundles => {}
+            Step::Need(n) => {
+                let fault = DecodeFault::Short { needed: n as u64, left: 0 };
+                return Err(DecodeError::new("consume answer", fault, payload.len() as u64));
+            }
+        }
+    }
+}
+
 /// Appends a slot for each partition of the request, if the header has just those, in the same order.
 fn check_entries(request: &FetchRequest, mut items: HeaderItems<'_>, slots: &mut Vec<Slot>) -> Result<(), DecodeError> {
     let unexpected = |field, found: u64, expected: u64, at| {

@@ -9,7 +9,7 @@
 //! use tank_client::segment::Segments;
 //!
 //! # let dir = "tests/segments/plain/0";
-//! for message in Segments::open(dir)?.from(120) {
+//! for message in Segments::open(dir)?.start_at(120) {
 //!     let message = message?;
 //!     println!("{}: {}", message.seq(), String::from_utf8_lossy(message.payload()));
 //! }
@@ -97,7 +97,7 @@ impl Segments {
     /// Begins with this number, or the first one above it; default 0, the first there is. What was read before, or that
     /// it was finished, does not matter.
     #[must_use]
-    pub fn from(mut self, seq: u64) -> Segments {
+    pub fn start_at(mut self, seq: u64) -> Segments {
         self.position = seq;
         self.decoded.leave();
         (self.file, self.failure, self.cut_tail, self.finished) = (None, None, None, false);

@@ -12,7 +12,7 @@ use super::task::For;
 use super::trace::What;
 use super::wires::{ConnId, Handshake};
 use super::world::SharedWorld;
-use crate::net::{Closed, Handle, NewInterest as Interest, Network, Socket, SocketOptions, Time, Waker};
+use crate::net::{Closed, Handle, Interest, Network, Socket, SocketOptions, Time, Waker};
 
 /// 2026-01-01, when every world begins.
 const BEGIN_MS: u64 = 1_767_225_600_000;

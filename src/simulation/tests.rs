@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::host::{Call, End, Program, Pull, Service};
 use super::{Direction, LinkSettings, Simulation};
-use crate::net::{Closed, Network, NewInterest as Interest, Socket, SocketOptions, Time};
+use crate::net::{Closed, Network, Interest, Socket, SocketOptions, Time};
 
 /// Greets with a `!`, sends back what it is sent, and notes how connections end.
 #[derive(Debug, Default)]

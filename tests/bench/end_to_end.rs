@@ -50,9 +50,9 @@ fn fill_partitions(set: &str, partitions: u16) -> (Broker, u64, u64) {
 }
 
 fn consume(bencher: Bencher<'_, '_>, set: &str, (broker, messages, payload): (Broker, u64, u64)) {
-    let client = Client::connect(&broker.addr().to_string()).expect("a connection");
+    let client = Client::connect(broker.addr()).expect("a connection");
     bencher.counter(ItemsCount::new(messages)).counter(BytesCount::new(payload)).bench_local(|| {
-        let subscription = Subscription::topic(set).from(Start::Earliest).stop_at_end();
+        let subscription = Subscription::topic(set).start(Start::Earliest).stop_at_end();
         let iter = client.subscribe(subscription).expect("a subscription");
         let count = iter.fold(0, |count, message| {
             black_box(message.expect("a message"));
@@ -75,9 +75,9 @@ fn partitions(bencher: Bencher<'_, '_>, partitions: u16) {
 #[divan::bench(args = SETS)]
 fn next_batch(bencher: Bencher<'_, '_>, set: &str) {
     let (broker, messages, payload) = fill(set);
-    let client = Client::connect(&broker.addr().to_string()).expect("a connection");
+    let client = Client::connect(broker.addr()).expect("a connection");
     bencher.counter(ItemsCount::new(messages)).counter(BytesCount::new(payload)).bench_local(|| {
-        let subscription = Subscription::topic(set).from(Start::Earliest).stop_at_end();
+        let subscription = Subscription::topic(set).start(Start::Earliest).stop_at_end();
         let mut iter = client.subscribe(subscription).expect("a subscription");
         let mut count = 0;
         while let Some(batch) = iter.next_batch().expect("a batch") {

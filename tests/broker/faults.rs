@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::fetch::PartitionAnswer;
 use tank_client::protocol::frame::{Kind, PING};
 
@@ -21,10 +21,10 @@ fn broker() -> (Broker, Vec<u8>, Vec<u8>) {
 #[test]
 fn greetings() {
     let (broker, request, answer) = broker();
-    broker.inject(Fault::CloseOnAccept);
-    broker.inject(Fault::NoPing);
-    broker.inject(Fault::Greeting(b"220 mail".to_vec()));
-    broker.inject(Fault::LatePing(Duration::from_millis(100)));
+    broker.inject(BrokerFault::CloseOnAccept);
+    broker.inject(BrokerFault::NoPing);
+    broker.inject(BrokerFault::Greeting(b"220 mail".to_vec()));
+    broker.inject(BrokerFault::LatePing(Duration::from_millis(100)));
     assert!(Raw::dial(broker.addr()).is_closed());
     assert_eq!(Raw::dial(broker.addr()).ask(&request), answer);
     assert_eq!(Raw::dial(broker.addr()).read(8).unwrap(), b"220 mail");
@@ -41,13 +41,13 @@ fn greetings() {
 fn cuts_at_every_byte() {
     let (broker, request, answer) = broker();
     for at in 0..=answer.len() {
-        broker.inject(Fault::CutAfter(at as u64));
+        broker.inject(BrokerFault::CutAfter(at as u64));
         let mut raw = Raw::connect(&broker);
         raw.send(&request);
         let (got, orderly) = raw.rest();
         assert_eq!((got.as_slice(), orderly), (&answer[..at], true), "cut at {at}");
     }
-    broker.inject(Fault::CutAfter(answer.len() as u64 + 1));
+    broker.inject(BrokerFault::CutAfter(answer.len() as u64 + 1));
     let mut raw = Raw::connect(&broker);
     assert_eq!(raw.ask(&request), answer);
     raw.send(&request);
@@ -57,7 +57,7 @@ fn cuts_at_every_byte() {
 #[test]
 fn a_reset_is_no_orderly_end() {
     let (broker, request, _) = broker();
-    broker.inject(Fault::ResetAfter(10));
+    broker.inject(BrokerFault::ResetAfter(10));
     let mut raw = Raw::connect(&broker);
     raw.send(&request);
     assert!(!raw.rest().1);
@@ -67,7 +67,7 @@ fn a_reset_is_no_orderly_end() {
 #[test]
 fn stalls_until_released() {
     let (broker, request, answer) = broker();
-    broker.inject(Fault::StallAfter(7));
+    broker.inject(BrokerFault::StallAfter(7));
     let mut raw = Raw::connect(&broker);
     raw.send(&request);
     assert_eq!(raw.read(7).unwrap(), answer[..7]);
@@ -79,7 +79,7 @@ fn stalls_until_released() {
     raw.stream.set_read_timeout(Some(SOON)).unwrap();
     assert_eq!(raw.read(answer.len() - 7).unwrap(), answer[7..]);
 
-    broker.inject(Fault::StallAfter(0));
+    broker.inject(BrokerFault::StallAfter(0));
     raw.send(&request);
     assert!(broker.wait_until(SOON, |stats| stats.stalled == 1));
     broker.stop();
@@ -91,18 +91,18 @@ fn damaged_answers() {
     let (broker, request, answer) = broker();
     let mut raw = Raw::connect(&broker);
     let differs = |got: &[u8]| -> Vec<usize> { (0..answer.len()).filter(|&i| got[i] != answer[i]).collect() };
-    broker.inject(Fault::WrongRequestId);
+    broker.inject(BrokerFault::WrongRequestId);
     assert_eq!(differs(&raw.ask(&request)), [9]);
-    broker.inject(Fault::CorruptBundle);
+    broker.inject(BrokerFault::CorruptBundle);
     let flags = answer.len() - 26;
     assert_eq!(differs(&raw.ask(&request)), [flags]);
-    broker.inject(Fault::FlipAfter(20));
+    broker.inject(BrokerFault::FlipAfter(20));
     assert_eq!(differs(&raw.ask(&request)), [20]);
-    broker.inject(Fault::GarbageAfter(3, b"xyz".to_vec()));
+    broker.inject(BrokerFault::GarbageAfter(3, b"xyz".to_vec()));
     raw.send(&request);
     assert_eq!(raw.read(6).unwrap(), [&answer[..3], b"xyz"].concat());
     assert_eq!(raw.read(answer.len() - 3).unwrap(), answer[3..]);
-    broker.inject(Fault::PingBeforeAnswer);
+    broker.inject(BrokerFault::PingBeforeAnswer);
     assert_eq!(raw.ask(&request), PING);
     assert_eq!(raw.frame().unwrap(), answer);
     assert_eq!(raw.ask(&request), answer, "what is stored stays whole");
@@ -112,11 +112,11 @@ fn damaged_answers() {
 fn slow_answers() {
     let (broker, request, answer) = broker();
     let mut raw = Raw::connect(&broker);
-    broker.inject(Fault::Delay(Duration::from_millis(80)));
+    broker.inject(BrokerFault::Delay(Duration::from_millis(80)));
     let started = Instant::now();
     assert_eq!(raw.ask(&request), answer);
     assert!(started.elapsed() >= Duration::from_millis(80));
-    broker.inject(Fault::Trickle { bytes: 10, pause: Duration::from_millis(10) });
+    broker.inject(BrokerFault::Trickle { bytes: 10, pause: Duration::from_millis(10) });
     let started = Instant::now();
     assert_eq!(raw.ask(&request), answer);
     assert!(started.elapsed() >= Duration::from_millis(10 * (answer.len() as u64 / 10 - 1)));
@@ -125,17 +125,17 @@ fn slow_answers() {
 #[test]
 fn requests_without_answers() {
     let (broker, request, answer) = broker();
-    broker.inject(Fault::CloseOnRequest(Kind::Consume));
+    broker.inject(BrokerFault::CloseOnRequest(Kind::Consume));
     let mut raw = Raw::connect(&broker);
     raw.send(&request);
     assert!(raw.is_closed());
-    broker.inject_times(Fault::LoseAnswer(Kind::Consume), 2);
+    broker.inject_times(BrokerFault::LoseAnswer(Kind::Consume), 2);
     for _ in 0..2 {
         let mut raw = Raw::connect(&broker);
         raw.send(&request);
         assert!(raw.is_closed());
     }
-    broker.inject_times(Fault::RefuseConsume(PartitionAnswer::NoLeader), u64::MAX);
+    broker.inject_times(BrokerFault::RefuseConsume(PartitionAnswer::NoLeader), u64::MAX);
     let mut raw = Raw::connect(&broker);
     for _ in 0..3 {
         assert_eq!(raw.ask(&request).last(), Some(&0xfd));

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use tank_client::broker::{Broker, Fault, dense_bundle, sparse_bundle};
+use tank_client::broker::{Broker, BrokerFault, dense_bundle, sparse_bundle};
 use tank_client::protocol::bundle::{Compression, RawMessage};
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use tank_client::protocol::frame::Kind;
@@ -323,14 +323,14 @@ fn faults_of_publishing() {
     let codes = |answer: &[u8]| ProduceResponse::decode(&answer[5..], request.shape()).unwrap().codes;
     let mut raw = Raw::connect(&broker);
     for code in [ProduceCode::SystemError, ProduceCode::ReadOnly, ProduceCode::NoLeader, ProduceCode::UnknownTopic] {
-        broker.inject(Fault::RefuseProduce(code));
+        broker.inject(BrokerFault::RefuseProduce(code));
         assert_eq!(codes(&raw.ask(&bytes)), [code; 2]);
     }
-    broker.inject(Fault::CloseOnRequest(Kind::Produce));
+    broker.inject(BrokerFault::CloseOnRequest(Kind::Produce));
     raw.send(&bytes);
     assert!(raw.is_closed());
     assert_eq!(broker.high_water_mark("orders", 1), 0);
-    broker.inject(Fault::LoseAnswer(Kind::Produce));
+    broker.inject(BrokerFault::LoseAnswer(Kind::Produce));
     let mut raw = Raw::connect(&broker);
     raw.send(&bytes);
     assert!(raw.is_closed());

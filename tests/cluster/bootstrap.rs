@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::{Client, Error, Record};
 
 use crate::common::watch::{timed, within};
@@ -24,7 +24,7 @@ fn silent_brokers_share_the_time_to_connect() {
         }
         // The last one has what the others left.
         let broker = Broker::start().unwrap();
-        broker.inject(Fault::LatePing(budget / 2));
+        broker.inject(BrokerFault::LatePing(budget / 2));
         let list = format!("{},{},{}", nobody(), nobody(), broker.addr());
         Client::builder().connect_timeout(budget).connect(&list).unwrap();
     });

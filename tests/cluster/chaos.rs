@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tank_client::broker::{Broker, Cluster, Fault as Injected};
+use tank_client::broker::{Broker, BrokerFault, Cluster};
 use tank_client::protocol::frame::Kind;
 use tank_client::{Client, Producer, Record, Start, Subscription};
 
@@ -116,7 +116,7 @@ fn follow(sea: &Sea, rng: &mut Rng) {
     };
     while !is_through(&next) {
         let at = |partition: u16| Start::At(next[usize::from(partition)]);
-        let one = Subscription::partition("orders", 0).from(at(0));
+        let one = Subscription::partition("orders", 0).start(at(0));
         let subscription = (1..PARTITIONS).fold(one, |all, p| all.and_partition("orders", p, at(p)));
         let mut iter = match client.subscribe(subscription.max_wait(Duration::from_millis(200))) {
             Ok(iter) => iter,
@@ -137,7 +137,7 @@ fn follow(sea: &Sea, rng: &mut Rng) {
             }
         }
         for (partition, next) in (0..).zip(&mut next) {
-            assert_eq!(iter.position("orders", partition), Some(*next));
+            assert_eq!(iter.position_of("orders", partition), Some(*next));
         }
     }
 }
@@ -175,9 +175,9 @@ fn weather(cluster: &Cluster, rng: &mut Rng, time: Duration) {
                     down = Some((node, false));
                 }
                 4 => cluster.node(node).disconnect_all(),
-                5 => cluster.node(node).inject(Injected::ResetAfter(rng.below(3000) as u64)),
-                6 => cluster.node(node).inject(Injected::CutAfter(rng.below(3000) as u64)),
-                7 => cluster.node(node).inject(Injected::LoseAnswer(Kind::Produce)),
+                5 => cluster.node(node).inject(BrokerFault::ResetAfter(rng.below(3000) as u64)),
+                6 => cluster.node(node).inject(BrokerFault::CutAfter(rng.below(3000) as u64)),
+                7 => cluster.node(node).inject(BrokerFault::LoseAnswer(Kind::Produce)),
                 8 => cluster.set_leader("orders", rng.below(usize::from(PARTITIONS)) as u16, None),
                 _ => (0..PARTITIONS).for_each(|p| {
                     if rng.one_in(3) {

@@ -10,7 +10,7 @@ use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::SEQ_TAIL;
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::ProduceRequest;
-use tank_client::{Client, Error, Limits, Parcel, Record, Start, Subscription, TopicConfig};
+use tank_client::{Client, Error, Limits, PartitionRecords, Record, Start, Subscription, TopicConfig};
 
 use crate::common::watch::{SOON, within};
 use crate::support::{addrs, idle_until, orders, quick};
@@ -68,8 +68,8 @@ fn check_request(request: &Request, in_cluster: bool) {
 /// Everything a client can do that takes a partition.
 fn use_all(client: &Client, topic: &str, partitions: u16) {
     let records = [Record::new(b"1")];
-    let parcels: Vec<_> = (0..partitions).map(|id| Parcel::new(topic, id, &records)).collect();
-    for some in parcels.chunks(200) {
+    let by_partition: Vec<_> = (0..partitions).map(|id| PartitionRecords::new(topic, id, &records)).collect();
+    for some in by_partition.chunks(200) {
         client.publish_all(some).unwrap().into_iter().for_each(Result::unwrap);
     }
     let mark = client.partitions(topic).unwrap()[0].high_water_mark;
@@ -85,7 +85,7 @@ fn use_all(client: &Client, topic: &str, partitions: u16) {
     assert_eq!(client.seq_at(topic, 0, UNIX_EPOCH).unwrap(), 1);
     let e = client.partitions("nowhere").unwrap_err();
     assert!(matches!(e, Error::Broker { .. }), "{e:?}");
-    let unknown = Subscription::partition(topic, partitions).from(Start::Earliest);
+    let unknown = Subscription::partition(topic, partitions).start(Start::Earliest);
     assert!(matches!(client.subscribe(unknown), Err(Error::Broker { .. })));
     assert!(client.publish(topic, partitions, &records).is_err());
     assert!(client.publish(topic, 0, &[]).is_err());
@@ -113,7 +113,7 @@ fn nothing_deadly_is_sent_to_a_cluster() {
             check(cluster.nodes(), true, &mut seen);
         }
         for prefer_local in [false, true] {
-            let both = Subscription::topic("orders").and_topic("more", Start::Earliest).from(Start::Earliest);
+            let both = Subscription::topic("orders").and_topic("more", Start::Earliest).start(Start::Earliest);
             let mut iter = client.subscribe(if prefer_local { both.prefer_local() } else { both }).unwrap();
             for _ in 0..3 {
                 while iter.next_timeout(Duration::from_millis(50)).unwrap().is_some() {}
@@ -133,7 +133,7 @@ fn nothing_deadly_is_sent_to_a_cluster() {
         let mut iter = late.subscribe(Subscription::topic("orders")).unwrap();
         idle_until(&mut iter, |iter| iter.stats().no_leader > 2);
         cluster.set_leader("orders", 0, Some(1));
-        idle_until(&mut iter, |iter| iter.position("orders", 0).is_some());
+        idle_until(&mut iter, |iter| iter.position_of("orders", 0).is_some());
         check(cluster.nodes(), true, &mut seen);
         let all = [Kind::Consume, Kind::Produce, Kind::ProduceWithSeqnum, Kind::DiscoverPartitions, Kind::CreateTopic];
         assert!(all.iter().all(|kind| seen.contains(kind)), "{seen:?}");
@@ -145,11 +145,11 @@ fn nothing_deadly_is_sent_to_a_broker() {
     within(120, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 600);
-        let client = quick().connect(&broker.addr().to_string()).unwrap();
+        let client = quick().connect(broker.addr()).unwrap();
         let mut seen = HashSet::new();
         use_all(&client, "orders", 600);
         check(std::slice::from_ref(&broker), false, &mut seen);
-        let mut iter = client.subscribe(Subscription::topic("orders").from(Start::Earliest)).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
         while iter.next_timeout(Duration::from_millis(50)).unwrap().is_some() {}
         // All of them are waited for, with several requests.
         idle_until(&mut iter, |_| broker.stats().waiting == 3);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tank_client::broker::{Broker, Fault as Injected};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::fetch::PartitionAnswer;
 use tank_client::protocol::produce::ProduceCode;
 use tank_client::{Error, Fault, Record, Redirects};
@@ -22,7 +22,7 @@ fn two_nodes_that_name_each_other() {
         let (cluster, _) = orders(2, 2);
         for (node, other) in [(0, 1), (1, 0)] {
             let other = v4(cluster.node(other).addr());
-            let named = Injected::RefuseConsume(PartitionAnswer::Redirect(other));
+            let named = BrokerFault::RefuseConsume(PartitionAnswer::Redirect(other));
             cluster.node(node).inject_times(named, u64::MAX);
         }
         let client = quick().retry_timeout(PATIENCE).connect(&addrs(&cluster)).unwrap();
@@ -63,7 +63,7 @@ fn partitions_without_a_leader_are_waited_for() {
         ] {
             let broker = Broker::start().unwrap();
             broker.create_topic("orders", 2);
-            broker.inject_times(Injected::RefuseConsume(answer), u64::MAX);
+            broker.inject_times(BrokerFault::RefuseConsume(answer), u64::MAX);
             let addr = broker.addr().to_string();
             let client = quick().retry_timeout(PATIENCE).connect(&addr).unwrap();
             let mut iter = client.subscribe(all()).unwrap();
@@ -101,7 +101,7 @@ fn a_node_that_knows_no_leader_is_not_the_only_one_asked() {
             let mut iter = client.subscribe(all()).unwrap();
             (0..2).for_each(|p| append(&cluster, p, 1, 3));
             take(&mut iter, 6);
-            cluster.node(0).inject_times(Injected::RefuseConsume(answer), u64::MAX);
+            cluster.node(0).inject_times(BrokerFault::RefuseConsume(answer), u64::MAX);
             // Who leads now is forgotten with the connection, and node 0 is the first to be asked.
             cluster.node(1).stop();
             (0..2).for_each(|p| cluster.set_leader("orders", p, Some(2)));
@@ -116,7 +116,7 @@ fn a_node_that_knows_no_leader_is_not_the_only_one_asked() {
         for answer in [ignorant, ProduceCode::Redirect(nobody()), ProduceCode::Redirect("0.0.0.0:0".parse().unwrap())] {
             let (cluster, _) = orders(3, 1);
             cluster.set_leader("orders", 0, Some(1));
-            cluster.node(0).inject_times(Injected::RefuseProduce(answer), u64::MAX);
+            cluster.node(0).inject_times(BrokerFault::RefuseProduce(answer), u64::MAX);
             let client = || quick().retry_timeout(SOON).connect(&addrs(&cluster)).unwrap();
             client().publish("orders", 0, &[Record::new(b"1")]).unwrap_or_else(|e| panic!("{answer:?}: {e:?}"));
             let mut producer = client().producer().build().unwrap();
@@ -133,15 +133,15 @@ fn an_unknown_code_is_malformed_data() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
-        broker.inject_times(Injected::RefuseConsume(PartitionAnswer::NoLeader), u64::MAX);
-        let client = quick().connect(&broker.addr().to_string()).unwrap();
+        broker.inject_times(BrokerFault::RefuseConsume(PartitionAnswer::NoLeader), u64::MAX);
+        let client = quick().connect(broker.addr()).unwrap();
         let mut iter = client.subscribe(all()).unwrap();
         // The partitions, the status, and the first fetch; the next one takes a call.
         assert!(broker.wait_until(SOON, |stats| stats.answered == 3));
         // The code follows on frame header, header length, request id, counts, name and partition; 0xfd becomes 2.
-        broker.inject(Injected::FlipAfter(24));
+        broker.inject(BrokerFault::FlipAfter(24));
         let e = iter.next().unwrap().unwrap_err();
-        let Error::Decode { source } = &e else { panic!("{e:?}") };
+        let Error::Decode { source, .. } = &e else { panic!("{e:?}") };
         assert!(source.to_string().contains("err_flags") || source.field() == "err_flags", "{source}");
         assert!(!e.is_retryable());
         assert_eq!(broker.killed_by(), None);
@@ -167,7 +167,7 @@ fn a_leader_that_changes_in_the_middle_of_an_answer() {
             assert!(whole > 2000, "{whole}");
             for at in [whole / 10, whole / 3, whole / 2, whole - 30] {
                 cluster.set_leader("orders", 0, Some(0));
-                cluster.node(0).inject(Injected::StallAfter(at));
+                cluster.node(0).inject(BrokerFault::StallAfter(at));
                 let mut iter = client.subscribe(all().limit(400)).unwrap();
                 assert!(cluster.node(0).wait_until(SOON, |stats| stats.stalled > 0));
                 let first = take(&mut iter, usize::from(at > 1000));

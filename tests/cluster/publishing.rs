@@ -3,10 +3,10 @@
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
-use tank_client::broker::{Broker, Fault as Injected};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::ProduceCode;
-use tank_client::{Acks, Client, Error, Fault, Parcel, Record, TopicConfig};
+use tank_client::{Acks, Client, Error, Fault, PartitionRecords, Record, TopicConfig};
 
 use crate::common::watch::{SOON, timed, within};
 use crate::support::{addrs, all, append, orders, quick, take, v4};
@@ -15,8 +15,8 @@ use crate::support::{addrs, all, append, orders, quick, take, v4};
 fn publish_all(client: &Client, partitions: u16, number: u64) -> Vec<Result<(), Error>> {
     let payload = number.to_string();
     let records = [Record::new(payload.as_bytes())];
-    let parcels: Vec<_> = (0..partitions).map(|id| Parcel::new("orders", id, &records)).collect();
-    client.publish_all(&parcels).unwrap()
+    let by_partition: Vec<_> = (0..partitions).map(|id| PartitionRecords::new("orders", id, &records)).collect();
+    client.publish_all(&by_partition).unwrap()
 }
 
 #[test]
@@ -96,9 +96,9 @@ fn publishing_while_leaders_go() {
         cluster.node(1).stop();
         cluster.fail_over(1);
         publish_all(&client, 3, 2).into_iter().for_each(Result::unwrap);
-        cluster.node(2).inject(Injected::RefuseProduce(ProduceCode::NoLeader));
+        cluster.node(2).inject(BrokerFault::RefuseProduce(ProduceCode::NoLeader));
         publish_all(&client, 3, 3).into_iter().for_each(Result::unwrap);
-        cluster.node(2).inject(Injected::LoseAnswer(Kind::Produce));
+        cluster.node(2).inject(BrokerFault::LoseAnswer(Kind::Produce));
         let results = publish_all(&client, 3, 4);
         for (partition, result) in (0..).zip(results) {
             match (cluster.leader("orders", partition), result) {

@@ -51,7 +51,7 @@ fn in_trouble() {
         let (brokers, topic) = brokers_and_topic();
         let seconds = env::var("TANK_SECONDS").map_or(40, |text| text.parse().unwrap());
         let client = Client::connect(&brokers).unwrap();
-        let subscription = Subscription::topic(&*topic).from(Start::Latest).out_of_range(OutOfRange::Latest);
+        let subscription = Subscription::topic(&*topic).start(Start::Latest).out_of_range(OutOfRange::Latest);
         let mut iter = client.subscribe(subscription).unwrap();
         let (over, stored) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Moments::new())));
         let ids: Vec<u16> = client.partitions(&topic).unwrap().iter().map(|partition| partition.id).collect();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::{Error, Start, Subscription};
 
 use crate::common::watch::{SOON, timed, within};
@@ -89,7 +89,7 @@ fn a_leader_in_trouble_stalls_its_own_partitions_only() {
                     cluster.node(1).pause();
                     cluster.node(1).disconnect_all();
                 }
-                _ => cluster.node(1).inject(Fault::StallAfter(0)),
+                _ => cluster.node(1).inject(BrokerFault::StallAfter(0)),
             }
             let (_, took) = timed(|| {
                 for n in 2..=30 {
@@ -99,7 +99,7 @@ fn a_leader_in_trouble_stalls_its_own_partitions_only() {
                 }
             });
             assert!(took < Duration::from_secs(5), "{how}: {took:?}");
-            assert!(iter.position("orders", 1) == Some(2) && iter.position("orders", 4) == Some(2));
+            assert!(iter.position_of("orders", 1) == Some(2) && iter.position_of("orders", 4) == Some(2));
             assert_eq!(cluster.killed_by(), None);
         }
     });
@@ -132,8 +132,8 @@ fn a_subscription_does_not_wait_for_a_leader_that_is_gone() {
             let (iter, took) = timed(|| client.subscribe(latest.clone()));
             let mut iter = iter.unwrap();
             assert!(took < SOON / 2, "{how}: {took:?}");
-            assert_eq!(iter.position("orders", 0), Some(4));
-            assert_eq!((iter.position("orders", 1), iter.high_water_mark("orders", 1), iter.lag()), (None, None, 0));
+            assert_eq!(iter.position_of("orders", 0), Some(4));
+            assert_eq!((iter.position_of("orders", 1), iter.high_water_mark("orders", 1), iter.lag()), (None, None, 0));
             let positions = iter.positions();
             assert_eq!(
                 positions.iter().map(|p| (p.partition, p.seq)).collect::<Vec<_>>(),
@@ -144,11 +144,11 @@ fn a_subscription_does_not_wait_for_a_leader_that_is_gone() {
                 let got = take(&mut iter, 4);
                 assert!(got.len() == 4 && got.values().all(|numbers| *numbers == [n]), "{how}: {got:?}");
             }
-            assert_eq!(iter.position("orders", 4), None);
+            assert_eq!(iter.position_of("orders", 4), None);
 
             // They begin behind what there is when they have a leader.
             [1, 4].iter().for_each(|&p| cluster.set_leader("orders", p, Some(2)));
-            idle_until(&mut iter, |iter| [1, 4].iter().all(|&p| iter.position("orders", p) == Some(4)));
+            idle_until(&mut iter, |iter| [1, 4].iter().all(|&p| iter.position_of("orders", p) == Some(4)));
             assert_eq!((iter.gaps(), iter.lag(), iter.positions().iter().count()), (&[][..], 0, 6));
             [1, 4].iter().for_each(|&p| append(&cluster, p, 4, 5));
             assert_eq!(take(&mut iter, 4), [(1, vec![4, 5]), (4, vec![4, 5])].into());
@@ -159,7 +159,7 @@ fn a_subscription_does_not_wait_for_a_leader_that_is_gone() {
             let mut iter = client.subscribe(Subscription::topic("empty").max_wait(soon)).unwrap();
             let mut ended = client.subscribe(Subscription::topic("empty").max_wait(soon).stop_at_end()).unwrap();
             cluster.set_leader("empty", 0, Some(0));
-            idle_until(&mut iter, |iter| iter.position("empty", 0) == Some(1));
+            idle_until(&mut iter, |iter| iter.position_of("empty", 0) == Some(1));
             assert!(ended.next().is_none() && iter.high_water_mark("empty", 0) == Some(0));
             cluster.node(0).append_payloads("empty", 0, &["1"]);
             assert_eq!(take(&mut iter, 1), [(0, vec![1])].into());
@@ -177,7 +177,7 @@ fn a_time_is_searched_once_there_is_a_leader() {
         cluster.set_leader("orders", 0, None);
         let patience = Duration::from_millis(200);
         let client = quick().retry_timeout(patience).connect(&addrs(&cluster)).unwrap();
-        let since = || Subscription::topic("orders").from(Start::Time(std::time::UNIX_EPOCH));
+        let since = || Subscription::topic("orders").start(Start::Time(std::time::UNIX_EPOCH));
         let (e, took) = timed(|| client.subscribe(since()).unwrap_err());
         let no_leader = tank_client::Fault::NoLeader;
         assert!(matches!(e, Error::Broker { partition: Some(0), fault, .. } if fault == no_leader), "{e:?}");
@@ -248,7 +248,7 @@ fn a_fault_in_one_answer_waits_for_the_rest_of_that_answer() {
         cluster.node(0).set_broken("orders", 0, true);
         append(&cluster, 1, 1, 20);
         append(&cluster, 2, 1, 400);
-        cluster.node(0).inject(Fault::StallAfter(2000));
+        cluster.node(0).inject(BrokerFault::StallAfter(2000));
         let mut iter = client.subscribe(all()).unwrap();
         assert!(cluster.node(0).wait_until(SOON, |stats| stats.stalled > 0));
         let mut counts = [0; 3];
@@ -331,7 +331,7 @@ fn the_end_of_every_partition_at_its_leader() {
         let behind = behind.connect(&cluster.node(0).addr().to_string()).unwrap();
         let e = behind.publish("orders", 0, &[tank_client::Record::new(b"1")]).unwrap_err();
         assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e:?}");
-        let subscription = Subscription::partition("orders", 0).from(Start::Earliest).stop_at_end();
+        let subscription = Subscription::partition("orders", 0).start(Start::Earliest).stop_at_end();
         let got: Vec<_> = behind.subscribe(subscription).unwrap().map(|message| message.unwrap().seq()).collect();
         assert_eq!(got, [1]);
         assert_eq!(cluster.killed_by(), None);

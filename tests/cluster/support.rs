@@ -29,7 +29,7 @@ pub(crate) fn orders(nodes: usize, partitions: u16) -> (Arc<Cluster>, Client) {
 }
 
 pub(crate) fn all() -> Subscription {
-    Subscription::topic("orders").from(Start::Earliest)
+    Subscription::topic("orders").start(Start::Earliest)
 }
 
 /// Appends numbers `from..=to`, each in a bundle of its own.

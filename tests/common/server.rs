@@ -95,7 +95,7 @@ impl Topic {
 
     /// All of its messages.
     pub fn all(&self) -> Subscription {
-        Subscription::topic(&*self.name).from(Start::Earliest).stop_at_end()
+        Subscription::topic(&*self.name).start(Start::Earliest).stop_at_end()
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use std::sync::mpsc::{TryRecvError, channel};
 use std::thread;
 
-use tank_client::broker::{Broker, Fault};
+use tank_client::broker::{Broker, BrokerFault};
 use tank_client::{Client, Record};
 
 use crate::common::example::{example, run};
@@ -193,7 +193,7 @@ fn what_cannot_be_read_is_a_failure_with_its_cause() {
             &["tail", "--from", "earliest"],
             &["tail", "--from", "earliest", "--stats"],
         ] {
-            broker.inject(Fault::CorruptBundle);
+            broker.inject(BrokerFault::CorruptBundle);
             let (code, out, err) = run(args[0], &[&args[1..], &[&addr, "orders"]].concat());
             let last = err.lines().last().unwrap();
             let told = format!("{}: malformed data from the broker: ", args[0]);
@@ -206,7 +206,7 @@ fn what_cannot_be_read_is_a_failure_with_its_cause() {
         let mut rng = Rng::new(3);
         let noise: Vec<Vec<u8>> = (0..3000).map(|_| rng.bytes(100)).collect();
         broker.append_payloads("clicks", 0, &noise);
-        broker.inject(Fault::GarbageAfter(100_000, vec![0xff; 64]));
+        broker.inject(BrokerFault::GarbageAfter(100_000, vec![0xff; 64]));
         let (code, out, err) = run("fan_in", &["--fields", "content", &addr, "clicks"]);
         assert!(code == 1 && out == "home\ncart\n", "{} bytes: {err}", out.len());
         let mut tail = example("tail");
@@ -214,7 +214,7 @@ fn what_cannot_be_read_is_a_failure_with_its_cause() {
         let mut tail = tail.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines().map(Result::unwrap);
         assert_eq!(lines.by_ref().take(2).collect::<Vec<_>>(), ["tea", "milk"]);
-        broker.inject(Fault::CorruptBundle);
+        broker.inject(BrokerFault::CorruptBundle);
         broker.append_payloads("orders", 0, &["rum"]);
         assert_eq!(lines.next(), None);
         let Output { status, stderr, .. } = tail.wait_with_output().unwrap();

@@ -46,6 +46,6 @@ pub fn orders(server: &Server) -> String {
 
 pub fn messages(client: &Client, topic: &str) -> Vec<Vec<Message>> {
     let partitions = 0..client.partitions(topic).unwrap().len() as u16;
-    let all = |id| Subscription::partition(topic, id).from(Start::Earliest).stop_at_end();
+    let all = |id| Subscription::partition(topic, id).start(Start::Earliest).stop_at_end();
     partitions.map(|id| client.subscribe(all(id)).unwrap().map(Result::unwrap).collect()).collect()
 }

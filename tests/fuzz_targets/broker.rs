@@ -141,8 +141,8 @@ fn status(good: &mut TcpStream) -> StatusResponse {
 }
 
 fn consume(broker: &Broker) {
-    let client = Client::builder().io_timeout(SOON).retry_timeout(Duration::ZERO).connect(&broker.addr().to_string());
-    let wanted = Subscription::partition(GOOD, 0).from(Start::Earliest).limit(3);
+    let client = Client::builder().io_timeout(SOON).retry_timeout(Duration::ZERO).connect(broker.addr());
+    let wanted = Subscription::partition(GOOD, 0).start(Start::Earliest).limit(3);
     let messages = client.unwrap().subscribe(wanted).unwrap();
     let payloads: Vec<Vec<u8>> = messages.map(|message| message.unwrap().payload().to_vec()).collect();
     assert_eq!(payloads, [b"a", b"b", b"c"]);

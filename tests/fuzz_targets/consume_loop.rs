@@ -67,7 +67,7 @@ pub fn run(data: &[u8]) {
     let sent = script.sent.clone();
     PEER.play(script);
 
-    let mut subscription = Subscription::topic(TOPIC).max_wait(Duration::ZERO).from(match start % 3 {
+    let mut subscription = Subscription::topic(TOPIC).max_wait(Duration::ZERO).start(match start % 3 {
         0 => Start::Earliest,
         1 => Start::At(seq),
         _ => Start::Latest,
@@ -155,7 +155,7 @@ fn read(iter: &mut ConsumeIter, how: u8, stays: bool) -> HashMap<u16, Vec<Sample
                 assert_eq!(message.topic(), TOPIC);
                 let (sample, partition) = (Sample::of(&message), message.partition());
                 // Further than the next number where it is known that nothing lies between.
-                let position = (*iter).position(TOPIC, partition).unwrap();
+                let position = iter.position_of(TOPIC, partition).unwrap();
                 assert!(position > message.seq());
                 let promised = positions.insert(partition, position);
                 assert!(!stays || promised.is_none_or(|promised| message.seq() >= promised), "below the position");

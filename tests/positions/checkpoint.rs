@@ -6,7 +6,7 @@ use tank_client::broker::Broker;
 use tank_client::{Checkpoint, Client, Error, Message, OutOfRange, Positions, Result, Start, Subscription};
 
 fn client(broker: &Broker) -> Client {
-    Client::connect(&broker.addr().to_string()).unwrap()
+    Client::connect(broker.addr()).unwrap()
 }
 
 fn file(name: &str) -> PathBuf {
@@ -32,7 +32,7 @@ fn payloads(messages: impl Iterator<Item = Result<Message>>) -> Vec<String> {
 }
 
 fn all(topic: &str) -> Subscription {
-    Subscription::topic(topic).from(Start::Earliest).stop_at_end()
+    Subscription::topic(topic).start(Start::Earliest).stop_at_end()
 }
 
 #[test]
@@ -45,12 +45,12 @@ fn a_checkpoint_overrides_the_start_of_the_partitions_it_has() {
     }
     let known = checkpoint("overrides", &[("orders", 0, 3), ("orders", 2, 4), ("other", 1, 99)]);
     let mut iter = client(&broker).subscribe(all("orders").resume(&known)).unwrap();
-    assert_eq!(iter.position("orders", 2), Some(4));
+    assert_eq!(iter.position_of("orders", 2), Some(4));
     let mut found = payloads(&mut iter);
     found.sort();
     assert_eq!(found, ["0-3", "1-1", "1-2", "1-3"]);
 
-    let one = Subscription::partition("orders", 0).from(Start::Latest).stop_at_end();
+    let one = Subscription::partition("orders", 0).start(Start::Latest).stop_at_end();
     assert_eq!(payloads(client(&broker).subscribe(one.resume(&known)).unwrap()), ["0-3"]);
     assert!(iter.gaps().is_empty());
 }
@@ -67,7 +67,7 @@ fn a_position_that_retention_took_is_a_gap() {
     let known = checkpoint("retention", &[("orders", 0, 2)]);
     let e = client(&broker).subscribe(all("orders").resume(&known)).unwrap().next().unwrap().unwrap_err();
     assert!(matches!(e, Error::OutOfRange { requested: 2, first_available: 3, high_water_mark: 4, .. }), "{e}");
-    let what = all("orders").resume(&known).out_of_range(OutOfRange::Earliest).on_recreated(OutOfRange::Fail);
+    let what = all("orders").resume(&known).out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Fail);
     let mut iter = client(&broker).subscribe(what).unwrap();
     assert_eq!(payloads(&mut iter), ["c", "d"]);
     let gaps: Vec<_> = iter.gaps().iter().map(|gap| (gap.partition, gap.first, gap.last)).collect();
@@ -98,11 +98,11 @@ fn a_position_beyond_the_end_means_another_log() {
         assert!(e.to_string().starts_with("orders/0: the checkpoint says 4, but the high-water mark is"), "{e}");
         assert!(iter.next().is_none() && iter.is_finished());
 
-        let anew = client(&broker).subscribe(resumed.clone().on_recreated(OutOfRange::Earliest)).unwrap();
+        let anew = client(&broker).subscribe(resumed.clone().beyond_end(OutOfRange::Earliest)).unwrap();
         assert_eq!(payloads(anew).len() as u64, messages);
-        let mut late = client(&broker).subscribe(resumed.on_recreated(OutOfRange::Latest)).unwrap();
+        let mut late = client(&broker).subscribe(resumed.beyond_end(OutOfRange::Latest)).unwrap();
         assert!(payloads(&mut late).is_empty());
-        assert_eq!(late.position("orders", 0), Some(messages + 1));
+        assert_eq!(late.position_of("orders", 0), Some(messages + 1));
     }
 }
 

@@ -14,7 +14,7 @@ fn at(ms: u64) -> SystemTime {
 }
 
 fn client(broker: &Broker) -> Client {
-    Client::connect(&broker.addr().to_string()).unwrap()
+    Client::connect(broker.addr()).unwrap()
 }
 
 fn message(timestamp_ms: u64) -> RawMessage<'static> {
@@ -169,9 +169,9 @@ fn old_servers_and_lost_connections_change_nothing() {
             &dense_bundle(&times, if bundle % 2 == 0 { Compression::None } else { Compression::Snappy }),
         );
     }
-    let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).connect(&broker.addr().to_string()).unwrap();
+    let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).connect(broker.addr()).unwrap();
     for time in (0..35_000).step_by(777) {
-        broker.inject(tank_client::broker::Fault::CutAfter(time));
+        broker.inject(tank_client::broker::BrokerFault::CutAfter(time));
         assert_eq!(client.seq_at("orders", 0, at(time)).unwrap(), time + 1);
     }
 }
@@ -191,23 +191,23 @@ fn a_window_of_time() {
         broker.append_records("orders", 2, &[message(time)]);
     }
     let client = client(&broker);
-    let window = Subscription::topic("orders").from(Start::Time(at(20))).stop_at_time(at(40)).stop_at_end();
+    let window = Subscription::topic("orders").start(Start::Time(at(20))).stop_at_time(at(40)).stop_at_end();
     let iter = client.subscribe(&window).unwrap();
-    assert_eq!(iter.position("orders", 1), Some(1));
+    assert_eq!(iter.position_of("orders", 1), Some(1));
     assert_eq!(seqs(iter), [(0, 2), (0, 3), (2, 2), (2, 3), (2, 4)]);
 
     // Without an end, it is the first message at or after the time that ends a partition.
-    let window = Subscription::partition("orders", 1).from(Start::Time(at(20))).stop_at_time(at(40));
+    let window = Subscription::partition("orders", 1).start(Start::Time(at(20))).stop_at_time(at(40));
     let mut iter = client.subscribe(window).unwrap();
     broker.append_records("orders", 1, &[3, 39, 40, 2].map(message));
     assert_eq!(iter.by_ref().map(|message| message.unwrap().seq()).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!(iter.position("orders", 1), Some(3));
+    assert_eq!(iter.position_of("orders", 1), Some(3));
     assert!(iter.is_finished());
 
     // Nothing at all lies before the time.
-    let none = Subscription::topic("orders").from(Start::At(4)).stop_at_time(at(2));
+    let none = Subscription::topic("orders").start(Start::At(4)).stop_at_time(at(2));
     assert_eq!(seqs(client.subscribe(none).unwrap()), []);
     // The end of a bundle is no end, and other conditions hold as well.
-    let some = Subscription::partition("orders", 2).from(Start::Earliest).stop_at_time(at(1000)).stop_at_seq(3);
+    let some = Subscription::partition("orders", 2).start(Start::Earliest).stop_at_time(at(1000)).stop_at_seq(3);
     assert_eq!(seqs(client.subscribe(some).unwrap()), [(2, 1), (2, 2), (2, 3)]);
 }

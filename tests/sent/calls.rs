@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tank_client::{
-    Acks, Checkpoint, Client, Compression, Error, Fault, OutOfRange, Parcel, Positions, Record, Start, Subscription,
-    TopicConfig,
+    Acks, Checkpoint, Client, Compression, Error, Fault, OutOfRange, PartitionRecords, Positions, Record, Start,
+    Subscription, TopicConfig,
 };
 
 use super::answers::Message;
@@ -208,8 +208,11 @@ fn publish_all() {
         }
         let records: Vec<Vec<Record<'_>>> =
             all.iter().map(|(.., given)| given.iter().map(Given::record).collect()).collect();
-        let parcels: Vec<Parcel<'_>> =
-            all.iter().zip(&records).map(|((topic, id, _), records)| Parcel::new(topic, *id, records)).collect();
+        let by_partition: Vec<PartitionRecords<'_>> = all
+            .iter()
+            .zip(&records)
+            .map(|((topic, id, _), records)| PartitionRecords::new(topic, *id, records))
+            .collect();
         let places: HashSet<(&String, u16)> = all.iter().map(|(topic, id, _)| (topic, *id)).collect();
         let names: HashSet<&String> = all.iter().map(|(topic, ..)| topic).collect();
         let widest = names.iter().map(|name| places.iter().filter(|(topic, _)| topic == name).count()).max();
@@ -220,7 +223,7 @@ fn publish_all() {
                 is_name(topic) && *id < u16::MAX && !given.is_empty() && given.iter().all(Given::is_legal)
             });
         let client = broker.client(name, |builder| builder);
-        match client.publish_all(&parcels) {
+        match client.publish_all(&by_partition) {
             Ok(results) => {
                 assert!(legal && results.len() == all.len() && results.iter().all(Result::is_ok));
                 let mut stored = stored(broker.asked(name));
@@ -389,7 +392,7 @@ fn subscriptions() {
             Some(id) => Subscription::partition(first, id),
             None => Subscription::topic(first),
         };
-        subscription = subscription.from(begin);
+        subscription = subscription.start(begin);
         for (topic, id, start) in &wanted[1..] {
             subscription = match id {
                 Some(id) => subscription.and_partition(topic, *id, *start),
@@ -431,7 +434,7 @@ fn subscriptions() {
         }
         if rng.one_in(4) {
             let policy = rng.pick(&[OutOfRange::Earliest, OutOfRange::Latest, OutOfRange::Fail]);
-            subscription = subscription.out_of_range(policy).on_recreated(policy);
+            subscription = subscription.out_of_range(policy).beyond_end(policy);
         }
         let mut kept = Positions::default();
         if rng.one_in(4) {

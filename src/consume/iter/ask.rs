@@ -55,7 +55,7 @@ impl ConsumeIter {
     pub(super) fn fetch_ahead(&mut self, turn: usize, partitions: &[usize]) {
         let addr = &self.leaders[turn].addr;
         let goes_on =
-            |&index: &usize| self.tracks.is_behind(index) && self.tracks.leader(index, &self.shared.cluster) == *addr;
+            |&index: &usize| self.tracks.is_behind(index) && self.tracks.leader(index, &self.shared.book) == *addr;
         let partitions: Vec<usize> = partitions.iter().copied().filter(goes_on).collect();
         if let Err(e) = self.fetch(turn, &partitions) {
             // Learned when there is nothing left to hand out.
@@ -65,7 +65,7 @@ impl ConsumeIter {
 
     /// The broker to ask for a partition: its leader, or while that one is down, another one that may know a successor.
     fn broker_for(&self, index: usize) -> BrokerAddr {
-        let cluster = &self.shared.cluster;
+        let cluster = &self.shared.book;
         let leader = self.tracks.leader(index, cluster);
         let is_resting = |addr: &BrokerAddr| self.leaders.iter().any(|known| known.addr == *addr && known.is_resting());
         if !is_resting(&leader) {

@@ -32,7 +32,7 @@ fn bool8(c: &mut Cursor<'_>, field: &'static str) -> Result<bool, DecodeError> {
     }
 }
 
-fn check_id(found: u32, expected: u32) -> Result<(), DecodeError> {
+pub(super) fn check_id(found: u32, expected: u32) -> Result<(), DecodeError> {
     if found == expected {
         return Ok(());
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use log::trace;
 
-use super::addr::BrokerAddr;
 use super::clock::Deadline;
 use super::wait::{Interest, wait};
 use crate::error::{Error, Phase, Result};
+use crate::net::addr::BrokerAddr;
 
 /// A greeted connection.
 #[derive(Debug)]
@@ -41,16 +41,16 @@ impl Connection {
         let mut deadline = None;
         while !rest.is_empty() {
             match (&*self.stream).write(rest) {
-                Ok(0) => return Err(Error::Disconnected { phase: Phase::Send }),
+                Ok(0) => return Err(Error::disconnected(&self.addr, Phase::Send)),
                 Ok(n) => rest = &rest[n..],
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     let deadline = *deadline.get_or_insert_with(|| Deadline::after(timeout));
-                    if !wait(&[Interest::Write(self)], deadline).map_err(|e| Error::io(Phase::Send, e))? {
-                        return Err(Error::Timeout { phase: Phase::Send, after: timeout });
+                    if !wait(&[Interest::Write(self)], deadline).map_err(|e| Error::io(&self.addr, Phase::Send, e))? {
+                        return Err(Error::timeout(&self.addr, Phase::Send, timeout));
                     }
                 }
-                Err(e) => return Err(Error::io(Phase::Send, e)),
+                Err(e) => return Err(Error::io(&self.addr, Phase::Send, e)),
             }
         }
         Ok(())

@@ -1,29 +1,31 @@
-//! Which brokers there are, and which of them leads what.
+//! The address book: which brokers there are, which of them failed when, and who leads what.
 
 use std::collections::HashMap;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use log::debug;
 
 use super::addr::BrokerAddr;
-use super::clock::Deadline;
+use super::network::{Network, Time};
 use crate::config::{Config, Redirects};
 use crate::error::Fault;
 
 /// The most nodes to remember.
 const MAX_BROKERS: usize = 256;
 
-/// For how long a broker that failed is asked after all others only.
+/// For how long a broker that failed comes after all others.
 const DISTRUST: Duration = Duration::from_secs(15);
 
 /// The address book that a client and its subscriptions share.
 #[derive(Debug)]
-pub(crate) struct Cluster {
+pub(crate) struct AddressBook {
     config: Arc<Config>,
     /// Those the user named.
     given: Vec<BrokerAddr>,
+    /// Their addresses, where redirects to others are refused.
+    allowed: Vec<SocketAddr>,
     book: Mutex<Book>,
 }
 
@@ -38,17 +40,13 @@ struct Book {
 #[derive(Debug)]
 struct Known {
     addr: BrokerAddr,
-    /// Until when it comes behind all others, if it has failed.
-    distrusted: Option<Deadline>,
+    /// Until when it comes after all others, if it has failed.
+    distrusted_until: Time,
 }
 
 impl Known {
     fn new(addr: BrokerAddr) -> Known {
-        Known { addr, distrusted: None }
-    }
-
-    fn is_distrusted(&self) -> bool {
-        self.distrusted.is_some_and(|until| !until.has_passed())
+        Known { addr, distrusted_until: Time::ZERO }
     }
 }
 
@@ -58,17 +56,26 @@ impl Book {
         Some(self.brokers.remove(index))
     }
 
-    /// Puts a broker behind all others, but before those that failed just now.
-    fn put(&mut self, broker: Known) {
-        let at = self.brokers.iter().position(Known::is_distrusted).unwrap_or(self.brokers.len());
+    /// Puts a broker after all others, but before those that failed just now.
+    fn put(&mut self, broker: Known, now: Time) {
+        let at = self.brokers.iter().position(|known| now < known.distrusted_until).unwrap_or(self.brokers.len());
         self.brokers.insert(at, broker);
     }
 }
 
-impl Cluster {
-    pub(crate) fn new(brokers: Vec<BrokerAddr>, config: Arc<Config>) -> Cluster {
+impl AddressBook {
+    /// A book of these brokers. Where only redirects to them are followed their names are looked up, once and now.
+    pub(crate) fn new(brokers: Vec<BrokerAddr>, config: Arc<Config>, net: &dyn Network) -> AddressBook {
+        let addresses = |broker: &BrokerAddr| match broker.literal() {
+            Some(address) => vec![address],
+            None => net.resolve(broker.host(), broker.port()).unwrap_or_default(),
+        };
+        let allowed = match config.redirects {
+            Redirects::KnownBrokers => brokers.iter().flat_map(addresses).collect(),
+            Redirects::Follow => Vec::new(),
+        };
         let book = Book { brokers: brokers.iter().cloned().map(Known::new).collect(), leaders: HashMap::new() };
-        Cluster { config, given: brokers, book: Mutex::new(book) }
+        AddressBook { config, given: brokers, allowed, book: Mutex::new(book) }
     }
 
     /// Where to reach the node that a broker names as a leader; `None` if it names nobody.
@@ -79,15 +86,13 @@ impl Cluster {
         if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_broadcast() {
             return Ok(None);
         }
-        let addr = match &self.config.endpoints {
-            Some(map) => BrokerAddr::from(map.reachable(endpoint)),
-            None => BrokerAddr::from(endpoint),
+        let address = match &self.config.endpoints {
+            Some(map) => map.reachable(endpoint),
+            None => SocketAddr::V4(endpoint),
         };
-        let is_known = || self.given.iter().any(|broker| broker.is_same_host(&addr));
         match self.config.redirects {
-            Redirects::Follow => Ok(Some(addr)),
-            Redirects::KnownBrokers if is_known() => Ok(Some(addr)),
-            Redirects::KnownBrokers => Err(Fault::RedirectRefused(endpoint)),
+            Redirects::KnownBrokers if !self.allowed.contains(&address) => Err(Fault::RedirectRefused(endpoint)),
+            _ => Ok(Some(BrokerAddr::from(address))),
         }
     }
 
@@ -112,11 +117,11 @@ impl Cluster {
     }
 
     /// Remembers who leads a partition.
-    pub(crate) fn learn(&self, topic: &Arc<str>, partition: u16, leader: BrokerAddr) {
+    pub(crate) fn learn(&self, topic: &Arc<str>, partition: u16, leader: BrokerAddr, now: Time) {
         let mut book = self.book();
         let is_known = book.brokers.iter().any(|known| known.addr == leader);
         if !is_known && book.brokers.len() < MAX_BROKERS {
-            book.put(Known::new(leader.clone()));
+            book.put(Known::new(leader.clone()), now);
         }
         let leaders = match book.leaders.get_mut(topic) {
             Some(leaders) => leaders,
@@ -136,18 +141,18 @@ impl Cluster {
     }
 
     /// Lets others be asked before a broker that knows no leader, or none that can be reached: they may know better.
-    pub(crate) fn knew_no_leader(&self, addr: &BrokerAddr) {
+    pub(crate) fn knew_no_leader(&self, addr: &BrokerAddr, now: Time) {
         let mut book = self.book();
         if let Some(broker) = book.take(addr) {
-            book.put(broker);
+            book.put(broker, now);
         }
     }
 
-    /// Moves a broker that failed behind the others for a while, and forgets all that it leads.
-    pub(crate) fn failed(&self, addr: &BrokerAddr) {
+    /// Moves a broker that failed after the others for a while, and forgets all that it leads.
+    pub(crate) fn failed(&self, addr: &BrokerAddr, now: Time) {
         let mut book = self.book();
         if let Some(broker) = book.take(addr) {
-            book.brokers.push(Known { distrusted: Some(Deadline::after(DISTRUST)), ..broker });
+            book.brokers.push(Known { distrusted_until: now.after(DISTRUST), ..broker });
         }
         for leaders in book.leaders.values_mut() {
             leaders.retain(|_, leader| leader != addr);
@@ -158,30 +163,54 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::super::addr::parse_brokers;
+    use super::super::system::System;
     use super::*;
 
     #[test]
     fn brokers_take_turns_and_those_that_failed_come_last() {
         let brokers = parse_brokers("a:1,b:2,c:3,d:4").unwrap();
-        let cluster = Cluster::new(brokers.clone(), Arc::new(Config::default()));
-        let order = || cluster.brokers().iter().map(|addr| addr.to_string()[..1].to_owned()).collect::<String>();
-        cluster.failed(&brokers[1]);
+        let book = AddressBook::new(brokers.clone(), Arc::new(Config::default()), &System::new());
+        let order = || book.brokers().iter().map(|addr| addr.to_string()[..1].to_owned()).collect::<String>();
+        let now = Time::from_nanos(1);
+        book.failed(&brokers[1], now);
         assert_eq!(order(), "acdb");
         for expected in ["cdab", "dacb", "acdb"] {
-            let first = cluster.brokers().remove(0);
-            cluster.knew_no_leader(&first);
+            let first = book.brokers().remove(0);
+            book.knew_no_leader(&first, now);
             assert_eq!(order(), expected);
         }
-        // Even one that failed is behind none but those that failed after it.
-        cluster.failed(&brokers[0]);
+        // One that failed comes after all but those that failed after it.
+        book.failed(&brokers[0], now);
         assert_eq!(order(), "cdba");
-        cluster.knew_no_leader(&brokers[1]);
+        book.knew_no_leader(&brokers[1], now);
         assert_eq!(order(), "cdba");
-        // Leaders that are new come before them; those that are unknown change nothing.
+        // New leaders come before them; one that is unknown changes nothing.
         let new = parse_brokers("e:5").unwrap().remove(0);
-        cluster.knew_no_leader(&new);
+        book.knew_no_leader(&new, now);
         assert_eq!(order(), "cdba");
-        cluster.learn(&"orders".into(), 0, new.clone());
-        assert_eq!((order().as_str(), cluster.broker_for("orders", 0)), ("cdeba", new));
+        book.learn(&"orders".into(), 0, new.clone(), now);
+        assert_eq!((order().as_str(), book.broker_for("orders", 0)), ("cdeba", new));
+        // After a while a failure counts no more.
+        book.knew_no_leader(&brokers[2], now.after(DISTRUST));
+        assert_eq!(order(), "debac");
+    }
+
+    #[test]
+    fn a_redirect_leads_to_somebody_the_settings_allow_or_nowhere() {
+        let config = |redirects| Arc::new(Config { redirects, ..Config::default() });
+        let given = parse_brokers("10.0.0.1:5").unwrap();
+        let net = System::new();
+        let (open, strict) = (
+            AddressBook::new(given.clone(), config(Redirects::Follow), &net),
+            AddressBook::new(given, config(Redirects::KnownBrokers), &net),
+        );
+        let at = |ip: [u8; 4], port| SocketAddrV4::new(ip.into(), port);
+        let other = at([10, 0, 0, 2], 5);
+        for nobody in [at([0; 4], 5), at([255; 4], 5), at([10, 0, 0, 2], 0)] {
+            assert_eq!((open.named(nobody), strict.named(nobody)), (Ok(None), Ok(None)));
+        }
+        assert_eq!(open.named(other), Ok(Some(other.into())));
+        assert_eq!(strict.named(other), Err(Fault::RedirectRefused(other)));
+        assert_eq!(strict.named(at([10, 0, 0, 1], 5)), Ok(Some(at([10, 0, 0, 1], 5).into())));
     }
 }

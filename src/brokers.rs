@@ -1,0 +1,69 @@
+//! [`Brokers`]: what [`Client::connect`](crate::Client::connect) takes.
+
+use std::fmt;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+
+/// The brokers to connect to, made from whatever holds their addresses.
+///
+/// A text names a broker as `host` or `host:port`, or several with commas between; the port is 11011 if absent. A
+/// [`SocketAddr`] is one broker. An array, slice or `Vec` of either names several, and an iterator of them can be
+/// collected. A malformed address is reported when connecting.
+///
+/// ```no_run
+/// use std::net::SocketAddr;
+/// use tank_client::{Brokers, Client};
+///
+/// Client::connect("tank-1,tank-2:11012")?;
+/// Client::connect(["tank-1", "tank-2:11012"])?;
+/// Client::connect(SocketAddr::from(([10, 0, 0, 1], 11011)))?;
+/// Client::connect((1..4).map(|n| format!("tank-{n}")).collect::<Brokers>())?;
+/// # Ok::<(), tank_client::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Brokers(String);
+
+impl Brokers {
+    /// All of them, with commas between.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Writes them with commas between, as they were given.
+impl fmt::Display for Brokers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+macro_rules! from_text {
+    ($($given:ty)*) => {$(
+        impl From<$given> for Brokers {
+            fn from(given: $given) -> Brokers {
+                Brokers(given.to_string())
+            }
+        }
+    )*};
+}
+
+from_text!(&str &&str String &String SocketAddr &SocketAddr SocketAddrV4 SocketAddrV6 &Brokers);
+
+// Of `Display`, not of `Into<Brokers>`: lists of lists without end would make `Brokers::from` ambiguous.
+impl<T: fmt::Display> FromIterator<T> for Brokers {
+    fn from_iter<I: IntoIterator<Item = T>>(brokers: I) -> Brokers {
+        let texts: Vec<String> = brokers.into_iter().map(|broker| broker.to_string()).collect();
+        Brokers(texts.join(","))
+    }
+}
+
+macro_rules! from_list {
+    ($($given:ty $(, $count:ident)?;)*) => {$(
+        impl<T: fmt::Display $(, const $count: usize)?> From<$given> for Brokers {
+            fn from(given: $given) -> Brokers {
+                given.iter().collect()
+            }
+        }
+    )*};
+}
+
+from_list!(&[T]; Vec<T>; &Vec<T>; [T; N], N; &[T; N], N;);

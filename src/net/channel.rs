@@ -1,0 +1,488 @@
+//! One connection to a broker: down, dialing, up. The only kind there is, for fetching, publishing and single requests.
+//!
+//! ```text
+//!            open()              greeted
+//!   Down ─────────────> Dialing ─────────> Up ──┐ queue, write, read
+//!    ^                     │               │ ^──┘
+//!    ├─────────────────────┴───────────────┤
+//!    │     an error, close(), reset()      │
+//!    └── open() finds it ended while idle: dial again, quietly
+//! ```
+//!
+//! # Time
+//! A request is due on the connection's own clock, which stands still while an answer is being received: that has a deadline
+//! of its own, moved on by every [`PROGRESS`] bytes. So does sending. Time the caller was away between two looks counts,
+//! unless bytes turn out to have been waiting for it.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, trace};
+
+use super::addr::BrokerAddr;
+use super::buffer::{Fill, read};
+use super::dial::Dial;
+use super::network::{Interest, Network, Socket, SocketOptions, Time};
+use crate::error::{Error, Phase, Result};
+
+/// Bytes in the awaited direction that move a deadline on: slow but steady gets through, a trickle does not.
+const PROGRESS: usize = 16 << 10;
+
+/// This many connections in a row that had ended before they were used are trouble.
+const MOST_STALE: u32 = 3;
+
+/// Bytes of memory for requests to keep when all are sent.
+const KEPT: usize = 64 << 10;
+
+/// What all channels of a client have in common.
+#[derive(Debug)]
+pub(crate) struct ChannelSettings {
+    pub(crate) net: Arc<dyn Network>,
+    pub(crate) options: SocketOptions,
+    /// From the first address tried to the greeting.
+    pub(crate) connect_timeout: Duration,
+    /// For sending and for receiving [`PROGRESS`] bytes.
+    pub(crate) io_timeout: Duration,
+}
+
+/// Whether a call may look up a host name, which nothing can bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LookUp {
+    Allowed,
+    Never,
+}
+
+/// A connection to one broker.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    broker: BrokerAddr,
+    settings: Arc<ChannelSettings>,
+    state: State,
+    process: u32,
+    /// Connections in a row that had ended before they were used.
+    stale: u32,
+    /// The address that worked last: tried first the next time.
+    good: Option<SocketAddr>,
+}
+
+#[derive(Debug)]
+enum State {
+    Down {
+        /// Not to be dialed before.
+        until: Time,
+    },
+    Dialing(Dial),
+    Up(Box<Up>),
+}
+
+/// An open connection.
+#[derive(Debug)]
+struct Up {
+    socket: Box<dyn Socket>,
+    since: Time,
+    /// The last moments at which somebody looked for bytes to read and for room to write.
+    looked: Time,
+    tried: Time,
+    /// Bytes of requests still to be sent begin at `sent`.
+    out: Vec<u8>,
+    sent: usize,
+    /// Requests not yet sent whole: where each ends in `out`, its id and how long its answer may take.
+    unsent: VecDeque<(usize, u32, Duration)>,
+    send: Deadline,
+    /// Requests sent and not answered: when they are due on the connection's clock, and what that allows them.
+    waiting: HashMap<u32, (Duration, Duration)>,
+    by_due: BTreeSet<(Duration, u32)>,
+    /// The answer that is being received.
+    receive: Option<Deadline>,
+    /// By how much the connection's clock lags the network's.
+    stood_still: Duration,
+    /// Bytes of answers that have come.
+    received: u64,
+}
+
+/// A deadline that progress moves on.
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    began: Time,
+    due: Time,
+    bytes: usize,
+}
+
+impl Deadline {
+    fn new(now: Time, allowance: Duration) -> Deadline {
+        Deadline { began: now, due: now.after(allowance), bytes: 0 }
+    }
+
+    fn progress(&mut self, bytes: usize, now: Time, allowance: Duration) {
+        self.bytes += bytes;
+        if self.bytes >= PROGRESS {
+            (self.due, self.bytes) = (now.after(allowance), 0);
+        }
+    }
+}
+
+impl Channel {
+    pub(crate) fn new(broker: BrokerAddr, settings: Arc<ChannelSettings>) -> Channel {
+        let process = settings.net.process();
+        Channel { broker, settings, state: State::Down { until: Time::ZERO }, process, stale: 0, good: None }
+    }
+
+    pub(crate) fn broker(&self) -> &BrokerAddr {
+        &self.broker
+    }
+
+    /// Brings the connection up as far as that goes without blocking; whether it is up. An idle one is looked at first: if
+    /// it has ended, another is dialed, quietly.
+    ///
+    /// Without leave to look a name up nothing happens while one would have to be.
+    ///
+    /// # Errors
+    /// The broker cannot be reached, or connections end before they can be used, again and again.
+    pub(crate) fn open(&mut self, now: Time, look_up: LookUp) -> Result<bool> {
+        self.leave_other_process();
+        // After each turn the state is another one, or the call ends.
+        loop {
+            match &mut self.state {
+                State::Up(up) if up.is_idle() && up.socket.has_ended() => {
+                    debug!("{}: ended before it was used again", self.broker);
+                    self.close();
+                    self.stale += 1;
+                    if self.stale >= MOST_STALE {
+                        self.stale = 0;
+                        return Err(Error::disconnected(&self.broker, Phase::Send));
+                    }
+                }
+                State::Up(_) => return Ok(true),
+                State::Down { until } if now < *until => return Ok(false),
+                State::Down { .. } => {
+                    let Some(addresses) = self.addresses(look_up)? else { return Ok(false) };
+                    // A look-up has taken time.
+                    let now = self.settings.net.now().max(now);
+                    self.state = State::Dialing(Dial::new(addresses, now, self.settings.connect_timeout));
+                }
+                State::Dialing(dial) => match dial.step(&self.broker, now, &self.settings) {
+                    Ok(None) => return Ok(false),
+                    Ok(Some((socket, address))) => {
+                        self.good = Some(address);
+                        self.state = State::Up(Box::new(Up::new(socket, now)));
+                    }
+                    Err(e) => {
+                        self.close();
+                        return Err(e);
+                    }
+                },
+            }
+        }
+    }
+
+    /// The broker's addresses, the one that worked last first; `None` if its name may not be looked up now.
+    fn addresses(&mut self, look_up: LookUp) -> Result<Option<Vec<SocketAddr>>> {
+        if let Some(address) = self.broker.literal() {
+            return Ok(Some(vec![address]));
+        }
+        if look_up == LookUp::Never {
+            return Ok(self.good.map(|address| vec![address]));
+        }
+        let (host, port) = (self.broker.host(), self.broker.port());
+        let found = self.settings.net.resolve(host, port);
+        let mut found = found.map_err(|e| Error::io(&self.broker, Phase::Resolve, e))?;
+        if let Some(index) = self.good.and_then(|good| found.iter().position(|address| *address == good)) {
+            found[..=index].rotate_right(1);
+        }
+        Ok(Some(found))
+    }
+
+    /// In a forked child the connection is the parent's: it is let go without a word.
+    fn leave_other_process(&mut self) -> bool {
+        let process = self.settings.net.process();
+        let moved = process != self.process;
+        if moved {
+            (self.process, self.state) = (process, State::Down { until: Time::ZERO });
+        }
+        moved
+    }
+
+    /// Queues a request, on a connection that is up, to be sent as the network takes it. Its answer may take `allowance`
+    /// once it is sent.
+    pub(crate) fn queue(&mut self, now: Time, id: u32, allowance: Duration, frame: &[u8]) {
+        let io_timeout = self.settings.io_timeout;
+        let State::Up(up) = &mut self.state else { return };
+        trace!("{}: request {id}, {} bytes", self.broker, frame.len());
+        if up.sent == up.out.len() {
+            up.send = Deadline::new(now, io_timeout);
+        }
+        up.out.extend_from_slice(frame);
+        up.unsent.push_back((up.out.len(), id, allowance));
+    }
+
+    /// Sends what the network takes now; whether nothing is left to be sent.
+    ///
+    /// # Errors
+    /// The connection has failed, or has not taken [`PROGRESS`] bytes within the time-out.
+    pub(crate) fn write(&mut self, now: Time) -> Result<bool> {
+        let moved = self.leave_other_process();
+        let State::Up(up) = &mut self.state else {
+            return if moved { Err(Error::disconnected(&self.broker, Phase::Send)) } else { Ok(true) };
+        };
+        let io_timeout = self.settings.io_timeout;
+        let away = now.since(std::mem::replace(&mut up.tried, now));
+        while up.sent < up.out.len() {
+            match up.socket.write(&up.out[up.sent..]) {
+                Ok(0) => return Err(Error::disconnected(&self.broker, Phase::Send)),
+                Ok(n) => up.on_sent(n, now, away, io_timeout),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if now < up.send.due {
+                        return Ok(false);
+                    }
+                    return Err(Error::timeout(&self.broker, Phase::Send, now.since(up.send.began)));
+                }
+                Err(e) => return Err(Error::io(&self.broker, Phase::Send, e)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads what has arrived into `room`, which is not empty.
+    ///
+    /// # Errors
+    /// The connection has failed.
+    pub(crate) fn read(&mut self, now: Time, room: &mut [u8]) -> Result<Fill> {
+        let moved = self.leave_other_process();
+        let phase = self.phase();
+        let io_timeout = self.settings.io_timeout;
+        let State::Up(up) = &mut self.state else {
+            return if moved { Err(Error::disconnected(&self.broker, phase)) } else { Ok(Fill::Later) };
+        };
+        let fill = read(&*up.socket, room).map_err(|e| Error::io(&self.broker, phase, e))?;
+        if let Fill::Bytes(n) = fill {
+            trace!("{}: {n} bytes", self.broker);
+            self.stale = 0;
+            up.on_received(n, now, io_timeout);
+        }
+        up.looked = now;
+        Ok(fill)
+    }
+
+    /// Notes that an answer has begun to arrive, unless one had already.
+    pub(crate) fn answer_begins(&mut self, now: Time) {
+        let io_timeout = self.settings.io_timeout;
+        if let State::Up(up) = &mut self.state {
+            up.receive.get_or_insert_with(|| Deadline::new(now, io_timeout));
+        }
+    }
+
+    /// Notes that the answer to this request is complete; none for a ping.
+    pub(crate) fn answer_ends(&mut self, now: Time, id: Option<u32>) {
+        if let State::Up(up) = &mut self.state {
+            if let Some(receive) = up.receive.take() {
+                up.stood_still += now.since(receive.began);
+            }
+            if let Some(id) = id {
+                up.forget(id);
+            }
+        }
+    }
+
+    /// What has taken too long, if anything. To be asked only after a read that brought nothing: bytes may have been waiting
+    /// for a caller who was away.
+    pub(crate) fn overdue(&self, now: Time) -> Option<Error> {
+        let State::Up(up) = &self.state else { return None };
+        match &up.receive {
+            Some(receive) if now >= receive.due => {
+                Some(Error::timeout(&self.broker, Phase::Read, now.since(receive.began)))
+            }
+            Some(_) => None,
+            None => {
+                let (_, id) = up.by_due.first().filter(|(due, _)| up.clock(now) >= *due)?;
+                let (_, allowance) = up.waiting.get(id)?;
+                Some(Error::timeout(&self.broker, Phase::Wait, *allowance))
+            }
+        }
+    }
+
+    /// Whether the last byte of this unanswered request has been given to the system: then the broker may have it.
+    pub(crate) fn handed_over(&self, id: u32) -> bool {
+        matches!(&self.state, State::Up(up) if up.waiting.contains_key(&id))
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(_))
+    }
+
+    pub(crate) fn is_dialing(&self) -> bool {
+        matches!(self.state, State::Dialing(_))
+    }
+
+    /// Whether nothing is queued or awaited.
+    pub(crate) fn is_idle(&self) -> bool {
+        !matches!(&self.state, State::Up(up) if !up.is_idle())
+    }
+
+    /// Whether no byte of an answer has come on this connection yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        !matches!(&self.state, State::Up(up) if up.received > 0)
+    }
+
+    /// Bytes of answers received on this connection.
+    pub(crate) fn received(&self) -> u64 {
+        if let State::Up(up) = &self.state { up.received } else { 0 }
+    }
+
+    /// For how long the connection is known to have been up with nothing overdue.
+    pub(crate) fn well_for(&self) -> Duration {
+        match &self.state {
+            State::Up(up) => up.looked.since(up.since),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// What the connection is being used for.
+    pub(crate) fn phase(&self) -> Phase {
+        match &self.state {
+            State::Down { .. } => Phase::Connect,
+            State::Dialing(dial) => dial.phase(),
+            State::Up(up) if up.receive.is_some() => Phase::Read,
+            State::Up(up) if up.waiting.is_empty() && !up.unsent.is_empty() => Phase::Send,
+            State::Up(_) => Phase::Wait,
+        }
+    }
+
+    /// Not to be dialed before this moment.
+    pub(crate) fn rest_until(&mut self, until: Time) {
+        self.state = State::Down { until };
+    }
+
+    /// Until when it rests, if it is down.
+    pub(crate) fn resting_until(&self) -> Option<Time> {
+        match self.state {
+            State::Down { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// When something is due even if nothing arrives; for a channel that is down, when it may be dialed.
+    pub(crate) fn due(&self) -> Time {
+        match &self.state {
+            State::Down { until } => *until,
+            State::Dialing(dial) => dial.due(),
+            State::Up(up) => up.due(),
+        }
+    }
+
+    pub(crate) fn interests<'a>(&'a self, out: &mut Vec<Interest<'a>>) {
+        match &self.state {
+            State::Down { .. } => {}
+            State::Dialing(dial) => dial.interests(out),
+            State::Up(up) => {
+                let write = up.sent < up.out.len();
+                if write || !up.is_idle() {
+                    out.push(Interest { socket: &*up.socket, read: true, write });
+                }
+            }
+        }
+    }
+
+    /// Notes that a wait has ended: the time until now was not the caller's own.
+    pub(crate) fn looked(&mut self, now: Time) {
+        if let State::Up(up) = &mut self.state {
+            (up.looked, up.tried) = (now, now);
+        }
+    }
+
+    /// Gives the connection up with a reset: what was sent and not delivered is dropped by the network, and what was not
+    /// read is dropped by the broker.
+    pub(crate) fn reset(&mut self) {
+        if let State::Up(up) = std::mem::replace(&mut self.state, State::Down { until: Time::ZERO }) {
+            up.socket.abort();
+        }
+    }
+
+    /// Gives the connection up in order.
+    pub(crate) fn close(&mut self) {
+        self.state = State::Down { until: Time::ZERO };
+    }
+}
+
+impl Up {
+    fn new(socket: Box<dyn Socket>, now: Time) -> Up {
+        Up {
+            socket,
+            since: now,
+            looked: now,
+            tried: now,
+            out: Vec::new(),
+            sent: 0,
+            unsent: VecDeque::new(),
+            send: Deadline::new(now, Duration::ZERO),
+            waiting: HashMap::new(),
+            by_due: BTreeSet::new(),
+            receive: None,
+            stood_still: Duration::ZERO,
+            received: 0,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.unsent.is_empty() && self.waiting.is_empty()
+    }
+
+    /// The connection's clock: time since it is up, less what was spent receiving.
+    fn clock(&self, now: Time) -> Duration {
+        let until = self.receive.as_ref().map_or(now, |receive| receive.began);
+        until.since(self.since).saturating_sub(self.stood_still)
+    }
+
+    fn on_sent(&mut self, n: usize, now: Time, away: Duration, io_timeout: Duration) {
+        self.sent += n;
+        // What the network takes now it may have had room for while the caller was away.
+        self.send.due = self.send.due.max(now.after(io_timeout).min(self.send.due.after(away)));
+        self.send.progress(n, now, io_timeout);
+        let clock = self.clock(now);
+        while let Some(&(end, id, allowance)) = self.unsent.front().filter(|(end, ..)| *end <= self.sent) {
+            debug_assert!(end <= self.sent);
+            self.unsent.pop_front();
+            let due = clock.saturating_add(allowance);
+            self.waiting.insert(id, (due, allowance));
+            self.by_due.insert((due, id));
+        }
+        if self.sent == self.out.len() {
+            self.out.clear();
+            self.out.shrink_to(KEPT);
+            self.sent = 0;
+        }
+    }
+
+    fn on_received(&mut self, n: usize, now: Time, io_timeout: Duration) {
+        self.received += n as u64;
+        // Bytes were waiting while the caller was away.
+        let away = now.since(self.looked);
+        match &mut self.receive {
+            Some(receive) => {
+                receive.due = receive.due.after(away);
+                receive.progress(n, now, io_timeout);
+            }
+            None => self.stood_still += away,
+        }
+    }
+
+    fn forget(&mut self, id: u32) {
+        if let Some((due, _)) = self.waiting.remove(&id) {
+            self.by_due.remove(&(due, id));
+        }
+    }
+
+    fn due(&self) -> Time {
+        let answer = match &self.receive {
+            Some(receive) => receive.due,
+            None => {
+                let first = self.by_due.first();
+                first.map_or(Time::NEVER, |(due, _)| self.since.after(self.stood_still).after(*due))
+            }
+        };
+        if self.sent < self.out.len() { answer.min(self.send.due) } else { answer }
+    }
+}

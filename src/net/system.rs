@@ -1,0 +1,294 @@
+//! The operating system's network: the only place, beside the embedded broker's server, that touches its clock and sockets.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
+
+use super::network::{Closed, Handle, Interest, Network, Socket, SocketOptions, Time, Waker};
+
+/// The longest and the shortest idle time that systems take for keep-alive: they count in whole seconds.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(32_767));
+
+/// The network of the machine.
+#[derive(Debug)]
+pub(crate) struct System {
+    started: Instant,
+    random: RandomState,
+    drawn: AtomicU64,
+}
+
+impl System {
+    pub(crate) fn new() -> System {
+        System { started: Instant::now(), random: RandomState::new(), drawn: AtomicU64::new(0) }
+    }
+}
+
+impl Network for System {
+    fn now(&self) -> Time {
+        // Not zero, which stands for a moment before all others.
+        Time::from_nanos(1).after(self.started.elapsed())
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn random(&self) -> u64 {
+        self.random.hash_one(self.drawn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn process(&self) -> u32 {
+        std::process::id()
+    }
+
+    fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        (host, port).to_socket_addrs().map(Iterator::collect)
+    }
+
+    fn connect(&self, to: SocketAddr, options: &SocketOptions) -> io::Result<Box<dyn Socket>> {
+        let socket = RawSocket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        set_options(&socket, options)?;
+        match socket.connect(&to.into()) {
+            Err(e) if !is_in_progress(&e) => Err(e),
+            _ => Ok(Box::new(Tcp(socket.into()))),
+        }
+    }
+
+    fn poll(&self, on: &[Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()> {
+        let waker = closed.map(|closed| closed.waker(|| Ok(Arc::new(Pair::new()?)))).transpose()?;
+        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(on.len() + 1);
+        fds.extend(on.iter().filter_map(poll_fd));
+        fds.extend(waker.iter().filter_map(|waker| from_handle(waker.handle(), PollFlags::IN)));
+        loop {
+            if closed.is_some_and(Closed::is_closed) {
+                return Ok(());
+            }
+            let now = self.now();
+            let timeout = if until == Time::NEVER { None } else { Some(rounded_up(until.since(now))) };
+            match poll(&mut fds, timeout.as_ref()) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+                Ok(0) if self.now() < until => {}
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+}
+
+/// A wait rounded up to the millisecond: where a system's poll counts in those, waking early would be a busy loop.
+fn rounded_up(wait: Duration) -> Timespec {
+    let millis = wait.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i64;
+    Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000 * 1_000_000) as _ }
+}
+
+fn poll_fd<'a>(interest: &Interest<'a>) -> Option<PollFd<'a>> {
+    let mut flags = PollFlags::empty();
+    flags.set(PollFlags::IN, interest.read);
+    flags.set(PollFlags::OUT, interest.write);
+    from_handle(interest.socket.handle(), flags)
+}
+
+fn from_handle(handle: Handle<'_>, flags: PollFlags) -> Option<PollFd<'_>> {
+    match handle {
+        Handle::System(fd) => Some(PollFd::from_borrowed_fd(fd, flags)),
+        Handle::Simulated(..) => None,
+    }
+}
+
+fn set_options(socket: &RawSocket, options: &SocketOptions) -> io::Result<()> {
+    // Buffer sizes take part in the window that is agreed on when connecting.
+    if let Some(size) = options.receive_buffer {
+        socket.set_recv_buffer_size(size)?;
+    }
+    if let Some(size) = options.send_buffer {
+        socket.set_send_buffer_size(size)?;
+    }
+    SockRef::from(socket).set_tcp_nodelay(true)?;
+    if let Some(idle) = options.keepalive {
+        let allowed = |time: Duration| time.clamp(KEEPALIVE.0, KEEPALIVE.1);
+        let keepalive = TcpKeepalive::new().with_time(allowed(idle)).with_interval(allowed(idle / 4));
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    socket.set_tcp_user_timeout(options.user_timeout.map(|time| time.min(Duration::from_millis(i32::MAX as u64))))?;
+    Ok(())
+}
+
+fn is_in_progress(e: &io::Error) -> bool {
+    #[cfg(unix)]
+    if e.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) {
+        return true;
+    }
+    e.kind() == io::ErrorKind::WouldBlock
+}
+
+/// A TCP connection, without blocking.
+struct Tcp(TcpStream);
+
+impl fmt::Debug for Tcp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tcp").field(&self.0.peer_addr().ok()).finish()
+    }
+}
+
+impl Socket for Tcp {
+    fn finish_connect(&self) -> io::Result<bool> {
+        if let Some(e) = self.0.take_error()? {
+            return Err(e);
+        }
+        match self.0.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        (&self.0).read(into)
+    }
+
+    fn write(&self, from: &[u8]) -> io::Result<usize> {
+        (&self.0).write(from)
+    }
+
+    fn has_ended(&self) -> bool {
+        match self.0.peek(&mut [0]) {
+            Err(e) => !matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+            Ok(_) => true,
+        }
+    }
+
+    fn abort(self: Box<Self>) {
+        // Where it cannot be set the close that follows is a plain one: there is nothing better to do.
+        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+    }
+
+    fn handle(&self) -> Handle<'_> {
+        tcp_handle(&self.0)
+    }
+}
+
+#[cfg(unix)]
+fn tcp_handle(stream: &impl std::os::fd::AsFd) -> Handle<'_> {
+    Handle::System(stream.as_fd())
+}
+
+#[cfg(windows)]
+fn tcp_handle(stream: &impl std::os::windows::io::AsSocket) -> Handle<'_> {
+    Handle::System(stream.as_socket())
+}
+
+/// Two sockets connected to each other: a byte written to one makes the other readable for ever, as nobody drains it.
+/// Pipes cannot be polled everywhere.
+#[derive(Debug)]
+struct Pair {
+    write: PairSocket,
+    read: PairSocket,
+}
+
+#[cfg(unix)]
+type PairSocket = std::os::unix::net::UnixStream;
+#[cfg(not(unix))]
+type PairSocket = TcpStream;
+
+impl Pair {
+    #[cfg(unix)]
+    fn new() -> io::Result<Pair> {
+        let (write, read) = PairSocket::pair()?;
+        write.set_nonblocking(true)?;
+        Ok(Pair { write, read })
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> io::Result<Pair> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let write = TcpStream::connect(listener.local_addr()?)?;
+        // Somebody else may have been faster.
+        let read = loop {
+            let (read, from) = listener.accept()?;
+            if from == write.local_addr()? {
+                break read;
+            }
+        };
+        write.set_nonblocking(true)?;
+        Ok(Pair { write, read })
+    }
+}
+
+impl Waker for Pair {
+    fn wake(&self) {
+        // It fails only when full, and then it is readable already.
+        let _ = (&self.write).write(&[1]);
+    }
+
+    fn handle(&self) -> Handle<'_> {
+        tcp_handle(&self.read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_with_data_with_time_and_with_a_close_from_another_thread() {
+        let net = System::new();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = net.connect(listener.local_addr().unwrap(), &SocketOptions::default()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        let on = |read, write| Interest { socket: &*socket, read, write };
+        while !socket.finish_connect().unwrap() {
+            net.poll(&[on(false, true)], None, Time::NEVER).unwrap();
+        }
+        assert!(!socket.has_ended());
+        assert_eq!(socket.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let until = net.now().after(Duration::from_millis(5));
+        net.poll(&[on(true, false)], None, until).unwrap();
+        assert!(net.now() >= until);
+        peer.write_all(b"x").unwrap();
+        net.poll(&[on(true, false)], None, Time::NEVER).unwrap();
+        assert!(socket.has_ended(), "something came that nobody asked for");
+        assert_eq!(socket.read(&mut [0; 4]).unwrap(), 1);
+        let closed = Arc::new(Closed::default());
+        let closer = thread::spawn({
+            let closed = closed.clone();
+            move || closed.close()
+        });
+        net.poll(&[on(true, false)], Some(&closed), Time::NEVER).unwrap();
+        closer.join().unwrap();
+        assert!(closed.is_closed());
+        net.poll(&[on(true, false)], Some(&closed), Time::NEVER).unwrap();
+    }
+
+    #[test]
+    fn an_aborted_connection_is_reset_and_not_closed() {
+        let net = System::new();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = net.connect(listener.local_addr().unwrap(), &SocketOptions::default()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        socket.abort();
+        assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn waits_are_rounded_up_to_whole_milliseconds() {
+        let ms = |wait| {
+            let spec = rounded_up(wait);
+            (spec.tv_sec, spec.tv_nsec)
+        };
+        assert_eq!(ms(Duration::ZERO), (0, 0));
+        assert_eq!(ms(Duration::from_nanos(1)), (0, 1_000_000));
+        assert_eq!(ms(Duration::from_millis(1_500)), (1, 500_000_000));
+    }
+}

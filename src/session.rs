@@ -1,0 +1,511 @@
+//! What a client, its subscriptions and its producers share, and the one way to ask a broker something that can be asked
+//! again.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use log::{debug, warn};
+
+use crate::config::Config;
+use crate::error::{Error, Fault, Result};
+use crate::net::{
+    AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Pool, ReadBuf,
+    RetryPolicy, RetryState, Time, wait,
+};
+use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState, StatusRequest};
+use crate::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer};
+use crate::protocol::frame::Kind;
+use crate::protocol::frames::{Frame, Frames};
+use crate::protocol::request::Request;
+use crate::protocol::{DecodeError, DecodeFault};
+
+/// Bytes that most answers fit into.
+const ANSWER: usize = 2 << 10;
+
+/// How often a request is sent again at once if a connection that had been idle ends before its answer begins.
+const MOST_STALE: u32 = 3;
+
+/// The longest pause between two looks for a partition's leader: its successor wants to be found soon.
+const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
+
+/// A number beyond the end of every log, but not the one that stands for the end: the answer to that tells no numbers.
+pub(crate) const BEYOND_END: u64 = u64::MAX - 1;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) net: Arc<dyn Network>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) book: AddressBook,
+    pub(crate) pool: Pool,
+    pub(crate) old_pool: crate::net::old::Pool,
+    /// Whether the brokers form a cluster, once they have said so.
+    in_cluster: OnceLock<bool>,
+    request_id: AtomicU32,
+}
+
+/// How far a request had come that failed.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    /// Whether the broker may have the whole request.
+    pub(crate) handed_over: bool,
+    /// Whether the connection had been idle before and ended without a byte: that says nothing about the broker.
+    stale: bool,
+    pub(crate) error: Error,
+}
+
+/// First available number and end of a partition's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogEnd {
+    /// 0 if there never was a message.
+    pub(crate) first_available: u64,
+    /// The last number assigned, 0 if there never was one.
+    pub(crate) last: u64,
+}
+
+impl Session {
+    pub(crate) fn new(config: Config, brokers: Vec<BrokerAddr>, net: Arc<dyn Network>) -> Session {
+        let config = Arc::new(config);
+        let settings = Arc::new(ChannelSettings {
+            net: net.clone(),
+            options: config.socket_options(),
+            connect_timeout: config.connect_timeout,
+            io_timeout: config.io_timeout,
+        });
+        Session {
+            pool: Pool::new(settings),
+            old_pool: crate::net::old::Pool::new(config.clone()),
+            book: AddressBook::new(brokers, config.clone(), &*net),
+            config,
+            net,
+            in_cluster: OnceLock::new(),
+            request_id: AtomicU32::new(1),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.net.now()
+    }
+
+    pub(crate) fn next_request_id(&self) -> u32 {
+        self.request_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How to try again where brokers are in trouble.
+    pub(crate) fn retry_policy(&self) -> RetryPolicy {
+        let (timeout, pauses) = (self.config.retry_timeout, self.config.backoff);
+        RetryPolicy { timeout, pauses, seed: self.net.random() }
+    }
+
+    /// How to try again where a partition has no leader.
+    pub(crate) fn leader_policy(&self) -> RetryPolicy {
+        let (least, most) = self.config.backoff;
+        RetryPolicy { pauses: (least, most.min(MAX_LEADER_PAUSE)), ..self.retry_policy() }
+    }
+
+    /// Makes sure that a broker can be reached, trying all of them once, and again until `patience` is over.
+    ///
+    /// # Errors
+    /// None can be.
+    pub(crate) fn connect(&self, patience: Duration) -> Result<()> {
+        let policy = RetryPolicy { timeout: patience, ..self.retry_policy() };
+        self.retry(&policy, None, |session| {
+            session.any_broker(None, |addr, share| {
+                let mut channel = session.pool.take(addr);
+                session.bring_up(&mut channel, share, None)?;
+                session.pool.put(channel);
+                Ok(())
+            })
+        })
+    }
+
+    /// Asks any broker, and again within the budget for trying again.
+    pub(crate) fn call<R: Request>(&self, request: &mut R, closed: Option<&Closed>) -> Result<R::Answer> {
+        self.retry(&self.retry_policy(), closed, |session| {
+            session.any_broker(closed, |addr, patience| session.call_at(addr, request, patience, closed))
+        })
+    }
+
+    /// Asks one broker something that cannot be asked again without harm: what fails after the whole request was handed over
+    /// becomes what `unknown` makes of it.
+    pub(crate) fn call_once<R: Request>(&self, request: &R, unknown: &dyn Fn(Error) -> Error) -> Result<R::Answer> {
+        let id = self.next_request_id();
+        let mut request = request.clone();
+        request.set_request_id(id);
+        self.any_broker(None, |addr, share| {
+            let mut channel = self.pool.take(addr);
+            self.bring_up(&mut channel, share.min(self.config.connect_timeout), None)?;
+            let answer = self.exchange(channel, id, &request, self.config.io_timeout, None);
+            answer.map_err(|failed| if failed.handed_over { unknown(failed.error) } else { failed.error })
+        })
+    }
+
+    /// Tries until it works, the trouble does not pass by itself, or has lasted for too long.
+    pub(crate) fn retry<T>(
+        &self,
+        policy: &RetryPolicy,
+        closed: Option<&Closed>,
+        mut attempt: impl FnMut(&Session) -> Result<T>,
+    ) -> Result<T> {
+        let mut state = RetryState::default();
+        loop {
+            let e = match attempt(self) {
+                Err(e) if e.is_transient() => e,
+                done => return done,
+            };
+            let Some(until) = state.retry_or_fail(self.now(), policy) else { return Err(e) };
+            warn!("{}, trying again in {:?}", e.chain(), until.since(self.now()));
+            self.pause(until, closed)?;
+        }
+    }
+
+    /// Blocks until this moment.
+    ///
+    /// # Errors
+    /// The handle was closed meanwhile.
+    pub(crate) fn pause(&self, until: Time, closed: Option<&Closed>) -> Result<()> {
+        while self.now() < until {
+            if wait(&*self.net, std::iter::empty(), closed, until)? == Event::Closed {
+                return Err(Error::Closed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries the brokers in turn, the most promising one first, until the attempt works with one. They share the connect
+    /// time-out: each gets an even part of what is left. While others are left an answer is not worth waiting longer for
+    /// either: the attempt is told for how long it is.
+    fn any_broker<T>(
+        &self,
+        closed: Option<&Closed>,
+        mut attempt: impl FnMut(&BrokerAddr, Duration) -> Result<T>,
+    ) -> Result<T> {
+        let brokers = self.book.brokers();
+        let timeout = self.config.connect_timeout;
+        let budget = self.now().after(timeout);
+        // Brokers that were only heard of could keep a caller waiting one after the other.
+        let enough = budget.after(self.config.io_timeout);
+        let mut failures = Vec::new();
+        for (index, addr) in brokers.iter().enumerate() {
+            if closed.is_some_and(Closed::is_closed) {
+                return Err(Error::Closed);
+            }
+            if self.now() >= enough && !self.book.is_given(addr) {
+                continue;
+            }
+            // Time spent on an answer that did not come must leave some for the others.
+            let least = timeout / brokers.len() as u32;
+            let left = brokers.len() - index;
+            let share = (budget.since(self.now()) / left as u32).max(least);
+            let patience = if left > 1 { share } else { self.config.io_timeout.max(share) };
+            match attempt(addr, patience) {
+                Err(e) if e.is_transient() => {
+                    debug!("{}", e.chain());
+                    self.book.failed(addr, self.now());
+                    failures.push((addr.clone(), e));
+                }
+                done => return done,
+            }
+        }
+        if failures.len() == 1 {
+            return Err(failures.remove(0).1);
+        }
+        let addr = brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        Err(Error::connect(&addr, io::Error::other(AllFailed(failures))))
+    }
+
+    /// Asks this broker. Connecting, and then waiting for the answer, may take `patience`, but no longer than the settings
+    /// say.
+    pub(crate) fn call_at<R: Request>(
+        &self,
+        addr: &BrokerAddr,
+        request: &mut R,
+        patience: Duration,
+        closed: Option<&Closed>,
+    ) -> Result<R::Answer> {
+        let mut tries = 0;
+        loop {
+            let id = self.next_request_id();
+            request.set_request_id(id);
+            let mut channel = self.pool.take(addr);
+            self.bring_up(&mut channel, patience.min(self.config.connect_timeout), closed)?;
+            tries += 1;
+            match self.exchange(channel, id, request, patience.min(self.config.io_timeout), closed) {
+                Err(failed) if failed.stale && tries < MOST_STALE => debug!("{}", failed.error.chain()),
+                Err(failed) => return Err(failed.error),
+                Ok(answer) => return Ok(answer),
+            }
+        }
+    }
+
+    /// Opens a connection, blocking.
+    pub(crate) fn bring_up(&self, channel: &mut Channel, timeout: Duration, closed: Option<&Closed>) -> Result<()> {
+        let until = self.now().after(timeout);
+        while !channel.open(self.now(), LookUp::Allowed)? {
+            match wait(&*self.net, std::iter::once(&mut *channel), closed, until)? {
+                Event::Ready => {}
+                Event::Closed => return Err(Error::Closed),
+                // One more look, since the time may have been somebody else's.
+                Event::Due if channel.open(self.now(), LookUp::Never)? => return Ok(()),
+                Event::Due => return Err(Error::timeout(channel.broker(), channel.phase(), timeout)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a request on an open connection and waits for its answer, which may take `allowance`.
+    pub(crate) fn exchange<R: Request>(
+        &self,
+        mut channel: Channel,
+        id: u32,
+        request: &R,
+        allowance: Duration,
+        closed: Option<&Closed>,
+    ) -> std::result::Result<R::Answer, Failed> {
+        let reused = !channel.is_fresh();
+        let mut frame = Vec::new();
+        let encoded = request.put(&mut frame).map_err(Error::from);
+        let before = channel.received();
+        let answer = encoded.and_then(|()| {
+            channel.queue(self.now(), id, allowance, &frame);
+            let payload = self.receive(&mut channel, id, R::ANSWER, closed)?;
+            request.read_answer(&payload, &self.config.limits).map_err(|e| Error::decode(channel.broker(), e))
+        });
+        match answer {
+            Ok(answer) => {
+                self.pool.put(channel);
+                Ok(answer)
+            }
+            Err(error) => {
+                let silent = channel.received() == before && !error.is_timeout();
+                let stale = reused && silent && error.is_connection_lost();
+                let handed_over = channel.handed_over(id);
+                channel.reset();
+                Err(Failed { handed_over, stale, error })
+            }
+        }
+    }
+
+    /// The payload of the next frame, which must be of this kind.
+    fn receive(&self, channel: &mut Channel, id: u32, kind: Kind, closed: Option<&Closed>) -> Result<Vec<u8>> {
+        let mut frames = Frames::new(self.config.limits.frame);
+        let mut buf = ReadBuf::new(ANSWER, ());
+        let refused = |channel: &Channel, e| Error::decode(channel.broker(), e);
+        loop {
+            let now = self.now();
+            channel.write(now)?;
+            match frames.first(buf.data()).map_err(|e| refused(channel, e))? {
+                Frame::Ping(len) => {
+                    buf.consume(len);
+                    channel.answer_ends(now, None);
+                }
+                Frame::Whole(found, payload) => {
+                    let (end, all) = (payload.end, buf.data());
+                    if found != kind {
+                        let fault = DecodeFault::Unexpected { found: found as u64, expected: kind as u64 };
+                        return Err(refused(channel, DecodeError::new("message id", fault, 0)));
+                    }
+                    if all.len() > end {
+                        let fault = DecodeFault::Spare { extra: (all.len() - end) as u64 };
+                        return Err(refused(channel, DecodeError::new("answer", fault, payload.len() as u64)));
+                    }
+                    channel.answer_ends(now, Some(id));
+                    return Ok(all[payload].to_vec());
+                }
+                Frame::Need(need) => {
+                    if !buf.data().is_empty() {
+                        channel.answer_begins(now);
+                    }
+                    match channel.read(now, buf.room(need))? {
+                        Fill::Bytes(n) => buf.filled(n),
+                        Fill::End => return Err(Error::disconnected(channel.broker(), channel.phase())),
+                        Fill::Later => {
+                            if let Some(e) = channel.overdue(now) {
+                                return Err(e);
+                            }
+                            if wait(&*self.net, std::iter::once(&mut *channel), closed, Time::NEVER)? == Event::Closed {
+                                return Err(Error::Closed);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the brokers form a cluster; to be on the safe side also if they do not say.
+    pub(crate) fn is_cluster(&self) -> bool {
+        if let Some(&known) = self.in_cluster.get() {
+            return known;
+        }
+        match self.call(&mut StatusRequest { request_id: 0 }, None) {
+            Ok(answer) => *self.in_cluster.get_or_init(|| answer.cluster.is_some()),
+            Err(e) => {
+                debug!("taken for a cluster: {}", e.chain());
+                true
+            }
+        }
+    }
+
+    /// The partitions of a topic as any broker knows them, and notes who leads which. In a cluster the numbers it tells are
+    /// no end of a log: see [`log_ends`](Session::log_ends).
+    pub(crate) fn discover(&self, topic: &str, closed: Option<&Closed>) -> Result<Vec<PartitionState>> {
+        // The form that lists partitions can kill a server.
+        let mut request = DiscoverPartitionsRequest { request_id: 0, topic: topic.to_owned(), partitions: Vec::new() };
+        let (from, states) = self.retry(&self.retry_policy(), closed, |session| {
+            session.any_broker(closed, |addr, patience| {
+                Ok((addr.clone(), session.call_at(addr, &mut request, patience, closed)?))
+            })
+        })?;
+        let states = states.ok_or_else(|| Error::broker(topic, None, Fault::UnknownTopic))?;
+        let (name, now): (Arc<str>, _) = (topic.into(), self.now());
+        for (state, id) in states.iter().zip(0..) {
+            match state {
+                PartitionState::Marks { .. } => self.book.learn(&name, id, from.clone(), now),
+                PartitionState::Redirect(endpoint) => {
+                    if let Some(leader) = self.book.named(*endpoint).ok().flatten() {
+                        self.book.learn(&name, id, leader, now);
+                    }
+                }
+                PartitionState::SystemError | PartitionState::NoLeader => {}
+            }
+        }
+        Ok(states)
+    }
+
+    /// First number and end of one partition's log, from its leader.
+    pub(crate) fn log_end(&self, topic: &str, partition: u16, closed: Option<&Closed>) -> Result<LogEnd> {
+        let found = self.log_ends(topic, &[partition], &self.leader_policy(), closed)?.pop();
+        found.unwrap_or_else(|| Err(Error::broker(topic, partition, Fault::UnknownPartition)))
+    }
+
+    /// First number and end of the logs of these partitions, from their leaders: the boundary fault of a Consume for a number
+    /// beyond every end, the only answer that tells the end of a leader's own log (reference, section 6.5). One result for
+    /// each partition, once it is known or the budget for trying again is spent.
+    pub(crate) fn log_ends(
+        &self,
+        topic: &str,
+        ids: &[u16],
+        policy: &RetryPolicy,
+        closed: Option<&Closed>,
+    ) -> Result<Vec<Result<LogEnd>>> {
+        let name: Arc<str> = topic.into();
+        let mut found: Vec<Option<Result<LogEnd>>> = vec![None; ids.len()];
+        let mut state = RetryState::default();
+        for round in 0.. {
+            let mut at_leaders: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
+            let is_open = |found: &Option<Result<LogEnd>>| match found {
+                None => true,
+                Some(found) => found.as_ref().is_err_and(Error::is_transient),
+            };
+            for index in (0..ids.len()).filter(|&index| is_open(&found[index])) {
+                let leader = self.book.broker_for(topic, ids[index]);
+                match at_leaders.iter_mut().find(|(addr, list)| *addr == leader && list.len() < MAX_PARTITIONS) {
+                    Some((_, list)) => list.push(index),
+                    None => at_leaders.push((leader, vec![index])),
+                }
+            }
+            let failures = || found.iter().flatten().filter_map(|found| found.as_ref().err());
+            // The first redirect is how leaders are found; what comes after it wants time to settle.
+            let may_go_on = match round {
+                0 => true,
+                _ if !failures().any(Error::is_transient) => false,
+                1 if failures().all(Error::is_redirect) => state.retry_at_once(self.now(), policy),
+                _ => match state.retry_or_fail(self.now(), policy) {
+                    Some(until) => self.pause(until, closed).map(|()| true)?,
+                    None => false,
+                },
+            };
+            if !may_go_on {
+                break;
+            }
+            for (leader, list) in at_leaders {
+                self.ask_log_ends(&leader, &name, ids, &list, &mut found, closed)?;
+            }
+        }
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Asks one broker for the ends of some of the logs.
+    fn ask_log_ends(
+        &self,
+        leader: &BrokerAddr,
+        topic: &Arc<str>,
+        ids: &[u16],
+        list: &[usize],
+        found: &mut [Option<Result<LogEnd>>],
+        closed: Option<&Closed>,
+    ) -> Result<()> {
+        let wanted = |&index: &usize| FetchPartition { partition: ids[index], seq: BEYOND_END, fetch_size: 0 };
+        let mut request = FetchRequest {
+            client_version: 2,
+            request_id: 0,
+            client_id: self.config.client_id.clone(),
+            max_wait_ms: 0,
+            min_bytes: 0,
+            flags: 0,
+            topics: vec![FetchTopic { name: topic.clone(), partitions: list.iter().map(wanted).collect() }],
+        };
+        let answers = match self.call_at(leader, &mut request, self.config.io_timeout, closed) {
+            Ok(answers) => answers,
+            Err(Error::Closed) => return Err(Error::Closed),
+            Err(e) => {
+                self.book.failed(leader, self.now());
+                list.iter().for_each(|&index| found[index] = Some(Err(e.clone())));
+                return Ok(());
+            }
+        };
+        for (&index, answer) in list.iter().zip(answers) {
+            let (id, now) = (ids[index], self.now());
+            let end = match answer {
+                PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
+                    self.book.learn(topic, id, leader.clone(), now);
+                    Ok(LogEnd { first_available, last: high_water_mark })
+                }
+                // Nobody assigns numbers up there.
+                PartitionAnswer::Data { base, high_water_mark, .. } => {
+                    Ok(LogEnd { first_available: base.unwrap_or(0), last: high_water_mark })
+                }
+                PartitionAnswer::Redirect(endpoint) => Err(match self.book.named(endpoint) {
+                    Ok(Some(to)) => {
+                        self.book.learn(topic, id, to, now);
+                        Fault::Redirects { hops: 1, last: endpoint }
+                    }
+                    Ok(None) => self.no_leader(leader, topic, id, now),
+                    Err(refused) => refused,
+                }),
+                PartitionAnswer::NoLeader => Err(self.no_leader(leader, topic, id, now)),
+                PartitionAnswer::SystemError => Err(Fault::System),
+                PartitionAnswer::UnknownPartition => Err(Fault::UnknownPartition),
+                PartitionAnswer::UnknownTopic => Err(Fault::UnknownTopic),
+            };
+            found[index] = Some(end.map_err(|fault| Error::broker(topic, id, fault)));
+        }
+        Ok(())
+    }
+
+    fn no_leader(&self, from: &BrokerAddr, topic: &str, partition: u16, now: Time) -> Fault {
+        self.book.forget(topic, partition);
+        self.book.knew_no_leader(from, now);
+        Fault::NoLeader
+    }
+}
+
+/// Why none of several brokers would do.
+#[derive(Debug)]
+struct AllFailed(Vec<(BrokerAddr, Error)>);
+
+impl fmt::Display for AllFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (_, e)) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{}", e.chain())?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for AllFailed {}
