@@ -8,6 +8,7 @@ use super::pipe::Ending;
 use super::trace::What;
 use super::wires::{ConnId, Link, Way};
 use super::world::State;
+use crate::broker::machine::Machine;
 use crate::net::Time;
 
 /// A host, by number.
@@ -53,8 +54,10 @@ pub(super) trait Program: Debug + Send {
     fn due(&self) -> Time;
     /// The host it ran on is gone, from one moment to the next.
     fn killed(&mut self, now: Time, node: usize);
-    #[cfg(test)]
-    fn refuse(&mut self, _refuse: bool) {}
+    /// The embedded broker, if it is that.
+    fn machine(&mut self) -> Option<&mut Machine> {
+        None
+    }
 }
 
 /// A service that has taken over a broker's address.

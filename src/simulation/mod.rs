@@ -6,6 +6,7 @@ mod faults;
 mod host;
 mod names;
 mod net;
+mod nodes;
 mod pipe;
 mod random;
 mod task;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::net::{Network, Time};
+use crate::{Client, ClientBuilder};
 
 pub use faults::{Direction, LinkSettings};
 pub use host::Service;
@@ -64,6 +66,16 @@ impl Simulation {
     /// The seed it was made with.
     pub fn seed(&self) -> u64 {
         self.world.seed
+    }
+
+    /// A builder of clients on the host `client`.
+    pub fn client(&self) -> ClientBuilder {
+        self.client_on("client")
+    }
+
+    /// A builder of clients on a host of this name, which is made when it is first named.
+    pub fn client_on(&self, host: &str) -> ClientBuilder {
+        Client::builder().on_network(self.network(host))
     }
 
     fn network(&self, host: &str) -> Arc<dyn Network> {

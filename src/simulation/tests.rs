@@ -514,3 +514,56 @@ fn exchanges_a_second() {
     }
     println!("{:.0} a second", f64::from(n) / began.elapsed().as_secs_f64());
 }
+
+mod with_a_broker {
+    use super::super::nodes::{Nodes, place};
+    use super::*;
+    use crate::broker::machine::{Behaviour, ClusterOptions, Machine, Options};
+
+    fn cluster(sim: &Simulation, n: usize) -> Nodes {
+        let names: Vec<String> = (0..n).map(|node| format!("node-{node}")).collect();
+        let options = Options { behaviour: Behaviour::worst(sim.seed()), ..Options::default() };
+        let cluster = ClusterOptions { name: "simulated".into(), factor: n, election: Duration::from_millis(400) };
+        place(sim, &names, options, Some(cluster))
+    }
+
+    fn create(nodes: &Nodes, topic: &str, partitions: u16) {
+        nodes.act(&mut |machine: &mut Machine, _| assert!(machine.create_topic(topic, partitions, None)));
+    }
+
+    #[test]
+    fn a_client_asks_a_cluster_whose_nodes_die_and_hang() {
+        let sim = Simulation::new(5);
+        let nodes = Arc::new(cluster(&sim, 3));
+        create(&nodes, "orders", 6);
+        let client = sim.client().connect("node-0,node-1,node-2").unwrap();
+        assert_eq!(client.topics().unwrap().len(), 1);
+        assert!(sim.now() < Duration::from_millis(50), "{:?}", sim.now());
+        let asked = nodes.clone();
+        sim.after(Duration::from_secs(1), move || asked.act(&mut |machine, now| machine.kill(now, 0)));
+        let asked = nodes.clone();
+        sim.after(Duration::from_secs(30), move || asked.act(&mut |machine, now| machine.pause(now, 1)));
+        for second in 0..100 {
+            let found = client.partitions("orders");
+            assert!(found.is_ok(), "{second}: {found:?}");
+            assert!(client.status().is_ok());
+            sim.sleep(Duration::from_secs(1));
+        }
+    }
+
+    /// A client and a broker: `cargo test --release --lib -- --ignored --nocapture requests_a_second`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn requests_a_second() {
+        let sim = Simulation::new(5);
+        let nodes = cluster(&sim, 3);
+        create(&nodes, "orders", 12);
+        let client = sim.client().connect("node-0").unwrap();
+        let began = std::time::Instant::now();
+        let n = 200_000;
+        for _ in 0..n {
+            client.status().unwrap();
+        }
+        println!("{:.0} a second", f64::from(n) / began.elapsed().as_secs_f64());
+    }
+}

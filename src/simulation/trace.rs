@@ -29,7 +29,9 @@ pub(super) enum What {
     Action(u32),
     Ticks(u16),
     Resolves { delay: Duration },
-    /// Something done to the world from outside.
+    /// Something done to a program from outside.
+    Acts(u16),
+    /// Something done to the network from outside.
     Does(String),
 }
 
@@ -99,6 +101,7 @@ fn numbers(what: &What) -> (u64, u64, u64) {
         What::Action(number) => (14, number.into(), 0),
         What::Ticks(program) => (15, program.into(), 0),
         What::Resolves { delay } => (16, delay.as_nanos() as u64, 0),
+        What::Acts(program) => (18, program.into(), 0),
         What::Does(ref text) => (17, crc32fast::hash(text.as_bytes()).into(), text.len() as u64),
     }
 }
@@ -132,6 +135,7 @@ impl fmt::Display for Line<'_> {
             What::Action(number) => write!(f, "scheduled action {number}"),
             What::Ticks(program) => write!(f, "program {program} wakes"),
             What::Resolves { delay } => write!(f, "a name is looked up, which takes {delay:?}"),
+            What::Acts(program) => write!(f, "program {program} is told something"),
             What::Does(text) => f.write_str(text),
         }
     }
