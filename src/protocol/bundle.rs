@@ -358,6 +358,11 @@ impl BundleBuilder {
         self.set.len()
     }
 
+    /// Bytes of memory it keeps.
+    pub(crate) fn capacity(&self) -> usize {
+        self.set.capacity().max(self.packed.capacity())
+    }
+
     /// Whether there is no message yet.
     pub fn is_empty(&self) -> bool {
         self.count == 0
