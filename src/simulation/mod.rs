@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+#[doc(hidden)]
+pub mod checker;
 mod faults;
 mod host;
 mod names;

@@ -1,0 +1,141 @@
+//! What happens in a run, all of it from the seed.
+
+use std::time::Duration;
+
+use crate::broker::machine::Behaviour;
+use crate::simulation::LinkSettings;
+use crate::simulation::random::Random;
+
+/// A partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) topic: usize,
+    pub(super) partition: u16,
+}
+
+/// What a task does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Sends through a producer.
+    Producer { idempotent: bool, places: Vec<Place> },
+    /// Publishes, one call after the other.
+    Publisher { places: Vec<Place> },
+    Consumer { places: Vec<Place>, restarts: bool },
+    /// Asks for topics, partitions and states.
+    Administrator,
+}
+
+/// Something that goes wrong, and how long it lasts.
+#[derive(Debug, Clone)]
+pub(super) struct Trouble {
+    pub(super) kind: u64,
+    pub(super) node: usize,
+    pub(super) other: usize,
+    pub(super) begins: Duration,
+    pub(super) lasts: Duration,
+    pub(super) number: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) nodes: usize,
+    pub(super) factor: usize,
+    pub(super) behaviour: Behaviour,
+    pub(super) partitions: Vec<u16>,
+    pub(super) links: LinkSettings,
+    pub(super) roles: Vec<Role>,
+    pub(super) troubles: Vec<Trouble>,
+    /// When the last trouble is over, and the tasks stop making records.
+    pub(super) trouble_ends: Duration,
+    pub(super) work_ends: Duration,
+    pub(super) connect_timeout: Duration,
+    pub(super) io_timeout: Duration,
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+impl Plan {
+    pub(super) fn new(seed: u64, time: Duration) -> Plan {
+        let mut random = Random::new(seed, 10);
+        let nodes = [1, 1, 3, 3, 3, 5][random.below(6) as usize];
+        let factor = 1 + random.below(nodes.min(3) as u64) as usize;
+        let worst = !random.one_in(8);
+        let behaviour = if worst { Behaviour::worst(seed) } else { Behaviour::at_once() };
+        let partitions: Vec<u16> = (0..1 + random.below(2)).map(|_| 1 + random.below(6) as u16).collect();
+        let latency = [ms(0)..ms(1), ms(0)..ms(1), ms(1)..ms(20), ms(20)..ms(150)][random.below(4) as usize].clone();
+        let bandwidth = [125_000_000, 125_000_000, 2_000_000][random.below(3) as usize];
+        let links = LinkSettings::default().latency(latency).bandwidth(bandwidth).fragment_one_in(1 + random.below(16));
+        let work_ends = time.mul_f64(0.8);
+        let troubles = if random.one_in(10) { Vec::new() } else { troubles(&mut random, nodes, work_ends) };
+        Plan {
+            nodes,
+            factor,
+            behaviour,
+            roles: roles(&mut random, &partitions),
+            partitions,
+            links,
+            troubles,
+            trouble_ends: work_ends,
+            work_ends,
+            connect_timeout: ms([2_000, 5_000, 10_000][random.below(3) as usize]),
+            io_timeout: ms([3_000, 10_000, 30_000][random.below(3) as usize]),
+        }
+    }
+}
+
+fn roles(random: &mut Random, partitions: &[u16]) -> Vec<Role> {
+    let mut free: Vec<Place> = partitions
+        .iter()
+        .enumerate()
+        .flat_map(|(topic, &count)| (0..count).map(move |partition| Place { topic, partition }))
+        .collect();
+    let all = free.clone();
+    let mut roles = Vec::new();
+    // Whoever numbers its records is alone in its partitions.
+    let mut shared = Vec::new();
+    for _ in 0..1 + random.below(2) {
+        let count = 1 + random.below(3) as usize;
+        let places: Vec<Place> = (0..count.min(free.len()))
+            .map(|_| free.swap_remove(random.below(free.len() as u64) as usize))
+            .collect();
+        if !places.is_empty() {
+            roles.push(Role::Producer { idempotent: true, places });
+        }
+    }
+    shared.append(&mut free);
+    if !shared.is_empty() {
+        roles.extend((0..random.below(3)).map(|_| Role::Producer { idempotent: false, places: shared.clone() }));
+        if random.one_in(2) {
+            roles.push(Role::Publisher { places: shared.clone() });
+        }
+    }
+    for _ in 0..1 + random.below(3) {
+        let places: Vec<Place> = all.iter().copied().filter(|_| !random.one_in(3)).collect();
+        let places = if places.is_empty() { all.clone() } else { places };
+        roles.push(Role::Consumer { places, restarts: random.one_in(2) });
+    }
+    if random.one_in(2) {
+        roles.push(Role::Administrator);
+    }
+    roles
+}
+
+fn troubles(random: &mut Random, nodes: usize, end: Duration) -> Vec<Trouble> {
+    let end = end.as_millis() as u64;
+    (0..1 + random.below(8))
+        .map(|_| {
+            let begins = 500 + random.below(end - 1000);
+            let node = random.below(nodes as u64) as usize;
+            Trouble {
+                kind: random.below(22),
+                node,
+                other: (node + 1 + random.below(nodes as u64) as usize) % nodes,
+                begins: ms(begins),
+                lasts: ms(random.below(end - begins)),
+                number: random.next(),
+            }
+        })
+        .collect()
+}
