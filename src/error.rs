@@ -377,7 +377,8 @@ impl std::fmt::Display for Phase {
 
 /// Why a broker refused, or why what it says cannot be followed.
 ///
-/// Most stand for a code in an answer. `Redirects`, `RedirectRefused` and `Stuck` are the client's own conclusions, and
+/// Most stand for a code in an answer. `Redirects`, `RedirectRefused`, `Stuck`, `AboveMark` and `Deadly` are the client's own
+/// conclusions, and
 /// `SeqTooFar` and some of `SeqNotAbove` keep a request from being sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -454,6 +455,24 @@ pub enum Fault {
         /// The number asked for.
         seq: u64,
     },
+    /// All that the broker sends for this number lies above its high-water mark, which has not moved for too long.
+    #[error("cannot get to sequence number {seq}: all that is sent for it lies above the high-water mark")]
+    AboveMark {
+        /// The number asked for.
+        seq: u64,
+    },
+    /// Two connections in a row ended as soon as this number was asked for. A gap in the numbers before a partition's active
+    /// segment kills a TANK server that is asked for it, so it is not asked for again.
+    #[error(
+        "asking for sequence number {seq} ended two connections, as a gap in the numbers would that kills the server; \
+         Start::At({mark}) skips to the last message"
+    )]
+    Deadly {
+        /// The number asked for.
+        seq: u64,
+        /// The high-water mark.
+        mark: u64,
+    },
 }
 
 impl Fault {
@@ -493,7 +512,7 @@ mod tests {
     #[test]
     fn errors_stay_small() {
         assert!(size_of::<Error>() <= 56, "{}", size_of::<Error>());
-        assert!(size_of::<Fault>() <= 16, "{}", size_of::<Fault>());
+        assert!(size_of::<Fault>() <= 24, "{}", size_of::<Fault>());
     }
 
     #[test]

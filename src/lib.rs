@@ -73,12 +73,9 @@ pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, PartitionInfo, TopicInfo, T
 pub use brokers::Brokers;
 pub use client::{Client, ClientBuilder};
 pub use config::Redirects;
-pub use consume::{
-    Batch, BatchIter, Checkpoint, CloseHandle, ConsumeIter, Gap, MessageRef, OutOfRange, Position, Positions, Stats,
-    Subscription,
-};
+pub use consume::{Checkpoint, CloseHandle, ConsumeIter, Gap, OutOfRange, Position, Positions, Stats, Subscription};
 pub use error::{CheckpointFault, Error, Fault, Phase, Result};
-pub use message::{Message, Record, Start};
+pub use message::{Batch, BatchIter, Message, MessageRef, Record, Start};
 pub use produce::{Acks, ByKey, Failure, PartitionRecords, Partitioner, Producer, ProducerBuilder};
 pub use protocol::Limits;
 pub use protocol::bundle::Compression;

@@ -14,19 +14,20 @@ fn malformed<T>(what: &str, text: &str, allowed: &str) -> Result<T> {
     Err(Error::config(format!("{what}: {text:?} given, {allowed} allowed")))
 }
 
-/// `earliest`, `latest`, a sequence number, or a time in UTC as RFC 3339 has it.
+/// `earliest`, `latest`, a sequence number, `last:` and how many, or a time in UTC as RFC 3339 has it.
 impl fmt::Display for Start {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Start::Earliest => f.pad("earliest"),
             Start::Latest => f.pad("latest"),
             Start::At(seq) => seq.fmt(f),
+            Start::Last(n) => write!(f, "last:{n}"),
             Start::Time(time) => utc::write(f, time),
         }
     }
 }
 
-/// Reads `earliest`, `latest`, a sequence number such as `1000`, or a date, with or without a time of day, in UTC:
+/// Reads `earliest`, `latest`, a sequence number such as `1000`, `last:100` for the last hundred numbers, or a date, with or without a time of day, in UTC:
 /// `2026-11-22` or `2026-11-22T08:30:00Z`.
 impl FromStr for Start {
     type Err = Error;
@@ -40,9 +41,12 @@ impl FromStr for Start {
         if let Ok(seq) = text.parse() {
             return Ok(Start::At(seq));
         }
+        if let Some(Ok(n)) = text.strip_prefix("last:").map(str::parse) {
+            return Ok(Start::Last(n));
+        }
         match utc::parse(text) {
             Some(time) => Ok(Start::Time(time)),
-            None => malformed("start", text, "earliest, latest, a number, or a time such as 2026-11-22T08:30:00Z"),
+            None => malformed("start", text, "earliest, latest, a number, last:100, or a time such as 2026-11-22T08:30:00Z"),
         }
     }
 }

@@ -1,25 +1,23 @@
 //! [`ConsumeIter`]: hands out messages, and asks for more when it has none.
 
+use std::collections::HashMap;
 use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::debug;
+use log::{debug, warn};
 
-use super::arrived::Arrived;
-use super::batch::Batch;
 use super::close::CloseHandle;
-use super::leader::Leader;
+use super::fetcher::{Answer, Fetcher, Stepped};
+use super::inbox::Inbox;
+use super::partition::{Lookahead, Lost};
+use super::partitions::{Partitions, Told};
 use super::position::{Gap, Positions};
 use super::stats::Stats;
-use super::tracks::{TrackState, Tracks};
 use crate::error::{Error, Result};
-use crate::message::Message;
-use crate::net::old::{Deadline, Stopwatch, wait};
-use crate::protocol::stream::{Event, Step};
-use crate::session::Session as Shared;
-
-mod ask;
+use crate::message::{Batch, Message};
+use crate::net::{BrokerAddr, LookUp, RetryPolicy, Time, wait};
+use crate::session::Session;
 
 /// The longest chunk to read to its end when no more of it is wanted, in bytes; more than that is not worth keeping a
 /// connection for.
@@ -29,8 +27,8 @@ const MAX_PASSED_OVER: u32 = 1 << 20;
 /// bundles that are passed over, in a row.
 const MOST_TURNS: usize = 16;
 
-/// How long to block at most while a connection is being opened: `close` has no socket then to wake us with.
-const CLOSE_CHECK: Duration = Duration::from_millis(50);
+/// How many leaders to know at most of which nothing is wanted now: a broker may name any number of others.
+const MAX_UNUSED: usize = 64;
 
 /// The messages of a [`Subscription`](crate::Subscription), in the order of their numbers within each partition.
 ///
@@ -41,78 +39,98 @@ const CLOSE_CHECK: Duration = Duration::from_millis(50);
 /// After one `Err` it is finished, and so it is after the last wanted message or a
 /// [`close`](CloseHandle::close): then `next` is `None` for ever. `None` alone never hides trouble.
 ///
-/// A connection that ends is dialed anew and the fetch repeated from the position, for as long as
-/// [`retry_timeout`](crate::ClientBuilder::retry_timeout) allows. Nothing is lost or delivered twice by that.
+/// A connection that ends is dialed again and the fetch repeated from the position, for as long as
+/// [`retry_timeout`](crate::ClientBuilder::retry_timeout) allows. Nothing is lost or delivered twice by that. Whenever a
+/// connection was lost, topics subscribed to as a whole are also looked at for new partitions, which begin with their first
+/// message.
 ///
 /// The guide says more about [positions](crate::guide::positions), [back-pressure](crate::guide::back_pressure) and
 /// [time-outs and closing](crate::guide::time_outs).
 ///
 /// # Errors
 /// The items' errors are:
-/// * [`Error::OutOfRange`], or for a checkpoint's position [`Error::Recreated`]: the number wanted next is not there.
+/// * [`Error::OutOfRange`], or for a checkpoint's position beyond the end [`Error::Recreated`]: the number wanted next is not
+///   there.
 /// * [`Error::Broker`]: no such topic or partition, a partition that cannot be opened or whose numbering is broken; one
 ///   without a leader, or with leaders that name each other, for longer than can be waited.
-/// * [`Error::Connect`], [`Error::Io`], [`Error::Timeout`], [`Error::Disconnected`]: trouble with a broker for longer than
-///   can be waited.
+/// * [`Error::Connect`], [`Error::Io`], [`Error::Timeout`], [`Error::Disconnected`], [`Error::NotTank`]: trouble with a
+///   broker for longer than can be waited.
 /// * [`Error::Decode`], [`Error::BundleTooLarge`]: malformed data, or more than [`Limits`](crate::Limits) allow.
 #[derive(Debug)]
 pub struct ConsumeIter {
-    shared: Arc<Shared>,
-    tracks: Tracks,
-    leaders: Vec<Leader>,
-    /// The leader whose turn it is to have read what it sent.
+    session: Arc<Session>,
+    partitions: Partitions,
+    fetchers: Vec<Fetcher>,
+    /// Where each broker's fetcher stands.
+    places: HashMap<BrokerAddr, usize>,
+    /// The fetcher whose turn it is to have read what it sent.
     turn: usize,
-    arrived: Arrived,
+    inbox: Inbox,
     /// Whether to ask for more before all that has arrived is handed out.
-    looks_ahead: bool,
-    /// What to end with once all that has arrived is handed out.
-    failure: Option<Error>,
+    prefetch: bool,
     closer: CloseHandle,
     /// Messages that may still be handed out.
     remaining: u64,
     finished: bool,
-    request: Vec<u8>,
-    next_request_id: u32,
+    retry: RetryPolicy,
 }
 
 /// What waiting for messages came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pulled {
+enum Filled {
     Messages,
-    Quiet,
+    Nothing,
     Finished,
 }
 
 impl ConsumeIter {
-    /// Connects and sends the first fetches.
-    pub(super) fn start(shared: Arc<Shared>, tracks: Tracks, limit: Option<u64>) -> Result<ConsumeIter> {
-        let arrived = Arrived::new(&tracks.sources);
-        let mut iter = ConsumeIter {
-            shared,
-            tracks,
-            leaders: Vec::new(),
+    pub(super) fn new(
+        session: Arc<Session>,
+        partitions: Partitions,
+        limit: Option<u64>,
+        closer: CloseHandle,
+    ) -> ConsumeIter {
+        ConsumeIter {
+            inbox: Inbox::new(partitions.names()),
+            retry: session.retry_policy(),
+            session,
+            partitions,
+            fetchers: Vec::new(),
+            places: HashMap::new(),
             turn: 0,
-            arrived,
-            looks_ahead: true,
-            failure: None,
-            closer: CloseHandle::default(),
+            prefetch: true,
+            closer,
             remaining: limit.unwrap_or(u64::MAX),
             finished: false,
-            request: Vec::new(),
-            next_request_id: 1,
-        };
-        iter.tracks.take_changed();
-        iter.dispatch()?;
-        while iter.leaders.iter().any(|leader| leader.is_coming_up()) {
-            iter.wait(Deadline::NEVER)?;
-            iter.dispatch()?;
         }
-        Ok(iter)
+    }
+
+    /// Connects and sends the first fetches. In a cluster nothing waits for a leader that is in trouble.
+    pub(super) fn begin(mut self) -> Result<ConsumeIter> {
+        let in_cluster = self.partitions.rules().in_cluster;
+        while !self.closer.is_closed() {
+            let now = self.session.now();
+            self.dispatch(now, LookUp::Allowed);
+            if let Some(e) = self.inbox.take_error() {
+                return Err(e);
+            }
+            let is_waited_for = |fetcher: &Fetcher| fetcher.is_coming_up() && !(in_cluster && fetcher.has_failed());
+            let until = if in_cluster { Time::NEVER } else { self.partitions.next_wake() };
+            if until == Time::NEVER && !self.fetchers.iter().any(is_waited_for) {
+                break;
+            }
+            let coming_up = self.fetchers.iter_mut().filter(|fetcher| fetcher.is_coming_up()).map(Fetcher::channel_mut);
+            wait(&*self.session.net, coming_up, Some(self.closer.closed()), until)?;
+        }
+        Ok(self)
     }
 
     /// As [`next`](Iterator::next), but returns `Ok(None)` once `d` has passed without a message. The subscription goes
     /// on: nothing is lost, and an answer that was half received stays for the next call. `Ok(None)` also stands for
     /// the end, see [`is_finished`](ConsumeIter::is_finished).
+    ///
+    /// With zero it never blocks, and still gets on with whatever is under way: connecting, sending, receiving, noticing
+    /// what takes too long.
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished.
@@ -120,10 +138,37 @@ impl ConsumeIter {
         if let Some(message) = self.pop() {
             return Ok(Some(message));
         }
-        match self.pull(Deadline::after(d))? {
-            Pulled::Messages => Ok(self.pop()),
-            Pulled::Quiet | Pulled::Finished => Ok(None),
+        let until = self.deadline(d);
+        Ok(if self.pull(until)? == Filled::Messages { self.pop() } else { None })
+    }
+
+    /// Up to `max` messages: those that come within `wait`, at least one if any does. Empty once `wait` has passed without a
+    /// message, or at the end.
+    ///
+    /// # Errors
+    /// As the items of the iterator; it is then finished. Messages that came before the error are returned first.
+    pub fn next_many(&mut self, max: usize, wait: Duration) -> Result<Vec<Message>> {
+        let (until, mut messages) = (self.deadline(wait), Vec::new());
+        while messages.len() < max {
+            if let Some(message) = self.pop() {
+                messages.push(message);
+                continue;
+            }
+            match self.fill(until) {
+                Ok(Filled::Messages) => {}
+                Ok(Filled::Nothing) => break,
+                Err(e) if !messages.is_empty() => {
+                    self.inbox.fail(e);
+                    break;
+                }
+                ended => {
+                    self.finish();
+                    ended?;
+                    break;
+                }
+            }
         }
+        Ok(messages)
     }
 
     /// The messages of the next bundle, or of several small ones, or what [`next`](Iterator::next) has left of those it
@@ -134,13 +179,11 @@ impl ConsumeIter {
     /// # Errors
     /// As the items of the iterator; it is then finished.
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
-        let has_rest = self.arrived.decoded().has_messages() && !self.closer.is_closed();
-        if !has_rest && self.pull(Deadline::NEVER)? != Pulled::Messages {
+        let has_rest = self.inbox.has_messages() && !self.closer.is_closed();
+        if !has_rest && self.pull(Time::NEVER)? != Filled::Messages {
             return Ok(None);
         }
-        let decoded = self.arrived.decoded();
-        let from = decoded.take_all();
-        Ok(Some(decoded.batch(from)))
+        Ok(self.inbox.pop_all())
     }
 
     /// Whether it has ended: with an error, by a stop condition, or by [`close`](CloseHandle::close).
@@ -157,257 +200,343 @@ impl ConsumeIter {
     /// came of a partition that begins with the earliest message. `None` for a partition that was not subscribed to, and
     /// for one that begins with the latest message as long as it has had no leader to say which that is.
     pub fn position_of(&self, topic: &str, partition: u16) -> Option<u64> {
-        let index = self.tracks.find(topic, partition).filter(|&index| self.tracks.has_position(index))?;
-        Some(self.next_seq(index))
+        let index = self.partitions.find(topic, partition)?;
+        self.partitions.get(index).has_begun().then(|| self.next_seq(index))
     }
 
     fn next_seq(&self, index: usize) -> u64 {
-        let delivered = self.arrived.delivered().filter(|delivered| delivered.partition == index);
-        delivered.map_or(self.tracks.tracks[index].position, |delivered| delivered.position)
+        let delivered = self.inbox.delivered().filter(|delivered| delivered.partition == index);
+        delivered.map_or(self.partitions.get(index).position(), |delivered| delivered.position)
     }
 
     /// The next number of every partition that has a [position](ConsumeIter::position_of).
     pub fn positions(&self) -> Positions {
-        self.tracks.positions(|index| self.next_seq(index))
+        self.partitions.positions(|index| self.next_seq(index))
     }
 
     /// The highest number of a partition that the broker was heard to have, 0 if it has none; `None` if it was not
     /// heard of. It moves with the answers to fetches.
     pub fn high_water_mark(&self, topic: &str, partition: u16) -> Option<u64> {
-        self.tracks.find(topic, partition).and_then(|index| self.tracks.tracks[index].high_water_mark)
+        self.partitions.find(topic, partition).and_then(|index| self.partitions.get(index).high_water_mark())
     }
 
     /// How many numbers lie between the positions and the high-water marks, all partitions together. Numbers that
     /// no message has count too.
     pub fn lag(&self) -> u64 {
-        self.tracks.lag(|index| self.next_seq(index))
+        self.partitions.lag(|index| self.next_seq(index))
+    }
+
+    /// As [`lag`](ConsumeIter::lag), of one partition; `None` if it was not subscribed to, or not heard of yet.
+    pub fn lag_of(&self, topic: &str, partition: u16) -> Option<u64> {
+        let index = self.partitions.find(topic, partition)?;
+        let partition = self.partitions.get(index);
+        partition.high_water_mark().map(|_| partition.lag(self.next_seq(index)))
     }
 
     /// What retention took before it was delivered.
     pub fn gaps(&self) -> &[Gap] {
-        &self.tracks.gaps
+        &self.partitions.gaps
     }
 
     /// What was done so far.
     pub fn stats(&self) -> Stats {
-        let mut stats = self.tracks.stats;
-        if let Some(delivered) = self.arrived.delivered() {
+        let mut stats = self.partitions.stats;
+        if let Some(delivered) = self.inbox.delivered() {
             stats.messages += delivered.messages;
             stats.bundles += delivered.bundles;
         }
-        stats.bytes += self.leaders.iter().map(|leader| leader.bytes).sum::<u64>();
+        stats.bytes += self.fetchers.iter().map(Fetcher::bytes).sum::<u64>();
         stats
     }
 
     /// The next of the messages that are decoded.
     #[inline]
     fn pop(&mut self) -> Option<Message> {
-        if self.closer.is_closed() { None } else { self.arrived.decoded().take_one() }
+        if self.closer.is_closed() { None } else { self.inbox.pop() }
     }
 
-    /// Decodes the next messages, blocking up to the deadline for bundles.
-    fn pull(&mut self, until: Deadline) -> Result<Pulled> {
-        let pulled = self.try_pull(until);
-        if !matches!(pulled, Ok(Pulled::Messages | Pulled::Quiet)) {
-            self.finished = true;
-            self.tracks.stats.bytes += self.leaders.iter_mut().map(Leader::take_bytes).sum::<u64>();
-            self.leaders.clear();
-            self.arrived.clear();
+    fn deadline(&self, d: Duration) -> Time {
+        self.session.now().after(d)
+    }
+
+    /// As [`fill`](ConsumeIter::fill); after an error or the end it is finished.
+    fn pull(&mut self, until: Time) -> Result<Filled> {
+        let filled = self.fill(until);
+        if !matches!(filled, Ok(Filled::Messages | Filled::Nothing)) {
+            self.finish();
         }
-        pulled
+        filled
     }
 
-    fn try_pull(&mut self, until: Deadline) -> Result<Pulled> {
-        self.unload();
-        let mut turns = 0;
-        loop {
+    /// Decodes the next messages, blocking until then for bundles: the one loop.
+    fn fill(&mut self, until: Time) -> Result<Filled> {
+        self.settle();
+        for turns in 0.. {
             if self.finished || self.closer.is_closed() || self.remaining == 0 {
-                return Ok(Pulled::Finished);
+                return Ok(Filled::Finished);
             }
-            if self.arrived.has_bundles() {
-                let count = self.arrived.load(&mut self.tracks, &self.shared.config.limits, self.remaining)?;
-                self.remaining -= count;
-                if count > 0 {
-                    return Ok(Pulled::Messages);
-                }
-                self.arrived.unload();
+            let count = self.inbox.decode_next(&mut self.partitions, &self.session.config.limits, self.remaining);
+            self.remaining -= count;
+            if count > 0 {
+                return Ok(Filled::Messages);
             }
-            if let Some(e) = self.failure.take() {
+            if let Some(e) = self.inbox.take_error() {
                 return Err(e);
             }
-            if self.tracks.take_changed() {
-                if self.tracks.all_done() {
-                    return Ok(Pulled::Finished);
-                }
-                self.dispatch()?;
+            if self.partitions.all_done() {
+                return Ok(Filled::Finished);
             }
-            if turns > MOST_TURNS && until.has_passed() {
-                return Ok(Pulled::Quiet);
+            let now = self.session.now();
+            if turns > MOST_TURNS && now >= until {
+                return Ok(Filled::Nothing);
             }
-            turns += 1;
-            if !self.take_turns()? && !self.wait(until)? {
-                return Ok(Pulled::Quiet);
+            self.dispatch(now, if now < until { LookUp::Allowed } else { LookUp::Never });
+            if self.receive(now) {
+                continue;
             }
-        }
-    }
-
-    /// The first bundle with a message at or above `seq`, or several small ones, up to `end`: for a subscription to one partition, whatever was
-    /// asked for before. `None` if there is no such message now.
-    pub(super) fn bundle_at(&mut self, seq: u64, end: u64) -> Result<Option<Batch<'_>>> {
-        self.looks_ahead = false;
-        self.arrived.clear();
-        self.tracks.tracks[0].state = TrackState::Done;
-        if self.tracks.tracks[0].chunk_len > MAX_PASSED_OVER {
-            self.leaders.clear();
-        }
-        while self.leaders.iter().any(|leader| !leader.is_idle()) {
-            if !self.take_turns()? {
-                self.wait(Deadline::NEVER)?;
+            if now >= until {
+                return Ok(Filled::Nothing);
             }
+            let until = until.min(self.partitions.next_wake());
+            let used = self.fetchers.iter_mut().filter(|fetcher| fetcher.is_used()).map(Fetcher::channel_mut);
+            wait(&*self.session.net, used, Some(self.closer.closed()), until)?;
         }
-        self.tracks.seek(0, seq, end);
-        match self.try_pull(Deadline::NEVER)? {
-            Pulled::Messages => Ok(Some(self.arrived.decoded().batch(0))),
-            Pulled::Quiet | Pulled::Finished => Ok(None),
-        }
+        Ok(Filled::Nothing)
     }
 
     /// Counts what was handed out as delivered.
-    fn unload(&mut self) {
-        if let Some(delivered) = self.arrived.delivered() {
-            self.tracks.stats.messages += delivered.messages;
-            self.tracks.stats.bundles += delivered.bundles;
-            self.tracks.advance(delivered.partition, delivered.position);
+    fn settle(&mut self) {
+        if let Some(delivered) = self.inbox.delivered() {
+            self.partitions.stats.messages += delivered.messages;
+            self.partitions.stats.bundles += delivered.bundles;
+            self.partitions.advance(delivered.partition, delivered.position);
         }
-        self.arrived.unload();
+        self.inbox.release();
     }
 
-    /// Has the leaders go on in turn until one has something, beginning with the one that had something last. Whether
-    /// one had. Nothing may have arrived that is not handed out yet.
-    fn take_turns(&mut self) -> Result<bool> {
-        for _ in 0..self.leaders.len() {
-            if self.turn >= self.leaders.len() {
-                self.turn = 0;
+    fn finish(&mut self) {
+        self.finished = true;
+        self.settle();
+        self.inbox.clear();
+        self.give_back_fetchers();
+    }
+
+    fn give_back_fetchers(&mut self) {
+        self.places.clear();
+        for mut fetcher in self.fetchers.drain(..) {
+            self.partitions.stats.bytes += fetcher.take_bytes();
+            fetcher.give_back(&self.session);
+        }
+    }
+
+    /// Sends what is due to its leaders, as far as those can be reached now.
+    fn dispatch(&mut self, now: Time, look_up: LookUp) {
+        self.partitions.wake(now);
+        let mut other = None;
+        while let Some(index) = self.partitions.next_due() {
+            let leader = self.leader_of(index, now, &mut other);
+            let turn = self.fetcher_at(&leader, now);
+            self.fetchers[turn].wanted.push_back(index);
+            self.partitions.set_leader(index, leader);
+        }
+        for turn in 0..self.fetchers.len() {
+            let fetcher = &mut self.fetchers[turn];
+            if fetcher.wanted.is_empty() {
+                continue;
             }
-            if self.take_turn(self.turn)? {
-                return Ok(true);
+            let asked = match fetcher.open(now, look_up) {
+                Ok(true) => fetcher.ask(now, &mut self.partitions, &self.session),
+                Ok(false) => Ok(()),
+                Err(e) => Err(e),
+            };
+            if let Err(e) = asked {
+                self.on_failure(turn, &e, now);
+            }
+        }
+    }
+
+    /// The broker to ask for a partition: its leader, or while that one is down, another one that may know a successor, the
+    /// same for all of them.
+    fn leader_of(&self, index: usize, now: Time, other: &mut Option<Option<BrokerAddr>>) -> BrokerAddr {
+        let (name, book) = (self.partitions.name(index), &self.session.book);
+        let known = self.partitions.get(index).leader().cloned();
+        let leader = known.unwrap_or_else(|| book.broker_for(&name.topic, name.partition));
+        let is_resting = |addr: &BrokerAddr| self.places.get(addr).is_some_and(|&turn| self.fetchers[turn].is_resting(now));
+        if !is_resting(&leader) {
+            return leader;
+        }
+        let other = other.get_or_insert_with(|| book.brokers().into_iter().find(|addr| !is_resting(addr)));
+        other.clone().unwrap_or(leader)
+    }
+
+    /// Where a broker's fetcher stands, made now if there is none.
+    fn fetcher_at(&mut self, broker: &BrokerAddr, now: Time) -> usize {
+        if let Some(&turn) = self.places.get(broker) {
+            return turn;
+        }
+        if self.fetchers.len() > MAX_UNUSED {
+            self.drop_unused(now);
+        }
+        debug!("{broker}: joining the subscription");
+        self.fetchers.push(Fetcher::new(broker, &self.session, self.partitions.names()));
+        self.places.insert(broker.clone(), self.fetchers.len() - 1);
+        self.fetchers.len() - 1
+    }
+
+    fn drop_unused(&mut self, now: Time) {
+        let is_kept = |fetcher: &Fetcher| fetcher.is_used() || fetcher.is_resting(now);
+        let (kept, unused): (Vec<_>, Vec<_>) = self.fetchers.drain(..).partition(is_kept);
+        self.fetchers = kept;
+        self.places = self.fetchers.iter().enumerate().map(|(turn, f)| (f.broker().clone(), turn)).collect();
+        for mut fetcher in unused {
+            self.partitions.stats.bytes += fetcher.take_bytes();
+            fetcher.give_back(&self.session);
+        }
+    }
+
+    /// Has the leaders take turns until one has something, beginning with the one that had something last. Whether one had.
+    fn receive(&mut self, now: Time) -> bool {
+        for _ in 0..self.fetchers.len() {
+            self.turn = if self.turn < self.fetchers.len() { self.turn } else { 0 };
+            if self.take_turn(self.turn, now) {
+                return true;
             }
             self.turn += 1;
         }
-        Ok(false)
+        false
     }
 
-    /// Takes in what a leader has sent: reads until something comes of it, and then goes on to the end of the answer, as
-    /// far as that has been read too. Whether anything came.
-    fn take_turn(&mut self, turn: usize) -> Result<bool> {
-        match self.leaders[turn].read() {
+    /// Takes in what a leader has sent: reads until something comes of it, and then continues to the end of the answer, as far
+    /// as that has been read too. Whether anything came.
+    fn take_turn(&mut self, turn: usize, now: Time) -> bool {
+        match self.fetchers[turn].read(now) {
             Ok(true) => {}
-            Ok(false) => return Ok(false),
-            Err(e) => return self.on_failure(turn, e, &[]).map(|()| true),
+            Ok(false) => return false,
+            Err(e) => {
+                self.on_failure(turn, &e, now);
+                return true;
+            }
         }
         loop {
-            let done = match self.arrived.step(&mut self.leaders[turn], &mut self.tracks) {
-                Ok((Step::Need(_), _)) => true,
-                Ok((Step::Bundles, see_first)) => see_first || self.arrived.is_full(),
-                Ok((Step::Event(event), _)) => self.on_event(turn, event)?,
-                // It is met again when what arrived before it is handed out.
-                Err(_) if self.arrived.has_bundles() => true,
-                Err(e) => return self.on_failure(turn, e, &[]).map(|()| true),
-            };
-            if done {
-                return Ok(true);
+            match self.fetchers[turn].step(now, &mut self.partitions, &mut self.inbox) {
+                Ok(Stepped::Need | Stepped::Bundles(Lookahead::SeeFirst)) => return true,
+                Ok(Stepped::Bundles(Lookahead::Clear)) if self.inbox.is_full() => return true,
+                Ok(Stepped::Bundles(Lookahead::Clear)) => {}
+                Ok(Stepped::Partition(index, told)) => self.on_told(turn, index, told, now),
+                Ok(Stepped::End(answer)) => {
+                    self.on_end(turn, answer, now);
+                    return true;
+                }
+                Err(e) => {
+                    self.inbox.fail(e);
+                    return true;
+                }
             }
         }
     }
 
-    /// Takes in an event; whether it calls for another look at what to do next.
-    fn on_event(&mut self, turn: usize, event: Event) -> Result<bool> {
-        match event {
-            Event::Response { .. } => self.tracks.on_response(),
-            Event::Partition { slot, answer } => {
-                if let Some((index, outcome)) = self.leaders[turn].answer(slot) {
-                    self.tracks.on_answer(index, answer, outcome, &self.shared.book, self.shared.now());
+    /// Does what a partition cannot do for itself.
+    fn on_told(&mut self, turn: usize, index: usize, told: Told, now: Time) {
+        let Some((fetch, summary)) = self.fetchers[turn].current() else { return };
+        let name = self.partitions.name(index);
+        match told {
+            Told::Nothing => {}
+            Told::Forget => self.session.book.forget(&name.topic, name.partition),
+            Told::Fail(e) => self.inbox.fail_after(e, Some(fetch)),
+            Told::AskAt(endpoint) => {
+                let found = self.session.book.named(endpoint);
+                // A replica near us must never be taken for the leader that messages are published to.
+                if let (Ok(Some(addr)), false) = (&found, self.partitions.rules().options.prefer_local) {
+                    self.session.book.learn(&name.topic, name.partition, addr.clone(), now);
                 }
-            }
-            Event::ChunkEnd { slot, end } => {
-                if let Some((index, outcome)) = self.leaders[turn].answer(slot) {
-                    self.tracks.on_chunk_end(index, end, outcome);
-                }
-            }
-            Event::End { .. } => {
-                let leader = &mut self.leaders[turn];
-                self.tracks.stats.bytes += leader.take_bytes();
-                let (partitions, outcome, soon) = leader.finish_answer();
-                if outcome.knows_no_leader {
-                    self.shared.book.knew_no_leader(&leader.addr, self.shared.now());
-                }
-                // The others' turn, however fast this one may answer again.
-                self.turn += 1;
-                self.tracks.on_progress(&partitions);
-                match self.tracks.on_end(&partitions, outcome, soon) {
-                    Err(e) if self.arrived.has_bundles() => self.failure = Some(e),
-                    Err(e) => return Err(e),
-                    Ok(()) if self.looks_ahead && self.arrived.has_bundles() => self.fetch_ahead(turn, &partitions),
-                    Ok(()) => {}
-                }
-                return Ok(true);
+                let told = self.partitions.on_named(now, index, endpoint, found, summary);
+                self.on_told(turn, index, told, now);
             }
         }
-        Ok(false)
     }
 
-    /// Drops a leader's connection after `e`, so that its partitions, and those it was just to be asked for, are asked
-    /// for again.
-    fn on_failure(&mut self, turn: usize, e: Error, wanted: &[usize]) -> Result<()> {
-        if self.closer.is_closed() {
-            return Ok(());
+    /// Ends an answer. What there is more of is asked for at once, so that the leader sends while what came is being handed
+    /// out.
+    fn on_end(&mut self, turn: usize, answer: Answer, now: Time) {
+        let fetcher = &mut self.fetchers[turn];
+        self.partitions.stats.bytes += fetcher.take_bytes();
+        if answer.summary.knows_no_leader {
+            self.session.book.knew_no_leader(fetcher.broker(), now);
         }
-        let leader = &mut self.leaders[turn];
-        let (was_up, ended_idle) = (!leader.is_coming_up(), leader.ended_idle(&e));
-        self.tracks.stats.bytes += leader.take_bytes();
-        let lost = [leader.reset().as_slice(), wanted].concat();
-        if ended_idle {
-            debug!("{}: {e}, had ended while idle, dialing anew", leader.addr);
-            self.tracks.release(&lost);
-            return Ok(());
+        self.inbox.on_answer_over(answer.request_id);
+        let prefetch = self.prefetch && self.inbox.has_bundles();
+        for index in answer.partitions {
+            if self.partitions.on_end(now, index, answer.soon, prefetch.then_some(fetcher.broker())) {
+                fetcher.wanted.push_back(index);
+            }
         }
-        if !e.is_retryable() || !self.tracks.on_lost(&lost, &leader.addr) {
-            return Err(e);
+        if prefetch && !fetcher.wanted.is_empty() {
+            if let Err(e) = fetcher.ask(now, &mut self.partitions, &self.session) {
+                self.on_failure(turn, &e, now);
+            }
         }
-        leader.retry_later(&e);
-        let stats = &mut self.tracks.stats;
+        if self.partitions.take_names_changed() {
+            let names = self.partitions.names();
+            self.inbox.set_names(names);
+            self.fetchers.iter_mut().for_each(|fetcher| fetcher.set_names(names));
+        }
+        // The others' turn, however fast this one may answer again.
+        self.turn += 1;
+    }
+
+    /// Drops a leader's connection after `e`, so that its partitions are asked for again.
+    fn on_failure(&mut self, turn: usize, e: &Error, now: Time) {
+        let fetcher = &mut self.fetchers[turn];
+        self.partitions.stats.bytes += fetcher.take_bytes();
+        if let Some((fetch, _)) = fetcher.current() {
+            self.inbox.on_answer_over(fetch);
+        }
+        let lost = fetcher.lose(now, e, &self.session);
+        if !e.is_transient() {
+            return self.inbox.fail(e.clone());
+        }
+        let was_up = !lost.iter().any(|(_, how)| *how == Lost::Unreachable);
+        let while_idle = was_up && lost.iter().all(|(_, how)| *how == Lost::WhileIdle);
+        let mut failed = None;
+        for (index, how) in lost {
+            failed = self.partitions.on_lost(now, index, how, e).err().or(failed);
+        }
+        if while_idle {
+            return debug!("{}, had ended while idle, dialing again", e.chain());
+        }
+        let pause = fetcher.rest(now, &self.retry);
+        let stats = &mut self.partitions.stats;
         *(if was_up { &mut stats.reconnects } else { &mut stats.failed_brokers }) += 1;
-        self.shared.book.failed(&leader.addr, self.shared.now());
-        Ok(())
+        self.session.book.failed(fetcher.broker(), now);
+        match failed {
+            Some(e) => self.inbox.fail(e),
+            None => warn!("{}, trying again in {pause:?}", e.chain()),
+        }
+        self.partitions.probe();
     }
 
-    /// Blocks until a leader can go on, or something else is due; `false` once `until` has passed.
-    fn wait(&mut self, until: Deadline) -> Result<bool> {
-        let mut deadline = until.earlier(self.tracks.next_wake());
-        let mut coming_up = false;
-        for leader in &self.leaders {
-            deadline = deadline.earlier(leader.deadline());
-            coming_up |= leader.is_coming_up();
+    /// The first messages at or above `seq`, up to `end`, whatever was asked for before: for a subscription to one partition.
+    /// `None` if there are none now.
+    pub(super) fn batch_at(&mut self, seq: u64, end: u64) -> Result<Option<Batch<'_>>> {
+        self.prefetch = false;
+        self.inbox.clear();
+        self.partitions.end(0);
+        if self.partitions.get(0).chunk_len() > MAX_PASSED_OVER {
+            self.give_back_fetchers();
         }
-        if coming_up || self.leaders.iter().all(|leader| leader.interest().is_none()) {
-            deadline = deadline.earlier(Deadline::after(CLOSE_CHECK));
-        }
-        let watch = Stopwatch::start();
-        let waited = match self.leaders.as_slice() {
-            [leader] => wait(leader.interest().as_slice(), deadline),
-            leaders => wait(&leaders.iter().filter_map(Leader::interest).collect::<Vec<_>>(), deadline),
-        };
-        waited.map_err(|e| Error::io(&"the network", crate::Phase::Wait, e))?;
-        let blocked = watch.elapsed();
-        for turn in 0..self.leaders.len() {
-            if let Err(e) = self.leaders[turn].count_blocked(blocked) {
-                self.on_failure(turn, e, &[])?;
+        while self.fetchers.iter().any(|fetcher| !fetcher.is_idle()) && !self.closer.is_closed() {
+            let now = self.session.now();
+            if !self.receive(now) {
+                let used = self.fetchers.iter_mut().filter(|fetcher| fetcher.is_used()).map(Fetcher::channel_mut);
+                wait(&*self.session.net, used, Some(self.closer.closed()), Time::NEVER)?;
             }
         }
-        if coming_up || self.tracks.next_wake().has_passed() {
-            self.tracks.set_changed();
+        self.partitions.seek(0, seq, end);
+        match self.fill(Time::NEVER)? {
+            Filled::Messages => Ok(self.inbox.pop_all()),
+            Filled::Finished if self.closer.is_closed() => Err(Error::Closed),
+            Filled::Nothing | Filled::Finished => Ok(None),
         }
-        Ok(!until.has_passed())
     }
 }
 
@@ -420,7 +549,7 @@ impl Iterator for ConsumeIter {
         if let Some(message) = self.pop() {
             return Some(Ok(message));
         }
-        match self.pull(Deadline::NEVER) {
+        match self.pull(Time::NEVER) {
             Ok(_) => self.pop().map(Ok),
             Err(e) => Some(Err(e)),
         }
@@ -428,3 +557,10 @@ impl Iterator for ConsumeIter {
 }
 
 impl FusedIterator for ConsumeIter {}
+
+/// Connections on which nothing is awaited go back to the client; the others are closed. Neither waits for anything.
+impl Drop for ConsumeIter {
+    fn drop(&mut self) {
+        self.give_back_fetchers();
+    }
+}

@@ -1,23 +1,27 @@
 //! Subscribing: what is wanted, where it stands, and the iterator that brings it.
+//!
+//! ```text
+//!   subscribe ─> start ─> Partitions ──who is due──> Fetcher (one for each leader) ──┐
+//!                            ^   machines                                            │ bundles
+//!                            └───what an answer means─── Inbox <─────────────────────┘
+//!                                                          └──> ConsumeIter ──> Message
+//! ```
 
-mod arrived;
-mod batch;
 mod checkpoint;
 mod close;
-mod decoded;
+mod fetcher;
+mod inbox;
 mod iter;
-mod leader;
+mod partition;
+mod partitions;
 mod position;
 mod search;
 mod start;
 mod stats;
 mod subscription;
-mod tracks;
 
-pub use batch::{Batch, BatchIter, MessageRef};
 pub use checkpoint::Checkpoint;
 pub use close::CloseHandle;
-pub(crate) use decoded::{Decoded, JOINED};
 pub use iter::ConsumeIter;
 pub use position::{Gap, Position, Positions};
 pub(crate) use start::{await_marks, find_time, subscribe};

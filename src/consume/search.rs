@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::close::CloseHandle;
 use super::iter::ConsumeIter;
+use super::partition::Partition;
+use super::partitions::Partitions;
+use super::start::{Marks, rules};
 use super::subscription::{OutOfRange, Subscription};
-use super::tracks::{Track, TrackState, Tracks};
 use crate::error::Result;
-use crate::message::{Source, millis_at_or_after};
-use crate::session::Session as Shared;
+use crate::message::{TopicPartition, millis_at_or_after};
+use crate::session::Session;
 
 /// Bytes to ask for with each probe, of which the first bundle is looked at, or the first small ones.
 const PROBE_SIZE: u32 = 4 << 10;
@@ -16,10 +19,11 @@ const PROBE_SIZE: u32 = 4 << 10;
 /// The number of the first message at or after a time, given the first available number and the high-water mark; that
 /// mark + 1 if there is none.
 pub(super) fn seq_at(
-    shared: &Arc<Shared>,
+    session: &Arc<Session>,
+    closer: &CloseHandle,
     topic: &Arc<str>,
     partition: u16,
-    (first_available, high_water_mark): (u64, u64),
+    (first_available, high_water_mark): Marks,
     time: SystemTime,
 ) -> Result<u64> {
     let wanted = millis_at_or_after(time);
@@ -32,16 +36,15 @@ pub(super) fn seq_at(
     }
     let subscription = Subscription::partition(&**topic, partition);
     let subscription = subscription.fetch_size(PROBE_SIZE).max_wait(Duration::ZERO).out_of_range(OutOfRange::Earliest);
-    let mut track = Track::new(low, Some((first_available, high_water_mark)), &subscription.options);
-    // Nothing is asked for before the first probe.
-    track.state = TrackState::Done;
-    let source = Source { topic: topic.clone(), partition };
-    let tracks = Tracks::new(vec![(source, track)], subscription.options, shared.is_cluster(), &shared.config);
-    let mut probes = ConsumeIter::start(shared.clone(), tracks, None)?;
+    // A log that became shorter meanwhile is read from its beginning instead.
+    let options = subscription.beyond_end(OutOfRange::Earliest).options;
+    let place = Partition::new(low, Some((first_available, high_water_mark)), &options);
+    let name = TopicPartition { topic: topic.clone(), partition };
+    let partitions = Partitions::new(vec![(name, place)], &[], rules(session, options, session.is_cluster()));
+    let mut probes = ConsumeIter::new(session.clone(), partitions, None, closer.clone());
     while low < high {
         let middle = low + (high - low) / 2;
-        // A log that became shorter meanwhile is read from its beginning instead.
-        let batch = probes.bundle_at(middle, high_water_mark)?;
+        let batch = probes.batch_at(middle, high_water_mark)?;
         let batch = batch.filter(|batch| batch.get(0).is_some_and(|message| (middle..high).contains(&message.seq())));
         let Some(batch) = batch else {
             high = middle;

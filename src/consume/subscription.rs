@@ -1,8 +1,10 @@
 //! What a user wants to read.
 
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use super::checkpoint::Checkpoint;
+use super::close::CloseHandle;
 use super::position::Positions;
 use crate::error::{Error, Result};
 use crate::message::{Start, millis_at_or_after};
@@ -28,6 +30,7 @@ pub struct Subscription {
     pub(crate) limit: Option<u64>,
     /// Where to go on, instead of the starts.
     pub(crate) resume: Positions,
+    pub(crate) closer: Option<CloseHandle>,
 }
 
 /// A topic, or one partition of it.
@@ -85,6 +88,7 @@ impl Subscription {
             },
             limit: None,
             resume: Positions::default(),
+            closer: None,
         }
     }
 
@@ -138,9 +142,9 @@ impl Subscription {
         self
     }
 
-    /// What to do when the number wanted next is not there. Default [`OutOfRange::Fail`]. A broker that then says the same of
-    /// the number it named, again and again, is trouble that is waited out for
-    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout), and ends in the same error.
+    /// What to do when retention took the number wanted next, for as long as the subscription lasts. Default
+    /// [`OutOfRange::Fail`]. A broker that then says the same of the number it named, again and again, is trouble that is
+    /// waited out for [`retry_timeout`](crate::ClientBuilder::retry_timeout), and ends in the same error.
     pub fn out_of_range(mut self, policy: OutOfRange) -> Self {
         self.options.out_of_range = policy;
         self
@@ -156,15 +160,17 @@ impl Subscription {
         self
     }
 
-    /// What to do when [`resume`](Subscription::resume) asks for a number beyond the end: the topic was created anew, or
-    /// a fail-over lost its last messages, and the position means nothing any more. Default [`OutOfRange::Fail`], with
-    /// [`Error::Recreated`]. A topic that has already grown past the position again cannot be told from the old one.
+    /// What to do when the number wanted next lies beyond the end, for as long as the subscription lasts: the topic was created
+    /// again, or a fail-over lost its last messages, and the position means nothing any more. Default [`OutOfRange::Fail`]; the
+    /// error is [`Error::Recreated`] for a position that [`resume`](Subscription::resume) named. A topic that has already
+    /// grown past the position again cannot be told from the old one.
     pub fn beyond_end(mut self, policy: OutOfRange) -> Self {
         self.options.beyond_end = policy;
         self
     }
 
-    /// Ends each partition at the high-water mark it has when the subscription begins, even if it goes on growing.
+    /// Ends each partition at the high-water mark it has when the subscription begins, even if it goes on growing; and where
+    /// nothing is left, should the log become shorter.
     pub fn stop_at_end(mut self) -> Self {
         self.options.stop_at_end = true;
         self
@@ -191,6 +197,13 @@ impl Subscription {
         self
     }
 
+    /// Has [`CloseHandle::close`] of this handle end the iteration, and also `subscribe` while it is still looking for brokers.
+    /// One handle may end any number of them.
+    pub fn close_with(mut self, handle: &CloseHandle) -> Self {
+        self.closer = Some(handle.clone());
+        self
+    }
+
     /// In a cluster, reads from a replica on this host instead of the leader, if there is one that is in sync.
     ///
     /// For reading back what is old, not for following: TANK 4.0 replicas do not wake a waiting fetch when new messages
@@ -201,8 +214,8 @@ impl Subscription {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        for (index, wanted) in self.wanted.iter().enumerate() {
-            let Wanted { topic, partition, start } = wanted;
+        let mut named = HashMap::new();
+        for Wanted { topic, partition, start } in &self.wanted {
             check_topic(topic)?;
             // On the wire it stands for the end, which moves while nobody looks.
             if start.unwrap_or(self.start) == Start::At(u64::MAX) {
@@ -211,15 +224,20 @@ impl Subscription {
             if *partition == Some(u16::MAX) {
                 return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
             }
-            let overlaps = |other: &&Wanted| {
-                other.topic == *topic
-                    && (other.partition.is_none() || partition.is_none() || other.partition == *partition)
+            // Which partition was named first, none for all of them, and which ones all in all.
+            let (first, ids): &mut (Option<Option<u16>>, HashSet<u16>) = named.entry(topic).or_default();
+            let other = match (*partition, *first) {
+                (_, None) => None,
+                (None, Some(other)) | (_, Some(other @ None)) => Some(other),
+                (Some(id), _) => ids.contains(&id).then_some(Some(id)),
             };
-            if let Some(other) = self.wanted[..index].iter().find(overlaps) {
+            if let Some(other) = other {
                 let name = |p: Option<u16>| p.map_or(topic.clone(), |id| format!("{topic}/{id}"));
-                let (a, b) = (name(other.partition), name(*partition));
+                let (a, b) = (name(other), name(*partition));
                 return Err(Error::config(format!("subscribed twice to the same: {a} and {b}")));
             }
+            first.get_or_insert(*partition);
+            ids.extend(*partition);
         }
         if let Some(position) = self.resume.iter().find(|position| position.seq == u64::MAX) {
             let (at, seq) = (format!("{}/{}", position.topic, position.partition), position.seq);
@@ -237,9 +255,9 @@ impl Subscription {
 }
 
 impl Options {
-    /// The time to ask a broker to wait, in milliseconds.
+    /// The time to ask a broker to wait, in milliseconds: at least one, since with none it would be asked again at once.
     pub(crate) fn max_wait_ms(&self) -> u64 {
-        u64::try_from(self.max_wait.as_millis()).unwrap_or(u64::MAX).min(MAX_WAIT_MS)
+        u64::try_from(self.max_wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).clamp(1, MAX_WAIT_MS)
     }
 }
 

@@ -83,6 +83,14 @@ impl<T: Clone> ReadBuf<T> {
         self.end >= self.block.bytes.len() / 4
     }
 
+    /// Shares another tag from now on; blocks shared before keep theirs.
+    pub(crate) fn set_tag(&mut self, tag: T) {
+        match Arc::get_mut(&mut self.block) {
+            Some(block) => block.tag = tag,
+            None => self.block = Block::new(self.block.bytes.clone(), tag),
+        }
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.start = 0;

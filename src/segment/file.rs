@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
-use crate::consume::JOINED;
 use crate::error::{Error, Result};
-use crate::message::Sources;
+use crate::message::{JOINED, TopicPartitions};
 use crate::net::{Fill, ReadBuf};
 use crate::protocol::chunk::{Bundle, Chunk, Found};
 use crate::protocol::{DecodeError, DecodeFault, Limits};
@@ -34,7 +33,7 @@ pub struct SegmentFile {
 pub(super) struct OpenFile {
     pub(super) is: SegmentFile,
     file: File,
-    buf: ReadBuf<Sources>,
+    buf: ReadBuf<TopicPartitions>,
     /// What is left of it.
     chunk: Chunk,
     /// Bytes of the file when last looked at.
@@ -43,7 +42,7 @@ pub(super) struct OpenFile {
 
 impl OpenFile {
     /// From its beginning, for the sake of the numbers from `from` up.
-    pub(super) fn open(is: &SegmentFile, from: u64, sources: &Sources) -> io::Result<OpenFile> {
+    pub(super) fn open(is: &SegmentFile, from: u64, sources: &TopicPartitions) -> io::Result<OpenFile> {
         let file = File::open(&is.path)?;
         let len = file.metadata()?.len();
         let unit = len.clamp(PASSING as u64, READ_BUFFER) as usize;
@@ -63,7 +62,7 @@ impl OpenFile {
     }
 
     /// The buffer in which the last bundle lies.
-    pub(super) fn buf(&self) -> &ReadBuf<Sources> {
+    pub(super) fn buf(&self) -> &ReadBuf<TopicPartitions> {
         &self.buf
     }
 
@@ -215,7 +214,7 @@ mod tests {
         bundle.extend_from_slice(&message);
         std::fs::write(&path, &bundle[..10_000]).unwrap();
         let is = SegmentFile { path: path.clone(), first: 1, last: None };
-        let sources: Sources = [crate::message::Source { topic: "t".into(), partition: 0 }].into();
+        let sources: TopicPartitions = [crate::message::TopicPartition { topic: "t".into(), partition: 0 }].into();
         let mut file = OpenFile::open(&is, 2, &sources).unwrap();
         assert_eq!(file.bundle(&Limits::default()).unwrap(), None);
         assert_eq!((file.cut_at(), file.next()), (Some(0), 1));

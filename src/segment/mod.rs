@@ -26,9 +26,8 @@ use std::path::{Path, PathBuf};
 pub use file::SegmentFile;
 use file::{OpenFile, range_of};
 
-use crate::consume::{Batch, Decoded};
 use crate::error::{Error, Result};
-use crate::message::{Message, Source, Sources};
+use crate::message::{Batch, DecodedBundle, Message, TopicPartition, TopicPartitions};
 use crate::protocol::Limits;
 
 /// How often to look again when a file is gone that was there a moment ago: a live server closes, merges and removes.
@@ -48,8 +47,8 @@ pub struct Segments {
     file: Option<OpenFile>,
     cut_tail: Option<(PathBuf, u64)>,
     finished: bool,
-    sources: Sources,
-    decoded: Decoded,
+    sources: TopicPartitions,
+    decoded: DecodedBundle,
     /// What is wrong with the bundle behind them.
     failure: Option<Error>,
 }
@@ -68,7 +67,7 @@ impl Segments {
             (Ok(id), Some(parent)) => (name(parent), id),
             _ => (name(&dir), 0),
         };
-        let sources: Sources = [Source { topic: topic.into(), partition }].into();
+        let sources: TopicPartitions = [TopicPartition { topic: topic.into(), partition }].into();
         let segments = Segments {
             dir,
             limits: Limits::default(),
@@ -76,7 +75,7 @@ impl Segments {
             file: None,
             cut_tail: None,
             finished: false,
-            decoded: Decoded::new(&sources),
+            decoded: DecodedBundle::new(&sources),
             failure: None,
             sources,
         };
@@ -88,8 +87,8 @@ impl Segments {
     #[must_use]
     pub fn named(mut self, topic: impl AsRef<str>, partition: u16) -> Segments {
         self.position = self.position();
-        self.sources = [Source { topic: topic.as_ref().into(), partition }].into();
-        self.decoded = Decoded::new(&self.sources);
+        self.sources = [TopicPartition { topic: topic.as_ref().into(), partition }].into();
+        self.decoded = DecodedBundle::new(&self.sources);
         (self.file, self.failure) = (None, None);
         self
     }
@@ -99,7 +98,7 @@ impl Segments {
     #[must_use]
     pub fn start_at(mut self, seq: u64) -> Segments {
         self.position = seq;
-        self.decoded.leave();
+        self.decoded.detach();
         (self.file, self.failure, self.cut_tail, self.finished) = (None, None, None, false);
         self
     }
@@ -148,20 +147,19 @@ impl Segments {
         if !self.decoded.has_messages() && !self.load()? {
             return Ok(None);
         }
-        let from = self.decoded.take_all();
-        Ok(Some(self.decoded.batch(from)))
+        Ok(self.decoded.take_all())
     }
 
     /// Decodes the next bundle with a message that is wanted, or several small ones; `false` at the end.
     fn load(&mut self) -> Result<bool> {
-        self.decoded.leave();
+        self.decoded.detach();
         if let Some(e) = self.failure.take() {
             self.finished = true;
             return Err(e);
         }
         while !self.finished {
             match self.try_load() {
-                Ok(false) => self.decoded.leave(),
+                Ok(false) => self.decoded.detach(),
                 done => {
                     self.finished = done.is_err();
                     return done;
@@ -181,7 +179,7 @@ impl Segments {
             self.finished = !self.open_next()?;
             return Ok(false);
         };
-        self.decoded.settle_in(file.buf());
+        self.decoded.attach(file.buf());
         match self.decoded.decode(&bundle, 0, &self.limits) {
             Ok(()) => self.position = bundle.last + 1,
             Err(e) => {

@@ -59,7 +59,8 @@ impl Desk {
 
     /// Some records, and their numbers.
     fn records(&self, random: &mut Random, place: Place, numbered: bool) -> Vec<(u32, Vec<u8>)> {
-        let count = 1 + random.below([2, 10, 40][random.below(3) as usize]);
+        let most = [2, 10, 40][random.below(3) as usize];
+        let count = 1 + random.below(most);
         (0..count)
             .map(|_| {
                 let id = self.model.give(self.task, place, numbered);

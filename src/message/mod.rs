@@ -1,42 +1,48 @@
-//! The values a user holds.
+//! The values a user holds, and the decoded bundles they point into.
+
+mod batch;
+mod decoded;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use batch::{Batch, BatchIter, MessageRef};
+pub(crate) use decoded::{DecodedBundle, JOINED};
 
 use crate::net::Block;
 use crate::protocol::bundle::{Entry, RawMessage};
 
 /// A partition of a topic, as all of its messages name it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Source {
+pub(crate) struct TopicPartition {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: u16,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.topic, self.partition)
     }
 }
 
 /// The partitions of a subscription; a message knows its own by index.
-pub(crate) type Sources = Arc<[Source]>;
+pub(crate) type TopicPartitions = Arc<[TopicPartition]>;
 
 /// A message of a partition.
 ///
 /// It shares the memory it was decoded in with its neighbours, so cloning it is cheap and nothing is copied. A message
-/// kept for long keeps that memory alive, at most some hundred kilobytes or one bundle: [`detach`](Message::detach)
-/// those.
+/// kept for long keeps that memory alive: at most a megabyte of what was received with it, or four times its own bundle.
+/// [`detach`](Message::detach) those.
 #[derive(Clone)]
 pub struct Message {
-    pub(crate) block: Arc<Block<Sources>>,
+    pub(crate) block: Arc<Block<TopicPartitions>>,
     pub(crate) entry: Entry,
     pub(crate) source: u32,
 }
 
 impl Message {
-    fn source(&self) -> &Source {
+    fn source(&self) -> &TopicPartition {
         &self.block.tag[self.source as usize]
     }
 
@@ -80,7 +86,7 @@ impl Message {
     /// A copy that shares no memory with other messages.
     pub fn detach(&self) -> Message {
         let bytes = [self.key().unwrap_or_default(), self.payload()].concat();
-        let source: Sources = [self.source().clone()].into();
+        let source: TopicPartitions = [self.source().clone()].into();
         let block = Block::new(bytes, source);
         Message { block, entry: self.entry.alone(), source: 0 }
     }
@@ -205,6 +211,8 @@ pub enum Start {
     Latest,
     /// With this sequence number; 0 is [`Earliest`](Start::Earliest).
     At(u64),
+    /// With the last numbers, this many: fewer messages where numbers have gaps.
+    Last(u64),
     /// With the first message that has this time or a later one, as [`Client::seq_at`](crate::Client::seq_at) finds it
     /// when the subscription begins; with the first that arrives from then on, whatever its time, if there is none.
     Time(SystemTime),

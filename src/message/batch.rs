@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::message::{Message, Source, Sources, time_of};
+use super::{Message, TopicPartition, TopicPartitions, time_of};
 use crate::net::Block;
 use crate::protocol::bundle::Entry;
 
@@ -14,13 +14,13 @@ use crate::protocol::bundle::Entry;
 /// Borrowed from the iterator: nothing is allocated and no reference count touched for them.
 #[derive(Clone, Copy)]
 pub struct Batch<'a> {
-    pub(crate) block: &'a Arc<Block<Sources>>,
+    pub(crate) block: &'a Arc<Block<TopicPartitions>>,
     pub(crate) source: u32,
     pub(crate) entries: &'a [Entry],
 }
 
 impl<'a> Batch<'a> {
-    fn source(&self) -> &'a Source {
+    fn source(&self) -> &'a TopicPartition {
         &self.block.tag[self.source as usize]
     }
 

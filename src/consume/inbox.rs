@@ -1,0 +1,206 @@
+//! What has arrived and is to be handed out: bundles, the messages of the one that is decoded, and after them the error that
+//! ends it all.
+//!
+//! ```text
+//!   Fetcher ──accept──> bundles ──decode_next──> messages ──pop──> the caller
+//!                                                             error, once nothing is left before it
+//! ```
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
+#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
+
+use super::partition::Lookahead;
+use super::partitions::Partitions;
+use crate::error::Error;
+use crate::message::{Batch, DecodedBundle, Message, TopicPartitions};
+use crate::net::{BrokerAddr, ReadBuf};
+use crate::protocol::Limits;
+use crate::protocol::stream::Bundle;
+
+/// With this many bundles decoding begins, wherever the answer ends.
+const MAX_BUNDLES: usize = 1024;
+
+/// Bundles of one leader's answer, in the order they came in, and the messages decoded of the first of them.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    /// The bundles, with the subscription's partitions for slots and as ranges of the read buffer's block, and how many
+    /// have been decoded.
+    bundles: Vec<Bundle>,
+    taken: usize,
+    decoded: DecodedBundle,
+    /// The partition of what is decoded, and its position once all of that is handed out.
+    partition: usize,
+    after: u64,
+    /// Who sent the bundles.
+    sender: Option<BrokerAddr>,
+    /// What ends the subscription, and the fetch whose answer may still bring something that comes first.
+    error: Option<(Error, Option<u32>)>,
+}
+
+/// What was handed out of the decoded messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Delivered {
+    pub(super) partition: usize,
+    pub(super) position: u64,
+    pub(super) messages: u64,
+    pub(super) bundles: u64,
+}
+
+impl Inbox {
+    pub(super) fn new(names: &TopicPartitions) -> Inbox {
+        let decoded = DecodedBundle::new(names);
+        Inbox { bundles: Vec::new(), taken: 0, decoded, partition: 0, after: 0, sender: None, error: None }
+    }
+
+    /// Takes other names for bundles that are decoded from now on.
+    pub(super) fn set_names(&mut self, names: &TopicPartitions) {
+        self.decoded.set_names(names);
+    }
+
+    /// Where a decoder appends what it finds. Then call [`accept`](Inbox::accept).
+    #[inline]
+    pub(super) fn bundles_mut(&mut self) -> &mut Vec<Bundle> {
+        &mut self.bundles
+    }
+
+    /// Takes in the bundles found in this buffer, from `new` on, as far as they are wanted. Until all are through the buffer
+    /// takes a new block if it is read into.
+    #[inline]
+    pub(super) fn accept(
+        &mut self,
+        new: usize,
+        all: &mut Partitions,
+        buf: &ReadBuf<TopicPartitions>,
+        sender: &BrokerAddr,
+    ) -> Lookahead {
+        let lookahead = all.on_bundles(&mut self.bundles, new);
+        if self.sender.is_none() && self.bundles.len() > new {
+            self.decoded.attach(buf);
+            self.sender = Some(sender.clone());
+        }
+        lookahead
+    }
+
+    /// Whether there are bundles to decode.
+    #[inline]
+    pub(super) fn has_bundles(&self) -> bool {
+        self.taken < self.bundles.len()
+    }
+
+    /// Whether no more should be added before some are decoded.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.bundles.len() >= MAX_BUNDLES
+    }
+
+    /// The next of the messages that are decoded.
+    #[inline]
+    pub(super) fn pop(&mut self) -> Option<Message> {
+        self.decoded.take_one()
+    }
+
+    /// All that are left of them.
+    pub(super) fn pop_all(&mut self) -> Option<Batch<'_>> {
+        self.decoded.take_all()
+    }
+
+    pub(super) fn has_messages(&self) -> bool {
+        self.decoded.has_messages()
+    }
+
+    /// What was handed out so far of the messages that are decoded, if anything.
+    pub(super) fn delivered(&self) -> Option<Delivered> {
+        let taken = self.decoded.taken();
+        let last = taken.checked_sub(1)?;
+        let position = match self.decoded.has_messages() {
+            false => self.after,
+            true => self.decoded.entries().get(last)?.seq.saturating_add(1),
+        };
+        let bundles = self.decoded.good().bundles;
+        Some(Delivered { partition: self.partition, position, messages: taken as u64, bundles })
+    }
+
+    /// Forgets the decoded messages, and lets go of the buffer once all bundles are through.
+    pub(super) fn release(&mut self) {
+        self.decoded.clear();
+        if !self.has_bundles() {
+            self.bundles.clear();
+            (self.taken, self.sender) = (0, None);
+            self.decoded.detach();
+        }
+    }
+
+    /// Forgets everything but the error.
+    pub(super) fn clear(&mut self) {
+        self.taken = self.bundles.len();
+        self.release();
+    }
+
+    /// Decodes bundles until there are messages, at most `most`, that are to be handed out. Returns how many there are.
+    pub(super) fn decode_next(&mut self, all: &mut Partitions, limits: &Limits, most: u64) -> u64 {
+        self.release();
+        while self.decoded.entries().is_empty() {
+            let Some(bundle) = self.bundles.get(self.taken) else { break };
+            let (partition, first) = (bundle.slot, bundle.first);
+            self.taken += 1;
+            // A time to stop at may have been found since it came in.
+            if all.get(partition).ends_before(first) {
+                continue;
+            }
+            self.partition = partition;
+            let source = u32::try_from(partition).unwrap_or(u32::MAX);
+            let failure = self.decoded.decode(bundle, source, limits).err();
+            let is_whole = failure.is_none() && all.get(partition).takes_whole(bundle);
+            let end = bundle.last.min(bundle.to).saturating_add(1);
+            let entries = self.decoded.entries_mut();
+            let stopped = !entries.is_empty() && all.stop_at_time(partition, first, entries);
+            let fits = entries.len() as u64 <= most;
+            entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+            let after = (is_whole && fits && !stopped).then_some(end);
+            match (after, entries.last()) {
+                (None, None) => {}
+                (Some(after), None) => all.advance(partition, after),
+                (after, Some(entry)) => {
+                    self.after = after.unwrap_or(entry.seq.saturating_add(1));
+                    if !is_whole {
+                        all.on_messages(partition);
+                    }
+                }
+            }
+            if let Some(e) = failure.filter(|_| !stopped) {
+                let name = all.name(partition);
+                let e = e.in_partition(&name.topic, name.partition);
+                let sender = self.sender.as_ref().map_or_else(String::new, ToString::to_string);
+                // It comes before whatever else has arrived.
+                self.error = Some((Error::decode(&sender, e), None));
+                self.taken = self.bundles.len();
+            }
+        }
+        self.decoded.entries().len() as u64
+    }
+
+    /// Ends the subscription with this error, after all that came before it; the first error counts.
+    pub(super) fn fail(&mut self, e: Error) {
+        self.error.get_or_insert((e, None));
+    }
+
+    /// As [`fail`](Inbox::fail), after what is still to come of the answer to this fetch.
+    pub(super) fn fail_after(&mut self, e: Error, fetch: Option<u32>) {
+        self.error.get_or_insert((e, fetch));
+    }
+
+    /// Notes that nothing more comes of the answer to this fetch.
+    pub(super) fn on_answer_over(&mut self, fetch: u32) {
+        if let Some((_, after)) = &mut self.error {
+            *after = after.filter(|&after| after != fetch);
+        }
+    }
+
+    /// Takes the error, once nothing is left before it.
+    pub(super) fn take_error(&mut self) -> Option<Error> {
+        let is_due = !self.has_bundles() && !self.has_messages();
+        self.error.take_if(|(_, after)| is_due && after.is_none()).map(|(e, _)| e)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! [`DecodedBundle`]: the messages of a bundle, or of several small ones, and the memory they lie in.
+//!
+//! ```text
+//!   ReadBuf ──attach──> decode ──> entries ──take_one──> Message
+//!                         │                                 │ keeps alive
+//!                         ├── where it lies  ───────────────┤ the read buffer's block
+//!                         └── copied or decompressed ───────┘ a scratch block of its size
+//! ```
+
+use std::sync::Arc;
+
+use super::batch::Batch;
+use super::{Message, TopicPartitions};
+use crate::net::{Block, ReadBuf};
+use crate::protocol::bundle::{Codec, Entry};
+use crate::protocol::chunk::{Bundle, Good};
+use crate::protocol::{DecodeError, Limits, compress};
+
+/// The most messages of small bundles that are decoded together: what a batch costs is then shared by many of them, and
+/// their entries still stay in a core's nearest cache.
+pub(crate) const JOINED: u32 = 256;
+
+/// The largest block in bytes that any message in it may keep alive; a larger one, only those that fill a quarter of it.
+const SHARED_BLOCK: usize = 1 << 20;
+
+/// Bytes of the scratch blocks; what is larger gets a block of its size.
+const SCRATCH: [usize; 6] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+
+/// Decoded messages of one partition, in the order in which they are handed out.
+#[derive(Debug)]
+pub(crate) struct DecodedBundle {
+    /// The read buffer's block while bundles in it are wanted, and whether enough of it is filled for messages to keep it.
+    attached: Option<Arc<Block<TopicPartitions>>>,
+    is_filled: bool,
+    scratch: Scratch,
+    snappy: snap::raw::Decoder,
+    /// The block that the present messages point into.
+    block: Option<Arc<Block<TopicPartitions>>>,
+    entries: Vec<Entry>,
+    /// The first that is not handed out.
+    next: usize,
+    /// The partition of all of them, by its place in the block's [`TopicPartitions`].
+    source: u32,
+    good: Good,
+}
+
+impl DecodedBundle {
+    pub(crate) fn new(names: &TopicPartitions) -> DecodedBundle {
+        DecodedBundle {
+            attached: None,
+            is_filled: false,
+            scratch: Scratch::new(names),
+            snappy: snap::raw::Decoder::new(),
+            block: None,
+            entries: Vec::new(),
+            next: 0,
+            source: 0,
+            good: Good::default(),
+        }
+    }
+
+    /// Gives the partitions other names, or adds some. Messages decoded before keep theirs.
+    pub(crate) fn set_names(&mut self, names: &TopicPartitions) {
+        self.scratch = Scratch::new(names);
+    }
+
+    /// Takes bundles for ranges of this buffer's block until [`detach`](DecodedBundle::detach). A buffer that is read into
+    /// meanwhile takes a new block.
+    pub(crate) fn attach(&mut self, buf: &ReadBuf<TopicPartitions>) {
+        if self.attached.is_none() {
+            self.attached = Some(buf.block().clone());
+            self.is_filled = buf.is_worth_sharing();
+        }
+    }
+
+    /// Forgets the messages.
+    pub(crate) fn clear(&mut self) {
+        self.block = None;
+        self.entries.clear();
+        self.next = 0;
+        self.good = Good::default();
+    }
+
+    /// Forgets the messages and lets go of the buffer, which can then be read into without a new block.
+    pub(crate) fn detach(&mut self) {
+        self.clear();
+        self.attached = None;
+    }
+
+    /// Decodes a bundle of this partition in place of what was decoded before.
+    ///
+    /// # Errors
+    /// A bundle that breaks a rule or a limit. The messages of good ones joined before it are there.
+    pub(crate) fn decode(&mut self, bundle: &Bundle, source: u32, limits: &Limits) -> Result<(), DecodeError> {
+        self.clear();
+        self.source = source;
+        let bytes = self.attached.as_ref().map_or(&[][..], |block| &block.bytes);
+        let set = bytes.get(bundle.set.clone()).unwrap_or_default();
+        let may_keep = self.is_filled && bytes.len() <= SHARED_BLOCK.max(4 * set.len());
+        let (entries, good) = (&mut self.entries, &mut self.good);
+        if may_keep && bundle.codec == Codec::None {
+            self.block.clone_from(&self.attached);
+            return bundle.decode_good(set, bundle.set.start, entries, good);
+        }
+        let len = match bundle.codec {
+            Codec::None => set.len(),
+            Codec::Snappy => compress::decompressed_len(set, limits.message_set, bundle.at)?,
+        };
+        let scratch = self.scratch.block_of(len);
+        // `block_of` returns one that nobody else has.
+        let Some(block) = Arc::get_mut(scratch) else { return Ok(()) };
+        match bundle.codec {
+            Codec::None => block.bytes.get_mut(..len).unwrap_or_default().copy_from_slice(set),
+            Codec::Snappy => _ = bundle.decompress(&mut self.snappy, set, limits, &mut block.bytes)?,
+        }
+        let block = self.block.insert(scratch.clone());
+        bundle.decode_good(block.bytes.get(..len).unwrap_or_default(), 0, entries, good)
+    }
+
+    /// What was good of the bundles decoded.
+    pub(crate) fn good(&self) -> &Good {
+        &self.good
+    }
+
+    /// All messages, whether handed out or not.
+    #[inline]
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The same, before any are handed out, for some to be taken away.
+    pub(crate) fn entries_mut(&mut self) -> &mut Vec<Entry> {
+        &mut self.entries
+    }
+
+    /// The number of messages handed out.
+    #[inline]
+    pub(crate) fn taken(&self) -> usize {
+        self.next
+    }
+
+    /// Whether there are messages to hand out.
+    #[inline]
+    pub(crate) fn has_messages(&self) -> bool {
+        self.next < self.entries.len()
+    }
+
+    /// The next message, counted as handed out.
+    #[inline]
+    pub(crate) fn take_one(&mut self) -> Option<Message> {
+        let entry = self.entries.get(self.next)?;
+        let block = self.block.clone()?;
+        self.next += 1;
+        Some(Message { block, entry: *entry, source: self.source })
+    }
+
+    /// The messages that are left, counted as handed out; `None` if there are none.
+    pub(crate) fn take_all(&mut self) -> Option<Batch<'_>> {
+        let from = std::mem::replace(&mut self.next, self.entries.len());
+        let (block, entries) = (self.block.as_ref()?, self.entries.get(from..)?);
+        (!entries.is_empty()).then_some(Batch { block, source: self.source, entries })
+    }
+}
+
+/// Memory for what was compressed, or lies where messages may not keep it: a block for each size, so that a small bundle
+/// after a large one does not keep the large one's memory alive.
+#[derive(Debug)]
+struct Scratch {
+    blocks: [Option<Arc<Block<TopicPartitions>>>; SCRATCH.len() + 1],
+    names: TopicPartitions,
+}
+
+impl Scratch {
+    fn new(names: &TopicPartitions) -> Scratch {
+        Scratch { blocks: Default::default(), names: names.clone() }
+    }
+
+    /// A block that nobody else has, of at least `len` bytes and at most four times as many or the smallest size.
+    fn block_of(&mut self, len: usize) -> &mut Arc<Block<TopicPartitions>> {
+        let class = SCRATCH.iter().position(|&size| len <= size).unwrap_or(SCRATCH.len());
+        let size = SCRATCH.get(class).copied().unwrap_or(len);
+        let [.., large] = &mut self.blocks;
+        // An outsized block is not kept for what may never come again.
+        if class < SCRATCH.len() || large.as_ref().is_some_and(|block| !(len..=4 * len).contains(&block.bytes.len())) {
+            *large = None;
+        }
+        let names = &self.names;
+        let slot = &mut self.blocks[class];
+        if slot.as_mut().is_none_or(|block| Arc::get_mut(block).is_none()) {
+            *slot = None;
+        }
+        slot.get_or_insert_with(|| Block::new(vec![0; size], names.clone()))
+    }
+}
