@@ -1,37 +1,31 @@
 //! What can be chosen before a broker starts.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Broker;
-use super::log::Layout;
-use super::state::{Node, Options, Shared, State};
+use super::host::Host;
+use super::machine::Options;
+use super::server::Server;
 
 /// Settings of a [`Broker`] that hold from its start on.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct BrokerBuilder {
-    pub(super) options: Options,
-}
-
-impl Default for BrokerBuilder {
-    fn default() -> BrokerBuilder {
-        let layout = Layout { segment_bytes: 1 << 30, index_interval: 4096 };
-        BrokerBuilder {
-            options: Options {
-                layout,
-                exact_waits: false,
-                cut_chunks: false,
-                read_only: false,
-                silent_timeout: Some(Duration::from_secs(16)),
-                idle_timeout: None,
-            },
-        }
-    }
+    port: u16,
+    options: Options,
 }
 
 impl BrokerBuilder {
+    /// The port to listen at. Default 0: any that is free. The nodes of a cluster that share an address take the ports that
+    /// follow.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> BrokerBuilder {
+        self.port = port;
+        self
+    }
+
     /// After how many bytes a partition's segment is closed; no chunk crosses from one into the next. Default 1 GiB.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> BrokerBuilder {
@@ -87,9 +81,26 @@ impl BrokerBuilder {
     /// # Errors
     /// No port, or no thread.
     pub fn start(&self) -> io::Result<Broker> {
-        let state = State { nodes: vec![Node::reserve(Ipv4Addr::LOCALHOST)?], ..State::default() };
-        let broker = Broker { shared: Arc::new(Shared::new(self.options.clone(), state)), node: 0 };
-        broker.shared.listen(0)?;
+        let addr = SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.port_of(0)?);
+        let host: Arc<dyn Host> = Arc::new(Server::start(&[addr], self.options.clone(), None)?);
+        let broker = Broker::on(host, 0);
+        broker.accept_connections()?;
         Ok(broker)
+    }
+
+    /// How the machine is to behave.
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The port of the node with this index among those that share an address, 0 for any.
+    pub(super) fn port_of(&self, node: usize) -> io::Result<u16> {
+        match self.port {
+            0 => Ok(0),
+            first => {
+                let port = u16::try_from(node).ok().and_then(|node| first.checked_add(node));
+                port.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+            }
+        }
     }
 }

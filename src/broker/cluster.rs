@@ -1,12 +1,15 @@
 //! Several nodes that share their topics (reference, section 14).
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::state::{ClusterState, Node, Partition, Shared, State};
-use super::{Broker, BrokerBuilder, consume};
+use super::host::{self, Host};
+use super::machine::{ClusterOptions, Machine};
+use super::server::Server;
+use super::{Broker, BrokerBuilder, there};
+use crate::net::Time;
 
 /// Settings of a [`Cluster`] that hold from its start on.
 #[derive(Debug, Clone)]
@@ -54,17 +57,22 @@ impl ClusterBuilder {
     /// # Errors
     /// No port, no thread, or no such address.
     pub fn start(&self) -> io::Result<Cluster> {
-        let ip = |index: usize| match u8::try_from(index + 1) {
-            Ok(last) if self.own_addresses => Ipv4Addr::new(127, 0, 0, last),
-            _ => Ipv4Addr::LOCALHOST,
+        let addr = |index: usize| match u8::try_from(index + 1) {
+            Ok(last) if self.own_addresses => {
+                Ok(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), self.broker.port_of(0)?))
+            }
+            _ => self.broker.port_of(index).map(|port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)),
         };
-        let nodes: Vec<Node> = (0..self.nodes).map(|index| Node::reserve(ip(index))).collect::<io::Result<_>>()?;
-        let cluster = ClusterState { name: "embedded".into(), factor: self.factor, election: self.election };
-        let state = State { nodes, cluster: Some(cluster), ..State::default() };
-        let shared = Arc::new(Shared::new(self.broker.options.clone(), state));
-        let nodes: Vec<Broker> = (0..self.nodes).map(|node| Broker { shared: Arc::clone(&shared), node }).collect();
-        nodes.iter().try_for_each(|node| shared.listen(node.node))?;
-        Ok(Cluster { shared, nodes })
+        let addrs: Vec<SocketAddrV4> = (0..self.nodes).map(addr).collect::<io::Result<_>>()?;
+        let server = Server::start(&addrs, self.broker.options().clone(), Some(self.cluster_options()))?;
+        let cluster = Cluster::on(Arc::new(server), self.nodes);
+        cluster.nodes.iter().try_for_each(Broker::accept_connections)?;
+        Ok(cluster)
+    }
+
+    /// What the nodes have in common.
+    pub(crate) fn cluster_options(&self) -> ClusterOptions {
+        ClusterOptions { name: "embedded".into(), factor: self.factor, election: self.election }
     }
 }
 
@@ -88,7 +96,7 @@ impl ClusterBuilder {
 /// ```
 #[derive(Debug)]
 pub struct Cluster {
-    shared: Arc<Shared>,
+    host: Arc<dyn Host>,
     nodes: Vec<Broker>,
 }
 
@@ -110,6 +118,20 @@ impl Broker {
 }
 
 impl Cluster {
+    /// The nodes of the machine that `host` has.
+    pub(crate) fn on(host: Arc<dyn Host>, nodes: usize) -> Cluster {
+        let nodes = (0..nodes).map(|node| Broker::on(Arc::clone(&host), node)).collect();
+        Cluster { host, nodes }
+    }
+
+    fn act<T>(&self, act: impl FnOnce(&mut Machine, Time) -> T) -> T {
+        host::act(&*self.host, act)
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        host::look(&*self.host, look)
+    }
+
     /// A node: its address, counters, faults; stopping, hanging and restarting it.
     ///
     /// # Panics
@@ -144,12 +166,7 @@ impl Cluster {
     /// If the topic exists.
     #[track_caller]
     pub fn create_topic_with(&self, topic: &str, partitions: u16, replication_factor: usize) {
-        self.nodes[0].create_topic_with(topic, partitions, replication_factor.clamp(1, self.nodes.len()));
-    }
-
-    #[track_caller]
-    fn with<T>(&self, topic: &str, partition: u16, act: impl FnOnce(&mut Partition) -> T) -> T {
-        self.nodes[0].with(topic, partition, act)
+        self.nodes[0].create_topic_with(topic, partitions, Some(replication_factor));
     }
 
     /// Which node leads the partition, whether it runs or not.
@@ -158,7 +175,7 @@ impl Cluster {
     /// If there is no such partition.
     #[track_caller]
     pub fn leader(&self, topic: &str, partition: u16) -> Option<usize> {
-        self.with(topic, partition, |partition| partition.leader)
+        there(self.look(|machine| machine.leader(topic, partition)), topic, partition)
     }
 
     /// Makes a node the partition's leader, or no node. If it has no copy, it gets one in the place of the last replica.
@@ -169,21 +186,8 @@ impl Cluster {
     #[track_caller]
     pub fn set_leader(&self, topic: &str, partition: u16, leader: Option<usize>) {
         assert!(leader.is_none_or(|leader| leader < self.nodes.len()), "no node {leader:?}");
-        self.with(topic, partition, |partition| {
-            partition.leader = leader;
-            partition.electing_until = None;
-            let Some(leader) = leader else { return };
-            if !partition.replicas.contains(&leader) {
-                let replaced = partition.replicas.pop();
-                partition.in_sync.retain(|&node| Some(node) != replaced);
-                partition.replicas.push(leader);
-            }
-            if !partition.in_sync.contains(&leader) {
-                partition.in_sync.push(leader);
-            }
-        });
-        consume::wake(&mut self.shared.lock(), topic, partition);
-        self.shared.changed.notify_all();
+        self.leader(topic, partition);
+        self.act(|machine, now| machine.set_leader(now, topic, partition, leader));
     }
 
     /// Which nodes have a copy of the partition.
@@ -192,7 +196,7 @@ impl Cluster {
     /// If there is no such partition.
     #[track_caller]
     pub fn replicas(&self, topic: &str, partition: u16) -> Vec<usize> {
-        self.with(topic, partition, |partition| partition.replicas.clone())
+        there(self.look(|machine| machine.replicas(topic, partition)), topic, partition)
     }
 
     /// Says which replicas of the partition are in sync, which decides about required acks. With none, a produce request
@@ -202,31 +206,13 @@ impl Cluster {
     /// If there is no such partition.
     #[track_caller]
     pub fn set_in_sync(&self, topic: &str, partition: u16, nodes: &[usize]) {
-        self.with(topic, partition, |partition| partition.in_sync = nodes.to_vec());
+        there(self.act(|machine, now| machine.set_in_sync(now, topic, partition, nodes)), topic, partition);
     }
 
     /// Notices that a node is gone: takes it out of all in-sync sets where it is not the last, and gives each partition it
     /// leads to the next replica in sync that runs, or to no node.
     pub fn fail_over(&self, node: usize) {
-        let mut state = self.shared.lock();
-        let mut moved = Vec::new();
-        let alive: Vec<bool> = state.nodes.iter().map(Node::is_alive).collect();
-        for (name, topic) in &mut state.topics {
-            for (id, partition) in topic.partitions.iter_mut().enumerate() {
-                if partition.in_sync != [node] {
-                    partition.in_sync.retain(|&replica| replica != node);
-                }
-                if partition.leader == Some(node) {
-                    let mut replicas = partition.replicas.iter().copied();
-                    partition.leader = replicas.find(|&to| partition.in_sync.contains(&to) && alive[to]);
-                    moved.push((Arc::clone(name), u16::try_from(id).unwrap_or(u16::MAX)));
-                }
-            }
-        }
-        for (topic, partition) in moved {
-            consume::wake(&mut state, &topic, partition);
-        }
-        self.shared.changed.notify_all();
+        self.act(|machine, now| machine.fail_over(now, node));
     }
 
     /// Stops a node the orderly way: it takes its address back, so that until a fail-over clients are sent to 0.0.0.0:0
@@ -236,8 +222,9 @@ impl Cluster {
     /// If there is no such node.
     #[track_caller]
     pub fn stop_in_order(&self, node: usize) {
-        self.nodes[node].stop();
-        self.shared.lock().nodes[node].registered = false;
+        assert!(node < self.nodes.len(), "no node {node}");
+        self.act(|machine, now| machine.stop_in_order(now, node));
+        self.host.settle();
     }
 
     /// See [`Broker::killed_by`]; of all nodes together.

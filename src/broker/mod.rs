@@ -140,55 +140,58 @@
 //! programs that need several brokers there is a [`Cluster`], and for a bug report that becomes a test, [`Recorder`] and
 //! [`Replay`].
 
-mod admin;
-mod answer;
 mod builder;
 mod capture;
 mod cluster;
-mod connection;
-mod consume;
 mod faults;
-mod lock;
-mod log;
-mod node;
-mod produce;
-mod state;
+pub(crate) mod host;
+pub(crate) mod machine;
+mod server;
 mod stats;
-mod writer;
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
 
+use self::host::Host;
+use self::machine::{Machine, Refused};
+use crate::net::Time;
 use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
-use crate::protocol::{DecodeError, DecodeFault};
 
 pub use builder::BrokerBuilder;
 pub use capture::{Recorder, Replay};
 pub use cluster::{Cluster, ClusterBuilder};
 pub use faults::BrokerFault;
-use log::{Layout, Log, Refused};
-use state::{Node, Partition, Shared, State};
+// Until the tests say so too.
+#[doc(hidden)]
+pub use faults::BrokerFault as Fault;
+#[doc(hidden)]
+pub use stats::BrokerStats as Stats;
 pub use stats::{BrokerStats, Request};
 
-/// A broker that serves clients from threads of this process until it is dropped.
+/// A broker that serves clients from a thread of this process until it is dropped.
 ///
 /// Its own methods act on it directly, not over the network. Those that name a topic or partition panic if there is no
 /// such one: in a test that is a mistake of the test.
 #[derive(Debug)]
 pub struct Broker {
-    shared: Arc<Shared>,
+    host: Arc<dyn Host>,
     node: usize,
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.shared.stop(self.node);
+        self.stop();
     }
 }
 
 impl Broker {
+    /// A node of the machine that `host` has.
+    pub(crate) fn on(host: Arc<dyn Host>, node: usize) -> Broker {
+        Broker { host, node }
+    }
+
     /// Starts a broker without topics, with every setting at its default.
     ///
     /// # Errors
@@ -204,13 +207,15 @@ impl Broker {
 
     /// Where it listens: 127.0.0.1 and a port that stays the same over restarts.
     pub fn addr(&self) -> SocketAddr {
-        self.shared.lock().nodes[self.node].addr.into()
+        let unknown = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        self.look(|machine| machine.addr(self.node)).unwrap_or(unknown).into()
     }
 
     /// Closes the listener and all connections. Connecting is refused until [`restart`](Broker::restart); topics and
     /// messages stay.
     pub fn stop(&self) {
-        self.shared.stop(self.node);
+        self.act(|machine, now| machine.kill(now, self.node));
+        self.host.settle();
     }
 
     /// Serves again on the same port, after a [`stop`](Broker::stop) of whatever still ran.
@@ -218,14 +223,15 @@ impl Broker {
     /// # Errors
     /// The port is taken, which can only be where the system does not let it be kept.
     pub fn restart(&self) -> io::Result<()> {
-        self.shared.stop(self.node);
-        self.shared.listen(self.node)
+        self.stop();
+        self.host.listen(self.node)
     }
 
     /// Closes the listener only: connecting is refused until [`accept_connections`](Broker::accept_connections), while
     /// connections that are open go on.
     pub fn refuse_connections(&self) {
-        self.shared.close_listener(self.node);
+        self.act(|machine, _| machine.refuse(self.node));
+        self.host.settle();
     }
 
     /// Listens again.
@@ -233,28 +239,22 @@ impl Broker {
     /// # Errors
     /// As [`restart`](Broker::restart).
     pub fn accept_connections(&self) -> io::Result<()> {
-        self.shared.listen(self.node)
+        self.host.listen(self.node)
     }
 
     /// Hangs, as a stopped process does: connections open but get no ping, requests arrive but get no answer.
     pub fn pause(&self) {
-        self.shared.lock().nodes[self.node].paused = true;
+        self.act(|machine, now| machine.pause(now, self.node));
     }
 
     /// Goes on after a [`pause`](Broker::pause), with all that came in meanwhile.
     pub fn resume(&self) {
-        let mut state = self.shared.lock();
-        let node = &mut state.nodes[self.node];
-        node.paused = false;
-        node.wake();
-        state.rejoin(self.node);
-        self.shared.changed.notify_all();
+        self.act(|machine, now| machine.resume(now, self.node));
     }
 
     /// Closes every connection that is open now.
     pub fn disconnect_all(&self) {
-        self.shared.lock().nodes[self.node].conns.values_mut().for_each(State::hang_up);
-        self.shared.changed.notify_all();
+        self.act(|machine, now| machine.disconnect_all(now, self.node));
     }
 
     /// Creates a topic with partitions 0 to `partitions` − 1, all empty.
@@ -263,38 +263,21 @@ impl Broker {
     /// If the topic exists.
     #[track_caller]
     pub fn create_topic(&self, topic: &str, partitions: u16) {
-        let factor = self.shared.lock().cluster.as_ref().map_or(1, |cluster| cluster.factor);
-        self.create_topic_with(topic, partitions, factor);
+        self.create_topic_with(topic, partitions, None);
     }
 
     #[track_caller]
-    fn create_topic_with(&self, topic: &str, partitions: u16, factor: usize) {
-        let mut state = self.shared.lock();
-        let exists = state.topics.contains_key(topic);
-        if !exists {
-            state.create_topic(topic, partitions, factor, self.shared.options.layout);
-        }
-        drop(state);
-        assert!(!exists, "topic {topic} exists");
+    fn create_topic_with(&self, topic: &str, partitions: u16, factor: Option<usize>) {
+        let made = self.act(|machine, _| machine.create_topic(topic, partitions, factor));
+        assert!(made, "topic {topic} exists");
     }
 
-    #[track_caller]
-    fn with<T>(&self, topic: &str, partition: u16, act: impl FnOnce(&mut Partition) -> T) -> T {
-        let mut state = self.shared.lock();
-        let value = state.partition(topic, partition).map(act);
-        drop(state);
-        self.shared.changed.notify_all();
-        value.unwrap_or_else(|| panic!("no partition {topic}/{partition}"))
+    fn act<T>(&self, act: impl FnOnce(&mut Machine, Time) -> T) -> T {
+        host::act(&*self.host, act)
     }
 
-    /// Changes a log, in a cluster at all replicas at once.
-    #[track_caller]
-    fn change<T>(&self, topic: &str, partition: u16, act: impl FnOnce(&mut Log, Layout) -> T) -> T {
-        self.with(topic, partition, |partition| {
-            let value = act(&mut partition.log, partition.layout);
-            partition.committed = partition.log.last;
-            value
-        })
+    fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        host::look(&*self.host, look)
     }
 
     /// Stores a bundle as if it had been published; the number of its first message. A dense one is numbered after the
@@ -314,22 +297,11 @@ impl Broker {
     /// As [`append`](Broker::append).
     #[track_caller]
     pub fn append_at(&self, topic: &str, partition: u16, first: u64, bundle: &[u8]) -> u64 {
-        let mut state = self.shared.lock();
-        let stored = state.partition(topic, partition).map(|partition| {
-            let stored = partition.log.append(bundle, first, partition.layout);
-            partition.committed = partition.log.last;
-            stored
-        });
-        if let Some(Ok(chunk)) = &stored {
-            consume::arrived(&mut state, topic, partition, chunk);
-        }
-        drop(state);
-        self.shared.changed.notify_all();
-        match stored {
-            Some(Ok(chunk)) => chunk.base,
+        match self.act(|machine, now| machine.append(now, topic, partition, first, bundle)) {
+            Some(Ok(first)) => first,
             Some(Err(Refused::Number)) => panic!("numbers not above the last one of {topic}/{partition}"),
             Some(Err(Refused::Deadly(reason))) => panic!("{reason}"),
-            None => panic!("no partition {topic}/{partition}"),
+            None => no_partition(topic, partition),
         }
     }
 
@@ -368,26 +340,26 @@ impl Broker {
     /// Without bundles, or on a sparse one.
     #[track_caller]
     pub fn append_repeated(&self, topic: &str, partition: u16, bundles: &[&[u8]], times: u64) {
-        let stored = self.change(topic, partition, |log, layout| log.append_repeated(bundles, times, layout));
-        assert!(stored.is_ok(), "nothing to repeat, or a sparse bundle");
+        let stored = self.act(|machine, _| machine.append_repeated(topic, partition, bundles, times));
+        assert!(there(stored, topic, partition).is_ok(), "nothing to repeat, or a sparse bundle");
     }
 
     /// Makes `first` the first number available, as retention does. A bundle that reaches over it stays whole.
     #[track_caller]
     pub fn truncate_front(&self, topic: &str, partition: u16, first: u64) {
-        self.change(topic, partition, |log, _| log.truncate_front(first));
+        there(self.act(|machine, _| machine.truncate_front(topic, partition, first)), topic, partition);
     }
 
     /// Takes away every bundle with a number above `last`, as a fail-over can.
     #[track_caller]
     pub fn truncate_back(&self, topic: &str, partition: u16, last: u64) {
-        self.change(topic, partition, |log, layout| log.truncate_back(last, layout));
+        there(self.act(|machine, _| machine.truncate_back(topic, partition, last)), topic, partition);
     }
 
     /// Closes the active segment: the next bundle begins a new one.
     #[track_caller]
     pub fn roll_segment(&self, topic: &str, partition: u16) {
-        self.change(topic, partition, |log, _| log.close_segment());
+        there(self.act(|machine, _| machine.roll_segment(topic, partition)), topic, partition);
     }
 
     /// Puts these (sparse) bundles in the place of the closed segments, as compaction does; the first number available
@@ -397,38 +369,38 @@ impl Broker {
     /// On bundles whose numbers do not grow.
     #[track_caller]
     pub fn compact(&self, topic: &str, partition: u16, bundles: &[&[u8]]) {
-        let done = self.change(topic, partition, |log, layout| log.compact(bundles, layout));
-        assert!(done.is_ok(), "bundles whose numbers do not grow");
+        let done = self.act(|machine, _| machine.compact(topic, partition, bundles));
+        assert!(there(done, topic, partition).is_ok(), "bundles whose numbers do not grow");
     }
 
     /// Empties the partition: its next message is number 1 again, as after a topic was created anew.
     #[track_caller]
     pub fn clear(&self, topic: &str, partition: u16) {
-        self.change(topic, partition, |log, _| *log = Log::default());
+        there(self.act(|machine, _| machine.clear(topic, partition)), topic, partition);
     }
 
     /// What stands in the partition's file `config`, which ReloadConf reads; `None` if there is no such file.
     #[track_caller]
     pub fn set_config(&self, topic: &str, partition: u16, text: Option<&str>) {
-        self.with(topic, partition, |partition| partition.config = text.map(str::to_owned));
+        there(self.act(|machine, _| machine.set_config(topic, partition, text)), topic, partition);
     }
 
     /// Makes the partition's log one that cannot be opened, or heals it.
     #[track_caller]
     pub fn set_broken(&self, topic: &str, partition: u16, broken: bool) {
-        self.with(topic, partition, |partition| partition.broken = broken);
+        there(self.act(|machine, _| machine.set_broken(topic, partition, broken)), topic, partition);
     }
 
     /// Number of the partition's last message, 0 if there never was one.
     #[track_caller]
     pub fn high_water_mark(&self, topic: &str, partition: u16) -> u64 {
-        self.with(topic, partition, |partition| partition.log.last)
+        there(self.look(|machine| machine.bounds(self.node, topic, partition)), topic, partition).1
     }
 
     /// Number of the first message available, 0 if there never was one.
     #[track_caller]
     pub fn first_available(&self, topic: &str, partition: u16) -> u64 {
-        self.with(topic, partition, |partition| partition.log.first_available)
+        there(self.look(|machine| machine.bounds(self.node, topic, partition)), topic, partition).0
     }
 
     /// Arms a fault, to fire once.
@@ -447,34 +419,27 @@ impl Broker {
 
     /// Arms a fault, to fire so many times, `u64::MAX` for always.
     pub fn inject_times(&self, fault: BrokerFault, times: u64) {
-        self.shared.lock().nodes[self.node].faults.arm(fault, times);
+        self.act(|machine, _| machine.inject(self.node, fault, times));
     }
 
     /// Disarms all faults. A connection that one keeps silent stays so.
     pub fn clear_faults(&self) {
-        self.shared.lock().nodes[self.node].faults.clear();
+        self.act(|machine, _| machine.clear_faults(self.node));
     }
 
     /// How many injected faults have not fired as often as they are to.
     pub fn pending_faults(&self) -> usize {
-        self.shared.lock().nodes[self.node].faults.pending()
+        self.look(|machine| machine.pending_faults(self.node))
     }
 
     /// Lets the connections go on that a [`BrokerFault::StallAfter`] keeps silent.
     pub fn release(&self) {
-        let mut state = self.shared.lock();
-        let node = &mut state.nodes[self.node];
-        for conn in node.conns.values_mut() {
-            node.stats.stalled -= usize::from(conn.stalled);
-            conn.stalled = false;
-        }
-        node.wake();
-        self.shared.changed.notify_all();
+        self.act(|machine, _| machine.release(self.node));
     }
 
     /// The counters as they stand.
     pub fn stats(&self) -> BrokerStats {
-        stats(&self.shared.lock().nodes[self.node])
+        self.look(|machine| machine.stats(self.node))
     }
 
     /// Blocks until the counters meet `condition`; whether they did before the time was over. The condition must not use
@@ -491,53 +456,36 @@ impl Broker {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn wait_until(&self, timeout: Duration, mut condition: impl FnMut(&BrokerStats) -> bool) -> bool {
-        let end = Instant::now() + timeout;
-        let mut state = self.shared.lock();
-        loop {
-            if condition(&stats(&state.nodes[self.node])) {
-                return true;
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        self.host.wait_until(timeout, &mut |machine| condition(&machine.stats(self.node)))
     }
 
     /// The requests that arrived, oldest first; of more than 1,024 the latest.
     pub fn requests(&self) -> Vec<Request> {
-        self.shared.lock().nodes[self.node].requests.iter().cloned().collect()
+        self.look(|machine| machine.requests(self.node))
     }
 
     /// Forgets the requests that arrived so far. The counters keep them.
     pub fn forget_requests(&self) {
-        self.shared.lock().nodes[self.node].requests.clear();
+        self.act(|machine, _| machine.forget_requests(self.node));
     }
 
     /// Why a real server would have died, if any client has ever sent a request that kills one (reference, section 19).
     /// This broker closes the connection instead. No client may do that, so let tests end with
     /// `assert_eq!(broker.killed_by(), None)`.
     pub fn killed_by(&self) -> Option<String> {
-        self.shared.lock().killed_by.clone()
+        self.look(|machine| machine.killed_by().map(str::to_owned))
     }
 }
 
-fn stats(node: &Node) -> BrokerStats {
-    let mut stats = node.stats.clone();
-    stats.faults_fired = node.faults.fired;
-    stats
+/// What there is of a partition.
+#[track_caller]
+fn there<T>(found: Option<T>, topic: &str, partition: u16) -> T {
+    found.unwrap_or_else(|| no_partition(topic, partition))
 }
 
-/// Decodes a request; like a server, whatever follows it.
-fn lenient<'a, T>(payload: &'a [u8], decode: impl Fn(&'a [u8]) -> Result<T, DecodeError>) -> Result<T, DecodeError> {
-    decode(payload).or_else(|e| match e.fault() {
-        DecodeFault::Spare { extra } => {
-            let len = payload.len().saturating_sub(usize::try_from(extra).unwrap_or(usize::MAX));
-            decode(&payload[..len])
-        }
-        _ => Err(e),
-    })
+#[track_caller]
+fn no_partition(topic: &str, partition: u16) -> ! {
+    panic!("no partition {topic}/{partition}")
 }
 
 /// A dense bundle of these messages, to be appended or sent.

@@ -42,9 +42,8 @@ impl BrokerStats {
     }
 }
 
-/// How many bytes of a request are remembered, and of how many requests.
+/// How many bytes of a request are remembered.
 const KEPT_BYTES: usize = 128 << 10;
-pub(super) const KEPT_REQUESTS: usize = 1024;
 
 /// A request that arrived whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,14 +53,13 @@ pub struct Request {
     pub connection: u64,
     /// What was asked.
     pub kind: Kind,
-    /// The frame's payload; the first 128 KiB of a consume request, the first 4 KiB of any other.
+    /// The frame's payload, or its first 128 KiB.
     pub payload: Vec<u8>,
 }
 
 impl Request {
     pub(super) fn new(connection: u64, kind: Kind, payload: &[u8]) -> Request {
-        let kept = payload.len().min(if kind == Kind::Consume { KEPT_BYTES } else { KEPT_BYTES / 32 });
-        Request { connection, kind, payload: payload[..kept].to_vec() }
+        Request { connection, kind, payload: payload.iter().take(KEPT_BYTES).copied().collect() }
     }
 
     /// Its fields, for a consume request.

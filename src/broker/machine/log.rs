@@ -1,8 +1,9 @@
 //! A partition's messages: segments of bundles with an index, read like files (reference, sections 4.3, 5.4 and 6.5).
 
-use std::sync::{Arc, RwLock};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::lock;
+use super::Layout;
 use crate::protocol::DecodeError;
 use crate::protocol::cursor::Cursor;
 use crate::protocol::varint;
@@ -55,26 +56,61 @@ impl Head {
     }
 }
 
-#[derive(Debug)]
-struct Stored {
-    /// Where it begins in its segment, length prefix included.
-    at: u64,
+/// A bundle as it is stored.
+#[derive(Debug, Clone)]
+pub(super) struct Bundle {
     head: Head,
     /// With its length prefix.
     bytes: Arc<[u8]>,
 }
 
-/// A file of bundles: a set of them, usually once, or repeated with the numbers counting on.
-#[derive(Debug)]
-pub(super) struct Segment {
-    /// Number of the first message.
-    base: u64,
-    body: RwLock<Body>,
+impl Bundle {
+    /// Takes a bundle as a server does; the error is what a server dies of.
+    pub(super) fn new(bundle: &[u8]) -> Result<Bundle, &'static str> {
+        let head = Head::decode(bundle)?;
+        let mut bytes = Vec::with_capacity(varint::MAX_LEN + bundle.len());
+        varint::encode(u32::try_from(bundle.len()).unwrap_or(u32::MAX), &mut bytes);
+        bytes.extend_from_slice(bundle);
+        Ok(Bundle { head, bytes: bytes.into() })
+    }
+
+    /// Without its length prefix.
+    pub(super) fn bytes(&self) -> &[u8] {
+        let prefix = self.bytes.iter().take_while(|&&byte| byte >= 0x80).count() + 1;
+        self.bytes.get(prefix..).unwrap_or(&[])
+    }
+
+    pub(super) fn shared(&self) -> Arc<[u8]> {
+        Arc::clone(&self.bytes)
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
 }
 
-#[derive(Debug)]
-struct Body {
-    set: Vec<Stored>,
+#[derive(Debug, Clone)]
+struct Stored {
+    /// Where it begins in its segment, length prefix included.
+    at: u64,
+    bundle: Bundle,
+}
+
+/// Some bundles of a segment, one after the other. An answer under way shares them with the log, which goes on in a copy of
+/// the last one then: so nothing needs a lock, and what is truncated is still sent.
+type Block = Vec<Stored>;
+
+/// Bundles in a block: what an append copies at most, and what an answer of many small bundles needs to name.
+const BLOCK: usize = 64;
+
+/// A file of bundles: a set of them, usually once, or repeated with the numbers counting on.
+#[derive(Debug, Clone)]
+struct Segment {
+    /// One of a kind in its log.
+    id: u64,
+    /// Number of the first message.
+    base: u64,
+    set: Vec<Arc<Block>>,
     /// Bytes of the set, and how far its numbers reach.
     set_len: u64,
     set_span: u64,
@@ -86,28 +122,33 @@ struct Body {
     last: u64,
 }
 
-impl Body {
+impl Segment {
+    fn new(id: u64, base: u64) -> Segment {
+        let last = base.wrapping_sub(1);
+        Segment { id, base, set: Vec::new(), set_len: 0, set_span: 0, times: 1, index: Vec::new(), since: 0, last }
+    }
+
     fn len(&self) -> u64 {
         self.set_len * self.times
     }
 
     fn index_len(&self) -> usize {
-        self.index.len() * usize::try_from(self.times).unwrap_or(usize::MAX)
+        self.index.len().saturating_mul(usize::try_from(self.times).unwrap_or(usize::MAX))
     }
 
     /// Number and place of the `k`-th index entry.
-    fn entry(&self, base: u64, k: usize) -> (u64, u64) {
-        let (distance, at) = self.index[k % self.index.len()];
-        let round = (k / self.index.len()) as u64;
-        (base + round * self.set_span + distance, round * self.set_len + at)
+    fn entry(&self, k: usize) -> (u64, u64) {
+        let (round, k) = (k.checked_div(self.index.len()).unwrap_or(0), k.checked_rem(self.index.len()).unwrap_or(0));
+        let (distance, at) = self.index.get(k).copied().unwrap_or((0, 0));
+        (self.base + round as u64 * self.set_span + distance, round as u64 * self.set_len + at)
     }
 
     /// How many index entries, from the first one on, are in range.
-    fn entries_while(&self, base: u64, in_range: impl Fn(u64, u64) -> bool) -> usize {
+    fn entries_while(&self, in_range: impl Fn(u64, u64) -> bool) -> usize {
         let (mut low, mut high) = (0, self.index_len());
         while low < high {
             let mid = low + (high - low) / 2;
-            let (seq, at) = self.entry(base, mid);
+            let (seq, at) = self.entry(mid);
             if in_range(seq, at) {
                 low = mid + 1;
             } else {
@@ -117,83 +158,104 @@ impl Body {
         low
     }
 
-    /// The bundle that covers the byte `at`, and where in it that byte lies.
-    fn bundle_at(&self, at: u64) -> (&Stored, u64) {
-        let at = at % self.set_len;
-        let stored = &self.set[self.set.partition_point(|stored| stored.at <= at) - 1];
-        (stored, at - stored.at)
+    /// Which bundle of the set covers the byte `at`: its block, and its place there.
+    fn place(&self, at: u64) -> (usize, usize) {
+        let at = at.checked_rem(self.set_len).unwrap_or(0);
+        let starts_by = |block: &Arc<Block>| block.first().is_some_and(|first| first.at <= at);
+        let block = self.set.partition_point(starts_by).saturating_sub(1);
+        let inside = self.set.get(block).map_or(0, |block| block.partition_point(|stored| stored.at <= at));
+        (block, inside.saturating_sub(1))
     }
 
-    fn push(&mut self, base: u64, first: u64, last: u64, head: Head, bundle: &[u8], interval: u64) -> (u64, u64) {
-        let mut bytes = Vec::with_capacity(varint::MAX_LEN + bundle.len());
-        varint::encode(u32::try_from(bundle.len()).unwrap_or(u32::MAX), &mut bytes);
-        bytes.extend_from_slice(bundle);
-        let (at, len) = (self.set_len, bytes.len() as u64);
+    fn bundle_at(&self, at: u64) -> Option<&Bundle> {
+        let (block, inside) = self.place(at);
+        Some(&self.set.get(block)?.get(inside)?.bundle)
+    }
+
+    /// All bundles as they lie in the file, each with the number it begins with as readers count.
+    fn bundles(&self) -> impl Iterator<Item = (u64, &Bundle)> {
+        let all = (0..self.times).flat_map(|_| self.set.iter().flat_map(|block| block.iter()));
+        all.scan(self.base, |next, stored| {
+            let base = stored.bundle.head.sparse.map_or(*next, |(first, _)| first);
+            *next = stored.bundle.head.next(*next);
+            Some((base, &stored.bundle))
+        })
+    }
+
+    /// The same from an index entry on.
+    fn bundles_from(&self, (number, at): (u64, u64)) -> impl Iterator<Item = (u64, &Bundle)> {
+        let (mut next, mut at) = (number, at);
+        std::iter::from_fn(move || {
+            let bundle = self.bundle_at(at).filter(|_| at < self.len())?;
+            let base = bundle.head.sparse.map_or(next, |(first, _)| first);
+            next = bundle.head.next(next);
+            at += bundle.len();
+            Some((base, bundle))
+        })
+    }
+
+    fn push(&mut self, first: u64, last: u64, bundle: Bundle, interval: u64) -> (u64, u64) {
+        let (at, len) = (self.set_len, bundle.len());
         if self.set.is_empty() || self.since > interval {
-            self.index.push((first - base, at));
+            self.index.push((first.saturating_sub(self.base), at));
             self.since = 0;
         }
         self.since += len;
-        self.set.push(Stored { at, head, bytes: bytes.into() });
+        let stored = Stored { at, bundle };
+        match self.set.last_mut() {
+            Some(block) if block.len() < BLOCK => Arc::make_mut(block).push(stored),
+            _ => self.set.push(Arc::new(vec![stored])),
+        }
         self.set_len += len;
-        self.set_span = last - base + 1;
+        self.set_span = (last.saturating_sub(self.base)).saturating_add(1);
         self.last = last;
         (at, len)
     }
-}
 
-impl Segment {
-    fn new(base: u64) -> Segment {
-        let body =
-            Body { set: Vec::new(), set_len: 0, set_span: 0, times: 1, index: Vec::new(), since: 0, last: base - 1 };
-        Segment { base, body: RwLock::new(body) }
-    }
-
-    /// Copies bytes from `at` on; how many, 0 only at the end.
-    pub(super) fn read_at(&self, at: u64, out: &mut [u8]) -> usize {
-        let body = lock::read(&self.body);
-        let end = body.len();
-        let mut done = 0;
-        while done < out.len() && at + (done as u64) < end {
-            let (stored, skip) = body.bundle_at(at + done as u64);
-            let rest = &stored.bytes[usize::try_from(skip).unwrap_or(usize::MAX)..];
-            let now = rest.len().min(out.len() - done);
-            out[done..done + now].copy_from_slice(&rest[..now]);
-            done += now;
+    fn chunk(&self, at: u64, len: u64, base: u64, sparse: bool) -> Chunk {
+        let len = len.min(self.len().saturating_sub(at));
+        let (block, bundle) = self.place(at);
+        let in_set = at.checked_rem(self.set_len).unwrap_or(0);
+        let starts = self.set.get(block).and_then(|block| block.get(bundle)).map_or(0, |stored| stored.at);
+        let skip = usize::try_from(in_set.saturating_sub(starts)).unwrap_or(usize::MAX);
+        let mut blocks = VecDeque::new();
+        let end_of = |block: &Block| block.last().map_or(0, |last| last.at + last.bundle.len());
+        let (mut covered, mut from) = (0, in_set);
+        for block in self.set.iter().cycle().skip(block) {
+            if covered >= len {
+                break;
+            }
+            covered += end_of(block) - from;
+            from = end_of(block).checked_rem(self.set_len).unwrap_or(0);
+            blocks.push_back(Arc::clone(block));
         }
-        done
-    }
-
-    fn last(&self) -> u64 {
-        lock::read(&self.body).last
+        Chunk { blocks, bundle, skip, left: len, base, sparse }
     }
 
     /// Where an answer that wants `seq` begins and ends; the rule of the reference, section 5.4.
-    fn find(self: &Arc<Segment>, seq: u64, fetch_size: u64, last_assigned: u64, cut: bool) -> Chunk {
-        let body = lock::read(&self.body);
-        let size = body.len();
-        let entry = body.entries_while(self.base, |entry, _| entry <= seq).saturating_sub(1);
-        let (mut base, mut at) = body.entry(self.base, entry);
+    fn find(&self, seq: u64, fetch_size: u64, last_assigned: u64, cut: bool) -> Chunk {
+        let size = self.len();
+        let entry = self.entries_while(|entry, _| entry <= seq).saturating_sub(1);
+        let (mut base, mut at) = self.entry(entry);
         let mut sparse = false;
         let (mut next, mut ahead) = (base, at);
-        while ahead < size {
-            let (stored, _) = body.bundle_at(ahead);
-            sparse = stored.head.sparse.is_some();
-            let after = stored.head.next(next);
+        while let Some(bundle) = self.bundle_at(ahead).filter(|_| ahead < size) {
+            sparse = bundle.head.sparse.is_some();
+            let after = bundle.head.next(next);
             if seq < after {
                 (base, at) = (next, ahead);
                 break;
             }
             next = after;
-            ahead += stored.bytes.len() as u64;
+            ahead += bundle.len();
         }
-        let chunk = |end: u64| Chunk { segment: Arc::clone(self), at, len: end - at, base, sparse };
+        let chunk = |end: u64| self.chunk(at, end - at, base, sparse);
         let wanted_end = at + fetch_size;
         if size <= wanted_end || cut {
             return chunk(size.min(wanted_end));
         }
-        let within = body.entries_while(self.base, |_, entry| entry <= wanted_end).saturating_sub(1);
-        let (_, indexed) = body.entry(self.base, within);
+        let within = self.entries_while(|_, entry| entry <= wanted_end).saturating_sub(1);
+        let (_, indexed) = self.entry(within);
         if indexed > at {
             return chunk(indexed);
         }
@@ -201,23 +263,71 @@ impl Segment {
         // A server compares places in the file here, and never stops below byte 32 of it.
         let limit = wanted_end.max(32);
         while end < size && (end < limit || next <= seq) && next <= last_assigned {
-            let (stored, _) = body.bundle_at(end);
-            next = stored.head.next(next);
-            end += stored.bytes.len() as u64;
+            let Some(bundle) = self.bundle_at(end) else { break };
+            next = bundle.head.next(next);
+            end += bundle.len();
         }
         chunk(end)
     }
 }
 
-/// A range of a segment, to be sent.
+/// A range of a segment, to be sent; it is what is left of it.
 #[derive(Debug, Clone)]
 pub(super) struct Chunk {
-    pub(super) segment: Arc<Segment>,
-    pub(super) at: u64,
-    pub(super) len: u64,
+    /// The blocks it reaches over, the first of them from `skip` bytes into its bundle number `bundle` on.
+    blocks: VecDeque<Arc<Block>>,
+    bundle: usize,
+    skip: usize,
+    left: u64,
     /// Number of its first message.
     pub(super) base: u64,
     /// Whether it begins with a sparse bundle.
+    pub(super) sparse: bool,
+}
+
+impl Chunk {
+    pub(super) fn len(&self) -> u64 {
+        self.left
+    }
+
+    /// Takes its next bytes; how many, less than `out` takes only at the end.
+    pub(super) fn read(&mut self, out: &mut [u8]) -> usize {
+        let mut done = 0;
+        while self.left > 0 {
+            let (Some(block), Some(out)) = (self.blocks.front(), out.get_mut(done..).filter(|out| !out.is_empty()))
+            else {
+                break;
+            };
+            let Some(stored) = block.get(self.bundle) else {
+                self.blocks.pop_front();
+                self.bundle = 0;
+                continue;
+            };
+            let rest = stored.bundle.bytes.get(self.skip..).unwrap_or(&[]);
+            let now = rest.len().min(out.len()).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            out.iter_mut().zip(rest.iter().take(now)).for_each(|(to, from)| *to = *from);
+            done += now;
+            self.left -= now as u64;
+            if now == rest.len() {
+                self.bundle += 1;
+                self.skip = 0;
+            } else {
+                self.skip += now;
+            }
+        }
+        done
+    }
+}
+
+/// Where a bundle was stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stretch {
+    pub(super) segment: u64,
+    pub(super) at: u64,
+    pub(super) len: u64,
+    /// Numbers of its first and last message.
+    pub(super) base: u64,
+    pub(super) last: u64,
     pub(super) sparse: bool,
 }
 
@@ -234,24 +344,19 @@ pub(super) enum Lookup {
 
 /// Why a bundle was not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// A number that is not above the last one, or a range that runs backwards.
     Number,
     /// A server dies of it.
     Deadly(&'static str),
 }
 
-/// How a partition's log is laid out.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Layout {
-    pub(super) segment_bytes: u64,
-    pub(super) index_interval: u64,
-}
-
-/// A partition's log.
-#[derive(Debug, Default)]
+/// A partition's log at one node.
+#[derive(Debug, Default, Clone)]
 pub(super) struct Log {
-    segments: Vec<Arc<Segment>>,
+    segments: Vec<Segment>,
+    /// Segments there ever were.
+    made: u64,
     /// 0 if there never was a message.
     pub(super) first_available: u64,
     /// Last number assigned.
@@ -263,9 +368,16 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Stores a bundle, numbered by itself, from `first_seq` on, or if that is 0 after the last one.
-    pub(super) fn append(&mut self, bundle: &[u8], first_seq: u64, layout: Layout) -> Result<Chunk, Refused> {
-        let head = Head::decode(bundle).map_err(Refused::Deadly)?;
+    /// Stores a bundle, numbered by itself, from `first_seq` on, or if that is 0 after the last one; refuses numbers that
+    /// are not above `floor`.
+    pub(super) fn append(
+        &mut self,
+        bundle: &Bundle,
+        first_seq: u64,
+        floor: u64,
+        layout: Layout,
+    ) -> Result<Stretch, Refused> {
+        let head = bundle.head;
         let (first, last) = match head.sparse {
             Some((first, last)) if last < first => return Err(Refused::Number),
             Some(range) => range,
@@ -274,32 +386,26 @@ impl Log {
                 (first, first.checked_add(u64::from(head.count) - 1).ok_or(Refused::Number)?)
             }
         };
-        if first <= self.last || last == u64::MAX {
+        if first <= floor || last == u64::MAX {
             return Err(Refused::Number);
         }
-        let segment = match self.segments.last() {
-            Some(active) if !self.must_roll(layout) => {
-                if head.sparse.is_some() && last - active.base > MAX_DISTANCE {
-                    return Err(Refused::Deadly("a sparse bundle 2^31 or more above its segment's first number"));
-                }
-                Arc::clone(active)
+        if self.must_roll(layout) {
+            self.roll(first);
+        } else if let Some(active) = self.segments.last() {
+            if head.sparse.is_some() && last.saturating_sub(active.base) > MAX_DISTANCE {
+                return Err(Refused::Deadly("a sparse bundle 2^31 or more above its segment's first number"));
             }
-            _ => self.roll(first),
-        };
-        let mut body = lock::write(&segment.body);
-        let (at, len) = body.push(segment.base, first, last, head, bundle, layout.index_interval);
-        drop(body);
+        }
+        let Some(active) = self.segments.last_mut() else { return Err(Refused::Number) };
+        let (at, len) = active.push(first, last, bundle.clone(), layout.index_interval);
+        let segment = active.id;
         self.last = last;
         self.mark = first.wrapping_add(u64::from(head.count & 0xffff)).wrapping_sub(1);
-        Ok(Chunk { segment, at, len, base: first, sparse: head.sparse.is_some() })
+        Ok(Stretch { segment, at, len, base: first, last, sparse: head.sparse.is_some() })
     }
 
     fn must_roll(&self, layout: Layout) -> bool {
-        self.closed
-            || self.segments.last().is_none_or(|active| {
-                let body = lock::read(&active.body);
-                body.len() > layout.segment_bytes
-            })
+        self.closed || self.segments.last().is_none_or(|active| active.len() > layout.segment_bytes)
     }
 
     /// Makes the next bundle begin a segment.
@@ -308,44 +414,41 @@ impl Log {
     }
 
     /// Begins a segment with the number `first`.
-    fn roll(&mut self, first: u64) -> Arc<Segment> {
+    fn roll(&mut self, first: u64) {
         if self.first_available == 0 {
             self.first_available = first;
         }
         self.closed = false;
-        let segment = Arc::new(Segment::new(first));
-        self.segments.push(Arc::clone(&segment));
-        segment
+        self.segments.push(Segment::new(self.made, first));
+        self.made += 1;
     }
 
     /// Stores dense bundles `times` over, in a segment of its own that holds them once.
-    pub(super) fn append_repeated(&mut self, bundles: &[&[u8]], times: u64, layout: Layout) -> Result<(), Refused> {
+    pub(super) fn append_repeated(&mut self, bundles: &[Bundle], times: u64, layout: Layout) -> Result<(), Refused> {
         let base = self.last + 1;
-        let segment = Segment::new(base);
-        let mut body = lock::write(&segment.body);
+        let mut segment = Segment::new(self.made, base);
         let mut next = base;
         for bundle in bundles {
-            let head = Head::decode(bundle).map_err(Refused::Deadly)?;
-            if head.sparse.is_some() {
+            if bundle.head.sparse.is_some() {
                 return Err(Refused::Number);
             }
-            let after = head.next(next);
-            body.push(base, next, after - 1, head, bundle, layout.index_interval);
+            let after = bundle.head.next(next);
+            segment.push(next, after - 1, bundle.clone(), layout.index_interval);
             next = after;
         }
-        if times == 0 || body.set.is_empty() {
+        if times == 0 || segment.set.is_empty() {
             return Err(Refused::Number);
         }
-        body.times = times;
-        let last = body.set_span.checked_mul(times).and_then(|span| base.checked_add(span - 1));
-        body.last = last.filter(|&last| last < u64::MAX).ok_or(Refused::Number)?;
-        (self.last, self.mark) = (body.last, body.last);
-        drop(body);
+        segment.times = times;
+        let last = segment.set_span.checked_mul(times).and_then(|span| base.checked_add(span - 1));
+        segment.last = last.filter(|&last| last < u64::MAX).ok_or(Refused::Number)?;
+        (self.last, self.mark) = (segment.last, segment.last);
         if self.first_available == 0 {
             self.first_available = base;
         }
         self.closed = true;
-        self.segments.push(Arc::new(segment));
+        self.made += 1;
+        self.segments.push(segment);
         Ok(())
     }
 
@@ -366,51 +469,67 @@ impl Log {
         let at_or_below = closed.partition_point(|segment| segment.base <= seq);
         if at_or_below == 0 {
             let first = closed.first().unwrap_or(active);
-            let len = lock::read(&first.body).len();
-            return Lookup::Data(Chunk { segment: Arc::clone(first), at: 0, len, base: first.base, sparse: false });
+            return Lookup::Data(first.chunk(0, first.len(), first.base, false));
         }
         for (index, segment) in closed.iter().enumerate().skip(at_or_below - 1) {
             if index >= at_or_below {
                 seq = segment.base;
             }
-            if seq <= segment.last() {
+            if seq <= segment.last {
                 return Lookup::Data(segment.find(seq, fetch_size, self.last, cut));
             }
         }
         Lookup::Deadly("a number in the gap between the last closed segment and the active one")
     }
 
+    /// What lies at a place it named before, as far as it is still there.
+    pub(super) fn chunk(&self, stretch: &Stretch) -> Option<Chunk> {
+        let segment = self.segments.iter().rev().find(|segment| segment.id == stretch.segment)?;
+        Some(segment.chunk(stretch.at, stretch.len, stretch.base, stretch.sparse))
+    }
+
+    /// What a replica is sent that has everything up to `seq`: bundles, the first of which may begin at or below it, each
+    /// with the number it begins with.
+    pub(super) fn after(&self, seq: u64) -> impl Iterator<Item = (u64, &Bundle)> {
+        let segments = self.segments.iter().skip_while(move |segment| segment.last <= seq);
+        let bundles = segments.flat_map(move |segment| {
+            let entry = segment.entries_while(|entry, _| entry <= seq).saturating_sub(1);
+            segment.bundles_from(segment.entry(entry))
+        });
+        bundles.filter(move |(base, bundle)| bundle.head.next(*base).wrapping_sub(1) > seq)
+    }
+
+    /// All bundles in the order of the file, each with the number it begins with as readers count.
+    pub(super) fn bundles(&self) -> impl Iterator<Item = (u64, &Bundle)> {
+        self.segments.iter().flat_map(Segment::bundles)
+    }
+
     /// Makes `first` the first number available and lets go of the segments wholly below it.
     pub(super) fn truncate_front(&mut self, first: u64) {
         self.first_available = first;
         let active = self.segments.pop();
-        self.segments.retain(|segment| segment.last() >= first);
+        self.segments.retain(|segment| segment.last >= first);
         self.segments.extend(active);
     }
 
     /// Lets go of every bundle with a number above `last`.
     pub(super) fn truncate_back(&mut self, last: u64, layout: Layout) {
-        let mut shorter = Log { first_available: self.first_available, ..Log::default() };
+        let mut shorter = Log { first_available: self.first_available, made: self.made, ..Log::default() };
+        // A segment is closed by hand here, never by its size.
+        let whole = Layout { segment_bytes: u64::MAX, ..layout };
         for segment in &self.segments {
-            let body = lock::read(&segment.body);
             let mut rolled = false;
-            let mut next = segment.base;
-            for stored in (0..body.times).flat_map(|_| &body.set) {
-                let after = stored.head.next(next);
-                if after - 1 > last {
+            for (base, bundle) in segment.bundles() {
+                if bundle.head.next(base).wrapping_sub(1) > last {
                     break;
                 }
                 if !rolled {
-                    shorter.roll(stored.head.sparse.map_or(next, |(first, _)| first));
+                    shorter.roll(base);
                     rolled = true;
                 }
-                let prefix = stored.bytes.iter().take_while(|&&byte| byte >= 0x80).count() + 1;
-                // A segment is closed by hand here, never by its size.
-                let whole = Layout { segment_bytes: u64::MAX, ..layout };
-                if shorter.append(&stored.bytes[prefix..], next, whole).is_err() {
+                if shorter.append(bundle, base, shorter.last, whole).is_err() {
                     break;
                 }
-                next = after;
             }
         }
         if shorter.segments.is_empty() && shorter.first_available != 0 {
@@ -422,15 +541,26 @@ impl Log {
 
     /// Puts `bundles` in the place of the closed segments, as compaction does: what was the first number available stays
     /// so.
-    pub(super) fn compact(&mut self, bundles: &[&[u8]], layout: Layout) -> Result<(), Refused> {
-        let active = self.segments.pop();
-        let mut front = Log::default();
+    pub(super) fn compact(&mut self, bundles: &[Bundle], layout: Layout) -> Result<(), Refused> {
+        let mut front = Log { made: self.made, ..Log::default() };
         for bundle in bundles {
-            front.append(bundle, 0, Layout { segment_bytes: u64::MAX, ..layout })?;
+            front.append(bundle, 0, front.last, Layout { segment_bytes: u64::MAX, ..layout })?;
         }
+        let active = self.segments.pop();
         self.segments = front.segments;
+        self.made = front.made;
         self.segments.extend(active);
         Ok(())
+    }
+
+    /// Empties it: its next message is number 1 again.
+    pub(super) fn clear(&mut self) {
+        *self = Log { made: self.made, ..Log::default() };
+    }
+
+    /// What a process finds that opens it: the mark of empty answers is right again.
+    pub(super) fn reopen(&mut self) {
+        self.mark = self.last;
     }
 }
 

@@ -1,0 +1,259 @@
+//! Answers on their way to a connection, and the faults that hit them there.
+//!
+//! ```text
+//! answer() ──> queue ──> hold ──> ping ──> parts ──> gate ──> pull()'s room
+//!                │        │ a fault's delay           │ cuts, flips, garbage, stalls: by the bytes of answers
+//!                │ lost   └── MaySend, later          └──> Pull::Close, Pull::Reset
+//! ```
+//!
+//! Nothing is copied before the transport has room for it: a part is a header's few bytes, or a reference into a log.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::connection::{Closing, Connection};
+use super::log::Chunk;
+use super::schedule::Event;
+use super::{Conn, Machine, Pull};
+use crate::broker::faults::{Cut, Faults, Gate};
+use crate::broker::{BrokerFault, BrokerStats};
+use crate::protocol::frame::{HEADER_LEN, Kind, PING};
+
+/// A part of an answer.
+#[derive(Debug)]
+pub(super) enum Part {
+    Bytes(Bytes),
+    Chunk(Chunk),
+    /// A ping or a fault's bytes: no part of the answer proper, and out of the reach of the faults that count its bytes.
+    Aside(Bytes),
+}
+
+/// Bytes, as far as they are still to be sent.
+#[derive(Debug)]
+pub(super) struct Bytes {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Bytes {
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.at..).unwrap_or(&[])
+    }
+
+    fn read(&mut self, out: &mut [u8]) -> usize {
+        let len = self.rest().len().min(out.len());
+        out.iter_mut().zip(self.rest()).for_each(|(to, from)| *to = *from);
+        self.at += len;
+        len
+    }
+}
+
+impl Part {
+    pub(super) fn bytes(bytes: Vec<u8>) -> Part {
+        Part::Bytes(Bytes { bytes, at: 0 })
+    }
+
+    pub(super) fn aside(bytes: Vec<u8>) -> Part {
+        Part::Aside(Bytes { bytes, at: 0 })
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Part::Bytes(bytes) | Part::Aside(bytes) => bytes.rest().is_empty(),
+            Part::Chunk(chunk) => chunk.len() == 0,
+        }
+    }
+
+    fn left(&self) -> usize {
+        match self {
+            Part::Bytes(bytes) | Part::Aside(bytes) => bytes.rest().len(),
+            Part::Chunk(chunk) => usize::try_from(chunk.len()).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn read(&mut self, out: &mut [u8]) -> usize {
+        match self {
+            Part::Bytes(bytes) | Part::Aside(bytes) => bytes.read(out),
+            Part::Chunk(chunk) => chunk.read(out),
+        }
+    }
+}
+
+/// An answer to be sent, or a greeting.
+#[derive(Debug)]
+pub(super) struct Answer {
+    parts: VecDeque<Part>,
+    /// For how long it is held back.
+    hold: Option<Duration>,
+    /// Of how many bytes its pieces are, and the time between two of them.
+    trickle: Option<(usize, Duration)>,
+    /// Whether it is one, and not a greeting.
+    counts: bool,
+}
+
+impl Answer {
+    pub(super) fn greeting(bytes: Vec<u8>, hold: Option<Duration>) -> Answer {
+        Answer { parts: [Part::aside(bytes)].into(), hold, trickle: None, counts: false }
+    }
+}
+
+impl Machine {
+    /// Queues the answer to a request of this kind, with whatever faults wait for it.
+    pub(super) fn answer(&mut self, conn: Conn, kind: Kind, parts: Vec<Part>) {
+        let (Some(connection), Some(node)) = (self.conns.get_mut(&conn), self.nodes.get_mut(conn.node)) else { return };
+        if connection.closing.now().is_some() {
+            return;
+        }
+        let faults = &mut node.faults;
+        let mut parts = VecDeque::from(parts);
+        if faults.take_equal(&BrokerFault::LoseAnswer(kind)) {
+            connection.close_when_sent();
+        } else {
+            if faults.take_equal(&BrokerFault::WrongRequestId) {
+                change_request_id(kind, &mut parts);
+            }
+            if parts.iter().any(|part| matches!(part, Part::Chunk(_))) && faults.take_equal(&BrokerFault::CorruptBundle)
+            {
+                corrupt(&mut parts);
+            }
+            let hold = faults.take(|fault| if let BrokerFault::Delay(time) = fault { Some(*time) } else { None });
+            if faults.take_equal(&BrokerFault::PingBeforeAnswer) {
+                parts.push_front(Part::aside(PING.to_vec()));
+            }
+            let trickle = faults.take(|fault| match *fault {
+                BrokerFault::Trickle { bytes, pause } => Some((bytes.max(1), pause)),
+                _ => None,
+            });
+            connection.queue.push_back(Answer { parts, hold, trickle, counts: true });
+        }
+        self.make_ready(conn);
+    }
+
+    /// Copies the next bytes that a connection has to send into `room`. Whatever is not [`Pull::Bytes`] takes it from the
+    /// [`ready`](Machine::ready) ones; after an end it is forgotten.
+    pub(crate) fn pull(&mut self, now: crate::net::Time, conn: Conn, room: &mut [u8]) -> Pull {
+        self.at(now);
+        let (Some(connection), Some(node)) = (self.conns.get_mut(&conn), self.nodes.get_mut(conn.node)) else {
+            return Pull::Nothing;
+        };
+        let mut done = 0;
+        let mut later = None;
+        while let Some(room) = room.get_mut(done..).filter(|room| !room.is_empty()) {
+            if connection.closing.now().is_some() || node.paused || connection.stalled {
+                break;
+            }
+            if connection.quiet_until > self.now {
+                break;
+            }
+            let Some(answer) = connection.queue.front_mut() else {
+                if connection.closing == Closing::WhenSent {
+                    connection.closing = Closing::Now(Cut::Fin);
+                }
+                break;
+            };
+            let pause = match answer.hold.take() {
+                Some(hold) => Some(hold),
+                None => {
+                    let (sent, pause) = send(connection, &mut node.faults, &mut node.stats, room);
+                    done += sent;
+                    pause
+                }
+            };
+            if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
+                connection.quiet_until = self.now.after(pause);
+                later = Some(connection.quiet_until);
+            }
+        }
+        node.stats.bytes_sent += done as u64;
+        if let Some(later) = later {
+            self.schedule.at(later, Event::MaySend(conn));
+        }
+        match (done, connection.closing.now()) {
+            (0, Some(cut)) => {
+                self.forget(conn);
+                match cut {
+                    Cut::Fin => Pull::Close,
+                    Cut::Reset => Pull::Reset,
+                }
+            }
+            (0, _) if room.is_empty() => Pull::Bytes(0),
+            (0, _) => {
+                connection.ready = false;
+                Pull::Nothing
+            }
+            _ => Pull::Bytes(done),
+        }
+    }
+}
+
+/// Sends a part of the connection's first answer as far as faults let it: how many bytes, and how long nothing follows.
+fn send(
+    connection: &mut Connection,
+    faults: &mut Faults,
+    stats: &mut BrokerStats,
+    room: &mut [u8],
+) -> (usize, Option<Duration>) {
+    let Some(answer) = connection.queue.front_mut() else { return (0, None) };
+    let Some(part) = answer.parts.front_mut().filter(|part| !part.is_done()) else {
+        if answer.parts.pop_front().is_none() {
+            stats.answered += u64::from(answer.counts);
+            connection.queue.pop_front();
+        }
+        return (0, None);
+    };
+    if let Part::Aside(_) = part {
+        return (part.read(room), None);
+    }
+    let most = answer.trickle.map_or(usize::MAX, |(bytes, _)| bytes).min(room.len()).min(part.left());
+    let (passed, cut) = match faults.gate(most) {
+        Gate::Pass(len, cut) => (part.read(room.get_mut(..len).unwrap_or(&mut [])), cut),
+        Gate::Flip(cut) => {
+            let mut byte = [0];
+            let read = part.read(&mut byte);
+            room.iter_mut().take(read).zip(byte).for_each(|(to, byte)| *to = !byte);
+            (read, cut)
+        }
+        Gate::Garbage(bytes) => {
+            answer.parts.push_front(Part::aside(bytes));
+            return (0, None);
+        }
+        Gate::Stall => {
+            connection.stalled = true;
+            stats.stalled += 1;
+            return (0, None);
+        }
+        Gate::Cut(cut) => (0, Some(cut)),
+    };
+    let pause = answer.trickle.map(|(_, pause)| pause);
+    if let Some(cut) = cut {
+        connection.closing = Closing::Now(cut);
+    }
+    (passed, pause)
+}
+
+fn change_request_id(kind: Kind, parts: &mut VecDeque<Part>) {
+    let at = HEADER_LEN + if kind == Kind::Consume { 4 } else { 0 };
+    if let Some(Part::Bytes(bytes)) = parts.front_mut() {
+        if let Some(byte) = bytes.bytes.get_mut(at) {
+            *byte = byte.wrapping_add(1);
+        }
+    }
+}
+
+/// Changes the message count in the header of the first bundle.
+fn corrupt(parts: &mut VecDeque<Part>) {
+    let Some(at) = parts.iter().position(|part| matches!(part, Part::Chunk(_))) else { return };
+    let Some(Part::Chunk(chunk)) = parts.get_mut(at) else { return };
+    let mut head = vec![0; usize::try_from(chunk.len()).map_or(16, |len| len.min(16))];
+    chunk.read(&mut head);
+    let flags = head.iter().take_while(|&&byte| byte >= 0x80).count() + 1;
+    let count = head.get(flags).map_or(0, |byte| byte >> 2 & 0xf);
+    if let Some(byte) = head.get_mut(if count == 0 { flags + 1 } else { flags }) {
+        match count {
+            0 => *byte ^= 1,
+            15 => *byte -= 1 << 2,
+            _ => *byte += 1 << 2,
+        }
+    }
+    parts.insert(at, Part::bytes(head));
+}

@@ -1,0 +1,200 @@
+//! What a test puts into logs and looks up there, past the network.
+
+use std::sync::Arc;
+
+use super::log::{Bundle, Log, Refused, Stretch};
+use super::partition::Partition;
+use super::replication::with_messages;
+use super::{Layout, Machine};
+use crate::net::Time;
+
+/// A bundle that a leader has stored for a client.
+#[derive(Debug, Clone)]
+pub(crate) struct Appended {
+    pub(crate) at: Time,
+    pub(crate) node: usize,
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: u16,
+    /// Numbers of its first and last message.
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// With its length prefix.
+    pub(crate) bundle: Arc<[u8]>,
+}
+
+impl Machine {
+    pub(super) fn note(&mut self, node: usize, topic: &Arc<str>, partition: u16, bundle: &Bundle, stored: &Stretch) {
+        if self.options.journal {
+            let (topic, bundle) = (Arc::clone(topic), bundle.shared());
+            let Stretch { base: first, last, .. } = *stored;
+            self.journal.push_back(Appended { at: self.now, node, topic, partition, first, last, bundle });
+        }
+    }
+
+    /// The oldest bundle stored by request that was not asked for yet, if the options say that they are noted.
+    pub(crate) fn appended(&mut self) -> Option<Appended> {
+        self.journal.pop_front()
+    }
+
+    /// Stores a bundle at all replicas at once, as if it had been published; the number of its first message.
+    pub(crate) fn append(
+        &mut self,
+        now: Time,
+        topic: &str,
+        id: u16,
+        first: u64,
+        bundle: &[u8],
+    ) -> Option<Result<u64, Refused>> {
+        self.at(now);
+        let leader = self.partition(topic, id)?.seen_from(self.partition(topic, id)?.leader.unwrap_or(0))?.node;
+        let partition = self.partition_mut(topic, id)?;
+        let bundle = match Bundle::new(bundle) {
+            Ok(bundle) => bundle,
+            Err(reason) => return Some(Err(Refused::Deadly(reason))),
+        };
+        let stored = match partition.append(leader, &bundle, first, false)? {
+            Ok(stored) => stored,
+            Err(refused) => return Some(Err(refused)),
+        };
+        partition.copy_to_all(leader, &bundle, &stored);
+        self.commit_all(topic, id);
+        self.arrived(topic, id, leader, &stored);
+        Some(Ok(stored.base))
+    }
+
+    /// Takes everything for committed that is in the logs, as far as nodes can know.
+    fn commit_all(&mut self, topic: &str, id: u16) {
+        let at_once = self.options.behaviour.replication.is_none();
+        let Some(partition) = self.partition_mut(topic, id) else { return };
+        for replica in &mut partition.replicas {
+            replica.confirmed = replica.log.last;
+            if at_once || Some(replica.node) == partition.leader {
+                replica.committed = replica.log.last;
+            }
+        }
+    }
+
+    /// Changes a partition's log at all replicas at once; `None` if there is no such partition.
+    fn change<T>(&mut self, topic: &str, id: u16, act: impl FnMut(&mut Log, Layout) -> T) -> Option<T> {
+        self.partition_mut(topic, id)?.change_all(act)
+    }
+
+    pub(crate) fn append_repeated(
+        &mut self,
+        topic: &str,
+        id: u16,
+        bundles: &[&[u8]],
+        times: u64,
+    ) -> Option<Result<(), Refused>> {
+        let bundles: Result<Vec<Bundle>, _> = bundles.iter().map(|bundle| Bundle::new(bundle)).collect();
+        match bundles {
+            Ok(bundles) => self.change(topic, id, |log, layout| log.append_repeated(&bundles, times, layout)),
+            Err(reason) => Some(Err(Refused::Deadly(reason))),
+        }
+    }
+
+    pub(crate) fn truncate_front(&mut self, topic: &str, id: u16, first: u64) -> Option<()> {
+        self.change(topic, id, |log, _| log.truncate_front(first))
+    }
+
+    pub(crate) fn truncate_back(&mut self, topic: &str, id: u16, last: u64) -> Option<()> {
+        self.change(topic, id, |log, layout| log.truncate_back(last, layout))
+    }
+
+    pub(crate) fn roll_segment(&mut self, topic: &str, id: u16) -> Option<()> {
+        self.change(topic, id, |log, _| log.close_segment())
+    }
+
+    pub(crate) fn compact(&mut self, topic: &str, id: u16, bundles: &[&[u8]]) -> Option<Result<(), Refused>> {
+        let bundles: Result<Vec<Bundle>, _> = bundles.iter().map(|bundle| Bundle::new(bundle)).collect();
+        match bundles {
+            Ok(bundles) => self.change(topic, id, |log, layout| log.compact(&bundles, layout)),
+            Err(reason) => Some(Err(Refused::Deadly(reason))),
+        }
+    }
+
+    pub(crate) fn clear(&mut self, topic: &str, id: u16) -> Option<()> {
+        self.change(topic, id, |log, _| log.clear())
+    }
+
+    pub(crate) fn set_config(&mut self, topic: &str, id: u16, text: Option<&str>) -> Option<()> {
+        self.partition_mut(topic, id)?.config = text.map(str::to_owned);
+        Some(())
+    }
+
+    pub(crate) fn set_broken(&mut self, topic: &str, id: u16, broken: bool) -> Option<()> {
+        self.partition_mut(topic, id)?.broken = broken;
+        Some(())
+    }
+
+    /// First number available and last one assigned, at a node or, if that has no copy, at the leader.
+    pub(crate) fn bounds(&self, node: usize, topic: &str, id: u16) -> Option<(u64, u64)> {
+        let log = &self.partition(topic, id)?.seen_from(node)?.log;
+        Some((log.first_available, log.last))
+    }
+
+    /// Who leads a partition; the outer `None`: there is no such partition.
+    pub(crate) fn leader(&self, topic: &str, id: u16) -> Option<Option<usize>> {
+        Some(self.partition(topic, id)?.leader)
+    }
+
+    /// Which nodes have a copy of a partition.
+    pub(crate) fn replicas(&self, topic: &str, id: u16) -> Option<Vec<usize>> {
+        Some(self.partition(topic, id)?.replicas.iter().map(|replica| replica.node).collect())
+    }
+
+    /// Which of them are in sync.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) fn in_sync(&self, topic: &str, id: u16) -> Option<Vec<usize>> {
+        Some(self.partition(topic, id)?.in_sync.clone())
+    }
+
+    pub(crate) fn set_in_sync(&mut self, now: Time, topic: &str, id: u16, nodes: &[usize]) -> Option<()> {
+        self.at(now);
+        self.partition_mut(topic, id)?.in_sync = nodes.to_vec();
+        let topic = self.topic_name(topic)?;
+        self.kick(&topic, id);
+        Some(())
+    }
+
+    /// All topics, and how many partitions they have.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) fn topics(&self) -> Vec<(Arc<str>, u16)> {
+        let count = |partitions: &[Partition]| u16::try_from(partitions.len()).unwrap_or(u16::MAX);
+        self.topics.iter().map(|(name, topic)| (Arc::clone(name), count(&topic.partitions))).collect()
+    }
+
+    /// The payloads in a node's own log, with their numbers, in the order of the file: numbers may repeat and run back.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) fn log_messages(&self, node: usize, topic: &str, id: u16) -> Vec<(u64, Vec<u8>)> {
+        let mut messages = Vec::new();
+        let log = self.partition(topic, id).and_then(|partition| partition.replica(node)).map(|replica| &replica.log);
+        for (base, bundle) in log.into_iter().flat_map(Log::bundles) {
+            let _ = with_messages(bundle.bytes(), base, |seq, message| messages.push((seq, message.payload.to_vec())));
+        }
+        messages
+    }
+
+    /// The last number assigned in a node's own log; `None` if it has none.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) fn log_end(&self, node: usize, topic: &str, id: u16) -> Option<u64> {
+        Some(self.partition(topic, id)?.replica(node)?.log.last)
+    }
+
+    /// The mark as a node knows it; `None` if it has no copy.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) fn committed(&self, node: usize, topic: &str, id: u16) -> Option<u64> {
+        Some(self.partition(topic, id)?.replica(node)?.committed)
+    }
+}
+
+impl Appended {
+    /// The payloads with their numbers.
+    pub(crate) fn messages(&self) -> Vec<(u64, Vec<u8>)> {
+        let mut messages = Vec::new();
+        let prefix = self.bundle.iter().take_while(|&&byte| byte >= 0x80).count() + 1;
+        let bundle = self.bundle.get(prefix..).unwrap_or_default();
+        let _ = with_messages(bundle, self.first, |seq, message| messages.push((seq, message.payload.to_vec())));
+        messages
+    }
+}
