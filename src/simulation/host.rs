@@ -55,7 +55,10 @@ pub(super) trait Program: Debug + Send {
     /// The host it ran on is gone, from one moment to the next.
     fn killed(&mut self, now: Time, node: usize);
     /// The embedded broker, if it is that.
-    fn machine(&mut self) -> Option<&mut Machine> {
+    fn machine(&self) -> Option<&Machine> {
+        None
+    }
+    fn machine_mut(&mut self) -> Option<&mut Machine> {
         None
     }
 }

@@ -10,7 +10,9 @@ use super::task::For;
 use super::trace::What;
 use super::world::World;
 use super::{Simulation, net};
-use crate::broker::machine::{self, ClusterOptions, Conn, Machine, Options};
+use crate::broker::host::Host;
+use crate::broker::machine::{self, Behaviour, ClusterOptions, Conn, Machine, Options};
+use crate::broker::{Broker, BrokerBuilder, Cluster, ClusterBuilder};
 use crate::net::Time;
 
 /// Where brokers listen.
@@ -75,7 +77,11 @@ impl Program for Machine {
         self.kill(now, node);
     }
 
-    fn machine(&mut self) -> Option<&mut Machine> {
+    fn machine(&self) -> Option<&Machine> {
+        Some(self)
+    }
+
+    fn machine_mut(&mut self) -> Option<&mut Machine> {
         Some(self)
     }
 }
@@ -87,16 +93,22 @@ pub(super) struct Nodes {
     program: usize,
 }
 
-impl Nodes {
-    /// Does something to the machine, and carries what comes of it.
-    pub(super) fn act(&self, act: &mut dyn FnMut(&mut Machine, Time)) {
+impl Host for Nodes {
+    fn act(&self, act: &mut dyn FnMut(&mut Machine, Time)) {
         let mut state = self.world.lock();
         let now = state.now;
-        if let Some(machine) = state.programs[self.program].machine() {
+        if let Some(machine) = state.programs.get_mut(self.program).and_then(|program| program.machine_mut()) {
             act(machine, now);
+            state.note(What::Acts(self.program as u16));
+            state.changed(self.program);
         }
-        state.note(What::Acts(self.program as u16));
-        state.changed(self.program);
+    }
+
+    fn look(&self, look: &mut dyn FnMut(&Machine)) {
+        let state = self.world.lock();
+        if let Some(machine) = state.programs.get(self.program).and_then(|program| program.machine()) {
+            look(machine);
+        }
     }
 
     fn listen(&self, node: usize) -> io::Result<()> {
@@ -104,17 +116,64 @@ impl Nodes {
         Ok(())
     }
 
-    fn wait_until(&self, timeout: Duration, condition: &mut dyn FnMut(&mut Machine) -> bool) -> bool {
+    fn outlives_its_handles(&self) -> bool {
+        true
+    }
+
+    fn settle(&self) {}
+
+    fn wait_until(&self, timeout: Duration, condition: &mut dyn FnMut(&Machine) -> bool) -> bool {
         let end = self.world.now().after(timeout);
         loop {
             let mut met = false;
-            self.act(&mut |machine, _| met = condition(machine));
+            self.look(&mut |machine| met = condition(machine));
             let now = self.world.now();
             if met || now >= end {
                 return met;
             }
             self.world.sleep_until(now.after(Duration::from_millis(1)).min(end), For::Sleep);
         }
+    }
+}
+
+/// A broker, and the clusters, in simulations. The nodes run until the world ends, whoever holds the handles.
+impl Simulation {
+    /// A broker on the host `broker`, with every setting at its default. It does what real ones do at their worst.
+    pub fn broker(&self) -> Arc<Broker> {
+        self.broker_with(&Broker::builder())
+    }
+
+    /// As [`broker`](Simulation::broker), with settings.
+    pub fn broker_with(&self, settings: &BrokerBuilder) -> Arc<Broker> {
+        let nodes = place(self, &self.fresh(1, "broker"), self.worst(settings), None);
+        Arc::new(Broker::on(Arc::new(nodes), 0))
+    }
+
+    /// A cluster of `n` nodes, at least one, on the hosts `node-0`, `node-1` and so on. They do what real ones do at their
+    /// worst: each has a log of its own, replicas lag and put messages into other bundles, and what the others did not get
+    /// is lost when a leader dies. The others notice after some 20 s.
+    pub fn cluster(&self, n: usize) -> Arc<Cluster> {
+        self.cluster_with(&Broker::cluster_builder(n).election_time(Duration::from_millis(400)))
+    }
+
+    /// As [`cluster`](Simulation::cluster), with settings.
+    pub fn cluster_with(&self, settings: &ClusterBuilder) -> Arc<Cluster> {
+        let (n, broker) = settings.parts();
+        let nodes = place(self, &self.fresh(n, "node"), self.worst(broker), Some(settings.cluster_options()));
+        Arc::new(Cluster::on(Arc::new(nodes), n))
+    }
+
+    fn worst(&self, settings: &BrokerBuilder) -> Options {
+        Options { behaviour: Behaviour::worst(self.seed()), ..settings.options().clone() }
+    }
+
+    /// Names for hosts.
+    fn fresh(&self, n: usize, name: &str) -> Vec<String> {
+        let name = match self.world.lock().programs.len() {
+            0 => name.to_owned(),
+            before => format!("{name}-{}", before + 1),
+        };
+        if n == 1 && name.starts_with("broker") { vec![name] } else { (0..n).map(|node| format!("{name}-{node}")).collect() }
     }
 }
 

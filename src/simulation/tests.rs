@@ -518,6 +518,7 @@ fn exchanges_a_second() {
 mod with_a_broker {
     use super::super::nodes::{Nodes, place};
     use super::*;
+    use crate::broker::host::Host;
     use crate::broker::machine::{Behaviour, ClusterOptions, Machine, Options};
 
     fn cluster(sim: &Simulation, n: usize) -> Nodes {
@@ -566,30 +567,4 @@ mod with_a_broker {
         }
         println!("{:.0} a second", f64::from(n) / began.elapsed().as_secs_f64());
     }
-}
-
-/// Seeds of the checker: `SEEDS=from..to SECONDS=30 cargo test --release --lib -- --ignored --nocapture many_seeds`.
-#[test]
-#[ignore = "as long as is asked for"]
-fn many_seeds() {
-    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
-    let (from, count, time) = (number("FROM", 0), number("SEEDS", 100), number("SECONDS", 30));
-    let began = std::time::Instant::now();
-    let (mut requests, mut virtual_time, mut failed) = (0, Duration::ZERO, 0);
-    for seed in from..from + count {
-        match std::panic::catch_unwind(|| super::checker::run(seed, Duration::from_secs(time))) {
-            Ok(report) => {
-                requests += report.requests;
-                virtual_time += report.time;
-            }
-            Err(panic) => {
-                failed += 1;
-                let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
-                println!("SEED {seed}: {}", text.lines().next().unwrap_or_default());
-            }
-        }
-    }
-    let real = began.elapsed().as_secs_f64();
-    println!("{count} seeds, {failed} fail, {virtual_time:?} virtual, {requests} requests, {:.0} a second, {:.0} s a s",
-        requests as f64 / real, virtual_time.as_secs_f64() / real);
 }

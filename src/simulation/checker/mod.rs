@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::nodes::{Nodes, place};
 use super::{Simulation, Task};
+use crate::broker::host::Host;
 use crate::broker::machine::{ClusterOptions, Machine, Options};
 use model::Model;
 pub use model::Property;
@@ -41,7 +42,7 @@ pub struct Report {
 
 fn requests(nodes: &Nodes, count: usize) -> u64 {
     let mut all = 0;
-    nodes.act(&mut |machine: &mut Machine, _| all = (0..count).map(|node| machine.stats(node).all_requests()).sum());
+    nodes.look(&mut |machine: &Machine| all = (0..count).map(|node| machine.stats(node).all_requests()).sum());
     all
 }
 

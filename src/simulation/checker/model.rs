@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::plan::Place;
 use crate::Error;
+use crate::broker::host::Host;
 use crate::broker::machine::{Appended, Machine};
 use crate::net::Time;
 use crate::simulation::Simulation;
@@ -272,7 +273,7 @@ impl Model {
     /// The end of every partition's log at its leader.
     pub(super) fn ends(&self) -> BTreeMap<Place, u64> {
         let mut ends = BTreeMap::new();
-        self.nodes.act(&mut |machine: &mut Machine, _| {
+        self.nodes.look(&mut |machine: &Machine| {
             for (index, topic) in self.topics.iter().enumerate() {
                 let count = machine.topics().into_iter().find(|(name, _)| **name == **topic).map_or(0, |(_, n)| n);
                 for partition in 0..count {
@@ -296,7 +297,7 @@ impl Model {
         let places: Vec<Place> = self.ends().into_keys().collect();
         for place in places {
             let mut log = Vec::new();
-            self.nodes.act(&mut |machine: &mut Machine, _| {
+            self.nodes.look(&mut |machine: &Machine| {
                 let topic = &self.topics[place.topic];
                 if let Some(leader) = machine.leader(topic, place.partition).flatten() {
                     log = machine.log_messages(leader, topic, place.partition);

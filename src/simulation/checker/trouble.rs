@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::plan::{Plan, Trouble};
 use crate::broker::BrokerFault;
+use crate::broker::host::Host;
 use crate::broker::machine::Machine;
 use crate::net::Time;
 use crate::protocol::frame::Kind;
