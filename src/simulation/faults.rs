@@ -251,8 +251,10 @@ impl Simulation {
             || format!("{host}: {service:?}"),
             |state| {
                 let host = state.host_named(host);
-                state.conns_of(host).into_iter().for_each(|id| state.sever(id, true));
-                state.hosts[usize::from(host)].service = service.clone();
+                if state.hosts[usize::from(host)].service != service {
+                    state.conns_of(host).into_iter().for_each(|id| state.sever(id, true));
+                    state.hosts[usize::from(host)].service = service.clone();
+                }
             },
         );
     }
