@@ -21,6 +21,9 @@ use crate::net::Time;
 const MOST_WAITS: u32 = 1_000_000;
 const MOST_CALLS: u32 = 50_000_000;
 
+const STUCK: &str = "nobody can go on: all tasks wait, and nothing is scheduled";
+const TOO_LONG: &str = "the world runs for longer than its time limit";
+
 /// What happens at its time.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Event {
@@ -120,7 +123,8 @@ pub struct Counts {
 enum Step {
     Ran,
     Act(u32, Action),
-    Idle,
+    /// Nothing is to come, or only what lies beyond the limit of time.
+    Idle(bool),
 }
 
 impl State {
@@ -160,7 +164,7 @@ impl State {
         }
         let first = event.min(wake).min(program.0);
         if first == Time::NEVER || first > self.limit {
-            return Step::Idle;
+            return Step::Idle(first != Time::NEVER);
         }
         self.advance(first, clock);
         if event == first {
@@ -351,7 +355,7 @@ impl World {
             match state.step(&self.clock) {
                 Step::Ran => {}
                 Step::Act(index, action) => state = self.act(state, index, action),
-                Step::Idle => self.fail(state, "nobody can go on: all tasks wait, and nothing is scheduled"),
+                Step::Idle(limit) => self.fail(state, if limit { TOO_LONG } else { STUCK }),
             }
         }
     }
@@ -421,7 +425,7 @@ impl World {
             match state.step(&self.clock) {
                 Step::Ran => {}
                 Step::Act(index, action) => state = self.act(state, index, action),
-                Step::Idle => self.fail(state, "nobody can go on: all tasks wait, and nothing is scheduled"),
+                Step::Idle(limit) => self.fail(state, if limit { TOO_LONG } else { STUCK }),
             }
         }
     }

@@ -52,8 +52,19 @@ fn requests(nodes: &Nodes, count: usize) -> u64 {
 /// # Panics
 /// If a property is violated: the text names it, the seed, and the last events.
 pub fn run(seed: u64, time: Duration) -> Report {
+    run_until(seed, time, None)
+}
+
+/// As [`run`], but ends with a panic at this moment: to see what happened before it.
+///
+/// # Panics
+/// As [`run`], and then.
+pub fn run_until(seed: u64, time: Duration, until: Option<Duration>) -> Report {
     let plan = Arc::new(Plan::new(seed, time));
     let sim = Simulation::new(seed);
+    if let Some(until) = until {
+        sim.set_time_limit(until);
+    }
     sim.set_links(&plan.links);
     sim.client();
     let hosts: Vec<String> = (0..plan.nodes).map(|node| format!("node-{node}")).collect();
@@ -164,16 +175,4 @@ fn be_quiet(sim: &Simulation, desk: &Desk, nodes: &Nodes) {
         let text = format!("{} connections in {QUIET:?} in which nothing happens", after.1 - before.1);
         desk.model.violated(Property::Quiet, &text);
     }
-}
-
-/// Runs many seeds; returns those that fail, with what they say.
-pub fn run_seeds(seeds: std::ops::Range<u64>, time: Duration) -> Vec<(u64, String)> {
-    let failures = Mutex::new(Vec::new());
-    for seed in seeds {
-        if let Err(panic) = std::panic::catch_unwind(|| run(seed, time)) {
-            let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
-            failures.lock().unwrap_or_else(PoisonError::into_inner).push((seed, text));
-        }
-    }
-    failures.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
