@@ -220,8 +220,8 @@ pub(crate) fn reload_config(session: &Session, topic: &str, partition: u16) -> R
 }
 
 pub(crate) fn ping(session: &Session) -> Result<Duration> {
-    // A first one opens the connection.
-    session.call(&mut StatusRequest { request_id: 0 }, None)?;
+    // Opening a connection is no part of it.
+    session.connect(Duration::ZERO)?;
     let began = session.now();
     session.call(&mut StatusRequest { request_id: 0 }, None)?;
     Ok(session.now().since(began))

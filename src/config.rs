@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::net::SocketOptions;
 use crate::net::old::Backoff;
 use crate::produce::{Acks, Options};
 use crate::protocol::Limits;
@@ -109,15 +108,6 @@ impl Config {
             }
         }
         self.publish.check()
-    }
-
-    pub(crate) fn socket_options(&self) -> SocketOptions {
-        SocketOptions {
-            keepalive: self.keepalive,
-            user_timeout: self.tcp_user_timeout,
-            receive_buffer: self.receive_buffer,
-            send_buffer: self.send_buffer,
-        }
     }
 
     /// As [`new_backoff`](Config::new_backoff), for as long as a partition's leader is looked for.

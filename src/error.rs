@@ -285,6 +285,8 @@ impl Error {
     }
 
     pub(crate) fn timeout(broker: &impl ToString, phase: Phase, after: Duration) -> Error {
+        // Shares of a time-out have odd fractions, which nobody wants to read.
+        let after = Duration::from_millis(after.as_nanos().div_ceil(1_000_000) as u64);
         Error::Timeout { broker: broker.to_string(), phase, after }
     }
 

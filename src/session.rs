@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Fault, Result};
 use crate::net::{
     AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Pool, ReadBuf,
-    RetryPolicy, RetryState, Time, wait,
+    RetryPolicy, RetryState, SocketOptions, Time, wait,
 };
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState, StatusRequest};
 use crate::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer};
@@ -71,7 +71,12 @@ impl Session {
         let config = Arc::new(config);
         let settings = Arc::new(ChannelSettings {
             net: net.clone(),
-            options: config.socket_options(),
+            options: SocketOptions {
+                keepalive: config.keepalive,
+                user_timeout: config.tcp_user_timeout,
+                receive_buffer: config.receive_buffer,
+                send_buffer: config.send_buffer,
+            },
             connect_timeout: config.connect_timeout,
             io_timeout: config.io_timeout,
         });
@@ -422,8 +427,26 @@ impl Session {
             if !may_go_on {
                 break;
             }
-            for (leader, list) in at_leaders {
-                self.ask_log_ends(&leader, &name, ids, &list, &mut found, closed)?;
+            // A broker may name leaders without end, and those let a caller wait in turn: they share the time.
+            let (until, most) = (self.now().after(self.config.connect_timeout), self.config.limits.nodes as usize);
+            let mut left = at_leaders.len().min(most) as u32;
+            for (turn, (leader, list)) in at_leaders.iter().enumerate() {
+                if turn >= most || self.now() >= until {
+                    let missing = |&index: &usize| (index, Error::broker(topic, ids[index], Fault::NoLeader));
+                    list.iter().map(missing).for_each(|(index, e)| found[index] = Some(Err(e)));
+                    continue;
+                }
+                let patience = if left > 1 { until.since(self.now()) / left } else { self.config.io_timeout };
+                left -= 1;
+                let answers = self.ask_log_ends(leader, &name, ids, list, patience, closed);
+                match answers {
+                    Ok(answers) => list.iter().zip(answers).for_each(|(&index, end)| found[index] = Some(end)),
+                    Err(Error::Closed) => return Err(Error::Closed),
+                    Err(e) => {
+                        self.book.failed(leader, self.now());
+                        list.iter().for_each(|&index| found[index] = Some(Err(e.clone())));
+                    }
+                }
             }
         }
         Ok(found.into_iter().flatten().collect())
@@ -436,9 +459,9 @@ impl Session {
         topic: &Arc<str>,
         ids: &[u16],
         list: &[usize],
-        found: &mut [Option<Result<LogEnd>>],
+        patience: Duration,
         closed: Option<&Closed>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Result<LogEnd>>> {
         let wanted = |&index: &usize| FetchPartition { partition: ids[index], seq: BEYOND_END, fetch_size: 0 };
         let mut request = FetchRequest {
             client_version: 2,
@@ -449,16 +472,8 @@ impl Session {
             flags: 0,
             topics: vec![FetchTopic { name: topic.clone(), partitions: list.iter().map(wanted).collect() }],
         };
-        let answers = match self.call_at(leader, &mut request, self.config.io_timeout, closed) {
-            Ok(answers) => answers,
-            Err(Error::Closed) => return Err(Error::Closed),
-            Err(e) => {
-                self.book.failed(leader, self.now());
-                list.iter().for_each(|&index| found[index] = Some(Err(e.clone())));
-                return Ok(());
-            }
-        };
-        for (&index, answer) in list.iter().zip(answers) {
+        let answers = self.call_at(leader, &mut request, patience, closed)?;
+        let end = |(&index, answer): (&usize, PartitionAnswer)| {
             let (id, now) = (ids[index], self.now());
             let end = match answer {
                 PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
@@ -482,9 +497,9 @@ impl Session {
                 PartitionAnswer::UnknownPartition => Err(Fault::UnknownPartition),
                 PartitionAnswer::UnknownTopic => Err(Fault::UnknownTopic),
             };
-            found[index] = Some(end.map_err(|fault| Error::broker(topic, id, fault)));
-        }
-        Ok(())
+            end.map_err(|fault| Error::broker(topic, id, fault))
+        };
+        Ok(list.iter().zip(answers).map(end).collect())
     }
 
     fn no_leader(&self, from: &BrokerAddr, topic: &str, partition: u16, now: Time) -> Fault {

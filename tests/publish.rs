@@ -380,10 +380,12 @@ fn a_broker_that_closes_idle_connections() {
     });
 }
 
-/// Reads a whole request.
+/// Reads a whole request; pings are swallowed, as servers do.
 fn read_frame(mut stream: impl Read) -> Vec<u8> {
     let mut frame = vec![0; HEADER_LEN];
-    stream.read_exact(&mut frame).unwrap();
+    while frame[0] == 0 || frame == PING {
+        stream.read_exact(&mut frame).unwrap();
+    }
     let len = u32::from_le_bytes([frame[1], frame[2], frame[3], frame[4]]);
     frame.resize(HEADER_LEN + len as usize, 0);
     stream.read_exact(&mut frame[HEADER_LEN..]).unwrap();

@@ -69,6 +69,8 @@ fn cut_at_any_byte() {
             for how in [Cut::Fin, Cut::Reset] {
                 // Every byte of the one long answer, some of many short ones.
                 for at in (0..=bytes).step_by(if fetch_size == 100 { 5 } else { 1 }) {
+                    // It takes the client's connection, so that another one is opened.
+                    let hold = client.subscribe(&all).unwrap();
                     let cuts = proxy.cuts();
                     proxy.cut(at, how);
                     let mut iter = client.subscribe(&all).unwrap();
@@ -78,6 +80,7 @@ fn cut_at_any_byte() {
                     assert!(stats.reconnects + stats.failed_brokers <= 1, "{how:?} after {at}: {stats:?}");
                     assert_eq!(stats.messages, 2 * stored().len() as u64);
                     proxy.wait_for_cuts(cuts + 1);
+                    drop(hold);
                 }
             }
         }

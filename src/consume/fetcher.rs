@@ -165,19 +165,21 @@ impl Fetcher {
         self.retry.is_in_trouble()
     }
 
-    /// Brings the connection up as far as that goes without blocking; whether it is up.
+    /// Asks for what is wanted, with as many requests as it takes, once the connection is up; brings it up as far as that goes
+    /// without blocking.
     ///
     /// # Errors
-    /// The broker cannot be reached.
-    pub(super) fn open(&mut self, now: Time, look_up: LookUp) -> Result<bool> {
-        self.channel.open(now, look_up)
-    }
-
-    /// Asks for what is wanted, with as many requests as it takes. The connection must be up.
-    ///
-    /// # Errors
-    /// The connection has failed, or a partition cannot be asked for.
-    pub(super) fn ask(&mut self, now: Time, all: &mut Partitions, session: &Session) -> Result<()> {
+    /// The broker cannot be reached, the connection has failed, or a partition cannot be asked for.
+    pub(super) fn ask(
+        &mut self,
+        now: Time,
+        look_up: LookUp,
+        all: &mut Partitions,
+        session: &Session,
+    ) -> Result<()> {
+        if self.wanted.is_empty() || !self.channel.open(now, look_up)? {
+            return Ok(());
+        }
         loop {
             let on_the_way = || self.in_flight.iter().chain(&self.current);
             let way = OnTheWay {
@@ -244,6 +246,7 @@ impl Fetcher {
                     self.buf.filled(n);
                     self.need = self.need.saturating_sub(n);
                     (self.last_byte, self.revived) = (now, None);
+                    self.channel.answer_begins(now);
                 }
                 Fill::Later => return self.channel.overdue(now).map_or(Ok(false), Err),
                 Fill::End => return Err(Error::disconnected(self.broker(), self.channel.phase())),
@@ -265,6 +268,10 @@ impl Fetcher {
         Ok(match step {
             Step::Need(need) => {
                 self.need = need;
+                match self.decoder.is_between_frames() && self.buf.data().is_empty() {
+                    true => self.channel.answer_ends(now, None),
+                    false => self.channel.answer_begins(now),
+                }
                 Stepped::Need
             }
             Step::Bundles => {
@@ -285,7 +292,6 @@ impl Fetcher {
         match event {
             Event::Response { request_id } => {
                 all.on_response();
-                self.channel.answer_begins(now);
                 let place = self.in_flight.iter().position(|fetch| fetch.request_id == request_id);
                 self.current = place.map(|place| self.in_flight.swap_remove(place));
                 Stepped::Bundles(Lookahead::Clear)

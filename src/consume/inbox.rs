@@ -175,7 +175,12 @@ impl Inbox {
                 self.taken = self.bundles.len();
             }
         }
-        self.decoded.entries().len() as u64
+        let count = self.decoded.entries().len() as u64;
+        if count == 0 {
+            // The next bundles may lie in another block.
+            self.release();
+        }
+        count
     }
 
     /// Ends the subscription with this error, after all that came before it; the first error counts.
@@ -195,10 +200,15 @@ impl Inbox {
         }
     }
 
+    /// Whether nothing is left before the error.
+    pub(super) fn is_error_due(&self) -> bool {
+        !self.has_bundles() && !self.has_messages() && self.error.as_ref().is_some_and(|(_, after)| after.is_none())
+    }
+
     /// Takes the error, once nothing is left before it.
     pub(super) fn take_error(&mut self) -> Option<Error> {
-        let is_due = !self.has_bundles() && !self.has_messages();
-        self.error.take_if(|(_, after)| is_due && after.is_none()).map(|(e, _)| e)
+        let is_due = self.is_error_due();
+        self.error.take_if(|_| is_due).map(|(e, _)| e)
     }
 }
 

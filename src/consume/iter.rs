@@ -114,6 +114,9 @@ impl ConsumeIter {
             if let Some(e) = self.inbox.take_error() {
                 return Err(e);
             }
+            if self.partitions.has_due() {
+                continue;
+            }
             let is_waited_for = |fetcher: &Fetcher| fetcher.is_coming_up() && !(in_cluster && fetcher.has_failed());
             let until = if in_cluster { Time::NEVER } else { self.partitions.next_wake() };
             if until == Time::NEVER && !self.fetchers.iter().any(is_waited_for) {
@@ -291,7 +294,7 @@ impl ConsumeIter {
                 return Ok(Filled::Nothing);
             }
             self.dispatch(now, if now < until { LookUp::Allowed } else { LookUp::Never });
-            if self.receive(now) {
+            if self.receive(now) || self.inbox.is_error_due() || self.partitions.has_due() {
                 continue;
             }
             if now >= until {
@@ -340,16 +343,7 @@ impl ConsumeIter {
             self.partitions.set_leader(index, leader);
         }
         for turn in 0..self.fetchers.len() {
-            let fetcher = &mut self.fetchers[turn];
-            if fetcher.wanted.is_empty() {
-                continue;
-            }
-            let asked = match fetcher.open(now, look_up) {
-                Ok(true) => fetcher.ask(now, &mut self.partitions, &self.session),
-                Ok(false) => Ok(()),
-                Err(e) => Err(e),
-            };
-            if let Err(e) = asked {
+            if let Err(e) = self.fetchers[turn].ask(now, look_up, &mut self.partitions, &self.session) {
                 self.on_failure(turn, &e, now);
             }
         }
@@ -470,10 +464,8 @@ impl ConsumeIter {
                 fetcher.wanted.push_back(index);
             }
         }
-        if prefetch && !fetcher.wanted.is_empty() {
-            if let Err(e) = fetcher.ask(now, &mut self.partitions, &self.session) {
-                self.on_failure(turn, &e, now);
-            }
+        if let Err(e) = fetcher.ask(now, LookUp::Never, &mut self.partitions, &self.session) {
+            self.on_failure(turn, &e, now);
         }
         if self.partitions.take_names_changed() {
             let names = self.partitions.names();

@@ -192,6 +192,10 @@ impl Partitions {
         self.pauses.first().map_or(Time::NEVER, |(until, _)| *until)
     }
 
+    pub(super) fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
     /// The next partition that is to go to a leader's list.
     pub(super) fn next_due(&mut self) -> Option<usize> {
         loop {

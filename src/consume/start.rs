@@ -27,7 +27,6 @@ pub(crate) type Marks = (u64, u64);
 pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<ConsumeIter> {
     subscription.check()?;
     let (session, closer) = (&client.session, subscription.closer.clone().unwrap_or_default());
-    let in_cluster = session.is_cluster();
     let mut topics: HashMap<&str, (Arc<str>, Vec<PartitionState>)> = HashMap::new();
     let kept = subscription.resume.iter().map(|position| ((&*position.topic, position.partition), position.seq));
     let kept: HashMap<(&str, u16), u64> = kept.collect();
@@ -47,11 +46,13 @@ pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<C
         if wanted.partition.is_none() {
             whole.push((topic.clone(), count));
         }
+        let in_cluster = session.is_cluster();
         let begin = Beginning { session, closer: &closer, in_cluster, topic, options: &subscription.options };
         let places = ids.map(|id| Place::new(id, wanted, &subscription, kept.get(&(name, id)).copied(), states));
         begin.begin(places.collect::<Result<_>>()?, &mut partitions)?;
     }
-    let partitions = Partitions::new(partitions, &whole, rules(session, subscription.options, in_cluster));
+    let rules = rules(session, subscription.options, session.is_cluster());
+    let partitions = Partitions::new(partitions, &whole, rules);
     ConsumeIter::new(session.clone(), partitions, subscription.limit, closer).begin()
 }
 

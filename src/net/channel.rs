@@ -25,7 +25,8 @@ use log::{debug, trace};
 use super::addr::BrokerAddr;
 use super::buffer::{Fill, read};
 use super::dial::Dial;
-use super::network::{Interest, Network, Socket, SocketOptions, Time};
+use super::network::{Interest, Socket, Time};
+use super::settings::ChannelSettings;
 use crate::error::{Error, Phase, Result};
 
 /// Bytes in the awaited direction that move a deadline on: slow but steady gets through, a trickle does not.
@@ -36,17 +37,6 @@ const MOST_STALE: u32 = 3;
 
 /// Bytes of memory for requests to keep when all are sent.
 const KEPT: usize = 64 << 10;
-
-/// What all channels of a client have in common.
-#[derive(Debug)]
-pub(crate) struct ChannelSettings {
-    pub(crate) net: Arc<dyn Network>,
-    pub(crate) options: SocketOptions,
-    /// From the first address tried to the greeting.
-    pub(crate) connect_timeout: Duration,
-    /// For sending and for receiving [`PROGRESS`] bytes.
-    pub(crate) io_timeout: Duration,
-}
 
 /// Whether a call may look up a host name, which nothing can bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +108,8 @@ impl Deadline {
 
     fn progress(&mut self, bytes: usize, now: Time, allowance: Duration) {
         self.bytes += bytes;
-        if self.bytes >= PROGRESS {
+        // What comes too late mends nothing.
+        if self.bytes >= PROGRESS && now < self.due {
             (self.due, self.bytes) = (now.after(allowance), 0);
         }
     }
@@ -188,7 +179,7 @@ impl Channel {
         }
         let (host, port) = (self.broker.host(), self.broker.port());
         let found = self.settings.net.resolve(host, port);
-        let mut found = found.map_err(|e| Error::io(&self.broker, Phase::Resolve, e))?;
+        let mut found = found.map_err(|e| Error::connect(&self.broker, e))?;
         if let Some(index) = self.good.and_then(|good| found.iter().position(|address| *address == good)) {
             found[..=index].rotate_right(1);
         }
@@ -238,7 +229,7 @@ impl Channel {
                     if now < up.send.due {
                         return Ok(false);
                     }
-                    return Err(Error::timeout(&self.broker, Phase::Send, now.since(up.send.began)));
+                    return Err(Error::timeout(&self.broker, Phase::Send, io_timeout));
                 }
                 Err(e) => return Err(Error::io(&self.broker, Phase::Send, e)),
             }
@@ -293,7 +284,7 @@ impl Channel {
         let State::Up(up) = &self.state else { return None };
         match &up.receive {
             Some(receive) if now >= receive.due => {
-                Some(Error::timeout(&self.broker, Phase::Read, now.since(receive.began)))
+                Some(Error::timeout(&self.broker, Phase::Read, self.settings.io_timeout))
             }
             Some(_) => None,
             None => {
@@ -486,3 +477,6 @@ impl Up {
         if self.sent < self.out.len() { answer.min(self.send.due) } else { answer }
     }
 }
+
+#[cfg(test)]
+mod tests;

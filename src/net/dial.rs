@@ -15,8 +15,8 @@ use log::debug;
 
 use super::addr::BrokerAddr;
 use super::buffer::{Fill, read};
-use super::channel::ChannelSettings;
 use super::network::{Interest, Socket, Time};
+use super::settings::ChannelSettings;
 use crate::error::{Error, Phase, Result, is_lack};
 use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind, PING};
 use crate::protocol::{DecodeError, DecodeFault};

@@ -25,16 +25,20 @@ mod network;
 pub(crate) mod old;
 mod pool;
 mod retry;
+#[cfg(test)]
+mod scripted;
+mod settings;
 mod system;
 
 pub(crate) use addr::{BrokerAddr, parse_brokers};
 pub(crate) use book::AddressBook;
 pub(crate) use buffer::{Block, Fill, ReadBuf};
-pub(crate) use channel::{Channel, ChannelSettings, LookUp};
+pub(crate) use channel::{Channel, LookUp};
 pub(crate) use channels::{Event, wait};
 #[cfg(feature = "broker")]
 pub(crate) use network::{Handle, Socket, Waker};
 pub(crate) use network::{Closed, Interest, Network, SocketOptions, Time};
 pub(crate) use pool::Pool;
 pub(crate) use retry::{RetryPolicy, RetryState};
+pub(crate) use settings::ChannelSettings;
 pub(crate) use system::System;

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::addr::BrokerAddr;
-use super::channel::{Channel, ChannelSettings};
+use super::channel::Channel;
+use super::settings::ChannelSettings;
 
 /// Idle connections to keep for each broker, and for all together: a broker may name any number of others.
 const KEPT: usize = 4;

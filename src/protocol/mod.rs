@@ -3,8 +3,8 @@
 //! This is what the client itself runs on, public so that tests and fuzz targets use what users run. It is **outside
 //! semver**: anything here may change in any release.
 //!
-//! "Reference" and section numbers in these pages mean the TANK wire protocol reference that the crate was written
-//! from; each module says in a line what it covers.
+//! "Reference" and section numbers in comments all over the crate mean the [wire reference](mod@reference), a page of these
+//! docs from which a client can be written in any language; each module says in a line which sections it covers.
 //!
 //! # Decoding rules
 //!
@@ -71,6 +71,8 @@ pub mod frames;
 mod limits;
 pub mod produce;
 pub mod request;
+#[doc = include_str!("reference.md")]
+pub mod reference {}
 mod run;
 pub mod stream;
 pub mod varint;

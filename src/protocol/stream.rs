@@ -154,6 +154,11 @@ impl FetchDecoder {
         &self.outstanding
     }
 
+    /// Whether all that was consumed is whole frames: nothing of an answer, or of a ping, has begun.
+    pub fn is_between_frames(&self) -> bool {
+        matches!(self.state, State::Frame)
+    }
+
     /// Goes on with `input`, which begins with the first byte not consumed so far. Returns how many bytes are now
     /// consumed, and what was found. Bundles are appended to `bundles`; their ranges lie within the consumed bytes.
     ///

@@ -20,7 +20,7 @@ fn silent_brokers_share_the_time_to_connect() {
         assert!(took >= budget * 9 / 10 && took < 2 * budget, "{took:?}");
         let text = e.source().unwrap().to_string();
         for (_, addr) in &silent {
-            assert!(text.contains(&format!("{addr}: nothing within ")), "{text}");
+            assert!(text.contains(&format!("{addr}: timed out after ")), "{text}");
         }
         // The last one has what the others left.
         let broker = Broker::start().unwrap();
@@ -52,7 +52,7 @@ fn all_brokers_down_and_back_again() {
             assert!(matches!(e, Error::Connect { .. }) && e.is_retryable(), "{e:?}");
             let text = e.source().unwrap().to_string();
             for addr in cluster.addrs() {
-                assert!(text.contains(&format!("{addr}: cannot connect to {addr}: ")), "{text}");
+                assert!(text.contains(&format!("cannot connect to {addr}: ")), "{text}");
             }
         }
         let e = client.publish("orders", 0, &[Record::new(b"6")]).unwrap_err();

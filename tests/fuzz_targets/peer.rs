@@ -114,6 +114,10 @@ fn serve(state: &Mutex<State>, mut stream: TcpStream) -> Option<()> {
         let [id, length @ ..] = header;
         payload.resize(u32::from_le_bytes(length) as usize, 0);
         stream.read_exact(&mut payload).ok()?;
+        // A server swallows pings.
+        if id == PING[0] {
+            continue;
+        }
         let reply = ask(&mut |script| script.reply(id, &payload))?;
         send(&mut stream, &reply)?;
     }

@@ -261,7 +261,7 @@ fn compare_part(capture: &Capture, part: &Part, entry: &Value, wanted: &FetchPar
 }
 
 /// The answer as a broker encodes it, with the chunks of the recorded one.
-fn encode_again(request: &FetchRequest, answer: &Answer, frame: &[u8]) -> Vec<u8> {
+pub(crate) fn encode_again(request: &FetchRequest, answer: &Answer, frame: &[u8]) -> Vec<u8> {
     let mut parts = answer.parts.iter();
     let topic = |topic: &FetchTopic| {
         let partitions: Vec<(u16, PartitionAnswer)> =

@@ -1,7 +1,7 @@
 //! Every recorded exchange, read and written again byte for byte; `README.md` beside this file says where each is from.
 //!
 //! [`manifest`] finds and frames them, [`produce`] and [`admin`] know their message families, frame by frame; [`consume`]
-//! has tests of its own, which see a connection as a whole.
+//! has tests of its own, which see a connection as a whole, and [`reference`] holds the wire reference to all of them.
 
 mod admin;
 #[path = "../common/mod.rs"]
@@ -9,6 +9,7 @@ mod common;
 mod consume;
 mod manifest;
 mod produce;
+mod reference;
 
 use std::collections::{BTreeMap, BTreeSet};
 

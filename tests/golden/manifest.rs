@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tank_client::protocol::bundle::{BundleHeader, Codec, Entry, MessageSet};
+use tank_client::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, Entry, MessageSet, RawMessage};
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind};
-use tank_client::protocol::{DecodeError, Limits, compress};
+use tank_client::protocol::{DecodeError, EncodeError, Limits, compress};
 
 /// A recorded or derived exchange on one connection.
 pub(crate) struct Capture {
@@ -269,6 +269,22 @@ impl Bundle {
     /// Key and payload of a message.
     pub(crate) fn contents(&self, entry: &Entry) -> (Option<&[u8]>, &[u8]) {
         (entry.key().map(|range| &self.set[range]), &self.set[entry.payload()])
+    }
+
+    /// The builder's bundle of the same messages.
+    pub(crate) fn again(&self, compression: Compression) -> Result<Vec<u8>, EncodeError> {
+        let mut builder = BundleBuilder::new();
+        for entry in &self.entries {
+            let (key, payload) = self.contents(entry);
+            let message = RawMessage { timestamp_ms: entry.timestamp_ms, key, payload };
+            match self.header.sparse {
+                Some(_) => builder.push_at(entry.seq, &message)?,
+                None => builder.push(&message)?,
+            }
+        }
+        let mut out = Vec::new();
+        builder.finish(compression, &mut out)?;
+        Ok(out)
     }
 
     /// A message in the words of the manifest, with its number if the bundle has numbers.

@@ -1,7 +1,7 @@
 //! Produce, with and without numbers.
 
 use serde_json::{Value, json};
-use tank_client::protocol::bundle::{BundleBuilder, Codec, Compression, RawMessage};
+use tank_client::protocol::bundle::{Codec, Compression};
 use tank_client::protocol::frame;
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest, ProduceResponse};
 
@@ -39,22 +39,7 @@ pub(crate) fn request(capture: &Capture, frame: &Frame<'_>, expected: &Value) {
 /// The builder makes the same bundle of the same messages, or, compressed, one with the same contents.
 fn rebuild(name: &str, bytes: &[u8]) {
     let bundle = manifest::bundle(bytes, 1).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let build = |compression| {
-        let mut builder = BundleBuilder::new();
-        for entry in &bundle.entries {
-            let (key, payload) = bundle.contents(entry);
-            let message = RawMessage { timestamp_ms: entry.timestamp_ms, key, payload };
-            let pushed = if bundle.header.sparse.is_some() {
-                builder.push_at(entry.seq, &message)
-            } else {
-                builder.push(&message)
-            };
-            pushed.unwrap_or_else(|e| panic!("{name}: {e}"));
-        }
-        let mut out = Vec::new();
-        builder.finish(compression, &mut out).unwrap_or_else(|e| panic!("{name}: {e}"));
-        out
-    };
+    let build = |compression| bundle.again(compression).unwrap_or_else(|e| panic!("{name}: {e}"));
     match bundle.header.codec {
         Codec::None => {
             assert_eq!(build(Compression::None), bytes, "{name}");

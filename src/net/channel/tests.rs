@@ -1,0 +1,371 @@
+use std::time::Duration;
+
+use super::super::network::{Network, SocketOptions};
+use super::super::scripted::Scripted;
+use super::*;
+use crate::net::parse_brokers;
+use crate::protocol::frame::PING;
+
+const CONNECT: Duration = Duration::from_secs(10);
+const IO: Duration = Duration::from_secs(30);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn channel(net: &Scripted, broker: &str) -> Channel {
+    let settings = ChannelSettings {
+        net: Arc::new(net.clone()),
+        options: SocketOptions::default(),
+        connect_timeout: CONNECT,
+        io_timeout: IO,
+    };
+    Channel::new(parse_brokers(broker).unwrap().remove(0), Arc::new(settings))
+}
+
+fn open(channel: &mut Channel, net: &Scripted) -> Result<bool> {
+    channel.open(net.now(), LookUp::Allowed)
+}
+
+/// A channel on which the first connection is up.
+fn up(net: &Scripted) -> Channel {
+    let mut channel = channel(net, "10.0.0.1:5");
+    assert!(!open(&mut channel, net).unwrap());
+    greet(net, 0);
+    assert!(open(&mut channel, net).unwrap());
+    channel
+}
+
+fn greet(net: &Scripted, index: usize) {
+    net.wire(index, |wire| {
+        wire.connected = true;
+        wire.incoming.extend(PING);
+    });
+}
+
+fn arrive(net: &Scripted, bytes: usize) {
+    net.wire(0, |wire| wire.incoming.extend(std::iter::repeat_n(7, bytes)));
+}
+
+fn read(channel: &mut Channel, net: &Scripted) -> Result<Fill> {
+    channel.read(net.now(), &mut vec![0; 1 << 20])
+}
+
+fn phase(e: &Error) -> Phase {
+    match e {
+        Error::Timeout { phase, .. } | Error::Disconnected { phase, .. } | Error::Io { phase, .. } => *phase,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn address(last: u8) -> SocketAddr {
+    ([10, 0, 0, last], 5).into()
+}
+
+#[test]
+fn an_empty_ping_goes_first_and_nothing_else_before_the_greeting() {
+    let net = Scripted::new();
+    let mut channel = channel(&net, "10.0.0.1:5");
+    assert!(!open(&mut channel, &net).unwrap());
+    assert_eq!(net.wire(0, |wire| wire.sent.clone()), b"");
+    net.wire(0, |wire| wire.connected = true);
+    assert!(!open(&mut channel, &net).unwrap());
+    assert_eq!(net.wire(0, |wire| wire.sent.clone()), PING);
+    // Nobody may queue on it yet; if somebody does all the same, nothing goes out.
+    channel.queue(net.now(), 1, SECOND, b"request");
+    assert!(channel.write(net.now()).unwrap());
+    net.wire(0, |wire| wire.incoming.extend(&PING[..3]));
+    assert!(!open(&mut channel, &net).unwrap());
+    assert_eq!(net.wire(0, |wire| wire.sent.len()), PING.len());
+    net.wire(0, |wire| wire.incoming.extend(&PING[3..]));
+    assert!(open(&mut channel, &net).unwrap());
+    channel.queue(net.now(), 1, SECOND, b"request");
+    assert!(channel.write(net.now()).unwrap());
+    assert_eq!(net.wire(0, |wire| wire.sent[5..].to_vec()), b"request");
+}
+
+#[test]
+fn another_service_a_silence_and_an_end_are_told_apart() {
+    let net = Scripted::new();
+    let mut channel = channel(&net, "10.0.0.1:5");
+    for index in 0..4 {
+        assert!(!open(&mut channel, &net).unwrap());
+        net.wire(index, |wire| wire.connected = true);
+        let e = match index {
+            0 => {
+                net.wire(index, |wire| wire.incoming.extend(b"HTTP/1.1 400"));
+                open(&mut channel, &net).unwrap_err()
+            }
+            1 => {
+                net.wire(index, |wire| wire.ended = true);
+                open(&mut channel, &net).unwrap_err()
+            }
+            _ => {
+                net.wire(index, |wire| wire.connected = index == 2);
+                assert!(!open(&mut channel, &net).unwrap());
+                assert_eq!(channel.due(), net.now().after(CONNECT));
+                net.pass(CONNECT);
+                open(&mut channel, &net).unwrap_err()
+            }
+        };
+        match index {
+            0 => assert!(matches!(&e, Error::NotTank { broker, .. } if broker == "10.0.0.1:5"), "{e:?}"),
+            1 => assert!(matches!(e, Error::Disconnected { phase: Phase::Greet, .. }), "{e:?}"),
+            2 => assert!(matches!(e, Error::Timeout { phase: Phase::Greet, after: CONNECT, .. }), "{e:?}"),
+            _ => assert!(matches!(e, Error::Timeout { phase: Phase::Connect, .. }), "{e:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_dead_address_delays_the_next_one_briefly_and_the_good_one_goes_first_from_then_on() {
+    let net = Scripted::new();
+    net.name("tank", Ok((1..=3).map(address).collect()));
+    net.refuse(address(2), 113);
+    let mut channel = channel(&net, "tank:5");
+    assert!(!open(&mut channel, &net).unwrap());
+    assert_eq!(net.dialed(), [address(1)]);
+    assert_eq!(channel.due(), net.now().after(Duration::from_millis(250)));
+    net.pass(Duration::from_millis(250));
+    assert!(!open(&mut channel, &net).unwrap());
+    assert_eq!(net.dialed(), [address(1), address(3)], "one that is refused at once costs no time");
+    greet(&net, 1);
+    assert!(open(&mut channel, &net).unwrap());
+    assert!(net.wire(0, |wire| wire.dropped), "the other attempt is given up");
+    channel.reset();
+    assert!(!open(&mut channel, &net).unwrap());
+    assert_eq!(net.dialed()[2], address(3));
+}
+
+#[test]
+fn names_are_looked_up_only_where_that_may_take_its_time() {
+    let net = Scripted::new();
+    net.name("tank", Ok(vec![address(1)]));
+    let mut channel = channel(&net, "tank:5");
+    assert!(!channel.open(net.now(), LookUp::Never).unwrap());
+    assert_eq!((net.looked_up(), net.dialed().len()), (0, 0));
+    assert!(!open(&mut channel, &net).unwrap());
+    assert_eq!((net.looked_up(), net.dialed().len()), (1, 1));
+    net.name("tank", Err(io::ErrorKind::TimedOut.into()));
+    channel.reset();
+    let e = open(&mut channel, &net).unwrap_err();
+    assert!(matches!(&e, Error::Connect { addr, .. } if addr == "tank:5"), "{e:?}");
+}
+
+#[test]
+fn a_lack_of_descriptors_is_told_at_once() {
+    let net = Scripted::new();
+    net.name("tank", Ok(vec![address(1), address(2)]));
+    net.refuse(address(1), 24);
+    let e = open(&mut channel(&net, "tank:5"), &net).unwrap_err();
+    assert!(matches!(&e, Error::Connect { .. }) && !e.is_transient(), "{e:?}");
+    assert_eq!(net.dialed(), []);
+}
+
+#[test]
+fn what_ended_while_idle_is_dialed_again_quietly_but_not_for_ever() {
+    let net = Scripted::new();
+    let mut channel = up(&net);
+    for index in 0..2 {
+        net.wire(index, |wire| wire.ended = true);
+        assert!(!open(&mut channel, &net).unwrap());
+        greet(&net, index + 1);
+        assert!(open(&mut channel, &net).unwrap());
+    }
+    net.wire(2, |wire| wire.ended = true);
+    assert!(matches!(open(&mut channel, &net), Err(Error::Disconnected { .. })));
+    assert_eq!(net.dialed().len(), 3);
+    // An answer begins the count afresh.
+    assert!(!open(&mut channel, &net).unwrap());
+    greet(&net, 3);
+    assert!(open(&mut channel, &net).unwrap());
+    net.wire(3, |wire| wire.incoming.push_back(1));
+    read(&mut channel, &net).unwrap();
+    net.wire(3, |wire| wire.ended = true);
+    assert!(!open(&mut channel, &net).unwrap());
+}
+
+#[test]
+fn a_connection_just_greeted_that_has_ended_is_never_used() {
+    let net = Scripted::new();
+    let mut channel = channel(&net, "10.0.0.1:5");
+    assert!(!open(&mut channel, &net).unwrap());
+    greet(&net, 0);
+    net.wire(0, |wire| wire.ended = true);
+    assert!(!open(&mut channel, &net).unwrap());
+    assert_eq!(net.dialed().len(), 2);
+}
+
+#[test]
+fn each_request_is_due_by_itself_on_a_clock_that_stands_still_while_an_answer_comes() {
+    let net = Scripted::new();
+    let mut channel = up(&net);
+    let start = net.now();
+    channel.queue(start, 1, 5 * SECOND, b"a");
+    channel.queue(start, 2, 9 * SECOND, b"b");
+    assert_eq!(channel.due(), start.after(IO), "sending has a deadline of its own");
+    channel.write(start).unwrap();
+    assert_eq!(channel.due(), start.after(5 * SECOND));
+    // The first answer begins in time, and takes 20 s, steadily.
+    net.pass(4 * SECOND);
+    channel.looked(net.now());
+    channel.answer_begins(net.now());
+    for _ in 0..20 {
+        assert!(channel.overdue(net.now()).is_none());
+        channel.looked(net.pass(SECOND));
+        arrive(&net, PROGRESS);
+        read(&mut channel, &net).unwrap();
+    }
+    channel.answer_ends(net.now(), Some(1));
+    assert_eq!(channel.due(), start.after(29 * SECOND), "5 s are left of the second one's 9");
+    channel.looked(net.pass(5 * SECOND));
+    assert_eq!(read(&mut channel, &net).unwrap(), Fill::Later);
+    let e = channel.overdue(net.now()).unwrap();
+    assert!(
+        matches!(&e, Error::Timeout { phase: Phase::Wait, after, broker } if *after == 9 * SECOND && broker == "10.0.0.1:5")
+    );
+}
+
+#[test]
+fn one_that_is_forgotten_is_noticed_however_many_others_are_answered() {
+    let net = Scripted::new();
+    let mut channel = up(&net);
+    channel.queue(net.now(), 0, 60 * SECOND, b"forgotten");
+    channel.write(net.now()).unwrap();
+    for id in 1..60 {
+        channel.queue(net.now(), id, 60 * SECOND, b"x");
+        channel.write(net.now()).unwrap();
+        channel.looked(net.pass(SECOND));
+        assert!(channel.overdue(net.now()).is_none(), "{id}");
+        arrive(&net, 9);
+        read(&mut channel, &net).unwrap();
+        channel.answer_begins(net.now());
+        channel.answer_ends(net.now(), Some(id));
+    }
+    channel.looked(net.pass(SECOND));
+    assert_eq!(read(&mut channel, &net).unwrap(), Fill::Later);
+    assert_eq!(phase(&channel.overdue(net.now()).unwrap()), Phase::Wait);
+}
+
+#[test]
+fn slow_but_steady_gets_through_and_a_trickle_does_not() {
+    for (bytes, passes) in [(PROGRESS, true), (PROGRESS / 2, false)] {
+        let net = Scripted::new();
+        let mut channel = up(&net);
+        channel.queue(net.now(), 1, SECOND, b"x");
+        channel.write(net.now()).unwrap();
+        arrive(&net, 1);
+        read(&mut channel, &net).unwrap();
+        channel.answer_begins(net.now());
+        let mut late = None;
+        for _ in 0..10 {
+            channel.looked(net.pass(IO - SECOND));
+            arrive(&net, bytes);
+            read(&mut channel, &net).unwrap();
+            assert_eq!(read(&mut channel, &net).unwrap(), Fill::Later);
+            late = late.or(channel.overdue(net.now()));
+        }
+        assert_eq!(late.is_none(), passes, "{bytes}: {late:?}");
+    }
+}
+
+#[test]
+fn a_caller_who_was_away_is_excused_by_bytes_that_waited_and_by_nothing_else() {
+    for (waiting, begun, excused) in [(1, false, true), (1, true, true), (0, false, false), (0, true, false)] {
+        let net = Scripted::new();
+        let mut channel = up(&net);
+        channel.queue(net.now(), 1, SECOND, b"x");
+        channel.queue(net.now(), 2, SECOND, b"x");
+        channel.write(net.now()).unwrap();
+        if begun {
+            arrive(&net, 1);
+            read(&mut channel, &net).unwrap();
+            channel.answer_begins(net.now());
+        }
+        net.pass(3600 * SECOND);
+        arrive(&net, waiting);
+        while read(&mut channel, &net).unwrap() != Fill::Later {}
+        assert_eq!(channel.overdue(net.now()).is_none(), excused, "{waiting} {begun}");
+    }
+}
+
+#[test]
+fn a_request_counts_as_handed_over_with_its_last_byte() {
+    let net = Scripted::new();
+    let mut channel = up(&net);
+    net.wire(0, |wire| wire.room = 7);
+    channel.queue(net.now(), 1, SECOND, b"first");
+    channel.queue(net.now(), 2, SECOND, b"second");
+    assert!(!channel.write(net.now()).unwrap());
+    assert_eq!((channel.handed_over(1), channel.handed_over(2)), (true, false));
+    assert!(!channel.is_idle());
+    net.wire(0, |wire| wire.room = 100);
+    assert!(channel.write(net.now()).unwrap());
+    assert!(channel.handed_over(2));
+    channel.answer_ends(net.now(), Some(1));
+    channel.answer_ends(net.now(), Some(2));
+    assert!(channel.is_idle() && !channel.handed_over(1));
+}
+
+#[test]
+fn sending_has_time_for_as_long_as_the_network_takes_something() {
+    let net = Scripted::new();
+    let mut channel = up(&net);
+    channel.queue(net.now(), 1, SECOND, &vec![0; 10 * PROGRESS]);
+    for _ in 0..9 {
+        net.wire(0, |wire| wire.room = PROGRESS);
+        assert!(!channel.write(net.now()).unwrap());
+        channel.looked(net.pass(IO - SECOND));
+    }
+    assert!(!channel.write(net.now()).unwrap());
+    channel.looked(net.pass(SECOND));
+    let e = channel.write(net.now()).unwrap_err();
+    assert_eq!(phase(&e), Phase::Send);
+}
+
+#[test]
+fn a_reset_drops_what_is_under_way_and_a_close_does_not() {
+    let net = Scripted::new();
+    let mut channel = up(&net);
+    channel.reset();
+    assert!(net.wire(0, |wire| wire.aborted));
+    assert!(!open(&mut channel, &net).unwrap());
+    greet(&net, 1);
+    assert!(open(&mut channel, &net).unwrap());
+    channel.close();
+    assert!(net.wire(1, |wire| wire.dropped && !wire.aborted));
+}
+
+#[test]
+fn in_a_forked_child_the_connection_is_left_to_the_parent() {
+    let net = Scripted::new();
+    let mut channel = up(&net);
+    channel.queue(net.now(), 1, SECOND, b"x");
+    net.fork();
+    assert!(channel.write(net.now()).is_err(), "what was queued is the parent's");
+    assert!(net.wire(0, |wire| wire.dropped && !wire.aborted && wire.sent == PING));
+    assert!(!open(&mut channel, &net).unwrap());
+    assert_eq!(net.dialed().len(), 2);
+}
+
+#[test]
+fn a_channel_that_rests_is_not_dialed() {
+    let net = Scripted::new();
+    let mut channel = up(&net);
+    let until = net.now().after(SECOND);
+    channel.rest_until(until);
+    assert_eq!((channel.due(), channel.resting_until()), (until, Some(until)));
+    assert!(!open(&mut channel, &net).unwrap());
+    assert_eq!(net.dialed().len(), 1);
+    net.pass(SECOND);
+    assert!(!open(&mut channel, &net).unwrap());
+    assert_eq!(net.dialed().len(), 2);
+}
+
+#[test]
+fn how_long_it_was_well_is_counted_to_the_last_look() {
+    let net = Scripted::new();
+    let mut channel = up(&net);
+    channel.looked(net.pass(12 * SECOND));
+    net.pass(3600 * SECOND);
+    assert_eq!(channel.well_for(), 12 * SECOND);
+    channel.reset();
+    assert_eq!(channel.well_for(), Duration::ZERO);
+}

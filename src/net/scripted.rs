@@ -1,0 +1,192 @@
+//! A network for tests whose every move is given: a clock that is set, sockets that do what they are told.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use super::network::{Closed, Handle, Interest, Network, Socket, SocketOptions, Time};
+
+/// The far end of a socket, as the test sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Wire {
+    pub(crate) connected: bool,
+    pub(crate) error: Option<io::ErrorKind>,
+    /// Bytes that have arrived and are not read, and whether the end of the stream follows them.
+    pub(crate) incoming: VecDeque<u8>,
+    pub(crate) ended: bool,
+    /// How many more bytes are taken, and those that were.
+    pub(crate) room: usize,
+    pub(crate) sent: Vec<u8>,
+    pub(crate) aborted: bool,
+    pub(crate) dropped: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    now: Time,
+    process: u32,
+    names: BTreeMap<String, io::Result<Vec<SocketAddr>>>,
+    /// What connecting to an address fails with at once.
+    refused: BTreeMap<SocketAddr, i32>,
+    wires: Vec<(SocketAddr, Arc<Mutex<Wire>>)>,
+    looked_up: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Scripted(Arc<Mutex<State>>);
+
+impl Scripted {
+    pub(crate) fn new() -> Scripted {
+        Scripted(Arc::new(Mutex::new(State {
+            now: Time::from_nanos(1),
+            process: 1,
+            names: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            wires: Vec::new(),
+            looked_up: 0,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&self, time: Duration) -> Time {
+        let mut state = self.state();
+        state.now = state.now.after(time);
+        state.now
+    }
+
+    pub(crate) fn name(&self, host: &str, addresses: io::Result<Vec<SocketAddr>>) {
+        self.state().names.insert(host.to_owned(), addresses);
+    }
+
+    /// Has connecting to this address fail with this code of the system.
+    pub(crate) fn refuse(&self, address: SocketAddr, code: i32) {
+        self.state().refused.insert(address, code);
+    }
+
+    pub(crate) fn fork(&self) {
+        self.state().process += 1;
+    }
+
+    pub(crate) fn looked_up(&self) -> usize {
+        self.state().looked_up
+    }
+
+    /// Where connections were begun, in order.
+    pub(crate) fn dialed(&self) -> Vec<SocketAddr> {
+        self.state().wires.iter().map(|(to, _)| *to).collect()
+    }
+
+    /// The far end of the `index`-th connection that was begun.
+    pub(crate) fn wire<T>(&self, index: usize, act: impl FnOnce(&mut Wire) -> T) -> T {
+        let wire = self.state().wires[index].1.clone();
+        let mut wire = wire.lock().unwrap();
+        act(&mut wire)
+    }
+}
+
+impl Network for Scripted {
+    fn now(&self) -> Time {
+        self.state().now
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(self.now().as_nanos())
+    }
+
+    fn random(&self) -> u64 {
+        4
+    }
+
+    fn process(&self) -> u32 {
+        self.state().process
+    }
+
+    fn resolve(&self, host: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
+        let mut state = self.state();
+        state.looked_up += 1;
+        match state.names.get(host) {
+            Some(Ok(found)) => Ok(found.clone()),
+            Some(Err(e)) => Err(e.kind().into()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn connect(&self, to: SocketAddr, _: &SocketOptions) -> io::Result<Box<dyn Socket>> {
+        let mut state = self.state();
+        if let Some(&code) = state.refused.get(&to) {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        let wire = Arc::new(Mutex::new(Wire { room: usize::MAX, ..Wire::default() }));
+        state.wires.push((to, wire.clone()));
+        Ok(Box::new(End(wire)))
+    }
+
+    /// Nothing comes by itself: waiting is letting time pass.
+    fn poll(&self, _: &[Interest<'_>], _: Option<&Closed>, until: Time) -> io::Result<()> {
+        let mut state = self.state();
+        assert_ne!(until, Time::NEVER, "nothing would ever end this wait");
+        state.now = state.now.max(until);
+        Ok(())
+    }
+}
+
+/// The near end.
+#[derive(Debug)]
+struct End(Arc<Mutex<Wire>>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().dropped = true;
+    }
+}
+
+impl Socket for End {
+    fn finish_connect(&self) -> io::Result<bool> {
+        let wire = self.0.lock().unwrap();
+        wire.error.map_or(Ok(wire.connected), |kind| Err(kind.into()))
+    }
+
+    fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        let mut wire = self.0.lock().unwrap();
+        if let Some(kind) = wire.error {
+            return Err(kind.into());
+        }
+        let n = wire.incoming.len().min(into.len());
+        if n == 0 && !wire.ended {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        wire.incoming.drain(..n).zip(into).for_each(|(byte, to)| *to = byte);
+        Ok(n)
+    }
+
+    fn write(&self, from: &[u8]) -> io::Result<usize> {
+        let mut wire = self.0.lock().unwrap();
+        let n = from.len().min(wire.room);
+        if n == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        wire.room -= n;
+        wire.sent.extend_from_slice(&from[..n]);
+        Ok(n)
+    }
+
+    fn has_ended(&self) -> bool {
+        let wire = self.0.lock().unwrap();
+        wire.ended || wire.error.is_some() || !wire.incoming.is_empty()
+    }
+
+    fn abort(self: Box<Self>) {
+        self.0.lock().unwrap().aborted = true;
+    }
+
+    fn handle(&self) -> Handle<'_> {
+        Handle::Simulated(0, PhantomData)
+    }
+}
