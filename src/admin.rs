@@ -110,7 +110,9 @@ pub(crate) fn partitions(session: &Session, topic: &str) -> Result<Vec<Partition
     let ids: Vec<u16> = (0..u16::MAX).take(states.len()).collect();
     let info =
         |id: u16, end: LogEnd| PartitionInfo { id, first_available: end.first_available, high_water_mark: end.last };
-    if session.is_cluster() {
+    // A broker that stands alone leads everything.
+    let led_elsewhere = |state| matches!(state, &PartitionState::Redirect(_) | &PartitionState::NoLeader);
+    if states.iter().any(led_elsewhere) || session.is_cluster() {
         let ends = session.log_ends(topic, &ids, &session.leader_policy(), None)?;
         return ids.iter().zip(ends).map(|(&id, end)| end.map(|end| info(id, end))).collect();
     }
@@ -220,11 +222,13 @@ pub(crate) fn reload_config(session: &Session, topic: &str, partition: u16) -> R
 }
 
 pub(crate) fn ping(session: &Session) -> Result<Duration> {
-    // Opening a connection is no part of it.
-    session.connect(Duration::ZERO)?;
-    let began = session.now();
-    session.call(&mut StatusRequest { request_id: 0 }, None)?;
-    Ok(session.now().since(began))
+    session.any_broker(None, |addr, patience| {
+        // Opening a connection is no part of it.
+        session.reach(addr, patience)?;
+        let began = session.now();
+        session.call_at(addr, &mut StatusRequest { request_id: 0 }, patience, None)?;
+        Ok(session.now().since(began))
+    })
 }
 
 /// Refuses what no broker accepts (reference, section 7.2).

@@ -424,7 +424,9 @@ pub enum Fault {
         seq: u64,
     },
     /// The log ends at a number that an [idempotent](crate::ProducerBuilder::idempotent) producer has not sent.
-    #[error("the log ends at {end}, above all numbers this producer has sent: another writer publishes to the partition")]
+    #[error(
+        "the log ends at {end}, above all numbers this producer has sent: another writer publishes to the partition"
+    )]
     AnotherWriter {
         /// The last number in the leader's log.
         end: u64,

@@ -48,6 +48,10 @@
 #![warn(unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+// Some tests are compiled here too, next to what they hold to its word.
+#[cfg(test)]
+extern crate self as tank_client;
+
 mod admin;
 #[cfg(feature = "broker")]
 pub mod broker;

@@ -117,14 +117,15 @@ impl Session {
     /// None can be.
     pub(crate) fn connect(&self, patience: Duration) -> Result<()> {
         let policy = RetryPolicy { timeout: patience, ..self.retry_policy() };
-        self.retry(&policy, None, |session| {
-            session.any_broker(None, |addr, share| {
-                let mut channel = session.pool.take(addr);
-                session.bring_up(&mut channel, share, None)?;
-                session.pool.put(channel);
-                Ok(())
-            })
-        })
+        self.retry(&policy, None, |session| session.any_broker(None, |addr, share| session.reach(addr, share)))
+    }
+
+    /// Makes sure that there is an idle connection to this broker.
+    pub(crate) fn reach(&self, addr: &BrokerAddr, timeout: Duration) -> Result<()> {
+        let mut channel = self.pool.take(addr);
+        self.bring_up(&mut channel, timeout.min(self.config.connect_timeout), None)?;
+        self.pool.put(channel);
+        Ok(())
     }
 
     /// Asks any broker, and again within the budget for trying again.
@@ -183,7 +184,7 @@ impl Session {
     /// Tries the brokers in turn, the most promising one first, until the attempt works with one. They share the connect
     /// time-out: each gets an even part of what is left. While others are left an answer is not worth waiting longer for
     /// either: the attempt is told for how long it is.
-    fn any_broker<T>(
+    pub(crate) fn any_broker<T>(
         &self,
         closed: Option<&Closed>,
         mut attempt: impl FnMut(&BrokerAddr, Duration) -> Result<T>,
@@ -436,7 +437,8 @@ impl Session {
                     list.iter().map(missing).for_each(|(index, e)| found[index] = Some(Err(e)));
                     continue;
                 }
-                let patience = if left > 1 { until.since(self.now()) / left } else { self.config.io_timeout };
+                let share = (until.since(self.now()) / left).max(self.config.connect_timeout / 8);
+                let patience = if left > 1 { share } else { self.config.io_timeout };
                 left -= 1;
                 let answers = self.ask_log_ends(leader, &name, ids, list, patience, closed);
                 match answers {
@@ -462,7 +464,7 @@ impl Session {
         patience: Duration,
         closed: Option<&Closed>,
     ) -> Result<Vec<Result<LogEnd>>> {
-        let wanted = |&index: &usize| FetchPartition { partition: ids[index], seq: BEYOND_END, fetch_size: 0 };
+        let wanted = |&index: &usize| FetchPartition { partition: ids[index], seq: BEYOND_END, fetch_size: 1 };
         let mut request = FetchRequest {
             client_version: 2,
             request_id: 0,

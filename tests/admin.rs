@@ -122,7 +122,7 @@ fn a_read_only_broker_creates_and_stores_nothing() {
 fn a_topic_in_a_cluster_is_ready_once_created() {
     within(60, || {
         let cluster = Broker::cluster_builder(3).election_time(200 * MS).start().unwrap();
-        let client = impatient().retry_timeout(Duration::from_secs(20)).connect(&cluster.node(0).addr().to_string());
+        let client = impatient().retry_timeout(Duration::from_secs(20)).connect(cluster.node(0).addr());
         let client = client.unwrap();
         let e = client.create_topic("orders", 65, &TopicConfig::new()).unwrap_err();
         assert_eq!(e.to_string(), "orders: 65 partitions given, 1 to 64 in a cluster");
@@ -136,9 +136,9 @@ fn a_topic_in_a_cluster_is_ready_once_created() {
 
         // Leaders that are never found.
         let cluster = Broker::cluster_builder(2).election_time(Duration::from_secs(60)).start().unwrap();
-        let client = impatient().connect(&cluster.node(0).addr().to_string()).unwrap();
+        let client = impatient().connect(cluster.node(0).addr()).unwrap();
         let created = client.create_topic("orders", 2, &TopicConfig::new());
-        assert_eq!(fault(created), ("orders".into(), None, Fault::NoLeader));
+        assert_eq!(fault(created), ("orders".into(), Some(0), Fault::NoLeader));
     });
 }
 
@@ -153,7 +153,7 @@ fn topology() {
         cluster.create_topic_with("orders", 6, 2);
         cluster.stop_in_order(2);
         cluster.node(1).stop();
-        let topology = Client::connect(&cluster.node(0).addr().to_string()).unwrap().topology().unwrap();
+        let topology = Client::connect(cluster.node(0).addr()).unwrap().topology().unwrap();
         assert_eq!(topology.cluster.as_deref(), Some("embedded"));
         let endpoint = |node: usize| match cluster.node(node).addr() {
             std::net::SocketAddr::V4(addr) => Some(addr),
@@ -181,7 +181,7 @@ fn status_and_ping() {
 
         let cluster = Broker::cluster(3).unwrap();
         cluster.node(2).stop();
-        let status = Client::connect(&cluster.node(0).addr().to_string()).unwrap().status().unwrap();
+        let status = Client::connect(cluster.node(0).addr()).unwrap().status().unwrap();
         let info = status.cluster.unwrap();
         assert_eq!((info.name.as_str(), info.nodes), ("embedded", 2));
     });
@@ -222,7 +222,7 @@ fn reloading_a_configuration() {
 
         let cluster = Broker::cluster(2).unwrap();
         cluster.create_topic("orders", 1);
-        let client = impatient().connect(&cluster.node(0).addr().to_string()).unwrap();
+        let client = impatient().connect(cluster.node(0).addr()).unwrap();
         assert_eq!(place(fault(client.reload_config("orders", 0))), (orders(0), Fault::Unsupported));
     });
 }

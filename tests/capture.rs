@@ -22,7 +22,7 @@ type Found = (Vec<(u16, u64, Vec<u8>)>, Stats);
 /// A program whose messages come in several answers over several connections.
 fn program(addr: SocketAddr, start: Start) -> tank_client::Result<Found> {
     let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).retry_timeout(Duration::from_secs(2));
-    let client = client.connect(&addr.to_string())?;
+    let client = client.connect(addr)?;
     let what = Subscription::topic("orders").start(start).fetch_size(1000).stop_at_end();
     let mut messages = client.subscribe(what)?;
     let mut found = Vec::new();

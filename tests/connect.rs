@@ -60,7 +60,7 @@ fn unknown_hosts() {
         let e = Client::connect("no-such-host.invalid:11011").unwrap_err();
         assert!(matches!(&e, Error::Connect { addr, .. } if addr == "no-such-host.invalid:11011"), "{e:?}");
         let server = Server::start();
-        Client::connect(&format!("no-such-host.invalid,{}", server.addr())).unwrap();
+        Client::connect(format!("no-such-host.invalid,{}", server.addr())).unwrap();
     });
 }
 
@@ -179,7 +179,7 @@ fn one_of_several_will_do() {
         for first in 0..all.len() {
             let mut order = all.clone();
             order.rotate_left(first);
-            let client = quick().connect(&order.join(" , ")).unwrap();
+            let client = quick().connect(order.join(" , ")).unwrap();
             assert_eq!(client.partitions(&topic.name).unwrap().len(), 1);
             // The one that works is the one to begin with from now on.
             let (count, took) = timed(|| client.subscribe(topic.all()).unwrap().count());
@@ -218,19 +218,19 @@ fn host_names_and_ipv6() {
         let server = Server::start();
         let port = server.addr().rsplit(':').next().unwrap();
         let topic = server.topic(1);
-        let client = Client::connect(&format!("localhost:{port}")).unwrap();
+        let client = Client::connect(format!("localhost:{port}")).unwrap();
         assert_eq!(client.subscribe(topic.all()).unwrap().count(), 0);
 
         let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
         let proxy = Proxy::on(listener, server.addr());
         assert!(proxy.addr().starts_with("[::1]:"));
-        let client = Client::connect(&proxy.addr()).unwrap();
+        let client = Client::connect(proxy.addr()).unwrap();
         assert_eq!(client.subscribe(topic.all()).unwrap().count(), 0);
         assert_eq!(proxy.accepted(), 2);
         let is_v6 = ("localhost", 1).to_socket_addrs().is_ok_and(|mut found| found.any(|address| address.is_ipv6()));
         if is_v6 {
             let port = proxy.addr().rsplit(':').next().unwrap().to_owned();
-            Client::connect(&format!("localhost:{port}")).unwrap();
+            Client::connect(format!("localhost:{port}")).unwrap();
         }
     });
 }

@@ -66,7 +66,7 @@ fn pings_before_a_fetched_answer() {
     within(30, || {
         let peer = Peer::start();
         peer.play(Pings { at_once: false });
-        let client = builder(&peer).connect(&peer.addr().to_string()).unwrap();
+        let client = builder(&peer).connect(peer.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::Earliest)).unwrap();
         let error = iter.next().unwrap().unwrap_err();
         assert!(
@@ -82,21 +82,39 @@ fn pings_before_another_answer() {
     within(30, || {
         let peer = Peer::start();
         peer.play(Pings { at_once: true });
-        let client = builder(&peer).connect(&peer.addr().to_string()).unwrap();
+        let client = builder(&peer).connect(peer.addr()).unwrap();
         let error = client.partitions("t").unwrap_err();
-        assert!(error.is_timeout(), "{error:?}");
+        assert!(matches!(&error, Error::Decode { source, .. } if source.field().starts_with("pings")), "{error:?}");
         peer.end();
     });
+}
+
+/// Says the same of each partition of a fetch.
+fn answer_all(payload: &[u8], what: PartitionAnswer) -> Reply {
+    let request = FetchRequest::decode(payload).unwrap();
+    let answer = |topic: &tank_client::protocol::fetch::FetchTopic| TopicAnswer {
+        name: topic.name.clone(),
+        partitions: topic.partitions.iter().map(|wanted| (wanted.partition, what)).collect(),
+        known: true,
+    };
+    let mut bytes = Vec::new();
+    let topics = request.topics.iter().map(answer).collect();
+    FetchHeader { request_id: request.request_id, topics }.encode(&mut bytes).unwrap();
+    Reply { bytes, ..Reply::default() }
 }
 
 /// Names a leader of its own for each partition; they do not know either.
 struct Leaders(Arc<AtomicUsize>);
 
 impl Script for Leaders {
-    fn reply(&mut self, _: u8, payload: &[u8]) -> Reply {
-        let asked = self.0.fetch_add(1, Ordering::SeqCst);
-        if asked > 0 {
-            return marks(payload, vec![PartitionState::NoLeader]);
+    fn reply(&mut self, id: u8, payload: &[u8]) -> Reply {
+        match Kind::from_id(id).unwrap() {
+            Kind::Status => return status(payload, true),
+            Kind::Consume => {
+                self.0.fetch_add(1, Ordering::SeqCst);
+                return answer_all(payload, PartitionAnswer::NoLeader);
+            }
+            _ => {}
         }
         let leader = |id: u16| PartitionState::Redirect(format!("10.1.1.1:{}", id + 1).parse().unwrap());
         marks(payload, (0..60_000).map(leader).collect())
@@ -110,7 +128,7 @@ fn leaders() {
         let asked = Arc::new(AtomicUsize::new(0));
         peer.play(Leaders(asked.clone()));
         let limits = Limits::default().nodes(50);
-        let client = builder(&peer).limits(limits).connect(&peer.addr().to_string()).unwrap();
+        let client = builder(&peer).limits(limits).connect(peer.addr()).unwrap();
         assert!(client.partitions("t").is_err());
         assert!(asked.load(Ordering::SeqCst) <= 51, "{asked:?}");
         peer.end();
@@ -159,7 +177,7 @@ fn a_number_that_is_out_of_range_wherever_one_goes() {
                 let peer = Peer::start();
                 peer.play(OutOfRangeForEver { first_available: first_available.clone(), asked: 0 });
                 let client = builder(&peer).retry_timeout(Duration::from_millis(300));
-                let client = client.connect(&peer.addr().to_string()).unwrap();
+                let client = client.connect(peer.addr()).unwrap();
                 let wanted = Subscription::partition("t", 0).start(Start::At(3)).out_of_range(policy);
                 let error = client.subscribe(wanted).unwrap().next().unwrap().unwrap_err();
                 assert!(matches!(error, Error::OutOfRange { .. }), "{first_available:?} {policy:?}: {error:?}");
@@ -173,9 +191,13 @@ fn a_number_that_is_out_of_range_wherever_one_goes() {
 struct Ignorant(Arc<AtomicUsize>);
 
 impl Script for Ignorant {
-    fn reply(&mut self, _: u8, payload: &[u8]) -> Reply {
+    fn reply(&mut self, id: u8, payload: &[u8]) -> Reply {
         self.0.fetch_add(1, Ordering::SeqCst);
-        marks(payload, vec![PartitionState::NoLeader])
+        match Kind::from_id(id).unwrap() {
+            Kind::Status => status(payload, false),
+            Kind::Consume => answer_all(payload, PartitionAnswer::NoLeader),
+            _ => marks(payload, vec![PartitionState::NoLeader]),
+        }
     }
 }
 
@@ -191,13 +213,11 @@ fn a_broker_that_never_knows_a_leader() {
         let list = format!("{},{}", peer.addr(), broker.addr());
         let quick = || Client::builder().backoff(Duration::from_millis(1), Duration::from_millis(1));
         let client = quick().connect(&list).unwrap();
-        let error = client.partitions("t").unwrap_err();
-        assert!(matches!(error, Error::Broker { fault: Fault::NoLeader, .. }), "{error:?}");
         assert_eq!(client.partitions("t").unwrap()[0].high_water_mark, 2);
         // Within one call, if that may wait.
         let client = quick().connect(&list).unwrap();
         assert_eq!(client.seq_at("t", 0, SystemTime::now()).unwrap(), 3);
-        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        assert!(asked.load(Ordering::SeqCst) <= 8, "{asked:?}");
         peer.end();
     });
 }
@@ -254,7 +274,7 @@ fn a_time_out_holds_while_bundles_are_passed_over() {
         let whole = chunk(std::iter::repeat_n(&stale, count as usize).chain([&wanted]));
         let bytes = whole.len() as u64;
         peer.play(Chunks { base: 1, mark: count + 1, chunks: vec![whole] });
-        let client = Client::connect(&peer.addr().to_string()).unwrap();
+        let client = Client::connect(peer.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::At(count + 1))).unwrap();
         let mut longest = Duration::ZERO;
         let mut quiet = 0;
@@ -291,7 +311,7 @@ fn numbers_that_run_backwards_are_refused() {
                 let later: Vec<_> = payloads.iter().map(|(seq, text)| (*seq, message(text.as_bytes()))).collect();
                 let later = sparse_bundle(&later, Compression::None);
                 peer.play(Chunks { base: 10, mark: 20, chunks: vec![chunk([&first, &later])] });
-                let client = Client::connect(&peer.addr().to_string()).unwrap();
+                let client = Client::connect(peer.addr()).unwrap();
                 let subscription = Subscription::partition("t", 0).start(Start::At(10)).prefer_local();
                 let mut iter = client.subscribe(subscription).unwrap();
                 for seq in 10..=12 {
@@ -319,7 +339,7 @@ fn pings_before_the_answer_to_a_producer() {
     within(60, || {
         let peer = Peer::start();
         peer.play(Pings { at_once: false });
-        let client = builder(&peer).ack_timeout(Duration::from_millis(1)).connect(&peer.addr().to_string()).unwrap();
+        let client = builder(&peer).ack_timeout(Duration::from_millis(1)).connect(peer.addr()).unwrap();
         let mut producer = client.producer().build().unwrap();
         producer.send_to("t", 0, Record::new(b"x")).unwrap();
         assert!(producer.flush().is_err());
@@ -336,11 +356,15 @@ struct FallsSilent {
 }
 
 impl Script for FallsSilent {
-    fn reply(&mut self, _: u8, payload: &[u8]) -> Reply {
-        if std::mem::replace(&mut self.asked, true) {
-            return Reply::default();
+    fn reply(&mut self, id: u8, payload: &[u8]) -> Reply {
+        let asked = std::mem::replace(&mut self.asked, true);
+        match Kind::from_id(id).unwrap() {
+            Kind::DiscoverPartitions => marks(payload, self.states.clone()),
+            Kind::Consume if !asked => {
+                answer_all(payload, PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 })
+            }
+            _ => Reply::default(),
         }
-        marks(payload, self.states.clone())
     }
 }
 
@@ -363,7 +387,7 @@ fn brokers_that_were_named_and_do_not_answer() {
         }
         peer.play(FallsSilent { states: leaders.iter().map(redirect).collect(), asked: false });
         let client = Client::builder().io_timeout(Duration::from_millis(300)).connect_timeout(Duration::from_secs(1));
-        let client = client.retry_timeout(Duration::ZERO).connect(&peer.addr().to_string()).unwrap();
+        let client = client.retry_timeout(Duration::ZERO).connect(peer.addr()).unwrap();
         assert_eq!(client.partitions("t").unwrap().len(), leaders.len());
         let (error, took) = timed(|| client.topics().unwrap_err());
         assert!(took < Duration::from_secs(6), "{took:?} where 1.3 s were given: {error}");
@@ -408,8 +432,8 @@ fn a_checkpoint_of_very_many_partitions() {
 struct Names(Vec<PartitionState>);
 
 impl Script for Names {
-    fn reply(&mut self, _: u8, payload: &[u8]) -> Reply {
-        marks(payload, self.0.clone())
+    fn reply(&mut self, id: u8, payload: &[u8]) -> Reply {
+        if id == Kind::Status as u8 { status(payload, true) } else { marks(payload, self.0.clone()) }
     }
 }
 
@@ -427,12 +451,16 @@ fn brokers_that_were_named_and_do_answer() {
         };
         let peer = Peer::start();
         peer.play(Names(counts.iter().rev().map(redirect).collect()));
-        let client = Client::builder().retry_timeout(Duration::ZERO).connect(&peer.addr().to_string()).unwrap();
+        let client = Client::builder().retry_timeout(Duration::ZERO).connect(peer.addr()).unwrap();
         // Each says something about the first partition only, so all but one go on being asked for.
         client.partitions("t").unwrap_err();
+        // An embedded broker that stands alone leads only the first; the others say that there is no such partition.
         let open = || counts.iter().map(|broker| broker.stats().open).sum::<usize>();
         assert!(counts.iter().all(|broker| broker.stats().accepted == 1));
-        assert!((1..=64).contains(&open()), "{}", open());
+        // Those over the limit are being closed.
+        while !(1..=64).contains(&open()) {
+            std::thread::yield_now();
+        }
         drop(client);
         assert!(counts.iter().all(|broker| broker.wait_until(SOON, |stats| stats.open == 0)));
         peer.end();
@@ -472,7 +500,7 @@ fn leaders_that_cannot_be_reached() {
         let peer = Peer::start();
         peer.play(SendsAway(0));
         let client = Client::builder().backoff(Duration::from_micros(1), Duration::from_micros(1));
-        let client = client.connect(&peer.addr().to_string()).unwrap();
+        let client = client.connect(peer.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::Earliest)).unwrap();
         for seq in 1..=600 {
             assert_eq!(iter.next().unwrap().unwrap().seq(), seq);
@@ -491,7 +519,7 @@ fn leaders_of_what_was_published() {
         let cluster = Broker::cluster(90).unwrap();
         cluster.create_topic("t", 90);
         let client = Client::builder().backoff(Duration::from_micros(1), Duration::from_micros(1));
-        let client = client.connect(&cluster.node(0).addr().to_string()).unwrap();
+        let client = client.connect(cluster.node(0).addr()).unwrap();
         let mut producer = client.producer().build().unwrap();
         for partition in 0..90 {
             producer.send_to("t", partition, Record::new(b"x")).unwrap();

@@ -76,7 +76,7 @@ fn with_peer(absurd: Absurd, body: impl FnOnce(&Client) + Send + 'static) {
     within(60, || {
         let peer = Peer::start();
         peer.play(absurd);
-        let client = Client::builder().retry_timeout(Duration::ZERO).connect(&peer.addr().to_string()).unwrap();
+        let client = Client::builder().retry_timeout(Duration::ZERO).connect(peer.addr()).unwrap();
         body(&client);
         peer.end();
     });

@@ -131,7 +131,7 @@ fn run(peer: &Peer, exchange: &Exchange, answers: Vec<Vec<u8>>, pieces: Vec<u8>,
         .backoff(Duration::from_millis(1), Duration::from_millis(1))
         .map_endpoints(move |_| addr);
     let mut outcome = Outcome::default();
-    let consumed: Result<()> = client.connect(&addr.to_string()).and_then(|client| {
+    let consumed: Result<()> = client.connect(addr).and_then(|client| {
         let mut iter = client.subscribe(subscription(&exchange.request))?;
         let consumed = iter.by_ref().try_for_each(|message| {
             let message = message?;

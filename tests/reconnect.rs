@@ -58,7 +58,7 @@ fn cut_at_any_byte() {
         fill(&mut topic);
         let want = [stored(), stored()];
         let proxy = Proxy::start(server.addr());
-        let client = quick().connect(&proxy.addr()).unwrap();
+        let client = quick().connect(proxy.addr()).unwrap();
         for fetch_size in [1 << 20, 100] {
             let all = topic.all().fetch_size(fetch_size);
             let mut whole = client.subscribe(&all).unwrap();
@@ -94,7 +94,7 @@ fn cut_again_and_again() {
         let mut topic = server.topic(2);
         fill(&mut topic);
         let proxy = Proxy::start(server.addr());
-        let client = quick().connect(&proxy.addr()).unwrap();
+        let client = quick().connect(proxy.addr()).unwrap();
         seeded(100, |rng| {
             let cuts = rng.between(2, 12);
             for _ in 0..cuts {

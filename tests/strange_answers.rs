@@ -91,7 +91,7 @@ fn ask(call: Call, to: Kind, answer: &[u8], fill_id: bool) -> (Result<()>, usize
     let (peer, asked) = (Peer::start(), Arc::new(AtomicUsize::new(0)));
     peer.play(Strange { to, answer: answer.to_vec(), fill_id, asked: asked.clone() });
     let client = Client::builder().retry_timeout(Duration::ZERO).limits(Limits::default().frame(1000));
-    let client = client.connect(&peer.addr().to_string()).unwrap();
+    let client = client.connect(peer.addr()).unwrap();
     let done = call(&client);
     peer.end();
     (done, asked.load(Ordering::SeqCst))
@@ -323,7 +323,7 @@ fn doubts_that_are_not_resolved() {
             peer.play(Doubtful(answer, 0));
             let client = Client::builder().retry_timeout(Duration::from_millis(200));
             let client = client.backoff(Duration::from_millis(1), Duration::from_millis(10));
-            let client = client.connect(&peer.addr().to_string()).unwrap();
+            let client = client.connect(peer.addr()).unwrap();
             let mut producer = client.producer().idempotent().build().unwrap();
             producer.send_to("t", 0, Record::new(b"x")).unwrap();
             producer.flush().unwrap_err();

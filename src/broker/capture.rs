@@ -47,7 +47,7 @@ struct Piece {
 ///
 /// # let file = std::env::temp_dir().join(format!("capture-doc-{}", std::process::id()));
 /// let read = |addr: std::net::SocketAddr| {
-///     let client = Client::connect(addr)?;
+///     let client = Client::connect(&addr.to_string())?;
 ///     let messages = client.subscribe(Subscription::topic("orders").start(Start::Earliest).stop_at_end())?;
 ///     messages.map(|message| Ok(message?.payload().to_vec())).collect::<tank_client::Result<Vec<_>>>()
 /// };
@@ -92,7 +92,7 @@ impl Recorder {
             let Ok(to_broker) = TcpStream::connect(broker) else { return };
             let _ = (client.set_nodelay(true), to_broker.set_nodelay(true));
             let (Ok(back), Ok(from_broker)) = (client.try_clone(), to_broker.try_clone()) else { return };
-            server.watch(&to_broker);
+            server.watch(index, &to_broker);
             let tape = on.clone();
             let answers = move || tape.copy(index, from_broker, back, What::ToClient, What::BrokerClosed);
             let answers = thread::spawn(answers);
@@ -261,20 +261,26 @@ struct Server {
 #[derive(Debug, Default)]
 struct Shared {
     stopped: AtomicBool,
-    sockets: Mutex<Vec<TcpStream>>,
+    /// The sockets of each connection that is open.
+    sockets: Mutex<BTreeMap<u32, Vec<TcpStream>>>,
 }
 
 impl Shared {
-    /// Has the socket closed at the end.
-    fn watch(&self, socket: &TcpStream) {
-        lock(&self.sockets).extend(socket.try_clone());
+    /// Has a connection's socket closed at the end, unless it is forgotten before.
+    fn watch(&self, connection: u32, socket: &TcpStream) {
+        lock(&self.sockets).entry(connection).or_default().extend(socket.try_clone());
         if self.stopped.load(Ordering::SeqCst) {
             self.close();
         }
     }
 
+    /// Keeps no descriptor of a connection that has ended.
+    fn forget(&self, connection: u32) {
+        lock(&self.sockets).remove(&connection);
+    }
+
     fn close(&self) {
-        for socket in lock(&self.sockets).drain(..) {
+        for socket in std::mem::take(&mut *lock(&self.sockets)).into_values().flatten() {
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
@@ -286,12 +292,16 @@ impl Server {
         let (addr, shared) = (listener.local_addr()?, Arc::new(Shared::default()));
         let (server, serve) = (shared.clone(), Arc::new(serve));
         let acceptor = thread::Builder::new().spawn(move || {
-            let mut threads = Vec::new();
+            let mut threads: Vec<JoinHandle<()>> = Vec::new();
             let connections = listener.incoming().filter_map(Result::ok);
             for (index, client) in (0..).zip(connections.take_while(|_| !server.stopped.load(Ordering::SeqCst))) {
-                server.watch(&client);
+                server.watch(index, &client);
                 let (server, serve) = (server.clone(), serve.clone());
-                threads.push(thread::spawn(move || serve(&server, index, client)));
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread::spawn(move || {
+                    serve(&server, index, client);
+                    server.forget(index);
+                }));
             }
             server.close();
             for thread in threads {
@@ -320,4 +330,23 @@ impl Drop for Server {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_no_socket_of_a_connection_that_has_ended() {
+        let server = Server::start(|_, _, mut client| _ = client.read(&mut [0])).unwrap();
+        let clients = [0; 5].map(|_| TcpStream::connect(server.addr).unwrap());
+        drop(clients);
+        let mut one_more = TcpStream::connect(server.addr).unwrap();
+        // Ends only once all threads have forgotten their connections, or the test hangs.
+        while lock(&server.shared.sockets).keys().ne(&[5]) {
+            thread::yield_now();
+        }
+        drop(server);
+        assert_eq!(one_more.read(&mut [0]).unwrap(), 0);
+    }
 }

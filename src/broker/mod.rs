@@ -164,11 +164,6 @@ pub use builder::BrokerBuilder;
 pub use capture::{Recorder, Replay};
 pub use cluster::{Cluster, ClusterBuilder};
 pub use faults::BrokerFault;
-// Until the tests say so too.
-#[doc(hidden)]
-pub use faults::BrokerFault as Fault;
-#[doc(hidden)]
-pub use stats::BrokerStats as Stats;
 pub use stats::{BrokerStats, Request};
 
 /// A broker that serves clients from a thread of this process until it is dropped.
@@ -193,6 +188,12 @@ impl Broker {
     /// A node of the machine that `host` has.
     pub(crate) fn on(host: Arc<dyn Host>, node: usize) -> Broker {
         Broker { host, node }
+    }
+
+    /// What carries it.
+    #[cfg(test)]
+    pub(crate) fn host(&self) -> Arc<dyn Host> {
+        Arc::clone(&self.host)
     }
 
     /// Starts a broker without topics, with every setting at its default.
@@ -263,6 +264,7 @@ impl Broker {
     /// Closes every connection that is open now.
     pub fn disconnect_all(&self) {
         self.act(|machine, now| machine.disconnect_all(now, self.node));
+        self.host.settle();
     }
 
     /// Creates a topic with partitions 0 to `partitions` − 1, all empty.

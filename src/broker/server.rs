@@ -341,8 +341,9 @@ impl Carrier {
     fn serve(&mut self, machine: &mut Machine, place: Place, flags: PollFlags, room: &mut [u8]) {
         match place {
             Place::Waker => {
-                self.shared.woken.store(false, Ordering::SeqCst);
                 while matches!((&self.wakened).read(room), Ok(n) if n > 0) {}
+                // In this order: whoever still finds it set has changed the machine before it was locked for this turn.
+                self.shared.woken.store(false, Ordering::SeqCst);
             }
             Place::Listener(index) => self.accept(machine, index),
             Place::Link(conn) => {

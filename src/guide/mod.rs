@@ -1,9 +1,9 @@
-//! A short book on `tank-client`: how to use it well, and what to expect of it.
+//! A short book on `tank-client`: how to use it, and what to expect.
 //!
-//! 1. [First steps](first_steps): a broker, a topic, a message there and back; the words; errors.
-//! 2. [Positions and delivery guarantees](positions): where a subscription stands, and how nothing gets lost.
+//! 1. [First steps](first_steps): a broker, a topic, a message to it and back; the terms; errors.
+//! 2. [Positions and delivery guarantees](positions): how far a subscription has read, and how no message is lost.
 //! 3. [Back-pressure](back_pressure): what happens if you are slower than the broker.
-//! 4. [Time-outs and closing](time_outs): how long calls may block, and how to end them.
+//! 4. [Time-outs and closing](time_outs): how long calls may block, and how to stop them.
 //! 5. [Clusters](clusters): leaders, fail-overs, and what the client does about them.
 //! 6. [Publishing and its outcomes](publishing): stored, not stored, unknown; producers.
 //! 7. [Testing your program](testing): the embedded broker, faults included.
@@ -13,8 +13,8 @@
 //! 11. [Coming from Kafka clients](from_kafka).
 //! 12. [What TANK does not have](not_in_tank).
 //!
-//! All code in it runs, most of it against the [embedded broker](testing), so that nothing has to be set up to try it. Each
-//! chapter can be read by itself; exact terms, defaults and errors stand with the items it links to.
+//! All of its code runs, most of it against the [embedded broker](testing), so you can try it without setting anything up. Each
+//! chapter can be read by itself. Exact terms, defaults and errors are documented with the items it links to.
 
 // The chapters name the crate's items as a program does that imports them.
 #[allow(unused_imports)]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::options::{Acks, Options};
-use super::records::MAX_SET;
 use super::partitioner::{ByKey, Partitioner};
 use super::producer::Producer;
+use super::records::MAX_SET;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::protocol::bundle::{Compression, MAX_MESSAGES};
@@ -146,7 +146,9 @@ impl ProducerBuilder {
         }
         if self.max_pending_bytes < LEAST_PENDING {
             let given = self.max_pending_bytes;
-            return Err(Error::config(format!("producer: pending bytes: {given} given, at least {LEAST_PENDING} needed")));
+            return Err(Error::config(format!(
+                "producer: pending bytes: {given} given, at least {LEAST_PENDING} needed"
+            )));
         }
         if self.window == 0 {
             return Err(Error::config("producer: a window of no requests given, at least 1 needed"));

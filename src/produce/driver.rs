@@ -47,6 +47,8 @@ pub(super) struct Driver {
     uncounted: Vec<(usize, Arc<str>)>,
     counts: Vec<(usize, usize)>,
     connection_lost: bool,
+    /// The moment of the last step.
+    stepped: Time,
     process: u32,
     frame: Vec<u8>,
     codes: Vec<ProduceCode>,
@@ -90,6 +92,7 @@ impl Driver {
             uncounted: Vec::new(),
             counts: Vec::new(),
             connection_lost: false,
+            stepped: Time::ZERO,
             frame: Vec::new(),
             codes: Vec::new(),
         }
@@ -139,6 +142,7 @@ impl Driver {
     pub(super) fn step(&mut self, queues: &mut [PartitionQueue], look_up: LookUp) -> Result<()> {
         self.check_process()?;
         let now = self.session.now();
+        self.stepped = now;
         for id in 0..self.leaders.len() {
             if self.leaders[id].in_flight.is_empty() {
                 continue;
@@ -163,9 +167,10 @@ impl Driver {
 
     /// Blocks until there may be something to do, but no longer than `until`.
     pub(super) fn wait(&mut self, queues: &[PartitionQueue], until: Time) -> Result<()> {
-        let now = self.session.now();
+        // What was due at the last step could not go on then, and waits for something to arrive; what has become due since is
+        // due at once.
         let times = self.ready.iter().flat_map(|&queue| queues[queue].times());
-        let due = times.filter(|time| *time > now).fold(until, Time::min);
+        let due = times.filter(|time| *time > self.stepped).fold(until, Time::min);
         let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
         wait(&*self.session.net, awaited.map(|leader| &mut leader.channel), None, due).map(drop)
     }
@@ -280,7 +285,6 @@ impl Driver {
         let topics = request::group(queues, &mut from);
         let request = self.options.request(&self.session.config.client_id, request_id, self.numbered, topics);
         let sent = Sent::Bundles { queues: from, shape: request.shape().collect() };
-        Spares::clear(&mut self.frame);
         if let Err(e) = request.encode(&mut self.frame) {
             // What can't be encoded is refused before it is taken.
             debug_assert!(false, "{e}");
@@ -292,18 +296,19 @@ impl Driver {
         let leader = &mut self.leaders[id];
         leader.channel.queue(now, request_id, allowance, &self.frame);
         leader.in_flight.push(InFlight { id: request_id, sent });
+        Spares::clear(&mut self.frame);
         true
     }
 
     /// Queues a question.
     fn queue_question(&mut self, id: BrokerId, now: Time, asked: InFlight) -> bool {
-        Spares::clear(&mut self.frame);
         if !asked.encode(&mut self.frame) {
             return false;
         }
         let leader = &mut self.leaders[id];
         leader.channel.queue(now, asked.id, self.session.config.io_timeout, &self.frame);
         leader.in_flight.push(asked);
+        Spares::clear(&mut self.frame);
         true
     }
 
@@ -564,4 +569,3 @@ impl Drop for Driver {
         }
     }
 }
-

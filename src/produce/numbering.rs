@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 
-use super::bundle::{Bundle, BrokerId};
+use super::bundle::{BrokerId, Bundle};
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -90,7 +90,8 @@ impl Numbering {
 
     /// Those that lie at or below the mark up to which replicas have confirmed.
     pub(super) fn confirm(&mut self, mark: u64) -> Vec<Bundle> {
-        let confirmed = self.held.iter().take_while(|bundle| bundle.end().is_some_and(|end| end <= mark.saturating_add(1))).count();
+        let confirmed =
+            self.held.iter().take_while(|bundle| bundle.end().is_some_and(|end| end <= mark.saturating_add(1))).count();
         self.held.drain(..confirmed).collect()
     }
 

@@ -424,7 +424,9 @@ impl Producer {
                 self.failures.push(Failure::new(topic.clone(), partition, bundle, e, index));
             }
             Delivery::Gap(first, last) => {
-                warn!("{topic}/{partition}: numbers {first} to {last} are missing at the end of the leader's log: lost there, or given up");
+                warn!(
+                    "{topic}/{partition}: numbers {first} to {last} are missing at the end of the leader's log: lost there, or given up"
+                );
             }
         }
     }

@@ -119,8 +119,7 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
     let policy = session.leader_policy();
     let queue = |given: &PartitionRecords<'_>| PartitionQueue::new(given.topic.into(), given.partition, how, policy);
     let mut queues: Vec<PartitionQueue> = given.iter().map(queue).collect();
-    let mut jobs: Vec<Job<'_>> =
-        given.iter().map(|given| Job { given, sealed: 0, stored: 0, outcome: None }).collect();
+    let mut jobs: Vec<Job<'_>> = given.iter().map(|given| Job { given, sealed: 0, stored: 0, outcome: None }).collect();
     let mut spares = Spares::default();
     for (index, (job, queue)) in jobs.iter_mut().zip(&mut queues).enumerate() {
         job.give_next(session, queue, &mut spares)?;

@@ -107,7 +107,9 @@ impl<'a> PartitionRecords<'a> {
         }
         if end != 0 && first - end > 1 {
             let (from, to) = (end + 1, first - 1);
-            warn!("{topic}/{partition}: numbers {from} to {to} are left out; whoever asks a server for one may kill it");
+            warn!(
+                "{topic}/{partition}: numbers {from} to {to} are left out; whoever asks a server for one may kill it"
+            );
         }
         Ok(())
     }

@@ -121,7 +121,7 @@ pub(super) fn ask(session: &Session, queue: &PartitionQueue, index: usize, quest
     if question == ToSend::Mark {
         return InFlight { id, sent: Sent::Mark(index, discover(id, &queue.topic)) };
     }
-    let wanted = FetchPartition { partition: queue.partition, seq: BEYOND_END, fetch_size: 0 };
+    let wanted = FetchPartition { partition: queue.partition, seq: BEYOND_END, fetch_size: 1 };
     let request = FetchRequest {
         client_version: CLIENT_VERSION,
         request_id: id,

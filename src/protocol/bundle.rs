@@ -23,10 +23,10 @@ const MESSAGE_KEY: u8 = 1;
 const MESSAGE_SAME_TIME: u8 = 1 << 1;
 const MESSAGE_NEXT_SEQ: u8 = 1 << 2;
 
-/// How a message set is packed.
+/// How a message set is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
-    /// As it is.
+    /// Not at all.
     None,
     /// Snappy, raw block format.
     Snappy,
@@ -35,7 +35,7 @@ pub enum Codec {
 /// A bundle's header (reference, section 4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BundleHeader {
-    /// How the message set is packed.
+    /// How the message set is compressed.
     pub codec: Codec,
     /// Number of messages, at least 1.
     pub count: u32,
@@ -49,9 +49,9 @@ impl BundleHeader {
     /// Reads a header.
     ///
     /// # Errors
-    /// [`DecodeFault::Short`] if it is not all there; a codec or flag that is not defined; a count of 0 or above the
-    /// limit; numbers that overflow, or a range too small for the count.
-    // Inlined, or else passing the result costs more than reading it.
+    /// [`DecodeFault::Short`] if the header is incomplete; an undefined codec or flag; a count of 0 or above the limit;
+    /// numbers that overflow, or a range too small for the count.
+    // Inlined: passing the result costs more than reading it.
     #[inline(always)]
     pub fn decode(cursor: &mut Cursor<'_>, limits: &Limits) -> Result<BundleHeader, DecodeError> {
         let start = cursor.left();
@@ -80,7 +80,7 @@ impl BundleHeader {
         Ok(BundleHeader { codec, count, sparse, len: start - cursor.left() })
     }
 
-    /// First and last sequence number, given the number `next` a dense bundle begins with.
+    /// Returns the first and last sequence number. A dense bundle begins with `next`.
     ///
     /// # Errors
     /// A dense bundle without a number to count from (`None`, or 0, which is never assigned), or one whose numbers
@@ -125,14 +125,14 @@ fn seq_range(seq: u64, low: u64, high: u64, at: u64) -> DecodeError {
     DecodeError::new("sequence number", DecodeFault::SeqRange { seq, low, high }, at)
 }
 
-/// How many messages a bundle with these flags has, if the flags are all of its header: it is plain, dense, and has at
-/// most 15.
+/// Returns how many messages a bundle with these flags has, if the flags are its whole header: it is then uncompressed and
+/// dense, with at most 15 messages.
 #[inline]
 pub(super) fn count_in_flags(flags: u8) -> Option<u32> {
     (flags & !(0xf << 2) == 0 && flags != 0).then_some(u32::from(flags >> 2))
 }
 
-/// Where a message lies in the memory that holds its (decompressed) message set.
+/// Where a message is in the memory that holds its decompressed message set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// Sequence number.
@@ -142,7 +142,7 @@ pub struct Entry {
     pub(super) place: Place,
 }
 
-/// Where a message's payload is, and its key in front of it.
+/// Where a message's payload is, and the key before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     payload_at: usize,
@@ -156,7 +156,7 @@ pub(super) struct Place {
 const NO_KEY: u16 = u16::MAX;
 
 impl Entry {
-    /// The same message in memory that holds its key, if any, and then its payload.
+    /// Returns the same message, in memory that holds only its key, if any, and then its payload.
     pub(crate) fn alone(self) -> Entry {
         let payload_at = self.key().map_or(0, |key| key.len());
         Entry { place: Place { payload_at, key_gap: 0, ..self.place }, ..self }
@@ -178,22 +178,22 @@ impl Entry {
     }
 }
 
-/// A message set to decode, with all that its bundle's header says about it.
+/// A message set to decode, with what its bundle's header says about it.
 #[derive(Debug, Clone, Copy)]
 pub struct MessageSet<'a> {
     /// The bytes, decompressed.
     pub bytes: &'a [u8],
-    /// Where they begin in the memory that entries are to point into.
+    /// Where they begin in the memory that entries point into.
     pub at: usize,
-    /// Messages the header announces.
+    /// The number of messages, as the header says.
     pub count: u32,
     /// Number of the first message.
     pub first: u64,
     /// Number of the last message.
     pub last: u64,
-    /// Whether the bundle numbers its messages itself.
+    /// Whether the bundle contains its messages' numbers.
     pub sparse: bool,
-    /// Whether the set goes on after the bytes: then the messages that are complete count, and the rest is no error.
+    /// Whether the bytes are only the beginning of the set: then complete messages count, and an incomplete one is no error.
     pub cut: bool,
 }
 
@@ -231,14 +231,14 @@ impl MessageSet<'_> {
             }
         }
         if self.cut {
-            // All messages are here and the bundle goes on: one byte at least, which a whole one must not have either.
+            // All messages are here, yet the bundle has at least one more byte. A whole bundle must not have it either.
             return Err(cursor.error("message set", DecodeFault::Spare { extra: cursor.left() as u64 + 1 }));
         }
         cursor.finish("message set")
     }
 
-    /// Reads the message with this index: its place, number and time stamp, given those of the message before it.
-    // Inlined into loops over messages: as a call it costs a third more instructions a message.
+    /// Reads the message with this index. `seq` and `timestamp_ms` are those of the message before and become its own.
+    // Inlined into loops over messages: a call costs a third more instructions per message.
     #[inline(always)]
     pub(super) fn message<const SPARSE: bool>(
         &self,
@@ -277,7 +277,7 @@ impl MessageSet<'_> {
         } else {
             previous.saturating_add(1).saturating_add(cursor.varint("sequence number delta")?.into())
         };
-        // Each later message needs a number of its own at or below `last`; the last message has to be it.
+        // Every later message needs a distinct number up to `last`, and the last message must have exactly `last`.
         let high = self.last.saturating_sub(u64::from(self.count - 1 - index));
         let low = if is_last { self.last } else { previous.saturating_add(1) };
         if seq < low || seq > high {
@@ -290,8 +290,7 @@ impl MessageSet<'_> {
 /// When to compress a message set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// Snappy for more than 512 messages, or more than 1,024 bytes of keys and payloads, and only where it makes the
-    /// bundle smaller.
+    /// Compress with Snappy above 512 messages or 1,024 bytes of keys and payloads, if that makes the bundle smaller.
     #[default]
     Auto,
     /// Never.
@@ -311,7 +310,7 @@ pub struct RawMessage<'a> {
     pub payload: &'a [u8],
 }
 
-/// Collects messages and writes them as a bundle; empty again afterwards, with its memory kept.
+/// Collects messages and writes them as a bundle. Afterwards it is empty, and keeps its memory.
 #[derive(Debug)]
 pub struct BundleBuilder {
     set: Vec<u8>,
@@ -320,7 +319,7 @@ pub struct BundleBuilder {
     time: u64,
     first: u64,
     last: u64,
-    /// Where the delta of the message that is last so far belongs, and the delta, once it is not the last any more.
+    /// Where the number delta of the current last message goes, and that delta. It is written when another message follows.
     owed: Option<(usize, u32)>,
     snappy: snap::raw::Encoder,
     packed: Vec<u8>,
@@ -333,7 +332,7 @@ impl Default for BundleBuilder {
 }
 
 impl BundleBuilder {
-    /// An empty bundle.
+    /// Creates an empty bundle.
     pub fn new() -> BundleBuilder {
         BundleBuilder {
             set: Vec::new(),
@@ -348,12 +347,12 @@ impl BundleBuilder {
         }
     }
 
-    /// Messages so far.
+    /// Returns the number of messages so far.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Bytes of the message set so far, uncompressed.
+    /// Returns the uncompressed length of the message set so far, in bytes.
     pub fn set_len(&self) -> usize {
         self.set.len()
     }
@@ -363,7 +362,7 @@ impl BundleBuilder {
         self.set.capacity().max(self.packed.capacity())
     }
 
-    /// Whether there is no message yet.
+    /// Returns whether it has no message.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -381,7 +380,7 @@ impl BundleBuilder {
     /// Appends a message to a dense bundle.
     ///
     /// # Errors
-    /// A key or payload too long, or the bundle full; nothing was appended then.
+    /// A key or payload that is too long, or a full bundle. Nothing is appended then.
     pub fn push(&mut self, message: &RawMessage<'_>) -> Result<(), EncodeError> {
         self.check(message)?;
         self.append(message, 0);
@@ -391,8 +390,8 @@ impl BundleBuilder {
     /// Appends a message with its number to a sparse bundle. A bundle takes either `push` or `push_at`, not both.
     ///
     /// # Errors
-    /// As [`push`](BundleBuilder::push), and a number that is not above the one before, is 0 or 2^64−1, or lies further
-    /// from the message before or the first one than 2^32.
+    /// As [`push`](BundleBuilder::push), and a number that is not above the previous one, is 0 or 2^64−1, or lies more than
+    /// 2^32 above the previous or the first one.
     pub fn push_at(&mut self, seq: u64, message: &RawMessage<'_>) -> Result<(), EncodeError> {
         self.check(message)?;
         let out_of_order = |min, max| EncodeError { field: "sequence number", given: seq, min, max };
@@ -430,7 +429,7 @@ impl BundleBuilder {
         Ok(())
     }
 
-    /// First and last number of a sparse bundle, if it has any message.
+    /// Returns the first and last number of a sparse bundle, if it has any message.
     pub fn sparse_range(&self) -> Option<(u64, u64)> {
         (self.first != 0).then_some((self.first, self.last))
     }

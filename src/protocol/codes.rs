@@ -1,6 +1,6 @@
-//! Codes that mean the same in the answers to several requests (reference, sections 5.5, 6.3 and 8).
+//! Codes with the same meaning in several answers (reference, sections 5.5, 6.3 and 8).
 
-/// The partition could not be opened; a produce answer has another code for that.
+/// The partition could not be opened. Produce answers have another code for this.
 pub(super) const SYSTEM_ERROR: u8 = 0xfb;
 
 /// Another node leads the partition; its endpoint follows.

@@ -1,15 +1,15 @@
-//! Snappy in its raw block format, under a ceiling (reference, section 4.1).
+//! Snappy's raw block format, with a limit on the output (reference, section 4.1).
 
 use super::error::{DecodeError, DecodeFault};
 
 /// Snappy's best case is a 3-byte tag that copies 64 bytes, so no output is longer than this many times its input.
 const MAX_RATIO: u64 = 22;
 
-/// The length that `compressed` announces for its output, if it is at most `limit` bytes and Snappy can reach it.
+/// Returns the output length that `compressed` claims, if it is at most `limit` bytes and Snappy can produce it.
 ///
 /// # Errors
-/// A malformed length; [`DecodeFault::Implausible`] for one that so few bytes cannot yield, whatever the limit;
-/// [`DecodeFault::OverLimit`] for one above `limit`. Nothing was reserved then.
+/// A malformed length; [`DecodeFault::Implausible`] for a length that this input cannot produce, regardless of the limit;
+/// [`DecodeFault::OverLimit`] for one above `limit`. Reserves nothing.
 pub fn decompressed_len(compressed: &[u8], limit: u32, at: u64) -> Result<usize, DecodeError> {
     let field = "decompressed length";
     let len = snap::raw::decompress_len(compressed).map_err(|e| error(&e, at))?;
@@ -24,10 +24,10 @@ pub fn decompressed_len(compressed: &[u8], limit: u32, at: u64) -> Result<usize,
     Ok(len)
 }
 
-/// Decompresses all of `compressed` into `out`, which must have exactly the length it announces.
+/// Decompresses `compressed` into `out`, which must have exactly the length it claims.
 ///
 /// # Errors
-/// Data that does not decompress to just that many bytes.
+/// Data that does not decompress to exactly that many bytes.
 pub fn decompress(
     decoder: &mut snap::raw::Decoder,
     compressed: &[u8],

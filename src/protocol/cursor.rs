@@ -1,4 +1,4 @@
-//! Checked little-endian reads from bytes that are all there, and the appends that mirror them (reference, section 1).
+//! Checked little-endian reads from complete input, and the matching appends (reference, section 1).
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -7,50 +7,50 @@ use byteorder::{ByteOrder, LittleEndian};
 use super::error::{DecodeError, DecodeFault, EncodeError};
 use super::varint;
 
-/// Reads fields one after the other; a read takes its whole field or fails, naming it: with [`DecodeFault::Short`] if there are
-/// not enough bytes left.
+/// Reads one field after another. A read takes the whole field or fails with an error that names it: [`DecodeFault::Short`]
+/// if too few bytes are left.
 #[derive(Debug, Clone)]
 pub struct Cursor<'a> {
     bytes: &'a [u8],
-    /// Bytes read, at most all.
+    /// Bytes read so far.
     read: usize,
-    /// What errors count the first byte as.
+    /// The position of the first byte, for errors.
     origin: u64,
 }
 
 impl<'a> Cursor<'a> {
-    /// Reads `bytes`, the first of which is counted as byte `at` in errors.
+    /// Creates a cursor over `bytes`. Errors count the first byte as byte `at`.
     #[inline]
     pub fn new(bytes: &'a [u8], at: u64) -> Cursor<'a> {
         Cursor { bytes, read: 0, origin: at }
     }
 
-    /// The bytes not yet read.
+    /// Returns the bytes not yet read.
     #[inline]
     pub fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.read..).unwrap_or_default()
     }
 
-    /// How many bytes were read.
+    /// Returns how many bytes were read.
     #[inline]
     pub fn read(&self) -> usize {
         self.read
     }
 
-    /// How many bytes are left.
+    /// Returns how many bytes are left.
     #[inline]
     pub fn left(&self) -> usize {
         self.bytes.len().saturating_sub(self.read)
     }
 
-    /// The place of the next byte.
+    /// Returns the position of the next byte, for errors.
     #[inline]
     pub fn at(&self) -> u64 {
         self.origin.saturating_add(self.read as u64)
     }
 
-    /// An error about the field that was just read or is to be read next.
-    // Inlined, so that nothing that is called takes a reference to the cursor: a loop then keeps it in registers.
+    /// Returns an error about the field that was just read or is read next.
+    // Inlined, so that no call takes a reference to the cursor: a loop then keeps it in registers.
     #[inline]
     pub fn error(&self, field: &'static str, fault: DecodeFault) -> DecodeError {
         DecodeError::new(field, fault, self.at())
@@ -61,7 +61,7 @@ impl<'a> Cursor<'a> {
         self.error(field, DecodeFault::Short { needed: needed as u64, left: self.left() as u64 })
     }
 
-    /// The next `len` bytes.
+    /// Reads `len` bytes.
     #[inline]
     pub fn bytes(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let taken = self.read.checked_add(len).and_then(|end| self.bytes.get(self.read..end));
@@ -70,7 +70,7 @@ impl<'a> Cursor<'a> {
         Ok(taken)
     }
 
-    /// A byte.
+    /// Reads a byte.
     #[inline]
     pub fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
         let Some(&byte) = self.bytes.get(self.read) else { return Err(self.short(field, 1)) };
@@ -78,25 +78,25 @@ impl<'a> Cursor<'a> {
         Ok(byte)
     }
 
-    /// A two-byte number.
+    /// Reads a two-byte number.
     #[inline]
     pub fn u16(&mut self, field: &'static str) -> Result<u16, DecodeError> {
         self.bytes(2, field).map(LittleEndian::read_u16)
     }
 
-    /// A four-byte number.
+    /// Reads a four-byte number.
     #[inline]
     pub fn u32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
         self.bytes(4, field).map(LittleEndian::read_u32)
     }
 
-    /// An eight-byte number.
+    /// Reads an eight-byte number.
     #[inline]
     pub fn u64(&mut self, field: &'static str) -> Result<u64, DecodeError> {
         self.bytes(8, field).map(LittleEndian::read_u64)
     }
 
-    /// A varint.
+    /// Reads a varint.
     #[inline]
     pub fn varint(&mut self, field: &'static str) -> Result<u32, DecodeError> {
         let (value, len) = match varint::short(self.bytes, self.read) {
@@ -107,7 +107,7 @@ impl<'a> Cursor<'a> {
         Ok(value)
     }
 
-    /// A `str8`: one byte of length, then that many bytes, of any character set.
+    /// Reads a `str8`: one byte of length, then that many bytes in any character set.
     #[inline]
     pub fn str8(&mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let mut ahead = self.clone();
@@ -117,12 +117,12 @@ impl<'a> Cursor<'a> {
         Ok(bytes)
     }
 
-    /// A `str8` as text; a name that is not UTF-8 is shown with replacement characters.
+    /// Reads a `str8` as text. Bytes that are not UTF-8 become replacement characters.
     pub fn name(&mut self, field: &'static str) -> Result<String, DecodeError> {
         Ok(String::from_utf8_lossy(self.str8(field)?).into_owned())
     }
 
-    /// A `str8` that has to be UTF-8.
+    /// Reads a `str8` that must be UTF-8.
     pub fn text(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
         let mut ahead = self.clone();
         let bytes = ahead.str8(field)?;
@@ -131,20 +131,20 @@ impl<'a> Cursor<'a> {
         Ok(text)
     }
 
-    /// Four address bytes in written order, then a little-endian port.
+    /// Reads an endpoint: four address bytes in the order they are written, then a little-endian port.
     pub fn endpoint(&mut self, field: &'static str) -> Result<SocketAddrV4, DecodeError> {
         let mut address = self.sub(6, field)?;
         let ip = Ipv4Addr::new(address.u8(field)?, address.u8(field)?, address.u8(field)?, address.u8(field)?);
         Ok(SocketAddrV4::new(ip, address.u16(field)?))
     }
 
-    /// A cursor over the next `len` bytes alone.
+    /// Returns a cursor over only the next `len` bytes, and moves past them.
     pub fn sub(&mut self, len: usize, field: &'static str) -> Result<Cursor<'a>, DecodeError> {
         let at = self.at();
         Ok(Cursor::new(self.bytes(len, field)?, at))
     }
 
-    /// `Ok` if everything was read.
+    /// Returns `Ok` if everything was read.
     #[inline]
     pub fn finish(&self, field: &'static str) -> Result<(), DecodeError> {
         match self.left() {
@@ -154,7 +154,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The varint that `bytes` begin with, the first of them counted as byte `at` in errors, and its length.
+/// Returns the varint at the front of `bytes`, and its length. Errors count the first byte as byte `at`.
 #[cold]
 fn long_varint(bytes: &[u8], field: &'static str, at: u64) -> Result<(u32, usize), DecodeError> {
     let mut partial = varint::Partial::default();
@@ -177,7 +177,7 @@ pub fn put_str8(bytes: &[u8], field: &'static str, out: &mut Vec<u8>) -> Result<
     Ok(())
 }
 
-/// Appends a topic name, of 1 to 255 bytes.
+/// Appends a topic name of 1 to 255 bytes.
 ///
 /// # Errors
 /// An empty name, or one above 255 bytes.
@@ -196,7 +196,7 @@ pub fn put_count8(count: usize, field: &'static str, min: u64, out: &mut Vec<u8>
     Ok(())
 }
 
-/// Appends an endpoint: four address bytes in written order, then a little-endian port.
+/// Appends an endpoint: four address bytes in the order they are written, then a little-endian port.
 pub fn put_endpoint(endpoint: SocketAddrV4, out: &mut Vec<u8>) {
     out.extend_from_slice(&endpoint.ip().octets());
     out.extend_from_slice(&endpoint.port().to_le_bytes());

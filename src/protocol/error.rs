@@ -1,11 +1,11 @@
-//! What can be wrong with bytes from the network, and with values that are to go there.
+//! What can be wrong with bytes from the network, and with values to be sent.
 
 use std::fmt;
 
-/// Bytes from a peer that break the protocol or a limit.
+/// Bytes from a peer that violate the protocol or exceed a limit.
 ///
-/// Names the field, what was found against what is allowed, and where: [`at`](DecodeError::at) counts bytes from the
-/// start of the frame's payload or of a file, or from the start of the message set for a field inside a message.
+/// Names the field, what was found, what is allowed, and where: [`at`](DecodeError::at) counts bytes from the start of the
+/// frame's payload or of the file; for a field inside a message, from the start of the message set.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DecodeError(Box<Inner>);
 
@@ -29,10 +29,10 @@ pub enum DecodeFault {
         /// Bytes its container still has.
         left: u64,
     },
-    /// The container goes on after its last field.
+    /// The container has bytes after its last field.
     #[error("{extra} bytes follow where it should end")]
     Spare {
-        /// Bytes too many.
+        /// The number of excess bytes.
         extra: u64,
     },
     /// A varint of more than five bytes, or above 2^32−1.
@@ -41,28 +41,28 @@ pub enum DecodeFault {
     /// More than a limit of [`Limits`](super::Limits) allows.
     #[error("claims {claimed}, the limit is {limit}")]
     OverLimit {
-        /// What the peer announced.
+        /// What the peer claimed.
         claimed: u64,
         /// What is allowed.
         limit: u64,
     },
-    /// More than can be true, whatever the limits: a length that so few bytes cannot yield, or repetition without end.
+    /// More than is possible, regardless of the limits: a length that the input cannot produce, or endless repetition.
     #[error("is {claimed}, where there can be {most} at most")]
     Implausible {
-        /// What was announced or found.
+        /// What was claimed or found.
         claimed: u64,
-        /// The most there can be.
+        /// The most that is possible.
         most: u64,
     },
-    /// Another value than the one that must stand here.
+    /// A value other than the required one.
     #[error("is {found}, expected {expected}")]
     Unexpected {
         /// What was found.
         found: u64,
-        /// What must stand here.
+        /// The required value.
         expected: u64,
     },
-    /// A value without a meaning, so that nothing after it can be located.
+    /// A value without a meaning, so that what follows cannot be located.
     #[error("has the undefined value {value}")]
     Undefined {
         /// What was found.
@@ -74,26 +74,26 @@ pub enum DecodeFault {
         /// What was found.
         value: u64,
     },
-    /// A sequence number outside the range its bundle or chunk leaves it.
+    /// A sequence number outside the range that its bundle or chunk allows.
     #[error("{seq} is outside {low}..={high}")]
     SeqRange {
         /// The sequence number found.
         seq: u64,
-        /// The lowest one allowed.
+        /// The lowest one that is allowed.
         low: u64,
-        /// The highest one allowed.
+        /// The highest one that is allowed.
         high: u64,
     },
-    /// A name that is not UTF-8, where one is needed that is.
+    /// A name that is not UTF-8 where UTF-8 is required.
     #[error("is not UTF-8")]
     Text,
-    /// A name other than the one asked for.
+    /// A name other than the requested one.
     #[error("is not the one that was asked for")]
     Name,
-    /// Compressed data that does not decompress to what it announces.
+    /// Compressed data that does not decompress to the length it claims.
     #[error("does not decompress: {reason}")]
     Snappy {
-        /// What the decompressor found.
+        /// What the decompressor reported.
         reason: &'static str,
     },
 }
@@ -104,34 +104,34 @@ impl DecodeError {
         DecodeError(Box::new(Inner { field, fault, at, place: None }))
     }
 
-    /// The same error with the partition it was found in.
+    /// Returns the same error with the partition in which it was found.
     #[cold]
     pub(crate) fn in_partition(mut self, topic: &str, partition: u16) -> DecodeError {
         self.0.place.get_or_insert_with(|| (topic.into(), partition));
         self
     }
 
-    /// The field, in the words of the protocol reference.
+    /// Returns the name of the field, as in the protocol reference.
     pub fn field(&self) -> &'static str {
         self.0.field
     }
 
-    /// What is wrong with it.
+    /// Returns what is wrong with it.
     pub fn fault(&self) -> DecodeFault {
         self.0.fault
     }
 
-    /// Where it stands, in bytes from the start of the frame's payload, of a file, or of the message set.
+    /// Returns where it is, in bytes from the start of the frame's payload, of the file, or of the message set.
     pub fn at(&self) -> u64 {
         self.0.at
     }
 
-    /// The partition it belongs to, where that is known.
+    /// Returns the partition it belongs to, if that is known.
     pub fn partition(&self) -> Option<(&str, u16)> {
         self.0.place.as_ref().map(|(topic, partition)| (&**topic, *partition))
     }
 
-    /// Whether a limit of [`Limits`](super::Limits) was passed, rather than a rule of the protocol broken.
+    /// Returns whether it exceeds one of [`Limits`](super::Limits), rather than violating the protocol.
     pub fn is_over_limit(&self) -> bool {
         matches!(self.0.fault, DecodeFault::OverLimit { .. })
     }
@@ -161,13 +161,13 @@ impl fmt::Debug for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// A value that the wire has no room for, or that a server must never be sent.
+/// A value that does not fit the wire format, or that must never be sent to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {given} given, {min} to {max} allowed")]
 pub struct EncodeError {
     /// What was given, with its unit.
     pub field: &'static str,
-    /// How many or how much of it.
+    /// How much of it.
     pub given: u64,
     /// The least that is allowed.
     pub min: u64,
@@ -176,7 +176,7 @@ pub struct EncodeError {
 }
 
 impl EncodeError {
-    /// `Ok` if `given` lies in `min..=max`.
+    /// Returns `Ok` if `given` is in `min..=max`.
     pub(crate) fn check(field: &'static str, given: usize, min: u64, max: u64) -> Result<(), EncodeError> {
         let given = given as u64;
         if given < min || given > max { Err(EncodeError { field, given, min, max }) } else { Ok(()) }

@@ -8,25 +8,25 @@ use super::cursor::{self, Cursor};
 use super::error::{DecodeError, DecodeFault, EncodeError};
 use super::frame::{self, Kind};
 
-/// The most partitions to name in one request, all topics together: a waiting request with more can kill a server.
+/// The most partitions in one request, over all topics: a waiting request with more can kill a server.
 pub const MAX_PARTITIONS: usize = 250;
 
-/// Asks for what a partition holds from its beginning.
+/// Asks for a partition's messages from the first one on.
 pub const SEQ_EARLIEST: u64 = 0;
 
-/// Asks for what arrives from now on; a client that must not lose anything asks for numbers instead.
+/// Asks for messages that arrive from now on. A client that must not lose any asks for numbers instead.
 pub const SEQ_TAIL: u64 = u64::MAX;
 
-/// Prefer a replica on the client's own host; request version 3 and a cluster only.
+/// Prefers a replica on the client's own host. Only for request version 3, and only in a cluster.
 pub const FLAG_PREFER_LOCAL: u8 = 1;
 
-/// The shortest time a server waits, whatever was asked for, in milliseconds.
+/// The shortest time a server waits, even if the request says less, in milliseconds.
 pub const MIN_WAIT_MS: u64 = 320;
 
 /// The longest time a server waits, in milliseconds.
 pub const MAX_WAIT_MS: u64 = 3_600_000;
 
-/// By how much, in milliseconds, an answer may come later than [`adjusted_wait_ms`] says.
+/// How much later than [`adjusted_wait_ms`] an answer may come, in milliseconds.
 pub const WAIT_SLACK_MS: u64 = 128;
 
 const ERR_NONE: u8 = 0;
@@ -35,7 +35,7 @@ const ERR_SPARSE: u8 = 0xfe;
 const ERR_UNKNOWN_PARTITION: u8 = 0xff;
 const UNKNOWN_TOPIC: [u8; 2] = [0xff, 0xff];
 
-/// How long a server really waits when asked for `max_wait_ms`, up to [`WAIT_SLACK_MS`] more (reference, section 5.6).
+/// Returns how long a server waits if a request says `max_wait_ms`; up to [`WAIT_SLACK_MS`] longer (reference, section 5.6).
 pub fn adjusted_wait_ms(max_wait_ms: u64) -> u64 {
     match max_wait_ms.min(MAX_WAIT_MS) {
         0 => 0,
@@ -46,9 +46,9 @@ pub fn adjusted_wait_ms(max_wait_ms: u64) -> u64 {
 /// A consume request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchRequest {
-    /// From 3 on, `flags` is on the wire.
+    /// From version 3 on, `flags` is on the wire.
     pub client_version: u16,
-    /// Repeated by the answer; unused on its connection.
+    /// Repeated by the answer. No other outstanding request on the connection may have it.
     pub request_id: u32,
     /// For tracing; at most 255 bytes.
     pub client_id: Arc<str>,
@@ -58,7 +58,7 @@ pub struct FetchRequest {
     pub min_bytes: u32,
     /// [`FLAG_PREFER_LOCAL`] or 0.
     pub flags: u8,
-    /// What is wanted: every topic once, with at least one partition.
+    /// The topics wanted, each once, with at least one partition.
     pub topics: Vec<FetchTopic>,
 }
 
@@ -78,12 +78,12 @@ pub struct FetchPartition {
     pub partition: u16,
     /// The first number wanted, [`SEQ_EARLIEST`] or [`SEQ_TAIL`].
     pub seq: u64,
-    /// How much to send, in bytes; a hint.
+    /// How many bytes to send, as a hint.
     pub fetch_size: u32,
 }
 
 impl FetchRequest {
-    /// Every partition with its topic, in the order of the request.
+    /// Returns every partition with its topic, in the order of the request.
     pub fn slots(&self) -> impl Iterator<Item = (&Arc<str>, &FetchPartition)> {
         self.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |partition| (&topic.name, partition)))
     }
@@ -91,9 +91,9 @@ impl FetchRequest {
     /// Appends the request as a frame.
     ///
     /// # Errors
-    /// What a server must not be sent (reference, section 5.2): no topic, a topic or partition twice, a topic without
-    /// partitions, more than [`MAX_PARTITIONS`] partitions, partition 65,535, a name of 0 or more than 255 bytes. `out`
-    /// is then unchanged.
+    /// A request that must not be sent to a server (reference, section 5.2): no topic, a repeated topic or partition, a topic
+    /// without partitions, more than [`MAX_PARTITIONS`] partitions, partition 65,535, a name of 0 or more than 255 bytes.
+    /// `out` is then unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let start = out.len();
         self.put(out).inspect_err(|_| out.truncate(start))
@@ -120,7 +120,7 @@ impl FetchRequest {
                 let before = topic.partitions.iter().take(index);
                 let same = before.filter(|other| other.partition == wanted.partition).count();
                 EncodeError::check("entries of a partition", same + 1, 1, 1)?;
-                // In the answer 65,535 would say that there is no such topic.
+                // In an answer, 65,535 means that the topic does not exist.
                 EncodeError::check("partition id", wanted.partition.into(), 0, 65_534)?;
                 out.extend_from_slice(&wanted.partition.to_le_bytes());
                 out.extend_from_slice(&wanted.seq.to_le_bytes());
@@ -130,11 +130,12 @@ impl FetchRequest {
         frame::end(body, out)
     }
 
-    /// Reads a request from a frame's payload, without the checks of [`encode`](FetchRequest::encode). A client id that is
-    /// not UTF-8 comes with replacement characters.
+    /// Reads a request from a frame's payload, without the checks of [`encode`](FetchRequest::encode). Bytes of the client
+    /// id that are not UTF-8 become replacement characters.
     ///
     /// # Errors
-    /// A payload that ends early or goes on, or a topic name that is not UTF-8: its answer could not repeat it.
+    /// A payload that ends early or has bytes left over, or a topic name that is not UTF-8, which the answer could not
+    /// repeat.
     pub fn decode(payload: &[u8]) -> Result<FetchRequest, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let client_version = c.u16("client version")?;
@@ -161,23 +162,23 @@ impl FetchRequest {
     }
 }
 
-/// What an answer says of a partition (reference, section 5.5).
+/// What an answer says about a partition (reference, section 5.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartitionAnswer {
-    /// Data, or none at all if `len` is 0.
+    /// Data, or no data if `len` is 0.
     Data {
-        /// Number of the chunk's first message, unless the first bundle brings its own; `None` says it does.
+        /// The number of the chunk's first message. `None`: the first bundle contains its own numbers.
         base: Option<u64>,
-        /// The highest number that may be delivered. Of varying quality (reference, section 5.3).
+        /// The highest number that may be delivered. How accurate it is varies (reference, section 5.3).
         high_water_mark: u64,
-        /// Bytes of the chunk.
+        /// The length of the chunk in bytes.
         len: u32,
     },
-    /// The number asked for is not there.
+    /// The requested number is not there.
     OutOfRange {
-        /// Last number assigned.
+        /// The last number assigned.
         high_water_mark: u64,
-        /// First number still there; 0 on a partition that never had a message.
+        /// The first number still there; 0 if the partition never had a message.
         first_available: u64,
     },
     /// The server could not open the partition.
@@ -188,12 +189,12 @@ pub enum PartitionAnswer {
     NoLeader,
     /// The topic has no such partition.
     UnknownPartition,
-    /// There is no such topic; stands for all of its partitions.
+    /// There is no such topic. Stands for all of its partitions.
     UnknownTopic,
 }
 
 impl PartitionAnswer {
-    /// Bytes of the partition's chunk.
+    /// Returns the length of the partition's chunk in bytes.
     pub fn chunk_len(&self) -> u32 {
         match self {
             PartitionAnswer::Data { len, .. } => *len,
@@ -261,7 +262,7 @@ impl PartitionAnswer {
 pub struct FetchHeader {
     /// The request's id.
     pub request_id: u32,
-    /// The request's topics in its order.
+    /// The request's topics, in the same order.
     pub topics: Vec<TopicAnswer>,
 }
 
@@ -270,14 +271,14 @@ pub struct FetchHeader {
 pub struct TopicAnswer {
     /// At most 255 bytes.
     pub name: Arc<str>,
-    /// The request's partitions in its order.
+    /// The request's partitions, in the same order.
     pub partitions: Vec<(u16, PartitionAnswer)>,
-    /// Whether the topic exists; if not, only the number of its partitions is sent.
+    /// Whether the topic exists. If not, only the number of its partitions is sent.
     pub known: bool,
 }
 
 impl FetchHeader {
-    /// Appends the answer's frame header and this header; the chunks, in order and without separators, belong behind it.
+    /// Appends the answer's frame header and this header. The chunks must follow, in order and without separators.
     ///
     /// # Errors
     /// More than 255 topics or partitions, or a name above 255 bytes. `out` is then unchanged.
@@ -319,25 +320,25 @@ impl FetchHeader {
 /// A part of an answer's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderItem<'a> {
-    /// A topic; its partitions follow unless it is not `known`.
+    /// A topic. Its partitions follow if it is `known`.
     Topic {
         /// Its name.
         name: &'a [u8],
-        /// How many partitions it announces.
+        /// How many partitions it claims to have.
         partitions: u8,
         /// Whether the server knows it.
         known: bool,
     },
-    /// A partition of the topic before it.
+    /// A partition of the preceding topic.
     Partition {
         /// The partition.
         id: u16,
-        /// What the server says of it.
+        /// What the server says about it.
         answer: PartitionAnswer,
     },
 }
 
-/// Reads an answer's header from behind the request id on, part by part; counts reserve nothing.
+/// Reads an answer's header part by part, from after the request id. Counts reserve no memory.
 #[derive(Debug)]
 pub struct HeaderItems<'a> {
     cursor: Cursor<'a>,
@@ -346,7 +347,7 @@ pub struct HeaderItems<'a> {
 }
 
 impl<'a> HeaderItems<'a> {
-    /// Reads all that `cursor` has left.
+    /// Creates a reader of all that `cursor` has left.
     ///
     /// # Errors
     /// No topic count.
@@ -355,20 +356,20 @@ impl<'a> HeaderItems<'a> {
         Ok(HeaderItems { cursor, topics, partitions: 0 })
     }
 
-    /// How many topics are still to come.
+    /// Returns how many topics are still to come.
     pub fn topics_left(&self) -> u8 {
         self.topics
     }
 
-    /// The place of the next part.
+    /// Returns the position of the next part.
     pub fn at(&self) -> u64 {
         self.cursor.at()
     }
 
-    /// The next part, or `None` after the last one, which must end the header.
+    /// Returns the next part, or `None` after the last one, which must end the header.
     ///
     /// # Errors
-    /// A header that ends early or goes on, or an undefined code.
+    /// A header that ends early or has bytes left over, or an undefined code.
     pub fn next_item(&mut self) -> Result<Option<HeaderItem<'a>>, DecodeError> {
         let c = &mut self.cursor;
         if let Some(left) = self.partitions.checked_sub(1) {

@@ -1,12 +1,12 @@
-//! The five bytes in front of everything, and the message ids (reference, sections 2 and 3).
+//! The frame header, five bytes, and the message ids (reference, sections 2 and 3).
 
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault, EncodeError};
 
-/// Bytes of a frame's header: message id and length.
+/// The length of a frame's header in bytes: message id and payload length.
 pub const HEADER_LEN: usize = 5;
 
-/// The ping with which a server greets: a header alone.
+/// The ping that a server sends as its greeting: a header without a payload.
 pub const PING: [u8; HEADER_LEN] = [Kind::Ping as u8, 0, 0, 0, 0];
 
 /// The longest payload a server accepts: 256 MiB, inclusive (reference, section 2.5).
@@ -29,7 +29,7 @@ pub enum Kind {
     DiscoverPartitions = 0x06,
     /// Create a topic.
     CreateTopic = 0x07,
-    /// Read a partition's configuration file again.
+    /// Reread a partition's configuration file.
     ReloadConf = 0x08,
     /// Status of a node.
     Status = 0x0a,
@@ -40,7 +40,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind with this message id, if a client may meet it.
+    /// Returns the kind with this message id, if a client may receive it.
     pub fn from_id(id: u8) -> Option<Kind> {
         Some(match id {
             0x01 => Kind::Produce,
@@ -61,14 +61,14 @@ impl Kind {
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// What the payload is.
+    /// What the payload contains.
     pub kind: Kind,
-    /// Bytes of payload that follow.
+    /// The length of the payload that follows, in bytes.
     pub len: u32,
 }
 
 impl FrameHeader {
-    /// Reads a header; `Ok(None)` if fewer than [`HEADER_LEN`] bytes are there.
+    /// Reads a header. Returns `Ok(None)` if there are fewer than [`HEADER_LEN`] bytes.
     ///
     /// # Errors
     /// An unknown message id.
@@ -85,16 +85,16 @@ impl FrameHeader {
     }
 }
 
-/// Opens a frame in `out`; [`end`] closes it.
+/// Begins a frame in `out`; [`end`] completes it.
 pub fn begin(kind: Kind, out: &mut Vec<u8>) -> usize {
     out.extend_from_slice(&[kind as u8, 0, 0, 0, 0]);
     out.len()
 }
 
-/// Writes the length of the frame whose payload began at `start`, the value of [`begin`].
+/// Writes the length of the frame whose payload began at `start`, which [`begin`] returned.
 ///
 /// # Errors
-/// Above [`MAX_REQUEST`]: the server would hang up.
+/// A payload above [`MAX_REQUEST`], on which a server would hang up.
 pub fn end(start: usize, out: &mut [u8]) -> Result<(), EncodeError> {
     let len = out.len() - start;
     EncodeError::check("request, bytes", len, 0, MAX_REQUEST as u64)?;
@@ -102,8 +102,8 @@ pub fn end(start: usize, out: &mut [u8]) -> Result<(), EncodeError> {
     Ok(())
 }
 
-/// The request id, with which the payload of every answer but a consume answer begins: what to look an answer's request up
-/// by before the rest is read.
+/// Returns the request id, with which the payload of every answer but a consume answer begins. It identifies the request
+/// before the rest of the answer is read.
 ///
 /// # Errors
 /// Fewer than four bytes.
@@ -144,7 +144,7 @@ fn put(
     body(out).and_then(|()| end(start, out)).inspect_err(|_| out.truncate(before))
 }
 
-/// As [`end`] for a server's answer, which only the field's 32 bits bound.
+/// As [`end`], for a server's answer, which is limited only by the 32 bits of the field.
 pub(crate) fn patch_len(start: usize, out: &mut [u8]) {
     let len = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
     if let Some(field) = out.get_mut(start - 4..start) {

@@ -1,25 +1,25 @@
-//! How much a peer may claim.
+//! Limits on what a peer may claim.
 
-/// Ceilings for what a peer announces. An answer above one is refused with both numbers before anything is reserved.
+/// Limits on the lengths and counts that a peer claims. A claim above one is refused, before memory is reserved, with an
+/// error that has both numbers.
 ///
-/// The defaults let everything through that a TANK server really sends; lower them where a broker is not trusted and
-/// memory is short.
+/// The defaults accept everything that a TANK server sends. Lower them if memory is short or you do not trust the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes of a consume answer. Default 3.75 GiB: it is never held, only passed through piece by piece, and a server
-    /// may send a whole compacted segment of each partition at once.
+    /// Bytes of a consume answer. Default 3.75 GiB: the answer is never held as a whole, and a server may send a whole
+    /// compacted segment of each partition at once.
     pub fetch_frame: u32,
     /// Bytes of any other answer, which is held whole. Default 64 MiB: some 200,000 topics with long names.
     pub frame: u32,
-    /// Bytes of the partition entries in front of a consume answer's chunks. Default 128 KiB: twice what the 250
+    /// Bytes of the partition entries that precede a consume answer's chunks. Default 128 KiB: twice what the 250
     /// partitions of a request can take with the longest names.
     pub fetch_header: u32,
     /// Bytes of a bundle as it is sent. Default 256 MiB, the most a server accepts from a producer; a client takes up to
     /// 2 GiB.
     pub bundle: u32,
     /// Bytes of a message set after decompression, checked before decompressing. Default 256 MiB; a client takes up to
-    /// 2 GiB. Independently of it, a claim that Snappy cannot reach from the bytes that were sent is refused.
+    /// 2 GiB. A claim that Snappy cannot produce from the bytes sent is always refused.
     pub message_set: u32,
     /// Messages in a bundle. Default 2^20, sixteen times what a producer should put into one.
     pub messages: u32,

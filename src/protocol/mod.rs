@@ -1,53 +1,53 @@
-//! The wire format, low level: bytes to values and back. No I/O, no clock, no log, no panic.
+//! The wire format, at a low level: bytes to values and back. No I/O, no clock, no logging, no panics.
 //!
-//! This is what the client itself runs on, public so that tests and fuzz targets use what users run. It is **outside
-//! semver**: anything here may change in any release.
+//! The client itself runs on this code. It is public so that tests and fuzz targets can use what users run, and **semver does
+//! not cover it**: anything here may change in any release.
 //!
 //! "Reference" and section numbers in comments all over the crate mean the [wire reference](mod@reference), a page of these
 //! docs from which a client can be written in any language; each module says in a line which sections it covers.
 //!
 //! # Decoding rules
 //!
-//! What a peer may send and what is refused (reference, section 18). Each row names the tests that show it: those beside
-//! the code by their module, the others by their file; `hostile_*` are recordings that `golden` refuses one by one.
+//! What a peer may send, and what is refused (reference, section 18). Each row names the tests that prove it: unit tests by
+//! their module, others by their file. `hostile_*` are recordings, each of which the test `golden` refuses.
 //!
-//! | Input | Accepted | Refused | Shown by |
+//! | Input | Accepted | Refused | Tests |
 //! | --- | --- | --- | --- |
-//! | frame length | up to [`Limits`], taken in pieces | above, on the header alone | `stream::frames_and_headers_are_measured`, `hostile::limits`, `hostile_frame_len_max` |
-//! | message id | the answer that is due; a ping in front of it | any other | `stream::frames_and_headers_are_measured`, `stream::pings_stand_between_frames_and_are_passed_over`, `hostile_unknown_frame_type` |
-//! | request id | of an outstanding request, in any order | any other, and one that was answered | `stream::requests_are_answered_in_any_order_and_once`, `hostile_wrong_request_id` |
+//! | frame length | up to [`Limits`], read in pieces | above them, from the header alone | `stream::frames_and_headers_are_measured`, `hostile::limits`, `hostile_frame_len_max` |
+//! | message id | the expected answer; a ping before it | any other | `stream::frames_and_headers_are_measured`, `stream::pings_stand_between_frames_and_are_passed_over`, `hostile_unknown_frame_type` |
+//! | request id | that of an outstanding request, in any order | any other, or one already answered | `stream::requests_are_answered_in_any_order_and_once`, `hostile_wrong_request_id` |
 //! | header length | ends where the last entry ends, up to [`Limits`] | beyond the payload, too short, too long | `stream::frames_and_headers_are_measured`, `hostile_header_len_*` |
-//! | any count or length | what the bytes that came bear out | the rest, with nothing reserved on its word | `hostile::a_lie_in_every_place`, `hostile::chance_damage`, `hostile_count_huge`, `hostile_topics_count` |
-//! | topic name, partition id | as asked, in that order, each once | another one, one twice, one missing | `stream::answers_come_in_the_order_of_the_request`, `hostile_other_*`, `hostile_same_partition_twice`, `hostile_too_few_partitions` |
+//! | any count or length | what the received bytes can hold | anything else, before memory is reserved | `hostile::a_lie_in_every_place`, `hostile::chance_damage`, `hostile_count_huge`, `hostile_topics_count` |
+//! | topic name, partition id | as requested, in that order, each once | a different one, one repeated, one missing | `stream::answers_come_in_the_order_of_the_request`, `hostile_other_*`, `hostile_same_partition_twice`, `hostile_too_few_partitions` |
 //! | `ff ff` for a partition id | the topic is unknown, no entry follows | | `stream::answers_come_in_the_order_of_the_request`, golden `consume_unknown_topic*` |
 //! | `err_flags` | 00, 01, fb, fc, fd, fe, ff | any other | `stream::err_flags_that_nobody_sends`, `hostile_unknown_error_code` |
-//! | chunk length | all chunks together are the rest of the payload | more, less, or a sum that only fits in 32 bits | `stream::the_chunks_use_the_payload_up`, `hostile_chunk_len_*`, `hostile_spare_bytes` |
+//! | chunk length | all chunks together make up the rest of the payload | more, less, or a sum that is right only modulo 2^32 | `stream::the_chunks_use_the_payload_up`, `hostile_chunk_len_*`, `hostile_spare_bytes` |
 //! | chunk length of a boundary fault | 0 | any other | `stream::a_boundary_fault_has_no_chunk` |
-//! | bundle length | beyond the chunk: its last bundle is cut | 0 | `stream::a_chunk_may_end_inside_its_last_bundle`, `stream::the_last_byte_of_a_chunk_makes_the_difference`, golden `consume_partial_*`, `hostile_bundle_len_zero` |
-//! | bundle header | inside the bundle; cut with its chunk | longer than the bundle | `stream::lengths_and_headers_stay_inside_their_containers`, `bundle::headers`, `hostile_header_past_bundle` |
+//! | bundle length | past the end of the chunk: its last bundle is cut | 0 | `stream::a_chunk_may_end_inside_its_last_bundle`, `stream::the_last_byte_of_a_chunk_makes_the_difference`, golden `consume_partial_*`, `hostile_bundle_len_zero` |
+//! | bundle header | inside the bundle, or cut with its chunk | longer than the bundle | `stream::lengths_and_headers_stay_inside_their_containers`, `bundle::headers`, `hostile_header_past_bundle` |
 //! | codec, bit 7 | codec 0 and 1 | codec 2 and 3, bit 7: unsupported | `bundle::headers_refused`, `hostile_codec_2`, `hostile_flag_bit_7` |
 //! | message count | 1 to [`Limits`], in the flags or as a varint | 0, more | `bundle::headers`, `bundle::headers_refused`, `hostile_count_zero` |
-//! | numbers of a dense bundle | go on where the bundle before ended | nothing to count from (after `fe`, base 0), 2^64−1 reached | `stream::numbers_go_on_from_bundle_to_bundle`, `stream::a_dense_bundle_needs_a_number_to_count_from`, `hostile_0xfe_without_sparse`, `hostile_base_overflow` |
-//! | numbers of a sparse bundle | its own, whatever the base says | 0, 2^64−1, fewer numbers than messages | `bundle::headers_refused`, `hostile_sparse_overflow`, `hostile_sparse_range_too_small` |
-//! | numbers of sparse messages | above the one before, room left for those after; the last one as in the header | the rest | `bundle::numbers_of_sparse_bundles`, `hostile_sparse_delta_past_last` |
-//! | numbers from bundle to bundle | rising, with gaps | at or below those of the bundle before | `stream::numbers_never_run_backwards`, `hostile_sparse_backwards` |
-//! | below the wanted number | passed over, unread | | `stream::bundles_below_the_wanted_number_are_passed_over`, golden `consume_chunk_begins_early` |
-//! | above the high-water mark | passed over with the rest of the chunk, unread | | `stream::nothing_above_the_mark_is_reported`, golden `consume_high_water_mark_*` |
-//! | compressed set | announces what [`Limits`] and Snappy's ratio allow, and yields it | the rest, before anything is reserved | `hostile::snappy_bombs`, `compress`, `hostile_snappy_*` |
+//! | numbers of a dense bundle | continue from the previous bundle | nothing to count from (after `fe`, base 0), 2^64−1 reached | `stream::numbers_go_on_from_bundle_to_bundle`, `stream::a_dense_bundle_needs_a_number_to_count_from`, `hostile_0xfe_without_sparse`, `hostile_base_overflow` |
+//! | numbers of a sparse bundle | its own, regardless of the base | 0, 2^64−1, fewer numbers than messages | `bundle::headers_refused`, `hostile_sparse_overflow`, `hostile_sparse_range_too_small` |
+//! | numbers of sparse messages | above the previous one, with room left for those that follow; the last one as in the header | anything else | `bundle::numbers_of_sparse_bundles`, `hostile_sparse_delta_past_last` |
+//! | numbers from bundle to bundle | rising, gaps allowed | at or below those of the previous bundle | `stream::numbers_never_run_backwards`, `hostile_sparse_backwards` |
+//! | below the wanted number | skipped, undecoded | | `stream::bundles_below_the_wanted_number_are_passed_over`, golden `consume_chunk_begins_early` |
+//! | above the high-water mark | skipped with the rest of the chunk, undecoded | | `stream::nothing_above_the_mark_is_reported`, golden `consume_high_water_mark_*` |
+//! | compressed set | claims a length that [`Limits`] and Snappy's ratio allow, and has it | anything else, before memory is reserved | `hostile::snappy_bombs`, `compress`, `hostile_snappy_*` |
 //! | key, payload | inside the message set | past its end, unless the bundle is cut | `bundle::messages_fill_their_set_exactly`, `hostile_key_past_bundle`, `hostile_message_past_bundle`, `hostile_payload_len_max` |
-//! | message set | ends with message number `count` | earlier or later; cut, if all messages are there and it goes on | `bundle::messages_fill_their_set_exactly`, `hostile_count_too_big`, `hostile_count_too_small` |
+//! | message set | ends with message number `count` | earlier or later; a cut one that has all messages and further bytes | `bundle::messages_fill_their_set_exactly`, `hostile_count_too_big`, `hostile_count_too_small` |
 //! | message flags | any; only the lowest three mean something | | `bundle::every_combination_of_dense_message_flags` |
 //! | shared time stamp | that of the message before; 0 on the first | | `bundle::shared_time_stamps`, golden `consume_timestamps_from_shared` |
-//! | varint | up to five bytes, also more than it needs | a sixth byte, above 2^32−1, past its container | `varint`, `hostile::a_long_varint_in_every_place`, `hostile_varint_*` |
-//! | ping | an empty one as greeting, any others before an answer up to 1 MiB in all | another greeting; more, or time used up by them | `stream::pings_stand_between_frames_and_are_passed_over`, `endless::pings_before_a_fetched_answer`, `endless::pings_before_another_answer`, `endless::pings_before_the_answer_to_a_producer`, `connect::somebody_else` |
-//! | high-water mark, first available | any number, above or below what is sent | the next one to ask for, if it came to 2^64−1 | `last_numbers`, `stream::nothing_above_the_mark_is_reported` |
-//! | answers about topics, partitions, nodes, status | the request's id and topic; less than was counted of partitions being removed, and of an old version's status; any flags of a node | other ids and topics, undefined codes and flags, bytes missing or left over, counts above [`Limits`] | `admin`, `hostile::a_lie_in_every_place`, `partitions::undefined_reasons_and_marks_that_mean_none` |
-//! | names in requests | text of 1 to 255 bytes | bytes that are no text: their answer could not repeat them | `cursor::text_is_utf_8_and_names_are_shown_as_far_as_they_are`, `broker::names_that_are_not_utf_8_are_hung_up_on` |
+//! | varint | up to five bytes, even if fewer would do | a sixth byte, above 2^32−1, past its container | `varint`, `hostile::a_long_varint_in_every_place`, `hostile_varint_*` |
+//! | ping | an empty one as greeting; before an answer any, up to 1 MiB in total | any other greeting; more than that, or a time-out spent on them | `stream::pings_stand_between_frames_and_are_passed_over`, `endless::pings_before_a_fetched_answer`, `endless::pings_before_another_answer`, `endless::pings_before_the_answer_to_a_producer`, `connect::somebody_else` |
+//! | high-water mark, first available | any number, above or below what is sent | a next number to ask for of 2^64−1 | `last_numbers`, `stream::nothing_above_the_mark_is_reported` |
+//! | answers about topics, partitions, nodes, status | the request's id and topic; fewer entries than counted for partitions being removed, and in an old version's status; any flags of a node | other ids and topics, undefined codes and flags, bytes missing or left over, counts above [`Limits`] | `admin`, `hostile::a_lie_in_every_place`, `partitions::undefined_reasons_and_marks_that_mean_none` |
+//! | names in requests | text of 1 to 255 bytes | bytes that are not UTF-8, which an answer could not repeat | `cursor::text_is_utf_8_and_names_are_shown_as_far_as_they_are`, `broker::names_that_are_not_utf_8_are_hung_up_on` |
 //! | produce answer | one code for each partition, or for its topic | bytes missing or left over, unknown codes | `produce`, `hostile_produce_*` |
-//! | end of the bytes | waited for, and nothing is looked at twice | | `splits`, `golden::a_cut_answer_is_waited_for`, `hostile::work_grows_with_the_bytes_alone` |
+//! | incomplete input | more is awaited, and no byte is read twice | | `splits`, `golden::a_cut_answer_is_waited_for`, `hostile::work_grows_with_the_bytes_alone` |
 //!
-//! What needs a clock or a second look at a peer (silence, trickling bytes, redirects that go in circles or nowhere) is
-//! not decided here but where the sockets are.
+//! What needs a clock or a view of several answers (silence, trickling bytes, redirects in circles or to nowhere) is not
+//! decided here, but where the sockets are.
 
 #![deny(
     clippy::indexing_slicing,

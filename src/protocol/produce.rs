@@ -10,11 +10,11 @@ use super::error::{DecodeError, DecodeFault, EncodeError};
 use super::frame::{self, Kind};
 use super::{Limits, varint};
 
-/// The client version to send; its low byte has to stay small (reference, section 6.2).
+/// The client version to send. Its low byte must stay small (reference, section 6.2).
 pub const CLIENT_VERSION: u16 = 2;
 
-/// Acks from half of the other replicas, rounded down, plus one. Other values are a number of replicas besides the
-/// leader, 0 for all that are in sync.
+/// Acks from half of the other replicas, rounded down, plus one. Any other value is a number of replicas in addition to the
+/// leader; 0 means all that are in sync.
 pub const ACKS_QUORUM: u8 = 255;
 
 const STORED: u8 = 0x00;
@@ -26,7 +26,7 @@ const INVALID_SEQ: u8 = 0x0a;
 const READ_ONLY: u8 = 0xfe;
 const UNKNOWN_TOPIC: u8 = 0xff;
 
-/// A produce request; names and bundles are borrowed.
+/// A produce request that borrows its names and bundles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProduceRequest<'a> {
     /// [`CLIENT_VERSION`].
@@ -35,13 +35,13 @@ pub struct ProduceRequest<'a> {
     pub request_id: u32,
     /// For tracing; at most 255 bytes.
     pub client_id: Cow<'a, str>,
-    /// How many replicas besides the leader must have the messages; a cluster only.
+    /// How many replicas in addition to the leader must have the messages. Only for a cluster.
     pub required_acks: u8,
     /// How long the server waits for them, in milliseconds; 0 for its default of 8 s.
     pub ack_timeout_ms: u32,
     /// Whether the partitions' [`first_seq`](ProducePartition::first_seq) is sent, as `ProduceWithSeqnum`.
     pub with_seqnum: bool,
-    /// What to store: every topic once, with at least one partition.
+    /// The topics to store to, each once, with at least one partition.
     pub topics: Vec<ProduceTopic<'a>>,
 }
 
@@ -59,19 +59,19 @@ pub struct ProduceTopic<'a> {
 pub struct ProducePartition<'a> {
     /// The partition.
     pub partition: u16,
-    /// The first number of the bundle if that is sparse, else 0; sent by `ProduceWithSeqnum` only.
+    /// The first number of a sparse bundle, else 0. Only `ProduceWithSeqnum` sends it.
     pub first_seq: u64,
     /// One bundle.
     pub bundle: &'a [u8],
 }
 
 impl<'a> ProduceRequest<'a> {
-    /// [`Kind::Produce`] or [`Kind::ProduceWithSeqnum`].
+    /// Returns [`Kind::Produce`] or [`Kind::ProduceWithSeqnum`].
     pub fn kind(&self) -> Kind {
         if self.with_seqnum { Kind::ProduceWithSeqnum } else { Kind::Produce }
     }
 
-    /// How many partitions each topic has, in the order of the request: what its answer can be read with.
+    /// Returns how many partitions each topic has, in the order of the request. The answer can be read only with these.
     pub fn shape(&self) -> impl Iterator<Item = usize> {
         self.topics.iter().map(|topic| topic.partitions.len())
     }
@@ -79,11 +79,11 @@ impl<'a> ProduceRequest<'a> {
     /// Appends the request as a frame.
     ///
     /// # Errors
-    /// What a server must not be sent (reference, sections 6.1, 6.2, 6.5 and 19): no topic, a topic or partition twice, a
-    /// topic without partitions, more than 255 of either, a name of 0 or more than 255 bytes; a bundle that is empty or
-    /// announces no or more than [`MAX_MESSAGES`] messages; with numbers, a `first_seq` that is not the sparse bundle's
-    /// own, or not 0 for a dense one; a client version the server would stumble over; more than 256 MiB in all. `out` is
-    /// then unchanged.
+    /// A request that must not be sent to a server (reference, sections 6.1, 6.2, 6.5 and 19): no topic, a repeated topic or
+    /// partition, a topic without partitions, more than 255 of either, a name of 0 or more than 255 bytes; a bundle that is
+    /// empty or has no messages or more than [`MAX_MESSAGES`]; with numbers, a `first_seq` that is not the sparse bundle's
+    /// own, or not 0 for a dense one; a client version that servers misread; more than 256 MiB in total. `out` is then
+    /// unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         frame::put_request(self.kind(), out, |out| self.put(out))
     }
@@ -105,13 +105,13 @@ impl<'a> ProduceRequest<'a> {
                 let before = topic.partitions.iter().take(index);
                 let same = before.filter(|other| other.partition == entry.partition).count();
                 EncodeError::check("entries of a partition", same + 1, 1, 1)?;
-                // Before it is copied, not only when the frame is closed.
+                // Checked before copying, not only when the frame is complete.
                 let len = out.len() - start + entry.bundle.len();
                 EncodeError::check("request, bytes", len, 0, frame::MAX_REQUEST as u64)?;
                 entry.put(self.with_seqnum, out)?;
             }
         }
-        // The server takes the low byte of the version for the length of a string and hangs up if that does not fit.
+        // The server reads the low byte of the version as the length of a string, and hangs up if that is too long.
         let [low, _] = self.client_version.to_le_bytes();
         let most = (out.len() - start).saturating_sub(7) as u64;
         EncodeError::check("client version, low byte", low.into(), 0, most)
@@ -120,7 +120,7 @@ impl<'a> ProduceRequest<'a> {
     /// Reads a request from the payload of a frame of this kind, without the checks of [`encode`](ProduceRequest::encode).
     ///
     /// # Errors
-    /// Another kind, a payload that ends early or goes on, or a topic name that is not UTF-8.
+    /// Another kind, a payload that ends early or has bytes left over, or a topic name that is not UTF-8.
     pub fn decode(kind: Kind, payload: &'a [u8]) -> Result<ProduceRequest<'a>, DecodeError> {
         let with_seqnum = match kind {
             Kind::Produce => false,
@@ -186,14 +186,14 @@ fn refusal(e: &DecodeError) -> EncodeError {
     }
 }
 
-/// What became of a partition's bundle (reference, section 6.3).
+/// The outcome for a partition's bundle (reference, section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProduceCode {
-    /// It was stored.
+    /// Stored.
     Stored,
     /// The topic has no such partition.
     UnknownPartition,
-    /// The log could not be opened or written; in the second case the bundle may be stored.
+    /// The log could not be opened or written. If it could not be written, the bundle may be stored.
     SystemError,
     /// Stored by the leader, but not confirmed by enough replicas in time.
     NotConfirmed,
@@ -205,9 +205,9 @@ pub enum ProduceCode {
     Redirect(SocketAddrV4),
     /// No node leads the partition now; not stored.
     NoLeader,
-    /// The server is read-only; stands for all partitions of a topic.
+    /// The server is read-only. Stands for all partitions of a topic.
     ReadOnly,
-    /// There is no such topic; stands for all of its partitions.
+    /// There is no such topic. Stands for all of its partitions.
     UnknownTopic,
 }
 
@@ -227,7 +227,7 @@ impl ProduceCode {
         }
     }
 
-    /// Whether it is sent once for all partitions of its topic.
+    /// Returns whether it is sent once for all partitions of its topic.
     fn is_of_topic(self) -> bool {
         matches!(self, ProduceCode::ReadOnly | ProduceCode::UnknownTopic)
     }
@@ -262,13 +262,13 @@ fn undefined(code: u8, at: u64) -> DecodeError {
     DecodeError::new("produce code", DecodeFault::Undefined { value: code.into() }, at)
 }
 
-/// The answer to either produce request. It names nothing and counts nothing: it can only be read with its request's
-/// [`shape`](ProduceRequest::shape), which [`frame::request_id`] helps to find.
+/// The answer to either produce request. It contains no names and no counts, so it can be read only with the
+/// [`shape`](ProduceRequest::shape) of its request, which [`frame::request_id`] identifies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProduceResponse {
     /// The request's id.
     pub request_id: u32,
-    /// One for each partition, in the order of the request; those sent once for a topic are repeated.
+    /// One code for each partition, in the order of the request. A code sent once for a topic is repeated.
     pub codes: Vec<ProduceCode>,
 }
 
@@ -276,7 +276,7 @@ impl ProduceResponse {
     /// Appends the answer to a request of this shape as a frame.
     ///
     /// # Errors
-    /// Another number of codes than the shape has partitions, or a code for a whole topic beside another one. `out` is
+    /// More or fewer codes than the shape has partitions, or a code for a whole topic together with another code. `out` is
     /// then unchanged.
     pub fn encode(&self, shape: impl IntoIterator<Item = usize>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         frame::put_answer(Kind::Produce, out, |out| {
@@ -312,10 +312,10 @@ impl ProduceResponse {
         Ok(ProduceResponse { request_id, codes })
     }
 
-    /// As [`decode`](ProduceResponse::decode), but appends the codes to `codes`; the request's id.
+    /// As [`decode`](ProduceResponse::decode), but appends the codes to `codes` and returns the request's id.
     ///
     /// # Errors
-    /// As [`decode`](ProduceResponse::decode). The codes appended before that stay.
+    /// As [`decode`](ProduceResponse::decode). Codes already appended stay.
     pub fn decode_into(
         payload: &[u8],
         shape: impl IntoIterator<Item = usize>,

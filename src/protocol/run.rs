@@ -1,8 +1,8 @@
-//! Runs: small bundles that follow each other, found and decoded together. What a bundle costs by itself, many times what
-//! a message does, is shared by all of them.
+//! Runs: consecutive small bundles that are found and decoded together. A bundle's fixed cost, many times that of a message,
+//! is then paid once for all of them.
 //!
-//! Their headers are their flags alone: not compressed, dense, at most 15 messages (reference, section 4.1). Their lengths
-//! take two bytes at most: up to 16,383.
+//! The bundles of a run have a header of flags only: uncompressed, dense, at most 15 messages (reference, section 4.1).
+//! Their lengths take at most two bytes, so they are at most 16,383.
 
 use super::bundle::{Entry, MessageSet, count_in_flags};
 use super::chunk::Good;
@@ -10,31 +10,31 @@ use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault};
 use super::varint;
 
-/// What a run has to stay within.
+/// The bounds of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    /// Number of its first message, at least 1.
+    /// The number of its first message, at least 1.
     pub(super) first: u64,
-    /// The highest number, at most 2^64−2.
+    /// The highest number allowed, at most 2^64−2.
     pub(super) top: u64,
-    /// Messages of all bundles.
+    /// The most messages in all bundles together.
     pub(super) messages: u32,
-    /// Bytes of each bundle.
+    /// The most bytes in a bundle.
     pub(super) bundle: u32,
 }
 
-/// Several bundles.
+/// Several consecutive bundles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) bundles: u32,
     pub(super) messages: u32,
-    /// Number of the last message.
+    /// The number of the last message.
     pub(super) last: u64,
-    /// Bytes, each bundle's length included.
+    /// Bytes, including the length of each bundle.
     pub(super) len: usize,
 }
 
-/// The run at the front of `bytes`, if two bundles or more are there, all of them, and fit.
+/// Returns the run at the front of `bytes`, if at least two bundles are complete and within the bounds.
 pub(super) fn find(bytes: &[u8], bounds: Bounds) -> Option<Run> {
     let Bounds { top, .. } = bounds;
     let mut rest = bytes;
@@ -46,17 +46,17 @@ pub(super) fn find(bytes: &[u8], bounds: Bounds) -> Option<Run> {
         if next > top || u64::from(count) - 1 > top - next {
             break;
         }
-        let Some(behind) = rest.get(prefix + len as usize..) else { break };
-        (bundles, messages, next, rest) = (bundles + 1, all, next + u64::from(count), behind);
+        let Some(after) = rest.get(prefix + len as usize..) else { break };
+        (bundles, messages, next, rest) = (bundles + 1, all, next + u64::from(count), after);
     }
     (bundles > 1).then(|| Run { bundles, messages, last: next - 1, len: bytes.len() - rest.len() })
 }
 
-/// Appends an entry for each message of a run with a number up to `to`, inclusive; only entries of good bundles, which are
-/// added to `good`. `run` is a message set of all its bytes.
+/// Appends an entry for each message of a run with a number up to `to`, inclusive, but only for bundles without an error,
+/// which are added to `good`. `run` is a message set of all bytes of the run.
 ///
 /// # Errors
-/// As [`MessageSet::decode`] of the first bundle that is bad.
+/// As [`MessageSet::decode`] for the first bad bundle.
 pub(super) fn decode(
     run: &MessageSet<'_>,
     bundles: u32,
@@ -86,12 +86,12 @@ pub(super) fn decode(
         }
         if !is_good || cursor.read() != end {
             out.truncate(before);
-            // Read by itself it shows what is wrong with it.
+            // Decoding it by itself yields the error.
             let bytes = run.bytes.get(start..end).unwrap_or_default();
             let last = first.saturating_add(u64::from(count).saturating_sub(1));
             let alone = MessageSet { bytes, count, first, last, ..*run };
             alone.decode(first, to, &mut Vec::new())?;
-            // Not a run that was found here, then.
+            // Only for bytes other than those in which `find` found the run.
             return Err(cursor.error("bundle length", DecodeFault::Undefined { value: len as u64 }));
         }
         good.bundles += 1;

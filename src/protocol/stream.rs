@@ -1,8 +1,7 @@
-//! [`FetchDecoder`]: consume answers, piece by piece (reference, sections 5 and 15).
+//! [`FetchDecoder`]: decodes consume answers piece by piece (reference, sections 5 and 15).
 //!
-//! The decoder is given whatever has arrived and says either what it found or how many more bytes it cannot go on
-//! without. It holds the partition entries of one answer, never its data: a bundle is reported as a range of the input,
-//! once all of it is there.
+//! The decoder takes the bytes that have arrived and returns either what it found or how many more bytes it needs. It keeps
+//! the partition entries of one answer, never its data: when a bundle is complete, it is reported as a range of the input.
 
 use super::Limits;
 pub use super::chunk::{Bundle, ChunkEnd};
@@ -12,37 +11,37 @@ use super::error::{DecodeError, DecodeFault};
 use super::fetch::{FetchRequest, HeaderItem, HeaderItems, PartitionAnswer, SEQ_TAIL};
 use super::frame::{FrameHeader, HEADER_LEN, Kind};
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing more can be said before this many bytes follow those that were given and not consumed.
+    /// At least this many more bytes are needed after those that were given and not consumed.
     Need(usize),
-    /// The next bundles of a chunk, at least one, were appended to those that the step was given.
+    /// The next bundles of a chunk, at least one, were appended to the step's list.
     Bundles,
-    /// The next event.
+    /// The next event of the answer.
     Event(Event),
 }
 
-/// What an answer consists of besides bundles, in the order of its bytes.
+/// The parts of an answer other than bundles, in the order of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// An answer to this request begins.
     Response {
-        /// The id of an outstanding request, which is answered by all that follows up to [`Event::End`].
+        /// The id of an outstanding request. Everything up to [`Event::End`] answers it.
         request_id: u32,
     },
-    /// What the server says of a partition; one for each of the request, all before the first chunk.
+    /// What the server says about a partition. There is one for each partition of the request, all before the first chunk.
     Partition {
         /// The partition's index in [`FetchRequest::slots`].
         slot: usize,
-        /// What the server says.
+        /// What the server says about it.
         answer: PartitionAnswer,
     },
-    /// A partition's chunk, not empty, is through.
+    /// The end of a partition's chunk, if that is not empty.
     ChunkEnd {
         /// The partition's index in [`FetchRequest::slots`].
         slot: usize,
-        /// Why no more of it was reported.
+        /// How the chunk ended.
         end: ChunkEnd,
     },
     /// The answer is complete; its request is no longer outstanding.
@@ -52,27 +51,28 @@ pub enum Event {
     },
 }
 
-/// The most bundles that a step appends, so that what it finds takes no more memory than a read buffer.
+/// The most bundles that a step appends, so that the list needs no more memory than a read buffer.
 const MAX_BUNDLES: usize = 1024;
 
-/// Bytes of pings to take before an answer: servers send none after the greeting, and so many only to waste time.
+/// The most bytes of pings to accept before an answer: servers send none after the greeting, and this many only to waste
+/// time.
 const MAX_PINGS: u64 = 1 << 20;
 
 /// Decodes the consume answers of one connection.
 #[derive(Debug)]
 pub struct FetchDecoder {
     limits: Limits,
-    /// The most messages of bundles reported together.
+    /// The most messages in bundles that are reported together.
     joined: u32,
     outstanding: Vec<FetchRequest>,
     state: State,
     failed: Option<DecodeError>,
-    /// Bytes of the current frame's payload, and where in it what comes next begins: its entries, or a chunk.
+    /// The length of the current frame's payload, and where in it the next part begins: the entries, or a chunk.
     frame_len: u64,
     at: u64,
     /// Bytes of pings since the last answer.
     pings: u64,
-    /// Index of the current request among the outstanding ones.
+    /// The index of the current request in `outstanding`.
     current: usize,
     slots: Vec<Slot>,
     chunk: Chunk,
@@ -92,7 +92,7 @@ enum State {
     NextChunk {
         slot: usize,
     },
-    /// At the first byte of a bundle, or the end of a chunk.
+    /// At the first byte of a bundle, or at the end of a chunk.
     Bundles,
     Skip {
         bytes: u64,
@@ -107,19 +107,19 @@ enum AfterSkip {
     ChunkEnd(ChunkEnd),
 }
 
-/// What is known of a partition of the current answer.
+/// A partition of the current answer.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     answer: PartitionAnswer,
-    /// The number the request wanted.
+    /// The number that the request wanted.
     from: u64,
 }
 
-/// What a transition came to; `None`: go on at once.
+/// The result of a transition. `None`: the next one can follow at once.
 type Move = Result<Option<Step>, DecodeError>;
 
 impl FetchDecoder {
-    /// A decoder for a connection on which the greeting has been read.
+    /// Creates a decoder for a connection whose greeting has been read.
     pub fn new(limits: Limits) -> FetchDecoder {
         FetchDecoder {
             limits,
@@ -136,20 +136,22 @@ impl FetchDecoder {
         }
     }
 
-    /// Has small bundles that follow each other reported together, from the next ones on, up to so many messages at once
-    /// and never more than [`Limits`] allow a bundle. Small are those that are not compressed, numbered densely, wanted as
-    /// a whole, and have 15 messages and 16,383 bytes at the most. Which of them come together also depends on how much of
-    /// them is there. They are to be decoded with [`Bundle::decode`]. By default, with 0, each is reported by itself.
+    /// From the next bundle on, reports consecutive small bundles together, up to this many messages at once and never more
+    /// than [`Limits`] allow in a bundle. The default, 0, reports each bundle by itself.
+    ///
+    /// A bundle is small if it is uncompressed and dense, has at most 15 messages and 16,383 bytes, and is wanted as a whole.
+    /// Which of them are reported together also depends on how many bytes have arrived. Decode them with
+    /// [`Bundle::decode`].
     pub fn join_up_to(&mut self, messages: u32) {
         self.joined = messages;
     }
 
-    /// Announces a request that is about to be sent; answers to anything else are refused.
+    /// Announces a request before it is sent. Answers to any other request are refused.
     pub fn expect(&mut self, request: FetchRequest) {
         self.outstanding.push(request);
     }
 
-    /// The requests that were not answered completely.
+    /// Returns the requests whose answers are not complete.
     pub fn outstanding(&self) -> &[FetchRequest] {
         &self.outstanding
     }
@@ -159,11 +161,11 @@ impl FetchDecoder {
         matches!(self.state, State::Frame)
     }
 
-    /// Goes on with `input`, which begins with the first byte not consumed so far. Returns how many bytes are now
-    /// consumed, and what was found. Bundles are appended to `bundles`; their ranges lie within the consumed bytes.
+    /// Continues with `input`, which must begin with the first byte not consumed so far. Returns how many bytes it consumed,
+    /// and what it found. Bundles are appended to `bundles`; their ranges lie within the consumed bytes.
     ///
     /// # Errors
-    /// An answer that breaks the protocol or a limit. The decoder is of no further use and repeats the error.
+    /// An answer that violates the protocol or exceeds a limit. From then on, every call returns the same error.
     pub fn step(&mut self, input: &[u8], bundles: &mut Vec<Bundle>) -> Result<(usize, Step), DecodeError> {
         if let Some(e) = &self.failed {
             return Err(e.clone());
@@ -177,7 +179,7 @@ impl FetchDecoder {
                 Err(e) => {
                     let e = self.place(e);
                     self.failed = Some(e.clone());
-                    // What came before it is good.
+                    // The bundles before the error are good; the next call returns it.
                     return if bundles.len() > before { Ok((used, Step::Bundles)) } else { Err(e) };
                 }
             }
@@ -223,7 +225,7 @@ impl FetchDecoder {
         self.frame_len = header.len.into();
         let limit = match header.kind {
             Kind::Consume => self.limits.fetch_frame,
-            // A ping may stand in front of any answer; nobody sends one with much in it.
+            // A ping may precede any answer. Nobody sends a large one.
             Kind::Ping => self.limits.fetch_header,
             other => {
                 let fault = DecodeFault::Unexpected { found: other as u64, expected: Kind::Consume as u64 };
@@ -237,7 +239,7 @@ impl FetchDecoder {
         self.state = match header.kind {
             Kind::Consume => State::Fixed,
             _ => {
-                // Without end they would keep a reader busy for ever.
+                // Without a limit, pings could keep a reader busy for ever.
                 self.pings += HEADER_LEN as u64 + self.frame_len;
                 if self.pings > MAX_PINGS {
                     let fault = DecodeFault::Implausible { claimed: self.pings, most: MAX_PINGS };
@@ -322,7 +324,7 @@ impl FetchDecoder {
         None
     }
 
-    /// Takes whole bundles, as many as there are, up to the end of the chunk or to one that is not to be reported.
+    /// Takes all complete bundles, up to the end of the chunk or to one that is not reported.
     fn bundles(&mut self, input: &[u8], used: &mut usize, bundles: &mut Vec<Bundle>) -> Move {
         let before = bundles.len();
         while bundles.len() - before < MAX_BUNDLES {
@@ -352,7 +354,7 @@ impl FetchDecoder {
         Ok((bundles.len() > before).then_some(Step::Bundles))
     }
 
-    /// Ends the chunk, passing over what is left of it.
+    /// Ends the chunk and skips the rest of it.
     fn end_chunk(&mut self, end: ChunkEnd) {
         self.state = State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) };
     }
@@ -363,7 +365,7 @@ impl FetchDecoder {
         let left = bytes - now as u64;
         if left > 0 {
             self.state = State::Skip { bytes: left, then };
-            // Not all that is left: whatever comes can be passed over without being kept.
+            // One byte, not all that is left: bytes to skip need not be kept.
             return Some(Step::Need(1));
         }
         match then {
@@ -406,7 +408,7 @@ pub(super) fn answers(
     }
 }
 
-/// Appends a slot for each partition of the request, if the header has just those, in the same order.
+/// Appends a slot for each partition of the request, if the header has exactly those, in the same order.
 fn check_entries(request: &FetchRequest, mut items: HeaderItems<'_>, slots: &mut Vec<Slot>) -> Result<(), DecodeError> {
     let unexpected = |field, found: u64, expected: u64, at| {
         Err(DecodeError::new(field, DecodeFault::Unexpected { found, expected }, at))

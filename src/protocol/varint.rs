@@ -1,11 +1,11 @@
-//! Unsigned 32-bit varints: seven bits a byte, low bits first, bit 7 set on every byte but the last (reference, section 1).
+//! Unsigned 32-bit varints: seven bits per byte, low bits first, bit 7 set in every byte but the last (reference, section 1).
 
 use super::error::{DecodeError, DecodeFault};
 
 /// The most bytes a varint takes.
 pub const MAX_LEN: usize = 5;
 
-/// How many bytes `value` takes in its shortest form, the only one encoders write.
+/// Returns the length of `value` in bytes, in its shortest form, the only one that encoders write.
 pub fn len(value: u32) -> usize {
     match value {
         0..=0x7f => 1,
@@ -25,7 +25,7 @@ pub fn encode(mut value: u32, out: &mut Vec<u8>) {
     out.push((value & 0x7f) as u8);
 }
 
-/// The varint at a place of `bytes` and its length, if it takes a byte or two, as most do.
+/// Returns the varint at a position of `bytes`, and its length, if that is one or two bytes, as for most.
 #[inline]
 pub fn short(bytes: &[u8], at: usize) -> Option<(u32, usize)> {
     match *bytes.get(at)? {
@@ -45,7 +45,7 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// Takes the next byte; the number once the byte was its last.
+    /// Takes the next byte. Returns the number if this byte was its last.
     ///
     /// # Errors
     /// A sixth byte, or a value above 2^32−1.
@@ -59,12 +59,12 @@ impl Partial {
         Ok((byte < 0x80).then_some(self.value))
     }
 
-    /// How many bytes it has taken.
+    /// Returns how many bytes it has taken.
     pub fn len(self) -> usize {
         usize::from(self.len)
     }
 
-    /// Whether it has taken none.
+    /// Returns whether it has taken no byte.
     pub fn is_empty(self) -> bool {
         self.len == 0
     }

@@ -2,13 +2,15 @@
 //!
 //! The recordings are replayed in the order they were made; what a partition held at the time is taken from the answers
 //! themselves, and made up where no answer shows it.
+//!
+//! Compiled twice: here over sockets, and in the library's unit tests for the machine alone, with another `raw`.
 
 use tank_client::broker::{Broker, BrokerBuilder};
 use tank_client::protocol::bundle::{Compression, RawMessage};
 use tank_client::protocol::varint;
 
-use crate::captures::{Capture, Seen, seen, standalone};
-use crate::raw::{Raw, SOON};
+use super::captures::{Capture, Seen, seen, standalone};
+use super::raw::{Raw, SOON, start};
 
 /// Captures in which data arrives while their request waits.
 const ARRIVES: [&str; 10] = [
@@ -52,7 +54,7 @@ struct Replay {
 
 impl Replay {
     fn new(builder: &BrokerBuilder, captures: &[Capture], topics: &[(&str, u16)]) -> Replay {
-        let broker = builder.start().unwrap();
+        let broker = start(builder);
         topics.iter().for_each(|(topic, partitions)| broker.create_topic(topic, *partitions));
         Replay { broker, seen: seen(captures) }
     }
@@ -185,7 +187,7 @@ fn produce() {
 
 #[test]
 fn read_only() {
-    let broker = Broker::builder().read_only().start().unwrap();
+    let broker = start(&Broker::builder().read_only());
     broker.create_topic("orders", 2);
     let captures = standalone("produce_read_only", "produce_system_error");
     assert_eq!(captures.len(), 2);
@@ -195,7 +197,7 @@ fn read_only() {
 
 #[test]
 fn a_log_that_cannot_be_opened() {
-    let broker = Broker::start().unwrap();
+    let broker = start(&Broker::builder());
     broker.create_topic("orders", 2);
     broker.set_broken("orders", 1, true);
     let captures = standalone("produce_system_error", "consume_single_message");
@@ -205,7 +207,7 @@ fn a_log_that_cannot_be_opened() {
 
 #[test]
 fn topics_and_all_that_closes_a_connection() {
-    let broker = Broker::start().unwrap();
+    let broker = start(&Broker::builder());
     let captures = standalone("create_topic_ok", "produce_single");
     assert!(captures.len() > 30);
     for capture in &captures {

@@ -35,12 +35,12 @@ fn all_brokers_down_and_back_again() {
     within(60, || {
         let (cluster, _) = orders(3, 3);
         let budget = Duration::from_secs(2);
-        let client = quick().connect_timeout(budget).retry_timeout(Duration::ZERO).connect(&addrs(&cluster)).unwrap();
+        let client = quick().connect_timeout(budget).retry_timeout(Duration::ZERO).connect(addrs(&cluster)).unwrap();
         (0..3).for_each(|p| append(&cluster, p, 1, 5));
         cluster.nodes().iter().for_each(Broker::stop);
         let (errors, took) = timed(|| {
             [
-                quick().connect_timeout(budget).connect(&addrs(&cluster)).unwrap_err(),
+                quick().connect_timeout(budget).connect(addrs(&cluster)).unwrap_err(),
                 client.subscribe(all()).unwrap_err(),
                 client.partitions("orders").unwrap_err(),
                 client.topics().unwrap_err(),
@@ -69,7 +69,7 @@ fn all_brokers_down_and_back_again() {
 fn one_broker_is_enough_to_begin_with() {
     within(60, || {
         let (cluster, _) = orders(3, 3);
-        let client = quick().connect(&cluster.node(0).addr().to_string()).unwrap();
+        let client = quick().connect(cluster.node(0).addr()).unwrap();
         let mut iter = client.subscribe(all()).unwrap();
         (0..3).for_each(|p| append(&cluster, p, 1, 5));
         take(&mut iter, 15);
@@ -90,7 +90,7 @@ fn every_broker_is_as_good_to_begin_with() {
         let (cluster, _) = orders(3, 7);
         (0..7).for_each(|p| append(&cluster, p, 1, 3));
         for node in cluster.nodes() {
-            let client = quick().connect(&node.addr().to_string()).unwrap();
+            let client = quick().connect(node.addr()).unwrap();
             let marks: Vec<_> = client.partitions("orders").unwrap();
             assert!(marks.iter().all(|p| (p.first_available, p.high_water_mark) == (1, 3)) && marks.len() == 7);
             let mut iter = client.subscribe(all().stop_at_end()).unwrap();

@@ -71,7 +71,7 @@ fn storm(rng: &mut Rng, time: Duration) {
 fn client(cluster: &Cluster) -> Client {
     let soon = Duration::from_millis(500);
     let builder = quick().connect_timeout(soon).io_timeout(soon).ack_timeout(soon / 2);
-    builder.retry_timeout(Duration::from_secs(60)).connect(&addrs(cluster)).unwrap()
+    builder.retry_timeout(Duration::from_secs(60)).connect(addrs(cluster)).unwrap()
 }
 
 /// Publishes to every third partition, each record under the number it will have, until all is calm; then flushes.

@@ -128,7 +128,7 @@ fn nothing_deadly_is_sent_to_a_cluster() {
                 check(cluster.nodes(), true, &mut seen);
             }
         }
-        let late = quick().connect(&addrs(&cluster)).unwrap();
+        let late = quick().connect(addrs(&cluster)).unwrap();
         cluster.set_leader("orders", 0, None);
         let mut iter = late.subscribe(Subscription::topic("orders")).unwrap();
         idle_until(&mut iter, |iter| iter.stats().no_leader > 2);

@@ -14,7 +14,7 @@ use crate::support::{addrs, all, append, take};
 fn fail_over(until_named: Duration) -> (Duration, Duration) {
     let cluster = Broker::cluster(3).unwrap();
     cluster.create_topic("orders", 3);
-    let client = Client::connect(&addrs(&cluster)).unwrap();
+    let client = Client::connect(addrs(&cluster)).unwrap();
     let mut iter = client.subscribe(all()).unwrap();
     (0..3).for_each(|p| append(&cluster, p, 1, 1));
     take(&mut iter, 3);

@@ -25,7 +25,7 @@ fn two_nodes_that_name_each_other() {
             let named = BrokerFault::RefuseConsume(PartitionAnswer::Redirect(other));
             cluster.node(node).inject_times(named, u64::MAX);
         }
-        let client = quick().retry_timeout(PATIENCE).connect(&addrs(&cluster)).unwrap();
+        let client = quick().retry_timeout(PATIENCE).connect(addrs(&cluster)).unwrap();
         let mut iter = client.subscribe(all()).unwrap();
         let (e, took) = timed(|| iter.next().unwrap().unwrap_err());
         assert!(took < PATIENCE + Duration::from_secs(5), "{took:?}");
@@ -39,7 +39,7 @@ fn two_nodes_that_name_each_other() {
         assert!(stats.redirects >= u64::from(*hops) && stats.redirects < 200, "no busy loop: {stats:?}");
 
         // A quarrel that is settled in time is none.
-        let client = quick().connect(&addrs(&cluster)).unwrap();
+        let client = quick().connect(addrs(&cluster)).unwrap();
         let mut iter = client.subscribe(all()).unwrap();
         idle_until(&mut iter, |iter| iter.stats().redirects > 4);
         cluster.nodes().iter().for_each(Broker::clear_faults);
@@ -117,7 +117,7 @@ fn a_node_that_knows_no_leader_is_not_the_only_one_asked() {
             let (cluster, _) = orders(3, 1);
             cluster.set_leader("orders", 0, Some(1));
             cluster.node(0).inject_times(BrokerFault::RefuseProduce(answer), u64::MAX);
-            let client = || quick().retry_timeout(SOON).connect(&addrs(&cluster)).unwrap();
+            let client = || quick().retry_timeout(SOON).connect(addrs(&cluster)).unwrap();
             client().publish("orders", 0, &[Record::new(b"1")]).unwrap_or_else(|e| panic!("{answer:?}: {e:?}"));
             let mut producer = client().producer().build().unwrap();
             producer.send_to("orders", 0, Record::new(b"2")).unwrap();
@@ -235,7 +235,7 @@ fn redirects_that_are_not_allowed_or_lead_elsewhere() {
         ] {
             assert!(matches!(e, Error::Broker { fault, .. } if fault == refused), "{e:?}");
         }
-        let client = quick().redirects(Redirects::KnownBrokers).connect(&addrs(&cluster)).unwrap();
+        let client = quick().redirects(Redirects::KnownBrokers).connect(addrs(&cluster)).unwrap();
         assert_eq!(take(&mut client.subscribe(all()).unwrap(), 6).len(), 2);
 
         // The nodes behind forwarded ports: no advertised address is dialed.
@@ -248,7 +248,7 @@ fn redirects_that_are_not_allowed_or_lead_elsewhere() {
             counting.fetch_add(1, Ordering::SeqCst);
             table.iter().find(|(from, _)| *from == SocketAddr::V4(advertised)).unwrap().1
         };
-        let client = quick().map_endpoints(map).connect(&proxies[0].addr()).unwrap();
+        let client = quick().map_endpoints(map).connect(proxies[0].addr()).unwrap();
         assert_eq!(take(&mut client.subscribe(all()).unwrap(), 6).len(), 2);
         assert_eq!(client.partitions("orders").unwrap().len(), 2);
         assert!(mapped.load(Ordering::SeqCst) > 0 && proxies[1].accepted() > 0);

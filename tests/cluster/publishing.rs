@@ -41,7 +41,7 @@ fn every_partition_is_published_at_its_leader() {
 fn a_faulty_partition_takes_no_other_along() {
     within(60, || {
         let (cluster, _) = orders(3, 6);
-        let client = quick().retry_timeout(Duration::from_millis(300)).connect(&addrs(&cluster)).unwrap();
+        let client = quick().retry_timeout(Duration::from_millis(300)).connect(addrs(&cluster)).unwrap();
         publish_all(&client, 6, 1).into_iter().for_each(Result::unwrap);
         cluster.node(0).set_broken("orders", 0, true);
         cluster.set_leader("orders", 4, None);
@@ -65,7 +65,7 @@ fn acknowledgements() {
         let (cluster, _) = orders(3, 1);
         let with = |acks| {
             let builder = quick().acks(acks).ack_timeout(Duration::from_millis(100));
-            builder.retry_timeout(Duration::from_millis(200)).connect(&addrs(&cluster)).unwrap()
+            builder.retry_timeout(Duration::from_millis(200)).connect(addrs(&cluster)).unwrap()
         };
         let publish = |acks, n: u64| with(acks).publish("orders", 0, &[Record::new(n.to_string().as_bytes())]);
         for (acks, n) in [(Acks::All, 1), (Acks::Quorum, 2), (Acks::Peers(2), 3)] {
@@ -116,7 +116,7 @@ fn publishing_while_leaders_go() {
 fn a_new_topic_can_be_used_at_once() {
     within(60, || {
         let cluster = Broker::cluster_builder(3).election_time(Duration::from_millis(300)).start().unwrap();
-        let client = quick().connect(&addrs(&cluster)).unwrap();
+        let client = quick().connect(addrs(&cluster)).unwrap();
         let config = TopicConfig::new();
         let (created, took) = timed(|| client.create_topic("orders", 64, &config));
         created.unwrap();
@@ -174,7 +174,7 @@ fn silent_leaders_hold_up_no_more_than_they_must() {
         let budget = Duration::from_secs(2);
         let builder = || quick().connect_timeout(budget).retry_timeout(Duration::ZERO);
         for connected in [true, false] {
-            let client = builder().connect(&addrs(&cluster)).unwrap();
+            let client = builder().connect(addrs(&cluster)).unwrap();
             if connected {
                 // To all leaders, which answer then.
                 assert_eq!(client.partitions("orders").unwrap().len(), 5);
@@ -203,7 +203,7 @@ fn a_producer_is_not_held_up_by_a_leader_that_hangs() {
             let (cluster, _) = orders(3, 1);
             // With a copy each nobody's confirmation is waited for.
             cluster.create_topic_with("alone", 3, 1);
-            let client = quick().connect_timeout(SOON).connect(&addrs(&cluster)).unwrap();
+            let client = quick().connect_timeout(SOON).connect(addrs(&cluster)).unwrap();
             let mut producer = client.producer().max_records(1).build().unwrap();
             (0..3).for_each(|p| producer.send_to("alone", p, Record::new(b"1")).unwrap());
             producer.flush().unwrap();

@@ -76,7 +76,7 @@ fn a_leader_in_trouble_stalls_its_own_partitions_only() {
         for how in ["killed", "stopped in order", "hung", "hung when connecting", "mute"] {
             let (cluster, _) = orders(3, 6);
             let client =
-                quick().connect_timeout(Duration::from_millis(500)).retry_timeout(SOON * 2).connect(&addrs(&cluster));
+                quick().connect_timeout(Duration::from_millis(500)).retry_timeout(SOON * 2).connect(addrs(&cluster));
             let client = client.unwrap();
             let mut iter = client.subscribe(all()).unwrap();
             (0..6).for_each(|p| append(&cluster, p, 1, 1));
@@ -176,13 +176,13 @@ fn a_time_is_searched_once_there_is_a_leader() {
         append(&cluster, 0, 1, 3);
         cluster.set_leader("orders", 0, None);
         let patience = Duration::from_millis(200);
-        let client = quick().retry_timeout(patience).connect(&addrs(&cluster)).unwrap();
+        let client = quick().retry_timeout(patience).connect(addrs(&cluster)).unwrap();
         let since = || Subscription::topic("orders").start(Start::Time(std::time::UNIX_EPOCH));
         let (e, took) = timed(|| client.subscribe(since()).unwrap_err());
         let no_leader = tank_client::Fault::NoLeader;
         assert!(matches!(e, Error::Broker { partition: Some(0), fault, .. } if fault == no_leader), "{e:?}");
         assert!(took >= patience && took < SOON, "{took:?}");
-        let client = quick().connect(&addrs(&cluster)).unwrap();
+        let client = quick().connect(addrs(&cluster)).unwrap();
         let electing = cluster.clone();
         let before = cluster.node(0).stats().all_requests() + cluster.node(1).stats().all_requests();
         let election = thread::spawn(move || {
@@ -204,7 +204,7 @@ fn a_hung_leader_is_left_when_its_time_is_over() {
     within(60, || {
         let (cluster, _) = orders(3, 3);
         let builder = quick().io_timeout(Duration::from_millis(400)).connect_timeout(Duration::from_millis(400));
-        let client = builder.connect(&addrs(&cluster)).unwrap();
+        let client = builder.connect(addrs(&cluster)).unwrap();
         let mut iter = client.subscribe(all().max_wait(Duration::from_millis(300))).unwrap();
         (0..3).for_each(|p| append(&cluster, p, 1, 1));
         take(&mut iter, 3);
@@ -328,7 +328,7 @@ fn the_end_of_every_partition_at_its_leader() {
         cluster.node(1).pause();
         cluster.node(2).pause();
         let behind = quick().acks(tank_client::Acks::All).ack_timeout(Duration::from_millis(50));
-        let behind = behind.connect(&cluster.node(0).addr().to_string()).unwrap();
+        let behind = behind.connect(cluster.node(0).addr()).unwrap();
         let e = behind.publish("orders", 0, &[tank_client::Record::new(b"1")]).unwrap_err();
         assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e:?}");
         let subscription = Subscription::partition("orders", 0).start(Start::Earliest).stop_at_end();
@@ -346,12 +346,12 @@ fn a_replica_on_this_host_is_preferred_if_asked_for() {
         let cluster = Broker::cluster_builder(3).own_addresses().start().unwrap();
         cluster.create_topic("orders", 6);
         (0..6).for_each(|p| append(&cluster, p, 1, 10));
-        let client = quick().connect(&addrs(&cluster)).unwrap();
+        let client = quick().connect(addrs(&cluster)).unwrap();
         assert_eq!(take(&mut client.subscribe(all().prefer_local().stop_at_end()).unwrap(), 60).len(), 6);
         let elsewhere = |node: usize| cluster.node(node).stats().requests(Kind::Consume);
         assert!(elsewhere(1) <= 1 && elsewhere(2) <= 1, "leaders only point here");
         // A replica is no leader: what is published goes where it belongs.
-        let client = quick().connect(&cluster.node(2).addr().to_string()).unwrap();
+        let client = quick().connect(cluster.node(2).addr()).unwrap();
         let mut iter = client.subscribe(all().prefer_local()).unwrap();
         take(&mut iter, 60);
         assert!(iter.stats().redirects > 0, "{:?}", iter.stats());

@@ -24,7 +24,7 @@ pub(crate) fn addrs(cluster: &Cluster) -> String {
 pub(crate) fn orders(nodes: usize, partitions: u16) -> (Arc<Cluster>, Client) {
     let cluster = Broker::cluster(nodes).unwrap();
     cluster.create_topic("orders", partitions);
-    let client = quick().connect(&addrs(&cluster)).unwrap();
+    let client = quick().connect(addrs(&cluster)).unwrap();
     (Arc::new(cluster), client)
 }
 

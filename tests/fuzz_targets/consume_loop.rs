@@ -101,7 +101,7 @@ pub fn run(data: &[u8]) {
         .limits(limits)
         // Whatever it names as a leader, it is the peer that is asked.
         .map_endpoints(move |_| peer)
-        .connect(&peer.to_string());
+        .connect(peer);
     let iter = client.and_then(|client| client.subscribe(subscription));
     let delivered = match iter {
         Ok(mut iter) => {

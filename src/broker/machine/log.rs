@@ -305,7 +305,8 @@ impl Chunk {
             };
             let rest = stored.bundle.bytes.get(self.skip..).unwrap_or(&[]);
             let now = rest.len().min(out.len()).min(usize::try_from(self.left).unwrap_or(usize::MAX));
-            out.iter_mut().zip(rest.iter().take(now)).for_each(|(to, from)| *to = *from);
+            let (Some(to), Some(from)) = (out.get_mut(..now), rest.get(..now)) else { break };
+            to.copy_from_slice(from);
             done += now;
             self.left -= now as u64;
             if now == rest.len() {
@@ -571,7 +572,7 @@ mod tests {
 
     const LAYOUT: Layout = Layout { segment_bytes: 1 << 30, index_interval: 4096 };
 
-    fn bundle(count: u8, payload: usize) -> Vec<u8> {
+    fn bundle(count: u8, payload: usize) -> Bundle {
         let mut builder = BundleBuilder::new();
         let payload = vec![b'x'; payload];
         for _ in 0..count {
@@ -579,23 +580,32 @@ mod tests {
         }
         let mut out = Vec::new();
         builder.finish(Compression::None, &mut out).unwrap();
-        out
+        Bundle::new(&out).unwrap()
+    }
+
+    fn append(log: &mut Log, bundle: &Bundle, layout: Layout) -> Result<Stretch, Refused> {
+        log.append(bundle, 0, log.last, layout)
     }
 
     fn data(log: &Log, seq: u64, fetch_size: u32) -> (u64, u64, u64) {
         match log.find(seq, fetch_size, false) {
-            Lookup::Data(chunk) => (chunk.at, chunk.len, chunk.base),
+            Lookup::Data(chunk) => (place(&chunk), chunk.len(), chunk.base),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Where it begins in its segment, of those that are not repeated.
+    fn place(chunk: &Chunk) -> u64 {
+        chunk.blocks[0][chunk.bundle].at + chunk.skip as u64
     }
 
     #[test]
     fn a_chunk_ends_at_an_index_entry_or_at_a_bundle() {
         let mut log = Log::default();
         let one = bundle(1, 400);
-        let len = one.len() as u64 + 2;
+        let len = one.len();
         for _ in 0..100 {
-            log.append(&one, 0, LAYOUT).unwrap();
+            append(&mut log, &one, LAYOUT).unwrap();
         }
         let step = 4096 / len + 1;
         assert_eq!(data(&log, 1, 1 << 20), (0, 100 * len, 1));
@@ -607,25 +617,24 @@ mod tests {
 
     #[test]
     fn a_repeated_set_reads_like_the_same_bundles_one_by_one() {
-        let set: Vec<Vec<u8>> = (1..=20).map(|n| bundle(n, 40 * usize::from(n))).collect();
-        let set: Vec<&[u8]> = set.iter().map(Vec::as_slice).collect();
+        let set: Vec<Bundle> = (1..=20).map(|n| bundle(n, 40 * usize::from(n))).collect();
         let mut repeated = Log::default();
         repeated.append_repeated(&set, 5, LAYOUT).unwrap();
         let mut plain = Log::default();
         for bundle in std::iter::repeat_n(&set, 5).flatten() {
-            plain.append(bundle, 0, LAYOUT).unwrap();
+            append(&mut plain, bundle, LAYOUT).unwrap();
         }
         assert_eq!((repeated.first_available, repeated.last, repeated.last), (1, plain.last, 5 * 210));
         for seq in 1..=plain.last {
-            let (Lookup::Data(a), Lookup::Data(b)) =
+            let (Lookup::Data(mut a), Lookup::Data(mut b)) =
                 (repeated.find(seq, u32::MAX, false), plain.find(seq, u32::MAX, false))
             else {
                 panic!("{seq}");
             };
-            assert_eq!((a.at, a.len, a.base), (b.at, b.len, b.base));
+            assert_eq!((a.len(), a.base), (b.len(), b.base));
             let (mut left, mut right) = (vec![0; 1000], vec![0; 1000]);
-            let n = a.segment.read_at(a.at, &mut left);
-            assert_eq!(n, b.segment.read_at(b.at, &mut right));
+            let n = a.read(&mut left);
+            assert_eq!(n, b.read(&mut right));
             assert_eq!(left[..n], right[..n], "{seq}");
         }
     }
@@ -640,13 +649,13 @@ mod tests {
             sparse.push_at(seq, &RawMessage { timestamp_ms: 1, key: None, payload: &payload }).unwrap();
             let mut out = Vec::new();
             sparse.finish(Compression::None, &mut out).unwrap();
-            out
+            Bundle::new(&out).unwrap()
         };
         for seq in [5, 10, 20] {
-            log.append(&one(seq), 0, layout).unwrap();
+            append(&mut log, &one(seq), layout).unwrap();
         }
         assert_eq!(log.segments.len(), 3);
-        assert_eq!(log.append(&one(20), 0, layout).unwrap_err(), Refused::Number);
+        assert_eq!(append(&mut log, &one(20), layout).unwrap_err(), Refused::Number);
         assert_eq!((log.first_available, log.last, log.mark), (5, 20, 20));
         assert!(matches!(log.find(4, 10, false), Lookup::OutOfRange));
         assert!(matches!(log.find(22, 10, false), Lookup::OutOfRange));

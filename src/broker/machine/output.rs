@@ -42,7 +42,8 @@ impl Bytes {
 
     fn read(&mut self, out: &mut [u8]) -> usize {
         let len = self.rest().len().min(out.len());
-        out.iter_mut().zip(self.rest()).for_each(|(to, from)| *to = *from);
+        let (Some(to), Some(from)) = (out.get_mut(..len), self.rest().get(..len)) else { return 0 };
+        to.copy_from_slice(from);
         self.at += len;
         len
     }

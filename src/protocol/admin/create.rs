@@ -6,16 +6,16 @@ use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
 use crate::protocol::frame::{self, Kind};
 use crate::protocol::varint;
 
-/// Asks for a new topic.
+/// Asks a server to create a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateTopicRequest {
     /// Repeated by the answer.
     pub request_id: u32,
-    /// 1 to 255 bytes here; what a server takes for a name is narrower (reference, section 7.2).
+    /// 1 to 255 bytes here. Servers accept fewer names (reference, section 7.2).
     pub topic: String,
-    /// How many partitions, at least 1; a cluster makes at most 64 (reference, section 7.1).
+    /// How many partitions, at least 1. A cluster creates at most 64 (reference, section 7.1).
     pub partitions: u16,
-    /// Lines of `key=value`; may be empty. A cluster ignores it.
+    /// The configuration: lines of `key=value`, possibly none. A cluster ignores it.
     pub config: String,
 }
 
@@ -23,7 +23,7 @@ impl CreateTopicRequest {
     /// Appends the request as a frame.
     ///
     /// # Errors
-    /// A name of 0 or more than 255 bytes, or more than 256 MiB in all. `out` is then unchanged.
+    /// A name of 0 or more than 255 bytes, or more than 256 MiB in total. `out` is then unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         frame::put_request(Kind::CreateTopic, out, |out| {
             out.extend_from_slice(&self.request_id.to_le_bytes());
@@ -40,7 +40,7 @@ impl CreateTopicRequest {
     /// Reads a request from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early or goes on, or a topic name that is not UTF-8.
+    /// A payload that ends early or has bytes left over, or a topic name that is not UTF-8.
     pub fn decode(payload: &[u8]) -> Result<CreateTopicRequest, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;
@@ -53,15 +53,15 @@ impl CreateTopicRequest {
     }
 }
 
-/// What became of the request.
+/// The outcome of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CreateTopicCode {
-    /// The topic exists now. In a cluster the nodes may not know it yet.
+    /// The topic was created. In a cluster the nodes may not know it yet.
     Created = 0,
-    /// It existed before.
+    /// The topic exists already.
     Exists = 1,
-    /// The server could not make it.
+    /// The server could not create it.
     SystemError = 2,
     /// The configuration does not parse.
     InvalidConfig = 4,
@@ -69,7 +69,7 @@ pub enum CreateTopicCode {
     ReadOnly = 5,
     /// The name is not allowed, or the number of partitions is 0.
     InvalidRequest = 10,
-    /// The server does not do that; none known sends this.
+    /// Not supported by the server. No known server sends this.
     Unsupported = 11,
 }
 
@@ -99,7 +99,7 @@ pub struct CreateTopicResponse {
     pub request_id: u32,
     /// The request's topic.
     pub topic: String,
-    /// What became of it.
+    /// The outcome.
     pub code: CreateTopicCode,
 }
 
@@ -120,7 +120,7 @@ impl CreateTopicResponse {
     /// Reads an answer from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early or goes on, or a code that is not defined.
+    /// A payload that ends early or has bytes left over, or a code that is not defined.
     pub fn decode(payload: &[u8]) -> Result<CreateTopicResponse, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;
@@ -130,7 +130,7 @@ impl CreateTopicResponse {
         Ok(CreateTopicResponse { request_id, topic, code })
     }
 
-    /// `Ok` if this answers `request`.
+    /// Returns `Ok` if this answers `request`.
     ///
     /// # Errors
     /// Another request id or topic.

@@ -1,9 +1,9 @@
-//! Everything that is neither produced nor consumed: topics, partitions, nodes and their state, in both directions
-//! (reference, sections 7 to 12).
+//! All requests other than produce and consume: topics, partitions, nodes and their state, in both directions (reference,
+//! sections 7 to 12).
 //!
-//! Each request and each answer appends itself as a whole frame, or nothing, and is read from a frame's payload. An answer
-//! that names what it is about checks that with `check_answers`; the request id alone is left to whoever matches answers to
-//! requests.
+//! Each request and each answer is appended as a whole frame or not at all, and is read from a frame's payload. Answers that
+//! name their topic check it with `check_answers`. In the others only the request id must be checked, by whoever matches
+//! answers to requests.
 
 mod create;
 mod partitions;
@@ -22,7 +22,7 @@ pub use topology::{ClusterTopology, DiscoverTopologyRequest, DiscoverTopologyRes
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault};
 
-/// A byte that is 0 or 1; what follows may depend on it.
+/// Reads a byte that must be 0 or 1, because what follows may depend on it.
 fn bool8(c: &mut Cursor<'_>, field: &'static str) -> Result<bool, DecodeError> {
     let at = c.at();
     match c.u8(field)? {
@@ -39,7 +39,7 @@ pub(super) fn check_id(found: u32, expected: u32) -> Result<(), DecodeError> {
     Err(DecodeError::new("request id", DecodeFault::Unexpected { found: found.into(), expected: expected.into() }, 0))
 }
 
-/// In every answer that names a topic, the name follows the request id.
+/// The position of the topic name, which follows the request id in every answer that has one.
 fn check_topic(found: &str, expected: &str) -> Result<(), DecodeError> {
     if found == expected { Ok(()) } else { Err(DecodeError::new("topic name", DecodeFault::Name, 4)) }
 }

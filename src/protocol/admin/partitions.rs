@@ -8,7 +8,7 @@ use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
 use crate::protocol::frame::{self, Kind};
 
-/// Both numbers, if a reason follows instead.
+/// The value of both numbers if a reason follows instead of marks.
 const NO_MARK: u64 = u64::MAX;
 
 /// Asks for the marks of a topic's partitions.
@@ -18,11 +18,11 @@ pub struct DiscoverPartitionsRequest {
     pub request_id: u32,
     /// 1 to 255 bytes.
     pub topic: String,
-    /// Empty (the short form) for all of them.
+    /// Empty (the short form) for all partitions.
     ///
-    /// With a list (the long form) the answer has just these, in this order. **A number the topic does not have kills the
-    /// node** (reference, section 19): name only numbers which that node's own answer to the short form counted, and
-    /// only in a cluster, as a stand-alone server answers [`NoLeader`](PartitionState::NoLeader) to each.
+    /// With a list (the long form), the answer has exactly these, in this order. **A number that the topic does not have
+    /// kills the node** (reference, section 19): list only numbers that the same node counted in its answer to the short
+    /// form, and only in a cluster. A stand-alone server answers [`NoLeader`](PartitionState::NoLeader) for each.
     pub partitions: Vec<u16>,
 }
 
@@ -57,17 +57,17 @@ impl DiscoverPartitionsRequest {
     }
 }
 
-/// What a server says of a partition.
+/// What a server says about a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartitionState {
-    /// It leads the partition.
+    /// The server leads the partition.
     Marks {
-        /// First sequence number still there; 0 if there never was a message.
+        /// The first sequence number still there; 0 if there never was a message.
         first_available: u64,
-        /// Last sequence number assigned, or in a cluster the last one committed; 0 if there never was a message.
+        /// The last sequence number assigned, or in a cluster the last one committed; 0 if there never was a message.
         high_water_mark: u64,
     },
-    /// It could not open the partition.
+    /// The server could not open the partition.
     SystemError,
     /// Another node leads the partition. An unspecified address or port 0 means that none does.
     Redirect(SocketAddrV4),
@@ -118,15 +118,15 @@ pub struct DiscoverPartitionsResponse {
     pub request_id: u32,
     /// The request's topic.
     pub topic: String,
-    /// How many partitions the server says there are; 0 if it does not know the topic.
+    /// How many partitions the server counts; 0 if it does not know the topic.
     pub count: u16,
-    /// Of each partition from 0 on, or of each one listed, in that order. Fewer than `count` where a cluster is taking
-    /// partitions away; then it is uncertain which ones.
+    /// The state of each partition from 0 on, or of each one listed, in that order. Fewer than `count` while a cluster is
+    /// removing partitions; then it is uncertain which ones.
     pub partitions: Vec<PartitionState>,
 }
 
 impl DiscoverPartitionsResponse {
-    /// Whether the server knows the topic.
+    /// Returns whether the server knows the topic.
     pub fn is_known(&self) -> bool {
         self.count > 0
     }
@@ -134,8 +134,8 @@ impl DiscoverPartitionsResponse {
     /// Appends the answer as a frame.
     ///
     /// # Errors
-    /// A name above 255 bytes, more partitions than `count`, or marks that are both 2^64−1, which means none. `out` is then
-    /// unchanged.
+    /// A name above 255 bytes, more partitions than `count`, or two marks of 2^64−1, which mean that there are none. `out` is
+    /// then unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         frame::put_answer(Kind::DiscoverPartitions, out, |out| {
             EncodeError::check("partitions of a topic", self.partitions.len(), 0, self.count.into())?;
@@ -149,14 +149,14 @@ impl DiscoverPartitionsResponse {
     /// Reads an answer from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends inside a partition or goes on, or a reason that is not defined.
+    /// A payload that ends inside a partition or has bytes left over, or an undefined reason.
     pub fn decode(payload: &[u8]) -> Result<DiscoverPartitionsResponse, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;
         let topic = c.name("topic name")?;
         let count = c.u16("partition count")?;
         let mut partitions = Vec::with_capacity(usize::from(count).min(c.left() / 16));
-        // A cluster that takes partitions away may count some that do not follow.
+        // A cluster that is removing partitions may count some that do not follow.
         while c.left() > 0 && partitions.len() < usize::from(count) {
             partitions.push(PartitionState::decode(&mut c)?);
         }
@@ -164,10 +164,10 @@ impl DiscoverPartitionsResponse {
         Ok(DiscoverPartitionsResponse { request_id, topic, count, partitions })
     }
 
-    /// `Ok` if this answers `request`.
+    /// Returns `Ok` if this answers `request`.
     ///
     /// # Errors
-    /// Another request id or topic; for the long form, another number of partitions than were listed and not 0.
+    /// Another request id or topic. For the long form, also a number of partitions that is neither that of the list nor 0.
     pub fn check_answers(&self, request: &DiscoverPartitionsRequest) -> Result<(), DecodeError> {
         check_id(self.request_id, request.request_id)?;
         check_topic(&self.topic, &request.topic)?;

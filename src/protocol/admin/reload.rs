@@ -5,7 +5,7 @@ use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
 use crate::protocol::frame::{self, Kind};
 
-/// Asks a server to read the configuration file in a partition's folder again.
+/// Asks a server to reread the configuration file in a partition's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReloadConfRequest {
     /// Repeated by the answer.
@@ -33,7 +33,7 @@ impl ReloadConfRequest {
     /// Reads a request from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early or goes on, or a topic name that is not UTF-8.
+    /// A payload that ends early or has bytes left over, or a topic name that is not UTF-8.
     pub fn decode(payload: &[u8]) -> Result<ReloadConfRequest, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;
@@ -44,11 +44,11 @@ impl ReloadConfRequest {
     }
 }
 
-/// What became of the request.
+/// The outcome of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ReloadConfCode {
-    /// The file was read and taken over.
+    /// The file was read and applied.
     Reloaded = 0,
     /// The file is missing, unreadable or empty.
     SystemError = 2,
@@ -56,7 +56,7 @@ pub enum ReloadConfCode {
     InvalidConfig = 3,
     /// The topic has no such partition.
     UnknownPartition = 10,
-    /// There is no such topic. Read from 1, too, which the C++ client expects for that.
+    /// There is no such topic. Also read from code 1, which the C++ client expects for this.
     UnknownTopic = 11,
     /// Not available in a cluster.
     Unsupported = 12,
@@ -88,7 +88,7 @@ pub struct ReloadConfResponse {
     pub topic: String,
     /// The request's partition.
     pub partition: u16,
-    /// What became of it.
+    /// The outcome.
     pub code: ReloadConfCode,
 }
 
@@ -110,7 +110,7 @@ impl ReloadConfResponse {
     /// Reads an answer from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early or goes on, or a code that is not defined.
+    /// A payload that ends early or has bytes left over, or a code that is not defined.
     pub fn decode(payload: &[u8]) -> Result<ReloadConfResponse, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;
@@ -121,7 +121,7 @@ impl ReloadConfResponse {
         Ok(ReloadConfResponse { request_id, topic, partition, code })
     }
 
-    /// `Ok` if this answers `request`.
+    /// Returns `Ok` if this answers `request`.
     ///
     /// # Errors
     /// Another request id, topic or partition.

@@ -5,7 +5,7 @@ use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, EncodeError};
 use crate::protocol::frame::{self, Kind};
 
-/// Asks how a node is; the cheapest request, and so the probe.
+/// Asks for a node's status. It is the cheapest request, and so serves as a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatusRequest {
     /// Repeated by the answer.
@@ -27,7 +27,7 @@ impl StatusRequest {
     /// Reads a request from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early or goes on.
+    /// A payload that ends early or has bytes left over.
     pub fn decode(payload: &[u8]) -> Result<StatusRequest, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;
@@ -36,7 +36,7 @@ impl StatusRequest {
     }
 }
 
-/// What a node of a cluster adds.
+/// What a node of a cluster adds to its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterStatus {
     /// 0.
@@ -47,7 +47,7 @@ pub struct ClusterStatus {
     pub nodes: u32,
 }
 
-/// What a server says of its logs and itself, unless it is of an old version.
+/// What a server says about its logs and itself, unless its version is old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogStatus {
     /// How many partitions are open.
@@ -56,7 +56,7 @@ pub struct LogStatus {
     pub open_time_ms: u32,
     /// When the server started, in seconds since 1970.
     pub start_time: u32,
-    /// Major version times 100 plus minor version; old versions leave it out.
+    /// The major version times 100, plus the minor version. Old versions leave it out.
     pub version: Option<u32>,
 }
 
@@ -69,11 +69,11 @@ pub struct StatusResponse {
     pub flags: u8,
     /// How many topics there are.
     pub topics: u32,
-    /// How many partitions they have together.
+    /// How many partitions these have in total.
     pub partitions: u32,
-    /// The cluster, unless the server stands alone.
+    /// The cluster, unless the server is stand-alone.
     pub cluster: Option<ClusterStatus>,
-    /// The rest; old versions leave it out.
+    /// The rest. Old versions leave it out.
     pub log: Option<LogStatus>,
 }
 

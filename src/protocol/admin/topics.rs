@@ -6,7 +6,7 @@ use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
 use crate::protocol::frame::{self, Kind};
 
-/// The least bytes an entry takes: an empty name, a flag, a count.
+/// The fewest bytes an entry takes: an empty name, a flag, a count.
 const MIN_ENTRY: usize = 4;
 
 /// Asks for all topics.
@@ -34,7 +34,7 @@ impl DiscoverTopicsRequest {
     /// Reads a request from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early or goes on.
+    /// A payload that ends early or has bytes left over.
     pub fn decode(payload: &[u8]) -> Result<DiscoverTopicsRequest, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request = DiscoverTopicsRequest { request_id: c.u32("request id")?, flags: c.u8("flags")? };
@@ -52,7 +52,7 @@ pub struct TopicEntry {
     pub enabled: bool,
     /// How many partitions it has.
     pub partitions: u16,
-    /// How many nodes have a copy of each partition; a cluster only.
+    /// How many nodes have a copy of each partition. Only in a cluster.
     pub replication_factor: Option<u8>,
 }
 
@@ -93,7 +93,7 @@ impl DiscoverTopicsResponse {
     /// Reads an answer from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early or goes on, a flag that is not 0 or 1, or more topics than [`Limits::topics`].
+    /// A payload that ends early or has bytes left over, a flag that is not 0 or 1, or more topics than [`Limits::topics`].
     pub fn decode(payload: &[u8], limits: &Limits) -> Result<DiscoverTopicsResponse, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;

@@ -7,14 +7,14 @@ use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
 use crate::protocol::frame::{self, Kind};
 
-/// The node count of a server that stands alone.
+/// The node count of a stand-alone server.
 const STAND_ALONE: u16 = u16::MAX;
 
 const NODE_ENDPOINT: u8 = 1;
 const NODE_AVAILABLE: u8 = 1 << 1;
 const NODE_BLOCKED: u8 = 1 << 2;
 
-/// The least bytes a node takes: id, flags, partitions.
+/// The fewest bytes a node takes: id, flags, partitions.
 const MIN_NODE: usize = 5;
 
 /// Asks for the nodes of the cluster.
@@ -42,7 +42,7 @@ impl DiscoverTopologyRequest {
     /// Reads a request from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early or goes on.
+    /// A payload that ends early or has bytes left over.
     pub fn decode(payload: &[u8]) -> Result<DiscoverTopologyRequest, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request = DiscoverTopologyRequest { request_id: c.u32("request id")?, flags: c.u8("flags")? };
@@ -58,11 +58,11 @@ pub struct NodeEntry {
     pub id: u16,
     /// Whether the cluster reaches it.
     pub available: bool,
-    /// Whether it is kept from leading.
+    /// Whether it is barred from leading.
     pub blocked: bool,
-    /// Where it listens; stays when the node is gone, but not when it left in order.
+    /// Where it listens. Still given when the node has died, but not after a clean shutdown.
     pub endpoint: Option<SocketAddrV4>,
-    /// Of how many partitions it has a copy.
+    /// How many partitions it has a copy of.
     pub partitions: u16,
 }
 
@@ -80,7 +80,7 @@ pub struct ClusterTopology {
 pub struct DiscoverTopologyResponse {
     /// The request's id.
     pub request_id: u32,
-    /// The cluster, unless the server stands alone.
+    /// The cluster, unless the server is stand-alone.
     pub cluster: Option<ClusterTopology>,
 }
 
@@ -107,7 +107,7 @@ impl DiscoverTopologyResponse {
     /// Reads an answer from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early or goes on, or more nodes than [`Limits::nodes`].
+    /// A payload that ends early or has bytes left over, or more nodes than [`Limits::nodes`].
     pub fn decode(payload: &[u8], limits: &Limits) -> Result<DiscoverTopologyResponse, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;
@@ -145,7 +145,7 @@ impl NodeEntry {
         out.extend_from_slice(&self.partitions.to_le_bytes());
     }
 
-    /// Flags without a meaning are passed over: if one should bring a field, the lengths do not add up.
+    /// Undefined flags are ignored: if one added a field, the lengths would not match.
     fn decode(c: &mut Cursor<'_>) -> Result<NodeEntry, DecodeError> {
         let id = c.u16("node id")?;
         let flags = c.u8("node flags")?;

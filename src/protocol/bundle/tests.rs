@@ -201,7 +201,7 @@ fn messages_fill_their_set_exactly() {
     for (bytes, count, found, error) in table {
         let (seen, e) = decode(set(bytes, count, 1, count.into()), 0, TOP);
         assert_eq!((seen.len(), e), (found, error), "{count} in {bytes:02x?}");
-        // Where the bundle is cut, what is not all there is no error; what cannot be right whatever follows is one.
+        // In a cut bundle, an incomplete message is no error; one that no further bytes could make valid still is.
         let (seen, e) = decode(MessageSet { cut: true, ..set(bytes, count, 1, count.into()) }, 0, TOP);
         let certain = match error {
             Some((_, F::Short { .. })) => None,
@@ -215,7 +215,7 @@ fn messages_fill_their_set_exactly() {
 
 #[test]
 fn numbers_of_sparse_bundles() {
-    // Flags and, where bit 2 does not stand for it, the delta of each message; first and last number; what comes of it.
+    // Flags and, where bit 2 does not stand for it, the delta of each message; first and last number; the numbers or the error.
     type Row<'a> = (&'a [(u8, &'a [u8])], u64, u64, Result<&'a [u64], (u64, u64, u64)>);
     let table: [Row<'_>; 17] = [
         (&[(2, &[])], 7, 7, Ok(&[7])),

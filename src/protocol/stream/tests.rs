@@ -103,7 +103,7 @@ fn chunk(base: u64, from: u64, mark: u64, chunk: &[u8]) -> Outcome {
     chunk_with(Limits::default(), Some(base), from, mark, chunk)
 }
 
-/// A bundle with so many empty messages, behind its length.
+/// A bundle with this many empty messages, after its length.
 fn dense(count: u8) -> Vec<u8> {
     [&[1 + 2 * count, count << 2][..], &[2, 0].repeat(count.into())].concat()
 }
@@ -128,7 +128,7 @@ fn cut(bundle_len: u64) -> Result<ChunkEnd, (&'static str, F)> {
 fn numbers_go_on_from_bundle_to_bundle() {
     let two = [dense(3), dense(2)].concat();
     assert_eq!(chunk(10, 0, 100, &two), (vec![(10, 12), (13, 14)], WHOLE));
-    // After a sparse bundle from its last number, whatever its count.
+    // After a sparse bundle they continue from its last number, regardless of its count.
     let mixed = [dense(1), sparse(20, 29), dense(2), sparse(32, 32), sparse(90, 91), dense(1)].concat();
     let all = vec![(10, 10), (20, 29), (30, 31), (32, 32), (90, 91), (92, 92)];
     assert_eq!(chunk(10, 0, 100, &mixed), (all, WHOLE));
@@ -169,7 +169,7 @@ fn bundles_below_the_wanted_number_are_passed_over() {
     assert_eq!(chunk(1, 9, 100, &three), (vec![(7, 9)], WHOLE));
     assert_eq!(chunk(1, 10, 100, &three), (vec![], WHOLE));
     assert_eq!(chunk(1, TOP - 1, 100, &three), (vec![], WHOLE));
-    // Asked for the tail, whatever comes is wanted.
+    // A request for the tail wants everything that arrives.
     assert_eq!(chunk(1, TOP, 100, &three), (vec![(1, 3), (4, 6), (7, 9)], WHOLE));
     // A codec without meaning is one also where nothing is wanted; the contents are not looked at.
     let codec = Err(("bundle codec", F::Unsupported { value: 2 }));
@@ -187,7 +187,7 @@ fn nothing_above_the_mark_is_reported() {
     assert_eq!(chunk(1, 1, 1, &three), (vec![(1, 3)], ABOVE));
     assert_eq!(chunk(1, 1, 0, &three), (vec![], ABOVE));
     assert_eq!(chunk(1, 1, 14, &[sparse(5, 14), sparse(15, 15)].concat()), (vec![(5, 14)], ABOVE));
-    // What lies behind it is passed over, whatever it is.
+    // What follows is skipped, regardless of what it is.
     assert_eq!(chunk(1, 1, 3, &[dense(3), dense(1), vec![0; 9]].concat()), (vec![(1, 3)], ABOVE));
     assert_eq!(chunk(1, 1, 2, &[dense(3), vec![0; 9]].concat()), (vec![(1, 3)], ABOVE));
 }
@@ -196,29 +196,29 @@ fn nothing_above_the_mark_is_reported() {
 fn a_chunk_may_end_inside_its_last_bundle() {
     let long = [&[0x83, 1, 0, 16][..], &[0; 128]].concat();
     let packed = [8, 1, 16, 0, 0, 0, 0, 0, 0];
-    let behind = |bytes: &[u8]| chunk(1, 1, 100, &[&dense(2), bytes].concat());
+    let after = |bytes: &[u8]| chunk(1, 1, 100, &[&dense(2), bytes].concat());
     // In its length: how long it is nobody knows.
-    assert_eq!(behind(&long[..1]), (vec![(1, 2)], CUT_LENGTH));
-    assert_eq!(behind(&[0xff, 0xff, 0xff, 0xff]), (vec![(1, 2)], CUT_LENGTH));
-    // In its header, behind it, and in its set.
-    assert_eq!(behind(&long[..2]), (vec![(1, 2)], cut(133)));
-    assert_eq!(behind(&long[..3]), (vec![(1, 2)], cut(133)));
-    assert_eq!(behind(&long[..4]), (vec![(1, 2), (3, 18)], cut(133)));
-    assert_eq!(behind(&long[..20]), (vec![(1, 2), (3, 18)], cut(133)));
-    assert_eq!(behind(&sparse(9, 11)[..10]), (vec![(1, 2)], cut(15)));
-    assert_eq!(behind(&sparse(9, 11)[..11]), (vec![(1, 2), (9, 11)], cut(15)));
+    assert_eq!(after(&long[..1]), (vec![(1, 2)], CUT_LENGTH));
+    assert_eq!(after(&[0xff, 0xff, 0xff, 0xff]), (vec![(1, 2)], CUT_LENGTH));
+    // In its header, after it, and in its set.
+    assert_eq!(after(&long[..2]), (vec![(1, 2)], cut(133)));
+    assert_eq!(after(&long[..3]), (vec![(1, 2)], cut(133)));
+    assert_eq!(after(&long[..4]), (vec![(1, 2), (3, 18)], cut(133)));
+    assert_eq!(after(&long[..20]), (vec![(1, 2), (3, 18)], cut(133)));
+    assert_eq!(after(&sparse(9, 11)[..10]), (vec![(1, 2)], cut(15)));
+    assert_eq!(after(&sparse(9, 11)[..11]), (vec![(1, 2), (9, 11)], cut(15)));
     // Of what is compressed nothing can be had.
-    assert_eq!(behind(&packed[..8]), (vec![(1, 2)], cut(9)));
+    assert_eq!(after(&packed[..8]), (vec![(1, 2)], cut(9)));
     // Below the wanted number it only tells its length.
     assert_eq!(chunk(1, 50, 100, &long[..20]), (vec![], cut(133)));
     // At the mark it is as good as whole, across it the cut comes first.
     assert_eq!(chunk(1, 1, 0, &long[..20]), (vec![], ABOVE));
     assert_eq!(chunk(1, 1, 5, &long[..20]), (vec![(1, 16)], cut(133)));
     // What no byte that is missing can mend is an error.
-    assert_eq!(behind(&[0]).1, Err(("bundle length", F::Undefined { value: 0 })));
-    assert_eq!(behind(&[9, 1 << 7]).1, Err(("bundle flags", F::Unsupported { value: 0x80 })));
-    assert_eq!(behind(&[9, 3]).1, Err(("bundle codec", F::Unsupported { value: 3 })));
-    assert_eq!(behind(&[9, 0, 0]).1, Err(("message count", F::Undefined { value: 0 })));
+    assert_eq!(after(&[0]).1, Err(("bundle length", F::Undefined { value: 0 })));
+    assert_eq!(after(&[9, 1 << 7]).1, Err(("bundle flags", F::Unsupported { value: 0x80 })));
+    assert_eq!(after(&[9, 3]).1, Err(("bundle codec", F::Unsupported { value: 3 })));
+    assert_eq!(after(&[9, 0, 0]).1, Err(("message count", F::Undefined { value: 0 })));
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn limits_hold_for_bundles() {
     assert_eq!(with(limits(), &dense(3)), (vec![(1, 3)], WHOLE));
     assert_eq!(with(limits().bundle(6), &dense(3)), (vec![], over("bundle length", 7, 6)));
     assert_eq!(with(limits().messages(2), &dense(3)), (vec![], over("message count", 3, 2)));
-    // What is only passed over may be long; what is cut has to be asked for again, and is refused then.
+    // A bundle that is skipped may be long. One that is cut must be requested again, and is then refused.
     assert_eq!(chunk_with(limits().bundle(6), Some(1), 4, 100, &dense(3)), (vec![], WHOLE));
     assert_eq!(with(limits().bundle(6), &dense(3)[..6]), (vec![(1, 3)], cut(8)));
 }
@@ -463,7 +463,7 @@ fn requests_are_answered_in_any_order_and_once() {
     assert_eq!(decoder.outstanding().len(), 1);
 }
 
-/// First number, last number and how many bundles of each that is reported, where up to so many messages are joined.
+/// The first number, last number and bundle count of each report, when up to this many messages are joined.
 fn joined(most: u32, from: u64, mark: u64, chunk: &[u8]) -> Vec<(u64, u64, u32)> {
     joined_from(10, most, from, mark, chunk)
 }
@@ -485,14 +485,14 @@ fn joined_from(base: u64, most: u32, from: u64, mark: u64, chunk: &[u8]) -> Vec<
     let bundles: Vec<_> = seen.iter().filter_map(bundle).collect();
     let alone: Vec<_> = alone.iter().filter_map(bundle).collect();
     assert_eq!(bundles.iter().map(|joined| joined.2 as usize).sum::<usize>(), alone.len());
-    assert_eq!(bundles.iter().map(|joined| joined.3).sum::<u32>(), alone.iter().map(|alone| alone.3).sum());
+    assert_eq!(bundles.iter().map(|joined| joined.3).sum::<u32>(), alone.iter().map(|alone| alone.3).sum::<u32>());
     bundles.into_iter().map(|(first, last, bundles, _)| (first, last, bundles)).collect()
 }
 
 #[test]
 fn small_bundles_are_joined() {
     let ones = dense(1).repeat(7);
-    // With its number written out behind the flags, and compressed.
+    // With its count written out after the flags, and compressed.
     let long = [4, 0, 1, 2, 0].to_vec();
     let packed = [5, 1 << 2 | 1, 2, 1 << 2, 2, 0].to_vec();
     let many = [&[34, 0, 16][..], &[2, 0].repeat(16)].concat();
@@ -508,10 +508,10 @@ fn small_bundles_are_joined() {
     assert_eq!(joined(256, 0, 12, &ones), [(10, 12, 3)]);
     assert_eq!(joined(256, 0, 12, &[dense(1), dense(1), dense(2)].concat()), [(10, 11, 2), (12, 13, 1)]);
     // So do others than small dense plain ones.
-    for (other, behind) in [(sparse(12, 12), 13), (sparse(20, 21), 22), (long, 13), (packed, 13), (many, 28)] {
+    for (other, next) in [(sparse(12, 12), 13), (sparse(20, 21), 22), (long, 13), (packed, 13), (many, 28)] {
         let chunk = [dense(1), dense(1), other, dense(1), dense(1)].concat();
         let reported = joined(256, 0, 99, &chunk);
-        assert_eq!((reported.len(), reported[0], reported[2]), (3, (10, 11, 2), (behind, behind + 1, 2)));
+        assert_eq!((reported.len(), reported[0], reported[2]), (3, (10, 11, 2), (next, next + 1, 2)));
     }
     // At the top of the range they end where others do.
     for mark in [TOP - 1, TOP] {

@@ -4,7 +4,7 @@
 use super::*;
 
 /// Runs of each kind; a thousand found nothing more.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 60;
 
 /// SplitMix64.
 struct Rng(u64);
@@ -267,7 +267,9 @@ impl Run {
         for bundle in std::mem::take(&mut self.failed) {
             let first: usize = contents(&bundle)[0].1.parse().unwrap();
             if self.world.numbering || self.known[first] == Known::NotStored {
-                contents(&bundle).iter().for_each(|(_, text)| self.known[text.parse::<usize>().unwrap()] = Known::Pending);
+                contents(&bundle)
+                    .iter()
+                    .for_each(|(_, text)| self.known[text.parse::<usize>().unwrap()] = Known::Pending);
                 self.queue.take_back(bundle);
             }
         }
@@ -329,7 +331,7 @@ fn numbered_records_are_stored_exactly_once_and_in_order_whatever_happens() {
         let counts = std::panic::catch_unwind(|| run(seed, true)).unwrap_or_else(|_| panic!("seed {seed}"));
         (0..3).for_each(|n| total[n] += counts[n]);
     }
-    assert!(total[0] > 15_000 && total[1] == 0 && total[2] > 15, "{total:?}");
+    assert!(total[0] > 6_000 && total[1] == 0 && total[2] > 6, "{total:?}");
 }
 
 #[test]
@@ -339,5 +341,5 @@ fn plain_records_are_stored_at_most_once_and_in_order_whatever_happens() {
         let counts = std::panic::catch_unwind(|| run(seed, false)).unwrap_or_else(|_| panic!("seed {seed}"));
         (0..3).for_each(|n| total[n] += counts[n]);
     }
-    assert!(total[0] > 7_500 && total[1] > 150, "{total:?}");
+    assert!(total[0] > 3_000 && total[1] > 60, "{total:?}");
 }
