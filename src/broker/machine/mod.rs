@@ -35,6 +35,7 @@ mod partition;
 mod produce;
 mod replication;
 mod schedule;
+mod segment;
 mod shelf;
 #[cfg(test)]
 mod tests;
@@ -191,7 +192,7 @@ impl Machine {
     pub(crate) fn ready(&mut self) -> Option<Conn> {
         loop {
             let conn = self.ready.pop_front()?;
-            if self.conns.contains_key(&conn) {
+            if self.conns.get(&conn).is_some_and(|connection| connection.ready) {
                 return Some(conn);
             }
         }

@@ -3,7 +3,8 @@
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use super::log::{Bundle, Log, Refused, Stretch};
+use super::log::{Log, Refused, Stretch};
+use super::segment::Bundle;
 use super::{Layout, Machine};
 use crate::net::Time;
 

@@ -10,9 +10,10 @@
 
 use std::sync::Arc;
 
-use super::log::{Bundle, Log};
+use super::log::{Log, Stretch};
 use super::partition::Partition;
 use super::schedule::Event;
+use super::segment::Bundle;
 use super::{Layout, Machine};
 use crate::Limits;
 use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, MessageSet, RawMessage};
@@ -23,14 +24,7 @@ const FETCH: usize = 2048;
 
 impl Machine {
     /// What a leader has stored is on its way to the replicas.
-    pub(super) fn replicate(
-        &mut self,
-        topic: &Arc<str>,
-        id: u16,
-        leader: usize,
-        bundle: &Bundle,
-        stored: &super::log::Stretch,
-    ) {
+    pub(super) fn replicate(&mut self, topic: &Arc<str>, id: u16, leader: usize, bundle: &Bundle, stored: &Stretch) {
         if self.options.behaviour.replication.is_some() {
             self.kick(topic, id);
             return;
@@ -125,10 +119,16 @@ impl Machine {
     pub(super) fn check_in_sync(&mut self, topic: &Arc<str>, id: u16, node: usize) {
         let Some(limit) = self.options.behaviour.replication.as_ref().map(|r| r.out_of_sync_after) else { return };
         let now = self.now;
+        // A leader that is gone judges nobody.
+        let leader = self.partition(topic, id).and_then(|partition| partition.leader);
+        let judged = leader.is_some_and(|leader| self.is_alive(leader));
         let Some(partition) = self.partition_mut(topic, id) else { return };
         let leads = partition.leader == Some(node);
         let Some(replica) = partition.replica_mut(node) else { return };
         replica.checking = false;
+        if !judged {
+            replica.behind_since = None;
+        }
         let Some(since) = replica.behind_since.filter(|_| !leads) else { return };
         if since.after(limit) > now {
             replica.checking = true;

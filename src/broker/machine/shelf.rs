@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use super::log::{Bundle, Log, Refused, Stretch};
+use super::log::{Log, Refused, Stretch};
 use super::partition::Partition;
 use super::replication::with_messages;
+use super::segment::Bundle;
 use super::{Layout, Machine};
 use crate::net::Time;
 
 /// A bundle that a leader has stored for a client.
+#[cfg_attr(not(test), allow(dead_code))]
 #[derive(Debug, Clone)]
 pub(crate) struct Appended {
     pub(crate) at: Time,
@@ -32,6 +34,7 @@ impl Machine {
     }
 
     /// The oldest bundle stored by request that was not asked for yet, if the options say that they are noted.
+    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn appended(&mut self) -> Option<Appended> {
         self.journal.pop_front()
     }
