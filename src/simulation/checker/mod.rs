@@ -76,8 +76,7 @@ pub fn run_until(seed: u64, time: Duration, until: Option<Duration>) -> Report {
     for (topic, &count) in topics.iter().zip(&plan.partitions) {
         nodes.act(&mut |machine: &mut Machine, _| drop(machine.create_topic(topic, count, None)));
     }
-    let troubled = !plan.troubles.is_empty();
-    let model = Arc::new(Model::new(sim.clone(), nodes.clone(), topics, plan.nodes > 1, troubled));
+    let model = Arc::new(Model::new(sim.clone(), nodes.clone(), topics, plan.nodes > 1, &plan));
     trouble::schedule(&sim, &nodes, &plan, &hosts);
     let observer = model.clone();
     sim.every(Duration::from_millis(100), move || observer.observe());

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::plan::Place;
+use super::plan::{Place, Plan};
 use crate::Error;
 use crate::broker::host::Host;
 use crate::broker::machine::{Appended, Machine};
@@ -91,6 +91,7 @@ pub(super) struct Model {
     cluster: bool,
     /// Whether anything goes wrong in this run.
     pub(super) troubled: bool,
+    troubles: String,
     inner: Mutex<Inner>,
 }
 
@@ -112,8 +113,10 @@ fn id_of(payload: &[u8]) -> Option<u32> {
 }
 
 impl Model {
-    pub(super) fn new(sim: Simulation, nodes: Arc<Nodes>, topics: Vec<String>, cluster: bool, troubled: bool) -> Model {
-        Model { sim, nodes, topics, cluster, troubled, inner: Mutex::default() }
+    pub(super) fn new(sim: Simulation, nodes: Arc<Nodes>, topics: Vec<String>, cluster: bool, plan: &Plan) -> Model {
+        let list: Vec<String> = plan.troubles.iter().map(ToString::to_string).collect();
+        let (troubled, troubles) = (!list.is_empty(), list.join(", "));
+        Model { sim, nodes, topics, cluster, troubled, troubles, inner: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -125,7 +128,7 @@ impl Model {
         let mut killed = None;
         self.nodes.look(&mut |machine: &Machine| killed = machine.killed_by().map(str::to_owned));
         let killed = killed.map_or_else(String::new, |why| format!(" (a node has died of: {why})"));
-        panic!("{property:?} violated: {what}{killed}")
+        panic!("{property:?} violated: {what}{killed}\ntrouble: {}", self.troubles)
     }
 
     pub(super) fn count(&self, what: &'static str, n: u64) {
@@ -274,18 +277,24 @@ impl Model {
         let position = entry.position;
         entry.position = seq + 1;
         // Numbers that were lost with a leader, and given again: not the same records.
-        let again = moved && seq < position && !entry.session().iter().any(|&(_, old, other)| (old, other) == (seq, id));
+        let before = entry.session().iter().rfind(|&&(_, old, other)| (old, other) == (seq, id)).map(|(at, ..)| *at);
         entry.all.push((now, seq, id));
+        let last: Vec<_> = entry.session().iter().rev().skip(1).take(3).copied().collect();
+        let appends = inner.given.get(id as usize).map(|given| given.appends.clone()).unwrap_or_default();
+        let is_new = before.is_none_or(|before| appends.iter().any(|append| append.at > before));
+        let again = moved && seq < position && is_new;
         if again {
             *inner.counts.entry("given again").or_default() += 1;
         }
+        let leaders = inner.leaders.get(&place).cloned().unwrap_or_default();
         drop(inner);
         let what = || format!("consumer {consumer} is given {id:08x} as {} {seq}", self.name(place));
         if !known {
             self.violated(Property::Delivery, &format!("{}, which was never there", what()));
         }
         if seq < position && !again {
-            self.violated(Property::Delivery, &format!("{}, after {}", what(), position - 1));
+            let text = format!("{}, after {}; before {last:x?}; leaders {leaders:?}", what(), position - 1);
+            self.violated(Property::Delivery, &text);
         }
     }
 
@@ -380,7 +389,7 @@ impl Model {
                     continue;
                 }
                 // Given again below a position that was reached before.
-                let passed = entry.all.iter().find(|(_, other, _)| *other > seq).map(|(when, _, _)| *when);
+                let passed = entry.all.iter().find(|(_, other, _)| *other >= seq).map(|(when, _, _)| *when);
                 let appends = inner.given.get(id as usize).map(|given| given.appends.as_slice()).unwrap_or_default();
                 let appended = appends.iter().map(|append| append.at).max().unwrap_or(Time::ZERO);
                 if passed.is_none_or(|passed| passed >= appended) {
@@ -390,7 +399,15 @@ impl Model {
         }
         drop(inner);
         if let Some((consumer, seq, id)) = missed {
-            let text = format!("consumer {consumer} was never given {id:08x}, which is {} {seq}", self.name(place));
+            let inner = self.lock();
+            let around = inner.deliveries.get(&(consumer, place)).map_or(Vec::new(), |entry| {
+                entry.all.iter().filter(|(_, other, _)| other.abs_diff(seq) < 4).copied().collect()
+            });
+            let appends = inner.given.get(id as usize).map(|given| given.appends.clone());
+            let leaders = inner.leaders.get(&place).cloned();
+            drop(inner);
+            let text = format!("consumer {consumer} was never given {id:08x}, which is {} {seq}; around it {around:?}; \
+                appended {appends:?}; leaders {leaders:?}", self.name(place));
             self.violated(Property::Delivery, &text);
         }
     }

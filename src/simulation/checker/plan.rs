@@ -1,8 +1,12 @@
 //! What happens in a run, all of it from the seed.
 
+use std::fmt;
 use std::time::Duration;
 
+use crate::broker::BrokerFault;
 use crate::broker::machine::Behaviour;
+use crate::protocol::frame::Kind;
+use crate::protocol::produce::ProduceCode;
 use crate::simulation::LinkSettings;
 use crate::simulation::random::Random;
 
@@ -34,6 +38,59 @@ pub(super) struct Trouble {
     pub(super) begins: Duration,
     pub(super) lasts: Duration,
     pub(super) number: u64,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            0 | 1 => "killed".to_owned(),
+            2 => "stopped in order".to_owned(),
+            3 | 4 => "hangs".to_owned(),
+            5 => "isolated".to_owned(),
+            6 => "separate from clients".to_owned(),
+            7 => "hears no client".to_owned(),
+            8 => "not heard by clients".to_owned(),
+            9 => "cut".to_owned(),
+            10 => "reset".to_owned(),
+            11 => "falls silent".to_owned(),
+            12 => "slow".to_owned(),
+            13 => "taken over".to_owned(),
+            14 => "clock jumps".to_owned(),
+            15 => "refuses".to_owned(),
+            16 => "disconnects all".to_owned(),
+            _ => format!("{:?} {} times", fault(self.number), times(self.number)),
+        };
+        write!(f, "node {} {what} at {:?} for {:?}", self.node, self.begins, self.lasts)
+    }
+}
+
+/// The broker's fault that a number stands for, and how often.
+pub(super) fn fault(number: u64) -> BrokerFault {
+    let bytes = number >> 8 & 0x3ff;
+    let kind = [Kind::Produce, Kind::Consume, Kind::ProduceWithSeqnum][(number >> 24) as usize % 3];
+    let codes = [ProduceCode::NoLeader, ProduceCode::InsufficientReplicas];
+    match number % 12 {
+        0 => BrokerFault::CloseOnAccept,
+        1 => BrokerFault::NoPing,
+        2 => BrokerFault::LatePing(Duration::from_millis(bytes * 4)),
+        3 => BrokerFault::CloseOnRequest(kind),
+        4 => BrokerFault::LoseAnswer(kind),
+        5 => BrokerFault::Delay(Duration::from_millis(bytes * 4)),
+        6 => BrokerFault::PingBeforeAnswer,
+        7 => BrokerFault::Trickle { bytes: 1 + bytes as usize, pause: Duration::from_millis(20) },
+        8 => BrokerFault::CutAfter(bytes),
+        9 => BrokerFault::ResetAfter(bytes),
+        10 => BrokerFault::StallAfter(bytes),
+        _ => BrokerFault::RefuseProduce(codes[(number >> 32) as usize % 2]),
+    }
+}
+
+/// Twice in a row on fresh connections looks like a request that kills the server: clients may give up then.
+pub(super) fn times(number: u64) -> u64 {
+    match fault(number) {
+        BrokerFault::CloseOnRequest(Kind::Consume) | BrokerFault::LoseAnswer(Kind::Consume) => 1,
+        _ => 1 + (number >> 40) % 3,
+    }
 }
 
 #[derive(Debug, Clone)]

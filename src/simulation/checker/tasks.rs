@@ -9,7 +9,7 @@ use super::model::{Model, Outcome, Property, payload};
 use super::plan::{Place, Plan};
 use crate::simulation::Simulation;
 use crate::simulation::random::Random;
-use crate::{Client, CloseHandle, ConsumeIter, Error, OutOfRange, Producer, Record, Start, Subscription};
+use crate::{Client, CloseHandle, ConsumeIter, Error, Fault, OutOfRange, Producer, Record, Start, Subscription};
 
 /// What every task has.
 #[derive(Clone)]
@@ -209,6 +209,12 @@ pub(super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
             n => one(at, &mut random, &mut messages, n == 2),
         };
         match got {
+            // Two connections in a row that ended under its fetch: the client cannot tell that from a deadly request.
+            Err(Error::Broker { fault: Fault::Deadly { .. }, .. }) if at.model.troubled => {
+                at.model.count("taken for deadly", 1);
+                messages = subscribe(at, &client, &mut random, &saved);
+                continue;
+            }
             Err(e) if !at.is_over() => at.model.failed(&format!("consumer {}", at.task), &e),
             _ => {}
         }

@@ -3,13 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::plan::{Plan, Trouble};
-use crate::broker::BrokerFault;
+use super::plan::{Plan, Trouble, fault, times};
 use crate::broker::host::Host;
 use crate::broker::machine::Machine;
 use crate::net::Time;
-use crate::protocol::frame::Kind;
-use crate::protocol::produce::ProduceCode;
 use crate::simulation::nodes::Nodes;
 use crate::simulation::{Direction, Service, Simulation};
 
@@ -30,26 +27,6 @@ pub(super) fn schedule(sim: &Simulation, nodes: &Arc<Nodes>, plan: &Plan, hosts:
     }
     let (world, machine, names) = (sim.clone(), nodes.clone(), hosts.to_vec());
     sim.after(plan.trouble_ends, move || heal(&world, &machine, &names));
-}
-
-fn fault(number: u64) -> BrokerFault {
-    let bytes = number >> 8 & 0x3ff;
-    let kind = [Kind::Produce, Kind::Consume, Kind::ProduceWithSeqnum][(number >> 24) as usize % 3];
-    let codes = [ProduceCode::NoLeader, ProduceCode::InsufficientReplicas];
-    match number % 12 {
-        0 => BrokerFault::CloseOnAccept,
-        1 => BrokerFault::NoPing,
-        2 => BrokerFault::LatePing(Duration::from_millis(bytes * 4)),
-        3 => BrokerFault::CloseOnRequest(kind),
-        4 => BrokerFault::LoseAnswer(kind),
-        5 => BrokerFault::Delay(Duration::from_millis(bytes * 4)),
-        6 => BrokerFault::PingBeforeAnswer,
-        7 => BrokerFault::Trickle { bytes: 1 + bytes as usize, pause: Duration::from_millis(20) },
-        8 => BrokerFault::CutAfter(bytes),
-        9 => BrokerFault::ResetAfter(bytes),
-        10 => BrokerFault::StallAfter(bytes),
-        _ => BrokerFault::RefuseProduce(codes[(number >> 32) as usize % 2]),
-    }
 }
 
 fn begins(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String]) {
@@ -73,7 +50,7 @@ fn begins(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String]) 
         14 => sim.jump_wall_clock((trouble.number % 7_200_000) as i64 - 3_600_000),
         15 => act(nodes, |machine, _| machine.refuse(node)),
         16 => act(nodes, |machine, now| machine.disconnect_all(now, node)),
-        _ => act(nodes, |machine, _| machine.inject(node, fault(trouble.number), 1 + (trouble.number >> 40) % 3)),
+        _ => act(nodes, |machine, _| machine.inject(node, fault(trouble.number), times(trouble.number))),
     }
 }
 
