@@ -67,6 +67,8 @@ mod produce;
 pub mod protocol;
 pub mod segment;
 mod session;
+#[cfg(feature = "broker")]
+pub mod simulation;
 mod text;
 mod topic_config;
 mod utc;

@@ -9,6 +9,7 @@ use super::host::{self, Host};
 use super::machine::{ClusterOptions, Machine};
 use super::server::Server;
 use super::{Broker, BrokerBuilder, there};
+use crate::Brokers;
 use crate::net::Time;
 
 /// Settings of a [`Cluster`] that hold from its start on.
@@ -68,6 +69,11 @@ impl ClusterBuilder {
         let cluster = Cluster::on(Arc::new(server), self.nodes);
         cluster.nodes.iter().try_for_each(Broker::accept_connections)?;
         Ok(cluster)
+    }
+
+    /// How many nodes it has, and what each of them is like.
+    pub(crate) fn parts(&self) -> (usize, &BrokerBuilder) {
+        (self.nodes, &self.broker)
     }
 
     /// What the nodes have in common.
@@ -149,6 +155,11 @@ impl Cluster {
     /// Where the nodes listen.
     pub fn addrs(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(Broker::addr).collect()
+    }
+
+    /// What a client connects to: all nodes.
+    pub fn brokers(&self) -> Brokers {
+        self.addrs().into()
     }
 
     /// Creates a topic whose partitions are led by the nodes in turn, partition 0 by node 0.

@@ -35,6 +35,8 @@ pub(crate) use buffer::{Block, Fill, ReadBuf};
 pub(crate) use channel::{Channel, LookUp};
 pub(crate) use channels::{Event, wait};
 pub(crate) use network::{Closed, Network, SocketOptions, Time};
+#[cfg(feature = "broker")]
+pub(crate) use network::{Handle, Interest, Socket, Waker};
 pub(crate) use pool::Pool;
 pub(crate) use retry::{RetryPolicy, RetryState};
 pub(crate) use settings::ChannelSettings;

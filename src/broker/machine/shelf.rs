@@ -204,3 +204,14 @@ impl Machine {
         Some(self.partition(topic, id)?.replica(node)?.committed)
     }
 }
+
+impl Appended {
+    /// The payloads with their numbers.
+    pub(crate) fn messages(&self) -> Vec<(u64, Vec<u8>)> {
+        let mut messages = Vec::new();
+        let prefix = self.bundle.iter().take_while(|&&byte| byte >= 0x80).count() + 1;
+        let bundle = self.bundle.get(prefix..).unwrap_or_default();
+        let _ = with_messages(bundle, self.first, |seq, message| messages.push((seq, message.payload.to_vec())));
+        messages
+    }
+}
