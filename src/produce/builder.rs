@@ -119,8 +119,8 @@ impl ProducerBuilder {
     ///
     /// One request at a time is in flight for each partition. Records that a leader has and its replicas have not confirmed in
     /// time are held until they have; at the end of [`retry_timeout`](crate::ClientBuilder::retry_timeout) they fail, as unknown.
-    /// Failures keep their numbers: [`retry_failures`](Producer::retry_failures) stores them exactly once even then, while
-    /// [`take_failures`](Producer::take_failures) of those that may be stored leaves a gap in the numbers if they are not.
+    /// Failures keep their numbers: [`retry_failures`](Producer::retry_failures) stores them exactly once even then, while dropping
+    /// those that may be stored leaves a gap in the numbers if they are not.
     ///
     /// What remains: a proxy that delivers what it had buffered, two nodes that both believe they lead, or a leader that comes
     /// back with a log that should have been cut may still store records twice or not at all.

@@ -209,7 +209,11 @@ impl Driver {
             self.leaders[leader].wanted.push(queue_index);
         }
         self.ready.truncate(kept);
-        at.into_iter().fold(false, |changed, leader| self.send_to(leader, now, queues, look_up) || changed)
+        let mut changed = false;
+        for leader in at {
+            changed |= self.send_to(leader, now, queues, look_up);
+        }
+        changed
     }
 
     fn leader_of(&mut self, queue: &PartitionQueue) -> BrokerId {

@@ -15,6 +15,7 @@
 //! that is clear nothing else is sent. Numbered bundles go one at a time, see [`numbering`](super::numbering). The shell asks
 //! [`next`](PartitionQueue::next) and feeds the answers back; nothing here touches a socket or reads a clock.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -376,16 +377,16 @@ impl PartitionQueue {
         Some(delivery)
     }
 
-    /// Takes back what has failed, all of it and in order, to be sent again.
+    /// Takes back what has failed, in order, to be sent again.
     pub(super) fn take_back(&mut self, bundle: Bundle) {
         if let Some(numbering) = self.numbering.as_mut().filter(|_| bundle.range.is_some()) {
             numbering.doubt();
+            self.another_writer = false;
         }
-        self.another_writer = false;
         self.enqueue(bundle);
     }
 
-    /// Notes that what has failed will not be sent again.
+    /// Notes what of the failures will not be sent again, in order, before the others are taken back.
     pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>) {
         if let Some(numbering) = &mut self.numbering {
             numbering.dropped(bundles, std::mem::take(&mut self.another_writer));
