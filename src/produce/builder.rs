@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::partitioner::{ByKey, Partitioner};
 use super::producer::Producer;
 use super::records::MAX_SET;
-use crate::client::Client;
 use crate::config::{Acks, PublishOptions};
 use crate::error::{Error, Result};
 use crate::protocol::bundle::{Compression, MAX_MESSAGES};
@@ -30,12 +29,11 @@ pub struct ProducerBuilder {
     pub(super) idempotent: bool,
 }
 
-impl Client {
-    /// Settings for a producer, which collects records and sends them in bundles.
-    pub fn producer(&self) -> ProducerBuilder {
+impl ProducerBuilder {
+    pub(crate) fn new(session: Arc<Session>) -> ProducerBuilder {
         ProducerBuilder {
-            session: self.session.clone(),
-            options: self.session.config.publish,
+            options: session.config.publish,
+            session,
             partitioner: Box::new(ByKey),
             max_records: 10_000,
             max_bytes: 512 << 10,
@@ -45,9 +43,7 @@ impl Client {
             idempotent: false,
         }
     }
-}
 
-impl ProducerBuilder {
     /// How many records of a partition to collect before they are sent, 1 to 65,535. Default 10,000.
     pub fn max_records(mut self, records: u32) -> Self {
         self.max_records = records;

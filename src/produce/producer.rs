@@ -13,9 +13,8 @@ use super::driver::Driver;
 use super::failure::Failure;
 use super::queue::{Delivery, PartitionQueue, Sealing};
 use super::records::{check_place, check_record, millis, most_bytes, takes};
-use crate::consume::check_topic;
 use crate::error::{Error, Result};
-use crate::message::Record;
+use crate::message::{Record, check_topic};
 use crate::net::{LookUp, Time};
 
 /// While something is in flight, a call looks for answers at least this often.
