@@ -155,6 +155,19 @@ pub enum Error {
         /// What became of the first of them.
         source: Arc<Error>,
     },
+    /// A [`Producer`](crate::Producer) holds as many bytes as [it may](crate::ProducerBuilder::max_pending_bytes), or a quarter
+    /// of them for this partition. The record was not taken.
+    #[error("{topic}/{partition}: full: {pending} bytes are waiting to be stored, {limit} allowed")]
+    Full {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+        /// Bytes taken that are neither stored nor have failed.
+        pending: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
     /// The number a subscription was to resume with lies beyond the end of the partition: it is not the log that the
     /// checkpoint was made of. See [`Subscription::beyond_end`](crate::Subscription::beyond_end).
     #[error(
@@ -224,7 +237,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Connect { .. } | Error::Io { .. } | Error::Timeout { .. } | Error::Disconnected { .. } => true,
-            Error::NotTank { .. } | Error::NotSent { .. } => true,
+            Error::NotTank { .. } | Error::NotSent { .. } | Error::Full { .. } => true,
             Error::Broker { fault, .. } => fault.is_retryable(),
             _ => false,
         }
@@ -409,6 +422,14 @@ pub enum Fault {
     SeqNotAbove {
         /// The number that was to be stored.
         seq: u64,
+    },
+    /// The log ends at a number that an [idempotent](crate::ProducerBuilder::idempotent) producer has not sent.
+    #[error(
+        "the log ends at {end}, above all numbers this producer has sent: another writer publishes to the partition"
+    )]
+    AnotherWriter {
+        /// The last number in the leader's log.
+        end: u64,
     },
     /// A sequence number so far above the last one stored, or above the bundle's first one, that it can kill a server.
     #[error("sequence number {seq} lies 2^31 or more above the one before, which can kill a server")]

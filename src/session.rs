@@ -41,7 +41,6 @@ pub(crate) struct Session {
     pub(crate) config: Arc<Config>,
     pub(crate) book: AddressBook,
     pub(crate) pool: Pool,
-    pub(crate) old_pool: crate::net::old::Pool,
     /// Whether the brokers form a cluster, once they have said so.
     in_cluster: OnceLock<bool>,
     request_id: AtomicU32,
@@ -82,7 +81,6 @@ impl Session {
         });
         Session {
             pool: Pool::new(settings),
-            old_pool: crate::net::old::Pool::new(config.clone()),
             book: AddressBook::new(brokers, config.clone(), &*net),
             config,
             net,
@@ -464,7 +462,7 @@ impl Session {
         patience: Duration,
         closed: Option<&Closed>,
     ) -> Result<Vec<Result<LogEnd>>> {
-        let wanted = |&index: &usize| FetchPartition { partition: ids[index], seq: BEYOND_END, fetch_size: 0 };
+        let wanted = |&index: &usize| FetchPartition { partition: ids[index], seq: BEYOND_END, fetch_size: 1 };
         let mut request = FetchRequest {
             client_version: 2,
             request_id: 0,

@@ -9,6 +9,7 @@ use super::host::{self, Host};
 use super::machine::{ClusterOptions, Machine};
 use super::server::Server;
 use super::{Broker, BrokerBuilder, there};
+use crate::Brokers;
 use crate::net::Time;
 
 /// Settings of a [`Cluster`] that hold from its start on.
@@ -68,6 +69,11 @@ impl ClusterBuilder {
         let cluster = Cluster::on(Arc::new(server), self.nodes);
         cluster.nodes.iter().try_for_each(Broker::accept_connections)?;
         Ok(cluster)
+    }
+
+    /// How many nodes it has, and what each of them is like.
+    pub(crate) fn parts(&self) -> (usize, &BrokerBuilder) {
+        (self.nodes, &self.broker)
     }
 
     /// What the nodes have in common.
@@ -151,6 +157,11 @@ impl Cluster {
         self.nodes.iter().map(Broker::addr).collect()
     }
 
+    /// What a client connects to: all nodes.
+    pub fn brokers(&self) -> Brokers {
+        self.addrs().into()
+    }
+
     /// Creates a topic whose partitions are led by the nodes in turn, partition 0 by node 0.
     ///
     /// # Panics
@@ -215,8 +226,17 @@ impl Cluster {
         self.act(|machine, now| machine.fail_over(now, node));
     }
 
+    /// Kills a node, as [`Broker::stop`] does: until a fail-over clients are sent to where nobody answers.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    #[track_caller]
+    pub fn kill(&self, node: usize) {
+        self.node(node).stop();
+    }
+
     /// Stops a node the orderly way: it takes its address back, so that until a fail-over clients are sent to 0.0.0.0:0
-    /// for what it leads. [`Broker::stop`] is the other way: clients are sent to where nobody answers.
+    /// for what it leads. [`kill`](Cluster::kill) is the other way.
     ///
     /// # Panics
     /// If there is no such node.

@@ -21,6 +21,11 @@ pub(crate) trait Host: Debug + Send + Sync {
     /// The port is taken.
     fn listen(&self, node: usize) -> io::Result<()>;
 
+    /// Whether nodes go on when what controls them is dropped.
+    fn outlives_its_handles(&self) -> bool {
+        false
+    }
+
     /// Blocks until all that the machine has closed is closed.
     fn settle(&self);
 

@@ -156,6 +156,7 @@ use std::time::Duration;
 
 use self::host::Host;
 use self::machine::{Machine, Refused};
+use crate::Brokers;
 use crate::net::Time;
 use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
 
@@ -177,7 +178,9 @@ pub struct Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.stop();
+        if !self.host.outlives_its_handles() {
+            self.stop();
+        }
     }
 }
 
@@ -210,6 +213,11 @@ impl Broker {
     pub fn addr(&self) -> SocketAddr {
         let unknown = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
         self.look(|machine| machine.addr(self.node)).unwrap_or(unknown).into()
+    }
+
+    /// What a client connects to.
+    pub fn brokers(&self) -> Brokers {
+        self.addr().into()
     }
 
     /// Closes the listener and all connections. Connecting is refused until [`restart`](Broker::restart); topics and

@@ -159,10 +159,19 @@ pub(super) enum Next {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
     Broker(Fault),
-    OutOfRange { requested: u64, first_available: u64, high_water_mark: u64 },
+    OutOfRange {
+        requested: u64,
+        first_available: u64,
+        high_water_mark: u64,
+    },
     /// As `OutOfRange`, of a number that a checkpoint named.
-    Recreated { position: u64, high_water_mark: u64 },
-    BundleTooLarge { needed: u64 },
+    Recreated {
+        position: u64,
+        high_water_mark: u64,
+    },
+    BundleTooLarge {
+        needed: u64,
+    },
     /// The number that stands for whatever comes next would be asked for: only a broker that claims messages right up to
     /// it leads there.
     NoSuchSeq,

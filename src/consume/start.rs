@@ -82,7 +82,9 @@ impl Place {
     ) -> Result<Place> {
         let start = resumed.map_or(wanted.start.unwrap_or(subscription.start), Start::At);
         let marks = match states.get(usize::from(id)) {
-            Some(&PartitionState::Marks { first_available, high_water_mark }) => Some((first_available, high_water_mark)),
+            Some(&PartitionState::Marks { first_available, high_water_mark }) => {
+                Some((first_available, high_water_mark))
+            }
             Some(PartitionState::SystemError) if !matches!(start, Start::Earliest | Start::At(_)) => {
                 return Err(Error::broker(&wanted.topic, id, Fault::System));
             }
@@ -177,7 +179,9 @@ pub(crate) fn await_marks(session: &Session, topic: &str, id: u16) -> Result<Mar
         return session.log_end(topic, id, None).map(|end| (end.first_available, end.last));
     }
     let fault = match session.discover(topic, None)?.get(usize::from(id)) {
-        Some(&PartitionState::Marks { first_available, high_water_mark }) => return Ok((first_available, high_water_mark)),
+        Some(&PartitionState::Marks { first_available, high_water_mark }) => {
+            return Ok((first_available, high_water_mark));
+        }
         Some(PartitionState::SystemError) => Fault::System,
         Some(PartitionState::Redirect(_) | PartitionState::NoLeader) => Fault::NoLeader,
         None => Fault::UnknownPartition,

@@ -88,6 +88,11 @@ impl RetryState {
         self.began.is_some()
     }
 
+    /// When the budget ends; never while there is no trouble.
+    pub(crate) fn gives_up_at(&self, policy: &RetryPolicy) -> Time {
+        self.began.map_or(Time::NEVER, |began| began.after(policy.timeout))
+    }
+
     /// Not to be tried again before this moment.
     pub(crate) fn pause_until(&self) -> Time {
         self.pause_until

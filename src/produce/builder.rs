@@ -4,24 +4,28 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::options::{Acks, Options};
-use super::parcel::MAX_SET;
 use super::partitioner::{ByKey, Partitioner};
 use super::producer::Producer;
+use super::records::MAX_SET;
 use crate::client::Client;
+use crate::config::{Acks, PublishOptions};
 use crate::error::{Error, Result};
 use crate::protocol::bundle::{Compression, MAX_MESSAGES};
-use crate::session::Session as Shared;
+use crate::session::Session;
+
+/// The least of pending bytes that may be allowed.
+const LEAST_PENDING: usize = 1 << 20;
 
 /// Settings for a [`Producer`], from [`Client::producer`].
 #[must_use]
 pub struct ProducerBuilder {
-    pub(super) shared: Arc<Shared>,
-    pub(super) options: Options,
+    pub(super) session: Arc<Session>,
+    pub(super) options: PublishOptions,
     pub(super) partitioner: Box<dyn Partitioner>,
     pub(super) max_records: u32,
     pub(super) max_bytes: usize,
     pub(super) max_age: Duration,
+    pub(super) max_pending_bytes: usize,
     pub(super) window: usize,
     pub(super) idempotent: bool,
 }
@@ -30,12 +34,13 @@ impl Client {
     /// Settings for a producer, which collects records and sends them in bundles.
     pub fn producer(&self) -> ProducerBuilder {
         ProducerBuilder {
-            shared: self.session.clone(),
+            session: self.session.clone(),
             options: self.session.config.publish,
             partitioner: Box::new(ByKey),
             max_records: 10_000,
             max_bytes: 512 << 10,
             max_age: Duration::from_millis(50),
+            max_pending_bytes: 64 << 20,
             window: 5,
             idempotent: false,
         }
@@ -60,6 +65,14 @@ impl ProducerBuilder {
     /// 50 milliseconds. Without a call nothing is sent.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = age;
+        self
+    }
+
+    /// How many bytes the producer holds at most of records that are neither stored nor have failed, before compression; a
+    /// quarter of them for one partition. Default 64 MiB, at least 1 MiB. A call to [`send`](Producer::send) that would exceed
+    /// it waits, as described there. A larger record is taken alone.
+    pub fn max_pending_bytes(mut self, bytes: usize) -> Self {
+        self.max_pending_bytes = bytes;
         self
     }
 
@@ -94,17 +107,23 @@ impl ProducerBuilder {
         self
     }
 
-    /// Stores every record exactly once, whatever connections do: the producer gives the records their sequence numbers, and
-    /// where the outcome of a request is unknown it asks for the high-water mark and sends again what is not there
-    /// (ProduceWithSeqnum requests). That holds while the producer lives, not over a restart of the program.
+    /// Stores every record exactly once, whatever connections and leaders do: the producer gives the records their sequence
+    /// numbers, and where the outcome of a request is unknown it asks the leader for the end of its log, on a new connection,
+    /// and sends again what is not there (ProduceWithSeqnum requests). That holds while the producer lives, not over a restart
+    /// of the program: after one, wait for an [`io_timeout`](crate::ClientBuilder::io_timeout) before the next producer numbers.
     ///
     /// **One writer per partition.** Nobody else may publish to the partitions this producer publishes to, for as long as it
-    /// lives: no other producer, no other process, not this client's [`publish`](Client::publish) either. Another writer's
-    /// messages would be taken for this one's, and records be lost without an error.
+    /// lives: no other producer, no other process, not this client's [`publish`](Client::publish) either. Where another
+    /// writer's messages are seen, records fail with [`Fault::AnotherWriter`](crate::Fault::AnotherWriter) or
+    /// [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove); there may be some that are not seen.
     ///
-    /// One request at a time is on its way for each partition. The high-water mark is asked for within a call, which waits
-    /// for it: before the first record of a partition up to [`retry_timeout`](crate::ClientBuilder::retry_timeout), later
-    /// for one answer at a time.
+    /// One request at a time is in flight for each partition. Records that a leader has and its replicas have not confirmed in
+    /// time are held until they have; at the end of [`retry_timeout`](crate::ClientBuilder::retry_timeout) they fail, as unknown.
+    /// Failures keep their numbers: [`retry_failures`](Producer::retry_failures) stores them exactly once even then, while
+    /// [`take_failures`](Producer::take_failures) of those that may be stored leaves a gap in the numbers if they are not.
+    ///
+    /// What remains: a proxy that delivers what it had buffered, two nodes that both believe they lead, or a leader that comes
+    /// back with a log that should have been cut may still store records twice or not at all.
     pub fn idempotent(mut self) -> Self {
         self.idempotent = true;
         self
@@ -125,6 +144,12 @@ impl ProducerBuilder {
         if self.max_bytes == 0 || self.max_bytes > MAX_SET {
             return refused("bytes", self.max_bytes, MAX_SET);
         }
+        if self.max_pending_bytes < LEAST_PENDING {
+            let given = self.max_pending_bytes;
+            return Err(Error::config(format!(
+                "producer: pending bytes: {given} given, at least {LEAST_PENDING} needed"
+            )));
+        }
         if self.window == 0 {
             return Err(Error::config("producer: a window of no requests given, at least 1 needed"));
         }
@@ -139,6 +164,7 @@ impl fmt::Debug for ProducerBuilder {
             .field("max_records", &self.max_records)
             .field("max_bytes", &self.max_bytes)
             .field("max_age", &self.max_age)
+            .field("max_pending_bytes", &self.max_pending_bytes)
             .field("window", &self.window)
             .field("idempotent", &self.idempotent)
             .finish_non_exhaustive()

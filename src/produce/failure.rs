@@ -1,31 +1,28 @@
 //! Records that come back.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use super::lane::Bundle;
+use super::bundle::{Bundle, Unpacked};
 use crate::error::Error;
 use crate::message::Record;
-use crate::protocol::bundle::{BundleHeader, Codec, Entry, MessageSet};
-use crate::protocol::compress;
-use crate::protocol::cursor::Cursor;
-use crate::protocol::{DecodeError, Limits};
 
 /// Records of a partition that a [`Producer`](crate::Producer) could not have stored, as they were given to it, and why.
+///
+/// It holds the bundle as it was to be sent, which is decoded only to look at its records.
 pub struct Failure {
     topic: Arc<str>,
     partition: u16,
-    set: Vec<u8>,
-    entries: Vec<Entry>,
+    pub(super) bundle: Bundle,
     error: Arc<Error>,
+    /// Its queue.
+    pub(super) queue: usize,
+    unpacked: OnceLock<Unpacked>,
 }
 
 impl Failure {
-    pub(super) fn new(topic: Arc<str>, partition: u16, bundle: &Bundle, error: Arc<Error>) -> Failure {
-        // We encoded it ourselves, so it decodes.
-        let (set, entries) = unpack(&bundle.bytes).unwrap_or_default();
-        debug_assert_eq!(entries.len(), bundle.count as usize);
-        Failure { topic, partition, set, entries, error }
+    pub(super) fn new(topic: Arc<str>, partition: u16, bundle: Bundle, error: Arc<Error>, queue: usize) -> Failure {
+        Failure { topic, partition, bundle, error, queue, unpacked: OnceLock::new() }
     }
 
     /// The topic.
@@ -43,7 +40,7 @@ impl Failure {
         &self.error
     }
 
-    /// Whether they may be stored nevertheless: all of them or none.
+    /// Whether they may be stored nevertheless: all of them or none. In a cluster a new leader may have the first of them only.
     pub fn is_unknown(&self) -> bool {
         matches!(*self.error, Error::OutcomeUnknown { .. })
     }
@@ -54,14 +51,20 @@ impl Failure {
 
     /// How many records.
     pub fn count(&self) -> usize {
-        self.entries.len()
+        self.bundle.count as usize
     }
 
     /// The records, in the order in which they were given, each with its time stamp.
     pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
-        self.entries.iter().map(|entry| {
-            let record = Record::new(&self.set[entry.payload()]).timestamp_ms(entry.timestamp_ms);
-            entry.key().map_or(record, |key| record.key(&self.set[key]))
+        let (set, entries) = self.unpacked.get_or_init(|| {
+            // It was encoded here, so it decodes.
+            let unpacked = self.bundle.unpack().unwrap_or_default();
+            debug_assert_eq!(unpacked.1.len(), self.count());
+            unpacked
+        });
+        entries.iter().map(|entry| {
+            let record = Record::new(&set[entry.payload()]).timestamp_ms(entry.timestamp_ms);
+            entry.key().map_or(record, |key| record.key(&set[key]))
         })
     }
 }
@@ -71,27 +74,8 @@ impl fmt::Debug for Failure {
         f.debug_struct("Failure")
             .field("topic", &self.topic)
             .field("partition", &self.partition)
-            .field("records", &self.entries.len())
+            .field("records", &self.count())
             .field("error", &self.error)
             .finish()
     }
-}
-
-/// The message set of a bundle, decompressed, and where its messages lie in it.
-fn unpack(bundle: &[u8]) -> Result<(Vec<u8>, Vec<Entry>), DecodeError> {
-    let mut cursor = Cursor::new(bundle, 0);
-    let header = BundleHeader::decode(&mut cursor, &Limits::default())?;
-    let set = match header.codec {
-        Codec::None => cursor.rest().to_vec(),
-        Codec::Snappy => {
-            let mut set = vec![0; compress::decompressed_len(cursor.rest(), u32::MAX, 0)?];
-            compress::decompress(&mut snap::raw::Decoder::new(), cursor.rest(), &mut set, 0)?;
-            set
-        }
-    };
-    let (first, last) = header.range(Some(1), 0)?;
-    let mut entries = Vec::with_capacity(header.count as usize);
-    let (count, sparse) = (header.count, header.sparse.is_some());
-    MessageSet { bytes: &set, at: 0, count, first, last, sparse, cut: false }.decode(0, u64::MAX, &mut entries)?;
-    Ok((set, entries))
 }

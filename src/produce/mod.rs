@@ -1,21 +1,30 @@
 //! Publishing: in one call, or through a producer that collects.
+//!
+//! ```text
+//!   publish ──┐                       ┌──> one channel a leader
+//!             ├──> PartitionQueue ──> Driver
+//!   Producer ─┘         ^             └──> answers ──┐
+//!                       └────────────────────────────┘
+//! ```
+//!
+//! [`queue`], with [`outcome`], [`numbering`] and [`bundle`], decides; [`driver`], with [`answers`] and [`request`], carries.
 
+mod answers;
 mod builder;
-mod drive;
+mod bundle;
+mod driver;
 mod failure;
-mod lane;
-mod link;
-mod options;
-mod parcel;
+mod numbering;
+mod outcome;
 mod partitioner;
-mod patience;
 mod producer;
 mod publish;
+mod queue;
+mod records;
+mod request;
 
 pub use builder::ProducerBuilder;
 pub use failure::Failure;
-pub use options::Acks;
-pub(crate) use options::{MAX_PEERS, Options};
-pub use parcel::PartitionRecords;
 pub use partitioner::{ByKey, Partitioner};
 pub use producer::Producer;
+pub use records::PartitionRecords;

@@ -3,32 +3,40 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use log::warn;
+use log::{info, warn};
 
 use super::builder::ProducerBuilder;
+use super::bundle::Spares;
+use super::driver::Driver;
 use super::failure::Failure;
-use super::lane::{Lane, Ledger};
-use super::link::Link;
-use super::parcel::{check_place, check_record, now_ms, takes};
+use super::queue::{Delivery, PartitionQueue, Sealing};
+use super::records::{check_place, check_record, millis, most_bytes, takes};
 use crate::consume::check_topic;
 use crate::error::{Error, Result};
 use crate::message::Record;
-use crate::net::old::Deadline;
-use crate::protocol::produce::ProduceCode;
+use crate::net::{LookUp, Time};
+
+/// While something is in flight, a call looks for answers at least this often.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A full partition without progress for this long does not make callers wait, who may have records for others.
+const STALLED: Duration = Duration::from_millis(500);
 
 /// Collects records per partition, and sends those of a partition as a bundle once they are many, large or old enough.
 ///
-/// It has no thread: all of it happens within calls, which block only while too much is on its way or waits. Requests go out
-/// without waiting for the answers to those before; what has to wait for a connection to be opened goes with a later call,
-/// and holds up nothing that goes to other brokers. Call [`flush`](Producer::flush) at the end, and whenever what was sent has
-/// to be stored: dropping a producer neither sends nor waits, and logs how many records it drops.
+/// It has no thread: all of it happens within calls. [`poll`](Producer::poll) never blocks, and [`send`](Producer::send) only
+/// while the producer [holds too much](ProducerBuilder::max_pending_bytes). Requests go out without waiting for the answers to
+/// those before; what has to wait for a connection, or for a partition's leader, goes with a later call, and holds up nothing
+/// that goes to other brokers. Call [`flush`](Producer::flush) at the end, and whenever what was sent has to be stored:
+/// dropping a producer neither sends nor waits, gives up what is in flight, and logs how many records it drops.
 ///
 /// The records of a partition are stored in the order in which they were given. What certainly was not stored is sent again
 /// for as long as [`retry_timeout`](crate::ClientBuilder::retry_timeout) allows, as
-/// [`publish`](crate::Client::publish) does, unless something behind it was stored meanwhile. What could not be stored, or
-/// perhaps was, comes back: see [`take_failures`](Producer::take_failures), and [the guide](crate::guide::publishing) for a
-/// program that does so.
+/// [`publish`](crate::Client::publish) does, unless something after it was stored meanwhile. What could not be stored, or
+/// perhaps was, comes back: see [`retry_failures`](Producer::retry_failures) and [`take_failures`](Producer::take_failures), and
+/// [the guide](crate::guide::publishing).
 ///
 /// ```no_run
 /// # use tank_client::{Client, Record};
@@ -40,57 +48,65 @@ use crate::protocol::produce::ProduceCode;
 /// producer.flush()?;
 /// # Ok::<(), tank_client::Error>(())
 /// ```
+///
+/// A process that was forked cannot use the producer of its parent: calls return [`Error::Config`].
 pub struct Producer {
-    pub(super) settings: ProducerBuilder,
+    settings: ProducerBuilder,
     topics: Vec<Topic>,
     by_name: HashMap<Arc<str>, usize>,
     /// The topic used last.
     latest: usize,
-    pub(super) lanes: Vec<Lane>,
-    /// Lanes with something waiting.
-    pub(super) ready: Vec<usize>,
-    pub(super) links: Vec<Link>,
-    /// Not after the first lane is due.
-    pub(super) next_due: Option<Deadline>,
-    pub(super) ledger: Ledger,
-    pub(super) frame: Vec<u8>,
-    pub(super) codes: Vec<ProduceCode>,
+    queues: Vec<PartitionQueue>,
+    driver: Driver,
+    spares: Spares,
+    /// When a call has to look at more than its record: not after what was collected first is due.
+    next_look: Time,
+    /// Bytes of all records that are neither stored nor have failed.
+    pending_bytes: usize,
+    stored: u64,
+    failures: Vec<Failure>,
 }
 
 struct Topic {
     name: Arc<str>,
     /// How many partitions it has, if that was asked for.
     partitions: Option<u16>,
-    /// Lanes by partition.
-    lanes: Vec<Option<usize>>,
+    /// Queues by partition.
+    queues: Vec<Option<usize>>,
     /// Whose turn it is among the partitions.
     turn: u16,
 }
 
 impl Producer {
     pub(super) fn new(settings: ProducerBuilder) -> Producer {
+        let ProducerBuilder { ref session, options, window, idempotent, .. } = settings;
         Producer {
+            driver: Driver::new(session.clone(), options, window, idempotent),
             settings,
             topics: Vec::new(),
             by_name: HashMap::new(),
             latest: 0,
-            lanes: Vec::new(),
-            ready: Vec::new(),
-            links: Vec::new(),
-            next_due: None,
-            ledger: Ledger::default(),
-            frame: Vec::new(),
-            codes: Vec::new(),
+            queues: Vec::new(),
+            spares: Spares::default(),
+            next_look: Time::NEVER,
+            pending_bytes: 0,
+            stored: 0,
+            failures: Vec::new(),
         }
     }
 
-    /// Takes a record for the partition that the [`Partitioner`](crate::Partitioner) chooses. The topic's partitions are
-    /// those it has at its first record.
+    /// Takes a record for the partition that the [`Partitioner`](crate::Partitioner) chooses. The first record of a topic waits
+    /// until the topic's partitions are known; they are counted again whenever a connection was lost.
+    ///
+    /// Blocks only while the producer holds more than [it may](ProducerBuilder::max_pending_bytes), or this partition more than
+    /// its quarter, and for [`retry_timeout`](crate::ClientBuilder::retry_timeout) at most. A partition that is full while
+    /// others are not makes nobody wait once it is in trouble, or has made no progress for half a second.
     ///
     /// # Errors
     /// Any error means that this record was not taken. [`Error::Config`] or [`Error::BundleTooLarge`] for one that
-    /// cannot be sent; [`Error::Undelivered`] while records that failed wait to be taken back; [`Error::Broker`] if the topic
-    /// is unknown; otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// cannot be sent; [`Error::Full`] if it found no room in time; [`Error::Undelivered`] while records that failed wait to
+    /// be taken back; [`Error::Broker`] if the topic is unknown; otherwise as
+    /// [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn send(&mut self, topic: &str, record: Record<'_>) -> Result<()> {
         let topic = self.topic(topic)?;
         let partition = self.choose(topic, &record)?;
@@ -106,13 +122,12 @@ impl Producer {
         self.push(topic, partition, &record)
     }
 
-    /// Sends what is due and takes in the answers that have arrived, without waiting for any.
+    /// Sends what is due and takes in the answers that have arrived. Never blocks, and never looks up a host name.
     ///
     /// # Errors
     /// [`Error::Undelivered`] if records that failed wait to be taken back.
     pub fn poll(&mut self) -> Result<()> {
-        self.send_due();
-        self.advance();
+        self.look(self.settings.session.now(), LookUp::Never)?;
         self.check_failures()
     }
 
@@ -121,52 +136,81 @@ impl Producer {
     /// # Errors
     /// [`Error::Undelivered`] if records that failed wait to be taken back. All others are stored.
     pub fn flush(&mut self) -> Result<()> {
-        for lane in 0..self.lanes.len() {
-            self.seal(lane);
-        }
-        self.advance();
-        while !self.lanes.iter().all(Lane::is_idle) {
-            self.wait();
-            self.advance();
+        self.seal_all()?;
+        self.step(LookUp::Allowed)?;
+        while !self.queues.iter().all(PartitionQueue::is_idle) {
+            self.driver.wait(&self.queues, Time::NEVER)?;
+            self.step(LookUp::Allowed)?;
         }
         self.check_failures()
     }
 
-    /// The records that could not be stored, or perhaps were, each bundle's with the reason, in their order within each
-    /// partition. While any wait here no record is taken.
+    /// Puts the records that failed back to the front of their partitions, to be sent again in order; returns how many.
     ///
-    /// When records of a partition fail, all behind them that are not stored come back too, those that were not sent with
-    /// [`Error::NotSent`]. So whoever gives all of them to the producer again, in this order, keeps the order; whether to do
-    /// so with those that [may be stored](Failure::is_unknown) is the caller's choice between twice and not at all.
-    pub fn take_failures(&mut self) -> Vec<Failure> {
-        // What follows a failure must not come back in a later call.
-        while self.lanes.iter().any(Lane::is_failing) {
-            self.wait();
-            self.advance();
+    /// Those that [may be stored](Failure::is_unknown) may thereby be stored twice, unless the producer is
+    /// [idempotent](ProducerBuilder::idempotent): then they keep their numbers and are stored exactly once.
+    ///
+    /// ```no_run
+    /// # use tank_client::{Client, Error, Record};
+    /// # let client = Client::connect("localhost")?;
+    /// # let mut producer = client.producer().build()?;
+    /// # let mut tries = 0;
+    /// while let Err(e) = producer.flush() {
+    ///     eprintln!("{e}, trying again");
+    ///     producer.retry_failures();
+    ///     # tries += 1;
+    ///     # if tries > 3 { break }
+    /// }
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn retry_failures(&mut self) -> u64 {
+        let mut records = 0;
+        for failure in std::mem::take(&mut self.failures) {
+            records += failure.count() as u64;
+            self.pending_bytes += failure.bundle.size;
+            self.driver.wake(failure.queue);
+            self.queues[failure.queue].take_back(failure.bundle);
         }
-        std::mem::take(&mut self.ledger.failures)
+        records
+    }
+
+    /// The records that could not be stored, or perhaps were, with the reason, in their order within each partition. While
+    /// any wait here no record is taken.
+    pub fn failures(&self) -> &[Failure] {
+        &self.failures
+    }
+
+    /// Takes out the [`failures`](Producer::failures): the producer forgets about them.
+    ///
+    /// When records of a partition fail, all after them that are not stored come back too, those that were not sent with
+    /// [`Error::NotSent`]. So whoever gives all of them to the producer again, in this order, keeps the order;
+    /// [`retry_failures`](Producer::retry_failures) does just that.
+    #[must_use = "records that failed are lost with it"]
+    pub fn take_failures(&mut self) -> Vec<Failure> {
+        let failures = std::mem::take(&mut self.failures);
+        let mut queues: Vec<usize> = failures.iter().map(|failure| failure.queue).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        for queue in queues {
+            let dropped = failures.iter().filter(|failure| failure.queue == queue);
+            self.queues[queue].dropped(dropped.map(|failure| &failure.bundle));
+        }
+        failures
     }
 
     /// How many records are stored for certain.
     pub fn stored(&self) -> u64 {
-        self.ledger.stored
+        self.stored
     }
 
     /// How many records were taken that are neither stored nor have failed.
     pub fn pending(&self) -> u64 {
-        self.lanes.iter().map(Lane::pending).sum()
+        self.queues.iter().map(PartitionQueue::pending).sum()
     }
+}
 
-    fn check_failures(&self) -> Result<()> {
-        match self.ledger.failures.first() {
-            None => Ok(()),
-            Some(first) => {
-                let records = self.ledger.failures.iter().map(Failure::count).sum();
-                Err(Error::Undelivered { records, source: first.shared_error().clone() })
-            }
-        }
-    }
-
+/// Taking a record.
+impl Producer {
     /// The topic of this name.
     #[inline]
     fn topic(&mut self, name: &str) -> Result<usize> {
@@ -179,7 +223,7 @@ impl Producer {
                 check_topic(name)?;
                 let name: Arc<str> = name.into();
                 self.by_name.insert(name.clone(), self.topics.len());
-                self.topics.push(Topic { name, partitions: None, lanes: Vec::new(), turn: 0 });
+                self.topics.push(Topic { name, partitions: None, queues: Vec::new(), turn: 0 });
                 self.topics.len() - 1
             }
         };
@@ -191,10 +235,9 @@ impl Producer {
         let partitions = match topic.partitions {
             Some(partitions) => partitions,
             None => {
-                let states = self.settings.shared.discover(&topic.name, None)?;
+                let states = self.settings.session.discover(&topic.name, None)?;
                 let partitions = u16::try_from(states.len()).unwrap_or(u16::MAX).max(1);
-                topic.partitions = Some(partitions);
-                partitions
+                *topic.partitions.insert(partitions)
             }
         };
         match self.settings.partitioner.partition(&topic.name, record.get_key(), partitions) {
@@ -212,55 +255,208 @@ impl Producer {
         }
     }
 
-    fn lane(&mut self, topic: usize, partition: u16) -> Result<usize> {
-        let index = usize::from(partition);
-        let entry = &mut self.topics[topic];
-        if let Some(&Some(lane)) = entry.lanes.get(index) {
-            return Ok(lane);
+    #[inline]
+    fn queue(&mut self, topic: usize, partition: u16) -> Result<usize> {
+        match self.topics[topic].queues.get(usize::from(partition)) {
+            Some(&Some(queue)) => Ok(queue),
+            _ => self.new_queue(topic, partition),
         }
-        check_place(&entry.name, partition)?;
-        if entry.lanes.len() <= index {
-            entry.lanes.resize(index + 1, None);
-        }
-        entry.lanes[index] = Some(self.lanes.len());
-        self.lanes.push(Lane::new(entry.name.clone(), partition));
-        Ok(self.lanes.len() - 1)
     }
 
+    fn new_queue(&mut self, topic: usize, partition: u16) -> Result<usize> {
+        let (topic, index) = (&mut self.topics[topic], usize::from(partition));
+        check_place(&topic.name, partition)?;
+        if topic.queues.len() <= index {
+            topic.queues.resize(index + 1, None);
+        }
+        let how = Sealing { compression: self.settings.options.compression, numbering: self.settings.idempotent };
+        let policy = self.settings.session.leader_policy();
+        self.queues.push(PartitionQueue::new(topic.name.clone(), partition, how, policy));
+        Ok(*topic.queues[index].insert(self.queues.len() - 1))
+    }
+
+    #[inline]
     fn push(&mut self, topic: usize, partition: u16, record: &Record<'_>) -> Result<()> {
-        self.send_due();
+        let now = self.settings.session.now();
+        if now >= self.next_look {
+            self.look(now, LookUp::Allowed)?;
+        }
         self.check_failures()?;
-        let index = self.lane(topic, partition)?;
+        let index = self.queue(topic, partition)?;
         check_record(&self.topics[topic].name, partition, record)?;
-        let raw = record.to_raw(now_ms);
+        let net = &self.settings.session.net;
+        let raw = record.to_raw(|| millis(net.wall()));
         let (count, bytes) = (self.settings.max_records, self.settings.max_bytes);
-        if !self.lanes[index].builder.is_empty() && !takes(&self.lanes[index].builder, &raw, count, bytes) {
-            self.seal(index);
-            self.advance();
+        let collected = self.queues[index].collected();
+        if collected.0 > 0 && !takes(collected, &raw, count, bytes) {
+            self.seal(index, now)?;
+            self.step(LookUp::Allowed)?;
             self.check_failures()?;
         }
-        if self.settings.idempotent && self.lanes[index].next_seq.is_none() {
-            let name = &self.topics[topic].name;
-            self.lanes[index].next_seq = Some(self.settings.shared.high_water_mark(name, partition)?.saturating_add(1));
+        if self.full(index, most_bytes(&raw)).is_some() {
+            self.make_room(index, most_bytes(&raw))?;
         }
-        let lane = &mut self.lanes[index];
-        lane.push(&raw)?;
-        if lane.builder.count() == 1 {
-            let due = Deadline::after(self.settings.max_age);
-            lane.due = Some(due);
-            self.next_due.get_or_insert(due);
+        let queue = &mut self.queues[index];
+        let before = queue.bytes();
+        queue.push(&raw, &mut self.spares)?;
+        self.pending_bytes += queue.bytes() - before;
+        let collected = queue.collected();
+        if collected.0 == 1 {
+            queue.send_by = now.after(self.settings.max_age);
+            self.next_look = self.next_look.min(queue.send_by);
         }
-        if lane.builder.count() >= count || lane.builder.set_len() >= bytes {
-            self.seal(index);
-            self.advance();
+        if collected.0 >= count || collected.1 >= bytes {
+            self.seal(index, now)?;
+            self.step(LookUp::Allowed)?;
         }
         Ok(())
+    }
+
+    /// Which limit a record of up to this many bytes would exceed: what is held, what may be, and whether all is too much
+    /// rather than this partition alone.
+    #[inline]
+    fn full(&self, queue: usize, bytes: usize) -> Option<(usize, usize, bool)> {
+        let (all, limit) = (self.pending_bytes, self.settings.max_pending_bytes);
+        if all > 0 && all + bytes > limit {
+            return Some((all, limit, true));
+        }
+        let mine = self.queues[queue].bytes();
+        (mine > 0 && mine + bytes > limit / 4).then_some((mine, limit / 4, false))
+    }
+
+    /// Waits until the partition has room for a record.
+    #[cold]
+    fn make_room(&mut self, index: usize, bytes: usize) -> Result<()> {
+        let give_up = self.settings.session.now().after(self.settings.session.config.retry_timeout);
+        loop {
+            // What is merely collected would never make room.
+            self.seal_all()?;
+            self.step(LookUp::Allowed)?;
+            self.check_failures()?;
+            let Some((pending, limit, is_all)) = self.full(index, bytes) else { return Ok(()) };
+            let queue = &self.queues[index];
+            let until = match is_all || self.queues.len() == 1 {
+                true => give_up,
+                false if queue.is_in_trouble() => Time::ZERO,
+                false => give_up.min(queue.progressed.after(STALLED)),
+            };
+            if self.settings.session.now() >= until {
+                let (topic, partition) = (queue.topic.to_string(), queue.partition);
+                return Err(Error::Full { topic, partition, pending, limit });
+            }
+            self.driver.wait(&self.queues, until)?;
+        }
+    }
+}
+
+/// Sending.
+impl Producer {
+    /// Makes a bundle of what a partition has collected.
+    fn seal(&mut self, index: usize, now: Time) -> Result<()> {
+        let queue = &mut self.queues[index];
+        if queue.is_idle() {
+            queue.progressed = now;
+        }
+        queue.seal(&mut self.spares)?;
+        self.driver.wake(index);
+        Ok(())
+    }
+
+    fn seal_all(&mut self) -> Result<()> {
+        let now = self.settings.session.now();
+        for index in 0..self.queues.len() {
+            if self.queues[index].collected().0 > 0 {
+                self.seal(index, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is old enough, and looks for answers.
+    fn look(&mut self, now: Time, look_up: LookUp) -> Result<()> {
+        for index in 0..self.queues.len() {
+            if self.queues[index].send_by <= now {
+                self.seal(index, now)?;
+            }
+        }
+        self.step(look_up)?;
+        self.next_look = self.queues.iter().map(|queue| queue.send_by).fold(Time::NEVER, Time::min);
+        if self.driver.is_busy() {
+            self.next_look = self.next_look.min(now.after(LOOK));
+        }
+        Ok(())
+    }
+
+    /// Lets the driver go on, and takes in what became of the records.
+    fn step(&mut self, look_up: LookUp) -> Result<()> {
+        self.driver.step(&mut self.queues, look_up)?;
+        let now = self.settings.session.now();
+        for index in self.driver.take_changed() {
+            while let Some(delivery) = self.queues[index].outcome() {
+                self.queues[index].progressed = now;
+                self.take_in(index, delivery);
+            }
+        }
+        for (topic, count) in self.driver.take_counts() {
+            self.topics[topic].recount(count);
+        }
+        if self.driver.take_connection_lost() {
+            for (key, topic) in self.topics.iter().enumerate().filter(|(_, topic)| topic.partitions.is_some()) {
+                self.driver.count_partitions(key, topic.name.clone());
+            }
+        }
+        if self.driver.is_busy() {
+            self.next_look = self.next_look.min(now.after(LOOK));
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, index: usize, delivery: Delivery) {
+        let (topic, partition) = (&self.queues[index].topic, self.queues[index].partition);
+        match delivery {
+            Delivery::Stored(bundle) => {
+                self.stored += u64::from(bundle.count);
+                self.pending_bytes = self.pending_bytes.saturating_sub(bundle.size);
+                self.spares.put_buffer(bundle.bytes);
+            }
+            Delivery::Failed(bundle, e) => {
+                self.pending_bytes = self.pending_bytes.saturating_sub(bundle.size);
+                self.failures.push(Failure::new(topic.clone(), partition, bundle, e, index));
+            }
+            Delivery::Gap(first, last) => {
+                warn!(
+                    "{topic}/{partition}: numbers {first} to {last} are missing at the end of the leader's log: lost there, or given up"
+                );
+            }
+        }
+    }
+
+    #[inline]
+    fn check_failures(&self) -> Result<()> {
+        match self.failures.first() {
+            None => Ok(()),
+            Some(first) => {
+                let records = self.failures.iter().map(Failure::count).sum();
+                Err(Error::Undelivered { records, source: first.shared_error().clone() })
+            }
+        }
+    }
+}
+
+impl Topic {
+    /// Takes in how many partitions a broker knows; none says nothing.
+    fn recount(&mut self, count: usize) {
+        let count = u16::try_from(count).unwrap_or(u16::MAX);
+        if count > 0 && self.partitions != Some(count) {
+            info!("{}: {count} partitions, {} before", self.name, self.partitions.unwrap_or(0));
+            self.partitions = Some(count);
+        }
     }
 }
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        let (pending, failed) = (self.pending(), self.ledger.failures.iter().map(Failure::count).sum::<usize>());
+        let (pending, failed) = (self.pending(), self.failures.iter().map(Failure::count).sum::<usize>());
         if pending > 0 || failed > 0 {
             warn!("producer dropped with {pending} records not known to be stored, and {failed} that failed");
         }
@@ -270,11 +466,11 @@ impl Drop for Producer {
 impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Producer")
-            .field("settings", &self.settings)
-            .field("partitions", &self.lanes.len())
-            .field("stored", &self.stored())
+            .field("partitions", &self.queues.len())
+            .field("stored", &self.stored)
             .field("pending", &self.pending())
-            .field("failures", &self.ledger.failures.len())
+            .field("pending_bytes", &self.pending_bytes)
+            .field("failures", &self.failures.len())
             .finish_non_exhaustive()
     }
 }

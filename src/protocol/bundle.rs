@@ -357,6 +357,11 @@ impl BundleBuilder {
         self.set.len()
     }
 
+    /// Bytes of memory it keeps.
+    pub(crate) fn capacity(&self) -> usize {
+        self.set.capacity().max(self.packed.capacity())
+    }
+
     /// Returns whether it has no message.
     pub fn is_empty(&self) -> bool {
         self.count == 0

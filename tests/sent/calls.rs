@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tank_client::{
-    Acks, Checkpoint, Client, Compression, Error, Fault, OutOfRange, PartitionRecords, Positions, Record, Start,
-    Subscription, TopicConfig,
+    Acks, Checkpoint, Client, Compression, Error, Fault, OutOfRange, PartitionRecords, Positions, Producer, Record,
+    Start, Subscription, TopicConfig,
 };
 
 use super::answers::Message;
@@ -305,14 +305,13 @@ fn producers() {
                     true => producer.send(&topic, given.record()),
                     false => producer.send_to(&topic, id, given.record()),
                 };
-                let asks = choose || idempotent;
                 match sent {
                     Ok(()) => {
-                        assert!(legal && id < u16::MAX && (!choose || id < count) && (!asks || count > 0));
+                        assert!(legal && id < u16::MAX && (!choose || id < count && count > 0));
                         taken.entry((topic.clone(), id)).or_default().push(given);
                     }
-                    Err(Error::Broker { fault: Fault::UnknownTopic, .. }) => assert!(asks && count == 0),
-                    Err(Error::Broker { fault: Fault::UnknownPartition, .. }) => assert!(idempotent && id >= count),
+                    Err(Error::Broker { fault: Fault::UnknownTopic, .. }) => assert!(choose && count == 0),
+                    Err(Error::Undelivered { .. }) => take_back(&mut producer, &mut taken, idempotent),
                     Err(e) => {
                         let in_range = id < u16::MAX && (!choose || id < count);
                         assert!(refused(&e) && !(legal && in_range), "{e}");
@@ -324,7 +323,9 @@ fn producers() {
                 }
             }
         }
-        producer.flush().unwrap();
+        if producer.flush().is_err() {
+            take_back(&mut producer, &mut taken, idempotent);
+        }
         let asked = broker.asked(name);
         for asked in &asked {
             let Asked::Produce { numbered, acks: sent, timeout: ms, parts, .. } = asked else { continue };
@@ -347,6 +348,15 @@ fn producers() {
         assert!(stored.is_empty());
         sent
     });
+}
+
+/// Takes out what failed: only a numbering producer learns that a partition is unknown before it sends.
+fn take_back(producer: &mut Producer, taken: &mut BTreeMap<(String, u16), Vec<Given>>, idempotent: bool) {
+    for failure in producer.take_failures() {
+        let (topic, id) = (failure.topic().to_owned(), failure.partition());
+        assert!(idempotent && !failure.is_unknown() && id >= partitions_of(&topic), "{failure:?}");
+        taken.remove(&(topic, id));
+    }
 }
 
 /// Where a subscription begins.

@@ -27,7 +27,9 @@ use tank_client::protocol::admin::{
     DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse, PartitionState,
     ReloadConfCode, ReloadConfRequest, ReloadConfResponse, StatusRequest,
 };
-use tank_client::protocol::fetch::{FetchHeader, FetchRequest, PartitionAnswer, TopicAnswer};
+use tank_client::protocol::fetch::{
+    FetchHeader, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, TopicAnswer,
+};
 use tank_client::protocol::frame::{HEADER_LEN, Kind};
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest, ProduceResponse};
 use tank_client::{Client, ClientBuilder};
@@ -44,6 +46,9 @@ fn partitions_of(topic: &str) -> u16 {
         _ => 3,
     }
 }
+
+/// The number that a log is asked for to learn its end.
+const BEYOND_END: u64 = u64::MAX - 1;
 
 /// Reads every request twice and answers it honestly: it has no messages, and stores whatever it is given.
 struct Honest(Sender<Asked>);
@@ -92,11 +97,21 @@ impl Script for Honest {
             Kind::Consume => {
                 let request = FetchRequest::decode(payload).unwrap();
                 request.encode(&mut again).unwrap();
-                let nothing = PartitionAnswer::Data { base: Some(0), high_water_mark: MARK, len: 0 };
+                let answer = |topic: &str, wanted: &FetchPartition| match wanted.seq {
+                    // The question for the end of the log.
+                    BEYOND_END if wanted.partition >= partitions_of(topic) => PartitionAnswer::UnknownPartition,
+                    BEYOND_END => PartitionAnswer::OutOfRange { high_water_mark: MARK, first_available: FIRST },
+                    _ => PartitionAnswer::Data { base: Some(0), high_water_mark: MARK, len: 0 },
+                };
+                let asks_for_end = |topic: &FetchTopic| topic.partitions.iter().all(|wanted| wanted.seq == BEYOND_END);
                 let topics = request.topics.iter().map(|topic| TopicAnswer {
                     name: topic.name.clone(),
-                    partitions: topic.partitions.iter().map(|wanted| (wanted.partition, nothing)).collect(),
-                    known: true,
+                    partitions: topic
+                        .partitions
+                        .iter()
+                        .map(|want| (want.partition, answer(&topic.name, want)))
+                        .collect(),
+                    known: partitions_of(&topic.name) > 0 || !asks_for_end(topic),
                 });
                 FetchHeader { request_id, topics: topics.collect() }.encode(&mut bytes).unwrap();
             }

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::connection::HangUp;
-use super::log::{Chunk, Lookup};
+use super::log::Lookup;
 use super::output::Part;
 use super::partition::Leadership;
+use super::segment::Chunk;
 use super::waits::WaitSlot;
 use super::{Conn, Machine, lenient};
 use crate::broker::BrokerFault;

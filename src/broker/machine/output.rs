@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::connection::{Closing, Connection};
-use super::log::Chunk;
 use super::schedule::Event;
+use super::segment::Chunk;
 use super::{Conn, Machine, Pull};
 use crate::broker::faults::{Cut, Faults, Gate};
 use crate::broker::{BrokerFault, BrokerStats};
@@ -80,14 +80,23 @@ impl Part {
     }
 }
 
+/// How an answer is sent in pieces.
+#[derive(Debug)]
+struct Trickle {
+    /// Bytes of a piece, and what is left of this one.
+    bytes: usize,
+    left: usize,
+    /// The time between two of them.
+    pause: Duration,
+}
+
 /// An answer to be sent, or a greeting.
 #[derive(Debug)]
 pub(super) struct Answer {
     parts: VecDeque<Part>,
     /// For how long it is held back.
     hold: Option<Duration>,
-    /// Of how many bytes its pieces are, and the time between two of them.
-    trickle: Option<(usize, Duration)>,
+    trickle: Option<Trickle>,
     /// Whether it is one, and not a greeting.
     counts: bool,
 }
@@ -122,7 +131,9 @@ impl Machine {
                 parts.push_front(Part::aside(PING.to_vec()));
             }
             let trickle = faults.take(|fault| match *fault {
-                BrokerFault::Trickle { bytes, pause } => Some((bytes.max(1), pause)),
+                BrokerFault::Trickle { bytes, pause } => {
+                    Some(Trickle { bytes: bytes.max(1), left: bytes.max(1), pause })
+                }
                 _ => None,
             });
             connection.queue.push_back(Answer { parts, hold, trickle, counts: true });
@@ -205,7 +216,8 @@ fn send(
     if let Part::Aside(_) = part {
         return (part.read(room), None);
     }
-    let most = answer.trickle.map_or(usize::MAX, |(bytes, _)| bytes).min(room.len()).min(part.left());
+    let piece = answer.trickle.as_ref().map_or(usize::MAX, |trickle| trickle.left);
+    let most = piece.min(room.len()).min(part.left());
     let (passed, cut) = match faults.gate(most) {
         Gate::Pass(len, cut) => (part.read(room.get_mut(..len).unwrap_or(&mut [])), cut),
         Gate::Flip(cut) => {
@@ -225,7 +237,13 @@ fn send(
         }
         Gate::Cut(cut) => (0, Some(cut)),
     };
-    let pause = answer.trickle.map(|(_, pause)| pause);
+    let pause = answer.trickle.as_mut().and_then(|trickle| {
+        trickle.left -= passed;
+        (trickle.left == 0).then(|| {
+            trickle.left = trickle.bytes;
+            trickle.pause
+        })
+    });
     if let Some(cut) = cut {
         connection.closing = Closing::Now(cut);
     }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::HangUp;
-use super::log::{Bundle, Refused};
+use super::log::Refused;
 use super::output::Part;
 use super::partition::Leadership;
 use super::schedule::{Event, Ticket};
+use super::segment::Bundle;
 use super::{Conn, Machine, lenient};
 use crate::broker::BrokerFault;
 use crate::protocol::frame::Kind;

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use super::log::{Bundle, Log, Refused, Stretch};
+use super::log::{Log, Refused, Stretch};
 use super::partition::Partition;
-use super::replication::with_messages;
+use super::replication::{copy, with_messages};
+use super::segment::Bundle;
 use super::{Layout, Machine};
 use crate::net::Time;
 
 /// A bundle that a leader has stored for a client.
+#[cfg_attr(not(test), allow(dead_code))]
 #[derive(Debug, Clone)]
 pub(crate) struct Appended {
     pub(crate) at: Time,
@@ -32,6 +34,7 @@ impl Machine {
     }
 
     /// The oldest bundle stored by request that was not asked for yet, if the options say that they are noted.
+    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn appended(&mut self) -> Option<Appended> {
         self.journal.pop_front()
     }
@@ -56,10 +59,21 @@ impl Machine {
             Ok(stored) => stored,
             Err(refused) => return Some(Err(refused)),
         };
-        partition.copy_to_all(leader, &bundle, &stored);
+        let topic = &*self.topic_name(topic)?;
+        self.complete_all(topic, id, leader, &bundle, &stored);
         self.commit_all(topic, id);
         self.arrived(topic, id, leader, &stored);
         Some(Ok(stored.base))
+    }
+
+    /// Brings all copies to the end of the leader's.
+    fn complete_all(&mut self, topic: &str, id: u16, leader: usize, bundle: &Bundle, stored: &Stretch) {
+        let rebundle = self.options.behaviour.replication.as_ref().map(|replication| replication.rebundle);
+        let Some(partition) = self.partition_mut(topic, id) else { return };
+        match rebundle {
+            None => partition.copy_to_all(leader, bundle, stored),
+            Some(rebundle) => partition.nodes().for_each(|node| copy(partition, leader, node, usize::MAX, rebundle)),
+        }
     }
 
     /// Takes everything for committed that is in the logs, as far as nodes can know.
@@ -71,6 +85,9 @@ impl Machine {
             if at_once || Some(replica.node) == partition.leader {
                 replica.committed = replica.log.last;
             }
+        }
+        if let Some(topic) = self.topic_name(topic) {
+            self.recommit(&topic, id);
         }
     }
 
@@ -185,5 +202,16 @@ impl Machine {
     #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn committed(&self, node: usize, topic: &str, id: u16) -> Option<u64> {
         Some(self.partition(topic, id)?.replica(node)?.committed)
+    }
+}
+
+impl Appended {
+    /// The payloads with their numbers.
+    pub(crate) fn messages(&self) -> Vec<(u64, Vec<u8>)> {
+        let mut messages = Vec::new();
+        let prefix = self.bundle.iter().take_while(|&&byte| byte >= 0x80).count() + 1;
+        let bundle = self.bundle.get(prefix..).unwrap_or_default();
+        let _ = with_messages(bundle, self.first, |seq, message| messages.push((seq, message.payload.to_vec())));
+        messages
     }
 }

@@ -110,7 +110,7 @@ impl Machine {
             let (base, len) = arrived.as_ref().map_or((0, 0), |chunk| (chunk.base, chunk.len()));
             let base = slot.start.filter(|_| with_data).unwrap_or(base);
             let answer = PartitionAnswer::Data {
-                base: Some(if wrong && len > 0 { base.saturating_sub(1) } else { base }),
+                base: Some(if wrong && len > 0 && base > 1 { base - 1 } else { base }),
                 high_water_mark: if with_data { last } else { mark },
                 len: u32::try_from(len).unwrap_or(u32::MAX),
             };

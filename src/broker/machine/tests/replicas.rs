@@ -59,7 +59,7 @@ fn replicas_lag_rebundle_and_confirm_with_their_next_fetch() {
     let answer = ask(&mut machine, ms(30), conn, &fetch(0, 129, 1));
     let bundle = 24 + 1 + 8 + 4;
     assert_eq!((answer[24], answer[bundle + 2] & 0x7c), (0xfe, 0x40), "{:02x?}", &answer[..50]);
-    assert_eq!(answer[bundle + 3..bundle + 4], [128 | 0]);
+    assert_eq!(answer[bundle + 3..bundle + 4], [128]);
     assert_eq!(
         (mark(&mut machine, ms(30), 1), end(&mut machine, ms(30), 1)),
         (0, 300),
@@ -87,8 +87,10 @@ fn acknowledgements_time_out_although_the_leader_has_it() {
     assert_eq!((mark(&mut machine, ms(30_000), 0), end(&mut machine, ms(30_000), 0)), (0, 101));
     assert_eq!(code(&ask(&mut machine, ms(30_000), conn, &publish(1, 0, &sparse([1, 2, 3])))), 0);
     assert_eq!(end(&mut machine, ms(30_000), 0), 3, "numbers that run backwards are a log's end too");
-    let first = std::iter::from_fn(|| machine.appended()).map(|appended| (appended.first, appended.last));
-    assert_eq!(first.collect::<Vec<_>>(), [(1, 2), (1, 2), (101, 101), (1, 3)]);
+    let journal: Vec<_> = std::iter::from_fn(|| machine.appended()).collect();
+    assert_eq!(journal.iter().map(|a| (a.first, a.last)).collect::<Vec<_>>(), [(1, 2), (1, 2), (101, 101), (1, 3)]);
+    assert!(journal.iter().all(|a| a.node == 0 && &*a.topic == "orders" && a.partition == 0 && a.bundle.len() > 20));
+    assert_eq!(journal.iter().map(|a| a.at).collect::<Vec<_>>(), [1, 1500, 30_000, 30_000].map(ms));
 }
 
 #[test]
@@ -155,6 +157,7 @@ fn a_replica_that_is_cut_off_falls_out_of_sync_and_comes_back() {
     machine.isolate(ms(11_000), 2, false);
     pass(&mut machine, ms(11_100));
     assert_eq!((machine.in_sync("orders", 0), numbers(&machine, 2)), (Some(vec![0, 1, 2]), vec![1, 2, 3]));
+    pass(&mut machine, ms(60_000));
     assert_eq!(machine.due(), Time::NEVER, "a cluster at rest does nothing");
 }
 
@@ -199,9 +202,8 @@ fn a_wait_that_data_ends_may_be_numbered_wrongly_or_end_early() {
     let answer = ask(&mut machine, ms(0), conn, &publish(0, 0, &dense(3)));
     assert_eq!((answer[24], answer[25]), (0, 14), "15 to 17 are labelled 14 to 16");
     machine.handle(ms(0), conn, &fetch(60_000, 18, 1000));
-    let ended = machine.due();
-    machine.tick(ended);
-    assert!(ended < ms(60_000) && sent(&mut machine, ended, conn).len() == 45);
+    pass(&mut machine, ms(59_000));
+    assert_eq!(sent(&mut machine, ms(59_000), conn).len(), 45);
 }
 
 /// Random trouble, and everything that leaves the nodes in it.
@@ -261,13 +263,13 @@ fn storm(seed: u64) -> (Vec<u8>, Vec<Vec<(u64, Vec<u8>)>>) {
 #[test]
 fn the_same_seed_is_the_same_run_to_the_byte() {
     let mut differ = 0;
-    for seed in 0..10 {
+    for seed in 0..4 {
         let (one, other) = (storm(seed), storm(seed));
         assert!(one == other, "{seed}");
         assert!(one.0.len() > 10_000, "{} bytes are no test", one.0.len());
         differ += usize::from(one != storm(seed + 100));
     }
-    assert_eq!(differ, 10);
+    assert_eq!(differ, 4);
 }
 
 #[test]
@@ -288,4 +290,32 @@ fn copies_are_complete_at_once_without_the_switches() {
     machine.set_leader(ms(2001), "orders", 0, Some(1));
     let answer = sent(&mut machine, ms(2001), waits);
     assert_eq!((answer.len(), answer[24], answer[25]), (45, 0, 4), "empty, with the number that was waited for");
+}
+
+#[test]
+fn what_a_test_appends_is_at_all_copies_at_once_however_far_behind() {
+    let mut machine = cluster(3, 3, plain());
+    let conn = open(&mut machine, ms(0), 0);
+    machine.handle(ms(0), conn, &publish(0, 0, &dense(3)));
+    assert_eq!(machine.append(ms(1), "orders", 0, 0, &dense(2)), Some(Ok(4)));
+    assert_eq!([0, 1, 2].map(|node| numbers(&machine, node)), [1, 2, 3].map(|_| vec![1, 2, 3, 4, 5]));
+    assert_eq!([0, 1, 2].map(|node| machine.committed(node, "orders", 0)), [Some(5), Some(0), Some(0)]);
+    assert_eq!(code(&sent(&mut machine, ms(1), conn)), 0);
+}
+
+#[test]
+fn a_new_topic_is_unknown_at_first_and_then_without_a_leader() {
+    let options = Options { behaviour: plain(), ..Options::default() };
+    let cluster = ClusterOptions { name: "test".into(), factor: 1, election: Duration::from_millis(400) };
+    let mut machine = Machine::new(Time::ZERO, 0, options, &addrs(1), Some(cluster));
+    machine.start(Time::ZERO, 0);
+    let conn = open(&mut machine, ms(0), 0);
+    let create = b"\x07\x0e\0\0\0\x01\0\0\0\x06orders\x02\0\0";
+    assert_eq!(ask(&mut machine, ms(0), conn, create).last(), Some(&0));
+    assert_eq!(ask(&mut machine, ms(0), conn, create).last(), Some(&1), "it exists");
+    assert_eq!(ask(&mut machine, ms(0), conn, &fetch(0, 1, 1))[22..24], [0xff, 0xff], "unknown");
+    pass(&mut machine, ms(20));
+    assert_eq!(ask(&mut machine, ms(20), conn, &fetch(0, 1, 1))[24], 0xfd);
+    pass(&mut machine, ms(420));
+    assert_eq!(ask(&mut machine, ms(420), conn, &fetch(0, 1, 1))[24], 0);
 }

@@ -2,7 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::options::Options;
+use log::warn;
+
 use crate::consume::check_topic;
 use crate::error::{Error, Fault, Result};
 use crate::message::Record;
@@ -91,16 +92,26 @@ impl<'a> PartitionRecords<'a> {
         Ok(())
     }
 
-    /// Refuses numbers that a partition with this high-water mark does not take, or would not survive.
-    pub(super) fn check_numbers(&self, high_water_mark: u64) -> Result<()> {
+    /// Refuses numbers that a partition whose log ends at `end` does not take, or would not survive, and warns of a gap.
+    pub(super) fn check_numbers(&self, end: u64) -> Result<()> {
         let Some((first, last)) = self.records.range() else { return Ok(()) };
-        let refused = |fault| Err(Error::broker(self.topic, self.partition, fault));
-        if first <= high_water_mark {
+        let PartitionRecords { topic, partition, .. } = *self;
+        let refused = |fault| Err(Error::broker(topic, partition, fault));
+        if first <= end {
             return refused(Fault::SeqNotAbove { seq: first });
         }
         // The first bundle of a partition may begin anywhere.
-        let base = if high_water_mark == 0 { first } else { high_water_mark };
-        if last - base >= TOO_FAR { refused(Fault::SeqTooFar { seq: last }) } else { Ok(()) }
+        let base = if end == 0 { first } else { end };
+        if last - base >= TOO_FAR {
+            return refused(Fault::SeqTooFar { seq: last });
+        }
+        if end != 0 && first - end > 1 {
+            let (from, to) = (end + 1, first - 1);
+            warn!(
+                "{topic}/{partition}: numbers {from} to {to} are left out; whoever asks a server for one may kill it"
+            );
+        }
+        Ok(())
     }
 
     /// Fills a bundle with the records from `first` on; how many it took, at least 1.
@@ -109,7 +120,7 @@ impl<'a> PartitionRecords<'a> {
         let mut index = first;
         while let Some((seq, record)) = self.records.get(index) {
             let raw = record.to_raw(|| now_ms);
-            if index > first && !takes(builder, &raw, MAX_MESSAGES, MAX_SET) {
+            if index > first && !takes((builder.count(), builder.set_len()), &raw, MAX_MESSAGES, MAX_SET) {
                 break;
             }
             match self.records {
@@ -122,11 +133,16 @@ impl<'a> PartitionRecords<'a> {
     }
 }
 
-/// Whether a bundle of at most so many messages and bytes has room for one more.
+/// The most bytes a record takes in a bundle.
 #[inline]
-pub(super) fn takes(builder: &BundleBuilder, raw: &RawMessage<'_>, count: u32, bytes: usize) -> bool {
-    let len = raw.payload.len() + raw.key.map_or(0, <[u8]>::len) + RECORD_OVERHEAD;
-    builder.count() < count && builder.set_len() + len <= bytes
+pub(super) fn most_bytes(raw: &RawMessage<'_>) -> usize {
+    raw.payload.len() + raw.key.map_or(0, <[u8]>::len) + RECORD_OVERHEAD
+}
+
+/// Whether a bundle that has these records and bytes, of the most there may be, takes one more.
+#[inline]
+pub(super) fn takes(has: (u32, usize), raw: &RawMessage<'_>, count: u32, bytes: usize) -> bool {
+    has.0 < count && has.1 + most_bytes(raw) <= bytes
 }
 
 /// Refuses names and partitions that the wire has no room for.
@@ -161,18 +177,8 @@ fn at(index: usize, e: Error) -> Error {
     }
 }
 
-/// Now, in milliseconds since 1970.
+/// A time of the wall clock in milliseconds since 1970.
 #[inline]
-pub(super) fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl Options {
-    /// Seals what was filled in; the bundle's first number, 0 for a dense one.
-    pub(super) fn seal(&self, builder: &mut BundleBuilder, out: &mut Vec<u8>) -> Result<u64> {
-        let first = builder.sparse_range().map_or(0, |(first, _)| first);
-        builder.finish(self.compression, out)?;
-        Ok(first)
-    }
+pub(super) fn millis(time: SystemTime) -> u64 {
+    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }

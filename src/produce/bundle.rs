@@ -1,0 +1,219 @@
+//! A bundle on its way through a queue: its bytes as they go on the wire, and what is known of it.
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
+
+use std::mem;
+
+use crate::error::Result;
+use crate::protocol::Limits;
+use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, Entry, MessageSet, RawMessage};
+use crate::protocol::compress;
+use crate::protocol::cursor::Cursor;
+
+/// A broker, by its place in the driver's list.
+pub(super) type BrokerId = usize;
+
+/// Records sealed for sending.
+///
+/// A bundle of a numbering producer is sealed with the number 1 and given its own when it is first sent: its records are
+/// numbered without gaps, so the header's first number is all that differs.
+#[derive(Debug, Default)]
+pub(super) struct Bundle {
+    pub(super) bytes: Vec<u8>,
+    pub(super) count: u32,
+    /// Bytes of its message set before compression: what it counts for among the pending ones.
+    pub(super) size: usize,
+    /// The numbers of its first and last record, if it has numbers.
+    pub(super) range: Option<(u64, u64)>,
+    /// Its place among the bundles of its partition.
+    pub(super) order: u64,
+    /// Whether a copy was sent without a clear answer: it may be stored, or still become so.
+    pub(super) at_large: bool,
+    /// The leader whose log has it, unconfirmed.
+    pub(super) held_at: Option<BrokerId>,
+}
+
+/// A message set, decompressed, and where its messages lie in it.
+pub(super) type Unpacked = (Vec<u8>, Vec<Entry>);
+
+impl Bundle {
+    /// Seals what `builder` has collected, into `bytes`. Numbers of a numbering producer are still to come.
+    pub(super) fn seal(
+        builder: &mut BundleBuilder,
+        mut bytes: Vec<u8>,
+        compression: Compression,
+        numbering: bool,
+    ) -> Result<Bundle> {
+        let (count, size) = (builder.count(), builder.set_len());
+        let range = builder.sparse_range().filter(|_| !numbering);
+        builder.finish(compression, &mut bytes)?;
+        Ok(Bundle { bytes, count, size, range, ..Bundle::default() })
+    }
+
+    /// The number that goes with it in a request, 0 for a dense bundle.
+    pub(super) fn first_seq(&self) -> u64 {
+        self.range.map_or(0, |(first, _)| first)
+    }
+
+    /// The number after its last record's, if it has numbers.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.range.map(|(_, last)| last.saturating_add(1))
+    }
+
+    /// Whether it may be in some leader's log.
+    pub(super) fn may_be_stored(&self) -> bool {
+        self.at_large || self.held_at.is_some()
+    }
+
+    /// Gives its records the numbers from `first` on.
+    pub(super) fn number(&mut self, first: u64) {
+        self.range = Some((first, first.saturating_add(u64::from(self.count)).saturating_sub(1)));
+        // The header is never compressed: flags, the count if it is above 15, and the first number.
+        let at = 1 + if self.count > 15 { crate::protocol::varint::len(self.count) } else { 0 };
+        if let Some(field) = self.bytes.get_mut(at..at + 8) {
+            field.copy_from_slice(&first.to_le_bytes());
+        }
+    }
+
+    /// Divides it behind the record with the number `end`, which lies inside it.
+    pub(super) fn cut(&self, end: u64) -> Result<(Bundle, Bundle)> {
+        let (set, entries) = self.unpack()?;
+        let mut builder = BundleBuilder::new();
+        let mut part = |entries: &[Entry]| -> Result<Bundle> {
+            for entry in entries {
+                let payload = set.get(entry.payload()).unwrap_or_default();
+                let key = entry.key().and_then(|key| set.get(key));
+                builder.push_at(entry.seq, &RawMessage { timestamp_ms: entry.timestamp_ms, key, payload })?;
+            }
+            let part = Bundle::seal(&mut builder, Vec::new(), Compression::Auto, false)?;
+            Ok(Bundle { order: self.order, size: 0, ..part })
+        };
+        let (head, tail) = entries.split_at(entries.partition_point(|entry| entry.seq <= end));
+        Ok((part(head)?, Bundle { size: self.size, ..part(tail)? }))
+    }
+
+    /// Decodes it again.
+    pub(super) fn unpack(&self) -> Result<Unpacked> {
+        let mut cursor = Cursor::new(&self.bytes, 0);
+        let malformed = |e| crate::error::Error::decode(&"own bundle", e);
+        let header = BundleHeader::decode(&mut cursor, &Limits::default()).map_err(malformed)?;
+        let set = match header.codec {
+            Codec::None => cursor.rest().to_vec(),
+            Codec::Snappy => {
+                let mut set = vec![0; compress::decompressed_len(cursor.rest(), u32::MAX, 0).map_err(malformed)?];
+                compress::decompress(&mut snap::raw::Decoder::new(), cursor.rest(), &mut set, 0).map_err(malformed)?;
+                set
+            }
+        };
+        let (first, last) = header.range(Some(1), 0).map_err(malformed)?;
+        let mut entries = Vec::with_capacity(header.count as usize);
+        let (count, sparse) = (header.count, header.sparse.is_some());
+        let messages = MessageSet { bytes: &set, at: 0, count, first, last, sparse, cut: false };
+        messages.decode(0, u64::MAX, &mut entries).map_err(malformed)?;
+        Ok((set, entries))
+    }
+}
+
+/// Memory for bundles to come: a few pieces, and none that a large record has made large.
+#[derive(Debug, Default)]
+pub(super) struct Spares {
+    builders: Vec<BundleBuilder>,
+    buffers: Vec<Vec<u8>>,
+}
+
+/// Pieces of either kind to keep.
+const SPARES: usize = 4;
+
+/// The largest piece to keep.
+pub(super) const LARGEST_SPARE: usize = 1 << 20;
+
+impl Spares {
+    pub(super) fn builder(&mut self) -> BundleBuilder {
+        self.builders.pop().unwrap_or_default()
+    }
+
+    pub(super) fn buffer(&mut self) -> Vec<u8> {
+        self.buffers.pop().unwrap_or_default()
+    }
+
+    /// Takes back an empty builder.
+    pub(super) fn put_builder(&mut self, builder: BundleBuilder) {
+        if self.builders.len() < SPARES && builder.capacity() <= LARGEST_SPARE {
+            self.builders.push(builder);
+        }
+    }
+
+    pub(super) fn put_buffer(&mut self, mut bytes: Vec<u8>) {
+        if self.buffers.len() < SPARES && bytes.capacity() <= LARGEST_SPARE {
+            bytes.clear();
+            self.buffers.push(bytes);
+        }
+    }
+
+    /// Empties a buffer that is used again and again, and drops it if it has become large.
+    pub(super) fn clear(buffer: &mut Vec<u8>) {
+        if buffer.capacity() > LARGEST_SPARE {
+            mem::take(buffer);
+        }
+        buffer.clear();
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::produce) fn numbered(texts: &[&str]) -> Bundle {
+        let mut builder = BundleBuilder::new();
+        for (seq, text) in (1..).zip(texts) {
+            let raw = RawMessage { timestamp_ms: 7, key: Some(b"k"), payload: text.as_bytes() };
+            builder.push_at(seq, &raw).unwrap();
+        }
+        Bundle::seal(&mut builder, Vec::new(), Compression::Auto, true).unwrap()
+    }
+
+    pub(in crate::produce) fn contents(bundle: &Bundle) -> Vec<(u64, String)> {
+        let (set, entries) = bundle.unpack().unwrap();
+        let text = |entry: &Entry| String::from_utf8(set[entry.payload()].to_vec()).unwrap();
+        entries.iter().map(|entry| (entry.seq, text(entry))).collect()
+    }
+
+    #[test]
+    fn numbers_are_given_after_sealing_whatever_the_size() {
+        let long = "x".repeat(300);
+        for count in [1, 2, 15, 16, 127, 128, 700] {
+            for text in ["", "x", &long] {
+                let mut bundle = numbered(&vec![text; count]);
+                assert_eq!((bundle.range, bundle.first_seq()), (None, 0));
+                bundle.number(1 << 40);
+                let last = (1 << 40) + count as u64 - 1;
+                assert_eq!(bundle.range, Some((1 << 40, last)));
+                let back = contents(&bundle);
+                assert!(back.iter().map(|(seq, _)| *seq).eq(1 << 40..=last), "{count}");
+                assert!(back.iter().all(|(_, back)| back == text));
+            }
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_cut_anywhere() {
+        let texts: Vec<String> = (0..40).map(|n| format!("{n} {}", "x".repeat(n))).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        for end in 100..139 {
+            let mut bundle = numbered(&texts);
+            bundle.number(100);
+            let whole = contents(&bundle);
+            let (head, tail) = bundle.cut(end).unwrap();
+            assert_eq!((head.range, tail.range), (Some((100, end)), Some((end + 1, 139))));
+            assert_eq!([contents(&head), contents(&tail)].concat(), whole);
+        }
+    }
+
+    #[test]
+    fn spares_are_few_and_small() {
+        let mut spares = Spares::default();
+        for size in [0, 10, LARGEST_SPARE + 1, 10, 10, 10, 10, 10] {
+            spares.put_buffer(Vec::with_capacity(size));
+        }
+        assert!(spares.buffers.len() == SPARES && spares.buffers.iter().all(|spare| spare.capacity() <= LARGEST_SPARE));
+    }
+}

@@ -1,0 +1,348 @@
+//! What carries bundles to the leaders and answers back to the queues: one connection a leader, several requests in flight.
+//!
+//! ```text
+//!   PartitionQueue ──next()──> one request per leader ──> Channel
+//!         ^                                                  │
+//!         └───── on_code(), on_end(), on_lost() <── Frames <─┘
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::bundle::{BrokerId, Spares};
+use super::queue::{PartitionQueue, ToSend};
+use super::request::{self, InFlight, Sent};
+use crate::config::PublishOptions;
+use crate::error::{Error, Result};
+use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, Time, wait};
+use crate::protocol::frames::Frames;
+use crate::protocol::produce::ProduceCode;
+use crate::session::Session;
+
+/// Bytes that several answers fit into.
+const ANSWERS: usize = 2 << 10;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) session: Arc<Session>,
+    options: PublishOptions,
+    /// Requests with bundles in flight to a leader at a time, beside those of partitions whose replicas are late.
+    window: usize,
+    /// Whether bundles bring their own numbers.
+    numbered: bool,
+    pub(super) leaders: Vec<Leader>,
+    by_addr: HashMap<BrokerAddr, BrokerId>,
+    /// Queues that may have something to send, each once.
+    ready: Vec<usize>,
+    is_ready: Vec<bool>,
+    /// Queues whose outcomes have not been looked at.
+    pub(super) changed: Vec<usize>,
+    /// Topics whose partitions are to be counted, and their counts.
+    uncounted: Vec<(usize, Arc<str>)>,
+    pub(super) counts: Vec<(usize, usize)>,
+    pub(super) connection_lost: bool,
+    /// The moment of the last step.
+    stepped: Time,
+    process: u32,
+    frame: Vec<u8>,
+    pub(super) codes: Vec<ProduceCode>,
+}
+
+/// A broker that leads partitions which are published to.
+#[derive(Debug)]
+pub(super) struct Leader {
+    pub(super) channel: Channel,
+    pub(super) frames: Frames,
+    pub(super) buf: ReadBuf<()>,
+    pub(super) in_flight: Vec<InFlight>,
+    /// Whether something was sent to it before.
+    used: bool,
+    /// Queues with something to send here; kept while the connection is being opened.
+    pub(super) wanted: Vec<usize>,
+}
+
+impl Leader {
+    pub(super) fn broker(&self) -> &BrokerAddr {
+        self.channel.broker()
+    }
+
+    /// Whether something is awaited of the connection.
+    fn is_awaited(&self) -> bool {
+        !self.in_flight.is_empty() || (!self.wanted.is_empty() && self.channel.is_dialing())
+    }
+}
+
+impl Driver {
+    pub(super) fn new(session: Arc<Session>, options: PublishOptions, window: usize, numbered: bool) -> Driver {
+        Driver {
+            process: session.net.process(),
+            session,
+            options,
+            window,
+            numbered,
+            leaders: Vec::new(),
+            by_addr: HashMap::new(),
+            ready: Vec::new(),
+            is_ready: Vec::new(),
+            changed: Vec::new(),
+            uncounted: Vec::new(),
+            counts: Vec::new(),
+            connection_lost: false,
+            stepped: Time::ZERO,
+            frame: Vec::new(),
+            codes: Vec::new(),
+        }
+    }
+
+    /// Notes that a queue may have something to send.
+    pub(super) fn wake(&mut self, queue: usize) {
+        if self.is_ready.len() <= queue {
+            self.is_ready.resize(queue + 1, false);
+        }
+        if !std::mem::replace(&mut self.is_ready[queue], true) {
+            self.ready.push(queue);
+        }
+    }
+
+    /// Has the partitions of a topic counted, by whatever broker is asked next.
+    pub(super) fn count_partitions(&mut self, key: usize, topic: Arc<str>) {
+        if !self.uncounted.iter().any(|(other, _)| *other == key) {
+            self.uncounted.push((key, topic));
+        }
+    }
+
+    /// Numbers of partitions that were asked for, by key.
+    pub(super) fn take_counts(&mut self) -> Vec<(usize, usize)> {
+        std::mem::take(&mut self.counts)
+    }
+
+    /// Whether a connection was lost since the last call.
+    pub(super) fn take_connection_lost(&mut self) -> bool {
+        std::mem::take(&mut self.connection_lost)
+    }
+
+    /// Queues that may have outcomes.
+    pub(super) fn take_changed(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Whether something is in flight or waits to be sent.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.ready.is_empty() || self.leaders.iter().any(|leader| !leader.in_flight.is_empty())
+    }
+
+    /// Takes in the answers that have arrived and sends what may be sent, without waiting for anything.
+    ///
+    /// # Errors
+    /// Another process than the one it was made in.
+    pub(super) fn step(&mut self, queues: &mut [PartitionQueue], look_up: LookUp) -> Result<()> {
+        self.check_process()?;
+        let now = self.session.now();
+        self.stepped = now;
+        for id in 0..self.leaders.len() {
+            if self.leaders[id].in_flight.is_empty() {
+                continue;
+            }
+            if let Err(e) = self.carry(id, now, queues) {
+                self.lose(id, now, &e, queues);
+            }
+        }
+        while self.send_ready(now, queues, look_up) {}
+        Ok(())
+    }
+
+    fn check_process(&self) -> Result<()> {
+        let (made, here) = (self.process, self.session.net.process());
+        if made == here {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "a producer of process {made} is used in process {here}, which was forked: its records are that process's"
+        )))
+    }
+
+    /// Blocks until there may be something to do, but no longer than `until`.
+    pub(super) fn wait(&mut self, queues: &[PartitionQueue], until: Time) -> Result<()> {
+        // What was due at the last step could not go on then, and waits for something to arrive; what has become due since is
+        // due at once.
+        let times = self.ready.iter().flat_map(|&queue| queues[queue].times());
+        let due = times.filter(|time| *time > self.stepped).fold(until, Time::min);
+        let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
+        wait(&*self.session.net, awaited.map(|leader| &mut leader.channel), None, due).map(drop)
+    }
+
+    /// Gives the connections back that others can use.
+    pub(super) fn finish(&mut self) {
+        for leader in std::mem::take(&mut self.leaders) {
+            if leader.in_flight.is_empty() {
+                self.session.pool.put(leader.channel);
+            }
+        }
+    }
+
+    /// Sends to each leader what the queues want to have sent there; whether anything changed by that.
+    fn send_ready(&mut self, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
+        self.leaders.iter_mut().for_each(|leader| leader.wanted.clear());
+        let mut at = Vec::new();
+        let mut kept = 0;
+        for index in 0..self.ready.len() {
+            let queue_index = self.ready[index];
+            let queue = &queues[queue_index];
+            if !queue.has_work() {
+                self.is_ready[queue_index] = false;
+                continue;
+            }
+            self.ready[kept] = queue_index;
+            kept += 1;
+            if !queue.wants_to_send(now) {
+                continue;
+            }
+            // After those in flight, whoever leads by now.
+            let leader = match queue.leader() {
+                Some(leader) => leader,
+                None => self.leader_of(queue),
+            };
+            if self.leaders[leader].wanted.is_empty() {
+                at.push(leader);
+            }
+            self.leaders[leader].wanted.push(queue_index);
+        }
+        self.ready.truncate(kept);
+        at.into_iter().fold(false, |changed, leader| self.send_to(leader, now, queues, look_up) || changed)
+    }
+
+    fn leader_of(&mut self, queue: &PartitionQueue) -> BrokerId {
+        let addr = self.session.book.broker_for(&queue.topic, queue.partition);
+        if let Some(&id) = self.by_addr.get(&addr) {
+            return id;
+        }
+        let id = self.leaders.len();
+        self.leaders.push(Leader {
+            channel: self.session.pool.take(&addr),
+            frames: Frames::new(self.session.config.limits.frame),
+            buf: ReadBuf::new(ANSWERS, ()),
+            in_flight: Vec::new(),
+            used: false,
+            wanted: Vec::new(),
+        });
+        self.by_addr.insert(addr, id);
+        id
+    }
+
+    fn send_to(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
+        let leader = &mut self.leaders[id];
+        if leader.in_flight.iter().filter(|request| request.is_shared()).count() >= self.window {
+            leader.wanted.retain(|&queue| queues[queue].is_slow());
+            if leader.wanted.is_empty() {
+                return false;
+            }
+        }
+        match leader.channel.open(now, look_up) {
+            Ok(true) => {}
+            Ok(false) => {
+                for &queue in &leader.wanted {
+                    queues[queue].give_up_if_expired(now);
+                    self.changed.push(queue);
+                }
+                return false;
+            }
+            Err(e) => {
+                self.unreachable(id, now, &e, queues);
+                return true;
+            }
+        }
+        if leader.in_flight.is_empty() {
+            leader.buf.clear();
+            leader.frames = Frames::new(self.session.config.limits.frame);
+            // One that had ended while idle was dialed again without a word.
+            self.connection_lost |= std::mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
+        }
+        self.ask_counts(id, now);
+        let mut bundles = Vec::new();
+        let mut sent = false;
+        for queue in std::mem::take(&mut self.leaders[id].wanted) {
+            match queues[queue].next(now, id) {
+                None => {}
+                Some(ToSend::Bundle) => bundles.push(queue),
+                Some(question) => {
+                    let request_id = self.session.next_request_id();
+                    let asked = request::ask(&self.session, &queues[queue], queue, question, request_id);
+                    queues[queue].sent(request_id, id, question);
+                    sent |= self.queue_question(id, now, asked);
+                }
+            }
+        }
+        // An answer is as late as the latest of its partitions: those whose replicas are late wait by themselves.
+        let (alone, shared): (Vec<usize>, _) = bundles.into_iter().partition(|&queue| queues[queue].is_slow());
+        for queue in alone {
+            sent |= self.send_bundles(id, now, vec![queue], false, queues);
+        }
+        if !shared.is_empty() {
+            sent |= self.send_bundles(id, now, shared, true, queues);
+        }
+        if let Err(e) = self.leaders[id].channel.write(now) {
+            self.lose(id, now, &e, queues);
+        }
+        sent
+    }
+
+    /// Sends one request with the first bundles of these queues, of as many as fit.
+    fn send_bundles(
+        &mut self,
+        id: BrokerId,
+        now: Time,
+        mut from: Vec<usize>,
+        shared: bool,
+        queues: &mut [PartitionQueue],
+    ) -> bool {
+        let request_id = self.session.next_request_id();
+        let topics = request::group(queues, &mut from);
+        let request = self.options.request(&self.session.config.client_id, request_id, self.numbered, topics);
+        let sent = Sent::Bundles { queues: from, shape: request.shape().collect(), shared };
+        if let Err(e) = request.encode(&mut self.frame) {
+            // What can't be encoded is refused before it is taken.
+            debug_assert!(false, "{e}");
+            return false;
+        }
+        let Sent::Bundles { queues: from, .. } = &sent else { return false };
+        from.iter().for_each(|&queue| queues[queue].sent(request_id, id, ToSend::Bundle));
+        let allowance = self.session.config.io_timeout.saturating_add(self.options.ack_timeout);
+        let leader = &mut self.leaders[id];
+        leader.channel.queue(now, request_id, allowance, &self.frame);
+        leader.in_flight.push(InFlight { id: request_id, sent });
+        Spares::clear(&mut self.frame);
+        true
+    }
+
+    /// Queues a question.
+    fn queue_question(&mut self, id: BrokerId, now: Time, asked: InFlight) -> bool {
+        if !asked.encode(&mut self.frame) {
+            return false;
+        }
+        let leader = &mut self.leaders[id];
+        leader.channel.queue(now, asked.id, self.session.config.io_timeout, &self.frame);
+        leader.in_flight.push(asked);
+        Spares::clear(&mut self.frame);
+        true
+    }
+
+    fn ask_counts(&mut self, id: BrokerId, now: Time) {
+        for (key, topic) in std::mem::take(&mut self.uncounted) {
+            let asked = request::ask_count(self.session.next_request_id(), key, topic);
+            self.queue_question(id, now, asked);
+        }
+    }
+}
+
+impl Drop for Driver {
+    /// Neither reads nor waits.
+    fn drop(&mut self) {
+        // In a forked child they are the parent's.
+        if self.check_process().is_ok() {
+            let given_up = self.leaders.iter_mut().filter(|leader| !leader.in_flight.is_empty());
+            given_up.for_each(|leader| leader.channel.reset());
+            self.finish();
+        }
+    }
+}

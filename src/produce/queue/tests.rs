@@ -1,0 +1,430 @@
+use std::collections::VecDeque;
+
+use super::super::bundle::tests::contents;
+use super::*;
+use crate::error::Phase;
+
+mod model;
+
+const POLICY: RetryPolicy = RetryPolicy {
+    timeout: Duration::from_secs(60),
+    pauses: (Duration::from_millis(100), Duration::from_secs(1)),
+    seed: 7,
+};
+
+fn at(ms: u64) -> Time {
+    Time::from_nanos(ms * 1_000_000)
+}
+
+fn queue(numbering: bool) -> PartitionQueue {
+    let how = Sealing { compression: Compression::Auto, numbering };
+    PartitionQueue::new("orders".into(), 3, how, POLICY)
+}
+
+/// Gives the queue a bundle with a record for each text.
+fn give(queue: &mut PartitionQueue, texts: &[&str]) {
+    let mut spares = Spares::default();
+    for text in texts {
+        let raw = RawMessage { timestamp_ms: 1, key: None, payload: text.as_bytes() };
+        queue.push(&raw, &mut spares).unwrap();
+    }
+    queue.seal(&mut spares).unwrap();
+}
+
+/// Sends what the queue wants to send.
+fn send(queue: &mut PartitionQueue, now: Time, leader: BrokerId, id: u32) -> Option<ToSend> {
+    let what = queue.next(now, leader)?;
+    queue.sent(id, leader, what);
+    Some(what)
+}
+
+fn lost(queue: &mut PartitionQueue, now: Time, id: u32, handed_over: bool) {
+    let error = Error::disconnected(&"a:1", Phase::Wait);
+    queue.on_lost(now, id, Lost { error: &error, handed_over, well_for: Duration::ZERO });
+}
+
+/// What has become of the records, in order: stored `+`, unknown `?`, otherwise not stored `-`; a gap as its numbers.
+fn outcomes(queue: &mut PartitionQueue) -> Vec<String> {
+    let mut out = Vec::new();
+    while let Some(delivery) = queue.outcome() {
+        let (mark, bundle) = match &delivery {
+            Delivery::Stored(bundle) => ('+', bundle),
+            Delivery::Failed(bundle, e) => {
+                (if matches!(**e, Error::OutcomeUnknown { .. }) { '?' } else { '-' }, bundle)
+            }
+            Delivery::Gap(first, last) => {
+                out.push(format!("gap {first}..{last}"));
+                continue;
+            }
+        };
+        out.extend(contents(bundle).into_iter().map(|(_, text)| format!("{mark}{text}")));
+    }
+    out
+}
+
+/// Takes out all failures.
+fn failures(queue: &mut PartitionQueue) -> Vec<(Bundle, Arc<Error>)> {
+    let mut failed = Vec::new();
+    while let Some(delivery) = queue.outcome() {
+        if let Delivery::Failed(bundle, e) = delivery {
+            failed.push((bundle, e));
+        }
+    }
+    failed
+}
+
+/// When the queue wants to send something.
+fn due(queue: &PartitionQueue) -> Time {
+    if queue.has_work() { queue.times()[0] } else { Time::NEVER }
+}
+
+const A: BrokerId = 0;
+const B: BrokerId = 1;
+
+fn redirect() -> ProduceCode {
+    ProduceCode::Redirect("10.0.0.1:11011".parse().unwrap())
+}
+
+#[test]
+fn several_go_at_a_time_and_answers_may_come_in_any_order() {
+    let mut queue = queue(false);
+    ["1", "2", "3"].iter().for_each(|text| give(&mut queue, &[text]));
+    assert!(!queue.is_idle() && queue.pending() == 3 && queue.bytes() > 0);
+    (1..=3).for_each(|id| assert_eq!(send(&mut queue, at(0), A, id), Some(ToSend::Bundle)));
+    assert_eq!((queue.next(at(0), A), queue.leader()), (None, Some(A)));
+    for id in [2, 3, 1] {
+        queue.on_code(at(1), id, ProduceCode::Stored);
+    }
+    assert_eq!(outcomes(&mut queue), ["+2", "+3", "+1"]);
+    assert!(queue.is_idle() && queue.pending() == 0 && queue.bytes() == 0 && queue.leader().is_none());
+}
+
+#[test]
+fn what_is_refused_for_now_is_sent_again_in_order_unless_a_later_one_is_stored() {
+    for code in [ProduceCode::NoLeader, ProduceCode::InsufficientReplicas, redirect()] {
+        let mut queue = queue(false);
+        ["1", "2"].iter().for_each(|text| give(&mut queue, &[text]));
+        (1..=2).for_each(|id| assert!(send(&mut queue, at(0), A, id).is_some()));
+        queue.on_code(at(1), 1, code);
+        give(&mut queue, &["3"]);
+        assert_eq!(queue.next(at(1), A), None, "until the other answer is there");
+        queue.on_code(at(1), 2, code);
+        let now = due(&queue);
+        assert!(now >= at(1) && now <= at(101), "{now:?}");
+        assert_eq!(send(&mut queue, now, B, 3), Some(ToSend::Bundle));
+        assert_eq!(queue.next(now, B), None, "one alone finds out whether the trouble is over");
+        queue.on_code(now, 3, ProduceCode::Stored);
+        assert_eq!(outcomes(&mut queue), ["+1"]);
+        give(&mut queue, &["4"]);
+        (4..=6).for_each(|id| assert_eq!(send(&mut queue, now, B, id), Some(ToSend::Bundle)));
+        // Now the third is stored and the second is not.
+        queue.on_code(now, 4, code);
+        queue.on_code(now, 5, ProduceCode::Stored);
+        assert_eq!(outcomes(&mut queue), ["+3"], "4 may be stored yet");
+        give(&mut queue, &["5"]);
+        queue.on_code(now, 6, ProduceCode::Stored);
+        assert_eq!(outcomes(&mut queue), ["+4", "-2", "-5"]);
+        assert_eq!((due(&queue), queue.bytes()), (Time::NEVER, 0));
+    }
+}
+
+#[test]
+fn failures_come_back_in_order_however_the_answers_come() {
+    let ends: [&[(u32, Option<ProduceCode>)]; 4] = [
+        &[(1, Some(ProduceCode::InsufficientReplicas)), (2, Some(ProduceCode::NotConfirmed)), (3, None)],
+        &[(1, Some(ProduceCode::NoLeader)), (2, None), (3, None)],
+        &[(2, Some(ProduceCode::NotConfirmed)), (3, Some(ProduceCode::ReadOnly)), (1, Some(ProduceCode::SystemError))],
+        &[(3, Some(ProduceCode::UnknownTopic)), (1, None), (2, Some(redirect()))],
+    ];
+    for answers in ends {
+        let mut queue = queue(false);
+        ["1", "2", "3", "4"].iter().for_each(|text| give(&mut queue, &[text]));
+        (1..=3).for_each(|id| assert!(send(&mut queue, at(0), A, id).is_some()));
+        let mut spares = Spares::default();
+        queue.push(&RawMessage { payload: b"5", ..RawMessage::default() }, &mut spares).unwrap();
+        for (done, &(id, code)) in (1..).zip(answers) {
+            match code {
+                Some(code) => queue.on_code(at(1), id, code),
+                None => lost(&mut queue, at(1), id, true),
+            }
+            assert!(done == 3 || outcomes(&mut queue).is_empty(), "not before all answers are there");
+        }
+        let back: String = outcomes(&mut queue).iter().map(|text| text[1..].to_owned()).collect();
+        assert_eq!(back, "12345", "{answers:?}");
+        assert!(queue.is_idle() && queue.bytes() == 0 && !queue.is_in_trouble());
+    }
+}
+
+#[test]
+fn a_request_not_handed_over_is_sent_again_and_others_are_unknown() {
+    let mut queue = queue(false);
+    ["1", "2"].iter().for_each(|text| give(&mut queue, &[text]));
+    (1..=2).for_each(|id| assert!(send(&mut queue, at(0), A, id).is_some()));
+    (1..=2).for_each(|id| lost(&mut queue, at(1), id, false));
+    let now = due(&queue);
+    assert!(outcomes(&mut queue).is_empty() && now > at(1));
+    assert!(send(&mut queue, now, A, 3).is_some());
+    queue.on_code(now, 3, ProduceCode::Stored);
+    give(&mut queue, &["3"]);
+    (4..=5).for_each(|id| assert!(send(&mut queue, now, A, id).is_some()));
+    lost(&mut queue, now, 4, true);
+    lost(&mut queue, now, 5, false);
+    assert_eq!(outcomes(&mut queue), ["+1", "?2", "-3"]);
+}
+
+#[test]
+fn the_budget_runs_from_the_first_failure_and_begins_again_afterwards() {
+    let mut queue = queue(false);
+    let error = Error::connect(&"a:1", std::io::ErrorKind::ConnectionRefused.into());
+    for start in [0, 1_000_000] {
+        give(&mut queue, &["1"]);
+        give(&mut queue, &["2"]);
+        let (mut now, mut tries) = (at(start), 0);
+        while queue.next(now, A).is_some() {
+            queue.on_unreachable(now, &error, 1);
+            (now, tries) = (due(&queue), tries + 1);
+            if now == Time::NEVER {
+                break;
+            }
+            assert!(now <= at(start + 60_000));
+        }
+        assert!((60..130).contains(&tries), "{tries}");
+        let failed = failures(&mut queue);
+        assert!(matches!(*failed[0].1, Error::Connect { .. }) && matches!(*failed[1].1, Error::NotSent { .. }));
+    }
+    // Other brokers are tried at once; and who waits for a connection does not wait longer.
+    give(&mut queue, &["3"]);
+    let began = at(3_000_000);
+    (0..2).for_each(|_| queue.on_unreachable(began, &error, 3));
+    assert_eq!(due(&queue), began);
+    queue.on_unreachable(began, &error, 3);
+    assert!(due(&queue) > began);
+    queue.give_up_if_expired(at(3_059_999));
+    assert!(outcomes(&mut queue).is_empty());
+    queue.give_up_if_expired(at(3_060_000));
+    assert_eq!(outcomes(&mut queue), ["-3"]);
+}
+
+#[test]
+fn failures_taken_back_keep_their_order() {
+    let mut queue = queue(false);
+    ["1", "2", "3"].iter().for_each(|text| give(&mut queue, &[text]));
+    send(&mut queue, at(0), A, 1);
+    queue.on_code(at(0), 1, ProduceCode::ReadOnly);
+    failures(&mut queue).into_iter().for_each(|(bundle, _)| queue.take_back(bundle));
+    assert_eq!(queue.pending(), 3);
+    for id in 2..=4 {
+        send(&mut queue, at(0), A, id);
+        queue.on_code(at(0), id, ProduceCode::Stored);
+    }
+    assert_eq!(outcomes(&mut queue), ["+1", "+2", "+3"]);
+}
+
+/// A numbering queue at leader A whose log ends at `end`.
+fn numbered(end: u64) -> PartitionQueue {
+    let mut queue = queue(true);
+    give(&mut queue, &["a", "b", "c"]);
+    assert_eq!(send(&mut queue, at(0), A, 1), Some(ToSend::End));
+    assert_eq!(queue.next(at(0), A), None, "until the end is known");
+    queue.on_end(A, 1, end);
+    assert_eq!(send(&mut queue, at(0), A, 2), Some(ToSend::Bundle));
+    assert_eq!(queue.in_flight[0].bundle.range, Some((end + 1, end + 3)));
+    queue
+}
+
+#[test]
+fn numbers_begin_after_the_end_and_go_one_bundle_at_a_time() {
+    let mut queue = numbered(10);
+    give(&mut queue, &["d"]);
+    assert_eq!(queue.next(at(0), A), None);
+    queue.on_code(at(0), 2, ProduceCode::Stored);
+    assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle));
+    assert_eq!(queue.in_flight[0].bundle.range, Some((14, 14)));
+    queue.on_code(at(0), 3, ProduceCode::Stored);
+    assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c", "+d"]);
+    // Nothing unresolved: another leader needs no question.
+    give(&mut queue, &["e"]);
+    assert_eq!(send(&mut queue, at(0), B, 4), Some(ToSend::Bundle));
+}
+
+#[test]
+fn a_lost_answer_is_decided_by_the_end_of_the_log() {
+    for (end, resent, stored) in [(10, Some((11, 13)), ""), (12, Some((13, 13)), "ab"), (13, None, "abc")] {
+        let mut queue = numbered(10);
+        lost(&mut queue, at(0), 2, true);
+        let now = due(&queue);
+        assert_eq!(send(&mut queue, now, A, 3), Some(ToSend::End));
+        queue.on_end(A, 3, end);
+        assert!(outcomes(&mut queue).is_empty(), "the leader alone has it");
+        match resent {
+            Some(range) => {
+                assert_eq!(send(&mut queue, now, A, 4), Some(ToSend::Bundle));
+                assert_eq!(queue.in_flight[0].bundle.range, Some(range));
+                queue.on_code(now, 4, ProduceCode::Stored);
+            }
+            None => {
+                assert_eq!(send(&mut queue, now, A, 4), Some(ToSend::Mark));
+                queue.on_mark(now, 4, 12);
+                assert!(due(&queue) > now && outcomes(&mut queue).is_empty());
+                let now = due(&queue);
+                assert_eq!(send(&mut queue, now, A, 5), Some(ToSend::Mark));
+                queue.on_mark(now, 5, 13);
+            }
+        }
+        assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c"], "{stored}");
+        assert!(queue.is_idle() && queue.bytes() == 0 && !queue.is_in_trouble());
+    }
+}
+
+#[test]
+fn code_3_is_held_until_a_later_yes_or_a_leader_that_has_it_too() {
+    for by_leader in [false, true] {
+        let mut queue = numbered(0);
+        queue.on_code(at(0), 2, ProduceCode::NotConfirmed);
+        give(&mut queue, &["d"]);
+        assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle), "the next one may go");
+        if by_leader {
+            queue.on_code(at(1), 3, redirect());
+            assert_eq!(send(&mut queue, at(1), B, 4), Some(ToSend::End));
+            queue.on_end(B, 4, 3);
+            assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c"]);
+            assert_eq!(send(&mut queue, at(1), B, 5), Some(ToSend::Bundle));
+            queue.on_code(at(1), 5, ProduceCode::Stored);
+            assert_eq!(outcomes(&mut queue), ["+d"]);
+        } else {
+            assert!(outcomes(&mut queue).is_empty());
+            queue.on_code(at(0), 3, ProduceCode::Stored);
+            assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c", "+d"]);
+        }
+    }
+}
+
+#[test]
+fn a_new_leader_without_them_gets_them_again_and_lost_ones_are_said() {
+    let mut queue = numbered(10);
+    queue.on_code(at(0), 2, ProduceCode::NotConfirmed);
+    assert_eq!(send(&mut queue, at(0), B, 3), Some(ToSend::End));
+    queue.on_end(B, 3, 8);
+    assert_eq!(outcomes(&mut queue), ["gap 9..10"]);
+    assert_eq!(send(&mut queue, at(0), B, 4), Some(ToSend::Bundle));
+    assert_eq!(queue.in_flight[0].bundle.range, Some((11, 13)), "their own numbers");
+    queue.on_code(at(0), 4, ProduceCode::Stored);
+    assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c"]);
+}
+
+#[test]
+fn what_stays_unconfirmed_is_unknown_at_the_end_of_the_budget_and_can_be_sent_again() {
+    let mut queue = numbered(0);
+    queue.on_code(at(0), 2, ProduceCode::NotConfirmed);
+    let (mut now, mut id) = (at(0), 3);
+    while due(&queue) != Time::NEVER {
+        now = due(&queue);
+        assert_eq!(send(&mut queue, now, A, id), Some(ToSend::Mark));
+        queue.on_mark(now, id, 0);
+        id += 1;
+    }
+    assert!(now == at(60_000) && id < 130);
+    let failed = failures(&mut queue);
+    assert!(matches!(*failed[0].1, Error::OutcomeUnknown { .. }));
+    failed.into_iter().for_each(|(bundle, _)| queue.take_back(bundle));
+    give(&mut queue, &["d"]);
+    assert_eq!(send(&mut queue, now, A, 1000), Some(ToSend::End));
+    queue.on_end(A, 1000, 3);
+    assert_eq!(send(&mut queue, now, A, 1001), Some(ToSend::Bundle));
+    assert_eq!(queue.in_flight[0].bundle.range, Some((4, 4)));
+    queue.on_code(now, 1001, ProduceCode::Stored);
+    assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c", "+d"]);
+}
+
+#[test]
+fn numbers_that_may_be_stored_are_never_used_again() {
+    let mut queue = numbered(0);
+    queue.on_code(at(0), 2, ProduceCode::SystemError);
+    let failed = failures(&mut queue);
+    assert!(matches!(*failed[0].1, Error::OutcomeUnknown { .. }));
+    queue.dropped(failed.iter().map(|(bundle, _)| bundle));
+    give(&mut queue, &["d"]);
+    assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::End));
+    queue.on_end(A, 3, 0);
+    assert_eq!(outcomes(&mut queue), ["gap 1..3"]);
+    send(&mut queue, at(0), A, 4);
+    assert_eq!(queue.in_flight[0].bundle.range, Some((4, 4)));
+
+    // Those that no leader took are free.
+    let mut queue = numbered(0);
+    queue.on_code(at(0), 2, ProduceCode::ReadOnly);
+    let failed = failures(&mut queue);
+    queue.dropped(failed.iter().map(|(bundle, _)| bundle));
+    give(&mut queue, &["d"]);
+    assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle));
+    assert_eq!(queue.in_flight[0].bundle.range, Some((1, 1)));
+}
+
+#[test]
+fn another_writer_is_an_error() {
+    // By the code for a number that is taken.
+    let mut queue = numbered(0);
+    queue.on_code(at(0), 2, ProduceCode::InvalidSeq);
+    let failed = failures(&mut queue);
+    assert!(matches!(*failed[0].1, Error::Broker { fault: Fault::SeqNotAbove { seq: 1 }, .. }));
+    queue.dropped(failed.iter().map(|(bundle, _)| bundle));
+    give(&mut queue, &["d"]);
+    assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::End));
+    queue.on_end(A, 3, 7);
+    send(&mut queue, at(0), A, 4);
+    assert_eq!(queue.in_flight[0].bundle.range, Some((8, 8)));
+
+    // By an end above all that was sent.
+    let mut queue = numbered(0);
+    give(&mut queue, &["d"]);
+    lost(&mut queue, at(0), 2, true);
+    let now = due(&queue);
+    send(&mut queue, now, A, 3);
+    queue.on_end(A, 3, 4);
+    let failed = failures(&mut queue);
+    let Error::OutcomeUnknown { source, .. } = &*failed[0].1 else { panic!("{failed:?}") };
+    assert!(matches!(**source, Error::Broker { fault: Fault::AnotherWriter { end: 4 }, .. }));
+    assert!(matches!(*failed[1].1, Error::NotSent { .. }));
+}
+
+#[test]
+fn a_refusal_with_a_copy_at_large_is_no_answer() {
+    for code in [ProduceCode::InvalidSeq, ProduceCode::NoLeader, ProduceCode::UnknownTopic, redirect()] {
+        let mut queue = numbered(0);
+        lost(&mut queue, at(0), 2, true);
+        // Not so after the question: no copy is at large any more.
+        let now = due(&queue);
+        send(&mut queue, now, A, 3);
+        lost(&mut queue, now, 3, true);
+        let now = due(&queue);
+        assert_eq!(send(&mut queue, now, A, 4), Some(ToSend::End), "again");
+        queue.on_refused(now, 4, Fault::NoLeader);
+        let now = due(&queue);
+        assert_eq!(send(&mut queue, now, A, 5), Some(ToSend::End), "and again");
+        queue.on_end(A, 5, 0);
+        send(&mut queue, now, A, 6);
+        queue.on_code(now, 6, code);
+        let done = outcomes(&mut queue);
+        let passing = matches!(code, ProduceCode::NoLeader | ProduceCode::Redirect(_));
+        assert_eq!(done, if passing { vec![] } else { vec!["-a", "-b", "-c"] }, "{code:?}");
+    }
+}
+
+#[test]
+fn questions_spend_the_budget() {
+    let mut queue = queue(true);
+    give(&mut queue, &["a"]);
+    let mut id = 0;
+    while due(&queue) != Time::NEVER {
+        let now = due(&queue);
+        id += 1;
+        assert_eq!(send(&mut queue, now, A, id), Some(ToSend::End));
+        match id % 3 {
+            0 => lost(&mut queue, now, id, true),
+            1 => queue.on_refused(now, id, Fault::NoLeader),
+            _ => queue.on_refused(now, id, Fault::Redirects { hops: 0, last: "1.2.3.4:5".parse().unwrap() }),
+        }
+    }
+    assert!((60..200).contains(&id), "{id}");
+    assert_eq!(outcomes(&mut queue), ["-a"], "it was never sent");
+}

@@ -1,0 +1,179 @@
+//! The checker: a workload from a seed, trouble from the same seed, and a model that sees both ends.
+//!
+//! Trouble ends at a set time; then everything must be through within a bound, and quiet.
+
+mod model;
+mod plan;
+mod tasks;
+mod trouble;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::nodes::{Nodes, place};
+use super::{Simulation, Task};
+use crate::broker::host::Host;
+use crate::broker::machine::{ClusterOptions, Machine, Options};
+use model::Model;
+pub use model::Property;
+use plan::{Plan, Role};
+use tasks::Desk;
+
+/// Everything is through this long after the last trouble: a cluster settles, the longest pause and the longest wait for
+/// messages end. To that come the client's own time-outs, for connections that fell silent.
+const THROUGH: Duration = Duration::from_secs(60);
+/// For how long the world must be quiet, and what counts as quiet, each second.
+const QUIET: Duration = Duration::from_secs(10);
+const QUIET_REQUESTS: u64 = 4;
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The hash of everything that happened.
+    pub hash: u64,
+    /// Virtual time.
+    pub time: Duration,
+    /// Requests that nodes have answered.
+    pub requests: u64,
+    /// Records and messages, by what became of them.
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
+fn requests(nodes: &Nodes, count: usize) -> u64 {
+    let mut all = 0;
+    nodes.look(&mut |machine: &Machine| all = (0..count).map(|node| machine.stats(node).all_requests()).sum());
+    all
+}
+
+/// Runs a workload for about this much virtual time.
+///
+/// # Panics
+/// If a property is violated: the text names it, the seed, and the last events.
+pub fn run(seed: u64, time: Duration) -> Report {
+    run_until(seed, time, None)
+}
+
+/// As [`run`], but ends with a panic at this moment: to see what happened before it.
+///
+/// # Panics
+/// As [`run`], and then.
+pub fn run_until(seed: u64, time: Duration, until: Option<Duration>) -> Report {
+    let plan = Arc::new(Plan::new(seed, time));
+    let sim = Simulation::new(seed);
+    if let Some(until) = until {
+        sim.set_time_limit(until);
+    }
+    sim.set_links(&plan.links);
+    sim.client();
+    let hosts: Vec<String> = (0..plan.nodes).map(|node| format!("node-{node}")).collect();
+    let options = Options { behaviour: plan.behaviour.clone(), journal: true, kept_requests: 0, ..Options::default() };
+    let election = Duration::from_millis(400);
+    let cluster = ClusterOptions { name: "simulated".into(), factor: plan.factor, election };
+    let nodes = Arc::new(place(&sim, &hosts, options, (plan.nodes > 1).then_some(cluster)));
+    let topics: Vec<String> = (0..plan.partitions.len()).map(|topic| format!("topic-{topic}")).collect();
+    for (topic, &count) in topics.iter().zip(&plan.partitions) {
+        nodes.act(&mut |machine: &mut Machine, _| drop(machine.create_topic(topic, count, None)));
+    }
+    let model = Arc::new(Model::new(sim.clone(), nodes.clone(), topics, plan.nodes > 1, &plan));
+    trouble::schedule(&sim, &nodes, &plan, &hosts);
+    let observer = model.clone();
+    sim.every(Duration::from_millis(100), move || observer.observe());
+    let desk = Desk {
+        sim: sim.clone(),
+        model: model.clone(),
+        plan: plan.clone(),
+        brokers: hosts.join(","),
+        task: 0,
+        over: Arc::new(AtomicBool::new(false)),
+        handles: Arc::default(),
+    };
+    let (workers, consumers) = begin(&sim, &desk);
+    sim.sleep(plan.work_ends);
+    settle(&sim, &desk, &workers);
+    be_quiet(&sim, &desk, &nodes);
+    desk.over.store(true, Ordering::Relaxed);
+    let handles = desk.handles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    handles.iter().for_each(crate::CloseHandle::close);
+    workers.into_iter().chain(consumers).for_each(Task::join);
+    model.finish();
+    let requests = requests(&nodes, plan.nodes);
+    Report { hash: sim.trace_hash(), time: sim.now(), requests, counts: model.counts() }
+}
+
+fn begin(sim: &Simulation, desk: &Desk) -> (Vec<Task<()>>, Vec<Task<()>>) {
+    let (mut workers, mut consumers) = (Vec::new(), Vec::new());
+    for (role, task) in desk.plan.roles.iter().cloned().zip(0..) {
+        let desk = Desk { task, ..desk.clone() };
+        match role {
+            Role::Producer { idempotent, places } => {
+                let kind = if idempotent { "idempotent" } else { "producer" };
+                let name = format!("{kind} {task}");
+                workers.push(sim.spawn(&name, move || tasks::produce(&desk, idempotent, &places)));
+            }
+            Role::Publisher { places } => {
+                workers.push(sim.spawn(&format!("publisher {task}"), move || tasks::publish(&desk, &places)));
+            }
+            Role::Consumer { places, restarts } => {
+                let name = format!("consumer {task}");
+                consumers.push(sim.spawn(&name, move || tasks::consume(&desk, &places, restarts)));
+            }
+            Role::Administrator => {
+                workers.push(sim.spawn(&format!("administrator {task}"), move || tasks::administer(&desk)));
+            }
+        }
+    }
+    (workers, consumers)
+}
+
+/// Waits until everything is through: all work done, and all of it read.
+fn settle(sim: &Simulation, desk: &Desk, workers: &[Task<()>]) {
+    let through = THROUGH + desk.plan.io_timeout + desk.plan.connect_timeout;
+    let end = desk.plan.trouble_ends + through;
+    let wait = |what: &str, done: &dyn Fn() -> Option<String>| {
+        while let Some(missing) = done() {
+            if sim.now() > end {
+                desk.model.violated(Property::Progress, &format!("{through:?} after the trouble {what}: {missing}"));
+            }
+            sim.sleep(Duration::from_millis(100));
+        }
+    };
+    wait("work is not done", &|| {
+        let open = workers.iter().filter(|task| !task.is_finished()).count();
+        (open > 0).then(|| format!("{open} tasks"))
+    });
+    wait("not everything is read", &|| {
+        let ends = desk.model.ends();
+        let consumers = desk.plan.roles.iter().enumerate();
+        let mut all = consumers.flat_map(|(task, role)| match role {
+            Role::Consumer { places, .. } => places.iter().map(move |&place| (task, place)).collect(),
+            _ => Vec::new(),
+        });
+        all.find_map(|(task, place)| {
+            let (position, end) = (desk.model.position(task, place), ends.get(&place).copied().unwrap_or(0));
+            let text =
+                || format!("consumer {task} is at {position} of {}, which ends with {end}", desk.model.name(place));
+            (position <= end && end > 0).then(text)
+        })
+    });
+}
+
+/// Looks whether a world in which nothing happens is quiet.
+fn be_quiet(sim: &Simulation, desk: &Desk, nodes: &Nodes) {
+    let before = (requests(nodes, desk.plan.nodes), sim.counts().connections);
+    sim.sleep(QUIET);
+    let after = (requests(nodes, desk.plan.nodes), sim.counts().connections);
+    let read =
+        desk.plan.roles.iter().map(|role| if let Role::Consumer { places, .. } = role { places.len() } else { 0 });
+    let read = read.sum::<usize>() as u64;
+    // Each partition may have a request of its own, and a broker may wait for just 320 ms.
+    if after.0 - before.0 > QUIET.as_secs() * QUIET_REQUESTS * read {
+        let text = format!("{} requests in {QUIET:?} in which nothing happens", after.0 - before.0);
+        desk.model.violated(Property::Quiet, &text);
+    }
+    if after.1 - before.1 > 2 * read * desk.plan.nodes as u64 {
+        let text = format!("{} connections in {QUIET:?} in which nothing happens", after.1 - before.1);
+        desk.model.violated(Property::Quiet, &text);
+    }
+}

@@ -1,0 +1,436 @@
+//! The model that sees both ends: every record handed in, every log, every answer delivered, every outcome reported.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::plan::{Place, Plan};
+use crate::Error;
+use crate::broker::host::Host;
+use crate::broker::machine::{Appended, Machine};
+use crate::net::Time;
+use crate::simulation::Simulation;
+use crate::simulation::nodes::Nodes;
+
+/// What is checked in every run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Property {
+    /// What was reported stored is stored once, what was reported not stored is not, and in order.
+    Truth,
+    /// Each message once and in order, and every gap reported.
+    Delivery,
+    /// No call takes longer than documented.
+    Time,
+    /// When faults end, everything is through within a bound, and nothing fails that patience would have saved.
+    Progress,
+    /// Requests, connections and polls stay within bounds.
+    Quiet,
+    /// Sockets and pending bytes stay within the limits set.
+    Room,
+}
+
+/// What a task was told of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Pending,
+    Stored,
+    NotStored,
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Given {
+    task: usize,
+    place: Place,
+    numbered: bool,
+    outcome: Outcome,
+    appends: Vec<Append>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Append {
+    at: Time,
+    node: usize,
+    seq: u64,
+}
+
+/// What a consumer was given of a partition, in the order in which it was.
+#[derive(Debug, Default)]
+struct Deliveries {
+    all: Vec<(Time, u64, u32)>,
+    /// The next number that is due, from the start of the present subscription on.
+    position: u64,
+    /// Where the present subscription begins in the list.
+    began: usize,
+}
+
+impl Deliveries {
+    fn session(&self) -> &[(Time, u64, u32)] {
+        &self.all[self.began..]
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    given: Vec<Given>,
+    /// Every record that was ever at this number.
+    contents: BTreeMap<(Place, u64), Vec<u32>>,
+    /// The last record of a task that was appended to a partition.
+    latest: BTreeMap<(usize, Place), u32>,
+    leaders: BTreeMap<Place, Vec<(Time, Option<usize>)>>,
+    deliveries: BTreeMap<(usize, Place), Deliveries>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+/// See the module.
+pub(super) struct Model {
+    sim: Simulation,
+    nodes: Arc<Nodes>,
+    pub(super) topics: Vec<String>,
+    cluster: bool,
+    /// Whether anything goes wrong in this run.
+    pub(super) troubled: bool,
+    troubles: String,
+    inner: Mutex<Inner>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Model")
+    }
+}
+
+/// The payload of a record: its number, and so many bytes more.
+pub(super) fn payload(id: u32, padding: usize) -> Vec<u8> {
+    let mut payload = format!("{id:08x}").into_bytes();
+    payload.resize(8 + padding, b'.');
+    payload
+}
+
+fn id_of(payload: &[u8]) -> Option<u32> {
+    u32::from_str_radix(std::str::from_utf8(payload.get(..8)?).ok()?, 16).ok()
+}
+
+impl Model {
+    pub(super) fn new(sim: Simulation, nodes: Arc<Nodes>, topics: Vec<String>, cluster: bool, plan: &Plan) -> Model {
+        let list: Vec<String> = plan.troubles.iter().map(ToString::to_string).collect();
+        let (troubled, troubles) = (!list.is_empty(), list.join(", "));
+        Model { sim, nodes, topics, cluster, troubled, troubles, inner: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the run: the simulation adds the seed and the last events.
+    pub(super) fn violated(&self, property: Property, what: &str) -> ! {
+        let mut killed = None;
+        self.nodes.look(&mut |machine: &Machine| killed = machine.killed_by().map(str::to_owned));
+        let killed = killed.map_or_else(String::new, |why| format!(" (a node has died of: {why})"));
+        panic!("{property:?} violated: {what}{killed}\ntrouble: {}", self.troubles)
+    }
+
+    pub(super) fn count(&self, what: &'static str, n: u64) {
+        *self.lock().counts.entry(what).or_default() += n;
+    }
+
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().counts.clone()
+    }
+
+    fn place_of(&self, topic: &str, partition: u16) -> Option<Place> {
+        let topic = self.topics.iter().position(|name| name == topic)?;
+        Some(Place { topic, partition })
+    }
+
+    pub(super) fn name(&self, place: Place) -> String {
+        format!("{}/{}", self.topics[place.topic], place.partition)
+    }
+
+    /// A new record of a task for this partition.
+    pub(super) fn give(&self, task: usize, place: Place, numbered: bool) -> u32 {
+        let mut inner = self.lock();
+        inner.given.push(Given { task, place, numbered, outcome: Outcome::Pending, appends: Vec::new() });
+        *inner.counts.entry("records").or_default() += 1;
+        inner.given.len() as u32 - 1
+    }
+
+    /// Takes in what has been appended since the last look, and who leads.
+    pub(super) fn observe(&self) {
+        let mut news: Vec<Appended> = Vec::new();
+        let mut leaders = Vec::new();
+        let known = self.topics.clone();
+        self.nodes.act(&mut |machine: &mut Machine, _| {
+            news.extend(std::iter::from_fn(|| machine.appended()));
+            for (topic, partitions) in machine.topics() {
+                let Some(index) = known.iter().position(|name| **name == *topic) else { continue };
+                for partition in 0..partitions {
+                    let place = Place { topic: index, partition };
+                    leaders.push((place, machine.leader(&topic, partition).flatten()));
+                }
+            }
+        });
+        let now = Time::ZERO.after(self.sim.now());
+        for (place, leader) in leaders {
+            let mut inner = self.lock();
+            let changes = inner.leaders.entry(place).or_default();
+            if changes.last().is_none_or(|(_, last)| *last != leader) {
+                changes.push((now, leader));
+            }
+        }
+        for appended in news {
+            self.appended(&appended);
+        }
+    }
+
+    fn appended(&self, appended: &Appended) {
+        let Some(place) = self.place_of(&appended.topic, appended.partition) else { return };
+        for (seq, payload) in appended.messages() {
+            let Some(id) = id_of(&payload) else { continue };
+            let mut inner = self.lock();
+            let ids = inner.contents.entry((place, seq)).or_default();
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+            let Some(given) = inner.given.get_mut(id as usize) else { continue };
+            let before = given.appends.clone();
+            given.appends.push(Append { at: appended.at, node: appended.node, seq });
+            let (outcome, numbered, task) = (given.outcome, given.numbered, given.task);
+            let latest = inner.latest.get(&(task, place)).copied();
+            if before.is_empty() {
+                inner.latest.insert((task, place), id);
+            }
+            drop(inner);
+            let what = || format!("record {id:08x} of task {task} in {} at {seq}", self.name(place));
+            if outcome == Outcome::NotStored {
+                self.violated(Property::Truth, &format!("{} is appended after it was reported not stored", what()));
+            }
+            if !numbered && !before.is_empty() {
+                self.violated(Property::Truth, &format!("{} is appended twice", what()));
+            }
+            if let Some(other) = before.iter().find(|other| other.seq != seq) {
+                let text = format!("{} is appended at {} too, on node {}", what(), other.seq, other.node);
+                self.violated(Property::Truth, &text);
+            }
+            if let Some(later) = latest.filter(|&later| before.is_empty() && later > id) {
+                self.violated(Property::Truth, &format!("{} is appended after {later:08x}", what()));
+            }
+        }
+    }
+
+    /// Notes what a task was told of its records.
+    pub(super) fn reported(&self, ids: impl IntoIterator<Item = u32>, outcome: Outcome, why: &str) {
+        self.observe();
+        for id in ids {
+            let mut inner = self.lock();
+            let given = &mut inner.given[id as usize];
+            given.outcome = outcome;
+            let (appended, place) = (!given.appends.is_empty(), given.place);
+            *inner
+                .counts
+                .entry(match outcome {
+                    Outcome::Stored => "stored",
+                    Outcome::NotStored => "not stored",
+                    Outcome::Unknown => "unknown",
+                    Outcome::Pending => "again",
+                })
+                .or_default() += 1;
+            drop(inner);
+            let what = || format!("record {id:08x} for {}", self.name(place));
+            match outcome {
+                Outcome::Stored if !appended => {
+                    self.violated(Property::Truth, &format!("{} is reported stored and in no log", what()));
+                }
+                Outcome::NotStored if appended => {
+                    self.violated(Property::Truth, &format!("{} is reported not stored and in a log: {why}", what()));
+                }
+                Outcome::NotStored | Outcome::Unknown if !self.troubled => {
+                    self.violated(Property::Progress, &format!("{} fails in a world without trouble: {why}", what()));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn outcome(&self, id: u32) -> Outcome {
+        self.lock().given[id as usize].outcome
+    }
+
+    /// A consumer begins, or begins again, at these numbers.
+    pub(super) fn begins(&self, consumer: usize, place: Place, position: u64) {
+        let mut inner = self.lock();
+        let entry = inner.deliveries.entry((consumer, place)).or_default();
+        (entry.position, entry.began) = (position, entry.all.len());
+    }
+
+    /// A consumer is given a message.
+    pub(super) fn delivered(&self, consumer: usize, topic: &str, partition: u16, seq: u64, payload: &[u8]) {
+        self.observe();
+        let place = self.place_of(topic, partition);
+        let (Some(place), Some(id)) = (place, id_of(payload)) else {
+            self.violated(Property::Delivery, &format!("a message of {topic}/{partition} that nobody sent"))
+        };
+        let now = Time::ZERO.after(self.sim.now());
+        let mut inner = self.lock();
+        let known = inner.contents.get(&(place, seq)).is_some_and(|ids| ids.contains(&id));
+        *inner.counts.entry("delivered").or_default() += 1;
+        let moved = inner.leaders.get(&place).is_some_and(|changes| changes.len() > 1);
+        let entry = inner.deliveries.entry((consumer, place)).or_default();
+        let position = entry.position;
+        entry.position = seq + 1;
+        // Numbers that were lost with a leader, and given again: not the same records.
+        let before = entry.session().iter().rfind(|&&(_, old, other)| (old, other) == (seq, id)).map(|(at, ..)| *at);
+        entry.all.push((now, seq, id));
+        let last: Vec<_> = entry.session().iter().rev().skip(1).take(3).copied().collect();
+        let appends = inner.given.get(id as usize).map(|given| given.appends.clone()).unwrap_or_default();
+        let is_new = before.is_none_or(|before| appends.iter().any(|append| append.at > before));
+        let again = moved && seq < position && is_new;
+        if again {
+            *inner.counts.entry("given again").or_default() += 1;
+        }
+        let leaders = inner.leaders.get(&place).cloned().unwrap_or_default();
+        drop(inner);
+        let what = || format!("consumer {consumer} is given {id:08x} as {} {seq}", self.name(place));
+        if !known {
+            self.violated(Property::Delivery, &format!("{}, which was never there", what()));
+        }
+        if seq < position && !again {
+            let text = format!("{}, after {}; before {last:x?}; leaders {leaders:?}", what(), position - 1);
+            self.violated(Property::Delivery, &text);
+        }
+    }
+
+    /// The end of every partition's log at its leader.
+    pub(super) fn ends(&self) -> BTreeMap<Place, u64> {
+        let mut ends = BTreeMap::new();
+        self.nodes.look(&mut |machine: &Machine| {
+            for (index, topic) in self.topics.iter().enumerate() {
+                let count = machine.topics().into_iter().find(|(name, _)| **name == **topic).map_or(0, |(_, n)| n);
+                for partition in 0..count {
+                    let leader = machine.leader(topic, partition).flatten();
+                    let end = leader.and_then(|leader| machine.log_end(leader, topic, partition));
+                    ends.insert(Place { topic: index, partition }, end.unwrap_or(0));
+                }
+            }
+        });
+        ends
+    }
+
+    /// The position of a consumer.
+    pub(super) fn position(&self, consumer: usize, place: Place) -> u64 {
+        self.lock().deliveries.get(&(consumer, place)).map_or(0, |entry| entry.position)
+    }
+
+    /// What can only be said when everything is over.
+    pub(super) fn finish(&self) {
+        self.observe();
+        let places: Vec<Place> = self.ends().into_keys().collect();
+        for place in places {
+            let mut log = Vec::new();
+            self.nodes.look(&mut |machine: &Machine| {
+                let topic = &self.topics[place.topic];
+                if let Some(leader) = machine.leader(topic, place.partition).flatten() {
+                    log = machine.log_messages(leader, topic, place.partition);
+                }
+            });
+            let log: Vec<(u64, u32)> =
+                log.into_iter().filter_map(|(seq, payload)| Some((seq, id_of(&payload)?))).collect();
+            self.check_log(place, &log);
+            self.check_deliveries(place, &log);
+        }
+    }
+
+    fn check_log(&self, place: Place, log: &[(u64, u32)]) {
+        for pair in log.windows(2) {
+            if let [(before, _), (seq, id)] = *pair {
+                if seq <= before {
+                    let text = format!("{}: {id:08x} has number {seq} after {before}", self.name(place));
+                    self.violated(Property::Truth, &text);
+                }
+            }
+        }
+        let mut at: BTreeMap<u32, u64> = BTreeMap::new();
+        for &(seq, id) in log {
+            if let Some(first) = at.insert(id, seq) {
+                let text = format!("{}: {id:08x} is stored twice, at {first} and {seq}", self.name(place));
+                self.violated(Property::Truth, &text);
+            }
+        }
+        let inner = self.lock();
+        let changes = inner.leaders.get(&place);
+        let mut missing = None;
+        for (given, id) in inner.given.iter().zip(0u32..) {
+            if given.place != place || given.outcome != Outcome::Stored || at.contains_key(&id) {
+                continue;
+            }
+            // It may have gone with a leader that died: an injected loss.
+            let since = given.appends.first().map_or(Time::ZERO, |append| append.at);
+            let lost = self.cluster && changes.is_some_and(|all| all.iter().any(|(when, _)| *when > since));
+            if !lost {
+                missing.get_or_insert(id);
+            }
+        }
+        drop(inner);
+        if let Some(id) = missing {
+            let text = format!("{id:08x} was reported stored and is not in {}", self.name(place));
+            self.violated(Property::Truth, &text);
+        }
+    }
+
+    fn check_deliveries(&self, place: Place, log: &[(u64, u32)]) {
+        let inner = self.lock();
+        let mut missed = None;
+        for ((consumer, of), entry) in &inner.deliveries {
+            if *of != place {
+                continue;
+            }
+            let mut seen: Vec<(u64, u32)> = entry.all.iter().map(|&(_, seq, id)| (seq, id)).collect();
+            seen.sort_unstable();
+            for &(seq, id) in log {
+                if seen.binary_search(&(seq, id)).is_ok() {
+                    continue;
+                }
+                // Given again below a position that was reached before.
+                let passed = entry.all.iter().find(|(_, other, _)| *other >= seq).map(|(when, _, _)| *when);
+                let appends = inner.given.get(id as usize).map(|given| given.appends.as_slice()).unwrap_or_default();
+                let appended = appends.iter().map(|append| append.at).max().unwrap_or(Time::ZERO);
+                if passed.is_none_or(|passed| passed >= appended) {
+                    missed.get_or_insert((*consumer, seq, id));
+                }
+            }
+        }
+        drop(inner);
+        if let Some((consumer, seq, id)) = missed {
+            let inner = self.lock();
+            let around = inner.deliveries.get(&(consumer, place)).map_or(Vec::new(), |entry| {
+                entry.all.iter().filter(|(_, other, _)| other.abs_diff(seq) < 4).copied().collect()
+            });
+            let appends = inner.given.get(id as usize).map(|given| given.appends.clone());
+            let leaders = inner.leaders.get(&place).cloned();
+            drop(inner);
+            let text = format!(
+                "consumer {consumer} was never given {id:08x}, which is {} {seq}; around it {around:?}; \
+                appended {appends:?}; leaders {leaders:?}",
+                self.name(place)
+            );
+            self.violated(Property::Delivery, &text);
+        }
+    }
+
+    /// Calls something that must not take longer than this.
+    pub(super) fn timed<T>(&self, what: &str, most: Duration, call: impl FnOnce() -> T) -> T {
+        let began = self.sim.now();
+        let value = call();
+        let took = self.sim.now() - began;
+        if took > most {
+            self.violated(Property::Time, &format!("{what} takes {took:?}, at most {most:?} are documented"));
+        }
+        value
+    }
+
+    /// An error in a world whose trouble is shorter than the patience of its clients.
+    pub(super) fn failed(&self, what: &str, e: &Error) -> ! {
+        self.violated(Property::Progress, &format!("{what} fails: {e:?}"))
+    }
+}

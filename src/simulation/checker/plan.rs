@@ -1,0 +1,205 @@
+//! What happens in a run, all of it from the seed.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::broker::BrokerFault;
+use crate::broker::machine::Behaviour;
+use crate::protocol::frame::Kind;
+use crate::protocol::produce::ProduceCode;
+use crate::simulation::LinkSettings;
+use crate::simulation::random::Random;
+
+/// A partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) topic: usize,
+    pub(super) partition: u16,
+}
+
+/// What a task does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Sends through a producer.
+    Producer {
+        idempotent: bool,
+        places: Vec<Place>,
+    },
+    /// Publishes, one call after the other.
+    Publisher {
+        places: Vec<Place>,
+    },
+    Consumer {
+        places: Vec<Place>,
+        restarts: bool,
+    },
+    /// Asks for topics, partitions and states.
+    Administrator,
+}
+
+/// Something that goes wrong, and how long it lasts.
+#[derive(Debug, Clone)]
+pub(super) struct Trouble {
+    pub(super) kind: u64,
+    pub(super) node: usize,
+    pub(super) other: usize,
+    pub(super) begins: Duration,
+    pub(super) lasts: Duration,
+    pub(super) number: u64,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            0 | 1 => "killed".to_owned(),
+            2 => "stopped in order".to_owned(),
+            3 | 4 => "hangs".to_owned(),
+            5 => "isolated".to_owned(),
+            6 => "separate from clients".to_owned(),
+            7 => "hears no client".to_owned(),
+            8 => "not heard by clients".to_owned(),
+            9 => "cut".to_owned(),
+            10 => "reset".to_owned(),
+            11 => "falls silent".to_owned(),
+            12 => "slow".to_owned(),
+            13 => "taken over".to_owned(),
+            14 => "clock jumps".to_owned(),
+            15 => "refuses".to_owned(),
+            16 => "disconnects all".to_owned(),
+            _ => format!("{:?} {} times", fault(self.number), times(self.number)),
+        };
+        write!(f, "node {} {what} at {:?} for {:?}", self.node, self.begins, self.lasts)
+    }
+}
+
+/// The broker's fault that a number stands for, and how often.
+pub(super) fn fault(number: u64) -> BrokerFault {
+    let bytes = number >> 8 & 0x3ff;
+    let kind = [Kind::Produce, Kind::Consume, Kind::ProduceWithSeqnum][(number >> 24) as usize % 3];
+    let codes = [ProduceCode::NoLeader, ProduceCode::InsufficientReplicas];
+    match number % 12 {
+        0 => BrokerFault::CloseOnAccept,
+        1 => BrokerFault::NoPing,
+        2 => BrokerFault::LatePing(Duration::from_millis(bytes * 4)),
+        3 => BrokerFault::CloseOnRequest(kind),
+        4 => BrokerFault::LoseAnswer(kind),
+        5 => BrokerFault::Delay(Duration::from_millis(bytes * 4)),
+        6 => BrokerFault::PingBeforeAnswer,
+        7 => BrokerFault::Trickle { bytes: 1 + bytes as usize, pause: Duration::from_millis(20) },
+        8 => BrokerFault::CutAfter(bytes),
+        9 => BrokerFault::ResetAfter(bytes),
+        10 => BrokerFault::StallAfter(bytes),
+        _ => BrokerFault::RefuseProduce(codes[(number >> 32) as usize % 2]),
+    }
+}
+
+/// Twice in a row on fresh connections looks like a request that kills the server: clients may give up then.
+pub(super) fn times(number: u64) -> u64 {
+    match fault(number) {
+        BrokerFault::CloseOnRequest(Kind::Consume) | BrokerFault::LoseAnswer(Kind::Consume) => 1,
+        _ => 1 + (number >> 40) % 3,
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) nodes: usize,
+    pub(super) factor: usize,
+    pub(super) behaviour: Behaviour,
+    pub(super) partitions: Vec<u16>,
+    pub(super) links: LinkSettings,
+    pub(super) roles: Vec<Role>,
+    pub(super) troubles: Vec<Trouble>,
+    /// When the last trouble is over, and the tasks stop making records.
+    pub(super) trouble_ends: Duration,
+    pub(super) work_ends: Duration,
+    pub(super) connect_timeout: Duration,
+    pub(super) io_timeout: Duration,
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+impl Plan {
+    pub(super) fn new(seed: u64, time: Duration) -> Plan {
+        let mut random = Random::new(seed, 10);
+        let nodes = [1, 1, 3, 3, 3, 5][random.below(6) as usize];
+        let factor = 1 + random.below(nodes.min(3) as u64) as usize;
+        let worst = !random.one_in(8);
+        let behaviour = if worst { Behaviour::worst(seed) } else { Behaviour::at_once() };
+        let partitions: Vec<u16> = (0..1 + random.below(2)).map(|_| 1 + random.below(6) as u16).collect();
+        let latency = [ms(0)..ms(1), ms(0)..ms(1), ms(1)..ms(20), ms(20)..ms(150)][random.below(4) as usize].clone();
+        let bandwidth = [125_000_000, 125_000_000, 2_000_000][random.below(3) as usize];
+        let links = LinkSettings::default().latency(latency).bandwidth(bandwidth).fragment_one_in(1 + random.below(16));
+        let work_ends = time.mul_f64(0.8);
+        let troubles = if random.one_in(10) { Vec::new() } else { troubles(&mut random, nodes, work_ends) };
+        Plan {
+            nodes,
+            factor,
+            behaviour,
+            roles: roles(&mut random, &partitions),
+            partitions,
+            links,
+            troubles,
+            trouble_ends: work_ends,
+            work_ends,
+            connect_timeout: ms([2_000, 5_000, 10_000][random.below(3) as usize]),
+            io_timeout: ms([3_000, 10_000, 30_000][random.below(3) as usize]),
+        }
+    }
+}
+
+fn roles(random: &mut Random, partitions: &[u16]) -> Vec<Role> {
+    let mut free: Vec<Place> = partitions
+        .iter()
+        .enumerate()
+        .flat_map(|(topic, &count)| (0..count).map(move |partition| Place { topic, partition }))
+        .collect();
+    let all = free.clone();
+    let mut roles = Vec::new();
+    // Whoever numbers its records is alone in its partitions.
+    let mut shared = Vec::new();
+    for _ in 0..1 + random.below(2) {
+        let count = 1 + random.below(3) as usize;
+        let places: Vec<Place> =
+            (0..count.min(free.len())).map(|_| free.swap_remove(random.below(free.len() as u64) as usize)).collect();
+        if !places.is_empty() {
+            roles.push(Role::Producer { idempotent: true, places });
+        }
+    }
+    shared.append(&mut free);
+    if !shared.is_empty() {
+        roles.extend((0..random.below(3)).map(|_| Role::Producer { idempotent: false, places: shared.clone() }));
+        if random.one_in(2) {
+            roles.push(Role::Publisher { places: shared.clone() });
+        }
+    }
+    for _ in 0..1 + random.below(3) {
+        let places: Vec<Place> = all.iter().copied().filter(|_| !random.one_in(3)).collect();
+        let places = if places.is_empty() { all.clone() } else { places };
+        roles.push(Role::Consumer { places, restarts: random.one_in(2) });
+    }
+    if random.one_in(2) {
+        roles.push(Role::Administrator);
+    }
+    roles
+}
+
+fn troubles(random: &mut Random, nodes: usize, end: Duration) -> Vec<Trouble> {
+    let end = end.as_millis() as u64;
+    (0..1 + random.below(8))
+        .map(|_| {
+            let begins = 500 + random.below(end - 1000);
+            let node = random.below(nodes as u64) as usize;
+            Trouble {
+                kind: random.below(22),
+                node,
+                other: (node + 1 + random.below(nodes as u64) as usize) % nodes,
+                begins: ms(begins),
+                lasts: ms(random.below(end - begins)),
+                number: random.next(),
+            }
+        })
+        .collect()
+}

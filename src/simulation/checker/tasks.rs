@@ -1,0 +1,319 @@
+//! What the tasks of a run do: ordinary code of a careful user, that tells the model what it is told.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::model::{Model, Outcome, Property, payload};
+use super::plan::{Place, Plan};
+use crate::simulation::Simulation;
+use crate::simulation::random::Random;
+use crate::{Client, CloseHandle, ConsumeIter, Error, Fault, OutOfRange, Producer, Record, Start, Subscription};
+
+/// What every task has.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub(super) sim: Simulation,
+    pub(super) model: Arc<Model>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) brokers: String,
+    pub(super) task: usize,
+    pub(super) over: Arc<AtomicBool>,
+    pub(super) handles: Arc<Mutex<Vec<CloseHandle>>>,
+}
+
+/// The longest that a call may take which tries again: the budget, and one try that began as it ended.
+const RETRY: Duration = Duration::from_secs(60);
+
+impl Desk {
+    fn random(&self) -> Random {
+        Random::new(self.sim.seed(), 100 + self.task as u64)
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    fn works(&self) -> bool {
+        self.sim.now() < self.plan.work_ends
+    }
+
+    /// Bound of a call that retries.
+    fn most(&self) -> Duration {
+        RETRY + self.plan.connect_timeout + self.plan.io_timeout + Duration::from_secs(9)
+    }
+
+    fn client(&self) -> Client {
+        let builder = self.sim.client().connect_timeout(self.plan.connect_timeout).io_timeout(self.plan.io_timeout);
+        let builder = builder.retry_timeout(RETRY).wait_for_brokers(RETRY);
+        match self.model.timed("connect", self.most(), || builder.connect(self.brokers.as_str())) {
+            Ok(client) => client,
+            Err(e) => self.model.failed("connect", &e),
+        }
+    }
+
+    fn topic(&self, place: Place) -> &str {
+        &self.model.topics[place.topic]
+    }
+
+    /// Some records, and their numbers.
+    fn records(&self, random: &mut Random, place: Place, numbered: bool) -> Vec<(u32, Vec<u8>)> {
+        let most = [2, 10, 40][random.below(3) as usize];
+        let count = 1 + random.below(most);
+        (0..count)
+            .map(|_| {
+                let id = self.model.give(self.task, place, numbered);
+                let padding = if random.one_in(50) { 20_000 } else { random.below(200) as usize };
+                (id, payload(id, padding))
+            })
+            .collect()
+    }
+}
+
+/// A producer that sends, looks, flushes, and takes back what failed.
+pub(super) fn produce(at: &Desk, idempotent: bool, places: &[Place]) {
+    let mut random = at.random();
+    let client = at.client();
+    let builder = client.producer().max_age(Duration::from_millis(random.below(200)));
+    let builder = builder.max_records(1 + random.below(50) as u32).window(1 + random.below(5) as usize);
+    let built = if idempotent { builder.idempotent() } else { builder }.build();
+    let mut producer = built.unwrap_or_else(|e| at.model.failed("build", &e));
+    let mut pending: BTreeMap<Place, Vec<u32>> = BTreeMap::new();
+    while at.works() {
+        let place = places[random.below(places.len() as u64) as usize];
+        for (id, payload) in at.records(&mut random, place, idempotent) {
+            let mut sent = send(at, &mut producer, place, &payload);
+            while let Err(Error::Undelivered { .. }) = sent {
+                take_back(at, &mut random, &mut producer, idempotent, &mut pending);
+                sent = send(at, &mut producer, place, &payload);
+            }
+            match sent {
+                Ok(()) => pending.entry(place).or_default().push(id),
+                Err(e @ Error::Full { .. }) => at.model.reported([id], Outcome::NotStored, &e.to_string()),
+                Err(e) => at.model.failed("send", &e),
+            }
+        }
+        at.sim.sleep(Duration::from_millis(random.below(400)));
+        if random.one_in(6) {
+            flush(at, &mut random, &mut producer, idempotent, &mut pending);
+        } else if at.model.timed("poll", Duration::ZERO, || producer.poll()).is_err() {
+            take_back(at, &mut random, &mut producer, idempotent, &mut pending);
+        }
+    }
+    while !flush(at, &mut random, &mut producer, idempotent, &mut pending) {}
+}
+
+fn send(at: &Desk, producer: &mut Producer, place: Place, payload: &[u8]) -> crate::Result<()> {
+    at.model.timed("send", RETRY, || producer.send_to(at.topic(place), place.partition, Record::new(payload)))
+}
+
+/// Whether everything is stored.
+fn flush(
+    at: &Desk,
+    random: &mut Random,
+    producer: &mut Producer,
+    idempotent: bool,
+    pending: &mut BTreeMap<Place, Vec<u32>>,
+) -> bool {
+    let flushed = at.model.timed("flush", at.most() * 2, || producer.flush());
+    match flushed {
+        Ok(()) => {}
+        Err(Error::Undelivered { .. }) => take_back(at, random, producer, idempotent, pending),
+        Err(e) => at.model.failed("flush", &e),
+    }
+    if producer.pending() > 0 {
+        return false;
+    }
+    let stored: Vec<u32> = std::mem::take(pending).into_values().flatten().collect();
+    at.model.reported(stored, Outcome::Stored, "");
+    true
+}
+
+/// Takes back what failed: an idempotent producer may send all of it again, a plain one drops it.
+fn take_back(
+    at: &Desk,
+    random: &mut Random,
+    producer: &mut Producer,
+    idempotent: bool,
+    pending: &mut BTreeMap<Place, Vec<u32>>,
+) {
+    let mut failed: BTreeMap<Place, u32> = BTreeMap::new();
+    let mut ids = Vec::new();
+    for failure in producer.failures() {
+        let topic = at.model.topics.iter().position(|name| name == failure.topic()).unwrap_or(0);
+        let place = Place { topic, partition: failure.partition() };
+        let outcome = if failure.is_unknown() { Outcome::Unknown } else { Outcome::NotStored };
+        let why = failure.error().chain();
+        for record in failure.records() {
+            let text = std::str::from_utf8(&record.payload()[..8]).unwrap_or("");
+            let id = u32::from_str_radix(text, 16).unwrap_or(u32::MAX);
+            if let Some(before) = failed.insert(place, id).filter(|&before| before > id) {
+                let text = format!("{id:08x} comes back after {before:08x} from {}", at.model.name(place));
+                at.model.violated(Property::Truth, &text);
+            }
+            ids.push((place, id, outcome, why.to_string()));
+        }
+    }
+    for (place, id, outcome, why) in &ids {
+        at.model.reported([*id], *outcome, why);
+        let known = pending.entry(*place).or_default();
+        match known.iter().position(|known| known == id) {
+            Some(index) => drop(known.remove(index)),
+            None => at.model.violated(Property::Truth, &format!("{id:08x} comes back and was not pending")),
+        }
+    }
+    if idempotent && !random.one_in(4) {
+        producer.retry_failures();
+        for (place, id, ..) in ids {
+            at.model.reported([id], Outcome::Pending, "");
+            let known = pending.entry(place).or_default();
+            let index = known.partition_point(|&known| known < id);
+            known.insert(index, id);
+        }
+    } else {
+        drop(producer.take_failures());
+    }
+}
+
+/// Publishes, one call after the other.
+pub(super) fn publish(at: &Desk, places: &[Place]) {
+    let mut random = at.random();
+    let client = at.client();
+    while at.works() {
+        let place = places[random.below(places.len() as u64) as usize];
+        let records = at.records(&mut random, place, false);
+        let list: Vec<Record<'_>> = records.iter().map(|(_, payload)| Record::new(payload)).collect();
+        let published =
+            at.model.timed("publish", at.most(), || client.publish(at.topic(place), place.partition, &list));
+        let ids = records.iter().map(|(id, _)| *id);
+        match published {
+            Ok(()) => at.model.reported(ids, Outcome::Stored, ""),
+            Err(e @ Error::OutcomeUnknown { .. }) => at.model.reported(ids, Outcome::Unknown, &e.chain().to_string()),
+            Err(e) => at.model.reported(ids, Outcome::NotStored, &e.chain().to_string()),
+        }
+        at.sim.sleep(Duration::from_millis(random.below(1500)));
+    }
+}
+
+/// Reads with every kind of call; now and then it begins again from positions it has saved, as if it had been killed.
+pub(super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
+    let mut random = at.random();
+    let mut saved: BTreeMap<Place, u64> = places.iter().map(|&place| (place, 0)).collect();
+    let mut client = at.client();
+    let mut messages = subscribe(at, &client, &mut random, &saved);
+    while !at.is_over() {
+        let got = match random.below(9) {
+            0 => batch(at, &mut messages),
+            1 => many(at, &mut random, &mut messages),
+            n => one(at, &mut random, &mut messages, n == 2),
+        };
+        match got {
+            // Two connections in a row that ended under its fetch: the client cannot tell that from a deadly request.
+            Err(Error::Broker { fault: Fault::Deadly { .. }, .. }) if at.model.troubled => {
+                at.model.count("taken for deadly", 1);
+                messages = subscribe(at, &client, &mut random, &saved);
+                continue;
+            }
+            Err(e) if !at.is_over() => at.model.failed(&format!("consumer {}", at.task), &e),
+            _ => {}
+        }
+        if messages.is_finished() && !at.is_over() {
+            at.model.violated(Property::Progress, &format!("consumer {} ends of itself", at.task));
+        }
+        if random.one_in(10) {
+            let positions = messages.positions();
+            for (place, seq) in &mut saved {
+                *seq = positions.get(at.topic(*place), place.partition).unwrap_or(*seq);
+            }
+        }
+        if restarts && random.one_in(60) && at.works() {
+            drop(messages);
+            if random.one_in(2) {
+                client = at.client();
+            }
+            messages = subscribe(at, &client, &mut random, &saved);
+        }
+        at.sim.sleep(Duration::from_millis(random.below(60)));
+    }
+}
+
+fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Place, u64>) -> ConsumeIter {
+    let mut what: Option<Subscription> = None;
+    for (&place, &seq) in from {
+        let start = if seq == 0 { Start::Earliest } else { Start::At(seq) };
+        at.model.begins(at.task, place, seq);
+        let (topic, id) = (at.topic(place), place.partition);
+        what = Some(match what {
+            None => Subscription::partition(topic, id).start(start),
+            Some(what) => what.and_partition(topic, id, start),
+        });
+    }
+    let what = what.expect("a consumer has partitions").beyond_end(OutOfRange::Latest);
+    let what = what.max_wait(Duration::from_millis([10, 500, 5000, 30_000][random.below(4) as usize]));
+    let what = what.fetch_size([100, 5000, 1 << 20][random.below(3) as usize]);
+    match at.model.timed("subscribe", at.most(), || client.subscribe(what)) {
+        Ok(messages) => {
+            at.handles.lock().unwrap_or_else(PoisonError::into_inner).push(messages.close_handle());
+            messages
+        }
+        Err(e) => at.model.failed("subscribe", &e),
+    }
+}
+
+fn one(at: &Desk, random: &mut Random, messages: &mut ConsumeIter, unbounded: bool) -> crate::Result<()> {
+    let message = if unbounded {
+        messages.next().transpose()?
+    } else {
+        let most = Duration::from_micros([0, 1, 1000, 50_000, 700_000, 3_000_000][random.below(6) as usize]);
+        at.model.timed("next_timeout", most, || messages.next_timeout(most))?
+    };
+    if let Some(message) = message {
+        at.model.delivered(at.task, message.topic(), message.partition(), message.seq(), message.payload());
+    }
+    Ok(())
+}
+
+fn many(at: &Desk, random: &mut Random, messages: &mut ConsumeIter) -> crate::Result<()> {
+    let most = Duration::from_millis(random.below(500));
+    let list = at.model.timed("next_many", most, || messages.next_many(20, most))?;
+    for message in list {
+        at.model.delivered(at.task, message.topic(), message.partition(), message.seq(), message.payload());
+    }
+    Ok(())
+}
+
+fn batch(at: &Desk, messages: &mut ConsumeIter) -> crate::Result<()> {
+    if let Some(batch) = messages.next_batch()? {
+        for message in batch {
+            at.model.delivered(at.task, message.topic(), message.partition(), message.seq(), message.payload());
+        }
+    }
+    Ok(())
+}
+
+/// Asks brokers what they know.
+pub(super) fn administer(at: &Desk) {
+    let mut random = at.random();
+    let client = at.client();
+    while at.works() {
+        let failed = match random.below(4) {
+            0 => at.model.timed("topics", at.most(), || client.topics()).err(),
+            1 => at.model.timed("status", at.most(), || client.status()).err(),
+            _ => {
+                let topic = random.below(at.plan.partitions.len() as u64) as usize;
+                let name = &at.model.topics[topic];
+                match at.model.timed("partitions", at.most(), || client.partitions(name)) {
+                    Ok(found) if found.len() != usize::from(at.plan.partitions[topic]) => {
+                        at.model.violated(Property::Truth, &format!("{name} has {} partitions", found.len()))
+                    }
+                    found => found.err(),
+                }
+            }
+        };
+        if let Some(e) = failed {
+            at.model.failed("an administrator's question", &e);
+        }
+        at.sim.sleep(Duration::from_millis(random.below(3000)));
+    }
+}

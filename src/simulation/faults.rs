@@ -1,0 +1,308 @@
+//! What can be done to the network, by host names.
+
+use std::net::IpAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::Simulation;
+use super::host::{HostId, Service};
+use super::trace::What;
+use super::wires::{ConnId, Link, Way};
+use super::world::State;
+
+/// One direction between a client and a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// What clients send.
+    ToServer,
+    /// What servers send.
+    ToClient,
+    /// Both.
+    Both,
+}
+
+impl Direction {
+    fn ways(self) -> &'static [Way] {
+        match self {
+            Direction::ToServer => &[Way::Up],
+            Direction::ToClient => &[Way::Down],
+            Direction::Both => &[Way::Up, Way::Down],
+        }
+    }
+}
+
+/// How bytes travel from one host to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkSettings {
+    latency: Range<Duration>,
+    bandwidth: u64,
+    fragments: u64,
+}
+
+impl Default for LinkSettings {
+    fn default() -> LinkSettings {
+        let Link { latency, bandwidth, fragments, .. } = Link::default();
+        let latency = Duration::from_nanos(latency.start)..Duration::from_nanos(latency.end);
+        LinkSettings { latency, bandwidth, fragments }
+    }
+}
+
+impl LinkSettings {
+    /// How long a packet is on its way, chosen anew for each; none overtakes another. Default 50 to 500 microseconds.
+    #[must_use]
+    pub fn latency(mut self, range: Range<Duration>) -> LinkSettings {
+        self.latency = range;
+        self
+    }
+
+    /// How many bytes pass in a second, over all connections together; 0 for no limit. Default 125 million.
+    #[must_use]
+    pub fn bandwidth(mut self, bytes_per_second: u64) -> LinkSettings {
+        self.bandwidth = bytes_per_second;
+        self
+    }
+
+    /// Cuts one packet in `n` at some byte, so that it arrives in pieces; 0 for none. Default 16.
+    #[must_use]
+    pub fn fragment_one_in(mut self, n: u64) -> LinkSettings {
+        self.fragments = n;
+        self
+    }
+
+    fn apply(&self, link: &mut Link) {
+        link.latency = nanos(&self.latency);
+        (link.bandwidth, link.fragments) = (self.bandwidth, self.fragments);
+    }
+}
+
+fn nanos(range: &Range<Duration>) -> Range<u64> {
+    range.start.as_nanos() as u64..range.end.as_nanos() as u64
+}
+
+impl State {
+    #[track_caller]
+    fn host_named(&self, name: &str) -> HostId {
+        let found = self.hosts.iter().position(|host| host.name == name);
+        let Some(found) = found else {
+            let known: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
+            panic!("no host {name}, but {}", known.join(", "))
+        };
+        found as HostId
+    }
+
+    fn conns_of(&self, host: HostId) -> Vec<ConnId> {
+        self.conns.which(|conn| conn.client == host || conn.server == Some(host))
+    }
+}
+
+/// The network. Hosts are called by their names: `client`, the names given to
+/// [`client_on`](Simulation::client_on), `broker`, `node-0`, `node-1` and so on.
+impl Simulation {
+    #[track_caller]
+    fn does(&self, what: impl FnOnce() -> String, act: impl FnOnce(&mut State)) {
+        let mut state = self.world.lock();
+        state.note(What::Does(what()));
+        act(&mut state);
+    }
+
+    /// Sets all links, those of hosts to come too.
+    pub fn set_links(&self, settings: &LinkSettings) {
+        self.does(
+            || format!("links: {settings:?}"),
+            |state| {
+                settings.apply(&mut state.links.model);
+                let hosts = state.hosts.len() as HostId;
+                for from in 0..hosts {
+                    (0..hosts).for_each(|to| settings.apply(state.links.get(from, to)));
+                }
+            },
+        );
+    }
+
+    /// Sets the links between two hosts, both ways.
+    ///
+    /// # Panics
+    /// If there is no such host; so do all methods that name one.
+    #[track_caller]
+    pub fn set_link(&self, one: &str, other: &str, settings: &LinkSettings) {
+        self.does(
+            || format!("links of {one} and {other}: {settings:?}"),
+            |state| {
+                let (one, other) = (state.host_named(one), state.host_named(other));
+                settings.apply(state.links.get(one, other));
+                settings.apply(state.links.get(other, one));
+            },
+        );
+    }
+
+    /// Delays everything a host sends by this long, as one does that is overloaded. An empty range ends it.
+    #[track_caller]
+    pub fn slow_down(&self, host: &str, delay: Range<Duration>) {
+        self.does(
+            || format!("{host} is slow: {delay:?}"),
+            |state| {
+                let host = state.host_named(host);
+                state.hosts[usize::from(host)].delay = nanos(&delay);
+            },
+        );
+    }
+
+    /// Lets nothing pass between two hosts, until [`rejoin`](Simulation::rejoin). Nobody is told; what is sent meanwhile is
+    /// sent again afterwards, unless a system gives up.
+    #[track_caller]
+    pub fn separate(&self, one: &str, other: &str) {
+        self.block(one, other, true);
+        self.block(other, one, true);
+    }
+
+    /// As [`separate`](Simulation::separate), but only for what `from` sends.
+    #[track_caller]
+    pub fn separate_one_way(&self, from: &str, to: &str) {
+        self.block(from, to, true);
+    }
+
+    /// Ends a separation, in both directions.
+    #[track_caller]
+    pub fn rejoin(&self, one: &str, other: &str) {
+        self.block(one, other, false);
+        self.block(other, one, false);
+    }
+
+    #[track_caller]
+    fn block(&self, from: &str, to: &str, blocked: bool) {
+        self.does(
+            || format!("{from} {} {to}", if blocked { "no longer reaches" } else { "reaches" }),
+            |state| {
+                let (from, to) = (state.host_named(from), state.host_named(to));
+                state.set_blocked(from, to, blocked);
+            },
+        );
+    }
+
+    /// Cuts the connections of a host in order: both sides see the end of the stream (FIN).
+    #[track_caller]
+    pub fn cut(&self, host: &str) {
+        self.sever(host, false);
+    }
+
+    /// Resets the connections of a host, as a firewall does that has restarted: both sides see a RST.
+    #[track_caller]
+    pub fn reset(&self, host: &str) {
+        self.sever(host, true);
+    }
+
+    #[track_caller]
+    fn sever(&self, host: &str, abort: bool) {
+        self.does(
+            || format!("the connections of {host} are {}", if abort { "reset" } else { "cut" }),
+            |state| {
+                let host = state.host_named(host);
+                state.conns_of(host).into_iter().for_each(|id| state.sever(id, abort));
+            },
+        );
+    }
+
+    /// Lets the connections that a host has now fall silent for ever: what is sent on them is lost, and nobody is told, not
+    /// even by a reset. New ones work.
+    #[track_caller]
+    pub fn silence(&self, host: &str, direction: Direction) {
+        self.does(
+            || format!("the connections of {host} fall silent: {direction:?}"),
+            |state| {
+                let host = state.host_named(host);
+                for id in state.conns_of(host) {
+                    if let Some(conn) = state.conns.get(id) {
+                        direction.ways().iter().for_each(|&way| conn.pipe(way).silent = true);
+                    }
+                }
+            },
+        );
+    }
+
+    /// Takes the power from a server: it is silent, and forgets its connections.
+    #[track_caller]
+    pub fn power_off(&self, host: &str) {
+        self.does(
+            || format!("{host} loses power"),
+            |state| {
+                let host = state.host_named(host);
+                state.power_off(host);
+            },
+        );
+    }
+
+    /// Gives a host its power back. A broker has to be [restarted](crate::broker::Broker::restart), too.
+    #[track_caller]
+    pub fn power_on(&self, host: &str) {
+        self.does(
+            || format!("{host} has power"),
+            |state| {
+                let host = state.host_named(host);
+                state.power_on(host);
+            },
+        );
+    }
+
+    /// Hands a server's address to another service, or back to the broker. Its connections are reset.
+    #[track_caller]
+    pub fn take_over(&self, host: &str, service: impl Into<Option<Service>>) {
+        let service = service.into();
+        self.does(
+            || format!("{host}: {service:?}"),
+            |state| {
+                let host = state.host_named(host);
+                if state.hosts[usize::from(host)].service != service {
+                    state.conns_of(host).into_iter().for_each(|id| state.sever(id, true));
+                    state.hosts[usize::from(host)].service = service.clone();
+                }
+            },
+        );
+    }
+
+    /// Limits the sockets that programs on a host may have open: one more fails with EMFILE. `None` for no limit.
+    #[track_caller]
+    pub fn limit_descriptors(&self, host: &str, most: Option<usize>) {
+        self.does(
+            || format!("{host} may have {most:?} sockets"),
+            |state| {
+                let host = state.host_named(host);
+                state.hosts[usize::from(host)].descriptors = most.unwrap_or(usize::MAX);
+            },
+        );
+    }
+
+    /// Makes a name stand for these addresses from now on.
+    pub fn set_name(&self, name: &str, addresses: &[IpAddr]) {
+        self.does(
+            || format!("{name} is {addresses:?}"),
+            |state| {
+                let entry = state.names.entry(name);
+                (entry.addresses, entry.fails) = (addresses.to_vec(), false);
+            },
+        );
+    }
+
+    /// Makes look-ups of a name fail, or work again.
+    pub fn fail_name(&self, name: &str, fails: bool) {
+        self.does(|| format!("{name} fails: {fails}"), |state| state.names.entry(name).fails = fails);
+    }
+
+    /// Makes look-ups of a name take this long; the caller is blocked meanwhile.
+    pub fn delay_name(&self, name: &str, delay: Duration) {
+        self.does(|| format!("{name} takes {delay:?}"), |state| state.names.entry(name).delay = delay);
+    }
+
+    /// The address of a host.
+    #[track_caller]
+    pub fn address_of(&self, host: &str) -> IpAddr {
+        let state = self.world.lock();
+        state.hosts[usize::from(state.host_named(host))].ip
+    }
+
+    /// Sockets that programs on a host have open.
+    #[track_caller]
+    pub fn open_sockets(&self, host: &str) -> usize {
+        let state = self.world.lock();
+        state.hosts[usize::from(state.host_named(host))].open
+    }
+}

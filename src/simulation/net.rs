@@ -1,0 +1,185 @@
+//! The crate's network, simulated.
+
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::host::HostId;
+use super::task::For;
+use super::trace::What;
+use super::wires::{ConnId, Handshake};
+use super::world::SharedWorld;
+use crate::net::{Closed, Handle, Interest, Network, Socket, SocketOptions, Time, Waker};
+
+/// 2026-01-01, when every world begins.
+const BEGIN_MS: u64 = 1_767_225_600_000;
+
+/// The network as it is seen from one host.
+#[derive(Debug)]
+pub(super) struct Net {
+    pub(super) world: SharedWorld,
+    pub(super) host: HostId,
+}
+
+pub(super) fn wall(now: Time, offset_ms: i64) -> SystemTime {
+    let began = SystemTime::UNIX_EPOCH + Duration::from_millis(BEGIN_MS.saturating_add_signed(offset_ms));
+    began + now.since(Time::ZERO)
+}
+
+impl Network for Net {
+    fn now(&self) -> Time {
+        self.world.now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        let state = self.world.lock();
+        wall(state.now, state.wall_offset_ms)
+    }
+
+    fn random(&self) -> u64 {
+        self.world.lock().jitter.next()
+    }
+
+    fn process(&self) -> u32 {
+        1
+    }
+
+    fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let mut state = self.world.lock();
+        if let Some(delay) = state.names.delay(host) {
+            state.note(What::Resolves { delay });
+            let until = state.now.after(delay);
+            drop(state);
+            if !delay.is_zero() {
+                self.world.sleep_until(until, For::Resolver);
+            }
+            state = self.world.lock();
+        }
+        state.names.resolve(host, port)
+    }
+
+    fn connect(&self, to: SocketAddr, options: &SocketOptions) -> io::Result<Box<dyn Socket>> {
+        let mut state = self.world.lock();
+        state.counts.connections += 1;
+        let id = state.connect(self.host, to, options)?;
+        drop(state);
+        Ok(Box::new(SimulatedSocket { world: self.world.clone(), id }))
+    }
+
+    fn poll(&self, on: &[Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()> {
+        let mut waker = None;
+        if let Some(closed) = closed {
+            let world = &self.world;
+            let make =
+                || Ok(Arc::new(SimulatedWaker { world: world.clone(), id: world.new_waker() }) as Arc<dyn Waker>);
+            if let Handle::Simulated(id, _) = closed.waker(make)?.handle() {
+                waker = Some(id);
+            }
+        }
+        self.world.wait(For::Sockets { waker }, until, |state, task, wait| {
+            let mut ready = closed.is_some_and(Closed::is_closed);
+            for interest in on {
+                let Handle::Simulated(number, _) = interest.socket.handle() else {
+                    panic!("a socket of another network in a simulation")
+                };
+                let id = ConnId::from_number(number);
+                let (read, write) = (interest.read, interest.write);
+                match state.conns.get(id) {
+                    Some(conn) => ready |= read && conn.is_readable() || write && conn.is_writable(),
+                    None => ready = true,
+                }
+                state.tasks.get(task).sockets.push((id, read, write));
+            }
+            if !ready {
+                for interest in on {
+                    if let Handle::Simulated(number, _) = interest.socket.handle() {
+                        state.watch(ConnId::from_number(number), task, wait, interest.read, interest.write);
+                    }
+                }
+            }
+            ready
+        });
+        Ok(())
+    }
+}
+
+/// A connection as its client has it.
+struct SimulatedSocket {
+    world: SharedWorld,
+    id: ConnId,
+}
+
+impl fmt::Debug for SimulatedSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimulatedSocket(#{})", self.id)
+    }
+}
+
+impl Socket for SimulatedSocket {
+    fn finish_connect(&self) -> io::Result<bool> {
+        let mut state = self.world.lock();
+        match state.conns.get(self.id).map(|conn| conn.handshake) {
+            Some(Handshake::Connecting) => Ok(false),
+            Some(Handshake::Open) => Ok(true),
+            Some(Handshake::Failed(kind)) => Err(kind.into()),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.world.lock();
+        state.calls_now += 1;
+        state.read(self.id, into)
+    }
+
+    fn write(&self, from: &[u8]) -> io::Result<usize> {
+        let mut state = self.world.lock();
+        state.calls_now += 1;
+        state.write(self.id, from)
+    }
+
+    fn has_ended(&self) -> bool {
+        let mut state = self.world.lock();
+        state.calls_now += 1;
+        state.conns.get(self.id).is_none_or(|conn| conn.is_readable())
+    }
+
+    fn abort(self: Box<Self>) {
+        self.world.lock().close(self.id, true);
+    }
+
+    fn handle(&self) -> Handle<'_> {
+        Handle::Simulated(self.id.number(), PhantomData)
+    }
+}
+
+impl Drop for SimulatedSocket {
+    fn drop(&mut self) {
+        self.world.lock().close(self.id, false);
+    }
+}
+
+/// Wakes whoever waits with the same close handle.
+struct SimulatedWaker {
+    world: SharedWorld,
+    id: u64,
+}
+
+impl fmt::Debug for SimulatedWaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimulatedWaker({})", self.id)
+    }
+}
+
+impl Waker for SimulatedWaker {
+    fn wake(&self) {
+        self.world.lock().tasks.wake_all(For::Sockets { waker: Some(self.id) });
+    }
+
+    fn handle(&self) -> Handle<'_> {
+        Handle::Simulated(self.id, PhantomData)
+    }
+}

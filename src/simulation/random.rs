@@ -1,0 +1,53 @@
+//! Random numbers that depend on nothing but a seed.
+
+use std::ops::Range;
+
+/// SplitMix64: tiny, fast, and the same on every machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// Streams of one seed are independent, so that one more draw from one of them changes none of the others.
+    pub(crate) fn new(seed: u64, stream: u64) -> Random {
+        let mut random = Random(seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
+        random.next();
+        random
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`; 0 if `n` is.
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        (u128::from(self.next()) * u128::from(n) >> 64) as u64
+    }
+
+    /// A number of the range, or its start if it is empty.
+    pub(crate) fn within(&mut self, range: &Range<u64>) -> u64 {
+        range.start + self.below(range.end.saturating_sub(range.start))
+    }
+
+    /// True in one of `n` cases.
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stay_in_range_and_streams_differ() {
+        let mut random = Random::new(1, 0);
+        assert!((0..1000).all(|_| (5..9).contains(&random.within(&(5..9)))));
+        assert_eq!((random.below(0), random.below(1), random.within(&(7..7))), (0, 0, 7));
+        assert_ne!(Random::new(1, 0).next(), Random::new(1, 1).next());
+        assert_eq!(Random::new(1, 2).next(), Random::new(1, 2).next());
+    }
+}

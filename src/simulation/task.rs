@@ -1,0 +1,265 @@
+//! Tasks: threads of which exactly one runs at any time.
+//!
+//! ```text
+//!   Ready ── it is given the turn ──> Running ── returns ──> Done
+//!     ^                                  │
+//!     └── what it waits for ── Waiting <─┘ blocks
+//! ```
+//!
+//! A task that blocks runs the world itself until some task can go on. If that is another one, it hands over the turn: it
+//! says so on the other one's condition variable and waits on its own.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle, ThreadId};
+
+use super::random::Random;
+use super::wires::ConnId;
+use super::world::World;
+use crate::net::Time;
+
+/// What a task waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// One of its sockets, or the close handle with this number.
+    Sockets {
+        waker: Option<u64>,
+    },
+    Sleep,
+    Resolver,
+    Task(u16),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Ready,
+    Running,
+    Waiting { what: For, since: Time, until: Time },
+    Done,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    stage: Stage,
+    /// Counts its waits: what was to end an earlier one ends no later one.
+    wait: u64,
+    /// The sockets that it waits for, and what of them.
+    pub(super) sockets: Vec<(ConnId, bool, bool)>,
+    pub(super) turn: Arc<Condvar>,
+    pub(super) thread: Option<ThreadId>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    all: Vec<Entry>,
+    ready: Vec<u16>,
+    pub(super) current: u16,
+}
+
+impl Tasks {
+    pub(super) fn add(&mut self, name: &str, thread: Option<ThreadId>) -> u16 {
+        let id = self.all.len() as u16;
+        let stage = if thread.is_some() { Stage::Running } else { Stage::Ready };
+        let turn = Arc::default();
+        self.all.push(Entry { name: name.to_owned(), stage, wait: 0, sockets: Vec::new(), turn, thread });
+        if thread.is_none() {
+            self.ready.push(id);
+        }
+        id
+    }
+
+    pub(super) fn get(&mut self, task: u16) -> &mut Entry {
+        &mut self.all[usize::from(task)]
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.all.iter()
+    }
+
+    /// Begins a wait; its number.
+    pub(super) fn begin(&mut self, task: u16, what: For, since: Time, until: Time) -> u64 {
+        let task = self.get(task);
+        task.stage = Stage::Waiting { what, since, until };
+        task.wait += 1;
+        task.sockets.clear();
+        task.wait
+    }
+
+    pub(super) fn is_in(&self, task: u16, wait: u64) -> bool {
+        let task = &self.all[usize::from(task)];
+        task.wait == wait && matches!(task.stage, Stage::Waiting { .. })
+    }
+
+    /// Makes a task that waits ready, if it is still in this wait.
+    pub(super) fn wake(&mut self, task: u16, wait: Option<u64>) {
+        let entry = self.get(task);
+        if matches!(entry.stage, Stage::Waiting { .. }) && wait.is_none_or(|wait| wait == entry.wait) {
+            entry.stage = Stage::Ready;
+            self.ready.push(task);
+        }
+    }
+
+    /// Wakes all that wait for this.
+    pub(super) fn wake_all(&mut self, wanted: For) {
+        for task in 0..self.all.len() as u16 {
+            if matches!(self.get(task).stage, Stage::Waiting { what, .. } if what == wanted) {
+                self.wake(task, None);
+            }
+        }
+    }
+
+    /// The first moment at which a task has waited long enough, and which.
+    pub(super) fn due(&self) -> (Time, u16) {
+        let mut first = (Time::NEVER, 0);
+        for (task, id) in self.all.iter().zip(0..) {
+            if let Stage::Waiting { until, .. } = task.stage {
+                if until < first.0 {
+                    first = (until, id);
+                }
+            }
+        }
+        first
+    }
+
+    pub(super) fn any_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Has a task that began to wait go on at once.
+    pub(super) fn resume(&mut self, task: u16) {
+        self.get(task).stage = Stage::Running;
+    }
+
+    /// Gives the turn to a task that is ready: any of them, for a schedule is as good as another.
+    pub(super) fn next(&mut self, random: &mut Random) -> Option<u16> {
+        let at = match self.ready.len() {
+            0 => return None,
+            1 => 0,
+            n => random.below(n as u64) as usize,
+        };
+        let task = self.ready.remove(at);
+        self.get(task).stage = Stage::Running;
+        self.current = task;
+        Some(task)
+    }
+
+    pub(super) fn finish(&mut self, task: u16) {
+        self.get(task).stage = Stage::Done;
+        self.wake_all(For::Task(task));
+    }
+
+    pub(super) fn is_done(&self, task: u16) -> bool {
+        self.all[usize::from(task)].stage == Stage::Done
+    }
+
+    /// Who waits for what, since when, a line each.
+    pub(super) fn tell(&self, out: &mut String, now: Time) {
+        use std::fmt::Write;
+        let seconds = |time: Time| time.as_nanos() as f64 / 1e9;
+        for task in &self.all {
+            let _ = write!(out, "  {}: ", task.name);
+            let _ = match task.stage {
+                Stage::Ready => writeln!(out, "ready"),
+                Stage::Running => writeln!(out, "running"),
+                Stage::Done => writeln!(out, "done"),
+                Stage::Waiting { what, since, until } => {
+                    let _ = match what {
+                        For::Sleep => write!(out, "sleeps"),
+                        For::Resolver => write!(out, "waits for the resolver"),
+                        For::Task(other) => write!(out, "waits for task {}", self.all[usize::from(other)].name),
+                        For::Sockets { waker } => {
+                            let _ = write!(out, "waits for");
+                            for (conn, read, write) in &task.sockets {
+                                let what = match (read, write) {
+                                    (true, true) => "bytes or room",
+                                    (true, false) => "bytes",
+                                    _ => "room",
+                                };
+                                let _ = write!(out, " #{conn} ({what})");
+                            }
+                            let nothing = if task.sockets.is_empty() { " no connection" } else { "" };
+                            write!(out, "{nothing}{}", if waker.is_some() { " or to be closed" } else { "" })
+                        }
+                    };
+                    let _ =
+                        write!(out, ", since {:.6} s ({:.6} s ago), ", seconds(since), seconds(now) - seconds(since));
+                    match until {
+                        Time::NEVER => writeln!(out, "for ever"),
+                        until => writeln!(out, "until {:.6} s", seconds(until)),
+                    }
+                }
+            };
+        }
+    }
+}
+
+/// What ends the threads of a world that has ended: no panic of theirs.
+struct Ended;
+
+/// A task of a simulation, from [`Simulation::spawn`](super::Simulation::spawn).
+#[derive(Debug)]
+pub struct Task<T> {
+    world: Arc<World>,
+    id: u16,
+    result: Arc<Mutex<Option<T>>>,
+}
+
+impl<T> Task<T> {
+    /// Blocks, in virtual time, until the task has returned; what it returned.
+    ///
+    /// # Panics
+    /// If the task panicked. That ends the whole simulation, joined or not.
+    pub fn join(self) -> T {
+        self.world.join(self.id);
+        let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
+        result.expect("a task that is done has a result")
+    }
+
+    /// Whether the task has returned.
+    pub fn is_finished(&self) -> bool {
+        self.world.lock().tasks.is_done(self.id)
+    }
+}
+
+pub(super) fn spawn<T: Send + 'static>(
+    world: &Arc<World>,
+    name: &str,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Task<T> {
+    let id = world.lock().tasks.add(name, None);
+    let result = Arc::new(Mutex::new(None));
+    let run = {
+        let (world, result) = (world.clone(), result.clone());
+        move || {
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                world.first_turn(id);
+                let value = f();
+                *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+                world.finish(id);
+            }));
+            if let Err(panic) = done {
+                if !panic.is::<Ended>() {
+                    world.panicked(id, &text_of(&*panic));
+                }
+            }
+        }
+    };
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread for a task");
+    world.keep(thread);
+    Task { world: world.clone(), id, result }
+}
+
+/// Ends the thread of a task whose world has ended, without a word.
+pub(super) fn end() -> ! {
+    resume_unwind(Box::new(Ended))
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").to_owned()
+}
+
+/// The threads of a world's tasks.
+pub(super) type Threads = Vec<JoinHandle<()>>;

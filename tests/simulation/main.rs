@@ -1,0 +1,4 @@
+//! Programs in the simulated world: what users see of it, and the checker over many seeds.
+
+mod checker;
+mod users;
