@@ -72,7 +72,9 @@ impl ProducerBuilder {
         self
     }
 
-    /// How many requests may be on their way to a broker at a time, at least 1. Default 5.
+    /// How many requests may be in flight to a broker at a time, at least 1. Default 5. One that is not answered within half a
+    /// second is not counted any more: it waits for replicas, and must not hold up other
+    /// partitions. With 1, each partition has one request in flight, and what is refused for now never changes the order.
     pub fn window(mut self, requests: usize) -> Self {
         self.window = requests;
         self

@@ -399,11 +399,6 @@ impl PartitionQueue {
         self.waiting.is_empty() && self.in_flight.is_empty() && none_held
     }
 
-    /// Whether replicas have been late to confirm, so that the next answer may be late too.
-    pub(super) fn is_slow(&self) -> bool {
-        self.numbering.as_ref().is_some_and(|numbering| !numbering.held().is_empty())
-    }
-
     /// Whether something has gone wrong since the last bundle was stored.
     pub(super) fn is_in_trouble(&self) -> bool {
         self.cause.is_some() || self.retry.is_in_trouble()
