@@ -1,21 +1,20 @@
 //! The settings of a client, as values.
 
+mod publish;
+
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::net::old::Backoff;
-use crate::produce::{Acks, Options};
 use crate::protocol::Limits;
-use crate::protocol::bundle::Compression;
+
+pub use publish::Acks;
+pub(crate) use publish::{MAX_PEERS, PublishOptions};
 
 /// The most that may be in memory in one piece, in bytes: messages find theirs by 32-bit numbers.
 const MAX_IN_MEMORY: u32 = 2 << 30;
-
-/// How long to leave a partition alone at most whose leader is not known or gone: its successor wants to be found soon.
-const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
 
 /// Settings that all connections of a client share.
 #[derive(Debug, Clone)]
@@ -30,7 +29,7 @@ pub(crate) struct Config {
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,
     pub(crate) limits: Limits,
-    pub(crate) publish: Options,
+    pub(crate) publish: PublishOptions,
     pub(crate) redirects: Redirects,
     pub(crate) endpoints: Option<EndpointMap>,
 }
@@ -79,7 +78,7 @@ impl Default for Config {
             receive_buffer: None,
             send_buffer: None,
             limits: Limits::default(),
-            publish: Options::default(),
+            publish: PublishOptions::default(),
             redirects: Redirects::Follow,
             endpoints: None,
         }
@@ -87,10 +86,6 @@ impl Default for Config {
 }
 
 impl Config {
-    pub(crate) fn new_backoff(&self) -> Backoff {
-        Backoff::new(self.backoff.0, self.backoff.1)
-    }
-
     /// Refuses settings that cannot work.
     pub(crate) fn check(&self) -> Result<()> {
         if self.client_id.len() > 255 {
@@ -108,10 +103,5 @@ impl Config {
             }
         }
         self.publish.check()
-    }
-
-    /// As [`new_backoff`](Config::new_backoff), for as long as a partition's leader is looked for.
-    pub(crate) fn leader_backoff(&self) -> Backoff {
-        Backoff::new(self.backoff.0, self.backoff.1.min(MAX_LEADER_PAUSE))
     }
 }

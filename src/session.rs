@@ -41,7 +41,6 @@ pub(crate) struct Session {
     pub(crate) config: Arc<Config>,
     pub(crate) book: AddressBook,
     pub(crate) pool: Pool,
-    pub(crate) old_pool: crate::net::old::Pool,
     /// Whether the brokers form a cluster, once they have said so.
     in_cluster: OnceLock<bool>,
     request_id: AtomicU32,
@@ -82,7 +81,6 @@ impl Session {
         });
         Session {
             pool: Pool::new(settings),
-            old_pool: crate::net::old::Pool::new(config.clone()),
             book: AddressBook::new(brokers, config.clone(), &*net),
             config,
             net,

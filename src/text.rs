@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::config::{Acks, MAX_PEERS};
 use crate::consume::OutOfRange;
 use crate::error::{Error, Result};
 use crate::message::Start;
-use crate::produce::{Acks, MAX_PEERS};
 use crate::protocol::bundle::Compression;
 use crate::utc;
 
@@ -46,7 +46,9 @@ impl FromStr for Start {
         }
         match utc::parse(text) {
             Some(time) => Ok(Start::Time(time)),
-            None => malformed("start", text, "earliest, latest, a number, last:100, or a time such as 2026-11-22T08:30:00Z"),
+            None => {
+                malformed("start", text, "earliest, latest, a number, last:100, or a time such as 2026-11-22T08:30:00Z")
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ use tank_client::protocol::fetch::{FetchHeader, FetchRequest, PartitionAnswer, T
 use tank_client::protocol::frame::{Kind, PING};
 use tank_client::protocol::varint;
 use tank_client::{
-    Checkpoint, Client, ClientBuilder, Error, Fault, Limits, OutOfRange, Record, Start, Subscription, TopicConfig,
+    Checkpoint, Client, ClientBuilder, Error, Limits, OutOfRange, Record, Start, Subscription, TopicConfig,
 };
 
 /// Answers what is asked about partitions, and then pings.

@@ -674,3 +674,127 @@ fn restarts_lose_nothing_that_was_acknowledged() {
 fn restarts_do_not_hurt_a_numbering_writer() {
     within(300, || through_restarts(true, 20 * MS));
 }
+
+#[test]
+fn poll_never_waits_and_a_full_partition_holds_up_no_other() {
+    within(60, || {
+        let settings = impatient().retry_timeout(400 * MS).io_timeout(Duration::from_secs(30));
+        let change = |settings: ProducerBuilder| settings.window(1).max_records(1).max_pending_bytes(1 << 20);
+        let (broker, mut producer) = embedded(settings, change);
+        send_all(&mut producer, 0, 1..=1);
+        producer.flush().unwrap();
+        broker.pause();
+        let large = [b'x'; 50 << 10];
+        let give = |producer: &mut Producer, id| producer.send_to("orders", id, Record::new(&large));
+        let (_, took) = timed(|| {
+            for _ in 0..5 {
+                give(&mut producer, 0).unwrap();
+                producer.poll().unwrap();
+            }
+        });
+        assert!(took < 300 * MS, "{took:?}");
+        // Its quarter is full. As long as there is no other partition, room is waited for.
+        let (done, took) = timed(|| give(&mut producer, 0));
+        assert!(matches!(done, Err(Error::Full { partition: 0, limit: 262_144, .. })), "{done:?}");
+        assert!(took >= 400 * MS && took < 2000 * MS, "{took:?}");
+        // After that one without progress makes nobody wait.
+        let (_, took) = timed(|| {
+            (0..5).for_each(|_| give(&mut producer, 1).unwrap());
+            thread::sleep(500 * MS);
+            (0..5).for_each(|_| drop(give(&mut producer, 0).unwrap_err()));
+            (0..5).for_each(|_| give(&mut producer, 2).unwrap());
+            producer.poll().unwrap();
+        });
+        assert!(took < 900 * MS, "{took:?}");
+        broker.resume();
+        producer.flush().unwrap();
+        assert_eq!((producer.stored(), producer.pending()), (16, 0));
+        // A record above the limit goes alone.
+        let larger = vec![b'x'; 3 << 20];
+        (0..2).for_each(|_| producer.send_to("orders", 3, Record::new(&larger)).unwrap());
+        producer.flush().unwrap();
+        assert_eq!(broker.high_water_mark("orders", 3), 2);
+        let least = "producer: pending bytes: 1048575 given, at least 1048576 needed";
+        let client = Client::connect(broker.addr()).unwrap();
+        assert_eq!(client.producer().max_pending_bytes((1 << 20) - 1).build().unwrap_err().to_string(), least);
+    });
+}
+
+#[test]
+fn failures_are_sent_again_in_order_in_one_call() {
+    within(60, || {
+        for idempotent in [false, true] {
+            let change = |settings: ProducerBuilder| {
+                let settings = settings.max_records(10).window(1);
+                if idempotent { settings.idempotent() } else { settings }
+            };
+            // Without patience the first trouble is a failure.
+            let (broker, mut producer) = embedded(impatient().retry_timeout(Duration::ZERO), change);
+            send_all(&mut producer, 0, 1..=10);
+            producer.flush().unwrap();
+            broker.inject(BrokerFault::LoseAnswer(if idempotent { Kind::ProduceWithSeqnum } else { Kind::Produce }));
+            broker.pause();
+            send_all(&mut producer, 0, 11..=38);
+            broker.resume();
+            let e = producer.flush().unwrap_err();
+            assert!(matches!(e, Error::Undelivered { records: 28, .. }), "{e}");
+            assert!(producer.failures()[0].is_unknown() && !producer.failures()[1].is_unknown());
+            assert_eq!(returned(producer.failures()), (11..=38).collect::<Vec<_>>());
+            assert_eq!((producer.retry_failures(), producer.pending()), (28, 28));
+            send_all(&mut producer, 0, 39..=40);
+            producer.flush().unwrap();
+            let twice = if idempotent { 0..0 } else { 11..21 };
+            let expected: Vec<u64> = (1..=10).chain(twice).chain(11..=40).collect();
+            assert_eq!(stored(&broker, 0), expected, "{idempotent}");
+            assert_eq!(producer.retry_failures(), 0);
+        }
+    });
+}
+
+#[test]
+fn what_a_user_drops_leaves_a_gap_only_if_it_may_be_stored() {
+    within(60, || {
+        logs::keep();
+        let settings = || impatient().retry_timeout(Duration::ZERO);
+        let (broker, mut producer) = embedded(settings(), |settings| settings.idempotent());
+        // The log has nothing of it, but nobody knows for certain.
+        broker.inject(BrokerFault::CloseOnRequest(Kind::ProduceWithSeqnum));
+        send_all(&mut producer, 0, 1..=3);
+        producer.flush().unwrap_err();
+        assert!(producer.take_failures()[0].is_unknown());
+        send_all(&mut producer, 0, 4..=5);
+        producer.flush().unwrap();
+        assert_eq!((stored(&broker, 0), broker.high_water_mark("orders", 0)), (vec![4, 5], 5));
+        logs::wait_for(1, &["WARN", "orders/0: numbers 1 to 3 are missing at the end of the leader's log"]);
+        // What was refused is not there for certain, so its numbers are free.
+        broker.inject(BrokerFault::RefuseProduce(ProduceCode::ReadOnly));
+        send_all(&mut producer, 0, 6..=7);
+        producer.flush().unwrap_err();
+        assert!(!producer.take_failures()[0].is_unknown());
+        send_all(&mut producer, 0, 8..=8);
+        producer.flush().unwrap();
+        assert_eq!((stored(&broker, 0), broker.high_water_mark("orders", 0)), (vec![4, 5, 8], 6));
+    });
+}
+
+#[test]
+fn partitions_added_later_are_used_after_a_connection_was_lost() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 1);
+        let addr = broker.addr();
+        let client = patient().connect(addr).unwrap();
+        let mut producer = client.producer().max_records(1).build().unwrap();
+        let mut send = || {
+            producer.send("orders", Record::new("x")).unwrap();
+            producer.flush().unwrap();
+        };
+        send();
+        drop(broker);
+        let broker = Broker::builder().port(addr.port()).start().unwrap();
+        broker.create_topic("orders", 3);
+        (0..12).for_each(|_| send());
+        let marks = [0, 1, 2].map(|id| broker.high_water_mark("orders", id));
+        assert!(marks.iter().sum::<u64>() == 12 && marks[1] >= 2 && marks[2] >= 2, "{marks:?}");
+    });
+}

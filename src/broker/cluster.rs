@@ -226,8 +226,17 @@ impl Cluster {
         self.act(|machine, now| machine.fail_over(now, node));
     }
 
+    /// Kills a node, as [`Broker::stop`] does: until a fail-over clients are sent to where nobody answers.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    #[track_caller]
+    pub fn kill(&self, node: usize) {
+        self.node(node).stop();
+    }
+
     /// Stops a node the orderly way: it takes its address back, so that until a fail-over clients are sent to 0.0.0.0:0
-    /// for what it leads. [`Broker::stop`] is the other way: clients are sent to where nobody answers.
+    /// for what it leads. [`kill`](Cluster::kill) is the other way.
     ///
     /// # Panics
     /// If there is no such node.

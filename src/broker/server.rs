@@ -297,13 +297,10 @@ impl Carrier {
         let now = self.shared.now();
         let mut until = machine.due();
         let mut places = vec![(Place::Waker, PollFlags::IN)];
-        for (index, (node, listener)) in
-            self.listeners.iter().enumerate().filter(|(_, (node, _))| machine.accepts(*node))
-        {
-            let _ = node;
+        for (index, (node, listener)) in self.listeners.iter().enumerate() {
             if listener.rests_until > now {
                 until = until.min(listener.rests_until);
-            } else {
+            } else if machine.accepts(*node) {
                 places.push((Place::Listener(index), PollFlags::IN));
             }
         }
@@ -398,13 +395,10 @@ impl Carrier {
         }
         let mut sent = 0;
         loop {
-            let lost = match link.flush() {
-                Ok(true) => false,
+            match link.flush() {
+                Ok(true) => {}
                 Ok(false) => return,
-                Err(_) => true,
-            };
-            if lost {
-                return self.lost(machine, conn);
+                Err(_) => return self.lost(machine, conn),
             }
             if sent >= TURN {
                 link.more = true;
@@ -413,10 +407,8 @@ impl Carrier {
             match machine.pull(self.shared.now(), conn, room) {
                 Pull::Bytes(n) => {
                     sent += n;
-                    let bytes = room.get(..n).unwrap_or(&[]);
-                    match link.write(bytes) {
-                        Ok(()) => {}
-                        Err(_) => return self.lost(machine, conn),
+                    if link.write(room.get(..n).unwrap_or(&[])).is_err() {
+                        return self.lost(machine, conn);
                     }
                 }
                 Pull::Nothing => {

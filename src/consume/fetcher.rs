@@ -170,13 +170,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// The broker cannot be reached, the connection has failed, or a partition cannot be asked for.
-    pub(super) fn ask(
-        &mut self,
-        now: Time,
-        look_up: LookUp,
-        all: &mut Partitions,
-        session: &Session,
-    ) -> Result<()> {
+    pub(super) fn ask(&mut self, now: Time, look_up: LookUp, all: &mut Partitions, session: &Session) -> Result<()> {
         if self.wanted.is_empty() || !self.channel.open(now, look_up)? {
             return Ok(());
         }

@@ -355,7 +355,8 @@ impl ConsumeIter {
         let (name, book) = (self.partitions.name(index), &self.session.book);
         let known = self.partitions.get(index).leader().cloned();
         let leader = known.unwrap_or_else(|| book.broker_for(&name.topic, name.partition));
-        let is_resting = |addr: &BrokerAddr| self.places.get(addr).is_some_and(|&turn| self.fetchers[turn].is_resting(now));
+        let is_resting =
+            |addr: &BrokerAddr| self.places.get(addr).is_some_and(|&turn| self.fetchers[turn].is_resting(now));
         if !is_resting(&leader) {
             return leader;
         }

@@ -24,7 +24,7 @@ pub use checkpoint::Checkpoint;
 pub use close::CloseHandle;
 pub use iter::ConsumeIter;
 pub use position::{Gap, Position, Positions};
-pub(crate) use start::{await_marks, find_time, subscribe};
+pub(crate) use start::{find_time, subscribe};
 pub use stats::Stats;
 pub(crate) use subscription::check_topic;
 pub use subscription::{OutOfRange, Subscription};

@@ -32,6 +32,9 @@ const BEYOND_END: u64 = u64::MAX - 1;
 /// by data that is not there.
 const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
+/// How many redirects to follow for a partition that may not be there.
+const MOST_HOPS: u32 = 3;
+
 /// What holds for all partitions of a subscription.
 #[derive(Debug)]
 pub(super) struct Rules {
@@ -156,10 +159,19 @@ pub(super) enum Next {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
     Broker(Fault),
-    OutOfRange { requested: u64, first_available: u64, high_water_mark: u64 },
+    OutOfRange {
+        requested: u64,
+        first_available: u64,
+        high_water_mark: u64,
+    },
     /// As `OutOfRange`, of a number that a checkpoint named.
-    Recreated { position: u64, high_water_mark: u64 },
-    BundleTooLarge { needed: u64 },
+    Recreated {
+        position: u64,
+        high_water_mark: u64,
+    },
+    BundleTooLarge {
+        needed: u64,
+    },
     /// The number that stands for whatever comes next would be asked for: only a broker that claims messages right up to
     /// it leads there.
     NoSuchSeq,
@@ -308,7 +320,7 @@ impl Partition {
         let (is_behind, is_suspect) = (self.is_behind(), self.is_suspect());
         // Where something has to be found out, or must be there, a wait would only hide that it is not.
         let asks_at_once = !self.has_begun() || rules.options.stop_at_end || self.end_unknown || is_suspect;
-        let is_drained = (self.last_was_empty || !is_behind) && !self.wait_ended;
+        let is_drained = (self.last_was_empty || self.high_water_mark.is_some() && !is_behind) && !self.wait_ended;
         let waits = !asks_at_once && (is_drained || !rules.in_cluster);
         let alone = is_suspect || self.is_probe() || (rules.in_cluster && waits);
         let (seq, fetch_size) = (self.fetch_from, self.fetch_size);
@@ -348,16 +360,16 @@ impl Partition {
             return Next::Go;
         }
         self.deaths = 0;
-        let unknown = matches!(
-            answer,
-            PartitionAnswer::SystemError | PartitionAnswer::UnknownPartition | PartitionAnswer::UnknownTopic
-        );
         if self.is_probe() {
-            if unknown {
-                self.state = State::Done;
-                return Next::Go;
+            match answer {
+                // Only who leads it knows that it is there.
+                PartitionAnswer::Data { .. } | PartitionAnswer::OutOfRange { .. } => self.begin = Begin::Known,
+                PartitionAnswer::Redirect(_) if self.failed_attempts < MOST_HOPS => {}
+                _ => {
+                    (self.state, self.failed_attempts) = (State::Done, 0);
+                    return Next::Go;
+                }
             }
-            self.begin = Begin::Known;
         }
         match answer {
             PartitionAnswer::Data { high_water_mark, len, .. } => {
@@ -447,6 +459,11 @@ impl Partition {
         found: Result<Option<BrokerAddr>, Fault>,
         rules: &Rules,
     ) -> Next {
+        if self.is_probe() {
+            self.failed_attempts += 1;
+            self.leader = found.ok().flatten();
+            return Next::Go;
+        }
         match found {
             Err(fault) => Next::Fail(Failure::Broker(fault)),
             Ok(None) => self.on_no_leader(now, rules),

@@ -110,10 +110,24 @@ impl Partitions {
         for (index, TopicPartition { topic, partition }) in names.iter().enumerate() {
             places.entry(topic.clone()).or_default().insert(*partition, index);
         }
-        let due: VecDeque<_> = list.iter().enumerate().filter(|(_, p)| p.state() == State::Idle).map(|(i, _)| i).collect();
+        let due: VecDeque<_> =
+            list.iter().enumerate().filter(|(_, p)| p.state() == State::Idle).map(|(i, _)| i).collect();
         let open = due.len();
         let (names, pauses, stats, gaps) = (names.into(), BTreeSet::new(), Stats::default(), Vec::new());
-        Partitions { names, names_changed: false, places, list, rules, due, pauses, open, suspects: 0, probes, stats, gaps }
+        Partitions {
+            names,
+            names_changed: false,
+            places,
+            list,
+            rules,
+            due,
+            pauses,
+            open,
+            suspects: 0,
+            probes,
+            stats,
+            gaps,
+        }
     }
 
     pub(super) fn names(&self) -> &TopicPartitions {
@@ -228,21 +242,20 @@ impl Partitions {
             // One at a time, so that the one that ends a connection is known by it.
             let by_itself = want.alone || (has_suspect && want.is_behind);
             let is_first = request.partitions.is_empty();
-            let fits = is_first || (!by_itself && request.waits == want.waits && asked + u64::from(want.fetch_size) <= MAX_ASKED);
+            let fits = is_first
+                || (!by_itself && request.waits == want.waits && asked + u64::from(want.fetch_size) <= MAX_ASKED);
             if !fits || (has_suspect && want.is_behind && way.behind) {
                 kept.push(index);
                 continue;
             }
             (request.waits, asked) = (want.waits, asked + u64::from(want.fetch_size));
             request.partitions.push((index, want));
+            self.with(index, |partition, _| partition.on_sent(want.waits));
             if by_itself || request.partitions.len() == MAX_PARTITIONS {
                 break;
             }
         }
         kept.into_iter().rev().for_each(|index| list.push_front(index));
-        for &(index, want) in &request.partitions {
-            self.with(index, |partition, _| partition.on_sent(want.waits));
-        }
         Ok((!request.partitions.is_empty()).then_some(request))
     }
 

@@ -82,7 +82,9 @@ impl Place {
     ) -> Result<Place> {
         let start = resumed.map_or(wanted.start.unwrap_or(subscription.start), Start::At);
         let marks = match states.get(usize::from(id)) {
-            Some(&PartitionState::Marks { first_available, high_water_mark }) => Some((first_available, high_water_mark)),
+            Some(&PartitionState::Marks { first_available, high_water_mark }) => {
+                Some((first_available, high_water_mark))
+            }
             Some(PartitionState::SystemError) if !matches!(start, Start::Earliest | Start::At(_)) => {
                 return Err(Error::broker(&wanted.topic, id, Fault::System));
             }
@@ -167,12 +169,22 @@ impl Beginning<'_> {
 /// As [`Client::seq_at`].
 pub(crate) fn find_time(client: &Client, topic: &str, id: u16, time: SystemTime) -> Result<u64> {
     check_topic(topic)?;
-    let session = &client.session;
-    let end = session.log_end(topic, id, None)?;
-    seq_at(session, &CloseHandle::new(), &topic.into(), id, (end.first_available, end.last), time)
+    let marks = await_marks(&client.session, topic, id)?;
+    seq_at(&client.session, &CloseHandle::new(), &topic.into(), id, marks, time)
 }
 
 /// The first number and the high-water mark of a partition, once it has a leader that can be reached.
 pub(crate) fn await_marks(session: &Session, topic: &str, id: u16) -> Result<Marks> {
-    session.log_end(topic, id, None).map(|end| (end.first_available, end.last))
+    if session.is_cluster() {
+        return session.log_end(topic, id, None).map(|end| (end.first_available, end.last));
+    }
+    let fault = match session.discover(topic, None)?.get(usize::from(id)) {
+        Some(&PartitionState::Marks { first_available, high_water_mark }) => {
+            return Ok((first_available, high_water_mark));
+        }
+        Some(PartitionState::SystemError) => Fault::System,
+        Some(PartitionState::Redirect(_) | PartitionState::NoLeader) => Fault::NoLeader,
+        None => Fault::UnknownPartition,
+    };
+    Err(Error::broker(topic, id, fault))
 }

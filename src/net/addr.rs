@@ -1,8 +1,7 @@
 //! Broker addresses as users write them.
 
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -33,18 +32,6 @@ impl BrokerAddr {
     /// The port.
     pub(crate) fn port(&self) -> u16 {
         self.port
-    }
-
-    /// All socket addresses of the broker. Blocks for as long as the system's resolver does.
-    pub(crate) fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        if let Some(address) = self.literal() {
-            return Ok(vec![address]);
-        }
-        let found: Vec<_> = (&*self.host, self.port).to_socket_addrs()?.collect();
-        if found.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-        }
-        Ok(found)
     }
 }
 

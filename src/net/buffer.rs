@@ -1,7 +1,7 @@
 //! The read buffer, and the blocks of memory that messages share with it.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 
 use super::network::Socket;
@@ -111,19 +111,6 @@ impl<T: Clone> ReadBuf<T> {
         self.end = (self.end + n).min(self.block.bytes.len());
     }
 
-    /// Reads what is there, after making room for some of the `need` bytes that are wanted.
-    pub(crate) fn fill(&mut self, source: impl Read, need: usize) -> io::Result<Fill> {
-        self.make_room(need);
-        // Nobody else has the block after `make_room`.
-        let Some(block) = Arc::get_mut(&mut self.block) else { return Ok(Fill::Later) };
-        let room = block.bytes.get_mut(self.end..).unwrap_or_default();
-        let fill = read_from(source, room)?;
-        if let Fill::Bytes(n) = fill {
-            self.end += n;
-        }
-        Ok(fill)
-    }
-
     /// Makes the block ours alone, with room behind the data: for all of `need` if it is little, else for as much as
     /// there is data already, so that a peer's claim buys no memory.
     fn make_room(&mut self, need: usize) {
@@ -162,19 +149,6 @@ impl<T: Clone> ReadBuf<T> {
 pub(super) fn read(socket: &dyn Socket, room: &mut [u8]) -> io::Result<Fill> {
     loop {
         return match socket.read(room) {
-            Ok(0) if !room.is_empty() => Ok(Fill::End),
-            Ok(n) => Ok(Fill::Bytes(n)),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Later),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => Err(e),
-        };
-    }
-}
-
-/// Reads what is there, for what does not run on channels yet.
-pub(crate) fn read_from(mut source: impl Read, room: &mut [u8]) -> io::Result<Fill> {
-    loop {
-        return match source.read(room) {
             Ok(0) if !room.is_empty() => Ok(Fill::End),
             Ok(n) => Ok(Fill::Bytes(n)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Later),

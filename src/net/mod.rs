@@ -22,7 +22,6 @@ mod channel;
 mod channels;
 mod dial;
 mod network;
-pub(crate) mod old;
 mod pool;
 mod retry;
 #[cfg(test)]
@@ -35,9 +34,9 @@ pub(crate) use book::AddressBook;
 pub(crate) use buffer::{Block, Fill, ReadBuf};
 pub(crate) use channel::{Channel, LookUp};
 pub(crate) use channels::{Event, wait};
+pub(crate) use network::{Closed, Network, SocketOptions, Time};
 #[cfg(feature = "broker")]
-pub(crate) use network::{Handle, Socket, Waker};
-pub(crate) use network::{Closed, Interest, Network, SocketOptions, Time};
+pub(crate) use network::{Handle, Interest, Socket, Waker};
 pub(crate) use pool::Pool;
 pub(crate) use retry::{RetryPolicy, RetryState};
 pub(crate) use settings::ChannelSettings;

@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::options::{Acks, Options};
 use super::partitioner::{ByKey, Partitioner};
 use super::producer::Producer;
 use super::records::MAX_SET;
 use crate::client::Client;
+use crate::config::{Acks, PublishOptions};
 use crate::error::{Error, Result};
 use crate::protocol::bundle::{Compression, MAX_MESSAGES};
 use crate::session::Session;
@@ -20,7 +20,7 @@ const LEAST_PENDING: usize = 1 << 20;
 #[must_use]
 pub struct ProducerBuilder {
     pub(super) session: Arc<Session>,
-    pub(super) options: Options,
+    pub(super) options: PublishOptions,
     pub(super) partitioner: Box<dyn Partitioner>,
     pub(super) max_records: u32,
     pub(super) max_bytes: usize,

@@ -9,18 +9,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use log::{debug, trace, warn};
-
 use super::bundle::{BrokerId, Spares};
-use super::options::Options;
-use super::queue::{Lost, PartitionQueue, ToSend};
+use super::queue::{PartitionQueue, ToSend};
 use super::request::{self, InFlight, Sent};
-use crate::error::{Error, Fault, Result};
-use crate::net::{BrokerAddr, Channel, Fill, LookUp, ReadBuf, Time, wait};
-use crate::protocol::admin::PartitionState;
-use crate::protocol::fetch::PartitionAnswer;
-use crate::protocol::frame::Kind;
-use crate::protocol::frames::{Frame, Frames};
+use crate::config::PublishOptions;
+use crate::error::{Error, Result};
+use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, Time, wait};
+use crate::protocol::frames::Frames;
 use crate::protocol::produce::ProduceCode;
 use crate::session::Session;
 
@@ -31,42 +26,44 @@ const ANSWERS: usize = 2 << 10;
 #[derive(Debug)]
 pub(super) struct Driver {
     pub(super) session: Arc<Session>,
-    options: Options,
-    /// Requests with bundles in flight to a leader at a time.
+    options: PublishOptions,
+    /// Requests with bundles in flight to a leader at a time, beside those of partitions whose replicas are late.
     window: usize,
     /// Whether bundles bring their own numbers.
     numbered: bool,
-    leaders: Vec<Leader>,
+    pub(super) leaders: Vec<Leader>,
     by_addr: HashMap<BrokerAddr, BrokerId>,
     /// Queues that may have something to send, each once.
     ready: Vec<usize>,
     is_ready: Vec<bool>,
     /// Queues whose outcomes have not been looked at.
-    changed: Vec<usize>,
+    pub(super) changed: Vec<usize>,
     /// Topics whose partitions are to be counted, and their counts.
     uncounted: Vec<(usize, Arc<str>)>,
-    counts: Vec<(usize, usize)>,
-    connection_lost: bool,
+    pub(super) counts: Vec<(usize, usize)>,
+    pub(super) connection_lost: bool,
     /// The moment of the last step.
     stepped: Time,
     process: u32,
     frame: Vec<u8>,
-    codes: Vec<ProduceCode>,
+    pub(super) codes: Vec<ProduceCode>,
 }
 
 /// A broker that leads partitions which are published to.
 #[derive(Debug)]
-struct Leader {
-    channel: Channel,
-    frames: Frames,
-    buf: ReadBuf<()>,
-    in_flight: Vec<InFlight>,
+pub(super) struct Leader {
+    pub(super) channel: Channel,
+    pub(super) frames: Frames,
+    pub(super) buf: ReadBuf<()>,
+    pub(super) in_flight: Vec<InFlight>,
+    /// Whether something was sent to it before.
+    used: bool,
     /// Queues with something to send here; kept while the connection is being opened.
-    wanted: Vec<usize>,
+    pub(super) wanted: Vec<usize>,
 }
 
 impl Leader {
-    fn broker(&self) -> &BrokerAddr {
+    pub(super) fn broker(&self) -> &BrokerAddr {
         self.channel.broker()
     }
 
@@ -77,7 +74,7 @@ impl Leader {
 }
 
 impl Driver {
-    pub(super) fn new(session: Arc<Session>, options: Options, window: usize, numbered: bool) -> Driver {
+    pub(super) fn new(session: Arc<Session>, options: PublishOptions, window: usize, numbered: bool) -> Driver {
         Driver {
             process: session.net.process(),
             session,
@@ -226,6 +223,7 @@ impl Driver {
             frames: Frames::new(self.session.config.limits.frame),
             buf: ReadBuf::new(ANSWERS, ()),
             in_flight: Vec::new(),
+            used: false,
             wanted: Vec::new(),
         });
         self.by_addr.insert(addr, id);
@@ -234,8 +232,11 @@ impl Driver {
 
     fn send_to(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
         let leader = &mut self.leaders[id];
-        if leader.in_flight.iter().filter(|request| request.has_bundles()).count() >= self.window {
-            return false;
+        if leader.in_flight.iter().filter(|request| request.is_shared()).count() >= self.window {
+            leader.wanted.retain(|&queue| queues[queue].is_slow());
+            if leader.wanted.is_empty() {
+                return false;
+            }
         }
         match leader.channel.open(now, look_up) {
             Ok(true) => {}
@@ -254,6 +255,8 @@ impl Driver {
         if leader.in_flight.is_empty() {
             leader.buf.clear();
             leader.frames = Frames::new(self.session.config.limits.frame);
+            // One that had ended while idle was dialed again without a word.
+            self.connection_lost |= std::mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
         }
         self.ask_counts(id, now);
         let mut bundles = Vec::new();
@@ -270,8 +273,13 @@ impl Driver {
                 }
             }
         }
-        if !bundles.is_empty() {
-            sent |= self.send_bundles(id, now, bundles, queues);
+        // An answer is as late as the latest of its partitions: those whose replicas are late wait by themselves.
+        let (alone, shared): (Vec<usize>, _) = bundles.into_iter().partition(|&queue| queues[queue].is_slow());
+        for queue in alone {
+            sent |= self.send_bundles(id, now, vec![queue], false, queues);
+        }
+        if !shared.is_empty() {
+            sent |= self.send_bundles(id, now, shared, true, queues);
         }
         if let Err(e) = self.leaders[id].channel.write(now) {
             self.lose(id, now, &e, queues);
@@ -280,11 +288,18 @@ impl Driver {
     }
 
     /// Sends one request with the first bundles of these queues, of as many as fit.
-    fn send_bundles(&mut self, id: BrokerId, now: Time, mut from: Vec<usize>, queues: &mut [PartitionQueue]) -> bool {
+    fn send_bundles(
+        &mut self,
+        id: BrokerId,
+        now: Time,
+        mut from: Vec<usize>,
+        shared: bool,
+        queues: &mut [PartitionQueue],
+    ) -> bool {
         let request_id = self.session.next_request_id();
         let topics = request::group(queues, &mut from);
         let request = self.options.request(&self.session.config.client_id, request_id, self.numbered, topics);
-        let sent = Sent::Bundles { queues: from, shape: request.shape().collect() };
+        let sent = Sent::Bundles { queues: from, shape: request.shape().collect(), shared };
         if let Err(e) = request.encode(&mut self.frame) {
             // What can't be encoded is refused before it is taken.
             debug_assert!(false, "{e}");
@@ -316,244 +331,6 @@ impl Driver {
         for (key, topic) in std::mem::take(&mut self.uncounted) {
             let asked = request::ask_count(self.session.next_request_id(), key, topic);
             self.queue_question(id, now, asked);
-        }
-    }
-}
-
-/// What comes back.
-impl Driver {
-    /// Moves bytes both ways and takes in the answers, as far as that goes without waiting.
-    fn carry(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue]) -> Result<()> {
-        // Answers that came before a connection failed count.
-        let written = self.leaders[id].channel.write(now).map(drop);
-        loop {
-            let leader = &mut self.leaders[id];
-            match leader.frames.first(leader.buf.data()).map_err(|e| Error::decode(leader.channel.broker(), e))? {
-                Frame::Ping(len) => {
-                    leader.buf.consume(len);
-                    leader.channel.answer_ends(now, None);
-                }
-                Frame::Whole(kind, payload) => {
-                    let end = payload.end;
-                    self.answered(id, now, kind, payload, queues)?;
-                    self.leaders[id].buf.consume(end);
-                }
-                Frame::Need(_) if leader.in_flight.is_empty() && leader.buf.data().is_empty() => return written,
-                Frame::Need(need) => {
-                    if !leader.buf.data().is_empty() {
-                        leader.channel.answer_begins(now);
-                    }
-                    match leader.channel.read(now, leader.buf.room(need))? {
-                        Fill::Bytes(n) => leader.buf.filled(n),
-                        Fill::Later => return written.and_then(|()| leader.channel.overdue(now).map_or(Ok(()), Err)),
-                        Fill::End => return Err(Error::disconnected(leader.broker(), leader.channel.phase())),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes in an answer.
-    fn answered(
-        &mut self,
-        id: BrokerId,
-        now: Time,
-        kind: Kind,
-        payload: std::ops::Range<usize>,
-        queues: &mut [PartitionQueue],
-    ) -> Result<()> {
-        let leader = &mut self.leaders[id];
-        let payload = leader.buf.data().get(payload).unwrap_or_default();
-        let malformed = |e| Error::decode(leader.channel.broker(), e);
-        // Not by order: a cluster answers once replicas have confirmed.
-        let index = request::find(&leader.in_flight, kind, payload).map_err(malformed)?;
-        let limits = &self.session.config.limits;
-        self.codes.clear();
-        let answer = leader.in_flight[index].read(payload, limits, &mut self.codes).map_err(malformed)?;
-        let request = leader.in_flight.remove(index);
-        trace!("{}: answer to {}", leader.channel.broker(), request.id);
-        leader.channel.answer_ends(now, Some(request.id));
-        match request.sent {
-            Sent::Bundles { queues: from, .. } => {
-                for (queue, code) in from.into_iter().zip(std::mem::take(&mut self.codes)) {
-                    self.on_code(id, now, request.id, code, &mut queues[queue]);
-                    self.touch(queue);
-                }
-            }
-            Sent::End(queue, _) => {
-                self.on_end(id, now, request.id, answer.end, &mut queues[queue]);
-                self.touch(queue);
-            }
-            Sent::Mark(queue, _) => {
-                self.on_mark(id, now, request.id, answer.states, &mut queues[queue]);
-                self.touch(queue);
-            }
-            Sent::Count(key, _) => {
-                let count = answer.states.map_or(0, |states| states.len());
-                self.counts.push((key, count));
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes that something has happened to a queue.
-    fn touch(&mut self, queue: usize) {
-        self.changed.push(queue);
-        self.wake(queue);
-    }
-
-    fn on_code(&mut self, from: BrokerId, now: Time, id: u32, code: ProduceCode, queue: &mut PartitionQueue) {
-        match self.look_at_leader(from, now, code, queue) {
-            Ok(code) => queue.on_code(now, id, code),
-            Err(fault) => queue.on_refused(now, id, fault),
-        }
-        if code == ProduceCode::SystemError && queue.how.numbering {
-            let (topic, partition, broker) = (&queue.topic, queue.partition, self.leaders[from].broker());
-            warn!("{topic}/{partition}: {broker} has trouble with its files, and the end of its log may be damaged");
-        }
-        self.after_answer(from, now, queue);
-    }
-
-    /// Notes what an answer says about the partition's leader; a redirect to nobody says that there is none.
-    fn look_at_leader(
-        &mut self,
-        from: BrokerId,
-        now: Time,
-        code: ProduceCode,
-        queue: &PartitionQueue,
-    ) -> std::result::Result<ProduceCode, Fault> {
-        let book = &self.session.book;
-        let nobody = || {
-            book.forget(&queue.topic, queue.partition);
-            book.knew_no_leader(self.leaders[from].broker(), now);
-            Ok(ProduceCode::NoLeader)
-        };
-        match code {
-            ProduceCode::NoLeader => nobody(),
-            ProduceCode::Redirect(to) => match book.named(to)? {
-                None => nobody(),
-                Some(leader) => {
-                    debug!("{}/{}: redirected to {leader}", queue.topic, queue.partition);
-                    book.learn(&queue.topic, queue.partition, leader, now);
-                    Ok(code)
-                }
-            },
-            ProduceCode::Stored | ProduceCode::NotConfirmed => {
-                book.learn(&queue.topic, queue.partition, self.leaders[from].broker().clone(), now);
-                Ok(code)
-            }
-            code => Ok(code),
-        }
-    }
-
-    fn after_answer(&self, from: BrokerId, now: Time, queue: &PartitionQueue) {
-        if queue.wanders() {
-            // It may be the only one to think so, or whom it named before could not be reached.
-            self.session.book.knew_no_leader(self.leaders[from].broker(), now);
-        }
-        match queue.trouble() {
-            Some(e) if e.is_redirect() => debug!("{}, trying again", e.chain()),
-            Some(e) => warn!("{}, trying again", e.chain()),
-            None => {}
-        }
-    }
-
-    fn on_end(&mut self, from: BrokerId, now: Time, id: u32, end: Option<PartitionAnswer>, queue: &mut PartitionQueue) {
-        let code = match end {
-            Some(PartitionAnswer::OutOfRange { high_water_mark: last, .. })
-            | Some(PartitionAnswer::Data { high_water_mark: last, .. }) => {
-                debug!("{}/{}: the log ends at {last}", queue.topic, queue.partition);
-                self.session.book.learn(&queue.topic, queue.partition, self.leaders[from].broker().clone(), now);
-                return queue.on_end(from, id, last);
-            }
-            Some(PartitionAnswer::Redirect(to)) => ProduceCode::Redirect(to),
-            Some(PartitionAnswer::NoLeader) => ProduceCode::NoLeader,
-            Some(PartitionAnswer::SystemError) => return queue.on_question_failed(now, id, Fault::System),
-            Some(PartitionAnswer::UnknownPartition) => {
-                return queue.on_question_failed(now, id, Fault::UnknownPartition);
-            }
-            Some(PartitionAnswer::UnknownTopic) | None => {
-                return queue.on_question_failed(now, id, Fault::UnknownTopic);
-            }
-        };
-        self.question_redirected(from, now, id, code, queue);
-    }
-
-    fn on_mark(
-        &mut self,
-        from: BrokerId,
-        now: Time,
-        id: u32,
-        states: Option<Vec<PartitionState>>,
-        queue: &mut PartitionQueue,
-    ) {
-        let Some(states) = states else { return queue.on_question_failed(now, id, Fault::UnknownTopic) };
-        let code = match states.get(usize::from(queue.partition)) {
-            Some(&PartitionState::Marks { high_water_mark, .. }) => return queue.on_mark(now, id, high_water_mark),
-            Some(&PartitionState::Redirect(to)) => ProduceCode::Redirect(to),
-            Some(PartitionState::NoLeader) => ProduceCode::NoLeader,
-            Some(PartitionState::SystemError) => return queue.on_question_failed(now, id, Fault::System),
-            None => return queue.on_question_failed(now, id, Fault::UnknownPartition),
-        };
-        self.question_redirected(from, now, id, code, queue);
-    }
-
-    fn question_redirected(
-        &mut self,
-        from: BrokerId,
-        now: Time,
-        id: u32,
-        code: ProduceCode,
-        queue: &mut PartitionQueue,
-    ) {
-        match self.look_at_leader(from, now, code, queue) {
-            Ok(ProduceCode::Redirect(last)) => queue.on_question_failed(now, id, Fault::Redirects { hops: 1, last }),
-            Ok(_) => queue.on_question_failed(now, id, Fault::NoLeader),
-            Err(fault) => queue.on_question_failed(now, id, fault),
-        }
-        self.after_answer(from, now, queue);
-    }
-
-    /// No connection to a leader can be opened.
-    fn unreachable(&mut self, id: BrokerId, now: Time, e: &Error, queues: &mut [PartitionQueue]) {
-        let leader = &mut self.leaders[id];
-        debug!("{}", e.chain());
-        self.session.book.failed(leader.channel.broker(), now);
-        let brokers = self.session.book.brokers().len();
-        for queue in std::mem::take(&mut leader.wanted) {
-            queues[queue].on_unreachable(now, e, brokers);
-            self.touch(queue);
-        }
-    }
-
-    /// Gives a connection up, with a reset: what is unanswered must not be executed later.
-    fn lose(&mut self, id: BrokerId, now: Time, e: &Error, queues: &mut [PartitionQueue]) {
-        let leader = &mut self.leaders[id];
-        warn!("{}", e.chain());
-        if e.is_transient() {
-            self.session.book.failed(leader.channel.broker(), now);
-        }
-        let well_for = leader.channel.well_for();
-        let requests = std::mem::take(&mut leader.in_flight);
-        let handed_over: Vec<bool> = requests.iter().map(|request| leader.channel.handed_over(request.id)).collect();
-        leader.channel.reset();
-        leader.buf.clear();
-        self.connection_lost = true;
-        for (request, handed_over) in requests.into_iter().zip(handed_over) {
-            let lost = Lost { error: e, handed_over, well_for };
-            match request.sent {
-                Sent::Bundles { queues: from, .. } => {
-                    for queue in from {
-                        queues[queue].on_lost(now, request.id, lost);
-                        self.touch(queue);
-                    }
-                }
-                Sent::End(queue, _) | Sent::Mark(queue, _) => {
-                    queues[queue].on_lost(now, request.id, lost);
-                    self.touch(queue);
-                }
-                Sent::Count(key, request) => self.count_partitions(key, request.topic.as_str().into()),
-            }
         }
     }
 }

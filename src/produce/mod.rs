@@ -7,14 +7,15 @@
 //!                       └────────────────────────────┘
 //! ```
 //!
-//! [`queue`], with [`numbering`] and [`bundle`], decides; [`driver`] carries.
+//! [`queue`], with [`outcome`], [`numbering`] and [`bundle`], decides; [`driver`], with [`answers`] and [`request`], carries.
 
+mod answers;
 mod builder;
 mod bundle;
 mod driver;
 mod failure;
 mod numbering;
-mod options;
+mod outcome;
 mod partitioner;
 mod producer;
 mod publish;
@@ -24,8 +25,6 @@ mod request;
 
 pub use builder::ProducerBuilder;
 pub use failure::Failure;
-pub use options::Acks;
-pub(crate) use options::{MAX_PEERS, Options};
 pub use partitioner::{ByKey, Partitioner};
 pub use producer::Producer;
 pub use records::PartitionRecords;

@@ -33,30 +33,30 @@ pub(super) struct PartitionQueue {
     pub(super) topic: Arc<str>,
     pub(super) partition: u16,
     pub(super) how: Sealing,
-    policy: RetryPolicy,
+    pub(super) policy: RetryPolicy,
     collected: Option<BundleBuilder>,
-    waiting: VecDeque<Bundle>,
-    in_flight: VecDeque<InFlight>,
+    pub(super) waiting: VecDeque<Bundle>,
+    pub(super) in_flight: VecDeque<InFlight>,
     /// Where those in flight went.
-    leader: Option<BrokerId>,
-    numbering: Option<Numbering>,
+    pub(super) leader: Option<BrokerId>,
+    pub(super) numbering: Option<Numbering>,
     /// The question for the log's end or its mark, on its way.
-    question: Option<u32>,
-    retry: RetryState,
+    pub(super) question: Option<u32>,
+    pub(super) retry: RetryState,
     /// Tries in a row that came to no broker, and redirects in a row.
-    unsent: usize,
-    hops: u32,
+    pub(super) unsent: usize,
+    pub(super) hops: u32,
     /// What went wrong last.
-    trouble: Option<Error>,
+    pub(super) trouble: Option<Error>,
     /// Why the first bundle failed, until nothing is in flight any more.
-    cause: Option<Arc<Error>>,
-    failed: Vec<(Bundle, Arc<Error>)>,
-    deliveries: VecDeque<Delivery>,
+    pub(super) cause: Option<Arc<Error>>,
+    pub(super) failed: Vec<(Bundle, Arc<Error>)>,
+    pub(super) deliveries: VecDeque<Delivery>,
     /// Bytes of records that are neither stored nor have failed.
     bytes: usize,
     sealed: u64,
     /// The last in order of those stored.
-    stored: u64,
+    pub(super) stored: u64,
     another_writer: bool,
     /// When what is collected has to go, and when it last made progress: the producer's notes.
     pub(super) send_by: Time,
@@ -73,10 +73,10 @@ pub(super) struct Sealing {
 
 /// A bundle in flight, or one that was refused for now and waits for the answers to the others.
 #[derive(Debug)]
-struct InFlight {
-    id: u32,
-    bundle: Bundle,
-    refused: Option<Error>,
+pub(super) struct InFlight {
+    pub(super) id: u32,
+    pub(super) bundle: Bundle,
+    pub(super) refused: Option<Error>,
 }
 
 /// What a queue wants to have sent.
@@ -208,7 +208,11 @@ impl PartitionQueue {
                     && self.in_flight.is_empty()
                     && !(self.waiting.is_empty() && numbering.held().is_empty())
             }
-            None => !self.waiting.is_empty() && self.in_flight.iter().all(|flying| flying.refused.is_none()),
+            // After trouble one alone finds out whether it is over.
+            None => {
+                let may_follow = |flying: &InFlight| flying.refused.is_none() && !self.retry.is_in_trouble();
+                !self.waiting.is_empty() && self.in_flight.iter().all(may_follow)
+            }
         };
         may_go && self.cause.is_none()
     }
@@ -241,9 +245,17 @@ impl PartitionQueue {
         }
     }
 
-    /// Takes in the code in the answer to a request.
+    /// Takes in the code in the answer to a request, or what a question was answered with in place of a number.
     pub(super) fn on_code(&mut self, now: Time, id: u32, code: ProduceCode) {
-        let Some(index) = self.index_of(id) else { return };
+        let Some(index) = self.index_of(id) else {
+            return match code {
+                ProduceCode::Redirect(last) => self.on_refused(now, id, Fault::Redirects { hops: 0, last }),
+                ProduceCode::SystemError => self.on_refused(now, id, Fault::System),
+                ProduceCode::UnknownPartition => self.on_refused(now, id, Fault::UnknownPartition),
+                ProduceCode::UnknownTopic => self.on_refused(now, id, Fault::UnknownTopic),
+                _ => self.on_refused(now, id, Fault::NoLeader),
+            };
+        };
         self.unsent = 0;
         let at_large = self.in_flight.get(index).is_some_and(|flying| flying.bundle.at_large);
         let numbered = self.numbering.is_some();
@@ -270,7 +282,7 @@ impl PartitionQueue {
         self.settle();
     }
 
-    /// Takes in that the leader an answer names may not be followed.
+    /// Takes in a fault in place of a code: the leader that an answer names may not be followed.
     pub(super) fn on_refused(&mut self, now: Time, id: u32, fault: Fault) {
         match self.index_of(id) {
             Some(index) => self.refused(now, index, fault),
@@ -355,27 +367,6 @@ impl PartitionQueue {
         }
     }
 
-    /// Takes in that a question was answered with a fault.
-    pub(super) fn on_question_failed(&mut self, now: Time, id: u32, fault: Fault) {
-        if self.question.take_if(|question| *question == id).is_none() {
-            return;
-        }
-        self.unsent = 0;
-        if let Some(numbering) = &mut self.numbering {
-            // Who leads now is not known, but it may be another one.
-            numbering.doubt();
-        }
-        match fault {
-            Fault::Redirects { last, .. } => {
-                let redirected = self.redirected(now, last);
-                self.go_on_or_give_up(redirected);
-            }
-            fault if fault.is_retryable() => self.pause_or_give_up(now, self.fault(fault)),
-            fault => self.give_up(self.fault(fault)),
-        }
-        self.settle();
-    }
-
     /// What became of a bundle, in order.
     pub(super) fn outcome(&mut self) -> Option<Delivery> {
         let delivery = self.deliveries.pop_front()?;
@@ -407,6 +398,11 @@ impl PartitionQueue {
         self.waiting.is_empty() && self.in_flight.is_empty() && none_held
     }
 
+    /// Whether replicas have been late to confirm, so that the next answer may be late too.
+    pub(super) fn is_slow(&self) -> bool {
+        self.numbering.as_ref().is_some_and(|numbering| !numbering.held().is_empty())
+    }
+
     /// Whether something has gone wrong since the last bundle was stored.
     pub(super) fn is_in_trouble(&self) -> bool {
         self.cause.is_some() || self.retry.is_in_trouble()
@@ -434,192 +430,6 @@ impl PartitionQueue {
     #[inline]
     pub(super) fn bytes(&self) -> usize {
         self.bytes
-    }
-}
-
-/// What an outcome means.
-impl PartitionQueue {
-    fn index_of(&self, id: u32) -> Option<usize> {
-        self.in_flight.iter().position(|flying| flying.id == id && flying.refused.is_none())
-    }
-
-    fn fault(&self, fault: Fault) -> Error {
-        let partition = Some(self.partition).filter(|_| fault != Fault::UnknownTopic);
-        Error::broker(&self.topic, partition, fault)
-    }
-
-    fn deliver(&mut self, bundle: Bundle) {
-        self.stored = self.stored.max(bundle.order);
-        self.retry.reset();
-        self.hops = 0;
-        self.trouble = None;
-        self.deliveries.push_back(Delivery::Stored(bundle));
-    }
-
-    fn on_stored(&mut self, index: usize) {
-        // Replicas fetch in order: past this one they are past all before.
-        let held = self.numbering.as_mut().map(Numbering::take_held).unwrap_or_default();
-        held.into_iter().for_each(|bundle| self.deliver(bundle));
-        if let Some(flying) = self.in_flight.remove(index) {
-            self.deliver(flying.bundle);
-        }
-    }
-
-    fn on_held(&mut self, now: Time, index: usize) {
-        self.hops = 0;
-        if let (Some(numbering), Some(flying)) = (&mut self.numbering, self.in_flight.remove(index)) {
-            numbering.hold(flying.bundle);
-        }
-        let in_time = self.retry.retry_at_once(now, &self.policy);
-        self.trouble = Some(self.fault(Fault::NotConfirmed));
-        if !in_time {
-            self.give_up(self.fault(Fault::NotConfirmed));
-        }
-    }
-
-    /// Notes trouble; the error itself once the budget is spent.
-    fn try_again(&mut self, now: Time, error: Error) -> std::result::Result<Error, Error> {
-        // Of several that come back for the same reason only the first counts.
-        let is_counted = self.in_flight.iter().any(|flying| flying.refused.is_some());
-        if is_counted || self.retry.retry_or_fail(now, &self.policy).is_some() { Ok(error) } else { Err(error) }
-    }
-
-    /// Notes a redirect: the first is how leaders are found; a second one in a row needs time to settle.
-    fn redirected(&mut self, now: Time, last: std::net::SocketAddrV4) -> std::result::Result<Error, Error> {
-        self.hops += 1;
-        let e = self.fault(Fault::Redirects { hops: self.hops, last });
-        match self.hops {
-            1 if self.retry.retry_at_once(now, &self.policy) => Ok(e),
-            _ => self.try_again(now, e),
-        }
-    }
-
-    fn refused_for_now(&mut self, now: Time, index: usize, fault: Fault) {
-        self.hops = 0;
-        let again = self.try_again(now, self.fault(fault));
-        self.not_now(index, again);
-    }
-
-    fn refused(&mut self, now: Time, index: usize, fault: Fault) {
-        match self.in_flight.get(index) {
-            // This copy is not stored; another one may be.
-            Some(flying) if self.numbering.is_some() && flying.bundle.at_large => {
-                self.in_doubt(now, index, self.fault(fault))
-            }
-            _ => self.fail(index, self.fault(fault)),
-        }
-    }
-
-    fn not_now(&mut self, index: usize, again: std::result::Result<Error, Error>) {
-        match again {
-            Ok(e) => {
-                if let Some(flying) = self.in_flight.get_mut(index) {
-                    if let Some(numbering) = self.numbering.as_mut().filter(|_| flying.bundle.at_large) {
-                        numbering.doubt();
-                    }
-                    self.trouble = Some(e.clone());
-                    flying.refused = Some(e);
-                }
-            }
-            Err(e) => self.fail(index, e),
-        }
-    }
-
-    fn in_doubt(&mut self, now: Time, index: usize, error: Error) {
-        if let Some(flying) = self.in_flight.get_mut(index) {
-            flying.bundle.at_large = true;
-        }
-        let again = self.try_again(now, error);
-        self.not_now(index, again);
-    }
-
-    fn unknown(&mut self, index: usize, error: Error) {
-        if let Some(flying) = self.in_flight.get_mut(index) {
-            flying.bundle.at_large = true;
-        }
-        self.fail(index, error);
-    }
-
-    fn fail(&mut self, index: usize, error: Error) {
-        if let Some(flying) = self.in_flight.remove(index) {
-            self.fail_bundle(flying.bundle, error);
-        }
-    }
-
-    fn fail_bundle(&mut self, bundle: Bundle, error: Error) {
-        let error = match error {
-            Error::OutcomeUnknown { .. } => error,
-            e if bundle.may_be_stored() => Error::unknown(&self.topic, self.partition, e),
-            e => e,
-        };
-        let error = Arc::new(error);
-        self.cause.get_or_insert_with(|| error.clone());
-        self.failed.push((bundle, error));
-    }
-
-    fn pause_or_give_up(&mut self, now: Time, error: Error) {
-        let again = self.try_again(now, error);
-        self.go_on_or_give_up(again);
-    }
-
-    fn go_on_or_give_up(&mut self, again: std::result::Result<Error, Error>) {
-        match again {
-            Ok(e) => self.trouble = Some(e),
-            Err(e) => self.give_up(e),
-        }
-    }
-
-    /// Fails what is held, and what waits.
-    fn give_up(&mut self, error: Error) {
-        let held = self.numbering.as_mut().map(Numbering::take_held).unwrap_or_default();
-        held.into_iter().for_each(|bundle| self.fail_bundle(bundle, error.clone()));
-        match self.waiting.pop_front() {
-            Some(bundle) => self.fail_bundle(bundle, error),
-            None => drop(self.cause.get_or_insert_with(|| Arc::new(error))),
-        }
-    }
-
-    /// Once every answer is there: takes back what can be sent again, or after a failure reports all that is left.
-    fn settle(&mut self) {
-        // Sending again what lies before something stored would change the order.
-        let passed = |flying: &InFlight, stored| flying.refused.is_some() && flying.bundle.order < stored;
-        while let Some(index) = self.in_flight.iter().position(|flying| passed(flying, self.stored)) {
-            let Some(InFlight { bundle, refused: Some(e), .. }) = self.in_flight.remove(index) else { break };
-            self.fail_bundle(bundle, e);
-        }
-        if self.in_flight.iter().any(|flying| flying.refused.is_none()) {
-            return;
-        }
-        self.leader = None;
-        let Some(cause) = self.cause.take() else {
-            while let Some(flying) = self.in_flight.pop_back() {
-                self.waiting.push_front(flying.bundle);
-            }
-            return;
-        };
-        while let Some(flying) = self.in_flight.pop_front() {
-            let e = flying.refused.unwrap_or_else(|| (*cause).clone());
-            self.fail_bundle(flying.bundle, e);
-        }
-        for bundle in self.numbering.as_mut().map(Numbering::take_held).unwrap_or_default() {
-            self.fail_bundle(bundle, self.fault(Fault::NotConfirmed));
-        }
-        // It was taken, so it can be sealed.
-        let _ = self.seal(&mut Spares::default());
-        while let Some(bundle) = self.waiting.pop_front() {
-            let (topic, partition) = (self.topic.to_string(), self.partition);
-            let e = match bundle.may_be_stored() {
-                true => (*cause).clone(),
-                false => Error::NotSent { topic, partition, source: cause.clone() },
-            };
-            self.fail_bundle(bundle, e);
-        }
-        self.failed.sort_by_key(|(bundle, _)| bundle.order);
-        let failed = std::mem::take(&mut self.failed);
-        self.deliveries.extend(failed.into_iter().map(|(bundle, e)| Delivery::Failed(bundle, e)));
-        self.retry.reset();
-        (self.question, self.trouble, self.cause) = (None, None, None);
-        (self.unsent, self.hops) = (0, 0);
     }
 }
 

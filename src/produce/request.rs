@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::options::Options;
 use super::queue::{PartitionQueue, ToSend};
+use crate::config::PublishOptions;
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::cursor::Cursor;
 use crate::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, PartitionAnswer};
@@ -32,8 +32,9 @@ pub(super) struct InFlight {
 /// What a request holds or asks, and for which queues.
 #[derive(Debug)]
 pub(super) enum Sent {
-    /// A bundle of each queue, in the order of the entries; the number of partitions of each topic.
-    Bundles { queues: Vec<usize>, shape: Vec<usize> },
+    /// A bundle of each queue, in the order of the entries; the number of partitions of each topic; whether it
+    /// takes whatever there is, and is not for one whose replicas are late.
+    Bundles { queues: Vec<usize>, shape: Vec<usize>, shared: bool },
     /// The end of the leader's log.
     End(usize, FetchRequest),
     /// The committed mark.
@@ -42,16 +43,24 @@ pub(super) enum Sent {
     Count(usize, DiscoverPartitionsRequest),
 }
 
-/// What an answer says, beside the codes of bundles.
-#[derive(Debug, Default)]
-pub(super) struct Answer {
-    pub(super) end: Option<PartitionAnswer>,
-    pub(super) states: Option<Vec<PartitionState>>,
+/// What an answer says.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The codes of the bundles.
+    Codes,
+    /// The number that was asked for, or why it is not told.
+    Number(std::result::Result<u64, ProduceCode>),
+    /// How many partitions the topic has; none if it is unknown.
+    Count(usize),
 }
 
 impl InFlight {
     pub(super) fn has_bundles(&self) -> bool {
         matches!(self.sent, Sent::Bundles { .. })
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.sent, Sent::Bundles { shared: true, .. })
     }
 
     fn answer_kind(&self) -> Kind {
@@ -73,23 +82,52 @@ impl InFlight {
         encoded.is_ok()
     }
 
-    /// Reads its answer; the codes of bundles go to `codes`.
+    /// Reads its answer; the codes of bundles go to `codes`. `partition` is that of its queue.
     pub(super) fn read(
         &self,
         payload: &[u8],
         limits: &Limits,
+        partition: u16,
         codes: &mut Vec<ProduceCode>,
     ) -> Result<Answer, DecodeError> {
-        match &self.sent {
+        Ok(match &self.sent {
             Sent::Bundles { shape, .. } => {
-                ProduceResponse::decode_into(payload, shape.iter().copied(), codes).map(|_| Answer::default())
+                ProduceResponse::decode_into(payload, shape.iter().copied(), codes)?;
+                Answer::Codes
             }
-            Sent::End(_, request) => {
-                request.read_answer(payload, limits).map(|mut all| Answer { end: all.pop(), states: None })
+            Sent::End(_, request) => Answer::Number(match request.read_answer(payload, limits)?.pop() {
+                Some(
+                    PartitionAnswer::OutOfRange { high_water_mark: end, .. }
+                    | PartitionAnswer::Data { high_water_mark: end, .. },
+                ) => Ok(end),
+                Some(PartitionAnswer::Redirect(to)) => Err(ProduceCode::Redirect(to)),
+                Some(PartitionAnswer::NoLeader) => Err(ProduceCode::NoLeader),
+                Some(PartitionAnswer::SystemError) => Err(ProduceCode::SystemError),
+                Some(PartitionAnswer::UnknownPartition) => Err(ProduceCode::UnknownPartition),
+                Some(PartitionAnswer::UnknownTopic) | None => Err(ProduceCode::UnknownTopic),
+            }),
+            Sent::Mark(_, request) => Answer::Number(match request.read_answer(payload, limits)? {
+                None => Err(ProduceCode::UnknownTopic),
+                Some(states) => match states.get(usize::from(partition)) {
+                    Some(PartitionState::Marks { high_water_mark, .. }) => Ok(*high_water_mark),
+                    Some(PartitionState::Redirect(to)) => Err(ProduceCode::Redirect(*to)),
+                    Some(PartitionState::NoLeader) => Err(ProduceCode::NoLeader),
+                    Some(PartitionState::SystemError) => Err(ProduceCode::SystemError),
+                    None => Err(ProduceCode::UnknownPartition),
+                },
+            }),
+            Sent::Count(_, request) => {
+                Answer::Count(request.read_answer(payload, limits)?.map_or(0, |states| states.len()))
             }
-            Sent::Mark(_, request) | Sent::Count(_, request) => {
-                request.read_answer(payload, limits).map(|states| Answer { end: None, states })
-            }
+        })
+    }
+
+    /// The queues it is about.
+    pub(super) fn queues(&self) -> &[usize] {
+        match &self.sent {
+            Sent::Bundles { queues, .. } => queues,
+            Sent::End(queue, _) | Sent::Mark(queue, _) => std::slice::from_ref(queue),
+            Sent::Count(..) => &[],
         }
     }
 }
@@ -174,7 +212,7 @@ pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> 
     topics
 }
 
-impl Options {
+impl PublishOptions {
     /// A request with these bundles.
     pub(super) fn request<'a>(
         &self,

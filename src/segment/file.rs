@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::message::{JOINED, TopicPartitions};
-use crate::net::{Fill, ReadBuf};
+use crate::net::ReadBuf;
 use crate::protocol::chunk::{Bundle, Chunk, Found};
 use crate::protocol::{DecodeError, DecodeFault, Limits};
 
@@ -109,10 +109,16 @@ impl OpenFile {
         let most = if self.next() < self.chunk.from { need.max(PASSING) } else { usize::MAX };
         while self.buf.data().len() < wanted {
             let need = wanted - self.buf.data().len();
-            let filled = self.buf.fill((&self.file).take(most as u64), need);
-            if filled.map_err(|e| self.trouble(e))? == Fill::End {
-                self.len = self.chunk.at + self.buf.data().len() as u64;
-                return Ok(false);
+            let room = self.buf.room(need);
+            let most = most.min(room.len());
+            match self.file.read(&mut room[..most]) {
+                Ok(0) => {
+                    self.len = self.chunk.at + self.buf.data().len() as u64;
+                    return Ok(false);
+                }
+                Ok(n) => self.buf.filled(n),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.trouble(e)),
             }
         }
         Ok(true)

@@ -31,6 +31,19 @@ fn stop_and_restart_keep_port_and_data() {
 }
 
 #[test]
+fn a_port_can_be_chosen() {
+    let first = Broker::start().unwrap();
+    let again = Broker::builder().port(first.addr().port());
+    assert_eq!(again.start().unwrap_err().kind(), ErrorKind::AddrInUse);
+    let addr = first.addr();
+    drop(first);
+    let broker = again.start().unwrap();
+    assert_eq!(broker.addr(), addr);
+    Raw::connect(&broker);
+    assert!(Broker::cluster_builder(2).broker(Broker::builder().port(u16::MAX)).start().is_err(), "no port follows");
+}
+
+#[test]
 fn drop_ends_everything_at_once() {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 1);

@@ -233,3 +233,59 @@ fn a_producer_is_not_held_up_by_a_leader_that_hangs() {
         }
     });
 }
+
+/// What the leader alone has is held until its replicas confirm it, and stored once.
+#[test]
+fn numbered_records_that_replicas_confirm_late_are_stored_once() {
+    within(60, || {
+        let (cluster, _) = orders(3, 1);
+        let builder = quick().ack_timeout(Duration::from_millis(50));
+        let client = builder.retry_timeout(Duration::from_secs(20)).connect(addrs(&cluster)).unwrap();
+        let mut producer = client.producer().max_records(1).idempotent().build().unwrap();
+        let send = |producer: &mut tank_client::Producer, n: u64| {
+            producer.send_to("orders", 0, Record::new(n.to_string().as_bytes())).unwrap();
+        };
+        send(&mut producer, 1);
+        producer.flush().unwrap();
+        [1, 2].iter().for_each(|&node| cluster.node(node).pause());
+        (2..=4).for_each(|n| send(&mut producer, n));
+        let until = std::time::Instant::now() + Duration::from_millis(400);
+        while std::time::Instant::now() < until {
+            producer.poll().unwrap();
+            thread::yield_now();
+        }
+        assert_eq!((producer.stored(), producer.pending()), (1, 3));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(200));
+                [1, 2].iter().for_each(|&node| cluster.node(node).resume());
+            });
+            producer.flush().unwrap();
+        });
+        assert_eq!(producer.stored(), 4);
+        send(&mut producer, 5);
+        producer.flush().unwrap();
+        assert_eq!(take(&mut client.subscribe(all()).unwrap(), 5), [(0, vec![1, 2, 3, 4, 5])].into());
+        assert_eq!(cluster.killed_by(), None);
+    });
+}
+
+/// One connection a leader, however many there are and however late they greet.
+#[test]
+fn a_producer_opens_one_connection_a_leader() {
+    within(60, || {
+        const NODES: usize = 80;
+        let cluster = Broker::cluster_builder(NODES).replication_factor(1).start().unwrap();
+        cluster.create_topic("orders", NODES as u16);
+        let late = BrokerFault::LatePing(Duration::from_millis(20));
+        cluster.nodes().iter().for_each(|node| node.inject_times(late.clone(), u64::MAX));
+        let client = quick().connect(cluster.addrs()[0]).unwrap();
+        let mut producer = client.producer().build().unwrap();
+        for round in 1..=3 {
+            (0..NODES as u16).for_each(|id| producer.send_to("orders", id, Record::new("x")).unwrap());
+            producer.flush().unwrap();
+            let accepted: u64 = cluster.nodes().iter().map(|node| node.stats().accepted).sum();
+            assert!(accepted <= NODES as u64 + 1, "{accepted} connections after round {round}");
+        }
+    });
+}

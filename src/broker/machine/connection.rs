@@ -90,11 +90,6 @@ impl Connection {
             self.closing = Closing::WhenSent;
         }
     }
-
-    /// Whether something lies there that was not executed.
-    pub(super) fn has_unread(&self) -> bool {
-        !self.input.is_empty()
-    }
 }
 
 /// The connection is to be closed.
@@ -198,8 +193,11 @@ impl Machine {
         let mut input = std::mem::take(&mut connection.input);
         let done = self.execute_all(conn, &input);
         let Some(connection) = self.conns.get_mut(&conn) else { return };
-        input.drain(..done.min(input.len()));
-        input.shrink_to(KEPT.max(input.len()));
+        // While a large request still comes nothing is moved, or it would cost the square of its length.
+        if done > 0 {
+            input.drain(..done.min(input.len()));
+            input.shrink_to(KEPT.max(input.len()));
+        }
         connection.input = input;
         if connection.ended {
             self.no_more_requests(conn);
@@ -275,10 +273,11 @@ impl Machine {
         }
     }
 
-    /// Ends a connection as the death of its process does.
-    pub(super) fn tear_down(&mut self, conn: Conn) {
+    /// Ends a connection as the death of its process does. What a process that hung had not read makes it a reset.
+    pub(super) fn tear_down(&mut self, conn: Conn, hung: bool) {
         let Some(connection) = self.conns.get_mut(&conn) else { return };
-        connection.closing = Closing::Torn(if connection.has_unread() { Cut::Reset } else { Cut::Fin });
+        let unread = hung && !connection.input.is_empty();
+        connection.closing = Closing::Torn(if unread { Cut::Reset } else { Cut::Fin });
         connection.queue = VecDeque::new();
         self.no_more_requests(conn);
         self.make_ready_again(conn);

@@ -163,10 +163,11 @@ impl Machine {
     pub(crate) fn kill(&mut self, now: Time, node: usize) {
         self.at(now);
         let Some(this) = self.nodes.get_mut(node) else { return };
+        let hung = this.paused;
         (this.running, this.listening, this.paused) = (false, false, false);
         this.life += 1;
         this.deferred = Vec::new();
-        self.conns_of(node).into_iter().for_each(|conn| self.tear_down(conn));
+        self.conns_of(node).into_iter().for_each(|conn| self.tear_down(conn, hung));
         self.drop_unconfirmed_of(node);
         let span = self.options.behaviour.fail_over.as_ref().map(|fail_over| fail_over.silent);
         self.notice_later(node, span);

@@ -107,6 +107,11 @@ impl Partition {
         self.replicas.iter_mut().find(|replica| replica.node == node)
     }
 
+    /// The nodes that have a copy.
+    pub(super) fn nodes(&self) -> std::vec::IntoIter<usize> {
+        self.replicas.iter().map(|replica| replica.node).collect::<Vec<_>>().into_iter()
+    }
+
     /// The leader's copy.
     pub(super) fn led(&self) -> Option<&Replica> {
         self.replica(self.leader?)
@@ -152,7 +157,7 @@ impl Partition {
     pub(super) fn copy_to_all(&mut self, node: usize, bundle: &Bundle, stored: &Stretch) {
         let layout = self.layout;
         for replica in self.replicas.iter_mut().filter(|replica| replica.node != node) {
-            // A copy that differs already, which only happens where replicas have a life of their own, may refuse it.
+            // Refused only by a copy that differs already, which none does here.
             let _ = replica.log.append(bundle, stored.base, replica.log.last, layout);
         }
     }

@@ -10,11 +10,11 @@
 
 use std::sync::Arc;
 
+use super::Machine;
 use super::log::{Log, Stretch};
 use super::partition::Partition;
 use super::schedule::Event;
 use super::segment::Bundle;
-use super::{Layout, Machine};
 use crate::Limits;
 use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, MessageSet, RawMessage};
 use crate::protocol::cursor::Cursor;
@@ -87,7 +87,6 @@ impl Machine {
             false => FETCH,
         };
         let Some(partition) = self.partition_mut(topic, id) else { return };
-        let layout = partition.layout;
         let Some(last) = partition.led().map(|led| led.log.last) else { return };
         let Some(replica) = partition.replica_mut(node) else { return };
         let has = replica.log.last;
@@ -100,11 +99,7 @@ impl Machine {
                 partition.in_sync.push(node);
             }
         } else {
-            let bundles = partition.led().map_or(Vec::new(), |led| taken(&led.log, has, most, behaviour.rebundle));
-            let first_available = partition.led().map_or(0, |led| led.log.first_available);
-            if let Some(replica) = partition.replica_mut(node) {
-                store(&mut replica.log, &bundles, first_available, layout);
-            }
+            copy(partition, leader, node, most, behaviour.rebundle);
         }
         self.kick(topic, id);
     }
@@ -236,14 +231,20 @@ fn taken(log: &Log, seq: u64, most: usize, rebundle: usize) -> Vec<(u64, Bundle)
     out
 }
 
-fn store(log: &mut Log, bundles: &[(u64, Bundle)], first_available: u64, layout: Layout) {
+/// Copies to one node what it has not of the log of another: so many messages at most.
+pub(super) fn copy(partition: &mut Partition, from: usize, to: usize, most: usize, rebundle: usize) {
+    let layout = partition.layout;
+    let has = partition.replica(to).map_or(0, |replica| replica.log.last);
+    let Some(source) = partition.replica(from).filter(|_| from != to) else { return };
+    let first_available = source.log.first_available;
+    let bundles = taken(&source.log, has, most, rebundle);
+    let Some(replica) = partition.replica_mut(to) else { return };
     for (base, bundle) in bundles {
-        let empty = log.last == 0;
-        if log.append(bundle, *base, log.last, layout).is_err() {
+        if replica.log.append(&bundle, base, replica.log.last, layout).is_err() {
             return;
         }
-        if empty && first_available > log.first_available {
-            log.first_available = first_available.min(*base);
+        if has == 0 {
+            replica.log.first_available = first_available.min(replica.log.first_available);
         }
     }
 }

@@ -163,11 +163,6 @@ impl Segment {
         (block, inside.saturating_sub(1))
     }
 
-    fn bundle_at(&self, at: u64) -> Option<&Bundle> {
-        let (block, inside) = self.place(at);
-        Some(&self.set.get(block)?.get(inside)?.bundle)
-    }
-
     /// All bundles as they lie in the file, each with the number it begins with as readers count.
     pub(super) fn bundles(&self) -> impl Iterator<Item = (u64, &Bundle)> {
         let all = (0..self.times).flat_map(|_| self.set.iter().flat_map(|block| block.iter()));
@@ -178,14 +173,25 @@ impl Segment {
         })
     }
 
-    /// The same from an index entry on.
+    /// The bundles from the one on that covers the byte `at`, to the segment's end.
+    fn walk(&self, at: u64) -> impl Iterator<Item = &Bundle> {
+        let (block, inside) = self.place(at);
+        let mut left = self.len().saturating_sub(at);
+        let mut blocks = self.set.iter().cycle().skip(block);
+        let first = blocks.next().and_then(|block| block.get(inside..)).unwrap_or(&[]);
+        let all = first.iter().chain(blocks.flat_map(|block| block.iter()));
+        all.map_while(move |stored| {
+            let bundle = Some(&stored.bundle).filter(|_| left > 0);
+            left = left.saturating_sub(stored.bundle.len());
+            bundle
+        })
+    }
+
+    /// As [`bundles`](Segment::bundles), from an index entry on.
     pub(super) fn bundles_from(&self, (number, at): (u64, u64)) -> impl Iterator<Item = (u64, &Bundle)> {
-        let (mut next, mut at) = (number, at);
-        std::iter::from_fn(move || {
-            let bundle = self.bundle_at(at).filter(|_| at < self.len())?;
-            let base = bundle.head.sparse.map_or(next, |(first, _)| first);
-            next = bundle.head.next(next);
-            at += bundle.len();
+        self.walk(at).scan(number, |next, bundle| {
+            let base = bundle.head.sparse.map_or(*next, |(first, _)| first);
+            *next = bundle.head.next(*next);
             Some((base, bundle))
         })
     }
@@ -235,7 +241,7 @@ impl Segment {
         let (mut base, mut at) = self.entry(entry);
         let mut sparse = false;
         let (mut next, mut ahead) = (base, at);
-        while let Some(bundle) = self.bundle_at(ahead).filter(|_| ahead < size) {
+        for bundle in self.walk(at) {
             sparse = bundle.head.sparse.is_some();
             let after = bundle.head.next(next);
             if seq < after {
@@ -258,8 +264,10 @@ impl Segment {
         let (mut next, mut end) = (base, at);
         // A server compares places in the file here, and never stops below byte 32 of it.
         let limit = wanted_end.max(32);
-        while end < size && (end < limit || next <= seq) && next <= last_assigned {
-            let Some(bundle) = self.bundle_at(end) else { break };
+        for bundle in self.walk(at) {
+            if !((end < limit || next <= seq) && next <= last_assigned) {
+                break;
+            }
             next = bundle.head.next(next);
             end += bundle.len();
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::log::{Log, Refused, Stretch};
 use super::partition::Partition;
-use super::replication::with_messages;
+use super::replication::{copy, with_messages};
 use super::segment::Bundle;
 use super::{Layout, Machine};
 use crate::net::Time;
@@ -59,10 +59,21 @@ impl Machine {
             Ok(stored) => stored,
             Err(refused) => return Some(Err(refused)),
         };
-        partition.copy_to_all(leader, &bundle, &stored);
+        let topic = &*self.topic_name(topic)?;
+        self.complete_all(topic, id, leader, &bundle, &stored);
         self.commit_all(topic, id);
         self.arrived(topic, id, leader, &stored);
         Some(Ok(stored.base))
+    }
+
+    /// Brings all copies to the end of the leader's.
+    fn complete_all(&mut self, topic: &str, id: u16, leader: usize, bundle: &Bundle, stored: &Stretch) {
+        let rebundle = self.options.behaviour.replication.as_ref().map(|replication| replication.rebundle);
+        let Some(partition) = self.partition_mut(topic, id) else { return };
+        match rebundle {
+            None => partition.copy_to_all(leader, bundle, stored),
+            Some(rebundle) => partition.nodes().for_each(|node| copy(partition, leader, node, usize::MAX, rebundle)),
+        }
     }
 
     /// Takes everything for committed that is in the logs, as far as nodes can know.
@@ -74,6 +85,9 @@ impl Machine {
             if at_once || Some(replica.node) == partition.leader {
                 replica.committed = replica.log.last;
             }
+        }
+        if let Some(topic) = self.topic_name(topic) {
+            self.recommit(&topic, id);
         }
     }
 

@@ -111,14 +111,19 @@ fn what_is_refused_for_now_is_sent_again_in_order_unless_a_later_one_is_stored()
         queue.on_code(at(1), 2, code);
         let now = due(&queue);
         assert!(now >= at(1) && now <= at(101), "{now:?}");
-        (3..=5).for_each(|id| assert_eq!(send(&mut queue, now, B, id), Some(ToSend::Bundle)));
-        // Now the second is stored and the first is not.
-        queue.on_code(now, 3, code);
-        queue.on_code(now, 4, ProduceCode::Stored);
-        assert_eq!(outcomes(&mut queue), ["+2"], "3 may be stored yet");
+        assert_eq!(send(&mut queue, now, B, 3), Some(ToSend::Bundle));
+        assert_eq!(queue.next(now, B), None, "one alone finds out whether the trouble is over");
+        queue.on_code(now, 3, ProduceCode::Stored);
+        assert_eq!(outcomes(&mut queue), ["+1"]);
         give(&mut queue, &["4"]);
+        (4..=6).for_each(|id| assert_eq!(send(&mut queue, now, B, id), Some(ToSend::Bundle)));
+        // Now the third is stored and the second is not.
+        queue.on_code(now, 4, code);
         queue.on_code(now, 5, ProduceCode::Stored);
-        assert_eq!(outcomes(&mut queue), ["+3", "-1", "-4"]);
+        assert_eq!(outcomes(&mut queue), ["+3"], "4 may be stored yet");
+        give(&mut queue, &["5"]);
+        queue.on_code(now, 6, ProduceCode::Stored);
+        assert_eq!(outcomes(&mut queue), ["+4", "-2", "-5"]);
         assert_eq!((due(&queue), queue.bytes()), (Time::NEVER, 0));
     }
 }
@@ -158,10 +163,13 @@ fn a_request_not_handed_over_is_sent_again_and_others_are_unknown() {
     (1..=2).for_each(|id| lost(&mut queue, at(1), id, false));
     let now = due(&queue);
     assert!(outcomes(&mut queue).is_empty() && now > at(1));
-    (3..=4).for_each(|id| assert!(send(&mut queue, now, A, id).is_some()));
-    lost(&mut queue, now, 3, true);
-    lost(&mut queue, now, 4, false);
-    assert_eq!(outcomes(&mut queue), ["?1", "-2"]);
+    assert!(send(&mut queue, now, A, 3).is_some());
+    queue.on_code(now, 3, ProduceCode::Stored);
+    give(&mut queue, &["3"]);
+    (4..=5).for_each(|id| assert!(send(&mut queue, now, A, id).is_some()));
+    lost(&mut queue, now, 4, true);
+    lost(&mut queue, now, 5, false);
+    assert_eq!(outcomes(&mut queue), ["+1", "?2", "-3"]);
 }
 
 #[test]
@@ -390,7 +398,7 @@ fn a_refusal_with_a_copy_at_large_is_no_answer() {
         lost(&mut queue, now, 3, true);
         let now = due(&queue);
         assert_eq!(send(&mut queue, now, A, 4), Some(ToSend::End), "again");
-        queue.on_question_failed(now, 4, Fault::NoLeader);
+        queue.on_refused(now, 4, Fault::NoLeader);
         let now = due(&queue);
         assert_eq!(send(&mut queue, now, A, 5), Some(ToSend::End), "and again");
         queue.on_end(A, 5, 0);
@@ -413,8 +421,8 @@ fn questions_spend_the_budget() {
         assert_eq!(send(&mut queue, now, A, id), Some(ToSend::End));
         match id % 3 {
             0 => lost(&mut queue, now, id, true),
-            1 => queue.on_question_failed(now, id, Fault::NoLeader),
-            _ => queue.on_question_failed(now, id, Fault::Redirects { hops: 0, last: "1.2.3.4:5".parse().unwrap() }),
+            1 => queue.on_refused(now, id, Fault::NoLeader),
+            _ => queue.on_refused(now, id, Fault::Redirects { hops: 0, last: "1.2.3.4:5".parse().unwrap() }),
         }
     }
     assert!((60..200).contains(&id), "{id}");

@@ -76,15 +76,15 @@ fn what_is_unread_is_executed_after_fin_and_dropped_after_reset() {
 #[test]
 fn a_death_ends_connections_as_a_system_does() {
     let mut machine = with_orders(Options::default(), 1);
-    let (idle, waits, half) =
-        (open(&mut machine, ms(1), 0), open(&mut machine, ms(1), 0), open(&mut machine, ms(1), 0));
+    let [idle, waits, unread] = [0; 3].map(|_| open(&mut machine, ms(1), 0));
     machine.handle(ms(2), waits, &fetch(3_600_000, 2, 1));
-    machine.handle(ms(2), half, &fetch(0, 1, 1)[..9]);
     machine.handle(ms(2), idle, &fetch(0, 1, 1));
     assert_eq!(machine.stats(0).waiting, 1);
+    machine.pause(ms(2), 0);
+    machine.handle(ms(3), unread, &PING);
     machine.kill(ms(3), 0);
     assert!(machine.accept(ms(3), 0, HERE).is_none() && !machine.listens(0));
-    let ends = [idle, waits, half].map(|conn| {
+    let ends = [idle, waits, unread].map(|conn| {
         assert!(machine.is_torn(conn));
         output(&mut machine, ms(3), conn, 100)
     });

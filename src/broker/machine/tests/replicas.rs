@@ -59,7 +59,7 @@ fn replicas_lag_rebundle_and_confirm_with_their_next_fetch() {
     let answer = ask(&mut machine, ms(30), conn, &fetch(0, 129, 1));
     let bundle = 24 + 1 + 8 + 4;
     assert_eq!((answer[24], answer[bundle + 2] & 0x7c), (0xfe, 0x40), "{:02x?}", &answer[..50]);
-    assert_eq!(answer[bundle + 3..bundle + 4], [128 | 0]);
+    assert_eq!(answer[bundle + 3..bundle + 4], [128]);
     assert_eq!(
         (mark(&mut machine, ms(30), 1), end(&mut machine, ms(30), 1)),
         (0, 300),
@@ -87,8 +87,10 @@ fn acknowledgements_time_out_although_the_leader_has_it() {
     assert_eq!((mark(&mut machine, ms(30_000), 0), end(&mut machine, ms(30_000), 0)), (0, 101));
     assert_eq!(code(&ask(&mut machine, ms(30_000), conn, &publish(1, 0, &sparse([1, 2, 3])))), 0);
     assert_eq!(end(&mut machine, ms(30_000), 0), 3, "numbers that run backwards are a log's end too");
-    let first = std::iter::from_fn(|| machine.appended()).map(|appended| (appended.first, appended.last));
-    assert_eq!(first.collect::<Vec<_>>(), [(1, 2), (1, 2), (101, 101), (1, 3)]);
+    let journal: Vec<_> = std::iter::from_fn(|| machine.appended()).collect();
+    assert_eq!(journal.iter().map(|a| (a.first, a.last)).collect::<Vec<_>>(), [(1, 2), (1, 2), (101, 101), (1, 3)]);
+    assert!(journal.iter().all(|a| a.node == 0 && &*a.topic == "orders" && a.partition == 0 && a.bundle.len() > 20));
+    assert_eq!(journal.iter().map(|a| a.at).collect::<Vec<_>>(), [1, 1500, 30_000, 30_000].map(ms));
 }
 
 #[test]
@@ -288,4 +290,15 @@ fn copies_are_complete_at_once_without_the_switches() {
     machine.set_leader(ms(2001), "orders", 0, Some(1));
     let answer = sent(&mut machine, ms(2001), waits);
     assert_eq!((answer.len(), answer[24], answer[25]), (45, 0, 4), "empty, with the number that was waited for");
+}
+
+#[test]
+fn what_a_test_appends_is_at_all_copies_at_once_however_far_behind() {
+    let mut machine = cluster(3, 3, plain());
+    let conn = open(&mut machine, ms(0), 0);
+    machine.handle(ms(0), conn, &publish(0, 0, &dense(3)));
+    assert_eq!(machine.append(ms(1), "orders", 0, 0, &dense(2)), Some(Ok(4)));
+    assert_eq!([0, 1, 2].map(|node| numbers(&machine, node)), [1, 2, 3].map(|_| vec![1, 2, 3, 4, 5]));
+    assert_eq!([0, 1, 2].map(|node| machine.committed(node, "orders", 0)), [Some(5), Some(0), Some(0)]);
+    assert_eq!(code(&sent(&mut machine, ms(1), conn)), 0);
 }

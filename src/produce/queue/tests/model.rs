@@ -215,7 +215,7 @@ impl Run {
             }
             Answer::End(end) => self.queue.on_end(self.world.connected, id, end),
             Answer::Mark(mark) => self.queue.on_mark(self.now, id, mark),
-            Answer::Fault(fault) => self.queue.on_question_failed(self.now, id, fault),
+            Answer::Fault(fault) => self.queue.on_refused(self.now, id, fault),
         }
     }
 

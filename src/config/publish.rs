@@ -1,4 +1,4 @@
-//! How to publish.
+//! How to publish, as values.
 
 use std::time::Duration;
 
@@ -18,25 +18,25 @@ pub enum Acks {
     All,
     /// Half of those in sync, rounded down, plus one: never met if there is only the leader.
     Quorum,
-    /// So many of them, 1 to 200.
+    /// This many of them, 1 to 200.
     Peers(u8),
 }
 
 /// What holds for all requests of a client or producer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Options {
+pub(crate) struct PublishOptions {
     pub(crate) compression: Compression,
     pub(crate) acks: Acks,
     pub(crate) ack_timeout: Duration,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options { compression: Compression::Auto, acks: Acks::All, ack_timeout: Duration::from_secs(8) }
+impl Default for PublishOptions {
+    fn default() -> PublishOptions {
+        PublishOptions { compression: Compression::Auto, acks: Acks::All, ack_timeout: Duration::from_secs(8) }
     }
 }
 
-impl Options {
+impl PublishOptions {
     pub(crate) fn check(&self) -> Result<()> {
         match self.acks {
             Acks::Peers(count) if count == 0 || count > MAX_PEERS => {
@@ -53,7 +53,7 @@ impl Options {
     }
 
     /// The acks as they go on the wire.
-    pub(super) fn required_acks(&self) -> u8 {
+    pub(crate) fn required_acks(&self) -> u8 {
         match self.acks {
             Acks::All => 0,
             Acks::Quorum => ACKS_QUORUM,
@@ -62,7 +62,7 @@ impl Options {
     }
 
     /// The ack time-out in milliseconds, at least 1: 0 means the server's own.
-    pub(super) fn ack_timeout_ms(&self) -> u32 {
+    pub(crate) fn ack_timeout_ms(&self) -> u32 {
         u32::try_from(self.ack_timeout.as_millis()).unwrap_or(u32::MAX).max(1)
     }
 }
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn bounds() {
-        let acks = |acks| Options { acks, ..Options::default() };
+        let acks = |acks| PublishOptions { acks, ..PublishOptions::default() };
         for (options, ok) in [
             (acks(Acks::All), true),
             (acks(Acks::Quorum), true),
@@ -81,12 +81,15 @@ mod tests {
             (acks(Acks::Peers(1)), true),
             (acks(Acks::Peers(200)), true),
             (acks(Acks::Peers(201)), false),
-            (Options { ack_timeout: Duration::ZERO, ..Options::default() }, false),
-            (Options { ack_timeout: Duration::from_nanos(1), ..Options::default() }, true),
-            (Options { ack_timeout: Duration::from_secs(1 << 32), ..Options::default() }, false),
+            (PublishOptions { ack_timeout: Duration::ZERO, ..PublishOptions::default() }, false),
+            (PublishOptions { ack_timeout: Duration::from_nanos(1), ..PublishOptions::default() }, true),
+            (PublishOptions { ack_timeout: Duration::from_secs(1 << 32), ..PublishOptions::default() }, false),
         ] {
             assert_eq!(options.check().is_ok(), ok, "{options:?}");
         }
-        assert_eq!(Options { ack_timeout: Duration::from_nanos(1), ..Options::default() }.ack_timeout_ms(), 1);
+        assert_eq!(
+            PublishOptions { ack_timeout: Duration::from_nanos(1), ..PublishOptions::default() }.ack_timeout_ms(),
+            1
+        );
     }
 }

@@ -1,0 +1,192 @@
+//! What comes back to a [`Driver`]: answers to their queues, and the news that a connection is lost.
+
+use std::ops::Range;
+
+use log::{debug, trace, warn};
+
+use super::bundle::BrokerId;
+use super::driver::Driver;
+use super::queue::{Lost, PartitionQueue};
+use super::request::{self, Answer, InFlight, Sent};
+use crate::error::{Error, Fault, Result};
+use crate::net::{Fill, Time};
+use crate::protocol::frame::Kind;
+use crate::protocol::frames::Frame;
+use crate::protocol::produce::ProduceCode;
+
+impl Driver {
+    /// Moves bytes both ways and takes in the answers, as far as that goes without waiting.
+    pub(super) fn carry(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue]) -> Result<()> {
+        // Answers that came before a connection failed count.
+        let written = self.leaders[id].channel.write(now).map(drop);
+        loop {
+            let leader = &mut self.leaders[id];
+            match leader.frames.first(leader.buf.data()).map_err(|e| Error::decode(leader.channel.broker(), e))? {
+                Frame::Ping(len) => {
+                    leader.buf.consume(len);
+                    leader.channel.answer_ends(now, None);
+                }
+                Frame::Whole(kind, payload) => {
+                    let end = payload.end;
+                    self.answered(id, now, kind, payload, queues)?;
+                    self.leaders[id].buf.consume(end);
+                }
+                Frame::Need(_) if leader.in_flight.is_empty() && leader.buf.data().is_empty() => return written,
+                Frame::Need(need) => {
+                    if !leader.buf.data().is_empty() {
+                        leader.channel.answer_begins(now);
+                    }
+                    match leader.channel.read(now, leader.buf.room(need))? {
+                        Fill::Bytes(n) => leader.buf.filled(n),
+                        Fill::Later => return written.and_then(|()| leader.channel.overdue(now).map_or(Ok(()), Err)),
+                        Fill::End => return Err(Error::disconnected(leader.broker(), leader.channel.phase())),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in an answer.
+    fn answered(
+        &mut self,
+        id: BrokerId,
+        now: Time,
+        kind: Kind,
+        payload: Range<usize>,
+        queues: &mut [PartitionQueue],
+    ) -> Result<()> {
+        let leader = &mut self.leaders[id];
+        let payload = leader.buf.data().get(payload).unwrap_or_default();
+        let malformed = |e| Error::decode(leader.channel.broker(), e);
+        // Not by order: a cluster answers once replicas have confirmed.
+        let index = request::find(&leader.in_flight, kind, payload).map_err(malformed)?;
+        let partition = leader.in_flight[index].queues().first().map_or(0, |&queue| queues[queue].partition);
+        self.codes.clear();
+        let limits = &self.session.config.limits;
+        let answer = leader.in_flight[index].read(payload, limits, partition, &mut self.codes).map_err(malformed)?;
+        let request = leader.in_flight.remove(index);
+        trace!("{}: answer to {}", leader.channel.broker(), request.id);
+        leader.channel.answer_ends(now, Some(request.id));
+        for (index, &queue) in request.queues().iter().enumerate() {
+            let code = match answer {
+                Answer::Number(Ok(number)) => Ok(number),
+                Answer::Number(Err(code)) => Err(code),
+                _ => Err(self.codes[index]),
+            };
+            self.on_answer(id, now, &request, code, &mut queues[queue]);
+            self.touch(queue);
+        }
+        if let (Sent::Count(key, _), Answer::Count(count)) = (&request.sent, answer) {
+            self.counts.push((*key, count));
+        }
+        Ok(())
+    }
+
+    /// Tells a queue what an answer says about it.
+    fn on_answer(
+        &mut self,
+        from: BrokerId,
+        now: Time,
+        request: &InFlight,
+        said: std::result::Result<u64, ProduceCode>,
+        queue: &mut PartitionQueue,
+    ) {
+        let (id, broker) = (request.id, self.leaders[from].broker());
+        let followed = said.map_err(|code| self.follow(from, now, code, queue));
+        match followed {
+            Ok(mark) if matches!(request.sent, Sent::Mark(..)) => queue.on_mark(now, id, mark),
+            Ok(end) => {
+                debug!("{}/{}: the log at {broker} ends at {end}", queue.topic, queue.partition);
+                return queue.on_end(from, id, end);
+            }
+            Err(Ok(code)) => queue.on_code(now, id, code),
+            Err(Err(fault)) => queue.on_refused(now, id, fault),
+        }
+        if said == Err(ProduceCode::SystemError) && queue.how.numbering && request.has_bundles() {
+            let (topic, partition) = (&queue.topic, queue.partition);
+            warn!("{topic}/{partition}: {broker} has trouble with its files, and the end of its log may be damaged");
+        }
+        if queue.wanders() {
+            // It may be the only one to think so, or whom it named before could not be reached.
+            self.session.book.knew_no_leader(broker, now);
+        }
+        match queue.trouble() {
+            Some(e) if e.is_redirect() => debug!("{}, trying again", e.chain()),
+            Some(e) => warn!("{}, trying again", e.chain()),
+            None => {}
+        }
+    }
+
+    /// Notes what an answer says about the partition's leader. A redirect to nobody says that there is none; one that may not
+    /// be followed is a fault.
+    fn follow(
+        &self,
+        from: BrokerId,
+        now: Time,
+        code: ProduceCode,
+        queue: &PartitionQueue,
+    ) -> std::result::Result<ProduceCode, Fault> {
+        let (book, broker) = (&self.session.book, self.leaders[from].broker());
+        let (topic, partition) = (&queue.topic, queue.partition);
+        let leader = match code {
+            ProduceCode::NoLeader => None,
+            ProduceCode::Redirect(to) => book.named(to)?,
+            ProduceCode::Stored | ProduceCode::NotConfirmed => Some(broker.clone()),
+            code => return Ok(code),
+        };
+        match leader {
+            Some(leader) => {
+                book.learn(topic, partition, leader, now);
+                Ok(code)
+            }
+            None => {
+                book.forget(topic, partition);
+                book.knew_no_leader(broker, now);
+                Ok(ProduceCode::NoLeader)
+            }
+        }
+    }
+
+    /// Notes that something has happened to a queue.
+    fn touch(&mut self, queue: usize) {
+        self.changed.push(queue);
+        self.wake(queue);
+    }
+
+    /// No connection to a leader can be opened.
+    pub(super) fn unreachable(&mut self, id: BrokerId, now: Time, e: &Error, queues: &mut [PartitionQueue]) {
+        let leader = &mut self.leaders[id];
+        debug!("{}", e.chain());
+        self.session.book.failed(leader.channel.broker(), now);
+        let brokers = self.session.book.brokers().len();
+        for queue in std::mem::take(&mut leader.wanted) {
+            queues[queue].on_unreachable(now, e, brokers);
+            self.touch(queue);
+        }
+    }
+
+    /// Gives a connection up, with a reset: what is unanswered must not be executed later.
+    pub(super) fn lose(&mut self, id: BrokerId, now: Time, e: &Error, queues: &mut [PartitionQueue]) {
+        let leader = &mut self.leaders[id];
+        warn!("{}", e.chain());
+        if e.is_transient() {
+            self.session.book.failed(leader.channel.broker(), now);
+        }
+        let well_for = leader.channel.well_for();
+        let requests = std::mem::take(&mut leader.in_flight);
+        let handed_over: Vec<bool> = requests.iter().map(|request| leader.channel.handed_over(request.id)).collect();
+        leader.channel.reset();
+        leader.buf.clear();
+        self.connection_lost = true;
+        for (request, handed_over) in requests.into_iter().zip(handed_over) {
+            let lost = Lost { error: e, handed_over, well_for };
+            for &queue in request.queues() {
+                queues[queue].on_lost(now, request.id, lost);
+                self.touch(queue);
+            }
+            if let Sent::Count(key, request) = request.sent {
+                self.count_partitions(key, request.topic.as_str().into());
+            }
+        }
+    }
+}
