@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::connection::HangUp;
 use super::output::Part;
 use super::partition::{Leadership, Partition, Topic};
+use super::schedule::Event;
 use super::{Conn, Layout, Machine, lenient};
 use crate::TopicConfig;
 use crate::protocol::admin::{
@@ -80,19 +81,13 @@ impl Machine {
             _ if request.partitions == 0 || !is_name(name) => CreateTopicCode::InvalidRequest,
             None => CreateTopicCode::InvalidConfig,
             Some(_) if self.options.read_only => CreateTopicCode::ReadOnly,
-            Some(_) if self.topics.contains_key(name) => CreateTopicCode::Exists,
+            Some(_) if self.topics.contains_key(name) || self.announced.contains(name) => CreateTopicCode::Exists,
             Some(layout) => {
-                match &self.cluster {
-                    None => _ = self.create_topic_with(name, request.partitions, Some(1), layout),
-                    Some(cluster) => {
-                        let election = cluster.election;
-                        // Cut to eight bits first.
-                        let partitions = (request.partitions & 0xff).min(MAX_CLUSTER_PARTITIONS);
-                        if partitions > 0 {
-                            self.create_topic(name, partitions, None);
-                            self.elect_later(name, election);
-                        }
-                    }
+                if self.cluster.is_none() {
+                    self.create_topic_with(name, request.partitions, Some(1), layout);
+                } else {
+                    // Cut to eight bits first.
+                    self.announce(name, (request.partitions & 0xff).min(MAX_CLUSTER_PARTITIONS));
                 }
                 CreateTopicCode::Created
             }
@@ -100,10 +95,26 @@ impl Machine {
         CreateTopicResponse { request_id: request.request_id, topic: request.topic, code }
     }
 
-    /// Leaves a new topic without leaders for some time.
-    fn elect_later(&mut self, topic: &str, election: Duration) {
-        let until = self.now.after(election);
-        let partitions = self.topics.get_mut(topic).into_iter().flat_map(|topic| &mut topic.partitions);
+    /// Tells the nodes of a new topic.
+    fn announce(&mut self, name: &str, partitions: u16) {
+        match self.options.behaviour.unknown_at_first {
+            _ if partitions == 0 => {}
+            None => self.make_topic(name, partitions),
+            Some(span) => {
+                let topic: Arc<str> = name.into();
+                self.announced.insert(Arc::clone(&topic));
+                let at = self.now.after(self.chance.within(span));
+                self.schedule.at(at, Event::MakeTopic { topic, partitions });
+            }
+        }
+    }
+
+    /// Makes a topic that has no leaders for some time.
+    pub(super) fn make_topic(&mut self, name: &str, partitions: u16) {
+        self.announced.remove(name);
+        self.create_topic(name, partitions, None);
+        let until = self.now.after(self.cluster.as_ref().map_or(Duration::ZERO, |cluster| cluster.election));
+        let partitions = self.topics.get_mut(name).into_iter().flat_map(|topic| &mut topic.partitions);
         partitions.for_each(|partition| partition.electing_until = until);
     }
 

@@ -66,6 +66,9 @@ pub(crate) struct Behaviour {
     pub(crate) checks_mark_only: bool,
     /// When a cluster notices by itself that a node is gone (table in cluster.md); `None`: never.
     pub(crate) fail_over: Option<FailOver>,
+    /// For how long nodes do not know a topic after its creation was answered (cluster.md, "Who answers what"; then it has
+    /// no leaders for [`election`](ClusterOptions::election)); `None`: not at all.
+    pub(crate) unknown_at_first: Option<Span>,
     /// For how long a leader that hung and lost its partitions goes on as their leader once it resumes: it takes
     /// messages (0x03) and gives them to those who wait at it (cluster.md, "Fail-over").
     pub(crate) deposed_leads_on: Option<Span>,
@@ -111,6 +114,7 @@ impl Behaviour {
             replication: None,
             checks_mark_only: false,
             fail_over: None,
+            unknown_at_first: None,
             deposed_leads_on: None,
             wrong_wait_numbers: 0,
             early_waits: 0,
@@ -133,6 +137,7 @@ impl Behaviour {
             }),
             checks_mark_only: true,
             fail_over: Some(FailOver { silent: (ms(16_000), ms(20_000)), in_order: (ms(700), ms(2_300)) }),
+            unknown_at_first: Some((ms(1), ms(20))),
             deposed_leads_on: None,
             wrong_wait_numbers: 30,
             early_waits: 10,

@@ -41,7 +41,7 @@ mod shelf;
 mod tests;
 mod waits;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddrV4;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -112,6 +112,8 @@ pub(crate) struct Machine {
     /// Connections that may have something to send.
     ready: VecDeque<Conn>,
     topics: BTreeMap<Arc<str>, Topic>,
+    /// Topics that were created and that no node has heard of.
+    announced: BTreeSet<Arc<str>>,
     /// Consume requests that wait for data, in the order they came.
     waits: BTreeMap<u64, Wait>,
     /// Produce requests that wait for acknowledgements.
@@ -144,6 +146,7 @@ impl Machine {
             conns: BTreeMap::new(),
             ready: VecDeque::new(),
             topics: BTreeMap::new(),
+            announced: BTreeSet::new(),
             waits: BTreeMap::new(),
             unconfirmed: BTreeMap::new(),
             made: 0,
@@ -180,6 +183,7 @@ impl Machine {
             Event::AcksExpire { produce, .. } => self.acks_expire(produce),
             Event::MaySend(conn) => self.make_ready(conn),
             Event::CheckSilence(conn) => self.check_silence(conn),
+            Event::MakeTopic { topic, partitions } => self.make_topic(&topic, partitions),
             Event::Fetch { topic, partition, replica } => self.fetch(&topic, partition, replica),
             Event::CheckInSync { topic, partition, replica } => self.check_in_sync(&topic, partition, replica),
             Event::FailOver { node, life } => self.notice(node, life),

@@ -16,6 +16,8 @@ pub(super) enum Event {
     MaySend(Conn),
     /// A connection may have been silent for too long.
     CheckSilence(Conn),
+    /// The nodes hear of a topic that was created.
+    MakeTopic { topic: Arc<str>, partitions: u16 },
     /// A replica's fetch reaches the leader.
     Fetch { topic: Arc<str>, partition: u16, replica: usize },
     /// A replica may have been behind for too long.
@@ -32,7 +34,11 @@ impl Event {
         match *self {
             Event::WaitExpires { node, .. } | Event::AcksExpire { node, .. } => Some(node),
             Event::MaySend(conn) | Event::CheckSilence(conn) => Some(conn.node),
-            Event::Fetch { .. } | Event::CheckInSync { .. } | Event::FailOver { .. } | Event::Start { .. } => None,
+            Event::MakeTopic { .. }
+            | Event::Fetch { .. }
+            | Event::CheckInSync { .. }
+            | Event::FailOver { .. }
+            | Event::Start { .. } => None,
         }
     }
 }

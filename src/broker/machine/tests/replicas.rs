@@ -302,3 +302,20 @@ fn what_a_test_appends_is_at_all_copies_at_once_however_far_behind() {
     assert_eq!([0, 1, 2].map(|node| machine.committed(node, "orders", 0)), [Some(5), Some(0), Some(0)]);
     assert_eq!(code(&sent(&mut machine, ms(1), conn)), 0);
 }
+
+#[test]
+fn a_new_topic_is_unknown_at_first_and_then_without_a_leader() {
+    let options = Options { behaviour: plain(), ..Options::default() };
+    let cluster = ClusterOptions { name: "test".into(), factor: 1, election: Duration::from_millis(400) };
+    let mut machine = Machine::new(Time::ZERO, 0, options, &addrs(1), Some(cluster));
+    machine.start(Time::ZERO, 0);
+    let conn = open(&mut machine, ms(0), 0);
+    let create = b"\x07\x0e\0\0\0\x01\0\0\0\x06orders\x02\0\0";
+    assert_eq!(ask(&mut machine, ms(0), conn, create).last(), Some(&0));
+    assert_eq!(ask(&mut machine, ms(0), conn, create).last(), Some(&1), "it exists");
+    assert_eq!(ask(&mut machine, ms(0), conn, &fetch(0, 1, 1))[22..24], [0xff, 0xff], "unknown");
+    pass(&mut machine, ms(20));
+    assert_eq!(ask(&mut machine, ms(20), conn, &fetch(0, 1, 1))[24], 0xfd);
+    pass(&mut machine, ms(420));
+    assert_eq!(ask(&mut machine, ms(420), conn, &fetch(0, 1, 1))[24], 0);
+}
