@@ -338,18 +338,22 @@ impl Fetcher {
         let was_up = self.channel.is_up();
         let while_idle = self.revived.is_some_and(|since| now.since(since) < JUST_REVIVED) && e.is_connection_lost();
         let is_silent = self.current.is_none() && self.buf.data().is_empty() && e.is_connection_lost();
-        let (well_for, is_fresh) = (self.channel.well_for(), self.channel.is_fresh());
-        let behind: usize = self.in_flight.iter().map(|fetch| fetch.behind).sum();
+        let is_fresh = self.channel.is_fresh();
+        // Silence that turns out to have been too long was not well.
+        let well_for = match e.is_timeout() {
+            true if is_fresh => Duration::ZERO,
+            true => self.channel.well_for().saturating_sub(now.since(self.last_byte)),
+            false => self.channel.well_for(),
+        };
+        let alone = self.in_flight.iter().map(|fetch| fetch.behind).sum::<usize>() == 1;
         let mut lost = Vec::new();
         for fetch in self.in_flight.drain(..).chain(self.current.take()) {
             let unanswered = is_silent && fetch.alive && (is_fresh || self.last_byte <= fetch.sent);
-            let how = match while_idle {
-                true => Lost::WhileIdle,
-                false => Lost::Ended { well_for, unanswered, fresh_and_alone: is_fresh && behind == 1 },
-            };
+            let how = Lost::Ended { while_idle, well_for, unanswered, alone };
             lost.extend(fetch.partitions.into_iter().map(|partition| (partition, how)));
         }
-        let how = if was_up { Lost::WhileIdle } else { Lost::Unreachable };
+        let unsent = Lost::Ended { while_idle: true, well_for, unanswered: false, alone: false };
+        let how = if was_up { unsent } else { Lost::Unreachable };
         lost.extend(self.wanted.drain(..).map(|partition| (partition, how)));
         self.channel.close();
         self.decoder = new_decoder(session);

@@ -489,12 +489,12 @@ impl ConsumeIter {
             return self.inbox.fail(e.clone());
         }
         let was_up = !lost.iter().any(|(_, how)| *how == Lost::Unreachable);
-        let while_idle = was_up && lost.iter().all(|(_, how)| *how == Lost::WhileIdle);
+        let while_idle = lost.iter().all(|(_, how)| matches!(how, Lost::Ended { while_idle: true, .. }));
         let mut failed = None;
         for (index, how) in lost {
             failed = self.partitions.on_lost(now, index, how, e).err().or(failed);
         }
-        if while_idle {
+        if while_idle && failed.is_none() {
             return debug!("{}, had ended while idle, dialing again", e.chain());
         }
         let pause = fetcher.rest(now, &self.retry);

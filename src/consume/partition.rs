@@ -182,18 +182,18 @@ pub(super) enum Failure {
 /// How a fetch was lost, or could not be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lost {
-    /// The connection had ended while idle, which was only just not noticed.
-    WhileIdle,
     /// No connection could be opened.
     Unreachable,
     /// The connection ended.
     Ended {
+        /// It had been used and then idle, and its end was only just not noticed: that is no trouble.
+        while_idle: bool,
         /// For how long it had been up with nothing overdue.
         well_for: Duration,
         /// It was alive when the fetch was sent, and ended before any byte of an answer.
         unanswered: bool,
-        /// It had answered nothing before either, and nothing else on it can be to blame.
-        fresh_and_alone: bool,
+        /// Nothing else that is behind was asked for on it.
+        alone: bool,
     },
 }
 
@@ -657,20 +657,24 @@ impl Partition {
             return Next::Go;
         }
         self.state = State::Idle;
-        if how == Lost::WhileIdle {
-            return Next::Go;
-        }
-        self.leader = None;
-        if let Lost::Ended { well_for, unanswered, fresh_and_alone } = how {
+        if let Lost::Ended { while_idle, well_for, unanswered, alone } = how {
             self.retry.was_well_for(well_for);
+            if well_for >= rules.retry.timeout {
+                // Trouble that began before has not lasted until now.
+                self.retry.reset();
+            }
             if unanswered && self.is_behind() {
                 self.deaths += 1;
-                if self.deaths > 1 && fresh_and_alone {
+                if self.deaths > 1 && alone {
                     let mark = self.high_water_mark.unwrap_or(0);
                     return Next::Fail(Failure::Broker(Fault::Deadly { seq: self.fetch_from, mark }));
                 }
             }
+            if while_idle {
+                return Next::Go;
+            }
         }
+        self.leader = None;
         match self.pause_or_fail(now, rules) {
             true => Next::Go,
             false => Next::Fail(Failure::Connection),
