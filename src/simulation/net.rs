@@ -73,7 +73,8 @@ impl Network for Net {
         let mut waker = None;
         if let Some(closed) = closed {
             let world = &self.world;
-            let make = || Ok(Arc::new(SimulatedWaker { world: world.clone(), id: world.new_waker() }) as Arc<dyn Waker>);
+            let make =
+                || Ok(Arc::new(SimulatedWaker { world: world.clone(), id: world.new_waker() }) as Arc<dyn Waker>);
             if let Handle::Simulated(id, _) = closed.waker(make)?.handle() {
                 waker = Some(id);
             }

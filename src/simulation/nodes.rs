@@ -173,17 +173,16 @@ impl Simulation {
             0 => name.to_owned(),
             before => format!("{name}-{}", before + 1),
         };
-        if n == 1 && name.starts_with("broker") { vec![name] } else { (0..n).map(|node| format!("{name}-{node}")).collect() }
+        if n == 1 && name.starts_with("broker") {
+            vec![name]
+        } else {
+            (0..n).map(|node| format!("{name}-{node}")).collect()
+        }
     }
 }
 
 /// Puts the nodes of a machine on hosts of their own, named after `name`, and starts them.
-pub(super) fn place(
-    sim: &Simulation,
-    names: &[String],
-    options: Options,
-    cluster: Option<ClusterOptions>,
-) -> Nodes {
+pub(super) fn place(sim: &Simulation, names: &[String], options: Options, cluster: Option<ClusterOptions>) -> Nodes {
     let mut state = sim.world.lock();
     let program = state.programs.len();
     let ip = |node: usize| Ipv4Addr::new(10, 1, program as u8, node as u8 + 1);

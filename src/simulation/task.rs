@@ -23,7 +23,9 @@ use crate::net::Time;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum For {
     /// One of its sockets, or the close handle with this number.
-    Sockets { waker: Option<u64> },
+    Sockets {
+        waker: Option<u64>,
+    },
     Sleep,
     Resolver,
     Task(u16),
@@ -181,7 +183,8 @@ impl Tasks {
                             write!(out, "{nothing}{}", if waker.is_some() { " or to be closed" } else { "" })
                         }
                     };
-                    let _ = write!(out, ", since {:.6} s ({:.6} s ago), ", seconds(since), seconds(now) - seconds(since));
+                    let _ =
+                        write!(out, ", since {:.6} s ({:.6} s ago), ", seconds(since), seconds(now) - seconds(since));
                     match until {
                         Time::NEVER => writeln!(out, "for ever"),
                         until => writeln!(out, "until {:.6} s", seconds(until)),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::host::{Call, End, Program, Pull, Service};
 use super::{Direction, LinkSettings, Simulation};
-use crate::net::{Closed, Network, Interest, Socket, SocketOptions, Time};
+use crate::net::{Closed, Interest, Network, Socket, SocketOptions, Time};
 
 /// Greets with a `!`, sends back what it is sent, and notes how connections end.
 #[derive(Debug, Default)]
@@ -298,7 +298,11 @@ fn an_unread_request_is_executed_after_a_fin_and_dropped_after_a_reset() {
         read(&*w.net, &*socket, 1, LONG).unwrap();
         w.echo.lock().unwrap().paused = true;
         write(&*w.net, &*socket, b"request").unwrap();
-        if abort { socket.abort() } else { drop(socket) }
+        if abort {
+            socket.abort()
+        } else {
+            drop(socket)
+        }
         w.sim.sleep(Duration::from_secs(1));
         assert!(w.echo.lock().unwrap().heard.is_empty());
         w.echo.lock().unwrap().paused = false;
@@ -438,7 +442,13 @@ fn a_world_in_which_nobody_can_go_on_says_so() {
         sleeper.join();
         wait(&*w.net, &*socket, false, Duration::MAX);
     });
-    for part in ["nobody can go on", "seed 11", "main: waits for #1 (bytes), since 5.0", "sleeper: done", "second: waits for no"] {
+    for part in [
+        "nobody can go on",
+        "seed 11",
+        "main: waits for #1 (bytes), since 5.0",
+        "sleeper: done",
+        "second: waits for no",
+    ] {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert!(text.contains("#1 1 bytes arrive to the client"), "{text}");

@@ -13,22 +13,53 @@ const KEPT: usize = 60;
 /// An event, as small as can be: it is only put into words when something goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum What {
-    Connects { conn: ConnId, from: u16, to: Option<u16>, port: u16 },
+    Connects {
+        conn: ConnId,
+        from: u16,
+        to: Option<u16>,
+        port: u16,
+    },
     Accepted(ConnId),
     Connected(ConnId),
     Refused(ConnId),
     Unreachable(ConnId),
-    Written { conn: ConnId, way: Way, len: usize },
-    Arrives { conn: ConnId, way: Way, len: usize, sum: u32 },
-    Ends { conn: ConnId, way: Way },
-    Resets { conn: ConnId, way: Way },
-    Closes { conn: ConnId, way: Way },
-    Aborts { conn: ConnId, way: Way },
-    Lost { conn: ConnId, way: Way },
+    Written {
+        conn: ConnId,
+        way: Way,
+        len: usize,
+    },
+    Arrives {
+        conn: ConnId,
+        way: Way,
+        len: usize,
+        sum: u32,
+    },
+    Ends {
+        conn: ConnId,
+        way: Way,
+    },
+    Resets {
+        conn: ConnId,
+        way: Way,
+    },
+    Closes {
+        conn: ConnId,
+        way: Way,
+    },
+    Aborts {
+        conn: ConnId,
+        way: Way,
+    },
+    Lost {
+        conn: ConnId,
+        way: Way,
+    },
     Turn(u16),
     Action(u32),
     Ticks(u16),
-    Resolves { delay: Duration },
+    Resolves {
+        delay: Duration,
+    },
     /// Something done to a program from outside.
     Acts(u16),
     /// Something done to the network from outside.

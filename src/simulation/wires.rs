@@ -189,7 +189,10 @@ impl Conns {
     pub(super) fn which(&self, wanted: impl Fn(&Conn) -> bool) -> Vec<ConnId> {
         let all = self.slots.iter().enumerate();
         let found = all.filter_map(|(slot, entry)| entry.as_ref().map(|(serial, conn)| (slot, *serial, conn)));
-        found.filter(|(_, _, conn)| wanted(conn)).map(|(slot, serial, _)| ConnId { slot: slot as u32, serial }).collect()
+        found
+            .filter(|(_, _, conn)| wanted(conn))
+            .map(|(slot, serial, _)| ConnId { slot: slot as u32, serial })
+            .collect()
     }
 }
 
@@ -295,8 +298,7 @@ impl State {
             return;
         }
         let Some(conn) = self.conns.get(id) else { return };
-        conn.handshake =
-            if refused { Handshake::Failed(io::ErrorKind::ConnectionRefused) } else { Handshake::Open };
+        conn.handshake = if refused { Handshake::Failed(io::ErrorKind::ConnectionRefused) } else { Handshake::Open };
         self.note(if refused { What::Refused(id) } else { What::Connected(id) });
         self.wake(id, true, true);
     }
