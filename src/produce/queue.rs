@@ -314,7 +314,7 @@ impl PartitionQueue {
 
     /// Takes in that no connection could be opened; how many brokers are known.
     pub(super) fn on_unreachable(&mut self, now: Time, error: &Error, brokers: usize) {
-        self.hops = 0;
+        // Not the redirects in a row: one that leads to a leader that is gone needs time as much as two in a row do.
         self.unsent += 1;
         let others = self.unsent % brokers.max(1) != 0;
         if others && self.retry.retry_at_once(now, &self.policy) {
