@@ -145,10 +145,11 @@ impl Numbering {
         }
     }
 
-    /// Notes that the user has dropped these bundles, in order.
+    /// Notes that the user has dropped these bundles, in order, and whether others that have numbers were kept.
     ///
-    /// Numbers that may be stored stay theirs for ever. Those of which every copy was refused are free again.
-    pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>, another_writer: bool) {
+    /// Numbers that may be stored stay theirs for ever. Those of which every copy was refused are free again, unless later ones
+    /// are kept.
+    pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>, keeps: bool, another_writer: bool) {
         let mut free = None;
         for bundle in bundles {
             if bundle.may_be_stored() {
@@ -158,6 +159,9 @@ impl Numbering {
             } else if free.is_none() {
                 free = bundle.range.map(|(first, _)| first);
             }
+        }
+        if keeps {
+            return;
         }
         if let Some(free) = free {
             self.next = Some(free);

@@ -166,14 +166,14 @@ impl Producer {
     /// ```
     pub fn retry_failures(&mut self, again: impl FnMut(&Failure) -> bool) -> Vec<Failure> {
         let (again, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut self.failures).into_iter().partition(again);
-        for (index, queue) in self.queues.iter_mut().enumerate() {
-            let dropped = dropped.iter().filter(|failure| failure.queue == index);
-            queue.dropped(dropped.map(|failure| &failure.bundle));
-        }
         for failure in again {
             self.pending_bytes += failure.bundle.size;
             self.driver.wake(failure.queue);
             self.queues[failure.queue].take_back(failure.bundle);
+        }
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            let dropped = dropped.iter().filter(|failure| failure.queue == index);
+            queue.dropped(dropped.map(|failure| &failure.bundle));
         }
         dropped
     }

@@ -386,10 +386,12 @@ impl PartitionQueue {
         self.enqueue(bundle);
     }
 
-    /// Notes what of the failures will not be sent again, in order, before the others are taken back.
+    /// Notes what of the failures will not be sent again, in order, after the others were taken back.
     pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>) {
+        let another_writer = std::mem::take(&mut self.another_writer);
+        let keeps = self.waiting.iter().any(|bundle| bundle.range.is_some());
         if let Some(numbering) = &mut self.numbering {
-            numbering.dropped(bundles, std::mem::take(&mut self.another_writer));
+            numbering.dropped(bundles, keeps, another_writer);
         }
     }
 
