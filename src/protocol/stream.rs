@@ -277,7 +277,11 @@ impl FetchDecoder {
         let request_id = c.u32("request id")?;
         if !self.outstanding.contains_key(&request_id) {
             let expected = self.outstanding.keys().min().map_or(0, |&id| id.into());
-            return Err(DecodeError::new("request id", DecodeFault::Unexpected { found: request_id.into(), expected }, 4));
+            return Err(DecodeError::new(
+                "request id",
+                DecodeFault::Unexpected { found: request_id.into(), expected },
+                4,
+            ));
         }
         self.current = request_id;
         self.at = LEN as u64;

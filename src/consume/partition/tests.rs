@@ -1,3 +1,5 @@
+#![allow(clippy::cast_possible_truncation)]
+
 use std::net::Ipv4Addr;
 
 use super::super::subscription::Subscription;
@@ -13,7 +15,8 @@ fn at(ms: u64) -> Time {
 
 fn rules(what: fn(Subscription) -> Subscription, in_cluster: bool) -> Rules {
     let options = what(Subscription::partition("t", 0)).options;
-    let retry = RetryPolicy { timeout: FOR_LONG, pauses: (Duration::from_millis(100), Duration::from_secs(1)), seed: 7 };
+    let retry =
+        RetryPolicy { timeout: FOR_LONG, pauses: (Duration::from_millis(100), Duration::from_secs(1)), seed: 7 };
     Rules { options, in_cluster, bundle_limit: 1 << 28, retry }
 }
 
@@ -39,7 +42,20 @@ fn leader() -> BrokerAddr {
 
 fn bundle(first: u64, last: u64, mark: u64, cut: bool) -> Bundle {
     let (count, codec) = ((last - first + 1) as u32, Codec::None);
-    Bundle { slot: 0, bundles: 1, codec, count, first, last, sparse: false, cut, from: first, to: mark, set: 0..9, at: 0 }
+    Bundle {
+        slot: 0,
+        bundles: 1,
+        codec,
+        count,
+        first,
+        last,
+        sparse: false,
+        cut,
+        from: first,
+        to: mark,
+        set: 0..9,
+        at: 0,
+    }
 }
 
 /// Asks, as the shell does; what it wanted.
@@ -118,7 +134,8 @@ fn in_a_cluster_it_waits_alone_and_what_ends_a_wait_is_asked_for_again() {
 
 #[test]
 fn a_stop_condition_that_is_met_when_it_begins_takes_no_request() {
-    for (position, seq, met) in [(0, 0, true), (1, 0, true), (11, 5, true), (6, 5, true), (5, 5, false), (0, 1, false)] {
+    for (position, seq, met) in [(0, 0, true), (1, 0, true), (11, 5, true), (6, 5, true), (5, 5, false), (0, 1, false)]
+    {
         let mut rules = alone(|s| s);
         rules.options.stop_at_seq = Some(seq);
         let p = Partition::new(position, None, &rules.options);
