@@ -276,10 +276,6 @@ impl Partition {
         self.chunk.len
     }
 
-    pub(super) fn is_in_trouble(&self) -> bool {
-        self.retry.is_in_trouble()
-    }
-
     /// Whether it is known where it begins, and that it is there.
     pub(super) fn has_begun(&self) -> bool {
         matches!(self.begin, Begin::Known | Begin::Resumed)

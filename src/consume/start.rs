@@ -174,16 +174,16 @@ pub(crate) fn find_time(session: &Arc<Session>, topic: &str, id: u16, time: Syst
 
 /// The first number and the high-water mark of a partition, once it has a leader that can be reached.
 pub(crate) fn await_marks(session: &Session, topic: &str, id: u16) -> Result<Marks> {
-    if session.is_cluster() {
-        return session.log_end(topic, id, None).map(|end| (end.first_available, end.last));
-    }
-    let fault = match session.discover(topic, None)?.get(usize::from(id)) {
-        Some(&PartitionState::Marks { first_available, high_water_mark }) => {
-            return Ok((first_available, high_water_mark));
+    if !session.is_cluster() {
+        match session.discover(topic, None)?.get(usize::from(id)) {
+            Some(&PartitionState::Marks { first_available, high_water_mark }) => {
+                return Ok((first_available, high_water_mark));
+            }
+            Some(PartitionState::SystemError) => return Err(Error::broker(topic, id, Fault::System)),
+            // It stands alone, as it says, and yet another one leads.
+            Some(PartitionState::Redirect(_) | PartitionState::NoLeader) => {}
+            None => return Err(Error::broker(topic, id, Fault::UnknownPartition)),
         }
-        Some(PartitionState::SystemError) => Fault::System,
-        Some(PartitionState::Redirect(_) | PartitionState::NoLeader) => Fault::NoLeader,
-        None => Fault::UnknownPartition,
-    };
-    Err(Error::broker(topic, id, fault))
+    }
+    session.log_end(topic, id, None).map(|end| (end.first_available, end.last))
 }

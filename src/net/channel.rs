@@ -376,7 +376,7 @@ impl Channel {
     pub(crate) fn interest(&self) -> Option<Interest<'_>> {
         let State::Up(up) = &self.state else { return None };
         let write = up.sent < up.out.len();
-        (write || !up.is_idle()).then(|| Interest { socket: &*up.socket, read: true, write })
+        (write || !up.is_idle()).then_some(Interest { socket: &*up.socket, read: true, write })
     }
 
     /// Notes that a wait has ended: the time until now was not the caller's own.

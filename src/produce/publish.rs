@@ -89,7 +89,11 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
             return Ok(jobs.into_iter().map(|job| job.outcome.unwrap_or(Ok(()))).collect());
         }
         if !has_more {
-            driver.wait(&queues, Time::NEVER)?;
+            // If this machine cannot wait, what is in flight is in doubt.
+            if let Err(e) = driver.wait(&queues, Time::NEVER) {
+                jobs.iter_mut()
+                    .for_each(|job| job.fail(Error::unknown(job.given.topic, job.given.partition, e.clone())));
+            }
         }
     }
 }
@@ -113,16 +117,16 @@ impl Job<'_> {
                     self.outcome = Some(Ok(()));
                 }
             }
-            Delivery::Failed(_, e) => {
-                let PartitionRecords { topic, partition, .. } = *self.given;
-                let (topic, stored) = (topic.to_owned(), self.stored);
-                let e = Arc::unwrap_or_clone(e);
-                self.outcome.get_or_insert(Err(match stored {
-                    0 => e,
-                    _ => Error::PartlyStored { topic, partition, stored, source: Box::new(e) },
-                }));
-            }
+            Delivery::Failed(_, e) => self.fail(Arc::unwrap_or_clone(e)),
             Delivery::Gap(..) => {}
         }
+    }
+
+    fn fail(&mut self, e: Error) {
+        let (topic, partition, stored) = (self.given.topic.to_owned(), self.given.partition, self.stored);
+        self.outcome.get_or_insert(Err(match stored {
+            0 => e,
+            _ => Error::PartlyStored { topic, partition, stored, source: Box::new(e) },
+        }));
     }
 }

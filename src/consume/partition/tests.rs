@@ -1,3 +1,5 @@
+#![allow(clippy::cast_possible_truncation)]
+
 use std::net::Ipv4Addr;
 
 use super::super::subscription::Subscription;
