@@ -16,6 +16,9 @@ use std::collections::VecDeque;
 
 use super::bundle::{BrokerId, Bundle};
 
+/// A log that claims to end above this is no log to append to.
+const LAST_END: u64 = u64::MAX - (1 << 32);
+
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Numbering {
@@ -100,15 +103,20 @@ impl Numbering {
         let mut comparison = Comparison::default();
         let after = end.saturating_add(1);
         match self.next {
+            // There would be no numbers left for a bundle.
+            None if end > LAST_END => {
+                comparison.another_writer = true;
+                return comparison;
+            }
             None => {
                 self.next = Some(after.max(self.floor));
                 self.sent = end.max(self.floor.saturating_sub(1));
             }
-            Some(_) if end > self.sent => {
+            Some(_) if end <= self.sent => {}
+            Some(_) => {
                 comparison.another_writer = true;
                 return comparison;
             }
-            Some(_) => {}
         }
         (self.unsure, self.leader) = (false, Some(leader));
         let numbered = waiting.iter().take_while(|bundle| bundle.range.is_some()).count();
