@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use log::debug;
 
 use crate::TopicConfig;
-use crate::consume::check_topic;
 use crate::error::{Error, Fault, Result};
+use crate::message::check_topic;
 use crate::net::RetryState;
 use crate::protocol::admin::{
     CreateTopicCode, CreateTopicRequest, DiscoverTopicsRequest, DiscoverTopologyRequest, NodeEntry, PartitionState,

@@ -10,7 +10,9 @@ use crate::brokers::Brokers;
 use crate::config::{Acks, Config, EndpointMap, Redirects};
 use crate::consume::{ConsumeIter, Subscription, find_time, subscribe};
 use crate::error::Result;
+use crate::message::Record;
 use crate::net::{Network, System, parse_brokers};
+use crate::produce::{PartitionRecords, ProducerBuilder, publish};
 use crate::protocol::Limits;
 use crate::protocol::bundle::Compression;
 use crate::session::Session;
@@ -51,7 +53,7 @@ impl Client {
     /// [`Error::Config`] for a subscription that cannot work; [`Error::Broker`] for an unknown topic or partition;
     /// otherwise as [`ClientBuilder::connect`].
     pub fn subscribe(&self, what: impl Into<Subscription>) -> Result<ConsumeIter> {
-        subscribe(self, what.into())
+        subscribe(&self.session, what.into())
     }
 
     /// The number of the first message with this time stamp or a later one; the high-water mark + 1 if there is none.
@@ -63,7 +65,7 @@ impl Client {
     /// # Errors
     /// As [`subscribe`](Client::subscribe), and as the items of a [`ConsumeIter`].
     pub fn seq_at(&self, topic: &str, partition: u16, time: SystemTime) -> Result<u64> {
-        find_time(self, topic, partition, time)
+        find_time(&self.session, topic, partition, time)
     }
 
     /// The partitions of a topic with their first and last sequence numbers: a DiscoverPartitions request to any broker, and in
@@ -74,6 +76,70 @@ impl Client {
     /// [`ClientBuilder::connect`].
     pub fn partitions(&self, topic: &str) -> Result<Vec<PartitionInfo>> {
         admin::partitions(&self.session, topic)
+    }
+
+    /// Publishes records to a partition, as one bundle (a Produce request), and waits until they are stored.
+    ///
+    /// More than 65,535 records, or more than 32 MiB of them, take several bundles, which are sent one after the other.
+    /// Of each bundle all records are stored or none.
+    ///
+    /// What certainly was not stored is tried again where that can help, within
+    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout): the broker cannot be reached or broke off before it had the
+    /// whole request, another node leads the partition, none does, or too few replicas are in sync.
+    ///
+    /// ```no_run
+    /// # use tank_client::{Client, Record};
+    /// # let client = Client::connect("localhost")?;
+    /// client.publish("orders", 0, &[Record::new("two pounds of tea").key("customer 7"), Record::new("milk")])?;
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// * Not stored: [`Error::Config`] or [`Error::BundleTooLarge`] for what cannot be sent; [`Error::Broker`] if the
+    ///   topic or partition is unknown, read-only or without a leader, or too few replicas are in sync; otherwise as
+    ///   [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// * Perhaps stored: [`Error::OutcomeUnknown`], if the request was sent and the answer is lost, or says that the broker
+    ///   had trouble while it wrote, or that too few replicas confirmed in time. It is never sent again: that could store
+    ///   the records twice.
+    /// * Partly stored: [`Error::PartlyStored`], if there were several bundles and not the first of them failed.
+    pub fn publish(&self, topic: &str, partition: u16, records: &[Record<'_>]) -> Result<()> {
+        publish::publish(&self.session, &PartitionRecords::new(topic, partition, records))
+    }
+
+    /// Publishes records to several partitions, of any topics, and waits until all are stored or not: a result for
+    /// each partition, in the order given.
+    ///
+    /// All that is for the same broker goes there in one request, as far as it fits into 64 MiB. Partitions do not depend
+    /// on each other: some may be stored while others fail.
+    ///
+    /// # Errors
+    /// [`Error::Config`] or [`Error::BundleTooLarge`], before anything is sent, if some of the records cannot be sent, two
+    /// lists are for the same partition, or there are more than 255 topics or more than 255 partitions of one. The result of a
+    /// partition is as that of [`publish`](Client::publish).
+    pub fn publish_all(&self, records: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
+        publish::publish_all(&self.session, records)
+    }
+
+    /// Publishes records with sequence numbers of their own, which grow from record to record and may leave gaps (a
+    /// ProduceWithSeqnum request): what it takes to copy a partition.
+    ///
+    /// The numbers must lie above the partition's high-water mark, which is asked for first; one writer at a time only,
+    /// therefore. Numbers that would kill a server are refused as far as that can be known: 2^31 or more above the mark,
+    /// unless the partition is empty, or above the first one of the call. A segment that has grown over so many numbers by
+    /// several calls cannot be known.
+    ///
+    /// # Errors
+    /// [`Error::Broker`] with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or
+    /// [`Fault::SeqTooFar`](crate::Fault::SeqTooFar) for numbers that the partition does not take;
+    /// otherwise as [`publish`](Client::publish). After [`Error::OutcomeUnknown`] the high-water mark tells what was
+    /// stored: a bundle is stored whole or not at all, and no number twice.
+    pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
+        publish::publish_at(&self.session, &PartitionRecords::numbered(topic, partition, records))
+    }
+
+    /// Settings for a producer, which collects records and sends them in bundles.
+    pub fn producer(&self) -> ProducerBuilder {
+        ProducerBuilder::new(self.session.clone())
     }
 
     /// Creates a topic with partitions 0 to `partitions` − 1 (a CreateTopic request), and returns once it can be used.

@@ -247,8 +247,14 @@ impl Session {
 
     /// Opens a connection, blocking.
     pub(crate) fn bring_up(&self, channel: &mut Channel, timeout: Duration, closed: Option<&Closed>) -> Result<()> {
-        let until = self.now().after(timeout);
-        while !channel.open(self.now(), LookUp::Allowed)? {
+        let mut until = self.now().after(timeout);
+        loop {
+            let began = self.now();
+            if channel.open(began, LookUp::Allowed)? {
+                return Ok(());
+            }
+            // Looking up a name has a clock of its own.
+            until = until.after(self.now().since(began));
             match wait(&*self.net, std::iter::once(&mut *channel), closed, until)? {
                 Event::Ready => {}
                 Event::Closed => return Err(Error::Closed),
@@ -257,7 +263,6 @@ impl Session {
                 Event::Due => return Err(Error::timeout(channel.broker(), channel.phase(), timeout)),
             }
         }
-        Ok(())
     }
 
     /// Sends a request on an open connection and waits for its answer, which may take `allowance`.

@@ -145,7 +145,7 @@ impl Numbering {
         }
     }
 
-    /// Notes that the user has dropped these bundles, all that were unresolved, in order.
+    /// Notes that the user has dropped these bundles, in order.
     ///
     /// Numbers that may be stored stay theirs for ever. Those of which every copy was refused are free again.
     pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>, another_writer: bool) {

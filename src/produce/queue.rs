@@ -15,6 +15,7 @@
 //! that is clear nothing else is sent. Numbered bundles go one at a time, see [`numbering`](super::numbering). The shell asks
 //! [`next`](PartitionQueue::next) and feeds the answers back; nothing here touches a socket or reads a clock.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -313,7 +314,7 @@ impl PartitionQueue {
 
     /// Takes in that no connection could be opened; how many brokers are known.
     pub(super) fn on_unreachable(&mut self, now: Time, error: &Error, brokers: usize) {
-        self.hops = 0;
+        // Not the redirects in a row: one that leads to a leader that is gone needs time as much as two in a row do.
         self.unsent += 1;
         let others = self.unsent % brokers.max(1) != 0;
         if others && self.retry.retry_at_once(now, &self.policy) {
@@ -376,16 +377,16 @@ impl PartitionQueue {
         Some(delivery)
     }
 
-    /// Takes back what has failed, all of it and in order, to be sent again.
+    /// Takes back what has failed, in order, to be sent again.
     pub(super) fn take_back(&mut self, bundle: Bundle) {
         if let Some(numbering) = self.numbering.as_mut().filter(|_| bundle.range.is_some()) {
             numbering.doubt();
+            self.another_writer = false;
         }
-        self.another_writer = false;
         self.enqueue(bundle);
     }
 
-    /// Notes that what has failed will not be sent again.
+    /// Notes what of the failures will not be sent again, in order, before the others are taken back.
     pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>) {
         if let Some(numbering) = &mut self.numbering {
             numbering.dropped(bundles, std::mem::take(&mut self.another_writer));
@@ -396,11 +397,6 @@ impl PartitionQueue {
     pub(super) fn is_idle(&self) -> bool {
         let none_held = self.numbering.as_ref().is_none_or(|numbering| numbering.held().is_empty());
         self.waiting.is_empty() && self.in_flight.is_empty() && none_held
-    }
-
-    /// Whether replicas have been late to confirm, so that the next answer may be late too.
-    pub(super) fn is_slow(&self) -> bool {
-        self.numbering.as_ref().is_some_and(|numbering| !numbering.held().is_empty())
     }
 
     /// Whether something has gone wrong since the last bundle was stored.

@@ -219,6 +219,27 @@ impl Simulation {
         );
     }
 
+    /// Lets no other node reach a node, or lets them again; clients reach it all the same. Replicas there fall behind, and
+    /// what it leads is not confirmed.
+    ///
+    /// # Panics
+    /// If it is no broker's host.
+    #[track_caller]
+    pub fn isolate(&self, host: &str, isolated: bool) {
+        self.does(
+            || format!("{host} is isolated: {isolated}"),
+            |state| {
+                let (now, index) = (state.now, usize::from(state.host_named(host)));
+                let program = state.hosts[index].program;
+                let (program, node) = program.unwrap_or_else(|| panic!("{host} is no broker's host"));
+                if let Some(machine) = state.programs[program].machine_mut() {
+                    machine.isolate(now, node, isolated);
+                }
+                state.changed(program);
+            },
+        );
+    }
+
     /// Takes the power from a server: it is silent, and forgets its connections.
     #[track_caller]
     pub fn power_off(&self, host: &str) {

@@ -1,4 +1,143 @@
-//! A world with a clock and a network of its own, in which ordinary blocking code runs in virtual time.
+//! A world with a clock and a network of its own, in which ordinary blocking code runs in virtual time (feature `broker`).
+//!
+//! A test makes a [`Simulation`], puts a broker or a cluster into it, and connects ordinary clients to them. Whatever blocks
+//! there runs the world until something is due for it: nodes answer, bytes travel, connections break, and the clock jumps from
+//! one event to the next. A time-out of a minute takes microseconds, nothing depends on how busy the machine is, and the same
+//! seed gives the same run, to the byte.
+//!
+//! # A consumer, and a fail-over
+//!
+//! ```
+//! use std::time::Duration;
+//! use tank_client::simulation::Simulation;
+//! use tank_client::{Record, Start, Subscription};
+//!
+//! let sim = Simulation::new(1);
+//! let cluster = sim.cluster(3);
+//! cluster.create_topic("orders", 1);
+//! let client = sim.client().connect(cluster.brokers())?;
+//! client.publish("orders", 0, &[Record::new("tea")])?;
+//!
+//! // The leader dies after five seconds; the others notice some 20 s later.
+//! let nodes = cluster.clone();
+//! sim.after(Duration::from_secs(5), move || nodes.node(0).stop());
+//! let mut orders = client.subscribe(Subscription::partition("orders", 0).start(Start::Earliest))?;
+//! assert_eq!(orders.next().unwrap()?.payload(), b"tea");
+//! sim.sleep(Duration::from_secs(10));
+//!
+//! // Blocks until there is a new leader, in virtual time.
+//! client.publish("orders", 0, &[Record::new("milk")])?;
+//! assert_eq!(orders.next().unwrap()?.payload(), b"milk");
+//! assert!(sim.now() > Duration::from_secs(20));
+//! # Ok::<(), tank_client::Error>(())
+//! ```
+//!
+//! # A publisher, and a broker that hangs for a minute
+//!
+//! ```
+//! use std::time::Duration;
+//! use tank_client::simulation::Simulation;
+//! use tank_client::{Error, Record};
+//!
+//! let sim = Simulation::new(2);
+//! let broker = sim.broker();
+//! broker.create_topic("orders", 1);
+//! let client = sim.client().io_timeout(Duration::from_secs(10)).connect(broker.brokers())?;
+//! client.topics()?;
+//!
+//! broker.pause();
+//! let hanging = broker.clone();
+//! sim.after(Duration::from_secs(60), move || hanging.resume());
+//! // The request was sent, so nobody can know; what the program makes of that is what the test is about.
+//! let e = client.publish("orders", 0, &[Record::new("tea")]).unwrap_err();
+//! assert!(matches!(e, Error::OutcomeUnknown { .. }));
+//! assert_eq!(sim.now().as_secs(), 18); // the io time-out, and the 8 s that replicas have
+//! // The client gave the connection up with a reset, so the broker never executes it.
+//! sim.sleep(Duration::from_secs(60));
+//! assert_eq!(broker.high_water_mark("orders", 0), 0);
+//! # Ok::<(), tank_client::Error>(())
+//! ```
+//!
+//! # A full day of quiet
+//!
+//! ```
+//! use std::time::Duration;
+//! use tank_client::Subscription;
+//! use tank_client::simulation::Simulation;
+//!
+//! let sim = Simulation::new(3);
+//! let broker = sim.broker();
+//! broker.create_topic("orders", 1);
+//! let client = sim.client().connect(broker.brokers())?;
+//! let late = broker.clone();
+//! sim.after(Duration::from_secs(86_400), move || drop(late.append_payloads("orders", 0, &["tea"])));
+//! let mut orders = client.subscribe(Subscription::topic("orders").max_wait(Duration::from_secs(60)))?;
+//! assert_eq!(orders.next().unwrap()?.payload(), b"tea");
+//! assert!(broker.stats().all_requests() < 2000);
+//! # Ok::<(), tank_client::Error>(())
+//! ```
+//!
+//! # Several tasks
+//!
+//! Programs that do several things at a time have [tasks](Simulation::spawn): threads, of which exactly one runs at any time.
+//! The others wait until it blocks, and which one is next depends on events and the seed alone. The thread that makes the
+//! simulation is the first one. [`Simulation::after`] and [`Simulation::every`] are for what happens beside them and does not
+//! block, such as a [`CloseHandle::close`](crate::CloseHandle::close) or a broker that dies.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tank_client::simulation::Simulation;
+//!
+//! let sim = Simulation::new(4);
+//! let broker = sim.broker();
+//! broker.create_topic("orders", 1);
+//! let client = sim.client().connect(broker.brokers())?;
+//! let orders = client.subscribe("orders")?;
+//! let handle = orders.close_handle();
+//! let reader = sim.spawn("reader", move || orders.map(|order| order.unwrap().seq()).sum::<u64>());
+//! for second in 1..4 {
+//!     let broker = broker.clone();
+//!     sim.after(Duration::from_secs(second), move || drop(broker.append_payloads("orders", 0, &["tea"])));
+//! }
+//! sim.after(Duration::from_secs(10), move || handle.close());
+//! assert_eq!(reader.join(), 1 + 2 + 3);
+//! # Ok::<(), tank_client::Error>(())
+//! ```
+//!
+//! Code in a task must not block in any other way, on a channel or a mutex that another task holds while it blocks in the
+//! network: to the simulation it would run for ever. What needs real threads, files or sockets is tested with the
+//! [embedded broker](crate::broker) over real sockets.
+//!
+//! # What can go wrong
+//!
+//! | trouble | made by |
+//! | --- | --- |
+//! | nodes die, hang, refuse, come back | [`Broker::stop`](crate::broker::Broker::stop), `pause`, `refuse_connections`, `restart` and so on |
+//! | answers are lost, late, cut, wrong | [`Broker::inject`](crate::broker::Broker::inject) |
+//! | leaders move | [`Cluster::set_leader`](crate::broker::Cluster::set_leader), `fail_over`, or by themselves when a node is gone |
+//! | nodes do not reach each other | [`isolate`](Simulation::isolate) |
+//! | hosts do not reach each other | [`separate`](Simulation::separate), [`separate_one_way`](Simulation::separate_one_way) |
+//! | connections end, or fall silent | [`cut`](Simulation::cut), [`reset`](Simulation::reset), [`silence`](Simulation::silence) |
+//! | lines are long, narrow, break packets | [`set_links`](Simulation::set_links), [`set_link`](Simulation::set_link) |
+//! | a host is slow, or loses power | [`slow_down`](Simulation::slow_down), [`power_off`](Simulation::power_off) |
+//! | another service has the address | [`take_over`](Simulation::take_over) |
+//! | names change, fail, take long | [`set_name`](Simulation::set_name), [`fail_name`](Simulation::fail_name), [`delay_name`](Simulation::delay_name) |
+//! | no descriptors are left | [`limit_descriptors`](Simulation::limit_descriptors) |
+//! | the wall clock jumps | [`jump_wall_clock`](Simulation::jump_wall_clock) |
+//!
+//! # When a test fails
+//!
+//! The panic of a task ends the world and is repeated in the main task, with the seed, what every task waits for since when,
+//! and the last events. So does a world in which all tasks wait and nothing is scheduled, which is a proven hang, and a loop
+//! that never pauses. The seed is the whole bug report: run it again and add what you want to see.
+//!
+//! # The model
+//!
+//! Bytes arrive in order and once, in packets that may be cut anywhere. Buffers are finite on both sides. A FIN comes after all
+//! that was written before it; a reset drops what has not arrived. A request that was not read yet is executed after a FIN and
+//! dropped after a reset. What a separation swallows is sent again afterwards, unless the client's system was told to give up
+//! ([`tcp_user_timeout`](crate::ClientBuilder::tcp_user_timeout)); handshakes are tried again after 1, 3, 7 and so on seconds.
+//! Keep-alive probes are not part of it. Acknowledgements take no time.
 
 #![allow(dead_code)]
 
@@ -115,7 +254,7 @@ impl Simulation {
         self.world.now().since(Time::ZERO)
     }
 
-    /// The time of the wall clock: 2026-01-01 when the world begins, unless it [jumps](Simulation::set_wall_clock).
+    /// The time of the wall clock: 2026-01-01 when the world begins, unless it [jumps](Simulation::jump_wall_clock).
     pub fn wall_clock(&self) -> SystemTime {
         let state = self.world.lock();
         net::wall(state.now, state.wall_offset_ms)

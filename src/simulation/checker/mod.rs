@@ -9,13 +9,13 @@ mod trouble;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::nodes::{Nodes, place};
-use super::{Simulation, Task};
+use super::{Counts, Simulation, Task};
 use crate::broker::host::Host;
-use crate::broker::machine::{ClusterOptions, Machine, Options};
+use crate::broker::machine::{ClusterOptions, Machine};
 use model::Model;
 pub use model::Property;
 use plan::{Plan, Role};
@@ -27,6 +27,8 @@ const THROUGH: Duration = Duration::from_secs(60);
 /// For how long the world must be quiet, and what counts as quiet, each second.
 const QUIET: Duration = Duration::from_secs(10);
 const QUIET_REQUESTS: u64 = 4;
+/// Connections a second that a task may begin to open, whatever goes wrong.
+const CONNECTIONS: u64 = 6;
 
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,20 +68,25 @@ pub fn run_until(seed: u64, time: Duration, until: Option<Duration>) -> Report {
         sim.set_time_limit(until);
     }
     sim.set_links(&plan.links);
-    sim.client();
+    let _ = sim.client();
     let hosts: Vec<String> = (0..plan.nodes).map(|node| format!("node-{node}")).collect();
-    let options = Options { behaviour: plan.behaviour.clone(), journal: true, kept_requests: 0, ..Options::default() };
     let election = Duration::from_millis(400);
     let cluster = ClusterOptions { name: "simulated".into(), factor: plan.factor, election };
-    let nodes = Arc::new(place(&sim, &hosts, options, (plan.nodes > 1).then_some(cluster)));
+    let nodes = Arc::new(place(&sim, &hosts, plan.options.clone(), (plan.nodes > 1).then_some(cluster)));
     let topics: Vec<String> = (0..plan.partitions.len()).map(|topic| format!("topic-{topic}")).collect();
     for (topic, &count) in topics.iter().zip(&plan.partitions) {
-        nodes.act(&mut |machine: &mut Machine, _| drop(machine.create_topic(topic, count, None)));
+        nodes.act(&mut |machine: &mut Machine, _| {
+            machine.create_topic(topic, count, None);
+        });
     }
     let model = Arc::new(Model::new(sim.clone(), nodes.clone(), topics, plan.nodes > 1, &plan));
     trouble::schedule(&sim, &nodes, &plan, &hosts);
-    let observer = model.clone();
-    sim.every(Duration::from_millis(100), move || observer.observe());
+    let (observer, most) = (model.clone(), most_sockets(&plan));
+    sim.every(Duration::from_millis(100), move || observer.look_around(most));
+    if plan.retention {
+        let observer = model.clone();
+        sim.every(Duration::from_secs(3), move || observer.take_first());
+    }
     let desk = Desk {
         sim: sim.clone(),
         model: model.clone(),
@@ -99,7 +106,26 @@ pub fn run_until(seed: u64, time: Duration, until: Option<Duration>) -> Report {
     workers.into_iter().chain(consumers).for_each(Task::join);
     model.finish();
     let requests = requests(&nodes, plan.nodes);
+    let Counts { connections, waits, .. } = sim.counts();
+    model.count("connections", connections);
+    model.count("waits", waits);
+    check_restraint(&sim, &desk, requests);
     Report { hash: sim.trace_hash(), time: sim.now(), requests, counts: model.counts() }
+}
+
+/// Every task may have a connection to each node by its name and by its address, and one more while that is found out.
+fn most_sockets(plan: &Plan) -> usize {
+    plan.roles.len() * (plan.nodes * 3 + 2)
+}
+
+/// Whatever happened, there was no storm.
+fn check_restraint(sim: &Simulation, desk: &Desk, _requests: u64) {
+    let seconds = sim.now().as_secs().max(1) * desk.plan.roles.len() as u64;
+    let Counts { connections, .. } = sim.counts();
+    if connections > seconds * CONNECTIONS {
+        let text = format!("{connections} connections in {:?} by {} tasks", sim.now(), desk.plan.roles.len());
+        desk.model.violated(Property::Quiet, &text);
+    }
 }
 
 fn begin(sim: &Simulation, desk: &Desk) -> (Vec<Task<()>>, Vec<Task<()>>) {
@@ -112,8 +138,8 @@ fn begin(sim: &Simulation, desk: &Desk) -> (Vec<Task<()>>, Vec<Task<()>>) {
                 let name = format!("{kind} {task}");
                 workers.push(sim.spawn(&name, move || tasks::produce(&desk, idempotent, &places)));
             }
-            Role::Publisher { places } => {
-                workers.push(sim.spawn(&format!("publisher {task}"), move || tasks::publish(&desk, &places)));
+            Role::Publisher { places, rarely } => {
+                workers.push(sim.spawn(&format!("publisher {task}"), move || tasks::publish(&desk, &places, rarely)));
             }
             Role::Consumer { places, restarts } => {
                 let name = format!("consumer {task}");

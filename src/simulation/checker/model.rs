@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::plan::{Place, Plan};
-use crate::Error;
 use crate::broker::host::Host;
 use crate::broker::machine::{Appended, Machine};
 use crate::net::Time;
 use crate::simulation::Simulation;
 use crate::simulation::nodes::Nodes;
+use crate::{Error, Gap, Message};
 
 /// What is checked in every run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,8 @@ struct Inner {
     latest: BTreeMap<(usize, Place), u32>,
     leaders: BTreeMap<Place, Vec<(Time, Option<usize>)>>,
     deliveries: BTreeMap<(usize, Place), Deliveries>,
+    /// What retention has taken up to, without it.
+    first: BTreeMap<Place, u64>,
     counts: BTreeMap<&'static str, u64>,
 }
 
@@ -89,6 +91,7 @@ pub(super) struct Model {
     nodes: Arc<Nodes>,
     pub(super) topics: Vec<String>,
     cluster: bool,
+    retention: bool,
     /// Whether anything goes wrong in this run.
     pub(super) troubled: bool,
     troubles: String,
@@ -116,7 +119,7 @@ impl Model {
     pub(super) fn new(sim: Simulation, nodes: Arc<Nodes>, topics: Vec<String>, cluster: bool, plan: &Plan) -> Model {
         let list: Vec<String> = plan.troubles.iter().map(ToString::to_string).collect();
         let (troubled, troubles) = (!list.is_empty(), list.join(", "));
-        Model { sim, nodes, topics, cluster, troubled, troubles, inner: Mutex::default() }
+        Model { sim, nodes, topics, cluster, retention: plan.retention, troubled, troubles, inner: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -181,6 +184,27 @@ impl Model {
         }
         for appended in news {
             self.appended(&appended);
+        }
+    }
+
+    /// As [`observe`](Model::observe), and counts the sockets.
+    pub(super) fn look_around(&self, most: usize) {
+        self.observe();
+        let open = self.sim.open_sockets(super::trouble::CLIENT);
+        if open > most {
+            self.violated(Property::Room, &format!("{open} sockets are open, at most {most} are needed"));
+        }
+    }
+
+    /// Retention takes about half of each log.
+    pub(super) fn take_first(&self) {
+        self.observe();
+        for (place, end) in self.ends() {
+            let topic = &self.topics[place.topic];
+            self.nodes.act(&mut |machine: &mut Machine, _| {
+                machine.truncate_front(topic, place.partition, end / 2);
+            });
+            self.lock().first.insert(place, end / 2);
         }
     }
 
@@ -265,7 +289,9 @@ impl Model {
     }
 
     /// A consumer is given a message.
-    pub(super) fn delivered(&self, consumer: usize, topic: &str, partition: u16, seq: u64, payload: &[u8]) {
+    pub(super) fn delivered(&self, consumer: usize, message: &Message, gaps: &[Gap]) {
+        let (topic, partition, seq) = (message.topic(), message.partition(), message.seq());
+        let payload = message.payload();
         self.observe();
         let place = self.place_of(topic, partition);
         let (Some(place), Some(id)) = (place, id_of(payload)) else {
@@ -295,8 +321,27 @@ impl Model {
         if !known {
             self.violated(Property::Delivery, &format!("{}, which was never there", what()));
         }
+        self.check_skipped(consumer, place, position, seq, gaps);
         if seq < position && !again {
             let text = format!("{}, after {}; before {last:x?}; leaders {leaders:?}", what(), position - 1);
+            self.violated(Property::Delivery, &text);
+        }
+    }
+
+    /// Of a log that loses nothing but by retention, each message that is passed over lies in a gap that was reported, and
+    /// no gap claims more than was taken.
+    fn check_skipped(&self, consumer: usize, place: Place, position: u64, seq: u64, gaps: &[Gap]) {
+        // From the earliest message on nothing can be missing.
+        if self.cluster || position == 0 || position >= seq {
+            return;
+        }
+        let mine = |gap: &&Gap| gap.partition == place.partition && *gap.topic == self.topics[place.topic];
+        let inner = self.lock();
+        let mut passed = inner.contents.range((place, position)..(place, seq)).map(|((_, seq), _)| *seq);
+        let missed = passed.find(|seq| !gaps.iter().filter(mine).any(|gap| (gap.first..=gap.last).contains(seq)));
+        drop(inner);
+        if let Some(missed) = missed {
+            let text = format!("consumer {consumer} passes over {} {missed} without a word", self.name(place));
             self.violated(Property::Delivery, &text);
         }
     }
@@ -366,7 +411,8 @@ impl Model {
             }
             // It may have gone with a leader that died: an injected loss.
             let since = given.appends.first().map_or(Time::ZERO, |append| append.at);
-            let lost = self.cluster && changes.is_some_and(|all| all.iter().any(|(when, _)| *when > since));
+            let lost =
+                self.retention || self.cluster && changes.is_some_and(|all| all.iter().any(|(when, _)| *when > since));
             if !lost {
                 missing.get_or_insert(id);
             }
@@ -388,7 +434,8 @@ impl Model {
             let mut seen: Vec<(u64, u32)> = entry.all.iter().map(|&(_, seq, id)| (seq, id)).collect();
             seen.sort_unstable();
             for &(seq, id) in log {
-                if seen.binary_search(&(seq, id)).is_ok() {
+                let was_taken = inner.first.get(&place).is_some_and(|&first| seq < first);
+                if was_taken || seen.binary_search(&(seq, id)).is_ok() {
                     continue;
                 }
                 // Given again below a position that was reached before.

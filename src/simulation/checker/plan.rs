@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::broker::BrokerFault;
-use crate::broker::machine::Behaviour;
+use crate::broker::machine::{Behaviour, Options};
 use crate::protocol::frame::Kind;
 use crate::protocol::produce::ProduceCode;
 use crate::simulation::LinkSettings;
@@ -28,6 +28,7 @@ pub(super) enum Role {
     /// Publishes, one call after the other.
     Publisher {
         places: Vec<Place>,
+        rarely: bool,
     },
     Consumer {
         places: Vec<Place>,
@@ -36,6 +37,9 @@ pub(super) enum Role {
     /// Asks for topics, partitions and states.
     Administrator,
 }
+
+/// The kind of trouble in which clients find no descriptors left, and say so at once.
+pub(super) const NO_DESCRIPTORS: u64 = 24;
 
 /// Something that goes wrong, and how long it lasts.
 #[derive(Debug, Clone)]
@@ -66,6 +70,9 @@ impl fmt::Display for Trouble {
             14 => "clock jumps".to_owned(),
             15 => "refuses".to_owned(),
             16 => "disconnects all".to_owned(),
+            22 => "has a slow name".to_owned(),
+            23 => "has no name".to_owned(),
+            24 => "no descriptors".to_owned(),
             _ => format!("{:?} {} times", fault(self.number), times(self.number)),
         };
         write!(f, "node {} {what} at {:?} for {:?}", self.node, self.begins, self.lasts)
@@ -105,7 +112,6 @@ pub(super) fn times(number: u64) -> u64 {
 pub(super) struct Plan {
     pub(super) nodes: usize,
     pub(super) factor: usize,
-    pub(super) behaviour: Behaviour,
     pub(super) partitions: Vec<u16>,
     pub(super) links: LinkSettings,
     pub(super) roles: Vec<Role>,
@@ -113,6 +119,12 @@ pub(super) struct Plan {
     /// When the last trouble is over, and the tasks stop making records.
     pub(super) trouble_ends: Duration,
     pub(super) work_ends: Duration,
+    /// What every node has in common.
+    pub(super) options: Options,
+    /// The longest that looking up a name takes.
+    pub(super) look_up: Duration,
+    /// Whether retention takes the first messages now and then.
+    pub(super) retention: bool,
     pub(super) connect_timeout: Duration,
     pub(super) io_timeout: Duration,
 }
@@ -128,7 +140,9 @@ impl Plan {
         let factor = 1 + random.below(nodes.min(3) as u64) as usize;
         let worst = !random.one_in(8);
         let behaviour = if worst { Behaviour::worst(seed) } else { Behaviour::at_once() };
-        let partitions: Vec<u16> = (0..1 + random.below(2)).map(|_| 1 + random.below(6) as u16).collect();
+        let options = options(&mut random, behaviour);
+        let many = if random.one_in(30) { 100 } else { 6 };
+        let partitions: Vec<u16> = (0..1 + random.below(2)).map(|_| 1 + random.below(many) as u16).collect();
         let latency = [ms(0)..ms(1), ms(0)..ms(1), ms(1)..ms(20), ms(20)..ms(150)][random.below(4) as usize].clone();
         let bandwidth = [125_000_000, 125_000_000, 2_000_000][random.below(3) as usize];
         let links = LinkSettings::default().latency(latency).bandwidth(bandwidth).fragment_one_in(1 + random.below(16));
@@ -137,7 +151,9 @@ impl Plan {
         Plan {
             nodes,
             factor,
-            behaviour,
+            options,
+            look_up: ms([0, 0, 0, 100, 3000][random.below(5) as usize]),
+            retention: nodes == 1 && random.one_in(3),
             roles: roles(&mut random, &partitions),
             partitions,
             links,
@@ -148,6 +164,18 @@ impl Plan {
             io_timeout: ms([3_000, 10_000, 30_000][random.below(3) as usize]),
         }
     }
+}
+
+fn options(random: &mut Random, behaviour: Behaviour) -> Options {
+    let mut options = Options { behaviour, journal: true, kept_requests: 0, ..Options::default() };
+    if random.one_in(3) {
+        options.layout.segment_bytes = 2_000 + random.below(50_000);
+    }
+    if random.one_in(5) {
+        options.idle_timeout = Some(ms(500 + random.below(10_000)));
+    }
+    options.cut_chunks = random.one_in(8);
+    options
 }
 
 fn roles(random: &mut Random, partitions: &[u16]) -> Vec<Role> {
@@ -172,7 +200,7 @@ fn roles(random: &mut Random, partitions: &[u16]) -> Vec<Role> {
     if !shared.is_empty() {
         roles.extend((0..random.below(3)).map(|_| Role::Producer { idempotent: false, places: shared.clone() }));
         if random.one_in(2) {
-            roles.push(Role::Publisher { places: shared.clone() });
+            roles.push(Role::Publisher { places: shared.clone(), rarely: random.one_in(4) });
         }
     }
     for _ in 0..1 + random.below(3) {
@@ -193,7 +221,7 @@ fn troubles(random: &mut Random, nodes: usize, end: Duration) -> Vec<Trouble> {
             let begins = 500 + random.below(end - 1000);
             let node = random.below(nodes as u64) as usize;
             Trouble {
-                kind: random.below(22),
+                kind: random.below(25),
                 node,
                 other: (node + 1 + random.below(nodes as u64) as usize) % nodes,
                 begins: ms(begins),

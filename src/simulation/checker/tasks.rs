@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::model::{Model, Outcome, Property, payload};
-use super::plan::{Place, Plan};
+use super::plan::{NO_DESCRIPTORS, Place, Plan};
 use crate::simulation::Simulation;
 use crate::simulation::random::Random;
-use crate::{Client, CloseHandle, ConsumeIter, Error, Fault, OutOfRange, Producer, Record, Start, Subscription};
+use crate::{
+    Client, CloseHandle, ConsumeIter, Error, Fault, Message, OutOfRange, Producer, Record, Start, Subscription,
+};
 
 /// What every task has.
 #[derive(Clone)]
@@ -44,13 +46,36 @@ impl Desk {
         RETRY + self.plan.connect_timeout + self.plan.io_timeout + Duration::from_secs(9)
     }
 
+    /// As [`Model::timed`], for a call that may have to look names up, which nothing bounds.
+    fn timed<T>(&self, what: &str, most: Duration, call: impl FnOnce() -> T) -> T {
+        let names = if most.is_zero() { Duration::ZERO } else { self.slow_names() };
+        self.model.timed(what, most + names, call)
+    }
+
+    fn slow_names(&self) -> Duration {
+        self.plan.look_up * (4 * self.plan.nodes as u32)
+    }
+
+    /// Calls until it is not for want of descriptors that it fails, which is said at once.
+    fn patiently<T>(&self, what: &str, call: impl Fn() -> crate::Result<T>) -> T {
+        loop {
+            match self.timed(what, self.most(), &call) {
+                Ok(value) => return value,
+                Err(e) if self.lacks_descriptors(&e) => self.sim.sleep(Duration::from_millis(200)),
+                Err(e) => self.model.failed(what, &e),
+            }
+        }
+    }
+
+    fn lacks_descriptors(&self, e: &Error) -> bool {
+        let is_planned = self.plan.troubles.iter().any(|trouble| trouble.kind == NO_DESCRIPTORS);
+        is_planned && e.chain().to_string().contains("os error 24")
+    }
+
     fn client(&self) -> Client {
         let builder = self.sim.client().connect_timeout(self.plan.connect_timeout).io_timeout(self.plan.io_timeout);
         let builder = builder.retry_timeout(RETRY).wait_for_brokers(RETRY);
-        match self.model.timed("connect", self.most(), || builder.connect(self.brokers.as_str())) {
-            Ok(client) => client,
-            Err(e) => self.model.failed("connect", &e),
-        }
+        self.patiently("connect", || builder.connect(self.brokers.as_str()))
     }
 
     fn topic(&self, place: Place) -> &str {
@@ -97,7 +122,7 @@ pub(super) fn produce(at: &Desk, idempotent: bool, places: &[Place]) {
         at.sim.sleep(Duration::from_millis(random.below(400)));
         if random.one_in(6) {
             flush(at, &mut random, &mut producer, idempotent, &mut pending);
-        } else if at.model.timed("poll", Duration::ZERO, || producer.poll()).is_err() {
+        } else if at.timed("poll", Duration::ZERO, || producer.poll()).is_err() {
             take_back(at, &mut random, &mut producer, idempotent, &mut pending);
         }
     }
@@ -105,7 +130,7 @@ pub(super) fn produce(at: &Desk, idempotent: bool, places: &[Place]) {
 }
 
 fn send(at: &Desk, producer: &mut Producer, place: Place, payload: &[u8]) -> crate::Result<()> {
-    at.model.timed("send", RETRY, || producer.send_to(at.topic(place), place.partition, Record::new(payload)))
+    at.timed("send", RETRY, || producer.send_to(at.topic(place), place.partition, Record::new(payload)))
 }
 
 /// Whether everything is stored.
@@ -116,7 +141,7 @@ fn flush(
     idempotent: bool,
     pending: &mut BTreeMap<Place, Vec<u32>>,
 ) -> bool {
-    let flushed = at.model.timed("flush", at.most() * 2, || producer.flush());
+    let flushed = at.timed("flush", at.most() * 2, || producer.flush());
     match flushed {
         Ok(()) => {}
         Err(Error::Undelivered { .. }) => take_back(at, random, producer, idempotent, pending),
@@ -164,7 +189,7 @@ fn take_back(
         }
     }
     if idempotent && !random.one_in(4) {
-        producer.retry_failures();
+        let _ = producer.retry_failures(|_| true);
         for (place, id, ..) in ids {
             at.model.reported([id], Outcome::Pending, "");
             let known = pending.entry(place).or_default();
@@ -177,22 +202,21 @@ fn take_back(
 }
 
 /// Publishes, one call after the other.
-pub(super) fn publish(at: &Desk, places: &[Place]) {
+pub(super) fn publish(at: &Desk, places: &[Place], rarely: bool) {
     let mut random = at.random();
     let client = at.client();
     while at.works() {
         let place = places[random.below(places.len() as u64) as usize];
         let records = at.records(&mut random, place, false);
         let list: Vec<Record<'_>> = records.iter().map(|(_, payload)| Record::new(payload)).collect();
-        let published =
-            at.model.timed("publish", at.most(), || client.publish(at.topic(place), place.partition, &list));
+        let published = at.timed("publish", at.most(), || client.publish(at.topic(place), place.partition, &list));
         let ids = records.iter().map(|(id, _)| *id);
         match published {
             Ok(()) => at.model.reported(ids, Outcome::Stored, ""),
             Err(e @ Error::OutcomeUnknown { .. }) => at.model.reported(ids, Outcome::Unknown, &e.chain().to_string()),
             Err(e) => at.model.reported(ids, Outcome::NotStored, &e.chain().to_string()),
         }
-        at.sim.sleep(Duration::from_millis(random.below(1500)));
+        at.sim.sleep(Duration::from_millis(random.below(if rarely { 18_500 } else { 1500 })));
     }
 }
 
@@ -202,6 +226,7 @@ pub(super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
     let mut saved: BTreeMap<Place, u64> = places.iter().map(|&place| (place, 0)).collect();
     let mut client = at.client();
     let mut messages = subscribe(at, &client, &mut random, &saved);
+    let mut closing: Option<CloseHandle> = None;
     while !at.is_over() {
         let got = match random.below(9) {
             0 => batch(at, &mut messages),
@@ -212,11 +237,36 @@ pub(super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
             // Two connections in a row that ended under its fetch: the client cannot tell that from a deadly request.
             Err(Error::Broker { fault: Fault::Deadly { .. }, .. }) if at.model.troubled => {
                 at.model.count("taken for deadly", 1);
+                closing = None;
+                messages = subscribe(at, &client, &mut random, &saved);
+                continue;
+            }
+            Err(e) if at.lacks_descriptors(&e) => {
+                at.model.count("without descriptors", 1);
+                closing = None;
                 messages = subscribe(at, &client, &mut random, &saved);
                 continue;
             }
             Err(e) if !at.is_over() => at.model.failed(&format!("consumer {}", at.task), &e),
             _ => {}
+        }
+        if closing.as_ref().is_some_and(|handle: &CloseHandle| handle.is_closed()) && !at.is_over() {
+            // `None` for ever, at once, whatever there is.
+            if at.timed("next of a closed iterator", Duration::ZERO, || messages.next()).is_some() {
+                at.model.violated(Property::Delivery, "a closed iterator goes on");
+            }
+            let positions = messages.positions();
+            for (place, seq) in &mut saved {
+                *seq = positions.get(at.topic(*place), place.partition).unwrap_or(*seq);
+            }
+            messages = subscribe(at, &client, &mut random, &saved);
+            (closing, _) = (None, at.model.count("closed", 1));
+            continue;
+        }
+        if closing.is_none() && random.one_in(100) && at.works() {
+            let handle = messages.close_handle();
+            closing = Some(handle.clone());
+            at.sim.after(Duration::from_millis(random.below(3000)), move || handle.close());
         }
         if messages.is_finished() && !at.is_over() {
             at.model.violated(Property::Progress, &format!("consumer {} ends of itself", at.task));
@@ -232,6 +282,7 @@ pub(super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
             if random.one_in(2) {
                 client = at.client();
             }
+            closing = None;
             messages = subscribe(at, &client, &mut random, &saved);
         }
         at.sim.sleep(Duration::from_millis(random.below(60)));
@@ -250,15 +301,12 @@ fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Pl
         });
     }
     let what = what.expect("a consumer has partitions").beyond_end(OutOfRange::Latest);
+    let what = if at.plan.retention { what.out_of_range(OutOfRange::Earliest) } else { what };
     let what = what.max_wait(Duration::from_millis([10, 500, 5000, 30_000][random.below(4) as usize]));
     let what = what.fetch_size([100, 5000, 1 << 20][random.below(3) as usize]);
-    match at.model.timed("subscribe", at.most(), || client.subscribe(what)) {
-        Ok(messages) => {
-            at.handles.lock().unwrap_or_else(PoisonError::into_inner).push(messages.close_handle());
-            messages
-        }
-        Err(e) => at.model.failed("subscribe", &e),
-    }
+    let messages = at.patiently("subscribe", || client.subscribe(what.clone()));
+    at.handles.lock().unwrap_or_else(PoisonError::into_inner).push(messages.close_handle());
+    messages
 }
 
 fn one(at: &Desk, random: &mut Random, messages: &mut ConsumeIter, unbounded: bool) -> crate::Result<()> {
@@ -266,28 +314,30 @@ fn one(at: &Desk, random: &mut Random, messages: &mut ConsumeIter, unbounded: bo
         messages.next().transpose()?
     } else {
         let most = Duration::from_micros([0, 1, 1000, 50_000, 700_000, 3_000_000][random.below(6) as usize]);
-        at.model.timed("next_timeout", most, || messages.next_timeout(most))?
+        at.timed("next_timeout", most, || messages.next_timeout(most))?
     };
     if let Some(message) = message {
-        at.model.delivered(at.task, message.topic(), message.partition(), message.seq(), message.payload());
+        at.model.delivered(at.task, &message, messages.gaps());
     }
     Ok(())
 }
 
 fn many(at: &Desk, random: &mut Random, messages: &mut ConsumeIter) -> crate::Result<()> {
     let most = Duration::from_millis(random.below(500));
-    let list = at.model.timed("next_many", most, || messages.next_many(20, most))?;
+    let list = at.timed("next_many", most, || messages.next_many(20, most))?;
     for message in list {
-        at.model.delivered(at.task, message.topic(), message.partition(), message.seq(), message.payload());
+        at.model.delivered(at.task, &message, messages.gaps());
     }
     Ok(())
 }
 
 fn batch(at: &Desk, messages: &mut ConsumeIter) -> crate::Result<()> {
-    if let Some(batch) = messages.next_batch()? {
-        for message in batch {
-            at.model.delivered(at.task, message.topic(), message.partition(), message.seq(), message.payload());
-        }
+    let list: Vec<Message> = match messages.next_batch()? {
+        Some(batch) => batch.iter().map(|message| message.to_message()).collect(),
+        None => Vec::new(),
+    };
+    for message in list {
+        at.model.delivered(at.task, &message, messages.gaps());
     }
     Ok(())
 }
@@ -298,12 +348,12 @@ pub(super) fn administer(at: &Desk) {
     let client = at.client();
     while at.works() {
         let failed = match random.below(4) {
-            0 => at.model.timed("topics", at.most(), || client.topics()).err(),
-            1 => at.model.timed("status", at.most(), || client.status()).err(),
+            0 => at.timed("topics", at.most(), || client.topics()).err(),
+            1 => at.timed("status", at.most(), || client.status()).err(),
             _ => {
                 let topic = random.below(at.plan.partitions.len() as u64) as usize;
                 let name = &at.model.topics[topic];
-                match at.model.timed("partitions", at.most(), || client.partitions(name)) {
+                match at.timed("partitions", at.most(), || client.partitions(name)) {
                     Ok(found) if found.len() != usize::from(at.plan.partitions[topic]) => {
                         at.model.violated(Property::Truth, &format!("{name} has {} partitions", found.len()))
                     }
@@ -311,7 +361,7 @@ pub(super) fn administer(at: &Desk) {
                 }
             }
         };
-        if let Some(e) = failed {
+        if let Some(e) = failed.filter(|e| !at.lacks_descriptors(e)) {
             at.model.failed("an administrator's question", &e);
         }
         at.sim.sleep(Duration::from_millis(random.below(3000)));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::plan::{Plan, Trouble, fault, times};
+use super::plan::{NO_DESCRIPTORS, Plan, Trouble, fault, times};
 use crate::broker::host::Host;
 use crate::broker::machine::Machine;
 use crate::net::Time;
@@ -18,18 +18,20 @@ fn act(nodes: &Nodes, mut act: impl FnMut(&mut Machine, Time)) {
 }
 
 pub(super) fn schedule(sim: &Simulation, nodes: &Arc<Nodes>, plan: &Plan, hosts: &[String]) {
+    let look_up = plan.look_up;
+    hosts.iter().for_each(|host| sim.delay_name(host, look_up));
     for trouble in &plan.troubles {
         let (begin, end) = (trouble.clone(), trouble.clone());
         let (world, machine, names) = (sim.clone(), nodes.clone(), hosts.to_vec());
-        sim.after(trouble.begins, move || begins(&world, &machine, &begin, &names));
+        sim.after(trouble.begins, move || begins(&world, &machine, &begin, &names, look_up));
         let (world, machine, names) = (sim.clone(), nodes.clone(), hosts.to_vec());
-        sim.after(trouble.begins + trouble.lasts, move || ends(&world, &machine, &end, &names));
+        sim.after(trouble.begins + trouble.lasts, move || ends(&world, &machine, &end, &names, look_up));
     }
     let (world, machine, names) = (sim.clone(), nodes.clone(), hosts.to_vec());
     sim.after(plan.trouble_ends, move || heal(&world, &machine, &names));
 }
 
-fn begins(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String]) {
+fn begins(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], look_up: Duration) {
     let (node, host) = (trouble.node, hosts[trouble.node].as_str());
     match trouble.kind {
         0 | 1 => act(nodes, |machine, now| machine.kill(now, node)),
@@ -50,11 +52,14 @@ fn begins(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String]) 
         14 => sim.jump_wall_clock((trouble.number % 7_200_000) as i64 - 3_600_000),
         15 => act(nodes, |machine, _| machine.refuse(node)),
         16 => act(nodes, |machine, now| machine.disconnect_all(now, node)),
+        22 => sim.delay_name(host, look_up.max(Duration::from_millis(1))),
+        23 => sim.fail_name(host, true),
+        NO_DESCRIPTORS => sim.limit_descriptors(CLIENT, Some(sim.open_sockets(CLIENT) + (trouble.number % 3) as usize)),
         _ => act(nodes, |machine, _| machine.inject(node, fault(trouble.number), times(trouble.number))),
     }
 }
 
-fn ends(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String]) {
+fn ends(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], look_up: Duration) {
     let (node, host) = (trouble.node, hosts[trouble.node].as_str());
     match trouble.kind {
         0..=2 | 15 => act(nodes, |machine, now| machine.start(now, node)),
@@ -63,6 +68,9 @@ fn ends(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String]) {
         6..=8 => sim.rejoin(CLIENT, host),
         12 => sim.slow_down(host, Duration::ZERO..Duration::ZERO),
         13 => sim.take_over(host, None),
+        22 => sim.delay_name(host, look_up),
+        23 => sim.fail_name(host, false),
+        NO_DESCRIPTORS => sim.limit_descriptors(CLIENT, None),
         17.. => act(nodes, |machine, _| {
             machine.clear_faults(node);
             machine.release(node);
@@ -73,10 +81,12 @@ fn ends(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String]) {
 
 /// Ends all trouble, whatever overlapped.
 fn heal(sim: &Simulation, nodes: &Nodes, hosts: &[String]) {
+    sim.limit_descriptors(CLIENT, None);
     for (node, host) in hosts.iter().enumerate() {
         sim.rejoin(CLIENT, host);
         sim.slow_down(host, Duration::ZERO..Duration::ZERO);
         sim.take_over(host, None);
+        sim.fail_name(host, false);
         act(nodes, |machine, now| {
             machine.resume(now, node);
             machine.start(now, node);
