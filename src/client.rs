@@ -238,11 +238,11 @@ impl ClientBuilder {
         self
     }
 
-    /// How long to block for a request to be taken, for a fetch's answer to begin, for the next bundle of it to be complete,
-    /// or for the whole answer to anything else. Default 30 seconds; more than zero. For a fetch it is counted from the end of
-    /// the time the broker was asked to wait; the caller's own time between two calls never counts. With several brokers to
-    /// choose from, one that does not answer is left for the next already after its part of the
-    /// [connect time-out](ClientBuilder::connect_timeout).
+    /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to take the next 16 KiB of a request:
+    /// slow but steady gets through, a trickle does not. Default 30 seconds; more than zero. For a fetch it is counted from
+    /// the end of the time the broker was asked to wait. Time that a program spends between two calls counts too, unless bytes
+    /// are waiting for it when it comes back. With several brokers to choose from, one that does not answer is left for the
+    /// next already after its part of the [connect time-out](ClientBuilder::connect_timeout).
     pub fn io_timeout(mut self, timeout: Duration) -> Self {
         self.config.io_timeout = timeout;
         self

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::super::subscription::Subscription;
+use super::super::subscription::{MAX_FETCH_SIZE, Subscription};
 use super::*;
 use crate::net::parse_brokers;
 use crate::protocol::bundle::Codec;
