@@ -150,7 +150,7 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
         let states = session.discover(topic, None);
         let led: Result<()> = states.and_then(|states| match states.len() {
             found if found < ids.len() => Err(Error::broker(topic, None, Fault::NoLeader)),
-            _ => session.log_ends(topic, &ids, &policy, None)?.into_iter().map(|end| end.map(|_| ())).collect(),
+            _ => session.log_ends(topic, &ids, &policy, None)?.into_iter().try_for_each(|end| end.map(drop)),
         });
         let Err(e) = led else { return Ok(()) };
         let unknown = Fault::UnknownTopic;

@@ -277,9 +277,11 @@ impl Session {
         let reused = !channel.is_fresh();
         let mut frame = Vec::new();
         let encoded = request.put(&mut frame).map_err(Error::from);
+        let mut answered = false;
         let answer = encoded.and_then(|()| {
             channel.queue(self.now(), id, allowance, &frame);
             let payload = self.receive(&mut channel, id, R::ANSWER, closed)?;
+            answered = true;
             request.read_answer(&payload, &self.config.limits).map_err(|e| Error::decode(channel.broker(), e))
         });
         match answer {
@@ -289,7 +291,7 @@ impl Session {
             }
             Err(error) => {
                 let stale = reused && error.is_connection_lost();
-                let handed_over = channel.handed_over(id);
+                let handed_over = answered || channel.handed_over(id);
                 channel.reset();
                 Err(Failed { handed_over, stale, error })
             }

@@ -143,6 +143,13 @@ impl InFlight {
 
 /// The request that an answer is to.
 pub(super) fn find(in_flight: &[InFlight], kind: Kind, payload: &[u8]) -> Result<usize, DecodeError> {
+    let unexpected = |expected: Kind| {
+        let fault = DecodeFault::Unexpected { found: kind as u64, expected: expected as u64 };
+        Err(DecodeError::new("message id", fault, 0))
+    };
+    if !in_flight.iter().any(|request| request.answer_kind() == kind) {
+        return unexpected(in_flight.first().map_or(Kind::Produce, InFlight::answer_kind));
+    }
     let id = match kind {
         Kind::Consume => {
             let mut cursor = Cursor::new(payload, 0);
@@ -155,10 +162,7 @@ pub(super) fn find(in_flight: &[InFlight], kind: Kind, payload: &[u8]) -> Result
         return Err(DecodeError::new("request id", DecodeFault::Undefined { value: id.into() }, 0));
     };
     match in_flight.get(index).map(InFlight::answer_kind) {
-        Some(expected) if expected != kind => {
-            let fault = DecodeFault::Unexpected { found: kind as u64, expected: expected as u64 };
-            Err(DecodeError::new("message id", fault, 0))
-        }
+        Some(expected) if expected != kind => unexpected(expected),
         _ => Ok(index),
     }
 }
