@@ -24,7 +24,7 @@ impl Random {
 
     /// A number below `n`; 0 if `n` is.
     pub(crate) fn below(&mut self, n: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(n) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
 
     /// A number of the range, or its start if it is empty.
