@@ -139,8 +139,6 @@
 //! ([`tcp_user_timeout`](crate::ClientBuilder::tcp_user_timeout)); handshakes are tried again after 1, 3, 7 and so on seconds.
 //! Keep-alive probes are not part of it. Acknowledgements take no time.
 
-#![allow(dead_code)]
-
 #[doc(hidden)]
 pub mod checker;
 mod faults;

@@ -98,10 +98,6 @@ impl Trace {
         self.hash ^ self.events
     }
 
-    pub(super) fn events(&self) -> u64 {
-        self.events
-    }
-
     /// The last events, a line each.
     pub(super) fn tell(&self, out: &mut String, name: &dyn Fn(u16) -> String, task: &dyn Fn(u16) -> String) {
         use fmt::Write;

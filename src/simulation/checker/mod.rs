@@ -109,7 +109,7 @@ pub fn run_until(seed: u64, time: Duration, until: Option<Duration>) -> Report {
     let Counts { connections, waits, .. } = sim.counts();
     model.count("connections", connections);
     model.count("waits", waits);
-    check_restraint(&sim, &desk, requests);
+    check_restraint(&sim, &desk);
     Report { hash: sim.trace_hash(), time: sim.now(), requests, counts: model.counts() }
 }
 
@@ -119,7 +119,7 @@ fn most_sockets(plan: &Plan) -> usize {
 }
 
 /// Whatever happened, there was no storm.
-fn check_restraint(sim: &Simulation, desk: &Desk, _requests: u64) {
+fn check_restraint(sim: &Simulation, desk: &Desk) {
     let seconds = sim.now().as_secs().max(1) * desk.plan.roles.len() as u64;
     let Counts { connections, .. } = sim.counts();
     if connections > seconds * CONNECTIONS {
@@ -178,8 +178,10 @@ fn settle(sim: &Simulation, desk: &Desk, workers: &[Task<()>]) {
         });
         all.find_map(|(task, place)| {
             let (position, end) = (desk.model.position(task, place), ends.get(&place).copied().unwrap_or(0));
-            let text =
-                || format!("consumer {task} is at {position} of {}, which ends with {end}", desk.model.name(place));
+            let text = || {
+                let (name, story) = (desk.model.name(place), desk.model.story(task, place));
+                format!("consumer {task} is at {position} of {name}, which ends with {end}; {story}")
+            };
             (position <= end && end > 0).then(text)
         })
     });

@@ -199,7 +199,7 @@ impl Model {
     /// Retention takes about half of each log.
     pub(super) fn take_first(&self) {
         self.observe();
-        for (place, end) in self.ends() {
+        for (place, end) in self.ends().into_iter().filter(|(_, end)| *end > 1) {
             let topic = &self.topics[place.topic];
             self.nodes.act(&mut |machine: &mut Machine, _| {
                 machine.truncate_front(topic, place.partition, end / 2);
@@ -275,10 +275,6 @@ impl Model {
                 _ => {}
             }
         }
-    }
-
-    pub(super) fn outcome(&self, id: u32) -> Outcome {
-        self.lock().given[id as usize].outcome
     }
 
     /// A consumer begins, or begins again, at these numbers.
@@ -367,6 +363,16 @@ impl Model {
         self.lock().deliveries.get(&(consumer, place)).map_or(0, |entry| entry.position)
     }
 
+    /// What the model knows of the end of a partition, and of what a consumer was given there.
+    pub(super) fn story(&self, consumer: usize, place: Place) -> String {
+        let inner = self.lock();
+        let last = inner.contents.range((place, 0)..=(place, u64::MAX)).next_back();
+        let appends = last.map(|(_, ids)| ids.iter().map(|&id| (id, inner.given.get(id as usize))).collect::<Vec<_>>());
+        let given =
+            inner.deliveries.get(&(consumer, place)).map(|entry| entry.all.iter().rev().take(3).collect::<Vec<_>>());
+        format!("last there: {appends:?}; last given: {given:?}; leaders {:?}", inner.leaders.get(&place))
+    }
+
     /// What can only be said when everything is over.
     pub(super) fn finish(&self) {
         self.observe();
@@ -436,6 +442,10 @@ impl Model {
             for &(seq, id) in log {
                 let was_taken = inner.first.get(&place).is_some_and(|&first| seq < first);
                 if was_taken || seen.binary_search(&(seq, id)).is_ok() {
+                    continue;
+                }
+                // The log of a leader that came back is not cut: this consumer was given what another one had there.
+                if entry.all.iter().any(|&(_, other, _)| other == seq) {
                     continue;
                 }
                 // Given again below a position that was reached before.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::broker::BrokerFault;
-use crate::broker::machine::{Behaviour, Options};
+use crate::broker::machine::{Behaviour, FailOver, Options};
 use crate::protocol::frame::Kind;
 use crate::protocol::produce::ProduceCode;
 use crate::simulation::LinkSettings;
@@ -40,13 +40,15 @@ pub(super) enum Role {
 
 /// The kind of trouble in which clients find no descriptors left, and say so at once.
 pub(super) const NO_DESCRIPTORS: u64 = 24;
+/// That in which names take long to look up, and how long at least.
+pub(super) const SLOW_NAME: u64 = 22;
+pub(super) const SLOW: Duration = Duration::from_millis(1);
 
 /// Something that goes wrong, and how long it lasts.
 #[derive(Debug, Clone)]
 pub(super) struct Trouble {
     pub(super) kind: u64,
     pub(super) node: usize,
-    pub(super) other: usize,
     pub(super) begins: Duration,
     pub(super) lasts: Duration,
     pub(super) number: u64,
@@ -70,9 +72,9 @@ impl fmt::Display for Trouble {
             14 => "clock jumps".to_owned(),
             15 => "refuses".to_owned(),
             16 => "disconnects all".to_owned(),
-            22 => "has a slow name".to_owned(),
+            SLOW_NAME => "has a slow name".to_owned(),
             23 => "has no name".to_owned(),
-            24 => "no descriptors".to_owned(),
+            NO_DESCRIPTORS => "no descriptors".to_owned(),
             _ => format!("{:?} {} times", fault(self.number), times(self.number)),
         };
         write!(f, "node {} {what} at {:?} for {:?}", self.node, self.begins, self.lasts)
@@ -139,7 +141,7 @@ impl Plan {
         let nodes = [1, 1, 3, 3, 3, 5][random.below(6) as usize];
         let factor = 1 + random.below(nodes.min(3) as u64) as usize;
         let worst = !random.one_in(8);
-        let behaviour = if worst { Behaviour::worst(seed) } else { Behaviour::at_once() };
+        let behaviour = if worst { behave(&mut random, seed) } else { Behaviour::at_once() };
         let options = options(&mut random, behaviour);
         let many = if random.one_in(30) { 100 } else { 6 };
         let partitions: Vec<u16> = (0..1 + random.below(2)).map(|_| 1 + random.below(many) as u16).collect();
@@ -164,6 +166,20 @@ impl Plan {
             io_timeout: ms([3_000, 10_000, 30_000][random.below(3) as usize]),
         }
     }
+}
+
+/// At their worst; often with leaders that are replaced sooner than real ones and replicas that lag more, so that a short run
+/// sees more of it.
+fn behave(random: &mut Random, seed: u64) -> Behaviour {
+    let mut behaviour = Behaviour::worst(seed);
+    if random.one_in(2) {
+        behaviour.fail_over = Some(FailOver { silent: (ms(1_500), ms(4_000)), in_order: (ms(200), ms(1_000)) });
+    }
+    if let Some(replication) = behaviour.replication.as_mut().filter(|_| random.one_in(3)) {
+        replication.delay = (ms(1), ms(1_500));
+        replication.partial = 300;
+    }
+    behaviour
 }
 
 fn options(random: &mut Random, behaviour: Behaviour) -> Options {
@@ -223,7 +239,6 @@ fn troubles(random: &mut Random, nodes: usize, end: Duration) -> Vec<Trouble> {
             Trouble {
                 kind: random.below(25),
                 node,
-                other: (node + 1 + random.below(nodes as u64) as usize) % nodes,
                 begins: ms(begins),
                 lasts: ms(random.below(end - begins)),
                 number: random.next(),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::model::{Model, Outcome, Property, payload};
-use super::plan::{NO_DESCRIPTORS, Place, Plan};
+use super::plan::{NO_DESCRIPTORS, Place, Plan, SLOW, SLOW_NAME};
 use crate::simulation::Simulation;
 use crate::simulation::random::Random;
 use crate::{
@@ -53,7 +53,9 @@ impl Desk {
     }
 
     fn slow_names(&self) -> Duration {
-        self.plan.look_up * (4 * self.plan.nodes as u32)
+        let is_slow = self.plan.troubles.iter().any(|trouble| trouble.kind == SLOW_NAME);
+        let each = if is_slow { self.plan.look_up.max(SLOW) } else { self.plan.look_up };
+        each * (4 * self.plan.nodes as u32)
     }
 
     /// Calls until it is not for want of descriptors that it fails, which is said at once.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::plan::{NO_DESCRIPTORS, Plan, Trouble, fault, times};
+use super::plan::{NO_DESCRIPTORS, Plan, SLOW, SLOW_NAME, Trouble, fault, times};
 use crate::broker::host::Host;
 use crate::broker::machine::Machine;
 use crate::net::Time;
@@ -52,7 +52,7 @@ fn begins(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], 
         14 => sim.jump_wall_clock((trouble.number % 7_200_000) as i64 - 3_600_000),
         15 => act(nodes, |machine, _| machine.refuse(node)),
         16 => act(nodes, |machine, now| machine.disconnect_all(now, node)),
-        22 => sim.delay_name(host, look_up.max(Duration::from_millis(1))),
+        SLOW_NAME => sim.delay_name(host, look_up.max(SLOW)),
         23 => sim.fail_name(host, true),
         NO_DESCRIPTORS => sim.limit_descriptors(CLIENT, Some(sim.open_sockets(CLIENT) + (trouble.number % 3) as usize)),
         _ => act(nodes, |machine, _| machine.inject(node, fault(trouble.number), times(trouble.number))),
@@ -68,7 +68,7 @@ fn ends(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], lo
         6..=8 => sim.rejoin(CLIENT, host),
         12 => sim.slow_down(host, Duration::ZERO..Duration::ZERO),
         13 => sim.take_over(host, None),
-        22 => sim.delay_name(host, look_up),
+        SLOW_NAME => sim.delay_name(host, look_up),
         23 => sim.fail_name(host, false),
         NO_DESCRIPTORS => sim.limit_descriptors(CLIENT, None),
         17.. => act(nodes, |machine, _| {
