@@ -506,7 +506,7 @@ fn leaders_that_cannot_be_reached() {
             assert_eq!(iter.next().unwrap().unwrap().seq(), seq);
         }
         assert!(iter.stats().failed_brokers > 500, "{:?}", iter.stats());
-        let remembered = format!("{iter:?}").matches("Leader {").count();
+        let remembered = format!("{iter:?}").matches("Fetcher {").count();
         assert!(remembered <= 260, "{remembered}");
         peer.end();
     });
