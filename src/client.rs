@@ -50,7 +50,7 @@ impl Client {
     /// [`retry_timeout`](ClientBuilder::retry_timeout).
     ///
     /// # Errors
-    /// [`Error::Config`] for a subscription that cannot work; [`Error::Broker`] for an unknown topic or partition;
+    /// [`Error::Config`](crate::Error::Config) for a subscription that cannot work; [`Error::Broker`](crate::Error::Broker) for an unknown topic or partition;
     /// otherwise as [`ClientBuilder::connect`].
     pub fn subscribe(&self, what: impl Into<Subscription>) -> Result<ConsumeIter> {
         subscribe(&self.session, what.into())
@@ -72,7 +72,7 @@ impl Client {
     /// a cluster to each leader.
     ///
     /// # Errors
-    /// [`Error::Broker`] if the topic is unknown, or a partition cannot be opened or has no leader now; otherwise as
+    /// [`Error::Broker`](crate::Error::Broker) if the topic is unknown, or a partition cannot be opened or has no leader now; otherwise as
     /// [`ClientBuilder::connect`].
     pub fn partitions(&self, topic: &str) -> Result<Vec<PartitionInfo>> {
         admin::partitions(&self.session, topic)
@@ -95,13 +95,13 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// * Not stored: [`Error::Config`] or [`Error::BundleTooLarge`] for what cannot be sent; [`Error::Broker`] if the
+    /// * Not stored: [`Error::Config`](crate::Error::Config) or [`Error::BundleTooLarge`](crate::Error::BundleTooLarge) for what cannot be sent; [`Error::Broker`](crate::Error::Broker) if the
     ///   topic or partition is unknown, read-only or without a leader, or too few replicas are in sync; otherwise as
     ///   [`ClientBuilder::connect`](crate::ClientBuilder::connect).
-    /// * Perhaps stored: [`Error::OutcomeUnknown`], if the request was sent and the answer is lost, or says that the broker
+    /// * Perhaps stored: [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown), if the request was sent and the answer is lost, or says that the broker
     ///   had trouble while it wrote, or that too few replicas confirmed in time. It is never sent again: that could store
     ///   the records twice.
-    /// * Partly stored: [`Error::PartlyStored`], if there were several bundles and not the first of them failed.
+    /// * Partly stored: [`Error::PartlyStored`](crate::Error::PartlyStored), if there were several bundles and not the first of them failed.
     pub fn publish(&self, topic: &str, partition: u16, records: &[Record<'_>]) -> Result<()> {
         publish::publish(&self.session, &PartitionRecords::new(topic, partition, records))
     }
@@ -113,7 +113,7 @@ impl Client {
     /// on each other: some may be stored while others fail.
     ///
     /// # Errors
-    /// [`Error::Config`] or [`Error::BundleTooLarge`], before anything is sent, if some of the records cannot be sent, two
+    /// [`Error::Config`](crate::Error::Config) or [`Error::BundleTooLarge`](crate::Error::BundleTooLarge), before anything is sent, if some of the records cannot be sent, two
     /// lists are for the same partition, or there are more than 255 topics or more than 255 partitions of one. The result of a
     /// partition is as that of [`publish`](Client::publish).
     pub fn publish_all(&self, records: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
@@ -129,9 +129,9 @@ impl Client {
     /// several calls cannot be known.
     ///
     /// # Errors
-    /// [`Error::Broker`] with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or
+    /// [`Error::Broker`](crate::Error::Broker) with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or
     /// [`Fault::SeqTooFar`](crate::Fault::SeqTooFar) for numbers that the partition does not take;
-    /// otherwise as [`publish`](Client::publish). After [`Error::OutcomeUnknown`] the high-water mark tells what was
+    /// otherwise as [`publish`](Client::publish). After [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) the high-water mark tells what was
     /// stored: a bundle is stored whole or not at all, and no number twice.
     pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
         publish::publish_at(&self.session, &PartitionRecords::numbered(topic, partition, records))
@@ -154,10 +154,10 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Config`], before anything is sent, for a name or number of partitions that a broker refuses: a name has 1
-    /// to 64 letters, digits, `-` and `_`, the latter two neither first nor last. [`Error::Broker`] if the topic exists,
+    /// [`Error::Config`](crate::Error::Config), before anything is sent, for a name or number of partitions that a broker refuses: a name has 1
+    /// to 64 letters, digits, `-` and `_`, the latter two neither first nor last. [`Error::Broker`](crate::Error::Broker) if the topic exists,
     /// the broker is read-only or has trouble with its files, or if the partitions, though created, find no leader within
-    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout). [`Error::OutcomeUnknown`] if the request was sent and its
+    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout). [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) if the request was sent and its
     /// answer lost: the topic may exist or not. Otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn create_topic(&self, topic: &str, partitions: u16, config: &TopicConfig) -> Result<()> {
         admin::create_topic(&self.session, topic, partitions, config)
@@ -190,7 +190,7 @@ impl Client {
     /// Makes the broker read the file `config` in the partition's folder again: a ReloadConf request.
     ///
     /// # Errors
-    /// [`Error::Broker`] if the topic or partition is unknown, if the file is missing, empty or does not parse, or if the
+    /// [`Error::Broker`](crate::Error::Broker) if the topic or partition is unknown, if the file is missing, empty or does not parse, or if the
     /// broker is part of a cluster; otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn reload_config(&self, topic: &str, partition: u16) -> Result<()> {
         admin::reload_config(&self.session, topic, partition)
@@ -347,9 +347,9 @@ impl ClientBuilder {
     /// [`SocketAddr`], or a list of either; port 11011 if absent. The settings can be used again, for another client.
     ///
     /// # Errors
-    /// [`Error::Config`] for a malformed address or setting. [`Error::Connect`], [`Error::Io`],
-    /// [`Error::Timeout`], [`Error::Disconnected`] or [`Error::NotTank`] if the broker cannot be reached or is none; with
-    /// several brokers, one [`Error::Connect`] that lists each with its cause.
+    /// [`Error::Config`](crate::Error::Config) for a malformed address or setting. [`Error::Connect`](crate::Error::Connect), [`Error::Io`](crate::Error::Io),
+    /// [`Error::Timeout`](crate::Error::Timeout), [`Error::Disconnected`](crate::Error::Disconnected) or [`Error::NotTank`](crate::Error::NotTank) if the broker cannot be reached or is none; with
+    /// several brokers, one [`Error::Connect`](crate::Error::Connect) that lists each with its cause.
     pub fn connect(&self, brokers: impl Into<Brokers>) -> Result<Client> {
         self.config.check()?;
         let brokers = parse_brokers(brokers.into().as_str())?;

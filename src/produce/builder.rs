@@ -15,7 +15,7 @@ use crate::session::Session;
 /// The least of pending bytes that may be allowed.
 const LEAST_PENDING: usize = 1 << 20;
 
-/// Settings for a [`Producer`], from [`Client::producer`].
+/// Settings for a [`Producer`], from [`Client::producer`](crate::Client::producer).
 #[must_use]
 pub struct ProducerBuilder {
     pub(super) session: Arc<Session>,
@@ -111,7 +111,7 @@ impl ProducerBuilder {
     /// of the program: after one, wait for an [`io_timeout`](crate::ClientBuilder::io_timeout) before the next producer numbers.
     ///
     /// **One writer per partition.** Nobody else may publish to the partitions this producer publishes to, for as long as it
-    /// lives: no other producer, no other process, not this client's [`publish`](Client::publish) either. Where another
+    /// lives: no other producer, no other process, not this client's [`publish`](crate::Client::publish) either. Where another
     /// writer's messages are seen, records fail with [`Fault::AnotherWriter`](crate::Fault::AnotherWriter) or
     /// [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove); there may be some that are not seen.
     ///
