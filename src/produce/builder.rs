@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::partitioner::{ByKey, Partitioner};
-use super::producer::Producer;
 use super::records::MAX_SET;
 use crate::config::{Acks, PublishOptions};
 use crate::error::{Error, Result};
@@ -15,7 +14,7 @@ use crate::session::Session;
 /// The least of pending bytes that may be allowed.
 const LEAST_PENDING: usize = 1 << 20;
 
-/// Settings for a [`Producer`], from [`Client::producer`](crate::Client::producer).
+/// Settings for a [`Producer`](crate::Producer), from [`Client::producer`](crate::Client::producer).
 #[must_use]
 pub struct ProducerBuilder {
     pub(super) session: Arc<Session>,
@@ -65,7 +64,7 @@ impl ProducerBuilder {
     }
 
     /// How many bytes the producer holds at most of records that are neither stored nor have failed, before compression; a
-    /// quarter of them for one partition. Default 64 MiB, at least 1 MiB. A call to [`send`](Producer::send) that would exceed
+    /// quarter of them for one partition. Default 64 MiB, at least 1 MiB. A call to [`send`](crate::Producer::send) that would exceed
     /// it waits, as described there. A larger record is taken alone.
     pub fn max_pending_bytes(mut self, bytes: usize) -> Self {
         self.max_pending_bytes = bytes;
@@ -117,7 +116,7 @@ impl ProducerBuilder {
     ///
     /// One request at a time is in flight for each partition. Records that a leader has and its replicas have not confirmed in
     /// time are held until they have; at the end of [`retry_timeout`](crate::ClientBuilder::retry_timeout) they fail, as unknown.
-    /// Failures keep their numbers: [`retry_failures`](Producer::retry_failures) stores them exactly once even then, while dropping
+    /// Failures keep their numbers: [`retry_failures`](crate::Producer::retry_failures) stores them exactly once even then, while dropping
     /// those that may be stored leaves a gap in the numbers if they are not.
     ///
     /// What remains: a proxy that delivers what it had buffered, two nodes that both believe they lead, or a leader that comes
@@ -127,31 +126,23 @@ impl ProducerBuilder {
         self
     }
 
-    /// Makes the producer. Nothing is sent yet.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a setting out of its range.
-    pub fn build(self) -> Result<Producer> {
+    pub(super) fn check(&self) -> Result<()> {
         self.options.check()?;
-        let refused = |what: &str, given: usize, most: usize| {
-            Err(Error::config(format!("producer: {what}: {given} given, 1 to {most} allowed")))
-        };
+        let refused = |what: &str| Err(Error::config(format!("producer: {what}")));
         if self.max_records == 0 || self.max_records > MAX_MESSAGES {
-            return refused("records", self.max_records as usize, MAX_MESSAGES as usize);
+            return refused(&format!("records: {} given, 1 to {MAX_MESSAGES} allowed", self.max_records));
         }
         if self.max_bytes == 0 || self.max_bytes > MAX_SET {
-            return refused("bytes", self.max_bytes, MAX_SET);
+            return refused(&format!("bytes: {} given, 1 to {MAX_SET} allowed", self.max_bytes));
         }
         if self.max_pending_bytes < LEAST_PENDING {
             let given = self.max_pending_bytes;
-            return Err(Error::config(format!(
-                "producer: pending bytes: {given} given, at least {LEAST_PENDING} needed"
-            )));
+            return refused(&format!("pending bytes: {given} given, at least {LEAST_PENDING} needed"));
         }
         if self.window == 0 {
-            return Err(Error::config("producer: a window of no requests given, at least 1 needed"));
+            return refused("a window of no requests given, at least 1 needed");
         }
-        Ok(Producer::new(self))
+        Ok(())
     }
 }
 
