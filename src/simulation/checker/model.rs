@@ -118,7 +118,9 @@ fn id_of(payload: &[u8]) -> Option<u32> {
 impl Model {
     pub(super) fn new(sim: Simulation, nodes: Arc<Nodes>, topics: Vec<String>, cluster: bool, plan: &Plan) -> Model {
         let list: Vec<String> = plan.troubles.iter().map(ToString::to_string).collect();
-        let (troubled, troubles) = (!list.is_empty(), list.join(", "));
+        // A broker that closes idle connections may do so just as a request comes.
+        let troubled = !list.is_empty() || plan.options.idle_timeout.is_some();
+        let troubles = list.join(", ");
         Model { sim, nodes, topics, cluster, retention: plan.retention, troubled, troubles, inner: Mutex::default() }
     }
 
@@ -266,6 +268,7 @@ impl Model {
                 Outcome::Stored if !appended => {
                     self.violated(Property::Truth, &format!("{} is reported stored and in no log", what()));
                 }
+                Outcome::Stored => self.check_confirmed(id, place),
                 Outcome::NotStored if appended => {
                     self.violated(Property::Truth, &format!("{} is reported not stored and in a log: {why}", what()));
                 }
@@ -274,6 +277,24 @@ impl Model {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// What is reported stored is at another replica in sync, if there is any: unless the leader has changed since.
+    fn check_confirmed(&self, id: u32, place: Place) {
+        let Some(Append { node, seq, .. }) = self.lock().given[id as usize].appends.last().copied() else { return };
+        let (topic, partition) = (&self.topics[place.topic], place.partition);
+        let mut missing = false;
+        self.nodes.look(&mut |machine: &Machine| {
+            let leads = machine.leader(topic, partition).flatten() == Some(node);
+            let in_sync = machine.in_sync(topic, partition).unwrap_or_default();
+            let mut peers = in_sync.iter().filter(|&&peer| peer != node).peekable();
+            let has = |peer: &usize| machine.log_end(*peer, topic, partition).is_some_and(|end| end >= seq);
+            missing = leads && peers.peek().is_some() && !peers.any(has);
+        });
+        if missing {
+            let text = format!("{id:08x} is reported stored, and no replica of {} has {seq}", self.name(place));
+            self.violated(Property::Truth, &text);
         }
     }
 
@@ -361,6 +382,27 @@ impl Model {
     /// The position of a consumer.
     pub(super) fn position(&self, consumer: usize, place: Place) -> u64 {
         self.lock().deliveries.get(&(consumer, place)).map_or(0, |entry| entry.position)
+    }
+
+    /// The state of every partition that is not the same everywhere.
+    pub(super) fn unsettled(&self) -> String {
+        let mut text = String::new();
+        self.nodes.look(&mut |machine: &Machine| {
+            for (topic, count) in machine.topics() {
+                for id in 0..count {
+                    let nodes = machine.replicas(&topic, id).unwrap_or_default();
+                    let state = |&node| (node, machine.log_end(node, &topic, id), machine.committed(node, &topic, id));
+                    let states: Vec<_> = nodes.iter().map(state).collect();
+                    let (leader, in_sync) = (machine.leader(&topic, id), machine.in_sync(&topic, id));
+                    if states.windows(2).any(|pair| pair[0].1 != pair[1].1) || leader == Some(None) {
+                        text += &format!(
+                            "{topic}/{id}: leader {leader:?}, in sync {in_sync:?}, (node, end, mark) {states:?}; "
+                        );
+                    }
+                }
+            }
+        });
+        text
     }
 
     /// What the model knows of the end of a partition, and of what a consumer was given there.
