@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use log::debug;
 
 use crate::TopicConfig;
-use crate::consume::check_topic;
 use crate::error::{Error, Fault, Result};
+use crate::message::check_topic;
 use crate::net::RetryState;
 use crate::protocol::admin::{
     CreateTopicCode, CreateTopicRequest, DiscoverTopicsRequest, DiscoverTopologyRequest, NodeEntry, PartitionState,
@@ -150,7 +150,7 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
         let states = session.discover(topic, None);
         let led: Result<()> = states.and_then(|states| match states.len() {
             found if found < ids.len() => Err(Error::broker(topic, None, Fault::NoLeader)),
-            _ => session.log_ends(topic, &ids, &policy, None)?.into_iter().map(|end| end.map(|_| ())).collect(),
+            _ => session.log_ends(topic, &ids, &policy, None)?.into_iter().try_for_each(|end| end.map(drop)),
         });
         let Err(e) = led else { return Ok(()) };
         let unknown = Fault::UnknownTopic;

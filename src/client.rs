@@ -10,7 +10,9 @@ use crate::brokers::Brokers;
 use crate::config::{Acks, Config, EndpointMap, Redirects};
 use crate::consume::{ConsumeIter, Subscription, find_time, subscribe};
 use crate::error::Result;
+use crate::message::Record;
 use crate::net::{Network, System, parse_brokers};
+use crate::produce::{PartitionRecords, ProducerBuilder, publish};
 use crate::protocol::Limits;
 use crate::protocol::bundle::Compression;
 use crate::session::Session;
@@ -48,10 +50,10 @@ impl Client {
     /// [`retry_timeout`](ClientBuilder::retry_timeout).
     ///
     /// # Errors
-    /// [`Error::Config`] for a subscription that cannot work; [`Error::Broker`] for an unknown topic or partition;
+    /// [`Error::Config`](crate::Error::Config) for a subscription that cannot work; [`Error::Broker`](crate::Error::Broker) for an unknown topic or partition;
     /// otherwise as [`ClientBuilder::connect`].
     pub fn subscribe(&self, what: impl Into<Subscription>) -> Result<ConsumeIter> {
-        subscribe(self, what.into())
+        subscribe(&self.session, what.into())
     }
 
     /// The number of the first message with this time stamp or a later one; the high-water mark + 1 if there is none.
@@ -63,17 +65,81 @@ impl Client {
     /// # Errors
     /// As [`subscribe`](Client::subscribe), and as the items of a [`ConsumeIter`].
     pub fn seq_at(&self, topic: &str, partition: u16, time: SystemTime) -> Result<u64> {
-        find_time(self, topic, partition, time)
+        find_time(&self.session, topic, partition, time)
     }
 
     /// The partitions of a topic with their first and last sequence numbers: a DiscoverPartitions request to any broker, and in
     /// a cluster to each leader.
     ///
     /// # Errors
-    /// [`Error::Broker`] if the topic is unknown, or a partition cannot be opened or has no leader now; otherwise as
+    /// [`Error::Broker`](crate::Error::Broker) if the topic is unknown, or a partition cannot be opened or has no leader now; otherwise as
     /// [`ClientBuilder::connect`].
     pub fn partitions(&self, topic: &str) -> Result<Vec<PartitionInfo>> {
         admin::partitions(&self.session, topic)
+    }
+
+    /// Publishes records to a partition, as one bundle (a Produce request), and waits until they are stored.
+    ///
+    /// More than 65,535 records, or more than 32 MiB of them, take several bundles, which are sent one after the other.
+    /// Of each bundle all records are stored or none.
+    ///
+    /// What certainly was not stored is tried again where that can help, within
+    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout): the broker cannot be reached or broke off before it had the
+    /// whole request, another node leads the partition, none does, or too few replicas are in sync.
+    ///
+    /// ```no_run
+    /// # use tank_client::{Client, Record};
+    /// # let client = Client::connect("localhost")?;
+    /// client.publish("orders", 0, &[Record::new("two pounds of tea").key("customer 7"), Record::new("milk")])?;
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// * Not stored: [`Error::Config`](crate::Error::Config) or [`Error::BundleTooLarge`](crate::Error::BundleTooLarge) for what cannot be sent; [`Error::Broker`](crate::Error::Broker) if the
+    ///   topic or partition is unknown, read-only or without a leader, or too few replicas are in sync; otherwise as
+    ///   [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// * Perhaps stored: [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown), if the request was sent and the answer is lost, or says that the broker
+    ///   had trouble while it wrote, or that too few replicas confirmed in time. It is never sent again: that could store
+    ///   the records twice.
+    /// * Partly stored: [`Error::PartlyStored`](crate::Error::PartlyStored), if there were several bundles and not the first of them failed.
+    pub fn publish(&self, topic: &str, partition: u16, records: &[Record<'_>]) -> Result<()> {
+        publish::publish(&self.session, &PartitionRecords::new(topic, partition, records))
+    }
+
+    /// Publishes records to several partitions, of any topics, and waits until all are stored or not: a result for
+    /// each partition, in the order given.
+    ///
+    /// All that is for the same broker goes there in one request, as far as it fits into 64 MiB. Partitions do not depend
+    /// on each other: some may be stored while others fail.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) or [`Error::BundleTooLarge`](crate::Error::BundleTooLarge), before anything is sent, if some of the records cannot be sent, two
+    /// lists are for the same partition, or there are more than 255 topics or more than 255 partitions of one. The result of a
+    /// partition is as that of [`publish`](Client::publish).
+    pub fn publish_all(&self, records: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
+        publish::publish_all(&self.session, records)
+    }
+
+    /// Publishes records with sequence numbers of their own, which grow from record to record and may leave gaps (a
+    /// ProduceWithSeqnum request): what it takes to copy a partition.
+    ///
+    /// The numbers must lie above the partition's high-water mark, which is asked for first; one writer at a time only,
+    /// therefore. Numbers that would kill a server are refused as far as that can be known: 2^31 or more above the mark,
+    /// unless the partition is empty, or above the first one of the call. A segment that has grown over so many numbers by
+    /// several calls cannot be known.
+    ///
+    /// # Errors
+    /// [`Error::Broker`](crate::Error::Broker) with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or
+    /// [`Fault::SeqTooFar`](crate::Fault::SeqTooFar) for numbers that the partition does not take;
+    /// otherwise as [`publish`](Client::publish). After [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) the high-water mark tells what was
+    /// stored: a bundle is stored whole or not at all, and no number twice.
+    pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
+        publish::publish_at(&self.session, &PartitionRecords::numbered(topic, partition, records))
+    }
+
+    /// Settings for a producer, which collects records and sends them in bundles.
+    pub fn producer(&self) -> ProducerBuilder {
+        ProducerBuilder::new(self.session.clone())
     }
 
     /// Creates a topic with partitions 0 to `partitions` − 1 (a CreateTopic request), and returns once it can be used.
@@ -88,10 +154,10 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Config`], before anything is sent, for a name or number of partitions that a broker refuses: a name has 1
-    /// to 64 letters, digits, `-` and `_`, the latter two neither first nor last. [`Error::Broker`] if the topic exists,
+    /// [`Error::Config`](crate::Error::Config), before anything is sent, for a name or number of partitions that a broker refuses: a name has 1
+    /// to 64 letters, digits, `-` and `_`, the latter two neither first nor last. [`Error::Broker`](crate::Error::Broker) if the topic exists,
     /// the broker is read-only or has trouble with its files, or if the partitions, though created, find no leader within
-    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout). [`Error::OutcomeUnknown`] if the request was sent and its
+    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout). [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) if the request was sent and its
     /// answer lost: the topic may exist or not. Otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn create_topic(&self, topic: &str, partitions: u16, config: &TopicConfig) -> Result<()> {
         admin::create_topic(&self.session, topic, partitions, config)
@@ -124,7 +190,7 @@ impl Client {
     /// Makes the broker read the file `config` in the partition's folder again: a ReloadConf request.
     ///
     /// # Errors
-    /// [`Error::Broker`] if the topic or partition is unknown, if the file is missing, empty or does not parse, or if the
+    /// [`Error::Broker`](crate::Error::Broker) if the topic or partition is unknown, if the file is missing, empty or does not parse, or if the
     /// broker is part of a cluster; otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn reload_config(&self, topic: &str, partition: u16) -> Result<()> {
         admin::reload_config(&self.session, topic, partition)
@@ -172,11 +238,11 @@ impl ClientBuilder {
         self
     }
 
-    /// How long to block for a request to be taken, for a fetch's answer to begin, for the next bundle of it to be complete,
-    /// or for the whole answer to anything else. Default 30 seconds; more than zero. For a fetch it is counted from the end of
-    /// the time the broker was asked to wait; the caller's own time between two calls never counts. With several brokers to
-    /// choose from, one that does not answer is left for the next already after its part of the
-    /// [connect time-out](ClientBuilder::connect_timeout).
+    /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to take the next 16 KiB of a request:
+    /// slow but steady gets through, a trickle does not. Default 30 seconds; more than zero. For a fetch it is counted from
+    /// the end of the time the broker was asked to wait. Time that a program spends between two calls counts too, unless bytes
+    /// are waiting for it when it comes back. With several brokers to choose from, one that does not answer is left for the
+    /// next already after its part of the [connect time-out](ClientBuilder::connect_timeout).
     pub fn io_timeout(mut self, timeout: Duration) -> Self {
         self.config.io_timeout = timeout;
         self
@@ -281,9 +347,9 @@ impl ClientBuilder {
     /// [`SocketAddr`], or a list of either; port 11011 if absent. The settings can be used again, for another client.
     ///
     /// # Errors
-    /// [`Error::Config`] for a malformed address or setting. [`Error::Connect`], [`Error::Io`],
-    /// [`Error::Timeout`], [`Error::Disconnected`] or [`Error::NotTank`] if the broker cannot be reached or is none; with
-    /// several brokers, one [`Error::Connect`] that lists each with its cause.
+    /// [`Error::Config`](crate::Error::Config) for a malformed address or setting. [`Error::Connect`](crate::Error::Connect), [`Error::Io`](crate::Error::Io),
+    /// [`Error::Timeout`](crate::Error::Timeout), [`Error::Disconnected`](crate::Error::Disconnected) or [`Error::NotTank`](crate::Error::NotTank) if the broker cannot be reached or is none; with
+    /// several brokers, one [`Error::Connect`](crate::Error::Connect) that lists each with its cause.
     pub fn connect(&self, brokers: impl Into<Brokers>) -> Result<Client> {
         self.config.check()?;
         let brokers = parse_brokers(brokers.into().as_str())?;

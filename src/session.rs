@@ -51,7 +51,7 @@ pub(crate) struct Session {
 pub(crate) struct Failed {
     /// Whether the broker may have the whole request.
     pub(crate) handed_over: bool,
-    /// Whether the connection had been idle before and ended without a byte: that says nothing about the broker.
+    /// Whether the connection had been idle before, and ended: that says nothing about the broker.
     stale: bool,
     pub(crate) error: Error,
 }
@@ -277,10 +277,11 @@ impl Session {
         let reused = !channel.is_fresh();
         let mut frame = Vec::new();
         let encoded = request.put(&mut frame).map_err(Error::from);
-        let before = channel.received();
+        let mut answered = false;
         let answer = encoded.and_then(|()| {
             channel.queue(self.now(), id, allowance, &frame);
             let payload = self.receive(&mut channel, id, R::ANSWER, closed)?;
+            answered = true;
             request.read_answer(&payload, &self.config.limits).map_err(|e| Error::decode(channel.broker(), e))
         });
         match answer {
@@ -289,9 +290,8 @@ impl Session {
                 Ok(answer)
             }
             Err(error) => {
-                let silent = channel.received() == before && !error.is_timeout();
-                let stale = reused && silent && error.is_connection_lost();
-                let handed_over = channel.handed_over(id);
+                let stale = reused && error.is_connection_lost();
+                let handed_over = answered || channel.handed_over(id);
                 channel.reset();
                 Err(Failed { handed_over, stale, error })
             }

@@ -73,7 +73,7 @@ fn a_pause_over_the_brokers_idle_limit_goes_unnoticed() {
         assert_eq!(got, [21; 2]);
         let stats = iter.stats();
         assert_eq!((stats.reconnects, stats.failed_brokers, stats.fetches), (0, 0, 10), "{stats:?}");
-        assert!(broker.stats().accepted > 5);
+        assert!(broker.stats().accepted >= 5);
         // So it is with the client's own.
         for _ in 0..5 {
             assert!(broker.wait_until(SOON, |stats| stats.open == 0));

@@ -972,6 +972,74 @@ fn subscriptions_that_cannot_work() {
 }
 
 #[test]
+fn the_last_numbers() {
+    within(60, || {
+        let (broker, client) = embedded();
+        broker.create_topic("t", 2);
+        for n in 1..=10 {
+            broker.append_payloads("t", 0, &[n.to_string()]);
+        }
+        let last = |n| client.subscribe(Subscription::topic("t").start(Start::Last(n)).stop_at_end()).unwrap();
+        for (n, expected) in [(0, range(11, 10)), (3, range(8, 10)), (10, range(1, 10)), (99, range(1, 10))] {
+            assert_eq!(numbers(&mut last(n)), expected, "the last {n}");
+        }
+        broker.truncate_front("t", 0, 5);
+        assert_eq!(numbers(&mut last(99)), range(5, 10));
+    });
+}
+
+#[test]
+fn many_at_a_time() {
+    within(60, || {
+        let (broker, client) = embedded();
+        broker.create_topic("t", 1);
+        for n in 1..=10 {
+            broker.append_payloads("t", 0, &[n.to_string()]);
+        }
+        let mut iter = client.subscribe(Subscription::topic("t").start(Start::Earliest).limit(12)).unwrap();
+        assert_eq!((iter.lag_of("t", 0), iter.lag_of("t", 1)), (Some(10), None));
+        let mut many = |most, wait| -> Vec<u64> {
+            iter.next_many(most, Duration::from_millis(wait)).unwrap().iter().map(number).collect()
+        };
+        assert_eq!((many(0, 1000), many(4, 60_000)), (vec![], range(1, 4)));
+        assert_eq!(many(100, 200), range(5, 10), "those that came in time");
+        assert!(many(100, 0).is_empty());
+        broker.append_payloads("t", 0, &["11", "12", "13"]);
+        assert_eq!(many(100, 60_000), [11, 12], "the limit");
+        assert!(many(100, 60_000).is_empty());
+        assert_eq!((iter.lag_of("t", 0), iter.is_finished()), (Some(1), true));
+        // An error comes after all that came before it.
+        let mut iter = client.subscribe(Subscription::topic("t").start(Start::Earliest).fetch_size(1)).unwrap();
+        assert_eq!(number(&iter.next().unwrap().unwrap()), 1);
+        broker.truncate_front("t", 0, 12);
+        let got = iter.next_many(100, Duration::from_secs(60)).unwrap();
+        assert!(got.first().is_some_and(|message| message.seq() == 2), "{got:?}");
+        let e = iter.next_many(100, Duration::from_secs(60)).unwrap_err();
+        assert!(matches!(e, Error::OutOfRange { .. }), "{e}");
+        assert!(iter.next_many(100, Duration::from_secs(60)).unwrap().is_empty() && iter.next().is_none());
+    });
+}
+
+#[test]
+fn one_handle_ends_many() {
+    within(60, || {
+        let (broker, client) = embedded();
+        broker.create_topic("t", 1);
+        let handle = CloseHandle::new();
+        let mut workers = Vec::new();
+        for _ in 0..5 {
+            let iter = client.subscribe(Subscription::topic("t").close_with(&handle)).unwrap();
+            workers.push(std::thread::spawn(move || iter.count()));
+        }
+        assert!(broker.wait_until(Duration::from_secs(20), |stats| stats.waiting == 5));
+        handle.close();
+        workers.into_iter().for_each(|worker| assert_eq!(worker.join().unwrap(), 0));
+        let e = client.subscribe(Subscription::topic("t").close_with(&handle)).map(|iter| iter.is_finished());
+        assert!(matches!(e, Ok(true) | Err(Error::Closed)), "{e:?}");
+    });
+}
+
+#[test]
 fn what_crosses_threads() {
     fn send<T: Send + 'static>() {}
     fn sync<T: Sync>() {}

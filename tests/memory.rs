@@ -73,11 +73,11 @@ fn kept_by_producer(partitions: u16, record: usize) -> isize {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", partitions);
     let addr = broker.addr().to_string();
+    let _scales = SCALES.lock().unwrap_or_else(PoisonError::into_inner);
     let writer = move || {
+        alloc::weigh_this_thread();
         let client = Client::connect(&addr).unwrap();
         let payload = vec![b'x'; record];
-        let _scales = SCALES.lock().unwrap_or_else(PoisonError::into_inner);
-        alloc::weigh_this_thread();
         let before = alloc::held();
         let builder = client.producer().compression(Compression::None).max_pending_bytes(1 << 30);
         let mut producer = builder.build().unwrap();

@@ -348,12 +348,18 @@ fn a_broker_that_is_gone_before_the_write() {
         assert!(matches!(e, Error::Connect { .. }) && e.is_retryable(), "{e}");
         assert!(took >= 300 * MS, "{took:?}");
         // Nobody there for a while.
+        let patient = impatient().retry_timeout(Duration::from_secs(30));
+        let patient = {
+            broker.restart().unwrap();
+            patient.connect(broker.addr()).unwrap()
+        };
+        broker.stop();
         thread::scope(|scope| {
             let late = scope.spawn(|| {
                 thread::sleep(100 * MS);
                 broker.restart().unwrap();
             });
-            publish().unwrap();
+            patient.publish("orders", 0, &[Record::new(b"x")]).unwrap();
             late.join().unwrap();
         });
         assert_eq!(broker.high_water_mark("orders", 0), 3);

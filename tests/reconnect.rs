@@ -13,9 +13,9 @@ use common::server::{Server, Topic, bundle, sparse};
 use common::watch::{SOON, timed, within};
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::bundle::Compression;
-use tank_client::protocol::fetch::PartitionAnswer;
+use tank_client::protocol::fetch::{FetchRequest, PartitionAnswer};
 use tank_client::protocol::frame::Kind;
-use tank_client::{Client, ClientBuilder, ConsumeIter, Error, Phase, Start, Subscription};
+use tank_client::{Client, ClientBuilder, ConsumeIter, Error, Fault, Phase, Start, Subscription};
 
 /// Dials again at once, almost.
 fn quick() -> ClientBuilder {
@@ -287,10 +287,10 @@ fn idle_connections_of_the_client() {
         broker.stop();
         broker.restart().unwrap();
         assert_eq!(client.partitions("orders").unwrap().len(), 1);
-        // In the middle of the exchange, on a connection that was used before.
+        // Before any byte of the answer, on a connection that was used before.
         for fault in [
             BrokerFault::CutAfter(0),
-            BrokerFault::ResetAfter(10),
+            BrokerFault::ResetAfter(0),
             BrokerFault::CloseOnRequest(Kind::DiscoverPartitions),
         ] {
             broker.inject(fault);
@@ -446,5 +446,40 @@ fn a_broker_that_does_not_wait_is_not_pestered() {
         broker.clear_faults();
         broker.append_payloads("orders", 1, &["1"]);
         assert_eq!(iter.next().unwrap().unwrap().seq(), 1);
+    });
+}
+
+/// A gap where the active segment begins kills a TANK server that is asked for a number in it.
+#[test]
+fn a_gap_kills_a_server_twice_at_most() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("t", 2);
+        let numbers: Vec<String> = (1..=10).map(|n| n.to_string()).collect();
+        (0..2).for_each(|p| _ = broker.append_payloads("t", p, &numbers));
+        broker.roll_segment("t", 0);
+        broker.append_payloads("t", 0, &["11"]);
+        broker.compact("t", 0, &[&sparse(&[2, 5], Compression::None)]);
+        let client = quick().connect(broker.addr()).unwrap();
+        for partition in [0, 1] {
+            // With another partition beside it, it takes one more death to tell which of them it was.
+            let (all, most) = match partition {
+                0 => (Subscription::partition("t", 0), 2),
+                _ => (Subscription::topic("t"), 3),
+            };
+            let mut iter = client.subscribe(all.start(Start::Earliest).stop_at_end()).unwrap();
+            broker.forget_requests();
+            let e = iter.find_map(Result::err).unwrap();
+            let Error::Broker { partition: Some(0), fault: Fault::Deadly { seq: 6, mark: 11 }, .. } = e else {
+                panic!("{e:?}")
+            };
+            let fetches = broker.requests().into_iter().filter_map(|request| request.fetch().ok());
+            let deadly = |fetch: &FetchRequest| fetch.slots().any(|(_, slot)| (slot.partition, slot.seq) == (0, 6));
+            let sent = fetches.filter(deadly).count();
+            assert!(sent <= most, "sent {sent} times, with {} partitions", partition + 1);
+            assert!(iter.next().is_none());
+        }
+        let skip = Subscription::partition("t", 0).start(Start::At(11)).stop_at_end();
+        assert_eq!(client.subscribe(skip).unwrap().count(), 1);
     });
 }

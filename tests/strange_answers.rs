@@ -17,6 +17,7 @@ use common::mutate;
 use common::rng::seeded;
 use common::watch::within;
 use peer::{Peer, Reply, Script, status};
+use tank_client::protocol::fetch::{FetchHeader, FetchRequest, FetchTopic, PartitionAnswer, TopicAnswer};
 use tank_client::protocol::frame::{self, Kind};
 use tank_client::{Client, Error, Limits, Record, Result, TopicConfig};
 
@@ -32,8 +33,13 @@ impl Script for Strange {
     fn reply(&mut self, id: u8, payload: &[u8]) -> Reply {
         let kind = Kind::from_id(id).unwrap();
         if kind != self.to {
-            assert_eq!(kind, Kind::Status, "what comes before");
-            return status(payload, false);
+            return match kind {
+                Kind::Consume => consumed(payload, PartitionAnswer::NoLeader),
+                kind => {
+                    assert_eq!(kind, Kind::Status, "what comes before");
+                    status(payload, false)
+                }
+            };
         }
         self.asked.fetch_add(1, Ordering::SeqCst);
         let mut bytes = self.answer.clone();
@@ -43,6 +49,20 @@ impl Script for Strange {
         }
         Reply { bytes, close: true, ..Reply::default() }
     }
+}
+
+/// Says the same of each partition of a fetch.
+fn consumed(payload: &[u8], answer: PartitionAnswer) -> Reply {
+    let request = FetchRequest::decode(payload).unwrap();
+    let topic = |topic: &FetchTopic| TopicAnswer {
+        name: topic.name.clone(),
+        partitions: topic.partitions.iter().map(|wanted| (wanted.partition, answer)).collect(),
+        known: answer != PartitionAnswer::UnknownTopic,
+    };
+    let mut reply = Reply::default();
+    let topics = request.topics.iter().map(topic).collect();
+    FetchHeader { request_id: request.request_id, topics }.encode(&mut reply.bytes).unwrap();
+    reply
 }
 
 type Call = fn(&Client) -> Result<()>;
@@ -286,23 +306,22 @@ fn refusals() {
     });
 }
 
-/// An idempotent producer in doubt asks for the mark, and reports what it is told instead.
+/// An idempotent producer in doubt asks for the end of the log, and reports what it is told instead.
 #[test]
 fn doubts_that_are_not_resolved() {
     use tank_client::Fault as F;
 
-    struct Doubtful(Vec<u8>, usize);
+    struct Doubtful(PartitionAnswer, usize);
 
     impl Script for Doubtful {
         fn reply(&mut self, id: u8, payload: &[u8]) -> Reply {
             let mut reply = Reply::default();
             match Kind::from_id(id).unwrap() {
                 Kind::Status => return status(payload, false),
-                Kind::DiscoverPartitions => {
+                Kind::Consume => {
                     self.1 += 1;
-                    let states = [&b"\x01t\x01\0"[..], &[0; 16]].concat();
-                    let rest = if self.1 == 1 { &states } else { &self.0 };
-                    reply.bytes = framed(Kind::DiscoverPartitions, &[&payload[..4], rest].concat());
+                    let empty = PartitionAnswer::OutOfRange { high_water_mark: 0, first_available: 0 };
+                    return consumed(payload, if self.1 == 1 { empty } else { self.0 });
                 }
                 // The answer is lost.
                 _ => reply.close = true,
@@ -312,12 +331,11 @@ fn doubts_that_are_not_resolved() {
     }
 
     within(60, || {
-        let states = |reason: u8| [&b"\x01t\x01\0"[..], &[0xff; 16], &[reason]].concat();
         for (answer, fault) in [
-            (states(0xfb), F::System),
-            (states(0xfd), F::NoLeader),
-            (b"\x01t\0\0".to_vec(), F::UnknownTopic),
-            (b"\x01t\x01\0".to_vec(), F::UnknownPartition),
+            (PartitionAnswer::SystemError, F::System),
+            (PartitionAnswer::NoLeader, F::NoLeader),
+            (PartitionAnswer::UnknownTopic, F::UnknownTopic),
+            (PartitionAnswer::UnknownPartition, F::UnknownPartition),
         ] {
             let peer = Peer::start();
             peer.play(Doubtful(answer, 0));

@@ -6,7 +6,7 @@
 //!      └── the shell, once it is due <── lose(): the connection failed
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use log::trace;
@@ -44,7 +44,10 @@ pub(super) struct Fetcher {
     buf: ReadBuf<TopicPartitions>,
     /// The partitions to be asked for here.
     pub(super) wanted: VecDeque<usize>,
-    in_flight: Vec<InFlight>,
+    in_flight: HashMap<u32, InFlight>,
+    /// How many partitions of them are behind, and how many may have ended a connection.
+    behind: usize,
+    suspects: usize,
     /// The fetch whose answer is being read.
     current: Option<InFlight>,
     /// How many more bytes the decoder cannot do without.
@@ -66,9 +69,9 @@ struct InFlight {
     partitions: Vec<usize>,
     max_wait_ms: u64,
     sent: Time,
-    /// How many of them are behind, and whether one may have ended a connection.
+    /// How many of them are behind, and how many may have ended a connection.
     behind: usize,
-    has_suspect: bool,
+    suspects: usize,
     /// The connection was alive when it was sent.
     alive: bool,
     summary: AnswerSummary,
@@ -104,7 +107,9 @@ impl Fetcher {
             decoder: new_decoder(session),
             buf: ReadBuf::new(READ_BUFFER, names.clone()),
             wanted: VecDeque::new(),
-            in_flight: Vec::new(),
+            in_flight: HashMap::new(),
+            behind: 0,
+            suspects: 0,
             current: None,
             need: 0,
             retry: RetryState::default(),
@@ -175,11 +180,7 @@ impl Fetcher {
             return Ok(());
         }
         loop {
-            let on_the_way = || self.in_flight.iter().chain(&self.current);
-            let way = OnTheWay {
-                behind: on_the_way().any(|fetch| fetch.behind > 0),
-                suspect: on_the_way().any(|fetch| fetch.has_suspect),
-            };
+            let way = OnTheWay { behind: self.behind > 0, suspect: self.suspects > 0 };
             match all.next_request(&mut self.wanted, way)? {
                 Some(request) => self.send(now, request, all, session)?,
                 None => return self.channel.write(now).map(drop),
@@ -206,16 +207,20 @@ impl Fetcher {
         if self.is_idle() && !is_fresh {
             self.revived = Some(now);
         }
-        self.in_flight.push(InFlight {
+        let (behind, suspects) = (request.count(|want| want.is_behind), request.count(|want| want.is_suspect));
+        self.behind += behind;
+        self.suspects += suspects;
+        let fetch_in_flight = InFlight {
             request_id,
             partitions,
             max_wait_ms,
             sent: now,
-            behind: request.partitions.iter().filter(|(_, want)| want.is_behind).count(),
-            has_suspect: request.partitions.iter().any(|(_, want)| want.is_suspect),
+            behind,
+            suspects,
             alive: is_fresh || now.since(self.last_byte) < ALIVE,
             summary: AnswerSummary::default(),
-        });
+        };
+        self.in_flight.insert(request_id, fetch_in_flight);
         self.frame.clear();
         fetch.encode(&mut self.frame)?;
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
@@ -286,8 +291,7 @@ impl Fetcher {
         match event {
             Event::Response { request_id } => {
                 all.on_response();
-                let place = self.in_flight.iter().position(|fetch| fetch.request_id == request_id);
-                self.current = place.map(|place| self.in_flight.swap_remove(place));
+                self.current = self.in_flight.remove(&request_id);
                 Stepped::Bundles(Lookahead::Clear)
             }
             Event::Partition { slot, answer } => self.on_answer(now, slot, answer, all),
@@ -299,6 +303,8 @@ impl Fetcher {
                 self.channel.answer_ends(now, Some(request_id));
                 self.retry.reset();
                 let fetch = self.current.take();
+                self.behind -= fetch.as_ref().map_or(0, |fetch| fetch.behind);
+                self.suspects -= fetch.as_ref().map_or(0, |fetch| fetch.suspects);
                 let wait = fetch.as_ref().map_or(0, |fetch| fetch.max_wait_ms);
                 let soon = SOON.min(Duration::from_millis(wait));
                 let summary = fetch.as_ref().map(|fetch| fetch.summary).unwrap_or_default();
@@ -345,9 +351,11 @@ impl Fetcher {
             true => self.channel.well_for().saturating_sub(now.since(self.last_byte)),
             false => self.channel.well_for(),
         };
-        let alone = self.in_flight.iter().map(|fetch| fetch.behind).sum::<usize>() == 1;
+        let alone = self.behind == 1;
+        let mut fetches: Vec<_> = self.in_flight.drain().map(|(_, fetch)| fetch).chain(self.current.take()).collect();
+        fetches.sort_by_key(|fetch| fetch.request_id);
         let mut lost = Vec::new();
-        for fetch in self.in_flight.drain(..).chain(self.current.take()) {
+        for fetch in fetches {
             let unanswered = is_silent && fetch.alive && (is_fresh || self.last_byte <= fetch.sent);
             let how = Lost::Ended { while_idle, well_for, unanswered, alone };
             lost.extend(fetch.partitions.into_iter().map(|partition| (partition, how)));
@@ -358,6 +366,7 @@ impl Fetcher {
         self.channel.close();
         self.decoder = new_decoder(session);
         self.buf.clear();
+        (self.behind, self.suspects) = (0, 0);
         (self.need, self.counted, self.revived) = (0, 0, None);
         lost
     }

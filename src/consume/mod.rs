@@ -26,5 +26,4 @@ pub use iter::ConsumeIter;
 pub use position::{Gap, Position, Positions};
 pub(crate) use start::{find_time, subscribe};
 pub use stats::Stats;
-pub(crate) use subscription::check_topic;
 pub use subscription::{OutOfRange, Subscription};

@@ -13,16 +13,20 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
 
+mod chunks;
+mod terms;
+
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use super::subscription::{MAX_FETCH_SIZE, Options, OutOfRange};
+use super::subscription::{Options, OutOfRange};
 use crate::error::Fault;
 use crate::net::{BrokerAddr, RetryPolicy, RetryState, Time};
 use crate::protocol::bundle::Entry;
 use crate::protocol::fetch::{PartitionAnswer, SEQ_TAIL};
 use crate::protocol::stream::{Bundle, ChunkEnd};
-use crate::protocol::varint;
+use chunks::Chunks;
+pub(super) use terms::{Failure, Lookahead, Lost, Next, Rules, Want};
 
 /// A number beyond the end of every log, other than the one that stands for the end: the answer to it tells where the end
 /// is, which no other answer does reliably.
@@ -34,19 +38,6 @@ const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 
 /// How many redirects to follow for a partition that may not be there.
 const MOST_HOPS: u32 = 3;
-
-/// What holds for all partitions of a subscription.
-#[derive(Debug)]
-pub(super) struct Rules {
-    pub(super) options: Options,
-    /// Nodes of a cluster die when they wait for several partitions with one fetch and data comes for one of them, and the
-    /// data that ends a wait may be numbered wrongly. So each partition is waited for alone there, and what ends a wait
-    /// only says that it is time to ask again.
-    pub(super) in_cluster: bool,
-    /// The largest bundle taken, in bytes.
-    pub(super) bundle_limit: u32,
-    pub(super) retry: RetryPolicy,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -64,8 +55,6 @@ pub(super) struct Partition {
     end: Option<u64>,
     /// `stop_at_end` has still to learn the end.
     end_unknown: bool,
-    /// What to ask for next: grown while a bundle is larger than the configured size.
-    fetch_size: u32,
     /// Where the last answer, or the address book, said to ask.
     leader: Option<BrokerAddr>,
     /// The fetch in flight may be waited with.
@@ -73,7 +62,7 @@ pub(super) struct Partition {
     last_was_empty: bool,
     /// The last answer ended a wait with data not to be relied on.
     wait_ended: bool,
-    chunk: ChunkState,
+    chunks: Chunks,
     /// Answers in a row that moved nothing although nothing was wrong, and whether the one being read is another.
     quiet: u32,
     is_quiet: bool,
@@ -110,102 +99,6 @@ pub(super) enum Begin {
     Probe,
 }
 
-/// What is known of the chunk being read, and of those before it that brought nothing.
-#[derive(Debug, Default)]
-struct ChunkState {
-    len: u32,
-    had_messages: bool,
-    /// Length of the last chunk that lay all below the position.
-    stale_len: Option<u32>,
-    /// The last chunk held but part of one bundle.
-    was_cut: bool,
-    /// The mark of the last chunk that lay all above it.
-    above: Option<u64>,
-}
-
-/// What a partition wants next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Want {
-    pub(super) seq: u64,
-    pub(super) fetch_size: u32,
-    /// The broker may wait for data.
-    pub(super) waits: bool,
-    /// With a fetch of its own.
-    pub(super) alone: bool,
-    /// It should be there: if the connection ends unanswered, this may be why.
-    pub(super) is_behind: bool,
-    /// It may have ended a connection, so nothing else that is behind may be asked for beside it.
-    pub(super) is_suspect: bool,
-}
-
-/// What follows for the shell from what a partition was told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Nothing but what the state says.
-    Go,
-    /// Find out who that is, and tell it to [`Partition::on_named`].
-    AskAt(SocketAddrV4),
-    /// Forget who leads it.
-    NoLeader,
-    /// The log's end, now known, is where it begins.
-    Begins(u64),
-    /// It skips from one number to another, because the first is not there.
-    Skips { from: u64, to: u64, gap: Option<(u64, u64)> },
-    /// The subscription ends with an error.
-    Fail(Failure),
-}
-
-/// Why a subscription ends, without the names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
-    Broker(Fault),
-    OutOfRange {
-        requested: u64,
-        first_available: u64,
-        high_water_mark: u64,
-    },
-    /// As `OutOfRange`, of a number that a checkpoint named.
-    Recreated {
-        position: u64,
-        high_water_mark: u64,
-    },
-    BundleTooLarge {
-        needed: u64,
-    },
-    /// The number that stands for whatever comes next would be asked for: only a broker that claims messages right up to
-    /// it leads there.
-    NoSuchSeq,
-    /// The connection's own error, for longer than may be waited.
-    Connection,
-}
-
-/// How a fetch was lost, or could not be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lost {
-    /// No connection could be opened.
-    Unreachable,
-    /// The connection ended.
-    Ended {
-        /// It had been used and then idle, and its end was only just not noticed: that is no trouble.
-        while_idle: bool,
-        /// For how long it had been up with nothing overdue.
-        well_for: Duration,
-        /// It was alive when the fetch was sent, and ended before any byte of an answer.
-        unanswered: bool,
-        /// Nothing else that is behind was asked for on it.
-        alone: bool,
-    },
-}
-
-/// Whether the next fetch is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lookahead {
-    /// It continues after what was found.
-    Clear,
-    /// The messages of the last bundle tell where it continues.
-    SeeFirst,
-}
-
 impl Partition {
     /// A partition that begins at this number, with its first number and its high-water mark if they are known.
     pub(super) fn new(position: u64, marks: Option<(u64, u64)>, options: &Options) -> Partition {
@@ -218,12 +111,11 @@ impl Partition {
             high_water_mark: marks.map(|(_, mark)| mark),
             end: options.stop_at_seq,
             end_unknown: options.stop_at_end,
-            fetch_size: options.fetch_size,
             leader: None,
             waits: false,
             last_was_empty: false,
             wait_ended: false,
-            chunk: ChunkState::default(),
+            chunks: Chunks::new(options.fetch_size),
             quiet: 0,
             is_quiet: false,
             retry: RetryState::default(),
@@ -273,11 +165,7 @@ impl Partition {
     }
 
     pub(super) fn chunk_len(&self) -> u32 {
-        self.chunk.len
-    }
-
-    pub(super) fn is_in_trouble(&self) -> bool {
-        self.retry.is_in_trouble()
+        self.chunks.len
     }
 
     /// Whether it is known where it begins, and that it is there.
@@ -323,7 +211,7 @@ impl Partition {
         let is_drained = (self.last_was_empty || self.high_water_mark.is_some() && !is_behind) && !self.wait_ended;
         let waits = !asks_at_once && (is_drained || !rules.in_cluster);
         let alone = is_suspect || self.is_probe() || (rules.in_cluster && waits);
-        let (seq, fetch_size) = (self.fetch_from, self.fetch_size);
+        let (seq, fetch_size) = (self.fetch_from, self.chunks.fetch_size);
         Ok(Some(Want { seq, fetch_size, waits, alone, is_behind, is_suspect }))
     }
 
@@ -353,8 +241,7 @@ impl Partition {
 
     /// Takes in what an answer says of it.
     pub(super) fn on_answer(&mut self, now: Time, answer: PartitionAnswer, rules: &Rules) -> Next {
-        self.chunk.len = answer.chunk_len();
-        self.chunk.had_messages = false;
+        self.chunks.begin(answer.chunk_len());
         self.is_quiet = false;
         if self.state == State::Done {
             return Next::Go;
@@ -535,7 +422,7 @@ impl Partition {
             }
         }
         // What is cut comes again, whole; only where there is nothing else it is worth looking at.
-        if found.last().is_some_and(|last| last.cut) && (self.chunk.had_messages || found.len() > new + 1) {
+        if found.last().is_some_and(|last| last.cut) && (self.chunks.had_messages || found.len() > new + 1) {
             found.pop();
         }
         let Some(last) = found.get(new..).and_then(<[Bundle]>::last) else { return Lookahead::Clear };
@@ -553,8 +440,7 @@ impl Partition {
 
     /// Notes that there are messages to be handed out.
     pub(super) fn on_messages(&mut self, rules: &Rules) {
-        self.chunk = ChunkState { len: self.chunk.len, had_messages: true, ..ChunkState::default() };
-        self.fetch_size = rules.options.fetch_size;
+        self.chunks.on_messages(rules.options.fetch_size);
         self.quiet = 0;
         self.retry.reset();
     }
@@ -586,16 +472,18 @@ impl Partition {
         if self.state == State::Done || self.wait_ended {
             return Next::Go;
         }
-        let found = self.chunk.had_messages;
+        let found = self.chunks.had_messages;
         if end != ChunkEnd::AboveMark || found {
             self.retry.reset();
         }
         match end {
-            ChunkEnd::Cut { bundle_len } => self.on_cut(bundle_len.unwrap_or(0), rules),
+            ChunkEnd::Cut { bundle_len } => match self.chunks.on_cut(bundle_len.unwrap_or(0), rules.bundle_limit) {
+                Ok(()) => Next::Go,
+                Err(needed) => Next::Fail(Failure::BundleTooLarge { needed }),
+            },
             ChunkEnd::AboveMark if !found => {
-                let above = self.chunk.above.replace(self.high_water_mark.unwrap_or(0));
-                if above != self.chunk.above && above.is_some() {
-                    // The mark moves: what lies above it will be there.
+                if self.chunks.mark_moved(self.high_water_mark.unwrap_or(0)) {
+                    // What lies above it will be there.
                     self.retry.reset();
                     return Next::Go;
                 }
@@ -604,33 +492,11 @@ impl Partition {
                     false => Next::Fail(Failure::Broker(Fault::AboveMark { seq: self.fetch_from })),
                 }
             }
-            ChunkEnd::Whole if !found => {
-                let (len, asked) = (self.chunk.len, self.fetch_size);
-                let grown = asked.saturating_mul(2).min(MAX_FETCH_SIZE).max(asked);
-                if grown == asked || self.chunk.stale_len.is_some_and(|before| len <= before) {
-                    return Next::Fail(Failure::Broker(Fault::Stuck { seq: self.fetch_from }));
-                }
-                self.chunk.stale_len = Some(len);
-                self.fetch_size = grown;
-                Next::Go
+            ChunkEnd::Whole if !found && !self.chunks.on_stale() => {
+                Next::Fail(Failure::Broker(Fault::Stuck { seq: self.fetch_from }))
             }
             ChunkEnd::AboveMark | ChunkEnd::Whole => Next::Go,
         }
-    }
-
-    /// Asks for a cut bundle of `needed` bytes with its length prefix, 0 if that was cut too, or for more than before.
-    fn on_cut(&mut self, needed: u64, rules: &Rules) -> Next {
-        let limit = u64::from(rules.bundle_limit) + varint::MAX_LEN as u64;
-        let asked = u64::from(self.fetch_size);
-        let found = self.chunk.had_messages;
-        if !found && (needed > limit || asked >= limit) {
-            return Next::Fail(Failure::BundleTooLarge { needed: needed.max(asked + 1) });
-        }
-        // A bundle that is cut again, or not the one that was cut before, must not make this creep.
-        let creeps = std::mem::replace(&mut self.chunk.was_cut, !found) || needed <= asked;
-        let size = if !found && creeps { needed.max(asked * 2) } else { needed.max(asked) };
-        self.fetch_size = u32::try_from(size.min(limit)).unwrap_or(u32::MAX);
-        Next::Go
     }
 
     /// Ends an answer: it can be asked for again, after a pause if the answer was empty and came too `soon`.
@@ -690,8 +556,7 @@ impl Partition {
     pub(super) fn seek(&mut self, seq: u64, end: u64, rules: &Rules) {
         self.go_to(seq);
         (self.end, self.end_unknown, self.begin) = (Some(end), true, Begin::Known);
-        (self.state, self.chunk) = (State::Idle, ChunkState::default());
-        self.fetch_size = rules.options.fetch_size;
+        (self.state, self.chunks) = (State::Idle, Chunks::new(rules.options.fetch_size));
     }
 
     fn go_to(&mut self, seq: u64) {

@@ -92,6 +92,13 @@ pub(super) struct Request {
     pub(super) waits: bool,
 }
 
+impl Request {
+    /// How many of the partitions want it so.
+    pub(super) fn count(&self, is: impl Fn(&Want) -> bool) -> usize {
+        self.partitions.iter().filter(|(_, want)| is(want)).count()
+    }
+}
+
 impl Partitions {
     /// Those of a subscription; `whole` are the topics subscribed to as a whole, with the number of their partitions.
     pub(super) fn new(

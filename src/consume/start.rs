@@ -9,10 +9,9 @@ use super::iter::ConsumeIter;
 use super::partition::{Partition, Rules, before_end};
 use super::partitions::Partitions;
 use super::search::seq_at;
-use super::subscription::{Options, Subscription, Wanted, check_topic};
-use crate::client::Client;
+use super::subscription::{Options, Subscription, Wanted};
 use crate::error::{Error, Fault, Result};
-use crate::message::{Start, TopicPartition};
+use crate::message::{Start, TopicPartition, check_topic};
 use crate::net::RetryPolicy;
 use crate::protocol::admin::PartitionState;
 use crate::session::Session;
@@ -24,9 +23,9 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 pub(crate) type Marks = (u64, u64);
 
 /// Finds the partitions, works out where each begins, and starts the iterator.
-pub(crate) fn subscribe(client: &Client, subscription: Subscription) -> Result<ConsumeIter> {
+pub(crate) fn subscribe(session: &Arc<Session>, subscription: Subscription) -> Result<ConsumeIter> {
     subscription.check()?;
-    let (session, closer) = (&client.session, subscription.closer.clone().unwrap_or_default());
+    let closer = subscription.closer.clone().unwrap_or_default();
     let mut topics: HashMap<&str, (Arc<str>, Vec<PartitionState>)> = HashMap::new();
     let kept = subscription.resume.iter().map(|position| ((&*position.topic, position.partition), position.seq));
     let kept: HashMap<(&str, u16), u64> = kept.collect();
@@ -166,25 +165,25 @@ impl Beginning<'_> {
     }
 }
 
-/// As [`Client::seq_at`].
-pub(crate) fn find_time(client: &Client, topic: &str, id: u16, time: SystemTime) -> Result<u64> {
+/// As [`Client::seq_at`](crate::Client::seq_at).
+pub(crate) fn find_time(session: &Arc<Session>, topic: &str, id: u16, time: SystemTime) -> Result<u64> {
     check_topic(topic)?;
-    let marks = await_marks(&client.session, topic, id)?;
-    seq_at(&client.session, &CloseHandle::new(), &topic.into(), id, marks, time)
+    let marks = await_marks(session, topic, id)?;
+    seq_at(session, &CloseHandle::new(), &topic.into(), id, marks, time)
 }
 
 /// The first number and the high-water mark of a partition, once it has a leader that can be reached.
 pub(crate) fn await_marks(session: &Session, topic: &str, id: u16) -> Result<Marks> {
-    if session.is_cluster() {
-        return session.log_end(topic, id, None).map(|end| (end.first_available, end.last));
-    }
-    let fault = match session.discover(topic, None)?.get(usize::from(id)) {
-        Some(&PartitionState::Marks { first_available, high_water_mark }) => {
-            return Ok((first_available, high_water_mark));
+    if !session.is_cluster() {
+        match session.discover(topic, None)?.get(usize::from(id)) {
+            Some(&PartitionState::Marks { first_available, high_water_mark }) => {
+                return Ok((first_available, high_water_mark));
+            }
+            Some(PartitionState::SystemError) => return Err(Error::broker(topic, id, Fault::System)),
+            // It stands alone, as it says, and yet another one leads.
+            Some(PartitionState::Redirect(_) | PartitionState::NoLeader) => {}
+            None => return Err(Error::broker(topic, id, Fault::UnknownPartition)),
         }
-        Some(PartitionState::SystemError) => Fault::System,
-        Some(PartitionState::Redirect(_) | PartitionState::NoLeader) => Fault::NoLeader,
-        None => Fault::UnknownPartition,
-    };
-    Err(Error::broker(topic, id, fault))
+    }
+    session.log_end(topic, id, None).map(|end| (end.first_available, end.last))
 }

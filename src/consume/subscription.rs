@@ -7,7 +7,7 @@ use super::checkpoint::Checkpoint;
 use super::close::CloseHandle;
 use super::position::Positions;
 use crate::error::{Error, Result};
-use crate::message::{Start, millis_at_or_after};
+use crate::message::{Start, check_topic, millis_at_or_after};
 use crate::protocol::fetch::MAX_WAIT_MS;
 
 /// The largest fetch size; servers cut larger ones down to it.
@@ -259,14 +259,6 @@ impl Options {
     pub(crate) fn max_wait_ms(&self) -> u64 {
         u64::try_from(self.max_wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).clamp(1, MAX_WAIT_MS)
     }
-}
-
-/// Refuses names that the wire has no room for. Brokers ask for more when a topic is created, but serve other ones too.
-pub(crate) fn check_topic(topic: &str) -> Result<()> {
-    if topic.is_empty() || topic.len() > 255 {
-        return Err(Error::config(format!("topic name: {} bytes given, 1 to 255 allowed", topic.len())));
-    }
-    Ok(())
 }
 
 impl From<&str> for Subscription {

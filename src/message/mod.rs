@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use batch::{Batch, BatchIter, MessageRef};
 pub(crate) use decoded::{DecodedBundle, JOINED};
 
+use crate::error::{Error, Result};
 use crate::net::Block;
 use crate::protocol::bundle::{Entry, RawMessage};
 
@@ -24,6 +25,14 @@ impl fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.topic, self.partition)
     }
+}
+
+/// Refuses names that the wire has no room for. Brokers ask for more when a topic is created, but serve other ones too.
+pub(crate) fn check_topic(topic: &str) -> Result<()> {
+    if topic.is_empty() || topic.len() > 255 {
+        return Err(Error::config(format!("topic name: {} bytes given, 1 to 255 allowed", topic.len())));
+    }
+    Ok(())
 }
 
 /// The partitions of a subscription; a message knows its own by index.

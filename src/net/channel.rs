@@ -368,13 +368,15 @@ impl Channel {
         match &self.state {
             State::Down { .. } => {}
             State::Dialing(dial) => dial.interests(out),
-            State::Up(up) => {
-                let write = up.sent < up.out.len();
-                if write || !up.is_idle() {
-                    out.push(Interest { socket: &*up.socket, read: true, write });
-                }
-            }
+            State::Up(_) => out.extend(self.interest()),
         }
+    }
+
+    /// What is awaited of a connection that is up.
+    pub(crate) fn interest(&self) -> Option<Interest<'_>> {
+        let State::Up(up) = &self.state else { return None };
+        let write = up.sent < up.out.len();
+        (write || !up.is_idle()).then_some(Interest { socket: &*up.socket, read: true, write })
     }
 
     /// Notes that a wait has ended: the time until now was not the caller's own.

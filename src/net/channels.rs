@@ -21,11 +21,23 @@ pub(crate) enum Event {
 /// The system cannot wait.
 pub(crate) fn wait<'a>(
     net: &dyn Network,
-    channels: impl Iterator<Item = &'a mut Channel>,
+    mut channels: impl Iterator<Item = &'a mut Channel>,
     closed: Option<&Closed>,
     until: Time,
 ) -> Result<Event> {
-    let channels: Vec<&mut Channel> = channels.collect();
+    // One open channel is what most programs wait for, again and again: that allocates nothing.
+    let (first, second) = (channels.next(), channels.next());
+    let first = match (first, &second) {
+        (Some(only), None) if only.is_up() => {
+            let due = until.min(only.due());
+            net.poll(only.interest().as_slice(), closed, due).map_err(|e| Error::io(&"the system", Phase::Wait, e))?;
+            let now = net.now();
+            only.looked(now);
+            return Ok(event(closed, now, until));
+        }
+        (first, _) => first,
+    };
+    let channels: Vec<&mut Channel> = first.into_iter().chain(second).chain(channels).collect();
     let mut on = Vec::with_capacity(channels.len());
     let mut due = until;
     for channel in &channels {
@@ -37,8 +49,13 @@ pub(crate) fn wait<'a>(
     for channel in channels {
         channel.looked(now);
     }
-    if closed.is_some_and(Closed::is_closed) {
-        return Ok(Event::Closed);
+    Ok(event(closed, now, until))
+}
+
+fn event(closed: Option<&Closed>, now: Time, until: Time) -> Event {
+    match () {
+        () if closed.is_some_and(Closed::is_closed) => Event::Closed,
+        () if now >= until => Event::Due,
+        () => Event::Ready,
     }
-    Ok(if now >= until { Event::Due } else { Event::Ready })
 }

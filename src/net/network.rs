@@ -26,6 +26,7 @@ impl Time {
         Time(nanos)
     }
 
+    #[cfg(any(test, feature = "broker"))]
     pub(crate) const fn as_nanos(self) -> u64 {
         self.0
     }

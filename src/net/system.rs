@@ -64,16 +64,27 @@ impl Network for System {
 
     fn poll(&self, on: &[Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()> {
         let waker = closed.map(|closed| closed.waker(|| Ok(Arc::new(Pair::new()?)))).transpose()?;
-        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(on.len() + 1);
-        fds.extend(on.iter().filter_map(poll_fd));
-        fds.extend(waker.iter().filter_map(|waker| from_handle(waker.handle(), PollFlags::IN)));
+        let woken = waker.as_ref().and_then(|waker| from_handle(waker.handle(), PollFlags::IN));
+        // One connection is what most programs wait for, again and again: that allocates nothing.
+        let (mut few, mut many);
+        let only = if let [only] = on { poll_fd(only) } else { None };
+        let fds = match (only, woken) {
+            (Some(fd), Some(woken)) => {
+                few = [fd, woken];
+                &mut few[..]
+            }
+            (_, woken) => {
+                many = on.iter().filter_map(poll_fd).chain(woken).collect::<Vec<_>>();
+                &mut many[..]
+            }
+        };
         loop {
             if closed.is_some_and(Closed::is_closed) {
                 return Ok(());
             }
             let now = self.now();
             let timeout = if until == Time::NEVER { None } else { Some(rounded_up(until.since(now))) };
-            match poll(&mut fds, timeout.as_ref()) {
+            match poll(fds, timeout.as_ref()) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
                 Ok(0) if self.now() < until => {}

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::partitioner::{ByKey, Partitioner};
 use super::producer::Producer;
 use super::records::MAX_SET;
-use crate::client::Client;
 use crate::config::{Acks, PublishOptions};
 use crate::error::{Error, Result};
 use crate::protocol::bundle::{Compression, MAX_MESSAGES};
@@ -16,7 +15,7 @@ use crate::session::Session;
 /// The least of pending bytes that may be allowed.
 const LEAST_PENDING: usize = 1 << 20;
 
-/// Settings for a [`Producer`], from [`Client::producer`].
+/// Settings for a [`Producer`], from [`Client::producer`](crate::Client::producer).
 #[must_use]
 pub struct ProducerBuilder {
     pub(super) session: Arc<Session>,
@@ -30,12 +29,11 @@ pub struct ProducerBuilder {
     pub(super) idempotent: bool,
 }
 
-impl Client {
-    /// Settings for a producer, which collects records and sends them in bundles.
-    pub fn producer(&self) -> ProducerBuilder {
+impl ProducerBuilder {
+    pub(crate) fn new(session: Arc<Session>) -> ProducerBuilder {
         ProducerBuilder {
-            session: self.session.clone(),
-            options: self.session.config.publish,
+            options: session.config.publish,
+            session,
             partitioner: Box::new(ByKey),
             max_records: 10_000,
             max_bytes: 512 << 10,
@@ -45,9 +43,7 @@ impl Client {
             idempotent: false,
         }
     }
-}
 
-impl ProducerBuilder {
     /// How many records of a partition to collect before they are sent, 1 to 65,535. Default 10,000.
     pub fn max_records(mut self, records: u32) -> Self {
         self.max_records = records;
@@ -76,7 +72,9 @@ impl ProducerBuilder {
         self
     }
 
-    /// How many requests may be on their way to a broker at a time, at least 1. Default 5.
+    /// How many requests may be in flight to a broker at a time, at least 1. Default 5. One that is not answered within half a
+    /// second is not counted any more: it waits for replicas, and must not hold up other
+    /// partitions. With 1, each partition has one request in flight, and what is refused for now never changes the order.
     pub fn window(mut self, requests: usize) -> Self {
         self.window = requests;
         self
@@ -113,14 +111,14 @@ impl ProducerBuilder {
     /// of the program: after one, wait for an [`io_timeout`](crate::ClientBuilder::io_timeout) before the next producer numbers.
     ///
     /// **One writer per partition.** Nobody else may publish to the partitions this producer publishes to, for as long as it
-    /// lives: no other producer, no other process, not this client's [`publish`](Client::publish) either. Where another
+    /// lives: no other producer, no other process, not this client's [`publish`](crate::Client::publish) either. Where another
     /// writer's messages are seen, records fail with [`Fault::AnotherWriter`](crate::Fault::AnotherWriter) or
     /// [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove); there may be some that are not seen.
     ///
     /// One request at a time is in flight for each partition. Records that a leader has and its replicas have not confirmed in
     /// time are held until they have; at the end of [`retry_timeout`](crate::ClientBuilder::retry_timeout) they fail, as unknown.
-    /// Failures keep their numbers: [`retry_failures`](Producer::retry_failures) stores them exactly once even then, while
-    /// [`take_failures`](Producer::take_failures) of those that may be stored leaves a gap in the numbers if they are not.
+    /// Failures keep their numbers: [`retry_failures`](Producer::retry_failures) stores them exactly once even then, while dropping
+    /// those that may be stored leaves a gap in the numbers if they are not.
     ///
     /// What remains: a proxy that delivers what it had buffered, two nodes that both believe they lead, or a leader that comes
     /// back with a log that should have been cut may still store records twice or not at all.

@@ -1,5 +1,6 @@
 //! A bundle on its way through a queue: its bytes as they go on the wire, and what is known of it.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 use std::mem;
 

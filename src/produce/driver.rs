@@ -27,7 +27,7 @@ const ANSWERS: usize = 2 << 10;
 pub(super) struct Driver {
     pub(super) session: Arc<Session>,
     options: PublishOptions,
-    /// Requests with bundles in flight to a leader at a time, beside those of partitions whose replicas are late.
+    /// Requests with bundles in flight to a leader at a time, not counting late ones; numbered ones are one a partition.
     window: usize,
     /// Whether bundles bring their own numbers.
     numbered: bool,
@@ -58,6 +58,8 @@ pub(super) struct Leader {
     pub(super) in_flight: Vec<InFlight>,
     /// Whether something was sent to it before.
     used: bool,
+    /// Whether something waits for room in the window.
+    is_full: bool,
     /// Queues with something to send here; kept while the connection is being opened.
     pub(super) wanted: Vec<usize>,
 }
@@ -167,7 +169,10 @@ impl Driver {
         // What was due at the last step could not go on then, and waits for something to arrive; what has become due since is
         // due at once.
         let times = self.ready.iter().flat_map(|&queue| queues[queue].times());
-        let due = times.filter(|time| *time > self.stepped).fold(until, Time::min);
+        // Late requests make room for others.
+        let full = self.leaders.iter().filter(|leader| leader.is_full);
+        let late = full.flat_map(|leader| leader.in_flight.iter().map(InFlight::is_late_at));
+        let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
         let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
         wait(&*self.session.net, awaited.map(|leader| &mut leader.channel), None, due).map(drop)
     }
@@ -183,7 +188,10 @@ impl Driver {
 
     /// Sends to each leader what the queues want to have sent there; whether anything changed by that.
     fn send_ready(&mut self, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
-        self.leaders.iter_mut().for_each(|leader| leader.wanted.clear());
+        for leader in &mut self.leaders {
+            leader.wanted.clear();
+            leader.is_full = false;
+        }
         let mut at = Vec::new();
         let mut kept = 0;
         for index in 0..self.ready.len() {
@@ -209,7 +217,11 @@ impl Driver {
             self.leaders[leader].wanted.push(queue_index);
         }
         self.ready.truncate(kept);
-        at.into_iter().fold(false, |changed, leader| self.send_to(leader, now, queues, look_up) || changed)
+        let mut changed = false;
+        for leader in at {
+            changed |= self.send_to(leader, now, queues, look_up);
+        }
+        changed
     }
 
     fn leader_of(&mut self, queue: &PartitionQueue) -> BrokerId {
@@ -224,6 +236,7 @@ impl Driver {
             buf: ReadBuf::new(ANSWERS, ()),
             in_flight: Vec::new(),
             used: false,
+            is_full: false,
             wanted: Vec::new(),
         });
         self.by_addr.insert(addr, id);
@@ -232,11 +245,10 @@ impl Driver {
 
     fn send_to(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
         let leader = &mut self.leaders[id];
-        if leader.in_flight.iter().filter(|request| request.is_shared()).count() >= self.window {
-            leader.wanted.retain(|&queue| queues[queue].is_slow());
-            if leader.wanted.is_empty() {
-                return false;
-            }
+        let young = leader.in_flight.iter().filter(|request| request.is_young(now)).count();
+        leader.is_full = !self.numbered && young >= self.window;
+        if leader.is_full {
+            return false;
         }
         match leader.channel.open(now, look_up) {
             Ok(true) => {}
@@ -262,24 +274,23 @@ impl Driver {
         let mut bundles = Vec::new();
         let mut sent = false;
         for queue in std::mem::take(&mut self.leaders[id].wanted) {
-            match queues[queue].next(now, id) {
+            // A window of one keeps the order whatever is refused.
+            let must_wait = self.window == 1 && queues[queue].leader().is_some();
+            match queues[queue].next(now, id).filter(|_| !must_wait) {
                 None => {}
                 Some(ToSend::Bundle) => bundles.push(queue),
                 Some(question) => {
                     let request_id = self.session.next_request_id();
                     let asked = request::ask(&self.session, &queues[queue], queue, question, request_id);
                     queues[queue].sent(request_id, id, question);
-                    sent |= self.queue_question(id, now, asked);
+                    sent |= self.queue_question(id, now, InFlight { id: request_id, since: now, sent: asked });
                 }
             }
         }
-        // An answer is as late as the latest of its partitions: those whose replicas are late wait by themselves.
-        let (alone, shared): (Vec<usize>, _) = bundles.into_iter().partition(|&queue| queues[queue].is_slow());
-        for queue in alone {
-            sent |= self.send_bundles(id, now, vec![queue], false, queues);
-        }
-        if !shared.is_empty() {
-            sent |= self.send_bundles(id, now, shared, true, queues);
+        // An answer is as late as the replicas of its latest partition, and a numbered bundle has to wait for it.
+        let together = if self.numbered { 1 } else { bundles.len().max(1) };
+        for from in bundles.chunks(together) {
+            sent |= self.send_bundles(id, now, from.to_vec(), queues);
         }
         if let Err(e) = self.leaders[id].channel.write(now) {
             self.lose(id, now, &e, queues);
@@ -288,18 +299,11 @@ impl Driver {
     }
 
     /// Sends one request with the first bundles of these queues, of as many as fit.
-    fn send_bundles(
-        &mut self,
-        id: BrokerId,
-        now: Time,
-        mut from: Vec<usize>,
-        shared: bool,
-        queues: &mut [PartitionQueue],
-    ) -> bool {
+    fn send_bundles(&mut self, id: BrokerId, now: Time, mut from: Vec<usize>, queues: &mut [PartitionQueue]) -> bool {
         let request_id = self.session.next_request_id();
         let topics = request::group(queues, &mut from);
         let request = self.options.request(&self.session.config.client_id, request_id, self.numbered, topics);
-        let sent = Sent::Bundles { queues: from, shape: request.shape().collect(), shared };
+        let sent = Sent::Bundles { queues: from, shape: request.shape().collect() };
         if let Err(e) = request.encode(&mut self.frame) {
             // What can't be encoded is refused before it is taken.
             debug_assert!(false, "{e}");
@@ -310,7 +314,7 @@ impl Driver {
         let allowance = self.session.config.io_timeout.saturating_add(self.options.ack_timeout);
         let leader = &mut self.leaders[id];
         leader.channel.queue(now, request_id, allowance, &self.frame);
-        leader.in_flight.push(InFlight { id: request_id, sent });
+        leader.in_flight.push(InFlight { id: request_id, since: now, sent });
         Spares::clear(&mut self.frame);
         true
     }
@@ -329,8 +333,9 @@ impl Driver {
 
     fn ask_counts(&mut self, id: BrokerId, now: Time) {
         for (key, topic) in std::mem::take(&mut self.uncounted) {
-            let asked = request::ask_count(self.session.next_request_id(), key, topic);
-            self.queue_question(id, now, asked);
+            let request_id = self.session.next_request_id();
+            let sent = request::ask_count(request_id, key, topic);
+            self.queue_question(id, now, InFlight { id: request_id, since: now, sent });
         }
     }
 }

@@ -18,7 +18,7 @@ mod numbering;
 mod outcome;
 mod partitioner;
 mod producer;
-mod publish;
+pub(crate) mod publish;
 mod queue;
 mod records;
 mod request;

@@ -16,6 +16,9 @@ use std::collections::VecDeque;
 
 use super::bundle::{BrokerId, Bundle};
 
+/// A log that claims to end above this is no log to append to.
+const LAST_END: u64 = u64::MAX - (1 << 32);
+
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Numbering {
@@ -100,15 +103,20 @@ impl Numbering {
         let mut comparison = Comparison::default();
         let after = end.saturating_add(1);
         match self.next {
+            // There would be no numbers left for a bundle.
+            None if end > LAST_END => {
+                comparison.another_writer = true;
+                return comparison;
+            }
             None => {
                 self.next = Some(after.max(self.floor));
                 self.sent = end.max(self.floor.saturating_sub(1));
             }
-            Some(_) if end > self.sent => {
+            Some(_) if end <= self.sent => {}
+            Some(_) => {
                 comparison.another_writer = true;
                 return comparison;
             }
-            Some(_) => {}
         }
         (self.unsure, self.leader) = (false, Some(leader));
         let numbered = waiting.iter().take_while(|bundle| bundle.range.is_some()).count();
@@ -145,10 +153,11 @@ impl Numbering {
         }
     }
 
-    /// Notes that the user has dropped these bundles, all that were unresolved, in order.
+    /// Notes that the user has dropped these bundles, in order, and whether others that have numbers were kept.
     ///
-    /// Numbers that may be stored stay theirs for ever. Those of which every copy was refused are free again.
-    pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>, another_writer: bool) {
+    /// Numbers that may be stored stay theirs for ever. Those of which every copy was refused are free again, unless later ones
+    /// are kept.
+    pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>, keeps: bool, another_writer: bool) {
         let mut free = None;
         for bundle in bundles {
             if bundle.may_be_stored() {
@@ -158,6 +167,9 @@ impl Numbering {
             } else if free.is_none() {
                 free = bundle.range.map(|(first, _)| first);
             }
+        }
+        if keeps {
+            return;
         }
         if let Some(free) = free {
             self.next = Some(free);

@@ -13,9 +13,8 @@ use super::driver::Driver;
 use super::failure::Failure;
 use super::queue::{Delivery, PartitionQueue, Sealing};
 use super::records::{check_place, check_record, millis, most_bytes, takes};
-use crate::consume::check_topic;
 use crate::error::{Error, Result};
-use crate::message::Record;
+use crate::message::{Record, check_topic};
 use crate::net::{LookUp, Time};
 
 /// While something is in flight, a call looks for answers at least this often.
@@ -145,57 +144,53 @@ impl Producer {
         self.check_failures()
     }
 
-    /// Puts the records that failed back to the front of their partitions, to be sent again in order; returns how many.
+    /// Sends the [`failures`](Producer::failures) again for which `again` says so, in their order and before everything else of
+    /// their partitions; returns the others, about which the producer forgets.
     ///
-    /// Those that [may be stored](Failure::is_unknown) may thereby be stored twice, unless the producer is
-    /// [idempotent](ProducerBuilder::idempotent): then they keep their numbers and are stored exactly once.
+    /// `|_| true` is *at least once*: what [may be stored](Failure::is_unknown) may then be stored twice, unless the producer is
+    /// [idempotent](ProducerBuilder::idempotent) and stores it exactly once. `|failure| !failure.is_unknown()` is *at most
+    /// once*.
     ///
     /// ```no_run
-    /// # use tank_client::{Client, Error, Record};
-    /// # let client = Client::connect("localhost")?;
-    /// # let mut producer = client.producer().build()?;
-    /// # let mut tries = 0;
-    /// while let Err(e) = producer.flush() {
-    ///     eprintln!("{e}, trying again");
-    ///     producer.retry_failures();
-    ///     # tries += 1;
-    ///     # if tries > 3 { break }
+    /// # use tank_client::{Client, Error, Producer};
+    /// /// Gives up after three tries.
+    /// fn flush(producer: &mut Producer) -> Result<(), Error> {
+    ///     for _ in 0..3 {
+    ///         match producer.flush() {
+    ///             Err(Error::Undelivered { .. }) => producer.retry_failures(|_| true),
+    ///             done => return done,
+    ///         };
+    ///     }
+    ///     producer.flush()
     /// }
-    /// # Ok::<(), Error>(())
     /// ```
-    pub fn retry_failures(&mut self) -> u64 {
-        let mut records = 0;
-        for failure in std::mem::take(&mut self.failures) {
-            records += failure.count() as u64;
+    pub fn retry_failures(&mut self, again: impl FnMut(&Failure) -> bool) -> Vec<Failure> {
+        let (again, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut self.failures).into_iter().partition(again);
+        for failure in again {
             self.pending_bytes += failure.bundle.size;
             self.driver.wake(failure.queue);
             self.queues[failure.queue].take_back(failure.bundle);
         }
-        records
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            let dropped = dropped.iter().filter(|failure| failure.queue == index);
+            queue.dropped(dropped.map(|failure| &failure.bundle));
+        }
+        dropped
     }
 
     /// The records that could not be stored, or perhaps were, with the reason, in their order within each partition. While
     /// any wait here no record is taken.
+    ///
+    /// When records of a partition fail, all after them that are not stored come back too, those that were not sent with
+    /// [`Error::NotSent`], so that all of them can be sent again in order.
     pub fn failures(&self) -> &[Failure] {
         &self.failures
     }
 
     /// Takes out the [`failures`](Producer::failures): the producer forgets about them.
-    ///
-    /// When records of a partition fail, all after them that are not stored come back too, those that were not sent with
-    /// [`Error::NotSent`]. So whoever gives all of them to the producer again, in this order, keeps the order;
-    /// [`retry_failures`](Producer::retry_failures) does just that.
     #[must_use = "records that failed are lost with it"]
     pub fn take_failures(&mut self) -> Vec<Failure> {
-        let failures = std::mem::take(&mut self.failures);
-        let mut queues: Vec<usize> = failures.iter().map(|failure| failure.queue).collect();
-        queues.sort_unstable();
-        queues.dedup();
-        for queue in queues {
-            let dropped = failures.iter().filter(|failure| failure.queue == queue);
-            self.queues[queue].dropped(dropped.map(|failure| &failure.bundle));
-        }
-        failures
+        self.retry_failures(|_| false)
     }
 
     /// How many records are stored for certain.

@@ -7,98 +7,43 @@ use super::driver::Driver;
 use super::queue::{Delivery, PartitionQueue, Sealing};
 use super::records::{PartitionRecords, Records, millis};
 use super::request::MAX_ENTRIES;
-use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::message::Record;
 use crate::net::{LookUp, Time};
 use crate::session::Session;
 
-impl Client {
-    /// Publishes records to a partition, as one bundle (a Produce request), and waits until they are stored.
-    ///
-    /// More than 65,535 records, or more than 32 MiB of them, take several bundles, which are sent one after the other.
-    /// Of each bundle all records are stored or none.
-    ///
-    /// What certainly was not stored is tried again where that can help, within
-    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout): the broker cannot be reached or broke off before it had the
-    /// whole request, another node leads the partition, none does, or too few replicas are in sync.
-    ///
-    /// ```no_run
-    /// # use tank_client::{Client, Record};
-    /// # let client = Client::connect("localhost")?;
-    /// client.publish("orders", 0, &[Record::new("two pounds of tea").key("customer 7"), Record::new("milk")])?;
-    /// # Ok::<(), tank_client::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// * Not stored: [`Error::Config`] or [`Error::BundleTooLarge`] for what cannot be sent; [`Error::Broker`] if the
-    ///   topic or partition is unknown, read-only or without a leader, or too few replicas are in sync; otherwise as
-    ///   [`ClientBuilder::connect`](crate::ClientBuilder::connect).
-    /// * Perhaps stored: [`Error::OutcomeUnknown`], if the request was sent and the answer is lost, or says that the broker
-    ///   had trouble while it wrote, or that too few replicas confirmed in time. It is never sent again: that could store
-    ///   the records twice.
-    /// * Partly stored: [`Error::PartlyStored`], if there were several bundles and not the first of them failed.
-    pub fn publish(&self, topic: &str, partition: u16, records: &[Record<'_>]) -> Result<()> {
-        let parcel = PartitionRecords::new(topic, partition, records);
-        parcel.check()?;
-        self.publish_one(&parcel)
-    }
+/// As [`Client::publish`](crate::Client::publish).
+pub(crate) fn publish(session: &Arc<Session>, given: &PartitionRecords<'_>) -> Result<()> {
+    given.check()?;
+    run(session, std::slice::from_ref(given))?.pop().unwrap_or(Ok(()))
+}
 
-    /// Publishes records to several partitions, of any topics, and waits until all are stored or not: a result for
-    /// each partition, in the order given.
-    ///
-    /// All that is for the same broker goes there in one request, as far as it fits into 64 MiB. Partitions do not depend
-    /// on each other: some may be stored while others fail.
-    ///
-    /// # Errors
-    /// [`Error::Config`] or [`Error::BundleTooLarge`], before anything is sent, if some of the records cannot be sent, two
-    /// lists are for the same partition, or there are more than 255 topics or more than 255 partitions of one. The result of a
-    /// partition is as that of [`publish`](Client::publish).
-    pub fn publish_all(&self, parcels: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
-        let mut topics: Vec<(&str, Vec<u16>)> = Vec::new();
-        for parcel in parcels {
-            parcel.check()?;
-            let (topic, id) = (parcel.topic, parcel.partition);
-            match topics.iter_mut().find(|(name, _)| *name == topic) {
-                Some((_, ids)) if ids.contains(&id) => {
-                    return Err(Error::config(format!("{topic}/{id}: given twice")));
-                }
-                Some((_, ids)) => ids.push(id),
-                None => topics.push((topic, vec![id])),
+/// As [`Client::publish_all`](crate::Client::publish_all).
+pub(crate) fn publish_all(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
+    let mut topics: Vec<(&str, Vec<u16>)> = Vec::new();
+    for records in given {
+        records.check()?;
+        let (topic, id) = (records.topic, records.partition);
+        match topics.iter_mut().find(|(name, _)| *name == topic) {
+            Some((_, ids)) if ids.contains(&id) => {
+                return Err(Error::config(format!("{topic}/{id}: given twice")));
             }
+            Some((_, ids)) => ids.push(id),
+            None => topics.push((topic, vec![id])),
         }
-        let most = topics.iter().map(|(_, ids)| ids.len()).max().unwrap_or(0);
-        if topics.len() > MAX_ENTRIES || most > MAX_ENTRIES {
-            let given = format!("{} topics with up to {most} partitions each", topics.len());
-            return Err(Error::config(format!("publish: {given} given, {MAX_ENTRIES} of either allowed")));
-        }
-        run(&self.session, parcels)
     }
+    let most = topics.iter().map(|(_, ids)| ids.len()).max().unwrap_or(0);
+    if topics.len() > MAX_ENTRIES || most > MAX_ENTRIES {
+        let given = format!("{} topics with up to {most} partitions each", topics.len());
+        return Err(Error::config(format!("publish: {given} given, {MAX_ENTRIES} of either allowed")));
+    }
+    run(session, given)
+}
 
-    /// Publishes records with sequence numbers of their own, which grow from record to record and may leave gaps (a
-    /// ProduceWithSeqnum request): what it takes to copy a partition.
-    ///
-    /// The numbers must lie above the partition's high-water mark, which is asked for first; one writer at a time only,
-    /// therefore. Numbers that would kill a server are refused as far as that can be known: 2^31 or more above the mark,
-    /// unless the partition is empty, or above the first one of the call. A segment that has grown over so many numbers by
-    /// several calls cannot be known.
-    ///
-    /// # Errors
-    /// [`Error::Broker`] with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or
-    /// [`Fault::SeqTooFar`](crate::Fault::SeqTooFar) for numbers that the partition does not take;
-    /// otherwise as [`publish`](Client::publish). After [`Error::OutcomeUnknown`] the high-water mark tells what was
-    /// stored: a bundle is stored whole or not at all, and no number twice.
-    pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
-        let parcel = PartitionRecords { topic, partition, records: Records::Numbered(records) };
-        parcel.check()?;
-        parcel.check_numbers(self.session.log_end(topic, partition, None)?.last)?;
-        self.publish_one(&parcel)
-    }
-
-    fn publish_one(&self, parcel: &PartitionRecords<'_>) -> Result<()> {
-        let outcome = run(&self.session, std::slice::from_ref(parcel))?.pop();
-        outcome.unwrap_or(Ok(()))
-    }
+/// As [`Client::publish_at`](crate::Client::publish_at).
+pub(crate) fn publish_at(session: &Arc<Session>, given: &PartitionRecords<'_>) -> Result<()> {
+    given.check()?;
+    given.check_numbers(session.log_end(given.topic, given.partition, None)?.last)?;
+    run(session, std::slice::from_ref(given))?.pop().unwrap_or(Ok(()))
 }
 
 /// What one call publishes to a partition.
@@ -144,7 +89,11 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
             return Ok(jobs.into_iter().map(|job| job.outcome.unwrap_or(Ok(()))).collect());
         }
         if !has_more {
-            driver.wait(&queues, Time::NEVER)?;
+            // If this machine cannot wait, what is in flight is in doubt.
+            if let Err(e) = driver.wait(&queues, Time::NEVER) {
+                jobs.iter_mut()
+                    .for_each(|job| job.fail(Error::unknown(job.given.topic, job.given.partition, e.clone())));
+            }
         }
     }
 }
@@ -168,16 +117,16 @@ impl Job<'_> {
                     self.outcome = Some(Ok(()));
                 }
             }
-            Delivery::Failed(_, e) => {
-                let PartitionRecords { topic, partition, .. } = *self.given;
-                let (topic, stored) = (topic.to_owned(), self.stored);
-                let e = Arc::unwrap_or_clone(e);
-                self.outcome.get_or_insert(Err(match stored {
-                    0 => e,
-                    _ => Error::PartlyStored { topic, partition, stored, source: Box::new(e) },
-                }));
-            }
+            Delivery::Failed(_, e) => self.fail(Arc::unwrap_or_clone(e)),
             Delivery::Gap(..) => {}
         }
+    }
+
+    fn fail(&mut self, e: Error) {
+        let (topic, partition, stored) = (self.given.topic.to_owned(), self.given.partition, self.stored);
+        self.outcome.get_or_insert(Err(match stored {
+            0 => e,
+            _ => Error::PartlyStored { topic, partition, stored, source: Box::new(e) },
+        }));
     }
 }

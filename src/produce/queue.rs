@@ -15,6 +15,7 @@
 //! that is clear nothing else is sent. Numbered bundles go one at a time, see [`numbering`](super::numbering). The shell asks
 //! [`next`](PartitionQueue::next) and feeds the answers back; nothing here touches a socket or reads a clock.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -376,19 +377,21 @@ impl PartitionQueue {
         Some(delivery)
     }
 
-    /// Takes back what has failed, all of it and in order, to be sent again.
+    /// Takes back what has failed, in order, to be sent again.
     pub(super) fn take_back(&mut self, bundle: Bundle) {
         if let Some(numbering) = self.numbering.as_mut().filter(|_| bundle.range.is_some()) {
             numbering.doubt();
+            self.another_writer = false;
         }
-        self.another_writer = false;
         self.enqueue(bundle);
     }
 
-    /// Notes that what has failed will not be sent again.
+    /// Notes what of the failures will not be sent again, in order, after the others were taken back.
     pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>) {
+        let another_writer = std::mem::take(&mut self.another_writer);
+        let keeps = self.waiting.iter().any(|bundle| bundle.range.is_some());
         if let Some(numbering) = &mut self.numbering {
-            numbering.dropped(bundles, std::mem::take(&mut self.another_writer));
+            numbering.dropped(bundles, keeps, another_writer);
         }
     }
 
@@ -396,11 +399,6 @@ impl PartitionQueue {
     pub(super) fn is_idle(&self) -> bool {
         let none_held = self.numbering.as_ref().is_none_or(|numbering| numbering.held().is_empty());
         self.waiting.is_empty() && self.in_flight.is_empty() && none_held
-    }
-
-    /// Whether replicas have been late to confirm, so that the next answer may be late too.
-    pub(super) fn is_slow(&self) -> bool {
-        self.numbering.as_ref().is_some_and(|numbering| !numbering.held().is_empty())
     }
 
     /// Whether something has gone wrong since the last bundle was stored.

@@ -4,9 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use log::warn;
 
-use crate::consume::check_topic;
 use crate::error::{Error, Fault, Result};
-use crate::message::Record;
+use crate::message::{Record, check_topic};
 use crate::protocol::bundle::{BundleBuilder, MAX_KEY, MAX_MESSAGES, RawMessage};
 
 /// The most bytes of key and payload in a record: with all that surrounds it in a request it stays below the 256 MiB that
@@ -66,6 +65,11 @@ impl<'a> PartitionRecords<'a> {
     /// These records, in this order, for this partition.
     pub fn new(topic: &'a str, partition: u16, records: &'a [Record<'a>]) -> PartitionRecords<'a> {
         PartitionRecords { topic, partition, records: Records::Plain(records) }
+    }
+
+    /// These records, with numbers of their own.
+    pub(crate) fn numbered(topic: &'a str, partition: u16, records: &'a [(u64, Record<'a>)]) -> PartitionRecords<'a> {
+        PartitionRecords { topic, partition, records: Records::Numbered(records) }
     }
 
     /// Refuses what cannot be sent.

@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::queue::{PartitionQueue, ToSend};
 use crate::config::PublishOptions;
+use crate::net::Time;
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::cursor::Cursor;
 use crate::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, PartitionAnswer};
@@ -22,19 +24,22 @@ pub(super) const MAX_ENTRIES: usize = 255;
 /// A request takes no further bundle beyond this many bytes.
 const MAX_REQUEST: usize = 64 << 20;
 
+/// A request that is older waits for replicas or a leader in trouble, and must not hold up others.
+const LATE: Duration = Duration::from_millis(500);
+
 /// A request whose answer is awaited.
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) id: u32,
+    pub(super) since: Time,
     pub(super) sent: Sent,
 }
 
 /// What a request holds or asks, and for which queues.
 #[derive(Debug)]
 pub(super) enum Sent {
-    /// A bundle of each queue, in the order of the entries; the number of partitions of each topic; whether it
-    /// takes whatever there is, and is not for one whose replicas are late.
-    Bundles { queues: Vec<usize>, shape: Vec<usize>, shared: bool },
+    /// A bundle of each queue, in the order of the entries; the number of partitions of each topic.
+    Bundles { queues: Vec<usize>, shape: Vec<usize> },
     /// The end of the leader's log.
     End(usize, FetchRequest),
     /// The committed mark.
@@ -59,8 +64,12 @@ impl InFlight {
         matches!(self.sent, Sent::Bundles { .. })
     }
 
-    pub(super) fn is_shared(&self) -> bool {
-        matches!(self.sent, Sent::Bundles { shared: true, .. })
+    pub(super) fn is_young(&self, now: Time) -> bool {
+        self.has_bundles() && now < self.is_late_at()
+    }
+
+    pub(super) fn is_late_at(&self) -> Time {
+        self.since.after(LATE)
     }
 
     fn answer_kind(&self) -> Kind {
@@ -134,6 +143,13 @@ impl InFlight {
 
 /// The request that an answer is to.
 pub(super) fn find(in_flight: &[InFlight], kind: Kind, payload: &[u8]) -> Result<usize, DecodeError> {
+    let unexpected = |expected: Kind| {
+        let fault = DecodeFault::Unexpected { found: kind as u64, expected: expected as u64 };
+        Err(DecodeError::new("message id", fault, 0))
+    };
+    if !in_flight.iter().any(|request| request.answer_kind() == kind) {
+        return unexpected(in_flight.first().map_or(Kind::Produce, InFlight::answer_kind));
+    }
     let id = match kind {
         Kind::Consume => {
             let mut cursor = Cursor::new(payload, 0);
@@ -146,18 +162,15 @@ pub(super) fn find(in_flight: &[InFlight], kind: Kind, payload: &[u8]) -> Result
         return Err(DecodeError::new("request id", DecodeFault::Undefined { value: id.into() }, 0));
     };
     match in_flight.get(index).map(InFlight::answer_kind) {
-        Some(expected) if expected != kind => {
-            let fault = DecodeFault::Unexpected { found: kind as u64, expected: expected as u64 };
-            Err(DecodeError::new("message id", fault, 0))
-        }
+        Some(expected) if expected != kind => unexpected(expected),
         _ => Ok(index),
     }
 }
 
 /// A queue's question.
-pub(super) fn ask(session: &Session, queue: &PartitionQueue, index: usize, question: ToSend, id: u32) -> InFlight {
+pub(super) fn ask(session: &Session, queue: &PartitionQueue, index: usize, question: ToSend, id: u32) -> Sent {
     if question == ToSend::Mark {
-        return InFlight { id, sent: Sent::Mark(index, discover(id, &queue.topic)) };
+        return Sent::Mark(index, discover(id, &queue.topic));
     }
     let wanted = FetchPartition { partition: queue.partition, seq: BEYOND_END, fetch_size: 1 };
     let request = FetchRequest {
@@ -169,12 +182,12 @@ pub(super) fn ask(session: &Session, queue: &PartitionQueue, index: usize, quest
         flags: 0,
         topics: vec![FetchTopic { name: queue.topic.clone(), partitions: vec![wanted] }],
     };
-    InFlight { id, sent: Sent::End(index, request) }
+    Sent::End(index, request)
 }
 
 /// The question for the number of a topic's partitions.
-pub(super) fn ask_count(id: u32, key: usize, topic: Arc<str>) -> InFlight {
-    InFlight { id, sent: Sent::Count(key, discover(id, &topic)) }
+pub(super) fn ask_count(id: u32, key: usize, topic: Arc<str>) -> Sent {
+    Sent::Count(key, discover(id, &topic))
 }
 
 fn discover(request_id: u32, topic: &str) -> DiscoverPartitionsRequest {

@@ -3,6 +3,8 @@
 //! The decoder takes the bytes that have arrived and returns either what it found or how many more bytes it needs. It keeps
 //! the partition entries of one answer, never its data: when a bundle is complete, it is reported as a range of the input.
 
+use std::collections::HashMap;
+
 use super::Limits;
 pub use super::chunk::{Bundle, ChunkEnd};
 use super::chunk::{Chunk, Found};
@@ -64,7 +66,7 @@ pub struct FetchDecoder {
     limits: Limits,
     /// The most messages in bundles that are reported together.
     joined: u32,
-    outstanding: Vec<FetchRequest>,
+    outstanding: HashMap<u32, FetchRequest>,
     state: State,
     failed: Option<DecodeError>,
     /// The length of the current frame's payload, and where in it the next part begins: the entries, or a chunk.
@@ -72,8 +74,8 @@ pub struct FetchDecoder {
     at: u64,
     /// Bytes of pings since the last answer.
     pings: u64,
-    /// The index of the current request in `outstanding`.
-    current: usize,
+    /// The id of the request that is being answered.
+    current: u32,
     slots: Vec<Slot>,
     chunk: Chunk,
 }
@@ -124,7 +126,7 @@ impl FetchDecoder {
         FetchDecoder {
             limits,
             joined: 0,
-            outstanding: Vec::new(),
+            outstanding: HashMap::new(),
             state: State::Frame,
             failed: None,
             frame_len: 0,
@@ -148,11 +150,11 @@ impl FetchDecoder {
 
     /// Announces a request before it is sent. Answers to any other request are refused.
     pub fn expect(&mut self, request: FetchRequest) {
-        self.outstanding.push(request);
+        self.outstanding.insert(request.request_id, request);
     }
 
     /// Returns the requests whose answers are not complete.
-    pub fn outstanding(&self) -> &[FetchRequest] {
+    pub fn outstanding(&self) -> &HashMap<u32, FetchRequest> {
         &self.outstanding
     }
 
@@ -188,7 +190,7 @@ impl FetchDecoder {
 
     fn place(&self, e: DecodeError) -> DecodeError {
         let in_chunk = matches!(self.state, State::Bundles | State::Skip { .. });
-        let request = self.outstanding.get(self.current).filter(|_| in_chunk);
+        let request = self.outstanding.get(&self.current).filter(|_| in_chunk);
         match request.and_then(|request| request.slots().nth(self.chunk.slot)) {
             Some((topic, wanted)) => e.in_partition(topic, wanted.partition),
             None => e,
@@ -273,11 +275,15 @@ impl FetchDecoder {
             DecodeError::new("header length", DecodeFault::Short { needed: 4, left: header_len.into() }, 0)
         })?;
         let request_id = c.u32("request id")?;
-        let position = self.outstanding.iter().position(|request| request.request_id == request_id);
-        self.current = position.ok_or_else(|| {
-            let expected = self.outstanding.first().map_or(0, |request| request.request_id.into());
-            DecodeError::new("request id", DecodeFault::Unexpected { found: request_id.into(), expected }, 4)
-        })?;
+        if !self.outstanding.contains_key(&request_id) {
+            let expected = self.outstanding.keys().min().map_or(0, |&id| id.into());
+            return Err(DecodeError::new(
+                "request id",
+                DecodeFault::Unexpected { found: request_id.into(), expected },
+                4,
+            ));
+        }
+        self.current = request_id;
         self.at = LEN as u64;
         self.state = State::Entries { len: entries as usize };
         *used += LEN;
@@ -286,7 +292,7 @@ impl FetchDecoder {
 
     fn entries(&mut self, entries: &[u8], used: &mut usize) -> Move {
         self.slots.clear();
-        let Some(request) = self.outstanding.get(self.current) else { return Ok(None) };
+        let Some(request) = self.outstanding.get(&self.current) else { return Ok(None) };
         check_entries(request, HeaderItems::new(Cursor::new(entries, self.at))?, &mut self.slots)?;
         self.at += entries.len() as u64;
         let chunks: u64 = self.slots.iter().map(|slot| u64::from(slot.answer.chunk_len())).sum();
@@ -315,8 +321,8 @@ impl FetchDecoder {
         });
         let Some(chunk) = chunk else {
             self.state = State::Frame;
-            let request_id = self.outstanding.swap_remove(self.current).request_id;
-            return Some(Step::Event(Event::End { request_id }));
+            self.outstanding.remove(&self.current);
+            return Some(Step::Event(Event::End { request_id: self.current }));
         };
         self.at += chunk.left;
         self.chunk = chunk;

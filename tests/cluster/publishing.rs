@@ -156,6 +156,7 @@ fn what_a_cluster_says_of_itself() {
         assert!(matches!(e, Error::Broker { fault: Fault::Unsupported, .. }), "{e:?}");
         // Without all leaders not all marks are known.
         cluster.stop_in_order(1);
+        let client = quick().retry_timeout(Duration::ZERO).connect(addrs(&cluster)).unwrap();
         let e = client.partitions("orders").unwrap_err();
         assert!(matches!(e, Error::Broker { partition: Some(1), fault: Fault::NoLeader, .. }), "{e:?}");
         let topology = client.topology().unwrap();
@@ -186,7 +187,7 @@ fn silent_leaders_hold_up_no_more_than_they_must() {
             let (seq, took) = timed(|| client.seq_at("orders", 0, UNIX_EPOCH));
             assert!(seq.unwrap() == 1 && took < budget / 2, "{took:?}");
             let (e, took) = timed(|| client.partitions("orders").unwrap_err());
-            assert!(matches!(e, Error::Broker { partition: Some(1), fault: Fault::NoLeader, .. }), "{e:?}");
+            assert!(matches!(e, Error::Timeout { .. }), "{e:?}");
             // Far less than the time-outs of three leaders, each of which may take 30 s to answer.
             assert!(took > budget / 2 && took < 3 * budget, "{took:?}");
             [1, 2, 3].iter().for_each(|&node| cluster.node(node).resume());

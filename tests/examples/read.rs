@@ -196,7 +196,7 @@ fn what_cannot_be_read_is_a_failure_with_its_cause() {
             broker.inject(BrokerFault::CorruptBundle);
             let (code, out, err) = run(args[0], &[&args[1..], &[&addr, "orders"]].concat());
             let last = err.lines().last().unwrap();
-            let told = format!("{}: malformed data from the broker: ", args[0]);
+            let told = format!("{}: {addr}: malformed data from the broker: ", args[0]);
             assert!(code == 1 && out.is_empty() && last.starts_with(&told), "{args:?}: {out} {err}");
         }
 
@@ -219,6 +219,7 @@ fn what_cannot_be_read_is_a_failure_with_its_cause() {
         assert_eq!(lines.next(), None);
         let Output { status, stderr, .. } = tail.wait_with_output().unwrap();
         let err = String::from_utf8(stderr).unwrap();
-        assert!(status.code() == Some(1) && err.contains("\ntail: malformed data from the broker: "), "{err}");
+        let told = format!("\ntail: {addr}: malformed data from the broker: ");
+        assert!(status.code() == Some(1) && err.contains(&told), "{err}");
     });
 }

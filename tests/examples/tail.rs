@@ -212,7 +212,7 @@ fn tail_goes_on_when_the_broker_comes_back_and_says_so() {
         assert_eq!(notes.next().unwrap().unwrap(), "following 1 partitions, 1 messages behind");
         broker.stop();
         let note = notes.next().unwrap().unwrap();
-        assert!(note.starts_with(&addr) && note.contains("trying again"), "{note}");
+        assert!(note.contains(&addr) && note.contains("trying again"), "{note}");
         broker.restart().unwrap();
         broker.append_payloads("orders", 0, &["milk"]);
         assert_eq!(lines.next().unwrap().unwrap(), "2\tmilk");

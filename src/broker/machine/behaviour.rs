@@ -72,7 +72,7 @@ pub(crate) struct Behaviour {
     /// For how long a leader that hung and lost its partitions goes on as their leader once it resumes: it takes
     /// messages (0x03) and gives them to those who wait at it (cluster.md, "Fail-over").
     pub(crate) deposed_leads_on: Option<Span>,
-    /// How many of a thousand waits that data ends in a cluster are numbered wrongly (reference, section 19: 15, 15, 17
+    /// How many of a thousand waits that data ends in a cluster are numbered wrongly (reference, section 19, as 15, 15, 17
     /// for 15, 16, 17).
     pub(crate) wrong_wait_numbers: u32,
     /// How many of a thousand waits end early and empty although nothing happened (reference, 5.6: whenever a leader

@@ -1,1 +1,155 @@
+use std::sync::Arc;
+use std::time::Duration;
 
+use super::super::partition::{Partition, Rules};
+use super::super::subscription::Subscription;
+use super::*;
+use crate::message::TopicPartition;
+use crate::net::{RetryPolicy, parse_brokers};
+use crate::protocol::bundle::{BundleBuilder, BundleHeader, Compression, RawMessage};
+use crate::protocol::cursor::Cursor;
+
+/// A bundle of these payloads as it travels, without its length.
+fn encode(payloads: &[&[u8]], compression: Compression) -> Vec<u8> {
+    let (mut builder, mut out) = (BundleBuilder::new(), Vec::new());
+    for payload in payloads {
+        builder.push(&RawMessage { timestamp_ms: 5, key: None, payload }).unwrap();
+    }
+    builder.finish(compression, &mut out).unwrap();
+    out
+}
+
+struct Setting {
+    all: Partitions,
+    buf: ReadBuf<TopicPartitions>,
+    inbox: Inbox,
+    next: u64,
+}
+
+impl Setting {
+    /// One partition, and a read buffer of this many bytes.
+    fn new(unit: usize) -> Setting {
+        let options = Subscription::partition("t", 0).options;
+        let place = Partition::new(1, Some((1, 100)), &options);
+        let retry = RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
+        let rules = Rules { options, in_cluster: false, bundle_limit: 1 << 28, retry };
+        let all = Partitions::new(vec![(TopicPartition { topic: "t".into(), partition: 0 }, place)], &[], rules);
+        let (buf, inbox) = (ReadBuf::new(unit, all.names().clone()), Inbox::new(all.names()));
+        Setting { all, buf, inbox, next: 1 }
+    }
+
+    /// Receives these bundles, as a fetcher does.
+    fn receive(&mut self, bundles: &[Vec<u8>]) {
+        self.inbox.release();
+        let new = self.inbox.bundles_mut().len();
+        let all = bundles.concat();
+        self.buf.room(all.len()).get_mut(..all.len()).unwrap().copy_from_slice(&all);
+        self.buf.filled(all.len());
+        for bytes in bundles {
+            let header = BundleHeader::decode(&mut Cursor::new(bytes, 0), &Limits::default()).unwrap();
+            let (first, last) = header.range(Some(self.next), 0).unwrap();
+            let set = self.buf.start() + header.len..self.buf.start() + bytes.len();
+            let (count, codec) = (header.count, header.codec);
+            self.inbox.bundles_mut().push(Bundle {
+                slot: 0,
+                bundles: 1,
+                codec,
+                count,
+                first,
+                last,
+                sparse: false,
+                cut: false,
+                from: 1,
+                to: 100,
+                set,
+                at: 0,
+            });
+            self.buf.consume(bytes.len());
+            self.next = last + 1;
+        }
+        let sender = parse_brokers("b:1").unwrap().remove(0);
+        self.inbox.accept(new, &mut self.all, &self.buf, &sender);
+    }
+
+    fn decode(&mut self, most: u64) -> u64 {
+        self.inbox.decode_next(&mut self.all, &Limits::default(), most)
+    }
+
+    fn pop_all(&mut self) -> Vec<Message> {
+        std::iter::from_fn(|| self.inbox.pop()).collect()
+    }
+}
+
+#[test]
+fn an_error_comes_after_all_that_came_before_it() {
+    let mut s = Setting::new(1 << 10);
+    s.receive(&[encode(&[b"1", b"2"], Compression::None), encode(&[b"3"], Compression::Snappy)]);
+    s.inbox.fail(Error::Closed);
+    s.inbox.fail(Error::config("a later one"));
+    assert_eq!((s.decode(9), s.pop_all().len()), (2, 2));
+    assert!(s.inbox.take_error().is_none());
+    let delivered = Delivered { partition: 0, position: 3, messages: 2, bundles: 1 };
+    assert_eq!(s.inbox.delivered(), Some(delivered));
+    assert_eq!((s.decode(9), s.inbox.pop().map(|message| message.seq())), (1, Some(3)));
+    assert!(matches!(s.inbox.take_error(), Some(Error::Closed)));
+    assert!(s.inbox.take_error().is_none(), "once");
+}
+
+#[test]
+fn an_error_of_one_partition_waits_for_the_rest_of_its_answer() {
+    let mut s = Setting::new(1 << 10);
+    s.inbox.fail_after(Error::Closed, Some(7));
+    s.inbox.on_answer_over(6);
+    assert!(s.inbox.take_error().is_none());
+    s.receive(&[encode(&[b"1"], Compression::None)]);
+    s.inbox.on_answer_over(7);
+    assert!(!s.inbox.is_error_due());
+    s.decode(9);
+    s.pop_all();
+    assert!(s.inbox.is_error_due() && s.inbox.take_error().is_some());
+}
+
+#[test]
+fn a_bad_bundle_ends_what_came_after_it_too() {
+    let mut s = Setting::new(1 << 10);
+    let mut bad = encode(&[b"3"], Compression::None);
+    *bad.last_mut().unwrap() = b'x';
+    bad.push(0);
+    s.receive(&[encode(&[b"1", b"2"], Compression::None), bad, encode(&[b"4"], Compression::None)]);
+    assert_eq!((s.decode(9), s.pop_all().len()), (2, 2));
+    assert_eq!((s.decode(9), s.inbox.has_bundles()), (0, false));
+    let e = s.inbox.take_error().unwrap();
+    assert!(matches!(&e, Error::Decode { broker, .. } if broker == "b:1"), "{e:?}");
+}
+
+#[test]
+fn a_limit_keeps_back_the_rest() {
+    let mut s = Setting::new(1 << 10);
+    s.receive(&[encode(&[b"1", b"2", b"3"], Compression::None)]);
+    assert_eq!((s.decode(2), s.pop_all().len()), (2, 2));
+    assert_eq!(s.inbox.delivered().map(|delivered| delivered.position), Some(3));
+}
+
+#[test]
+fn a_kept_message_keeps_a_block_of_its_size() {
+    let large = vec![7; 900_000];
+    for compression in [Compression::None, Compression::Snappy] {
+        // The small ones come after a large one, whose memory they must not hold.
+        let mut s = Setting::new(2 << 20);
+        s.receive(&[encode(&[&large], compression)]);
+        s.decode(9);
+        s.pop_all();
+        s.all.advance(0, 2);
+        s.receive(&[encode(&[b"small"], compression)]);
+        s.decode(9);
+        let kept = s.pop_all().remove(0);
+        let size = kept.block.bytes.len();
+        assert!(kept.payload() == b"small" && size <= 1 << 10, "{compression:?}: {size} bytes");
+        // One that nobody keeps is used again.
+        let at = Arc::as_ptr(&kept.block);
+        drop(kept);
+        s.receive(&[encode(&[b"another"], compression)]);
+        s.decode(9);
+        assert_eq!(Arc::as_ptr(&s.inbox.pop().unwrap().block), at);
+    }
+}

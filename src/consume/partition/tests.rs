@@ -1,1 +1,463 @@
+#![allow(clippy::cast_possible_truncation)]
 
+use std::net::Ipv4Addr;
+
+use super::super::subscription::{MAX_FETCH_SIZE, Subscription};
+use super::*;
+use crate::net::parse_brokers;
+use crate::protocol::bundle::Codec;
+
+const FOR_LONG: Duration = Duration::from_secs(60);
+
+fn at(ms: u64) -> Time {
+    Time::from_nanos(ms * 1_000_000)
+}
+
+fn rules(what: fn(Subscription) -> Subscription, in_cluster: bool) -> Rules {
+    let options = what(Subscription::partition("t", 0)).options;
+    let retry =
+        RetryPolicy { timeout: FOR_LONG, pauses: (Duration::from_millis(100), Duration::from_secs(1)), seed: 7 };
+    Rules { options, in_cluster, bundle_limit: 1 << 28, retry }
+}
+
+fn alone(what: fn(Subscription) -> Subscription) -> Rules {
+    rules(what, false)
+}
+
+fn data(mark: u64, len: u32) -> PartitionAnswer {
+    PartitionAnswer::Data { base: Some(1), high_water_mark: mark, len }
+}
+
+fn out_of_range(first_available: u64, high_water_mark: u64) -> PartitionAnswer {
+    PartitionAnswer::OutOfRange { high_water_mark, first_available }
+}
+
+fn endpoint() -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, 11011)
+}
+
+fn leader() -> BrokerAddr {
+    parse_brokers("b:1").unwrap().remove(0)
+}
+
+fn bundle(first: u64, last: u64, mark: u64, cut: bool) -> Bundle {
+    let (count, codec) = ((last - first + 1) as u32, Codec::None);
+    Bundle {
+        slot: 0,
+        bundles: 1,
+        codec,
+        count,
+        first,
+        last,
+        sparse: false,
+        cut,
+        from: first,
+        to: mark,
+        set: 0..9,
+        at: 0,
+    }
+}
+
+/// Asks, as the shell does; what it wanted.
+fn ask(partition: &mut Partition, rules: &Rules) -> Want {
+    let want = partition.wants(rules).unwrap().expect("idle");
+    partition.on_sent(want.waits);
+    assert_eq!(partition.wants(rules), Ok(None), "asked for once at a time");
+    want
+}
+
+/// Answers with numbers up to `last` in one bundle.
+fn bring(partition: &mut Partition, now: Time, first: u64, last: u64, mark: u64, rules: &Rules) -> Vec<Bundle> {
+    assert_eq!(partition.on_answer(now, data(mark, 100), rules), Next::Go);
+    let mut found = vec![bundle(first, last, mark, false)];
+    partition.on_bundles(&mut found, 0, rules);
+    assert_eq!(partition.on_chunk_end(now, ChunkEnd::Whole, rules), Next::Go);
+    partition.on_end(now, false, rules);
+    found
+}
+
+fn lost(unanswered: bool, alone: bool) -> Lost {
+    Lost::Ended { while_idle: false, well_for: Duration::ZERO, unanswered, alone }
+}
+
+fn pause(partition: &Partition) -> Time {
+    match partition.state() {
+        State::Paused(until) => until,
+        state => panic!("{state:?}"),
+    }
+}
+
+#[test]
+fn it_continues_after_what_arrived_and_waits_at_the_end() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(0, Some((1, 20)), &rules.options);
+    assert_eq!((ask(&mut p, &rules).seq, p.lag(p.position())), (0, 20));
+    assert_eq!(bring(&mut p, at(1), 1, 10, 20, &rules).len(), 1);
+    assert_eq!((p.position(), ask(&mut p, &rules).seq), (0, 11), "delivered is what was handed out");
+    p.advance(11);
+    bring(&mut p, at(2), 11, 20, 20, &rules);
+    assert!(!p.is_behind());
+    let want = ask(&mut p, &rules);
+    assert!(want.waits && !want.alone && !want.is_behind, "{want:?}");
+    // An empty answer moves nothing, whatever it says.
+    assert_eq!(p.on_answer(at(3), data(3, 0), &rules), Next::Go);
+    p.on_end(at(3), false, &rules);
+    assert_eq!((p.high_water_mark(), ask(&mut p, &rules).seq), (Some(20), 21));
+}
+
+#[test]
+fn in_a_cluster_it_waits_alone_and_what_ends_a_wait_is_asked_for_again() {
+    let rules = rules(|s| s, true);
+    let mut p = Partition::new(0, None, &rules.options);
+    assert!(!ask(&mut p, &rules).waits, "there may be something");
+    assert_eq!(p.on_answer(at(0), data(0, 0), &rules), Next::Go);
+    p.on_end(at(0), false, &rules);
+    for (round, least) in [(1, 50), (2, 100), (3, 200)] {
+        let want = ask(&mut p, &rules);
+        assert!(want.waits && want.alone, "{want:?}");
+        p.on_answer(at(0), data(5, 100), &rules);
+        let mut found = vec![bundle(3, 5, 5, false)];
+        p.on_bundles(&mut found, 0, &rules);
+        assert!(found.is_empty(), "it may be numbered wrongly");
+        p.on_chunk_end(at(0), ChunkEnd::Whole, &rules);
+        p.on_end(at(0), false, &rules);
+        let want = ask(&mut p, &rules);
+        assert!(!want.waits && want.seq == 0, "{want:?}");
+        // It is not there: the more often, the longer the pause.
+        p.on_answer(at(0), data(5, 0), &rules);
+        p.on_end(at(0), false, &rules);
+        let until = pause(&p);
+        assert!(until >= at(least) && !p.wake(at(least - 1)), "round {round}: {until:?}");
+        assert!(p.wake(until));
+    }
+}
+
+#[test]
+fn a_stop_condition_that_is_met_when_it_begins_takes_no_request() {
+    for (position, seq, met) in [(0, 0, true), (1, 0, true), (11, 5, true), (6, 5, true), (5, 5, false), (0, 1, false)]
+    {
+        let mut rules = alone(|s| s);
+        rules.options.stop_at_seq = Some(seq);
+        let p = Partition::new(position, None, &rules.options);
+        assert_eq!(p.state() == State::Done, met, "{position}, up to {seq}");
+    }
+    let rules = alone(|s| s.stop_at_end());
+    let mut p = Partition::before_end(0, &rules.options);
+    assert_eq!(ask(&mut p, &rules).seq, BEYOND_END);
+    assert_eq!(p.on_answer(at(0), out_of_range(1, 9), &rules), Next::Begins(10));
+    assert_eq!(p.state(), State::Done);
+}
+
+#[test]
+fn it_begins_before_the_end_that_its_leader_tells() {
+    for (back, first, mark, begins) in [(0, 1, 9, 10), (3, 1, 9, 7), (20, 4, 9, 4), (0, 0, 0, 1), (5, 0, 0, 1)] {
+        let rules = alone(|s| s);
+        let mut p = Partition::before_end(back, &rules.options);
+        assert!(!p.has_begun() && p.lag(p.position()) == 0);
+        let want = ask(&mut p, &rules);
+        assert!(want.seq == BEYOND_END && !want.waits, "{want:?}");
+        assert_eq!(p.on_answer(at(0), out_of_range(first, mark), &rules), Next::Begins(begins));
+        p.on_end(at(0), false, &rules);
+        assert_eq!((ask(&mut p, &rules).seq, p.position()), (begins, begins), "{back} of {first}..={mark}");
+    }
+}
+
+#[test]
+fn stop_at_end_takes_its_end_from_the_answer_and_ends_when_the_log_became_shorter() {
+    let rules = alone(|s| s.stop_at_end());
+    let mut p = Partition::new(1, Some((1, 50)), &rules.options);
+    assert!(!ask(&mut p, &rules).waits);
+    bring(&mut p, at(0), 1, 4, 10, &rules);
+    assert_eq!((p.state(), ask(&mut p, &rules).waits), (State::Idle, false));
+    p.on_answer(at(1), data(4, 0), &rules);
+    assert_eq!(p.state(), State::Done, "nothing is left before the end");
+    let mut p = Partition::new(1, Some((1, 50)), &rules.options);
+    ask(&mut p, &rules);
+    let found = bring(&mut p, at(0), 1, 12, 10, &rules);
+    assert_eq!((found[0].to, p.state()), (10, State::Done));
+}
+
+#[test]
+fn answers_about_a_partition_that_is_done_change_nothing() {
+    let rules = alone(|s| s.stop_at_seq(4));
+    for answer in [
+        data(9, 100),
+        out_of_range(5, 9),
+        PartitionAnswer::Redirect(endpoint()),
+        PartitionAnswer::NoLeader,
+        PartitionAnswer::SystemError,
+        PartitionAnswer::UnknownPartition,
+        PartitionAnswer::UnknownTopic,
+    ] {
+        let mut p = Partition::new(1, Some((1, 9)), &rules.options);
+        ask(&mut p, &rules);
+        bring(&mut p, at(0), 1, 4, 9, &rules);
+        assert_eq!((p.state(), p.on_answer(at(1), answer, &rules)), (State::Done, Next::Go));
+        p.on_bundles(&mut vec![bundle(5, 9, 9, false)], 0, &rules);
+        p.on_chunk_end(at(1), ChunkEnd::Cut { bundle_len: Some(1 << 30) }, &rules);
+        p.on_end(at(1), true, &rules);
+        assert_eq!((p.on_lost(at(1), Lost::Unreachable, &rules), p.state()), (Next::Go, State::Done));
+    }
+}
+
+#[test]
+fn two_policies_for_two_directions() {
+    let rules = alone(|s| s.out_of_range(OutOfRange::Earliest));
+    let mut p = Partition::new(5, Some((1, 20)), &rules.options);
+    ask(&mut p, &rules);
+    // Retention is faster, three times: each try comes nearer, so there is no pause and no end of patience.
+    for (n, first) in [(0, 10), (100_000, 12), (200_000, 15)] {
+        let from = p.fetch_from;
+        let skips = Next::Skips { from, to: first, gap: Some((from, first - 1)) };
+        assert_eq!(p.on_answer(at(n), out_of_range(first, 20), &rules), skips);
+        p.on_end(at(n), false, &rules);
+        assert_eq!(ask(&mut p, &rules).seq, first);
+    }
+    // The same again is trouble: at once, then with pauses, then for too long.
+    p.on_answer(at(200_000), out_of_range(15, 20), &rules);
+    p.on_end(at(200_000), false, &rules);
+    assert_eq!(p.state(), State::Idle);
+    ask(&mut p, &rules);
+    p.on_answer(at(200_000), out_of_range(15, 20), &rules);
+    assert!(pause(&p) > at(200_000));
+    p.wake(pause(&p));
+    let e = Failure::OutOfRange { requested: 15, first_available: 15, high_water_mark: 20 };
+    assert_eq!(p.on_answer(at(260_000), out_of_range(15, 20), &rules), Next::Fail(e));
+
+    let e = Failure::OutOfRange { requested: 30, first_available: 1, high_water_mark: 20 };
+    let mut p = Partition::new(30, None, &rules.options);
+    assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Fail(e));
+    let e = Failure::Recreated { position: 30, high_water_mark: 20 };
+    let mut p = Partition::resumed(30, None, &rules.options);
+    assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Fail(e));
+    let rules = alone(|s| s.beyond_end(OutOfRange::Latest));
+    let mut p = Partition::resumed(30, None, &rules.options);
+    assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Skips { from: 30, to: 21, gap: None });
+}
+
+#[test]
+fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(1, None, &rules.options);
+    let mut now = at(0);
+    let mut hops = 0;
+    loop {
+        ask(&mut p, &rules);
+        assert_eq!(p.on_answer(now, PartitionAnswer::Redirect(endpoint()), &rules), Next::AskAt(endpoint()));
+        hops += 1;
+        let next = p.on_named(now, endpoint(), Ok(Some(leader())), &rules);
+        if next != Next::Go {
+            assert_eq!(next, Next::Fail(Failure::Broker(Fault::Redirects { hops, last: endpoint() })));
+            break;
+        }
+        p.on_end(now, false, &rules);
+        assert_eq!((p.leader(), hops == 1), (Some(&leader()), p.state() == State::Idle));
+        if hops > 1 {
+            now = pause(&p);
+            p.wake(now);
+        }
+    }
+    assert_eq!((now, hops > 30), (at(60_000), true), "{hops}");
+    // Nobody is named: as if there were none.
+    let mut p = Partition::new(1, None, &rules.options);
+    ask(&mut p, &rules);
+    assert_eq!(p.on_named(at(0), endpoint(), Ok(None), &rules), Next::NoLeader);
+    assert!(p.leader().is_none() && pause(&p) > at(0));
+    p.wake(pause(&p));
+    // Without a budget the first redirect still leads somewhere.
+    let mut rules = rules;
+    rules.retry.timeout = Duration::ZERO;
+    let mut p = Partition::new(1, None, &rules.options);
+    assert_eq!(p.on_named(at(0), endpoint(), Ok(Some(leader())), &rules), Next::Go);
+    let e = Next::Fail(Failure::Broker(Fault::NoLeader));
+    assert_eq!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), e);
+}
+
+#[test]
+fn trouble_ends_with_an_answer_or_a_connection_that_was_well() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(1, Some((1, 0)), &rules.options);
+    let ended = |well_for| Lost::Ended { while_idle: false, well_for, unanswered: false, alone: false };
+    let lose = |p: &mut Partition, now, how| {
+        ask(p, &rules);
+        let next = p.on_lost(now, how, &rules);
+        p.state = State::Idle;
+        next
+    };
+    assert_eq!(lose(&mut p, at(0), ended(Duration::ZERO)), Next::Go);
+    assert_eq!(lose(&mut p, at(60_000), ended(Duration::from_secs(10))), Next::Go, "new trouble");
+    assert_eq!(lose(&mut p, at(119_000), Lost::Unreachable), Next::Go);
+    assert_eq!(lose(&mut p, at(120_000), Lost::Unreachable), Next::Fail(Failure::Connection));
+    ask(&mut p, &rules);
+    p.on_answer(at(121_000), data(0, 0), &rules);
+    p.on_end(at(121_000), false, &rules);
+    assert_eq!(lose(&mut p, at(500_000), ended(Duration::ZERO)), Next::Go);
+    let while_idle = Lost::Ended { while_idle: true, well_for: Duration::ZERO, unanswered: false, alone: true };
+    assert_eq!(lose(&mut p, at(600_000), while_idle), Next::Go, "that is no trouble");
+}
+
+#[test]
+fn what_ends_two_connections_is_not_asked_for_again() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(6, Some((1, 11)), &rules.options);
+    assert!(ask(&mut p, &rules).is_behind);
+    assert_eq!(p.on_lost(at(0), lost(true, false), &rules), Next::Go);
+    assert!(p.is_suspect());
+    p.wake(pause(&p));
+    let want = ask(&mut p, &rules);
+    assert!(want.alone && !want.waits && want.is_suspect, "{want:?}");
+    let deadly = Next::Fail(Failure::Broker(Fault::Deadly { seq: 6, mark: 11 }));
+    assert_eq!(p.on_lost(at(1), lost(true, true), &rules), deadly);
+    // Among others it cannot be known; an answer clears it; and the number after the mark is safe.
+    let mut p = Partition::new(6, Some((1, 11)), &rules.options);
+    for _ in 0..3 {
+        ask(&mut p, &rules);
+        assert_eq!(p.on_lost(at(0), lost(true, false), &rules), Next::Go);
+        p.wake(pause(&p));
+    }
+    ask(&mut p, &rules);
+    bring(&mut p, at(1), 6, 6, 11, &rules);
+    assert!(!p.is_suspect());
+    let mut p = Partition::new(12, Some((1, 11)), &rules.options);
+    for _ in 0..3 {
+        ask(&mut p, &rules);
+        assert_eq!(p.on_lost(at(0), lost(true, true), &rules), Next::Go);
+        p.wake(pause(&p));
+    }
+    assert!(!p.is_suspect());
+}
+
+#[test]
+fn the_fetch_size_never_creeps() {
+    let rules = alone(|s| s.fetch_size(1000));
+    let mut p = Partition::new(1, Some((1, 9)), &rules.options);
+    let mut sizes = Vec::new();
+    // Each time one byte more would have been enough, it says.
+    for _ in 0..6 {
+        let size = ask(&mut p, &rules).fetch_size;
+        sizes.push(size);
+        p.on_answer(at(0), data(9, size), &rules);
+        p.on_chunk_end(at(0), ChunkEnd::Cut { bundle_len: Some(u64::from(size) + 1) }, &rules);
+        p.on_end(at(0), false, &rules);
+    }
+    assert_eq!(sizes, [1000, 1001, 2002, 4004, 8008, 16016]);
+    // All below the position, and longer by a byte each time: up to the limit, and no further.
+    let mut p = Partition::new(1, Some((1, 9)), &rules.options);
+    for n in 0.. {
+        let size = ask(&mut p, &rules).fetch_size;
+        p.on_answer(at(0), data(9, 1000 + n), &rules);
+        match p.on_chunk_end(at(0), ChunkEnd::Whole, &rules) {
+            Next::Go => p.on_end(at(0), false, &rules),
+            next => {
+                assert_eq!(next, Next::Fail(Failure::Broker(Fault::Stuck { seq: 1 })));
+                assert_eq!(size, MAX_FETCH_SIZE);
+                break;
+            }
+        }
+    }
+    let mut p = Partition::new(1, Some((1, 9)), &rules.options);
+    let limit = 1 << 28;
+    let cut = ChunkEnd::Cut { bundle_len: Some(limit + 100) };
+    assert_eq!(p.on_chunk_end(at(0), cut, &rules), Next::Fail(Failure::BundleTooLarge { needed: limit + 100 }));
+}
+
+#[test]
+fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(10, Some((1, 9)), &rules.options);
+    let mut above = |now, mark| {
+        ask(&mut p, &rules);
+        p.on_answer(now, data(mark, 100), &rules);
+        let next = p.on_chunk_end(now, ChunkEnd::AboveMark, &rules);
+        p.on_end(now, false, &rules);
+        let state = p.state();
+        p.state = State::Idle;
+        (next, state)
+    };
+    let (_, first) = above(at(0), 5);
+    let (_, second) = above(at(1000), 5);
+    assert!(matches!((first, second), (State::Paused(a), State::Paused(b)) if b.since(at(1000)) > a.since(at(0))));
+    assert_eq!(above(at(2000), 6), (Next::Go, State::Idle), "it moves");
+    assert!(matches!(above(at(3000), 6), (Next::Go, State::Paused(_))));
+    assert_eq!(above(at(63_000), 6).0, Next::Fail(Failure::Broker(Fault::AboveMark { seq: 10 })));
+}
+
+#[test]
+fn a_broker_that_does_not_wait_gets_pauses_that_grow() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(1, Some((1, 0)), &rules.options);
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        ask(&mut p, &rules);
+        p.on_answer(at(0), data(0, 0), &rules);
+        p.on_end(at(0), true, &rules);
+        pauses.push(pause(&p).since(at(0)));
+        p.wake(pause(&p));
+    }
+    assert!(pauses[0] <= QUIET.0 && pauses[7] > QUIET.1 / 2 && pauses[7] <= QUIET.1, "{pauses:?}");
+    ask(&mut p, &rules);
+    bring(&mut p, at(0), 1, 1, 1, &rules);
+    ask(&mut p, &rules);
+    p.on_answer(at(0), data(1, 0), &rules);
+    p.on_end(at(0), true, &rules);
+    assert!(pause(&p).since(at(0)) <= QUIET.0, "it begins again");
+}
+
+#[test]
+fn a_cut_bundle_is_looked_at_only_where_there_is_nothing_else() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(1, Some((1, 20)), &rules.options);
+    ask(&mut p, &rules);
+    p.on_answer(at(0), data(20, 100), &rules);
+    let mut found = vec![bundle(1, 5, 20, false), bundle(6, 20, 20, true)];
+    assert_eq!(p.on_bundles(&mut found, 0, &rules), Lookahead::Clear);
+    assert_eq!((found.len(), p.fetch_from), (1, 6));
+    let mut p = Partition::new(1, Some((1, 20)), &rules.options);
+    ask(&mut p, &rules);
+    p.on_answer(at(0), data(20, 100), &rules);
+    let mut found = vec![bundle(1, 20, 20, true)];
+    assert_eq!(p.on_bundles(&mut found, 0, &rules), Lookahead::SeeFirst);
+    assert!(!p.takes_whole(&found[0]));
+    p.on_messages(&rules);
+    p.advance(8);
+    p.on_chunk_end(at(0), ChunkEnd::Cut { bundle_len: Some(5000) }, &rules);
+    p.on_end(at(0), false, &rules);
+    let want = ask(&mut p, &rules);
+    assert_eq!((want.seq, want.fetch_size), (8, rules.options.fetch_size.max(5000)));
+}
+
+#[test]
+fn a_partition_that_may_not_be_there_is_no_trouble() {
+    let rules = rules(|s| s, true);
+    let mut p = Partition::dormant(&rules.options);
+    assert!(p.wants(&rules) == Ok(None) && p.probe() && !p.probe());
+    let want = ask(&mut p, &rules);
+    assert!(want.alone && !want.waits && want.seq == 0, "{want:?}");
+    for answer in [PartitionAnswer::UnknownPartition, PartitionAnswer::NoLeader, PartitionAnswer::SystemError] {
+        assert_eq!((p.on_answer(at(0), answer, &rules), p.state()), (Next::Go, State::Done));
+        assert!(p.is_probe() && p.probe());
+        ask(&mut p, &rules);
+    }
+    // Redirected without end.
+    for _ in 0..MOST_HOPS {
+        assert_eq!(p.on_answer(at(0), PartitionAnswer::Redirect(endpoint()), &rules), Next::AskAt(endpoint()));
+        p.on_named(at(0), endpoint(), Ok(Some(leader())), &rules);
+        p.on_end(at(0), false, &rules);
+        ask(&mut p, &rules);
+    }
+    p.on_answer(at(0), PartitionAnswer::Redirect(endpoint()), &rules);
+    assert!(p.state() == State::Done && p.probe());
+    ask(&mut p, &rules);
+    assert_eq!((p.on_lost(at(0), Lost::Unreachable, &rules), p.state()), (Next::Go, State::Done));
+    p.probe();
+    ask(&mut p, &rules);
+    p.on_answer(at(0), data(3, 0), &rules);
+    assert!(!p.is_probe() && p.has_begun());
+}
+
+#[test]
+fn the_number_for_whatever_comes_next_is_never_asked_for() {
+    let rules = alone(|s| s);
+    let p = Partition::new(SEQ_TAIL, None, &rules.options);
+    assert_eq!(p.wants(&rules), Err(Failure::NoSuchSeq));
+}

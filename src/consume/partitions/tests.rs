@@ -1,1 +1,158 @@
+use std::time::Duration;
 
+use super::super::subscription::Subscription;
+use super::*;
+use crate::net::{RetryPolicy, parse_brokers};
+
+fn at(ms: u64) -> Time {
+    Time::from_nanos(ms * 1_000_000)
+}
+
+fn rules(in_cluster: bool) -> Rules {
+    let pauses = (Duration::from_millis(100), Duration::from_secs(1));
+    let retry = RetryPolicy { timeout: Duration::from_secs(60), pauses, seed: 7 };
+    Rules { options: Subscription::topic("t").options, in_cluster, bundle_limit: 1 << 28, retry }
+}
+
+/// A topic of this many partitions, each with numbers 1 to `mark`.
+fn topic(count: u16, mark: u64, in_cluster: bool) -> Partitions {
+    let (topic, rules): (Arc<str>, _) = ("t".into(), rules(in_cluster));
+    let partition = |id| {
+        let name = TopicPartition { topic: topic.clone(), partition: id };
+        (name, Partition::new(0, Some((1, mark)), &rules.options))
+    };
+    let list = (0..count).map(partition).collect();
+    Partitions::new(list, &[(topic.clone(), count)], rules)
+}
+
+fn broker() -> BrokerAddr {
+    parse_brokers("b:1").unwrap().remove(0)
+}
+
+fn due(all: &mut Partitions) -> VecDeque<usize> {
+    std::iter::from_fn(|| all.next_due()).collect()
+}
+
+fn indices(request: Option<Request>) -> Vec<usize> {
+    request.map_or(Vec::new(), |request| request.partitions.iter().map(|(index, _)| *index).collect())
+}
+
+const EMPTY: PartitionAnswer = PartitionAnswer::Data { base: Some(1), high_water_mark: 0, len: 0 };
+
+#[test]
+fn each_partition_is_asked_for_once_with_as_few_requests_as_there_can_be() {
+    let mut all = topic(600, 0, false);
+    let mut list = due(&mut all);
+    assert_eq!(list.len(), 600);
+    // What is in the list twice is still asked for once.
+    list.push_back(3);
+    let mut seen = Vec::new();
+    while let Some(request) = all.next_request(&mut list, OnTheWay::default()).unwrap() {
+        assert!(request.waits && request.partitions.len() <= MAX_PARTITIONS);
+        seen.push(indices(Some(request)));
+    }
+    assert_eq!(seen.iter().map(Vec::len).collect::<Vec<_>>(), [250, 250, 100]);
+    assert!(seen.concat().into_iter().eq(0..600) && due(&mut all).is_empty());
+    // An answer frees what it names.
+    let mut summary = AnswerSummary::default();
+    assert!(matches!(all.on_answer(at(0), 7, EMPTY, &mut summary), Told::Nothing));
+    assert!(!all.on_end(at(0), 7, false, Some(&broker())));
+    assert_eq!(due(&mut all), [7]);
+}
+
+#[test]
+fn in_a_cluster_what_is_there_is_asked_for_together_and_the_rest_waited_for_alone() {
+    let mut all = topic(3, 9, true);
+    let mut list = due(&mut all);
+    let request = all.next_request(&mut list, OnTheWay::default()).unwrap().unwrap();
+    assert!(!request.waits && request.partitions.len() == 3);
+    for index in 0..3 {
+        all.on_answer(at(0), index, EMPTY, &mut AnswerSummary::default());
+        all.on_end(at(0), index, false, None);
+    }
+    let mut list = due(&mut all);
+    for index in 0..3 {
+        let request = all.next_request(&mut list, OnTheWay::default()).unwrap().unwrap();
+        assert!(request.waits);
+        assert_eq!(indices(Some(request)), [index]);
+    }
+}
+
+#[test]
+fn partitions_that_may_have_ended_a_connection_are_asked_for_one_by_one() {
+    let mut all = topic(3, 9, false);
+    let mut list = due(&mut all);
+    assert_eq!(indices(all.next_request(&mut list, OnTheWay::default()).unwrap()), [0, 1, 2]);
+    let e = Error::disconnected(&"b:1", crate::Phase::Wait);
+    let how = Lost::Ended { while_idle: false, well_for: Duration::ZERO, unanswered: true, alone: false };
+    (0..3).for_each(|index| all.on_lost(at(0), index, how, &e).unwrap());
+    assert_eq!((all.suspects, all.next_due()), (3, None));
+    all.wake(all.next_wake());
+    let mut list = due(&mut all);
+    assert_eq!(list.len(), 3, "the same pause for all of them");
+    let request = all.next_request(&mut list, OnTheWay::default()).unwrap().unwrap();
+    assert!(!request.waits);
+    assert_eq!(indices(Some(request)), [0]);
+    let way = OnTheWay { behind: true, suspect: true };
+    assert_eq!(all.next_request(&mut list, way).unwrap(), None, "not before it is answered");
+    let data = PartitionAnswer::Data { base: Some(1), high_water_mark: 9, len: 50 };
+    all.on_response();
+    all.on_answer(at(1), 0, data, &mut AnswerSummary::default());
+    all.on_end(at(1), 0, false, None);
+    assert_eq!(indices(all.next_request(&mut list, OnTheWay::default()).unwrap()), [1]);
+    let how = Lost::Ended { while_idle: false, well_for: Duration::ZERO, unanswered: true, alone: true };
+    let e = all.on_lost(at(2), 1, how, &e).unwrap_err();
+    assert!(e.to_string().starts_with("t/1: ") && e.to_string().contains("Start::At(9)"), "{e}");
+}
+
+#[test]
+fn pauses_end_in_order_and_the_last_open_partition_ends_all() {
+    let mut all = topic(2, 0, false);
+    let mut list = due(&mut all);
+    all.next_request(&mut list, OnTheWay::default()).unwrap();
+    let mut summary = AnswerSummary::default();
+    assert!(matches!(all.on_answer(at(5), 0, PartitionAnswer::NoLeader, &mut summary), Told::Forget));
+    assert!(matches!(all.on_answer(at(9), 1, PartitionAnswer::NoLeader, &mut summary), Told::Forget));
+    assert!(summary.knows_no_leader && summary.has_fault && all.stats.no_leader == 2);
+    let first = all.next_wake();
+    all.wake(first);
+    assert_eq!(due(&mut all), [0]);
+    let second = all.next_wake();
+    assert!(second > first);
+    all.wake(second);
+    assert_eq!((due(&mut all), all.next_wake()), ([1].into(), Time::NEVER));
+    all.end(0);
+    assert!(!all.all_done());
+    all.end(1);
+    all.end(1);
+    assert!(all.all_done());
+}
+
+#[test]
+fn a_partition_that_was_added_is_found_and_then_the_next_one_is_looked_for() {
+    let mut all = topic(2, 0, false);
+    assert_eq!((all.names().len(), all.find("t", 2)), (3, None));
+    due(&mut all);
+    all.probe();
+    let mut list = due(&mut all);
+    assert_eq!(indices(all.next_request(&mut list, OnTheWay::default()).unwrap()), [2]);
+    all.on_answer(at(0), 2, EMPTY, &mut AnswerSummary::default());
+    assert_eq!((all.find("t", 2), all.names().len(), all.take_names_changed()), (Some(2), 4, true));
+    assert_eq!(all.positions(|_| 0).iter().len(), 3);
+    let mut list = due(&mut all);
+    assert_eq!(indices(all.next_request(&mut list, OnTheWay::default()).unwrap()), [3]);
+    all.on_answer(at(0), 3, PartitionAnswer::UnknownPartition, &mut AnswerSummary::default());
+    all.on_end(at(0), 3, false, None);
+    assert_eq!((all.find("t", 3), due(&mut all).len()), (None, 0));
+}
+
+#[test]
+fn gaps_that_follow_each_other_are_one() {
+    let mut all = topic(2, 0, false);
+    all.add_gap(0, 1, 5);
+    all.add_gap(0, 6, 9);
+    all.add_gap(1, 10, 12);
+    all.add_gap(0, 20, 21);
+    let gaps: Vec<_> = all.gaps.iter().map(|gap| (gap.partition, gap.first, gap.last)).collect();
+    assert_eq!(gaps, [(0, 1, 9), (1, 10, 12), (0, 20, 21)]);
+}

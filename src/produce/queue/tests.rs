@@ -361,6 +361,31 @@ fn numbers_that_may_be_stored_are_never_used_again() {
 }
 
 #[test]
+fn numbers_before_those_that_are_kept_are_not_used_again() {
+    let mut queue = numbered(0);
+    give(&mut queue, &["d"]);
+    queue.on_code(at(0), 2, ProduceCode::NotConfirmed);
+    assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle));
+    lost(&mut queue, at(0), 3, true);
+    queue.give_up_if_expired(at(60_000));
+    let mut failed = failures(&mut queue);
+    assert_eq!(failed.iter().map(|(bundle, _)| bundle.range).collect::<Vec<_>>(), [Some((1, 3)), Some((4, 4))]);
+    // The first is dropped and the second kept.
+    queue.take_back(failed.remove(1).0);
+    queue.dropped(failed.iter().map(|(bundle, _)| bundle));
+    give(&mut queue, &["e"]);
+    assert_eq!(send(&mut queue, at(0), A, 4), Some(ToSend::End));
+    queue.on_end(A, 4, 0);
+    assert_eq!(outcomes(&mut queue), ["gap 1..3"]);
+    for (id, number) in [(5, 4), (6, 5)] {
+        assert_eq!(send(&mut queue, at(0), A, id), Some(ToSend::Bundle));
+        assert_eq!(queue.in_flight[0].bundle.range, Some((number, number)));
+        queue.on_code(at(0), id, ProduceCode::Stored);
+    }
+    assert_eq!(outcomes(&mut queue), ["+d", "+e"]);
+}
+
+#[test]
 fn another_writer_is_an_error() {
     // By the code for a number that is taken.
     let mut queue = numbered(0);

@@ -192,7 +192,7 @@ fn take_back(
         }
     }
     if idempotent && !random.one_in(4) {
-        producer.retry_failures();
+        let _ = producer.retry_failures(|_| true);
         for (place, id, ..) in ids {
             at.model.reported([id], Outcome::Pending, "");
             let known = pending.entry(place).or_default();

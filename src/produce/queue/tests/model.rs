@@ -262,17 +262,20 @@ impl Run {
         self.collect();
     }
 
-    /// Sends failures again, always for a numbering queue; a plain one must not send again what may be stored.
+    /// Sends failures again, but for some that are dropped; a plain queue must not send again what may be stored.
     fn take_back(&mut self) {
+        let (mut dropped, drops) = (Vec::new(), self.world.rng.one_in(3));
         for bundle in std::mem::take(&mut self.failed) {
-            let first: usize = contents(&bundle)[0].1.parse().unwrap();
-            if self.world.numbering || self.known[first] == Known::NotStored {
-                contents(&bundle)
-                    .iter()
-                    .for_each(|(_, text)| self.known[text.parse::<usize>().unwrap()] = Known::Pending);
+            let payloads: Vec<usize> = contents(&bundle).iter().map(|(_, text)| text.parse().unwrap()).collect();
+            let allowed = self.world.numbering || self.known[payloads[0]] == Known::NotStored;
+            if !allowed || (drops && self.world.rng.one_in(2)) {
+                dropped.push(bundle);
+            } else {
+                payloads.into_iter().for_each(|payload| self.known[payload] = Known::Pending);
                 self.queue.take_back(bundle);
             }
         }
+        self.queue.dropped(dropped.iter());
     }
 }
 
@@ -316,7 +319,7 @@ fn run(seed: u64, numbering: bool) -> [usize; 3] {
         match known {
             Known::Stored => assert_eq!(copies, 1, "{payload}"),
             Known::NotStored => assert_eq!(copies, 0, "{payload}"),
-            Known::Unknown => assert!(!numbering && copies <= 1, "{payload}"),
+            Known::Unknown => assert!(copies <= 1, "{payload}"),
             Known::Pending => panic!("{payload} was forgotten"),
         }
         counts[usize::from(known != Known::Stored)] += 1;
@@ -331,7 +334,7 @@ fn numbered_records_are_stored_exactly_once_and_in_order_whatever_happens() {
         let counts = std::panic::catch_unwind(|| run(seed, true)).unwrap_or_else(|_| panic!("seed {seed}"));
         (0..3).for_each(|n| total[n] += counts[n]);
     }
-    assert!(total[0] > 6_000 && total[1] == 0 && total[2] > 6, "{total:?}");
+    assert!(total[0] > 6_000 && total[2] > 6, "{total:?}");
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! What a partition's last chunks came to, and how much to ask for next: never the same again in vain, and never a little more.
+
+use super::super::subscription::MAX_FETCH_SIZE;
+use crate::protocol::varint;
+
+#[derive(Debug)]
+pub(super) struct Chunks {
+    /// Bytes to ask for next: grown while a bundle is larger than the configured size.
+    pub(super) fetch_size: u32,
+    /// Bytes of the chunk being read, and whether messages were found in it.
+    pub(super) len: u32,
+    pub(super) had_messages: bool,
+    /// Bytes of the last chunk that lay all below the position.
+    stale_len: Option<u32>,
+    /// The last chunk held but part of one bundle.
+    was_cut: bool,
+    /// The mark of the last chunk that lay all above it.
+    above: Option<u64>,
+}
+
+impl Chunks {
+    pub(super) fn new(fetch_size: u32) -> Chunks {
+        Chunks { fetch_size, len: 0, had_messages: false, stale_len: None, was_cut: false, above: None }
+    }
+
+    pub(super) fn begin(&mut self, len: u32) {
+        (self.len, self.had_messages) = (len, false);
+    }
+
+    pub(super) fn on_messages(&mut self, fetch_size: u32) {
+        *self = Chunks { len: self.len, had_messages: true, ..Chunks::new(fetch_size) };
+    }
+
+    /// Asks for more after a chunk that lay all below the position; `false` if that did not or cannot help.
+    pub(super) fn on_stale(&mut self) -> bool {
+        let (len, asked) = (self.len, self.fetch_size);
+        self.fetch_size = asked.saturating_mul(2).min(MAX_FETCH_SIZE).max(asked);
+        let grew = self.stale_len.replace(len).is_none_or(|before| len > before);
+        grew && self.fetch_size > asked
+    }
+
+    /// Asks for a cut bundle of `needed` bytes with its length prefix, 0 if that was cut too, or for more than before.
+    ///
+    /// # Errors
+    /// The bytes that it takes, at least: more than are allowed.
+    pub(super) fn on_cut(&mut self, needed: u64, bundle_limit: u32) -> Result<(), u64> {
+        let limit = u64::from(bundle_limit) + varint::MAX_LEN as u64;
+        let (asked, found) = (u64::from(self.fetch_size), self.had_messages);
+        if !found && (needed > limit || asked >= limit) {
+            return Err(needed.max(asked + 1));
+        }
+        // A bundle that is cut again, or not the one that was cut before, must not make this creep.
+        let creeps = std::mem::replace(&mut self.was_cut, !found) || needed <= asked;
+        let size = if !found && creeps { needed.max(asked * 2) } else { needed.max(asked) };
+        self.fetch_size = u32::try_from(size.min(limit)).unwrap_or(u32::MAX);
+        Ok(())
+    }
+
+    /// Whether the mark has moved since the last chunk that lay all above it, as this one does.
+    pub(super) fn mark_moved(&mut self, mark: u64) -> bool {
+        self.above.replace(mark).is_some_and(|before| before != mark)
+    }
+}

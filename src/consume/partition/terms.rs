@@ -1,0 +1,104 @@
+//! What a partition and those around it tell each other.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use super::super::subscription::Options;
+use crate::error::Fault;
+use crate::net::RetryPolicy;
+
+/// What holds for all partitions of a subscription.
+#[derive(Debug)]
+pub(in crate::consume) struct Rules {
+    pub(in crate::consume) options: Options,
+    /// Nodes of a cluster die when they wait for several partitions with one fetch and data comes for one of them, and the
+    /// data that ends a wait may be numbered wrongly. So each partition is waited for alone there, and what ends a wait
+    /// only says that it is time to ask again.
+    pub(in crate::consume) in_cluster: bool,
+    /// The largest bundle taken, in bytes.
+    pub(in crate::consume) bundle_limit: u32,
+    pub(in crate::consume) retry: RetryPolicy,
+}
+
+/// What a partition wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::consume) struct Want {
+    pub(in crate::consume) seq: u64,
+    pub(in crate::consume) fetch_size: u32,
+    /// The broker may wait for data.
+    pub(in crate::consume) waits: bool,
+    /// With a fetch of its own.
+    pub(in crate::consume) alone: bool,
+    /// It should be there: if the connection ends unanswered, this may be why.
+    pub(in crate::consume) is_behind: bool,
+    /// It may have ended a connection, so nothing else that is behind may be asked for beside it.
+    pub(in crate::consume) is_suspect: bool,
+}
+
+/// What follows for the shell from what a partition was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::consume) enum Next {
+    /// Nothing but what the state says.
+    Go,
+    /// Find out who that is, and tell it to [`Partition::on_named`].
+    AskAt(SocketAddrV4),
+    /// Forget who leads it.
+    NoLeader,
+    /// The log's end, now known, is where it begins.
+    Begins(u64),
+    /// It skips from one number to another, because the first is not there.
+    Skips { from: u64, to: u64, gap: Option<(u64, u64)> },
+    /// The subscription ends with an error.
+    Fail(Failure),
+}
+
+/// Why a subscription ends, without the names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::consume) enum Failure {
+    Broker(Fault),
+    OutOfRange {
+        requested: u64,
+        first_available: u64,
+        high_water_mark: u64,
+    },
+    /// As `OutOfRange`, of a number that a checkpoint named.
+    Recreated {
+        position: u64,
+        high_water_mark: u64,
+    },
+    BundleTooLarge {
+        needed: u64,
+    },
+    /// The number that stands for whatever comes next would be asked for: only a broker that claims messages right up to
+    /// it leads there.
+    NoSuchSeq,
+    /// The connection's own error, for longer than may be waited.
+    Connection,
+}
+
+/// How a fetch was lost, or could not be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::consume) enum Lost {
+    /// No connection could be opened.
+    Unreachable,
+    /// The connection ended.
+    Ended {
+        /// It had been used and then idle, and its end was only just not noticed: that is no trouble.
+        while_idle: bool,
+        /// For how long it had been up with nothing overdue.
+        well_for: Duration,
+        /// It was alive when the fetch was sent, and ended before any byte of an answer.
+        unanswered: bool,
+        /// Nothing else that is behind was asked for on it.
+        alone: bool,
+    },
+}
+
+/// Whether the next fetch is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::consume) enum Lookahead {
+    /// It continues after what was found.
+    Clear,
+    /// The messages of the last bundle tell where it continues.
+    SeeFirst,
+}
