@@ -235,7 +235,7 @@ impl Subscription {
             if let Some(other) = other {
                 let name = |p: Option<u16>| p.map_or(topic.clone(), |id| format!("{topic}/{id}"));
                 let (a, b) = (name(other), name(*partition));
-                return Err(Error::config(format!("subscribed twice to the same: {a} and {b}")));
+                return Err(Error::config(format!("subscribed to the same partition twice: {a} and {b}")));
             }
             first.get_or_insert(*partition);
             ids.extend(*partition);

@@ -107,10 +107,10 @@ impl ProducerBuilder {
     }
 
     /// Stores every record exactly once, across lost connections and changes of leader: the producer gives the records their
-    /// sequence numbers (ProduceWithSeqnum requests). When the outcome of a request is unknown it asks the leader for the end of
-    /// its log, on a new connection, and sends again what is not there. The guarantee lasts as long as the producer, not across
-    /// a restart of the program: after one, wait for an [`io_timeout`](crate::ClientBuilder::io_timeout) before you publish with
-    /// a new idempotent producer.
+    /// sequence numbers (ProduceWithSeqnum requests). When the outcome of a request is unknown it asks the leader for the end
+    /// of its log, on a new connection, and sends again what is not there. The guarantee lasts as long as the producer, not
+    /// across a restart of the program: after one, wait for an [`io_timeout`](crate::ClientBuilder::io_timeout) before you
+    /// publish with a new idempotent producer.
     ///
     /// **One writer per partition.** While this producer exists, nobody else may publish to its partitions: no other producer,
     /// no other process, not this client's [`publish`](crate::Client::publish) either. Where the producer sees another writer's
@@ -120,11 +120,11 @@ impl ProducerBuilder {
     /// One request at a time is in flight for each partition. Records that the leader has stored, but its replicas have not
     /// confirmed in time, are held until they are confirmed; at the end of
     /// [`retry_timeout`](crate::ClientBuilder::retry_timeout) they fail as unknown. Failures keep their numbers:
-    /// [`retry_failures`](Producer::retry_failures) still stores them exactly once. If you drop failures that may be stored, and
-    /// they are not, their numbers remain unused: a gap.
+    /// [`retry_failures`](Producer::retry_failures) still stores them exactly once. If you drop failures that may be stored,
+    /// and they are not, their numbers remain unused: a gap.
     ///
-    /// Three things can still store records twice or lose them: a proxy that delivers what it had buffered, two nodes that both
-    /// believe they lead, and a leader that comes back with a log that should have been cut.
+    /// Three things can still store records twice or lose them: a proxy that delivers what it had buffered, two nodes that
+    /// both believe they lead, and a leader that comes back with a log that should have been cut.
     pub fn idempotent(mut self) -> Self {
         self.idempotent = true;
         self
