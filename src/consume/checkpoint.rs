@@ -1,7 +1,7 @@
 //! Positions that outlive the process: a small file, replaced as a whole.
 //!
 //! Magic, version (`u16`), number of entries (`u32`), for each the topic (`str8`), partition (`u16`) and next number
-//! (`u64`), then the CRC32 of all before it. Every later version has to keep the magic, the version's place and the CRC32
+//! (`u64`), then the CRC32 of all before it. Every later version must keep the magic, the version's place and the CRC32
 //! at the end, so that a newer file can be told from a torn one.
 
 use std::fs::{self, File};
@@ -23,14 +23,14 @@ const TAIL: usize = 4;
 /// Larger than 65,535 partitions with the longest names: what is larger is no checkpoint.
 const MAX_BYTES: u64 = 32 << 20;
 
-/// A file that keeps the positions of a subscription, for a program to go on where it was after it ended or was killed.
+/// A file that keeps the positions of a subscription, so that a program continues where it was after it ended or was killed.
 ///
-/// Deal with the messages first, then [`save`](Checkpoint::save) the positions: what came after the last save comes again
+/// Process the messages first, then [`save`](Checkpoint::save) the positions: what came after the last save comes again
 /// after a crash, and nothing is lost. A save replaces the file in one step. Killing the process or the machine in the
 /// middle of it leaves the file as it was before; the generation before is kept beside it as `NAME.prev`.
 ///
 /// One process at a time may save to a file. New partitions, of which it knows nothing yet, begin where the subscription
-/// says: give it [`Start::Earliest`](crate::Start::Earliest), lest their first messages be missed.
+/// says: give it [`Start::Earliest`](crate::Start::Earliest), or their first messages are missed.
 ///
 /// ```
 /// # let dir = std::env::temp_dir().join(format!("checkpoint-doc-{}", std::process::id()));
@@ -68,7 +68,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Checkpoint`] for a file that is torn, is no checkpoint, was written by a newer version of this crate,
     /// or is gone while its previous generation is there; [`Error::File`] if it cannot be read. Nothing is changed
-    /// then: look at [`open_previous`](Checkpoint::open_previous), or remove both files to begin anew.
+    /// then: look at [`open_previous`](Checkpoint::open_previous), or remove both files to start over.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
         let found = match read(path)? {
@@ -85,9 +85,9 @@ impl Checkpoint {
         }
     }
 
-    /// Reads the generation before the last save, of the same file: to go on after trouble with
-    /// [`open`](Checkpoint::open), at the price of what was saved since coming again. It stays the previous generation
-    /// until the second save from here on.
+    /// Reads the generation before the last save, of the same file: a way out when [`open`](Checkpoint::open) fails.
+    /// What was processed since then is delivered again. It stays the previous generation until the second save from
+    /// here on.
     ///
     /// # Errors
     /// As [`open`](Checkpoint::open), about the previous generation; [`Error::File`] if there is none.
@@ -110,12 +110,12 @@ impl Checkpoint {
         &self.positions
     }
 
-    /// Keeps these positions, and what it has of other partitions. It is on the disk when this returns; nothing is
-    /// written if nothing changed.
+    /// Saves these positions and keeps those it has of other partitions. The file is on the disk when this returns;
+    /// nothing is written if nothing changed.
     ///
     /// # Errors
-    /// [`Error::File`]; the file then holds what it did before, or already what was to be saved. [`Error::Config`] for a
-    /// topic name of no or of more than 255 bytes.
+    /// [`Error::File`]; the file then holds either what it held before or what was to be saved. [`Error::Config`] for a
+    /// topic name that is empty or longer than 255 bytes.
     pub fn save(&mut self, positions: &Positions) -> Result<()> {
         let mut merged = self.positions.clone();
         merged.set_all(positions.iter().cloned());

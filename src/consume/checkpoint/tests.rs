@@ -223,7 +223,7 @@ fn a_save_stopped_anywhere_loses_at_most_itself() {
                         assert!(now >= floor, "save {n}: {now} after {left} steps, {floor} was done");
                         assert!(previous <= now);
                     }
-                    // Of the cuts, a few are enough to go on from.
+                    // Of the cuts, a few are enough to continue from.
                     if cuts == 1 || cut % 16 == 0 {
                         next.push((disk, floor));
                     }
