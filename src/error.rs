@@ -507,6 +507,9 @@ pub enum CheckpointFault {
     /// It is gone, though it had been saved more than once.
     #[error("the checkpoint is gone, though it has a previous generation")]
     Missing,
+    /// Another program has saved to it.
+    #[error("the checkpoint was changed by somebody else since it was opened; one program at a time may save to it")]
+    Changed,
 }
 
 #[cfg(test)]
