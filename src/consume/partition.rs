@@ -47,7 +47,7 @@ pub(super) struct Partition {
     end_unknown: bool,
     /// Where the last answer, or the address book, said to ask.
     leader: Option<BrokerAddr>,
-    /// The fetch in flight may be waited with.
+    /// The broker may wait with the fetch in flight.
     waits: bool,
     last_was_empty: bool,
     /// The last answer ended a wait with data not to be relied on.
@@ -187,7 +187,7 @@ impl Partition {
     /// What to ask for, if it may be asked for now.
     ///
     /// # Errors
-    /// The next number is none.
+    /// The next number cannot exist.
     pub(super) fn wants(&self, rules: &Rules) -> Result<Option<Want>, Failure> {
         if self.state != State::Idle {
             return Ok(None);
@@ -196,7 +196,7 @@ impl Partition {
             return Err(Failure::NoSuchSeq);
         }
         let (is_behind, is_suspect) = (self.is_behind(), self.is_suspect());
-        // Where something has to be found out, or must be there, a wait would only hide that it is not.
+        // While something must be found out, or must be there, a broker's wait would only hide that it is not.
         let asks_at_once = !self.has_begun() || rules.options.stop_at_end || self.end_unknown || is_suspect;
         let is_drained = (self.last_was_empty || self.high_water_mark.is_some() && !is_behind) && !self.wait_ended;
         let waits = !asks_at_once && (is_drained || !rules.in_cluster);
@@ -205,7 +205,7 @@ impl Partition {
         Ok(Some(Want { seq, fetch_size, waits, alone, is_behind, is_suspect }))
     }
 
-    /// Notes that it was asked for; `waits`: that the broker may wait.
+    /// Notes that it was asked for; `waits`: the broker may wait for data.
     pub(super) fn on_sent(&mut self, waits: bool) {
         self.state = State::InFlight;
         self.waits = waits;
@@ -220,7 +220,7 @@ impl Partition {
         over
     }
 
-    /// Asks whether there is such a partition by now.
+    /// Lets a dormant partition be asked for once: it may exist by now.
     pub(super) fn probe(&mut self) -> bool {
         let dormant = self.is_probe() && self.state == State::Done;
         if dormant {
@@ -265,7 +265,7 @@ impl Partition {
         self.check_end();
     }
 
-    /// Ends it, whatever comes of what is in flight.
+    /// Ends it; an answer that is still in flight is ignored.
     pub(super) fn end(&mut self) {
         self.state = State::Done;
     }

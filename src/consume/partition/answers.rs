@@ -30,7 +30,7 @@ impl Partition {
         self.deaths = 0;
         if self.is_probe() {
             match answer {
-                // Only who leads it knows that it is there.
+                // Only its leader knows that it exists.
                 PartitionAnswer::Data { .. } | PartitionAnswer::OutOfRange { .. } => self.begin = Begin::Known,
                 PartitionAnswer::Redirect(_) if self.failed_attempts < MOST_HOPS => {}
                 _ => {
@@ -209,7 +209,7 @@ impl Partition {
         Lookahead::Clear
     }
 
-    /// Draws the conclusions from a chunk that is through.
+    /// Ends a chunk: its messages and numbers decide what to ask for next.
     pub(in crate::consume) fn on_chunk_end(&mut self, now: Time, end: ChunkEnd, rules: &Rules) -> Next {
         if self.wait_ended {
             self.retry.reset();
@@ -263,7 +263,7 @@ impl Partition {
             return Next::Go;
         }
         if self.is_probe() {
-            // A lost connection is why it is looked for: it will be again.
+            // It is looked for after a lost connection, so it will be looked for again after this one.
             self.state = State::Done;
             return Next::Go;
         }
