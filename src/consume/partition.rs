@@ -30,7 +30,7 @@ pub(super) use terms::{Failure, Lookahead, Lost, Next, Rules, Want};
 const BEYOND_END: u64 = u64::MAX - 1;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Partition {
     state: State,
     begin: Begin,
@@ -65,9 +65,10 @@ pub(super) struct Partition {
     deaths: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum State {
     /// To be asked for.
+    #[default]
     Idle,
     InFlight,
     /// Not to be asked for before that moment.
@@ -77,9 +78,10 @@ pub(super) enum State {
 }
 
 /// Where a partition begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Begin {
     /// At its position.
+    #[default]
     Known,
     /// At its position, which a checkpoint named; no answer has shown yet that there is such a place.
     Resumed,
@@ -93,25 +95,14 @@ impl Partition {
     /// A partition that begins at this number, with its first number and its high-water mark if they are known.
     pub(super) fn new(position: u64, marks: Option<(u64, u64)>, options: &Options) -> Partition {
         let mut partition = Partition {
-            state: State::Idle,
-            begin: Begin::Known,
             position,
             fetch_from: position,
             first_available: marks.map_or(0, |(first, _)| first),
             high_water_mark: marks.map(|(_, mark)| mark),
             end: options.stop_at_seq,
             end_unknown: options.stop_at_end,
-            leader: None,
-            waits: false,
-            last_was_empty: false,
-            wait_ended: false,
             chunks: Chunks::new(options.fetch_size),
-            quiet: 0,
-            is_quiet: false,
-            retry: RetryState::default(),
-            failed_attempts: 0,
-            highest_first: 0,
-            deaths: 0,
+            ..Partition::default()
         };
         partition.check_end();
         partition
