@@ -12,10 +12,10 @@ use super::fetcher::{Answer, Fetcher, Stepped};
 use super::inbox::Inbox;
 use super::partition::{Lookahead, Lost};
 use super::partitions::{Partitions, Told};
-use super::position::{Gap, Positions};
+use super::position::Positions;
 use super::stats::Stats;
 use crate::error::{Error, Result};
-use crate::message::{Batch, Message};
+use crate::message::{Batch, Gap, Message};
 use crate::net::{BrokerAddr, LookUp, RetryPolicy, Time, wait};
 use crate::session::Session;
 
