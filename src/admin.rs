@@ -21,7 +21,7 @@ const MAX_CLUSTER_PARTITIONS: u16 = 64;
 /// The most characters of a new topic's name.
 const MAX_NAME: usize = 64;
 
-/// A partition's marks.
+/// A partition and the two ends of its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionInfo {
@@ -29,8 +29,8 @@ pub struct PartitionInfo {
     pub id: u16,
     /// The first sequence number that is still there; 0 if there never was a message.
     pub first_available: u64,
-    /// The last sequence number; 0 if there never was a message. In a cluster the last one that enough replicas have,
-    /// which may lag behind what consumers already see.
+    /// The last sequence number; 0 if there never was a message. In a cluster it is the end of the leader's own log, of which
+    /// a fail-over can lose the last messages.
     pub high_water_mark: u64,
 }
 
@@ -40,11 +40,11 @@ pub struct PartitionInfo {
 pub struct TopicInfo {
     /// Its name.
     pub name: String,
-    /// How many partitions it has, with the ids from 0 on.
+    /// How many partitions it has; their ids count from 0.
     pub partitions: u16,
-    /// Whether it can be used.
+    /// Whether it is enabled; a disabled topic cannot be used.
     pub enabled: bool,
-    /// On how many nodes each partition has a copy; `None` for a broker that stands alone.
+    /// On how many nodes each partition has a copy; `None` from a stand-alone broker.
     pub replication_factor: Option<u8>,
 }
 
@@ -52,9 +52,9 @@ pub struct TopicInfo {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Topology {
-    /// The cluster's name; `None` for a broker that stands alone.
+    /// The cluster's name; `None` for a stand-alone broker.
     pub cluster: Option<String>,
-    /// The nodes by their numbers; none for a broker that stands alone.
+    /// The nodes in the order of their numbers; none for a stand-alone broker.
     pub nodes: Vec<NodeInfo>,
 }
 
@@ -64,17 +64,17 @@ pub struct Topology {
 pub struct NodeInfo {
     /// Its number.
     pub id: u16,
-    /// Where it listens. It stays when the node dies, but not when it was stopped in order.
+    /// Where it listens. A node that dies keeps it; a node that is shut down properly loses it.
     pub endpoint: Option<SocketAddrV4>,
-    /// Whether the cluster reaches it.
+    /// Whether the cluster can reach it.
     pub available: bool,
     /// Whether it is kept from leading.
     pub blocked: bool,
-    /// Of how many partitions it has a copy.
+    /// The number of partitions it has a copy of.
     pub partitions: u16,
 }
 
-/// How a broker is.
+/// The state of a broker, from [`Client::status`](crate::Client::status).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BrokerStatus {
@@ -84,7 +84,7 @@ pub struct BrokerStatus {
     pub partitions: u32,
     /// The cluster it is part of, if any.
     pub cluster: Option<ClusterInfo>,
-    /// How many partitions it has open; `None` from an old version, as with all that follows.
+    /// How many partitions it has open; this and all following fields are `None` from an old version.
     pub open_partitions: Option<u32>,
     /// How long it took to open them.
     pub open_time: Option<Duration>,
@@ -94,7 +94,7 @@ pub struct BrokerStatus {
     pub version: Option<(u32, u32)>,
 }
 
-/// What a node says of its cluster.
+/// What a node says about its cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClusterInfo {

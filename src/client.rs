@@ -1,4 +1,4 @@
-//! [`Client`] and its settings: a thin face, behind which the [`Session`] does the work.
+//! [`Client`] and its settings: a thin face over the [`Session`], which does the work.
 
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -19,16 +19,18 @@ use crate::session::Session;
 
 /// A connection to TANK: to one broker or to a cluster.
 ///
-/// Cheap to clone; clones and threads share it freely. A [`ConsumeIter`] has connections of its own, so that a client can
-/// publish while it is being iterated.
+/// Cheap to clone; clones and threads share it freely. A [`ConsumeIter`] has its own connections, so a client can publish
+/// while you iterate.
+///
+/// The guide has a [table](crate::guide::time_outs#what-each-call-waits-for) of how long each call may wait.
 #[derive(Debug, Clone)]
 pub struct Client {
     pub(crate) session: Arc<Session>,
 }
 
 impl Client {
-    /// Connects with default settings to the first of the [brokers](Brokers) that answers: `host`, `host:port`, several with
-    /// commas between, a [`SocketAddr`](std::net::SocketAddr), or a list of either; port 11011 if absent.
+    /// Connects with default settings to the first of the [brokers](Brokers) that answers: `host`, `host:port`, several
+    /// separated by commas, a [`SocketAddr`](std::net::SocketAddr), or a list of these. The port defaults to 11011.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`].
@@ -36,7 +38,7 @@ impl Client {
         Client::builder().connect(brokers)
     }
 
-    /// Settings to connect with.
+    /// Returns settings to connect with.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }
@@ -44,23 +46,24 @@ impl Client {
     /// Begins to read. The first fetches (Consume requests) are under way when this returns, so nothing published afterwards
     /// is missed.
     ///
-    /// In a cluster nothing waits for partitions whose leader is gone, but to find out: that may take some two
-    /// [connect time-outs](ClientBuilder::connect_timeout), if brokers say nothing at all. They join in when they have a
-    /// leader; only a [start](crate::Start::Time) that has to be searched there is waited for, up to
-    /// [`retry_timeout`](ClientBuilder::retry_timeout).
+    /// While no broker can be reached it tries again, for up to [`retry_timeout`](ClientBuilder::retry_timeout). In a cluster
+    /// it does not wait for partitions without a leader, which join in when they have one; finding out may take two
+    /// [connect time-outs](ClientBuilder::connect_timeout). Only a [start by time](crate::Start::Time) must wait for the
+    /// partition's leader, up to `retry_timeout`.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for a subscription that cannot work; [`Error::Broker`](crate::Error::Broker) for an unknown topic or partition;
-    /// otherwise as [`ClientBuilder::connect`].
+    /// [`Error::Closed`](crate::Error::Closed) if a [handle](Subscription::close_with) was closed meanwhile; otherwise as
+    /// [`ClientBuilder::connect`].
     pub fn subscribe(&self, what: impl Into<Subscription>) -> Result<ConsumeIter> {
         subscribe(&self.session, what.into())
     }
 
-    /// The number of the first message with this time stamp or a later one; the high-water mark + 1 if there is none.
+    /// Returns the number of the first message with this time stamp or a later one; the high-water mark + 1 if there is none.
     ///
-    /// Found by bisection, with at most some 64 fetches of a bundle each. That takes time stamps that do not go back. If
-    /// they do, the message that is found has such a time stamp and the one before it, if any, does not, but an earlier
-    /// one may have one too: ask for a time as much earlier as clocks may differ.
+    /// It is found by bisection, with at most 64 or so fetches of a bundle each. This assumes that time stamps never go back.
+    /// If they do, the message that is found has such a time stamp and the one before it, if any, has not, but an even earlier
+    /// one may have one too: ask for a time that is earlier by as much as your clocks may differ.
     ///
     /// # Errors
     /// As [`subscribe`](Client::subscribe), and as the items of a [`ConsumeIter`].
@@ -68,8 +71,8 @@ impl Client {
         find_time(&self.session, topic, partition, time)
     }
 
-    /// The partitions of a topic with their first and last sequence numbers: a DiscoverPartitions request to any broker, and in
-    /// a cluster to each leader.
+    /// Returns the partitions of a topic with their first and last sequence numbers: a DiscoverPartitions request to any
+    /// broker; in a cluster each leader is also asked for the ends of its logs.
     ///
     /// # Errors
     /// [`Error::Broker`](crate::Error::Broker) if the topic is unknown, or a partition cannot be opened or has no leader now; otherwise as
@@ -81,11 +84,11 @@ impl Client {
     /// Publishes records to a partition, as one bundle (a Produce request), and waits until they are stored.
     ///
     /// More than 65,535 records, or more than 32 MiB of them, take several bundles, which are sent one after the other.
-    /// Of each bundle all records are stored or none.
+    /// Either all records of a bundle are stored or none.
     ///
-    /// What certainly was not stored is tried again where that can help, within
-    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout): the broker cannot be reached or broke off before it had the
-    /// whole request, another node leads the partition, none does, or too few replicas are in sync.
+    /// A bundle that certainly was not stored is sent again where that can help, for up to
+    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout): the broker cannot be reached or closed the connection before it
+    /// had the whole request, another node leads the partition, none does, or too few replicas are in sync.
     ///
     /// ```no_run
     /// # use tank_client::{Client, Record};
@@ -95,38 +98,41 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// * Not stored: [`Error::Config`](crate::Error::Config) or [`Error::BundleTooLarge`](crate::Error::BundleTooLarge) for what cannot be sent; [`Error::Broker`](crate::Error::Broker) if the
+    /// * Not stored: [`Error::Config`](crate::Error::Config) or [`Error::BundleTooLarge`](crate::Error::BundleTooLarge) for records that cannot be sent; [`Error::Broker`](crate::Error::Broker) if the
     ///   topic or partition is unknown, read-only or without a leader, or too few replicas are in sync; otherwise as
     ///   [`ClientBuilder::connect`](crate::ClientBuilder::connect).
-    /// * Perhaps stored: [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown), if the request was sent and the answer is lost, or says that the broker
-    ///   had trouble while it wrote, or that too few replicas confirmed in time. It is never sent again: that could store
-    ///   the records twice.
-    /// * Partly stored: [`Error::PartlyStored`](crate::Error::PartlyStored), if there were several bundles and not the first of them failed.
+    /// * Perhaps stored: [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown), if the request was sent and its answer is lost, or says that the broker
+    ///   had trouble while writing, or that too few replicas confirmed in time. The records are not sent again, because that
+    ///   could store them twice.
+    /// * Partly stored: [`Error::PartlyStored`](crate::Error::PartlyStored), if there were several bundles and a later one failed.
     pub fn publish(&self, topic: &str, partition: u16, records: &[Record<'_>]) -> Result<()> {
         publish::publish(&self.session, &PartitionRecords::new(topic, partition, records))
     }
 
-    /// Publishes records to several partitions, of any topics, and waits until all are stored or not: a result for
-    /// each partition, in the order given.
+    /// Publishes records to several partitions, of any topics, and waits until each is stored or has failed. Returns a result
+    /// for each partition, in the order given.
     ///
-    /// All that is for the same broker goes there in one request, as far as it fits into 64 MiB. Partitions do not depend
-    /// on each other: some may be stored while others fail.
+    /// Records for the same broker go there in one request of up to 64 MiB. Partitions do not depend on each other: some may
+    /// be stored while others fail.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) or [`Error::BundleTooLarge`](crate::Error::BundleTooLarge), before anything is sent, if some of the records cannot be sent, two
-    /// lists are for the same partition, or there are more than 255 topics or more than 255 partitions of one. The result of a
-    /// partition is as that of [`publish`](Client::publish).
+    /// lists are for the same partition, or there are more than 255 topics or more than 255 partitions of one. The results of
+    /// partitions are those of [`publish`](Client::publish).
     pub fn publish_all(&self, records: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
         publish::publish_all(&self.session, records)
     }
 
     /// Publishes records with sequence numbers of their own, which grow from record to record and may leave gaps (a
-    /// ProduceWithSeqnum request): what it takes to copy a partition.
+    /// ProduceWithSeqnum request). Use it to copy a partition.
     ///
-    /// The numbers must lie above the partition's high-water mark, which is asked for first; one writer at a time only,
-    /// therefore. Numbers that would kill a server are refused as far as that can be known: 2^31 or more above the mark,
-    /// unless the partition is empty, or above the first one of the call. A segment that has grown over so many numbers by
-    /// several calls cannot be known.
+    /// The numbers must lie above the partition's high-water mark, which is asked for first, so there can be only one writer
+    /// at a time. Numbers that would kill a server are refused as far as the client can know: those that lie 2^31 or more
+    /// above the mark, unless the partition is empty, or above the first one of the call. It cannot know whether several calls
+    /// together have stretched a segment that far.
+    ///
+    /// A gap is logged as a warning: once it lies in a closed segment, a TANK server dies when a consumer asks for a number
+    /// inside it (see [positions](crate::guide::positions#a-gap-that-kills-a-server)).
     ///
     /// # Errors
     /// [`Error::Broker`](crate::Error::Broker) with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or
@@ -137,14 +143,14 @@ impl Client {
         publish::publish_at(&self.session, &PartitionRecords::numbered(topic, partition, records))
     }
 
-    /// Settings for a producer, which collects records and sends them in bundles.
+    /// Returns settings for a producer, which collects records and sends them in bundles.
     pub fn producer(&self) -> ProducerBuilder {
         ProducerBuilder::new(self.session.clone())
     }
 
     /// Creates a topic with partitions 0 to `partitions` − 1 (a CreateTopic request), and returns once it can be used.
     ///
-    /// A cluster takes no configuration, 64 partitions at most, and some time to find leaders for them.
+    /// A cluster accepts no configuration and at most 64 partitions, and takes a moment to find leaders for them.
     ///
     /// ```no_run
     /// # use tank_client::{Client, TopicConfig};
@@ -156,14 +162,14 @@ impl Client {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config), before anything is sent, for a name or number of partitions that a broker refuses: a name has 1
     /// to 64 letters, digits, `-` and `_`, the latter two neither first nor last. [`Error::Broker`](crate::Error::Broker) if the topic exists,
-    /// the broker is read-only or has trouble with its files, or if the partitions, though created, find no leader within
+    /// the broker is read-only or has trouble with its files, or if the partitions were created but have no leader within
     /// [`retry_timeout`](crate::ClientBuilder::retry_timeout). [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) if the request was sent and its
     /// answer lost: the topic may exist or not. Otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn create_topic(&self, topic: &str, partitions: u16, config: &TopicConfig) -> Result<()> {
         admin::create_topic(&self.session, topic, partitions, config)
     }
 
-    /// The topics, by name: a DiscoverTopics request.
+    /// Returns the topics in the order of their names: a DiscoverTopics request.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
@@ -171,7 +177,7 @@ impl Client {
         admin::topics(&self.session)
     }
 
-    /// The nodes of the cluster: a DiscoverTopology request.
+    /// Returns the nodes of the cluster: a DiscoverTopology request.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
@@ -179,7 +185,7 @@ impl Client {
         admin::topology(&self.session)
     }
 
-    /// How the broker is, the first that answers if there are several: a Status request.
+    /// Returns the state of the broker; if there are several, of the first that answers: a Status request.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
@@ -196,8 +202,8 @@ impl Client {
         admin::reload_config(&self.session, topic, partition)
     }
 
-    /// How long the broker takes to answer the smallest request, Status, on a connection that is open already. TANK's own
-    /// ping is a greeting, which nobody answers.
+    /// Measures how long the broker takes to answer the smallest request, Status, on a connection that is already open. (TANK's
+    /// own ping is a greeting, which has no answer.) It does not try again.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
@@ -230,86 +236,89 @@ impl ClientBuilder {
         self
     }
 
-    /// How long opening a connection may take, the broker's greeting included and all its addresses together; with several
-    /// brokers to choose from, all of them together. Default 10 seconds; more than zero. Looking up a host name takes as long
-    /// as the system's resolver needs.
+    /// How long opening a connection may take, including the broker's greeting and all addresses of its name. Where any of
+    /// several brokers will do, they share this time. Default 10 seconds; more than zero. Looking up a host name comes on top
+    /// and takes as long as the system's resolver needs.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.config.connect_timeout = timeout;
         self
     }
 
-    /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to take the next 16 KiB of a request:
-    /// slow but steady gets through, a trickle does not. Default 30 seconds; more than zero. For a fetch it is counted from
-    /// the end of the time the broker was asked to wait. Time that a program spends between two calls counts too, unless bytes
-    /// are waiting for it when it comes back. With several brokers to choose from, one that does not answer is left for the
-    /// next already after its part of the [connect time-out](ClientBuilder::connect_timeout).
+    /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to accept the next 16 KiB of a request:
+    /// a slow but steady transfer gets through, a trickle does not. Default 30 seconds; more than zero.
+    ///
+    /// For a fetch it counts from the end of the time the broker was asked to wait, for a publish from the end of the
+    /// [ack time-out](ClientBuilder::ack_timeout). Time that a program spends between two calls counts too, unless bytes are
+    /// waiting for it when it comes back. Where any of several brokers will do, one that does not answer is left for the next
+    /// one after its share of the [connect time-out](ClientBuilder::connect_timeout).
     pub fn io_timeout(mut self, timeout: Duration) -> Self {
         self.config.io_timeout = timeout;
         self
     }
 
-    /// How long trouble that may pass is waited out: a broker that cannot be reached, a partition without a leader.
-    /// Default 60 seconds, counted from the last progress; zero reports the first trouble at once. A subscription then
-    /// ends with the error.
+    /// How long a call keeps trying when there is trouble that may pass: a broker that cannot be reached, a partition without a
+    /// leader. Default 60 seconds, counted from the first failure; zero reports the first failure at once. Trouble ends
+    /// with an answer, or when the connection has been up for 10 seconds with nothing overdue; the next failure is new trouble.
+    /// The last attempt begins when this time ends, and may take its own time-out on top.
     pub fn retry_timeout(mut self, timeout: Duration) -> Self {
         self.config.retry_timeout = timeout;
         self
     }
 
-    /// The shortest and longest pause between two tries. They double from the one to the other, with a random part of
-    /// up to half. Default 100 milliseconds to 5 seconds; a partition whose leader is looked for is asked for every second
-    /// at least.
+    /// The shortest and longest pause between two attempts. Pauses double from the one to the other; up to half of each is
+    /// random. Default 100 milliseconds to 5 seconds. A call that waits for a partition's leader never pauses longer than a
+    /// second.
     pub fn backoff(mut self, least: Duration, most: Duration) -> Self {
         self.config.backoff = (least, most);
         self
     }
 
     /// After how long without traffic TCP probes whether the broker is still there, and again after each quarter of that;
-    /// `None` never. Default 60 seconds; whole seconds from 1 to 32,767, what lies outside is taken for the nearest.
+    /// `None`: never. Default 60 seconds. Whole seconds from 1 to 32,767; values outside are brought into that range.
     pub fn keepalive(mut self, idle: Option<Duration>) -> Self {
         self.config.keepalive = idle;
         self
     }
 
-    /// For how long sent data may stay unacknowledged before the system gives the connection up; `None` leaves it to
-    /// the system. Default 60 seconds; Linux only, elsewhere without effect.
+    /// How long sent data may stay unacknowledged before the system gives up the connection; `None` leaves it to the system.
+    /// Default 60 seconds. Linux only; elsewhere it has no effect.
     pub fn tcp_user_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.config.tcp_user_timeout = timeout;
         self
     }
 
-    /// Bytes of a socket's receive buffer; left to the system by default, which grows it as needed.
+    /// The size of a socket's receive buffer in bytes. By default the system chooses it, and lets it grow as needed.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.config.receive_buffer = Some(bytes);
         self
     }
 
-    /// Bytes of a socket's send buffer; left to the system by default.
+    /// The size of a socket's send buffer in bytes. By default the system chooses it.
     pub fn send_buffer(mut self, bytes: usize) -> Self {
         self.config.send_buffer = Some(bytes);
         self
     }
 
-    /// How much a broker may claim, in bytes and counts. The defaults take everything a TANK server sends.
+    /// How much a broker may claim, in bytes and counts. The defaults accept everything that a TANK server sends.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
         self
     }
 
-    /// When to compress what is published. Default [`Compression::Auto`].
+    /// When to compress published records. Default [`Compression::Auto`].
     pub fn compression(mut self, compression: Compression) -> Self {
         self.config.publish.compression = compression;
         self
     }
 
-    /// Which replicas must have what is published before it counts as stored. Default [`Acks::All`].
+    /// Which replicas must have published records before they count as stored. Default [`Acks::All`].
     pub fn acks(mut self, acks: Acks) -> Self {
         self.config.publish.acks = acks;
         self
     }
 
-    /// How long a cluster waits for those replicas, 1 millisecond to 49 days. Default 8 seconds. The answer to a publish is
-    /// waited for so much longer than [`io_timeout`](ClientBuilder::io_timeout).
+    /// How long a cluster waits for those replicas, 1 millisecond to 49 days. Default 8 seconds. The answer to a publish may
+    /// take this much longer than [`io_timeout`](ClientBuilder::io_timeout).
     pub fn ack_timeout(mut self, timeout: Duration) -> Self {
         self.config.publish.ack_timeout = timeout;
         self
@@ -321,21 +330,21 @@ impl ClientBuilder {
         self
     }
 
-    /// Where to reach a cluster's node instead of the IPv4 address and port that it advertises: for address translation
-    /// and forwarded ports. Default: there.
+    /// Translates the IPv4 address and port that a cluster's node advertises into the address where it can be reached: for
+    /// address translation and forwarded ports. Default: the advertised one.
     pub fn map_endpoints(mut self, map: impl Fn(SocketAddrV4) -> SocketAddr + Send + Sync + 'static) -> Self {
         self.config.endpoints = Some(EndpointMap::new(map));
         self
     }
 
-    /// How long [`connect`](ClientBuilder::connect) waits for a broker that cannot be reached yet, trying again with pauses as
-    /// set by [`backoff`](ClientBuilder::backoff). Default zero: it tries each broker once.
+    /// How long [`connect`](ClientBuilder::connect) keeps trying while no broker can be reached, with pauses as set by
+    /// [`backoff`](ClientBuilder::backoff). Default zero: it tries each broker once.
     pub fn wait_for_brokers(mut self, time: Duration) -> Self {
         self.wait_for_brokers = time;
         self
     }
 
-    /// Has the client run on another network than the system's.
+    /// Makes the client use this network in place of the system's.
     #[cfg(feature = "broker")]
     #[allow(dead_code)]
     pub(crate) fn on_network(mut self, network: Arc<dyn Network>) -> Self {
@@ -343,12 +352,12 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to the first of the [brokers](Brokers) that answers: `host`, `host:port`, several with commas between, a
-    /// [`SocketAddr`], or a list of either; port 11011 if absent. The settings can be used again, for another client.
+    /// Connects to the first of the [brokers](Brokers) that answers: `host`, `host:port`, several separated by commas, a
+    /// [`SocketAddr`], or a list of these. The port defaults to 11011. The settings can be used again, for another client.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for a malformed address or setting. [`Error::Connect`](crate::Error::Connect), [`Error::Io`](crate::Error::Io),
-    /// [`Error::Timeout`](crate::Error::Timeout), [`Error::Disconnected`](crate::Error::Disconnected) or [`Error::NotTank`](crate::Error::NotTank) if the broker cannot be reached or is none; with
+    /// [`Error::Timeout`](crate::Error::Timeout), [`Error::Disconnected`](crate::Error::Disconnected) or [`Error::NotTank`](crate::Error::NotTank) if the broker cannot be reached or is no TANK broker; with
     /// several brokers, one [`Error::Connect`](crate::Error::Connect) that lists each with its cause.
     pub fn connect(&self, brokers: impl Into<Brokers>) -> Result<Client> {
         self.config.check()?;

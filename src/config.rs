@@ -13,7 +13,7 @@ use crate::protocol::Limits;
 pub use publish::Acks;
 pub(crate) use publish::{MAX_PEERS, PublishOptions};
 
-/// The most that may be in memory in one piece, in bytes: messages find theirs by 32-bit numbers.
+/// The most bytes that may be in memory in one piece: messages point into it with 32-bit numbers.
 const MAX_IN_MEMORY: u32 = 2 << 30;
 
 /// Settings that all connections of a client share.
@@ -40,12 +40,12 @@ pub enum Redirects {
     /// All of them, wherever they lead.
     #[default]
     Follow,
-    /// Those to the brokers that were given to connect to; others are
+    /// Only those to the brokers that were given to connect to; others end in
     /// [`Fault::RedirectRefused`](crate::Fault::RedirectRefused).
     KnownBrokers,
 }
 
-/// From the address that a broker advertises to the one it can be reached at.
+/// Maps the address that a broker advertises to the one where it can be reached.
 #[derive(Clone)]
 pub(crate) struct EndpointMap(Arc<dyn Fn(SocketAddrV4) -> SocketAddr + Send + Sync>);
 

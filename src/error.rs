@@ -1,4 +1,4 @@
-//! What can go wrong, for the caller.
+//! What can go wrong, as callers see it.
 
 use std::fmt;
 use std::io;
@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use crate::protocol::{DecodeError, DecodeFault, EncodeError};
 
-/// The crate's result.
+/// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Everything that can go wrong.
 ///
-/// The text of an error never repeats its source's: print the chain of [`source`](std::error::Error::source)s.
+/// The text of an error does not repeat that of its source: print the whole chain of
+/// [`source`](std::error::Error::source)s.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -36,14 +37,14 @@ pub enum Error {
         /// Why.
         source: Arc<io::Error>,
     },
-    /// The broker did not do its part in time.
+    /// The broker did not connect, greet, send or receive in time.
     #[error("{broker}: timed out after {after:?} {phase}")]
     Timeout {
         /// The broker.
         broker: String,
         /// What was being waited for.
         phase: Phase,
-        /// How long it was waited for.
+        /// How long the wait lasted.
         after: Duration,
     },
     /// The broker closed the connection.
@@ -54,7 +55,7 @@ pub enum Error {
         /// What was being done.
         phase: Phase,
     },
-    /// What answers at the broker's address is another service: it greets with something else.
+    /// Another service answers at the broker's address: it does not greet as a TANK broker does.
     #[error("{broker}: not a TANK broker")]
     NotTank {
         /// The broker.
@@ -90,30 +91,30 @@ pub enum Error {
         /// The last number assigned.
         high_water_mark: u64,
     },
-    /// The broker refused.
+    /// The broker refused, or what it says cannot be followed.
     #[error("{topic}{}: {fault}", partition.map(|id| format!("/{id}")).unwrap_or_default())]
     Broker {
         /// The topic.
         topic: String,
         /// The partition, if it is about one.
         partition: Option<u16>,
-        /// Why it refused.
+        /// The reason.
         fault: Fault,
     },
-    /// A bundle that no fetch within the limits can bring whole, or a record that no request takes.
+    /// A bundle too large for any fetch within the limits, or a record too large for a request.
     #[error("{topic}/{partition}: a bundle of {needed} bytes, the limit is {limit}")]
     BundleTooLarge {
         /// The topic.
         topic: String,
         /// The partition.
         partition: u16,
-        /// Bytes it takes, or the least it is known to take.
+        /// Its size in bytes, or the least it is known to be.
         needed: u64,
         /// Bytes allowed: [`Limits::bundle`](crate::Limits#structfield.bundle) when reading, 255 MiB when publishing.
         limit: u64,
     },
-    /// A publish that was sent without a clear answer: the messages may be stored or not. Or the creation of a topic, which
-    /// may exist or not; the partition is 0 then.
+    /// A publish was sent and got no clear answer: the messages may be stored or not. The same for the creation of a topic,
+    /// which may exist or not; the partition is 0 then.
     #[error("{topic}/{partition}: sent, but the outcome is unknown")]
     OutcomeUnknown {
         /// The topic.
@@ -123,7 +124,7 @@ pub enum Error {
         /// How the answer was lost, or what it says instead.
         source: Box<Error>,
     },
-    /// A publish in several bundles, of which the first ones were stored.
+    /// A publish took several bundles, of which only the first ones are known to be stored.
     #[error("{topic}/{partition}: only the first {stored} records are known to be stored")]
     PartlyStored {
         /// The topic.
@@ -132,11 +133,12 @@ pub enum Error {
         partition: u16,
         /// How many records of the call were stored.
         stored: usize,
-        /// What became of those that follow: not stored, or with [`OutcomeUnknown`](Error::OutcomeUnknown), unknown.
+        /// What became of the rest: [`OutcomeUnknown`](Error::OutcomeUnknown) if they may be stored; with any other error
+        /// they are not.
         source: Box<Error>,
     },
-    /// Records a [`Producer`](crate::Producer) collected that were not sent, so that those before them which failed can
-    /// still be published first.
+    /// Records that a [`Producer`](crate::Producer) did not send because earlier ones of their partition failed: sent again
+    /// together, they keep their order.
     #[error("{topic}/{partition}: not sent: an earlier bundle of this partition failed")]
     NotSent {
         /// The topic.
@@ -146,9 +148,9 @@ pub enum Error {
         /// What became of the records before.
         source: Arc<Error>,
     },
-    /// Records that a [`Producer`](crate::Producer) could not have stored wait in
-    /// [`take_failures`](crate::Producer::take_failures).
-    #[error("{records} records may not have been stored and wait to be taken back")]
+    /// Records that a [`Producer`](crate::Producer) may not have stored wait for
+    /// [`retry_failures`](crate::Producer::retry_failures) or [`take_failures`](crate::Producer::take_failures).
+    #[error("{records} records may not have been stored: retry or take the producer's failures")]
     Undelivered {
         /// How many.
         records: usize,
@@ -168,11 +170,11 @@ pub enum Error {
         /// Bytes allowed.
         limit: usize,
     },
-    /// The number a subscription was to resume with lies beyond the end of the partition: it is not the log that the
-    /// checkpoint was made of. See [`Subscription::beyond_end`](crate::Subscription::beyond_end).
+    /// The number that a subscription was to resume with lies beyond the end of the partition: this is not the log that the
+    /// checkpoint was made from. See [`Subscription::beyond_end`](crate::Subscription::beyond_end).
     #[error(
         "{topic}/{partition}: the checkpoint says {position}, but the high-water mark is {high_water_mark}: \
-         the topic was created anew, or lost its last messages"
+         the topic was created again, or lost its last messages"
     )]
     Recreated {
         /// The topic.
@@ -222,7 +224,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether time ran out.
+    /// Returns whether time ran out.
     pub fn is_timeout(&self) -> bool {
         match self {
             Error::Timeout { .. } => true,
@@ -233,7 +235,7 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later without a change, and cannot do anything twice.
+    /// Returns whether the same call may succeed later, and making it again cannot do anything twice.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Connect { .. } | Error::Io { .. } | Error::Timeout { .. } | Error::Disconnected { .. } => true,
@@ -243,7 +245,7 @@ impl Error {
         }
     }
 
-    /// Whether it may pass while one waits: trouble of a broker or a partition's leader, not of the data or this machine.
+    /// Whether waiting may help: trouble with a broker or a partition's leader, not with the data or this machine.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Error::Connect { source, .. } => !is_lack(source),
@@ -329,7 +331,7 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// Whether this machine lacks descriptors or memory, which no other broker and no waiting mends.
+/// Whether this machine lacks descriptors or memory, which neither another broker nor waiting can mend.
 pub(crate) fn is_lack(e: &io::Error) -> bool {
     // EMFILE, ENFILE, ENOBUFS and ENOMEM, for which std has no kinds but one; Windows: WSAEMFILE, WSAENOBUFS.
     let codes: &[i32] = match () {
@@ -346,7 +348,7 @@ impl From<EncodeError> for Error {
     }
 }
 
-/// What a connection was being used for when something happened.
+/// What a connection was being used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
@@ -379,9 +381,8 @@ impl std::fmt::Display for Phase {
 
 /// Why a broker refused, or why what it says cannot be followed.
 ///
-/// Most stand for a code in an answer. `Redirects`, `RedirectRefused`, `Stuck`, `AboveMark` and `Deadly` are the client's own
-/// conclusions, and
-/// `SeqTooFar` and some of `SeqNotAbove` keep a request from being sent.
+/// Most stand for a code in an answer. `Redirects`, `RedirectRefused`, `AnotherWriter`, `Stuck`, `AboveMark` and `Deadly` are
+/// the client's own conclusions. With `SeqTooFar`, and often with `SeqNotAbove`, no request was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
@@ -397,15 +398,15 @@ pub enum Fault {
     /// No node leads the partition now.
     #[error("the partition has no leader now")]
     NoLeader,
-    /// Nodes went on naming each other, or nodes that cannot be reached.
-    #[error("still redirected after {hops} hops, last to {last}")]
+    /// Nodes kept naming each other, or nodes that cannot be reached.
+    #[error("still redirected after {hops} redirects, the last one to {last}")]
     Redirects {
         /// How many redirects were followed.
         hops: u32,
         /// The node that was named last.
         last: SocketAddrV4,
     },
-    /// A redirect to a node that [`ClientBuilder`](crate::ClientBuilder) does not allow.
+    /// A redirect to a node that [`ClientBuilder::redirects`](crate::ClientBuilder::redirects) does not allow.
     #[error("redirected to {0}, which the client's settings do not allow")]
     RedirectRefused(SocketAddrV4),
     /// The broker takes no messages and creates no topics.
@@ -437,30 +438,31 @@ pub enum Fault {
         /// The number that was to be stored.
         seq: u64,
     },
-    /// Creating a topic that exists already.
+    /// The topic to create exists already.
     #[error("the topic exists already")]
     TopicExists,
-    /// A configuration that does not parse.
+    /// The configuration does not parse.
     #[error("the configuration does not parse")]
     InvalidConfig,
-    /// A configuration file that is missing, unreadable or empty.
+    /// The configuration file is missing, unreadable or empty.
     #[error("the configuration file is missing, unreadable or empty")]
     ConfigUnreadable,
-    /// An invalid topic name, or no partitions.
+    /// The topic's name is invalid, or it has no partitions.
     #[error("invalid topic name or number of partitions")]
     InvalidTopic,
-    /// Something this broker, or a cluster, does not offer.
+    /// This broker, or any cluster, does not offer it.
     #[error("not supported by this broker")]
     Unsupported,
     /// The partition's numbering is broken: what the broker sends for this number ends below it, however much is asked
     /// for.
-    #[error("cannot get past sequence number {seq}: all that is sent for it lies below")]
+    #[error("cannot get past sequence number {seq}: the broker sends only messages below it")]
     Stuck {
         /// The number asked for.
         seq: u64,
     },
-    /// All that the broker sends for this number lies above its high-water mark, which has not moved for too long.
-    #[error("cannot get to sequence number {seq}: all that is sent for it lies above the high-water mark")]
+    /// Everything that the broker sends for this number lies above its high-water mark, which has not moved for
+    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout).
+    #[error("cannot reach sequence number {seq}: the broker sends only messages above its high-water mark")]
     AboveMark {
         /// The number asked for.
         seq: u64,
@@ -468,7 +470,7 @@ pub enum Fault {
     /// Two connections in a row ended as soon as this number was asked for. A gap in the numbers before a partition's active
     /// segment kills a TANK server that is asked for it, so it is not asked for again.
     #[error(
-        "asking for sequence number {seq} ended two connections, as a gap in the numbers would that kills the server; \
+        "two connections ended when sequence number {seq} was asked for: a gap in the numbers there may kill the server; \
          Start::At({mark}) skips to the last message"
     )]
     Deadly {
@@ -480,7 +482,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whether waiting can help.
+    /// Returns whether waiting can help.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Fault::NoLeader | Fault::Redirects { .. } | Fault::InsufficientReplicas | Fault::System)
     }
@@ -504,8 +506,8 @@ pub enum CheckpointFault {
         /// The version this crate writes.
         known: u16,
     },
-    /// It is gone, though it had been saved more than once.
-    #[error("the checkpoint is gone, though it has a previous generation")]
+    /// It is gone, although it was saved more than once.
+    #[error("the checkpoint is gone, although its previous generation is there")]
     Missing,
     /// Another program has saved to it.
     #[error("the checkpoint was changed by somebody else since it was opened; one program at a time may save to it")]
@@ -593,13 +595,13 @@ mod tests {
             ),
             (
                 Error::Undelivered { records: 7, source: timeout().into() },
-                "7 records may not have been stored and wait to be taken back",
+                "7 records may not have been stored: retry or take the producer's failures",
                 "a:1: timed out after 8s waiting for an answer",
             ),
             (
                 Error::Recreated { topic: topic(), partition, position: 9, high_water_mark: 4 },
                 "orders/3: the checkpoint says 9, but the high-water mark is 4: \
-                 the topic was created anew, or lost its last messages",
+                 the topic was created again, or lost its last messages",
                 "",
             ),
             (
@@ -624,7 +626,7 @@ mod tests {
             (Error::file(Path::new("at"), network()), "cannot read or write at", "reset by peer"),
             (
                 fault(Fault::Redirects { hops: 4, last: endpoint }),
-                "orders/3: still redirected after 4 hops, last to 10.20.30.40:11011",
+                "orders/3: still redirected after 4 redirects, the last one to 10.20.30.40:11011",
                 "",
             ),
             (
@@ -640,7 +642,7 @@ mod tests {
             ),
             (
                 fault(Fault::Stuck { seq: 6 }),
-                "orders/3: cannot get past sequence number 6: all that is sent for it lies below",
+                "orders/3: cannot get past sequence number 6: the broker sends only messages below it",
                 "",
             ),
         ];

@@ -1,5 +1,5 @@
-//! A blocking client for [TANK](https://github.com/phaistos-networks/TANK), the distributed log. No async runtime, no threads:
-//! [`subscribe`](Client::subscribe) returns an iterator.
+//! A blocking client for [TANK](https://github.com/phaistos-networks/TANK), the distributed log, without an async runtime and
+//! without threads: [`subscribe`](Client::subscribe) returns an iterator.
 //!
 //! ```no_run
 //! use tank_client::{Client, Start, Subscription};
@@ -15,40 +15,41 @@
 //! | to | see |
 //! | --- | --- |
 //! | read | [`Client::subscribe`], [`Subscription`], [`ConsumeIter`] |
-//! | end a loop from outside | [`CloseHandle`] |
-//! | go on later where you were | [`Checkpoint`], [`ConsumeIter::positions`] |
+//! | end a loop from another thread | [`CloseHandle`] |
+//! | continue later where you stopped | [`Checkpoint`], [`ConsumeIter::positions`] |
 //! | begin or end at a time | [`Start::Time`], [`Subscription::stop_at_time`], [`Client::seq_at`] |
 //! | publish | [`Client::publish`], [`Producer`] |
-//! | ask for topics, partitions, nodes, state | [`Client::topics`] and its neighbours |
+//! | list topics, partitions, nodes, their state | [`Client::topics`] and its neighbours |
+//! | know how long a call may take | the guide's [table](guide::time_outs#what-each-call-waits-for) |
 //! | set time-outs, limits and the like | [`ClientBuilder`] |
-//! | read a server's files without it | [`segment`] |
-//! | test your program | [the embedded broker](guide::testing), feature `broker` |
+//! | read a server's files without the server | [`segment`] |
+//! | test your program | [the simulation and the embedded broker](guide::testing), feature `broker` |
 //!
 //! # The guide
 //!
-//! Begin with the [first steps](guide::first_steps). Then, as it comes up:
+//! Begin with the [first steps](guide::first_steps). Then, when you need them:
 //! [positions and delivery guarantees](guide::positions) · [back-pressure](guide::back_pressure) ·
 //! [time-outs and closing](guide::time_outs) · [clusters](guide::clusters) ·
 //! [publishing and its outcomes](guide::publishing) · [testing your program](guide::testing) ·
-//! [performance](guide::performance) · [security](guide::security). For those who know their way elsewhere:
+//! [performance](guide::performance) · [security](guide::security). If you know other clients:
 //! [coming from tankgo](guide::from_tankgo), [coming from Kafka clients](guide::from_kafka),
 //! [what TANK does not have](guide::not_in_tank).
 //!
 //! # Features
 //!
-//! `broker`, off by default: the embedded broker, for tests and first steps. It needs nothing more than the client does.
+//! `broker`, off by default: the embedded broker and the simulation, for tests and first steps. It adds no dependency.
 //!
 //! # Stability
 //!
-//! Rust 1.85 or later; the minimum is raised in minor releases only. The module [`protocol`] is public so that tests and fuzz
-//! targets use what users run, and outside semver.
+//! Rust 1.85 or later; only minor releases raise the minimum. The module [`protocol`] is public so that tests and fuzz targets
+//! can use the code that users run. Semver does not cover it.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
 #![warn(unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// Some tests are compiled here too, next to what they hold to its word.
+// Some tests are compiled here too, next to the code they test.
 #[cfg(test)]
 extern crate self as tank_client;
 

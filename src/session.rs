@@ -1,5 +1,4 @@
-//! What a client, its subscriptions and its producers share, and the one way to ask a broker something that can be asked
-//! again.
+//! What a client, its subscriptions and its producers share, and the one way to send a broker a request that may be repeated.
 
 use std::fmt;
 use std::io;
@@ -22,13 +21,13 @@ use crate::protocol::frames::{Frame, Frames};
 use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault};
 
-/// Bytes that most answers fit into.
+/// Most answers fit into this many bytes.
 const ANSWER: usize = 2 << 10;
 
 /// How often a request is sent again at once if a connection that had been idle ends before its answer begins.
 const MOST_STALE: u32 = 3;
 
-/// The longest pause between two looks for a partition's leader: its successor wants to be found soon.
+/// The longest pause between two looks for a partition's leader, so that its successor is found soon.
 const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
 
 /// A number beyond the end of every log, but not the one that stands for the end: the answer to that tells no numbers.
@@ -46,12 +45,12 @@ pub(crate) struct Session {
     request_id: AtomicU32,
 }
 
-/// How far a request had come that failed.
+/// How far a failed request had come.
 #[derive(Debug)]
 pub(crate) struct Failed {
     /// Whether the broker may have the whole request.
     pub(crate) handed_over: bool,
-    /// Whether the connection had been idle before, and ended: that says nothing about the broker.
+    /// Whether it failed because a connection that had been idle had ended: that says nothing about the broker.
     stale: bool,
     pub(crate) error: Error,
 }
@@ -112,7 +111,7 @@ impl Session {
     /// Makes sure that a broker can be reached, trying all of them once, and again until `patience` is over.
     ///
     /// # Errors
-    /// None can be.
+    /// No broker can be reached.
     pub(crate) fn connect(&self, patience: Duration) -> Result<()> {
         let policy = RetryPolicy { timeout: patience, ..self.retry_policy() };
         self.retry(&policy, None, |session| session.any_broker(None, |addr, share| session.reach(addr, share)))
@@ -126,15 +125,15 @@ impl Session {
         Ok(())
     }
 
-    /// Asks any broker, and again within the budget for trying again.
+    /// Asks any broker, and tries again within the retry budget.
     pub(crate) fn call<R: Request>(&self, request: &mut R, closed: Option<&Closed>) -> Result<R::Answer> {
         self.retry(&self.retry_policy(), closed, |session| {
             session.any_broker(closed, |addr, patience| session.call_at(addr, request, patience, closed))
         })
     }
 
-    /// Asks one broker something that cannot be asked again without harm: what fails after the whole request was handed over
-    /// becomes what `unknown` makes of it.
+    /// Asks one broker something that must not be asked twice: a failure after the whole request was handed over is turned
+    /// into an error by `unknown`.
     pub(crate) fn call_once<R: Request>(&self, request: &R, unknown: &dyn Fn(Error) -> Error) -> Result<R::Answer> {
         let id = self.next_request_id();
         let mut request = request.clone();
@@ -147,7 +146,7 @@ impl Session {
         })
     }
 
-    /// Tries until it works, the trouble does not pass by itself, or has lasted for too long.
+    /// Tries until it works, the trouble will not pass by itself, or it has lasted too long.
     pub(crate) fn retry<T>(
         &self,
         policy: &RetryPolicy,
@@ -180,8 +179,8 @@ impl Session {
     }
 
     /// Tries the brokers in turn, the most promising one first, until the attempt works with one. They share the connect
-    /// time-out: each gets an even part of what is left. While others are left an answer is not worth waiting longer for
-    /// either: the attempt is told for how long it is.
+    /// time-out: each gets an even part of what is left. While others remain, waiting longer for an answer is not worth it
+    /// either, so the attempt is told its share.
     pub(crate) fn any_broker<T>(
         &self,
         closed: Option<&Closed>,
@@ -190,7 +189,7 @@ impl Session {
         let brokers = self.book.brokers();
         let timeout = self.config.connect_timeout;
         let budget = self.now().after(timeout);
-        // Brokers that were only heard of could keep a caller waiting one after the other.
+        // Brokers that were only named by others could keep a caller waiting one after the other.
         let enough = budget.after(self.config.io_timeout);
         let mut failures = Vec::new();
         for (index, addr) in brokers.iter().enumerate() {
@@ -200,7 +199,7 @@ impl Session {
             if self.now() >= enough && !self.book.is_given(addr) {
                 continue;
             }
-            // Time spent on an answer that did not come must leave some for the others.
+            // Time spent on an answer that never came must leave some for the others.
             let least = timeout / brokers.len() as u32;
             let left = brokers.len() - index;
             let share = (budget.since(self.now()) / left as u32).max(least);
@@ -258,7 +257,7 @@ impl Session {
             match wait(&*self.net, std::iter::once(&mut *channel), closed, until)? {
                 Event::Ready => {}
                 Event::Closed => return Err(Error::Closed),
-                // One more look, since the time may have been somebody else's.
+                // One more look: the time may have been spent elsewhere.
                 Event::Due if channel.open(self.now(), LookUp::Never)? => return Ok(()),
                 Event::Due => return Err(Error::timeout(channel.broker(), channel.phase(), timeout)),
             }
@@ -345,7 +344,7 @@ impl Session {
         }
     }
 
-    /// Whether the brokers form a cluster; to be on the safe side also if they do not say.
+    /// Whether the brokers form a cluster; also, to be safe, if they do not say.
     pub(crate) fn is_cluster(&self) -> bool {
         if let Some(&known) = self.in_cluster.get() {
             return known;
@@ -359,8 +358,8 @@ impl Session {
         }
     }
 
-    /// The partitions of a topic as any broker knows them, and notes who leads which. In a cluster the numbers it tells are
-    /// no end of a log: see [`log_ends`](Session::log_ends).
+    /// Asks any broker for the partitions of a topic, and notes who leads which. In a cluster the numbers in its answer are not
+    /// the ends of logs: see [`log_ends`](Session::log_ends).
     pub(crate) fn discover(&self, topic: &str, closed: Option<&Closed>) -> Result<Vec<PartitionState>> {
         // The form that lists partitions can kill a server.
         let mut request = DiscoverPartitionsRequest { request_id: 0, topic: topic.to_owned(), partitions: Vec::new() };
@@ -418,7 +417,7 @@ impl Session {
                 }
             }
             let failures = || found.iter().flatten().filter_map(|found| found.as_ref().err());
-            // The first redirect is how leaders are found; what comes after it wants time to settle.
+            // The first redirect is how leaders are found; after a second one the cluster needs time to settle.
             let may_go_on = match round {
                 0 => true,
                 _ if !failures().any(Error::is_transient) => false,
@@ -431,7 +430,7 @@ impl Session {
             if !may_go_on {
                 break;
             }
-            // A broker may name leaders without end, and those let a caller wait in turn: they share the time.
+            // A broker may name any number of leaders, each of which may keep a caller waiting: they share the time.
             let (until, most) = (self.now().after(self.config.connect_timeout), self.config.limits.nodes as usize);
             let mut left = at_leaders.len().min(most) as u32;
             for (turn, (leader, list)) in at_leaders.iter().enumerate() {
@@ -485,7 +484,7 @@ impl Session {
                     self.book.learn(topic, id, leader.clone(), now);
                     Ok(LogEnd { first_available, last: high_water_mark })
                 }
-                // Nobody assigns numbers up there.
+                // No message has such a number.
                 PartitionAnswer::Data { base, high_water_mark, .. } => {
                     Ok(LogEnd { first_available: base.unwrap_or(0), last: high_water_mark })
                 }
@@ -514,7 +513,7 @@ impl Session {
     }
 }
 
-/// Why none of several brokers would do.
+/// Why each of several brokers failed.
 #[derive(Debug)]
 struct AllFailed(Vec<(BrokerAddr, Error)>);
 

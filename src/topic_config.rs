@@ -38,7 +38,7 @@ const INDEX_RANGE: &str = "at least 128 bytes";
 const TEXT: &str = "1 to 127 bytes without line end, # or outer blanks";
 const KEY: &str = "a key of at least one byte without line end, =, # or outer blanks";
 
-/// How a partition's old segments are dealt with.
+/// What happens to a partition's old segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CleanupPolicy {
     /// They are deleted once the retention settings say so.
@@ -164,7 +164,7 @@ impl TopicConfig {
         Ok(self)
     }
 
-    /// Sets how old segments are dealt with. The default is to delete them.
+    /// Sets what happens to old segments. The default is to delete them.
     #[must_use]
     pub fn cleanup_policy(mut self, policy: CleanupPolicy) -> Self {
         self.cleanup = Some(policy);

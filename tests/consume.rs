@@ -583,7 +583,10 @@ fn a_log_that_cannot_be_got_past_ends_in_an_error() {
         let mut iter = client.subscribe(Subscription::topic("gap").start(Start::At(500))).unwrap();
         let e = iter.next().unwrap().unwrap_err();
         assert!(matches!(&e, Error::Broker { fault: Fault::Stuck { seq: 500 }, partition: Some(0), .. }), "{e}");
-        assert_eq!(e.to_string(), "gap/0: cannot get past sequence number 500: all that is sent for it lies below");
+        assert_eq!(
+            e.to_string(),
+            "gap/0: cannot get past sequence number 500: the broker sends only messages below it"
+        );
         assert!(iter.next().is_none() && iter.is_finished());
         let sizes = fetch_sizes(&broker);
         assert_eq!(sizes, [1 << 20, 2 << 20], "never the same again unchanged");
@@ -945,9 +948,12 @@ fn subscriptions_that_cannot_work() {
             (Subscription::topic(""), "topic name: 0 bytes given, 1 to 255 allowed"),
             (Subscription::topic(&*long), "topic name: 256 bytes given, 1 to 255 allowed"),
             (a().and_topic("", Start::Latest), "topic name: 0 bytes given, 1 to 255 allowed"),
-            (a().and_partition("a", 0, Start::Latest), "subscribed twice to the same: a/0 and a/0"),
-            (a().and_topic("a", Start::Latest), "subscribed twice to the same: a/0 and a"),
-            (Subscription::topic("a").and_partition("a", 1, Start::Latest), "subscribed twice to the same: a and a/1"),
+            (a().and_partition("a", 0, Start::Latest), "subscribed to the same partition twice: a/0 and a/0"),
+            (a().and_topic("a", Start::Latest), "subscribed to the same partition twice: a/0 and a"),
+            (
+                Subscription::topic("a").and_partition("a", 1, Start::Latest),
+                "subscribed to the same partition twice: a and a/1",
+            ),
             (Subscription::partition("a", 65_535), "a: partition 65535 given, 0 to 65534 allowed"),
             (a().fetch_size(0), "fetch size: 0 bytes given, 1 to 67108864 allowed"),
             (a().fetch_size((64 << 20) + 1), "fetch size: 67108865 bytes given, 1 to 67108864 allowed"),

@@ -242,7 +242,7 @@ fn failures_come_back_for_the_exact_records() {
         send(&mut producer, 9, 5).unwrap();
         send_all(&mut producer, 1, 1..=3);
         let e = producer.flush().unwrap_err();
-        assert_eq!(e.to_string(), "3 records may not have been stored and wait to be taken back");
+        assert_eq!(e.to_string(), "3 records may not have been stored: retry or take the producer's failures");
         assert!(matches!(producer.poll(), Err(Error::Undelivered { records: 3, .. })));
         assert!(matches!(send(&mut producer, 1, 4), Err(Error::Undelivered { .. })));
         assert_eq!((producer.stored(), producer.pending()), (3, 0));
@@ -375,7 +375,7 @@ fn drop_neither_sends_nor_waits_but_says_so() {
         send_all(&mut producer, 0, 1..=17);
         let ((), took) = timed(|| drop(producer));
         assert!(took < 100 * MS);
-        logs::wait_for(1, &["WARN", "producer dropped with 17 records not known to be stored, and 0 that failed"]);
+        logs::wait_for(1, &["WARN", "producer dropped: 17 records are not known to be stored, and 0 have failed"]);
         assert_eq!(requests(&broker), 0);
 
         let (broker, mut producer) = embedded(patient(), |settings| settings.max_records(10));
@@ -383,7 +383,7 @@ fn drop_neither_sends_nor_waits_but_says_so() {
         send_all(&mut producer, 0, 1..=25);
         let ((), took) = timed(|| drop(producer));
         assert!(took < 100 * MS);
-        logs::wait_for(1, &["WARN", "producer dropped with 25 records"]);
+        logs::wait_for(1, &["WARN", "producer dropped: 25 records"]);
     });
 }
 

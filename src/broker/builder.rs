@@ -40,14 +40,14 @@ impl BrokerBuilder {
         self
     }
 
-    /// Makes consume requests wait just as long as they ask to. A server rounds to its clock and waits 320 ms at least.
+    /// Makes consume requests wait exactly the time they ask for. A server rounds to its clock and waits 320 ms at least.
     #[must_use]
     pub fn exact_waits(mut self) -> BrokerBuilder {
         self.options.exact_waits = true;
         self
     }
 
-    /// Ends every chunk after just as many bytes as were asked for, inside a bundle if need be, as old servers did.
+    /// Ends every chunk after exactly as many bytes as were asked for, inside a bundle if need be, as old servers did.
     #[must_use]
     pub fn cut_chunks(mut self) -> BrokerBuilder {
         self.options.cut_chunks = true;

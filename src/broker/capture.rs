@@ -157,7 +157,7 @@ impl Tape {
 /// Plays the broker of a capture that a [`Recorder`] made, to a program that does the same once more: the first connection
 /// gets what the first one got, and so on, each piece as soon as all was received that had been received by then.
 ///
-/// Requests are compared byte by byte, so the program has to choose the time stamps of what it publishes.
+/// Requests are compared byte by byte, so the program must choose the time stamps of what it publishes.
 #[derive(Debug)]
 pub struct Replay {
     server: Server,
@@ -230,10 +230,10 @@ fn play(pieces: &[Piece], mut client: &TcpStream) -> Result<(), String> {
             What::ToBroker => {
                 let mut found = vec![0; bytes.len()];
                 if client.read_exact(&mut found).is_err() {
-                    return Err(format!("closed after {at} bytes or more, where more had been sent"));
+                    return Err(format!("closed after {at} bytes, where the capture has more"));
                 }
                 if let Some(other) = found.iter().zip(bytes).position(|(a, b)| a != b) {
-                    return Err(format!("byte {} of what was sent is another one", at + other));
+                    return Err(format!("byte {} of what was sent differs from the capture", at + other));
                 }
                 at += bytes.len();
             }
@@ -245,7 +245,7 @@ fn play(pieces: &[Piece], mut client: &TcpStream) -> Result<(), String> {
         }
     }
     match client.read(&mut [0]) {
-        Ok(1) => Err(format!("more than {at} bytes were sent")),
+        Ok(1) => Err(format!("more than the {at} bytes of the capture were sent")),
         _ => Ok(()),
     }
 }

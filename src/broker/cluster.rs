@@ -107,7 +107,7 @@ pub struct Cluster {
 }
 
 impl Broker {
-    /// Starts a cluster of so many nodes, at least one, with every setting at its default.
+    /// Starts a cluster of `nodes` nodes, at least one, with every setting at its default.
     ///
     /// # Errors
     /// No port, or no thread.
@@ -115,7 +115,7 @@ impl Broker {
         Broker::cluster_builder(nodes).start()
     }
 
-    /// Settings to choose before a cluster of so many nodes, at least one, starts.
+    /// Settings to choose before a cluster of `nodes` nodes, at least one, starts.
     pub fn cluster_builder(nodes: usize) -> ClusterBuilder {
         let nodes = nodes.max(1);
         let election = Duration::ZERO;
@@ -171,7 +171,7 @@ impl Cluster {
         self.nodes[0].create_topic(topic, partitions);
     }
 
-    /// As [`create_topic`](Cluster::create_topic), with a copy of each partition on so many nodes.
+    /// As [`create_topic`](Cluster::create_topic), with a copy of each partition on this many nodes.
     ///
     /// # Panics
     /// If the topic exists.

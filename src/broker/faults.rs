@@ -39,7 +39,7 @@ pub enum BrokerFault {
     /// Makes the first bundle of the next answer with data announce another number of messages than it holds. Only that
     /// answer is hurt, not what is stored.
     CorruptBundle,
-    /// Sends the next answer in pieces of so many bytes with a pause after each.
+    /// Sends the next answer in pieces of this many bytes with a pause after each.
     Trickle {
         /// Bytes of a piece, at least 1.
         bytes: usize,
@@ -103,7 +103,7 @@ pub(super) enum Cut {
 /// What becomes of the bytes a connection is about to send.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Gate {
-    /// The first so many of them may go, and then perhaps no more.
+    /// This many of them may be sent, and then perhaps no more.
     Pass(usize, Option<Cut>),
     /// Send the first of them inverted, and then perhaps no more.
     Flip(Option<Cut>),

@@ -9,7 +9,7 @@ use crate::net::Time;
 
 /// Holds a [`Machine`] and passes bytes between it and its clients.
 pub(crate) trait Host: Debug + Send + Sync {
-    /// Calls `act` with the machine and the present moment, then carries what comes of it.
+    /// Calls `act` with the machine and the present moment, then carries out what follows.
     fn act(&self, act: &mut dyn FnMut(&mut Machine, Time));
 
     /// Calls `look` with the machine as it is.
@@ -21,7 +21,7 @@ pub(crate) trait Host: Debug + Send + Sync {
     /// The port is taken.
     fn listen(&self, node: usize) -> io::Result<()>;
 
-    /// Whether nodes go on when what controls them is dropped.
+    /// Whether nodes keep running when what controls them is dropped.
     fn outlives_its_handles(&self) -> bool {
         false
     }

@@ -6,8 +6,8 @@
 //!
 //! # A consumer and its tests
 //!
-//! A program that counts what customers order, and goes on where it was. Its tests say what is to become of it when things
-//! go wrong. Each has a broker of its own, so they run side by side, and none of them sleeps.
+//! A program that counts what customers order, and continues where it was. Its tests say what it should do when things go
+//! wrong. Each has a broker of its own, so they run side by side, and none of them sleeps.
 //!
 //! ```test_harness
 //! use std::collections::BTreeMap;
@@ -60,8 +60,8 @@
 //!     }
 //!
 //!     #[test]
-//!     fn goes_on_where_it_was() {
-//!         let (broker, addr, file) = set_up("goes_on");
+//!     fn continues_where_it_was() {
+//!         let (broker, addr, file) = set_up("continues");
 //!         let client = Client::connect(&addr).unwrap();
 //!         let mut found = BTreeMap::new();
 //!         update(&client, &file, &mut found).unwrap();
@@ -75,7 +75,7 @@
 //!
 //!     #[test]
 //!     fn loses_and_repeats_nothing_when_connections_break() {
-//!         // After so many bytes of answers, wherever that is.
+//!         // After this many bytes of answers, wherever that is.
 //!         for bytes in (40..140).step_by(5) {
 //!             let (broker, addr, file) = set_up("breaks");
 //!             let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).connect(&addr).unwrap();
@@ -134,11 +134,13 @@
 //! The chapter [testing your program](crate::guide::testing) lists which fault is for what. The tests of a publisher look
 //! the same; [`BrokerFault::LoseAnswer`] shows what it does if it cannot know whether something was stored.
 //!
-//! # Looking behind the scenes
+//! # What clients did
 //!
-//! What clients send and are sent is counted in [`BrokerStats`], and [`Broker::requests`] has the requests themselves. For
-//! programs that need several brokers there is a [`Cluster`], and for a bug report that becomes a test, [`Recorder`] and
-//! [`Replay`].
+//! [`BrokerStats`] counts what clients sent and were sent, and [`Broker::requests`] returns the requests themselves. Programs
+//! that need several brokers use a [`Cluster`]. [`Recorder`] and [`Replay`] turn a bug report into a test.
+//!
+//! Tests that need time-outs, slow networks or fail-overs run faster, and the same way each time, in a
+//! [simulation](crate::simulation), which has the same nodes and faults in virtual time.
 
 mod builder;
 mod capture;
@@ -237,7 +239,7 @@ impl Broker {
     }
 
     /// Closes the listener only: connecting is refused until [`accept_connections`](Broker::accept_connections), while
-    /// connections that are open go on.
+    /// connections that are open are still served.
     pub fn refuse_connections(&self) {
         self.act(|machine, _| machine.refuse(self.node));
         self.host.settle();
@@ -256,7 +258,7 @@ impl Broker {
         self.act(|machine, now| machine.pause(now, self.node));
     }
 
-    /// Goes on after a [`pause`](Broker::pause), with all that came in meanwhile.
+    /// Continues after a [`pause`](Broker::pause), with all that came in meanwhile.
     pub fn resume(&self) {
         self.act(|machine, now| machine.resume(now, self.node));
     }
@@ -290,11 +292,11 @@ impl Broker {
         host::look(&*self.host, look)
     }
 
-    /// Stores a bundle as if it had been published; the number of its first message. A dense one is numbered after the
-    /// last message, a sparse one by itself.
+    /// Stores a bundle as if it had been published. Returns the number of its first message: a dense bundle is numbered after
+    /// the last message, a sparse one has its own numbers.
     ///
     /// # Panics
-    /// On a bundle that a server would refuse for its numbers, or die of.
+    /// On a bundle whose numbers a server would refuse, or that would kill it.
     #[track_caller]
     pub fn append(&self, topic: &str, partition: u16, bundle: &[u8]) -> u64 {
         self.append_at(topic, partition, 0, bundle)
@@ -315,7 +317,7 @@ impl Broker {
         }
     }
 
-    /// Stores messages with these payloads, no keys and the time stamp 0 as one dense bundle; the number of the first.
+    /// Stores messages with these payloads, no keys and the time stamp 0 as one dense bundle. Returns the number of the first.
     ///
     /// # Panics
     /// Without payloads, or on more than a bundle takes.
@@ -326,7 +328,7 @@ impl Broker {
         self.append_records(topic, partition, &messages)
     }
 
-    /// Stores the messages as one dense bundle, compressed as producers do; the number of the first.
+    /// Stores the messages as one dense bundle, compressed as producers do. Returns the number of the first.
     ///
     /// # Panics
     /// Without messages, or on one that does not fit into a bundle.
@@ -335,7 +337,7 @@ impl Broker {
         self.append(topic, partition, &dense_bundle(messages, Compression::Auto))
     }
 
-    /// Stores the messages as one sparse bundle with these numbers; the first of them.
+    /// Stores the messages as one sparse bundle with these numbers. Returns the first of them.
     ///
     /// # Panics
     /// Without messages, or on numbers that do not grow from the partition's last one on.
@@ -344,7 +346,7 @@ impl Broker {
         self.append(topic, partition, &sparse_bundle(messages, Compression::Auto))
     }
 
-    /// Stores dense bundles `times` over, numbered consecutively, in the memory that once takes: a log of any size.
+    /// Stores dense bundles `times` over, numbered consecutively, in the memory of one copy: a log of any size.
     ///
     /// # Panics
     /// Without bundles, or on a sparse one.
@@ -383,7 +385,7 @@ impl Broker {
         assert!(there(done, topic, partition).is_ok(), "bundles whose numbers do not grow");
     }
 
-    /// Empties the partition: its next message is number 1 again, as after a topic was created anew.
+    /// Empties the partition: its next message is number 1 again, as in a topic that was deleted and created again.
     #[track_caller]
     pub fn clear(&self, topic: &str, partition: u16) {
         there(self.act(|machine, _| machine.clear(topic, partition)), topic, partition);
@@ -427,7 +429,7 @@ impl Broker {
         self.inject_times(fault, 1);
     }
 
-    /// Arms a fault, to fire so many times, `u64::MAX` for always.
+    /// Arms a fault, to fire this many times, `u64::MAX` for always.
     pub fn inject_times(&self, fault: BrokerFault, times: u64) {
         self.act(|machine, _| machine.inject(self.node, fault, times));
     }
@@ -437,12 +439,12 @@ impl Broker {
         self.act(|machine, _| machine.clear_faults(self.node));
     }
 
-    /// How many injected faults have not fired as often as they are to.
+    /// How many injected faults have still to fire.
     pub fn pending_faults(&self) -> usize {
         self.look(|machine| machine.pending_faults(self.node))
     }
 
-    /// Lets the connections go on that a [`BrokerFault::StallAfter`] keeps silent.
+    /// Lets the connections continue that a [`BrokerFault::StallAfter`] keeps silent.
     pub fn release(&self) {
         self.act(|machine, _| machine.release(self.node));
     }
@@ -452,8 +454,8 @@ impl Broker {
         self.look(|machine| machine.stats(self.node))
     }
 
-    /// Blocks until the counters meet `condition`; whether they did before the time was over. The condition must not use
-    /// the broker itself, which waits for it.
+    /// Blocks until the counters meet `condition`. Returns whether they did before the time was over. The condition must not
+    /// use the broker itself, which waits for it.
     ///
     /// ```
     /// use std::net::TcpStream;

@@ -387,7 +387,7 @@ impl Carrier {
         }
     }
 
-    /// Sends what a connection has to send, as far as the system takes it.
+    /// Sends what a connection must send, as far as the system takes it.
     fn send(&mut self, machine: &mut Machine, conn: Conn, room: &mut [u8]) {
         let Some(link) = self.links.get_mut(&conn) else { return };
         if machine.is_torn(conn) {

@@ -9,11 +9,11 @@ use crate::protocol::produce::ACKS_QUORUM;
 /// The most replicas to ask for; above it servers never have enough.
 pub(crate) const MAX_PEERS: u8 = 200;
 
-/// Which replicas besides the leader must have the messages before a cluster counts them as stored. A broker that stands
-/// alone pays no attention to it.
+/// Which replicas besides the leader must have the messages before a cluster counts them as stored. A stand-alone broker
+/// ignores it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Acks {
-    /// All that are in sync at the moment, none if there is only the leader.
+    /// All that are in sync at the moment; none if there is only the leader.
     #[default]
     All,
     /// Half of those in sync, rounded down, plus one: never met if there is only the leader.
@@ -22,7 +22,7 @@ pub enum Acks {
     Peers(u8),
 }
 
-/// What holds for all requests of a client or producer.
+/// Settings of all publishing requests of a client or producer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PublishOptions {
     pub(crate) compression: Compression,
@@ -52,7 +52,7 @@ impl PublishOptions {
         Ok(())
     }
 
-    /// The acks as they go on the wire.
+    /// The acks as they are sent.
     pub(crate) fn required_acks(&self) -> u8 {
         match self.acks {
             Acks::All => 0,

@@ -6,8 +6,8 @@ use crate::net::Closed;
 
 /// Ends [`ConsumeIter`](crate::ConsumeIter)s from another thread, or from a signal handler's thread.
 ///
-/// One iterator has its own, [`close_handle`](crate::ConsumeIter::close_handle); a handle made first, and given to any number
-/// of [subscriptions](crate::Subscription::close_with), ends them all.
+/// Every iterator has one, [`close_handle`](crate::ConsumeIter::close_handle). A handle that is made first, and given to any
+/// number of [subscriptions](crate::Subscription::close_with), ends them all.
 ///
 /// ```no_run
 /// # use tank_client::{Client, Subscription};
@@ -25,7 +25,7 @@ pub struct CloseHandle {
 }
 
 impl CloseHandle {
-    /// A handle for [`Subscription::close_with`](crate::Subscription::close_with).
+    /// Creates a handle for [`Subscription::close_with`](crate::Subscription::close_with).
     pub fn new() -> CloseHandle {
         CloseHandle::default()
     }
@@ -34,13 +34,13 @@ impl CloseHandle {
     /// messages were received that it has not handed out. A `subscribe` that is still looking for brokers ends with
     /// [`Error::Closed`](crate::Error::Closed). Calling it again does nothing.
     ///
-    /// While the system's resolver looks up the host name of a broker, nothing can interrupt it. Brokers given by address are
-    /// never looked up.
+    /// Nothing can interrupt the system's resolver while it looks up the host name of a broker. Brokers that are given by
+    /// address are never looked up.
     pub fn close(&self) {
         self.closed.close();
     }
 
-    /// Whether [`close`](CloseHandle::close) was called.
+    /// Returns whether [`close`](CloseHandle::close) was called.
     #[inline]
     pub fn is_closed(&self) -> bool {
         self.closed.is_closed()

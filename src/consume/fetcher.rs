@@ -23,8 +23,8 @@ use crate::protocol::fetch::{
 use crate::protocol::stream::{Event, FetchDecoder, Step};
 use crate::session::Session;
 
-/// Bytes of the read buffer at rest: many bundles of the usual sizes, since the last one has to be moved to the front if
-/// only part of it has come, and small enough for a core's cache.
+/// Bytes of the read buffer at rest: room for many bundles of the usual sizes, because a partial last one is moved to the
+/// front, yet small enough for a core's cache.
 const READ_BUFFER: usize = 512 << 10;
 
 /// Brokers that are asked to wait for data wait longer than this.
@@ -45,14 +45,14 @@ pub(super) struct Fetcher {
     /// The partitions to be asked for here.
     pub(super) wanted: VecDeque<usize>,
     in_flight: HashMap<u32, InFlight>,
-    /// How many partitions of them are behind, and how many may have ended a connection.
+    /// How many partitions of them are wanted at or below their mark, and how many may have ended a connection.
     behind: usize,
     suspects: usize,
     /// The fetch whose answer is being read.
     current: Option<InFlight>,
-    /// How many more bytes the decoder cannot do without.
+    /// How many more bytes the decoder needs before it can continue.
     need: usize,
-    /// Dialing in vain, or losing connections, since the last answer.
+    /// Failed attempts to connect and lost connections since the last answer.
     retry: RetryState,
     /// Since a fetch on a connection that had been idle, while nothing has come back.
     revived: Option<Time>,
@@ -69,7 +69,7 @@ struct InFlight {
     partitions: Vec<usize>,
     max_wait_ms: u64,
     sent: Time,
-    /// How many of them are behind, and how many may have ended a connection.
+    /// How many of them are wanted at or below their mark, and how many may have ended a connection.
     behind: usize,
     suspects: usize,
     /// The connection was alive when it was sent.
@@ -170,8 +170,8 @@ impl Fetcher {
         self.retry.is_in_trouble()
     }
 
-    /// Asks for what is wanted, with as many requests as it takes, once the connection is up; brings it up as far as that goes
-    /// without blocking.
+    /// Asks for what is wanted, with as many requests as needed, once the connection is up; until then brings it up as far as
+    /// possible without blocking.
     ///
     /// # Errors
     /// The broker cannot be reached, the connection has failed, or a partition cannot be asked for.
@@ -230,7 +230,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Reads what the decoder needs, as far as it has arrived; whether all of it is there.
+    /// Reads what the decoder needs, as far as it has arrived. Returns whether all of it is there.
     ///
     /// # Errors
     /// The connection has failed, or something on it is overdue.
@@ -345,7 +345,7 @@ impl Fetcher {
         let while_idle = self.revived.is_some_and(|since| now.since(since) < JUST_REVIVED) && e.is_connection_lost();
         let is_silent = self.current.is_none() && self.buf.data().is_empty() && e.is_connection_lost();
         let is_fresh = self.channel.is_fresh();
-        // Silence that turns out to have been too long was not well.
+        // A silence that ended in a time-out does not count as time well spent.
         let well_for = match e.is_timeout() {
             true if is_fresh => Duration::ZERO,
             true => self.channel.well_for().saturating_sub(now.since(self.last_byte)),

@@ -1,5 +1,5 @@
 //! What has arrived and is to be handed out: bundles, the messages of the one that is decoded, and after them the error that
-//! ends it all.
+//! ends the subscription.
 //!
 //! ```text
 //!   Fetcher ──accept──> bundles ──decode_next──> messages ──pop──> the caller
@@ -188,12 +188,12 @@ impl Inbox {
         self.error.get_or_insert((e, None));
     }
 
-    /// As [`fail`](Inbox::fail), after what is still to come of the answer to this fetch.
+    /// As [`fail`](Inbox::fail), but only after the rest of the answer to this fetch.
     pub(super) fn fail_after(&mut self, e: Error, fetch: Option<u32>) {
         self.error.get_or_insert((e, fetch));
     }
 
-    /// Notes that nothing more comes of the answer to this fetch.
+    /// Notes that the answer to this fetch is over.
     pub(super) fn on_answer_over(&mut self, fetch: u32) {
         if let Some((_, after)) = &mut self.error {
             *after = after.filter(|&after| after != fetch);

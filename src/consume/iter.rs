@@ -19,30 +19,29 @@ use crate::message::{Batch, Gap, Message};
 use crate::net::{BrokerAddr, LookUp, RetryPolicy, Time, wait};
 use crate::session::Session;
 
-/// The longest chunk to read to its end when no more of it is wanted, in bytes; more than that is not worth keeping a
-/// connection for.
+/// The longest chunk, in bytes, to read to its end when no more of it is wanted; beyond that a new connection is cheaper.
 const MAX_PASSED_OVER: u32 = 1 << 20;
 
-/// How many turns leaders may take before whoever waits looks at the time: there may be any number of answers, and of
-/// bundles that are passed over, in a row.
+/// How many turns leaders may take before a waiting call looks at the time: any number of answers, and of bundles that are
+/// skipped, may come in a row.
 const MOST_TURNS: usize = 16;
 
-/// How many leaders to know at most of which nothing is wanted now: a broker may name any number of others.
+/// Above this many fetchers, unused ones are dropped: a broker may name any number of leaders.
 const MAX_UNUSED: usize = 64;
 
 /// The messages of a [`Subscription`](crate::Subscription), in the order of their numbers within each partition.
 ///
 /// It owns its connections: it can move to another thread, and dropping it closes them without waiting for anything.
-/// What the caller does not get to stays in the broker and the network: one fetch a partition is under way, the next one
-/// sent when the last of an answer has been read.
+/// Messages that the caller has not asked for stay in the broker and the network: at most one fetch for each partition is in
+/// flight, and the next one is sent when the whole answer has been read.
 ///
-/// After one `Err` it is finished, and so it is after the last wanted message or a
-/// [`close`](CloseHandle::close): then `next` is `None` for ever. `None` alone never hides trouble.
+/// It is finished after one `Err`, after the last wanted message, or after a [`close`](CloseHandle::close): from then on `next`
+/// returns `None`. `None` alone never hides trouble.
 ///
-/// A connection that ends is dialed again and the fetch repeated from the position, for as long as
+/// If a connection ends, the iterator dials again and repeats the fetch from its position, as long as
 /// [`retry_timeout`](crate::ClientBuilder::retry_timeout) allows. Nothing is lost or delivered twice by that. Whenever a
-/// connection was lost, topics subscribed to as a whole are also looked at for new partitions, which begin with their first
-/// message.
+/// connection was lost, it also looks for new partitions of topics that were subscribed to as a whole; these begin with their
+/// first message.
 ///
 /// The guide says more about [positions](crate::guide::positions), [back-pressure](crate::guide::back_pressure) and
 /// [time-outs and closing](crate::guide::time_outs).
@@ -51,10 +50,11 @@ const MAX_UNUSED: usize = 64;
 /// The items' errors are:
 /// * [`Error::OutOfRange`], or for a checkpoint's position beyond the end [`Error::Recreated`]: the number wanted next is not
 ///   there.
-/// * [`Error::Broker`]: no such topic or partition, a partition that cannot be opened or whose numbering is broken; one
-///   without a leader, or with leaders that name each other, for longer than can be waited.
+/// * [`Error::Broker`]: no such topic or partition; a partition that cannot be opened, or whose numbering is broken; one that
+///   has had no leader for longer than `retry_timeout`; a gap in the numbers that kills a server
+///   ([`Fault::Deadly`](crate::Fault::Deadly)).
 /// * [`Error::Connect`], [`Error::Io`], [`Error::Timeout`], [`Error::Disconnected`], [`Error::NotTank`]: trouble with a
-///   broker for longer than can be waited.
+///   broker that has lasted longer than `retry_timeout`.
 /// * [`Error::Decode`], [`Error::BundleTooLarge`]: malformed data, or more than [`Limits`](crate::Limits) allow.
 #[derive(Debug)]
 pub struct ConsumeIter {
@@ -75,7 +75,7 @@ pub struct ConsumeIter {
     retry: RetryPolicy,
 }
 
-/// What waiting for messages came to.
+/// How a wait for messages ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Filled {
     Messages,
@@ -128,12 +128,12 @@ impl ConsumeIter {
         Ok(self)
     }
 
-    /// As [`next`](Iterator::next), but returns `Ok(None)` once `d` has passed without a message. The subscription goes
-    /// on: nothing is lost, and an answer that was half received stays for the next call. `Ok(None)` also stands for
-    /// the end, see [`is_finished`](ConsumeIter::is_finished).
+    /// As [`next`](Iterator::next), but returns `Ok(None)` once `d` has passed without a message. The subscription
+    /// continues: nothing is lost, and an answer that was half received stays for the next call. `Ok(None)` also stands for
+    /// the end; [`is_finished`](ConsumeIter::is_finished) tells the two apart.
     ///
-    /// With zero it never blocks, and still gets on with whatever is under way: connecting, sending, receiving, noticing
-    /// what takes too long.
+    /// With zero it never blocks, yet it makes progress with whatever is under way: connecting, sending, receiving, and
+    /// noticing what takes too long. A program that only polls in this way reconnects and follows leaders like any other.
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished.
@@ -145,8 +145,8 @@ impl ConsumeIter {
         Ok(if self.pull(until)? == Filled::Messages { self.pop() } else { None })
     }
 
-    /// Up to `max` messages: those that come within `wait`, at least one if any does. Empty once `wait` has passed without a
-    /// message, or at the end.
+    /// Returns up to `max` messages: those that come within `wait`. It waits for the whole of `wait` unless there are `max`
+    /// before, or the end is reached. Empty if no message came in that time, or at the end.
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished. Messages that came before the error are returned first.
@@ -174,8 +174,9 @@ impl ConsumeIter {
         Ok(messages)
     }
 
-    /// The messages of the next bundle, or of several small ones, or what [`next`](Iterator::next) has left of those it
-    /// is at, borrowed: no allocation, no reference counts. `Ok(None)`: finished.
+    /// Returns the messages of the next bundle, or of several small ones, or what [`next`](Iterator::next) has left of the
+    /// present ones. They are borrowed: no allocation, no reference counts. It blocks until there are messages;
+    /// `Ok(None)` means finished.
     ///
     /// All of them count as delivered with this call.
     ///
@@ -189,19 +190,19 @@ impl ConsumeIter {
         Ok(self.inbox.pop_all())
     }
 
-    /// Whether it has ended: with an error, by a stop condition, or by [`close`](CloseHandle::close).
+    /// Returns whether it has ended: with an error, by a stop condition, or by [`close`](CloseHandle::close).
     pub fn is_finished(&self) -> bool {
         self.finished || self.closer.is_closed()
     }
 
-    /// A handle with which another thread can end the iteration.
+    /// Returns a handle with which another thread can end the iteration.
     pub fn close_handle(&self) -> CloseHandle {
         self.closer.clone()
     }
 
-    /// The next number to be delivered from a partition: what to keep in order to go on later. 0 as long as nothing
-    /// came of a partition that begins with the earliest message. `None` for a partition that was not subscribed to, and
-    /// for one that begins with the latest message as long as it has had no leader to say which that is.
+    /// Returns the next number to be delivered from a partition: what to store in order to continue later. It is 0 while a
+    /// partition that begins with its earliest message has delivered nothing. `None` for a partition that was not subscribed
+    /// to, and for one that begins with the latest message while no leader has said which number that is.
     pub fn position_of(&self, topic: &str, partition: u16) -> Option<u64> {
         let index = self.partitions.find(topic, partition)?;
         self.partitions.get(index).has_begun().then(|| self.next_seq(index))
@@ -212,36 +213,36 @@ impl ConsumeIter {
         delivered.map_or(self.partitions.get(index).position(), |delivered| delivered.position)
     }
 
-    /// The next number of every partition that has a [position](ConsumeIter::position_of).
+    /// Returns the next number of every partition that has a [position](ConsumeIter::position_of).
     pub fn positions(&self) -> Positions {
         self.partitions.positions(|index| self.next_seq(index))
     }
 
-    /// The highest number of a partition that the broker was heard to have, 0 if it has none; `None` if it was not
-    /// heard of. It moves with the answers to fetches.
+    /// Returns the number of a partition's last message according to the latest answer to a fetch, 0 if it has none; `None`
+    /// if no answer has told it yet.
     pub fn high_water_mark(&self, topic: &str, partition: u16) -> Option<u64> {
         self.partitions.find(topic, partition).and_then(|index| self.partitions.get(index).high_water_mark())
     }
 
-    /// How many numbers lie between the positions and the high-water marks, all partitions together. Numbers that
+    /// Returns how many numbers lie between the positions and the high-water marks, all partitions together. Numbers that
     /// no message has count too.
     pub fn lag(&self) -> u64 {
         self.partitions.lag(|index| self.next_seq(index))
     }
 
-    /// As [`lag`](ConsumeIter::lag), of one partition; `None` if it was not subscribed to, or not heard of yet.
+    /// As [`lag`](ConsumeIter::lag), for one partition; `None` if it was not subscribed to, or its mark is not known yet.
     pub fn lag_of(&self, topic: &str, partition: u16) -> Option<u64> {
         let index = self.partitions.find(topic, partition)?;
         let partition = self.partitions.get(index);
         partition.high_water_mark().map(|_| partition.lag(self.next_seq(index)))
     }
 
-    /// What retention took before it was delivered.
+    /// Returns what retention took before it was delivered.
     pub fn gaps(&self) -> &[Gap] {
         &self.partitions.gaps
     }
 
-    /// What was done so far.
+    /// Returns counts of what was done so far.
     pub fn stats(&self) -> Stats {
         let mut stats = self.partitions.stats;
         if let Some(delivered) = self.inbox.delivered() {
@@ -389,7 +390,8 @@ impl ConsumeIter {
         }
     }
 
-    /// Has the leaders take turns until one has something, beginning with the one that had something last. Whether one had.
+    /// Lets the leaders take turns until one has something, beginning with the one that had something last. Returns whether
+    /// one had.
     fn receive(&mut self, now: Time) -> bool {
         for _ in 0..self.fetchers.len() {
             self.turn = if self.turn < self.fetchers.len() { self.turn } else { 0 };
@@ -401,8 +403,8 @@ impl ConsumeIter {
         false
     }
 
-    /// Takes in what a leader has sent: reads until something comes of it, and then continues to the end of the answer, as far
-    /// as that has been read too. Whether anything came.
+    /// Takes in what a leader has sent, up to the end of the answer or of what has been read. Returns whether there was
+    /// anything.
     fn take_turn(&mut self, turn: usize, now: Time) -> bool {
         match self.fetchers[turn].read(now) {
             Ok(true) => {}
@@ -450,8 +452,8 @@ impl ConsumeIter {
         }
     }
 
-    /// Ends an answer. What there is more of is asked for at once, so that the leader sends while what came is being handed
-    /// out.
+    /// Ends an answer. If there is more of a partition it is asked for at once, so that the leader sends while the messages of
+    /// this answer are handed out.
     fn on_end(&mut self, turn: usize, answer: Answer, now: Time) {
         let fetcher = &mut self.fetchers[turn];
         self.partitions.stats.bytes += fetcher.take_bytes();
@@ -473,7 +475,7 @@ impl ConsumeIter {
             self.inbox.set_names(names);
             self.fetchers.iter_mut().for_each(|fetcher| fetcher.set_names(names));
         }
-        // The others' turn, however fast this one may answer again.
+        // It is the others' turn, however fast this one answers again.
         self.turn += 1;
     }
 
@@ -536,7 +538,7 @@ impl ConsumeIter {
 impl Iterator for ConsumeIter {
     type Item = Result<Message>;
 
-    /// The next message; blocks until there is one. `None` once finished, see [`ConsumeIter`].
+    /// Returns the next message; blocks until there is one. `None` once finished, see [`ConsumeIter`].
     #[inline]
     fn next(&mut self) -> Option<Result<Message>> {
         if let Some(message) = self.pop() {

@@ -57,7 +57,7 @@ pub(super) struct Partition {
     end_unknown: bool,
     /// Where the last answer, or the address book, said to ask.
     leader: Option<BrokerAddr>,
-    /// The fetch in flight may be waited with.
+    /// The broker may wait with the fetch in flight.
     waits: bool,
     last_was_empty: bool,
     /// The last answer ended a wait with data not to be relied on.
@@ -197,7 +197,7 @@ impl Partition {
     /// What to ask for, if it may be asked for now.
     ///
     /// # Errors
-    /// The next number is none.
+    /// The next number cannot exist.
     pub(super) fn wants(&self, rules: &Rules) -> Result<Option<Want>, Failure> {
         if self.state != State::Idle {
             return Ok(None);
@@ -206,7 +206,7 @@ impl Partition {
             return Err(Failure::NoSuchSeq);
         }
         let (is_behind, is_suspect) = (self.is_behind(), self.is_suspect());
-        // Where something has to be found out, or must be there, a wait would only hide that it is not.
+        // While something must be found out, or must be there, a broker's wait would only hide that it is not.
         let asks_at_once = !self.has_begun() || rules.options.stop_at_end || self.end_unknown || is_suspect;
         let is_drained = (self.last_was_empty || self.high_water_mark.is_some() && !is_behind) && !self.wait_ended;
         let waits = !asks_at_once && (is_drained || !rules.in_cluster);
@@ -215,7 +215,7 @@ impl Partition {
         Ok(Some(Want { seq, fetch_size, waits, alone, is_behind, is_suspect }))
     }
 
-    /// Notes that it was asked for; `waits`: that the broker may wait.
+    /// Notes that it was asked for; `waits`: the broker may wait for data.
     pub(super) fn on_sent(&mut self, waits: bool) {
         self.state = State::InFlight;
         self.waits = waits;
@@ -230,7 +230,7 @@ impl Partition {
         over
     }
 
-    /// Asks whether there is such a partition by now.
+    /// Lets a dormant partition be asked for once: it may exist by now.
     pub(super) fn probe(&mut self) -> bool {
         let dormant = self.is_probe() && self.state == State::Done;
         if dormant {
@@ -249,7 +249,7 @@ impl Partition {
         self.deaths = 0;
         if self.is_probe() {
             match answer {
-                // Only who leads it knows that it is there.
+                // Only its leader knows that it exists.
                 PartitionAnswer::Data { .. } | PartitionAnswer::OutOfRange { .. } => self.begin = Begin::Known,
                 PartitionAnswer::Redirect(_) if self.failed_attempts < MOST_HOPS => {}
                 _ => {
@@ -464,7 +464,7 @@ impl Partition {
         self.check_end();
     }
 
-    /// Draws the conclusions from a chunk that is through.
+    /// Ends a chunk: its messages and numbers decide what to ask for next.
     pub(super) fn on_chunk_end(&mut self, now: Time, end: ChunkEnd, rules: &Rules) -> Next {
         if self.wait_ended {
             self.retry.reset();
@@ -518,7 +518,7 @@ impl Partition {
             return Next::Go;
         }
         if self.is_probe() {
-            // A lost connection is why it is looked for: it will be again.
+            // It is looked for after a lost connection, so it will be looked for again after this one.
             self.state = State::Done;
             return Next::Go;
         }
@@ -547,7 +547,7 @@ impl Partition {
         }
     }
 
-    /// Ends it, whatever comes of what is in flight.
+    /// Ends it; an answer that is still in flight is ignored.
     pub(super) fn end(&mut self) {
         self.state = State::Done;
     }

@@ -6,8 +6,8 @@
 //!     └────────────────────┴───────────── on_end(), on_lost() <───────────────────────┘
 //! ```
 //!
-//! An idle partition is in one place only, so that an answer costs what it names, however many there are. As its machines,
-//! this knows no socket and no clock; it adds the names.
+//! An idle partition is in exactly one of these places, so the cost of an answer depends on the partitions it names, not on
+//! how many there are. Like its machines, this module knows no socket and no clock; it adds the names.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
 
@@ -55,7 +55,7 @@ pub(super) struct Partitions {
     pub(super) gaps: Vec<Gap>,
 }
 
-/// What an answer came to so far. Those of several leaders are read side by side.
+/// What an answer has brought so far. Answers of several leaders are read side by side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct AnswerSummary {
     pub(super) has_data: bool,
@@ -64,7 +64,7 @@ pub(super) struct AnswerSummary {
     pub(super) knows_no_leader: bool,
 }
 
-/// What the shell has to do about a partition.
+/// What the shell must do about a partition.
 #[derive(Debug)]
 pub(super) enum Told {
     Nothing,
@@ -79,7 +79,7 @@ pub(super) enum Told {
 /// What may be asked for at a leader while an earlier fetch is in flight there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct OnTheWay {
-    /// Something that is behind, and so may be why a connection ends.
+    /// A number at or below the mark, which may be why a connection ends.
     pub(super) behind: bool,
     /// Something that may have ended one already.
     pub(super) suspect: bool,
@@ -181,7 +181,7 @@ impl Partitions {
         lags.fold(0, u64::saturating_add)
     }
 
-    /// Has a partition do something, and keeps the lists in step with its state.
+    /// Changes a partition, and keeps the lists in step with its state.
     fn with<R>(&mut self, index: usize, act: impl FnOnce(&mut Partition, &Rules) -> R) -> R {
         #[allow(clippy::indexing_slicing)]
         let partition = &mut self.list[index];
@@ -236,7 +236,7 @@ impl Partitions {
     /// answered.
     ///
     /// # Errors
-    /// A partition whose next number is none.
+    /// A partition whose next number cannot exist.
     pub(super) fn next_request(&mut self, list: &mut VecDeque<usize>, way: OnTheWay) -> Result<Option<Request>, Error> {
         let (mut request, mut asked, mut kept) = (Request { partitions: Vec::new(), waits: false }, 0, Vec::new());
         let has_suspect = self.suspects > 0 && (way.suspect || list.iter().any(|&index| self.get(index).is_suspect()));
@@ -338,7 +338,7 @@ impl Partitions {
 
     fn add_gap(&mut self, index: usize, first: u64, last: u64) {
         let TopicPartition { topic, partition } = self.name(index).clone();
-        // Retention that is faster than this makes one gap, not any number of them.
+        // If retention is faster than we are, that is one growing gap, not many small ones.
         let same = self.gaps.last_mut().filter(|gap| gap.topic == topic && gap.partition == partition);
         match same.filter(|gap| gap.last + 1 == first) {
             Some(gap) => gap.last = last,
@@ -397,7 +397,7 @@ impl Partitions {
         self.with(index, |partition, _| partition.advance(position));
     }
 
-    /// Draws the conclusions from a chunk that is through.
+    /// Ends a chunk: its messages and numbers decide what to ask for next.
     pub(super) fn on_chunk_end(&mut self, now: Time, index: usize, end: ChunkEnd) -> Told {
         let next = self.with(index, |partition, rules| partition.on_chunk_end(now, end, rules));
         match next {
@@ -436,7 +436,7 @@ impl Partitions {
         Ok(())
     }
 
-    /// Ends a partition, whatever comes of what is in flight.
+    /// Ends a partition; an answer that is still in flight is ignored.
     pub(super) fn end(&mut self, index: usize) {
         self.with(index, |partition, _| partition.end());
     }

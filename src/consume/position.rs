@@ -1,4 +1,4 @@
-//! Where a subscription stands, and what it had to pass over.
+//! Where a subscription stands, and what retention took before it got there.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,11 +12,11 @@ pub struct Position {
     pub topic: Arc<str>,
     /// The partition.
     pub partition: u16,
-    /// The next number; 0 as long as nothing came of a subscription that begins with the earliest message.
+    /// The next number; 0 while a partition that begins with its earliest message has delivered nothing.
     pub seq: u64,
 }
 
-/// The positions of a subscription: what to keep in order to go on later.
+/// The positions of a subscription: what to store in order to continue later.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Positions(pub(super) Vec<Position>);
 
@@ -46,8 +46,8 @@ impl Positions {
         }
     }
 
-    /// Notes the next number of a partition, in place of the one it had: for a program that deals with messages in
-    /// another order than they come in.
+    /// Sets the next number of a partition, in place of the one it had: for a program that processes messages in another
+    /// order than they arrive in.
     pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
         match self.0.iter_mut().find(|p| &*p.topic == topic && p.partition == partition) {
             Some(position) => position.seq = seq,

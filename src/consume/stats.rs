@@ -1,6 +1,6 @@
 //! What a subscription counts.
 
-/// What a subscription has done so far.
+/// Counts what a subscription has done so far; from [`ConsumeIter::stats`](crate::ConsumeIter::stats).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -8,8 +8,8 @@ pub struct Stats {
     pub messages: u64,
     /// Bytes received, all of TANK's framing included.
     pub bytes: u64,
-    /// Bundles of which messages were handed out. Small ones that were decoded together count with the first message of
-    /// any of them, be it that a limit keeps back the rest.
+    /// Bundles of which messages were handed out. Small ones that were decoded together all count as soon as the first
+    /// message of any of them is handed out, even if a limit keeps back the rest.
     pub bundles: u64,
     /// Fetches answered.
     pub fetches: u64,

@@ -28,7 +28,7 @@ pub struct Subscription {
     pub(crate) start: Start,
     pub(crate) options: Options,
     pub(crate) limit: Option<u64>,
-    /// Where to go on, instead of the starts.
+    /// Where to continue, in place of the starts.
     pub(crate) resume: Positions,
     pub(crate) closer: Option<CloseHandle>,
 }
@@ -64,9 +64,9 @@ pub enum OutOfRange {
     /// End with [`Error::OutOfRange`](crate::Error::OutOfRange).
     #[default]
     Fail,
-    /// Go on with the first message that is there.
+    /// Continue with the first message that is there.
     Earliest,
-    /// Go on behind the last message.
+    /// Continue after the last message.
     Latest,
 }
 
@@ -92,7 +92,8 @@ impl Subscription {
         }
     }
 
-    /// Every partition that the topic, a name of 1 to 255 bytes, has when subscribing.
+    /// Every partition of a topic, whose name has 1 to 255 bytes. Partitions that are added later are found the next time a
+    /// connection is lost, and begin with their first message.
     pub fn topic(topic: impl Into<String>) -> Self {
         Subscription::new(Wanted { topic: topic.into(), partition: None, start: None })
     }
@@ -121,56 +122,56 @@ impl Subscription {
     }
 
     /// How long a broker may wait for new data before it answers a fetch with none. Default 5 seconds; brokers wait at
-    /// least 320 ms and at most an hour, and up to 190 ms longer than asked. It does not delay data that is there, and
-    /// bounds no call: see [`ConsumeIter::next_timeout`](crate::ConsumeIter::next_timeout).
+    /// least 320 ms and at most an hour, and up to 190 ms longer than asked. It does not delay data that is there, and it
+    /// limits no call: for that see [`ConsumeIter::next_timeout`](crate::ConsumeIter::next_timeout).
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.options.max_wait = wait;
         self
     }
 
     /// How many bytes of new data end a broker's wait. Default 0: any; more than 64 MiB count as 64 MiB. Brokers
-    /// withhold less until `max_wait` is over and one more fetch is made, so latency pays for it.
+    /// withhold less until `max_wait` is over and one more fetch is made, which costs latency.
     pub fn min_bytes(mut self, bytes: u32) -> Self {
         self.options.min_bytes = bytes;
         self
     }
 
-    /// About how many bytes of each partition a broker shall send at a time. Default 1 MiB; 1 byte to 64 MiB. A hint
-    /// to the broker, not the memory used here, which does not depend on it.
+    /// About how many bytes of each partition a broker sends at a time. Default 1 MiB; 1 byte to 64 MiB. It is a hint to
+    /// the broker; the memory used here does not depend on it.
     pub fn fetch_size(mut self, bytes: u32) -> Self {
         self.options.fetch_size = bytes;
         self
     }
 
-    /// What to do when retention took the number wanted next, for as long as the subscription lasts. Default
-    /// [`OutOfRange::Fail`]. A broker that then says the same of the number it named, again and again, is trouble that is
-    /// waited out for [`retry_timeout`](crate::ClientBuilder::retry_timeout), and ends in the same error.
+    /// What to do when retention took the number wanted next; it applies as long as the subscription lasts. Default
+    /// [`OutOfRange::Fail`]. A broker that rejects even the number it has just named is retried for
+    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout), and then ends the subscription with the same error.
     pub fn out_of_range(mut self, policy: OutOfRange) -> Self {
         self.options.out_of_range = policy;
         self
     }
 
-    /// Goes on where a checkpoint says, whatever start was given; partitions that it has nothing of begin with theirs.
+    /// Continues where a checkpoint says, whatever start was given; partitions that are not in it begin with their start.
     ///
-    /// If messages from there on are gone by now, the [policy](Subscription::out_of_range) holds and
-    /// [`gaps`](crate::ConsumeIter::gaps) lists them. A number beyond the end is another matter:
-    /// [`beyond_end`](Subscription::beyond_end).
+    /// If retention has taken messages from there on, [`out_of_range`](Subscription::out_of_range) decides, and
+    /// [`gaps`](crate::ConsumeIter::gaps) lists them. If the number lies beyond the end,
+    /// [`beyond_end`](Subscription::beyond_end) decides.
     pub fn resume(mut self, checkpoint: &Checkpoint) -> Self {
         self.resume = checkpoint.positions().clone();
         self
     }
 
-    /// What to do when the number wanted next lies beyond the end, for as long as the subscription lasts: the topic was created
-    /// again, or a fail-over lost its last messages, and the position means nothing any more. Default [`OutOfRange::Fail`]; the
-    /// error is [`Error::Recreated`] for a position that [`resume`](Subscription::resume) named. A topic that has already
-    /// grown past the position again cannot be told from the old one.
+    /// What to do when the number wanted next lies beyond the end, because the topic was created again or a fail-over lost its
+    /// last messages; it applies as long as the subscription lasts. Default [`OutOfRange::Fail`]; the error is
+    /// [`Error::Recreated`] for a position that [`resume`](Subscription::resume) named. A topic that has already grown past the
+    /// position again cannot be told from the old one.
     pub fn beyond_end(mut self, policy: OutOfRange) -> Self {
         self.options.beyond_end = policy;
         self
     }
 
-    /// Ends each partition at the high-water mark it has when the subscription begins, even if it goes on growing; and where
-    /// nothing is left, should the log become shorter.
+    /// Ends each partition at the high-water mark it has when the subscription begins, even if it keeps growing. If the log
+    /// becomes shorter, the partition ends where nothing is left.
     pub fn stop_at_end(mut self) -> Self {
         self.options.stop_at_end = true;
         self
@@ -182,10 +183,10 @@ impl Subscription {
         self
     }
 
-    /// Ends each partition before its first message with this time stamp or a later one, which is not delivered, and
-    /// neither is any message after it, even if its time stamp is earlier. Messages are looked at as they come, from
-    /// the start of the subscription on: a partition without such a message goes on, and waits for one, unless
-    /// [`stop_at_end`](Subscription::stop_at_end) or another condition ends it before.
+    /// Ends each partition before its first message with this time stamp or a later one. That message is not delivered, nor
+    /// is any after it, even one with an earlier time stamp. Messages are looked at as they come, from the start of the
+    /// subscription on: a partition without such a message waits for one, unless
+    /// [`stop_at_end`](Subscription::stop_at_end) or another condition ends it first.
     pub fn stop_at_time(mut self, time: SystemTime) -> Self {
         self.options.stop_at_time = Some(millis_at_or_after(time));
         self
@@ -197,8 +198,8 @@ impl Subscription {
         self
     }
 
-    /// Has [`CloseHandle::close`] of this handle end the iteration, and also `subscribe` while it is still looking for brokers.
-    /// One handle may end any number of them.
+    /// Lets [`CloseHandle::close`] of this handle end the iteration, and also `subscribe` while it is still looking for
+    /// brokers. One handle can end any number of subscriptions.
     pub fn close_with(mut self, handle: &CloseHandle) -> Self {
         self.closer = Some(handle.clone());
         self
@@ -206,7 +207,7 @@ impl Subscription {
 
     /// In a cluster, reads from a replica on this host instead of the leader, if there is one that is in sync.
     ///
-    /// For reading back what is old, not for following: TANK 4.0 replicas do not wake a waiting fetch when new messages
+    /// Use it to read old messages, not to follow new ones: TANK 4.0 replicas do not wake a waiting fetch when new messages
     /// come, and one that was restarted may number an answer wrongly, which is refused as malformed.
     pub fn prefer_local(mut self) -> Self {
         self.options.prefer_local = true;
@@ -234,7 +235,7 @@ impl Subscription {
             if let Some(other) = other {
                 let name = |p: Option<u16>| p.map_or(topic.clone(), |id| format!("{topic}/{id}"));
                 let (a, b) = (name(other), name(*partition));
-                return Err(Error::config(format!("subscribed twice to the same: {a} and {b}")));
+                return Err(Error::config(format!("subscribed to the same partition twice: {a} and {b}")));
             }
             first.get_or_insert(*partition);
             ids.extend(*partition);

@@ -11,7 +11,7 @@ use crate::protocol::bundle::Entry;
 /// Messages of one partition that follow each other, at least one: those of a bundle that belong to the subscription,
 /// or of several small ones.
 ///
-/// Borrowed from the iterator: nothing is allocated and no reference count touched for them.
+/// They are borrowed from the iterator: nothing is allocated for them, and no reference count changes.
 #[derive(Clone, Copy)]
 pub struct Batch<'a> {
     pub(crate) block: &'a Arc<Block<TopicPartitions>>,
@@ -24,33 +24,33 @@ impl<'a> Batch<'a> {
         &self.block.tag[self.source as usize]
     }
 
-    /// The topic of all of them.
+    /// Returns the topic of all of them.
     pub fn topic(&self) -> &'a str {
         &self.source().topic
     }
 
-    /// The partition of all of them.
+    /// Returns the partition of all of them.
     pub fn partition(&self) -> u16 {
         self.source().partition
     }
 
-    /// How many messages there are.
+    /// Returns how many messages there are.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none; a batch that was handed out has at least one.
+    /// Returns whether there are none: never, for a batch that was handed out has at least one.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The message at this place, counted from 0.
+    /// Returns the message at this place, counted from 0.
     #[inline]
     pub fn get(&self, index: usize) -> Option<MessageRef<'a>> {
         self.entries.get(index).map(|entry| MessageRef { batch: *self, entry })
     }
 
-    /// The messages in the order of their numbers.
+    /// Returns the messages in the order of their numbers.
     pub fn iter(&self) -> BatchIter<'a> {
         BatchIter { batch: *self, entries: self.entries.iter() }
     }
@@ -164,7 +164,7 @@ impl<'a> MessageRef<'a> {
         self.entry.key().map(|range| &bytes[range])
     }
 
-    /// The message as a value of its own, which shares its memory with its neighbours.
+    /// Returns the message as a value of its own, which shares its memory with its neighbours.
     #[inline]
     pub fn to_message(&self) -> Message {
         Message { block: self.batch.block.clone(), entry: *self.entry, source: self.batch.source }

@@ -27,7 +27,7 @@ impl fmt::Display for TopicPartition {
     }
 }
 
-/// Refuses names that the wire has no room for. Brokers ask for more when a topic is created, but serve other ones too.
+/// Refuses names that do not fit on the wire. Brokers are stricter when a topic is created, but serve other names too.
 pub(crate) fn check_topic(topic: &str) -> Result<()> {
     if topic.is_empty() || topic.len() > 255 {
         return Err(Error::config(format!("topic name: {} bytes given, 1 to 255 allowed", topic.len())));
@@ -40,9 +40,9 @@ pub(crate) type TopicPartitions = Arc<[TopicPartition]>;
 
 /// A message of a partition.
 ///
-/// It shares the memory it was decoded in with its neighbours, so cloning it is cheap and nothing is copied. A message
-/// kept for long keeps that memory alive: at most a megabyte of what was received with it, or four times its own bundle.
-/// [`detach`](Message::detach) those.
+/// It shares the memory it was decoded in with its neighbours, so cloning it is cheap and nothing is copied. A message that
+/// you keep holds on to that memory: at most a megabyte of what was received with it, or four times its own bundle.
+/// [`detach`](Message::detach) messages that you keep for long.
 #[derive(Clone)]
 pub struct Message {
     pub(crate) block: Arc<Block<TopicPartitions>>,
@@ -75,7 +75,7 @@ impl Message {
         self.entry.timestamp_ms
     }
 
-    /// The time stamp as a time, taken for milliseconds since 1970 UTC; the latest time there is if it lies beyond.
+    /// Returns the time stamp as a time, read as milliseconds since 1970 UTC; the latest time there is if it lies beyond.
     pub fn timestamp(&self) -> SystemTime {
         time_of(self.entry.timestamp_ms)
     }
@@ -92,7 +92,7 @@ impl Message {
         self.entry.key().map(|range| &self.block.bytes[range])
     }
 
-    /// A copy that shares no memory with other messages.
+    /// Returns a copy that shares no memory with other messages.
     pub fn detach(&self) -> Message {
         let bytes = [self.key().unwrap_or_default(), self.payload()].concat();
         let source: TopicPartitions = [self.source().clone()].into();
@@ -138,8 +138,8 @@ impl fmt::Debug for Message {
 
 /// A message to publish.
 ///
-/// Payload and key are borrowed from anything that is bytes: `&str`, `String`, `[u8]`, `Vec<u8>`. Methods set what
-/// they are named after; those that begin with `get_` return it.
+/// Payload and key are borrowed from anything that is bytes: `&str`, `String`, `[u8]`, `Vec<u8>`. [`key`](Record::key) and
+/// [`timestamp_ms`](Record::timestamp_ms) set a value, and `get_key` and `get_timestamp_ms` return it.
 ///
 /// ```
 /// use tank_client::Record;
@@ -189,7 +189,7 @@ impl<'a> Record<'a> {
         self.timestamp_ms
     }
 
-    /// The record as it goes on the wire, with `now_ms` as its time stamp unless one was set.
+    /// The record as it is sent, with `now_ms` as its time stamp unless one was set.
     #[inline]
     pub(crate) fn to_raw(self, now_ms: impl FnOnce() -> u64) -> RawMessage<'a> {
         RawMessage {
@@ -215,15 +215,15 @@ impl<'a> Record<'a> {
 pub enum Start {
     /// With the first message that is still there.
     Earliest,
-    /// With the first message that arrives from now on. In a cluster, for a partition that has no leader just then: with
-    /// the first one that arrives once its next leader has been found, which takes up to a second.
+    /// With the first message that arrives from now on. If a cluster's partition has no leader at that moment: with the first
+    /// one that arrives once its next leader has been found, which takes up to a second.
     Latest,
     /// With this sequence number; 0 is [`Earliest`](Start::Earliest).
     At(u64),
-    /// With the last numbers, this many: fewer messages where numbers have gaps.
+    /// With the last `n` numbers: fewer messages where the numbers have gaps.
     Last(u64),
-    /// With the first message that has this time or a later one, as [`Client::seq_at`](crate::Client::seq_at) finds it
-    /// when the subscription begins; with the first that arrives from then on, whatever its time, if there is none.
+    /// With the first message that has this time stamp or a later one, as [`Client::seq_at`](crate::Client::seq_at) finds it
+    /// when the subscription begins. If there is none, with the first one that arrives from then on, whatever its time stamp.
     Time(SystemTime),
 }
 

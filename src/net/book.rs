@@ -140,7 +140,7 @@ impl AddressBook {
         }
     }
 
-    /// Lets others be asked before a broker that knows no leader, or none that can be reached: they may know better.
+    /// Lets other brokers be asked before one that knows no leader, or none that can be reached: they may know better.
     pub(crate) fn knew_no_leader(&self, addr: &BrokerAddr, now: Time) {
         let mut book = self.book();
         if let Some(broker) = book.take(addr) {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::network::Socket;
 
-/// What a read came to.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fill {
-    /// So many bytes arrived.
+    /// This many bytes arrived.
     Bytes(usize),
     /// Nothing is there now.
     Later,
@@ -70,14 +70,14 @@ impl<T: Clone> ReadBuf<T> {
         self.start
     }
 
-    /// The memory behind the buffer.
+    /// The memory of the buffer.
     #[inline]
     pub(crate) fn block(&self) -> &Arc<Block<T>> {
         &self.block
     }
 
-    /// Whether so much of the block is filled that a message may keep it alive: then what is pinned is at most four
-    /// times what was received.
+    /// Whether enough of the block is filled for messages to keep it alive: then they pin at most four times what was
+    /// received.
     #[inline]
     pub(crate) fn is_worth_sharing(&self) -> bool {
         self.end >= self.block.bytes.len() / 4
@@ -111,8 +111,8 @@ impl<T: Clone> ReadBuf<T> {
         self.end = (self.end + n).min(self.block.bytes.len());
     }
 
-    /// Makes the block ours alone, with room behind the data: for all of `need` if it is little, else for as much as
-    /// there is data already, so that a peer's claim buys no memory.
+    /// Makes the block ours alone, with room after the data: for all of `need` if that is little, otherwise for as much as
+    /// there is data already, so that a peer's claim alone reserves no memory.
     fn make_room(&mut self, need: usize) {
         let len = self.end - self.start;
         let wanted = len + need.min(len.max(self.unit - self.unit / 4)).max(1);

@@ -10,9 +10,9 @@
 //! ```
 //!
 //! # Time
-//! A request is due on the connection's own clock, which stands still while an answer is being received: that has a deadline
-//! of its own, moved on by every [`PROGRESS`] bytes. So does sending. Time the caller was away between two looks counts,
-//! unless bytes turn out to have been waiting for it.
+//! A request is due on the connection's own clock, which stands still while an answer is being received. The answer has a
+//! deadline of its own, which every [`PROGRESS`] bytes move on; so has sending. Time that the caller spends elsewhere between
+//! two looks counts, unless bytes turn out to have been waiting for it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -29,7 +29,7 @@ use super::network::{Interest, Socket, Time};
 use super::settings::ChannelSettings;
 use crate::error::{Error, Phase, Result};
 
-/// Bytes in the awaited direction that move a deadline on: slow but steady gets through, a trickle does not.
+/// Bytes in the awaited direction that move a deadline on: a slow but steady transfer gets through, a trickle does not.
 const PROGRESS: usize = 16 << 10;
 
 /// This many connections in a row that had ended before they were used are trouble.
@@ -108,7 +108,7 @@ impl Deadline {
 
     fn progress(&mut self, bytes: usize, now: Time, allowance: Duration) {
         self.bytes += bytes;
-        // What comes too late mends nothing.
+        // Bytes that come after the deadline do not move it.
         if self.bytes >= PROGRESS && now < self.due {
             (self.due, self.bytes) = (now.after(allowance), 0);
         }
@@ -125,16 +125,16 @@ impl Channel {
         &self.broker
     }
 
-    /// Brings the connection up as far as that goes without blocking; whether it is up. An idle one is looked at first: if
-    /// it has ended, another is dialed, quietly.
+    /// Brings the connection up as far as possible without blocking. Returns whether it is up. An idle one is looked at first:
+    /// if it has ended, another one is dialed, quietly.
     ///
-    /// Without leave to look a name up nothing happens while one would have to be.
+    /// With [`LookUp::Never`] nothing happens while a name must be looked up.
     ///
     /// # Errors
     /// The broker cannot be reached, or connections end before they can be used, again and again.
     pub(crate) fn open(&mut self, now: Time, look_up: LookUp) -> Result<bool> {
         self.leave_other_process();
-        // After each turn the state is another one, or the call ends.
+        // Each turn changes the state or ends the call.
         loop {
             match &mut self.state {
                 State::Up(up) if up.is_idle() && up.socket.has_ended() => {
@@ -186,7 +186,7 @@ impl Channel {
         Ok(Some(found))
     }
 
-    /// In a forked child the connection is the parent's: it is let go without a word.
+    /// In a forked child the connection is the parent's: it is abandoned without a shutdown.
     fn leave_other_process(&mut self) -> bool {
         let process = self.settings.net.process();
         let moved = process != self.process;
@@ -209,7 +209,7 @@ impl Channel {
         up.unsent.push_back((up.out.len(), id, allowance));
     }
 
-    /// Sends what the network takes now; whether nothing is left to be sent.
+    /// Sends what the network takes now. Returns whether nothing is left to be sent.
     ///
     /// # Errors
     /// The connection has failed, or has not taken [`PROGRESS`] bytes within the time-out.
@@ -278,8 +278,8 @@ impl Channel {
         }
     }
 
-    /// What has taken too long, if anything. To be asked only after a read that brought nothing: bytes may have been waiting
-    /// for a caller who was away.
+    /// Returns what has taken too long, if anything. Ask only after a read that brought nothing: bytes may have been waiting
+    /// for a caller that was busy elsewhere.
     pub(crate) fn overdue(&self, now: Time) -> Option<Error> {
         let State::Up(up) = &self.state else { return None };
         match &up.receive {
@@ -295,7 +295,7 @@ impl Channel {
         }
     }
 
-    /// Whether the last byte of this unanswered request has been given to the system: then the broker may have it.
+    /// Whether the last byte of this unanswered request was handed to the system: then the broker may have the request.
     pub(crate) fn handed_over(&self, id: u32) -> bool {
         matches!(&self.state, State::Up(up) if up.waiting.contains_key(&id))
     }
@@ -394,7 +394,7 @@ impl Channel {
         }
     }
 
-    /// Gives the connection up in order.
+    /// Closes the connection in order.
     pub(crate) fn close(&mut self) {
         self.state = State::Down { until: Time::ZERO };
     }
@@ -431,7 +431,7 @@ impl Up {
 
     fn on_sent(&mut self, n: usize, now: Time, away: Duration, io_timeout: Duration) {
         self.sent += n;
-        // What the network takes now it may have had room for while the caller was away.
+        // The network may have had room for these bytes while the caller was busy elsewhere.
         self.send.due = self.send.due.max(now.after(io_timeout).min(self.send.due.after(away)));
         self.send.progress(n, now, io_timeout);
         let clock = self.clock(now);
@@ -451,7 +451,7 @@ impl Up {
 
     fn on_received(&mut self, n: usize, now: Time, io_timeout: Duration) {
         self.received += n as u64;
-        // Bytes were waiting while the caller was away.
+        // Bytes were waiting while the caller was busy elsewhere.
         let away = now.since(self.looked);
         match &mut self.receive {
             Some(receive) => {

@@ -55,7 +55,7 @@ impl Dial {
         Dial { later, attempts: Vec::new(), next: now, due: now.after(timeout), after: timeout, failure: None }
     }
 
-    /// Goes on as far as possible without blocking; the connection once the broker has greeted.
+    /// Continues as far as possible without blocking. Returns the connection once the broker has greeted.
     ///
     /// # Errors
     /// No address can be connected to and greets in time, or this machine lacks what it takes.
@@ -82,7 +82,7 @@ impl Dial {
                 }
             }
         }
-        // Looked at after what has come: the caller may have been away.
+        // Looked at after what has arrived: the caller may have been busy elsewhere.
         if now >= self.due {
             return Err(Error::timeout(broker, self.phase(), self.after));
         }

@@ -1,7 +1,7 @@
 //! The one seam between the crate and the machine it runs on: time, names, sockets, waiting, chance.
 //!
-//! There are two networks behind it: the system's, and the simulated one of `simulation`. Everything above asks two
-//! questions, *what next?* and *by when?*, and [`Network::poll`] is the only call in the crate that blocks.
+//! There are two implementations: the system's, and the simulated one of `simulation`. Everything above answers two questions,
+//! *what next?* and *by when?*, and [`Network::poll`] is the only call in the crate that blocks.
 
 use std::fmt::Debug;
 use std::io;
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 /// A moment of a network's monotonic clock: nanoseconds since some moment in the past.
 ///
-/// A number, since an `Instant` cannot be made up, and a simulated clock has to be.
+/// It is a number because an `Instant` cannot be invented, which a simulated clock requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Time(u64);
 
@@ -115,7 +115,7 @@ pub(crate) trait Network: Debug + Send + Sync {
     /// The process: another one after a fork.
     fn process(&self) -> u32;
 
-    /// The addresses of a host name. Takes as long as the resolver does, which nothing can bound.
+    /// The addresses of a host name. It takes as long as the resolver needs, which nothing can limit.
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 
     /// Begins to open a connection.

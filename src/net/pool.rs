@@ -1,4 +1,4 @@
-//! Connections that nobody uses just now, lent whole.
+//! Connections that nobody uses at the moment, lent as whole channels.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

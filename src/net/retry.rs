@@ -7,7 +7,7 @@ use super::network::Time;
 /// A connection that has been up and on time for this long was well: later trouble is new trouble.
 pub(crate) const WELL: Duration = Duration::from_secs(10);
 
-/// Not even settings without pauses may make a loop that never rests.
+/// Even settings without pauses must not make a loop that never rests.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
 /// The budget of time for trying again, and the pauses.
@@ -65,7 +65,7 @@ impl RetryState {
         Some(self.pause_until)
     }
 
-    /// Notes a failure that another try at once may mend, such as the first redirect: no pause, the same budget.
+    /// Notes a failure that an immediate second attempt may mend, such as the first redirect: no pause, the same budget.
     pub(crate) fn retry_at_once(&mut self, now: Time, policy: &RetryPolicy) -> bool {
         let began = *self.began.get_or_insert(now);
         self.pause_until = now;

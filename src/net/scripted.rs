@@ -65,7 +65,7 @@ impl Scripted {
         self.state().names.insert(host.to_owned(), addresses);
     }
 
-    /// Has connecting to this address fail with this code of the system.
+    /// Makes connecting to this address fail with this error code of the system.
     pub(crate) fn refuse(&self, address: SocketAddr, code: i32) {
         self.state().refused.insert(address, code);
     }

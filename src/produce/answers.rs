@@ -104,10 +104,10 @@ impl Driver {
         }
         if said == Err(ProduceCode::SystemError) && queue.how.numbering && request.has_bundles() {
             let (topic, partition) = (&queue.topic, queue.partition);
-            warn!("{topic}/{partition}: {broker} has trouble with its files, and the end of its log may be damaged");
+            warn!("{topic}/{partition}: {broker} has trouble with its files: the end of its log may be damaged");
         }
         if queue.wanders() {
-            // It may be the only one to think so, or whom it named before could not be reached.
+            // It may be the only node to say so, or the leader it named before could not be reached.
             self.session.book.knew_no_leader(broker, now);
         }
         match queue.trouble() {

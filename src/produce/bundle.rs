@@ -1,4 +1,4 @@
-//! A bundle on its way through a queue: its bytes as they go on the wire, and what is known of it.
+//! A bundle on its way through a queue: its bytes as they are sent, and what is known about it.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
@@ -75,7 +75,7 @@ impl Bundle {
         }
     }
 
-    /// Divides it behind the record with the number `end`, which lies inside it.
+    /// Divides it after the record with the number `end`, which lies inside it.
     pub(super) fn cut(&self, end: u64) -> Result<(Bundle, Bundle)> {
         let (set, entries) = self.unpack()?;
         let mut builder = BundleBuilder::new();

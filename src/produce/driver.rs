@@ -69,7 +69,7 @@ impl Leader {
         self.channel.broker()
     }
 
-    /// Whether something is awaited of the connection.
+    /// Whether an answer is awaited on the connection.
     fn is_awaited(&self) -> bool {
         !self.in_flight.is_empty() || (!self.wanted.is_empty() && self.channel.is_dialing())
     }
@@ -166,8 +166,8 @@ impl Driver {
 
     /// Blocks until there may be something to do, but no longer than `until`.
     pub(super) fn wait(&mut self, queues: &[PartitionQueue], until: Time) -> Result<()> {
-        // What was due at the last step could not go on then, and waits for something to arrive; what has become due since is
-        // due at once.
+        // What was due at the last step could not continue then, and waits for something to arrive; what has become due
+        // since is due at once.
         let times = self.ready.iter().flat_map(|&queue| queues[queue].times());
         // Late requests make room for others.
         let full = self.leaders.iter().filter(|leader| leader.is_full);
@@ -186,7 +186,7 @@ impl Driver {
         }
     }
 
-    /// Sends to each leader what the queues want to have sent there; whether anything changed by that.
+    /// Sends to each leader what the queues have for it. Returns whether anything changed.
     fn send_ready(&mut self, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
         for leader in &mut self.leaders {
             leader.wanted.clear();
@@ -287,7 +287,7 @@ impl Driver {
                 }
             }
         }
-        // An answer is as late as the replicas of its latest partition, and a numbered bundle has to wait for it.
+        // An answer comes as late as the replicas of its slowest partition, and a numbered bundle must wait for it.
         let together = if self.numbered { 1 } else { bundles.len().max(1) };
         for from in bundles.chunks(together) {
             sent |= self.send_bundles(id, now, from.to_vec(), queues);

@@ -7,9 +7,10 @@ use super::bundle::{Bundle, Unpacked};
 use crate::error::Error;
 use crate::message::Record;
 
-/// Records of a partition that a [`Producer`](crate::Producer) could not have stored, as they were given to it, and why.
+/// Records of a partition that a [`Producer`](crate::Producer) could not store, or perhaps did, as they were given to it, and
+/// why.
 ///
-/// It holds the bundle as it was to be sent, which is decoded only to look at its records.
+/// It holds the bundle as it would be sent; [`records`](Failure::records) decodes it.
 pub struct Failure {
     topic: Arc<str>,
     partition: u16,
@@ -35,12 +36,13 @@ impl Failure {
         self.partition
     }
 
-    /// Why: [`Error::OutcomeUnknown`] if they may be stored nevertheless; otherwise they are not.
+    /// The reason: [`Error::OutcomeUnknown`] if they may be stored all the same; with any other error they are not.
     pub fn error(&self) -> &Error {
         &self.error
     }
 
-    /// Whether they may be stored nevertheless: all of them or none. In a cluster a new leader may have the first of them only.
+    /// Returns whether they may be stored all the same: all of them or none. In a cluster, a new leader may have only the
+    /// first of them.
     pub fn is_unknown(&self) -> bool {
         matches!(*self.error, Error::OutcomeUnknown { .. })
     }
@@ -49,12 +51,12 @@ impl Failure {
         &self.error
     }
 
-    /// How many records.
+    /// Returns the number of records.
     pub fn count(&self) -> usize {
         self.bundle.count as usize
     }
 
-    /// The records, in the order in which they were given, each with its time stamp.
+    /// Returns the records, in the order in which they were given, each with its time stamp.
     pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
         let (set, entries) = self.unpacked.get_or_init(|| {
             // It was encoded here, so it decodes.

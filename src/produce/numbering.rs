@@ -30,7 +30,7 @@ pub(super) struct Numbering {
     floor: u64,
     /// Whose log the numbers were last compared with.
     leader: Option<BrokerId>,
-    /// Whether that has to be done again before anything is sent.
+    /// Whether that must be done again before anything is sent.
     unsure: bool,
     held: VecDeque<Bundle>,
 }
@@ -47,7 +47,7 @@ pub(super) struct Comparison {
 }
 
 impl Numbering {
-    /// Whether this leader has to be asked for the end of its log before the bundle in front is sent.
+    /// Whether this leader must be asked for the end of its log before the bundle in front is sent.
     pub(super) fn must_ask(&self, leader: BrokerId, front: Option<&Bundle>) -> bool {
         let unresolved = !self.held.is_empty() || front.is_some_and(|bundle| bundle.range.is_some());
         match self.next {

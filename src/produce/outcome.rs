@@ -97,7 +97,7 @@ impl PartitionQueue {
 
     pub(super) fn refused(&mut self, now: Time, index: usize, fault: Fault) {
         match self.in_flight.get(index) {
-            // This copy is not stored; another one may be.
+            // This copy is not stored, but another one may be.
             Some(flying) if self.numbering.is_some() && flying.bundle.at_large => {
                 self.in_doubt(now, index, self.fault(fault))
             }

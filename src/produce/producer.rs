@@ -20,21 +20,21 @@ use crate::net::{LookUp, Time};
 /// While something is in flight, a call looks for answers at least this often.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A full partition without progress for this long does not make callers wait, who may have records for others.
+/// A full partition that makes no progress for this long does not make callers wait: they may have records for others.
 const STALLED: Duration = Duration::from_millis(500);
 
 /// Collects records per partition, and sends those of a partition as a bundle once they are many, large or old enough.
 ///
-/// It has no thread: all of it happens within calls. [`poll`](Producer::poll) never blocks, and [`send`](Producer::send) only
+/// It has no thread: everything happens within calls. [`poll`](Producer::poll) never blocks, and [`send`](Producer::send) only
 /// while the producer [holds too much](ProducerBuilder::max_pending_bytes). Requests go out without waiting for the answers to
-/// those before; what has to wait for a connection, or for a partition's leader, goes with a later call, and holds up nothing
-/// that goes to other brokers. Call [`flush`](Producer::flush) at the end, and whenever what was sent has to be stored:
-/// dropping a producer neither sends nor waits, gives up what is in flight, and logs how many records it drops.
+/// earlier ones. What must wait for a connection, or for a partition's leader, is sent by a later call, and delays nothing
+/// that goes to other brokers. Call [`flush`](Producer::flush) at the end, and whenever you need to know that everything is
+/// stored: dropping a producer neither sends nor waits, gives up what is in flight, and logs how many records it drops.
 ///
 /// The records of a partition are stored in the order in which they were given. What certainly was not stored is sent again
-/// for as long as [`retry_timeout`](crate::ClientBuilder::retry_timeout) allows, as
-/// [`publish`](crate::Client::publish) does, unless something after it was stored meanwhile. What could not be stored, or
-/// perhaps was, comes back: see [`retry_failures`](Producer::retry_failures) and [`take_failures`](Producer::take_failures), and
+/// for up to [`retry_timeout`](crate::ClientBuilder::retry_timeout), as [`publish`](crate::Client::publish) does, unless
+/// something after it was stored meanwhile. Records that were not stored, or may not have been, come back: see
+/// [`retry_failures`](Producer::retry_failures), [`take_failures`](Producer::take_failures) and
 /// [the guide](crate::guide::publishing).
 ///
 /// ```no_run
@@ -48,7 +48,7 @@ const STALLED: Duration = Duration::from_millis(500);
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 ///
-/// A process that was forked cannot use the producer of its parent: calls return [`Error::Config`].
+/// A forked child cannot use the producer of its parent: calls return [`Error::Config`].
 pub struct Producer {
     settings: ProducerBuilder,
     topics: Vec<Topic>,
@@ -58,7 +58,7 @@ pub struct Producer {
     queues: Vec<PartitionQueue>,
     driver: Driver,
     spares: Spares,
-    /// When a call has to look at more than its record: not after what was collected first is due.
+    /// When a call must look at more than its record: at the latest when the first collected record is due.
     next_look: Time,
     /// Bytes of all records that are neither stored nor have failed.
     pending_bytes: usize,
@@ -98,14 +98,15 @@ impl Producer {
     /// until the topic's partitions are known; they are counted again whenever a connection was lost.
     ///
     /// Blocks only while the producer holds more than [it may](ProducerBuilder::max_pending_bytes), or this partition more than
-    /// its quarter, and for [`retry_timeout`](crate::ClientBuilder::retry_timeout) at most. A partition that is full while
-    /// others are not makes nobody wait once it is in trouble, or has made no progress for half a second.
+    /// its quarter, and for [`retry_timeout`](crate::ClientBuilder::retry_timeout) at most. If this partition is full and the
+    /// producer is not, it does not wait once the partition is in trouble or has made no progress for half a second: it
+    /// returns [`Error::Full`], so that you can send to other partitions.
     ///
     /// # Errors
-    /// Any error means that this record was not taken. [`Error::Config`] or [`Error::BundleTooLarge`] for one that
-    /// cannot be sent; [`Error::Full`] if it found no room in time; [`Error::Undelivered`] while records that failed wait to
-    /// be taken back; [`Error::Broker`] if the topic is unknown; otherwise as
-    /// [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// Any error means that this record was not taken. [`Error::Config`] or [`Error::BundleTooLarge`] for a record that
+    /// cannot be sent; [`Error::Full`] if there was no room for it in time; [`Error::Undelivered`] while
+    /// [failures](Producer::failures) wait to be sent again or taken out; [`Error::Broker`] if the topic is unknown; otherwise
+    /// as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn send(&mut self, topic: &str, record: Record<'_>) -> Result<()> {
         let topic = self.topic(topic)?;
         let partition = self.choose(topic, &record)?;
@@ -115,7 +116,7 @@ impl Producer {
     /// Takes a record for this partition.
     ///
     /// # Errors
-    /// As [`send`](Producer::send). That the topic or partition is unknown comes back as a failure.
+    /// As [`send`](Producer::send), except that an unknown topic or partition comes back as a failure.
     pub fn send_to(&mut self, topic: &str, partition: u16, record: Record<'_>) -> Result<()> {
         let topic = self.topic(topic)?;
         self.push(topic, partition, &record)
@@ -124,16 +125,18 @@ impl Producer {
     /// Sends what is due and takes in the answers that have arrived. Never blocks, and never looks up a host name.
     ///
     /// # Errors
-    /// [`Error::Undelivered`] if records that failed wait to be taken back.
+    /// [`Error::Undelivered`] while [failures](Producer::failures) wait to be sent again or taken out.
     pub fn poll(&mut self) -> Result<()> {
         self.look(self.settings.session.now(), LookUp::Never)?;
         self.check_failures()
     }
 
-    /// Sends all that was collected and waits until every record is stored or has failed.
+    /// Sends everything that was collected and waits until every record is stored or has failed. A record in trouble fails
+    /// when [`retry_timeout`](crate::ClientBuilder::retry_timeout) is over.
     ///
     /// # Errors
-    /// [`Error::Undelivered`] if records that failed wait to be taken back. All others are stored.
+    /// [`Error::Undelivered`] while [failures](Producer::failures) wait to be sent again or taken out. All other records are
+    /// stored.
     pub fn flush(&mut self) -> Result<()> {
         self.seal_all()?;
         self.step(LookUp::Allowed)?;
@@ -144,12 +147,12 @@ impl Producer {
         self.check_failures()
     }
 
-    /// Sends the [`failures`](Producer::failures) again for which `again` says so, in their order and before everything else of
-    /// their partitions; returns the others, about which the producer forgets.
+    /// Queues those [`failures`](Producer::failures) again for which `again` returns `true`, in their order and before
+    /// everything else of their partitions. Returns the others, which the producer forgets.
     ///
-    /// `|_| true` is *at least once*: what [may be stored](Failure::is_unknown) may then be stored twice, unless the producer is
-    /// [idempotent](ProducerBuilder::idempotent) and stores it exactly once. `|failure| !failure.is_unknown()` is *at most
-    /// once*.
+    /// `|_| true` is *at least once*: records that [may be stored](Failure::is_unknown) may then be stored twice, unless the
+    /// producer is [idempotent](ProducerBuilder::idempotent), which stores them exactly once.
+    /// `|failure| !failure.is_unknown()` is *at most once*.
     ///
     /// ```no_run
     /// # use tank_client::{Client, Error, Producer};
@@ -178,27 +181,27 @@ impl Producer {
         dropped
     }
 
-    /// The records that could not be stored, or perhaps were, with the reason, in their order within each partition. While
-    /// any wait here no record is taken.
+    /// Returns the records that were not stored, or may not have been, with the reason, in their order within each partition.
+    /// While there are any, the producer takes no further record.
     ///
-    /// When records of a partition fail, all after them that are not stored come back too, those that were not sent with
-    /// [`Error::NotSent`], so that all of them can be sent again in order.
+    /// When records of a partition fail, all later ones that are not stored come back with them, so that all can be sent
+    /// again in order. Those that were never sent have [`Error::NotSent`] as their reason.
     pub fn failures(&self) -> &[Failure] {
         &self.failures
     }
 
-    /// Takes out the [`failures`](Producer::failures): the producer forgets about them.
+    /// Takes out the [`failures`](Producer::failures): the producer forgets them.
     #[must_use = "records that failed are lost with it"]
     pub fn take_failures(&mut self) -> Vec<Failure> {
         self.retry_failures(|_| false)
     }
 
-    /// How many records are stored for certain.
+    /// Returns how many records are known to be stored.
     pub fn stored(&self) -> u64 {
         self.stored
     }
 
-    /// How many records were taken that are neither stored nor have failed.
+    /// Returns how many records were taken that are neither stored nor have failed.
     pub fn pending(&self) -> u64 {
         self.queues.iter().map(PartitionQueue::pending).sum()
     }
@@ -382,7 +385,7 @@ impl Producer {
         Ok(())
     }
 
-    /// Lets the driver go on, and takes in what became of the records.
+    /// Lets the driver continue, and takes in what became of the records.
     fn step(&mut self, look_up: LookUp) -> Result<()> {
         self.driver.step(&mut self.queues, look_up)?;
         let now = self.settings.session.now();
@@ -439,7 +442,7 @@ impl Producer {
 }
 
 impl Topic {
-    /// Takes in how many partitions a broker knows; none says nothing.
+    /// Takes in how many partitions a broker knows; 0 means that it does not know.
     fn recount(&mut self, count: usize) {
         let count = u16::try_from(count).unwrap_or(u16::MAX);
         if count > 0 && self.partitions != Some(count) {
@@ -453,7 +456,7 @@ impl Drop for Producer {
     fn drop(&mut self) {
         let (pending, failed) = (self.pending(), self.failures.iter().map(Failure::count).sum::<usize>());
         if pending > 0 || failed > 0 {
-            warn!("producer dropped with {pending} records not known to be stored, and {failed} that failed");
+            warn!("producer dropped: {pending} records are not known to be stored, and {failed} have failed");
         }
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct PartitionQueue {
     /// The question for the log's end or its mark, on its way.
     pub(super) question: Option<u32>,
     pub(super) retry: RetryState,
-    /// Tries in a row that came to no broker, and redirects in a row.
+    /// Attempts in a row that reached no broker, and redirects in a row.
     pub(super) unsent: usize,
     pub(super) hops: u32,
     /// What went wrong last.
@@ -59,7 +59,7 @@ pub(super) struct PartitionQueue {
     /// The last in order of those stored.
     pub(super) stored: u64,
     another_writer: bool,
-    /// When what is collected has to go, and when it last made progress: the producer's notes.
+    /// When what is collected must be sent, and when the partition last made progress: the producer's notes.
     pub(super) send_by: Time,
     pub(super) progressed: Time,
 }
@@ -97,7 +97,7 @@ pub(super) struct Lost<'a> {
     pub(super) error: &'a Error,
     /// Whether all of the request may have reached the broker.
     pub(super) handed_over: bool,
-    /// How long the connection had been well.
+    /// How long the connection had been up with nothing overdue.
     pub(super) well_for: Duration,
 }
 
@@ -223,7 +223,7 @@ impl PartitionQueue {
         [self.retry.pause_until(), self.retry.gives_up_at(&self.policy)]
     }
 
-    /// Where it has to send to, after those in flight.
+    /// The leader it must send to next, to stay in order with the bundles in flight.
     pub(super) fn leader(&self) -> Option<BrokerId> {
         self.leader
     }
@@ -411,7 +411,7 @@ impl PartitionQueue {
         self.trouble.as_ref().filter(|_| self.cause.is_none())
     }
 
-    /// Redirects, or tries that came to no broker, in a row.
+    /// Redirects, or attempts that reached no broker, in a row.
     pub(super) fn wanders(&self) -> bool {
         self.hops > 1 || self.unsent > 0
     }

@@ -12,7 +12,7 @@ use crate::protocol::bundle::{BundleBuilder, MAX_KEY, MAX_MESSAGES, RawMessage};
 /// servers take.
 const MAX_RECORD: usize = 255 << 20;
 
-/// A bundle takes no further record beyond so many bytes, uncompressed: readers must hold it whole.
+/// A bundle takes no further record beyond this many bytes, uncompressed: readers must hold it whole.
 pub(super) const MAX_SET: usize = 32 << 20;
 
 /// The most bytes that surround a record's key and payload.
@@ -96,7 +96,7 @@ impl<'a> PartitionRecords<'a> {
         Ok(())
     }
 
-    /// Refuses numbers that a partition whose log ends at `end` does not take, or would not survive, and warns of a gap.
+    /// Refuses numbers that a partition whose log ends at `end` does not take, or that could kill its server; warns of a gap.
     pub(super) fn check_numbers(&self, end: u64) -> Result<()> {
         let Some((first, last)) = self.records.range() else { return Ok(()) };
         let PartitionRecords { topic, partition, .. } = *self;
@@ -112,7 +112,7 @@ impl<'a> PartitionRecords<'a> {
         if end != 0 && first - end > 1 {
             let (from, to) = (end + 1, first - 1);
             warn!(
-                "{topic}/{partition}: numbers {from} to {to} are left out; whoever asks a server for one may kill it"
+                "{topic}/{partition}: numbers {from} to {to} are left out; a fetch of one of them may kill the server"
             );
         }
         Ok(())

@@ -124,7 +124,7 @@ impl OpenFile {
         Ok(true)
     }
 
-    /// Passes over a bundle of so many bytes, which the chunk has passed; `false` if the file ends inside it.
+    /// Skips a bundle of this many bytes, which the chunk has skipped; `false` if the file ends inside it.
     fn pass_over(&mut self, bytes: u64) -> Result<bool> {
         let buffered = bytes.min(self.buf.data().len() as u64);
         let rest = bytes - buffered;

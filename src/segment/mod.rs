@@ -2,8 +2,8 @@
 //!
 //! A TANK server keeps each partition in a directory of its own, `DATA/TOPIC/PARTITION`. Files named
 //! `FIRST-LAST_TIME.ilog` are closed segments, the one named `FIRST_TIME.log` is being appended to; older servers leave
-//! the time out. Each holds one bundle after the other, as they travel, each behind its length. The indexes beside
-//! them are not needed.
+//! the time out. Each holds one bundle after the other in the form in which they are sent, each preceded by its length. The
+//! index files are not needed.
 //!
 //! ```
 //! use tank_client::segment::Segments;
@@ -36,10 +36,10 @@ const LOOKS: u32 = 10;
 
 /// The messages in a partition's directory, in the order of their numbers, up to where the last file ends.
 ///
-/// Only reads, so the server that writes there may be running. If the last file ends inside a bundle, because the server
-/// is at it or a copy was made meanwhile, the messages end before it, and [`cut_tail`](Segments::cut_tail) says
-/// where. Numbers that no file has are left out, and [`gaps`](Segments::gaps) lists them. Anything else that is not as it
-/// should be ends it with [`Error::Corrupt`]. After one `Err` it is finished.
+/// It only reads, so the server that writes there may be running. If the last file ends inside a bundle, because the server is
+/// writing it, was cut off, or a copy was made meanwhile, the messages end before that bundle, and
+/// [`cut_tail`](Segments::cut_tail) says where. Numbers that no file has are left out, and [`gaps`](Segments::gaps) lists them.
+/// Any other damage ends it with [`Error::Corrupt`]. After one `Err` it is finished.
 #[derive(Debug)]
 pub struct Segments {
     dir: PathBuf,
@@ -54,7 +54,7 @@ pub struct Segments {
     finished: bool,
     sources: TopicPartitions,
     decoded: DecodedBundle,
-    /// What is wrong with the bundle behind them.
+    /// What is wrong with the bundle after them.
     failure: Option<Error>,
 }
 
@@ -136,20 +136,20 @@ impl Segments {
         &self.gaps
     }
 
-    /// The next number to be handed out: where to begin in order to go on later. 0 as long as nothing came from the
-    /// beginning.
+    /// Returns the next number to be handed out: where to begin in order to continue later. 0 while nothing has come from
+    /// the beginning.
     pub fn position(&self) -> u64 {
         self.decoded.entries().get(self.decoded.taken()).map_or(self.position, |entry| entry.seq)
     }
 
-    /// Where the last file ends inside a bundle, if it does: the file, and the byte at which that bundle begins. Known
-    /// once the messages have ended.
+    /// If the last file ends inside a bundle, returns the file and the byte at which that bundle begins. Known once the
+    /// messages have ended.
     pub fn cut_tail(&self) -> Option<(&Path, u64)> {
         self.cut_tail.as_ref().map(|(path, at)| (path.as_path(), *at))
     }
 
-    /// The messages of the next bundle, or of several small ones, or what [`next`](Iterator::next) has left of those it
-    /// is at, borrowed: no allocation, no reference counts. `Ok(None)`: finished.
+    /// Returns the messages of the next bundle, or of several small ones, or what [`next`](Iterator::next) has left of the
+    /// present ones. They are borrowed: no allocation, no reference counts. `Ok(None)` means finished.
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished.
@@ -179,7 +179,7 @@ impl Segments {
         Ok(false)
     }
 
-    /// Goes on by a bundle or a file; whether there are messages now.
+    /// Continues by a bundle or a file; whether there are messages now.
     fn try_load(&mut self) -> Result<bool> {
         let found = match &mut self.file {
             Some(file) => file.bundle(&self.limits)?.map(|(at, bundle)| (file, at, bundle)),
@@ -205,7 +205,7 @@ impl Segments {
     /// Opens the first file that may hold the position, other than the present one; `false` if there is none.
     fn open_next(&mut self) -> Result<bool> {
         let done = self.file.as_ref();
-        // What the present file has to offer is done with, or passed over.
+        // Everything in the present file has been delivered or skipped.
         let position = done.map_or(self.position, |file| self.position.max(file.next()));
         let mut gap = None;
         for look in 1.. {

@@ -4,4 +4,5 @@ mod checker;
 mod consuming;
 mod publishing;
 mod reaching;
+mod trouble;
 mod users;

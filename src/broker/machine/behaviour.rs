@@ -69,7 +69,7 @@ pub(crate) struct Behaviour {
     /// For how long nodes do not know a topic after its creation was answered (cluster.md, "Who answers what"; then it has
     /// no leaders for [`election`](ClusterOptions::election)); `None`: not at all.
     pub(crate) unknown_at_first: Option<Span>,
-    /// For how long a leader that hung and lost its partitions goes on as their leader once it resumes: it takes
+    /// For how long a leader that hung and lost its partitions keeps acting as their leader once it resumes: it takes
     /// messages (0x03) and gives them to those who wait at it (cluster.md, "Fail-over").
     pub(crate) deposed_leads_on: Option<Span>,
     /// How many of a thousand waits that data ends in a cluster are numbered wrongly (reference, section 19, as 15, 15, 17

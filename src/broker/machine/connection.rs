@@ -20,7 +20,7 @@ use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind, MAX_REQUEST, PING};
 /// How many connections that never sent a byte a node keeps (reference, section 2.5).
 const MAX_SILENT: usize = 64;
 
-/// Bytes of memory that a request may leave behind for the next one.
+/// Bytes of a request's memory that are kept for the next one.
 const KEPT: usize = 64 << 10;
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct Connection {
     pub(super) from: IpAddr,
     /// What was received and not executed: the beginning of a request, or whatever came while the node hung.
     input: Vec<u8>,
-    /// Whether the client has closed its side, behind what is unread.
+    /// Whether the client has closed its side, after what is unread.
     ended: bool,
     /// Answers to be sent.
     pub(super) queue: VecDeque<Answer>,

@@ -85,7 +85,7 @@ pub(crate) enum End {
     Reset,
 }
 
-/// What a connection has to send.
+/// What a connection must send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pull {
     /// This many bytes, now in the room that was given.

@@ -152,7 +152,7 @@ impl Machine {
         }
     }
 
-    /// Closes the node's listener; connections go on.
+    /// Closes the node's listener; open connections are still served.
     pub(crate) fn refuse(&mut self, node: usize) {
         if let Some(node) = self.nodes.get_mut(node) {
             node.listening = false;
@@ -193,7 +193,7 @@ impl Machine {
         self.notice_later(node, span);
     }
 
-    /// Lets a node go on, with all that came in meanwhile.
+    /// Lets a node that hung continue, with all that came in meanwhile.
     pub(crate) fn resume(&mut self, now: Time, node: usize) {
         self.at(now);
         let Some(this) = self.nodes.get_mut(node) else { return };
@@ -211,7 +211,7 @@ impl Machine {
         self.rejoin(node);
     }
 
-    /// Lets a node that was deposed while it hung go on as the leader it was.
+    /// Lets a node that was deposed while it hung continue as the leader it was.
     fn lead_on(&mut self, node: usize) {
         let Some(span) = self.options.behaviour.deposed_leads_on else { return };
         let until = self.now.after(self.chance.within(span));
@@ -242,7 +242,7 @@ impl Machine {
         }
     }
 
-    /// Lets the connections go on that a fault keeps silent.
+    /// Lets the connections continue that a fault keeps silent.
     pub(crate) fn release(&mut self, node: usize) {
         for conn in self.conns_of(node) {
             if let Some(connection) = self.conns.get_mut(&conn).filter(|connection| connection.stalled) {

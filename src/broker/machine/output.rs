@@ -141,7 +141,7 @@ impl Machine {
         self.make_ready(conn);
     }
 
-    /// Copies the next bytes that a connection has to send into `room`. Whatever is not [`Pull::Bytes`] takes it from the
+    /// Copies the next bytes that a connection must send into `room`. Whatever is not [`Pull::Bytes`] takes it from the
     /// [`ready`](Machine::ready) ones; after an end it is forgotten.
     pub(crate) fn pull(&mut self, now: crate::net::Time, conn: Conn, room: &mut [u8]) -> Pull {
         self.at(now);

@@ -110,7 +110,7 @@ impl Machine {
         }
     }
 
-    /// Takes a replica out of the in-sync set that has been behind for too long.
+    /// Takes a replica out of the in-sync set that has not kept up for too long.
     pub(super) fn check_in_sync(&mut self, topic: &Arc<str>, id: u16, node: usize) {
         let Some(limit) = self.options.behaviour.replication.as_ref().map(|r| r.out_of_sync_after) else { return };
         let now = self.now;
@@ -231,7 +231,7 @@ fn taken(log: &Log, seq: u64, most: usize, rebundle: usize) -> Vec<(u64, Bundle)
     out
 }
 
-/// Copies to one node what it has not of the log of another: so many messages at most.
+/// Copies to one node what it lacks of the log of another, at most this many messages.
 pub(super) fn copy(partition: &mut Partition, from: usize, to: usize, most: usize, rebundle: usize) {
     let layout = partition.layout;
     let has = partition.replica(to).map_or(0, |replica| replica.log.last);

@@ -12,7 +12,7 @@ pub(super) enum Event {
     WaitExpires { node: usize, wait: u64 },
     /// The time for a produce request's acknowledgements is over.
     AcksExpire { node: usize, produce: u64 },
-    /// A connection that was held back may go on sending.
+    /// A connection that was held back may continue to send.
     MaySend(Conn),
     /// A connection may have been silent for too long.
     CheckSilence(Conn),
@@ -20,7 +20,7 @@ pub(super) enum Event {
     MakeTopic { topic: Arc<str>, partitions: u16 },
     /// A replica's fetch reaches the leader.
     Fetch { topic: Arc<str>, partition: u16, replica: usize },
-    /// A replica may have been behind for too long.
+    /// A replica may have lagged for too long.
     CheckInSync { topic: Arc<str>, partition: u16, replica: usize },
     /// The cluster notices that a node is gone, unless it came back since its `life`.
     FailOver { node: usize, life: u64 },

@@ -92,7 +92,7 @@ pub(super) struct Stored {
     bundle: Bundle,
 }
 
-/// Some bundles of a segment, one after the other. An answer under way shares them with the log, which goes on in a copy of
+/// Some bundles of a segment, one after the other. An answer under way shares them with the log, which continues in a copy of
 /// the last one then: so nothing needs a lock, and what is truncated is still sent.
 pub(super) type Block = Vec<Stored>;
 

@@ -1,4 +1,5 @@
-//! What a partition's last chunks came to, and how much to ask for next: never the same again in vain, and never a little more.
+//! What a partition's last chunks held, and how much to ask for next: after a chunk without a wanted message never the same
+//! again, and never only a little more.
 
 use super::super::subscription::MAX_FETCH_SIZE;
 use crate::protocol::varint;
@@ -12,7 +13,7 @@ pub(super) struct Chunks {
     pub(super) had_messages: bool,
     /// Bytes of the last chunk that lay all below the position.
     stale_len: Option<u32>,
-    /// The last chunk held but part of one bundle.
+    /// The last chunk held only part of one bundle.
     was_cut: bool,
     /// The mark of the last chunk that lay all above it.
     above: Option<u64>,
@@ -31,7 +32,7 @@ impl Chunks {
         *self = Chunks { len: self.len, had_messages: true, ..Chunks::new(fetch_size) };
     }
 
-    /// Asks for more after a chunk that lay all below the position; `false` if that did not or cannot help.
+    /// Asks for more after a chunk that lay entirely below the position. Returns `false` if that did not or cannot help.
     pub(super) fn on_stale(&mut self) -> bool {
         let (len, asked) = (self.len, self.fetch_size);
         self.fetch_size = asked.saturating_mul(2).min(MAX_FETCH_SIZE).max(asked);

@@ -31,7 +31,7 @@ pub(in crate::consume) struct Want {
     pub(in crate::consume) alone: bool,
     /// It should be there: if the connection ends unanswered, this may be why.
     pub(in crate::consume) is_behind: bool,
-    /// It may have ended a connection, so nothing else that is behind may be asked for beside it.
+    /// It may have ended a connection, so no other fetch at or below its mark may be in flight with it.
     pub(in crate::consume) is_suspect: bool,
 }
 
@@ -72,7 +72,7 @@ pub(in crate::consume) enum Failure {
     /// The number that stands for whatever comes next would be asked for: only a broker that claims messages right up to
     /// it leads there.
     NoSuchSeq,
-    /// The connection's own error, for longer than may be waited.
+    /// The connection's own error, which lasted longer than `retry_timeout` allows.
     Connection,
 }
 
@@ -83,13 +83,13 @@ pub(in crate::consume) enum Lost {
     Unreachable,
     /// The connection ended.
     Ended {
-        /// It had been used and then idle, and its end was only just not noticed: that is no trouble.
+        /// It had been idle and ended just before it was used again: that does not count as trouble.
         while_idle: bool,
         /// For how long it had been up with nothing overdue.
         well_for: Duration,
         /// It was alive when the fetch was sent, and ended before any byte of an answer.
         unanswered: bool,
-        /// Nothing else that is behind was asked for on it.
+        /// No other fetch at or below its mark was in flight on it.
         alone: bool,
     },
 }

@@ -39,7 +39,7 @@ fn a_client_that_does_not_read_costs_nothing() {
     (0..100).for_each(|_| machine.handle(ms(1), conn, &fetch(0, 1, 64 << 20)));
     let stats = machine.stats(0);
     assert_eq!((stats.requests(Kind::Consume), stats.answered, stats.bytes_sent), (100, 0, 5));
-    // It goes on where it was, and what it has not read of a log that is gone it still gets.
+    // It continues where it was, and still gets what it has not read of a log that is gone.
     machine.clear("orders", 0).unwrap();
     let mut room = vec![0; 1 << 20];
     let mut left = 0u64;

@@ -54,7 +54,7 @@ fn open(machine: &mut Machine, now: Time, node: usize) -> Conn {
     conn
 }
 
-/// All that a connection has to send now, and whether it ends then.
+/// All that a connection must send now, and whether it ends then.
 fn output(machine: &mut Machine, now: Time, conn: Conn, piece: usize) -> (Vec<u8>, Pull) {
     let (mut bytes, mut room) = (Vec::new(), vec![0; piece]);
     loop {

@@ -113,7 +113,7 @@ fn a_leader_dies_with_messages_whose_numbers_its_successor_gives_again() {
     let answer = sent(&mut machine, ms(18_300), other);
     assert_eq!(code(&answer), 0);
     assert_eq!((numbers(&machine, 2), machine.committed(1, "orders", 0)), (vec![1, 2, 3], Some(3)));
-    // The old leader comes back with all it had, opens its log anew, and nobody truncates it.
+    // The old leader comes back with all it had, opens its log again, and nobody truncates it.
     machine.start(ms(20_000), 0);
     pass(&mut machine, ms(21_000));
     assert_eq!((numbers(&machine, 0).len(), machine.committed(0, "orders", 0)), (7, Some(7)));
