@@ -509,6 +509,9 @@ pub enum CheckpointFault {
     /// It is gone, although it was saved more than once.
     #[error("the checkpoint is gone, although its previous generation is there")]
     Missing,
+    /// Another program has saved to it.
+    #[error("the checkpoint was changed by somebody else since it was opened; one program at a time may save to it")]
+    Changed,
 }
 
 #[cfg(test)]

@@ -193,7 +193,7 @@ fn text_that_names_no_setting_is_refused_with_what_is_allowed() {
         "2026-1é-22",
     ] {
         let e = text.parse::<Start>().unwrap_err();
-        let wanted = "earliest, latest, a number, or a time such as 2026-11-22T08:30:00Z allowed";
+        let wanted = "earliest, latest, a number, last:100, or a time such as 2026-11-22T08:30:00Z allowed";
         assert_eq!(e.to_string(), format!("start: {text:?} given, {wanted}"));
     }
     let text = |e: Error| e.to_string();
@@ -243,7 +243,7 @@ fn nothing_that_is_shown_holds_a_payload() {
         let mut producer = builder.build().unwrap();
         producer.send_to("orders", 0, Record::new(SECRET).key(SECRET)).unwrap();
         let text = hides(&producer);
-        assert!(text.contains("partitions: 1, stored: 0, pending: 1, failures: 0"), "{text}");
+        assert!(text.contains("partitions: 1, stored: 0, pending: 1, pending_bytes: "), "{text}");
         broker.inject(BrokerFault::LoseAnswer(Kind::Produce));
         producer.flush().unwrap_err();
         let failures = producer.take_failures();

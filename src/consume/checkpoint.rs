@@ -1,12 +1,15 @@
 //! Positions that outlive the process: a small file, replaced as a whole.
 //!
 //! Magic, version (`u16`), number of entries (`u32`), for each the topic (`str8`), partition (`u16`) and next number
-//! (`u64`), then the CRC32 of all before it. Every later version must keep the magic, the version's place and the CRC32
+//! (`u64`), then the CRC32 of all before it. Every later version has to keep the magic, the version's place and the CRC32
 //! at the end, so that a newer file can be told from a torn one.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+mod disk;
+
+use std::io;
 use std::path::{Path, PathBuf};
+
+use disk::{Names, Os, Stamp, read, replace, resolve, stamp, try_out};
 
 use super::position::{Position, Positions};
 use crate::error::{CheckpointFault, Error, Result};
@@ -20,17 +23,18 @@ const VERSION: u16 = 1;
 const HEAD: usize = 8 + 2 + 4;
 const TAIL: usize = 4;
 
-/// Larger than 65,535 partitions with the longest names: what is larger is no checkpoint.
-const MAX_BYTES: u64 = 32 << 20;
-
-/// A file that keeps the positions of a subscription, so that a program continues where it was after it ended or was killed.
+/// A file that keeps the positions of a subscription, for a program to go on where it was after it ended or was killed.
 ///
-/// Process the messages first, then [`save`](Checkpoint::save) the positions: what came after the last save comes again
-/// after a crash, and nothing is lost. A save replaces the file in one step. Killing the process or the machine in the
-/// middle of it leaves the file as it was before; the generation before is kept beside it as `NAME.prev`.
+/// Deal with the messages first, then [`save`](Checkpoint::save) the positions: what came after the last save comes again
+/// after a crash, and nothing is lost. A save replaces the file in one step and keeps its access rights. Killing the process
+/// or the machine in the middle of it leaves the file as it was before; the generation before is kept beside it as
+/// `NAME.prev`. Links are followed when it is opened. A file that cannot be replaced, since it is mounted by itself or
+/// belongs to somebody else, is overwritten, with what is being saved kept beside it as `NAME.new` until that is done:
+/// better mount its folder. Where `NAME` is too long to be added to, it is cut and a checksum of it added.
 ///
-/// One process at a time may save to a file. New partitions, of which it knows nothing yet, begin where the subscription
-/// says: give it [`Start::Earliest`](crate::Start::Earliest), or their first messages are missed.
+/// One process at a time may save to a file: another one that has saved since is an error. New partitions, of which it
+/// knows nothing yet, begin where the subscription says: give it [`Start::Earliest`](crate::Start::Earliest), lest their
+/// first messages be missed.
 ///
 /// ```
 /// # let dir = std::env::temp_dir().join(format!("checkpoint-doc-{}", std::process::id()));
@@ -57,46 +61,61 @@ const MAX_BYTES: u64 = 32 << 20;
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
+    /// The file that links lead to, and those beside it.
+    names: Names,
     positions: Positions,
-    /// Whether the file is intact, and so worth keeping as the previous generation.
+    /// The file as it was read or saved last.
+    seen: Option<Stamp>,
+    /// Whether that is intact, and so worth keeping as the previous generation.
     intact: bool,
 }
 
 impl Checkpoint {
-    /// Reads the file; it is empty, and made by the first save, if there is none.
+    /// Reads the file; it is empty, and made by the first save, if there is none. Tries whether files can be made in its
+    /// folder.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for a file that is torn, is no checkpoint, was written by a newer version of this crate,
-    /// or is gone while its previous generation is there; [`Error::File`] if it cannot be read. Nothing is changed
-    /// then: look at [`open_previous`](Checkpoint::open_previous), or remove both files to start over.
+    /// or is gone while its previous generation is there; [`Error::File`] if it cannot be read, or none can be made where
+    /// it is. Nothing is changed then: look at [`open_previous`](Checkpoint::open_previous), or remove both files to begin
+    /// anew.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
-        let found = match read(path)? {
-            Some(bytes) => decode(&bytes),
-            None if with_suffix(path, PREVIOUS).exists() => Err(CheckpointFault::Missing),
-            None => return Ok(Checkpoint { path: path.into(), positions: Positions::default(), intact: false }),
-        };
-        match found {
-            Ok(positions) => Ok(Checkpoint { path: path.into(), positions, intact: true }),
-            Err(fault) => {
-                let previous = matches!(read(&with_suffix(path, PREVIOUS)), Ok(Some(bytes)) if decode(&bytes).is_ok());
-                Err(Error::Checkpoint { path: path.into(), fault, previous })
+        let (names, seen, content) = look(path)?;
+        let previous = || read(&names.previous).ok().flatten();
+        let fault = match content.as_deref().map(decode) {
+            Some(Ok(positions)) => return Ok(Checkpoint { path: path.into(), names, positions, seen, intact: true }),
+            Some(Err(CheckpointFault::Torn)) => {
+                // A save that overwrites was stopped: what it was to save is complete beside it.
+                if let Some(Ok(positions)) = read(&names.new).ok().flatten().as_deref().map(decode) {
+                    return Ok(Checkpoint { path: path.into(), names, positions, seen, intact: false });
+                }
+                CheckpointFault::Torn
             }
+            Some(Err(fault)) => fault,
+            None => CheckpointFault::Missing,
+        };
+        // An empty file was put there to be mounted.
+        if previous().is_none() && content.is_none_or(|bytes| bytes.is_empty()) {
+            return Ok(Checkpoint { path: path.into(), names, positions: Positions::default(), seen, intact: false });
         }
+        let previous = previous().is_some_and(|bytes| decode(&bytes).is_ok());
+        Err(Error::Checkpoint { path: path.into(), fault, previous })
     }
 
-    /// Reads the generation before the last save, of the same file: a way out when [`open`](Checkpoint::open) fails.
-    /// What was processed since then is delivered again. It stays the previous generation until the second save from
-    /// here on.
+    /// Reads the generation before the last save, of the same file: to go on after trouble with
+    /// [`open`](Checkpoint::open), at the price of what was saved since coming again. It stays the previous generation
+    /// until the second save from here on.
     ///
     /// # Errors
     /// As [`open`](Checkpoint::open), about the previous generation; [`Error::File`] if there is none.
     pub fn open_previous(path: impl AsRef<Path>) -> Result<Checkpoint> {
-        let previous = with_suffix(path.as_ref(), PREVIOUS);
-        let bytes = read(&previous)?.ok_or_else(|| Error::file(&previous, io::ErrorKind::NotFound.into()))?;
-        match decode(&bytes) {
-            Ok(positions) => Ok(Checkpoint { path: path.as_ref().into(), positions, intact: false }),
-            Err(fault) => Err(Error::Checkpoint { path: previous, fault, previous: false }),
+        let path = path.as_ref();
+        let (names, seen, _) = look(path)?;
+        let bytes = read(&names.previous).and_then(|bytes| bytes.ok_or(io::ErrorKind::NotFound.into()));
+        match decode(&bytes.map_err(|e| Error::file(&names.previous, e))?) {
+            Ok(positions) => Ok(Checkpoint { path: path.into(), names, positions, seen, intact: false }),
+            Err(fault) => Err(Error::Checkpoint { path: names.previous, fault, previous: false }),
         }
     }
 
@@ -110,42 +129,48 @@ impl Checkpoint {
         &self.positions
     }
 
-    /// Saves these positions and keeps those it has of other partitions. The file is on the disk when this returns;
-    /// nothing is written if nothing changed.
+    /// Keeps these positions, and what it has of other partitions. It is on the disk when this returns; nothing is
+    /// written if nothing changed. A file that was removed meanwhile is made anew.
     ///
     /// # Errors
-    /// [`Error::File`]; the file then holds either what it held before or what was to be saved. [`Error::Config`] for a
-    /// topic name that is empty or longer than 255 bytes.
+    /// [`Error::File`]; the file then holds what it did before, or already what was to be saved. [`Error::Checkpoint`] if it
+    /// was changed by somebody else, which is left as it is. [`Error::Config`] for a topic name of no or of more than 255
+    /// bytes.
     pub fn save(&mut self, positions: &Positions) -> Result<()> {
+        let now = stamp(&self.names.file).map_err(|e| Error::file(&self.path, e))?;
+        if now.is_some() && now != self.seen {
+            return Err(Error::Checkpoint {
+                path: self.path.clone(),
+                fault: CheckpointFault::Changed,
+                previous: false,
+            });
+        }
         let mut merged = self.positions.clone();
         merged.set_all(positions.iter().cloned());
-        if self.intact && merged == self.positions {
+        let keep = self.intact && now.is_some();
+        if keep && merged == self.positions {
             return Ok(());
         }
         let bytes = encode(&merged)?;
-        replace(&mut Os, &self.path, &bytes, self.intact).map_err(|e| Error::file(&self.path, e))?;
-        self.positions = merged;
-        self.intact = true;
+        if let Err(e) = replace(&mut Os, &self.names, &bytes, keep) {
+            // It may be the old file, the new one, or half of both.
+            (self.seen, self.intact) = (stamp(&self.names.file).unwrap_or(None), false);
+            return Err(Error::file(&self.path, e));
+        }
+        (self.seen, self.intact, self.positions) = (Some(Stamp::of(&bytes)), true, merged);
         Ok(())
     }
 }
 
-const PREVIOUS: &str = ".prev";
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// The file's bytes; `None` if there is no file.
-fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)) {
-        Ok(_) => Ok(Some(bytes)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::file(path, e)),
-    }
+/// Where a checkpoint's files are, and what is in the first of them.
+fn look(path: &Path) -> Result<(Names, Option<Stamp>, Option<Vec<u8>>)> {
+    let look = || {
+        let names = resolve(path)?;
+        let content = read(&names.file)?;
+        try_out(&names)?;
+        Ok((names, content.as_deref().map(Stamp::of), content))
+    };
+    look().map_err(|e| Error::file(path, e))
 }
 
 fn encode(positions: &Positions) -> Result<Vec<u8>> {
@@ -164,7 +189,7 @@ fn encode(positions: &Positions) -> Result<Vec<u8>> {
 
 fn decode(bytes: &[u8]) -> std::result::Result<Positions, CheckpointFault> {
     let torn = MAGIC.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0);
-    if !torn && (!bytes.starts_with(MAGIC) || bytes.len() as u64 > MAX_BYTES) {
+    if !torn && !bytes.starts_with(MAGIC) {
         return Err(CheckpointFault::Foreign);
     }
     if torn || bytes.len() < HEAD + TAIL {
@@ -194,67 +219,6 @@ fn entries(bytes: &[u8]) -> std::result::Result<Positions, DecodeError> {
     let mut positions = Positions::default();
     positions.set_all(all.into_iter());
     Ok(positions)
-}
-
-/// What a save does to files, so that tests can stop it anywhere.
-trait Disk {
-    /// Makes or empties a file, writes it and waits until it is stored.
-    fn write(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()>;
-    /// Gives a file one more name.
-    fn link(&mut self, from: &Path, to: &Path) -> io::Result<()>;
-    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Removes a file if it is there.
-    fn remove(&mut self, path: &Path) -> io::Result<()>;
-    /// Waits until the names in a file's directory are stored.
-    fn sync_names(&mut self, path: &Path) -> io::Result<()>;
-}
-
-/// Replaces the file at `path`, which is there with its old or its new content at any moment.
-fn replace(disk: &mut impl Disk, path: &Path, bytes: &[u8], keep: bool) -> io::Result<()> {
-    let [new, kept, previous] = [".new", ".prev.new", PREVIOUS].map(|suffix| with_suffix(path, suffix));
-    disk.write(&new, bytes)?;
-    if keep {
-        disk.remove(&kept)?;
-        disk.link(path, &kept)?;
-        disk.rename(&kept, &previous)?;
-    }
-    disk.rename(&new, path)?;
-    disk.sync_names(path)
-}
-
-struct Os;
-
-impl Disk for Os {
-    fn write(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    }
-
-    fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        // Not every file system has hard links.
-        fs::hard_link(from, to).or_else(|_| self.write(to, &fs::read(from)?))
-    }
-
-    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
-    }
-
-    fn remove(&mut self, path: &Path) -> io::Result<()> {
-        match fs::remove_file(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            done => done,
-        }
-    }
-
-    fn sync_names(&mut self, path: &Path) -> io::Result<()> {
-        // Elsewhere directories cannot be opened, or need not be.
-        if !cfg!(unix) {
-            return Ok(());
-        }
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(dir)?.sync_all()
-    }
 }
 
 #[cfg(test)]

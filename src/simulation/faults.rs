@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::Simulation;
+use super::conns::{ConnId, Link, Way};
 use super::host::{HostId, Service};
 use super::trace::What;
-use super::wires::{ConnId, Link, Way};
 use super::world::State;
 
 /// One direction between a client and a server.

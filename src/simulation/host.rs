@@ -4,9 +4,9 @@ use std::fmt::Debug;
 use std::net::IpAddr;
 use std::ops::Range;
 
+use super::conns::{ConnId, Link, Way};
 use super::pipe::Ending;
 use super::trace::What;
-use super::wires::{ConnId, Link, Way};
 use super::world::State;
 use crate::broker::machine::Machine;
 use crate::net::Time;

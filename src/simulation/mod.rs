@@ -70,7 +70,9 @@
 //! broker.create_topic("orders", 1);
 //! let client = sim.client().connect(broker.brokers())?;
 //! let late = broker.clone();
-//! sim.after(Duration::from_secs(86_400), move || drop(late.append_payloads("orders", 0, &["tea"])));
+//! sim.after(Duration::from_secs(86_400), move || {
+//!     late.append_payloads("orders", 0, &["tea"]);
+//! });
 //! let mut orders = client.subscribe(Subscription::topic("orders").max_wait(Duration::from_secs(60)))?;
 //! assert_eq!(orders.next().unwrap()?.payload(), b"tea");
 //! assert!(broker.stats().all_requests() < 2000);
@@ -97,7 +99,9 @@
 //! let reader = sim.spawn("reader", move || orders.map(|order| order.unwrap().seq()).sum::<u64>());
 //! for second in 1..4 {
 //!     let broker = broker.clone();
-//!     sim.after(Duration::from_secs(second), move || drop(broker.append_payloads("orders", 0, &["tea"])));
+//!     sim.after(Duration::from_secs(second), move || {
+//!     broker.append_payloads("orders", 0, &["tea"]);
+//! });
 //! }
 //! sim.after(Duration::from_secs(10), move || handle.close());
 //! assert_eq!(reader.join(), 1 + 2 + 3);
@@ -141,6 +145,7 @@
 
 #[doc(hidden)]
 pub mod checker;
+mod conns;
 mod faults;
 mod host;
 mod names;

@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::conns::{ConnId, Handshake};
 use super::host::HostId;
 use super::task::For;
 use super::trace::What;
-use super::wires::{ConnId, Handshake};
 use super::world::SharedWorld;
 use crate::net::{Closed, Handle, Interest, Network, Socket, SocketOptions, Time, Waker};
 

@@ -14,8 +14,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 
+use super::conns::ConnId;
 use super::random::Random;
-use super::wires::ConnId;
 use super::world::World;
 use crate::net::Time;
 

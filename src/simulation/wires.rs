@@ -9,12 +9,11 @@
 //! A link goes one way, from host to host. It keeps the order of what it carries, so that a reset is never overtaken by a
 //! later handshake. What a blocked link swallows is sent again once it is free; what a silent connection swallows is not.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::time::Duration;
 
+use super::conns::{Conn, ConnId, Handshake, Waiter, Way};
 use super::host::{Far, HostId};
 use super::pipe::{Ending, Pipe};
 use super::trace::What;
@@ -28,173 +27,6 @@ const SEND_BUFFER: usize = 256 << 10;
 const WINDOW: usize = 512 << 10;
 /// A handshake is tried again after 1, 3, 7, 15, 31 and 63 seconds, and given up after 127.
 const HANDSHAKES: u32 = 7;
-
-/// The direction of a stream: up to the server, or down to the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    Up,
-    Down,
-}
-
-/// A connection: where it is kept, and its serial number, which no other one ever has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ConnId {
-    slot: u32,
-    serial: u32,
-}
-
-impl ConnId {
-    pub(super) fn number(self) -> u64 {
-        u64::from(self.slot) | u64::from(self.serial) << 32
-    }
-
-    pub(super) fn from_number(number: u64) -> ConnId {
-        ConnId { slot: number as u32, serial: (number >> 32) as u32 }
-    }
-}
-
-impl fmt::Display for ConnId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.serial)
-    }
-}
-
-/// A link from one host to another.
-#[derive(Debug, Clone)]
-pub(super) struct Link {
-    /// Nanoseconds on the way, chosen for each packet.
-    pub(super) latency: Range<u64>,
-    /// Bytes a second; 0 for no limit.
-    pub(super) bandwidth: u64,
-    /// One packet in this many is cut in two; 0 for none.
-    pub(super) fragments: u64,
-    pub(super) blocked: bool,
-    blocked_since: Time,
-    /// When it is free for the next packet, and when the last one arrives.
-    free_at: Time,
-    last: Time,
-}
-
-impl Default for Link {
-    fn default() -> Link {
-        Link {
-            latency: 50_000..500_000,
-            bandwidth: 125_000_000,
-            fragments: 16,
-            blocked: false,
-            blocked_since: Time::ZERO,
-            free_at: Time::ZERO,
-            last: Time::ZERO,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Handshake {
-    Connecting,
-    Open,
-    Failed(io::ErrorKind),
-}
-
-/// A task that waits for a connection, void unless it is still in the same wait.
-#[derive(Debug, Clone, Copy)]
-struct Waiter {
-    task: u16,
-    wait: u64,
-    read: bool,
-    write: bool,
-}
-
-#[derive(Debug)]
-pub(super) struct Conn {
-    pub(super) client: HostId,
-    pub(super) server: Option<HostId>,
-    pub(super) to: SocketAddr,
-    pub(super) handshake: Handshake,
-    attempts: u32,
-    /// Whether the client still has its socket.
-    pub(super) held: bool,
-    waiters: Vec<Waiter>,
-    pub(super) far: Far,
-    pub(super) up: Pipe,
-    pub(super) down: Pipe,
-    /// Ended by something on the way: the client may not know it yet.
-    cut: bool,
-    /// Whether the server's program was told of the client's FIN.
-    pub(super) told: bool,
-    /// Whether the program has more for it than there is room for.
-    pub(super) more: bool,
-    /// What the client's system does when packets stay unacknowledged.
-    user_timeout: Option<Duration>,
-}
-
-impl Conn {
-    pub(super) fn pipe(&mut self, way: Way) -> &mut Pipe {
-        if way == Way::Up { &mut self.up } else { &mut self.down }
-    }
-
-    /// Sender and receiver of a direction.
-    fn ends(&self, way: Way) -> Option<(HostId, HostId)> {
-        let server = self.server?;
-        Some(if way == Way::Up { (self.client, server) } else { (server, self.client) })
-    }
-
-    pub(super) fn is_readable(&self) -> bool {
-        self.down.is_readable() || matches!(self.handshake, Handshake::Failed(_))
-    }
-
-    pub(super) fn is_writable(&self) -> bool {
-        match self.handshake {
-            Handshake::Connecting => false,
-            Handshake::Failed(_) => true,
-            Handshake::Open => self.up.free() > 0 || self.down.reset == Ending::Arrived,
-        }
-    }
-}
-
-/// All connections that are or were just open.
-#[derive(Debug, Default)]
-pub(super) struct Conns {
-    slots: Vec<Option<(u32, Conn)>>,
-    free: Vec<u32>,
-    serial: u32,
-}
-
-impl Conns {
-    fn insert(&mut self, conn: Conn) -> ConnId {
-        self.serial += 1;
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() as u32 - 1
-        });
-        self.slots[slot as usize] = Some((self.serial, conn));
-        ConnId { slot, serial: self.serial }
-    }
-
-    pub(super) fn get(&mut self, id: ConnId) -> Option<&mut Conn> {
-        match self.slots.get_mut(id.slot as usize) {
-            Some(Some((serial, conn))) if *serial == id.serial => Some(conn),
-            _ => None,
-        }
-    }
-
-    fn remove(&mut self, id: ConnId) {
-        if self.get(id).is_some() {
-            self.slots[id.slot as usize] = None;
-            self.free.push(id.slot);
-        }
-    }
-
-    /// Those that are to a condition, in the order of their slots.
-    pub(super) fn which(&self, wanted: impl Fn(&Conn) -> bool) -> Vec<ConnId> {
-        let all = self.slots.iter().enumerate();
-        let found = all.filter_map(|(slot, entry)| entry.as_ref().map(|(serial, conn)| (slot, *serial, conn)));
-        found
-            .filter(|(_, _, conn)| wanted(conn))
-            .map(|(slot, serial, _)| ConnId { slot: slot as u32, serial })
-            .collect()
-    }
-}
 
 impl State {
     /// When something that is sent now from one host to another arrives, unless the link is blocked or a host is off.

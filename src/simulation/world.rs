@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::conns::{ConnId, Conns, Way};
 use super::host::{Call, Host, HostId, Links, Program};
 use super::names::Names;
 use super::random::Random;
 use super::task::{self, For, Tasks, Threads};
 use super::trace::{Trace, What};
-use super::wires::{ConnId, Conns, Way};
 use crate::net::Time;
 
 /// More calls than this at one moment are a loop that never pauses.

@@ -73,6 +73,16 @@ fn two_hundred_seeds_violate_nothing() {
     assert!(list.is_empty(), "{} seeds fail, the first:\n{}", list.len(), list[0]);
 }
 
+/// Each has found a defect once, here or in the checker.
+const REGRESSIONS: [u64; 18] =
+    [261, 305, 382, 419, 433, 533, 745, 784, 899, 995, 1354, 1428, 1461, 1839, 2461, 3887, 315, 1732];
+
+#[test]
+fn seeds_that_once_failed_violate_nothing() {
+    let failures: Vec<_> = REGRESSIONS.iter().flat_map(|&seed| run_all(seed, 1, TIME, 1).failures).collect();
+    assert!(failures.is_empty(), "{} seeds fail, the first:\n{}: {}", failures.len(), failures[0].0, failures[0].1);
+}
+
 #[test]
 fn the_same_seed_does_the_same_to_the_byte() {
     for seed in 1000..1100 {

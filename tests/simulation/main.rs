@@ -1,4 +1,5 @@
 //! Programs in the simulated world: what users see of it, and the checker over many seeds.
 
 mod checker;
+mod trouble;
 mod users;

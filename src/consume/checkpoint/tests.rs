@@ -1,6 +1,9 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::disk::Disk;
 use super::*;
 
 /// A directory of its own, removed at the end.
@@ -124,7 +127,6 @@ fn foreign_newer_and_missing_files_are_told_apart() {
     assert!(e.to_string().ends_with("previous generation; its previous generation is intact"), "{e}");
     assert_eq!(fault(Err(e)), (CheckpointFault::Missing, true));
     assert!(matches!(Checkpoint::open(&dir.0), Err(Error::File { .. })), "a directory");
-    assert!(matches!(Checkpoint::open(dir.0.join("no/where")).unwrap().save(&generation(1)), Err(Error::File { .. })));
 }
 
 /// A disk that loses, when the machine stops, what was not stored: it knows the content of files and, apart from that,
@@ -135,9 +137,12 @@ struct Model {
     names: BTreeMap<PathBuf, usize>,
     /// The names as they are stored, and all states they went through since.
     stored: Vec<BTreeMap<PathBuf, usize>>,
-    /// Operations until the process is killed, and how many bytes a write gets done by then.
+    /// The checkpoint is mounted: nothing can be renamed to it, and it can have no second name.
+    mounted: bool,
+    /// Operations until the process is killed, how many bytes a write gets done by then, and whether one was at it.
     left: usize,
     cut: usize,
+    was_cut: bool,
 }
 
 impl Model {
@@ -146,21 +151,63 @@ impl Model {
         Ok(())
     }
 
+    /// How many of these bytes are written, and whether all are.
+    fn write_step(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
+        let done = self.step();
+        self.was_cut |= done.is_err();
+        (if done.is_ok() { bytes.len() } else { self.cut.min(bytes.len()) }, done)
+    }
+
     fn named(&mut self) {
         self.stored.push(self.names.clone());
+    }
+
+    /// What opening the checkpoint finds: the first file, or else what was to be saved.
+    fn reads(&self, names: &BTreeMap<PathBuf, usize>) -> Option<u64> {
+        let number = |name| {
+            let positions = decode(&self.files[*names.get(Path::new(name))?]).ok()?;
+            positions.get("orders", 0)
+        };
+        number("c").or_else(|| number("c.new"))
+    }
+
+    /// Everything that later saves and stops depend on.
+    fn content(&self) -> Vec<Vec<(PathBuf, Vec<u8>)>> {
+        let content = |(name, &file): (&PathBuf, &usize)| (name.clone(), self.files[file].clone());
+        let mut states: Vec<_> = self.stored.iter().map(|names| names.iter().map(content).collect()).collect();
+        states.dedup();
+        states.push(self.names.iter().map(content).collect());
+        states
+    }
+
+    fn save(&mut self, n: u64) -> bool {
+        let is_whole = self.names.get(Path::new("c")).is_some_and(|&file| decode(&self.files[file]).is_ok());
+        replace(self, &Names::of("c".into()), &encode(&generation(n)).unwrap(), is_whole).is_ok()
     }
 }
 
 impl Disk for Model {
-    fn write(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, path: &Path, bytes: &[u8], _: &Path) -> io::Result<bool> {
+        assert!(!self.names.contains_key(path), "what is there must not be followed");
         self.names.insert(path.into(), self.files.len());
         self.named();
-        let done = self.step();
-        self.files.push(if done.is_ok() { bytes.to_vec() } else { bytes[..self.cut.min(bytes.len())].to_vec() });
+        let (written, done) = self.write_step(bytes);
+        self.files.push(bytes[..written].to_vec());
+        done.map(|()| true)
+    }
+
+    fn overwrite(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let file = self.names[path];
+        let (written, done) = self.write_step(bytes);
+        let rest = if done.is_ok() { &[] } else { self.files[file].get(written..).unwrap_or_default() };
+        self.files[file] = [&bytes[..written], rest].concat();
         done
     }
 
     fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.mounted {
+            return self.copy(from, to);
+        }
         self.step()?;
         assert!(!self.names.contains_key(to), "a link must not replace anything");
         self.names.insert(to.into(), self.names[from]);
@@ -168,8 +215,16 @@ impl Disk for Model {
         Ok(())
     }
 
+    fn copy(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let bytes = self.files[self.names[from]].clone();
+        self.write(to, &bytes, from).map(drop)
+    }
+
     fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         self.step()?;
+        if self.mounted && to == Path::new("c") {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         // Two names of one file: POSIX says nothing happens.
         if self.names.get(from) != self.names.get(to) {
             let file = self.names.remove(from).unwrap();
@@ -194,60 +249,236 @@ impl Disk for Model {
     }
 }
 
-#[test]
-fn a_save_stopped_anywhere_loses_at_most_itself() {
-    let bytes = |n| encode(&generation(n)).unwrap();
-    let save = |disk: &mut Model, n| replace(disk, Path::new("c"), &bytes(n), disk.names.contains_key(Path::new("c")));
-    let found = |names: &BTreeMap<PathBuf, usize>, files: &[Vec<u8>], name| {
-        let bytes = names.get(Path::new(name)).map(|&file| decode(&files[file]).unwrap());
-        bytes.map_or(0, |positions| positions.get("orders", 0).unwrap())
-    };
+/// Stops saves anywhere, one after the other. Returns how many states of the disk were gone through.
+fn stop_saves(disk: Model) -> usize {
     // Every save so far was stopped somewhere or done, and the next one is. Which one was the last to be done?
-    let mut states = vec![(Model::default(), 0)];
+    let mut states = vec![(disk, 0)];
     for n in 1..4 {
         let mut next: Vec<(Model, u64)> = Vec::new();
+        let mut known = BTreeSet::new();
         for (before, floor) in states {
-            let visible = found(&before.names, &before.files, "c");
-            for left in 0..7 {
-                let cuts = if left == 0 { bytes(n).len() + 1 } else { 1 };
-                for cut in 0..cuts {
-                    let mut disk = Model { left, cut, ..before.clone() };
-                    let done = save(&mut disk, n).is_ok();
+            let visible = before.reads(&before.names).unwrap_or(0);
+            for left in 0..14 {
+                // Cut anywhere the first time, then here and there.
+                for cut in (0..).step_by(if n == 1 { 1 } else { 16 }) {
+                    let mut disk = Model { left, cut, was_cut: false, ..before.clone() };
+                    let done = disk.save(n);
                     // The process was killed: the names are as it left them.
-                    let now = found(&disk.names, &disk.files, "c");
+                    let now = disk.reads(&disk.names).unwrap_or(0);
                     assert!(now == n || now == visible && !done, "{visible}, save {n}: {now} after {left} steps");
                     let floor = if done { n } else { floor };
                     // The machine stopped: the names are as they were at some moment since they were stored.
                     for names in &disk.stored {
-                        let (now, previous) = (found(names, &disk.files, "c"), found(names, &disk.files, "c.prev"));
+                        let now = disk.reads(names).unwrap_or(0);
                         assert!(now >= floor, "save {n}: {now} after {left} steps, {floor} was done");
-                        assert!(previous <= now);
+                        let previous = names.get(Path::new("c.prev")).map(|&file| decode(&disk.files[file]).unwrap());
+                        assert!(previous.is_none_or(|before| before.get("orders", 0).unwrap() <= now));
                     }
-                    // Of the cuts, a few are enough to continue from.
-                    if cuts == 1 || cut % 16 == 0 {
+                    // Of the cuts, a few are enough to go on from.
+                    let was_cut = disk.was_cut;
+                    if (!was_cut || cut % 32 == 0) && known.insert((floor, disk.content())) {
                         next.push((disk, floor));
+                    }
+                    if !was_cut || cut > 200 {
+                        break;
                     }
                 }
             }
         }
         states = next;
     }
-    assert!(states.len() > 500, "{}", states.len());
+    states.len()
+}
+
+#[test]
+fn a_save_stopped_anywhere_loses_at_most_itself() {
+    assert!(stop_saves(Model::default()) > 100);
+}
+
+#[test]
+fn a_mounted_file_is_overwritten_and_a_save_stopped_anywhere_loses_at_most_itself() {
+    let names = BTreeMap::from([(PathBuf::from("c"), 0)]);
+    let mounted = Model { files: vec![vec![]], stored: vec![names.clone()], names, mounted: true, ..Model::default() };
+    let mut disk = Model { left: usize::MAX, ..mounted.clone() };
+    for n in 1..4 {
+        assert!(disk.save(n));
+        let names: Vec<_> = disk.names.keys().map(|name| name.to_str().unwrap()).collect();
+        assert_eq!(names, ["c", "c.prev"][..(n as usize).min(2)], "nothing else is left");
+        assert_eq!((disk.names[Path::new("c")], disk.reads(&disk.names)), (0, Some(n)));
+    }
+    assert!(stop_saves(mounted) > 100);
 }
 
 #[test]
 fn the_real_files_change_as_the_model_says() {
     let dir = Dir::new();
-    let path = dir.file();
+    let names = Names::of(dir.file());
     for n in 1..5 {
-        replace(&mut Os, &path, &encode(&generation(n)).unwrap(), n > 1).unwrap();
-        assert_eq!(decode(&fs::read(&path).unwrap()).unwrap(), generation(n));
-        let previous = read(&with_suffix(&path, PREVIOUS)).unwrap();
+        replace(&mut Os, &names, &encode(&generation(n)).unwrap(), n > 1).unwrap();
+        assert_eq!(decode(&fs::read(dir.file()).unwrap()).unwrap(), generation(n));
+        let previous = read(&names.previous).unwrap();
         assert_eq!(previous.map(|bytes| decode(&bytes).unwrap()), (n > 1).then(|| generation(n - 1)));
     }
     // Left over from a save that was stopped between the two renames.
-    fs::hard_link(&path, with_suffix(&path, ".prev.new")).unwrap();
-    fs::write(with_suffix(&path, ".new"), "half").unwrap();
-    replace(&mut Os, &path, &encode(&generation(5)).unwrap(), true).unwrap();
-    assert_eq!(decode(&fs::read(&path).unwrap()).unwrap(), generation(5));
+    fs::hard_link(dir.file(), dir.0.join("orders.checkpoint.prev.new")).unwrap();
+    fs::write(&names.new, "half").unwrap();
+    replace(&mut Os, &names, &encode(&generation(5)).unwrap(), true).unwrap();
+    assert_eq!(decode(&fs::read(dir.file()).unwrap()).unwrap(), generation(5));
+}
+
+#[test]
+fn what_an_overwriting_save_left_is_completed_by_the_next_opening() {
+    let dir = Dir::new();
+    let mut checkpoint = Checkpoint::open(dir.file()).unwrap();
+    checkpoint.save(&generation(1)).unwrap();
+    checkpoint.save(&generation(2)).unwrap();
+    let whole = fs::read(dir.file()).unwrap();
+    fs::write(dir.0.join("orders.checkpoint.new"), encode(&generation(3)).unwrap()).unwrap();
+    assert_eq!(Checkpoint::open(dir.file()).unwrap().positions(), &generation(2), "it had not begun to overwrite");
+    fs::write(dir.file(), &whole[..whole.len() - 9]).unwrap();
+    let mut checkpoint = Checkpoint::open(dir.file()).unwrap();
+    assert_eq!(checkpoint.positions(), &generation(3));
+    checkpoint.save(&Positions::default()).unwrap();
+    assert_eq!(Checkpoint::open(dir.file()).unwrap().positions(), &generation(3));
+}
+
+#[test]
+fn more_than_anybody_has_is_saved_and_read() {
+    let dir = Dir::new();
+    let mut many = Positions::default();
+    let topics: Vec<Arc<str>> = (0..2).map(|n| format!("{n:255}").into()).collect();
+    let ids = topics.iter().flat_map(|topic| (0..65_535).map(move |id| (topic.clone(), id)));
+    many.set_all(ids.map(|(topic, partition)| Position { topic, partition, seq: 7 }));
+    Checkpoint::open(dir.file()).unwrap().save(&many).unwrap();
+    assert!(fs::metadata(dir.file()).unwrap().len() > 32 << 20);
+    assert!(*Checkpoint::open(dir.file()).unwrap().positions() == many);
+}
+
+#[test]
+fn a_file_that_was_removed_is_made_anew_by_the_next_save() {
+    let dir = Dir::new();
+    let mut checkpoint = Checkpoint::open(dir.file()).unwrap();
+    for n in [1, 1, 2, 2] {
+        checkpoint.save(&generation(n)).unwrap();
+        assert_eq!(Checkpoint::open(dir.file()).unwrap().positions(), &generation(n));
+        fs::remove_file(dir.file()).unwrap();
+    }
+}
+
+#[test]
+fn the_second_of_two_that_save_is_told_and_changes_nothing() {
+    let dir = Dir::new();
+    let mut both = [Checkpoint::open(dir.file()).unwrap(), Checkpoint::open(dir.file()).unwrap()];
+    for round in 1..4 {
+        let [first, second] = &mut both;
+        first.save(&generation(round)).unwrap();
+        let e = second.save(&generation(0)).unwrap_err();
+        assert!(e.to_string().contains("changed by somebody else"), "{e}");
+        assert_eq!(fault(Err(e)), (CheckpointFault::Changed, false));
+        assert_eq!(Checkpoint::open(dir.file()).unwrap().positions(), &generation(round));
+        both = [Checkpoint::open(dir.file()).unwrap(), Checkpoint::open(dir.file()).unwrap()];
+    }
+}
+
+#[test]
+fn what_cannot_be_saved_to_is_known_when_it_is_opened() {
+    let dir = Dir::new();
+    let opened = |path: PathBuf| match Checkpoint::open(&path).unwrap_err() {
+        Error::File { path: named, source } if named == path => source.kind(),
+        other => panic!("{other}"),
+    };
+    assert_eq!(opened(dir.0.join("no/where")), io::ErrorKind::NotFound);
+    assert_eq!(opened(dir.0.clone()), io::ErrorKind::InvalidInput);
+    assert!(Checkpoint::open("/proc/orders.checkpoint").is_err() || !cfg!(target_os = "linux"));
+    // Put there to be mounted.
+    fs::write(dir.file(), "").unwrap();
+    Checkpoint::open(dir.file()).unwrap().save(&generation(1)).unwrap();
+    assert_eq!(Checkpoint::open(dir.file()).unwrap().positions(), &generation(1));
+}
+
+#[test]
+fn a_name_as_long_as_names_may_be_is_saved_as_any_other() {
+    let dir = Dir::new();
+    for (name, other) in [("n".repeat(255), "n".repeat(254) + "m"), ("ü".repeat(127), "ü".repeat(126) + "uu")] {
+        let files = [dir.0.join(name), dir.0.join(other)];
+        for n in 1..4 {
+            for (file, n) in files.iter().zip([n, 10 + n]) {
+                Checkpoint::open(file).unwrap().save(&generation(n)).unwrap();
+            }
+        }
+        for (file, n) in files.iter().zip([3, 13]) {
+            assert_eq!(Checkpoint::open(file).unwrap().positions(), &generation(n));
+            assert_eq!(Checkpoint::open_previous(file).unwrap().positions(), &generation(n - 1));
+        }
+    }
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_link_stays_and_leads_to_what_is_saved_even_if_it_is_not_there_yet() {
+        let dir = Dir::new();
+        fs::create_dir(dir.0.join("volume")).unwrap();
+        let target = dir.0.join("volume/orders");
+        symlink("volume/orders", dir.0.join("second")).unwrap();
+        symlink(dir.0.join("second"), dir.file()).unwrap();
+        for n in 1..4 {
+            let mut checkpoint = Checkpoint::open(dir.file()).unwrap();
+            checkpoint.save(&generation(n)).unwrap();
+            assert_eq!(
+                (Checkpoint::open(&target).unwrap().positions(), checkpoint.path()),
+                (&generation(n), &*dir.file())
+            );
+            assert!(fs::symlink_metadata(dir.file()).unwrap().is_symlink());
+        }
+        assert_eq!(Checkpoint::open_previous(dir.file()).unwrap().positions(), &generation(2));
+        symlink("orders.checkpoint", dir.0.join("a")).unwrap();
+        fs::remove_file(dir.file()).unwrap();
+        symlink("a", dir.file()).unwrap();
+        assert!(matches!(Checkpoint::open(dir.file()), Err(Error::File { .. })), "a circle");
+    }
+
+    #[test]
+    fn links_planted_beside_it_are_not_followed() {
+        let dir = Dir::new();
+        let mut checkpoint = Checkpoint::open(dir.file()).unwrap();
+        fs::write(dir.0.join("secret"), "secret").unwrap();
+        for n in 1..4 {
+            for planted in [".new", ".prev.new", ".prev", ".try"] {
+                let planted = dir.0.join(format!("orders.checkpoint{planted}"));
+                let _ = fs::remove_file(&planted);
+                symlink(dir.0.join("secret"), planted).unwrap();
+            }
+            checkpoint.save(&generation(n)).unwrap();
+            assert_eq!(fs::read(dir.0.join("secret")).unwrap(), b"secret");
+            assert_eq!(Checkpoint::open(dir.file()).unwrap().positions(), &generation(n));
+        }
+    }
+
+    #[test]
+    fn access_rights_stay_and_are_those_of_the_previous_generation_too() {
+        let dir = Dir::new();
+        let mut checkpoint = Checkpoint::open(dir.file()).unwrap();
+        checkpoint.save(&generation(1)).unwrap();
+        for (n, mode) in [(2, 0o600), (3, 0o640), (4, 0o666)] {
+            fs::set_permissions(dir.file(), fs::Permissions::from_mode(mode)).unwrap();
+            let root = fs::metadata(dir.file()).unwrap().uid() == 0;
+            if root {
+                std::os::unix::fs::chown(dir.file(), Some(65_534), Some(12)).unwrap();
+            }
+            checkpoint.save(&generation(n)).unwrap();
+            for file in [dir.file(), dir.0.join("orders.checkpoint.prev")] {
+                let is = fs::metadata(file).unwrap();
+                assert_eq!(is.mode() & 0o777, mode);
+                assert!(!root || (is.uid(), is.gid()) == (65_534, 12));
+            }
+            if root {
+                std::os::unix::fs::chown(dir.file(), Some(0), Some(0)).unwrap();
+            }
+        }
+    }
 }

@@ -167,7 +167,7 @@ fn settle(sim: &Simulation, desk: &Desk, workers: &[Task<()>]) {
     };
     wait("work is not done", &|| {
         let open = workers.iter().filter(|task| !task.is_finished()).count();
-        (open > 0).then(|| format!("{open} tasks"))
+        (open > 0).then(|| format!("{open} tasks; {}", desk.model.unsettled()))
     });
     wait("not everything is read", &|| {
         let ends = desk.model.ends();

@@ -1,5 +1,7 @@
 //! The model that sees both ends: every record handed in, every log, every answer delivered, every outcome reported.
 
+mod verdict;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -118,7 +120,9 @@ fn id_of(payload: &[u8]) -> Option<u32> {
 impl Model {
     pub(super) fn new(sim: Simulation, nodes: Arc<Nodes>, topics: Vec<String>, cluster: bool, plan: &Plan) -> Model {
         let list: Vec<String> = plan.troubles.iter().map(ToString::to_string).collect();
-        let (troubled, troubles) = (!list.is_empty(), list.join(", "));
+        // A broker that closes idle connections may do so just as a request comes.
+        let troubled = !list.is_empty() || plan.options.idle_timeout.is_some();
+        let troubles = list.join(", ");
         Model { sim, nodes, topics, cluster, retention: plan.retention, troubled, troubles, inner: Mutex::default() }
     }
 
@@ -266,6 +270,7 @@ impl Model {
                 Outcome::Stored if !appended => {
                     self.violated(Property::Truth, &format!("{} is reported stored and in no log", what()));
                 }
+                Outcome::Stored => self.check_confirmed(id, place),
                 Outcome::NotStored if appended => {
                     self.violated(Property::Truth, &format!("{} is reported not stored and in a log: {why}", what()));
                 }
@@ -324,24 +329,6 @@ impl Model {
         }
     }
 
-    /// Of a log that loses nothing but by retention, each message that is passed over lies in a gap that was reported, and
-    /// no gap claims more than was taken.
-    fn check_skipped(&self, consumer: usize, place: Place, position: u64, seq: u64, gaps: &[Gap]) {
-        // From the earliest message on nothing can be missing.
-        if self.cluster || position == 0 || position >= seq {
-            return;
-        }
-        let mine = |gap: &&Gap| gap.partition == place.partition && *gap.topic == self.topics[place.topic];
-        let inner = self.lock();
-        let mut passed = inner.contents.range((place, position)..(place, seq)).map(|((_, seq), _)| *seq);
-        let missed = passed.find(|seq| !gaps.iter().filter(mine).any(|gap| (gap.first..=gap.last).contains(seq)));
-        drop(inner);
-        if let Some(missed) = missed {
-            let text = format!("consumer {consumer} passes over {} {missed} without a word", self.name(place));
-            self.violated(Property::Delivery, &text);
-        }
-    }
-
     /// The end of every partition's log at its leader.
     pub(super) fn ends(&self) -> BTreeMap<Place, u64> {
         let mut ends = BTreeMap::new();
@@ -361,118 +348,6 @@ impl Model {
     /// The position of a consumer.
     pub(super) fn position(&self, consumer: usize, place: Place) -> u64 {
         self.lock().deliveries.get(&(consumer, place)).map_or(0, |entry| entry.position)
-    }
-
-    /// What the model knows of the end of a partition, and of what a consumer was given there.
-    pub(super) fn story(&self, consumer: usize, place: Place) -> String {
-        let inner = self.lock();
-        let last = inner.contents.range((place, 0)..=(place, u64::MAX)).next_back();
-        let appends = last.map(|(_, ids)| ids.iter().map(|&id| (id, inner.given.get(id as usize))).collect::<Vec<_>>());
-        let given =
-            inner.deliveries.get(&(consumer, place)).map(|entry| entry.all.iter().rev().take(3).collect::<Vec<_>>());
-        format!("last there: {appends:?}; last given: {given:?}; leaders {:?}", inner.leaders.get(&place))
-    }
-
-    /// What can only be said when everything is over.
-    pub(super) fn finish(&self) {
-        self.observe();
-        let places: Vec<Place> = self.ends().into_keys().collect();
-        for place in places {
-            let mut log = Vec::new();
-            self.nodes.look(&mut |machine: &Machine| {
-                let topic = &self.topics[place.topic];
-                if let Some(leader) = machine.leader(topic, place.partition).flatten() {
-                    log = machine.log_messages(leader, topic, place.partition);
-                }
-            });
-            let log: Vec<(u64, u32)> =
-                log.into_iter().filter_map(|(seq, payload)| Some((seq, id_of(&payload)?))).collect();
-            self.check_log(place, &log);
-            self.check_deliveries(place, &log);
-        }
-    }
-
-    fn check_log(&self, place: Place, log: &[(u64, u32)]) {
-        for pair in log.windows(2) {
-            if let [(before, _), (seq, id)] = *pair {
-                if seq <= before {
-                    let text = format!("{}: {id:08x} has number {seq} after {before}", self.name(place));
-                    self.violated(Property::Truth, &text);
-                }
-            }
-        }
-        let mut at: BTreeMap<u32, u64> = BTreeMap::new();
-        for &(seq, id) in log {
-            if let Some(first) = at.insert(id, seq) {
-                let text = format!("{}: {id:08x} is stored twice, at {first} and {seq}", self.name(place));
-                self.violated(Property::Truth, &text);
-            }
-        }
-        let inner = self.lock();
-        let changes = inner.leaders.get(&place);
-        let mut missing = None;
-        for (given, id) in inner.given.iter().zip(0u32..) {
-            if given.place != place || given.outcome != Outcome::Stored || at.contains_key(&id) {
-                continue;
-            }
-            // It may have gone with a leader that died: an injected loss.
-            let since = given.appends.first().map_or(Time::ZERO, |append| append.at);
-            let lost =
-                self.retention || self.cluster && changes.is_some_and(|all| all.iter().any(|(when, _)| *when > since));
-            if !lost {
-                missing.get_or_insert(id);
-            }
-        }
-        drop(inner);
-        if let Some(id) = missing {
-            let text = format!("{id:08x} was reported stored and is not in {}", self.name(place));
-            self.violated(Property::Truth, &text);
-        }
-    }
-
-    fn check_deliveries(&self, place: Place, log: &[(u64, u32)]) {
-        let inner = self.lock();
-        let mut missed = None;
-        for ((consumer, of), entry) in &inner.deliveries {
-            if *of != place {
-                continue;
-            }
-            let mut seen: Vec<(u64, u32)> = entry.all.iter().map(|&(_, seq, id)| (seq, id)).collect();
-            seen.sort_unstable();
-            for &(seq, id) in log {
-                let was_taken = inner.first.get(&place).is_some_and(|&first| seq < first);
-                if was_taken || seen.binary_search(&(seq, id)).is_ok() {
-                    continue;
-                }
-                // The log of a leader that came back is not cut: this consumer was given what another one had there.
-                if entry.all.iter().any(|&(_, other, _)| other == seq) {
-                    continue;
-                }
-                // Given again below a position that was reached before.
-                let passed = entry.all.iter().find(|(_, other, _)| *other >= seq).map(|(when, _, _)| *when);
-                let appends = inner.given.get(id as usize).map(|given| given.appends.as_slice()).unwrap_or_default();
-                let appended = appends.iter().map(|append| append.at).max().unwrap_or(Time::ZERO);
-                if passed.is_none_or(|passed| passed >= appended) {
-                    missed.get_or_insert((*consumer, seq, id));
-                }
-            }
-        }
-        drop(inner);
-        if let Some((consumer, seq, id)) = missed {
-            let inner = self.lock();
-            let around = inner.deliveries.get(&(consumer, place)).map_or(Vec::new(), |entry| {
-                entry.all.iter().filter(|(_, other, _)| other.abs_diff(seq) < 4).copied().collect()
-            });
-            let appends = inner.given.get(id as usize).map(|given| given.appends.clone());
-            let leaders = inner.leaders.get(&place).cloned();
-            drop(inner);
-            let text = format!(
-                "consumer {consumer} was never given {id:08x}, which is {} {seq}; around it {around:?}; \
-                appended {appends:?}; leaders {leaders:?}",
-                self.name(place)
-            );
-            self.violated(Property::Delivery, &text);
-        }
     }
 
     /// Calls something that must not take longer than this.

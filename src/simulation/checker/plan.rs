@@ -176,8 +176,8 @@ fn behave(random: &mut Random, seed: u64) -> Behaviour {
         behaviour.fail_over = Some(FailOver { silent: (ms(1_500), ms(4_000)), in_order: (ms(200), ms(1_000)) });
     }
     if let Some(replication) = behaviour.replication.as_mut().filter(|_| random.one_in(3)) {
-        replication.delay = (ms(1), ms(1_500));
-        replication.partial = 300;
+        replication.delay = (ms(1), ms(300));
+        replication.partial = 150;
     }
     behaviour
 }

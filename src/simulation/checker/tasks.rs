@@ -26,7 +26,8 @@ pub(super) struct Desk {
 }
 
 /// The longest that a call may take which tries again: the budget, and one try that began as it ended.
-const RETRY: Duration = Duration::from_secs(60);
+/// Longer than all trouble, and than one silent wait after it.
+const RETRY: Duration = Duration::from_secs(150);
 
 impl Desk {
     fn random(&self) -> Random {

@@ -1,0 +1,234 @@
+//! How a checkpoint's file is replaced, with the others beside it.
+//!
+//! ```text
+//! NAME.new complete ──> NAME linked as NAME.prev ──> NAME.new renamed to NAME
+//!      │ its owner cannot be kept                         │ it is mounted
+//!      └──> NAME copied to NAME.prev ──> NAME overwritten ──> NAME.new removed
+//! ```
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::MAGIC;
+
+/// What is larger than this and does not begin like a checkpoint is none; it need not be read to its end.
+const MAX_FOREIGN: u64 = 32 << 20;
+
+/// How many bytes the usual file systems allow a name to have.
+const MAX_NAME: usize = 255;
+
+/// How many links may lead on to each other, as in Linux.
+const MAX_LINKS: usize = 40;
+
+/// The file, and those beside it.
+#[derive(Debug)]
+pub(super) struct Names {
+    pub(super) file: PathBuf,
+    pub(super) new: PathBuf,
+    pub(super) previous: PathBuf,
+    /// What becomes the new or the previous generation.
+    kept: PathBuf,
+    /// Made to see whether files can be.
+    tried: PathBuf,
+}
+
+impl Names {
+    pub(super) fn of(file: PathBuf) -> Names {
+        let [new, previous, kept, tried] = [".new", ".prev", ".prev.new", ".try"].map(|suffix| beside(&file, suffix));
+        Names { file, new, previous, kept, tried }
+    }
+}
+
+/// The file's name with a suffix. All suffixes are cut to the same length, so that they still differ.
+fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let name = file.file_name().unwrap_or_default();
+    let mut longer = OsString::from(name);
+    if name.len() + ".prev.new".len() > MAX_NAME {
+        let text = name.to_string_lossy();
+        let cut = text.char_indices().map(|(at, _)| at).take_while(|&at| at <= MAX_NAME - 20).last();
+        longer = format!("{}.{:08x}", &text[..cut.unwrap_or(0)], crc32fast::hash(name.as_encoded_bytes())).into();
+    }
+    longer.push(suffix);
+    file.with_file_name(longer)
+}
+
+/// Follows links, to a file that need not be there yet.
+pub(super) fn resolve(path: &Path) -> io::Result<Names> {
+    let mut file = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::symlink_metadata(&file) {
+            Ok(found) if found.is_symlink() => {
+                let to = fs::read_link(&file)?;
+                // What the link says is relative to where it is, unless it is absolute.
+                file = file.parent().map(|dir| dir.join(&to)).unwrap_or(to);
+            }
+            Ok(found) if !found.is_file() => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file")),
+            Ok(_) => return Ok(Names::of(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Names::of(file)),
+            Err(e) => return Err(e),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "too many links"))
+}
+
+/// Whether a save will be able to make its files.
+pub(super) fn try_out(names: &Names) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).open(&names.tried) {
+        Ok(_) => fs::remove_file(&names.tried),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn found<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        done => done.map(Some),
+    }
+}
+
+/// The file's bytes; `None` if there is no file.
+pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let Some(file) = found(File::open(path))? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    let mut file = file.take(MAX_FOREIGN);
+    file.read_to_end(&mut bytes)?;
+    if bytes.starts_with(MAGIC) {
+        file.set_limit(u64::MAX);
+        file.read_to_end(&mut bytes)?;
+    }
+    Ok(Some(bytes))
+}
+
+/// Tells one content from another: length and checksum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stamp(u64, Vec<u8>);
+
+impl Stamp {
+    pub(super) fn of(bytes: &[u8]) -> Stamp {
+        Stamp(bytes.len() as u64, bytes[bytes.len() - bytes.len().min(super::TAIL)..].to_vec())
+    }
+}
+
+/// The stamp of the file's content; `None` if there is no file.
+pub(super) fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
+    let Some(mut file) = found(File::open(path))? else { return Ok(None) };
+    let len = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(len.saturating_sub(super::TAIL as u64)))?;
+    let mut tail = Vec::new();
+    file.take(super::TAIL as u64).read_to_end(&mut tail)?;
+    Ok(Some(Stamp(len, tail)))
+}
+
+/// What a save does to files, so that tests can stop it anywhere.
+pub(super) trait Disk {
+    /// Makes a file with the access rights of another, if that is there, writes it and waits until it is stored. The name
+    /// must be free: what somebody has put there is not to be followed. Returns whether the owner is the same.
+    fn write(&mut self, path: &Path, bytes: &[u8], like: &Path) -> io::Result<bool>;
+    /// Writes a file in its place and waits until it is stored.
+    fn overwrite(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Gives a file one more name, or makes a copy of that name.
+    fn link(&mut self, from: &Path, to: &Path) -> io::Result<()>;
+    fn copy(&mut self, from: &Path, to: &Path) -> io::Result<()>;
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file if it is there.
+    fn remove(&mut self, path: &Path) -> io::Result<()>;
+    /// Waits until the names in a file's directory are stored.
+    fn sync_names(&mut self, path: &Path) -> io::Result<()>;
+}
+
+/// Replaces the file, which is there with its old or its new content at any moment, or else with the new one beside it.
+pub(super) fn replace(disk: &mut impl Disk, names: &Names, bytes: &[u8], keep: bool) -> io::Result<()> {
+    let Names { file, new, previous, kept, .. } = names;
+    disk.remove(kept)?;
+    let replaceable = disk.write(kept, bytes, file)?;
+    disk.rename(kept, new)?;
+    if replaceable {
+        if keep {
+            disk.link(file, kept)?;
+            disk.rename(kept, previous)?;
+        }
+        match disk.rename(new, file) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices) => {}
+            done => return done.and_then(|()| disk.sync_names(file)),
+        }
+    }
+    if keep {
+        // Not one more name, which would be overwritten too.
+        disk.remove(kept)?;
+        disk.copy(file, kept)?;
+        disk.rename(kept, previous)?;
+    }
+    disk.sync_names(file)?;
+    disk.overwrite(file, bytes)?;
+    disk.remove(new)
+}
+
+pub(super) struct Os;
+
+impl Disk for Os {
+    fn write(&mut self, path: &Path, bytes: &[u8], like: &Path) -> io::Result<bool> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        let like = found(fs::metadata(like))?;
+        let mut same_owner = true;
+        #[cfg(unix)]
+        let mut file = {
+            use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+            let file = options.mode(if like.is_some() { 0o600 } else { 0o666 }).open(path)?;
+            if let Some(like) = &like {
+                let own = file.metadata()?;
+                same_owner = (own.uid(), own.gid()) == (like.uid(), like.gid())
+                    || fchown(&file, Some(like.uid()), Some(like.gid())).is_ok();
+            }
+            file
+        };
+        #[cfg(not(unix))]
+        let mut file = options.open(path)?;
+        if let Some(like) = like.filter(|_| same_owner) {
+            file.set_permissions(like.permissions())?;
+        }
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(same_owner)
+    }
+
+    fn overwrite(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()
+    }
+
+    fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        // Not every file system has hard links, and none leads from one to another.
+        fs::hard_link(from, to).or_else(|_| self.copy(from, to))
+    }
+
+    fn copy(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        self.write(to, &fs::read(from)?, from).map(drop)
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&mut self, path: &Path) -> io::Result<()> {
+        found(fs::remove_file(path)).map(drop)
+    }
+
+    fn sync_names(&mut self, path: &Path) -> io::Result<()> {
+        // Elsewhere directories cannot be opened, or need not be.
+        if !cfg!(unix) {
+            return Ok(());
+        }
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match File::open(dir) {
+            // One that may be written and not read: the usual file systems store the name with the file.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => File::open(path)?.sync_all(),
+            dir => dir?.sync_all(),
+        }
+    }
+}
