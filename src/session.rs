@@ -11,7 +11,7 @@ use log::{debug, warn};
 use crate::config::Config;
 use crate::error::{Error, Fault, Result};
 use crate::net::{
-    AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Pool, ReadBuf,
+    AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Openings, Pool, ReadBuf,
     RetryPolicy, RetryState, SocketOptions, Time, wait,
 };
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState, StatusRequest};
@@ -69,6 +69,7 @@ impl Session {
                 receive_buffer: config.receive_buffer,
                 send_buffer: config.send_buffer,
             },
+            openings: Openings::default(),
             connect_timeout: config.connect_timeout,
             io_timeout: config.io_timeout,
         });

@@ -12,11 +12,11 @@ use super::fetcher::{Answer, Fetcher, Stepped};
 use super::inbox::Inbox;
 use super::partition::{Lookahead, Lost, Partition, Rules};
 use super::partitions::{Partitions, Told};
-use super::position::{Gap, Positions};
+use super::position::Positions;
 use super::stats::Stats;
 use super::subscription::Subscription;
 use crate::error::{Error, Result};
-use crate::message::{Batch, Message, TopicPartition};
+use crate::message::{Batch, Gap, Message, TopicPartition};
 use crate::net::{BrokerAddr, LookUp, RetryPolicy, Time, wait};
 use crate::session::Session;
 
