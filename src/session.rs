@@ -77,6 +77,7 @@ impl Session {
             },
             connect_timeout: config.connect_timeout,
             io_timeout: config.io_timeout,
+            dials: Arc::default(),
         });
         Session {
             pool: Pool::new(settings),
@@ -249,6 +250,7 @@ impl Session {
         let mut until = self.now().after(timeout);
         loop {
             let began = self.now();
+            self.pool.replace(channel);
             if channel.open(began, LookUp::Allowed)? {
                 return Ok(());
             }

@@ -58,6 +58,10 @@ pub(crate) struct Channel {
     good: Option<SocketAddr>,
 }
 
+/// While others open enough connections to a broker: how long to wait at least, and by chance at most more.
+const LEAST_TURN: Duration = Duration::from_millis(2);
+const TURN_NANOS: u64 = 18_000_000;
+
 #[derive(Debug)]
 enum State {
     Down {
@@ -89,8 +93,9 @@ struct Up {
     receive: Option<Deadline>,
     /// By how much the connection's clock lags the network's.
     stood_still: Duration,
-    /// Bytes of answers that have come.
+    /// Bytes of answers that have come, and when the last of them did.
     received: u64,
+    heard: Time,
 }
 
 /// A deadline that progress moves on.
@@ -152,7 +157,13 @@ impl Channel {
                     let Some(addresses) = self.addresses(look_up)? else { return Ok(false) };
                     // A look-up has taken time.
                     let now = self.settings.net.now().max(now);
-                    self.state = State::Dialing(Dial::new(addresses, now, self.settings.connect_timeout));
+                    let timeout = self.settings.connect_timeout;
+                    let Some(permit) = self.settings.dials.begin(&self.broker, now, now.after(timeout)) else {
+                        let pause = LEAST_TURN + Duration::from_nanos(self.settings.net.random() % TURN_NANOS);
+                        self.state = State::Down { until: now.after(pause) };
+                        return Ok(false);
+                    };
+                    self.state = State::Dialing(Dial::new(addresses, now, timeout, permit));
                 }
                 State::Dialing(dial) => match dial.step(&self.broker, now, &self.settings) {
                     Ok(None) => return Ok(false),
@@ -318,6 +329,11 @@ impl Channel {
         !matches!(&self.state, State::Up(up) if up.received > 0)
     }
 
+    /// When a byte of an answer came last on this connection.
+    pub(crate) fn heard(&self) -> Time {
+        if let State::Up(up) = &self.state { up.heard } else { Time::ZERO }
+    }
+
     /// Bytes of answers received on this connection.
     pub(crate) fn received(&self) -> u64 {
         if let State::Up(up) = &self.state { up.received } else { 0 }
@@ -416,6 +432,7 @@ impl Up {
             receive: None,
             stood_still: Duration::ZERO,
             received: 0,
+            heard: Time::ZERO,
         }
     }
 
@@ -451,6 +468,7 @@ impl Up {
 
     fn on_received(&mut self, n: usize, now: Time, io_timeout: Duration) {
         self.received += n as u64;
+        self.heard = now;
         // Bytes were waiting while the caller was busy elsewhere.
         let away = now.since(self.looked);
         match &mut self.receive {

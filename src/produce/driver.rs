@@ -70,8 +70,9 @@ impl Leader {
     }
 
     /// Whether an answer is awaited on the connection.
-    fn is_awaited(&self) -> bool {
-        !self.in_flight.is_empty() || (!self.wanted.is_empty() && self.channel.is_dialing())
+    fn is_awaited(&self, now: Time) -> bool {
+        let opens = self.channel.is_dialing() || self.channel.resting_until().is_some_and(|until| until > now);
+        !self.in_flight.is_empty() || (!self.wanted.is_empty() && opens)
     }
 }
 
@@ -173,7 +174,8 @@ impl Driver {
         let full = self.leaders.iter().filter(|leader| leader.is_full);
         let late = full.flat_map(|leader| leader.in_flight.iter().map(InFlight::is_late_at));
         let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
-        let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
+        let now = self.stepped;
+        let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited(now));
         wait(&*self.session.net, awaited.map(|leader| &mut leader.channel), None, due).map(drop)
     }
 
@@ -249,6 +251,10 @@ impl Driver {
         leader.is_full = !self.numbered && young >= self.window;
         if leader.is_full {
             return false;
+        }
+        // Numbered bundles are decided on connections dialed after the one before was reset.
+        if !leader.used && !self.numbered {
+            self.session.pool.replace(&mut leader.channel);
         }
         match leader.channel.open(now, look_up) {
             Ok(true) => {}

@@ -124,7 +124,7 @@ fn foreign_newer_and_missing_files_are_told_apart() {
     checkpoint.save(&generation(2)).unwrap();
     fs::remove_file(dir.file()).unwrap();
     let e = Checkpoint::open(dir.file()).unwrap_err();
-    assert!(e.to_string().ends_with("previous generation; its previous generation is intact"), "{e}");
+    assert!(e.to_string().ends_with("is there; its previous generation is intact"), "{e}");
     assert_eq!(fault(Err(e)), (CheckpointFault::Missing, true));
     assert!(matches!(Checkpoint::open(&dir.0), Err(Error::File { .. })), "a directory");
 }
