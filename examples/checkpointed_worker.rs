@@ -1,4 +1,4 @@
-//! A worker that may be killed at any moment: it keeps its positions in a file and goes on from there.
+//! A worker that may be killed at any moment: it keeps its positions in a file and continues from there.
 //!
 //! ```sh
 //! cargo run --example checkpointed_worker -- 127.0.0.1:11011 orders /var/lib/worker/orders.checkpoint
@@ -60,7 +60,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
             gaps += 1;
         }
         if unsaved >= every || unsaved > 0 && message.is_none() {
-            // In this order: what is saved as done has to be done.
+            // In this order: what is saved as done must be done.
             out.flush().map_err(undone)?;
             checkpoint.save(&messages.positions())?;
             unsaved = 0;

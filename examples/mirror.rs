@@ -1,6 +1,6 @@
 //! Copies a topic from one broker to another, with its numbers.
 //!
-//! Killed and started again it goes on where it was: the destination's high-water marks say how far it had come.
+//! Killed and started again, it continues where it was: the destination's high-water marks say how far it had come.
 //!
 //! ```sh
 //! cargo run --release --example mirror -- 10.0.0.1:11011 10.0.0.2:11011 orders
@@ -58,7 +58,7 @@ impl Sum {
     }
 }
 
-/// More than so many bytes are stored at once.
+/// Above this many bytes records are stored.
 const BYTES: usize = 1 << 20;
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
@@ -129,7 +129,7 @@ impl Lane {
         while !rest.is_empty() {
             match target.publish_at(topic, self.partition, rest) {
                 Ok(()) => break,
-                // Numbers make it safe to look, and to go on behind what is there.
+                // Numbers make it safe to look, and to continue after what is there.
                 Err(e @ tank_client::Error::OutcomeUnknown { .. }) => {
                     eprintln!("{e}");
                     let mark = target.partitions(topic)?[usize::from(self.partition)].high_water_mark;

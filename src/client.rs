@@ -131,8 +131,8 @@ impl Client {
     /// above the mark, unless the partition is empty, or above the first one of the call. It cannot know whether several calls
     /// together have stretched a segment that far.
     ///
-    /// A gap is logged as a warning: once it lies in a closed segment, a TANK server dies when a consumer asks for a number
-    /// inside it (see [positions](crate::guide::positions#a-gap-that-kills-a-server)).
+    /// A gap is logged as a warning: a TANK server can die when a consumer asks for a number inside it (see
+    /// [positions](crate::guide::positions#a-gap-that-kills-a-server)).
     ///
     /// # Errors
     /// [`Error::Broker`](crate::Error::Broker) with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or

@@ -13,7 +13,7 @@ use common::{logs, watch};
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::{Client, ClientBuilder, ConsumeIter, Start, Subscription};
 
-/// How soon a blocked call has to return, and what it is given on a machine that is busy with other tests too.
+/// How soon a blocked call must return, and what it is given on a machine that is busy with other tests too.
 const AT_ONCE: Duration = Duration::from_millis(100);
 const AT_ONCE_WHEN_BUSY: Duration = Duration::from_secs(2);
 

@@ -1,4 +1,4 @@
-//! Peers that never come to an end, or say what nobody wants to hear: what comes of it is bounded, in time or in bytes.
+//! Peers that never come to an end, or say what nobody wants to hear: what it costs is bounded, in time or in bytes.
 
 mod common;
 // For the peer.
@@ -350,7 +350,7 @@ fn pings_before_the_answer_to_a_producer() {
     });
 }
 
-/// Leads everything as long as it is asked for the first time, and then says nothing at all.
+/// Leads everything while it is asked for the first time, and then says nothing at all.
 struct FallsSilent {
     states: Vec<PartitionState>,
     asked: bool,
@@ -453,7 +453,7 @@ fn brokers_that_were_named_and_do_answer() {
         let peer = Peer::start();
         peer.play(Names(counts.iter().rev().map(redirect).collect()));
         let client = Client::builder().retry_timeout(Duration::ZERO).connect(peer.addr()).unwrap();
-        // Each says something about the first partition only, so all but one go on being asked for.
+        // Each says something about the first partition only, so all but one are still asked for.
         client.partitions("t").unwrap_err();
         // An embedded broker that stands alone leads only the first; the others say that there is no such partition.
         let open = || counts.iter().map(|broker| broker.stats().open).sum::<usize>();

@@ -64,7 +64,7 @@ impl Wanted {
     }
 }
 
-/// Checks that every position lies behind what was delivered, and not beyond what is next.
+/// Checks that every position lies after what was delivered, and not beyond what is next.
 fn check_positions(iter: &ConsumeIter, got: &[Vec<u64>], want: &[Vec<u64>]) {
     for partition in 0..PARTITIONS {
         let Some(position) = iter.position_of("t", partition as u16) else { continue };
@@ -74,7 +74,7 @@ fn check_positions(iter: &ConsumeIter, got: &[Vec<u64>], want: &[Vec<u64>]) {
     }
 }
 
-/// Takes messages in all ways, `most` at least if there are so many.
+/// Takes messages in all ways, at least `most` if there are that many.
 fn read(iter: &mut ConsumeIter, rng: &mut Rng, most: usize, got: &mut [Vec<u64>], want: &[Vec<u64>]) {
     let mut taken = 0;
     while taken < most && !iter.is_finished() {

@@ -336,7 +336,7 @@ fn a_broker_that_is_gone_before_the_write() {
         let (broker, client) = embedded();
         let publish = || client.publish("orders", 0, &[Record::new(b"x")]);
         publish().unwrap();
-        // The connection ended while it was idle: dialed anew, without a word.
+        // The connection ended while it was idle: dialed again, quietly.
         broker.disconnect_all();
         assert!(broker.wait_until(Duration::from_secs(5), |stats| stats.open == 0));
         publish().unwrap();

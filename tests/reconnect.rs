@@ -270,7 +270,7 @@ fn all_of_several_brokers_go_away() {
     });
 }
 
-/// What ended while nobody used it is dialed anew without a word, whatever the settings.
+/// What ended while nobody used it is dialed again quietly, whatever the settings.
 #[test]
 fn idle_connections_of_the_client() {
     within(60, || {
@@ -408,7 +408,7 @@ fn any_byte_inverted() {
             broker.inject(BrokerFault::FlipAfter(at));
             match impatient.subscribe(&all) {
                 Ok(mut iter) => loop {
-                    // A mark that is too high has to be waited for.
+                    // A mark that is too high must be waited for.
                     match iter.next_timeout(Duration::from_millis(30)) {
                         Ok(Some(_)) => {}
                         Ok(None) => break,

@@ -54,7 +54,7 @@ macro_rules! replay {
 replay!(varint, bundle, fetch_stream, responses, roundtrip, consume_loop, broker);
 
 #[test]
-#[ignore = "writes fuzz/seeds anew"]
+#[ignore = "writes fuzz/seeds again"]
 fn make_seeds() {
     for (target, seeds) in seeds::all() {
         let dir = dir("fuzz/seeds", target);

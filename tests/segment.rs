@@ -148,7 +148,7 @@ fn damage_is_named_with_file_and_place_or_leaves_other_messages_alone() {
             fs::write(&files[1].path, &bytes).unwrap();
             let results: Vec<_> = Segments::open(&dir).unwrap().collect();
             match results.last().unwrap() {
-                // A wrong number shows where it disagrees with the next one, in this file or behind it.
+                // A wrong number shows where it disagrees with the next one, in this file or after it.
                 Err(Error::Corrupt { path, .. }) => {
                     assert!(files[1..].iter().any(|file| path.ends_with(file.path.file_name().unwrap())));
                     errors += 1;
@@ -378,7 +378,7 @@ fn files_larger_than_what_is_read_at_once() {
             }
             assert_eq!(seq, next);
         }
-        // Cut inside a bundle, be it wanted or below the position.
+        // Cut inside a bundle, whether that is wanted or below the position.
         for _ in 0..20 {
             let (first, begin, end) = rng.pick(&bundles);
             let cut = rng.between(begin + 1, end - 1);

@@ -125,7 +125,7 @@ fn framed(kind: Kind, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The error behind one that only says that the outcome is unknown.
+/// The error beneath one that only says that the outcome is unknown.
 fn cause(e: Error, doubtful: bool) -> Error {
     match e {
         Error::OutcomeUnknown { source, .. } if doubtful => *source,

@@ -239,7 +239,7 @@ fn answers_that_stop_in_the_middle() {
             drop(iter);
             broker.release();
             let from = Subscription::topic("orders").start(Start::At(got.len() as u64 + 1)).stop_at_end();
-            assert_eq!(client.subscribe(from).unwrap().count(), 40 - got.len(), "the next one goes on");
+            assert_eq!(client.subscribe(from).unwrap().count(), 40 - got.len(), "the next one continues");
         }
     });
 }

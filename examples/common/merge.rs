@@ -11,7 +11,7 @@ use super::range::Range;
 /// are next in their partitions, the first partition's of equal ones. So partitions whose time stamps do not go back give a
 /// stream that does not either; and no partition's own order is ever changed.
 ///
-/// Each partition has a subscription, and so a connection, of its own: the merge has to say which of them goes on.
+/// Each partition has a subscription, and so a connection, of its own: the merge must say which of them continues.
 pub struct Merge {
     lanes: Vec<ConsumeIter>,
     heads: Vec<Option<Message>>,

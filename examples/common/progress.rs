@@ -23,7 +23,7 @@ const PLAIN: Duration = Duration::from_secs(10);
 const WIDTH: usize = 30;
 
 impl Progress {
-    /// A job of so many steps; 0 if nobody knows.
+    /// A job of `total` steps; 0 if nobody knows how many.
     pub fn new(what: &'static str, total: u64) -> Progress {
         let (started, is_bar) = (Instant::now(), stderr().is_terminal());
         let due = started + if is_bar { LONG } else { PLAIN };

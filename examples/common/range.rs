@@ -61,7 +61,7 @@ impl Range {
         if let Some(seq) = self.to_seq { all.stop_at_seq(seq) } else { all }
     }
 
-    /// Whether a message that came is wanted: time stamps may go back behind the place where reading began.
+    /// Whether a message that came is wanted: time stamps may go back to before the place where reading began.
     pub fn has(&self, message: &Message) -> bool {
         message.timestamp_ms() >= self.since
     }

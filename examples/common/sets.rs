@@ -3,7 +3,7 @@
 use tank_client::broker::dense_bundle;
 use tank_client::protocol::bundle::{Compression, RawMessage};
 
-/// Messages of one size, so many a bundle.
+/// Messages of one size, a fixed number in each bundle.
 #[derive(Debug, Clone, Copy)]
 pub struct Set {
     pub name: &'static str,

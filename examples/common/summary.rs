@@ -7,7 +7,7 @@ use tank_client::{Message, Position, Positions};
 use super::print_table;
 use super::time::show;
 
-/// Counts what comes of each partition.
+/// Counts the messages of each partition.
 pub struct Summary {
     rows: Vec<(String, u16, Row)>,
 }
@@ -35,7 +35,7 @@ impl Row {
 }
 
 impl Summary {
-    /// With a row for each of these partitions, in case nothing comes of one.
+    /// With a row for each of these partitions, in case one has no messages.
     pub fn new(partitions: &Positions) -> Summary {
         let row = |p: &Position| (p.topic.to_string(), p.partition, Row::default());
         Summary { rows: partitions.iter().map(row).collect() }

@@ -69,7 +69,7 @@ fn days(year: u64, month: u64, day: u64) -> u64 {
     year * 365 + year / 4 - year / 100 + year / 400 + of_year - 719_468
 }
 
-/// Year, month and day so many days after 1970-01-01.
+/// Year, month and day this many days after 1970-01-01.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
@@ -81,7 +81,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (year, if month < 10 { month + 3 } else { month - 9 }, day)
 }
 
-/// A time stamp as date and time; as it is if it lies behind the year 9999.
+/// A time stamp as date and time; as it is if it lies after the year 9999.
 pub fn show(ms: u64) -> String {
     let (days, of_day) = (ms / 1000 / DAY, ms / 1000 % DAY);
     if days >= self::days(10_000, 1, 1) {

@@ -1,4 +1,4 @@
-//! Warnings of the library on the standard error output: that it connects anew, for one.
+//! Warnings of the library on the standard error output: such as a lost connection.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stderr};

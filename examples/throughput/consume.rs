@@ -161,7 +161,7 @@ impl Raw {
         Ok(HEADER_LEN as u64 + u64::from(len))
     }
 
-    /// The number behind the last whole bundle of an answer to a fetch from `seq` on; `None` if there is none.
+    /// The number after the last whole bundle of an answer to a fetch from `seq` on; `None` if there is none.
     fn next(&self, seq: u64, answer: &[u8]) -> Result<Option<u64>, Box<dyn Error>> {
         let mut decoder = FetchDecoder::new(Limits::default());
         decoder.expect(self.request(seq));

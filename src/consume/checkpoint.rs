@@ -1,7 +1,7 @@
 //! Positions that outlive the process: a small file, replaced as a whole.
 //!
 //! Magic, version (`u16`), number of entries (`u32`), for each the topic (`str8`), partition (`u16`) and next number
-//! (`u64`), then the CRC32 of all before it. Every later version has to keep the magic, the version's place and the CRC32
+//! (`u64`), then the CRC32 of all before it. Every later version must keep the magic, the version's place and the CRC32
 //! at the end, so that a newer file can be told from a torn one.
 
 mod disk;
@@ -23,18 +23,20 @@ const VERSION: u16 = 1;
 const HEAD: usize = 8 + 2 + 4;
 const TAIL: usize = 4;
 
-/// A file that keeps the positions of a subscription, for a program to go on where it was after it ended or was killed.
+/// A file that keeps the positions of a subscription, so that a program continues where it was after it ended or was killed.
 ///
-/// Deal with the messages first, then [`save`](Checkpoint::save) the positions: what came after the last save comes again
-/// after a crash, and nothing is lost. A save replaces the file in one step and keeps its access rights. Killing the process
-/// or the machine in the middle of it leaves the file as it was before; the generation before is kept beside it as
-/// `NAME.prev`. Links are followed when it is opened. A file that cannot be replaced, since it is mounted by itself or
-/// belongs to somebody else, is overwritten, with what is being saved kept beside it as `NAME.new` until that is done:
-/// better mount its folder. Where `NAME` is too long to be added to, it is cut and a checksum of it added.
+/// Process the messages first, then [`save`](Checkpoint::save) the positions: messages that came after the last save are
+/// delivered again after a crash, and none is lost. A save replaces the file in one step and keeps its access rights. Killing
+/// the process or the machine in the middle of it leaves the file as it was before. The previous generation is kept beside it
+/// as `NAME.prev`.
 ///
-/// One process at a time may save to a file: another one that has saved since is an error. New partitions, of which it
-/// knows nothing yet, begin where the subscription says: give it [`Start::Earliest`](crate::Start::Earliest), lest their
-/// first messages be missed.
+/// Links are followed when the file is opened. A file that cannot be replaced, because it is a mount point or belongs to
+/// another user, is overwritten; until that is done, the new content is also kept beside it as `NAME.new`. (It is better to
+/// mount the folder.) If `NAME` is too long for a suffix, the names beside it are cut and get a checksum of it.
+///
+/// Only one process at a time may save to a file; if another one has saved since, that is an error. Partitions that are not in
+/// the file begin where the subscription says: give it [`Start::Earliest`](crate::Start::Earliest), or their first messages
+/// are missed.
 ///
 /// ```
 /// # let dir = std::env::temp_dir().join(format!("checkpoint-doc-{}", std::process::id()));
@@ -71,14 +73,13 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads the file; it is empty, and made by the first save, if there is none. Tries whether files can be made in its
-    /// folder.
+    /// Reads the file. If there is none, the checkpoint is empty and the first save makes it. Also tries whether files can be
+    /// made in its folder.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for a file that is torn, is no checkpoint, was written by a newer version of this crate,
-    /// or is gone while its previous generation is there; [`Error::File`] if it cannot be read, or none can be made where
-    /// it is. Nothing is changed then: look at [`open_previous`](Checkpoint::open_previous), or remove both files to begin
-    /// anew.
+    /// or is gone while its previous generation is there; [`Error::File`] if it cannot be read, or no file can be made in its
+    /// folder. Nothing is changed then: try [`open_previous`](Checkpoint::open_previous), or remove both files to start over.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
         let (names, seen, content) = look(path)?;
@@ -95,7 +96,7 @@ impl Checkpoint {
             Some(Err(fault)) => fault,
             None => CheckpointFault::Missing,
         };
-        // An empty file was put there to be mounted.
+        // An empty file was put there as a mount point.
         if previous().is_none() && content.is_none_or(|bytes| bytes.is_empty()) {
             return Ok(Checkpoint { path: path.into(), names, positions: Positions::default(), seen, intact: false });
         }
@@ -103,9 +104,9 @@ impl Checkpoint {
         Err(Error::Checkpoint { path: path.into(), fault, previous })
     }
 
-    /// Reads the generation before the last save, of the same file: to go on after trouble with
-    /// [`open`](Checkpoint::open), at the price of what was saved since coming again. It stays the previous generation
-    /// until the second save from here on.
+    /// Reads the generation before the last save, of the same file: a way out when [`open`](Checkpoint::open) fails. Messages
+    /// that were processed since then are delivered again. It stays the previous generation until the second save from here
+    /// on.
     ///
     /// # Errors
     /// As [`open`](Checkpoint::open), about the previous generation; [`Error::File`] if there is none.
@@ -129,13 +130,13 @@ impl Checkpoint {
         &self.positions
     }
 
-    /// Keeps these positions, and what it has of other partitions. It is on the disk when this returns; nothing is
-    /// written if nothing changed. A file that was removed meanwhile is made anew.
+    /// Saves these positions and keeps those it has of other partitions. The file is on the disk when this returns; nothing is
+    /// written if nothing changed. A file that was removed meanwhile is made again.
     ///
     /// # Errors
-    /// [`Error::File`]; the file then holds what it did before, or already what was to be saved. [`Error::Checkpoint`] if it
-    /// was changed by somebody else, which is left as it is. [`Error::Config`] for a topic name of no or of more than 255
-    /// bytes.
+    /// [`Error::File`]; the file then holds either what it held before or what was to be saved. [`Error::Checkpoint`] if
+    /// something else has changed the file, which is then left as it is. [`Error::Config`] for a topic name that is empty or
+    /// longer than 255 bytes.
     pub fn save(&mut self, positions: &Positions) -> Result<()> {
         let now = stamp(&self.names.file).map_err(|e| Error::file(&self.path, e))?;
         if now.is_some() && now != self.seen {

@@ -3,10 +3,10 @@
 //! 1. [First steps](first_steps): a broker, a topic, a message to it and back; the terms; errors.
 //! 2. [Positions and delivery guarantees](positions): how far a subscription has read, and how no message is lost.
 //! 3. [Back-pressure](back_pressure): what happens if you are slower than the broker.
-//! 4. [Time-outs and closing](time_outs): how long calls may block, and how to stop them.
+//! 4. [Time-outs and closing](time_outs): how long each call may block, and how to stop it.
 //! 5. [Clusters](clusters): leaders, fail-overs, and what the client does about them.
 //! 6. [Publishing and its outcomes](publishing): stored, not stored, unknown; producers.
-//! 7. [Testing your program](testing): the embedded broker, faults included.
+//! 7. [Testing your program](testing): a simulated world in virtual time, and the embedded broker; faults included.
 //! 8. [Performance](performance): what costs time, and what to do about it.
 //! 9. [Security](security): what a broker can and cannot do to your program.
 //! 10. [Coming from tankgo](from_tankgo).

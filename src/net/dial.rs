@@ -16,7 +16,7 @@ use log::debug;
 use super::addr::BrokerAddr;
 use super::buffer::{Fill, read};
 use super::network::{Interest, Socket, Time};
-use super::settings::{ChannelSettings, DialPermit};
+use super::settings::ChannelSettings;
 use crate::error::{Error, Phase, Result, is_lack};
 use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind, PING};
 use crate::protocol::{DecodeError, DecodeFault};
@@ -38,8 +38,6 @@ pub(super) struct Dial {
     due: Time,
     after: Duration,
     failure: Option<Error>,
-    /// Others wait for it.
-    _permit: DialPermit,
 }
 
 #[derive(Debug)]
@@ -52,17 +50,9 @@ struct Attempt {
 
 impl Dial {
     /// Begins to try these addresses, all within `timeout`.
-    pub(super) fn new(addresses: Vec<SocketAddr>, now: Time, timeout: Duration, permit: DialPermit) -> Dial {
+    pub(super) fn new(addresses: Vec<SocketAddr>, now: Time, timeout: Duration) -> Dial {
         let later = addresses.into_iter().take(MAX_ADDRESSES).collect();
-        Dial {
-            later,
-            attempts: Vec::new(),
-            next: now,
-            due: now.after(timeout),
-            after: timeout,
-            failure: None,
-            _permit: permit,
-        }
+        Dial { later, attempts: Vec::new(), next: now, due: now.after(timeout), after: timeout, failure: None }
     }
 
     /// Continues as far as possible without blocking. Returns the connection once the broker has greeted.

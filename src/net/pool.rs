@@ -38,9 +38,9 @@ impl Pool {
         self.take_idle(broker).unwrap_or_else(|| Channel::new(broker.clone(), self.settings.clone()))
     }
 
-    /// Puts an idle channel in the place of one that waits for its turn to be opened, if there is one by now.
+    /// Puts an idle channel in the place of one that waits for its turn to be dialed, if there is one by now.
     pub(crate) fn replace(&self, channel: &mut Channel) {
-        if channel.resting_until().is_some() {
+        if channel.is_down() {
             if let Some(idle) = self.take_idle(channel.broker()) {
                 *channel = idle;
             }

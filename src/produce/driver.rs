@@ -70,9 +70,8 @@ impl Leader {
     }
 
     /// Whether an answer is awaited on the connection.
-    fn is_awaited(&self, now: Time) -> bool {
-        let opens = self.channel.is_dialing() || self.channel.resting_until().is_some_and(|until| until > now);
-        !self.in_flight.is_empty() || (!self.wanted.is_empty() && opens)
+    fn is_awaited(&self) -> bool {
+        !self.in_flight.is_empty() || (!self.wanted.is_empty() && self.channel.is_dialing())
     }
 }
 
@@ -174,8 +173,7 @@ impl Driver {
         let full = self.leaders.iter().filter(|leader| leader.is_full);
         let late = full.flat_map(|leader| leader.in_flight.iter().map(InFlight::is_late_at));
         let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
-        let now = self.stepped;
-        let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited(now));
+        let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
         wait(&*self.session.net, awaited.map(|leader| &mut leader.channel), None, due).map(drop)
     }
 

@@ -308,7 +308,7 @@ fn prefer_local() {
     cluster.node(0).append_payloads("orders", 0, &["one"]);
     let local = |wait: u64, seq: u64| {
         let plain = fetch(1, wait, "orders", &[(0, seq, 1000)]);
-        // Client version 3, and the flag behind min bytes.
+        // Client version 3, and the flag after min bytes.
         [&[2, plain[1] + 1, 0, 0, 0, 3][..], &plain[6..24], &[1], &plain[24..]].concat()
     };
     let mut raw = Raw::connect(cluster.node(0));

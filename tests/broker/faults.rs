@@ -74,7 +74,7 @@ fn stalls_until_released() {
     assert!(broker.wait_until(SOON, |stats| stats.stalled == 1));
     raw.stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     assert_eq!(raw.read(1).unwrap_err().kind(), ErrorKind::WouldBlock);
-    assert_eq!(Raw::connect(&broker).ask(&request), answer, "the others go on");
+    assert_eq!(Raw::connect(&broker).ask(&request), answer, "the others continue");
     broker.release();
     raw.stream.set_read_timeout(Some(SOON)).unwrap();
     assert_eq!(raw.read(answer.len() - 7).unwrap(), answer[7..]);

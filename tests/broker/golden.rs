@@ -39,7 +39,7 @@ fn exchange(broker: &Broker, capture: &Capture, meanwhile: impl FnOnce()) {
     assert_eq!(broker.killed_by(), None, "{}", capture.name);
 }
 
-/// A dense bundle of so many messages, of which a server reads the header alone.
+/// A dense bundle of this many messages, of which a server reads the header alone.
 fn filler(count: u64, len: usize) -> Vec<u8> {
     let mut bundle = vec![0];
     varint::encode(u32::try_from(count).unwrap(), &mut bundle);

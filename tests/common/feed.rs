@@ -34,7 +34,7 @@ impl<'a> Feeder<'a> {
         Feeder { decoder, bytes, consumed: 0, arrived: 0, promised: 0, bundles: VecDeque::new(), steps: 0 }
     }
 
-    /// With small bundles put together, up to so many messages.
+    /// With small bundles put together, up to this many messages.
     pub fn joining(requests: &[FetchRequest], bytes: &'a [u8], limits: &Limits, messages: u32) -> Feeder<'a> {
         let mut feeder = Feeder::new(requests, bytes, limits);
         feeder.decoder.join_up_to(messages);

@@ -19,7 +19,7 @@ pub enum Cut {
     Reset,
 }
 
-/// What becomes of a connection: cut after so many bytes to the client, or left alone.
+/// What becomes of a connection: cut after this many bytes to the client, or left alone.
 type Fate = Option<(u64, Cut)>;
 
 /// Forwards connections to a server.
@@ -70,7 +70,7 @@ impl Proxy {
         self.addr.to_string()
     }
 
-    /// Cuts the next connection without a fate of its own yet after so many bytes to the client.
+    /// Cuts the next connection that has no fate yet after this many bytes to the client.
     pub fn cut(&self, after: u64, how: Cut) {
         self.shared.fates.lock().unwrap().push_back(Some((after, how)));
     }

@@ -5,10 +5,10 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Long enough for anything that has to happen at all.
+/// Long enough for anything that must happen.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// Runs `body`, and fails if it takes longer than so many seconds.
+/// Runs `body`, and fails if it takes longer than this many seconds.
 #[track_caller]
 pub fn within(seconds: u64, body: impl FnOnce() + Send + 'static) {
     let (done, ended) = channel::<()>();

@@ -7,7 +7,7 @@ use crate::common::server::{Server, unique_name};
 use crate::common::watch::within;
 use crate::shared::orders;
 
-/// Checks that each line begins with one of these, in this order, and so many lines there are.
+/// Checks that each line begins with one of these, in this order, and that there are no other lines.
 #[track_caller]
 fn check(out: &str, begins: &[String]) {
     let lines: Vec<&str> = out.lines().collect();

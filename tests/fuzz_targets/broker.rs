@@ -1,5 +1,5 @@
 //! The embedded broker against hostile clients: whatever bytes they send, in whatever pieces, it answers in whole frames or
-//! hangs up, and goes on serving a good client.
+//! hangs up, and still serves a good client.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -26,7 +26,7 @@ const MOST: (u32, u32, u32) = (20, 500, 2000);
 /// The broker, its runs, and a good client's connection.
 static SERVED: Mutex<Option<(Broker, u8, u32, TcpStream)>> = Mutex::new(None);
 
-/// Settings `u8`, sizes of pieces behind a `u8`, then what each connection sends, behind a `u16`.
+/// Settings `u8`, sizes of pieces after a `u8`, then what each connection sends, after a `u16`.
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let settings = input.u8();

@@ -104,7 +104,7 @@ fn check(entries: &[Entry], bundle: &Bundle, set: &[u8]) {
     }
 }
 
-/// Packs all the messages anew, and unpacks them.
+/// Packs all the messages again, and unpacks them.
 fn come_back(bundle: &Bundle, set: &[u8], limits: &Limits) {
     let whole = Bundle { from: 0, to: u64::MAX, ..bundle.clone() };
     let mut entries = Vec::new();

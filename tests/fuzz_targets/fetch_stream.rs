@@ -20,11 +20,11 @@ const TIGHT: u8 = 2;
 #[derive(Debug, PartialEq)]
 struct Seen {
     found: Vec<Found>,
-    /// How much is consumed and what it would need to go on, or why it cannot.
+    /// How much is consumed and what it would need to continue, or why it cannot.
     end: Result<(usize, usize), DecodeError>,
 }
 
-/// Settings `u8`, sizes of pieces behind a `u8`, requests behind a `u16`, then the stream.
+/// Settings `u8`, sizes of pieces after a `u8`, requests after a `u16`, then the stream.
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let settings = input.u8();

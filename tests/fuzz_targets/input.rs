@@ -21,13 +21,13 @@ impl<'a> Input<'a> {
         self.number::<1>() as u8
     }
 
-    /// Bytes behind a length of one byte.
+    /// Bytes after a length of one byte.
     pub fn short(&mut self) -> &'a [u8] {
         let n = self.u8().into();
         self.bytes(n)
     }
 
-    /// Bytes behind a length of two bytes.
+    /// Bytes after a length of two bytes.
     pub fn long(&mut self) -> &'a [u8] {
         let n = self.number::<2>() as usize;
         self.bytes(n)

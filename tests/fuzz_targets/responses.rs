@@ -22,7 +22,7 @@ pub const DECODERS: u8 = 18;
 /// Limits that small input can pass.
 const TIGHT: u8 = 0x80;
 
-/// Which decoder `u8`, sizes of topics (for produce answers) behind a `u8`, then the payload.
+/// Which decoder `u8`, sizes of topics (for produce answers) after a `u8`, then the payload.
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let (settings, shape) = (input.u8(), input.short());
@@ -154,7 +154,7 @@ fn produce_request(kind: Kind, payload: &[u8]) {
     }
 }
 
-/// The header of a consume answer, from behind the request id on.
+/// The header of a consume answer, from after the request id on.
 fn fetch_header(payload: &[u8]) {
     let Ok(items) = HeaderItems::new(Cursor::new(payload, 8)) else { return };
     let Ok(header) = read_header(items) else { return };
@@ -185,7 +185,7 @@ fn read_header(mut items: HeaderItems<'_>) -> Result<FetchHeader, DecodeError> {
     Ok(FetchHeader { request_id: 7, topics })
 }
 
-/// A request and an answer: whether the one fits the other. The request stands behind its length.
+/// A request and an answer: whether the one fits the other. The request stands after its length.
 fn pairs(payload: &[u8]) {
     let mut input = Input(payload);
     let request = input.short();

@@ -17,7 +17,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// The varint at the front; how many bytes to go on by.
+/// The varint at the front; how many bytes it takes.
 fn one(bytes: &[u8]) -> usize {
     let ends = bytes.iter().take(varint::MAX_LEN).position(|byte| *byte < 0x80);
     let value = |len: usize| (0..len).map(|i| u64::from(bytes[i] & 0x7f) << (7 * i)).sum::<u64>();

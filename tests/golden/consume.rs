@@ -331,7 +331,7 @@ fn cluster_answers_decode_to_the_manifest_and_encode_to_the_same_bytes() {
             continue;
         }
         if name == "prefer_local_tail_restarted_replica" {
-            // A wrong base number with older bundles behind it: the numbers run backwards (reference, 14.4).
+            // A wrong base number with older bundles after it: the numbers run backwards (reference, 14.4).
             let e = outcome.error.unwrap();
             assert_eq!((e.field(), e.partition()), ("first sequence number", Some(("pairs", 0))), "{name}");
             assert!(matches!(e.fault(), DecodeFault::SeqRange { seq: 11, low: 14, .. }), "{name}: {e}");

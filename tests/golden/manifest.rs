@@ -23,7 +23,7 @@ pub(crate) struct Capture {
     pub(crate) requests: Vec<Value>,
     /// The answers likewise.
     pub(crate) responses: Vec<Value>,
-    /// How a hostile answer has to fail.
+    /// How a hostile answer must fail.
     pub(crate) expect: Option<String>,
     /// Whether the connection ended instead of an answer.
     pub(crate) closed: bool,

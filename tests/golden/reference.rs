@@ -71,7 +71,7 @@ fn id(capture: &Capture) -> String {
     format!("{origin}/{}", capture.name)
 }
 
-/// The code spans of a text, none of which may go on in the next line.
+/// The code spans of a text, none of which may continue in the next line.
 fn spans<'a>(text: &[&'a str]) -> Vec<&'a str> {
     for line in text {
         assert!(line.matches('`').count() % 2 == 0, "a code span without an end: {line}");
@@ -152,7 +152,7 @@ fn occurs(bytes: &[u8], capture: &Capture) -> bool {
     !bytes.is_empty() && (inside(&capture.request) || inside(&capture.response))
 }
 
-/// The number behind the bytes is theirs, and they are its shortest form.
+/// The number after the bytes is theirs, and they are its shortest form.
 fn check_varint(line: &str) -> Check {
     let bytes = bytes_of(line)?;
     let says = line.split_once("  ").map_or("", |(_, says)| says.trim_start());

@@ -15,7 +15,7 @@ use super::common::watch::within;
 use super::plain::{Asked, Slot};
 use super::{Broker, FIRST, MARK, is_name, length, partition, partitions_of, seq, text, topic};
 
-/// Runs so many cases, each with a client of its own, which is told apart by its name, and which tells whether what it was
+/// Runs this many cases, each with a client of its own, which is told apart by its name, and which tells whether what it was
 /// about was sent.
 fn cases(count: u64, case: impl Fn(&mut Rng, &Broker, &str) -> bool + Send + 'static) {
     within(120, move || {
@@ -584,7 +584,7 @@ fn administration() {
     });
 }
 
-/// Makes a call; what came of it, and the request that it has to end with.
+/// Makes a call; its outcome, and the request that it must end with.
 fn call(rng: &mut Rng, client: &Client, what: usize, topic: &str, id: u16) -> (tank_client::Result<()>, Asked) {
     match what {
         0 => {

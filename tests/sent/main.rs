@@ -185,7 +185,7 @@ fn length(rng: &mut Rng, most: usize) -> usize {
     if rng.one_in(3) { rng.between(0, most.min(300)) } else { rng.pick(&near) }
 }
 
-/// Text of so many bytes, most of it of a kind that names are not made of.
+/// Text of this many bytes, most of it of a kind that names are not made of.
 fn text(rng: &mut Rng, len: usize) -> String {
     let kind = rng.below(4);
     let mut text = String::new();

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 
 use super::MAGIC;
 
-/// What is larger than this and does not begin like a checkpoint is none; it need not be read to its end.
+/// A file that is larger than this and does not begin like a checkpoint is none; it need not be read to its end.
 const MAX_FOREIGN: u64 = 32 << 20;
 
 /// How many bytes the usual file systems allow a name to have.
 const MAX_NAME: usize = 255;
 
-/// How many links may lead on to each other, as in Linux.
+/// How many links may follow each other, as in Linux.
 const MAX_LINKS: usize = 40;
 
 /// The file, and those beside it.
@@ -30,7 +30,7 @@ pub(super) struct Names {
     pub(super) previous: PathBuf,
     /// What becomes the new or the previous generation.
     kept: PathBuf,
-    /// Made to see whether files can be.
+    /// Made only to find out whether files can be made.
     tried: PathBuf,
 }
 
@@ -156,7 +156,7 @@ pub(super) fn replace(disk: &mut impl Disk, names: &Names, bytes: &[u8], keep: b
         }
     }
     if keep {
-        // Not one more name, which would be overwritten too.
+        // A copy, not one more name: that would be overwritten too.
         disk.remove(kept)?;
         disk.copy(file, kept)?;
         disk.rename(kept, previous)?;

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::super::network::{Network, SocketOptions};
+use super::super::openings::Openings;
 use super::super::scripted::Scripted;
 use super::*;
 use crate::net::parse_brokers;
@@ -14,9 +15,9 @@ fn channel(net: &Scripted, broker: &str) -> Channel {
     let settings = ChannelSettings {
         net: Arc::new(net.clone()),
         options: SocketOptions::default(),
+        openings: Openings::default(),
         connect_timeout: CONNECT,
         io_timeout: IO,
-        dials: Arc::default(),
     };
     Channel::new(parse_brokers(broker).unwrap().remove(0), Arc::new(settings))
 }
@@ -369,30 +370,4 @@ fn how_long_it_was_well_is_counted_to_the_last_look() {
     assert_eq!(channel.well_for(), 12 * SECOND);
     channel.reset();
     assert_eq!(channel.well_for(), Duration::ZERO);
-}
-
-#[test]
-fn only_so_many_are_opened_to_a_broker_at_a_time_and_the_others_come_after_them() {
-    let net = Scripted::new();
-    let first = channel(&net, "10.0.0.1:5");
-    let another = || Channel::new(first.broker().clone(), first.settings.clone());
-    let mut opening: Vec<_> = (0..20).map(|_| another()).collect();
-    let dialing = |all: &mut Vec<Channel>| {
-        all.iter_mut().for_each(|channel| assert!(!channel.is_up() && !open(channel, &net).unwrap()));
-        all.iter().filter(|channel| channel.is_dialing()).count()
-    };
-    assert_eq!(dialing(&mut opening), 16);
-    // Others wait for a moment.
-    let waits = opening[19].due().since(net.now());
-    assert!(waits > Duration::ZERO && waits <= Duration::from_millis(20), "{waits:?}");
-    greet(&net, 0);
-    assert!(open(&mut opening[0], &net).unwrap());
-    drop(opening.remove(0));
-    drop(opening.remove(0));
-    net.pass(Duration::from_millis(20));
-    assert_eq!(dialing(&mut opening), 16);
-    // One whose owner does not come back gives way in the end.
-    net.pass(CONNECT);
-    let mut late = another();
-    assert!(!open(&mut late, &net).unwrap() && late.is_dialing());
 }
