@@ -244,6 +244,7 @@ impl Session {
         let mut until = self.now().after(timeout);
         loop {
             let began = self.now();
+            self.pool.replace(channel);
             if channel.open(began, LookUp::Allowed)? {
                 return Ok(());
             }

@@ -103,6 +103,7 @@ impl Fetcher {
         let channel = session.pool.take(broker);
         Fetcher {
             counted: channel.received(),
+            last_byte: channel.heard(),
             channel,
             decoder: new_decoder(session),
             buf: ReadBuf::new(READ_BUFFER, names.clone()),
@@ -114,7 +115,6 @@ impl Fetcher {
             need: 0,
             retry: RetryState::default(),
             revived: None,
-            last_byte: Time::ZERO,
             frame: Vec::new(),
         }
     }

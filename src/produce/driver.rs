@@ -236,6 +236,10 @@ impl Driver {
         if leader.is_full {
             return false;
         }
+        // Numbered bundles are decided on connections dialed after the one before was reset.
+        if !leader.used && !self.numbered {
+            self.session.pool.replace(&mut leader.channel);
+        }
         match leader.channel.open(now, look_up) {
             Ok(true) => {}
             Ok(false) => {
