@@ -94,8 +94,8 @@ impl Segments {
         self
     }
 
-    /// Begins with this number, or the first one above it; default 0, the first there is. What was read before, or that
-    /// it was finished, does not matter.
+    /// Begins with this number, or the first one above it; default 0, the first there is. It does not matter what was read
+    /// before, or whether it was finished.
     #[must_use]
     pub fn start_at(mut self, seq: u64) -> Segments {
         self.position = seq;
@@ -104,14 +104,14 @@ impl Segments {
         self
     }
 
-    /// How much a bundle may claim.
+    /// Sets how much a bundle may claim.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Segments {
         self.limits = limits;
         self
     }
 
-    /// The partition's files, by their first numbers, as they are now.
+    /// Returns the partition's files, in the order of their first numbers, as they are now.
     ///
     /// # Errors
     /// [`Error::File`] if the directory cannot be read.
@@ -208,7 +208,7 @@ impl Segments {
                 done.is_none_or(is_other) && file.last.is_none_or(|last| last >= position)
             };
             let files = self.files()?;
-            // Not the first one of all: there may be another, of a later beginning, that is being appended to.
+            // Not simply the first one: there may be another that begins later and is being appended to.
             let before = files.iter().rev().filter(|file| may_hold(file)).find(|file| file.first <= position);
             let next = before.or_else(|| files.iter().find(|file| may_hold(file) && file.first > position));
             let Some(next) = next else {
