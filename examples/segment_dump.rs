@@ -56,6 +56,9 @@ fn dump(dir: &str, from: u64) -> Result<(), Box<dyn Error>> {
     }
     out.flush()?;
     eprintln!("{count} messages");
+    for gap in segments.gaps() {
+        eprintln!("no file has the numbers {}..={}", gap.first, gap.last);
+    }
     if let Some((path, at)) = segments.cut_tail() {
         eprintln!("{} ends inside the bundle at byte {at}", path.display());
     }

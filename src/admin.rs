@@ -13,7 +13,7 @@ use crate::protocol::admin::{
     CreateTopicCode, CreateTopicRequest, DiscoverTopicsRequest, DiscoverTopologyRequest, NodeEntry, PartitionState,
     ReloadConfCode, ReloadConfRequest, StatusRequest, TopicEntry,
 };
-use crate::session::{LogEnd, Session};
+use crate::session::{Marks, Session};
 
 /// The most partitions a cluster makes; more are not refused but left out.
 const MAX_CLUSTER_PARTITIONS: u16 = 64;
@@ -108,22 +108,21 @@ pub(crate) fn partitions(session: &Session, topic: &str) -> Result<Vec<Partition
     check_topic(topic)?;
     let states = session.discover(topic, None)?;
     let ids: Vec<u16> = (0..u16::MAX).take(states.len()).collect();
-    let info =
-        |id: u16, end: LogEnd| PartitionInfo { id, first_available: end.first_available, high_water_mark: end.last };
     // A broker that stands alone leads everything.
     let led_elsewhere = |state| matches!(state, &PartitionState::Redirect(_) | &PartitionState::NoLeader);
-    if states.iter().any(led_elsewhere) || session.is_cluster() {
-        let ends = session.log_ends(topic, &ids, &session.leader_policy(), None)?;
-        return ids.iter().zip(ends).map(|(&id, end)| end.map(|end| info(id, end))).collect();
-    }
-    let of_state = |(&id, state): (&u16, &PartitionState)| match *state {
-        PartitionState::Marks { first_available, high_water_mark } => {
-            Ok(info(id, LogEnd { first_available, last: high_water_mark }))
-        }
-        PartitionState::SystemError => Err(Error::broker(topic, id, Fault::System)),
-        PartitionState::NoLeader | PartitionState::Redirect(_) => Err(Error::broker(topic, id, Fault::NoLeader)),
+    let marks = if states.iter().any(led_elsewhere) || session.is_cluster() {
+        session.log_ends(topic, &ids, &session.leader_policy(), None)?
+    } else {
+        let marks = |(&id, state): (&u16, &PartitionState)| match *state {
+            PartitionState::Marks { first_available, high_water_mark } => Ok((first_available, high_water_mark)),
+            _ => Err(Error::broker(topic, id, Fault::System)),
+        };
+        ids.iter().zip(&states).map(marks).collect()
     };
-    ids.iter().zip(&states).map(of_state).collect()
+    let info = |(id, marks): (u16, Result<Marks>)| {
+        marks.map(|(first_available, high_water_mark)| PartitionInfo { id, first_available, high_water_mark })
+    };
+    ids.into_iter().zip(marks).map(info).collect()
 }
 
 pub(crate) fn create_topic(session: &Session, topic: &str, partitions: u16, config: &TopicConfig) -> Result<()> {

@@ -78,9 +78,9 @@ pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, PartitionInfo, TopicInfo, T
 pub use brokers::Brokers;
 pub use client::{Client, ClientBuilder};
 pub use config::{Acks, Redirects};
-pub use consume::{Checkpoint, CloseHandle, ConsumeIter, Gap, OutOfRange, Position, Positions, Stats, Subscription};
+pub use consume::{Checkpoint, CloseHandle, ConsumeIter, OutOfRange, Position, Positions, Stats, Subscription};
 pub use error::{CheckpointFault, Error, Fault, Phase, Result};
-pub use message::{Batch, BatchIter, Message, MessageRef, Record, Start};
+pub use message::{Batch, BatchIter, Gap, Message, MessageRef, Record, Start};
 pub use produce::{ByKey, Failure, PartitionRecords, Partitioner, Producer, ProducerBuilder};
 pub use protocol::Limits;
 pub use protocol::bundle::Compression;

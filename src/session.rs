@@ -11,7 +11,7 @@ use log::{debug, warn};
 use crate::config::Config;
 use crate::error::{Error, Fault, Result};
 use crate::net::{
-    AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Pool, ReadBuf,
+    AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Openings, Pool, ReadBuf,
     RetryPolicy, RetryState, SocketOptions, Time, wait,
 };
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState, StatusRequest};
@@ -55,14 +55,8 @@ pub(crate) struct Failed {
     pub(crate) error: Error,
 }
 
-/// First available number and end of a partition's log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LogEnd {
-    /// 0 if there never was a message.
-    pub(crate) first_available: u64,
-    /// The last number assigned, 0 if there never was one.
-    pub(crate) last: u64,
-}
+/// First available number and high-water mark of a partition: the last number assigned. Both 0 if there never was a message.
+pub(crate) type Marks = (u64, u64);
 
 impl Session {
     pub(crate) fn new(config: Config, brokers: Vec<BrokerAddr>, net: Arc<dyn Network>) -> Session {
@@ -75,6 +69,7 @@ impl Session {
                 receive_buffer: config.receive_buffer,
                 send_buffer: config.send_buffer,
             },
+            openings: Openings::default(),
             connect_timeout: config.connect_timeout,
             io_timeout: config.io_timeout,
         });
@@ -385,7 +380,7 @@ impl Session {
     }
 
     /// First number and end of one partition's log, from its leader.
-    pub(crate) fn log_end(&self, topic: &str, partition: u16, closed: Option<&Closed>) -> Result<LogEnd> {
+    pub(crate) fn log_end(&self, topic: &str, partition: u16, closed: Option<&Closed>) -> Result<Marks> {
         let found = self.log_ends(topic, &[partition], &self.leader_policy(), closed)?.pop();
         found.unwrap_or_else(|| Err(Error::broker(topic, partition, Fault::UnknownPartition)))
     }
@@ -399,13 +394,13 @@ impl Session {
         ids: &[u16],
         policy: &RetryPolicy,
         closed: Option<&Closed>,
-    ) -> Result<Vec<Result<LogEnd>>> {
+    ) -> Result<Vec<Result<Marks>>> {
         let name: Arc<str> = topic.into();
-        let mut found: Vec<Option<Result<LogEnd>>> = vec![None; ids.len()];
+        let mut found: Vec<Option<Result<Marks>>> = vec![None; ids.len()];
         let mut state = RetryState::default();
         for round in 0.. {
             let mut at_leaders: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
-            let is_open = |found: &Option<Result<LogEnd>>| match found {
+            let is_open = |found: &Option<Result<Marks>>| match found {
                 None => true,
                 Some(found) => found.as_ref().is_err_and(Error::is_transient),
             };
@@ -465,7 +460,7 @@ impl Session {
         list: &[usize],
         patience: Duration,
         closed: Option<&Closed>,
-    ) -> Result<Vec<Result<LogEnd>>> {
+    ) -> Result<Vec<Result<Marks>>> {
         let wanted = |&index: &usize| FetchPartition { partition: ids[index], seq: BEYOND_END, fetch_size: 1 };
         let mut request = FetchRequest {
             client_version: 2,
@@ -482,12 +477,10 @@ impl Session {
             let end = match answer {
                 PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
                     self.book.learn(topic, id, leader.clone(), now);
-                    Ok(LogEnd { first_available, last: high_water_mark })
+                    Ok((first_available, high_water_mark))
                 }
                 // No message has such a number.
-                PartitionAnswer::Data { base, high_water_mark, .. } => {
-                    Ok(LogEnd { first_available: base.unwrap_or(0), last: high_water_mark })
-                }
+                PartitionAnswer::Data { base, high_water_mark, .. } => Ok((base.unwrap_or(0), high_water_mark)),
                 PartitionAnswer::Redirect(endpoint) => Err(match self.book.named(endpoint) {
                     Ok(Some(to)) => {
                         self.book.learn(topic, id, to, now);

@@ -396,6 +396,47 @@ fn files_larger_than_what_is_read_at_once() {
     });
 }
 
+#[test]
+fn numbers_that_no_file_has_are_left_out_and_listed() {
+    let (one, two) = (stored(None), stored(None).repeat(2));
+    let files: [(&str, &[u8]); 4] =
+        [("3-4_1.ilog", &two), ("5-5_1.ilog", &one), ("9-10_1.ilog", &two), ("12_1.log", &one)];
+    let dir = directory("gaps", &files);
+    let read = |from| {
+        let mut segments = Segments::open(&dir).unwrap().start_at(from);
+        let seqs: Vec<u64> = segments.by_ref().map(|message| message.unwrap().seq()).collect();
+        let gaps: Vec<_> =
+            segments.gaps().iter().map(|gap| (&*gap.topic, gap.partition, gap.first, gap.last)).collect();
+        assert!(gaps.iter().all(|gap| (gap.0, gap.1) == ("t", 0)));
+        (seqs, gaps.iter().map(|gap| (gap.2, gap.3)).collect::<Vec<_>>())
+    };
+    // What retention took from the beginning is no gap.
+    assert_eq!(read(0), (vec![3, 4, 5, 9, 10, 12], vec![(6, 8), (11, 11)]));
+    assert_eq!(read(7), (vec![9, 10, 12], vec![(11, 11)]));
+    let dir = dir.to_str().unwrap();
+    let stderr = run("segment_dump", &[dir]).2;
+    assert_eq!(stderr, "6 messages\nno file has the numbers 6..=8\nno file has the numbers 11..=11\n");
+}
+
+/// Listed again for each file, they would take minutes.
+#[test]
+fn thousands_of_files_are_listed_a_few_times_in_all() {
+    within(60, || {
+        // With every other number missing each file comes after a gap.
+        for step in [1, 2] {
+            let dir = directory(&format!("thousands{step}"), &[]);
+            for n in 0..10_000 {
+                let n = 1 + n * step;
+                fs::write(dir.join(format!("{n}-{n}_1.ilog")), stored(None)).unwrap();
+            }
+            let mut segments = Segments::open(&dir).unwrap();
+            assert_eq!(segments.by_ref().inspect(|message| assert!(message.is_ok())).count(), 10_000);
+            assert_eq!(segments.gaps().len(), if step == 1 { 0 } else { 9_999 });
+            fs::remove_dir_all(&dir).unwrap();
+        }
+    });
+}
+
 /// Names that no server gives: it ends with messages or an error all the same.
 #[test]
 fn files_of_absurd_names() {

@@ -10,12 +10,13 @@ use log::{debug, warn};
 use super::close::CloseHandle;
 use super::fetcher::{Answer, Fetcher, Stepped};
 use super::inbox::Inbox;
-use super::partition::{Lookahead, Lost};
+use super::partition::{Lookahead, Lost, Partition, Rules};
 use super::partitions::{Partitions, Told};
-use super::position::{Gap, Positions};
+use super::position::Positions;
 use super::stats::Stats;
+use super::subscription::Subscription;
 use crate::error::{Error, Result};
-use crate::message::{Batch, Message};
+use crate::message::{Batch, Gap, Message, TopicPartition};
 use crate::net::{BrokerAddr, LookUp, RetryPolicy, Time, wait};
 use crate::session::Session;
 
@@ -84,23 +85,29 @@ enum Filled {
 }
 
 impl ConsumeIter {
+    /// Those partitions of the subscription, and the topics it is to as a whole, with the number of their partitions.
     pub(super) fn new(
-        session: Arc<Session>,
-        partitions: Partitions,
-        limit: Option<u64>,
-        closer: CloseHandle,
+        session: &Arc<Session>,
+        subscription: Subscription,
+        partitions: Vec<(TopicPartition, Partition)>,
+        whole: &[(Arc<str>, u16)],
     ) -> ConsumeIter {
+        let in_cluster = session.is_cluster();
+        let retry = if in_cluster { session.leader_policy() } else { session.retry_policy() };
+        let bundle_limit = session.config.limits.bundle;
+        let rules = Rules { options: subscription.options, in_cluster, bundle_limit, retry };
+        let partitions = Partitions::new(partitions, whole, rules);
         ConsumeIter {
             inbox: Inbox::new(partitions.names()),
             retry: session.retry_policy(),
-            session,
+            session: session.clone(),
             partitions,
             fetchers: Vec::new(),
             places: HashMap::new(),
             turn: 0,
             prefetch: true,
-            closer,
-            remaining: limit.unwrap_or(u64::MAX),
+            closer: subscription.closer.unwrap_or_default(),
+            remaining: subscription.limit.unwrap_or(u64::MAX),
             finished: false,
         }
     }

@@ -23,7 +23,7 @@ mod subscription;
 pub use checkpoint::Checkpoint;
 pub use close::CloseHandle;
 pub use iter::ConsumeIter;
-pub use position::{Gap, Position, Positions};
+pub use position::{Position, Positions};
 pub(crate) use start::{find_time, subscribe};
 pub use stats::Stats;
 pub use subscription::{OutOfRange, Subscription};

@@ -18,10 +18,10 @@ use std::sync::Arc;
 use log::{debug, info, warn};
 
 use super::partition::{Failure, Lookahead, Lost, Next, Partition, Rules, State, Want};
-use super::position::{Gap, Position, Positions};
+use super::position::{Position, Positions};
 use super::stats::Stats;
 use crate::error::{Error, Fault};
-use crate::message::{TopicPartition, TopicPartitions};
+use crate::message::{Gap, TopicPartition, TopicPartitions};
 use crate::net::{BrokerAddr, Time};
 use crate::protocol::bundle::Entry;
 use crate::protocol::fetch::{MAX_PARTITIONS, PartitionAnswer};

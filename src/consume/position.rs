@@ -64,17 +64,3 @@ impl<'a> IntoIterator for &'a Positions {
         self.iter()
     }
 }
-
-/// Messages that retention took before they were delivered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Gap {
-    /// The topic.
-    pub topic: Arc<str>,
-    /// The partition.
-    pub partition: u16,
-    /// The first number that is gone.
-    pub first: u64,
-    /// The last number that is gone.
-    pub last: u64,
-}

@@ -6,12 +6,10 @@ use std::time::{Duration, SystemTime};
 use super::close::CloseHandle;
 use super::iter::ConsumeIter;
 use super::partition::Partition;
-use super::partitions::Partitions;
-use super::start::{Marks, rules};
 use super::subscription::{OutOfRange, Subscription};
 use crate::error::Result;
 use crate::message::{TopicPartition, millis_at_or_after};
-use crate::session::Session;
+use crate::session::{Marks, Session};
 
 /// Bytes to ask for with each probe, of which the first bundle is looked at, or the first small ones.
 const PROBE_SIZE: u32 = 4 << 10;
@@ -34,14 +32,12 @@ pub(super) fn seq_at(
     if low >= high {
         return Ok(end);
     }
-    let subscription = Subscription::partition(&**topic, partition);
-    let subscription = subscription.fetch_size(PROBE_SIZE).max_wait(Duration::ZERO).out_of_range(OutOfRange::Earliest);
+    let subscription = Subscription::partition(&**topic, partition).fetch_size(PROBE_SIZE).max_wait(Duration::ZERO);
     // A log that became shorter meanwhile is read from its beginning instead.
-    let options = subscription.beyond_end(OutOfRange::Earliest).options;
-    let place = Partition::new(low, Some((first_available, high_water_mark)), &options);
+    let subscription = subscription.out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Earliest);
+    let place = Partition::new(low, Some((first_available, high_water_mark)), &subscription.options);
     let name = TopicPartition { topic: topic.clone(), partition };
-    let partitions = Partitions::new(vec![(name, place)], &[], rules(session, options, session.is_cluster()));
-    let mut probes = ConsumeIter::new(session.clone(), partitions, None, closer.clone());
+    let mut probes = ConsumeIter::new(session, subscription.close_with(closer), vec![(name, place)], &[]);
     while low < high {
         let middle = low + (high - low) / 2;
         let batch = probes.batch_at(middle, high_water_mark)?;

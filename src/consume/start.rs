@@ -6,26 +6,22 @@ use std::time::{Duration, SystemTime};
 
 use super::close::CloseHandle;
 use super::iter::ConsumeIter;
-use super::partition::{Partition, Rules, before_end};
-use super::partitions::Partitions;
+use super::partition::{Partition, before_end};
 use super::search::seq_at;
-use super::subscription::{Options, Subscription, Wanted};
+use super::subscription::{Options, Subscription};
 use crate::error::{Error, Fault, Result};
 use crate::message::{Start, TopicPartition, check_topic};
 use crate::net::RetryPolicy;
 use crate::protocol::admin::PartitionState;
-use crate::session::Session;
+use crate::session::{Marks, Session};
 
 /// How long to look for a leader where a subscription does not wait for one: long enough to follow a redirect.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
-/// First available number and high-water mark.
-pub(crate) type Marks = (u64, u64);
-
 /// Finds the partitions, works out where each begins, and starts the iterator.
-pub(crate) fn subscribe(session: &Arc<Session>, subscription: Subscription) -> Result<ConsumeIter> {
+pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) -> Result<ConsumeIter> {
     subscription.check()?;
-    let closer = subscription.closer.clone().unwrap_or_default();
+    let closer = subscription.closer.get_or_insert_default().clone();
     let mut topics: HashMap<&str, (Arc<str>, Vec<PartitionState>)> = HashMap::new();
     let kept = subscription.resume.iter().map(|position| ((&*position.topic, position.partition), position.seq));
     let kept: HashMap<(&str, u16), u64> = kept.collect();
@@ -45,20 +41,18 @@ pub(crate) fn subscribe(session: &Arc<Session>, subscription: Subscription) -> R
         if wanted.partition.is_none() {
             whole.push((topic.clone(), count));
         }
-        let in_cluster = session.is_cluster();
-        let begin = Beginning { session, closer: &closer, in_cluster, topic, options: &subscription.options };
-        let places = ids.map(|id| Place::new(id, wanted, &subscription, kept.get(&(name, id)).copied(), states));
-        begin.begin(places.collect::<Result<_>>()?, &mut partitions)?;
+        let start = wanted.start.unwrap_or(subscription.start);
+        let place = |id| Place::new(topic, id, start, kept.get(&(name, id)).copied(), states);
+        let mut places: Vec<Place> = ids.map(place).collect::<Result<_>>()?;
+        if session.is_cluster() {
+            find_ends(session, &closer, topic, &mut places)?;
+        }
+        for place in places {
+            let partition = place.begin(session, &closer, topic, &subscription.options)?;
+            partitions.push((TopicPartition { topic: topic.clone(), partition: place.id }, partition));
+        }
     }
-    let rules = rules(session, subscription.options, session.is_cluster());
-    let partitions = Partitions::new(partitions, &whole, rules);
-    ConsumeIter::new(session.clone(), partitions, subscription.limit, closer).begin()
-}
-
-/// What holds for all partitions.
-pub(super) fn rules(session: &Session, options: Options, in_cluster: bool) -> Rules {
-    let retry = if in_cluster { session.leader_policy() } else { session.retry_policy() };
-    Rules { options, in_cluster, bundle_limit: session.config.limits.bundle, retry }
+    ConsumeIter::new(session, subscription, partitions, &whole).begin()
 }
 
 /// A partition, and what is known of where it begins.
@@ -72,82 +66,40 @@ struct Place {
 }
 
 impl Place {
-    fn new(
-        id: u16,
-        wanted: &Wanted,
-        subscription: &Subscription,
-        resumed: Option<u64>,
-        states: &[PartitionState],
-    ) -> Result<Place> {
-        let start = resumed.map_or(wanted.start.unwrap_or(subscription.start), Start::At);
-        let marks = match states.get(usize::from(id)) {
+    fn new(topic: &str, id: u16, start: Start, resumed: Option<u64>, states: &[PartitionState]) -> Result<Place> {
+        let mut place = Place { id, start: resumed.map_or(start, Start::At), resumed: resumed.is_some(), marks: None };
+        match states.get(usize::from(id)) {
             Some(&PartitionState::Marks { first_available, high_water_mark }) => {
-                Some((first_available, high_water_mark))
+                place.marks = Some((first_available, high_water_mark));
             }
-            Some(PartitionState::SystemError) if !matches!(start, Start::Earliest | Start::At(_)) => {
-                return Err(Error::broker(&wanted.topic, id, Fault::System));
+            Some(PartitionState::SystemError) if place.needs_end() => {
+                return Err(Error::broker(topic, id, Fault::System));
             }
-            _ => None,
-        };
-        Ok(Place { id, start, resumed: resumed.is_some(), marks })
+            _ => {}
+        }
+        Ok(place)
     }
 
     /// Whether the log's end tells where it begins.
     fn needs_end(&self) -> bool {
         !matches!(self.start, Start::Earliest | Start::At(_))
     }
-}
 
-/// Works out where the partitions of a topic begin.
-struct Beginning<'a> {
-    session: &'a Arc<Session>,
-    closer: &'a CloseHandle,
-    in_cluster: bool,
-    topic: &'a Arc<str>,
-    options: &'a Options,
-}
-
-impl Beginning<'_> {
-    fn begin(&self, mut places: Vec<Place>, out: &mut Vec<(TopicPartition, Partition)>) -> Result<()> {
-        if self.in_cluster {
-            // The marks of the others are no end of a log.
-            places.iter_mut().for_each(|place| place.marks = None);
-            self.find_ends(&mut places)?;
-        }
-        for place in places {
-            let partition = self.partition(&place)?;
-            out.push((TopicPartition { topic: self.topic.clone(), partition: place.id }, partition));
-        }
-        Ok(())
-    }
-
-    /// Asks the leaders for the ends that are needed, without waiting for those that are gone.
-    fn find_ends(&self, places: &mut [Place]) -> Result<()> {
-        let ids: Vec<u16> = places.iter().filter(|place| place.needs_end()).map(|place| place.id).collect();
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let policy = RetryPolicy { timeout: AT_ONCE, ..self.session.leader_policy() };
-        let ends = self.session.log_ends(self.topic, &ids, &policy, Some(self.closer.closed()))?;
-        for (place, end) in places.iter_mut().filter(|place| place.needs_end()).zip(ends) {
-            match end {
-                Ok(end) => place.marks = Some((end.first_available, end.last)),
-                Err(e) if e.is_transient() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    fn partition(&self, place: &Place) -> Result<Partition> {
-        let (marks, options) = (place.marks, self.options);
-        let back = match place.start {
+    fn begin(
+        &self,
+        session: &Arc<Session>,
+        closer: &CloseHandle,
+        topic: &Arc<str>,
+        options: &Options,
+    ) -> Result<Partition> {
+        let marks = self.marks;
+        let back = match self.start {
             Start::Earliest => return Ok(Partition::new(0, marks, options)),
-            Start::At(seq) if place.resumed => return Ok(Partition::resumed(seq, marks, options)),
+            Start::At(seq) if self.resumed => return Ok(Partition::resumed(seq, marks, options)),
             Start::At(seq) => return Ok(Partition::new(seq, marks, options)),
             Start::Time(time) => {
-                let marks = marks.map_or_else(|| self.await_marks(place.id), Ok)?;
-                let found = seq_at(self.session, self.closer, self.topic, place.id, marks, time)?;
+                let marks = marks.map_or_else(|| session.log_end(topic, self.id, Some(closer.closed())), Ok)?;
+                let found = seq_at(session, closer, topic, self.id, marks, time)?;
                 return Ok(Partition::new(found, Some(marks), options));
             }
             Start::Latest => 0,
@@ -158,11 +110,26 @@ impl Beginning<'_> {
             None => Partition::before_end(back, options),
         })
     }
+}
 
-    fn await_marks(&self, id: u16) -> Result<Marks> {
-        let end = self.session.log_end(self.topic, id, Some(self.closer.closed()))?;
-        Ok((end.first_available, end.last))
+/// Asks a cluster's leaders for the ends that are needed, without waiting for those that are gone.
+fn find_ends(session: &Session, closer: &CloseHandle, topic: &Arc<str>, places: &mut [Place]) -> Result<()> {
+    // What others know is no end of a log.
+    places.iter_mut().for_each(|place| place.marks = None);
+    let mut open: Vec<&mut Place> = places.iter_mut().filter(|place| place.needs_end()).collect();
+    if open.is_empty() {
+        return Ok(());
     }
+    let ids: Vec<u16> = open.iter().map(|place| place.id).collect();
+    let policy = RetryPolicy { timeout: AT_ONCE, ..session.leader_policy() };
+    for (place, end) in open.iter_mut().zip(session.log_ends(topic, &ids, &policy, Some(closer.closed()))?) {
+        match end {
+            Ok(marks) => place.marks = Some(marks),
+            Err(e) if e.is_transient() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// As [`Client::seq_at`](crate::Client::seq_at).
@@ -172,8 +139,8 @@ pub(crate) fn find_time(session: &Arc<Session>, topic: &str, id: u16, time: Syst
     seq_at(session, &CloseHandle::new(), &topic.into(), id, marks, time)
 }
 
-/// The first number and the high-water mark of a partition, once it has a leader that can be reached.
-pub(crate) fn await_marks(session: &Session, topic: &str, id: u16) -> Result<Marks> {
+/// The marks of a partition, once it has a leader that can be reached.
+fn await_marks(session: &Session, topic: &str, id: u16) -> Result<Marks> {
     if !session.is_cluster() {
         match session.discover(topic, None)?.get(usize::from(id)) {
             Some(&PartitionState::Marks { first_available, high_water_mark }) => {
@@ -185,5 +152,5 @@ pub(crate) fn await_marks(session: &Session, topic: &str, id: u16) -> Result<Mar
             None => return Err(Error::broker(topic, id, Fault::UnknownPartition)),
         }
     }
-    session.log_end(topic, id, None).map(|end| (end.first_available, end.last))
+    session.log_end(topic, id, None)
 }

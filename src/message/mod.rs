@@ -226,3 +226,17 @@ pub enum Start {
     /// when the subscription begins. If there is none, with the first one that arrives from then on, whatever its time stamp.
     Time(SystemTime),
 }
+
+/// Numbers whose messages are not delivered: retention took them, or no file has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gap {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: u16,
+    /// The first number that is gone.
+    pub first: u64,
+    /// The last number that is gone.
+    pub last: u64,
+}

@@ -9,6 +9,8 @@
 //!    └── open() finds it ended while idle: dial again, quietly
 //! ```
 //!
+//! While too many connections to the broker are on their way, one more is queued: down, and dialed when it is its turn.
+//!
 //! # Time
 //! A request is due on the connection's own clock, which stands still while an answer is being received. The answer has a
 //! deadline of its own, which every [`PROGRESS`] bytes move on; so has sending. Time that the caller spends elsewhere between
@@ -26,6 +28,7 @@ use super::addr::BrokerAddr;
 use super::buffer::{Fill, read};
 use super::dial::Dial;
 use super::network::{Interest, Socket, Time};
+use super::openings::{Opening, TURN};
 use super::settings::ChannelSettings;
 use crate::error::{Error, Phase, Result};
 
@@ -56,12 +59,18 @@ pub(crate) struct Channel {
     stale: u32,
     /// The address that worked last: tried first the next time.
     good: Option<SocketAddr>,
+    /// Held while the broker may not have heard from this connection.
+    opening: Option<Arc<Opening>>,
 }
 
 #[derive(Debug)]
 enum State {
     Down {
         /// Not to be dialed before.
+        until: Time,
+    },
+    /// Too many others are being opened.
+    Queued {
         until: Time,
     },
     Dialing(Dial),
@@ -118,7 +127,15 @@ impl Deadline {
 impl Channel {
     pub(crate) fn new(broker: BrokerAddr, settings: Arc<ChannelSettings>) -> Channel {
         let process = settings.net.process();
-        Channel { broker, settings, state: State::Down { until: Time::ZERO }, process, stale: 0, good: None }
+        Channel {
+            broker,
+            settings,
+            state: State::Down { until: Time::ZERO },
+            process,
+            stale: 0,
+            good: None,
+            opening: None,
+        }
     }
 
     pub(crate) fn broker(&self) -> &BrokerAddr {
@@ -147,9 +164,14 @@ impl Channel {
                     }
                 }
                 State::Up(_) => return Ok(true),
-                State::Down { until } if now < *until => return Ok(false),
-                State::Down { .. } => {
+                State::Down { until } | State::Queued { until } if now < *until => return Ok(false),
+                State::Down { .. } | State::Queued { .. } => {
+                    let Some(opening) = self.settings.openings.begin(&self.broker, now) else {
+                        self.state = State::Queued { until: now.after(TURN) };
+                        return Ok(false);
+                    };
                     let Some(addresses) = self.addresses(look_up)? else { return Ok(false) };
+                    self.opening = Some(opening);
                     // A look-up has taken time.
                     let now = self.settings.net.now().max(now);
                     self.state = State::Dialing(Dial::new(addresses, now, self.settings.connect_timeout));
@@ -159,6 +181,7 @@ impl Channel {
                     Ok(Some((socket, address))) => {
                         self.good = Some(address);
                         self.state = State::Up(Box::new(Up::new(socket, now)));
+                        self.opening.iter().for_each(|opening| opening.greeted(now));
                     }
                     Err(e) => {
                         self.close();
@@ -251,7 +274,7 @@ impl Channel {
         let fill = read(&*up.socket, room).map_err(|e| Error::io(&self.broker, phase, e))?;
         if let Fill::Bytes(n) = fill {
             trace!("{}: {n} bytes", self.broker);
-            self.stale = 0;
+            (self.stale, self.opening) = (0, None);
             up.on_received(n, now, io_timeout);
         }
         up.looked = now;
@@ -305,7 +328,7 @@ impl Channel {
     }
 
     pub(crate) fn is_dialing(&self) -> bool {
-        matches!(self.state, State::Dialing(_))
+        matches!(self.state, State::Dialing(_) | State::Queued { .. })
     }
 
     /// Whether nothing is queued or awaited.
@@ -334,7 +357,7 @@ impl Channel {
     /// What the connection is being used for.
     pub(crate) fn phase(&self) -> Phase {
         match &self.state {
-            State::Down { .. } => Phase::Connect,
+            State::Down { .. } | State::Queued { .. } => Phase::Connect,
             State::Dialing(dial) => dial.phase(),
             State::Up(up) if up.receive.is_some() => Phase::Read,
             State::Up(up) if up.waiting.is_empty() && !up.unsent.is_empty() => Phase::Send,
@@ -358,7 +381,7 @@ impl Channel {
     /// When something is due even if nothing arrives; for a channel that is down, when it may be dialed.
     pub(crate) fn due(&self) -> Time {
         match &self.state {
-            State::Down { until } => *until,
+            State::Down { until } | State::Queued { until } => *until,
             State::Dialing(dial) => dial.due(),
             State::Up(up) => up.due(),
         }
@@ -366,7 +389,7 @@ impl Channel {
 
     pub(crate) fn interests<'a>(&'a self, out: &mut Vec<Interest<'a>>) {
         match &self.state {
-            State::Down { .. } => {}
+            State::Down { .. } | State::Queued { .. } => {}
             State::Dialing(dial) => dial.interests(out),
             State::Up(_) => out.extend(self.interest()),
         }
@@ -392,10 +415,12 @@ impl Channel {
         if let State::Up(up) = std::mem::replace(&mut self.state, State::Down { until: Time::ZERO }) {
             up.socket.abort();
         }
+        self.opening = None;
     }
 
     /// Closes the connection in order.
     pub(crate) fn close(&mut self) {
+        self.opening = None;
         self.state = State::Down { until: Time::ZERO };
     }
 }

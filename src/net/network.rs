@@ -26,7 +26,6 @@ impl Time {
         Time(nanos)
     }
 
-    #[cfg(any(test, feature = "broker"))]
     pub(crate) const fn as_nanos(self) -> u64 {
         self.0
     }

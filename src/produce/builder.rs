@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::partitioner::{ByKey, Partitioner};
-use super::producer::Producer;
 use super::records::MAX_SET;
 use crate::config::{Acks, PublishOptions};
 use crate::error::{Error, Result};
 use crate::protocol::bundle::{Compression, MAX_MESSAGES};
 use crate::session::Session;
 
-/// The least value of `max_pending_bytes`.
+/// The least of pending bytes that may be allowed.
 const LEAST_PENDING: usize = 1 << 20;
 
-/// Settings for a [`Producer`], from [`Client::producer`](crate::Client::producer).
+/// Settings for a [`Producer`](crate::Producer), from [`Client::producer`](crate::Client::producer).
 #[must_use]
 pub struct ProducerBuilder {
     pub(super) session: Arc<Session>,
@@ -50,8 +49,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// How many bytes of a partition to collect before they are sent, 1 to 32 MiB. Counted before compression, with a few
-    /// bytes for each record. Default 512 KiB. A larger record goes alone.
+    /// How many bytes of a partition to collect before they are sent, before compression and some bytes for each record
+    /// included: 1 to 32 MiB. Default 512 KiB. A larger record goes alone.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
@@ -64,37 +63,36 @@ impl ProducerBuilder {
         self
     }
 
-    /// How many bytes of records that are neither stored nor have failed the producer holds at most, counted before
-    /// compression. A single partition may hold a quarter of that. Default 64 MiB, at least 1 MiB. A call to
-    /// [`send`](Producer::send) that would exceed it waits, as described there, and then returns [`Error::Full`]. A record
-    /// larger than the limit is taken when nothing else is held.
+    /// How many bytes the producer holds at most of records that are neither stored nor have failed, before compression; a
+    /// quarter of them for one partition. Default 64 MiB, at least 1 MiB. A call to [`send`](crate::Producer::send) that would exceed
+    /// it waits, as described there. A larger record is taken alone.
     pub fn max_pending_bytes(mut self, bytes: usize) -> Self {
         self.max_pending_bytes = bytes;
         self
     }
 
-    /// How many requests may be in flight to a broker at a time, at least 1. Default 5. A request that is not answered within
-    /// half a second is no longer counted: it waits for replicas, and must not hold up other partitions. With 1, each partition
-    /// has one request in flight, so a temporary refusal can never change the order.
+    /// How many requests may be in flight to a broker at a time, at least 1. Default 5. One that is not answered within half a
+    /// second is not counted any more: it waits for replicas, and must not hold up other
+    /// partitions. With 1, each partition has one request in flight, and what is refused for now never changes the order.
     pub fn window(mut self, requests: usize) -> Self {
         self.window = requests;
         self
     }
 
-    /// When to compress. Default: the client's [setting](crate::ClientBuilder::compression).
+    /// When to compress. Default: as the client was [told](crate::ClientBuilder::compression).
     pub fn compression(mut self, compression: Compression) -> Self {
         self.options.compression = compression;
         self
     }
 
-    /// Which replicas must have the records. Default: the client's [setting](crate::ClientBuilder::acks).
+    /// Which replicas must have the records. Default: as the client was [told](crate::ClientBuilder::acks).
     pub fn acks(mut self, acks: Acks) -> Self {
         self.options.acks = acks;
         self
     }
 
-    /// How long a cluster waits for those replicas. Default: the client's
-    /// [setting](crate::ClientBuilder::ack_timeout).
+    /// How long a cluster waits for those replicas. Default: as the client was
+    /// [told](crate::ClientBuilder::ack_timeout).
     pub fn ack_timeout(mut self, timeout: Duration) -> Self {
         self.options.ack_timeout = timeout;
         self
@@ -106,55 +104,45 @@ impl ProducerBuilder {
         self
     }
 
-    /// Stores every record exactly once, across lost connections and changes of leader: the producer gives the records their
-    /// sequence numbers (ProduceWithSeqnum requests). When the outcome of a request is unknown it asks the leader for the end
-    /// of its log, on a new connection, and sends again what is not there. The guarantee lasts as long as the producer, not
-    /// across a restart of the program: after one, wait for an [`io_timeout`](crate::ClientBuilder::io_timeout) before you
-    /// publish with a new idempotent producer.
+    /// Stores every record exactly once, whatever connections and leaders do: the producer gives the records their sequence
+    /// numbers, and where the outcome of a request is unknown it asks the leader for the end of its log, on a new connection,
+    /// and sends again what is not there (ProduceWithSeqnum requests). That holds while the producer lives, not over a restart
+    /// of the program: after one, wait for an [`io_timeout`](crate::ClientBuilder::io_timeout) before the next producer numbers.
     ///
-    /// **One writer per partition.** While this producer exists, nobody else may publish to its partitions: no other producer,
-    /// no other process, not this client's [`publish`](crate::Client::publish) either. Where the producer sees another writer's
-    /// messages, records fail with [`Fault::AnotherWriter`](crate::Fault::AnotherWriter) or
-    /// [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove); it cannot see all of them.
+    /// **One writer per partition.** Nobody else may publish to the partitions this producer publishes to, for as long as it
+    /// lives: no other producer, no other process, not this client's [`publish`](crate::Client::publish) either. Where another
+    /// writer's messages are seen, records fail with [`Fault::AnotherWriter`](crate::Fault::AnotherWriter) or
+    /// [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove); there may be some that are not seen.
     ///
-    /// One request at a time is in flight for each partition. Records that the leader has stored, but its replicas have not
-    /// confirmed in time, are held until they are confirmed; at the end of
-    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout) they fail as unknown. Failures keep their numbers:
-    /// [`retry_failures`](Producer::retry_failures) still stores them exactly once. If you drop failures that may be stored,
-    /// and they are not, their numbers remain unused: a gap.
+    /// One request at a time is in flight for each partition. Records that a leader has and its replicas have not confirmed in
+    /// time are held until they have; at the end of [`retry_timeout`](crate::ClientBuilder::retry_timeout) they fail, as unknown.
+    /// Failures keep their numbers: [`retry_failures`](crate::Producer::retry_failures) stores them exactly once even then, while dropping
+    /// those that may be stored leaves a gap in the numbers if they are not.
     ///
-    /// Three things can still store records twice or lose them: a proxy that delivers what it had buffered, two nodes that
-    /// both believe they lead, and a leader that comes back with a log that should have been cut.
+    /// What remains: a proxy that delivers what it had buffered, two nodes that both believe they lead, or a leader that comes
+    /// back with a log that should have been cut may still store records twice or not at all.
     pub fn idempotent(mut self) -> Self {
         self.idempotent = true;
         self
     }
 
-    /// Creates the producer. Nothing is sent yet.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a setting out of its range.
-    pub fn build(self) -> Result<Producer> {
+    pub(super) fn check(&self) -> Result<()> {
         self.options.check()?;
-        let refused = |what: &str, given: usize, most: usize| {
-            Err(Error::config(format!("producer: {what}: {given} given, 1 to {most} allowed")))
-        };
+        let refused = |what: &str| Err(Error::config(format!("producer: {what}")));
         if self.max_records == 0 || self.max_records > MAX_MESSAGES {
-            return refused("records", self.max_records as usize, MAX_MESSAGES as usize);
+            return refused(&format!("records: {} given, 1 to {MAX_MESSAGES} allowed", self.max_records));
         }
         if self.max_bytes == 0 || self.max_bytes > MAX_SET {
-            return refused("bytes", self.max_bytes, MAX_SET);
+            return refused(&format!("bytes: {} given, 1 to {MAX_SET} allowed", self.max_bytes));
         }
         if self.max_pending_bytes < LEAST_PENDING {
             let given = self.max_pending_bytes;
-            return Err(Error::config(format!(
-                "producer: pending bytes: {given} given, at least {LEAST_PENDING} needed"
-            )));
+            return refused(&format!("pending bytes: {given} given, at least {LEAST_PENDING} needed"));
         }
         if self.window == 0 {
-            return Err(Error::config("producer: window: 0 requests given, at least 1 needed"));
+            return refused("a window of no requests given, at least 1 needed");
         }
-        Ok(Producer::new(self))
+        Ok(())
     }
 }
 

@@ -76,12 +76,16 @@ struct Topic {
     turn: u16,
 }
 
-impl Producer {
-    pub(super) fn new(settings: ProducerBuilder) -> Producer {
-        let ProducerBuilder { ref session, options, window, idempotent, .. } = settings;
-        Producer {
-            driver: Driver::new(session.clone(), options, window, idempotent),
-            settings,
+impl ProducerBuilder {
+    /// Makes the producer. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a setting out of its range.
+    pub fn build(self) -> Result<Producer> {
+        self.check()?;
+        Ok(Producer {
+            driver: Driver::new(self.session.clone(), self.options, self.window, self.idempotent),
+            settings: self,
             topics: Vec::new(),
             by_name: HashMap::new(),
             latest: 0,
@@ -91,9 +95,11 @@ impl Producer {
             pending_bytes: 0,
             stored: 0,
             failures: Vec::new(),
-        }
+        })
     }
+}
 
+impl Producer {
     /// Takes a record for the partition that the [`Partitioner`](crate::Partitioner) chooses. The first record of a topic waits
     /// until the topic's partitions are known; they are counted again whenever a connection was lost.
     ///

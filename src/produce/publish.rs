@@ -42,7 +42,8 @@ pub(crate) fn publish_all(session: &Arc<Session>, given: &[PartitionRecords<'_>]
 /// As [`Client::publish_at`](crate::Client::publish_at).
 pub(crate) fn publish_at(session: &Arc<Session>, given: &PartitionRecords<'_>) -> Result<()> {
     given.check()?;
-    given.check_numbers(session.log_end(given.topic, given.partition, None)?.last)?;
+    let (_, end) = session.log_end(given.topic, given.partition, None)?;
+    given.check_numbers(end)?;
     run(session, std::slice::from_ref(given))?.pop().unwrap_or(Ok(()))
 }
 

@@ -17,32 +17,36 @@
 //! ```
 
 mod file;
+mod listing;
 
-use std::fs;
 use std::io;
 use std::iter::FusedIterator;
 use std::path::{Path, PathBuf};
 
+use file::OpenFile;
 pub use file::SegmentFile;
-use file::{OpenFile, range_of};
+use listing::Listing;
 
 use crate::error::{Error, Result};
-use crate::message::{Batch, DecodedBundle, Message, TopicPartition, TopicPartitions};
+use crate::message::{Batch, DecodedBundle, Gap, Message, TopicPartition, TopicPartitions};
 use crate::protocol::Limits;
 
-/// How often to look again when a file is gone that was there a moment ago: a live server closes, merges and removes.
+/// How often to look again when files are not where they were a moment ago: a live server closes, merges and removes.
 const LOOKS: u32 = 10;
 
 /// The messages in a partition's directory, in the order of their numbers, up to where the last file ends.
 ///
 /// It only reads, so the server that writes there may be running. If the last file ends inside a bundle, because the server is
 /// writing it, was cut off, or a copy was made meanwhile, the messages end before that bundle, and
-/// [`cut_tail`](Segments::cut_tail) says where. Any other damage ends it with [`Error::Corrupt`]. After one `Err` it is
-/// finished.
+/// [`cut_tail`](Segments::cut_tail) says where. Numbers that no file has are left out, and [`gaps`](Segments::gaps) lists them.
+/// Any other damage ends it with [`Error::Corrupt`]. After one `Err` it is finished.
 #[derive(Debug)]
 pub struct Segments {
     dir: PathBuf,
     limits: Limits,
+    /// The files as they were when last looked at.
+    listing: Option<Listing>,
+    gaps: Vec<Gap>,
     /// The next number to hand out; 0: the first there is.
     position: u64,
     file: Option<OpenFile>,
@@ -72,6 +76,8 @@ impl Segments {
         let segments = Segments {
             dir,
             limits: Limits::default(),
+            listing: None,
+            gaps: Vec::new(),
             position: 0,
             file: None,
             cut_tail: None,
@@ -80,7 +86,7 @@ impl Segments {
             failure: None,
             sources,
         };
-        segments.files()?;
+        segments.list()?;
         Ok(segments)
     }
 
@@ -101,6 +107,7 @@ impl Segments {
         self.position = seq;
         self.decoded.detach();
         (self.file, self.failure, self.cut_tail, self.finished) = (None, None, None, false);
+        (self.listing, self.gaps) = (None, Vec::new());
         self
     }
 
@@ -116,15 +123,17 @@ impl Segments {
     /// # Errors
     /// [`Error::File`] if the directory cannot be read.
     pub fn files(&self) -> Result<Vec<SegmentFile>> {
-        let trouble = |e| Error::file(&self.dir, e);
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(trouble)? {
-            let path = entry.map_err(trouble)?.path();
-            let range = path.file_name().and_then(|name| name.to_str()).and_then(range_of);
-            files.extend(range.map(|(first, last)| SegmentFile { path, first, last }));
-        }
-        files.sort_by(|a, b| (a.first, a.last.unwrap_or(u64::MAX)).cmp(&(b.first, b.last.unwrap_or(u64::MAX))));
-        Ok(files)
+        Ok(self.list()?.into_files())
+    }
+
+    fn list(&self) -> Result<Listing> {
+        Listing::of(&self.dir).map_err(|e| Error::file(&self.dir, e))
+    }
+
+    /// Numbers between those of one file and of the next that no file has, so far: messages that are lost, or were never
+    /// there because whoever published chose the numbers.
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
     }
 
     /// Returns the next number to be handed out: where to begin in order to continue later. 0 while nothing has come from
@@ -195,32 +204,42 @@ impl Segments {
 
     /// Opens the first file that may hold the position, other than the present one; `false` if there is none.
     fn open_next(&mut self) -> Result<bool> {
+        let done = self.file.as_ref();
+        // Everything in the present file has been delivered or skipped.
+        let position = done.map_or(self.position, |file| self.position.max(file.next()));
+        let mut gap = None;
         for look in 1.. {
-            let done = self.file.as_ref();
-            // Everything in the present file has been delivered or skipped.
-            let position = done.map_or(self.position, |file| self.position.max(file.next()));
-            let may_hold = |file: &SegmentFile| {
-                // A file that brought nothing makes way for later ones, or for itself if it was closed meanwhile.
-                let is_other = |done: &OpenFile| {
-                    let closed = done.is.last.is_none() && file.last.is_some();
-                    done.is.path != file.path && (file.first > done.is.first || position > done.opened_at() || closed)
-                };
-                done.is_none_or(is_other) && file.last.is_none_or(|last| last >= position)
-            };
-            let files = self.files()?;
-            // Not simply the first one: there may be another that begins later and is being appended to.
-            let before = files.iter().rev().filter(|file| may_hold(file)).find(|file| file.first <= position);
-            let next = before.or_else(|| files.iter().find(|file| may_hold(file) && file.first > position));
-            let Some(next) = next else {
+            let known = self.listing.take();
+            let is_fresh = known.is_none();
+            let listing = known.map_or_else(|| self.list(), Ok)?;
+            let Some(next) = listing.next(position, done) else {
+                if !is_fresh {
+                    continue;
+                }
                 self.cut_tail = done.and_then(|file| Some((file.is.path.clone(), file.cut_at()?)));
                 return Ok(false);
             };
+            let is_gap = done.is_some() && next.first > position;
+            // A file that was renamed while its directory was listed may have been missed.
+            if is_gap && !listing.is_confirmed() && gap != Some(next.first) && look < LOOKS {
+                gap = Some(next.first);
+                self.listing = Some(self.list()?.confirming(&listing));
+                continue;
+            }
             if let Some(done) = done.filter(|done| done.is.first != next.first) {
                 done.check_end()?;
             }
             match OpenFile::open(next, position, &self.sources) {
                 Ok(file) => {
-                    self.file = Some(file);
+                    if is_gap {
+                        self.gaps.extend(self.sources.first().map(|of| Gap {
+                            topic: of.topic.clone(),
+                            partition: of.partition,
+                            first: position,
+                            last: next.first - 1,
+                        }));
+                    }
+                    (self.file, self.listing) = (Some(file), Some(listing));
                     return Ok(true);
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound && look < LOOKS => {}

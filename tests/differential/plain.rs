@@ -266,7 +266,7 @@ pub fn bundles(chunk: &[u8], base: Option<u64>, from: u64, mark: u64, out: &mut 
             return Err(No::Bad("bundle of no bytes"));
         }
         let cut = len > rest.len();
-        let all = End::Cut((prefix + len) as u64);
+        let all = End::Cut(prefix as u64 + len as u64);
         let mut body = if cut { rest } else { &rest[..len] };
         rest = &rest[body.len()..];
         let header = match header(&mut body) {

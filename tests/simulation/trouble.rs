@@ -144,7 +144,6 @@ fn connections_that_are_cut_now_and_then_for_an_hour_are_no_trouble() {
 }
 
 #[test]
-#[ignore = "a server closes the oldest of more than 64 connections that have not sent a byte, and the pool does not limit them"]
 fn a_hundred_tasks_share_a_client() {
     let sim = Simulation::new(7);
     let broker = sim.broker();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::answer::Part;
 use super::connection::HangUp;
-use super::output::Part;
 use super::partition::{Leadership, Partition, Topic};
 use super::schedule::Event;
 use super::{Conn, Layout, Machine, lenient};

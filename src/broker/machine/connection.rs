@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 
-use super::output::Answer;
+use super::answer::Answer;
 use super::schedule::Event;
 use super::{Conn, End, Machine};
 use crate::broker::BrokerFault;

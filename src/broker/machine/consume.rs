@@ -3,19 +3,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::answer::Part;
 use super::connection::HangUp;
 use super::log::Lookup;
-use super::output::Part;
 use super::partition::Leadership;
 use super::segment::Chunk;
-use super::waits::WaitSlot;
+use super::waits::{MAX_FETCH, WaitSlot};
 use super::{Conn, Machine, lenient};
 use crate::broker::BrokerFault;
 use crate::protocol::fetch::{self, FetchHeader, FetchPartition, FetchRequest, PartitionAnswer, SEQ_TAIL, TopicAnswer};
 use crate::protocol::frame::Kind;
-
-/// To what fetch size and min bytes are cut.
-pub(super) const MAX_FETCH: u32 = 64 << 20;
 
 /// The most partitions a request may wait for.
 const MAX_WAITING: usize = 256;

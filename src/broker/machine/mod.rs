@@ -25,6 +25,7 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 mod admin;
+mod answer;
 mod behaviour;
 mod connection;
 mod consume;

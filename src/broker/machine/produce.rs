@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::answer::Part;
 use super::connection::HangUp;
 use super::log::Refused;
-use super::output::Part;
 use super::partition::Leadership;
 use super::schedule::{Event, Ticket};
 use super::segment::Bundle;

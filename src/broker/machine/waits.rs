@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::consume::MAX_FETCH;
+use super::answer::Part;
 use super::log::{Log, Stretch};
-use super::output::Part;
 use super::partition::Partition;
 use super::schedule::{Event, Ticket};
 use super::{Conn, Machine};
 use crate::net::Time;
 use crate::protocol::fetch::{self, FetchHeader, FetchRequest, PartitionAnswer, TopicAnswer};
+
+/// To what fetch size and min bytes are cut.
+pub(super) const MAX_FETCH: u32 = 64 << 20;
 
 /// The server's clock for expiring waits, in milliseconds.
 const CLOCK_MS: u64 = 128;

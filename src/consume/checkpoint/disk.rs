@@ -192,6 +192,14 @@ impl Disk for Os {
         }
         file.write_all(bytes)?;
         file.sync_all()?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            let (ours, there) = (file.metadata()?, fs::symlink_metadata(path)?);
+            if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, "somebody else is saving to it"));
+            }
+        }
         Ok(same_owner)
     }
 

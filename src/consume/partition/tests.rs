@@ -1,11 +1,16 @@
 #![allow(clippy::cast_possible_truncation)]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 
-use super::super::subscription::{MAX_FETCH_SIZE, Subscription};
+use super::super::subscription::{MAX_FETCH_SIZE, OutOfRange, Subscription};
+use super::answers::{MOST_HOPS, QUIET};
 use super::*;
-use crate::net::parse_brokers;
+use crate::error::Fault;
+use crate::net::{RetryPolicy, parse_brokers};
 use crate::protocol::bundle::Codec;
+use crate::protocol::fetch::PartitionAnswer;
+use crate::protocol::stream::ChunkEnd;
 
 const FOR_LONG: Duration = Duration::from_secs(60);
 

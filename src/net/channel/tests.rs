@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::super::network::{Network, SocketOptions};
+use super::super::openings::Openings;
 use super::super::scripted::Scripted;
 use super::*;
 use crate::net::parse_brokers;
@@ -14,6 +15,7 @@ fn channel(net: &Scripted, broker: &str) -> Channel {
     let settings = ChannelSettings {
         net: Arc::new(net.clone()),
         options: SocketOptions::default(),
+        openings: Openings::default(),
         connect_timeout: CONNECT,
         io_timeout: IO,
     };

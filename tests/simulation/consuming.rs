@@ -1,0 +1,374 @@
+//! Consuming in the simulated world: trouble that is noticed, got over, or reported in time.
+
+use std::time::Duration;
+
+use tank_client::broker::{Broker, BrokerFault};
+use tank_client::protocol::frame::Kind;
+use tank_client::simulation::{LinkSettings, Service, Simulation};
+use tank_client::{Client, ConsumeIter, Error, Fault, OutOfRange, Record, Start, Subscription};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn numbers(count: u64) -> Vec<String> {
+    (1..=count).map(|n| n.to_string()).collect()
+}
+
+/// Polls without waiting, every 5 ms for as long as that, until something comes of it.
+fn poll(sim: &Simulation, all: &mut ConsumeIter, most: Duration) -> tank_client::Result<Option<u64>> {
+    let begun = sim.now();
+    while sim.now() - begun < most {
+        let before = sim.now();
+        let found = all.next_timeout(Duration::ZERO);
+        assert_eq!(sim.now(), before, "it waited");
+        if let Some(message) = found? {
+            return Ok(Some(message.seq()));
+        }
+        sim.sleep(5 * MS);
+    }
+    Ok(None)
+}
+
+#[test]
+fn who_only_polls_notices_a_broker_that_hangs() {
+    let sim = Simulation::new(1);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    broker.append_payloads("orders", 0, &["tea"]);
+    let client = sim.client().io_timeout(2 * SECOND).retry_timeout(Duration::ZERO).connect(broker.brokers()).unwrap();
+    let from_start = Subscription::topic("orders").start(Start::Earliest).max_wait(SECOND);
+    let mut orders = client.subscribe(from_start).unwrap();
+    assert_eq!(poll(&sim, &mut orders, SECOND).unwrap(), Some(1));
+    assert_eq!(poll(&sim, &mut orders, 10 * SECOND).unwrap(), None);
+    broker.pause();
+    let begun = sim.now();
+    assert!(poll(&sim, &mut orders, 10 * SECOND).unwrap_err().is_timeout());
+    assert!(sim.now() - begun < 4 * SECOND, "{:?}", sim.now() - begun);
+}
+
+#[test]
+fn who_only_polls_follows_a_new_leader() {
+    let sim = Simulation::new(2);
+    let cluster = sim.cluster(3);
+    cluster.create_topic("orders", 1);
+    let client = sim.client().io_timeout(2 * SECOND).connect(cluster.brokers()).unwrap();
+    client.publish("orders", 0, &[Record::new("tea")]).unwrap();
+    let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
+    assert_eq!(poll(&sim, &mut orders, SECOND).unwrap(), Some(1));
+    let leader = cluster.leader("orders", 0).unwrap();
+    cluster.node(leader).pause();
+    sim.sleep(30 * SECOND);
+    assert_ne!(cluster.leader("orders", 0), Some(leader));
+    sim.client().connect(cluster.brokers()).unwrap().publish("orders", 0, &[Record::new("milk")]).unwrap();
+    assert!(poll(&sim, &mut orders, 30 * SECOND).unwrap().is_some());
+}
+
+#[test]
+fn who_looks_in_rarely_gets_over_lost_connections() {
+    let sim = Simulation::new(3);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    sim.set_links(&LinkSettings::default().latency(30 * MS..40 * MS));
+    let client = sim.client().retry_timeout(6 * SECOND).connect(broker.brokers()).unwrap();
+    let mut orders = client.subscribe(Subscription::partition("orders", 0)).unwrap();
+    for n in 1..=10 {
+        assert_eq!(orders.next_timeout(5 * MS).unwrap(), None);
+        sim.sleep(20 * SECOND);
+        sim.cut("broker");
+        sim.sleep(20 * SECOND);
+        broker.append_payloads("orders", 0, &["tea"]);
+        let found = (0..5).find_map(|_| {
+            sim.sleep(20 * SECOND);
+            orders.next_timeout(5 * MS).unwrap()
+        });
+        assert_eq!(found.map(|message| message.seq()), Some(n));
+    }
+}
+
+#[test]
+fn connections_lost_in_long_healthy_waits_are_not_one_long_trouble() {
+    let sim = Simulation::new(4);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    let client = sim.client().retry_timeout(2 * SECOND).connect(broker.brokers()).unwrap();
+    let mut orders = client.subscribe(Subscription::topic("orders").max_wait(600 * SECOND)).unwrap();
+    let world = sim.clone();
+    sim.every(100 * SECOND, move || world.cut("broker"));
+    let late = broker.clone();
+    sim.after(1050 * SECOND, move || drop(late.append_payloads("orders", 0, &["tea"])));
+    assert_eq!(orders.next().unwrap().unwrap().seq(), 1);
+}
+
+#[test]
+fn a_stop_condition_that_holds_already_ends_it_at_once() {
+    let sim = Simulation::new(5);
+    let broker = sim.broker();
+    broker.create_topic("orders", 2);
+    broker.append_payloads("orders", 0, &numbers(20));
+    let client = sim.client().connect(broker.brokers()).unwrap();
+    for (partition, start, stop) in [
+        (0, Start::At(11), 5),
+        (0, Start::At(6), 5),
+        (0, Start::Latest, 3),
+        (1, Start::Earliest, 0),
+        (1, Start::Latest, 0),
+    ] {
+        let all = Subscription::partition("orders", partition).start(start).stop_at_seq(stop).max_wait(3600 * SECOND);
+        let mut all = client.subscribe(all).unwrap();
+        let begun = sim.now();
+        assert!(all.next().is_none() && all.is_finished());
+        assert!(sim.now() - begun < SECOND, "{start:?} up to {stop} of {partition}");
+    }
+}
+
+#[test]
+fn stop_at_end_ends_where_the_log_became_shorter() {
+    let sim = Simulation::new(6);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    (0..10).for_each(|_| drop(broker.append_payloads("orders", 0, &["tea"])));
+    let client = sim.client().connect(broker.brokers()).unwrap();
+    let all = Subscription::partition("orders", 0).start(Start::Earliest).stop_at_end().fetch_size(1);
+    let mut all = client.subscribe(all).unwrap();
+    (1..=3).for_each(|n| assert_eq!(all.next().unwrap().unwrap().seq(), n));
+    broker.truncate_back("orders", 0, 6);
+    assert!(all.all(|message| message.unwrap().seq() <= 6));
+    assert!(all.is_finished() && sim.now() < 30 * SECOND, "{:?}", sim.now());
+}
+
+#[test]
+fn waits_too_short_to_ask_for_are_no_flood() {
+    for wait in [Duration::ZERO, Duration::from_micros(900)] {
+        let sim = Simulation::new(7);
+        let broker = sim.broker();
+        broker.create_topic("orders", 1);
+        let client = sim.client().connect(broker.brokers()).unwrap();
+        let mut orders = client.subscribe(Subscription::partition("orders", 0).max_wait(wait)).unwrap();
+        assert_eq!(orders.next_timeout(10 * SECOND).unwrap(), None);
+        assert!(orders.stats().fetches < 1000, "{wait:?}: {} fetches in 10 s", orders.stats().fetches);
+    }
+}
+
+#[test]
+fn a_leader_that_is_slow_to_greet_costs_no_loop() {
+    let sim = Simulation::new(8);
+    let cluster = sim.cluster_with(&Broker::cluster_builder(2).replication_factor(1));
+    cluster.create_topic("orders", 2);
+    let client = sim.client().connect(cluster.brokers()).unwrap();
+    for node in cluster.nodes() {
+        node.disconnect_all();
+        node.inject(BrokerFault::LatePing(4 * SECOND));
+    }
+    sim.sleep(SECOND);
+    let before = sim.counts().waits;
+    let mut orders = client.subscribe("orders").unwrap();
+    orders.next_timeout(10 * SECOND).unwrap();
+    let waits = sim.counts().waits - before;
+    assert!(waits < 200, "{waits} looks in {:?}", sim.now());
+}
+
+#[test]
+fn next_timeout_holds_while_a_request_trickles_out() {
+    let sim = Simulation::new(9);
+    let broker = sim.broker();
+    let topics: Vec<String> = (0..200).map(|n| format!("{n:0200}")).collect();
+    topics.iter().for_each(|topic| broker.create_topic(topic, 1));
+    let client = sim.client().connect(broker.brokers()).unwrap();
+    let mut all = Subscription::partition(topics[0].clone(), 0).start(Start::At(1));
+    for topic in &topics[1..] {
+        all = all.and_partition(topic.clone(), 0, Start::At(1));
+    }
+    sim.set_links(&LinkSettings::default().bandwidth(2_000));
+    let mut all = client.subscribe(all).unwrap();
+    broker.append_payloads(&topics[7], 0, &["tea"]);
+    let found = (0..200).find_map(|_| {
+        let begun = sim.now();
+        let found = all.next_timeout(200 * MS).unwrap();
+        assert!(sim.now() - begun <= 201 * MS, "{:?}", sim.now() - begun);
+        found
+    });
+    assert_eq!(found.unwrap().payload(), b"tea");
+}
+
+#[test]
+fn another_service_at_the_leaders_address_is_waited_out_and_then_reported() {
+    for service in [Service::Http, Service::Mute, Service::Greeting(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec())] {
+        let sim = Simulation::new(10);
+        let broker = sim.broker();
+        broker.create_topic("orders", 1);
+        let client = sim.client().connect_timeout(2 * SECOND).connect(broker.brokers()).unwrap();
+        let mut orders = client.subscribe("orders").unwrap();
+        assert_eq!(orders.next_timeout(SECOND).unwrap(), None);
+        sim.take_over("broker", service.clone());
+        let (world, late) = (sim.clone(), broker.clone());
+        sim.after(20 * SECOND, move || {
+            world.take_over("broker", None);
+            late.append_payloads("orders", 0, &["tea"]);
+        });
+        assert_eq!(orders.next().unwrap().unwrap().payload(), b"tea");
+        sim.take_over("broker", service);
+        let begun = sim.now();
+        orders.next().unwrap().unwrap_err();
+        let took = sim.now() - begun;
+        assert!(took >= 55 * SECOND && took < 75 * SECOND, "{took:?}");
+    }
+}
+
+/// A log whose numbers jump where its active segment begins: a server that is asked for one of them dies.
+fn with_a_gap(broker: &Broker) {
+    use tank_client::broker::sparse_bundle;
+    use tank_client::protocol::bundle::{Compression, RawMessage};
+    broker.create_topic("orders", 1);
+    broker.append_payloads("orders", 0, &numbers(10));
+    broker.roll_segment("orders", 0);
+    broker.append_payloads("orders", 0, &["11"]);
+    let message = |payload| RawMessage { timestamp_ms: 1000, key: None, payload };
+    broker.compact("orders", 0, &[&sparse_bundle(&[(2, message(b"2")), (5, message(b"5"))], Compression::None)]);
+}
+
+#[test]
+fn a_gap_that_kills_a_server_kills_it_twice_at_most_and_says_how_to_skip_it() {
+    let sim = Simulation::new(11);
+    let broker = sim.broker();
+    with_a_gap(&broker);
+    let client = sim.client().connect(broker.brokers()).unwrap();
+    broker.forget_requests();
+    let mut all = client.subscribe(Subscription::topic("orders").start(Start::Earliest).stop_at_end()).unwrap();
+    assert_eq!([2, 5].map(|_| all.next().unwrap().unwrap().seq()), [2, 5]);
+    let e = all.next().unwrap().unwrap_err();
+    assert!(matches!(e, Error::Broker { fault: Fault::Deadly { seq: 6, mark: 11 }, .. }), "{e:?}");
+    assert!(e.to_string().contains("11"), "{e}");
+    let deadly = |broker: &Broker| {
+        let fetches = broker.requests().into_iter().filter_map(|request| request.fetch().ok());
+        fetches.filter(|fetch| fetch.slots().any(|(_, slot)| (6..=10).contains(&slot.seq))).count()
+    };
+    assert!(deadly(&broker) <= 2, "sent {} times", deadly(&broker));
+    let skipped = Subscription::partition("orders", 0).start(Start::At(11)).stop_at_end();
+    assert_eq!(client.subscribe(skipped).unwrap().map(|message| message.unwrap().seq()).collect::<Vec<_>>(), [11]);
+    sim.sleep(10 * SECOND);
+    broker.forget_requests();
+    drop(client.seq_at("orders", 0, std::time::UNIX_EPOCH + 5 * SECOND));
+    assert!(deadly(&broker) <= 2, "seq_at sent it {} times", deadly(&broker));
+}
+
+#[test]
+fn three_messages_that_are_lost_do_not_bring_back_all_others() {
+    for policy in [OutOfRange::Fail, OutOfRange::Latest, OutOfRange::Earliest] {
+        let sim = Simulation::new(12);
+        let broker = sim.broker();
+        broker.create_topic("orders", 1);
+        (0..100).for_each(|_| drop(broker.append_payloads("orders", 0, &["tea"])));
+        let client = sim.client().connect(broker.brokers()).unwrap();
+        let all = Subscription::topic("orders").start(Start::Earliest).out_of_range(OutOfRange::Earliest);
+        let mut all = client.subscribe(all.beyond_end(policy)).unwrap();
+        (1..=100).for_each(|n| assert_eq!(all.next().unwrap().unwrap().seq(), n));
+        broker.stop();
+        broker.truncate_back("orders", 0, 97);
+        broker.restart().unwrap();
+        let next = all.next_timeout(20 * SECOND);
+        match policy {
+            OutOfRange::Earliest => assert_eq!(next.unwrap().unwrap().seq(), 1, "as was asked for"),
+            OutOfRange::Latest => {
+                assert_eq!(next.unwrap(), None);
+                broker.append_payloads("orders", 0, &["milk"]);
+                assert_eq!(all.next().unwrap().unwrap().seq(), 98);
+            }
+            _ => assert!(matches!(next, Err(Error::Recreated { .. } | Error::OutOfRange { .. })), "{next:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_partition_that_is_added_is_read_from_its_first_message() {
+    let sim = Simulation::new(13);
+    let broker = sim.broker();
+    broker.create_topic("orders", 2);
+    let client = sim.client().connect(broker.brokers()).unwrap();
+    let mut orders = client.subscribe("orders").unwrap();
+    assert_eq!(orders.next_timeout(SECOND).unwrap(), None);
+    // A server reads its directories when it starts.
+    broker.stop();
+    broker.create_topic("orders", 4);
+    broker.append_payloads("orders", 3, &["tea"]);
+    broker.restart().unwrap();
+    broker.append_payloads("orders", 2, &["milk"]);
+    let mut found = [0; 2].map(|_| orders.next_timeout(60 * SECOND).unwrap().expect("a message").partition());
+    found.sort();
+    assert_eq!(found, [2, 3]);
+}
+
+#[test]
+fn a_retention_that_moves_on_does_not_starve_a_reader() {
+    let sim = Simulation::new(14);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    for n in 1..=2000u64 {
+        broker.append_payloads("orders", 0, &[n.to_string()]);
+        broker.roll_segment("orders", 0);
+    }
+    sim.set_links(&LinkSettings::default().latency(10 * MS..20 * MS));
+    let client = sim.client().retry_timeout(5 * SECOND).connect(broker.brokers()).unwrap();
+    let all = Subscription::topic("orders").start(Start::At(1)).out_of_range(OutOfRange::Earliest);
+    let moving = broker.clone();
+    // One message goes every 30 ms, for as long as a minute.
+    sim.every(30 * MS, move || {
+        let first = moving.first_available("orders", 0);
+        if first < 2000 {
+            moving.truncate_front("orders", 0, first + 1);
+        }
+    });
+    let mut all = client.subscribe(all).unwrap();
+    assert!(all.next_timeout(10 * SECOND).unwrap().is_some(), "{:?} at {:?}", all.stats(), all.positions());
+}
+
+#[test]
+fn whatever_is_called_waits_while_the_broker_is_away_for_a_moment() {
+    type Call = fn(&Client) -> tank_client::Result<()>;
+    let calls: [(&str, Call); 12] = [
+        ("publish", |client| client.publish("orders", 0, &[Record::new("x")])),
+        ("publish_at", |client| client.publish_at("orders", 1, &[(1000, Record::new("x"))])),
+        ("subscribe", |client| client.subscribe(Subscription::topic("orders").start(Start::Earliest)).map(drop)),
+        ("partitions", |client| client.partitions("orders").map(drop)),
+        ("topics", |client| client.topics().map(drop)),
+        ("status", |client| client.status().map(drop)),
+        ("ping", |client| client.ping().map(drop)),
+        ("seq_at", |client| client.seq_at("orders", 0, std::time::UNIX_EPOCH + SECOND).map(drop)),
+        ("reload_config", |client| client.reload_config("orders", 0)),
+        ("create_topic", |client| client.create_topic("new", 1, &tank_client::TopicConfig::new())),
+        ("send", |client| {
+            let mut producer = client.producer().build()?;
+            producer.send("orders", Record::new("x")).and_then(|()| producer.flush())
+        }),
+        ("idempotent", |client| {
+            let mut producer = client.producer().idempotent().build()?;
+            producer.send_to("orders", 2, Record::new("x")).and_then(|()| producer.flush())
+        }),
+    ];
+    for (name, call) in calls {
+        let sim = Simulation::new(15);
+        let broker = sim.broker();
+        broker.create_topic("orders", 3);
+        broker.set_config("orders", 0, Some("log.segment.bytes=1000000"));
+        let client = sim.client().connect(broker.brokers()).unwrap();
+        broker.stop();
+        let back = broker.clone();
+        sim.after(1500 * MS, move || back.restart().unwrap());
+        let done = call(&client);
+        assert!(done.is_ok(), "{name}: {done:?} after {:?}", sim.now());
+        assert!(sim.now() < 5 * SECOND, "{name}: {:?}", sim.now());
+    }
+}
+
+#[test]
+fn a_wait_that_ends_early_again_and_again_is_no_loop_without_a_pause() {
+    let sim = Simulation::new(16);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    let client = sim.client().connect(broker.brokers()).unwrap();
+    let nothing = tank_client::protocol::fetch::PartitionAnswer::Data { base: Some(0), high_water_mark: 0, len: 0 };
+    broker.inject_times(BrokerFault::RefuseConsume(nothing), u64::MAX);
+    let mut orders = client.subscribe("orders").unwrap();
+    assert_eq!(orders.next_timeout(600 * SECOND).unwrap(), None);
+    let fetches = broker.stats().requests(Kind::Consume);
+    assert!(fetches < 600, "{fetches} fetches in ten minutes");
+}

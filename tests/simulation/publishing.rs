@@ -1,0 +1,213 @@
+//! Publishing in the simulated world: what is stored, what is not, and how long that takes to find out.
+
+use std::time::Duration;
+
+use tank_client::simulation::{LinkSettings, Simulation};
+use tank_client::{Compression, Error, Record, Start, Subscription};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Every payload of a partition, in order.
+fn stored(client: &tank_client::Client, topic: &str, partition: u16) -> Vec<String> {
+    let all = Subscription::partition(topic, partition).start(Start::Earliest).stop_at_end();
+    let text = |message: tank_client::Result<_>| -> String {
+        let message: tank_client::Message = message.unwrap();
+        String::from_utf8_lossy(message.payload()).into_owned()
+    };
+    client.subscribe(all).unwrap().map(text).collect()
+}
+
+#[test]
+fn a_record_each_18_seconds_is_stored_however_far_away_the_broker_is() {
+    for latency in [50 * MS / 1000, 5 * MS, 300 * MS] {
+        let sim = Simulation::new(1);
+        let broker = sim.broker();
+        broker.create_topic("orders", 1);
+        sim.set_links(&LinkSettings::default().latency(latency..latency + MS / 100));
+        let client = sim.client().connect(broker.brokers()).unwrap();
+        let mut producer = client.producer().max_records(1).build().unwrap();
+        for n in 0..20 {
+            producer.send_to("orders", 0, Record::new(&format!("{n}"))).unwrap();
+            sim.sleep(18 * SECOND);
+            client.publish("orders", 0, &[Record::new("beside")]).unwrap();
+            sim.sleep(18 * SECOND);
+        }
+        producer.flush().unwrap();
+        let all = stored(&client, "orders", 0);
+        let sent: Vec<_> = all.iter().filter(|payload| *payload != "beside").cloned().collect();
+        assert_eq!(sent, (0..20).map(|n| n.to_string()).collect::<Vec<_>>(), "{latency:?}");
+        assert_eq!(all.len(), 40);
+        assert!(broker.stats().accepted < 10, "{:?}", broker.stats());
+    }
+}
+
+#[test]
+fn poll_takes_no_time_and_healthy_partitions_are_stored_while_a_leader_hangs() {
+    let sim = Simulation::new(2);
+    let settings = tank_client::broker::Broker::cluster_builder(3).replication_factor(1);
+    let cluster = sim.cluster_with(&settings);
+    cluster.create_topic("orders", 6);
+    let client = sim.client().connect(cluster.brokers()).unwrap();
+    let mut producer = client.producer().max_records(1).build().unwrap();
+    for partition in 0..6 {
+        producer.send_to("orders", partition, Record::new("first")).unwrap();
+    }
+    producer.flush().unwrap();
+    let hung = cluster.leader("orders", 0).unwrap();
+    cluster.node(hung).pause();
+    let healthy: Vec<u16> = (0..6).filter(|&id| cluster.leader("orders", id) != Some(hung)).collect();
+    producer.send_to("orders", 0, Record::new("into the void")).unwrap();
+    for n in 1..300 {
+        let begun = sim.now();
+        for &partition in &healthy {
+            producer.send_to("orders", partition, Record::new("more")).unwrap();
+        }
+        producer.poll().unwrap();
+        assert_eq!(sim.now(), begun, "round {n}");
+        sim.sleep(100 * MS);
+        producer.poll().unwrap();
+        if n % 10 == 0 {
+            sim.sleep(100 * MS);
+            producer.poll().unwrap();
+            for &partition in &healthy {
+                let mark =
+                    cluster.node(cluster.leader("orders", partition).unwrap()).high_water_mark("orders", partition);
+                assert_eq!(mark, 1 + n, "partition {partition}");
+            }
+        }
+    }
+}
+
+#[test]
+fn retry_timeout_holds_however_many_brokers_hang() {
+    for nodes in [1, 3, 12] {
+        let sim = Simulation::new(3);
+        let settings = tank_client::broker::Broker::cluster_builder(nodes).replication_factor(1);
+        let cluster = sim.cluster_with(&settings);
+        cluster.create_topic("orders", nodes as u16);
+        let client = sim.client().retry_timeout(SECOND).connect_timeout(SECOND).io_timeout(SECOND).ack_timeout(SECOND);
+        let client = client.connect(cluster.brokers()).unwrap();
+        client.partitions("orders").unwrap();
+        cluster.nodes().iter().for_each(|node| node.disconnect_all());
+        cluster.nodes().iter().for_each(|node| node.pause());
+        sim.sleep(100 * MS);
+        let timed = |what: &str, call: &mut dyn FnMut() -> bool| {
+            let begun = sim.now();
+            assert!(!call(), "{what} with {nodes} brokers that hang");
+            let took = sim.now() - begun;
+            assert!(took < 4 * SECOND, "{what} with {nodes} brokers that hang: {took:?}");
+        };
+        timed("publish", &mut || client.publish("orders", 0, &[Record::new("x")]).is_ok());
+        timed("partitions", &mut || client.partitions("orders").is_ok());
+        timed("subscribe", &mut || client.subscribe("orders").and_then(|mut all| all.next().unwrap()).is_ok());
+        let mut producer = client.producer().build().unwrap();
+        producer.send_to("orders", 0, Record::new("x")).unwrap();
+        timed("flush", &mut || producer.flush().is_ok());
+    }
+}
+
+#[test]
+fn a_large_request_gets_through_a_narrow_line_for_longer_than_any_time_out() {
+    let sim = Simulation::new(4);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    sim.set_links(&LinkSettings::default().bandwidth(50_000));
+    let client = sim.client().io_timeout(2 * SECOND).retry_timeout(Duration::ZERO).compression(Compression::None);
+    let client = client.connect(broker.brokers()).unwrap();
+    let large = vec![7; 4 << 20];
+    client.publish("orders", 0, &[Record::new(&large)]).unwrap();
+    let mut producer = client.producer().build().unwrap();
+    producer.send_to("orders", 0, Record::new(&large)).unwrap();
+    producer.flush().unwrap();
+    assert_eq!(broker.high_water_mark("orders", 0), 2);
+    assert!(sim.now() > 120 * SECOND);
+    // And back.
+    let all = Subscription::topic("orders").start(Start::Earliest).stop_at_end();
+    assert_eq!(client.subscribe(all).unwrap().map(|message| message.unwrap().payload().len()).sum::<usize>(), 8 << 20);
+    // Its bundle is not wanted; the one behind it is.
+    broker.append_payloads("orders", 0, &["small"]);
+    let last = Subscription::partition("orders", 0).start(Start::At(3)).stop_at_end();
+    assert_eq!(client.subscribe(last).unwrap().map(|message| message.unwrap().seq()).collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn a_hundred_leaders_that_greet_late_take_one_connection_each() {
+    let sim = Simulation::new(5);
+    let cluster = sim.cluster_with(&tank_client::broker::Broker::cluster_builder(100).replication_factor(1));
+    cluster.create_topic("orders", 100);
+    sim.set_links(&LinkSettings::default().latency(30 * MS..31 * MS));
+    let client = sim.client().connect(cluster.brokers()).unwrap();
+    let mut producer = client.producer().max_records(1).build().unwrap();
+    for _ in 0..5 {
+        (0..100).for_each(|partition| producer.send_to("orders", partition, Record::new("x")).unwrap());
+        producer.flush().unwrap();
+    }
+    assert!(sim.counts().connections < 110, "{:?}", sim.counts());
+    assert!(sim.now() < 3 * SECOND, "{:?}", sim.now());
+    let all = client.subscribe(Subscription::topic("orders").start(Start::Earliest).stop_at_end()).unwrap();
+    assert_eq!(all.count(), 500);
+    assert!(sim.counts().connections < 220, "{:?}", sim.counts());
+}
+
+#[test]
+fn many_threads_share_a_client_and_none_is_left_in_doubt() {
+    let sim = Simulation::new(6);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    sim.set_links(&LinkSettings::default().latency(2 * MS..20 * MS));
+    let client = sim.client().connect(broker.brokers()).unwrap();
+    let publish = |n: usize| {
+        let client = client.clone();
+        sim.spawn(&format!("publisher {n}"), move || {
+            (0..5).for_each(|_| client.publish("orders", 0, &[Record::new("x")]).unwrap())
+        })
+    };
+    let tasks: Vec<_> = (0..200).map(publish).collect();
+    tasks.into_iter().for_each(|task| task.join());
+    assert_eq!(broker.high_water_mark("orders", 0), 1000);
+    assert!(broker.stats().accepted <= 64, "{:?}", broker.stats());
+}
+
+#[test]
+fn what_was_reported_unknown_is_not_stored_when_the_line_comes_back() {
+    let sim = Simulation::new(7);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    let client = sim.client().io_timeout(10 * SECOND).connect(broker.brokers()).unwrap();
+    client.publish("orders", 0, &[Record::new("first")]).unwrap();
+    sim.separate("client", "broker");
+    let e = client.publish("orders", 0, &[Record::new("lost")]).unwrap_err();
+    assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e}");
+    let world = sim.clone();
+    sim.after(SECOND, move || world.rejoin("client", "broker"));
+    client.publish("orders", 0, &[Record::new("last")]).unwrap();
+    sim.sleep(120 * SECOND);
+    assert_eq!(stored(&client, "orders", 0), ["first", "last"]);
+}
+
+#[test]
+fn the_end_of_a_log_is_its_leaders_after_a_fail_over() {
+    for seed in 0..5 {
+        let sim = Simulation::new(seed);
+        let cluster = sim.cluster_with(&tank_client::broker::Broker::cluster_builder(3).replication_factor(2));
+        cluster.create_topic("orders", 1);
+        let client = sim.client().connect(cluster.brokers()).unwrap();
+        for n in 1..=100 {
+            client.publish("orders", 0, &[Record::new(&format!("{n}"))]).unwrap();
+        }
+        cluster.kill(cluster.leader("orders", 0).unwrap());
+        sim.sleep(40 * SECOND);
+        let info = client.partitions("orders").unwrap();
+        assert_eq!(info.len(), 1);
+        assert_eq!(client.seq_at("orders", 0, sim.wall_clock() + SECOND).unwrap(), 101, "seed {seed}");
+        let mut latest = client.subscribe(Subscription::partition("orders", 0).start(Start::Latest)).unwrap();
+        assert_eq!(latest.next_timeout(10 * SECOND).unwrap(), None, "seed {seed}");
+        assert!(client.publish_at("orders", 0, &[(50, Record::new("x"))]).is_err(), "seed {seed}");
+        let mut producer = client.producer().idempotent().build().unwrap();
+        producer.send_to("orders", 0, Record::new("101")).unwrap();
+        producer.flush().unwrap();
+        assert_eq!(latest.next().unwrap().unwrap().seq(), 101, "seed {seed}");
+        assert_eq!(stored(&client, "orders", 0), (1..=101).map(|n| n.to_string()).collect::<Vec<_>>(), "seed {seed}");
+    }
+}

@@ -1,0 +1,127 @@
+//! Names, addresses and descriptors in the simulated world: how brokers are reached, and when that is given up.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use tank_client::simulation::{LinkSettings, Simulation};
+use tank_client::{Record, Redirects, Start, Subscription};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn nobody(n: u8) -> IpAddr {
+    Ipv4Addr::new(10, 9, 9, n).into()
+}
+
+#[test]
+fn a_look_up_may_take_longer_than_connecting() {
+    let sim = Simulation::new(1);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    sim.set_name("tank-1", &[sim.address_of("broker")]);
+    sim.delay_name("tank-1", 11 * SECOND);
+    let client = sim.client().connect_timeout(2 * SECOND).connect("tank-1").unwrap();
+    assert!(sim.now() < 13 * SECOND, "{:?}", sim.now());
+    // A lost connection has to be dialed anew, also by those who must not wait for a look-up.
+    let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
+    let mut producer = client.producer().max_records(1).build().unwrap();
+    producer.send_to("orders", 0, Record::new("tea")).unwrap();
+    producer.flush().unwrap();
+    assert!(orders.next().unwrap().is_ok());
+    for n in 0..3 {
+        sim.cut("broker");
+        sim.sleep(SECOND);
+        producer.send_to("orders", 0, Record::new("tea")).unwrap();
+        let found = (0..1000).find_map(|_| {
+            let begun = sim.now();
+            producer.poll().unwrap();
+            let found = orders.next_timeout(Duration::ZERO).unwrap();
+            assert_eq!(sim.now(), begun, "a look-up in a call that must not wait");
+            sim.sleep(20 * MS);
+            found
+        });
+        assert!(found.is_some(), "round {n}");
+    }
+}
+
+#[test]
+fn a_name_of_many_addresses_is_reached_over_a_long_line() {
+    for (count, timeout) in [(8, 3), (32, 10)] {
+        let sim = Simulation::new(2);
+        let broker = sim.broker();
+        let mut addresses: Vec<IpAddr> = (1..count).map(nobody).collect();
+        // Only the last one is alive.
+        addresses.push(sim.address_of("broker"));
+        sim.set_name("many", &addresses);
+        sim.set_links(&LinkSettings::default().latency(125 * MS..126 * MS));
+        let client = sim.client().connect_timeout(timeout * SECOND).connect("many").unwrap();
+        client.ping().unwrap();
+        drop(broker);
+    }
+}
+
+#[test]
+fn a_dead_first_address_costs_a_moment_once() {
+    let sim = Simulation::new(3);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    sim.set_name("dual", &[nobody(1), sim.address_of("broker")]);
+    let client = sim.client().connect("dual").unwrap();
+    assert!(sim.now() < 400 * MS, "{:?}", sim.now());
+    for n in 0..5 {
+        sim.cut("broker");
+        sim.sleep(SECOND);
+        let begun = sim.now();
+        client.publish("orders", 0, &[Record::new("tea")]).unwrap();
+        client.status().unwrap();
+        let took = sim.now() - begun;
+        assert!(took < 400 * MS, "round {n}: {took:?}");
+    }
+}
+
+#[test]
+fn redirects_to_known_brokers_take_no_look_up_later() {
+    let sim = Simulation::new(4);
+    let cluster = sim.cluster(3);
+    cluster.create_topic("orders", 3);
+    for node in 0..3 {
+        let name = format!("tank-{node}");
+        sim.set_name(&name, &[sim.address_of(&format!("node-{node}"))]);
+    }
+    let client = sim.client().redirects(Redirects::KnownBrokers).connect("tank-0,tank-1,tank-2").unwrap();
+    (0..3).for_each(|node| sim.delay_name(&format!("tank-{node}"), 20 * SECOND));
+    let begun = sim.now();
+    (0..3).for_each(|partition| client.publish("orders", partition, &[Record::new("tea")]).unwrap());
+    let all = client.subscribe(Subscription::topic("orders").start(Start::Earliest).stop_at_end()).unwrap();
+    assert_eq!(all.inspect(|message| assert!(message.is_ok())).count(), 3);
+    assert!(sim.now() - begun < 5 * SECOND, "{:?}", sim.now() - begun);
+}
+
+#[test]
+fn a_lack_of_descriptors_is_reported_at_once() {
+    let sim = Simulation::new(5);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    let client = sim.client().connect(broker.brokers()).unwrap();
+    sim.cut("broker");
+    sim.sleep(SECOND);
+    sim.limit_descriptors("client", Some(0));
+    let told = |what: &str, done: Result<(), tank_client::Error>| {
+        let begun = sim.now();
+        let e = done.unwrap_err();
+        let causes = std::iter::successors(Some(&e as &dyn std::error::Error), |e| e.source());
+        let causes: Vec<_> = causes.map(ToString::to_string).collect();
+        assert!(causes.join(": ").contains("open files"), "{what}: {causes:?}");
+        assert!(sim.now() - begun < SECOND);
+    };
+    let begun = sim.now();
+    told("publish", client.publish("orders", 0, &[Record::new("tea")]));
+    told("partitions", client.partitions("orders").map(drop));
+    told("subscribe", client.subscribe("orders").and_then(|mut orders| orders.next().unwrap()).map(drop));
+    let mut producer = client.producer().build().unwrap();
+    let sent = producer.send_to("orders", 0, Record::new("tea")).and_then(|()| producer.flush());
+    assert!(sent.is_err());
+    assert!(sim.now() - begun < SECOND, "{:?}", sim.now() - begun);
+    sim.limit_descriptors("client", None);
+    client.publish("orders", 0, &[Record::new("tea")]).unwrap();
+}
