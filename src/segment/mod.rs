@@ -130,8 +130,8 @@ impl Segments {
         Listing::of(&self.dir).map_err(|e| Error::file(&self.dir, e))
     }
 
-    /// Numbers between those of one file and of the next that no file has, so far: messages that are lost, or were never
-    /// there because whoever published chose the numbers.
+    /// Returns the numbers missing so far between one file and the next: messages that are lost, or that never existed
+    /// because their publisher chose the numbers.
     pub fn gaps(&self) -> &[Gap] {
         &self.gaps
     }
