@@ -1,4 +1,4 @@
-//! From what is wanted to where each partition begins.
+//! Works out where each partition of a subscription begins.
 
 use std::collections::HashMap;
 use std::sync::Arc;

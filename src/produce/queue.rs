@@ -80,7 +80,7 @@ pub(super) struct InFlight {
     pub(super) refused: Option<Error>,
 }
 
-/// What a queue wants to have sent.
+/// What a queue wants the driver to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ToSend {
     /// The first that waits.
