@@ -1,6 +1,7 @@
 //! What a client, its subscriptions and its producers share, and the one way to send a broker a request that may be repeated.
 
-use std::fmt;
+mod leaders;
+
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,13 +10,12 @@ use std::time::Duration;
 use log::{debug, warn};
 
 use crate::config::Config;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::net::{
     AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Openings, Pool, ReadBuf,
     RetryPolicy, RetryState, SocketOptions, Time, wait,
 };
-use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState, StatusRequest};
-use crate::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer};
+use crate::protocol::admin::StatusRequest;
 use crate::protocol::frame::Kind;
 use crate::protocol::frames::{Frame, Frames};
 use crate::protocol::request::Request;
@@ -29,9 +29,6 @@ const MOST_STALE: u32 = 3;
 
 /// The longest pause between two looks for a partition's leader, so that its successor is found soon.
 const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
-
-/// A number beyond the end of every log, but not the one that stands for the end: the answer to that tells no numbers.
-const BEYOND_END: u64 = u64::MAX - 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -203,16 +200,17 @@ impl Session {
                 Err(e) if e.is_transient() => {
                     debug!("{}", e.chain());
                     self.book.failed(addr, self.now());
-                    failures.push((addr.clone(), e));
+                    failures.push(e);
                 }
                 done => return done,
             }
         }
         if failures.len() == 1 {
-            return Err(failures.remove(0).1);
+            return Err(failures.remove(0));
         }
         let addr = brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        Err(Error::connect(&addr, io::Error::other(AllFailed(failures))))
+        let causes = failures.iter().map(|e| e.chain().to_string()).collect::<Vec<_>>().join("; ");
+        Err(Error::connect(&addr, io::Error::other(causes)))
     }
 
     /// Asks this broker. Connecting, and then waiting for the answer, may take `patience`, but no longer than the settings
@@ -353,182 +351,4 @@ impl Session {
             }
         }
     }
-
-    /// Asks any broker for the partitions of a topic, and notes who leads which. In a cluster the numbers in its answer are not
-    /// the ends of logs: see [`log_ends`](Session::log_ends).
-    pub(crate) fn discover(&self, topic: &str, closed: Option<&Closed>) -> Result<Vec<PartitionState>> {
-        // The form that lists partitions can kill a server.
-        let mut request = DiscoverPartitionsRequest { request_id: 0, topic: topic.to_owned(), partitions: Vec::new() };
-        let (from, states) = self.retry(&self.retry_policy(), closed, |session| {
-            session.any_broker(closed, |addr, patience| {
-                Ok((addr.clone(), session.call_at(addr, &mut request, patience, closed)?))
-            })
-        })?;
-        let states = states.ok_or_else(|| Error::broker(topic, None, Fault::UnknownTopic))?;
-        let (name, now): (Arc<str>, _) = (topic.into(), self.now());
-        for (state, id) in states.iter().zip(0..) {
-            match state {
-                PartitionState::Marks { .. } => self.book.learn(&name, id, from.clone(), now),
-                PartitionState::Redirect(endpoint) => {
-                    if let Some(leader) = self.book.named(*endpoint).ok().flatten() {
-                        self.book.learn(&name, id, leader, now);
-                    }
-                }
-                PartitionState::SystemError | PartitionState::NoLeader => {}
-            }
-        }
-        Ok(states)
-    }
-
-    /// First number and end of one partition's log, from its leader.
-    pub(crate) fn log_end(&self, topic: &str, partition: u16, closed: Option<&Closed>) -> Result<Marks> {
-        let found = self.log_ends(topic, &[partition], &self.leader_policy(), closed)?.pop();
-        found.unwrap_or_else(|| Err(Error::broker(topic, partition, Fault::UnknownPartition)))
-    }
-
-    /// First number and end of the logs of these partitions, from their leaders: the boundary fault of a Consume for a number
-    /// beyond every end, the only answer that tells the end of a leader's own log (reference, section 6.5). One result for
-    /// each partition, once it is known or the budget for trying again is spent.
-    pub(crate) fn log_ends(
-        &self,
-        topic: &str,
-        ids: &[u16],
-        policy: &RetryPolicy,
-        closed: Option<&Closed>,
-    ) -> Result<Vec<Result<Marks>>> {
-        let name: Arc<str> = topic.into();
-        let no_leader = |&id: &u16| Err(Error::broker(topic, id, Fault::NoLeader));
-        let mut found: Vec<Result<Marks>> = ids.iter().map(no_leader).collect();
-        let mut open: Vec<usize> = (0..ids.len()).collect();
-        let mut state = RetryState::default();
-        for round in 0.. {
-            self.ask_leaders(&name, ids, &open, &mut found, closed)?;
-            open.retain(|&index| found[index].as_ref().is_err_and(Error::is_transient));
-            let now = self.now();
-            // The first redirect is how leaders are found; what comes after it wants time to settle.
-            let until =
-                match round == 0 && open.iter().all(|&index| found[index].as_ref().is_err_and(Error::is_redirect)) {
-                    true => state.retry_at_once(now, policy).then_some(now),
-                    false => state.retry_or_fail(now, policy),
-                };
-            match until.filter(|_| !open.is_empty()) {
-                Some(until) => self.pause(until, closed)?,
-                None => break,
-            }
-        }
-        Ok(found)
-    }
-
-    /// Asks the leaders of these partitions once, as far as they are known, each for all that it leads.
-    fn ask_leaders(
-        &self,
-        topic: &Arc<str>,
-        ids: &[u16],
-        open: &[usize],
-        found: &mut [Result<Marks>],
-        closed: Option<&Closed>,
-    ) -> Result<()> {
-        let mut at_leaders: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
-        for &index in open {
-            let leader = self.book.broker_for(topic, ids[index]);
-            match at_leaders.iter_mut().find(|(addr, list)| *addr == leader && list.len() < MAX_PARTITIONS) {
-                Some((_, list)) => list.push(index),
-                None => at_leaders.push((leader, vec![index])),
-            }
-        }
-        // A broker may name leaders without end, and those let a caller wait in turn: they share the time.
-        at_leaders.truncate(self.config.limits.nodes as usize);
-        let until = self.now().after(self.config.connect_timeout);
-        for (left, (leader, list)) in (1..=at_leaders.len() as u32).rev().zip(&at_leaders) {
-            if self.now() >= until {
-                break;
-            }
-            let share = (until.since(self.now()) / left).max(self.config.connect_timeout / 8);
-            let patience = if left > 1 { share } else { self.config.io_timeout };
-            match self.ask_log_ends(leader, topic, ids, list, patience, closed) {
-                Ok(answers) => list.iter().zip(answers).for_each(|(&index, end)| found[index] = end),
-                Err(Error::Closed) => return Err(Error::Closed),
-                Err(e) => {
-                    self.book.failed(leader, self.now());
-                    list.iter().for_each(|&index| found[index] = Err(e.clone()));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks one broker for the ends of some of the logs.
-    fn ask_log_ends(
-        &self,
-        leader: &BrokerAddr,
-        topic: &Arc<str>,
-        ids: &[u16],
-        list: &[usize],
-        patience: Duration,
-        closed: Option<&Closed>,
-    ) -> Result<Vec<Result<Marks>>> {
-        let mut request = self.end_request(topic, list.iter().map(|&index| ids[index]));
-        let answers = self.call_at(leader, &mut request, patience, closed)?;
-        let end = |(&index, answer): (&usize, PartitionAnswer)| {
-            let (id, now) = (ids[index], self.now());
-            let end = match answer {
-                PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
-                    self.book.learn(topic, id, leader.clone(), now);
-                    Ok((first_available, high_water_mark))
-                }
-                // No message has such a number.
-                PartitionAnswer::Data { base, high_water_mark, .. } => Ok((base.unwrap_or(0), high_water_mark)),
-                PartitionAnswer::Redirect(endpoint) => Err(match self.book.named(endpoint) {
-                    Ok(Some(to)) => {
-                        self.book.learn(topic, id, to, now);
-                        Fault::Redirects { hops: 1, last: endpoint }
-                    }
-                    Ok(None) => self.no_leader(leader, topic, id, now),
-                    Err(refused) => refused,
-                }),
-                PartitionAnswer::NoLeader => Err(self.no_leader(leader, topic, id, now)),
-                PartitionAnswer::SystemError => Err(Fault::System),
-                PartitionAnswer::UnknownPartition => Err(Fault::UnknownPartition),
-                PartitionAnswer::UnknownTopic => Err(Fault::UnknownTopic),
-            };
-            end.map_err(|fault| Error::broker(topic, id, fault))
-        };
-        Ok(list.iter().zip(answers).map(end).collect())
-    }
-
-    /// Asks for the ends of these partitions' logs.
-    pub(crate) fn end_request(&self, topic: &Arc<str>, ids: impl Iterator<Item = u16>) -> FetchRequest {
-        let wanted = |partition| FetchPartition { partition, seq: BEYOND_END, fetch_size: 1 };
-        FetchRequest {
-            client_version: 2,
-            request_id: 0,
-            client_id: self.config.client_id.clone(),
-            max_wait_ms: 0,
-            min_bytes: 0,
-            flags: 0,
-            topics: vec![FetchTopic { name: topic.clone(), partitions: ids.map(wanted).collect() }],
-        }
-    }
-
-    fn no_leader(&self, from: &BrokerAddr, topic: &str, partition: u16, now: Time) -> Fault {
-        self.book.forget(topic, partition);
-        self.book.knew_no_leader(from, now);
-        Fault::NoLeader
-    }
 }
-
-/// Why each of several brokers failed.
-#[derive(Debug)]
-struct AllFailed(Vec<(BrokerAddr, Error)>);
-
-impl fmt::Display for AllFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (_, e)) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}{}", e.chain())?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for AllFailed {}

@@ -150,6 +150,17 @@ fn seconds(key: &str, duration: Duration) -> Result<Option<u32>, TopicConfigErro
     }
 }
 
+/// Chainable setters that refuse what no server takes.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident($given:ident: $type:ty) => $field:ident = $value:expr;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(mut self, $given: $type) -> Result<Self, TopicConfigError> {
+            self.$field = $value;
+            Ok(self)
+        }
+    )*};
+}
+
 impl TopicConfig {
     /// Creates a configuration that leaves everything to the server; also [`Default`].
     pub fn new() -> TopicConfig {
@@ -172,76 +183,54 @@ impl TopicConfig {
         self
     }
 
-    /// Sets how large a part of a log must be uncompacted before it is compacted, from 0 to 1. The default is 0.5.
-    ///
-    /// # Errors
-    /// Anything else.
-    pub fn min_cleanable_ratio(mut self, ratio: f32) -> Result<Self, TopicConfigError> {
-        self.ratio = check(RATIO, ratio, (0.0..=1.0).contains(&ratio), RATIO_RANGE)?.map(f32::abs);
-        Ok(self)
-    }
+    setters! {
+        /// Sets how large a part of a log must be uncompacted before it is compacted, from 0 to 1. The default is 0.5.
+        ///
+        /// # Errors
+        /// Anything else.
+        min_cleanable_ratio(ratio: f32) => ratio = check(RATIO, ratio, (0.0..=1.0).contains(&ratio), RATIO_RANGE)?.map(f32::abs);
 
-    /// Sets how long a closed segment is kept, in whole seconds; 0, the default, is for ever.
-    ///
-    /// # Errors
-    /// A part of a second, or more than 2^32−1 seconds, some 136 years.
-    pub fn retention(mut self, age: Duration) -> Result<Self, TopicConfigError> {
-        self.retention = seconds(RETENTION, age)?;
-        Ok(self)
-    }
+        /// Sets how long a closed segment is kept, in whole seconds; 0, the default, is for ever.
+        ///
+        /// # Errors
+        /// A part of a second, or more than 2^32−1 seconds, some 136 years.
+        retention(age: Duration) => retention = seconds(RETENTION, age)?;
 
-    /// Sets how many bytes of a partition's closed segments are kept: 0, the default, for all, or at least 128.
-    ///
-    /// # Errors
-    /// 1 to 127.
-    pub fn retention_bytes(mut self, bytes: u64) -> Result<Self, TopicConfigError> {
-        self.retention_bytes = check(RETENTION_BYTES, bytes, bytes == 0 || bytes >= 128, RETENTION_RANGE)?;
-        Ok(self)
-    }
+        /// Sets how many bytes of a partition's closed segments are kept: 0, the default, for all, or at least 128.
+        ///
+        /// # Errors
+        /// 1 to 127.
+        retention_bytes(bytes: u64) => retention_bytes = check(RETENTION_BYTES, bytes, bytes == 0 || bytes >= 128, RETENTION_RANGE)?;
 
-    /// Sets after how many bytes a new segment begins: 64 bytes to 3.75 GiB. The default is 1 GiB.
-    ///
-    /// # Errors
-    /// Anything else. A server accepts more, but counts a segment's bytes in 32 bits.
-    pub fn segment_bytes(mut self, bytes: u64) -> Result<Self, TopicConfigError> {
-        self.segment_bytes = check(SEGMENT_BYTES, bytes, (64..=MAX_SEGMENT).contains(&bytes), SEGMENT_RANGE)?;
-        Ok(self)
-    }
+        /// Sets after how many bytes a new segment begins: 64 bytes to 3.75 GiB. The default is 1 GiB.
+        ///
+        /// # Errors
+        /// Anything else. A server accepts more, but counts a segment's bytes in 32 bits.
+        segment_bytes(bytes: u64) => segment_bytes = check(SEGMENT_BYTES, bytes, (64..=MAX_SEGMENT).contains(&bytes), SEGMENT_RANGE)?;
 
-    /// Sets after how many bytes of a log its index gets an entry, at least 128. The default is 4,096.
-    ///
-    /// # Errors
-    /// Below 128.
-    pub fn index_interval_bytes(mut self, bytes: u64) -> Result<Self, TopicConfigError> {
-        self.index_interval = check(INDEX_INTERVAL, bytes, bytes >= 128, INDEX_RANGE)?;
-        Ok(self)
-    }
+        /// Sets after how many bytes of a log its index gets an entry, at least 128. The default is 4,096.
+        ///
+        /// # Errors
+        /// Below 128.
+        index_interval_bytes(bytes: u64) => index_interval = check(INDEX_INTERVAL, bytes, bytes >= 128, INDEX_RANGE)?;
 
-    /// Sets at how many bytes of index a new segment begins, at least 128. The default is 10 MiB.
-    ///
-    /// # Errors
-    /// Below 128.
-    pub fn index_size_max_bytes(mut self, bytes: u64) -> Result<Self, TopicConfigError> {
-        self.index_size = check(INDEX_SIZE, bytes, bytes >= 128, INDEX_RANGE)?;
-        Ok(self)
-    }
+        /// Sets at how many bytes of index a new segment begins, at least 128. The default is 10 MiB.
+        ///
+        /// # Errors
+        /// Below 128.
+        index_size_max_bytes(bytes: u64) => index_size = check(INDEX_SIZE, bytes, bytes >= 128, INDEX_RANGE)?;
 
-    /// Sets by how much the age at which a segment ends varies at random, in whole seconds. The default is 0.
-    ///
-    /// # Errors
-    /// As [`retention`](TopicConfig::retention).
-    pub fn roll_jitter(mut self, most: Duration) -> Result<Self, TopicConfigError> {
-        self.roll_jitter = seconds(ROLL_JITTER, most)?;
-        Ok(self)
-    }
+        /// Sets by how much the age at which a segment ends varies at random, in whole seconds. The default is 0.
+        ///
+        /// # Errors
+        /// As [`retention`](TopicConfig::retention).
+        roll_jitter(most: Duration) => roll_jitter = seconds(ROLL_JITTER, most)?;
 
-    /// Sets the age of a segment at which a new one begins, in whole seconds. The default is a week.
-    ///
-    /// # Errors
-    /// As [`retention`](TopicConfig::retention).
-    pub fn roll_after(mut self, age: Duration) -> Result<Self, TopicConfigError> {
-        self.roll = seconds(ROLL, age)?;
-        Ok(self)
+        /// Sets the age of a segment at which a new one begins, in whole seconds. The default is a week.
+        ///
+        /// # Errors
+        /// As [`retention`](TopicConfig::retention).
+        roll_after(age: Duration) => roll = seconds(ROLL, age)?;
     }
 
     /// Sets after how many messages a log is flushed to disk; 0, the default, is never.

@@ -20,14 +20,10 @@ mod terms;
 use super::subscription::Options;
 use crate::net::{BrokerAddr, RetryState, Time};
 use crate::protocol::bundle::Entry;
-use crate::protocol::fetch::SEQ_TAIL;
+use crate::protocol::fetch::{SEQ_BEYOND_END, SEQ_TAIL};
 use crate::protocol::stream::Bundle;
 use chunks::Chunks;
 pub(super) use terms::{Failure, Lookahead, Lost, Next, Rules, Want};
-
-/// A number beyond the end of every log, other than the one that stands for the end: the answer to it tells where the end
-/// is, which no other answer does reliably.
-const BEYOND_END: u64 = u64::MAX - 1;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -117,7 +113,7 @@ impl Partition {
     pub(super) fn before_end(back: u64, options: &Options) -> Partition {
         let state = if options.stop_at_seq == Some(0) { State::Done } else { State::Idle };
         let new = Partition::new(0, None, options);
-        Partition { begin: Begin::BeforeEnd(back), position: BEYOND_END, fetch_from: BEYOND_END, state, ..new }
+        Partition { begin: Begin::BeforeEnd(back), position: SEQ_BEYOND_END, fetch_from: SEQ_BEYOND_END, state, ..new }
     }
 
     /// A partition that may not be there: dormant until [`probe`](Partition::probe).

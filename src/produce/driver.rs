@@ -6,6 +6,7 @@
 //!         └───── on_code(), on_end(), on_lost() <── Frames <─┘
 //! ```
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::config::PublishOptions;
 use crate::error::{Error, Result};
 use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, Time, wait};
 use crate::protocol::frames::Frames;
-use crate::protocol::produce::ProduceCode;
+use crate::protocol::produce::{CLIENT_VERSION, ProduceCode, ProduceRequest};
 use crate::session::Session;
 
 /// Bytes that several answers fit into.
@@ -292,7 +293,15 @@ impl Driver {
     fn send_bundles(&mut self, id: BrokerId, now: Time, mut from: Vec<usize>, queues: &mut [PartitionQueue]) -> bool {
         let request_id = self.session.next_request_id();
         let topics = request::group(queues, &mut from);
-        let request = self.options.request(&self.session.config.client_id, request_id, self.numbered, topics);
+        let request = ProduceRequest {
+            client_version: CLIENT_VERSION,
+            request_id,
+            client_id: Cow::Borrowed(&self.session.config.client_id),
+            required_acks: self.options.required_acks(),
+            ack_timeout_ms: self.options.ack_timeout_ms(),
+            with_seqnum: self.numbered,
+            topics,
+        };
         let sent = Sent::Bundles { queues: from, shape: request.shape().collect() };
         if let Err(e) = request.encode(&mut self.frame) {
             // What can't be encoded is refused before it is taken.
@@ -324,7 +333,7 @@ impl Driver {
     fn ask_counts(&mut self, id: BrokerId, now: Time) {
         for (key, topic) in std::mem::take(&mut self.uncounted) {
             let request_id = self.session.next_request_id();
-            let sent = request::ask_count(request_id, key, topic);
+            let sent = Sent::Count(key, request::discover(request_id, &topic));
             self.queue_question(id, now, InFlight { id: request_id, since: now, sent });
         }
     }

@@ -15,7 +15,7 @@ pub struct Failure {
     topic: Arc<str>,
     partition: u16,
     pub(super) bundle: Bundle,
-    error: Arc<Error>,
+    pub(super) error: Arc<Error>,
     /// Its queue.
     pub(super) queue: usize,
     unpacked: OnceLock<Unpacked>,
@@ -45,10 +45,6 @@ impl Failure {
     /// first of them.
     pub fn is_unknown(&self) -> bool {
         matches!(*self.error, Error::OutcomeUnknown { .. })
-    }
-
-    pub(super) fn shared_error(&self) -> &Arc<Error> {
-        &self.error
     }
 
     /// Returns the number of records.

@@ -442,7 +442,7 @@ impl Producer {
             None => Ok(()),
             Some(first) => {
                 let records = self.failures.iter().map(Failure::count).sum();
-                Err(Error::Undelivered { records, source: first.shared_error().clone() })
+                Err(Error::Undelivered { records, source: first.error.clone() })
             }
         }
     }

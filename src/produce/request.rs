@@ -1,19 +1,14 @@
 //! The requests a producer sends, and how their answers are read.
 
-use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::{PartitionQueue, ToSend};
-use crate::config::PublishOptions;
 use crate::net::Time;
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::cursor::Cursor;
 use crate::protocol::fetch::{FetchRequest, PartitionAnswer};
 use crate::protocol::frame::{self, Kind};
-use crate::protocol::produce::{
-    CLIENT_VERSION, ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic,
-};
+use crate::protocol::produce::{ProduceCode, ProducePartition, ProduceResponse, ProduceTopic};
 use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault, Limits};
 use crate::session::Session;
@@ -174,12 +169,7 @@ pub(super) fn ask(session: &Session, queue: &PartitionQueue, index: usize, quest
     Sent::End(index, request)
 }
 
-/// The question for the number of a topic's partitions.
-pub(super) fn ask_count(id: u32, key: usize, topic: Arc<str>) -> Sent {
-    Sent::Count(key, discover(id, &topic))
-}
-
-fn discover(request_id: u32, topic: &str) -> DiscoverPartitionsRequest {
+pub(super) fn discover(request_id: u32, topic: &str) -> DiscoverPartitionsRequest {
     // The form that lists partitions can kill a server.
     DiscoverPartitionsRequest { request_id, topic: topic.to_owned(), partitions: Vec::new() }
 }
@@ -212,25 +202,4 @@ pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> 
         true
     });
     topics
-}
-
-impl PublishOptions {
-    /// A request with these bundles.
-    pub(super) fn request<'a>(
-        &self,
-        client_id: &'a str,
-        request_id: u32,
-        with_seqnum: bool,
-        topics: Vec<ProduceTopic<'a>>,
-    ) -> ProduceRequest<'a> {
-        ProduceRequest {
-            client_version: CLIENT_VERSION,
-            request_id,
-            client_id: Cow::Borrowed(client_id),
-            required_acks: self.required_acks(),
-            ack_timeout_ms: self.ack_timeout_ms(),
-            with_seqnum,
-            topics,
-        }
-    }
 }

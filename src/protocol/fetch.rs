@@ -17,6 +17,9 @@ pub const SEQ_EARLIEST: u64 = 0;
 /// Asks for messages that arrive from now on. A client that must not lose any asks for numbers instead.
 pub const SEQ_TAIL: u64 = u64::MAX;
 
+/// A number beyond the end of every log: the answer to it tells where the end is, which no other answer does reliably.
+pub const SEQ_BEYOND_END: u64 = u64::MAX - 1;
+
 /// Prefers a replica on the client's own host. Only for request version 3, and only in a cluster.
 pub const FLAG_PREFER_LOCAL: u8 = 1;
 

@@ -148,7 +148,7 @@ fn a_stop_condition_that_is_met_when_it_begins_takes_no_request() {
     }
     let rules = alone(|s| s.stop_at_end());
     let mut p = Partition::before_end(0, &rules.options);
-    assert_eq!(ask(&mut p, &rules).seq, BEYOND_END);
+    assert_eq!(ask(&mut p, &rules).seq, SEQ_BEYOND_END);
     assert_eq!(p.on_answer(at(0), out_of_range(1, 9), &rules), Next::Begins(10));
     assert_eq!(p.state(), State::Done);
 }
@@ -160,7 +160,7 @@ fn it_begins_before_the_end_that_its_leader_tells() {
         let mut p = Partition::before_end(back, &rules.options);
         assert!(!p.has_begun() && p.lag(p.position()) == 0);
         let want = ask(&mut p, &rules);
-        assert!(want.seq == BEYOND_END && !want.waits, "{want:?}");
+        assert!(want.seq == SEQ_BEYOND_END && !want.waits, "{want:?}");
         assert_eq!(p.on_answer(at(0), out_of_range(first, mark), &rules), Next::Begins(begins));
         p.on_end(at(0), false, &rules);
         assert_eq!((ask(&mut p, &rules).seq, p.position()), (begins, begins), "{back} of {first}..={mark}");
