@@ -98,8 +98,9 @@ struct Up {
     receive: Option<Deadline>,
     /// By how much the connection's clock lags the network's.
     stood_still: Duration,
-    /// Bytes of answers that have come.
+    /// Bytes of answers that have come, and when the last of them did.
     received: u64,
+    heard: Time,
 }
 
 /// A deadline that progress moves on.
@@ -166,7 +167,8 @@ impl Channel {
                 State::Up(_) => return Ok(true),
                 State::Down { until } | State::Queued { until } if now < *until => return Ok(false),
                 State::Down { .. } | State::Queued { .. } => {
-                    let Some(opening) = self.settings.openings.begin(&self.broker, now) else {
+                    let Some(opening) = self.settings.openings.begin(&self.broker, now, self.settings.connect_timeout)
+                    else {
                         self.state = State::Queued { until: now.after(TURN) };
                         return Ok(false);
                     };
@@ -327,6 +329,11 @@ impl Channel {
         matches!(self.state, State::Up(_))
     }
 
+    /// Whether it is still to be dialed.
+    pub(crate) fn is_down(&self) -> bool {
+        matches!(self.state, State::Down { .. } | State::Queued { .. })
+    }
+
     pub(crate) fn is_dialing(&self) -> bool {
         matches!(self.state, State::Dialing(_) | State::Queued { .. })
     }
@@ -339,6 +346,11 @@ impl Channel {
     /// Whether no byte of an answer has come on this connection yet.
     pub(crate) fn is_fresh(&self) -> bool {
         !matches!(&self.state, State::Up(up) if up.received > 0)
+    }
+
+    /// When a byte of an answer came last on this connection.
+    pub(crate) fn heard(&self) -> Time {
+        if let State::Up(up) = &self.state { up.heard } else { Time::ZERO }
     }
 
     /// Bytes of answers received on this connection.
@@ -441,6 +453,7 @@ impl Up {
             receive: None,
             stood_still: Duration::ZERO,
             received: 0,
+            heard: Time::ZERO,
         }
     }
 
@@ -476,6 +489,7 @@ impl Up {
 
     fn on_received(&mut self, n: usize, now: Time, io_timeout: Duration) {
         self.received += n as u64;
+        self.heard = now;
         // Bytes were waiting while the caller was busy elsewhere.
         let away = now.since(self.looked);
         match &mut self.receive {

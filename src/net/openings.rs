@@ -36,7 +36,9 @@ pub(super) struct Opening {
 
 impl Openings {
     /// Lets another connection be begun, unless too many are on their way.
-    pub(super) fn begin(&self, broker: &BrokerAddr, now: Time) -> Option<Arc<Opening>> {
+    ///
+    /// It counts no longer than `most`: whoever opens it may not come back for hours.
+    pub(super) fn begin(&self, broker: &BrokerAddr, now: Time, most: Duration) -> Option<Arc<Opening>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = |opening: &Weak<Opening>| {
             opening.upgrade().is_some_and(|opening| now.as_nanos() < opening.until.load(Ordering::Relaxed))
@@ -48,7 +50,7 @@ impl Openings {
         let openings = all.entry(broker.clone()).or_default();
         openings.retain(counts);
         (openings.len() < MOST).then(|| {
-            let opening = Arc::new(Opening { until: AtomicU64::new(u64::MAX) });
+            let opening = Arc::new(Opening { until: AtomicU64::new(now.after(most).as_nanos()) });
             openings.push(Arc::downgrade(&opening));
             opening
         })
@@ -66,20 +68,23 @@ impl Opening {
 mod tests {
     use super::*;
 
+    const MOST_TIME: Duration = Duration::from_secs(10);
+
     #[test]
     fn no_more_are_on_their_way_than_a_broker_bears() {
         let openings = Openings::default();
         let [a, b] = [1, 2].map(|port| BrokerAddr::from(std::net::SocketAddr::from(([127, 0, 0, 1], port))));
         let now = Time::from_nanos(1);
-        let mut held: Vec<_> = (0..MOST).map(|_| openings.begin(&a, now).unwrap()).collect();
-        assert!(openings.begin(&a, now).is_none());
-        assert!(openings.begin(&b, now).is_some(), "each broker has its own");
+        let mut held: Vec<_> = (0..MOST).map(|_| openings.begin(&a, now, MOST_TIME).unwrap()).collect();
+        assert!(openings.begin(&a, now, MOST_TIME).is_none());
+        assert!(openings.begin(&b, now, MOST_TIME).is_some(), "each broker has its own");
         // One that was answered, or given up, makes room; so does one that was greeted some time ago.
         held.pop();
-        held.push(openings.begin(&a, now).unwrap());
-        assert!(openings.begin(&a, now).is_none());
+        held.push(openings.begin(&a, now, MOST_TIME).unwrap());
+        assert!(openings.begin(&a, now, MOST_TIME).is_none());
         held[0].greeted(now);
-        assert!(openings.begin(&a, now.after(GREETED / 2)).is_none());
-        assert!(openings.begin(&a, now.after(GREETED)).is_some());
+        assert!(openings.begin(&a, now.after(GREETED / 2), MOST_TIME).is_none());
+        assert!(openings.begin(&a, now.after(GREETED), MOST_TIME).is_some());
+        assert!((0..MOST).all(|_| openings.begin(&a, now.after(MOST_TIME), MOST_TIME).is_some()), "all are forgotten");
     }
 }

@@ -8,7 +8,7 @@ use super::channel::Channel;
 use super::settings::ChannelSettings;
 
 /// Idle connections to keep for each broker, and for all together: a broker may name any number of others.
-const KEPT: usize = 4;
+const KEPT: usize = 16;
 const KEPT_IN_ALL: usize = 64;
 
 /// The idle connections of a client.
@@ -28,12 +28,23 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn take_idle(&self, broker: &BrokerAddr) -> Option<Channel> {
+        let mut idle = self.idle();
+        idle.iter().rposition(|channel| channel.broker() == broker).and_then(|index| idle.remove(index))
+    }
+
     /// A channel to this broker: the one used last if any is idle, or one that is still to be opened.
     pub(crate) fn take(&self, broker: &BrokerAddr) -> Channel {
-        let mut idle = self.idle();
-        let used = idle.iter().rposition(|channel| channel.broker() == broker).and_then(|index| idle.remove(index));
-        drop(idle);
-        used.unwrap_or_else(|| Channel::new(broker.clone(), self.settings.clone()))
+        self.take_idle(broker).unwrap_or_else(|| Channel::new(broker.clone(), self.settings.clone()))
+    }
+
+    /// Puts an idle channel in the place of one that waits for its turn to be dialed, if there is one by now.
+    pub(crate) fn replace(&self, channel: &mut Channel) {
+        if channel.is_down() {
+            if let Some(idle) = self.take_idle(channel.broker()) {
+                *channel = idle;
+            }
+        }
     }
 
     /// Takes back a channel; kept if it is open and nothing is awaited on it.
