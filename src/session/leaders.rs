@@ -63,7 +63,7 @@ impl Session {
             self.ask_leaders(&name, ids, &open, &mut found, closed)?;
             open.retain(|&index| found[index].as_ref().is_err_and(Error::is_transient));
             let now = self.now();
-            // The first redirect is how leaders are found; what comes after it wants time to settle.
+            // The first redirect is how leaders are found; after a second one the cluster needs time to settle.
             let until =
                 match round == 0 && open.iter().all(|&index| found[index].as_ref().is_err_and(Error::is_redirect)) {
                     true => state.retry_at_once(now, policy).then_some(now),
@@ -94,7 +94,7 @@ impl Session {
                 None => at_leaders.push((leader, vec![index])),
             }
         }
-        // A broker may name leaders without end, and those let a caller wait in turn: they share the time.
+        // A broker may name any number of leaders, each of which may keep a caller waiting: they share the time.
         at_leaders.truncate(self.config.limits.nodes as usize);
         let until = self.now().after(self.config.connect_timeout);
         for (left, (leader, list)) in (1..=at_leaders.len() as u32).rev().zip(&at_leaders) {

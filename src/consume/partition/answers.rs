@@ -1,4 +1,4 @@
-//! What an answer means for a [`Partition`], or the loss of it: data, another leader, nothing yet, or the end.
+//! What an answer, or its loss, means for a [`Partition`]: data, another leader, nothing yet, or the end.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
 use std::net::SocketAddrV4;
@@ -12,15 +12,15 @@ use crate::net::{BrokerAddr, RetryPolicy, Time};
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
 
-/// Pauses while nothing moves and nothing is wrong: a broker that does not wait as it was asked to, or whose wait is ended
-/// by data that is not there.
+/// Pauses while nothing moves and nothing is wrong: a broker does not wait as it was asked to, or ends a wait for data that
+/// it then does not have.
 pub(super) const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// How many redirects to follow for a partition that may not be there.
 pub(super) const MOST_HOPS: u32 = 3;
 
 impl Partition {
-    /// Takes in what an answer says of it.
+    /// Takes in what an answer says about it.
     pub(in crate::consume) fn on_answer(&mut self, now: Time, answer: PartitionAnswer, rules: &Rules) -> Next {
         self.chunks.begin(answer.chunk_len());
         self.is_quiet = false;
@@ -155,8 +155,8 @@ impl Partition {
         }
     }
 
-    /// Tries again: the first time in a row at once, since that is how leaders are found; then after a pause. `false` once
-    /// that has lasted too long.
+    /// Tries again: the first time in a row at once, since that is how leaders are found; then after a pause. Returns `false`
+    /// once that has lasted too long.
     fn try_again(&mut self, now: Time, rules: &Rules) -> bool {
         self.failed_attempts += 1;
         if self.failed_attempts == 1 {
@@ -192,7 +192,7 @@ impl Partition {
                 last.to = last.to.min(end);
             }
         }
-        // What is cut comes again, whole; only where there is nothing else it is worth looking at.
+        // A cut bundle will come again, whole; it is worth decoding only if there is nothing else.
         if found.last().is_some_and(|last| last.cut) && (self.chunks.had_messages || found.len() > new + 1) {
             found.pop();
         }
@@ -228,7 +228,7 @@ impl Partition {
             },
             ChunkEnd::AboveMark if !found => {
                 if self.chunks.mark_moved(self.high_water_mark.unwrap_or(0)) {
-                    // What lies above it will be there.
+                    // The messages above it will become visible.
                     self.retry.reset();
                     return Next::Go;
                 }
@@ -271,7 +271,7 @@ impl Partition {
         if let Lost::Ended { while_idle, well_for, unanswered, alone } = how {
             self.retry.was_well_for(well_for);
             if well_for >= rules.retry.timeout {
-                // Trouble that began before has not lasted until now.
+                // Earlier trouble has ended in between.
                 self.retry.reset();
             }
             if unanswered && self.is_behind() {
