@@ -3,11 +3,11 @@
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
-/// The brokers to connect to, made from whatever holds their addresses.
+/// The brokers to connect to, made from anything that holds their addresses.
 ///
-/// A text names a broker as `host` or `host:port`, or several with commas between; the port is 11011 if absent. A
+/// A text names a broker as `host` or `host:port`, or several separated by commas; the port defaults to 11011. A
 /// [`SocketAddr`] is one broker. An array, slice or `Vec` of either names several, and an iterator of them can be
-/// collected. A malformed address is reported when connecting.
+/// collected. `connect` reports a malformed address.
 ///
 /// ```no_run
 /// use std::net::SocketAddr;

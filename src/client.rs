@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::TopicConfig;
 use crate::admin::{self, BrokerStatus, PartitionInfo, TopicInfo, Topology};
 use crate::brokers::Brokers;
-use crate::config::{Acks, Config, EndpointMap, Redirects};
+use crate::config::{Acks, Config, EndpointMap, Redirects, setters};
 use crate::consume::{ConsumeIter, Subscription, find_time, subscribe};
 use crate::error::Result;
 use crate::message::Record;
@@ -230,118 +230,73 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// A name for the broker's traces, at most 255 bytes. Default `tank-client`.
-    pub fn client_id(mut self, id: impl AsRef<str>) -> Self {
-        self.config.client_id = id.as_ref().into();
-        self
-    }
+    setters! {
+        /// A name for the broker's traces, at most 255 bytes. Default `tank-client`.
+        client_id(id: impl AsRef<str>) => config.client_id = id.as_ref().into();
 
-    /// How long opening a connection may take, including the broker's greeting and all addresses of its name. Where any of
-    /// several brokers will do, they share this time. Default 10 seconds; more than zero. Looking up a host name comes on top
-    /// and takes as long as the system's resolver needs.
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.config.connect_timeout = timeout;
-        self
-    }
+        /// How long opening a connection may take, including the broker's greeting and all addresses of its name. Where any of
+        /// several brokers will do, they share this time. Default 10 seconds; more than zero. Looking up a host name comes on top
+        /// and takes as long as the system's resolver needs.
+        connect_timeout(timeout: Duration) => config.connect_timeout = timeout;
 
-    /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to accept the next 16 KiB of a request:
-    /// a slow but steady transfer gets through, a trickle does not. Default 30 seconds; more than zero.
-    ///
-    /// For a fetch it counts from the end of the time the broker was asked to wait, for a publish from the end of the
-    /// [ack time-out](ClientBuilder::ack_timeout). Time that a program spends between two calls counts too, unless bytes are
-    /// waiting for it when it comes back. Where any of several brokers will do, one that does not answer is left for the next
-    /// one after its share of the [connect time-out](ClientBuilder::connect_timeout).
-    pub fn io_timeout(mut self, timeout: Duration) -> Self {
-        self.config.io_timeout = timeout;
-        self
-    }
+        /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to accept the next 16 KiB of a request:
+        /// a slow but steady transfer gets through, a trickle does not. Default 30 seconds; more than zero.
+        ///
+        /// For a fetch it counts from the end of the time the broker was asked to wait, for a publish from the end of the
+        /// [ack time-out](ClientBuilder::ack_timeout). Time that a program spends between two calls counts too, unless bytes are
+        /// waiting for it when it comes back. Where any of several brokers will do, one that does not answer is left for the next
+        /// one after its share of the [connect time-out](ClientBuilder::connect_timeout).
+        io_timeout(timeout: Duration) => config.io_timeout = timeout;
 
-    /// How long a call keeps trying when there is trouble that may pass: a broker that cannot be reached, a partition without a
-    /// leader. Default 60 seconds, counted from the first failure; zero reports the first failure at once. Trouble ends
-    /// with an answer, or when the connection has been up for 10 seconds with nothing overdue; the next failure is new trouble.
-    /// The last attempt begins when this time ends, and may take its own time-out on top.
-    pub fn retry_timeout(mut self, timeout: Duration) -> Self {
-        self.config.retry_timeout = timeout;
-        self
-    }
+        /// How long a call keeps trying when there is trouble that may pass: a broker that cannot be reached, a partition without a
+        /// leader. Default 60 seconds, counted from the first failure; zero reports the first failure at once. Trouble ends
+        /// with an answer, or when the connection has been up for 10 seconds with nothing overdue; the next failure is new trouble.
+        /// The last attempt begins when this time ends, and may take its own time-out on top.
+        retry_timeout(timeout: Duration) => config.retry_timeout = timeout;
 
-    /// The shortest and longest pause between two attempts. Pauses double from the one to the other; up to half of each is
-    /// random. Default 100 milliseconds to 5 seconds. A call that waits for a partition's leader never pauses longer than a
-    /// second.
-    pub fn backoff(mut self, least: Duration, most: Duration) -> Self {
-        self.config.backoff = (least, most);
-        self
-    }
+        /// The shortest and longest pause between two attempts. Pauses double from the one to the other; up to half of each is
+        /// random. Default 100 milliseconds to 5 seconds. A call that waits for a partition's leader never pauses longer than a
+        /// second.
+        backoff(least: Duration, most: Duration) => config.backoff = (least, most);
 
-    /// After how long without traffic TCP probes whether the broker is still there, and again after each quarter of that;
-    /// `None`: never. Default 60 seconds. Whole seconds from 1 to 32,767; values outside are brought into that range.
-    pub fn keepalive(mut self, idle: Option<Duration>) -> Self {
-        self.config.keepalive = idle;
-        self
-    }
+        /// After how long without traffic TCP probes whether the broker is still there, and again after each quarter of that;
+        /// `None`: never. Default 60 seconds. Whole seconds from 1 to 32,767; values outside are brought into that range.
+        keepalive(idle: Option<Duration>) => config.keepalive = idle;
 
-    /// How long sent data may stay unacknowledged before the system gives up the connection; `None` leaves it to the system.
-    /// Default 60 seconds. Linux only; elsewhere it has no effect.
-    pub fn tcp_user_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.config.tcp_user_timeout = timeout;
-        self
-    }
+        /// How long sent data may stay unacknowledged before the system gives up the connection; `None` leaves it to the system.
+        /// Default 60 seconds. Linux only; elsewhere it has no effect.
+        tcp_user_timeout(timeout: Option<Duration>) => config.tcp_user_timeout = timeout;
 
-    /// The size of a socket's receive buffer in bytes. By default the system chooses it, and lets it grow as needed.
-    pub fn receive_buffer(mut self, bytes: usize) -> Self {
-        self.config.receive_buffer = Some(bytes);
-        self
-    }
+        /// The size of a socket's receive buffer in bytes. By default the system chooses it, and lets it grow as needed.
+        receive_buffer(bytes: usize) => config.receive_buffer = Some(bytes);
 
-    /// The size of a socket's send buffer in bytes. By default the system chooses it.
-    pub fn send_buffer(mut self, bytes: usize) -> Self {
-        self.config.send_buffer = Some(bytes);
-        self
-    }
+        /// The size of a socket's send buffer in bytes. By default the system chooses it.
+        send_buffer(bytes: usize) => config.send_buffer = Some(bytes);
 
-    /// How much a broker may claim, in bytes and counts. The defaults accept everything that a TANK server sends.
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.config.limits = limits;
-        self
-    }
+        /// How much a broker may claim, in bytes and counts. The defaults accept everything that a TANK server sends.
+        limits(limits: Limits) => config.limits = limits;
 
-    /// When to compress published records. Default [`Compression::Auto`].
-    pub fn compression(mut self, compression: Compression) -> Self {
-        self.config.publish.compression = compression;
-        self
-    }
+        /// When to compress published records. Default [`Compression::Auto`].
+        compression(compression: Compression) => config.publish.compression = compression;
 
-    /// Which replicas must have published records before they count as stored. Default [`Acks::All`].
-    pub fn acks(mut self, acks: Acks) -> Self {
-        self.config.publish.acks = acks;
-        self
-    }
+        /// Which replicas must have published records before they count as stored. Default [`Acks::All`].
+        acks(acks: Acks) => config.publish.acks = acks;
 
-    /// How long a cluster waits for those replicas, 1 millisecond to 49 days. Default 8 seconds. The answer to a publish may
-    /// take this much longer than [`io_timeout`](ClientBuilder::io_timeout).
-    pub fn ack_timeout(mut self, timeout: Duration) -> Self {
-        self.config.publish.ack_timeout = timeout;
-        self
-    }
+        /// How long a cluster waits for those replicas, 1 millisecond to 49 days. Default 8 seconds. The answer to a publish may
+        /// take this much longer than [`io_timeout`](ClientBuilder::io_timeout).
+        ack_timeout(timeout: Duration) => config.publish.ack_timeout = timeout;
 
-    /// Which redirects to follow in a cluster. Default [`Redirects::Follow`].
-    pub fn redirects(mut self, redirects: Redirects) -> Self {
-        self.config.redirects = redirects;
-        self
-    }
+        /// Which redirects to follow in a cluster. Default [`Redirects::Follow`].
+        redirects(redirects: Redirects) => config.redirects = redirects;
 
-    /// Translates the IPv4 address and port that a cluster's node advertises into the address where it can be reached: for
-    /// address translation and forwarded ports. Default: the advertised one.
-    pub fn map_endpoints(mut self, map: impl Fn(SocketAddrV4) -> SocketAddr + Send + Sync + 'static) -> Self {
-        self.config.endpoints = Some(EndpointMap::new(map));
-        self
-    }
+        /// Translates the IPv4 address and port that a cluster's node advertises into the address where it can be reached: for
+        /// address translation and forwarded ports. Default: the advertised one.
+        map_endpoints(map: impl Fn(SocketAddrV4) -> SocketAddr + Send + Sync + 'static) =>
+            config.endpoints = Some(EndpointMap::new(map));
 
-    /// How long [`connect`](ClientBuilder::connect) keeps trying while no broker can be reached, with pauses as set by
-    /// [`backoff`](ClientBuilder::backoff). Default zero: it tries each broker once.
-    pub fn wait_for_brokers(mut self, time: Duration) -> Self {
-        self.wait_for_brokers = time;
-        self
+        /// How long [`connect`](ClientBuilder::connect) keeps trying while no broker can be reached, with pauses as set by
+        /// [`backoff`](ClientBuilder::backoff). Default zero: it tries each broker once.
+        wait_for_brokers(time: Duration) => wait_for_brokers = time;
     }
 
     /// Makes the client use this network in place of the system's.

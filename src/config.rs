@@ -10,8 +10,20 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::protocol::Limits;
 
+/// Chainable setters, each with its documentation and what it stores.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident($($given:ident: $type:ty),*) => $($field:ident).+ = $value:expr;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(mut self $(, $given: $type)*) -> Self {
+            self.$($field).+ = $value;
+            self
+        }
+    )*};
+}
+
 pub use publish::Acks;
 pub(crate) use publish::{MAX_PEERS, PublishOptions};
+pub(crate) use setters;
 
 /// The most bytes that may be in memory in one piece: messages point into it with 32-bit numbers.
 const MAX_IN_MEMORY: u32 = 2 << 30;

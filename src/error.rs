@@ -507,7 +507,7 @@ pub enum CheckpointFault {
         known: u16,
     },
     /// It is gone, although it was saved more than once.
-    #[error("the checkpoint is gone, although its previous generation is there")]
+    #[error("the checkpoint is gone, although it was saved before")]
     Missing,
     /// Another program has saved to it.
     #[error("the checkpoint was changed by somebody else since it was opened; one program at a time may save to it")]

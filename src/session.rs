@@ -31,7 +31,7 @@ const MOST_STALE: u32 = 3;
 const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
 
 /// A number beyond the end of every log, but not the one that stands for the end: the answer to that tells no numbers.
-pub(crate) const BEYOND_END: u64 = u64::MAX - 1;
+const BEYOND_END: u64 = u64::MAX - 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -309,8 +309,8 @@ impl Session {
                 Frame::Whole(found, payload) => {
                     let (end, all) = (payload.end, buf.data());
                     if found != kind {
-                        let fault = DecodeFault::Unexpected { found: found as u64, expected: kind as u64 };
-                        return Err(refused(channel, DecodeError::new("message id", fault, 0)));
+                        let e = DecodeError::unexpected("message id", found as u64, kind as u64, 0);
+                        return Err(refused(channel, e));
                     }
                     if all.len() > end {
                         let fault = DecodeFault::Spare { extra: (all.len() - end) as u64 };
@@ -397,59 +397,64 @@ impl Session {
         closed: Option<&Closed>,
     ) -> Result<Vec<Result<Marks>>> {
         let name: Arc<str> = topic.into();
-        let mut found: Vec<Option<Result<Marks>>> = vec![None; ids.len()];
+        let no_leader = |&id: &u16| Err(Error::broker(topic, id, Fault::NoLeader));
+        let mut found: Vec<Result<Marks>> = ids.iter().map(no_leader).collect();
+        let mut open: Vec<usize> = (0..ids.len()).collect();
         let mut state = RetryState::default();
         for round in 0.. {
-            let mut at_leaders: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
-            let is_open = |found: &Option<Result<Marks>>| match found {
-                None => true,
-                Some(found) => found.as_ref().is_err_and(Error::is_transient),
-            };
-            for index in (0..ids.len()).filter(|&index| is_open(&found[index])) {
-                let leader = self.book.broker_for(topic, ids[index]);
-                match at_leaders.iter_mut().find(|(addr, list)| *addr == leader && list.len() < MAX_PARTITIONS) {
-                    Some((_, list)) => list.push(index),
-                    None => at_leaders.push((leader, vec![index])),
-                }
-            }
-            let failures = || found.iter().flatten().filter_map(|found| found.as_ref().err());
+            self.ask_leaders(&name, ids, &open, &mut found, closed)?;
+            open.retain(|&index| found[index].as_ref().is_err_and(Error::is_transient));
+            let now = self.now();
             // The first redirect is how leaders are found; after a second one the cluster needs time to settle.
-            let may_go_on = match round {
-                0 => true,
-                _ if !failures().any(Error::is_transient) => false,
-                1 if failures().all(Error::is_redirect) => state.retry_at_once(self.now(), policy),
-                _ => match state.retry_or_fail(self.now(), policy) {
-                    Some(until) => self.pause(until, closed).map(|()| true)?,
-                    None => false,
-                },
-            };
-            if !may_go_on {
+            let until =
+                match round == 0 && open.iter().all(|&index| found[index].as_ref().is_err_and(Error::is_redirect)) {
+                    true => state.retry_at_once(now, policy).then_some(now),
+                    false => state.retry_or_fail(now, policy),
+                };
+            match until.filter(|_| !open.is_empty()) {
+                Some(until) => self.pause(until, closed)?,
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Asks the leaders of these partitions once, as far as they are known, each for all that it leads.
+    fn ask_leaders(
+        &self,
+        topic: &Arc<str>,
+        ids: &[u16],
+        open: &[usize],
+        found: &mut [Result<Marks>],
+        closed: Option<&Closed>,
+    ) -> Result<()> {
+        let mut at_leaders: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
+        for &index in open {
+            let leader = self.book.broker_for(topic, ids[index]);
+            match at_leaders.iter_mut().find(|(addr, list)| *addr == leader && list.len() < MAX_PARTITIONS) {
+                Some((_, list)) => list.push(index),
+                None => at_leaders.push((leader, vec![index])),
+            }
+        }
+        // A broker may name any number of leaders, each of which may keep a caller waiting: they share the time.
+        at_leaders.truncate(self.config.limits.nodes as usize);
+        let until = self.now().after(self.config.connect_timeout);
+        for (left, (leader, list)) in (1..=at_leaders.len() as u32).rev().zip(&at_leaders) {
+            if self.now() >= until {
                 break;
             }
-            // A broker may name any number of leaders, each of which may keep a caller waiting: they share the time.
-            let (until, most) = (self.now().after(self.config.connect_timeout), self.config.limits.nodes as usize);
-            let mut left = at_leaders.len().min(most) as u32;
-            for (turn, (leader, list)) in at_leaders.iter().enumerate() {
-                if turn >= most || self.now() >= until {
-                    let missing = |&index: &usize| (index, Error::broker(topic, ids[index], Fault::NoLeader));
-                    list.iter().map(missing).for_each(|(index, e)| found[index] = Some(Err(e)));
-                    continue;
-                }
-                let share = (until.since(self.now()) / left).max(self.config.connect_timeout / 8);
-                let patience = if left > 1 { share } else { self.config.io_timeout };
-                left -= 1;
-                let answers = self.ask_log_ends(leader, &name, ids, list, patience, closed);
-                match answers {
-                    Ok(answers) => list.iter().zip(answers).for_each(|(&index, end)| found[index] = Some(end)),
-                    Err(Error::Closed) => return Err(Error::Closed),
-                    Err(e) => {
-                        self.book.failed(leader, self.now());
-                        list.iter().for_each(|&index| found[index] = Some(Err(e.clone())));
-                    }
+            let share = (until.since(self.now()) / left).max(self.config.connect_timeout / 8);
+            let patience = if left > 1 { share } else { self.config.io_timeout };
+            match self.ask_log_ends(leader, topic, ids, list, patience, closed) {
+                Ok(answers) => list.iter().zip(answers).for_each(|(&index, end)| found[index] = end),
+                Err(Error::Closed) => return Err(Error::Closed),
+                Err(e) => {
+                    self.book.failed(leader, self.now());
+                    list.iter().for_each(|&index| found[index] = Err(e.clone()));
                 }
             }
         }
-        Ok(found.into_iter().flatten().collect())
+        Ok(())
     }
 
     /// Asks one broker for the ends of some of the logs.
@@ -462,16 +467,7 @@ impl Session {
         patience: Duration,
         closed: Option<&Closed>,
     ) -> Result<Vec<Result<Marks>>> {
-        let wanted = |&index: &usize| FetchPartition { partition: ids[index], seq: BEYOND_END, fetch_size: 1 };
-        let mut request = FetchRequest {
-            client_version: 2,
-            request_id: 0,
-            client_id: self.config.client_id.clone(),
-            max_wait_ms: 0,
-            min_bytes: 0,
-            flags: 0,
-            topics: vec![FetchTopic { name: topic.clone(), partitions: list.iter().map(wanted).collect() }],
-        };
+        let mut request = self.end_request(topic, list.iter().map(|&index| ids[index]));
         let answers = self.call_at(leader, &mut request, patience, closed)?;
         let end = |(&index, answer): (&usize, PartitionAnswer)| {
             let (id, now) = (ids[index], self.now());
@@ -498,6 +494,20 @@ impl Session {
             end.map_err(|fault| Error::broker(topic, id, fault))
         };
         Ok(list.iter().zip(answers).map(end).collect())
+    }
+
+    /// Asks for the ends of these partitions' logs.
+    pub(crate) fn end_request(&self, topic: &Arc<str>, ids: impl Iterator<Item = u16>) -> FetchRequest {
+        let wanted = |partition| FetchPartition { partition, seq: BEYOND_END, fetch_size: 1 };
+        FetchRequest {
+            client_version: 2,
+            request_id: 0,
+            client_id: self.config.client_id.clone(),
+            max_wait_ms: 0,
+            min_bytes: 0,
+            flags: 0,
+            topics: vec![FetchTopic { name: topic.clone(), partitions: ids.map(wanted).collect() }],
+        }
     }
 
     fn no_leader(&self, from: &BrokerAddr, topic: &str, partition: u16, now: Time) -> Fault {

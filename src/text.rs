@@ -1,4 +1,4 @@
-//! Settings as text, for command lines and configuration files: what is shown is read again.
+//! Settings as text, for command lines and configuration files: `parse` reads what `Display` writes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ fn malformed<T>(what: &str, text: &str, allowed: &str) -> Result<T> {
     Err(Error::config(format!("{what}: {text:?} given, {allowed} allowed")))
 }
 
-/// `earliest`, `latest`, a sequence number, `last:` and how many, or a time in UTC as RFC 3339 has it.
+/// Writes `earliest`, `latest`, a sequence number, `last:` and how many, or a time in UTC in the form of RFC 3339.
 impl fmt::Display for Start {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -27,8 +27,8 @@ impl fmt::Display for Start {
     }
 }
 
-/// Reads `earliest`, `latest`, a sequence number such as `1000`, `last:100` for the last hundred numbers, or a date, with or without a time of day, in UTC:
-/// `2026-11-22` or `2026-11-22T08:30:00Z`.
+/// Reads `earliest`, `latest`, a sequence number such as `1000`, `last:100` for the last hundred numbers, or a date in UTC,
+/// with or without a time of day: `2026-11-22` or `2026-11-22T08:30:00Z`.
 impl FromStr for Start {
     type Err = Error;
 
@@ -53,7 +53,7 @@ impl FromStr for Start {
     }
 }
 
-/// `all`, `quorum`, or the number of peers.
+/// Writes `all`, `quorum`, or the number of peers.
 impl fmt::Display for Acks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -56,7 +56,7 @@ impl CleanupPolicy {
     }
 }
 
-/// How a topic's partitions are stored; what is not set is left to the server.
+/// How a topic's partitions are stored; the server decides what is not set.
 ///
 /// Every setting is checked when it is made, so that a value of this type is one a server accepts. [`Display`] gives the
 /// lines a server reads, and [`FromStr`] reads them:
@@ -76,12 +76,13 @@ impl CleanupPolicy {
 /// A cluster checks a configuration and then ignores it.
 ///
 /// # What is read
-/// Lines of `key=value`; blanks around either do not count, a `#` begins a comment, empty lines are passed over. As for
-/// a server, a line of blanks only is an error, and so is an indented comment except on the first line. Keys ignore case, and
+/// Lines of `key=value`. Blanks around either are ignored, a `#` begins a comment, and empty lines are skipped. As on a
+/// server, a line of only blanks is an error, and so is an indented comment except on the first line. Keys ignore case, and
 /// the last of several lines with the same key counts. Keys that are not known here are [kept](TopicConfig::unknown).
 ///
-/// Refused here, although a server takes it: a month in a duration, which it counts as 365 days; numbers it would cut to
-/// their low bits or misread; a line without a key; segments so large that it would lose count of their bytes.
+/// Some values are refused here although a server accepts them: a month in a duration, which it counts as 365 days; numbers
+/// that it would cut to their low bits or misread; a line without a key; segments so large that it would lose count of their
+/// bytes.
 ///
 /// [`Display`]: fmt::Display
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -102,11 +103,11 @@ pub struct TopicConfig {
     unknown: BTreeMap<String, (String, String)>,
 }
 
-/// A setting that a server refuses, or takes for something else than it says.
+/// A setting that a server refuses, or understands as something other than it says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TopicConfigError {
-    /// A value out of its range or not of its form.
+    /// A value out of range, or not in the right form.
     #[error("{key} is {value:?}; allowed is {allowed}")]
     Value {
         /// The key.
@@ -117,7 +118,7 @@ pub enum TopicConfigError {
         allowed: &'static str,
     },
     /// A line that is no `key=value`: without `=`, without a value, of blanks only, or an indented comment.
-    #[error("line {line}, {text:?}, is no key=value")]
+    #[error("line {line}, {text:?}, is not of the form key=value")]
     Line {
         /// The line's number, from 1.
         line: usize,
@@ -150,7 +151,7 @@ fn seconds(key: &str, duration: Duration) -> Result<Option<u32>, TopicConfigErro
 }
 
 impl TopicConfig {
-    /// A configuration that leaves everything to the server; also [`Default`].
+    /// Creates a configuration that leaves everything to the server; also [`Default`].
     pub fn new() -> TopicConfig {
         TopicConfig::default()
     }
@@ -171,7 +172,7 @@ impl TopicConfig {
         self
     }
 
-    /// Sets from which part of a log not yet compacted on it is compacted, from 0 to 1. The default is 0.5.
+    /// Sets how large a part of a log must be uncompacted before it is compacted, from 0 to 1. The default is 0.5.
     ///
     /// # Errors
     /// Anything else.
@@ -198,10 +199,10 @@ impl TopicConfig {
         Ok(self)
     }
 
-    /// Sets after how many bytes a new segment is begun: 64 to 3.75 GiB. The default is 1 GiB.
+    /// Sets after how many bytes a new segment begins: 64 bytes to 3.75 GiB. The default is 1 GiB.
     ///
     /// # Errors
-    /// Anything else. A server takes more, but counts a segment's bytes in 32 bits.
+    /// Anything else. A server accepts more, but counts a segment's bytes in 32 bits.
     pub fn segment_bytes(mut self, bytes: u64) -> Result<Self, TopicConfigError> {
         self.segment_bytes = check(SEGMENT_BYTES, bytes, (64..=MAX_SEGMENT).contains(&bytes), SEGMENT_RANGE)?;
         Ok(self)
@@ -216,7 +217,7 @@ impl TopicConfig {
         Ok(self)
     }
 
-    /// Sets at how many bytes of index a new segment is begun, at least 128. The default is 10 MiB.
+    /// Sets at how many bytes of index a new segment begins, at least 128. The default is 10 MiB.
     ///
     /// # Errors
     /// Below 128.
@@ -225,7 +226,7 @@ impl TopicConfig {
         Ok(self)
     }
 
-    /// Sets by how much, at random, a segment's age at its end is varied, in whole seconds. The default is 0.
+    /// Sets by how much the age at which a segment ends varies at random, in whole seconds. The default is 0.
     ///
     /// # Errors
     /// As [`retention`](TopicConfig::retention).
@@ -234,7 +235,7 @@ impl TopicConfig {
         Ok(self)
     }
 
-    /// Sets at which age of a segment a new one is begun, in whole seconds. The default is a week.
+    /// Sets the age of a segment at which a new one begins, in whole seconds. The default is a week.
     ///
     /// # Errors
     /// As [`retention`](TopicConfig::retention).
@@ -637,7 +638,10 @@ mod tests {
         assert!(e.starts_with(r#"LOG.ROLL.SECS is "1m"; allowed is a duration of 0 to 4294967295 seconds"#), "{e}");
         let e = refusal(TopicConfig::new().flush_after(Duration::from_millis(1500)));
         assert_eq!(e, r#"flush.secs is "1.5s"; allowed is whole seconds, 0 to 4294967295"#);
-        assert_eq!(refusal("\n\n flush.secs=1\n\nflush.secs".parse()), r#"line 5, "flush.secs", is no key=value"#);
+        assert_eq!(
+            refusal("\n\n flush.secs=1\n\nflush.secs".parse()),
+            r#"line 5, "flush.secs", is not of the form key=value"#
+        );
     }
 
     #[test]

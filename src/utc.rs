@@ -1,11 +1,11 @@
-//! Times as text, as RFC 3339 has them: `2026-11-22T08:30:00Z`, always UTC.
+//! Times as text, in the form of RFC 3339: `2026-11-22T08:30:00Z`, always UTC.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY: i64 = 86_400;
 
-/// Writes a time with as many digits of its second as it has. A year outside of four digits gets a sign, as ISO 8601 has it.
+/// Writes a time with as many digits of its second as it has. A year that needs more than four digits gets a sign, as in ISO 8601.
 pub(crate) fn write(f: &mut fmt::Formatter<'_>, time: SystemTime) -> fmt::Result {
     let (seconds, nanos) = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => (seconds(since), since.subsec_nanos()),

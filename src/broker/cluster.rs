@@ -220,8 +220,8 @@ impl Cluster {
         there(self.act(|machine, now| machine.set_in_sync(now, topic, partition, nodes)), topic, partition);
     }
 
-    /// Notices that a node is gone: takes it out of all in-sync sets where it is not the last, and gives each partition it
-    /// leads to the next replica in sync that runs, or to no node.
+    /// Makes the cluster notice that a node is gone: takes it out of all in-sync sets where it is not the last, and gives each
+    /// partition it leads to the next replica in sync that runs, or to no node.
     pub fn fail_over(&self, node: usize) {
         self.act(|machine, now| machine.fail_over(now, node));
     }
@@ -235,8 +235,8 @@ impl Cluster {
         self.node(node).stop();
     }
 
-    /// Stops a node the orderly way: it takes its address back, so that until a fail-over clients are sent to 0.0.0.0:0
-    /// for what it leads. [`kill`](Cluster::kill) is the other way.
+    /// Shuts a node down properly: it withdraws its address, so that until a fail-over clients are redirected to 0.0.0.0:0 for
+    /// the partitions it leads. Compare [`kill`](Cluster::kill).
     ///
     /// # Panics
     /// If there is no such node.

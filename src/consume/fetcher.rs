@@ -302,19 +302,13 @@ impl Fetcher {
             Event::End { request_id } => {
                 self.channel.answer_ends(now, Some(request_id));
                 self.retry.reset();
-                let fetch = self.current.take();
-                self.behind -= fetch.as_ref().map_or(0, |fetch| fetch.behind);
-                self.suspects -= fetch.as_ref().map_or(0, |fetch| fetch.suspects);
-                let wait = fetch.as_ref().map_or(0, |fetch| fetch.max_wait_ms);
-                let soon = SOON.min(Duration::from_millis(wait));
-                let summary = fetch.as_ref().map(|fetch| fetch.summary).unwrap_or_default();
-                let is_early = fetch.as_ref().is_some_and(|fetch| now.since(fetch.sent) < soon);
-                Stepped::End(Answer {
-                    request_id,
-                    partitions: fetch.map(|fetch| fetch.partitions).unwrap_or_default(),
-                    summary,
-                    soon: is_early && !summary.has_data && !summary.has_fault,
-                })
+                let Some(fetch) = self.current.take() else { return Stepped::Bundles(Lookahead::Clear) };
+                self.behind -= fetch.behind;
+                self.suspects -= fetch.suspects;
+                let (partitions, summary) = (fetch.partitions, fetch.summary);
+                let is_early = now.since(fetch.sent) < SOON.min(Duration::from_millis(fetch.max_wait_ms));
+                let soon = is_early && !summary.has_data && !summary.has_fault;
+                Stepped::End(Answer { request_id, partitions, summary, soon })
             }
         }
     }

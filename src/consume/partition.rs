@@ -30,7 +30,7 @@ pub(super) use terms::{Failure, Lookahead, Lost, Next, Rules, Want};
 const BEYOND_END: u64 = u64::MAX - 1;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Partition {
     state: State,
     begin: Begin,
@@ -47,7 +47,7 @@ pub(super) struct Partition {
     end_unknown: bool,
     /// Where the last answer, or the address book, said to ask.
     leader: Option<BrokerAddr>,
-    /// The fetch in flight may be waited with.
+    /// The broker may wait with the fetch in flight.
     waits: bool,
     last_was_empty: bool,
     /// The last answer ended a wait with data not to be relied on.
@@ -65,9 +65,10 @@ pub(super) struct Partition {
     deaths: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum State {
     /// To be asked for.
+    #[default]
     Idle,
     InFlight,
     /// Not to be asked for before that moment.
@@ -77,9 +78,10 @@ pub(super) enum State {
 }
 
 /// Where a partition begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Begin {
     /// At its position.
+    #[default]
     Known,
     /// At its position, which a checkpoint named; no answer has shown yet that there is such a place.
     Resumed,
@@ -93,25 +95,14 @@ impl Partition {
     /// A partition that begins at this number, with its first number and its high-water mark if they are known.
     pub(super) fn new(position: u64, marks: Option<(u64, u64)>, options: &Options) -> Partition {
         let mut partition = Partition {
-            state: State::Idle,
-            begin: Begin::Known,
             position,
             fetch_from: position,
             first_available: marks.map_or(0, |(first, _)| first),
             high_water_mark: marks.map(|(_, mark)| mark),
             end: options.stop_at_seq,
             end_unknown: options.stop_at_end,
-            leader: None,
-            waits: false,
-            last_was_empty: false,
-            wait_ended: false,
             chunks: Chunks::new(options.fetch_size),
-            quiet: 0,
-            is_quiet: false,
-            retry: RetryState::default(),
-            failed_attempts: 0,
-            highest_first: 0,
-            deaths: 0,
+            ..Partition::default()
         };
         partition.check_end();
         partition
@@ -187,7 +178,7 @@ impl Partition {
     /// What to ask for, if it may be asked for now.
     ///
     /// # Errors
-    /// The next number is none.
+    /// The next number cannot exist.
     pub(super) fn wants(&self, rules: &Rules) -> Result<Option<Want>, Failure> {
         if self.state != State::Idle {
             return Ok(None);
@@ -196,7 +187,7 @@ impl Partition {
             return Err(Failure::NoSuchSeq);
         }
         let (is_behind, is_suspect) = (self.is_behind(), self.is_suspect());
-        // Where something has to be found out, or must be there, a wait would only hide that it is not.
+        // While something must be found out, or must be there, a broker's wait would only hide that it is not.
         let asks_at_once = !self.has_begun() || rules.options.stop_at_end || self.end_unknown || is_suspect;
         let is_drained = (self.last_was_empty || self.high_water_mark.is_some() && !is_behind) && !self.wait_ended;
         let waits = !asks_at_once && (is_drained || !rules.in_cluster);
@@ -205,7 +196,7 @@ impl Partition {
         Ok(Some(Want { seq, fetch_size, waits, alone, is_behind, is_suspect }))
     }
 
-    /// Notes that it was asked for; `waits`: that the broker may wait.
+    /// Notes that it was asked for; `waits`: the broker may wait for data.
     pub(super) fn on_sent(&mut self, waits: bool) {
         self.state = State::InFlight;
         self.waits = waits;
@@ -220,7 +211,7 @@ impl Partition {
         over
     }
 
-    /// Asks whether there is such a partition by now.
+    /// Lets a dormant partition be asked for once: it may exist by now.
     pub(super) fn probe(&mut self) -> bool {
         let dormant = self.is_probe() && self.state == State::Done;
         if dormant {
@@ -265,7 +256,7 @@ impl Partition {
         self.check_end();
     }
 
-    /// Ends it, whatever comes of what is in flight.
+    /// Ends it; an answer that is still in flight is ignored.
     pub(super) fn end(&mut self) {
         self.state = State::Done;
     }

@@ -1,4 +1,4 @@
-//! From what is wanted to where each partition begins.
+//! Works out where each partition of a subscription begins.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
 struct Place {
     id: u16,
     start: Start,
-    /// A checkpoint says so.
+    /// Whether a checkpoint says so.
     resumed: bool,
     /// As any broker knows them.
     marks: Option<Marks>,
@@ -114,7 +114,7 @@ impl Place {
 
 /// Asks a cluster's leaders for the ends that are needed, without waiting for those that are gone.
 fn find_ends(session: &Session, closer: &CloseHandle, topic: &Arc<str>, places: &mut [Place]) -> Result<()> {
-    // What others know is no end of a log.
+    // Only leaders know the end of a log.
     places.iter_mut().for_each(|place| place.marks = None);
     let mut open: Vec<&mut Place> = places.iter_mut().filter(|place| place.needs_end()).collect();
     if open.is_empty() {
@@ -147,7 +147,7 @@ fn await_marks(session: &Session, topic: &str, id: u16) -> Result<Marks> {
                 return Ok((first_available, high_water_mark));
             }
             Some(PartitionState::SystemError) => return Err(Error::broker(topic, id, Fault::System)),
-            // It stands alone, as it says, and yet another one leads.
+            // It says that it stands alone, and yet names another leader.
             Some(PartitionState::Redirect(_) | PartitionState::NoLeader) => {}
             None => return Err(Error::broker(topic, id, Fault::UnknownPartition)),
         }

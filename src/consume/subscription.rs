@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::checkpoint::Checkpoint;
 use super::close::CloseHandle;
 use super::position::Positions;
+use crate::config::setters;
 use crate::error::{Error, Result};
 use crate::message::{Start, check_topic, millis_at_or_after};
 use crate::protocol::fetch::MAX_WAIT_MS;
@@ -115,103 +116,66 @@ impl Subscription {
         self
     }
 
-    /// Where to begin, for all that was given no start of its own. Default [`Start::Latest`].
-    pub fn start(mut self, start: Start) -> Self {
-        self.start = start;
-        self
-    }
+    setters! {
+        /// Where to begin, for all that was given no start of its own. Default [`Start::Latest`].
+        start(start: Start) => start = start;
 
-    /// How long a broker may wait for new data before it answers a fetch with none. Default 5 seconds; brokers wait at
-    /// least 320 ms and at most an hour, and up to 190 ms longer than asked. It does not delay data that is there, and it
-    /// limits no call: for that see [`ConsumeIter::next_timeout`](crate::ConsumeIter::next_timeout).
-    pub fn max_wait(mut self, wait: Duration) -> Self {
-        self.options.max_wait = wait;
-        self
-    }
+        /// How long a broker may wait for new data before it answers a fetch with none. Default 5 seconds; brokers wait at
+        /// least 320 ms and at most an hour, and up to 190 ms longer than asked. It does not delay data that is there, and it
+        /// limits no call: for that see [`ConsumeIter::next_timeout`](crate::ConsumeIter::next_timeout).
+        max_wait(wait: Duration) => options.max_wait = wait;
 
-    /// How many bytes of new data end a broker's wait. Default 0: any; more than 64 MiB count as 64 MiB. Brokers
-    /// withhold less until `max_wait` is over and one more fetch is made, which costs latency.
-    pub fn min_bytes(mut self, bytes: u32) -> Self {
-        self.options.min_bytes = bytes;
-        self
-    }
+        /// How many bytes of new data end a broker's wait. Default 0: any; more than 64 MiB count as 64 MiB. Brokers
+        /// withhold less until `max_wait` is over and one more fetch is made, which costs latency.
+        min_bytes(bytes: u32) => options.min_bytes = bytes;
 
-    /// About how many bytes of each partition a broker sends at a time. Default 1 MiB; 1 byte to 64 MiB. It is a hint to
-    /// the broker; the memory used here does not depend on it.
-    pub fn fetch_size(mut self, bytes: u32) -> Self {
-        self.options.fetch_size = bytes;
-        self
-    }
+        /// About how many bytes of each partition a broker sends at a time. Default 1 MiB; 1 byte to 64 MiB. It is a hint to
+        /// the broker; the memory used here does not depend on it.
+        fetch_size(bytes: u32) => options.fetch_size = bytes;
 
-    /// What to do when retention took the number wanted next; it applies as long as the subscription lasts. Default
-    /// [`OutOfRange::Fail`]. A broker that rejects even the number it has just named is retried for
-    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout), and then ends the subscription with the same error.
-    pub fn out_of_range(mut self, policy: OutOfRange) -> Self {
-        self.options.out_of_range = policy;
-        self
-    }
+        /// What to do when retention took the number wanted next; it applies as long as the subscription lasts. Default
+        /// [`OutOfRange::Fail`]. A broker that rejects even the number it has just named is retried for
+        /// [`retry_timeout`](crate::ClientBuilder::retry_timeout), and then ends the subscription with the same error.
+        out_of_range(policy: OutOfRange) => options.out_of_range = policy;
 
-    /// Continues where a checkpoint says, whatever start was given; partitions that are not in it begin with their start.
-    ///
-    /// If retention has taken messages from there on, [`out_of_range`](Subscription::out_of_range) decides, and
-    /// [`gaps`](crate::ConsumeIter::gaps) lists them. If the number lies beyond the end,
-    /// [`beyond_end`](Subscription::beyond_end) decides.
-    pub fn resume(mut self, checkpoint: &Checkpoint) -> Self {
-        self.resume = checkpoint.positions().clone();
-        self
-    }
+        /// Continues where a checkpoint says, whatever start was given; partitions that are not in it begin with their start.
+        ///
+        /// If retention has taken messages from there on, [`out_of_range`](Subscription::out_of_range) decides, and
+        /// [`gaps`](crate::ConsumeIter::gaps) lists them. If the number lies beyond the end,
+        /// [`beyond_end`](Subscription::beyond_end) decides.
+        resume(checkpoint: &Checkpoint) => resume = checkpoint.positions().clone();
 
-    /// What to do when the number wanted next lies beyond the end, because the topic was created again or a fail-over lost its
-    /// last messages; it applies as long as the subscription lasts. Default [`OutOfRange::Fail`]; the error is
-    /// [`Error::Recreated`] for a position that [`resume`](Subscription::resume) named. A topic that has already grown past the
-    /// position again cannot be told from the old one.
-    pub fn beyond_end(mut self, policy: OutOfRange) -> Self {
-        self.options.beyond_end = policy;
-        self
-    }
+        /// What to do when the number wanted next lies beyond the end, because the topic was created again or a fail-over lost its
+        /// last messages; it applies as long as the subscription lasts. Default [`OutOfRange::Fail`]; the error is
+        /// [`Error::Recreated`] for a position that [`resume`](Subscription::resume) named. A topic that has already grown past the
+        /// position again cannot be told from the old one.
+        beyond_end(policy: OutOfRange) => options.beyond_end = policy;
 
-    /// Ends each partition at the high-water mark it has when the subscription begins, even if it keeps growing. If the log
-    /// becomes shorter, the partition ends where nothing is left.
-    pub fn stop_at_end(mut self) -> Self {
-        self.options.stop_at_end = true;
-        self
-    }
+        /// Ends each partition at the high-water mark it has when the subscription begins, even if it keeps growing. If the log
+        /// becomes shorter, the partition ends where nothing is left.
+        stop_at_end() => options.stop_at_end = true;
 
-    /// Ends each partition with this sequence number, inclusive.
-    pub fn stop_at_seq(mut self, seq: u64) -> Self {
-        self.options.stop_at_seq = Some(seq);
-        self
-    }
+        /// Ends each partition with this sequence number, inclusive.
+        stop_at_seq(seq: u64) => options.stop_at_seq = Some(seq);
 
-    /// Ends each partition before its first message with this time stamp or a later one. That message is not delivered, nor
-    /// is any after it, even one with an earlier time stamp. Messages are looked at as they come, from the start of the
-    /// subscription on: a partition without such a message waits for one, unless
-    /// [`stop_at_end`](Subscription::stop_at_end) or another condition ends it first.
-    pub fn stop_at_time(mut self, time: SystemTime) -> Self {
-        self.options.stop_at_time = Some(millis_at_or_after(time));
-        self
-    }
+        /// Ends each partition before its first message with this time stamp or a later one. That message is not delivered, nor
+        /// is any after it, even one with an earlier time stamp. Messages are looked at as they come, from the start of the
+        /// subscription on: a partition without such a message waits for one, unless
+        /// [`stop_at_end`](Subscription::stop_at_end) or another condition ends it first.
+        stop_at_time(time: SystemTime) => options.stop_at_time = Some(millis_at_or_after(time));
 
-    /// Ends after `n` messages, all partitions together.
-    pub fn limit(mut self, n: u64) -> Self {
-        self.limit = Some(n);
-        self
-    }
+        /// Ends after `n` messages, all partitions together.
+        limit(n: u64) => limit = Some(n);
 
-    /// Lets [`CloseHandle::close`] of this handle end the iteration, and also `subscribe` while it is still looking for
-    /// brokers. One handle can end any number of subscriptions.
-    pub fn close_with(mut self, handle: &CloseHandle) -> Self {
-        self.closer = Some(handle.clone());
-        self
-    }
+        /// Lets [`CloseHandle::close`] of this handle end the iteration, and also `subscribe` while it is still looking for
+        /// brokers. One handle can end any number of subscriptions.
+        close_with(handle: &CloseHandle) => closer = Some(handle.clone());
 
-    /// In a cluster, reads from a replica on this host instead of the leader, if there is one that is in sync.
-    ///
-    /// Use it to read old messages, not to follow new ones: TANK 4.0 replicas do not wake a waiting fetch when new messages
-    /// come, and one that was restarted may number an answer wrongly, which is refused as malformed.
-    pub fn prefer_local(mut self) -> Self {
-        self.options.prefer_local = true;
-        self
+        /// In a cluster, reads from a replica on this host instead of the leader, if there is one that is in sync.
+        ///
+        /// Use it to read old messages, not to follow new ones: TANK 4.0 replicas do not wake a waiting fetch when new messages
+        /// come, and one that was restarted may number an answer wrongly, which is refused as malformed.
+        prefer_local() => options.prefer_local = true;
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -262,26 +226,18 @@ impl Options {
     }
 }
 
-impl From<&str> for Subscription {
-    /// Every partition of the topic, from now on.
-    fn from(topic: &str) -> Subscription {
-        Subscription::topic(topic)
-    }
+macro_rules! from_topic {
+    ($($given:ty)*) => {$(
+        impl From<$given> for Subscription {
+            /// Every partition of the topic, from now on.
+            fn from(topic: $given) -> Subscription {
+                Subscription::topic(topic)
+            }
+        }
+    )*};
 }
 
-impl From<String> for Subscription {
-    /// Every partition of the topic, from now on.
-    fn from(topic: String) -> Subscription {
-        Subscription::topic(topic)
-    }
-}
-
-impl From<&String> for Subscription {
-    /// Every partition of the topic, from now on.
-    fn from(topic: &String) -> Subscription {
-        Subscription::topic(topic)
-    }
-}
+from_topic!(&str String &String);
 
 impl From<(&str, u16)> for Subscription {
     /// One partition of the topic, from now on.

@@ -18,8 +18,8 @@ use super::buffer::{Fill, read};
 use super::network::{Interest, Socket, Time};
 use super::settings::ChannelSettings;
 use crate::error::{Error, Phase, Result, is_lack};
+use crate::protocol::DecodeError;
 use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind, PING};
-use crate::protocol::{DecodeError, DecodeFault};
 
 /// How long one address may keep the next one waiting: a dead one must not cost every connection a time-out (RFC 8305
 /// says 250 ms).
@@ -163,13 +163,12 @@ impl Attempt {
 
 /// A broker greets with an empty ping; anything else is another service.
 fn check_greeting(ping: &[u8; HEADER_LEN]) -> std::result::Result<(), DecodeError> {
-    let unexpected = |found: u64, expected: u64, field, at| {
-        Err(DecodeError::new(field, DecodeFault::Unexpected { found, expected }, at))
-    };
     match FrameHeader::decode(ping) {
         Ok(Some(FrameHeader { kind: Kind::Ping, len: 0 })) => Ok(()),
-        Ok(Some(FrameHeader { kind: Kind::Ping, len })) => unexpected(len.into(), 0, "greeting's length", 1),
-        _ => unexpected(ping[0].into(), Kind::Ping as u64, "greeting's message id", 0),
+        Ok(Some(FrameHeader { kind: Kind::Ping, len })) => {
+            Err(DecodeError::unexpected("greeting's length", len.into(), 0, 1))
+        }
+        _ => Err(DecodeError::unexpected("greeting's message id", ping[0].into(), Kind::Ping as u64, 0)),
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) const WELL: Duration = Duration::from_secs(10);
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
 /// The budget of time for trying again, and the pauses.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RetryPolicy {
     /// How long trouble may last, from its first failure.
     pub(crate) timeout: Duration,

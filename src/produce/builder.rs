@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::partitioner::{ByKey, Partitioner};
 use super::records::MAX_SET;
-use crate::config::{Acks, PublishOptions};
+use crate::config::{Acks, PublishOptions, setters};
 use crate::error::{Error, Result};
 use crate::protocol::bundle::{Compression, MAX_MESSAGES};
 use crate::session::Session;
 
-/// The least of pending bytes that may be allowed.
+/// The least value of `max_pending_bytes`.
 const LEAST_PENDING: usize = 1 << 20;
 
 /// Settings for a [`Producer`](crate::Producer), from [`Client::producer`](crate::Client::producer).
@@ -43,87 +43,62 @@ impl ProducerBuilder {
         }
     }
 
-    /// How many records of a partition to collect before they are sent, 1 to 65,535. Default 10,000.
-    pub fn max_records(mut self, records: u32) -> Self {
-        self.max_records = records;
-        self
-    }
+    setters! {
+        /// How many records of a partition to collect before they are sent, 1 to 65,535. Default 10,000.
+        max_records(records: u32) => max_records = records;
 
-    /// How many bytes of a partition to collect before they are sent, before compression and some bytes for each record
-    /// included: 1 to 32 MiB. Default 512 KiB. A larger record goes alone.
-    pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.max_bytes = bytes;
-        self
-    }
+        /// How many bytes of a partition to collect before they are sent, 1 to 32 MiB. Counted before compression, with a few
+        /// bytes for each record. Default 512 KiB. A larger record goes alone.
+        max_bytes(bytes: usize) => max_bytes = bytes;
 
-    /// How old the first record collected for a partition may become before the next call sends it with the others. Default
-    /// 50 milliseconds. Without a call nothing is sent.
-    pub fn max_age(mut self, age: Duration) -> Self {
-        self.max_age = age;
-        self
-    }
+        /// How old the first record collected for a partition may become before the next call sends it with the others. Default
+        /// 50 milliseconds. Without a call nothing is sent.
+        max_age(age: Duration) => max_age = age;
 
-    /// How many bytes the producer holds at most of records that are neither stored nor have failed, before compression; a
-    /// quarter of them for one partition. Default 64 MiB, at least 1 MiB. A call to [`send`](crate::Producer::send) that would exceed
-    /// it waits, as described there. A larger record is taken alone.
-    pub fn max_pending_bytes(mut self, bytes: usize) -> Self {
-        self.max_pending_bytes = bytes;
-        self
-    }
+        /// How many bytes of records that are neither stored nor have failed the producer holds at most, counted before
+        /// compression. A single partition may hold a quarter of that. Default 64 MiB, at least 1 MiB. A call to
+        /// [`send`](crate::Producer::send) that would exceed it waits, as described there, and then returns [`Error::Full`]. A record
+        /// larger than the limit is taken when nothing else is held.
+        max_pending_bytes(bytes: usize) => max_pending_bytes = bytes;
 
-    /// How many requests may be in flight to a broker at a time, at least 1. Default 5. One that is not answered within half a
-    /// second is not counted any more: it waits for replicas, and must not hold up other
-    /// partitions. With 1, each partition has one request in flight, and what is refused for now never changes the order.
-    pub fn window(mut self, requests: usize) -> Self {
-        self.window = requests;
-        self
-    }
+        /// How many requests may be in flight to a broker at a time, at least 1. Default 5. A request that is not answered within
+        /// half a second is no longer counted: it waits for replicas, and must not hold up other partitions. With 1, each partition
+        /// has one request in flight, so a temporary refusal can never change the order.
+        window(requests: usize) => window = requests;
 
-    /// When to compress. Default: as the client was [told](crate::ClientBuilder::compression).
-    pub fn compression(mut self, compression: Compression) -> Self {
-        self.options.compression = compression;
-        self
-    }
+        /// When to compress. Default: the client's [setting](crate::ClientBuilder::compression).
+        compression(compression: Compression) => options.compression = compression;
 
-    /// Which replicas must have the records. Default: as the client was [told](crate::ClientBuilder::acks).
-    pub fn acks(mut self, acks: Acks) -> Self {
-        self.options.acks = acks;
-        self
-    }
+        /// Which replicas must have the records. Default: the client's [setting](crate::ClientBuilder::acks).
+        acks(acks: Acks) => options.acks = acks;
 
-    /// How long a cluster waits for those replicas. Default: as the client was
-    /// [told](crate::ClientBuilder::ack_timeout).
-    pub fn ack_timeout(mut self, timeout: Duration) -> Self {
-        self.options.ack_timeout = timeout;
-        self
-    }
+        /// How long a cluster waits for those replicas. Default: the client's
+        /// [setting](crate::ClientBuilder::ack_timeout).
+        ack_timeout(timeout: Duration) => options.ack_timeout = timeout;
 
-    /// What chooses the partition of a record that is given without one. Default [`ByKey`].
-    pub fn partitioner(mut self, partitioner: impl Partitioner + 'static) -> Self {
-        self.partitioner = Box::new(partitioner);
-        self
-    }
+        /// What chooses the partition of a record that is given without one. Default [`ByKey`].
+        partitioner(partitioner: impl Partitioner + 'static) => partitioner = Box::new(partitioner);
 
-    /// Stores every record exactly once, whatever connections and leaders do: the producer gives the records their sequence
-    /// numbers, and where the outcome of a request is unknown it asks the leader for the end of its log, on a new connection,
-    /// and sends again what is not there (ProduceWithSeqnum requests). That holds while the producer lives, not over a restart
-    /// of the program: after one, wait for an [`io_timeout`](crate::ClientBuilder::io_timeout) before the next producer numbers.
-    ///
-    /// **One writer per partition.** Nobody else may publish to the partitions this producer publishes to, for as long as it
-    /// lives: no other producer, no other process, not this client's [`publish`](crate::Client::publish) either. Where another
-    /// writer's messages are seen, records fail with [`Fault::AnotherWriter`](crate::Fault::AnotherWriter) or
-    /// [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove); there may be some that are not seen.
-    ///
-    /// One request at a time is in flight for each partition. Records that a leader has and its replicas have not confirmed in
-    /// time are held until they have; at the end of [`retry_timeout`](crate::ClientBuilder::retry_timeout) they fail, as unknown.
-    /// Failures keep their numbers: [`retry_failures`](crate::Producer::retry_failures) stores them exactly once even then, while dropping
-    /// those that may be stored leaves a gap in the numbers if they are not.
-    ///
-    /// What remains: a proxy that delivers what it had buffered, two nodes that both believe they lead, or a leader that comes
-    /// back with a log that should have been cut may still store records twice or not at all.
-    pub fn idempotent(mut self) -> Self {
-        self.idempotent = true;
-        self
+        /// Stores every record exactly once, across lost connections and changes of leader: the producer gives the records their
+        /// sequence numbers (ProduceWithSeqnum requests). When the outcome of a request is unknown it asks the leader for the end
+        /// of its log, on a new connection, and sends again what is not there. The guarantee lasts as long as the producer, not
+        /// across a restart of the program: after one, wait for an [`io_timeout`](crate::ClientBuilder::io_timeout) before you
+        /// publish with a new idempotent producer.
+        ///
+        /// **One writer per partition.** While this producer exists, nobody else may publish to its partitions: no other producer,
+        /// no other process, not this client's [`publish`](crate::Client::publish) either. Where the producer sees another writer's
+        /// messages, records fail with [`Fault::AnotherWriter`](crate::Fault::AnotherWriter) or
+        /// [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove); it cannot see all of them.
+        ///
+        /// One request at a time is in flight for each partition. Records that the leader has stored, but its replicas have not
+        /// confirmed in time, are held until they are confirmed; at the end of
+        /// [`retry_timeout`](crate::ClientBuilder::retry_timeout) they fail as unknown. Failures keep their numbers:
+        /// [`retry_failures`](crate::Producer::retry_failures) still stores them exactly once. If you drop failures that may be stored,
+        /// and they are not, their numbers remain unused: a gap.
+        ///
+        /// Three things can still store records twice or lose them: a proxy that delivers what it had buffered, two nodes that
+        /// both believe they lead, and a leader that comes back with a log that should have been cut.
+        idempotent() => idempotent = true;
     }
 
     pub(super) fn check(&self) -> Result<()> {
@@ -140,7 +115,7 @@ impl ProducerBuilder {
             return refused(&format!("pending bytes: {given} given, at least {LEAST_PENDING} needed"));
         }
         if self.window == 0 {
-            return refused("a window of no requests given, at least 1 needed");
+            return refused("window: 0 requests given, at least 1 needed");
         }
         Ok(())
     }

@@ -38,9 +38,10 @@ pub(super) struct Driver {
     is_ready: Vec<bool>,
     /// Queues whose outcomes have not been looked at.
     pub(super) changed: Vec<usize>,
-    /// Topics whose partitions are to be counted, and their counts.
+    /// Topics whose partitions are to be counted, and counts that were asked for, by key.
     uncounted: Vec<(usize, Arc<str>)>,
     pub(super) counts: Vec<(usize, usize)>,
+    /// Whether a connection was lost, since somebody looked.
     pub(super) connection_lost: bool,
     /// The moment of the last step.
     stepped: Time,
@@ -112,21 +113,6 @@ impl Driver {
         if !self.uncounted.iter().any(|(other, _)| *other == key) {
             self.uncounted.push((key, topic));
         }
-    }
-
-    /// Numbers of partitions that were asked for, by key.
-    pub(super) fn take_counts(&mut self) -> Vec<(usize, usize)> {
-        std::mem::take(&mut self.counts)
-    }
-
-    /// Whether a connection was lost since the last call.
-    pub(super) fn take_connection_lost(&mut self) -> bool {
-        std::mem::take(&mut self.connection_lost)
-    }
-
-    /// Queues that may have outcomes.
-    pub(super) fn take_changed(&mut self) -> Vec<usize> {
-        std::mem::take(&mut self.changed)
     }
 
     /// Whether something is in flight or waits to be sent.
@@ -207,7 +193,7 @@ impl Driver {
                 continue;
             }
             // After those in flight, whoever leads by now.
-            let leader = match queue.leader() {
+            let leader = match queue.leader {
                 Some(leader) => leader,
                 None => self.leader_of(queue),
             };
@@ -279,7 +265,7 @@ impl Driver {
         let mut sent = false;
         for queue in std::mem::take(&mut self.leaders[id].wanted) {
             // A window of one keeps the order whatever is refused.
-            let must_wait = self.window == 1 && queues[queue].leader().is_some();
+            let must_wait = self.window == 1 && queues[queue].leader.is_some();
             match queues[queue].next(now, id).filter(|_| !must_wait) {
                 None => {}
                 Some(ToSend::Bundle) => bundles.push(queue),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,7 +78,7 @@ struct Topic {
 }
 
 impl ProducerBuilder {
-    /// Makes the producer. Nothing is sent yet.
+    /// Creates the producer. Nothing is sent yet.
     ///
     /// # Errors
     /// [`Error::Config`] for a setting out of its range.
@@ -174,7 +175,7 @@ impl Producer {
     /// }
     /// ```
     pub fn retry_failures(&mut self, again: impl FnMut(&Failure) -> bool) -> Vec<Failure> {
-        let (again, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut self.failures).into_iter().partition(again);
+        let (again, dropped): (Vec<_>, Vec<_>) = mem::take(&mut self.failures).into_iter().partition(again);
         for failure in again {
             self.pending_bytes += failure.bundle.size;
             self.driver.wake(failure.queue);
@@ -395,16 +396,16 @@ impl Producer {
     fn step(&mut self, look_up: LookUp) -> Result<()> {
         self.driver.step(&mut self.queues, look_up)?;
         let now = self.settings.session.now();
-        for index in self.driver.take_changed() {
+        for index in mem::take(&mut self.driver.changed) {
             while let Some(delivery) = self.queues[index].outcome() {
                 self.queues[index].progressed = now;
                 self.take_in(index, delivery);
             }
         }
-        for (topic, count) in self.driver.take_counts() {
+        for (topic, count) in mem::take(&mut self.driver.counts) {
             self.topics[topic].recount(count);
         }
-        if self.driver.take_connection_lost() {
+        if mem::take(&mut self.driver.connection_lost) {
             for (key, topic) in self.topics.iter().enumerate().filter(|(_, topic)| topic.partitions.is_some()) {
                 self.driver.count_partitions(key, topic.name.clone());
             }

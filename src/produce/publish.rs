@@ -73,7 +73,7 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
     }
     loop {
         driver.step(&mut queues, LookUp::Allowed)?;
-        let changed = driver.take_changed();
+        let changed = std::mem::take(&mut driver.changed);
         let mut has_more = false;
         for index in changed {
             let (job, queue) = (&mut jobs[index], &mut queues[index]);

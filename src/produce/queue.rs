@@ -29,7 +29,7 @@ use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
 use crate::protocol::produce::ProduceCode;
 
 /// See the [module](self).
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct PartitionQueue {
     pub(super) topic: Arc<str>,
     pub(super) partition: u16,
@@ -65,7 +65,7 @@ pub(super) struct PartitionQueue {
 }
 
 /// How bundles are made.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sealing {
     pub(super) compression: Compression,
     /// Whether the producer gives the numbers.
@@ -80,10 +80,10 @@ pub(super) struct InFlight {
     pub(super) refused: Option<Error>,
 }
 
-/// What a queue wants to have sent.
+/// What a queue wants the driver to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ToSend {
-    /// Its [`front`](PartitionQueue::front).
+    /// The first that waits.
     Bundle,
     /// The question for the end of the leader's log.
     End,
@@ -112,31 +112,8 @@ pub(super) enum Delivery {
 
 impl PartitionQueue {
     pub(super) fn new(topic: Arc<str>, partition: u16, how: Sealing, policy: RetryPolicy) -> PartitionQueue {
-        PartitionQueue {
-            topic,
-            partition,
-            how,
-            policy,
-            collected: None,
-            waiting: VecDeque::new(),
-            in_flight: VecDeque::new(),
-            leader: None,
-            numbering: how.numbering.then(Numbering::default),
-            question: None,
-            retry: RetryState::default(),
-            unsent: 0,
-            hops: 0,
-            trouble: None,
-            cause: None,
-            failed: Vec::new(),
-            deliveries: VecDeque::new(),
-            bytes: 0,
-            sealed: 0,
-            stored: 0,
-            another_writer: false,
-            send_by: Time::NEVER,
-            progressed: Time::ZERO,
-        }
+        let numbering = how.numbering.then(Numbering::default);
+        PartitionQueue { topic, partition, how, policy, numbering, send_by: Time::NEVER, ..PartitionQueue::default() }
     }
 
     /// Takes a record.
@@ -221,16 +198,6 @@ impl PartitionQueue {
     /// When to look at it again if nothing arrives: at the end of its pause, and of its budget.
     pub(super) fn times(&self) -> [Time; 2] {
         [self.retry.pause_until(), self.retry.gives_up_at(&self.policy)]
-    }
-
-    /// The leader it must send to next, to stay in order with the bundles in flight.
-    pub(super) fn leader(&self) -> Option<BrokerId> {
-        self.leader
-    }
-
-    /// The bundle to be sent next.
-    pub(super) fn front(&self) -> Option<&Bundle> {
-        self.waiting.front()
     }
 
     /// Notes that what it wanted went to this leader.

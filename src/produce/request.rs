@@ -9,14 +9,14 @@ use crate::config::PublishOptions;
 use crate::net::Time;
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::cursor::Cursor;
-use crate::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, PartitionAnswer};
+use crate::protocol::fetch::{FetchRequest, PartitionAnswer};
 use crate::protocol::frame::{self, Kind};
 use crate::protocol::produce::{
     CLIENT_VERSION, ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic,
 };
 use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault, Limits};
-use crate::session::{BEYOND_END, Session};
+use crate::session::Session;
 
 /// The most topics in a request, and partitions of one.
 pub(super) const MAX_ENTRIES: usize = 255;
@@ -143,10 +143,7 @@ impl InFlight {
 
 /// The request that an answer is to.
 pub(super) fn find(in_flight: &[InFlight], kind: Kind, payload: &[u8]) -> Result<usize, DecodeError> {
-    let unexpected = |expected: Kind| {
-        let fault = DecodeFault::Unexpected { found: kind as u64, expected: expected as u64 };
-        Err(DecodeError::new("message id", fault, 0))
-    };
+    let unexpected = |expected| Err(DecodeError::unexpected("message id", kind as u64, expected as u64, 0));
     if !in_flight.iter().any(|request| request.answer_kind() == kind) {
         return unexpected(in_flight.first().map_or(Kind::Produce, InFlight::answer_kind));
     }
@@ -172,16 +169,8 @@ pub(super) fn ask(session: &Session, queue: &PartitionQueue, index: usize, quest
     if question == ToSend::Mark {
         return Sent::Mark(index, discover(id, &queue.topic));
     }
-    let wanted = FetchPartition { partition: queue.partition, seq: BEYOND_END, fetch_size: 1 };
-    let request = FetchRequest {
-        client_version: CLIENT_VERSION,
-        request_id: id,
-        client_id: session.config.client_id.clone(),
-        max_wait_ms: 0,
-        min_bytes: 0,
-        flags: 0,
-        topics: vec![FetchTopic { name: queue.topic.clone(), partitions: vec![wanted] }],
-    };
+    let mut request = session.end_request(&queue.topic, std::iter::once(queue.partition));
+    request.request_id = id;
     Sent::End(index, request)
 }
 
@@ -202,7 +191,7 @@ pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> 
     let mut bytes = 0;
     from.retain(|&index| {
         let queue = &queues[index];
-        let Some(bundle) = queue.front() else { return false };
+        let Some(bundle) = queue.waiting.front() else { return false };
         let (is_first, is_full) = (topics.is_empty(), topics.len() == MAX_ENTRIES);
         bytes += bundle.bytes.len();
         if !is_first && bytes > MAX_REQUEST {

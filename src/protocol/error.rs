@@ -104,6 +104,16 @@ impl DecodeError {
         DecodeError(Box::new(Inner { field, fault, at, place: None }))
     }
 
+    #[cold]
+    pub(crate) fn unexpected(field: &'static str, found: u64, expected: u64, at: u64) -> DecodeError {
+        DecodeError::new(field, DecodeFault::Unexpected { found, expected }, at)
+    }
+
+    #[cold]
+    pub(crate) fn over_limit(field: &'static str, claimed: u32, limit: u32, at: u64) -> DecodeError {
+        DecodeError::new(field, DecodeFault::OverLimit { claimed: claimed.into(), limit: limit.into() }, at)
+    }
+
     /// Returns the same error with the partition in which it was found.
     #[cold]
     pub(crate) fn in_partition(mut self, topic: &str, partition: u16) -> DecodeError {

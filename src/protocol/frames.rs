@@ -47,8 +47,7 @@ impl Frames {
             return Ok(Frame::Need(HEADER_LEN - input.len()));
         };
         if header.len > self.limit {
-            let fault = DecodeFault::OverLimit { claimed: header.len.into(), limit: self.limit.into() };
-            return Err(DecodeError::new("frame length", fault, 0));
+            return Err(DecodeError::over_limit("frame length", header.len, self.limit, 0));
         }
         let whole = HEADER_LEN.saturating_add(header.len as usize);
         if header.kind == Kind::Ping && self.pings.saturating_add(whole as u64) > MAX_PINGS {

@@ -1,5 +1,11 @@
 //! The wire format, at a low level: bytes to values and back. No I/O, no clock, no logging, no panics.
 //!
+//! ```text
+//!   wire      bytes <──> values                        this module: pure
+//!   machines  values ──> decisions, at a given time    consume, produce, broker::machine: pure
+//!   shell     decisions ──> bytes on a socket          net, and one short loop for each kind of call
+//! ```
+//!
 //! The client itself runs on this code. It is public so that tests and fuzz targets can use what users run, and **semver does
 //! not cover it**: anything here may change in any release.
 //!

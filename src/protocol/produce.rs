@@ -125,10 +125,7 @@ impl<'a> ProduceRequest<'a> {
         let with_seqnum = match kind {
             Kind::Produce => false,
             Kind::ProduceWithSeqnum => true,
-            other => {
-                let fault = DecodeFault::Unexpected { found: other as u64, expected: Kind::Produce as u64 };
-                return Err(DecodeError::new("message id", fault, 0));
-            }
+            other => return Err(DecodeError::unexpected("message id", other as u64, Kind::Produce as u64, 0)),
         };
         let mut c = Cursor::new(payload, 0);
         let client_version = c.u16("client version")?;

@@ -230,13 +230,11 @@ impl FetchDecoder {
             // A ping may precede any answer. Nobody sends a large one.
             Kind::Ping => self.limits.fetch_header,
             other => {
-                let fault = DecodeFault::Unexpected { found: other as u64, expected: Kind::Consume as u64 };
-                return Err(DecodeError::new("message id", fault, 0));
+                return Err(DecodeError::unexpected("message id", other as u64, Kind::Consume as u64, 0));
             }
         };
         if header.len > limit {
-            let fault = DecodeFault::OverLimit { claimed: header.len.into(), limit: limit.into() };
-            return Err(DecodeError::new("frame length", fault, 0));
+            return Err(DecodeError::over_limit("frame length", header.len, limit, 0));
         }
         self.state = match header.kind {
             Kind::Consume => State::Fixed,
@@ -268,8 +266,7 @@ impl FetchDecoder {
             return Err(within(4 + u64::from(header_len)));
         }
         if header_len > self.limits.fetch_header {
-            let fault = DecodeFault::OverLimit { claimed: header_len.into(), limit: self.limits.fetch_header.into() };
-            return Err(DecodeError::new("header length", fault, 0));
+            return Err(DecodeError::over_limit("header length", header_len, self.limits.fetch_header, 0));
         }
         let entries = header_len.checked_sub(4).ok_or_else(|| {
             DecodeError::new("header length", DecodeFault::Short { needed: 4, left: header_len.into() }, 0)
@@ -277,11 +274,7 @@ impl FetchDecoder {
         let request_id = c.u32("request id")?;
         if !self.outstanding.contains_key(&request_id) {
             let expected = self.outstanding.keys().min().map_or(0, |&id| id.into());
-            return Err(DecodeError::new(
-                "request id",
-                DecodeFault::Unexpected { found: request_id.into(), expected },
-                4,
-            ));
+            return Err(DecodeError::unexpected("request id", request_id.into(), expected, 4));
         }
         self.current = request_id;
         self.at = LEN as u64;
@@ -416,9 +409,7 @@ pub(super) fn answers(
 
 /// Appends a slot for each partition of the request, if the header has exactly those, in the same order.
 fn check_entries(request: &FetchRequest, mut items: HeaderItems<'_>, slots: &mut Vec<Slot>) -> Result<(), DecodeError> {
-    let unexpected = |field, found: u64, expected: u64, at| {
-        Err(DecodeError::new(field, DecodeFault::Unexpected { found, expected }, at))
-    };
+    let unexpected = |field, found, expected, at| Err(DecodeError::unexpected(field, found, expected, at));
     if usize::from(items.topics_left()) != request.topics.len() {
         return unexpected("topic count", items.topics_left().into(), request.topics.len() as u64, items.at());
     }

@@ -13,7 +13,7 @@ use crate::protocol::{DecodeError, DecodeFault, Limits};
 /// Bytes of the read buffer at rest, for a file that has as many.
 const READ_BUFFER: u64 = 512 << 10;
 
-/// How much to read at once while what is found is passed over.
+/// How much to read at once while bundles are skipped.
 const PASSING: usize = 8 << 10;
 
 /// A file of a partition.
@@ -105,7 +105,7 @@ impl OpenFile {
     /// Reads what is needed, and more; `false` if the file ends before it.
     fn read(&mut self, need: usize) -> Result<bool> {
         let wanted = self.buf.data().len() + need;
-        // Most of what lies below the position is passed over.
+        // Most of what lies below the position is skipped.
         let most = if self.next() < self.chunk.from { need.max(PASSING) } else { usize::MAX };
         while self.buf.data().len() < wanted {
             let need = wanted - self.buf.data().len();
@@ -163,7 +163,7 @@ impl OpenFile {
 /// First and last number of a segment by its file's name.
 pub(super) fn range_of(name: &str) -> Option<(u64, Option<u64>)> {
     let number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
-    // A merge puts new files in the place of old ones, which are `old` by then and complete till the end.
+    // A merge replaces old files by new ones; the old ones are then named `old`, and stay complete to the end.
     let (range, closed) = match name.strip_suffix(".old").unwrap_or(name).split_once('.')? {
         (range, "ilog") => (range, true),
         (range, "log") => (range, false),

@@ -19,7 +19,7 @@ pub(super) struct Listing {
 
 impl Listing {
     /// Lists until two listings agree: one takes several calls, and files that are renamed meanwhile may be missing from
-    /// it. Where they never do, the last one has to do.
+    /// it. If they never agree, the last one must do.
     pub(super) fn of(dir: &Path) -> io::Result<Listing> {
         Listing::settled(|| list(dir))
     }
@@ -52,7 +52,7 @@ impl Listing {
         self.is_confirmed
     }
 
-    /// The file to go on with at this position after the present one.
+    /// The file that continues after the present one, at this position.
     pub(super) fn next(&self, position: u64, done: Option<&OpenFile>) -> Option<&SegmentFile> {
         let may_hold = |file: &&SegmentFile| {
             // A file that brought nothing makes way for later ones, or for itself if it was closed meanwhile.
@@ -63,7 +63,7 @@ impl Listing {
             done.is_none_or(is_other) && file.last.is_none_or(|last| last >= position)
         };
         let (before, behind) = self.files.split_at(self.files.partition_point(|file| file.first <= position));
-        // Not the first one of all: there may be another, of a later beginning, that is being appended to.
+        // Not simply the first one: there may be another that begins later and is being appended to.
         let before = before.iter().zip(&self.highest).rev().take_while(|(_, highest)| **highest >= position);
         before.map(|(file, _)| file).find(may_hold).or_else(|| behind.iter().find(may_hold))
     }

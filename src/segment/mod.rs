@@ -100,8 +100,8 @@ impl Segments {
         self
     }
 
-    /// Begins with this number, or the first one above it; default 0, the first there is. What was read before, or that
-    /// it was finished, does not matter.
+    /// Begins with this number, or the first one above it; default 0, the first there is. It does not matter what was read
+    /// before, or whether it was finished.
     #[must_use]
     pub fn start_at(mut self, seq: u64) -> Segments {
         self.position = seq;
@@ -111,14 +111,14 @@ impl Segments {
         self
     }
 
-    /// How much a bundle may claim.
+    /// Sets how much a bundle may claim.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Segments {
         self.limits = limits;
         self
     }
 
-    /// The partition's files, by their first numbers, as they are now.
+    /// Returns the partition's files, in the order of their first numbers, as they are now.
     ///
     /// # Errors
     /// [`Error::File`] if the directory cannot be read.
@@ -130,8 +130,8 @@ impl Segments {
         Listing::of(&self.dir).map_err(|e| Error::file(&self.dir, e))
     }
 
-    /// Numbers between those of one file and of the next that no file has, so far: messages that are lost, or were never
-    /// there because whoever published chose the numbers.
+    /// Returns the numbers missing so far between one file and the next: messages that are lost, or that never existed
+    /// because their publisher chose the numbers.
     pub fn gaps(&self) -> &[Gap] {
         &self.gaps
     }

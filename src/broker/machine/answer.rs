@@ -86,7 +86,7 @@ pub(super) struct Answer {
     /// For how long it is held back.
     pub(super) hold: Option<Duration>,
     pub(super) trickle: Option<Trickle>,
-    /// Whether it is one, and not a greeting.
+    /// Whether it is an answer, and not a greeting.
     pub(super) counts: bool,
 }
 

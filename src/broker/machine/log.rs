@@ -3,7 +3,7 @@
 use super::Layout;
 use super::segment::{Bundle, Chunk, Segment};
 
-/// A segment's numbers are kept as distances from its first one; a server dies of a larger one.
+/// A segment's numbers are kept as distances from its first one; a larger distance kills a server.
 const MAX_DISTANCE: u64 = i32::MAX as u64;
 
 /// Where a bundle was stored.
@@ -42,7 +42,7 @@ pub(crate) enum Refused {
 #[derive(Debug, Default, Clone)]
 pub(super) struct Log {
     segments: Vec<Segment>,
-    /// Segments there ever were.
+    /// How many segments there have been.
     made: u64,
     /// 0 if there never was a message.
     pub(super) first_available: u64,
@@ -226,8 +226,7 @@ impl Log {
         *self = shorter;
     }
 
-    /// Puts `bundles` in the place of the closed segments, as compaction does: what was the first number available stays
-    /// so.
+    /// Puts `bundles` in the place of the closed segments, as compaction does: the first number available stays what it was.
     pub(super) fn compact(&mut self, bundles: &[Bundle], layout: Layout) -> Result<(), Refused> {
         let mut front = Log { made: self.made, ..Log::default() };
         for bundle in bundles {
@@ -245,7 +244,7 @@ impl Log {
         *self = Log { made: self.made, ..Log::default() };
     }
 
-    /// What a process finds that opens it: the mark of empty answers is right again.
+    /// Opens it as a new process does: the mark of empty answers is right again.
     pub(super) fn reopen(&mut self) {
         self.mark = self.last;
     }

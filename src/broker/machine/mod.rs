@@ -1,4 +1,4 @@
-//! What brokers do, as a machine: all nodes of a cluster, or one that stands alone, with a log for each node and partition.
+//! What brokers do, as a machine: all nodes of a cluster, or a stand-alone one, with a log for each node and partition.
 //!
 //! ```text
 //!               accept, handle, ended                 pull
@@ -7,10 +7,9 @@
 //!                              tick(now) ──┘ └──> due()
 //! ```
 //!
-//! Bytes go in and come out, at a time that is given: nothing here reads a clock, touches a socket, waits or locks. What is to
-//! happen later stands in a schedule; the transport calls [`Machine::tick`] when the next of it is due, and asks for
-//! [`Machine::due`] after every other call. Faults act where answers leave ([`pull`](Machine::pull)), so every transport
-//! meets them.
+//! Bytes go in and come out, at a given time: nothing here reads a clock, touches a socket, waits or locks. Later events stand in
+//! a schedule: the transport asks for [`Machine::due`] after every call, and calls [`Machine::tick`] at that time. Faults act
+//! where answers leave ([`pull`](Machine::pull)), so they work with every transport.
 //!
 //! With [`Behaviour::at_once`] every copy of a partition is complete at any time and nothing happens by itself; with
 //! [`Behaviour::worst`] nodes do what real ones were seen to do.
@@ -93,7 +92,7 @@ pub(crate) enum Pull {
     Bytes(usize),
     /// Nothing now: it is among the ready ones again when it has.
     Nothing,
-    /// It ends in order. The machine does not know it any more.
+    /// It ends in order. The machine has forgotten it.
     Close,
     /// As [`Close`](Pull::Close), with a reset.
     Reset,
@@ -161,12 +160,12 @@ impl Machine {
         self.now = self.now.max(now);
     }
 
-    /// When something happens by itself next.
+    /// When the next event is due.
     pub(crate) fn due(&self) -> Time {
         self.schedule.due()
     }
 
-    /// Does what is due; when something is next.
+    /// Does what is due. Returns when the next event is due.
     pub(crate) fn tick(&mut self, now: Time) -> Time {
         self.at(now);
         while let Some(event) = self.schedule.pop(self.now) {
@@ -192,8 +191,8 @@ impl Machine {
         }
     }
 
-    /// The next connection that may have something to send. To be [pulled](Machine::pull) until there is nothing; it is not
-    /// named again before that.
+    /// Returns the next connection that may have something to send. [Pull](Machine::pull) from it until there is nothing left;
+    /// it is not returned again before that.
     pub(crate) fn ready(&mut self) -> Option<Conn> {
         loop {
             let conn = self.ready.pop_front()?;
@@ -209,7 +208,7 @@ impl Machine {
         self.made
     }
 
-    /// Notes that a real node dies of a request; with [`Behaviour::deadly`] this one does too.
+    /// Notes a request that kills a real node; with [`Behaviour::deadly`] it kills this one too.
     fn deadly(&mut self, node: usize, reason: &str) {
         ::log::warn!(target: "tank_client::broker", "a request that kills a server: {reason}");
         self.killed_by.get_or_insert_with(|| reason.to_owned());

@@ -31,7 +31,7 @@ pub(super) struct Node {
     pub(super) registered: bool,
     /// Whether no other node reaches it.
     pub(super) isolated: bool,
-    /// How often it came to life or back to it.
+    /// How many times it has started.
     pub(super) life: u64,
     /// What was due while it hung.
     pub(super) deferred: Vec<Event>,
@@ -74,7 +74,7 @@ impl Node {
     }
 }
 
-/// The latest requests, as many as are wanted and not more than some memory holds.
+/// The latest requests: at most the number wanted, in a limited amount of memory.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     kept: VecDeque<Request>,
@@ -115,7 +115,7 @@ impl Machine {
         self.nodes.get(node).is_some_and(|node| node.listening)
     }
 
-    /// Whether the node takes what its system has opened for it, which it does not while it hangs.
+    /// Whether the node accepts connections that its system has opened for it; not while it hangs.
     pub(crate) fn accepts(&self, node: usize) -> bool {
         self.nodes.get(node).is_some_and(|node| node.listening && !node.paused)
     }
@@ -173,7 +173,7 @@ impl Machine {
         self.notice_later(node, span);
     }
 
-    /// Stops a node the orderly way: it takes its address back first.
+    /// Shuts a node down properly: it withdraws its address first.
     pub(crate) fn stop_in_order(&mut self, now: Time, node: usize) {
         self.kill(now, node);
         if let Some(this) = self.nodes.get_mut(node) {

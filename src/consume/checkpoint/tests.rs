@@ -124,7 +124,7 @@ fn foreign_newer_and_missing_files_are_told_apart() {
     checkpoint.save(&generation(2)).unwrap();
     fs::remove_file(dir.file()).unwrap();
     let e = Checkpoint::open(dir.file()).unwrap_err();
-    assert!(e.to_string().ends_with("is there; its previous generation is intact"), "{e}");
+    assert!(e.to_string().ends_with("was saved before; its previous generation is intact"), "{e}");
     assert_eq!(fault(Err(e)), (CheckpointFault::Missing, true));
     assert!(matches!(Checkpoint::open(&dir.0), Err(Error::File { .. })), "a directory");
 }
@@ -274,7 +274,7 @@ fn stop_saves(disk: Model) -> usize {
                         let previous = names.get(Path::new("c.prev")).map(|&file| decode(&disk.files[file]).unwrap());
                         assert!(previous.is_none_or(|before| before.get("orders", 0).unwrap() <= now));
                     }
-                    // Of the cuts, a few are enough to go on from.
+                    // Of the cuts, a few are enough to continue from.
                     let was_cut = disk.was_cut;
                     if (!was_cut || cut % 32 == 0) && known.insert((floor, disk.content())) {
                         next.push((disk, floor));

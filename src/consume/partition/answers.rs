@@ -1,4 +1,4 @@
-//! What an answer means for a [`Partition`], or the loss of it: data, another leader, nothing yet, or the end.
+//! What an answer, or its loss, means for a [`Partition`]: data, another leader, nothing yet, or the end.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
 use std::net::SocketAddrV4;
@@ -12,15 +12,15 @@ use crate::net::{BrokerAddr, RetryPolicy, Time};
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
 
-/// Pauses while nothing moves and nothing is wrong: a broker that does not wait as it was asked to, or whose wait is ended
-/// by data that is not there.
+/// Pauses while nothing moves and nothing is wrong: a broker does not wait as it was asked to, or ends a wait for data that
+/// it then does not have.
 pub(super) const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// How many redirects to follow for a partition that may not be there.
 pub(super) const MOST_HOPS: u32 = 3;
 
 impl Partition {
-    /// Takes in what an answer says of it.
+    /// Takes in what an answer says about it.
     pub(in crate::consume) fn on_answer(&mut self, now: Time, answer: PartitionAnswer, rules: &Rules) -> Next {
         self.chunks.begin(answer.chunk_len());
         self.is_quiet = false;
@@ -30,7 +30,7 @@ impl Partition {
         self.deaths = 0;
         if self.is_probe() {
             match answer {
-                // Only who leads it knows that it is there.
+                // Only its leader knows that it exists.
                 PartitionAnswer::Data { .. } | PartitionAnswer::OutOfRange { .. } => self.begin = Begin::Known,
                 PartitionAnswer::Redirect(_) if self.failed_attempts < MOST_HOPS => {}
                 _ => {
@@ -155,8 +155,8 @@ impl Partition {
         }
     }
 
-    /// Tries again: the first time in a row at once, since that is how leaders are found; then after a pause. `false` once
-    /// that has lasted too long.
+    /// Tries again: the first time in a row at once, since that is how leaders are found; then after a pause. Returns `false`
+    /// once that has lasted too long.
     fn try_again(&mut self, now: Time, rules: &Rules) -> bool {
         self.failed_attempts += 1;
         if self.failed_attempts == 1 {
@@ -192,7 +192,7 @@ impl Partition {
                 last.to = last.to.min(end);
             }
         }
-        // What is cut comes again, whole; only where there is nothing else it is worth looking at.
+        // A cut bundle will come again, whole; it is worth decoding only if there is nothing else.
         if found.last().is_some_and(|last| last.cut) && (self.chunks.had_messages || found.len() > new + 1) {
             found.pop();
         }
@@ -209,7 +209,7 @@ impl Partition {
         Lookahead::Clear
     }
 
-    /// Draws the conclusions from a chunk that is through.
+    /// Ends a chunk: its messages and numbers decide what to ask for next.
     pub(in crate::consume) fn on_chunk_end(&mut self, now: Time, end: ChunkEnd, rules: &Rules) -> Next {
         if self.wait_ended {
             self.retry.reset();
@@ -228,7 +228,7 @@ impl Partition {
             },
             ChunkEnd::AboveMark if !found => {
                 if self.chunks.mark_moved(self.high_water_mark.unwrap_or(0)) {
-                    // What lies above it will be there.
+                    // The messages above it will become visible.
                     self.retry.reset();
                     return Next::Go;
                 }
@@ -263,7 +263,7 @@ impl Partition {
             return Next::Go;
         }
         if self.is_probe() {
-            // A lost connection is why it is looked for: it will be again.
+            // It is looked for after a lost connection, so it will be looked for again after this one.
             self.state = State::Done;
             return Next::Go;
         }
@@ -271,7 +271,7 @@ impl Partition {
         if let Lost::Ended { while_idle, well_for, unanswered, alone } = how {
             self.retry.was_well_for(well_for);
             if well_for >= rules.retry.timeout {
-                // Trouble that began before has not lasted until now.
+                // Earlier trouble has ended in between.
                 self.retry.reset();
             }
             if unanswered && self.is_behind() {

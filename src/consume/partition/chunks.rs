@@ -4,7 +4,7 @@
 use super::super::subscription::MAX_FETCH_SIZE;
 use crate::protocol::varint;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Chunks {
     /// Bytes to ask for next: grown while a bundle is larger than the configured size.
     pub(super) fetch_size: u32,
@@ -21,7 +21,7 @@ pub(super) struct Chunks {
 
 impl Chunks {
     pub(super) fn new(fetch_size: u32) -> Chunks {
-        Chunks { fetch_size, len: 0, had_messages: false, stale_len: None, was_cut: false, above: None }
+        Chunks { fetch_size, ..Chunks::default() }
     }
 
     pub(super) fn begin(&mut self, len: u32) {

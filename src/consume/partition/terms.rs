@@ -35,7 +35,7 @@ pub(in crate::consume) struct Want {
     pub(in crate::consume) is_suspect: bool,
 }
 
-/// What follows for the shell from what a partition was told.
+/// What the shell must do after an answer to a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::consume) enum Next {
     /// Nothing but what the state says.

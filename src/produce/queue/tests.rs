@@ -91,12 +91,12 @@ fn several_go_at_a_time_and_answers_may_come_in_any_order() {
     ["1", "2", "3"].iter().for_each(|text| give(&mut queue, &[text]));
     assert!(!queue.is_idle() && queue.pending() == 3 && queue.bytes() > 0);
     (1..=3).for_each(|id| assert_eq!(send(&mut queue, at(0), A, id), Some(ToSend::Bundle)));
-    assert_eq!((queue.next(at(0), A), queue.leader()), (None, Some(A)));
+    assert_eq!((queue.next(at(0), A), queue.leader), (None, Some(A)));
     for id in [2, 3, 1] {
         queue.on_code(at(1), id, ProduceCode::Stored);
     }
     assert_eq!(outcomes(&mut queue), ["+2", "+3", "+1"]);
-    assert!(queue.is_idle() && queue.pending() == 0 && queue.bytes() == 0 && queue.leader().is_none());
+    assert!(queue.is_idle() && queue.pending() == 0 && queue.bytes() == 0 && queue.leader.is_none());
 }
 
 #[test]

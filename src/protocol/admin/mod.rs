@@ -36,7 +36,7 @@ pub(super) fn check_id(found: u32, expected: u32) -> Result<(), DecodeError> {
     if found == expected {
         return Ok(());
     }
-    Err(DecodeError::new("request id", DecodeFault::Unexpected { found: found.into(), expected: expected.into() }, 0))
+    Err(DecodeError::unexpected("request id", found.into(), expected.into(), 0))
 }
 
 /// The position of the topic name, which follows the request id in every answer that has one.

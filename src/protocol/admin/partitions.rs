@@ -173,8 +173,7 @@ impl DiscoverPartitionsResponse {
         check_topic(&self.topic, &request.topic)?;
         let (found, expected) = (u64::from(self.count), request.partitions.len() as u64);
         if expected > 0 && found > 0 && found != expected {
-            let fault = DecodeFault::Unexpected { found, expected };
-            return Err(DecodeError::new("partition count", fault, 5 + self.topic.len() as u64));
+            return Err(DecodeError::unexpected("partition count", found, expected, 5 + self.topic.len() as u64));
         }
         Ok(())
     }

@@ -129,8 +129,8 @@ impl ReloadConfResponse {
         check_id(self.request_id, request.request_id)?;
         check_topic(&self.topic, &request.topic)?;
         if self.partition != request.partition {
-            let fault = DecodeFault::Unexpected { found: self.partition.into(), expected: request.partition.into() };
-            return Err(DecodeError::new("partition id", fault, 5 + self.topic.len() as u64));
+            let (found, expected) = (self.partition.into(), request.partition.into());
+            return Err(DecodeError::unexpected("partition id", found, expected, 5 + self.topic.len() as u64));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::bool8;
 use crate::protocol::Limits;
 use crate::protocol::cursor::{self, Cursor};
-use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
+use crate::protocol::error::{DecodeError, EncodeError};
 use crate::protocol::frame::{self, Kind};
 
 /// The fewest bytes an entry takes: an empty name, a flag, a count.
@@ -99,8 +99,7 @@ impl DiscoverTopicsResponse {
         let request_id = c.u32("request id")?;
         let count = c.u32("topic count")?;
         if count > limits.topics {
-            let fault = DecodeFault::OverLimit { claimed: count.into(), limit: limits.topics.into() };
-            return Err(DecodeError::new("topic count", fault, 4));
+            return Err(DecodeError::over_limit("topic count", count, limits.topics, 4));
         }
         let cluster = bool8(&mut c, "cluster flag")?;
         let mut topics = Vec::with_capacity((count as usize).min(c.left() / MIN_ENTRY));
@@ -121,6 +120,7 @@ impl DiscoverTopicsResponse {
 mod tests {
     use super::super::tests::both_ways;
     use super::*;
+    use crate::protocol::DecodeFault;
 
     fn entry(name: &str, replication_factor: Option<u8>) -> TopicEntry {
         TopicEntry { name: name.into(), enabled: !name.is_empty(), partitions: 0x201, replication_factor }

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use crate::protocol::Limits;
 use crate::protocol::cursor::{self, Cursor};
-use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
+use crate::protocol::error::{DecodeError, EncodeError};
 use crate::protocol::frame::{self, Kind};
 
 /// The node count of a stand-alone server.
@@ -117,8 +117,7 @@ impl DiscoverTopologyResponse {
             return Ok(DiscoverTopologyResponse { request_id, cluster: None });
         }
         if u32::from(count) > limits.nodes {
-            let fault = DecodeFault::OverLimit { claimed: count.into(), limit: limits.nodes.into() };
-            return Err(DecodeError::new("node count", fault, 4));
+            return Err(DecodeError::over_limit("node count", count.into(), limits.nodes, 4));
         }
         let name = c.name("cluster name")?;
         let mut nodes = Vec::with_capacity(usize::from(count).min(c.left() / MIN_NODE));
@@ -164,6 +163,7 @@ impl NodeEntry {
 mod tests {
     use super::super::tests::both_ways;
     use super::*;
+    use crate::protocol::DecodeFault;
 
     #[test]
     fn requests_and_answers() {

@@ -186,7 +186,7 @@ impl Run {
     }
 
     fn send(&mut self) {
-        let leader = self.queue.leader().unwrap_or(self.world.leader);
+        let leader = self.queue.leader.unwrap_or(self.world.leader);
         // The connection is to one node at a time.
         if leader != self.world.connected && !(self.world.requests.is_empty() && self.world.answers.is_empty()) {
             return;
@@ -198,7 +198,7 @@ impl Run {
             ToSend::End => Request::End,
             ToSend::Mark => Request::Mark,
             ToSend::Bundle => {
-                let records = contents(self.queue.front().unwrap());
+                let records = contents(self.queue.waiting.front().unwrap());
                 Request::Bundle(records.into_iter().map(|(seq, text)| (seq, text.parse().unwrap())).collect())
             }
         };
