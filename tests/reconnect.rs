@@ -166,7 +166,7 @@ fn a_restart_half_way() {
         let mut tail = client.subscribe(Subscription::topic("orders").limit(1)).unwrap();
         broker.stop();
         let waiting = thread::spawn(move || tail.next().unwrap().unwrap().seq());
-        logs::wait_for(5, &["WARN", &addr, "cannot connect to", "trying again in"]);
+        logs::wait_for(5, &["WARN", &addr, "cannot connect to", "refused", "trying again in"]);
         broker.restart().unwrap();
         broker.append_payloads("orders", 1, &["new"]);
         assert_eq!(waiting.join().unwrap(), 1001);
@@ -481,5 +481,27 @@ fn a_gap_kills_a_server_twice_at_most() {
         }
         let skip = Subscription::partition("t", 0).start(Start::At(11)).stop_at_end();
         assert_eq!(client.subscribe(skip).unwrap().count(), 1);
+    });
+}
+
+/// As a server that is started with one more folder for a topic: it reads them once.
+#[test]
+fn partitions_added_later_are_read_from_their_first_message_after_a_connection_was_lost() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 1);
+        let addr = broker.addr();
+        let client = quick().retry_timeout(Duration::from_secs(30)).connect(addr).unwrap();
+        let mut iter = client.subscribe("orders").unwrap();
+        assert!(iter.next_timeout(Duration::from_millis(100)).unwrap().is_none());
+        drop(broker);
+        let broker = Broker::builder().port(addr.port()).start().unwrap();
+        broker.create_topic("orders", 3);
+        (1..3).for_each(|partition| _ = broker.append_payloads("orders", partition, &["1"]));
+        let mut found =
+            [0; 2].map(|_| iter.next().unwrap().map(|message| (message.partition(), message.seq())).unwrap());
+        found.sort();
+        assert_eq!(found, [(1, 1), (2, 1)]);
+        assert_eq!(iter.positions().iter().len(), 3);
     });
 }

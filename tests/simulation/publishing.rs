@@ -211,3 +211,31 @@ fn the_end_of_a_log_is_its_leaders_after_a_fail_over() {
         assert_eq!(stored(&client, "orders", 0), (1..=101).map(|n| n.to_string()).collect::<Vec<_>>(), "seed {seed}");
     }
 }
+
+#[test]
+fn a_server_in_trouble_with_its_files_stores_nothing_that_is_reported_stored() {
+    use tank_client::broker::BrokerFault;
+    use tank_client::protocol::produce::ProduceCode;
+    for idempotent in [false, true] {
+        let sim = Simulation::new(8);
+        let broker = sim.broker();
+        broker.create_topic("orders", 1);
+        let client = sim.client().retry_timeout(5 * SECOND).connect(broker.brokers()).unwrap();
+        let producer = client.producer().max_records(1);
+        let mut producer = if idempotent { producer.idempotent() } else { producer }.build().unwrap();
+        producer.send_to("orders", 0, Record::new("1")).unwrap();
+        producer.flush().unwrap();
+        broker.inject_times(BrokerFault::RefuseProduce(ProduceCode::SystemError), u64::MAX);
+        for n in 2..5 {
+            producer.send_to("orders", 0, Record::new(&format!("{n}"))).unwrap();
+        }
+        assert!(producer.flush().is_err());
+        assert_eq!(producer.stored(), 1);
+        let back: Vec<_> = producer.failures().iter().flat_map(|failure| failure.records()).collect();
+        assert_eq!(back.iter().map(|record| record.payload()).collect::<Vec<_>>(), [b"2", b"3", b"4"]);
+        broker.clear_faults();
+        assert!(producer.retry_failures(|_| true).is_empty());
+        producer.flush().unwrap();
+        assert_eq!((producer.stored(), stored(&client, "orders", 0).len()), (4, 4));
+    }
+}
