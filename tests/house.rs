@@ -61,7 +61,7 @@ const RECORDS_SOCKETS: [&str; 1] = ["broker/capture.rs"];
 const FILE: usize = 450;
 
 /// Files that may be longer, and why.
-const LONG_FILES: [(&str, &str); 1] = [("simulation/wires.rs", "still to be parted")];
+const LONG_FILES: [(&str, &str); 0] = [];
 
 /// Lines and parameters that a function may have.
 const FUNCTION: (usize, usize) = (70, 6);
@@ -74,7 +74,7 @@ const LONG_FUNCTIONS: [(&str, &str, &str); 1] =
 const CIRCLES: [(&str, &str); 1] = [("simulation", "the world, its hosts and its tasks are still to be parted")];
 
 /// The most lines of code that the crate may have without broker and simulation.
-const CRATE: usize = 11_400;
+const CRATE: usize = 11_500;
 
 struct Source {
     /// Below `src`, with slashes.
