@@ -28,7 +28,8 @@ fn make_trouble() -> Instant {
 /// When all partitions had leaders that answer, and when one of them had not, in turn.
 fn watch(brokers: &str, topic: &str, over: &AtomicBool) -> Vec<(bool, Instant)> {
     let soon = Duration::from_millis(500);
-    let client = Client::builder().connect_timeout(soon).io_timeout(soon).connect(brokers).unwrap();
+    let settings = Client::builder().connect_timeout(soon).io_timeout(soon).retry_timeout(Duration::ZERO);
+    let client = settings.connect(brokers).unwrap();
     let mut seen: Vec<(bool, Instant)> = Vec::new();
     while !over.load(Ordering::SeqCst) {
         let is_led = client.partitions(topic).is_ok();
