@@ -504,6 +504,7 @@ impl ConsumeIter {
             failed = self.partitions.on_lost(now, index, how, e).err().or(failed);
         }
         if while_idle && failed.is_none() {
+            self.partitions.probe();
             return debug!("{}, had ended while idle, dialing again", e.chain());
         }
         let pause = fetcher.rest(now, &self.retry);
