@@ -179,10 +179,6 @@ impl Fetcher {
         if self.wanted.is_empty() || !self.channel.open(now, look_up)? {
             return Ok(());
         }
-        if self.is_idle() && self.channel.is_fresh() && self.last_byte > Time::ZERO {
-            // The one before had ended, perhaps with a server that has more partitions now.
-            all.probe();
-        }
         loop {
             let way = OnTheWay { behind: self.behind > 0, suspect: self.suspects > 0 };
             match all.next_request(&mut self.wanted, way)? {
