@@ -25,7 +25,7 @@ pub(crate) struct AddressBook {
     /// Those the user named.
     given: Vec<BrokerAddr>,
     /// Their addresses, where redirects to others are refused.
-    allowed: Mutex<Vec<Vec<SocketAddr>>>,
+    allowed: Vec<SocketAddr>,
     book: Mutex<Book>,
 }
 
@@ -64,37 +64,18 @@ impl Book {
 }
 
 impl AddressBook {
-    /// A book of these brokers.
+    /// A book of these brokers. Where only redirects to them are followed their names are looked up, once and now.
     pub(crate) fn new(brokers: Vec<BrokerAddr>, config: Arc<Config>, net: &dyn Network) -> AddressBook {
-        let leaders = HashMap::new();
-        let book = Book { brokers: brokers.iter().cloned().map(Known::new).collect(), leaders };
-        let allowed = Mutex::new(vec![Vec::new(); brokers.len()]);
-        let book = AddressBook { config, given: brokers, allowed, book: Mutex::new(book) };
-        book.look_up(net);
-        book
-    }
-
-    /// Where only redirects to the given brokers are followed, looks their names up: an answer replaces the one before, and a
-    /// failure does not. Takes as long as the resolver does.
-    pub(crate) fn look_up(&self, net: &dyn Network) {
-        if self.config.redirects != Redirects::KnownBrokers {
-            return;
-        }
-        for (index, broker) in self.given.iter().enumerate() {
-            let found = match broker.literal() {
-                Some(address) => vec![address],
-                None => net.resolve(broker.host(), broker.port()).unwrap_or_default(),
-            };
-            let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(known) = allowed.get_mut(index).filter(|_| !found.is_empty()) {
-                *known = found;
-            }
-        }
-    }
-
-    fn is_allowed(&self, address: SocketAddr) -> bool {
-        let allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
-        self.config.redirects == Redirects::Follow || allowed.iter().flatten().any(|known| *known == address)
+        let addresses = |broker: &BrokerAddr| match broker.literal() {
+            Some(address) => vec![address],
+            None => net.resolve(broker.host(), broker.port()).unwrap_or_default(),
+        };
+        let allowed = match config.redirects {
+            Redirects::KnownBrokers => brokers.iter().flat_map(addresses).collect(),
+            Redirects::Follow => Vec::new(),
+        };
+        let book = Book { brokers: brokers.iter().cloned().map(Known::new).collect(), leaders: HashMap::new() };
+        AddressBook { config, given: brokers, allowed, book: Mutex::new(book) }
     }
 
     /// Where to reach the node that a broker names as a leader; `None` if it names nobody.
@@ -109,9 +90,9 @@ impl AddressBook {
             Some(map) => map.reachable(endpoint),
             None => SocketAddr::V4(endpoint),
         };
-        match self.is_allowed(address) {
-            false => Err(Fault::RedirectRefused(endpoint)),
-            true => Ok(Some(BrokerAddr::from(address))),
+        match self.config.redirects {
+            Redirects::KnownBrokers if !self.allowed.contains(&address) => Err(Fault::RedirectRefused(endpoint)),
+            _ => Ok(Some(BrokerAddr::from(address))),
         }
     }
 
@@ -212,25 +193,6 @@ mod tests {
         // After a while a failure counts no more.
         book.knew_no_leader(&brokers[2], now.after(DISTRUST));
         assert_eq!(order(), "debac");
-    }
-
-    #[test]
-    fn a_name_that_was_not_found_or_moves_is_looked_up_again() {
-        let net = super::super::scripted::Scripted::new();
-        let config = Arc::new(Config { redirects: Redirects::KnownBrokers, ..Config::default() });
-        let book = AddressBook::new(parse_brokers("tank:5").unwrap(), config, &net);
-        let [first, second] = [1, 2].map(|last| SocketAddrV4::new([10, 0, 0, last].into(), 5));
-        let follows = |endpoint| book.named(endpoint).is_ok();
-        assert_eq!([follows(first), follows(second)], [false, false]);
-        net.name("tank", Ok(vec![first.into()]));
-        book.look_up(&net);
-        assert_eq!([follows(first), follows(second)], [true, false]);
-        net.name("tank", Err(std::io::ErrorKind::TimedOut.into()));
-        book.look_up(&net);
-        assert_eq!([follows(first), follows(second)], [true, false], "what was known stays");
-        net.name("tank", Ok(vec![second.into()]));
-        book.look_up(&net);
-        assert_eq!([follows(first), follows(second)], [false, true]);
     }
 
     #[test]

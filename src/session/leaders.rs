@@ -15,8 +15,6 @@ impl Session {
     /// Asks any broker for the partitions of a topic, and notes who leads which. In a cluster the numbers in its answer are not
     /// the ends of logs: see [`log_ends`](Session::log_ends).
     pub(crate) fn discover(&self, topic: &str, closed: Option<&Closed>) -> Result<Vec<PartitionState>> {
-        // Names may be looked up here, which the paths that follow redirects never do.
-        self.book.look_up(&*self.net);
         // The form that lists partitions can kill a server.
         let mut request = DiscoverPartitionsRequest { request_id: 0, topic: topic.to_owned(), partitions: Vec::new() };
         let (from, states) = self.retry(&self.retry_policy(), closed, |session| {
