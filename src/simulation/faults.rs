@@ -48,7 +48,7 @@ impl Default for LinkSettings {
 }
 
 impl LinkSettings {
-    /// How long a packet is on its way, chosen anew for each; none overtakes another. Default 50 to 500 microseconds.
+    /// How long a packet is on its way, chosen for each packet; none overtakes another. Default 50 to 500 microseconds.
     #[must_use]
     pub fn latency(mut self, range: Range<Duration>) -> LinkSettings {
         self.latency = range;

@@ -127,7 +127,7 @@ fn dial(world: &World) -> io::Result<Box<dyn Socket>> {
     Ok(socket)
 }
 
-/// Reads so many bytes, or until the end; how it ended otherwise.
+/// Reads this many bytes, or up to the end. Returns how the stream ended otherwise.
 fn read(net: &dyn Network, socket: &dyn Socket, n: usize, time: Duration) -> io::Result<Vec<u8>> {
     let (mut bytes, mut room, until) = (Vec::new(), [0; 1000], after(net, time));
     while bytes.len() < n {

@@ -14,7 +14,7 @@ fn numbers(count: u64) -> Vec<String> {
     (1..=count).map(|n| n.to_string()).collect()
 }
 
-/// Polls without waiting, every 5 ms for as long as that, until something comes of it.
+/// Polls without waiting, every 5 ms, until something happens or that time is over.
 fn poll(sim: &Simulation, all: &mut ConsumeIter, most: Duration) -> tank_client::Result<Option<u64>> {
     let begun = sim.now();
     while sim.now() - begun < most {

@@ -22,7 +22,7 @@ fn a_look_up_may_take_longer_than_connecting() {
     sim.delay_name("tank-1", 11 * SECOND);
     let client = sim.client().connect_timeout(2 * SECOND).connect("tank-1").unwrap();
     assert!(sim.now() < 13 * SECOND, "{:?}", sim.now());
-    // A lost connection has to be dialed anew, also by those who must not wait for a look-up.
+    // A lost connection must be dialed again, also by callers that may not wait for a look-up.
     let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
     let mut producer = client.producer().max_records(1).build().unwrap();
     producer.send_to("orders", 0, Record::new("tea")).unwrap();

@@ -106,7 +106,7 @@ impl fmt::Debug for Model {
     }
 }
 
-/// The payload of a record: its number, and so many bytes more.
+/// The payload of a record: its number, then this many more bytes.
 pub(super) fn payload(id: u32, padding: usize) -> Vec<u8> {
     let mut payload = format!("{id:08x}").into_bytes();
     payload.resize(8 + padding, b'.');
