@@ -301,7 +301,6 @@ impl ClientBuilder {
 
     /// Makes the client use this network in place of the system's.
     #[cfg(feature = "broker")]
-    #[allow(dead_code)]
     pub(crate) fn on_network(mut self, network: Arc<dyn Network>) -> Self {
         self.network = Some(network);
         self

@@ -98,8 +98,8 @@ fn a_position_beyond_the_end_means_another_log() {
         assert!(e.to_string().starts_with("orders/0: the checkpoint says 4, but the high-water mark is"), "{e}");
         assert!(iter.next().is_none() && iter.is_finished());
 
-        let anew = client(&broker).subscribe(resumed.clone().beyond_end(OutOfRange::Earliest)).unwrap();
-        assert_eq!(payloads(anew).len() as u64, messages);
+        let from_the_start = client(&broker).subscribe(resumed.clone().beyond_end(OutOfRange::Earliest)).unwrap();
+        assert_eq!(payloads(from_the_start).len() as u64, messages);
         let mut late = client(&broker).subscribe(resumed.beyond_end(OutOfRange::Latest)).unwrap();
         assert!(payloads(&mut late).is_empty());
         assert_eq!(late.position_of("orders", 0), Some(messages + 1));
