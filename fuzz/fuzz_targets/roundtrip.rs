@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tank_client_fuzz::targets::roundtrip::run(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| common::fuzz::roundtrip::run(data));

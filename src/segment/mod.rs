@@ -8,7 +8,7 @@
 //! ```
 //! use tank_client::segment::Segments;
 //!
-//! # let dir = "tests/segments/plain/0";
+//! # let dir = "tests/segment/files/plain/0";
 //! for message in Segments::open(dir)?.start_at(120) {
 //!     let message = message?;
 //!     println!("{}: {}", message.seq(), String::from_utf8_lossy(message.payload()));

@@ -1,5 +1,6 @@
 //! The embedded broker, byte for byte and fault for fault.
 
+mod capture;
 mod captures;
 mod cluster;
 mod faults;
@@ -7,3 +8,6 @@ mod golden;
 mod life;
 mod raw;
 mod rules;
+
+#[global_allocator]
+static ALLOCATOR: common::alloc::Counting = common::alloc::Counting;

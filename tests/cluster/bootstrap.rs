@@ -6,8 +6,8 @@ use std::time::Duration;
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::{Client, Error, Record};
 
-use crate::common::watch::{timed, within};
 use crate::support::{addrs, all, append, nobody, orders, quick, silent, take};
+use common::watch::{timed, within};
 
 /// However many brokers say nothing, connecting takes no longer than it may.
 #[test]

@@ -10,9 +10,9 @@ use tank_client::broker::{Broker, BrokerFault, Cluster};
 use tank_client::protocol::frame::Kind;
 use tank_client::{Client, Producer, Record, Start, Subscription};
 
-use crate::common::rng::{Rng, seeded};
-use crate::common::watch::within;
 use crate::support::{addrs, quick};
+use common::rng::{Rng, seeded};
+use common::watch::within;
 
 const PARTITIONS: u16 = 12;
 const PUBLISHERS: u16 = 3;
@@ -45,12 +45,12 @@ fn storm(rng: &mut Rng, time: Duration) {
     let sea = Arc::new(Sea { cluster, stored, over: AtomicBool::new(false) });
     let calm = Arc::new(AtomicBool::new(false));
     let publisher = |first| {
-        let (sea, mut rng, calm) = (sea.clone(), Rng::new(rng.next()), calm.clone());
+        let (sea, mut rng, calm) = (sea.clone(), Rng::new(rng.next_u64()), calm.clone());
         thread::spawn(move || publish(&sea, &mut rng, first, &calm))
     };
     let publishers: Vec<_> = (0..PUBLISHERS).map(publisher).collect();
     let follower = |_| {
-        let (sea, mut rng) = (sea.clone(), Rng::new(rng.next()));
+        let (sea, mut rng) = (sea.clone(), Rng::new(rng.next_u64()));
         thread::spawn(move || follow(&sea, &mut rng))
     };
     let followers: Vec<_> = (0..FOLLOWERS).map(follower).collect();

@@ -12,8 +12,8 @@ use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::ProduceRequest;
 use tank_client::{Client, Error, Limits, PartitionRecords, Record, Start, Subscription, TopicConfig};
 
-use crate::common::watch::{SOON, within};
 use crate::support::{addrs, idle_until, orders, quick};
+use common::watch::{SOON, within};
 
 /// Looks at all that was asked since the last time, and says what it was.
 fn check(nodes: &[Broker], in_cluster: bool, seen: &mut HashSet<Kind>) {

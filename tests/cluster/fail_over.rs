@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tank_client::Client;
 use tank_client::broker::Broker;
 
-use crate::common::watch::{SOON, within};
 use crate::support::{addrs, all, append, take};
+use common::watch::{SOON, within};
 
 /// Kills a leader, names its successor after `until_named`, and appends a message; how long after the kill each was.
 fn fail_over(until_named: Duration) -> (Duration, Duration) {

@@ -10,9 +10,9 @@ use tank_client::protocol::fetch::PartitionAnswer;
 use tank_client::protocol::produce::ProduceCode;
 use tank_client::{Error, Fault, Record, Redirects};
 
-use crate::common::proxy::Proxy;
-use crate::common::watch::{SOON, timed, within};
 use crate::support::{addrs, all, append, idle_until, nobody, orders, quick, take, v4};
+use common::proxy::Proxy;
+use common::watch::{SOON, timed, within};
 
 const PATIENCE: Duration = Duration::from_millis(300);
 

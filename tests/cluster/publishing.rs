@@ -8,8 +8,8 @@ use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::ProduceCode;
 use tank_client::{Acks, Client, Error, Fault, PartitionRecords, Record, TopicConfig};
 
-use crate::common::watch::{SOON, timed, within};
 use crate::support::{addrs, all, append, orders, quick, take, v4};
+use common::watch::{SOON, timed, within};
 
 /// A record for each partition, all of them with the same number.
 fn publish_all(client: &Client, partitions: u16, number: u64) -> Vec<Result<(), Error>> {

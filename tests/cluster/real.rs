@@ -9,7 +9,7 @@ use std::{env, thread};
 
 use tank_client::{Client, Error, Message, OutOfRange, Record, Start, Subscription};
 
-use crate::common::watch::{SOON, timed, within};
+use common::watch::{SOON, timed, within};
 
 /// A record's number among those published to its partition, and when it was stored or delivered.
 type Moments = HashMap<u16, Vec<(u64, Instant)>>;

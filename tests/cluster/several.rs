@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::{Error, Start, Subscription};
 
-use crate::common::watch::{SOON, timed, within};
 use crate::support::{addrs, all, append, await_waiting, idle_until, orders, quick, take};
+use common::watch::{SOON, timed, within};
 
 /// Messages arrive at one of five leaders while the others wait.
 #[test]

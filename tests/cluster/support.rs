@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tank_client::broker::{Broker, Cluster};
 use tank_client::{Client, ClientBuilder, ConsumeIter, Message, Start, Subscription};
 
-use crate::common::watch::SOON;
+use common::watch::SOON;
 
 /// Tries again at once, almost.
 pub(crate) fn quick() -> ClientBuilder {

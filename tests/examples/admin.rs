@@ -3,9 +3,9 @@
 use tank_client::Record;
 use tank_client::broker::Broker;
 
-use crate::common::example::run;
-use crate::common::server::{Server, unique_name};
-use crate::common::watch::within;
+use common::example::run;
+use common::server::{Server, unique_name};
+use common::watch::within;
 
 #[test]
 fn administration() {

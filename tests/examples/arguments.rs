@@ -2,11 +2,11 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::common::example::{run, scratch};
-use crate::common::server::{Server, unique_name};
-use crate::common::watch::within;
 use crate::parts::progress::line;
 use crate::parts::time::{parse, parse_span, show, show_span};
+use common::example::{run, scratch};
+use common::server::{Server, unique_name};
+use common::watch::within;
 
 const ALL: [&str; 14] = [
     "admin",

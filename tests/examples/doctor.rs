@@ -2,10 +2,10 @@
 
 use tank_client::broker::Broker;
 
-use crate::common::example::run;
-use crate::common::server::{Server, unique_name};
-use crate::common::watch::within;
 use crate::shared::orders;
+use common::example::run;
+use common::server::{Server, unique_name};
+use common::watch::within;
 
 /// Checks that each line begins with one of these, in this order, and that there are no other lines.
 #[track_caller]

@@ -1,8 +1,5 @@
 //! The examples as users run them.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 /// What the examples share among themselves.
 #[path = "../../examples/common/mod.rs"]
 mod parts;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tank_client::broker::Broker;
 use tank_client::{Client, Message, Record, TopicConfig};
 
-use crate::common::example::{example, run};
-use crate::common::rng::Rng;
-use crate::common::server::{Server, unique_name};
-use crate::common::watch::within;
 use crate::shared::messages;
+use common::example::{example, run};
+use common::rng::Rng;
+use common::server::{Server, unique_name};
+use common::watch::within;
 
 /// A topic with gaps, keys, repeated and decreasing time stamps, in bundles of all sizes.
 fn fill(client: &Client, topic: &str, partitions: u16, rounds: usize) {

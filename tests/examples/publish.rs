@@ -2,10 +2,10 @@
 
 use std::env;
 
-use crate::common::example::run_with as run;
-use crate::common::server::{Server, unique_name};
-use crate::common::watch::within;
 use crate::shared::messages;
+use common::example::run_with as run;
+use common::server::{Server, unique_name};
+use common::watch::within;
 
 #[test]
 fn lines_are_published_without_loss() {

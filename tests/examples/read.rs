@@ -8,11 +8,11 @@ use std::thread;
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::{Client, Record};
 
-use crate::common::example::{example, run};
-use crate::common::rng::Rng;
-use crate::common::server::Server;
-use crate::common::watch::within;
 use crate::shared::{COUNTS, MORNING, cells, orders};
+use common::example::{example, run};
+use common::rng::Rng;
+use common::server::Server;
+use common::watch::within;
 
 #[test]
 fn the_quickstart_reads_back_what_it_publishes() {

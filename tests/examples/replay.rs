@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tank_client::{Client, Record};
 
-use crate::common::example::{example, run};
-use crate::common::server::{Server, Topic};
-use crate::common::watch::{timed, within};
 use crate::shared::{MORNING, messages, orders};
+use common::example::{example, run};
+use common::server::{Server, Topic};
+use common::watch::{timed, within};
 
 const EXPECTED: &str = "0/1 1/1 0/2 0/3 1/2 1/3 0/4";
 

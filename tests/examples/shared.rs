@@ -2,7 +2,7 @@
 
 use tank_client::{Client, Message, Record, Start, Subscription};
 
-use crate::common::server::Server;
+use common::server::Server;
 
 /// A message of [`orders`]: partition, time stamp, key, content.
 pub type Order = (u16, u64, &'static str, &'static [u8]);

@@ -7,11 +7,11 @@ use std::time::SystemTime;
 use tank_client::Record;
 use tank_client::broker::Broker;
 
-use crate::common::example::{example, run, scratch};
-use crate::common::server::Server;
-use crate::common::watch::within;
 use crate::parts::time::{millis, show};
 use crate::shared::{COUNTS, MORNING, ORDERS, cells, orders};
+use common::example::{example, run, scratch};
+use common::server::Server;
+use common::watch::within;
 
 #[test]
 fn tail_prints_what_is_there() {

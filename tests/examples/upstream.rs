@@ -3,10 +3,10 @@
 use std::env;
 use std::process::Command;
 
-use crate::common::example::run;
-use crate::common::server::Server;
-use crate::common::watch::within;
 use crate::shared::{ORDERS, cells, orders};
+use common::example::run;
+use common::server::Server;
+use common::watch::within;
 
 /// The server, if there is what to compare with.
 fn server() -> Option<Server> {

@@ -1,0 +1,245 @@
+//! Topics, nodes and their state.
+
+use std::net::SocketAddrV4;
+use std::time::{Duration, SystemTime};
+
+use common::server::{Server, unique_name};
+use common::watch::within;
+use tank_client::broker::{Broker, BrokerFault};
+use tank_client::protocol::frame::Kind;
+use tank_client::{CleanupPolicy, Client, ClientBuilder, Error, Fault, Record, TopicConfig};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn impatient() -> ClientBuilder {
+    Client::builder().backoff(MS, 10 * MS).retry_timeout(300 * MS).io_timeout(200 * MS)
+}
+
+fn fault(done: Result<(), Error>) -> (String, Option<u16>, Fault) {
+    match done.unwrap_err() {
+        Error::Broker { topic, partition, fault } => (topic, partition, fault),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn topics_are_created_and_listed() {
+    within(60, || {
+        let server = Server::start();
+        let client = server.client();
+        let (one, many) = (unique_name(), unique_name());
+        client.create_topic(&one, 1, &TopicConfig::new()).unwrap();
+        let config = TopicConfig::new()
+            .segment_bytes(1 << 20)
+            .and_then(|config| config.retention(Duration::from_secs(3600)))
+            .and_then(|config| config.set("log.index.interval.bytes", "4kb"))
+            .map(|config| config.cleanup_policy(CleanupPolicy::Compact));
+        client.create_topic(&many, 300, &config.unwrap()).unwrap();
+        let topics = client.topics().unwrap();
+        assert!(topics.is_sorted_by(|a, b| a.name < b.name));
+        for (name, partitions) in [(&one, 1), (&many, 300)] {
+            let info = topics.iter().find(|info| info.name == **name).unwrap();
+            assert_eq!((info.partitions, info.enabled, info.replication_factor), (partitions, true, None));
+        }
+        // It can be used at once.
+        client.publish(&many, 299, &[Record::new(b"x")]).unwrap();
+        let infos = client.partitions(&many).unwrap();
+        assert_eq!(infos.len(), 300);
+        assert_eq!((infos[0].first_available, infos[0].high_water_mark), (0, 0));
+        assert_eq!((infos[299].id, infos[299].first_available, infos[299].high_water_mark), (299, 1, 1));
+        let again = client.create_topic(&one, 1, &TopicConfig::new());
+        assert_eq!(fault(again), (one, None, Fault::TopicExists));
+    });
+}
+
+#[test]
+fn names_and_counts_are_checked_before_anything_is_sent() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        let client = impatient().connect(broker.addr()).unwrap();
+        let long = "x".repeat(65);
+        for name in ["", "-", "a-", "-a", "_a", "a_", "a.b", "a b", "ä", &long, "--", "a/b"] {
+            let e = client.create_topic(name, 1, &TopicConfig::new()).unwrap_err();
+            assert!(matches!(e, Error::Config { .. }), "{name:?}: {e}");
+        }
+        let e = client.create_topic("orders", 0, &TopicConfig::new()).unwrap_err();
+        assert_eq!(e.to_string(), "orders: 0 partitions given, 1 to 65535 allowed");
+        assert!(matches!(client.reload_config("", 0), Err(Error::Config { .. })));
+        assert_eq!(broker.stats().all_requests(), 0);
+        for name in ["a", "1", "a-b_c", "A--b", &long[..64]] {
+            client.create_topic(name, 1, &TopicConfig::new()).unwrap();
+        }
+        client.create_topic("wide", 65_535, &TopicConfig::new()).unwrap();
+        assert_eq!(broker.killed_by(), None);
+    });
+}
+
+#[test]
+fn a_creation_whose_answer_is_lost_is_reported_as_that() {
+    within(60, || {
+        for (trouble, created) in [
+            (BrokerFault::LoseAnswer(Kind::CreateTopic), true),
+            (BrokerFault::CloseOnRequest(Kind::CreateTopic), false),
+        ] {
+            let broker = Broker::start().unwrap();
+            let client = impatient().connect(broker.addr()).unwrap();
+            broker.inject(trouble);
+            let e = client.create_topic("orders", 2, &TopicConfig::new()).unwrap_err();
+            assert!(matches!(&e, Error::OutcomeUnknown { topic, .. } if topic == "orders"), "{e}");
+            assert_eq!((e.is_retryable(), broker.stats().requests(Kind::CreateTopic)), (false, 1));
+            assert_eq!(client.topics().unwrap().len(), usize::from(created));
+        }
+        // With several brokers the next one is not asked either, unless the first cannot be reached.
+        let cluster = Broker::cluster(2).unwrap();
+        let addrs = cluster.addrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let client = impatient().connect(&addrs).unwrap();
+        cluster.node(0).inject(BrokerFault::LoseAnswer(Kind::CreateTopic));
+        let e = client.create_topic("orders", 2, &TopicConfig::new()).unwrap_err();
+        assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e}");
+        assert_eq!(cluster.node(1).stats().requests(Kind::CreateTopic), 0);
+        cluster.node(0).stop();
+        client.create_topic("clicks", 2, &TopicConfig::new()).unwrap_err();
+        assert_eq!(cluster.node(1).stats().requests(Kind::CreateTopic), 1);
+    });
+}
+
+#[test]
+fn a_read_only_broker_creates_and_stores_nothing() {
+    within(60, || {
+        let broker = Broker::builder().read_only().start().unwrap();
+        broker.create_topic("orders", 1);
+        let client = impatient().connect(broker.addr()).unwrap();
+        let created = client.create_topic("clicks", 1, &TopicConfig::new());
+        assert_eq!(fault(created), ("clicks".into(), None, Fault::ReadOnly));
+        let stored = client.publish("orders", 0, &[Record::new(b"x")]);
+        assert_eq!(fault(stored), ("orders".into(), Some(0), Fault::ReadOnly));
+    });
+}
+
+#[test]
+fn a_topic_in_a_cluster_is_ready_once_created() {
+    within(60, || {
+        let cluster = Broker::cluster_builder(3).election_time(200 * MS).start().unwrap();
+        let client = impatient().retry_timeout(Duration::from_secs(20)).connect(cluster.node(0).addr());
+        let client = client.unwrap();
+        let e = client.create_topic("orders", 65, &TopicConfig::new()).unwrap_err();
+        assert_eq!(e.to_string(), "orders: 65 partitions given, 1 to 64 in a cluster");
+        client.create_topic("orders", 64, &TopicConfig::new()).unwrap();
+        for id in 0..64 {
+            client.publish("orders", id, &[Record::new(b"x")]).unwrap();
+        }
+        assert_eq!(cluster.killed_by(), None, "a produce request too early kills a node");
+        let info = &client.topics().unwrap()[0];
+        assert_eq!((info.partitions, info.replication_factor), (64, Some(3)));
+
+        // Leaders that are never found.
+        let cluster = Broker::cluster_builder(2).election_time(Duration::from_secs(60)).start().unwrap();
+        let client = impatient().connect(cluster.node(0).addr()).unwrap();
+        let created = client.create_topic("orders", 2, &TopicConfig::new());
+        assert_eq!(fault(created), ("orders".into(), Some(0), Fault::NoLeader));
+    });
+}
+
+#[test]
+fn topology() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        let alone = Client::connect(broker.addr()).unwrap().topology().unwrap();
+        assert_eq!((alone.cluster, alone.nodes.len()), (None, 0));
+
+        let cluster = Broker::cluster(3).unwrap();
+        cluster.create_topic_with("orders", 6, 2);
+        cluster.stop_in_order(2);
+        cluster.node(1).stop();
+        let topology = Client::connect(cluster.node(0).addr()).unwrap().topology().unwrap();
+        assert_eq!(topology.cluster.as_deref(), Some("embedded"));
+        let endpoint = |node: usize| match cluster.node(node).addr() {
+            std::net::SocketAddr::V4(addr) => Some(addr),
+            std::net::SocketAddr::V6(_) => None::<SocketAddrV4>,
+        };
+        let nodes: Vec<_> = topology.nodes.iter().map(|node| (node.id, node.endpoint, node.available)).collect();
+        assert_eq!(nodes, [(1, endpoint(0), true), (2, endpoint(1), false), (3, None, false)]);
+        assert_eq!(topology.nodes.iter().map(|node| node.partitions).sum::<u16>(), 12);
+    });
+}
+
+#[test]
+fn status_and_ping() {
+    within(60, || {
+        let server = Server::start();
+        let client = server.client();
+        let before = client.status().unwrap();
+        server.topic(5);
+        let status = client.status().unwrap();
+        assert!(status.topics > before.topics && status.partitions >= before.partitions + 5);
+        assert_eq!((status.cluster, status.version), (None, Some((4, 0))));
+        assert!(status.open_partitions.is_some() && status.open_time.is_some());
+        assert!(status.started.unwrap() <= SystemTime::now() + Duration::from_secs(1));
+        assert!(client.ping().unwrap() < Duration::from_secs(5));
+
+        let cluster = Broker::cluster(3).unwrap();
+        cluster.node(2).stop();
+        let status = Client::connect(cluster.node(0).addr()).unwrap().status().unwrap();
+        let info = status.cluster.unwrap();
+        assert_eq!((info.name.as_str(), info.nodes), ("embedded", 2));
+    });
+}
+
+#[test]
+fn a_ping_takes_as_long_as_the_answer() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.inject(BrokerFault::LatePing(150 * MS));
+        broker.inject(BrokerFault::LatePing(150 * MS));
+        let client = impatient().connect(broker.addr()).unwrap();
+        broker.disconnect_all();
+        assert!(broker.wait_until(Duration::from_secs(5), |stats| stats.open == 0));
+        assert!(client.ping().unwrap() < 140 * MS, "dialing does not count");
+        broker.inject(BrokerFault::Delay(100 * MS));
+        assert!(client.ping().unwrap() >= 100 * MS);
+        broker.inject(BrokerFault::Delay(5000 * MS));
+        assert!(client.ping().unwrap_err().is_timeout());
+    });
+}
+
+#[test]
+fn reloading_a_configuration() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 2);
+        let client = impatient().connect(broker.addr()).unwrap();
+        let orders = |id| ("orders".to_owned(), Some(id));
+        let place = |(topic, partition, fault)| ((topic, partition), fault);
+        assert_eq!(place(fault(client.reload_config("orders", 0))), (orders(0), Fault::ConfigUnreadable));
+        broker.set_config("orders", 0, Some("log.segment.bytes = what"));
+        assert_eq!(place(fault(client.reload_config("orders", 0))), (orders(0), Fault::InvalidConfig));
+        broker.set_config("orders", 0, Some("log.segment.bytes = 1mb"));
+        client.reload_config("orders", 0).unwrap();
+        assert_eq!(place(fault(client.reload_config("orders", 2))), (orders(2), Fault::UnknownPartition));
+        assert_eq!(fault(client.reload_config("gone", 0)), ("gone".into(), None, Fault::UnknownTopic));
+
+        let cluster = Broker::cluster(2).unwrap();
+        cluster.create_topic("orders", 1);
+        let client = impatient().connect(cluster.node(0).addr()).unwrap();
+        assert_eq!(place(fault(client.reload_config("orders", 0))), (orders(0), Fault::Unsupported));
+    });
+}
+
+#[test]
+fn any_of_several_brokers_will_do() {
+    within(60, || {
+        let cluster = Broker::cluster(3).unwrap();
+        cluster.create_topic("orders", 1);
+        let addrs = cluster.addrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let client = impatient().connect(&addrs).unwrap();
+        cluster.node(0).stop();
+        assert_eq!(client.topics().unwrap().len(), 1);
+        cluster.node(1).stop();
+        assert_eq!(client.topics().unwrap().len(), 1);
+        cluster.node(2).stop();
+        let e = client.topics().unwrap_err();
+        assert!(matches!(&e, Error::Connect { addr, .. } if addr.split(',').count() == 3), "{e}");
+        cluster.node(1).restart().unwrap();
+        assert_eq!(client.topics().unwrap().len(), 1);
+    });
+}

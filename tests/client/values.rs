@@ -1,0 +1,254 @@
+//! The values that callers hold: what they say, how they compare, and that what is shown of them holds no payload.
+
+use std::fmt::{Debug, Display};
+use std::str::FromStr;
+use std::time::{Duration, UNIX_EPOCH};
+
+use common::server::Server;
+use common::watch::within;
+use tank_client::broker::{Broker, BrokerFault};
+use tank_client::protocol::frame::Kind;
+use tank_client::{Acks, Client, Compression, Error, Message, OutOfRange, Record, Start, Subscription};
+
+const SECRET: &[u8] = b"\xbe\xef secret";
+
+/// That neither the bytes nor their numbers are in what is shown.
+fn hides(shown: impl std::fmt::Debug) -> String {
+    let text = format!("{shown:?}");
+    assert!(!text.contains("secret") && !text.contains("190, 239"), "{text}");
+    text
+}
+
+/// Three messages: with a key, with an empty one, and without.
+fn messages(client: &Client, topic: &str) -> Vec<Message> {
+    let of = |n: u64, record| -> Record<'_> { Record::timestamp_ms(record, 1000 + n) };
+    let records = [
+        of(1, Record::new(SECRET).key(b"key of 1")),
+        of(2, Record::new(b"two").key(b"")),
+        of(u64::MAX - 1000, Record::new(b"")),
+    ];
+    client.publish(topic, 0, &records).unwrap();
+    let all = Subscription::topic(topic).start(Start::Earliest).stop_at_end();
+    client.subscribe(all).unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn messages_say_what_was_published() {
+    within(60, || {
+        let server = Server::start();
+        for compression in [Compression::None, Compression::Snappy] {
+            let topic = server.topic(1);
+            let client = Client::builder().compression(compression).connect(server.addr()).unwrap();
+            let found = messages(&client, &topic.name);
+            let parts = |m: &Message| (m.seq(), m.timestamp_ms(), m.key().map(<[u8]>::to_vec), m.payload().to_vec());
+            let expected = [
+                (1, 1001, Some(b"key of 1".to_vec()), SECRET.to_vec()),
+                (2, 1002, None, b"two".to_vec()),
+                (3, u64::MAX, None, vec![]),
+            ];
+            assert_eq!(found.iter().map(parts).collect::<Vec<_>>(), expected);
+            assert!(found.iter().all(|message| (message.topic(), message.partition()) == (&*topic.name, 0)));
+            assert_eq!(found[0].timestamp(), UNIX_EPOCH + Duration::from_millis(1001));
+            assert!(found[2].timestamp() > found[1].timestamp(), "far off, and no panic");
+
+            let copies: Vec<Message> = found.iter().map(Message::detach).collect();
+            assert_eq!(copies, found);
+            assert_eq!(copies.iter().map(parts).collect::<Vec<_>>(), expected);
+            assert_eq!(found[0].clone(), found[0]);
+            assert_ne!(found[0], found[1]);
+            assert_eq!(
+                hides(&found[0]),
+                format!(
+                    "Message {{ topic: {:?}, partition: 0, seq: 1, timestamp_ms: 1001, key_len: Some(8), payload_len: 9 }}",
+                    topic.name
+                )
+            );
+            assert_eq!(hides(&copies[0]), hides(&found[0]));
+        }
+    });
+}
+
+#[test]
+fn batches_say_the_same() {
+    within(60, || {
+        let server = Server::start();
+        let topic = server.topic(1);
+        let client = server.client();
+        let found = messages(&client, &topic.name);
+        let mut iter = client.subscribe(topic.all()).unwrap();
+        let batch = iter.next_batch().unwrap().unwrap();
+        assert_eq!((batch.topic(), batch.partition(), batch.len(), batch.is_empty()), (&*topic.name, 0, 3, false));
+        assert!(batch.get(3).is_none());
+        assert_eq!(
+            hides(batch),
+            format!("Batch {{ topic: {:?}, partition: 0, first: Some(1), last: Some(3), len: 3 }}", topic.name)
+        );
+        for (index, message) in batch.into_iter().enumerate() {
+            assert_eq!((message.topic(), message.partition()), (batch.topic(), batch.partition()));
+            assert_eq!(message.to_message(), found[index]);
+            assert_eq!((message.seq(), message.timestamp_ms()), (found[index].seq(), found[index].timestamp_ms()));
+            assert_eq!(message.timestamp(), found[index].timestamp());
+            assert_eq!((message.key(), message.payload()), (found[index].key(), found[index].payload()));
+            assert_eq!(hides(message), hides(&found[index]));
+        }
+        let mut both = (&batch).into_iter();
+        assert_eq!(both.len(), 3);
+        assert_eq!(both.next_back().map(|message| message.seq()), Some(3));
+        assert_eq!(both.next().map(|message| message.seq()), Some(1));
+        assert_eq!((both.size_hint(), both.clone().count()), ((1, Some(1)), 1));
+        hides(both);
+    });
+}
+
+#[test]
+fn records_are_made_of_anything_that_is_bytes() {
+    let record = Record::new("payload");
+    assert_eq!((record.payload(), record.get_key(), record.get_timestamp_ms()), (&b"payload"[..], None, None));
+    let full = record.key("key").timestamp_ms(7);
+    assert_eq!(
+        (full.payload(), full.get_key(), full.get_timestamp_ms()),
+        (&b"payload"[..], Some(&b"key"[..]), Some(7))
+    );
+
+    let (text, bytes) = ("payload".to_owned(), b"payload".to_vec());
+    let all = [
+        Record::new(&text),
+        Record::new(&*text),
+        Record::new(&bytes),
+        Record::new(&bytes[..]),
+        Record::new(b"payload"),
+    ];
+    assert_eq!(all, [record; 5]);
+    let texts = ["payload"; 2];
+    assert_eq!(texts.iter().map(Record::new).collect::<Vec<_>>(), [record; 2]);
+    let key = vec![b'k', b'e', b'y'];
+    assert_eq!(record.key(&key).timestamp_ms(7), full);
+}
+
+/// What is shown is read again.
+fn round_trip<T: FromStr<Err = Error> + Display + PartialEq + Debug>(table: &[(T, &str)]) {
+    for (value, text) in table {
+        assert_eq!(value.to_string(), *text);
+        assert_eq!(text.parse::<T>().unwrap(), *value, "{text}");
+    }
+}
+
+#[test]
+fn settings_are_written_and_read_as_text() {
+    let at = |seconds: i64, nanos| {
+        let whole = Duration::from_secs(seconds.unsigned_abs());
+        let time = if seconds < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole };
+        Start::Time(time + Duration::from_nanos(nanos))
+    };
+    round_trip(&[(Compression::Auto, "auto"), (Compression::None, "none"), (Compression::Snappy, "snappy")]);
+    round_trip(&[(OutOfRange::Fail, "fail"), (OutOfRange::Earliest, "earliest"), (OutOfRange::Latest, "latest")]);
+    round_trip(&[(Acks::All, "all"), (Acks::Quorum, "quorum"), (Acks::Peers(1), "1"), (Acks::Peers(200), "200")]);
+    round_trip(&[
+        (Start::Earliest, "earliest"),
+        (Start::Latest, "latest"),
+        (Start::At(0), "0"),
+        (Start::At(u64::MAX), "18446744073709551615"),
+        (at(0, 0), "1970-01-01T00:00:00Z"),
+        (at(951_782_399, 500_000_000), "2000-02-28T23:59:59.5Z"),
+        (at(951_782_400, 1_000), "2000-02-29T00:00:00.000001Z"),
+        (at(-1, 0), "1969-12-31T23:59:59Z"),
+        (at(-86_401, 250_000_000), "1969-12-30T23:59:59.25Z"),
+    ]);
+    #[cfg(unix)]
+    round_trip(&[
+        (at(253_402_300_800, 0), "+10000-01-01T00:00:00Z"),
+        (at(-62_167_219_201, 0), "-0001-12-31T23:59:59Z"),
+        (at(1_000_000_000_000, 0), "+33658-09-27T01:46:40Z"),
+    ]);
+    assert_eq!("2026-11-22".parse::<Start>().unwrap(), "2026-11-22T00:00:00Z".parse().unwrap());
+    assert_eq!(format!("{:>8}|{:<5}|{:03}", Start::Latest, Acks::All, Start::At(7)), "  latest|all  |007");
+}
+
+#[test]
+fn text_that_names_no_setting_is_refused_with_what_is_allowed() {
+    for text in [
+        "",
+        "Earliest",
+        "earliest ",
+        "-1",
+        "18446744073709551616",
+        "2026-11",
+        "2026-13-01",
+        "2026-02-29",
+        "2026-11-22T08:30:00",
+        "2026-11-22 08:30:00Z",
+        "2026-11-22T8:30:00Z",
+        "2026-11-22T24:00:00Z",
+        "2026-11-22T08:30:60Z",
+        "2026-11-22T08:30Z",
+        "2026-11-22T08:30:00.Z",
+        "2026-11-22T08:30:00.0123456789Z",
+        "2026-11-22T08:30:00.+5Z",
+        "2026-11-22Z",
+        "02026-11-22",
+        "+999999999999-01-01",
+        "2026-11-22-01",
+        "2026-1é-22",
+    ] {
+        let e = text.parse::<Start>().unwrap_err();
+        let wanted = "earliest, latest, a number, last:100, or a time such as 2026-11-22T08:30:00Z allowed";
+        assert_eq!(e.to_string(), format!("start: {text:?} given, {wanted}"));
+    }
+    let text = |e: Error| e.to_string();
+    for given in ["", "0", "201", "-1", "ALL", "half"] {
+        let wanted = format!("acks: {given:?} given, all, quorum, or 1 to 200 allowed");
+        assert_eq!(given.parse::<Acks>().map_err(text), Err(wanted));
+    }
+    let wanted = "compression: \"gzip\" given, auto, none, snappy allowed";
+    assert_eq!("gzip".parse::<Compression>().map_err(text), Err(wanted.into()));
+    let wanted = "policy: \"none\" given, fail, earliest, latest allowed";
+    assert_eq!("none".parse::<OutOfRange>().map_err(text), Err(wanted.into()));
+}
+
+/// A subscription is made of what names a topic, or a partition of one.
+#[test]
+fn subscriptions_are_made_of_names() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 2);
+        let client = Client::connect(broker.addr()).unwrap();
+        let name = "orders".to_owned();
+        let count = |what: Subscription| client.subscribe(what).unwrap().positions().iter().count();
+        assert_eq!([count("orders".into()), count((&name).into()), count(name.clone().into())], [2; 3]);
+        assert_eq!(count(("orders", 1).into()), 1);
+        assert_eq!(count(Subscription::from("orders").start(Start::Earliest)), 2);
+        client.subscribe(&name).unwrap();
+        client.subscribe(("orders", 0)).unwrap();
+    });
+}
+
+/// What a program may well write to its log.
+#[test]
+fn nothing_that_is_shown_holds_a_payload() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 1);
+        broker.append_payloads("orders", 0, &[SECRET, SECRET]);
+        let client = Client::builder().retry_timeout(Duration::ZERO).map_endpoints(Into::into);
+        let client = client.connect(broker.addr()).unwrap();
+        let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
+        iter.next().unwrap().unwrap();
+        // One more is in its memory.
+        assert!(hides(&iter).contains("orders"));
+
+        let builder = client.producer().max_records(2).max_age(Duration::from_secs(3600));
+        assert!(hides(&builder).contains("max_records: 2"));
+        let mut producer = builder.build().unwrap();
+        producer.send_to("orders", 0, Record::new(SECRET).key(SECRET)).unwrap();
+        let text = hides(&producer);
+        assert!(text.contains("partitions: 1, stored: 0, pending: 1, pending_bytes: "), "{text}");
+        broker.inject(BrokerFault::LoseAnswer(Kind::Produce));
+        producer.flush().unwrap_err();
+        let failures = producer.take_failures();
+        let text = hides(&failures[0]);
+        assert!(text.starts_with(r#"Failure { topic: "orders", partition: 0, records: 1, error: "#), "{text}");
+        assert_eq!((failures[0].topic(), failures[0].partition(), failures[0].count()), ("orders", 0, 1));
+        assert!(matches!(failures[0].error(), Error::OutcomeUnknown { .. }));
+        hides(&client);
+    });
+}

@@ -1,0 +1,26 @@
+//! What the test programs share, and what the fuzz targets do with their input. A package of its own, so that it is compiled
+//! once.
+
+pub mod alloc;
+pub mod captures;
+pub mod compare;
+pub mod example;
+pub mod feed;
+pub mod fuzz;
+pub mod generate;
+pub mod input;
+pub mod logs;
+pub mod mutate;
+pub mod peer;
+pub mod plain;
+pub mod proxy;
+pub mod rng;
+pub mod server;
+pub mod watch;
+
+use std::path::{Path, PathBuf};
+
+/// The repository's folder.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
+}

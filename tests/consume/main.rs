@@ -1,0 +1,12 @@
+//! Consuming: what is read, where it begins and ends, and what is kept of it.
+
+mod checkpoint;
+mod close;
+mod drop;
+mod endless;
+mod last_numbers;
+mod model;
+mod reading;
+mod time;
+#[cfg(unix)]
+mod worker;

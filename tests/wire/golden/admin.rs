@@ -1,0 +1,371 @@
+//! Topics, partitions, nodes, status and configuration.
+
+use std::fmt::Debug;
+
+use serde_json::{Value, json};
+use tank_client::TopicConfig;
+use tank_client::protocol::admin::{
+    CreateTopicCode, CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
+    DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse, PartitionState,
+    ReloadConfCode, ReloadConfRequest, ReloadConfResponse, StatusRequest, StatusResponse,
+};
+use tank_client::protocol::frame::Kind;
+use tank_client::protocol::{DecodeError, EncodeError, Limits};
+
+use super::manifest::{self, Capture, Frame, hex_code, remove, rename};
+
+/// Captures with a request that a client must not be able to send, and the field on which it is refused.
+const REFUSED: [(&str, &str); 1] = [("create_topic_name_empty", "topic name, bytes")];
+
+/// Decodes to `expected`, and encodes to its bytes.
+fn both_ways<T: Debug>(
+    capture: &Capture,
+    frame: &Frame<'_>,
+    expected: &Value,
+    decoded: Result<T, DecodeError>,
+    to_json: impl Fn(&T) -> Value,
+    encode: impl Fn(&T, &mut Vec<u8>) -> Result<(), EncodeError>,
+) -> Option<T> {
+    let name = &capture.name;
+    let decoded = decoded.unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert_eq!(&to_json(&decoded), expected, "{name}");
+    let mut out = vec![0xaa];
+    let encoded = encode(&decoded, &mut out);
+    if let Err(e) = encoded {
+        let refused = REFUSED.iter().find(|(refused, _)| refused == name);
+        assert_eq!((Some(e.field), out.as_slice()), (refused.map(|(_, field)| *field), &[0xaa][..]), "{name}");
+        return None;
+    }
+    if name == "reload_conf_unknown_topic_old" && out[1..] != *frame.bytes {
+        // Read from an older code, written as the one that servers send.
+        assert_eq!((out.pop(), frame.bytes.last()), (Some(11), Some(&1)));
+        assert_eq!(out[1..], frame.bytes[..frame.bytes.len() - 1]);
+        return Some(decoded);
+    }
+    assert_eq!(&out[1..], frame.bytes, "{name}");
+    Some(decoded)
+}
+
+pub(crate) fn request(capture: &Capture, frame: &Frame<'_>, expected: &Value) {
+    let (c, f, e, p) = (capture, frame, expected, frame.payload);
+    match frame.kind {
+        Kind::CreateTopic => {
+            let json = |r: &CreateTopicRequest| {
+                json!({
+                    "type": "create_topic",
+                    "request_id": r.request_id,
+                    "topic": r.topic,
+                    "partitions": r.partitions,
+                    "config": r.config,
+                })
+            };
+            both_ways(c, f, e, CreateTopicRequest::decode(p), json, CreateTopicRequest::encode);
+        }
+        Kind::DiscoverPartitions => {
+            let json = |r: &DiscoverPartitionsRequest| {
+                let mut json = json!({ "type": "discover_partitions", "request_id": r.request_id, "topic": r.topic });
+                if !r.partitions.is_empty() {
+                    json["partitions"] = r.partitions.clone().into();
+                }
+                json
+            };
+            both_ways(c, f, e, DiscoverPartitionsRequest::decode(p), json, DiscoverPartitionsRequest::encode);
+        }
+        Kind::DiscoverTopics => {
+            let json = |r: &DiscoverTopicsRequest| json!({ "type": "discover_topics", "request_id": r.request_id, "flags": r.flags });
+            both_ways(c, f, e, DiscoverTopicsRequest::decode(p), json, DiscoverTopicsRequest::encode);
+        }
+        Kind::DiscoverTopology => {
+            let json = |r: &DiscoverTopologyRequest| json!({ "type": "discover_topology", "request_id": r.request_id, "flags": r.flags });
+            both_ways(c, f, e, DiscoverTopologyRequest::decode(p), json, DiscoverTopologyRequest::encode);
+        }
+        Kind::Status => {
+            let json = |r: &StatusRequest| json!({ "type": "status", "request_id": r.request_id });
+            both_ways(c, f, e, StatusRequest::decode(p), json, StatusRequest::encode);
+        }
+        Kind::ReloadConf => {
+            let json = |r: &ReloadConfRequest| {
+                json!({
+                    "type": "reload_conf",
+                    "request_id": r.request_id,
+                    "topic": r.topic,
+                    "partition": r.partition,
+                })
+            };
+            both_ways(c, f, e, ReloadConfRequest::decode(p), json, ReloadConfRequest::encode);
+        }
+        other => panic!("{}: {other:?}", capture.name),
+    }
+}
+
+/// The request itself, to check an answer against.
+fn sent<T>(capture: &Capture, request: &Value, decode: impl Fn(&[u8]) -> Result<T, DecodeError>) -> T {
+    let index = capture.requests.iter().position(|other| other == request).expect("one of the capture's");
+    decode(capture.request_frames()[index].payload).unwrap_or_else(|e| panic!("{}: {e}", capture.name))
+}
+
+pub(crate) fn response(capture: &Capture, frame: &Frame<'_>, expected: &Value, request: &Value) {
+    let mut expected = expected.clone();
+    super::produce::remove_timing(&mut expected);
+    let limits = Limits::default();
+    let (c, f, e, p) = (capture, frame, &expected, frame.payload);
+    match frame.kind {
+        Kind::CreateTopic => {
+            let answer = both_ways(c, f, e, CreateTopicResponse::decode(p), created_json, CreateTopicResponse::encode);
+            let request = sent(c, request, CreateTopicRequest::decode);
+            let answer = answer.expect("an answer that encodes");
+            assert_eq!(answer.check_answers(&request), Ok(()), "{}", c.name);
+            // What the server says of a configuration is what our reading of it says.
+            let config = request.config.parse::<TopicConfig>();
+            match answer.code {
+                CreateTopicCode::InvalidConfig => assert!(config.is_err(), "{}", c.name),
+                _ => assert!(config.is_ok(), "{}: {config:?}", c.name),
+            }
+        }
+        Kind::DiscoverPartitions => {
+            let request = sent(c, request, DiscoverPartitionsRequest::decode);
+            let json = |r: &DiscoverPartitionsResponse| partitions_json(r, &request.partitions);
+            let decoded = DiscoverPartitionsResponse::decode(p);
+            let answer = both_ways(c, f, e, decoded, json, DiscoverPartitionsResponse::encode);
+            assert_eq!(answer.map(|answer| answer.check_answers(&request)), Some(Ok(())), "{}", c.name);
+        }
+        Kind::DiscoverTopics => {
+            let decoded = DiscoverTopicsResponse::decode(p, &limits);
+            both_ways(c, f, e, decoded, topics_json, DiscoverTopicsResponse::encode);
+        }
+        Kind::DiscoverTopology => {
+            let decoded = DiscoverTopologyResponse::decode(p, &limits);
+            both_ways(c, f, e, decoded, topology_json, DiscoverTopologyResponse::encode);
+        }
+        Kind::Status => {
+            both_ways(c, f, e, StatusResponse::decode(p), status_json, StatusResponse::encode);
+        }
+        Kind::ReloadConf => {
+            let code = e["code"].clone();
+            let json = |r: &ReloadConfResponse| reloaded_json(r, &code);
+            let answer = both_ways(c, f, e, ReloadConfResponse::decode(p), json, ReloadConfResponse::encode);
+            let request = sent(c, request, ReloadConfRequest::decode);
+            assert_eq!(answer.map(|answer| answer.check_answers(&request)), Some(Ok(())), "{}", c.name);
+        }
+        other => panic!("{}: {other:?}", capture.name),
+    }
+}
+
+pub(crate) fn hostile(capture: &Capture) {
+    let frames = manifest::frames(&capture.response).unwrap();
+    let [frame] = frames.as_slice() else { panic!("{}: not one frame", capture.name) };
+    // A count is refused by its limit; without one, by what is missing.
+    for limits in [Limits::default(), Limits::default().topics(u32::MAX)] {
+        let e = match frame.kind {
+            Kind::DiscoverTopics => DiscoverTopicsResponse::decode(frame.payload, &limits).unwrap_err(),
+            Kind::Status => StatusResponse::decode(frame.payload).unwrap_err(),
+            other => panic!("{}: {other:?}", capture.name),
+        };
+        capture.assert_expected(&e);
+    }
+}
+
+fn created_json(r: &CreateTopicResponse) -> Value {
+    let result = match r.code {
+        CreateTopicCode::Created => "ok",
+        CreateTopicCode::Exists => "already_exists",
+        CreateTopicCode::SystemError => "system",
+        CreateTopicCode::InvalidConfig => "invalid_config",
+        CreateTopicCode::ReadOnly => "read_only",
+        CreateTopicCode::InvalidRequest => "invalid_request",
+        CreateTopicCode::Unsupported => "unsupported",
+    };
+    json!({
+        "type": "create_topic",
+        "request_id": r.request_id,
+        "topic": r.topic,
+        "code": r.code as u8,
+        "result": result,
+    })
+}
+
+fn partitions_json(r: &DiscoverPartitionsResponse, listed: &[u16]) -> Value {
+    let mut json =
+        json!({ "type": "discover_partitions", "request_id": r.request_id, "topic": r.topic, "count": r.count });
+    if !r.is_known() {
+        json["error"] = "unknown_topic".into();
+        return json;
+    }
+    let states = r.partitions.iter().enumerate().map(|(index, state)| {
+        let partition = listed.get(index).map_or(index, |&id| id.into());
+        match state {
+            PartitionState::Marks { first_available, high_water_mark } => json!({
+                "partition": partition,
+                "error": null,
+                "first_available_seq": first_available,
+                "high_water_mark": high_water_mark,
+            }),
+            PartitionState::SystemError => json!({ "partition": partition, "error": "system" }),
+            PartitionState::Redirect(endpoint) => {
+                json!({ "partition": partition, "error": "redirect", "endpoint": endpoint.to_string() })
+            }
+            PartitionState::NoLeader => json!({ "partition": partition, "error": "no_leader" }),
+        }
+    });
+    json["partitions"] = states.collect();
+    json["error"] = Value::Null;
+    json
+}
+
+fn topics_json(r: &DiscoverTopicsResponse) -> Value {
+    let topics = r.topics.iter().map(|topic| {
+        let mut json = json!({ "name": topic.name, "enabled": topic.enabled, "partitions": topic.partitions });
+        if let Some(factor) = topic.replication_factor {
+            json["replication_factor"] = factor.into();
+        }
+        json
+    });
+    json!({
+        "type": "discover_topics",
+        "request_id": r.request_id,
+        "cluster_aware": r.cluster,
+        "topics": topics.collect::<Vec<_>>(),
+    })
+}
+
+fn topology_json(r: &DiscoverTopologyResponse) -> Value {
+    let mut json = json!({
+        "type": "discover_topology",
+        "request_id": r.request_id,
+        "stand_alone": r.cluster.is_none(),
+    });
+    if let Some(cluster) = &r.cluster {
+        let nodes = cluster.nodes.iter().map(|node| {
+            json!({
+                "id": node.id,
+                "available": node.available,
+                "blocked": node.blocked,
+                "endpoint": node.endpoint.map(|endpoint| endpoint.to_string()),
+                "partitions": node.partitions,
+            })
+        });
+        json["nodes"] = nodes.collect();
+        json["cluster"] = cluster.name.clone().into();
+    }
+    json
+}
+
+fn status_json(r: &StatusResponse) -> Value {
+    let mut json = json!({
+        "type": "status",
+        "request_id": r.request_id,
+        "global_flags": r.flags,
+        "cluster_aware": r.cluster.is_some(),
+        "topics": r.topics,
+        "partitions": r.partitions,
+    });
+    if let Some(cluster) = &r.cluster {
+        json["cluster_flags"] = cluster.flags.into();
+        json["cluster"] = cluster.name.clone().into();
+        json["available_nodes"] = cluster.nodes.into();
+    }
+    if let Some(log) = &r.log {
+        json["open_partitions"] = log.open_partitions.into();
+        json["open_partitions_time_ms"] = log.open_time_ms.into();
+        json["startup_ts"] = log.start_time.into();
+        json["version"] = log.version.into();
+    }
+    json
+}
+
+/// Two codes are read as the same; `code` is the one that was sent.
+fn reloaded_json(r: &ReloadConfResponse, code: &Value) -> Value {
+    let result = match r.code {
+        ReloadConfCode::Reloaded => "ok",
+        ReloadConfCode::SystemError => "system",
+        ReloadConfCode::InvalidConfig => "invalid_config",
+        ReloadConfCode::UnknownPartition => "unknown_partition",
+        ReloadConfCode::UnknownTopic => "unknown_topic",
+        ReloadConfCode::Unsupported => "unsupported",
+    };
+    let code = if r.code == ReloadConfCode::UnknownTopic { code.clone() } else { (r.code as u8).into() };
+    json!({
+        "type": "reload_conf",
+        "request_id": r.request_id,
+        "topic": r.topic,
+        "partition": r.partition,
+        "code": code,
+        "result": result,
+    })
+}
+
+/// Gives an exchange of the cluster's manifest the form of the server's.
+pub(crate) fn from_cluster(request: &mut Value, response: &mut Value) {
+    let kind = request["type"].as_str().expect("a type").to_owned();
+    if kind == "discover_partitions" && request["partitions"] == json!([]) {
+        remove(request, &["partitions"]);
+    }
+    if response.is_null() {
+        return;
+    }
+    match kind.as_str() {
+        "create_topic" => {
+            rename(response, "error", "code");
+            let (code, meaning) = (response["code"].as_u64(), response["meaning"].as_str());
+            response["result"] = match (code.expect("a code"), meaning.expect("a meaning")) {
+                (0, "created") => "ok".into(),
+                (1, "topic exists") => "already_exists".into(),
+                (4, "invalid configuration") => "invalid_config".into(),
+                (10, "invalid request") => "invalid_request".into(),
+                other => panic!("no result {other:?}"),
+            };
+            remove(response, &["meaning"]);
+        }
+        "reload_conf" => {
+            rename(response, "error", "code");
+            assert_eq!(response["code"], 12);
+            response["result"] = "unsupported".into();
+        }
+        "discover_partitions" => {
+            if response["count"] == 0 {
+                response["error"] = "unknown_topic".into();
+                remove(response, &["partitions"]);
+                return;
+            }
+            response["error"] = Value::Null;
+            for partition in response["partitions"].as_array_mut().expect("partitions") {
+                if partition.get("error").is_none() {
+                    partition["error"] = Value::Null;
+                    continue;
+                }
+                partition["error"] = match hex_code(&partition["error"]) {
+                    0xfb => "system".into(),
+                    0xfc => "redirect".into(),
+                    0xfd => "no_leader".into(),
+                    other => panic!("no reason {other}"),
+                };
+                if let Some(endpoint) = partition["redirect"].get("endpoint").cloned() {
+                    partition["endpoint"] = endpoint;
+                    remove(partition, &["redirect"]);
+                }
+            }
+        }
+        "discover_topics" => {
+            remove(response, &["count"]);
+            for topic in response["topics"].as_array_mut().expect("topics") {
+                rename(topic, "topic", "name");
+            }
+        }
+        "discover_topology" => {
+            remove(response, &["count"]);
+            response["stand_alone"] = false.into();
+            for node in response["nodes"].as_array_mut().expect("nodes") {
+                rename(node, "replica_of_partitions", "partitions");
+                remove(node, &["flags", "has_endpoint", "bytes"]);
+                if node.get("endpoint").is_none() {
+                    node["endpoint"] = Value::Null;
+                }
+            }
+        }
+        "status" => {
+            rename(response, "open_partitions_time", "open_partitions_time_ms");
+            rename(response, "startup_unix_time", "startup_ts");
+        }
+        other => panic!("no type {other}"),
+    }
+}
