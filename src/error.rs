@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::protocol::{DecodeError, DecodeFault, EncodeError};
 
 /// A result with this crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong.
 ///

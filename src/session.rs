@@ -12,8 +12,8 @@ use log::{debug, warn};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::net::{
-    AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Openings, Pool, ReadBuf,
-    RetryPolicy, RetryState, SocketOptions, Time, wait,
+    AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Pool, ReadBuf,
+    RetryPolicy, RetryState, Time, wait,
 };
 use crate::protocol::admin::StatusRequest;
 use crate::protocol::frame::Kind;
@@ -58,21 +58,10 @@ pub(crate) type Marks = (u64, u64);
 impl Session {
     pub(crate) fn new(config: Config, brokers: Vec<BrokerAddr>, net: Arc<dyn Network>) -> Session {
         let config = Arc::new(config);
-        let settings = Arc::new(ChannelSettings {
-            net: net.clone(),
-            options: SocketOptions {
-                keepalive: config.keepalive,
-                user_timeout: config.tcp_user_timeout,
-                receive_buffer: config.receive_buffer,
-                send_buffer: config.send_buffer,
-            },
-            openings: Openings::default(),
-            connect_timeout: config.connect_timeout,
-            io_timeout: config.io_timeout,
-        });
+        let settings = Arc::new(ChannelSettings::new(net.clone(), &config));
         Session {
+            book: AddressBook::new(brokers, config.clone(), settings.clone()),
             pool: Pool::new(settings),
-            book: AddressBook::new(brokers, config.clone(), &*net),
             config,
             net,
             in_cluster: OnceLock::new(),
@@ -266,13 +255,11 @@ impl Session {
         request: &R,
         allowance: Duration,
         closed: Option<&Closed>,
-    ) -> std::result::Result<R::Answer, Failed> {
+    ) -> Result<R::Answer, Failed> {
         let reused = !channel.is_fresh();
-        let mut frame = Vec::new();
-        let encoded = request.put(&mut frame).map_err(Error::from);
+        let queued = channel.queue(self.now(), id, allowance, |out| request.put(out)).map_err(Error::from);
         let mut answered = false;
-        let answer = encoded.and_then(|()| {
-            channel.queue(self.now(), id, allowance, &frame);
+        let answer = queued.and_then(|()| {
             let payload = self.receive(&mut channel, id, R::ANSWER, closed)?;
             answered = true;
             request.read_answer(&payload, &self.config.limits).map_err(|e| Error::decode(channel.broker(), e))

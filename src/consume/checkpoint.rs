@@ -188,7 +188,7 @@ fn encode(positions: &Positions) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-fn decode(bytes: &[u8]) -> std::result::Result<Positions, CheckpointFault> {
+fn decode(bytes: &[u8]) -> Result<Positions, CheckpointFault> {
     let torn = MAGIC.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0);
     if !torn && !bytes.starts_with(MAGIC) {
         return Err(CheckpointFault::Foreign);
@@ -209,7 +209,7 @@ fn decode(bytes: &[u8]) -> std::result::Result<Positions, CheckpointFault> {
     parsed.ok_or(CheckpointFault::Foreign)
 }
 
-fn entries(bytes: &[u8]) -> std::result::Result<Positions, DecodeError> {
+fn entries(bytes: &[u8]) -> Result<Positions, DecodeError> {
     let mut cursor = Cursor::new(bytes, 0);
     let mut all = Vec::new();
     for _ in 0..cursor.u32("entries")? {

@@ -59,7 +59,6 @@ pub(super) struct Fetcher {
     last_byte: Time,
     /// Bytes received on the connection that the statistics have already.
     counted: u64,
-    frame: Vec<u8>,
 }
 
 /// A fetch on its way: the subscription's partitions, by slot.
@@ -115,7 +114,6 @@ impl Fetcher {
             need: 0,
             retry: RetryState::default(),
             revived: None,
-            frame: Vec::new(),
         }
     }
 
@@ -221,11 +219,9 @@ impl Fetcher {
             summary: AnswerSummary::default(),
         };
         self.in_flight.insert(request_id, fetch_in_flight);
-        self.frame.clear();
-        fetch.encode(&mut self.frame)?;
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
         let allowance = session.config.io_timeout.saturating_add(Duration::from_millis(wait));
-        self.channel.queue(now, request_id, allowance, &self.frame);
+        self.channel.queue(now, request_id, allowance, |out| fetch.encode(out))?;
         self.decoder.expect(fetch);
         Ok(())
     }

@@ -74,7 +74,7 @@ pub(crate) fn parse_brokers(list: &str) -> Result<Vec<BrokerAddr>> {
     Ok(brokers)
 }
 
-fn parse_broker(text: &str) -> std::result::Result<BrokerAddr, String> {
+fn parse_broker(text: &str) -> Result<BrokerAddr, String> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("no closing bracket")?;
         match rest.strip_prefix(':') {

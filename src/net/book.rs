@@ -8,7 +8,8 @@ use std::time::Duration;
 use log::debug;
 
 use super::addr::BrokerAddr;
-use super::network::{Network, Time};
+use super::network::Time;
+use super::settings::ChannelSettings;
 use crate::config::{Config, Redirects};
 use crate::error::Fault;
 
@@ -24,8 +25,7 @@ pub(crate) struct AddressBook {
     config: Arc<Config>,
     /// Those the user named.
     given: Vec<BrokerAddr>,
-    /// Their addresses, where redirects to others are refused.
-    allowed: Vec<SocketAddr>,
+    settings: Arc<ChannelSettings>,
     book: Mutex<Book>,
 }
 
@@ -64,18 +64,18 @@ impl Book {
 }
 
 impl AddressBook {
-    /// A book of these brokers. Where only redirects to them are followed their names are looked up, once and now.
-    pub(crate) fn new(brokers: Vec<BrokerAddr>, config: Arc<Config>, net: &dyn Network) -> AddressBook {
-        let addresses = |broker: &BrokerAddr| match broker.literal() {
-            Some(address) => vec![address],
-            None => net.resolve(broker.host(), broker.port()).unwrap_or_default(),
-        };
-        let allowed = match config.redirects {
-            Redirects::KnownBrokers => brokers.iter().flat_map(addresses).collect(),
-            Redirects::Follow => Vec::new(),
-        };
+    /// A book of these brokers. Where only redirects to them are followed their names are looked up now; a name that must be
+    /// looked up to dial it counts with what it stands for then.
+    pub(crate) fn new(brokers: Vec<BrokerAddr>, config: Arc<Config>, settings: Arc<ChannelSettings>) -> AddressBook {
+        if config.redirects == Redirects::KnownBrokers {
+            for broker in brokers.iter().filter(|broker| broker.literal().is_none()) {
+                if let Err(e) = settings.look_up(broker) {
+                    debug!("{broker}: {e}: not known as the target of a redirect until it is dialed");
+                }
+            }
+        }
         let book = Book { brokers: brokers.iter().cloned().map(Known::new).collect(), leaders: HashMap::new() };
-        AddressBook { config, given: brokers, allowed, book: Mutex::new(book) }
+        AddressBook { config, given: brokers, settings, book: Mutex::new(book) }
     }
 
     /// Where to reach the node that a broker names as a leader; `None` if it names nobody.
@@ -91,9 +91,13 @@ impl AddressBook {
             None => SocketAddr::V4(endpoint),
         };
         match self.config.redirects {
-            Redirects::KnownBrokers if !self.allowed.contains(&address) => Err(Fault::RedirectRefused(endpoint)),
+            Redirects::KnownBrokers if !self.is_known(address) => Err(Fault::RedirectRefused(endpoint)),
             _ => Ok(Some(BrokerAddr::from(address))),
         }
+    }
+
+    fn is_known(&self, address: SocketAddr) -> bool {
+        self.given.iter().any(|broker| broker.literal() == Some(address)) || self.settings.has_name(address)
     }
 
     /// Whether the user named this broker.
@@ -166,10 +170,15 @@ mod tests {
     use super::super::system::System;
     use super::*;
 
+    fn book(brokers: Vec<BrokerAddr>, config: Config) -> AddressBook {
+        let settings = ChannelSettings::new(Arc::new(System::new()), &config);
+        AddressBook::new(brokers, Arc::new(config), Arc::new(settings))
+    }
+
     #[test]
     fn brokers_take_turns_and_those_that_failed_come_last() {
         let brokers = parse_brokers("a:1,b:2,c:3,d:4").unwrap();
-        let book = AddressBook::new(brokers.clone(), Arc::new(Config::default()), &System::new());
+        let book = book(brokers.clone(), Config::default());
         let order = || book.brokers().iter().map(|addr| addr.to_string()[..1].to_owned()).collect::<String>();
         let now = Time::from_nanos(1);
         book.failed(&brokers[1], now);
@@ -197,13 +206,9 @@ mod tests {
 
     #[test]
     fn a_redirect_leads_to_somebody_the_settings_allow_or_nowhere() {
-        let config = |redirects| Arc::new(Config { redirects, ..Config::default() });
         let given = parse_brokers("10.0.0.1:5").unwrap();
-        let net = System::new();
-        let (open, strict) = (
-            AddressBook::new(given.clone(), config(Redirects::Follow), &net),
-            AddressBook::new(given, config(Redirects::KnownBrokers), &net),
-        );
+        let [open, strict] = [Redirects::Follow, Redirects::KnownBrokers]
+            .map(|redirects| book(given.clone(), Config { redirects, ..Config::default() }));
         let at = |ip: [u8; 4], port| SocketAddrV4::new(ip.into(), port);
         let other = at([10, 0, 0, 2], 5);
         for nobody in [at([0; 4], 5), at([255; 4], 5), at([10, 0, 0, 2], 0)] {

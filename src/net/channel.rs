@@ -31,6 +31,7 @@ use super::network::{Interest, Socket, Time};
 use super::openings::{Opening, TURN};
 use super::settings::ChannelSettings;
 use crate::error::{Error, Phase, Result};
+use crate::protocol::EncodeError;
 
 /// Bytes in the awaited direction that move a deadline on: a slow but steady transfer gets through, a trickle does not.
 const PROGRESS: usize = 16 << 10;
@@ -202,9 +203,7 @@ impl Channel {
         if look_up == LookUp::Never {
             return Ok(self.good.map(|address| vec![address]));
         }
-        let (host, port) = (self.broker.host(), self.broker.port());
-        let found = self.settings.net.resolve(host, port);
-        let mut found = found.map_err(|e| Error::connect(&self.broker, e))?;
+        let mut found = self.settings.look_up(&self.broker).map_err(|e| Error::connect(&self.broker, e))?;
         if let Some(index) = self.good.and_then(|good| found.iter().position(|address| *address == good)) {
             found[..=index].rotate_right(1);
         }
@@ -221,17 +220,27 @@ impl Channel {
         moved
     }
 
-    /// Queues a request, on a connection that is up, to be sent as the network takes it. Its answer may take `allowance`
-    /// once it is sent.
-    pub(crate) fn queue(&mut self, now: Time, id: u32, allowance: Duration, frame: &[u8]) {
-        let io_timeout = self.settings.io_timeout;
-        let State::Up(up) = &mut self.state else { return };
-        trace!("{}: request {id}, {} bytes", self.broker, frame.len());
-        if up.sent == up.out.len() {
-            up.send = Deadline::new(now, io_timeout);
+    /// Queues the request that `encode` appends, on a connection that is up, to be sent as the network takes it. Its answer may
+    /// take `allowance` once it is sent.
+    ///
+    /// # Errors
+    /// What `encode` refuses; nothing is queued then.
+    pub(crate) fn queue(
+        &mut self,
+        now: Time,
+        id: u32,
+        allowance: Duration,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
+    ) -> Result<(), EncodeError> {
+        let State::Up(up) = &mut self.state else { return Ok(()) };
+        let before = up.out.len();
+        encode(&mut up.out)?;
+        trace!("{}: request {id}, {} bytes", self.broker, up.out.len() - before);
+        if up.sent == before {
+            up.send = Deadline::new(now, self.settings.io_timeout);
         }
-        up.out.extend_from_slice(frame);
         up.unsent.push_back((up.out.len(), id, allowance));
+        Ok(())
     }
 
     /// Sends what the network takes now. Returns whether nothing is left to be sent.

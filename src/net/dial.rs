@@ -162,7 +162,7 @@ impl Attempt {
 }
 
 /// A broker greets with an empty ping; anything else is another service.
-fn check_greeting(ping: &[u8; HEADER_LEN]) -> std::result::Result<(), DecodeError> {
+fn check_greeting(ping: &[u8; HEADER_LEN]) -> Result<(), DecodeError> {
     match FrameHeader::decode(ping) {
         Ok(Some(FrameHeader { kind: Kind::Ping, len: 0 })) => Ok(()),
         Ok(Some(FrameHeader { kind: Kind::Ping, len })) => {

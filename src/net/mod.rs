@@ -38,7 +38,6 @@ pub(crate) use channels::{Event, wait};
 pub(crate) use network::{Closed, Network, SocketOptions, Time};
 #[cfg(feature = "broker")]
 pub(crate) use network::{Handle, Interest, Socket, Waker};
-pub(crate) use openings::Openings;
 pub(crate) use pool::Pool;
 pub(crate) use retry::{RetryPolicy, RetryState};
 pub(crate) use settings::ChannelSettings;

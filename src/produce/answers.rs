@@ -88,7 +88,7 @@ impl Driver {
         from: BrokerId,
         now: Time,
         request: &InFlight,
-        said: std::result::Result<u64, ProduceCode>,
+        said: Result<u64, ProduceCode>,
         queue: &mut PartitionQueue,
     ) {
         let (id, broker) = (request.id, self.leaders[from].broker());
@@ -125,7 +125,7 @@ impl Driver {
         now: Time,
         code: ProduceCode,
         queue: &PartitionQueue,
-    ) -> std::result::Result<ProduceCode, Fault> {
+    ) -> Result<ProduceCode, Fault> {
         let (book, broker) = (&self.session.book, self.leaders[from].broker());
         let (topic, partition) = (&queue.topic, queue.partition);
         let leader = match code {

@@ -2,8 +2,6 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
-use std::mem;
-
 use crate::error::Result;
 use crate::protocol::Limits;
 use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, Entry, MessageSet, RawMessage};
@@ -125,7 +123,7 @@ pub(super) struct Spares {
 const SPARES: usize = 4;
 
 /// The largest piece to keep.
-pub(super) const LARGEST_SPARE: usize = 1 << 20;
+const LARGEST_SPARE: usize = 1 << 20;
 
 impl Spares {
     pub(super) fn builder(&mut self) -> BundleBuilder {
@@ -148,14 +146,6 @@ impl Spares {
             bytes.clear();
             self.buffers.push(bytes);
         }
-    }
-
-    /// Empties a buffer that is used again and again, and drops it if it has become large.
-    pub(super) fn clear(buffer: &mut Vec<u8>) {
-        if buffer.capacity() > LARGEST_SPARE {
-            mem::take(buffer);
-        }
-        buffer.clear();
     }
 }
 

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::bundle::{BrokerId, Spares};
+use super::bundle::BrokerId;
 use super::queue::{PartitionQueue, ToSend};
 use super::request::{self, InFlight, Sent};
 use crate::config::PublishOptions;
@@ -47,7 +47,6 @@ pub(super) struct Driver {
     /// The moment of the last step.
     stepped: Time,
     process: u32,
-    frame: Vec<u8>,
     pub(super) codes: Vec<ProduceCode>,
 }
 
@@ -94,7 +93,6 @@ impl Driver {
             counts: Vec::new(),
             connection_lost: false,
             stepped: Time::ZERO,
-            frame: Vec::new(),
             codes: Vec::new(),
         }
     }
@@ -274,7 +272,8 @@ impl Driver {
                     let request_id = self.session.next_request_id();
                     let asked = request::ask(&self.session, &queues[queue], queue, question, request_id);
                     queues[queue].sent(request_id, id, question);
-                    sent |= self.queue_question(id, now, InFlight { id: request_id, since: now, sent: asked });
+                    self.queue_question(id, now, InFlight { id: request_id, since: now, sent: asked });
+                    sent = true;
                 }
             }
         }
@@ -302,32 +301,27 @@ impl Driver {
             with_seqnum: self.numbered,
             topics,
         };
-        let sent = Sent::Bundles { queues: from, shape: request.shape().collect() };
-        if let Err(e) = request.encode(&mut self.frame) {
+        let shape = request.shape().collect();
+        let allowance = self.session.config.io_timeout.saturating_add(self.options.ack_timeout);
+        let leader = &mut self.leaders[id];
+        if let Err(e) = leader.channel.queue(now, request_id, allowance, |out| request.encode(out)) {
             // What can't be encoded is refused before it is taken.
             debug_assert!(false, "{e}");
             return false;
         }
-        let Sent::Bundles { queues: from, .. } = &sent else { return false };
         from.iter().for_each(|&queue| queues[queue].sent(request_id, id, ToSend::Bundle));
-        let allowance = self.session.config.io_timeout.saturating_add(self.options.ack_timeout);
-        let leader = &mut self.leaders[id];
-        leader.channel.queue(now, request_id, allowance, &self.frame);
+        let sent = Sent::Bundles { queues: from, shape };
         leader.in_flight.push(InFlight { id: request_id, since: now, sent });
-        Spares::clear(&mut self.frame);
         true
     }
 
     /// Queues a question.
-    fn queue_question(&mut self, id: BrokerId, now: Time, asked: InFlight) -> bool {
-        if !asked.encode(&mut self.frame) {
-            return false;
-        }
+    fn queue_question(&mut self, id: BrokerId, now: Time, asked: InFlight) {
         let leader = &mut self.leaders[id];
-        leader.channel.queue(now, asked.id, self.session.config.io_timeout, &self.frame);
+        let allowance = self.session.config.io_timeout;
+        let queued = leader.channel.queue(now, asked.id, allowance, |out| asked.put_question(out));
+        debug_assert!(queued.is_ok(), "names were checked");
         leader.in_flight.push(asked);
-        Spares::clear(&mut self.frame);
-        true
     }
 
     fn ask_counts(&mut self, id: BrokerId, now: Time) {

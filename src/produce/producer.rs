@@ -13,7 +13,7 @@ use super::bundle::Spares;
 use super::driver::Driver;
 use super::failure::Failure;
 use super::queue::{Delivery, PartitionQueue, Sealing};
-use super::records::{check_place, check_record, millis, most_bytes, takes};
+use super::records::{WallClock, check_place, check_record, most_bytes, takes};
 use crate::error::{Error, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{LookUp, Time};
@@ -59,6 +59,7 @@ pub struct Producer {
     queues: Vec<PartitionQueue>,
     driver: Driver,
     spares: Spares,
+    wall: WallClock,
     /// When a call must look at more than its record: at the latest when the first collected record is due.
     next_look: Time,
     /// Bytes of all records that are neither stored nor have failed.
@@ -92,6 +93,7 @@ impl ProducerBuilder {
             latest: 0,
             queues: Vec::new(),
             spares: Spares::default(),
+            wall: WallClock::default(),
             next_look: Time::NEVER,
             pending_bytes: 0,
             stored: 0,
@@ -289,28 +291,28 @@ impl Producer {
         self.check_failures()?;
         let index = self.queue(topic, partition)?;
         check_record(&self.topics[topic].name, partition, record)?;
-        let net = &self.settings.session.net;
-        let raw = record.to_raw(|| millis(net.wall()));
+        let (wall, net) = (&mut self.wall, &self.settings.session.net);
+        let raw = record.to_raw(|| wall.millis(now, &**net));
         let (count, bytes) = (self.settings.max_records, self.settings.max_bytes);
-        let collected = self.queues[index].collected();
-        if collected.0 > 0 && !takes(collected, &raw, count, bytes) {
+        let mut before = self.queues[index].collected();
+        if before.0 > 0 && !takes(before, &raw, count, bytes) {
             self.seal(index, now)?;
             self.step(LookUp::Allowed)?;
             self.check_failures()?;
+            before = (0, 0);
         }
         if self.full(index, most_bytes(&raw)).is_some() {
             self.make_room(index, most_bytes(&raw))?;
+            before = (0, 0);
         }
         let queue = &mut self.queues[index];
-        let before = queue.bytes();
-        queue.push(&raw, &mut self.spares)?;
-        self.pending_bytes += queue.bytes() - before;
-        let collected = queue.collected();
-        if collected.0 == 1 {
+        let after = queue.push(&raw, &mut self.spares)?;
+        self.pending_bytes += after.1 - before.1;
+        if after.0 == 1 {
             queue.send_by = now.after(self.settings.max_age);
             self.next_look = self.next_look.min(queue.send_by);
         }
-        if collected.0 >= count || collected.1 >= bytes {
+        if after.0 >= count || after.1 >= bytes {
             self.seal(index, now)?;
             self.step(LookUp::Allowed)?;
         }

@@ -116,9 +116,9 @@ impl PartitionQueue {
         PartitionQueue { topic, partition, how, policy, numbering, send_by: Time::NEVER, ..PartitionQueue::default() }
     }
 
-    /// Takes a record.
+    /// Takes a record. Returns how many are collected now, and the bytes of their message set.
     #[inline]
-    pub(super) fn push(&mut self, raw: &RawMessage<'_>, spares: &mut Spares) -> Result<()> {
+    pub(super) fn push(&mut self, raw: &RawMessage<'_>, spares: &mut Spares) -> Result<(u32, usize)> {
         let builder = self.collected.get_or_insert_with(|| spares.builder());
         let before = builder.set_len();
         if self.how.numbering {
@@ -127,7 +127,7 @@ impl PartitionQueue {
             builder.push(raw)?;
         }
         self.bytes += builder.set_len() - before;
-        Ok(())
+        Ok((builder.count(), builder.set_len()))
     }
 
     /// Records collected, and the bytes of their message set.

@@ -1,11 +1,12 @@
 //! What one call publishes to a partition, checked, and cut into bundles.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::warn;
 
 use crate::error::{Error, Fault, Result};
 use crate::message::{Record, check_topic};
+use crate::net::{Network, Time};
 use crate::protocol::bundle::{BundleBuilder, MAX_KEY, MAX_MESSAGES, RawMessage};
 
 /// The most bytes of key and payload in a record: with all that surrounds it in a request it stays below the 256 MiB that
@@ -178,6 +179,26 @@ fn at(index: usize, e: Error) -> Error {
     match e {
         Error::Config { reason } => Error::config(format!("record {index}: {reason}")),
         other => other,
+    }
+}
+
+/// Milliseconds since 1970 for records without a time stamp, at one look at one clock each.
+#[derive(Debug, Default)]
+pub(super) struct WallClock {
+    /// When the wall clock was read, and what it said.
+    read: Option<(Time, u64)>,
+}
+
+impl WallClock {
+    /// For this long the monotonic clock tells how far the wall clock has moved; a jump is noticed no later.
+    const TRUSTED: Duration = Duration::from_millis(100);
+
+    #[inline]
+    pub(super) fn millis(&mut self, now: Time, net: &dyn Network) -> u64 {
+        match self.read {
+            Some((then, ms)) if now.since(then) < WallClock::TRUSTED => ms + u64::from(now.since(then).subsec_millis()),
+            _ => self.read.insert((now, millis(net.wall()))).1,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::protocol::fetch::{FetchRequest, PartitionAnswer};
 use crate::protocol::frame::{self, Kind};
 use crate::protocol::produce::{ProduceCode, ProducePartition, ProduceResponse, ProduceTopic};
 use crate::protocol::request::Request;
-use crate::protocol::{DecodeError, DecodeFault, Limits};
+use crate::protocol::{DecodeError, DecodeFault, EncodeError, Limits};
 use crate::session::Session;
 
 /// The most topics in a request, and partitions of one.
@@ -75,15 +75,13 @@ impl InFlight {
         }
     }
 
-    /// Appends a question as a frame; whether it could be encoded.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) -> bool {
-        let encoded = match &self.sent {
-            Sent::Bundles { .. } => return false,
+    /// Appends a question as a frame.
+    pub(super) fn put_question(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match &self.sent {
+            Sent::Bundles { .. } => Ok(()),
             Sent::End(_, request) => request.put(out),
             Sent::Mark(_, request) | Sent::Count(_, request) => request.put(out),
-        };
-        debug_assert!(encoded.is_ok(), "names were checked");
-        encoded.is_ok()
+        }
     }
 
     /// Reads its answer; the codes of bundles go to `codes`. `partition` is that of its queue.

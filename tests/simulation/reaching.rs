@@ -98,6 +98,30 @@ fn redirects_to_known_brokers_take_no_look_up_later() {
 }
 
 #[test]
+fn redirects_to_known_brokers_count_names_that_could_not_be_looked_up_at_first_or_stand_for_something_else_now() {
+    let sim = Simulation::new(6);
+    let cluster = sim.cluster(2);
+    cluster.create_topic("orders", 2);
+    let at = |node: u8| sim.address_of(&format!("node-{node}"));
+    sim.set_name("tank-0", &[at(0)]);
+    // A service that has moved since, and a name server that knows nothing yet.
+    sim.set_name("tank-1", &[nobody(1)]);
+    sim.fail_name("tank-1", true);
+    let client = sim.client().redirects(Redirects::KnownBrokers).connect("tank-0,tank-1").unwrap();
+    let publish = || (0..2).map(|id| client.publish("orders", id, &[Record::new("tea")]));
+    let refused: Vec<_> = publish().filter_map(Result::err).collect();
+    assert!(matches!(refused[..], [tank_client::Error::Broker { .. }]), "{refused:?}");
+    sim.fail_name("tank-1", false);
+    sim.set_name("tank-1", &[at(1)]);
+    // With the first broker out of reach for a while, the second one is dialed by its name.
+    sim.separate("client", "node-0");
+    client.status().unwrap();
+    sim.rejoin("client", "node-0");
+    sim.sleep(20 * SECOND);
+    publish().for_each(|done| done.unwrap());
+}
+
+#[test]
 fn a_lack_of_descriptors_is_reported_at_once() {
     let sim = Simulation::new(5);
     let broker = sim.broker();

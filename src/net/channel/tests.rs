@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use super::super::network::{Network, SocketOptions};
-use super::super::openings::Openings;
+use super::super::network::Network;
 use super::super::scripted::Scripted;
 use super::*;
+use crate::config::Config;
 use crate::net::parse_brokers;
 use crate::protocol::frame::PING;
 
@@ -12,18 +12,18 @@ const IO: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn channel(net: &Scripted, broker: &str) -> Channel {
-    let settings = ChannelSettings {
-        net: Arc::new(net.clone()),
-        options: SocketOptions::default(),
-        openings: Openings::default(),
-        connect_timeout: CONNECT,
-        io_timeout: IO,
-    };
+    let config = Config { connect_timeout: CONNECT, io_timeout: IO, keepalive: None, ..Config::default() };
+    let settings = ChannelSettings::new(Arc::new(net.clone()), &config);
     Channel::new(parse_brokers(broker).unwrap().remove(0), Arc::new(settings))
 }
 
 fn open(channel: &mut Channel, net: &Scripted) -> Result<bool> {
     channel.open(net.now(), LookUp::Allowed)
+}
+
+fn queue(channel: &mut Channel, now: Time, id: u32, allowance: Duration, frame: &[u8]) {
+    let put = |out: &mut Vec<u8>| Ok(out.extend_from_slice(frame));
+    channel.queue(now, id, allowance, put).unwrap();
 }
 
 /// A channel on which the first connection is up.
@@ -71,14 +71,14 @@ fn an_empty_ping_goes_first_and_nothing_else_before_the_greeting() {
     assert!(!open(&mut channel, &net).unwrap());
     assert_eq!(net.wire(0, |wire| wire.sent.clone()), PING);
     // Nobody may queue on it yet; if somebody does all the same, nothing goes out.
-    channel.queue(net.now(), 1, SECOND, b"request");
+    queue(&mut channel, net.now(), 1, SECOND, b"request");
     assert!(channel.write(net.now()).unwrap());
     net.wire(0, |wire| wire.incoming.extend(&PING[..3]));
     assert!(!open(&mut channel, &net).unwrap());
     assert_eq!(net.wire(0, |wire| wire.sent.len()), PING.len());
     net.wire(0, |wire| wire.incoming.extend(&PING[3..]));
     assert!(open(&mut channel, &net).unwrap());
-    channel.queue(net.now(), 1, SECOND, b"request");
+    queue(&mut channel, net.now(), 1, SECOND, b"request");
     assert!(channel.write(net.now()).unwrap());
     assert_eq!(net.wire(0, |wire| wire.sent[5..].to_vec()), b"request");
 }
@@ -200,8 +200,8 @@ fn each_request_is_due_by_itself_on_a_clock_that_stands_still_while_an_answer_co
     let net = Scripted::new();
     let mut channel = up(&net);
     let start = net.now();
-    channel.queue(start, 1, 5 * SECOND, b"a");
-    channel.queue(start, 2, 9 * SECOND, b"b");
+    queue(&mut channel, start, 1, 5 * SECOND, b"a");
+    queue(&mut channel, start, 2, 9 * SECOND, b"b");
     assert_eq!(channel.due(), start.after(IO), "sending has a deadline of its own");
     channel.write(start).unwrap();
     assert_eq!(channel.due(), start.after(5 * SECOND));
@@ -229,10 +229,10 @@ fn each_request_is_due_by_itself_on_a_clock_that_stands_still_while_an_answer_co
 fn one_that_is_forgotten_is_noticed_however_many_others_are_answered() {
     let net = Scripted::new();
     let mut channel = up(&net);
-    channel.queue(net.now(), 0, 60 * SECOND, b"forgotten");
+    queue(&mut channel, net.now(), 0, 60 * SECOND, b"forgotten");
     channel.write(net.now()).unwrap();
     for id in 1..60 {
-        channel.queue(net.now(), id, 60 * SECOND, b"x");
+        queue(&mut channel, net.now(), id, 60 * SECOND, b"x");
         channel.write(net.now()).unwrap();
         channel.looked(net.pass(SECOND));
         assert!(channel.overdue(net.now()).is_none(), "{id}");
@@ -251,7 +251,7 @@ fn slow_but_steady_gets_through_and_a_trickle_does_not() {
     for (bytes, passes) in [(PROGRESS, true), (PROGRESS / 2, false)] {
         let net = Scripted::new();
         let mut channel = up(&net);
-        channel.queue(net.now(), 1, SECOND, b"x");
+        queue(&mut channel, net.now(), 1, SECOND, b"x");
         channel.write(net.now()).unwrap();
         arrive(&net, 1);
         read(&mut channel, &net).unwrap();
@@ -273,8 +273,8 @@ fn a_caller_who_was_away_is_excused_by_bytes_that_waited_and_by_nothing_else() {
     for (waiting, begun, excused) in [(1, false, true), (1, true, true), (0, false, false), (0, true, false)] {
         let net = Scripted::new();
         let mut channel = up(&net);
-        channel.queue(net.now(), 1, SECOND, b"x");
-        channel.queue(net.now(), 2, SECOND, b"x");
+        queue(&mut channel, net.now(), 1, SECOND, b"x");
+        queue(&mut channel, net.now(), 2, SECOND, b"x");
         channel.write(net.now()).unwrap();
         if begun {
             arrive(&net, 1);
@@ -293,8 +293,8 @@ fn a_request_counts_as_handed_over_with_its_last_byte() {
     let net = Scripted::new();
     let mut channel = up(&net);
     net.wire(0, |wire| wire.room = 7);
-    channel.queue(net.now(), 1, SECOND, b"first");
-    channel.queue(net.now(), 2, SECOND, b"second");
+    queue(&mut channel, net.now(), 1, SECOND, b"first");
+    queue(&mut channel, net.now(), 2, SECOND, b"second");
     assert!(!channel.write(net.now()).unwrap());
     assert_eq!((channel.handed_over(1), channel.handed_over(2)), (true, false));
     assert!(!channel.is_idle());
@@ -310,7 +310,7 @@ fn a_request_counts_as_handed_over_with_its_last_byte() {
 fn sending_has_time_for_as_long_as_the_network_takes_something() {
     let net = Scripted::new();
     let mut channel = up(&net);
-    channel.queue(net.now(), 1, SECOND, &vec![0; 10 * PROGRESS]);
+    queue(&mut channel, net.now(), 1, SECOND, &vec![0; 10 * PROGRESS]);
     for _ in 0..9 {
         net.wire(0, |wire| wire.room = PROGRESS);
         assert!(!channel.write(net.now()).unwrap());
@@ -339,7 +339,7 @@ fn a_reset_drops_what_is_under_way_and_a_close_does_not() {
 fn in_a_forked_child_the_connection_is_left_to_the_parent() {
     let net = Scripted::new();
     let mut channel = up(&net);
-    channel.queue(net.now(), 1, SECOND, b"x");
+    queue(&mut channel, net.now(), 1, SECOND, b"x");
     net.fork();
     assert!(channel.write(net.now()).is_err(), "what was queued is the parent's");
     assert!(net.wire(0, |wire| wire.dropped && !wire.aborted && wire.sent == PING));
