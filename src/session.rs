@@ -12,17 +12,13 @@ use log::{debug, warn};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::net::{
-    AddressBook, BrokerAddr, Channel, ChannelSettings, Closed, Event, Fill, LookUp, Network, Pool, ReadBuf,
-    RetryPolicy, RetryState, Time, wait,
+    AddressBook, AnswerReader, BrokerAddr, Channel, ChannelSettings, Closed, Event, LookUp, Network, Pool, RetryPolicy,
+    RetryState, Time, wait,
 };
 use crate::protocol::admin::StatusRequest;
 use crate::protocol::frame::Kind;
-use crate::protocol::frames::{Frame, Frames};
 use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault};
-
-/// Most answers fit into this many bytes.
-const ANSWER: usize = 2 << 10;
 
 /// How often a request is sent again at once if a connection that had been idle ends before its answer begins.
 const MOST_STALE: u32 = 3;
@@ -278,49 +274,29 @@ impl Session {
         }
     }
 
-    /// The payload of the next frame, which must be of this kind.
+    /// The payload of the next frame, which must be of this kind, and the only one.
     fn receive(&self, channel: &mut Channel, id: u32, kind: Kind, closed: Option<&Closed>) -> Result<Vec<u8>> {
-        let mut frames = Frames::new(self.config.limits.frame);
-        let mut buf = ReadBuf::new(ANSWER, ());
-        let refused = |channel: &Channel, e| Error::decode(channel.broker(), e);
+        let mut answers = AnswerReader::new(self.config.limits.frame);
         loop {
             let now = self.now();
             channel.write(now)?;
-            match frames.first(buf.data()).map_err(|e| refused(channel, e))? {
-                Frame::Ping(len) => {
-                    buf.consume(len);
-                    channel.answer_ends(now, None);
-                }
-                Frame::Whole(found, payload) => {
-                    let (end, all) = (payload.end, buf.data());
-                    if found != kind {
-                        let e = DecodeError::unexpected("message id", found as u64, kind as u64, 0);
-                        return Err(refused(channel, e));
+            if let Some((found, payload)) = answers.next(channel, now)? {
+                let extra = answers.data().len() - payload.end;
+                let malformed = match () {
+                    () if found != kind => DecodeError::unexpected("message id", found as u64, kind as u64, 0),
+                    () if extra > 0 => {
+                        let fault = DecodeFault::Spare { extra: extra as u64 };
+                        DecodeError::new("answer", fault, payload.len() as u64)
                     }
-                    if all.len() > end {
-                        let fault = DecodeFault::Spare { extra: (all.len() - end) as u64 };
-                        return Err(refused(channel, DecodeError::new("answer", fault, payload.len() as u64)));
+                    () => {
+                        channel.answer_ends(now, Some(id));
+                        return Ok(answers.data()[payload].to_vec());
                     }
-                    channel.answer_ends(now, Some(id));
-                    return Ok(all[payload].to_vec());
-                }
-                Frame::Need(need) => {
-                    if !buf.data().is_empty() {
-                        channel.answer_begins(now);
-                    }
-                    match channel.read(now, buf.room(need))? {
-                        Fill::Bytes(n) => buf.filled(n),
-                        Fill::End => return Err(Error::disconnected(channel.broker(), channel.phase())),
-                        Fill::Later => {
-                            if let Some(e) = channel.overdue(now) {
-                                return Err(e);
-                            }
-                            if wait(&*self.net, std::iter::once(&mut *channel), closed, Time::NEVER)? == Event::Closed {
-                                return Err(Error::Closed);
-                            }
-                        }
-                    }
-                }
+                };
+                return Err(Error::decode(channel.broker(), malformed));
+            }
+            if wait(&*self.net, std::iter::once(&mut *channel), closed, Time::NEVER)? == Event::Closed {
+                return Err(Error::Closed);
             }
         }
     }

@@ -16,6 +16,7 @@
 //! Only [`Network::poll`] blocks. Everything else answers two questions: *what next?* and *by when?*
 
 mod addr;
+mod answers;
 mod book;
 mod buffer;
 mod channel;
@@ -31,6 +32,7 @@ mod settings;
 mod system;
 
 pub(crate) use addr::{BrokerAddr, parse_brokers};
+pub(crate) use answers::AnswerReader;
 pub(crate) use book::AddressBook;
 pub(crate) use buffer::{Block, Fill, ReadBuf};
 pub(crate) use channel::{Channel, LookUp};

@@ -9,9 +9,8 @@ use super::driver::Driver;
 use super::queue::{Lost, PartitionQueue};
 use super::request::{self, Answer, InFlight, Sent};
 use crate::error::{Error, Fault, Result};
-use crate::net::{Fill, Time};
+use crate::net::Time;
 use crate::protocol::frame::Kind;
-use crate::protocol::frames::Frame;
 use crate::protocol::produce::ProduceCode;
 
 impl Driver {
@@ -21,27 +20,9 @@ impl Driver {
         let written = self.leaders[id].channel.write(now).map(drop);
         loop {
             let leader = &mut self.leaders[id];
-            match leader.frames.first(leader.buf.data()).map_err(|e| Error::decode(leader.channel.broker(), e))? {
-                Frame::Ping(len) => {
-                    leader.buf.consume(len);
-                    leader.channel.answer_ends(now, None);
-                }
-                Frame::Whole(kind, payload) => {
-                    let end = payload.end;
-                    self.answered(id, now, kind, payload, queues)?;
-                    self.leaders[id].buf.consume(end);
-                }
-                Frame::Need(_) if leader.in_flight.is_empty() && leader.buf.data().is_empty() => return written,
-                Frame::Need(need) => {
-                    if !leader.buf.data().is_empty() {
-                        leader.channel.answer_begins(now);
-                    }
-                    match leader.channel.read(now, leader.buf.room(need))? {
-                        Fill::Bytes(n) => leader.buf.filled(n),
-                        Fill::Later => return written.and_then(|()| leader.channel.overdue(now).map_or(Ok(()), Err)),
-                        Fill::End => return Err(Error::disconnected(leader.broker(), leader.channel.phase())),
-                    }
-                }
+            match leader.answers.next(&mut leader.channel, now)? {
+                Some((kind, payload)) => self.answered(id, now, kind, payload, queues)?,
+                None => return written,
             }
         }
     }
@@ -56,7 +37,7 @@ impl Driver {
         queues: &mut [PartitionQueue],
     ) -> Result<()> {
         let leader = &mut self.leaders[id];
-        let payload = leader.buf.data().get(payload).unwrap_or_default();
+        let payload = leader.answers.data().get(payload).unwrap_or_default();
         let malformed = |e| Error::decode(leader.channel.broker(), e);
         // Not by order: a cluster answers once replicas have confirmed.
         let index = request::find(&leader.in_flight, kind, payload).map_err(malformed)?;
@@ -176,7 +157,7 @@ impl Driver {
         let requests = std::mem::take(&mut leader.in_flight);
         let handed_over: Vec<bool> = requests.iter().map(|request| leader.channel.handed_over(request.id)).collect();
         leader.channel.reset();
-        leader.buf.clear();
+        leader.answers.clear();
         self.connection_lost = true;
         for (request, handed_over) in requests.into_iter().zip(handed_over) {
             let lost = Lost { error: e, handed_over, well_for };

@@ -15,13 +15,9 @@ use super::queue::{PartitionQueue, ToSend};
 use super::request::{self, InFlight, Sent};
 use crate::config::PublishOptions;
 use crate::error::{Error, Result};
-use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, Time, wait};
-use crate::protocol::frames::Frames;
+use crate::net::{AnswerReader, BrokerAddr, Channel, LookUp, Time, wait};
 use crate::protocol::produce::{CLIENT_VERSION, ProduceCode, ProduceRequest};
 use crate::session::Session;
-
-/// Bytes that several answers fit into.
-const ANSWERS: usize = 2 << 10;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -54,8 +50,7 @@ pub(super) struct Driver {
 #[derive(Debug)]
 pub(super) struct Leader {
     pub(super) channel: Channel,
-    pub(super) frames: Frames,
-    pub(super) buf: ReadBuf<()>,
+    pub(super) answers: AnswerReader,
     pub(super) in_flight: Vec<InFlight>,
     /// Whether something was sent to it before.
     used: bool,
@@ -217,8 +212,7 @@ impl Driver {
         let id = self.leaders.len();
         self.leaders.push(Leader {
             channel: self.session.pool.take(&addr),
-            frames: Frames::new(self.session.config.limits.frame),
-            buf: ReadBuf::new(ANSWERS, ()),
+            answers: AnswerReader::new(self.session.config.limits.frame),
             in_flight: Vec::new(),
             used: false,
             is_full: false,
@@ -254,8 +248,7 @@ impl Driver {
             }
         }
         if leader.in_flight.is_empty() {
-            leader.buf.clear();
-            leader.frames = Frames::new(self.session.config.limits.frame);
+            leader.answers.clear();
             // One that had ended while idle was dialed again without a word.
             self.connection_lost |= std::mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
         }

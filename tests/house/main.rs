@@ -74,7 +74,7 @@ const LONG_FUNCTIONS: [(&str, &str, &str); 1] =
 const CIRCLES: [(&str, &str); 1] = [("simulation", "the world, its hosts and its tasks are still to be parted")];
 
 /// The most lines of code that the crate may have without broker and simulation.
-const CRATE: usize = 11_450;
+const CRATE: usize = 11_490;
 
 struct Source {
     /// Below `src`, with slashes.

@@ -22,7 +22,10 @@ fn open(channel: &mut Channel, net: &Scripted) -> Result<bool> {
 }
 
 fn queue(channel: &mut Channel, now: Time, id: u32, allowance: Duration, frame: &[u8]) {
-    let put = |out: &mut Vec<u8>| Ok(out.extend_from_slice(frame));
+    let put = |out: &mut Vec<u8>| {
+        out.extend_from_slice(frame);
+        Ok(())
+    };
     channel.queue(now, id, allowance, put).unwrap();
 }
 
