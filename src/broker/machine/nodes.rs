@@ -33,6 +33,8 @@ pub(super) struct Node {
     pub(super) isolated: bool,
     /// How many times it has started.
     pub(super) life: u64,
+    /// When its process last opened its logs, which takes all that is in them for committed.
+    pub(super) opened: Time,
     /// What was due while it hung.
     pub(super) deferred: Vec<Event>,
     pub(super) faults: Faults,
@@ -52,6 +54,7 @@ impl Node {
             registered: true,
             isolated: false,
             life: 0,
+            opened: Time::ZERO,
             deferred: Vec::new(),
             faults: Faults::default(),
             stats: BrokerStats::default(),
@@ -131,6 +134,9 @@ impl Machine {
         let was_down = !this.running;
         (this.running, this.listening, this.registered) = (true, true, true);
         this.life += 1;
+        if was_down {
+            this.opened = now;
+        }
         if was_down && self.options.behaviour.replication.is_some() {
             self.reopen_logs(node);
         }

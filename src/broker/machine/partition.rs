@@ -36,6 +36,8 @@ pub(super) struct Partition {
     pub(super) replicas: Vec<Replica>,
     /// Nodes whose acknowledgements count.
     pub(super) in_sync: Vec<usize>,
+    /// Until when the leader was the only one in sync, if it was: what it stored then it confirmed alone.
+    pub(super) alone_until: Time,
     /// Requests that wait for it, and which of their slots it is.
     pub(super) waiting: Vec<(u64, usize)>,
     /// Produce requests whose acknowledgements are awaited.
@@ -92,6 +94,7 @@ impl Partition {
             electing_until: Time::ZERO,
             replicas: nodes.iter().map(|&node| Replica::new(node, Log::default())).collect(),
             in_sync: nodes,
+            alone_until: Time::ZERO,
             waiting: Vec::new(),
             unconfirmed: Vec::new(),
             broken: false,

@@ -16,6 +16,7 @@ use super::partition::Partition;
 use super::schedule::Event;
 use super::segment::Bundle;
 use crate::Limits;
+use crate::net::Time;
 use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, MessageSet, RawMessage};
 use crate::protocol::cursor::Cursor;
 
@@ -138,13 +139,18 @@ impl Machine {
     /// Moves the leader's mark to what all its peers in sync have confirmed, and answers whom that concerns. Without peers
     /// it stays, unless there is to be one copy only.
     pub(super) fn recommit(&mut self, topic: &Arc<str>, id: u16) {
-        let at_once = self.options.behaviour.replication.is_none();
+        let (at_once, now) = (self.options.behaviour.replication.is_none(), self.now);
         let alive: Vec<bool> = self.nodes.iter().map(super::nodes::Node::is_alive).collect();
         let Some(topic_state) = self.topics.get_mut(topic) else { return };
         let factor = topic_state.factor;
         let Some(partition) = topic_state.partitions.get_mut(usize::from(id)) else { return };
         let Some(last) = partition.led().map(|led| led.log.last) else { return };
         let confirmed = partition.peers().map(|node| confirms(partition, &alive, node)).min();
+        if confirmed.is_none() && factor > 1 {
+            partition.alone_until = Time::NEVER;
+        } else if partition.alone_until == Time::NEVER {
+            partition.alone_until = now;
+        }
         let mark = match confirmed {
             _ if factor <= 1 => last,
             Some(confirmed) => confirmed.min(last),

@@ -198,11 +198,30 @@ impl Machine {
         Some(self.partition(topic, id)?.replica(node)?.log.last)
     }
 
+    /// Whether a node that has stored a number since then may say that it is stored: another replica has it too, or the node
+    /// promises it alone, as the only one in sync, or with a log that it has opened since and takes for committed.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) fn may_confirm(&self, node: usize, topic: &str, id: u16, seq: u64, since: Time) -> bool {
+        let Some(partition) = self.partition(topic, id) else { return false };
+        let opened = self.nodes.get(node).map_or(Time::ZERO, |node| node.opened);
+        let has = |log: &Log| log.after(seq - 1).any(|(base, bundle)| holds(bundle, base, seq));
+        partition.replicas.len() == 1
+            || partition.alone_until >= since
+            || opened >= since
+            || partition.replicas.iter().any(|replica| replica.node != node && has(&replica.log))
+    }
+
     /// The mark as a node knows it; `None` if it has no copy.
     #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn committed(&self, node: usize, topic: &str, id: u16) -> Option<u64> {
         Some(self.partition(topic, id)?.replica(node)?.committed)
     }
+}
+
+fn holds(bundle: &Bundle, base: u64, seq: u64) -> bool {
+    let mut found = false;
+    let _ = with_messages(bundle.bytes(), base, |at, _| found |= at == seq);
+    found
 }
 
 impl Appended {

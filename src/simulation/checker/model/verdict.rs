@@ -52,11 +52,12 @@ impl Model {
             if given.place != place || given.outcome != Outcome::Stored || at.contains_key(&id) {
                 continue;
             }
-            // It may have gone with a leader that died: an injected loss.
+            // It may have gone with a leader that died, if another node has led since: an injected loss.
             let since = given.appends.first().map_or(Time::ZERO, |append| append.at);
-            let lost =
-                self.retention || self.cluster && changes.is_some_and(|all| all.iter().any(|(when, _)| *when > since));
-            if !lost {
+            let is_other = |node: usize| given.appends.iter().all(|append| append.node != node);
+            let mut moves = changes.into_iter().flatten();
+            let moved = moves.any(|(when, leader)| *when > since && leader.is_some_and(is_other));
+            if !(self.retention || moved) {
                 missing.get_or_insert(id);
             }
         }
@@ -112,20 +113,21 @@ impl Model {
         }
     }
 
-    /// What is reported stored is at another replica in sync, if there is any: unless the leader has changed since.
+    /// What is reported stored is at another replica, whoever leads now; unless the server itself has promised more than there
+    /// was.
     pub(super) fn check_confirmed(&self, id: u32, place: Place) {
-        let Some(Append { node, seq, .. }) = self.lock().given[id as usize].appends.last().copied() else { return };
-        let (topic, partition) = (&self.topics[place.topic], place.partition);
-        let mut missing = false;
+        let Some(Append { at, node, seq }) = self.lock().given[id as usize].appends.last().copied() else { return };
+        let mut may = false;
         self.nodes.look(&mut |machine: &Machine| {
-            let leads = machine.leader(topic, partition).flatten() == Some(node);
-            let in_sync = machine.in_sync(topic, partition).unwrap_or_default();
-            let mut peers = in_sync.iter().filter(|&&peer| peer != node).peekable();
-            let has = |peer: &usize| machine.log_end(*peer, topic, partition).is_some_and(|end| end >= seq);
-            missing = leads && peers.peek().is_some() && !peers.any(has);
+            may = machine.may_confirm(node, &self.topics[place.topic], place.partition, seq, at);
         });
-        if missing {
-            let text = format!("{id:08x} is reported stored, and no replica of {} has {seq}", self.name(place));
+        if !may {
+            let appends = self.lock().given[id as usize].appends.clone();
+            let text = format!(
+                "{id:08x} is reported stored, and no replica of {} has {seq}; appended {appends:?}; {}",
+                self.name(place),
+                self.unsettled()
+            );
             self.violated(Property::Truth, &text);
         }
     }
