@@ -317,7 +317,10 @@ fn fault(rng: &mut Rng) -> PartitionAnswer {
     match rng.below(5) {
         0 => PartitionAnswer::OutOfRange { high_water_mark: rng.next_u64(), first_available: rng.next_u64() },
         1 => PartitionAnswer::SystemError,
-        2 => PartitionAnswer::Redirect(SocketAddrV4::new((rng.next_u64() as u32).to_be_bytes().into(), rng.next_u64() as u16)),
+        2 => PartitionAnswer::Redirect(SocketAddrV4::new(
+            (rng.next_u64() as u32).to_be_bytes().into(),
+            rng.next_u64() as u16,
+        )),
         3 => PartitionAnswer::NoLeader,
         _ => PartitionAnswer::UnknownPartition,
     }

@@ -1,0 +1,59 @@
+//! Which brokers, and how patiently they are dealt with.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use tank_client::{Client, ClientBuilder, Error};
+
+use crate::exit::Usage;
+use crate::times::parse_span;
+
+/// Options of all commands that connect.
+#[derive(Debug, Args)]
+pub struct Connect {
+    /// Brokers: `host` or `host:port` (default port 11011), several with commas between
+    #[arg(short, long, global = true, env = "TANK_BROKERS", default_value = "localhost", help_heading = "Connection")]
+    pub brokers: String,
+    /// How long connecting may take, and a broker may take to answer
+    #[arg(long, global = true, value_name = "SPAN", value_parser = parse_span, help_heading = "Connection")]
+    timeout: Option<Duration>,
+    /// How long to keep trying when there is trouble that may pass [default: 1m]
+    #[arg(long, global = true, value_name = "SPAN", value_parser = parse_span, help_heading = "Connection")]
+    retry: Option<Duration>,
+    /// Show what the client does: -v for each step, -vv for each frame; RUST_LOG is heeded too
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Connection")]
+    pub verbose: u8,
+}
+
+impl Connect {
+    /// The settings of a client.
+    pub fn settings(&self) -> ClientBuilder {
+        let settings = Client::builder().client_id("tankctl");
+        let settings = match self.timeout {
+            Some(timeout) => settings.connect_timeout(timeout).io_timeout(timeout),
+            None => settings,
+        };
+        match self.retry {
+            Some(timeout) => settings.retry_timeout(timeout),
+            None => settings,
+        }
+    }
+
+    pub fn client(&self) -> Result<Client> {
+        self.client_of(&self.brokers)
+    }
+
+    /// A client of other brokers.
+    pub fn client_of(&self, brokers: &str) -> Result<Client> {
+        checked(self.settings().connect(brokers))
+    }
+}
+
+/// What came of a call, where arguments that cannot work are a mistake of the user's.
+pub fn checked<T>(outcome: tank_client::Result<T>) -> Result<T> {
+    outcome.map_err(|e| match e {
+        Error::Config { reason } => Usage(reason).into(),
+        e => e.into(),
+    })
+}

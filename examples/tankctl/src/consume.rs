@@ -1,0 +1,238 @@
+//! Prints the messages of topics, and those that come.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use tank_client::{Checkpoint, ConsumeIter, Message, OutOfRange, Start};
+
+use crate::connect::{Connect, checked};
+use crate::exit::usage;
+use crate::format::{Field, FormatArgs, Printer};
+use crate::merge::Merge;
+use crate::positions::{Place, Range, RangeArgs};
+use crate::progress::Progress;
+use crate::summary::Summary;
+use crate::table::TableArgs;
+use crate::{input, notes, output, signals};
+
+/// Print the messages of topics, and those that come
+///
+/// Prints one message a line, and goes on with those that come, until Ctrl-C. Begins with what comes from now on unless told
+/// otherwise. On a terminal, whatever could drive it is shown as an escape; anywhere else keys and contents are printed as
+/// they are.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// What to read
+    #[arg(required = true, value_name = "TOPIC[/PARTITION]")]
+    places: Vec<Place>,
+    #[command(flatten)]
+    range: RangeArgs,
+    /// Stop at the present end; so does an --until that has passed
+    #[arg(short = 'e', long, help_heading = "Range")]
+    to_end: bool,
+    /// Stop after so many messages
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = u64::MAX, hide_default_value = true,
+          help_heading = "Range")]
+    limit: u64,
+    /// Only messages whose content contains this
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Range")]
+    grep: Option<OsString>,
+    /// Where retention has taken messages that were wanted, go on with the first one that is there
+    #[arg(long, help_heading = "Range")]
+    skip_lost: bool,
+    /// Up to the present end, in the order of their time stamps
+    #[arg(long, conflicts_with_all = ["checkpoint", "limit_bytes"], help_heading = "Range")]
+    merge: bool,
+    /// Begin where this file says, and save there what was printed
+    #[arg(short, long, value_name = "FILE", help_heading = "Range")]
+    checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    format: FormatArgs,
+    /// Count the messages instead of printing them
+    #[arg(short, long, conflicts_with_all = ["fields", "format"], help_heading = "Format")]
+    stats: bool,
+    /// Bytes to ask for at a time
+    #[arg(long = "fetch-size", value_name = "BYTES", default_value_t = 1 << 20, id = "limit_bytes",
+          help_heading = "Connection")]
+    fetch_size: u32,
+    /// In a cluster, read from a replica on this host
+    #[arg(long, help_heading = "Connection")]
+    prefer_local: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tankctl consume orders                                what comes from now on
+  tankctl consume -o earliest -e --json orders          all there is, as JSON
+  tankctl consume -o -10 -e orders/0                    the last ten numbers of a partition
+  tankctl consume --since 1h30m --grep tea orders       what has come with tea in it for so long, and what comes
+  tankctl consume -o earliest -e --stats orders         how much there is
+  tankctl consume -f '%k=%s\\n' -c orders.position orders
+                                                        where the last run ended, in the format of kcat
+  tankctl consume --merge --since 1h orders clicks      two topics as one";
+
+/// Where messages go that are wanted.
+enum Sink {
+    Lines(Printer),
+    Counts(Summary),
+}
+
+pub fn run(connect: &Connect, args: &Args) -> Result<()> {
+    let start = if args.merge { Start::Earliest } else { Start::Latest };
+    let range = args.range.range(start)?;
+    for (index, place) in args.places.iter().enumerate() {
+        if args.places[..index].iter().any(|other| {
+            other.topic == place.topic
+                && (other.partition == place.partition || other.partition.is_none() || place.partition.is_none())
+        }) {
+            let id = place.partition.map_or(String::new(), |id| format!("/{id}"));
+            return usage(format!("{}{id}: given twice", place.topic));
+        }
+    }
+    let printer = args.format.printer(&fields(args), &args.range.zone);
+    output::watch_reader();
+    if args.merge { merge(connect, args, range, printer) } else { follow(connect, args, range, printer) }
+}
+
+fn fields(args: &Args) -> Vec<Field> {
+    use Field::{Content, Key, Partition, SeqNum, Topic, Ts, TsMs};
+    match (args.merge, args.places.len()) {
+        (true, _) => vec![Ts, Topic, Partition, SeqNum, Key, Content],
+        (false, 1) => vec![Partition, SeqNum, TsMs, Key, Content],
+        (false, _) => vec![Topic, Partition, SeqNum, TsMs, Key, Content],
+    }
+}
+
+fn follow(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Result<()> {
+    let mut checkpoint = args.checkpoint.as_ref().map(Checkpoint::open).transpose()?;
+    let mut subscription = range.of(&args.places).fetch_size(args.fetch_size);
+    if let Some(checkpoint) = &checkpoint {
+        subscription = subscription.resume(checkpoint);
+    }
+    if args.skip_lost {
+        subscription = subscription.out_of_range(OutOfRange::Earliest);
+    }
+    if args.prefer_local {
+        subscription = subscription.prefer_local();
+    }
+    let is_bounded = args.to_end || range.is_past;
+    if is_bounded {
+        subscription = subscription.stop_at_end();
+    }
+    let client = connect.client()?;
+    signals::end_politely();
+    let mut messages = checked(client.subscribe(subscription))?;
+
+    let (partitions, behind) = (messages.positions().iter().count(), messages.lag());
+    let doing = if is_bounded { "reading" } else { "following" };
+    notes::say(&format!("{doing} {partitions} partitions, {behind} messages behind"));
+    let total = if is_bounded { behind } else { 0 };
+    let (mut sink, mut progress) = match args.stats {
+        true => (Sink::Counts(Summary::new(&messages.positions())), Progress::new("read", total)),
+        false => (Sink::Lines(printer), Progress::while_printing("read", total)),
+    };
+    let grep = args.grep.as_ref().map_or(&b""[..], |grep| grep.as_bytes());
+    let mut count = 0;
+    let read = loop {
+        if count == args.limit {
+            break Ok(());
+        }
+        let message = match next(&mut messages, &mut sink, checkpoint.as_mut()) {
+            Ok(Some(message)) => message,
+            Ok(None) => break Ok(()),
+            Err(e) => break Err(e),
+        };
+        progress.set(if is_bounded { behind.saturating_sub(messages.lag()) } else { messages.stats().messages });
+        if range.has(&message) && input::find(message.payload(), grep).is_some() {
+            sink.take(&message)?;
+            count += 1;
+        }
+    };
+    drop(progress);
+    output::check_reader()?;
+    // Also after an error: what came before it was read.
+    finish(sink, args)?;
+    if let Some(checkpoint) = &mut checkpoint {
+        checkpoint.save(&messages.positions())?;
+    }
+    for gap in messages.gaps() {
+        notes::say(&format!("{}/{}: {} to {} are gone", gap.topic, gap.partition, gap.first, gap.last));
+    }
+    read?;
+    notes::say(&format!("{count} messages"));
+    Ok(())
+}
+
+/// The next message. What was printed goes out before a wait for it, so that a pipe sees every message at once.
+fn next(messages: &mut ConsumeIter, sink: &mut Sink, checkpoint: Option<&mut Checkpoint>) -> Result<Option<Message>> {
+    if let Some(message) = messages.next_timeout(Duration::ZERO)? {
+        return Ok(Some(message));
+    }
+    if let Sink::Lines(printer) = sink {
+        printer.out.flush()?;
+    }
+    if let Some(checkpoint) = checkpoint {
+        checkpoint.save(&messages.positions())?;
+    }
+    Ok(messages.next().transpose()?)
+}
+
+fn merge(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Result<()> {
+    let client = connect.client()?;
+    signals::end_politely();
+    let mut messages = Merge::new(&client, &args.places, range)?;
+    let total = messages.lag();
+    notes::say(&format!("{} partitions, at most {total} messages to merge", messages.partitions()));
+    let mut sink = if args.stats { Sink::Counts(Summary::new(&messages.positions())) } else { Sink::Lines(printer) };
+    let mut progress = Progress::while_printing("merged", total);
+    let grep = args.grep.as_ref().map_or(&b""[..], |grep| grep.as_bytes());
+    let (mut count, mut back, mut latest) = (0, 0, 0);
+    let mut merged = Ok(());
+    while count < args.limit {
+        let message = match messages.next() {
+            None => break,
+            Some(Ok(message)) => message,
+            Some(Err(e)) => {
+                merged = Err(e);
+                break;
+            }
+        };
+        if input::find(message.payload(), grep).is_none() {
+            continue;
+        }
+        back += u64::from(message.timestamp_ms() < latest);
+        latest = latest.max(message.timestamp_ms());
+        sink.take(&message)?;
+        count += 1;
+        progress.set(count);
+    }
+    drop(progress);
+    output::check_reader()?;
+    finish(sink, args)?;
+    merged?;
+    notes::say(&format!("{count} messages, {back} of them older than one before"));
+    Ok(())
+}
+
+impl Sink {
+    fn take(&mut self, message: &Message) -> Result<()> {
+        match self {
+            Sink::Lines(printer) => printer.print(message),
+            Sink::Counts(summary) => {
+                summary.add(message);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn finish(sink: Sink, args: &Args) -> Result<()> {
+    match sink {
+        Sink::Lines(mut printer) => printer.out.flush(),
+        Sink::Counts(summary) => summary.print(&TableArgs { json: args.format.is_json() }, &args.range.zone),
+    }
+}

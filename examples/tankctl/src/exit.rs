@@ -1,0 +1,99 @@
+//! How the tool ends: what it says last, and its exit code.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use anyhow::{Error, Result};
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+
+use crate::output::{Output, ReaderGone};
+use crate::{Cli, notes, output, signals};
+
+/// What the help says of exit codes.
+pub const CODES: &str = "\
+Exit codes: 0 done, or whoever read the output has seen enough; 1 failed; 2 wrong arguments; 129, 130, 143 ended by SIGHUP, \
+Ctrl-C, SIGTERM. The first such signal ends the work in order, a second one ends the tool at once.";
+
+/// Arguments that make no sense; nothing was done.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// A usage error with this text, as an [`anyhow::Error`].
+pub fn usage<T>(problem: impl Into<String>) -> Result<T> {
+    Err(Usage(problem.into()).into())
+}
+
+/// The text of an error with its causes.
+pub fn chain(e: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(e), |&e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// The exit code of what was done; if it failed, the reason goes to the standard error output.
+pub fn code(outcome: Result<()>) -> ExitCode {
+    let signal = signals::received();
+    match outcome {
+        Err(e) if e.is::<Usage>() => {
+            let text = format!(
+                "{e}
+
+For more information, try '--help'.
+"
+            );
+            of_parsing(&clap::Error::raw(ErrorKind::ValueValidation, text))
+        }
+        Err(e) if e.is::<ReaderGone>() => ExitCode::from(signal.map_or(0, signals::code)),
+        Err(e) => {
+            notes::say(&format!("tankctl: {}", text(&e)));
+            ExitCode::from(signal.map_or(1, signals::code))
+        }
+        Ok(()) => ExitCode::from(signal.map_or(0, signals::code)),
+    }
+}
+
+fn text(e: &Error) -> String {
+    e.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Shows what came of parsing arguments where no command did: the help, the version, or what is wrong.
+pub fn of_parsing(e: &clap::Error) -> ExitCode {
+    if e.use_stderr() {
+        let text = rendered(e, io::stderr().is_terminal());
+        output::write_to_stderr(with_usage(text).as_bytes());
+        return ExitCode::from(2);
+    }
+    let mut out = Output::stdout();
+    let text = rendered(e, out.is_terminal());
+    out.bytes().extend_from_slice(text.as_bytes());
+    code(out.flush())
+}
+
+fn rendered(e: &clap::Error, in_colour: bool) -> String {
+    let in_colour = in_colour && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    if in_colour { e.render().ansi().to_string() } else { e.render().to_string() }
+}
+
+/// Adds a short usage where there is none.
+fn with_usage(text: String) -> String {
+    if text.contains("Usage:") {
+        return text;
+    }
+    let mut command = Cli::command();
+    command.build();
+    let name = std::env::args_os().skip(1).find(|arg| command.find_subcommand(arg).is_some());
+    let command = match name.and_then(|name| command.find_subcommand_mut(name)) {
+        Some(subcommand) => subcommand,
+        None => &mut command,
+    };
+    let usage = command.render_usage();
+    text.replacen("For more information", &format!("{usage}\n\nFor more information"), 1)
+}

@@ -1,0 +1,180 @@
+//! The standard output, whatever is at the other end of it: a file, a pipe that is full, closed or does not block, a
+//! terminal.
+//!
+//! [`Output::flush`] writes everything or fails: with [`ReaderGone`] where the reader has seen enough, which is no failure of
+//! the tool's, and with the system's reason otherwise. A pipe that is full is waited for; after a first signal for a moment
+//! only, and then the error says what was not written.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
+use rustix::io::Errno;
+
+use crate::signals;
+
+/// A pipe or terminal that is ready takes this much without blocking.
+const PIECE: usize = 4096;
+
+/// When so much was printed it goes out.
+const MUCH: usize = 64 << 10;
+
+/// How long after the first signal an output that nobody reads is waited for.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Whoever reads the output has gone.
+#[derive(Debug)]
+pub struct ReaderGone;
+
+impl fmt::Display for ReaderGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("whoever reads the standard output has gone")
+    }
+}
+
+impl std::error::Error for ReaderGone {}
+
+/// Set by the thread that [`watch_reader`] starts.
+static READER_GONE: AtomicBool = AtomicBool::new(false);
+
+/// Collects what is printed, and writes it when it is much or when it is flushed.
+pub struct Output {
+    bytes: Vec<u8>,
+    is_file: bool,
+    is_terminal: bool,
+}
+
+impl Output {
+    pub fn stdout() -> Output {
+        Output { bytes: Vec::new(), is_file: is_file(io::stdout()), is_terminal: io::stdout().is_terminal() }
+    }
+
+    /// Whether a terminal shows it, which must not be driven by what a message contains.
+    pub fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// What was not written yet, to append to.
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Says that what was appended may go out; the reader never gets half of it but in an error.
+    pub fn end_line(&mut self) -> Result<()> {
+        if self.bytes.len() >= MUCH { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes all there is.
+    pub fn flush(&mut self) -> Result<()> {
+        let mut at = 0;
+        let written = loop {
+            let Some(rest) = self.bytes.get(at..).filter(|rest| !rest.is_empty()) else { break Ok(()) };
+            let piece = if self.is_file { rest } else { &rest[..rest.len().min(PIECE)] };
+            if !self.is_file && !is_ready()? {
+                break Err(anyhow!("nobody reads the standard output: {} bytes were not written", rest.len()));
+            }
+            match rustix::io::write(io::stdout(), piece) {
+                Ok(n) => at += n,
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(Errno::PIPE) => break Err(ReaderGone.into()),
+                Err(e) => break Err(anyhow!(io::Error::from(e)).context("cannot write to the standard output")),
+            }
+        };
+        // Also after a failure: what went out must not go out again.
+        self.bytes.clear();
+        written
+    }
+}
+
+fn is_file(fd: impl AsFd) -> bool {
+    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file())
+}
+
+/// Whether the standard output is a regular file.
+pub fn is_to_file() -> bool {
+    is_file(io::stdout())
+}
+
+/// Waits until the standard output takes some bytes. Returns `false` if it does not for [`GRACE`] after a signal.
+fn is_ready() -> Result<bool> {
+    let mut give_up = None;
+    loop {
+        if give_up.is_none() && signals::received().is_some() {
+            give_up = Some(Instant::now() + GRACE);
+        }
+        let stdout = io::stdout();
+        let mut fds = vec![PollFd::new(&stdout, PollFlags::OUT)];
+        if give_up.is_none() {
+            fds.push(PollFd::from_borrowed_fd(signals::wake(), PollFlags::IN));
+        }
+        let left = give_up.map(|at: Instant| at.saturating_duration_since(Instant::now()));
+        wait(&mut fds, left)?;
+        // Trouble too: the write then says what it is.
+        if !fds[0].revents().is_empty() {
+            return Ok(true);
+        }
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(false);
+        }
+    }
+}
+
+/// As `poll`, for so long at most.
+pub fn wait(fds: &mut [PollFd<'_>], longest: Option<Duration>) -> Result<()> {
+    let longest = longest.map(|time| Timespec::try_from(time).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 }));
+    match poll(fds, longest.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(e) => Err(io::Error::from(e).into()),
+    }
+}
+
+/// Writes to the standard error output, also where it does not block. What cannot be written is lost: there is nobody to tell.
+pub fn write_to_stderr(mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match rustix::io::write(io::stderr(), bytes) {
+            Ok(n) => bytes = &bytes[n.min(bytes.len())..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let stderr = io::stderr();
+                let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
+                let _ = wait(&mut fds, Some(GRACE));
+                if fds[0].revents().is_empty() {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// From here on, a reader of the standard output that goes away ends subscriptions as a signal does, also while nothing comes:
+/// ask [`is_reader_gone`] afterwards.
+pub fn watch_reader() {
+    thread::spawn(|| {
+        let stdout = io::stdout();
+        let fd: BorrowedFd<'_> = stdout.as_fd();
+        let gone = PollFlags::ERR | PollFlags::HUP;
+        loop {
+            let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+            if wait(&mut fds, None).is_err() || fds[0].revents().contains(PollFlags::NVAL) {
+                return;
+            }
+            if fds[0].revents().intersects(gone) {
+                READER_GONE.store(true, Ordering::SeqCst);
+                signals::closer().close();
+                return;
+            }
+        }
+    });
+}
+
+/// Fails if the reader has gone that [`watch_reader`] looks at.
+pub fn check_reader() -> Result<()> {
+    if READER_GONE.load(Ordering::SeqCst) { Err(ReaderGone.into()) } else { Ok(()) }
+}

@@ -1,0 +1,301 @@
+//! Publishes lines, each as a message.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tank_client::{Acks, ByKey, Compression, Error, Failure, Partitioner, Producer, Record};
+
+use crate::connect::{Connect, checked};
+use crate::exit::chain;
+use crate::format::unescape;
+use crate::input::{self, Input, Next};
+use crate::positions::Place;
+use crate::progress::Progress;
+use crate::{notes, signals};
+
+/// Publish each line of a file, or of the standard input, as a message
+///
+/// A message is all bytes of a line but the line end, and is stored as soon as the line is there. Without a partition, messages
+/// with a key go where their key belongs, the others in turn. Says how many were stored, also when it is ended by a signal,
+/// and fails unless all were.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// Where to
+    #[arg(value_name = "TOPIC[/PARTITION]")]
+    place: Place,
+    /// What to publish; - or nothing: the standard input
+    file: Option<PathBuf>,
+    /// A line is KEY=VALUE; one without = has no key
+    #[arg(long)]
+    keys: bool,
+    /// A line is a key, this, and the value
+    #[arg(short = 'K', long, value_name = "TEXT", value_parser = delimiter, allow_hyphen_values = true,
+          conflicts_with = "keys")]
+    key_delimiter: Option<Bytes>,
+    /// The key of all messages
+    #[arg(short, long, conflicts_with_all = ["keys", "key_delimiter"], allow_hyphen_values = true)]
+    key: Option<OsString>,
+    /// What ends a message instead of a line end; \0, \t and \xNN are bytes
+    #[arg(short = 'D', long, value_name = "TEXT", value_parser = delimiter, default_value = "\\n",
+          allow_hyphen_values = true)]
+    delimiter: Bytes,
+    /// The file, or the standard input, is one message
+    #[arg(long, conflicts_with_all = ["delimiter", "key_delimiter", "keys"])]
+    whole: bool,
+    /// Number the messages, so that none is stored twice after a lost answer; nobody else may publish to the topic meanwhile
+    #[arg(long)]
+    exactly_once: bool,
+    /// Which replicas must have a message before it counts as stored: all, quorum, or how many
+    #[arg(long, default_value = "all", value_parser = acks)]
+    acks: Acks,
+    /// When to compress: auto, none or snappy
+    #[arg(short = 'z', long, default_value = "auto", value_parser = compression)]
+    compression: Compression,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  seq 1000000 | tankctl publish orders
+  tankctl publish --keys orders/0 orders.txt
+  tail -F app.log | tankctl publish logs
+  tankctl publish -K: -D '\\0' orders -- -odd-file-name";
+
+type Bytes = Arc<[u8]>;
+
+fn delimiter(text: &str) -> Result<Bytes, String> {
+    match unescape(text)? {
+        bytes if bytes.is_empty() => Err("at least a byte is needed".into()),
+        bytes => Ok(bytes.into()),
+    }
+}
+
+fn acks(text: &str) -> Result<Acks, String> {
+    match text {
+        "all" => Ok(Acks::All),
+        "quorum" => Ok(Acks::Quorum),
+        count => count.parse().map(Acks::Peers).map_err(|_| "all, quorum or a number is expected".into()),
+    }
+}
+
+fn compression(text: &str) -> Result<Compression, String> {
+    match text {
+        "auto" => Ok(Compression::Auto),
+        "none" => Ok(Compression::None),
+        "snappy" => Ok(Compression::Snappy),
+        _ => Err("auto, none or snappy is expected; TANK has no other compression".into()),
+    }
+}
+
+/// While nothing comes, how often the connection is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub fn run(connect: &Connect, args: &Args) -> Result<()> {
+    let delimiter = if args.whole { &[][..] } else { &args.delimiter };
+    let mut input = Input::open(args.file.as_deref(), delimiter)?;
+    let size = input.size().unwrap_or(0);
+    let client = connect.client()?;
+    let chosen = Arc::new(AtomicU16::new(0));
+    let settings = client.producer().partitioner(InTurn { chosen: chosen.clone(), turn: 0 });
+    let settings = settings.acks(args.acks).compression(args.compression);
+    let settings = if args.exactly_once { settings.idempotent() } else { settings };
+    let producer = checked(settings.build())?;
+    let mut publisher = Publisher { producer, args, chosen, lines: Lines::default() };
+    signals::end_politely();
+    let mut progress = Progress::new(if size > 0 { "of the file" } else { "bytes" }, size);
+    let published = publisher.publish(&mut input, &mut progress);
+    drop(progress);
+    let finished = publisher.finish();
+    if signals::received().is_some() {
+        notes::say(match input.has_rest() {
+            true => "interrupted inside a line, which was not published",
+            false => "interrupted",
+        });
+    }
+    published.and(finished)
+}
+
+/// As [`ByKey`], but remembers what was chosen, also for messages without a key.
+struct InTurn {
+    chosen: Arc<AtomicU16>,
+    turn: u16,
+}
+
+impl Partitioner for InTurn {
+    fn partition(&mut self, topic: &str, key: Option<&[u8]>, partitions: u16) -> Option<u16> {
+        let id = ByKey.partition(topic, key, partitions).unwrap_or_else(|| {
+            self.turn = self.turn.wrapping_add(1) % partitions;
+            self.turn
+        });
+        self.chosen.store(id, Ordering::Relaxed);
+        Some(id)
+    }
+}
+
+struct Publisher<'a> {
+    producer: Producer,
+    args: &'a Args,
+    chosen: Arc<AtomicU16>,
+    lines: Lines,
+}
+
+impl Publisher<'_> {
+    fn publish(&mut self, input: &mut Input, progress: &mut Progress) -> Result<()> {
+        let mut bytes = 0;
+        for number in 1.. {
+            if !self.next_line(input)? {
+                break;
+            }
+            self.send(number, input.line())?;
+            bytes += input.line().len() as u64 + 1;
+            progress.set(bytes);
+        }
+        Ok(())
+    }
+
+    /// Goes to the next line. Before it waits for one, everything is stored.
+    fn next_line(&mut self, input: &mut Input) -> Result<bool> {
+        let mut wait = Duration::ZERO;
+        loop {
+            match input.next(wait)? {
+                Next::Line => return Ok(true),
+                Next::End => return Ok(false),
+                Next::Quiet if self.producer.pending() > 0 => self.producer.flush()?,
+                Next::Quiet => {
+                    self.producer.poll()?;
+                    wait = LOOK;
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, number: u64, line: &[u8]) -> Result<()> {
+        let args = self.args;
+        let delimiter = args.key_delimiter.as_deref().or(args.keys.then_some(b"="));
+        let split = delimiter.and_then(|delimiter| Some((input::find(line, delimiter)?, delimiter.len())));
+        let record = match (split, &args.key) {
+            (Some((at, len)), _) => Record::new(&line[at + len..]).key(&line[..at]),
+            (None, Some(key)) => Record::new(line).key(key.as_bytes()),
+            (None, None) => Record::new(line),
+        };
+        let sent = match self.send_record(record) {
+            // All of this partition's are under way: later there is room again.
+            Err(Error::Full { .. }) => {
+                self.producer.flush()?;
+                self.send_record(record)
+            }
+            sent => sent,
+        };
+        match sent {
+            Ok(()) => {}
+            // What came before is told with its own lines.
+            Err(e @ Error::Undelivered { .. }) => return Err(e.into()),
+            Err(e) => return Err(anyhow::Error::new(e).context(format!("line {number}"))),
+        }
+        self.lines.add(args.place.partition.unwrap_or_else(|| self.chosen.load(Ordering::Relaxed)), number);
+        if self.lines.count > 100_000 {
+            self.lines.keep_last(self.producer.pending());
+        }
+        Ok(())
+    }
+
+    fn send_record(&mut self, record: Record<'_>) -> tank_client::Result<()> {
+        match self.args.place.partition {
+            Some(id) => self.producer.send_to(&self.args.place.topic, id, record),
+            None => self.producer.send(&self.args.place.topic, record),
+        }
+    }
+
+    /// Waits until all is stored, and says so, or what became of the rest.
+    fn finish(&mut self) -> Result<()> {
+        let flushed = self.producer.flush();
+        notes::say(&format!("{} messages stored", self.producer.stored()));
+        let failures = self.producer.take_failures();
+        for (id, mut lines) in self.lines.last_of(&failures) {
+            for failure in failures.iter().filter(|failure| failure.partition() == id) {
+                let some: Vec<u64> = lines.drain(..failure.count().min(lines.len())).collect();
+                let fate = if failure.is_unknown() { "perhaps stored" } else { "not stored" };
+                let (topic, why) = (failure.topic(), chain(failure.error()));
+                notes::say(&format!("{}: {fate}: {topic}/{id}: {why}", show_lines(&some)));
+            }
+        }
+        match flushed {
+            Ok(()) => Ok(()),
+            Err(e) if failures.is_empty() => Err(e.into()),
+            Err(_) => {
+                let count: usize = failures.iter().map(tank_client::Failure::count).sum();
+                bail!("{count} messages may not have been stored")
+            }
+        }
+    }
+}
+
+/// The numbers of the lines that were sent to each partition, of the last ones at least.
+#[derive(Default)]
+struct Lines {
+    sent: BTreeMap<u16, VecDeque<u64>>,
+    count: usize,
+}
+
+impl Lines {
+    fn add(&mut self, partition: u16, number: u64) {
+        self.sent.entry(partition).or_default().push_back(number);
+        self.count += 1;
+    }
+
+    /// Forgets all but the last of each partition: whatever is not stored is among so many.
+    fn keep_last(&mut self, pending: u64) {
+        let most = usize::try_from(pending).unwrap_or(usize::MAX);
+        for lines in self.sent.values_mut() {
+            lines.drain(..lines.len().saturating_sub(most));
+        }
+        self.count = 0;
+    }
+
+    /// The lines of these failures. What failed in a partition is what was sent to it last.
+    fn last_of(&self, failures: &[Failure]) -> BTreeMap<u16, Vec<u64>> {
+        let mut counts: BTreeMap<u16, usize> = BTreeMap::new();
+        failures.iter().for_each(|failure| *counts.entry(failure.partition()).or_default() += failure.count());
+        let last = |(id, count): (u16, usize)| {
+            let lines = self.sent.get(&id).cloned().unwrap_or_default();
+            (id, lines.iter().skip(lines.len().saturating_sub(count)).copied().collect())
+        };
+        counts.into_iter().map(last).collect()
+    }
+}
+
+/// `line 7`, `lines 3 to 9, 12`, in short if there are many.
+fn show_lines(numbers: &[u64]) -> String {
+    const MOST: usize = 8;
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for &number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let show =
+        |&(first, last): &(u64, u64)| if first == last { first.to_string() } else { format!("{first} to {last}") };
+    let shown: Vec<String> = ranges.iter().take(MOST).map(show).collect();
+    let more = if ranges.len() > MOST { format!(", … ({} in all)", numbers.len()) } else { String::new() };
+    format!("line{} {}{more}", if numbers.len() == 1 { "" } else { "s" }, shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_told_in_short() {
+        assert_eq!(show_lines(&[7]), "line 7");
+        assert_eq!(show_lines(&[3, 4, 5, 9]), "lines 3 to 5, 9");
+        let odd: Vec<u64> = (0..50).map(|n| 2 * n + 1).collect();
+        assert_eq!(show_lines(&odd), "lines 1, 3, 5, 7, 9, 11, 13, 15, … (50 in all)");
+    }
+}

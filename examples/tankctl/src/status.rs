@@ -1,0 +1,54 @@
+//! How a broker is.
+
+use anyhow::Result;
+use jiff::tz::TimeZone;
+use serde_json::{Map, Value};
+
+use crate::connect::Connect;
+use crate::format::visible;
+use crate::output::Output;
+use crate::table::TableArgs;
+use crate::times::{millis, show, show_span};
+
+/// Show how the broker is: of several, the first that answers
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    table: TableArgs,
+}
+
+pub fn run(connect: &Connect, args: &Args) -> Result<()> {
+    let client = connect.client()?;
+    let status = client.status()?;
+    let mut rows: Vec<(&str, Value)> = vec![("topics", status.topics.into()), ("partitions", status.partitions.into())];
+    if let Some(open) = status.open_partitions {
+        rows.push(("open partitions", open.into()));
+    }
+    if let Some((major, minor)) = status.version {
+        rows.push(("version", format!("{major}.{minor}").into()));
+    }
+    if let Some(started) = status.started {
+        rows.push(("up for", show_span(started.elapsed().unwrap_or_default()).into()));
+        rows.push(("started at", show(millis(started), &TimeZone::UTC).into()));
+    }
+    if let Some(cluster) = status.cluster {
+        rows.push(("cluster", cluster.name.into()));
+        rows.push(("nodes", cluster.nodes.into()));
+    }
+    rows.push(("answers in", show_span(client.ping()?).into()));
+    let mut out = Output::stdout();
+    if args.table.json {
+        let object: Map<String, Value> =
+            rows.into_iter().map(|(name, value)| (name.replace(' ', "_"), value)).collect();
+        serde_json::to_writer(out.bytes(), &object)?;
+        out.bytes().push(b'\n');
+    } else {
+        for (name, value) in rows {
+            let value = value.as_str().map_or(value.to_string(), str::to_owned);
+            out.bytes().extend_from_slice(format!("{name:<15}  ").as_bytes());
+            visible(out.bytes(), value.as_bytes());
+            out.bytes().push(b'\n');
+        }
+    }
+    out.flush()
+}
