@@ -45,7 +45,7 @@ impl Driver {
         self.codes.clear();
         let limits = &self.session.config.limits;
         let answer = leader.in_flight[index].read(payload, limits, partition, &mut self.codes).map_err(malformed)?;
-        let request = leader.in_flight.remove(index);
+        let Some(request) = leader.in_flight.remove(index) else { return Ok(()) };
         trace!("{}: answer to {}", leader.channel.broker(), request.id);
         leader.channel.answer_ends(now, Some(request.id));
         for (index, &queue) in request.queues().iter().enumerate() {

@@ -7,7 +7,7 @@
 //! ```
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::bundle::BrokerId;
@@ -51,7 +51,8 @@ pub(super) struct Driver {
 pub(super) struct Leader {
     pub(super) channel: Channel,
     pub(super) answers: AnswerReader,
-    pub(super) in_flight: Vec<InFlight>,
+    /// In the order in which they were sent, which is mostly that of the answers.
+    pub(super) in_flight: VecDeque<InFlight>,
     /// Whether something was sent to it before.
     used: bool,
     /// Whether something waits for room in the window.
@@ -213,7 +214,7 @@ impl Driver {
         self.leaders.push(Leader {
             channel: self.session.pool.take(&addr),
             answers: AnswerReader::new(self.session.config.limits.frame),
-            in_flight: Vec::new(),
+            in_flight: VecDeque::new(),
             used: false,
             is_full: false,
             wanted: Vec::new(),
@@ -224,8 +225,8 @@ impl Driver {
 
     fn send_to(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
         let leader = &mut self.leaders[id];
-        let young = leader.in_flight.iter().filter(|request| request.is_young(now)).count();
-        leader.is_full = !self.numbered && young >= self.window;
+        let young = |leader: &Leader| leader.in_flight.iter().filter(|request| request.is_young(now)).count();
+        leader.is_full = !self.numbered && young(leader) >= self.window;
         if leader.is_full {
             return false;
         }
@@ -304,7 +305,7 @@ impl Driver {
         }
         from.iter().for_each(|&queue| queues[queue].sent(request_id, id, ToSend::Bundle));
         let sent = Sent::Bundles { queues: from, shape };
-        leader.in_flight.push(InFlight { id: request_id, since: now, sent });
+        leader.in_flight.push_back(InFlight { id: request_id, since: now, sent });
         true
     }
 
@@ -314,7 +315,7 @@ impl Driver {
         let allowance = self.session.config.io_timeout;
         let queued = leader.channel.queue(now, asked.id, allowance, |out| asked.put_question(out));
         debug_assert!(queued.is_ok(), "names were checked");
-        leader.in_flight.push(asked);
+        leader.in_flight.push_back(asked);
     }
 
     fn ask_counts(&mut self, id: BrokerId, now: Time) {

@@ -1,5 +1,6 @@
 //! The requests a producer sends, and how their answers are read.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::queue::{PartitionQueue, ToSend};
@@ -135,10 +136,10 @@ impl InFlight {
 }
 
 /// The request that an answer is to.
-pub(super) fn find(in_flight: &[InFlight], kind: Kind, payload: &[u8]) -> Result<usize, DecodeError> {
+pub(super) fn find(in_flight: &VecDeque<InFlight>, kind: Kind, payload: &[u8]) -> Result<usize, DecodeError> {
     let unexpected = |expected| Err(DecodeError::unexpected("message id", kind as u64, expected as u64, 0));
     if !in_flight.iter().any(|request| request.answer_kind() == kind) {
-        return unexpected(in_flight.first().map_or(Kind::Produce, InFlight::answer_kind));
+        return unexpected(in_flight.front().map_or(Kind::Produce, InFlight::answer_kind));
     }
     let id = match kind {
         Kind::Consume => {
