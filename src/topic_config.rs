@@ -24,6 +24,22 @@ const ROLL: &str = "log.roll.secs";
 const FLUSH_MESSAGES: &str = "flush.messages";
 const FLUSH: &str = "flush.secs";
 
+/// The keys in the order in which they are written.
+const KEYS: [&str; 12] = [
+    SEGMENTS,
+    CLEANUP,
+    RATIO,
+    RETENTION,
+    RETENTION_BYTES,
+    SEGMENT_BYTES,
+    INDEX_INTERVAL,
+    INDEX_SIZE,
+    ROLL_JITTER,
+    ROLL,
+    FLUSH_MESSAGES,
+    FLUSH,
+];
+
 const SECONDS: &str = "whole seconds, 0 to 4294967295";
 const DURATION: &str = "a duration of 0 to 4294967295 seconds, such as 90, 90s, 15min, 12h, 7days, 1week+2days or 1y";
 const MONTHS: &str = "a duration in days instead: a server takes a month for 365 days";
@@ -45,15 +61,6 @@ pub enum CleanupPolicy {
     Delete,
     /// They are compacted: of the messages with the same key only the last one stays.
     Compact,
-}
-
-impl CleanupPolicy {
-    fn word(self) -> &'static str {
-        match self {
-            CleanupPolicy::Delete => "delete",
-            CleanupPolicy::Compact => "cleanup",
-        }
-    }
 }
 
 /// How a topic's partitions are stored; the server decides what is not set.
@@ -85,22 +92,16 @@ impl CleanupPolicy {
 /// bytes.
 ///
 /// [`Display`]: fmt::Display
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicConfig {
-    segments: Option<u32>,
-    cleanup: Option<CleanupPolicy>,
-    ratio: Option<f32>,
-    retention: Option<u32>,
-    retention_bytes: Option<u64>,
-    segment_bytes: Option<u64>,
-    index_interval: Option<u64>,
-    index_size: Option<u64>,
-    roll_jitter: Option<u32>,
-    roll: Option<u32>,
-    flush_messages: Option<u32>,
-    flush: Option<u32>,
-    /// Keys in lower case, with both texts.
-    unknown: BTreeMap<String, (String, String)>,
+    /// What is set, as text: by place in [`KEYS`], or after them, and by key in lower case.
+    values: BTreeMap<(usize, String), Setting>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Setting {
+    key: String,
+    value: String,
 }
 
 /// A setting that a server refuses, or understands as something other than it says.
@@ -133,30 +134,12 @@ impl TopicConfigError {
     }
 }
 
-/// `value` if it lies in the range that `allowed` describes.
-fn check<T: ToString + Copy>(
-    key: &str,
-    value: T,
-    ok: bool,
-    allowed: &'static str,
-) -> Result<Option<T>, TopicConfigError> {
-    if ok { Ok(Some(value)) } else { Err(TopicConfigError::new(key, value, allowed)) }
-}
-
-fn seconds(key: &str, duration: Duration) -> Result<Option<u32>, TopicConfigError> {
-    match u32::try_from(duration.as_secs()) {
-        Ok(seconds) if duration.subsec_nanos() == 0 => Ok(Some(seconds)),
-        _ => Err(TopicConfigError::new(key, format_args!("{duration:?}"), SECONDS)),
-    }
-}
-
 /// Chainable setters that refuse what no server takes.
 macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident($given:ident: $type:ty) => $field:ident = $value:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident($given:ident: $type:ty) => $set:ident($key:ident $(, $more:expr)*);)*) => {$(
         $(#[$doc])*
-        pub fn $name(mut self, $given: $type) -> Result<Self, TopicConfigError> {
-            self.$field = $value;
-            Ok(self)
+        pub fn $name(self, $given: $type) -> Result<Self, TopicConfigError> {
+            self.$set($key, $given $(, $more)*)
         }
     )*};
 }
@@ -167,86 +150,86 @@ impl TopicConfig {
         TopicConfig::default()
     }
 
-    /// Sets how many closed segments of a partition are kept: 0, the default, for all of them, or at least 2.
-    ///
-    /// # Errors
-    /// 1.
-    pub fn retention_segments(mut self, count: u32) -> Result<Self, TopicConfigError> {
-        self.segments = check(SEGMENTS, count, count != 1, SEGMENTS_RANGE)?;
-        Ok(self)
-    }
-
     /// Sets what happens to old segments. The default is to delete them.
     #[must_use]
-    pub fn cleanup_policy(mut self, policy: CleanupPolicy) -> Self {
-        self.cleanup = Some(policy);
-        self
+    pub fn cleanup_policy(self, policy: CleanupPolicy) -> Self {
+        let word = match policy {
+            CleanupPolicy::Delete => "delete",
+            CleanupPolicy::Compact => "cleanup",
+        };
+        self.put(CLEANUP, word)
+    }
+
+    /// Sets after how many messages a log is flushed to disk; 0, the default, is never.
+    #[must_use]
+    pub fn flush_messages(self, count: u32) -> Self {
+        self.put(FLUSH_MESSAGES, count)
+    }
+
+    /// Sets how large a part of a log must be uncompacted before it is compacted, from 0 to 1. The default is 0.5.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn min_cleanable_ratio(self, ratio: f32) -> Result<Self, TopicConfigError> {
+        // -0.0 is 0 too, but a server reads no sign.
+        let given = if ratio == 0.0 { 0.0 } else { ratio };
+        self.checked(RATIO, given, (0.0..=1.0).contains(&ratio), RATIO_RANGE)
     }
 
     setters! {
-        /// Sets how large a part of a log must be uncompacted before it is compacted, from 0 to 1. The default is 0.5.
+        /// Sets how many closed segments of a partition are kept: 0, the default, for all of them, or at least 2.
         ///
         /// # Errors
-        /// Anything else.
-        min_cleanable_ratio(ratio: f32) => ratio = check(RATIO, ratio, (0.0..=1.0).contains(&ratio), RATIO_RANGE)?.map(f32::abs);
+        /// 1.
+        retention_segments(count: u32) => checked(SEGMENTS, count != 1, SEGMENTS_RANGE);
 
         /// Sets how long a closed segment is kept, in whole seconds; 0, the default, is for ever.
         ///
         /// # Errors
         /// A part of a second, or more than 2^32−1 seconds, some 136 years.
-        retention(age: Duration) => retention = seconds(RETENTION, age)?;
+        retention(age: Duration) => seconds(RETENTION);
 
         /// Sets how many bytes of a partition's closed segments are kept: 0, the default, for all, or at least 128.
         ///
         /// # Errors
         /// 1 to 127.
-        retention_bytes(bytes: u64) => retention_bytes = check(RETENTION_BYTES, bytes, bytes == 0 || bytes >= 128, RETENTION_RANGE)?;
+        retention_bytes(bytes: u64) => checked(RETENTION_BYTES, bytes == 0 || bytes >= 128, RETENTION_RANGE);
 
         /// Sets after how many bytes a new segment begins: 64 bytes to 3.75 GiB. The default is 1 GiB.
         ///
         /// # Errors
         /// Anything else. A server accepts more, but counts a segment's bytes in 32 bits.
-        segment_bytes(bytes: u64) => segment_bytes = check(SEGMENT_BYTES, bytes, (64..=MAX_SEGMENT).contains(&bytes), SEGMENT_RANGE)?;
+        segment_bytes(bytes: u64) => checked(SEGMENT_BYTES, (64..=MAX_SEGMENT).contains(&bytes), SEGMENT_RANGE);
 
         /// Sets after how many bytes of a log its index gets an entry, at least 128. The default is 4,096.
         ///
         /// # Errors
         /// Below 128.
-        index_interval_bytes(bytes: u64) => index_interval = check(INDEX_INTERVAL, bytes, bytes >= 128, INDEX_RANGE)?;
+        index_interval_bytes(bytes: u64) => checked(INDEX_INTERVAL, bytes >= 128, INDEX_RANGE);
 
         /// Sets at how many bytes of index a new segment begins, at least 128. The default is 10 MiB.
         ///
         /// # Errors
         /// Below 128.
-        index_size_max_bytes(bytes: u64) => index_size = check(INDEX_SIZE, bytes, bytes >= 128, INDEX_RANGE)?;
+        index_size_max_bytes(bytes: u64) => checked(INDEX_SIZE, bytes >= 128, INDEX_RANGE);
 
         /// Sets by how much the age at which a segment ends varies at random, in whole seconds. The default is 0.
         ///
         /// # Errors
         /// As [`retention`](TopicConfig::retention).
-        roll_jitter(most: Duration) => roll_jitter = seconds(ROLL_JITTER, most)?;
+        roll_jitter(most: Duration) => seconds(ROLL_JITTER);
 
         /// Sets the age of a segment at which a new one begins, in whole seconds. The default is a week.
         ///
         /// # Errors
         /// As [`retention`](TopicConfig::retention).
-        roll_after(age: Duration) => roll = seconds(ROLL, age)?;
-    }
+        roll_after(age: Duration) => seconds(ROLL);
 
-    /// Sets after how many messages a log is flushed to disk; 0, the default, is never.
-    #[must_use]
-    pub fn flush_messages(mut self, count: u32) -> Self {
-        self.flush_messages = Some(count);
-        self
-    }
-
-    /// Sets how long a log may go without being flushed to disk, in whole seconds; 0, the default, is for ever.
-    ///
-    /// # Errors
-    /// As [`retention`](TopicConfig::retention).
-    pub fn flush_after(mut self, age: Duration) -> Result<Self, TopicConfigError> {
-        self.flush = seconds(FLUSH, age)?;
-        Ok(self)
+        /// Sets how long a log may go without being flushed to disk, in whole seconds; 0, the default, is for ever.
+        ///
+        /// # Errors
+        /// As [`retention`](TopicConfig::retention).
+        flush_after(age: Duration) => seconds(FLUSH);
     }
 
     /// Sets any key by the text of its value, in the form that a server reads; units included.
@@ -255,7 +238,7 @@ impl TopicConfig {
     ///
     /// # Errors
     /// A value out of the key's range or not of its form; a key or value that does not fit on a line.
-    pub fn set(mut self, key: &str, value: &str) -> Result<Self, TopicConfigError> {
+    pub fn set(self, key: &str, value: &str) -> Result<Self, TopicConfigError> {
         let error = |allowed| Err(TopicConfigError::new(key, value, allowed));
         if key.is_empty() || key.contains(['\n', '=', '#']) || key.trim_matches(blank) != key {
             return error(KEY);
@@ -286,55 +269,54 @@ impl TopicConfig {
             ROLL => self.roll_after(duration(key, value)?),
             FLUSH_MESSAGES => Ok(self.flush_messages(number(key, value)?)),
             FLUSH => self.flush_after(duration(key, value)?),
-            _ => {
-                let (_, kept) = self.unknown.entry(known_as).or_insert_with(|| (key.to_owned(), String::new()));
-                value.clone_into(kept);
-                Ok(self)
-            }
+            _ => Ok(self.put(key, value)),
         }
     }
 
     /// The text of a key's value, sizes in bytes and durations in seconds; `None` if it is left to the server.
     pub fn get(&self, key: &str) -> Option<String> {
-        let mut known = self.entries().filter(|(other, _)| other.eq_ignore_ascii_case(key));
-        known.find_map(|(_, value)| value)
+        self.values.values().find(|setting| setting.key.eq_ignore_ascii_case(key)).map(|setting| setting.value.clone())
     }
 
     /// Keys that are not known here, in their order, with their values, which a server may know or ignores: misspelt ones, perhaps.
     pub fn unknown(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.unknown.values().map(|(key, value)| (key.as_str(), value.as_str()))
+        let unknown = self.values.range((KEYS.len(), String::new())..);
+        unknown.map(|(_, setting)| (setting.key.as_str(), setting.value.as_str()))
     }
 
-    fn entries(&self) -> impl Iterator<Item = (&str, Option<String>)> {
-        fn text<T: ToString>(value: Option<T>) -> Option<String> {
-            value.map(|value| value.to_string())
+    fn put(mut self, key: &str, value: impl ToString) -> Self {
+        let known_as = key.to_ascii_lowercase();
+        let place = KEYS.iter().position(|known| *known == known_as).unwrap_or(KEYS.len());
+        let kept = self.values.entry((place, known_as)).or_default();
+        if kept.key.is_empty() {
+            key.clone_into(&mut kept.key);
         }
-        let known = [
-            (SEGMENTS, text(self.segments)),
-            (CLEANUP, text(self.cleanup.map(CleanupPolicy::word))),
-            (RATIO, text(self.ratio)),
-            (RETENTION, text(self.retention)),
-            (RETENTION_BYTES, text(self.retention_bytes)),
-            (SEGMENT_BYTES, text(self.segment_bytes)),
-            (INDEX_INTERVAL, text(self.index_interval)),
-            (INDEX_SIZE, text(self.index_size)),
-            (ROLL_JITTER, text(self.roll_jitter)),
-            (ROLL, text(self.roll)),
-            (FLUSH_MESSAGES, text(self.flush_messages)),
-            (FLUSH, text(self.flush)),
-        ];
-        known.into_iter().chain(self.unknown().map(|(key, value)| (key, Some(value.to_owned()))))
+        kept.value = value.to_string();
+        self
+    }
+
+    /// Puts a value that lies in the range that `allowed` describes.
+    fn checked(
+        self,
+        key: &str,
+        value: impl ToString,
+        ok: bool,
+        allowed: &'static str,
+    ) -> Result<Self, TopicConfigError> {
+        if ok { Ok(self.put(key, value)) } else { Err(TopicConfigError::new(key, value, allowed)) }
+    }
+
+    fn seconds(self, key: &str, duration: Duration) -> Result<Self, TopicConfigError> {
+        match u32::try_from(duration.as_secs()) {
+            Ok(seconds) if duration.subsec_nanos() == 0 => Ok(self.put(key, seconds)),
+            _ => Err(TopicConfigError::new(key, format_args!("{duration:?}"), SECONDS)),
+        }
     }
 }
 
 impl fmt::Display for TopicConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (key, value) in self.entries() {
-            if let Some(value) = value {
-                writeln!(f, "{key}={value}")?;
-            }
-        }
-        Ok(())
+        self.values.values().try_for_each(|Setting { key, value }| writeln!(f, "{key}={value}"))
     }
 }
 
