@@ -56,7 +56,7 @@ fn topics_are_created_and_listed() {
 fn names_and_counts_are_checked_before_anything_is_sent() {
     within(60, || {
         let broker = Broker::start().unwrap();
-        let client = impatient().connect(broker.addr()).unwrap();
+        let client = Client::connect(broker.addr()).unwrap();
         let long = "x".repeat(65);
         for name in ["", "-", "a-", "-a", "_a", "a_", "a.b", "a b", "ä", &long, "--", "a/b"] {
             let e = client.create_topic(name, 1, &TopicConfig::new()).unwrap_err();
