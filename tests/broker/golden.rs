@@ -5,11 +5,12 @@
 //!
 //! Compiled twice: here over sockets, and in the library's unit tests for the machine alone, with another `raw`.
 
+use common::captures::Capture;
 use tank_client::broker::{Broker, BrokerBuilder};
 use tank_client::protocol::bundle::{Compression, RawMessage};
 use tank_client::protocol::varint;
 
-use super::captures::{Capture, Seen, seen, standalone};
+use super::captures::{Seen, parts, seen, standalone};
 use super::raw::{Raw, SOON, start};
 
 /// Captures in which data arrives while their request waits.
@@ -53,7 +54,7 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(builder: &BrokerBuilder, captures: &[Capture], topics: &[(&str, u16)]) -> Replay {
+    fn new(builder: &BrokerBuilder, captures: &[&Capture], topics: &[(&str, u16)]) -> Replay {
         let broker = start(builder);
         topics.iter().for_each(|(topic, partitions)| broker.create_topic(topic, *partitions));
         Replay { broker, seen: seen(captures) }
@@ -84,7 +85,7 @@ impl Replay {
 
     fn run(&self, capture: &Capture) {
         let arrives = ARRIVES.contains(&capture.name.as_str());
-        for part in capture.parts() {
+        for part in parts(capture) {
             let before = match part.bundles.first() {
                 Some(first) if arrives => first.first - 1,
                 None if capture.name.ends_with("min_bytes_not_reached") => part.high_water_mark - 1,
@@ -100,7 +101,7 @@ impl Replay {
                 return;
             }
             assert!(self.broker.wait_until(SOON, |stats| stats.waiting == 1), "{}", capture.name);
-            for part in capture.parts() {
+            for part in parts(capture) {
                 match part.bundles.len() {
                     0 => self.grow(&part.topic, part.partition, part.high_water_mark),
                     _ => part.bundles.iter().for_each(|bundle| {

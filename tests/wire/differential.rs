@@ -12,8 +12,7 @@ use tank_client::protocol::fetch::FetchRequest;
 type Case = (Vec<FetchRequest>, Vec<u8>);
 
 fn recorded() -> Vec<Case> {
-    let captures = captures::standalone().into_iter().chain(captures::cluster());
-    captures.map(|capture| (capture.answered_requests(), capture.stream())).collect()
+    captures::consuming().map(|capture| (capture.answered_fetches(), capture.stream())).collect()
 }
 
 fn generated(rng: &mut Rng) -> Case {

@@ -37,18 +37,17 @@ struct Exchange {
 }
 
 fn exchanges() -> Vec<Exchange> {
-    let exchange = |capture: Capture| {
-        let mut requests = capture.requests();
+    let exchange = |capture: &Capture| {
+        let mut requests = capture.fetches();
         let request = requests.drain(..).next()?;
         let answer = capture.stream();
         let repeatable = request.encode(&mut Vec::new()).is_ok()
             && request.slots().all(|(_, wanted)| wanted.partition < 300)
             && requests.is_empty()
             && (HEADER_LEN + 8..100_000).contains(&answer.len());
-        repeatable.then(|| Exchange { name: capture.name.into(), request, answer: answer.into() })
+        repeatable.then(|| Exchange { name: capture.name.as_str().into(), request, answer: answer.into() })
     };
-    let all: Vec<Exchange> =
-        captures::standalone().into_iter().chain(captures::cluster()).filter_map(exchange).collect();
+    let all: Vec<Exchange> = captures::consuming().filter_map(exchange).collect();
     assert!(all.len() > 100, "{}", all.len());
     all
 }

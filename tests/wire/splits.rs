@@ -50,14 +50,13 @@ fn events(seen: Seen) -> Vec<Result<Found, DecodeError>> {
 }
 
 fn all() -> Vec<Case> {
-    let captures = captures::standalone().into_iter().chain(captures::cluster());
-    let case = |capture: Capture| Case {
+    let case = |capture: &Capture| Case {
         name: capture.name.clone(),
         hostile: capture.hostile(),
-        requests: capture.answered_requests(),
+        requests: capture.answered_fetches(),
         stream: capture.stream(),
     };
-    captures.map(case).filter(|case| !case.stream.is_empty()).collect()
+    captures::consuming().map(case).filter(|case| !case.stream.is_empty()).collect()
 }
 
 #[test]

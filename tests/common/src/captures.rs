@@ -1,7 +1,8 @@
-//! The recorded exchanges in `tests/golden`, as far as they concern consuming.
+//! The recorded exchanges in `tests/golden`; the README there describes the files. This is the only reader.
 
+use std::fmt::{self, Display};
 use std::fs;
-use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 use tank_client::protocol::fetch::{FetchRequest, FetchTopic};
@@ -9,51 +10,117 @@ use tank_client::protocol::fetch::{FetchRequest, FetchTopic};
 const CONSUME: u8 = 2;
 const PING: u8 = 3;
 
-/// An exchange on one connection.
-pub struct Capture {
-    pub name: String,
-    /// Its entry in the manifest.
-    pub entry: Value,
-    pub request: Vec<u8>,
-    pub response: Vec<u8>,
-    pub dir: PathBuf,
+/// Where a capture is from; each has a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// A server that stands alone.
+    Standalone,
+    /// Built by hand.
+    Derived,
+    /// Three nodes.
+    Cluster,
 }
 
-fn load(manifest: &str, key: fn(&Value) -> Option<(String, String)>) -> Vec<Capture> {
-    let manifest = crate::root().join("tests/golden").join(manifest);
-    let dir = manifest.parent().unwrap().to_owned();
-    let text = fs::read_to_string(&manifest).unwrap_or_else(|e| panic!("{}: {e}", manifest.display()));
-    let index: Value = serde_json::from_str(&text).unwrap();
-    let mut captures = Vec::new();
-    for entry in index["captures"].as_array().unwrap() {
-        let Some((request, response)) = key(entry) else { continue };
-        let read = |file: String| fs::read(dir.join(&file)).unwrap_or_else(|e| panic!("{file}: {e}"));
-        captures.push(Capture {
-            name: entry["name"].as_str().unwrap().to_owned(),
-            entry: entry.clone(),
-            request: read(request),
-            response: read(response),
-            dir: dir.clone(),
-        });
+impl Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Standalone => "standalone",
+            Origin::Derived => "derived",
+            Origin::Cluster => "cluster",
+        })
+    }
+}
+
+/// An exchange on one connection.
+#[derive(Debug)]
+pub struct Capture {
+    pub origin: Origin,
+    pub name: String,
+    facts: Vec<(String, String)>,
+    /// All that was sent.
+    pub request: Vec<u8>,
+    /// All that came back.
+    pub response: Vec<u8>,
+    /// What the frames that were sent say, in their order.
+    pub requests: Vec<Value>,
+    /// What the frames that came back say; empty if they are to be refused.
+    pub responses: Vec<Value>,
+}
+
+/// All captures, in the order of the files: that in which they were recorded.
+pub fn all() -> &'static [Capture] {
+    static ALL: LazyLock<Vec<Capture>> =
+        LazyLock::new(|| [Origin::Standalone, Origin::Derived, Origin::Cluster].into_iter().flat_map(load).collect());
+    &ALL
+}
+
+/// Those that have a consume request.
+pub fn consuming() -> impl Iterator<Item = &'static Capture> {
+    all().iter().filter(|capture| capture.requests.iter().any(|request| request["type"] == "consume"))
+}
+
+/// The capture `origin/name`.
+pub fn capture(id: &str) -> &'static Capture {
+    all().iter().find(|capture| capture.id() == id).unwrap_or_else(|| panic!("no capture is called {id}"))
+}
+
+fn load(origin: Origin) -> Vec<Capture> {
+    let file = crate::root().join(format!("tests/golden/{origin}.captures"));
+    let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    read(origin, &text)
+}
+
+/// Which side a frame is from, its bytes, and what they say.
+struct Frame {
+    sent: bool,
+    bytes: Vec<u8>,
+    says: String,
+}
+
+/// Reads a file of captures: README, *The files*.
+fn read(origin: Origin, text: &str) -> Vec<Capture> {
+    let mut captures: Vec<Capture> = Vec::new();
+    let mut open: Option<Frame> = None;
+    for (index, line) in text.lines().enumerate() {
+        let at = format!("{origin}.captures:{}", index + 1);
+        if let (Some(frame), Some(inside)) = (&mut open, line.strip_prefix("  ")) {
+            match inside.strip_prefix("= ") {
+                Some(json) => frame.says.push_str(json),
+                None => frame.bytes.extend(unhex(inside).unwrap_or_else(|| panic!("{at}: not hexadecimal: {inside}"))),
+            }
+            continue;
+        }
+        if let Some(frame) = open.take() {
+            captures.last_mut().unwrap().add(frame, &at);
+        }
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if let Some(name) = line.strip_prefix("capture ") {
+            captures.push(Capture::new(origin, name));
+            continue;
+        }
+        let capture = captures.last_mut().unwrap_or_else(|| panic!("{at}: before the first capture"));
+        match line {
+            "request" | "answer" => {
+                open = Some(Frame { sent: line == "request", bytes: Vec::new(), says: String::new() });
+            }
+            _ => {
+                let (key, value) = line.split_once(": ").unwrap_or_else(|| panic!("{at}: what is this? {line}"));
+                capture.facts.push((key.to_owned(), value.to_owned()));
+            }
+        }
+    }
+    if let Some(frame) = open {
+        captures.last_mut().unwrap().add(frame, "the end");
     }
     captures
 }
 
-/// The exchanges with a stand-alone server, and those built by hand, that have a consume request.
-pub fn standalone() -> Vec<Capture> {
-    load("manifest.json", |entry| {
-        let consumes = entry["requests"].as_array()?.iter().any(|request| request["type"] == "consume");
-        let file = |key: &str| entry[key].as_str().unwrap().to_owned();
-        consumes.then(|| (file("request_file"), file("response_file")))
-    })
-}
-
-/// The exchanges with a cluster that have a consume request.
-pub fn cluster() -> Vec<Capture> {
-    load("cluster/manifest.json", |entry| {
-        let name = entry["name"].as_str()?;
-        (entry["request"]["type"] == "Consume").then(|| (format!("{name}.request.bin"), format!("{name}.response.bin")))
-    })
+/// The bytes of hexadecimal digits.
+pub fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let byte = |at: usize| digits.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+    (0..digits.len()).step_by(2).map(byte).collect()
 }
 
 /// Whole frames: message id, payload, and all their bytes.
@@ -69,19 +136,59 @@ pub fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8], &[u8])> {
 }
 
 impl Capture {
-    pub fn hostile(&self) -> bool {
-        self.entry["hostile"] == true
+    fn new(origin: Origin, name: &str) -> Capture {
+        let (facts, requests, responses) = Default::default();
+        Capture { origin, name: name.to_owned(), facts, request: Vec::new(), response: Vec::new(), requests, responses }
     }
 
-    /// The consume requests, in file order.
-    pub fn requests(&self) -> Vec<FetchRequest> {
+    fn add(&mut self, frame: Frame, at: &str) {
+        let (bytes, says) = match frame.sent {
+            true => (&mut self.request, &mut self.requests),
+            false => (&mut self.response, &mut self.responses),
+        };
+        bytes.extend(frame.bytes);
+        if !frame.says.is_empty() {
+            says.push(serde_json::from_str(&frame.says).unwrap_or_else(|e| panic!("{at}: {e}")));
+        }
+    }
+
+    /// How the wire reference calls it.
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.origin, self.name)
+    }
+
+    pub fn fact(&self, key: &str) -> Option<&str> {
+        self.facts.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+
+    /// How the answer must be refused, if it must: `protocol_error`, `unsupported` or `connection_lost`.
+    pub fn expect(&self) -> Option<&str> {
+        self.fact("expect")
+    }
+
+    pub fn hostile(&self) -> bool {
+        self.expect().is_some()
+    }
+
+    /// Whether the connection ended in the place of an answer.
+    pub fn closed(&self) -> bool {
+        self.fact("ended").is_some()
+    }
+
+    /// Whether what was sent is no request.
+    pub fn is_raw(&self) -> bool {
+        self.requests.iter().any(|request| request["type"] == "raw")
+    }
+
+    /// The consume requests, in the order they were sent.
+    pub fn fetches(&self) -> Vec<FetchRequest> {
         let consume = frames(&self.request).into_iter().filter(|frame| frame.0 == CONSUME);
         consume.map(|(_, payload, _)| FetchRequest::decode(payload).unwrap()).collect()
     }
 
-    /// The requests in the shape in which the server answered them: it merges a topic that is listed twice.
-    pub fn answered_requests(&self) -> Vec<FetchRequest> {
-        let mut requests = self.requests();
+    /// The consume requests in the shape in which the server answered them: it merges a topic that is listed twice.
+    pub fn answered_fetches(&self) -> Vec<FetchRequest> {
+        let mut requests = self.fetches();
         for request in &mut requests {
             let mut merged: Vec<FetchTopic> = Vec::new();
             for topic in request.topics.drain(..) {

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use common::captures::Capture;
 use serde_json::{Value, json};
 use tank_client::TopicConfig;
 use tank_client::protocol::admin::{
@@ -12,7 +13,7 @@ use tank_client::protocol::admin::{
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::{DecodeError, EncodeError, Limits};
 
-use super::manifest::{self, Capture, Frame, hex_code, remove, rename};
+use super::parts::{self, Frame};
 
 /// Captures with a request that a client must not be able to send, and the field on which it is refused.
 const REFUSED: [(&str, &str); 1] = [("create_topic_name_empty", "topic name, bytes")];
@@ -101,14 +102,12 @@ pub(crate) fn request(capture: &Capture, frame: &Frame<'_>, expected: &Value) {
 /// The request itself, to check an answer against.
 fn sent<T>(capture: &Capture, request: &Value, decode: impl Fn(&[u8]) -> Result<T, DecodeError>) -> T {
     let index = capture.requests.iter().position(|other| other == request).expect("one of the capture's");
-    decode(capture.request_frames()[index].payload).unwrap_or_else(|e| panic!("{}: {e}", capture.name))
+    decode(parts::request_frames(capture)[index].payload).unwrap_or_else(|e| panic!("{}: {e}", capture.name))
 }
 
 pub(crate) fn response(capture: &Capture, frame: &Frame<'_>, expected: &Value, request: &Value) {
-    let mut expected = expected.clone();
-    super::produce::remove_timing(&mut expected);
     let limits = Limits::default();
-    let (c, f, e, p) = (capture, frame, &expected, frame.payload);
+    let (c, f, e, p) = (capture, frame, expected, frame.payload);
     match frame.kind {
         Kind::CreateTopic => {
             let answer = both_ways(c, f, e, CreateTopicResponse::decode(p), created_json, CreateTopicResponse::encode);
@@ -152,7 +151,7 @@ pub(crate) fn response(capture: &Capture, frame: &Frame<'_>, expected: &Value, r
 }
 
 pub(crate) fn hostile(capture: &Capture) {
-    let frames = manifest::frames(&capture.response).unwrap();
+    let frames = parts::frames(&capture.response).unwrap();
     let [frame] = frames.as_slice() else { panic!("{}: not one frame", capture.name) };
     // A count is refused by its limit; without one, by what is missing.
     for limits in [Limits::default(), Limits::default().topics(u32::MAX)] {
@@ -161,7 +160,7 @@ pub(crate) fn hostile(capture: &Capture) {
             Kind::Status => StatusResponse::decode(frame.payload).unwrap_err(),
             other => panic!("{}: {other:?}", capture.name),
         };
-        capture.assert_expected(&e);
+        parts::assert_expected(capture, &e);
     }
 }
 
@@ -292,80 +291,4 @@ fn reloaded_json(r: &ReloadConfResponse, code: &Value) -> Value {
         "code": code,
         "result": result,
     })
-}
-
-/// Gives an exchange of the cluster's manifest the form of the server's.
-pub(crate) fn from_cluster(request: &mut Value, response: &mut Value) {
-    let kind = request["type"].as_str().expect("a type").to_owned();
-    if kind == "discover_partitions" && request["partitions"] == json!([]) {
-        remove(request, &["partitions"]);
-    }
-    if response.is_null() {
-        return;
-    }
-    match kind.as_str() {
-        "create_topic" => {
-            rename(response, "error", "code");
-            let (code, meaning) = (response["code"].as_u64(), response["meaning"].as_str());
-            response["result"] = match (code.expect("a code"), meaning.expect("a meaning")) {
-                (0, "created") => "ok".into(),
-                (1, "topic exists") => "already_exists".into(),
-                (4, "invalid configuration") => "invalid_config".into(),
-                (10, "invalid request") => "invalid_request".into(),
-                other => panic!("no result {other:?}"),
-            };
-            remove(response, &["meaning"]);
-        }
-        "reload_conf" => {
-            rename(response, "error", "code");
-            assert_eq!(response["code"], 12);
-            response["result"] = "unsupported".into();
-        }
-        "discover_partitions" => {
-            if response["count"] == 0 {
-                response["error"] = "unknown_topic".into();
-                remove(response, &["partitions"]);
-                return;
-            }
-            response["error"] = Value::Null;
-            for partition in response["partitions"].as_array_mut().expect("partitions") {
-                if partition.get("error").is_none() {
-                    partition["error"] = Value::Null;
-                    continue;
-                }
-                partition["error"] = match hex_code(&partition["error"]) {
-                    0xfb => "system".into(),
-                    0xfc => "redirect".into(),
-                    0xfd => "no_leader".into(),
-                    other => panic!("no reason {other}"),
-                };
-                if let Some(endpoint) = partition["redirect"].get("endpoint").cloned() {
-                    partition["endpoint"] = endpoint;
-                    remove(partition, &["redirect"]);
-                }
-            }
-        }
-        "discover_topics" => {
-            remove(response, &["count"]);
-            for topic in response["topics"].as_array_mut().expect("topics") {
-                rename(topic, "topic", "name");
-            }
-        }
-        "discover_topology" => {
-            remove(response, &["count"]);
-            response["stand_alone"] = false.into();
-            for node in response["nodes"].as_array_mut().expect("nodes") {
-                rename(node, "replica_of_partitions", "partitions");
-                remove(node, &["flags", "has_endpoint", "bytes"]);
-                if node.get("endpoint").is_none() {
-                    node["endpoint"] = Value::Null;
-                }
-            }
-        }
-        "status" => {
-            rename(response, "open_partitions_time", "open_partitions_time_ms");
-            rename(response, "startup_unix_time", "startup_ts");
-        }
-        other => panic!("no type {other}"),
-    }
 }

@@ -1,17 +1,18 @@
-//! Every recorded exchange, read and written again byte for byte; `README.md` beside this file says where each is from.
+//! Every recorded exchange, read and written again byte for byte; the README in `tests/golden` says where each is from.
 //!
-//! [`manifest`] finds and frames them, [`produce`] and [`admin`] know their message families, frame by frame; [`consume`]
+//! [`parts`] takes them apart, [`produce`] and [`admin`] know their message families, frame by frame; [`consume`]
 //! has tests of its own, which see a connection as a whole, and [`reference`] holds the wire reference to all of them.
 
 mod admin;
 mod consume;
-mod manifest;
+mod parts;
 mod produce;
 mod reference;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::manifest::{Capture, Frame, load};
+use self::parts::{Frame, request_frames, request_of, response_frames};
+use common::captures::{self, Capture, Origin};
 use tank_client::protocol::frame::{self, FrameHeader, Kind};
 
 /// A message family: what to do with its frames and what they should be.
@@ -64,25 +65,25 @@ type Counts = BTreeMap<String, (usize, usize)>;
 /// Checks all captures of the families that are `wanted`, and counts those of any.
 fn check(wanted: &[&str]) -> Counts {
     let mut counts = Counts::new();
-    for capture in load().iter().filter(|capture| !capture.is_raw()) {
+    for capture in captures::all().iter().filter(|capture| !capture.is_raw()) {
         let run = |request: &serde_json::Value, check: &dyn Fn(&Family)| {
             if let Some(family) = family(kind(request)).filter(|_| wanted.contains(&kind(request))) {
                 check(family);
             }
         };
-        for (frame, expected) in capture.request_frames().iter().zip(&capture.requests) {
+        for (frame, expected) in request_frames(capture).iter().zip(&capture.requests) {
             run(expected, &|family| (family.request)(capture, frame, expected));
             counts.entry(kind(expected).to_owned()).or_default().0 += 1;
         }
-        if capture.expect.is_some() {
+        if capture.hostile() {
             let [request] = capture.requests.as_slice() else { panic!("{}: not one request", capture.name) };
             run(request, &|family| (family.hostile)(capture));
             counts.entry(kind(request).to_owned()).or_default().1 += 1;
             continue;
         }
-        for (frame, expected) in capture.response_frames().iter().zip(&capture.responses) {
+        for (frame, expected) in response_frames(capture).iter().zip(&capture.responses) {
             if kind(expected) != "ping" {
-                let request = capture.request_of(expected);
+                let request = request_of(capture, expected);
                 run(request, &|family| (family.response)(capture, frame, expected, request));
                 counts.entry(kind(request).to_owned()).or_default().1 += 1;
             }
@@ -104,8 +105,8 @@ fn admin_captures() {
 #[test]
 fn pings() {
     let mut pings = 0;
-    for capture in load().iter().filter(|capture| capture.expect.is_none()) {
-        for (frame, expected) in capture.response_frames().iter().zip(&capture.responses) {
+    for capture in captures::all().iter().filter(|capture| !capture.hostile()) {
+        for (frame, expected) in response_frames(capture).iter().zip(&capture.responses) {
             if kind(expected) == "ping" {
                 assert_eq!((frame.kind, frame.bytes), (Kind::Ping, &frame::PING[..]), "{}", capture.name);
                 pings += 1;
@@ -118,7 +119,7 @@ fn pings() {
 #[test]
 fn frames_that_a_server_hangs_up_on_cannot_be_written() {
     let mut seen = Vec::new();
-    for capture in load().iter().filter(|capture| capture.is_raw()) {
+    for capture in captures::all().iter().filter(|capture| capture.is_raw()) {
         seen.push(capture.name.clone());
         match FrameHeader::decode(&capture.request) {
             // An id without a `Kind` has no encoder.
@@ -132,27 +133,21 @@ fn frames_that_a_server_hangs_up_on_cannot_be_written() {
                 assert_eq!(frame::end(frame::HEADER_LEN, &mut out[..frame::HEADER_LEN + len - 1]), Ok(()));
             }
         }
-        assert!(capture.response.is_empty() && capture.closed);
+        assert!(capture.response.is_empty() && capture.closed());
     }
     assert_eq!(seen, ["closed_unknown_message", "closed_too_long"]);
 }
 
-/// Nothing falls through: every file belongs to a capture, every frame to a family.
+/// Nothing falls through: every frame belongs to a family.
 #[test]
 fn everything_is_checked() {
-    let captures = load();
-    assert_eq!(captures.len(), 230 + 104);
-    let names: BTreeSet<_> =
-        captures.iter().map(|capture| (capture.cluster, capture.derived, capture.name.as_str())).collect();
-    assert_eq!(names.len(), captures.len(), "a name stands for one capture");
-
-    let named: BTreeSet<_> = captures.iter().flat_map(Capture::files).collect();
-    let files: BTreeSet<_> = manifest::files().into_iter().collect();
-    assert_eq!(named, files, "files and manifests name the same");
-
-    let index = std::fs::read_to_string(manifest::directory().join("README.md")).expect("an index");
-    for capture in &captures {
-        assert!(index.contains(&format!("| `{}` |", capture.name)), "{} is not in the index", capture.name);
+    let captures = captures::all();
+    let of = |origin| captures.iter().filter(|capture| capture.origin == origin).count();
+    assert_eq!([Origin::Standalone, Origin::Derived, Origin::Cluster].map(of), [153, 77, 104]);
+    let ids: BTreeSet<_> = captures.iter().map(Capture::id).collect();
+    assert_eq!(ids.len(), captures.len(), "a name stands for one capture");
+    for capture in captures {
+        assert!(capture.fact("shows").is_some(), "{} does not say what it shows", capture.name);
     }
 
     let counts = check(&[]);

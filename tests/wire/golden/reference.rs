@@ -14,7 +14,8 @@ use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::{ProduceRequest, ProduceResponse};
 use tank_client::protocol::{DecodeError, Limits, varint};
 
-use super::manifest::{self, Capture, Frame};
+use super::parts::{self, Frame};
+use common::captures::{self, Capture};
 use common::feed;
 
 const PAGE: &str = include_str!("../../../src/protocol/reference.md");
@@ -62,15 +63,6 @@ fn bytes_of(line: &str) -> Check<Vec<u8>> {
     (0..digits.len()).step_by(2).map(byte).collect::<Option<_>>().ok_or_else(|| format!("not hexadecimal: {line}"))
 }
 
-fn id(capture: &Capture) -> String {
-    let origin = match (capture.cluster, capture.derived) {
-        (true, _) => "cluster",
-        (false, true) => "derived",
-        (false, false) => "standalone",
-    };
-    format!("{origin}/{}", capture.name)
-}
-
 /// The code spans of a text, none of which may continue in the next line.
 fn spans<'a>(text: &[&'a str]) -> Vec<&'a str> {
     for line in text {
@@ -95,7 +87,7 @@ const OTHERS: [&str; 1] = ["required_acks"];
 
 /// Fails unless each name is that of a capture, or, ending in `*`, of several. Returns how many names there are.
 fn check_names(page: &Page<'_>, captures: &[Capture]) -> Check<usize> {
-    let known: BTreeSet<String> = captures.iter().map(id).collect();
+    let known: BTreeSet<String> = captures.iter().map(Capture::id).collect();
     let mut found = BTreeSet::new();
     for name in spans(&page.text).into_iter().filter(|span| is_name(span) && !OTHERS.contains(span)) {
         let matches = match name.strip_suffix('*') {
@@ -120,7 +112,7 @@ fn check_blocks(page: &Page<'_>, captures: &[Capture]) -> Check<BTreeSet<(u8, bo
             block.lines.iter().try_for_each(|line| check_varint(line))?;
             continue;
         }
-        let capture = captures.iter().find(|capture| id(capture) == block.capture);
+        let capture = captures.iter().find(|capture| capture.id() == block.capture);
         let capture = capture.ok_or_else(|| format!("worked bytes of no capture: {}", block.capture))?;
         let wrong = |what: &str| format!("{} of {}: {what}", block.what, block.capture);
         let fail = |what: &str| Err(wrong(what));
@@ -130,7 +122,7 @@ fn check_blocks(page: &Page<'_>, captures: &[Capture]) -> Check<BTreeSet<(u8, bo
             "bundle" if !occurs(&whole, capture) => return fail("not in the capture"),
             "request" | "answer" => {
                 let answer = block.what == "answer";
-                let frames = manifest::frames(&whole).map_err(|e| e.to_string())?;
+                let frames = parts::frames(&whole).map_err(|e| e.to_string())?;
                 for frame in &frames {
                     let encoded = if answer { answer_again(capture, frame) } else { request_again(frame) };
                     match encoded {
@@ -196,7 +188,7 @@ fn answer_again(capture: &Capture, frame: &Frame<'_>) -> Check<Vec<u8>> {
     match frame.kind {
         Kind::Ping => Ok(tank_client::protocol::frame::PING.to_vec()),
         Kind::Produce => {
-            let sent = capture.request_frames();
+            let sent = parts::request_frames(capture);
             let [sent] = sent.as_slice() else { return Err("not one request".into()) };
             let sent = ProduceRequest::decode(sent.kind, sent.payload).map_err(|e| e.to_string())?;
             let decoded = ProduceResponse::decode(p, sent.shape());
@@ -215,7 +207,7 @@ fn answer_again(capture: &Capture, frame: &Frame<'_>) -> Check<Vec<u8>> {
 
 /// The header from the decoder's values, the chunks as they came: a client writes none.
 fn consume_answer_again(capture: &Capture, frame: &Frame<'_>) -> Check<Vec<u8>> {
-    let sent = capture.request_frames();
+    let sent = parts::request_frames(capture);
     let [sent] = sent.as_slice() else { return Err("not one request".into()) };
     let request = FetchRequest::decode(sent.payload).map_err(|e| e.to_string())?;
     let outcome = feed::decode(std::slice::from_ref(&request), frame.bytes, &Limits::default());
@@ -227,7 +219,7 @@ fn consume_answer_again(capture: &Capture, frame: &Frame<'_>) -> Check<Vec<u8>> 
 }
 
 fn bundle_again(bytes: &[u8]) -> Check {
-    let bundle = manifest::bundle(bytes, 1).map_err(|e| e.to_string())?;
+    let bundle = parts::bundle(bytes, 1).map_err(|e| e.to_string())?;
     let compression = match bundle.header.codec {
         Codec::None => Compression::None,
         Codec::Snappy => Compression::Snappy,
@@ -238,7 +230,7 @@ fn bundle_again(bytes: &[u8]) -> Check {
         Codec::None => out == bytes,
         // Another library packs the same messages in other bytes.
         Codec::Snappy => {
-            let packed = manifest::bundle(&out, 1).map_err(|e| e.to_string())?;
+            let packed = parts::bundle(&out, 1).map_err(|e| e.to_string())?;
             out[..head] == bytes[..head] && packed.set == bundle.set
         }
     };
@@ -247,13 +239,13 @@ fn bundle_again(bytes: &[u8]) -> Check {
 
 #[test]
 fn the_captures_that_the_reference_names_exist() {
-    let named = check_names(&parse(PAGE), &manifest::load()).unwrap();
+    let named = check_names(&parse(PAGE), captures::all()).unwrap();
     assert!(named > 150, "only {named} captures are named");
 }
 
 #[test]
 fn the_worked_bytes_of_the_reference_are_those_of_its_captures() {
-    let shown = check_blocks(&parse(PAGE), &manifest::load()).unwrap();
+    let shown = check_blocks(&parse(PAGE), captures::all()).unwrap();
     for kind in (0..=u8::MAX).filter_map(Kind::from_id) {
         // A ping is no request, and both ways to produce are answered alike.
         assert!(kind == Kind::Ping || shown.contains(&(kind as u8, false)), "no request of {kind:?} is shown");
@@ -263,8 +255,8 @@ fn the_worked_bytes_of_the_reference_are_those_of_its_captures() {
 
 #[test]
 fn a_name_that_no_capture_has_is_noticed() {
-    let captures = manifest::load();
-    let names = |text: &str| check_names(&parse(text), &captures);
+    let captures = captures::all();
+    let names = |text: &str| check_names(&parse(text), captures);
     assert_eq!(names("see `standalone/consume_from_0` and `derived/hostile_*`"), Ok(2));
     for wrong in [
         "`standalone/consume_from_00`",
@@ -281,9 +273,9 @@ fn a_name_that_no_capture_has_is_noticed() {
 /// Every digit of every block counts.
 #[test]
 fn a_byte_that_is_not_the_captures_is_noticed() {
-    let captures = manifest::load();
+    let captures = captures::all();
     let page = parse(PAGE);
-    check_blocks(&page, &captures).unwrap();
+    check_blocks(&page, captures).unwrap();
     for block in &page.blocks {
         for line in 0..block.lines.len() {
             let Some(first) = block.lines[line].chars().next().filter(char::is_ascii_hexdigit) else { continue };
@@ -293,7 +285,7 @@ fn a_byte_that_is_not_the_captures_is_noticed() {
             lines[line] = &changed;
             let block = Block { what: block.what, capture: block.capture, lines };
             let one = Page { text: Vec::new(), blocks: vec![block] };
-            check_blocks(&one, &captures).expect_err(&changed);
+            check_blocks(&one, captures).expect_err(&changed);
         }
     }
 }

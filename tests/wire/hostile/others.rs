@@ -1,8 +1,6 @@
 //! The messages that come whole: produce and those about topics, partitions and nodes, in both directions.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
 use tank_client::protocol::Limits;
 use tank_client::protocol::admin::{
@@ -21,16 +19,10 @@ use common::{captures, mutate};
 /// The payloads of the recorded frames: of each kind, direction and length one.
 fn payloads() -> Vec<Vec<u8>> {
     let mut all = BTreeMap::new();
-    for folder in ["", "derived", "cluster"] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder);
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
-            if name.ends_with(".bin") && !name.starts_with("closed_") && !name.starts_with("hostile_") {
-                let bytes = fs::read(&path).unwrap();
-                for (kind, payload, _) in captures::frames(&bytes) {
-                    all.insert((kind, name.contains("request"), payload.len()), payload.to_vec());
-                }
+    for capture in captures::all().iter().filter(|capture| !capture.is_raw() && !capture.hostile()) {
+        for (sent, bytes) in [(true, &capture.request), (false, &capture.response)] {
+            for (kind, payload, _) in captures::frames(bytes) {
+                all.insert((kind, sent, payload.len()), payload.to_vec());
             }
         }
     }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::captures;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
@@ -22,17 +24,10 @@ fn source(name: &str) -> Option<String> {
     text.contains("#[test]").then_some(text)
 }
 
-/// Names of recordings, without what follows the first point.
-fn recordings() -> Vec<String> {
-    let folders = ["tests/golden", "tests/golden/derived", "tests/golden/cluster"];
-    let files = folders.iter().flat_map(|folder| fs::read_dir(root().join(folder)).unwrap());
-    files.map(|file| file.unwrap().file_name().to_str().unwrap().split('.').next().unwrap().to_owned()).collect()
-}
-
 #[test]
 fn every_rule_is_shown_by_tests_that_exist() {
     let text = fs::read_to_string(root().join("src/protocol/mod.rs")).unwrap();
-    let recordings = recordings();
+    let recordings: Vec<&str> = captures::all().iter().map(|capture| capture.name.as_str()).collect();
     let mut rows = 0;
     for line in text.lines().filter(|line| line.starts_with("//! | ") && !line.contains("---")).skip(1) {
         let columns: Vec<&str> = line.trim_start_matches("//! |").trim_end_matches('|').split(" | ").collect();
@@ -44,7 +39,7 @@ fn every_rule_is_shown_by_tests_that_exist() {
                 Some((file, test)) => source(file).is_some_and(|text| text.contains(&format!("fn {test}("))),
                 None => {
                     let recorded = |start: &str| recordings.iter().any(|name| name.starts_with(start));
-                    let exact = recordings.iter().any(|recording| recording == name);
+                    let exact = recordings.contains(&name);
                     source(name).is_some() || exact || name.strip_suffix('*').is_some_and(recorded)
                 }
             };

@@ -1,14 +1,12 @@
 //! What the fuzzer starts from: recorded exchanges that are short, and some that chance makes.
 
-use std::fs;
-
 use tank_client::protocol::bundle::{BundleBuilder, Compression};
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, SEQ_TAIL};
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::ProduceRequest;
 use tank_client::protocol::varint;
 
-use crate::captures::frames;
+use crate::captures::{self, Capture, frames};
 use crate::generate::{self, Exchange, Shape};
 use crate::rng::Rng;
 
@@ -16,13 +14,6 @@ use crate::rng::Rng;
 type Seeds = Vec<(String, Vec<u8>)>;
 
 const TINY: Shape = Shape { topics: 2, partitions: 2, bundles: 2, messages: 4, payload: 12 };
-
-/// A recorded exchange: its name, what was sent and what came.
-struct Recorded {
-    name: String,
-    request: Vec<u8>,
-    response: Vec<u8>,
-}
 
 pub fn all() -> Vec<(&'static str, Seeds)> {
     let recorded = recorded();
@@ -37,19 +28,9 @@ pub fn all() -> Vec<(&'static str, Seeds)> {
     ]
 }
 
-/// All that is recorded in `tests/golden`, in the order of the names.
-fn recorded() -> Vec<Recorded> {
-    let golden = crate::root().join("tests/golden");
-    let mut all = Vec::new();
-    for dir in ["", "derived", "cluster"] {
-        for file in fs::read_dir(golden.join(dir)).unwrap() {
-            let path = file.unwrap().path();
-            let file = path.file_name().unwrap().to_str().unwrap();
-            let Some(name) = file.strip_suffix(".request.bin") else { continue };
-            let response = fs::read(path.with_file_name(format!("{name}.response.bin"))).unwrap();
-            all.push(Recorded { name: name.to_owned(), request: fs::read(&path).unwrap(), response });
-        }
-    }
+/// All that is recorded, in the order of the names.
+fn recorded() -> Vec<&'static Capture> {
+    let mut all: Vec<&Capture> = captures::all().iter().collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all
 }
@@ -80,13 +61,13 @@ fn varints() -> Seeds {
     seeds
 }
 
-fn bundles(recorded: &[Recorded]) -> Seeds {
+fn bundles(recorded: &[&Capture]) -> Seeds {
     let seed = |settings: u8, bundle: &[u8]| {
         let numbers = [0, u64::MAX, 100].map(u64::to_le_bytes).concat();
         [&[settings][..], &numbers, bundle].concat()
     };
     let mut seeds: Seeds = Vec::new();
-    for Recorded { name, request, .. } in recorded.iter().filter(|recorded| recorded.name.starts_with("produce")) {
+    for Capture { name, request, .. } in recorded.iter().filter(|recorded| recorded.name.starts_with("produce")) {
         for (index, (kind, payload, _)) in frames(request).into_iter().enumerate() {
             let Some(Ok(request)) = Kind::from_id(kind).map(|kind| ProduceRequest::decode(kind, payload)) else {
                 continue;
@@ -112,12 +93,12 @@ fn bundles(recorded: &[Recorded]) -> Seeds {
     seeds
 }
 
-fn fetch_streams(recorded: &[Recorded]) -> Seeds {
+fn fetch_streams(recorded: &[&Capture]) -> Seeds {
     let seed = |settings: u8, requests: &[u8], stream: &[u8]| {
         [&[settings][..], &short(&[0, 4, settings * 10]), &long(requests), stream].concat()
     };
     let mut seeds: Seeds = Vec::new();
-    for (index, Recorded { name, request, response }) in recorded.iter().enumerate() {
+    for (index, Capture { name, request, response, .. }) in recorded.iter().enumerate() {
         let is_consume = request.first() == Some(&(Kind::Consume as u8));
         // All that servers send is much alike; what they never send is worth more.
         let most = if name.starts_with("hostile") { 400 } else { 150 };
@@ -184,10 +165,10 @@ fn consume_loops() -> Seeds {
 }
 
 /// What clients sent, about topics that the broker has.
-fn brokers(recorded: &[Recorded]) -> Seeds {
+fn brokers(recorded: &[&Capture]) -> Seeds {
     let seed = |settings: u8, request: &[u8]| [&[settings][..], &short(&[settings]), request].concat();
     let mut seeds: Seeds = Vec::new();
-    for (index, Recorded { name, request, .. }) in recorded.iter().enumerate() {
+    for (index, Capture { name, request, .. }) in recorded.iter().enumerate() {
         let kind = request.first().copied().unwrap_or(0);
         let alike = seeds.iter().filter(|(_, other)| other[3] == kind).count();
         if (5..200).contains(&request.len()) && alike < 5 {
@@ -229,9 +210,9 @@ fn chance(files: u64, most: usize) -> Seeds {
     (0..files).map(file).collect()
 }
 
-fn responses(recorded: &[Recorded]) -> Seeds {
+fn responses(recorded: &[&Capture]) -> Seeds {
     let mut seeds: Seeds = Vec::new();
-    for Recorded { name, request, response } in recorded {
+    for Capture { name, request, response, .. } in recorded {
         // The numbers of the decoders for the answer and the request.
         let (answer_to, request_of) = match request.first().copied().and_then(Kind::from_id) {
             Some(Kind::Produce) => (0, 9),
