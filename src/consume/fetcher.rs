@@ -7,18 +7,20 @@
 //! ```
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::trace;
 
 use super::inbox::Inbox;
-use super::partition::{Lookahead, Lost};
-use super::partitions::{AnswerSummary, OnTheWay, Partitions, Request, Told};
+use super::partition::{Lookahead, Lost, Next, Want};
+use super::partitions::{AnswerSummary, Load, Partitions};
+use super::stats::Stats;
 use crate::error::{Error, Result};
 use crate::message::{JOINED, TopicPartitions};
 use crate::net::{BrokerAddr, Channel, Fill, LookUp, ReadBuf, RetryPolicy, RetryState, Time};
 use crate::protocol::fetch::{
-    FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, WAIT_SLACK_MS, adjusted_wait_ms,
+    FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, WAIT_SLACK_MS, adjusted_wait_ms,
 };
 use crate::protocol::stream::{Event, FetchDecoder, Step};
 use crate::session::Session;
@@ -45,11 +47,10 @@ pub(super) struct Fetcher {
     /// The partitions to be asked for here.
     pub(super) wanted: VecDeque<usize>,
     in_flight: HashMap<u32, InFlight>,
-    /// How many partitions of them are wanted at or below their mark, and how many may have ended a connection.
-    behind: usize,
-    suspects: usize,
+    /// What is in flight.
+    way: Load,
     /// The fetch whose answer is being read.
-    current: Option<InFlight>,
+    pub(super) current: Option<InFlight>,
     /// How many more bytes the decoder needs before it can continue.
     need: usize,
     /// Failed attempts to connect and lost connections since the last answer.
@@ -57,23 +58,19 @@ pub(super) struct Fetcher {
     /// Since a fetch on a connection that had been idle, while nothing has come back.
     revived: Option<Time>,
     last_byte: Time,
-    /// Bytes received on the connection that the statistics have already.
-    counted: u64,
 }
 
 /// A fetch on its way: the subscription's partitions, by slot.
 #[derive(Debug)]
-struct InFlight {
-    request_id: u32,
-    partitions: Vec<usize>,
+pub(super) struct InFlight {
+    pub(super) request_id: u32,
+    pub(super) partitions: Vec<usize>,
     max_wait_ms: u64,
     sent: Time,
-    /// How many of them are wanted at or below their mark, and how many may have ended a connection.
-    behind: usize,
-    suspects: usize,
+    load: Load,
     /// The connection was alive when it was sent.
     alive: bool,
-    summary: AnswerSummary,
+    pub(super) summary: AnswerSummary,
 }
 
 /// What a step came to.
@@ -82,34 +79,31 @@ pub(super) enum Stepped {
     /// There is more to be read first.
     Need,
     Bundles(Lookahead),
-    /// What an answer says of a partition.
-    Partition(usize, Told),
-    End(Answer),
+    /// What is to be done about a partition.
+    Partition(usize, Next),
+    /// The answer to this fetch is complete.
+    End(InFlight),
 }
 
-/// An answer that is complete.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) request_id: u32,
-    pub(super) partitions: Vec<usize>,
-    pub(super) summary: AnswerSummary,
-    /// It came empty, and so soon that the broker cannot have waited as it was asked to.
-    pub(super) soon: bool,
+impl InFlight {
+    /// Whether the answer came empty, and so soon that the broker cannot have waited as it was asked to.
+    pub(super) fn is_soon(&self, now: Time) -> bool {
+        let is_early = now.since(self.sent) < SOON.min(Duration::from_millis(self.max_wait_ms));
+        is_early && !self.summary.has_data && !self.summary.has_fault
+    }
 }
 
 impl Fetcher {
     pub(super) fn new(broker: &BrokerAddr, session: &Session, names: &TopicPartitions) -> Fetcher {
         let channel = session.pool.take(broker);
         Fetcher {
-            counted: channel.received(),
             last_byte: channel.heard(),
             channel,
             decoder: new_decoder(session),
             buf: ReadBuf::new(READ_BUFFER, names.clone()),
             wanted: VecDeque::new(),
             in_flight: HashMap::new(),
-            behind: 0,
-            suspects: 0,
+            way: Load::default(),
             current: None,
             need: 0,
             retry: RetryState::default(),
@@ -123,25 +117,6 @@ impl Fetcher {
 
     pub(super) fn channel_mut(&mut self) -> &mut Channel {
         &mut self.channel
-    }
-
-    /// Gives the partitions other names, or adds some.
-    pub(super) fn set_names(&mut self, names: &TopicPartitions) {
-        self.buf.set_tag(names.clone());
-    }
-
-    /// Bytes received since the last call.
-    pub(super) fn take_bytes(&mut self) -> u64 {
-        let bytes = self.bytes();
-        self.counted = self.channel.received();
-        bytes
-    }
-
-    /// As [`take_bytes`](Fetcher::take_bytes), without taking.
-    pub(super) fn bytes(&self) -> u64 {
-        let received = self.channel.received();
-        // Fewer than before: an idle connection had ended, and this is another one.
-        received.checked_sub(self.counted).unwrap_or(received)
     }
 
     /// Whether nothing is in flight.
@@ -178,19 +153,20 @@ impl Fetcher {
             return Ok(());
         }
         loop {
-            let way = OnTheWay { behind: self.behind > 0, suspect: self.suspects > 0 };
-            match all.next_request(&mut self.wanted, way)? {
-                Some(request) => self.send(now, request, all, session)?,
-                None => return self.channel.write(now).map(drop),
+            match all.next_request(&mut self.wanted, self.way)? {
+                request if request.is_empty() => return self.channel.write(now).map(drop),
+                request => self.send(now, request, all, session)?,
             }
         }
     }
 
-    fn send(&mut self, now: Time, request: Request, all: &Partitions, session: &Session) -> Result<()> {
+    fn send(&mut self, now: Time, request: Vec<(usize, Want)>, all: &Partitions, session: &Session) -> Result<()> {
         let options = &all.rules().options;
-        let max_wait_ms = if request.waits { options.max_wait_ms() } else { 0 };
+        let max_wait_ms = if request.iter().all(|(_, want)| want.waits) { options.max_wait_ms() } else { 0 };
         let request_id = session.next_request_id();
-        let (topics, partitions) = slots(&request, all);
+        let count = |is: fn(&Want) -> bool| request.iter().filter(|(_, want)| is(want)).count();
+        let load = Load { behind: count(|want| want.is_behind), suspects: count(|want| want.is_suspect) };
+        let (topics, partitions) = slots(request, all);
         let fetch = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
             request_id,
@@ -205,16 +181,18 @@ impl Fetcher {
         if self.is_idle() && !is_fresh {
             self.revived = Some(now);
         }
-        let (behind, suspects) = (request.count(|want| want.is_behind), request.count(|want| want.is_suspect));
-        self.behind += behind;
-        self.suspects += suspects;
+        self.way.behind += load.behind;
+        self.way.suspects += load.suspects;
+        // Partitions were added.
+        if !Arc::ptr_eq(&self.buf.block().tag, all.names()) {
+            self.buf.set_tag(all.names().clone());
+        }
         let fetch_in_flight = InFlight {
             request_id,
             partitions,
             max_wait_ms,
             sent: now,
-            behind,
-            suspects,
+            load,
             alive: is_fresh || now.since(self.last_byte) < ALIVE,
             summary: AnswerSummary::default(),
         };
@@ -230,7 +208,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// The connection has failed, or something on it is overdue.
-    pub(super) fn read(&mut self, now: Time) -> Result<bool> {
+    pub(super) fn read(&mut self, now: Time, stats: &mut Stats) -> Result<bool> {
         if self.is_idle() || !self.channel.is_up() {
             return Ok(false);
         }
@@ -239,6 +217,7 @@ impl Fetcher {
             match self.channel.read(now, self.buf.room(self.need))? {
                 Fill::Bytes(n) => {
                     self.buf.filled(n);
+                    stats.bytes += n as u64;
                     self.need = self.need.saturating_sub(n);
                     (self.last_byte, self.revived) = (now, None);
                     self.channel.answer_begins(now);
@@ -286,46 +265,35 @@ impl Fetcher {
     fn on_event(&mut self, now: Time, event: Event, all: &mut Partitions) -> Stepped {
         match event {
             Event::Response { request_id } => {
-                all.on_response();
                 self.current = self.in_flight.remove(&request_id);
                 Stepped::Bundles(Lookahead::Clear)
             }
-            Event::Partition { slot, answer } => self.on_answer(now, slot, answer, all),
+            Event::Partition { slot, answer } => {
+                let partition = self.partition(slot);
+                let Some(fetch) = &mut self.current else { return Stepped::Bundles(Lookahead::Clear) };
+                Stepped::Partition(partition, all.on_answer(now, partition, answer, &mut fetch.summary))
+            }
             Event::ChunkEnd { slot, end } => {
                 let partition = self.partition(slot);
-                Stepped::Partition(partition, all.on_chunk_end(now, partition, end))
+                let next = all.with(partition, |partition, rules| partition.on_chunk_end(now, end, rules));
+                Stepped::Partition(partition, next)
             }
             Event::End { request_id } => {
                 self.channel.answer_ends(now, Some(request_id));
                 self.retry.reset();
                 let Some(fetch) = self.current.take() else { return Stepped::Bundles(Lookahead::Clear) };
-                self.behind -= fetch.behind;
-                self.suspects -= fetch.suspects;
-                let (partitions, summary) = (fetch.partitions, fetch.summary);
-                let is_early = now.since(fetch.sent) < SOON.min(Duration::from_millis(fetch.max_wait_ms));
-                let soon = is_early && !summary.has_data && !summary.has_fault;
-                Stepped::End(Answer { request_id, partitions, summary, soon })
+                self.way.behind -= fetch.load.behind;
+                self.way.suspects -= fetch.load.suspects;
+                all.stats.fetches += 1;
+                all.stats.empty_fetches += u64::from(!fetch.summary.has_data);
+                Stepped::End(fetch)
             }
         }
-    }
-
-    fn on_answer(&mut self, now: Time, slot: usize, answer: PartitionAnswer, all: &mut Partitions) -> Stepped {
-        let partition = self.partition(slot);
-        let told = match &mut self.current {
-            Some(fetch) => all.on_answer(now, partition, answer, &mut fetch.summary),
-            None => Told::Nothing,
-        };
-        Stepped::Partition(partition, told)
     }
 
     /// The partition that a slot of the answer being read stands for.
     fn partition(&self, slot: usize) -> usize {
         self.current.as_ref().and_then(|fetch| fetch.partitions.get(slot)).copied().unwrap_or(0)
-    }
-
-    /// The answer being read: its fetch, and what it came to so far.
-    pub(super) fn current(&mut self) -> Option<(u32, &mut AnswerSummary)> {
-        self.current.as_mut().map(|fetch| (fetch.request_id, &mut fetch.summary))
     }
 
     /// Forgets everything that belongs to the connection, which failed with `e`. Returns the partitions that were asked for
@@ -341,23 +309,21 @@ impl Fetcher {
             true => self.channel.well_for().saturating_sub(now.since(self.last_byte)),
             false => self.channel.well_for(),
         };
-        let alone = self.behind == 1;
+        let alone = self.way.behind == 1;
         let mut fetches: Vec<_> = self.in_flight.drain().map(|(_, fetch)| fetch).chain(self.current.take()).collect();
         fetches.sort_by_key(|fetch| fetch.request_id);
         let mut lost = Vec::new();
         for fetch in fetches {
             let unanswered = is_silent && fetch.alive && (is_fresh || self.last_byte <= fetch.sent);
-            let how = Lost::Ended { while_idle, well_for, unanswered, alone };
+            let how = Lost { while_idle, well_for, unanswered, alone };
             lost.extend(fetch.partitions.into_iter().map(|partition| (partition, how)));
         }
-        let unsent = Lost::Ended { while_idle: true, well_for, unanswered: false, alone: false };
-        let how = if was_up { unsent } else { Lost::Unreachable };
+        let how = Lost { while_idle: was_up, well_for, ..Lost::default() };
         lost.extend(self.wanted.drain(..).map(|partition| (partition, how)));
         self.channel.close();
         self.decoder = new_decoder(session);
         self.buf.clear();
-        (self.behind, self.suspects) = (0, 0);
-        (self.need, self.counted, self.revived) = (0, 0, None);
+        (self.way, self.need, self.revived) = (Load::default(), 0, None);
         lost
     }
 
@@ -378,21 +344,17 @@ impl Fetcher {
 }
 
 /// The topics of a request, each once, and which partitions its slots are.
-fn slots(request: &Request, all: &Partitions) -> (Vec<FetchTopic>, Vec<usize>) {
-    let mut topics: Vec<(FetchTopic, Vec<usize>)> = Vec::new();
-    for &(index, want) in &request.partitions {
-        let name = all.name(index);
-        let wanted = FetchPartition { partition: name.partition, seq: want.seq, fetch_size: want.fetch_size };
-        match topics.iter_mut().rev().find(|(topic, _)| topic.name == name.topic) {
-            Some((topic, slots)) => {
-                topic.partitions.push(wanted);
-                slots.push(index);
-            }
-            None => topics.push((FetchTopic { name: name.topic.clone(), partitions: vec![wanted] }, vec![index])),
-        }
-    }
-    let (topics, slots): (Vec<_>, Vec<_>) = topics.into_iter().unzip();
-    (topics, slots.concat())
+fn slots(mut request: Vec<(usize, Want)>, all: &Partitions) -> (Vec<FetchTopic>, Vec<usize>) {
+    let name = |&(index, _): &(usize, Want)| all.get(index).name();
+    request.sort_by(|a, b| name(a).topic.cmp(&name(b).topic));
+    let wanted = |of: &(usize, Want)| {
+        let (partition, want) = (name(of).partition, of.1);
+        FetchPartition { partition, seq: want.seq, fetch_size: want.fetch_size }
+    };
+    let topics = request.chunk_by(|a, b| name(a).topic == name(b).topic);
+    let topics =
+        topics.map(|of| FetchTopic { name: name(&of[0]).topic.clone(), partitions: of.iter().map(wanted).collect() });
+    (topics.collect(), request.iter().map(|(index, _)| *index).collect())
 }
 
 fn new_decoder(session: &Session) -> FetchDecoder {

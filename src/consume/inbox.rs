@@ -20,7 +20,7 @@ use crate::protocol::stream::Bundle;
 const MAX_BUNDLES: usize = 1024;
 
 /// Bundles of one leader's answer, in the order they came in, and the messages decoded of the first of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Inbox {
     /// The bundles, with the subscription's partitions for slots and as ranges of the read buffer's block, and how many
     /// have been decoded.
@@ -46,24 +46,14 @@ pub(super) struct Delivered {
 }
 
 impl Inbox {
-    pub(super) fn new(names: &TopicPartitions) -> Inbox {
-        let decoded = DecodedBundle::new(names);
-        Inbox { bundles: Vec::new(), taken: 0, decoded, partition: 0, after: 0, sender: None, error: None }
-    }
-
-    /// Takes other names for bundles that are decoded from now on.
-    pub(super) fn set_names(&mut self, names: &TopicPartitions) {
-        self.decoded.set_names(names);
-    }
-
     /// Where a decoder appends what it finds. Then call [`accept`](Inbox::accept).
     #[inline]
     pub(super) fn bundles_mut(&mut self) -> &mut Vec<Bundle> {
         &mut self.bundles
     }
 
-    /// Takes in the bundles found in this buffer, from `new` on, as far as they are wanted. Until all are through the buffer
-    /// takes a new block if it is read into.
+    /// Takes in the bundles of one partition found in this buffer, from `new` on, as far as they are wanted. Until all are
+    /// through the buffer takes a new block if it is read into.
     #[inline]
     pub(super) fn accept(
         &mut self,
@@ -72,7 +62,8 @@ impl Inbox {
         buf: &ReadBuf<TopicPartitions>,
         sender: &BrokerAddr,
     ) -> Lookahead {
-        let lookahead = all.on_bundles(&mut self.bundles, new);
+        let partition = self.bundles.get(new).map_or(0, |bundle| bundle.slot);
+        let lookahead = all.with(partition, |partition, rules| partition.on_bundles(&mut self.bundles, new, rules));
         if self.sender.is_none() && self.bundles.len() > new {
             self.decoded.attach(buf);
             self.sender = Some(sender.clone());
@@ -152,22 +143,23 @@ impl Inbox {
             let is_whole = failure.is_none() && all.get(partition).takes_whole(bundle);
             let end = bundle.last.min(bundle.to).saturating_add(1);
             let entries = self.decoded.entries_mut();
-            let stopped = !entries.is_empty() && all.stop_at_time(partition, first, entries);
+            let stopped = !entries.is_empty()
+                && all.with(partition, |partition, rules| partition.stop_at_time(first, entries, rules));
             let fits = entries.len() as u64 <= most;
             entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
             let after = (is_whole && fits && !stopped).then_some(end);
             match (after, entries.last()) {
                 (None, None) => {}
-                (Some(after), None) => all.advance(partition, after),
+                (Some(after), None) => all.with(partition, |partition, _| partition.advance(after)),
                 (after, Some(entry)) => {
                     self.after = after.unwrap_or(entry.seq.saturating_add(1));
                     if !is_whole {
-                        all.on_messages(partition);
+                        all.with(partition, |partition, rules| partition.on_messages(rules));
                     }
                 }
             }
             if let Some(e) = failure.filter(|_| !stopped) {
-                let name = all.name(partition);
+                let name = all.get(partition).name();
                 let e = e.in_partition(&name.topic, name.partition);
                 let sender = self.sender.as_ref().map_or_else(String::new, ToString::to_string);
                 // It comes before whatever else has arrived.
@@ -183,14 +175,10 @@ impl Inbox {
         count
     }
 
-    /// Ends the subscription with this error, after all that came before it; the first error counts.
-    pub(super) fn fail(&mut self, e: Error) {
-        self.error.get_or_insert((e, None));
-    }
-
-    /// As [`fail`](Inbox::fail), but only after the rest of the answer to this fetch.
-    pub(super) fn fail_after(&mut self, e: Error, fetch: Option<u32>) {
-        self.error.get_or_insert((e, fetch));
+    /// Ends the subscription with this error, after all that came before it and the rest of the answer to this fetch; the
+    /// first error counts.
+    pub(super) fn fail(&mut self, e: Error, after: Option<u32>) {
+        self.error.get_or_insert((e, after));
     }
 
     /// Notes that the answer to this fetch is over.

@@ -8,11 +8,11 @@ use std::time::Duration;
 use log::{debug, warn};
 
 use super::close::CloseHandle;
-use super::fetcher::{Answer, Fetcher, Stepped};
+use super::fetcher::{Fetcher, InFlight, Stepped};
 use super::inbox::Inbox;
-use super::partition::{Lookahead, Lost, Partition, Rules};
-use super::partitions::{Partitions, Told};
-use super::position::Positions;
+use super::partition::{Lookahead, Next, Partition, Rules};
+use super::partitions::Partitions;
+use super::position::{Position, Positions};
 use super::stats::Stats;
 use super::subscription::Subscription;
 use crate::error::{Error, Result};
@@ -76,32 +76,23 @@ pub struct ConsumeIter {
     retry: RetryPolicy,
 }
 
-/// How a wait for messages ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Filled {
-    Messages,
-    Nothing,
-    Finished,
-}
-
 impl ConsumeIter {
     /// Those partitions of the subscription, and the topics it is to as a whole, with the number of their partitions.
     pub(super) fn new(
         session: &Arc<Session>,
         subscription: Subscription,
-        partitions: Vec<(TopicPartition, Partition)>,
+        partitions: Vec<Partition>,
         whole: &[(Arc<str>, u16)],
     ) -> ConsumeIter {
         let in_cluster = session.is_cluster();
         let retry = if in_cluster { session.leader_policy() } else { session.retry_policy() };
         let bundle_limit = session.config.limits.bundle;
         let rules = Rules { options: subscription.options, in_cluster, bundle_limit, retry };
-        let partitions = Partitions::new(partitions, whole, rules);
         ConsumeIter {
-            inbox: Inbox::new(partitions.names()),
+            inbox: Inbox::default(),
             retry: session.retry_policy(),
             session: session.clone(),
-            partitions,
+            partitions: Partitions::new(partitions, whole, rules),
             fetchers: Vec::new(),
             places: HashMap::new(),
             turn: 0,
@@ -129,10 +120,15 @@ impl ConsumeIter {
             if until == Time::NEVER && !self.fetchers.iter().any(is_waited_for) {
                 break;
             }
-            let coming_up = self.fetchers.iter_mut().filter(|fetcher| fetcher.is_coming_up()).map(Fetcher::channel_mut);
-            wait(&*self.session.net, coming_up, Some(self.closer.closed()), until)?;
+            self.wait(until, Fetcher::is_coming_up)?;
         }
         Ok(self)
+    }
+
+    /// Blocks until something happens on one of these fetchers' connections, or until then.
+    fn wait(&mut self, until: Time, is_awaited: fn(&Fetcher) -> bool) -> Result<()> {
+        let awaited = self.fetchers.iter_mut().filter(|fetcher| is_awaited(fetcher)).map(Fetcher::channel_mut);
+        wait(&*self.session.net, awaited, Some(self.closer.closed()), until).map(drop)
     }
 
     /// As [`next`](Iterator::next), but returns `Ok(None)` once `d` has passed without a message. The subscription
@@ -148,8 +144,8 @@ impl ConsumeIter {
         if let Some(message) = self.pop() {
             return Ok(Some(message));
         }
-        let until = self.deadline(d);
-        Ok(if self.pull(until)? == Filled::Messages { self.pop() } else { None })
+        let until = self.session.now().after(d);
+        Ok(if self.pull(until)? { self.pop() } else { None })
     }
 
     /// Returns up to `max` messages: those that come within `wait`. It waits for the whole of `wait` unless there are `max`
@@ -158,22 +154,21 @@ impl ConsumeIter {
     /// # Errors
     /// As the items of the iterator; it is then finished. Messages that came before the error are returned first.
     pub fn next_many(&mut self, max: usize, wait: Duration) -> Result<Vec<Message>> {
-        let (until, mut messages) = (self.deadline(wait), Vec::new());
+        let (until, mut messages) = (self.session.now().after(wait), Vec::new());
         while messages.len() < max {
             if let Some(message) = self.pop() {
                 messages.push(message);
                 continue;
             }
             match self.fill(until) {
-                Ok(Filled::Messages) => {}
-                Ok(Filled::Nothing) => break,
-                Err(e) if !messages.is_empty() => {
-                    self.inbox.fail(e);
-                    break;
-                }
-                ended => {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(e) if messages.is_empty() => {
                     self.finish();
-                    ended?;
+                    return Err(e);
+                }
+                Err(e) => {
+                    self.inbox.fail(e, None);
                     break;
                 }
             }
@@ -191,10 +186,7 @@ impl ConsumeIter {
     /// As the items of the iterator; it is then finished.
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
         let has_rest = self.inbox.has_messages() && !self.closer.is_closed();
-        if !has_rest && self.pull(Time::NEVER)? != Filled::Messages {
-            return Ok(None);
-        }
-        Ok(self.inbox.pop_all())
+        Ok(if has_rest || self.pull(Time::NEVER)? { self.inbox.pop_all() } else { None })
     }
 
     /// Returns whether it has ended: with an error, by a stop condition, or by [`close`](CloseHandle::close).
@@ -222,7 +214,12 @@ impl ConsumeIter {
 
     /// Returns the next number of every partition that has a [position](ConsumeIter::position_of).
     pub fn positions(&self) -> Positions {
-        self.partitions.positions(|index| self.next_seq(index))
+        let begun = self.partitions.iter().filter(|(_, partition)| partition.has_begun());
+        let position = |(index, partition): (usize, &Partition)| {
+            let TopicPartition { topic, partition } = partition.name().clone();
+            Position { topic, partition, seq: self.next_seq(index) }
+        };
+        Positions(begun.map(position).collect())
     }
 
     /// Returns the number of a partition's last message according to the latest answer to a fetch, 0 if it has none; `None`
@@ -234,7 +231,8 @@ impl ConsumeIter {
     /// Returns how many numbers lie between the positions and the high-water marks, all partitions together. Numbers that
     /// no message has count too.
     pub fn lag(&self) -> u64 {
-        self.partitions.lag(|index| self.next_seq(index))
+        let lags = self.partitions.iter().map(|(index, partition)| partition.lag(self.next_seq(index)));
+        lags.fold(0, u64::saturating_add)
     }
 
     /// As [`lag`](ConsumeIter::lag), for one partition; `None` if it was not subscribed to, or its mark is not known yet.
@@ -256,7 +254,6 @@ impl ConsumeIter {
             stats.messages += delivered.messages;
             stats.bundles += delivered.bundles;
         }
-        stats.bytes += self.fetchers.iter().map(Fetcher::bytes).sum::<u64>();
         stats
     }
 
@@ -266,53 +263,46 @@ impl ConsumeIter {
         if self.closer.is_closed() { None } else { self.inbox.pop() }
     }
 
-    fn deadline(&self, d: Duration) -> Time {
-        self.session.now().after(d)
+    /// As [`fill`](ConsumeIter::fill); after an error it is finished.
+    fn pull(&mut self, until: Time) -> Result<bool> {
+        self.fill(until).inspect_err(|_| self.finish())
     }
 
-    /// As [`fill`](ConsumeIter::fill); after an error or the end it is finished.
-    fn pull(&mut self, until: Time) -> Result<Filled> {
-        let filled = self.fill(until);
-        if !matches!(filled, Ok(Filled::Messages | Filled::Nothing)) {
-            self.finish();
-        }
-        filled
-    }
-
-    /// Decodes the next messages, blocking until then for bundles: the one loop.
-    fn fill(&mut self, until: Time) -> Result<Filled> {
+    /// Decodes the next messages, blocking until then for bundles: the one loop. Returns whether there are any; if not, that
+    /// time has come, or it is finished.
+    fn fill(&mut self, until: Time) -> Result<bool> {
         self.settle();
         for turns in 0.. {
             if self.finished || self.closer.is_closed() || self.remaining == 0 {
-                return Ok(Filled::Finished);
+                self.finish();
+                return Ok(false);
             }
             let count = self.inbox.decode_next(&mut self.partitions, &self.session.config.limits, self.remaining);
             self.remaining -= count;
             if count > 0 {
-                return Ok(Filled::Messages);
+                return Ok(true);
             }
             if let Some(e) = self.inbox.take_error() {
                 return Err(e);
             }
             if self.partitions.all_done() {
-                return Ok(Filled::Finished);
+                self.finish();
+                return Ok(false);
             }
             let now = self.session.now();
             if turns > MOST_TURNS && now >= until {
-                return Ok(Filled::Nothing);
+                return Ok(false);
             }
             self.dispatch(now, if now < until { LookUp::Allowed } else { LookUp::Never });
             if self.receive(now) || self.inbox.is_error_due() || self.partitions.has_due() {
                 continue;
             }
             if now >= until {
-                return Ok(Filled::Nothing);
+                return Ok(false);
             }
-            let until = until.min(self.partitions.next_wake());
-            let used = self.fetchers.iter_mut().filter(|fetcher| fetcher.is_used()).map(Fetcher::channel_mut);
-            wait(&*self.session.net, used, Some(self.closer.closed()), until)?;
+            self.wait(until.min(self.partitions.next_wake()), Fetcher::is_used)?;
         }
-        Ok(Filled::Nothing)
+        Ok(false)
     }
 
     /// Counts what was handed out as delivered.
@@ -320,7 +310,7 @@ impl ConsumeIter {
         if let Some(delivered) = self.inbox.delivered() {
             self.partitions.stats.messages += delivered.messages;
             self.partitions.stats.bundles += delivered.bundles;
-            self.partitions.advance(delivered.partition, delivered.position);
+            self.partitions.with(delivered.partition, |partition, _| partition.advance(delivered.position));
         }
         self.inbox.release();
     }
@@ -334,10 +324,7 @@ impl ConsumeIter {
 
     fn give_back_fetchers(&mut self) {
         self.places.clear();
-        for mut fetcher in self.fetchers.drain(..) {
-            self.partitions.stats.bytes += fetcher.take_bytes();
-            fetcher.give_back(&self.session);
-        }
+        self.fetchers.drain(..).for_each(|fetcher| fetcher.give_back(&self.session));
     }
 
     /// Sends what is due to its leaders, as far as those can be reached now.
@@ -348,7 +335,7 @@ impl ConsumeIter {
             let leader = self.leader_of(index, now, &mut other);
             let turn = self.fetcher_at(&leader, now);
             self.fetchers[turn].wanted.push_back(index);
-            self.partitions.set_leader(index, leader);
+            self.partitions.with(index, |partition, _| partition.set_leader(leader));
         }
         for turn in 0..self.fetchers.len() {
             if let Err(e) = self.fetchers[turn].ask(now, look_up, &mut self.partitions, &self.session) {
@@ -360,9 +347,9 @@ impl ConsumeIter {
     /// The broker to ask for a partition: its leader, or while that one is down, another one that may know a successor, the
     /// same for all of them.
     fn leader_of(&self, index: usize, now: Time, other: &mut Option<Option<BrokerAddr>>) -> BrokerAddr {
-        let (name, book) = (self.partitions.name(index), &self.session.book);
-        let known = self.partitions.get(index).leader().cloned();
-        let leader = known.unwrap_or_else(|| book.broker_for(&name.topic, name.partition));
+        let (partition, book) = (self.partitions.get(index), &self.session.book);
+        let TopicPartition { topic, partition: id } = partition.name();
+        let leader = partition.leader().cloned().unwrap_or_else(|| book.broker_for(topic, *id));
         let is_resting =
             |addr: &BrokerAddr| self.places.get(addr).is_some_and(|&turn| self.fetchers[turn].is_resting(now));
         if !is_resting(&leader) {
@@ -391,10 +378,7 @@ impl ConsumeIter {
         let (kept, unused): (Vec<_>, Vec<_>) = self.fetchers.drain(..).partition(is_kept);
         self.fetchers = kept;
         self.places = self.fetchers.iter().enumerate().map(|(turn, f)| (f.broker().clone(), turn)).collect();
-        for mut fetcher in unused {
-            self.partitions.stats.bytes += fetcher.take_bytes();
-            fetcher.give_back(&self.session);
-        }
+        unused.into_iter().for_each(|fetcher| fetcher.give_back(&self.session));
     }
 
     /// Lets the leaders take turns until one has something, beginning with the one that had something last. Returns whether
@@ -413,7 +397,7 @@ impl ConsumeIter {
     /// Takes in what a leader has sent, up to the end of the answer or of what has been read. Returns whether there was
     /// anything.
     fn take_turn(&mut self, turn: usize, now: Time) -> bool {
-        match self.fetchers[turn].read(now) {
+        match self.fetchers[turn].read(now, &mut self.partitions.stats) {
             Ok(true) => {}
             Ok(false) => return false,
             Err(e) => {
@@ -426,13 +410,13 @@ impl ConsumeIter {
                 Ok(Stepped::Need | Stepped::Bundles(Lookahead::SeeFirst)) => return true,
                 Ok(Stepped::Bundles(Lookahead::Clear)) if self.inbox.is_full() => return true,
                 Ok(Stepped::Bundles(Lookahead::Clear)) => {}
-                Ok(Stepped::Partition(index, told)) => self.on_told(turn, index, told, now),
-                Ok(Stepped::End(answer)) => {
-                    self.on_end(turn, answer, now);
+                Ok(Stepped::Partition(index, next)) => self.on_next(turn, index, next, now),
+                Ok(Stepped::End(fetch)) => {
+                    self.on_end(turn, fetch, now);
                     return true;
                 }
                 Err(e) => {
-                    self.inbox.fail(e);
+                    self.inbox.fail(e, None);
                     return true;
                 }
             }
@@ -440,47 +424,41 @@ impl ConsumeIter {
     }
 
     /// Does what a partition cannot do for itself.
-    fn on_told(&mut self, turn: usize, index: usize, told: Told, now: Time) {
-        let Some((fetch, summary)) = self.fetchers[turn].current() else { return };
-        let name = self.partitions.name(index);
-        match told {
-            Told::Nothing => {}
-            Told::Forget => self.session.book.forget(&name.topic, name.partition),
-            Told::Fail(e) => self.inbox.fail_after(e, Some(fetch)),
-            Told::AskAt(endpoint) => {
+    fn on_next(&mut self, turn: usize, index: usize, next: Next, now: Time) {
+        let Some(fetch) = &mut self.fetchers[turn].current else { return };
+        let name = self.partitions.get(index).name();
+        match next {
+            Next::Go | Next::Gap(..) => {}
+            Next::NoLeader => self.session.book.forget(&name.topic, name.partition),
+            Next::Fail(e) => self.inbox.fail(e, Some(fetch.request_id)),
+            Next::AskAt(endpoint) => {
                 let found = self.session.book.named(endpoint);
                 // A replica near us must never be taken for the leader that messages are published to.
                 if let (Ok(Some(addr)), false) = (&found, self.partitions.rules().options.prefer_local) {
                     self.session.book.learn(&name.topic, name.partition, addr.clone(), now);
                 }
-                let told = self.partitions.on_named(now, index, endpoint, found, summary);
-                self.on_told(turn, index, told, now);
+                let next = self.partitions.on_named(now, index, endpoint, found, &mut fetch.summary);
+                self.on_next(turn, index, next, now);
             }
         }
     }
 
     /// Ends an answer. If there is more of a partition it is asked for at once, so that the leader sends while the messages of
     /// this answer are handed out.
-    fn on_end(&mut self, turn: usize, answer: Answer, now: Time) {
-        let fetcher = &mut self.fetchers[turn];
-        self.partitions.stats.bytes += fetcher.take_bytes();
-        if answer.summary.knows_no_leader {
+    fn on_end(&mut self, turn: usize, fetch: InFlight, now: Time) {
+        let (fetcher, soon) = (&mut self.fetchers[turn], fetch.is_soon(now));
+        if fetch.summary.knows_no_leader {
             self.session.book.knew_no_leader(fetcher.broker(), now);
         }
-        self.inbox.on_answer_over(answer.request_id);
+        self.inbox.on_answer_over(fetch.request_id);
         let prefetch = self.prefetch && self.inbox.has_bundles();
-        for index in answer.partitions {
-            if self.partitions.on_end(now, index, answer.soon, prefetch.then_some(fetcher.broker())) {
+        for index in fetch.partitions {
+            if self.partitions.on_end(now, index, soon, prefetch.then_some(fetcher.broker())) {
                 fetcher.wanted.push_back(index);
             }
         }
         if let Err(e) = fetcher.ask(now, LookUp::Never, &mut self.partitions, &self.session) {
             self.on_failure(turn, &e, now);
-        }
-        if self.partitions.take_names_changed() {
-            let names = self.partitions.names();
-            self.inbox.set_names(names);
-            self.fetchers.iter_mut().for_each(|fetcher| fetcher.set_names(names));
         }
         // It is the others' turn, however fast this one answers again.
         self.turn += 1;
@@ -489,16 +467,15 @@ impl ConsumeIter {
     /// Drops a leader's connection after `e`, so that its partitions are asked for again.
     fn on_failure(&mut self, turn: usize, e: &Error, now: Time) {
         let fetcher = &mut self.fetchers[turn];
-        self.partitions.stats.bytes += fetcher.take_bytes();
-        if let Some((fetch, _)) = fetcher.current() {
-            self.inbox.on_answer_over(fetch);
+        if let Some(fetch) = &fetcher.current {
+            self.inbox.on_answer_over(fetch.request_id);
         }
+        let was_up = fetcher.channel_mut().is_up();
         let lost = fetcher.lose(now, e, &self.session);
         if !e.is_transient() {
-            return self.inbox.fail(e.clone());
+            return self.inbox.fail(e.clone(), None);
         }
-        let was_up = !lost.iter().any(|(_, how)| *how == Lost::Unreachable);
-        let while_idle = lost.iter().all(|(_, how)| matches!(how, Lost::Ended { while_idle: true, .. }));
+        let while_idle = lost.iter().all(|(_, how)| how.while_idle);
         let mut failed = None;
         for (index, how) in lost {
             failed = self.partitions.on_lost(now, index, how, e).err().or(failed);
@@ -512,33 +489,31 @@ impl ConsumeIter {
         *(if was_up { &mut stats.reconnects } else { &mut stats.failed_brokers }) += 1;
         self.session.book.failed(fetcher.broker(), now);
         match failed {
-            Some(e) => self.inbox.fail(e),
+            Some(e) => self.inbox.fail(e, None),
             None => warn!("{}, trying again in {pause:?}", e.chain()),
         }
         self.partitions.probe();
     }
 
-    /// The first messages at or above `seq`, up to `end`, whatever was asked for before: for a subscription to one partition.
-    /// `None` if there are none now.
-    pub(super) fn batch_at(&mut self, seq: u64, end: u64) -> Result<Option<Batch<'_>>> {
-        self.prefetch = false;
+    /// Returns the first messages at or above `seq`, whatever was asked for before and how that ended: for a subscription to
+    /// one partition. `None` if there are none now.
+    pub(super) fn batch_at(&mut self, seq: u64) -> Result<Option<Batch<'_>>> {
+        (self.prefetch, self.finished) = (false, false);
         self.inbox.clear();
-        self.partitions.end(0);
+        self.partitions.with(0, |partition, _| partition.end());
         if self.partitions.get(0).chunk_len() > MAX_PASSED_OVER {
             self.give_back_fetchers();
         }
         while self.fetchers.iter().any(|fetcher| !fetcher.is_idle()) && !self.closer.is_closed() {
-            let now = self.session.now();
-            if !self.receive(now) {
-                let used = self.fetchers.iter_mut().filter(|fetcher| fetcher.is_used()).map(Fetcher::channel_mut);
-                wait(&*self.session.net, used, Some(self.closer.closed()), Time::NEVER)?;
+            if !self.receive(self.session.now()) {
+                self.wait(Time::NEVER, Fetcher::is_used)?;
             }
         }
-        self.partitions.seek(0, seq, end);
+        self.partitions.seek(0, seq);
         match self.fill(Time::NEVER)? {
-            Filled::Messages => Ok(self.inbox.pop_all()),
-            Filled::Finished if self.closer.is_closed() => Err(Error::Closed),
-            Filled::Nothing | Filled::Finished => Ok(None),
+            true => Ok(self.inbox.pop_all()),
+            false if self.closer.is_closed() => Err(Error::Closed),
+            false => Ok(None),
         }
     }
 }

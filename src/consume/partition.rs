@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The shell asks every idle partition what it wants, sends few fetches for many partitions, and feeds the answers back.
-//! Nothing here knows a name, touches a socket or reads a clock: every method that depends on time takes `now`.
+//! Nothing here touches a socket or reads a clock: every method that depends on time takes `now`. Its name is for errors and
+//! the log alone.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
 
@@ -18,16 +19,21 @@ mod chunks;
 mod terms;
 
 use super::subscription::Options;
+use crate::error::{Error, Fault, Result};
+use crate::message::TopicPartition;
 use crate::net::{BrokerAddr, RetryState, Time};
 use crate::protocol::bundle::Entry;
 use crate::protocol::fetch::{SEQ_BEYOND_END, SEQ_TAIL};
 use crate::protocol::stream::Bundle;
+use crate::protocol::{DecodeError, DecodeFault};
+use crate::session::Marks;
 use chunks::Chunks;
-pub(super) use terms::{Failure, Lookahead, Lost, Next, Rules, Want};
+pub(super) use terms::{Lookahead, Lost, Next, Rules, Want};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Partition {
+    name: TopicPartition,
     state: State,
     begin: Begin,
     /// The next number to deliver; 0: the first there is.
@@ -89,8 +95,9 @@ pub(super) enum Begin {
 
 impl Partition {
     /// A partition that begins at this number, with its first number and its high-water mark if they are known.
-    pub(super) fn new(position: u64, marks: Option<(u64, u64)>, options: &Options) -> Partition {
+    pub(super) fn new(name: TopicPartition, position: u64, marks: Option<Marks>, options: &Options) -> Partition {
         let mut partition = Partition {
+            name,
             position,
             fetch_from: position,
             first_available: marks.map_or(0, |(first, _)| first),
@@ -105,20 +112,24 @@ impl Partition {
     }
 
     /// As [`new`](Partition::new), where a checkpoint says.
-    pub(super) fn resumed(position: u64, marks: Option<(u64, u64)>, options: &Options) -> Partition {
-        Partition { begin: Begin::Resumed, ..Partition::new(position, marks, options) }
+    pub(super) fn resumed(name: TopicPartition, position: u64, marks: Option<Marks>, options: &Options) -> Partition {
+        Partition { begin: Begin::Resumed, ..Partition::new(name, position, marks, options) }
     }
 
     /// A partition that begins `back` numbers before its end, wherever that is.
-    pub(super) fn before_end(back: u64, options: &Options) -> Partition {
+    pub(super) fn before_end(name: TopicPartition, back: u64, options: &Options) -> Partition {
         let state = if options.stop_at_seq == Some(0) { State::Done } else { State::Idle };
-        let new = Partition::new(0, None, options);
+        let new = Partition::new(name, 0, None, options);
         Partition { begin: Begin::BeforeEnd(back), position: SEQ_BEYOND_END, fetch_from: SEQ_BEYOND_END, state, ..new }
     }
 
     /// A partition that may not be there: dormant until [`probe`](Partition::probe).
-    pub(super) fn dormant(options: &Options) -> Partition {
-        Partition { begin: Begin::Probe, state: State::Done, ..Partition::new(0, None, options) }
+    pub(super) fn dormant(name: TopicPartition, options: &Options) -> Partition {
+        Partition { begin: Begin::Probe, state: State::Done, ..Partition::new(name, 0, None, options) }
+    }
+
+    pub(super) fn name(&self) -> &TopicPartition {
+        &self.name
     }
 
     pub(super) fn state(&self) -> State {
@@ -175,12 +186,16 @@ impl Partition {
     ///
     /// # Errors
     /// The next number cannot exist.
-    pub(super) fn wants(&self, rules: &Rules) -> Result<Option<Want>, Failure> {
+    pub(super) fn wants(&self, rules: &Rules) -> Result<Option<Want>> {
         if self.state != State::Idle {
             return Ok(None);
         }
         if self.fetch_from == SEQ_TAIL {
-            return Err(Failure::NoSuchSeq);
+            // It stands for whatever comes next: only a broker that claims messages right up to it leads there.
+            let fault = DecodeFault::SeqRange { seq: SEQ_TAIL, low: 0, high: SEQ_TAIL - 1 };
+            let e = DecodeError::new("next sequence number", fault, 0);
+            let leader = self.leader.as_ref().map_or_else(String::new, ToString::to_string);
+            return Err(Error::decode(&leader, e.in_partition(&self.name.topic, self.name.partition)));
         }
         let (is_behind, is_suspect) = (self.is_behind(), self.is_suspect());
         // While something must be found out, or must be there, a broker's wait would only hide that it is not.
@@ -258,10 +273,14 @@ impl Partition {
     }
 
     /// Turns to another part of it. Nothing may be in flight.
-    pub(super) fn seek(&mut self, seq: u64, end: u64, rules: &Rules) {
-        self.go_to(seq);
-        (self.end, self.end_unknown, self.begin) = (Some(end), true, Begin::Known);
-        (self.state, self.chunks) = (State::Idle, Chunks::new(rules.options.fetch_size));
+    pub(super) fn seek(&mut self, seq: u64, rules: &Rules) {
+        let marks = self.high_water_mark.map(|mark| (self.first_available, mark));
+        let new = Partition::new(self.name.clone(), seq, marks, &rules.options);
+        *self = Partition { leader: self.leader.take(), ..new };
+    }
+
+    fn fault(&self, fault: Fault) -> Error {
+        Error::broker(&self.name.topic, self.name.partition, fault)
     }
 
     fn go_to(&mut self, seq: u64) {

@@ -1,7 +1,7 @@
 //! Finding a time in a partition.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::close::CloseHandle;
 use super::iter::ConsumeIter;
@@ -32,15 +32,16 @@ pub(super) fn seq_at(
     if low >= high {
         return Ok(end);
     }
-    let subscription = Subscription::partition(&**topic, partition).fetch_size(PROBE_SIZE).max_wait(Duration::ZERO);
+    let all = Subscription::partition(&**topic, partition).fetch_size(PROBE_SIZE).close_with(closer);
     // A log that became shorter meanwhile is read from its beginning instead.
-    let subscription = subscription.out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Earliest);
-    let place = Partition::new(low, Some((first_available, high_water_mark)), &subscription.options);
+    let all = all.out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Earliest);
+    let all = all.stop_at_seq(high_water_mark).stop_at_end();
     let name = TopicPartition { topic: topic.clone(), partition };
-    let mut probes = ConsumeIter::new(session, subscription.close_with(closer), vec![(name, place)], &[]);
+    let place = Partition::new(name, low, Some((first_available, high_water_mark)), &all.options);
+    let mut probes = ConsumeIter::new(session, all, vec![place], &[]);
     while low < high {
         let middle = low + (high - low) / 2;
-        let batch = probes.batch_at(middle, high_water_mark)?;
+        let batch = probes.batch_at(middle)?;
         let batch = batch.filter(|batch| batch.get(0).is_some_and(|message| (middle..high).contains(&message.seq())));
         let Some(batch) = batch else {
             high = middle;

@@ -48,8 +48,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
             find_ends(session, &closer, topic, &mut places)?;
         }
         for place in places {
-            let partition = place.begin(session, &closer, topic, &subscription.options)?;
-            partitions.push((TopicPartition { topic: topic.clone(), partition: place.id }, partition));
+            partitions.push(place.begin(session, &closer, topic, &subscription.options)?);
         }
     }
     ConsumeIter::new(session, subscription, partitions, &whole).begin()
@@ -92,22 +91,22 @@ impl Place {
         topic: &Arc<str>,
         options: &Options,
     ) -> Result<Partition> {
-        let marks = self.marks;
+        let (name, marks) = (TopicPartition { topic: topic.clone(), partition: self.id }, self.marks);
         let back = match self.start {
-            Start::Earliest => return Ok(Partition::new(0, marks, options)),
-            Start::At(seq) if self.resumed => return Ok(Partition::resumed(seq, marks, options)),
-            Start::At(seq) => return Ok(Partition::new(seq, marks, options)),
+            Start::Earliest => return Ok(Partition::new(name, 0, marks, options)),
+            Start::At(seq) if self.resumed => return Ok(Partition::resumed(name, seq, marks, options)),
+            Start::At(seq) => return Ok(Partition::new(name, seq, marks, options)),
             Start::Time(time) => {
                 let marks = marks.map_or_else(|| session.log_end(topic, self.id, Some(closer.closed())), Ok)?;
                 let found = seq_at(session, closer, topic, self.id, marks, time)?;
-                return Ok(Partition::new(found, Some(marks), options));
+                return Ok(Partition::new(name, found, Some(marks), options));
             }
             Start::Latest => 0,
             Start::Last(n) => n,
         };
         Ok(match marks {
-            Some((first, mark)) => Partition::new(before_end(back, first, mark), marks, options),
-            None => Partition::before_end(back, options),
+            Some((first, mark)) => Partition::new(name, before_end(back, first, mark), marks, options),
+            None => Partition::before_end(name, back, options),
         })
     }
 }
@@ -135,22 +134,6 @@ fn find_ends(session: &Session, closer: &CloseHandle, topic: &Arc<str>, places: 
 /// As [`Client::seq_at`](crate::Client::seq_at).
 pub(crate) fn find_time(session: &Arc<Session>, topic: &str, id: u16, time: SystemTime) -> Result<u64> {
     check_topic(topic)?;
-    let marks = await_marks(session, topic, id)?;
+    let marks = session.log_end(topic, id, None)?;
     seq_at(session, &CloseHandle::new(), &topic.into(), id, marks, time)
-}
-
-/// The marks of a partition, once it has a leader that can be reached.
-fn await_marks(session: &Session, topic: &str, id: u16) -> Result<Marks> {
-    if !session.is_cluster() {
-        match session.discover(topic, None)?.get(usize::from(id)) {
-            Some(&PartitionState::Marks { first_available, high_water_mark }) => {
-                return Ok((first_available, high_water_mark));
-            }
-            Some(PartitionState::SystemError) => return Err(Error::broker(topic, id, Fault::System)),
-            // It says that it stands alone, and yet names another leader.
-            Some(PartitionState::Redirect(_) | PartitionState::NoLeader) => {}
-            None => return Err(Error::broker(topic, id, Fault::UnknownPartition)),
-        }
-    }
-    session.log_end(topic, id, None)
 }

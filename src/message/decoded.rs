@@ -27,7 +27,7 @@ const SHARED_BLOCK: usize = 1 << 20;
 const SCRATCH: [usize; 6] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 
 /// Decoded messages of one partition, in the order in which they are handed out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct DecodedBundle {
     /// The read buffer's block while bundles in it are wanted, and whether enough of it is filled for messages to keep it.
     attached: Option<Arc<Block<TopicPartitions>>>,
@@ -45,27 +45,8 @@ pub(crate) struct DecodedBundle {
 }
 
 impl DecodedBundle {
-    pub(crate) fn new(names: &TopicPartitions) -> DecodedBundle {
-        DecodedBundle {
-            attached: None,
-            is_filled: false,
-            scratch: Scratch::new(names),
-            snappy: snap::raw::Decoder::new(),
-            block: None,
-            entries: Vec::new(),
-            next: 0,
-            source: 0,
-            good: Good::default(),
-        }
-    }
-
-    /// Gives the partitions other names, or adds some. Messages decoded before keep theirs.
-    pub(crate) fn set_names(&mut self, names: &TopicPartitions) {
-        self.scratch = Scratch::new(names);
-    }
-
-    /// Takes bundles for ranges of this buffer's block until [`detach`](DecodedBundle::detach). A buffer that is read into
-    /// meanwhile takes a new block.
+    /// Takes bundles for ranges of this buffer's block, and their messages' names from it, until
+    /// [`detach`](DecodedBundle::detach). A buffer that is read into meanwhile takes a new block.
     pub(crate) fn attach(&mut self, buf: &ReadBuf<TopicPartitions>) {
         if self.attached.is_none() {
             self.attached = Some(buf.block().clone());
@@ -94,19 +75,20 @@ impl DecodedBundle {
     pub(crate) fn decode(&mut self, bundle: &Bundle, source: u32, limits: &Limits) -> Result<(), DecodeError> {
         self.clear();
         self.source = source;
-        let bytes = self.attached.as_ref().map_or(&[][..], |block| &block.bytes);
+        let Some(attached) = &self.attached else { return Ok(()) };
+        let bytes = &attached.bytes;
         let set = bytes.get(bundle.set.clone()).unwrap_or_default();
         let may_keep = self.is_filled && bytes.len() <= SHARED_BLOCK.max(4 * set.len());
         let (entries, good) = (&mut self.entries, &mut self.good);
         if may_keep && bundle.codec == Codec::None {
-            self.block.clone_from(&self.attached);
+            self.block = Some(attached.clone());
             return bundle.decode_good(set, bundle.set.start, entries, good);
         }
         let len = match bundle.codec {
             Codec::None => set.len(),
             Codec::Snappy => compress::decompressed_len(set, limits.message_set, bundle.at)?,
         };
-        let scratch = self.scratch.block_of(len);
+        let scratch = block_of(&mut self.scratch, len, &attached.tag);
         // `block_of` returns one that nobody else has.
         let Some(block) = Arc::get_mut(scratch) else { return Ok(()) };
         match bundle.codec {
@@ -164,31 +146,18 @@ impl DecodedBundle {
 
 /// Memory for what was compressed, or lies where messages may not keep it: a block for each size, so that a small bundle
 /// after a large one does not keep the large one's memory alive.
-#[derive(Debug)]
-struct Scratch {
-    blocks: [Option<Arc<Block<TopicPartitions>>>; SCRATCH.len() + 1],
-    names: TopicPartitions,
-}
+type Scratch = [Option<Arc<Block<TopicPartitions>>>; SCRATCH.len() + 1];
 
-impl Scratch {
-    fn new(names: &TopicPartitions) -> Scratch {
-        Scratch { blocks: Default::default(), names: names.clone() }
+/// A block that nobody else has, of at least `len` bytes and at most four times as many or the smallest size.
+fn block_of<'a>(blocks: &'a mut Scratch, len: usize, names: &TopicPartitions) -> &'a mut Arc<Block<TopicPartitions>> {
+    let class = SCRATCH.iter().position(|&size| len <= size).unwrap_or(SCRATCH.len());
+    let size = SCRATCH.get(class).copied().unwrap_or(len);
+    let [.., large] = blocks;
+    // An outsized block is not kept for what may never come again.
+    if class < SCRATCH.len() || large.as_ref().is_some_and(|block| !(len..=4 * len).contains(&block.bytes.len())) {
+        *large = None;
     }
-
-    /// A block that nobody else has, of at least `len` bytes and at most four times as many or the smallest size.
-    fn block_of(&mut self, len: usize) -> &mut Arc<Block<TopicPartitions>> {
-        let class = SCRATCH.iter().position(|&size| len <= size).unwrap_or(SCRATCH.len());
-        let size = SCRATCH.get(class).copied().unwrap_or(len);
-        let [.., large] = &mut self.blocks;
-        // An outsized block is not kept for what may never come again.
-        if class < SCRATCH.len() || large.as_ref().is_some_and(|block| !(len..=4 * len).contains(&block.bytes.len())) {
-            *large = None;
-        }
-        let names = &self.names;
-        let slot = &mut self.blocks[class];
-        if slot.as_mut().is_none_or(|block| Arc::get_mut(block).is_none()) {
-            *slot = None;
-        }
-        slot.get_or_insert_with(|| Block::new(vec![0; size], names.clone()))
-    }
+    let slot = &mut blocks[class];
+    slot.take_if(|block| !Arc::ptr_eq(&block.tag, names) || Arc::get_mut(block).is_none());
+    slot.get_or_insert_with(|| Block::new(vec![0; size], names.clone()))
 }

@@ -15,7 +15,7 @@ use crate::net::Block;
 use crate::protocol::bundle::{Entry, RawMessage};
 
 /// A partition of a topic, as all of its messages name it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct TopicPartition {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: u16,

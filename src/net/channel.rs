@@ -362,11 +362,6 @@ impl Channel {
         if let State::Up(up) = &self.state { up.heard } else { Time::ZERO }
     }
 
-    /// Bytes of answers received on this connection.
-    pub(crate) fn received(&self) -> u64 {
-        if let State::Up(up) = &self.state { up.received } else { 0 }
-    }
-
     /// For how long the connection is known to have been up with nothing overdue.
     pub(crate) fn well_for(&self) -> Duration {
         match &self.state {

@@ -82,7 +82,7 @@ impl Segments {
             file: None,
             cut_tail: None,
             finished: false,
-            decoded: DecodedBundle::new(&sources),
+            decoded: DecodedBundle::default(),
             failure: None,
             sources,
         };
@@ -95,7 +95,7 @@ impl Segments {
     pub fn named(mut self, topic: impl AsRef<str>, partition: u16) -> Segments {
         self.position = self.position();
         self.sources = [TopicPartition { topic: topic.as_ref().into(), partition }].into();
-        self.decoded = DecodedBundle::new(&self.sources);
+        self.decoded.detach();
         (self.file, self.failure) = (None, None);
         self
     }

@@ -30,11 +30,12 @@ impl Setting {
     /// One partition, and a read buffer of this many bytes.
     fn new(unit: usize) -> Setting {
         let options = Subscription::partition("t", 0).options;
-        let place = Partition::new(1, Some((1, 100)), &options);
+        let name = TopicPartition { topic: "t".into(), partition: 0 };
+        let place = Partition::new(name, 1, Some((1, 100)), &options);
         let retry = RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
         let rules = Rules { options, in_cluster: false, bundle_limit: 1 << 28, retry };
-        let all = Partitions::new(vec![(TopicPartition { topic: "t".into(), partition: 0 }, place)], &[], rules);
-        let (buf, inbox) = (ReadBuf::new(unit, all.names().clone()), Inbox::new(all.names()));
+        let all = Partitions::new(vec![place], &[], rules);
+        let (buf, inbox) = (ReadBuf::new(unit, all.names().clone()), Inbox::default());
         Setting { all, buf, inbox, next: 1 }
     }
 
@@ -84,8 +85,8 @@ impl Setting {
 fn an_error_comes_after_all_that_came_before_it() {
     let mut s = Setting::new(1 << 10);
     s.receive(&[encode(&[b"1", b"2"], Compression::None), encode(&[b"3"], Compression::Snappy)]);
-    s.inbox.fail(Error::Closed);
-    s.inbox.fail(Error::config("a later one"));
+    s.inbox.fail(Error::Closed, None);
+    s.inbox.fail(Error::config("a later one"), None);
     assert_eq!((s.decode(9), s.pop_all().len()), (2, 2));
     assert!(s.inbox.take_error().is_none());
     let delivered = Delivered { partition: 0, position: 3, messages: 2, bundles: 1 };
@@ -98,7 +99,7 @@ fn an_error_comes_after_all_that_came_before_it() {
 #[test]
 fn an_error_of_one_partition_waits_for_the_rest_of_its_answer() {
     let mut s = Setting::new(1 << 10);
-    s.inbox.fail_after(Error::Closed, Some(7));
+    s.inbox.fail(Error::Closed, Some(7));
     s.inbox.on_answer_over(6);
     assert!(s.inbox.take_error().is_none());
     s.receive(&[encode(&[b"1"], Compression::None)]);
@@ -139,7 +140,7 @@ fn a_kept_message_keeps_a_block_of_its_size() {
         s.receive(&[encode(&[&large], compression)]);
         s.decode(9);
         s.pop_all();
-        s.all.advance(0, 2);
+        s.all.with(0, |partition, _| partition.advance(2));
         s.receive(&[encode(&[b"small"], compression)]);
         s.decode(9);
         let kept = s.pop_all().remove(0);

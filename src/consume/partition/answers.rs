@@ -4,10 +4,12 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use super::terms::{Failure, Lookahead, Lost, Next, Rules};
+use log::{debug, warn};
+
+use super::terms::{Lookahead, Lost, Next, Rules};
 use super::{Begin, Partition, State, before_end};
 use crate::consume::subscription::OutOfRange;
-use crate::error::Fault;
+use crate::error::{Error, Fault, Result};
 use crate::net::{BrokerAddr, RetryPolicy, Time};
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
@@ -49,9 +51,9 @@ impl Partition {
             }
             PartitionAnswer::Redirect(endpoint) => Next::AskAt(endpoint),
             PartitionAnswer::NoLeader => self.on_no_leader(now, rules),
-            PartitionAnswer::SystemError => Next::Fail(Failure::Broker(Fault::System)),
-            PartitionAnswer::UnknownPartition => Next::Fail(Failure::Broker(Fault::UnknownPartition)),
-            PartitionAnswer::UnknownTopic => Next::Fail(Failure::Broker(Fault::UnknownTopic)),
+            PartitionAnswer::SystemError => Next::Fail(self.fault(Fault::System)),
+            PartitionAnswer::UnknownPartition => Next::Fail(self.fault(Fault::UnknownPartition)),
+            PartitionAnswer::UnknownTopic => Next::Fail(self.fault(Fault::UnknownTopic)),
         }
     }
 
@@ -95,12 +97,14 @@ impl Partition {
                 self.end = Some(self.end.unwrap_or(u64::MAX).min(high_water_mark));
             }
             self.check_end();
-            return Next::Begins(self.position);
+            debug!("{}: begins with {}", self.name, self.position);
+            return Next::Go;
         }
         let is_beyond = requested > end;
+        let (topic, partition) = (self.name.topic.to_string(), self.name.partition);
         let failure = match (begin, is_beyond) {
-            (Begin::Resumed, true) => Failure::Recreated { position: requested, high_water_mark },
-            _ => Failure::OutOfRange { requested, first_available, high_water_mark },
+            (Begin::Resumed, true) => Error::Recreated { topic, partition, position: requested, high_water_mark },
+            _ => Error::OutOfRange { topic, partition, requested, first_available, high_water_mark },
         };
         let to = match if is_beyond { rules.options.beyond_end } else { rules.options.out_of_range } {
             OutOfRange::Fail => return Next::Fail(failure),
@@ -115,8 +119,8 @@ impl Partition {
         } else if self.state != State::Done && !self.try_again(now, rules) {
             return Next::Fail(failure);
         }
-        let gap = (requested < first_available).then(|| (requested, first_available - 1));
-        Next::Skips { from: requested, to, gap }
+        warn!("{}: {requested} is out of range, continuing with {to}", self.name);
+        if requested < first_available { Next::Gap(requested, first_available - 1) } else { Next::Go }
     }
 
     /// Takes in who the leader is that an answer named; `None`: nobody.
@@ -124,23 +128,26 @@ impl Partition {
         &mut self,
         now: Time,
         named: SocketAddrV4,
-        found: Result<Option<BrokerAddr>, Fault>,
+        found: std::result::Result<Option<BrokerAddr>, Fault>,
         rules: &Rules,
     ) -> Next {
+        if let Ok(Some(leader)) = &found {
+            warn!("{}: redirected to {leader}", self.name);
+        }
         if self.is_probe() {
             self.failed_attempts += 1;
             self.leader = found.ok().flatten();
             return Next::Go;
         }
         match found {
-            Err(fault) => Next::Fail(Failure::Broker(fault)),
+            Err(fault) => Next::Fail(self.fault(fault)),
             Ok(None) => self.on_no_leader(now, rules),
             Ok(leader) => {
                 self.leader = leader;
                 let hops = self.failed_attempts + 1;
                 match self.try_again(now, rules) {
                     true => Next::Go,
-                    false => Next::Fail(Failure::Broker(Fault::Redirects { hops, last: named })),
+                    false => Next::Fail(self.fault(Fault::Redirects { hops, last: named })),
                 }
             }
         }
@@ -151,7 +158,7 @@ impl Partition {
         self.failed_attempts += 1;
         match self.pause_or_fail(now, rules) {
             true => Next::NoLeader,
-            false => Next::Fail(Failure::Broker(Fault::NoLeader)),
+            false => Next::Fail(self.fault(Fault::NoLeader)),
         }
     }
 
@@ -224,7 +231,10 @@ impl Partition {
         match end {
             ChunkEnd::Cut { bundle_len } => match self.chunks.on_cut(bundle_len.unwrap_or(0), rules.bundle_limit) {
                 Ok(()) => Next::Go,
-                Err(needed) => Next::Fail(Failure::BundleTooLarge { needed }),
+                Err(needed) => {
+                    let (topic, partition) = (self.name.topic.to_string(), self.name.partition);
+                    Next::Fail(Error::BundleTooLarge { topic, partition, needed, limit: rules.bundle_limit.into() })
+                }
             },
             ChunkEnd::AboveMark if !found => {
                 if self.chunks.mark_moved(self.high_water_mark.unwrap_or(0)) {
@@ -234,11 +244,11 @@ impl Partition {
                 }
                 match self.pause_or_fail(now, rules) {
                     true => Next::Go,
-                    false => Next::Fail(Failure::Broker(Fault::AboveMark { seq: self.fetch_from })),
+                    false => Next::Fail(self.fault(Fault::AboveMark { seq: self.fetch_from })),
                 }
             }
             ChunkEnd::Whole if !found && !self.chunks.on_stale() => {
-                Next::Fail(Failure::Broker(Fault::Stuck { seq: self.fetch_from }))
+                Next::Fail(self.fault(Fault::Stuck { seq: self.fetch_from }))
             }
             ChunkEnd::AboveMark | ChunkEnd::Whole => Next::Go,
         }
@@ -257,38 +267,36 @@ impl Partition {
         }
     }
 
-    /// Takes it back from a connection that was lost or could not be opened.
-    pub(in crate::consume) fn on_lost(&mut self, now: Time, how: Lost, rules: &Rules) -> Next {
+    /// Takes it back from a connection that failed with `e`, or could not be opened.
+    ///
+    /// # Errors
+    /// It has been in trouble for too long, or what was asked for ends connections.
+    pub(in crate::consume) fn on_lost(&mut self, now: Time, how: Lost, e: &Error, rules: &Rules) -> Result<()> {
         if !matches!(self.state, State::Idle | State::InFlight) {
-            return Next::Go;
+            return Ok(());
         }
         if self.is_probe() {
             // It is looked for after a lost connection, so it will be looked for again after this one.
             self.state = State::Done;
-            return Next::Go;
+            return Ok(());
         }
         self.state = State::Idle;
-        if let Lost::Ended { while_idle, well_for, unanswered, alone } = how {
-            self.retry.was_well_for(well_for);
-            if well_for >= rules.retry.timeout {
-                // Earlier trouble has ended in between.
-                self.retry.reset();
+        self.retry.was_well_for(how.well_for);
+        if how.well_for >= rules.retry.timeout {
+            // Earlier trouble has ended in between.
+            self.retry.reset();
+        }
+        if how.unanswered && self.is_behind() {
+            self.deaths += 1;
+            if self.deaths > 1 && how.alone {
+                let mark = self.high_water_mark.unwrap_or(0);
+                return Err(self.fault(Fault::Deadly { seq: self.fetch_from, mark }));
             }
-            if unanswered && self.is_behind() {
-                self.deaths += 1;
-                if self.deaths > 1 && alone {
-                    let mark = self.high_water_mark.unwrap_or(0);
-                    return Next::Fail(Failure::Broker(Fault::Deadly { seq: self.fetch_from, mark }));
-                }
-            }
-            if while_idle {
-                return Next::Go;
-            }
+        }
+        if how.while_idle {
+            return Ok(());
         }
         self.leader = None;
-        match self.pause_or_fail(now, rules) {
-            true => Next::Go,
-            false => Next::Fail(Failure::Connection),
-        }
+        if self.pause_or_fail(now, rules) { Ok(()) } else { Err(e.clone()) }
     }
 }

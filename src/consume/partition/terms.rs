@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use super::super::subscription::Options;
-use crate::error::Fault;
+use crate::error::Error;
 use crate::net::RetryPolicy;
 
 /// What holds for all partitions of a subscription.
@@ -36,7 +36,7 @@ pub(in crate::consume) struct Want {
 }
 
 /// What the shell must do after an answer to a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(in crate::consume) enum Next {
     /// Nothing but what the state says.
     Go,
@@ -44,54 +44,23 @@ pub(in crate::consume) enum Next {
     AskAt(SocketAddrV4),
     /// Forget who leads it.
     NoLeader,
-    /// The log's end, now known, is where it begins.
-    Begins(u64),
-    /// It skips from one number to another, because the first is not there.
-    Skips { from: u64, to: u64, gap: Option<(u64, u64)> },
-    /// The subscription ends with an error.
-    Fail(Failure),
+    /// Note that retention took these numbers, the first to the last.
+    Gap(u64, u64),
+    /// End the subscription, once all that came before is handed out.
+    Fail(Error),
 }
 
-/// Why a subscription ends, without the names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::consume) enum Failure {
-    Broker(Fault),
-    OutOfRange {
-        requested: u64,
-        first_available: u64,
-        high_water_mark: u64,
-    },
-    /// As `OutOfRange`, of a number that a checkpoint named.
-    Recreated {
-        position: u64,
-        high_water_mark: u64,
-    },
-    BundleTooLarge {
-        needed: u64,
-    },
-    /// The number that stands for whatever comes next would be asked for: only a broker that claims messages right up to
-    /// it leads there.
-    NoSuchSeq,
-    /// The connection's own error, which lasted longer than `retry_timeout` allows.
-    Connection,
-}
-
-/// How a fetch was lost, or could not be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::consume) enum Lost {
-    /// No connection could be opened.
-    Unreachable,
-    /// The connection ended.
-    Ended {
-        /// It had been idle and ended just before it was used again: that does not count as trouble.
-        while_idle: bool,
-        /// For how long it had been up with nothing overdue.
-        well_for: Duration,
-        /// It was alive when the fetch was sent, and ended before any byte of an answer.
-        unanswered: bool,
-        /// No other fetch at or below its mark was in flight on it.
-        alone: bool,
-    },
+/// How a fetch was lost. By default no connection could be opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::consume) struct Lost {
+    /// The connection had been idle and ended just before it was used again: that does not count as trouble.
+    pub(in crate::consume) while_idle: bool,
+    /// For how long it had been up with nothing overdue.
+    pub(in crate::consume) well_for: Duration,
+    /// It was alive when the fetch was sent, and ended before any byte of an answer.
+    pub(in crate::consume) unanswered: bool,
+    /// No other fetch at or below its mark was in flight on it.
+    pub(in crate::consume) alone: bool,
 }
 
 /// Whether the next fetch is known.

@@ -41,6 +41,32 @@ fn endpoint() -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, 11011)
 }
 
+fn name() -> TopicPartition {
+    TopicPartition { topic: "t".into(), partition: 0 }
+}
+
+impl PartialEq for Next {
+    fn eq(&self, other: &Next) -> bool {
+        format!("{self:?}") == format!("{other:?}")
+    }
+}
+
+/// What comes of a fault.
+fn fail(fault: Fault) -> Next {
+    Next::Fail(Error::broker("t", 0, fault))
+}
+
+/// Of a log that ends at 20.
+fn not_there(requested: u64, first_available: u64) -> Next {
+    Next::Fail(Error::OutOfRange { topic: "t".into(), partition: 0, requested, first_available, high_water_mark: 20 })
+}
+
+/// Takes it back from a connection; whether that is the end of it.
+fn lose(partition: &mut Partition, now: Time, how: Lost, rules: &Rules) -> Next {
+    let e = Error::disconnected(&"b:1", crate::Phase::Wait);
+    partition.on_lost(now, how, &e, rules).map_or_else(Next::Fail, |()| Next::Go)
+}
+
 fn leader() -> BrokerAddr {
     parse_brokers("b:1").unwrap().remove(0)
 }
@@ -67,7 +93,7 @@ fn bundle(first: u64, last: u64, mark: u64, cut: bool) -> Bundle {
 fn ask(partition: &mut Partition, rules: &Rules) -> Want {
     let want = partition.wants(rules).unwrap().expect("idle");
     partition.on_sent(want.waits);
-    assert_eq!(partition.wants(rules), Ok(None), "asked for once at a time");
+    assert!(partition.wants(rules).unwrap().is_none(), "asked for once at a time");
     want
 }
 
@@ -82,7 +108,7 @@ fn bring(partition: &mut Partition, now: Time, first: u64, last: u64, mark: u64,
 }
 
 fn lost(unanswered: bool, alone: bool) -> Lost {
-    Lost::Ended { while_idle: false, well_for: Duration::ZERO, unanswered, alone }
+    Lost { while_idle: false, well_for: Duration::ZERO, unanswered, alone }
 }
 
 fn pause(partition: &Partition) -> Time {
@@ -95,7 +121,7 @@ fn pause(partition: &Partition) -> Time {
 #[test]
 fn it_continues_after_what_arrived_and_waits_at_the_end() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(0, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(name(), 0, Some((1, 20)), &rules.options);
     assert_eq!((ask(&mut p, &rules).seq, p.lag(p.position())), (0, 20));
     assert_eq!(bring(&mut p, at(1), 1, 10, 20, &rules).len(), 1);
     assert_eq!((p.position(), ask(&mut p, &rules).seq), (0, 11), "delivered is what was handed out");
@@ -113,7 +139,7 @@ fn it_continues_after_what_arrived_and_waits_at_the_end() {
 #[test]
 fn in_a_cluster_it_waits_alone_and_what_ends_a_wait_is_asked_for_again() {
     let rules = rules(|s| s, true);
-    let mut p = Partition::new(0, None, &rules.options);
+    let mut p = Partition::new(name(), 0, None, &rules.options);
     assert!(!ask(&mut p, &rules).waits, "there may be something");
     assert_eq!(p.on_answer(at(0), data(0, 0), &rules), Next::Go);
     p.on_end(at(0), false, &rules);
@@ -143,25 +169,25 @@ fn a_stop_condition_that_is_met_when_it_begins_takes_no_request() {
     {
         let mut rules = alone(|s| s);
         rules.options.stop_at_seq = Some(seq);
-        let p = Partition::new(position, None, &rules.options);
+        let p = Partition::new(name(), position, None, &rules.options);
         assert_eq!(p.state() == State::Done, met, "{position}, up to {seq}");
     }
     let rules = alone(|s| s.stop_at_end());
-    let mut p = Partition::before_end(0, &rules.options);
+    let mut p = Partition::before_end(name(), 0, &rules.options);
     assert_eq!(ask(&mut p, &rules).seq, SEQ_BEYOND_END);
-    assert_eq!(p.on_answer(at(0), out_of_range(1, 9), &rules), Next::Begins(10));
-    assert_eq!(p.state(), State::Done);
+    assert_eq!(p.on_answer(at(0), out_of_range(1, 9), &rules), Next::Go);
+    assert_eq!((p.state(), p.position()), (State::Done, 10));
 }
 
 #[test]
 fn it_begins_before_the_end_that_its_leader_tells() {
     for (back, first, mark, begins) in [(0, 1, 9, 10), (3, 1, 9, 7), (20, 4, 9, 4), (0, 0, 0, 1), (5, 0, 0, 1)] {
         let rules = alone(|s| s);
-        let mut p = Partition::before_end(back, &rules.options);
+        let mut p = Partition::before_end(name(), back, &rules.options);
         assert!(!p.has_begun() && p.lag(p.position()) == 0);
         let want = ask(&mut p, &rules);
         assert!(want.seq == SEQ_BEYOND_END && !want.waits, "{want:?}");
-        assert_eq!(p.on_answer(at(0), out_of_range(first, mark), &rules), Next::Begins(begins));
+        assert_eq!(p.on_answer(at(0), out_of_range(first, mark), &rules), Next::Go);
         p.on_end(at(0), false, &rules);
         assert_eq!((ask(&mut p, &rules).seq, p.position()), (begins, begins), "{back} of {first}..={mark}");
     }
@@ -170,13 +196,13 @@ fn it_begins_before_the_end_that_its_leader_tells() {
 #[test]
 fn stop_at_end_takes_its_end_from_the_answer_and_ends_when_the_log_became_shorter() {
     let rules = alone(|s| s.stop_at_end());
-    let mut p = Partition::new(1, Some((1, 50)), &rules.options);
+    let mut p = Partition::new(name(), 1, Some((1, 50)), &rules.options);
     assert!(!ask(&mut p, &rules).waits);
     bring(&mut p, at(0), 1, 4, 10, &rules);
     assert_eq!((p.state(), ask(&mut p, &rules).waits), (State::Idle, false));
     p.on_answer(at(1), data(4, 0), &rules);
     assert_eq!(p.state(), State::Done, "nothing is left before the end");
-    let mut p = Partition::new(1, Some((1, 50)), &rules.options);
+    let mut p = Partition::new(name(), 1, Some((1, 50)), &rules.options);
     ask(&mut p, &rules);
     let found = bring(&mut p, at(0), 1, 12, 10, &rules);
     assert_eq!((found[0].to, p.state()), (10, State::Done));
@@ -194,27 +220,26 @@ fn answers_about_a_partition_that_is_done_change_nothing() {
         PartitionAnswer::UnknownPartition,
         PartitionAnswer::UnknownTopic,
     ] {
-        let mut p = Partition::new(1, Some((1, 9)), &rules.options);
+        let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
         ask(&mut p, &rules);
         bring(&mut p, at(0), 1, 4, 9, &rules);
         assert_eq!((p.state(), p.on_answer(at(1), answer, &rules)), (State::Done, Next::Go));
         p.on_bundles(&mut vec![bundle(5, 9, 9, false)], 0, &rules);
         p.on_chunk_end(at(1), ChunkEnd::Cut { bundle_len: Some(1 << 30) }, &rules);
         p.on_end(at(1), true, &rules);
-        assert_eq!((p.on_lost(at(1), Lost::Unreachable, &rules), p.state()), (Next::Go, State::Done));
+        assert_eq!((lose(&mut p, at(1), Lost::default(), &rules), p.state()), (Next::Go, State::Done));
     }
 }
 
 #[test]
 fn two_policies_for_two_directions() {
     let rules = alone(|s| s.out_of_range(OutOfRange::Earliest));
-    let mut p = Partition::new(5, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(name(), 5, Some((1, 20)), &rules.options);
     ask(&mut p, &rules);
     // Retention is faster, three times: each try comes nearer, so there is no pause and no end of patience.
     for (n, first) in [(0, 10), (100_000, 12), (200_000, 15)] {
         let from = p.fetch_from;
-        let skips = Next::Skips { from, to: first, gap: Some((from, first - 1)) };
-        assert_eq!(p.on_answer(at(n), out_of_range(first, 20), &rules), skips);
+        assert_eq!(p.on_answer(at(n), out_of_range(first, 20), &rules), Next::Gap(from, first - 1));
         p.on_end(at(n), false, &rules);
         assert_eq!(ask(&mut p, &rules).seq, first);
     }
@@ -226,24 +251,23 @@ fn two_policies_for_two_directions() {
     p.on_answer(at(200_000), out_of_range(15, 20), &rules);
     assert!(pause(&p) > at(200_000));
     p.wake(pause(&p));
-    let e = Failure::OutOfRange { requested: 15, first_available: 15, high_water_mark: 20 };
-    assert_eq!(p.on_answer(at(260_000), out_of_range(15, 20), &rules), Next::Fail(e));
+    assert_eq!(p.on_answer(at(260_000), out_of_range(15, 20), &rules), not_there(15, 15));
 
-    let e = Failure::OutOfRange { requested: 30, first_available: 1, high_water_mark: 20 };
-    let mut p = Partition::new(30, None, &rules.options);
-    assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Fail(e));
-    let e = Failure::Recreated { position: 30, high_water_mark: 20 };
-    let mut p = Partition::resumed(30, None, &rules.options);
+    let mut p = Partition::new(name(), 30, None, &rules.options);
+    assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), not_there(30, 1));
+    let e = Error::Recreated { topic: "t".into(), partition: 0, position: 30, high_water_mark: 20 };
+    let mut p = Partition::resumed(name(), 30, None, &rules.options);
     assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Fail(e));
     let rules = alone(|s| s.beyond_end(OutOfRange::Latest));
-    let mut p = Partition::resumed(30, None, &rules.options);
-    assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Skips { from: 30, to: 21, gap: None });
+    let mut p = Partition::resumed(name(), 30, None, &rules.options);
+    assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Go);
+    assert_eq!(p.position(), 21);
 }
 
 #[test]
 fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(1, None, &rules.options);
+    let mut p = Partition::new(name(), 1, None, &rules.options);
     let mut now = at(0);
     let mut hops = 0;
     loop {
@@ -252,7 +276,7 @@ fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
         hops += 1;
         let next = p.on_named(now, endpoint(), Ok(Some(leader())), &rules);
         if next != Next::Go {
-            assert_eq!(next, Next::Fail(Failure::Broker(Fault::Redirects { hops, last: endpoint() })));
+            assert_eq!(next, fail(Fault::Redirects { hops, last: endpoint() }));
             break;
         }
         p.on_end(now, false, &rules);
@@ -264,7 +288,7 @@ fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
     }
     assert_eq!((now, hops > 30), (at(60_000), true), "{hops}");
     // Nobody is named: as if there were none.
-    let mut p = Partition::new(1, None, &rules.options);
+    let mut p = Partition::new(name(), 1, None, &rules.options);
     ask(&mut p, &rules);
     assert_eq!(p.on_named(at(0), endpoint(), Ok(None), &rules), Next::NoLeader);
     assert!(p.leader().is_none() && pause(&p) > at(0));
@@ -272,61 +296,60 @@ fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
     // Without a budget the first redirect still leads somewhere.
     let mut rules = rules;
     rules.retry.timeout = Duration::ZERO;
-    let mut p = Partition::new(1, None, &rules.options);
+    let mut p = Partition::new(name(), 1, None, &rules.options);
     assert_eq!(p.on_named(at(0), endpoint(), Ok(Some(leader())), &rules), Next::Go);
-    let e = Next::Fail(Failure::Broker(Fault::NoLeader));
-    assert_eq!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), e);
+    assert_eq!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), fail(Fault::NoLeader));
 }
 
 #[test]
 fn trouble_ends_with_an_answer_or_a_connection_that_was_well() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(1, Some((1, 0)), &rules.options);
-    let ended = |well_for| Lost::Ended { while_idle: false, well_for, unanswered: false, alone: false };
+    let mut p = Partition::new(name(), 1, Some((1, 0)), &rules.options);
+    let ended = |well_for| Lost { while_idle: false, well_for, unanswered: false, alone: false };
     let lose = |p: &mut Partition, now, how| {
         ask(p, &rules);
-        let next = p.on_lost(now, how, &rules);
+        let next = lose(p, now, how, &rules);
         p.state = State::Idle;
         next
     };
     assert_eq!(lose(&mut p, at(0), ended(Duration::ZERO)), Next::Go);
     assert_eq!(lose(&mut p, at(60_000), ended(Duration::from_secs(10))), Next::Go, "new trouble");
-    assert_eq!(lose(&mut p, at(119_000), Lost::Unreachable), Next::Go);
-    assert_eq!(lose(&mut p, at(120_000), Lost::Unreachable), Next::Fail(Failure::Connection));
+    assert_eq!(lose(&mut p, at(119_000), Lost::default()), Next::Go);
+    assert_eq!(lose(&mut p, at(120_000), Lost::default()), Next::Fail(Error::disconnected(&"b:1", crate::Phase::Wait)));
     ask(&mut p, &rules);
     p.on_answer(at(121_000), data(0, 0), &rules);
     p.on_end(at(121_000), false, &rules);
     assert_eq!(lose(&mut p, at(500_000), ended(Duration::ZERO)), Next::Go);
-    let while_idle = Lost::Ended { while_idle: true, well_for: Duration::ZERO, unanswered: false, alone: true };
+    let while_idle = Lost { while_idle: true, well_for: Duration::ZERO, unanswered: false, alone: true };
     assert_eq!(lose(&mut p, at(600_000), while_idle), Next::Go, "that is no trouble");
 }
 
 #[test]
 fn what_ends_two_connections_is_not_asked_for_again() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(6, Some((1, 11)), &rules.options);
+    let mut p = Partition::new(name(), 6, Some((1, 11)), &rules.options);
     assert!(ask(&mut p, &rules).is_behind);
-    assert_eq!(p.on_lost(at(0), lost(true, false), &rules), Next::Go);
+    assert_eq!(lose(&mut p, at(0), lost(true, false), &rules), Next::Go);
     assert!(p.is_suspect());
     p.wake(pause(&p));
     let want = ask(&mut p, &rules);
     assert!(want.alone && !want.waits && want.is_suspect, "{want:?}");
-    let deadly = Next::Fail(Failure::Broker(Fault::Deadly { seq: 6, mark: 11 }));
-    assert_eq!(p.on_lost(at(1), lost(true, true), &rules), deadly);
+    let deadly = fail(Fault::Deadly { seq: 6, mark: 11 });
+    assert_eq!(lose(&mut p, at(1), lost(true, true), &rules), deadly);
     // Among others it cannot be known; an answer clears it; and the number after the mark is safe.
-    let mut p = Partition::new(6, Some((1, 11)), &rules.options);
+    let mut p = Partition::new(name(), 6, Some((1, 11)), &rules.options);
     for _ in 0..3 {
         ask(&mut p, &rules);
-        assert_eq!(p.on_lost(at(0), lost(true, false), &rules), Next::Go);
+        assert_eq!(lose(&mut p, at(0), lost(true, false), &rules), Next::Go);
         p.wake(pause(&p));
     }
     ask(&mut p, &rules);
     bring(&mut p, at(1), 6, 6, 11, &rules);
     assert!(!p.is_suspect());
-    let mut p = Partition::new(12, Some((1, 11)), &rules.options);
+    let mut p = Partition::new(name(), 12, Some((1, 11)), &rules.options);
     for _ in 0..3 {
         ask(&mut p, &rules);
-        assert_eq!(p.on_lost(at(0), lost(true, true), &rules), Next::Go);
+        assert_eq!(lose(&mut p, at(0), lost(true, true), &rules), Next::Go);
         p.wake(pause(&p));
     }
     assert!(!p.is_suspect());
@@ -335,7 +358,7 @@ fn what_ends_two_connections_is_not_asked_for_again() {
 #[test]
 fn the_fetch_size_never_creeps() {
     let rules = alone(|s| s.fetch_size(1000));
-    let mut p = Partition::new(1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
     let mut sizes = Vec::new();
     // Each time one byte more would have been enough, it says.
     for _ in 0..6 {
@@ -347,29 +370,30 @@ fn the_fetch_size_never_creeps() {
     }
     assert_eq!(sizes, [1000, 1001, 2002, 4004, 8008, 16016]);
     // All below the position, and longer by a byte each time: up to the limit, and no further.
-    let mut p = Partition::new(1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
     for n in 0.. {
         let size = ask(&mut p, &rules).fetch_size;
         p.on_answer(at(0), data(9, 1000 + n), &rules);
         match p.on_chunk_end(at(0), ChunkEnd::Whole, &rules) {
             Next::Go => p.on_end(at(0), false, &rules),
             next => {
-                assert_eq!(next, Next::Fail(Failure::Broker(Fault::Stuck { seq: 1 })));
+                assert_eq!(next, fail(Fault::Stuck { seq: 1 }));
                 assert_eq!(size, MAX_FETCH_SIZE);
                 break;
             }
         }
     }
-    let mut p = Partition::new(1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
     let limit = 1 << 28;
     let cut = ChunkEnd::Cut { bundle_len: Some(limit + 100) };
-    assert_eq!(p.on_chunk_end(at(0), cut, &rules), Next::Fail(Failure::BundleTooLarge { needed: limit + 100 }));
+    let e = Error::BundleTooLarge { topic: "t".into(), partition: 0, needed: limit + 100, limit: 1 << 28 };
+    assert_eq!(p.on_chunk_end(at(0), cut, &rules), Next::Fail(e));
 }
 
 #[test]
 fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(10, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(name(), 10, Some((1, 9)), &rules.options);
     let mut above = |now, mark| {
         ask(&mut p, &rules);
         p.on_answer(now, data(mark, 100), &rules);
@@ -384,13 +408,13 @@ fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
     assert!(matches!((first, second), (State::Paused(a), State::Paused(b)) if b.since(at(1000)) > a.since(at(0))));
     assert_eq!(above(at(2000), 6), (Next::Go, State::Idle), "it moves");
     assert!(matches!(above(at(3000), 6), (Next::Go, State::Paused(_))));
-    assert_eq!(above(at(63_000), 6).0, Next::Fail(Failure::Broker(Fault::AboveMark { seq: 10 })));
+    assert_eq!(above(at(63_000), 6).0, fail(Fault::AboveMark { seq: 10 }));
 }
 
 #[test]
 fn a_broker_that_does_not_wait_gets_pauses_that_grow() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(1, Some((1, 0)), &rules.options);
+    let mut p = Partition::new(name(), 1, Some((1, 0)), &rules.options);
     let mut pauses = Vec::new();
     for _ in 0..8 {
         ask(&mut p, &rules);
@@ -411,13 +435,13 @@ fn a_broker_that_does_not_wait_gets_pauses_that_grow() {
 #[test]
 fn a_cut_bundle_is_looked_at_only_where_there_is_nothing_else() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(1, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(name(), 1, Some((1, 20)), &rules.options);
     ask(&mut p, &rules);
     p.on_answer(at(0), data(20, 100), &rules);
     let mut found = vec![bundle(1, 5, 20, false), bundle(6, 20, 20, true)];
     assert_eq!(p.on_bundles(&mut found, 0, &rules), Lookahead::Clear);
     assert_eq!((found.len(), p.fetch_from), (1, 6));
-    let mut p = Partition::new(1, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(name(), 1, Some((1, 20)), &rules.options);
     ask(&mut p, &rules);
     p.on_answer(at(0), data(20, 100), &rules);
     let mut found = vec![bundle(1, 20, 20, true)];
@@ -434,8 +458,8 @@ fn a_cut_bundle_is_looked_at_only_where_there_is_nothing_else() {
 #[test]
 fn a_partition_that_may_not_be_there_is_no_trouble() {
     let rules = rules(|s| s, true);
-    let mut p = Partition::dormant(&rules.options);
-    assert!(p.wants(&rules) == Ok(None) && p.probe() && !p.probe());
+    let mut p = Partition::dormant(name(), &rules.options);
+    assert!(p.wants(&rules).unwrap().is_none() && p.probe() && !p.probe());
     let want = ask(&mut p, &rules);
     assert!(want.alone && !want.waits && want.seq == 0, "{want:?}");
     for answer in [PartitionAnswer::UnknownPartition, PartitionAnswer::NoLeader, PartitionAnswer::SystemError] {
@@ -453,7 +477,7 @@ fn a_partition_that_may_not_be_there_is_no_trouble() {
     p.on_answer(at(0), PartitionAnswer::Redirect(endpoint()), &rules);
     assert!(p.state() == State::Done && p.probe());
     ask(&mut p, &rules);
-    assert_eq!((p.on_lost(at(0), Lost::Unreachable, &rules), p.state()), (Next::Go, State::Done));
+    assert_eq!((lose(&mut p, at(0), Lost::default(), &rules), p.state()), (Next::Go, State::Done));
     p.probe();
     ask(&mut p, &rules);
     p.on_answer(at(0), data(3, 0), &rules);
@@ -463,6 +487,8 @@ fn a_partition_that_may_not_be_there_is_no_trouble() {
 #[test]
 fn the_number_for_whatever_comes_next_is_never_asked_for() {
     let rules = alone(|s| s);
-    let p = Partition::new(SEQ_TAIL, None, &rules.options);
-    assert_eq!(p.wants(&rules), Err(Failure::NoSuchSeq));
+    let mut p = Partition::new(name(), SEQ_TAIL, None, &rules.options);
+    p.set_leader(leader());
+    let e = p.wants(&rules).unwrap_err();
+    assert!(matches!(&e, Error::Decode { broker, .. } if broker == "b:1"), "{e:?}");
 }

@@ -17,10 +17,8 @@ fn rules(in_cluster: bool) -> Rules {
 /// A topic of this many partitions, each with numbers 1 to `mark`.
 fn topic(count: u16, mark: u64, in_cluster: bool) -> Partitions {
     let (topic, rules): (Arc<str>, _) = ("t".into(), rules(in_cluster));
-    let partition = |id| {
-        let name = TopicPartition { topic: topic.clone(), partition: id };
-        (name, Partition::new(0, Some((1, mark)), &rules.options))
-    };
+    let partition =
+        |id| Partition::new(TopicPartition { topic: topic.clone(), partition: id }, 0, Some((1, mark)), &rules.options);
     let list = (0..count).map(partition).collect();
     Partitions::new(list, &[(topic.clone(), count)], rules)
 }
@@ -33,8 +31,9 @@ fn due(all: &mut Partitions) -> VecDeque<usize> {
     std::iter::from_fn(|| all.next_due()).collect()
 }
 
-fn indices(request: Option<Request>) -> Vec<usize> {
-    request.map_or(Vec::new(), |request| request.partitions.iter().map(|(index, _)| *index).collect())
+/// The partitions of the next request.
+fn next(all: &mut Partitions, list: &mut VecDeque<usize>) -> Vec<usize> {
+    all.next_request(list, Load::default()).unwrap().into_iter().map(|(index, _)| index).collect()
 }
 
 const EMPTY: PartitionAnswer = PartitionAnswer::Data { base: Some(1), high_water_mark: 0, len: 0 };
@@ -47,15 +46,16 @@ fn each_partition_is_asked_for_once_with_as_few_requests_as_there_can_be() {
     // What is in the list twice is still asked for once.
     list.push_back(3);
     let mut seen = Vec::new();
-    while let Some(request) = all.next_request(&mut list, OnTheWay::default()).unwrap() {
-        assert!(request.waits && request.partitions.len() <= MAX_PARTITIONS);
-        seen.push(indices(Some(request)));
+    while !list.is_empty() {
+        let request = all.next_request(&mut list, Load::default()).unwrap();
+        assert!(request.len() <= MAX_PARTITIONS && request.iter().all(|(_, want)| want.waits));
+        seen.push(request.into_iter().map(|(index, _)| index).collect::<Vec<_>>());
     }
     assert_eq!(seen.iter().map(Vec::len).collect::<Vec<_>>(), [250, 250, 100]);
     assert!(seen.concat().into_iter().eq(0..600) && due(&mut all).is_empty());
     // An answer frees what it names.
     let mut summary = AnswerSummary::default();
-    assert!(matches!(all.on_answer(at(0), 7, EMPTY, &mut summary), Told::Nothing));
+    assert!(matches!(all.on_answer(at(0), 7, EMPTY, &mut summary), Next::Go));
     assert!(!all.on_end(at(0), 7, false, Some(&broker())));
     assert_eq!(due(&mut all), [7]);
 }
@@ -64,17 +64,16 @@ fn each_partition_is_asked_for_once_with_as_few_requests_as_there_can_be() {
 fn in_a_cluster_what_is_there_is_asked_for_together_and_the_rest_waited_for_alone() {
     let mut all = topic(3, 9, true);
     let mut list = due(&mut all);
-    let request = all.next_request(&mut list, OnTheWay::default()).unwrap().unwrap();
-    assert!(!request.waits && request.partitions.len() == 3);
+    let request = all.next_request(&mut list, Load::default()).unwrap();
+    assert!(request.len() == 3 && request.iter().all(|(_, want)| !want.waits));
     for index in 0..3 {
         all.on_answer(at(0), index, EMPTY, &mut AnswerSummary::default());
         all.on_end(at(0), index, false, None);
     }
     let mut list = due(&mut all);
     for index in 0..3 {
-        let request = all.next_request(&mut list, OnTheWay::default()).unwrap().unwrap();
-        assert!(request.waits);
-        assert_eq!(indices(Some(request)), [index]);
+        let request = all.next_request(&mut list, Load::default()).unwrap();
+        assert!(matches!(request[..], [(alone, Want { waits: true, .. })] if alone == index), "{request:?}");
     }
 }
 
@@ -82,25 +81,23 @@ fn in_a_cluster_what_is_there_is_asked_for_together_and_the_rest_waited_for_alon
 fn partitions_that_may_have_ended_a_connection_are_asked_for_one_by_one() {
     let mut all = topic(3, 9, false);
     let mut list = due(&mut all);
-    assert_eq!(indices(all.next_request(&mut list, OnTheWay::default()).unwrap()), [0, 1, 2]);
+    assert_eq!(next(&mut all, &mut list), [0, 1, 2]);
     let e = Error::disconnected(&"b:1", crate::Phase::Wait);
-    let how = Lost::Ended { while_idle: false, well_for: Duration::ZERO, unanswered: true, alone: false };
+    let how = Lost { while_idle: false, well_for: Duration::ZERO, unanswered: true, alone: false };
     (0..3).for_each(|index| all.on_lost(at(0), index, how, &e).unwrap());
     assert_eq!((all.suspects, all.next_due()), (3, None));
     all.wake(all.next_wake());
     let mut list = due(&mut all);
     assert_eq!(list.len(), 3, "the same pause for all of them");
-    let request = all.next_request(&mut list, OnTheWay::default()).unwrap().unwrap();
-    assert!(!request.waits);
-    assert_eq!(indices(Some(request)), [0]);
-    let way = OnTheWay { behind: true, suspect: true };
-    assert_eq!(all.next_request(&mut list, way).unwrap(), None, "not before it is answered");
+    let request = all.next_request(&mut list, Load::default()).unwrap();
+    assert!(matches!(request[..], [(0, Want { waits: false, .. })]), "{request:?}");
+    let way = Load { behind: 1, suspects: 1 };
+    assert_eq!(all.next_request(&mut list, way).unwrap(), [], "not before it is answered");
     let data = PartitionAnswer::Data { base: Some(1), high_water_mark: 9, len: 50 };
-    all.on_response();
     all.on_answer(at(1), 0, data, &mut AnswerSummary::default());
     all.on_end(at(1), 0, false, None);
-    assert_eq!(indices(all.next_request(&mut list, OnTheWay::default()).unwrap()), [1]);
-    let how = Lost::Ended { while_idle: false, well_for: Duration::ZERO, unanswered: true, alone: true };
+    assert_eq!(next(&mut all, &mut list), [1]);
+    let how = Lost { while_idle: false, well_for: Duration::ZERO, unanswered: true, alone: true };
     let e = all.on_lost(at(2), 1, how, &e).unwrap_err();
     assert!(e.to_string().starts_with("t/1: ") && e.to_string().contains("Start::At(9)"), "{e}");
 }
@@ -109,10 +106,10 @@ fn partitions_that_may_have_ended_a_connection_are_asked_for_one_by_one() {
 fn pauses_end_in_order_and_the_last_open_partition_ends_all() {
     let mut all = topic(2, 0, false);
     let mut list = due(&mut all);
-    all.next_request(&mut list, OnTheWay::default()).unwrap();
+    next(&mut all, &mut list);
     let mut summary = AnswerSummary::default();
-    assert!(matches!(all.on_answer(at(5), 0, PartitionAnswer::NoLeader, &mut summary), Told::Forget));
-    assert!(matches!(all.on_answer(at(9), 1, PartitionAnswer::NoLeader, &mut summary), Told::Forget));
+    assert!(matches!(all.on_answer(at(5), 0, PartitionAnswer::NoLeader, &mut summary), Next::NoLeader));
+    assert!(matches!(all.on_answer(at(9), 1, PartitionAnswer::NoLeader, &mut summary), Next::NoLeader));
     assert!(summary.knows_no_leader && summary.has_fault && all.stats.no_leader == 2);
     let first = all.next_wake();
     all.wake(first);
@@ -121,10 +118,9 @@ fn pauses_end_in_order_and_the_last_open_partition_ends_all() {
     assert!(second > first);
     all.wake(second);
     assert_eq!((due(&mut all), all.next_wake()), ([1].into(), Time::NEVER));
-    all.end(0);
+    all.with(0, |partition, _| partition.end());
     assert!(!all.all_done());
-    all.end(1);
-    all.end(1);
+    (0..2).for_each(|_| all.with(1, |partition, _| partition.end()));
     assert!(all.all_done());
 }
 
@@ -135,12 +131,12 @@ fn a_partition_that_was_added_is_found_and_then_the_next_one_is_looked_for() {
     due(&mut all);
     all.probe();
     let mut list = due(&mut all);
-    assert_eq!(indices(all.next_request(&mut list, OnTheWay::default()).unwrap()), [2]);
+    assert_eq!(next(&mut all, &mut list), [2]);
     all.on_answer(at(0), 2, EMPTY, &mut AnswerSummary::default());
-    assert_eq!((all.find("t", 2), all.names().len(), all.take_names_changed()), (Some(2), 4, true));
-    assert_eq!(all.positions(|_| 0).iter().len(), 3);
+    assert_eq!((all.find("t", 2), all.names().len()), (Some(2), 4));
+    assert_eq!(all.iter().filter(|(_, partition)| partition.has_begun()).count(), 3);
     let mut list = due(&mut all);
-    assert_eq!(indices(all.next_request(&mut list, OnTheWay::default()).unwrap()), [3]);
+    assert_eq!(next(&mut all, &mut list), [3]);
     all.on_answer(at(0), 3, PartitionAnswer::UnknownPartition, &mut AnswerSummary::default());
     all.on_end(at(0), 3, false, None);
     assert_eq!((all.find("t", 3), due(&mut all).len()), (None, 0));
