@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::Simulation;
-use super::conns::{ConnId, Link, Way};
-use super::host::{HostId, Service};
+use super::host::Service;
+use super::ids::{ConnId, HostId, Link, Way};
 use super::trace::What;
 use super::world::State;
 

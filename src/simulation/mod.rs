@@ -148,11 +148,14 @@ pub mod checker;
 mod conns;
 mod faults;
 mod host;
+mod ids;
 mod names;
 mod net;
 mod nodes;
 mod pipe;
 mod random;
+mod serve;
+mod spawn;
 mod task;
 mod trace;
 mod wires;
@@ -170,7 +173,7 @@ use crate::{Client, ClientBuilder};
 
 pub use faults::{Direction, LinkSettings};
 pub use host::Service;
-pub use task::Task;
+pub use spawn::Task;
 pub use world::Counts;
 
 use task::For;
@@ -236,7 +239,7 @@ impl Simulation {
     /// A task is a thread, and ordinary code; but only one of them runs at any time, and the others wait until it blocks in
     /// the network, in [`sleep`](Simulation::sleep) or in [`Task::join`]. Blocking in any other way blocks the world.
     pub fn spawn<T: Send + 'static>(&self, name: &str, f: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-        task::spawn(&self.world, name, f)
+        spawn::spawn(&self.world, name, f)
     }
 
     /// Does something after this time, whoever runs then. It must not block, or it panics: for that there is

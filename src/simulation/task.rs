@@ -7,16 +7,14 @@
 //! ```
 //!
 //! A task that blocks runs the world itself until some task can go on. If that is another one, it hands over the turn: it
-//! says so on the other one's condition variable and waits on its own.
+//! gives it to the other one and waits for its own.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread::{JoinHandle, ThreadId};
 
-use super::conns::ConnId;
+use super::ids::ConnId;
 use super::random::Random;
-use super::world::World;
 use crate::net::Time;
 
 /// What a task waits for.
@@ -47,8 +45,29 @@ pub(super) struct Entry {
     wait: u64,
     /// The sockets that it waits for, and what of them.
     pub(super) sockets: Vec<(ConnId, bool, bool)>,
-    pub(super) turn: Arc<Condvar>,
+    pub(super) turn: Arc<Turn>,
     pub(super) thread: Option<ThreadId>,
+}
+
+/// The turn of one task, given by another. It has a lock of its own: whoever is woken shall not wait for the world's at once.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    given: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Turn {
+    pub(super) fn give(&self) {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_one();
+    }
+
+    pub(super) fn wait(&self) {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        while !std::mem::take(&mut *given) {
+            given = self.changed.wait(given).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -196,69 +215,11 @@ impl Tasks {
 }
 
 /// What ends the threads of a world that has ended: no panic of theirs.
-struct Ended;
-
-/// A task of a simulation, from [`Simulation::spawn`](super::Simulation::spawn).
-#[derive(Debug)]
-pub struct Task<T> {
-    world: Arc<World>,
-    id: u16,
-    result: Arc<Mutex<Option<T>>>,
-}
-
-impl<T> Task<T> {
-    /// Blocks, in virtual time, until the task has returned; what it returned.
-    ///
-    /// # Panics
-    /// If the task panicked. That ends the whole simulation, joined or not.
-    pub fn join(self) -> T {
-        self.world.join(self.id);
-        let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
-        result.expect("a task that is done has a result")
-    }
-
-    /// Whether the task has returned.
-    pub fn is_finished(&self) -> bool {
-        self.world.lock().tasks.is_done(self.id)
-    }
-}
-
-pub(super) fn spawn<T: Send + 'static>(
-    world: &Arc<World>,
-    name: &str,
-    f: impl FnOnce() -> T + Send + 'static,
-) -> Task<T> {
-    let id = world.lock().tasks.add(name, None);
-    let result = Arc::new(Mutex::new(None));
-    let run = {
-        let (world, result) = (world.clone(), result.clone());
-        move || {
-            let done = catch_unwind(AssertUnwindSafe(|| {
-                world.first_turn(id);
-                let value = f();
-                *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
-                world.finish(id);
-            }));
-            if let Err(panic) = done {
-                if !panic.is::<Ended>() {
-                    world.panicked(id, &text_of(&*panic));
-                }
-            }
-        }
-    };
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread for a task");
-    world.keep(thread);
-    Task { world: world.clone(), id, result }
-}
+pub(super) struct Ended;
 
 /// Ends the thread of a task whose world has ended, without a word.
 pub(super) fn end() -> ! {
     resume_unwind(Box::new(Ended))
-}
-
-fn text_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").to_owned()
 }
 
 /// The threads of a world's tasks.

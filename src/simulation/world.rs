@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::conns::{ConnId, Conns, Way};
-use super::host::{Call, Host, HostId, Links, Program};
+use super::conns::Conns;
+use super::host::{Call, Host, Program};
+use super::ids::{ConnId, HostId, Links, Way};
 use super::names::Names;
 use super::random::Random;
-use super::task::{self, For, Tasks, Threads};
+use super::task::{self, For, Tasks, Threads, Turn};
 use super::trace::{Trace, What};
 use crate::net::Time;
 
@@ -290,7 +291,7 @@ impl World {
     /// Leaves a world that has ended.
     fn leave(&self, state: MutexGuard<'_, State>, task: u16) -> ! {
         let why = state.failure.clone().unwrap_or_default();
-        state.tasks.iter().for_each(|task| task.turn.notify_all());
+        state.tasks.iter().for_each(|task| task.turn.give());
         drop(state);
         if task == 0 { panic!("{why}") } else { task::end() }
     }
@@ -362,11 +363,15 @@ impl World {
 
     /// Gives the turn to another task and waits for it to come back.
     fn hand_over(&self, mut state: MutexGuard<'_, State>, me: u16, next: u16) {
-        state.tasks.get(next).turn.notify_one();
-        let turn = state.tasks.get(me).turn.clone();
-        while state.tasks.current != me && state.failure.is_none() {
-            state = turn.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+        let (next, mine) = (state.tasks.get(next).turn.clone(), state.tasks.get(me).turn.clone());
+        drop(state);
+        next.give();
+        self.have_turn(&mine, me);
+    }
+
+    fn have_turn(&self, mine: &Turn, me: u16) {
+        mine.wait();
+        let state = self.lock();
         if state.failure.is_some() {
             self.leave(state, me);
         }
@@ -401,12 +406,8 @@ impl World {
         let mut state = self.lock();
         state.tasks.get(me).thread = Some(thread::current().id());
         let turn = state.tasks.get(me).turn.clone();
-        while state.tasks.current != me && state.failure.is_none() {
-            state = turn.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.failure.is_some() {
-            self.leave(state, me);
-        }
+        drop(state);
+        self.have_turn(&turn, me);
     }
 
     /// A task has returned: the turn goes to another one.
@@ -420,7 +421,7 @@ impl World {
             let State { tasks, random, .. } = &mut *state;
             if let Some(next) = tasks.next(random) {
                 state.note(What::Turn(next));
-                return state.tasks.get(next).turn.notify_one();
+                return state.tasks.get(next).turn.give();
             }
             match state.step(&self.clock) {
                 Step::Ran => {}
@@ -436,7 +437,7 @@ impl World {
         let name = state.tasks.get(me).name.clone();
         let text = state.report(self.seed, &format!("task {name} panicked: {text}"));
         state.failure.get_or_insert(text);
-        state.tasks.iter().for_each(|task| task.turn.notify_all());
+        state.tasks.iter().for_each(|task| task.turn.give());
     }
 
     pub(super) fn join(&self, task: u16) {
@@ -459,7 +460,7 @@ impl World {
             eprintln!("{}", state.report(self.seed, "the main task panicked"));
         }
         state.failure.get_or_insert_with(|| "the simulation has ended".to_owned());
-        state.tasks.iter().for_each(|task| task.turn.notify_all());
+        state.tasks.iter().for_each(|task| task.turn.give());
         let threads = std::mem::take(&mut state.threads);
         drop(state);
         for thread in threads {

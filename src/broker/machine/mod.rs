@@ -123,6 +123,8 @@ pub(crate) struct Machine {
     schedule: Schedule,
     chance: Chance,
     killed_by: Option<String>,
+    /// How often leaders have changed and topics were made.
+    moves: u64,
     journal: VecDeque<Appended>,
 }
 
@@ -152,6 +154,7 @@ impl Machine {
             made: 0,
             schedule: Schedule::default(),
             killed_by: None,
+            moves: 0,
             journal: VecDeque::new(),
         }
     }

@@ -328,6 +328,7 @@ impl Machine {
 
     /// Moves the leadership, and answers what waits at the leader before.
     fn lead(&mut self, topic: &Arc<str>, id: u16, leader: Option<usize>) {
+        self.moves += 1;
         let at_once = self.options.behaviour.replication.is_none();
         let deposed = self.partition(topic, id).and_then(|partition| partition.leader);
         let hangs = |node: usize| self.nodes.get(node).is_some_and(|node| node.paused);

@@ -210,6 +210,7 @@ impl Machine {
         let copies = |id: u16| (0..factor).map(|n| (usize::from(id) + n) % nodes).collect();
         let partitions = (0..partitions).map(|id| Partition::new(layout, copies(id))).collect();
         self.topics.insert(name.into(), Topic { partitions, factor });
+        self.moves += 1;
         true
     }
 

@@ -33,6 +33,18 @@ impl Machine {
         }
     }
 
+    /// Whether there is something new to ask for, in the journal, or in who leads since leaders had changed this often.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) fn news(&self, moves: u64) -> bool {
+        !self.journal.is_empty() || self.moves != moves
+    }
+
+    /// How often leaders have changed and topics were made.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) fn moves(&self) -> u64 {
+        self.moves
+    }
+
     /// The oldest bundle stored by request that was not asked for yet, if the options say that they are noted.
     #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn appended(&mut self) -> Option<Appended> {
@@ -219,6 +231,10 @@ impl Machine {
 }
 
 fn holds(bundle: &Bundle, base: u64, seq: u64) -> bool {
+    let next = bundle.head.next(base);
+    if !(base..next).contains(&seq) || u64::from(bundle.head.count) == next - base {
+        return (base..next).contains(&seq);
+    }
     let mut found = false;
     let _ = with_messages(bundle.bytes(), base, |at, _| found |= at == seq);
     found

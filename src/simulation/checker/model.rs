@@ -85,6 +85,8 @@ struct Inner {
     /// What retention has taken up to, without it.
     first: BTreeMap<Place, u64>,
     counts: BTreeMap<&'static str, u64>,
+    /// How often leaders had changed at the last look.
+    moves: u64,
 }
 
 /// See the module.
@@ -165,19 +167,27 @@ impl Model {
 
     /// Takes in what has been appended since the last look, and who leads.
     pub(super) fn observe(&self) {
-        let mut news: Vec<Appended> = Vec::new();
-        let mut leaders = Vec::new();
-        let known = self.topics.clone();
+        let (mut news, mut leaders): (Vec<Appended>, _) = (Vec::new(), Vec::new());
+        let (seen, mut moves, mut is_new) = (self.lock().moves, 0, false);
+        self.nodes.look(&mut |machine: &Machine| is_new = machine.news(seen));
+        if !is_new {
+            return;
+        }
         self.nodes.act(&mut |machine: &mut Machine, _| {
             news.extend(std::iter::from_fn(|| machine.appended()));
+            moves = machine.moves();
+            if moves == seen {
+                return;
+            }
             for (topic, partitions) in machine.topics() {
-                let Some(index) = known.iter().position(|name| **name == *topic) else { continue };
+                let Some(index) = self.topics.iter().position(|name| **name == *topic) else { continue };
                 for partition in 0..partitions {
                     let place = Place { topic: index, partition };
                     leaders.push((place, machine.leader(&topic, partition).flatten()));
                 }
             }
         });
+        self.lock().moves = moves;
         let now = Time::ZERO.after(self.sim.now());
         for (place, leader) in leaders {
             let mut inner = self.lock();
@@ -302,21 +312,20 @@ impl Model {
         let mut inner = self.lock();
         let known = inner.contents.get(&(place, seq)).is_some_and(|ids| ids.contains(&id));
         *inner.counts.entry("delivered").or_default() += 1;
-        let moved = inner.leaders.get(&place).is_some_and(|changes| changes.len() > 1);
-        let entry = inner.deliveries.entry((consumer, place)).or_default();
-        let position = entry.position;
-        entry.position = seq + 1;
+        let Inner { leaders, deliveries, given, .. } = &mut *inner;
+        let entry = deliveries.entry((consumer, place)).or_default();
+        let position = std::mem::replace(&mut entry.position, seq + 1);
         // Numbers that were lost with a leader, and given again: not the same records.
-        let before = entry.session().iter().rfind(|&&(_, old, other)| (old, other) == (seq, id)).map(|(at, ..)| *at);
+        let again = seq < position && leaders.get(&place).is_some_and(|changes| changes.len() > 1) && {
+            let before =
+                entry.session().iter().rfind(|&&(_, old, other)| (old, other) == (seq, id)).map(|(at, ..)| *at);
+            let appends = given.get(id as usize).map_or(&[][..], |given| &given.appends);
+            before.is_none_or(|before| appends.iter().any(|append| append.at > before))
+        };
         entry.all.push((now, seq, id));
-        let last: Vec<_> = entry.session().iter().rev().skip(1).take(3).copied().collect();
-        let appends = inner.given.get(id as usize).map(|given| given.appends.clone()).unwrap_or_default();
-        let is_new = before.is_none_or(|before| appends.iter().any(|append| append.at > before));
-        let again = moved && seq < position && is_new;
         if again {
             *inner.counts.entry("given again").or_default() += 1;
         }
-        let leaders = inner.leaders.get(&place).cloned().unwrap_or_default();
         drop(inner);
         let what = || format!("consumer {consumer} is given {id:08x} as {} {seq}", self.name(place));
         if !known {
@@ -324,6 +333,11 @@ impl Model {
         }
         self.check_skipped(consumer, place, position, seq, gaps);
         if seq < position && !again {
+            let inner = self.lock();
+            let leaders = inner.leaders.get(&place).cloned();
+            let last: Vec<_> =
+                inner.deliveries[&(consumer, place)].session().iter().rev().skip(1).take(3).copied().collect();
+            drop(inner);
             let text = format!("{}, after {}; before {last:x?}; leaders {leaders:?}", what(), position - 1);
             self.violated(Property::Delivery, &text);
         }
