@@ -11,21 +11,25 @@ use crate::generate::{self, Exchange, Shape};
 use crate::rng::Rng;
 
 /// Files, by name.
-type Seeds = Vec<(String, Vec<u8>)>;
+pub type Seeds = Vec<(String, Vec<u8>)>;
 
 const TINY: Shape = Shape { topics: 2, partitions: 2, bundles: 2, messages: 4, payload: 12 };
 
-pub fn all() -> Vec<(&'static str, Seeds)> {
-    let recorded = recorded();
-    vec![
-        ("varint", varints()),
-        ("bundle", bundles(&recorded)),
-        ("fetch_stream", fetch_streams(&recorded)),
-        ("responses", responses(&recorded)),
-        ("roundtrip", chance(32, 600)),
-        ("consume_loop", consume_loops()),
-        ("broker", brokers(&recorded)),
-    ]
+/// The targets that have seeds.
+pub const TARGETS: [&str; 7] = ["varint", "bundle", "fetch_stream", "responses", "roundtrip", "consume_loop", "broker"];
+
+/// A target's seeds.
+pub fn of(target: &str) -> Seeds {
+    match target {
+        "varint" => varints(),
+        "bundle" => bundles(&recorded()),
+        "fetch_stream" => fetch_streams(&recorded()),
+        "responses" => responses(&recorded()),
+        "roundtrip" => chance(32, 600),
+        "consume_loop" => consume_loops(),
+        "broker" => brokers(&recorded()),
+        other => panic!("no target is called {other}"),
+    }
 }
 
 /// All that is recorded, in the order of the names.
