@@ -37,9 +37,9 @@ pub(crate) use book::AddressBook;
 pub(crate) use buffer::{Block, Fill, ReadBuf};
 pub(crate) use channel::{Channel, LookUp};
 pub(crate) use channels::{Event, wait};
-pub(crate) use network::{Closed, Network, SocketOptions, Time};
+pub(crate) use network::{Closed, Network, Time};
 #[cfg(feature = "broker")]
-pub(crate) use network::{Handle, Interest, Socket, Waker};
+pub(crate) use network::{Handle, Interest, Socket, SocketOptions, Waker};
 pub(crate) use pool::Pool;
 pub(crate) use retry::{RetryPolicy, RetryState};
 pub(crate) use settings::ChannelSettings;
