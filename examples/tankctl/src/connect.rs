@@ -28,7 +28,7 @@ pub struct Connect {
 
 impl Connect {
     /// The settings of a client.
-    pub fn settings(&self) -> ClientBuilder {
+    fn settings(&self) -> ClientBuilder {
         let settings = Client::builder().client_id("tankctl");
         let settings = match self.timeout {
             Some(timeout) => settings.connect_timeout(timeout).io_timeout(timeout),
@@ -38,6 +38,13 @@ impl Connect {
             Some(timeout) => settings.retry_timeout(timeout),
             None => settings,
         }
+    }
+
+    /// Settings with this time-out where none was asked for.
+    pub fn settings_within(&self, timeout: Duration) -> ClientBuilder {
+        let timeout = self.timeout.unwrap_or(timeout);
+        let settings = self.settings().connect_timeout(timeout).io_timeout(timeout);
+        settings.retry_timeout(self.retry.unwrap_or(timeout))
     }
 
     pub fn client(&self) -> Result<Client> {

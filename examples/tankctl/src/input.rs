@@ -87,7 +87,7 @@ impl Input {
                 return Ok(if self.line.is_empty() { Next::End } else { Next::Line });
             }
             // A delimiter may begin in what is there.
-            self.searched = self.at.max((self.bytes.len() + 1).saturating_sub(self.delimiter.len()));
+            self.searched = self.at.max((self.bytes.len() + 1).saturating_sub(self.delimiter.len().max(1)));
             if self.bytes.len() - self.at > MOST {
                 bail!("more than {MOST} bytes without a line end: no message may be that large");
             }

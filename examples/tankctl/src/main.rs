@@ -9,16 +9,20 @@ mod completions;
 mod connect;
 mod consume;
 mod create;
+mod doctor;
 mod exit;
 mod format;
 mod input;
 mod merge;
+mod mirror;
 mod notes;
 mod output;
 mod positions;
 mod progress;
 mod publish;
 mod reload;
+mod replay;
+mod segments;
 mod serve;
 mod signals;
 mod status;
@@ -56,6 +60,10 @@ enum Command {
     Status(status::Args),
     Topology(topology::Args),
     Reload(reload::Args),
+    Mirror(mirror::Args),
+    Replay(replay::Args),
+    Segments(segments::Args),
+    Doctor(doctor::Args),
     Serve(serve::Args),
     Checkpoint(checkpoint::Args),
     Completions(completions::Args),
@@ -83,6 +91,10 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Status(args) => status::run(connect, args),
         Command::Topology(args) => topology::run(connect, args),
         Command::Reload(args) => reload::run(connect, args),
+        Command::Mirror(args) => mirror::run(connect, args),
+        Command::Replay(args) => replay::run(connect, args),
+        Command::Segments(args) => segments::run(args),
+        Command::Doctor(args) => doctor::run(connect, args),
         Command::Serve(args) => serve::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
         Command::Completions(args) => completions::run(args),

@@ -110,6 +110,7 @@ fn is_ready() -> Result<bool> {
         }
         let stdout = io::stdout();
         let mut fds = vec![PollFd::new(&stdout, PollFlags::OUT)];
+        // A gone reader ends waits too; the write then tells.
         if give_up.is_none() {
             fds.push(PollFd::from_borrowed_fd(signals::wake(), PollFlags::IN));
         }
@@ -167,7 +168,7 @@ pub fn watch_reader() {
             }
             if fds[0].revents().intersects(gone) {
                 READER_GONE.store(true, Ordering::SeqCst);
-                signals::closer().close();
+                signals::end();
                 return;
             }
         }

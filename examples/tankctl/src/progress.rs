@@ -4,6 +4,7 @@ use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::termios::tcgetwinsize;
 
 use crate::{notes, output};
 
@@ -55,7 +56,12 @@ impl Progress {
         }
         match self.mode {
             Mode::Bar => {
-                self.bar.get_or_insert_with(|| bar(self.what, self.total, self.started)).set_position(done);
+                let bar = self.bar.get_or_insert_with(|| bar(self.what, self.total, self.started));
+                if self.total == 0 {
+                    // Cut to the width of the terminal.
+                    bar.set_message(line(self.what, done, 0, self.started.elapsed()));
+                }
+                bar.set_position(done);
                 self.due = Instant::now() + LONG / 4;
             }
             _ => {
@@ -82,9 +88,10 @@ fn is_capable_terminal() -> bool {
 
 fn bar(what: &'static str, total: u64, started: Instant) -> ProgressBar {
     let bar = notes::BARS.add(if total == 0 { ProgressBar::no_length() } else { ProgressBar::new(total) });
-    // Longer lines are cut to the width of the terminal; the bar takes what is left.
+    let columns = tcgetwinsize(stderr()).map_or(0, |size| size.ws_col);
     let template = match total {
-        0 => "{human_pos} {prefix} ({per_sec})",
+        0 => "{wide_msg}",
+        _ if columns < 40 => "{percent:>3} % {wide_bar}",
         _ => "{percent:>3} % {prefix} {wide_bar} {eta} left",
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());

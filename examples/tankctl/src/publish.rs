@@ -35,8 +35,8 @@ pub struct Args {
     /// A line is KEY=VALUE; one without = has no key
     #[arg(long)]
     keys: bool,
-    /// A line is a key, this, and the value
-    #[arg(short = 'K', long, value_name = "TEXT", value_parser = delimiter, allow_hyphen_values = true,
+    /// A line is a key, this, and the value; -K= is as --keys
+    #[arg(short = 'K', long, value_name = "TEXT", value_parser = key_delimiter, allow_hyphen_values = true,
           conflicts_with = "keys")]
     key_delimiter: Option<Bytes>,
     /// The key of all messages
@@ -49,6 +49,9 @@ pub struct Args {
     /// The file, or the standard input, is one message
     #[arg(long, conflicts_with_all = ["delimiter", "key_delimiter", "keys"])]
     whole: bool,
+    /// How many messages to send together at most
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    batch: u16,
     /// Number the messages, so that none is stored twice after a lost answer; nobody else may publish to the topic meanwhile
     #[arg(long)]
     exactly_once: bool,
@@ -74,6 +77,11 @@ fn delimiter(text: &str) -> Result<Bytes, String> {
         bytes if bytes.is_empty() => Err("at least a byte is needed".into()),
         bytes => Ok(bytes.into()),
     }
+}
+
+/// Of `-K=` clap leaves nothing.
+fn key_delimiter(text: &str) -> Result<Bytes, String> {
+    delimiter(if text.is_empty() { "=" } else { text })
 }
 
 fn acks(text: &str) -> Result<Acks, String> {
@@ -103,7 +111,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
     let client = connect.client()?;
     let chosen = Arc::new(AtomicU16::new(0));
     let settings = client.producer().partitioner(InTurn { chosen: chosen.clone(), turn: 0 });
-    let settings = settings.acks(args.acks).compression(args.compression);
+    let settings = settings.acks(args.acks).compression(args.compression).max_records(args.batch.into());
     let settings = if args.exactly_once { settings.idempotent() } else { settings };
     let producer = checked(settings.build())?;
     let mut publisher = Publisher { producer, args, chosen, lines: Lines::default() };

@@ -1,5 +1,7 @@
 //! A broker to try things against.
 
+use std::{io, thread};
+
 use anyhow::{Context, Result};
 use tank_client::broker::{Broker, Cluster};
 use tank_client::{Client, TopicConfig};
@@ -28,6 +30,9 @@ pub struct Args {
     /// A cluster of so many nodes
     #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=32))]
     nodes: Option<u8>,
+    /// End when the standard input does, too
+    #[arg(long)]
+    attached: bool,
 }
 
 /// What runs until it is dropped.
@@ -60,6 +65,12 @@ pub fn run(args: &Args) -> Result<()> {
     out.bytes().extend_from_slice(format!("{brokers}\n").as_bytes());
     out.flush()?;
     notes::say("a broker listens; Ctrl-C ends it");
+    if args.attached {
+        thread::spawn(|| {
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            signals::end();
+        });
+    }
     signals::wait();
     Ok(())
 }

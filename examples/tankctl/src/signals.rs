@@ -20,13 +20,15 @@ struct State {
     now: Mutex<Now>,
     changed: Condvar,
     closer: CloseHandle,
-    /// Becomes readable with the first signal, and is never read.
+    /// Becomes readable with the first signal or another end, and is never read.
     wake: (UnixStream, UnixStream),
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Now {
     polite: bool,
+    /// Whoever waits here is to end.
+    ended: bool,
     received: Option<i32>,
 }
 
@@ -48,11 +50,17 @@ pub fn install() {
             }
             now.received = Some(signal);
             drop(now);
-            STATE.closer.close();
-            let _ = (&STATE.wake.0).write(&[1]);
-            STATE.changed.notify_all();
+            end();
         }
     });
+}
+
+/// Ends subscriptions and waits as a signal does.
+pub fn end() {
+    STATE.now.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+    STATE.closer.close();
+    let _ = (&STATE.wake.0).write(&[1]);
+    STATE.changed.notify_all();
 }
 
 /// From here on the first signal does not end the process: the caller ends in order.
@@ -75,10 +83,10 @@ pub fn code(signal: i32) -> u8 {
     128 + u8::try_from(signal).unwrap_or(0)
 }
 
-/// Waits for a signal, until then at most. Returns whether one has come.
+/// Waits for a signal, or another [`end`], until then at most. Returns whether one has come.
 pub fn wait_until(until: Instant) -> bool {
     let mut now = STATE.now.lock().unwrap_or_else(PoisonError::into_inner);
-    while now.received.is_none() {
+    while !now.ended {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return false;
@@ -88,12 +96,12 @@ pub fn wait_until(until: Instant) -> bool {
     true
 }
 
-/// Waits for a signal for ever.
+/// Waits for a signal, or another [`end`].
 pub fn wait() {
     while !wait_until(Instant::now() + Duration::from_secs(3600)) {}
 }
 
-/// Readable as soon as a signal has come.
+/// Readable as soon as a signal, or another [`end`], has come.
 pub fn wake() -> BorrowedFd<'static> {
     STATE.wake.1.as_fd()
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use jiff::tz::TimeZone;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::connect::Connect;
 use crate::format::visible;
@@ -38,10 +38,9 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
     rows.push(("answers in", show_span(client.ping()?).into()));
     let mut out = Output::stdout();
     if args.table.json {
-        let object: Map<String, Value> =
-            rows.into_iter().map(|(name, value)| (name.replace(' ', "_"), value)).collect();
-        serde_json::to_writer(out.bytes(), &object)?;
-        out.bytes().push(b'\n');
+        let members: Vec<String> =
+            rows.iter().map(|(name, value)| format!("\"{}\":{value}", name.replace(' ', "_"))).collect();
+        out.bytes().extend_from_slice(format!("{{{}}}\n", members.join(",")).as_bytes());
     } else {
         for (name, value) in rows {
             let value = value.as_str().map_or(value.to_string(), str::to_owned);
