@@ -1,7 +1,7 @@
 //! The main job with nothing to set up: starts a broker in this process, publishes to it and reads it back.
 //!
 //! ```sh
-//! cargo run --example quickstart
+//! cargo run --features broker --example quickstart
 //! ```
 
 mod common;
