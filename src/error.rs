@@ -171,9 +171,9 @@ pub enum Error {
         limit: usize,
     },
     /// The number that a subscription was to resume with lies beyond the end of the partition: this is not the log that the
-    /// checkpoint was made from. See [`Subscription::beyond_end`](crate::Subscription::beyond_end).
+    /// position was taken from. See [`Subscription::beyond_end`](crate::Subscription::beyond_end).
     #[error(
-        "{topic}/{partition}: the checkpoint says {position}, but the high-water mark is {high_water_mark}: \
+        "{topic}/{partition}: cannot resume with sequence number {position}, the high-water mark is {high_water_mark}: \
          the topic was created again, or lost its last messages"
     )]
     Recreated {
@@ -181,7 +181,7 @@ pub enum Error {
         topic: String,
         /// The partition.
         partition: u16,
-        /// The next number, according to the checkpoint.
+        /// The number to resume with.
         position: u64,
         /// The last number assigned.
         high_water_mark: u64,
@@ -600,7 +600,7 @@ mod tests {
             ),
             (
                 Error::Recreated { topic: topic(), partition, position: 9, high_water_mark: 4 },
-                "orders/3: the checkpoint says 9, but the high-water mark is 4: \
+                "orders/3: cannot resume with sequence number 9, the high-water mark is 4: \
                  the topic was created again, or lost its last messages",
                 "",
             ),

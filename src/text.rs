@@ -1,12 +1,13 @@
-//! Settings as text, for command lines and configuration files: `parse` reads what `Display` writes.
+//! Settings and positions as text, for command lines and files: `parse` reads what `Display` writes.
 
-use std::fmt;
+use std::collections::HashSet;
+use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use crate::config::{Acks, MAX_PEERS};
-use crate::consume::OutOfRange;
+use crate::consume::{OutOfRange, Position, Positions};
 use crate::error::{Error, Result};
-use crate::message::Start;
+use crate::message::{Start, check_topic};
 use crate::protocol::bundle::Compression;
 use crate::utc;
 
@@ -75,6 +76,76 @@ impl FromStr for Acks {
             (_, Ok(count @ 1..=MAX_PEERS)) => Ok(Acks::Peers(count)),
             _ => malformed("acks", text, &format!("all, quorum, or 1 to {MAX_PEERS}")),
         }
+    }
+}
+
+/// Writes topic, partition and number: `orders/0=17`. White space, control characters and `%` in a topic are written as their
+/// bytes in UTF-8, `%20` for a space; all else stays as it is.
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.topic.chars() {
+            match c.is_whitespace() || c.is_control() || c == '%' {
+                true => c.encode_utf8(&mut [0; 4]).bytes().try_for_each(|byte| write!(f, "%{byte:02x}"))?,
+                false => f.write_char(c)?,
+            }
+        }
+        write!(f, "/{}={}", self.partition, self.seq)
+    }
+}
+
+/// Reads topic, partition and number: `orders/0=17`. In the topic, which has 1 to 255 bytes, `%` and two hexadecimal digits
+/// stand for a byte of UTF-8.
+impl FromStr for Position {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Position> {
+        let parsed = text.rsplit_once('=').and_then(|(name, seq)| {
+            let (topic, partition) = name.rsplit_once('/')?;
+            Some(Position::new(unescape(topic)?, partition.parse().ok()?, seq.parse().ok()?))
+        });
+        match parsed {
+            Some(position) => check_topic(&position.topic).map(|()| position),
+            None => malformed("position", text, "one such as orders/0=17"),
+        }
+    }
+}
+
+fn unescape(topic: &str) -> Option<String> {
+    let mut parts = topic.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let digits = part.get(..2).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Writes all of them in one line, with spaces between: `orders/0=17 orders/1=4`. There is nothing in the line if there are
+/// none.
+impl fmt::Display for Positions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, position) in self.iter().enumerate() {
+            let between = if index == 0 { "" } else { " " };
+            write!(f, "{between}{position}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads any number of positions with white space between: `orders/0=17 orders/1=4`. Two of the same partition are refused.
+impl FromStr for Positions {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Positions> {
+        let mut named = HashSet::new();
+        let all = text.split_whitespace().map(|one| match one.parse::<Position>() {
+            Ok(p) if !named.insert((p.topic.clone(), p.partition)) => {
+                malformed("positions", one, "one of each partition")
+            }
+            parsed => parsed,
+        });
+        all.collect()
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod disk;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -147,7 +148,7 @@ impl Checkpoint {
             });
         }
         let mut merged = self.positions.clone();
-        merged.set_all(positions.iter().cloned());
+        merged.extend(positions);
         let keep = self.intact && now.is_some();
         if keep && merged == self.positions {
             return Ok(());
@@ -160,6 +161,19 @@ impl Checkpoint {
         }
         (self.seen, self.intact, self.positions) = (Some(Stamp::of(&bytes)), true, merged);
         Ok(())
+    }
+}
+
+impl AsRef<Positions> for Checkpoint {
+    fn as_ref(&self) -> &Positions {
+        &self.positions
+    }
+}
+
+/// Writes its [positions](Positions) as one line.
+impl fmt::Display for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.positions.fmt(f)
     }
 }
 
@@ -211,14 +225,10 @@ fn decode(bytes: &[u8]) -> Result<Positions, CheckpointFault> {
 
 fn entries(bytes: &[u8]) -> Result<Positions, DecodeError> {
     let mut cursor = Cursor::new(bytes, 0);
-    let mut all = Vec::new();
-    for _ in 0..cursor.u32("entries")? {
-        let topic = cursor.text("topic")?.into();
-        all.push(Position { topic, partition: cursor.u16("partition")?, seq: cursor.u64("next number")? });
-    }
+    let entries = 0..cursor.u32("entries")?;
+    let entry = |_| Ok(Position::new(cursor.text("topic")?, cursor.u16("partition")?, cursor.u64("next number")?));
+    let positions = entries.map(entry).collect::<std::result::Result<_, DecodeError>>()?;
     cursor.finish("checkpoint")?;
-    let mut positions = Positions::default();
-    positions.set_all(all.into_iter());
     Ok(positions)
 }
 

@@ -1,11 +1,18 @@
-//! Where a subscription stands, and what retention took before it got there.
+//! Where a subscription stands, as data.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// The next sequence number to be delivered from a partition.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+///
+/// ```
+/// use tank_client::Position;
+///
+/// let position = Position::new("orders", 0, 17);
+/// assert_eq!(position.to_string(), "orders/0=17");
+/// assert_eq!("orders/0=17".parse::<Position>()?, position);
+/// # Ok::<(), tank_client::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct Position {
     /// The topic.
@@ -16,43 +23,99 @@ pub struct Position {
     pub seq: u64,
 }
 
-/// The positions of a subscription: what to store in order to continue later.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Positions(pub(super) Vec<Position>);
+impl Position {
+    /// Creates a position: the next number to be delivered from a partition.
+    pub fn new(topic: impl Into<Arc<str>>, partition: u16, seq: u64) -> Position {
+        Position { topic: topic.into(), partition, seq }
+    }
+}
+
+impl<T: Into<Arc<str>>> From<(T, u16, u64)> for Position {
+    fn from((topic, partition, seq): (T, u16, u64)) -> Position {
+        Position::new(topic, partition, seq)
+    }
+}
+
+impl From<&Position> for Position {
+    fn from(position: &Position) -> Position {
+        position.clone()
+    }
+}
+
+/// The positions of a subscription: what to store in order to [continue later](crate::Subscription::resume). They are in the
+/// order of topics and partitions, one for each.
+///
+/// As one line, they can be written to any place that keeps text. As rows, they go to a database and come back:
+///
+/// ```
+/// use tank_client::{Positions, Subscription};
+///
+/// let rows = [("orders", 1, 4), ("orders", 0, 17)];
+/// let positions = rows.into_iter().collect::<Positions>();
+/// assert_eq!(positions.to_string(), "orders/0=17 orders/1=4");
+/// assert_eq!("orders/0=17 orders/1=4".parse::<Positions>()?, positions);
+///
+/// let orders = Subscription::topic("orders").resume(&positions);
+/// for position in positions {
+///     println!("{} {} {}", position.topic, position.partition, position.seq);
+/// }
+/// # Ok::<(), tank_client::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Positions(Vec<Position>);
 
 impl Positions {
-    /// All of them, in the order of the subscription.
+    /// Returns an iterator over them.
     pub fn iter(&self) -> std::slice::Iter<'_, Position> {
         self.0.iter()
     }
 
-    /// The next number of a partition, if it belongs to the subscription.
+    /// Returns the next number of a partition, if it is among them.
     pub fn get(&self, topic: &str, partition: u16) -> Option<u64> {
-        self.0.iter().find(|p| &*p.topic == topic && p.partition == partition).map(|p| p.seq)
-    }
-
-    /// As [`set`](Positions::set) for many, however many there are.
-    pub(super) fn set_all(&mut self, others: impl Iterator<Item = Position>) {
-        let place = |(index, p): (usize, &Position)| ((p.topic.clone(), p.partition), index);
-        let mut places: HashMap<_, _> = self.0.iter().enumerate().map(place).collect();
-        for position in others {
-            match places.entry((position.topic.clone(), position.partition)) {
-                Entry::Occupied(place) => self.0[*place.get()].seq = position.seq,
-                Entry::Vacant(place) => {
-                    place.insert(self.0.len());
-                    self.0.push(position);
-                }
-            }
-        }
+        self.find(topic, partition).ok().map(|index| self.0[index].seq)
     }
 
     /// Sets the next number of a partition, in place of the one it had: for a program that processes messages in another
     /// order than they arrive in.
     pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
-        match self.0.iter_mut().find(|p| &*p.topic == topic && p.partition == partition) {
-            Some(position) => position.seq = seq,
-            None => self.0.push(Position { topic: topic.into(), partition, seq }),
+        match self.find(topic, partition) {
+            Ok(index) => self.0[index].seq = seq,
+            Err(index) => self.0.insert(index, Position::new(topic, partition, seq)),
         }
+    }
+
+    fn find(&self, topic: &str, partition: u16) -> Result<usize, usize> {
+        self.0.binary_search_by(|p| (&*p.topic, p.partition).cmp(&(topic, partition)))
+    }
+}
+
+/// A later position of a partition replaces an earlier one.
+impl<P: Into<Position>> Extend<P> for Positions {
+    fn extend<I: IntoIterator<Item = P>>(&mut self, positions: I) {
+        self.0.extend(positions.into_iter().map(Into::into));
+        self.0.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        self.0.dedup_by(|later, kept| {
+            let is_same = (&later.topic, later.partition) == (&kept.topic, kept.partition);
+            kept.seq = if is_same { later.seq } else { kept.seq };
+            is_same
+        });
+    }
+}
+
+impl<P: Into<Position>> FromIterator<P> for Positions {
+    fn from_iter<I: IntoIterator<Item = P>>(positions: I) -> Positions {
+        let mut all = Positions::default();
+        all.extend(positions);
+        all
+    }
+}
+
+impl IntoIterator for Positions {
+    type Item = Position;
+    type IntoIter = std::vec::IntoIter<Position>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 
@@ -62,5 +125,11 @@ impl<'a> IntoIterator for &'a Positions {
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
+    }
+}
+
+impl AsRef<Positions> for Positions {
+    fn as_ref(&self) -> &Positions {
+        self
     }
 }

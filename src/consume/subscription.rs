@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
-use super::checkpoint::Checkpoint;
 use super::close::CloseHandle;
 use super::position::Positions;
 use crate::config::setters;
@@ -138,12 +137,13 @@ impl Subscription {
         /// [`retry_timeout`](crate::ClientBuilder::retry_timeout), and then ends the subscription with the same error.
         out_of_range(policy: OutOfRange) => options.out_of_range = policy;
 
-        /// Continues where a checkpoint says, whatever start was given; partitions that are not in it begin with their start.
+        /// Continues at these [`Positions`], or those of a [`Checkpoint`](crate::Checkpoint), whatever start was given;
+        /// partitions that are not among them begin with their start.
         ///
         /// If retention has taken messages from there on, [`out_of_range`](Subscription::out_of_range) decides, and
         /// [`gaps`](crate::ConsumeIter::gaps) lists them. If the number lies beyond the end,
         /// [`beyond_end`](Subscription::beyond_end) decides.
-        resume(checkpoint: &Checkpoint) => resume = checkpoint.positions().clone();
+        resume(positions: impl AsRef<Positions>) => resume = positions.as_ref().clone();
 
         /// What to do when the number wanted next lies beyond the end, because the topic was created again or a fail-over lost its
         /// last messages; it applies as long as the subscription lasts. Default [`OutOfRange::Fail`]; the error is

@@ -8,7 +8,9 @@ use common::server::Server;
 use common::watch::within;
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::Kind;
-use tank_client::{Acks, Client, Compression, Error, Message, OutOfRange, Record, Start, Subscription};
+use tank_client::{
+    Acks, Client, Compression, Error, Message, OutOfRange, Position, Positions, Record, Start, Subscription,
+};
 
 const SECRET: &[u8] = b"\xbe\xef secret";
 
@@ -203,6 +205,43 @@ fn text_that_names_no_setting_is_refused_with_what_is_allowed() {
     assert_eq!("gzip".parse::<Compression>().map_err(text), Err(wanted.into()));
     let wanted = "policy: \"none\" given, fail, earliest, latest allowed";
     assert_eq!("none".parse::<OutOfRange>().map_err(text), Err(wanted.into()));
+}
+
+/// Rows of a database, lines of text and positions stand for each other, whatever the topics are called.
+#[test]
+fn positions_are_rows_and_lines() {
+    let two: Positions = [("orders", 1, 4), ("orders", 0, 3), ("orders", 0, 17)].into_iter().collect();
+    assert_eq!(two.get("orders", 0), Some(17), "the later one counts");
+    let kept = |p: &Position| (p.topic.to_string(), p.partition, p.seq);
+    assert_eq!(two.iter().map(kept).collect::<Positions>(), two);
+    let (by_value, by_reference) = (two.clone().into_iter(), (&two).into_iter());
+    assert!(by_value.eq(by_reference.cloned()));
+    let mut more = two.clone();
+    more.extend(&Positions::from_iter([("clicks", 9, 1), ("orders", 1, 5)]));
+    more.set("orders", 0, 18);
+    more.set("a", 65_534, u64::MAX);
+
+    let odd = Positions::from_iter([("a b%/0=1\u{a0}\n", 0, 1), ("é/=", 1, 2)]);
+    round_trip(&[
+        (Positions::default(), ""),
+        (two, "orders/0=17 orders/1=4"),
+        (more, "a/65534=18446744073709551615 clicks/9=1 orders/0=18 orders/1=5"),
+        (odd, "a%20b%25/0=1%c2%a0%0a/0=1 é/=/1=2"),
+    ]);
+    assert_eq!(" orders/1=4\n orders/0=17\t".parse::<Positions>().unwrap().to_string(), "orders/0=17 orders/1=4");
+
+    let long = format!("{:a<256}/0=1", "");
+    for text in ["orders", "orders/0", "orders=1", "orders/65536=1", "orders/0=-1", "%2/0=1", "%é/0=1", "%ff/0=1"] {
+        let e = format!("x/0=1 {text}").parse::<Positions>().unwrap_err();
+        assert_eq!(e.to_string(), format!("position: {text:?} given, one such as orders/0=17 allowed"));
+    }
+    for (text, wanted) in [
+        ("/0=1", "topic name: 0 bytes given, 1 to 255 allowed"),
+        (&long, "topic name: 256 bytes given, 1 to 255 allowed"),
+        ("a/0=1 a/1=1 a/0=2", "positions: \"a/0=2\" given, one of each partition allowed"),
+    ] {
+        assert_eq!(text.parse::<Positions>().unwrap_err().to_string(), wanted);
+    }
 }
 
 /// A subscription is made of what names a topic, or a partition of one.

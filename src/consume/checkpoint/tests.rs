@@ -345,10 +345,9 @@ fn what_an_overwriting_save_left_is_completed_by_the_next_opening() {
 #[test]
 fn more_than_anybody_has_is_saved_and_read() {
     let dir = Dir::new();
-    let mut many = Positions::default();
     let topics: Vec<Arc<str>> = (0..2).map(|n| format!("{n:255}").into()).collect();
     let ids = topics.iter().flat_map(|topic| (0..65_535).map(move |id| (topic.clone(), id)));
-    many.set_all(ids.map(|(topic, partition)| Position { topic, partition, seq: 7 }));
+    let many = ids.map(|(topic, partition)| (topic, partition, 7)).collect::<Positions>();
     Checkpoint::open(dir.file()).unwrap().save(&many).unwrap();
     assert!(fs::metadata(dir.file()).unwrap().len() > 32 << 20);
     assert!(*Checkpoint::open(dir.file()).unwrap().positions() == many);
