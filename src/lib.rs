@@ -16,7 +16,7 @@
 //! | --- | --- |
 //! | read | [`Client::subscribe`], [`Subscription`], [`ConsumeIter`] |
 //! | end a loop from another thread | [`CloseHandle`] |
-//! | continue later where you stopped | [`Checkpoint`], [`ConsumeIter::positions`] |
+//! | continue later where you stopped | [`Checkpoint`], or [`Positions`] in a database |
 //! | begin or end at a time | [`Start::Time`], [`Subscription::stop_at_time`], [`Client::seq_at`] |
 //! | publish | [`Client::publish`], [`Producer`] |
 //! | list topics, partitions, nodes, their state | [`Client::topics`] and its neighbours |
@@ -28,8 +28,8 @@
 //! # The guide
 //!
 //! Begin with the [first steps](guide::first_steps). Then, when you need them:
-//! [positions and delivery guarantees](guide::positions) · [back-pressure](guide::back_pressure) ·
-//! [time-outs and closing](guide::time_outs) · [clusters](guide::clusters) ·
+//! [positions and delivery guarantees](guide::positions) · [exactly once into a database](guide::databases) ·
+//! [back-pressure](guide::back_pressure) · [time-outs and closing](guide::time_outs) · [clusters](guide::clusters) ·
 //! [publishing and its outcomes](guide::publishing) · [testing your program](guide::testing) ·
 //! [performance](guide::performance) · [security](guide::security). If you know other clients:
 //! [coming from tankgo](guide::from_tankgo), [coming from Kafka clients](guide::from_kafka),

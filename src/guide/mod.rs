@@ -2,16 +2,17 @@
 //!
 //! 1. [First steps](first_steps): a broker, a topic, a message to it and back; the terms; errors.
 //! 2. [Positions and delivery guarantees](positions): how far a subscription has read, and how no message is lost.
-//! 3. [Back-pressure](back_pressure): what happens if you are slower than the broker.
-//! 4. [Time-outs and closing](time_outs): how long each call may block, and how to stop it.
-//! 5. [Clusters](clusters): leaders, fail-overs, and what the client does about them.
-//! 6. [Publishing and its outcomes](publishing): stored, not stored, unknown; producers.
-//! 7. [Testing your program](testing): a simulated world in virtual time, and the embedded broker; faults included.
-//! 8. [Performance](performance): what costs time, and what to do about it.
-//! 9. [Security](security): what a broker can and cannot do to your program.
-//! 10. [Coming from tankgo](from_tankgo).
-//! 11. [Coming from Kafka clients](from_kafka).
-//! 12. [What TANK does not have](not_in_tank).
+//! 3. [Exactly once into a database](databases): positions and results in one transaction.
+//! 4. [Back-pressure](back_pressure): what happens if you are slower than the broker.
+//! 5. [Time-outs and closing](time_outs): how long each call may block, and how to stop it.
+//! 6. [Clusters](clusters): leaders, fail-overs, and what the client does about them.
+//! 7. [Publishing and its outcomes](publishing): stored, not stored, unknown; producers.
+//! 8. [Testing your program](testing): a simulated world in virtual time, and the embedded broker; faults included.
+//! 9. [Performance](performance): what costs time, and what to do about it.
+//! 10. [Security](security): what a broker can and cannot do to your program.
+//! 11. [Coming from tankgo](from_tankgo).
+//! 12. [Coming from Kafka clients](from_kafka).
+//! 13. [What TANK does not have](not_in_tank).
 //!
 //! All of its code runs, most of it against the [embedded broker](testing), so you can try it without setting anything up. Each
 //! chapter can be read by itself. Exact terms, defaults and errors are documented with the items it links to.
@@ -24,6 +25,8 @@ use crate::*;
 pub mod back_pressure {}
 #[doc = include_str!("clusters.md")]
 pub mod clusters {}
+#[doc = include_str!("databases.md")]
+pub mod databases {}
 #[doc = include_str!("first_steps.md")]
 pub mod first_steps {}
 #[doc = include_str!("from_kafka.md")]

@@ -1,0 +1,53 @@
+//! Stores the messages of a topic in SQLite, each exactly once: rows and positions are written in one transaction.
+//!
+//! ```sh
+//! cargo run -p exactly_once_sqlite -- 127.0.0.1:11011 orders orders.db
+//! ```
+
+use std::error::Error;
+
+use rusqlite::{Connection, params};
+use tank_client::{Client, Position, Positions, Start, Subscription};
+
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS messages (topic TEXT, partition INTEGER, seq INTEGER, payload BLOB);
+    CREATE TABLE IF NOT EXISTS positions (topic TEXT, partition INTEGER, seq INTEGER, PRIMARY KEY (topic, partition));
+";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [brokers, topic, file] = &args[..] else { return Err("usage: exactly_once_sqlite BROKERS TOPIC FILE".into()) };
+
+    let mut db = Connection::open(file)?;
+    db.execute_batch(TABLES)?;
+    // Partitions that the database does not know yet begin with their first message.
+    let stored = positions(&db)?;
+    println!("begins with {stored}");
+    let all = Subscription::topic(topic).start(Start::Earliest).resume(stored);
+    let mut messages = Client::connect(brokers)?.subscribe(all)?;
+    let handle = messages.close_handle();
+    ctrlc::set_handler(move || handle.close())?;
+
+    while let Some(batch) = messages.next_batch()? {
+        let transaction = db.transaction()?;
+        {
+            let mut insert = transaction.prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4)")?;
+            for message in batch {
+                insert.execute(params![message.topic(), message.partition(), message.seq(), message.payload()])?;
+            }
+            let mut replace = transaction.prepare_cached("REPLACE INTO positions VALUES (?1, ?2, ?3)")?;
+            for position in messages.positions() {
+                replace.execute(params![&*position.topic, position.partition, position.seq])?;
+            }
+        }
+        transaction.commit()?;
+        println!("goes on with {}", messages.positions());
+    }
+    Ok(())
+}
+
+fn positions(db: &Connection) -> rusqlite::Result<Positions> {
+    let mut rows = db.prepare("SELECT topic, partition, seq FROM positions")?;
+    let position = |row: &rusqlite::Row<'_>| Ok(Position::new(row.get::<_, String>(0)?, row.get(1)?, row.get(2)?));
+    rows.query_map([], position)?.collect()
+}
