@@ -134,10 +134,11 @@ pub(crate) fn create_topic(session: &Session, topic: &str, partitions: u16, conf
     }
     let (topic, config) = (topic.to_owned(), config.to_string());
     let request = CreateTopicRequest { request_id: session.next_request_id(), topic, partitions, config };
-    match session.call_once(&request, &|e| Error::unknown(&request.topic, 0, e))? {
+    let (broker, code) = session.call_once(&request, &|e| Error::unknown(&request.topic, 0, e))?;
+    match code {
         CreateTopicCode::Created if in_cluster => await_leaders(session, &request.topic, partitions),
         CreateTopicCode::Created => Ok(()),
-        refused => Err(Error::broker(&request.topic, None, fault_of_create(refused))),
+        refused => Err(Error::broker(&request.topic, None, fault_of_create(refused)).at(&broker)),
     }
 }
 
@@ -156,7 +157,7 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
         let passes = e.is_transient() || matches!(&e, Error::Broker { fault, .. } if *fault == unknown);
         match state.retry_or_fail(session.now(), &policy) {
             Some(until) if passes => {
-                debug!("{topic}: created, but cannot be used yet: {}", e.chain());
+                debug!("{topic}: created, but cannot be used yet: {e:#}");
                 session.pause(until, None)?;
             }
             _ => return Err(e),
@@ -165,7 +166,7 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
 }
 
 pub(crate) fn topics(session: &Session) -> Result<Vec<TopicInfo>> {
-    let answer = session.call(&mut DiscoverTopicsRequest { request_id: 0, flags: 0 }, None)?;
+    let (_, answer) = session.call(&mut DiscoverTopicsRequest { request_id: 0, flags: 0 }, None)?;
     let info = |topic: TopicEntry| TopicInfo {
         name: topic.name,
         partitions: topic.partitions,
@@ -178,7 +179,7 @@ pub(crate) fn topics(session: &Session) -> Result<Vec<TopicInfo>> {
 }
 
 pub(crate) fn topology(session: &Session) -> Result<Topology> {
-    let answer = session.call(&mut DiscoverTopologyRequest { request_id: 0, flags: 0 }, None)?;
+    let (_, answer) = session.call(&mut DiscoverTopologyRequest { request_id: 0, flags: 0 }, None)?;
     let Some(cluster) = answer.cluster else { return Ok(Topology::default()) };
     let info = |node: NodeEntry| NodeInfo {
         id: node.id,
@@ -193,7 +194,7 @@ pub(crate) fn topology(session: &Session) -> Result<Topology> {
 }
 
 pub(crate) fn status(session: &Session) -> Result<BrokerStatus> {
-    let answer = session.call(&mut StatusRequest { request_id: 0 }, None)?;
+    let (_, answer) = session.call(&mut StatusRequest { request_id: 0 }, None)?;
     let log = answer.log;
     Ok(BrokerStatus {
         topics: answer.topics,
@@ -209,15 +210,16 @@ pub(crate) fn status(session: &Session) -> Result<BrokerStatus> {
 pub(crate) fn reload_config(session: &Session, topic: &str, partition: u16) -> Result<()> {
     check_topic(topic)?;
     let mut request = ReloadConfRequest { request_id: 0, topic: topic.to_owned(), partition };
-    let fault = match session.call(&mut request, None)? {
+    let (broker, code) = session.call(&mut request, None)?;
+    let fault = match code {
         ReloadConfCode::Reloaded => return Ok(()),
         ReloadConfCode::SystemError => Fault::ConfigUnreadable,
         ReloadConfCode::InvalidConfig => Fault::InvalidConfig,
         ReloadConfCode::UnknownPartition => Fault::UnknownPartition,
-        ReloadConfCode::UnknownTopic => return Err(Error::broker(topic, None, Fault::UnknownTopic)),
+        ReloadConfCode::UnknownTopic => return Err(Error::broker(topic, None, Fault::UnknownTopic).at(&broker)),
         ReloadConfCode::Unsupported => Fault::Unsupported,
     };
-    Err(Error::broker(topic, partition, fault))
+    Err(Error::broker(topic, partition, fault).at(&broker))
 }
 
 pub(crate) fn ping(session: &Session) -> Result<Duration> {

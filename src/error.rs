@@ -14,13 +14,27 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong.
 ///
-/// The text of an error does not repeat that of its source: print the whole chain of
-/// [`source`](std::error::Error::source)s.
+/// The text of an error does not repeat that of its [`source`](std::error::Error::source): `{:#}` writes all causes, too. What
+/// happened at a broker names it.
+///
+/// ```
+/// use tank_client::broker::Broker;
+/// use tank_client::{Client, Error};
+///
+/// let broker = Broker::start()?;
+/// let client = Client::connect(broker.addr())?;
+/// let e = client.subscribe("orders").unwrap_err();
+/// assert_eq!(e.to_string(), format!("{}: orders: no such topic", broker.addr()));
+/// assert!(e.is_unknown_topic() && !e.is_retryable());
+/// let Error::Broker { topic, .. } = &e else { panic!("{e:#}") };
+/// assert_eq!(topic, "orders");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No broker could be reached. With several brokers, the source lists each one and its cause.
-    #[error("cannot connect to {addr}")]
+    #[non_exhaustive]
     Connect {
         /// The broker, or the list of brokers, as it was given.
         addr: String,
@@ -28,7 +42,7 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// The network failed.
-    #[error("{broker}: network failure while {phase}")]
+    #[non_exhaustive]
     Io {
         /// The broker.
         broker: String,
@@ -38,7 +52,7 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// The broker did not connect, greet, send or receive in time.
-    #[error("{broker}: timed out after {after:?} {phase}")]
+    #[non_exhaustive]
     Timeout {
         /// The broker.
         broker: String,
@@ -48,7 +62,7 @@ pub enum Error {
         after: Duration,
     },
     /// The broker closed the connection.
-    #[error("{broker}: connection closed by the broker while {phase}")]
+    #[non_exhaustive]
     Disconnected {
         /// The broker.
         broker: String,
@@ -56,7 +70,7 @@ pub enum Error {
         phase: Phase,
     },
     /// Another service answers at the broker's address: it does not greet as a TANK broker does.
-    #[error("{broker}: not a TANK broker")]
+    #[non_exhaustive]
     NotTank {
         /// The broker.
         broker: String,
@@ -64,10 +78,9 @@ pub enum Error {
         source: DecodeError,
     },
     /// A wait was ended by [`CloseHandle::close`](crate::CloseHandle::close).
-    #[error("closed while waiting for brokers")]
     Closed,
     /// The broker sent what the protocol does not allow, or more than [`Limits`](crate::Limits) do.
-    #[error("{broker}: malformed data from the broker")]
+    #[non_exhaustive]
     Decode {
         /// The broker.
         broker: String,
@@ -75,11 +88,10 @@ pub enum Error {
         source: DecodeError,
     },
     /// The sequence number asked for is not there.
-    #[error(
-        "{topic}/{partition}: sequence number {requested} is out of range, \
-         first available is {first_available}, the high-water mark {high_water_mark}"
-    )]
+    #[non_exhaustive]
     OutOfRange {
+        /// The broker at which it happened, if it was at one.
+        broker: Option<String>,
         /// The topic.
         topic: String,
         /// The partition.
@@ -92,8 +104,10 @@ pub enum Error {
         high_water_mark: u64,
     },
     /// The broker refused, or what it says cannot be followed.
-    #[error("{topic}{}: {fault}", partition.map(|id| format!("/{id}")).unwrap_or_default())]
+    #[non_exhaustive]
     Broker {
+        /// The broker at which it happened, if it was at one.
+        broker: Option<String>,
         /// The topic.
         topic: String,
         /// The partition, if it is about one.
@@ -102,8 +116,10 @@ pub enum Error {
         fault: Fault,
     },
     /// A bundle too large for any fetch within the limits, or a record too large for a request.
-    #[error("{topic}/{partition}: a bundle of {needed} bytes, the limit is {limit}")]
+    #[non_exhaustive]
     BundleTooLarge {
+        /// The broker at which it happened, if it was at one.
+        broker: Option<String>,
         /// The topic.
         topic: String,
         /// The partition.
@@ -115,7 +131,7 @@ pub enum Error {
     },
     /// A publish was sent and got no clear answer: the messages may be stored or not. The same for the creation of a topic,
     /// which may exist or not; the partition is 0 then.
-    #[error("{topic}/{partition}: sent, but the outcome is unknown")]
+    #[non_exhaustive]
     OutcomeUnknown {
         /// The topic.
         topic: String,
@@ -125,7 +141,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// A publish took several bundles, of which only the first ones are known to be stored.
-    #[error("{topic}/{partition}: only the first {stored} records are known to be stored")]
+    #[non_exhaustive]
     PartlyStored {
         /// The topic.
         topic: String,
@@ -139,7 +155,7 @@ pub enum Error {
     },
     /// Records that a [`Producer`](crate::Producer) did not send because earlier ones of their partition failed: sent again
     /// together, they keep their order.
-    #[error("{topic}/{partition}: not sent: an earlier bundle of this partition failed")]
+    #[non_exhaustive]
     NotSent {
         /// The topic.
         topic: String,
@@ -150,7 +166,7 @@ pub enum Error {
     },
     /// Records that a [`Producer`](crate::Producer) may not have stored wait for
     /// [`retry_failures`](crate::Producer::retry_failures) or [`take_failures`](crate::Producer::take_failures).
-    #[error("{records} records may not have been stored: retry or take the producer's failures")]
+    #[non_exhaustive]
     Undelivered {
         /// How many.
         records: usize,
@@ -159,7 +175,7 @@ pub enum Error {
     },
     /// A [`Producer`](crate::Producer) holds as many bytes as [it may](crate::ProducerBuilder::max_pending_bytes), or a quarter
     /// of them for this partition. The record was not taken.
-    #[error("{topic}/{partition}: full: {pending} bytes are waiting to be stored, {limit} allowed")]
+    #[non_exhaustive]
     Full {
         /// The topic.
         topic: String,
@@ -172,11 +188,10 @@ pub enum Error {
     },
     /// The number that a subscription was to resume with lies beyond the end of the partition: this is not the log that the
     /// position was taken from. See [`Subscription::beyond_end`](crate::Subscription::beyond_end).
-    #[error(
-        "{topic}/{partition}: cannot resume with sequence number {position}, the high-water mark is {high_water_mark}: \
-         the topic was created again, or lost its last messages"
-    )]
+    #[non_exhaustive]
     Recreated {
+        /// The broker at which it happened, if it was at one.
+        broker: Option<String>,
         /// The topic.
         topic: String,
         /// The partition.
@@ -187,7 +202,7 @@ pub enum Error {
         high_water_mark: u64,
     },
     /// A [`Checkpoint`](crate::Checkpoint) file that cannot be used.
-    #[error("{}: {fault}{}", path.display(), if *previous { "; its previous generation is intact" } else { "" })]
+    #[non_exhaustive]
     Checkpoint {
         /// The file.
         path: PathBuf,
@@ -197,7 +212,7 @@ pub enum Error {
         previous: bool,
     },
     /// A [segment](crate::segment) file does not hold what it should.
-    #[error("{}: malformed data in the bundle at byte {at}", path.display())]
+    #[non_exhaustive]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -208,7 +223,7 @@ pub enum Error {
         source: DecodeError,
     },
     /// A file could not be read or written.
-    #[error("cannot read or write {}", path.display())]
+    #[non_exhaustive]
     File {
         /// The file.
         path: PathBuf,
@@ -216,7 +231,7 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// A call with arguments that cannot work; nothing was sent.
-    #[error("{reason}")]
+    #[non_exhaustive]
     Config {
         /// What is wrong, with the value and what is allowed.
         reason: String,
@@ -226,13 +241,27 @@ pub enum Error {
 impl Error {
     /// Returns whether time ran out.
     pub fn is_timeout(&self) -> bool {
+        self.kind() == io::ErrorKind::TimedOut
+    }
+
+    /// Returns whether a connection ended, rather than took too long.
+    pub fn is_connection_lost(&self) -> bool {
+        let is_lost = matches!(self.outcome(), Error::Io { .. } | Error::Disconnected { .. });
+        is_lost && !self.is_timeout()
+    }
+
+    /// Returns whether records may be stored or not, or a topic may have been created or not.
+    pub fn is_outcome_unknown(&self) -> bool {
         match self {
-            Error::Timeout { .. } => true,
-            Error::Connect { source, .. } | Error::Io { source, .. } => source.kind() == io::ErrorKind::TimedOut,
-            Error::OutcomeUnknown { source, .. } | Error::PartlyStored { source, .. } => source.is_timeout(),
-            Error::Undelivered { source, .. } => source.is_timeout(),
-            _ => false,
+            Error::PartlyStored { source, .. } => source.is_outcome_unknown(),
+            Error::Undelivered { source, .. } => source.is_outcome_unknown(),
+            _ => matches!(self, Error::OutcomeUnknown { .. }),
         }
+    }
+
+    /// Returns whether there is no such topic.
+    pub fn is_unknown_topic(&self) -> bool {
+        matches!(self.outcome(), Error::Broker { fault: Fault::UnknownTopic, .. })
     }
 
     /// Returns whether the same call may succeed later, and making it again cannot do anything twice.
@@ -260,14 +289,52 @@ impl Error {
         matches!(self, Error::Broker { fault: Fault::Redirects { .. }, .. })
     }
 
-    /// Whether the connection ended, rather than took too long.
-    pub(crate) fn is_connection_lost(&self) -> bool {
-        matches!(self, Error::Io { .. } | Error::Disconnected { .. }) && !self.is_timeout()
+    /// Writes where it happened, as far as that is known: broker, topic and partition, or file.
+    fn write_place(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io { broker, .. } | Error::Timeout { broker, .. } | Error::Disconnected { broker, .. } => {
+                write!(f, "{broker}: ")
+            }
+            Error::NotTank { broker, .. } | Error::Decode { broker, .. } => write!(f, "{broker}: "),
+            Error::OutOfRange { broker, topic, partition, .. }
+            | Error::BundleTooLarge { broker, topic, partition, .. }
+            | Error::Recreated { broker, topic, partition, .. }
+            | Error::Broker { broker, topic, partition: Some(partition), .. } => {
+                write!(f, "{}{topic}/{partition}: ", prefix(broker))
+            }
+            Error::Broker { broker, topic, .. } => write!(f, "{}{topic}: ", prefix(broker)),
+            Error::OutcomeUnknown { topic, partition, .. }
+            | Error::PartlyStored { topic, partition, .. }
+            | Error::NotSent { topic, partition, .. }
+            | Error::Full { topic, partition, .. } => write!(f, "{topic}/{partition}: "),
+            Error::Checkpoint { path, .. } | Error::Corrupt { path, .. } => write!(f, "{}: ", path.display()),
+            _ => Ok(()),
+        }
     }
 
-    /// The text with those of all causes.
-    pub(crate) fn chain(&self) -> Chain<'_> {
-        Chain(self)
+    /// What became of records in the end.
+    fn outcome(&self) -> &Error {
+        match self {
+            Error::OutcomeUnknown { source, .. } | Error::PartlyStored { source, .. } => source.outcome(),
+            Error::Undelivered { source, .. } => source.outcome(),
+            e => e,
+        }
+    }
+
+    fn kind(&self) -> io::ErrorKind {
+        match self.outcome() {
+            Error::Connect { source, .. } | Error::Io { source, .. } | Error::File { source, .. } => source.kind(),
+            Error::Timeout { .. } => io::ErrorKind::TimedOut,
+            Error::Disconnected { .. } => io::ErrorKind::ConnectionAborted,
+            Error::NotTank { .. } | Error::Decode { .. } | Error::Corrupt { .. } => io::ErrorKind::InvalidData,
+            Error::Checkpoint { .. } | Error::BundleTooLarge { .. } => io::ErrorKind::InvalidData,
+            Error::Config { .. } => io::ErrorKind::InvalidInput,
+            Error::Broker { fault: Fault::UnknownTopic | Fault::UnknownPartition, .. } => io::ErrorKind::NotFound,
+            Error::Broker { fault: Fault::TopicExists, .. } => io::ErrorKind::AlreadyExists,
+            Error::Broker { fault: Fault::ReadOnly, .. } => io::ErrorKind::ReadOnlyFilesystem,
+            Error::Broker { fault: Fault::Unsupported, .. } => io::ErrorKind::Unsupported,
+            _ => io::ErrorKind::Other,
+        }
     }
 
     pub(crate) fn config(reason: impl Into<String>) -> Error {
@@ -300,14 +367,23 @@ impl Error {
     pub(crate) fn decode(broker: &impl ToString, e: DecodeError) -> Error {
         match (e.field(), e.fault(), e.partition()) {
             ("bundle length", DecodeFault::OverLimit { claimed, limit }, Some((topic, partition))) => {
-                Error::BundleTooLarge { topic: topic.to_owned(), partition, needed: claimed, limit }
+                let (broker, topic) = (Some(broker.to_string()), topic.to_owned());
+                Error::BundleTooLarge { broker, topic, partition, needed: claimed, limit }
             }
             _ => Error::Decode { broker: broker.to_string(), source: e },
         }
     }
 
     pub(crate) fn broker(topic: &str, partition: impl Into<Option<u16>>, fault: Fault) -> Error {
-        Error::Broker { topic: topic.to_owned(), partition: partition.into(), fault }
+        Error::Broker { broker: None, topic: topic.to_owned(), partition: partition.into(), fault }
+    }
+
+    /// Names the broker at which it happened.
+    pub(crate) fn at(mut self, at: &impl ToString) -> Error {
+        if let Error::Broker { broker, .. } = &mut self {
+            *broker = Some(at.to_string());
+        }
+        self
     }
 
     pub(crate) fn unknown(topic: &str, partition: u16, source: Error) -> Error {
@@ -315,19 +391,63 @@ impl Error {
     }
 }
 
-/// See [`Error::chain`].
-#[derive(Debug)]
-pub(crate) struct Chain<'a>(&'a Error);
-
-impl fmt::Display for Chain<'_> {
+/// `{:#}` adds the texts of all sources.
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = std::error::Error::source(self.0);
+        self.write_place(f)?;
+        match self {
+            Error::Connect { addr, .. } => write!(f, "cannot connect to {addr}"),
+            Error::Io { phase, .. } => write!(f, "network failure while {phase}"),
+            Error::Timeout { phase, after, .. } => write!(f, "timed out after {after:?} {phase}"),
+            Error::Disconnected { phase, .. } => write!(f, "connection closed by the broker while {phase}"),
+            Error::NotTank { .. } => f.write_str("not a TANK broker"),
+            Error::Closed => f.write_str("ended by a close handle while waiting"),
+            Error::Decode { .. } => f.write_str("malformed data from the broker"),
+            Error::OutOfRange { requested, first_available, high_water_mark, .. } => {
+                write!(f, "sequence number {requested} is out of range, first available is {first_available}, ")?;
+                write!(f, "the high-water mark {high_water_mark}")
+            }
+            Error::Broker { fault, .. } => fault.fmt(f),
+            Error::BundleTooLarge { needed, limit, .. } => {
+                write!(f, "a bundle of {needed} bytes is too large, the limit is {limit}")
+            }
+            Error::OutcomeUnknown { .. } => f.write_str("sent, but the outcome is unknown"),
+            Error::PartlyStored { stored, .. } => write!(f, "only the first {stored} records are known to be stored"),
+            Error::NotSent { .. } => f.write_str("not sent: an earlier bundle of this partition failed"),
+            Error::Undelivered { records, .. } => {
+                write!(f, "{records} records may not have been stored: retry or take the producer's failures")
+            }
+            Error::Full { pending, limit, .. } => {
+                write!(f, "full: {pending} bytes are waiting to be stored, {limit} allowed")
+            }
+            Error::Recreated { position, high_water_mark: mark, .. } => {
+                let why = "the topic was created again, or lost its last messages";
+                write!(f, "cannot resume with sequence number {position}, the high-water mark is {mark}: {why}")
+            }
+            Error::Checkpoint { fault, previous: true, .. } => write!(f, "{fault}; its previous generation is intact"),
+            Error::Checkpoint { fault, .. } => fault.fmt(f),
+            Error::Corrupt { at, .. } => write!(f, "malformed data in the bundle at byte {at}"),
+            Error::File { path, .. } => write!(f, "cannot read or write {}", path.display()),
+            Error::Config { reason } => f.write_str(reason),
+        }?;
+        let mut cause = std::error::Error::source(self).filter(|_| f.alternate());
         while let Some(e) = cause {
             write!(f, ": {e}")?;
             cause = e.source();
         }
         Ok(())
+    }
+}
+
+/// A broker's name and a colon.
+fn prefix(broker: &Option<String>) -> String {
+    broker.as_ref().map(|broker| format!("{broker}: ")).unwrap_or_default()
+}
+
+/// The kind is that of the network's or the file's own error, or the nearest one; the error is its source.
+impl From<Error> for io::Error {
+    fn from(e: Error) -> io::Error {
+        io::Error::new(e.kind(), e)
     }
 }
 
@@ -366,8 +486,8 @@ pub enum Phase {
     Read,
 }
 
-impl std::fmt::Display for Phase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Phase::Resolve => "looking up its name",
             Phase::Connect => "connecting",
@@ -383,7 +503,7 @@ impl std::fmt::Display for Phase {
 ///
 /// Most stand for a code in an answer. `Redirects`, `RedirectRefused`, `AnotherWriter`, `Stuck`, `AboveMark` and `Deadly` are
 /// the client's own conclusions. With `SeqTooFar`, and often with `SeqNotAbove`, no request was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
     /// There is no such topic.
@@ -489,7 +609,7 @@ impl Fault {
 }
 
 /// What is wrong with a [`Checkpoint`](crate::Checkpoint) file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointFault {
     /// It is not all there, or was damaged.
@@ -520,13 +640,14 @@ mod tests {
 
     #[test]
     fn errors_stay_small() {
-        assert!(size_of::<Error>() <= 56, "{}", size_of::<Error>());
+        assert!(size_of::<Error>() <= 80, "{}", size_of::<Error>());
         assert!(size_of::<Fault>() <= 24, "{}", size_of::<Fault>());
     }
 
     #[test]
     fn texts_name_topic_partition_and_numbers() {
         let e = Error::OutOfRange {
+            broker: Some("a:1".into()),
             topic: "orders".into(),
             partition: 3,
             requested: 7,
@@ -535,11 +656,11 @@ mod tests {
         };
         assert_eq!(
             e.to_string(),
-            "orders/3: sequence number 7 is out of range, first available is 10, the high-water mark 20"
+            "a:1: orders/3: sequence number 7 is out of range, first available is 10, the high-water mark 20"
         );
         assert_eq!(
-            Error::broker("orders", 3, Fault::NoLeader).to_string(),
-            "orders/3: the partition has no leader now"
+            Error::broker("orders", 3, Fault::NoLeader).at(&"a:1").to_string(),
+            "a:1: orders/3: the partition has no leader now"
         );
         assert_eq!(Error::broker("orders", None, Fault::UnknownTopic).to_string(), "orders: no such topic");
     }
@@ -574,8 +695,8 @@ mod tests {
                 "orders/3: message count has the undefined value 0 (at byte 17)",
             ),
             (
-                Error::BundleTooLarge { topic: topic(), partition, needed: 300, limit: 200 },
-                "orders/3: a bundle of 300 bytes, the limit is 200",
+                Error::BundleTooLarge { broker: None, topic: topic(), partition, needed: 300, limit: 200 },
+                "orders/3: a bundle of 300 bytes is too large, the limit is 200",
                 "",
             ),
             (
@@ -599,7 +720,7 @@ mod tests {
                 "a:1: timed out after 8s waiting for an answer",
             ),
             (
-                Error::Recreated { topic: topic(), partition, position: 9, high_water_mark: 4 },
+                Error::Recreated { broker: None, topic: topic(), partition, position: 9, high_water_mark: 4 },
                 "orders/3: cannot resume with sequence number 9, the high-water mark is 4: \
                  the topic was created again, or lost its last messages",
                 "",
@@ -649,6 +770,31 @@ mod tests {
         for (e, text, source) in table {
             assert_eq!(e.to_string(), text);
             assert_eq!(e.source().map(ToString::to_string).unwrap_or_default(), source, "{text}");
+            let between = if source.is_empty() { "" } else { ": " };
+            assert_eq!(format!("{e:#}"), format!("{text}{between}{source}"));
+        }
+    }
+
+    #[test]
+    fn the_kinds_of_io_errors() {
+        use io::ErrorKind::*;
+        let timeout = Error::timeout(&"a:1", Phase::Wait, Duration::from_secs(1));
+        let fault = |fault| Error::broker("orders", 3, fault);
+        for (e, kind) in [
+            (Error::connect(&"a:1", ConnectionRefused.into()), ConnectionRefused),
+            (Error::unknown("orders", 3, timeout), TimedOut),
+            (Error::disconnected(&"a:1", Phase::Read), ConnectionAborted),
+            (Error::file(Path::new("at"), PermissionDenied.into()), PermissionDenied),
+            (fault(Fault::UnknownPartition), NotFound),
+            (fault(Fault::TopicExists), AlreadyExists),
+            (fault(Fault::NoLeader), Other),
+            (Error::config("no"), InvalidInput),
+            (Error::Closed, Other),
+        ] {
+            let text = e.to_string();
+            let e = io::Error::from(e);
+            assert_eq!((e.kind(), e.to_string()), (kind, text));
+            assert!(e.get_ref().unwrap().is::<Error>());
         }
     }
 
@@ -666,7 +812,13 @@ mod tests {
         let not_sent = Error::NotSent { topic: "t".into(), partition: 0, source: source() };
         assert!(!not_sent.is_timeout() && not_sent.is_retryable());
         let late = Error::io(&"a:1", Phase::Read, io::ErrorKind::TimedOut.into());
-        assert!(late.is_timeout() && late.is_retryable());
+        assert!(late.is_timeout() && late.is_retryable() && !late.is_connection_lost());
+        assert!(unknown.is_outcome_unknown() && undelivered.is_timeout() && !undelivered.is_outcome_unknown());
+        let partly = Error::PartlyStored { topic: "t".into(), partition: 0, stored: 1, source: unknown.into() };
+        assert!(partly.is_outcome_unknown() && !partly.is_connection_lost());
+        let lost = Error::unknown("t", 0, Error::disconnected(&"a:1", Phase::Wait));
+        assert!(lost.is_connection_lost() && lost.is_outcome_unknown() && !lost.is_unknown_topic());
+        assert!(Error::broker("t", None, Fault::UnknownTopic).is_unknown_topic());
         assert!(!Error::config("x").is_retryable());
         assert!(Error::broker("t", 0, Fault::NoLeader).is_retryable());
     }

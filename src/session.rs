@@ -102,16 +102,22 @@ impl Session {
         Ok(())
     }
 
-    /// Asks any broker, and tries again within the retry budget.
-    pub(crate) fn call<R: Request>(&self, request: &mut R, closed: Option<&Closed>) -> Result<R::Answer> {
+    /// Asks any broker, and tries again within the retry budget. Returns also which one answered.
+    pub(crate) fn call<R: Request>(&self, request: &mut R, closed: Option<&Closed>) -> Result<(BrokerAddr, R::Answer)> {
         self.retry(&self.retry_policy(), closed, |session| {
-            session.any_broker(closed, |addr, patience| session.call_at(addr, request, patience, closed))
+            session.any_broker(closed, |addr, patience| {
+                Ok((addr.clone(), session.call_at(addr, request, patience, closed)?))
+            })
         })
     }
 
     /// Asks one broker something that must not be asked twice: a failure after the whole request was handed over is turned
     /// into an error by `unknown`.
-    pub(crate) fn call_once<R: Request>(&self, request: &R, unknown: &dyn Fn(Error) -> Error) -> Result<R::Answer> {
+    pub(crate) fn call_once<R: Request>(
+        &self,
+        request: &R,
+        unknown: &dyn Fn(Error) -> Error,
+    ) -> Result<(BrokerAddr, R::Answer)> {
         let id = self.next_request_id();
         let mut request = request.clone();
         request.set_request_id(id);
@@ -119,7 +125,8 @@ impl Session {
             let mut channel = self.pool.take(addr);
             self.bring_up(&mut channel, share.min(self.config.connect_timeout), None)?;
             let answer = self.exchange(channel, id, &request, self.config.io_timeout, None);
-            answer.map_err(|failed| if failed.handed_over { unknown(failed.error) } else { failed.error })
+            let lost = |failed: Failed| if failed.handed_over { unknown(failed.error) } else { failed.error };
+            Ok((addr.clone(), answer.map_err(lost)?))
         })
     }
 
@@ -137,7 +144,7 @@ impl Session {
                 done => return done,
             };
             let Some(until) = state.retry_or_fail(self.now(), policy) else { return Err(e) };
-            warn!("{}, trying again in {:?}", e.chain(), until.since(self.now()));
+            warn!("{e:#}, trying again in {:?}", until.since(self.now()));
             self.pause(until, closed)?;
         }
     }
@@ -183,7 +190,7 @@ impl Session {
             let patience = if left > 1 { share } else { self.config.io_timeout.max(share) };
             match attempt(addr, patience) {
                 Err(e) if e.is_transient() => {
-                    debug!("{}", e.chain());
+                    debug!("{e:#}");
                     self.book.failed(addr, self.now());
                     failures.push(e);
                 }
@@ -194,7 +201,7 @@ impl Session {
             return Err(failures.remove(0));
         }
         let addr = brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let causes = failures.iter().map(|e| e.chain().to_string()).collect::<Vec<_>>().join("; ");
+        let causes = failures.iter().map(|e| format!("{e:#}")).collect::<Vec<_>>().join("; ");
         Err(Error::connect(&addr, io::Error::other(causes)))
     }
 
@@ -215,7 +222,7 @@ impl Session {
             self.bring_up(&mut channel, patience.min(self.config.connect_timeout), closed)?;
             tries += 1;
             match self.exchange(channel, id, request, patience.min(self.config.io_timeout), closed) {
-                Err(failed) if failed.stale && tries < MOST_STALE => debug!("{}", failed.error.chain()),
+                Err(failed) if failed.stale && tries < MOST_STALE => debug!("{:#}", failed.error),
                 Err(failed) => return Err(failed.error),
                 Ok(answer) => return Ok(answer),
             }
@@ -307,9 +314,9 @@ impl Session {
             return known;
         }
         match self.call(&mut StatusRequest { request_id: 0 }, None) {
-            Ok(answer) => *self.in_cluster.get_or_init(|| answer.cluster.is_some()),
+            Ok((_, answer)) => *self.in_cluster.get_or_init(|| answer.cluster.is_some()),
             Err(e) => {
-                debug!("taken for a cluster: {}", e.chain());
+                debug!("taken for a cluster: {e:#}");
                 true
             }
         }

@@ -217,9 +217,9 @@ impl ConsumeIter {
         let begun = self.partitions.iter().filter(|(_, partition)| partition.has_begun());
         let position = |(index, partition): (usize, &Partition)| {
             let TopicPartition { topic, partition } = partition.name().clone();
-            Position { topic, partition, seq: self.next_seq(index) }
+            Position::new(topic, partition, self.next_seq(index))
         };
-        Positions(begun.map(position).collect())
+        begun.map(position).collect()
     }
 
     /// Returns the number of a partition's last message according to the latest answer to a fetch, 0 if it has none; `None`
@@ -482,7 +482,7 @@ impl ConsumeIter {
         }
         if while_idle && failed.is_none() {
             self.partitions.probe();
-            return debug!("{}, had ended while idle, dialing again", e.chain());
+            return debug!("{e:#}, had ended while idle, dialing again");
         }
         let pause = fetcher.rest(now, &self.retry);
         let stats = &mut self.partitions.stats;
@@ -490,7 +490,7 @@ impl ConsumeIter {
         self.session.book.failed(fetcher.broker(), now);
         match failed {
             Some(e) => self.inbox.fail(e, None),
-            None => warn!("{}, trying again in {pause:?}", e.chain()),
+            None => warn!("{e:#}, trying again in {pause:?}"),
         }
         self.partitions.probe();
     }

@@ -280,7 +280,13 @@ impl Partition {
     }
 
     fn fault(&self, fault: Fault) -> Error {
-        Error::broker(&self.name.topic, self.name.partition, fault)
+        let (broker, topic, partition) = self.place();
+        Error::Broker { broker, topic, partition: Some(partition), fault }
+    }
+
+    /// The leader, the topic and the partition, for errors.
+    fn place(&self) -> (Option<String>, String, u16) {
+        (self.leader.as_ref().map(ToString::to_string), self.name.topic.to_string(), self.name.partition)
     }
 
     fn go_to(&mut self, seq: u64) {

@@ -21,31 +21,18 @@
 #[allow(unused_imports)]
 use crate::*;
 
-#[doc = include_str!("back_pressure.md")]
-pub mod back_pressure {}
-#[doc = include_str!("clusters.md")]
-pub mod clusters {}
-#[doc = include_str!("databases.md")]
-pub mod databases {}
-#[doc = include_str!("first_steps.md")]
-pub mod first_steps {}
-#[doc = include_str!("from_kafka.md")]
-pub mod from_kafka {}
-#[doc = include_str!("from_tankgo.md")]
-pub mod from_tankgo {}
-#[doc = include_str!("not_in_tank.md")]
-pub mod not_in_tank {}
-#[doc = include_str!("performance.md")]
-pub mod performance {}
-#[doc = include_str!("positions.md")]
-pub mod positions {}
-#[doc = include_str!("publishing.md")]
-pub mod publishing {}
-#[doc = include_str!("security.md")]
-pub mod security {}
-#[doc = include_str!("testing.md")]
-// Without the feature there is nothing here to link to.
-#[cfg_attr(not(feature = "broker"), doc = include_str!("testing_links.md"))]
-pub mod testing {}
-#[doc = include_str!("time_outs.md")]
-pub mod time_outs {}
+macro_rules! chapters {
+    ($($(#[$more:meta])* $name:ident)*) => {$(
+        #[doc = include_str!(concat!(stringify!($name), ".md"))]
+        $(#[$more])*
+        pub mod $name {}
+    )*};
+}
+
+chapters! {
+    back_pressure clusters databases first_steps from_kafka from_tankgo not_in_tank performance positions publishing security
+    // Without the feature there is nothing here to link to.
+    #[cfg_attr(not(feature = "broker"), doc = include_str!("testing_links.md"))]
+    testing
+    time_outs
+}

@@ -75,7 +75,7 @@ impl Dial {
                     return Ok(Some((attempt.socket, attempt.to)));
                 }
                 Err(e) => {
-                    debug!("{broker}: {}: {}", attempt.to, e.chain());
+                    debug!("{broker}: {}: {e:#}", attempt.to);
                     self.attempts.remove(index);
                     self.failure = Some(e);
                     self.next = now;

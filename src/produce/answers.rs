@@ -73,6 +73,7 @@ impl Driver {
         queue: &mut PartitionQueue,
     ) {
         let (id, broker) = (request.id, self.leaders[from].broker());
+        queue.answered_by = Some(broker.clone());
         let followed = said.map_err(|code| self.follow(from, now, code, queue));
         match followed {
             Ok(mark) if matches!(request.sent, Sent::Mark(..)) => queue.on_mark(now, id, mark),
@@ -92,8 +93,8 @@ impl Driver {
             self.session.book.knew_no_leader(broker, now);
         }
         match queue.trouble() {
-            Some(e) if e.is_redirect() => debug!("{}, trying again", e.chain()),
-            Some(e) => warn!("{}, trying again", e.chain()),
+            Some(e) if e.is_redirect() => debug!("{e:#}, trying again"),
+            Some(e) => warn!("{e:#}, trying again"),
             None => {}
         }
     }
@@ -137,7 +138,7 @@ impl Driver {
     /// No connection to a leader can be opened.
     pub(super) fn unreachable(&mut self, id: BrokerId, now: Time, e: &Error, queues: &mut [PartitionQueue]) {
         let leader = &mut self.leaders[id];
-        debug!("{}", e.chain());
+        debug!("{e:#}");
         self.session.book.failed(leader.channel.broker(), now);
         let brokers = self.session.book.brokers().len();
         for queue in std::mem::take(&mut leader.wanted) {
@@ -149,7 +150,7 @@ impl Driver {
     /// Gives a connection up, with a reset: what is unanswered must not be executed later.
     pub(super) fn lose(&mut self, id: BrokerId, now: Time, e: &Error, queues: &mut [PartitionQueue]) {
         let leader = &mut self.leaders[id];
-        warn!("{}", e.chain());
+        warn!("{e:#}");
         if e.is_transient() {
             self.session.book.failed(leader.channel.broker(), now);
         }

@@ -40,7 +40,8 @@ impl PartitionQueue {
 
     pub(super) fn fault(&self, fault: Fault) -> Error {
         let partition = Some(self.partition).filter(|_| fault != Fault::UnknownTopic);
-        Error::broker(&self.topic, partition, fault)
+        let e = Error::broker(&self.topic, partition, fault);
+        self.answered_by.iter().fold(e, Error::at)
     }
 
     pub(super) fn deliver(&mut self, bundle: Bundle) {

@@ -24,7 +24,7 @@ use std::time::Duration;
 use super::bundle::{BrokerId, Bundle, Spares};
 use super::numbering::Numbering;
 use crate::error::{Error, Fault, Result};
-use crate::net::{RetryPolicy, RetryState, Time};
+use crate::net::{BrokerAddr, RetryPolicy, RetryState, Time};
 use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
 use crate::protocol::produce::ProduceCode;
 
@@ -40,6 +40,8 @@ pub(super) struct PartitionQueue {
     pub(super) in_flight: VecDeque<InFlight>,
     /// Where those in flight went.
     pub(super) leader: Option<BrokerId>,
+    /// The broker that answered last, for errors.
+    pub(super) answered_by: Option<BrokerAddr>,
     pub(super) numbering: Option<Numbering>,
     /// The question for the log's end or its mark, on its way.
     pub(super) question: Option<u32>,

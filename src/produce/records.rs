@@ -169,7 +169,7 @@ pub(super) fn check_record(topic: &str, partition: u16, record: &Record<'_>) -> 
     let len = key + record.payload().len();
     if len > MAX_RECORD {
         let (needed, limit) = (len as u64, MAX_RECORD as u64);
-        return Err(Error::BundleTooLarge { topic: topic.to_owned(), partition, needed, limit });
+        return Err(Error::BundleTooLarge { broker: None, topic: topic.to_owned(), partition, needed, limit });
     }
     Ok(())
 }

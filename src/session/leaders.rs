@@ -17,12 +17,8 @@ impl Session {
     pub(crate) fn discover(&self, topic: &str, closed: Option<&Closed>) -> Result<Vec<PartitionState>> {
         // The form that lists partitions can kill a server.
         let mut request = DiscoverPartitionsRequest { request_id: 0, topic: topic.to_owned(), partitions: Vec::new() };
-        let (from, states) = self.retry(&self.retry_policy(), closed, |session| {
-            session.any_broker(closed, |addr, patience| {
-                Ok((addr.clone(), session.call_at(addr, &mut request, patience, closed)?))
-            })
-        })?;
-        let states = states.ok_or_else(|| Error::broker(topic, None, Fault::UnknownTopic))?;
+        let (from, states) = self.call(&mut request, closed)?;
+        let states = states.ok_or_else(|| Error::broker(topic, None, Fault::UnknownTopic).at(&from))?;
         let (name, now): (Arc<str>, _) = (topic.into(), self.now());
         for (state, id) in states.iter().zip(0..) {
             match state {
@@ -149,7 +145,7 @@ impl Session {
                 PartitionAnswer::UnknownPartition => Err(Fault::UnknownPartition),
                 PartitionAnswer::UnknownTopic => Err(Fault::UnknownTopic),
             };
-            end.map_err(|fault| Error::broker(topic, id, fault))
+            end.map_err(|fault| Error::broker(topic, id, fault).at(leader))
         };
         Ok(list.iter().zip(answers).map(end).collect())
     }

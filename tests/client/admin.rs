@@ -17,7 +17,7 @@ fn impatient() -> ClientBuilder {
 
 fn fault(done: Result<(), Error>) -> (String, Option<u16>, Fault) {
     match done.unwrap_err() {
-        Error::Broker { topic, partition, fault } => (topic, partition, fault),
+        Error::Broker { topic, partition, fault, .. } => (topic, partition, fault),
         other => panic!("{other}"),
     }
 }

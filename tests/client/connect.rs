@@ -41,7 +41,7 @@ fn refused_ports() {
         let (_broker, addr) = down();
         let (e, took) = timed(|| Client::connect(&addr).unwrap_err());
         match &e {
-            Error::Connect { addr: named, source } => {
+            Error::Connect { addr: named, source, .. } => {
                 assert_eq!((named, source.kind()), (&addr, ErrorKind::ConnectionRefused));
             }
             e => panic!("{e:?}"),

@@ -29,7 +29,7 @@ fn two_nodes_that_name_each_other() {
         let mut iter = client.subscribe(all()).unwrap();
         let (e, took) = timed(|| iter.next().unwrap().unwrap_err());
         assert!(took < PATIENCE + Duration::from_secs(5), "{took:?}");
-        let Error::Broker { topic, partition: Some(_), fault: Fault::Redirects { hops, last } } = &e else {
+        let Error::Broker { topic, partition: Some(_), fault: Fault::Redirects { hops, last }, .. } = &e else {
             panic!("{e:?}")
         };
         assert!(topic == "orders" && *hops >= 2 && cluster.addrs().contains(&SocketAddr::V4(*last)), "{e}");

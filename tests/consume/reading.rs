@@ -583,7 +583,10 @@ fn a_log_that_cannot_be_got_past_ends_in_an_error() {
         assert!(matches!(&e, Error::Broker { fault: Fault::Stuck { seq: 500 }, partition: Some(0), .. }), "{e}");
         assert_eq!(
             e.to_string(),
-            "gap/0: cannot get past sequence number 500: the broker sends only messages below it"
+            format!(
+                "{}: gap/0: cannot get past sequence number 500: the broker sends only messages below it",
+                broker.addr()
+            )
         );
         assert!(iter.next().is_none() && iter.is_finished());
         let sizes = fetch_sizes(&broker);
@@ -636,7 +639,7 @@ fn a_bundle_over_the_limit() {
             assert_eq!(iter.next().unwrap().unwrap().payload().len(), 9_900);
             let e = iter.next().unwrap().unwrap_err();
             let whole = over.len() as u64;
-            let Error::BundleTooLarge { topic, partition: 1, needed, limit: 10_000 } = &e else { panic!("{e}") };
+            let Error::BundleTooLarge { topic, partition: 1, needed, limit: 10_000, .. } = &e else { panic!("{e}") };
             assert!(topic == "big" && (whole..=whole + 3).contains(needed), "{e}");
             assert!(iter.next().is_none());
             assert_eq!(client.partitions("big").unwrap().len(), 2);
@@ -654,7 +657,7 @@ fn beyond_the_end_as_the_caller_chose() {
         let beyond = Subscription::topic(&*topic.name).start(Start::At(12));
         let mut iter = client.subscribe(&beyond).unwrap();
         match iter.next().unwrap().unwrap_err() {
-            Error::OutOfRange { topic: name, partition: 0, requested, first_available, high_water_mark } => {
+            Error::OutOfRange { topic: name, partition: 0, requested, first_available, high_water_mark, .. } => {
                 assert_eq!((requested, first_available, high_water_mark, name), (12, 1, 10, topic.name.clone()));
             }
             e => panic!("{e}"),
@@ -886,7 +889,7 @@ fn unknown_topics_and_partitions() {
         let nowhere = unique_name();
         for subscription in [Subscription::topic(&*nowhere), topic.all().and_partition(&*nowhere, 0, Start::Latest)] {
             let e = client.subscribe(subscription).unwrap_err();
-            assert_eq!(e.to_string(), format!("{nowhere}: no such topic"));
+            assert_eq!(e.to_string(), format!("{}: {nowhere}: no such topic", server.addr()));
             assert!(matches!(e, Error::Broker { fault: Fault::UnknownTopic, .. }));
         }
         let e = client.subscribe(Subscription::partition(&*topic.name, 2)).unwrap_err();
@@ -910,7 +913,7 @@ fn faults_of_a_partition_come_after_the_messages_of_the_others() {
         assert_eq!(number(&iter.next().unwrap().unwrap()), 1);
         assert_eq!(number(&iter.next().unwrap().unwrap()), 2);
         let e = iter.next().unwrap().unwrap_err();
-        assert_eq!(e.to_string(), "orders/0: the broker has trouble with its files");
+        assert_eq!(e.to_string(), format!("{}: orders/0: the broker has trouble with its files", broker.addr()));
         assert!(iter.next().is_none());
         broker.set_broken("orders", 0, false);
         for (answer, fault) in [
@@ -921,7 +924,7 @@ fn faults_of_a_partition_come_after_the_messages_of_the_others() {
             broker.inject(tank_client::broker::BrokerFault::RefuseConsume(answer));
             let mut iter = client.subscribe(Subscription::partition("orders", 1).start(Start::Earliest)).unwrap();
             match iter.next().unwrap().unwrap_err() {
-                Error::Broker { topic, partition: Some(1), fault: found } if found == fault => {
+                Error::Broker { topic, partition: Some(1), fault: found, .. } if found == fault => {
                     assert_eq!(topic, "orders")
                 }
                 e => panic!("{e}"),

@@ -252,7 +252,7 @@ fn failures_come_back_for_the_exact_records() {
         assert_eq!(places, [("gone".to_owned(), 2, 2), ("orders".to_owned(), 9, 1)]);
         let gone = failures.iter().find(|failure| failure.topic() == "gone").unwrap();
         assert!(!gone.is_unknown());
-        assert_eq!(gone.error().to_string(), "gone: no such topic");
+        assert_eq!(gone.error().to_string(), format!("{}: gone: no such topic", broker.addr()));
         let records: Vec<_> = gone.records().collect();
         assert_eq!(records[0], Record::new(b"lost").key(&key).timestamp_ms(77));
         assert_eq!((records[1].payload().len(), records[1].get_key()), (5000, None));

@@ -1,15 +1,12 @@
 //! The program killed again and again, at random moments: nothing is lost, and nothing is there twice.
 
-#[path = "../../../tests/common/watch.rs"]
-#[allow(dead_code, reason = "what all tests of the crate share")]
-mod watch;
-
 use std::error::Error;
 use std::hint::black_box;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use common::watch::within;
 use rusqlite::Connection;
 use tank_client::broker::Broker;
 use tank_client::{Client, Record};
@@ -19,7 +16,7 @@ const MESSAGES: u64 = 20_000;
 
 #[test]
 fn killed_at_random_it_stores_each_message_once() {
-    watch::within(120, || kill_until_all_is_stored().unwrap());
+    within(120, || kill_until_all_is_stored().unwrap());
 }
 
 fn kill_until_all_is_stored() -> Result<(), Box<dyn Error>> {

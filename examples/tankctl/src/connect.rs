@@ -60,7 +60,7 @@ impl Connect {
 /// What came of a call, where arguments that cannot work are a mistake of the user's.
 pub fn checked<T>(outcome: tank_client::Result<T>) -> Result<T> {
     outcome.map_err(|e| match e {
-        Error::Config { reason } => Usage(reason).into(),
+        Error::Config { reason, .. } => Usage(reason).into(),
         e => e.into(),
     })
 }

@@ -101,10 +101,12 @@ impl Partition {
             return Next::Go;
         }
         let is_beyond = requested > end;
-        let (topic, partition) = (self.name.topic.to_string(), self.name.partition);
+        let (broker, topic, partition) = self.place();
         let failure = match (begin, is_beyond) {
-            (Begin::Resumed, true) => Error::Recreated { topic, partition, position: requested, high_water_mark },
-            _ => Error::OutOfRange { topic, partition, requested, first_available, high_water_mark },
+            (Begin::Resumed, true) => {
+                Error::Recreated { broker, topic, partition, position: requested, high_water_mark }
+            }
+            _ => Error::OutOfRange { broker, topic, partition, requested, first_available, high_water_mark },
         };
         let to = match if is_beyond { rules.options.beyond_end } else { rules.options.out_of_range } {
             OutOfRange::Fail => return Next::Fail(failure),
@@ -232,8 +234,8 @@ impl Partition {
             ChunkEnd::Cut { bundle_len } => match self.chunks.on_cut(bundle_len.unwrap_or(0), rules.bundle_limit) {
                 Ok(()) => Next::Go,
                 Err(needed) => {
-                    let (topic, partition) = (self.name.topic.to_string(), self.name.partition);
-                    Next::Fail(Error::BundleTooLarge { topic, partition, needed, limit: rules.bundle_limit.into() })
+                    let ((broker, topic, partition), limit) = (self.place(), rules.bundle_limit.into());
+                    Next::Fail(Error::BundleTooLarge { broker, topic, partition, needed, limit })
                 }
             },
             ChunkEnd::AboveMark if !found => {

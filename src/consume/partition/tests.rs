@@ -58,7 +58,14 @@ fn fail(fault: Fault) -> Next {
 
 /// Of a log that ends at 20.
 fn not_there(requested: u64, first_available: u64) -> Next {
-    Next::Fail(Error::OutOfRange { topic: "t".into(), partition: 0, requested, first_available, high_water_mark: 20 })
+    Next::Fail(Error::OutOfRange {
+        broker: None,
+        topic: "t".into(),
+        partition: 0,
+        requested,
+        first_available,
+        high_water_mark: 20,
+    })
 }
 
 /// Takes it back from a connection; whether that is the end of it.
@@ -255,7 +262,7 @@ fn two_policies_for_two_directions() {
 
     let mut p = Partition::new(name(), 30, None, &rules.options);
     assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), not_there(30, 1));
-    let e = Error::Recreated { topic: "t".into(), partition: 0, position: 30, high_water_mark: 20 };
+    let e = Error::Recreated { broker: None, topic: "t".into(), partition: 0, position: 30, high_water_mark: 20 };
     let mut p = Partition::resumed(name(), 30, None, &rules.options);
     assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Fail(e));
     let rules = alone(|s| s.beyond_end(OutOfRange::Latest));
@@ -276,7 +283,8 @@ fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
         hops += 1;
         let next = p.on_named(now, endpoint(), Ok(Some(leader())), &rules);
         if next != Next::Go {
-            assert_eq!(next, fail(Fault::Redirects { hops, last: endpoint() }));
+            let e = Error::broker("t", 0, Fault::Redirects { hops, last: endpoint() }).at(&leader());
+            assert_eq!(next, Next::Fail(e));
             break;
         }
         p.on_end(now, false, &rules);
@@ -386,7 +394,8 @@ fn the_fetch_size_never_creeps() {
     let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
     let limit = 1 << 28;
     let cut = ChunkEnd::Cut { bundle_len: Some(limit + 100) };
-    let e = Error::BundleTooLarge { topic: "t".into(), partition: 0, needed: limit + 100, limit: 1 << 28 };
+    let e =
+        Error::BundleTooLarge { broker: None, topic: "t".into(), partition: 0, needed: limit + 100, limit: 1 << 28 };
     assert_eq!(p.on_chunk_end(at(0), cut, &rules), Next::Fail(e));
 }
 

@@ -72,7 +72,7 @@ impl Desk {
 
     fn lacks_descriptors(&self, e: &Error) -> bool {
         let is_planned = self.plan.troubles.iter().any(|trouble| trouble.kind == NO_DESCRIPTORS);
-        is_planned && e.chain().to_string().contains("os error 24")
+        is_planned && format!("{e:#}").contains("os error 24")
     }
 
     fn client(&self) -> Client {
@@ -172,7 +172,7 @@ fn take_back(
         let topic = at.model.topics.iter().position(|name| name == failure.topic()).unwrap_or(0);
         let place = Place { topic, partition: failure.partition() };
         let outcome = if failure.is_unknown() { Outcome::Unknown } else { Outcome::NotStored };
-        let why = failure.error().chain();
+        let why = format!("{:#}", failure.error());
         for record in failure.records() {
             let text = std::str::from_utf8(&record.payload()[..8]).unwrap_or("");
             let id = u32::from_str_radix(text, 16).unwrap_or(u32::MAX);
@@ -216,8 +216,8 @@ pub(super) fn publish(at: &Desk, places: &[Place], rarely: bool) {
         let ids = records.iter().map(|(id, _)| *id);
         match published {
             Ok(()) => at.model.reported(ids, Outcome::Stored, ""),
-            Err(e @ Error::OutcomeUnknown { .. }) => at.model.reported(ids, Outcome::Unknown, &e.chain().to_string()),
-            Err(e) => at.model.reported(ids, Outcome::NotStored, &e.chain().to_string()),
+            Err(e @ Error::OutcomeUnknown { .. }) => at.model.reported(ids, Outcome::Unknown, &format!("{e:#}")),
+            Err(e) => at.model.reported(ids, Outcome::NotStored, &format!("{e:#}")),
         }
         at.sim.sleep(Duration::from_millis(random.below(if rarely { 18_500 } else { 1500 })));
     }
