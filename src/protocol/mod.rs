@@ -19,11 +19,11 @@
 //!
 //! | Input | Accepted | Refused | Tests |
 //! | --- | --- | --- | --- |
-//! | frame length | up to [`Limits`], read in pieces | above them, from the header alone | `stream::frames_and_headers_are_measured`, `hostile::limits`, `hostile_frame_len_max` |
+//! | frame length | up to [`Limits`], read in pieces | above them, from the header alone | `stream::frames_and_headers_are_measured`, `hostile::each_limit_is_held_to_the_unit`, `hostile_frame_len_max` |
 //! | message id | the expected answer; a ping before it | any other | `stream::frames_and_headers_are_measured`, `stream::pings_stand_between_frames_and_are_passed_over`, `hostile_unknown_frame_type` |
 //! | request id | that of an outstanding request, in any order | any other, or one already answered | `stream::requests_are_answered_in_any_order_and_once`, `hostile_wrong_request_id` |
 //! | header length | ends where the last entry ends, up to [`Limits`] | beyond the payload, too short, too long | `stream::frames_and_headers_are_measured`, `hostile_header_len_*` |
-//! | any count or length | what the received bytes can hold | anything else, before memory is reserved | `hostile::a_lie_in_every_place`, `hostile::chance_damage`, `hostile_count_huge`, `hostile_topics_count` |
+//! | any count or length | what the received bytes can hold | anything else, before memory is reserved | `hostile::a_lie_in_every_place_costs_no_more_than_its_bytes`, `hostile::chance_damage_costs_no_more_than_its_bytes`, `hostile_count_huge`, `hostile_topics_count` |
 //! | topic name, partition id | as requested, in that order, each once | a different one, one repeated, one missing | `stream::answers_come_in_the_order_of_the_request`, `hostile_other_*`, `hostile_same_partition_twice`, `hostile_too_few_partitions` |
 //! | `ff ff` for a partition id | the topic is unknown, no entry follows | | `stream::answers_come_in_the_order_of_the_request`, golden `consume_unknown_topic*` |
 //! | `err_flags` | 00, 01, fb, fc, fd, fe, ff | any other | `stream::err_flags_that_nobody_sends`, `hostile_unknown_error_code` |
@@ -39,15 +39,15 @@
 //! | numbers from bundle to bundle | rising, gaps allowed | at or below those of the previous bundle | `stream::numbers_never_run_backwards`, `hostile_sparse_backwards` |
 //! | below the wanted number | skipped, undecoded | | `stream::bundles_below_the_wanted_number_are_passed_over`, golden `consume_chunk_begins_early` |
 //! | above the high-water mark | skipped with the rest of the chunk, undecoded | | `stream::nothing_above_the_mark_is_reported`, golden `consume_high_water_mark_*` |
-//! | compressed set | claims a length that [`Limits`] and Snappy's ratio allow, and has it | anything else, before memory is reserved | `hostile::snappy_bombs`, `compress`, `hostile_snappy_*` |
+//! | compressed set | claims a length that [`Limits`] and Snappy's ratio allow, and has it | anything else, before memory is reserved | `hostile::snappy_bombs_do_not_go_off`, `compress`, `hostile_snappy_*` |
 //! | key, payload | inside the message set | past its end, unless the bundle is cut | `bundle::messages_fill_their_set_exactly`, `hostile_key_past_bundle`, `hostile_message_past_bundle`, `hostile_payload_len_max` |
 //! | message set | ends with message number `count` | earlier or later; a cut one that has all messages and further bytes | `bundle::messages_fill_their_set_exactly`, `hostile_count_too_big`, `hostile_count_too_small` |
 //! | message flags | any; only the lowest three mean something | | `bundle::every_combination_of_dense_message_flags` |
 //! | shared time stamp | that of the message before; 0 on the first | | `bundle::shared_time_stamps`, golden `consume_timestamps_from_shared` |
-//! | varint | up to five bytes, even if fewer would do | a sixth byte, above 2^32−1, past its container | `varint`, `hostile::a_long_varint_in_every_place`, `hostile_varint_*` |
-//! | ping | an empty one as greeting; before an answer any, up to 1 MiB in total | any other greeting; more than that, or a time-out spent on them | `stream::pings_stand_between_frames_and_are_passed_over`, `endless::pings_before_a_fetched_answer`, `endless::pings_before_another_answer`, `endless::pings_before_the_answer_to_a_producer`, `connect::somebody_else` |
+//! | varint | up to five bytes, even if fewer would do | a sixth byte, above 2^32−1, past its container | `varint`, `hostile::a_long_varint_in_every_place_is_refused_or_bounded`, `hostile_varint_*` |
+//! | ping | an empty one as greeting; before an answer any, up to 1 MiB in total | any other greeting; more than that, or a time-out spent on them | `stream::pings_stand_between_frames_and_are_passed_over`, `endless::pings_before_a_fetched_answer`, `endless::endless_pings_before_an_answer_come_to_an_end`, `endless::pings_before_the_answer_to_a_producer`, `connect::another_service_is_told_by_its_greeting` |
 //! | high-water mark, first available | any number, above or below what is sent | a next number to ask for of 2^64−1 | `last_numbers`, `stream::nothing_above_the_mark_is_reported` |
-//! | answers about topics, partitions, nodes, status | the request's id and topic; fewer entries than counted for partitions being removed, and in an old version's status; any flags of a node | other ids and topics, undefined codes and flags, bytes missing or left over, counts above [`Limits`] | `admin`, `hostile::a_lie_in_every_place`, `partitions::undefined_reasons_and_marks_that_mean_none` |
+//! | answers about topics, partitions, nodes, status | the request's id and topic; fewer entries than counted for partitions being removed, and in an old version's status; any flags of a node | other ids and topics, undefined codes and flags, bytes missing or left over, counts above [`Limits`] | `admin`, `hostile::a_lie_in_every_place_costs_no_more_than_its_bytes`, `partitions::undefined_reasons_and_marks_that_mean_none` |
 //! | names in requests | text of 1 to 255 bytes | bytes that are not UTF-8, which an answer could not repeat | `cursor::text_is_utf_8_and_names_are_shown_as_far_as_they_are`, `broker::names_that_are_not_utf_8_are_hung_up_on` |
 //! | produce answer | one code for each partition, or for its topic | bytes missing or left over, unknown codes | `produce`, `hostile_produce_*` |
 //! | incomplete input | more is awaited, and no byte is read twice | | `splits`, `golden::a_cut_answer_is_waited_for`, `hostile::work_grows_with_the_bytes_alone` |

@@ -145,7 +145,7 @@ fn recorded_answers_after_an_orderly_stop() {
 }
 
 #[test]
-fn topology_status_and_topics() {
+fn topology_status_and_topics_are_those_of_the_cluster() {
     let cluster = recorded();
     let shape = |node: usize| {
         let (request, _) = captures::cluster("discover_topology");
@@ -185,7 +185,7 @@ fn topology_status_and_topics() {
 }
 
 #[test]
-fn acknowledgements() {
+fn acks_are_waited_for_as_long_as_the_request_allows() {
     let cluster = Broker::cluster(3).unwrap();
     cluster.create_topic("orders", 1);
     let bundle = dense_bundle(&[message(b"x")], Compression::None);
@@ -301,7 +301,7 @@ fn a_new_topic_has_no_leaders_for_a_while() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn prefer_local() {
+fn a_fetch_that_prefers_local_is_answered_by_replicas() {
     let cluster = Broker::cluster_builder(3).own_addresses().start().unwrap();
     cluster.create_topic("orders", 2);
     cluster.set_leader("orders", 0, Some(2));

@@ -19,7 +19,7 @@ fn broker() -> (Broker, Vec<u8>, Vec<u8>) {
 }
 
 #[test]
-fn greetings() {
+fn a_broker_can_greet_late_wrongly_or_not_at_all() {
     let (broker, request, answer) = broker();
     broker.inject(BrokerFault::CloseOnAccept);
     broker.inject(BrokerFault::NoPing);
@@ -38,7 +38,7 @@ fn greetings() {
 }
 
 #[test]
-fn cuts_at_every_byte() {
+fn an_answer_can_be_cut_at_every_byte() {
     let (broker, request, answer) = broker();
     for at in 0..=answer.len() {
         broker.inject(BrokerFault::CutAfter(at as u64));
@@ -65,7 +65,7 @@ fn a_reset_is_no_orderly_end() {
 }
 
 #[test]
-fn stalls_until_released() {
+fn an_answer_stalls_until_it_is_released() {
     let (broker, request, answer) = broker();
     broker.inject(BrokerFault::StallAfter(7));
     let mut raw = Raw::connect(&broker);
@@ -87,7 +87,7 @@ fn stalls_until_released() {
 }
 
 #[test]
-fn damaged_answers() {
+fn answers_are_damaged_where_asked_for() {
     let (broker, request, answer) = broker();
     let mut raw = Raw::connect(&broker);
     let differs = |got: &[u8]| -> Vec<usize> { (0..answer.len()).filter(|&i| got[i] != answer[i]).collect() };
@@ -109,7 +109,7 @@ fn damaged_answers() {
 }
 
 #[test]
-fn slow_answers() {
+fn answers_can_be_slow() {
     let (broker, request, answer) = broker();
     let mut raw = Raw::connect(&broker);
     broker.inject(BrokerFault::Delay(Duration::from_millis(80)));
@@ -123,7 +123,7 @@ fn slow_answers() {
 }
 
 #[test]
-fn requests_without_answers() {
+fn requests_can_be_left_without_an_answer() {
     let (broker, request, answer) = broker();
     broker.inject(BrokerFault::CloseOnRequest(Kind::Consume));
     let mut raw = Raw::connect(&broker);

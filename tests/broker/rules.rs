@@ -119,7 +119,7 @@ fn cut_chunks_end_at_the_fetch_size() {
 }
 
 #[test]
-fn hung_up_on() {
+fn malformed_requests_are_hung_up_on() {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 1);
     let consume = fetch(1, 0, "orders", &[(0, 1, 1000)]);
@@ -227,7 +227,7 @@ fn a_large_log_takes_no_memory_to_keep_or_to_send() {
 }
 
 #[test]
-fn hundreds_of_connections() {
+fn hundreds_of_connections_are_served() {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 1);
     let mut clients = Vec::new();
@@ -246,7 +246,7 @@ fn hundreds_of_connections() {
 }
 
 #[test]
-fn deadly_requests_are_noted() {
+fn deadly_requests_are_noted_by_name() {
     let consume = |broker: &Broker| {
         let layout = |seq| sparse_bundle(&[(seq, message(b"x"))], Compression::None);
         broker.append("orders", 0, &layout(10));
@@ -304,7 +304,7 @@ fn fetch_257() -> Vec<u8> {
 }
 
 #[test]
-fn faults_of_publishing() {
+fn publishing_is_refused_as_servers_refuse_it() {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 2);
     let bundle = dense_bundle(&[message(b"x")], Compression::None);

@@ -141,7 +141,7 @@ fn a_topic_in_a_cluster_is_ready_once_created() {
 }
 
 #[test]
-fn topology() {
+fn a_topology_lists_the_nodes_of_a_cluster() {
     within(60, || {
         let broker = Broker::start().unwrap();
         let alone = Client::connect(broker.addr()).unwrap().topology().unwrap();
@@ -164,7 +164,7 @@ fn topology() {
 }
 
 #[test]
-fn status_and_ping() {
+fn a_status_and_a_ping_are_answered() {
     within(60, || {
         let server = Server::start();
         let client = server.client();
@@ -203,7 +203,7 @@ fn a_ping_takes_as_long_as_the_answer() {
 }
 
 #[test]
-fn reloading_a_configuration() {
+fn reloading_a_configuration_says_what_came_of_it() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 2);

@@ -36,7 +36,7 @@ fn chain(e: &Error) -> String {
 }
 
 #[test]
-fn refused_ports() {
+fn a_refused_port_is_an_error_at_once() {
     within(60, || {
         let (_broker, addr) = down();
         let (e, took) = timed(|| Client::connect(&addr).unwrap_err());
@@ -53,7 +53,7 @@ fn refused_ports() {
 }
 
 #[test]
-fn unknown_hosts() {
+fn an_unknown_host_is_an_error_that_names_it() {
     within(120, || {
         let e = Client::connect("no-such-host.invalid:11011").unwrap_err();
         assert!(matches!(&e, Error::Connect { addr, .. } if addr == "no-such-host.invalid:11011"), "{e:?}");
@@ -116,7 +116,7 @@ fn brokers_are_given_in_whatever_form_they_are_at_hand() {
 }
 
 #[test]
-fn addresses_that_are_none() {
+fn what_is_no_address_is_refused_without_dialing() {
     within(60, || {
         for addr in ["", "a:0", "a:65536", "a:port", ":11011", "a b", "http://a", "[::1", "1:2:3", "a:1,,b:2"] {
             let e = Client::connect(addr).unwrap_err();
@@ -134,7 +134,7 @@ fn addresses_that_are_none() {
 }
 
 #[test]
-fn somebody_else() {
+fn another_service_is_told_by_its_greeting() {
     within(60, || {
         let broker = Broker::start().unwrap();
         let addr = broker.addr().to_string();
@@ -187,7 +187,7 @@ fn one_of_several_will_do() {
 }
 
 #[test]
-fn none_of_several() {
+fn when_none_of_several_answers_the_error_names_each() {
     within(60, || {
         let ((_a, refused), silent) = (down(), TcpListener::bind("127.0.0.1:0").unwrap());
         let strange = Broker::start().unwrap();
@@ -211,7 +211,7 @@ fn none_of_several() {
 
 /// `localhost` may have two addresses of which a server listens on one.
 #[test]
-fn host_names_and_ipv6() {
+fn host_names_and_ipv6_addresses_are_dialed() {
     within(60, || {
         let server = Server::start();
         let port = server.addr().rsplit(':').next().unwrap();
@@ -234,7 +234,7 @@ fn host_names_and_ipv6() {
 }
 
 #[test]
-fn settings_of_the_socket() {
+fn socket_settings_do_not_disturb_a_client() {
     within(60, || {
         let server = Server::start();
         let mut topic = server.topic(1);
@@ -258,7 +258,7 @@ fn settings_of_the_socket() {
 
 /// A ping may come late, and stand in front of any answer.
 #[test]
-fn pings() {
+fn pings_before_any_answer_are_passed_over() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);

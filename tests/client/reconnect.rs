@@ -49,7 +49,7 @@ fn by_partition(iter: &mut ConsumeIter) -> [Vec<u64>; 2] {
 }
 
 #[test]
-fn cut_at_any_byte() {
+fn nothing_is_lost_when_an_answer_is_cut_at_any_byte() {
     within(240, || {
         let server = Server::start();
         let mut topic = server.topic(2);
@@ -86,7 +86,7 @@ fn cut_at_any_byte() {
 }
 
 #[test]
-fn cut_again_and_again() {
+fn nothing_is_lost_when_answers_are_cut_again_and_again() {
     within(120, || {
         let server = Server::start();
         let mut topic = server.topic(2);
@@ -107,7 +107,7 @@ fn cut_again_and_again() {
 
 /// The same by the embedded broker's own faults, which count the answers' bytes only.
 #[test]
-fn cut_in_an_answer() {
+fn an_answer_that_was_cut_is_asked_for_again() {
     within(120, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
@@ -128,7 +128,7 @@ fn cut_in_an_answer() {
 }
 
 #[test]
-fn a_restart_half_way() {
+fn a_restart_half_way_loses_nothing() {
     within(120, || {
         logs::keep();
         let broker = Broker::start().unwrap();
@@ -172,7 +172,7 @@ fn a_restart_half_way() {
 }
 
 #[test]
-fn refused_for_a_while() {
+fn a_broker_that_refuses_for_a_while_is_waited_for() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
@@ -390,7 +390,7 @@ fn malformed_data_is_not_asked_for_again() {
 /// An inverted byte anywhere in an answer ends in an error, or changes what only the broker knows; it never panics, and
 /// the next call works.
 #[test]
-fn any_byte_inverted() {
+fn any_inverted_byte_ends_in_an_error_or_in_the_same_messages() {
     within(120, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);

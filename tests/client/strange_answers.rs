@@ -129,7 +129,7 @@ fn cause(e: Error, doubtful: bool) -> Error {
 }
 
 #[test]
-fn good_ones_are_taken() {
+fn good_answers_are_taken() {
     within(60, || {
         for (name, call, kind, good, _) in calls() {
             let (done, asked) = ask(call, kind, &framed(kind, &good), true);
@@ -139,7 +139,7 @@ fn good_ones_are_taken() {
 }
 
 #[test]
-fn others_are_refused_once() {
+fn answers_to_something_else_are_refused_once() {
     within(120, || {
         for (name, call, kind, good, doubtful) in calls() {
             let other = if kind == Kind::Status { Kind::DiscoverTopics } else { Kind::Status };
@@ -211,7 +211,7 @@ fn other_names_and_undefined_codes_are_refused() {
 
 /// Thousands of damaged answers: each ends with the call's value or a typed error, whatever is left of them.
 #[test]
-fn damaged_ones() {
+fn damaged_answers_are_refused_or_say_the_same() {
     within(120, || {
         let calls = calls();
         let (mut good, mut bad) = (0, 0);
@@ -251,7 +251,7 @@ fn damaged_ones() {
 
 /// Every code that says no, and what becomes of it.
 #[test]
-fn refusals() {
+fn each_refusal_is_told_as_what_it_is() {
     use tank_client::Fault as F;
 
     within(60, || {

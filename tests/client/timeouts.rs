@@ -128,7 +128,7 @@ fn a_half_received_answer_stays_for_the_next_call() {
 }
 
 #[test]
-fn impatience_while_somebody_publishes() {
+fn impatience_loses_nothing_while_somebody_publishes() {
     within(120, || {
         let server = Server::start();
         let client = server.client();
@@ -321,7 +321,7 @@ fn the_callers_own_time_does_not_count() {
 }
 
 #[test]
-fn single_requests() {
+fn single_requests_time_out_in_the_phase_that_hung() {
     within(60, || {
         let broker = numbered();
         let client = strict().connect(broker.addr()).unwrap();

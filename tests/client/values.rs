@@ -71,7 +71,7 @@ fn messages_say_what_was_published() {
 }
 
 #[test]
-fn batches_say_the_same() {
+fn batches_say_the_same_as_their_messages() {
     within(60, || {
         let server = Server::start();
         let topic = server.topic(1);

@@ -60,7 +60,7 @@ fn a_faulty_partition_takes_no_other_along() {
 }
 
 #[test]
-fn acknowledgements() {
+fn acks_are_those_that_were_asked_for() {
     within(60, || {
         let (cluster, _) = orders(3, 1);
         let with = |acks| {

@@ -47,7 +47,7 @@ fn watch(brokers: &str, topic: &str, over: &AtomicBool) -> Vec<(bool, Instant)> 
 /// partitions were led again.
 #[test]
 #[ignore = "needs a real cluster: TANK_CLUSTER=host:port,... and TANK_TROUBLE=command"]
-fn in_trouble() {
+fn a_real_cluster_in_trouble_loses_nothing_it_confirmed() {
     within(300, || {
         let (brokers, topic) = brokers_and_topic();
         let seconds = env::var("TANK_SECONDS").map_or(40, |text| text.parse().unwrap());
@@ -112,7 +112,7 @@ fn in_trouble() {
 /// may, those that are led are read meanwhile, and all of them in the end.
 #[test]
 #[ignore = "needs a real cluster: TANK_CLUSTER=host:port,... and TANK_TROUBLE=command"]
-fn begun_in_trouble() {
+fn a_subscription_begins_while_a_real_cluster_is_in_trouble() {
     within(300, || {
         let (brokers, topic) = brokers_and_topic();
         let budget = Duration::from_secs(2);

@@ -271,7 +271,7 @@ fn a_fault_in_one_answer_waits_for_the_rest_of_that_answer() {
 
 /// What wakes the iterator of one broker wakes that of several, in trouble or not.
 #[test]
-fn closing_and_time_outs() {
+fn closing_and_time_outs_hold_with_several_leaders() {
     within(60, || {
         for trouble in [false, true] {
             let (cluster, client) = orders(5, 5);

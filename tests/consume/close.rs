@@ -92,7 +92,7 @@ fn so_do_the_other_calls() {
 }
 
 #[test]
-fn during_back_off() {
+fn closing_ends_a_back_off() {
     within(60, || {
         logs::keep();
         let broker = Broker::start().unwrap();
@@ -115,7 +115,7 @@ fn during_back_off() {
 
 /// The broker accepts but does not greet.
 #[test]
-fn while_dialing() {
+fn closing_ends_a_dial() {
     within(60, || {
         logs::keep();
         let broker = Broker::start().unwrap();
@@ -204,7 +204,7 @@ fn messages_already_received_stay_undelivered() {
 }
 
 #[test]
-fn handles_are_harmless() {
+fn handles_are_harmless_after_the_end() {
     within(60, || {
         let server = Server::start();
         let mut topic = server.topic(1);
@@ -229,7 +229,7 @@ fn handles_are_harmless() {
 
 /// Closing at any moment of a busy life, with a broker that comes and goes.
 #[test]
-fn at_any_moment() {
+fn closing_at_any_moment_ends_the_iteration() {
     within(120, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("busy", 3);

@@ -104,7 +104,7 @@ fn subscriptions_outlive_the_client() {
 
 /// A broker that hangs, before and in the middle of an answer, keeps nobody from leaving.
 #[test]
-fn dropping_does_not_wait() {
+fn dropping_an_iterator_does_not_wait() {
     within(60, || {
         let _alone = alone();
         let broker = Broker::start().unwrap();

@@ -70,7 +70,7 @@ fn pings_before_a_fetched_answer() {
 }
 
 #[test]
-fn pings_before_another_answer() {
+fn endless_pings_before_an_answer_come_to_an_end() {
     within(30, || {
         let peer = Peer::start();
         peer.play(Pings { at_once: true });
@@ -115,7 +115,7 @@ impl Script for Leaders {
 }
 
 #[test]
-fn leaders() {
+fn endless_new_leaders_are_remembered_up_to_a_limit() {
     within(30, || {
         let peer = Peer::start();
         let asked = Arc::new(AtomicUsize::new(0));

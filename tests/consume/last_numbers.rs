@@ -109,7 +109,7 @@ fn up_to_the_last_message_of_all() {
 }
 
 #[test]
-fn behind_an_absurd_mark() {
+fn what_follows_an_absurd_mark_is_not_asked_for() {
     for mark in [LAST, u64::MAX] {
         let (answer, chunk) = chunk(&[1]);
         with_peer(Absurd { mark, answer, chunk }, |client| {

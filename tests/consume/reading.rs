@@ -42,7 +42,7 @@ fn fetch_sizes(broker: &Broker) -> Vec<u32> {
 }
 
 #[test]
-fn starts() {
+fn a_subscription_starts_where_it_was_told() {
     within(60, || {
         let server = Server::start();
         let client = server.client();
@@ -71,7 +71,7 @@ fn starts() {
 }
 
 #[test]
-fn empty_partitions() {
+fn empty_partitions_are_waited_for() {
     within(60, || {
         let server = Server::start();
         let client = server.client();
@@ -326,7 +326,7 @@ fn limits_count_messages_of_all_partitions() {
 }
 
 #[test]
-fn ends_at_a_number() {
+fn a_subscription_ends_at_a_number() {
     within(60, || {
         let server = Server::start();
         let client = server.client();
@@ -415,7 +415,7 @@ fn sparse_plain_and_compressed_bundles() {
 }
 
 #[test]
-fn keys_and_time_stamps() {
+fn keys_and_time_stamps_arrive_as_they_were_sent() {
     within(60, || {
         let server = Server::start();
         let mut topic = server.topic(1);
@@ -686,7 +686,7 @@ fn beyond_the_end_as_the_caller_chose() {
 }
 
 #[test]
-fn what_retention_took() {
+fn what_retention_took_is_reported() {
     within(60, || {
         let (broker, client) = embedded();
         broker.create_topic("kept", 2);
@@ -881,7 +881,7 @@ fn messages_keep_their_contents() {
 }
 
 #[test]
-fn unknown_topics_and_partitions() {
+fn unknown_topics_and_partitions_are_errors() {
     within(60, || {
         let server = Server::start();
         let client = server.client();
@@ -939,7 +939,7 @@ fn faults_of_a_partition_come_after_the_messages_of_the_others() {
 }
 
 #[test]
-fn subscriptions_that_cannot_work() {
+fn subscriptions_that_cannot_work_are_refused() {
     within(60, || {
         let (broker, client) = embedded();
         broker.create_topic("a", 2);
@@ -979,7 +979,7 @@ fn subscriptions_that_cannot_work() {
 }
 
 #[test]
-fn the_last_numbers() {
+fn the_last_n_messages_are_read() {
     within(60, || {
         let (broker, client) = embedded();
         broker.create_topic("t", 2);
@@ -996,7 +996,7 @@ fn the_last_numbers() {
 }
 
 #[test]
-fn many_at_a_time() {
+fn many_messages_are_taken_at_a_time() {
     within(60, || {
         let (broker, client) = embedded();
         broker.create_topic("t", 1);
@@ -1028,7 +1028,7 @@ fn many_at_a_time() {
 }
 
 #[test]
-fn one_handle_ends_many() {
+fn one_handle_ends_many_iterations() {
     within(60, || {
         let (broker, client) = embedded();
         broker.create_topic("t", 1);
@@ -1047,7 +1047,7 @@ fn one_handle_ends_many() {
 }
 
 #[test]
-fn what_crosses_threads() {
+fn clients_iterators_and_messages_cross_threads() {
     fn send<T: Send + 'static>() {}
     fn sync<T: Sync>() {}
     send::<Client>();

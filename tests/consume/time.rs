@@ -184,7 +184,7 @@ fn seqs(messages: tank_client::ConsumeIter) -> Vec<(u16, u64)> {
 }
 
 #[test]
-fn a_window_of_time() {
+fn a_window_of_time_is_read() {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 3);
     broker.append_records("orders", 0, &[10, 20, 30, 40, 50].map(message));

@@ -124,7 +124,7 @@ fn two_topics_stop_on_ctrl_c_and_go_on() {
 }
 
 #[test]
-fn help_usage_and_failure() {
+fn the_worker_explains_itself_and_fails_with_a_code() {
     let (code, stdout, stderr) = run("checkpointed_worker", &["--help"]);
     assert!(code == 0 && stdout.starts_with("usage: checkpointed_worker") && stderr.is_empty());
     let (code, stdout, stderr) = run("checkpointed_worker", &["localhost"]);

@@ -65,7 +65,7 @@ fn owned(message: &Message) -> Owned {
 }
 
 #[test]
-fn sizes_keys_and_compressions() {
+fn records_of_all_sizes_keys_and_compressions_come_back() {
     within(120, || {
         let server = Server::start();
         let topic = server.topic(3).name;
@@ -130,7 +130,7 @@ fn bundles_have_as_many_messages_as_they_may() {
 }
 
 #[test]
-fn time_stamps() {
+fn time_stamps_are_the_given_ones_or_now() {
     within(60, || {
         let server = Server::start();
         let client = server.client();
@@ -252,7 +252,7 @@ fn what_cannot_be_sent_is_refused_before_a_byte_is() {
 }
 
 #[test]
-fn settings_reach_the_broker() {
+fn acks_and_client_id_reach_the_broker() {
     within(60, || {
         let (broker, _) = embedded();
         let addr = broker.addr().to_string();
@@ -587,7 +587,7 @@ fn a_leader_that_dies_is_waited_out() {
 }
 
 #[test]
-fn too_few_replicas() {
+fn too_few_replicas_are_told_as_not_stored() {
     within(60, || {
         let cluster = Broker::cluster(3).unwrap();
         cluster.create_topic("orders", 1);
@@ -615,7 +615,7 @@ fn too_few_replicas() {
 }
 
 #[test]
-fn numbers_of_ones_own() {
+fn records_are_stored_under_numbers_of_ones_own() {
     within(60, || {
         let server = Server::start();
         let client = server.client();

@@ -67,7 +67,7 @@ fn returned(failures: &[Failure]) -> Vec<u64> {
 }
 
 #[test]
-fn settings_have_bounds() {
+fn settings_outside_their_bounds_are_refused() {
     within(60, || {
         let (_broker, producer) = embedded(impatient(), |settings| settings);
         assert_eq!((producer.stored(), producer.pending()), (0, 0));
@@ -176,7 +176,7 @@ fn several_requests_are_on_their_way() {
 }
 
 #[test]
-fn keys_choose_the_partition() {
+fn equal_keys_choose_the_same_partition() {
     within(60, || {
         let server = Server::start();
         let client = server.client();

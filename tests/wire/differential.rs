@@ -21,7 +21,7 @@ fn generated(rng: &mut Rng) -> Case {
 }
 
 #[test]
-fn recorded_answers() {
+fn both_decoders_read_recorded_answers_alike() {
     let verdicts: Vec<Verdict> = recorded().iter().map(|(requests, bytes)| compare(requests, bytes)).collect();
     let count = |verdict| verdicts.iter().filter(|other| **other == verdict).count();
     // All but the hostile ones, one from a confused replica, and four connections that ended.
@@ -29,7 +29,7 @@ fn recorded_answers() {
 }
 
 #[test]
-fn generated_answers() {
+fn both_decoders_read_generated_answers_alike() {
     seeded(2000, |rng| {
         let (requests, bytes) = generated(rng);
         assert_eq!(compare(&requests, &bytes), Verdict::Accepted);
@@ -37,7 +37,7 @@ fn generated_answers() {
 }
 
 #[test]
-fn damaged_answers() {
+fn both_decoders_read_damaged_answers_alike() {
     let recorded: Vec<Case> = recorded().into_iter().filter(|(_, bytes)| (1..5000).contains(&bytes.len())).collect();
     let mut verdicts = [0; 3];
     seeded(20_000, |rng| {
@@ -58,7 +58,7 @@ fn damaged_answers() {
 
 /// Damage inside a bundle, around which everything fits; also to what is compressed afterwards.
 #[test]
-fn damaged_bundles() {
+fn both_decoders_read_damaged_bundles_alike() {
     let mut verdicts = [0; 3];
     seeded(10_000, |rng| {
         let sparse = rng.one_in(2);

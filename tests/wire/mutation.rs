@@ -149,7 +149,7 @@ fn watchdog(running: Arc<Mutex<Option<(u64, Instant)>>>, over: Arc<AtomicBool>) 
 }
 
 #[test]
-fn recorded_answers_undamaged() {
+fn undamaged_answers_are_delivered() {
     within(60, || {
         let peer = Peer::start();
         for exchange in exchanges() {
@@ -235,7 +235,7 @@ fn damaged(rng: &mut Rng, exchange: &Exchange, exchanges: &[Exchange]) -> Vec<Ve
 /// How often decoding looks at a byte: whatever the bytes are, and whether they come at once, one by one or as needed, the
 /// steps and the bytes that are offered again grow with the bytes alone.
 #[test]
-fn steps_are_linear() {
+fn steps_are_linear_in_the_bytes() {
     let exchanges: Vec<Exchange> = exchanges().into_iter().filter(|exchange| exchange.answer.len() < 10_000).collect();
     seeded(1500, |rng| {
         let exchange = rng.pick(&exchanges);

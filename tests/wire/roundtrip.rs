@@ -11,7 +11,7 @@ use tank_client::protocol::{Limits, frame};
 const LARGE: Shape = Shape { topics: 4, partitions: 6, bundles: 4, messages: 2000, payload: 3000 };
 
 #[test]
-fn requests() {
+fn requests_come_back_as_they_were_written() {
     seeded(500, |rng| {
         let (topics, partitions) = rng.pick(&[(1, 1), (3, 4), (1, 250), (2, 125), (10, 25), (250, 1)]);
         let request = generate::request(rng, topics, partitions);
@@ -63,7 +63,7 @@ fn check(rng: &mut Rng, shape: Shape, outstanding: usize) -> Vec<(Option<ChunkEn
 }
 
 #[test]
-fn small_answers() {
+fn small_answers_come_back_as_they_were_written() {
     let mut ends = Vec::new();
     seeded(1500, |rng| {
         let outstanding = rng.between(1, 4);
@@ -82,18 +82,18 @@ fn small_answers() {
 }
 
 #[test]
-fn large_answers() {
+fn large_answers_come_back_as_they_were_written() {
     seeded(12, |rng| drop(check(rng, LARGE, 1)));
 }
 
 #[test]
-fn many_partitions() {
+fn answers_for_many_partitions_come_back() {
     let shape = Shape { topics: 10, partitions: 250, bundles: 1, ..Shape::SMALL };
     seeded(20, |rng| drop(check(rng, shape, 1)));
 }
 
 #[test]
-fn the_fullest_bundles() {
+fn the_fullest_bundles_come_back() {
     let mut builder = BundleBuilder::new();
     for (sparse, compression) in
         [(false, Compression::None), (false, Compression::Auto), (true, Compression::None), (true, Compression::Snappy)]

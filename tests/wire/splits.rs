@@ -60,7 +60,7 @@ fn all() -> Vec<Case> {
 }
 
 #[test]
-fn in_two_pieces() {
+fn answers_in_two_pieces_say_the_same() {
     for case in all() {
         let whole = case.whole();
         assert!(!whole.is_empty(), "{}", case.name);
@@ -74,7 +74,7 @@ fn in_two_pieces() {
 }
 
 #[test]
-fn byte_by_byte_and_just_as_much_as_is_needed() {
+fn answers_byte_by_byte_or_just_as_much_as_is_needed_say_the_same() {
     for case in all() {
         let bytes = case.run(|arrived, _| arrived + 1);
         let needed = case.run(|arrived, n| {
@@ -92,7 +92,7 @@ fn byte_by_byte_and_just_as_much_as_is_needed() {
 }
 
 #[test]
-fn at_random_places() {
+fn answers_cut_at_random_places_say_the_same() {
     let all: Vec<_> = all().into_iter().map(|case| (case.whole(), case)).collect();
     seeded(40, |rng| {
         for (whole, case) in &all {

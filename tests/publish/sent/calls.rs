@@ -126,7 +126,7 @@ fn is_all(found: Option<&Vec<Message>>, given: &[Given]) {
 }
 
 #[test]
-fn publish() {
+fn publish_sends_what_was_meant_or_nothing() {
     cases(700, |rng, broker, name| {
         let (topic, partition, given) = (topic(rng), partition(rng), records(rng));
         let compression = rng.pick(&[Compression::Auto, Compression::None, Compression::Snappy]);
@@ -150,7 +150,7 @@ fn publish() {
 }
 
 #[test]
-fn publish_at() {
+fn publish_at_sends_what_was_meant_or_nothing() {
     cases(700, |rng, broker, name| {
         let (topic, partition, given) = (topic(rng), partition(rng), records(rng));
         let client = broker.client(name, |builder| builder);
@@ -190,7 +190,7 @@ fn publish_at() {
 }
 
 #[test]
-fn publish_all() {
+fn publish_all_sends_what_was_meant_or_nothing() {
     cases(300, |rng, broker, name| {
         let topics: Vec<String> = (0..rng.pick(&[1, 3, 254, 255, 256])).map(|n| format!("t{n}")).collect();
         let count = rng.pick(&[0, 1, 2, 5, 250, 255, 256, 300, 600]);
@@ -242,7 +242,7 @@ fn publish_all() {
 }
 
 #[test]
-fn producers() {
+fn producers_send_what_was_meant_or_nothing() {
     cases(700, |rng, broker, name| {
         let client = broker.client(name, |builder| builder);
         let (records_of, bytes) = (rng.pick(&[0, 1, 2, 10_000, 65_535, 65_536]), rng.pick(&[0, 1, 1000, 32 << 20]));
@@ -388,7 +388,7 @@ fn first_asked(start: Start) -> u64 {
 }
 
 #[test]
-fn subscriptions() {
+fn subscriptions_ask_for_what_was_meant_or_nothing() {
     let path = scratch("sent");
     cases(1500, move |rng, broker, name| {
         let client = broker.client(name, |builder| builder);
@@ -549,7 +549,7 @@ fn config(rng: &mut Rng) -> TopicConfig {
 }
 
 #[test]
-fn administration() {
+fn administration_asks_for_what_was_meant_or_nothing() {
     cases(1500, |rng, broker, name| {
         let client = broker.client(name, |builder| builder);
         let (topic, id) = (topic(rng), partition(rng));
@@ -616,7 +616,7 @@ fn call(rng: &mut Rng, client: &Client, what: usize, topic: &str, id: u16) -> (t
 
 /// A client that cannot say who it is, or how it wants things stored, never connects.
 #[test]
-fn settings() {
+fn settings_are_sent_as_meant_or_refused() {
     within(60, || {
         let broker = Broker::start();
         let addr = broker.peer.addr().to_string();

@@ -93,17 +93,17 @@ fn check(wanted: &[&str]) -> Counts {
 }
 
 #[test]
-fn produce_captures() {
+fn produce_captures_are_read_and_written_again() {
     check(FAMILIES[0].types);
 }
 
 #[test]
-fn admin_captures() {
+fn admin_captures_are_read_and_written_again() {
     check(FAMILIES[1].types);
 }
 
 #[test]
-fn pings() {
+fn recorded_pings_are_empty_frames() {
     let mut pings = 0;
     for capture in captures::all().iter().filter(|capture| !capture.hostile()) {
         for (frame, expected) in response_frames(capture).iter().zip(&capture.responses) {
@@ -140,7 +140,7 @@ fn frames_that_a_server_hangs_up_on_cannot_be_written() {
 
 /// Nothing falls through: every frame belongs to a family.
 #[test]
-fn everything_is_checked() {
+fn every_frame_of_every_capture_is_checked() {
     let captures = captures::all();
     let of = |origin| captures.iter().filter(|capture| capture.origin == origin).count();
     assert_eq!([Origin::Standalone, Origin::Derived, Origin::Cluster].map(of), [153, 77, 104]);

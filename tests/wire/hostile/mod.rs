@@ -60,7 +60,7 @@ fn good() -> impl Iterator<Item = (&'static Capture, Vec<u8>)> {
 }
 
 #[test]
-fn recorded_lies() {
+fn recorded_lies_are_refused() {
     let mut refused = 0;
     for capture in captures::consuming().filter(|capture| capture.hostile()) {
         refused += usize::from(check(&capture.fetches(), &capture.stream(), &|| capture.name.clone()).is_some());
@@ -70,7 +70,7 @@ fn recorded_lies() {
 
 /// Every length and every count is among the bytes that are replaced here, whichever they are.
 #[test]
-fn a_lie_in_every_place() {
+fn a_lie_in_every_place_costs_no_more_than_its_bytes() {
     let mut lies = 0;
     // The longest ones only have more of the same, and so does what lies further on.
     for (capture, stream) in good().filter(|(_, stream)| stream.len() < 600) {
@@ -94,7 +94,7 @@ fn a_lie_in_every_place() {
 }
 
 #[test]
-fn a_long_varint_in_every_place() {
+fn a_long_varint_in_every_place_is_refused_or_bounded() {
     for (capture, stream) in good().filter(|(_, stream)| (1..200).contains(&stream.len())) {
         let requests = capture.answered_fetches();
         for at in 0..stream.len() {
@@ -111,7 +111,7 @@ fn a_long_varint_in_every_place() {
 }
 
 #[test]
-fn chance_damage() {
+fn chance_damage_costs_no_more_than_its_bytes() {
     let recorded: Vec<_> = good().filter(|(_, stream)| !stream.is_empty()).collect();
     seeded(5000, |rng| {
         let (requests, mut bytes) = if rng.one_in(2) {
@@ -141,7 +141,7 @@ fn packed_chunk(count: u32, packed: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn snappy_bombs() {
+fn snappy_bombs_do_not_go_off() {
     let announced = |len: u32, rest: &[u8]| {
         let mut packed = Vec::new();
         varint::encode(len, &mut packed);
@@ -178,7 +178,7 @@ fn snappy_bombs() {
 
 /// What goes beyond a limit is refused on the announcement, before the rest is waited for or room is made for it.
 #[test]
-fn limits() {
+fn each_limit_is_held_to_the_unit() {
     let bundle = [&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 89][..], &[b'x'; 89]].concat();
     let (request, plain) = one_chunk(1, Some(1), 100, &[&[100][..], &bundle].concat());
     let (_, many) = one_chunk(1, Some(1), 100, &packed_chunk(1000, &[0; 30]));

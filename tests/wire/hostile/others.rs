@@ -61,7 +61,7 @@ fn decode(payload: &[u8]) -> usize {
 }
 
 #[test]
-fn a_lie_in_every_place() {
+fn a_lie_in_every_place_costs_no_more_than_its_bytes() {
     let mut accepted = 0;
     for payload in payloads() {
         let mut bytes = payload.clone();
@@ -79,7 +79,7 @@ fn a_lie_in_every_place() {
 }
 
 #[test]
-fn chance_damage() {
+fn chance_damage_costs_no_more_than_its_bytes() {
     let all = payloads();
     seeded(5000, |rng| {
         let (mut bytes, other) = (rng.pick(&all), rng.pick(&all));
