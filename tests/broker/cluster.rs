@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use tank_client::broker::{Broker, Cluster, dense_bundle};
 use tank_client::protocol::bundle::{Compression, RawMessage};
 
-use crate::captures;
 use crate::raw::{Raw, SOON, fetch};
 use crate::rules::{message, publish};
 
@@ -18,7 +17,7 @@ fn recorded() -> Cluster {
         cluster.create_topic_with(topic, 6, factor);
         for partition in 0..6 {
             cluster.set_leader(topic, partition, Some([2, 1, 0][usize::from(partition % 3)]));
-            let (_, answer) = captures::cluster("consume_local");
+            let (_, answer) = captured("consume_local");
             // Two bundles: one message, three messages.
             let chunk = &answer[answer.len() - 43..];
             let first = usize::from(chunk[0]);
@@ -46,11 +45,17 @@ fn with_endpoints(recorded: &[u8], cluster: &Cluster) -> Vec<u8> {
 }
 
 fn check(cluster: &Cluster, node: usize, name: &str) {
-    let (request, response) = captures::cluster(name);
+    let (request, response) = captured(name);
     let mut raw = Raw::connect(cluster.node(node));
-    let answer = raw.ask(&request);
-    let expected = with_endpoints(&response, cluster);
+    let answer = raw.ask(request);
+    let expected = with_endpoints(response, cluster);
     assert!(answer == expected, "{name}\n{answer:02x?}\n{expected:02x?}");
+}
+
+/// What was sent and what came back in an exchange with a cluster.
+fn captured(name: &str) -> (&'static [u8], &'static [u8]) {
+    let capture = common::captures::capture(&format!("cluster/{name}"));
+    (&capture.request, &capture.response)
 }
 
 #[test]
@@ -100,9 +105,9 @@ fn has_partition(cluster: &Cluster, topic: &str, id: u16) -> bool {
 #[test]
 fn a_waiting_request_is_woken_as_recorded() {
     let cluster = recorded();
-    let (request, response) = captures::cluster("tail_woken");
+    let (request, response) = captured("tail_woken");
     let mut raw = Raw::connect(cluster.node(2));
-    raw.send(&request);
+    raw.send(request);
     assert!(cluster.node(2).wait_until(SOON, |stats| stats.waiting == 1));
     cluster.node(0).append("events", 0, &response[response.len() - 25..]);
     assert_eq!(raw.frame().unwrap(), response);
@@ -148,8 +153,8 @@ fn recorded_answers_after_an_orderly_stop() {
 fn topology_status_and_topics_are_those_of_the_cluster() {
     let cluster = recorded();
     let shape = |node: usize| {
-        let (request, _) = captures::cluster("discover_topology");
-        Raw::connect(cluster.node(node)).ask(&request)[9..].to_vec()
+        let (request, _) = captured("discover_topology");
+        Raw::connect(cluster.node(node)).ask(request)[9..].to_vec()
     };
     let entry = |node: u8, flags: u8, partitions: u8| {
         let SocketAddr::V4(addr) = cluster.node(node.into()).addr() else { panic!("IPv4") };
@@ -176,11 +181,11 @@ fn topology_status_and_topics_are_those_of_the_cluster() {
     cluster.stop_in_order(2);
     assert_eq!(shape(0), topology([3, 1, 0]));
 
-    let (request, _) = captures::cluster("status");
-    let status = Raw::connect(cluster.node(0)).ask(&request);
+    let (request, _) = captured("status");
+    let status = Raw::connect(cluster.node(0)).ask(request);
     assert_eq!(status[9..33], *b"\0\x01\x03\0\0\0\x12\0\0\0\0\x08embedded\x01\0\0\0");
-    let (request, _) = captures::cluster("discover_topics");
-    let topics = Raw::connect(cluster.node(0)).ask(&request);
+    let (request, _) = captured("discover_topics");
+    let topics = Raw::connect(cluster.node(0)).ask(request);
     assert_eq!(topics[9..], *b"\x03\0\0\0\x01\x06events\x01\x06\0\x03\x05pairs\x01\x06\0\x02\x06single\x01\x06\0\x01");
 }
 

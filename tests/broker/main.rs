@@ -1,10 +1,8 @@
 //! The embedded broker, byte for byte and fault for fault.
 
 mod capture;
-mod captures;
 mod cluster;
 mod faults;
-mod golden;
 mod life;
 mod raw;
 mod rules;

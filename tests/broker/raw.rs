@@ -5,15 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tank_client::broker::{Broker, BrokerBuilder};
+use tank_client::broker::Broker;
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use tank_client::protocol::frame::PING;
 
 pub(crate) const SOON: Duration = Duration::from_secs(20);
-
-pub(crate) fn start(builder: &BrokerBuilder) -> Broker {
-    builder.start().unwrap()
-}
 
 pub(crate) struct Raw {
     pub(crate) stream: TcpStream,

@@ -1,13 +1,11 @@
 //! The machine, called with invented times and bytes.
 
-#[allow(dead_code)]
-#[path = "../../../../tests/broker/captures.rs"]
 mod captures;
 mod connections;
-#[path = "../../../../tests/broker/golden.rs"]
 mod golden;
 mod raw;
 mod replicas;
+mod sockets;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;

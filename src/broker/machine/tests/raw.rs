@@ -1,4 +1,4 @@
-//! A client that knows nothing, for the golden captures: the broker's methods and the connections act on a machine directly.
+//! A client that knows nothing, for the golden captures, and a machine that it and the broker's methods act on directly.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +12,24 @@ use crate::net::Time;
 use crate::protocol::frame::PING;
 
 pub(super) const SOON: Duration = Duration::from_secs(20);
+
+/// A client that knows nothing: bytes out, bytes in.
+pub(super) trait Raw {
+    fn send(&mut self, bytes: &[u8]);
+
+    fn read(&mut self, len: usize) -> io::Result<Vec<u8>>;
+
+    /// All that still comes before the end of the stream.
+    fn rest(&mut self) -> Vec<u8>;
+
+    fn ask(&mut self, request: &[u8]) -> Vec<u8> {
+        self.send(request);
+        let mut frame = self.read(5).unwrap();
+        let len = u32::from_le_bytes([frame[1], frame[2], frame[3], frame[4]]);
+        frame.extend(self.read(len as usize).unwrap());
+        frame
+    }
+}
 
 /// A machine without a transport. Its time passes when somebody waits.
 #[derive(Debug)]
@@ -56,28 +74,23 @@ pub(super) fn start(builder: &BrokerBuilder) -> Broker {
     broker
 }
 
-pub(super) struct Raw {
+struct Client {
     host: Arc<dyn Host>,
     conn: Conn,
     received: Vec<u8>,
     ended: bool,
 }
 
-impl Raw {
-    pub(super) fn connect(broker: &Broker) -> Raw {
-        let host = broker.host();
-        let mut conn = None;
-        host.act(&mut |machine, now| conn = machine.accept(now, 0, HERE));
-        let mut raw = Raw { host, conn: conn.unwrap(), received: Vec::new(), ended: false };
-        assert_eq!(raw.read(PING.len()).unwrap(), PING);
-        raw
-    }
+pub(super) fn connect(broker: &Broker) -> Box<dyn Raw> {
+    let host = broker.host();
+    let mut conn = None;
+    host.act(&mut |machine, now| conn = machine.accept(now, 0, HERE));
+    let mut raw = Client { host, conn: conn.unwrap(), received: Vec::new(), ended: false };
+    assert_eq!(raw.read(PING.len()).unwrap(), PING);
+    Box::new(raw)
+}
 
-    pub(super) fn send(&mut self, bytes: &[u8]) {
-        let conn = self.conn;
-        self.host.act(&mut |machine, now| machine.handle(now, conn, bytes));
-    }
-
+impl Client {
     /// Takes what there is, in pieces of an odd size, and lets time pass until there is something.
     fn receive(&mut self) {
         let mut room = [0; 61];
@@ -102,8 +115,15 @@ impl Raw {
         };
         assert!(!nothing || self.host.wait_until(SOON, &mut one_more), "nothing comes any more");
     }
+}
 
-    pub(super) fn read(&mut self, len: usize) -> io::Result<Vec<u8>> {
+impl Raw for Client {
+    fn send(&mut self, bytes: &[u8]) {
+        let conn = self.conn;
+        self.host.act(&mut |machine, now| machine.handle(now, conn, bytes));
+    }
+
+    fn read(&mut self, len: usize) -> io::Result<Vec<u8>> {
         while self.received.len() < len && !self.ended {
             self.receive();
         }
@@ -113,19 +133,10 @@ impl Raw {
         Ok(self.received.drain(..len).collect())
     }
 
-    pub(super) fn ask(&mut self, request: &[u8]) -> Vec<u8> {
-        self.send(request);
-        let mut frame = self.read(5).unwrap();
-        let len = u32::from_le_bytes([frame[1], frame[2], frame[3], frame[4]]);
-        frame.extend(self.read(len as usize).unwrap());
-        frame
-    }
-
-    /// All that still comes before the end of the stream, and whether that was orderly.
-    pub(super) fn rest(&mut self) -> (Vec<u8>, bool) {
+    fn rest(&mut self) -> Vec<u8> {
         while !self.ended {
             self.receive();
         }
-        (std::mem::take(&mut self.received), true)
+        std::mem::take(&mut self.received)
     }
 }

@@ -3,15 +3,16 @@
 //! The recordings are replayed in the order they were made; what a partition held at the time is taken from the answers
 //! themselves, and made up where no answer shows it.
 //!
-//! Compiled twice: here over sockets, and in the library's unit tests for the machine alone, with another `raw`.
+//! Each exchange is repeated with the machine alone, and with a broker over sockets.
 
+use crate::broker::{Broker, BrokerBuilder};
+use crate::protocol::bundle::{Compression, RawMessage};
+use crate::protocol::varint;
 use common::captures::Capture;
-use tank_client::broker::{Broker, BrokerBuilder};
-use tank_client::protocol::bundle::{Compression, RawMessage};
-use tank_client::protocol::varint;
 
 use super::captures::{Seen, parts, seen, standalone};
-use super::raw::{Raw, SOON, start};
+use super::raw::{self, Raw, SOON};
+use super::sockets;
 
 /// Captures in which data arrives while their request waits.
 const ARRIVES: [&str; 10] = [
@@ -27,12 +28,24 @@ const ARRIVES: [&str; 10] = [
     "consume_several_wait_two_arrive",
 ];
 
-fn exchange(broker: &Broker, capture: &Capture, meanwhile: impl FnOnce()) {
-    let mut raw = Raw::connect(broker);
+/// How a client that knows nothing reaches a broker.
+#[derive(Clone, Copy)]
+struct Transport {
+    start: fn(&BrokerBuilder) -> Broker,
+    connect: fn(&Broker) -> Box<dyn Raw>,
+}
+
+const TRANSPORTS: [Transport; 2] = [
+    Transport { start: raw::start, connect: raw::connect },
+    Transport { start: sockets::start, connect: sockets::connect },
+];
+
+fn exchange(over: Transport, broker: &Broker, capture: &Capture, meanwhile: impl FnOnce()) {
+    let mut raw = (over.connect)(broker);
     raw.send(&capture.request);
     meanwhile();
     let answer = if capture.response.is_empty() {
-        raw.rest().0
+        raw.rest()
     } else {
         raw.read(capture.response.len()).unwrap_or_else(|e| panic!("{}: {e}", capture.name))
     };
@@ -49,15 +62,16 @@ fn filler(count: u64, len: usize) -> Vec<u8> {
 }
 
 struct Replay {
+    over: Transport,
     broker: Broker,
     seen: Seen,
 }
 
 impl Replay {
-    fn new(builder: &BrokerBuilder, captures: &[&Capture], topics: &[(&str, u16)]) -> Replay {
-        let broker = start(builder);
+    fn new(over: Transport, builder: &BrokerBuilder, captures: &[&Capture], topics: &[(&str, u16)]) -> Replay {
+        let broker = (over.start)(builder);
         topics.iter().for_each(|(topic, partitions)| broker.create_topic(topic, *partitions));
-        Replay { broker, seen: seen(captures) }
+        Replay { over, broker, seen: seen(captures) }
     }
 
     /// Appends what is known, or else something, up to number `last`.
@@ -96,7 +110,7 @@ impl Replay {
                 self.grow(&part.topic, part.partition, before);
             }
         }
-        exchange(&self.broker, capture, || {
+        exchange(self.over, &self.broker, capture, || {
             if !arrives {
                 return;
             }
@@ -121,11 +135,15 @@ fn overtaken(name: &str) -> bool {
 }
 
 #[test]
-fn consume() {
+fn consume_captures_come_out_of_the_broker() {
+    TRANSPORTS.into_iter().for_each(consume);
+}
+
+fn consume(over: Transport) {
     let captures = standalone("consume_single_message", "reference_produce_with_seqnum");
     let topics =
         [("events", 1), ("empty", 1), ("counts", 6), ("shapes", 5), ("many", 1), ("mirror", 5), ("compacted", 1)];
-    let replay = Replay::new(&Broker::builder().exact_waits(), &captures, &topics);
+    let replay = Replay::new(over, &Broker::builder().exact_waits(), &captures, &topics);
     replay.broker.append("counts", 4, &filler(70_000, 20));
     replay.broker.append("counts", 5, &replay.seen[&("counts".to_owned(), 5)][&1].bytes);
     replay.broker.append_at("counts", 5, 100, &replay.seen[&("counts".to_owned(), 5)][&3].bytes);
@@ -139,18 +157,26 @@ fn consume() {
 }
 
 #[test]
-fn consume_what_the_reference_client_mirrored() {
+fn what_the_reference_client_mirrored_comes_out_of_the_broker() {
+    TRANSPORTS.into_iter().for_each(consume_what_the_reference_client_mirrored);
+}
+
+fn consume_what_the_reference_client_mirrored(over: Transport) {
     let captures = standalone("reference_produce_with_seqnum", "consume_topics_and_partitions");
-    let replay = Replay::new(&Broker::builder().exact_waits(), &[], &[("mirror", 1)]);
+    let replay = Replay::new(over, &Broker::builder().exact_waits(), &[], &[("mirror", 1)]);
     assert_eq!(captures.len(), 2);
-    captures.iter().for_each(|capture| exchange(&replay.broker, capture, || {}));
+    captures.iter().for_each(|capture| exchange(over, &replay.broker, capture, || {}));
 }
 
 #[test]
-fn consume_several_partitions() {
+fn captures_of_several_partitions_come_out_of_the_broker() {
+    TRANSPORTS.into_iter().for_each(consume_several_partitions);
+}
+
+fn consume_several_partitions(over: Transport) {
     let captures = standalone("consume_topics_and_partitions", "");
     let topics = [("alpha", 3), ("beta", 4), ("gamma", 1), ("wide", 250), ("segments", 1)];
-    let replay = Replay::new(&Broker::builder().exact_waits(), &captures, &topics);
+    let replay = Replay::new(over, &Broker::builder().exact_waits(), &captures, &topics);
     // Three segments, the first of them gone again, bounded where the recorded chunks are.
     let (grow, roll) = (|last| replay.grow("segments", 0, last), || replay.broker.roll_segment("segments", 0));
     grow(20);
@@ -162,60 +188,76 @@ fn consume_several_partitions() {
     assert!(captures.len() > 16);
     for capture in &captures {
         match capture.name.as_str() {
-            "status_later" => status(&replay.broker, capture),
-            "discover_partitions_retention" => exchange(&replay.broker, capture, || {}),
+            "status_later" => status(over, &replay.broker, capture),
+            "discover_partitions_retention" => exchange(over, &replay.broker, capture, || {}),
             _ => replay.run(capture),
         }
     }
 }
 
 /// A status differs in when the server started and how long it took to open logs.
-fn status(broker: &Broker, capture: &Capture) {
-    let mut answer = Raw::connect(broker).ask(&capture.request);
+fn status(over: Transport, broker: &Broker, capture: &Capture) {
+    let mut answer = (over.connect)(broker).ask(&capture.request);
     let times = answer.len() - 12..answer.len() - 4;
     answer[times.clone()].copy_from_slice(&capture.response[times]);
     assert_eq!(answer, capture.response, "{}", capture.name);
 }
 
 #[test]
-fn produce() {
+fn produce_captures_come_out_of_the_broker() {
+    TRANSPORTS.into_iter().for_each(produce);
+}
+
+fn produce(over: Transport) {
     let captures = standalone("produce_single", "produce_read_only");
-    let replay = Replay::new(&Broker::builder().exact_waits(), &[], &[("orders", 3), ("clicks", 3)]);
+    let replay = Replay::new(over, &Broker::builder().exact_waits(), &[], &[("orders", 3), ("clicks", 3)]);
     assert!(captures.len() > 19);
-    captures.iter().for_each(|capture| exchange(&replay.broker, capture, || {}));
+    captures.iter().for_each(|capture| exchange(over, &replay.broker, capture, || {}));
     assert_eq!(replay.broker.high_water_mark("clicks", 1), 230);
 }
 
 #[test]
-fn read_only() {
-    let broker = start(&Broker::builder().read_only());
+fn a_read_only_broker_answers_as_captured() {
+    TRANSPORTS.into_iter().for_each(read_only);
+}
+
+fn read_only(over: Transport) {
+    let broker = (over.start)(&Broker::builder().read_only());
     broker.create_topic("orders", 2);
     let captures = standalone("produce_read_only", "produce_system_error");
     assert_eq!(captures.len(), 2);
-    captures.iter().for_each(|capture| exchange(&broker, capture, || {}));
+    captures.iter().for_each(|capture| exchange(over, &broker, capture, || {}));
     assert_eq!(broker.high_water_mark("orders", 0), 0);
 }
 
 #[test]
-fn a_log_that_cannot_be_opened() {
-    let broker = start(&Broker::builder());
+fn a_log_that_cannot_be_opened_answers_as_captured() {
+    TRANSPORTS.into_iter().for_each(a_log_that_cannot_be_opened);
+}
+
+fn a_log_that_cannot_be_opened(over: Transport) {
+    let broker = (over.start)(&Broker::builder());
     broker.create_topic("orders", 2);
     broker.set_broken("orders", 1, true);
     let captures = standalone("produce_system_error", "consume_single_message");
     assert_eq!(captures.len(), 3);
-    captures.iter().for_each(|capture| exchange(&broker, capture, || {}));
+    captures.iter().for_each(|capture| exchange(over, &broker, capture, || {}));
 }
 
 #[test]
-fn topics_and_all_that_closes_a_connection() {
-    let broker = start(&Broker::builder());
+fn topics_and_all_that_closes_a_connection_answer_as_captured() {
+    TRANSPORTS.into_iter().for_each(topics_and_all_that_closes_a_connection);
+}
+
+fn topics_and_all_that_closes_a_connection(over: Transport) {
+    let broker = (over.start)(&Broker::builder());
     let captures = standalone("create_topic_ok", "produce_single");
     assert!(captures.len() > 30);
     for capture in &captures {
         match capture.name.as_str() {
             "discover_partitions_all" => {
                 let records = [RawMessage::default(); 4];
-                broker.append("orders", 1, &tank_client::broker::dense_bundle(&records, Compression::None));
+                broker.append("orders", 1, &crate::broker::dense_bundle(&records, Compression::None));
             }
             "reload_conf_empty_file" => broker.set_config("orders", 0, Some("")),
             "reload_conf_ok" => broker.set_config("orders", 0, Some("log.segment.bytes=1mb")),
@@ -223,12 +265,12 @@ fn topics_and_all_that_closes_a_connection() {
             _ => {}
         }
         match capture.name.as_str() {
-            "status" | "reference_status" => status(&broker, capture),
+            "status" | "reference_status" => status(over, &broker, capture),
             "discover_topics" | "reference_discover_topics" => {
-                let answer = Raw::connect(&broker).ask(&capture.request);
+                let answer = (over.connect)(&broker).ask(&capture.request);
                 assert_eq!(sorted_topics(&answer), sorted_topics(&capture.response), "{}", capture.name);
             }
-            _ => exchange(&broker, capture, || {}),
+            _ => exchange(over, &broker, capture, || {}),
         }
     }
 }

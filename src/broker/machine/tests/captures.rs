@@ -6,35 +6,29 @@ use common::captures::{self, Capture, Origin};
 use serde_json::Value;
 
 /// Exchanges with a stand-alone server in the order they were recorded, from `first` to before `end`.
-pub(crate) fn standalone(first: &str, end: &str) -> Vec<&'static Capture> {
+pub(super) fn standalone(first: &str, end: &str) -> Vec<&'static Capture> {
     let recorded = captures::all().iter().filter(|capture| capture.origin == Origin::Standalone);
     recorded.skip_while(|capture| capture.name != first).take_while(|capture| capture.name != end).collect()
 }
 
-/// An exchange with a cluster.
-pub(crate) fn cluster(name: &str) -> (Vec<u8>, Vec<u8>) {
-    let capture = captures::capture(&format!("cluster/{name}"));
-    (capture.request.clone(), capture.response.clone())
-}
-
 /// A partition's part of a consume answer.
-pub(crate) struct Part {
-    pub(crate) topic: String,
-    pub(crate) partition: u16,
-    pub(crate) high_water_mark: u64,
-    pub(crate) bundles: Vec<Bundle>,
+pub(super) struct Part {
+    pub(super) topic: String,
+    pub(super) partition: u16,
+    pub(super) high_water_mark: u64,
+    pub(super) bundles: Vec<Bundle>,
 }
 
 #[derive(Clone)]
-pub(crate) struct Bundle {
-    pub(crate) first: u64,
-    pub(crate) last: u64,
+pub(super) struct Bundle {
+    pub(super) first: u64,
+    pub(super) last: u64,
     /// Without the length prefix.
-    pub(crate) bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// The partitions of all consume answers in a capture that exist.
-pub(crate) fn parts(capture: &Capture) -> Vec<Part> {
+pub(super) fn parts(capture: &Capture) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut frame = 0;
     for response in &capture.responses {
@@ -76,9 +70,9 @@ fn part(response: &[u8], topic: &str, partition: &Value, chunk: &mut usize) -> P
 }
 
 /// Every bundle seen in the captures, by partition and first number.
-pub(crate) type Seen = BTreeMap<(String, u16), BTreeMap<u64, Bundle>>;
+pub(super) type Seen = BTreeMap<(String, u16), BTreeMap<u64, Bundle>>;
 
-pub(crate) fn seen(captures: &[&Capture]) -> Seen {
+pub(super) fn seen(captures: &[&Capture]) -> Seen {
     let mut seen = Seen::new();
     for part in captures.iter().flat_map(|capture| parts(capture)) {
         let partition = seen.entry((part.topic, part.partition)).or_default();
