@@ -4,6 +4,7 @@
 //! [`times`], [`positions`] for where to begin and end, [`format`] and [`table`] for what is printed, [`notes`] and
 //! [`progress`] for the standard error output.
 
+mod bench;
 mod checkpoint;
 mod completions;
 mod connect;
@@ -64,6 +65,7 @@ enum Command {
     Replay(replay::Args),
     Segments(segments::Args),
     Doctor(doctor::Args),
+    Bench(bench::Args),
     Serve(serve::Args),
     Checkpoint(checkpoint::Args),
     Completions(completions::Args),
@@ -95,6 +97,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Replay(args) => replay::run(connect, args),
         Command::Segments(args) => segments::run(args),
         Command::Doctor(args) => doctor::run(connect, args),
+        Command::Bench(args) => bench::run(connect, args),
         Command::Serve(args) => serve::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
         Command::Completions(args) => completions::run(args),

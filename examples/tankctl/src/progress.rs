@@ -49,6 +49,15 @@ impl Progress {
         progress
     }
 
+    /// A job that may go on for ever: nothing is told of it but on a terminal.
+    pub fn without_end(what: &'static str) -> Progress {
+        let mut progress = Progress::new(what, 0);
+        if progress.mode == Mode::Lines {
+            progress.mode = Mode::Silent;
+        }
+        progress
+    }
+
     /// Shows that so much is done, some times a second at most.
     pub fn set(&mut self, done: u64) {
         if self.mode == Mode::Silent || Instant::now() < self.due {

@@ -116,7 +116,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
     let producer = checked(settings.build())?;
     let mut publisher = Publisher { producer, args, chosen, lines: Lines::default() };
     signals::end_politely();
-    let mut progress = Progress::new(if size > 0 { "of the file" } else { "bytes" }, size);
+    let mut progress = if size > 0 { Progress::new("of the file", size) } else { Progress::without_end("bytes") };
     let published = publisher.publish(&mut input, &mut progress);
     drop(progress);
     let finished = publisher.finish();

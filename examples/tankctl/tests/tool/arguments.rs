@@ -9,7 +9,8 @@ use tank_client::Record;
 
 use crate::support::{messages, run, run_at, run_with, tool};
 
-const ALL: [&str; 14] = [
+const ALL: [&str; 15] = [
+    "bench",
     "checkpoint",
     "completions",
     "consume",

@@ -2,6 +2,7 @@
 
 mod admin;
 mod arguments;
+mod bench;
 mod consume;
 mod doctor;
 mod mirror;

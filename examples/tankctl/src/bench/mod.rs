@@ -1,0 +1,120 @@
+//! Measures consuming and publishing, beside what bare sockets do with the same bytes.
+
+mod bare;
+mod consume;
+mod cost;
+mod latency;
+mod publish;
+mod served;
+mod sets;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::connect::Connect;
+use crate::exit::usage;
+use crate::positions::Place;
+use served::Served;
+use sets::Set;
+
+/// Measure consuming and publishing, beside bare sockets
+///
+/// Starts a broker of its own, in memory and in a process of its own, and fills it; or measures another one, with --topic.
+/// Ways that are compared take turns, and medians are shown: time, processor time of the thread that works, growth of the peak
+/// of memory, and the speed as a share of bare sockets that exchange the same bytes, recorded before, without looking at them.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Modes:
+  consume   each set in a for loop, by batches, and by bare sockets
+  publish   messages of 100 bytes: requests of 1,000, each acknowledged before the next; with a producer, and its bytes by
+            bare sockets; and one by one, as percentiles of the time until the acknowledgement
+  latency   percentiles of the time from publishing a message of 100 bytes to its delivery in a follower that waits for it;
+            of the same requests by bare sockets; and of as many bytes through a bare relay
+  fill      nothing: appends --megabytes of a --set to --topic, to be read by the modes above
+
+Examples:
+  tankctl bench consume --set plain100 --megabytes 1000
+  tankctl bench latency --brokers 10.0.0.1 --topic orders")]
+pub struct Args {
+    #[arg(default_value = "consume")]
+    mode: Mode,
+    /// Messages of one size: plain100, snappy100, plain1k, snappy1k or single100 [default: all]
+    #[arg(long, value_name = "NAME", value_parser = Set::named)]
+    set: Option<Set>,
+    /// Payload of a set; of single100 a tenth, unless it is filled into --topic
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    megabytes: u64,
+    /// A partition of --brokers that is read, or appended to; partition 0 of a topic
+    #[arg(long, value_name = "TOPIC[/PARTITION]")]
+    topic: Option<Place>,
+    /// Bytes to ask for at a time
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
+    fetch_size: u32,
+    /// Runs of each way
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Messages to publish in a run [default: 500000, one by one a hundredth], or to time [default: 10000]
+    #[arg(long, value_name = "COUNT")]
+    count: Option<u64>,
+    /// Measure only one way of consuming, for a profiler
+    #[arg(long)]
+    only: Option<Way>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    Consume,
+    Publish,
+    Latency,
+    Fill,
+}
+
+/// A way of consuming.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Way {
+    Loop,
+    Batch,
+    Bare,
+}
+
+/// A partition that is measured.
+struct Target<'a> {
+    brokers: &'a str,
+    topic: &'a str,
+    partition: u16,
+}
+
+pub fn run(connect: &Connect, args: &Args) -> Result<()> {
+    let given = args.topic.as_ref().map(|place| Target {
+        brokers: &connect.brokers,
+        topic: &place.topic,
+        partition: place.partition.unwrap_or(0),
+    });
+    match (args.mode, given) {
+        (Mode::Consume, given) => {
+            let mut table = consume::table();
+            match given {
+                Some(target) => consume::compare(&target, args, &mut table)?,
+                None => {
+                    for set in args.set.map_or(Set::ALL.to_vec(), |set| vec![set]) {
+                        let served = Served::start(set.name)?;
+                        // Bundles of one message take long to make.
+                        let share = if set.count == 1 { 10 } else { 1 };
+                        publish::fill(&served.target(), &set, args.megabytes.div_ceil(share))?;
+                        consume::compare(&served.target(), args, &mut table)?;
+                    }
+                }
+            }
+            table.print(&crate::table::TableArgs { json: false })
+        }
+        (Mode::Publish, Some(target)) => publish::measure(&target, args),
+        (Mode::Publish, None) => publish::measure(&Served::start("written")?.target(), args),
+        (Mode::Latency, Some(target)) => latency::measure(&target, args),
+        (Mode::Latency, None) => latency::measure(&Served::start("written")?.target(), args),
+        (Mode::Fill, Some(target)) => match &args.set {
+            Some(set) => publish::fill(&target, set, args.megabytes),
+            None => usage("fill takes a --set"),
+        },
+        (Mode::Fill, None) => usage("fill takes --topic"),
+    }
+}
