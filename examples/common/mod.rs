@@ -3,20 +3,16 @@
 // Each example uses its part of it.
 #![allow(dead_code, unreachable_pub)]
 
-pub mod merge;
 pub mod print;
 pub mod progress;
 pub mod range;
-pub mod summary;
 pub mod time;
 mod warnings;
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
-
-use tank_client::Producer;
 
 /// Arguments: options with their values, and the rest.
 pub struct Args {
@@ -121,33 +117,4 @@ pub fn place(text: &str) -> Result<(&str, Option<u16>), Usage> {
             Err(_) => Err(Usage(format!("{text}: {id:?} is no partition"))),
         },
     }
-}
-
-/// Prints rows as columns as wide as they need; numbers to the right.
-pub fn print_table(rows: &[Vec<String>]) -> std::io::Result<()> {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let mut out = std::io::stdout().lock();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, &width) in row.iter().zip(&widths) {
-            let is_number = !cell.is_empty() && cell.bytes().all(|byte| byte.is_ascii_digit());
-            line += &if is_number { format!("{cell:>width$}  ") } else { format!("{cell:<width$}  ") };
-        }
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    Ok(())
-}
-
-/// Waits until all is stored, and says so, or what became of the rest.
-pub fn finish(producer: &mut Producer) -> Result<(), Box<dyn Error>> {
-    let flushed = producer.flush();
-    eprintln!("{} messages stored", producer.stored());
-    for failure in producer.take_failures() {
-        let (topic, partition, count) = (failure.topic(), failure.partition(), failure.count());
-        let fate = if failure.is_unknown() { "perhaps stored" } else { "not stored" };
-        eprintln!("{topic}/{partition}: {count} messages {fate}");
-    }
-    Ok(flushed?)
 }

@@ -4,7 +4,7 @@
 //! cargo bench --bench codec
 //! ```
 
-#[path = "../../examples/common/sets.rs"]
+#[path = "sets.rs"]
 mod sets;
 
 use std::io::Read;

@@ -4,7 +4,7 @@
 //! cargo bench --bench end_to_end
 //! ```
 
-#[path = "../../examples/common/sets.rs"]
+#[path = "sets.rs"]
 mod sets;
 
 use divan::counter::{BytesCount, ItemsCount};

@@ -1,6 +1,6 @@
 //! What the tests of the examples share.
 
-use tank_client::{Client, Message, Record, Start, Subscription};
+use tank_client::Record;
 
 use common::server::Server;
 
@@ -21,19 +21,6 @@ pub const ORDERS: [Order; 7] = [
     (1, MORNING + 3000, "cleo", b"\xff\x00"),
 ];
 
-/// [`ORDERS`], counted.
-pub const COUNTS: &str = "\
-PARTITION  MESSAGES  BYTES  FIRST  LAST  OLDEST                    NEWEST
-orders/0          4     32      1     4  2024-02-29T08:30:00.000Z  2024-02-29T08:30:04.000Z
-orders/1          3     22      1     3  2024-02-29T08:30:00.500Z  2024-02-29T08:30:03.000Z
-all               7     54  -      -     2024-02-29T08:30:00.000Z  2024-02-29T08:30:04.000Z
-";
-
-/// A table without the spaces between its columns, whose width depends on the topic's name.
-pub fn cells(table: &str) -> Vec<Vec<&str>> {
-    table.lines().map(|line| line.split_whitespace().collect()).collect()
-}
-
 /// A topic with [`ORDERS`].
 pub fn orders(server: &Server) -> String {
     let topic = server.topic(2).name;
@@ -42,10 +29,4 @@ pub fn orders(server: &Server) -> String {
         server.client().publish(&topic, partition, &[record]).unwrap();
     }
     topic
-}
-
-pub fn messages(client: &Client, topic: &str) -> Vec<Vec<Message>> {
-    let partitions = 0..client.partitions(topic).unwrap().len() as u16;
-    let all = |id| Subscription::partition(topic, id).start(Start::Earliest).stop_at_end();
-    partitions.map(|id| client.subscribe(all(id)).unwrap().map(Result::unwrap).collect()).collect()
 }

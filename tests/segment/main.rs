@@ -11,7 +11,7 @@ use tank_client::protocol::varint;
 use tank_client::segment::Segments;
 use tank_client::{Error, Limits, Message};
 
-use common::example::{run, scratch};
+use common::example::scratch;
 use common::rng::{Rng, seeded};
 use common::watch::within;
 
@@ -237,23 +237,6 @@ fn a_live_directory_is_read_without_holes() {
     });
 }
 
-#[test]
-fn the_example_prints_a_partitions_messages() {
-    let dir = golden("plain").join("0");
-    let dir = dir.to_str().unwrap();
-    let (code, stdout, stderr) = run("segment_dump", &["--from", "124", dir]);
-    assert_eq!(code, 0);
-    assert_eq!(stdout, "124\t1795380799403\t-\tnokey\n125\t1795380799403\tk1\tone\n126\t1795380799403\tk2\t\n");
-    assert_eq!(stderr, "3 messages\n");
-    let (code, stdout, _) = run("segment_dump", &["--files", dir]);
-    assert_eq!(code, 0);
-    assert_eq!(stdout.lines().next().unwrap().split('\t').take(2).collect::<Vec<_>>(), ["1", "42"]);
-    let (code, stdout, stderr) = run("segment_dump", &["/nowhere"]);
-    assert!(code == 1 && stdout.is_empty() && stderr.contains("/nowhere"), "{stderr}");
-    assert_eq!(run("segment_dump", &["--from", "x", dir]).0, 2);
-    assert!(run("segment_dump", &["--help"]).1.starts_with("usage: segment_dump"));
-}
-
 /// A partition's directory with these files.
 fn directory(test: &str, files: &[(&str, &[u8])]) -> PathBuf {
     let dir = scratch(test).with_file_name("t").join("0");
@@ -411,9 +394,6 @@ fn numbers_that_no_file_has_are_left_out_and_listed() {
     // What retention took from the beginning is no gap.
     assert_eq!(read(0), (vec![3, 4, 5, 9, 10, 12], vec![(6, 8), (11, 11)]));
     assert_eq!(read(7), (vec![9, 10, 12], vec![(11, 11)]));
-    let dir = dir.to_str().unwrap();
-    let stderr = run("segment_dump", &[dir]).2;
-    assert_eq!(stderr, "6 messages\nno file has the numbers 6..=8\nno file has the numbers 11..=11\n");
 }
 
 /// Listed again for each file, they would take minutes.

@@ -52,10 +52,10 @@ fn parse_position(text: &str) -> Result<(Place, u64), String> {
 pub fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Show { file, previous, table } => {
+            let checkpoint = if *previous { Checkpoint::open_previous(file) } else { Checkpoint::open(file) }?;
             if !file.exists() && !previous {
                 anyhow::bail!("{}: no such file", file.display());
             }
-            let checkpoint = if *previous { Checkpoint::open_previous(file) } else { Checkpoint::open(file) }?;
             let mut rows = Table::new(&["topic", "partition", "next"]);
             for place in checkpoint.positions() {
                 rows.row(&[&&*place.topic, &place.partition, &place.seq]);

@@ -46,7 +46,7 @@ PARTITION  FIRST  LAST
         let (code, out, _) = tool(&["status", "--json"]);
         assert!(code == 0 && out.starts_with(r#"{"topics":"#) && out.contains(r#""version":"4.0""#), "{out}");
         let (code, _, err) = tool(&["reload", &format!("{topic}/7")]);
-        assert_eq!((code, err), (1, format!("tankctl: {topic}/7: no such partition\n")));
+        assert_eq!((code, err), (1, format!("tankctl: {}: {topic}/7: no such partition\n", server.addr())));
         assert_eq!(tool(&["reload", &topic]).0, 2);
 
         let cluster = Broker::cluster(2).unwrap();
@@ -98,9 +98,8 @@ fn checkpoint_files_are_shown_and_set() {
         assert_eq!((code, out.as_str()), (0, "3 4 5 "), "it goes on where the file says");
         let (_, out, _) = run(&["checkpoint", "show", "--json", &file]);
         let shown = |seq: u64| {
-            format!(
-                "{{\"topic\":\"{topic}\",\"partition\":0,\"next\":{seq}}}\n{{\"topic\":\"a\",\"partition\":7,\"next\":9}}\n"
-            )
+            let (first, second) = (r#"{"topic":"a","partition":7,"next":9}"#, r#","partition":0,"next":"#);
+            format!("{first}\n{{\"topic\":\"{topic}\"{second}{seq}}}\n")
         };
         assert_eq!(out, shown(6), "and says then where it ended");
         assert_eq!(run(&["checkpoint", "show", "--json", "--previous", &file]).1, shown(3));

@@ -104,7 +104,7 @@ fn nobody_there_and_unknown_topics_are_failures_that_name_them() {
             let (code, out, err) = run_at(nobody, &args);
             assert!(code == 1 && out.is_empty() && err.starts_with(&refused), "{args:?}: {code} {err}");
             let (code, out, err) = run_at(addr, &args);
-            assert_eq!((code, out.as_str(), err), (1, "", format!("tankctl: {unknown}: no such topic\n")));
+            assert_eq!((code, out.as_str(), err), (1, "", format!("tankctl: {addr}: {unknown}: no such topic\n")));
         }
         for args in [&["status"][..], &["topics"], &["publish", &there, "/dev/null"], &["create", &unknown, "1"]] {
             let (code, _, err) = run_at(nobody, args);
@@ -112,8 +112,8 @@ fn nobody_there_and_unknown_topics_are_failures_that_name_them() {
         }
         for (args, told) in [
             (&["mirror", "--to", nobody, &there][..], refused.clone()),
-            (&["replay", "--into", &unknown, &there], format!("tankctl: {unknown}: no such topic")),
-            (&["consume", &format!("{there}/7")], format!("tankctl: {there}/7: no such partition")),
+            (&["replay", "--into", &unknown, &there], format!("{unknown}: no such topic")),
+            (&["consume", &format!("{there}/7")], format!("{there}/7: no such partition")),
         ] {
             let (code, _, err) = run_at(addr, args);
             assert!(code == 1 && err.contains(&told), "{args:?}: {code} {err}");
@@ -184,6 +184,6 @@ fn dashes_are_what_they_are_everywhere() {
         let (_, out, _) = run_at(server.addr(), &["consume", "-oearliest", "-e", "-Fcontent", "--grep", "-c", &topic]);
         assert_eq!(out, "-c\n");
         let (code, _, err) = run_at(server.addr(), &["consume", "--", "-e"]);
-        assert_eq!((code, err.as_str()), (1, "tankctl: -e: no such topic\n"));
+        assert!(code == 1 && err.ends_with("-e: no such topic\n"), "{code} {err}");
     });
 }

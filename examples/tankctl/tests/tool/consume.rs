@@ -245,7 +245,25 @@ fn what_cannot_be_read_is_a_failure_with_its_cause() {
             assert!(code == 1 && err.lines().last().unwrap().starts_with(&told), "{args:?}: {err}");
         }
 
-        // What came before the trouble is printed: also what had not gone out yet.
+        // What came before the trouble is printed.
+        let mut tool = Running::at(&addr, &["consume", "-oearliest", "-Fcontent", "orders"]);
+        assert_eq!((tool.line().unwrap(), tool.line().unwrap()), ("tea".into(), "milk".into()));
+        broker.inject(BrokerFault::CorruptBundle);
+        broker.append_payloads("orders", 0, &["rum"]);
+        let (code, out, err) = tool.end();
+        assert!(code == 1 && out.is_empty() && err.contains(": malformed data from the broker: "), "{err}");
+
+        // Also what had not gone out yet.
+        broker.create_topic("clicks", 1);
+        broker.append_payloads("clicks", 0, &["home", "cart"]);
+        let mut rng = Rng::new(3);
+        let noise: Vec<Vec<u8>> = (0..3000).map(|_| rng.bytes(100)).collect();
+        broker.append_payloads("clicks", 0, &noise);
+        broker.inject(BrokerFault::GarbageAfter(100_000, vec![0xff; 64]));
+        let (code, out, err) = run_at(&addr, &["consume", "--merge", "-Fcontent", "clicks"]);
+        assert!(code == 1 && out == "home\ncart\n", "{} bytes: {err}", out.len());
+
+        // What retention took is an error, or told.
         broker.append_payloads("orders", 0, &["x"; 100]);
         broker.truncate_front("orders", 0, 2);
         let (code, out, err) = run_at(&addr, &["consume", "-o1", "-e", "-f%o ", "orders"]);
