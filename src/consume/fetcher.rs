@@ -35,8 +35,8 @@ const SOON: Duration = Duration::from_millis(50);
 /// How long it may take to learn that a connection had ended before it was used again.
 const JUST_REVIVED: Duration = Duration::from_secs(1);
 
-/// A connection that has brought a byte this recently is alive.
-const ALIVE: Duration = Duration::from_secs(1);
+/// How long a server may take to die of a fetch: it may write its memory to disk first.
+const DIES_WITHIN: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
@@ -57,7 +57,8 @@ pub(super) struct Fetcher {
     retry: RetryState,
     /// Since a fetch on a connection that had been idle, while nothing has come back.
     revived: Option<Time>,
-    last_byte: Time,
+    /// A fetch was sent on the connection, or on one that had ended before it was used again.
+    was_up: bool,
 }
 
 /// A fetch on its way: the subscription's partitions, by slot.
@@ -68,8 +69,6 @@ pub(super) struct InFlight {
     max_wait_ms: u64,
     sent: Time,
     load: Load,
-    /// The connection was alive when it was sent.
-    alive: bool,
     pub(super) summary: AnswerSummary,
 }
 
@@ -97,7 +96,6 @@ impl Fetcher {
     pub(super) fn new(broker: &BrokerAddr, session: &Session, names: &TopicPartitions) -> Fetcher {
         let channel = session.pool.take(broker);
         Fetcher {
-            last_byte: channel.heard(),
             channel,
             decoder: new_decoder(session),
             buf: ReadBuf::new(READ_BUFFER, names.clone()),
@@ -108,6 +106,7 @@ impl Fetcher {
             need: 0,
             retry: RetryState::default(),
             revived: None,
+            was_up: false,
         }
     }
 
@@ -127,6 +126,11 @@ impl Fetcher {
     /// Whether anything is asked of it, or is to be.
     pub(super) fn is_used(&self) -> bool {
         !self.wanted.is_empty() || !self.is_idle()
+    }
+
+    /// Whether nothing is wanted or awaited but what lies above the marks.
+    pub(super) fn is_at_ends(&self) -> bool {
+        self.wanted.is_empty() && self.current.is_none() && self.way.risky == 0
     }
 
     /// Whether it failed and is not to be tried again yet.
@@ -160,12 +164,17 @@ impl Fetcher {
         }
     }
 
-    fn send(&mut self, now: Time, request: Vec<(usize, Want)>, all: &Partitions, session: &Session) -> Result<()> {
+    fn send(&mut self, now: Time, request: Vec<(usize, Want)>, all: &mut Partitions, session: &Session) -> Result<()> {
+        if self.is_idle() {
+            self.revived = (!self.channel.is_fresh()).then_some(now);
+            all.looks_for_added |= self.was_up && self.channel.is_fresh();
+            self.was_up = true;
+        }
         let options = &all.rules().options;
         let max_wait_ms = if request.iter().all(|(_, want)| want.waits) { options.max_wait_ms() } else { 0 };
         let request_id = session.next_request_id();
         let count = |is: fn(&Want) -> bool| request.iter().filter(|(_, want)| is(want)).count();
-        let load = Load { behind: count(|want| want.is_behind), suspects: count(|want| want.is_suspect) };
+        let load = Load { risky: count(|want| want.is_risky), suspects: count(|want| want.is_suspect) };
         let (topics, partitions) = slots(request, all);
         let fetch = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
@@ -177,25 +186,14 @@ impl Fetcher {
             topics,
         };
         trace!("{}: fetch {request_id} of {} partitions", self.broker(), partitions.len());
-        let is_fresh = self.channel.is_fresh();
-        if self.is_idle() && !is_fresh {
-            self.revived = Some(now);
-        }
-        self.way.behind += load.behind;
+        self.way.risky += load.risky;
         self.way.suspects += load.suspects;
         // Partitions were added.
         if !Arc::ptr_eq(&self.buf.block().tag, all.names()) {
             self.buf.set_tag(all.names().clone());
         }
-        let fetch_in_flight = InFlight {
-            request_id,
-            partitions,
-            max_wait_ms,
-            sent: now,
-            load,
-            alive: is_fresh || now.since(self.last_byte) < ALIVE,
-            summary: AnswerSummary::default(),
-        };
+        let fetch_in_flight =
+            InFlight { request_id, partitions, max_wait_ms, sent: now, load, summary: AnswerSummary::default() };
         self.in_flight.insert(request_id, fetch_in_flight);
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
         let allowance = session.config.io_timeout.saturating_add(Duration::from_millis(wait));
@@ -219,7 +217,7 @@ impl Fetcher {
                     self.buf.filled(n);
                     stats.bytes += n as u64;
                     self.need = self.need.saturating_sub(n);
-                    (self.last_byte, self.revived) = (now, None);
+                    self.revived = None;
                     self.channel.answer_begins(now);
                 }
                 Fill::Later => return self.channel.overdue(now).map_or(Ok(false), Err),
@@ -282,7 +280,7 @@ impl Fetcher {
                 self.channel.answer_ends(now, Some(request_id));
                 self.retry.reset();
                 let Some(fetch) = self.current.take() else { return Stepped::Bundles(Lookahead::Clear) };
-                self.way.behind -= fetch.load.behind;
+                self.way.risky -= fetch.load.risky;
                 self.way.suspects -= fetch.load.suspects;
                 all.stats.fetches += 1;
                 all.stats.empty_fetches += u64::from(!fetch.summary.has_data);
@@ -299,31 +297,32 @@ impl Fetcher {
     /// Forgets everything that belongs to the connection, which failed with `e`. Returns the partitions that were asked for
     /// or wanted, and how they were lost.
     pub(super) fn lose(&mut self, now: Time, e: &Error, session: &Session) -> Vec<(usize, Lost)> {
-        let was_up = self.channel.is_up();
-        let while_idle = self.revived.is_some_and(|since| now.since(since) < JUST_REVIVED) && e.is_connection_lost();
-        let is_silent = self.current.is_none() && self.buf.data().is_empty() && e.is_connection_lost();
-        let is_fresh = self.channel.is_fresh();
+        let (is_lost, looked) = (e.is_connection_lost(), self.channel.looked_at());
+        let ended_within = |time: Duration, sent: Time| is_lost && looked.since(sent) < time;
+        let while_idle = self.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
+        let is_silent = self.current.is_none() && self.buf.data().is_empty();
         // A silence that ended in a time-out does not count as time well spent.
         let well_for = match e.is_timeout() {
-            true if is_fresh => Duration::ZERO,
-            true => self.channel.well_for().saturating_sub(now.since(self.last_byte)),
+            true if self.channel.is_fresh() => Duration::ZERO,
+            true => self.channel.well_for().saturating_sub(now.since(self.channel.heard())),
             false => self.channel.well_for(),
         };
-        let alone = self.way.behind == 1;
+        let alone = self.way.risky == 1;
         let mut fetches: Vec<_> = self.in_flight.drain().map(|(_, fetch)| fetch).chain(self.current.take()).collect();
         fetches.sort_by_key(|fetch| fetch.request_id);
         let mut lost = Vec::new();
         for fetch in fetches {
-            let unanswered = is_silent && fetch.alive && (is_fresh || self.last_byte <= fetch.sent);
+            let is_handed_over = self.channel.handed_over(fetch.request_id);
+            let unanswered = is_silent && is_handed_over && ended_within(DIES_WITHIN, fetch.sent);
             let how = Lost { while_idle, well_for, unanswered, alone };
             lost.extend(fetch.partitions.into_iter().map(|partition| (partition, how)));
         }
-        let how = Lost { while_idle: was_up, well_for, ..Lost::default() };
+        let how = Lost { while_idle: self.channel.is_up(), well_for, ..Lost::default() };
         lost.extend(self.wanted.drain(..).map(|partition| (partition, how)));
         self.channel.close();
         self.decoder = new_decoder(session);
         self.buf.clear();
-        (self.way, self.need, self.revived) = (Load::default(), 0, None);
+        (self.way, self.need, self.revived, self.was_up) = (Load::default(), 0, None, false);
         lost
     }
 

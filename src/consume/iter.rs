@@ -297,6 +297,11 @@ impl ConsumeIter {
             if self.receive(now) || self.inbox.is_error_due() || self.partitions.has_due() {
                 continue;
             }
+            // Only where the brokers wait for data: else the question would be in flight while a caller pauses.
+            if self.partitions.looks_for_added && self.fetchers.iter().all(Fetcher::is_at_ends) {
+                self.partitions.probe();
+                continue;
+            }
             if now >= until {
                 return Ok(false);
             }
@@ -481,7 +486,7 @@ impl ConsumeIter {
             failed = self.partitions.on_lost(now, index, how, e).err().or(failed);
         }
         if while_idle && failed.is_none() {
-            self.partitions.probe();
+            self.partitions.looks_for_added = true;
             return debug!("{e:#}, had ended while idle, dialing again");
         }
         let pause = fetcher.rest(now, &self.retry);

@@ -182,6 +182,16 @@ impl Partition {
         self.lag(self.fetch_from) > 0
     }
 
+    /// Whether the number to ask for may lie in a gap that kills a server: it is not above the mark, as far as that is known.
+    fn is_risky(&self) -> bool {
+        self.is_behind() || (self.high_water_mark.is_none() && self.has_begun() && !self.is_suspect())
+    }
+
+    /// Whether to ask for its mark, which is harmless, before a number is asked for again that may have ended a connection.
+    fn needs_mark(&self) -> bool {
+        self.high_water_mark.is_none() && self.is_suspect()
+    }
+
     /// What to ask for, if it may be asked for now.
     ///
     /// # Errors
@@ -197,14 +207,14 @@ impl Partition {
             let leader = self.leader.as_ref().map_or_else(String::new, ToString::to_string);
             return Err(Error::decode(&leader, e.in_partition(&self.name.topic, self.name.partition)));
         }
-        let (is_behind, is_suspect) = (self.is_behind(), self.is_suspect());
+        let (is_behind, is_risky, is_suspect) = (self.is_behind(), self.is_risky(), self.is_suspect());
         // While something must be found out, or must be there, a broker's wait would only hide that it is not.
         let asks_at_once = !self.has_begun() || rules.options.stop_at_end || self.end_unknown || is_suspect;
         let is_drained = (self.last_was_empty || self.high_water_mark.is_some() && !is_behind) && !self.wait_ended;
         let waits = !asks_at_once && (is_drained || !rules.in_cluster);
-        let alone = is_suspect || self.is_probe() || (rules.in_cluster && waits);
-        let (seq, fetch_size) = (self.fetch_from, self.chunks.fetch_size);
-        Ok(Some(Want { seq, fetch_size, waits, alone, is_behind, is_suspect }))
+        let alone = (is_suspect && is_risky) || self.is_probe() || (rules.in_cluster && waits);
+        let seq = if self.needs_mark() { SEQ_BEYOND_END } else { self.fetch_from };
+        Ok(Some(Want { seq, fetch_size: self.chunks.fetch_size, waits, alone, is_risky, is_suspect }))
     }
 
     /// Notes that it was asked for; `waits`: the broker may wait for data.

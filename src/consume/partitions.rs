@@ -46,6 +46,8 @@ pub(super) struct Partitions {
     suspects: usize,
     /// For each topic subscribed to as a whole, the partition that comes after its last one.
     probes: Vec<usize>,
+    /// Whether to ask for those once all others have nothing but to wait.
+    pub(super) looks_for_added: bool,
     pub(super) stats: Stats,
     pub(super) gaps: Vec<Gap>,
 }
@@ -59,11 +61,11 @@ pub(super) struct AnswerSummary {
     pub(super) knows_no_leader: bool,
 }
 
-/// How many partitions that are asked for at a leader are wanted at or below their mark, which may be why a connection ends,
-/// and how many of them may have ended one already.
+/// How many partitions that are asked for at a leader may be why a connection ends, and how many of them may have ended one
+/// already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Load {
-    pub(super) behind: usize,
+    pub(super) risky: usize,
     pub(super) suspects: usize,
 }
 
@@ -89,6 +91,7 @@ impl Partitions {
             pauses: BTreeSet::new(),
             suspects: 0,
             probes: (open..list.len()).collect(),
+            looks_for_added: false,
             list,
             stats: Stats::default(),
             gaps: Vec::new(),
@@ -180,10 +183,10 @@ impl Partitions {
         while let Some(index) = list.pop_front() {
             let Some(want) = self.get(index).wants(&self.rules)? else { continue };
             // One at a time, so that the one that ends a connection is known by it.
-            let by_itself = want.alone || (has_suspect && want.is_behind);
+            let by_itself = want.alone || (has_suspect && want.is_risky);
             let size = u64::from(want.fetch_size);
             let joins = |first: &(usize, Want)| !by_itself && first.1.waits == want.waits && asked + size <= MAX_ASKED;
-            if !request.first().is_none_or(joins) || (has_suspect && want.is_behind && way.behind > 0) {
+            if !request.first().is_none_or(joins) || (has_suspect && want.is_risky && way.risky > 0) {
                 kept.push(index);
                 continue;
             }
@@ -273,6 +276,7 @@ impl Partitions {
 
     /// Looks for partitions that were added.
     pub(super) fn probe(&mut self) {
+        self.looks_for_added = false;
         self.probes.clone().into_iter().for_each(|index| self.probe_at(index));
     }
 

@@ -288,7 +288,10 @@ impl Channel {
             (self.stale, self.opening) = (0, None);
             up.on_received(n, now, io_timeout);
         }
-        up.looked = now;
+        // It may have ended long before somebody looked.
+        if !matches!(fill, Fill::End) {
+            up.looked = now;
+        }
         Ok(fill)
     }
 
@@ -360,6 +363,11 @@ impl Channel {
     /// When a byte of an answer came last on this connection.
     pub(crate) fn heard(&self) -> Time {
         if let State::Up(up) = &self.state { up.heard } else { Time::ZERO }
+    }
+
+    /// When somebody looked last, and it had not ended.
+    pub(crate) fn looked_at(&self) -> Time {
+        if let State::Up(up) = &self.state { up.looked } else { Time::ZERO }
     }
 
     /// For how long the connection is known to have been up with nothing overdue.

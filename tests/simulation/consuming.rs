@@ -220,10 +220,9 @@ fn another_service_at_the_leaders_address_is_waited_out_and_then_reported() {
 }
 
 /// A log whose numbers jump where its active segment begins: a server that is asked for one of them dies.
-fn with_a_gap(broker: &Broker) {
+fn leave_a_gap(broker: &Broker) {
     use tank_client::broker::sparse_bundle;
     use tank_client::protocol::bundle::{Compression, RawMessage};
-    broker.create_topic("orders", 1);
     broker.append_payloads("orders", 0, &numbers(10));
     broker.roll_segment("orders", 0);
     broker.append_payloads("orders", 0, &["11"]);
@@ -231,11 +230,18 @@ fn with_a_gap(broker: &Broker) {
     broker.compact("orders", 0, &[&sparse_bundle(&[(2, message(b"2")), (5, message(b"5"))], Compression::None)]);
 }
 
+/// How often a broker was asked for a number in that gap.
+fn deaths(broker: &Broker) -> usize {
+    let fetches = broker.requests().into_iter().filter_map(|request| request.fetch().ok());
+    fetches.filter(|fetch| fetch.slots().any(|(_, slot)| (6..=10).contains(&slot.seq))).count()
+}
+
 #[test]
 fn a_gap_that_kills_a_server_kills_it_twice_at_most_and_says_how_to_skip_it() {
     let sim = Simulation::new(11);
     let broker = sim.broker();
-    with_a_gap(&broker);
+    broker.create_topic("orders", 1);
+    leave_a_gap(&broker);
     let client = sim.client().connect(broker.brokers()).unwrap();
     broker.forget_requests();
     let mut all = client.subscribe(Subscription::topic("orders").start(Start::Earliest).stop_at_end()).unwrap();
@@ -243,17 +249,82 @@ fn a_gap_that_kills_a_server_kills_it_twice_at_most_and_says_how_to_skip_it() {
     let e = all.next().unwrap().unwrap_err();
     assert!(matches!(e, Error::Broker { fault: Fault::Deadly { seq: 6, mark: 11 }, .. }), "{e:?}");
     assert!(e.to_string().contains("11"), "{e}");
-    let deadly = |broker: &Broker| {
-        let fetches = broker.requests().into_iter().filter_map(|request| request.fetch().ok());
-        fetches.filter(|fetch| fetch.slots().any(|(_, slot)| (6..=10).contains(&slot.seq))).count()
-    };
-    assert!(deadly(&broker) <= 2, "sent {} times", deadly(&broker));
+    assert!(deaths(&broker) <= 2, "sent {} times", deaths(&broker));
     let skipped = Subscription::partition("orders", 0).start(Start::At(11)).stop_at_end();
     assert_eq!(client.subscribe(skipped).unwrap().map(|message| message.unwrap().seq()).collect::<Vec<_>>(), [11]);
     sim.sleep(10 * SECOND);
     broker.forget_requests();
     drop(client.seq_at("orders", 0, std::time::UNIX_EPOCH + 5 * SECOND));
-    assert!(deadly(&broker) <= 2, "seq_at sent it {} times", deadly(&broker));
+    assert!(deaths(&broker) <= 2, "seq_at sent it {} times", deaths(&broker));
+}
+
+#[test]
+fn whoever_begins_in_a_deadly_gap_kills_a_leader_twice_at_most() {
+    // Nobody but the leader knows the mark. The connection to it is a new one, or one that has been idle for a while.
+    for is_pooled in [false, true] {
+        let sim = Simulation::new(15);
+        let cluster = sim.cluster_with(&Broker::cluster_builder(3).replication_factor(1));
+        cluster.create_topic("orders", 1);
+        let leader = cluster.node(cluster.leader("orders", 0).unwrap());
+        leave_a_gap(leader);
+        let client = sim.client().connect(cluster.brokers()).unwrap();
+        if is_pooled {
+            client.publish("orders", 0, &[Record::new("12")]).unwrap();
+            sim.sleep(5 * SECOND);
+        }
+        leader.forget_requests();
+        let mut all = client.subscribe(Subscription::partition("orders", 0).start(Start::At(6))).unwrap();
+        let e = all.next().unwrap().unwrap_err();
+        let mark = if is_pooled { 12 } else { 11 };
+        let is_named = matches!(e, Error::Broker { fault: Fault::Deadly { seq: 6, mark: named }, .. } if named == mark);
+        assert!(is_named, "{e:?}");
+        assert!((1..=2).contains(&deaths(leader)), "sent {} times", deaths(leader));
+    }
+}
+
+#[test]
+fn an_idle_connection_that_ends_in_a_gap_counts_too() {
+    // Who looks in rarely finds it ended long after that.
+    for pause in [5 * SECOND, 40 * SECOND] {
+        let sim = Simulation::new(16);
+        let broker = sim.broker();
+        broker.create_topic("orders", 1);
+        leave_a_gap(&broker);
+        let client = sim.client().retry_timeout(600 * SECOND).connect(broker.brokers()).unwrap();
+        let mut all = client.subscribe(Subscription::topic("orders").start(Start::Earliest).fetch_size(1)).unwrap();
+        broker.forget_requests();
+        let e = (0..100).find_map(|_| {
+            sim.sleep(pause);
+            all.next_timeout(5 * MS).err()
+        });
+        let is_named = matches!(e, Some(Error::Broker { fault: Fault::Deadly { seq: 6, mark: 11 }, .. }));
+        assert!(is_named && deaths(&broker) <= 2, "{} times: {e:?}", deaths(&broker));
+    }
+}
+
+#[test]
+fn partitions_added_while_an_idle_connection_had_ended_are_found() {
+    let sim = Simulation::new(17);
+    let (before, after) = (sim.broker(), sim.broker());
+    before.create_topic("orders", 1);
+    after.create_topic("orders", 2);
+    after.append_payloads("orders", 1, &["milk"]);
+    sim.set_name("log", &[before.addr().ip()]);
+    let client = sim.client().connect(format!("log:{}", before.addr().port())).unwrap();
+    let mut orders = client.subscribe("orders").unwrap();
+    assert_eq!(orders.next_timeout(SECOND).unwrap(), None);
+    // The answer to its wait has come meanwhile; the connection ends, and the server comes back with one more folder.
+    sim.sleep(30 * SECOND);
+    before.disconnect_all();
+    sim.set_name("log", &[after.addr().ip()]);
+    sim.sleep(SECOND);
+    let found = orders.next_timeout(4 * SECOND).unwrap().expect("the first message of the new partition");
+    assert_eq!((found.partition(), found.payload()), (1, &b"milk"[..]));
+    assert_eq!(orders.stats().reconnects, 0, "nothing was lost");
+    assert_eq!(orders.next_timeout(20 * SECOND).unwrap(), None);
+    let asked = after.requests().into_iter().filter_map(|request| request.fetch().ok());
+    let probes = asked.filter(|fetch| fetch.slots().any(|(_, slot)| slot.partition == 2)).count();
+    assert_eq!(probes, 1, "asked for once a connection");
 }
 
 #[test]

@@ -29,7 +29,10 @@ impl Partition {
         if self.state == State::Done {
             return Next::Go;
         }
-        self.deaths = 0;
+        let needed_mark = self.needs_mark();
+        if !needed_mark {
+            self.deaths = 0;
+        }
         if self.is_probe() {
             match answer {
                 // Only its leader knows that it exists.
@@ -44,6 +47,10 @@ impl Partition {
         match answer {
             PartitionAnswer::Data { high_water_mark, len, .. } => {
                 self.on_data(high_water_mark, len, rules);
+                Next::Go
+            }
+            PartitionAnswer::OutOfRange { high_water_mark, first_available } if needed_mark => {
+                (self.first_available, self.high_water_mark) = (first_available, Some(high_water_mark));
                 Next::Go
             }
             PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
@@ -288,7 +295,7 @@ impl Partition {
             // Earlier trouble has ended in between.
             self.retry.reset();
         }
-        if how.unanswered && self.is_behind() {
+        if how.unanswered && self.is_risky() {
             self.deaths += 1;
             if self.deaths > 1 && how.alone {
                 let mark = self.high_water_mark.unwrap_or(0);

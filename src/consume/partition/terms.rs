@@ -29,9 +29,9 @@ pub(in crate::consume) struct Want {
     pub(in crate::consume) waits: bool,
     /// With a fetch of its own.
     pub(in crate::consume) alone: bool,
-    /// It should be there: if the connection ends unanswered, this may be why.
-    pub(in crate::consume) is_behind: bool,
-    /// It may have ended a connection, so no other fetch at or below its mark may be in flight with it.
+    /// If the connection ends unanswered, this may be why.
+    pub(in crate::consume) is_risky: bool,
+    /// It may have ended a connection, so nothing else that is risky may be in flight with it.
     pub(in crate::consume) is_suspect: bool,
 }
 
@@ -57,9 +57,9 @@ pub(in crate::consume) struct Lost {
     pub(in crate::consume) while_idle: bool,
     /// For how long it had been up with nothing overdue.
     pub(in crate::consume) well_for: Duration,
-    /// It was alive when the fetch was sent, and ended before any byte of an answer.
+    /// It ended soon after the fetch was handed over, before any byte of an answer.
     pub(in crate::consume) unanswered: bool,
-    /// No other fetch at or below its mark was in flight on it.
+    /// Nothing else that is risky was in flight on it.
     pub(in crate::consume) alone: bool,
 }
 

@@ -136,7 +136,7 @@ fn it_continues_after_what_arrived_and_waits_at_the_end() {
     bring(&mut p, at(2), 11, 20, 20, &rules);
     assert!(!p.is_behind());
     let want = ask(&mut p, &rules);
-    assert!(want.waits && !want.alone && !want.is_behind, "{want:?}");
+    assert!(want.waits && !want.alone && !want.is_risky, "{want:?}");
     // An empty answer moves nothing, whatever it says.
     assert_eq!(p.on_answer(at(3), data(3, 0), &rules), Next::Go);
     p.on_end(at(3), false, &rules);
@@ -336,7 +336,7 @@ fn trouble_ends_with_an_answer_or_a_connection_that_was_well() {
 fn what_ends_two_connections_is_not_asked_for_again() {
     let rules = alone(|s| s);
     let mut p = Partition::new(name(), 6, Some((1, 11)), &rules.options);
-    assert!(ask(&mut p, &rules).is_behind);
+    assert!(ask(&mut p, &rules).is_risky);
     assert_eq!(lose(&mut p, at(0), lost(true, false), &rules), Next::Go);
     assert!(p.is_suspect());
     p.wake(pause(&p));
