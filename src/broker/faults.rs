@@ -28,6 +28,9 @@ pub enum BrokerFault {
     RefuseProduce(ProduceCode),
     /// Answers the next consume request with this for every partition, whatever they hold.
     RefuseConsume(PartitionAnswer),
+    /// Answers the next consume request that brings data with this high-water mark, as if what lies above it were not
+    /// confirmed.
+    LowMark(u64),
     /// Executes the next request of this kind, then closes the connection without having answered.
     LoseAnswer(Kind),
     /// Holds back the next answer, and all that follow it on its connection, for this time.

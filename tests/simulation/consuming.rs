@@ -379,6 +379,30 @@ fn a_retention_that_moves_on_does_not_starve_a_reader() {
 }
 
 #[test]
+fn what_lies_above_the_mark_is_asked_for_with_pauses_and_reported_unless_the_mark_moves() {
+    let sim = Simulation::new(18);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    (1..=20).for_each(|_| _ = broker.append_payloads("orders", 0, &["tea"]));
+    let client = sim.client().retry_timeout(6 * SECOND).connect(broker.brokers()).unwrap();
+    let all = || client.subscribe(Subscription::partition("orders", 0).start(Start::At(11))).unwrap();
+    // It moves, more slowly than anybody would wait for it to stand still.
+    (1..=8).for_each(|n| broker.inject_times(BrokerFault::LowMark(n), 5));
+    let mut messages = all();
+    assert_eq!(messages.next().unwrap().unwrap().seq(), 11);
+    assert!(sim.now() > 6 * SECOND, "after {:?}", sim.now());
+    drop(messages);
+    // It stands still.
+    broker.clear_faults();
+    broker.inject_times(BrokerFault::LowMark(10), u64::MAX);
+    let (begun, mut messages) = (sim.now(), all());
+    let e = messages.next().unwrap().unwrap_err();
+    assert!(matches!(e, Error::Broker { fault: Fault::AboveMark { seq: 11 }, .. }), "{e:?}");
+    let (took, fetches) = (sim.now() - begun, messages.stats().fetches);
+    assert!(took >= 6 * SECOND && took < 7 * SECOND && fetches < 50, "{fetches} fetches in {took:?}");
+}
+
+#[test]
 fn whatever_is_called_waits_while_the_broker_is_away_for_a_moment() {
     type Call = fn(&Client) -> tank_client::Result<()>;
     let calls: [(&str, Call); 11] = [

@@ -54,8 +54,16 @@ impl Machine {
                         now = true;
                         answer
                     }
-                    Found::Data(answer, chunk) => {
+                    Found::Data(mut answer, chunk) => {
                         now = true;
+                        let faults = self.nodes.get_mut(conn.node).map(|node| &mut node.faults);
+                        let low =
+                            |fault: &BrokerFault| if let BrokerFault::LowMark(n) = fault { Some(*n) } else { None };
+                        if let (Some(low), PartitionAnswer::Data { high_water_mark, .. }) =
+                            (faults.and_then(|faults| faults.take(low)), &mut answer)
+                        {
+                            *high_water_mark = low;
+                        }
                         chunks.push(Part::Chunk(chunk));
                         answer
                     }
