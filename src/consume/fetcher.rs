@@ -17,7 +17,7 @@ use super::partition::{Lookahead, Lost, Next, Want};
 use super::partitions::{AnswerSummary, Load, Partitions};
 use super::stats::Stats;
 use crate::error::{Error, Result};
-use crate::message::{JOINED, TopicPartitions};
+use crate::message::{JOINED, TopicPartition, TopicPartitions};
 use crate::net::{BrokerAddr, Channel, Fill, LookUp, ReadBuf, RetryPolicy, RetryState, Time};
 use crate::protocol::fetch::{
     FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, WAIT_SLACK_MS, adjusted_wait_ms,
@@ -175,7 +175,7 @@ impl Fetcher {
         let request_id = session.next_request_id();
         let count = |is: fn(&Want) -> bool| request.iter().filter(|(_, want)| is(want)).count();
         let load = Load { risky: count(|want| want.is_risky), suspects: count(|want| want.is_suspect) };
-        let (topics, partitions) = slots(request, all);
+        let (topics, partitions) = slots(&request, all);
         let fetch = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
             request_id,
@@ -342,18 +342,22 @@ impl Fetcher {
     }
 }
 
-/// The topics of a request, each once, and which partitions its slots are.
-fn slots(mut request: Vec<(usize, Want)>, all: &Partitions) -> (Vec<FetchTopic>, Vec<usize>) {
-    let name = |&(index, _): &(usize, Want)| all.get(index).name();
-    request.sort_by(|a, b| name(a).topic.cmp(&name(b).topic));
-    let wanted = |of: &(usize, Want)| {
-        let (partition, want) = (name(of).partition, of.1);
-        FetchPartition { partition, seq: want.seq, fetch_size: want.fetch_size }
-    };
-    let topics = request.chunk_by(|a, b| name(a).topic == name(b).topic);
-    let topics =
-        topics.map(|of| FetchTopic { name: name(&of[0]).topic.clone(), partitions: of.iter().map(wanted).collect() });
-    (topics.collect(), request.iter().map(|(index, _)| *index).collect())
+/// The topics of a request, each once, in the order in which they come first, and which partitions its slots are.
+fn slots(request: &[(usize, Want)], all: &Partitions) -> (Vec<FetchTopic>, Vec<usize>) {
+    let mut topics: Vec<(FetchTopic, Vec<usize>)> = Vec::new();
+    for &(index, Want { seq, fetch_size, .. }) in request {
+        let TopicPartition { topic: name, partition } = all.get(index).name().clone();
+        let wanted = FetchPartition { partition, seq, fetch_size };
+        match topics.iter_mut().rev().find(|(topic, _)| topic.name == name) {
+            Some((topic, slots)) => {
+                topic.partitions.push(wanted);
+                slots.push(index);
+            }
+            None => topics.push((FetchTopic { name, partitions: vec![wanted] }, vec![index])),
+        }
+    }
+    let (topics, slots): (Vec<_>, Vec<_>) = topics.into_iter().unzip();
+    (topics, slots.concat())
 }
 
 fn new_decoder(session: &Session) -> FetchDecoder {

@@ -41,8 +41,8 @@ const MAX_UNUSED: usize = 64;
 ///
 /// If a connection ends, the iterator dials again and repeats the fetch from its position, as long as
 /// [`retry_timeout`](crate::ClientBuilder::retry_timeout) allows. Nothing is lost or delivered twice by that. Whenever a
-/// connection was lost, it also looks for new partitions of topics that were subscribed to as a whole; these begin with their
-/// first message.
+/// connection was lost, or had ended while it was idle, it also looks for new partitions of topics that were subscribed to as
+/// a whole; these begin with their first message.
 ///
 /// The guide says more about [positions](crate::guide::positions), [back-pressure](crate::guide::back_pressure) and
 /// [time-outs and closing](crate::guide::time_outs).
@@ -203,8 +203,8 @@ impl ConsumeIter {
     /// partition that begins with its earliest message has delivered nothing. `None` for a partition that was not subscribed
     /// to, and for one that begins with the latest message while no leader has said which number that is.
     pub fn position_of(&self, topic: &str, partition: u16) -> Option<u64> {
-        let index = self.partitions.find(topic, partition)?;
-        self.partitions.get(index).has_begun().then(|| self.next_seq(index))
+        let (index, partition) = self.partitions.find(topic, partition)?;
+        partition.has_begun().then(|| self.next_seq(index))
     }
 
     fn next_seq(&self, index: usize) -> u64 {
@@ -225,7 +225,7 @@ impl ConsumeIter {
     /// Returns the number of a partition's last message according to the latest answer to a fetch, 0 if it has none; `None`
     /// if no answer has told it yet.
     pub fn high_water_mark(&self, topic: &str, partition: u16) -> Option<u64> {
-        self.partitions.find(topic, partition).and_then(|index| self.partitions.get(index).high_water_mark())
+        self.partitions.find(topic, partition)?.1.high_water_mark()
     }
 
     /// Returns how many numbers lie between the positions and the high-water marks, all partitions together. Numbers that
@@ -237,8 +237,7 @@ impl ConsumeIter {
 
     /// As [`lag`](ConsumeIter::lag), for one partition; `None` if it was not subscribed to, or its mark is not known yet.
     pub fn lag_of(&self, topic: &str, partition: u16) -> Option<u64> {
-        let index = self.partitions.find(topic, partition)?;
-        let partition = self.partitions.get(index);
+        let (index, partition) = self.partitions.find(topic, partition)?;
         partition.high_water_mark().map(|_| partition.lag(self.next_seq(index)))
     }
 

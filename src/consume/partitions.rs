@@ -111,10 +111,10 @@ impl Partitions {
         &self.rules
     }
 
-    /// The index of a partition, if it belongs to the subscription.
-    pub(super) fn find(&self, topic: &str, partition: u16) -> Option<usize> {
+    /// A partition and its index, if it belongs to the subscription.
+    pub(super) fn find(&self, topic: &str, partition: u16) -> Option<(usize, &Partition)> {
         let index = *self.places.get(topic)?.get(&partition)?;
-        (!self.get(index).is_probe()).then_some(index)
+        Some((index, self.get(index))).filter(|(_, partition)| !partition.is_probe())
     }
 
     pub(super) fn all_done(&self) -> bool {

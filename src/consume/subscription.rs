@@ -1,6 +1,6 @@
 //! What a user wants to read.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use super::close::CloseHandle;
@@ -93,7 +93,7 @@ impl Subscription {
     }
 
     /// Every partition of a topic, whose name has 1 to 255 bytes. Partitions that are added later are found the next time a
-    /// connection is lost, and begin with their first message.
+    /// connection is lost, or had ended while it was idle, and begin with their first message.
     pub fn topic(topic: impl Into<String>) -> Self {
         Subscription::new(Wanted { topic: topic.into(), partition: None, start: None })
     }
@@ -179,7 +179,7 @@ impl Subscription {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        let mut named = HashMap::new();
+        let mut named: HashMap<&str, BTreeSet<Option<u16>>> = HashMap::new();
         for Wanted { topic, partition, start } in &self.wanted {
             check_topic(topic)?;
             // On the wire it stands for the end, which moves while nobody looks.
@@ -189,20 +189,15 @@ impl Subscription {
             if *partition == Some(u16::MAX) {
                 return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
             }
-            // Which partition was named first, none for all of them, and which ones all in all.
-            let (first, ids): &mut (Option<Option<u16>>, HashSet<u16>) = named.entry(topic).or_default();
-            let other = match (*partition, *first) {
-                (_, None) => None,
-                (None, Some(other)) | (_, Some(other @ None)) => Some(other),
-                (Some(id), _) => ids.contains(&id).then_some(Some(id)),
-            };
-            if let Some(other) = other {
-                let name = |p: Option<u16>| p.map_or(topic.clone(), |id| format!("{topic}/{id}"));
-                let (a, b) = (name(other), name(*partition));
+            let ids = named.entry(topic).or_default();
+            // `None`, all of them, comes first.
+            let same = if partition.is_none() { ids.first() } else { ids.get(&None).or(ids.get(partition)) };
+            if let Some(same) = same {
+                let name = |id: &Option<u16>| id.map_or(topic.clone(), |id| format!("{topic}/{id}"));
+                let (a, b) = (name(same), name(partition));
                 return Err(Error::config(format!("subscribed to the same partition twice: {a} and {b}")));
             }
-            first.get_or_insert(*partition);
-            ids.extend(*partition);
+            ids.insert(*partition);
         }
         if let Some(position) = self.resume.iter().find(|position| position.seq == u64::MAX) {
             let (at, seq) = (format!("{}/{}", position.topic, position.partition), position.seq);

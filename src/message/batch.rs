@@ -124,45 +124,15 @@ pub struct MessageRef<'a> {
 }
 
 impl<'a> MessageRef<'a> {
-    /// The topic.
-    pub fn topic(&self) -> &'a str {
-        self.batch.topic()
+    fn source(&self) -> &'a TopicPartition {
+        self.batch.source()
     }
 
-    /// The partition of the topic.
-    pub fn partition(&self) -> u16 {
-        self.batch.partition()
+    fn bytes(&self) -> &'a [u8] {
+        &self.batch.block.bytes
     }
 
-    /// The sequence number, from 1 up, within the partition.
-    #[inline]
-    pub fn seq(&self) -> u64 {
-        self.entry.seq
-    }
-
-    /// The producer's time stamp, by convention in milliseconds since 1970 UTC.
-    #[inline]
-    pub fn timestamp_ms(&self) -> u64 {
-        self.entry.timestamp_ms
-    }
-
-    /// The time stamp as a time, as [`Message::timestamp`].
-    pub fn timestamp(&self) -> SystemTime {
-        time_of(self.entry.timestamp_ms)
-    }
-
-    /// The payload.
-    #[inline]
-    pub fn payload(&self) -> &'a [u8] {
-        &self.batch.block.bytes[self.entry.payload()]
-    }
-
-    /// The key, if it has one.
-    #[inline]
-    pub fn key(&self) -> Option<&'a [u8]> {
-        let bytes = &self.batch.block.bytes;
-        self.entry.key().map(|range| &bytes[range])
-    }
+    getters!('a);
 
     /// Returns the message as a value of its own, which shares its memory with its neighbours.
     #[inline]

@@ -1,5 +1,49 @@
 //! The values a user holds, and the decoded bundles they point into.
 
+/// What a message says of itself, whether it is owned or borrowed.
+macro_rules! getters {
+    ($life:lifetime) => {
+        /// The topic.
+        pub fn topic(&self) -> &$life str {
+            &self.source().topic
+        }
+
+        /// The partition of the topic.
+        pub fn partition(&self) -> u16 {
+            self.source().partition
+        }
+
+        /// The sequence number, from 1 up, within the partition: what Kafka calls an offset.
+        #[inline]
+        pub fn seq(&self) -> u64 {
+            self.entry.seq
+        }
+
+        /// The producer's time stamp, by convention in milliseconds since 1970 UTC. Brokers do not check it.
+        #[inline]
+        pub fn timestamp_ms(&self) -> u64 {
+            self.entry.timestamp_ms
+        }
+
+        /// Returns the time stamp as a time, read as milliseconds since 1970 UTC; the latest time there is if it lies beyond.
+        pub fn timestamp(&self) -> SystemTime {
+            time_of(self.entry.timestamp_ms)
+        }
+
+        /// The payload.
+        #[inline]
+        pub fn payload(&self) -> &$life [u8] {
+            &self.bytes()[self.entry.payload()]
+        }
+
+        /// The key, if it has one. A key of no bytes and no key mean the same to other clients.
+        #[inline]
+        pub fn key(&self) -> Option<&$life [u8]> {
+            self.entry.key().map(|range| &self.bytes()[range])
+        }
+    };
+}
+
 mod batch;
 mod decoded;
 
@@ -55,42 +99,11 @@ impl Message {
         &self.block.tag[self.source as usize]
     }
 
-    /// The topic.
-    pub fn topic(&self) -> &str {
-        &self.source().topic
+    fn bytes(&self) -> &[u8] {
+        &self.block.bytes
     }
 
-    /// The partition of the topic.
-    pub fn partition(&self) -> u16 {
-        self.source().partition
-    }
-
-    /// The sequence number, from 1 up, within the partition: what Kafka calls an offset.
-    pub fn seq(&self) -> u64 {
-        self.entry.seq
-    }
-
-    /// The producer's time stamp, by convention in milliseconds since 1970 UTC. Brokers do not check it.
-    pub fn timestamp_ms(&self) -> u64 {
-        self.entry.timestamp_ms
-    }
-
-    /// Returns the time stamp as a time, read as milliseconds since 1970 UTC; the latest time there is if it lies beyond.
-    pub fn timestamp(&self) -> SystemTime {
-        time_of(self.entry.timestamp_ms)
-    }
-
-    /// The payload.
-    #[inline]
-    pub fn payload(&self) -> &[u8] {
-        &self.block.bytes[self.entry.payload()]
-    }
-
-    /// The key, if it has one. A key of no bytes and no key mean the same to other clients.
-    #[inline]
-    pub fn key(&self) -> Option<&[u8]> {
-        self.entry.key().map(|range| &self.block.bytes[range])
-    }
+    getters!('_);
 
     /// Returns a copy that shares no memory with other messages.
     pub fn detach(&self) -> Message {
