@@ -49,10 +49,6 @@
 #![warn(unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// Some tests are compiled here too, next to the code they test.
-#[cfg(test)]
-extern crate self as tank_client;
-
 mod admin;
 #[cfg(feature = "broker")]
 pub mod broker;

@@ -8,11 +8,13 @@
 //! ```
 //! use tank_client::segment::Segments;
 //!
-//! # let dir = "tests/segment/files/plain/0";
-//! for message in Segments::open(dir)?.start_at(120) {
+//! # let dir = std::env::temp_dir().join(format!("tank-client-segments-{}", std::process::id()));
+//! # std::fs::create_dir_all(&dir).unwrap();
+//! for message in Segments::open(&dir)?.start_at(120) {
 //!     let message = message?;
 //!     println!("{}: {}", message.seq(), String::from_utf8_lossy(message.payload()));
 //! }
+//! # std::fs::remove_dir(&dir).unwrap();
 //! # Ok::<(), tank_client::Error>(())
 //! ```
 

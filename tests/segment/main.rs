@@ -13,13 +13,10 @@ use tank_client::{Error, Limits, Message};
 
 use common::example::scratch;
 use common::rng::{Rng, seeded};
+use common::segments::{folder, unpack};
 use common::watch::within;
 
 const TOPICS: [&str; 3] = ["plain", "sparse", "snappy"];
-
-fn golden(topic: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/segment/files").join(topic)
-}
 
 /// A message as `tank-cli get -F seqnum,key,content,ts_ms` prints it.
 fn line(message: &Message) -> String {
@@ -30,7 +27,7 @@ fn line(message: &Message) -> String {
 
 /// What tank-cli printed, with the numbers.
 fn expected(topic: &str) -> Vec<(u64, String)> {
-    let text = fs::read_to_string(golden(topic).join("messages")).unwrap();
+    let text = fs::read_to_string(common::root().join(format!("tests/segment/files/{topic}.messages"))).unwrap();
     let seq = |line: &str| line.split(":seq=").nth(1).and_then(|rest| rest.split(':').next()?.parse().ok()).unwrap();
     text.lines().map(|line| (seq(line), line.to_owned())).collect()
 }
@@ -42,18 +39,14 @@ fn lines(segments: Segments) -> Vec<(u64, String)> {
 /// A copy of a partition's files, to be spoilt.
 fn copy(test: &str, topic: &str) -> PathBuf {
     let dir = scratch(test).with_file_name(topic).join("0");
-    fs::create_dir_all(&dir).unwrap();
-    for entry in fs::read_dir(golden(topic).join("0")).unwrap() {
-        let from = entry.unwrap().path();
-        fs::copy(&from, dir.join(from.file_name().unwrap())).unwrap();
-    }
+    unpack(topic, &dir);
     dir
 }
 
 #[test]
 fn a_servers_files_read_back_as_its_own_tool_prints_them() {
     for topic in TOPICS {
-        let dir = golden(topic).join("0");
+        let dir = folder(topic);
         let all = expected(topic);
         let mut segments = Segments::open(&dir).unwrap();
         assert_eq!(segments.position(), 0);
@@ -78,7 +71,7 @@ fn a_servers_files_read_back_as_its_own_tool_prints_them() {
         assert!(files.len() >= 3 && files.iter().rev().skip(1).all(|file| file.last.is_some()));
         assert_eq!(files.last().unwrap().last, None);
     }
-    assert!(matches!(Segments::open(golden("none")), Err(Error::File { .. })));
+    assert!(matches!(Segments::open("no such folder"), Err(Error::File { .. })));
 }
 
 #[test]
@@ -295,7 +288,7 @@ fn of_many_small_bundles_those_before_a_bad_one_are_handed_out() {
 #[test]
 fn a_reader_that_has_begun_can_be_given_another_name_or_place() {
     let small = directory("begun", &[("1.log", &stored(None).repeat(700))]);
-    for dir in [small, golden("snappy").join("0")] {
+    for dir in [small, folder("snappy")] {
         let all: Vec<u64> = Segments::open(&dir).unwrap().map(|message| message.unwrap().seq()).collect();
         for taken in [0, 1, all.len() / 2, all.len()] {
             let begun = || {

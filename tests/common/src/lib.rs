@@ -15,6 +15,7 @@ pub mod peer;
 pub mod plain;
 pub mod proxy;
 pub mod rng;
+pub mod segments;
 pub mod server;
 pub mod watch;
 

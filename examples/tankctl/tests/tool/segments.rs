@@ -7,8 +7,7 @@ use crate::support::run;
 #[test]
 fn the_messages_in_files_are_printed() {
     within(300, || {
-        let folder = |name: &str| common::root().join("tests").join(name).to_str().unwrap().to_owned();
-        let plain = folder("segment/files/plain/0");
+        let plain = common::segments::folder("plain").to_str().unwrap().to_owned();
         let (code, out, err) = run(&["segments", &plain]);
         assert_eq!(code, 0, "{err}");
         let count = out.lines().count();
