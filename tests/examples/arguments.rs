@@ -76,7 +76,7 @@ fn nobody_there_and_unknown_topics_are_failures_that_name_them() {
             let told = format!("{name}: cannot connect to {nobody}: Connection refused");
             assert!(code == 1 && out.is_empty() && err.starts_with(&told), "{name}: {code} {out} {err}");
             let (code, out, err) = run(name, &[before, &[addr, &unknown], after].concat());
-            let told = format!("{name}: {unknown}: no such topic\n");
+            let told = format!("{name}: {addr}: {unknown}: no such topic\n");
             assert_eq!((code, out.as_str(), err), (1, "", told));
         }
     });
