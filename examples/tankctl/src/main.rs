@@ -4,6 +4,9 @@
 //! [`times`], [`positions`] for where to begin and end, [`format`] and [`table`] for what is printed, [`notes`] and
 //! [`progress`] for the standard error output.
 
+#[cfg(not(unix))]
+compile_error!("tankctl is for Unix systems");
+
 mod bench;
 mod checkpoint;
 mod completions;

@@ -76,7 +76,7 @@ impl Output {
         let written = loop {
             let Some(rest) = self.bytes.get(at..).filter(|rest| !rest.is_empty()) else { break Ok(()) };
             let piece = if self.is_file { rest } else { &rest[..rest.len().min(PIECE)] };
-            if !self.is_file && !is_ready()? {
+            if !self.is_file && !is_ready(io::stdout())? {
                 break Err(anyhow!("nobody reads the standard output: {} bytes were not written", rest.len()));
             }
             match rustix::io::write(io::stdout(), piece) {
@@ -101,16 +101,15 @@ pub fn is_to_file() -> bool {
     is_file(io::stdout())
 }
 
-/// Waits until the standard output takes some bytes. Returns `false` if it does not for [`GRACE`] after a signal.
-fn is_ready() -> Result<bool> {
+/// Waits until an output takes some bytes. Returns `false` if it does not for [`GRACE`] after a signal.
+fn is_ready(out: impl AsFd) -> Result<bool> {
     let mut give_up = None;
     loop {
         if give_up.is_none() && signals::received().is_some() {
             give_up = Some(Instant::now() + GRACE);
         }
-        let stdout = io::stdout();
-        let mut fds = vec![PollFd::new(&stdout, PollFlags::OUT)];
-        // A gone reader ends waits too; the write then tells.
+        let mut fds = vec![PollFd::new(&out, PollFlags::OUT)];
+        // Whoever has gone ends waits too; the write then tells.
         if give_up.is_none() {
             fds.push(PollFd::from_borrowed_fd(signals::wake(), PollFlags::IN));
         }
@@ -137,18 +136,16 @@ pub fn wait(fds: &mut [PollFd<'_>], longest: Option<Duration>) -> Result<()> {
 
 /// Writes to the standard error output, also where it does not block. What cannot be written is lost: there is nobody to tell.
 pub fn write_to_stderr(mut bytes: &[u8]) {
-    while !bytes.is_empty() {
-        match rustix::io::write(io::stderr(), bytes) {
-            Ok(n) => bytes = &bytes[n.min(bytes.len())..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let stderr = io::stderr();
-                let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
-                let _ = wait(&mut fds, Some(GRACE));
-                if fds[0].revents().is_empty() {
-                    return;
-                }
-            }
+    /// Set once it was waited for in vain.
+    static UNREAD: AtomicBool = AtomicBool::new(false);
+    while !bytes.is_empty() && !UNREAD.load(Ordering::Relaxed) {
+        if !is_ready(io::stderr()).unwrap_or(false) {
+            UNREAD.store(true, Ordering::Relaxed);
+            return;
+        }
+        match rustix::io::write(io::stderr(), &bytes[..bytes.len().min(PIECE)]) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::INTR | Errno::AGAIN) => {}
             Err(_) => return,
         }
     }

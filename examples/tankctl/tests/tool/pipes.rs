@@ -101,6 +101,24 @@ fn a_pipe_that_nobody_reads_does_not_keep_it_from_ending() {
 }
 
 #[test]
+fn notes_that_nobody_reads_do_not_keep_it_from_ending() {
+    within(300, || {
+        let server = Server::start();
+        let topic = server.topic(1).name;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("lines");
+        std::fs::write(&file, "x\n".repeat(3000)).unwrap();
+        let args = ["publish", "-vv", "--batch", "1", &topic, file.to_str().unwrap()];
+        let mut tool = Running::at(server.addr(), &args);
+        while ioctl_fionread(tool.err.as_ref().unwrap().get_ref()).unwrap() <= 50_000 {
+            std::thread::yield_now();
+        }
+        tool.signal(Signal::TERM);
+        assert_eq!(tool.wait().code(), Some(143));
+    });
+}
+
+#[test]
 fn an_output_that_cannot_be_written_is_a_failure() {
     within(300, || {
         let server = Server::start();

@@ -41,7 +41,7 @@ pub fn run_with<S: AsRef<OsStr>>(args: &[S], input: &[u8]) -> (i32, String, Stri
 pub struct Running {
     pub child: Child,
     pub out: Option<BufReader<ChildStdout>>,
-    err: Option<BufReader<ChildStderr>>,
+    pub err: Option<BufReader<ChildStderr>>,
 }
 
 impl Running {
