@@ -7,6 +7,9 @@ mod plan;
 mod tasks;
 mod trouble;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
