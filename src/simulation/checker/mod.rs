@@ -148,6 +148,9 @@ fn begin(sim: &Simulation, desk: &Desk) -> (Vec<Task<()>>, Vec<Task<()>>) {
                 let name = format!("consumer {task}");
                 consumers.push(sim.spawn(&name, move || tasks::consume(&desk, &places, restarts)));
             }
+            Role::Mirror { place } => {
+                workers.push(sim.spawn(&format!("mirror {task}"), move || tasks::mirror(&desk, place)));
+            }
             Role::Administrator => {
                 workers.push(sim.spawn(&format!("administrator {task}"), move || tasks::administer(&desk)));
             }

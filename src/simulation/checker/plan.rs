@@ -34,7 +34,11 @@ pub(super) enum Role {
         places: Vec<Place>,
         restarts: bool,
     },
-    /// Asks for topics, partitions and states.
+    /// Publishes with numbers of its own, which no other one does there.
+    Mirror {
+        place: Place,
+    },
+    /// Asks for topics, partitions, states and numbers, and makes a topic.
     Administrator,
 }
 
@@ -110,6 +114,9 @@ pub(super) fn times(number: u64) -> u64 {
     }
 }
 
+/// The longest that patient clients try again: longer than all trouble, and than one silent wait after it.
+pub(super) const PATIENT: Duration = Duration::from_secs(150);
+
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) nodes: usize,
@@ -127,6 +134,8 @@ pub(super) struct Plan {
     pub(super) look_up: Duration,
     /// Whether retention takes the first messages now and then.
     pub(super) retention: bool,
+    /// How long clients try again: longer than all trouble, or hardly at all.
+    pub(super) retry: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) io_timeout: Duration,
 }
@@ -143,7 +152,11 @@ impl Plan {
         let worst = !random.one_in(8);
         let behaviour = if worst { behave(&mut random, seed) } else { Behaviour::at_once() };
         let options = options(&mut random, behaviour);
-        let many = if random.one_in(30) { 100 } else { 6 };
+        let many = match random.below(1000) {
+            0 => 1500,
+            1..=33 => 100,
+            _ => 6,
+        };
         let partitions: Vec<u16> = (0..1 + random.below(2)).map(|_| 1 + random.below(many) as u16).collect();
         let latency = [ms(0)..ms(1), ms(0)..ms(1), ms(1)..ms(20), ms(20)..ms(150)][random.below(4) as usize].clone();
         let bandwidth = [125_000_000, 125_000_000, 2_000_000][random.below(3) as usize];
@@ -156,7 +169,7 @@ impl Plan {
             options,
             look_up: ms([0, 0, 0, 100, 3000][random.below(5) as usize]),
             retention: nodes == 1 && random.one_in(3),
-            roles: roles(&mut random, &partitions),
+            roles: roles(&mut random, &partitions, nodes),
             partitions,
             links,
             troubles,
@@ -164,6 +177,7 @@ impl Plan {
             work_ends,
             connect_timeout: ms([2_000, 5_000, 10_000][random.below(3) as usize]),
             io_timeout: ms([3_000, 10_000, 30_000][random.below(3) as usize]),
+            retry: if random.one_in(4) { ms(1_000 + random.below(10_000)) } else { PATIENT },
         }
     }
 }
@@ -194,7 +208,7 @@ fn options(random: &mut Random, behaviour: Behaviour) -> Options {
     options
 }
 
-fn roles(random: &mut Random, partitions: &[u16]) -> Vec<Role> {
+fn roles(random: &mut Random, partitions: &[u16], nodes: usize) -> Vec<Role> {
     let mut free: Vec<Place> = partitions
         .iter()
         .enumerate()
@@ -211,6 +225,10 @@ fn roles(random: &mut Random, partitions: &[u16]) -> Vec<Role> {
         if !places.is_empty() {
             roles.push(Role::Producer { idempotent: true, places });
         }
+    }
+    // After an unknown outcome it asks for the mark, which in a cluster says little.
+    if nodes == 1 && random.one_in(3) {
+        roles.extend(free.pop().map(|place| Role::Mirror { place }));
     }
     shared.append(&mut free);
     if !shared.is_empty() {

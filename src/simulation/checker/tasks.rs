@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::model::{Model, Outcome, Property, payload};
-use super::plan::{NO_DESCRIPTORS, Place, Plan, SLOW, SLOW_NAME};
+use super::plan::{NO_DESCRIPTORS, PATIENT, Place, Plan, SLOW, SLOW_NAME};
 use crate::simulation::Simulation;
 use crate::simulation::random::Random;
 use crate::{
     Client, CloseHandle, ConsumeIter, Error, Fault, Message, OutOfRange, Producer, Record, Start, Subscription,
+    TopicConfig,
 };
 
 /// What every task has.
@@ -25,10 +26,6 @@ pub(super) struct Desk {
     pub(super) handles: Arc<Mutex<Vec<CloseHandle>>>,
 }
 
-/// The longest that a call may take which tries again: the budget, and one try that began as it ended.
-/// Longer than all trouble, and than one silent wait after it.
-const RETRY: Duration = Duration::from_secs(150);
-
 impl Desk {
     fn random(&self) -> Random {
         Random::new(self.sim.seed(), 100 + self.task as u64)
@@ -42,9 +39,9 @@ impl Desk {
         self.sim.now() < self.plan.work_ends
     }
 
-    /// Bound of a call that retries.
+    /// Bound of a call that tries again: the budget, and one try that began as it ended.
     fn most(&self) -> Duration {
-        RETRY + self.plan.connect_timeout + self.plan.io_timeout + Duration::from_secs(9)
+        self.plan.retry + self.plan.connect_timeout + self.plan.io_timeout + Duration::from_secs(9)
     }
 
     /// As [`Model::timed`], for a call that may have to look names up, which nothing bounds.
@@ -59,12 +56,26 @@ impl Desk {
         each * (4 * self.plan.nodes as u32)
     }
 
-    /// Calls until it is not for want of descriptors that it fails, which is said at once.
+    /// Whether this is a failure of a client that has not the patience for what happens; it must have tried as long as it
+    /// was told to.
+    fn gave_up(&self, what: &str, began: Duration, e: &Error) -> bool {
+        let took = self.sim.now() - began;
+        if e.is_transient() && took < self.plan.retry {
+            let text = format!("{what} gives up after {took:?} of {:?}: {e:?}", self.plan.retry);
+            self.model.violated(Property::Progress, &text);
+        }
+        self.model.troubled && self.plan.retry < PATIENT && e.is_transient()
+    }
+
+    /// Calls until it is not for want of descriptors that it fails, which is said at once, or for want of patience.
     fn patiently<T>(&self, what: &str, call: impl Fn() -> crate::Result<T>) -> T {
         loop {
+            let began = self.sim.now();
             match self.timed(what, self.most(), &call) {
                 Ok(value) => return value,
-                Err(e) if self.lacks_descriptors(&e) => self.sim.sleep(Duration::from_millis(200)),
+                Err(e) if self.lacks_descriptors(&e) || self.gave_up(what, began, &e) => {
+                    self.sim.sleep(Duration::from_millis(200));
+                }
                 Err(e) => self.model.failed(what, &e),
             }
         }
@@ -77,7 +88,7 @@ impl Desk {
 
     fn client(&self) -> Client {
         let builder = self.sim.client().connect_timeout(self.plan.connect_timeout).io_timeout(self.plan.io_timeout);
-        let builder = builder.retry_timeout(RETRY).wait_for_brokers(RETRY);
+        let builder = builder.retry_timeout(self.plan.retry).wait_for_brokers(self.plan.retry);
         self.patiently("connect", || builder.connect(self.brokers.as_str()))
     }
 
@@ -133,7 +144,7 @@ pub(super) fn produce(at: &Desk, idempotent: bool, places: &[Place]) {
 }
 
 fn send(at: &Desk, producer: &mut Producer, place: Place, payload: &[u8]) -> crate::Result<()> {
-    at.timed("send", RETRY, || producer.send_to(at.topic(place), place.partition, Record::new(payload)))
+    at.timed("send", at.plan.retry, || producer.send_to(at.topic(place), place.partition, Record::new(payload)))
 }
 
 /// Whether everything is stored.
@@ -228,6 +239,7 @@ pub(super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
     let mut random = at.random();
     let mut saved: BTreeMap<Place, u64> = places.iter().map(|&place| (place, 0)).collect();
     let mut client = at.client();
+    let mut subscribed = at.sim.now();
     let mut messages = subscribe(at, &client, &mut random, &saved);
     let mut closing: Option<CloseHandle> = None;
     while !at.is_over() {
@@ -241,12 +253,14 @@ pub(super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
             Err(Error::Broker { fault: Fault::Deadly { .. }, .. }) if at.model.troubled => {
                 at.model.count("taken for deadly", 1);
                 closing = None;
+                subscribed = at.sim.now();
                 messages = subscribe(at, &client, &mut random, &saved);
                 continue;
             }
-            Err(e) if at.lacks_descriptors(&e) => {
-                at.model.count("without descriptors", 1);
+            Err(e) if at.lacks_descriptors(&e) || at.gave_up("a consumer", subscribed, &e) => {
+                at.model.count("given up", 1);
                 closing = None;
+                subscribed = at.sim.now();
                 messages = subscribe(at, &client, &mut random, &saved);
                 continue;
             }
@@ -262,6 +276,7 @@ pub(super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
             for (place, seq) in &mut saved {
                 *seq = positions.get(at.topic(*place), place.partition).unwrap_or(*seq);
             }
+            subscribed = at.sim.now();
             messages = subscribe(at, &client, &mut random, &saved);
             (closing, _) = (None, at.model.count("closed", 1));
             continue;
@@ -286,9 +301,11 @@ pub(super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
                 client = at.client();
             }
             closing = None;
+            subscribed = at.sim.now();
             messages = subscribe(at, &client, &mut random, &saved);
         }
-        at.sim.sleep(Duration::from_millis(random.below(60)));
+        // Once the work is done there is only the rest to be read.
+        at.sim.sleep(Duration::from_millis(random.below(if at.works() { 60 } else { 5 })));
     }
 }
 
@@ -345,14 +362,91 @@ fn batch(at: &Desk, messages: &mut ConsumeIter) -> crate::Result<()> {
     Ok(())
 }
 
+/// Copies into a partition of its own, with numbers; what became of an unknown outcome it asks the only broker.
+pub(super) fn mirror(at: &Desk, place: Place) {
+    let mut random = at.random();
+    let client = at.client();
+    let (topic, mut next) = (at.topic(place), 1);
+    while at.works() {
+        let records = at.records(&mut random, place, true);
+        let list: Vec<(u64, Record<'_>)> =
+            (next..).zip(records.iter().map(|(_, payload)| Record::new(payload))).collect();
+        let ids: Vec<u32> = records.iter().map(|(id, _)| *id).collect();
+        loop {
+            let published = at.timed("publish_at", at.most() * 2, || client.publish_at(topic, place.partition, &list));
+            let Err(e) = published else {
+                next += ids.len() as u64;
+                break at.model.reported(ids, Outcome::Stored, "");
+            };
+            let unknown = matches!(e, Error::OutcomeUnknown { .. });
+            at.model.reported(
+                ids.clone(),
+                if unknown { Outcome::Unknown } else { Outcome::NotStored },
+                &e.chain().to_string(),
+            );
+            let found = at.patiently("partitions", || client.partitions(topic));
+            if found[usize::from(place.partition)].high_water_mark >= next {
+                next += ids.len() as u64;
+                break at.model.reported(ids, Outcome::Stored, "");
+            }
+            at.model.reported(ids.clone(), Outcome::Pending, "");
+            at.sim.sleep(Duration::from_millis(random.below(500)));
+        }
+        at.sim.sleep(Duration::from_millis(random.below(1500)));
+    }
+}
+
+/// Makes a topic, which is there once that has succeeded.
+fn make(at: &Desk, client: &Client, partitions: u16) {
+    let name = format!("made-{}", at.task);
+    match client.create_topic(&name, partitions, &TopicConfig::new()) {
+        Ok(()) => {
+            let found = at.patiently("partitions", || client.partitions(&name));
+            if found.len() != usize::from(partitions) {
+                at.model.violated(
+                    Property::Truth,
+                    &format!("{name} was made with {partitions} partitions, not {}", found.len()),
+                );
+            }
+        }
+        Err(e) if at.model.troubled => at.model.count(if e.is_transient() { "not made" } else { "perhaps made" }, 1),
+        Err(e) => at.model.failed("create_topic", &e),
+    }
+}
+
+/// Asks for the number at a time: one of the log, or the one after it.
+fn search(at: &Desk, client: &Client, random: &mut Random) {
+    let topic = random.below(at.plan.partitions.len() as u64) as usize;
+    let place = Place { topic, partition: random.below(at.plan.partitions[topic].into()) as u16 };
+    let time = at.sim.wall_clock() - Duration::from_millis(random.below(20_000));
+    match client.seq_at(at.topic(place), place.partition, time) {
+        // A new leader may have less.
+        Ok(seq) if at.plan.nodes == 1 && !(1..=at.model.ends()[&place] + 1).contains(&seq) => {
+            at.model.violated(Property::Delivery, &format!("{} has {seq} at {time:?}", at.model.name(place)));
+        }
+        Ok(_) => at.model.count("searches", 1),
+        Err(_) if at.model.troubled => at.model.count("searches that failed", 1),
+        Err(e) => at.model.failed("seq_at", &e),
+    }
+}
+
 /// Asks brokers what they know.
 pub(super) fn administer(at: &Desk) {
     let mut random = at.random();
     let client = at.client();
+    if random.one_in(3) {
+        at.sim.sleep(Duration::from_millis(random.below(10_000)));
+        make(at, &client, 1 + random.below(4) as u16);
+    }
     while at.works() {
-        let failed = match random.below(4) {
+        let began = at.sim.now();
+        let failed = match random.below(5) {
             0 => at.timed("topics", at.most(), || client.topics()).err(),
             1 => at.timed("status", at.most(), || client.status()).err(),
+            2 => {
+                search(at, &client, &mut random);
+                None
+            }
             _ => {
                 let topic = random.below(at.plan.partitions.len() as u64) as usize;
                 let name = &at.model.topics[topic];
@@ -364,7 +458,8 @@ pub(super) fn administer(at: &Desk) {
                 }
             }
         };
-        if let Some(e) = failed.filter(|e| !at.lacks_descriptors(e)) {
+        let excused = |e: &Error| at.lacks_descriptors(e) || at.gave_up("an administrator", began, e);
+        if let Some(e) = failed.filter(|e| !excused(e)) {
             at.model.failed("an administrator's question", &e);
         }
         at.sim.sleep(Duration::from_millis(random.below(3000)));
