@@ -4,22 +4,32 @@ use std::ops::Range;
 
 /// SplitMix64: tiny, fast, and the same on every machine.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
+pub(crate) struct Random {
+    state: u64,
+    /// What the first draws begin with, the last byte first.
+    given: Vec<u8>,
+}
 
 impl Random {
     /// Streams of one seed are independent, so that one more draw from one of them changes none of the others.
     pub(crate) fn new(seed: u64, stream: u64) -> Random {
-        let mut random = Random(seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
+        let mut random = Random { state: seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95), given: Vec::new() };
         random.next();
         random
     }
 
+    /// As [`new`](Random::new), but these bytes decide, one a draw, for as long as there are any.
+    pub(crate) fn given(seed: u64, stream: u64, bytes: &[u8]) -> Random {
+        Random { given: bytes.iter().rev().copied().collect(), ..Random::new(seed, stream) }
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        z ^= z >> 31;
+        self.given.pop().map_or(z, |first| u64::from(first) << 56 | z >> 8)
     }
 
     /// A number below `n`; 0 if `n` is.
@@ -49,5 +59,7 @@ mod tests {
         assert_eq!((random.below(0), random.below(1), random.within(&(7..7))), (0, 0, 7));
         assert_ne!(Random::new(1, 0).next(), Random::new(1, 1).next());
         assert_eq!(Random::new(1, 2).next(), Random::new(1, 2).next());
+        let mut given = Random::given(1, 0, &[0, 255, 128]);
+        assert_eq!([given.below(10), given.below(10), given.below(10)], [0, 9, 5]);
     }
 }

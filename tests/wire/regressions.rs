@@ -49,7 +49,7 @@ macro_rules! replay {
     };
 }
 
-replay!(varint, bundle, fetch_stream, responses, roundtrip, consume_loop, broker);
+replay!(varint, bundle, fetch_stream, responses, roundtrip, simulation, broker);
 
 #[test]
 #[ignore = "writes to fuzz/corpus, where the fuzzer begins"]

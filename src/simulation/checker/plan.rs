@@ -145,8 +145,9 @@ fn ms(ms: u64) -> Duration {
 }
 
 impl Plan {
-    pub(super) fn new(seed: u64, time: Duration) -> Plan {
-        let mut random = Random::new(seed, 10);
+    /// What a seed stands for; bytes that are given decide first.
+    pub(super) fn new(seed: u64, bytes: &[u8], time: Duration) -> Plan {
+        let mut random = Random::given(seed, 10, bytes);
         let nodes = [1, 1, 3, 3, 3, 5][random.below(6) as usize];
         let factor = 1 + random.below(nodes.min(3) as u64) as usize;
         let worst = !random.one_in(8);

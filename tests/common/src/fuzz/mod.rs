@@ -3,9 +3,9 @@
 
 pub mod broker;
 pub mod bundle;
-pub mod consume_loop;
 pub mod fetch_stream;
 pub mod responses;
 pub mod roundtrip;
 pub mod seeds;
+pub mod simulation;
 pub mod varint;

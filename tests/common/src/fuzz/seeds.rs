@@ -16,7 +16,7 @@ pub type Seeds = Vec<(String, Vec<u8>)>;
 const TINY: Shape = Shape { topics: 2, partitions: 2, bundles: 2, messages: 4, payload: 12 };
 
 /// The targets that have seeds.
-pub const TARGETS: [&str; 7] = ["varint", "bundle", "fetch_stream", "responses", "roundtrip", "consume_loop", "broker"];
+pub const TARGETS: [&str; 7] = ["varint", "bundle", "fetch_stream", "responses", "roundtrip", "simulation", "broker"];
 
 /// A target's seeds.
 pub fn of(target: &str) -> Seeds {
@@ -26,7 +26,7 @@ pub fn of(target: &str) -> Seeds {
         "fetch_stream" => fetch_streams(&recorded()),
         "responses" => responses(&recorded()),
         "roundtrip" => chance(32, 600),
-        "consume_loop" => consume_loops(),
+        "simulation" => simulations(),
         "broker" => brokers(&recorded()),
         other => panic!("no target is called {other}"),
     }
@@ -63,6 +63,15 @@ fn varints() -> Seeds {
     seeds.push(("too_large".into(), vec![0xff, 0xff, 0xff, 0xff, 0x10]));
     seeds.push(("longer_than_needed".into(), vec![0x80, 0x80, 0, 0x81, 0]));
     seeds
+}
+
+/// A peer's scripts, and worlds that chance makes.
+fn simulations() -> Seeds {
+    let mut rng = Rng::new(11);
+    let worlds = (0..8).map(|n| (format!("world_{n}"), [vec![0], rng.bytes(40 + n)].concat()));
+    let worlds: Seeds = worlds.collect();
+    let scripts = consume_loops().into_iter().map(|(name, script)| (name, [vec![1], script].concat()));
+    scripts.chain(worlds).collect()
 }
 
 fn bundles(recorded: &[&Capture]) -> Seeds {
