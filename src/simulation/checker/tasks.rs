@@ -382,7 +382,7 @@ pub(super) fn mirror(at: &Desk, place: Place) {
             at.model.reported(
                 ids.clone(),
                 if unknown { Outcome::Unknown } else { Outcome::NotStored },
-                &e.chain().to_string(),
+                &format!("{e:#}"),
             );
             let found = at.patiently("partitions", || client.partitions(topic));
             if found[usize::from(place.partition)].high_water_mark >= next {
