@@ -144,6 +144,11 @@ impl Channel {
         &self.broker
     }
 
+    /// The address behind it, as far as it is known.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.good.or(self.broker.literal())
+    }
+
     /// Brings the connection up as far as possible without blocking. Returns whether it is up. An idle one is looked at first:
     /// if it has ended, another one is dialed, quietly.
     ///

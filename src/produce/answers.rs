@@ -79,7 +79,7 @@ impl Driver {
             Ok(mark) if matches!(request.sent, Sent::Mark(..)) => queue.on_mark(now, id, mark),
             Ok(end) => {
                 debug!("{}/{}: the log at {broker} ends at {end}", queue.topic, queue.partition);
-                return queue.on_end(from, id, end);
+                return queue.on_end(self.node(from), id, end);
             }
             Err(Ok(code)) => queue.on_code(now, id, code),
             Err(Err(fault)) => queue.on_refused(now, id, fault),

@@ -223,6 +223,14 @@ impl Driver {
         id
     }
 
+    /// What numbering calls a broker: the same, whether it is known by its name or by its address. What the one holds the
+    /// other does not confirm.
+    pub(super) fn node(&self, id: BrokerId) -> BrokerId {
+        let address = self.leaders[id].channel.address().filter(|_| self.numbered);
+        let twin = self.leaders.iter().position(|leader| address.is_some() && leader.channel.address() == address);
+        twin.unwrap_or(id)
+    }
+
     fn send_to(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
         let leader = &mut self.leaders[id];
         let young = |leader: &Leader| leader.in_flight.iter().filter(|request| request.is_young(now)).count();
@@ -254,18 +262,19 @@ impl Driver {
             self.connection_lost |= std::mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
         }
         self.ask_counts(id, now);
+        let node = self.node(id);
         let mut bundles = Vec::new();
         let mut sent = false;
         for queue in std::mem::take(&mut self.leaders[id].wanted) {
             // A window of one keeps the order whatever is refused.
             let must_wait = self.window == 1 && queues[queue].leader.is_some();
-            match queues[queue].next(now, id).filter(|_| !must_wait) {
+            match queues[queue].next(now, node).filter(|_| !must_wait) {
                 None => {}
                 Some(ToSend::Bundle) => bundles.push(queue),
                 Some(question) => {
                     let request_id = self.session.next_request_id();
                     let asked = request::ask(&self.session, &queues[queue], queue, question, request_id);
-                    queues[queue].sent(request_id, id, question);
+                    queues[queue].sent(request_id, node, question);
                     self.queue_question(id, now, InFlight { id: request_id, since: now, sent: asked });
                     sent = true;
                 }
@@ -303,7 +312,9 @@ impl Driver {
             debug_assert!(false, "{e}");
             return false;
         }
-        from.iter().for_each(|&queue| queues[queue].sent(request_id, id, ToSend::Bundle));
+        let node = self.node(id);
+        let leader = &mut self.leaders[id];
+        from.iter().for_each(|&queue| queues[queue].sent(request_id, node, ToSend::Bundle));
         let sent = Sent::Bundles { queues: from, shape };
         leader.in_flight.push_back(InFlight { id: request_id, since: now, sent });
         true
