@@ -41,6 +41,8 @@ pub(super) struct Conn {
     pub(super) cut: bool,
     /// Whether the server's program was told of the client's FIN.
     pub(super) told: bool,
+    /// Whether the client has written since it last read something.
+    pub(super) asked: bool,
     /// Whether the program has more for it than there is room for.
     pub(super) more: bool,
     /// What the client's system does when packets stay unacknowledged.

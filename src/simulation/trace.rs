@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::ids::{ConnId, Way};
 use crate::net::Time;
 
-/// How many of the last events a failure shows.
+/// How many of the last events a failure shows, unless `EVENTS` says otherwise.
 const KEPT: usize = 60;
 
 /// An event, as small as can be: it is only put into words when something goes wrong.
@@ -68,6 +68,7 @@ pub(super) enum What {
 
 #[derive(Debug)]
 pub(super) struct Trace {
+    kept: usize,
     hash: u64,
     events: u64,
     last: VecDeque<(Time, What)>,
@@ -75,7 +76,8 @@ pub(super) struct Trace {
 
 impl Trace {
     pub(super) fn new(seed: u64) -> Trace {
-        Trace { hash: seed ^ 0xcbf2_9ce4_8422_2325, events: 0, last: VecDeque::with_capacity(KEPT) }
+        let kept = std::env::var("EVENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(KEPT);
+        Trace { kept, hash: seed ^ 0xcbf2_9ce4_8422_2325, events: 0, last: VecDeque::with_capacity(KEPT) }
     }
 
     fn mix(&mut self, n: u64) {
@@ -88,7 +90,7 @@ impl Trace {
         let (kind, a, b) = numbers(&what);
         self.mix(kind << 56 ^ a);
         self.mix(b);
-        if self.last.len() == KEPT {
+        if self.last.len() >= self.kept {
             self.last.pop_front();
         }
         self.last.push_back((now, what));

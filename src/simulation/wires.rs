@@ -76,6 +76,7 @@ impl State {
             down: Pipe::new(SEND_BUFFER, options.receive_buffer.unwrap_or(WINDOW)),
             cut: false,
             told: false,
+            asked: false,
             more: false,
             user_timeout: options.user_timeout,
         });
@@ -329,9 +330,11 @@ impl State {
             self.reset(id, Way::Down);
             return Ok(from.len());
         }
+        let stale = !std::mem::replace(&mut conn.asked, true) && conn.down.has_ended();
         let room = conn.up.free().min(from.len());
         // Now and then less than there is room for.
         let some = if room > 1 && self.random.one_in(64) { 1 + self.random.below(room as u64) as usize } else { room };
+        self.counts.stale += u64::from(stale);
         let Some(conn) = self.conns.get(id) else { return Err(io::ErrorKind::NotConnected.into()) };
         let len = conn.up.write(&from[..some]);
         if len == 0 && !from.is_empty() {
@@ -354,6 +357,8 @@ impl State {
                 _ => Err(io::ErrorKind::WouldBlock.into()),
             };
         }
+        conn.asked = false;
+        let unread = conn.down.unread();
         let n = unread.len().min(into.len());
         into[..n].copy_from_slice(&unread[..n]);
         conn.down.read(n);

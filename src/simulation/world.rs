@@ -117,6 +117,8 @@ pub struct Counts {
     pub events: u64,
     /// Connections that clients began to open.
     pub connections: u64,
+    /// Requests that were begun on connections that had ended, although nothing else was under way there.
+    pub stale: u64,
     /// Times that a client blocked, or looked whether it had to.
     pub waits: u64,
 }

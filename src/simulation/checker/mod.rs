@@ -21,17 +21,21 @@ use crate::broker::host::Host;
 use crate::broker::machine::{ClusterOptions, Machine};
 use model::Model;
 pub use model::Property;
-use plan::{Plan, Role};
+use plan::{Plan, Role, SILENT};
 use tasks::Desk;
 
 /// Everything is through this long after the last trouble: a cluster settles, the longest pause and the longest wait for
 /// messages end. To that come the client's own time-outs, for connections that fell silent.
 const THROUGH: Duration = Duration::from_secs(60);
+/// The longest that consumers ask brokers to wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Readers that are not through by then must at least be given something this often.
 const STANDSTILL: Duration = Duration::from_secs(5);
 /// For how long the world must be quiet, and what counts as quiet, each second.
 const QUIET: Duration = Duration::from_secs(10);
 const QUIET_REQUESTS: u64 = 4;
+/// Requests begun on connections that had ended, in a whole run.
+const STALE: u64 = 1000;
 /// Connections a second that a task may begin to open, whatever goes wrong.
 const CONNECTIONS: u64 = 6;
 
@@ -124,10 +128,11 @@ fn run_plan(seed: u64, plan: Plan, until: Option<Duration>) -> Report {
     workers.into_iter().chain(consumers).for_each(Task::join);
     model.finish();
     let requests = requests(&nodes, plan.nodes);
-    let Counts { connections, waits, .. } = sim.counts();
+    let Counts { connections, waits, stale, .. } = sim.counts();
+    model.count("stale", stale);
     model.count("connections", connections);
     model.count("waits", waits);
-    check_restraint(&sim, &desk);
+    check_restraint(&sim, &desk, &nodes);
     Report { hash: sim.trace_hash(), time: sim.now(), requests, counts: model.counts() }
 }
 
@@ -137,9 +142,20 @@ fn most_sockets(plan: &Plan) -> usize {
 }
 
 /// Whatever happened, there was no storm.
-fn check_restraint(sim: &Simulation, desk: &Desk) {
+fn check_restraint(sim: &Simulation, desk: &Desk, nodes: &Nodes) {
     let seconds = sim.now().as_secs().max(1) * desk.plan.roles.len() as u64;
-    let Counts { connections, .. } = sim.counts();
+    let Counts { connections, stale, .. } = sim.counts();
+    // Two answers may be awaited on one connection, of which the end is seen after the first.
+    if stale > STALE {
+        desk.model.violated(Property::Quiet, &format!("{stale} requests were begun on connections that had ended"));
+    }
+    // A request that kills a node is sent twice, and then reported.
+    let (mut deaths, reported) = (0, desk.model.counts().get("taken for deadly").copied().unwrap_or(0));
+    nodes.look(&mut |machine: &Machine| deaths = (0..desk.plan.nodes).map(|node| machine.deaths(node)).sum());
+    if deaths > 2 * (reported + desk.plan.roles.len() as u64) {
+        let text = format!("nodes died {deaths} times of requests, of which {reported} were reported");
+        desk.model.violated(Property::Quiet, &text);
+    }
     if connections > seconds * CONNECTIONS {
         let text = format!("{connections} connections in {:?} by {} tasks", sim.now(), desk.plan.roles.len());
         desk.model.violated(Property::Quiet, &text);
@@ -176,7 +192,10 @@ fn begin(sim: &Simulation, desk: &Desk) -> (Vec<Task<()>>, Vec<Task<()>>) {
 
 /// Waits until everything is through: all work done, and all of it read.
 fn settle(sim: &Simulation, desk: &Desk, workers: &[Task<()>]) {
-    let through = THROUGH + desk.plan.io_timeout + desk.plan.connect_timeout;
+    // An idle connection may have fallen silent too, and is found out only after the first one: one more wait.
+    let silent = desk.plan.troubles.iter().any(|trouble| trouble.kind == SILENT);
+    let again = if silent { LONGEST_WAIT + desk.plan.io_timeout } else { Duration::ZERO };
+    let through = THROUGH + desk.plan.io_timeout + desk.plan.connect_timeout + again;
     let end = desk.plan.trouble_ends + through;
     let wait = |what: &str, done: &dyn Fn() -> Option<String>| {
         let (mut delivered, mut moved) = (0, end);
@@ -227,7 +246,7 @@ fn be_quiet(sim: &Simulation, desk: &Desk, nodes: &Nodes) {
         let text = format!("{} requests in {QUIET:?} in which nothing happens", after.0 - before.0);
         desk.model.violated(Property::Quiet, &text);
     }
-    if after.1 - before.1 > 2 * read * desk.plan.nodes as u64 {
+    if after.1 - before.1 > 2 * (read + 1) * desk.plan.nodes as u64 {
         let text = format!("{} connections in {QUIET:?} in which nothing happens", after.1 - before.1);
         desk.model.violated(Property::Quiet, &text);
     }

@@ -65,6 +65,8 @@ struct Deliveries {
     position: u64,
     /// Where the present subscription begins in the list.
     began: usize,
+    /// Something here kills nodes, and was skipped.
+    skips: bool,
 }
 
 impl Deliveries {
@@ -292,6 +294,18 @@ impl Model {
         }
     }
 
+    /// Whether a node has died of a request.
+    pub(super) fn is_deadly(&self) -> bool {
+        let mut is_deadly = false;
+        self.nodes.look(&mut |machine: &Machine| is_deadly = machine.killed_by().is_some());
+        is_deadly
+    }
+
+    /// A consumer skips what kills nodes: nothing is asked of it there any more.
+    pub(super) fn skips(&self, consumer: usize, place: Place) {
+        self.lock().deliveries.entry((consumer, place)).or_default().skips = true;
+    }
+
     /// A consumer begins, or begins again, at these numbers.
     pub(super) fn begins(&self, consumer: usize, place: Place, position: u64) {
         let mut inner = self.lock();
@@ -361,7 +375,8 @@ impl Model {
 
     /// The position of a consumer.
     pub(super) fn position(&self, consumer: usize, place: Place) -> u64 {
-        self.lock().deliveries.get(&(consumer, place)).map_or(0, |entry| entry.position)
+        let inner = self.lock();
+        inner.deliveries.get(&(consumer, place)).map_or(0, |entry| if entry.skips { u64::MAX } else { entry.position })
     }
 
     /// Calls something that must not take longer than this.

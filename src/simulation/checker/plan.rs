@@ -44,6 +44,8 @@ pub(super) enum Role {
 
 /// The kind of trouble in which clients find no descriptors left, and say so at once.
 pub(super) const NO_DESCRIPTORS: u64 = 24;
+/// That in which connections fall silent, idle ones too.
+pub(super) const SILENT: u64 = 11;
 /// That in which names take long to look up, and how long at least.
 pub(super) const SLOW_NAME: u64 = 22;
 pub(super) const SLOW: Duration = Duration::from_millis(1);
@@ -70,7 +72,7 @@ impl fmt::Display for Trouble {
             8 => "not heard by clients".to_owned(),
             9 => "cut".to_owned(),
             10 => "reset".to_owned(),
-            11 => "falls silent".to_owned(),
+            SILENT => "falls silent".to_owned(),
             12 => "slow".to_owned(),
             13 => "taken over".to_owned(),
             14 => "clock jumps".to_owned(),

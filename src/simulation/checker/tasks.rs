@@ -41,7 +41,7 @@ impl Desk {
 
     /// Bound of a call that tries again: the budget, and one try that began as it ended.
     fn most(&self) -> Duration {
-        self.plan.retry + self.plan.connect_timeout + self.plan.io_timeout + Duration::from_secs(9)
+        self.plan.retry + 2 * self.plan.connect_timeout + self.plan.io_timeout + Duration::from_secs(9)
     }
 
     /// As [`Model::timed`], for a call that may have to look names up, which nothing bounds.
@@ -64,7 +64,9 @@ impl Desk {
             let text = format!("{what} gives up after {took:?} of {:?}: {e:?}", self.plan.retry);
             self.model.violated(Property::Progress, &text);
         }
-        self.model.troubled && self.plan.retry < PATIENT && e.is_transient()
+        // What a new leader no longer has is out of range, and not looked for again once the patience is spent.
+        let is_known = e.is_transient() || matches!(e, Error::OutOfRange { .. });
+        self.model.troubled && self.plan.retry < PATIENT && is_known
     }
 
     /// Calls until it is not for want of descriptors that it fails, which is said at once, or for want of patience.
@@ -155,7 +157,9 @@ fn flush(
     idempotent: bool,
     pending: &mut BTreeMap<Place, Vec<u32>>,
 ) -> bool {
-    let flushed = at.timed("flush", at.most() * 2, || producer.flush());
+    // Each bundle that is stored in between gives those after it a budget of their own.
+    let most = if at.plan.retry < PATIENT { at.most() * 10 } else { at.most() * 2 };
+    let flushed = at.timed("flush", most, || producer.flush());
     match flushed {
         Ok(()) => {}
         Err(Error::Undelivered { .. }) => take_back(at, random, producer, idempotent, pending),
@@ -249,16 +253,7 @@ pub(super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
             n => one(at, &mut random, &mut messages, n == 2),
         };
         match got {
-            // Two connections in a row that ended under its fetch: the client cannot tell that from a deadly request.
-            Err(Error::Broker { fault: Fault::Deadly { .. }, .. }) if at.model.troubled => {
-                at.model.count("taken for deadly", 1);
-                closing = None;
-                subscribed = at.sim.now();
-                messages = subscribe(at, &client, &mut random, &saved);
-                continue;
-            }
-            Err(e) if at.lacks_descriptors(&e) || at.gave_up("a consumer", subscribed, &e) => {
-                at.model.count("given up", 1);
+            Err(e) if recovers(at, &e, subscribed, &mut saved) => {
                 closing = None;
                 subscribed = at.sim.now();
                 messages = subscribe(at, &client, &mut random, &saved);
@@ -307,6 +302,25 @@ pub(super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
         // Once the work is done there is only the rest to be read.
         at.sim.sleep(Duration::from_millis(random.below(if at.works() { 60 } else { 5 })));
     }
+}
+
+/// Whether a consumer may go on after this error, from what it has saved.
+fn recovers(at: &Desk, e: &Error, subscribed: Duration, saved: &mut BTreeMap<Place, u64>) -> bool {
+    let Error::Broker { fault: Fault::Deadly { mark, .. }, topic, partition, .. } = e else {
+        let recovers = at.lacks_descriptors(e) || at.gave_up("a consumer", subscribed, e);
+        at.model.count("given up", recovers.into());
+        return recovers;
+    };
+    // Two connections in a row that ended under its fetch: the client cannot tell that from a deadly request. Or it is one: a
+    // number in a gap before the active segment, which a careful user skips as the error says.
+    at.model.count("taken for deadly", 1);
+    for (place, seq) in saved.iter_mut().filter(|_| at.model.is_deadly()) {
+        if at.topic(*place) == topic.as_str() && Some(place.partition) == *partition {
+            at.model.skips(at.task, *place);
+            *seq = (*mark).max(1);
+        }
+    }
+    at.model.troubled
 }
 
 fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Place, u64>) -> ConsumeIter {
@@ -409,7 +423,9 @@ fn make(at: &Desk, client: &Client, partitions: u16) {
                 );
             }
         }
-        Err(e) if at.model.troubled => at.model.count(if e.is_transient() { "not made" } else { "perhaps made" }, 1),
+        Err(e) if at.model.troubled || at.plan.retry < PATIENT => {
+            at.model.count(if e.is_transient() { "not made" } else { "perhaps made" }, 1)
+        }
         Err(e) => at.model.failed("create_topic", &e),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::plan::{NO_DESCRIPTORS, Plan, SLOW, SLOW_NAME, Trouble, fault, times};
+use super::plan::{NO_DESCRIPTORS, Plan, SILENT, SLOW, SLOW_NAME, Trouble, fault, times};
 use crate::broker::host::Host;
 use crate::broker::machine::Machine;
 use crate::net::Time;
@@ -43,7 +43,7 @@ fn begins(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], 
         8 => sim.separate_one_way(host, CLIENT),
         9 => sim.cut(host),
         10 => sim.reset(host),
-        11 => sim.silence(host, Direction::ToClient),
+        SILENT => sim.silence(host, Direction::ToClient),
         12 => sim.slow_down(host, Duration::ZERO..Duration::from_millis(trouble.number % 2000)),
         13 => {
             let services = [Service::Http, Service::Mute, Service::Greeting(b"220 mail.example ESMTP\r\n".to_vec())];

@@ -72,7 +72,7 @@ impl Model {
         let inner = self.lock();
         let mut missed = None;
         for ((consumer, of), entry) in &inner.deliveries {
-            if *of != place {
+            if *of != place || entry.skips {
                 continue;
             }
             let mut seen: Vec<(u64, u32)> = entry.all.iter().map(|&(_, seq, id)| (seq, id)).collect();
