@@ -19,8 +19,7 @@ const PROBE_SIZE: u32 = 4 << 10;
 pub(super) fn seq_at(
     session: &Arc<Session>,
     closer: &CloseHandle,
-    topic: &Arc<str>,
-    partition: u16,
+    name: &TopicPartition,
     (first_available, high_water_mark): Marks,
     time: SystemTime,
 ) -> Result<u64> {
@@ -32,12 +31,11 @@ pub(super) fn seq_at(
     if low >= high {
         return Ok(end);
     }
-    let all = Subscription::partition(&**topic, partition).fetch_size(PROBE_SIZE).close_with(closer);
+    let all = Subscription::partition(&*name.topic, name.partition).fetch_size(PROBE_SIZE).close_with(closer);
     // A log that became shorter meanwhile is read from its beginning instead.
     let all = all.out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Earliest);
     let all = all.stop_at_seq(high_water_mark).stop_at_end();
-    let name = TopicPartition { topic: topic.clone(), partition };
-    let place = Partition::new(name, low, Some((first_available, high_water_mark)), &all.options);
+    let place = Partition::new(name.clone(), low, Some((first_available, high_water_mark)), &all.options);
     let mut probes = ConsumeIter::new(session, all, vec![place], &[]);
     while low < high {
         let middle = low + (high - low) / 2;

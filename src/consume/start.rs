@@ -25,7 +25,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     let mut topics: HashMap<&str, (Arc<str>, Vec<PartitionState>)> = HashMap::new();
     let kept = subscription.resume.iter().map(|position| ((&*position.topic, position.partition), position.seq));
     let kept: HashMap<(&str, u16), u64> = kept.collect();
-    let (mut partitions, mut whole) = (Vec::new(), Vec::new());
+    let (mut places, mut whole) = (Vec::new(), Vec::new());
     for wanted in &subscription.wanted {
         let name = &*wanted.topic;
         if !topics.contains_key(name) {
@@ -42,21 +42,22 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
             whole.push((topic.clone(), count));
         }
         let start = wanted.start.unwrap_or(subscription.start);
-        let place = |id| Place::new(topic, id, start, kept.get(&(name, id)).copied(), states);
-        let mut places: Vec<Place> = ids.map(place).collect::<Result<_>>()?;
-        if session.is_cluster() {
-            find_ends(session, &closer, topic, &mut places)?;
-        }
-        for place in places {
-            partitions.push(place.begin(session, &closer, topic, &subscription.options)?);
+        for partition in ids {
+            let kept = kept.get(&(name, partition)).copied();
+            places.push(Place::new(TopicPartition { topic: topic.clone(), partition }, start, kept, states)?);
         }
     }
+    if session.is_cluster() {
+        find_ends(session, &closer, &mut places)?;
+    }
+    let begin = |place: Place| place.begin(session, &closer, &subscription.options);
+    let partitions = places.into_iter().map(begin).collect::<Result<_>>()?;
     ConsumeIter::new(session, subscription, partitions, &whole).begin()
 }
 
 /// A partition, and what is known of where it begins.
 struct Place {
-    id: u16,
+    name: TopicPartition,
     start: Start,
     /// Whether a checkpoint says so.
     resumed: bool,
@@ -65,14 +66,15 @@ struct Place {
 }
 
 impl Place {
-    fn new(topic: &str, id: u16, start: Start, resumed: Option<u64>, states: &[PartitionState]) -> Result<Place> {
-        let mut place = Place { id, start: resumed.map_or(start, Start::At), resumed: resumed.is_some(), marks: None };
-        match states.get(usize::from(id)) {
+    fn new(name: TopicPartition, start: Start, resumed: Option<u64>, states: &[PartitionState]) -> Result<Place> {
+        let mut place =
+            Place { name, start: resumed.map_or(start, Start::At), resumed: resumed.is_some(), marks: None };
+        match states.get(usize::from(place.name.partition)) {
             Some(&PartitionState::Marks { first_available, high_water_mark }) => {
                 place.marks = Some((first_available, high_water_mark));
             }
             Some(PartitionState::SystemError) if place.needs_end() => {
-                return Err(Error::broker(topic, id, Fault::System));
+                return Err(Error::broker(&place.name.topic, place.name.partition, Fault::System));
             }
             _ => {}
         }
@@ -84,21 +86,16 @@ impl Place {
         !matches!(self.start, Start::Earliest | Start::At(_))
     }
 
-    fn begin(
-        &self,
-        session: &Arc<Session>,
-        closer: &CloseHandle,
-        topic: &Arc<str>,
-        options: &Options,
-    ) -> Result<Partition> {
-        let (name, marks) = (TopicPartition { topic: topic.clone(), partition: self.id }, self.marks);
+    fn begin(self, session: &Arc<Session>, closer: &CloseHandle, options: &Options) -> Result<Partition> {
+        let Place { name, marks, .. } = self;
         let back = match self.start {
             Start::Earliest => return Ok(Partition::new(name, 0, marks, options)),
             Start::At(seq) if self.resumed => return Ok(Partition::resumed(name, seq, marks, options)),
             Start::At(seq) => return Ok(Partition::new(name, seq, marks, options)),
             Start::Time(time) => {
-                let marks = marks.map_or_else(|| session.log_end(topic, self.id, Some(closer.closed())), Ok)?;
-                let found = seq_at(session, closer, topic, self.id, marks, time)?;
+                let ask = || session.log_end(&name.topic, name.partition, Some(closer.closed()));
+                let marks = marks.map_or_else(ask, Ok)?;
+                let found = seq_at(session, closer, &name, marks, time)?;
                 return Ok(Partition::new(name, found, Some(marks), options));
             }
             Start::Latest => 0,
@@ -112,20 +109,22 @@ impl Place {
 }
 
 /// Asks a cluster's leaders for the ends that are needed, without waiting for those that are gone.
-fn find_ends(session: &Session, closer: &CloseHandle, topic: &Arc<str>, places: &mut [Place]) -> Result<()> {
+fn find_ends(session: &Session, closer: &CloseHandle, places: &mut [Place]) -> Result<()> {
     // Only leaders know the end of a log.
     places.iter_mut().for_each(|place| place.marks = None);
     let mut open: Vec<&mut Place> = places.iter_mut().filter(|place| place.needs_end()).collect();
-    if open.is_empty() {
-        return Ok(());
-    }
-    let ids: Vec<u16> = open.iter().map(|place| place.id).collect();
-    let policy = RetryPolicy { timeout: AT_ONCE, ..session.leader_policy() };
-    for (place, end) in open.iter_mut().zip(session.log_ends(topic, &ids, &policy, Some(closer.closed()))?) {
-        match end {
-            Ok(marks) => place.marks = Some(marks),
-            Err(e) if e.is_transient() => {}
-            Err(e) => return Err(e),
+    // With few requests, in whatever order the partitions were named.
+    open.sort_by(|a, b| a.name.topic.cmp(&b.name.topic));
+    for of_topic in open.chunk_by_mut(|a, b| a.name.topic == b.name.topic) {
+        let topic = of_topic.first().map_or("".into(), |place| place.name.topic.clone());
+        let ids: Vec<u16> = of_topic.iter().map(|place| place.name.partition).collect();
+        let policy = RetryPolicy { timeout: AT_ONCE, ..session.leader_policy() };
+        for (place, end) in of_topic.iter_mut().zip(session.log_ends(&topic, &ids, &policy, Some(closer.closed()))?) {
+            match end {
+                Ok(marks) => place.marks = Some(marks),
+                Err(e) if e.is_transient() => {}
+                Err(e) => return Err(e),
+            }
         }
     }
     Ok(())
@@ -135,5 +134,5 @@ fn find_ends(session: &Session, closer: &CloseHandle, topic: &Arc<str>, places: 
 pub(crate) fn find_time(session: &Arc<Session>, topic: &str, id: u16, time: SystemTime) -> Result<u64> {
     check_topic(topic)?;
     let marks = session.log_end(topic, id, None)?;
-    seq_at(session, &CloseHandle::new(), &topic.into(), id, marks, time)
+    seq_at(session, &CloseHandle::new(), &TopicPartition { topic: topic.into(), partition: id }, marks, time)
 }

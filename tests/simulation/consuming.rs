@@ -328,6 +328,26 @@ fn partitions_added_while_an_idle_connection_had_ended_are_found() {
 }
 
 #[test]
+fn partitions_named_one_by_one_cost_as_many_requests_as_all_of_them() {
+    let sim = Simulation::new(19);
+    let cluster = sim.cluster_with(&Broker::cluster_builder(3).replication_factor(1));
+    cluster.create_topic("orders", 60);
+    let client = sim.client().connect(cluster.brokers()).unwrap();
+    drop(client.subscribe("orders").unwrap());
+    let asked = |all: Subscription| {
+        cluster.nodes().iter().for_each(Broker::forget_requests);
+        drop(client.subscribe(all).unwrap());
+        cluster.nodes().iter().map(|node| node.requests().len()).sum::<usize>()
+    };
+    let whole = asked("orders".into());
+    let named =
+        (1..60).fold(Subscription::partition("orders", 0), |all, id| all.and_partition("orders", id, Start::Latest));
+    assert_eq!(asked(named), whole);
+    // Each partition is waited for by itself.
+    assert!(whole <= 60 + 10, "{whole} requests");
+}
+
+#[test]
 fn three_messages_that_are_lost_do_not_bring_back_all_others() {
     for policy in [OutOfRange::Fail, OutOfRange::Latest, OutOfRange::Earliest] {
         let sim = Simulation::new(12);
