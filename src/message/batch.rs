@@ -128,6 +128,7 @@ impl<'a> MessageRef<'a> {
         self.batch.source()
     }
 
+    #[inline]
     fn bytes(&self) -> &'a [u8] {
         &self.batch.block.bytes
     }

@@ -99,6 +99,7 @@ impl Message {
         &self.block.tag[self.source as usize]
     }
 
+    #[inline]
     fn bytes(&self) -> &[u8] {
         &self.block.bytes
     }
