@@ -3,3 +3,4 @@
 mod calls;
 mod producer;
 mod sent;
+mod time;

@@ -1,9 +1,7 @@
 //! The producer: when it sends, what comes back, and that the order holds whatever happens.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use common::logs;
@@ -14,7 +12,7 @@ use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest};
 use tank_client::{
-    Client, ClientBuilder, Error, Failure, Fault, Producer, ProducerBuilder, Record, Start, Subscription, TopicConfig,
+    Client, ClientBuilder, Error, Failure, Fault, Producer, ProducerBuilder, Record, Start, Subscription,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -37,12 +35,12 @@ fn embedded(settings: ClientBuilder, change: impl Fn(ProducerBuilder) -> Produce
     (broker, producer)
 }
 
-fn requests(broker: &Broker) -> u64 {
+pub(crate) fn requests(broker: &Broker) -> u64 {
     broker.stats().requests(Kind::Produce) + broker.stats().requests(Kind::ProduceWithSeqnum)
 }
 
 /// The numbers that a partition's payloads are.
-fn numbers(client: &Client, topic: &str, partition: u16) -> Vec<u64> {
+pub(crate) fn numbers(client: &Client, topic: &str, partition: u16) -> Vec<u64> {
     let what = Subscription::partition(topic, partition).start(Start::Earliest).stop_at_end();
     let number = |payload: &[u8]| std::str::from_utf8(payload).unwrap().parse().unwrap();
     client.subscribe(what).unwrap().map(|message| number(message.unwrap().payload())).collect()
@@ -52,16 +50,16 @@ fn stored(broker: &Broker, partition: u16) -> Vec<u64> {
     numbers(&Client::connect(broker.addr()).unwrap(), "orders", partition)
 }
 
-fn send(producer: &mut Producer, partition: u16, number: u64) -> Result<(), Error> {
+pub(crate) fn send(producer: &mut Producer, partition: u16, number: u64) -> Result<(), Error> {
     producer.send_to("orders", partition, Record::new(number.to_string().as_bytes()))
 }
 
-fn send_all(producer: &mut Producer, partition: u16, numbers: std::ops::RangeInclusive<u64>) {
+pub(crate) fn send_all(producer: &mut Producer, partition: u16, numbers: std::ops::RangeInclusive<u64>) {
     numbers.for_each(|number| send(producer, partition, number).unwrap());
 }
 
 /// The numbers in records that came back.
-fn returned(failures: &[Failure]) -> Vec<u64> {
+pub(crate) fn returned(failures: &[Failure]) -> Vec<u64> {
     let payloads = failures.iter().flat_map(Failure::records).map(|record| record.payload());
     payloads.map(|payload| std::str::from_utf8(payload).unwrap().parse().unwrap()).collect()
 }
@@ -83,7 +81,7 @@ fn settings_outside_their_bounds_are_refused() {
 }
 
 #[test]
-fn sends_by_count_bytes_and_age() {
+fn records_go_by_count_and_by_bytes() {
     within(60, || {
         let (broker, mut producer) = embedded(impatient(), |settings| settings.max_records(3));
         send_all(&mut producer, 0, 1..=2);
@@ -106,21 +104,6 @@ fn sends_by_count_bytes_and_age() {
         assert!(broker.wait_until(SOON, |stats| stats.requests(Kind::Produce) == 3));
         producer.flush().unwrap();
         assert_eq!((requests(&broker), broker.high_water_mark("orders", 0)), (3, 3));
-
-        let (broker, mut producer) = embedded(impatient(), |settings| settings.max_age(600 * MS));
-        send(&mut producer, 0, 1).unwrap();
-        thread::sleep(400 * MS);
-        send(&mut producer, 1, 1).unwrap();
-        thread::sleep(300 * MS);
-        assert_eq!(requests(&broker), 0, "not without a call");
-        send(&mut producer, 1, 2).unwrap();
-        assert!(broker.wait_until(SOON, |stats| stats.requests(Kind::Produce) == 1));
-        assert_eq!(broker.high_water_mark("orders", 1), 0, "that is not due");
-        thread::sleep(600 * MS);
-        producer.poll().unwrap();
-        assert!(broker.wait_until(SOON, |stats| stats.requests(Kind::Produce) == 2));
-        producer.flush().unwrap();
-        assert_eq!((stored(&broker, 0), stored(&broker, 1)), (vec![1], vec![1, 2]));
     });
 }
 
@@ -142,36 +125,6 @@ fn a_flush_takes_all_partitions_in_one_request() {
         producer.flush().unwrap();
         assert_eq!((requests(&broker), producer.stored()), (3, 640));
         assert_eq!(broker.killed_by(), None);
-    });
-}
-
-#[test]
-fn several_requests_are_on_their_way() {
-    within(60, || {
-        for (window, idempotent, at_a_time) in [(1, false, 1), (5, false, 5), (5, true, 1)] {
-            let change = |settings: ProducerBuilder| {
-                let settings = settings.window(window).max_records(1);
-                if idempotent { settings.idempotent() } else { settings }
-            };
-            let (broker, mut producer) = embedded(impatient().io_timeout(10_000 * MS), change);
-            send_all(&mut producer, 0, 1..=1);
-            producer.flush().unwrap();
-            broker.inject(BrokerFault::StallAfter(0));
-            thread::scope(|scope| {
-                scope.spawn(|| {
-                    send_all(&mut producer, 0, 2..=20);
-                    producer.flush().unwrap();
-                });
-                let arrived = || requests(&broker) - 1;
-                while arrived() < at_a_time {
-                    thread::sleep(MS);
-                }
-                thread::sleep(50 * MS);
-                assert_eq!(arrived(), at_a_time, "as long as no answer comes");
-                broker.release();
-            });
-            assert_eq!(stored(&broker, 0), (1..=20).collect::<Vec<_>>());
-        }
     });
 }
 
@@ -399,33 +352,6 @@ fn a_broker_that_restarts_between_flushes_is_no_trouble() {
 }
 
 #[test]
-fn a_broker_that_is_gone_is_waited_for() {
-    within(60, || {
-        let (broker, mut producer) = embedded(patient(), |settings| settings.max_records(10));
-        broker.stop();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                thread::sleep(200 * MS);
-                broker.restart().unwrap();
-            });
-            send_all(&mut producer, 0, 1..=100);
-            producer.flush().unwrap();
-        });
-        assert_eq!(stored(&broker, 0), (1..=100).collect::<Vec<_>>());
-
-        let (broker, mut producer) = embedded(impatient(), |settings| settings.max_records(10));
-        broker.stop();
-        send_all(&mut producer, 0, 1..=15);
-        let (done, took) = timed(|| producer.flush());
-        assert!(matches!(done, Err(Error::Undelivered { records: 15, .. })) && took >= 250 * MS);
-        let failures = producer.take_failures();
-        assert!(matches!(failures[0].error(), Error::Connect { .. }), "{failures:?}");
-        assert!(matches!(failures[1].error(), Error::NotSent { .. }), "{failures:?}");
-        assert_eq!(returned(&failures), (1..=15).collect::<Vec<_>>());
-    });
-}
-
-#[test]
 fn leaders_are_followed_in_order() {
     within(60, || {
         for idempotent in [false, true] {
@@ -578,69 +504,8 @@ fn random_records_come_back_equal() {
     });
 }
 
-/// A million numbers through a producer while the broker is restarted all the time.
-fn through_restarts(idempotent: bool, pause: Duration) {
-    const PARTITIONS: usize = 8;
-    let count = 1_000_000;
-    let broker = Broker::start().unwrap();
-    let client = patient().connect(broker.addr()).unwrap();
-    client.create_topic("orders", PARTITIONS as u16, &TopicConfig::new()).unwrap();
-    let settings = client.producer().max_records(500).max_age(5 * MS);
-    let mut producer = if idempotent { settings.idempotent() } else { settings }.build().unwrap();
-    let mut rng = Rng::new(11);
-    let done = AtomicBool::new(false);
-    let mut sent = vec![Vec::new(); PARTITIONS];
-    let mut unknown = 0;
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut rng = Rng::new(12);
-            while !done.load(Ordering::Relaxed) {
-                thread::sleep(pause + rng.below(20) as u32 * MS);
-                match rng.below(4) {
-                    0 => broker.disconnect_all(),
-                    1 => {
-                        broker.stop();
-                        thread::sleep(rng.below(20) as u32 * MS);
-                        broker.restart().unwrap();
-                    }
-                    _ => broker.restart().unwrap(),
-                }
-            }
-        });
-        for number in 0..count {
-            let id = rng.below(PARTITIONS);
-            let payload = number.to_string();
-            while let Err(e) = producer.send_to("orders", id as u16, Record::new(payload.as_bytes())) {
-                assert!(!idempotent, "{e}");
-                unknown += give_back(&mut producer);
-            }
-            sent[id].push(number);
-            if rng.one_in(20_000) {
-                while producer.flush().is_err() {
-                    unknown += give_back(&mut producer);
-                }
-            }
-        }
-        while let Err(e) = producer.flush() {
-            assert!(!idempotent, "{e}");
-            unknown += give_back(&mut producer);
-        }
-        done.store(true, Ordering::Relaxed);
-    });
-    assert_eq!(broker.killed_by(), None);
-    for (id, sent) in (0..).zip(&sent) {
-        let mut back = numbers(&client, "orders", id);
-        if !idempotent {
-            let mut seen = HashSet::new();
-            back.retain(|&number| seen.insert(number));
-        }
-        assert!(&back == sent, "orders/{id}: {} of {}", back.len(), sent.len());
-    }
-    eprintln!("{count} records, {unknown} of them left in doubt, {} connections", broker.stats().accepted);
-}
-
 /// Gives a producer again what failed, in order, until all of it is taken; how many records were left in doubt.
-fn give_back(producer: &mut Producer) -> usize {
+pub(crate) fn give_back(producer: &mut Producer) -> usize {
     let mut unknown = 0;
     let mut again: VecDeque<(u16, u64)> = VecDeque::new();
     loop {
@@ -661,61 +526,6 @@ fn give_back(producer: &mut Producer) -> usize {
             return unknown;
         }
     }
-}
-
-#[test]
-fn restarts_lose_nothing_that_was_acknowledged() {
-    within(300, || through_restarts(false, 20 * MS));
-}
-
-#[test]
-fn restarts_do_not_hurt_a_numbering_writer() {
-    within(300, || through_restarts(true, 20 * MS));
-}
-
-#[test]
-fn poll_never_waits_and_a_full_partition_holds_up_no_other() {
-    within(60, || {
-        let settings = impatient().retry_timeout(400 * MS).io_timeout(Duration::from_secs(30));
-        let change = |settings: ProducerBuilder| settings.window(1).max_records(1).max_pending_bytes(1 << 20);
-        let (broker, mut producer) = embedded(settings, change);
-        send_all(&mut producer, 0, 1..=1);
-        producer.flush().unwrap();
-        broker.pause();
-        let large = [b'x'; 50 << 10];
-        let give = |producer: &mut Producer, id| producer.send_to("orders", id, Record::new(&large));
-        let (_, took) = timed(|| {
-            for _ in 0..5 {
-                give(&mut producer, 0).unwrap();
-                producer.poll().unwrap();
-            }
-        });
-        assert!(took < 300 * MS, "{took:?}");
-        // Its quarter is full. As long as there is no other partition, room is waited for.
-        let (done, took) = timed(|| give(&mut producer, 0));
-        assert!(matches!(done, Err(Error::Full { partition: 0, limit: 262_144, .. })), "{done:?}");
-        assert!(took >= 400 * MS && took < 2000 * MS, "{took:?}");
-        // After that one without progress makes nobody wait.
-        let (_, took) = timed(|| {
-            (0..5).for_each(|_| give(&mut producer, 1).unwrap());
-            thread::sleep(500 * MS);
-            (0..5).for_each(|_| drop(give(&mut producer, 0).unwrap_err()));
-            (0..5).for_each(|_| give(&mut producer, 2).unwrap());
-            producer.poll().unwrap();
-        });
-        assert!(took < 900 * MS, "{took:?}");
-        broker.resume();
-        producer.flush().unwrap();
-        assert_eq!((producer.stored(), producer.pending()), (16, 0));
-        // A record above the limit goes alone.
-        let larger = vec![b'x'; 3 << 20];
-        (0..2).for_each(|_| producer.send_to("orders", 3, Record::new(&larger)).unwrap());
-        producer.flush().unwrap();
-        assert_eq!(broker.high_water_mark("orders", 3), 2);
-        let least = "producer: pending bytes: 1048575 given, at least 1048576 needed";
-        let client = Client::connect(broker.addr()).unwrap();
-        assert_eq!(client.producer().max_pending_bytes((1 << 20) - 1).build().unwrap_err().to_string(), least);
-    });
 }
 
 #[test]
