@@ -166,11 +166,12 @@ impl Plan {
         let links = LinkSettings::default().latency(latency).bandwidth(bandwidth).fragment_one_in(1 + random.below(16));
         let work_ends = time.mul_f64(0.8);
         let troubles = if random.one_in(10) { Vec::new() } else { troubles(&mut random, nodes, work_ends) };
+        let look_up = ms([0, 0, 0, 100, 3000][random.below(5) as usize]);
         Plan {
             nodes,
             factor,
             options,
-            look_up: ms([0, 0, 0, 100, 3000][random.below(5) as usize]),
+            look_up,
             retention: nodes == 1 && random.one_in(3),
             roles: roles(&mut random, &partitions, nodes),
             partitions,
@@ -180,7 +181,8 @@ impl Plan {
             work_ends,
             connect_timeout: ms([2_000, 5_000, 10_000][random.below(3) as usize]),
             io_timeout: ms([3_000, 10_000, 30_000][random.below(3) as usize]),
-            retry: if random.one_in(4) { ms(1_000 + random.below(10_000)) } else { PATIENT },
+            // Looking names up takes from it, too.
+            retry: if random.one_in(4) { ms(1_000 + random.below(10_000)) + look_up * 4 } else { PATIENT },
         }
     }
 }
