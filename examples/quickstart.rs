@@ -4,13 +4,8 @@
 //! cargo run --features broker --example quickstart
 //! ```
 
-mod common;
-
 use std::collections::BTreeMap;
-use std::error::Error;
-use std::process::ExitCode;
 
-use common::{Args, Usage};
 use tank_client::broker::Broker;
 use tank_client::{Client, Record, Start, Subscription};
 
@@ -18,21 +13,7 @@ const ORDERS: u16 = 300;
 const PARTITIONS: u16 = 3;
 const CUSTOMERS: [&str; 5] = ["ada", "ben", "cleo", "dan", "eva"];
 
-const USAGE: &str = "\
-usage: quickstart
-
-Starts a broker in this process, publishes 300 orders to it and reads them back.
-
-options:";
-
-fn main() -> ExitCode {
-    common::run(USAGE, &[], &[], run)
-}
-
-fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    if !args.operands.is_empty() {
-        return Err(Usage("no arguments are needed".into()).into());
-    }
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let broker = Broker::start()?;
     broker.create_topic("orders", PARTITIONS);
     println!("a broker listens on {}", broker.addr());
@@ -57,9 +38,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         *by_customer.entry(customer).or_default() += 1;
     }
     println!("…\n\nconsumed {} messages in {} bundles", orders.stats().messages, orders.stats().bundles);
-    for position in &orders.positions() {
-        println!("{}/{}: next is {}", position.topic, position.partition, position.seq);
-    }
+    println!("the next are {}", orders.positions());
     for (customer, count) in by_customer {
         println!("{customer:5} ordered {count} times");
     }

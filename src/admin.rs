@@ -22,7 +22,7 @@ const MAX_CLUSTER_PARTITIONS: u16 = 64;
 const MAX_NAME: usize = 64;
 
 /// A partition and the two ends of its log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PartitionInfo {
     /// The partition.
@@ -35,7 +35,7 @@ pub struct PartitionInfo {
 }
 
 /// A topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct TopicInfo {
     /// Its name.
@@ -49,7 +49,7 @@ pub struct TopicInfo {
 }
 
 /// The nodes of a cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Topology {
     /// The cluster's name; `None` for a stand-alone broker.
@@ -59,7 +59,7 @@ pub struct Topology {
 }
 
 /// A node of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct NodeInfo {
     /// Its number.
@@ -75,7 +75,7 @@ pub struct NodeInfo {
 }
 
 /// The state of a broker, from [`Client::status`](crate::Client::status).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct BrokerStatus {
     /// How many topics there are.
@@ -95,7 +95,7 @@ pub struct BrokerStatus {
 }
 
 /// What a node says about its cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ClusterInfo {
     /// Its name.

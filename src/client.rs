@@ -1,5 +1,6 @@
 //! [`Client`] and its settings: a thin face over the [`Session`], which does the work.
 
+use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,10 +9,10 @@ use crate::TopicConfig;
 use crate::admin::{self, BrokerStatus, PartitionInfo, TopicInfo, Topology};
 use crate::brokers::Brokers;
 use crate::config::{Acks, Config, EndpointMap, Redirects, setters};
-use crate::consume::{ConsumeIter, Subscription, find_time, subscribe};
+use crate::consume::{CloseHandle, ConsumeIter, Subscription, find_time, subscribe};
 use crate::error::Result;
 use crate::message::Record;
-use crate::net::{Network, System, parse_brokers};
+use crate::net::{Closed, Network, System, parse_brokers};
 use crate::produce::{PartitionRecords, ProducerBuilder, publish};
 use crate::protocol::Limits;
 use crate::protocol::bundle::Compression;
@@ -23,9 +24,16 @@ use crate::session::Session;
 /// while you iterate.
 ///
 /// The guide has a [table](crate::guide::time_outs#what-each-call-waits-for) of how long each call may wait.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
     pub(crate) session: Arc<Session>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let brokers: Vec<String> = self.session.book.brokers().iter().take(3).map(ToString::to_string).collect();
+        f.debug_struct("Client").field("brokers", &brokers).finish_non_exhaustive()
+    }
 }
 
 impl Client {
@@ -222,10 +230,11 @@ impl Client {
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 #[derive(Debug, Clone, Default)]
-#[must_use]
+#[must_use = "settings do nothing until `connect` is called"]
 pub struct ClientBuilder {
     config: Config,
     wait_for_brokers: Duration,
+    closed: Option<Arc<Closed>>,
     network: Option<Arc<dyn Network>>,
 }
 
@@ -297,6 +306,11 @@ impl ClientBuilder {
         /// How long [`connect`](ClientBuilder::connect) keeps trying while no broker can be reached, with pauses as set by
         /// [`backoff`](ClientBuilder::backoff). Default zero: it tries each broker once.
         wait_for_brokers(time: Duration) => wait_for_brokers = time;
+
+        /// Lets [`CloseHandle::close`] of this handle end whatever waits: [`connect`](ClientBuilder::connect) itself, the calls of
+        /// this client and its producers, with [`Error::Closed`](crate::Error::Closed), and its iterators, unless their
+        /// subscriptions have [another one](Subscription::close_with). What a publish had sent by then has an unknown outcome.
+        close_with(handle: &CloseHandle) => closed = Some(handle.closed().clone());
     }
 
     /// Makes the client use this network in place of the system's.
@@ -317,7 +331,8 @@ impl ClientBuilder {
         self.config.check()?;
         let brokers = parse_brokers(brokers.into().as_str())?;
         let net = self.network.clone().unwrap_or_else(|| Arc::new(System::new()));
-        let session = Session::new(self.config.clone(), brokers, net);
+        let mut session = Session::new(self.config.clone(), brokers, net);
+        session.closed = self.closed.clone();
         session.connect(self.wait_for_brokers)?;
         Ok(Client { session: Arc::new(session) })
     }

@@ -47,7 +47,7 @@ pub(crate) struct Config {
 }
 
 /// Which redirects to follow when a broker names another one as a partition's leader.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Redirects {
     /// All of them, wherever they lead.
     #[default]

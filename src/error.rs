@@ -75,7 +75,7 @@ pub enum Error {
         /// The broker.
         broker: String,
         /// What it greets with instead of a ping.
-        source: DecodeError,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// A wait was ended by [`CloseHandle::close`](crate::CloseHandle::close).
     Closed,
@@ -85,7 +85,7 @@ pub enum Error {
         /// The broker.
         broker: String,
         /// The field, what was found against what is allowed, and where.
-        source: DecodeError,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The sequence number asked for is not there.
     #[non_exhaustive]
@@ -220,7 +220,7 @@ pub enum Error {
         at: u64,
         /// The field, and what was found against what is allowed; its place is counted from the start of the file, or
         /// of the message set for a field inside a message.
-        source: DecodeError,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// A file could not be read or written.
     #[non_exhaustive]
@@ -246,8 +246,7 @@ impl Error {
 
     /// Returns whether a connection ended, rather than took too long.
     pub fn is_connection_lost(&self) -> bool {
-        let is_lost = matches!(self.outcome(), Error::Io { .. } | Error::Disconnected { .. });
-        is_lost && !self.is_timeout()
+        matches!(self.outcome(), Error::Io { .. } | Error::Disconnected { .. }) && !self.is_timeout()
     }
 
     /// Returns whether records may be stored or not, or a topic may have been created or not.
@@ -327,18 +326,20 @@ impl Error {
             Error::Timeout { .. } => io::ErrorKind::TimedOut,
             Error::Disconnected { .. } => io::ErrorKind::ConnectionAborted,
             Error::NotTank { .. } | Error::Decode { .. } | Error::Corrupt { .. } => io::ErrorKind::InvalidData,
-            Error::Checkpoint { .. } | Error::BundleTooLarge { .. } => io::ErrorKind::InvalidData,
             Error::Config { .. } => io::ErrorKind::InvalidInput,
             Error::Broker { fault: Fault::UnknownTopic | Fault::UnknownPartition, .. } => io::ErrorKind::NotFound,
             Error::Broker { fault: Fault::TopicExists, .. } => io::ErrorKind::AlreadyExists,
-            Error::Broker { fault: Fault::ReadOnly, .. } => io::ErrorKind::ReadOnlyFilesystem,
-            Error::Broker { fault: Fault::Unsupported, .. } => io::ErrorKind::Unsupported,
             _ => io::ErrorKind::Other,
         }
     }
 
     pub(crate) fn config(reason: impl Into<String>) -> Error {
         Error::Config { reason: reason.into() }
+    }
+
+    /// What cannot be sent.
+    pub(crate) fn encode(e: EncodeError) -> Error {
+        Error::config(e.to_string())
     }
 
     pub(crate) fn file(path: &Path, source: io::Error) -> Error {
@@ -370,7 +371,7 @@ impl Error {
                 let (broker, topic) = (Some(broker.to_string()), topic.to_owned());
                 Error::BundleTooLarge { broker, topic, partition, needed: claimed, limit }
             }
-            _ => Error::Decode { broker: broker.to_string(), source: e },
+            _ => Error::Decode { broker: broker.to_string(), source: Arc::new(e) },
         }
     }
 
@@ -409,7 +410,7 @@ impl fmt::Display for Error {
             }
             Error::Broker { fault, .. } => fault.fmt(f),
             Error::BundleTooLarge { needed, limit, .. } => {
-                write!(f, "a bundle of {needed} bytes is too large, the limit is {limit}")
+                write!(f, "a bundle of {needed} bytes, the limit is {limit}")
             }
             Error::OutcomeUnknown { .. } => f.write_str("sent, but the outcome is unknown"),
             Error::PartlyStored { stored, .. } => write!(f, "only the first {stored} records are known to be stored"),
@@ -417,9 +418,7 @@ impl fmt::Display for Error {
             Error::Undelivered { records, .. } => {
                 write!(f, "{records} records may not have been stored: retry or take the producer's failures")
             }
-            Error::Full { pending, limit, .. } => {
-                write!(f, "full: {pending} bytes are waiting to be stored, {limit} allowed")
-            }
+            Error::Full { pending, limit, .. } => write!(f, "full: {pending} bytes wait to be stored, {limit} allowed"),
             Error::Recreated { position, high_water_mark: mark, .. } => {
                 let why = "the topic was created again, or lost its last messages";
                 write!(f, "cannot resume with sequence number {position}, the high-water mark is {mark}: {why}")
@@ -460,12 +459,6 @@ pub(crate) fn is_lack(e: &io::Error) -> bool {
         () => &[24, 23, 55, 12],
     };
     e.kind() == io::ErrorKind::OutOfMemory || e.raw_os_error().is_some_and(|code| codes.contains(&code))
-}
-
-impl From<EncodeError> for Error {
-    fn from(e: EncodeError) -> Error {
-        Error::config(e.to_string())
-    }
 }
 
 /// What a connection was being used for.
@@ -696,7 +689,7 @@ mod tests {
             ),
             (
                 Error::BundleTooLarge { broker: None, topic: topic(), partition, needed: 300, limit: 200 },
-                "orders/3: a bundle of 300 bytes is too large, the limit is 200",
+                "orders/3: a bundle of 300 bytes, the limit is 200",
                 "",
             ),
             (
@@ -740,7 +733,7 @@ mod tests {
                 "",
             ),
             (
-                Error::Corrupt { path: "1.log".into(), at: 5, source: malformed() },
+                Error::Corrupt { path: "1.log".into(), at: 5, source: Arc::new(malformed()) },
                 "1.log: malformed data in the bundle at byte 5",
                 "message count has the undefined value 0 (at byte 17)",
             ),

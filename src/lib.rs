@@ -31,7 +31,7 @@
 //! [positions and delivery guarantees](guide::positions) · [exactly once into a database](guide::databases) ·
 //! [back-pressure](guide::back_pressure) · [time-outs and closing](guide::time_outs) · [clusters](guide::clusters) ·
 //! [publishing and its outcomes](guide::publishing) · [testing your program](guide::testing) ·
-//! [performance](guide::performance) · [security](guide::security). If you know other clients:
+//! [performance](guide::performance) · [metrics](guide::metrics) · [security](guide::security). If you know other clients:
 //! [coming from tankgo](guide::from_tankgo), [coming from Kafka clients](guide::from_kafka),
 //! [what TANK does not have](guide::not_in_tank).
 //!
@@ -74,12 +74,14 @@ pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, PartitionInfo, TopicInfo, T
 pub use brokers::Brokers;
 pub use client::{Client, ClientBuilder};
 pub use config::{Acks, Redirects};
-pub use consume::{Checkpoint, CloseHandle, ConsumeIter, OutOfRange, Position, Positions, Stats, Subscription};
+pub use consume::{
+    Checkpoint, CloseHandle, ConsumeIter, LeaderStats, OutOfRange, PartitionStats, Position, Positions, Stats,
+    Subscription,
+};
 pub use error::{CheckpointFault, Error, Fault, Phase, Result};
 pub use message::{Batch, BatchIter, Gap, Message, MessageRef, Record, Start};
 pub use produce::{ByKey, Failure, PartitionRecords, Partitioner, Producer, ProducerBuilder};
-pub use protocol::Limits;
-pub use protocol::bundle::Compression;
+pub use protocol::limits::{Compression, Limits};
 pub use topic_config::{CleanupPolicy, TopicConfig, TopicConfigError};
 
 /// The programs in the README, as tests.

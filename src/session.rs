@@ -33,6 +33,8 @@ pub(crate) struct Session {
     pub(crate) config: Arc<Config>,
     pub(crate) book: AddressBook,
     pub(crate) pool: Pool,
+    /// Ends whatever waits.
+    pub(crate) closed: Option<Arc<Closed>>,
     /// Whether the brokers form a cluster, once they have said so.
     in_cluster: OnceLock<bool>,
     request_id: AtomicU32,
@@ -58,11 +60,17 @@ impl Session {
         Session {
             book: AddressBook::new(brokers, config.clone(), settings.clone()),
             pool: Pool::new(settings),
+            closed: None,
             config,
             net,
             in_cluster: OnceLock::new(),
             request_id: AtomicU32::new(1),
         }
+    }
+
+    /// What ends a wait: a subscription's handle, or that of all calls.
+    fn closed_by<'a>(&'a self, closed: Option<&'a Closed>) -> Option<&'a Closed> {
+        closed.or(self.closed.as_deref())
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -155,7 +163,7 @@ impl Session {
     /// The handle was closed meanwhile.
     pub(crate) fn pause(&self, until: Time, closed: Option<&Closed>) -> Result<()> {
         while self.now() < until {
-            if wait(&*self.net, std::iter::empty(), closed, until)? == Event::Closed {
+            if wait(&*self.net, std::iter::empty(), self.closed_by(closed), until)? == Event::Closed {
                 return Err(Error::Closed);
             }
         }
@@ -177,7 +185,7 @@ impl Session {
         let enough = budget.after(self.config.io_timeout);
         let mut failures = Vec::new();
         for (index, addr) in brokers.iter().enumerate() {
-            if closed.is_some_and(Closed::is_closed) {
+            if self.closed_by(closed).is_some_and(Closed::is_closed) {
                 return Err(Error::Closed);
             }
             if self.now() >= enough && !self.book.is_given(addr) {
@@ -240,7 +248,7 @@ impl Session {
             }
             // Looking up a name has a clock of its own.
             until = until.after(self.now().since(began));
-            match wait(&*self.net, std::iter::once(&mut *channel), closed, until)? {
+            match wait(&*self.net, std::iter::once(&mut *channel), self.closed_by(closed), until)? {
                 Event::Ready => {}
                 Event::Closed => return Err(Error::Closed),
                 // One more look: the time may have been spent elsewhere.
@@ -260,7 +268,7 @@ impl Session {
         closed: Option<&Closed>,
     ) -> Result<R::Answer, Failed> {
         let reused = !channel.is_fresh();
-        let queued = channel.queue(self.now(), id, allowance, |out| request.put(out)).map_err(Error::from);
+        let queued = channel.queue(self.now(), id, allowance, |out| request.put(out)).map_err(Error::encode);
         let mut answered = false;
         let answer = queued.and_then(|()| {
             let payload = self.receive(&mut channel, id, R::ANSWER, closed)?;
@@ -302,7 +310,7 @@ impl Session {
                 };
                 return Err(Error::decode(channel.broker(), malformed));
             }
-            if wait(&*self.net, std::iter::once(&mut *channel), closed, Time::NEVER)? == Event::Closed {
+            if wait(&*self.net, std::iter::once(&mut *channel), self.closed_by(closed), Time::NEVER)? == Event::Closed {
                 return Err(Error::Closed);
             }
         }

@@ -38,11 +38,8 @@ impl Default for PublishOptions {
 
 impl PublishOptions {
     pub(crate) fn check(&self) -> Result<()> {
-        match self.acks {
-            Acks::Peers(count) if count == 0 || count > MAX_PEERS => {
-                return Err(Error::config(format!("acks: {count} peers given, 1 to {MAX_PEERS} allowed")));
-            }
-            _ => {}
+        if matches!(self.acks, Acks::Peers(count) if !(1..=MAX_PEERS).contains(&count)) {
+            return Err(Error::config(format!("acks: {} peers given, 1 to {MAX_PEERS} allowed", self.acks)));
         }
         let ms = self.ack_timeout.as_millis();
         if self.ack_timeout.is_zero() || ms > u32::MAX.into() {

@@ -62,6 +62,7 @@ const TAIL: usize = 4;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "a checkpoint does nothing by itself: resume from it and save to it"]
 pub struct Checkpoint {
     path: PathBuf,
     /// The file that links lead to, and those beside it.
@@ -148,7 +149,7 @@ impl Checkpoint {
             });
         }
         let mut merged = self.positions.clone();
-        merged.extend(positions);
+        merged.extend(positions.iter().cloned());
         let keep = self.intact && now.is_some();
         if keep && merged == self.positions {
             return Ok(());
@@ -193,7 +194,7 @@ fn encode(positions: &Positions) -> Result<Vec<u8>> {
     out.extend_from_slice(&VERSION.to_le_bytes());
     out.extend_from_slice(&(positions.iter().len() as u32).to_le_bytes());
     for position in positions {
-        put_topic(&position.topic, &mut out)?;
+        put_topic(&position.topic, &mut out).map_err(Error::encode)?;
         out.extend_from_slice(&position.partition.to_le_bytes());
         out.extend_from_slice(&position.seq.to_le_bytes());
     }

@@ -20,12 +20,14 @@ use crate::net::Closed;
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 #[derive(Debug, Clone, Default)]
+#[must_use = "a handle that is dropped closes nothing"]
 pub struct CloseHandle {
     closed: Arc<Closed>,
 }
 
 impl CloseHandle {
-    /// Creates a handle for [`Subscription::close_with`](crate::Subscription::close_with).
+    /// Creates a handle for [`Subscription::close_with`](crate::Subscription::close_with) and
+    /// [`ClientBuilder::close_with`](crate::ClientBuilder::close_with).
     pub fn new() -> CloseHandle {
         CloseHandle::default()
     }
@@ -46,8 +48,13 @@ impl CloseHandle {
         self.closed.is_closed()
     }
 
+    /// The handle that ends all calls of a client, or a new one.
+    pub(crate) fn of(client: Option<&Arc<Closed>>) -> CloseHandle {
+        CloseHandle { closed: client.cloned().unwrap_or_default() }
+    }
+
     /// What waits look at.
-    pub(crate) fn closed(&self) -> &Closed {
+    pub(crate) fn closed(&self) -> &Arc<Closed> {
         &self.closed
     }
 }

@@ -15,7 +15,7 @@ use log::trace;
 use super::inbox::Inbox;
 use super::partition::{Lookahead, Lost, Next, Want};
 use super::partitions::{AnswerSummary, Load, Partitions};
-use super::stats::Stats;
+use super::stats::{LeaderStats, Stats};
 use crate::error::{Error, Result};
 use crate::message::{JOINED, TopicPartition, TopicPartitions};
 use crate::net::{BrokerAddr, Channel, Fill, LookUp, ReadBuf, RetryPolicy, RetryState, Time};
@@ -114,6 +114,11 @@ impl Fetcher {
         self.channel.broker()
     }
 
+    pub(super) fn stats(&self, now: Time) -> LeaderStats {
+        let heard = Some(self.channel.heard()).filter(|&heard| heard > Time::ZERO);
+        LeaderStats { broker: self.broker().to_string(), silence: heard.map(|heard| now.since(heard)) }
+    }
+
     pub(super) fn channel_mut(&mut self) -> &mut Channel {
         &mut self.channel
     }
@@ -197,7 +202,7 @@ impl Fetcher {
         self.in_flight.insert(request_id, fetch_in_flight);
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
         let allowance = session.config.io_timeout.saturating_add(Duration::from_millis(wait));
-        self.channel.queue(now, request_id, allowance, |out| fetch.encode(out))?;
+        self.channel.queue(now, request_id, allowance, |out| fetch.encode(out)).map_err(Error::encode)?;
         self.decoder.expect(fetch);
         Ok(())
     }

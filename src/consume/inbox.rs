@@ -41,6 +41,7 @@ pub(super) struct Inbox {
 pub(super) struct Delivered {
     pub(super) partition: usize,
     pub(super) position: u64,
+    pub(super) timestamp_ms: u64,
     pub(super) messages: u64,
     pub(super) bundles: u64,
 }
@@ -98,16 +99,19 @@ impl Inbox {
         self.decoded.has_messages()
     }
 
+    /// How many messages are decoded and not handed out.
+    pub(super) fn left(&self) -> u64 {
+        (self.decoded.entries().len() - self.decoded.taken()) as u64
+    }
+
     /// What was handed out so far of the messages that are decoded, if anything.
     pub(super) fn delivered(&self) -> Option<Delivered> {
         let taken = self.decoded.taken();
-        let last = taken.checked_sub(1)?;
-        let position = match self.decoded.has_messages() {
-            false => self.after,
-            true => self.decoded.entries().get(last)?.seq.saturating_add(1),
-        };
+        let last = self.decoded.entries().get(taken.checked_sub(1)?)?;
+        let position = if self.decoded.has_messages() { last.seq.saturating_add(1) } else { self.after };
         let bundles = self.decoded.good().bundles;
-        Some(Delivered { partition: self.partition, position, messages: taken as u64, bundles })
+        let (partition, timestamp_ms) = (self.partition, last.timestamp_ms);
+        Some(Delivered { partition, position, timestamp_ms, messages: taken as u64, bundles })
     }
 
     /// Forgets the decoded messages, and lets go of the buffer once all bundles are through.

@@ -1,9 +1,10 @@
 //! [`ConsumeIter`]: hands out messages, and asks for more when it has none.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::iter::FusedIterator;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use log::{debug, warn};
 
@@ -13,7 +14,7 @@ use super::inbox::Inbox;
 use super::partition::{Lookahead, Next, Partition, Rules};
 use super::partitions::Partitions;
 use super::position::{Position, Positions};
-use super::stats::Stats;
+use super::stats::{PartitionStats, Stats};
 use super::subscription::Subscription;
 use crate::error::{Error, Result};
 use crate::message::{Batch, Gap, Message, TopicPartition};
@@ -57,7 +58,7 @@ const MAX_UNUSED: usize = 64;
 /// * [`Error::Connect`], [`Error::Io`], [`Error::Timeout`], [`Error::Disconnected`], [`Error::NotTank`]: trouble with a
 ///   broker that has lasted longer than `retry_timeout`.
 /// * [`Error::Decode`], [`Error::BundleTooLarge`]: malformed data, or more than [`Limits`](crate::Limits) allow.
-#[derive(Debug)]
+#[must_use = "iterators are lazy: messages come when they are asked for"]
 pub struct ConsumeIter {
     session: Arc<Session>,
     partitions: Partitions,
@@ -140,6 +141,7 @@ impl ConsumeIter {
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished.
+    #[must_use = "messages that are dropped count as delivered"]
     pub fn next_timeout(&mut self, d: Duration) -> Result<Option<Message>> {
         if let Some(message) = self.pop() {
             return Ok(Some(message));
@@ -153,6 +155,7 @@ impl ConsumeIter {
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished. Messages that came before the error are returned first.
+    #[must_use = "messages that are dropped count as delivered"]
     pub fn next_many(&mut self, max: usize, wait: Duration) -> Result<Vec<Message>> {
         let (until, mut messages) = (self.session.now().after(wait), Vec::new());
         while messages.len() < max {
@@ -184,6 +187,7 @@ impl ConsumeIter {
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished.
+    #[must_use = "messages that are dropped count as delivered"]
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
         let has_rest = self.inbox.has_messages() && !self.closer.is_closed();
         Ok(if has_rest || self.pull(Time::NEVER)? { self.inbox.pop_all() } else { None })
@@ -246,13 +250,25 @@ impl ConsumeIter {
         &self.partitions.gaps
     }
 
-    /// Returns counts of what was done so far.
+    /// Returns what was done so far, and where the subscription stands. It takes time for each partition: call it now and then,
+    /// not for each message.
     pub fn stats(&self) -> Stats {
-        let mut stats = self.partitions.stats;
-        if let Some(delivered) = self.inbox.delivered() {
+        let (mut stats, now) = (self.partitions.stats.clone(), self.session.now());
+        let delivered = self.inbox.delivered();
+        if let Some(delivered) = delivered {
             stats.messages += delivered.messages;
             stats.bundles += delivered.bundles;
         }
+        let wall = self.session.net.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+        stats.partitions.extend(self.partitions.iter().map(|(index, of)| {
+            let TopicPartition { topic, partition } = of.name().clone();
+            let latest = delivered.filter(|delivered| delivered.partition == index);
+            let published = latest.map(|latest| latest.timestamp_ms).or(of.timestamp_ms).map(Duration::from_millis);
+            let age = published.map(|published| wall.saturating_sub(published));
+            let lag = of.high_water_mark().map(|_| of.lag(self.next_seq(index)));
+            PartitionStats { topic, partition, lag, age }
+        }));
+        stats.leaders.extend(self.fetchers.iter().map(|leader| leader.stats(now)));
         stats
     }
 
@@ -314,7 +330,10 @@ impl ConsumeIter {
         if let Some(delivered) = self.inbox.delivered() {
             self.partitions.stats.messages += delivered.messages;
             self.partitions.stats.bundles += delivered.bundles;
-            self.partitions.with(delivered.partition, |partition, _| partition.advance(delivered.position));
+            self.partitions.with(delivered.partition, |partition, _| {
+                partition.timestamp_ms = Some(delivered.timestamp_ms);
+                partition.advance(delivered.position);
+            });
         }
         self.inbox.release();
     }
@@ -536,9 +555,24 @@ impl Iterator for ConsumeIter {
             Err(e) => Some(Err(e)),
         }
     }
+
+    /// At most the rest of the [limit](crate::Subscription::limit): anything can end it early.
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let most = if self.is_finished() { Some(0) } else { self.remaining.checked_add(self.inbox.left()) };
+        // Without a limit there is no bound.
+        (0, most.filter(|&most| most < u64::MAX >> 1).and_then(|most| usize::try_from(most).ok()))
+    }
 }
 
 impl FusedIterator for ConsumeIter {}
+
+impl fmt::Debug for ConsumeIter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("ConsumeIter");
+        shown.field("partitions", &self.partitions.iter().count()).field("lag", &self.lag());
+        shown.field("leaders", &self.fetchers.len()).field("finished", &self.is_finished()).finish_non_exhaustive()
+    }
+}
 
 /// Connections on which nothing is awaited go back to the client; the others are closed. Neither waits for anything.
 impl Drop for ConsumeIter {

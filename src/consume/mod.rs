@@ -25,5 +25,5 @@ pub use close::CloseHandle;
 pub use iter::ConsumeIter;
 pub use position::{Position, Positions};
 pub(crate) use start::{find_time, subscribe};
-pub use stats::Stats;
+pub use stats::{LeaderStats, PartitionStats, Stats};
 pub use subscription::{OutOfRange, Subscription};

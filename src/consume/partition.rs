@@ -40,6 +40,8 @@ pub(super) struct Partition {
     position: u64,
     /// The next number to ask for: what lies between the two has arrived.
     fetch_from: u64,
+    /// The time stamp of the last message delivered.
+    pub(super) timestamp_ms: Option<u64>,
     /// As last heard of.
     first_available: u64,
     high_water_mark: Option<u64>,

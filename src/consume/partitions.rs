@@ -122,7 +122,7 @@ impl Partitions {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Partition)> {
-        self.list.iter().enumerate()
+        self.list.iter().enumerate().filter(|(_, partition)| !partition.is_probe())
     }
 
     /// Changes a partition, and keeps the lists in step with its state.

@@ -36,12 +36,6 @@ impl<T: Into<Arc<str>>> From<(T, u16, u64)> for Position {
     }
 }
 
-impl From<&Position> for Position {
-    fn from(position: &Position) -> Position {
-        position.clone()
-    }
-}
-
 /// The positions of a subscription: what to store in order to [continue later](crate::Subscription::resume). They are in the
 /// order of topics and partitions, one for each.
 ///
@@ -62,6 +56,7 @@ impl From<&Position> for Position {
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[must_use = "positions are to be stored"]
 pub struct Positions(Vec<Position>);
 
 impl Positions {
@@ -72,20 +67,14 @@ impl Positions {
 
     /// Returns the next number of a partition, if it is among them.
     pub fn get(&self, topic: &str, partition: u16) -> Option<u64> {
-        self.find(topic, partition).ok().map(|index| self.0[index].seq)
+        let found = self.0.binary_search_by(|p| (&*p.topic, p.partition).cmp(&(topic, partition)));
+        found.ok().map(|index| self.0[index].seq)
     }
 
     /// Sets the next number of a partition, in place of the one it had: for a program that processes messages in another
     /// order than they arrive in.
     pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
-        match self.find(topic, partition) {
-            Ok(index) => self.0[index].seq = seq,
-            Err(index) => self.0.insert(index, Position::new(topic, partition, seq)),
-        }
-    }
-
-    fn find(&self, topic: &str, partition: u16) -> Result<usize, usize> {
-        self.0.binary_search_by(|p| (&*p.topic, p.partition).cmp(&(topic, partition)))
+        self.extend([(topic, partition, seq)]);
     }
 }
 

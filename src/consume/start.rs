@@ -21,7 +21,7 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 /// Finds the partitions, works out where each begins, and starts the iterator.
 pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) -> Result<ConsumeIter> {
     subscription.check()?;
-    let closer = subscription.closer.get_or_insert_default().clone();
+    let closer = subscription.closer.get_or_insert_with(|| CloseHandle::of(session.closed.as_ref())).clone();
     let mut topics: HashMap<&str, (Arc<str>, Vec<PartitionState>)> = HashMap::new();
     let kept = subscription.resume.iter().map(|position| ((&*position.topic, position.partition), position.seq));
     let kept: HashMap<(&str, u16), u64> = kept.collect();
@@ -134,5 +134,7 @@ fn find_ends(session: &Session, closer: &CloseHandle, places: &mut [Place]) -> R
 pub(crate) fn find_time(session: &Arc<Session>, topic: &str, id: u16, time: SystemTime) -> Result<u64> {
     check_topic(topic)?;
     let marks = session.log_end(topic, id, None)?;
-    seq_at(session, &CloseHandle::new(), &TopicPartition { topic: topic.into(), partition: id }, marks, time)
+    let (closer, name) =
+        (CloseHandle::of(session.closed.as_ref()), TopicPartition { topic: topic.into(), partition: id });
+    seq_at(session, &closer, &name, marks, time)
 }

@@ -1,7 +1,11 @@
-//! What a subscription counts.
+//! What a subscription counts and measures.
 
-/// Counts what a subscription has done so far; from [`ConsumeIter::stats`](crate::ConsumeIter::stats).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a subscription has done so far and where it stands, from [`ConsumeIter::stats`](crate::ConsumeIter::stats). The guide
+/// [exports it](crate::guide::metrics) to Prometheus and to `tracing`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Messages handed out.
@@ -23,4 +27,34 @@ pub struct Stats {
     pub redirects: u64,
     /// Answers that a partition has no leader.
     pub no_leader: u64,
+    /// The partitions, in the order of the subscription.
+    pub partitions: Vec<PartitionStats>,
+    /// The brokers that are asked for them.
+    pub leaders: Vec<LeaderStats>,
+}
+
+/// A partition of [`Stats`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct PartitionStats {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: u16,
+    /// As [`ConsumeIter::lag_of`](crate::ConsumeIter::lag_of).
+    pub lag: Option<u64>,
+    /// How long before now the last message handed out was published, according to its time stamp; zero if that lies in the
+    /// future, `None` before the first message.
+    pub age: Option<Duration>,
+}
+
+/// A leader of [`Stats`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct LeaderStats {
+    /// The broker.
+    pub broker: String,
+    /// How long ago it last sent a byte of an answer; `None` while it has sent none on the present connection. The leader of a
+    /// quiet topic answers once in each [`max_wait`](crate::Subscription::max_wait).
+    pub silence: Option<Duration>,
 }

@@ -22,7 +22,7 @@ pub(super) const MAX_FETCH_SIZE: u32 = 64 << 20;
 /// let two = Subscription::partition("orders", 0).and_partition("clicks", 3, Start::At(1_000)).stop_at_end();
 /// ```
 #[derive(Debug, Clone)]
-#[must_use]
+#[must_use = "a subscription does nothing until `Client::subscribe` is given it"]
 pub struct Subscription {
     pub(crate) wanted: Vec<Wanted>,
     pub(crate) start: Start,
@@ -59,7 +59,7 @@ pub(crate) struct Options {
 }
 
 /// What to do when the number wanted next is not there: retention took it, or it lies beyond the end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum OutOfRange {
     /// End with [`Error::OutOfRange`](crate::Error::OutOfRange).
     #[default]
@@ -200,11 +200,7 @@ impl Subscription {
             ids.insert(*partition);
         }
         if let Some(position) = self.resume.iter().find(|position| position.seq == u64::MAX) {
-            let (at, seq) = (format!("{}/{}", position.topic, position.partition), position.seq);
-            let most = u64::MAX - 1;
-            return Err(Error::config(format!(
-                "{at}: sequence number {seq} given to resume with, 0 to {most} allowed"
-            )));
+            return Err(Error::config(format!("{position}: no such number, 0 to {} allowed", u64::MAX - 1)));
         }
         let size = self.options.fetch_size;
         if size == 0 || size > MAX_FETCH_SIZE {

@@ -9,10 +9,11 @@
 //! 7. [Publishing and its outcomes](publishing): stored, not stored, unknown; producers.
 //! 8. [Testing your program](testing): a simulated world in virtual time, and the embedded broker; faults included.
 //! 9. [Performance](performance): what costs time, and what to do about it.
-//! 10. [Security](security): what a broker can and cannot do to your program.
-//! 11. [Coming from tankgo](from_tankgo).
-//! 12. [Coming from Kafka clients](from_kafka).
-//! 13. [What TANK does not have](not_in_tank).
+//! 10. [Metrics](metrics): lag, age and silence, to Prometheus and to `tracing`.
+//! 11. [Security](security): what a broker can and cannot do to your program.
+//! 12. [Coming from tankgo](from_tankgo).
+//! 13. [Coming from Kafka clients](from_kafka).
+//! 14. [What TANK does not have](not_in_tank).
 //!
 //! All of its code runs, most of it against the [embedded broker](testing), so you can try it without setting anything up. Each
 //! chapter can be read by itself. Exact terms, defaults and errors are documented with the items it links to.
@@ -30,7 +31,7 @@ macro_rules! chapters {
 }
 
 chapters! {
-    back_pressure clusters databases first_steps from_kafka from_tankgo not_in_tank performance positions publishing security
+    back_pressure clusters databases first_steps from_kafka from_tankgo metrics not_in_tank performance positions publishing security
     // Without the feature there is nothing here to link to.
     #[cfg_attr(not(feature = "broker"), doc = include_str!("testing_links.md"))]
     testing

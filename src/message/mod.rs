@@ -242,7 +242,7 @@ pub enum Start {
 }
 
 /// Numbers whose messages are not delivered: retention took them, or no file has them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct Gap {
     /// The topic.

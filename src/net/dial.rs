@@ -156,7 +156,8 @@ impl Attempt {
                 Fill::End => return Err(Error::disconnected(broker, Phase::Greet)),
             }
         }
-        check_greeting(ping).map_err(|source| Error::NotTank { broker: broker.to_string(), source })?;
+        let not_tank = |e| Error::NotTank { broker: broker.to_string(), source: std::sync::Arc::new(e) };
+        check_greeting(ping).map_err(not_tank)?;
         Ok(true)
     }
 }

@@ -2,7 +2,7 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::protocol::Limits;
 use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, Entry, MessageSet, RawMessage};
 use crate::protocol::compress;
@@ -44,7 +44,7 @@ impl Bundle {
     ) -> Result<Bundle> {
         let (count, size) = (builder.count(), builder.set_len());
         let range = builder.sparse_range().filter(|_| !numbering);
-        builder.finish(compression, &mut bytes)?;
+        builder.finish(compression, &mut bytes).map_err(Error::encode)?;
         Ok(Bundle { bytes, count, size, range, ..Bundle::default() })
     }
 
@@ -81,7 +81,9 @@ impl Bundle {
             for entry in entries {
                 let payload = set.get(entry.payload()).unwrap_or_default();
                 let key = entry.key().and_then(|key| set.get(key));
-                builder.push_at(entry.seq, &RawMessage { timestamp_ms: entry.timestamp_ms, key, payload })?;
+                builder
+                    .push_at(entry.seq, &RawMessage { timestamp_ms: entry.timestamp_ms, key, payload })
+                    .map_err(Error::encode)?;
             }
             let part = Bundle::seal(&mut builder, Vec::new(), Compression::Auto, false)?;
             Ok(Bundle { order: self.order, size: 0, ..part })
@@ -93,7 +95,7 @@ impl Bundle {
     /// Decodes it again.
     pub(super) fn unpack(&self) -> Result<Unpacked> {
         let mut cursor = Cursor::new(&self.bytes, 0);
-        let malformed = |e| crate::error::Error::decode(&"own bundle", e);
+        let malformed = |e| Error::decode(&"own bundle", e);
         let header = BundleHeader::decode(&mut cursor, &Limits::default()).map_err(malformed)?;
         let set = match header.codec {
             Codec::None => cursor.rest().to_vec(),

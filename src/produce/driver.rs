@@ -15,7 +15,7 @@ use super::queue::{PartitionQueue, ToSend};
 use super::request::{self, InFlight, Sent};
 use crate::config::PublishOptions;
 use crate::error::{Error, Result};
-use crate::net::{AnswerReader, BrokerAddr, Channel, LookUp, Time, wait};
+use crate::net::{AnswerReader, BrokerAddr, Channel, Event, LookUp, Time, wait};
 use crate::protocol::produce::{CLIENT_VERSION, ProduceCode, ProduceRequest};
 use crate::session::Session;
 
@@ -155,7 +155,11 @@ impl Driver {
         let late = full.flat_map(|leader| leader.in_flight.iter().map(InFlight::is_late_at));
         let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
         let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
-        wait(&*self.session.net, awaited.map(|leader| &mut leader.channel), None, due).map(drop)
+        let closed = self.session.closed.as_deref();
+        match wait(&*self.session.net, awaited.map(|leader| &mut leader.channel), closed, due)? {
+            Event::Closed => Err(Error::Closed),
+            Event::Ready | Event::Due => Ok(()),
+        }
     }
 
     /// Gives the connections back that others can use.

@@ -145,7 +145,8 @@ impl Producer {
     ///
     /// # Errors
     /// [`Error::Undelivered`] while [failures](Producer::failures) wait to be sent again or taken out. All other records are
-    /// stored.
+    /// stored. [`Error::Closed`] if it had to wait and the client's [handle](crate::ClientBuilder::close_with) is closed; the
+    /// producer keeps its records.
     pub fn flush(&mut self) -> Result<()> {
         self.seal_all()?;
         self.step(LookUp::Allowed)?;
@@ -474,10 +475,9 @@ impl Drop for Producer {
 
 impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Producer")
-            .field("partitions", &self.queues.len())
-            .field("stored", &self.stored)
-            .field("pending", &self.pending())
+        let mut shown = f.debug_struct("Producer");
+        shown.field("partitions", &self.queues.len()).field("stored", &self.stored).field("pending", &self.pending());
+        shown
             .field("pending_bytes", &self.pending_bytes)
             .field("failures", &self.failures.len())
             .finish_non_exhaustive()

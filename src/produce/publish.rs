@@ -90,10 +90,12 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
             return Ok(jobs.into_iter().map(|job| job.outcome.unwrap_or(Ok(()))).collect());
         }
         if !has_more {
-            // If this machine cannot wait, what is in flight is in doubt.
+            // If waiting was ended, or this machine cannot wait, what is in flight is in doubt.
             if let Err(e) = driver.wait(&queues, Time::NEVER) {
-                jobs.iter_mut()
-                    .for_each(|job| job.fail(Error::unknown(job.given.topic, job.given.partition, e.clone())));
+                for (job, queue) in jobs.iter_mut().zip(&queues) {
+                    let unknown = |e| Error::unknown(job.given.topic, job.given.partition, e);
+                    job.fail(if queue.in_flight.is_empty() { e.clone() } else { unknown(e.clone()) });
+                }
             }
         }
     }

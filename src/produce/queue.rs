@@ -124,9 +124,9 @@ impl PartitionQueue {
         let builder = self.collected.get_or_insert_with(|| spares.builder());
         let before = builder.set_len();
         if self.how.numbering {
-            builder.push_at(u64::from(builder.count()) + 1, raw)?;
+            builder.push_at(u64::from(builder.count()) + 1, raw).map_err(Error::encode)?;
         } else {
-            builder.push(raw)?;
+            builder.push(raw).map_err(Error::encode)?;
         }
         self.bytes += builder.set_len() - before;
         Ok((builder.count(), builder.set_len()))

@@ -129,9 +129,10 @@ impl<'a> PartitionRecords<'a> {
                 break;
             }
             match self.records {
-                Records::Plain(_) => builder.push(&raw)?,
-                Records::Numbered(_) => builder.push_at(seq, &raw)?,
+                Records::Plain(_) => builder.push(&raw),
+                Records::Numbered(_) => builder.push_at(seq, &raw),
             }
+            .map_err(Error::encode)?;
             index += 1;
         }
         Ok(index - first)

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::compress;
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault, EncodeError};
+pub(crate) use super::limits::Compression;
 use super::{Limits, varint};
 
 /// The most bytes a bundle's header takes: flags, count, first number, last delta.
@@ -285,18 +286,6 @@ impl MessageSet<'_> {
         }
         Ok(seq)
     }
-}
-
-/// When to compress a message set.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Compression {
-    /// Compress with Snappy above 512 messages or 1,024 bytes of keys and payloads, if that makes the bundle smaller.
-    #[default]
-    Auto,
-    /// Never.
-    None,
-    /// Always.
-    Snappy,
 }
 
 /// A message to be encoded.

@@ -1,10 +1,18 @@
-//! Limits on what a peer may claim.
+//! Settings that users see: what a peer may claim, and when to compress.
 
 /// Limits on the lengths and counts that a peer claims. A claim above one is refused, before memory is reserved, with an
 /// error that has both numbers.
 ///
 /// The defaults accept everything that a TANK server sends. Lower them if memory is short or you do not trust the broker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// ```no_run
+/// use tank_client::{Client, Limits};
+///
+/// let limits = Limits::default().bundle(16 << 20).message_set(16 << 20);
+/// let client = Client::builder().limits(limits).connect("tank-1")?;
+/// # Ok::<(), tank_client::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Limits {
     /// Bytes of a consume answer. Default 3.75 GiB: the answer is never held as a whole, and a server may send a whole
@@ -68,4 +76,24 @@ setters! {
     messages: "Sets [`messages`](Limits#structfield.messages), a count.",
     topics: "Sets [`topics`](Limits#structfield.topics), a count.",
     nodes: "Sets [`nodes`](Limits#structfield.nodes), a count.",
+}
+
+/// When to compress published records. Consuming decompresses by itself.
+///
+/// ```
+/// use tank_client::{Client, Compression};
+///
+/// let settings = Client::builder().compression(Compression::Snappy);
+/// assert_eq!("auto".parse::<Compression>()?, Compression::Auto);
+/// # Ok::<(), tank_client::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// With Snappy above 512 messages or 1,024 bytes of keys and payloads, if that makes the bundle smaller.
+    #[default]
+    Auto,
+    /// Never.
+    None,
+    /// Always.
+    Snappy,
 }

@@ -74,7 +74,7 @@ mod error;
 pub mod fetch;
 pub mod frame;
 pub mod frames;
-mod limits;
+pub(crate) mod limits;
 pub mod produce;
 pub mod request;
 #[doc = include_str!("reference.md")]
@@ -84,4 +84,4 @@ pub mod stream;
 pub mod varint;
 
 pub use error::{DecodeError, DecodeFault, EncodeError};
-pub use limits::Limits;
+pub(crate) use limits::Limits;

@@ -72,7 +72,7 @@ impl OpenFile {
     }
 
     pub(super) fn corrupt(&self, at: u64, source: DecodeError) -> Error {
-        Error::Corrupt { path: self.is.path.clone(), at, source }
+        Error::Corrupt { path: self.is.path.clone(), at, source: std::sync::Arc::new(source) }
     }
 
     fn trouble(&self, e: io::Error) -> Error {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use sets::Set;
-use tank_client::protocol::Limits;
+use tank_client::Limits;
 use tank_client::protocol::bundle::{BundleBuilder, Codec, Entry, RawMessage};
 use tank_client::protocol::fetch::{
     FetchHeader, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, TopicAnswer,

@@ -1,7 +1,8 @@
 //! The sets of messages that speed is measured with.
 
+use tank_client::Compression;
 use tank_client::broker::dense_bundle;
-use tank_client::protocol::bundle::{Compression, RawMessage};
+use tank_client::protocol::bundle::RawMessage;
 
 /// Messages of one size, a fixed number in each bundle.
 #[derive(Debug, Clone, Copy)]

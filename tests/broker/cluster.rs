@@ -3,8 +3,9 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use tank_client::Compression;
 use tank_client::broker::{Broker, Cluster, dense_bundle};
-use tank_client::protocol::bundle::{Compression, RawMessage};
+use tank_client::protocol::bundle::RawMessage;
 
 use crate::raw::{Raw, SOON, fetch};
 use crate::rules::{message, publish};

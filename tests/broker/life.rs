@@ -65,7 +65,7 @@ fn drop_does_not_wait_for_a_client_that_does_not_read() {
     let payload = vec![7u8; 1 << 20];
     let bundle = tank_client::broker::dense_bundle(
         &[tank_client::protocol::bundle::RawMessage { timestamp_ms: 1, key: None, payload: &payload }],
-        tank_client::protocol::bundle::Compression::None,
+        tank_client::Compression::None,
     );
     broker.append_repeated("big", 0, &[&bundle], 1024);
     let mut client = Raw::connect(&broker);

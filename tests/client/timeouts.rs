@@ -10,8 +10,8 @@ use std::time::Duration;
 use common::rng::{Rng, seeded};
 use common::server::{Server, bundle};
 use common::watch::{SOON, timed, within};
+use tank_client::Compression;
 use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::bundle::Compression;
 use tank_client::{Client, ClientBuilder, ConsumeIter, Error, Phase, Start, Subscription};
 
 const SHORT: Duration = Duration::from_millis(400);

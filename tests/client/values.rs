@@ -217,7 +217,7 @@ fn positions_are_rows_and_lines() {
     let (by_value, by_reference) = (two.clone().into_iter(), (&two).into_iter());
     assert!(by_value.eq(by_reference.cloned()));
     let mut more = two.clone();
-    more.extend(&Positions::from_iter([("clicks", 9, 1), ("orders", 1, 5)]));
+    more.extend(Positions::from_iter([("clicks", 9, 1), ("orders", 1, 5)]));
     more.set("orders", 0, 18);
     more.set("a", 65_534, u64::MAX);
 
@@ -256,8 +256,8 @@ fn subscriptions_are_made_of_names() {
         assert_eq!([count("orders".into()), count((&name).into()), count(name.clone().into())], [2; 3]);
         assert_eq!(count(("orders", 1).into()), 1);
         assert_eq!(count(Subscription::from("orders").start(Start::Earliest)), 2);
-        client.subscribe(&name).unwrap();
-        client.subscribe(("orders", 0)).unwrap();
+        let _ = client.subscribe(&name).unwrap();
+        let _ = client.subscribe(("orders", 0)).unwrap();
     });
 }
 
@@ -273,7 +273,8 @@ fn nothing_that_is_shown_holds_a_payload() {
         let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
         iter.next().unwrap().unwrap();
         // One more is in its memory.
-        assert!(hides(&iter).contains("orders"));
+        let shown = hides(&iter);
+        assert!(shown.contains("partitions: 1"), "{shown}");
 
         let builder = client.producer().max_records(2).max_age(Duration::from_secs(3600));
         assert!(hides(&builder).contains("max_records: 2"));
@@ -290,4 +291,70 @@ fn nothing_that_is_shown_holds_a_payload() {
         assert!(matches!(failures[0].error(), Error::OutcomeUnknown { .. }));
         hides(&client);
     });
+}
+
+/// What is printed in a log is short, however much there is behind it.
+#[test]
+fn clients_iterators_and_producers_are_shown_in_short() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 500);
+        let client = Client::connect((0..9).map(|_| broker.addr()).collect::<Vec<_>>()).unwrap();
+        let mut producer = client.producer().build().unwrap();
+        (0..500).for_each(|id| producer.send_to("orders", id, Record::new("tea")).unwrap());
+        let iter = client.subscribe("orders").unwrap();
+        let shown = [format!("{client:?}"), format!("{producer:?}"), format!("{iter:?}")];
+        for text in shown {
+            assert!(text.len() < 300, "{} bytes: {text}", text.len());
+        }
+    });
+}
+
+#[test]
+fn lag_age_and_silence_are_measured() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 2);
+        let client = Client::connect(broker.addr()).unwrap();
+        let ten_minutes_ago = std::time::SystemTime::now() - Duration::from_secs(600);
+        let ms = ten_minutes_ago.duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let tea = Record::new("tea").timestamp_ms(ms);
+        client.publish("orders", 1, &[tea, tea, tea]).unwrap();
+        let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest).limit(2)).unwrap();
+        assert_eq!(orders.size_hint(), (0, Some(2)));
+        assert!(orders.stats().partitions.iter().all(|of| of.age.is_none()));
+        orders.next().unwrap().unwrap();
+        let stats = orders.stats();
+        assert_eq!((stats.messages, orders.size_hint()), (1, (0, Some(1))));
+        let (age, of) = (stats.partitions[1].age.unwrap(), &stats.partitions[1]);
+        assert_eq!((&*of.topic, of.partition, of.lag, stats.partitions[0].age), ("orders", 1, Some(2), None));
+        assert!((600..660).contains(&age.as_secs()), "{age:?}");
+        assert_eq!(stats.leaders[0].broker, broker.addr().to_string());
+        assert!(stats.leaders[0].silence.unwrap() < Duration::from_secs(60));
+        assert_eq!((orders.by_ref().count(), orders.size_hint()), (1, (0, Some(0))));
+        assert_eq!(client.subscribe("orders").unwrap().size_hint(), (0, None));
+    });
+}
+
+/// Compiles if all values can be sent, shared, compared and kept in maps as their kind suggests.
+#[test]
+fn values_have_the_usual_traits() {
+    use std::fmt::Debug;
+    use std::hash::Hash;
+    use std::panic::UnwindSafe;
+    use tank_client::*;
+    fn thread_safe<T: Send + Sync + Debug + 'static>() {}
+    fn value<T: Clone + Eq + Debug + Send + Sync + UnwindSafe>() {}
+    fn key<T: Eq + Hash + Clone + Debug + Send + Sync + UnwindSafe>() {}
+    fn ordered<T: Ord>() {}
+    thread_safe::<(Client, ClientBuilder, ConsumeIter, Subscription, CloseHandle, Checkpoint, Error)>();
+    thread_safe::<(Brokers, Failure, Message, Batch<'static>, segment::Segments)>();
+    value::<(TopicConfig, Stats, Message)>();
+    key::<(Position, Positions, Start, Acks, Compression, OutOfRange, Redirects, Limits, Brokers)>();
+    key::<(Fault, CheckpointFault, Phase, Gap, Record<'static>, PartitionStats, LeaderStats)>();
+    key::<(PartitionInfo, TopicInfo, Topology)>();
+    key::<(NodeInfo, BrokerStatus, ClusterInfo, CleanupPolicy)>();
+    ordered::<(Position, Positions, Gap)>();
+    fn sent<T: Send>() {}
+    sent::<(Producer, ProducerBuilder)>();
 }

@@ -9,7 +9,7 @@ use common::server::Server;
 use common::watch::{SOON, within};
 use common::{logs, watch};
 use tank_client::broker::{Broker, BrokerFault};
-use tank_client::{Client, ClientBuilder, ConsumeIter, Start, Subscription};
+use tank_client::{Client, ClientBuilder, CloseHandle, ConsumeIter, Error, Record, Start, Subscription};
 
 /// How soon a blocked call must return, and what it is given on a machine that is busy with other tests too.
 const AT_ONCE: Duration = Duration::from_millis(100);
@@ -52,7 +52,7 @@ fn a_blocked_next_returns_at_once() {
             assert!(broker.wait_until(SOON, |stats| stats.waiting == 1));
             let closed = Instant::now();
             handle.clone().close();
-            ended_at_once(closed, blocked);
+            drop(ended_at_once(closed, blocked));
             fastest = fastest.min(closed.elapsed());
             assert!(handle.is_closed());
             assert!(broker.wait_until(SOON, |stats| stats.open == 0));
@@ -86,7 +86,7 @@ fn so_do_the_other_calls() {
             blocking.recv().unwrap();
             let closed = Instant::now();
             handle.close();
-            ended_at_once(closed, blocked);
+            drop(ended_at_once(closed, blocked));
         }
     });
 }
@@ -133,7 +133,7 @@ fn closing_ends_a_dial() {
             logs::wait_for(round, &[&addr, "again"]);
             let closed = Instant::now();
             handle.close();
-            ended_at_once(closed, blocked);
+            drop(ended_at_once(closed, blocked));
             broker.resume();
         }
     });
@@ -166,7 +166,7 @@ fn in_the_middle_of_an_answer() {
             let whole = broker.stats().stalled == 0;
             let closed = Instant::now();
             handle.close();
-            ended_at_once(closed, blocked);
+            drop(ended_at_once(closed, blocked));
             if whole {
                 assert!(bytes > 50, "{bytes}");
                 return;
@@ -263,7 +263,7 @@ fn closing_at_any_moment_ends_the_iteration() {
             }
             let closed = Instant::now();
             handle.close();
-            ended_at_once(closed, reader);
+            drop(ended_at_once(closed, reader));
         });
     });
 }
@@ -281,5 +281,52 @@ fn closing_does_not_block() {
         let ((), took) = watch::timed(|| drop(iter));
         assert!(took < AT_ONCE_WHEN_BUSY, "{took:?}");
         broker.resume();
+    });
+}
+
+/// One handle for all that a client does: what waits ends at once, and what was sent by then has an unknown outcome.
+#[test]
+fn a_clients_handle_ends_whatever_waits() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 1);
+        let closes = |call: fn(Client) -> Error| {
+            let handle = CloseHandle::new();
+            let client = Client::builder().close_with(&handle).connect(broker.addr()).unwrap();
+            let asked = broker.stats().all_requests();
+            broker.inject(BrokerFault::StallAfter(0));
+            let waiting = thread::spawn(move || call(client));
+            assert!(broker.wait_until(SOON, |stats| stats.all_requests() > asked));
+            let closed = Instant::now();
+            handle.close();
+            let e = waiting.join().unwrap();
+            assert!(closed.elapsed() < AT_ONCE_WHEN_BUSY, "{e:#}");
+            broker.release();
+            e
+        };
+        let record = [Record::new("tea")];
+        let e = closes(|client| client.publish("orders", 0, &[Record::new("tea")]).unwrap_err());
+        assert!(matches!(&e, Error::OutcomeUnknown { source, .. } if matches!(**source, Error::Closed)), "{e:#}");
+        let e = closes(|client| {
+            let mut producer = client.producer().build().unwrap();
+            producer.send_to("orders", 0, Record::new("milk")).unwrap();
+            let e = producer.flush().unwrap_err();
+            assert_eq!(producer.pending(), 1);
+            e
+        });
+        assert!(matches!(e, Error::Closed), "{e:#}");
+
+        let handle = CloseHandle::new();
+        let client = Client::builder().close_with(&handle).connect(broker.addr()).unwrap();
+        let blocked = block(client.subscribe("orders").unwrap());
+        let settings = Client::builder().close_with(&handle).wait_for_brokers(SOON * 2);
+        let connecting = thread::spawn(move || settings.connect("127.0.0.1:1").unwrap_err());
+        assert!(broker.wait_until(SOON, |stats| stats.waiting == 1));
+        let closed = Instant::now();
+        handle.close();
+        drop(ended_at_once(closed, blocked));
+        assert!(matches!(connecting.join().unwrap(), Error::Closed));
+        assert!(closed.elapsed() < AT_ONCE_WHEN_BUSY);
+        assert!(matches!(client.publish("orders", 0, &record), Err(Error::Closed) | Ok(())));
     });
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use common::server::{Server, bundle};
 use common::watch::{SOON, timed, within};
+use tank_client::Compression;
 use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::bundle::Compression;
 use tank_client::{Client, Start, Subscription};
 
 const AT_ONCE: Duration = Duration::from_secs(2);

@@ -8,5 +8,3 @@ mod last_numbers;
 mod model;
 mod reading;
 mod time;
-#[cfg(unix)]
-mod worker;

@@ -4,8 +4,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use common::rng::{Rng, seeded};
 use common::watch::{SOON, within};
+use tank_client::Compression;
 use tank_client::broker::{Broker, BrokerFault, dense_bundle, sparse_bundle};
-use tank_client::protocol::bundle::{Compression, RawMessage};
+use tank_client::protocol::bundle::RawMessage;
 use tank_client::{Client, ConsumeIter, OutOfRange, Start, Subscription};
 
 /// Number and time stamp of each message; its payload is the number, in some length.

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use common::server::{Server, bundle, sparse, unique_name};
 use common::watch::within;
+use tank_client::Compression;
 use tank_client::broker::{Broker, Request, dense_bundle};
-use tank_client::protocol::bundle::{Compression, RawMessage};
+use tank_client::protocol::bundle::RawMessage;
 use tank_client::protocol::frame::Kind;
 use tank_client::{
     Batch, Client, CloseHandle, ConsumeIter, Error, Fault, Limits, Message, OutOfRange, Start, Subscription,
@@ -539,6 +540,7 @@ fn small_bundles_before_a_bad_one() {
                 }
                 match iter.next() {
                     Some(Err(Error::Decode { source: e, .. })) if is_told => {
+                        let e = common::malformed(&e);
                         assert_eq!((e.field(), e.partition()), ("payload", Some((topic.as_str(), 0))));
                     }
                     None if !is_told => {}
@@ -969,10 +971,10 @@ fn subscriptions_that_cannot_work_are_refused() {
             assert!(matches!(client.partitions(name).unwrap_err(), Error::Config { .. }));
         }
         assert_eq!(broker.stats().all_requests(), 0, "nothing was sent");
-        client.subscribe("a").unwrap();
+        let _ = client.subscribe("a").unwrap();
         let again = Subscription::topic("a");
-        client.subscribe(&again).unwrap();
-        client.subscribe(again).unwrap();
+        let _ = client.subscribe(&again).unwrap();
+        let _ = client.subscribe(again).unwrap();
         let e = client.subscribe(Subscription::topic("x".repeat(255))).unwrap_err();
         assert!(matches!(e, Error::Broker { fault: Fault::UnknownTopic, .. }), "{e}");
     });

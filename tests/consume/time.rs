@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tank_client::Compression;
 use tank_client::broker::{Broker, dense_bundle, sparse_bundle};
-use tank_client::protocol::bundle::{Compression, RawMessage};
+use tank_client::protocol::bundle::RawMessage;
 use tank_client::protocol::frame::Kind;
 use tank_client::{Client, Error, Fault, Start, Subscription};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use common::alloc;
 use common::server::bundle;
 use common::watch::within;
+use tank_client::Compression;
 use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::bundle::Compression;
 use tank_client::{Client, ConsumeIter, Record, Start, Subscription};
 
 const GIB: u64 = 1 << 30;

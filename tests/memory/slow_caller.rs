@@ -5,8 +5,8 @@ use std::time::Duration;
 use common::alloc;
 use common::server::bundle;
 use common::watch::{SOON, within};
+use tank_client::Compression;
 use tank_client::broker::Broker;
-use tank_client::protocol::bundle::Compression;
 use tank_client::{Client, Start, Subscription};
 
 /// Waits until the broker has sent all that it can for now: bytes in all.

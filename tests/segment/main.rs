@@ -5,8 +5,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::malformed;
+use tank_client::Compression;
 use tank_client::broker::{dense_bundle, sparse_bundle};
-use tank_client::protocol::bundle::{Compression, RawMessage};
+use tank_client::protocol::bundle::RawMessage;
 use tank_client::protocol::varint;
 use tank_client::segment::Segments;
 use tank_client::{Error, Limits, Message};
@@ -467,7 +469,7 @@ fn what_a_bundle_may_claim() {
         let dir = directory(&format!("claims{index}"), &[("1.log", &bytes)]);
         let error = Segments::open(dir).unwrap().limits(limits).find_map(Result::err);
         let found = error.as_ref().map(|error| match error {
-            Error::Corrupt { source, .. } => (source.field(), source.is_over_limit()),
+            Error::Corrupt { source, .. } => (malformed(source).field(), malformed(source).is_over_limit()),
             other => panic!("{index}: {other:?}"),
         });
         assert_eq!(found, expected, "{index}");

@@ -221,8 +221,9 @@ fn another_service_at_the_leaders_address_is_waited_out_and_then_reported() {
 
 /// A log whose numbers jump where its active segment begins: a server that is asked for one of them dies.
 fn leave_a_gap(broker: &Broker) {
+    use tank_client::Compression;
     use tank_client::broker::sparse_bundle;
-    use tank_client::protocol::bundle::{Compression, RawMessage};
+    use tank_client::protocol::bundle::RawMessage;
     broker.append_payloads("orders", 0, &numbers(10));
     broker.roll_segment("orders", 0);
     broker.append_payloads("orders", 0, &["11"]);

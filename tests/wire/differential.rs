@@ -5,7 +5,8 @@ use common::compare::{Verdict, compare};
 use common::generate::{self, Packed, Shape};
 use common::rng::{Rng, seeded};
 use common::{captures, mutate};
-use tank_client::protocol::bundle::{BundleBuilder, Compression};
+use tank_client::Compression;
+use tank_client::protocol::bundle::BundleBuilder;
 use tank_client::protocol::fetch::FetchRequest;
 
 /// Requests and the bytes that answer them.

@@ -13,7 +13,7 @@ use common::mutate;
 use common::peer::{Peer, Reply, Script, status};
 use common::rng::{Rng, seeded};
 use common::watch::within;
-use tank_client::protocol::Limits;
+use tank_client::Limits;
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::fetch::{FetchRequest, SEQ_EARLIEST, SEQ_TAIL};
 use tank_client::protocol::frame::{HEADER_LEN, Kind, PING};

@@ -3,10 +3,12 @@
 use common::feed::{self, Message};
 use common::generate::{self, Exchange, Shape};
 use common::rng::{Rng, seeded};
-use tank_client::protocol::bundle::{BundleBuilder, Compression};
+use tank_client::Compression;
+use tank_client::Limits;
+use tank_client::protocol::bundle::BundleBuilder;
 use tank_client::protocol::fetch::FetchRequest;
+use tank_client::protocol::frame;
 use tank_client::protocol::stream::ChunkEnd;
-use tank_client::protocol::{Limits, frame};
 
 const LARGE: Shape = Shape { topics: 4, partitions: 6, bundles: 4, messages: 2000, payload: 3000 };
 

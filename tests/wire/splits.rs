@@ -3,8 +3,9 @@
 use common::captures::{self, Capture};
 use common::feed::{Feeder, Found};
 use common::rng::seeded;
+use tank_client::Limits;
+use tank_client::protocol::DecodeError;
 use tank_client::protocol::fetch::FetchRequest;
-use tank_client::protocol::{DecodeError, Limits};
 
 /// What came, with the number of bytes that had arrived then. The range of a bundle says which bytes it has.
 type Seen = Vec<(usize, Result<Found, DecodeError>)>;

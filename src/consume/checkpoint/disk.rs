@@ -173,20 +173,19 @@ impl Disk for Os {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         let like = found(fs::metadata(like))?;
-        let mut same_owner = true;
         #[cfg(unix)]
-        let mut file = {
+        let (mut file, same_owner) = {
             use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
             let file = options.mode(if like.is_some() { 0o600 } else { 0o666 }).open(path)?;
-            if let Some(like) = &like {
-                let own = file.metadata()?;
-                same_owner = (own.uid(), own.gid()) == (like.uid(), like.gid())
-                    || fchown(&file, Some(like.uid()), Some(like.gid())).is_ok();
-            }
-            file
+            let own = file.metadata()?;
+            let is_same = like.as_ref().is_none_or(|like| {
+                (own.uid(), own.gid()) == (like.uid(), like.gid())
+                    || fchown(&file, Some(like.uid()), Some(like.gid())).is_ok()
+            });
+            (file, is_same)
         };
         #[cfg(not(unix))]
-        let mut file = options.open(path)?;
+        let (mut file, same_owner) = (options.open(path)?, true);
         if let Some(like) = like.filter(|_| same_owner) {
             file.set_permissions(like.permissions())?;
         }

@@ -1,6 +1,6 @@
 //! Holds the decoder to the plain one.
 
-use tank_client::protocol::Limits;
+use tank_client::Limits;
 use tank_client::protocol::fetch::{FetchRequest, PartitionAnswer};
 use tank_client::protocol::stream::ChunkEnd;
 

@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use tank_client::Limits;
+use tank_client::protocol::DecodeError;
 use tank_client::protocol::bundle::{Codec, Entry};
 use tank_client::protocol::fetch::{FetchRequest, PartitionAnswer};
 use tank_client::protocol::stream::{Bundle, ChunkEnd, Event, FetchDecoder, Step};
-use tank_client::protocol::{DecodeError, Limits};
 
 /// What a step came to, with bundles one at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]

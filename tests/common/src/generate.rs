@@ -2,7 +2,8 @@
 
 use std::net::SocketAddrV4;
 
-use tank_client::protocol::bundle::{BundleBuilder, Compression, RawMessage};
+use tank_client::Compression;
+use tank_client::protocol::bundle::{BundleBuilder, RawMessage};
 use tank_client::protocol::fetch::{
     FetchHeader, FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer, SEQ_TAIL, TopicAnswer,
 };

@@ -19,9 +19,18 @@ pub mod segments;
 pub mod server;
 pub mod watch;
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tank_client::protocol::DecodeError;
 
 /// The repository's folder.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
+}
+
+/// What an error of malformed data says in detail; users see its text alone.
+pub fn malformed(source: &Arc<dyn Error + Send + Sync>) -> &DecodeError {
+    source.downcast_ref().expect("malformed data")
 }

@@ -6,8 +6,9 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tank_client::Compression;
 use tank_client::broker::{Broker, dense_bundle, sparse_bundle};
-use tank_client::protocol::bundle::{Compression, RawMessage};
+use tank_client::protocol::bundle::RawMessage;
 use tank_client::protocol::frame::{HEADER_LEN, PING};
 use tank_client::protocol::produce::{ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
 use tank_client::{Client, Record, Start, Subscription, TopicConfig};

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use common::captures::Capture;
 use serde_json::{Value, json};
+use tank_client::Limits;
 use tank_client::TopicConfig;
 use tank_client::protocol::admin::{
     CreateTopicCode, CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
@@ -11,7 +12,7 @@ use tank_client::protocol::admin::{
     ReloadConfCode, ReloadConfRequest, ReloadConfResponse, StatusRequest, StatusResponse,
 };
 use tank_client::protocol::frame::Kind;
-use tank_client::protocol::{DecodeError, EncodeError, Limits};
+use tank_client::protocol::{DecodeError, EncodeError};
 
 use super::parts::{self, Frame};
 

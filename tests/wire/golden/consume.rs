@@ -6,13 +6,14 @@ use std::net::SocketAddrV4;
 use common::captures::{self, Capture, frames};
 use common::feed::{self, Answer, Message, Part};
 use serde_json::Value;
+use tank_client::Limits;
 use tank_client::protocol::bundle::Codec;
 use tank_client::protocol::fetch::{
     FetchHeader, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, SEQ_TAIL, TopicAnswer,
 };
 use tank_client::protocol::frame::{FrameHeader, Kind};
 use tank_client::protocol::stream::ChunkEnd;
-use tank_client::protocol::{DecodeFault, Limits, varint};
+use tank_client::protocol::{DecodeFault, varint};
 
 use super::parts;
 

@@ -2,7 +2,8 @@
 
 use common::captures::Capture;
 use serde_json::{Value, json};
-use tank_client::protocol::bundle::{Codec, Compression};
+use tank_client::Compression;
+use tank_client::protocol::bundle::Codec;
 use tank_client::protocol::frame;
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest, ProduceResponse};
 

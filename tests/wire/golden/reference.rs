@@ -2,17 +2,19 @@
 
 use std::collections::BTreeSet;
 
+use tank_client::Compression;
+use tank_client::Limits;
 use tank_client::protocol::admin::{
     CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
     DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse,
     ReloadConfRequest, ReloadConfResponse, StatusRequest, StatusResponse,
 };
-use tank_client::protocol::bundle::{Codec, Compression};
+use tank_client::protocol::bundle::Codec;
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::FetchRequest;
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::{ProduceRequest, ProduceResponse};
-use tank_client::protocol::{DecodeError, Limits, varint};
+use tank_client::protocol::{DecodeError, varint};
 
 use super::parts::{self, Frame};
 use common::captures::{self, Capture};

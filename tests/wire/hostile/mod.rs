@@ -12,9 +12,10 @@ use common::feed::{Feeder, Found, Unpacker};
 use common::generate::{self, Shape, one_chunk, put_varint};
 use common::mutate;
 use common::rng::{Rng, seeded};
+use tank_client::Limits;
 use tank_client::protocol::fetch::FetchRequest;
 use tank_client::protocol::stream::Event;
-use tank_client::protocol::{DecodeError, DecodeFault, Limits, varint};
+use tank_client::protocol::{DecodeError, DecodeFault, varint};
 
 /// Decodes everything as a consumer does, with one buffer for message sets; the number of messages, or the error.
 fn consume(requests: &[FetchRequest], bytes: &[u8], limits: &Limits) -> (usize, usize, Option<DecodeError>) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tank_client::protocol::Limits;
+use tank_client::Limits;
 use tank_client::protocol::admin::{
     CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
     DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse,

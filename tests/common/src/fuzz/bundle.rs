@@ -1,9 +1,11 @@
 //! Bundles: header and message set, plain and through Snappy; what decodes is encoded again and comes back.
 
-use tank_client::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, Entry, RawMessage};
+use tank_client::Compression;
+use tank_client::Limits;
+use tank_client::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Entry, RawMessage};
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::stream::Bundle;
-use tank_client::protocol::{DecodeError, Limits, compress};
+use tank_client::protocol::{DecodeError, compress};
 
 use crate::input::Input;
 

@@ -1,11 +1,12 @@
 //! Consume answers: in whatever pieces they come, the same is found in them, as early as possible, in steps that the
 //! bytes bound; and it is what the plain decoder of the differential test finds.
 
+use tank_client::Limits;
+use tank_client::protocol::DecodeError;
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, HeaderItem, HeaderItems};
 use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind};
 use tank_client::protocol::stream::{Bundle, Event};
-use tank_client::protocol::{DecodeError, Limits};
 
 use crate::compare::compare;
 use crate::feed::{Feeder, Found, Message, Unpacker};

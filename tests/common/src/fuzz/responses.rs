@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 
+use tank_client::Limits;
 use tank_client::protocol::admin::{
     CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
     DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse,
@@ -12,7 +13,7 @@ use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::{FetchHeader, FetchRequest, HeaderItem, HeaderItems, TopicAnswer};
 use tank_client::protocol::frame::{self, FrameHeader, HEADER_LEN, Kind};
 use tank_client::protocol::produce::{ProduceRequest, ProduceResponse};
-use tank_client::protocol::{DecodeError, EncodeError, Limits};
+use tank_client::protocol::{DecodeError, EncodeError};
 
 use crate::input::Input;
 

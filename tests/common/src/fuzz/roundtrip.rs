@@ -5,18 +5,20 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
+use tank_client::Compression;
+use tank_client::Limits;
 use tank_client::protocol::admin::{
     ClusterStatus, ClusterTopology, CreateTopicRequest, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
     DiscoverTopicsResponse, DiscoverTopologyResponse, LogStatus, NodeEntry, PartitionState, ReloadConfRequest,
     StatusResponse, TopicEntry,
 };
-use tank_client::protocol::bundle::{BundleBuilder, Compression, RawMessage};
+use tank_client::protocol::bundle::{BundleBuilder, RawMessage};
 use tank_client::protocol::fetch::{
     FetchHeader, FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer, TopicAnswer,
 };
 use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind};
 use tank_client::protocol::produce::{ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
-use tank_client::protocol::{DecodeError, EncodeError, Limits, varint};
+use tank_client::protocol::{DecodeError, EncodeError, varint};
 
 use crate::compare::{Verdict, compare};
 use crate::feed::{Feeder, Found, Message, Unpacker};

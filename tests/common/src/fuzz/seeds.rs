@@ -1,6 +1,7 @@
 //! What the fuzzer starts from: recorded exchanges that are short, and some that chance makes.
 
-use tank_client::protocol::bundle::{BundleBuilder, Compression};
+use tank_client::Compression;
+use tank_client::protocol::bundle::BundleBuilder;
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, SEQ_TAIL};
 use tank_client::protocol::frame::Kind;
 use tank_client::protocol::produce::ProduceRequest;

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use tank_client::protocol::Limits;
+use tank_client::Compression;
+use tank_client::Limits;
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
-use tank_client::protocol::bundle::{BundleBuilder, Compression};
+use tank_client::protocol::bundle::BundleBuilder;
 use tank_client::protocol::fetch::{FetchHeader, FetchPartition, FetchRequest, PartitionAnswer, SEQ_TAIL, TopicAnswer};
 use tank_client::protocol::frame::{self, Kind, PING};
 use tank_client::{Client, ConsumeIter, Error, Message, OutOfRange, Start, Subscription};

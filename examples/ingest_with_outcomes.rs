@@ -1,0 +1,58 @@
+//! Publishes the lines of its standard input, and knows of each what became of it: stored, not stored, or unknown.
+//!
+//! ```sh
+//! seq 1000 | cargo run --example ingest_with_outcomes -- 127.0.0.1:11011 numbers
+//! ```
+
+use std::io::{self, BufRead};
+
+use tank_client::{Client, Error, Failure, Producer, Record};
+
+/// How often a record that failed is sent again.
+const TRIES: usize = 3;
+
+fn main() {
+    if let Err(e) = run() {
+        eprintln!("ingest_with_outcomes: {e:#}");
+        std::process::exit(1);
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [brokers, topic] = &args[..] else { return Err("usage: BROKERS TOPIC".into()) };
+
+    let mut producer = Client::connect(brokers)?.producer().build()?;
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        loop {
+            match producer.send(topic, Record::new(&line)) {
+                // This record was not taken. Make room for it, or settle what failed before.
+                Err(Error::Full { .. } | Error::Undelivered { .. }) => settle(&mut producer)?,
+                sent => break sent?,
+            }
+        }
+    }
+    settle(&mut producer)?;
+    eprintln!("{} records stored", producer.stored());
+    Ok(())
+}
+
+/// Waits until all is stored. Sends failures again that certainly were not stored: at most once, whatever happens.
+fn settle(producer: &mut Producer) -> Result<(), Box<dyn std::error::Error>> {
+    for _ in 0..TRIES {
+        match producer.flush() {
+            Err(Error::Undelivered { .. }) => {
+                producer.retry_failures(|failure| !failure.is_unknown()).iter().for_each(report);
+            }
+            done => return Ok(done?),
+        }
+    }
+    producer.take_failures().iter().for_each(report);
+    Ok(())
+}
+
+fn report(failure: &Failure) {
+    let outcome = if failure.is_unknown() { "unknown" } else { "not stored" };
+    eprintln!("{}/{}: {} {outcome}: {:#}", failure.topic(), failure.partition(), failure.count(), failure.error());
+}
