@@ -33,6 +33,43 @@ const MAX_UNUSED: usize = 64;
 
 /// The messages of a [`Subscription`](crate::Subscription), in the order of their numbers within each partition.
 ///
+/// ```
+/// # use std::time::Duration;
+/// # use tank_client::{Client, Start, Subscription, broker::Broker};
+/// # let broker = Broker::start()?;
+/// # broker.create_topic("orders", 1);
+/// # broker.append_payloads("orders", 0, &["1", "2", "3"]);
+/// # let client = Client::connect(broker.addr())?;
+/// # let all = Subscription::topic("orders").start(Start::Earliest).stop_at_end();
+/// // A plain loop.
+/// for order in client.subscribe(&all)? {
+///     println!("{}", order?.seq());
+/// }
+/// // With positions, which a `for` loop would not let you ask for.
+/// let mut orders = client.subscribe(&all)?;
+/// while let Some(order) = orders.next().transpose()? {
+///     println!("{}, the next are {}", order.seq(), orders.positions());
+/// }
+/// // By batches, for top speed.
+/// let mut orders = client.subscribe(&all)?;
+/// while let Some(batch) = orders.next_batch()? {
+///     println!("{} bytes", batch.iter().map(|order| order.payload().len()).sum::<usize>());
+/// }
+/// // With something else to do in between. On Ctrl-C, call `close` on the handle in your handler.
+/// let mut orders = client.subscribe(&all)?;
+/// let _handle = orders.close_handle();
+/// while !orders.is_finished() {
+///     match orders.next_timeout(Duration::from_millis(10))? {
+///         Some(order) => println!("{}", order.seq()),
+///         None => println!("nothing new"),
+///     }
+/// }
+/// // Through adapters: the numbers that the payloads are in JSON.
+/// let numbers = client.subscribe(&all)?.map(|order| Ok(serde_json::from_slice::<u64>(order?.payload())?));
+/// assert_eq!(numbers.collect::<Result<Vec<_>, Box<dyn std::error::Error>>>()?, [1, 2, 3]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// It owns its connections: it can move to another thread, and dropping it closes them without waiting for anything.
 /// Messages that the caller has not asked for stay in the broker and the network: at most one fetch for each partition is in
 /// flight, and the next one is sent when the whole answer has been read.
