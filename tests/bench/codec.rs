@@ -4,15 +4,12 @@
 //! cargo bench --bench codec
 //! ```
 
-#[path = "sets.rs"]
-mod sets;
-
 use std::io::Read;
 use std::sync::Arc;
 
+use common::sets::Set;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use sets::Set;
 use tank_client::Limits;
 use tank_client::protocol::bundle::{BundleBuilder, Codec, Entry, RawMessage};
 use tank_client::protocol::fetch::{

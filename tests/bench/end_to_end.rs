@@ -4,12 +4,9 @@
 //! cargo bench --bench end_to_end
 //! ```
 
-#[path = "sets.rs"]
-mod sets;
-
+use common::sets::Set;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use sets::Set;
 use tank_client::broker::Broker;
 use tank_client::{Client, Start, Subscription};
 

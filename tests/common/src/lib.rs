@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod rng;
 pub mod segments;
 pub mod server;
+pub mod sets;
 pub mod watch;
 
 use std::error::Error;
