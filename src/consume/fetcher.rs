@@ -29,6 +29,9 @@ use crate::session::Session;
 /// front, yet small enough for a core's cache.
 const READ_BUFFER: usize = 512 << 10;
 
+/// Bytes that the partitions of a fetch share if they grow beyond the fetch size: enough to keep 80 MB/s busy over 100 ms.
+const MOST_AHEAD: u32 = 8 << 20;
+
 /// Brokers that are asked to wait for data wait longer than this.
 const SOON: Duration = Duration::from_millis(50);
 
@@ -350,9 +353,10 @@ impl Fetcher {
 /// The topics of a request, each once, in the order in which they come first, and which partitions its slots are.
 fn slots(request: &[(usize, Want)], all: &Partitions) -> (Vec<FetchTopic>, Vec<usize>) {
     let mut topics: Vec<(FetchTopic, Vec<usize>)> = Vec::new();
-    for &(index, Want { seq, fetch_size, .. }) in request {
+    let share = MOST_AHEAD / u32::try_from(request.len()).unwrap_or(u32::MAX).max(1);
+    for &(index, Want { seq, fetch_size, ahead, .. }) in request {
         let TopicPartition { topic: name, partition } = all.get(index).name().clone();
-        let wanted = FetchPartition { partition, seq, fetch_size };
+        let wanted = FetchPartition { partition, seq, fetch_size: fetch_size.max(ahead.min(share)) };
         match topics.iter_mut().rev().find(|(topic, _)| topic.name == name) {
             Some((topic, slots)) => {
                 topic.partitions.push(wanted);

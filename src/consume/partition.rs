@@ -216,7 +216,8 @@ impl Partition {
         let waits = !asks_at_once && (is_drained || !rules.in_cluster);
         let alone = (is_suspect && is_risky) || self.is_probe() || (rules.in_cluster && waits);
         let seq = if self.needs_mark() { SEQ_BEYOND_END } else { self.fetch_from };
-        Ok(Some(Want { seq, fetch_size: self.chunks.fetch_size, waits, alone, is_risky, is_suspect }))
+        let (fetch_size, ahead) = (self.chunks.fetch_size, self.chunks.ahead(rules.options.fetch_size));
+        Ok(Some(Want { seq, fetch_size, ahead, waits, alone, is_risky, is_suspect }))
     }
 
     /// Notes that it was asked for; `waits`: the broker may wait for data.

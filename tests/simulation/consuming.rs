@@ -474,3 +474,24 @@ fn a_wait_that_ends_early_again_and_again_is_no_loop_without_a_pause() {
     let fetches = broker.stats().requests(Kind::Consume);
     assert!(fetches < 1200, "{fetches} fetches in ten minutes");
 }
+
+#[test]
+fn a_long_line_is_kept_busy_without_any_setting() {
+    const LINE: u64 = 20_000_000;
+    let sim = Simulation::new(21);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    let payloads = vec![vec![b'x'; 100]; 512];
+    for _ in 0..1_000 {
+        broker.append_payloads("orders", 0, &payloads);
+    }
+    sim.set_links(&LinkSettings::default().latency(49 * MS..51 * MS).bandwidth(LINE));
+    // As wide as systems make it by themselves on such a line.
+    let client = sim.client().receive_buffer(6 << 20).connect(broker.brokers()).unwrap();
+    let begun = sim.now();
+    let all = client.subscribe(Subscription::topic("orders").start(Start::Earliest).stop_at_end()).unwrap();
+    let bytes: usize = all.map(|message| message.unwrap().payload().len()).sum();
+    assert_eq!(bytes, 51_200_000);
+    let speed = bytes as f64 / (sim.now() - begun).as_secs_f64();
+    assert!(speed > 0.7 * LINE as f64, "{speed:.0} bytes a second of {LINE}");
+}

@@ -234,6 +234,9 @@ impl Partition {
             return Next::Go;
         }
         let found = self.chunks.had_messages;
+        if !matches!(end, ChunkEnd::Cut { .. }) {
+            self.chunks.on_whole();
+        }
         if end != ChunkEnd::AboveMark || found {
             self.retry.reset();
         }

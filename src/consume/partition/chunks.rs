@@ -4,6 +4,9 @@
 use super::super::subscription::MAX_FETCH_SIZE;
 use crate::protocol::varint;
 
+/// The fetch size grows eightfold at most.
+const MOST_DOUBLINGS: u32 = 3;
+
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     /// Bytes to ask for next: grown while a bundle is larger than the configured size.
@@ -11,6 +14,8 @@ pub(super) struct Chunks {
     /// Bytes of the chunk being read, and whether messages were found in it.
     pub(super) len: u32,
     pub(super) had_messages: bool,
+    /// Chunks in a row that were filled with messages to the size asked for.
+    full: u32,
     /// Bytes of the last chunk that lay all below the position.
     stale_len: Option<u32>,
     /// The last chunk held only part of one bundle.
@@ -29,7 +34,18 @@ impl Chunks {
     }
 
     pub(super) fn on_messages(&mut self, fetch_size: u32) {
-        *self = Chunks { len: self.len, had_messages: true, ..Chunks::new(fetch_size) };
+        *self = Chunks { len: self.len, had_messages: true, full: self.full, ..Chunks::new(fetch_size) };
+    }
+
+    /// Notes a chunk that was not filled.
+    pub(super) fn on_whole(&mut self) {
+        self.full = 0;
+    }
+
+    /// How much to ask for, where there is that much, if the fetch size is `configured`: it doubles while chunks are filled, so
+    /// that a long line does not stand idle for most of each round trip.
+    pub(super) fn ahead(&self, configured: u32) -> u32 {
+        configured << self.full.min(MOST_DOUBLINGS)
     }
 
     /// Asks for more after a chunk that lay entirely below the position. Returns `false` if that did not or cannot help.
@@ -47,6 +63,7 @@ impl Chunks {
     pub(super) fn on_cut(&mut self, needed: u64, bundle_limit: u32) -> Result<(), u64> {
         let limit = u64::from(bundle_limit) + varint::MAX_LEN as u64;
         let (asked, found) = (u64::from(self.fetch_size), self.had_messages);
+        self.full = if found { self.full.saturating_add(1) } else { 0 };
         if !found && (needed > limit || asked >= limit) {
             return Err(needed.max(asked + 1));
         }

@@ -25,6 +25,8 @@ pub(in crate::consume) struct Rules {
 pub(in crate::consume) struct Want {
     pub(in crate::consume) seq: u64,
     pub(in crate::consume) fetch_size: u32,
+    /// How many bytes to ask for if few others are asked for: more than the fetch size while its chunks come filled.
+    pub(in crate::consume) ahead: u32,
     /// The broker may wait for data.
     pub(in crate::consume) waits: bool,
     /// With a fetch of its own.
