@@ -367,8 +367,7 @@ fn what_ends_two_connections_is_not_asked_for_again() {
 fn it_asks_for_more_while_its_chunks_come_filled() {
     let rules = alone(|s| s.fetch_size(1000));
     let mut p = Partition::new(name(), 1, Some((1, 99)), &rules.options);
-    let mut seq = 1;
-    for (end, after) in [
+    for (seq, (end, after)) in (1..).zip([
         (ChunkEnd::Cut { bundle_len: Some(300) }, 2000),
         (ChunkEnd::Cut { bundle_len: None }, 4000),
         (ChunkEnd::Cut { bundle_len: Some(1200) }, 8000),
@@ -376,14 +375,13 @@ fn it_asks_for_more_while_its_chunks_come_filled() {
         (ChunkEnd::Whole, 1000),
         (ChunkEnd::Cut { bundle_len: Some(300) }, 2000),
         (ChunkEnd::AboveMark, 1000),
-    ] {
+    ]) {
         ask(&mut p, &rules);
         p.on_answer(at(0), data(99, 1000), &rules);
         p.on_bundles(&mut vec![bundle(seq, seq, 99, false)], 0, &rules);
         assert_eq!(p.on_chunk_end(at(0), end, &rules), Next::Go);
         p.on_end(at(0), false, &rules);
         assert_eq!(p.wants(&rules).unwrap().unwrap().ahead, after, "{seq}");
-        seq += 1;
     }
 }
 
