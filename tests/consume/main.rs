@@ -2,7 +2,6 @@
 
 mod checkpoint;
 mod close;
-mod drop;
 mod endless;
 mod last_numbers;
 mod model;

@@ -1,4 +1,4 @@
-//! Leaving an iteration early, and what it leaves behind.
+//! Leaving an iteration early, and what it leaves behind. A process of its own: its open files are counted.
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use common::server::{Server, bundle};
 use common::watch::{SOON, timed, within};
-use tank_client::Compression;
 use tank_client::broker::{Broker, BrokerFault};
-use tank_client::{Client, Start, Subscription};
+use tank_client::{Client, Compression, Start, Subscription};
 
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// The tests count the open files of the process, so one has to wait for the other.
+/// The tests count the open files of the process, so one must wait for the other.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
