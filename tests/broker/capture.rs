@@ -17,7 +17,8 @@ type Found = (Vec<(u16, u64, Vec<u8>)>, Stats);
 /// A program whose messages come in several answers over several connections.
 fn program(addr: SocketAddr, start: Start) -> tank_client::Result<Found> {
     let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).retry_timeout(Duration::from_secs(2));
-    let client = client.connect(addr)?;
+    // A replay that is asked for something else waits for the rest of what it knows.
+    let client = client.io_timeout(Duration::from_secs(5)).connect(addr)?;
     let what = Subscription::topic("orders").start(start).fetch_size(1000).stop_at_end();
     let mut messages = client.subscribe(what)?;
     let mut found = Vec::new();
