@@ -284,6 +284,9 @@ impl Session {
                 let stale = reused && error.is_connection_lost();
                 let handed_over = answered || channel.handed_over(id);
                 channel.reset();
+                if error.is_timeout() {
+                    self.pool.forget(channel.broker());
+                }
                 Err(Failed { handed_over, stale, error })
             }
         }

@@ -47,6 +47,11 @@ impl Pool {
         }
     }
 
+    /// Drops the idle connections to a broker that did not answer in time: the line under them may be gone as well.
+    pub(crate) fn forget(&self, broker: &BrokerAddr) {
+        self.idle().retain(|channel| channel.broker() != broker);
+    }
+
     /// Takes back a channel; kept if it is open and nothing is awaited on it.
     pub(crate) fn put(&self, channel: Channel) {
         if !channel.is_up() || !channel.is_idle() {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use tank_client::simulation::{LinkSettings, Simulation};
+use tank_client::simulation::{Direction, LinkSettings, Simulation};
 use tank_client::{Record, Redirects, Start, Subscription};
 
 const MS: Duration = Duration::from_millis(1);
@@ -148,4 +148,24 @@ fn a_lack_of_descriptors_is_reported_at_once() {
     assert!(sim.now() - begun < SECOND, "{:?}", sim.now() - begun);
     sim.limit_descriptors("client", None);
     client.publish("orders", 0, &[Record::new("tea")]).unwrap();
+}
+
+#[test]
+fn a_time_out_on_one_connection_is_not_repeated_on_each_that_was_idle_beside_it() {
+    let sim = Simulation::new(7);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    let client = sim.client().connect(broker.brokers()).unwrap();
+    let ask = |n: usize| {
+        let client = client.clone();
+        sim.spawn(&format!("asker-{n}"), move || client.status().map(drop).unwrap())
+    };
+    let askers: Vec<_> = (0..4).map(ask).collect();
+    askers.into_iter().for_each(|asker| asker.join());
+    assert!(sim.open_sockets("client") >= 4);
+    sim.silence("broker", Direction::Both);
+    let begun = sim.now();
+    client.status().unwrap();
+    let took = sim.now() - begun;
+    assert!(took > 29 * SECOND && took < 32 * SECOND, "{took:?}");
 }
