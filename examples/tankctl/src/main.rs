@@ -1,7 +1,7 @@
 //! `tankctl`: reads, writes, copies and examines topics of the TANK distributed log from the shell.
 //!
 //! Each subcommand has a file of its own. What they share: [`output`] and [`input`] for the ends of pipes, [`signals`],
-//! [`times`], [`positions`] for where to begin and end, [`format`] and [`table`] for what is printed, [`notes`] and
+//! [`times`], [`positions`] for where to begin and end, [`mod@format`] and [`table`] for what is printed, [`notes`] and
 //! [`progress`] for the standard error output.
 
 #[cfg(not(unix))]

@@ -152,7 +152,7 @@ pub fn write_to_stderr(mut bytes: &[u8]) {
 }
 
 /// From here on, a reader of the standard output that goes away ends subscriptions as a signal does, also while nothing comes:
-/// ask [`is_reader_gone`] afterwards.
+/// call [`check_reader`] afterwards.
 pub fn watch_reader() {
     thread::spawn(|| {
         let stdout = io::stdout();
