@@ -31,7 +31,11 @@ macro_rules! chapters {
 }
 
 chapters! {
-    back_pressure clusters databases first_steps from_kafka from_tankgo metrics not_in_tank performance positions publishing security
+    back_pressure clusters databases first_steps from_kafka from_tankgo metrics not_in_tank
+    #[doc = include_str!("growth.svg")]
+    #[doc = "\nNext: [metrics](crate::guide::metrics)."]
+    performance
+    positions publishing security
     // Without the feature there is nothing here to link to.
     #[cfg_attr(not(feature = "broker"), doc = include_str!("testing_links.md"))]
     testing

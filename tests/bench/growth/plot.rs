@@ -1,6 +1,7 @@
 //! The curves as a picture, with a library that draws.
 
 use std::error::Error;
+use std::fs;
 use std::path::Path;
 
 use plotters::prelude::*;
@@ -16,12 +17,19 @@ const PLAIN: RGBColor = RGBColor(140, 140, 140);
 /// Cost of one over how many, a panel for each curve; both axes in powers of ten. Flat is good.
 pub fn write(path: &Path, curves: &[Curve]) -> Result<(), Box<dyn Error>> {
     let rows = curves.len().div_ceil(COLUMNS);
-    let root = SVGBackend::new(path, (PANEL.0 * COLUMNS as u32, PANEL.1 * rows as u32)).into_drawing_area();
-    root.fill(&WHITE)?;
-    for (curve, area) in curves.iter().zip(root.split_evenly((rows, COLUMNS))) {
-        panel(curve, &area)?;
+    let (width, height) = (PANEL.0 * COLUMNS as u32, PANEL.1 * rows as u32);
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, (width, height)).into_drawing_area();
+        root.fill(&WHITE)?;
+        for (curve, area) in curves.iter().zip(root.split_evenly((rows, COLUMNS))) {
+            panel(curve, &area)?;
+        }
+        root.present()?;
     }
-    root.present()?;
+    // As wide as the page that shows it.
+    let fixed = format!(r#"width="{width}" height="{height}""#);
+    fs::write(path, svg.replacen(&fixed, r#"width="100%""#, 1))?;
     Ok(())
 }
 
