@@ -13,7 +13,6 @@ mod curves;
 mod plot;
 
 use std::env;
-use std::path::Path;
 
 use curves::{ALL, Curve};
 
@@ -26,7 +25,7 @@ fn main() {
         print(curve);
     }
     if wanted.is_empty() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/guide/growth.svg");
+        let path = common::root().join("src/guide/growth.svg");
         plot::write(&path, &curves).expect("the plot can be written");
         println!("\n{}", path.display());
     }
