@@ -290,7 +290,7 @@ impl State {
             return;
         }
         if self.is_cut_off(from, to) {
-            // It is sent again when the link is free: a peer that goes on sending is told so again and again.
+            // It is sent again when the link is free: a peer that keeps sending is told again.
             if let Some(conn) = self.conns.get(id) {
                 conn.pipe(way).reset = Ending::Wanted;
             }

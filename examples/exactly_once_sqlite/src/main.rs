@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         transaction.commit()?;
-        println!("goes on with {}", messages.positions());
+        println!("continuing at {}", messages.positions());
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Which brokers, and how patiently they are dealt with.
+//! Which brokers to connect to, and how long to wait for them.
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@ use crate::{input, notes, output, signals};
 
 /// Print the messages of topics, and those that come
 ///
-/// Prints one message a line, and goes on with those that come, until Ctrl-C. Begins with what comes from now on unless told
+/// Prints one message a line and waits for new ones until Ctrl-C. Begins with what comes from now on unless told
 /// otherwise. On a terminal, whatever could drive it is shown as an escape; anywhere else keys and contents are printed as
 /// they are.
 #[derive(Debug, clap::Args)]
@@ -34,14 +34,14 @@ pub struct Args {
     /// Stop at the present end; so does an --until that has passed
     #[arg(short = 'e', long, help_heading = "Range")]
     to_end: bool,
-    /// Stop after so many messages
+    /// Stop after this many messages
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = u64::MAX, hide_default_value = true,
           help_heading = "Range")]
     limit: u64,
     /// Only messages whose content contains this
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Range")]
     grep: Option<OsString>,
-    /// Where retention has taken messages that were wanted, go on with the first one that is there
+    /// Where retention has taken wanted messages, continue with the first one that is there
     #[arg(long, help_heading = "Range")]
     skip_lost: bool,
     /// Up to the present end, in the order of their time stamps

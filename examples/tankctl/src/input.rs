@@ -15,7 +15,7 @@ use crate::{output, signals};
 /// How many bytes to read at a time.
 const PIECE: usize = 256 << 10;
 
-/// A line may have so many bytes: more fit into no message.
+/// The most bytes in a line: no message takes more.
 const MOST: usize = 255 << 20;
 
 /// What there is to do.

@@ -136,7 +136,7 @@ pub fn wait(fds: &mut [PollFd<'_>], longest: Option<Duration>) -> Result<()> {
 
 /// Writes to the standard error output, also where it does not block. What cannot be written is lost: there is nobody to tell.
 pub fn write_to_stderr(mut bytes: &[u8]) {
-    /// Set once it was waited for in vain.
+    /// Set once a wait for it has timed out.
     static UNREAD: AtomicBool = AtomicBool::new(false);
     while !bytes.is_empty() && !UNREAD.load(Ordering::Relaxed) {
         if !is_ready(io::stderr()).unwrap_or(false) {

@@ -24,7 +24,7 @@ pub struct Args {
     /// Begin with this number
     #[arg(short = 'o', long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
     from: u64,
-    /// Stop after so many messages
+    /// Stop after this many messages
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = u64::MAX, hide_default_value = true)]
     limit: u64,
     /// Print the files instead: first and last number (- while it is written to), bytes, path

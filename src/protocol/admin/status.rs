@@ -105,7 +105,7 @@ impl StatusResponse {
     /// Reads an answer from a frame's payload.
     ///
     /// # Errors
-    /// A payload that ends early, except where old versions do, or goes on; a cluster flag that is not 0 or 1.
+    /// A payload that ends early, except where old versions end, or has bytes left over; a cluster flag that is not 0 or 1.
     pub fn decode(payload: &[u8]) -> Result<StatusResponse, DecodeError> {
         let mut c = Cursor::new(payload, 0);
         let request_id = c.u32("request id")?;

@@ -201,7 +201,7 @@ fn settle(sim: &Simulation, desk: &Desk, workers: &[Task<()>]) {
             if count > delivered {
                 (delivered, moved) = (count, now);
             }
-            // Whoever reads much over a long line may take longer, as long as it goes on.
+            // Reading much over a long line may take longer while it makes progress.
             if now > end && (now > moved + STANDSTILL || now > end + 10 * through) {
                 desk.model.violated(Property::Progress, &format!("{through:?} after the trouble {what}: {missing}"));
             }

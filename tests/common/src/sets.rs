@@ -38,12 +38,6 @@ impl Set {
         (0..self.count).map(|_| words.text(self.payload)).collect()
     }
 
-    /// A topic's worth of them for a broker that takes messages only: those of one bundle, again and again.
-    #[allow(dead_code)]
-    pub fn some_payloads(&self) -> Vec<Vec<u8>> {
-        self.payloads(&mut Words::new())
-    }
-
     fn bundle(&self, words: &mut Words) -> Vec<u8> {
         let payloads = self.payloads(words);
         let message = |payload| RawMessage { timestamp_ms: 1_700_000_000_000, key: None, payload };

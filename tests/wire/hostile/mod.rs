@@ -130,7 +130,7 @@ fn chance_damage_costs_no_more_than_its_bytes() {
     });
 }
 
-/// A chunk of one compressed bundle with so many messages in its header.
+/// A chunk of one compressed bundle with this many messages in its header.
 fn packed_chunk(count: u32, packed: &[u8]) -> Vec<u8> {
     let mut bundle = vec![1];
     varint::encode(count, &mut bundle);

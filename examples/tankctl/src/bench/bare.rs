@@ -1,7 +1,7 @@
 //! Bare sockets that exchange the same bytes as the client did, without looking at them.
 //!
 //! A relay between the client and the broker records what the client sends, and after how many answers. All that is known
-//! of the protocol is where frames end: a byte for the kind, four for the length, lowest first, and so many bytes.
+//! of the protocol is where frames end: a byte for the kind, four for the length, lowest first, and that many bytes.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
