@@ -57,6 +57,14 @@ struct Append {
     seq: u64,
 }
 
+/// Who leads a partition since when, and how far that node's own log went then.
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    at: Time,
+    leader: Option<usize>,
+    end: u64,
+}
+
 /// What a consumer was given of a partition, in the order in which it was.
 #[derive(Debug, Default)]
 struct Deliveries {
@@ -82,7 +90,7 @@ struct Inner {
     contents: BTreeMap<(Place, u64), Vec<u32>>,
     /// The last record of a task that was appended to a partition.
     latest: BTreeMap<(usize, Place), u32>,
-    leaders: BTreeMap<Place, Vec<(Time, Option<usize>)>>,
+    leaders: BTreeMap<Place, Vec<Term>>,
     deliveries: BTreeMap<(usize, Place), Deliveries>,
     /// What retention has taken up to, without it.
     first: BTreeMap<Place, u64>,
@@ -185,17 +193,19 @@ impl Model {
                 let Some(index) = self.topics.iter().position(|name| **name == *topic) else { continue };
                 for partition in 0..partitions {
                     let place = Place { topic: index, partition };
-                    leaders.push((place, machine.leader(&topic, partition).flatten()));
+                    let leader = machine.leader(&topic, partition).flatten();
+                    let end = leader.and_then(|leader| machine.log_end(leader, &topic, partition));
+                    leaders.push((place, leader, end.unwrap_or(0)));
                 }
             }
         });
         self.lock().moves = moves;
         let now = Time::ZERO.after(self.sim.now());
-        for (place, leader) in leaders {
+        for (place, leader, end) in leaders {
             let mut inner = self.lock();
             let changes = inner.leaders.entry(place).or_default();
-            if changes.last().is_none_or(|(_, last)| *last != leader) {
-                changes.push((now, leader));
+            if changes.last().is_none_or(|last| last.leader != leader) {
+                changes.push(Term { at: now, leader, end });
             }
         }
         for appended in news {
@@ -329,12 +339,18 @@ impl Model {
         let Inner { leaders, deliveries, given, .. } = &mut *inner;
         let entry = deliveries.entry((consumer, place)).or_default();
         let position = std::mem::replace(&mut entry.position, seq + 1);
-        // Numbers that were lost with a leader, and given again: not the same records.
-        let again = seq < position && leaders.get(&place).is_some_and(|changes| changes.len() > 1) && {
+        // Numbers that were lost with a leader and given to other records; or the same record, if a leader has led meanwhile
+        // whose log ended below it: the subscription's policy has moved the position back to that end.
+        let terms = leaders.get(&place).map_or(&[][..], Vec::as_slice);
+        let again = seq < position && terms.len() > 1 && {
             let before =
                 entry.session().iter().rfind(|&&(_, old, other)| (old, other) == (seq, id)).map(|(at, ..)| *at);
             let appends = given.get(id as usize).map_or(&[][..], |given| &given.appends);
-            before.is_none_or(|before| appends.iter().any(|append| append.at > before))
+            let was_short = |term: &Term| term.leader.is_some() && term.end < seq;
+            before.is_none_or(|before| {
+                appends.iter().any(|append| append.at > before)
+                    || terms.iter().any(|term| term.at > before && was_short(term))
+            })
         };
         entry.all.push((now, seq, id));
         if again {
@@ -351,8 +367,14 @@ impl Model {
             let leaders = inner.leaders.get(&place).cloned();
             let last: Vec<_> =
                 inner.deliveries[&(consumer, place)].session().iter().rev().skip(1).take(3).copied().collect();
+            let appends = inner.given.get(id as usize).map(|given| given.appends.clone());
             drop(inner);
-            let text = format!("{}, after {}; before {last:x?}; leaders {leaders:?}", what(), position - 1);
+            let text = format!(
+                "{}, after {}; before {last:x?}; appended {appends:?}; leaders {leaders:?}; {}",
+                what(),
+                position - 1,
+                self.unsettled()
+            );
             self.violated(Property::Delivery, &text);
         }
     }

@@ -56,7 +56,7 @@ impl Model {
             let since = given.appends.first().map_or(Time::ZERO, |append| append.at);
             let is_other = |node: usize| given.appends.iter().all(|append| append.node != node);
             let mut moves = changes.into_iter().flatten();
-            let moved = moves.any(|(when, leader)| *when > since && leader.is_some_and(is_other));
+            let moved = moves.any(|term| term.at > since && term.leader.is_some_and(is_other));
             if !(self.retention || moved) {
                 missing.get_or_insert(id);
             }
