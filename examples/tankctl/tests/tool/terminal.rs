@@ -8,15 +8,15 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use common::server::Server;
-use common::watch::within;
+use common::watch::{SOON, within};
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tank_client::Record;
 
-use crate::support::{messages, orders, tool};
+use crate::support::{MORNING, messages, orders, tool};
 
-/// What a program shows on a terminal with so many columns.
+/// A terminal that no program runs in yet.
 struct Terminal {
     shown: Receiver<Vec<u8>>,
     theirs: OwnedFd,
@@ -48,10 +48,47 @@ impl Terminal {
         self.theirs.try_clone().unwrap().into()
     }
 
-    /// Everything that is shown until the programs have ended.
-    fn rest(self, command: Command) -> String {
-        drop((self.theirs, command));
-        String::from_utf8(self.shown.iter().flatten().collect()).unwrap()
+    /// Runs a command that has this terminal for some of its sides.
+    fn run(self, mut command: Command) -> Running {
+        // The command and `theirs` are dropped here: only the program has its side open now, so its end ends the reading.
+        Running { child: command.spawn().unwrap(), shown: self.shown }
+    }
+}
+
+/// A program in a terminal, killed when its test ends before it.
+struct Running {
+    child: Child,
+    shown: Receiver<Vec<u8>>,
+}
+
+impl Running {
+    /// What it shows up to the first of these signs.
+    fn shown_until(&mut self, sign: char) -> String {
+        let mut shown = String::new();
+        while !shown.contains(sign) {
+            let bytes = self.shown.recv_timeout(SOON).unwrap_or_else(|e| panic!("{e}, no {sign:?} in {shown:?}"));
+            shown += &String::from_utf8_lossy(&bytes);
+        }
+        shown
+    }
+
+    /// Kills it, and returns what else it had shown.
+    fn kill(mut self) -> String {
+        self.child.kill().unwrap();
+        self.end().1
+    }
+
+    /// Its exit code, and everything that it showed to its end.
+    fn end(mut self) -> (Option<i32>, String) {
+        let shown = self.shown.iter().flatten().collect();
+        (self.child.wait().unwrap().code(), String::from_utf8(shown).unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -70,49 +107,48 @@ fn lines(shown: &str) -> Vec<String> {
     text.split(['\r', '\n']).filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn assert_fits(lines: &[String], columns: u16) {
+    let widest = lines.iter().map(|line| line.trim_end().chars().count()).max().unwrap();
+    assert!(widest <= usize::from(columns), "{columns}: {lines:?}");
 }
 
 #[test]
 fn bars_fit_into_the_terminal() {
     within(300, || {
         let server = Server::start();
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("lines");
-        std::fs::write(&file, "a line of some bytes\n".repeat(3_000_000)).unwrap();
+        let [from, to] = [(); 2].map(|()| server.topic(1).name);
+        // A message a second: the replay is long on a fast machine too.
+        let second = |n: u64| Record::new("x").timestamp_ms(MORNING + 1000 * n);
+        server.client().publish(&from, 0, &(0..100).map(second).collect::<Vec<_>>()).unwrap();
         for columns in [20, 40, 200] {
-            // A file has an end, so there is a bar; the standard input has none.
-            for with_end in [true, false] {
-                let (terminal, topic) = (Terminal::new(columns), server.topic(1).name);
-                let mut command = tool(&["publish", "-b", server.addr(), &topic]);
-                command.env("TERM", "xterm").stderr(terminal.side()).stdin(Stdio::piped());
-                if with_end {
-                    command.arg(&file);
-                }
-                let mut child = Ended(command.spawn().unwrap());
-                let mut stdin = child.0.stdin.take().unwrap();
-                let writer =
-                    thread::spawn(move || while !with_end && stdin.write_all(b"a line of some bytes\n").is_ok() {});
-                let mut shown = String::new();
-                let sign = if with_end { '%' } else { '(' };
-                while !shown.contains(sign) {
-                    let bytes = terminal.shown.recv().expect("it ended without a bar");
-                    shown += &String::from_utf8_lossy(&bytes);
-                }
-                drop(child);
-                writer.join().unwrap();
-                let lines = lines(&(shown + &terminal.rest(command)));
-                let widest = lines.iter().map(|line| line.trim_end().chars().count()).max().unwrap();
-                assert!(widest <= usize::from(columns), "{columns}: {lines:?}");
-                let bar = lines.iter().find(|line| line.contains(sign)).unwrap();
-                assert!(!with_end || columns < 40 || bar.contains('-'), "{columns}: {bar:?}");
-            }
+            let terminal = Terminal::new(columns);
+            let mut command = tool(&["replay", "-b", server.addr(), "--into", &to, &from]);
+            command.env("TERM", "xterm").stderr(terminal.side());
+            let mut running = terminal.run(command);
+            let shown = running.shown_until('%') + &running.kill();
+            // Notes come first, and the terminal breaks those that are too long.
+            let bar: Vec<String> = lines(&shown).into_iter().skip_while(|line| !line.contains('%')).collect();
+            assert_fits(&bar, columns);
+            assert!(columns < 40 || bar[0].contains('-'), "{columns}: {bar:?}");
+        }
+    });
+}
+
+#[test]
+fn a_count_without_an_end_fits_into_the_terminal() {
+    within(300, || {
+        let server = Server::start();
+        for columns in [20, 40, 200] {
+            let (terminal, topic) = (Terminal::new(columns), server.topic(1).name);
+            let mut command = tool(&["publish", "-b", server.addr(), &topic]);
+            command.env("TERM", "xterm").stderr(terminal.side()).stdin(Stdio::piped());
+            let mut running = terminal.run(command);
+            let mut stdin = running.child.stdin.take().unwrap();
+            // Until it is killed.
+            let writer = thread::spawn(move || while stdin.write_all(b"a line of some bytes\n").is_ok() {});
+            let shown = running.shown_until('(') + &running.kill();
+            writer.join().unwrap();
+            assert_fits(&lines(&shown), columns);
         }
     });
 }
@@ -124,10 +160,9 @@ fn there_is_no_bar_on_a_dumb_terminal() {
         let topic = server.topic(1).name;
         let mut command = tool(&["publish", "-b", server.addr(), &topic]);
         command.env("TERM", "dumb").stderr(terminal.side()).stdin(Stdio::piped());
-        let mut child = Ended(command.spawn().unwrap());
-        child.0.stdin.take().unwrap().write_all("x\n".repeat(200_000).as_bytes()).unwrap();
-        assert!(child.0.wait().unwrap().success());
-        assert_eq!(terminal.rest(command), "200000 messages stored\r\n");
+        let mut running = terminal.run(command);
+        running.child.stdin.take().unwrap().write_all("x\n".repeat(200_000).as_bytes()).unwrap();
+        assert_eq!(running.end(), (Some(0), "200000 messages stored\r\n".to_owned()));
     });
 }
 
@@ -152,9 +187,7 @@ fn payloads_do_not_drive_a_terminal() {
             let place = format!("{topic}/1");
             let mut command = tool(&[&["consume", "-b", server.addr(), "-o3", "-e"], options, &[&place]].concat());
             command.stdout(terminal.side()).stderr(Stdio::null());
-            let mut child = Ended(command.spawn().unwrap());
-            assert!(child.0.wait().unwrap().success());
-            assert_eq!(terminal.rest(command), expected, "{options:?}");
+            assert_eq!(terminal.run(command).end(), (Some(0), expected.to_owned()), "{options:?}");
         }
         // Elsewhere they are what they are.
         let output =
@@ -186,15 +219,8 @@ fn every_command_runs_in_a_terminal_of_any_width() {
                 let terminal = Terminal::new(columns);
                 let mut command = tool(&[&["-b", server.addr()], args].concat());
                 command.env("TERM", "xterm").stdout(terminal.side()).stderr(terminal.side());
-                let mut child = Ended(command.spawn().unwrap());
-                // Read meanwhile: a terminal does not hold much.
-                let mut shown = Vec::new();
-                while child.0.try_wait().unwrap().is_none() {
-                    shown.extend(terminal.shown.try_iter().flatten());
-                    thread::yield_now();
-                }
-                let code = child.0.wait().unwrap().code();
-                assert_eq!(code, Some(0), "{columns} {args:?}: {}", String::from_utf8_lossy(&shown));
+                let (code, shown) = terminal.run(command).end();
+                assert_eq!(code, Some(0), "{columns} {args:?}: {shown}");
             }
         }
         assert!(!messages(&server.client(), &to).concat().is_empty());
