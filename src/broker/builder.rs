@@ -11,6 +11,24 @@ use super::machine::Options;
 use super::server::Server;
 
 /// Settings of a [`Broker`] that hold from its start on.
+///
+/// ```
+/// use std::time::Duration;
+/// use tank_client::broker::{Broker, BrokerBuilder};
+/// use tank_client::{Client, Error, Fault, Record};
+///
+/// // Small segments and chunks, to have their borders within a test's few messages.
+/// let small: BrokerBuilder = Broker::builder().segment_bytes(1_000).index_interval(100).cut_chunks();
+/// // Waits that are not rounded, and connections that end soon.
+/// let quick = small.exact_waits().silent_timeout(None).idle_timeout(Duration::from_secs(1));
+///
+/// let broker = quick.read_only().start()?;
+/// broker.create_topic("orders", 1);
+/// let client = Client::connect(broker.addr())?;
+/// let e = client.publish("orders", 0, &[Record::new("tea")]).unwrap_err();
+/// assert!(matches!(e, Error::Broker { fault: Fault::ReadOnly, .. }), "{e}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct BrokerBuilder {
     port: u16,

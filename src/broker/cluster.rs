@@ -13,6 +13,20 @@ use crate::Brokers;
 use crate::net::Time;
 
 /// Settings of a [`Cluster`] that hold from its start on.
+///
+/// ```
+/// use std::time::Duration;
+/// use tank_client::Client;
+/// use tank_client::broker::{Broker, ClusterBuilder};
+///
+/// let election = Duration::from_millis(50);
+/// let settings: ClusterBuilder = Broker::cluster_builder(3).election_time(election);
+/// let cluster = settings.broker(Broker::builder().exact_waits()).start()?;
+/// let client = Client::connect(cluster.brokers())?;
+/// client.create_topic("orders", 4, &Default::default())?; // waits for the leaders
+/// assert!(client.topology()?.nodes.len() == 3 && cluster.leader("orders", 3).is_some());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct ClusterBuilder {
     nodes: usize,
@@ -215,6 +229,22 @@ impl Cluster {
     ///
     /// # Panics
     /// If there is no such partition.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tank_client::broker::Broker;
+    /// use tank_client::{Acks, Client, Error, Fault, Record};
+    ///
+    /// let cluster = Broker::cluster(3)?;
+    /// cluster.create_topic_with("orders", 1, 3);
+    /// cluster.set_leader("orders", 0, Some(2));
+    /// cluster.set_in_sync("orders", 0, &[2]);
+    /// let impatient = Client::builder().acks(Acks::Quorum).retry_timeout(Duration::ZERO);
+    /// let client = impatient.connect(cluster.brokers())?;
+    /// let e = client.publish("orders", 0, &[Record::new("tea")]).unwrap_err();
+    /// assert!(matches!(e, Error::Broker { fault: Fault::InsufficientReplicas, .. }), "{e}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn set_in_sync(&self, topic: &str, partition: u16, nodes: &[usize]) {
         there(self.act(|machine, now| machine.set_in_sync(now, topic, partition, nodes)), topic, partition);

@@ -11,6 +11,102 @@ use crate::protocol::produce::ProduceCode;
 /// A fault belongs to a node and waits there for its trigger, on whichever connection that comes first. It then fires
 /// once, or as often as [`Broker::inject_times`](super::Broker::inject_times) said. Of several that wait for the same
 /// trigger the one injected first fires; the others wait on.
+///
+/// A client gets through these by itself:
+///
+/// ```
+/// use std::time::Duration;
+/// use tank_client::Client;
+/// use tank_client::broker::{Broker, BrokerFault};
+/// use tank_client::protocol::frame::Kind;
+///
+/// let broker = Broker::start()?;
+/// broker.create_topic("orders", 1);
+/// let (pause, piece) = (Duration::from_millis(10), 7);
+/// for fault in [
+///     BrokerFault::CloseOnAccept,
+///     BrokerFault::LatePing(pause),
+///     BrokerFault::PingBeforeAnswer,
+///     BrokerFault::Delay(pause),
+///     BrokerFault::Trickle { bytes: piece, pause },
+///     BrokerFault::CloseOnRequest(Kind::DiscoverTopics),
+///     BrokerFault::LoseAnswer(Kind::DiscoverTopics),
+///     BrokerFault::CutAfter(10),
+///     BrokerFault::ResetAfter(10),
+/// ] {
+///     broker.inject(fault);
+///     let client = Client::builder().wait_for_brokers(Duration::from_secs(60));
+///     assert_eq!(client.connect(broker.addr())?.topics()?.len(), 1);
+///     assert_eq!(broker.pending_faults(), 0);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// These it can only report:
+///
+/// ```
+/// use std::time::Duration;
+/// use tank_client::broker::{Broker, BrokerFault};
+/// use tank_client::protocol::produce::ProduceCode;
+/// use tank_client::{Client, Error, Record};
+///
+/// let broker = Broker::start()?;
+/// broker.create_topic("orders", 1);
+/// let impatient = || Client::builder().retry_timeout(Duration::ZERO);
+///
+/// broker.inject(BrokerFault::Greeting(b"SSH-2.0".to_vec()));
+/// assert!(impatient().connect(broker.addr()).is_err());
+/// broker.inject(BrokerFault::NoPing);
+/// let short = impatient().connect_timeout(Duration::from_millis(100));
+/// assert!(short.connect(broker.addr()).unwrap_err().is_timeout());
+///
+/// for nonsense in [
+///     BrokerFault::WrongRequestId,
+///     BrokerFault::FlipAfter(0),
+///     BrokerFault::GarbageAfter(0, vec![0xff; 100]),
+/// ] {
+///     let client = impatient().connect(broker.addr())?;
+///     broker.inject(nonsense);
+///     assert!(matches!(client.topics(), Err(Error::Decode { .. })));
+/// }
+///
+/// let client = impatient().io_timeout(Duration::from_millis(100)).connect(broker.addr())?;
+/// broker.inject(BrokerFault::RefuseProduce(ProduceCode::SystemError));
+/// assert!(client.publish("orders", 0, &[Record::new("tea")]).is_err());
+/// broker.inject(BrokerFault::StallAfter(5));
+/// assert!(client.topics().unwrap_err().is_timeout());
+/// assert_eq!(broker.stats().stalled, 1);
+/// broker.release();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// What a consumer is told can be wrong, too:
+///
+/// ```
+/// use std::time::Duration;
+/// use tank_client::broker::{Broker, BrokerFault};
+/// use tank_client::protocol::fetch::PartitionAnswer;
+/// use tank_client::{Client, Error, Start, Subscription};
+///
+/// let broker = Broker::start()?;
+/// broker.create_topic("orders", 1);
+/// broker.append_payloads("orders", 0, &["tea", "milk"]);
+/// let orders = Subscription::topic("orders").start(Start::Earliest).limit(2);
+/// let client = Client::connect(broker.addr())?;
+///
+/// // Replicas have confirmed the first message only: the second one comes a little later.
+/// broker.inject(BrokerFault::LowMark(1));
+/// assert_eq!(client.subscribe(&orders)?.count(), 2);
+///
+/// // For a moment nobody leads the partition.
+/// broker.inject(BrokerFault::RefuseConsume(PartitionAnswer::NoLeader));
+/// assert_eq!(client.subscribe(&orders)?.count(), 2);
+///
+/// broker.inject(BrokerFault::CorruptBundle);
+/// let e = client.subscribe(&orders)?.next().unwrap().unwrap_err();
+/// assert!(matches!(e, Error::Decode { .. }), "{e}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BrokerFault {

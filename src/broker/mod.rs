@@ -240,6 +240,21 @@ impl Broker {
 
     /// Closes the listener only: connecting is refused until [`accept_connections`](Broker::accept_connections), while
     /// connections that are open are still served.
+    ///
+    /// ```
+    /// use tank_client::Client;
+    /// use tank_client::broker::Broker;
+    ///
+    /// let broker = Broker::start()?;
+    /// let client = Client::connect(broker.addr())?;
+    /// broker.refuse_connections();
+    /// assert!(Client::connect(broker.addr()).is_err());
+    /// client.topics()?; // has its connection
+    /// broker.disconnect_all();
+    /// broker.accept_connections()?;
+    /// client.topics()?; // on a new one
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn refuse_connections(&self) {
         self.act(|machine, _| machine.refuse(self.node));
         self.host.settle();
@@ -307,6 +322,21 @@ impl Broker {
     ///
     /// # Panics
     /// As [`append`](Broker::append).
+    ///
+    /// ```
+    /// use tank_client::broker::{Broker, dense_bundle};
+    /// use tank_client::protocol::bundle::RawMessage;
+    /// use tank_client::{Client, Compression, Start, Subscription};
+    ///
+    /// let broker = Broker::start()?;
+    /// broker.create_topic("orders", 1);
+    /// let tea = RawMessage { timestamp_ms: 0, key: None, payload: b"tea" };
+    /// broker.append_at("orders", 0, 10, &dense_bundle(&[tea], Compression::None));
+    /// let orders = Subscription::topic("orders").start(Start::Earliest).limit(1);
+    /// let order = Client::connect(broker.addr())?.subscribe(orders)?.next().unwrap()?;
+    /// assert_eq!(order.seq(), 10);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn append_at(&self, topic: &str, partition: u16, first: u64, bundle: &[u8]) -> u64 {
         match self.act(|machine, now| machine.append(now, topic, partition, first, bundle)) {
@@ -363,6 +393,23 @@ impl Broker {
     }
 
     /// Takes away every bundle with a number above `last`, as a fail-over can.
+    ///
+    /// ```
+    /// use tank_client::broker::Broker;
+    /// use tank_client::{Client, Error, Positions, Subscription};
+    ///
+    /// let broker = Broker::start()?;
+    /// broker.create_topic("orders", 1);
+    /// broker.append_payloads("orders", 0, &["tea"]);
+    /// broker.append_payloads("orders", 0, &["milk"]);
+    /// let saved: Positions = "orders/0=3".parse()?;
+    /// broker.truncate_back("orders", 0, 1);
+    /// let orders = Subscription::topic("orders").resume(&saved);
+    /// let mut orders = Client::connect(broker.addr())?.subscribe(orders)?;
+    /// let e = orders.next().unwrap().unwrap_err();
+    /// assert!(matches!(e, Error::Recreated { position: 3, high_water_mark: 1, .. }), "{e}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn truncate_back(&self, topic: &str, partition: u16, last: u64) {
         there(self.act(|machine, _| machine.truncate_back(topic, partition, last)), topic, partition);
@@ -376,6 +423,30 @@ impl Broker {
 
     /// Puts these (sparse) bundles in the place of the closed segments, as compaction does; the first number available
     /// stays what it was.
+    ///
+    /// ```
+    /// use tank_client::broker::{Broker, sparse_bundle};
+    /// use tank_client::protocol::bundle::RawMessage;
+    /// use tank_client::{Client, Compression, Start, Subscription};
+    ///
+    /// let broker = Broker::start()?;
+    /// broker.create_topic("orders", 1);
+    /// broker.append_payloads("orders", 0, &["1", "2", "3", "4"]);
+    /// broker.roll_segment("orders", 0);
+    /// broker.append_payloads("orders", 0, &["5"]);
+    /// // Of the first four only the second and the last are left.
+    /// let left = |payload| RawMessage { timestamp_ms: 0, key: None, payload };
+    /// let kept = sparse_bundle(&[(2, left(b"2")), (4, left(b"4"))], Compression::None);
+    /// broker.compact("orders", 0, &[&kept]);
+    /// let orders = Subscription::topic("orders").start(Start::Earliest).stop_at_end();
+    /// let orders = Client::connect(broker.addr())?.subscribe(orders)?;
+    /// let seqs = orders.map(|order| Ok(order?.seq())).collect::<tank_client::Result<Vec<_>>>()?;
+    /// assert_eq!(seqs, [2, 4, 5]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    /// On bundles whose numbers do not grow.
     ///
     /// # Panics
     /// On bundles whose numbers do not grow.
@@ -392,6 +463,20 @@ impl Broker {
     }
 
     /// What stands in the partition's file `config`, which ReloadConf reads; `None` if there is no such file.
+    ///
+    /// ```
+    /// use tank_client::Client;
+    /// use tank_client::broker::Broker;
+    ///
+    /// let broker = Broker::start()?;
+    /// broker.create_topic("orders", 1);
+    /// let client = Client::connect(broker.addr())?;
+    /// broker.set_config("orders", 0, Some("retention.secs=3600"));
+    /// client.reload_config("orders", 0)?;
+    /// broker.set_config("orders", 0, None);
+    /// assert!(client.reload_config("orders", 0).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn set_config(&self, topic: &str, partition: u16, text: Option<&str>) {
         there(self.act(|machine, _| machine.set_config(topic, partition, text)), topic, partition);
@@ -435,6 +520,16 @@ impl Broker {
     }
 
     /// Disarms all faults. A connection that one keeps silent stays so.
+    ///
+    /// ```
+    /// use tank_client::broker::{Broker, BrokerFault};
+    ///
+    /// let broker = Broker::start()?;
+    /// broker.inject_times(BrokerFault::PingBeforeAnswer, u64::MAX);
+    /// broker.clear_faults();
+    /// assert_eq!(broker.pending_faults(), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn clear_faults(&self) {
         self.act(|machine, _| machine.clear_faults(self.node));
     }

@@ -5,6 +5,20 @@ use crate::protocol::fetch::FetchRequest;
 use crate::protocol::frame::Kind;
 
 /// What a node has counted since it was created; a restart counts on.
+///
+/// ```
+/// use tank_client::Client;
+/// use tank_client::broker::{Broker, BrokerStats};
+/// use tank_client::protocol::frame::Kind;
+///
+/// let broker = Broker::start()?;
+/// let client = Client::connect(broker.addr())?;
+/// client.topics()?;
+/// let stats: BrokerStats = broker.stats();
+/// assert_eq!((stats.accepted, stats.open, stats.answered), (1, 1, 1));
+/// assert_eq!(stats.requests(Kind::DiscoverTopics), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BrokerStats {
@@ -46,6 +60,23 @@ impl BrokerStats {
 const KEPT_BYTES: usize = 128 << 10;
 
 /// A request that arrived whole.
+///
+/// ```
+/// use std::time::Duration;
+/// use tank_client::broker::{Broker, Request};
+/// use tank_client::{Client, Subscription};
+///
+/// let broker = Broker::start()?;
+/// broker.create_topic("orders", 1);
+/// let client = Client::connect(broker.addr())?;
+/// let orders = Subscription::topic("orders").min_bytes(100);
+/// let next = client.subscribe(orders)?.next_timeout(Duration::from_millis(500))?;
+/// assert_eq!(next, None);
+/// let requests: Vec<Request> = broker.requests();
+/// let fetch = requests.iter().find_map(|request| request.fetch().ok()).unwrap();
+/// assert_eq!(fetch.min_bytes, 100);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Request {

@@ -11,6 +11,25 @@ use super::trace::What;
 use super::world::State;
 
 /// One direction between a client and a server.
+///
+/// ```
+/// use std::time::Duration;
+/// use tank_client::Record;
+/// use tank_client::simulation::{Direction, Simulation};
+///
+/// let sim = Simulation::new(1);
+/// let broker = sim.broker();
+/// broker.create_topic("orders", 1);
+/// let client = sim.client().io_timeout(Duration::from_secs(5)).connect(broker.brokers())?;
+/// for (direction, arrived) in [(Direction::ToClient, 1), (Direction::ToServer, 1), (Direction::Both, 1)] {
+///     client.topics()?;
+///     sim.silence("client", direction);
+///     let e = client.publish("orders", 0, &[Record::new("tea")]).unwrap_err();
+///     assert!(e.is_outcome_unknown());
+///     assert_eq!(broker.high_water_mark("orders", 0), arrived);
+/// }
+/// # Ok::<(), tank_client::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// What clients send.
@@ -32,6 +51,28 @@ impl Direction {
 }
 
 /// How bytes travel from one host to another.
+///
+/// ```
+/// use std::time::Duration;
+/// use tank_client::simulation::{LinkSettings, Simulation};
+///
+/// let sim = Simulation::new(1);
+/// let broker = sim.broker();
+/// let range = Duration::from_millis(50)..Duration::from_millis(60);
+/// let far = LinkSettings::default().latency(range.clone()).bandwidth(1_000_000).fragment_one_in(2);
+/// sim.set_links(&far);
+/// let client = sim.client().connect(broker.brokers())?;
+/// assert!(client.ping()? >= Duration::from_millis(100));
+///
+/// // A line of its own for one host, and a server that is busy.
+/// let near = sim.client_on("beside").connect(broker.brokers())?;
+/// sim.set_link("beside", "broker", &LinkSettings::default());
+/// near.ping()?; // does not overtake what is still under way
+/// assert!(near.ping()? < Duration::from_millis(5));
+/// sim.slow_down("broker", range);
+/// assert!(near.ping()? >= Duration::from_millis(50));
+/// # Ok::<(), tank_client::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkSettings {
     latency: Range<Duration>,
@@ -149,6 +190,29 @@ impl Simulation {
 
     /// Lets nothing pass between two hosts, until [`rejoin`](Simulation::rejoin). Nobody is told; what is sent meanwhile is
     /// sent again afterwards, unless a system gives up.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tank_client::Record;
+    /// use tank_client::simulation::Simulation;
+    ///
+    /// let sim = Simulation::new(1);
+    /// let broker = sim.broker();
+    /// broker.create_topic("orders", 1);
+    /// let impatient = sim.client_on("shop").retry_timeout(Duration::ZERO);
+    /// let client = impatient.connect(broker.brokers())?;
+    /// sim.separate("shop", "broker");
+    /// assert!(client.topics().unwrap_err().is_timeout());
+    /// sim.rejoin("shop", "broker");
+    /// client.topics()?;
+    ///
+    /// // The request arrives, its answer does not.
+    /// sim.separate_one_way("broker", "shop");
+    /// let e = client.publish("orders", 0, &[Record::new("tea")]).unwrap_err();
+    /// assert!(e.is_outcome_unknown());
+    /// assert_eq!(broker.high_water_mark("orders", 0), 1);
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
     #[track_caller]
     pub fn separate(&self, one: &str, other: &str) {
         self.block(one, other, true);
@@ -222,6 +286,21 @@ impl Simulation {
     /// Lets no other node reach a node, or lets them again; clients reach it all the same. Replicas there fall behind, and
     /// what it leads is not confirmed.
     ///
+    /// ```
+    /// use tank_client::simulation::Simulation;
+    /// use tank_client::{Error, Record};
+    ///
+    /// let sim = Simulation::new(1);
+    /// let cluster = sim.cluster(3);
+    /// cluster.create_topic("orders", 1);
+    /// let client = sim.client().connect(cluster.brokers())?;
+    /// sim.isolate("node-0", true); // the leader: it stores, but no replica confirms
+    /// let e = client.publish("orders", 0, &[Record::new("tea")]).unwrap_err();
+    /// assert!(matches!(e, Error::OutcomeUnknown { .. }));
+    /// sim.isolate("node-0", false);
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
+    ///
     /// # Panics
     /// If it is no broker's host.
     #[track_caller]
@@ -241,6 +320,20 @@ impl Simulation {
     }
 
     /// Takes the power from a server: it is silent, and forgets its connections.
+    ///
+    /// ```
+    /// use tank_client::simulation::Simulation;
+    ///
+    /// let sim = Simulation::new(1);
+    /// let broker = sim.broker();
+    /// let client = sim.client().connect(broker.brokers())?;
+    /// sim.power_off("broker");
+    /// assert!(client.topics().unwrap_err().is_retryable());
+    /// sim.power_on("broker");
+    /// broker.restart()?;
+    /// client.topics()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn power_off(&self, host: &str) {
         self.does(
@@ -265,6 +358,23 @@ impl Simulation {
     }
 
     /// Hands a server's address to another service, or back to the broker. Its connections are reset.
+    ///
+    /// ```
+    /// use tank_client::simulation::{Service, Simulation};
+    ///
+    /// let sim = Simulation::new(1);
+    /// let broker = sim.broker();
+    /// for other in [Service::Http, Service::Greeting(b"220 mail.example\r\n".to_vec())] {
+    ///     sim.take_over("broker", other);
+    ///     let e = sim.client().connect(broker.brokers()).unwrap_err();
+    ///     assert!(format!("{e:#}").contains("not a TANK broker"), "{e:#}");
+    /// }
+    /// sim.take_over("broker", Service::Mute); // the client waits for a greeting
+    /// assert!(sim.client().connect(broker.brokers()).unwrap_err().is_timeout());
+    /// sim.take_over("broker", None);
+    /// sim.client().connect(broker.brokers())?;
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
     #[track_caller]
     pub fn take_over(&self, host: &str, service: impl Into<Option<Service>>) {
         let service = service.into();
@@ -281,6 +391,19 @@ impl Simulation {
     }
 
     /// Limits the sockets that programs on a host may have open: one more fails with EMFILE. `None` for no limit.
+    ///
+    /// ```
+    /// use tank_client::simulation::Simulation;
+    ///
+    /// let sim = Simulation::new(1);
+    /// let broker = sim.broker();
+    /// let client = sim.client().connect(broker.brokers())?;
+    /// sim.limit_descriptors("client", Some(sim.open_sockets("client")));
+    /// let e = sim.client().connect(broker.brokers()).unwrap_err();
+    /// assert!(format!("{e:#}").contains("os error 24"), "{e:#}");
+    /// client.topics()?; // has its connection
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
     #[track_caller]
     pub fn limit_descriptors(&self, host: &str, most: Option<usize>) {
         self.does(
@@ -293,6 +416,22 @@ impl Simulation {
     }
 
     /// Makes a name stand for these addresses from now on.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tank_client::simulation::Simulation;
+    ///
+    /// let sim = Simulation::new(1);
+    /// let broker = sim.broker();
+    /// sim.set_name("tank.example", &[sim.address_of("broker")]);
+    /// sim.delay_name("tank.example", Duration::from_secs(3));
+    /// sim.client().connect("tank.example")?;
+    /// assert!(sim.now() >= Duration::from_secs(3));
+    ///
+    /// sim.fail_name("tank.example", true);
+    /// assert!(sim.client().connect("tank.example").is_err());
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
     pub fn set_name(&self, name: &str, addresses: &[IpAddr]) {
         self.does(
             || format!("{name} is {addresses:?}"),

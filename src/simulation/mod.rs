@@ -221,6 +221,18 @@ impl Simulation {
     }
 
     /// A builder of clients on a host of this name, which is made when it is first named.
+    ///
+    /// ```
+    /// use tank_client::simulation::Simulation;
+    ///
+    /// let sim = Simulation::new(1);
+    /// let broker = sim.broker();
+    /// let (shop, office) = (sim.client_on("shop"), sim.client_on("office"));
+    /// let (shop, office) = (shop.connect(broker.brokers())?, office.connect(broker.brokers())?);
+    /// sim.separate("shop", "broker");
+    /// assert!(office.topics().is_ok() && shop.topics().is_err());
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
     pub fn client_on(&self, host: &str) -> ClientBuilder {
         Client::builder().on_network(self.network(host))
     }
@@ -267,6 +279,17 @@ impl Simulation {
     }
 
     /// Sets the wall clock forward, or back if `milliseconds` is negative. Time-outs don't depend on it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tank_client::simulation::Simulation;
+    ///
+    /// let sim = Simulation::new(1);
+    /// let before = sim.wall_clock();
+    /// sim.jump_wall_clock(3_600_000); // summer time, by mistake
+    /// assert_eq!(sim.wall_clock(), before + Duration::from_secs(3_600));
+    /// assert_eq!(sim.now(), Duration::ZERO);
+    /// ```
     pub fn jump_wall_clock(&self, milliseconds: i64) {
         let mut state = self.world.lock();
         state.note(What::Does(format!("the wall clock jumps by {milliseconds} ms")));
@@ -279,6 +302,15 @@ impl Simulation {
     }
 
     /// Ends the world with a panic when it is this old and still waits for something. Default 1,000 days.
+    ///
+    /// ```should_panic
+    /// use std::time::Duration;
+    /// use tank_client::simulation::Simulation;
+    ///
+    /// let sim = Simulation::new(1);
+    /// sim.set_time_limit(Duration::from_secs(60));
+    /// sim.sleep(Duration::from_secs(61)); // a test that takes too long
+    /// ```
     pub fn set_time_limit(&self, limit: Duration) {
         self.world.set_limit(Time::ZERO.after(limit));
     }
@@ -289,6 +321,26 @@ impl Simulation {
     }
 
     /// A hash of everything that has happened so far. Two runs that did the same, to the byte, have the same one.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tank_client::simulation::Simulation;
+    ///
+    /// fn run(seed: u64) -> u64 {
+    ///     let sim = Simulation::new(seed);
+    ///     let cluster = sim.cluster(3);
+    ///     let client = sim.client().connect(cluster.brokers()).unwrap();
+    ///     // Somebody calls now and then.
+    ///     for _ in 0..10 {
+    ///         sim.sleep(Duration::from_millis(sim.random_below(1_000)));
+    ///         client.topics().unwrap();
+    ///     }
+    ///     assert_eq!(sim.seed(), seed);
+    ///     sim.trace_hash()
+    /// }
+    /// assert_eq!(run(7), run(7));
+    /// assert_ne!(run(7), run(8));
+    /// ```
     pub fn trace_hash(&self) -> u64 {
         self.world.lock().trace.hash()
     }

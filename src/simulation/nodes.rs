@@ -144,6 +144,17 @@ impl Simulation {
     }
 
     /// As [`broker`](Simulation::broker), with settings.
+    ///
+    /// ```
+    /// use tank_client::broker::Broker;
+    /// use tank_client::simulation::Simulation;
+    ///
+    /// let sim = Simulation::new(1);
+    /// let broker = sim.broker_with(&Broker::builder().segment_bytes(1 << 20));
+    /// let client = sim.client().connect(broker.brokers())?;
+    /// assert!(client.topics()?.is_empty());
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
     pub fn broker_with(&self, settings: &BrokerBuilder) -> Arc<Broker> {
         let nodes = place(self, &self.fresh(1, "broker"), self.worst(settings), None);
         Arc::new(Broker::on(Arc::new(nodes), 0))
@@ -157,6 +168,17 @@ impl Simulation {
     }
 
     /// As [`cluster`](Simulation::cluster), with settings.
+    ///
+    /// ```
+    /// use tank_client::broker::Broker;
+    /// use tank_client::simulation::Simulation;
+    ///
+    /// let sim = Simulation::new(1);
+    /// let cluster = sim.cluster_with(&Broker::cluster_builder(5).replication_factor(3));
+    /// cluster.create_topic("orders", 10);
+    /// assert_eq!(cluster.replicas("orders", 4), [4, 0, 1]);
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
     pub fn cluster_with(&self, settings: &ClusterBuilder) -> Arc<Cluster> {
         let (n, broker) = settings.parts();
         let nodes = place(self, &self.fresh(n, "node"), self.worst(broker), Some(settings.cluster_options()));

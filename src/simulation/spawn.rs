@@ -9,6 +9,21 @@ use super::task::Ended;
 use super::world::World;
 
 /// A task of a simulation, from [`Simulation::spawn`](super::Simulation::spawn).
+///
+/// ```
+/// use std::time::Duration;
+/// use tank_client::simulation::{Simulation, Task};
+///
+/// let sim = Simulation::new(1);
+/// let world = sim.clone();
+/// let task: Task<u32> = sim.spawn("counts", move || {
+///     world.sleep(Duration::from_secs(5));
+///     5
+/// });
+/// assert!(!task.is_finished());
+/// assert_eq!(task.join(), 5);
+/// assert_eq!(sim.now().as_secs(), 5);
+/// ```
 #[derive(Debug)]
 pub struct Task<T> {
     world: Arc<World>,

@@ -110,6 +110,19 @@ pub(super) struct State {
 }
 
 /// What was counted since the world began.
+///
+/// ```
+/// use tank_client::simulation::Simulation;
+///
+/// let sim = Simulation::new(1);
+/// let broker = sim.broker();
+/// let client = sim.client().connect(broker.brokers())?;
+/// client.topics()?;
+/// let counts = sim.counts();
+/// assert_eq!((counts.connections, counts.stale), (1, 0));
+/// assert!(counts.events > counts.waits);
+/// # Ok::<(), tank_client::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
