@@ -1,19 +1,20 @@
 //! A short book on `tank-client`: how to use it, and what to expect.
 //!
 //! 1. [First steps](first_steps): a broker, a topic, a message to it and back; the terms; errors.
-//! 2. [Positions and delivery guarantees](positions): how far a subscription has read, and how no message is lost.
-//! 3. [Exactly once into a database](databases): positions and results in one transaction.
-//! 4. [Back-pressure](back_pressure): what happens if you are slower than the broker.
-//! 5. [Time-outs and closing](time_outs): how long each call may block, and how to stop it.
-//! 6. [Clusters](clusters): leaders, fail-overs, and what the client does about them.
-//! 7. [Publishing and its outcomes](publishing): stored, not stored, unknown; producers.
-//! 8. [Testing your program](testing): a simulated world in virtual time, and the embedded broker; faults included.
-//! 9. [Performance](performance): what costs time, and what to do about it.
-//! 10. [Metrics](metrics): lag, age and silence, to Prometheus and to `tracing`.
-//! 11. [Security](security): what a broker can and cannot do to your program.
-//! 12. [Coming from tankgo](from_tankgo).
-//! 13. [Coming from Kafka clients](from_kafka).
-//! 14. [What TANK does not have](not_in_tank).
+//! 2. [Errors](errors): what each one means, and what is left to decide.
+//! 3. [Positions and delivery guarantees](positions): how far a subscription has read, and how no message is lost.
+//! 4. [Exactly once into a database](databases): positions and results in one transaction.
+//! 5. [Back-pressure](back_pressure): what happens if you are slower than the broker.
+//! 6. [Time-outs and closing](time_outs): how long each call may block, and how to stop it.
+//! 7. [Clusters](clusters): leaders, fail-overs, and what the client does about them.
+//! 8. [Publishing and its outcomes](publishing): stored, not stored, unknown; producers.
+//! 9. [Testing your program](testing): a simulated world in virtual time, and the embedded broker; faults included.
+//! 10. [Performance](performance): what costs time, and what to do about it.
+//! 11. [Metrics](metrics): lag, age and silence, to Prometheus and to `tracing`.
+//! 12. [Security](security): what a broker can and cannot do to your program.
+//! 13. [Coming from tankgo](from_tankgo).
+//! 14. [Coming from Kafka clients](from_kafka).
+//! 15. [What TANK does not have](not_in_tank).
 //!
 //! All of its code runs, most of it against the [embedded broker](testing), so you can try it without setting anything up. Each
 //! chapter can be read by itself. Exact terms, defaults and errors are documented with the items it links to.
@@ -31,7 +32,7 @@ macro_rules! chapters {
 }
 
 chapters! {
-    back_pressure clusters databases first_steps from_kafka from_tankgo metrics not_in_tank
+    back_pressure clusters databases errors first_steps from_kafka from_tankgo metrics not_in_tank
     #[doc = include_str!("growth.svg")]
     #[doc = "\nNext: [metrics](crate::guide::metrics)."]
     performance
