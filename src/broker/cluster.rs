@@ -17,11 +17,13 @@ use crate::net::Time;
 /// ```
 /// use std::time::Duration;
 /// use tank_client::Client;
-/// use tank_client::broker::{Broker, ClusterBuilder};
+/// use tank_client::broker::{Broker, Cluster, ClusterBuilder};
 ///
 /// let election = Duration::from_millis(50);
 /// let settings: ClusterBuilder = Broker::cluster_builder(3).election_time(election);
-/// let cluster = settings.broker(Broker::builder().exact_waits()).start()?;
+/// # #[cfg(target_os = "linux")] // has all of 127.0.0.0/8
+/// let settings = settings.own_addresses();
+/// let cluster: Cluster = settings.broker(Broker::builder().exact_waits()).start()?;
 /// let client = Client::connect(cluster.brokers())?;
 /// client.create_topic("orders", 4, &Default::default())?; // waits for the leaders
 /// assert!(client.topology()?.nodes.len() == 3 && cluster.leader("orders", 3).is_some());

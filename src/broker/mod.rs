@@ -371,6 +371,19 @@ impl Broker {
     ///
     /// # Panics
     /// Without messages, or on numbers that do not grow from the partition's last one on.
+    ///
+    /// ```
+    /// use tank_client::broker::Broker;
+    /// use tank_client::protocol::bundle::RawMessage;
+    ///
+    /// let broker = Broker::start()?;
+    /// broker.create_topic("orders", 1);
+    /// let at = |timestamp_ms, payload| RawMessage { timestamp_ms, key: Some(b"ada"), payload };
+    /// assert_eq!(broker.append_records("orders", 0, &[at(1, b"tea"), at(2, b"milk")]), 1);
+    /// assert_eq!(broker.append_sparse("orders", 0, &[(5, at(3, b"bread")), (9, at(4, b"salt"))]), 5);
+    /// assert_eq!(broker.high_water_mark("orders", 0), 9);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[track_caller]
     pub fn append_sparse(&self, topic: &str, partition: u16, messages: &[(u64, RawMessage<'_>)]) -> u64 {
         self.append(topic, partition, &sparse_bundle(messages, Compression::Auto))
@@ -447,9 +460,6 @@ impl Broker {
     ///
     /// # Panics
     /// On bundles whose numbers do not grow.
-    ///
-    /// # Panics
-    /// On bundles whose numbers do not grow.
     #[track_caller]
     pub fn compact(&self, topic: &str, partition: u16, bundles: &[&[u8]]) {
         let done = self.act(|machine, _| machine.compact(topic, partition, bundles));
@@ -457,6 +467,17 @@ impl Broker {
     }
 
     /// Empties the partition: its next message is number 1 again, as in a topic that was deleted and created again.
+    ///
+    /// ```
+    /// use tank_client::broker::Broker;
+    ///
+    /// let broker = Broker::start()?;
+    /// broker.create_topic("orders", 1);
+    /// broker.append_payloads("orders", 0, &["tea"]);
+    /// broker.clear("orders", 0);
+    /// assert_eq!(broker.append_payloads("orders", 0, &["milk"]), 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[track_caller]
     pub fn clear(&self, topic: &str, partition: u16) {
         there(self.act(|machine, _| machine.clear(topic, partition)), topic, partition);
@@ -483,6 +504,25 @@ impl Broker {
     }
 
     /// Makes the partition's log one that cannot be opened, or heals it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tank_client::broker::Broker;
+    /// use tank_client::{Client, Error, Fault, Record};
+    ///
+    /// let broker = Broker::start()?;
+    /// broker.create_topic("orders", 1);
+    /// broker.set_broken("orders", 0, true);
+    /// let client = Client::builder().retry_timeout(Duration::ZERO).connect(broker.addr())?;
+    /// let e = client.publish("orders", 0, &[Record::new("tea")]).unwrap_err();
+    /// assert!(e.is_outcome_unknown(), "{e:#}"); // it may have been written in part
+    ///
+    /// broker.set_broken("orders", 0, false);
+    /// broker.forget_requests();
+    /// client.publish("orders", 0, &[Record::new("tea")])?;
+    /// assert_eq!(broker.requests().len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn set_broken(&self, topic: &str, partition: u16, broken: bool) {
         there(self.act(|machine, _| machine.set_broken(topic, partition, broken)), topic, partition);

@@ -244,6 +244,20 @@ impl Simulation {
     }
 
     /// Cuts the connections of a host in order: both sides see the end of the stream (FIN).
+    ///
+    /// ```
+    /// use tank_client::simulation::Simulation;
+    ///
+    /// let sim = Simulation::new(1);
+    /// let broker = sim.broker();
+    /// let client = sim.client().connect(broker.brokers())?;
+    /// sim.cut("broker");
+    /// client.topics()?; // notices it, and connects again
+    /// sim.reset("broker");
+    /// client.topics()?;
+    /// assert_eq!(broker.stats().accepted, 3);
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
     #[track_caller]
     pub fn cut(&self, host: &str) {
         self.sever(host, false);

@@ -112,13 +112,13 @@ pub(super) struct State {
 /// What was counted since the world began.
 ///
 /// ```
-/// use tank_client::simulation::Simulation;
+/// use tank_client::simulation::{Counts, Simulation};
 ///
 /// let sim = Simulation::new(1);
 /// let broker = sim.broker();
 /// let client = sim.client().connect(broker.brokers())?;
 /// client.topics()?;
-/// let counts = sim.counts();
+/// let counts: Counts = sim.counts();
 /// assert_eq!((counts.connections, counts.stale), (1, 0));
 /// assert!(counts.events > counts.waits);
 /// # Ok::<(), tank_client::Error>(())

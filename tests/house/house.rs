@@ -432,3 +432,102 @@ fn lines_of_code_are_counted_by_room() {
     println!("{rooms:#?}\nwithout broker and simulation: {crate_alone}");
     assert!(crate_alone <= CRATE, "{crate_alone}");
 }
+
+/// Gathers the names of public types, functions, variants and fields, outside tests.
+struct Public(BTreeSet<String>);
+
+impl Public {
+    fn add(&mut self, visibility: &syn::Visibility, name: &syn::Ident) {
+        if matches!(visibility, syn::Visibility::Public(_)) {
+            self.0.insert(name.to_string());
+        }
+    }
+
+    fn fields(&mut self, fields: &syn::Fields) {
+        fields.iter().for_each(|field| field.ident.iter().for_each(|name| self.add(&field.vis, name)));
+    }
+}
+
+impl<'ast> Visit<'ast> for Public {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if !is_test_only(&item.attrs) {
+            syn::visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
+        self.add(&item.vis, &item.ident);
+        self.fields(&item.fields);
+    }
+
+    fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
+        self.add(&item.vis, &item.ident);
+        item.variants.iter().for_each(|variant| self.add(&item.vis, &variant.ident));
+    }
+
+    fn visit_item_trait(&mut self, item: &'ast syn::ItemTrait) {
+        self.add(&item.vis, &item.ident);
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        self.add(&item.vis, &item.sig.ident);
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.add(&item.vis, &item.sig.ident);
+    }
+}
+
+/// The code that the pages show: what stands between fences in comments and chapters, and the examples.
+fn shown_code(root: &Path) -> String {
+    fn add(dir: &Path, code: &mut String) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                add(&path, code);
+            } else if name.ends_with(".rs") || name.ends_with(".md") {
+                let text = fs::read_to_string(&path).unwrap();
+                let page = |line: &str| match name.ends_with(".md") {
+                    true => Some(line.to_owned()),
+                    false => {
+                        line.trim_start().strip_prefix("//").map(|line| line[line.len().min(1)..].trim().to_owned())
+                    }
+                };
+                let mut fenced = false;
+                for line in text.lines().filter_map(page) {
+                    fenced ^= line.starts_with("```");
+                    if fenced {
+                        *code += &line;
+                        *code += "\n";
+                    }
+                }
+            }
+        }
+    }
+    let mut code = String::new();
+    add(&root.join("src"), &mut code);
+    for entry in fs::read_dir(root.join("examples")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            code += &fs::read_to_string(&path).unwrap();
+        }
+    }
+    code
+}
+
+/// Of `protocol`, whose readers work with captures and the reference, only what the other rooms show counts.
+#[test]
+fn every_public_item_is_in_an_example() {
+    let code = shown_code(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    let words: BTreeSet<&str> = code.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let mut missing = Vec::new();
+    for source in sources() {
+        let mut public = Public(BTreeSet::new());
+        public.visit_file(&source.file);
+        let is_shown = !matches!(source.room().as_str(), "protocol" | "guide") && !source.name.contains("checker");
+        let unseen = public.0.into_iter().filter(|name| is_shown && !words.contains(name.as_str()));
+        missing.extend(unseen.map(|name| format!("{}: {name}", source.name)));
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
