@@ -44,8 +44,10 @@ pub(super) struct Dial {
 struct Attempt {
     to: SocketAddr,
     socket: Box<dyn Socket>,
-    /// The greeting as far as it has come; `None` while connecting.
-    greeting: Option<([u8; HEADER_LEN], usize)>,
+    /// What is still to be sent of the ping that comes first.
+    unsent: &'static [u8],
+    /// The greeting, and how many bytes of it have come.
+    greeting: ([u8; HEADER_LEN], usize),
 }
 
 impl Dial {
@@ -100,7 +102,7 @@ impl Dial {
             let Some(to) = self.later.pop_front() else { return Ok(()) };
             match settings.net.connect(to, &settings.options) {
                 Ok(socket) => {
-                    self.attempts.push(Attempt { to, socket, greeting: None });
+                    self.attempts.push(Attempt { to, socket, unsent: &PING, greeting: Default::default() });
                     self.next = now.after(STAGGER);
                 }
                 // Other addresses would fare no better.
@@ -115,7 +117,7 @@ impl Dial {
     }
 
     pub(super) fn phase(&self) -> Phase {
-        let greeting = self.attempts.iter().any(|attempt| attempt.greeting.is_some());
+        let greeting = self.attempts.iter().any(|attempt| attempt.unsent.is_empty());
         if greeting { Phase::Greet } else { Phase::Connect }
     }
 
@@ -126,7 +128,7 @@ impl Dial {
 
     pub(super) fn interests<'a>(&'a self, out: &mut Vec<Interest<'a>>) {
         out.extend(self.attempts.iter().map(|attempt| {
-            let write = attempt.greeting.is_none();
+            let write = !attempt.unsent.is_empty();
             Interest { socket: &*attempt.socket, read: !write, write }
         }));
     }
@@ -135,19 +137,19 @@ impl Dial {
 impl Attempt {
     /// Whether the broker has greeted.
     fn step(&mut self, broker: &BrokerAddr) -> Result<bool> {
-        if self.greeting.is_none() {
+        while !self.unsent.is_empty() {
             if !self.socket.finish_connect().map_err(|e| Error::connect(broker, e))? {
                 return Ok(false);
             }
             // A broker hangs up on whoever has never sent a byte, after 16 s or sooner; it swallows pings.
-            match self.socket.write(&PING) {
-                Ok(HEADER_LEN) => self.greeting = Some(([0; HEADER_LEN], 0)),
-                Ok(_) => return Err(Error::disconnected(broker, Phase::Greet)),
+            match self.socket.write(self.unsent) {
+                Ok(0) => return Err(Error::disconnected(broker, Phase::Greet)),
+                Ok(n) => self.unsent = self.unsent.get(n..).unwrap_or_default(),
                 Err(e) if is_passing(&e) => return Ok(false),
                 Err(e) => return Err(Error::io(broker, Phase::Greet, e)),
             }
         }
-        let Some((ping, len)) = &mut self.greeting else { return Ok(false) };
+        let (ping, len) = &mut self.greeting;
         while *len < HEADER_LEN {
             let room = ping.get_mut(*len..).unwrap_or_default();
             match read(&*self.socket, room).map_err(|e| Error::io(broker, Phase::Greet, e))? {

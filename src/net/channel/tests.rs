@@ -87,6 +87,22 @@ fn an_empty_ping_goes_first_and_nothing_else_before_the_greeting() {
 }
 
 #[test]
+fn a_ping_that_goes_out_in_pieces_is_sent_to_its_end() {
+    let net = Scripted::new();
+    let mut channel = channel(&net, "10.0.0.1:5");
+    assert!(!open(&mut channel, &net).unwrap());
+    greet(&net, 0);
+    for (room, sent) in [(0, 0), (2, 2), (0, 2), (2, 4)] {
+        net.wire(0, |wire| wire.room = room);
+        assert!(!open(&mut channel, &net).unwrap());
+        assert_eq!(net.wire(0, |wire| wire.sent.clone()), PING[..sent], "the rest of the ping comes before its answer");
+    }
+    net.wire(0, |wire| wire.room = usize::MAX);
+    assert!(open(&mut channel, &net).unwrap());
+    assert_eq!(net.wire(0, |wire| wire.sent.clone()), PING);
+}
+
+#[test]
 fn another_service_a_silence_and_an_end_are_told_apart() {
     let net = Scripted::new();
     let mut channel = channel(&net, "10.0.0.1:5");
