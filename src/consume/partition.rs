@@ -60,9 +60,11 @@ pub(super) struct Partition {
     /// Answers in a row that moved nothing although nothing was wrong, and whether the one being read is another.
     quiet: u32,
     is_quiet: bool,
+    /// Trouble to get an answer of its leader, and how many in a row named another one.
     retry: RetryState,
-    /// Answers in a row that named another leader, or numbers that another answer rejected.
-    failed_attempts: u32,
+    hops: u32,
+    /// Answers of its leader that move nothing: chunks above the mark, and rejections of numbers that it has just named.
+    standstill: RetryState,
     /// The highest first available number that an answer has named.
     highest_first: u64,
     /// Connections in a row that ended on a fetch of what should be there, before any byte of an answer.
@@ -258,7 +260,13 @@ impl Partition {
     pub(super) fn on_messages(&mut self, rules: &Rules) {
         self.chunks.on_messages(rules.options.fetch_size);
         self.quiet = 0;
+        self.end_trouble();
+    }
+
+    fn end_trouble(&mut self) {
         self.retry.reset();
+        self.standstill.reset();
+        self.hops = 0;
     }
 
     /// Takes away the messages from the first at or after the time to stop at on, of those decoded of bundles that begin

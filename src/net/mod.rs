@@ -41,6 +41,6 @@ pub(crate) use network::{Closed, Network, Time};
 #[cfg(feature = "broker")]
 pub(crate) use network::{Handle, Interest, Socket, SocketOptions, Waker};
 pub(crate) use pool::Pool;
-pub(crate) use retry::{RetryPolicy, RetryState};
+pub(crate) use retry::{RetryPolicy, RetryState, WELL};
 pub(crate) use settings::ChannelSettings;
 pub(crate) use system::System;

@@ -10,7 +10,7 @@ use super::terms::{Lookahead, Lost, Next, Rules};
 use super::{Begin, Partition, State, before_end};
 use crate::consume::subscription::OutOfRange;
 use crate::error::{Error, Fault, Result};
-use crate::net::{BrokerAddr, RetryPolicy, Time};
+use crate::net::{BrokerAddr, RetryPolicy, Time, WELL};
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
 
@@ -37,9 +37,9 @@ impl Partition {
             match answer {
                 // Only its leader knows that it exists.
                 PartitionAnswer::Data { .. } | PartitionAnswer::OutOfRange { .. } => self.begin = Begin::Known,
-                PartitionAnswer::Redirect(_) if self.failed_attempts < MOST_HOPS => {}
+                PartitionAnswer::Redirect(_) if self.hops < MOST_HOPS => {}
                 _ => {
-                    (self.state, self.failed_attempts) = (State::Done, 0);
+                    (self.state, self.hops) = (State::Done, 0);
                     return Next::Go;
                 }
             }
@@ -66,7 +66,7 @@ impl Partition {
 
     fn on_data(&mut self, high_water_mark: u64, len: u32, rules: &Rules) {
         self.begin = Begin::Known;
-        self.failed_attempts = 0;
+        self.hops = 0;
         self.last_was_empty = len == 0;
         let wait_was_ended = std::mem::replace(&mut self.wait_ended, rules.in_cluster && self.waits && len > 0);
         if len > 0 {
@@ -78,7 +78,7 @@ impl Partition {
             // The mark of an empty answer may be too low, but nothing lies below the position either.
             let known = self.high_water_mark.unwrap_or(0).max(self.fetch_from.saturating_sub(1));
             self.high_water_mark = Some(known.max(high_water_mark));
-            self.retry.reset();
+            self.end_trouble();
             self.is_quiet = wait_was_ended;
             // The end was there once: if nothing is left before it, the log has become shorter.
             if rules.options.stop_at_end || self.end_unknown {
@@ -91,13 +91,13 @@ impl Partition {
     fn on_out_of_range(&mut self, now: Time, first_available: u64, high_water_mark: u64, rules: &Rules) -> Next {
         self.high_water_mark = Some(high_water_mark);
         self.first_available = first_available;
+        self.retry.reset();
+        self.hops = 0;
         let moved = first_available > self.highest_first;
         self.highest_first = self.highest_first.max(first_available);
         let end = high_water_mark.saturating_add(1);
         let (requested, begin) = (self.fetch_from, std::mem::replace(&mut self.begin, Begin::Known));
         if let Begin::BeforeEnd(back) = begin {
-            self.retry.reset();
-            self.failed_attempts = 0;
             self.go_to(before_end(back, first_available, high_water_mark));
             if rules.options.stop_at_end {
                 self.end_unknown = false;
@@ -123,9 +123,10 @@ impl Partition {
         self.go_to(to);
         if !is_beyond && moved {
             // Retention was faster: each try comes nearer.
-            self.retry.reset();
-            self.failed_attempts = 0;
-        } else if self.state != State::Done && !self.try_again(now, rules) {
+            self.standstill.reset();
+        } else if !self.standstill.is_in_trouble() {
+            self.standstill.retry_at_once(now, &rules.retry);
+        } else if self.state != State::Done && !self.stands_still(now, rules) {
             return Next::Fail(failure);
         }
         warn!("{}: {requested} is out of range, continuing with {to}", self.name);
@@ -144,7 +145,7 @@ impl Partition {
             warn!("{}: redirected to {leader}", self.name);
         }
         if self.is_probe() {
-            self.failed_attempts += 1;
+            self.hops += 1;
             self.leader = found.ok().flatten();
             return Next::Go;
         }
@@ -153,10 +154,15 @@ impl Partition {
             Ok(None) => self.on_no_leader(now, rules),
             Ok(leader) => {
                 self.leader = leader;
-                let hops = self.failed_attempts + 1;
-                match self.try_again(now, rules) {
+                self.hops += 1;
+                // The first in a row is how leaders are found.
+                if self.hops == 1 {
+                    self.retry.retry_at_once(now, &rules.retry);
+                    return Next::Go;
+                }
+                match self.pause_or_fail(now, rules) {
                     true => Next::Go,
-                    false => Next::Fail(self.fault(Fault::Redirects { hops, last: named })),
+                    false => Next::Fail(self.fault(Fault::Redirects { hops: self.hops, last: named })),
                 }
             }
         }
@@ -164,26 +170,26 @@ impl Partition {
 
     fn on_no_leader(&mut self, now: Time, rules: &Rules) -> Next {
         self.leader = None;
-        self.failed_attempts += 1;
+        self.hops += 1;
         match self.pause_or_fail(now, rules) {
             true => Next::NoLeader,
             false => Next::Fail(self.fault(Fault::NoLeader)),
         }
     }
 
-    /// Tries again: the first time in a row at once, since that is how leaders are found; then after a pause. Returns `false`
-    /// once that has lasted too long.
-    fn try_again(&mut self, now: Time, rules: &Rules) -> bool {
-        self.failed_attempts += 1;
-        if self.failed_attempts == 1 {
-            self.retry.retry_at_once(now, &rules.retry);
-            return true;
-        }
-        self.pause_or_fail(now, rules)
-    }
-
     fn pause_or_fail(&mut self, now: Time, rules: &Rules) -> bool {
         let until = self.retry.retry_or_fail(now, &rules.retry);
+        self.pause(until)
+    }
+
+    /// As [`pause_or_fail`](Partition::pause_or_fail), after an answer that moved nothing.
+    fn stands_still(&mut self, now: Time, rules: &Rules) -> bool {
+        let until = self.standstill.retry_or_fail(now, &rules.retry);
+        self.pause(until)
+    }
+
+    /// Pauses until then. Returns `false` if the time for trying again is over.
+    fn pause(&mut self, until: Option<Time>) -> bool {
         if let Some(until) = until {
             self.state = State::Paused(until);
         }
@@ -227,9 +233,7 @@ impl Partition {
 
     /// Ends a chunk: its messages and numbers decide what to ask for next.
     pub(in crate::consume) fn on_chunk_end(&mut self, now: Time, end: ChunkEnd, rules: &Rules) -> Next {
-        if self.wait_ended {
-            self.retry.reset();
-        }
+        self.retry.reset();
         if self.state == State::Done || self.wait_ended {
             return Next::Go;
         }
@@ -238,7 +242,7 @@ impl Partition {
             self.chunks.on_whole();
         }
         if end != ChunkEnd::AboveMark || found {
-            self.retry.reset();
+            self.standstill.reset();
         }
         match end {
             ChunkEnd::Cut { bundle_len } => match self.chunks.on_cut(bundle_len.unwrap_or(0), rules.bundle_limit) {
@@ -251,10 +255,10 @@ impl Partition {
             ChunkEnd::AboveMark if !found => {
                 if self.chunks.mark_moved(self.high_water_mark.unwrap_or(0)) {
                     // The messages above it will become visible.
-                    self.retry.reset();
+                    self.standstill.reset();
                     return Next::Go;
                 }
-                match self.pause_or_fail(now, rules) {
+                match self.stands_still(now, rules) {
                     true => Next::Go,
                     false => Next::Fail(self.fault(Fault::AboveMark { seq: self.fetch_from })),
                 }
@@ -293,10 +297,9 @@ impl Partition {
             return Ok(());
         }
         self.state = State::Idle;
-        self.retry.was_well_for(how.well_for);
-        if how.well_for >= rules.retry.timeout {
+        if how.well_for >= WELL.min(rules.retry.timeout) {
             // Earlier trouble has ended in between.
-            self.retry.reset();
+            self.end_trouble();
         }
         if how.unanswered && self.is_risky() {
             self.deaths += 1;

@@ -333,6 +333,61 @@ fn trouble_ends_with_an_answer_or_a_connection_that_was_well() {
 }
 
 #[test]
+fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
+    let rules = alone(|s| s.beyond_end(OutOfRange::Latest).out_of_range(OutOfRange::Latest));
+    // A lost leader and redirects, for a minute; then an answer that moves nothing.
+    let troubled = || {
+        let mut p = Partition::new(name(), 30, None, &rules.options);
+        for ms in [0, 30_000, 59_000] {
+            assert_eq!(lose(&mut p, at(ms), Lost::default(), &rules), Next::Go);
+            p.wake(pause(&p));
+            assert_eq!(p.on_named(at(ms), endpoint(), Ok(Some(leader())), &rules), Next::Go);
+            p.state = State::Idle;
+        }
+        p
+    };
+    let mut p = troubled();
+    ask(&mut p, &rules);
+    assert_eq!((p.on_answer(at(61_000), out_of_range(1, 20), &rules), p.position()), (Next::Go, 21));
+    p.on_end(at(61_000), false, &rules);
+    assert_eq!(p.state(), State::Idle, "at once, for the number that was named");
+    assert_eq!(lose(&mut p, at(62_000), Lost::default(), &rules), Next::Go, "new trouble");
+    // That the number is rejected again has a budget of its own, which redirects in between do not prolong.
+    let mut now = at(62_000);
+    let end = loop {
+        p.state = State::InFlight;
+        now = now.after(Duration::from_millis(1));
+        match p.on_answer(now, out_of_range(1, 20), &rules) {
+            Next::Fail(e) => break e,
+            _ => now = pause(&p),
+        }
+        p.state = State::InFlight;
+        assert_eq!(p.on_named(now, endpoint(), Ok(Some(leader())), &rules), Next::Go);
+        assert_eq!(p.state(), State::InFlight, "the first redirect after an answer is followed at once");
+    };
+    assert!(matches!(end, Error::OutOfRange { .. }), "{end:?}");
+    assert!(now.since(at(61_000)) >= FOR_LONG && now.since(at(61_000)) < FOR_LONG + Duration::from_secs(2), "{now:?}");
+    // So has a chunk above the mark.
+    let mut p = troubled();
+    for (now, next) in [(61_000, Next::Go), (120_000, Next::Go), (121_000, fail(Fault::AboveMark { seq: 30 }))] {
+        p.state = State::InFlight;
+        p.on_answer(at(now), data(20, 100), &rules);
+        let next = match next {
+            Next::Fail(e) => Next::Fail(e.at(&leader())),
+            next => next,
+        };
+        assert_eq!(p.on_chunk_end(at(now), ChunkEnd::AboveMark, &rules), next);
+    }
+    // Both end with a connection that was well.
+    let well = Lost { well_for: Duration::from_secs(10), ..Lost::default() };
+    p.state = State::InFlight;
+    assert_eq!(lose(&mut p, at(200_000), well, &rules), Next::Go);
+    p.state = State::InFlight;
+    p.on_answer(at(200_000), data(20, 100), &rules);
+    assert_eq!(p.on_chunk_end(at(200_000), ChunkEnd::AboveMark, &rules), Next::Go);
+}
+
+#[test]
 fn what_ends_two_connections_is_not_asked_for_again() {
     let rules = alone(|s| s);
     let mut p = Partition::new(name(), 6, Some((1, 11)), &rules.options);

@@ -64,9 +64,7 @@ impl Desk {
             let text = format!("{what} gives up after {took:?} of {:?}: {e:?}", self.plan.retry);
             self.model.violated(Property::Progress, &text);
         }
-        // What a new leader no longer has is out of range, and not looked for again once the patience is spent.
-        let is_known = e.is_transient() || matches!(e, Error::OutOfRange { .. });
-        self.model.troubled && self.plan.retry < PATIENT && is_known
+        self.model.troubled && self.plan.retry < PATIENT && e.is_transient()
     }
 
     /// Calls until it is not for want of descriptors that it fails, which is said at once, or for want of patience.
