@@ -6,7 +6,7 @@ use std::process::Command;
 use common::server::Server;
 use common::watch::within;
 
-use crate::support::{ORDERS, cells, orders, run_at, tool};
+use crate::support::{cells, orders, run_at, tool};
 
 /// The server, if there is what to compare with.
 fn server() -> Option<Server> {
@@ -31,56 +31,69 @@ fn upstream(server: &Server, topic: &str, args: &str) -> Vec<u8> {
     output.stdout
 }
 
-/// What the tool prints, in the format of `tank-cli` with `-F ts_ms,seqnum,size,key,content`.
-fn consume(server: &Server, topic: &str, args: &str) -> Vec<u8> {
-    let front = ["consume", "-b", server.addr(), "-f", "%T:seq=%o:size=%S:[%k]:%s\\n", topic];
+/// All that a message has, as an option of `tank-cli get`, and as our format that prints the same.
+const ALL: (&str, &str) = ("ts_ms,seqnum,size,key,content", "%T:seq=%o:size=%S:[%k]:%s\\n");
+
+/// What the tool prints in this format.
+fn consume(server: &Server, topic: &str, format: &str, args: &str) -> Vec<u8> {
+    let front = ["consume", "-b", server.addr(), "-f", format, topic];
     let output = tool(&[&front[..], &args.split_whitespace().collect::<Vec<_>>()].concat()).output().unwrap();
     assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
+
+/// What to read, as `tank-cli get` and `tankctl consume` are told it.
+const RANGES: [(&str, &str); 17] = [
+    ("-d 0", "--from earliest --to-end"),
+    ("-d 2", "--from 2 --to-end"),
+    // In one partition the last message, in the other what comes after it.
+    ("-d 4", "--from 4 --to-end"),
+    ("-d EOF", "--from latest --to-end"),
+    ("-d -E 2 0", "--from earliest --to-seq 2"),
+    ("-d -E 3 2", "--from 2 --to-seq 3"),
+    ("-d -l 2 0", "--from earliest --limit 2"),
+    ("-d -l 1 3", "--from 3 --limit 1"),
+    ("-d -f milk 0", "--from earliest --to-end --grep milk"),
+    ("-d -f milk -l 1 0", "--from earliest --to-end --grep milk --limit 1"),
+    ("-d -f cocoa 0", "--from earliest --to-end --grep cocoa"),
+    ("-d -L 0", "--from earliest --to-end"),
+    ("-d -P 0", "--from earliest --to-end --prefer-local"),
+    ("-d -Z 4096 0", "--from earliest --to-end --fetch-size 4096"),
+    // Their bisection passes over messages of just that time, so these times lie between messages.
+    ("-d -T 2024.02.29@08:29:59", "--since 2024-02-29T08:29:59 --to-end"),
+    ("-d -T 2024.02.29@08:30:02", "--since 2024-02-29T08:30:02 --to-end"),
+    // Their span ends with a whole second more, ours where it says.
+    ("-d -T 2024.02.29@08:30:02+1s", "--since 2024-02-29T08:30:02 --until 2024-02-29T08:30:04"),
+];
 
 #[test]
 fn it_prints_what_tank_cli_get_prints() {
     within(300, || {
         let Some(server) = server() else { return };
         let topic = orders(&server);
-        let fields = "-F ts_ms,seqnum,size,key,content";
         let mut compared = 0;
-        for (theirs, ours) in [
-            ("-d 0", "--from earliest --to-end"),
-            ("-d 2", "--from 2 --to-end"),
-            ("-d -E 2 0", "--from earliest --to-seq 2"),
-            ("-d -l 2 0", "--from earliest --limit 2"),
-            ("-d -f milk 0", "--from earliest --to-end --grep milk"),
-            ("-d -f milk -l 1 0", "--from earliest --to-end --grep milk --limit 1"),
-            ("-d -P 0", "--from earliest --to-end --prefer-local"),
-            ("-d -Z 4096 0", "--from earliest --to-end --fetch-size 4096"),
-            // Their bisection passes over messages of just that time, so these times lie between messages.
-            ("-d -T 2024.02.29@08:29:59", "--since 2024-02-29T08:29:59 --to-end"),
-            ("-d -T 2024.02.29@08:30:02", "--since 2024-02-29T08:30:02 --to-end"),
-            // Their span ends with a whole second more, ours where it says.
-            ("-d -T 2024.02.29@08:30:02+1s", "--since 2024-02-29T08:30:02 --until 2024-02-29T08:30:04"),
-        ] {
+        let mut compare = |(fields, format): (&str, &str), theirs: &str, ours: &str| {
             for id in 0..2 {
                 let place = format!("{topic}/{id}");
-                let theirs_printed = upstream(&server, &place, &format!("get {fields} {theirs}"));
-                let ours_printed = consume(&server, &place, ours);
-                let texts = [&theirs_printed, &ours_printed].map(|printed| String::from_utf8_lossy(printed));
-                assert_eq!(theirs_printed, ours_printed, "{theirs}: {texts:#?}");
+                let fields = if fields.is_empty() { String::new() } else { format!("-F {fields}") };
+                let printed = [
+                    upstream(&server, &place, &format!("get {fields} {theirs}")),
+                    consume(&server, &place, format, ours),
+                ];
+                let texts = [0, 1].map(|who: usize| String::from_utf8_lossy(&printed[who]));
+                assert!(printed[0] == printed[1], "{place} {fields} {theirs}: {texts:#?}");
                 compared += 1;
             }
+        };
+        for (theirs, ours) in RANGES {
+            compare(ALL, theirs, ours);
         }
         // Without options they print contents only.
-        for id in 0..2u16 {
-            let orders = ORDERS.iter().filter(|order| order.0 == id);
-            let contents: Vec<u8> = orders.flat_map(|order| [order.3, b"\n"].concat()).collect();
-            let place = format!("{topic}/{id}");
-            assert_eq!(upstream(&server, &place, "get -d 0"), contents);
-            let args = ["consume", "-b", server.addr(), "-oearliest", "-e", "-Fcontent", &place];
-            assert_eq!(tool(&args).output().unwrap().stdout, contents);
-            compared += 1;
+        for fields in [("", "%s\\n"), ("seqnum,key", "seq=%o:[%k]:\\n"), ("size,content", "size=%S:%s\\n")] {
+            compare(fields, "-d 0", "--from earliest --to-end");
         }
         eprintln!("{compared} of {compared} outputs are the same");
+        assert_eq!(compared, 40);
     });
 }
 
@@ -90,9 +103,9 @@ fn many_messages_are_the_same_too() {
         let Some(server) = server() else { return };
         let mut topic = server.topic(1);
         topic.publish_numbers(0, 1, 200_000, 5000);
-        let theirs = upstream(&server, &topic.name, "get -d -F ts_ms,seqnum,size,key,content 0");
+        let theirs = upstream(&server, &topic.name, &format!("get -d -F {} 0", ALL.0));
         assert_eq!(theirs.iter().filter(|&&byte| byte == b'\n').count(), 200_000);
-        assert!(theirs == consume(&server, &topic.name, "--from earliest --to-end"));
+        assert!(theirs == consume(&server, &topic.name, ALL.1, "--from earliest --to-end"));
         // Its -S counts every message twice; its lines do not.
         let (_, out, _) = run_at(server.addr(), &["consume", "-oearliest", "-e", "--stats", &topic.name]);
         assert_eq!(cells(&out)[1][1..5], ["200000", "1088895", "1", "200000"]);
