@@ -148,27 +148,27 @@ pub struct Entry {
 pub(super) struct Place {
     payload_at: usize,
     payload_len: u32,
-    /// 256 and above: no key.
-    key_len: u16,
-    /// Bytes between key and payload: the payload's length.
-    key_gap: u8,
+    /// The key's length, plus 256 times the bytes between key and payload: one number costs a message less than two.
+    key: u32,
 }
 
-const NO_KEY: u16 = u16::MAX;
+const NO_KEY: u32 = u32::MAX;
 
 impl Entry {
     /// Returns the same message, in memory that holds only its key, if any, and then its payload.
     pub(crate) fn alone(self) -> Entry {
-        let payload_at = self.key().map_or(0, |key| key.len());
-        Entry { place: Place { payload_at, key_gap: 0, ..self.place }, ..self }
+        let (payload_at, key) = self.key().map_or((0, NO_KEY), |key| (key.len(), self.place.key & 0xff));
+        Entry { place: Place { payload_at, key, ..self.place }, ..self }
     }
 
     /// The bytes of the key.
     #[inline]
     pub fn key(&self) -> Option<Range<usize>> {
-        let Place { payload_at, key_len, key_gap, .. } = self.place;
-        let end = payload_at - usize::from(key_gap);
-        (key_len != NO_KEY).then(|| end - usize::from(key_len)..end)
+        let Place { payload_at, key, .. } = self.place;
+        (key != NO_KEY).then(|| {
+            let end = payload_at - (key >> 8) as usize;
+            end - (key & 0xff) as usize..end
+        })
     }
 
     /// The bytes of the payload.
@@ -254,19 +254,18 @@ impl MessageSet<'_> {
             *timestamp_ms = cursor.u64("time stamp")?;
         }
         let payload = |cursor: &mut Cursor<'_>| {
-            let len = cursor.varint("payload length")?;
-            let at = cursor.read();
-            cursor.bytes(len as usize, "payload").map(|_| (at, len))
+            let payload_len = cursor.varint("payload length")?;
+            let payload_at = self.at + self.bytes.len() - cursor.left();
+            cursor.bytes(payload_len as usize, "payload").map(|_| Place { payload_at, payload_len, key: NO_KEY })
         };
         if flags & MESSAGE_KEY == 0 {
-            let (at, payload_len) = payload(cursor)?;
-            return Ok(Place { payload_at: self.at + at, payload_len, key_len: NO_KEY, key_gap: 0 });
+            return payload(cursor);
         }
-        let key_len = u16::try_from(cursor.str8("key")?.len()).unwrap_or(NO_KEY);
-        let key_end = cursor.read();
-        let (at, payload_len) = payload(cursor)?;
-        let key_gap = u8::try_from(at - key_end).unwrap_or(0);
-        Ok(Place { payload_at: self.at + at, payload_len, key_len, key_gap })
+        let key_len = cursor.str8("key")?.len();
+        let key_end = self.at + self.bytes.len() - cursor.left();
+        let place = payload(cursor)?;
+        let key = u32::try_from((place.payload_at - key_end) << 8 | key_len).unwrap_or(NO_KEY);
+        Ok(Place { key, ..place })
     }
 
     fn sparse_seq(&self, cursor: &mut Cursor<'_>, flags: u8, index: u32, previous: u64) -> Result<u64, DecodeError> {

@@ -150,8 +150,9 @@ impl Chunk {
         let left = usize::try_from(self.left).unwrap_or(usize::MAX);
         let bytes = bytes.get(..left).unwrap_or(bytes);
         if let Some((first, run)) = self.run(bytes, joined, limits) {
-            let run::Run { bundles, messages: count, last, len } = run;
+            let run::Run { bundles, messages: count, len } = run;
             let Chunk { slot, from, to, at, .. } = *self;
+            let last = first + u64::from(count) - 1;
             let (codec, sparse, cut, set) = (Codec::None, false, false, 0..len);
             self.pass(len as u64, last);
             let run = Bundle { slot, bundles, codec, count, first, last, sparse, cut, from, to, set, at };
@@ -171,7 +172,7 @@ impl Chunk {
             let last_byte = cursor.at() - 1;
             return Err(DecodeError::new("bundle length", DecodeFault::Undefined { value: 0 }, last_byte));
         }
-        let prefix = cursor.read();
+        let prefix = bytes.len() - cursor.left();
         let body = len.min((left - prefix) as u64);
         let cut = len > body;
         let cut_end = || ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
@@ -226,9 +227,10 @@ impl Chunk {
     #[inline(never)]
     fn run(&self, bytes: &[u8], joined: u32, limits: &Limits) -> Option<(u64, run::Run)> {
         let first = self.next.filter(|&next| next >= self.from.max(1))?;
-        // All of them together are within the limit, so each one is.
-        let (top, messages) = (self.to.min(u64::MAX - 1), joined.min(limits.messages));
-        let run = run::find(bytes, run::Bounds { first, top, messages, bundle: limits.bundle })?;
+        // Room below the highest number wanted, and 2^64-1 is none.
+        let room = self.to.min(u64::MAX - 1).checked_sub(first - 1)?;
+        let messages = joined.min(limits.messages).min(u32::try_from(room).unwrap_or(u32::MAX));
+        let run = run::find(bytes, messages, limits.bundle)?;
         Some((first, run))
     }
 

@@ -11,42 +11,35 @@ use super::varint;
 /// if too few bytes are left.
 #[derive(Debug, Clone)]
 pub struct Cursor<'a> {
-    bytes: &'a [u8],
-    /// Bytes read so far.
-    read: usize,
-    /// The position of the first byte, for errors.
-    origin: u64,
+    /// What is not read yet.
+    rest: &'a [u8],
+    /// The position after the last byte, for errors.
+    end: u64,
 }
 
 impl<'a> Cursor<'a> {
     /// Creates a cursor over `bytes`. Errors count the first byte as byte `at`.
     #[inline]
     pub fn new(bytes: &'a [u8], at: u64) -> Cursor<'a> {
-        Cursor { bytes, read: 0, origin: at }
+        Cursor { rest: bytes, end: at.saturating_add(bytes.len() as u64) }
     }
 
     /// Returns the bytes not yet read.
     #[inline]
     pub fn rest(&self) -> &'a [u8] {
-        self.bytes.get(self.read..).unwrap_or_default()
-    }
-
-    /// Returns how many bytes were read.
-    #[inline]
-    pub fn read(&self) -> usize {
-        self.read
+        self.rest
     }
 
     /// Returns how many bytes are left.
     #[inline]
     pub fn left(&self) -> usize {
-        self.bytes.len().saturating_sub(self.read)
+        self.rest.len()
     }
 
     /// Returns the position of the next byte, for errors.
     #[inline]
     pub fn at(&self) -> u64 {
-        self.origin.saturating_add(self.read as u64)
+        self.end - self.rest.len() as u64
     }
 
     /// Returns an error about the field that was just read or is read next.
@@ -64,17 +57,16 @@ impl<'a> Cursor<'a> {
     /// Reads `len` bytes.
     #[inline]
     pub fn bytes(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
-        let taken = self.read.checked_add(len).and_then(|end| self.bytes.get(self.read..end));
-        let Some(taken) = taken else { return Err(self.short(field, len)) };
-        self.read += len;
+        let Some((taken, rest)) = self.rest.split_at_checked(len) else { return Err(self.short(field, len)) };
+        self.rest = rest;
         Ok(taken)
     }
 
     /// Reads a byte.
     #[inline]
     pub fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
-        let Some(&byte) = self.bytes.get(self.read) else { return Err(self.short(field, 1)) };
-        self.read += 1;
+        let Some((&byte, rest)) = self.rest.split_first() else { return Err(self.short(field, 1)) };
+        self.rest = rest;
         Ok(byte)
     }
 
@@ -99,11 +91,11 @@ impl<'a> Cursor<'a> {
     /// Reads a varint.
     #[inline]
     pub fn varint(&mut self, field: &'static str) -> Result<u32, DecodeError> {
-        let (value, len) = match varint::short(self.bytes, self.read) {
+        let (value, rest) = match varint::short(self.rest) {
             Some(short) => short,
-            None => long_varint(self.rest(), field, self.at())?,
+            None => varint::long(self.rest).map_err(|fault| self.error(field, fault))?,
         };
-        self.read += len;
+        self.rest = rest;
         Ok(value)
     }
 
@@ -152,19 +144,6 @@ impl<'a> Cursor<'a> {
             extra => Err(self.error(field, DecodeFault::Spare { extra: extra as u64 })),
         }
     }
-}
-
-/// Returns the varint at the front of `bytes`, and its length. Errors count the first byte as byte `at`.
-#[cold]
-fn long_varint(bytes: &[u8], field: &'static str, at: u64) -> Result<(u32, usize), DecodeError> {
-    let mut partial = varint::Partial::default();
-    for &byte in bytes {
-        if let Some(value) = partial.push(byte, field, at)? {
-            return Ok((value, partial.len()));
-        }
-    }
-    let left = bytes.len() as u64;
-    Err(DecodeError::new(field, DecodeFault::Short { needed: left + 1, left }, at))
 }
 
 /// Appends a `str8`.

@@ -7,49 +7,29 @@
 use super::bundle::{Entry, MessageSet, count_in_flags};
 use super::chunk::Good;
 use super::cursor::Cursor;
-use super::error::{DecodeError, DecodeFault};
+use super::error::DecodeError;
 use super::varint;
-
-/// The bounds of a run.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    /// The number of its first message, at least 1.
-    pub(super) first: u64,
-    /// The highest number allowed, at most 2^64−2.
-    pub(super) top: u64,
-    /// The most messages in all bundles together.
-    pub(super) messages: u32,
-    /// The most bytes in a bundle.
-    pub(super) bundle: u32,
-}
 
 /// Several consecutive bundles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) bundles: u32,
     pub(super) messages: u32,
-    /// The number of the last message.
-    pub(super) last: u64,
     /// Bytes, including the length of each bundle.
     pub(super) len: usize,
 }
 
-/// Returns the run at the front of `bytes`, if at least two bundles are complete and within the bounds.
-pub(super) fn find(bytes: &[u8], bounds: Bounds) -> Option<Run> {
-    let Bounds { top, .. } = bounds;
-    let mut rest = bytes;
-    let (mut bundles, mut messages, mut next) = (0, 0u32, bounds.first);
-    while let Some((len, prefix)) = varint::short(rest, 0) {
-        let Some(count) = rest.get(prefix).and_then(|&flags| count_in_flags(flags)) else { break };
-        let all = messages.checked_add(count).filter(|&all| all <= bounds.messages);
-        let Some(all) = all.filter(|_| (1..=bounds.bundle).contains(&len)) else { break };
-        if next > top || u64::from(count) - 1 > top - next {
-            break;
-        }
-        let Some(after) = rest.get(prefix + len as usize..) else { break };
-        (bundles, messages, next, rest) = (bundles + 1, all, next + u64::from(count), after);
+/// Returns the run at the front of `bytes`, if at least two bundles are complete: of at most `bundle` bytes each, and with at
+/// most `messages` messages together.
+pub(super) fn find(bytes: &[u8], messages: u32, bundle: u32) -> Option<Run> {
+    let (mut bundles, mut left, mut rest) = (0, messages, bytes);
+    while let Some((len, after)) = varint::short(rest) {
+        let Some((found, after)) = after.split_at_checked(len as usize) else { break };
+        let Some(count) = found.first().and_then(|&flags| count_in_flags(flags)) else { break };
+        let Some(fewer) = left.checked_sub(count).filter(|_| len <= bundle) else { break };
+        (bundles, left, rest) = (bundles + 1, fewer, after);
     }
-    (bundles > 1).then(|| Run { bundles, messages, last: next - 1, len: bytes.len() - rest.len() })
+    (bundles > 1).then(|| Run { bundles, messages: messages - left, len: bytes.len() - rest.len() })
 }
 
 /// Appends an entry for each message of a run with a number up to `to`, inclusive, but only for bundles without an error,
@@ -64,38 +44,59 @@ pub(super) fn decode(
     out: &mut Vec<Entry>,
     good: &mut Good,
 ) -> Result<(), DecodeError> {
+    let before = out.len();
+    if run.last <= to && decode_all(run, bundles, out).is_some() {
+        good.bundles += u64::from(bundles);
+        return Ok(());
+    }
+    out.truncate(before);
+    decode_each(run, bundles, to, out, good)
+}
+
+/// Appends an entry for each message, if all bundles are good. What is not good, and why, costs too much to keep in mind here.
+fn decode_all(run: &MessageSet<'_>, bundles: u32, out: &mut Vec<Entry>) -> Option<()> {
     let mut cursor = Cursor::new(run.bytes, 0);
     let mut seq = run.first.wrapping_sub(1);
     for _ in 0..bundles {
-        if seq >= to {
+        let len = cursor.varint("bundle length").ok()?;
+        let left = cursor.left().checked_sub(len as usize)?;
+        let count = count_in_flags(cursor.u8("bundle flags").ok()?)?;
+        let mut timestamp_ms = 0;
+        for index in 0..count {
+            let place = run.message::<false>(&mut cursor, index, &mut seq, &mut timestamp_ms).ok()?;
+            out.push(Entry { seq, timestamp_ms, place });
+        }
+        if cursor.left() != left {
+            return None;
+        }
+    }
+    Some(())
+}
+
+/// The same, bundle by bundle, up to a number or to the first bad one.
+#[cold]
+fn decode_each(
+    run: &MessageSet<'_>,
+    bundles: u32,
+    to: u64,
+    out: &mut Vec<Entry>,
+    good: &mut Good,
+) -> Result<(), DecodeError> {
+    let (mut cursor, mut first) = (Cursor::new(run.bytes, 0), run.first);
+    for _ in 0..bundles {
+        if first > to {
             break;
         }
-        let len = cursor.varint("bundle length")? as usize;
-        let end = cursor.read().saturating_add(len);
-        let count = count_in_flags(cursor.u8("bundle flags")?).unwrap_or(0);
-        let (start, first, before) = (cursor.read(), seq + 1, out.len());
-        let (mut timestamp_ms, mut is_good) = (0, true);
-        for index in 0..count {
-            let Ok(place) = run.message::<false>(&mut cursor, index, &mut seq, &mut timestamp_ms) else {
-                is_good = false;
-                break;
-            };
-            if seq <= to {
-                out.push(Entry { seq, timestamp_ms, place });
-            }
-        }
-        if !is_good || cursor.read() != end {
-            out.truncate(before);
-            // Decoding it by itself yields the error.
-            let bytes = run.bytes.get(start..end).unwrap_or_default();
-            let last = first.saturating_add(u64::from(count).saturating_sub(1));
-            let alone = MessageSet { bytes, count, first, last, ..*run };
-            alone.decode(first, to, &mut Vec::new())?;
-            // Only for bytes other than those in which `find` found the run.
-            return Err(cursor.error("bundle length", DecodeFault::Undefined { value: len as u64 }));
-        }
+        let len = cursor.varint("bundle length")?;
+        let mut bundle = cursor.sub(len as usize, "bundle")?;
+        let count = count_in_flags(bundle.u8("bundle flags")?).unwrap_or(0);
+        let (bytes, after, before) = (bundle.rest(), first.saturating_add(count.into()), out.len());
+        let at = run.at + run.bytes.len() - cursor.left() - bytes.len();
+        let set = MessageSet { bytes, at, count, first, last: after.saturating_sub(1), ..*run };
+        set.decode(first, to, out).inspect_err(|_| out.truncate(before))?;
+        first = after;
         good.bundles += 1;
-        good.bytes = end as u64;
+        good.bytes = (run.bytes.len() - cursor.left()) as u64;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Unsigned 32-bit varints: seven bits per byte, low bits first, bit 7 set in every byte but the last (reference, section 1).
 
-use super::error::{DecodeError, DecodeFault};
+use super::error::DecodeFault;
 
 /// The most bytes a varint takes.
 pub const MAX_LEN: usize = 5;
@@ -25,65 +25,48 @@ pub fn encode(mut value: u32, out: &mut Vec<u8>) {
     out.push((value & 0x7f) as u8);
 }
 
-/// Returns the varint at a position of `bytes`, and its length, if that is one or two bytes, as for most.
+/// Returns the varint at the front of `bytes` and what follows it, if it takes one or two bytes, as most do.
 #[inline]
-pub fn short(bytes: &[u8], at: usize) -> Option<(u32, usize)> {
-    match *bytes.get(at)? {
-        byte if byte < 0x80 => Some((u32::from(byte), 1)),
-        low => match *bytes.get(at + 1)? {
-            high if high < 0x80 => Some((u32::from(low & 0x7f) | u32::from(high) << 7, 2)),
-            _ => None,
-        },
+pub(super) fn short(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    match *bytes {
+        [byte, ref rest @ ..] if byte < 0x80 => Some((byte.into(), rest)),
+        [low, high, ref rest @ ..] if high < 0x80 => Some((u32::from(low & 0x7f) | u32::from(high) << 7, rest)),
+        _ => None,
     }
 }
 
-/// A varint that arrives byte by byte.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Partial {
-    value: u32,
-    len: u8,
-}
-
-impl Partial {
-    /// Takes the next byte. Returns the number if this byte was its last.
-    ///
-    /// # Errors
-    /// A sixth byte, or a value above 2^32−1.
-    #[inline]
-    pub fn push(&mut self, byte: u8, field: &'static str, at: u64) -> Result<Option<u32>, DecodeError> {
-        if usize::from(self.len) == MAX_LEN - 1 && byte > 0x0f {
-            return Err(DecodeError::new(field, DecodeFault::Varint, at));
+/// Returns the varint at the front of `bytes`, of any length, and what follows it.
+///
+/// # Errors
+/// [`DecodeFault::Short`] if it is incomplete; a sixth byte, or a value above 2^32−1.
+#[cold]
+pub(super) fn long(bytes: &[u8]) -> Result<(u32, &[u8]), DecodeFault> {
+    let mut value = 0;
+    for (index, &byte) in bytes.iter().enumerate() {
+        // A fifth byte has four bits to give, and must be the last.
+        if index == MAX_LEN - 1 && byte > 0x0f {
+            return Err(DecodeFault::Varint);
         }
-        self.value |= u32::from(byte & 0x7f) << (7 * self.len);
-        self.len += 1;
-        Ok((byte < 0x80).then_some(self.value))
+        value |= u32::from(byte & 0x7f) << (7 * index);
+        if byte < 0x80 {
+            return Ok((value, bytes.get(index + 1..).unwrap_or_default()));
+        }
     }
-
-    /// Returns how many bytes it has taken.
-    pub fn len(self) -> usize {
-        usize::from(self.len)
-    }
-
-    /// Returns whether it has taken no byte.
-    pub fn is_empty(self) -> bool {
-        self.len == 0
-    }
+    let left = bytes.len() as u64;
+    Err(DecodeFault::Short { needed: left + 1, left })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn decode(bytes: &[u8]) -> Option<Result<(u32, usize), DecodeFault>> {
-        let mut partial = Partial::default();
-        for &byte in bytes {
-            match partial.push(byte, "n", 0) {
-                Ok(Some(value)) => return Some(Ok((value, partial.len()))),
-                Ok(None) => {}
-                Err(e) => return Some(Err(e.fault())),
-            }
+    /// The number and its length, both ways of reading it.
+    fn decode(bytes: &[u8]) -> Result<(u32, usize), DecodeFault> {
+        let read = long(bytes).map(|(value, rest)| (value, bytes.len() - rest.len()));
+        if let Some((value, rest)) = short(bytes) {
+            assert_eq!(read, Ok((value, bytes.len() - rest.len())));
         }
-        None
+        read
     }
 
     #[test]
@@ -105,16 +88,18 @@ mod tests {
             let mut out = Vec::new();
             encode(value, &mut out);
             assert_eq!((out.as_slice(), len(value)), (bytes, bytes.len()));
-            assert_eq!(decode(bytes), Some(Ok((value, bytes.len()))));
-            assert_eq!(decode(&bytes[..bytes.len() - 1]), None, "{value} cut");
+            assert_eq!(decode(bytes), Ok((value, bytes.len())));
+            let left = bytes.len() as u64 - 1;
+            let cut = DecodeFault::Short { needed: left + 1, left };
+            assert_eq!(decode(&bytes[..bytes.len() - 1]), Err(cut), "{value} cut");
         }
     }
 
     #[test]
     fn longer_than_needed_is_accepted_too_long_or_too_large_is_not() {
-        assert_eq!(decode(&[0x81, 0]), Some(Ok((1, 2))));
-        assert_eq!(decode(&[0x80, 0x80, 0x80, 0x80, 0]), Some(Ok((0, 5))));
-        assert_eq!(decode(&[0xff, 0xff, 0xff, 0xff, 0x10]), Some(Err(DecodeFault::Varint)));
-        assert_eq!(decode(&[0x80, 0x80, 0x80, 0x80, 0x80]), Some(Err(DecodeFault::Varint)));
+        assert_eq!(decode(&[0x81, 0]), Ok((1, 2)));
+        assert_eq!(decode(&[0x80, 0x80, 0x80, 0x80, 0]), Ok((0, 5)));
+        assert_eq!(decode(&[0xff, 0xff, 0xff, 0xff, 0x10]), Err(DecodeFault::Varint));
+        assert_eq!(decode(&[0x80, 0x80, 0x80, 0x80, 0x80]), Err(DecodeFault::Varint));
     }
 }

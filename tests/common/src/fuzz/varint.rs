@@ -1,4 +1,4 @@
-//! Varints: byte by byte and from a cursor, against arithmetic that cannot overflow.
+//! Varints, read by a cursor, against arithmetic that cannot overflow.
 
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::{DecodeFault, varint};
@@ -29,18 +29,6 @@ fn one(bytes: &[u8]) -> usize {
         }
         None => Err(DecodeFault::Varint),
     };
-
-    let mut partial = varint::Partial::default();
-    let mut pushed = Err(DecodeFault::Short { needed: bytes.len() as u64 + 1, left: bytes.len() as u64 });
-    for &byte in bytes {
-        match partial.push(byte, "n", 0) {
-            Ok(None) => continue,
-            Ok(Some(value)) => pushed = Ok((value, partial.len())),
-            Err(e) => pushed = Err(e.fault()),
-        }
-        break;
-    }
-    assert_eq!(pushed, expected);
 
     let mut cursor = Cursor::new(bytes, 7);
     let read = cursor.varint("n").map_err(|e| e.fault());
