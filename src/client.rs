@@ -148,7 +148,7 @@ impl Client {
     /// otherwise as [`publish`](Client::publish). After [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) the high-water mark tells what was
     /// stored: a bundle is stored whole or not at all, and no number twice.
     pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
-        publish::publish_at(&self.session, &PartitionRecords::numbered(topic, partition, records))
+        publish::publish(&self.session, &PartitionRecords::numbered(topic, partition, records))
     }
 
     /// Returns settings for a producer, which collects records and sends them in bundles.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use log::{debug, warn};
 
+pub(crate) use self::leaders::{marks_of_answer, marks_of_state};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::net::{

@@ -120,6 +120,35 @@ impl AddressBook {
         book.leaders.get(topic).and_then(|leaders| leaders.get(&partition)).unwrap_or(&book.brokers[0].addr).clone()
     }
 
+    /// Notes what a broker's answer about a partition says of its leader. Returns the answer as it is to be understood: a
+    /// redirect to nobody says that there is no leader, and one that may not be followed is a fault of its own.
+    pub(crate) fn note_reply<T>(
+        &self,
+        from: &BrokerAddr,
+        topic: &Arc<str>,
+        partition: u16,
+        now: Time,
+        reply: Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let leader = match &reply {
+            Ok(_) | Err(Fault::NotConfirmed) => Some(from.clone()),
+            Err(Fault::Redirects { last, .. }) => self.named(*last)?,
+            Err(Fault::NoLeader) => None,
+            Err(_) => return reply,
+        };
+        match leader {
+            Some(leader) => {
+                self.learn(topic, partition, leader, now);
+                reply
+            }
+            None => {
+                self.forget(topic, partition);
+                self.knew_no_leader(from, now);
+                Err(Fault::NoLeader)
+            }
+        }
+    }
+
     /// Remembers who leads a partition.
     pub(crate) fn learn(&self, topic: &Arc<str>, partition: u16, leader: BrokerAddr, now: Time) {
         let mut book = self.book();

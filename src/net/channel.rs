@@ -146,7 +146,7 @@ impl Channel {
 
     /// The address behind it, as far as it is known.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.good.or(self.broker.literal())
+        self.good.or_else(|| self.broker.literal())
     }
 
     /// Brings the connection up as far as possible without blocking. Returns whether it is up. An idle one is looked at first:

@@ -1,17 +1,18 @@
 //! What comes back to a [`Driver`]: answers to their queues, and the news that a connection is lost.
 
+use std::mem;
 use std::ops::Range;
 
 use log::{debug, trace, warn};
 
 use super::bundle::BrokerId;
 use super::driver::Driver;
-use super::queue::{Lost, PartitionQueue};
-use super::request::{self, Answer, InFlight, Sent};
+use super::outcome::Reply;
+use super::queue::PartitionQueue;
+use super::request::{Answer, Content, SentRequest, committed_mark, find, reply_of_code};
 use crate::error::{Error, Fault, Result};
 use crate::net::Time;
 use crate::protocol::frame::Kind;
-use crate::protocol::produce::ProduceCode;
 
 impl Driver {
     /// Moves bytes both ways and takes in the answers, as far as that goes without waiting.
@@ -40,92 +41,49 @@ impl Driver {
         let payload = leader.answers.data().get(payload).unwrap_or_default();
         let malformed = |e| Error::decode(leader.channel.broker(), e);
         // Not by order: a cluster answers once replicas have confirmed.
-        let index = request::find(&leader.in_flight, kind, payload).map_err(malformed)?;
-        let partition = leader.in_flight[index].queues().first().map_or(0, |&queue| queues[queue].partition);
-        self.codes.clear();
-        let limits = &self.session.config.limits;
-        let answer = leader.in_flight[index].read(payload, limits, partition, &mut self.codes).map_err(malformed)?;
+        let index = find(&leader.in_flight, kind, payload).map_err(malformed)?;
+        let content = &leader.in_flight[index].content;
+        let answer = content.read(payload, &self.session.config.limits, &mut self.codes).map_err(malformed)?;
         let Some(request) = leader.in_flight.remove(index) else { return Ok(()) };
         trace!("{}: answer to {}", leader.channel.broker(), request.id);
         leader.channel.answer_ends(now, Some(request.id));
-        for (index, &queue) in request.queues().iter().enumerate() {
-            let code = match answer {
-                Answer::Number(Ok(number)) => Ok(number),
-                Answer::Number(Err(code)) => Err(code),
-                _ => Err(self.codes[index]),
+        for (at, &queue) in request.queues.iter().enumerate() {
+            let reply = match &answer {
+                Answer::Codes => reply_of_code(self.codes[at]),
+                Answer::End(end) => *end,
+                Answer::States(states) => committed_mark(states.as_deref(), queues[queue].partition),
             };
-            self.on_answer(id, now, &request, code, &mut queues[queue]);
+            self.on_reply(id, now, &request, reply, &mut queues[queue]);
             self.touch(queue);
         }
-        if let (Sent::Count(key, _), Answer::Count(count)) = (&request.sent, answer) {
-            self.counts.push((*key, count));
+        if let (Content::States(request), Answer::States(Some(states))) = (request.content, answer) {
+            self.counts.push((request.topic.into(), states.len()));
         }
         Ok(())
     }
 
-    /// Tells a queue what an answer says about it.
-    fn on_answer(
-        &mut self,
-        from: BrokerId,
-        now: Time,
-        request: &InFlight,
-        said: Result<u64, ProduceCode>,
-        queue: &mut PartitionQueue,
-    ) {
-        let (id, broker) = (request.id, self.leaders[from].broker());
-        queue.answered_by = Some(broker.clone());
-        let followed = said.map_err(|code| self.follow(from, now, code, queue));
-        match followed {
-            Ok(mark) if matches!(request.sent, Sent::Mark(..)) => queue.on_mark(now, id, mark),
-            Ok(end) => {
-                debug!("{}/{}: the log at {broker} ends at {end}", queue.topic, queue.partition);
-                return queue.on_end(self.node(from), id, end);
+    /// Tells a queue what the answer to a request says about it.
+    fn on_reply(&mut self, from: BrokerId, now: Time, request: &SentRequest, reply: Reply, queue: &mut PartitionQueue) {
+        let (book, broker) = (&self.session.book, self.leaders[from].broker());
+        let (topic, partition) = (&queue.topic, queue.partition);
+        match (&request.content, reply) {
+            (Content::End(_), Ok(end)) => debug!("{topic}/{partition}: the log at {broker} ends at {end}"),
+            (Content::Bundles(_), Err(Fault::System)) if queue.numbering.is_some() => {
+                warn!("{topic}/{partition}: {broker} has trouble with its files: the end of its log may be damaged");
             }
-            Err(Ok(code)) => queue.on_code(now, id, code),
-            Err(Err(fault)) => queue.on_refused(now, id, fault),
+            _ => {}
         }
-        if said == Err(ProduceCode::SystemError) && queue.how.numbering && request.has_bundles() {
-            let (topic, partition) = (&queue.topic, queue.partition);
-            warn!("{topic}/{partition}: {broker} has trouble with its files: the end of its log may be damaged");
-        }
-        if queue.wanders() {
+        queue.answered_by = Some(broker.clone());
+        let followed = book.note_reply(broker, topic, partition, now, reply);
+        queue.on_reply(now, self.node(from), request.id, followed);
+        if queue.redirects > 1 {
             // It may be the only node to say so, or the leader it named before could not be reached.
-            self.session.book.knew_no_leader(broker, now);
+            book.knew_no_leader(broker, now);
         }
         match queue.trouble() {
             Some(e) if e.is_redirect() => debug!("{e:#}, trying again"),
             Some(e) => warn!("{e:#}, trying again"),
             None => {}
-        }
-    }
-
-    /// Notes what an answer says about the partition's leader. A redirect to nobody says that there is none; one that may not
-    /// be followed is a fault.
-    fn follow(
-        &self,
-        from: BrokerId,
-        now: Time,
-        code: ProduceCode,
-        queue: &PartitionQueue,
-    ) -> Result<ProduceCode, Fault> {
-        let (book, broker) = (&self.session.book, self.leaders[from].broker());
-        let (topic, partition) = (&queue.topic, queue.partition);
-        let leader = match code {
-            ProduceCode::NoLeader => None,
-            ProduceCode::Redirect(to) => book.named(to)?,
-            ProduceCode::Stored | ProduceCode::NotConfirmed => Some(broker.clone()),
-            code => return Ok(code),
-        };
-        match leader {
-            Some(leader) => {
-                book.learn(topic, partition, leader, now);
-                Ok(code)
-            }
-            None => {
-                book.forget(topic, partition);
-                book.knew_no_leader(broker, now);
-                Ok(ProduceCode::NoLeader)
-            }
         }
     }
 
@@ -141,7 +99,7 @@ impl Driver {
         debug!("{e:#}");
         self.session.book.failed(leader.channel.broker(), now);
         let brokers = self.session.book.brokers().len();
-        for queue in std::mem::take(&mut leader.wanted) {
+        for queue in mem::take(&mut leader.wanted) {
             queues[queue].on_unreachable(now, e, brokers);
             self.touch(queue);
         }
@@ -155,19 +113,16 @@ impl Driver {
             self.session.book.failed(leader.channel.broker(), now);
         }
         let well_for = leader.channel.well_for();
-        let requests = std::mem::take(&mut leader.in_flight);
+        let requests = mem::take(&mut leader.in_flight);
         let handed_over: Vec<bool> = requests.iter().map(|request| leader.channel.handed_over(request.id)).collect();
         leader.channel.reset();
         leader.answers.clear();
         self.connection_lost = true;
         for (request, handed_over) in requests.into_iter().zip(handed_over) {
-            let lost = Lost { error: e, handed_over, well_for };
-            for &queue in request.queues() {
-                queues[queue].on_lost(now, request.id, lost);
+            for queue in request.queues {
+                queues[queue].retry.was_well_for(well_for);
+                queues[queue].on_lost(now, request.id, e, handed_over);
                 self.touch(queue);
-            }
-            if let Sent::Count(key, request) = request.sent {
-                self.count_partitions(key, request.topic.as_str().into());
             }
         }
     }

@@ -8,14 +8,16 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 
 use super::bundle::BrokerId;
 use super::queue::{PartitionQueue, ToSend};
-use super::request::{self, InFlight, Sent};
+use super::request::{Content, SentRequest, group};
 use crate::config::PublishOptions;
 use crate::error::{Error, Result};
 use crate::net::{AnswerReader, BrokerAddr, Channel, Event, LookUp, Time, wait};
+use crate::protocol::fetch::FetchRequest;
 use crate::protocol::produce::{CLIENT_VERSION, ProduceCode, ProduceRequest};
 use crate::session::Session;
 
@@ -35,13 +37,13 @@ pub(super) struct Driver {
     is_ready: Vec<bool>,
     /// Queues whose outcomes have not been looked at.
     pub(super) changed: Vec<usize>,
-    /// Topics whose partitions are to be counted, and counts that were asked for, by key.
-    uncounted: Vec<(usize, Arc<str>)>,
-    pub(super) counts: Vec<(usize, usize)>,
+    /// Topics whose partitions are to be counted, by whatever broker is asked next, and counts that have come.
+    pub(super) uncounted: Vec<Arc<str>>,
+    pub(super) counts: Vec<(Arc<str>, usize)>,
     /// Whether a connection was lost, since somebody looked.
     pub(super) connection_lost: bool,
     /// The moment of the last step.
-    stepped: Time,
+    pub(super) stepped: Time,
     process: u32,
     pub(super) codes: Vec<ProduceCode>,
 }
@@ -52,7 +54,7 @@ pub(super) struct Leader {
     pub(super) channel: Channel,
     pub(super) answers: AnswerReader,
     /// In the order in which they were sent, which is mostly that of the answers.
-    pub(super) in_flight: VecDeque<InFlight>,
+    pub(super) in_flight: VecDeque<SentRequest>,
     /// Whether something was sent to it before.
     used: bool,
     /// Whether something waits for room in the window.
@@ -98,15 +100,8 @@ impl Driver {
         if self.is_ready.len() <= queue {
             self.is_ready.resize(queue + 1, false);
         }
-        if !std::mem::replace(&mut self.is_ready[queue], true) {
+        if !mem::replace(&mut self.is_ready[queue], true) {
             self.ready.push(queue);
-        }
-    }
-
-    /// Has the partitions of a topic counted, by whatever broker is asked next.
-    pub(super) fn count_partitions(&mut self, key: usize, topic: Arc<str>) {
-        if !self.uncounted.iter().any(|(other, _)| *other == key) {
-            self.uncounted.push((key, topic));
         }
     }
 
@@ -152,7 +147,7 @@ impl Driver {
         let times = self.ready.iter().flat_map(|&queue| queues[queue].times());
         // Late requests make room for others.
         let full = self.leaders.iter().filter(|leader| leader.is_full);
-        let late = full.flat_map(|leader| leader.in_flight.iter().map(InFlight::is_late_at));
+        let late = full.flat_map(|leader| leader.in_flight.iter().map(SentRequest::is_late_at));
         let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
         let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
         let closed = self.session.closed.as_deref();
@@ -162,49 +157,28 @@ impl Driver {
         }
     }
 
-    /// Gives the connections back that others can use.
-    pub(super) fn finish(&mut self) {
-        for leader in std::mem::take(&mut self.leaders) {
-            if leader.in_flight.is_empty() {
-                self.session.pool.put(leader.channel);
-            }
-        }
-    }
-
     /// Sends to each leader what the queues have for it. Returns whether anything changed.
     fn send_ready(&mut self, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
         for leader in &mut self.leaders {
             leader.wanted.clear();
             leader.is_full = false;
         }
-        let mut at = Vec::new();
-        let mut kept = 0;
-        for index in 0..self.ready.len() {
-            let queue_index = self.ready[index];
-            let queue = &queues[queue_index];
-            if !queue.has_work() {
-                self.is_ready[queue_index] = false;
-                continue;
+        let is_ready = &mut self.is_ready;
+        self.ready.retain(|&queue| {
+            is_ready[queue] = queues[queue].has_work();
+            is_ready[queue]
+        });
+        for at in 0..self.ready.len() {
+            let queue = &queues[self.ready[at]];
+            if queue.wants_to_send(now) {
+                // After those in flight, whoever leads by now.
+                let leader = queue.leader.unwrap_or_else(|| self.leader_of(queue));
+                self.leaders[leader].wanted.push(self.ready[at]);
             }
-            self.ready[kept] = queue_index;
-            kept += 1;
-            if !queue.wants_to_send(now) {
-                continue;
-            }
-            // After those in flight, whoever leads by now.
-            let leader = match queue.leader {
-                Some(leader) => leader,
-                None => self.leader_of(queue),
-            };
-            if self.leaders[leader].wanted.is_empty() {
-                at.push(leader);
-            }
-            self.leaders[leader].wanted.push(queue_index);
         }
-        self.ready.truncate(kept);
         let mut changed = false;
-        for leader in at {
-            changed |= self.send_to(leader, now, queues, look_up);
+        for leader in 0..self.leaders.len() {
+            changed |= !self.leaders[leader].wanted.is_empty() && self.send_to(leader, now, queues, look_up);
         }
         changed
     }
@@ -230,9 +204,8 @@ impl Driver {
     /// What numbering calls a broker: the same, whether it is known by its name or by its address. What the one holds the
     /// other does not confirm.
     pub(super) fn node(&self, id: BrokerId) -> BrokerId {
-        let address = self.leaders[id].channel.address().filter(|_| self.numbered);
-        let twin = self.leaders.iter().position(|leader| address.is_some() && leader.channel.address() == address);
-        twin.unwrap_or(id)
+        let Some(address) = self.leaders[id].channel.address().filter(|_| self.numbered) else { return id };
+        self.leaders.iter().position(|leader| leader.channel.address() == Some(address)).unwrap_or(id)
     }
 
     fn send_to(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
@@ -263,26 +236,33 @@ impl Driver {
         if leader.in_flight.is_empty() {
             leader.answers.clear();
             // One that had ended while idle was dialed again without a word.
-            self.connection_lost |= std::mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
+            self.connection_lost |= mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
         }
-        self.ask_counts(id, now);
+        let wanted = mem::take(&mut leader.wanted);
+        for topic in mem::take(&mut self.uncounted) {
+            self.ask(id, now, Vec::new(), |request_id, _| Content::states(request_id, &topic));
+        }
         let node = self.node(id);
         let mut bundles = Vec::new();
         let mut sent = false;
-        for queue in std::mem::take(&mut self.leaders[id].wanted) {
+        for index in wanted {
+            let queue = &mut queues[index];
             // A window of one keeps the order whatever is refused.
-            let must_wait = self.window == 1 && queues[queue].leader.is_some();
-            match queues[queue].next(now, node).filter(|_| !must_wait) {
-                None => {}
-                Some(ToSend::Bundle) => bundles.push(queue),
-                Some(question) => {
-                    let request_id = self.session.next_request_id();
-                    let asked = request::ask(&self.session, &queues[queue], queue, question, request_id);
-                    queues[queue].sent(request_id, node, question);
-                    self.queue_question(id, now, InFlight { id: request_id, since: now, sent: asked });
-                    sent = true;
-                }
+            let must_wait = self.window == 1 && queue.leader.is_some();
+            let Some(what) = queue.next(now, node).filter(|_| !must_wait) else { continue };
+            if what == ToSend::Bundle {
+                bundles.push(index);
+                continue;
             }
+            let request_id = self.ask(id, now, vec![index], |request_id, session| match what {
+                ToSend::Mark => Content::states(request_id, &queue.topic),
+                _ => {
+                    let request = session.end_request(&queue.topic, std::iter::once(queue.partition));
+                    Content::End(FetchRequest { request_id, ..request })
+                }
+            });
+            queue.sent(request_id, node, what);
+            sent = true;
         }
         // An answer comes as late as the replicas of its slowest partition, and a numbered bundle must wait for it.
         let together = if self.numbered { 1 } else { bundles.len().max(1) };
@@ -298,7 +278,7 @@ impl Driver {
     /// Sends one request with the first bundles of these queues, of as many as fit.
     fn send_bundles(&mut self, id: BrokerId, now: Time, mut from: Vec<usize>, queues: &mut [PartitionQueue]) -> bool {
         let request_id = self.session.next_request_id();
-        let topics = request::group(queues, &mut from);
+        let topics = group(queues, &mut from);
         let request = ProduceRequest {
             client_version: CLIENT_VERSION,
             request_id,
@@ -317,28 +297,27 @@ impl Driver {
             return false;
         }
         let node = self.node(id);
-        let leader = &mut self.leaders[id];
         from.iter().for_each(|&queue| queues[queue].sent(request_id, node, ToSend::Bundle));
-        let sent = Sent::Bundles { queues: from, shape };
-        leader.in_flight.push_back(InFlight { id: request_id, since: now, sent });
+        let request = SentRequest { id: request_id, since: now, queues: from, content: Content::Bundles(shape) };
+        self.leaders[id].in_flight.push_back(request);
         true
     }
 
-    /// Queues a question.
-    fn queue_question(&mut self, id: BrokerId, now: Time, asked: InFlight) {
-        let leader = &mut self.leaders[id];
-        let allowance = self.session.config.io_timeout;
-        let queued = leader.channel.queue(now, asked.id, allowance, |out| asked.put_question(out));
+    /// Asks a leader a question for these queues. Returns the request's id.
+    fn ask(
+        &mut self,
+        id: BrokerId,
+        now: Time,
+        queues: Vec<usize>,
+        question: impl FnOnce(u32, &Session) -> Content,
+    ) -> u32 {
+        let request_id = self.session.next_request_id();
+        let content = question(request_id, &self.session);
+        let (leader, allowance) = (&mut self.leaders[id], self.session.config.io_timeout);
+        let queued = leader.channel.queue(now, request_id, allowance, |out| content.put_question(out));
         debug_assert!(queued.is_ok(), "names were checked");
-        leader.in_flight.push_back(asked);
-    }
-
-    fn ask_counts(&mut self, id: BrokerId, now: Time) {
-        for (key, topic) in std::mem::take(&mut self.uncounted) {
-            let request_id = self.session.next_request_id();
-            let sent = Sent::Count(key, request::discover(request_id, &topic));
-            self.queue_question(id, now, InFlight { id: request_id, since: now, sent });
-        }
+        leader.in_flight.push_back(SentRequest { id: request_id, since: now, queues, content });
+        request_id
     }
 }
 
@@ -347,9 +326,13 @@ impl Drop for Driver {
     fn drop(&mut self) {
         // In a forked child they are the parent's.
         if self.check_process().is_ok() {
-            let given_up = self.leaders.iter_mut().filter(|leader| !leader.in_flight.is_empty());
-            given_up.for_each(|leader| leader.channel.reset());
-            self.finish();
+            for mut leader in mem::take(&mut self.leaders) {
+                match leader.in_flight.is_empty() {
+                    // Others can use it.
+                    true => self.session.pool.put(leader.channel),
+                    false => leader.channel.reset(),
+                }
+            }
         }
     }
 }

@@ -12,20 +12,16 @@ use crate::message::Record;
 ///
 /// It holds the bundle as it would be sent; [`records`](Failure::records) decodes it.
 pub struct Failure {
-    topic: Arc<str>,
-    partition: u16,
+    pub(super) topic: Arc<str>,
+    pub(super) partition: u16,
     pub(super) bundle: Bundle,
     pub(super) error: Arc<Error>,
     /// Its queue.
     pub(super) queue: usize,
-    unpacked: OnceLock<Unpacked>,
+    pub(super) unpacked: OnceLock<Unpacked>,
 }
 
 impl Failure {
-    pub(super) fn new(topic: Arc<str>, partition: u16, bundle: Bundle, error: Arc<Error>, queue: usize) -> Failure {
-        Failure { topic, partition, bundle, error, queue, unpacked: OnceLock::new() }
-    }
-
     /// The topic.
     pub fn topic(&self) -> &str {
         &self.topic

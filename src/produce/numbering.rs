@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 
 use super::bundle::{BrokerId, Bundle};
+use crate::error::Fault;
 
 /// A log that claims to end above this is no log to append to.
 const LAST_END: u64 = u64::MAX - (1 << 32);
@@ -33,18 +34,12 @@ pub(super) struct Numbering {
     /// Whether that must be done again before anything is sent.
     unsure: bool,
     held: VecDeque<Bundle>,
+    another_writer: bool,
 }
 
-/// What the end of the leader's log says.
-#[derive(Debug, Default)]
-pub(super) struct Comparison {
-    /// Stored: a leader before this one held them, so that a replica has them.
-    pub(super) stored: Vec<Bundle>,
-    /// Numbers that are missing at the log's end, first and last.
-    pub(super) gap: Option<(u64, u64)>,
-    /// The log has numbers that were not sent from here.
-    pub(super) another_writer: bool,
-}
+/// What the end of a leader's log says: numbers that are missing there, first and last, and bundles that are stored, since a
+/// leader before this one held them, so that a replica has them.
+pub(super) type Comparison = (Option<(u64, u64)>, Vec<Bundle>);
 
 impl Numbering {
     /// Whether this leader must be asked for the end of its log before the bundle in front is sent.
@@ -59,6 +54,16 @@ impl Numbering {
     /// Nothing is certain any more.
     pub(super) fn doubt(&mut self) {
         self.unsure = true;
+    }
+
+    /// The leader's log has numbers that were not sent from here.
+    pub(super) fn meet_another_writer(&mut self) {
+        self.another_writer = true;
+    }
+
+    /// Notes that bundles with numbers, which have failed, are to be sent again.
+    pub(super) fn take_back(&mut self) {
+        (self.unsure, self.another_writer) = (true, false);
     }
 
     /// Gives a bundle its numbers, unless it has some.
@@ -99,41 +104,41 @@ impl Numbering {
     }
 
     /// Compares the numbers of what is unresolved with the end of this leader's log.
-    pub(super) fn compare(&mut self, leader: BrokerId, end: u64, waiting: &mut VecDeque<Bundle>) -> Comparison {
-        let mut comparison = Comparison::default();
+    ///
+    /// # Errors
+    /// The log has numbers that were not sent from here.
+    pub(super) fn compare(
+        &mut self,
+        leader: BrokerId,
+        end: u64,
+        waiting: &mut VecDeque<Bundle>,
+    ) -> Result<Comparison, Fault> {
         let after = end.saturating_add(1);
-        match self.next {
-            // There would be no numbers left for a bundle.
-            None if end > LAST_END => {
-                comparison.another_writer = true;
-                return comparison;
-            }
-            None => {
-                self.next = Some(after.max(self.floor));
-                self.sent = end.max(self.floor.saturating_sub(1));
-            }
-            Some(_) if end <= self.sent => {}
-            Some(_) => {
-                comparison.another_writer = true;
-                return comparison;
-            }
+        // Above the last number there would be none left for a bundle.
+        if end > self.next.map_or(LAST_END, |_| self.sent) {
+            self.another_writer = true;
+            return Err(Fault::AnotherWriter { end });
+        }
+        if self.next.is_none() {
+            self.next = Some(after.max(self.floor));
+            self.sent = end.max(self.floor.saturating_sub(1));
         }
         (self.unsure, self.leader) = (false, Some(leader));
         let numbered = waiting.iter().take_while(|bundle| bundle.range.is_some()).count();
         let unresolved: Vec<Bundle> = self.take_held().into_iter().chain(waiting.drain(..numbered)).collect();
         let first = unresolved.first().and_then(|bundle| bundle.range).map(|(first, _)| first).or(self.next);
-        comparison.gap = first.filter(|&first| first > after).map(|first| (after, first - 1));
-        let mut again = Vec::new();
+        let gap = first.filter(|&first| first > after).map(|first| (after, first - 1));
+        let (mut stored, mut again) = (Vec::new(), Vec::new());
         for mut bundle in unresolved {
             let Some((first, last)) = bundle.range else { continue };
             if last <= end {
-                self.on_leader(bundle, &mut comparison);
+                self.on_leader(bundle, &mut stored);
                 continue;
             }
             if first <= end {
                 if let Ok((mut head, tail)) = bundle.cut(end) {
                     head.held_at = bundle.held_at;
-                    self.on_leader(head, &mut comparison);
+                    self.on_leader(head, &mut stored);
                     bundle = tail;
                 }
             }
@@ -141,13 +146,13 @@ impl Numbering {
             again.push(bundle);
         }
         again.into_iter().rev().for_each(|bundle| waiting.push_front(bundle));
-        comparison
+        Ok((gap, stored))
     }
 
-    fn on_leader(&mut self, bundle: Bundle, comparison: &mut Comparison) {
+    fn on_leader(&mut self, bundle: Bundle, stored: &mut Vec<Bundle>) {
         if bundle.held_at.is_some_and(|holder| Some(holder) != self.leader) {
-            comparison.stored.extend(self.held.drain(..));
-            comparison.stored.push(bundle);
+            stored.extend(self.held.drain(..));
+            stored.push(bundle);
         } else {
             self.hold(bundle);
         }
@@ -157,8 +162,8 @@ impl Numbering {
     ///
     /// Numbers that may be stored stay theirs for ever. Those of which every copy was refused are free again, unless later ones
     /// are kept.
-    pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>, keeps: bool, another_writer: bool) {
-        let mut free = None;
+    pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>, keeps: bool) {
+        let (mut free, another_writer) = (None, std::mem::take(&mut self.another_writer));
         for bundle in bundles {
             if bundle.may_be_stored() {
                 self.floor = self.floor.max(bundle.end().unwrap_or(0));

@@ -1,148 +1,212 @@
 //! What an outcome means for a [`PartitionQueue`]: stored, held, again, or failed, and when to stop trying.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
-use std::net::SocketAddrV4;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::bundle::{Bundle, Spares};
+use super::bundle::{BrokerId, Bundle, Spares};
 use super::numbering::Numbering;
-use super::queue::{Delivery, InFlight, PartitionQueue};
+use super::queue::{Delivery, InFlight, PartitionQueue, ToSend};
 use crate::error::{Error, Fault};
 use crate::net::Time;
 
-/// Noted trouble, to be tried again, or the error itself once the budget is spent.
+/// What a broker answers about a partition: the number that was asked for, or for a bundle that it is stored; or why not.
+pub(super) type Reply = std::result::Result<u64, Fault>;
+
+/// Trouble after which to try again, or the error itself once the budget is spent, or if trying again is no use.
 type Again = std::result::Result<Error, Error>;
 
 impl PartitionQueue {
-    /// A question was answered with a fault.
-    pub(super) fn on_question_failed(&mut self, now: Time, id: u32, fault: Fault) {
-        if self.question.take_if(|question| *question == id).is_none() {
+    /// Takes in the reply of this broker to a request.
+    pub(super) fn on_reply(&mut self, now: Time, from: BrokerId, id: u32, reply: Reply) {
+        let index = self.index_of(id);
+        let question = self.question.take_if(|(question, _)| *question == id);
+        self.unsent = 0;
+        if !matches!(reply, Err(Fault::Redirects { .. })) {
+            self.redirects = 0;
+        }
+        match (reply, index, question) {
+            (Ok(_), Some(index), _) => self.on_stored(index),
+            (Err(fault), Some(index), _) => self.on_refused(now, index, fault),
+            (Ok(end), None, Some((_, ToSend::End))) => self.on_end(from, end),
+            (Ok(mark), None, Some(_)) => self.on_mark(now, mark),
+            (Err(fault), None, Some(_)) => {
+                // Who leads now is not known, but it may be another one.
+                self.numbering.iter_mut().for_each(Numbering::doubt);
+                let again = self.again(now, fault, false);
+                self.conclude(None, again);
+            }
+            (_, None, None) => {}
+        }
+        self.settle();
+    }
+
+    /// Takes in that the connection with this request was lost, and was reset. If it was not `handed_over`, the broker has not
+    /// got all of it.
+    pub(super) fn on_lost(&mut self, now: Time, id: u32, error: &Error, handed_over: bool) {
+        let index = self.index_of(id);
+        if index.is_none() && self.question.take_if(|(question, _)| *question == id).is_none() {
             return;
         }
-        self.unsent = 0;
-        if let Some(numbering) = &mut self.numbering {
-            // Who leads now is not known, but it may be another one.
-            numbering.doubt();
-        }
-        match fault {
-            Fault::Redirects { last, .. } => {
-                let redirected = self.redirected(now, last);
-                self.go_on_or_give_up(redirected);
-            }
-            fault if fault.is_retryable() => self.pause_or_give_up(now, self.fault(fault)),
-            fault => self.give_up(self.fault(fault)),
+        self.redirects = 0;
+        let flying = index.and_then(|index| self.in_flight.get_mut(index)).filter(|_| handed_over);
+        let is_in_doubt = flying.map(|flying| flying.bundle.at_large = true).is_some();
+        let again = match is_in_doubt && self.numbering.is_none() {
+            true => Err(error.clone()),
+            false => self.try_again(now, error.clone()),
+        };
+        self.conclude(index, again);
+        self.settle();
+    }
+
+    /// Takes in that no connection could be opened; how many brokers are known.
+    pub(super) fn on_unreachable(&mut self, now: Time, error: &Error, brokers: usize) {
+        // Not the redirects in a row: one that leads to a leader that is gone needs time as much as two in a row do.
+        self.unsent += 1;
+        let others = self.unsent % brokers.max(1) != 0;
+        let again = match error.is_transient() {
+            _ if others && self.retry.retry_at_once(now, &self.policy) => Ok(error.clone()),
+            true => self.try_again(now, error.clone()),
+            false => Err(error.clone()),
+        };
+        self.conclude(None, again);
+        self.settle();
+    }
+
+    /// Gives up what still waits to be connected once the budget has ended.
+    pub(super) fn give_up_if_expired(&mut self, now: Time) {
+        if self.has_work() && self.retry.gives_up_at(&self.policy) <= now {
+            let e = self.trouble.take().unwrap_or_else(|| self.fault(Fault::NoLeader));
+            self.give_up(e);
+            self.settle();
         }
     }
 
-    pub(super) fn index_of(&self, id: u32) -> Option<usize> {
+    /// The end of this leader's own log.
+    fn on_end(&mut self, leader: BrokerId, end: u64) {
+        let Some(numbering) = &mut self.numbering else { return };
+        match numbering.compare(leader, end, &mut self.waiting) {
+            Ok((gap, stored)) => {
+                self.deliveries.extend(gap.map(|(first, last)| Delivery::Gap(first, last)));
+                stored.into_iter().for_each(|bundle| self.deliver(bundle));
+            }
+            Err(another_writer) => self.give_up(self.fault(another_writer)),
+        }
+    }
+
+    /// The mark up to which replicas have confirmed.
+    fn on_mark(&mut self, now: Time, mark: u64) {
+        let Some(numbering) = &mut self.numbering else { return };
+        let confirmed = numbering.confirm(mark);
+        let is_confirmed = numbering.held().is_empty();
+        confirmed.into_iter().for_each(|bundle| self.deliver(bundle));
+        if !is_confirmed {
+            let again = self.try_again(now, self.fault(Fault::NotConfirmed));
+            self.conclude(None, again);
+        }
+    }
+
+    fn on_refused(&mut self, now: Time, index: usize, fault: Fault) {
+        let Some(InFlight { bundle, .. }) = self.in_flight.get_mut(index) else { return };
+        // This copy is not stored, but another one may be.
+        let in_doubt = bundle.at_large && self.numbering.is_some();
+        let again = match fault {
+            Fault::NotConfirmed if self.numbering.is_some() => return self.on_held(now, index),
+            Fault::NotConfirmed | Fault::System => {
+                bundle.at_large = true;
+                Err(self.fault(fault))
+            }
+            Fault::SeqNotAbove { .. } => {
+                let seq = bundle.first_seq();
+                self.numbering.iter_mut().filter(|_| !in_doubt).for_each(Numbering::meet_another_writer);
+                self.again(now, Fault::SeqNotAbove { seq }, in_doubt)
+            }
+            fault => self.again(now, fault, in_doubt),
+        };
+        self.conclude(Some(index), again);
+    }
+
+    fn index_of(&self, id: u32) -> Option<usize> {
         self.in_flight.iter().position(|flying| flying.id == id && flying.refused.is_none())
     }
 
-    pub(super) fn fault(&self, fault: Fault) -> Error {
+    fn fault(&self, fault: Fault) -> Error {
         let partition = Some(self.partition).filter(|_| fault != Fault::UnknownTopic);
         let e = Error::broker(&self.topic, partition, fault);
         self.answered_by.iter().fold(e, Error::at)
     }
 
-    pub(super) fn deliver(&mut self, bundle: Bundle) {
+    fn deliver(&mut self, bundle: Bundle) {
         self.stored = self.stored.max(bundle.order);
         self.retry.reset();
-        self.hops = 0;
+        self.redirects = 0;
         self.trouble = None;
         self.deliveries.push_back(Delivery::Stored(bundle));
     }
 
-    pub(super) fn on_stored(&mut self, index: usize) {
+    fn on_stored(&mut self, index: usize) {
         // Replicas fetch in order: past this one they are past all before.
-        let held = self.numbering.as_mut().map(Numbering::take_held).unwrap_or_default();
-        held.into_iter().for_each(|bundle| self.deliver(bundle));
+        self.take_held().into_iter().for_each(|bundle| self.deliver(bundle));
         if let Some(flying) = self.in_flight.remove(index) {
             self.deliver(flying.bundle);
         }
     }
 
-    pub(super) fn on_held(&mut self, now: Time, index: usize) {
-        self.hops = 0;
+    fn on_held(&mut self, now: Time, index: usize) {
         if let (Some(numbering), Some(flying)) = (&mut self.numbering, self.in_flight.remove(index)) {
             numbering.hold(flying.bundle);
         }
-        let in_time = self.retry.retry_at_once(now, &self.policy);
-        self.trouble = Some(self.fault(Fault::NotConfirmed));
-        if !in_time {
-            self.give_up(self.fault(Fault::NotConfirmed));
+        let e = self.fault(Fault::NotConfirmed);
+        let again = if self.retry.retry_at_once(now, &self.policy) { Ok(e) } else { Err(e) };
+        self.conclude(None, again);
+    }
+
+    fn take_held(&mut self) -> VecDeque<Bundle> {
+        self.numbering.as_mut().map(Numbering::take_held).unwrap_or_default()
+    }
+
+    /// Tries again after what waiting can mend, and where the outcome is in doubt.
+    fn again(&mut self, now: Time, fault: Fault, in_doubt: bool) -> Again {
+        match fault {
+            Fault::Redirects { last, .. } => {
+                self.redirects += 1;
+                let e = self.fault(Fault::Redirects { hops: self.redirects, last });
+                match self.redirects {
+                    // The first is how leaders are found; a second one in a row needs time to settle.
+                    1 if self.retry.retry_at_once(now, &self.policy) => Ok(e),
+                    _ => self.try_again(now, e),
+                }
+            }
+            fault if in_doubt || fault.is_retryable() => self.try_again(now, self.fault(fault)),
+            fault => Err(self.fault(fault)),
         }
     }
 
-    /// Notes trouble; the error itself once the budget is spent.
-    pub(super) fn try_again(&mut self, now: Time, error: Error) -> Again {
+    fn try_again(&mut self, now: Time, error: Error) -> Again {
         // Of several that come back for the same reason only the first counts.
         let is_counted = self.in_flight.iter().any(|flying| flying.refused.is_some());
         if is_counted || self.retry.retry_or_fail(now, &self.policy).is_some() { Ok(error) } else { Err(error) }
     }
 
-    /// Notes a redirect: the first is how leaders are found; a second one in a row needs time to settle.
-    pub(super) fn redirected(&mut self, now: Time, last: SocketAddrV4) -> Again {
-        self.hops += 1;
-        let e = self.fault(Fault::Redirects { hops: self.hops, last });
-        match self.hops {
-            1 if self.retry.retry_at_once(now, &self.policy) => Ok(e),
-            _ => self.try_again(now, e),
-        }
-    }
-
-    pub(super) fn refused_for_now(&mut self, now: Time, index: usize, fault: Fault) {
-        self.hops = 0;
-        let again = self.try_again(now, self.fault(fault));
-        self.not_now(index, again);
-    }
-
-    pub(super) fn refused(&mut self, now: Time, index: usize, fault: Fault) {
-        match self.in_flight.get(index) {
-            // This copy is not stored, but another one may be.
-            Some(flying) if self.numbering.is_some() && flying.bundle.at_large => {
-                self.in_doubt(now, index, self.fault(fault))
-            }
-            _ => self.fail(index, self.fault(fault)),
-        }
-    }
-
-    pub(super) fn not_now(&mut self, index: usize, again: Again) {
-        match again {
-            Ok(e) => {
-                if let Some(flying) = self.in_flight.get_mut(index) {
-                    if let Some(numbering) = self.numbering.as_mut().filter(|_| flying.bundle.at_large) {
-                        numbering.doubt();
-                    }
-                    self.trouble = Some(e.clone());
-                    flying.refused = Some(e);
+    /// Notes trouble, for a bundle in flight or for the partition, or gives it up.
+    fn conclude(&mut self, index: Option<usize>, again: Again) {
+        match (again, index) {
+            (Ok(e), _) => {
+                if let Some(flying) = index.and_then(|index| self.in_flight.get_mut(index)) {
+                    self.numbering.iter_mut().filter(|_| flying.bundle.at_large).for_each(Numbering::doubt);
+                    flying.refused = Some(e.clone());
                 }
+                self.trouble = Some(e);
             }
-            Err(e) => self.fail(index, e),
+            (Err(e), Some(index)) => {
+                let failed = self.in_flight.remove(index);
+                failed.into_iter().for_each(|flying| self.fail(flying.bundle, e.clone()));
+            }
+            (Err(e), None) => self.give_up(e),
         }
     }
 
-    pub(super) fn in_doubt(&mut self, now: Time, index: usize, error: Error) {
-        if let Some(flying) = self.in_flight.get_mut(index) {
-            flying.bundle.at_large = true;
-        }
-        let again = self.try_again(now, error);
-        self.not_now(index, again);
-    }
-
-    pub(super) fn unknown(&mut self, index: usize, error: Error) {
-        if let Some(flying) = self.in_flight.get_mut(index) {
-            flying.bundle.at_large = true;
-        }
-        self.fail(index, error);
-    }
-
-    pub(super) fn fail(&mut self, index: usize, error: Error) {
-        if let Some(flying) = self.in_flight.remove(index) {
-            self.fail_bundle(flying.bundle, error);
-        }
-    }
-
-    pub(super) fn fail_bundle(&mut self, bundle: Bundle, error: Error) {
+    fn fail(&mut self, bundle: Bundle, error: Error) {
         let error = match error {
             Error::OutcomeUnknown { .. } => error,
             e if bundle.may_be_stored() => Error::unknown(&self.topic, self.partition, e),
@@ -153,35 +217,22 @@ impl PartitionQueue {
         self.failed.push((bundle, error));
     }
 
-    pub(super) fn pause_or_give_up(&mut self, now: Time, error: Error) {
-        let again = self.try_again(now, error);
-        self.go_on_or_give_up(again);
-    }
-
-    pub(super) fn go_on_or_give_up(&mut self, again: Again) {
-        match again {
-            Ok(e) => self.trouble = Some(e),
-            Err(e) => self.give_up(e),
-        }
-    }
-
     /// Fails what is held, and what waits.
-    pub(super) fn give_up(&mut self, error: Error) {
-        let held = self.numbering.as_mut().map(Numbering::take_held).unwrap_or_default();
-        held.into_iter().for_each(|bundle| self.fail_bundle(bundle, error.clone()));
+    fn give_up(&mut self, error: Error) {
+        self.take_held().into_iter().for_each(|bundle| self.fail(bundle, error.clone()));
         match self.waiting.pop_front() {
-            Some(bundle) => self.fail_bundle(bundle, error),
+            Some(bundle) => self.fail(bundle, error),
             None => drop(self.cause.get_or_insert_with(|| Arc::new(error))),
         }
     }
 
     /// Once every answer is there: takes back what can be sent again, or after a failure reports all that is left.
-    pub(super) fn settle(&mut self) {
+    fn settle(&mut self) {
         // Sending again what lies before something stored would change the order.
         let passed = |flying: &InFlight, stored| flying.refused.is_some() && flying.bundle.order < stored;
         while let Some(index) = self.in_flight.iter().position(|flying| passed(flying, self.stored)) {
             let Some(InFlight { bundle, refused: Some(e), .. }) = self.in_flight.remove(index) else { break };
-            self.fail_bundle(bundle, e);
+            self.fail(bundle, e);
         }
         if self.in_flight.iter().any(|flying| flying.refused.is_none()) {
             return;
@@ -195,11 +246,9 @@ impl PartitionQueue {
         };
         while let Some(flying) = self.in_flight.pop_front() {
             let e = flying.refused.unwrap_or_else(|| (*cause).clone());
-            self.fail_bundle(flying.bundle, e);
+            self.fail(flying.bundle, e);
         }
-        for bundle in self.numbering.as_mut().map(Numbering::take_held).unwrap_or_default() {
-            self.fail_bundle(bundle, self.fault(Fault::NotConfirmed));
-        }
+        self.take_held().into_iter().for_each(|bundle| self.fail(bundle, self.fault(Fault::NotConfirmed)));
         // It was taken, so it can be sealed.
         let _ = self.seal(&mut Spares::default());
         while let Some(bundle) = self.waiting.pop_front() {
@@ -208,13 +257,13 @@ impl PartitionQueue {
                 true => (*cause).clone(),
                 false => Error::NotSent { topic, partition, source: cause.clone() },
             };
-            self.fail_bundle(bundle, e);
+            self.fail(bundle, e);
         }
         self.failed.sort_by_key(|(bundle, _)| bundle.order);
         let failed = std::mem::take(&mut self.failed);
         self.deliveries.extend(failed.into_iter().map(|(bundle, e)| Delivery::Failed(bundle, e)));
         self.retry.reset();
         (self.question, self.trouble, self.cause) = (None, None, None);
-        (self.unsent, self.hops) = (0, 0);
+        (self.unsent, self.redirects) = (0, 0);
     }
 }

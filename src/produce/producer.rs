@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use log::{info, warn};
@@ -12,8 +12,8 @@ use super::builder::ProducerBuilder;
 use super::bundle::{Bundle, Spares};
 use super::driver::Driver;
 use super::failure::Failure;
-use super::queue::{Delivery, PartitionQueue, Sealing};
-use super::records::{WallClock, check_place, check_record, most_bytes, takes};
+use super::queue::{Delivery, PartitionQueue};
+use super::records::{WallClock, check_place, check_record, most_bytes};
 use crate::error::{Error, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{LookUp, Time};
@@ -62,7 +62,8 @@ pub struct Producer {
     wall: WallClock,
     /// When a call must look at more than its record: at the latest when the first collected record is due.
     next_look: Time,
-    /// Bytes of all records that are neither stored nor have failed.
+    /// Records that are neither stored nor have failed, and their bytes.
+    pending: u64,
     pending_bytes: usize,
     stored: u64,
     failures: Vec<Failure>,
@@ -95,6 +96,7 @@ impl ProducerBuilder {
             spares: Spares::default(),
             wall: WallClock::default(),
             next_look: Time::NEVER,
+            pending: 0,
             pending_bytes: 0,
             stored: 0,
             failures: Vec::new(),
@@ -148,7 +150,7 @@ impl Producer {
     /// stored. [`Error::Closed`] if it had to wait and the client's [handle](crate::ClientBuilder::close_with) is closed; the
     /// producer keeps its records.
     pub fn flush(&mut self) -> Result<()> {
-        self.seal_all()?;
+        self.seal_due(self.settings.session.now(), Time::NEVER)?;
         self.step(LookUp::Allowed)?;
         while !self.queues.iter().all(PartitionQueue::is_idle) {
             self.driver.wait(&self.queues, Time::NEVER)?;
@@ -181,6 +183,7 @@ impl Producer {
         let (again, dropped): (Vec<_>, Vec<_>) = mem::take(&mut self.failures).into_iter().partition(again);
         let mut dropped_of: BTreeMap<usize, Vec<&Bundle>> = BTreeMap::new();
         for failure in again {
+            self.pending += u64::from(failure.bundle.count);
             self.pending_bytes += failure.bundle.size;
             self.driver.wake(failure.queue);
             self.queues[failure.queue].take_back(failure.bundle);
@@ -215,7 +218,7 @@ impl Producer {
 
     /// Returns how many records were taken that are neither stored nor have failed.
     pub fn pending(&self) -> u64 {
-        self.queues.iter().map(PartitionQueue::pending).sum()
+        self.pending
     }
 }
 
@@ -251,16 +254,15 @@ impl Producer {
             }
         };
         match self.settings.partitioner.partition(&topic.name, record.get_key(), partitions) {
-            Some(partition) if partition < partitions => Ok(partition),
-            Some(partition) => {
-                let name = &topic.name;
-                let reason = format!("{name}: the partitioner chose {partition} of {partitions} partitions");
-                Err(Error::config(reason))
-            }
             None => {
                 let partition = topic.turn % partitions;
                 topic.turn = (partition + 1) % partitions;
                 Ok(partition)
+            }
+            Some(partition) if partition < partitions => Ok(partition),
+            Some(partition) => {
+                let name = &topic.name;
+                Err(Error::config(format!("{name}: the partitioner chose {partition} of {partitions} partitions")))
             }
         }
     }
@@ -279,9 +281,9 @@ impl Producer {
         if topic.queues.len() <= index {
             topic.queues.resize(index + 1, None);
         }
-        let how = Sealing { compression: self.settings.options.compression, numbering: self.settings.idempotent };
-        let policy = self.settings.session.leader_policy();
-        self.queues.push(PartitionQueue::new(topic.name.clone(), partition, how, policy));
+        let (compression, policy) = (self.settings.options.compression, self.settings.session.leader_policy());
+        let numbering = self.settings.idempotent;
+        self.queues.push(PartitionQueue::new(topic.name.clone(), partition, compression, numbering, policy));
         Ok(*topic.queues[index].insert(self.queues.len() - 1))
     }
 
@@ -297,27 +299,24 @@ impl Producer {
         let (wall, net) = (&mut self.wall, &self.settings.session.net);
         let raw = record.to_raw(|| wall.millis(now, &**net));
         let (count, bytes) = (self.settings.max_records, self.settings.max_bytes);
-        let mut before = self.queues[index].collected();
-        if before.0 > 0 && !takes(before, &raw, count, bytes) {
-            self.seal(index, now)?;
-            self.step(LookUp::Allowed)?;
+        if !self.queues[index].takes(&raw, count, bytes) {
+            self.send_collected(index, now)?;
             self.check_failures()?;
-            before = (0, 0);
         }
         if self.full(index, most_bytes(&raw)).is_some() {
             self.make_room(index, most_bytes(&raw))?;
-            before = (0, 0);
         }
         let queue = &mut self.queues[index];
-        let after = queue.push(&raw, &mut self.spares)?;
-        self.pending_bytes += after.1 - before.1;
-        if after.0 == 1 {
+        let before = queue.bytes();
+        let collected = queue.push(None, &raw, &mut self.spares)?;
+        self.pending += 1;
+        self.pending_bytes += queue.bytes() - before;
+        if collected.0 == 1 {
             queue.send_by = now.after(self.settings.max_age);
             self.next_look = self.next_look.min(queue.send_by);
         }
-        if after.0 >= count || after.1 >= bytes {
-            self.seal(index, now)?;
-            self.step(LookUp::Allowed)?;
+        if collected.0 >= count || collected.1 >= bytes {
+            self.send_collected(index, now)?;
         }
         Ok(())
     }
@@ -340,7 +339,7 @@ impl Producer {
         let give_up = self.settings.session.now().after(self.settings.session.config.retry_timeout);
         loop {
             // What is merely collected would never make room.
-            self.seal_all()?;
+            self.seal_due(self.settings.session.now(), Time::NEVER)?;
             self.step(LookUp::Allowed)?;
             self.check_failures()?;
             let Some((pending, limit, is_all)) = self.full(index, bytes) else { return Ok(()) };
@@ -372,35 +371,32 @@ impl Producer {
         Ok(())
     }
 
-    fn seal_all(&mut self) -> Result<()> {
-        let now = self.settings.session.now();
+    /// Makes bundles of what must be sent at this time, or before.
+    fn seal_due(&mut self, now: Time, due: Time) -> Result<()> {
         for index in 0..self.queues.len() {
-            if self.queues[index].collected().0 > 0 {
+            if self.queues[index].collected().0 > 0 && self.queues[index].send_by <= due {
                 self.seal(index, now)?;
             }
         }
         Ok(())
     }
 
+    fn send_collected(&mut self, index: usize, now: Time) -> Result<()> {
+        self.seal(index, now)?;
+        self.step(LookUp::Allowed)
+    }
+
     /// Sends what is old enough, and looks for answers.
     fn look(&mut self, now: Time, look_up: LookUp) -> Result<()> {
-        for index in 0..self.queues.len() {
-            if self.queues[index].send_by <= now {
-                self.seal(index, now)?;
-            }
-        }
-        self.step(look_up)?;
+        self.seal_due(now, now)?;
         self.next_look = self.queues.iter().map(|queue| queue.send_by).fold(Time::NEVER, Time::min);
-        if self.driver.is_busy() {
-            self.next_look = self.next_look.min(now.after(LOOK));
-        }
-        Ok(())
+        self.step(look_up)
     }
 
     /// Lets the driver continue, and takes in what became of the records.
     fn step(&mut self, look_up: LookUp) -> Result<()> {
         self.driver.step(&mut self.queues, look_up)?;
-        let now = self.settings.session.now();
+        let now = self.driver.stepped;
         for index in mem::take(&mut self.driver.changed) {
             while let Some(delivery) = self.queues[index].outcome() {
                 self.queues[index].progressed = now;
@@ -408,12 +404,11 @@ impl Producer {
             }
         }
         for (topic, count) in mem::take(&mut self.driver.counts) {
-            self.topics[topic].recount(count);
+            self.recount(&topic, count);
         }
         if mem::take(&mut self.driver.connection_lost) {
-            for (key, topic) in self.topics.iter().enumerate().filter(|(_, topic)| topic.partitions.is_some()) {
-                self.driver.count_partitions(key, topic.name.clone());
-            }
+            let counted = self.topics.iter().filter(|topic| topic.partitions.is_some());
+            self.driver.uncounted = counted.map(|topic| topic.name.clone()).collect();
         }
         if self.driver.is_busy() {
             self.next_look = self.next_look.min(now.after(LOOK));
@@ -423,21 +418,41 @@ impl Producer {
 
     fn take_in(&mut self, index: usize, delivery: Delivery) {
         let (topic, partition) = (&self.queues[index].topic, self.queues[index].partition);
+        if let Delivery::Stored(bundle) | Delivery::Failed(bundle, _) = &delivery {
+            self.pending -= u64::from(bundle.count);
+            self.pending_bytes -= bundle.size;
+        }
         match delivery {
             Delivery::Stored(bundle) => {
                 self.stored += u64::from(bundle.count);
-                self.pending_bytes = self.pending_bytes.saturating_sub(bundle.size);
                 self.spares.put_buffer(bundle.bytes);
             }
-            Delivery::Failed(bundle, e) => {
-                self.pending_bytes = self.pending_bytes.saturating_sub(bundle.size);
-                self.failures.push(Failure::new(topic.clone(), partition, bundle, e, index));
+            Delivery::Failed(bundle, error) => {
+                let topic = topic.clone();
+                self.failures.push(Failure {
+                    topic,
+                    partition,
+                    bundle,
+                    error,
+                    queue: index,
+                    unpacked: OnceLock::new(),
+                });
             }
             Delivery::Gap(first, last) => {
                 warn!(
                     "{topic}/{partition}: numbers {first} to {last} are missing at the end of the leader's log: lost there, or given up"
                 );
             }
+        }
+    }
+
+    /// Takes in how many partitions of a topic a broker knows; 0 means that it does not know.
+    fn recount(&mut self, topic: &str, count: usize) {
+        let count = u16::try_from(count).unwrap_or(u16::MAX);
+        let Some(topic) = self.by_name.get(topic).map(|&topic| &mut self.topics[topic]) else { return };
+        if let Some(before) = topic.partitions.filter(|before| count > 0 && *before != count) {
+            info!("{}: {count} partitions, {before} before", topic.name);
+            topic.partitions = Some(count);
         }
     }
 
@@ -449,17 +464,6 @@ impl Producer {
                 let records = self.failures.iter().map(Failure::count).sum();
                 Err(Error::Undelivered { records, source: first.error.clone() })
             }
-        }
-    }
-}
-
-impl Topic {
-    /// Takes in how many partitions a broker knows; 0 means that it does not know.
-    fn recount(&mut self, count: usize) {
-        let count = u16::try_from(count).unwrap_or(u16::MAX);
-        if count > 0 && self.partitions != Some(count) {
-            info!("{}: {count} partitions, {} before", self.name, self.partitions.unwrap_or(0));
-            self.partitions = Some(count);
         }
     }
 }

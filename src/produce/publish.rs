@@ -1,50 +1,44 @@
 //! Publishing in one call: the same queues and the same driver as a producer's, until all is stored or not.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::bundle::{Bundle, Spares};
+use super::bundle::Spares;
 use super::driver::Driver;
-use super::queue::{Delivery, PartitionQueue, Sealing};
-use super::records::{PartitionRecords, Records, millis};
+use super::queue::{Delivery, PartitionQueue};
+use super::records::{MAX_SET, PartitionRecords, millis};
 use super::request::MAX_ENTRIES;
 use crate::error::{Error, Result};
 use crate::net::{LookUp, Time};
+use crate::protocol::bundle::MAX_MESSAGES;
 use crate::session::Session;
 
-/// As [`Client::publish`](crate::Client::publish).
+/// As [`Client::publish`](crate::Client::publish), and [`Client::publish_at`](crate::Client::publish_at) with numbers.
 pub(crate) fn publish(session: &Arc<Session>, given: &PartitionRecords<'_>) -> Result<()> {
     given.check()?;
+    if given.is_numbered() {
+        let (_, end) = session.log_end(given.topic, given.partition, None)?;
+        given.check_numbers(end)?;
+    }
     run(session, std::slice::from_ref(given))?.pop().unwrap_or(Ok(()))
 }
 
 /// As [`Client::publish_all`](crate::Client::publish_all).
 pub(crate) fn publish_all(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
-    let mut topics: Vec<(&str, Vec<u16>)> = Vec::new();
+    let mut topics: HashMap<&str, HashSet<u16>> = HashMap::new();
     for records in given {
         records.check()?;
         let (topic, id) = (records.topic, records.partition);
-        match topics.iter_mut().find(|(name, _)| *name == topic) {
-            Some((_, ids)) if ids.contains(&id) => {
-                return Err(Error::config(format!("{topic}/{id}: given twice")));
-            }
-            Some((_, ids)) => ids.push(id),
-            None => topics.push((topic, vec![id])),
+        if !topics.entry(topic).or_default().insert(id) {
+            return Err(Error::config(format!("{topic}/{id}: given twice")));
         }
     }
-    let most = topics.iter().map(|(_, ids)| ids.len()).max().unwrap_or(0);
-    if topics.len() > MAX_ENTRIES || most > MAX_ENTRIES {
+    let most = topics.values().map(HashSet::len).max().unwrap_or(0);
+    if topics.len().max(most) > MAX_ENTRIES {
         let given = format!("{} topics with up to {most} partitions each", topics.len());
         return Err(Error::config(format!("publish: {given} given, {MAX_ENTRIES} of either allowed")));
     }
     run(session, given)
-}
-
-/// As [`Client::publish_at`](crate::Client::publish_at).
-pub(crate) fn publish_at(session: &Arc<Session>, given: &PartitionRecords<'_>) -> Result<()> {
-    given.check()?;
-    let (_, end) = session.log_end(given.topic, given.partition, None)?;
-    given.check_numbers(end)?;
-    run(session, std::slice::from_ref(given))?.pop().unwrap_or(Ok(()))
 }
 
 /// What one call publishes to a partition.
@@ -59,11 +53,12 @@ struct Job<'a> {
 /// Publishes all of them; a result for each, in their order.
 fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
     let options = session.config.publish;
-    let numbered = given.iter().any(|given| matches!(given.records, Records::Numbered(_)));
+    let numbered = given.iter().any(PartitionRecords::is_numbered);
     let mut driver = Driver::new(session.clone(), options, 1, numbered);
-    let how = Sealing { compression: options.compression, numbering: false };
     let policy = session.leader_policy();
-    let queue = |given: &PartitionRecords<'_>| PartitionQueue::new(given.topic.into(), given.partition, how, policy);
+    let queue = |given: &PartitionRecords<'_>| {
+        PartitionQueue::new(given.topic.into(), given.partition, options.compression, false, policy)
+    };
     let mut queues: Vec<PartitionQueue> = given.iter().map(queue).collect();
     let mut jobs: Vec<Job<'_>> = given.iter().map(|given| Job { given, sealed: 0, stored: 0, outcome: None }).collect();
     let mut spares = Spares::default();
@@ -104,11 +99,16 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
 impl Job<'_> {
     /// Gives the queue the next bundle, once the one before is stored.
     fn give_next(&mut self, session: &Session, queue: &mut PartitionQueue, spares: &mut Spares) -> Result<()> {
-        let mut builder = spares.builder();
-        self.sealed += self.given.fill(self.sealed, millis(session.net.wall()), &mut builder)?;
-        queue.enqueue(Bundle::seal(&mut builder, spares.buffer(), queue.how.compression, false)?);
-        spares.put_builder(builder);
-        Ok(())
+        let now_ms = millis(session.net.wall());
+        while let Some((seq, record)) = self.given.records.get(self.sealed) {
+            let raw = record.to_raw(|| now_ms);
+            if !queue.takes(&raw, MAX_MESSAGES, MAX_SET) {
+                break;
+            }
+            queue.push(seq, &raw, spares)?;
+            self.sealed += 1;
+        }
+        queue.seal(spares)
     }
 
     fn take_in(&mut self, delivery: Delivery, spares: &mut Spares) {

@@ -19,21 +19,20 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::bundle::{BrokerId, Bundle, Spares};
 use super::numbering::Numbering;
-use crate::error::{Error, Fault, Result};
+use super::records::most_bytes;
+use crate::error::{Error, Result};
 use crate::net::{BrokerAddr, RetryPolicy, RetryState, Time};
 use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
-use crate::protocol::produce::ProduceCode;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct PartitionQueue {
     pub(super) topic: Arc<str>,
     pub(super) partition: u16,
-    pub(super) how: Sealing,
+    compression: Compression,
     pub(super) policy: RetryPolicy,
     collected: Option<BundleBuilder>,
     pub(super) waiting: VecDeque<Bundle>,
@@ -42,13 +41,14 @@ pub(super) struct PartitionQueue {
     pub(super) leader: Option<BrokerId>,
     /// The broker that answered last, for errors.
     pub(super) answered_by: Option<BrokerAddr>,
+    /// Present if the producer gives the numbers.
     pub(super) numbering: Option<Numbering>,
-    /// The question for the log's end or its mark, on its way.
-    pub(super) question: Option<u32>,
+    /// The question on its way: the id of its request, and what it asks.
+    pub(super) question: Option<(u32, ToSend)>,
     pub(super) retry: RetryState,
     /// Attempts in a row that reached no broker, and redirects in a row.
     pub(super) unsent: usize,
-    pub(super) hops: u32,
+    pub(super) redirects: u32,
     /// What went wrong last.
     pub(super) trouble: Option<Error>,
     /// Why the first bundle failed, until nothing is in flight any more.
@@ -60,18 +60,9 @@ pub(super) struct PartitionQueue {
     sealed: u64,
     /// The last in order of those stored.
     pub(super) stored: u64,
-    another_writer: bool,
     /// When what is collected must be sent, and when the partition last made progress: the producer's notes.
     pub(super) send_by: Time,
     pub(super) progressed: Time,
-}
-
-/// How bundles are made.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sealing {
-    pub(super) compression: Compression,
-    /// Whether the producer gives the numbers.
-    pub(super) numbering: bool,
 }
 
 /// A bundle in flight, or one that was refused for now and waits for the answers to the others.
@@ -93,16 +84,6 @@ pub(super) enum ToSend {
     Mark,
 }
 
-/// A connection that was lost.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Lost<'a> {
-    pub(super) error: &'a Error,
-    /// Whether all of the request may have reached the broker.
-    pub(super) handed_over: bool,
-    /// How long the connection had been up with nothing overdue.
-    pub(super) well_for: Duration,
-}
-
 /// What became of a bundle.
 #[derive(Debug)]
 pub(super) enum Delivery {
@@ -113,23 +94,40 @@ pub(super) enum Delivery {
 }
 
 impl PartitionQueue {
-    pub(super) fn new(topic: Arc<str>, partition: u16, how: Sealing, policy: RetryPolicy) -> PartitionQueue {
-        let numbering = how.numbering.then(Numbering::default);
-        PartitionQueue { topic, partition, how, policy, numbering, send_by: Time::NEVER, ..PartitionQueue::default() }
+    pub(super) fn new(
+        topic: Arc<str>,
+        partition: u16,
+        compression: Compression,
+        numbering: bool,
+        policy: RetryPolicy,
+    ) -> PartitionQueue {
+        let numbering = numbering.then(Numbering::default);
+        let send_by = Time::NEVER;
+        PartitionQueue { topic, partition, compression, policy, numbering, send_by, ..PartitionQueue::default() }
     }
 
-    /// Takes a record. Returns how many are collected now, and the bytes of their message set.
+    /// Takes a record, with its number if it has one of its own. Returns how many are collected now, and the bytes of their
+    /// message set.
     #[inline]
-    pub(super) fn push(&mut self, raw: &RawMessage<'_>, spares: &mut Spares) -> Result<(u32, usize)> {
+    pub(super) fn push(&mut self, seq: Option<u64>, raw: &RawMessage<'_>, spares: &mut Spares) -> Result<(u32, usize)> {
         let builder = self.collected.get_or_insert_with(|| spares.builder());
         let before = builder.set_len();
-        if self.how.numbering {
-            builder.push_at(u64::from(builder.count()) + 1, raw).map_err(Error::encode)?;
-        } else {
-            builder.push(raw).map_err(Error::encode)?;
+        // A numbering producer gives them theirs when the bundle is sent.
+        match seq.or_else(|| self.numbering.is_some().then(|| u64::from(builder.count()) + 1)) {
+            Some(seq) => builder.push_at(seq, raw),
+            None => builder.push(raw),
         }
+        .map_err(Error::encode)?;
         self.bytes += builder.set_len() - before;
         Ok((builder.count(), builder.set_len()))
+    }
+
+    /// Whether the bundle that is being collected takes this record, too, of the most records and bytes there may be; an empty
+    /// one takes any.
+    #[inline]
+    pub(super) fn takes(&self, raw: &RawMessage<'_>, records: u32, bytes: usize) -> bool {
+        let (count, len) = self.collected();
+        count == 0 || (count < records && len + most_bytes(raw) <= bytes)
     }
 
     /// Records collected, and the bytes of their message set.
@@ -143,7 +141,7 @@ impl PartitionQueue {
         self.send_by = Time::NEVER;
         let Some(mut builder) = self.collected.take() else { return Ok(()) };
         if !builder.is_empty() {
-            let bundle = Bundle::seal(&mut builder, spares.buffer(), self.how.compression, self.how.numbering)?;
+            let bundle = Bundle::seal(&mut builder, spares.buffer(), self.compression, self.numbering.is_some())?;
             self.bytes -= bundle.size;
             self.enqueue(bundle);
         }
@@ -152,7 +150,7 @@ impl PartitionQueue {
     }
 
     /// Takes a sealed bundle.
-    pub(super) fn enqueue(&mut self, bundle: Bundle) {
+    fn enqueue(&mut self, bundle: Bundle) {
         self.sealed += 1;
         self.bytes += bundle.size;
         self.waiting.push_back(Bundle { order: self.sealed, ..bundle });
@@ -205,135 +203,13 @@ impl PartitionQueue {
     /// Notes that what it wanted went to this leader.
     pub(super) fn sent(&mut self, id: u32, leader: BrokerId, what: ToSend) {
         if what != ToSend::Bundle {
-            self.question = Some(id);
+            self.question = Some((id, what));
         } else if let Some(bundle) = self.waiting.pop_front() {
             if let Some(numbering) = &mut self.numbering {
                 numbering.on_sent(leader, &bundle);
             }
             self.leader = Some(leader);
             self.in_flight.push_back(InFlight { id, bundle, refused: None });
-        }
-    }
-
-    /// Takes in the code in the answer to a request, or what a question was answered with in place of a number.
-    pub(super) fn on_code(&mut self, now: Time, id: u32, code: ProduceCode) {
-        let Some(index) = self.index_of(id) else {
-            return match code {
-                ProduceCode::Redirect(last) => self.on_refused(now, id, Fault::Redirects { hops: 0, last }),
-                ProduceCode::SystemError => self.on_refused(now, id, Fault::System),
-                ProduceCode::UnknownPartition => self.on_refused(now, id, Fault::UnknownPartition),
-                ProduceCode::UnknownTopic => self.on_refused(now, id, Fault::UnknownTopic),
-                _ => self.on_refused(now, id, Fault::NoLeader),
-            };
-        };
-        self.unsent = 0;
-        let at_large = self.in_flight.get(index).is_some_and(|flying| flying.bundle.at_large);
-        let numbered = self.numbering.is_some();
-        match code {
-            ProduceCode::Stored => self.on_stored(index),
-            ProduceCode::Redirect(last) => {
-                let redirected = self.redirected(now, last);
-                self.not_now(index, redirected);
-            }
-            ProduceCode::NoLeader => self.refused_for_now(now, index, Fault::NoLeader),
-            ProduceCode::InsufficientReplicas => self.refused_for_now(now, index, Fault::InsufficientReplicas),
-            ProduceCode::NotConfirmed if numbered => self.on_held(now, index),
-            ProduceCode::NotConfirmed => self.unknown(index, self.fault(Fault::NotConfirmed)),
-            ProduceCode::SystemError => self.unknown(index, self.fault(Fault::System)),
-            ProduceCode::InvalidSeq => {
-                let seq = self.in_flight.get(index).map_or(0, |flying| flying.bundle.first_seq());
-                self.another_writer = !at_large;
-                self.refused(now, index, Fault::SeqNotAbove { seq });
-            }
-            ProduceCode::UnknownPartition => self.refused(now, index, Fault::UnknownPartition),
-            ProduceCode::ReadOnly => self.refused(now, index, Fault::ReadOnly),
-            ProduceCode::UnknownTopic => self.refused(now, index, Fault::UnknownTopic),
-        }
-        self.settle();
-    }
-
-    /// Takes in a fault in place of a code: the leader that an answer names may not be followed.
-    pub(super) fn on_refused(&mut self, now: Time, id: u32, fault: Fault) {
-        match self.index_of(id) {
-            Some(index) => self.refused(now, index, fault),
-            None => self.on_question_failed(now, id, fault),
-        }
-        self.settle();
-    }
-
-    /// Takes in that the connection with this request was lost, and was reset.
-    pub(super) fn on_lost(&mut self, now: Time, id: u32, lost: Lost<'_>) {
-        self.retry.was_well_for(lost.well_for);
-        self.hops = 0;
-        if self.question == Some(id) {
-            self.question = None;
-            self.pause_or_give_up(now, lost.error.clone());
-        } else if let Some(index) = self.index_of(id) {
-            if !lost.handed_over {
-                let again = self.try_again(now, lost.error.clone());
-                self.not_now(index, again);
-            } else if self.numbering.is_some() {
-                self.in_doubt(now, index, lost.error.clone());
-            } else {
-                self.unknown(index, lost.error.clone());
-            }
-        }
-        self.settle();
-    }
-
-    /// Takes in that no connection could be opened; how many brokers are known.
-    pub(super) fn on_unreachable(&mut self, now: Time, error: &Error, brokers: usize) {
-        // Not the redirects in a row: one that leads to a leader that is gone needs time as much as two in a row do.
-        self.unsent += 1;
-        let others = self.unsent % brokers.max(1) != 0;
-        if others && self.retry.retry_at_once(now, &self.policy) {
-            self.trouble = Some(error.clone());
-        } else if error.is_transient() {
-            self.pause_or_give_up(now, error.clone());
-        } else {
-            self.give_up(error.clone());
-        }
-        self.settle();
-    }
-
-    /// Gives up what still waits to be connected once the budget has ended.
-    pub(super) fn give_up_if_expired(&mut self, now: Time) {
-        if self.has_work() && self.retry.gives_up_at(&self.policy) <= now {
-            let e = self.trouble.take().unwrap_or_else(|| self.fault(Fault::NoLeader));
-            self.give_up(e);
-            self.settle();
-        }
-    }
-
-    /// Takes in the end of this leader's own log.
-    pub(super) fn on_end(&mut self, leader: BrokerId, id: u32, end: u64) {
-        if self.question.take_if(|question| *question == id).is_none() {
-            return;
-        }
-        (self.unsent, self.hops) = (0, 0);
-        let Some(numbering) = &mut self.numbering else { return };
-        let comparison = numbering.compare(leader, end, &mut self.waiting);
-        if let Some((first, last)) = comparison.gap {
-            self.deliveries.push_back(Delivery::Gap(first, last));
-        }
-        comparison.stored.into_iter().for_each(|bundle| self.deliver(bundle));
-        if comparison.another_writer {
-            self.another_writer = true;
-            self.give_up(self.fault(Fault::AnotherWriter { end }));
-            self.settle();
-        }
-    }
-
-    /// Takes in the mark up to which replicas have confirmed.
-    pub(super) fn on_mark(&mut self, now: Time, id: u32, mark: u64) {
-        if self.question.take_if(|question| *question == id).is_none() {
-            return;
-        }
-        let confirmed = self.numbering.as_mut().map(|numbering| numbering.confirm(mark)).unwrap_or_default();
-        confirmed.into_iter().for_each(|bundle| self.deliver(bundle));
-        if self.numbering.as_ref().is_some_and(|numbering| !numbering.held().is_empty()) {
-            self.pause_or_give_up(now, self.fault(Fault::NotConfirmed));
-            self.settle();
         }
     }
 
@@ -349,18 +225,16 @@ impl PartitionQueue {
     /// Takes back what has failed, in order, to be sent again.
     pub(super) fn take_back(&mut self, bundle: Bundle) {
         if let Some(numbering) = self.numbering.as_mut().filter(|_| bundle.range.is_some()) {
-            numbering.doubt();
-            self.another_writer = false;
+            numbering.take_back();
         }
         self.enqueue(bundle);
     }
 
     /// Notes what of the failures will not be sent again, in order, after the others were taken back.
     pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>) {
-        let another_writer = std::mem::take(&mut self.another_writer);
         let keeps = self.waiting.iter().any(|bundle| bundle.range.is_some());
         if let Some(numbering) = &mut self.numbering {
-            numbering.dropped(bundles, keeps, another_writer);
+            numbering.dropped(bundles, keeps);
         }
     }
 
@@ -380,20 +254,7 @@ impl PartitionQueue {
         self.trouble.as_ref().filter(|_| self.cause.is_none())
     }
 
-    /// Redirects, or attempts that reached no broker, in a row.
-    pub(super) fn wanders(&self) -> bool {
-        self.hops > 1 || self.unsent > 0
-    }
-
-    /// Records that are neither stored nor have failed.
-    pub(super) fn pending(&self) -> u64 {
-        let held = self.numbering.iter().flat_map(|numbering| numbering.held());
-        let sealed = self.waiting.iter().chain(self.in_flight.iter().map(|flying| &flying.bundle)).chain(held);
-        let failing = self.failed.iter().map(|(bundle, _)| bundle);
-        u64::from(self.collected().0) + sealed.chain(failing).map(|bundle| u64::from(bundle.count)).sum::<u64>()
-    }
-
-    /// Bytes of those records, before compression.
+    /// Bytes of the records that are neither stored nor have failed, before compression.
     #[inline]
     pub(super) fn bytes(&self) -> usize {
         self.bytes

@@ -7,7 +7,7 @@ use log::warn;
 use crate::error::{Error, Fault, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{Network, Time};
-use crate::protocol::bundle::{BundleBuilder, MAX_KEY, MAX_MESSAGES, RawMessage};
+use crate::protocol::bundle::{MAX_KEY, RawMessage};
 
 /// The most bytes of key and payload in a record: with all that surrounds it in a request it stays below the 256 MiB that
 /// servers take.
@@ -46,10 +46,11 @@ impl<'a> Records<'a> {
         }
     }
 
-    fn get(&self, index: usize) -> Option<(u64, Record<'a>)> {
+    /// A record, and its number if it has one of its own.
+    pub(super) fn get(&self, index: usize) -> Option<(Option<u64>, Record<'a>)> {
         match self {
-            Records::Plain(records) => records.get(index).map(|&record| (0, record)),
-            Records::Numbered(records) => records.get(index).copied(),
+            Records::Plain(records) => records.get(index).map(|&record| (None, record)),
+            Records::Numbered(records) => records.get(index).map(|&(seq, record)| (Some(seq), record)),
         }
     }
 
@@ -73,6 +74,11 @@ impl<'a> PartitionRecords<'a> {
         PartitionRecords { topic, partition, records: Records::Numbered(records) }
     }
 
+    /// Whether the records have numbers of their own.
+    pub(super) fn is_numbered(&self) -> bool {
+        matches!(self.records, Records::Numbered(_))
+    }
+
     /// Refuses what cannot be sent.
     pub(super) fn check(&self) -> Result<()> {
         let PartitionRecords { topic, partition, records } = *self;
@@ -80,19 +86,17 @@ impl<'a> PartitionRecords<'a> {
         if records.len() == 0 {
             return Err(Error::config(format!("{topic}/{partition}: no records to publish")));
         }
-        let mut index = 0;
         let mut before = 0;
-        while let Some((seq, record)) = records.get(index) {
+        for (index, (seq, record)) in (0..).map_while(|index| Some((index, records.get(index)?))) {
             check_record(topic, partition, &record).map_err(|e| at(index, e))?;
-            if matches!(records, Records::Numbered(_)) {
-                if seq <= before || seq == u64::MAX {
-                    let (low, high) = (before + 1, u64::MAX - 1);
-                    let reason = format!("record {index}: sequence number {seq} given, {low} to {high} allowed");
-                    return Err(Error::config(reason));
-                }
-                before = seq;
+            let Some(seq) = seq else { continue };
+            if seq <= before || seq == u64::MAX {
+                let (low, high) = (before + 1, u64::MAX - 1);
+                return Err(Error::config(format!(
+                    "record {index}: sequence number {seq} given, {low} to {high} allowed"
+                )));
             }
-            index += 1;
+            before = seq;
         }
         Ok(())
     }
@@ -118,37 +122,12 @@ impl<'a> PartitionRecords<'a> {
         }
         Ok(())
     }
-
-    /// Fills a bundle with the records from `first` on; how many it took, at least 1.
-    pub(super) fn fill(&self, first: usize, now_ms: u64, builder: &mut BundleBuilder) -> Result<usize> {
-        builder.clear();
-        let mut index = first;
-        while let Some((seq, record)) = self.records.get(index) {
-            let raw = record.to_raw(|| now_ms);
-            if index > first && !takes((builder.count(), builder.set_len()), &raw, MAX_MESSAGES, MAX_SET) {
-                break;
-            }
-            match self.records {
-                Records::Plain(_) => builder.push(&raw),
-                Records::Numbered(_) => builder.push_at(seq, &raw),
-            }
-            .map_err(Error::encode)?;
-            index += 1;
-        }
-        Ok(index - first)
-    }
 }
 
 /// The most bytes a record takes in a bundle.
 #[inline]
 pub(super) fn most_bytes(raw: &RawMessage<'_>) -> usize {
     raw.payload.len() + raw.key.map_or(0, <[u8]>::len) + RECORD_OVERHEAD
-}
-
-/// Whether a bundle that has these records and bytes, of the most there may be, takes one more.
-#[inline]
-pub(super) fn takes(has: (u32, usize), raw: &RawMessage<'_>, count: u32, bytes: usize) -> bool {
-    has.0 < count && has.1 + most_bytes(raw) <= bytes
 }
 
 /// Refuses names and partitions that the wire has no room for.
@@ -198,7 +177,11 @@ impl WallClock {
     pub(super) fn millis(&mut self, now: Time, net: &dyn Network) -> u64 {
         match self.read {
             Some((then, ms)) if now.since(then) < WallClock::TRUSTED => ms + u64::from(now.since(then).subsec_millis()),
-            _ => self.read.insert((now, millis(net.wall()))).1,
+            _ => {
+                // In this order: no record is to be stamped with a time that is still to come.
+                let wall = millis(net.wall());
+                self.read.insert((net.now(), wall)).1
+            }
         }
     }
 }

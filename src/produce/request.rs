@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::queue::{PartitionQueue, ToSend};
+use super::outcome::Reply;
+use super::queue::PartitionQueue;
+use crate::error::Fault;
 use crate::net::Time;
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::cursor::Cursor;
-use crate::protocol::fetch::{FetchRequest, PartitionAnswer};
+use crate::protocol::fetch::FetchRequest;
 use crate::protocol::frame::{self, Kind};
 use crate::protocol::produce::{ProduceCode, ProducePartition, ProduceResponse, ProduceTopic};
 use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault, EncodeError, Limits};
-use crate::session::Session;
+use crate::session::{marks_of_answer, marks_of_state};
 
 /// The most topics in a request, and partitions of one.
 pub(super) const MAX_ENTRIES: usize = 255;
@@ -25,43 +27,37 @@ const LATE: Duration = Duration::from_millis(500);
 
 /// A request whose answer is awaited.
 #[derive(Debug)]
-pub(super) struct InFlight {
+pub(super) struct SentRequest {
     pub(super) id: u32,
     pub(super) since: Time,
-    pub(super) sent: Sent,
+    /// The queues it is about.
+    pub(super) queues: Vec<usize>,
+    pub(super) content: Content,
 }
 
-/// What a request holds or asks, and for which queues.
 #[derive(Debug)]
-pub(super) enum Sent {
-    /// A bundle of each queue, in the order of the entries; the number of partitions of each topic.
-    Bundles { queues: Vec<usize>, shape: Vec<usize> },
-    /// The end of the leader's log.
-    End(usize, FetchRequest),
-    /// The committed mark.
-    Mark(usize, DiscoverPartitionsRequest),
-    /// The number of a topic's partitions, by key.
-    Count(usize, DiscoverPartitionsRequest),
+pub(super) enum Content {
+    /// A bundle of each queue; the number of partitions of each topic.
+    Bundles(Vec<usize>),
+    /// The question for the end of the leader's log.
+    End(FetchRequest),
+    /// The question for the states of a topic's partitions: for the committed mark of the queue, or to count them.
+    States(DiscoverPartitionsRequest),
 }
 
 /// What an answer says.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// The codes of the bundles.
+    /// The codes of the bundles, one for each queue, stand in the vector that they were read into.
     Codes,
-    /// The number that was asked for, or why it is not told.
-    Number(std::result::Result<u64, ProduceCode>),
-    /// How many partitions the topic has; none if it is unknown.
-    Count(usize),
+    End(Reply),
+    /// `None`: there is no such topic.
+    States(Option<Vec<PartitionState>>),
 }
 
-impl InFlight {
-    pub(super) fn has_bundles(&self) -> bool {
-        matches!(self.sent, Sent::Bundles { .. })
-    }
-
+impl SentRequest {
     pub(super) fn is_young(&self, now: Time) -> bool {
-        self.has_bundles() && now < self.is_late_at()
+        matches!(self.content, Content::Bundles(_)) && now < self.is_late_at()
     }
 
     pub(super) fn is_late_at(&self) -> Time {
@@ -69,77 +65,82 @@ impl InFlight {
     }
 
     fn answer_kind(&self) -> Kind {
-        match self.sent {
-            Sent::Bundles { .. } => Kind::Produce,
-            Sent::End(..) => Kind::Consume,
-            Sent::Mark(..) | Sent::Count(..) => Kind::DiscoverPartitions,
-        }
-    }
-
-    /// Appends a question as a frame.
-    pub(super) fn put_question(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        match &self.sent {
-            Sent::Bundles { .. } => Ok(()),
-            Sent::End(_, request) => request.put(out),
-            Sent::Mark(_, request) | Sent::Count(_, request) => request.put(out),
-        }
-    }
-
-    /// Reads its answer; the codes of bundles go to `codes`. `partition` is that of its queue.
-    pub(super) fn read(
-        &self,
-        payload: &[u8],
-        limits: &Limits,
-        partition: u16,
-        codes: &mut Vec<ProduceCode>,
-    ) -> Result<Answer, DecodeError> {
-        Ok(match &self.sent {
-            Sent::Bundles { shape, .. } => {
-                ProduceResponse::decode_into(payload, shape.iter().copied(), codes)?;
-                Answer::Codes
-            }
-            Sent::End(_, request) => Answer::Number(match request.read_answer(payload, limits)?.pop() {
-                Some(
-                    PartitionAnswer::OutOfRange { high_water_mark: end, .. }
-                    | PartitionAnswer::Data { high_water_mark: end, .. },
-                ) => Ok(end),
-                Some(PartitionAnswer::Redirect(to)) => Err(ProduceCode::Redirect(to)),
-                Some(PartitionAnswer::NoLeader) => Err(ProduceCode::NoLeader),
-                Some(PartitionAnswer::SystemError) => Err(ProduceCode::SystemError),
-                Some(PartitionAnswer::UnknownPartition) => Err(ProduceCode::UnknownPartition),
-                Some(PartitionAnswer::UnknownTopic) | None => Err(ProduceCode::UnknownTopic),
-            }),
-            Sent::Mark(_, request) => Answer::Number(match request.read_answer(payload, limits)? {
-                None => Err(ProduceCode::UnknownTopic),
-                Some(states) => match states.get(usize::from(partition)) {
-                    Some(PartitionState::Marks { high_water_mark, .. }) => Ok(*high_water_mark),
-                    Some(PartitionState::Redirect(to)) => Err(ProduceCode::Redirect(*to)),
-                    Some(PartitionState::NoLeader) => Err(ProduceCode::NoLeader),
-                    Some(PartitionState::SystemError) => Err(ProduceCode::SystemError),
-                    None => Err(ProduceCode::UnknownPartition),
-                },
-            }),
-            Sent::Count(_, request) => {
-                Answer::Count(request.read_answer(payload, limits)?.map_or(0, |states| states.len()))
-            }
-        })
-    }
-
-    /// The queues it is about.
-    pub(super) fn queues(&self) -> &[usize] {
-        match &self.sent {
-            Sent::Bundles { queues, .. } => queues,
-            Sent::End(queue, _) | Sent::Mark(queue, _) => std::slice::from_ref(queue),
-            Sent::Count(..) => &[],
+        match self.content {
+            Content::Bundles(_) => Kind::Produce,
+            Content::End(_) => Kind::Consume,
+            Content::States(_) => Kind::DiscoverPartitions,
         }
     }
 }
 
+impl Content {
+    /// The question for the states of this topic's partitions.
+    pub(super) fn states(request_id: u32, topic: &str) -> Content {
+        // The form that lists partitions can kill a server.
+        let partitions = Vec::new();
+        Content::States(DiscoverPartitionsRequest { request_id, topic: topic.to_owned(), partitions })
+    }
+
+    /// Appends a question as a frame.
+    pub(super) fn put_question(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match self {
+            Content::Bundles(_) => Ok(()),
+            Content::End(request) => request.put(out),
+            Content::States(request) => request.put(out),
+        }
+    }
+
+    /// Reads its answer; the codes of bundles go to `codes`.
+    pub(super) fn read(
+        &self,
+        payload: &[u8],
+        limits: &Limits,
+        codes: &mut Vec<ProduceCode>,
+    ) -> Result<Answer, DecodeError> {
+        Ok(match self {
+            Content::Bundles(shape) => {
+                codes.clear();
+                ProduceResponse::decode_into(payload, shape.iter().copied(), codes)?;
+                Answer::Codes
+            }
+            Content::End(request) => {
+                let answer = request.read_answer(payload, limits)?.pop();
+                let marks = answer.map_or(Err(Fault::UnknownTopic), marks_of_answer);
+                Answer::End(marks.map(|(_, end)| end))
+            }
+            Content::States(request) => Answer::States(request.read_answer(payload, limits)?),
+        })
+    }
+}
+
+/// What this code says of a bundle.
+pub(super) fn reply_of_code(code: ProduceCode) -> Reply {
+    Err(match code {
+        ProduceCode::Stored => return Ok(0),
+        ProduceCode::UnknownPartition => Fault::UnknownPartition,
+        ProduceCode::SystemError => Fault::System,
+        ProduceCode::NotConfirmed => Fault::NotConfirmed,
+        ProduceCode::InsufficientReplicas => Fault::InsufficientReplicas,
+        ProduceCode::InvalidSeq => Fault::SeqNotAbove { seq: 0 },
+        ProduceCode::Redirect(last) => Fault::Redirects { hops: 0, last },
+        ProduceCode::NoLeader => Fault::NoLeader,
+        ProduceCode::ReadOnly => Fault::ReadOnly,
+        ProduceCode::UnknownTopic => Fault::UnknownTopic,
+    })
+}
+
+/// The committed mark of a partition of the topic.
+pub(super) fn committed_mark(states: Option<&[PartitionState]>, partition: u16) -> Reply {
+    let states = states.ok_or(Fault::UnknownTopic)?;
+    let state = states.get(usize::from(partition)).ok_or(Fault::UnknownPartition)?;
+    marks_of_state(state).map(|(_, mark)| mark)
+}
+
 /// The request that an answer is to.
-pub(super) fn find(in_flight: &VecDeque<InFlight>, kind: Kind, payload: &[u8]) -> Result<usize, DecodeError> {
-    let unexpected = |expected| Err(DecodeError::unexpected("message id", kind as u64, expected as u64, 0));
-    if !in_flight.iter().any(|request| request.answer_kind() == kind) {
-        return unexpected(in_flight.front().map_or(Kind::Produce, InFlight::answer_kind));
+pub(super) fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usize, DecodeError> {
+    if !sent.iter().any(|request| request.answer_kind() == kind) {
+        let expected = sent.front().map_or(Kind::Produce, SentRequest::answer_kind);
+        return Err(DecodeError::unexpected("message id", kind as u64, expected as u64, 0));
     }
     let id = match kind {
         Kind::Consume => {
@@ -149,28 +150,9 @@ pub(super) fn find(in_flight: &VecDeque<InFlight>, kind: Kind, payload: &[u8]) -
         }
         _ => frame::request_id(payload)?,
     };
-    let Some(index) = in_flight.iter().position(|request| request.id == id) else {
-        return Err(DecodeError::new("request id", DecodeFault::Undefined { value: id.into() }, 0));
-    };
-    match in_flight.get(index).map(InFlight::answer_kind) {
-        Some(expected) if expected != kind => unexpected(expected),
-        _ => Ok(index),
-    }
-}
-
-/// A queue's question.
-pub(super) fn ask(session: &Session, queue: &PartitionQueue, index: usize, question: ToSend, id: u32) -> Sent {
-    if question == ToSend::Mark {
-        return Sent::Mark(index, discover(id, &queue.topic));
-    }
-    let mut request = session.end_request(&queue.topic, std::iter::once(queue.partition));
-    request.request_id = id;
-    Sent::End(index, request)
-}
-
-pub(super) fn discover(request_id: u32, topic: &str) -> DiscoverPartitionsRequest {
-    // The form that lists partitions can kill a server.
-    DiscoverPartitionsRequest { request_id, topic: topic.to_owned(), partitions: Vec::new() }
+    let is_answered = |request: &SentRequest| request.id == id && request.answer_kind() == kind;
+    let undefined = || DecodeError::new("request id", DecodeFault::Undefined { value: id.into() }, 0);
+    sent.iter().position(is_answered).ok_or_else(undefined)
 }
 
 /// The first bundles of these queues by topic, as many as a request takes; the others are dropped from `from`.

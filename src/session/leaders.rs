@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Marks, Session};
 use crate::error::{Error, Fault, Result};
-use crate::net::{BrokerAddr, Closed, RetryPolicy, RetryState, Time};
+use crate::net::{BrokerAddr, Closed, RetryPolicy, RetryState};
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::fetch::{
     FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer, SEQ_BEYOND_END,
@@ -124,28 +124,8 @@ impl Session {
         let mut request = self.end_request(topic, list.iter().map(|&index| ids[index]));
         let answers = self.call_at(leader, &mut request, patience, closed)?;
         let end = |(&index, answer): (&usize, PartitionAnswer)| {
-            let (id, now) = (ids[index], self.now());
-            let end = match answer {
-                PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
-                    self.book.learn(topic, id, leader.clone(), now);
-                    Ok((first_available, high_water_mark))
-                }
-                // No message has such a number.
-                PartitionAnswer::Data { base, high_water_mark, .. } => Ok((base.unwrap_or(0), high_water_mark)),
-                PartitionAnswer::Redirect(endpoint) => Err(match self.book.named(endpoint) {
-                    Ok(Some(to)) => {
-                        self.book.learn(topic, id, to, now);
-                        Fault::Redirects { hops: 1, last: endpoint }
-                    }
-                    Ok(None) => self.no_leader(leader, topic, id, now),
-                    Err(refused) => refused,
-                }),
-                PartitionAnswer::NoLeader => Err(self.no_leader(leader, topic, id, now)),
-                PartitionAnswer::SystemError => Err(Fault::System),
-                PartitionAnswer::UnknownPartition => Err(Fault::UnknownPartition),
-                PartitionAnswer::UnknownTopic => Err(Fault::UnknownTopic),
-            };
-            end.map_err(|fault| Error::broker(topic, id, fault).at(leader))
+            let marks = self.book.note_reply(leader, topic, ids[index], self.now(), marks_of_answer(answer));
+            marks.map_err(|fault| Error::broker(topic, ids[index], fault).at(leader))
         };
         Ok(list.iter().zip(answers).map(end).collect())
     }
@@ -163,10 +143,30 @@ impl Session {
             topics: vec![FetchTopic { name: topic.clone(), partitions: ids.map(wanted).collect() }],
         }
     }
+}
 
-    fn no_leader(&self, from: &BrokerAddr, topic: &str, partition: u16, now: Time) -> Fault {
-        self.book.forget(topic, partition);
-        self.book.knew_no_leader(from, now);
-        Fault::NoLeader
-    }
+/// The marks in the answer to a question that no data answers.
+pub(crate) fn marks_of_answer(answer: PartitionAnswer) -> Result<Marks, Fault> {
+    Err(match answer {
+        PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
+            return Ok((first_available, high_water_mark));
+        }
+        // No message has such a number.
+        PartitionAnswer::Data { base, high_water_mark, .. } => return Ok((base.unwrap_or(0), high_water_mark)),
+        PartitionAnswer::Redirect(last) => Fault::Redirects { hops: 1, last },
+        PartitionAnswer::NoLeader => Fault::NoLeader,
+        PartitionAnswer::SystemError => Fault::System,
+        PartitionAnswer::UnknownPartition => Fault::UnknownPartition,
+        PartitionAnswer::UnknownTopic => Fault::UnknownTopic,
+    })
+}
+
+/// The marks that a broker knows of a partition.
+pub(crate) fn marks_of_state(state: &PartitionState) -> Result<Marks, Fault> {
+    Err(match *state {
+        PartitionState::Marks { first_available, high_water_mark } => return Ok((first_available, high_water_mark)),
+        PartitionState::Redirect(last) => Fault::Redirects { hops: 1, last },
+        PartitionState::NoLeader => Fault::NoLeader,
+        PartitionState::SystemError => Fault::System,
+    })
 }

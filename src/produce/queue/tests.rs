@@ -1,8 +1,10 @@
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::super::bundle::tests::contents;
+use super::super::outcome::Reply;
 use super::*;
-use crate::error::Phase;
+use crate::error::{Fault, Phase};
 
 mod model;
 
@@ -17,8 +19,7 @@ fn at(ms: u64) -> Time {
 }
 
 fn queue(numbering: bool) -> PartitionQueue {
-    let how = Sealing { compression: Compression::Auto, numbering };
-    PartitionQueue::new("orders".into(), 3, how, POLICY)
+    PartitionQueue::new("orders".into(), 3, Compression::Auto, numbering, POLICY)
 }
 
 /// Gives the queue a bundle with a record for each text.
@@ -26,7 +27,7 @@ fn give(queue: &mut PartitionQueue, texts: &[&str]) {
     let mut spares = Spares::default();
     for text in texts {
         let raw = RawMessage { timestamp_ms: 1, key: None, payload: text.as_bytes() };
-        queue.push(&raw, &mut spares).unwrap();
+        queue.push(None, &raw, &mut spares).unwrap();
     }
     queue.seal(&mut spares).unwrap();
 }
@@ -40,7 +41,7 @@ fn send(queue: &mut PartitionQueue, now: Time, leader: BrokerId, id: u32) -> Opt
 
 fn lost(queue: &mut PartitionQueue, now: Time, id: u32, handed_over: bool) {
     let error = Error::disconnected(&"a:1", Phase::Wait);
-    queue.on_lost(now, id, Lost { error: &error, handed_over, well_for: Duration::ZERO });
+    queue.on_lost(now, id, &error, handed_over);
 }
 
 /// What has become of the records, in order: stored `+`, unknown `?`, otherwise not stored `-`; a gap as its numbers.
@@ -81,48 +82,48 @@ fn due(queue: &PartitionQueue) -> Time {
 const A: BrokerId = 0;
 const B: BrokerId = 1;
 
-fn redirect() -> ProduceCode {
-    ProduceCode::Redirect("10.0.0.1:11011".parse().unwrap())
+fn redirect() -> Reply {
+    Err(Fault::Redirects { hops: 0, last: "10.0.0.1:11011".parse().unwrap() })
 }
 
 #[test]
 fn several_go_at_a_time_and_answers_may_come_in_any_order() {
     let mut queue = queue(false);
     ["1", "2", "3"].iter().for_each(|text| give(&mut queue, &[text]));
-    assert!(!queue.is_idle() && queue.pending() == 3 && queue.bytes() > 0);
+    assert!(!queue.is_idle() && queue.bytes() > 0);
     (1..=3).for_each(|id| assert_eq!(send(&mut queue, at(0), A, id), Some(ToSend::Bundle)));
     assert_eq!((queue.next(at(0), A), queue.leader), (None, Some(A)));
     for id in [2, 3, 1] {
-        queue.on_code(at(1), id, ProduceCode::Stored);
+        queue.on_reply(at(1), A, id, Ok(0));
     }
     assert_eq!(outcomes(&mut queue), ["+2", "+3", "+1"]);
-    assert!(queue.is_idle() && queue.pending() == 0 && queue.bytes() == 0 && queue.leader.is_none());
+    assert!(queue.is_idle() && queue.bytes() == 0 && queue.leader.is_none());
 }
 
 #[test]
 fn what_is_refused_for_now_is_sent_again_in_order_unless_a_later_one_is_stored() {
-    for code in [ProduceCode::NoLeader, ProduceCode::InsufficientReplicas, redirect()] {
+    for code in [Err(Fault::NoLeader), Err(Fault::InsufficientReplicas), redirect()] {
         let mut queue = queue(false);
         ["1", "2"].iter().for_each(|text| give(&mut queue, &[text]));
         (1..=2).for_each(|id| assert!(send(&mut queue, at(0), A, id).is_some()));
-        queue.on_code(at(1), 1, code);
+        queue.on_reply(at(1), A, 1, code);
         give(&mut queue, &["3"]);
         assert_eq!(queue.next(at(1), A), None, "until the other answer is there");
-        queue.on_code(at(1), 2, code);
+        queue.on_reply(at(1), A, 2, code);
         let now = due(&queue);
         assert!(now >= at(1) && now <= at(101), "{now:?}");
         assert_eq!(send(&mut queue, now, B, 3), Some(ToSend::Bundle));
         assert_eq!(queue.next(now, B), None, "one alone finds out whether the trouble is over");
-        queue.on_code(now, 3, ProduceCode::Stored);
+        queue.on_reply(now, A, 3, Ok(0));
         assert_eq!(outcomes(&mut queue), ["+1"]);
         give(&mut queue, &["4"]);
         (4..=6).for_each(|id| assert_eq!(send(&mut queue, now, B, id), Some(ToSend::Bundle)));
         // Now the third is stored and the second is not.
-        queue.on_code(now, 4, code);
-        queue.on_code(now, 5, ProduceCode::Stored);
+        queue.on_reply(now, A, 4, code);
+        queue.on_reply(now, A, 5, Ok(0));
         assert_eq!(outcomes(&mut queue), ["+3"], "4 may be stored yet");
         give(&mut queue, &["5"]);
-        queue.on_code(now, 6, ProduceCode::Stored);
+        queue.on_reply(now, A, 6, Ok(0));
         assert_eq!(outcomes(&mut queue), ["+4", "-2", "-5"]);
         assert_eq!((due(&queue), queue.bytes()), (Time::NEVER, 0));
     }
@@ -130,21 +131,21 @@ fn what_is_refused_for_now_is_sent_again_in_order_unless_a_later_one_is_stored()
 
 #[test]
 fn failures_come_back_in_order_however_the_answers_come() {
-    let ends: [&[(u32, Option<ProduceCode>)]; 4] = [
-        &[(1, Some(ProduceCode::InsufficientReplicas)), (2, Some(ProduceCode::NotConfirmed)), (3, None)],
-        &[(1, Some(ProduceCode::NoLeader)), (2, None), (3, None)],
-        &[(2, Some(ProduceCode::NotConfirmed)), (3, Some(ProduceCode::ReadOnly)), (1, Some(ProduceCode::SystemError))],
-        &[(3, Some(ProduceCode::UnknownTopic)), (1, None), (2, Some(redirect()))],
+    let ends: [&[(u32, Option<Reply>)]; 4] = [
+        &[(1, Some(Err(Fault::InsufficientReplicas))), (2, Some(Err(Fault::NotConfirmed))), (3, None)],
+        &[(1, Some(Err(Fault::NoLeader))), (2, None), (3, None)],
+        &[(2, Some(Err(Fault::NotConfirmed))), (3, Some(Err(Fault::ReadOnly))), (1, Some(Err(Fault::System)))],
+        &[(3, Some(Err(Fault::UnknownTopic))), (1, None), (2, Some(redirect()))],
     ];
     for answers in ends {
         let mut queue = queue(false);
         ["1", "2", "3", "4"].iter().for_each(|text| give(&mut queue, &[text]));
         (1..=3).for_each(|id| assert!(send(&mut queue, at(0), A, id).is_some()));
         let mut spares = Spares::default();
-        queue.push(&RawMessage { payload: b"5", ..RawMessage::default() }, &mut spares).unwrap();
+        queue.push(None, &RawMessage { payload: b"5", ..RawMessage::default() }, &mut spares).unwrap();
         for (done, &(id, code)) in (1..).zip(answers) {
             match code {
-                Some(code) => queue.on_code(at(1), id, code),
+                Some(code) => queue.on_reply(at(1), A, id, code),
                 None => lost(&mut queue, at(1), id, true),
             }
             assert!(done == 3 || outcomes(&mut queue).is_empty(), "not before all answers are there");
@@ -164,7 +165,7 @@ fn a_request_not_handed_over_is_sent_again_and_others_are_unknown() {
     let now = due(&queue);
     assert!(outcomes(&mut queue).is_empty() && now > at(1));
     assert!(send(&mut queue, now, A, 3).is_some());
-    queue.on_code(now, 3, ProduceCode::Stored);
+    queue.on_reply(now, A, 3, Ok(0));
     give(&mut queue, &["3"]);
     (4..=5).for_each(|id| assert!(send(&mut queue, now, A, id).is_some()));
     lost(&mut queue, now, 4, true);
@@ -210,12 +211,11 @@ fn failures_taken_back_keep_their_order() {
     let mut queue = queue(false);
     ["1", "2", "3"].iter().for_each(|text| give(&mut queue, &[text]));
     send(&mut queue, at(0), A, 1);
-    queue.on_code(at(0), 1, ProduceCode::ReadOnly);
+    queue.on_reply(at(0), A, 1, Err(Fault::ReadOnly));
     failures(&mut queue).into_iter().for_each(|(bundle, _)| queue.take_back(bundle));
-    assert_eq!(queue.pending(), 3);
     for id in 2..=4 {
         send(&mut queue, at(0), A, id);
-        queue.on_code(at(0), id, ProduceCode::Stored);
+        queue.on_reply(at(0), A, id, Ok(0));
     }
     assert_eq!(outcomes(&mut queue), ["+1", "+2", "+3"]);
 }
@@ -226,7 +226,7 @@ fn numbered(end: u64) -> PartitionQueue {
     give(&mut queue, &["a", "b", "c"]);
     assert_eq!(send(&mut queue, at(0), A, 1), Some(ToSend::End));
     assert_eq!(queue.next(at(0), A), None, "until the end is known");
-    queue.on_end(A, 1, end);
+    queue.on_reply(at(0), A, 1, Ok(end));
     assert_eq!(send(&mut queue, at(0), A, 2), Some(ToSend::Bundle));
     assert_eq!(queue.in_flight[0].bundle.range, Some((end + 1, end + 3)));
     queue
@@ -237,10 +237,10 @@ fn numbers_begin_after_the_end_and_go_one_bundle_at_a_time() {
     let mut queue = numbered(10);
     give(&mut queue, &["d"]);
     assert_eq!(queue.next(at(0), A), None);
-    queue.on_code(at(0), 2, ProduceCode::Stored);
+    queue.on_reply(at(0), A, 2, Ok(0));
     assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle));
     assert_eq!(queue.in_flight[0].bundle.range, Some((14, 14)));
-    queue.on_code(at(0), 3, ProduceCode::Stored);
+    queue.on_reply(at(0), A, 3, Ok(0));
     assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c", "+d"]);
     // Nothing unresolved: another leader needs no question.
     give(&mut queue, &["e"]);
@@ -254,21 +254,21 @@ fn a_lost_answer_is_decided_by_the_end_of_the_log() {
         lost(&mut queue, at(0), 2, true);
         let now = due(&queue);
         assert_eq!(send(&mut queue, now, A, 3), Some(ToSend::End));
-        queue.on_end(A, 3, end);
+        queue.on_reply(at(0), A, 3, Ok(end));
         assert!(outcomes(&mut queue).is_empty(), "the leader alone has it");
         match resent {
             Some(range) => {
                 assert_eq!(send(&mut queue, now, A, 4), Some(ToSend::Bundle));
                 assert_eq!(queue.in_flight[0].bundle.range, Some(range));
-                queue.on_code(now, 4, ProduceCode::Stored);
+                queue.on_reply(now, A, 4, Ok(0));
             }
             None => {
                 assert_eq!(send(&mut queue, now, A, 4), Some(ToSend::Mark));
-                queue.on_mark(now, 4, 12);
+                queue.on_reply(now, A, 4, Ok(12));
                 assert!(due(&queue) > now && outcomes(&mut queue).is_empty());
                 let now = due(&queue);
                 assert_eq!(send(&mut queue, now, A, 5), Some(ToSend::Mark));
-                queue.on_mark(now, 5, 13);
+                queue.on_reply(now, A, 5, Ok(13));
             }
         }
         assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c"], "{stored}");
@@ -280,20 +280,20 @@ fn a_lost_answer_is_decided_by_the_end_of_the_log() {
 fn code_3_is_held_until_a_later_yes_or_a_leader_that_has_it_too() {
     for by_leader in [false, true] {
         let mut queue = numbered(0);
-        queue.on_code(at(0), 2, ProduceCode::NotConfirmed);
+        queue.on_reply(at(0), A, 2, Err(Fault::NotConfirmed));
         give(&mut queue, &["d"]);
         assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle), "the next one may go");
         if by_leader {
-            queue.on_code(at(1), 3, redirect());
+            queue.on_reply(at(1), A, 3, redirect());
             assert_eq!(send(&mut queue, at(1), B, 4), Some(ToSend::End));
-            queue.on_end(B, 4, 3);
+            queue.on_reply(at(0), B, 4, Ok(3));
             assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c"]);
             assert_eq!(send(&mut queue, at(1), B, 5), Some(ToSend::Bundle));
-            queue.on_code(at(1), 5, ProduceCode::Stored);
+            queue.on_reply(at(1), A, 5, Ok(0));
             assert_eq!(outcomes(&mut queue), ["+d"]);
         } else {
             assert!(outcomes(&mut queue).is_empty());
-            queue.on_code(at(0), 3, ProduceCode::Stored);
+            queue.on_reply(at(0), A, 3, Ok(0));
             assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c", "+d"]);
         }
     }
@@ -302,25 +302,25 @@ fn code_3_is_held_until_a_later_yes_or_a_leader_that_has_it_too() {
 #[test]
 fn a_new_leader_without_them_gets_them_again_and_lost_ones_are_said() {
     let mut queue = numbered(10);
-    queue.on_code(at(0), 2, ProduceCode::NotConfirmed);
+    queue.on_reply(at(0), A, 2, Err(Fault::NotConfirmed));
     assert_eq!(send(&mut queue, at(0), B, 3), Some(ToSend::End));
-    queue.on_end(B, 3, 8);
+    queue.on_reply(at(0), B, 3, Ok(8));
     assert_eq!(outcomes(&mut queue), ["gap 9..10"]);
     assert_eq!(send(&mut queue, at(0), B, 4), Some(ToSend::Bundle));
     assert_eq!(queue.in_flight[0].bundle.range, Some((11, 13)), "their own numbers");
-    queue.on_code(at(0), 4, ProduceCode::Stored);
+    queue.on_reply(at(0), A, 4, Ok(0));
     assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c"]);
 }
 
 #[test]
 fn what_stays_unconfirmed_is_unknown_at_the_end_of_the_budget_and_can_be_sent_again() {
     let mut queue = numbered(0);
-    queue.on_code(at(0), 2, ProduceCode::NotConfirmed);
+    queue.on_reply(at(0), A, 2, Err(Fault::NotConfirmed));
     let (mut now, mut id) = (at(0), 3);
     while due(&queue) != Time::NEVER {
         now = due(&queue);
         assert_eq!(send(&mut queue, now, A, id), Some(ToSend::Mark));
-        queue.on_mark(now, id, 0);
+        queue.on_reply(now, A, id, Ok(0));
         id += 1;
     }
     assert!(now == at(60_000) && id < 130);
@@ -329,30 +329,30 @@ fn what_stays_unconfirmed_is_unknown_at_the_end_of_the_budget_and_can_be_sent_ag
     failed.into_iter().for_each(|(bundle, _)| queue.take_back(bundle));
     give(&mut queue, &["d"]);
     assert_eq!(send(&mut queue, now, A, 1000), Some(ToSend::End));
-    queue.on_end(A, 1000, 3);
+    queue.on_reply(at(0), A, 1000, Ok(3));
     assert_eq!(send(&mut queue, now, A, 1001), Some(ToSend::Bundle));
     assert_eq!(queue.in_flight[0].bundle.range, Some((4, 4)));
-    queue.on_code(now, 1001, ProduceCode::Stored);
+    queue.on_reply(now, A, 1001, Ok(0));
     assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c", "+d"]);
 }
 
 #[test]
 fn numbers_that_may_be_stored_are_never_used_again() {
     let mut queue = numbered(0);
-    queue.on_code(at(0), 2, ProduceCode::SystemError);
+    queue.on_reply(at(0), A, 2, Err(Fault::System));
     let failed = failures(&mut queue);
     assert!(matches!(*failed[0].1, Error::OutcomeUnknown { .. }));
     queue.dropped(failed.iter().map(|(bundle, _)| bundle));
     give(&mut queue, &["d"]);
     assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::End));
-    queue.on_end(A, 3, 0);
+    queue.on_reply(at(0), A, 3, Ok(0));
     assert_eq!(outcomes(&mut queue), ["gap 1..3"]);
     send(&mut queue, at(0), A, 4);
     assert_eq!(queue.in_flight[0].bundle.range, Some((4, 4)));
 
     // Those that no leader took are free.
     let mut queue = numbered(0);
-    queue.on_code(at(0), 2, ProduceCode::ReadOnly);
+    queue.on_reply(at(0), A, 2, Err(Fault::ReadOnly));
     let failed = failures(&mut queue);
     queue.dropped(failed.iter().map(|(bundle, _)| bundle));
     give(&mut queue, &["d"]);
@@ -364,7 +364,7 @@ fn numbers_that_may_be_stored_are_never_used_again() {
 fn numbers_before_those_that_are_kept_are_not_used_again() {
     let mut queue = numbered(0);
     give(&mut queue, &["d"]);
-    queue.on_code(at(0), 2, ProduceCode::NotConfirmed);
+    queue.on_reply(at(0), A, 2, Err(Fault::NotConfirmed));
     assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle));
     lost(&mut queue, at(0), 3, true);
     queue.give_up_if_expired(at(60_000));
@@ -375,12 +375,12 @@ fn numbers_before_those_that_are_kept_are_not_used_again() {
     queue.dropped(failed.iter().map(|(bundle, _)| bundle));
     give(&mut queue, &["e"]);
     assert_eq!(send(&mut queue, at(0), A, 4), Some(ToSend::End));
-    queue.on_end(A, 4, 0);
+    queue.on_reply(at(0), A, 4, Ok(0));
     assert_eq!(outcomes(&mut queue), ["gap 1..3"]);
     for (id, number) in [(5, 4), (6, 5)] {
         assert_eq!(send(&mut queue, at(0), A, id), Some(ToSend::Bundle));
         assert_eq!(queue.in_flight[0].bundle.range, Some((number, number)));
-        queue.on_code(at(0), id, ProduceCode::Stored);
+        queue.on_reply(at(0), A, id, Ok(0));
     }
     assert_eq!(outcomes(&mut queue), ["+d", "+e"]);
 }
@@ -389,13 +389,13 @@ fn numbers_before_those_that_are_kept_are_not_used_again() {
 fn another_writer_is_an_error() {
     // By the code for a number that is taken.
     let mut queue = numbered(0);
-    queue.on_code(at(0), 2, ProduceCode::InvalidSeq);
+    queue.on_reply(at(0), A, 2, Err(Fault::SeqNotAbove { seq: 0 }));
     let failed = failures(&mut queue);
     assert!(matches!(*failed[0].1, Error::Broker { fault: Fault::SeqNotAbove { seq: 1 }, .. }));
     queue.dropped(failed.iter().map(|(bundle, _)| bundle));
     give(&mut queue, &["d"]);
     assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::End));
-    queue.on_end(A, 3, 7);
+    queue.on_reply(at(0), A, 3, Ok(7));
     send(&mut queue, at(0), A, 4);
     assert_eq!(queue.in_flight[0].bundle.range, Some((8, 8)));
 
@@ -405,7 +405,7 @@ fn another_writer_is_an_error() {
     lost(&mut queue, at(0), 2, true);
     let now = due(&queue);
     send(&mut queue, now, A, 3);
-    queue.on_end(A, 3, 4);
+    queue.on_reply(at(0), A, 3, Ok(4));
     let failed = failures(&mut queue);
     let Error::OutcomeUnknown { source, .. } = &*failed[0].1 else { panic!("{failed:?}") };
     assert!(matches!(**source, Error::Broker { fault: Fault::AnotherWriter { end: 4 }, .. }));
@@ -414,7 +414,7 @@ fn another_writer_is_an_error() {
 
 #[test]
 fn a_refusal_with_a_copy_at_large_is_no_answer() {
-    for code in [ProduceCode::InvalidSeq, ProduceCode::NoLeader, ProduceCode::UnknownTopic, redirect()] {
+    for code in [Err(Fault::SeqNotAbove { seq: 0 }), Err(Fault::NoLeader), Err(Fault::UnknownTopic), redirect()] {
         let mut queue = numbered(0);
         lost(&mut queue, at(0), 2, true);
         // Not so after the question: no copy is at large any more.
@@ -423,14 +423,14 @@ fn a_refusal_with_a_copy_at_large_is_no_answer() {
         lost(&mut queue, now, 3, true);
         let now = due(&queue);
         assert_eq!(send(&mut queue, now, A, 4), Some(ToSend::End), "again");
-        queue.on_refused(now, 4, Fault::NoLeader);
+        queue.on_reply(now, A, 4, Err(Fault::NoLeader));
         let now = due(&queue);
         assert_eq!(send(&mut queue, now, A, 5), Some(ToSend::End), "and again");
-        queue.on_end(A, 5, 0);
+        queue.on_reply(at(0), A, 5, Ok(0));
         send(&mut queue, now, A, 6);
-        queue.on_code(now, 6, code);
+        queue.on_reply(now, A, 6, code);
         let done = outcomes(&mut queue);
-        let passing = matches!(code, ProduceCode::NoLeader | ProduceCode::Redirect(_));
+        let passing = matches!(code, Err(Fault::NoLeader | Fault::Redirects { .. }));
         assert_eq!(done, if passing { vec![] } else { vec!["-a", "-b", "-c"] }, "{code:?}");
     }
 }
@@ -446,8 +446,8 @@ fn questions_spend_the_budget() {
         assert_eq!(send(&mut queue, now, A, id), Some(ToSend::End));
         match id % 3 {
             0 => lost(&mut queue, now, id, true),
-            1 => queue.on_refused(now, id, Fault::NoLeader),
-            _ => queue.on_refused(now, id, Fault::Redirects { hops: 0, last: "1.2.3.4:5".parse().unwrap() }),
+            1 => queue.on_reply(now, A, id, Err(Fault::NoLeader)),
+            _ => queue.on_reply(now, A, id, Err(Fault::Redirects { hops: 0, last: "1.2.3.4:5".parse().unwrap() })),
         }
     }
     assert!((60..200).contains(&id), "{id}");

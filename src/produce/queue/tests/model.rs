@@ -36,7 +36,7 @@ struct World {
     /// Where the requests went, those not executed, and the answers under way.
     connected: usize,
     requests: VecDeque<(u32, Request)>,
-    answers: VecDeque<(u32, Answer)>,
+    answers: VecDeque<(u32, Reply)>,
     trouble: bool,
 }
 
@@ -46,15 +46,8 @@ enum Request {
     Mark,
 }
 
-enum Answer {
-    Code(ProduceCode),
-    End(u64),
-    Mark(u64),
-    Fault(Fault),
-}
-
-fn elsewhere() -> ProduceCode {
-    ProduceCode::Redirect("10.0.0.2:11011".parse().unwrap())
+fn elsewhere() -> Reply {
+    Err(Fault::Redirects { hops: 0, last: "10.0.0.2:11011".parse().unwrap() })
 }
 
 impl World {
@@ -77,49 +70,46 @@ impl World {
         let (node, passing) = (self.connected, self.trouble && self.rng.one_in(12));
         let leads = node == self.leader;
         let answer = match request {
-            Request::Bundle(_) if passing => Answer::Code(match self.rng.below(3) {
-                0 => ProduceCode::NoLeader,
-                1 => ProduceCode::InsufficientReplicas,
+            Request::Bundle(_) if passing => match self.rng.below(3) {
+                0 => Err(Fault::NoLeader),
+                1 => Err(Fault::InsufficientReplicas),
                 _ => elsewhere(),
-            }),
-            Request::End | Request::Mark if passing => Answer::Fault(Fault::NoLeader),
-            Request::Bundle(_) if !leads => Answer::Code(elsewhere()),
-            Request::End | Request::Mark if !leads => {
-                Answer::Fault(Fault::Redirects { hops: 0, last: "10.0.0.2:11011".parse().unwrap() })
-            }
-            Request::End => Answer::End(self.end(node).max(self.mark)),
+            },
+            Request::End | Request::Mark if passing => Err(Fault::NoLeader),
+            _ if !leads => elsewhere(),
+            Request::End => Ok(self.end(node).max(self.mark)),
             Request::Mark => {
                 // Somebody else's writes move it.
                 if !self.trouble || self.rng.one_in(3) {
                     self.replicate(true);
                     self.mark = self.end(node);
                 }
-                Answer::Mark(self.mark)
+                Ok(self.mark)
             }
-            Request::Bundle(records) => Answer::Code(self.store(node, records)),
+            Request::Bundle(records) => self.store(node, records),
         };
         self.answers.push_back((id, answer));
     }
 
     /// As a real node does: numbers are compared with the committed mark only.
-    fn store(&mut self, node: usize, records: Vec<(u64, u64)>) -> ProduceCode {
+    fn store(&mut self, node: usize, records: Vec<(u64, u64)>) -> Reply {
         if self.trouble && self.rng.one_in(60) {
             if self.rng.one_in(2) {
                 self.append(node, records);
             }
-            return ProduceCode::SystemError;
+            return Err(Fault::System);
         }
         if self.numbering && records[0].0 <= self.mark {
-            return ProduceCode::InvalidSeq;
+            return Err(Fault::SeqNotAbove { seq: 0 });
         }
         self.append(node, records);
         if self.trouble && self.rng.one_in(4) {
             self.replicate(false);
-            return ProduceCode::NotConfirmed;
+            return Err(Fault::NotConfirmed);
         }
         self.replicate(true);
         self.mark = self.end(node);
-        ProduceCode::Stored
+        Ok(0)
     }
 
     fn append(&mut self, node: usize, records: Vec<(u64, u64)>) {
@@ -208,15 +198,8 @@ impl Run {
 
     fn answer(&mut self) {
         let Some((id, answer)) = self.world.answers.pop_front() else { return };
-        match answer {
-            Answer::Code(code) => {
-                self.may_be_unknown |= matches!(code, ProduceCode::SystemError | ProduceCode::NotConfirmed);
-                self.queue.on_code(self.now, id, code);
-            }
-            Answer::End(end) => self.queue.on_end(self.world.connected, id, end),
-            Answer::Mark(mark) => self.queue.on_mark(self.now, id, mark),
-            Answer::Fault(fault) => self.queue.on_refused(self.now, id, fault),
-        }
+        self.may_be_unknown |= matches!(answer, Err(Fault::System | Fault::NotConfirmed));
+        self.queue.on_reply(self.now, self.world.connected, id, answer);
     }
 
     /// Requests that were executed lose their answers; of the others those that were handed over are dropped with the reset.
@@ -229,7 +212,7 @@ impl Run {
         let error = Error::disconnected(&"a:1", Phase::Wait);
         for (index, id) in answers.iter().map(|id| (0, *id)).chain(requests.into_iter().enumerate()) {
             let handed_over = answers.contains(&id) || index < handed_over;
-            self.queue.on_lost(self.now, id, Lost { error: &error, handed_over, well_for: Duration::ZERO });
+            self.queue.on_lost(self.now, id, &error, handed_over);
         }
     }
 
