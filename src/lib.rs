@@ -68,7 +68,6 @@ mod session;
 pub mod simulation;
 mod text;
 mod topic_config;
-mod utc;
 
 pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, PartitionInfo, TopicInfo, Topology};
 pub use brokers::Brokers;

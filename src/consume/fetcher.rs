@@ -15,7 +15,7 @@ use log::trace;
 use super::inbox::Inbox;
 use super::partition::{Lookahead, Lost, Next, Want};
 use super::partitions::{AnswerSummary, Load, Partitions};
-use super::stats::{LeaderStats, Stats};
+use super::position::{LeaderStats, Stats};
 use crate::error::{Error, Result};
 use crate::message::{JOINED, TopicPartition, TopicPartitions};
 use crate::net::{BrokerAddr, Channel, Fill, LookUp, ReadBuf, RetryPolicy, RetryState, Time};

@@ -17,13 +17,12 @@ mod partitions;
 mod position;
 mod search;
 mod start;
-mod stats;
 mod subscription;
 
 pub use checkpoint::Checkpoint;
 pub use close::CloseHandle;
 pub use iter::ConsumeIter;
+pub use position::{LeaderStats, PartitionStats, Stats};
 pub use position::{Position, Positions};
 pub(crate) use start::{find_time, subscribe};
-pub use stats::{LeaderStats, PartitionStats, Stats};
 pub use subscription::{OutOfRange, Subscription};

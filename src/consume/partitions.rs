@@ -18,7 +18,7 @@ use std::sync::Arc;
 use log::info;
 
 use super::partition::{Lost, Next, Partition, Rules, State, Want};
-use super::stats::Stats;
+use super::position::Stats;
 use crate::error::{Error, Fault, Result};
 use crate::message::{Gap, TopicPartition, TopicPartitions};
 use crate::net::{BrokerAddr, Time};

@@ -38,7 +38,12 @@ chapters! {
     performance
     positions publishing security
     // Without the feature there is nothing here to link to.
-    #[cfg_attr(not(feature = "broker"), doc = include_str!("testing_links.md"))]
+    #[cfg_attr(not(feature = "broker"), doc = "
+
+[`broker::BrokerFault`]: https://docs.rs/tank-client/latest/tank_client/broker/enum.BrokerFault.html
+[`broker`]: https://docs.rs/tank-client/latest/tank_client/broker/index.html
+[`simulation`]: https://docs.rs/tank-client/latest/tank_client/simulation/index.html
+[simulation::Simulation]: https://docs.rs/tank-client/latest/tank_client/simulation/struct.Simulation.html")]
     testing
     time_outs
 }

@@ -28,8 +28,8 @@ use super::addr::BrokerAddr;
 use super::buffer::{Fill, read};
 use super::dial::Dial;
 use super::network::{Interest, Socket, Time};
-use super::openings::{Opening, TURN};
 use super::settings::ChannelSettings;
+use super::settings::{Opening, TURN};
 use crate::error::{Error, Phase, Result};
 use crate::protocol::EncodeError;
 

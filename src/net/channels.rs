@@ -1,8 +1,19 @@
-//! The one wait, for any number of channels.
+//! What carries several requests: the one wait, for any number of channels; the answers that are held whole; and the connections
+//! that nobody uses at the moment, lent as whole channels.
 
+use std::collections::VecDeque;
+use std::mem;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::addr::BrokerAddr;
+use super::buffer::{Fill, ReadBuf};
 use super::channel::Channel;
 use super::network::{Closed, Network, Time};
+use super::settings::ChannelSettings;
 use crate::error::{Error, Phase, Result};
+use crate::protocol::frame::Kind;
+use crate::protocol::frame::{Frame, Frames};
 
 /// Why a wait has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,5 +68,132 @@ fn event(closed: Option<&Closed>, now: Time, until: Time) -> Event {
         () if closed.is_some_and(Closed::is_closed) => Event::Closed,
         () if now >= until => Event::Due,
         () => Event::Ready,
+    }
+}
+
+/// Most answers fit into this many bytes.
+const ANSWER: usize = 2 << 10;
+
+/// The bytes of one connection that have come, as frames.
+#[derive(Debug)]
+pub(crate) struct AnswerReader {
+    frames: Frames,
+    limit: u32,
+    buf: ReadBuf<()>,
+    /// Bytes of the answer that was returned last.
+    returned: usize,
+}
+
+impl AnswerReader {
+    /// Takes answers of up to `limit` bytes.
+    pub(crate) fn new(limit: u32) -> AnswerReader {
+        AnswerReader { frames: Frames::new(limit), limit, buf: ReadBuf::new(ANSWER, ()), returned: 0 }
+    }
+
+    /// Returns the next answer, or `None` if it has not come whole, or none is awaited. Its payload is this range of
+    /// [`data`](AnswerReader::data). The caller tells the channel which request it ends.
+    ///
+    /// # Errors
+    /// The connection has failed, something on it is overdue, or what came is no frame.
+    pub(crate) fn next(&mut self, channel: &mut Channel, now: Time) -> Result<Option<(Kind, Range<usize>)>> {
+        self.buf.consume(mem::take(&mut self.returned));
+        loop {
+            match self.frames.first(self.buf.data()).map_err(|e| Error::decode(channel.broker(), e))? {
+                Frame::Ping(len) => {
+                    self.buf.consume(len);
+                    channel.answer_ends(now, None);
+                }
+                Frame::Whole(kind, payload) => {
+                    self.returned = payload.end;
+                    return Ok(Some((kind, payload)));
+                }
+                Frame::Need(_) if self.buf.data().is_empty() && channel.is_idle() => return Ok(None),
+                Frame::Need(need) => {
+                    if !self.buf.data().is_empty() {
+                        channel.answer_begins(now);
+                    }
+                    match channel.read(now, self.buf.room(need))? {
+                        Fill::Bytes(n) => self.buf.filled(n),
+                        Fill::Later => return channel.overdue(now).map_or(Ok(None), Err),
+                        Fill::End => return Err(Error::disconnected(channel.broker(), channel.phase())),
+                    }
+                }
+            }
+        }
+    }
+
+    /// All that has come and was not returned before.
+    pub(crate) fn data(&self) -> &[u8] {
+        self.buf.data()
+    }
+
+    /// Begins again, with another connection.
+    pub(crate) fn clear(&mut self) {
+        (self.frames, self.returned) = (Frames::new(self.limit), 0);
+        self.buf.clear();
+    }
+}
+
+/// Idle connections to keep for each broker, and for all together: a broker may name any number of others.
+const KEPT: usize = 16;
+const KEPT_IN_ALL: usize = 64;
+
+/// The idle connections of a client.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    settings: Arc<ChannelSettings>,
+    /// The one used last at the end.
+    idle: Mutex<VecDeque<Channel>>,
+}
+
+impl Pool {
+    pub(crate) fn new(settings: Arc<ChannelSettings>) -> Pool {
+        Pool { settings, idle: Mutex::new(VecDeque::new()) }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, VecDeque<Channel>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_idle(&self, broker: &BrokerAddr) -> Option<Channel> {
+        let mut idle = self.idle();
+        idle.iter().rposition(|channel| channel.broker() == broker).and_then(|index| idle.remove(index))
+    }
+
+    /// A channel to this broker: the one used last if any is idle, or one that is still to be opened.
+    pub(crate) fn take(&self, broker: &BrokerAddr) -> Channel {
+        self.take_idle(broker).unwrap_or_else(|| Channel::new(broker.clone(), self.settings.clone()))
+    }
+
+    /// Puts an idle channel in the place of one that waits for its turn to be dialed, if there is one by now.
+    pub(crate) fn replace(&self, channel: &mut Channel) {
+        if channel.is_down() {
+            if let Some(idle) = self.take_idle(channel.broker()) {
+                *channel = idle;
+            }
+        }
+    }
+
+    /// Drops the idle connections to a broker that did not answer in time: the line under them may be gone as well.
+    pub(crate) fn forget(&self, broker: &BrokerAddr) {
+        self.idle().retain(|channel| channel.broker() != broker);
+    }
+
+    /// Takes back a channel; kept if it is open and nothing is awaited on it.
+    pub(crate) fn put(&self, channel: Channel) {
+        if !channel.is_up() || !channel.is_idle() {
+            return;
+        }
+        let mut idle = self.idle();
+        let same = idle.iter().filter(|kept| kept.broker() == channel.broker()).count();
+        let oldest = match same >= KEPT {
+            true => idle.iter().position(|kept| kept.broker() == channel.broker()),
+            false => (idle.len() >= KEPT_IN_ALL).then_some(0),
+        };
+        let dropped = oldest.and_then(|index| idle.remove(index));
+        idle.push_back(channel);
+        // Closing a socket may take time.
+        drop(idle);
+        drop(dropped);
     }
 }

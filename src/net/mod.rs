@@ -16,15 +16,12 @@
 //! Only [`Network::poll`] blocks. Everything else answers two questions: *what next?* and *by when?*
 
 mod addr;
-mod answers;
 mod book;
 mod buffer;
 mod channel;
 mod channels;
 mod dial;
 mod network;
-mod openings;
-mod pool;
 mod retry;
 #[cfg(test)]
 mod scripted;
@@ -32,15 +29,15 @@ mod settings;
 mod system;
 
 pub(crate) use addr::{BrokerAddr, parse_brokers};
-pub(crate) use answers::AnswerReader;
 pub(crate) use book::AddressBook;
 pub(crate) use buffer::{Block, Fill, ReadBuf};
 pub(crate) use channel::{Channel, LookUp};
+pub(crate) use channels::AnswerReader;
+pub(crate) use channels::Pool;
 pub(crate) use channels::{Event, wait};
 pub(crate) use network::{Closed, Network, Time};
 #[cfg(feature = "broker")]
 pub(crate) use network::{Handle, Interest, Socket, SocketOptions, Waker};
-pub(crate) use pool::Pool;
 pub(crate) use retry::{RetryPolicy, RetryState, WELL};
 pub(crate) use settings::ChannelSettings;
 pub(crate) use system::System;

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::addr::BrokerAddr;
-use super::network::{Network, SocketOptions};
-use super::openings::Openings;
+use super::network::{Network, SocketOptions, Time};
 use crate::config::Config;
 
 /// See the module.
@@ -53,5 +53,86 @@ impl ChannelSettings {
     pub(super) fn has_name(&self, address: SocketAddr) -> bool {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         names.values().flatten().any(|known| *known == address)
+    }
+}
+
+/// Half of what a broker bears: another client may be at it too.
+const MOST: usize = 32;
+
+/// Above this many brokers, those with nothing on its way are forgotten.
+const MOST_BROKERS: usize = 256;
+
+/// A greeted connection counts until its first answer, but no longer than this: a broker that is well has read the ping.
+const GREETED: Duration = Duration::from_millis(250);
+
+/// How long to leave a broker alone that has enough to greet.
+pub(super) const TURN: Duration = Duration::from_millis(5);
+
+/// The connections of a client that a broker may not have heard from.
+///
+/// A broker hangs up on the oldest of more than 64 connections from which it has not read a byte yet (reference, section 2.5),
+/// also if the byte is on its way: a request sent on one of those would be lost. So many threads that begin at once take turns.
+#[derive(Debug, Default)]
+pub(crate) struct Openings(Mutex<HashMap<BrokerAddr, Vec<Weak<Opening>>>>);
+
+/// One of them, for as long as somebody holds it.
+#[derive(Debug)]
+pub(super) struct Opening {
+    /// When it counts no more, in nanoseconds.
+    until: AtomicU64,
+}
+
+impl Openings {
+    /// Lets another connection be begun, unless too many are on their way.
+    ///
+    /// It counts no longer than `most`: whoever opens it may not come back for hours.
+    pub(super) fn begin(&self, broker: &BrokerAddr, now: Time, most: Duration) -> Option<Arc<Opening>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = |opening: &Weak<Opening>| {
+            opening.upgrade().is_some_and(|opening| now.as_nanos() < opening.until.load(Ordering::Relaxed))
+        };
+        // Any number of brokers may be named.
+        if all.len() > MOST_BROKERS {
+            all.retain(|_, openings| openings.iter().any(counts));
+        }
+        let openings = all.entry(broker.clone()).or_default();
+        openings.retain(counts);
+        (openings.len() < MOST).then(|| {
+            let opening = Arc::new(Opening { until: AtomicU64::new(now.after(most).as_nanos()) });
+            openings.push(Arc::downgrade(&opening));
+            opening
+        })
+    }
+}
+
+impl Opening {
+    /// Notes that the broker has greeted.
+    pub(super) fn greeted(&self, now: Time) {
+        self.until.store(now.after(GREETED).as_nanos(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST_TIME: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn no_more_are_on_their_way_than_a_broker_bears() {
+        let openings = Openings::default();
+        let [a, b] = [1, 2].map(|port| BrokerAddr::from(std::net::SocketAddr::from(([127, 0, 0, 1], port))));
+        let now = Time::from_nanos(1);
+        let mut held: Vec<_> = (0..MOST).map(|_| openings.begin(&a, now, MOST_TIME).unwrap()).collect();
+        assert!(openings.begin(&a, now, MOST_TIME).is_none());
+        assert!(openings.begin(&b, now, MOST_TIME).is_some(), "each broker has its own");
+        // One that was answered, or given up, makes room; so does one that was greeted some time ago.
+        held.pop();
+        held.push(openings.begin(&a, now, MOST_TIME).unwrap());
+        assert!(openings.begin(&a, now, MOST_TIME).is_none());
+        held[0].greeted(now);
+        assert!(openings.begin(&a, now.after(GREETED / 2), MOST_TIME).is_none());
+        assert!(openings.begin(&a, now.after(GREETED), MOST_TIME).is_some());
+        assert!((0..MOST).all(|_| openings.begin(&a, now.after(MOST_TIME), MOST_TIME).is_some()), "all are forgotten");
     }
 }

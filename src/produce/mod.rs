@@ -16,7 +16,6 @@ mod driver;
 mod failure;
 mod numbering;
 mod outcome;
-mod partitioner;
 mod producer;
 pub(crate) mod publish;
 mod queue;
@@ -24,7 +23,7 @@ mod records;
 mod request;
 
 pub use builder::ProducerBuilder;
+pub use builder::{ByKey, Partitioner};
 pub use failure::Failure;
-pub use partitioner::{ByKey, Partitioner};
 pub use producer::Producer;
 pub use records::PartitionRecords;

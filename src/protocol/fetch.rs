@@ -3,10 +3,10 @@
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use super::codes::{NO_LEADER, REDIRECT, SYSTEM_ERROR};
 use super::cursor::{self, Cursor};
 use super::error::{DecodeError, DecodeFault, EncodeError};
 use super::frame::{self, Kind};
+use super::frame::{NO_LEADER, REDIRECT, SYSTEM_ERROR};
 
 /// The most partitions in one request, over all topics: a waiting request with more can kill a server.
 pub const MAX_PARTITIONS: usize = 250;

@@ -67,13 +67,11 @@
 pub mod admin;
 pub mod bundle;
 pub(crate) mod chunk;
-mod codes;
 pub mod compress;
 pub mod cursor;
 mod error;
 pub mod fetch;
 pub mod frame;
-pub mod frames;
 pub(crate) mod limits;
 pub mod produce;
 pub mod request;

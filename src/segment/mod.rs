@@ -19,15 +19,14 @@
 //! ```
 
 mod file;
-mod listing;
 
 use std::io;
 use std::iter::FusedIterator;
 use std::path::{Path, PathBuf};
 
+use file::Listing;
 use file::OpenFile;
 pub use file::SegmentFile;
-use listing::Listing;
 
 use crate::error::{Error, Result};
 use crate::message::{Batch, DecodedBundle, Gap, Message, TopicPartition, TopicPartitions};

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::Simulation;
-use super::host::Service;
-use super::ids::{ConnId, HostId, Link, Way};
+use super::conns::Service;
+use super::conns::{ConnId, HostId, Link, Way};
 use super::trace::What;
 use super::world::State;
 

@@ -147,9 +147,6 @@
 pub mod checker;
 mod conns;
 mod faults;
-mod host;
-mod ids;
-mod names;
 mod net;
 mod nodes;
 mod pipe;
@@ -171,8 +168,8 @@ use std::time::{Duration, SystemTime};
 use crate::net::{Network, Time};
 use crate::{Client, ClientBuilder};
 
+pub use conns::Service;
 pub use faults::{Direction, LinkSettings};
-pub use host::Service;
 pub use spawn::Task;
 pub use world::Counts;
 

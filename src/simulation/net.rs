@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::conns::Handshake;
-use super::ids::{ConnId, HostId};
+use super::conns::{ConnId, HostId};
 use super::task::For;
 use super::trace::What;
 use super::world::SharedWorld;

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::host::{End, Far, Host, Pull, Service};
-use super::ids::{ConnId, HostId, Way};
+use super::conns::{ConnId, HostId, Way};
+use super::conns::{End, Far, Host, Pull, Service};
 use super::pipe::Ending;
 use super::trace::What;
 use super::world::State;

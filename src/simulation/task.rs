@@ -13,7 +13,7 @@ use std::panic::resume_unwind;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{JoinHandle, ThreadId};
 
-use super::ids::ConnId;
+use super::conns::ConnId;
 use super::random::Random;
 use crate::net::Time;
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::host::{Call, End, Program, Pull, Service};
+use super::conns::{Call, End, Program, Pull, Service};
 use super::{Direction, LinkSettings, Simulation};
 use crate::net::{Closed, Interest, Network, Socket, SocketOptions, Time};
 

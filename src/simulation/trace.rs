@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use super::ids::{ConnId, Way};
+use super::conns::{ConnId, Way};
 use crate::net::Time;
 
 /// How many of the last events a failure shows, unless `EVENTS` says otherwise.

@@ -13,9 +13,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::conns::Far;
 use super::conns::{Conn, Handshake, Waiter};
-use super::host::Far;
-use super::ids::{ConnId, HostId, Way};
+use super::conns::{ConnId, HostId, Way};
 use super::pipe::{Ending, Pipe};
 use super::trace::What;
 use super::world::{Event, State};

@@ -10,9 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::conns::Conns;
-use super::host::{Call, Host, Program};
-use super::ids::{ConnId, HostId, Links, Way};
-use super::names::Names;
+use super::conns::Names;
+use super::conns::{Call, Host, Program};
+use super::conns::{ConnId, HostId, Links, Way};
 use super::random::Random;
 use super::task::{self, For, Tasks, Threads, Turn};
 use super::trace::{Trace, What};

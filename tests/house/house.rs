@@ -8,8 +8,8 @@ use syn::spanned::Spanned;
 use syn::visit::Visit;
 
 /// Each room, and all that it may use beside itself. What a room may touch lies below it.
-const ROOMS: [(&str, &[&str]); 15] = [
-    ("text", &["consume", "message", "config", "error", "protocol", "utc"]),
+const ROOMS: [(&str, &[&str]); 14] = [
+    ("text", &["consume", "message", "config", "error", "protocol"]),
     (
         "client",
         &[
@@ -31,14 +31,13 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("produce", &["session", "message", "net", "config", "error", "protocol"]),
     ("segment", &["message", "net", "error", "protocol"]),
     ("session", &["net", "config", "error", "protocol"]),
-    ("message", &["net", "error", "utc", "protocol"]),
+    ("message", &["net", "error", "protocol"]),
     ("net", &["config", "error", "protocol"]),
     ("config", &["error", "protocol"]),
     ("error", &["protocol"]),
     ("protocol", &[]),
     ("topic_config", &[]),
     ("brokers", &[]),
-    ("utc", &[]),
 ];
 
 /// The embedded broker and the simulated world use what lies below them; nobody else knows that they exist.

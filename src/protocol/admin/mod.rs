@@ -5,19 +5,16 @@
 //! name their topic check it with `check_answers`. In the others only the request id must be checked, by whoever matches
 //! answers to requests.
 
-mod create;
 mod partitions;
-mod reload;
 mod status;
 mod topics;
-mod topology;
 
-pub use create::{CreateTopicCode, CreateTopicRequest, CreateTopicResponse};
 pub use partitions::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
-pub use reload::{ReloadConfCode, ReloadConfRequest, ReloadConfResponse};
 pub use status::{ClusterStatus, LogStatus, StatusRequest, StatusResponse};
+pub use status::{ClusterTopology, DiscoverTopologyRequest, DiscoverTopologyResponse, NodeEntry};
+pub use topics::{CreateTopicCode, CreateTopicRequest, CreateTopicResponse};
 pub use topics::{DiscoverTopicsRequest, DiscoverTopicsResponse, TopicEntry};
-pub use topology::{ClusterTopology, DiscoverTopologyRequest, DiscoverTopologyResponse, NodeEntry};
+pub use topics::{ReloadConfCode, ReloadConfRequest, ReloadConfResponse};
 
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault};

@@ -1,6 +1,9 @@
-//! Status (reference, section 11).
+//! Status, and discover topology (reference, sections 11 and 10).
+
+use std::net::SocketAddrV4;
 
 use super::bool8;
+use crate::protocol::Limits;
 use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, EncodeError};
 use crate::protocol::frame::{self, Kind};
@@ -135,6 +138,158 @@ impl StatusResponse {
     }
 }
 
+/// The node count of a stand-alone server.
+const STAND_ALONE: u16 = u16::MAX;
+
+const NODE_ENDPOINT: u8 = 1;
+const NODE_AVAILABLE: u8 = 1 << 1;
+const NODE_BLOCKED: u8 = 1 << 2;
+
+/// The fewest bytes a node takes: id, flags, partitions.
+const MIN_NODE: usize = 5;
+
+/// Asks for the nodes of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiscoverTopologyRequest {
+    /// Repeated by the answer.
+    pub request_id: u32,
+    /// 0.
+    pub flags: u8,
+}
+
+impl DiscoverTopologyRequest {
+    /// Appends the request as a frame.
+    ///
+    /// # Errors
+    /// None.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        frame::put_request(Kind::DiscoverTopology, out, |out| {
+            out.extend_from_slice(&self.request_id.to_le_bytes());
+            out.push(self.flags);
+            Ok(())
+        })
+    }
+
+    /// Reads a request from a frame's payload.
+    ///
+    /// # Errors
+    /// A payload that ends early or has bytes left over.
+    pub fn decode(payload: &[u8]) -> Result<DiscoverTopologyRequest, DecodeError> {
+        let mut c = Cursor::new(payload, 0);
+        let request = DiscoverTopologyRequest { request_id: c.u32("request id")?, flags: c.u8("flags")? };
+        c.finish("topology request")?;
+        Ok(request)
+    }
+}
+
+/// A node of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// The node's number.
+    pub id: u16,
+    /// Whether the cluster reaches it.
+    pub available: bool,
+    /// Whether it is barred from leading.
+    pub blocked: bool,
+    /// Where it listens. Still given when the node has died, but not after a clean shutdown.
+    pub endpoint: Option<SocketAddrV4>,
+    /// How many partitions it has a copy of.
+    pub partitions: u16,
+}
+
+/// A cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterTopology {
+    /// At most 255 bytes.
+    pub name: String,
+    /// In no particular order.
+    pub nodes: Vec<NodeEntry>,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiscoverTopologyResponse {
+    /// The request's id.
+    pub request_id: u32,
+    /// The cluster, unless the server is stand-alone.
+    pub cluster: Option<ClusterTopology>,
+}
+
+impl DiscoverTopologyResponse {
+    /// Appends the answer as a frame.
+    ///
+    /// # Errors
+    /// A name above 255 bytes, or more than 65,534 nodes. `out` is then unchanged.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        frame::put_answer(Kind::DiscoverTopology, out, |out| {
+            out.extend_from_slice(&self.request_id.to_le_bytes());
+            let Some(cluster) = &self.cluster else {
+                out.extend_from_slice(&STAND_ALONE.to_le_bytes());
+                return Ok(());
+            };
+            EncodeError::check("nodes in an answer", cluster.nodes.len(), 0, u64::from(STAND_ALONE) - 1)?;
+            out.extend_from_slice(&u16::try_from(cluster.nodes.len()).unwrap_or(STAND_ALONE).to_le_bytes());
+            cursor::put_str8(cluster.name.as_bytes(), "cluster name, bytes", out)?;
+            cluster.nodes.iter().for_each(|node| node.put(out));
+            Ok(())
+        })
+    }
+
+    /// Reads an answer from a frame's payload.
+    ///
+    /// # Errors
+    /// A payload that ends early or has bytes left over, or more nodes than [`Limits::nodes`].
+    pub fn decode(payload: &[u8], limits: &Limits) -> Result<DiscoverTopologyResponse, DecodeError> {
+        let mut c = Cursor::new(payload, 0);
+        let request_id = c.u32("request id")?;
+        let count = c.u16("node count")?;
+        if count == STAND_ALONE {
+            c.finish("topology answer")?;
+            return Ok(DiscoverTopologyResponse { request_id, cluster: None });
+        }
+        if u32::from(count) > limits.nodes {
+            return Err(DecodeError::over_limit("node count", count.into(), limits.nodes, 4));
+        }
+        let name = c.name("cluster name")?;
+        let mut nodes = Vec::with_capacity(usize::from(count).min(c.left() / MIN_NODE));
+        for _ in 0..count {
+            nodes.push(NodeEntry::decode(&mut c)?);
+        }
+        c.finish("topology answer")?;
+        Ok(DiscoverTopologyResponse { request_id, cluster: Some(ClusterTopology { name, nodes }) })
+    }
+}
+
+impl NodeEntry {
+    fn put(&self, out: &mut Vec<u8>) {
+        let flag = |set: bool, flag| if set { flag } else { 0 };
+        out.extend_from_slice(&self.id.to_le_bytes());
+        out.push(
+            flag(self.endpoint.is_some(), NODE_ENDPOINT)
+                | flag(self.available, NODE_AVAILABLE)
+                | flag(self.blocked, NODE_BLOCKED),
+        );
+        if let Some(endpoint) = self.endpoint {
+            cursor::put_endpoint(endpoint, out);
+        }
+        out.extend_from_slice(&self.partitions.to_le_bytes());
+    }
+
+    /// Undefined flags are ignored: if one added a field, the lengths would not match.
+    fn decode(c: &mut Cursor<'_>) -> Result<NodeEntry, DecodeError> {
+        let id = c.u16("node id")?;
+        let flags = c.u8("node flags")?;
+        let endpoint = if flags & NODE_ENDPOINT != 0 { Some(c.endpoint("node endpoint")?) } else { None };
+        Ok(NodeEntry {
+            id,
+            available: flags & NODE_AVAILABLE != 0,
+            blocked: flags & NODE_BLOCKED != 0,
+            endpoint,
+            partitions: c.u16("partition count")?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::both_ways;
@@ -176,10 +331,46 @@ mod tests {
     }
 
     #[test]
-    fn an_undefined_cluster_flag_or_spare_bytes() {
+    fn an_undefined_flag_and_spare_bytes_are_refused() {
         let fault = |payload: &[u8]| StatusResponse::decode(payload).unwrap_err().fault();
         assert_eq!(fault(b"\x01\0\0\0\0\x02\x02\0\0\0\x03\0\0\0"), DecodeFault::Undefined { value: 2 });
         let spare = [b"\x01\0\0\0\0\0\x02\0\0\0\x03\0\0\0".as_slice(), &[0; 17]].concat();
         assert_eq!(fault(&spare), DecodeFault::Spare { extra: 1 });
+    }
+
+    #[test]
+    fn topologies_are_read_as_they_were_written() {
+        let request = DiscoverTopologyRequest { request_id: 1, flags: 0 };
+        let bytes = (Kind::DiscoverTopology, b"\x01\0\0\0\0".as_slice());
+        both_ways(&request, bytes, DiscoverTopologyRequest::encode, DiscoverTopologyRequest::decode, &[]);
+
+        let decode = |payload: &[u8]| DiscoverTopologyResponse::decode(payload, &Limits::default());
+        let both = |cluster, payload: &[u8]| {
+            let response = DiscoverTopologyResponse { request_id: 1, cluster };
+            both_ways(&response, (Kind::DiscoverTopology, payload), DiscoverTopologyResponse::encode, decode, &[]);
+        };
+        both(None, b"\x01\0\0\0\xff\xff");
+        both(Some(ClusterTopology { name: "".into(), nodes: vec![] }), b"\x01\0\0\0\0\0\0");
+        let endpoint = SocketAddrV4::new([10, 20, 30, 40].into(), 11_011);
+        let up = NodeEntry { id: 1, available: true, blocked: false, endpoint: Some(endpoint), partitions: 12 };
+        let blocked = NodeEntry { id: 700, available: false, blocked: true, endpoint: None, partitions: 0 };
+        both(
+            Some(ClusterTopology { name: "m".into(), nodes: vec![up, blocked] }),
+            b"\x01\0\0\0\x02\0\x01m\x01\0\x03\x0a\x14\x1e\x28\x03\x2b\x0c\0\xbc\x02\x04\0\0",
+        );
+    }
+
+    #[test]
+    fn counts_are_bounded_and_lone_servers_have_nothing_more_to_say() {
+        let decode = |payload: &[u8], most| {
+            DiscoverTopologyResponse::decode(payload, &Limits::default().nodes(most)).unwrap_err().fault()
+        };
+        assert_eq!(decode(b"\x01\0\0\0\x02\0\0", 1), DecodeFault::OverLimit { claimed: 2, limit: 1 });
+        assert_eq!(decode(b"\x01\0\0\0\x02\0\0", 2), DecodeFault::Short { needed: 2, left: 0 });
+        assert_eq!(decode(b"\x01\0\0\0\xff\xff\0", 0), DecodeFault::Spare { extra: 1 });
+        let node = NodeEntry { id: 0, available: false, blocked: false, endpoint: None, partitions: 0 };
+        let cluster = ClusterTopology { name: "".into(), nodes: vec![node; 65_535] };
+        let response = DiscoverTopologyResponse { request_id: 1, cluster: Some(cluster) };
+        assert_eq!(response.encode(&mut Vec::new()).unwrap_err().max, 65_534);
     }
 }

@@ -1,10 +1,10 @@
-//! Discover topics (reference, section 9).
+//! Discover topics, create topic, reload configuration (reference, sections 9, 7 and 12).
 
-use super::bool8;
-use crate::protocol::Limits;
+use super::{bool8, check_id, check_topic};
 use crate::protocol::cursor::{self, Cursor};
-use crate::protocol::error::{DecodeError, EncodeError};
+use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
 use crate::protocol::frame::{self, Kind};
+use crate::protocol::{Limits, varint};
 
 /// The fewest bytes an entry takes: an empty name, a flag, a count.
 const MIN_ENTRY: usize = 4;
@@ -116,6 +116,271 @@ impl DiscoverTopicsResponse {
     }
 }
 
+/// Asks a server to create a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateTopicRequest {
+    /// Repeated by the answer.
+    pub request_id: u32,
+    /// 1 to 255 bytes here. Servers accept fewer names (reference, section 7.2).
+    pub topic: String,
+    /// How many partitions, at least 1. A cluster creates at most 64 (reference, section 7.1).
+    pub partitions: u16,
+    /// The configuration: lines of `key=value`, possibly none. A cluster ignores it.
+    pub config: String,
+}
+
+impl CreateTopicRequest {
+    /// Appends the request as a frame.
+    ///
+    /// # Errors
+    /// A name of 0 or more than 255 bytes, or more than 256 MiB in total. `out` is then unchanged.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        frame::put_request(Kind::CreateTopic, out, |out| {
+            out.extend_from_slice(&self.request_id.to_le_bytes());
+            cursor::put_topic(&self.topic, out)?;
+            out.extend_from_slice(&self.partitions.to_le_bytes());
+            let max = frame::MAX_REQUEST as u64;
+            EncodeError::check("configuration, bytes", self.config.len(), 0, max)?;
+            varint::encode(u32::try_from(self.config.len()).unwrap_or(u32::MAX), out);
+            out.extend_from_slice(self.config.as_bytes());
+            Ok(())
+        })
+    }
+
+    /// Reads a request from a frame's payload.
+    ///
+    /// # Errors
+    /// A payload that ends early or has bytes left over, or a topic name that is not UTF-8.
+    pub fn decode(payload: &[u8]) -> Result<CreateTopicRequest, DecodeError> {
+        let mut c = Cursor::new(payload, 0);
+        let request_id = c.u32("request id")?;
+        let topic = c.text("topic name")?.to_owned();
+        let partitions = c.u16("partition count")?;
+        let len = c.varint("configuration length")?;
+        let config = String::from_utf8_lossy(c.bytes(len as usize, "configuration")?).into_owned();
+        c.finish("create topic request")?;
+        Ok(CreateTopicRequest { request_id, topic, partitions, config })
+    }
+}
+
+/// The outcome of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CreateTopicCode {
+    /// The topic was created. In a cluster the nodes may not know it yet.
+    Created = 0,
+    /// The topic exists already.
+    Exists = 1,
+    /// The server could not create it.
+    SystemError = 2,
+    /// The configuration does not parse.
+    InvalidConfig = 4,
+    /// The server is read-only.
+    ReadOnly = 5,
+    /// The name is not allowed, or the number of partitions is 0.
+    InvalidRequest = 10,
+    /// Not supported by the server. No known server sends this.
+    Unsupported = 11,
+}
+
+impl CreateTopicCode {
+    fn decode(c: &mut Cursor<'_>) -> Result<CreateTopicCode, DecodeError> {
+        let at = c.at();
+        Ok(match c.u8("create topic code")? {
+            0 => CreateTopicCode::Created,
+            1 => CreateTopicCode::Exists,
+            2 => CreateTopicCode::SystemError,
+            4 => CreateTopicCode::InvalidConfig,
+            5 => CreateTopicCode::ReadOnly,
+            10 => CreateTopicCode::InvalidRequest,
+            11 => CreateTopicCode::Unsupported,
+            other => {
+                let fault = DecodeFault::Undefined { value: other.into() };
+                return Err(DecodeError::new("create topic code", fault, at));
+            }
+        })
+    }
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateTopicResponse {
+    /// The request's id.
+    pub request_id: u32,
+    /// The request's topic.
+    pub topic: String,
+    /// The outcome.
+    pub code: CreateTopicCode,
+}
+
+impl CreateTopicResponse {
+    /// Appends the answer as a frame.
+    ///
+    /// # Errors
+    /// A name above 255 bytes. `out` is then unchanged.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        frame::put_answer(Kind::CreateTopic, out, |out| {
+            out.extend_from_slice(&self.request_id.to_le_bytes());
+            cursor::put_str8(self.topic.as_bytes(), "topic name, bytes", out)?;
+            out.push(self.code as u8);
+            Ok(())
+        })
+    }
+
+    /// Reads an answer from a frame's payload.
+    ///
+    /// # Errors
+    /// A payload that ends early or has bytes left over, or a code that is not defined.
+    pub fn decode(payload: &[u8]) -> Result<CreateTopicResponse, DecodeError> {
+        let mut c = Cursor::new(payload, 0);
+        let request_id = c.u32("request id")?;
+        let topic = c.name("topic name")?;
+        let code = CreateTopicCode::decode(&mut c)?;
+        c.finish("create topic answer")?;
+        Ok(CreateTopicResponse { request_id, topic, code })
+    }
+
+    /// Returns `Ok` if this answers `request`.
+    ///
+    /// # Errors
+    /// Another request id or topic.
+    pub fn check_answers(&self, request: &CreateTopicRequest) -> Result<(), DecodeError> {
+        check_id(self.request_id, request.request_id)?;
+        check_topic(&self.topic, &request.topic)
+    }
+}
+
+/// Asks a server to reread the configuration file in a partition's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReloadConfRequest {
+    /// Repeated by the answer.
+    pub request_id: u32,
+    /// 1 to 255 bytes.
+    pub topic: String,
+    /// The partition.
+    pub partition: u16,
+}
+
+impl ReloadConfRequest {
+    /// Appends the request as a frame.
+    ///
+    /// # Errors
+    /// A name of 0 or more than 255 bytes. `out` is then unchanged.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        frame::put_request(Kind::ReloadConf, out, |out| {
+            out.extend_from_slice(&self.request_id.to_le_bytes());
+            cursor::put_topic(&self.topic, out)?;
+            out.extend_from_slice(&self.partition.to_le_bytes());
+            Ok(())
+        })
+    }
+
+    /// Reads a request from a frame's payload.
+    ///
+    /// # Errors
+    /// A payload that ends early or has bytes left over, or a topic name that is not UTF-8.
+    pub fn decode(payload: &[u8]) -> Result<ReloadConfRequest, DecodeError> {
+        let mut c = Cursor::new(payload, 0);
+        let request_id = c.u32("request id")?;
+        let topic = c.text("topic name")?.to_owned();
+        let partition = c.u16("partition id")?;
+        c.finish("reload request")?;
+        Ok(ReloadConfRequest { request_id, topic, partition })
+    }
+}
+
+/// The outcome of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ReloadConfCode {
+    /// The file was read and applied.
+    Reloaded = 0,
+    /// The file is missing, unreadable or empty.
+    SystemError = 2,
+    /// The file does not parse.
+    InvalidConfig = 3,
+    /// The topic has no such partition.
+    UnknownPartition = 10,
+    /// There is no such topic. Also read from code 1, which the C++ client expects for this.
+    UnknownTopic = 11,
+    /// Not available in a cluster.
+    Unsupported = 12,
+}
+
+impl ReloadConfCode {
+    fn decode(c: &mut Cursor<'_>) -> Result<ReloadConfCode, DecodeError> {
+        let at = c.at();
+        Ok(match c.u8("reload code")? {
+            0 => ReloadConfCode::Reloaded,
+            2 => ReloadConfCode::SystemError,
+            3 => ReloadConfCode::InvalidConfig,
+            10 => ReloadConfCode::UnknownPartition,
+            1 | 11 => ReloadConfCode::UnknownTopic,
+            12 => ReloadConfCode::Unsupported,
+            other => {
+                return Err(DecodeError::new("reload code", DecodeFault::Undefined { value: other.into() }, at));
+            }
+        })
+    }
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReloadConfResponse {
+    /// The request's id.
+    pub request_id: u32,
+    /// The request's topic.
+    pub topic: String,
+    /// The request's partition.
+    pub partition: u16,
+    /// The outcome.
+    pub code: ReloadConfCode,
+}
+
+impl ReloadConfResponse {
+    /// Appends the answer as a frame.
+    ///
+    /// # Errors
+    /// A name above 255 bytes. `out` is then unchanged.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        frame::put_answer(Kind::ReloadConf, out, |out| {
+            out.extend_from_slice(&self.request_id.to_le_bytes());
+            cursor::put_str8(self.topic.as_bytes(), "topic name, bytes", out)?;
+            out.extend_from_slice(&self.partition.to_le_bytes());
+            out.push(self.code as u8);
+            Ok(())
+        })
+    }
+
+    /// Reads an answer from a frame's payload.
+    ///
+    /// # Errors
+    /// A payload that ends early or has bytes left over, or a code that is not defined.
+    pub fn decode(payload: &[u8]) -> Result<ReloadConfResponse, DecodeError> {
+        let mut c = Cursor::new(payload, 0);
+        let request_id = c.u32("request id")?;
+        let topic = c.name("topic name")?;
+        let partition = c.u16("partition id")?;
+        let code = ReloadConfCode::decode(&mut c)?;
+        c.finish("reload answer")?;
+        Ok(ReloadConfResponse { request_id, topic, partition, code })
+    }
+
+    /// Returns `Ok` if this answers `request`.
+    ///
+    /// # Errors
+    /// Another request id, topic or partition.
+    pub fn check_answers(&self, request: &ReloadConfRequest) -> Result<(), DecodeError> {
+        check_id(self.request_id, request.request_id)?;
+        check_topic(&self.topic, &request.topic)?;
+        if self.partition != request.partition {
+            let (found, expected) = (self.partition.into(), request.partition.into());
+            return Err(DecodeError::unexpected("partition id", found, expected, 5 + self.topic.len() as u64));
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::both_ways;
@@ -127,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_and_answers() {
+    fn lists_of_topics_are_read_as_they_were_written() {
         let request = DiscoverTopicsRequest { request_id: 1, flags: 2 };
         let bytes = (Kind::DiscoverTopics, b"\x01\0\0\0\x02".as_slice());
         both_ways(&request, bytes, DiscoverTopicsRequest::encode, DiscoverTopicsRequest::decode, &[]);
@@ -156,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_replication_factors() {
+    fn undefined_flags_and_factors_that_do_not_fit_are_refused() {
         let decode = |payload: &[u8]| DiscoverTopicsResponse::decode(payload, &Limits::default()).unwrap_err();
         assert_eq!(decode(b"\x01\0\0\0\0\0\0\0\x02").fault(), DecodeFault::Undefined { value: 2 });
         assert_eq!(decode(b"\x01\0\0\0\x01\0\0\0\0\0\x03\x01\x02").fault(), DecodeFault::Undefined { value: 3 });
@@ -164,5 +429,67 @@ mod tests {
             let response = DiscoverTopicsResponse { request_id: 1, cluster, topics: vec![entry("a", factor)] };
             assert_eq!(response.encode(&mut Vec::new()).unwrap_err().field, "replication factors of a topic");
         }
+    }
+
+    #[test]
+    fn creations_are_read_as_they_were_written() {
+        let request = CreateTopicRequest { request_id: 1, topic: "ab".into(), partitions: 3, config: "x=1\n".into() };
+        let bytes = b"\x01\0\0\0\x02ab\x03\0\x04x=1\n";
+        both_ways(&request, (Kind::CreateTopic, bytes), CreateTopicRequest::encode, CreateTopicRequest::decode, &[]);
+        for code in 0..=255u8 {
+            let payload = [b"\x01\0\0\0\x02ab".as_slice(), &[code]].concat();
+            match CreateTopicResponse::decode(&payload) {
+                Ok(response) => {
+                    assert_eq!(response.code as u8, code);
+                    assert_eq!(response.check_answers(&request), Ok(()));
+                    let bytes = (Kind::CreateTopic, payload.as_slice());
+                    both_ways(&response, bytes, CreateTopicResponse::encode, CreateTopicResponse::decode, &[]);
+                }
+                Err(e) => assert_eq!((e.fault(), e.at()), (DecodeFault::Undefined { value: code.into() }, 7)),
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_fit_no_length_are_refused_and_settings_may_be_long() {
+        let mut out = Vec::new();
+        let mut request = CreateTopicRequest { request_id: 1, topic: "".into(), partitions: 1, config: "".into() };
+        assert_eq!(request.encode(&mut out).unwrap_err().field, "topic name, bytes");
+        request.topic = "x".repeat(256);
+        assert_eq!(request.encode(&mut out).unwrap_err().field, "topic name, bytes");
+        assert!(out.is_empty());
+        request.topic.pop();
+        request.config = "#".repeat(200);
+        request.encode(&mut out).unwrap();
+        assert_eq!(CreateTopicRequest::decode(&out[5..]), Ok(request));
+    }
+
+    #[test]
+    fn reloads_are_read_as_they_were_written() {
+        let request = ReloadConfRequest { request_id: 1, topic: "ab".into(), partition: 513 };
+        let bytes = (Kind::ReloadConf, b"\x01\0\0\0\x02ab\x01\x02".as_slice());
+        both_ways(&request, bytes, ReloadConfRequest::encode, ReloadConfRequest::decode, &[]);
+        for code in 0..=255u8 {
+            let payload = [b"\x01\0\0\0\x02ab\x01\x02".as_slice(), &[code]].concat();
+            match ReloadConfResponse::decode(&payload) {
+                Ok(response) if code == 1 => assert_eq!(response.code, ReloadConfCode::UnknownTopic),
+                Ok(response) => {
+                    assert_eq!(response.code as u8, code);
+                    assert_eq!(response.check_answers(&request), Ok(()));
+                    let bytes = (Kind::ReloadConf, payload.as_slice());
+                    both_ways(&response, bytes, ReloadConfResponse::encode, ReloadConfResponse::decode, &[]);
+                }
+                Err(e) => assert_eq!((e.fault(), e.at()), (DecodeFault::Undefined { value: code.into() }, 9)),
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_for_another_partition_is_refused() {
+        let request = ReloadConfRequest { request_id: 1, topic: "ab".into(), partition: 0 };
+        let response =
+            ReloadConfResponse { request_id: 1, topic: "ab".into(), partition: 1, code: ReloadConfCode::Reloaded };
+        let e = response.check_answers(&request).unwrap_err();
+        assert_eq!((e.fault(), e.at()), (DecodeFault::Unexpected { found: 1, expected: 0 }, 7));
     }
 }
