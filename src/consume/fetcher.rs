@@ -1,26 +1,26 @@
 //! [`Fetcher`]: one leader of a subscription, with its connection, its decoder and the fetches in flight.
 //!
 //! ```text
-//!   wanted ──ask()──> in flight ──step(): an answer begins──> current ──step(): it ends──> finished
-//!      ^                  └───────────────┬──────────────────────┘
-//!      └── the shell, once it is due <── lose(): the connection failed
+//!   wanted ──ask()──> in flight ──receive(): an answer begins──> current ──it ends──> wanted again, or due later
+//!      ^                  └──────────────────┬─────────────────────┘
+//!      └── the shell, once it is due <── on_failure(): the connection failed
 //! ```
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::trace;
+use log::{debug, trace, warn};
 
 use super::inbox::Inbox;
 use super::partition::{Lookahead, Lost, Next, Want};
 use super::partitions::{AnswerSummary, Load, Partitions};
 use super::position::{LeaderStats, Stats};
 use crate::error::{Error, Result};
-use crate::message::{JOINED, TopicPartition, TopicPartitions};
+use crate::message::{JOINED, TopicPartitions};
 use crate::net::{BrokerAddr, Channel, Fill, LookUp, ReadBuf, RetryPolicy, RetryState, Time};
 use crate::protocol::fetch::{
-    FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, WAIT_SLACK_MS, adjusted_wait_ms,
+    FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, WAIT_SLACK_MS, adjusted_wait_ms,
 };
 use crate::protocol::stream::{Event, FetchDecoder, Step};
 use crate::session::Session;
@@ -48,16 +48,17 @@ pub(super) struct Fetcher {
     decoder: FetchDecoder,
     buf: ReadBuf<TopicPartitions>,
     /// The partitions to be asked for here.
-    pub(super) wanted: VecDeque<usize>,
+    wanted: VecDeque<usize>,
     in_flight: HashMap<u32, InFlight>,
     /// What is in flight.
     way: Load,
     /// The fetch whose answer is being read.
-    pub(super) current: Option<InFlight>,
+    current: Option<InFlight>,
     /// How many more bytes the decoder needs before it can continue.
     need: usize,
-    /// Failed attempts to connect and lost connections since the last answer.
+    /// Failed attempts to connect and lost connections since the last answer, and how long to rest after them.
     retry: RetryState,
+    policy: RetryPolicy,
     /// Since a fetch on a connection that had been idle, while nothing has come back.
     revived: Option<Time>,
     /// A fetch was sent on the connection, or on one that had ended before it was used again.
@@ -66,30 +67,18 @@ pub(super) struct Fetcher {
 
 /// A fetch on its way: the subscription's partitions, by slot.
 #[derive(Debug)]
-pub(super) struct InFlight {
-    pub(super) request_id: u32,
-    pub(super) partitions: Vec<usize>,
+struct InFlight {
+    request_id: u32,
+    partitions: Vec<usize>,
     max_wait_ms: u64,
     sent: Time,
     load: Load,
-    pub(super) summary: AnswerSummary,
-}
-
-/// What a step came to.
-#[derive(Debug)]
-pub(super) enum Stepped {
-    /// There is more to be read first.
-    Need,
-    Bundles(Lookahead),
-    /// What is to be done about a partition.
-    Partition(usize, Next),
-    /// The answer to this fetch is complete.
-    End(InFlight),
+    summary: AnswerSummary,
 }
 
 impl InFlight {
     /// Whether the answer came empty, and so soon that the broker cannot have waited as it was asked to.
-    pub(super) fn is_soon(&self, now: Time) -> bool {
+    fn is_soon(&self, now: Time) -> bool {
         let is_early = now.since(self.sent) < SOON.min(Duration::from_millis(self.max_wait_ms));
         is_early && !self.summary.has_data && !self.summary.has_fault
     }
@@ -97,9 +86,8 @@ impl InFlight {
 
 impl Fetcher {
     pub(super) fn new(broker: &BrokerAddr, session: &Session, names: &TopicPartitions) -> Fetcher {
-        let channel = session.pool.take(broker);
         Fetcher {
-            channel,
+            channel: session.pool.take(broker),
             decoder: new_decoder(session),
             buf: ReadBuf::new(READ_BUFFER, names.clone()),
             wanted: VecDeque::new(),
@@ -108,6 +96,8 @@ impl Fetcher {
             current: None,
             need: 0,
             retry: RetryState::default(),
+            // How long it is tried again is up to its partitions.
+            policy: RetryPolicy { timeout: Duration::MAX, ..session.retry_policy() },
             revived: None,
             was_up: false,
         }
@@ -129,6 +119,11 @@ impl Fetcher {
     /// Whether nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.current.is_none()
+    }
+
+    /// Whether an answer has begun and not ended.
+    pub(super) fn is_receiving(&self) -> bool {
+        self.current.is_some()
     }
 
     /// Whether anything is asked of it, or is to be.
@@ -155,12 +150,27 @@ impl Fetcher {
         self.retry.is_in_trouble()
     }
 
+    /// Wants this partition with the next request.
+    pub(super) fn want(&mut self, partition: usize) {
+        self.wanted.push_back(partition);
+    }
+
     /// Asks for what is wanted, with as many requests as needed, once the connection is up; until then brings it up as far as
     /// possible without blocking.
-    ///
-    /// # Errors
-    /// The broker cannot be reached, the connection has failed, or a partition cannot be asked for.
-    pub(super) fn ask(&mut self, now: Time, look_up: LookUp, all: &mut Partitions, session: &Session) -> Result<()> {
+    pub(super) fn ask(
+        &mut self,
+        now: Time,
+        look_up: LookUp,
+        all: &mut Partitions,
+        inbox: &mut Inbox,
+        session: &Session,
+    ) {
+        if let Err(e) = self.try_ask(now, look_up, all, session) {
+            self.on_failure(now, &e, all, inbox, session);
+        }
+    }
+
+    fn try_ask(&mut self, now: Time, look_up: LookUp, all: &mut Partitions, session: &Session) -> Result<()> {
         if self.wanted.is_empty() || !self.channel.open(now, look_up)? {
             return Ok(());
         }
@@ -183,7 +193,7 @@ impl Fetcher {
         let request_id = session.next_request_id();
         let count = |is: fn(&Want) -> bool| request.iter().filter(|(_, want)| is(want)).count();
         let load = Load { risky: count(|want| want.is_risky), suspects: count(|want| want.is_suspect) };
-        let (topics, partitions) = slots(&request, all);
+        let (topics, partitions) = slots(request, all);
         let fetch = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
             request_id,
@@ -200,9 +210,9 @@ impl Fetcher {
         if !Arc::ptr_eq(&self.buf.block().tag, all.names()) {
             self.buf.set_tag(all.names().clone());
         }
-        let fetch_in_flight =
-            InFlight { request_id, partitions, max_wait_ms, sent: now, load, summary: AnswerSummary::default() };
-        self.in_flight.insert(request_id, fetch_in_flight);
+        let summary = AnswerSummary::default();
+        let sent = InFlight { request_id, partitions, max_wait_ms, sent: now, load, summary };
+        self.in_flight.insert(request_id, sent);
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
         let allowance = session.config.io_timeout.saturating_add(Duration::from_millis(wait));
         self.channel.queue(now, request_id, allowance, |out| fetch.encode(out)).map_err(Error::encode)?;
@@ -210,11 +220,71 @@ impl Fetcher {
         Ok(())
     }
 
+    /// Takes in what has arrived, up to the end of an answer or as much as is to be decoded at once. Returns whether there was
+    /// anything.
+    pub(super) fn receive(&mut self, now: Time, all: &mut Partitions, inbox: &mut Inbox, session: &Session) -> bool {
+        let received = self.try_receive(now, all, inbox, session);
+        received.unwrap_or_else(|e| {
+            self.on_failure(now, &e, all, inbox, session);
+            true
+        })
+    }
+
+    fn try_receive(&mut self, now: Time, all: &mut Partitions, inbox: &mut Inbox, session: &Session) -> Result<bool> {
+        if !self.read(now, &mut all.stats)? {
+            return Ok(false);
+        }
+        loop {
+            let (start, bundles) = (self.buf.start(), inbox.bundles_mut());
+            let new = bundles.len();
+            let step = self.decoder.step(self.buf.data(), bundles);
+            let (used, step) = step.map_err(|e| Error::decode(self.broker(), e))?;
+            self.buf.consume(used);
+            match step {
+                Step::Need(need) => {
+                    self.need = need;
+                    match self.decoder.is_between_frames() && self.buf.data().is_empty() {
+                        true => self.channel.answer_ends(now, None),
+                        false => self.channel.answer_begins(now),
+                    }
+                    return Ok(true);
+                }
+                Step::Bundles => {
+                    // All of one chunk.
+                    let partition = self.partition(bundles.get(new).map_or(0, |bundle| bundle.slot));
+                    for bundle in bundles.iter_mut().skip(new) {
+                        bundle.slot = partition;
+                        bundle.set = start + bundle.set.start..start + bundle.set.end;
+                    }
+                    self.retry.reset();
+                    let lookahead = inbox.accept(new, all, &self.buf, self.channel.broker());
+                    if lookahead == Lookahead::SeeFirst || inbox.is_full() {
+                        return Ok(true);
+                    }
+                }
+                Step::Event(Event::Response { request_id }) => self.current = self.in_flight.remove(&request_id),
+                Step::Event(Event::Partition { slot, answer }) => self.on_answer(now, slot, answer, all, session),
+                Step::Event(Event::ChunkEnd { slot, end }) => {
+                    let partition = self.partition(slot);
+                    if let Some(fetch) = &mut self.current {
+                        all.on_chunk_end(now, partition, end, &mut fetch.summary);
+                    }
+                }
+                Step::Event(Event::End { .. }) => {
+                    if let Some(fetch) = self.current.take() {
+                        self.on_end(now, fetch, all, inbox, session);
+                    }
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
     /// Reads what the decoder needs, as far as it has arrived. Returns whether all of it is there.
     ///
     /// # Errors
     /// The connection has failed, or something on it is overdue.
-    pub(super) fn read(&mut self, now: Time, stats: &mut Stats) -> Result<bool> {
+    fn read(&mut self, now: Time, stats: &mut Stats) -> Result<bool> {
         if self.is_idle() || !self.channel.is_up() {
             return Ok(false);
         }
@@ -235,76 +305,85 @@ impl Fetcher {
         Ok(true)
     }
 
-    /// Continues with what has been read.
-    ///
-    /// # Errors
-    /// Malformed data.
-    pub(super) fn step(&mut self, now: Time, all: &mut Partitions, inbox: &mut Inbox) -> Result<Stepped> {
-        let (start, bundles) = (self.buf.start(), inbox.bundles_mut());
-        let new = bundles.len();
-        let step = self.decoder.step(self.buf.data(), bundles);
-        let (used, step) = step.map_err(|e| Error::decode(self.channel.broker(), e))?;
-        self.buf.consume(used);
-        Ok(match step {
-            Step::Need(need) => {
-                self.need = need;
-                match self.decoder.is_between_frames() && self.buf.data().is_empty() {
-                    true => self.channel.answer_ends(now, None),
-                    false => self.channel.answer_begins(now),
-                }
-                Stepped::Need
-            }
-            Step::Bundles => {
-                // All of one chunk.
-                let partition = self.partition(bundles.get(new).map_or(0, |bundle| bundle.slot));
-                for bundle in bundles.iter_mut().skip(new) {
-                    bundle.slot = partition;
-                    bundle.set = start + bundle.set.start..start + bundle.set.end;
-                }
-                self.retry.reset();
-                Stepped::Bundles(inbox.accept(new, all, &self.buf, self.channel.broker()))
-            }
-            Step::Event(event) => self.on_event(now, event, all),
-        })
-    }
-
-    fn on_event(&mut self, now: Time, event: Event, all: &mut Partitions) -> Stepped {
-        match event {
-            Event::Response { request_id } => {
-                self.current = self.in_flight.remove(&request_id);
-                Stepped::Bundles(Lookahead::Clear)
-            }
-            Event::Partition { slot, answer } => {
-                let partition = self.partition(slot);
-                let Some(fetch) = &mut self.current else { return Stepped::Bundles(Lookahead::Clear) };
-                Stepped::Partition(partition, all.on_answer(now, partition, answer, &mut fetch.summary))
-            }
-            Event::ChunkEnd { slot, end } => {
-                let partition = self.partition(slot);
-                let next = all.with(partition, |partition, rules| partition.on_chunk_end(now, end, rules));
-                Stepped::Partition(partition, next)
-            }
-            Event::End { request_id } => {
-                self.channel.answer_ends(now, Some(request_id));
-                self.retry.reset();
-                let Some(fetch) = self.current.take() else { return Stepped::Bundles(Lookahead::Clear) };
-                self.way.risky -= fetch.load.risky;
-                self.way.suspects -= fetch.load.suspects;
-                all.stats.fetches += 1;
-                all.stats.empty_fetches += u64::from(!fetch.summary.has_data);
-                Stepped::End(fetch)
-            }
-        }
-    }
-
     /// The partition that a slot of the answer being read stands for.
     fn partition(&self, slot: usize) -> usize {
         self.current.as_ref().and_then(|fetch| fetch.partitions.get(slot)).copied().unwrap_or(0)
     }
 
+    /// Takes in what an answer says about a partition, and does what the partition cannot do for itself.
+    fn on_answer(&mut self, now: Time, slot: usize, answer: PartitionAnswer, all: &mut Partitions, session: &Session) {
+        let partition = self.partition(slot);
+        let Some(fetch) = &mut self.current else { return };
+        let mut next = all.on_answer(now, partition, answer, &mut fetch.summary);
+        if let Next::AskAt(endpoint) = next {
+            let (found, name) = (session.book.named(endpoint), &all.get(partition).name);
+            // A replica near us must never be taken for the leader that messages are published to.
+            if let (Ok(Some(leader)), false) = (&found, all.rules().options.prefer_local) {
+                session.book.learn(&name.topic, name.partition, leader.clone(), now);
+            }
+            next = all.on_named(now, partition, endpoint, found, &mut fetch.summary);
+        }
+        if let Next::NoLeader = next {
+            let name = &all.get(partition).name;
+            session.book.forget(&name.topic, name.partition);
+        }
+    }
+
+    /// Ends an answer. If there is more of a partition it is asked for at once, so that the leader sends while the messages of
+    /// this answer are handed out.
+    fn on_end(&mut self, now: Time, fetch: InFlight, all: &mut Partitions, inbox: &mut Inbox, session: &Session) {
+        self.channel.answer_ends(now, Some(fetch.request_id));
+        self.retry.reset();
+        self.way.risky -= fetch.load.risky;
+        self.way.suspects -= fetch.load.suspects;
+        all.stats.fetches += 1;
+        all.stats.empty_fetches += u64::from(!fetch.summary.has_data);
+        if fetch.summary.knows_no_leader {
+            session.book.knew_no_leader(self.broker(), now);
+        }
+        let prefetches = all.rules().options.prefetch && inbox.has_bundles();
+        let soon = fetch.is_soon(now);
+        for partition in fetch.partitions {
+            if all.on_end(now, partition, soon, prefetches.then_some(self.channel.broker())) {
+                self.want(partition);
+            }
+        }
+        fetch.summary.failure.into_iter().for_each(|e| inbox.fail(e));
+        self.ask(now, LookUp::Never, all, inbox, session);
+    }
+
+    /// Drops the connection after `e`, so that its partitions are asked for again.
+    fn on_failure(&mut self, now: Time, e: &Error, all: &mut Partitions, inbox: &mut Inbox, session: &Session) {
+        let was_up = self.channel.is_up();
+        let before = self.current.as_mut().and_then(|fetch| fetch.summary.failure.take());
+        before.into_iter().for_each(|e| inbox.fail(e));
+        let lost = self.lose(now, e, session);
+        if !e.is_transient() {
+            return inbox.fail(e.clone());
+        }
+        let while_idle = lost.iter().all(|(_, how)| how.while_idle);
+        let mut failed = None;
+        for (partition, how) in lost {
+            failed = all.on_lost(now, partition, how, e).err().or(failed);
+        }
+        if while_idle && failed.is_none() {
+            all.looks_for_added = true;
+            return debug!("{e:#}, had ended while idle, dialing again");
+        }
+        let until = self.retry.retry_or_fail(now, &self.policy).unwrap_or(now);
+        self.channel.rest_until(until);
+        *(if was_up { &mut all.stats.reconnects } else { &mut all.stats.failed_brokers }) += 1;
+        session.book.failed(self.broker(), now);
+        match failed {
+            Some(e) => inbox.fail(e),
+            None => warn!("{e:#}, trying again in {:?}", until.since(now)),
+        }
+        all.probe();
+    }
+
     /// Forgets everything that belongs to the connection, which failed with `e`. Returns the partitions that were asked for
     /// or wanted, and how they were lost.
-    pub(super) fn lose(&mut self, now: Time, e: &Error, session: &Session) -> Vec<(usize, Lost)> {
+    fn lose(&mut self, now: Time, e: &Error, session: &Session) -> Vec<(usize, Lost)> {
         let (is_lost, looked) = (e.is_connection_lost(), self.channel.looked_at());
         let ended_within = |time: Duration, sent: Time| is_lost && looked.since(sent) < time;
         let while_idle = self.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
@@ -334,14 +413,6 @@ impl Fetcher {
         lost
     }
 
-    /// Leaves it alone for a while after a failure. Returns for how long.
-    pub(super) fn rest(&mut self, now: Time, policy: &RetryPolicy) -> Duration {
-        let policy = RetryPolicy { timeout: Duration::MAX, ..*policy };
-        let until = self.retry.retry_or_fail(now, &policy).unwrap_or(now);
-        self.channel.rest_until(until);
-        until.since(now)
-    }
-
     /// Gives the connection back, if nothing is awaited on it.
     pub(super) fn give_back(self, session: &Session) {
         if self.is_idle() && self.buf.data().is_empty() {
@@ -350,23 +421,19 @@ impl Fetcher {
     }
 }
 
-/// The topics of a request, each once, in the order in which they come first, and which partitions its slots are.
-fn slots(request: &[(usize, Want)], all: &Partitions) -> (Vec<FetchTopic>, Vec<usize>) {
-    let mut topics: Vec<(FetchTopic, Vec<usize>)> = Vec::new();
+/// The topics of a request, each once, and which partitions its slots are.
+fn slots(mut request: Vec<(usize, Want)>, all: &Partitions) -> (Vec<FetchTopic>, Vec<usize>) {
     let share = MOST_AHEAD / u32::try_from(request.len()).unwrap_or(u32::MAX).max(1);
-    for &(index, Want { seq, fetch_size, ahead, .. }) in request {
-        let TopicPartition { topic: name, partition } = all.get(index).name().clone();
-        let wanted = FetchPartition { partition, seq, fetch_size: fetch_size.max(ahead.min(share)) };
-        match topics.iter_mut().rev().find(|(topic, _)| topic.name == name) {
-            Some((topic, slots)) => {
-                topic.partitions.push(wanted);
-                slots.push(index);
-            }
-            None => topics.push((FetchTopic { name, partitions: vec![wanted] }, vec![index])),
-        }
-    }
-    let (topics, slots): (Vec<_>, Vec<_>) = topics.into_iter().unzip();
-    (topics, slots.concat())
+    let topic = |of: &(usize, Want)| &all.get(of.0).name.topic;
+    request.sort_by(|a, b| topic(a).cmp(topic(b)));
+    let topics = request.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
+        let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, ahead, .. })| {
+            let partition = all.get(index).name.partition;
+            FetchPartition { partition, seq, fetch_size: fetch_size.max(ahead.min(share)) }
+        });
+        FetchTopic { name: topic(&of_topic[0]).clone(), partitions: wanted.collect() }
+    });
+    (topics.collect(), request.iter().map(|(index, _)| *index).collect())
 }
 
 fn new_decoder(session: &Session) -> FetchDecoder {
@@ -374,3 +441,6 @@ fn new_decoder(session: &Session) -> FetchDecoder {
     decoder.join_up_to(JOINED);
     decoder
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,8 +32,8 @@ pub(super) struct Inbox {
     after: u64,
     /// Who sent the bundles.
     sender: Option<BrokerAddr>,
-    /// What ends the subscription, and the fetch whose answer may still bring something that comes first.
-    error: Option<(Error, Option<u32>)>,
+    /// What ends the subscription.
+    error: Option<Error>,
 }
 
 /// What was handed out of the decoded messages.
@@ -124,8 +124,9 @@ impl Inbox {
         }
     }
 
-    /// Forgets everything but the error.
+    /// Forgets everything.
     pub(super) fn clear(&mut self) {
+        self.error = None;
         self.taken = self.bundles.len();
         self.release();
     }
@@ -163,11 +164,11 @@ impl Inbox {
                 }
             }
             if let Some(e) = failure.filter(|_| !stopped) {
-                let name = all.get(partition).name();
+                let name = &all.get(partition).name;
                 let e = e.in_partition(&name.topic, name.partition);
                 let sender = self.sender.as_ref().map_or_else(String::new, ToString::to_string);
                 // It comes before whatever else has arrived.
-                self.error = Some((Error::decode(&sender, e), None));
+                self.error = Some(Error::decode(&sender, e));
                 self.taken = self.bundles.len();
             }
         }
@@ -179,28 +180,20 @@ impl Inbox {
         count
     }
 
-    /// Ends the subscription with this error, after all that came before it and the rest of the answer to this fetch; the
-    /// first error counts.
-    pub(super) fn fail(&mut self, e: Error, after: Option<u32>) {
-        self.error.get_or_insert((e, after));
-    }
-
-    /// Notes that the answer to this fetch is over.
-    pub(super) fn on_answer_over(&mut self, fetch: u32) {
-        if let Some((_, after)) = &mut self.error {
-            *after = after.filter(|&after| after != fetch);
-        }
+    /// Ends the subscription with this error, after all that came before it; the first error counts.
+    pub(super) fn fail(&mut self, e: Error) {
+        self.error.get_or_insert(e);
     }
 
     /// Whether nothing is left before the error.
     pub(super) fn is_error_due(&self) -> bool {
-        !self.has_bundles() && !self.has_messages() && self.error.as_ref().is_some_and(|(_, after)| after.is_none())
+        self.error.is_some() && !self.has_bundles() && !self.has_messages()
     }
 
     /// Takes the error, once nothing is left before it.
     pub(super) fn take_error(&mut self) -> Option<Error> {
         let is_due = self.is_error_due();
-        self.error.take_if(|_| is_due).map(|(e, _)| e)
+        self.error.take_if(|_| is_due)
     }
 }
 

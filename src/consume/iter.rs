@@ -6,19 +6,19 @@ use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use log::{debug, warn};
+use log::debug;
 
 use super::close::CloseHandle;
-use super::fetcher::{Fetcher, InFlight, Stepped};
+use super::fetcher::Fetcher;
 use super::inbox::Inbox;
-use super::partition::{Lookahead, Next, Partition, Rules};
+use super::partition::{Partition, Rules};
 use super::partitions::Partitions;
 use super::position::{PartitionStats, Stats};
 use super::position::{Position, Positions};
 use super::subscription::Subscription;
 use crate::error::{Error, Result};
 use crate::message::{Batch, Gap, Message, TopicPartition};
-use crate::net::{BrokerAddr, LookUp, RetryPolicy, Time, wait};
+use crate::net::{BrokerAddr, LookUp, Time, wait};
 use crate::session::Session;
 
 /// The longest chunk, in bytes, to read to its end when no more of it is wanted; beyond that a new connection is cheaper.
@@ -105,13 +105,10 @@ pub struct ConsumeIter {
     /// The fetcher whose turn it is to have read what it sent.
     turn: usize,
     inbox: Inbox,
-    /// Whether to ask for more before all that has arrived is handed out.
-    prefetch: bool,
     closer: CloseHandle,
     /// Messages that may still be handed out.
     remaining: u64,
     finished: bool,
-    retry: RetryPolicy,
 }
 
 impl ConsumeIter {
@@ -128,13 +125,11 @@ impl ConsumeIter {
         let rules = Rules { options: subscription.options, in_cluster, bundle_limit, retry };
         ConsumeIter {
             inbox: Inbox::default(),
-            retry: session.retry_policy(),
             session: session.clone(),
             partitions: Partitions::new(partitions, whole, rules),
             fetchers: Vec::new(),
             places: HashMap::new(),
             turn: 0,
-            prefetch: true,
             closer: subscription.closer.unwrap_or_default(),
             remaining: subscription.limit.unwrap_or(u64::MAX),
             finished: false,
@@ -184,7 +179,7 @@ impl ConsumeIter {
             return Ok(Some(message));
         }
         let until = self.session.now().after(d);
-        Ok(if self.pull(until)? { self.pop() } else { None })
+        self.pull(until).map(|_| self.pop())
     }
 
     /// Returns up to `max` messages: those that come within `wait`. It waits for the whole of `wait` unless there are `max`
@@ -196,21 +191,12 @@ impl ConsumeIter {
     pub fn next_many(&mut self, max: usize, wait: Duration) -> Result<Vec<Message>> {
         let (until, mut messages) = (self.session.now().after(wait), Vec::new());
         while messages.len() < max {
-            if let Some(message) = self.pop() {
-                messages.push(message);
-                continue;
-            }
-            match self.fill(until) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(e) if messages.is_empty() => {
-                    self.finish();
-                    return Err(e);
-                }
-                Err(e) => {
-                    self.inbox.fail(e, None);
-                    break;
-                }
+            match self.pop() {
+                Some(message) => messages.push(message),
+                None if messages.is_empty() && self.pull(until)? => {}
+                // An error stays for the next call.
+                None if !messages.is_empty() && self.fill(until) => {}
+                None => break,
             }
         }
         Ok(messages)
@@ -226,8 +212,10 @@ impl ConsumeIter {
     /// As the items of the iterator; it is then finished.
     #[must_use = "messages that are dropped count as delivered"]
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
-        let has_rest = self.inbox.has_messages() && !self.closer.is_closed();
-        Ok(if has_rest || self.pull(Time::NEVER)? { self.inbox.pop_all() } else { None })
+        if !self.inbox.has_messages() || self.closer.is_closed() {
+            self.pull(Time::NEVER)?;
+        }
+        Ok(self.inbox.pop_all())
     }
 
     /// Returns whether it has ended: with an error, by a stop condition, or by [`close`](CloseHandle::close).
@@ -250,14 +238,14 @@ impl ConsumeIter {
 
     fn next_seq(&self, index: usize) -> u64 {
         let delivered = self.inbox.delivered().filter(|delivered| delivered.partition == index);
-        delivered.map_or(self.partitions.get(index).position(), |delivered| delivered.position)
+        delivered.map_or(self.partitions.get(index).position, |delivered| delivered.position)
     }
 
     /// Returns the next number of every partition that has a [position](ConsumeIter::position_of).
     pub fn positions(&self) -> Positions {
         let begun = self.partitions.iter().filter(|(_, partition)| partition.has_begun());
         let position = |(index, partition): (usize, &Partition)| {
-            let TopicPartition { topic, partition } = partition.name().clone();
+            let TopicPartition { topic, partition } = partition.name.clone();
             Position::new(topic, partition, self.next_seq(index))
         };
         begun.map(position).collect()
@@ -266,20 +254,20 @@ impl ConsumeIter {
     /// Returns the number of a partition's last message according to the latest answer to a fetch, 0 if it has none; `None`
     /// if no answer has told it yet.
     pub fn high_water_mark(&self, topic: &str, partition: u16) -> Option<u64> {
-        self.partitions.find(topic, partition)?.1.high_water_mark()
+        self.partitions.find(topic, partition)?.1.high_water_mark
     }
 
     /// Returns how many numbers lie between the positions and the high-water marks, all partitions together. Numbers that
     /// no message has count too.
     pub fn lag(&self) -> u64 {
-        let lags = self.partitions.iter().map(|(index, partition)| partition.lag(self.next_seq(index)));
+        let lags = self.partitions.iter().filter_map(|(index, partition)| partition.lag(self.next_seq(index)));
         lags.fold(0, u64::saturating_add)
     }
 
     /// As [`lag`](ConsumeIter::lag), for one partition; `None` if it was not subscribed to, or its mark is not known yet.
     pub fn lag_of(&self, topic: &str, partition: u16) -> Option<u64> {
         let (index, partition) = self.partitions.find(topic, partition)?;
-        partition.high_water_mark().map(|_| partition.lag(self.next_seq(index)))
+        partition.lag(self.next_seq(index))
     }
 
     /// Returns what retention took before it was delivered.
@@ -298,12 +286,11 @@ impl ConsumeIter {
         }
         let wall = self.session.net.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         stats.partitions.extend(self.partitions.iter().map(|(index, of)| {
-            let TopicPartition { topic, partition } = of.name().clone();
+            let TopicPartition { topic, partition } = of.name.clone();
             let latest = delivered.filter(|delivered| delivered.partition == index);
             let published = latest.map(|latest| latest.timestamp_ms).or(of.timestamp_ms).map(Duration::from_millis);
             let age = published.map(|published| wall.saturating_sub(published));
-            let lag = of.high_water_mark().map(|_| of.lag(self.next_seq(index)));
-            PartitionStats { topic, partition, lag, age }
+            PartitionStats { topic, partition, lag: of.lag(self.next_seq(index)), age }
         }));
         stats.leaders.extend(self.fetchers.iter().map(|leader| leader.stats(now)));
         stats
@@ -315,35 +302,34 @@ impl ConsumeIter {
         if self.closer.is_closed() { None } else { self.inbox.pop() }
     }
 
-    /// As [`fill`](ConsumeIter::fill); after an error it is finished.
+    /// As [`fill`](ConsumeIter::fill), and takes the error that is due; it is then finished.
     fn pull(&mut self, until: Time) -> Result<bool> {
-        self.fill(until).inspect_err(|_| self.finish())
+        let has_messages = self.fill(until);
+        let error = self.inbox.take_error().inspect(|_| self.finish());
+        error.map_or(Ok(has_messages), Err)
     }
 
     /// Decodes the next messages, blocking until then for bundles: the one loop. Returns whether there are any; if not, that
-    /// time has come, or it is finished.
-    fn fill(&mut self, until: Time) -> Result<bool> {
+    /// time has come, an error is due, or it is finished.
+    fn fill(&mut self, until: Time) -> bool {
         self.settle();
         for turns in 0.. {
             if self.finished || self.closer.is_closed() || self.remaining == 0 {
                 self.finish();
-                return Ok(false);
+                return false;
             }
             let count = self.inbox.decode_next(&mut self.partitions, &self.session.config.limits, self.remaining);
             self.remaining -= count;
-            if count > 0 {
-                return Ok(true);
-            }
-            if let Some(e) = self.inbox.take_error() {
-                return Err(e);
+            if count > 0 || self.inbox.is_error_due() {
+                return count > 0;
             }
             if self.partitions.all_done() {
                 self.finish();
-                return Ok(false);
+                return false;
             }
             let now = self.session.now();
             if turns > MOST_TURNS && now >= until {
-                return Ok(false);
+                return false;
             }
             self.dispatch(now, if now < until { LookUp::Allowed } else { LookUp::Never });
             if self.receive(now) || self.inbox.is_error_due() || self.partitions.has_due() {
@@ -355,11 +341,13 @@ impl ConsumeIter {
                 continue;
             }
             if now >= until {
-                return Ok(false);
+                return false;
             }
-            self.wait(until.min(self.partitions.next_wake()), Fetcher::is_used)?;
+            if let Err(e) = self.wait(until.min(self.partitions.next_wake()), Fetcher::is_used) {
+                self.inbox.fail(e);
+            }
         }
-        Ok(false)
+        false
     }
 
     /// Counts what was handed out as delivered.
@@ -379,12 +367,15 @@ impl ConsumeIter {
         self.finished = true;
         self.settle();
         self.inbox.clear();
-        self.give_back_fetchers();
+        self.keep_fetchers(|_| false);
     }
 
-    fn give_back_fetchers(&mut self) {
-        self.places.clear();
-        self.fetchers.drain(..).for_each(|fetcher| fetcher.give_back(&self.session));
+    /// Drops the other fetchers, and gives their connections back where nothing is awaited on them.
+    fn keep_fetchers(&mut self, is_kept: impl Fn(&Fetcher) -> bool) {
+        let (kept, unused): (Vec<_>, Vec<_>) = self.fetchers.drain(..).partition(is_kept);
+        unused.into_iter().for_each(|fetcher| fetcher.give_back(&self.session));
+        self.places = kept.iter().enumerate().map(|(turn, fetcher)| (fetcher.broker().clone(), turn)).collect();
+        self.fetchers = kept;
     }
 
     /// Sends what is due to its leaders, as far as those can be reached now.
@@ -394,13 +385,11 @@ impl ConsumeIter {
         while let Some(index) = self.partitions.next_due() {
             let leader = self.leader_of(index, now, &mut other);
             let turn = self.fetcher_at(&leader, now);
-            self.fetchers[turn].wanted.push_back(index);
+            self.fetchers[turn].want(index);
             self.partitions.with(index, |partition, _| partition.set_leader(leader));
         }
-        for turn in 0..self.fetchers.len() {
-            if let Err(e) = self.fetchers[turn].ask(now, look_up, &mut self.partitions, &self.session) {
-                self.on_failure(turn, &e, now);
-            }
+        for fetcher in &mut self.fetchers {
+            fetcher.ask(now, look_up, &mut self.partitions, &mut self.inbox, &self.session);
         }
     }
 
@@ -408,8 +397,8 @@ impl ConsumeIter {
     /// same for all of them.
     fn leader_of(&self, index: usize, now: Time, other: &mut Option<Option<BrokerAddr>>) -> BrokerAddr {
         let (partition, book) = (self.partitions.get(index), &self.session.book);
-        let TopicPartition { topic, partition: id } = partition.name();
-        let leader = partition.leader().cloned().unwrap_or_else(|| book.broker_for(topic, *id));
+        let TopicPartition { topic, partition: id } = &partition.name;
+        let leader = partition.leader.clone().unwrap_or_else(|| book.broker_for(topic, *id));
         let is_resting =
             |addr: &BrokerAddr| self.places.get(addr).is_some_and(|&turn| self.fetchers[turn].is_resting(now));
         if !is_resting(&leader) {
@@ -425,7 +414,7 @@ impl ConsumeIter {
             return turn;
         }
         if self.fetchers.len() > MAX_UNUSED {
-            self.drop_unused(now);
+            self.keep_fetchers(|fetcher| fetcher.is_used() || fetcher.is_resting(now));
         }
         debug!("{broker}: joining the subscription");
         self.fetchers.push(Fetcher::new(broker, &self.session, self.partitions.names()));
@@ -433,136 +422,32 @@ impl ConsumeIter {
         self.fetchers.len() - 1
     }
 
-    fn drop_unused(&mut self, now: Time) {
-        let is_kept = |fetcher: &Fetcher| fetcher.is_used() || fetcher.is_resting(now);
-        let (kept, unused): (Vec<_>, Vec<_>) = self.fetchers.drain(..).partition(is_kept);
-        self.fetchers = kept;
-        self.places = self.fetchers.iter().enumerate().map(|(turn, f)| (f.broker().clone(), turn)).collect();
-        unused.into_iter().for_each(|fetcher| fetcher.give_back(&self.session));
-    }
-
-    /// Lets the leaders take turns until one has something, beginning with the one that had something last. Returns whether
+    /// Lets the leaders take turns until one has something, beginning with the one whose answer is not over. Returns whether
     /// one had.
     fn receive(&mut self, now: Time) -> bool {
         for _ in 0..self.fetchers.len() {
             self.turn = if self.turn < self.fetchers.len() { self.turn } else { 0 };
-            if self.take_turn(self.turn, now) {
+            let fetcher = &mut self.fetchers[self.turn];
+            let had_something = fetcher.receive(now, &mut self.partitions, &mut self.inbox, &self.session);
+            // After an answer it is the others' turn, however fast this one answers again.
+            if !had_something || !fetcher.is_receiving() {
+                self.turn += 1;
+            }
+            if had_something {
                 return true;
             }
-            self.turn += 1;
         }
         false
-    }
-
-    /// Takes in what a leader has sent, up to the end of the answer or of what has been read. Returns whether there was
-    /// anything.
-    fn take_turn(&mut self, turn: usize, now: Time) -> bool {
-        match self.fetchers[turn].read(now, &mut self.partitions.stats) {
-            Ok(true) => {}
-            Ok(false) => return false,
-            Err(e) => {
-                self.on_failure(turn, &e, now);
-                return true;
-            }
-        }
-        loop {
-            match self.fetchers[turn].step(now, &mut self.partitions, &mut self.inbox) {
-                Ok(Stepped::Need | Stepped::Bundles(Lookahead::SeeFirst)) => return true,
-                Ok(Stepped::Bundles(Lookahead::Clear)) if self.inbox.is_full() => return true,
-                Ok(Stepped::Bundles(Lookahead::Clear)) => {}
-                Ok(Stepped::Partition(index, next)) => self.on_next(turn, index, next, now),
-                Ok(Stepped::End(fetch)) => {
-                    self.on_end(turn, fetch, now);
-                    return true;
-                }
-                Err(e) => {
-                    self.inbox.fail(e, None);
-                    return true;
-                }
-            }
-        }
-    }
-
-    /// Does what a partition cannot do for itself.
-    fn on_next(&mut self, turn: usize, index: usize, next: Next, now: Time) {
-        let Some(fetch) = &mut self.fetchers[turn].current else { return };
-        let name = self.partitions.get(index).name();
-        match next {
-            Next::Go | Next::Gap(..) => {}
-            Next::NoLeader => self.session.book.forget(&name.topic, name.partition),
-            Next::Fail(e) => self.inbox.fail(e, Some(fetch.request_id)),
-            Next::AskAt(endpoint) => {
-                let found = self.session.book.named(endpoint);
-                // A replica near us must never be taken for the leader that messages are published to.
-                if let (Ok(Some(addr)), false) = (&found, self.partitions.rules().options.prefer_local) {
-                    self.session.book.learn(&name.topic, name.partition, addr.clone(), now);
-                }
-                let next = self.partitions.on_named(now, index, endpoint, found, &mut fetch.summary);
-                self.on_next(turn, index, next, now);
-            }
-        }
-    }
-
-    /// Ends an answer. If there is more of a partition it is asked for at once, so that the leader sends while the messages of
-    /// this answer are handed out.
-    fn on_end(&mut self, turn: usize, fetch: InFlight, now: Time) {
-        let (fetcher, soon) = (&mut self.fetchers[turn], fetch.is_soon(now));
-        if fetch.summary.knows_no_leader {
-            self.session.book.knew_no_leader(fetcher.broker(), now);
-        }
-        self.inbox.on_answer_over(fetch.request_id);
-        let prefetch = self.prefetch && self.inbox.has_bundles();
-        for index in fetch.partitions {
-            if self.partitions.on_end(now, index, soon, prefetch.then_some(fetcher.broker())) {
-                fetcher.wanted.push_back(index);
-            }
-        }
-        if let Err(e) = fetcher.ask(now, LookUp::Never, &mut self.partitions, &self.session) {
-            self.on_failure(turn, &e, now);
-        }
-        // It is the others' turn, however fast this one answers again.
-        self.turn += 1;
-    }
-
-    /// Drops a leader's connection after `e`, so that its partitions are asked for again.
-    fn on_failure(&mut self, turn: usize, e: &Error, now: Time) {
-        let fetcher = &mut self.fetchers[turn];
-        if let Some(fetch) = &fetcher.current {
-            self.inbox.on_answer_over(fetch.request_id);
-        }
-        let was_up = fetcher.channel_mut().is_up();
-        let lost = fetcher.lose(now, e, &self.session);
-        if !e.is_transient() {
-            return self.inbox.fail(e.clone(), None);
-        }
-        let while_idle = lost.iter().all(|(_, how)| how.while_idle);
-        let mut failed = None;
-        for (index, how) in lost {
-            failed = self.partitions.on_lost(now, index, how, e).err().or(failed);
-        }
-        if while_idle && failed.is_none() {
-            self.partitions.looks_for_added = true;
-            return debug!("{e:#}, had ended while idle, dialing again");
-        }
-        let pause = fetcher.rest(now, &self.retry);
-        let stats = &mut self.partitions.stats;
-        *(if was_up { &mut stats.reconnects } else { &mut stats.failed_brokers }) += 1;
-        self.session.book.failed(fetcher.broker(), now);
-        match failed {
-            Some(e) => self.inbox.fail(e, None),
-            None => warn!("{e:#}, trying again in {pause:?}"),
-        }
-        self.partitions.probe();
     }
 
     /// Returns the first messages at or above `seq`, whatever was asked for before and how that ended: for a subscription to
     /// one partition. `None` if there are none now.
     pub(super) fn batch_at(&mut self, seq: u64) -> Result<Option<Batch<'_>>> {
-        (self.prefetch, self.finished) = (false, false);
+        self.finished = false;
         self.inbox.clear();
         self.partitions.with(0, |partition, _| partition.end());
         if self.partitions.get(0).chunk_len() > MAX_PASSED_OVER {
-            self.give_back_fetchers();
+            self.keep_fetchers(|_| false);
         }
         while self.fetchers.iter().any(|fetcher| !fetcher.is_idle()) && !self.closer.is_closed() {
             if !self.receive(self.session.now()) {
@@ -570,7 +455,7 @@ impl ConsumeIter {
             }
         }
         self.partitions.seek(0, seq);
-        match self.fill(Time::NEVER)? {
+        match self.pull(Time::NEVER)? {
             true => Ok(self.inbox.pop_all()),
             false if self.closer.is_closed() => Err(Error::Closed),
             false => Ok(None),
@@ -587,10 +472,7 @@ impl Iterator for ConsumeIter {
         if let Some(message) = self.pop() {
             return Some(Ok(message));
         }
-        match self.pull(Time::NEVER) {
-            Ok(_) => self.pop().map(Ok),
-            Err(e) => Some(Err(e)),
-        }
+        self.pull(Time::NEVER).map(|_| self.pop()).transpose()
     }
 
     /// At most the rest of the [limit](crate::Subscription::limit): anything can end it early.
@@ -614,6 +496,6 @@ impl fmt::Debug for ConsumeIter {
 /// Connections on which nothing is awaited go back to the client; the others are closed. Neither waits for anything.
 impl Drop for ConsumeIter {
     fn drop(&mut self) {
-        self.give_back_fetchers();
+        self.keep_fetchers(|_| false);
     }
 }

@@ -28,27 +28,27 @@ use crate::protocol::{DecodeError, DecodeFault};
 use crate::session::Marks;
 pub(super) use answers::{Lookahead, Lost, Next, Rules, Want};
 
-/// See the module.
+/// See the module. Others look at its fields and leave them alone.
 #[derive(Debug, Default)]
 pub(super) struct Partition {
-    name: TopicPartition,
-    state: State,
+    pub(super) name: TopicPartition,
+    pub(super) state: State,
     begin: Begin,
     /// The next number to deliver; 0: the first there is.
-    position: u64,
+    pub(super) position: u64,
     /// The next number to ask for: what lies between the two has arrived.
     fetch_from: u64,
     /// The time stamp of the last message delivered.
     pub(super) timestamp_ms: Option<u64>,
     /// As last heard of.
     first_available: u64,
-    high_water_mark: Option<u64>,
+    pub(super) high_water_mark: Option<u64>,
     /// The last number to deliver.
     end: Option<u64>,
     /// `stop_at_end` has still to learn the end.
     end_unknown: bool,
     /// Where the last answer, or the address book, said to ask.
-    leader: Option<BrokerAddr>,
+    pub(super) leader: Option<BrokerAddr>,
     /// The broker may wait with the fetch in flight.
     waits: bool,
     last_was_empty: bool,
@@ -130,26 +130,6 @@ impl Partition {
         Partition { begin: Begin::Probe, state: State::Done, ..Partition::new(name, 0, None, options) }
     }
 
-    pub(super) fn name(&self) -> &TopicPartition {
-        &self.name
-    }
-
-    pub(super) fn state(&self) -> State {
-        self.state
-    }
-
-    pub(super) fn position(&self) -> u64 {
-        self.position
-    }
-
-    pub(super) fn high_water_mark(&self) -> Option<u64> {
-        self.high_water_mark
-    }
-
-    pub(super) fn leader(&self) -> Option<&BrokerAddr> {
-        self.leader.as_ref()
-    }
-
     pub(super) fn set_leader(&mut self, leader: BrokerAddr) {
         self.leader = Some(leader);
     }
@@ -172,16 +152,15 @@ impl Partition {
         self.begin == Begin::Probe
     }
 
-    /// The numbers from `position` up to the high-water mark.
-    pub(super) fn lag(&self, position: u64) -> u64 {
-        let next = position.max(self.first_available).max(1);
-        let next = if self.has_begun() { next } else { u64::MAX };
-        self.high_water_mark.map_or(0, |mark| mark.saturating_add(1).saturating_sub(next))
+    /// How many numbers there are from `position` up to the high-water mark, if that is known.
+    pub(super) fn lag(&self, position: u64) -> Option<u64> {
+        let next = if self.has_begun() { position.max(self.first_available).max(1) } else { u64::MAX };
+        self.high_water_mark.map(|mark| mark.saturating_add(1).saturating_sub(next))
     }
 
     /// Whether there is more of it than has arrived.
     pub(super) fn is_behind(&self) -> bool {
-        self.lag(self.fetch_from) > 0
+        self.lag(self.fetch_from) > Some(0)
     }
 
     /// Whether the number to ask for may lie in a gap that kills a server: it is not above the mark, as far as that is known.

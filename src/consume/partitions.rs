@@ -23,6 +23,7 @@ use crate::error::{Error, Fault, Result};
 use crate::message::{Gap, TopicPartition, TopicPartitions};
 use crate::net::{BrokerAddr, Time};
 use crate::protocol::fetch::{MAX_PARTITIONS, PartitionAnswer};
+use crate::protocol::stream::ChunkEnd;
 
 /// The most bytes to ask for with one request. The answer's length is a 32-bit number that brokers do not guard, and they
 /// may send more than was asked for.
@@ -53,12 +54,14 @@ pub(super) struct Partitions {
 }
 
 /// What an answer has brought so far. Answers of several leaders are read side by side.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct AnswerSummary {
     pub(super) has_data: bool,
     pub(super) has_fault: bool,
     /// A partition has no leader, as far as the broker knows, or none that it leads to.
     pub(super) knows_no_leader: bool,
+    /// What ends the subscription, after the rest of the answer.
+    pub(super) failure: Option<Error>,
 }
 
 /// How many partitions that are asked for at a leader may be why a connection ends, and how many of them may have ended one
@@ -77,13 +80,13 @@ impl Partitions {
             list.push(Partition::dormant(TopicPartition { topic, partition }, &rules.options));
         }
         let mut places: HashMap<Arc<str>, HashMap<u16, usize>> = HashMap::new();
-        for (index, TopicPartition { topic, partition }) in list.iter().map(Partition::name).enumerate() {
+        for (index, TopicPartition { topic, partition }) in list.iter().map(|partition| &partition.name).enumerate() {
             places.entry(topic.clone()).or_default().insert(*partition, index);
         }
-        let idle = list.iter().enumerate().filter(|(_, partition)| partition.state() == State::Idle);
+        let idle = list.iter().enumerate().filter(|(_, partition)| partition.state == State::Idle);
         let due: VecDeque<usize> = idle.map(|(index, _)| index).collect();
         Partitions {
-            names: list.iter().map(|partition| partition.name().clone()).collect(),
+            names: list.iter().map(|partition| partition.name.clone()).collect(),
             places,
             rules,
             open: due.len(),
@@ -129,9 +132,9 @@ impl Partitions {
     pub(super) fn with<R>(&mut self, index: usize, act: impl FnOnce(&mut Partition, &Rules) -> R) -> R {
         #[allow(clippy::indexing_slicing)]
         let partition = &mut self.list[index];
-        let (before, was_suspect) = (partition.state(), partition.is_suspect());
+        let (before, was_suspect) = (partition.state, partition.is_suspect());
         let done = act(partition, &self.rules);
-        let (after, is_suspect) = (partition.state(), partition.is_suspect());
+        let (after, is_suspect) = (partition.state, partition.is_suspect());
         self.suspects = self.suspects + usize::from(is_suspect) - usize::from(was_suspect);
         if before != after {
             self.open = self.open + usize::from(after != State::Done) - usize::from(before != State::Done);
@@ -165,7 +168,7 @@ impl Partitions {
     pub(super) fn next_due(&mut self) -> Option<usize> {
         loop {
             let index = self.due.pop_front()?;
-            if self.get(index).state() == State::Idle {
+            if self.get(index).state == State::Idle {
                 return Some(index);
             }
         }
@@ -218,7 +221,7 @@ impl Partitions {
         if was_probe && !self.get(index).is_probe() {
             self.on_new_partition(index);
         }
-        self.count(index, next, summary)
+        self.note(index, next, summary)
     }
 
     /// Takes in who the leader is that an answer named; `None`: nobody.
@@ -233,24 +236,35 @@ impl Partitions {
         self.stats.redirects += 1;
         let next = self.with(index, |partition, rules| partition.on_named(now, named, found, rules));
         // The first redirect is how leaders are found; the broker that repeats one may not know better.
-        summary.knows_no_leader |= matches!(self.get(index).state(), State::Paused(_));
-        self.count(index, next, summary)
+        summary.knows_no_leader |= matches!(self.get(index).state, State::Paused(_));
+        self.note(index, next, summary)
     }
 
-    fn count(&mut self, index: usize, next: Next, summary: &mut AnswerSummary) -> Next {
+    /// Ends a partition's chunk.
+    pub(super) fn on_chunk_end(&mut self, now: Time, index: usize, end: ChunkEnd, summary: &mut AnswerSummary) {
+        let next = self.with(index, |partition, rules| partition.on_chunk_end(now, end, rules));
+        self.note(index, next, summary);
+    }
+
+    /// Notes what is to be done after an answer, and returns what only the shell can do.
+    fn note(&mut self, index: usize, next: Next, summary: &mut AnswerSummary) -> Next {
         match next {
             Next::NoLeader => {
                 self.stats.no_leader += 1;
                 summary.knows_no_leader = true;
             }
             Next::Gap(first, last) => self.add_gap(index, first, last),
-            Next::Go | Next::AskAt(_) | Next::Fail(_) => {}
+            Next::Fail(e) => {
+                summary.failure.get_or_insert(e);
+                return Next::Go;
+            }
+            Next::Go | Next::AskAt(_) => {}
         }
         next
     }
 
     fn add_gap(&mut self, index: usize, first: u64, last: u64) {
-        let TopicPartition { topic, partition } = self.get(index).name().clone();
+        let TopicPartition { topic, partition } = self.get(index).name.clone();
         // If retention is faster than we are, that is one growing gap, not many small ones.
         let same = self.gaps.last_mut().filter(|gap| gap.topic == topic && gap.partition == partition);
         match same.filter(|gap| gap.last + 1 == first) {
@@ -261,7 +275,7 @@ impl Partitions {
 
     /// A partition was added to a topic: it belongs to the subscription, and another one may come after it.
     fn on_new_partition(&mut self, index: usize) {
-        let TopicPartition { topic, partition } = self.get(index).name().clone();
+        let TopicPartition { topic, partition } = self.get(index).name.clone();
         info!("{topic}/{partition}: a new partition, read from its first message on");
         self.probes.retain(|&probe| probe != index);
         if let Some(partition) = partition.checked_add(1).filter(|&id| id <= MAX_ID) {
@@ -291,10 +305,10 @@ impl Partitions {
     pub(super) fn on_end(&mut self, now: Time, index: usize, soon: bool, leader: Option<&BrokerAddr>) -> bool {
         self.with(index, |partition, rules| partition.on_end(now, soon, rules));
         let partition = self.get(index);
-        if partition.state() != State::Idle {
+        if partition.state != State::Idle {
             return false;
         }
-        let again = leader.is_some() && partition.leader() == leader && partition.is_behind();
+        let again = leader.is_some() && partition.leader.as_ref() == leader && partition.is_behind();
         if !again {
             self.due.push_back(index);
         }
@@ -307,7 +321,7 @@ impl Partitions {
     /// As [`Partition::on_lost`].
     pub(super) fn on_lost(&mut self, now: Time, index: usize, how: Lost, e: &Error) -> Result<()> {
         self.with(index, |partition, rules| partition.on_lost(now, how, e, rules))?;
-        if self.get(index).state() == State::Idle {
+        if self.get(index).state == State::Idle {
             self.due.push_back(index);
         }
         Ok(())

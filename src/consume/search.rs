@@ -34,7 +34,9 @@ pub(super) fn seq_at(
     let all = Subscription::partition(&*name.topic, name.partition).fetch_size(PROBE_SIZE).close_with(closer);
     // A log that became shorter meanwhile is read from its beginning instead.
     let all = all.out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Earliest);
-    let all = all.stop_at_seq(high_water_mark).stop_at_end();
+    let mut all = all.stop_at_seq(high_water_mark).stop_at_end();
+    // The next probe is elsewhere.
+    all.options.prefetch = false;
     let place = Partition::new(name.clone(), low, Some((first_available, high_water_mark)), &all.options);
     let mut probes = ConsumeIter::new(session, all, vec![place], &[]);
     while low < high {

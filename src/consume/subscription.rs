@@ -56,6 +56,8 @@ pub(crate) struct Options {
     /// In milliseconds since 1970.
     pub(crate) stop_at_time: Option<u64>,
     pub(crate) prefer_local: bool,
+    /// Ask for more before all that has arrived is handed out.
+    pub(crate) prefetch: bool,
 }
 
 /// What to do when the number wanted next is not there: retention took it, or it lies beyond the end.
@@ -85,6 +87,7 @@ impl Subscription {
                 stop_at_seq: None,
                 stop_at_time: None,
                 prefer_local: false,
+                prefetch: true,
             },
             limit: None,
             resume: Positions::default(),

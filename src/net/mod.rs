@@ -24,7 +24,7 @@ mod dial;
 mod network;
 mod retry;
 #[cfg(test)]
-mod scripted;
+pub(crate) mod scripted;
 mod settings;
 mod system;
 

@@ -85,8 +85,8 @@ impl Setting {
 fn an_error_comes_after_all_that_came_before_it() {
     let mut s = Setting::new(1 << 10);
     s.receive(&[encode(&[b"1", b"2"], Compression::None), encode(&[b"3"], Compression::Snappy)]);
-    s.inbox.fail(Error::Closed, None);
-    s.inbox.fail(Error::config("a later one"), None);
+    s.inbox.fail(Error::Closed);
+    s.inbox.fail(Error::config("a later one"));
     assert_eq!((s.decode(9), s.pop_all().len()), (2, 2));
     assert!(s.inbox.take_error().is_none());
     let delivered = s.inbox.delivered().map(|d| (d.partition, d.position, d.messages, d.bundles));
@@ -94,20 +94,6 @@ fn an_error_comes_after_all_that_came_before_it() {
     assert_eq!((s.decode(9), s.inbox.pop().map(|message| message.seq())), (1, Some(3)));
     assert!(matches!(s.inbox.take_error(), Some(Error::Closed)));
     assert!(s.inbox.take_error().is_none(), "once");
-}
-
-#[test]
-fn an_error_of_one_partition_waits_for_the_rest_of_its_answer() {
-    let mut s = Setting::new(1 << 10);
-    s.inbox.fail(Error::Closed, Some(7));
-    s.inbox.on_answer_over(6);
-    assert!(s.inbox.take_error().is_none());
-    s.receive(&[encode(&[b"1"], Compression::None)]);
-    s.inbox.on_answer_over(7);
-    assert!(!s.inbox.is_error_due());
-    s.decode(9);
-    s.pop_all();
-    assert!(s.inbox.is_error_due() && s.inbox.take_error().is_some());
 }
 
 #[test]

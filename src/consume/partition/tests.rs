@@ -119,7 +119,7 @@ fn lost(unanswered: bool, alone: bool) -> Lost {
 }
 
 fn pause(partition: &Partition) -> Time {
-    match partition.state() {
+    match partition.state {
         State::Paused(until) => until,
         state => panic!("{state:?}"),
     }
@@ -129,9 +129,9 @@ fn pause(partition: &Partition) -> Time {
 fn it_continues_after_what_arrived_and_waits_at_the_end() {
     let rules = alone(|s| s);
     let mut p = Partition::new(name(), 0, Some((1, 20)), &rules.options);
-    assert_eq!((ask(&mut p, &rules).seq, p.lag(p.position())), (0, 20));
+    assert_eq!((ask(&mut p, &rules).seq, p.lag(p.position)), (0, Some(20)));
     assert_eq!(bring(&mut p, at(1), 1, 10, 20, &rules).len(), 1);
-    assert_eq!((p.position(), ask(&mut p, &rules).seq), (0, 11), "delivered is what was handed out");
+    assert_eq!((p.position, ask(&mut p, &rules).seq), (0, 11), "delivered is what was handed out");
     p.advance(11);
     bring(&mut p, at(2), 11, 20, 20, &rules);
     assert!(!p.is_behind());
@@ -140,7 +140,7 @@ fn it_continues_after_what_arrived_and_waits_at_the_end() {
     // An empty answer moves nothing, whatever it says.
     assert_eq!(p.on_answer(at(3), data(3, 0), &rules), Next::Go);
     p.on_end(at(3), false, &rules);
-    assert_eq!((p.high_water_mark(), ask(&mut p, &rules).seq), (Some(20), 21));
+    assert_eq!((p.high_water_mark, ask(&mut p, &rules).seq), (Some(20), 21));
 }
 
 #[test]
@@ -177,13 +177,13 @@ fn a_stop_condition_that_is_met_when_it_begins_takes_no_request() {
         let mut rules = alone(|s| s);
         rules.options.stop_at_seq = Some(seq);
         let p = Partition::new(name(), position, None, &rules.options);
-        assert_eq!(p.state() == State::Done, met, "{position}, up to {seq}");
+        assert_eq!(p.state == State::Done, met, "{position}, up to {seq}");
     }
     let rules = alone(|s| s.stop_at_end());
     let mut p = Partition::before_end(name(), 0, &rules.options);
     assert_eq!(ask(&mut p, &rules).seq, SEQ_BEYOND_END);
     assert_eq!(p.on_answer(at(0), out_of_range(1, 9), &rules), Next::Go);
-    assert_eq!((p.state(), p.position()), (State::Done, 10));
+    assert_eq!((p.state, p.position), (State::Done, 10));
 }
 
 #[test]
@@ -191,12 +191,12 @@ fn it_begins_before_the_end_that_its_leader_tells() {
     for (back, first, mark, begins) in [(0, 1, 9, 10), (3, 1, 9, 7), (20, 4, 9, 4), (0, 0, 0, 1), (5, 0, 0, 1)] {
         let rules = alone(|s| s);
         let mut p = Partition::before_end(name(), back, &rules.options);
-        assert!(!p.has_begun() && p.lag(p.position()) == 0);
+        assert!(!p.has_begun() && p.lag(p.position).is_none());
         let want = ask(&mut p, &rules);
         assert!(want.seq == SEQ_BEYOND_END && !want.waits, "{want:?}");
         assert_eq!(p.on_answer(at(0), out_of_range(first, mark), &rules), Next::Go);
         p.on_end(at(0), false, &rules);
-        assert_eq!((ask(&mut p, &rules).seq, p.position()), (begins, begins), "{back} of {first}..={mark}");
+        assert_eq!((ask(&mut p, &rules).seq, p.position), (begins, begins), "{back} of {first}..={mark}");
     }
 }
 
@@ -206,13 +206,13 @@ fn stop_at_end_takes_its_end_from_the_answer_and_ends_when_the_log_became_shorte
     let mut p = Partition::new(name(), 1, Some((1, 50)), &rules.options);
     assert!(!ask(&mut p, &rules).waits);
     bring(&mut p, at(0), 1, 4, 10, &rules);
-    assert_eq!((p.state(), ask(&mut p, &rules).waits), (State::Idle, false));
+    assert_eq!((p.state, ask(&mut p, &rules).waits), (State::Idle, false));
     p.on_answer(at(1), data(4, 0), &rules);
-    assert_eq!(p.state(), State::Done, "nothing is left before the end");
+    assert_eq!(p.state, State::Done, "nothing is left before the end");
     let mut p = Partition::new(name(), 1, Some((1, 50)), &rules.options);
     ask(&mut p, &rules);
     let found = bring(&mut p, at(0), 1, 12, 10, &rules);
-    assert_eq!((found[0].to, p.state()), (10, State::Done));
+    assert_eq!((found[0].to, p.state), (10, State::Done));
 }
 
 #[test]
@@ -230,11 +230,11 @@ fn answers_about_a_partition_that_is_done_change_nothing() {
         let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
         ask(&mut p, &rules);
         bring(&mut p, at(0), 1, 4, 9, &rules);
-        assert_eq!((p.state(), p.on_answer(at(1), answer, &rules)), (State::Done, Next::Go));
+        assert_eq!((p.state, p.on_answer(at(1), answer, &rules)), (State::Done, Next::Go));
         p.on_bundles(&mut vec![bundle(5, 9, 9, false)], 0, &rules);
         p.on_chunk_end(at(1), ChunkEnd::Cut { bundle_len: Some(1 << 30) }, &rules);
         p.on_end(at(1), true, &rules);
-        assert_eq!((lose(&mut p, at(1), Lost::default(), &rules), p.state()), (Next::Go, State::Done));
+        assert_eq!((lose(&mut p, at(1), Lost::default(), &rules), p.state), (Next::Go, State::Done));
     }
 }
 
@@ -253,7 +253,7 @@ fn two_policies_for_two_directions() {
     // The same again is trouble: at once, then with pauses, then for too long.
     p.on_answer(at(200_000), out_of_range(15, 20), &rules);
     p.on_end(at(200_000), false, &rules);
-    assert_eq!(p.state(), State::Idle);
+    assert_eq!(p.state, State::Idle);
     ask(&mut p, &rules);
     p.on_answer(at(200_000), out_of_range(15, 20), &rules);
     assert!(pause(&p) > at(200_000));
@@ -268,7 +268,7 @@ fn two_policies_for_two_directions() {
     let rules = alone(|s| s.beyond_end(OutOfRange::Latest));
     let mut p = Partition::resumed(name(), 30, None, &rules.options);
     assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Go);
-    assert_eq!(p.position(), 21);
+    assert_eq!(p.position, 21);
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
             break;
         }
         p.on_end(now, false, &rules);
-        assert_eq!((p.leader(), hops == 1), (Some(&leader()), p.state() == State::Idle));
+        assert_eq!((p.leader.as_ref(), hops == 1), (Some(&leader()), p.state == State::Idle));
         if hops > 1 {
             now = pause(&p);
             p.wake(now);
@@ -299,7 +299,7 @@ fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
     let mut p = Partition::new(name(), 1, None, &rules.options);
     ask(&mut p, &rules);
     assert_eq!(p.on_named(at(0), endpoint(), Ok(None), &rules), Next::NoLeader);
-    assert!(p.leader().is_none() && pause(&p) > at(0));
+    assert!(p.leader.is_none() && pause(&p) > at(0));
     p.wake(pause(&p));
     // Without a budget the first redirect still leads somewhere.
     let mut rules = rules;
@@ -348,9 +348,9 @@ fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
     };
     let mut p = troubled();
     ask(&mut p, &rules);
-    assert_eq!((p.on_answer(at(61_000), out_of_range(1, 20), &rules), p.position()), (Next::Go, 21));
+    assert_eq!((p.on_answer(at(61_000), out_of_range(1, 20), &rules), p.position), (Next::Go, 21));
     p.on_end(at(61_000), false, &rules);
-    assert_eq!(p.state(), State::Idle, "at once, for the number that was named");
+    assert_eq!(p.state, State::Idle, "at once, for the number that was named");
     assert_eq!(lose(&mut p, at(62_000), Lost::default(), &rules), Next::Go, "new trouble");
     // That the number is rejected again has a budget of its own, which redirects in between do not prolong.
     let mut now = at(62_000);
@@ -363,7 +363,7 @@ fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
         }
         p.state = State::InFlight;
         assert_eq!(p.on_named(now, endpoint(), Ok(Some(leader())), &rules), Next::Go);
-        assert_eq!(p.state(), State::InFlight, "the first redirect after an answer is followed at once");
+        assert_eq!(p.state, State::InFlight, "the first redirect after an answer is followed at once");
     };
     assert!(matches!(end, Error::OutOfRange { .. }), "{end:?}");
     assert!(now.since(at(61_000)) >= FOR_LONG && now.since(at(61_000)) < FOR_LONG + Duration::from_secs(2), "{now:?}");
@@ -485,7 +485,7 @@ fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
         p.on_answer(now, data(mark, 100), &rules);
         let next = p.on_chunk_end(now, ChunkEnd::AboveMark, &rules);
         p.on_end(now, false, &rules);
-        let state = p.state();
+        let state = p.state;
         p.state = State::Idle;
         (next, state)
     };
@@ -549,7 +549,7 @@ fn a_partition_that_may_not_be_there_is_no_trouble() {
     let want = ask(&mut p, &rules);
     assert!(want.alone && !want.waits && want.seq == 0, "{want:?}");
     for answer in [PartitionAnswer::UnknownPartition, PartitionAnswer::NoLeader, PartitionAnswer::SystemError] {
-        assert_eq!((p.on_answer(at(0), answer, &rules), p.state()), (Next::Go, State::Done));
+        assert_eq!((p.on_answer(at(0), answer, &rules), p.state), (Next::Go, State::Done));
         assert!(p.is_probe() && p.probe());
         ask(&mut p, &rules);
     }
@@ -561,9 +561,9 @@ fn a_partition_that_may_not_be_there_is_no_trouble() {
         ask(&mut p, &rules);
     }
     p.on_answer(at(0), PartitionAnswer::Redirect(endpoint()), &rules);
-    assert!(p.state() == State::Done && p.probe());
+    assert!(p.state == State::Done && p.probe());
     ask(&mut p, &rules);
-    assert_eq!((lose(&mut p, at(0), Lost::default(), &rules), p.state()), (Next::Go, State::Done));
+    assert_eq!((lose(&mut p, at(0), Lost::default(), &rules), p.state), (Next::Go, State::Done));
     p.probe();
     ask(&mut p, &rules);
     p.on_answer(at(0), data(3, 0), &rules);

@@ -1,0 +1,354 @@
+use std::sync::Arc;
+
+use super::super::partition::{Partition, Rules, State};
+use super::super::subscription::Subscription;
+use super::*;
+use crate::config::Config;
+use crate::error::Fault;
+use crate::message::TopicPartition;
+use crate::net::parse_brokers;
+use crate::net::scripted::{Scripted, Wire};
+use crate::protocol::fetch::{FetchHeader, TopicAnswer};
+use crate::protocol::frame::PING;
+
+const EMPTY: PartitionAnswer = PartitionAnswer::Data { base: Some(1), high_water_mark: 9, len: 0 };
+
+/// A dense bundle of one message, with its length.
+const BUNDLE: [u8; 12] = [11, 1 << 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+struct Setting {
+    net: Scripted,
+    session: Session,
+    all: Partitions,
+    inbox: Inbox,
+    fetcher: Fetcher,
+}
+
+impl Setting {
+    /// A topic of this many partitions, each with the numbers 1 to 9, read from `seq` on; nothing is asked for yet.
+    fn new(count: u16, seq: u64, what: fn(Subscription) -> Subscription) -> Setting {
+        let net = Scripted::new();
+        let broker = parse_brokers("10.0.0.1:5").unwrap().remove(0);
+        let session = Session::new(Config::default(), vec![broker.clone()], Arc::new(net.clone()));
+        let options = what(Subscription::topic("t")).options;
+        let partition =
+            |partition| Partition::new(TopicPartition { topic: "t".into(), partition }, seq, Some((1, 9)), &options);
+        let list = (0..count).map(partition).collect();
+        let retry = session.retry_policy();
+        let all = Partitions::new(list, &[], Rules { options, in_cluster: false, bundle_limit: 1 << 28, retry });
+        let fetcher = Fetcher::new(&broker, &session, all.names());
+        Setting { net, session, all, inbox: Inbox::default(), fetcher }
+    }
+
+    /// As [`new`](Setting::new), on a connection that is up, with everything asked for.
+    fn asked(count: u16, seq: u64, what: fn(Subscription) -> Subscription) -> Setting {
+        let mut s = Setting::new(count, seq, what);
+        s.ask();
+        s.greet(0);
+        s.ask();
+        assert!(!s.fetcher.is_coming_up() && !s.fetcher.is_idle());
+        s
+    }
+
+    fn wire<T>(&self, index: usize, act: impl FnOnce(&mut Wire) -> T) -> T {
+        self.net.wire(index, act)
+    }
+
+    fn greet(&self, index: usize) {
+        self.wire(index, |wire| {
+            wire.connected = true;
+            wire.incoming.extend(PING);
+        });
+    }
+
+    /// Asks for what is due, as the iterator does.
+    fn ask(&mut self) {
+        let now = self.session.now();
+        self.all.wake(now);
+        while let Some(index) = self.all.next_due() {
+            self.fetcher.want(index);
+            self.all.with(index, |partition, _| partition.set_leader(self.fetcher.broker().clone()));
+        }
+        self.fetcher.ask(now, LookUp::Never, &mut self.all, &mut self.inbox, &self.session);
+    }
+
+    /// An answer on its way, cut after some bytes.
+    fn send(&self, wire: usize, request_id: u32, answers: &[PartitionAnswer], chunks: &[u8], cut: usize) {
+        let known = answers.iter().all(|answer| *answer != PartitionAnswer::UnknownTopic);
+        let topic = TopicAnswer { name: "t".into(), partitions: (0..).zip(answers.iter().copied()).collect(), known };
+        let mut out = Vec::new();
+        FetchHeader { request_id, topics: vec![topic] }.encode(&mut out).unwrap();
+        out.extend_from_slice(chunks);
+        out.truncate(out.len() - cut);
+        self.wire(wire, |wire| wire.incoming.extend(out));
+    }
+
+    /// Receives all there is.
+    fn receive(&mut self) {
+        while self.fetcher.receive(self.session.now(), &mut self.all, &mut self.inbox, &self.session) {}
+    }
+
+    /// Receives and decodes all there is; how many messages.
+    fn messages(&mut self) -> u64 {
+        self.receive();
+        let mut count = 0;
+        while self.inbox.has_bundles() {
+            count += self.inbox.decode_next(&mut self.all, &self.session.config.limits, u64::MAX);
+            while self.inbox.pop().is_some() {}
+        }
+        count
+    }
+
+    fn state(&self, partition: usize) -> State {
+        self.all.get(partition).state
+    }
+
+    /// Ends the connection after it was last seen alive at this moment, and lets the fetcher see it.
+    fn end(&mut self, wire: usize) {
+        self.receive();
+        self.wire(wire, |wire| wire.ended = true);
+        self.receive();
+    }
+}
+
+fn data(len: usize) -> PartitionAnswer {
+    PartitionAnswer::Data { base: Some(1), high_water_mark: 9, len: len as u32 }
+}
+
+#[test]
+fn it_connects_when_something_is_wanted_and_asks_with_one_request() {
+    let mut s = Setting::new(3, 1, |s| s);
+    assert!(!s.fetcher.is_used() && !s.fetcher.is_coming_up() && s.fetcher.is_at_ends() && s.net.dialed().is_empty());
+    s.ask();
+    assert!(s.fetcher.is_used() && s.fetcher.is_coming_up() && !s.fetcher.is_at_ends() && s.fetcher.is_idle());
+    s.receive();
+    assert!(s.fetcher.is_coming_up(), "there is no connection to read");
+    s.greet(0);
+    s.ask();
+    assert!(s.fetcher.is_used() && !s.fetcher.is_coming_up() && !s.fetcher.is_idle());
+    assert_eq!(s.fetcher.way, Load { risky: 3, suspects: 0 });
+    assert!(!s.fetcher.is_at_ends(), "there are messages");
+    assert_eq!(s.fetcher.stats(s.session.now()).silence, None);
+    s.send(0, 1, &[EMPTY; 3], &[], 0);
+    s.receive();
+    let now = s.net.pass(ms(7));
+    assert_eq!(s.fetcher.stats(now).silence, Some(ms(7)));
+    assert!(!s.fetcher.is_used() && s.fetcher.is_at_ends() && s.fetcher.way == Load::default());
+    assert_eq!((s.all.stats.fetches, s.all.stats.empty_fetches), (1, 1));
+    assert!(s.all.stats.bytes > 0 && s.net.dialed().len() == 1);
+}
+
+#[test]
+fn what_lies_above_the_marks_alone_is_the_end() {
+    let s = Setting::asked(1, 10, |s| s);
+    assert!(s.fetcher.is_at_ends() && s.fetcher.is_used());
+}
+
+#[test]
+fn an_empty_answer_that_comes_before_a_broker_can_have_waited_is_followed_by_a_pause() {
+    for (max_wait, after, pauses) in [(5000, 49, true), (5000, 50, false), (20, 19, true), (20, 20, false)] {
+        let mut s = Setting::asked(1, 10, |s| s);
+        s.fetcher.in_flight.get_mut(&1).unwrap().max_wait_ms = max_wait;
+        s.net.pass(ms(after));
+        s.send(0, 1, &[EMPTY], &[], 0);
+        s.receive();
+        assert_eq!(matches!(s.state(0), State::Paused(_)), pauses, "after {after} ms of {max_wait}");
+    }
+    // What says something else than "nothing" is no reason.
+    let mut s = Setting::asked(2, 1, |s| s);
+    s.fetcher.in_flight.get_mut(&1).unwrap().max_wait_ms = 5000;
+    s.send(0, 1, &[EMPTY, data(12)], &BUNDLE, 0);
+    assert!(s.messages() == 1 && !matches!(s.state(0), State::Paused(_)));
+    let mut s = Setting::asked(2, 1, |s| s);
+    s.fetcher.in_flight.get_mut(&1).unwrap().max_wait_ms = 5000;
+    s.send(0, 1, &[EMPTY, PartitionAnswer::NoLeader], &[], 0);
+    s.receive();
+    assert_eq!(s.state(0), State::Idle);
+}
+
+#[test]
+fn the_next_fetch_is_sent_before_the_messages_of_an_answer_are_handed_out() {
+    for (prefetches, sent) in [(true, 1), (false, 0)] {
+        let mut s = Setting::asked(1, 1, |s| s);
+        if !prefetches {
+            s = Setting::asked(1, 1, |mut s| {
+                s.options.prefetch = false;
+                s
+            });
+        }
+        s.send(0, 1, &[data(12)], &BUNDLE, 0);
+        s.receive();
+        assert!(s.inbox.has_bundles() && !s.fetcher.is_receiving());
+        assert_eq!(s.fetcher.in_flight.len(), sent);
+    }
+    // Where the log is read to its end, whoever waits may do so first.
+    let mut s = Setting::asked(1, 9, |s| s);
+    s.send(0, 1, &[PartitionAnswer::Data { base: Some(9), high_water_mark: 9, len: 12 }], &BUNDLE, 0);
+    assert_eq!((s.messages(), s.fetcher.in_flight.len()), (1, 0));
+}
+
+#[test]
+fn an_error_of_one_partition_waits_for_the_rest_of_its_answer() {
+    for (cut, malformed) in [(0, false), (0, true), (3, false)] {
+        let mut s = Setting::asked(3, 1, |s| s);
+        let rest = if malformed { [0xff; 12] } else { BUNDLE };
+        let answers = [data(12), PartitionAnswer::UnknownPartition, data(12)];
+        s.send(0, 1, &answers, &[BUNDLE, rest].concat(), cut);
+        // Whatever ends the answer, the first error is the one that counts, after what came before it.
+        let mut count = s.messages();
+        if cut > 0 {
+            assert!(s.inbox.take_error().is_none(), "the answer is not over");
+            s.wire(0, |wire| wire.ended = true);
+            count += s.messages();
+        }
+        assert_eq!(count, if malformed || cut > 0 { 1 } else { 2 });
+        let e = s.inbox.take_error().expect("once the answer is over");
+        assert!(matches!(e, Error::Broker { partition: Some(1), fault: Fault::UnknownPartition, .. }), "{e:?}");
+    }
+}
+
+#[test]
+fn malformed_data_ends_the_subscription_and_the_connection() {
+    let mut s = Setting::asked(1, 1, |s| s);
+    s.wire(0, |wire| wire.incoming.extend([0xff; 20]));
+    s.receive();
+    assert!(matches!(s.inbox.take_error(), Some(Error::Decode { .. })));
+    assert!(s.wire(0, |wire| wire.dropped) && s.all.stats.reconnects == 0);
+}
+
+#[test]
+fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
+    let mut s = Setting::asked(2, 1, |s| s);
+    let now = s.net.pass(ms(1));
+    s.end(0);
+    assert!(s.fetcher.has_failed() && s.fetcher.is_resting(now) && !s.fetcher.is_used());
+    assert_eq!((s.all.stats.reconnects, s.all.stats.failed_brokers), (1, 0));
+    assert!(matches!((s.state(0), s.state(1)), (State::Paused(_), State::Paused(_))));
+    assert!(s.all.get(0).is_suspect() && s.all.get(0).leader.is_none());
+    // It is not dialed before its time, and then one by one.
+    s.ask();
+    assert_eq!(s.net.dialed().len(), 1);
+    let now = s.net.pass(s.all.next_wake().since(now) + ms(100));
+    assert!(!s.fetcher.is_resting(now));
+    s.ask();
+    assert_eq!(s.net.dialed().len(), 2);
+    s.greet(1);
+    s.ask();
+    assert_eq!((s.fetcher.way, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1));
+    s.send(1, 2, &[EMPTY], &[], 0);
+    s.receive();
+    assert!(!s.fetcher.has_failed());
+    assert_eq!((s.fetcher.way, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1), "the other one");
+    // Nothing else was in flight: it is to blame.
+    s.end(1);
+    let e = s.inbox.take_error();
+    assert!(matches!(e, Some(Error::Broker { fault: Fault::Deadly { seq: 1, mark: 9 }, .. })), "{e:?}");
+}
+
+#[test]
+fn a_connection_that_ended_late_or_inside_an_answer_did_not_die_of_the_fetch() {
+    for (after, begun, suspect) in [(9_999, false, true), (10_000, false, false), (0, true, false)] {
+        let mut s = Setting::asked(1, 1, |s| s);
+        s.net.pass(ms(after));
+        if begun {
+            s.send(0, 1, &[EMPTY], &[], 2);
+            s.receive();
+        }
+        s.end(0);
+        assert_eq!(s.all.get(0).is_suspect(), suspect, "{after}, {begun}");
+    }
+    // Nor of one that had not gone out.
+    let mut s = Setting::new(1, 1, |s| s);
+    s.ask();
+    s.greet(0);
+    s.wire(0, |wire| wire.room = 10);
+    s.ask();
+    s.end(0);
+    assert!(!s.all.get(0).is_suspect());
+}
+
+#[test]
+fn a_broker_that_cannot_be_reached_is_counted_as_such() {
+    let mut s = Setting::new(1, 1, |s| s);
+    s.net.refuse("10.0.0.1:5".parse().unwrap(), 111);
+    s.ask();
+    assert_eq!((s.all.stats.reconnects, s.all.stats.failed_brokers), (0, 1));
+    assert!(s.fetcher.has_failed() && s.inbox.take_error().is_none());
+    // What this machine lacks is said at once.
+    let mut s = Setting::new(1, 1, |s| s);
+    s.net.refuse("10.0.0.1:5".parse().unwrap(), 24);
+    s.ask();
+    assert!(matches!(s.inbox.take_error(), Some(Error::Connect { .. })));
+}
+
+#[test]
+fn a_connection_that_had_ended_while_idle_is_dialed_again_without_trouble() {
+    for (after, quiet) in [(999, true), (1000, false)] {
+        let mut s = Setting::asked(1, 10, |s| s);
+        s.net.pass(ms(400));
+        s.send(0, 1, &[EMPTY], &[], 0);
+        s.receive();
+        assert!(s.fetcher.is_idle());
+        s.ask();
+        assert!(!s.fetcher.is_idle() && !s.all.looks_for_added);
+        s.net.pass(ms(after));
+        s.end(0);
+        assert_eq!((s.all.stats.reconnects, s.fetcher.has_failed()), (u64::from(!quiet), !quiet), "after {after} ms");
+        assert_eq!((s.all.looks_for_added, s.state(0) == State::Idle), (quiet, quiet));
+    }
+}
+
+#[test]
+fn a_fetch_is_overdue_once_the_broker_has_had_time_to_wait_and_to_answer() {
+    // It waits for up to 5 seconds and some more, and has 30 to answer.
+    let mut s = Setting::asked(1, 10, |s| s);
+    s.net.pass(Duration::from_secs(35));
+    s.receive();
+    assert_eq!(s.all.stats.reconnects, 0);
+    s.net.pass(Duration::from_secs(1));
+    s.receive();
+    assert_eq!(s.all.stats.reconnects, 1);
+    // It does not wait where there is something.
+    let mut s = Setting::asked(1, 1, |s| s.stop_at_end());
+    s.net.pass(ms(29_999));
+    s.receive();
+    assert_eq!(s.all.stats.reconnects, 0);
+    s.net.pass(ms(1));
+    s.receive();
+    assert_eq!(s.all.stats.reconnects, 1);
+}
+
+#[test]
+fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
+    let options = Subscription::topic("t").options;
+    let place =
+        |topic: &str, partition| Partition::new(TopicPartition { topic: topic.into(), partition }, 1, None, &options);
+    let list = vec![place("b", 0), place("a", 3), place("b", 1), place("a", 0)];
+    let retry = RetryPolicy::default();
+    let rules = Rules { options: options.clone(), in_cluster: false, bundle_limit: 1, retry };
+    let all = Partitions::new(list, &[], rules);
+    let want = |ahead| Want {
+        seq: 1,
+        fetch_size: 1 << 20,
+        ahead,
+        waits: false,
+        alone: false,
+        is_risky: true,
+        is_suspect: false,
+    };
+    let request = vec![(2, want(1 << 20)), (3, want(8 << 20)), (0, want(1 << 20)), (1, want(0))];
+    let (topics, partitions) = slots(request, &all);
+    assert_eq!(partitions, [3, 1, 2, 0]);
+    let asked = |topic: &FetchTopic| {
+        (
+            topic.name.to_string(),
+            topic.partitions.iter().map(|of| (of.partition, of.fetch_size >> 20)).collect::<Vec<_>>(),
+        )
+    };
+    let asked: Vec<_> = topics.iter().map(asked).collect();
+    assert_eq!(asked, [("a".into(), vec![(0, 2), (3, 1)]), ("b".into(), vec![(1, 1), (0, 1)])]);
+}
