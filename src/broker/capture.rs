@@ -1,9 +1,11 @@
 //! Recording what goes between a client and a broker, and playing the broker from it.
 //!
-//! The file: magic, then for each piece its connection (`u32`), what it is (`u8`), microseconds since the start (`u64`),
-//! length (`u32`) and bytes.
+//! The file is text, as that of the repository's golden captures (`tests/golden/README.md`): what stands below a `capture` was
+//! said on one connection, in this order. Since it is written as things happen, a connection may come back to its capture,
+//! and a side to its frame.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,33 +15,54 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crate::protocol::DecodeError;
-use crate::protocol::cursor::Cursor;
+use crate::protocol::frame::HEADER_LEN;
 
-const MAGIC: &[u8; 8] = b"TANKCAP1";
+const FIRST_LINE: &str =
+    "# Recorded by tank_client::broker::Recorder. tests/golden/README.md in its repository says how to read this.\n";
 
-/// What a piece of a capture is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    ToBroker,
-    ToClient,
-    ClientClosed,
-    BrokerClosed,
+/// What the name of each connection's capture begins with; its number follows.
+const CONNECTION: &str = "connection_";
+
+/// Bytes in a line, as the golden captures have them.
+const LINE: usize = 48;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Client,
+    Broker,
 }
 
-const ALL: [What; 4] = [What::ToBroker, What::ToClient, What::ClientClosed, What::BrokerClosed];
+const SIDES: [Side; 2] = [Side::Client, Side::Broker];
 
+impl Side {
+    /// The line above what it sends.
+    fn block(self) -> &'static str {
+        match self {
+            Side::Client => "request",
+            Side::Broker => "answer",
+        }
+    }
+
+    fn closed(self) -> &'static str {
+        match self {
+            Side::Client => "closed: by the client",
+            Side::Broker => "closed: by the broker",
+        }
+    }
+}
+
+/// What happened on a connection.
 #[derive(Debug)]
-struct Piece {
-    what: What,
-    bytes: Vec<u8>,
+enum Piece {
+    Sent(Side, Vec<u8>),
+    Closed(Side),
 }
 
 /// Stands between clients and a broker and writes everything they say to a file, for [`Replay`]: a bug report that becomes a
 /// test.
 ///
-/// The file holds all payloads. Each piece of a connection is written before it is passed on, so that what led to a crash
-/// is in it. For a broker that sends clients on to other brokers it shows only its own part.
+/// The file is text and holds all payloads. Each piece of a connection is written before it is passed on, so that what led
+/// to a crash is in it. For a broker that sends clients on to other brokers it shows only its own part.
 ///
 /// ```
 /// use tank_client::broker::{Broker, Recorder, Replay};
@@ -75,7 +98,26 @@ pub struct Recorder {
 #[derive(Debug)]
 struct Tape {
     started: Instant,
-    file: Mutex<(File, io::Result<()>)>,
+    sheet: Mutex<Sheet>,
+}
+
+#[derive(Debug)]
+struct Sheet {
+    file: File,
+    /// The first trouble there was.
+    written: io::Result<()>,
+    /// Whose bytes came last.
+    last: Option<(u32, Side)>,
+    /// The frames that sides are sending.
+    frames: BTreeMap<(u32, Side), FrameAhead>,
+}
+
+/// How much of a frame is still to come.
+#[derive(Debug, Default)]
+struct FrameAhead {
+    /// As much of the header as has come.
+    header: Vec<u8>,
+    payload: usize,
 }
 
 impl Recorder {
@@ -85,8 +127,9 @@ impl Recorder {
     /// The file cannot be written, or no port or thread is to be had.
     pub fn start(broker: SocketAddr, file: impl AsRef<Path>) -> io::Result<Recorder> {
         let mut file = File::create(file)?;
-        file.write_all(MAGIC)?;
-        let tape = Arc::new(Tape { started: Instant::now(), file: Mutex::new((file, Ok(()))) });
+        file.write_all(FIRST_LINE.as_bytes())?;
+        let sheet = Sheet { file, written: Ok(()), last: None, frames: BTreeMap::new() };
+        let tape = Arc::new(Tape { started: Instant::now(), sheet: Mutex::new(sheet) });
         let on = tape.clone();
         let server = Server::start(move |server, index, client| {
             let Ok(to_broker) = TcpStream::connect(broker) else { return };
@@ -94,9 +137,9 @@ impl Recorder {
             let (Ok(back), Ok(from_broker)) = (client.try_clone(), to_broker.try_clone()) else { return };
             server.watch(index, &to_broker);
             let tape = on.clone();
-            let answers = move || tape.copy(index, from_broker, back, What::ToClient, What::BrokerClosed);
+            let answers = move || tape.copy(index, from_broker, back, Side::Broker);
             let answers = thread::spawn(answers);
-            on.copy(index, client, to_broker, What::ToBroker, What::ClientClosed);
+            on.copy(index, client, to_broker, Side::Client);
             let _ = answers.join();
         })?;
         Ok(Recorder { server, tape })
@@ -113,33 +156,55 @@ impl Recorder {
     /// The first trouble there was with writing the file.
     pub fn finish(mut self) -> io::Result<()> {
         self.server.stop();
-        let mut file = lock(&self.tape.file);
-        std::mem::replace(&mut file.1, Ok(()))
+        std::mem::replace(&mut lock(&self.tape.sheet).written, Ok(()))
     }
 }
 
 impl Tape {
-    fn write(&self, connection: u32, what: What, bytes: &[u8]) {
-        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut piece = connection.to_le_bytes().to_vec();
-        piece.push(what as u8);
-        piece.extend_from_slice(&micros.to_le_bytes());
-        piece.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-        piece.extend_from_slice(bytes);
-        let mut file = lock(&self.file);
-        if file.1.is_ok() {
-            file.1 = file.0.write_all(&piece);
+    fn write(&self, connection: u32, side: Side, mut bytes: &[u8]) {
+        let mut sheet = lock(&self.sheet);
+        let (mut text, mut last) = (String::new(), sheet.last);
+        while !bytes.is_empty() {
+            let frame = sheet.frames.entry((connection, side)).or_default();
+            if frame.header.is_empty() || last != Some((connection, side)) {
+                text += &self.head(connection, last);
+                text += &format!("{}\n", side.block());
+                last = Some((connection, side));
+            }
+            let (now, later) = bytes.split_at(frame.take(bytes));
+            now.chunks(LINE).for_each(|line| text += &hex(line));
+            bytes = later;
+        }
+        sheet.last = last;
+        sheet.put(&text);
+    }
+
+    fn write_closed(&self, connection: u32, side: Side) {
+        let mut sheet = lock(&self.sheet);
+        let text = format!("{}{}\n", self.head(connection, sheet.last), side.closed());
+        sheet.frames.remove(&(connection, side));
+        // The next block needs a head of its own.
+        sheet.last = None;
+        sheet.put(&text);
+    }
+
+    /// What stands above a block: its connection, unless that was the last one, and the time since the start.
+    fn head(&self, connection: u32, last: Option<(u32, Side)>) -> String {
+        let seconds = self.started.elapsed().as_secs_f64();
+        match last {
+            Some((same, _)) if same == connection => format!("# after {seconds:.6} s\n"),
+            _ => format!("\ncapture {CONNECTION}{connection}\n# after {seconds:.6} s\n"),
         }
     }
 
     /// Passes on and writes down what one side says, until it ends.
-    fn copy(&self, connection: u32, mut from: TcpStream, mut to: TcpStream, what: What, end: What) {
+    fn copy(&self, connection: u32, mut from: TcpStream, mut to: TcpStream, side: Side) {
         let mut buf = vec![0; 64 << 10];
         loop {
             match from.read(&mut buf) {
                 Ok(0) => break,
                 Ok(n) => {
-                    self.write(connection, what, &buf[..n]);
+                    self.write(connection, side, &buf[..n]);
                     if to.write_all(&buf[..n]).is_err() {
                         break;
                     }
@@ -148,10 +213,51 @@ impl Tape {
                 Err(_) => break,
             }
         }
-        self.write(connection, end, &[]);
+        self.write_closed(connection, side);
         // Errors mean that the sockets have ended already.
         let _ = (to.shutdown(Shutdown::Both), from.shutdown(Shutdown::Both));
     }
+}
+
+impl Sheet {
+    fn put(&mut self, text: &str) {
+        if self.written.is_ok() {
+            self.written = self.file.write_all(text.as_bytes());
+        }
+    }
+}
+
+impl FrameAhead {
+    /// Counts those of these bytes, at least one of them, that belong to this frame, the next one once it is over.
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        let head = (HEADER_LEN - self.header.len()).min(bytes.len());
+        if head > 0 {
+            self.header.extend_from_slice(&bytes[..head]);
+            let len = self.header.get(1..HEADER_LEN).and_then(|len| len.try_into().ok()).map_or(0, u32::from_le_bytes);
+            self.payload = len as usize;
+        }
+        let payload = self.payload.min(bytes.len() - head);
+        self.payload -= payload;
+        if self.header.len() == HEADER_LEN && self.payload == 0 {
+            self.header.clear();
+        }
+        head + payload
+    }
+}
+
+/// A line of bytes.
+fn hex(bytes: &[u8]) -> String {
+    let mut line = String::from("  ");
+    for byte in bytes {
+        // Strings take all that is written to them.
+        let _ = write!(line, "{byte:02x}");
+    }
+    line + "\n"
+}
+
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let byte = |at: usize| digits.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+    (0..digits.len()).step_by(2).map(byte).collect()
 }
 
 /// Plays the broker of a capture that a [`Recorder`] made, to a program that does the same once more: the first connection
@@ -168,7 +274,7 @@ impl Replay {
     /// Listens at 127.0.0.1 with the answers of `file`. A capture that was not finished is played as far as it goes.
     ///
     /// # Errors
-    /// A file that cannot be read or is no capture; no port or thread.
+    /// A file that cannot be read or is no capture, with the line that is wrong; no port or thread.
     pub fn start(file: impl AsRef<Path>) -> io::Result<Replay> {
         let connections = read(&fs::read(file)?)?;
         let difference = Arc::new(Mutex::new(None));
@@ -199,21 +305,42 @@ impl Replay {
     }
 }
 
-/// The pieces of each connection.
+/// What happened on each connection. What a frame says, and facts, are for people.
 fn read(bytes: &[u8]) -> io::Result<BTreeMap<u32, Vec<Piece>>> {
-    fn piece(cursor: &mut Cursor<'_>) -> Result<(u32, u8, Vec<u8>), DecodeError> {
-        let (connection, what) = (cursor.u32("connection")?, cursor.u8("what")?);
-        cursor.u64("time")?;
-        let len = cursor.u32("length")?;
-        Ok((connection, what, cursor.bytes(len as usize, "bytes")?.to_vec()))
+    let wrong = |what: String| io::Error::new(ErrorKind::InvalidData, what);
+    if bytes.first() != Some(&b'#') {
+        return Err(wrong("not a capture".into()));
     }
-    let wrong = |what| io::Error::new(ErrorKind::InvalidData, what);
-    let pieces = bytes.strip_prefix(MAGIC).ok_or_else(|| wrong("not a capture"))?;
-    let mut cursor = Cursor::new(pieces, MAGIC.len() as u64);
+    // A recorder that was killed may have left a part of a line.
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(&[][..], |end| &bytes[..end]);
+    let text = str::from_utf8(whole).map_err(|e| wrong(format!("not a capture: {e}")))?;
     let mut connections: BTreeMap<u32, Vec<Piece>> = BTreeMap::new();
-    while let Ok((connection, what, bytes)) = piece(&mut cursor) {
-        let what = *ALL.get(usize::from(what)).ok_or_else(|| wrong("a damaged capture"))?;
-        connections.entry(connection).or_default().push(Piece { what, bytes });
+    let (mut current, mut block) = (None, None);
+    for (index, line) in text.split('\n').enumerate() {
+        let malformed = || wrong(format!("line {}: {line:?} is not understood here", index + 1));
+        if let Some(inside) = line.strip_prefix("  ") {
+            if !inside.starts_with('=') {
+                let (bytes, side) = (unhex(inside).ok_or_else(malformed)?, block.ok_or_else(malformed)?);
+                let pieces = current.and_then(|connection| connections.get_mut(&connection)).ok_or_else(malformed)?;
+                match pieces.last_mut() {
+                    Some(Piece::Sent(last, sent)) if *last == side => sent.extend(bytes),
+                    _ => pieces.push(Piece::Sent(side, bytes)),
+                }
+            }
+            continue;
+        }
+        block = SIDES.into_iter().find(|side| side.block() == line);
+        let closed = SIDES.into_iter().find(|side| side.closed() == line);
+        if let Some(name) = line.strip_prefix("capture ") {
+            let number = name.strip_prefix(CONNECTION).and_then(|number| number.parse().ok()).ok_or_else(malformed)?;
+            connections.entry(number).or_default();
+            current = Some(number);
+        } else if let Some(side) = closed {
+            let pieces = current.and_then(|connection| connections.get_mut(&connection)).ok_or_else(malformed)?;
+            pieces.push(Piece::Closed(side));
+        } else if block.is_none() && !line.is_empty() && !line.starts_with('#') && !line.contains(": ") {
+            return Err(malformed());
+        }
     }
     Ok(connections)
 }
@@ -222,12 +349,12 @@ fn read(bytes: &[u8]) -> io::Result<BTreeMap<u32, Vec<Piece>>> {
 fn play(pieces: &[Piece], mut client: &TcpStream) -> Result<(), String> {
     let _ = client.set_nodelay(true);
     let mut at = 0;
-    for Piece { what, bytes } in pieces {
-        match what {
+    for piece in pieces {
+        match piece {
             // A client that has gone has heard enough.
-            What::ToClient if client.write_all(bytes).is_err() => return Ok(()),
-            What::ToClient => {}
-            What::ToBroker => {
+            Piece::Sent(Side::Broker, bytes) if client.write_all(bytes).is_err() => return Ok(()),
+            Piece::Sent(Side::Broker, _) => {}
+            Piece::Sent(Side::Client, bytes) => {
                 let mut found = vec![0; bytes.len()];
                 if client.read_exact(&mut found).is_err() {
                     return Err(format!("closed after {at} bytes, where the capture has more"));
@@ -237,11 +364,11 @@ fn play(pieces: &[Piece], mut client: &TcpStream) -> Result<(), String> {
                 }
                 at += bytes.len();
             }
-            What::BrokerClosed => {
+            Piece::Closed(Side::Broker) => {
                 let _ = client.shutdown(Shutdown::Both);
                 return Ok(());
             }
-            What::ClientClosed => break,
+            Piece::Closed(Side::Client) => break,
         }
     }
     match client.read(&mut [0]) {

@@ -1,13 +1,16 @@
 //! Recording what a program and a broker say, and playing the broker from it.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use tank_client::broker::{Broker, BrokerFault, Recorder, Replay};
+use tank_client::protocol::frame::HEADER_LEN;
 use tank_client::{Client, Start, Stats, Subscription};
 
 use common::alloc::peak_of;
+use common::captures;
 use common::example::scratch;
 use common::mutate;
 use common::rng::seeded;
@@ -69,7 +72,7 @@ fn a_recorded_session_plays_again_without_the_broker() {
 
     // What is there of an unfinished capture plays, and what is none is refused.
     let whole = fs::read(&file).unwrap();
-    for cut in [8, 9, 30, whole.len() / 2, whole.len() - 1] {
+    for cut in [1, 9, 300, whole.len() / 2, whole.len() - 1] {
         fs::write(&file, &whole[..cut]).unwrap();
         Replay::start(&file).unwrap();
     }
@@ -77,27 +80,72 @@ fn a_recorded_session_plays_again_without_the_broker() {
     assert_eq!(Replay::start(&file).unwrap_err().to_string(), "not a capture");
 }
 
+/// The next frame that comes.
+fn frame(stream: &mut TcpStream) -> Vec<u8> {
+    let mut frame = vec![0; HEADER_LEN];
+    stream.read_exact(&mut frame).unwrap();
+    let len = u32::from_le_bytes(frame[1..].try_into().unwrap());
+    stream.take(len.into()).read_to_end(&mut frame).unwrap();
+    frame
+}
+
+#[test]
+fn what_a_recorder_writes_is_read_as_the_golden_captures_are() {
+    let broker = broker();
+    let file = scratch("dialect");
+    let recorder = Recorder::start(broker.addr(), &file).unwrap();
+    let mut ask = [[0; 0]; 2].map(|_| TcpStream::connect(recorder.addr()).unwrap());
+    let fetches = captures::capture("standalone/consume_single_message").request.repeat(2);
+    // The first connection says half a frame, then the other says one and a half.
+    for (stream, some) in [(0, 0..20), (1, 0..20), (0, 20..fetches.len()), (1, 20..fetches.len())] {
+        ask[stream].write_all(&fetches[some]).unwrap();
+    }
+    // A ping and two answers.
+    let heard = ask.map(|mut stream| [(); 3].map(|()| frame(&mut stream)).concat());
+    recorder.finish().unwrap();
+
+    let recorded = captures::recorded(&file);
+    assert_eq!(recorded.len(), 2);
+    for capture in recorded {
+        let heard = &heard[usize::from(capture.name == "connection_1")];
+        assert!(capture.request == fetches && capture.response == *heard, "{capture:?}");
+        assert_eq!(capture.fetches().len(), 2);
+        assert!(matches!(capture.fact("closed"), Some("by the client" | "by the broker")), "{capture:?}");
+    }
+}
+
 /// Numbers and lengths in a file take no memory that the file does not pay for.
 #[test]
 fn a_hostile_capture_holds_no_more_than_itself() {
     let file = scratch("hostile");
-    let piece = |connection: u32, len: u32| {
-        let mut piece = connection.to_le_bytes().to_vec();
-        piece.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0]);
-        piece.extend_from_slice(&len.to_le_bytes());
-        piece
+    let connections = |numbers: &mut dyn Iterator<Item = u32>| -> String {
+        numbers.map(|number| format!("capture connection_{number}\nrequest\n  00\n")).collect()
     };
-    let far_apart = (0..3000).map(|n| piece(n * 4096, 0)).collect::<Vec<_>>().concat();
-    for pieces in [far_apart, piece(u32::MAX, 0), piece(0, u32::MAX)] {
-        let bytes = [b"TANKCAP1".as_slice(), &pieces].concat();
-        fs::write(&file, &bytes).unwrap();
+    let far_apart = connections(&mut (0..3000).map(|number| number * 4096));
+    let last = connections(&mut [u32::MAX].into_iter());
+    let blocks = format!("capture connection_0\n{}", "request\nanswer\n".repeat(5000));
+    for text in [far_apart, last, blocks] {
+        let text = format!("#\n{text}");
+        fs::write(&file, &text).unwrap();
         let (replay, peak) = peak_of(|| Replay::start(&file).unwrap());
-        let most = (64 << 10) + 128 * bytes.len();
+        let most = (64 << 10) + 128 * text.len();
         assert!(peak <= most, "{peak} bytes held, {most} allowed");
         drop(replay);
     }
-    fs::write(&file, [b"TANKCAP1".as_slice(), &[0, 0, 0, 0, 9], &[0; 12]].concat()).unwrap();
-    assert_eq!(Replay::start(&file).unwrap_err().to_string(), "a damaged capture");
+    for (wrong, line) in [
+        ("capture connection_4294967296", 2),
+        ("request", 3),
+        ("capture connection_0\n  00", 3),
+        ("capture connection_0\nanswer\n  0", 4),
+        ("capture connection_0\nanswer\n  zz", 4),
+        ("capture connection_0\nwhat?", 3),
+        ("closed: by the broker", 2),
+    ] {
+        let after = if wrong == "request" { "\n  00" } else { "" };
+        fs::write(&file, format!("#\n{wrong}{after}\n")).unwrap();
+        let e = Replay::start(&file).unwrap_err().to_string();
+        assert!(e.starts_with(&format!("line {line}: ")), "{wrong}: {e}");
+    }
 }
 
 #[test]
@@ -115,7 +163,8 @@ fn a_damaged_capture_plays_as_far_as_it_goes_or_is_refused() {
         }
         fs::write(&file, bytes).unwrap();
         if let Err(e) = Replay::start(&file) {
-            assert!(matches!(&*e.to_string(), "not a capture" | "a damaged capture"), "{e}");
+            let e = e.to_string();
+            assert!(e.starts_with("not a capture") || e.starts_with("line "), "{e}");
         }
     });
 }

@@ -1,7 +1,9 @@
-//! The recorded exchanges in `tests/golden`; the README there describes the files. This is the only reader.
+//! The recorded exchanges in `tests/golden`, and those that `tank_client::broker::Recorder` writes; the README there describes
+//! the files.
 
 use std::fmt::{self, Display};
 use std::fs;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -19,6 +21,8 @@ pub enum Origin {
     Derived,
     /// Three nodes.
     Cluster,
+    /// A recorder, in the test that reads it.
+    Recorder,
 }
 
 impl Display for Origin {
@@ -27,6 +31,7 @@ impl Display for Origin {
             Origin::Standalone => "standalone",
             Origin::Derived => "derived",
             Origin::Cluster => "cluster",
+            Origin::Recorder => "recorder",
         })
     }
 }
@@ -70,6 +75,11 @@ fn load(origin: Origin) -> Vec<Capture> {
     read(origin, &text)
 }
 
+/// What a recorder wrote.
+pub fn recorded(file: &Path) -> Vec<Capture> {
+    read(Origin::Recorder, &fs::read_to_string(file).unwrap())
+}
+
 /// Which side a frame is from, its bytes, and what they say.
 struct Frame {
     sent: bool,
@@ -80,6 +90,8 @@ struct Frame {
 /// Reads a file of captures: README, *The files*.
 fn read(origin: Origin, text: &str) -> Vec<Capture> {
     let mut captures: Vec<Capture> = Vec::new();
+    // The capture that lines belong to.
+    let mut current = 0;
     let mut open: Option<Frame> = None;
     for (index, line) in text.lines().enumerate() {
         let at = format!("{origin}.captures:{}", index + 1);
@@ -91,16 +103,19 @@ fn read(origin: Origin, text: &str) -> Vec<Capture> {
             continue;
         }
         if let Some(frame) = open.take() {
-            captures.last_mut().unwrap().add(frame, &at);
+            captures[current].add(frame, &at);
         }
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         if let Some(name) = line.strip_prefix("capture ") {
-            captures.push(Capture::new(origin, name));
+            current = captures.iter().position(|capture| capture.name == name).unwrap_or(captures.len());
+            if current == captures.len() {
+                captures.push(Capture::new(origin, name));
+            }
             continue;
         }
-        let capture = captures.last_mut().unwrap_or_else(|| panic!("{at}: before the first capture"));
+        let capture = captures.get_mut(current).unwrap_or_else(|| panic!("{at}: before the first capture"));
         match line {
             "request" | "answer" => {
                 open = Some(Frame { sent: line == "request", bytes: Vec::new(), says: String::new() });
@@ -112,7 +127,7 @@ fn read(origin: Origin, text: &str) -> Vec<Capture> {
         }
     }
     if let Some(frame) = open {
-        captures.last_mut().unwrap().add(frame, "the end");
+        captures[current].add(frame, "the end");
     }
     captures
 }
