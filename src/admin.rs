@@ -13,7 +13,7 @@ use crate::protocol::admin::{
     CreateTopicCode, CreateTopicRequest, DiscoverTopicsRequest, DiscoverTopologyRequest, NodeEntry, PartitionState,
     ReloadConfCode, ReloadConfRequest, StatusRequest, TopicEntry,
 };
-use crate::session::{Marks, Session};
+use crate::session::{Marks, Session, marks_of_state};
 
 /// The most partitions a cluster makes; more are not refused but left out.
 const MAX_CLUSTER_PARTITIONS: u16 = 64;
@@ -106,17 +106,14 @@ pub struct ClusterInfo {
 
 pub(crate) fn partitions(session: &Session, topic: &str) -> Result<Vec<PartitionInfo>> {
     check_topic(topic)?;
-    let states = session.discover(topic, None)?;
+    let states = session.discover(topic)?;
     let ids: Vec<u16> = (0..u16::MAX).take(states.len()).collect();
     // A broker that stands alone leads everything.
     let led_elsewhere = |state| matches!(state, &PartitionState::Redirect(_) | &PartitionState::NoLeader);
     let marks = if states.iter().any(led_elsewhere) || session.is_cluster() {
-        session.log_ends(topic, &ids, &session.leader_policy(), None)?
+        session.log_ends(topic, &ids, &session.leader_policy())?
     } else {
-        let marks = |(&id, state): (&u16, &PartitionState)| match *state {
-            PartitionState::Marks { first_available, high_water_mark } => Ok((first_available, high_water_mark)),
-            _ => Err(Error::broker(topic, id, Fault::System)),
-        };
+        let marks = |(&id, state)| marks_of_state(state).map_err(|fault| Error::broker(topic, id, fault));
         ids.iter().zip(&states).map(marks).collect()
     };
     let info = |(id, marks): (u16, Result<Marks>)| {
@@ -147,10 +144,10 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
     let (policy, mut state) = (session.leader_policy(), RetryState::default());
     let ids: Vec<u16> = (0..partitions).collect();
     loop {
-        let states = session.discover(topic, None);
+        let states = session.discover(topic);
         let led: Result<()> = states.and_then(|states| match states.len() {
             found if found < ids.len() => Err(Error::broker(topic, None, Fault::NoLeader)),
-            _ => session.log_ends(topic, &ids, &policy, None)?.into_iter().try_for_each(|end| end.map(drop)),
+            _ => session.log_ends(topic, &ids, &policy)?.into_iter().try_for_each(|end| end.map(drop)),
         });
         let Err(e) = led else { return Ok(()) };
         let unknown = Fault::UnknownTopic;
@@ -158,7 +155,7 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
         match state.retry_or_fail(session.now(), &policy) {
             Some(until) if passes => {
                 debug!("{topic}: created, but cannot be used yet: {e:#}");
-                session.pause(until, None)?;
+                session.pause(until)?;
             }
             _ => return Err(e),
         }
@@ -166,7 +163,7 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
 }
 
 pub(crate) fn topics(session: &Session) -> Result<Vec<TopicInfo>> {
-    let (_, answer) = session.call(&mut DiscoverTopicsRequest { request_id: 0, flags: 0 }, None)?;
+    let (_, answer) = session.call(&mut DiscoverTopicsRequest { request_id: 0, flags: 0 })?;
     let info = |topic: TopicEntry| TopicInfo {
         name: topic.name,
         partitions: topic.partitions,
@@ -179,7 +176,7 @@ pub(crate) fn topics(session: &Session) -> Result<Vec<TopicInfo>> {
 }
 
 pub(crate) fn topology(session: &Session) -> Result<Topology> {
-    let (_, answer) = session.call(&mut DiscoverTopologyRequest { request_id: 0, flags: 0 }, None)?;
+    let (_, answer) = session.call(&mut DiscoverTopologyRequest { request_id: 0, flags: 0 })?;
     let Some(cluster) = answer.cluster else { return Ok(Topology::default()) };
     let info = |node: NodeEntry| NodeInfo {
         id: node.id,
@@ -194,7 +191,7 @@ pub(crate) fn topology(session: &Session) -> Result<Topology> {
 }
 
 pub(crate) fn status(session: &Session) -> Result<BrokerStatus> {
-    let (_, answer) = session.call(&mut StatusRequest { request_id: 0 }, None)?;
+    let (_, answer) = session.call(&mut StatusRequest { request_id: 0 })?;
     let log = answer.log;
     Ok(BrokerStatus {
         topics: answer.topics,
@@ -210,7 +207,7 @@ pub(crate) fn status(session: &Session) -> Result<BrokerStatus> {
 pub(crate) fn reload_config(session: &Session, topic: &str, partition: u16) -> Result<()> {
     check_topic(topic)?;
     let mut request = ReloadConfRequest { request_id: 0, topic: topic.to_owned(), partition };
-    let (broker, code) = session.call(&mut request, None)?;
+    let (broker, code) = session.call(&mut request)?;
     let fault = match code {
         ReloadConfCode::Reloaded => return Ok(()),
         ReloadConfCode::SystemError => Fault::ConfigUnreadable,
@@ -223,11 +220,11 @@ pub(crate) fn reload_config(session: &Session, topic: &str, partition: u16) -> R
 }
 
 pub(crate) fn ping(session: &Session) -> Result<Duration> {
-    session.any_broker(None, |addr, patience| {
+    session.any_broker(|addr, patience| {
         // Opening a connection is no part of it.
         session.reach(addr, patience)?;
         let began = session.now();
-        session.call_at(addr, &mut StatusRequest { request_id: 0 }, patience, None)?;
+        session.call_at(addr, &mut StatusRequest { request_id: 0 }, patience)?;
         Ok(session.now().since(began))
     })
 }

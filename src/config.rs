@@ -35,6 +35,7 @@ pub(crate) struct Config {
     pub(crate) retry_timeout: Duration,
     pub(crate) backoff: (Duration, Duration),
     pub(crate) keepalive: Option<Duration>,
+    #[cfg_attr(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")), allow(dead_code))]
     pub(crate) tcp_user_timeout: Option<Duration>,
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,

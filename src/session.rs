@@ -13,7 +13,7 @@ pub(crate) use self::leaders::{marks_of_answer, marks_of_state};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::net::{
-    AddressBook, AnswerReader, BrokerAddr, Channel, ChannelSettings, Closed, Event, LookUp, Network, Pool, RetryPolicy,
+    AddressBook, AnswerReader, BrokerAddr, Channel, ChannelSettings, Closed, LookUp, Network, Pool, RetryPolicy,
     RetryState, Time, wait,
 };
 use crate::protocol::admin::StatusRequest;
@@ -28,27 +28,27 @@ const MOST_STALE: u32 = 3;
 const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) net: Arc<dyn Network>,
     pub(crate) config: Arc<Config>,
-    pub(crate) book: AddressBook,
-    pub(crate) pool: Pool,
+    pub(crate) book: Arc<AddressBook>,
+    pub(crate) pool: Arc<Pool>,
     /// Ends whatever waits.
     pub(crate) closed: Option<Arc<Closed>>,
     /// Whether the brokers form a cluster, once they have said so.
-    in_cluster: OnceLock<bool>,
-    request_id: AtomicU32,
+    in_cluster: Arc<OnceLock<bool>>,
+    request_id: Arc<AtomicU32>,
 }
 
 /// How far a failed request had come.
 #[derive(Debug)]
-pub(crate) struct Failed {
+struct Failed {
     /// Whether the broker may have the whole request.
-    pub(crate) handed_over: bool,
+    handed_over: bool,
     /// Whether it failed because a connection that had been idle had ended: that says nothing about the broker.
     stale: bool,
-    pub(crate) error: Error,
+    error: Error,
 }
 
 /// First available number and high-water mark of a partition: the last number assigned. Both 0 if there never was a message.
@@ -57,21 +57,25 @@ pub(crate) type Marks = (u64, u64);
 impl Session {
     pub(crate) fn new(config: Config, brokers: Vec<BrokerAddr>, net: Arc<dyn Network>) -> Session {
         let config = Arc::new(config);
-        let settings = Arc::new(ChannelSettings::new(net.clone(), &config));
+        let settings = Arc::new(ChannelSettings::new(net.clone(), config.clone()));
         Session {
-            book: AddressBook::new(brokers, config.clone(), settings.clone()),
-            pool: Pool::new(settings),
+            book: Arc::new(AddressBook::new(brokers, settings.clone())),
+            pool: Arc::new(Pool::new(settings)),
             closed: None,
             config,
             net,
-            in_cluster: OnceLock::new(),
-            request_id: AtomicU32::new(1),
+            in_cluster: Arc::default(),
+            request_id: Arc::new(AtomicU32::new(1)),
         }
     }
 
-    /// What ends a wait: a subscription's handle, or that of all calls.
-    fn closed_by<'a>(&'a self, closed: Option<&'a Closed>) -> Option<&'a Closed> {
-        closed.or(self.closed.as_deref())
+    /// The same session, whose waits this handle ends.
+    pub(crate) fn closed_by(&self, closed: &Arc<Closed>) -> Session {
+        Session { closed: Some(closed.clone()), ..self.clone() }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.as_deref().is_some_and(Closed::is_closed)
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -100,23 +104,21 @@ impl Session {
     /// No broker can be reached.
     pub(crate) fn connect(&self, patience: Duration) -> Result<()> {
         let policy = RetryPolicy { timeout: patience, ..self.retry_policy() };
-        self.retry(&policy, None, |session| session.any_broker(None, |addr, share| session.reach(addr, share)))
+        self.retry(&policy, |session| session.any_broker(|addr, share| session.reach(addr, share)))
     }
 
     /// Makes sure that there is an idle connection to this broker.
     pub(crate) fn reach(&self, addr: &BrokerAddr, timeout: Duration) -> Result<()> {
         let mut channel = self.pool.take(addr);
-        self.bring_up(&mut channel, timeout.min(self.config.connect_timeout), None)?;
+        self.bring_up(&mut channel, timeout.min(self.config.connect_timeout))?;
         self.pool.put(channel);
         Ok(())
     }
 
     /// Asks any broker, and tries again within the retry budget. Returns also which one answered.
-    pub(crate) fn call<R: Request>(&self, request: &mut R, closed: Option<&Closed>) -> Result<(BrokerAddr, R::Answer)> {
-        self.retry(&self.retry_policy(), closed, |session| {
-            session.any_broker(closed, |addr, patience| {
-                Ok((addr.clone(), session.call_at(addr, request, patience, closed)?))
-            })
+    pub(crate) fn call<R: Request>(&self, request: &mut R) -> Result<(BrokerAddr, R::Answer)> {
+        self.retry(&self.retry_policy(), |session| {
+            session.any_broker(|addr, patience| Ok((addr.clone(), session.call_at(addr, request, patience)?)))
         })
     }
 
@@ -127,25 +129,15 @@ impl Session {
         request: &R,
         unknown: &dyn Fn(Error) -> Error,
     ) -> Result<(BrokerAddr, R::Answer)> {
-        let id = self.next_request_id();
-        let mut request = request.clone();
-        request.set_request_id(id);
-        self.any_broker(None, |addr, share| {
-            let mut channel = self.pool.take(addr);
-            self.bring_up(&mut channel, share.min(self.config.connect_timeout), None)?;
-            let answer = self.exchange(channel, id, &request, self.config.io_timeout, None);
+        self.any_broker(|addr, share| {
+            let answer = self.exchange(addr, &mut request.clone(), share, self.config.io_timeout);
             let lost = |failed: Failed| if failed.handed_over { unknown(failed.error) } else { failed.error };
             Ok((addr.clone(), answer.map_err(lost)?))
         })
     }
 
     /// Tries until it works, the trouble will not pass by itself, or it has lasted too long.
-    pub(crate) fn retry<T>(
-        &self,
-        policy: &RetryPolicy,
-        closed: Option<&Closed>,
-        mut attempt: impl FnMut(&Session) -> Result<T>,
-    ) -> Result<T> {
+    pub(crate) fn retry<T>(&self, policy: &RetryPolicy, mut attempt: impl FnMut(&Session) -> Result<T>) -> Result<T> {
         let mut state = RetryState::default();
         loop {
             let e = match attempt(self) {
@@ -154,7 +146,7 @@ impl Session {
             };
             let Some(until) = state.retry_or_fail(self.now(), policy) else { return Err(e) };
             warn!("{e:#}, trying again in {:?}", until.since(self.now()));
-            self.pause(until, closed)?;
+            self.pause(until)?;
         }
     }
 
@@ -162,23 +154,26 @@ impl Session {
     ///
     /// # Errors
     /// The handle was closed meanwhile.
-    pub(crate) fn pause(&self, until: Time, closed: Option<&Closed>) -> Result<()> {
+    pub(crate) fn pause(&self, until: Time) -> Result<()> {
         while self.now() < until {
-            if wait(&*self.net, std::iter::empty(), self.closed_by(closed), until)? == Event::Closed {
-                return Err(Error::Closed);
-            }
+            self.wait(std::iter::empty(), until)?;
         }
         Ok(())
+    }
+
+    /// Blocks until a channel has something to do or this moment has come; returns whether it has.
+    ///
+    /// # Errors
+    /// The handle was closed meanwhile, or the system cannot wait.
+    pub(crate) fn wait<'a>(&self, channels: impl Iterator<Item = &'a mut Channel>, until: Time) -> Result<bool> {
+        let is_due = wait(&*self.net, channels, self.closed.as_deref(), until)?;
+        if self.is_closed() { Err(Error::Closed) } else { Ok(is_due) }
     }
 
     /// Tries the brokers in turn, the most promising one first, until the attempt works with one. They share the connect
     /// time-out: each gets an even part of what is left. While others remain, waiting longer for an answer is not worth it
     /// either, so the attempt is told its share.
-    pub(crate) fn any_broker<T>(
-        &self,
-        closed: Option<&Closed>,
-        mut attempt: impl FnMut(&BrokerAddr, Duration) -> Result<T>,
-    ) -> Result<T> {
+    pub(crate) fn any_broker<T>(&self, mut attempt: impl FnMut(&BrokerAddr, Duration) -> Result<T>) -> Result<T> {
         let brokers = self.book.brokers();
         let timeout = self.config.connect_timeout;
         let budget = self.now().after(timeout);
@@ -186,7 +181,7 @@ impl Session {
         let enough = budget.after(self.config.io_timeout);
         let mut failures = Vec::new();
         for (index, addr) in brokers.iter().enumerate() {
-            if self.closed_by(closed).is_some_and(Closed::is_closed) {
+            if self.is_closed() {
                 return Err(Error::Closed);
             }
             if self.now() >= enough && !self.book.is_given(addr) {
@@ -221,25 +216,19 @@ impl Session {
         addr: &BrokerAddr,
         request: &mut R,
         patience: Duration,
-        closed: Option<&Closed>,
     ) -> Result<R::Answer> {
         let mut tries = 0;
         loop {
-            let id = self.next_request_id();
-            request.set_request_id(id);
-            let mut channel = self.pool.take(addr);
-            self.bring_up(&mut channel, patience.min(self.config.connect_timeout), closed)?;
             tries += 1;
-            match self.exchange(channel, id, request, patience.min(self.config.io_timeout), closed) {
+            match self.exchange(addr, request, patience, patience.min(self.config.io_timeout)) {
                 Err(failed) if failed.stale && tries < MOST_STALE => debug!("{:#}", failed.error),
-                Err(failed) => return Err(failed.error),
-                Ok(answer) => return Ok(answer),
+                answer => return answer.map_err(|failed| failed.error),
             }
         }
     }
 
     /// Opens a connection, blocking.
-    pub(crate) fn bring_up(&self, channel: &mut Channel, timeout: Duration, closed: Option<&Closed>) -> Result<()> {
+    fn bring_up(&self, channel: &mut Channel, timeout: Duration) -> Result<()> {
         let mut until = self.now().after(timeout);
         loop {
             let began = self.now();
@@ -249,32 +238,33 @@ impl Session {
             }
             // Looking up a name has a clock of its own.
             until = until.after(self.now().since(began));
-            match wait(&*self.net, std::iter::once(&mut *channel), self.closed_by(closed), until)? {
-                Event::Ready => {}
-                Event::Closed => return Err(Error::Closed),
-                // One more look: the time may have been spent elsewhere.
-                Event::Due if channel.open(self.now(), LookUp::Never)? => return Ok(()),
-                Event::Due => return Err(Error::timeout(channel.broker(), channel.phase(), timeout)),
+            let is_due = self.wait(std::iter::once(&mut *channel), until)?;
+            // One more look: the time may have been spent elsewhere.
+            if is_due && !channel.open(self.now(), LookUp::Never)? {
+                return Err(Error::timeout(channel.broker(), channel.phase(), timeout));
             }
         }
     }
 
-    /// Sends a request on an open connection and waits for its answer, which may take `allowance`.
-    pub(crate) fn exchange<R: Request>(
+    /// Sends a request to this broker and waits for its answer. Connecting may take `patience`, but no longer than the settings
+    /// say, and the answer `allowance`.
+    fn exchange<R: Request>(
         &self,
-        mut channel: Channel,
-        id: u32,
-        request: &R,
+        addr: &BrokerAddr,
+        request: &mut R,
+        patience: Duration,
         allowance: Duration,
-        closed: Option<&Closed>,
     ) -> Result<R::Answer, Failed> {
-        let reused = !channel.is_fresh();
-        let queued = channel.queue(self.now(), id, allowance, |out| request.put(out)).map_err(Error::encode);
-        let mut answered = false;
-        let answer = queued.and_then(|()| {
-            let payload = self.receive(&mut channel, id, R::ANSWER, closed)?;
+        let id = self.next_request_id();
+        request.set_request_id(id);
+        let mut channel = self.pool.take(addr);
+        let opened = self.bring_up(&mut channel, patience.min(self.config.connect_timeout));
+        let (reused, mut answered) = (!channel.is_fresh(), false);
+        let answer = opened.and_then(|()| {
+            channel.queue(self.now(), id, allowance, |out| request.put(out)).map_err(Error::encode)?;
+            let payload = self.receive(&mut channel, id, R::ANSWER)?;
             answered = true;
-            request.read_answer(&payload, &self.config.limits).map_err(|e| Error::decode(channel.broker(), e))
+            request.read_answer(&payload, &self.config.limits).map_err(|e| Error::decode(addr, e))
         });
         match answer {
             Ok(answer) => {
@@ -286,7 +276,7 @@ impl Session {
                 let handed_over = answered || channel.handed_over(id);
                 channel.reset();
                 if error.is_timeout() {
-                    self.pool.forget(channel.broker());
+                    self.pool.forget(addr);
                 }
                 Err(Failed { handed_over, stale, error })
             }
@@ -294,7 +284,7 @@ impl Session {
     }
 
     /// The payload of the next frame, which must be of this kind, and the only one.
-    fn receive(&self, channel: &mut Channel, id: u32, kind: Kind, closed: Option<&Closed>) -> Result<Vec<u8>> {
+    fn receive(&self, channel: &mut Channel, id: u32, kind: Kind) -> Result<Vec<u8>> {
         let mut answers = AnswerReader::new(self.config.limits.frame);
         loop {
             let now = self.now();
@@ -314,9 +304,7 @@ impl Session {
                 };
                 return Err(Error::decode(channel.broker(), malformed));
             }
-            if wait(&*self.net, std::iter::once(&mut *channel), self.closed_by(closed), Time::NEVER)? == Event::Closed {
-                return Err(Error::Closed);
-            }
+            self.wait(std::iter::once(&mut *channel), Time::NEVER)?;
         }
     }
 
@@ -325,7 +313,7 @@ impl Session {
         if let Some(&known) = self.in_cluster.get() {
             return known;
         }
-        match self.call(&mut StatusRequest { request_id: 0 }, None) {
+        match self.call(&mut StatusRequest { request_id: 0 }) {
             Ok((_, answer)) => *self.in_cluster.get_or_init(|| answer.cluster.is_some()),
             Err(e) => {
                 debug!("taken for a cluster: {e:#}");

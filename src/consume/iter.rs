@@ -130,7 +130,7 @@ impl ConsumeIter {
             fetchers: Vec::new(),
             places: HashMap::new(),
             turn: 0,
-            closer: subscription.closer.unwrap_or_default(),
+            closer: CloseHandle::of(session.closed.as_ref()),
             remaining: subscription.limit.unwrap_or(u64::MAX),
             finished: false,
         }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::close::CloseHandle;
 use super::iter::ConsumeIter;
 use super::partition::Partition;
 use super::subscription::{OutOfRange, Subscription};
@@ -18,7 +17,6 @@ const PROBE_SIZE: u32 = 4 << 10;
 /// mark + 1 if there is none.
 pub(super) fn seq_at(
     session: &Arc<Session>,
-    closer: &CloseHandle,
     name: &TopicPartition,
     (first_available, high_water_mark): Marks,
     time: SystemTime,
@@ -31,7 +29,7 @@ pub(super) fn seq_at(
     if low >= high {
         return Ok(end);
     }
-    let all = Subscription::partition(&*name.topic, name.partition).fetch_size(PROBE_SIZE).close_with(closer);
+    let all = Subscription::partition(&*name.topic, name.partition).fetch_size(PROBE_SIZE);
     // A log that became shorter meanwhile is read from its beginning instead.
     let all = all.out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Earliest);
     let mut all = all.stop_at_seq(high_water_mark).stop_at_end();

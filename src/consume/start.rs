@@ -21,7 +21,8 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 /// Finds the partitions, works out where each begins, and starts the iterator.
 pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) -> Result<ConsumeIter> {
     subscription.check()?;
-    let closer = subscription.closer.get_or_insert_with(|| CloseHandle::of(session.closed.as_ref())).clone();
+    let closer = subscription.closer.take().unwrap_or_else(|| CloseHandle::of(session.closed.as_ref()));
+    let session = &Arc::new(session.closed_by(closer.closed()));
     let mut topics: HashMap<&str, (Arc<str>, Vec<PartitionState>)> = HashMap::new();
     let kept = subscription.resume.iter().map(|position| ((&*position.topic, position.partition), position.seq));
     let kept: HashMap<(&str, u16), u64> = kept.collect();
@@ -29,7 +30,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     for wanted in &subscription.wanted {
         let name = &*wanted.topic;
         if !topics.contains_key(name) {
-            topics.insert(name, (name.into(), session.discover(name, Some(closer.closed()))?));
+            topics.insert(name, (name.into(), session.discover(name)?));
         }
         let Some((topic, states)) = topics.get(name) else { continue };
         let count = u16::try_from(states.len()).unwrap_or(u16::MAX);
@@ -48,9 +49,9 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
         }
     }
     if session.is_cluster() {
-        find_ends(session, &closer, &mut places)?;
+        find_ends(session, &mut places)?;
     }
-    let begin = |place: Place| place.begin(session, &closer, &subscription.options);
+    let begin = |place: Place| place.begin(session, &subscription.options);
     let partitions = places.into_iter().map(begin).collect::<Result<_>>()?;
     ConsumeIter::new(session, subscription, partitions, &whole).begin()
 }
@@ -86,16 +87,16 @@ impl Place {
         !matches!(self.start, Start::Earliest | Start::At(_))
     }
 
-    fn begin(self, session: &Arc<Session>, closer: &CloseHandle, options: &Options) -> Result<Partition> {
+    fn begin(self, session: &Arc<Session>, options: &Options) -> Result<Partition> {
         let Place { name, marks, .. } = self;
         let back = match self.start {
             Start::Earliest => return Ok(Partition::new(name, 0, marks, options)),
             Start::At(seq) if self.resumed => return Ok(Partition::resumed(name, seq, marks, options)),
             Start::At(seq) => return Ok(Partition::new(name, seq, marks, options)),
             Start::Time(time) => {
-                let ask = || session.log_end(&name.topic, name.partition, Some(closer.closed()));
+                let ask = || session.log_end(&name.topic, name.partition);
                 let marks = marks.map_or_else(ask, Ok)?;
-                let found = seq_at(session, closer, &name, marks, time)?;
+                let found = seq_at(session, &name, marks, time)?;
                 return Ok(Partition::new(name, found, Some(marks), options));
             }
             Start::Latest => 0,
@@ -109,7 +110,7 @@ impl Place {
 }
 
 /// Asks a cluster's leaders for the ends that are needed, without waiting for those that are gone.
-fn find_ends(session: &Session, closer: &CloseHandle, places: &mut [Place]) -> Result<()> {
+fn find_ends(session: &Session, places: &mut [Place]) -> Result<()> {
     // Only leaders know the end of a log.
     places.iter_mut().for_each(|place| place.marks = None);
     let mut open: Vec<&mut Place> = places.iter_mut().filter(|place| place.needs_end()).collect();
@@ -119,7 +120,7 @@ fn find_ends(session: &Session, closer: &CloseHandle, places: &mut [Place]) -> R
         let topic = of_topic.first().map_or("".into(), |place| place.name.topic.clone());
         let ids: Vec<u16> = of_topic.iter().map(|place| place.name.partition).collect();
         let policy = RetryPolicy { timeout: AT_ONCE, ..session.leader_policy() };
-        for (place, end) in of_topic.iter_mut().zip(session.log_ends(&topic, &ids, &policy, Some(closer.closed()))?) {
+        for (place, end) in of_topic.iter_mut().zip(session.log_ends(&topic, &ids, &policy)?) {
             match end {
                 Ok(marks) => place.marks = Some(marks),
                 Err(e) if e.is_transient() => {}
@@ -133,8 +134,6 @@ fn find_ends(session: &Session, closer: &CloseHandle, places: &mut [Place]) -> R
 /// As [`Client::seq_at`](crate::Client::seq_at).
 pub(crate) fn find_time(session: &Arc<Session>, topic: &str, id: u16, time: SystemTime) -> Result<u64> {
     check_topic(topic)?;
-    let marks = session.log_end(topic, id, None)?;
-    let (closer, name) =
-        (CloseHandle::of(session.closed.as_ref()), TopicPartition { topic: topic.into(), partition: id });
-    seq_at(session, &closer, &name, marks, time)
+    let marks = session.log_end(topic, id)?;
+    seq_at(session, &TopicPartition { topic: topic.into(), partition: id }, marks, time)
 }

@@ -10,7 +10,7 @@ use log::debug;
 use super::addr::BrokerAddr;
 use super::network::Time;
 use super::settings::ChannelSettings;
-use crate::config::{Config, Redirects};
+use crate::config::Redirects;
 use crate::error::Fault;
 
 /// The most nodes to remember.
@@ -22,7 +22,6 @@ const DISTRUST: Duration = Duration::from_secs(15);
 /// The address book that a client and its subscriptions share.
 #[derive(Debug)]
 pub(crate) struct AddressBook {
-    config: Arc<Config>,
     /// Those the user named.
     given: Vec<BrokerAddr>,
     settings: Arc<ChannelSettings>,
@@ -66,8 +65,8 @@ impl Book {
 impl AddressBook {
     /// A book of these brokers. Where only redirects to them are followed their names are looked up now; a name that must be
     /// looked up to dial it counts with what it stands for then.
-    pub(crate) fn new(brokers: Vec<BrokerAddr>, config: Arc<Config>, settings: Arc<ChannelSettings>) -> AddressBook {
-        if config.redirects == Redirects::KnownBrokers {
+    pub(crate) fn new(brokers: Vec<BrokerAddr>, settings: Arc<ChannelSettings>) -> AddressBook {
+        if settings.config.redirects == Redirects::KnownBrokers {
             for broker in brokers.iter().filter(|broker| broker.literal().is_none()) {
                 if let Err(e) = settings.look_up(broker) {
                     debug!("{broker}: {e}: not known as the target of a redirect until it is dialed");
@@ -75,7 +74,7 @@ impl AddressBook {
             }
         }
         let book = Book { brokers: brokers.iter().cloned().map(Known::new).collect(), leaders: HashMap::new() };
-        AddressBook { config, given: brokers, settings, book: Mutex::new(book) }
+        AddressBook { given: brokers, settings, book: Mutex::new(book) }
     }
 
     /// Where to reach the node that a broker names as a leader; `None` if it names nobody.
@@ -86,11 +85,11 @@ impl AddressBook {
         if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_broadcast() {
             return Ok(None);
         }
-        let address = match &self.config.endpoints {
+        let address = match &self.settings.config.endpoints {
             Some(map) => map.reachable(endpoint),
             None => SocketAddr::V4(endpoint),
         };
-        match self.config.redirects {
+        match self.settings.config.redirects {
             Redirects::KnownBrokers if !self.is_known(address) => Err(Fault::RedirectRefused(endpoint)),
             _ => Ok(Some(BrokerAddr::from(address))),
         }
@@ -198,10 +197,11 @@ mod tests {
     use super::super::addr::parse_brokers;
     use super::super::system::System;
     use super::*;
+    use crate::config::Config;
 
     fn book(brokers: Vec<BrokerAddr>, config: Config) -> AddressBook {
-        let settings = ChannelSettings::new(Arc::new(System::new()), &config);
-        AddressBook::new(brokers, Arc::new(config), Arc::new(settings))
+        let settings = ChannelSettings::new(Arc::new(System::new()), Arc::new(config));
+        AddressBook::new(brokers, Arc::new(settings))
     }
 
     #[test]

@@ -173,7 +173,8 @@ impl Channel {
                 State::Up(_) => return Ok(true),
                 State::Down { until } | State::Queued { until } if now < *until => return Ok(false),
                 State::Down { .. } | State::Queued { .. } => {
-                    let Some(opening) = self.settings.openings.begin(&self.broker, now, self.settings.connect_timeout)
+                    let Some(opening) =
+                        self.settings.openings.begin(&self.broker, now, self.settings.config.connect_timeout)
                     else {
                         self.state = State::Queued { until: now.after(TURN) };
                         return Ok(false);
@@ -182,7 +183,7 @@ impl Channel {
                     self.opening = Some(opening);
                     // A look-up has taken time.
                     let now = self.settings.net.now().max(now);
-                    self.state = State::Dialing(Dial::new(addresses, now, self.settings.connect_timeout));
+                    self.state = State::Dialing(Dial::new(addresses, now, self.settings.config.connect_timeout));
                 }
                 State::Dialing(dial) => match dial.step(&self.broker, now, &self.settings) {
                     Ok(None) => return Ok(false),
@@ -216,13 +217,11 @@ impl Channel {
     }
 
     /// In a forked child the connection is the parent's: it is abandoned without a shutdown.
-    fn leave_other_process(&mut self) -> bool {
+    fn leave_other_process(&mut self) {
         let process = self.settings.net.process();
-        let moved = process != self.process;
-        if moved {
+        if process != self.process {
             (self.process, self.state) = (process, State::Down { until: Time::ZERO });
         }
-        moved
     }
 
     /// Queues the request that `encode` appends, on a connection that is up, to be sent as the network takes it. Its answer may
@@ -242,7 +241,7 @@ impl Channel {
         encode(&mut up.out)?;
         trace!("{}: request {id}, {} bytes", self.broker, up.out.len() - before);
         if up.sent == before {
-            up.send = Deadline::new(now, self.settings.io_timeout);
+            up.send = Deadline::new(now, self.settings.config.io_timeout);
         }
         up.unsent.push_back((up.out.len(), id, allowance));
         Ok(())
@@ -253,22 +252,19 @@ impl Channel {
     /// # Errors
     /// The connection has failed, or has not taken [`PROGRESS`] bytes within the time-out.
     pub(crate) fn write(&mut self, now: Time) -> Result<bool> {
-        let moved = self.leave_other_process();
-        let State::Up(up) = &mut self.state else {
-            return if moved { Err(Error::disconnected(&self.broker, Phase::Send)) } else { Ok(true) };
-        };
-        let io_timeout = self.settings.io_timeout;
+        self.leave_other_process();
+        let State::Up(up) = &mut self.state else { return Err(Error::disconnected(&self.broker, Phase::Send)) };
         let away = now.since(std::mem::replace(&mut up.tried, now));
         while up.sent < up.out.len() {
             match up.socket.write(&up.out[up.sent..]) {
                 Ok(0) => return Err(Error::disconnected(&self.broker, Phase::Send)),
-                Ok(n) => up.on_sent(n, now, away, io_timeout),
+                Ok(n) => up.on_sent(n, now, away, self.settings.config.io_timeout),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     if now < up.send.due {
                         return Ok(false);
                     }
-                    return Err(Error::timeout(&self.broker, Phase::Send, io_timeout));
+                    return Err(Error::timeout(&self.broker, Phase::Send, self.settings.config.io_timeout));
                 }
                 Err(e) => return Err(Error::io(&self.broker, Phase::Send, e)),
             }
@@ -281,17 +277,14 @@ impl Channel {
     /// # Errors
     /// The connection has failed.
     pub(crate) fn read(&mut self, now: Time, room: &mut [u8]) -> Result<Fill> {
-        let moved = self.leave_other_process();
+        self.leave_other_process();
         let phase = self.phase();
-        let io_timeout = self.settings.io_timeout;
-        let State::Up(up) = &mut self.state else {
-            return if moved { Err(Error::disconnected(&self.broker, phase)) } else { Ok(Fill::Later) };
-        };
+        let State::Up(up) = &mut self.state else { return Err(Error::disconnected(&self.broker, phase)) };
         let fill = read(&*up.socket, room).map_err(|e| Error::io(&self.broker, phase, e))?;
         if let Fill::Bytes(n) = fill {
             trace!("{}: {n} bytes", self.broker);
             (self.stale, self.opening) = (0, None);
-            up.on_received(n, now, io_timeout);
+            up.on_received(n, now, self.settings.config.io_timeout);
         }
         // It may have ended long before somebody looked.
         if !matches!(fill, Fill::End) {
@@ -302,9 +295,8 @@ impl Channel {
 
     /// Notes that an answer has begun to arrive, unless one had already.
     pub(crate) fn answer_begins(&mut self, now: Time) {
-        let io_timeout = self.settings.io_timeout;
         if let State::Up(up) = &mut self.state {
-            up.receive.get_or_insert_with(|| Deadline::new(now, io_timeout));
+            up.receive.get_or_insert_with(|| Deadline::new(now, self.settings.config.io_timeout));
         }
     }
 
@@ -324,17 +316,15 @@ impl Channel {
     /// for a caller that was busy elsewhere.
     pub(crate) fn overdue(&self, now: Time) -> Option<Error> {
         let State::Up(up) = &self.state else { return None };
-        match &up.receive {
-            Some(receive) if now >= receive.due => {
-                Some(Error::timeout(&self.broker, Phase::Read, self.settings.io_timeout))
-            }
-            Some(_) => None,
+        let (phase, allowance) = match &up.receive {
+            Some(receive) if now >= receive.due => (Phase::Read, self.settings.config.io_timeout),
+            Some(_) => return None,
             None => {
                 let (_, id) = up.by_due.first().filter(|(due, _)| up.clock(now) >= *due)?;
-                let (_, allowance) = up.waiting.get(id)?;
-                Some(Error::timeout(&self.broker, Phase::Wait, *allowance))
+                (Phase::Wait, up.waiting.get(id)?.1)
             }
-        }
+        };
+        Some(Error::timeout(&self.broker, phase, allowance))
     }
 
     /// Whether the last byte of this unanswered request was handed to the system: then the broker may have the request.

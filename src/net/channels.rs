@@ -15,18 +15,7 @@ use crate::error::{Error, Phase, Result};
 use crate::protocol::frame::Kind;
 use crate::protocol::frame::{Frame, Frames};
 
-/// Why a wait has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// A channel may have something to do.
-    Ready,
-    /// The handle was closed.
-    Closed,
-    /// The time to wait until has come.
-    Due,
-}
-
-/// Blocks until a channel has something to do, the handle is closed, or `until` has come.
+/// Blocks until a channel has something to do, the handle is closed, or `until` has come; returns whether it has.
 ///
 /// # Errors
 /// The system cannot wait.
@@ -35,16 +24,16 @@ pub(crate) fn wait<'a>(
     mut channels: impl Iterator<Item = &'a mut Channel>,
     closed: Option<&Closed>,
     until: Time,
-) -> Result<Event> {
+) -> Result<bool> {
+    let poll = |on: &[_], due| net.poll(on, closed, due).map_err(|e| Error::io(&"the system", Phase::Wait, e));
     // One open channel is what most programs wait for, again and again: that allocates nothing.
     let (first, second) = (channels.next(), channels.next());
     let first = match (first, &second) {
         (Some(only), None) if only.is_up() => {
-            let due = until.min(only.due());
-            net.poll(only.interest().as_slice(), closed, due).map_err(|e| Error::io(&"the system", Phase::Wait, e))?;
+            poll(only.interest().as_slice(), until.min(only.due()))?;
             let now = net.now();
             only.looked(now);
-            return Ok(event(closed, now, until));
+            return Ok(now >= until);
         }
         (first, _) => first,
     };
@@ -55,20 +44,10 @@ pub(crate) fn wait<'a>(
         channel.interests(&mut on);
         due = due.min(channel.due());
     }
-    net.poll(&on, closed, due).map_err(|e| Error::io(&"the system", Phase::Wait, e))?;
+    poll(&on, due)?;
     let now = net.now();
-    for channel in channels {
-        channel.looked(now);
-    }
-    Ok(event(closed, now, until))
-}
-
-fn event(closed: Option<&Closed>, now: Time, until: Time) -> Event {
-    match () {
-        () if closed.is_some_and(Closed::is_closed) => Event::Closed,
-        () if now >= until => Event::Due,
-        () => Event::Ready,
-    }
+    channels.into_iter().for_each(|channel| channel.looked(now));
+    Ok(now >= until)
 }
 
 /// Most answers fit into this many bytes.

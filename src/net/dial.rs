@@ -100,7 +100,7 @@ impl Dial {
     fn begin(&mut self, broker: &BrokerAddr, now: Time, settings: &ChannelSettings) -> Result<()> {
         while now >= self.next || self.attempts.is_empty() {
             let Some(to) = self.later.pop_front() else { return Ok(()) };
-            match settings.net.connect(to, &settings.options) {
+            match settings.net.connect(to, &settings.config) {
                 Ok(socket) => {
                     self.attempts.push(Attempt { to, socket, unsent: &PING, greeting: Default::default() });
                     self.next = now.after(STAGGER);

@@ -32,12 +32,10 @@ pub(crate) use addr::{BrokerAddr, parse_brokers};
 pub(crate) use book::AddressBook;
 pub(crate) use buffer::{Block, Fill, ReadBuf};
 pub(crate) use channel::{Channel, LookUp};
-pub(crate) use channels::AnswerReader;
-pub(crate) use channels::Pool;
-pub(crate) use channels::{Event, wait};
+pub(crate) use channels::{AnswerReader, Pool, wait};
 pub(crate) use network::{Closed, Network, Time};
 #[cfg(feature = "broker")]
-pub(crate) use network::{Handle, Interest, Socket, SocketOptions, Waker};
+pub(crate) use network::{Handle, Interest, Socket, Waker};
 pub(crate) use retry::{RetryPolicy, RetryState, WELL};
 pub(crate) use settings::ChannelSettings;
 pub(crate) use system::System;

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::config::Config;
+
 /// A moment of a network's monotonic clock: nanoseconds since some moment in the past.
 ///
 /// It is a number because an `Instant` cannot be invented, which a simulated clock requires.
@@ -90,16 +92,6 @@ pub(crate) struct Interest<'a> {
     pub(crate) write: bool,
 }
 
-/// What to set on a socket before it connects.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct SocketOptions {
-    pub(crate) keepalive: Option<Duration>,
-    #[cfg_attr(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")), allow(dead_code))]
-    pub(crate) user_timeout: Option<Duration>,
-    pub(crate) receive_buffer: Option<usize>,
-    pub(crate) send_buffer: Option<usize>,
-}
-
 /// All that the crate needs of the machine it runs on.
 pub(crate) trait Network: Debug + Send + Sync {
     /// The present moment of the monotonic clock.
@@ -117,8 +109,8 @@ pub(crate) trait Network: Debug + Send + Sync {
     /// The addresses of a host name. It takes as long as the resolver needs, which nothing can limit.
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 
-    /// Begins to open a connection.
-    fn connect(&self, to: SocketAddr, options: &SocketOptions) -> io::Result<Box<dyn Socket>>;
+    /// Begins to open a connection, with what these settings say of sockets.
+    fn connect(&self, to: SocketAddr, config: &Config) -> io::Result<Box<dyn Socket>>;
 
     /// Blocks until something that is awaited has come, `until` has passed, or the handle is closed. May return early.
     fn poll(&self, on: &[Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()>;

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use super::network::{Closed, Handle, Interest, Network, Socket, SocketOptions, Time};
+use super::network::{Closed, Handle, Interest, Network, Socket, Time};
+use crate::config::Config;
 
 /// The far end of a socket, as the test sees it.
 #[derive(Debug, Default)]
@@ -118,7 +119,7 @@ impl Network for Scripted {
         }
     }
 
-    fn connect(&self, to: SocketAddr, _: &SocketOptions) -> io::Result<Box<dyn Socket>> {
+    fn connect(&self, to: SocketAddr, _: &Config) -> io::Result<Box<dyn Socket>> {
         let mut state = self.state();
         if let Some(&code) = state.refused.get(&to) {
             return Err(io::Error::from_raw_os_error(code));

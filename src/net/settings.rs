@@ -8,38 +8,22 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::addr::BrokerAddr;
-use super::network::{Network, SocketOptions, Time};
+use super::network::{Network, Time};
 use crate::config::Config;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct ChannelSettings {
     pub(crate) net: Arc<dyn Network>,
-    pub(crate) options: SocketOptions,
-    pub(crate) openings: Openings,
-    /// From the first address tried to the greeting.
-    pub(crate) connect_timeout: Duration,
-    /// For sending and for receiving 16 KiB.
-    pub(crate) io_timeout: Duration,
+    pub(crate) config: Arc<Config>,
+    pub(super) openings: Openings,
     /// What each broker's name stood for when it was last looked up.
     names: Mutex<HashMap<BrokerAddr, Vec<SocketAddr>>>,
 }
 
 impl ChannelSettings {
-    pub(crate) fn new(net: Arc<dyn Network>, config: &Config) -> ChannelSettings {
-        ChannelSettings {
-            net,
-            options: SocketOptions {
-                keepalive: config.keepalive,
-                user_timeout: config.tcp_user_timeout,
-                receive_buffer: config.receive_buffer,
-                send_buffer: config.send_buffer,
-            },
-            openings: Openings::default(),
-            connect_timeout: config.connect_timeout,
-            io_timeout: config.io_timeout,
-            names: Mutex::default(),
-        }
+    pub(crate) fn new(net: Arc<dyn Network>, config: Arc<Config>) -> ChannelSettings {
+        ChannelSettings { net, config, openings: Openings::default(), names: Mutex::default() }
     }
 
     /// Looks up the broker's name, and remembers what it stands for now.

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
-use super::network::{Closed, Handle, Interest, Network, Socket, SocketOptions, Time, Waker};
+use super::network::{Closed, Handle, Interest, Network, Socket, Time, Waker};
+use crate::config::Config;
 
 /// The longest and the shortest idle time that systems take for keep-alive: they count in whole seconds.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(32_767));
@@ -52,10 +53,10 @@ impl Network for System {
         (host, port).to_socket_addrs().map(Iterator::collect)
     }
 
-    fn connect(&self, to: SocketAddr, options: &SocketOptions) -> io::Result<Box<dyn Socket>> {
+    fn connect(&self, to: SocketAddr, config: &Config) -> io::Result<Box<dyn Socket>> {
         let socket = RawSocket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        set_options(&socket, options)?;
+        set_options(&socket, config)?;
         match socket.connect(&to.into()) {
             Err(e) if !is_in_progress(&e) => Err(e),
             _ => Ok(Box::new(Tcp(socket.into()))),
@@ -114,22 +115,23 @@ fn from_handle(handle: Handle<'_>, flags: PollFlags) -> Option<PollFd<'_>> {
     }
 }
 
-fn set_options(socket: &RawSocket, options: &SocketOptions) -> io::Result<()> {
+fn set_options(socket: &RawSocket, config: &Config) -> io::Result<()> {
     // Buffer sizes take part in the window that is agreed on when connecting.
-    if let Some(size) = options.receive_buffer {
+    if let Some(size) = config.receive_buffer {
         socket.set_recv_buffer_size(size)?;
     }
-    if let Some(size) = options.send_buffer {
+    if let Some(size) = config.send_buffer {
         socket.set_send_buffer_size(size)?;
     }
     SockRef::from(socket).set_tcp_nodelay(true)?;
-    if let Some(idle) = options.keepalive {
+    if let Some(idle) = config.keepalive {
         let allowed = |time: Duration| time.clamp(KEEPALIVE.0, KEEPALIVE.1);
         let keepalive = TcpKeepalive::new().with_time(allowed(idle)).with_interval(allowed(idle / 4));
         socket.set_tcp_keepalive(&keepalive)?;
     }
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-    socket.set_tcp_user_timeout(options.user_timeout.map(|time| time.min(Duration::from_millis(i32::MAX as u64))))?;
+    socket
+        .set_tcp_user_timeout(config.tcp_user_timeout.map(|time| time.min(Duration::from_millis(i32::MAX as u64))))?;
     Ok(())
 }
 
@@ -256,7 +258,7 @@ mod tests {
     fn a_wait_ends_with_data_with_time_and_with_a_close_from_another_thread() {
         let net = System::new();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = net.connect(listener.local_addr().unwrap(), &SocketOptions::default()).unwrap();
+        let socket = net.connect(listener.local_addr().unwrap(), &Config::default()).unwrap();
         let (mut peer, _) = listener.accept().unwrap();
         let on = |read, write| Interest { socket: &*socket, read, write };
         while !socket.finish_connect().unwrap() {
@@ -286,7 +288,7 @@ mod tests {
     fn an_aborted_connection_is_reset_and_not_closed() {
         let net = System::new();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = net.connect(listener.local_addr().unwrap(), &SocketOptions::default()).unwrap();
+        let socket = net.connect(listener.local_addr().unwrap(), &Config::default()).unwrap();
         let (mut peer, _) = listener.accept().unwrap();
         socket.abort();
         assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);

@@ -16,7 +16,7 @@ use super::queue::{PartitionQueue, ToSend};
 use super::request::{Content, SentRequest, group};
 use crate::config::PublishOptions;
 use crate::error::{Error, Result};
-use crate::net::{AnswerReader, BrokerAddr, Channel, Event, LookUp, Time, wait};
+use crate::net::{AnswerReader, BrokerAddr, Channel, LookUp, Time};
 use crate::protocol::fetch::FetchRequest;
 use crate::protocol::produce::{CLIENT_VERSION, ProduceCode, ProduceRequest};
 use crate::session::Session;
@@ -150,11 +150,7 @@ impl Driver {
         let late = full.flat_map(|leader| leader.in_flight.iter().map(SentRequest::is_late_at));
         let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
         let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
-        let closed = self.session.closed.as_deref();
-        match wait(&*self.session.net, awaited.map(|leader| &mut leader.channel), closed, due)? {
-            Event::Closed => Err(Error::Closed),
-            Event::Ready | Event::Due => Ok(()),
-        }
+        self.session.wait(awaited.map(|leader| &mut leader.channel), due).map(drop)
     }
 
     /// Sends to each leader what the queues have for it. Returns whether anything changed.

@@ -17,7 +17,7 @@ use crate::session::Session;
 pub(crate) fn publish(session: &Arc<Session>, given: &PartitionRecords<'_>) -> Result<()> {
     given.check()?;
     if given.is_numbered() {
-        let (_, end) = session.log_end(given.topic, given.partition, None)?;
+        let (_, end) = session.log_end(given.topic, given.partition)?;
         given.check_numbers(end)?;
     }
     run(session, std::slice::from_ref(given))?.pop().unwrap_or(Ok(()))

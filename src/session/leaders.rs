@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Marks, Session};
 use crate::error::{Error, Fault, Result};
-use crate::net::{BrokerAddr, Closed, RetryPolicy, RetryState};
+use crate::net::{BrokerAddr, RetryPolicy, RetryState};
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::fetch::{
     FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer, SEQ_BEYOND_END,
@@ -14,10 +14,10 @@ use crate::protocol::fetch::{
 impl Session {
     /// Asks any broker for the partitions of a topic, and notes who leads which. In a cluster the numbers in its answer are not
     /// the ends of logs: see [`log_ends`](Session::log_ends).
-    pub(crate) fn discover(&self, topic: &str, closed: Option<&Closed>) -> Result<Vec<PartitionState>> {
+    pub(crate) fn discover(&self, topic: &str) -> Result<Vec<PartitionState>> {
         // The form that lists partitions can kill a server.
         let mut request = DiscoverPartitionsRequest { request_id: 0, topic: topic.to_owned(), partitions: Vec::new() };
-        let (from, states) = self.call(&mut request, closed)?;
+        let (from, states) = self.call(&mut request)?;
         let states = states.ok_or_else(|| Error::broker(topic, None, Fault::UnknownTopic).at(&from))?;
         let (name, now): (Arc<str>, _) = (topic.into(), self.now());
         for (state, id) in states.iter().zip(0..) {
@@ -35,53 +35,38 @@ impl Session {
     }
 
     /// First number and end of one partition's log, from its leader.
-    pub(crate) fn log_end(&self, topic: &str, partition: u16, closed: Option<&Closed>) -> Result<Marks> {
-        let found = self.log_ends(topic, &[partition], &self.leader_policy(), closed)?.pop();
+    pub(crate) fn log_end(&self, topic: &str, partition: u16) -> Result<Marks> {
+        let found = self.log_ends(topic, &[partition], &self.leader_policy())?.pop();
         found.unwrap_or_else(|| Err(Error::broker(topic, partition, Fault::UnknownPartition)))
     }
 
     /// First number and end of the logs of these partitions, from their leaders: the boundary fault of a Consume for a number
     /// beyond every end, the only answer that tells the end of a leader's own log (reference, section 6.5). One result for
     /// each partition, once it is known or the budget for trying again is spent.
-    pub(crate) fn log_ends(
-        &self,
-        topic: &str,
-        ids: &[u16],
-        policy: &RetryPolicy,
-        closed: Option<&Closed>,
-    ) -> Result<Vec<Result<Marks>>> {
+    pub(crate) fn log_ends(&self, topic: &str, ids: &[u16], policy: &RetryPolicy) -> Result<Vec<Result<Marks>>> {
         let name: Arc<str> = topic.into();
         let no_leader = |&id: &u16| Err(Error::broker(topic, id, Fault::NoLeader));
         let mut found: Vec<Result<Marks>> = ids.iter().map(no_leader).collect();
         let mut open: Vec<usize> = (0..ids.len()).collect();
         let mut state = RetryState::default();
         for round in 0.. {
-            self.ask_leaders(&name, ids, &open, &mut found, closed)?;
+            self.ask_leaders(&name, ids, &open, &mut found)?;
             open.retain(|&index| found[index].as_ref().is_err_and(Error::is_transient));
             let now = self.now();
             // The first redirect is how leaders are found; after a second one the cluster needs time to settle.
-            let until =
-                match round == 0 && open.iter().all(|&index| found[index].as_ref().is_err_and(Error::is_redirect)) {
-                    true => state.retry_at_once(now, policy).then_some(now),
-                    false => state.retry_or_fail(now, policy),
-                };
-            match until.filter(|_| !open.is_empty()) {
-                Some(until) => self.pause(until, closed)?,
-                None => break,
-            }
+            let is_found = round == 0 && open.iter().all(|&index| found[index].as_ref().is_err_and(Error::is_redirect));
+            let until = match is_found {
+                true => state.retry_at_once(now, policy).then_some(now),
+                false => state.retry_or_fail(now, policy),
+            };
+            let (Some(until), false) = (until, open.is_empty()) else { break };
+            self.pause(until)?;
         }
         Ok(found)
     }
 
     /// Asks the leaders of these partitions once, as far as they are known, each for all that it leads.
-    fn ask_leaders(
-        &self,
-        topic: &Arc<str>,
-        ids: &[u16],
-        open: &[usize],
-        found: &mut [Result<Marks>],
-        closed: Option<&Closed>,
-    ) -> Result<()> {
+    fn ask_leaders(&self, topic: &Arc<str>, ids: &[u16], open: &[usize], found: &mut [Result<Marks>]) -> Result<()> {
         let mut at_leaders: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
         for &index in open {
             let leader = self.book.broker_for(topic, ids[index]);
@@ -99,7 +84,8 @@ impl Session {
             }
             let share = (until.since(self.now()) / left).max(self.config.connect_timeout / 8);
             let patience = if left > 1 { share } else { self.config.io_timeout };
-            match self.ask_log_ends(leader, topic, ids, list, patience, closed) {
+            let asked: Vec<u16> = list.iter().map(|&index| ids[index]).collect();
+            match self.ask_log_ends(leader, topic, &asked, patience) {
                 Ok(answers) => list.iter().zip(answers).for_each(|(&index, end)| found[index] = end),
                 Err(Error::Closed) => return Err(Error::Closed),
                 Err(e) => {
@@ -111,23 +97,20 @@ impl Session {
         Ok(())
     }
 
-    /// Asks one broker for the ends of some of the logs.
+    /// Asks one broker for the ends of these logs.
     fn ask_log_ends(
         &self,
         leader: &BrokerAddr,
         topic: &Arc<str>,
         ids: &[u16],
-        list: &[usize],
         patience: Duration,
-        closed: Option<&Closed>,
     ) -> Result<Vec<Result<Marks>>> {
-        let mut request = self.end_request(topic, list.iter().map(|&index| ids[index]));
-        let answers = self.call_at(leader, &mut request, patience, closed)?;
-        let end = |(&index, answer): (&usize, PartitionAnswer)| {
-            let marks = self.book.note_reply(leader, topic, ids[index], self.now(), marks_of_answer(answer));
-            marks.map_err(|fault| Error::broker(topic, ids[index], fault).at(leader))
+        let answers = self.call_at(leader, &mut self.end_request(topic, ids.iter().copied()), patience)?;
+        let end = |(&id, answer): (&u16, PartitionAnswer)| {
+            let marks = self.book.note_reply(leader, topic, id, self.now(), marks_of_answer(answer));
+            marks.map_err(|fault| Error::broker(topic, id, fault).at(leader))
         };
-        Ok(list.iter().zip(answers).map(end).collect())
+        Ok(ids.iter().zip(answers).map(end).collect())
     }
 
     /// Asks for the ends of these partitions' logs.

@@ -12,7 +12,8 @@ use super::conns::{ConnId, HostId};
 use super::task::For;
 use super::trace::What;
 use super::world::SharedWorld;
-use crate::net::{Closed, Handle, Interest, Network, Socket, SocketOptions, Time, Waker};
+use crate::config::Config;
+use crate::net::{Closed, Handle, Interest, Network, Socket, Time, Waker};
 
 /// 2026-01-01, when every world begins.
 const BEGIN_MS: u64 = 1_767_225_600_000;
@@ -61,10 +62,10 @@ impl Network for Net {
         state.names.resolve(host, port)
     }
 
-    fn connect(&self, to: SocketAddr, options: &SocketOptions) -> io::Result<Box<dyn Socket>> {
+    fn connect(&self, to: SocketAddr, config: &Config) -> io::Result<Box<dyn Socket>> {
         let mut state = self.world.lock();
         state.counts.connections += 1;
-        let id = state.connect(self.host, to, options)?;
+        let id = state.connect(self.host, to, config)?;
         drop(state);
         Ok(Box::new(SimulatedSocket { world: self.world.clone(), id }))
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::conns::{Call, End, Program, Pull, Service};
 use super::{Direction, LinkSettings, Simulation};
-use crate::net::{Closed, Interest, Network, Socket, SocketOptions, Time};
+use crate::config::Config;
+use crate::net::{Closed, Interest, Network, Socket, Time};
 
 /// Greets with a `!`, sends back what it is sent, and notes how connections end.
 #[derive(Debug, Default)]
@@ -121,7 +122,7 @@ fn wait(net: &dyn Network, socket: &dyn Socket, write: bool, time: Duration) {
 }
 
 fn dial(world: &World) -> io::Result<Box<dyn Socket>> {
-    let socket = world.net.connect(world.to, &SocketOptions::default())?;
+    let socket = world.net.connect(world.to, &Config { tcp_user_timeout: None, ..Config::default() })?;
     wait(&*world.net, &*socket, true, Duration::from_secs(200));
     socket.finish_connect()?;
     Ok(socket)
@@ -192,7 +193,7 @@ fn the_same_seed_gives_the_same_run() {
             .map(|n| {
                 let (net, to) = (w.net.clone(), w.to);
                 w.sim.spawn(&format!("task {n}"), move || {
-                    let socket = net.connect(to, &SocketOptions::default()).unwrap();
+                    let socket = net.connect(to, &Config { tcp_user_timeout: None, ..Config::default() }).unwrap();
                     wait(&*net, &*socket, true, LONG);
                     write(&*net, &*socket, &[n; 5000]).unwrap();
                     read(&*net, &*socket, 5001, LONG).unwrap().len()
@@ -280,7 +281,7 @@ fn what_is_sent_over_a_separation_arrives_after_it() {
 #[test]
 fn a_system_gives_up_when_it_was_told_to() {
     let w = world(1);
-    let options = SocketOptions { user_timeout: Some(Duration::from_secs(60)), ..SocketOptions::default() };
+    let options = Config { tcp_user_timeout: Some(Duration::from_secs(60)), ..Config::default() };
     let socket = w.net.connect(w.to, &options).unwrap();
     read(&*w.net, &*socket, 1, LONG).unwrap();
     w.sim.separate("client", "echo");

@@ -19,7 +19,8 @@ use super::conns::{ConnId, HostId, Way};
 use super::pipe::{Ending, Pipe};
 use super::trace::What;
 use super::world::{Event, State};
-use crate::net::{SocketOptions, Time};
+use crate::config::Config;
+use crate::net::Time;
 
 /// The largest packet. Far above what networks take: an event for each 1,460 bytes would show nothing more.
 const PACKET: usize = 64 << 10;
@@ -55,7 +56,7 @@ impl State {
         !self.hosts[from as usize].up || !self.hosts[to as usize].up || self.links.get(from, to).blocked
     }
 
-    pub(super) fn connect(&mut self, from: HostId, to: SocketAddr, options: &SocketOptions) -> io::Result<ConnId> {
+    pub(super) fn connect(&mut self, from: HostId, to: SocketAddr, config: &Config) -> io::Result<ConnId> {
         let host = &mut self.hosts[from as usize];
         if host.open >= host.descriptors {
             // EMFILE, which has no kind of its own.
@@ -72,13 +73,13 @@ impl State {
             held: true,
             waiters: Vec::new(),
             far: Far::None,
-            up: Pipe::new(options.send_buffer.unwrap_or(SEND_BUFFER), WINDOW),
-            down: Pipe::new(SEND_BUFFER, options.receive_buffer.unwrap_or(WINDOW)),
+            up: Pipe::new(config.send_buffer.unwrap_or(SEND_BUFFER), WINDOW),
+            down: Pipe::new(SEND_BUFFER, config.receive_buffer.unwrap_or(WINDOW)),
             cut: false,
             told: false,
             asked: false,
             more: false,
-            user_timeout: options.user_timeout,
+            user_timeout: config.tcp_user_timeout,
         });
         self.note(What::Connects { conn, from, to: server, port: to.port() });
         self.handshake(conn);
