@@ -82,8 +82,10 @@ pub struct BrokerStatus {
     pub topics: u32,
     /// How many partitions they have together.
     pub partitions: u32,
-    /// The cluster it is part of, if any.
-    pub cluster: Option<ClusterInfo>,
+    /// The name of the cluster it is part of, if any.
+    pub cluster: Option<String>,
+    /// How many nodes of the cluster are available.
+    pub nodes: Option<u32>,
     /// How many partitions it has open; this and all following fields are `None` from an old version.
     pub open_partitions: Option<u32>,
     /// How long it took to open them.
@@ -92,16 +94,6 @@ pub struct BrokerStatus {
     pub started: Option<SystemTime>,
     /// Its major and minor version.
     pub version: Option<(u32, u32)>,
-}
-
-/// What a node says about its cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct ClusterInfo {
-    /// Its name.
-    pub name: String,
-    /// How many nodes are available.
-    pub nodes: u32,
 }
 
 pub(crate) fn partitions(session: &Session, topic: &str) -> Result<Vec<PartitionInfo>> {
@@ -196,7 +188,8 @@ pub(crate) fn status(session: &Session) -> Result<BrokerStatus> {
     Ok(BrokerStatus {
         topics: answer.topics,
         partitions: answer.partitions,
-        cluster: answer.cluster.map(|cluster| ClusterInfo { name: cluster.name, nodes: cluster.nodes }),
+        nodes: answer.cluster.as_ref().map(|cluster| cluster.nodes),
+        cluster: answer.cluster.map(|cluster| cluster.name),
         open_partitions: log.map(|log| log.open_partitions),
         open_time: log.map(|log| Duration::from_millis(log.open_time_ms.into())),
         started: log.map(|log| UNIX_EPOCH + Duration::from_secs(log.start_time.into())),

@@ -87,7 +87,8 @@ pub enum Error {
         /// The field, what was found against what is allowed, and where.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// The sequence number asked for is not there.
+    /// The sequence number asked for is not there: retention took it, or it lies beyond the end. A saved position beyond the end
+    /// is not of this log: see [`Subscription::beyond_end`](crate::Subscription::beyond_end).
     #[non_exhaustive]
     OutOfRange {
         /// The broker at which it happened, if it was at one.
@@ -126,7 +127,7 @@ pub enum Error {
         partition: u16,
         /// Its size in bytes, or the least it is known to be.
         needed: u64,
-        /// Bytes allowed: [`Limits::bundle`](crate::Limits#structfield.bundle) when reading, 255 MiB when publishing.
+        /// Bytes allowed: [`Limits::bundle`](crate::Limits::bundle) when reading, 255 MiB when publishing.
         limit: u64,
     },
     /// A publish was sent and got no clear answer: the messages may be stored or not. The same for the creation of a topic,
@@ -186,28 +187,13 @@ pub enum Error {
         /// Bytes allowed.
         limit: usize,
     },
-    /// The number that a subscription was to resume with lies beyond the end of the partition: this is not the log that the
-    /// position was taken from. See [`Subscription::beyond_end`](crate::Subscription::beyond_end).
-    #[non_exhaustive]
-    Recreated {
-        /// The broker at which it happened, if it was at one.
-        broker: Option<String>,
-        /// The topic.
-        topic: String,
-        /// The partition.
-        partition: u16,
-        /// The number to resume with.
-        position: u64,
-        /// The last number assigned.
-        high_water_mark: u64,
-    },
     /// A [`Checkpoint`](crate::Checkpoint) file that cannot be used.
     #[non_exhaustive]
     Checkpoint {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
-        fault: CheckpointFault,
+        /// What is wrong with it: torn or damaged, no checkpoint, of a newer version, gone, or changed by somebody else.
+        reason: String,
         /// Whether [`Checkpoint::open_previous`](crate::Checkpoint::open_previous) will do.
         previous: bool,
     },
@@ -291,13 +277,13 @@ impl Error {
     /// Writes where it happened, as far as that is known: broker, topic and partition, or file.
     fn write_place(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Io { broker, .. } | Error::Timeout { broker, .. } | Error::Disconnected { broker, .. } => {
-                write!(f, "{broker}: ")
-            }
-            Error::NotTank { broker, .. } | Error::Decode { broker, .. } => write!(f, "{broker}: "),
+            Error::Io { broker, .. }
+            | Error::Timeout { broker, .. }
+            | Error::Disconnected { broker, .. }
+            | Error::NotTank { broker, .. }
+            | Error::Decode { broker, .. } => write!(f, "{broker}: "),
             Error::OutOfRange { broker, topic, partition, .. }
             | Error::BundleTooLarge { broker, topic, partition, .. }
-            | Error::Recreated { broker, topic, partition, .. }
             | Error::Broker { broker, topic, partition: Some(partition), .. } => {
                 write!(f, "{}{topic}/{partition}: ", prefix(broker))
             }
@@ -404,9 +390,14 @@ impl fmt::Display for Error {
             Error::NotTank { .. } => f.write_str("not a TANK broker"),
             Error::Closed => f.write_str("ended by a close handle while waiting"),
             Error::Decode { .. } => f.write_str("malformed data from the broker"),
-            Error::OutOfRange { requested, first_available, high_water_mark, .. } => {
-                write!(f, "sequence number {requested} is out of range, first available is {first_available}, ")?;
-                write!(f, "the high-water mark {high_water_mark}")
+            Error::OutOfRange { requested, first_available, high_water_mark: mark, .. } if requested <= mark => {
+                let first = first_available;
+                write!(f, "sequence number {requested} is gone, first available is {first}, the high-water mark {mark}")
+            }
+            Error::OutOfRange { requested, high_water_mark: mark, .. } => {
+                let why =
+                    "a topic that was created again, or lost its last messages, does not know positions of before";
+                write!(f, "sequence number {requested} is beyond the end, the high-water mark is {mark}: {why}")
             }
             Error::Broker { fault, .. } => fault.fmt(f),
             Error::BundleTooLarge { needed, limit, .. } => {
@@ -419,15 +410,12 @@ impl fmt::Display for Error {
                 write!(f, "{records} records may not have been stored: retry or take the producer's failures")
             }
             Error::Full { pending, limit, .. } => write!(f, "full: {pending} bytes wait to be stored, {limit} allowed"),
-            Error::Recreated { position, high_water_mark: mark, .. } => {
-                let why = "the topic was created again, or lost its last messages";
-                write!(f, "cannot resume with sequence number {position}, the high-water mark is {mark}: {why}")
+            Error::Checkpoint { reason, previous: true, .. } => {
+                write!(f, "{reason}; its previous generation is intact")
             }
-            Error::Checkpoint { fault, previous: true, .. } => write!(f, "{fault}; its previous generation is intact"),
-            Error::Checkpoint { fault, .. } => fault.fmt(f),
+            Error::Checkpoint { reason, .. } | Error::Config { reason } => f.write_str(reason),
             Error::Corrupt { at, .. } => write!(f, "malformed data in the bundle at byte {at}"),
             Error::File { path, .. } => write!(f, "cannot read or write {}", path.display()),
-            Error::Config { reason } => f.write_str(reason),
         }?;
         let mut cause = std::error::Error::source(self).filter(|_| f.alternate());
         while let Some(e) = cause {
@@ -601,32 +589,6 @@ impl Fault {
     }
 }
 
-/// What is wrong with a [`Checkpoint`](crate::Checkpoint) file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-#[non_exhaustive]
-pub enum CheckpointFault {
-    /// It is not all there, or was damaged.
-    #[error("a torn or damaged checkpoint")]
-    Torn,
-    /// It is something else.
-    #[error("not a checkpoint")]
-    Foreign,
-    /// A newer version of this crate wrote it.
-    #[error("a checkpoint of version {version}, this program knows {known}")]
-    Newer {
-        /// The file's version.
-        version: u16,
-        /// The version this crate writes.
-        known: u16,
-    },
-    /// It is gone, although it was saved more than once.
-    #[error("the checkpoint is gone, although it was saved before")]
-    Missing,
-    /// Another program has saved to it.
-    #[error("the checkpoint was changed by somebody else since it was opened; one program at a time may save to it")]
-    Changed,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -649,7 +611,7 @@ mod tests {
         };
         assert_eq!(
             e.to_string(),
-            "a:1: orders/3: sequence number 7 is out of range, first available is 10, the high-water mark 20"
+            "a:1: orders/3: sequence number 7 is gone, first available is 10, the high-water mark 20"
         );
         assert_eq!(
             Error::broker("orders", 3, Fault::NoLeader).at(&"a:1").to_string(),
@@ -713,20 +675,27 @@ mod tests {
                 "a:1: timed out after 8s waiting for an answer",
             ),
             (
-                Error::Recreated { broker: None, topic: topic(), partition, position: 9, high_water_mark: 4 },
-                "orders/3: cannot resume with sequence number 9, the high-water mark is 4: \
-                 the topic was created again, or lost its last messages",
+                Error::OutOfRange {
+                    broker: None,
+                    topic: topic(),
+                    partition,
+                    requested: 9,
+                    first_available: 1,
+                    high_water_mark: 4,
+                },
+                "orders/3: sequence number 9 is beyond the end, the high-water mark is 4: a topic that was created again, \
+                 or lost its last messages, does not know positions of before",
                 "",
             ),
             (
-                Error::Checkpoint { path: "at".into(), fault: CheckpointFault::Torn, previous: true },
+                Error::Checkpoint { path: "at".into(), reason: "a torn or damaged checkpoint".into(), previous: true },
                 "at: a torn or damaged checkpoint; its previous generation is intact",
                 "",
             ),
             (
                 Error::Checkpoint {
                     path: "at".into(),
-                    fault: CheckpointFault::Newer { version: 2, known: 1 },
+                    reason: "a checkpoint of version 2, this program knows 1".into(),
                     previous: false,
                 },
                 "at: a checkpoint of version 2, this program knows 1",

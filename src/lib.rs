@@ -69,7 +69,7 @@ pub mod simulation;
 mod text;
 mod topic_config;
 
-pub use admin::{BrokerStatus, ClusterInfo, NodeInfo, PartitionInfo, TopicInfo, Topology};
+pub use admin::{BrokerStatus, NodeInfo, PartitionInfo, TopicInfo, Topology};
 pub use brokers::Brokers;
 pub use client::{Client, ClientBuilder};
 pub use config::{Acks, Redirects};
@@ -77,11 +77,11 @@ pub use consume::{
     Checkpoint, CloseHandle, ConsumeIter, LeaderStats, OutOfRange, PartitionStats, Position, Positions, Stats,
     Subscription,
 };
-pub use error::{CheckpointFault, Error, Fault, Phase, Result};
+pub use error::{Error, Fault, Phase, Result};
 pub use message::{Batch, BatchIter, Gap, Message, MessageRef, Record, Start};
 pub use produce::{ByKey, Failure, PartitionRecords, Partitioner, Producer, ProducerBuilder};
 pub use protocol::limits::{Compression, Limits};
-pub use topic_config::{CleanupPolicy, TopicConfig, TopicConfigError};
+pub use topic_config::{TopicConfig, TopicConfigError};
 
 /// The programs in the README, as tests.
 #[cfg(doctest)]

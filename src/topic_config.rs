@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 /// The most characters of a value.
 const MAX_VALUE: usize = 127;
@@ -11,56 +10,56 @@ const MAX_VALUE: usize = 127;
 /// A server counts a segment's bytes in 32 bits and ends it with the first request that passes this size.
 const MAX_SEGMENT: u64 = (4 << 30) - (256 << 20);
 
-const SEGMENTS: &str = "retention.segments.count";
-const CLEANUP: &str = "log.cleanup.policy";
-const RATIO: &str = "log.cleaner.min.cleanable.ratio";
-const RETENTION: &str = "log.retention.secs";
-const RETENTION_BYTES: &str = "log.retention.bytes";
-const SEGMENT_BYTES: &str = "log.segment.bytes";
-const INDEX_INTERVAL: &str = "log.index.interval.bytes";
-const INDEX_SIZE: &str = "log.index.size.max.bytes";
-const ROLL_JITTER: &str = "log.roll.jitter.secs";
-const ROLL: &str = "log.roll.secs";
-const FLUSH_MESSAGES: &str = "flush.messages";
-const FLUSH: &str = "flush.secs";
-
-/// The keys in the order in which they are written.
-const KEYS: [&str; 12] = [
-    SEGMENTS,
-    CLEANUP,
-    RATIO,
-    RETENTION,
-    RETENTION_BYTES,
-    SEGMENT_BYTES,
-    INDEX_INTERVAL,
-    INDEX_SIZE,
-    ROLL_JITTER,
-    ROLL,
-    FLUSH_MESSAGES,
-    FLUSH,
+/// The keys in the order in which they are written, what a value looks like, and the same in words.
+const KEYS: [(&str, Form, &str); 12] = [
+    ("retention.segments.count", Form::Number(|count| count != 1), "0 (all of them), or 2 to 4294967295"),
+    ("log.cleanup.policy", Form::Word(&["cleanup", "delete"]), "cleanup or delete"),
+    ("log.cleaner.min.cleanable.ratio", Form::Ratio, "0 to 1, such as 0.5"),
+    ("log.retention.secs", Form::Duration, DURATION),
+    ("log.retention.bytes", Form::Size(|bytes| bytes == 0 || bytes >= 128), "0 (everything), or at least 128 bytes"),
+    (
+        "log.segment.bytes",
+        Form::Size(|bytes| (64..=MAX_SEGMENT).contains(&bytes)),
+        "64 to 4026531840 bytes, such as 64mb",
+    ),
+    ("log.index.interval.bytes", Form::Size(|bytes| bytes >= 128), INDEX),
+    ("log.index.size.max.bytes", Form::Size(|bytes| bytes >= 128), INDEX),
+    ("log.roll.jitter.secs", Form::Duration, DURATION),
+    ("log.roll.secs", Form::Duration, DURATION),
+    ("flush.messages", Form::Number(|_| true), "0 to 4294967295"),
+    ("flush.secs", Form::Duration, DURATION),
 ];
 
-const SECONDS: &str = "whole seconds, 0 to 4294967295";
-const DURATION: &str = "a duration of 0 to 4294967295 seconds, such as 90, 90s, 15min, 12h, 7days, 1week+2days or 1y";
-const MONTHS: &str = "a duration in days instead: a server takes a month for 365 days";
-const SIZE: &str = "a size of at most 2^64-1 bytes, such as 4096, 64kb, 16mb, 1gb+512mb or 2tb";
-const NUMBER: &str = "0 to 4294967295";
-const SEGMENTS_RANGE: &str = "0 (all of them), or 2 to 4294967295";
-const RATIO_RANGE: &str = "0 to 1";
-const CLEANUP_RANGE: &str = "cleanup or delete";
-const RETENTION_RANGE: &str = "0 (everything), or at least 128 bytes";
-const SEGMENT_RANGE: &str = "64 to 4026531840 bytes";
-const INDEX_RANGE: &str = "at least 128 bytes";
+const INDEX: &str = "at least 128 bytes, such as 4096, 64kb, 16mb or 1gb+512mb";
+const DURATION: &str = "0 to 4294967295 seconds, such as 90, 90s, 15min, 12h, 7days, 1week+2days or 1y; \
+    no months, which a server takes for 365 days each";
 const TEXT: &str = "1 to 127 bytes without line end, # or outer blanks";
 const KEY: &str = "a key of at least one byte without line end, =, # or outer blanks";
 
-/// What happens to a partition's old segments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CleanupPolicy {
-    /// They are deleted once the retention settings say so.
-    Delete,
-    /// They are compacted: of the messages with the same key only the last one stays.
-    Compact,
+/// What a value looks like.
+enum Form {
+    Number(fn(u64) -> bool),
+    Size(fn(u64) -> bool),
+    /// In seconds, whatever the units.
+    Duration,
+    Ratio,
+    Word(&'static [&'static str]),
+}
+
+impl Form {
+    /// Reads a value, and returns it as it is written: sizes in bytes and durations in seconds.
+    fn read(&self, text: &str) -> Option<String> {
+        let number = match self {
+            Form::Word(words) => {
+                return words.iter().find(|word| text.eq_ignore_ascii_case(word)).map(ToString::to_string);
+            }
+            Form::Ratio => return decimal(text).filter(|ratio| *ratio <= 1.0).map(|ratio| ratio.to_string()),
+            Form::Number(fits) => number(text).filter(|number| fits(*number)),
+            Form::Size(fits) => terms(text, &SIZES).filter(|bytes| fits(*bytes)),
+            Form::Duration => terms(text, &DURATIONS).filter(|seconds| *seconds <= u32::MAX.into()),
+        };
+        number.map(|number| number.to_string())
+    }
 }
 
 /// How a topic's partitions are stored; the server decides what is not set.
@@ -69,18 +68,34 @@ pub enum CleanupPolicy {
 /// lines a server reads, and [`FromStr`] reads them:
 ///
 /// ```
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use std::time::Duration;
 /// use tank_client::TopicConfig;
 ///
-/// let config = TopicConfig::new().segment_bytes(64 << 20)?.retention(Duration::from_secs(9 * 86_400))?;
+/// let config = TopicConfig::new().set("log.segment.bytes", "64mb")?.set("log.retention.secs", "9days")?;
 /// assert_eq!(config.to_string(), "log.retention.secs=777600\nlog.segment.bytes=67108864\n");
 /// assert_eq!("log.segment.bytes = 64mb # small\nlog.retention.secs = 1week+2days".parse(), Ok(config));
-/// # Ok(())
-/// # }
+/// # Ok::<(), tank_client::TopicConfigError>(())
 /// ```
 ///
 /// A cluster checks a configuration and then ignores it.
+///
+/// # Keys
+/// | Key | Meaning | Value | Default |
+/// | --- | --- | --- | --- |
+/// | `retention.segments.count` | how many closed segments of a partition are kept | 0 for all, or at least 2 | 0 |
+/// | `log.retention.secs` | how long a closed segment is kept | a duration; 0 for ever | 0 |
+/// | `log.retention.bytes` | how many bytes of closed segments are kept | 0 for all, or at least 128 | 0 |
+/// | `log.cleanup.policy` | what happens to old segments: they are deleted once the retention settings say so, or compacted (of the messages with the same key only the last one stays) | `delete` or `cleanup` | `delete` |
+/// | `log.cleaner.min.cleanable.ratio` | how large a part of a log must be uncompacted before it is compacted | 0 to 1 | 0.5 |
+/// | `log.segment.bytes` | after how many bytes a new segment begins | 64 bytes to 3.75 GiB | 1 GiB |
+/// | `log.roll.secs` | the age of a segment at which a new one begins | a duration | a week |
+/// | `log.roll.jitter.secs` | by how much that age varies at random | a duration | 0 |
+/// | `log.index.interval.bytes` | after how many bytes of a log its index gets an entry | at least 128 | 4,096 |
+/// | `log.index.size.max.bytes` | at how many bytes of index a new segment begins | at least 128 | 10 MiB |
+/// | `flush.messages` | after how many messages a log is flushed to disk | 0 for never | 0 |
+/// | `flush.secs` | how long a log may go without being flushed | a duration; 0 for ever | 0 |
+///
+/// A size is a number of bytes such as `4096`, `64kb` or `1gb+512mb`; a duration one of seconds, such as `90`, `15min`, `12h`,
+/// `1week+2days` or `1y`, up to 2^32−1.
 ///
 /// # What is read
 /// Lines of `key=value`. Blanks around either are ignored, a `#` begins a comment, and empty lines are skipped. As on a
@@ -95,54 +110,14 @@ pub enum CleanupPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicConfig {
     /// What is set, as text: by place in [`KEYS`], or after them, and by key in lower case.
-    values: BTreeMap<(usize, String), Setting>,
+    values: BTreeMap<(usize, String), String>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Setting {
-    key: String,
-    value: String,
-}
-
-/// A setting that a server refuses, or understands as something other than it says.
+/// A setting that a server refuses, or understands as something other than it says. Its text names the key, the value and
+/// what is allowed, or the line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TopicConfigError {
-    /// A value out of range, or not in the right form.
-    #[error("{key} is {value:?}; allowed is {allowed}")]
-    Value {
-        /// The key.
-        key: String,
-        /// The value that was given.
-        value: String,
-        /// What is allowed.
-        allowed: &'static str,
-    },
-    /// A line that is no `key=value`: without `=`, without a value, of blanks only, or an indented comment.
-    #[error("line {line}, {text:?}, is not of the form key=value")]
-    Line {
-        /// The line's number, from 1.
-        line: usize,
-        /// The line.
-        text: String,
-    },
-}
-
-impl TopicConfigError {
-    fn new(key: &str, value: impl ToString, allowed: &'static str) -> TopicConfigError {
-        TopicConfigError::Value { key: key.to_owned(), value: value.to_string(), allowed }
-    }
-}
-
-/// Chainable setters that refuse what no server takes.
-macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident($given:ident: $type:ty) => $set:ident($key:ident $(, $more:expr)*);)*) => {$(
-        $(#[$doc])*
-        pub fn $name(self, $given: $type) -> Result<Self, TopicConfigError> {
-            self.$set($key, $given $(, $more)*)
-        }
-    )*};
-}
+#[error("{0}")]
+pub struct TopicConfigError(String);
 
 impl TopicConfig {
     /// Creates a configuration that leaves everything to the server; also [`Default`].
@@ -150,173 +125,54 @@ impl TopicConfig {
         TopicConfig::default()
     }
 
-    /// Sets what happens to old segments. The default is to delete them.
-    #[must_use]
-    pub fn cleanup_policy(self, policy: CleanupPolicy) -> Self {
-        let word = match policy {
-            CleanupPolicy::Delete => "delete",
-            CleanupPolicy::Compact => "cleanup",
-        };
-        self.put(CLEANUP, word)
-    }
-
-    /// Sets after how many messages a log is flushed to disk; 0, the default, is never.
-    #[must_use]
-    pub fn flush_messages(self, count: u32) -> Self {
-        self.put(FLUSH_MESSAGES, count)
-    }
-
-    /// Sets how large a part of a log must be uncompacted before it is compacted, from 0 to 1. The default is 0.5.
+    /// Sets a key by the text of its value, in the form that a server reads; units included.
     ///
-    /// # Errors
-    /// Anything else.
-    pub fn min_cleanable_ratio(self, ratio: f32) -> Result<Self, TopicConfigError> {
-        // -0.0 is 0 too, but a server reads no sign.
-        let given = if ratio == 0.0 { 0.0 } else { ratio };
-        self.checked(RATIO, given, (0.0..=1.0).contains(&ratio), RATIO_RANGE)
-    }
-
-    setters! {
-        /// Sets how many closed segments of a partition are kept: 0, the default, for all of them, or at least 2.
-        ///
-        /// # Errors
-        /// 1.
-        retention_segments(count: u32) => checked(SEGMENTS, count != 1, SEGMENTS_RANGE);
-
-        /// Sets how long a closed segment is kept, in whole seconds; 0, the default, is for ever.
-        ///
-        /// # Errors
-        /// A part of a second, or more than 2^32−1 seconds, some 136 years.
-        retention(age: Duration) => seconds(RETENTION);
-
-        /// Sets how many bytes of a partition's closed segments are kept: 0, the default, for all, or at least 128.
-        ///
-        /// # Errors
-        /// 1 to 127.
-        retention_bytes(bytes: u64) => checked(RETENTION_BYTES, bytes == 0 || bytes >= 128, RETENTION_RANGE);
-
-        /// Sets after how many bytes a new segment begins: 64 bytes to 3.75 GiB. The default is 1 GiB.
-        ///
-        /// # Errors
-        /// Anything else. A server accepts more, but counts a segment's bytes in 32 bits.
-        segment_bytes(bytes: u64) => checked(SEGMENT_BYTES, (64..=MAX_SEGMENT).contains(&bytes), SEGMENT_RANGE);
-
-        /// Sets after how many bytes of a log its index gets an entry, at least 128. The default is 4,096.
-        ///
-        /// # Errors
-        /// Below 128.
-        index_interval_bytes(bytes: u64) => checked(INDEX_INTERVAL, bytes >= 128, INDEX_RANGE);
-
-        /// Sets at how many bytes of index a new segment begins, at least 128. The default is 10 MiB.
-        ///
-        /// # Errors
-        /// Below 128.
-        index_size_max_bytes(bytes: u64) => checked(INDEX_SIZE, bytes >= 128, INDEX_RANGE);
-
-        /// Sets by how much the age at which a segment ends varies at random, in whole seconds. The default is 0.
-        ///
-        /// # Errors
-        /// As [`retention`](TopicConfig::retention).
-        roll_jitter(most: Duration) => seconds(ROLL_JITTER);
-
-        /// Sets the age of a segment at which a new one begins, in whole seconds. The default is a week.
-        ///
-        /// # Errors
-        /// As [`retention`](TopicConfig::retention).
-        roll_after(age: Duration) => seconds(ROLL);
-
-        /// Sets how long a log may go without being flushed to disk, in whole seconds; 0, the default, is for ever.
-        ///
-        /// # Errors
-        /// As [`retention`](TopicConfig::retention).
-        flush_after(age: Duration) => seconds(FLUSH);
-    }
-
-    /// Sets any key by the text of its value, in the form that a server reads; units included.
-    ///
-    /// A key that is not known here is kept as it is: a newer server may know it, and others ignore it.
+    /// A key that is not known here is kept, in lower case: a newer server may know it, and others ignore it.
     ///
     /// # Errors
     /// A value out of the key's range or not of its form; a key or value that does not fit on a line.
-    pub fn set(self, key: &str, value: &str) -> Result<Self, TopicConfigError> {
-        let error = |allowed| Err(TopicConfigError::new(key, value, allowed));
-        if key.is_empty() || key.contains(['\n', '=', '#']) || key.trim_matches(blank) != key {
-            return error(KEY);
+    pub fn set(mut self, key: &str, value: &str) -> Result<Self, TopicConfigError> {
+        let error = |allowed| TopicConfigError(format!("{key} is {value:?}; allowed is {allowed}"));
+        if !is_word(key) || key.contains('=') {
+            return Err(error(KEY));
         }
-        if value.is_empty()
-            || value.len() > MAX_VALUE
-            || value.contains(['\n', '#'])
-            || value.trim_matches(blank) != value
-        {
-            return error(TEXT);
+        if !is_word(value) || value.len() > MAX_VALUE {
+            return Err(error(TEXT));
         }
-        let known_as = key.to_ascii_lowercase();
-        match known_as.as_str() {
-            SEGMENTS => self.retention_segments(number(key, value)?),
-            CLEANUP if value.eq_ignore_ascii_case("cleanup") => Ok(self.cleanup_policy(CleanupPolicy::Compact)),
-            CLEANUP if value.eq_ignore_ascii_case("delete") => Ok(self.cleanup_policy(CleanupPolicy::Delete)),
-            CLEANUP => error(CLEANUP_RANGE),
-            RATIO => match decimal(value) {
-                Some(ratio) => self.min_cleanable_ratio(ratio),
-                None => error(RATIO_RANGE),
-            },
-            RETENTION => self.retention(duration(key, value)?),
-            RETENTION_BYTES => self.retention_bytes(size(key, value)?),
-            SEGMENT_BYTES => self.segment_bytes(size(key, value)?),
-            INDEX_INTERVAL => self.index_interval_bytes(size(key, value)?),
-            INDEX_SIZE => self.index_size_max_bytes(size(key, value)?),
-            ROLL_JITTER => self.roll_jitter(duration(key, value)?),
-            ROLL => self.roll_after(duration(key, value)?),
-            FLUSH_MESSAGES => Ok(self.flush_messages(number(key, value)?)),
-            FLUSH => self.flush_after(duration(key, value)?),
-            _ => Ok(self.put(key, value)),
-        }
+        let key = place(key);
+        let value = match KEYS.get(key.0) {
+            Some((_, form, allowed)) => form.read(value).ok_or_else(|| error(allowed))?,
+            None => value.to_owned(),
+        };
+        self.values.insert(key, value);
+        Ok(self)
     }
 
     /// The text of a key's value, sizes in bytes and durations in seconds; `None` if it is left to the server.
-    pub fn get(&self, key: &str) -> Option<String> {
-        self.values.values().find(|setting| setting.key.eq_ignore_ascii_case(key)).map(|setting| setting.value.clone())
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.values.get(&place(key)).map(String::as_str)
     }
 
     /// Keys that are not known here, in their order, with their values, which a server may know or ignores: misspelt ones, perhaps.
     pub fn unknown(&self) -> impl Iterator<Item = (&str, &str)> {
-        let unknown = self.values.range((KEYS.len(), String::new())..);
-        unknown.map(|(_, setting)| (setting.key.as_str(), setting.value.as_str()))
+        self.values.range((KEYS.len(), String::new())..).map(|((_, key), value)| (key.as_str(), value.as_str()))
     }
+}
 
-    fn put(mut self, key: &str, value: impl ToString) -> Self {
-        let known_as = key.to_ascii_lowercase();
-        let place = KEYS.iter().position(|known| *known == known_as).unwrap_or(KEYS.len());
-        let kept = self.values.entry((place, known_as)).or_default();
-        if kept.key.is_empty() {
-            key.clone_into(&mut kept.key);
-        }
-        kept.value = value.to_string();
-        self
-    }
+/// By what a key's value is found.
+fn place(key: &str) -> (usize, String) {
+    let key = key.to_ascii_lowercase();
+    (KEYS.iter().position(|(known, ..)| *known == key).unwrap_or(KEYS.len()), key)
+}
 
-    /// Puts a value that lies in the range that `allowed` describes.
-    fn checked(
-        self,
-        key: &str,
-        value: impl ToString,
-        ok: bool,
-        allowed: &'static str,
-    ) -> Result<Self, TopicConfigError> {
-        if ok { Ok(self.put(key, value)) } else { Err(TopicConfigError::new(key, value, allowed)) }
-    }
-
-    fn seconds(self, key: &str, duration: Duration) -> Result<Self, TopicConfigError> {
-        match u32::try_from(duration.as_secs()) {
-            Ok(seconds) if duration.subsec_nanos() == 0 => Ok(self.put(key, seconds)),
-            _ => Err(TopicConfigError::new(key, format_args!("{duration:?}"), SECONDS)),
-        }
-    }
+/// Whether it is read as it is, from wherever it stands in a line.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(['\n', '#']) && text.trim_matches(blank) == text
 }
 
 impl fmt::Display for TopicConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.values.values().try_for_each(|Setting { key, value }| writeln!(f, "{key}={value}"))
+        self.values.iter().try_for_each(|((_, key), value)| writeln!(f, "{key}={value}"))
     }
 }
 
@@ -336,7 +192,8 @@ impl FromStr for TopicConfig {
             let (key, value) = line.split_once('=').unwrap_or((line, ""));
             let (key, value) = (key.trim_matches(blank), value.trim_matches(blank));
             if key.is_empty() || value.is_empty() {
-                return Err(TopicConfigError::Line { line: before + index + 1, text: whole.to_owned() });
+                let line = before + index + 1;
+                return Err(TopicConfigError(format!("line {line}, {whole:?}, is not of the form key=value")));
             }
             config = config.set(key, value)?;
         }
@@ -349,11 +206,10 @@ fn blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\x0b' | '\x0c' | '\r')
 }
 
-fn number(key: &str, text: &str) -> Result<u32, TopicConfigError> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    // A server reads at most ten digits, leading zeros included, and takes more for 0.
-    let number = text.parse().ok().filter(|_| digits && text.len() <= 10);
-    number.ok_or_else(|| TopicConfigError::new(key, text, NUMBER))
+/// A server reads at most ten digits, leading zeros included, and takes more for 0.
+fn number(text: &str) -> Option<u64> {
+    let is_read = text.len() <= 10 && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|number| is_read && *number <= u32::MAX.into())
 }
 
 /// Digits with at most one `.` or `,`; no exponent.
@@ -362,7 +218,9 @@ fn decimal(text: &str) -> Option<f32> {
     if plain { text.replace(',', ".").parse().ok() } else { None }
 }
 
-/// Units in the order in which a server tries them: the first that the rest begins with counts.
+/// Units and their factors, in the order in which a server tries them: the first that the rest begins with counts.
+type Units = [(&'static [&'static str], u64)];
+
 const SIZES: [(&[&str], u64); 5] = [
     (&["terabytes", "terabyte", "tbs", "tb", "t"], 1 << 40),
     (&["gigabytes", "gibabyte", "gbs", "gb", "g"], 1 << 30),
@@ -373,7 +231,7 @@ const SIZES: [(&[&str], u64); 5] = [
 
 const DAY: u64 = 86_400;
 
-/// As [`SIZES`]; without a factor for what is refused.
+/// Without a factor for what is refused.
 const DURATIONS: [(&[&str], u64); 7] = [
     (&["weeks", "week", "w"], 7 * DAY),
     (&["years", "year", "y"], 365 * DAY),
@@ -384,44 +242,21 @@ const DURATIONS: [(&[&str], u64); 7] = [
     (&["seconds", "second", "secs", "sec", "s"], 1),
 ];
 
-/// Why [`terms`] has no sum.
-enum TermFault {
-    /// It has another form, or passes 64 bits.
-    Form,
-    /// A unit has no factor.
-    Unit,
-}
-
-fn size(key: &str, text: &str) -> Result<u64, TopicConfigError> {
-    terms(text, &SIZES).map_err(|_| TopicConfigError::new(key, text, SIZE))
-}
-
-fn duration(key: &str, text: &str) -> Result<Duration, TopicConfigError> {
-    match terms(text, &DURATIONS) {
-        Ok(seconds) if seconds <= u32::MAX.into() => Ok(Duration::from_secs(seconds)),
-        Ok(_) | Err(TermFault::Form) => Err(TopicConfigError::new(key, text, DURATION)),
-        Err(TermFault::Unit) => Err(TopicConfigError::new(key, text, MONTHS)),
-    }
-}
-
-/// The sum of one or more numbers with units.
-fn terms(mut rest: &str, units: &[(&[&str], u64)]) -> Result<u64, TermFault> {
+/// The sum of one or more numbers with units, if it fits in 64 bits.
+fn terms(mut rest: &str, units: &Units) -> Option<u64> {
     let mut sum = 0u64;
     while !rest.is_empty() {
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let (number, after) = rest.split_at_checked(digits).ok_or(TermFault::Form)?;
-        let number: u64 = number.parse().map_err(|_| TermFault::Form)?;
+        let (number, after) = rest.split_at_checked(digits)?;
         let mut names = units.iter().flat_map(|(names, factor)| names.iter().map(move |name| (*name, *factor)));
         let found = names.find_map(|(name, factor)| Some((after.strip_prefix(name)?, factor)));
         let (after, factor) = found.unwrap_or((after, 1));
-        if factor == 0 {
-            return Err(TermFault::Unit);
-        }
         let after = after.strip_prefix(',').unwrap_or(after);
         rest = after.strip_prefix('+').unwrap_or(after);
-        sum = number.checked_mul(factor).and_then(|term| sum.checked_add(term)).ok_or(TermFault::Form)?;
+        let term = number.parse::<u64>().ok()?.checked_mul(factor).filter(|_| factor > 0)?;
+        sum = sum.checked_add(term)?;
     }
-    Ok(sum)
+    Some(sum)
 }
 
 #[cfg(test)]
@@ -429,7 +264,7 @@ mod tests {
     use super::*;
 
     fn set(key: &str, value: &str) -> Option<String> {
-        TopicConfig::new().set(key, value).ok().map(|config| config.get(key).unwrap())
+        TopicConfig::new().set(key, value).ok().map(|config| config.get(key).unwrap().to_owned())
     }
 
     fn refusal(result: Result<TopicConfig, TopicConfigError>) -> String {
@@ -441,54 +276,54 @@ mod tests {
         let max = u64::MAX.to_string();
         let (ok, no): (fn(&str) -> Option<String>, _) = (|text| Some(text.to_owned()), None);
         let table = [
-            (SEGMENTS, "0", ok("0")),
-            (SEGMENTS, "1", no.clone()),
-            (SEGMENTS, "2", ok("2")),
-            (SEGMENTS, "4294967295", ok("4294967295")),
-            (SEGMENTS, "4294967296", no.clone()),
-            (SEGMENTS, "00000000002", no.clone()),
-            (SEGMENTS, "+2", no.clone()),
-            (SEGMENTS, "-2", no.clone()),
-            (SEGMENTS, "two", no.clone()),
-            (CLEANUP, "Delete", ok("delete")),
-            (CLEANUP, "CLEANUP", ok("cleanup")),
-            (CLEANUP, "compact", no.clone()),
-            (RATIO, "0", ok("0")),
-            (RATIO, "1", ok("1")),
-            (RATIO, "0,25", ok("0.25")),
-            (RATIO, ".5", ok("0.5")),
-            (RATIO, "1.01", no.clone()),
-            (RATIO, "-0.1", no.clone()),
-            (RATIO, "1e-1", no.clone()),
-            (RATIO, "nan", no.clone()),
-            (RATIO, "0.1.2", no.clone()),
-            (RATIO, ".", no.clone()),
-            (RETENTION_BYTES, "0", ok("0")),
-            (RETENTION_BYTES, "1", no.clone()),
-            (RETENTION_BYTES, "127", no.clone()),
-            (RETENTION_BYTES, "128", ok("128")),
-            (RETENTION_BYTES, &max, ok(&max)),
-            (RETENTION_BYTES, "18446744073709551616", no.clone()),
-            (RETENTION_BYTES, "16777216t", no.clone()),
-            (RETENTION_BYTES, "16777215t+1023g", ok("18446744072635809792")),
-            (SEGMENT_BYTES, "63", no.clone()),
-            (SEGMENT_BYTES, "64", ok("64")),
-            (SEGMENT_BYTES, "3840m", ok("4026531840")),
-            (SEGMENT_BYTES, "3840m+1", no.clone()),
-            (INDEX_INTERVAL, "127", no.clone()),
-            (INDEX_INTERVAL, "128", ok("128")),
-            (INDEX_SIZE, "127", no.clone()),
-            (INDEX_SIZE, "128", ok("128")),
-            (RETENTION, "0", ok("0")),
-            (RETENTION, "4294967295", ok("4294967295")),
-            (RETENTION, "4294967296", no.clone()),
-            (ROLL, "136y", ok("4288896000")),
-            (ROLL, "137y", no.clone()),
-            (ROLL_JITTER, "1h", ok("3600")),
-            (FLUSH, "1min", ok("60")),
-            (FLUSH_MESSAGES, "0", ok("0")),
-            (FLUSH_MESSAGES, "4294967295", ok("4294967295")),
-            (FLUSH_MESSAGES, "1k", no),
+            ("retention.segments.count", "0", ok("0")),
+            ("retention.segments.count", "1", no.clone()),
+            ("retention.segments.count", "2", ok("2")),
+            ("retention.segments.count", "4294967295", ok("4294967295")),
+            ("retention.segments.count", "4294967296", no.clone()),
+            ("retention.segments.count", "00000000002", no.clone()),
+            ("retention.segments.count", "+2", no.clone()),
+            ("retention.segments.count", "-2", no.clone()),
+            ("retention.segments.count", "two", no.clone()),
+            ("log.cleanup.policy", "Delete", ok("delete")),
+            ("log.cleanup.policy", "CLEANUP", ok("cleanup")),
+            ("log.cleanup.policy", "compact", no.clone()),
+            ("log.cleaner.min.cleanable.ratio", "0", ok("0")),
+            ("log.cleaner.min.cleanable.ratio", "1", ok("1")),
+            ("log.cleaner.min.cleanable.ratio", "0,25", ok("0.25")),
+            ("log.cleaner.min.cleanable.ratio", ".5", ok("0.5")),
+            ("log.cleaner.min.cleanable.ratio", "1.01", no.clone()),
+            ("log.cleaner.min.cleanable.ratio", "-0.1", no.clone()),
+            ("log.cleaner.min.cleanable.ratio", "1e-1", no.clone()),
+            ("log.cleaner.min.cleanable.ratio", "nan", no.clone()),
+            ("log.cleaner.min.cleanable.ratio", "0.1.2", no.clone()),
+            ("log.cleaner.min.cleanable.ratio", ".", no.clone()),
+            ("log.retention.bytes", "0", ok("0")),
+            ("log.retention.bytes", "1", no.clone()),
+            ("log.retention.bytes", "127", no.clone()),
+            ("log.retention.bytes", "128", ok("128")),
+            ("log.retention.bytes", &max, ok(&max)),
+            ("log.retention.bytes", "18446744073709551616", no.clone()),
+            ("log.retention.bytes", "16777216t", no.clone()),
+            ("log.retention.bytes", "16777215t+1023g", ok("18446744072635809792")),
+            ("log.segment.bytes", "63", no.clone()),
+            ("log.segment.bytes", "64", ok("64")),
+            ("log.segment.bytes", "3840m", ok("4026531840")),
+            ("log.segment.bytes", "3840m+1", no.clone()),
+            ("log.index.interval.bytes", "127", no.clone()),
+            ("log.index.interval.bytes", "128", ok("128")),
+            ("log.index.size.max.bytes", "127", no.clone()),
+            ("log.index.size.max.bytes", "128", ok("128")),
+            ("log.retention.secs", "0", ok("0")),
+            ("log.retention.secs", "4294967295", ok("4294967295")),
+            ("log.retention.secs", "4294967296", no.clone()),
+            ("log.roll.secs", "136y", ok("4288896000")),
+            ("log.roll.secs", "137y", no.clone()),
+            ("log.roll.jitter.secs", "1h", ok("3600")),
+            ("flush.secs", "1min", ok("60")),
+            ("flush.messages", "0", ok("0")),
+            ("flush.messages", "4294967295", ok("4294967295")),
+            ("flush.messages", "1k", no),
         ];
         for (key, value, expected) in table {
             assert_eq!(set(key, value), expected, "{key}={value}");
@@ -527,7 +362,7 @@ mod tests {
             ("٣", None),
         ];
         for (text, bytes) in table {
-            assert_eq!(size("k", text).ok(), bytes, "{text}");
+            assert_eq!(terms(text, &SIZES), bytes, "{text}");
         }
     }
 
@@ -553,62 +388,19 @@ mod tests {
             ("1Day", None),
         ];
         for (text, seconds) in table {
-            assert_eq!(duration("k", text).ok(), seconds.map(Duration::from_secs), "{text}");
+            assert_eq!(terms(text, &DURATIONS), seconds, "{text}");
         }
         for text in ["1mon", "1month", "2months", "1y+1month"] {
-            assert!(duration("k", text).unwrap_err().to_string().contains("365 days"), "{text}");
-        }
-    }
-
-    #[test]
-    fn boundaries_by_setter() {
-        let config = TopicConfig::new;
-        let second = Duration::from_secs(1);
-        let most = second * u32::MAX;
-        for (result, ok) in [
-            (config().retention_segments(0), true),
-            (config().retention_segments(1), false),
-            (config().retention_segments(2), true),
-            (config().min_cleanable_ratio(0.0), true),
-            (config().min_cleanable_ratio(-0.0), true),
-            (config().min_cleanable_ratio(1.0), true),
-            (config().min_cleanable_ratio(1.0001), false),
-            (config().min_cleanable_ratio(-0.0001), false),
-            (config().min_cleanable_ratio(f32::NAN), false),
-            (config().min_cleanable_ratio(f32::MIN_POSITIVE), true),
-            (config().retention_bytes(0), true),
-            (config().retention_bytes(127), false),
-            (config().retention_bytes(128), true),
-            (config().segment_bytes(63), false),
-            (config().segment_bytes(64), true),
-            (config().segment_bytes(MAX_SEGMENT), true),
-            (config().segment_bytes(MAX_SEGMENT + 1), false),
-            (config().index_interval_bytes(127), false),
-            (config().index_interval_bytes(128), true),
-            (config().index_size_max_bytes(127), false),
-            (config().index_size_max_bytes(u64::MAX), true),
-            (config().retention(Duration::ZERO), true),
-            (config().retention(most), true),
-            (config().retention(most + second), false),
-            (config().roll_after(Duration::from_millis(1500)), false),
-            (config().roll_jitter(second), true),
-            (config().flush_after(Duration::MAX), false),
-        ] {
-            assert_eq!(result.is_ok(), ok, "{result:?}");
-            if let Ok(config) = result {
-                assert_eq!(config.to_string().parse(), Ok(config), "what is written is read as the same");
-            }
+            assert!(refusal(TopicConfig::new().set("flush.secs", text)).contains("365 days"), "{text}");
         }
     }
 
     #[test]
     fn errors_name_key_value_and_what_is_allowed() {
-        let e = refusal(TopicConfig::new().segment_bytes(63));
-        assert_eq!(e, r#"log.segment.bytes is "63"; allowed is 64 to 4026531840 bytes"#);
+        let e = refusal(TopicConfig::new().set("log.segment.bytes", "63"));
+        assert_eq!(e, r#"log.segment.bytes is "63"; allowed is 64 to 4026531840 bytes, such as 64mb"#);
         let e = refusal("LOG.ROLL.SECS=1m".parse());
-        assert!(e.starts_with(r#"LOG.ROLL.SECS is "1m"; allowed is a duration of 0 to 4294967295 seconds"#), "{e}");
-        let e = refusal(TopicConfig::new().flush_after(Duration::from_millis(1500)));
-        assert_eq!(e, r#"flush.secs is "1.5s"; allowed is whole seconds, 0 to 4294967295"#);
+        assert!(e.starts_with(r#"LOG.ROLL.SECS is "1m"; allowed is 0 to 4294967295 seconds, such as 90"#), "{e}");
         assert_eq!(
             refusal("\n\n flush.secs=1\n\nflush.secs".parse()),
             r#"line 5, "flush.secs", is not of the form key=value"#
@@ -617,19 +409,22 @@ mod tests {
 
     #[test]
     fn lines() {
-        let whole = TopicConfig::new()
-            .retention_segments(8)
-            .and_then(|c| c.cleanup_policy(CleanupPolicy::Compact).min_cleanable_ratio(0.3))
-            .and_then(|c| c.retention(Duration::from_secs(1)))
-            .and_then(|c| c.retention_bytes(128))
-            .and_then(|c| c.segment_bytes(64))
-            .and_then(|c| c.index_interval_bytes(129))
-            .and_then(|c| c.index_size_max_bytes(130))
-            .and_then(|c| c.roll_jitter(Duration::from_secs(2)))
-            .and_then(|c| c.roll_after(Duration::from_secs(3)))
-            .and_then(|c| c.flush_messages(4).flush_after(Duration::from_secs(5)))
-            .and_then(|c| c.set("no.such.key", "a=b"))
-            .unwrap();
+        let whole = [
+            ("retention.segments.count", "8"),
+            ("no.such.key", "a=b"),
+            ("log.cleanup.policy", "cleanup"),
+            ("log.cleaner.min.cleanable.ratio", "0.3"),
+            ("log.retention.secs", "1"),
+            ("log.retention.bytes", "128"),
+            ("log.segment.bytes", "64"),
+            ("log.index.interval.bytes", "129"),
+            ("log.index.size.max.bytes", "130"),
+            ("log.roll.jitter.secs", "2"),
+            ("log.roll.secs", "3"),
+            ("flush.messages", "4"),
+            ("flush.secs", "5"),
+        ];
+        let whole = whole.iter().try_fold(TopicConfig::new(), |config, (key, value)| config.set(key, value)).unwrap();
         let text = "retention.segments.count=8\nlog.cleanup.policy=cleanup\nlog.cleaner.min.cleanable.ratio=0.3\n\
             log.retention.secs=1\nlog.retention.bytes=128\nlog.segment.bytes=64\nlog.index.interval.bytes=129\n\
             log.index.size.max.bytes=130\nlog.roll.jitter.secs=2\nlog.roll.secs=3\nflush.messages=4\nflush.secs=5\n\
@@ -645,7 +440,7 @@ mod tests {
             assert_eq!(text.parse(), Ok(TopicConfig::new()), "{text:?}");
         }
         for text in ["flush.secs", "flush.secs=", "flush.secs= # 1", "=1", "flush.secs=1\n \n#", "flush.secs=1\n #"] {
-            assert!(matches!(text.parse::<TopicConfig>(), Err(TopicConfigError::Line { .. })), "{text:?}");
+            assert!(refusal(text.parse()).ends_with("is not of the form key=value"), "{text:?}");
         }
         let twice = "flush.secs=1\nFlush.Secs=2".parse::<TopicConfig>().unwrap();
         assert_eq!(twice.to_string(), "flush.secs=2\n");
@@ -655,7 +450,7 @@ mod tests {
     fn unknown_keys_stay_and_must_fit_on_a_line() {
         let config: TopicConfig = "new.key = 1\nflush.secs=1\nNEW.KEY=2".parse().unwrap();
         assert_eq!(config.unknown().collect::<Vec<_>>(), [("new.key", "2")]);
-        assert_eq!((config.get("New.Key"), config.get("flush.messages")), (Some("2".into()), None));
+        assert_eq!((config.get("New.Key"), config.get("flush.messages")), (Some("2"), None));
         let (longest, longer) = ("v".repeat(127), "v".repeat(128));
         assert!(TopicConfig::new().set("k", &longest).is_ok());
         for (key, value) in [

@@ -420,7 +420,7 @@ impl Broker {
     /// let orders = Subscription::topic("orders").resume(&saved);
     /// let mut orders = Client::connect(broker.addr())?.subscribe(orders)?;
     /// let e = orders.next().unwrap().unwrap_err();
-    /// assert!(matches!(e, Error::Recreated { position: 3, high_water_mark: 1, .. }), "{e}");
+    /// assert!(matches!(e, Error::OutOfRange { requested: 3, high_water_mark: 1, .. }), "{e}");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[track_caller]

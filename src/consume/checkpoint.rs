@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use disk::{Names, Os, Stamp, read, replace, resolve, stamp, try_out};
 
 use super::position::{Position, Positions};
-use crate::error::{CheckpointFault, Error, Result};
+use crate::error::{Error, Result};
 use crate::protocol::DecodeError;
 use crate::protocol::cursor::{Cursor, put_topic};
 
@@ -103,7 +103,7 @@ impl Checkpoint {
             return Ok(Checkpoint { path: path.into(), names, positions: Positions::default(), seen, intact: false });
         }
         let previous = previous().is_some_and(|bytes| decode(&bytes).is_ok());
-        Err(Error::Checkpoint { path: path.into(), fault, previous })
+        Err(Error::Checkpoint { path: path.into(), reason: fault.to_string(), previous })
     }
 
     /// Reads the generation before the last save, of the same file: a way out when [`open`](Checkpoint::open) fails. Messages
@@ -118,7 +118,7 @@ impl Checkpoint {
         let bytes = read(&names.previous).and_then(|bytes| bytes.ok_or(io::ErrorKind::NotFound.into()));
         match decode(&bytes.map_err(|e| Error::file(&names.previous, e))?) {
             Ok(positions) => Ok(Checkpoint { path: path.into(), names, positions, seen, intact: false }),
-            Err(fault) => Err(Error::Checkpoint { path: names.previous, fault, previous: false }),
+            Err(fault) => Err(Error::Checkpoint { path: names.previous, reason: fault.to_string(), previous: false }),
         }
     }
 
@@ -144,7 +144,7 @@ impl Checkpoint {
         if now.is_some() && now != self.seen {
             return Err(Error::Checkpoint {
                 path: self.path.clone(),
-                fault: CheckpointFault::Changed,
+                reason: CheckpointFault::Changed.to_string(),
                 previous: false,
             });
         }
@@ -201,6 +201,21 @@ fn encode(positions: &Positions) -> Result<Vec<u8>> {
     let checksum = crc32fast::hash(&out);
     out.extend_from_slice(&checksum.to_le_bytes());
     Ok(out)
+}
+
+/// What is wrong with a file.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum CheckpointFault {
+    #[error("a torn or damaged checkpoint")]
+    Torn,
+    #[error("not a checkpoint")]
+    Foreign,
+    #[error("a checkpoint of version {version}, this program knows {known}")]
+    Newer { version: u16, known: u16 },
+    #[error("the checkpoint is gone, although it was saved before")]
+    Missing,
+    #[error("the checkpoint was changed by somebody else since it was opened; one program at a time may save to it")]
+    Changed,
 }
 
 fn decode(bytes: &[u8]) -> Result<Positions, CheckpointFault> {

@@ -87,8 +87,7 @@ const MAX_UNUSED: usize = 64;
 ///
 /// # Errors
 /// The items' errors are:
-/// * [`Error::OutOfRange`], or for a checkpoint's position beyond the end [`Error::Recreated`]: the number wanted next is not
-///   there.
+/// * [`Error::OutOfRange`]: the number wanted next is not there.
 /// * [`Error::Broker`]: no such topic or partition; a partition that cannot be opened, or whose numbering is broken; one that
 ///   has had no leader for longer than `retry_timeout`; a gap in the numbers that kills a server
 ///   ([`Fault::Deadly`](crate::Fault::Deadly)).

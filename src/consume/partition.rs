@@ -87,8 +87,6 @@ pub(super) enum Begin {
     /// At its position.
     #[default]
     Known,
-    /// At its position, which a checkpoint named; no answer has shown yet that there is such a place.
-    Resumed,
     /// This many numbers before its end, which is not known yet.
     BeforeEnd(u64),
     /// With its first message if there is such a partition, which is not known yet.
@@ -113,11 +111,6 @@ impl Partition {
         partition
     }
 
-    /// As [`new`](Partition::new), where a checkpoint says.
-    pub(super) fn resumed(name: TopicPartition, position: u64, marks: Option<Marks>, options: &Options) -> Partition {
-        Partition { begin: Begin::Resumed, ..Partition::new(name, position, marks, options) }
-    }
-
     /// A partition that begins `back` numbers before its end, wherever that is.
     pub(super) fn before_end(name: TopicPartition, back: u64, options: &Options) -> Partition {
         let state = if options.stop_at_seq == Some(0) { State::Done } else { State::Idle };
@@ -140,7 +133,7 @@ impl Partition {
 
     /// Whether it is known where it begins, and that it is there.
     pub(super) fn has_begun(&self) -> bool {
-        matches!(self.begin, Begin::Known | Begin::Resumed)
+        self.begin == Begin::Known
     }
 
     /// Whether it may have ended a connection.

@@ -61,15 +61,13 @@ struct Place {
     name: TopicPartition,
     start: Start,
     /// Whether a checkpoint says so.
-    resumed: bool,
     /// As any broker knows them.
     marks: Option<Marks>,
 }
 
 impl Place {
     fn new(name: TopicPartition, start: Start, resumed: Option<u64>, states: &[PartitionState]) -> Result<Place> {
-        let mut place =
-            Place { name, start: resumed.map_or(start, Start::At), resumed: resumed.is_some(), marks: None };
+        let mut place = Place { name, start: resumed.map_or(start, Start::At), marks: None };
         match states.get(usize::from(place.name.partition)) {
             Some(&PartitionState::Marks { first_available, high_water_mark }) => {
                 place.marks = Some((first_available, high_water_mark));
@@ -91,7 +89,6 @@ impl Place {
         let Place { name, marks, .. } = self;
         let back = match self.start {
             Start::Earliest => return Ok(Partition::new(name, 0, marks, options)),
-            Start::At(seq) if self.resumed => return Ok(Partition::resumed(name, seq, marks, options)),
             Start::At(seq) => return Ok(Partition::new(name, seq, marks, options)),
             Start::Time(time) => {
                 let ask = || session.log_end(&name.topic, name.partition);

@@ -151,7 +151,7 @@ impl Subscription {
 
         /// What to do when the number wanted next lies beyond the end, because the topic was created again or a fail-over lost its
         /// last messages; it applies as long as the subscription lasts. Default [`OutOfRange::Fail`]; the error is
-        /// [`Error::Recreated`] for a position that [`resume`](Subscription::resume) named. A topic that has already grown past the
+        /// [`Error::OutOfRange`]. A topic that has already grown past the
         /// position again cannot be told from the old one. In a cluster whose leader moves on to a longer log, the messages there
         /// from the shorter end on are delivered, also if an earlier leader's were.
         beyond_end(policy: OutOfRange) => options.beyond_end = policy;

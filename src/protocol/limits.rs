@@ -13,28 +13,15 @@
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub struct Limits {
-    /// Bytes of a consume answer. Default 3.75 GiB: the answer is never held as a whole, and a server may send a whole
-    /// compacted segment of each partition at once.
-    pub fetch_frame: u32,
-    /// Bytes of any other answer, which is held whole. Default 64 MiB: some 200,000 topics with long names.
-    pub frame: u32,
-    /// Bytes of the partition entries that precede a consume answer's chunks. Default 128 KiB: twice what the 250
-    /// partitions of a request can take with the longest names.
-    pub fetch_header: u32,
-    /// Bytes of a bundle as it is sent. Default 256 MiB, the most a server accepts from a producer; a client takes up to
-    /// 2 GiB.
-    pub bundle: u32,
-    /// Bytes of a message set after decompression, checked before decompressing. Default 256 MiB; a client takes up to
-    /// 2 GiB. A claim that Snappy cannot produce from the bytes sent is always refused.
-    pub message_set: u32,
-    /// Messages in a bundle. Default 2^20, sixteen times what a producer should put into one.
-    pub messages: u32,
-    /// Topics in an answer. Default 2^20.
-    pub topics: u32,
-    /// Nodes in a topology. Default 4,096.
-    pub nodes: u32,
+    pub(crate) fetch_frame: u32,
+    pub(crate) frame: u32,
+    pub(crate) fetch_header: u32,
+    pub(crate) bundle: u32,
+    pub(crate) message_set: u32,
+    pub(crate) messages: u32,
+    pub(crate) topics: u32,
+    pub(crate) nodes: u32,
 }
 
 impl Default for Limits {
@@ -53,10 +40,10 @@ impl Default for Limits {
 }
 
 macro_rules! setters {
-    ($($name:ident: $doc:literal),* $(,)?) => {
+    ($($(#[$doc:meta])* $name:ident;)*) => {
         impl Limits {
             $(
-                #[doc = $doc]
+                $(#[$doc])*
                 #[must_use]
                 pub fn $name(mut self, most: u32) -> Limits {
                     self.$name = most;
@@ -68,14 +55,26 @@ macro_rules! setters {
 }
 
 setters! {
-    fetch_frame: "Sets [`fetch_frame`](Limits#structfield.fetch_frame), in bytes.",
-    frame: "Sets [`frame`](Limits#structfield.frame), in bytes.",
-    fetch_header: "Sets [`fetch_header`](Limits#structfield.fetch_header), in bytes.",
-    bundle: "Sets [`bundle`](Limits#structfield.bundle), in bytes.",
-    message_set: "Sets [`message_set`](Limits#structfield.message_set), in bytes.",
-    messages: "Sets [`messages`](Limits#structfield.messages), a count.",
-    topics: "Sets [`topics`](Limits#structfield.topics), a count.",
-    nodes: "Sets [`nodes`](Limits#structfield.nodes), a count.",
+    /// Bytes of a consume answer. Default 3.75 GiB: the answer is never held as a whole, and a server may send a whole
+    /// compacted segment of each partition at once.
+    fetch_frame;
+    /// Bytes of any other answer, which is held whole. Default 64 MiB: some 200,000 topics with long names.
+    frame;
+    /// Bytes of the partition entries that precede a consume answer's chunks. Default 128 KiB: twice what the 250
+    /// partitions of a request can take with the longest names.
+    fetch_header;
+    /// Bytes of a bundle as it is sent. Default 256 MiB, the most a server accepts from a producer; a client takes up to
+    /// 2 GiB.
+    bundle;
+    /// Bytes of a message set after decompression, checked before decompressing. Default 256 MiB; a client takes up to
+    /// 2 GiB. A claim that Snappy cannot produce from the bytes sent is always refused.
+    message_set;
+    /// Messages in a bundle. Default 2^20, sixteen times what a producer should put into one.
+    messages;
+    /// Topics in an answer. Default 2^20.
+    topics;
+    /// Nodes in a topology. Default 4,096.
+    nodes;
 }
 
 /// When to compress published records. Consuming decompresses by itself.

@@ -351,9 +351,9 @@ fn values_have_the_usual_traits() {
     thread_safe::<(Brokers, Failure, Message, Batch<'static>, segment::Segments)>();
     value::<(TopicConfig, Stats, Message)>();
     key::<(Position, Positions, Start, Acks, Compression, OutOfRange, Redirects, Limits, Brokers)>();
-    key::<(Fault, CheckpointFault, Phase, Gap, Record<'static>, PartitionStats, LeaderStats)>();
+    key::<(Fault, Phase, Gap, Record<'static>, PartitionStats, LeaderStats)>();
     key::<(PartitionInfo, TopicInfo, Topology)>();
-    key::<(NodeInfo, BrokerStatus, ClusterInfo, CleanupPolicy)>();
+    key::<(NodeInfo, BrokerStatus)>();
     ordered::<(Position, Positions, Gap)>();
     fn sent<T: Send>() {}
     sent::<(Producer, ProducerBuilder)>();

@@ -92,10 +92,10 @@ fn a_position_beyond_the_end_means_another_log() {
         let mut iter = client(&broker).subscribe(resumed.clone()).unwrap();
         let e = iter.next().unwrap().unwrap_err();
         assert!(
-            matches!(e, Error::Recreated { position: 4, high_water_mark, .. } if high_water_mark == messages),
+            matches!(e, Error::OutOfRange { requested: 4, high_water_mark, .. } if high_water_mark == messages),
             "{e}"
         );
-        let text = format!("{}: orders/0: cannot resume with sequence number 4, the high-water mark is", broker.addr());
+        let text = format!("{}: orders/0: sequence number 4 is beyond the end, the high-water mark is", broker.addr());
         assert!(e.to_string().starts_with(&text), "{e}");
         assert!(iter.next().is_none() && iter.is_finished());
 

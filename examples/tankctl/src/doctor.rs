@@ -163,8 +163,8 @@ fn status(client: &Client) -> Result<String> {
     if let Some(started) = status.started {
         text += &format!(", up for {}", show_span(started.elapsed().unwrap_or_default()));
     }
-    if let Some(cluster) = status.cluster {
-        text += &format!(", cluster {} with {} nodes", cluster.name, cluster.nodes);
+    if let (Some(cluster), Some(nodes)) = (status.cluster, status.nodes) {
+        text += &format!(", cluster {cluster} with {nodes} nodes");
     }
     Ok(text)
 }

@@ -31,9 +31,9 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
         rows.push(("up for", show_span(started.elapsed().unwrap_or_default()).into()));
         rows.push(("started at", show(millis(started), &TimeZone::UTC).into()));
     }
-    if let Some(cluster) = status.cluster {
-        rows.push(("cluster", cluster.name.into()));
-        rows.push(("nodes", cluster.nodes.into()));
+    if let (Some(cluster), Some(nodes)) = (status.cluster, status.nodes) {
+        rows.push(("cluster", cluster.into()));
+        rows.push(("nodes", nodes.into()));
     }
     rows.push(("answers in", show_span(client.ping()?).into()));
     let mut out = Output::stdout();

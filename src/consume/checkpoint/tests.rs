@@ -42,9 +42,13 @@ fn generation(n: u64) -> Positions {
     all
 }
 
-fn fault(opened: Result<Checkpoint>) -> (CheckpointFault, bool) {
+fn said(fault: CheckpointFault) -> String {
+    fault.to_string()
+}
+
+fn fault(opened: Result<Checkpoint>) -> (String, bool) {
     match opened.unwrap_err() {
-        Error::Checkpoint { fault, previous, .. } => (fault, previous),
+        Error::Checkpoint { reason, previous, .. } => (reason, previous),
         other => panic!("{other}"),
     }
 }
@@ -78,19 +82,23 @@ fn a_file_cut_or_changed_anywhere_is_torn_and_the_previous_one_is_offered() {
     let whole = fs::read(dir.file()).unwrap();
     for cut in 0..whole.len() {
         fs::write(dir.file(), &whole[..cut]).unwrap();
-        assert_eq!(fault(Checkpoint::open(dir.file())), (CheckpointFault::Torn, true), "cut at {cut}");
+        assert_eq!(fault(Checkpoint::open(dir.file())), (said(CheckpointFault::Torn), true), "cut at {cut}");
     }
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x10;
         fs::write(dir.file(), &bytes).unwrap();
-        let expected = if at < MAGIC.len() { CheckpointFault::Foreign } else { CheckpointFault::Torn };
+        let expected = said(if at < MAGIC.len() { CheckpointFault::Foreign } else { CheckpointFault::Torn });
         assert_eq!(fault(Checkpoint::open(dir.file())), (expected, true), "changed at {at}");
     }
     fs::write(dir.file(), [&whole[..], &[0]].concat()).unwrap();
-    assert_eq!(fault(Checkpoint::open(dir.file())).0, CheckpointFault::Torn);
+    assert_eq!(fault(Checkpoint::open(dir.file())).0, said(CheckpointFault::Torn));
     fs::write(dir.file(), vec![0; whole.len()]).unwrap();
-    assert_eq!(fault(Checkpoint::open(dir.file())).0, CheckpointFault::Torn, "what a crash leaves of a file at times");
+    assert_eq!(
+        fault(Checkpoint::open(dir.file())).0,
+        said(CheckpointFault::Torn),
+        "what a crash leaves of a file at times"
+    );
 
     // Going on with the previous generation keeps it until there are two good ones again.
     let mut older = Checkpoint::open_previous(dir.file()).unwrap();
@@ -105,17 +113,17 @@ fn foreign_newer_and_missing_files_are_told_apart() {
     let dir = Dir::new();
     for foreign in ["x", "orders 0 17\n", "TANKCKPX and more of it"] {
         fs::write(dir.file(), foreign).unwrap();
-        assert_eq!(fault(Checkpoint::open(dir.file())), (CheckpointFault::Foreign, false));
+        assert_eq!(fault(Checkpoint::open(dir.file())), (said(CheckpointFault::Foreign), false));
     }
     let sealed = |content: &[u8]| [content, &crc32fast::hash(content).to_le_bytes()].concat();
     let newer = [MAGIC, &[2, 0][..], b"what will it be"].concat();
     fs::write(dir.file(), sealed(&newer)).unwrap();
     let e = Checkpoint::open(dir.file()).unwrap_err();
     assert!(e.to_string().ends_with("a checkpoint of version 2, this program knows 1"), "{e}");
-    assert_eq!(fault(Err(e)), (CheckpointFault::Newer { version: 2, known: 1 }, false));
+    assert_eq!(fault(Err(e)), (said(CheckpointFault::Newer { version: 2, known: 1 }), false));
     for content in [&[1, 0, 1, 0, 0, 0, 0][..], &[1, 0, 0, 0, 0, 0, 9], &[0, 0, 0, 0, 0, 0]] {
         fs::write(dir.file(), sealed(&[MAGIC, content].concat())).unwrap();
-        assert_eq!(fault(Checkpoint::open(dir.file())).0, CheckpointFault::Foreign, "{content:?}");
+        assert_eq!(fault(Checkpoint::open(dir.file())).0, said(CheckpointFault::Foreign), "{content:?}");
     }
     fs::remove_file(dir.file()).unwrap();
     assert!(matches!(Checkpoint::open_previous(dir.file()), Err(Error::File { .. })));
@@ -125,7 +133,7 @@ fn foreign_newer_and_missing_files_are_told_apart() {
     fs::remove_file(dir.file()).unwrap();
     let e = Checkpoint::open(dir.file()).unwrap_err();
     assert!(e.to_string().ends_with("was saved before; its previous generation is intact"), "{e}");
-    assert_eq!(fault(Err(e)), (CheckpointFault::Missing, true));
+    assert_eq!(fault(Err(e)), (said(CheckpointFault::Missing), true));
     assert!(matches!(Checkpoint::open(&dir.0), Err(Error::File { .. })), "a directory");
 }
 
@@ -373,7 +381,7 @@ fn the_second_of_two_that_save_is_told_and_changes_nothing() {
         first.save(&generation(round)).unwrap();
         let e = second.save(&generation(0)).unwrap_err();
         assert!(e.to_string().contains("changed by somebody else"), "{e}");
-        assert_eq!(fault(Err(e)), (CheckpointFault::Changed, false));
+        assert_eq!(fault(Err(e)), (said(CheckpointFault::Changed), false));
         assert_eq!(Checkpoint::open(dir.file()).unwrap().positions(), &generation(round));
         both = [Checkpoint::open(dir.file()).unwrap(), Checkpoint::open(dir.file()).unwrap()];
     }

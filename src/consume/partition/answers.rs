@@ -109,12 +109,7 @@ impl Partition {
         }
         let is_beyond = requested > end;
         let (broker, topic, partition) = self.place();
-        let failure = match (begin, is_beyond) {
-            (Begin::Resumed, true) => {
-                Error::Recreated { broker, topic, partition, position: requested, high_water_mark }
-            }
-            _ => Error::OutOfRange { broker, topic, partition, requested, first_available, high_water_mark },
-        };
+        let failure = Error::OutOfRange { broker, topic, partition, requested, first_available, high_water_mark };
         let to = match if is_beyond { rules.options.beyond_end } else { rules.options.out_of_range } {
             OutOfRange::Fail => return Next::Fail(failure),
             OutOfRange::Earliest => first_available,

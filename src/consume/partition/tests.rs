@@ -262,11 +262,8 @@ fn two_policies_for_two_directions() {
 
     let mut p = Partition::new(name(), 30, None, &rules.options);
     assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), not_there(30, 1));
-    let e = Error::Recreated { broker: None, topic: "t".into(), partition: 0, position: 30, high_water_mark: 20 };
-    let mut p = Partition::resumed(name(), 30, None, &rules.options);
-    assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Fail(e));
     let rules = alone(|s| s.beyond_end(OutOfRange::Latest));
-    let mut p = Partition::resumed(name(), 30, None, &rules.options);
+    let mut p = Partition::new(name(), 30, None, &rules.options);
     assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Go);
     assert_eq!(p.position, 21);
 }

@@ -21,15 +21,13 @@ pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let settings = input.u8();
     let (from, to, next) = (input.number::<8>(), input.number::<8>(), input.number::<8>());
-    let limits = match settings & TIGHT {
-        0 => Limits::default(),
-        _ => Limits::default().messages(20).message_set(200),
-    };
+    let (messages, message_set) = if settings & TIGHT == 0 { (1 << 20, 256 << 20) } else { (20, 200) };
+    let limits = Limits::default().messages(messages).message_set(message_set);
     let mut cursor = Cursor::new(input.0, 0);
     let Ok(header) = BundleHeader::decode(&mut cursor, &limits) else { return };
     let BundleHeader { mut codec, count, sparse, len } = header;
     assert_eq!(len, input.0.len() - cursor.left());
-    assert!(count > 0 && count <= limits.messages);
+    assert!(count > 0 && count <= messages);
     let Ok((first, last)) = header.range(Some(next), 0) else { return };
     assert!(first > 0 && last < u64::MAX && last - first >= u64::from(count) - 1);
     let cut = settings & CUT != 0;
@@ -63,11 +61,11 @@ pub fn run(data: &[u8]) {
         }
     };
     let Ok(unpacked) = unpacked else {
-        let most = (set.len() * 22).min(limits.message_set as usize);
+        let most = (set.len() * 22).min(message_set as usize);
         assert!(plain.len() <= most.max(3), "{} bytes reserved for {} packed ones", plain.len(), set.len());
         return;
     };
-    assert!(codec == Codec::None || unpacked.len() <= limits.message_set as usize);
+    assert!(codec == Codec::None || unpacked.len() <= message_set as usize);
     if settings & PACK != 0
         && codec == Codec::Snappy
         && sparse == header.sparse.is_some()

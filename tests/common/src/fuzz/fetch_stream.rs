@@ -33,13 +33,15 @@ pub fn run(data: &[u8]) {
     let requests = input.long();
     let stream = input.0;
     let requests = if settings & FITTING == 0 { requests_in(requests) } else { requests_for(stream, requests) };
-    let limits = match settings & TIGHT {
-        0 => Limits::default(),
-        _ => Limits::default().fetch_frame(3000).fetch_header(60).bundle(100).message_set(150).messages(20),
+    let (limits, most) = match settings & TIGHT {
+        0 => (Limits::default(), (256 << 20, 1 << 20)),
+        _ => {
+            (Limits::default().fetch_frame(3000).fetch_header(60).bundle(100).message_set(150).messages(20), (100, 20))
+        }
     };
 
     let whole = seen(&requests, stream, &limits, &mut Pieces::new(&[]));
-    check(&requests, stream, &limits, &whole);
+    check(&requests, stream, &limits, most, &whole);
     assert_eq!(seen(&requests, stream, &limits, &mut Pieces::new(pieces)), whole);
     // Byte by byte.
     assert_eq!(seen(&requests, stream, &limits, &mut Pieces::new(&[0])), whole);
@@ -164,7 +166,8 @@ fn content(found: &[Found], stream: &[u8], limits: &Limits) -> Vec<Content> {
     all
 }
 
-fn check(requests: &[FetchRequest], stream: &[u8], limits: &Limits, seen: &Seen) {
+/// `most`: bytes and messages of a bundle, as in the limits.
+fn check(requests: &[FetchRequest], stream: &[u8], limits: &Limits, most: (usize, u32), seen: &Seen) {
     let slots: usize = requests.iter().map(|request| request.slots().count()).sum();
     // Every bundle takes two bytes at least, and every other event belongs to a slot or a request.
     assert!(seen.found.len() <= stream.len() / 2 + 2 * slots + 2 * requests.len());
@@ -196,7 +199,7 @@ fn check(requests: &[FetchRequest], stream: &[u8], limits: &Limits, seen: &Seen)
                 let wanted = request.slots().nth(bundle.slot).unwrap().1.seq;
                 assert_eq!(bundle.from, if wanted == u64::MAX { 0 } else { wanted });
                 assert!(bundle.last >= bundle.from && bundle.first <= bundle.to && bundle.set.len() <= stream.len());
-                assert!(bundle.set.len() <= limits.bundle as usize && bundle.count <= limits.messages);
+                assert!(bundle.set.len() <= most.0 && bundle.count <= most.1);
                 if let Ok(messages) = unpacker.unpack(bundle, &stream[bundle.set.clone()], limits) {
                     assert!(messages.iter().all(|m| m.seq >= bundle.from && m.seq <= bundle.to));
                     assert!(messages.is_sorted_by(|a, b| a.seq < b.seq));

@@ -28,10 +28,8 @@ pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let (settings, shape) = (input.u8(), input.short());
     let payload = input.0;
-    let limits = match settings & TIGHT {
-        0 => Limits::default(),
-        _ => Limits::default().topics(3).nodes(3),
-    };
+    let most = if settings & TIGHT == 0 { 4096 } else { 3 };
+    let limits = Limits::default().topics(most).nodes(most);
     let shape = || shape.iter().map(|partitions| usize::from(*partitions));
     let again = Again { payload };
     match (settings & !TIGHT) % DECODERS {
@@ -58,7 +56,7 @@ pub fn run(data: &[u8]) {
             |bytes| DiscoverTopicsResponse::decode(bytes, &limits),
             DiscoverTopicsResponse::encode,
             |v| {
-                assert!(v.topics.len() <= limits.topics as usize && v.topics.capacity() <= payload.len());
+                assert!(v.topics.len() <= most as usize && v.topics.capacity() <= payload.len());
                 v.request_id
             },
         ),
