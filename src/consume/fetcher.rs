@@ -421,11 +421,15 @@ impl Fetcher {
     }
 }
 
-/// The topics of a request, each once, and which partitions its slots are.
+/// The topics of a request, each once and in the order in which they are wanted, and which partitions its slots are.
 fn slots(mut request: Vec<(usize, Want)>, all: &Partitions) -> (Vec<FetchTopic>, Vec<usize>) {
     let share = MOST_AHEAD / u32::try_from(request.len()).unwrap_or(u32::MAX).max(1);
     let topic = |of: &(usize, Want)| &all.get(of.0).name.topic;
-    request.sort_by(|a, b| topic(a).cmp(topic(b)));
+    let mut places: HashMap<Arc<str>, usize> = HashMap::new();
+    request.sort_by_cached_key(|of| {
+        let next = places.len();
+        *places.entry(topic(of).clone()).or_insert(next)
+    });
     let topics = request.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
         let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, ahead, .. })| {
             let partition = all.get(index).name.partition;

@@ -44,6 +44,8 @@ struct State {
     number: u64,
     /// A script that panicked, which is the fault of what it was asked.
     broken: bool,
+    /// Whether nobody needs it any more.
+    dropped: bool,
 }
 
 pub struct Peer {
@@ -52,15 +54,18 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Listens until the process ends.
+    /// Listens until it is dropped.
     pub fn start() -> Peer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(State { script: None, number: 0, broken: false }));
+        let state = Arc::new(Mutex::new(State { script: None, number: 0, broken: false, dropped: false }));
         let shared = state.clone();
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let shared = shared.clone();
+                if shared.lock().is_ok_and(|state| state.dropped) {
+                    break;
+                }
                 // A stream that cannot be served closes, like any other trouble.
                 let Ok(stream) = stream else { continue };
                 let _ = thread::Builder::new().stack_size(256 << 10).spawn(move || {
@@ -92,6 +97,17 @@ impl Peer {
         state.number += 1;
         state.script = None;
         assert!(!state.broken, "the client sent what it should not");
+    }
+}
+
+/// Thousands of threads that listen, each with a stack, are more than fits into 32 bits.
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.dropped, state.script) = (true, None);
+        drop(state);
+        // Only a connection ends the wait for one.
+        let _ = TcpStream::connect(self.addr);
     }
 }
 
