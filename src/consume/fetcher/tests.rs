@@ -342,7 +342,7 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
     };
     let request = vec![(2, want(1 << 20)), (3, want(8 << 20)), (0, want(1 << 20)), (1, want(0))];
     let (topics, partitions) = slots(request, &all);
-    assert_eq!(partitions, [3, 1, 2, 0]);
+    assert_eq!(partitions, [2, 0, 3, 1]);
     let asked = |topic: &FetchTopic| {
         (
             topic.name.to_string(),
@@ -350,5 +350,5 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
         )
     };
     let asked: Vec<_> = topics.iter().map(asked).collect();
-    assert_eq!(asked, [("a".into(), vec![(0, 2), (3, 1)]), ("b".into(), vec![(1, 1), (0, 1)])]);
+    assert_eq!(asked, [("b".into(), vec![(1, 1), (0, 1)]), ("a".into(), vec![(0, 2), (3, 1)])]);
 }
