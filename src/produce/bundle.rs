@@ -2,6 +2,8 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 use crate::protocol::Limits;
 use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, Entry, MessageSet, RawMessage};
@@ -17,6 +19,7 @@ pub(super) type BrokerId = usize;
 /// numbered without gaps, so the header's first number is all that differs.
 #[derive(Debug, Default)]
 pub(super) struct Bundle {
+    pub(super) stage: Stage,
     pub(super) bytes: Vec<u8>,
     pub(super) count: u32,
     /// Bytes of its message set before compression: what it counts for among the pending ones.
@@ -29,6 +32,21 @@ pub(super) struct Bundle {
     pub(super) at_large: bool,
     /// The leader whose log has it, unconfirmed.
     pub(super) held_at: Option<BrokerId>,
+}
+
+/// How far a bundle has come.
+#[derive(Debug, Default)]
+pub(super) enum Stage {
+    #[default]
+    Waiting,
+    /// Sent with this request.
+    InFlight(u32),
+    /// Refused for now: the answers to the others decide whether it is sent again.
+    Refused(Error),
+    /// In the leader's log, but not confirmed by its replicas.
+    Held,
+    /// To be handed back once the answers to the others are there.
+    Failed(Arc<Error>),
 }
 
 /// A message set, decompressed, and where its messages lie in it.
@@ -56,6 +74,19 @@ impl Bundle {
     /// The number after its last record's, if it has numbers.
     pub(super) fn end(&self) -> Option<u64> {
         self.range.map(|(_, last)| last.saturating_add(1))
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.stage, Stage::Waiting)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.stage, Stage::Held)
+    }
+
+    /// Notes that this leader has it unconfirmed.
+    pub(super) fn hold(&mut self, leader: BrokerId) {
+        (self.stage, self.held_at, self.at_large) = (Stage::Held, Some(leader), false);
     }
 
     /// Whether it may be in some leader's log.
@@ -86,7 +117,7 @@ impl Bundle {
                     .map_err(Error::encode)?;
             }
             let part = Bundle::seal(&mut builder, Vec::new(), Compression::Auto, false)?;
-            Ok(Bundle { order: self.order, size: 0, ..part })
+            Ok(Bundle { order: self.order, held_at: self.held_at, size: 0, ..part })
         };
         let (head, tail) = entries.split_at(entries.partition_point(|entry| entry.seq <= end));
         Ok((part(head)?, Bundle { size: self.size, ..part(tail)? }))

@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 
-use super::bundle::{BrokerId, Bundle};
+use super::bundle::{BrokerId, Bundle, Stage};
 use crate::error::Fault;
 
 /// A log that claims to end above this is no log to append to.
@@ -33,7 +33,6 @@ pub(super) struct Numbering {
     leader: Option<BrokerId>,
     /// Whether that must be done again before anything is sent.
     unsure: bool,
-    held: VecDeque<Bundle>,
     another_writer: bool,
 }
 
@@ -42,9 +41,9 @@ pub(super) struct Numbering {
 pub(super) type Comparison = (Option<(u64, u64)>, Vec<Bundle>);
 
 impl Numbering {
-    /// Whether this leader must be asked for the end of its log before the bundle in front is sent.
+    /// Whether this leader must be asked for the end of its log before anything else is sent, given the bundle in front.
     pub(super) fn must_ask(&self, leader: BrokerId, front: Option<&Bundle>) -> bool {
-        let unresolved = !self.held.is_empty() || front.is_some_and(|bundle| bundle.range.is_some());
+        let unresolved = front.is_some_and(|bundle| bundle.range.is_some());
         match self.next {
             None => front.is_some(),
             Some(_) => self.unsure || (unresolved && self.leader != Some(leader)),
@@ -80,29 +79,6 @@ impl Numbering {
         self.leader = Some(leader);
     }
 
-    /// Takes a bundle that the leader has stored unconfirmed.
-    pub(super) fn hold(&mut self, mut bundle: Bundle) {
-        bundle.held_at = self.leader;
-        bundle.at_large = false;
-        self.held.push_back(bundle);
-    }
-
-    pub(super) fn held(&self) -> &VecDeque<Bundle> {
-        &self.held
-    }
-
-    /// All that were held: what the leader confirmed later makes them stored, or the partition has failed.
-    pub(super) fn take_held(&mut self) -> VecDeque<Bundle> {
-        std::mem::take(&mut self.held)
-    }
-
-    /// Those that lie at or below the mark up to which replicas have confirmed.
-    pub(super) fn confirm(&mut self, mark: u64) -> Vec<Bundle> {
-        let confirmed =
-            self.held.iter().take_while(|bundle| bundle.end().is_some_and(|end| end <= mark.saturating_add(1))).count();
-        self.held.drain(..confirmed).collect()
-    }
-
     /// Compares the numbers of what is unresolved with the end of this leader's log.
     ///
     /// # Errors
@@ -111,7 +87,7 @@ impl Numbering {
         &mut self,
         leader: BrokerId,
         end: u64,
-        waiting: &mut VecDeque<Bundle>,
+        bundles: &mut VecDeque<Bundle>,
     ) -> Result<Comparison, Fault> {
         let after = end.saturating_add(1);
         // Above the last number there would be none left for a bundle.
@@ -124,38 +100,28 @@ impl Numbering {
             self.sent = end.max(self.floor.saturating_sub(1));
         }
         (self.unsure, self.leader) = (false, Some(leader));
-        let numbered = waiting.iter().take_while(|bundle| bundle.range.is_some()).count();
-        let unresolved: Vec<Bundle> = self.take_held().into_iter().chain(waiting.drain(..numbered)).collect();
-        let first = unresolved.first().and_then(|bundle| bundle.range).map(|(first, _)| first).or(self.next);
+        let numbered = bundles.iter().take_while(|bundle| bundle.range.is_some()).count();
+        let first = bundles.front().and_then(|bundle| bundle.range).map(|(first, _)| first).or(self.next);
         let gap = first.filter(|&first| first > after).map(|first| (after, first - 1));
-        let (mut stored, mut again) = (Vec::new(), Vec::new());
-        for mut bundle in unresolved {
-            let Some((first, last)) = bundle.range else { continue };
-            if last <= end {
-                self.on_leader(bundle, &mut stored);
-                continue;
-            }
-            if first <= end {
-                if let Ok((mut head, tail)) = bundle.cut(end) {
-                    head.held_at = bundle.held_at;
-                    self.on_leader(head, &mut stored);
-                    bundle = tail;
+        let (mut stored, mut kept) = (Vec::new(), Vec::new());
+        for bundle in bundles.drain(..numbered) {
+            let is_cut = bundle.range.is_some_and(|(first, last)| first <= end && end < last);
+            let parts = if is_cut { bundle.cut(end).ok() } else { None };
+            for mut bundle in parts.map_or_else(|| vec![bundle], |(head, tail)| vec![head, tail]) {
+                if bundle.end().is_none_or(|next| next > after) {
+                    (bundle.stage, bundle.held_at, bundle.at_large) = (Stage::Waiting, None, false);
+                    kept.push(bundle);
+                } else if bundle.held_at.is_some_and(|holder| holder != leader) {
+                    stored.append(&mut kept);
+                    stored.push(bundle);
+                } else {
+                    bundle.hold(leader);
+                    kept.push(bundle);
                 }
             }
-            (bundle.at_large, bundle.held_at) = (false, None);
-            again.push(bundle);
         }
-        again.into_iter().rev().for_each(|bundle| waiting.push_front(bundle));
+        kept.into_iter().rev().for_each(|bundle| bundles.push_front(bundle));
         Ok((gap, stored))
-    }
-
-    fn on_leader(&mut self, bundle: Bundle, stored: &mut Vec<Bundle>) {
-        if bundle.held_at.is_some_and(|holder| Some(holder) != self.leader) {
-            stored.extend(self.held.drain(..));
-            stored.push(bundle);
-        } else {
-            self.hold(bundle);
-        }
     }
 
     /// Notes that the user has dropped these bundles, in order, and whether others that have numbers were kept.

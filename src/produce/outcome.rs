@@ -1,12 +1,12 @@
 //! What an outcome means for a [`PartitionQueue`]: stored, held, again, or failed, and when to stop trying.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
-use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 
-use super::bundle::{BrokerId, Bundle, Spares};
+use super::bundle::{BrokerId, Bundle, Spares, Stage};
 use super::numbering::Numbering;
-use super::queue::{Delivery, InFlight, PartitionQueue, ToSend};
+use super::queue::{Delivery, PartitionQueue, ToSend};
 use crate::error::{Error, Fault};
 use crate::net::Time;
 
@@ -49,8 +49,8 @@ impl PartitionQueue {
             return;
         }
         self.redirects = 0;
-        let flying = index.and_then(|index| self.in_flight.get_mut(index)).filter(|_| handed_over);
-        let is_in_doubt = flying.map(|flying| flying.bundle.at_large = true).is_some();
+        let bundle = index.and_then(|index| self.bundles.get_mut(index)).filter(|_| handed_over);
+        let is_in_doubt = bundle.map(|bundle| bundle.at_large = true).is_some();
         let again = match is_in_doubt && self.numbering.is_none() {
             true => Err(error.clone()),
             false => self.try_again(now, error.clone()),
@@ -85,7 +85,7 @@ impl PartitionQueue {
     /// The end of this leader's own log.
     fn on_end(&mut self, leader: BrokerId, end: u64) {
         let Some(numbering) = &mut self.numbering else { return };
-        match numbering.compare(leader, end, &mut self.waiting) {
+        match numbering.compare(leader, end, &mut self.bundles) {
             Ok((gap, stored)) => {
                 self.deliveries.extend(gap.map(|(first, last)| Delivery::Gap(first, last)));
                 stored.into_iter().for_each(|bundle| self.deliver(bundle));
@@ -96,22 +96,33 @@ impl PartitionQueue {
 
     /// The mark up to which replicas have confirmed.
     fn on_mark(&mut self, now: Time, mark: u64) {
-        let Some(numbering) = &mut self.numbering else { return };
-        let confirmed = numbering.confirm(mark);
-        let is_confirmed = numbering.held().is_empty();
-        confirmed.into_iter().for_each(|bundle| self.deliver(bundle));
-        if !is_confirmed {
+        self.confirm(mark);
+        if self.bundles.front().is_some_and(Bundle::is_held) {
             let again = self.try_again(now, self.fault(Fault::NotConfirmed));
             self.conclude(None, again);
         }
     }
 
+    /// Delivers what the leader holds at or below the mark.
+    fn confirm(&mut self, mark: u64) {
+        let is_confirmed = |bundle: &&Bundle| bundle.end().is_some_and(|end| end <= mark.saturating_add(1));
+        let confirmed = self.bundles.iter().take_while(|bundle| bundle.is_held()).take_while(is_confirmed).count();
+        for _ in 0..confirmed {
+            self.bundles.pop_front().into_iter().for_each(|bundle| self.deliver(bundle));
+        }
+    }
+
     fn on_refused(&mut self, now: Time, index: usize, fault: Fault) {
-        let Some(InFlight { bundle, .. }) = self.in_flight.get_mut(index) else { return };
+        let Some(bundle) = self.bundles.get_mut(index) else { return };
         // This copy is not stored, but another one may be.
         let in_doubt = bundle.at_large && self.numbering.is_some();
         let again = match fault {
-            Fault::NotConfirmed if self.numbering.is_some() => return self.on_held(now, index),
+            Fault::NotConfirmed if self.numbering.is_some() => {
+                self.leader.into_iter().for_each(|leader| bundle.hold(leader));
+                let e = self.fault(fault);
+                let again = if self.retry.retry_at_once(now, &self.policy) { Ok(e) } else { Err(e) };
+                return self.conclude(None, again);
+            }
             Fault::NotConfirmed | Fault::System => {
                 bundle.at_large = true;
                 Err(self.fault(fault))
@@ -126,10 +137,6 @@ impl PartitionQueue {
         self.conclude(Some(index), again);
     }
 
-    fn index_of(&self, id: u32) -> Option<usize> {
-        self.in_flight.iter().position(|flying| flying.id == id && flying.refused.is_none())
-    }
-
     fn fault(&self, fault: Fault) -> Error {
         let partition = Some(self.partition).filter(|_| fault != Fault::UnknownTopic);
         let e = Error::broker(&self.topic, partition, fault);
@@ -138,6 +145,7 @@ impl PartitionQueue {
 
     fn deliver(&mut self, bundle: Bundle) {
         self.stored = self.stored.max(bundle.order);
+        self.bytes -= bundle.size;
         self.retry.reset();
         self.redirects = 0;
         self.trouble = None;
@@ -145,24 +153,10 @@ impl PartitionQueue {
     }
 
     fn on_stored(&mut self, index: usize) {
+        let stored = self.bundles.remove(index);
         // Replicas fetch in order: past this one they are past all before.
-        self.take_held().into_iter().for_each(|bundle| self.deliver(bundle));
-        if let Some(flying) = self.in_flight.remove(index) {
-            self.deliver(flying.bundle);
-        }
-    }
-
-    fn on_held(&mut self, now: Time, index: usize) {
-        if let (Some(numbering), Some(flying)) = (&mut self.numbering, self.in_flight.remove(index)) {
-            numbering.hold(flying.bundle);
-        }
-        let e = self.fault(Fault::NotConfirmed);
-        let again = if self.retry.retry_at_once(now, &self.policy) { Ok(e) } else { Err(e) };
-        self.conclude(None, again);
-    }
-
-    fn take_held(&mut self) -> VecDeque<Bundle> {
-        self.numbering.as_mut().map(Numbering::take_held).unwrap_or_default()
+        self.confirm(u64::MAX);
+        stored.into_iter().for_each(|bundle| self.deliver(bundle));
     }
 
     /// Tries again after what waiting can mend, and where the outcome is in doubt.
@@ -184,7 +178,7 @@ impl PartitionQueue {
 
     fn try_again(&mut self, now: Time, error: Error) -> Again {
         // Of several that come back for the same reason only the first counts.
-        let is_counted = self.in_flight.iter().any(|flying| flying.refused.is_some());
+        let is_counted = self.bundles.iter().any(|bundle| matches!(bundle.stage, Stage::Refused(_)));
         if is_counted || self.retry.retry_or_fail(now, &self.policy).is_some() { Ok(error) } else { Err(error) }
     }
 
@@ -192,36 +186,36 @@ impl PartitionQueue {
     fn conclude(&mut self, index: Option<usize>, again: Again) {
         match (again, index) {
             (Ok(e), _) => {
-                if let Some(flying) = index.and_then(|index| self.in_flight.get_mut(index)) {
-                    self.numbering.iter_mut().filter(|_| flying.bundle.at_large).for_each(Numbering::doubt);
-                    flying.refused = Some(e.clone());
+                if let Some(bundle) = index.and_then(|index| self.bundles.get_mut(index)) {
+                    self.numbering.iter_mut().filter(|_| bundle.at_large).for_each(Numbering::doubt);
+                    bundle.stage = Stage::Refused(e.clone());
                 }
                 self.trouble = Some(e);
             }
-            (Err(e), Some(index)) => {
-                let failed = self.in_flight.remove(index);
-                failed.into_iter().for_each(|flying| self.fail(flying.bundle, e.clone()));
-            }
+            (Err(e), Some(index)) => self.fail(index, e),
             (Err(e), None) => self.give_up(e),
         }
     }
 
-    fn fail(&mut self, bundle: Bundle, error: Error) {
-        let error = match error {
-            Error::OutcomeUnknown { .. } => error,
-            e if bundle.may_be_stored() => Error::unknown(&self.topic, self.partition, e),
-            e => e,
-        };
-        let error = Arc::new(error);
+    fn fail(&mut self, index: usize, error: Error) {
+        let Some(bundle) = self.bundles.get(index) else { return };
+        let error = self.failure_of(bundle, error);
         self.cause.get_or_insert_with(|| error.clone());
-        self.failed.push((bundle, error));
+        self.bundles.get_mut(index).into_iter().for_each(|bundle| bundle.stage = Stage::Failed(error.clone()));
+    }
+
+    /// The error as it is reported: that something may be stored all the same is said of what may be.
+    fn failure_of(&self, bundle: &Bundle, error: Error) -> Arc<Error> {
+        let is_said = matches!(error, Error::OutcomeUnknown { .. }) || !bundle.may_be_stored();
+        Arc::new(if is_said { error } else { Error::unknown(&self.topic, self.partition, error) })
     }
 
     /// Fails what is held, and what waits.
     fn give_up(&mut self, error: Error) {
-        self.take_held().into_iter().for_each(|bundle| self.fail(bundle, error.clone()));
-        match self.waiting.pop_front() {
-            Some(bundle) => self.fail(bundle, error),
+        let held = self.bundles.iter().take_while(|bundle| bundle.is_held()).count();
+        (0..held).for_each(|index| self.fail(index, error.clone()));
+        match self.bundles.iter().position(Bundle::is_waiting) {
+            Some(index) => self.fail(index, error),
             None => drop(self.cause.get_or_insert_with(|| Arc::new(error))),
         }
     }
@@ -229,41 +223,38 @@ impl PartitionQueue {
     /// Once every answer is there: takes back what can be sent again, or after a failure reports all that is left.
     fn settle(&mut self) {
         // Sending again what lies before something stored would change the order.
-        let passed = |flying: &InFlight, stored| flying.refused.is_some() && flying.bundle.order < stored;
-        while let Some(index) = self.in_flight.iter().position(|flying| passed(flying, self.stored)) {
-            let Some(InFlight { bundle, refused: Some(e), .. }) = self.in_flight.remove(index) else { break };
-            self.fail(bundle, e);
+        for index in 0..self.bundles.partition_point(|bundle| bundle.order < self.stored) {
+            if let Some(Stage::Refused(e)) = self.bundles.get(index).map(|bundle| &bundle.stage) {
+                self.fail(index, e.clone());
+            }
         }
-        if self.in_flight.iter().any(|flying| flying.refused.is_none()) {
+        if self.is_in_flight() {
             return;
         }
         self.leader = None;
         let Some(cause) = self.cause.take() else {
-            while let Some(flying) = self.in_flight.pop_back() {
-                self.waiting.push_front(flying.bundle);
-            }
+            let refused = self.bundles.iter_mut().take_while(|bundle| !bundle.is_waiting());
+            refused.filter(|bundle| !bundle.is_held()).for_each(|bundle| bundle.stage = Stage::Waiting);
             return;
         };
-        while let Some(flying) = self.in_flight.pop_front() {
-            let e = flying.refused.unwrap_or_else(|| (*cause).clone());
-            self.fail(flying.bundle, e);
-        }
-        self.take_held().into_iter().for_each(|bundle| self.fail(bundle, self.fault(Fault::NotConfirmed)));
         // It was taken, so it can be sealed.
         let _ = self.seal(&mut Spares::default());
-        while let Some(bundle) = self.waiting.pop_front() {
-            let (topic, partition) = (self.topic.to_string(), self.partition);
-            let e = match bundle.may_be_stored() {
-                true => (*cause).clone(),
-                false => Error::NotSent { topic, partition, source: cause.clone() },
+        for mut bundle in mem::take(&mut self.bundles) {
+            let error = match mem::take(&mut bundle.stage) {
+                Stage::Failed(error) => error,
+                Stage::Refused(e) => self.failure_of(&bundle, e),
+                Stage::Held => self.failure_of(&bundle, self.fault(Fault::NotConfirmed)),
+                _ if bundle.may_be_stored() => self.failure_of(&bundle, (*cause).clone()),
+                _ => {
+                    let (topic, partition) = (self.topic.to_string(), self.partition);
+                    Arc::new(Error::NotSent { topic, partition, source: cause.clone() })
+                }
             };
-            self.fail(bundle, e);
+            self.bytes -= bundle.size;
+            self.deliveries.push_back(Delivery::Failed(bundle, error));
         }
-        self.failed.sort_by_key(|(bundle, _)| bundle.order);
-        let failed = std::mem::take(&mut self.failed);
-        self.deliveries.extend(failed.into_iter().map(|(bundle, e)| Delivery::Failed(bundle, e)));
         self.retry.reset();
-        (self.question, self.trouble, self.cause) = (None, None, None);
+        (self.question, self.trouble) = (None, None);
         (self.unsent, self.redirects) = (0, 0);
     }
 }

@@ -307,10 +307,10 @@ impl Producer {
             self.make_room(index, most_bytes(&raw))?;
         }
         let queue = &mut self.queues[index];
-        let before = queue.bytes();
+        let before = queue.bytes;
         let collected = queue.push(None, &raw, &mut self.spares)?;
         self.pending += 1;
-        self.pending_bytes += queue.bytes() - before;
+        self.pending_bytes += queue.bytes - before;
         if collected.0 == 1 {
             queue.send_by = now.after(self.settings.max_age);
             self.next_look = self.next_look.min(queue.send_by);
@@ -329,7 +329,7 @@ impl Producer {
         if all > 0 && all + bytes > limit {
             return Some((all, limit, true));
         }
-        let mine = self.queues[queue].bytes();
+        let mine = self.queues[queue].bytes;
         (mine > 0 && mine + bytes > limit / 4).then_some((mine, limit / 4, false))
     }
 

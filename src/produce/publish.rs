@@ -89,7 +89,7 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
             if let Err(e) = driver.wait(&queues, Time::NEVER) {
                 for (job, queue) in jobs.iter_mut().zip(&queues) {
                     let unknown = |e| Error::unknown(job.given.topic, job.given.partition, e);
-                    job.fail(if queue.in_flight.is_empty() { e.clone() } else { unknown(e.clone()) });
+                    job.fail(if queue.is_in_flight() { unknown(e.clone()) } else { e.clone() });
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! One partition of a producer: its records in order, and what became of them.
 //!
 //! ```text
-//!             seal()           sent()               on_code()
+//!             seal()           sent()              on_reply()
 //!   collected ─────> waiting ─────────> in flight ────────────> stored
 //!                       ^                   │  │ └──(numbered)─> held ──> stored
 //!                       └── for now refused ┘  │                  │
@@ -20,7 +20,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::bundle::{BrokerId, Bundle, Spares};
+use super::bundle::{BrokerId, Bundle, Spares, Stage};
 use super::numbering::Numbering;
 use super::records::most_bytes;
 use crate::error::{Error, Result};
@@ -35,8 +35,8 @@ pub(super) struct PartitionQueue {
     compression: Compression,
     pub(super) policy: RetryPolicy,
     collected: Option<BundleBuilder>,
-    pub(super) waiting: VecDeque<Bundle>,
-    pub(super) in_flight: VecDeque<InFlight>,
+    /// Those that are not resolved, in order; none before one that waits has yet to be sent.
+    pub(super) bundles: VecDeque<Bundle>,
     /// Where those in flight went.
     pub(super) leader: Option<BrokerId>,
     /// The broker that answered last, for errors.
@@ -53,24 +53,15 @@ pub(super) struct PartitionQueue {
     pub(super) trouble: Option<Error>,
     /// Why the first bundle failed, until nothing is in flight any more.
     pub(super) cause: Option<Arc<Error>>,
-    pub(super) failed: Vec<(Bundle, Arc<Error>)>,
     pub(super) deliveries: VecDeque<Delivery>,
-    /// Bytes of records that are neither stored nor have failed.
-    bytes: usize,
+    /// Bytes of records that are neither stored nor have failed, before compression.
+    pub(super) bytes: usize,
     sealed: u64,
     /// The last in order of those stored.
     pub(super) stored: u64,
     /// When what is collected must be sent, and when the partition last made progress: the producer's notes.
     pub(super) send_by: Time,
     pub(super) progressed: Time,
-}
-
-/// A bundle in flight, or one that was refused for now and waits for the answers to the others.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    pub(super) id: u32,
-    pub(super) bundle: Bundle,
-    pub(super) refused: Option<Error>,
 }
 
 /// What a queue wants the driver to send.
@@ -141,9 +132,7 @@ impl PartitionQueue {
         self.send_by = Time::NEVER;
         let Some(mut builder) = self.collected.take() else { return Ok(()) };
         if !builder.is_empty() {
-            let bundle = Bundle::seal(&mut builder, spares.buffer(), self.compression, self.numbering.is_some())?;
-            self.bytes -= bundle.size;
-            self.enqueue(bundle);
+            self.enqueue(Bundle::seal(&mut builder, spares.buffer(), self.compression, self.numbering.is_some())?);
         }
         spares.put_builder(builder);
         Ok(())
@@ -152,8 +141,7 @@ impl PartitionQueue {
     /// Takes a sealed bundle.
     fn enqueue(&mut self, bundle: Bundle) {
         self.sealed += 1;
-        self.bytes += bundle.size;
-        self.waiting.push_back(Bundle { order: self.sealed, ..bundle });
+        self.bundles.push_back(Bundle { order: self.sealed, stage: Stage::Waiting, ..bundle });
     }
 
     /// What to send to this leader now.
@@ -161,16 +149,20 @@ impl PartitionQueue {
         if !self.wants_to_send(now) {
             return None;
         }
-        if let Some(numbering) = &mut self.numbering {
-            if numbering.must_ask(leader, self.waiting.front()) {
-                return Some(ToSend::End);
-            }
-            let Some(front) = self.waiting.front_mut() else {
-                return (!numbering.held().is_empty()).then_some(ToSend::Mark);
-            };
-            numbering.assign(front);
+        let Some(numbering) = &mut self.numbering else { return Some(ToSend::Bundle) };
+        if numbering.must_ask(leader, self.bundles.front()) {
+            return Some(ToSend::End);
         }
+        let Some(bundle) = self.bundles.iter_mut().find(|bundle| bundle.is_waiting()) else {
+            return Some(ToSend::Mark);
+        };
+        numbering.assign(bundle);
         Some(ToSend::Bundle)
+    }
+
+    /// The first bundle that waits to be sent.
+    pub(super) fn first_waiting(&self) -> Option<&Bundle> {
+        self.bundles.iter().find(|bundle| bundle.is_waiting())
     }
 
     /// Whether there is something to send now, to whatever leader.
@@ -180,19 +172,29 @@ impl PartitionQueue {
 
     /// Whether there is something to send, now or later.
     pub(super) fn has_work(&self) -> bool {
-        let may_go = match &self.numbering {
-            Some(numbering) => {
-                self.question.is_none()
-                    && self.in_flight.is_empty()
-                    && !(self.waiting.is_empty() && numbering.held().is_empty())
-            }
-            // After trouble one alone finds out whether it is over.
-            None => {
-                let may_follow = |flying: &InFlight| flying.refused.is_none() && !self.retry.is_in_trouble();
-                !self.waiting.is_empty() && self.in_flight.iter().all(may_follow)
-            }
+        // After trouble one alone finds out whether it is over.
+        let may_follow = |bundle: &Bundle| match bundle.stage {
+            Stage::Held => true,
+            Stage::InFlight(_) => self.numbering.is_none() && !self.retry.is_in_trouble(),
+            _ => false,
         };
-        may_go && self.cause.is_none()
+        self.bundles.back().is_some_and(|last| matches!(last.stage, Stage::Waiting | Stage::Held))
+            && self.question.is_none()
+            && self.cause.is_none()
+            && self.sent_bundles().all(may_follow)
+    }
+
+    fn sent_bundles(&self) -> impl Iterator<Item = &Bundle> {
+        self.bundles.iter().take_while(|bundle| !bundle.is_waiting())
+    }
+
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.sent_bundles().any(|bundle| matches!(bundle.stage, Stage::InFlight(_)))
+    }
+
+    /// The place of the bundle that was sent with this request.
+    pub(super) fn index_of(&self, request: u32) -> Option<usize> {
+        self.sent_bundles().position(|bundle| matches!(bundle.stage, Stage::InFlight(id) if id == request))
     }
 
     /// When to look at it again if nothing arrives: at the end of its pause, and of its budget.
@@ -204,22 +206,18 @@ impl PartitionQueue {
     pub(super) fn sent(&mut self, id: u32, leader: BrokerId, what: ToSend) {
         if what != ToSend::Bundle {
             self.question = Some((id, what));
-        } else if let Some(bundle) = self.waiting.pop_front() {
+        } else if let Some(bundle) = self.bundles.iter_mut().find(|bundle| bundle.is_waiting()) {
             if let Some(numbering) = &mut self.numbering {
-                numbering.on_sent(leader, &bundle);
+                numbering.on_sent(leader, bundle);
             }
             self.leader = Some(leader);
-            self.in_flight.push_back(InFlight { id, bundle, refused: None });
+            bundle.stage = Stage::InFlight(id);
         }
     }
 
     /// What became of a bundle, in order.
     pub(super) fn outcome(&mut self) -> Option<Delivery> {
-        let delivery = self.deliveries.pop_front()?;
-        if let Delivery::Stored(bundle) | Delivery::Failed(bundle, _) = &delivery {
-            self.bytes = self.bytes.saturating_sub(bundle.size);
-        }
-        Some(delivery)
+        self.deliveries.pop_front()
     }
 
     /// Takes back what has failed, in order, to be sent again.
@@ -227,12 +225,13 @@ impl PartitionQueue {
         if let Some(numbering) = self.numbering.as_mut().filter(|_| bundle.range.is_some()) {
             numbering.take_back();
         }
+        self.bytes += bundle.size;
         self.enqueue(bundle);
     }
 
     /// Notes what of the failures will not be sent again, in order, after the others were taken back.
     pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>) {
-        let keeps = self.waiting.iter().any(|bundle| bundle.range.is_some());
+        let keeps = self.bundles.iter().any(|bundle| bundle.range.is_some());
         if let Some(numbering) = &mut self.numbering {
             numbering.dropped(bundles, keeps);
         }
@@ -240,8 +239,7 @@ impl PartitionQueue {
 
     /// Whether no sealed bundle is unresolved.
     pub(super) fn is_idle(&self) -> bool {
-        let none_held = self.numbering.as_ref().is_none_or(|numbering| numbering.held().is_empty());
-        self.waiting.is_empty() && self.in_flight.is_empty() && none_held
+        self.bundles.is_empty()
     }
 
     /// Whether something has gone wrong since the last bundle was stored.
@@ -252,12 +250,6 @@ impl PartitionQueue {
     /// What went wrong last, if it is tried again.
     pub(super) fn trouble(&self) -> Option<&Error> {
         self.trouble.as_ref().filter(|_| self.cause.is_none())
-    }
-
-    /// Bytes of the records that are neither stored nor have failed, before compression.
-    #[inline]
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
     }
 }
 

@@ -162,7 +162,7 @@ pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> 
     let mut bytes = 0;
     from.retain(|&index| {
         let queue = &queues[index];
-        let Some(bundle) = queue.waiting.front() else { return false };
+        let Some(bundle) = queue.first_waiting() else { return false };
         let (is_first, is_full) = (topics.is_empty(), topics.len() == MAX_ENTRIES);
         bytes += bundle.bytes.len();
         if !is_first && bytes > MAX_REQUEST {

@@ -79,6 +79,10 @@ fn due(queue: &PartitionQueue) -> Time {
     if queue.has_work() { queue.times()[0] } else { Time::NEVER }
 }
 
+fn in_flight(queue: &PartitionQueue) -> &Bundle {
+    queue.bundles.iter().find(|bundle| matches!(bundle.stage, Stage::InFlight(_))).unwrap()
+}
+
 const A: BrokerId = 0;
 const B: BrokerId = 1;
 
@@ -90,14 +94,14 @@ fn redirect() -> Reply {
 fn several_go_at_a_time_and_answers_may_come_in_any_order() {
     let mut queue = queue(false);
     ["1", "2", "3"].iter().for_each(|text| give(&mut queue, &[text]));
-    assert!(!queue.is_idle() && queue.bytes() > 0);
+    assert!(!queue.is_idle() && queue.bytes > 0);
     (1..=3).for_each(|id| assert_eq!(send(&mut queue, at(0), A, id), Some(ToSend::Bundle)));
     assert_eq!((queue.next(at(0), A), queue.leader), (None, Some(A)));
     for id in [2, 3, 1] {
         queue.on_reply(at(1), A, id, Ok(0));
     }
     assert_eq!(outcomes(&mut queue), ["+2", "+3", "+1"]);
-    assert!(queue.is_idle() && queue.bytes() == 0 && queue.leader.is_none());
+    assert!(queue.is_idle() && queue.bytes == 0 && queue.leader.is_none());
 }
 
 #[test]
@@ -125,7 +129,7 @@ fn what_is_refused_for_now_is_sent_again_in_order_unless_a_later_one_is_stored()
         give(&mut queue, &["5"]);
         queue.on_reply(now, A, 6, Ok(0));
         assert_eq!(outcomes(&mut queue), ["+4", "-2", "-5"]);
-        assert_eq!((due(&queue), queue.bytes()), (Time::NEVER, 0));
+        assert_eq!((due(&queue), queue.bytes), (Time::NEVER, 0));
     }
 }
 
@@ -152,7 +156,7 @@ fn failures_come_back_in_order_however_the_answers_come() {
         }
         let back: String = outcomes(&mut queue).iter().map(|text| text[1..].to_owned()).collect();
         assert_eq!(back, "12345", "{answers:?}");
-        assert!(queue.is_idle() && queue.bytes() == 0 && !queue.is_in_trouble());
+        assert!(queue.is_idle() && queue.bytes == 0 && !queue.is_in_trouble());
     }
 }
 
@@ -228,7 +232,7 @@ fn numbered(end: u64) -> PartitionQueue {
     assert_eq!(queue.next(at(0), A), None, "until the end is known");
     queue.on_reply(at(0), A, 1, Ok(end));
     assert_eq!(send(&mut queue, at(0), A, 2), Some(ToSend::Bundle));
-    assert_eq!(queue.in_flight[0].bundle.range, Some((end + 1, end + 3)));
+    assert_eq!(in_flight(&queue).range, Some((end + 1, end + 3)));
     queue
 }
 
@@ -239,7 +243,7 @@ fn numbers_begin_after_the_end_and_go_one_bundle_at_a_time() {
     assert_eq!(queue.next(at(0), A), None);
     queue.on_reply(at(0), A, 2, Ok(0));
     assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle));
-    assert_eq!(queue.in_flight[0].bundle.range, Some((14, 14)));
+    assert_eq!(in_flight(&queue).range, Some((14, 14)));
     queue.on_reply(at(0), A, 3, Ok(0));
     assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c", "+d"]);
     // Nothing unresolved: another leader needs no question.
@@ -259,7 +263,7 @@ fn a_lost_answer_is_decided_by_the_end_of_the_log() {
         match resent {
             Some(range) => {
                 assert_eq!(send(&mut queue, now, A, 4), Some(ToSend::Bundle));
-                assert_eq!(queue.in_flight[0].bundle.range, Some(range));
+                assert_eq!(in_flight(&queue).range, Some(range));
                 queue.on_reply(now, A, 4, Ok(0));
             }
             None => {
@@ -272,7 +276,7 @@ fn a_lost_answer_is_decided_by_the_end_of_the_log() {
             }
         }
         assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c"], "{stored}");
-        assert!(queue.is_idle() && queue.bytes() == 0 && !queue.is_in_trouble());
+        assert!(queue.is_idle() && queue.bytes == 0 && !queue.is_in_trouble());
     }
 }
 
@@ -307,7 +311,7 @@ fn a_new_leader_without_them_gets_them_again_and_lost_ones_are_said() {
     queue.on_reply(at(0), B, 3, Ok(8));
     assert_eq!(outcomes(&mut queue), ["gap 9..10"]);
     assert_eq!(send(&mut queue, at(0), B, 4), Some(ToSend::Bundle));
-    assert_eq!(queue.in_flight[0].bundle.range, Some((11, 13)), "their own numbers");
+    assert_eq!(in_flight(&queue).range, Some((11, 13)), "their own numbers");
     queue.on_reply(at(0), A, 4, Ok(0));
     assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c"]);
 }
@@ -331,7 +335,7 @@ fn what_stays_unconfirmed_is_unknown_at_the_end_of_the_budget_and_can_be_sent_ag
     assert_eq!(send(&mut queue, now, A, 1000), Some(ToSend::End));
     queue.on_reply(at(0), A, 1000, Ok(3));
     assert_eq!(send(&mut queue, now, A, 1001), Some(ToSend::Bundle));
-    assert_eq!(queue.in_flight[0].bundle.range, Some((4, 4)));
+    assert_eq!(in_flight(&queue).range, Some((4, 4)));
     queue.on_reply(now, A, 1001, Ok(0));
     assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c", "+d"]);
 }
@@ -348,7 +352,7 @@ fn numbers_that_may_be_stored_are_never_used_again() {
     queue.on_reply(at(0), A, 3, Ok(0));
     assert_eq!(outcomes(&mut queue), ["gap 1..3"]);
     send(&mut queue, at(0), A, 4);
-    assert_eq!(queue.in_flight[0].bundle.range, Some((4, 4)));
+    assert_eq!(in_flight(&queue).range, Some((4, 4)));
 
     // Those that no leader took are free.
     let mut queue = numbered(0);
@@ -357,7 +361,7 @@ fn numbers_that_may_be_stored_are_never_used_again() {
     queue.dropped(failed.iter().map(|(bundle, _)| bundle));
     give(&mut queue, &["d"]);
     assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle));
-    assert_eq!(queue.in_flight[0].bundle.range, Some((1, 1)));
+    assert_eq!(in_flight(&queue).range, Some((1, 1)));
 }
 
 #[test]
@@ -379,7 +383,7 @@ fn numbers_before_those_that_are_kept_are_not_used_again() {
     assert_eq!(outcomes(&mut queue), ["gap 1..3"]);
     for (id, number) in [(5, 4), (6, 5)] {
         assert_eq!(send(&mut queue, at(0), A, id), Some(ToSend::Bundle));
-        assert_eq!(queue.in_flight[0].bundle.range, Some((number, number)));
+        assert_eq!(in_flight(&queue).range, Some((number, number)));
         queue.on_reply(at(0), A, id, Ok(0));
     }
     assert_eq!(outcomes(&mut queue), ["+d", "+e"]);
@@ -397,7 +401,7 @@ fn another_writer_is_an_error() {
     assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::End));
     queue.on_reply(at(0), A, 3, Ok(7));
     send(&mut queue, at(0), A, 4);
-    assert_eq!(queue.in_flight[0].bundle.range, Some((8, 8)));
+    assert_eq!(in_flight(&queue).range, Some((8, 8)));
 
     // By an end above all that was sent.
     let mut queue = numbered(0);

@@ -188,7 +188,7 @@ impl Run {
             ToSend::End => Request::End,
             ToSend::Mark => Request::Mark,
             ToSend::Bundle => {
-                let records = contents(self.queue.waiting.front().unwrap());
+                let records = contents(self.queue.first_waiting().unwrap());
                 Request::Bundle(records.into_iter().map(|(seq, text)| (seq, text.parse().unwrap())).collect())
             }
         };
