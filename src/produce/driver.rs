@@ -3,38 +3,39 @@
 //! ```text
 //!   PartitionQueue ──next()──> one request per leader ──> Channel
 //!         ^                                                  │
-//!         └───── on_code(), on_end(), on_lost() <── Frames <─┘
+//!         └───── on_reply(), on_lost() <── next_answer() <───┘
 //! ```
 
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::mem;
 use std::sync::Arc;
 
+use log::{debug, trace, warn};
+
 use super::bundle::BrokerId;
+use super::leader::{Answer, Content, Leader, SentRequest, group};
+use super::outcome::Reply;
 use super::queue::{PartitionQueue, ToSend};
-use super::request::{Content, SentRequest, group};
 use crate::config::PublishOptions;
-use crate::error::{Error, Result};
-use crate::net::{AnswerReader, BrokerAddr, Channel, LookUp, Time};
-use crate::protocol::fetch::FetchRequest;
-use crate::protocol::produce::{CLIENT_VERSION, ProduceCode, ProduceRequest};
+use crate::error::{Error, Fault, Result};
+use crate::net::{BrokerAddr, LookUp, Time};
+use crate::protocol::produce::{CLIENT_VERSION, ProduceRequest};
 use crate::session::Session;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Driver {
-    pub(super) session: Arc<Session>,
+    session: Arc<Session>,
     options: PublishOptions,
     /// Requests with bundles in flight to a leader at a time, not counting late ones; numbered ones are one a partition.
     window: usize,
     /// Whether bundles bring their own numbers.
     numbered: bool,
-    pub(super) leaders: Vec<Leader>,
+    leaders: Vec<Leader>,
     by_addr: HashMap<BrokerAddr, BrokerId>,
-    /// Queues that may have something to send, each once.
-    ready: Vec<usize>,
-    is_ready: Vec<bool>,
+    /// Queues that may have something to send.
+    ready: BTreeSet<usize>,
     /// Queues whose outcomes have not been looked at.
     pub(super) changed: Vec<usize>,
     /// Topics whose partitions are to be counted, by whatever broker is asked next, and counts that have come.
@@ -45,33 +46,6 @@ pub(super) struct Driver {
     /// The moment of the last step.
     pub(super) stepped: Time,
     process: u32,
-    pub(super) codes: Vec<ProduceCode>,
-}
-
-/// A broker that leads partitions which are published to.
-#[derive(Debug)]
-pub(super) struct Leader {
-    pub(super) channel: Channel,
-    pub(super) answers: AnswerReader,
-    /// In the order in which they were sent, which is mostly that of the answers.
-    pub(super) in_flight: VecDeque<SentRequest>,
-    /// Whether something was sent to it before.
-    used: bool,
-    /// Whether something waits for room in the window.
-    is_full: bool,
-    /// Queues with something to send here; kept while the connection is being opened.
-    pub(super) wanted: Vec<usize>,
-}
-
-impl Leader {
-    pub(super) fn broker(&self) -> &BrokerAddr {
-        self.channel.broker()
-    }
-
-    /// Whether an answer is awaited on the connection.
-    fn is_awaited(&self) -> bool {
-        !self.in_flight.is_empty() || (!self.wanted.is_empty() && self.channel.is_dialing())
-    }
 }
 
 impl Driver {
@@ -84,25 +58,18 @@ impl Driver {
             numbered,
             leaders: Vec::new(),
             by_addr: HashMap::new(),
-            ready: Vec::new(),
-            is_ready: Vec::new(),
+            ready: BTreeSet::new(),
             changed: Vec::new(),
             uncounted: Vec::new(),
             counts: Vec::new(),
             connection_lost: false,
             stepped: Time::ZERO,
-            codes: Vec::new(),
         }
     }
 
     /// Notes that a queue may have something to send.
     pub(super) fn wake(&mut self, queue: usize) {
-        if self.is_ready.len() <= queue {
-            self.is_ready.resize(queue + 1, false);
-        }
-        if !mem::replace(&mut self.is_ready[queue], true) {
-            self.ready.push(queue);
-        }
+        self.ready.insert(queue);
     }
 
     /// Whether something is in flight or waits to be sent.
@@ -159,19 +126,14 @@ impl Driver {
             leader.wanted.clear();
             leader.is_full = false;
         }
-        let is_ready = &mut self.is_ready;
-        self.ready.retain(|&queue| {
-            is_ready[queue] = queues[queue].has_work();
-            is_ready[queue]
-        });
-        for at in 0..self.ready.len() {
-            let queue = &queues[self.ready[at]];
-            if queue.wants_to_send(now) {
-                // After those in flight, whoever leads by now.
-                let leader = queue.leader.unwrap_or_else(|| self.leader_of(queue));
-                self.leaders[leader].wanted.push(self.ready[at]);
-            }
+        let mut ready = mem::take(&mut self.ready);
+        ready.retain(|&queue| queues[queue].has_work());
+        for &index in ready.iter().filter(|&&queue| queues[queue].wants_to_send(now)) {
+            // After those in flight, whoever leads by now.
+            let leader = queues[index].leader.unwrap_or_else(|| self.leader_of(&queues[index]));
+            self.leaders[leader].wanted.push(index);
         }
+        self.ready = ready;
         let mut changed = false;
         for leader in 0..self.leaders.len() {
             changed |= !self.leaders[leader].wanted.is_empty() && self.send_to(leader, now, queues, look_up);
@@ -184,30 +146,21 @@ impl Driver {
         if let Some(&id) = self.by_addr.get(&addr) {
             return id;
         }
-        let id = self.leaders.len();
-        self.leaders.push(Leader {
-            channel: self.session.pool.take(&addr),
-            answers: AnswerReader::new(self.session.config.limits.frame),
-            in_flight: VecDeque::new(),
-            used: false,
-            is_full: false,
-            wanted: Vec::new(),
-        });
-        self.by_addr.insert(addr, id);
-        id
+        self.leaders.push(Leader::new(self.session.pool.take(&addr), &self.session.config.limits));
+        self.by_addr.insert(addr, self.leaders.len() - 1);
+        self.leaders.len() - 1
     }
 
     /// What numbering calls a broker: the same, whether it is known by its name or by its address. What the one holds the
     /// other does not confirm.
-    pub(super) fn node(&self, id: BrokerId) -> BrokerId {
+    fn node(&self, id: BrokerId) -> BrokerId {
         let Some(address) = self.leaders[id].channel.address().filter(|_| self.numbered) else { return id };
         self.leaders.iter().position(|leader| leader.channel.address() == Some(address)).unwrap_or(id)
     }
 
     fn send_to(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
         let leader = &mut self.leaders[id];
-        let young = |leader: &Leader| leader.in_flight.iter().filter(|request| request.is_young(now)).count();
-        leader.is_full = !self.numbered && young(leader) >= self.window;
+        leader.is_full = !self.numbered && leader.young_requests(now) >= self.window;
         if leader.is_full {
             return false;
         }
@@ -235,8 +188,11 @@ impl Driver {
             self.connection_lost |= mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
         }
         let wanted = mem::take(&mut leader.wanted);
+        let allowance = self.session.config.io_timeout;
         for topic in mem::take(&mut self.uncounted) {
-            self.ask(id, now, Vec::new(), |request_id, _| Content::states(request_id, &topic));
+            let request_id = self.session.next_request_id();
+            let content = Content::states(request_id, &topic);
+            leader.ask(allowance, SentRequest { id: request_id, since: now, queues: Vec::new(), content });
         }
         let node = self.node(id);
         let mut bundles = Vec::new();
@@ -250,13 +206,13 @@ impl Driver {
                 bundles.push(index);
                 continue;
             }
-            let request_id = self.ask(id, now, vec![index], |request_id, session| match what {
+            let request_id = self.session.next_request_id();
+            let content = match what {
                 ToSend::Mark => Content::states(request_id, &queue.topic),
-                _ => {
-                    let request = session.end_request(&queue.topic, std::iter::once(queue.partition));
-                    Content::End(FetchRequest { request_id, ..request })
-                }
-            });
+                _ => Content::End(self.session.end_request(request_id, &queue.topic, &[queue.partition])),
+            };
+            let question = SentRequest { id: request_id, since: now, queues: vec![index], content };
+            self.leaders[id].ask(allowance, question);
             queue.sent(request_id, node, what);
             sent = true;
         }
@@ -299,21 +255,86 @@ impl Driver {
         true
     }
 
-    /// Asks a leader a question for these queues. Returns the request's id.
-    fn ask(
-        &mut self,
-        id: BrokerId,
-        now: Time,
-        queues: Vec<usize>,
-        question: impl FnOnce(u32, &Session) -> Content,
-    ) -> u32 {
-        let request_id = self.session.next_request_id();
-        let content = question(request_id, &self.session);
-        let (leader, allowance) = (&mut self.leaders[id], self.session.config.io_timeout);
-        let queued = leader.channel.queue(now, request_id, allowance, |out| content.put_question(out));
-        debug_assert!(queued.is_ok(), "names were checked");
-        leader.in_flight.push_back(SentRequest { id: request_id, since: now, queues, content });
-        request_id
+    /// Moves bytes both ways and takes in the answers, as far as that goes without waiting.
+    fn carry(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue]) -> Result<()> {
+        // Answers that came before a connection failed count.
+        let written = self.leaders[id].channel.write(now).map(drop);
+        while let Some((request, answer)) = self.leaders[id].next_answer(now, &self.session.config.limits)? {
+            for (place, &queue) in request.queues.iter().enumerate() {
+                let reply = answer.reply(place, queues[queue].partition);
+                self.on_reply(id, now, &request, reply, &mut queues[queue]);
+                self.touch(queue);
+            }
+            if let (Content::States(request), Answer::States(Some(states))) = (request.content, answer) {
+                self.counts.push((request.topic.into(), states.len()));
+            }
+        }
+        written
+    }
+
+    /// Tells a queue what the answer to a request says about it.
+    fn on_reply(&mut self, from: BrokerId, now: Time, request: &SentRequest, reply: Reply, queue: &mut PartitionQueue) {
+        let (book, broker) = (&self.session.book, self.leaders[from].channel.broker());
+        let (topic, partition) = (&queue.topic, queue.partition);
+        match (&request.content, reply) {
+            (Content::End(_), Ok(end)) => debug!("{topic}/{partition}: the log at {broker} ends at {end}"),
+            (Content::Bundles(_), Err(Fault::System)) if queue.numbering.is_some() => {
+                warn!("{topic}/{partition}: {broker} has trouble with its files: the end of its log may be damaged");
+            }
+            _ => {}
+        }
+        trace!("{broker}: answer to {}", request.id);
+        queue.answered_by = Some(broker.clone());
+        let followed = book.note_reply(broker, topic, partition, now, reply);
+        queue.on_reply(now, self.node(from), request.id, followed);
+        if queue.redirects > 1 {
+            // It may be the only node to say so, or the leader it named before could not be reached.
+            book.knew_no_leader(broker, now);
+        }
+        match queue.trouble() {
+            Some(e) if e.is_redirect() => debug!("{e:#}, trying again"),
+            Some(e) => warn!("{e:#}, trying again"),
+            None => {}
+        }
+    }
+
+    /// Notes that something has happened to a queue.
+    fn touch(&mut self, queue: usize) {
+        self.changed.push(queue);
+        self.wake(queue);
+    }
+
+    /// No connection to a leader can be opened.
+    fn unreachable(&mut self, id: BrokerId, now: Time, e: &Error, queues: &mut [PartitionQueue]) {
+        let leader = &mut self.leaders[id];
+        debug!("{e:#}");
+        self.session.book.failed(leader.channel.broker(), now);
+        let brokers = self.session.book.brokers().len();
+        for queue in mem::take(&mut leader.wanted) {
+            queues[queue].on_unreachable(now, e, brokers);
+            self.touch(queue);
+        }
+    }
+
+    /// Gives a connection up, with a reset: what is unanswered must not be executed later.
+    fn lose(&mut self, id: BrokerId, now: Time, e: &Error, queues: &mut [PartitionQueue]) {
+        let leader = &mut self.leaders[id];
+        warn!("{e:#}");
+        if e.is_transient() {
+            self.session.book.failed(leader.channel.broker(), now);
+        }
+        let well_for = leader.channel.well_for();
+        for request in mem::take(&mut leader.in_flight) {
+            let handed_over = self.leaders[id].channel.handed_over(request.id);
+            for queue in request.queues {
+                queues[queue].retry.was_well_for(well_for);
+                queues[queue].on_lost(now, request.id, e, handed_over);
+                self.touch(queue);
+            }
+        }
+        self.leaders[id].channel.reset();
+        self.leaders[id].answers.clear();
+        self.connection_lost = true;
     }
 }
 

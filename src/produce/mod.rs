@@ -7,20 +7,19 @@
 //!                       └────────────────────────────┘
 //! ```
 //!
-//! [`queue`], with [`outcome`], [`numbering`] and [`bundle`], decides; [`driver`], with [`answers`] and [`request`], carries.
+//! [`queue`], with [`outcome`], [`numbering`] and [`bundle`], decides; [`driver`], with [`leader`], carries.
 
-mod answers;
 mod builder;
 mod bundle;
 mod driver;
 mod failure;
+mod leader;
 mod numbering;
 mod outcome;
 mod producer;
 pub(crate) mod publish;
 mod queue;
 mod records;
-mod request;
 
 pub use builder::ProducerBuilder;
 pub use builder::{ByKey, Partitioner};

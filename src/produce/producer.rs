@@ -1,6 +1,6 @@
 //! [`Producer`]: collects records per partition and sends them in bundles.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, OnceLock};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::{info, warn};
 
 use super::builder::ProducerBuilder;
-use super::bundle::{Bundle, Spares};
+use super::bundle::Spares;
 use super::driver::Driver;
 use super::failure::Failure;
 use super::queue::{Delivery, PartitionQueue};
@@ -181,17 +181,15 @@ impl Producer {
     /// ```
     pub fn retry_failures(&mut self, again: impl FnMut(&Failure) -> bool) -> Vec<Failure> {
         let (again, dropped): (Vec<_>, Vec<_>) = mem::take(&mut self.failures).into_iter().partition(again);
-        let mut dropped_of: BTreeMap<usize, Vec<&Bundle>> = BTreeMap::new();
         for failure in again {
             self.pending += u64::from(failure.bundle.count);
             self.pending_bytes += failure.bundle.size;
             self.driver.wake(failure.queue);
             self.queues[failure.queue].take_back(failure.bundle);
-            dropped_of.entry(failure.queue).or_default();
         }
-        dropped.iter().for_each(|failure| dropped_of.entry(failure.queue).or_default().push(&failure.bundle));
-        for (queue, bundles) in dropped_of {
-            self.queues[queue].dropped(bundles.into_iter());
+        // Those of a partition have come together.
+        for failures in dropped.chunk_by(|a, b| a.queue == b.queue) {
+            self.queues[failures[0].queue].dropped(failures.iter().map(|failure| &failure.bundle));
         }
         dropped
     }

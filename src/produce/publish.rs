@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::bundle::Spares;
 use super::driver::Driver;
+use super::leader::MAX_ENTRIES;
 use super::queue::{Delivery, PartitionQueue};
 use super::records::{MAX_SET, PartitionRecords, millis};
-use super::request::MAX_ENTRIES;
 use crate::error::{Error, Result};
 use crate::net::{LookUp, Time};
 use crate::protocol::bundle::MAX_MESSAGES;
@@ -44,8 +44,7 @@ pub(crate) fn publish_all(session: &Arc<Session>, given: &[PartitionRecords<'_>]
 /// What one call publishes to a partition.
 struct Job<'a> {
     given: &'a PartitionRecords<'a>,
-    /// Records sealed, and stored.
-    sealed: usize,
+    /// Records stored: the next bundle begins after them.
     stored: usize,
     outcome: Option<Result<()>>,
 }
@@ -60,7 +59,7 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
         PartitionQueue::new(given.topic.into(), given.partition, options.compression, false, policy)
     };
     let mut queues: Vec<PartitionQueue> = given.iter().map(queue).collect();
-    let mut jobs: Vec<Job<'_>> = given.iter().map(|given| Job { given, sealed: 0, stored: 0, outcome: None }).collect();
+    let mut jobs: Vec<Job<'_>> = given.iter().map(|given| Job { given, stored: 0, outcome: None }).collect();
     let mut spares = Spares::default();
     for (index, (job, queue)) in jobs.iter_mut().zip(&mut queues).enumerate() {
         job.give_next(session, queue, &mut spares)?;
@@ -98,15 +97,14 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
 
 impl Job<'_> {
     /// Gives the queue the next bundle, once the one before is stored.
-    fn give_next(&mut self, session: &Session, queue: &mut PartitionQueue, spares: &mut Spares) -> Result<()> {
+    fn give_next(&self, session: &Session, queue: &mut PartitionQueue, spares: &mut Spares) -> Result<()> {
         let now_ms = millis(session.net.wall());
-        while let Some((seq, record)) = self.given.records.get(self.sealed) {
+        for (seq, record) in (self.stored..).map_while(|index| self.given.records.get(index)) {
             let raw = record.to_raw(|| now_ms);
             if !queue.takes(&raw, MAX_MESSAGES, MAX_SET) {
                 break;
             }
             queue.push(seq, &raw, spares)?;
-            self.sealed += 1;
         }
         queue.seal(spares)
     }
@@ -114,7 +112,7 @@ impl Job<'_> {
     fn take_in(&mut self, delivery: Delivery, spares: &mut Spares) {
         match delivery {
             Delivery::Stored(bundle) => {
-                self.stored = self.sealed;
+                self.stored += bundle.count as usize;
                 spares.put_buffer(bundle.bytes);
                 if self.stored == self.given.records.len() {
                     self.outcome = Some(Ok(()));

@@ -53,14 +53,6 @@ impl<'a> Records<'a> {
             Records::Numbered(records) => records.get(index).map(|&(seq, record)| (Some(seq), record)),
         }
     }
-
-    /// First and last number.
-    fn range(&self) -> Option<(u64, u64)> {
-        match self {
-            Records::Plain(_) => None,
-            Records::Numbered(records) => Some((records.first()?.0, records.last()?.0)),
-        }
-    }
 }
 
 impl<'a> PartitionRecords<'a> {
@@ -76,7 +68,7 @@ impl<'a> PartitionRecords<'a> {
 
     /// Whether the records have numbers of their own.
     pub(super) fn is_numbered(&self) -> bool {
-        matches!(self.records, Records::Numbered(_))
+        self.records.get(0).is_some_and(|(seq, _)| seq.is_some())
     }
 
     /// Refuses what cannot be sent.
@@ -103,7 +95,8 @@ impl<'a> PartitionRecords<'a> {
 
     /// Refuses numbers that a partition whose log ends at `end` does not take, or that could kill its server; warns of a gap.
     pub(super) fn check_numbers(&self, end: u64) -> Result<()> {
-        let Some((first, last)) = self.records.range() else { return Ok(()) };
+        let number = |index| self.records.get(index).and_then(|(seq, _)| seq);
+        let (Some(first), Some(last)) = (number(0), number(self.records.len() - 1)) else { return Ok(()) };
         let PartitionRecords { topic, partition, .. } = *self;
         let refused = |fault| Err(Error::broker(topic, partition, fault));
         if first <= end {

@@ -105,7 +105,7 @@ impl Session {
         ids: &[u16],
         patience: Duration,
     ) -> Result<Vec<Result<Marks>>> {
-        let answers = self.call_at(leader, &mut self.end_request(topic, ids.iter().copied()), patience)?;
+        let answers = self.call_at(leader, &mut self.end_request(0, topic, ids), patience)?;
         let end = |(&id, answer): (&u16, PartitionAnswer)| {
             let marks = self.book.note_reply(leader, topic, id, self.now(), marks_of_answer(answer));
             marks.map_err(|fault| Error::broker(topic, id, fault).at(leader))
@@ -114,16 +114,16 @@ impl Session {
     }
 
     /// Asks for the ends of these partitions' logs.
-    pub(crate) fn end_request(&self, topic: &Arc<str>, ids: impl Iterator<Item = u16>) -> FetchRequest {
-        let wanted = |partition| FetchPartition { partition, seq: SEQ_BEYOND_END, fetch_size: 1 };
+    pub(crate) fn end_request(&self, request_id: u32, topic: &Arc<str>, ids: &[u16]) -> FetchRequest {
+        let wanted = |&partition| FetchPartition { partition, seq: SEQ_BEYOND_END, fetch_size: 1 };
         FetchRequest {
             client_version: 2,
-            request_id: 0,
+            request_id,
             client_id: self.config.client_id.clone(),
             max_wait_ms: 0,
             min_bytes: 0,
             flags: 0,
-            topics: vec![FetchTopic { name: topic.clone(), partitions: ids.map(wanted).collect() }],
+            topics: vec![FetchTopic { name: topic.clone(), partitions: ids.iter().map(wanted).collect() }],
         }
     }
 }

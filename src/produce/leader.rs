@@ -1,12 +1,12 @@
-//! The requests a producer sends, and how their answers are read.
+//! A broker that leads partitions which are published to: the connection, the requests in flight on it, and their answers.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::outcome::Reply;
 use super::queue::PartitionQueue;
-use crate::error::Fault;
-use crate::net::Time;
+use crate::error::{Error, Fault, Result};
+use crate::net::{AnswerReader, Channel, Time};
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::cursor::Cursor;
 use crate::protocol::fetch::FetchRequest;
@@ -24,6 +24,21 @@ const MAX_REQUEST: usize = 64 << 20;
 
 /// A request that is older waits for replicas or a leader in trouble, and must not hold up others.
 const LATE: Duration = Duration::from_millis(500);
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Leader {
+    pub(super) channel: Channel,
+    pub(super) answers: AnswerReader,
+    /// In the order in which they were sent, which is mostly that of the answers.
+    pub(super) in_flight: VecDeque<SentRequest>,
+    /// Whether something was sent to it before.
+    pub(super) used: bool,
+    /// Whether something waits for room in the window.
+    pub(super) is_full: bool,
+    /// Queues with something to send here; kept while the connection is being opened.
+    pub(super) wanted: Vec<usize>,
+}
 
 /// A request whose answer is awaited.
 #[derive(Debug)]
@@ -48,18 +63,57 @@ pub(super) enum Content {
 /// What an answer says.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// The codes of the bundles, one for each queue, stand in the vector that they were read into.
-    Codes,
+    /// One code for each queue.
+    Codes(Vec<ProduceCode>),
     End(Reply),
     /// `None`: there is no such topic.
     States(Option<Vec<PartitionState>>),
 }
 
-impl SentRequest {
-    pub(super) fn is_young(&self, now: Time) -> bool {
-        matches!(self.content, Content::Bundles(_)) && now < self.is_late_at()
+impl Leader {
+    pub(super) fn new(channel: Channel, limits: &Limits) -> Leader {
+        let (answers, in_flight, wanted) = (AnswerReader::new(limits.frame), VecDeque::new(), Vec::new());
+        Leader { channel, answers, in_flight, used: false, is_full: false, wanted }
     }
 
+    /// Whether an answer is awaited on the connection.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.in_flight.is_empty() || (!self.wanted.is_empty() && self.channel.is_dialing())
+    }
+
+    /// How many requests with bundles are in flight and not late.
+    pub(super) fn young_requests(&self, now: Time) -> usize {
+        let is_young =
+            |request: &&SentRequest| matches!(request.content, Content::Bundles(_)) && now < request.is_late_at();
+        self.in_flight.iter().filter(is_young).count()
+    }
+
+    /// Queues a question, whose answer may take `allowance`.
+    pub(super) fn ask(&mut self, allowance: Duration, question: SentRequest) {
+        let put = |out: &mut Vec<u8>| question.content.put_question(out);
+        let queued = self.channel.queue(question.since, question.id, allowance, put);
+        debug_assert!(queued.is_ok(), "names were checked");
+        self.in_flight.push_back(question);
+    }
+
+    /// Returns the next answer that has come, and the request that it is to.
+    ///
+    /// # Errors
+    /// The connection has failed, or what came is no answer to a request in flight.
+    pub(super) fn next_answer(&mut self, now: Time, limits: &Limits) -> Result<Option<(SentRequest, Answer)>> {
+        let Some((kind, payload)) = self.answers.next(&mut self.channel, now)? else { return Ok(None) };
+        let payload = self.answers.data().get(payload).unwrap_or_default();
+        // Not by order: a cluster answers once replicas have confirmed.
+        let read = find(&self.in_flight, kind, payload)
+            .and_then(|index| Ok((index, self.in_flight[index].content.read(payload, limits)?)));
+        let (index, answer) = read.map_err(|e| Error::decode(self.channel.broker(), e))?;
+        let request = self.in_flight.remove(index);
+        self.channel.answer_ends(now, request.as_ref().map(|request| request.id));
+        Ok(request.map(|request| (request, answer)))
+    }
+}
+
+impl SentRequest {
     pub(super) fn is_late_at(&self) -> Time {
         self.since.after(LATE)
     }
@@ -90,18 +144,12 @@ impl Content {
         }
     }
 
-    /// Reads its answer; the codes of bundles go to `codes`.
-    pub(super) fn read(
-        &self,
-        payload: &[u8],
-        limits: &Limits,
-        codes: &mut Vec<ProduceCode>,
-    ) -> Result<Answer, DecodeError> {
+    fn read(&self, payload: &[u8], limits: &Limits) -> Result<Answer, DecodeError> {
         Ok(match self {
             Content::Bundles(shape) => {
-                codes.clear();
-                ProduceResponse::decode_into(payload, shape.iter().copied(), codes)?;
-                Answer::Codes
+                let mut codes = Vec::new();
+                ProduceResponse::decode_into(payload, shape.iter().copied(), &mut codes)?;
+                Answer::Codes(codes)
             }
             Content::End(request) => {
                 let answer = request.read_answer(payload, limits)?.pop();
@@ -113,8 +161,23 @@ impl Content {
     }
 }
 
+impl Answer {
+    /// What it says to the request's queue at this place, which is of this partition.
+    pub(super) fn reply(&self, place: usize, partition: u16) -> Reply {
+        match self {
+            Answer::Codes(codes) => reply_of_code(codes[place]),
+            Answer::End(end) => *end,
+            Answer::States(states) => {
+                let states = states.as_ref().ok_or(Fault::UnknownTopic)?;
+                let state = states.get(usize::from(partition)).ok_or(Fault::UnknownPartition)?;
+                marks_of_state(state).map(|(_, mark)| mark)
+            }
+        }
+    }
+}
+
 /// What this code says of a bundle.
-pub(super) fn reply_of_code(code: ProduceCode) -> Reply {
+fn reply_of_code(code: ProduceCode) -> Reply {
     Err(match code {
         ProduceCode::Stored => return Ok(0),
         ProduceCode::UnknownPartition => Fault::UnknownPartition,
@@ -129,15 +192,8 @@ pub(super) fn reply_of_code(code: ProduceCode) -> Reply {
     })
 }
 
-/// The committed mark of a partition of the topic.
-pub(super) fn committed_mark(states: Option<&[PartitionState]>, partition: u16) -> Reply {
-    let states = states.ok_or(Fault::UnknownTopic)?;
-    let state = states.get(usize::from(partition)).ok_or(Fault::UnknownPartition)?;
-    marks_of_state(state).map(|(_, mark)| mark)
-}
-
 /// The request that an answer is to.
-pub(super) fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usize, DecodeError> {
+fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usize, DecodeError> {
     if !sent.iter().any(|request| request.answer_kind() == kind) {
         let expected = sent.front().map_or(Kind::Produce, SentRequest::answer_kind);
         return Err(DecodeError::unexpected("message id", kind as u64, expected as u64, 0));
