@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use disk::{Names, Os, Stamp, read, replace, resolve, stamp, try_out};
+use disk::{Names, Os, read, replace, resolve, try_out};
 
 use super::position::{Position, Positions};
 use crate::error::{Error, Result};
@@ -68,8 +68,8 @@ pub struct Checkpoint {
     /// The file that links lead to, and those beside it.
     names: Names,
     positions: Positions,
-    /// The file as it was read or saved last.
-    seen: Option<Stamp>,
+    /// What was in the file when it was read or saved last.
+    seen: Option<Vec<u8>>,
     /// Whether that is intact, and so worth keeping as the previous generation.
     intact: bool,
 }
@@ -83,27 +83,26 @@ impl Checkpoint {
     /// or is gone while its previous generation is there; [`Error::File`] if it cannot be read, or no file can be made in its
     /// folder. Nothing is changed then: try [`open_previous`](Checkpoint::open_previous), or remove both files to start over.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
-        let path = path.as_ref();
-        let (names, seen, content) = look(path)?;
-        let previous = || read(&names.previous).ok().flatten();
-        let fault = match content.as_deref().map(decode) {
-            Some(Ok(positions)) => return Ok(Checkpoint { path: path.into(), names, positions, seen, intact: true }),
+        let opened = Checkpoint::look(path.as_ref())?;
+        let fault = match opened.seen.as_deref().map(decode) {
+            Some(Ok(positions)) => return Ok(Checkpoint { positions, intact: true, ..opened }),
             Some(Err(CheckpointFault::Torn)) => {
                 // A save that overwrites was stopped: what it was to save is complete beside it.
-                if let Some(Ok(positions)) = read(&names.new).ok().flatten().as_deref().map(decode) {
-                    return Ok(Checkpoint { path: path.into(), names, positions, seen, intact: false });
+                if let Some(Ok(positions)) = read(&opened.names.new).ok().flatten().as_deref().map(decode) {
+                    return Ok(Checkpoint { positions, ..opened });
                 }
                 CheckpointFault::Torn
             }
             Some(Err(fault)) => fault,
             None => CheckpointFault::Missing,
         };
+        let previous = read(&opened.names.previous).ok().flatten();
         // An empty file was put there as a mount point.
-        if previous().is_none() && content.is_none_or(|bytes| bytes.is_empty()) {
-            return Ok(Checkpoint { path: path.into(), names, positions: Positions::default(), seen, intact: false });
+        if previous.is_none() && opened.seen.as_ref().is_none_or(Vec::is_empty) {
+            return Ok(opened);
         }
-        let previous = previous().is_some_and(|bytes| decode(&bytes).is_ok());
-        Err(Error::Checkpoint { path: path.into(), reason: fault.to_string(), previous })
+        let previous = previous.is_some_and(|bytes| decode(&bytes).is_ok());
+        Err(Error::Checkpoint { path: opened.path, reason: fault.to_string(), previous })
     }
 
     /// Reads the generation before the last save, of the same file: a way out when [`open`](Checkpoint::open) fails. Messages
@@ -113,13 +112,26 @@ impl Checkpoint {
     /// # Errors
     /// As [`open`](Checkpoint::open), about the previous generation; [`Error::File`] if there is none.
     pub fn open_previous(path: impl AsRef<Path>) -> Result<Checkpoint> {
-        let path = path.as_ref();
-        let (names, seen, _) = look(path)?;
-        let bytes = read(&names.previous).and_then(|bytes| bytes.ok_or(io::ErrorKind::NotFound.into()));
-        match decode(&bytes.map_err(|e| Error::file(&names.previous, e))?) {
-            Ok(positions) => Ok(Checkpoint { path: path.into(), names, positions, seen, intact: false }),
-            Err(fault) => Err(Error::Checkpoint { path: names.previous, reason: fault.to_string(), previous: false }),
+        let opened = Checkpoint::look(path.as_ref())?;
+        let bytes = read(&opened.names.previous).and_then(|bytes| bytes.ok_or(io::ErrorKind::NotFound.into()));
+        match decode(&bytes.map_err(|e| Error::file(&opened.names.previous, e))?) {
+            Ok(positions) => Ok(Checkpoint { positions, ..opened }),
+            Err(fault) => {
+                let (path, reason) = (opened.names.previous, fault.to_string());
+                Err(Error::Checkpoint { path, reason, previous: false })
+            }
         }
+    }
+
+    /// Finds out where its files are, and what is in the first of them, which is still to be decoded.
+    fn look(path: &Path) -> Result<Checkpoint> {
+        let look = || {
+            let names = resolve(path)?;
+            let seen = read(&names.file)?;
+            try_out(&names.file)?;
+            Ok(Checkpoint { path: path.into(), names, positions: Positions::default(), seen, intact: false })
+        };
+        look().map_err(|e| Error::file(path, e))
     }
 
     /// The file it is kept in.
@@ -140,13 +152,10 @@ impl Checkpoint {
     /// something else has changed the file, which is then left as it is. [`Error::Config`] for a topic name that is empty or
     /// longer than 255 bytes.
     pub fn save(&mut self, positions: &Positions) -> Result<()> {
-        let now = stamp(&self.names.file).map_err(|e| Error::file(&self.path, e))?;
+        let now = read(&self.names.file).map_err(|e| Error::file(&self.path, e))?;
         if now.is_some() && now != self.seen {
-            return Err(Error::Checkpoint {
-                path: self.path.clone(),
-                reason: CheckpointFault::Changed.to_string(),
-                previous: false,
-            });
+            let (path, reason) = (self.path.clone(), CheckpointFault::Changed.to_string());
+            return Err(Error::Checkpoint { path, reason, previous: false });
         }
         let mut merged = self.positions.clone();
         merged.extend(positions.iter().cloned());
@@ -157,10 +166,10 @@ impl Checkpoint {
         let bytes = encode(&merged)?;
         if let Err(e) = replace(&mut Os, &self.names, &bytes, keep) {
             // It may be the old file, the new one, or half of both.
-            (self.seen, self.intact) = (stamp(&self.names.file).unwrap_or(None), false);
+            (self.seen, self.intact) = (read(&self.names.file).unwrap_or(None), false);
             return Err(Error::file(&self.path, e));
         }
-        (self.seen, self.intact, self.positions) = (Some(Stamp::of(&bytes)), true, merged);
+        (self.seen, self.intact, self.positions) = (Some(bytes), true, merged);
         Ok(())
     }
 }
@@ -176,17 +185,6 @@ impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.positions.fmt(f)
     }
-}
-
-/// Where a checkpoint's files are, and what is in the first of them.
-fn look(path: &Path) -> Result<(Names, Option<Stamp>, Option<Vec<u8>>)> {
-    let look = || {
-        let names = resolve(path)?;
-        let content = read(&names.file)?;
-        try_out(&names)?;
-        Ok((names, content.as_deref().map(Stamp::of), content))
-    };
-    look().map_err(|e| Error::file(path, e))
 }
 
 fn encode(positions: &Positions) -> Result<Vec<u8>> {

@@ -76,6 +76,14 @@ struct InFlight {
     summary: AnswerSummary,
 }
 
+/// A fetcher's turn: the moment, and what it works on.
+pub(super) struct Turn<'a> {
+    pub(super) now: Time,
+    pub(super) all: &'a mut Partitions,
+    pub(super) inbox: &'a mut Inbox,
+    pub(super) session: &'a Session,
+}
+
 impl InFlight {
     /// Whether the answer came empty, and so soon that the broker cannot have waited as it was asked to.
     fn is_soon(&self, now: Time) -> bool {
@@ -157,47 +165,40 @@ impl Fetcher {
 
     /// Asks for what is wanted, with as many requests as needed, once the connection is up; until then brings it up as far as
     /// possible without blocking.
-    pub(super) fn ask(
-        &mut self,
-        now: Time,
-        look_up: LookUp,
-        all: &mut Partitions,
-        inbox: &mut Inbox,
-        session: &Session,
-    ) {
-        if let Err(e) = self.try_ask(now, look_up, all, session) {
-            self.on_failure(now, &e, all, inbox, session);
+    pub(super) fn ask(&mut self, turn: &mut Turn<'_>, look_up: LookUp) {
+        if let Err(e) = self.try_ask(turn, look_up) {
+            self.on_failure(turn, &e);
         }
     }
 
-    fn try_ask(&mut self, now: Time, look_up: LookUp, all: &mut Partitions, session: &Session) -> Result<()> {
-        if self.wanted.is_empty() || !self.channel.open(now, look_up)? {
+    fn try_ask(&mut self, turn: &mut Turn<'_>, look_up: LookUp) -> Result<()> {
+        if self.wanted.is_empty() || !self.channel.open(turn.now, look_up)? {
             return Ok(());
         }
         loop {
-            match all.next_request(&mut self.wanted, self.way)? {
-                request if request.is_empty() => return self.channel.write(now).map(drop),
-                request => self.send(now, request, all, session)?,
+            match turn.all.next_request(&mut self.wanted, self.way)? {
+                request if request.is_empty() => return self.channel.write(turn.now).map(drop),
+                request => self.send(turn, request)?,
             }
         }
     }
 
-    fn send(&mut self, now: Time, request: Vec<(usize, Want)>, all: &mut Partitions, session: &Session) -> Result<()> {
+    fn send(&mut self, turn: &mut Turn<'_>, request: Vec<(usize, Want)>) -> Result<()> {
         if self.is_idle() {
-            self.revived = (!self.channel.is_fresh()).then_some(now);
-            all.looks_for_added |= self.was_up && self.channel.is_fresh();
+            self.revived = (!self.channel.is_fresh()).then_some(turn.now);
+            turn.all.looks_for_added |= self.was_up && self.channel.is_fresh();
             self.was_up = true;
         }
-        let options = &all.rules().options;
+        let options = &turn.all.rules().options;
         let max_wait_ms = if request.iter().all(|(_, want)| want.waits) { options.max_wait_ms() } else { 0 };
-        let request_id = session.next_request_id();
+        let request_id = turn.session.next_request_id();
         let count = |is: fn(&Want) -> bool| request.iter().filter(|(_, want)| is(want)).count();
         let load = Load { risky: count(|want| want.is_risky), suspects: count(|want| want.is_suspect) };
-        let (topics, partitions) = slots(request, all);
+        let (topics, partitions) = slots(request, turn.all);
         let fetch = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
             request_id,
-            client_id: session.config.client_id.clone(),
+            client_id: turn.session.config.client_id.clone(),
             max_wait_ms,
             min_bytes: options.min_bytes,
             flags: if options.prefer_local { FLAG_PREFER_LOCAL } else { 0 },
@@ -207,35 +208,35 @@ impl Fetcher {
         self.way.risky += load.risky;
         self.way.suspects += load.suspects;
         // Partitions were added.
-        if !Arc::ptr_eq(&self.buf.block().tag, all.names()) {
-            self.buf.set_tag(all.names().clone());
+        if !Arc::ptr_eq(&self.buf.block().tag, turn.all.names()) {
+            self.buf.set_tag(turn.all.names().clone());
         }
         let summary = AnswerSummary::default();
-        let sent = InFlight { request_id, partitions, max_wait_ms, sent: now, load, summary };
+        let sent = InFlight { request_id, partitions, max_wait_ms, sent: turn.now, load, summary };
         self.in_flight.insert(request_id, sent);
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
-        let allowance = session.config.io_timeout.saturating_add(Duration::from_millis(wait));
-        self.channel.queue(now, request_id, allowance, |out| fetch.encode(out)).map_err(Error::encode)?;
+        let allowance = turn.session.config.io_timeout.saturating_add(Duration::from_millis(wait));
+        self.channel.queue(turn.now, request_id, allowance, |out| fetch.encode(out)).map_err(Error::encode)?;
         self.decoder.expect(fetch);
         Ok(())
     }
 
     /// Takes in what has arrived, up to the end of an answer or as much as is to be decoded at once. Returns whether there was
     /// anything.
-    pub(super) fn receive(&mut self, now: Time, all: &mut Partitions, inbox: &mut Inbox, session: &Session) -> bool {
-        let received = self.try_receive(now, all, inbox, session);
-        received.unwrap_or_else(|e| {
-            self.on_failure(now, &e, all, inbox, session);
+    pub(super) fn receive(&mut self, turn: &mut Turn<'_>) -> bool {
+        self.try_receive(turn).unwrap_or_else(|e| {
+            self.on_failure(turn, &e);
             true
         })
     }
 
-    fn try_receive(&mut self, now: Time, all: &mut Partitions, inbox: &mut Inbox, session: &Session) -> Result<bool> {
-        if !self.read(now, &mut all.stats)? {
+    fn try_receive(&mut self, turn: &mut Turn<'_>) -> Result<bool> {
+        let now = turn.now;
+        if !self.read(now, &mut turn.all.stats)? {
             return Ok(false);
         }
         loop {
-            let (start, bundles) = (self.buf.start(), inbox.bundles_mut());
+            let (start, bundles) = (self.buf.start(), turn.inbox.bundles_mut());
             let new = bundles.len();
             let step = self.decoder.step(self.buf.data(), bundles);
             let (used, step) = step.map_err(|e| Error::decode(self.broker(), e))?;
@@ -257,22 +258,22 @@ impl Fetcher {
                         bundle.set = start + bundle.set.start..start + bundle.set.end;
                     }
                     self.retry.reset();
-                    let lookahead = inbox.accept(new, all, &self.buf, self.channel.broker());
-                    if lookahead == Lookahead::SeeFirst || inbox.is_full() {
+                    let lookahead = turn.inbox.accept(new, turn.all, &self.buf, self.channel.broker());
+                    if lookahead == Lookahead::SeeFirst || turn.inbox.is_full() {
                         return Ok(true);
                     }
                 }
                 Step::Event(Event::Response { request_id }) => self.current = self.in_flight.remove(&request_id),
-                Step::Event(Event::Partition { slot, answer }) => self.on_answer(now, slot, answer, all, session),
+                Step::Event(Event::Partition { slot, answer }) => self.on_answer(turn, slot, answer),
                 Step::Event(Event::ChunkEnd { slot, end }) => {
                     let partition = self.partition(slot);
                     if let Some(fetch) = &mut self.current {
-                        all.on_chunk_end(now, partition, end, &mut fetch.summary);
+                        turn.all.on_chunk_end(now, partition, end, &mut fetch.summary);
                     }
                 }
                 Step::Event(Event::End { .. }) => {
                     if let Some(fetch) = self.current.take() {
-                        self.on_end(now, fetch, all, inbox, session);
+                        self.on_end(turn, fetch);
                     }
                     return Ok(true);
                 }
@@ -311,74 +312,74 @@ impl Fetcher {
     }
 
     /// Takes in what an answer says about a partition, and does what the partition cannot do for itself.
-    fn on_answer(&mut self, now: Time, slot: usize, answer: PartitionAnswer, all: &mut Partitions, session: &Session) {
+    fn on_answer(&mut self, turn: &mut Turn<'_>, slot: usize, answer: PartitionAnswer) {
         let partition = self.partition(slot);
         let Some(fetch) = &mut self.current else { return };
-        let mut next = all.on_answer(now, partition, answer, &mut fetch.summary);
+        let mut next = turn.all.on_answer(turn.now, partition, answer, &mut fetch.summary);
         if let Next::AskAt(endpoint) = next {
-            let (found, name) = (session.book.named(endpoint), &all.get(partition).name);
+            let (found, name) = (turn.session.book.named(endpoint), &turn.all.get(partition).name);
             // A replica near us must never be taken for the leader that messages are published to.
-            if let (Ok(Some(leader)), false) = (&found, all.rules().options.prefer_local) {
-                session.book.learn(&name.topic, name.partition, leader.clone(), now);
+            if let (Ok(Some(leader)), false) = (&found, turn.all.rules().options.prefer_local) {
+                turn.session.book.learn(&name.topic, name.partition, leader.clone(), turn.now);
             }
-            next = all.on_named(now, partition, endpoint, found, &mut fetch.summary);
+            next = turn.all.on_named(turn.now, partition, endpoint, found, &mut fetch.summary);
         }
         if let Next::NoLeader = next {
-            let name = &all.get(partition).name;
-            session.book.forget(&name.topic, name.partition);
+            let name = &turn.all.get(partition).name;
+            turn.session.book.forget(&name.topic, name.partition);
         }
     }
 
     /// Ends an answer. If there is more of a partition it is asked for at once, so that the leader sends while the messages of
     /// this answer are handed out.
-    fn on_end(&mut self, now: Time, fetch: InFlight, all: &mut Partitions, inbox: &mut Inbox, session: &Session) {
-        self.channel.answer_ends(now, Some(fetch.request_id));
+    fn on_end(&mut self, turn: &mut Turn<'_>, fetch: InFlight) {
+        self.channel.answer_ends(turn.now, Some(fetch.request_id));
         self.retry.reset();
         self.way.risky -= fetch.load.risky;
         self.way.suspects -= fetch.load.suspects;
-        all.stats.fetches += 1;
-        all.stats.empty_fetches += u64::from(!fetch.summary.has_data);
+        turn.all.stats.fetches += 1;
+        turn.all.stats.empty_fetches += u64::from(!fetch.summary.has_data);
         if fetch.summary.knows_no_leader {
-            session.book.knew_no_leader(self.broker(), now);
+            turn.session.book.knew_no_leader(self.broker(), turn.now);
         }
-        let prefetches = all.rules().options.prefetch && inbox.has_bundles();
-        let soon = fetch.is_soon(now);
+        let prefetches = turn.all.rules().options.prefetch && turn.inbox.has_bundles();
+        let soon = fetch.is_soon(turn.now);
         for partition in fetch.partitions {
-            if all.on_end(now, partition, soon, prefetches.then_some(self.channel.broker())) {
+            if turn.all.on_end(turn.now, partition, soon, prefetches.then_some(self.channel.broker())) {
                 self.want(partition);
             }
         }
-        fetch.summary.failure.into_iter().for_each(|e| inbox.fail(e));
-        self.ask(now, LookUp::Never, all, inbox, session);
+        fetch.summary.failure.into_iter().for_each(|e| turn.inbox.fail(e));
+        self.ask(turn, LookUp::Never);
     }
 
     /// Drops the connection after `e`, so that its partitions are asked for again.
-    fn on_failure(&mut self, now: Time, e: &Error, all: &mut Partitions, inbox: &mut Inbox, session: &Session) {
+    fn on_failure(&mut self, turn: &mut Turn<'_>, e: &Error) {
         let was_up = self.channel.is_up();
         let before = self.current.as_mut().and_then(|fetch| fetch.summary.failure.take());
-        before.into_iter().for_each(|e| inbox.fail(e));
-        let lost = self.lose(now, e, session);
+        before.into_iter().for_each(|e| turn.inbox.fail(e));
+        let lost = self.lose(turn.now, e, turn.session);
         if !e.is_transient() {
-            return inbox.fail(e.clone());
+            return turn.inbox.fail(e.clone());
         }
         let while_idle = lost.iter().all(|(_, how)| how.while_idle);
         let mut failed = None;
         for (partition, how) in lost {
-            failed = all.on_lost(now, partition, how, e).err().or(failed);
+            failed = turn.all.on_lost(turn.now, partition, how, e).err().or(failed);
         }
         if while_idle && failed.is_none() {
-            all.looks_for_added = true;
+            turn.all.looks_for_added = true;
             return debug!("{e:#}, had ended while idle, dialing again");
         }
-        let until = self.retry.retry_or_fail(now, &self.policy).unwrap_or(now);
+        let until = self.retry.retry_or_fail(turn.now, &self.policy).unwrap_or(turn.now);
         self.channel.rest_until(until);
-        *(if was_up { &mut all.stats.reconnects } else { &mut all.stats.failed_brokers }) += 1;
-        session.book.failed(self.broker(), now);
+        *(if was_up { &mut turn.all.stats.reconnects } else { &mut turn.all.stats.failed_brokers }) += 1;
+        turn.session.book.failed(self.broker(), turn.now);
         match failed {
-            Some(e) => inbox.fail(e),
-            None => warn!("{e:#}, trying again in {:?}", until.since(now)),
+            Some(e) => turn.inbox.fail(e),
+            None => warn!("{e:#}, trying again in {:?}", until.since(turn.now)),
         }
-        all.probe();
+        turn.all.probe();
     }
 
     /// Forgets everything that belongs to the connection, which failed with `e`. Returns the partitions that were asked for

@@ -101,15 +101,15 @@ impl Inbox {
 
     /// How many messages are decoded and not handed out.
     pub(super) fn left(&self) -> u64 {
-        (self.decoded.entries().len() - self.decoded.taken()) as u64
+        (self.decoded.entries.len() - self.decoded.taken) as u64
     }
 
     /// What was handed out so far of the messages that are decoded, if anything.
     pub(super) fn delivered(&self) -> Option<Delivered> {
-        let taken = self.decoded.taken();
-        let last = self.decoded.entries().get(taken.checked_sub(1)?)?;
+        let taken = self.decoded.taken;
+        let last = self.decoded.entries.get(taken.checked_sub(1)?)?;
         let position = if self.decoded.has_messages() { last.seq.saturating_add(1) } else { self.after };
-        let bundles = self.decoded.good().bundles;
+        let bundles = self.decoded.good.bundles;
         let (partition, timestamp_ms) = (self.partition, last.timestamp_ms);
         Some(Delivered { partition, position, timestamp_ms, messages: taken as u64, bundles })
     }
@@ -134,7 +134,7 @@ impl Inbox {
     /// Decodes bundles until there are messages, at most `most`, that are to be handed out. Returns how many there are.
     pub(super) fn decode_next(&mut self, all: &mut Partitions, limits: &Limits, most: u64) -> u64 {
         self.release();
-        while self.decoded.entries().is_empty() {
+        while self.decoded.entries.is_empty() {
             let Some(bundle) = self.bundles.get(self.taken) else { break };
             let (partition, first) = (bundle.slot, bundle.first);
             self.taken += 1;
@@ -147,21 +147,18 @@ impl Inbox {
             let failure = self.decoded.decode(bundle, source, limits).err();
             let is_whole = failure.is_none() && all.get(partition).takes_whole(bundle);
             let end = bundle.last.min(bundle.to).saturating_add(1);
-            let entries = self.decoded.entries_mut();
-            let stopped = !entries.is_empty()
-                && all.with(partition, |partition, rules| partition.stop_at_time(first, entries, rules));
+            let entries = &mut self.decoded.entries;
+            let stopped = all.with(partition, |partition, rules| partition.stop_at_time(first, entries, rules));
             let fits = entries.len() as u64 <= most;
             entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
             let after = (is_whole && fits && !stopped).then_some(end);
-            match (after, entries.last()) {
-                (None, None) => {}
-                (Some(after), None) => all.with(partition, |partition, _| partition.advance(after)),
-                (after, Some(entry)) => {
-                    self.after = after.unwrap_or(entry.seq.saturating_add(1));
-                    if !is_whole {
-                        all.with(partition, |partition, rules| partition.on_messages(rules));
-                    }
+            if let Some(last) = entries.last() {
+                self.after = after.unwrap_or(last.seq.saturating_add(1));
+                if !is_whole {
+                    all.with(partition, |partition, rules| partition.on_messages(rules));
                 }
+            } else if let Some(after) = after {
+                all.with(partition, |partition, _| partition.advance(after));
             }
             if let Some(e) = failure.filter(|_| !stopped) {
                 let name = &all.get(partition).name;
@@ -172,7 +169,7 @@ impl Inbox {
                 self.taken = self.bundles.len();
             }
         }
-        let count = self.decoded.entries().len() as u64;
+        let count = self.decoded.entries.len() as u64;
         if count == 0 {
             // The next bundles may lie in another block.
             self.release();

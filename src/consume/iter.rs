@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use log::debug;
 
 use super::close::CloseHandle;
-use super::fetcher::Fetcher;
+use super::fetcher::{Fetcher, Turn};
 use super::inbox::Inbox;
 use super::partition::{Partition, Rules};
 use super::partitions::Partitions;
@@ -20,9 +20,6 @@ use crate::error::{Error, Result};
 use crate::message::{Batch, Gap, Message, TopicPartition};
 use crate::net::{BrokerAddr, LookUp, Time, wait};
 use crate::session::Session;
-
-/// The longest chunk, in bytes, to read to its end when no more of it is wanted; beyond that a new connection is cheaper.
-const MAX_PASSED_OVER: u32 = 1 << 20;
 
 /// How many turns leaders may take before a waiting call looks at the time: any number of answers, and of bundles that are
 /// skipped, may come in a row.
@@ -101,8 +98,8 @@ pub struct ConsumeIter {
     fetchers: Vec<Fetcher>,
     /// Where each broker's fetcher stands.
     places: HashMap<BrokerAddr, usize>,
-    /// The fetcher whose turn it is to have read what it sent.
-    turn: usize,
+    /// The place of the fetcher whose turn it is to receive.
+    next: usize,
     inbox: Inbox,
     closer: CloseHandle,
     /// Messages that may still be handed out.
@@ -128,7 +125,7 @@ impl ConsumeIter {
             partitions: Partitions::new(partitions, whole, rules),
             fetchers: Vec::new(),
             places: HashMap::new(),
-            turn: 0,
+            next: 0,
             closer: CloseHandle::of(session.closed.as_ref()),
             remaining: subscription.limit.unwrap_or(u64::MAX),
             finished: false,
@@ -373,7 +370,7 @@ impl ConsumeIter {
     fn keep_fetchers(&mut self, is_kept: impl Fn(&Fetcher) -> bool) {
         let (kept, unused): (Vec<_>, Vec<_>) = self.fetchers.drain(..).partition(is_kept);
         unused.into_iter().for_each(|fetcher| fetcher.give_back(&self.session));
-        self.places = kept.iter().enumerate().map(|(turn, fetcher)| (fetcher.broker().clone(), turn)).collect();
+        self.places = kept.iter().enumerate().map(|(place, fetcher)| (fetcher.broker().clone(), place)).collect();
         self.fetchers = kept;
     }
 
@@ -383,13 +380,12 @@ impl ConsumeIter {
         let mut other = None;
         while let Some(index) = self.partitions.next_due() {
             let leader = self.leader_of(index, now, &mut other);
-            let turn = self.fetcher_at(&leader, now);
-            self.fetchers[turn].want(index);
+            let place = self.fetcher_at(&leader, now);
+            self.fetchers[place].want(index);
             self.partitions.with(index, |partition, _| partition.set_leader(leader));
         }
-        for fetcher in &mut self.fetchers {
-            fetcher.ask(now, look_up, &mut self.partitions, &mut self.inbox, &self.session);
-        }
+        let (fetchers, mut turn) = self.turn(now);
+        fetchers.iter_mut().for_each(|fetcher| fetcher.ask(&mut turn, look_up));
     }
 
     /// The broker to ask for a partition: its leader, or while that one is down, another one that may know a successor, the
@@ -399,7 +395,7 @@ impl ConsumeIter {
         let TopicPartition { topic, partition: id } = &partition.name;
         let leader = partition.leader.clone().unwrap_or_else(|| book.broker_for(topic, *id));
         let is_resting =
-            |addr: &BrokerAddr| self.places.get(addr).is_some_and(|&turn| self.fetchers[turn].is_resting(now));
+            |addr: &BrokerAddr| self.places.get(addr).is_some_and(|&place| self.fetchers[place].is_resting(now));
         if !is_resting(&leader) {
             return leader;
         }
@@ -409,8 +405,8 @@ impl ConsumeIter {
 
     /// Where a broker's fetcher stands, made now if there is none.
     fn fetcher_at(&mut self, broker: &BrokerAddr, now: Time) -> usize {
-        if let Some(&turn) = self.places.get(broker) {
-            return turn;
+        if let Some(&place) = self.places.get(broker) {
+            return place;
         }
         if self.fetchers.len() > MAX_UNUSED {
             self.keep_fetchers(|fetcher| fetcher.is_used() || fetcher.is_resting(now));
@@ -421,17 +417,22 @@ impl ConsumeIter {
         self.fetchers.len() - 1
     }
 
+    /// The fetchers, and what they work on when it is their turn.
+    fn turn(&mut self, now: Time) -> (&mut [Fetcher], Turn<'_>) {
+        let turn = Turn { now, all: &mut self.partitions, inbox: &mut self.inbox, session: &self.session };
+        (&mut self.fetchers, turn)
+    }
+
     /// Lets the leaders take turns until one has something, beginning with the one whose answer is not over. Returns whether
     /// one had.
     fn receive(&mut self, now: Time) -> bool {
         for _ in 0..self.fetchers.len() {
-            self.turn = if self.turn < self.fetchers.len() { self.turn } else { 0 };
-            let fetcher = &mut self.fetchers[self.turn];
-            let had_something = fetcher.receive(now, &mut self.partitions, &mut self.inbox, &self.session);
+            let place = if self.next < self.fetchers.len() { self.next } else { 0 };
+            let (fetchers, mut turn) = self.turn(now);
+            let had_something = fetchers[place].receive(&mut turn);
             // After an answer it is the others' turn, however fast this one answers again.
-            if !had_something || !fetcher.is_receiving() {
-                self.turn += 1;
-            }
+            let stays = had_something && fetchers[place].is_receiving();
+            self.next = if stays { place } else { place + 1 };
             if had_something {
                 return true;
             }
@@ -445,9 +446,6 @@ impl ConsumeIter {
         self.finished = false;
         self.inbox.clear();
         self.partitions.with(0, |partition, _| partition.end());
-        if self.partitions.get(0).chunk_len() > MAX_PASSED_OVER {
-            self.keep_fetchers(|_| false);
-        }
         while self.fetchers.iter().any(|fetcher| !fetcher.is_idle()) && !self.closer.is_closed() {
             if !self.receive(self.session.now()) {
                 self.wait(Time::NEVER, Fetcher::is_used)?;

@@ -127,10 +127,6 @@ impl Partition {
         self.leader = Some(leader);
     }
 
-    pub(super) fn chunk_len(&self) -> u32 {
-        self.chunks.len
-    }
-
     /// Whether it is known where it begins, and that it is there.
     pub(super) fn has_begun(&self) -> bool {
         self.begin == Begin::Known

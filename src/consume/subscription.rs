@@ -44,7 +44,7 @@ pub(crate) struct Wanted {
 }
 
 /// What holds for all partitions.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
     pub(crate) max_wait: Duration,
     pub(crate) min_bytes: u32,
@@ -73,49 +73,37 @@ pub enum OutOfRange {
 }
 
 impl Subscription {
-    fn new(wanted: Wanted) -> Subscription {
-        Subscription {
-            wanted: vec![wanted],
-            start: Start::Latest,
-            options: Options {
-                max_wait: Duration::from_secs(5),
-                min_bytes: 0,
-                fetch_size: 1 << 20,
-                out_of_range: OutOfRange::Fail,
-                beyond_end: OutOfRange::Fail,
-                stop_at_end: false,
-                stop_at_seq: None,
-                stop_at_time: None,
-                prefer_local: false,
-                prefetch: true,
-            },
-            limit: None,
-            resume: Positions::default(),
-            closer: None,
-        }
+    fn new(topic: String, partition: Option<u16>) -> Subscription {
+        let options =
+            Options { max_wait: Duration::from_secs(5), fetch_size: 1 << 20, prefetch: true, ..Options::default() };
+        let wanted = vec![Wanted { topic, partition, start: None }];
+        Subscription { wanted, start: Start::Latest, options, limit: None, resume: Positions::default(), closer: None }
+    }
+
+    fn and(mut self, topic: String, partition: Option<u16>, start: Start) -> Self {
+        self.wanted.push(Wanted { topic, partition, start: Some(start) });
+        self
     }
 
     /// Every partition of a topic, whose name has 1 to 255 bytes. Partitions that are added later are found the next time a
     /// connection is lost, or had ended while it was idle, and begin with their first message.
     pub fn topic(topic: impl Into<String>) -> Self {
-        Subscription::new(Wanted { topic: topic.into(), partition: None, start: None })
+        Subscription::new(topic.into(), None)
     }
 
     /// One partition, 0 to 65,534.
     pub fn partition(topic: impl Into<String>, id: u16) -> Self {
-        Subscription::new(Wanted { topic: topic.into(), partition: Some(id), start: None })
+        Subscription::new(topic.into(), Some(id))
     }
 
     /// One more partition, with a start of its own.
-    pub fn and_partition(mut self, topic: impl Into<String>, id: u16, start: Start) -> Self {
-        self.wanted.push(Wanted { topic: topic.into(), partition: Some(id), start: Some(start) });
-        self
+    pub fn and_partition(self, topic: impl Into<String>, id: u16, start: Start) -> Self {
+        self.and(topic.into(), Some(id), start)
     }
 
     /// Every partition of one more topic, with a start of their own.
-    pub fn and_topic(mut self, topic: impl Into<String>, start: Start) -> Self {
-        self.wanted.push(Wanted { topic: topic.into(), partition: None, start: Some(start) });
-        self
+    pub fn and_topic(self, topic: impl Into<String>, start: Start) -> Self {
+        self.and(topic.into(), None, start)
     }
 
     setters! {

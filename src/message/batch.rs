@@ -24,6 +24,11 @@ impl<'a> Batch<'a> {
         &self.block.tag[self.source as usize]
     }
 
+    #[inline]
+    fn message(&self, entry: &'a Entry) -> MessageRef<'a> {
+        MessageRef { block: self.block, entry, source: self.source }
+    }
+
     /// Returns the topic of all of them.
     pub fn topic(&self) -> &'a str {
         &self.source().topic
@@ -47,7 +52,7 @@ impl<'a> Batch<'a> {
     /// Returns the message at this place, counted from 0.
     #[inline]
     pub fn get(&self, index: usize) -> Option<MessageRef<'a>> {
-        self.entries.get(index).map(|entry| MessageRef { batch: *self, entry })
+        self.entries.get(index).map(|entry| self.message(entry))
     }
 
     /// Returns the messages in the order of their numbers.
@@ -58,12 +63,11 @@ impl<'a> Batch<'a> {
 
 impl fmt::Debug for Batch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (first, last) = (self.entries.first().map(|e| e.seq), self.entries.last().map(|e| e.seq));
         f.debug_struct("Batch")
             .field("topic", &self.topic())
             .field("partition", &self.partition())
-            .field("first", &first)
-            .field("last", &last)
+            .field("first", &self.entries.first().map(|e| e.seq))
+            .field("last", &self.entries.last().map(|e| e.seq))
             .field("len", &self.len())
             .finish()
     }
@@ -99,7 +103,7 @@ impl<'a> Iterator for BatchIter<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<MessageRef<'a>> {
-        self.entries.next().map(|entry| MessageRef { batch: self.batch, entry })
+        self.entries.next().map(|entry| self.batch.message(entry))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -109,7 +113,7 @@ impl<'a> Iterator for BatchIter<'a> {
 
 impl DoubleEndedIterator for BatchIter<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.entries.next_back().map(|entry| MessageRef { batch: self.batch, entry })
+        self.entries.next_back().map(|entry| self.batch.message(entry))
     }
 }
 
@@ -119,26 +123,18 @@ impl std::iter::FusedIterator for BatchIter<'_> {}
 /// A message of a [`Batch`], borrowed.
 #[derive(Clone, Copy)]
 pub struct MessageRef<'a> {
-    batch: Batch<'a>,
+    block: &'a Arc<Block<TopicPartitions>>,
     entry: &'a Entry,
+    source: u32,
 }
 
 impl<'a> MessageRef<'a> {
-    fn source(&self) -> &'a TopicPartition {
-        self.batch.source()
-    }
-
-    #[inline]
-    fn bytes(&self) -> &'a [u8] {
-        &self.batch.block.bytes
-    }
-
     getters!('a);
 
     /// Returns the message as a value of its own, which shares its memory with its neighbours.
     #[inline]
     pub fn to_message(&self) -> Message {
-        Message { block: self.batch.block.clone(), entry: *self.entry, source: self.batch.source }
+        Message { block: self.block.clone(), entry: *self.entry, source: self.source }
     }
 }
 

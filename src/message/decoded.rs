@@ -26,7 +26,8 @@ const SHARED_BLOCK: usize = 1 << 20;
 /// Bytes of the scratch blocks; what is larger gets a block of its size.
 const SCRATCH: [usize; 6] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 
-/// Decoded messages of one partition, in the order in which they are handed out.
+/// Decoded messages of one partition, in the order in which they are handed out. Others look at what it has, and may take
+/// messages away before any are handed out.
 #[derive(Debug, Default)]
 pub(crate) struct DecodedBundle {
     /// The read buffer's block while bundles in it are wanted, and whether enough of it is filled for messages to keep it.
@@ -36,12 +37,13 @@ pub(crate) struct DecodedBundle {
     snappy: snap::raw::Decoder,
     /// The block that the present messages point into.
     block: Option<Arc<Block<TopicPartitions>>>,
-    entries: Vec<Entry>,
-    /// The first that is not handed out.
-    next: usize,
+    /// All messages, and how many of them were handed out.
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) taken: usize,
     /// The partition of all of them, by its place in the block's [`TopicPartitions`].
     source: u32,
-    good: Good,
+    /// What was good of the bundles decoded.
+    pub(crate) good: Good,
 }
 
 impl DecodedBundle {
@@ -58,7 +60,7 @@ impl DecodedBundle {
     pub(crate) fn clear(&mut self) {
         self.block = None;
         self.entries.clear();
-        self.next = 0;
+        self.taken = 0;
         self.good = Good::default();
     }
 
@@ -99,46 +101,24 @@ impl DecodedBundle {
         bundle.decode_good(block.bytes.get(..len).unwrap_or_default(), 0, entries, good)
     }
 
-    /// What was good of the bundles decoded.
-    pub(crate) fn good(&self) -> &Good {
-        &self.good
-    }
-
-    /// All messages, whether handed out or not.
-    #[inline]
-    pub(crate) fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
-    /// The same, before any are handed out, for some to be taken away.
-    pub(crate) fn entries_mut(&mut self) -> &mut Vec<Entry> {
-        &mut self.entries
-    }
-
-    /// The number of messages handed out.
-    #[inline]
-    pub(crate) fn taken(&self) -> usize {
-        self.next
-    }
-
     /// Whether there are messages to hand out.
     #[inline]
     pub(crate) fn has_messages(&self) -> bool {
-        self.next < self.entries.len()
+        self.taken < self.entries.len()
     }
 
     /// The next message, counted as handed out.
     #[inline]
     pub(crate) fn take_one(&mut self) -> Option<Message> {
-        let entry = self.entries.get(self.next)?;
+        let entry = self.entries.get(self.taken)?;
         let block = self.block.clone()?;
-        self.next += 1;
+        self.taken += 1;
         Some(Message { block, entry: *entry, source: self.source })
     }
 
     /// The messages that are left, counted as handed out; `None` if there are none.
     pub(crate) fn take_all(&mut self) -> Option<Batch<'_>> {
-        let from = std::mem::replace(&mut self.next, self.entries.len());
+        let from = std::mem::replace(&mut self.taken, self.entries.len());
         let (block, entries) = (self.block.as_ref()?, self.entries.get(from..)?);
         (!entries.is_empty()).then_some(Batch { block, source: self.source, entries })
     }

@@ -3,6 +3,10 @@
 /// What a message says of itself, whether it is owned or borrowed.
 macro_rules! getters {
     ($life:lifetime) => {
+        fn source(&self) -> &$life TopicPartition {
+            &self.block.tag[self.source as usize]
+        }
+
         /// The topic.
         pub fn topic(&self) -> &$life str {
             &self.source().topic
@@ -33,13 +37,13 @@ macro_rules! getters {
         /// The payload.
         #[inline]
         pub fn payload(&self) -> &$life [u8] {
-            &self.bytes()[self.entry.payload()]
+            &self.block.bytes[self.entry.payload()]
         }
 
         /// The key, if it has one. A key of no bytes and no key mean the same to other clients.
         #[inline]
         pub fn key(&self) -> Option<&$life [u8]> {
-            self.entry.key().map(|range| &self.bytes()[range])
+            self.entry.key().map(|range| &self.block.bytes[range])
         }
     };
 }
@@ -95,15 +99,6 @@ pub struct Message {
 }
 
 impl Message {
-    fn source(&self) -> &TopicPartition {
-        &self.block.tag[self.source as usize]
-    }
-
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        &self.block.bytes
-    }
-
     getters!('_);
 
     /// Returns a copy that shares no memory with other messages.

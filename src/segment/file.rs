@@ -34,9 +34,10 @@ pub struct SegmentFile {
 pub(super) struct OpenFile {
     pub(super) is: SegmentFile,
     file: File,
-    buf: ReadBuf<TopicPartitions>,
-    /// What is left of it.
-    chunk: Chunk,
+    /// The buffer in which the last bundle lies.
+    pub(super) buf: ReadBuf<TopicPartitions>,
+    /// What is left of it, from the position on that it was opened for.
+    pub(super) chunk: Chunk,
     /// Bytes of the file when last looked at.
     len: u64,
 }
@@ -52,19 +53,9 @@ impl OpenFile {
         Ok(OpenFile { is: is.clone(), file, buf: ReadBuf::new(unit, sources.clone()), chunk, len })
     }
 
-    /// The position it was opened for.
-    pub(super) fn opened_at(&self) -> u64 {
-        self.chunk.from
-    }
-
     /// The lowest number that the next bundle may begin with.
     pub(super) fn next(&self) -> u64 {
         self.chunk.next.unwrap_or(0)
-    }
-
-    /// The buffer in which the last bundle lies.
-    pub(super) fn buf(&self) -> &ReadBuf<TopicPartitions> {
-        &self.buf
     }
 
     /// Where its last bundle begins, if it ends inside that: known once no whole one is left.
@@ -144,20 +135,17 @@ impl OpenFile {
 
     /// Checks that a file which others follow is complete.
     pub(super) fn check_end(&self) -> Result<()> {
-        let at = self.chunk.at;
-        let missing = |field, fault| Err(self.corrupt(at, DecodeError::new(field, fault, at)));
+        let (at, left) = (self.chunk.at, self.len.saturating_sub(self.chunk.at));
         // Nobody writes a file whose first number is 0, but one may be named so.
         let last = self.next().saturating_sub(1);
-        match self.is.last {
-            _ if at < self.len => {
-                let left = self.len - at;
-                missing("bundle", DecodeFault::Short { needed: left + 1, left })
-            }
+        let (field, fault) = match self.is.last {
+            _ if left > 0 => ("bundle", DecodeFault::Short { needed: left + 1, left }),
             Some(named) if named > last => {
-                missing("last sequence number", DecodeFault::SeqRange { seq: last, low: named, high: named })
+                ("last sequence number", DecodeFault::SeqRange { seq: last, low: named, high: named })
             }
-            _ => Ok(()),
-        }
+            _ => return Ok(()),
+        };
+        Err(self.corrupt(at, DecodeError::new(field, fault, at)))
     }
 }
 
@@ -165,30 +153,24 @@ impl OpenFile {
 pub(super) fn range_of(name: &str) -> Option<(u64, Option<u64>)> {
     let number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
     // A merge replaces old files by new ones; the old ones are then named `old`, and stay complete to the end.
-    let (range, closed) = match name.strip_suffix(".old").unwrap_or(name).split_once('.')? {
-        (range, "ilog") => (range, true),
-        (range, "log") => (range, false),
-        _ => return None,
-    };
-    let range = match range.split_once('_') {
-        Some((range, time)) => number(time).map(|_: u64| range)?,
-        None => range,
-    };
-    if !closed {
-        return Some((number(range)?, None));
+    let (range, kind) = name.strip_suffix(".old").unwrap_or(name).split_once('.')?;
+    let (range, time) = range.split_once('_').unwrap_or((range, "0"));
+    number(time)?;
+    match (kind, range.split_once('-')) {
+        ("ilog", Some((first, last))) => Some((number(first)?, Some(number(last)?))),
+        ("log", None) => Some((number(range)?, None)),
+        _ => None,
     }
-    let (first, last) = range.split_once('-')?;
-    Some((number(first)?, Some(number(last)?)))
 }
 
 /// The files by their first numbers.
 #[derive(Debug)]
 pub(super) struct Listing {
-    files: Vec<SegmentFile>,
+    pub(super) files: Vec<SegmentFile>,
     /// For each, the highest number that it or one before it may hold.
     highest: Vec<u64>,
     /// Whether it was the same a while before.
-    is_confirmed: bool,
+    pub(super) is_confirmed: bool,
 }
 
 impl Listing {
@@ -213,17 +195,9 @@ impl Listing {
         Ok(Listing { highest: highest.collect(), files, is_confirmed: false })
     }
 
-    pub(super) fn into_files(self) -> Vec<SegmentFile> {
-        self.files
-    }
-
     /// This one, taken after another one, which may have been the same.
     pub(super) fn confirming(self, before: &Listing) -> Listing {
         Listing { is_confirmed: self.files == before.files, ..self }
-    }
-
-    pub(super) fn is_confirmed(&self) -> bool {
-        self.is_confirmed
     }
 
     /// The file that continues after the present one, at this position.
@@ -232,7 +206,7 @@ impl Listing {
             // A file that brought nothing makes way for later ones, or for itself if it was closed meanwhile.
             let is_other = |done: &OpenFile| {
                 let closed = done.is.last.is_none() && file.last.is_some();
-                done.is.path != file.path && (file.first > done.is.first || position > done.opened_at() || closed)
+                done.is.path != file.path && (file.first > done.is.first || position > done.chunk.from || closed)
             };
             done.is_none_or(is_other) && file.last.is_none_or(|last| last >= position)
         };
@@ -250,9 +224,7 @@ fn list(dir: &Path) -> io::Result<Vec<SegmentFile>> {
         let range = path.file_name().and_then(|name| name.to_str()).and_then(range_of);
         files.extend(range.map(|(first, last)| SegmentFile { path, first, last }));
     }
-    files.sort_by(|a, b| {
-        (a.first, a.last.unwrap_or(u64::MAX), &a.path).cmp(&(b.first, b.last.unwrap_or(u64::MAX), &b.path))
-    });
+    files.sort_by_cached_key(|file| (file.first, file.last.unwrap_or(u64::MAX), file.path.clone()));
     Ok(files)
 }
 
@@ -329,7 +301,7 @@ mod tests {
             n += 1;
             Ok(vec![file(&format!("{n}.log"))])
         });
-        assert_eq!((listing.unwrap().into_files(), n), (vec![file("11.log")], 11));
+        assert_eq!((listing.unwrap().files, n), (vec![file("11.log")], 11));
     }
 
     #[test]

@@ -74,21 +74,25 @@ impl Segments {
             _ => (name(&dir), 0),
         };
         let sources: TopicPartitions = [TopicPartition { topic: topic.into(), partition }].into();
-        let segments = Segments {
+        let segments = Segments::of(dir, Limits::default(), sources);
+        segments.list()?;
+        Ok(segments)
+    }
+
+    fn of(dir: PathBuf, limits: Limits, sources: TopicPartitions) -> Segments {
+        Segments {
             dir,
-            limits: Limits::default(),
+            limits,
             listing: None,
             gaps: Vec::new(),
             position: 0,
             file: None,
             cut_tail: None,
             finished: false,
+            sources,
             decoded: DecodedBundle::default(),
             failure: None,
-            sources,
-        };
-        segments.list()?;
-        Ok(segments)
+        }
     }
 
     /// Gives the messages that are still to come another topic and partition than the directory's names say.
@@ -104,12 +108,8 @@ impl Segments {
     /// Begins with this number, or the first one above it; default 0, the first there is. It does not matter what was read
     /// before, or whether it was finished.
     #[must_use]
-    pub fn start_at(mut self, seq: u64) -> Segments {
-        self.position = seq;
-        self.decoded.detach();
-        (self.file, self.failure, self.cut_tail, self.finished) = (None, None, None, false);
-        (self.listing, self.gaps) = (None, Vec::new());
-        self
+    pub fn start_at(self, seq: u64) -> Segments {
+        Segments { position: seq, ..Segments::of(self.dir, self.limits, self.sources) }
     }
 
     /// Sets how much a bundle may claim.
@@ -124,7 +124,7 @@ impl Segments {
     /// # Errors
     /// [`Error::File`] if the directory cannot be read.
     pub fn files(&self) -> Result<Vec<SegmentFile>> {
-        Ok(self.list()?.into_files())
+        Ok(self.list()?.files)
     }
 
     fn list(&self) -> Result<Listing> {
@@ -140,7 +140,7 @@ impl Segments {
     /// Returns the next number to be handed out: where to begin in order to continue later. 0 while nothing has come from
     /// the beginning.
     pub fn position(&self) -> u64 {
-        self.decoded.entries().get(self.decoded.taken()).map_or(self.position, |entry| entry.seq)
+        self.decoded.entries.get(self.decoded.taken).map_or(self.position, |entry| entry.seq)
     }
 
     /// If the last file ends inside a bundle, returns the file and the byte at which that bundle begins. Known once the
@@ -155,8 +155,8 @@ impl Segments {
     /// # Errors
     /// As the items of the iterator; it is then finished.
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
-        if !self.decoded.has_messages() && !self.load()? {
-            return Ok(None);
+        if !self.decoded.has_messages() {
+            self.load()?;
         }
         Ok(self.decoded.take_all())
     }
@@ -190,12 +190,12 @@ impl Segments {
             self.finished = !self.open_next()?;
             return Ok(false);
         };
-        self.decoded.attach(file.buf());
+        self.decoded.attach(&file.buf);
         match self.decoded.decode(&bundle, 0, &self.limits) {
             Ok(()) => self.position = bundle.last + 1,
             Err(e) => {
-                let e = file.corrupt(at + self.decoded.good().bytes, e);
-                let Some(last) = self.decoded.entries().last() else { return Err(e) };
+                let e = file.corrupt(at + self.decoded.good.bytes, e);
+                let Some(last) = self.decoded.entries.last() else { return Err(e) };
                 self.position = last.seq + 1;
                 self.failure = Some(e);
             }
@@ -222,9 +222,10 @@ impl Segments {
             };
             let is_gap = done.is_some() && next.first > position;
             // A file that was renamed while its directory was listed may have been missed.
-            if is_gap && !listing.is_confirmed() && gap != Some(next.first) && look < LOOKS {
+            if is_gap && !listing.is_confirmed && gap != Some(next.first) && look < LOOKS {
                 gap = Some(next.first);
-                self.listing = Some(self.list()?.confirming(&listing));
+                let again = self.list()?;
+                self.listing = Some(again.confirming(&listing));
                 continue;
             }
             if let Some(done) = done.filter(|done| done.is.first != next.first) {
@@ -233,12 +234,8 @@ impl Segments {
             match OpenFile::open(next, position, &self.sources) {
                 Ok(file) => {
                     if is_gap {
-                        self.gaps.extend(self.sources.first().map(|of| Gap {
-                            topic: of.topic.clone(),
-                            partition: of.partition,
-                            first: position,
-                            last: next.first - 1,
-                        }));
+                        let TopicPartition { topic, partition } = self.sources[0].clone();
+                        self.gaps.push(Gap { topic, partition, first: position, last: next.first - 1 });
                     }
                     (self.file, self.listing) = (Some(file), Some(listing));
                     return Ok(true);
@@ -259,10 +256,7 @@ impl Iterator for Segments {
         if let Some(message) = self.decoded.take_one() {
             return Some(Ok(message));
         }
-        match self.load() {
-            Ok(_) => self.decoded.take_one().map(Ok),
-            Err(e) => Some(Err(e)),
-        }
+        self.load().map(|_| self.decoded.take_one()).transpose()
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::MAGIC;
@@ -30,14 +30,12 @@ pub(super) struct Names {
     pub(super) previous: PathBuf,
     /// What becomes the new or the previous generation.
     kept: PathBuf,
-    /// Made only to find out whether files can be made.
-    tried: PathBuf,
 }
 
 impl Names {
     pub(super) fn of(file: PathBuf) -> Names {
-        let [new, previous, kept, tried] = [".new", ".prev", ".prev.new", ".try"].map(|suffix| beside(&file, suffix));
-        Names { file, new, previous, kept, tried }
+        let [new, previous, kept] = [".new", ".prev", ".prev.new"].map(|suffix| beside(&file, suffix));
+        Names { file, new, previous, kept }
     }
 }
 
@@ -56,27 +54,24 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
 
 /// Follows links, to a file that need not be there yet.
 pub(super) fn resolve(path: &Path) -> io::Result<Names> {
+    let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     let mut file = path.to_owned();
     for _ in 0..MAX_LINKS {
-        match fs::symlink_metadata(&file) {
-            Ok(found) if found.is_symlink() => {
-                let to = fs::read_link(&file)?;
-                // What the link says is relative to where it is, unless it is absolute.
-                file = file.parent().map(|dir| dir.join(&to)).unwrap_or(to);
-            }
-            Ok(found) if !found.is_file() => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file")),
-            Ok(_) => return Ok(Names::of(file)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Names::of(file)),
-            Err(e) => return Err(e),
+        match found(fs::symlink_metadata(&file))? {
+            // What a link says is relative to where it is, unless it is absolute.
+            Some(link) if link.is_symlink() => file = file.with_file_name(fs::read_link(&file)?),
+            Some(other) if !other.is_file() => return refused("not a file"),
+            _ => return Ok(Names::of(file)),
         }
     }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, "too many links"))
+    refused("too many links")
 }
 
-/// Whether a save will be able to make its files.
-pub(super) fn try_out(names: &Names) -> io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).open(&names.tried) {
-        Ok(_) => fs::remove_file(&names.tried),
+/// Makes and removes a file, since a save will have to make some.
+pub(super) fn try_out(file: &Path) -> io::Result<()> {
+    let tried = beside(file, ".try");
+    match OpenOptions::new().write(true).create_new(true).open(&tried) {
+        Ok(_) => fs::remove_file(&tried),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(e) => Err(e),
     }
@@ -102,26 +97,6 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Tells one content from another: length and checksum.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stamp(u64, Vec<u8>);
-
-impl Stamp {
-    pub(super) fn of(bytes: &[u8]) -> Stamp {
-        Stamp(bytes.len() as u64, bytes[bytes.len() - bytes.len().min(super::TAIL)..].to_vec())
-    }
-}
-
-/// The stamp of the file's content; `None` if there is no file.
-pub(super) fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
-    let Some(mut file) = found(File::open(path))? else { return Ok(None) };
-    let len = file.seek(SeekFrom::End(0))?;
-    file.seek(SeekFrom::Start(len.saturating_sub(super::TAIL as u64)))?;
-    let mut tail = Vec::new();
-    file.take(super::TAIL as u64).read_to_end(&mut tail)?;
-    Ok(Some(Stamp(len, tail)))
-}
-
 /// What a save does to files, so that tests can stop it anywhere.
 pub(super) trait Disk {
     /// Makes a file with the access rights of another, if that is there, writes it and waits until it is stored. The name
@@ -141,7 +116,7 @@ pub(super) trait Disk {
 
 /// Replaces the file, which is there with its old or its new content at any moment, or else with the new one beside it.
 pub(super) fn replace(disk: &mut impl Disk, names: &Names, bytes: &[u8], keep: bool) -> io::Result<()> {
-    let Names { file, new, previous, kept, .. } = names;
+    let Names { file, new, previous, kept } = names;
     disk.remove(kept)?;
     let replaceable = disk.write(kept, bytes, file)?;
     disk.rename(kept, new)?;

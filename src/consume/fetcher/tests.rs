@@ -73,7 +73,8 @@ impl Setting {
             self.fetcher.want(index);
             self.all.with(index, |partition, _| partition.set_leader(self.fetcher.broker().clone()));
         }
-        self.fetcher.ask(now, LookUp::Never, &mut self.all, &mut self.inbox, &self.session);
+        let mut turn = Turn { now, all: &mut self.all, inbox: &mut self.inbox, session: &self.session };
+        self.fetcher.ask(&mut turn, LookUp::Never);
     }
 
     /// An answer on its way, cut after some bytes.
@@ -89,7 +90,9 @@ impl Setting {
 
     /// Receives all there is.
     fn receive(&mut self) {
-        while self.fetcher.receive(self.session.now(), &mut self.all, &mut self.inbox, &self.session) {}
+        let now = self.session.now();
+        let mut turn = Turn { now, all: &mut self.all, inbox: &mut self.inbox, session: &self.session };
+        while self.fetcher.receive(&mut turn) {}
     }
 
     /// Receives and decodes all there is; how many messages.

@@ -121,8 +121,11 @@ impl Partition {
             self.standstill.reset();
         } else if !self.standstill.is_in_trouble() {
             self.standstill.retry_at_once(now, &rules.retry);
-        } else if self.state != State::Done && !self.stands_still(now, rules) {
-            return Next::Fail(failure);
+        } else if self.state != State::Done {
+            let until = self.standstill.retry_or_fail(now, &rules.retry);
+            if !self.pause(until) {
+                return Next::Fail(failure);
+            }
         }
         warn!("{}: {requested} is out of range, continuing with {to}", self.name);
         if requested < first_available { Next::Gap(requested, first_available - 1) } else { Next::Go }
@@ -155,10 +158,8 @@ impl Partition {
                     self.retry.retry_at_once(now, &rules.retry);
                     return Next::Go;
                 }
-                match self.pause_or_fail(now, rules) {
-                    true => Next::Go,
-                    false => Next::Fail(self.fault(Fault::Redirects { hops: self.hops, last: named })),
-                }
+                let until = self.retry.retry_or_fail(now, &rules.retry);
+                self.pause_or_fail(until, Fault::Redirects { hops: self.hops, last: named })
             }
         }
     }
@@ -166,29 +167,20 @@ impl Partition {
     fn on_no_leader(&mut self, now: Time, rules: &Rules) -> Next {
         self.leader = None;
         self.hops += 1;
-        match self.pause_or_fail(now, rules) {
-            true => Next::NoLeader,
-            false => Next::Fail(self.fault(Fault::NoLeader)),
-        }
-    }
-
-    fn pause_or_fail(&mut self, now: Time, rules: &Rules) -> bool {
         let until = self.retry.retry_or_fail(now, &rules.retry);
-        self.pause(until)
-    }
-
-    /// As [`pause_or_fail`](Partition::pause_or_fail), after an answer that moved nothing.
-    fn stands_still(&mut self, now: Time, rules: &Rules) -> bool {
-        let until = self.standstill.retry_or_fail(now, &rules.retry);
-        self.pause(until)
+        match self.pause_or_fail(until, Fault::NoLeader) {
+            Next::Go => Next::NoLeader,
+            failed => failed,
+        }
     }
 
     /// Pauses until then. Returns `false` if the time for trying again is over.
     fn pause(&mut self, until: Option<Time>) -> bool {
-        if let Some(until) = until {
-            self.state = State::Paused(until);
-        }
-        until.is_some()
+        until.map(|until| self.state = State::Paused(until)).is_some()
+    }
+
+    fn pause_or_fail(&mut self, until: Option<Time>, fault: Fault) -> Next {
+        if self.pause(until) { Next::Go } else { Next::Fail(self.fault(fault)) }
     }
 
     /// Takes in the bundles that were just found, from `new` on; removes those that are not wanted, and sets up to which
@@ -229,10 +221,10 @@ impl Partition {
     /// Ends a chunk: its messages and numbers decide what to ask for next.
     pub(in crate::consume) fn on_chunk_end(&mut self, now: Time, end: ChunkEnd, rules: &Rules) -> Next {
         self.retry.reset();
+        let found = self.chunks.had_messages;
         if self.state == State::Done || self.wait_ended {
             return Next::Go;
         }
-        let found = self.chunks.had_messages;
         if !matches!(end, ChunkEnd::Cut { .. }) {
             self.chunks.on_whole();
         }
@@ -253,10 +245,8 @@ impl Partition {
                     self.standstill.reset();
                     return Next::Go;
                 }
-                match self.stands_still(now, rules) {
-                    true => Next::Go,
-                    false => Next::Fail(self.fault(Fault::AboveMark { seq: self.fetch_from })),
-                }
+                let until = self.standstill.retry_or_fail(now, &rules.retry);
+                self.pause_or_fail(until, Fault::AboveMark { seq: self.fetch_from })
             }
             ChunkEnd::Whole if !found && !self.chunks.on_stale() => {
                 Next::Fail(self.fault(Fault::Stuck { seq: self.fetch_from }))
@@ -307,7 +297,8 @@ impl Partition {
             return Ok(());
         }
         self.leader = None;
-        if self.pause_or_fail(now, rules) { Ok(()) } else { Err(e.clone()) }
+        let until = self.retry.retry_or_fail(now, &rules.retry);
+        if self.pause(until) { Ok(()) } else { Err(e.clone()) }
     }
 }
 
