@@ -313,7 +313,7 @@ fn read(bytes: &[u8]) -> io::Result<BTreeMap<u32, Vec<Piece>>> {
     }
     // A recorder that was killed may have left a part of a line.
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(&[][..], |end| &bytes[..end]);
-    let text = str::from_utf8(whole).map_err(|e| wrong(format!("not a capture: {e}")))?;
+    let text = std::str::from_utf8(whole).map_err(|e| wrong(format!("not a capture: {e}")))?;
     let mut connections: BTreeMap<u32, Vec<Piece>> = BTreeMap::new();
     let (mut current, mut block) = (None, None);
     for (index, line) in text.split('\n').enumerate() {
