@@ -261,8 +261,8 @@ impl Session {
         let opened = self.bring_up(&mut channel, patience.min(self.config.connect_timeout));
         let (reused, mut answered) = (!channel.is_fresh(), false);
         let answer = opened.and_then(|()| {
-            channel.queue(self.now(), id, allowance, |out| request.put(out)).map_err(Error::encode)?;
-            let payload = self.receive(&mut channel, id, R::ANSWER)?;
+            channel.queue(self.now(), id, allowance, |out| request.encode(out)).map_err(Error::encode)?;
+            let payload = self.receive(&mut channel, id, R::KIND)?;
             answered = true;
             request.read_answer(&payload, &self.config.limits).map_err(|e| Error::decode(addr, e))
         });

@@ -2,7 +2,7 @@
 
 use crate::protocol::DecodeError;
 use crate::protocol::fetch::FetchRequest;
-use crate::protocol::frame::Kind;
+use crate::protocol::frame::{Kind, Payload};
 
 /// What a node has counted since it was created; a restart counts on.
 ///

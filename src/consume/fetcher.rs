@@ -22,6 +22,7 @@ use crate::net::{BrokerAddr, Channel, Fill, LookUp, ReadBuf, RetryPolicy, RetryS
 use crate::protocol::fetch::{
     FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, WAIT_SLACK_MS, adjusted_wait_ms,
 };
+use crate::protocol::frame::Payload;
 use crate::protocol::stream::{Event, FetchDecoder, Step};
 use crate::session::Session;
 

@@ -10,7 +10,7 @@ use crate::net::{AnswerReader, Channel, Time};
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::cursor::Cursor;
 use crate::protocol::fetch::FetchRequest;
-use crate::protocol::frame::{self, Kind};
+use crate::protocol::frame::{self, Kind, Payload};
 use crate::protocol::produce::{ProduceCode, ProducePartition, ProduceResponse, ProduceTopic};
 use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault, EncodeError, Limits};
@@ -140,7 +140,7 @@ impl Content {
         match self {
             Content::Bundles(_) => Ok(()),
             Content::End(request) => request.put(out),
-            Content::States(request) => request.put(out),
+            Content::States(request) => request.encode(out),
         }
     }
 

@@ -70,6 +70,19 @@ impl<'a> Cursor<'a> {
         Ok(byte)
     }
 
+    /// Reads a byte that stands for something. Fails with [`DecodeFault::Undefined`] if `meaning` has nothing for it.
+    #[inline]
+    pub fn code<T>(&mut self, field: &'static str, meaning: impl FnOnce(u8) -> Option<T>) -> Result<T, DecodeError> {
+        let at = self.at();
+        let code = self.u8(field)?;
+        meaning(code).ok_or_else(|| DecodeError::new(field, DecodeFault::Undefined { value: code.into() }, at))
+    }
+
+    /// Reads a byte that must be 0 or 1, because what follows may depend on it.
+    pub fn flag(&mut self, field: &'static str) -> Result<bool, DecodeError> {
+        self.code(field, |byte| if byte < 2 { Some(byte == 1) } else { None })
+    }
+
     /// Reads a two-byte number.
     #[inline]
     pub fn u16(&mut self, field: &'static str) -> Result<u16, DecodeError> {

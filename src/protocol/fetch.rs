@@ -3,9 +3,10 @@
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
+use super::Limits;
 use super::cursor::{self, Cursor};
 use super::error::{DecodeError, DecodeFault, EncodeError};
-use super::frame::{self, Kind};
+use super::frame::{self, Kind, Payload};
 use super::frame::{NO_LEADER, REDIRECT, SYSTEM_ERROR};
 
 /// The most partitions in one request, over all topics: a waiting request with more can kill a server.
@@ -90,21 +91,16 @@ impl FetchRequest {
     pub fn slots(&self) -> impl Iterator<Item = (&Arc<str>, &FetchPartition)> {
         self.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |partition| (&topic.name, partition)))
     }
+}
 
-    /// Appends the request as a frame.
-    ///
-    /// # Errors
-    /// A request that must not be sent to a server (reference, section 5.2): no topic, a repeated topic or partition, a topic
-    /// without partitions, more than [`MAX_PARTITIONS`] partitions, partition 65,535, a name of 0 or more than 255 bytes.
-    /// `out` is then unchanged.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let start = out.len();
-        self.put(out).inspect_err(|_| out.truncate(start))
-    }
+/// What must not be sent (reference, section 5.2): no topic, a repeated topic or partition, a topic without partitions, more than
+/// [`MAX_PARTITIONS`] partitions, partition 65,535, a name of 0 or more than 255 bytes. None of this is checked when a request
+/// is read; bytes of its client id that are not UTF-8 become replacement characters.
+impl Payload for FetchRequest {
+    const KIND: Kind = Kind::Consume;
 
     fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         EncodeError::check("partitions in a request", self.slots().count(), 1, MAX_PARTITIONS as u64)?;
-        let body = frame::begin(Kind::Consume, out);
         out.extend_from_slice(&self.client_version.to_le_bytes());
         out.extend_from_slice(&self.request_id.to_le_bytes());
         cursor::put_str8(self.client_id.as_bytes(), "client id, bytes", out)?;
@@ -130,17 +126,10 @@ impl FetchRequest {
                 out.extend_from_slice(&wanted.fetch_size.to_le_bytes());
             }
         }
-        frame::end(body, out)
+        Ok(())
     }
 
-    /// Reads a request from a frame's payload, without the checks of [`encode`](FetchRequest::encode). Bytes of the client
-    /// id that are not UTF-8 become replacement characters.
-    ///
-    /// # Errors
-    /// A payload that ends early or has bytes left over, or a topic name that is not UTF-8, which the answer could not
-    /// repeat.
-    pub fn decode(payload: &[u8]) -> Result<FetchRequest, DecodeError> {
-        let mut c = Cursor::new(payload, 0);
+    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<FetchRequest, DecodeError> {
         let client_version = c.u16("client version")?;
         let request_id = c.u32("request id")?;
         let client_id = c.name("client id")?.into();
@@ -160,7 +149,6 @@ impl FetchRequest {
             }
             topics.push(FetchTopic { name, partitions });
         }
-        c.finish("consume request")?;
         Ok(FetchRequest { client_version, request_id, client_id, max_wait_ms, min_bytes, flags, topics })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::Limits;
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault, EncodeError};
 
@@ -42,21 +43,22 @@ pub enum Kind {
 }
 
 impl Kind {
+    const ALL: [Kind; 10] = [
+        Kind::Produce,
+        Kind::Consume,
+        Kind::Ping,
+        Kind::ProduceWithSeqnum,
+        Kind::DiscoverPartitions,
+        Kind::CreateTopic,
+        Kind::ReloadConf,
+        Kind::Status,
+        Kind::DiscoverTopics,
+        Kind::DiscoverTopology,
+    ];
+
     /// Returns the kind with this message id, if a client may receive it.
     pub fn from_id(id: u8) -> Option<Kind> {
-        Some(match id {
-            0x01 => Kind::Produce,
-            0x02 => Kind::Consume,
-            0x03 => Kind::Ping,
-            0x05 => Kind::ProduceWithSeqnum,
-            0x06 => Kind::DiscoverPartitions,
-            0x07 => Kind::CreateTopic,
-            0x08 => Kind::ReloadConf,
-            0x0a => Kind::Status,
-            0x0b => Kind::DiscoverTopics,
-            0x0c => Kind::DiscoverTopology,
-            _ => return None,
-        })
+        Kind::ALL.into_iter().find(|kind| *kind as u8 == id)
     }
 }
 
@@ -80,9 +82,7 @@ impl FrameHeader {
             return Ok(None);
         }
         let mut cursor = Cursor::new(bytes, 0);
-        let id = cursor.u8("message id")?;
-        let kind = Kind::from_id(id)
-            .ok_or_else(|| DecodeError::new("message id", DecodeFault::Undefined { value: id.into() }, 0))?;
+        let kind = cursor.code("message id", Kind::from_id)?;
         Ok(Some(FrameHeader { kind, len: cursor.u32("frame length")? }))
     }
 }
@@ -113,37 +113,59 @@ pub fn request_id(payload: &[u8]) -> Result<u32, DecodeError> {
     Cursor::new(payload, 0).u32("request id")
 }
 
-/// Appends a request, or nothing if `body` or its length is refused.
-pub(crate) fn put_request(
+/// Appends a frame, or nothing if `body` or its length is refused.
+pub(crate) fn put(
     kind: Kind,
     out: &mut Vec<u8>,
     body: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
-) -> Result<(), EncodeError> {
-    put(kind, out, body, end)
-}
-
-/// Appends an answer, or nothing if `body` or its length is refused.
-pub(crate) fn put_answer(
-    kind: Kind,
-    out: &mut Vec<u8>,
-    body: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
-) -> Result<(), EncodeError> {
-    put(kind, out, body, |start, out| {
-        EncodeError::check("answer, bytes", out.len() - start, 0, u32::MAX.into())?;
-        patch_len(start, out);
-        Ok(())
-    })
-}
-
-fn put(
-    kind: Kind,
-    out: &mut Vec<u8>,
-    body: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
-    end: impl FnOnce(usize, &mut [u8]) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
     let before = out.len();
     let start = begin(kind, out);
     body(out).and_then(|()| end(start, out)).inspect_err(|_| out.truncate(before))
+}
+
+/// A request or an answer that is held whole before it is looked at.
+pub trait Payload: Sized {
+    /// The frame's message id.
+    const KIND: Kind;
+
+    /// Appends the fields.
+    ///
+    /// # Errors
+    /// A value that the wire has no room for, or that a server must not be sent.
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError>;
+
+    /// Reads the fields.
+    ///
+    /// # Errors
+    /// A payload that ends early, an undefined code or flag, a name in a request that is not UTF-8, or more than `limits` allow.
+    fn take(c: &mut Cursor<'_>, limits: &Limits) -> Result<Self, DecodeError>;
+
+    /// Appends it as a frame.
+    ///
+    /// # Errors
+    /// A value that the wire has no room for, or that a server must not be sent. `out` is then unchanged.
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        put(Self::KIND, out, |out| self.put(out))
+    }
+
+    /// Reads it from a frame's payload, within the default limits.
+    ///
+    /// # Errors
+    /// As [`decode_within`](Payload::decode_within).
+    fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
+        Self::decode_within(payload, &Limits::default())
+    }
+
+    /// Reads it from a frame's payload.
+    ///
+    /// # Errors
+    /// As [`take`](Payload::take), and bytes left over.
+    fn decode_within(payload: &[u8], limits: &Limits) -> Result<Self, DecodeError> {
+        let mut c = Cursor::new(payload, 0);
+        let read = Self::take(&mut c, limits)?;
+        c.finish("payload").map(|()| read)
+    }
 }
 
 /// As [`end`], for a server's answer, which is limited only by the 32 bits of the field.

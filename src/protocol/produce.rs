@@ -85,7 +85,7 @@ impl<'a> ProduceRequest<'a> {
     /// own, or not 0 for a dense one; a client version that servers misread; more than 256 MiB in total. `out` is then
     /// unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        frame::put_request(self.kind(), out, |out| self.put(out))
+        frame::put(self.kind(), out, |out| self.put(out))
     }
 
     fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
@@ -276,7 +276,7 @@ impl ProduceResponse {
     /// More or fewer codes than the shape has partitions, or a code for a whole topic together with another code. `out` is
     /// then unchanged.
     pub fn encode(&self, shape: impl IntoIterator<Item = usize>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        frame::put_answer(Kind::Produce, out, |out| {
+        frame::put(Kind::Produce, out, |out| {
             out.extend_from_slice(&self.request_id.to_le_bytes());
             let mut rest = self.codes.as_slice();
             for partitions in shape {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tank_client::broker::Broker;
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic};
-use tank_client::protocol::frame::PING;
+use tank_client::protocol::frame::{PING, Payload};
 
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 

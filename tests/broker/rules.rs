@@ -7,7 +7,7 @@ use tank_client::Compression;
 use tank_client::broker::{Broker, BrokerFault, dense_bundle, sparse_bundle};
 use tank_client::protocol::bundle::RawMessage;
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic};
-use tank_client::protocol::frame::Kind;
+use tank_client::protocol::frame::{Kind, Payload};
 use tank_client::protocol::produce::{ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
 
 use crate::raw::{Raw, SOON, fetch};

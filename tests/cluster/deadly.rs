@@ -8,7 +8,7 @@ use tank_client::protocol::admin::{CreateTopicRequest, DiscoverPartitionsRequest
 use tank_client::protocol::bundle::BundleHeader;
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::SEQ_TAIL;
-use tank_client::protocol::frame::Kind;
+use tank_client::protocol::frame::{Kind, Payload};
 use tank_client::protocol::produce::ProduceRequest;
 use tank_client::{Client, Error, Limits, PartitionRecords, Record, Start, Subscription, TopicConfig};
 

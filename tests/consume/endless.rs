@@ -12,7 +12,7 @@ use tank_client::broker::{Broker, dense_bundle, sparse_bundle};
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::bundle::RawMessage;
 use tank_client::protocol::fetch::{FetchHeader, FetchRequest, PartitionAnswer, TopicAnswer};
-use tank_client::protocol::frame::{Kind, PING};
+use tank_client::protocol::frame::{Kind, PING, Payload};
 use tank_client::protocol::varint;
 use tank_client::{
     Checkpoint, Client, ClientBuilder, Error, Limits, OutOfRange, Record, Start, Subscription, TopicConfig,

@@ -9,7 +9,7 @@ use common::watch::within;
 use tank_client::Compression;
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::fetch::{FetchHeader, FetchRequest, PartitionAnswer, SEQ_TAIL, TopicAnswer};
-use tank_client::protocol::frame::Kind;
+use tank_client::protocol::frame::{Kind, Payload};
 use tank_client::protocol::produce::ProduceRequest;
 use tank_client::protocol::varint;
 use tank_client::{Client, Error, OutOfRange, Positions, Record, Start, Subscription};

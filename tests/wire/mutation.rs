@@ -16,7 +16,7 @@ use common::watch::within;
 use tank_client::Limits;
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::fetch::{FetchRequest, SEQ_EARLIEST, SEQ_TAIL};
-use tank_client::protocol::frame::{HEADER_LEN, Kind, PING};
+use tank_client::protocol::frame::{HEADER_LEN, Kind, PING, Payload};
 use tank_client::{Client, Error, Result, Start, Subscription};
 
 const RUNS: u64 = 2000;

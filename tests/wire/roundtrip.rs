@@ -8,6 +8,7 @@ use tank_client::Limits;
 use tank_client::protocol::bundle::BundleBuilder;
 use tank_client::protocol::fetch::FetchRequest;
 use tank_client::protocol::frame;
+use tank_client::protocol::frame::Payload;
 use tank_client::protocol::stream::ChunkEnd;
 
 const LARGE: Shape = Shape { topics: 4, partitions: 6, bundles: 4, messages: 2000, payload: 3000 };

@@ -15,7 +15,7 @@ use crate::protocol::admin::{
     DiscoverTopologyRequest, DiscoverTopologyResponse, LogStatus, NodeEntry, PartitionState, ReloadConfCode,
     ReloadConfRequest, ReloadConfResponse, StatusRequest, StatusResponse, TopicEntry,
 };
-use crate::protocol::frame::Kind;
+use crate::protocol::frame::{Kind, Payload};
 use crate::protocol::{DecodeError, DecodeFault};
 
 /// Major version times 100 plus minor version.

@@ -12,7 +12,7 @@ use super::waits::{MAX_FETCH, WaitSlot};
 use super::{Conn, Machine, lenient};
 use crate::broker::BrokerFault;
 use crate::protocol::fetch::{self, FetchHeader, FetchPartition, FetchRequest, PartitionAnswer, SEQ_TAIL, TopicAnswer};
-use crate::protocol::frame::Kind;
+use crate::protocol::frame::{Kind, Payload};
 
 /// The most partitions a request may wait for.
 const MAX_WAITING: usize = 256;

@@ -3,9 +3,10 @@
 use std::net::SocketAddrV4;
 
 use super::{check_id, check_topic};
+use crate::protocol::Limits;
 use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
-use crate::protocol::frame::{self, Kind};
+use crate::protocol::frame::{Kind, Payload};
 use crate::protocol::frame::{NO_LEADER, REDIRECT, SYSTEM_ERROR};
 
 /// The value of both numbers if a reason follows instead of marks.
@@ -26,29 +27,19 @@ pub struct DiscoverPartitionsRequest {
     pub partitions: Vec<u16>,
 }
 
-impl DiscoverPartitionsRequest {
-    /// Appends the request as a frame.
-    ///
-    /// # Errors
-    /// A name of 0 or more than 255 bytes, or more than 65,535 partitions. `out` is then unchanged.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        frame::put_request(Kind::DiscoverPartitions, out, |out| {
-            EncodeError::check("partitions of a topic", self.partitions.len(), 0, u16::MAX.into())?;
-            out.extend_from_slice(&self.request_id.to_le_bytes());
-            cursor::put_topic(&self.topic, out)?;
-            out.extend(self.partitions.iter().flat_map(|id| id.to_le_bytes()));
-            Ok(())
-        })
+impl Payload for DiscoverPartitionsRequest {
+    const KIND: Kind = Kind::DiscoverPartitions;
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        EncodeError::check("partitions of a topic", self.partitions.len(), 0, u16::MAX.into())?;
+        out.extend_from_slice(&self.request_id.to_le_bytes());
+        cursor::put_topic(&self.topic, out)?;
+        out.extend(self.partitions.iter().flat_map(|id| id.to_le_bytes()));
+        Ok(())
     }
 
-    /// Reads a request from a frame's payload.
-    ///
-    /// # Errors
-    /// A payload that ends early, or a topic name that is not UTF-8.
-    pub fn decode(payload: &[u8]) -> Result<DiscoverPartitionsRequest, DecodeError> {
-        let mut c = Cursor::new(payload, 0);
-        let request_id = c.u32("request id")?;
-        let topic = c.text("topic name")?.to_owned();
+    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverPartitionsRequest, DecodeError> {
+        let (request_id, topic) = (c.u32("request id")?, c.text("topic name")?.to_owned());
         let mut partitions = Vec::with_capacity(c.left() / 2);
         while c.left() > 0 {
             partitions.push(c.u16("partition id")?);
@@ -95,9 +86,8 @@ impl PartitionState {
         Ok(())
     }
 
-    fn decode(c: &mut Cursor<'_>) -> Result<PartitionState, DecodeError> {
-        let first_available = c.u64("first available seq")?;
-        let high_water_mark = c.u64("high-water mark")?;
+    fn take(c: &mut Cursor<'_>) -> Result<PartitionState, DecodeError> {
+        let (first_available, high_water_mark) = (c.u64("first available seq")?, c.u64("high-water mark")?);
         if first_available != NO_MARK || high_water_mark != NO_MARK {
             return Ok(PartitionState::Marks { first_available, high_water_mark });
         }
@@ -125,43 +115,32 @@ pub struct DiscoverPartitionsResponse {
     pub partitions: Vec<PartitionState>,
 }
 
+impl Payload for DiscoverPartitionsResponse {
+    const KIND: Kind = Kind::DiscoverPartitions;
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        EncodeError::check("partitions of a topic", self.partitions.len(), 0, self.count.into())?;
+        out.extend_from_slice(&self.request_id.to_le_bytes());
+        cursor::put_str8(self.topic.as_bytes(), "topic name, bytes", out)?;
+        out.extend_from_slice(&self.count.to_le_bytes());
+        self.partitions.iter().try_for_each(|state| state.put(out))
+    }
+
+    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverPartitionsResponse, DecodeError> {
+        let (request_id, topic, count) = (c.u32("request id")?, c.name("topic name")?, c.u16("partition count")?);
+        let mut partitions = Vec::with_capacity(usize::from(count).min(c.left() / 16));
+        // A cluster that is removing partitions may count some that do not follow.
+        while c.left() > 0 && partitions.len() < usize::from(count) {
+            partitions.push(PartitionState::take(c)?);
+        }
+        Ok(DiscoverPartitionsResponse { request_id, topic, count, partitions })
+    }
+}
+
 impl DiscoverPartitionsResponse {
     /// Returns whether the server knows the topic.
     pub fn is_known(&self) -> bool {
         self.count > 0
-    }
-
-    /// Appends the answer as a frame.
-    ///
-    /// # Errors
-    /// A name above 255 bytes, more partitions than `count`, or two marks of 2^64−1, which mean that there are none. `out` is
-    /// then unchanged.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        frame::put_answer(Kind::DiscoverPartitions, out, |out| {
-            EncodeError::check("partitions of a topic", self.partitions.len(), 0, self.count.into())?;
-            out.extend_from_slice(&self.request_id.to_le_bytes());
-            cursor::put_str8(self.topic.as_bytes(), "topic name, bytes", out)?;
-            out.extend_from_slice(&self.count.to_le_bytes());
-            self.partitions.iter().try_for_each(|state| state.put(out))
-        })
-    }
-
-    /// Reads an answer from a frame's payload.
-    ///
-    /// # Errors
-    /// A payload that ends inside a partition or has bytes left over, or an undefined reason.
-    pub fn decode(payload: &[u8]) -> Result<DiscoverPartitionsResponse, DecodeError> {
-        let mut c = Cursor::new(payload, 0);
-        let request_id = c.u32("request id")?;
-        let topic = c.name("topic name")?;
-        let count = c.u16("partition count")?;
-        let mut partitions = Vec::with_capacity(usize::from(count).min(c.left() / 16));
-        // A cluster that is removing partitions may count some that do not follow.
-        while c.left() > 0 && partitions.len() < usize::from(count) {
-            partitions.push(PartitionState::decode(&mut c)?);
-        }
-        c.finish("partitions answer")?;
-        Ok(DiscoverPartitionsResponse { request_id, topic, count, partitions })
     }
 
     /// Returns `Ok` if this answers `request`.
@@ -193,8 +172,7 @@ mod tests {
     #[test]
     fn requests() {
         let both = |request, payload: &[u8], ends: &[usize]| {
-            let bytes = (Kind::DiscoverPartitions, payload);
-            both_ways(&request, bytes, DiscoverPartitionsRequest::encode, DiscoverPartitionsRequest::decode, ends);
+            both_ways(&request, payload, ends);
         };
         both(request(&[]), HEAD, &[]);
         both(request(&[5, 0x201]), b"\x01\0\0\0\x02ab\x05\0\x01\x02", &[7, 9]);
@@ -226,9 +204,8 @@ mod tests {
         ]
         .concat();
         // Fewer entries than the count says are legal.
-        let bytes = (Kind::DiscoverPartitions, payload.as_slice());
         let ends = [9, 25, 48, 65];
-        both_ways(&response, bytes, DiscoverPartitionsResponse::encode, DiscoverPartitionsResponse::decode, &ends);
+        both_ways(&response, &payload, &ends);
         assert_eq!(DiscoverPartitionsResponse::decode(&payload[..48]).map(|r| r.partitions.len()), Ok(2));
         assert_eq!(response.check_answers(&request(&[])), Ok(()));
         assert_eq!(response.check_answers(&request(&[0, 1, 2, 3])), Ok(()));

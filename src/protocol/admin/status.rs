@@ -2,11 +2,10 @@
 
 use std::net::SocketAddrV4;
 
-use super::bool8;
 use crate::protocol::Limits;
 use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, EncodeError};
-use crate::protocol::frame::{self, Kind};
+use crate::protocol::frame::{Kind, Payload};
 
 /// Asks for a node's status. It is the cheapest request, and so serves as a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,27 +14,16 @@ pub struct StatusRequest {
     pub request_id: u32,
 }
 
-impl StatusRequest {
-    /// Appends the request as a frame.
-    ///
-    /// # Errors
-    /// None.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        frame::put_request(Kind::Status, out, |out| {
-            out.extend_from_slice(&self.request_id.to_le_bytes());
-            Ok(())
-        })
+impl Payload for StatusRequest {
+    const KIND: Kind = Kind::Status;
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        out.extend_from_slice(&self.request_id.to_le_bytes());
+        Ok(())
     }
 
-    /// Reads a request from a frame's payload.
-    ///
-    /// # Errors
-    /// A payload that ends early or has bytes left over.
-    pub fn decode(payload: &[u8]) -> Result<StatusRequest, DecodeError> {
-        let mut c = Cursor::new(payload, 0);
-        let request_id = c.u32("request id")?;
-        c.finish("status request")?;
-        Ok(StatusRequest { request_id })
+    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<StatusRequest, DecodeError> {
+        Ok(StatusRequest { request_id: c.u32("request id")? })
     }
 }
 
@@ -80,60 +68,42 @@ pub struct StatusResponse {
     pub log: Option<LogStatus>,
 }
 
-impl StatusResponse {
-    /// Appends the answer as a frame.
-    ///
-    /// # Errors
-    /// A cluster name above 255 bytes. `out` is then unchanged.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        frame::put_answer(Kind::Status, out, |out| {
-            out.extend_from_slice(&self.request_id.to_le_bytes());
-            out.extend_from_slice(&[self.flags, self.cluster.is_some().into()]);
-            out.extend_from_slice(&self.topics.to_le_bytes());
-            out.extend_from_slice(&self.partitions.to_le_bytes());
-            if let Some(cluster) = &self.cluster {
-                out.push(cluster.flags);
-                cursor::put_str8(cluster.name.as_bytes(), "cluster name, bytes", out)?;
-                out.extend_from_slice(&cluster.nodes.to_le_bytes());
-            }
-            if let Some(log) = &self.log {
-                for number in [Some(log.open_partitions), Some(log.open_time_ms), Some(log.start_time), log.version] {
-                    out.extend(number.iter().flat_map(|number| number.to_le_bytes()));
-                }
-            }
-            Ok(())
-        })
+impl Payload for StatusResponse {
+    const KIND: Kind = Kind::Status;
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        out.extend_from_slice(&self.request_id.to_le_bytes());
+        out.extend_from_slice(&[self.flags, self.cluster.is_some().into()]);
+        out.extend_from_slice(&self.topics.to_le_bytes());
+        out.extend_from_slice(&self.partitions.to_le_bytes());
+        if let Some(cluster) = &self.cluster {
+            out.push(cluster.flags);
+            cursor::put_str8(cluster.name.as_bytes(), "cluster name, bytes", out)?;
+            out.extend_from_slice(&cluster.nodes.to_le_bytes());
+        }
+        if let Some(log) = &self.log {
+            let numbers = [log.open_partitions, log.open_time_ms, log.start_time].into_iter().chain(log.version);
+            out.extend(numbers.flat_map(u32::to_le_bytes));
+        }
+        Ok(())
     }
 
-    /// Reads an answer from a frame's payload.
-    ///
-    /// # Errors
-    /// A payload that ends early, except where old versions end, or has bytes left over; a cluster flag that is not 0 or 1.
-    pub fn decode(payload: &[u8]) -> Result<StatusResponse, DecodeError> {
-        let mut c = Cursor::new(payload, 0);
-        let request_id = c.u32("request id")?;
-        let flags = c.u8("global flags")?;
-        let in_cluster = bool8(&mut c, "cluster flag")?;
-        let topics = c.u32("topics")?;
-        let partitions = c.u32("partitions")?;
-        let cluster = match in_cluster {
-            false => None,
-            true => Some(ClusterStatus {
-                flags: c.u8("cluster flags")?,
-                name: c.name("cluster name")?,
-                nodes: c.u32("nodes")?,
-            }),
-        };
-        let log = match c.left() {
-            0 => None,
-            _ => Some(LogStatus {
+    /// Old versions end early.
+    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<StatusResponse, DecodeError> {
+        let (request_id, flags, in_cluster) = (c.u32("request id")?, c.u8("global flags")?, c.flag("cluster flag")?);
+        let (topics, partitions, mut cluster, mut log) = (c.u32("topics")?, c.u32("partitions")?, None, None);
+        if in_cluster {
+            let (flags, name, nodes) = (c.u8("cluster flags")?, c.name("cluster name")?, c.u32("nodes")?);
+            cluster = Some(ClusterStatus { flags, name, nodes });
+        }
+        if c.left() > 0 {
+            log = Some(LogStatus {
                 open_partitions: c.u32("open partitions")?,
                 open_time_ms: c.u32("time spent opening partitions")?,
                 start_time: c.u32("start time")?,
                 version: if c.left() == 0 { None } else { Some(c.u32("version")?) },
-            }),
-        };
-        c.finish("status answer")?;
+            });
+        }
         Ok(StatusResponse { request_id, flags, topics, partitions, cluster, log })
     }
 }
@@ -157,28 +127,17 @@ pub struct DiscoverTopologyRequest {
     pub flags: u8,
 }
 
-impl DiscoverTopologyRequest {
-    /// Appends the request as a frame.
-    ///
-    /// # Errors
-    /// None.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        frame::put_request(Kind::DiscoverTopology, out, |out| {
-            out.extend_from_slice(&self.request_id.to_le_bytes());
-            out.push(self.flags);
-            Ok(())
-        })
+impl Payload for DiscoverTopologyRequest {
+    const KIND: Kind = Kind::DiscoverTopology;
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        out.extend_from_slice(&self.request_id.to_le_bytes());
+        out.push(self.flags);
+        Ok(())
     }
 
-    /// Reads a request from a frame's payload.
-    ///
-    /// # Errors
-    /// A payload that ends early or has bytes left over.
-    pub fn decode(payload: &[u8]) -> Result<DiscoverTopologyRequest, DecodeError> {
-        let mut c = Cursor::new(payload, 0);
-        let request = DiscoverTopologyRequest { request_id: c.u32("request id")?, flags: c.u8("flags")? };
-        c.finish("topology request")?;
-        Ok(request)
+    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverTopologyRequest, DecodeError> {
+        Ok(DiscoverTopologyRequest { request_id: c.u32("request id")?, flags: c.u8("flags")? })
     }
 }
 
@@ -215,36 +174,25 @@ pub struct DiscoverTopologyResponse {
     pub cluster: Option<ClusterTopology>,
 }
 
-impl DiscoverTopologyResponse {
-    /// Appends the answer as a frame.
-    ///
-    /// # Errors
-    /// A name above 255 bytes, or more than 65,534 nodes. `out` is then unchanged.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        frame::put_answer(Kind::DiscoverTopology, out, |out| {
-            out.extend_from_slice(&self.request_id.to_le_bytes());
-            let Some(cluster) = &self.cluster else {
-                out.extend_from_slice(&STAND_ALONE.to_le_bytes());
-                return Ok(());
-            };
-            EncodeError::check("nodes in an answer", cluster.nodes.len(), 0, u64::from(STAND_ALONE) - 1)?;
-            out.extend_from_slice(&u16::try_from(cluster.nodes.len()).unwrap_or(STAND_ALONE).to_le_bytes());
-            cursor::put_str8(cluster.name.as_bytes(), "cluster name, bytes", out)?;
-            cluster.nodes.iter().for_each(|node| node.put(out));
-            Ok(())
-        })
+impl Payload for DiscoverTopologyResponse {
+    const KIND: Kind = Kind::DiscoverTopology;
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        out.extend_from_slice(&self.request_id.to_le_bytes());
+        let Some(cluster) = &self.cluster else {
+            out.extend_from_slice(&STAND_ALONE.to_le_bytes());
+            return Ok(());
+        };
+        EncodeError::check("nodes in an answer", cluster.nodes.len(), 0, u64::from(STAND_ALONE) - 1)?;
+        out.extend_from_slice(&u16::try_from(cluster.nodes.len()).unwrap_or(STAND_ALONE).to_le_bytes());
+        cursor::put_str8(cluster.name.as_bytes(), "cluster name, bytes", out)?;
+        cluster.nodes.iter().for_each(|node| node.put(out));
+        Ok(())
     }
 
-    /// Reads an answer from a frame's payload.
-    ///
-    /// # Errors
-    /// A payload that ends early or has bytes left over, or more nodes than [`Limits::nodes`].
-    pub fn decode(payload: &[u8], limits: &Limits) -> Result<DiscoverTopologyResponse, DecodeError> {
-        let mut c = Cursor::new(payload, 0);
-        let request_id = c.u32("request id")?;
-        let count = c.u16("node count")?;
+    fn take(c: &mut Cursor<'_>, limits: &Limits) -> Result<DiscoverTopologyResponse, DecodeError> {
+        let (request_id, count) = (c.u32("request id")?, c.u16("node count")?);
         if count == STAND_ALONE {
-            c.finish("topology answer")?;
             return Ok(DiscoverTopologyResponse { request_id, cluster: None });
         }
         if u32::from(count) > limits.nodes {
@@ -253,9 +201,8 @@ impl DiscoverTopologyResponse {
         let name = c.name("cluster name")?;
         let mut nodes = Vec::with_capacity(usize::from(count).min(c.left() / MIN_NODE));
         for _ in 0..count {
-            nodes.push(NodeEntry::decode(&mut c)?);
+            nodes.push(NodeEntry::take(c)?);
         }
-        c.finish("topology answer")?;
         Ok(DiscoverTopologyResponse { request_id, cluster: Some(ClusterTopology { name, nodes }) })
     }
 }
@@ -263,12 +210,9 @@ impl DiscoverTopologyResponse {
 impl NodeEntry {
     fn put(&self, out: &mut Vec<u8>) {
         let flag = |set: bool, flag| if set { flag } else { 0 };
+        let reach = flag(self.endpoint.is_some(), NODE_ENDPOINT) | flag(self.available, NODE_AVAILABLE);
         out.extend_from_slice(&self.id.to_le_bytes());
-        out.push(
-            flag(self.endpoint.is_some(), NODE_ENDPOINT)
-                | flag(self.available, NODE_AVAILABLE)
-                | flag(self.blocked, NODE_BLOCKED),
-        );
+        out.push(reach | flag(self.blocked, NODE_BLOCKED));
         if let Some(endpoint) = self.endpoint {
             cursor::put_endpoint(endpoint, out);
         }
@@ -276,15 +220,13 @@ impl NodeEntry {
     }
 
     /// Undefined flags are ignored: if one added a field, the lengths would not match.
-    fn decode(c: &mut Cursor<'_>) -> Result<NodeEntry, DecodeError> {
-        let id = c.u16("node id")?;
-        let flags = c.u8("node flags")?;
-        let endpoint = if flags & NODE_ENDPOINT != 0 { Some(c.endpoint("node endpoint")?) } else { None };
+    fn take(c: &mut Cursor<'_>) -> Result<NodeEntry, DecodeError> {
+        let (id, flags) = (c.u16("node id")?, c.u8("node flags")?);
         Ok(NodeEntry {
             id,
             available: flags & NODE_AVAILABLE != 0,
             blocked: flags & NODE_BLOCKED != 0,
-            endpoint,
+            endpoint: if flags & NODE_ENDPOINT == 0 { None } else { Some(c.endpoint("node endpoint")?) },
             partitions: c.u16("partition count")?,
         })
     }
@@ -298,8 +240,7 @@ mod tests {
 
     #[test]
     fn requests() {
-        let bytes = (Kind::Status, b"\x01\0\0\0".as_slice());
-        both_ways(&StatusRequest { request_id: 1 }, bytes, StatusRequest::encode, StatusRequest::decode, &[]);
+        both_ways(&StatusRequest { request_id: 1 }, b"\x01\0\0\0", &[]);
     }
 
     #[test]
@@ -324,8 +265,7 @@ mod tests {
             {
                 let payload = [head, tail].concat();
                 let ends = [head.len(), head.len() + 12];
-                let bytes = (Kind::Status, payload.as_slice());
-                both_ways(&response(log), bytes, StatusResponse::encode, StatusResponse::decode, &ends);
+                both_ways(&response(log), &payload, &ends);
             }
         }
     }
@@ -341,13 +281,11 @@ mod tests {
     #[test]
     fn topologies_are_read_as_they_were_written() {
         let request = DiscoverTopologyRequest { request_id: 1, flags: 0 };
-        let bytes = (Kind::DiscoverTopology, b"\x01\0\0\0\0".as_slice());
-        both_ways(&request, bytes, DiscoverTopologyRequest::encode, DiscoverTopologyRequest::decode, &[]);
+        both_ways(&request, b"\x01\0\0\0\0", &[]);
 
-        let decode = |payload: &[u8]| DiscoverTopologyResponse::decode(payload, &Limits::default());
         let both = |cluster, payload: &[u8]| {
             let response = DiscoverTopologyResponse { request_id: 1, cluster };
-            both_ways(&response, (Kind::DiscoverTopology, payload), DiscoverTopologyResponse::encode, decode, &[]);
+            both_ways(&response, payload, &[]);
         };
         both(None, b"\x01\0\0\0\xff\xff");
         both(Some(ClusterTopology { name: "".into(), nodes: vec![] }), b"\x01\0\0\0\0\0\0");
@@ -363,7 +301,7 @@ mod tests {
     #[test]
     fn counts_are_bounded_and_lone_servers_have_nothing_more_to_say() {
         let decode = |payload: &[u8], most| {
-            DiscoverTopologyResponse::decode(payload, &Limits::default().nodes(most)).unwrap_err().fault()
+            DiscoverTopologyResponse::decode_within(payload, &Limits::default().nodes(most)).unwrap_err().fault()
         };
         assert_eq!(decode(b"\x01\0\0\0\x02\0\0", 1), DecodeFault::OverLimit { claimed: 2, limit: 1 });
         assert_eq!(decode(b"\x01\0\0\0\x02\0\0", 2), DecodeFault::Short { needed: 2, left: 0 });

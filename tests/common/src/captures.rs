@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 use tank_client::protocol::fetch::{FetchRequest, FetchTopic};
+use tank_client::protocol::frame::Payload;
 
 const CONSUME: u8 = 2;
 const PING: u8 = 3;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use tank_client::protocol::admin::{ClusterStatus, StatusRequest, StatusResponse};
-use tank_client::protocol::frame::{HEADER_LEN, PING};
+use tank_client::protocol::frame::{HEADER_LEN, PING, Payload};
 
 /// What to send, and whether to hang up afterwards.
 #[derive(Debug, Default)]

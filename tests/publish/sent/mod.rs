@@ -19,7 +19,7 @@ use tank_client::protocol::admin::{
 use tank_client::protocol::fetch::{
     FetchHeader, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, TopicAnswer,
 };
-use tank_client::protocol::frame::{HEADER_LEN, Kind};
+use tank_client::protocol::frame::{HEADER_LEN, Kind, Payload};
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest, ProduceResponse};
 use tank_client::{Client, ClientBuilder};
 

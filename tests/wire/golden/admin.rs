@@ -11,7 +11,7 @@ use tank_client::protocol::admin::{
     DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse, PartitionState,
     ReloadConfCode, ReloadConfRequest, ReloadConfResponse, StatusRequest, StatusResponse,
 };
-use tank_client::protocol::frame::Kind;
+use tank_client::protocol::frame::{Kind, Payload};
 use tank_client::protocol::{DecodeError, EncodeError};
 
 use super::parts::{self, Frame};
@@ -130,11 +130,11 @@ pub(crate) fn response(capture: &Capture, frame: &Frame<'_>, expected: &Value, r
             assert_eq!(answer.map(|answer| answer.check_answers(&request)), Some(Ok(())), "{}", c.name);
         }
         Kind::DiscoverTopics => {
-            let decoded = DiscoverTopicsResponse::decode(p, &limits);
+            let decoded = DiscoverTopicsResponse::decode_within(p, &limits);
             both_ways(c, f, e, decoded, topics_json, DiscoverTopicsResponse::encode);
         }
         Kind::DiscoverTopology => {
-            let decoded = DiscoverTopologyResponse::decode(p, &limits);
+            let decoded = DiscoverTopologyResponse::decode_within(p, &limits);
             both_ways(c, f, e, decoded, topology_json, DiscoverTopologyResponse::encode);
         }
         Kind::Status => {
@@ -157,7 +157,7 @@ pub(crate) fn hostile(capture: &Capture) {
     // A count is refused by its limit; without one, by what is missing.
     for limits in [Limits::default(), Limits::default().topics(u32::MAX)] {
         let e = match frame.kind {
-            Kind::DiscoverTopics => DiscoverTopicsResponse::decode(frame.payload, &limits).unwrap_err(),
+            Kind::DiscoverTopics => DiscoverTopicsResponse::decode_within(frame.payload, &limits).unwrap_err(),
             Kind::Status => StatusResponse::decode(frame.payload).unwrap_err(),
             other => panic!("{}: {other:?}", capture.name),
         };

@@ -11,7 +11,7 @@ use tank_client::protocol::bundle::Codec;
 use tank_client::protocol::fetch::{
     FetchHeader, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, SEQ_TAIL, TopicAnswer,
 };
-use tank_client::protocol::frame::{FrameHeader, Kind};
+use tank_client::protocol::frame::{FrameHeader, Kind, Payload};
 use tank_client::protocol::stream::ChunkEnd;
 use tank_client::protocol::{DecodeFault, varint};
 

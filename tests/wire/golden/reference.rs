@@ -12,7 +12,7 @@ use tank_client::protocol::admin::{
 use tank_client::protocol::bundle::Codec;
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::FetchRequest;
-use tank_client::protocol::frame::Kind;
+use tank_client::protocol::frame::{Kind, Payload};
 use tank_client::protocol::produce::{ProduceRequest, ProduceResponse};
 use tank_client::protocol::{DecodeError, varint};
 
@@ -201,8 +201,12 @@ fn answer_again(capture: &Capture, frame: &Frame<'_>) -> Check<Vec<u8>> {
         Kind::CreateTopic => again(CreateTopicResponse::decode(p), CreateTopicResponse::encode),
         Kind::ReloadConf => again(ReloadConfResponse::decode(p), ReloadConfResponse::encode),
         Kind::Status => again(StatusResponse::decode(p), StatusResponse::encode),
-        Kind::DiscoverTopics => again(DiscoverTopicsResponse::decode(p, &limits), DiscoverTopicsResponse::encode),
-        Kind::DiscoverTopology => again(DiscoverTopologyResponse::decode(p, &limits), DiscoverTopologyResponse::encode),
+        Kind::DiscoverTopics => {
+            again(DiscoverTopicsResponse::decode_within(p, &limits), DiscoverTopicsResponse::encode)
+        }
+        Kind::DiscoverTopology => {
+            again(DiscoverTopologyResponse::decode_within(p, &limits), DiscoverTopologyResponse::encode)
+        }
         other => Err(format!("an answer of kind {other:?}")),
     }
 }

@@ -9,7 +9,7 @@ use tank_client::protocol::admin::{
     ReloadConfRequest, ReloadConfResponse, StatusRequest, StatusResponse,
 };
 use tank_client::protocol::fetch::FetchRequest;
-use tank_client::protocol::frame::Kind;
+use tank_client::protocol::frame::{Kind, Payload};
 use tank_client::protocol::produce::{ProduceRequest, ProduceResponse};
 
 use common::alloc::peak_of;
@@ -46,9 +46,9 @@ fn decode(payload: &[u8]) -> usize {
         count(DiscoverPartitionsRequest::decode(payload).is_ok());
         count(DiscoverPartitionsResponse::decode(payload).is_ok());
         count(DiscoverTopicsRequest::decode(payload).is_ok());
-        count(DiscoverTopicsResponse::decode(payload, &limits).is_ok());
+        count(DiscoverTopicsResponse::decode_within(payload, &limits).is_ok());
         count(DiscoverTopologyRequest::decode(payload).is_ok());
-        count(DiscoverTopologyResponse::decode(payload, &limits).is_ok());
+        count(DiscoverTopologyResponse::decode_within(payload, &limits).is_ok());
         count(ReloadConfRequest::decode(payload).is_ok());
         count(ReloadConfResponse::decode(payload).is_ok());
         count(StatusRequest::decode(payload).is_ok());

@@ -15,7 +15,7 @@ use super::{Behaviour, ClusterOptions, Conn, Machine, Options, Pull};
 use crate::net::Time;
 use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
 use crate::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic};
-use crate::protocol::frame::PING;
+use crate::protocol::frame::{PING, Payload};
 use crate::protocol::produce::{ProducePartition, ProduceRequest, ProduceTopic};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tank_client::broker::Broker;
 use tank_client::protocol::admin::{StatusRequest, StatusResponse};
 use tank_client::protocol::bundle::RawMessage;
-use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, PING};
+use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, PING, Payload};
 use tank_client::{Client, Start, Subscription};
 
 use crate::input::{Input, Pieces};

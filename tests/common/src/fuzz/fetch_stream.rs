@@ -5,7 +5,7 @@ use tank_client::Limits;
 use tank_client::protocol::DecodeError;
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, HeaderItem, HeaderItems};
-use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind};
+use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind, Payload};
 use tank_client::protocol::stream::{Bundle, Event};
 
 use crate::compare::compare;

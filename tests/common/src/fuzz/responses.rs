@@ -11,7 +11,7 @@ use tank_client::protocol::admin::{
 };
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::{FetchHeader, FetchRequest, HeaderItem, HeaderItems, TopicAnswer};
-use tank_client::protocol::frame::{self, FrameHeader, HEADER_LEN, Kind};
+use tank_client::protocol::frame::{self, FrameHeader, HEADER_LEN, Kind, Payload};
 use tank_client::protocol::produce::{ProduceRequest, ProduceResponse};
 use tank_client::protocol::{DecodeError, EncodeError};
 
@@ -53,7 +53,7 @@ pub fn run(data: &[u8]) {
         ),
         3 => again.answer(
             Kind::DiscoverTopics,
-            |bytes| DiscoverTopicsResponse::decode(bytes, &limits),
+            |bytes| DiscoverTopicsResponse::decode_within(bytes, &limits),
             DiscoverTopicsResponse::encode,
             |v| {
                 assert!(v.topics.len() <= most as usize && v.topics.capacity() <= payload.len());
@@ -62,7 +62,7 @@ pub fn run(data: &[u8]) {
         ),
         4 => again.value(
             Kind::DiscoverTopology,
-            |bytes| DiscoverTopologyResponse::decode(bytes, &limits),
+            |bytes| DiscoverTopologyResponse::decode_within(bytes, &limits),
             DiscoverTopologyResponse::encode,
         ),
         5 => again.answer(Kind::Status, StatusResponse::decode, StatusResponse::encode, |v| v.request_id),

@@ -16,7 +16,7 @@ use tank_client::protocol::bundle::{BundleBuilder, RawMessage};
 use tank_client::protocol::fetch::{
     FetchHeader, FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer, TopicAnswer,
 };
-use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind};
+use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind, Payload};
 use tank_client::protocol::produce::{ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
 use tank_client::protocol::{DecodeError, EncodeError, varint};
 
@@ -510,7 +510,7 @@ fn admin(given: &Admin, request_id: u32) {
     let topics = DiscoverTopicsResponse { request_id, cluster: given.cluster, topics };
     let limits = Limits::default();
     back(Kind::DiscoverTopics, &topics, DiscoverTopicsResponse::encode, |bytes| {
-        DiscoverTopicsResponse::decode(bytes, &limits)
+        DiscoverTopicsResponse::decode_within(bytes, &limits)
     });
 
     let node = |node: &Node| NodeEntry {
@@ -525,7 +525,7 @@ fn admin(given: &Admin, request_id: u32) {
         given.cluster.then(|| ClusterTopology { name: name.clone(), nodes: given.nodes.iter().map(node).collect() });
     let topology = DiscoverTopologyResponse { request_id, cluster };
     back(Kind::DiscoverTopology, &topology, DiscoverTopologyResponse::encode, |bytes| {
-        DiscoverTopologyResponse::decode(bytes, &limits)
+        DiscoverTopologyResponse::decode_within(bytes, &limits)
     });
 
     let Status { flags, topics, partitions, cluster, log } = given.status;

@@ -3,7 +3,7 @@
 use tank_client::Compression;
 use tank_client::protocol::bundle::BundleBuilder;
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, SEQ_TAIL};
-use tank_client::protocol::frame::Kind;
+use tank_client::protocol::frame::{Kind, Payload};
 use tank_client::protocol::produce::ProduceRequest;
 use tank_client::protocol::varint;
 

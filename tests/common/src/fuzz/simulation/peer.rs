@@ -10,7 +10,7 @@ use tank_client::Limits;
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::bundle::BundleBuilder;
 use tank_client::protocol::fetch::{FetchHeader, FetchPartition, FetchRequest, PartitionAnswer, SEQ_TAIL, TopicAnswer};
-use tank_client::protocol::frame::{self, Kind, PING};
+use tank_client::protocol::frame::{self, Kind, PING, Payload};
 use tank_client::{Client, ConsumeIter, Error, Message, OutOfRange, Start, Subscription};
 
 use crate::generate;
