@@ -308,13 +308,15 @@ impl Session {
         }
     }
 
-    /// Whether the brokers form a cluster; also, to be safe, if they do not say.
+    /// Whether the brokers form a cluster; also, to be safe, if they do not say at once: whoever asks has trouble of his own to
+    /// spend the retry budget on.
     pub(crate) fn is_cluster(&self) -> bool {
         if let Some(&known) = self.in_cluster.get() {
             return known;
         }
-        match self.call(&mut StatusRequest { request_id: 0 }) {
-            Ok((_, answer)) => *self.in_cluster.get_or_init(|| answer.cluster.is_some()),
+        let mut request = StatusRequest { request_id: 0 };
+        match self.any_broker(|addr, patience| self.call_at(addr, &mut request, patience)) {
+            Ok(answer) => *self.in_cluster.get_or_init(|| answer.cluster.is_some()),
             Err(e) => {
                 debug!("taken for a cluster: {e:#}");
                 true

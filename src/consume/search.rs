@@ -36,7 +36,7 @@ pub(super) fn seq_at(
     // The next probe is elsewhere.
     all.options.prefetch = false;
     let place = Partition::new(name.clone(), low, Some((first_available, high_water_mark)), &all.options);
-    let mut probes = ConsumeIter::new(session, all, vec![place], &[]);
+    let mut probes = ConsumeIter::new(session, all, vec![place], &[], session.is_cluster());
     while low < high {
         let middle = low + (high - low) / 2;
         let batch = probes.batch_at(middle)?;

@@ -48,12 +48,13 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
             places.push(Place::new(TopicPartition { topic: topic.clone(), partition }, start, kept, states)?);
         }
     }
-    if session.is_cluster() {
+    let in_cluster = session.is_cluster();
+    if in_cluster {
         find_ends(session, &mut places)?;
     }
     let begin = |place: Place| place.begin(session, &subscription.options);
     let partitions = places.into_iter().map(begin).collect::<Result<_>>()?;
-    ConsumeIter::new(session, subscription, partitions, &whole).begin()
+    ConsumeIter::new(session, subscription, partitions, &whole, in_cluster).begin()
 }
 
 /// A partition, and what is known of where it begins.

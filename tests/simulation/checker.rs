@@ -1,7 +1,8 @@
 //! The checker: six properties, over workloads and trouble from seeds.
 //!
 //! `cargo test` runs a few; `SEEDS=100000 cargo test --release --test simulation -- --ignored --nocapture simulation` as many as
-//! are asked for, on from `FROM`, each for `SECONDS` of virtual time, on `THREADS` threads; with `FIRST=1` up to the first that fails.
+//! are asked for, on from `FROM` (each `STEP`th), each for `SECONDS` of virtual time, on `THREADS` threads; with `FIRST=1` up to
+//! the first that fails.
 
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
@@ -38,13 +39,15 @@ impl Sum {
 
 /// Runs seeds on several threads, each of which is a world of its own.
 fn run_all(from: u64, count: u64, time: Duration, threads: u64) -> Sum {
+    let step = number("STEP", 1);
+    let end = from + count * step;
     let (next, sum) = (AtomicU64::new(from), Mutex::new(Sum::default()));
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= from + count {
+                    let seed = next.fetch_add(step, Ordering::Relaxed);
+                    if seed >= end {
                         return;
                     }
                     let done = catch_unwind(|| run(seed, time));
@@ -53,7 +56,7 @@ fn run_all(from: u64, count: u64, time: Duration, threads: u64) -> Sum {
                         Ok(report) => sum.add(&report),
                         Err(panic) => {
                             if number("FIRST", 0) > 0 {
-                                next.store(from + count, Ordering::Relaxed);
+                                next.store(end, Ordering::Relaxed);
                             }
                             let text = panic.downcast_ref::<String>().cloned();
                             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));

@@ -114,8 +114,16 @@ impl Machine {
         self.announced.remove(name);
         self.create_topic(name, partitions, None);
         let until = self.now.after(self.cluster.as_ref().map_or(Duration::ZERO, |cluster| cluster.election));
-        let partitions = self.topics.get_mut(name).into_iter().flat_map(|topic| &mut topic.partitions);
-        partitions.for_each(|partition| partition.electing_until = until);
+        // Only nodes that are there can be elected.
+        let alive: Vec<bool> = self.nodes.iter().map(super::nodes::Node::is_alive).collect();
+        let is_alive = |node: usize| alive.get(node).is_some_and(|alive| *alive);
+        for partition in self.topics.get_mut(name).into_iter().flat_map(|topic| &mut topic.partitions) {
+            partition.electing_until = until;
+            if partition.in_sync.iter().any(|&node| is_alive(node)) {
+                partition.in_sync.retain(|&node| is_alive(node));
+                partition.leader = partition.in_sync.first().copied();
+            }
+        }
     }
 
     fn discover_partitions(

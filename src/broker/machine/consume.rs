@@ -47,7 +47,7 @@ impl Machine {
                 let found = match refused {
                     _ if !known => Found::Answer(PartitionAnswer::UnknownTopic),
                     Some(answer) => Found::Answer(answer),
-                    None => self.look_up(conn, &topic.name, wanted, request.flags)?,
+                    None => self.look_up(conn, &topic.name, wanted, &request)?,
                 };
                 let answer = match found {
                     Found::Answer(answer) => {
@@ -88,10 +88,16 @@ impl Machine {
         Ok(())
     }
 
-    fn look_up(&mut self, conn: Conn, topic: &str, wanted: &FetchPartition, flags: u8) -> Result<Found, HangUp> {
+    fn look_up(
+        &mut self,
+        conn: Conn,
+        topic: &Arc<str>,
+        wanted: &FetchPartition,
+        request: &FetchRequest,
+    ) -> Result<Found, HangUp> {
         let cluster = self.cluster.is_some();
         let mut leadership = self.leadership(topic, wanted.partition, conn.node);
-        if cluster && flags & fetch::FLAG_PREFER_LOCAL != 0 {
+        if cluster && request.flags & fetch::FLAG_PREFER_LOCAL != 0 {
             leadership = self.provider(conn, topic, wanted.partition).unwrap_or(leadership);
         }
         let cut_chunks = self.options.cut_chunks;
@@ -131,6 +137,8 @@ impl Machine {
                 Found::Data(PartitionAnswer::Data { base, high_water_mark: log.last, len }, chunk)
             }
             Lookup::Deadly(reason) => {
+                let place = (Arc::clone(&request.client_id), Arc::clone(topic), wanted.partition);
+                *self.fetch_deaths.entry(place).or_default() += 1;
                 self.deadly(conn.node, reason);
                 return Err(HangUp);
             }

@@ -123,6 +123,8 @@ pub(crate) struct Machine {
     schedule: Schedule,
     chance: Chance,
     killed_by: Option<String>,
+    /// How often a fetch of this client for this partition has killed a node.
+    fetch_deaths: BTreeMap<(Arc<str>, Arc<str>, u16), u64>,
     /// How often leaders have changed and topics were made.
     moves: u64,
     journal: VecDeque<Appended>,
@@ -154,6 +156,7 @@ impl Machine {
             made: 0,
             schedule: Schedule::default(),
             killed_by: None,
+            fetch_deaths: BTreeMap::new(),
             moves: 0,
             journal: VecDeque::new(),
         }

@@ -387,6 +387,12 @@ impl Machine {
     pub(crate) fn deaths(&self, node: usize) -> u64 {
         self.nodes.get(node).map_or(0, |node| node.deaths)
     }
+
+    /// How often a fetch of this client for this partition has killed a node.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) fn fetch_deaths(&self, client: &str, topic: &str, partition: u16) -> u64 {
+        self.fetch_deaths.get(&(client.into(), topic.into(), partition)).copied().unwrap_or(0)
+    }
 }
 
 /// Gives a node a copy of what the leader has, in the place of the last replica, unless it has one.

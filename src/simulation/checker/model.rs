@@ -1,5 +1,6 @@
 //! The model that sees both ends: every record handed in, every log, every answer delivered, every outcome reported.
 
+mod deadly;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use crate::net::Time;
 use crate::simulation::Simulation;
 use crate::simulation::nodes::Nodes;
 use crate::{Error, Gap, Message};
+pub(super) use deadly::client_id;
 
 /// What is checked in every run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +77,8 @@ struct Deliveries {
     began: usize,
     /// Something here kills nodes, and was skipped.
     skips: bool,
+    /// How often its fetches had killed a node when the present subscription began.
+    deaths: u64,
 }
 
 impl Deliveries {
@@ -234,15 +238,25 @@ impl Model {
         }
     }
 
+    /// Lets the next bundle begin a segment.
+    pub(super) fn begin_segment(&self, place: Place) {
+        let topic = &self.topics[place.topic];
+        self.nodes.act(&mut |machine: &mut Machine, _| {
+            machine.roll_segment(topic, place.partition);
+        });
+    }
+
     fn appended(&self, appended: &Appended) {
         let Some(place) = self.place_of(&appended.topic, appended.partition) else { return };
         for (seq, payload) in appended.messages() {
             let Some(id) = id_of(&payload) else { continue };
             let mut inner = self.lock();
             let ids = inner.contents.entry((place, seq)).or_default();
+            let others = ids.clone();
             if !ids.contains(&id) {
                 ids.push(id);
             }
+            let other = others.into_iter().find(|&other| other != id && inner.given[other as usize].numbered);
             let Some(given) = inner.given.get_mut(id as usize) else { continue };
             let before = given.appends.clone();
             given.appends.push(Append { at: appended.at, node: appended.node, seq });
@@ -258,6 +272,10 @@ impl Model {
             }
             if !numbered && !before.is_empty() {
                 self.violated(Property::Truth, &format!("{} is appended twice", what()));
+            }
+            // Whoever numbers its records never gives a number to two of them.
+            if let Some(other) = other.filter(|_| numbered) {
+                self.violated(Property::Truth, &format!("{}, a number that {other:08x} had", what()));
             }
             if let Some(other) = before.iter().find(|other| other.seq != seq) {
                 let text = format!("{} is appended at {} too, on node {}", what(), other.seq, other.node);
@@ -302,25 +320,6 @@ impl Model {
                 _ => {}
             }
         }
-    }
-
-    /// Whether a node has died of a request.
-    pub(super) fn is_deadly(&self) -> bool {
-        let mut is_deadly = false;
-        self.nodes.look(&mut |machine: &Machine| is_deadly = machine.killed_by().is_some());
-        is_deadly
-    }
-
-    /// A consumer skips what kills nodes: nothing is asked of it there any more.
-    pub(super) fn skips(&self, consumer: usize, place: Place) {
-        self.lock().deliveries.entry((consumer, place)).or_default().skips = true;
-    }
-
-    /// A consumer begins, or begins again, at these numbers.
-    pub(super) fn begins(&self, consumer: usize, place: Place, position: u64) {
-        let mut inner = self.lock();
-        let entry = inner.deliveries.entry((consumer, place)).or_default();
-        (entry.position, entry.began) = (position, entry.all.len());
     }
 
     /// A consumer is given a message.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::worlds::World;
 use crate::broker::BrokerFault;
 use crate::broker::machine::{Behaviour, FailOver, Options};
 use crate::protocol::frame::Kind;
@@ -121,12 +122,15 @@ pub(super) const PATIENT: Duration = Duration::from_secs(150);
 
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
+    pub(super) world: World,
     pub(super) nodes: usize,
     pub(super) factor: usize,
     pub(super) partitions: Vec<u16>,
     pub(super) links: LinkSettings,
     pub(super) roles: Vec<Role>,
     pub(super) troubles: Vec<Trouble>,
+    /// The node that never comes back.
+    pub(super) stays_away: Option<usize>,
     /// When the last trouble is over, and the tasks stop making records.
     pub(super) trouble_ends: Duration,
     pub(super) work_ends: Duration,
@@ -142,7 +146,7 @@ pub(super) struct Plan {
     pub(super) io_timeout: Duration,
 }
 
-fn ms(ms: u64) -> Duration {
+pub(super) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -150,8 +154,10 @@ impl Plan {
     /// What a seed stands for; bytes that are given decide first.
     pub(super) fn new(seed: u64, bytes: &[u8], time: Duration) -> Plan {
         let mut random = Random::given(seed, 10, bytes);
+        let world = World::of(seed);
         let nodes = [1, 1, 3, 3, 3, 5][random.below(6) as usize];
         let factor = 1 + random.below(nodes.min(3) as u64) as usize;
+        let (nodes, factor) = world.nodes().unwrap_or((nodes, factor));
         let worst = !random.one_in(8);
         let behaviour = if worst { behave(&mut random, seed) } else { Behaviour::at_once() };
         let options = options(&mut random, behaviour);
@@ -167,7 +173,8 @@ impl Plan {
         let work_ends = time.mul_f64(0.8);
         let troubles = if random.one_in(10) { Vec::new() } else { troubles(&mut random, nodes, work_ends) };
         let look_up = ms([0, 0, 0, 100, 3000][random.below(5) as usize]);
-        Plan {
+        let plan = Plan {
+            world,
             nodes,
             factor,
             options,
@@ -177,13 +184,15 @@ impl Plan {
             partitions,
             links,
             troubles,
+            stays_away: None,
             trouble_ends: work_ends,
             work_ends,
             connect_timeout: ms([2_000, 5_000, 10_000][random.below(3) as usize]),
             io_timeout: ms([3_000, 10_000, 30_000][random.below(3) as usize]),
             // Looking names up takes from it, too.
             retry: if random.one_in(4) { ms(1_000 + random.below(10_000)) + look_up * 4 } else { PATIENT },
-        }
+        };
+        plan.in_world(&mut random)
     }
 }
 

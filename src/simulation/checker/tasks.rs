@@ -1,18 +1,19 @@
 //! What the tasks of a run do: ordinary code of a careful user, that tells the model what it is told.
 
+mod reading;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::model::{Model, Outcome, Property, payload};
+use super::model::{Model, Outcome, Property, client_id, payload};
 use super::plan::{NO_DESCRIPTORS, PATIENT, Place, Plan, SLOW, SLOW_NAME};
+use super::worlds::World;
 use crate::simulation::Simulation;
 use crate::simulation::random::Random;
-use crate::{
-    Client, CloseHandle, ConsumeIter, Error, Fault, Message, OutOfRange, Producer, Record, Start, Subscription,
-    TopicConfig,
-};
+use crate::{Client, CloseHandle, Error, Producer, Record, TopicConfig};
+pub(super) use reading::consume;
 
 /// What every task has.
 #[derive(Clone)]
@@ -64,7 +65,8 @@ impl Desk {
             let text = format!("{what} gives up after {took:?} of {:?}: {e:?}", self.plan.retry);
             self.model.violated(Property::Progress, &text);
         }
-        self.model.troubled && self.plan.retry < PATIENT && e.is_transient()
+        let is_impatient = self.plan.retry < PATIENT && self.plan.world != World::Spaced;
+        self.model.troubled && is_impatient && e.is_transient()
     }
 
     /// Calls until it is not for want of descriptors that it fails, which is said at once, or for want of patience.
@@ -88,7 +90,8 @@ impl Desk {
 
     fn client(&self) -> Client {
         let builder = self.sim.client().connect_timeout(self.plan.connect_timeout).io_timeout(self.plan.io_timeout);
-        let builder = builder.retry_timeout(self.plan.retry).wait_for_brokers(self.plan.retry);
+        let builder =
+            builder.client_id(client_id(self.task)).retry_timeout(self.plan.retry).wait_for_brokers(self.plan.retry);
         self.patiently("connect", || builder.connect(self.brokers.as_str()))
     }
 
@@ -236,150 +239,16 @@ pub(super) fn publish(at: &Desk, places: &[Place], rarely: bool) {
     }
 }
 
-/// Reads with every kind of call; now and then it begins again from positions it has saved, as if it had been killed.
-pub(super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
-    let mut random = at.random();
-    let mut saved: BTreeMap<Place, u64> = places.iter().map(|&place| (place, 0)).collect();
-    let mut client = at.client();
-    let mut subscribed = at.sim.now();
-    let mut messages = subscribe(at, &client, &mut random, &saved);
-    let mut closing: Option<CloseHandle> = None;
-    while !at.is_over() {
-        let got = match random.below(9) {
-            0 => batch(at, &mut messages),
-            1 => many(at, &mut random, &mut messages),
-            n => one(at, &mut random, &mut messages, n == 2),
-        };
-        match got {
-            Err(e) if recovers(at, &e, subscribed, &mut saved) => {
-                closing = None;
-                subscribed = at.sim.now();
-                messages = subscribe(at, &client, &mut random, &saved);
-                continue;
-            }
-            Err(e) if !at.is_over() => at.model.failed(&format!("consumer {}", at.task), &e),
-            _ => {}
-        }
-        if closing.as_ref().is_some_and(|handle: &CloseHandle| handle.is_closed()) && !at.is_over() {
-            // `None` for ever, at once, whatever there is.
-            if at.timed("next of a closed iterator", Duration::ZERO, || messages.next()).is_some() {
-                at.model.violated(Property::Delivery, "a closed iterator goes on");
-            }
-            let positions = messages.positions();
-            for (place, seq) in &mut saved {
-                *seq = positions.get(at.topic(*place), place.partition).unwrap_or(*seq);
-            }
-            subscribed = at.sim.now();
-            messages = subscribe(at, &client, &mut random, &saved);
-            (closing, _) = (None, at.model.count("closed", 1));
-            continue;
-        }
-        if closing.is_none() && random.one_in(100) && at.works() {
-            let handle = messages.close_handle();
-            closing = Some(handle.clone());
-            at.sim.after(Duration::from_millis(random.below(3000)), move || handle.close());
-        }
-        if messages.is_finished() && !at.is_over() {
-            at.model.violated(Property::Progress, &format!("consumer {} ends of itself", at.task));
-        }
-        if random.one_in(10) {
-            let positions = messages.positions();
-            for (place, seq) in &mut saved {
-                *seq = positions.get(at.topic(*place), place.partition).unwrap_or(*seq);
-            }
-        }
-        if restarts && random.one_in(60) && at.works() {
-            drop(messages);
-            if random.one_in(2) {
-                client = at.client();
-            }
-            closing = None;
-            subscribed = at.sim.now();
-            messages = subscribe(at, &client, &mut random, &saved);
-        }
-        // Once the work is done there is only the rest to be read.
-        at.sim.sleep(Duration::from_millis(random.below(if at.works() { 60 } else { 5 })));
-    }
-}
-
-/// Whether a consumer may go on after this error, from what it has saved.
-fn recovers(at: &Desk, e: &Error, subscribed: Duration, saved: &mut BTreeMap<Place, u64>) -> bool {
-    let Error::Broker { fault: Fault::Deadly { mark, .. }, topic, partition, .. } = e else {
-        let recovers = at.lacks_descriptors(e) || at.gave_up("a consumer", subscribed, e);
-        at.model.count("given up", recovers.into());
-        return recovers;
-    };
-    // Two connections in a row that ended under its fetch: the client cannot tell that from a deadly request. Or it is one: a
-    // number in a gap before the active segment, which a careful user skips as the error says.
-    at.model.count("taken for deadly", 1);
-    for (place, seq) in saved.iter_mut().filter(|_| at.model.is_deadly()) {
-        if at.topic(*place) == topic.as_str() && Some(place.partition) == *partition {
-            at.model.skips(at.task, *place);
-            *seq = (*mark).max(1);
-        }
-    }
-    at.model.troubled
-}
-
-fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Place, u64>) -> ConsumeIter {
-    let mut what: Option<Subscription> = None;
-    for (&place, &seq) in from {
-        let start = if seq == 0 { Start::Earliest } else { Start::At(seq) };
-        at.model.begins(at.task, place, seq);
-        let (topic, id) = (at.topic(place), place.partition);
-        what = Some(match what {
-            None => Subscription::partition(topic, id).start(start),
-            Some(what) => what.and_partition(topic, id, start),
-        });
-    }
-    let what = what.expect("a consumer has partitions").beyond_end(OutOfRange::Latest);
-    let what = if at.plan.retention { what.out_of_range(OutOfRange::Earliest) } else { what };
-    let what = what.max_wait(Duration::from_millis([10, 500, 5000, 30_000][random.below(4) as usize]));
-    let what = what.fetch_size([100, 5000, 1 << 20][random.below(3) as usize]);
-    let messages = at.patiently("subscribe", || client.subscribe(what.clone()));
-    at.handles.lock().unwrap_or_else(PoisonError::into_inner).push(messages.close_handle());
-    messages
-}
-
-fn one(at: &Desk, random: &mut Random, messages: &mut ConsumeIter, unbounded: bool) -> crate::Result<()> {
-    let message = if unbounded {
-        messages.next().transpose()?
-    } else {
-        let most = Duration::from_micros([0, 1, 1000, 50_000, 700_000, 3_000_000][random.below(6) as usize]);
-        at.timed("next_timeout", most, || messages.next_timeout(most))?
-    };
-    if let Some(message) = message {
-        at.model.delivered(at.task, &message, messages.gaps());
-    }
-    Ok(())
-}
-
-fn many(at: &Desk, random: &mut Random, messages: &mut ConsumeIter) -> crate::Result<()> {
-    let most = Duration::from_millis(random.below(500));
-    let list = at.timed("next_many", most, || messages.next_many(20, most))?;
-    for message in list {
-        at.model.delivered(at.task, &message, messages.gaps());
-    }
-    Ok(())
-}
-
-fn batch(at: &Desk, messages: &mut ConsumeIter) -> crate::Result<()> {
-    let list: Vec<Message> = match messages.next_batch()? {
-        Some(batch) => batch.iter().map(|message| message.to_message()).collect(),
-        None => Vec::new(),
-    };
-    for message in list {
-        at.model.delivered(at.task, &message, messages.gaps());
-    }
-    Ok(())
-}
-
 /// Copies into a partition of its own, with numbers; what became of an unknown outcome it asks the only broker.
 pub(super) fn mirror(at: &Desk, place: Place) {
     let mut random = at.random();
     let client = at.client();
     let (topic, mut next) = (at.topic(place), 1);
     while at.works() {
+        if at.plan.world == World::Gaps && next > 1 && random.one_in(4) {
+            at.model.begin_segment(place);
+            next += 1 + random.below(20);
+        }
         let records = at.records(&mut random, place, true);
         let list: Vec<(u64, Record<'_>)> =
             (next..).zip(records.iter().map(|(_, payload)| Record::new(payload))).collect();

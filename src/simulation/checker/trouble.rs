@@ -27,8 +27,8 @@ pub(super) fn schedule(sim: &Simulation, nodes: &Arc<Nodes>, plan: &Plan, hosts:
         let (world, machine, names) = (sim.clone(), nodes.clone(), hosts.to_vec());
         sim.after(trouble.begins + trouble.lasts, move || ends(&world, &machine, &end, &names, look_up));
     }
-    let (world, machine, names) = (sim.clone(), nodes.clone(), hosts.to_vec());
-    sim.after(plan.trouble_ends, move || heal(&world, &machine, &names));
+    let (world, machine, names, away) = (sim.clone(), nodes.clone(), hosts.to_vec(), plan.stays_away);
+    sim.after(plan.trouble_ends, move || heal(&world, &machine, &names, away));
 }
 
 fn begins(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], look_up: Duration) {
@@ -79,8 +79,8 @@ fn ends(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], lo
     }
 }
 
-/// Ends all trouble, whatever overlapped.
-fn heal(sim: &Simulation, nodes: &Nodes, hosts: &[String]) {
+/// Ends all trouble, whatever overlapped, but that of a node that stays away.
+fn heal(sim: &Simulation, nodes: &Nodes, hosts: &[String], away: Option<usize>) {
     sim.limit_descriptors(CLIENT, None);
     for (node, host) in hosts.iter().enumerate() {
         sim.rejoin(CLIENT, host);
@@ -89,7 +89,9 @@ fn heal(sim: &Simulation, nodes: &Nodes, hosts: &[String]) {
         sim.fail_name(host, false);
         act(nodes, |machine, now| {
             machine.resume(now, node);
-            machine.start(now, node);
+            if Some(node) != away {
+                machine.start(now, node);
+            }
             machine.isolate(now, node, false);
             machine.clear_faults(node);
             machine.release(node);

@@ -9,10 +9,15 @@ use crate::broker::machine::Machine;
 use crate::net::Time;
 use crate::simulation::checker::plan::Place;
 
+/// Messages of two leaders, each of which has sent what is asked for at a time at least.
+const TURN: usize = 400;
+
 impl Model {
     /// What can only be said when everything is over.
     pub(in super::super) fn finish(&self) {
         self.observe();
+        let read: Vec<(usize, Place)> = self.lock().deliveries.keys().copied().collect();
+        read.into_iter().for_each(|(consumer, place)| self.check_deaths(consumer, place));
         let places: Vec<Place> = self.ends().into_keys().collect();
         for place in places {
             let mut log = Vec::new();
@@ -26,6 +31,22 @@ impl Model {
                 log.into_iter().filter_map(|(seq, payload)| Some((seq, id_of(&payload)?))).collect();
             self.check_log(place, &log);
             self.check_deliveries(place, &log);
+        }
+    }
+
+    /// A consumer that had much to read from each of its partitions was soon given something of each.
+    pub(in super::super) fn check_turns(&self, consumer: usize) {
+        let inner = self.lock();
+        let read = inner.deliveries.iter().filter(|((task, _), _)| *task == consumer);
+        let firsts: Vec<(Place, Time)> =
+            read.clone().filter_map(|((_, place), of)| Some((*place, of.all.first()?.0))).collect();
+        let before = |time: Time| read.clone().flat_map(|(_, of)| &of.all).filter(|(at, ..)| *at < time).count();
+        let late = firsts.into_iter().map(|(place, time)| (place, before(time))).find(|(_, count)| *count > TURN);
+        drop(inner);
+        if let Some((place, count)) = late {
+            let text =
+                format!("consumer {consumer} is given {count} messages before the first of {}", self.name(place));
+            self.violated(Property::Progress, &text);
         }
     }
 

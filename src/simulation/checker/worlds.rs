@@ -1,0 +1,160 @@
+//! Worlds of their own: situations that the usual mix of trouble meets too rarely.
+//!
+//! Four seeds of 32 stand for them, in turn; all others for the mix. The dense ones alone: `FROM=6 STEP=224`, and so on.
+
+use std::time::Duration;
+
+use super::plan::{PATIENT, Place, Plan, Role, Trouble, ms};
+use crate::broker::machine::Behaviour;
+use crate::simulation::LinkSettings;
+use crate::simulation::random::Random;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum World {
+    /// The usual mix.
+    Mixed,
+    /// One trouble after the other, each of them short.
+    Dense,
+    /// A line on which an answer takes longer than the time-outs, and arrives all the same.
+    SlowLine,
+    /// Connections end now and then and may be made again at once; in between consumers wait long for messages. A client needs
+    /// hardly any patience.
+    Spaced,
+    /// One node of a cluster dies and never returns.
+    StaysAway,
+    /// No broker can be reached for longer than clients try.
+    AllAway,
+    /// A consumer begins late, and there is much to be read from each of several leaders.
+    Backlog,
+    /// A writer leaves gaps before the active segment, which kill a node that is asked for a number there.
+    Gaps,
+}
+
+/// The seeds that stand for them: remainders that those had not with which the mix has found something.
+const AT: [u64; 4] = [6, 7, 22, 31];
+
+impl World {
+    pub(super) fn of(seed: u64) -> World {
+        const WORLDS: [World; 7] = [
+            World::Dense,
+            World::SlowLine,
+            World::Spaced,
+            World::StaysAway,
+            World::AllAway,
+            World::Backlog,
+            World::Gaps,
+        ];
+        if AT.contains(&(seed % 32)) { WORLDS[(seed / 32 % 7) as usize] } else { World::Mixed }
+    }
+
+    /// How many nodes it needs, and copies of a partition.
+    pub(super) fn nodes(self) -> Option<(usize, usize)> {
+        match self {
+            World::StaysAway => Some((3, 3)),
+            World::AllAway => Some((5, 1)),
+            World::Backlog => Some((3, 1)),
+            World::Gaps => Some((1, 1)),
+            _ => None,
+        }
+    }
+}
+
+/// When a consumer begins that has much to read.
+pub(super) const BEGINS_LATE: Duration = Duration::from_secs(14);
+
+/// The kinds of trouble that end connections and are over at once: a cut, a reset, a broker that closes all.
+const ENDS: [u64; 3] = [9, 10, 16];
+const KILLED: u64 = 0;
+const SEPARATE: u64 = 6;
+
+impl Plan {
+    /// Makes it that of a world of its own.
+    pub(super) fn in_world(mut self, random: &mut Random) -> Plan {
+        let end = self.work_ends.as_millis() as u64;
+        let nodes = self.nodes as u64;
+        let trouble =
+            |kind, node, begins, lasts, number| Trouble { kind, node, begins: ms(begins), lasts: ms(lasts), number };
+        match self.world {
+            World::Mixed => {}
+            World::Dense => {
+                self.troubles = (0..30 + random.below(50))
+                    .map(|_| {
+                        let begins = 500 + random.below(end - 2500);
+                        let (node, number) = (random.below(nodes) as usize, random.next());
+                        trouble(random.below(25), node, begins, random.below(1500), number)
+                    })
+                    .collect();
+            }
+            World::SlowLine => {
+                self.links = self.links.bandwidth(25_000 + random.below(25_000)).latency(ms(1)..ms(20));
+                (self.troubles, self.look_up) = (Vec::new(), Duration::ZERO);
+                self.io_timeout = ms(2_000);
+                // What is written must be read too.
+                self.work_ends = self.work_ends.min(ms(6_000));
+                keep_one_of_each(&mut self.roles);
+            }
+            World::Spaced => {
+                self.retry = ms(2_000 + random.below(2_000));
+                (self.look_up, self.options.idle_timeout) = (Duration::ZERO, None);
+                self.roles
+                    .retain(|role| !matches!(role, Role::Producer { idempotent: false, .. } | Role::Publisher { .. }));
+                self.troubles.clear();
+                let mut at = 3_000 + random.below(3_000);
+                while at < 30_000 {
+                    let kind = ENDS[random.below(3) as usize];
+                    self.troubles.extend((0..self.nodes).map(|node| trouble(kind, node, at, 0, 0)));
+                    at += 12_000 + random.below(3_000);
+                }
+                self.work_ends = ms(36_000);
+            }
+            World::StaysAway => {
+                let (node, at) = (random.below(nodes) as usize, 1_000 + random.below(end / 2));
+                self.troubles = vec![trouble(KILLED, node, at, 3_600_000, 0)];
+                self.stays_away = Some(node);
+                if self.options.behaviour.fail_over.is_none() {
+                    self.options.behaviour = Behaviour::worst(random.next());
+                }
+            }
+            World::AllAway => {
+                self.retry = ms(1_000 + random.below(2_000));
+                (self.connect_timeout, self.io_timeout, self.look_up) = (ms(10_000), ms(3_000), Duration::ZERO);
+                self.troubles = (0..self.nodes).map(|node| trouble(SEPARATE, node, 5_000, 60_000, 0)).collect();
+                self.work_ends = ms(70_000);
+            }
+            World::Backlog => {
+                self.links = LinkSettings::default().latency(ms(0)..ms(5));
+                (self.troubles, self.look_up, self.retry) = (Vec::new(), Duration::ZERO, PATIENT);
+                self.options.idle_timeout = None;
+                // One of each leader.
+                self.partitions = vec![3];
+                let places: Vec<Place> = (0..3).map(|partition| Place { topic: 0, partition }).collect();
+                let producer = Role::Producer { idempotent: false, places: places.clone() };
+                self.roles = vec![producer.clone(), producer, Role::Consumer { places, restarts: false }];
+            }
+            World::Gaps => {
+                (self.troubles, self.look_up, self.retry) = (Vec::new(), Duration::ZERO, PATIENT);
+                self.options.behaviour = Behaviour::worst(random.next());
+                let place = Place { topic: 0, partition: 0 };
+                let all = (0..self.partitions[0]).map(|partition| Place { topic: 0, partition });
+                let consumer = Role::Consumer { places: all.collect(), restarts: true };
+                self.roles = vec![Role::Mirror { place }, consumer.clone(), consumer];
+            }
+        }
+        self.trouble_ends = self.work_ends;
+        // Who gives up before a node that died of a request is back never learns what it died of.
+        if let Some(back) = &mut self.options.behaviour.deadly {
+            *back = self.retry.div_f64(3.0).min(*back);
+        }
+        self
+    }
+}
+
+/// Keeps the first idempotent producer and the first consumer.
+fn keep_one_of_each(roles: &mut Vec<Role>) {
+    let (mut produces, mut consumes) = (false, false);
+    roles.retain(|role| match role {
+        Role::Producer { idempotent: true, .. } => !std::mem::replace(&mut produces, true),
+        Role::Consumer { .. } => !std::mem::replace(&mut consumes, true),
+        _ => false,
+    });
+}
