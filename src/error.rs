@@ -568,8 +568,10 @@ pub enum Fault {
         /// The number asked for.
         seq: u64,
     },
-    /// Two connections in a row ended as soon as this number was asked for. A gap in the numbers before a partition's active
-    /// segment kills a TANK server that is asked for it, so it is not asked for again.
+    /// Two connections in a row ended when this number was asked for, the second one just after the broker had answered a
+    /// harmless question about the partition. A gap in the numbers before a partition's active segment kills a TANK server that
+    /// is asked for it, so it is not asked for again. A client cannot see why a server ended: another cause that strikes twice at
+    /// such moments looks the same, and a new subscription at the same number gets past it.
     #[error(
         "two connections ended when sequence number {seq} was asked for: a gap in the numbers there may kill the server; \
          Start::At({mark}) skips to the last message"

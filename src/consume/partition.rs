@@ -65,8 +65,18 @@ pub(super) struct Partition {
     standstill: RetryState,
     /// The highest first available number that an answer has named.
     highest_first: u64,
-    /// Connections in a row that ended on a fetch of what should be there, before any byte of an answer.
-    deaths: u32,
+    suspicion: Suspicion,
+}
+
+/// Whether asking for the next number may kill a server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Suspicion {
+    #[default]
+    None,
+    /// A connection ended on a fetch, before any byte of an answer: a harmless question is asked first.
+    Ended,
+    /// The answer is that the number should be there.
+    Answered,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -134,7 +144,7 @@ impl Partition {
 
     /// Whether it may have ended a connection.
     pub(super) fn is_suspect(&self) -> bool {
-        self.deaths > 0
+        self.suspicion != Suspicion::None
     }
 
     pub(super) fn is_probe(&self) -> bool {
@@ -154,12 +164,12 @@ impl Partition {
 
     /// Whether the number to ask for may lie in a gap that kills a server: it is not above the mark, as far as that is known.
     fn is_risky(&self) -> bool {
-        self.is_behind() || (self.high_water_mark.is_none() && self.has_begun() && !self.is_suspect())
+        !self.needs_mark() && (self.is_behind() || (self.high_water_mark.is_none() && self.has_begun()))
     }
 
     /// Whether to ask for its mark, which is harmless, before a number is asked for again that may have ended a connection.
     fn needs_mark(&self) -> bool {
-        self.high_water_mark.is_none() && self.is_suspect()
+        self.suspicion == Suspicion::Ended
     }
 
     /// What to ask for, if it may be asked for now.

@@ -138,7 +138,7 @@ impl Machine {
             }
             Lookup::Deadly(reason) => {
                 let place = (Arc::clone(&request.client_id), Arc::clone(topic), wanted.partition);
-                *self.fetch_deaths.entry(place).or_default() += 1;
+                *self.fetch_deaths.entry(place).or_default().entry(wanted.seq).or_default() += 1;
                 self.deadly(conn.node, reason);
                 return Err(HangUp);
             }

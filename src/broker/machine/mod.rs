@@ -123,8 +123,8 @@ pub(crate) struct Machine {
     schedule: Schedule,
     chance: Chance,
     killed_by: Option<String>,
-    /// How often a fetch of this client for this partition has killed a node.
-    fetch_deaths: BTreeMap<(Arc<str>, Arc<str>, u16), u64>,
+    /// How often a fetch of this client for a partition and this number has killed a node.
+    fetch_deaths: BTreeMap<(Arc<str>, Arc<str>, u16), BTreeMap<u64, u64>>,
     /// How often leaders have changed and topics were made.
     moves: u64,
     journal: VecDeque<Appended>,

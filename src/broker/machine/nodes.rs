@@ -8,6 +8,7 @@
 //!                                     └── FailOver, unless it came back: its partitions get other leaders
 //! ```
 
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -388,10 +389,10 @@ impl Machine {
         self.nodes.get(node).map_or(0, |node| node.deaths)
     }
 
-    /// How often a fetch of this client for this partition has killed a node.
+    /// How often fetches of this client for a partition have killed a node, by number.
     #[cfg_attr(not(test), allow(dead_code))]
-    pub(crate) fn fetch_deaths(&self, client: &str, topic: &str, partition: u16) -> u64 {
-        self.fetch_deaths.get(&(client.into(), topic.into(), partition)).copied().unwrap_or(0)
+    pub(crate) fn fetch_deaths(&self, client: &str, topic: &str, partition: u16) -> BTreeMap<u64, u64> {
+        self.fetch_deaths.get(&(client.into(), topic.into(), partition)).cloned().unwrap_or_default()
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use super::super::subscription::Options;
-use super::{Begin, Partition, State, before_end};
+use super::{Begin, Partition, State, Suspicion, before_end};
 use crate::consume::subscription::OutOfRange;
 use crate::error::{Error, Fault, Result};
 use crate::net::{BrokerAddr, RetryPolicy, Time, WELL};
@@ -31,7 +31,7 @@ impl Partition {
         }
         let needed_mark = self.needs_mark();
         if !needed_mark {
-            self.deaths = 0;
+            self.suspicion = Suspicion::None;
         }
         if self.is_probe() {
             match answer {
@@ -51,6 +51,8 @@ impl Partition {
             }
             PartitionAnswer::OutOfRange { high_water_mark, first_available } if needed_mark => {
                 (self.first_available, self.high_water_mark) = (first_available, Some(high_water_mark));
+                // The number after the mark is safe.
+                self.suspicion = if self.is_behind() { Suspicion::Answered } else { Suspicion::None };
                 Next::Go
             }
             PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
@@ -286,9 +288,9 @@ impl Partition {
             // Earlier trouble has ended in between.
             self.end_trouble();
         }
-        if how.unanswered && self.is_risky() {
-            self.deaths += 1;
-            if self.deaths > 1 && how.alone {
+        if how.unanswered && self.has_begun() {
+            let before = std::mem::replace(&mut self.suspicion, Suspicion::Ended);
+            if before == Suspicion::Answered && how.alone {
                 let mark = self.high_water_mark.unwrap_or(0);
                 return Err(self.fault(Fault::Deadly { seq: self.fetch_from, mark }));
             }

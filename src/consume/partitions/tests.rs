@@ -89,6 +89,14 @@ fn partitions_that_may_have_ended_a_connection_are_asked_for_one_by_one() {
     all.wake(all.next_wake());
     let mut list = due(&mut all);
     assert_eq!(list.len(), 3, "the same pause for all of them");
+    // A harmless question first, for all of them together.
+    assert_eq!(next(&mut all, &mut list), [0, 1, 2]);
+    for index in 0..3 {
+        let mark = PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 };
+        all.on_answer(at(1), index, mark, &mut AnswerSummary::default());
+        all.on_end(at(1), index, false, None);
+    }
+    let mut list = due(&mut all);
     let request = all.next_request(&mut list, Load::default()).unwrap();
     assert!(matches!(request[..], [(0, Want { waits: false, .. })]), "{request:?}");
     let way = Load { risky: 1, suspects: 1 };

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::plan::{Place, Plan};
+use super::worlds::World;
 use crate::broker::host::Host;
 use crate::broker::machine::{Appended, Machine};
 use crate::net::Time;
@@ -77,8 +78,8 @@ struct Deliveries {
     began: usize,
     /// Something here kills nodes, and was skipped.
     skips: bool,
-    /// How often its fetches had killed a node when the present subscription began.
-    deaths: u64,
+    /// How often its fetches had killed a node when the present subscription began, by number.
+    deaths: BTreeMap<u64, u64>,
 }
 
 impl Deliveries {
@@ -137,7 +138,7 @@ impl Model {
     pub(super) fn new(sim: Simulation, nodes: Arc<Nodes>, topics: Vec<String>, cluster: bool, plan: &Plan) -> Model {
         let list: Vec<String> = plan.troubles.iter().map(ToString::to_string).collect();
         // A broker that closes idle connections may do so just as a request comes.
-        let troubled = !list.is_empty() || plan.options.idle_timeout.is_some();
+        let troubled = !list.is_empty() || plan.options.idle_timeout.is_some() || plan.world == World::Gaps;
         let troubles = list.join(", ");
         Model { sim, nodes, topics, cluster, retention: plan.retention, troubled, troubles, inner: Mutex::default() }
     }
