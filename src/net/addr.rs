@@ -1,7 +1,8 @@
 //! Broker addresses as users write them.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -45,12 +46,6 @@ impl From<SocketAddr> for BrokerAddr {
     }
 }
 
-impl From<SocketAddrV4> for BrokerAddr {
-    fn from(endpoint: SocketAddrV4) -> BrokerAddr {
-        BrokerAddr::from(SocketAddr::V4(endpoint))
-    }
-}
-
 impl fmt::Display for BrokerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
@@ -90,23 +85,22 @@ fn parse_broker(text: &str) -> Result<BrokerAddr, String> {
             None => (text, None),
         }
     };
-    if host.is_empty() {
-        return Err("no host".into());
-    }
-    if host.contains(':') && format!("[{host}]:0").parse::<std::net::SocketAddrV6>().is_err() {
-        return Err("neither host:port nor an IPv6 address".into());
-    }
-    if host.contains(char::is_whitespace) || host.contains('/') {
-        return Err("a host name has no blanks or slashes".into());
-    }
     let port = match port {
         None => DEFAULT_PORT,
-        Some(port) => match port.parse() {
-            Ok(0) | Err(_) => return Err(format!("port {port:?} is not a number from 1 to 65535")),
-            Ok(port) => port,
-        },
+        Some(text) => {
+            let port = text.parse::<NonZeroU16>();
+            port.map_err(|_| format!("port {text:?} is not a number from 1 to 65535"))?.get()
+        }
     };
-    Ok(BrokerAddr { host: host.into(), port })
+    let reason = match host {
+        "" => "no host",
+        _ if host.contains(':') && format!("[{host}]:0").parse::<SocketAddrV6>().is_err() => {
+            "neither host:port nor an IPv6 address"
+        }
+        _ if host.contains(char::is_whitespace) || host.contains('/') => "a host name has no blanks or slashes",
+        _ => return Ok(BrokerAddr { host: host.into(), port }),
+    };
+    Err(reason.into())
 }
 
 #[cfg(test)]

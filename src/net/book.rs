@@ -31,34 +31,21 @@ pub(crate) struct AddressBook {
 #[derive(Debug)]
 struct Book {
     /// Those the user named and leaders that were heard of, the most promising first, those that failed last; at least one.
-    brokers: Vec<Known>,
+    /// Each with the moment until which it comes after all others, if it has failed.
+    brokers: Vec<(BrokerAddr, Time)>,
     leaders: HashMap<Arc<str>, HashMap<u16, BrokerAddr>>,
 }
 
-/// A broker that is known.
-#[derive(Debug)]
-struct Known {
-    addr: BrokerAddr,
-    /// Until when it comes after all others, if it has failed.
-    distrusted_until: Time,
-}
-
-impl Known {
-    fn new(addr: BrokerAddr) -> Known {
-        Known { addr, distrusted_until: Time::ZERO }
-    }
-}
-
 impl Book {
-    fn take(&mut self, addr: &BrokerAddr) -> Option<Known> {
-        let index = self.brokers.iter().position(|known| known.addr == *addr)?;
+    fn take(&mut self, addr: &BrokerAddr) -> Option<(BrokerAddr, Time)> {
+        let index = self.brokers.iter().position(|(known, _)| known == addr)?;
         Some(self.brokers.remove(index))
     }
 
     /// Puts a broker after all others, but before those that failed just now.
-    fn put(&mut self, broker: Known, now: Time) {
-        let at = self.brokers.iter().position(|known| now < known.distrusted_until).unwrap_or(self.brokers.len());
-        self.brokers.insert(at, broker);
+    fn put(&mut self, broker: (BrokerAddr, Time), now: Time) {
+        let failed = self.brokers.iter().position(|&(_, distrusted_until)| now < distrusted_until);
+        self.brokers.insert(failed.unwrap_or(self.brokers.len()), broker);
     }
 }
 
@@ -73,7 +60,8 @@ impl AddressBook {
                 }
             }
         }
-        let book = Book { brokers: brokers.iter().cloned().map(Known::new).collect(), leaders: HashMap::new() };
+        let known = brokers.iter().map(|broker| (broker.clone(), Time::ZERO)).collect();
+        let book = Book { brokers: known, leaders: HashMap::new() };
         AddressBook { given: brokers, settings, book: Mutex::new(book) }
     }
 
@@ -110,13 +98,13 @@ impl AddressBook {
 
     /// The brokers that are known, the most promising first.
     pub(crate) fn brokers(&self) -> Vec<BrokerAddr> {
-        self.book().brokers.iter().map(|known| known.addr.clone()).collect()
+        self.book().brokers.iter().map(|(addr, _)| addr.clone()).collect()
     }
 
     /// The broker to ask for a partition: its leader if that is known, else the most promising one.
     pub(crate) fn broker_for(&self, topic: &str, partition: u16) -> BrokerAddr {
         let book = self.book();
-        book.leaders.get(topic).and_then(|leaders| leaders.get(&partition)).unwrap_or(&book.brokers[0].addr).clone()
+        book.leaders.get(topic).and_then(|leaders| leaders.get(&partition)).unwrap_or(&book.brokers[0].0).clone()
     }
 
     /// Notes what a broker's answer about a partition says of its leader. Returns the answer as it is to be understood: a
@@ -151,14 +139,11 @@ impl AddressBook {
     /// Remembers who leads a partition.
     pub(crate) fn learn(&self, topic: &Arc<str>, partition: u16, leader: BrokerAddr, now: Time) {
         let mut book = self.book();
-        let is_known = book.brokers.iter().any(|known| known.addr == leader);
+        let is_known = book.brokers.iter().any(|(known, _)| *known == leader);
         if !is_known && book.brokers.len() < MAX_BROKERS {
-            book.put(Known::new(leader.clone()), now);
+            book.put((leader.clone(), Time::ZERO), now);
         }
-        let leaders = match book.leaders.get_mut(topic) {
-            Some(leaders) => leaders,
-            None => book.leaders.entry(topic.clone()).or_default(),
-        };
+        let leaders = book.leaders.entry(topic.clone()).or_default();
         if leaders.get(&partition) != Some(&leader) {
             debug!("{topic}/{partition} is led by {leader}");
             leaders.insert(partition, leader);
@@ -183,8 +168,8 @@ impl AddressBook {
     /// Moves a broker that failed after the others for a while, and forgets all that it leads.
     pub(crate) fn failed(&self, addr: &BrokerAddr, now: Time) {
         let mut book = self.book();
-        if let Some(broker) = book.take(addr) {
-            book.brokers.push(Known { distrusted_until: now.after(DISTRUST), ..broker });
+        if let Some((broker, _)) = book.take(addr) {
+            book.brokers.push((broker, now.after(DISTRUST)));
         }
         for leaders in book.leaders.values_mut() {
             leaders.retain(|_, leader| leader != addr);
@@ -243,8 +228,8 @@ mod tests {
         for nobody in [at([0; 4], 5), at([255; 4], 5), at([10, 0, 0, 2], 0)] {
             assert_eq!((open.named(nobody), strict.named(nobody)), (Ok(None), Ok(None)));
         }
-        assert_eq!(open.named(other), Ok(Some(other.into())));
+        assert_eq!(open.named(other), Ok(Some(SocketAddr::V4(other).into())));
         assert_eq!(strict.named(other), Err(Fault::RedirectRefused(other)));
-        assert_eq!(strict.named(at([10, 0, 0, 1], 5)), Ok(Some(at([10, 0, 0, 1], 5).into())));
+        assert_eq!(strict.named(at([10, 0, 0, 1], 5)), Ok(Some(SocketAddr::V4(at([10, 0, 0, 1], 5)).into())));
     }
 }

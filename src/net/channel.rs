@@ -16,7 +16,7 @@
 //! deadline of its own, which every [`PROGRESS`] bytes move on; so has sending. Time that the caller spends elsewhere between
 //! two looks counts, unless bytes turn out to have been waiting for it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -93,8 +93,7 @@ struct Up {
     unsent: VecDeque<(usize, u32, Duration)>,
     send: Deadline,
     /// Requests sent and not answered: when they are due on the connection's clock, and what that allows them.
-    waiting: HashMap<u32, (Duration, Duration)>,
-    by_due: BTreeSet<(Duration, u32)>,
+    waiting: BTreeMap<u32, (Duration, Duration)>,
     /// The answer that is being received.
     receive: Option<Deadline>,
     /// By how much the connection's clock lags the network's.
@@ -307,7 +306,7 @@ impl Channel {
                 up.stood_still += now.since(receive.began);
             }
             if let Some(id) = id {
-                up.forget(id);
+                up.waiting.remove(&id);
             }
         }
     }
@@ -319,10 +318,7 @@ impl Channel {
         let (phase, allowance) = match &up.receive {
             Some(receive) if now >= receive.due => (Phase::Read, self.settings.config.io_timeout),
             Some(_) => return None,
-            None => {
-                let (_, id) = up.by_due.first().filter(|(due, _)| up.clock(now) >= *due)?;
-                (Phase::Wait, up.waiting.get(id)?.1)
-            }
+            None => (Phase::Wait, up.waiting.values().min().filter(|(due, _)| up.clock(now) >= *due)?.1),
         };
         Some(Error::timeout(&self.broker, phase, allowance))
     }
@@ -455,8 +451,7 @@ impl Up {
             sent: 0,
             unsent: VecDeque::new(),
             send: Deadline::new(now, Duration::ZERO),
-            waiting: HashMap::new(),
-            by_due: BTreeSet::new(),
+            waiting: BTreeMap::new(),
             receive: None,
             stood_still: Duration::ZERO,
             received: 0,
@@ -483,9 +478,7 @@ impl Up {
         while let Some(&(end, id, allowance)) = self.unsent.front().filter(|(end, ..)| *end <= self.sent) {
             debug_assert!(end <= self.sent);
             self.unsent.pop_front();
-            let due = clock.saturating_add(allowance);
-            self.waiting.insert(id, (due, allowance));
-            self.by_due.insert((due, id));
+            self.waiting.insert(id, (clock.saturating_add(allowance), allowance));
         }
         if self.sent == self.out.len() {
             self.out.clear();
@@ -508,17 +501,11 @@ impl Up {
         }
     }
 
-    fn forget(&mut self, id: u32) {
-        if let Some((due, _)) = self.waiting.remove(&id) {
-            self.by_due.remove(&(due, id));
-        }
-    }
-
     fn due(&self) -> Time {
         let answer = match &self.receive {
             Some(receive) => receive.due,
             None => {
-                let first = self.by_due.first();
+                let first = self.waiting.values().min();
                 first.map_or(Time::NEVER, |(due, _)| self.since.after(self.stood_still).after(*due))
             }
         };

@@ -1,6 +1,5 @@
 //! The operating system's network: the only place, beside the embedded broker's server, that touches its clock and sockets.
 
-use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -144,13 +143,8 @@ fn is_in_progress(e: &io::Error) -> bool {
 }
 
 /// A TCP connection, without blocking.
+#[derive(Debug)]
 struct Tcp(TcpStream);
-
-impl fmt::Debug for Tcp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Tcp").field(&self.0.peer_addr().ok()).finish()
-    }
-}
 
 impl Socket for Tcp {
     fn finish_connect(&self) -> io::Result<bool> {

@@ -53,15 +53,10 @@ pub(super) enum Stage {
 pub(super) type Unpacked = (Vec<u8>, Vec<Entry>);
 
 impl Bundle {
-    /// Seals what `builder` has collected, into `bytes`. Numbers of a numbering producer are still to come.
-    pub(super) fn seal(
-        builder: &mut BundleBuilder,
-        mut bytes: Vec<u8>,
-        compression: Compression,
-        numbering: bool,
-    ) -> Result<Bundle> {
+    /// Seals what `builder` has collected, into `bytes`.
+    pub(super) fn seal(builder: &mut BundleBuilder, mut bytes: Vec<u8>, compression: Compression) -> Result<Bundle> {
         let (count, size) = (builder.count(), builder.set_len());
-        let range = builder.sparse_range().filter(|_| !numbering);
+        let range = builder.sparse_range();
         builder.finish(compression, &mut bytes).map_err(Error::encode)?;
         Ok(Bundle { bytes, count, size, range, ..Bundle::default() })
     }
@@ -116,7 +111,7 @@ impl Bundle {
                     .push_at(entry.seq, &RawMessage { timestamp_ms: entry.timestamp_ms, key, payload })
                     .map_err(Error::encode)?;
             }
-            let part = Bundle::seal(&mut builder, Vec::new(), Compression::Auto, false)?;
+            let part = Bundle::seal(&mut builder, Vec::new(), Compression::Auto)?;
             Ok(Bundle { order: self.order, held_at: self.held_at, size: 0, ..part })
         };
         let (head, tail) = entries.split_at(entries.partition_point(|entry| entry.seq <= end));
@@ -169,16 +164,18 @@ impl Spares {
 
     /// Takes back an empty builder.
     pub(super) fn put_builder(&mut self, builder: BundleBuilder) {
-        if self.builders.len() < SPARES && builder.capacity() <= LARGEST_SPARE {
-            self.builders.push(builder);
-        }
+        keep(&mut self.builders, builder.capacity(), builder);
     }
 
     pub(super) fn put_buffer(&mut self, mut bytes: Vec<u8>) {
-        if self.buffers.len() < SPARES && bytes.capacity() <= LARGEST_SPARE {
-            bytes.clear();
-            self.buffers.push(bytes);
-        }
+        bytes.clear();
+        keep(&mut self.buffers, bytes.capacity(), bytes);
+    }
+}
+
+fn keep<T>(spares: &mut Vec<T>, capacity: usize, piece: T) {
+    if spares.len() < SPARES && capacity <= LARGEST_SPARE {
+        spares.push(piece);
     }
 }
 
@@ -192,7 +189,7 @@ pub(super) mod tests {
             let raw = RawMessage { timestamp_ms: 7, key: Some(b"k"), payload: text.as_bytes() };
             builder.push_at(seq, &raw).unwrap();
         }
-        Bundle::seal(&mut builder, Vec::new(), Compression::Auto, true).unwrap()
+        Bundle { range: None, ..Bundle::seal(&mut builder, Vec::new(), Compression::Auto).unwrap() }
     }
 
     pub(in crate::produce) fn contents(bundle: &Bundle) -> Vec<(u64, String)> {

@@ -291,7 +291,8 @@ impl Driver {
             // It may be the only node to say so, or the leader it named before could not be reached.
             book.knew_no_leader(broker, now);
         }
-        match queue.trouble() {
+        // Not while answers to others are awaited before it fails.
+        match queue.trouble.as_ref().filter(|_| queue.cause.is_none()) {
             Some(e) if e.is_redirect() => debug!("{e:#}, trying again"),
             Some(e) => warn!("{e:#}, trying again"),
             None => {}

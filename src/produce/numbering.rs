@@ -32,8 +32,9 @@ pub(super) struct Numbering {
     /// Whose log the numbers were last compared with.
     leader: Option<BrokerId>,
     /// Whether that must be done again before anything is sent.
-    unsure: bool,
-    another_writer: bool,
+    pub(super) unsure: bool,
+    /// Whether the log has numbers that were not sent from here.
+    pub(super) another_writer: bool,
 }
 
 /// What the end of a leader's log says: numbers that are missing there, first and last, and bundles that are stored, since a
@@ -48,21 +49,6 @@ impl Numbering {
             None => front.is_some(),
             Some(_) => self.unsure || (unresolved && self.leader != Some(leader)),
         }
-    }
-
-    /// Nothing is certain any more.
-    pub(super) fn doubt(&mut self) {
-        self.unsure = true;
-    }
-
-    /// The leader's log has numbers that were not sent from here.
-    pub(super) fn meet_another_writer(&mut self) {
-        self.another_writer = true;
-    }
-
-    /// Notes that bundles with numbers, which have failed, are to be sent again.
-    pub(super) fn take_back(&mut self) {
-        (self.unsure, self.another_writer) = (true, false);
     }
 
     /// Gives a bundle its numbers, unless it has some.

@@ -5,7 +5,6 @@ use std::mem;
 use std::sync::Arc;
 
 use super::bundle::{BrokerId, Bundle, Spares, Stage};
-use super::numbering::Numbering;
 use super::queue::{Delivery, PartitionQueue, ToSend};
 use crate::error::{Error, Fault};
 use crate::net::Time;
@@ -32,7 +31,7 @@ impl PartitionQueue {
             (Ok(mark), None, Some(_)) => self.on_mark(now, mark),
             (Err(fault), None, Some(_)) => {
                 // Who leads now is not known, but it may be another one.
-                self.numbering.iter_mut().for_each(Numbering::doubt);
+                self.numbering.iter_mut().for_each(|numbering| numbering.unsure = true);
                 let again = self.again(now, fault, false);
                 self.conclude(None, again);
             }
@@ -129,7 +128,7 @@ impl PartitionQueue {
             }
             Fault::SeqNotAbove { .. } => {
                 let seq = bundle.first_seq();
-                self.numbering.iter_mut().filter(|_| !in_doubt).for_each(Numbering::meet_another_writer);
+                self.numbering.iter_mut().for_each(|numbering| numbering.another_writer = !in_doubt);
                 self.again(now, Fault::SeqNotAbove { seq }, in_doubt)
             }
             fault => self.again(now, fault, in_doubt),
@@ -187,7 +186,7 @@ impl PartitionQueue {
         match (again, index) {
             (Ok(e), _) => {
                 if let Some(bundle) = index.and_then(|index| self.bundles.get_mut(index)) {
-                    self.numbering.iter_mut().filter(|_| bundle.at_large).for_each(Numbering::doubt);
+                    self.numbering.iter_mut().for_each(|numbering| numbering.unsure |= bundle.at_large);
                     bundle.stage = Stage::Refused(e.clone());
                 }
                 self.trouble = Some(e);

@@ -12,6 +12,7 @@ use super::builder::ProducerBuilder;
 use super::bundle::Spares;
 use super::driver::Driver;
 use super::failure::Failure;
+use super::numbering::Numbering;
 use super::queue::{Delivery, PartitionQueue};
 use super::records::{WallClock, check_place, check_record, most_bytes};
 use crate::error::{Error, Result};
@@ -280,7 +281,7 @@ impl Producer {
             topic.queues.resize(index + 1, None);
         }
         let (compression, policy) = (self.settings.options.compression, self.settings.session.leader_policy());
-        let numbering = self.settings.idempotent;
+        let numbering = self.settings.idempotent.then(Numbering::default);
         self.queues.push(PartitionQueue::new(topic.name.clone(), partition, compression, numbering, policy));
         Ok(*topic.queues[index].insert(self.queues.len() - 1))
     }
@@ -396,7 +397,7 @@ impl Producer {
         self.driver.step(&mut self.queues, look_up)?;
         let now = self.driver.stepped;
         for index in mem::take(&mut self.driver.changed) {
-            while let Some(delivery) = self.queues[index].outcome() {
+            while let Some(delivery) = self.queues[index].deliveries.pop_front() {
                 self.queues[index].progressed = now;
                 self.take_in(index, delivery);
             }

@@ -56,7 +56,7 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
     let mut driver = Driver::new(session.clone(), options, 1, numbered);
     let policy = session.leader_policy();
     let queue = |given: &PartitionRecords<'_>| {
-        PartitionQueue::new(given.topic.into(), given.partition, options.compression, false, policy)
+        PartitionQueue::new(given.topic.into(), given.partition, options.compression, None, policy)
     };
     let mut queues: Vec<PartitionQueue> = given.iter().map(queue).collect();
     let mut jobs: Vec<Job<'_>> = given.iter().map(|given| Job { given, stored: 0, outcome: None }).collect();
@@ -71,7 +71,7 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
         let mut has_more = false;
         for index in changed {
             let (job, queue) = (&mut jobs[index], &mut queues[index]);
-            while let Some(delivery) = queue.outcome() {
+            while let Some(delivery) = queue.deliveries.pop_front() {
                 job.take_in(delivery, &mut spares);
             }
             if job.outcome.is_none() && queue.is_idle() {

@@ -49,10 +49,11 @@ pub(super) struct PartitionQueue {
     /// Attempts in a row that reached no broker, and redirects in a row.
     pub(super) unsent: usize,
     pub(super) redirects: u32,
-    /// What went wrong last.
+    /// What went wrong last, and is tried again.
     pub(super) trouble: Option<Error>,
     /// Why the first bundle failed, until nothing is in flight any more.
     pub(super) cause: Option<Arc<Error>>,
+    /// What became of the bundles: for the producer to take out.
     pub(super) deliveries: VecDeque<Delivery>,
     /// Bytes of records that are neither stored nor have failed, before compression.
     pub(super) bytes: usize,
@@ -89,10 +90,9 @@ impl PartitionQueue {
         topic: Arc<str>,
         partition: u16,
         compression: Compression,
-        numbering: bool,
+        numbering: Option<Numbering>,
         policy: RetryPolicy,
     ) -> PartitionQueue {
-        let numbering = numbering.then(Numbering::default);
         let send_by = Time::NEVER;
         PartitionQueue { topic, partition, compression, policy, numbering, send_by, ..PartitionQueue::default() }
     }
@@ -132,7 +132,9 @@ impl PartitionQueue {
         self.send_by = Time::NEVER;
         let Some(mut builder) = self.collected.take() else { return Ok(()) };
         if !builder.is_empty() {
-            self.enqueue(Bundle::seal(&mut builder, spares.buffer(), self.compression, self.numbering.is_some())?);
+            let bundle = Bundle::seal(&mut builder, spares.buffer(), self.compression)?;
+            // Those of a numbering producer are still to come.
+            self.enqueue(Bundle { range: bundle.range.filter(|_| self.numbering.is_none()), ..bundle });
         }
         spares.put_builder(builder);
         Ok(())
@@ -215,15 +217,10 @@ impl PartitionQueue {
         }
     }
 
-    /// What became of a bundle, in order.
-    pub(super) fn outcome(&mut self) -> Option<Delivery> {
-        self.deliveries.pop_front()
-    }
-
     /// Takes back what has failed, in order, to be sent again.
     pub(super) fn take_back(&mut self, bundle: Bundle) {
         if let Some(numbering) = self.numbering.as_mut().filter(|_| bundle.range.is_some()) {
-            numbering.take_back();
+            (numbering.unsure, numbering.another_writer) = (true, false);
         }
         self.bytes += bundle.size;
         self.enqueue(bundle);
@@ -245,11 +242,6 @@ impl PartitionQueue {
     /// Whether something has gone wrong since the last bundle was stored.
     pub(super) fn is_in_trouble(&self) -> bool {
         self.cause.is_some() || self.retry.is_in_trouble()
-    }
-
-    /// What went wrong last, if it is tried again.
-    pub(super) fn trouble(&self) -> Option<&Error> {
-        self.trouble.as_ref().filter(|_| self.cause.is_none())
     }
 }
 

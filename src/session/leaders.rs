@@ -20,15 +20,10 @@ impl Session {
         let (from, states) = self.call(&mut request)?;
         let states = states.ok_or_else(|| Error::broker(topic, None, Fault::UnknownTopic).at(&from))?;
         let (name, now): (Arc<str>, _) = (topic.into(), self.now());
-        for (state, id) in states.iter().zip(0..) {
-            match state {
-                PartitionState::Marks { .. } => self.book.learn(&name, id, from.clone(), now),
-                PartitionState::Redirect(endpoint) => {
-                    if let Some(leader) = self.book.named(*endpoint).ok().flatten() {
-                        self.book.learn(&name, id, leader, now);
-                    }
-                }
-                PartitionState::SystemError | PartitionState::NoLeader => {}
+        for (reply, id) in states.iter().map(marks_of_state).zip(0..) {
+            if matches!(reply, Ok(_) | Err(Fault::Redirects { .. })) {
+                // Where it leads is all that matters here.
+                let _ = self.book.note_reply(&from, &name, id, now, reply);
             }
         }
         Ok(states)

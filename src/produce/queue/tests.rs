@@ -19,7 +19,7 @@ fn at(ms: u64) -> Time {
 }
 
 fn queue(numbering: bool) -> PartitionQueue {
-    PartitionQueue::new("orders".into(), 3, Compression::Auto, numbering, POLICY)
+    PartitionQueue::new("orders".into(), 3, Compression::Auto, numbering.then(Numbering::default), POLICY)
 }
 
 /// Gives the queue a bundle with a record for each text.
@@ -47,7 +47,7 @@ fn lost(queue: &mut PartitionQueue, now: Time, id: u32, handed_over: bool) {
 /// What has become of the records, in order: stored `+`, unknown `?`, otherwise not stored `-`; a gap as its numbers.
 fn outcomes(queue: &mut PartitionQueue) -> Vec<String> {
     let mut out = Vec::new();
-    while let Some(delivery) = queue.outcome() {
+    while let Some(delivery) = queue.deliveries.pop_front() {
         let (mark, bundle) = match &delivery {
             Delivery::Stored(bundle) => ('+', bundle),
             Delivery::Failed(bundle, e) => {
@@ -66,7 +66,7 @@ fn outcomes(queue: &mut PartitionQueue) -> Vec<String> {
 /// Takes out all failures.
 fn failures(queue: &mut PartitionQueue) -> Vec<(Bundle, Arc<Error>)> {
     let mut failed = Vec::new();
-    while let Some(delivery) = queue.outcome() {
+    while let Some(delivery) = queue.deliveries.pop_front() {
         if let Delivery::Failed(bundle, e) = delivery {
             failed.push((bundle, e));
         }

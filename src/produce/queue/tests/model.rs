@@ -147,7 +147,7 @@ struct Run {
 
 impl Run {
     fn collect(&mut self) {
-        while let Some(delivery) = self.queue.outcome() {
+        while let Some(delivery) = self.queue.deliveries.pop_front() {
             match delivery {
                 Delivery::Stored(bundle) => self.note(&bundle, Known::Stored),
                 Delivery::Failed(bundle, e) => {
