@@ -190,7 +190,7 @@ impl Fetcher {
             turn.all.looks_for_added |= self.was_up && self.channel.is_fresh();
             self.was_up = true;
         }
-        let options = &turn.all.rules().options;
+        let options = &turn.all.rules.options;
         let max_wait_ms = if request.iter().all(|(_, want)| want.waits) { options.max_wait_ms() } else { 0 };
         let request_id = turn.session.next_request_id();
         let count = |is: fn(&Want) -> bool| request.iter().filter(|(_, want)| is(want)).count();
@@ -209,8 +209,8 @@ impl Fetcher {
         self.way.risky += load.risky;
         self.way.suspects += load.suspects;
         // Partitions were added.
-        if !Arc::ptr_eq(&self.buf.block().tag, turn.all.names()) {
-            self.buf.set_tag(turn.all.names().clone());
+        if !Arc::ptr_eq(&self.buf.block().tag, &turn.all.names) {
+            self.buf.set_tag(turn.all.names.clone());
         }
         let summary = AnswerSummary::default();
         let sent = InFlight { request_id, partitions, max_wait_ms, sent: turn.now, load, summary };
@@ -320,7 +320,7 @@ impl Fetcher {
         if let Next::AskAt(endpoint) = next {
             let (found, name) = (turn.session.book.named(endpoint), &turn.all.get(partition).name);
             // A replica near us must never be taken for the leader that messages are published to.
-            if let (Ok(Some(leader)), false) = (&found, turn.all.rules().options.prefer_local) {
+            if let (Ok(Some(leader)), false) = (&found, turn.all.rules.options.prefer_local) {
                 turn.session.book.learn(&name.topic, name.partition, leader.clone(), turn.now);
             }
             next = turn.all.on_named(turn.now, partition, endpoint, found, &mut fetch.summary);
@@ -343,7 +343,7 @@ impl Fetcher {
         if fetch.summary.knows_no_leader {
             turn.session.book.knew_no_leader(self.broker(), turn.now);
         }
-        let prefetches = turn.all.rules().options.prefetch && turn.inbox.has_bundles();
+        let prefetches = turn.all.rules.options.prefetch && turn.inbox.has_bundles();
         let soon = fetch.is_soon(turn.now);
         for partition in fetch.partitions {
             if turn.all.on_end(turn.now, partition, soon, prefetches.then_some(self.channel.broker())) {

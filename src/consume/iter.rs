@@ -134,7 +134,7 @@ impl ConsumeIter {
 
     /// Connects and sends the first fetches. In a cluster nothing waits for a leader that is in trouble.
     pub(super) fn begin(mut self) -> Result<ConsumeIter> {
-        let in_cluster = self.partitions.rules().in_cluster;
+        let in_cluster = self.partitions.rules.in_cluster;
         while !self.closer.is_closed() {
             let now = self.session.now();
             self.dispatch(now, LookUp::Allowed);
@@ -412,7 +412,7 @@ impl ConsumeIter {
             self.keep_fetchers(|fetcher| fetcher.is_used() || fetcher.is_resting(now));
         }
         debug!("{broker}: joining the subscription");
-        self.fetchers.push(Fetcher::new(broker, &self.session, self.partitions.names()));
+        self.fetchers.push(Fetcher::new(broker, &self.session, &self.partitions.names));
         self.places.insert(broker.clone(), self.fetchers.len() - 1);
         self.fetchers.len() - 1
     }
@@ -451,7 +451,7 @@ impl ConsumeIter {
                 self.wait(Time::NEVER, Fetcher::is_used)?;
             }
         }
-        self.partitions.seek(0, seq);
+        self.partitions.with(0, |partition, rules| partition.seek(seq, rules));
         match self.pull(Time::NEVER)? {
             true => Ok(self.inbox.pop_all()),
             false if self.closer.is_closed() => Err(Error::Closed),

@@ -205,21 +205,17 @@ impl Partition {
     }
 
     /// Ends a pause that is over.
-    pub(super) fn wake(&mut self, now: Time) -> bool {
-        let over = matches!(self.state, State::Paused(until) if until <= now);
-        if over {
+    pub(super) fn wake(&mut self, now: Time) {
+        if matches!(self.state, State::Paused(until) if until <= now) {
             self.state = State::Idle;
         }
-        over
     }
 
     /// Lets a dormant partition be asked for once: it may exist by now.
-    pub(super) fn probe(&mut self) -> bool {
-        let dormant = self.is_probe() && self.state == State::Done;
-        if dormant {
+    pub(super) fn probe(&mut self) {
+        if self.is_probe() && self.state == State::Done {
             self.state = State::Idle;
         }
-        dormant
     }
 
     /// Whether nothing from this number on is wanted.

@@ -35,10 +35,10 @@ const MAX_ID: u16 = u16::MAX - 1;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Partitions {
-    names: TopicPartitions,
+    pub(super) names: TopicPartitions,
     places: HashMap<Arc<str>, HashMap<u16, usize>>,
     list: Vec<Partition>,
-    rules: Rules,
+    pub(super) rules: Rules,
     /// Those to be sent to a leader's list.
     due: VecDeque<usize>,
     pauses: BTreeSet<(Time, usize)>,
@@ -101,17 +101,9 @@ impl Partitions {
         }
     }
 
-    pub(super) fn names(&self) -> &TopicPartitions {
-        &self.names
-    }
-
     pub(super) fn get(&self, index: usize) -> &Partition {
         #[allow(clippy::indexing_slicing)] // Indices come from here.
         &self.list[index]
-    }
-
-    pub(super) fn rules(&self) -> &Rules {
-        &self.rules
     }
 
     /// A partition and its index, if it belongs to the subscription.
@@ -138,8 +130,10 @@ impl Partitions {
         self.suspects = self.suspects + usize::from(is_suspect) - usize::from(was_suspect);
         if before != after {
             self.open = self.open + usize::from(after != State::Done) - usize::from(before != State::Done);
-            if let State::Paused(until) = after {
-                self.pauses.insert((until, index));
+            match after {
+                State::Idle => self.due.push_back(index),
+                State::Paused(until) => drop(self.pauses.insert((until, index))),
+                State::InFlight | State::Done => {}
             }
         }
         done
@@ -149,9 +143,7 @@ impl Partitions {
     pub(super) fn wake(&mut self, now: Time) {
         while let Some(&(until, index)) = self.pauses.first().filter(|(until, _)| *until <= now) {
             self.pauses.remove(&(until, index));
-            if self.with(index, |partition, _| partition.wake(now)) {
-                self.due.push_back(index);
-            }
+            self.with(index, |partition, _| partition.wake(now));
         }
     }
 
@@ -284,19 +276,15 @@ impl Partitions {
             self.names = self.names.iter().chain([&name]).cloned().collect();
             self.list.push(Partition::dormant(name, &self.rules.options));
             self.probes.push(next);
-            self.probe_at(next);
+            self.with(next, |partition, _| partition.probe());
         }
     }
 
     /// Looks for partitions that were added.
     pub(super) fn probe(&mut self) {
         self.looks_for_added = false;
-        self.probes.clone().into_iter().for_each(|index| self.probe_at(index));
-    }
-
-    fn probe_at(&mut self, index: usize) {
-        if self.with(index, |partition, _| partition.probe()) {
-            self.due.push_back(index);
+        for index in self.probes.clone() {
+            self.with(index, |partition, _| partition.probe());
         }
     }
 
@@ -305,12 +293,10 @@ impl Partitions {
     pub(super) fn on_end(&mut self, now: Time, index: usize, soon: bool, leader: Option<&BrokerAddr>) -> bool {
         self.with(index, |partition, rules| partition.on_end(now, soon, rules));
         let partition = self.get(index);
-        if partition.state != State::Idle {
-            return false;
-        }
-        let again = leader.is_some() && partition.leader.as_ref() == leader && partition.is_behind();
-        if !again {
-            self.due.push_back(index);
+        let is_idle = partition.state == State::Idle;
+        let again = leader.is_some() && is_idle && partition.leader.as_ref() == leader && partition.is_behind();
+        if again {
+            self.due.pop_back();
         }
         again
     }
@@ -320,17 +306,11 @@ impl Partitions {
     /// # Errors
     /// As [`Partition::on_lost`].
     pub(super) fn on_lost(&mut self, now: Time, index: usize, how: Lost, e: &Error) -> Result<()> {
-        self.with(index, |partition, rules| partition.on_lost(now, how, e, rules))?;
+        // What was wanted and not asked for was idle before, too.
         if self.get(index).state == State::Idle {
             self.due.push_back(index);
         }
-        Ok(())
-    }
-
-    /// Turns to another part of a partition, of which nothing may be in flight.
-    pub(super) fn seek(&mut self, index: usize, seq: u64) {
-        self.with(index, |partition, rules| partition.seek(seq, rules));
-        self.due.push_back(index);
+        self.with(index, |partition, rules| partition.on_lost(now, how, e, rules))
     }
 }
 

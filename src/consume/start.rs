@@ -24,8 +24,6 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     let closer = subscription.closer.take().unwrap_or_else(|| CloseHandle::of(session.closed.as_ref()));
     let session = &Arc::new(session.closed_by(closer.closed()));
     let mut topics: HashMap<&str, (Arc<str>, Vec<PartitionState>)> = HashMap::new();
-    let kept = subscription.resume.iter().map(|position| ((&*position.topic, position.partition), position.seq));
-    let kept: HashMap<(&str, u16), u64> = kept.collect();
     let (mut places, mut whole) = (Vec::new(), Vec::new());
     for wanted in &subscription.wanted {
         let name = &*wanted.topic;
@@ -44,8 +42,15 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
         }
         let start = wanted.start.unwrap_or(subscription.start);
         for partition in ids {
-            let kept = kept.get(&(name, partition)).copied();
-            places.push(Place::new(TopicPartition { topic: topic.clone(), partition }, start, kept, states)?);
+            let start = subscription.resume.get(name, partition).map_or(start, Start::At);
+            let marks = match states.get(usize::from(partition)) {
+                Some(&PartitionState::Marks { first_available, high_water_mark }) if !session.is_cluster() => {
+                    Some((first_available, high_water_mark))
+                }
+                // Of a cluster's logs only leaders know the end.
+                _ => None,
+            };
+            places.push(Place { name: TopicPartition { topic: topic.clone(), partition }, start, marks });
         }
     }
     let in_cluster = session.is_cluster();
@@ -61,56 +66,36 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
 struct Place {
     name: TopicPartition,
     start: Start,
-    /// Whether a checkpoint says so.
-    /// As any broker knows them.
     marks: Option<Marks>,
 }
 
 impl Place {
-    fn new(name: TopicPartition, start: Start, resumed: Option<u64>, states: &[PartitionState]) -> Result<Place> {
-        let mut place = Place { name, start: resumed.map_or(start, Start::At), marks: None };
-        match states.get(usize::from(place.name.partition)) {
-            Some(&PartitionState::Marks { first_available, high_water_mark }) => {
-                place.marks = Some((first_available, high_water_mark));
-            }
-            Some(PartitionState::SystemError) if place.needs_end() => {
-                return Err(Error::broker(&place.name.topic, place.name.partition, Fault::System));
-            }
-            _ => {}
-        }
-        Ok(place)
-    }
-
     /// Whether the log's end tells where it begins.
     fn needs_end(&self) -> bool {
         !matches!(self.start, Start::Earliest | Start::At(_))
     }
 
     fn begin(self, session: &Arc<Session>, options: &Options) -> Result<Partition> {
-        let Place { name, marks, .. } = self;
-        let back = match self.start {
-            Start::Earliest => return Ok(Partition::new(name, 0, marks, options)),
-            Start::At(seq) => return Ok(Partition::new(name, seq, marks, options)),
-            Start::Time(time) => {
-                let ask = || session.log_end(&name.topic, name.partition);
-                let marks = marks.map_or_else(ask, Ok)?;
-                let found = seq_at(session, &name, marks, time)?;
-                return Ok(Partition::new(name, found, Some(marks), options));
+        let Place { name, start, mut marks } = self;
+        let seq = match (start, marks) {
+            (Start::Earliest, _) => 0,
+            (Start::At(seq), _) => seq,
+            (Start::Time(time), _) => {
+                let known = marks.map_or_else(|| session.log_end(&name.topic, name.partition), Ok)?;
+                marks = Some(known);
+                seq_at(session, &name, known, time)?
             }
-            Start::Latest => 0,
-            Start::Last(n) => n,
+            (Start::Latest, None) => return Ok(Partition::before_end(name, 0, options)),
+            (Start::Last(n), None) => return Ok(Partition::before_end(name, n, options)),
+            (Start::Latest, Some((_, mark))) => mark.saturating_add(1),
+            (Start::Last(n), Some((first, mark))) => before_end(n, first, mark),
         };
-        Ok(match marks {
-            Some((first, mark)) => Partition::new(name, before_end(back, first, mark), marks, options),
-            None => Partition::before_end(name, back, options),
-        })
+        Ok(Partition::new(name, seq, marks, options))
     }
 }
 
 /// Asks a cluster's leaders for the ends that are needed, without waiting for those that are gone.
 fn find_ends(session: &Session, places: &mut [Place]) -> Result<()> {
-    // Only leaders know the end of a log.
-    places.iter_mut().for_each(|place| place.marks = None);
     let mut open: Vec<&mut Place> = places.iter_mut().filter(|place| place.needs_end()).collect();
     // With few requests, in whatever order the partitions were named.
     open.sort_by(|a, b| a.name.topic.cmp(&b.name.topic));

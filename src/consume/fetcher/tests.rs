@@ -40,7 +40,7 @@ impl Setting {
         let list = (0..count).map(partition).collect();
         let retry = session.retry_policy();
         let all = Partitions::new(list, &[], Rules { options, in_cluster: false, bundle_limit: 1 << 28, retry });
-        let fetcher = Fetcher::new(&broker, &session, all.names());
+        let fetcher = Fetcher::new(&broker, &session, &all.names);
         Setting { net, session, all, inbox: Inbox::default(), fetcher }
     }
 

@@ -35,7 +35,7 @@ impl Setting {
         let retry = RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
         let rules = Rules { options, in_cluster: false, bundle_limit: 1 << 28, retry };
         let all = Partitions::new(vec![place], &[], rules);
-        let (buf, inbox) = (ReadBuf::new(unit, all.names().clone()), Inbox::default());
+        let (buf, inbox) = (ReadBuf::new(unit, all.names.clone()), Inbox::default());
         Setting { all, buf, inbox, next: 1 }
     }
 

@@ -135,13 +135,13 @@ fn pauses_end_in_order_and_the_last_open_partition_ends_all() {
 #[test]
 fn a_partition_that_was_added_is_found_and_then_the_next_one_is_looked_for() {
     let mut all = topic(2, 0, false);
-    assert_eq!((all.names().len(), all.find("t", 2).is_none()), (3, true));
+    assert_eq!((all.names.len(), all.find("t", 2).is_none()), (3, true));
     due(&mut all);
     all.probe();
     let mut list = due(&mut all);
     assert_eq!(next(&mut all, &mut list), [2]);
     all.on_answer(at(0), 2, EMPTY, &mut AnswerSummary::default());
-    assert_eq!((all.find("t", 2).map(|(index, _)| index), all.names().len()), (Some(2), 4));
+    assert_eq!((all.find("t", 2).map(|(index, _)| index), all.names.len()), (Some(2), 4));
     assert_eq!(all.iter().filter(|(_, partition)| partition.has_begun()).count(), 3);
     let mut list = due(&mut all);
     assert_eq!(next(&mut all, &mut list), [3]);
