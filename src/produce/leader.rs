@@ -139,7 +139,7 @@ impl Content {
     pub(super) fn put_question(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match self {
             Content::Bundles(_) => Ok(()),
-            Content::End(request) => request.put(out),
+            Content::End(request) => request.encode(out),
             Content::States(request) => request.encode(out),
         }
     }

@@ -99,7 +99,7 @@ impl FetchRequest {
 impl Payload for FetchRequest {
     const KIND: Kind = Kind::Consume;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         EncodeError::check("partitions in a request", self.slots().count(), 1, MAX_PARTITIONS as u64)?;
         out.extend_from_slice(&self.client_version.to_le_bytes());
         out.extend_from_slice(&self.request_id.to_le_bytes());
@@ -129,7 +129,7 @@ impl Payload for FetchRequest {
         Ok(())
     }
 
-    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<FetchRequest, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<FetchRequest, DecodeError> {
         let client_version = c.u16("client version")?;
         let request_id = c.u32("request id")?;
         let client_id = c.name("client id")?.into();

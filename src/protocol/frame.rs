@@ -133,20 +133,20 @@ pub trait Payload: Sized {
     ///
     /// # Errors
     /// A value that the wire has no room for, or that a server must not be sent.
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError>;
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError>;
 
     /// Reads the fields.
     ///
     /// # Errors
     /// A payload that ends early, an undefined code or flag, a name in a request that is not UTF-8, or more than `limits` allow.
-    fn take(c: &mut Cursor<'_>, limits: &Limits) -> Result<Self, DecodeError>;
+    fn take_fields(c: &mut Cursor<'_>, limits: &Limits) -> Result<Self, DecodeError>;
 
     /// Appends it as a frame.
     ///
     /// # Errors
     /// A value that the wire has no room for, or that a server must not be sent. `out` is then unchanged.
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        put(Self::KIND, out, |out| self.put(out))
+        put(Self::KIND, out, |out| self.put_fields(out))
     }
 
     /// Reads it from a frame's payload, within the default limits.
@@ -160,10 +160,10 @@ pub trait Payload: Sized {
     /// Reads it from a frame's payload.
     ///
     /// # Errors
-    /// As [`take`](Payload::take), and bytes left over.
+    /// As [`take_fields`](Payload::take_fields), and bytes left over.
     fn decode_within(payload: &[u8], limits: &Limits) -> Result<Self, DecodeError> {
         let mut c = Cursor::new(payload, 0);
-        let read = Self::take(&mut c, limits)?;
+        let read = Self::take_fields(&mut c, limits)?;
         c.finish("payload").map(|()| read)
     }
 }

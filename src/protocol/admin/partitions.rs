@@ -30,7 +30,7 @@ pub struct DiscoverPartitionsRequest {
 impl Payload for DiscoverPartitionsRequest {
     const KIND: Kind = Kind::DiscoverPartitions;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         EncodeError::check("partitions of a topic", self.partitions.len(), 0, u16::MAX.into())?;
         out.extend_from_slice(&self.request_id.to_le_bytes());
         cursor::put_topic(&self.topic, out)?;
@@ -38,7 +38,7 @@ impl Payload for DiscoverPartitionsRequest {
         Ok(())
     }
 
-    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverPartitionsRequest, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverPartitionsRequest, DecodeError> {
         let (request_id, topic) = (c.u32("request id")?, c.text("topic name")?.to_owned());
         let mut partitions = Vec::with_capacity(c.left() / 2);
         while c.left() > 0 {
@@ -118,7 +118,7 @@ pub struct DiscoverPartitionsResponse {
 impl Payload for DiscoverPartitionsResponse {
     const KIND: Kind = Kind::DiscoverPartitions;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         EncodeError::check("partitions of a topic", self.partitions.len(), 0, self.count.into())?;
         out.extend_from_slice(&self.request_id.to_le_bytes());
         cursor::put_str8(self.topic.as_bytes(), "topic name, bytes", out)?;
@@ -126,7 +126,7 @@ impl Payload for DiscoverPartitionsResponse {
         self.partitions.iter().try_for_each(|state| state.put(out))
     }
 
-    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverPartitionsResponse, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverPartitionsResponse, DecodeError> {
         let (request_id, topic, count) = (c.u32("request id")?, c.name("topic name")?, c.u16("partition count")?);
         let mut partitions = Vec::with_capacity(usize::from(count).min(c.left() / 16));
         // A cluster that is removing partitions may count some that do not follow.

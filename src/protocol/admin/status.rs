@@ -17,12 +17,12 @@ pub struct StatusRequest {
 impl Payload for StatusRequest {
     const KIND: Kind = Kind::Status;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(&self.request_id.to_le_bytes());
         Ok(())
     }
 
-    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<StatusRequest, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<StatusRequest, DecodeError> {
         Ok(StatusRequest { request_id: c.u32("request id")? })
     }
 }
@@ -71,7 +71,7 @@ pub struct StatusResponse {
 impl Payload for StatusResponse {
     const KIND: Kind = Kind::Status;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(&self.request_id.to_le_bytes());
         out.extend_from_slice(&[self.flags, self.cluster.is_some().into()]);
         out.extend_from_slice(&self.topics.to_le_bytes());
@@ -89,7 +89,7 @@ impl Payload for StatusResponse {
     }
 
     /// Old versions end early.
-    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<StatusResponse, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<StatusResponse, DecodeError> {
         let (request_id, flags, in_cluster) = (c.u32("request id")?, c.u8("global flags")?, c.flag("cluster flag")?);
         let (topics, partitions, mut cluster, mut log) = (c.u32("topics")?, c.u32("partitions")?, None, None);
         if in_cluster {
@@ -130,13 +130,13 @@ pub struct DiscoverTopologyRequest {
 impl Payload for DiscoverTopologyRequest {
     const KIND: Kind = Kind::DiscoverTopology;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(&self.request_id.to_le_bytes());
         out.push(self.flags);
         Ok(())
     }
 
-    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverTopologyRequest, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverTopologyRequest, DecodeError> {
         Ok(DiscoverTopologyRequest { request_id: c.u32("request id")?, flags: c.u8("flags")? })
     }
 }
@@ -177,7 +177,7 @@ pub struct DiscoverTopologyResponse {
 impl Payload for DiscoverTopologyResponse {
     const KIND: Kind = Kind::DiscoverTopology;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(&self.request_id.to_le_bytes());
         let Some(cluster) = &self.cluster else {
             out.extend_from_slice(&STAND_ALONE.to_le_bytes());
@@ -190,7 +190,7 @@ impl Payload for DiscoverTopologyResponse {
         Ok(())
     }
 
-    fn take(c: &mut Cursor<'_>, limits: &Limits) -> Result<DiscoverTopologyResponse, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, limits: &Limits) -> Result<DiscoverTopologyResponse, DecodeError> {
         let (request_id, count) = (c.u32("request id")?, c.u16("node count")?);
         if count == STAND_ALONE {
             return Ok(DiscoverTopologyResponse { request_id, cluster: None });

@@ -21,13 +21,13 @@ pub struct DiscoverTopicsRequest {
 impl Payload for DiscoverTopicsRequest {
     const KIND: Kind = Kind::DiscoverTopics;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(&self.request_id.to_le_bytes());
         out.push(self.flags);
         Ok(())
     }
 
-    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverTopicsRequest, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverTopicsRequest, DecodeError> {
         Ok(DiscoverTopicsRequest { request_id: c.u32("request id")?, flags: c.u8("flags")? })
     }
 }
@@ -59,7 +59,7 @@ pub struct DiscoverTopicsResponse {
 impl Payload for DiscoverTopicsResponse {
     const KIND: Kind = Kind::DiscoverTopics;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         EncodeError::check("topics in an answer", self.topics.len(), 0, u32::MAX.into())?;
         out.extend_from_slice(&self.request_id.to_le_bytes());
         out.extend_from_slice(&u32::try_from(self.topics.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -75,7 +75,7 @@ impl Payload for DiscoverTopicsResponse {
         Ok(())
     }
 
-    fn take(c: &mut Cursor<'_>, limits: &Limits) -> Result<DiscoverTopicsResponse, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, limits: &Limits) -> Result<DiscoverTopicsResponse, DecodeError> {
         let (request_id, count) = (c.u32("request id")?, c.u32("topic count")?);
         if count > limits.topics {
             return Err(DecodeError::over_limit("topic count", count, limits.topics, 4));
@@ -110,7 +110,7 @@ pub struct CreateTopicRequest {
 impl Payload for CreateTopicRequest {
     const KIND: Kind = Kind::CreateTopic;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(&self.request_id.to_le_bytes());
         cursor::put_topic(&self.topic, out)?;
         out.extend_from_slice(&self.partitions.to_le_bytes());
@@ -120,7 +120,7 @@ impl Payload for CreateTopicRequest {
         Ok(())
     }
 
-    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<CreateTopicRequest, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<CreateTopicRequest, DecodeError> {
         let (request_id, topic) = (c.u32("request id")?, c.text("topic name")?.to_owned());
         let (partitions, len) = (c.u16("partition count")?, c.varint("configuration length")?);
         let config = String::from_utf8_lossy(c.bytes(len as usize, "configuration")?).into_owned();
@@ -171,14 +171,14 @@ pub struct CreateTopicResponse {
 impl Payload for CreateTopicResponse {
     const KIND: Kind = Kind::CreateTopic;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(&self.request_id.to_le_bytes());
         cursor::put_str8(self.topic.as_bytes(), "topic name, bytes", out)?;
         out.push(self.code as u8);
         Ok(())
     }
 
-    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<CreateTopicResponse, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<CreateTopicResponse, DecodeError> {
         Ok(CreateTopicResponse {
             request_id: c.u32("request id")?,
             topic: c.name("topic name")?,
@@ -212,14 +212,14 @@ pub struct ReloadConfRequest {
 impl Payload for ReloadConfRequest {
     const KIND: Kind = Kind::ReloadConf;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(&self.request_id.to_le_bytes());
         cursor::put_topic(&self.topic, out)?;
         out.extend_from_slice(&self.partition.to_le_bytes());
         Ok(())
     }
 
-    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<ReloadConfRequest, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<ReloadConfRequest, DecodeError> {
         Ok(ReloadConfRequest {
             request_id: c.u32("request id")?,
             topic: c.text("topic name")?.to_owned(),
@@ -273,7 +273,7 @@ pub struct ReloadConfResponse {
 impl Payload for ReloadConfResponse {
     const KIND: Kind = Kind::ReloadConf;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(&self.request_id.to_le_bytes());
         cursor::put_str8(self.topic.as_bytes(), "topic name, bytes", out)?;
         out.extend_from_slice(&self.partition.to_le_bytes());
@@ -281,7 +281,7 @@ impl Payload for ReloadConfResponse {
         Ok(())
     }
 
-    fn take(c: &mut Cursor<'_>, _: &Limits) -> Result<ReloadConfResponse, DecodeError> {
+    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<ReloadConfResponse, DecodeError> {
         Ok(ReloadConfResponse {
             request_id: c.u32("request id")?,
             topic: c.name("topic name")?,
