@@ -241,10 +241,15 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     assert_eq!(s.net.dialed().len(), 2);
     s.greet(1);
     s.ask();
-    assert_eq!((s.fetcher.way, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1));
-    s.send(1, 2, &[EMPTY], &[], 0);
+    // A harmless question first, for both of them.
+    assert_eq!((s.fetcher.way, s.fetcher.in_flight.len()), (Load { risky: 0, suspects: 2 }, 1));
+    s.send(1, 2, &[PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 }; 2], &[], 0);
     s.receive();
     assert!(!s.fetcher.has_failed());
+    s.ask();
+    assert_eq!((s.fetcher.way, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1));
+    s.send(1, 3, &[EMPTY], &[], 0);
+    s.receive();
     assert_eq!((s.fetcher.way, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1), "the other one");
     // Nothing else was in flight: it is to blame.
     s.end(1);
