@@ -29,7 +29,11 @@ struct Setting {
 impl Setting {
     /// One partition, and a read buffer of this many bytes.
     fn new(unit: usize) -> Setting {
-        let options = Subscription::partition("t", 0).options;
+        Setting::of(unit, |s| s)
+    }
+
+    fn of(unit: usize, what: fn(Subscription) -> Subscription) -> Setting {
+        let options = what(Subscription::partition("t", 0)).options;
         let name = TopicPartition { topic: "t".into(), partition: 0 };
         let place = Partition::new(name, 1, Some((1, 100)), &options);
         let retry = RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
@@ -70,6 +74,12 @@ impl Setting {
         }
         let sender = parse_brokers("b:1").unwrap().remove(0);
         self.inbox.accept(new, &mut self.all, &self.buf, &sender);
+    }
+
+    /// The bundles that are not decoded yet.
+    fn rest(&mut self) -> &mut [Bundle] {
+        let taken = self.inbox.taken;
+        &mut self.inbox.bundles_mut()[taken..]
     }
 
     fn decode(&mut self, most: u64) -> u64 {
@@ -139,4 +149,72 @@ fn a_kept_message_keeps_a_block_of_its_size() {
         s.decode(9);
         assert_eq!(Arc::as_ptr(&s.inbox.pop().unwrap().block), at);
     }
+}
+
+#[test]
+fn it_tells_how_much_is_left_and_forgets_it() {
+    let mut s = Setting::new(1 << 10);
+    s.receive(&[encode(&[b"1", b"2", b"3"], Compression::None), encode(&[b"4"], Compression::None)]);
+    assert_eq!((s.decode(9), s.inbox.left(), s.inbox.delivered()), (3, 3, None));
+    s.inbox.pop();
+    assert_eq!((s.inbox.left(), s.inbox.has_messages(), s.inbox.has_bundles()), (2, true, true));
+    assert_eq!(s.inbox.delivered().map(|of| (of.position, of.messages, of.timestamp_ms)), Some((2, 1, 5)));
+    assert_eq!(s.inbox.pop_all().map(|batch| batch.len()), Some(2));
+    assert_eq!((s.inbox.left(), s.inbox.delivered().map(|of| of.position)), (0, Some(4)));
+    s.inbox.fail(Error::Closed);
+    s.inbox.clear();
+    assert!(!s.inbox.has_bundles() && !s.inbox.has_messages() && !s.inbox.is_error_due());
+    assert!(s.inbox.delivered().is_none() && s.inbox.pop().is_none() && s.inbox.pop_all().is_none());
+}
+
+#[test]
+fn decoding_begins_before_the_list_grows_large() {
+    let mut s = Setting::new(1 << 20);
+    let one = encode(&[b"1"], Compression::None);
+    s.receive(&vec![one.clone(); MAX_BUNDLES - 1]);
+    assert!(!s.inbox.is_full());
+    let mut s = Setting::new(1 << 20);
+    s.receive(&vec![one; MAX_BUNDLES]);
+    assert!(s.inbox.is_full());
+}
+
+#[test]
+fn nothing_after_the_time_to_stop_at_is_handed_out() {
+    use std::time::UNIX_EPOCH;
+    // Messages have the time 5: all of them come before 6.
+    let mut s = Setting::of(1 << 10, |s| s.stop_at_time(UNIX_EPOCH + Duration::from_millis(6)));
+    s.receive(&[encode(&[b"1", b"2"], Compression::None)]);
+    assert_eq!((s.decode(9), s.all.all_done()), (2, false));
+    // A later bundle that came in before that was known is passed over.
+    let mut s = Setting::of(1 << 10, |s| s.stop_at_time(UNIX_EPOCH + Duration::from_millis(5)));
+    s.receive(&[encode(&[b"1"], Compression::None), encode(&[b"2"], Compression::None)]);
+    assert_eq!((s.decode(9), s.inbox.has_bundles(), s.inbox.left()), (0, false, 0));
+    assert_eq!(s.all.get(0).position, 1, "nothing was delivered");
+}
+
+#[test]
+fn the_position_moves_over_numbers_without_messages_once_all_of_a_bundle_is_handed_out() {
+    for (most, position) in [(9, 8), (2, 3), (3, 8)] {
+        let mut s = Setting::new(1 << 10);
+        s.receive(&[encode(&[b"1", b"2", b"3"], Compression::None)]);
+        let bundle = &mut s.rest()[0];
+        // The numbers 4 to 7 are in the bundle, and no messages.
+        bundle.last = 7;
+        s.decode(most);
+        s.pop_all();
+        assert_eq!(s.inbox.delivered().map(|of| of.position), Some(position), "{most}");
+    }
+}
+
+#[test]
+fn an_error_is_due_once_nothing_else_is() {
+    let mut s = Setting::new(1 << 10);
+    assert!(!s.inbox.is_error_due() && s.inbox.take_error().is_none());
+    s.receive(&[encode(&[b"1"], Compression::None)]);
+    s.inbox.fail(Error::Closed);
+    assert!(!s.inbox.is_error_due() && s.inbox.take_error().is_none(), "a bundle is left");
+    s.decode(9);
+    assert!(!s.inbox.is_error_due() && s.inbox.take_error().is_none(), "a message is left");
+    s.pop_all();
+    assert!(s.inbox.is_error_due());
 }

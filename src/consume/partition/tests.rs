@@ -602,3 +602,63 @@ fn the_number_for_whatever_comes_next_is_never_asked_for() {
     let e = p.wants(&rules).unwrap_err();
     assert!(matches!(&e, Error::Decode { broker, .. } if broker == "b:1"), "{e:?}");
 }
+
+#[test]
+fn a_broker_waits_only_for_what_is_not_there_and_in_a_cluster_for_one_at_a_time() {
+    fn plain(s: Subscription) -> Subscription {
+        s
+    }
+    type What = (fn(Subscription) -> Subscription, fn(&mut Partition));
+    let behind: What = (plain, |_| {});
+    let at_end: What = (plain, |p| p.fetch_from = 10);
+    let empty: What = (plain, |p| p.last_was_empty = true);
+    let unknown: What = (plain, |p| p.high_water_mark = None);
+    let ended: What = (plain, |p| (p.fetch_from, p.wait_ended) = (10, true));
+    let to_the_end: What = (|s| s.stop_at_end(), |p| p.fetch_from = 10);
+    let unbegun: What = (plain, |p| p.begin = Begin::BeforeEnd(1));
+    let probe: What = (plain, |p| p.begin = Begin::Probe);
+    let suspect: What = (plain, |p| (p.fetch_from, p.suspicion) = (10, Suspicion::Answered));
+    // Whether the broker may wait, alone, and whether it is risky: at a single broker, and in a cluster.
+    for (case, (what, change), single, cluster) in [
+        ("behind", behind, (true, false, true), (false, false, true)),
+        ("at the end", at_end, (true, false, false), (true, true, false)),
+        ("behind, though the last was empty", empty, (true, false, true), (true, true, true)),
+        ("mark unknown", unknown, (true, false, true), (false, false, true)),
+        ("after a wait", ended, (true, false, false), (false, false, false)),
+        ("stop_at_end", to_the_end, (false, false, false), (false, false, false)),
+        ("not begun", unbegun, (false, false, false), (false, false, false)),
+        ("a probe", probe, (false, true, false), (false, true, false)),
+        ("a suspect at the end", suspect, (false, false, false), (false, false, false)),
+    ] {
+        for (in_cluster, expected) in [(false, single), (true, cluster)] {
+            let rules = rules(what, in_cluster);
+            let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
+            change(&mut p);
+            let want = p.wants(&rules).unwrap().unwrap();
+            assert_eq!((want.waits, want.alone, want.is_risky), expected, "{case}, in a cluster: {in_cluster}");
+        }
+    }
+}
+
+#[test]
+fn what_has_not_begun_or_was_taken_does_not_count_as_lag() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(name(), 0, Some((5, 9)), &rules.options);
+    assert_eq!((p.lag(0), p.lag(7), p.lag(10), p.lag(20)), (Some(5), Some(3), Some(0), Some(0)));
+    p.first_available = 0;
+    assert_eq!((p.lag(0), p.lag(1)), (Some(9), Some(9)));
+    p.begin = Begin::BeforeEnd(0);
+    assert_eq!(p.lag(0), Some(0));
+    p.high_water_mark = None;
+    assert_eq!(p.lag(0), None);
+}
+
+#[test]
+fn a_bundle_is_taken_whole_up_to_the_mark_or_the_last_wanted_number() {
+    let rules = alone(|s| s.stop_at_seq(6));
+    let p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
+    let up_to = |to, cut| Bundle { to, ..bundle(1, 8, 9, cut) };
+    assert!(p.takes_whole(&up_to(8, false)) && p.takes_whole(&up_to(6, false)));
+    assert!(!p.takes_whole(&up_to(7, false)) && !p.takes_whole(&up_to(8, true)) && !p.takes_whole(&up_to(6, true)));
+    assert!(!p.ends_before(6) && p.ends_before(7));
+}

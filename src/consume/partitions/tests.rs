@@ -160,3 +160,95 @@ fn gaps_that_follow_each_other_are_one() {
     let gaps: Vec<_> = all.gaps.iter().map(|gap| (gap.partition, gap.first, gap.last)).collect();
     assert_eq!(gaps, [(0, 1, 9), (1, 10, 12), (0, 20, 21)]);
 }
+
+#[test]
+fn a_request_asks_for_a_gigabyte_at_most() {
+    let mut rules = rules(false);
+    rules.options.fetch_size = 64 << 20;
+    let partition =
+        |partition| Partition::new(TopicPartition { topic: "t".into(), partition }, 0, Some((1, 9)), &rules.options);
+    let mut all = Partitions::new((0..40).map(partition).collect(), &[], rules);
+    let mut list = due(&mut all);
+    let sizes: Vec<usize> = std::iter::from_fn(|| Some(next(&mut all, &mut list).len()).filter(|&n| n > 0)).collect();
+    assert_eq!(sizes, [16, 16, 8]);
+}
+
+#[test]
+fn only_what_may_have_ended_a_connection_keeps_others_waiting() {
+    let mut all = topic(3, 9, false);
+    let mut list = due(&mut all);
+    next(&mut all, &mut list);
+    let e = Error::disconnected(&"b:1", crate::Phase::Wait);
+    let how = Lost { while_idle: true, well_for: Duration::ZERO, unanswered: false, alone: false };
+    all.on_lost(at(0), 0, Lost { while_idle: false, unanswered: true, ..how }, &e).unwrap();
+    (1..3).for_each(|index| all.on_lost(at(0), index, how, &e).unwrap());
+    assert_eq!((all.suspects, due(&mut all)), (1, [1, 2].into()), "the others are due at once");
+    // One that is asked for elsewhere concerns nobody here.
+    let mut list: VecDeque<usize> = [2, 1].into();
+    assert_eq!(next(&mut all, &mut list), [2, 1]);
+    (1..3).for_each(|index| all.on_lost(at(0), index, how, &e).unwrap());
+    // One that is asked for on the same connection does, and so does one that is to be.
+    let mut list: VecDeque<usize> = [2, 1].into();
+    for (risky, suspects, expected) in [(1, 1, vec![]), (0, 1, vec![2])] {
+        let request = all.next_request(&mut list, Load { risky, suspects }).unwrap();
+        assert_eq!(request.into_iter().map(|(index, _)| index).collect::<Vec<_>>(), expected);
+    }
+    assert_eq!(list, [1], "in the order in which they came");
+}
+
+#[test]
+fn what_is_led_here_and_not_at_its_end_is_asked_for_again_at_once() {
+    let other: BrokerAddr = parse_brokers("b:2").unwrap().remove(0);
+    let (here, there) = (broker(), &other);
+    for (leader, mark, again) in
+        [(Some(&here), 9, true), (Some(there), 9, false), (None, 9, false), (Some(&here), 0, false)]
+    {
+        let mut all = topic(1, mark, false);
+        let mut list = due(&mut all);
+        next(&mut all, &mut list);
+        all.with(0, |partition, _| partition.set_leader(broker()));
+        assert_eq!(all.on_end(at(0), 0, false, leader), again);
+        assert_eq!(due(&mut all).len(), usize::from(!again), "either here, or wherever it is led");
+    }
+    // Not after a pause, nor when it is done.
+    let mut all = topic(1, 9, false);
+    let mut list = due(&mut all);
+    next(&mut all, &mut list);
+    all.with(0, |partition, _| partition.set_leader(broker()));
+    assert!(!all.on_end(at(0), 0, true, Some(&broker())) && due(&mut all).is_empty());
+    assert!(all.next_wake() > at(0) && all.next_wake() < Time::NEVER);
+}
+
+#[test]
+fn a_broker_that_repeats_a_redirect_may_not_know_better() {
+    let mut all = topic(1, 0, true);
+    let mut list = due(&mut all);
+    next(&mut all, &mut list);
+    let to = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 2);
+    for (redirects, knows_none) in [(1, false), (2, true)] {
+        let mut summary = AnswerSummary::default();
+        let next = all.on_answer(at(0), 0, PartitionAnswer::Redirect(to), &mut summary);
+        assert!(matches!(next, Next::AskAt(named) if named == to));
+        assert!(matches!(all.on_named(at(0), 0, to, Ok(Some(broker())), &mut summary), Next::Go));
+        assert_eq!((summary.knows_no_leader, all.stats.redirects), (knows_none, redirects));
+        assert!(summary.has_fault && !summary.has_data && summary.failure.is_none());
+    }
+    // What ends the subscription stays with the answer; the first one counts.
+    let mut summary = AnswerSummary::default();
+    all.on_answer(at(0), 0, PartitionAnswer::UnknownTopic, &mut summary);
+    all.on_answer(at(0), 0, PartitionAnswer::UnknownPartition, &mut summary);
+    assert!(matches!(summary.failure, Some(Error::Broker { fault: Fault::UnknownTopic, .. })));
+}
+
+#[test]
+fn the_last_partition_that_there_can_be_is_followed_by_none() {
+    let all = |count| Partitions::new(Vec::new(), &[("t".into(), count)], rules(false));
+    assert_eq!(all(u16::MAX).names.len(), 0);
+    let mut all = all(MAX_ID);
+    assert_eq!((all.names.len(), all.names[0].partition, all.all_done()), (1, MAX_ID, true));
+    all.probe();
+    let mut list = due(&mut all);
+    next(&mut all, &mut list);
+    all.on_answer(at(0), 0, EMPTY, &mut AnswerSummary::default());
+    assert_eq!((all.names.len(), all.find("t", MAX_ID).is_some()), (1, true));
+}
