@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds() {
+    fn options_out_of_range_are_refused() {
         let acks = |acks| PublishOptions { acks, ..PublishOptions::default() };
         for (options, ok) in [
             (acks(Acks::All), true),

@@ -624,7 +624,7 @@ mod tests {
 
     /// Every text says what it is about once, and its source says the rest.
     #[test]
-    fn texts() {
+    fn texts_name_what_failed_and_where() {
         use std::error::Error as _;
 
         let (topic, partition) = (|| "orders".to_owned(), 3);
@@ -763,7 +763,7 @@ mod tests {
     }
 
     #[test]
-    fn predicates() {
+    fn predicates_also_look_at_the_cause() {
         let timeout = || Error::timeout(&"a:1", Phase::Wait, Duration::from_secs(1));
         assert!(timeout().is_timeout() && timeout().is_retryable());
         let unknown = Error::OutcomeUnknown { topic: "t".into(), partition: 0, source: Box::new(timeout()) };

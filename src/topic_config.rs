@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn boundaries_by_text() {
+    fn texts_at_the_ends_of_each_range_are_taken_or_refused() {
         let max = u64::MAX.to_string();
         let (ok, no): (fn(&str) -> Option<String>, _) = (|text| Some(text.to_owned()), None);
         let table = [
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_are_read_with_their_units() {
         let table = [
             ("1", Some(1)),
             ("5b", Some(5)),
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn durations() {
+    fn durations_are_read_with_their_units() {
         let table = [
             ("90", Some(90)),
             ("90s", Some(90)),
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn lines() {
+    fn files_are_read_line_by_line() {
         let whole = [
             ("retention.segments.count", "8"),
             ("no.such.key", "a=b"),

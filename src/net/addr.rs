@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_users_write() {
+    fn brokers_are_read_as_users_write_them() {
         let table = [
             ("localhost", "localhost:11011"),
             ("localhost:80", "localhost:80"),

@@ -254,7 +254,7 @@ mod tests {
     use crate::protocol::frame::PING;
 
     #[test]
-    fn headers() {
+    fn headers_have_a_known_kind_and_any_length() {
         assert_eq!(FrameHeader::decode(&PING[..4]), Ok(None));
         assert_eq!(FrameHeader::decode(&PING), Ok(Some(FrameHeader { kind: Kind::Ping, len: 0 })));
         assert_eq!(FrameHeader::decode(&[2, 42, 0, 0, 0, 9]), Ok(Some(FrameHeader { kind: Kind::Consume, len: 42 })));

@@ -30,11 +30,11 @@
 //! | chunk length | all chunks together make up the rest of the payload | more, less, or a sum that is right only modulo 2^32 | `stream::the_chunks_use_the_payload_up`, `hostile_chunk_len_*`, `hostile_spare_bytes` |
 //! | chunk length of a boundary fault | 0 | any other | `stream::a_boundary_fault_has_no_chunk` |
 //! | bundle length | past the end of the chunk: its last bundle is cut | 0 | `stream::a_chunk_may_end_inside_its_last_bundle`, `stream::the_last_byte_of_a_chunk_makes_the_difference`, golden `consume_partial_*`, `hostile_bundle_len_zero` |
-//! | bundle header | inside the bundle, or cut with its chunk | longer than the bundle | `stream::lengths_and_headers_stay_inside_their_containers`, `bundle::headers`, `hostile_header_past_bundle` |
-//! | codec, bit 7 | codec 0 and 1 | codec 2 and 3, bit 7: unsupported | `bundle::headers_refused`, `hostile_codec_2`, `hostile_flag_bit_7` |
-//! | message count | 1 to [`Limits`], in the flags or as a varint | 0, more | `bundle::headers`, `bundle::headers_refused`, `hostile_count_zero` |
+//! | bundle header | inside the bundle, or cut with its chunk | longer than the bundle | `stream::lengths_and_headers_stay_inside_their_containers`, `bundle::headers_are_read_as_they_were_written`, `hostile_header_past_bundle` |
+//! | codec, bit 7 | codec 0 and 1 | codec 2 and 3, bit 7: unsupported | `bundle::headers_that_cannot_be_are_refused`, `hostile_codec_2`, `hostile_flag_bit_7` |
+//! | message count | 1 to [`Limits`], in the flags or as a varint | 0, more | `bundle::headers_are_read_as_they_were_written`, `bundle::headers_that_cannot_be_are_refused`, `hostile_count_zero` |
 //! | numbers of a dense bundle | continue from the previous bundle | nothing to count from (after `fe`, base 0), 2^64−1 reached | `stream::numbers_go_on_from_bundle_to_bundle`, `stream::a_dense_bundle_needs_a_number_to_count_from`, `hostile_0xfe_without_sparse`, `hostile_base_overflow` |
-//! | numbers of a sparse bundle | its own, regardless of the base | 0, 2^64−1, fewer numbers than messages | `bundle::headers_refused`, `hostile_sparse_overflow`, `hostile_sparse_range_too_small` |
+//! | numbers of a sparse bundle | its own, regardless of the base | 0, 2^64−1, fewer numbers than messages | `bundle::headers_that_cannot_be_are_refused`, `hostile_sparse_overflow`, `hostile_sparse_range_too_small` |
 //! | numbers of sparse messages | above the previous one, with room left for those that follow; the last one as in the header | anything else | `bundle::numbers_of_sparse_bundles`, `hostile_sparse_delta_past_last` |
 //! | numbers from bundle to bundle | rising, gaps allowed | at or below those of the previous bundle | `stream::numbers_never_run_backwards`, `hostile_sparse_backwards` |
 //! | below the wanted number | skipped, undecoded | | `stream::bundles_below_the_wanted_number_are_passed_over`, golden `consume_chunk_begins_early` |

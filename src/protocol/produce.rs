@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn answers() {
+    fn answers_have_a_code_for_each_partition_or_topic() {
         use ProduceCode as P;
         let endpoint = SocketAddrV4::new([10, 20, 30, 40].into(), 11_011);
         let table: [(&[usize], &[u8], &[P]); 6] = [

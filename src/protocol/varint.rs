@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn boundaries() {
+    fn numbers_at_the_ends_of_each_length_are_read_back() {
         let table: [(u32, &[u8]); 11] = [
             (0, &[0]),
             (1, &[1]),

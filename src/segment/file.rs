@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_files() {
+    fn names_of_files_say_which_numbers_they_hold() {
         for (name, expected) in [
             ("1.log", Some((1, None))),
             ("721_1795380799.log", Some((721, None))),

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn requests() {
+    fn requests_are_read_as_they_were_written() {
         let both = |request, payload: &[u8], ends: &[usize]| {
             both_ways(&request, payload, ends);
         };
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn answers() {
+    fn answers_are_read_as_they_were_written() {
         let endpoint = SocketAddrV4::new([10, 20, 30, 40].into(), 11_011);
         let partitions = vec![
             PartitionState::Marks { first_available: 3, high_water_mark: u64::MAX },

@@ -239,7 +239,7 @@ mod tests {
     use crate::protocol::DecodeFault;
 
     #[test]
-    fn requests() {
+    fn requests_are_read_as_they_were_written() {
         both_ways(&StatusRequest { request_id: 1 }, b"\x01\0\0\0", &[]);
     }
 

@@ -25,7 +25,7 @@ fn header(bytes: &[u8]) -> Result<Head, (&'static str, F)> {
 const TOP: u64 = u64::MAX;
 
 #[test]
-fn headers() {
+fn headers_are_read_as_they_were_written() {
     let sparse = |flags, first, rest: &[u8]| cat(&[&[flags], &n64(first), rest]);
     let counted = |flags, count: &[u8], first, rest: &[u8]| cat(&[&[flags], count, &n64(first), rest]);
     let (none, snappy) = (Codec::None, Codec::Snappy);
@@ -62,7 +62,7 @@ fn headers() {
 }
 
 #[test]
-fn headers_refused() {
+fn headers_that_cannot_be_are_refused() {
     let sparse = |count: u8, first, delta: &[u8]| cat(&[&[1 << 6 | count << 2], &n64(first), delta]);
     let range = |seq, low, high| ("sequence number", F::SeqRange { seq, low, high });
     let count = |fault| ("message count", fault);
@@ -145,7 +145,7 @@ fn every_combination_of_dense_message_flags() {
 }
 
 #[test]
-fn shared_time_stamps() {
+fn a_shared_time_stamp_is_that_of_the_message_before() {
     let times = |bytes: &[u8], count: u32, from| {
         let (seen, error) = decode(set(bytes, count, 1, count.into()), from, TOP);
         assert_eq!(error, None);
