@@ -45,11 +45,11 @@ const DIES_WITHIN: Duration = Duration::from_secs(10);
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Fetcher {
-    channel: Channel,
+    pub(super) channel: Channel,
     decoder: FetchDecoder,
     buf: ReadBuf<TopicPartitions>,
     /// The partitions to be asked for here.
-    wanted: VecDeque<usize>,
+    pub(super) wanted: VecDeque<usize>,
     in_flight: HashMap<u32, InFlight>,
     /// What is in flight.
     way: Load,
@@ -121,10 +121,6 @@ impl Fetcher {
         LeaderStats { broker: self.broker().to_string(), silence: heard.map(|heard| now.since(heard)) }
     }
 
-    pub(super) fn channel_mut(&mut self) -> &mut Channel {
-        &mut self.channel
-    }
-
     /// Whether nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.current.is_none()
@@ -157,11 +153,6 @@ impl Fetcher {
 
     pub(super) fn has_failed(&self) -> bool {
         self.retry.is_in_trouble()
-    }
-
-    /// Wants this partition with the next request.
-    pub(super) fn want(&mut self, partition: usize) {
-        self.wanted.push_back(partition);
     }
 
     /// Asks for what is wanted, with as many requests as needed, once the connection is up; until then brings it up as far as
@@ -237,7 +228,7 @@ impl Fetcher {
             return Ok(false);
         }
         loop {
-            let (start, bundles) = (self.buf.start(), turn.inbox.bundles_mut());
+            let (start, bundles) = (self.buf.start(), &mut turn.inbox.bundles);
             let new = bundles.len();
             let step = self.decoder.step(self.buf.data(), bundles);
             let (used, step) = step.map_err(|e| Error::decode(self.broker(), e))?;
@@ -347,7 +338,7 @@ impl Fetcher {
         let soon = fetch.is_soon(turn.now);
         for partition in fetch.partitions {
             if turn.all.on_end(turn.now, partition, soon, prefetches.then_some(self.channel.broker())) {
-                self.want(partition);
+                self.wanted.push_back(partition);
             }
         }
         fetch.summary.failure.into_iter().for_each(|e| turn.inbox.fail(e));

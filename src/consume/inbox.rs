@@ -11,7 +11,7 @@
 use super::partition::Lookahead;
 use super::partitions::Partitions;
 use crate::error::Error;
-use crate::message::{Batch, DecodedBundle, Message, TopicPartitions};
+use crate::message::{DecodedBundle, TopicPartitions};
 use crate::net::{BrokerAddr, ReadBuf};
 use crate::protocol::Limits;
 use crate::protocol::stream::Bundle;
@@ -19,14 +19,15 @@ use crate::protocol::stream::Bundle;
 /// With this many bundles decoding begins, wherever the answer ends.
 const MAX_BUNDLES: usize = 1024;
 
-/// Bundles of one leader's answer, in the order they came in, and the messages decoded of the first of them.
+/// Bundles of one leader's answer, in the order they came in, and the messages decoded of the first of them, which are to be
+/// taken from there.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     /// The bundles, with the subscription's partitions for slots and as ranges of the read buffer's block, and how many
     /// have been decoded.
-    bundles: Vec<Bundle>,
+    pub(super) bundles: Vec<Bundle>,
     taken: usize,
-    decoded: DecodedBundle,
+    pub(super) decoded: DecodedBundle,
     /// The partition of what is decoded, and its position once all of that is handed out.
     partition: usize,
     after: u64,
@@ -47,12 +48,6 @@ pub(super) struct Delivered {
 }
 
 impl Inbox {
-    /// Where a decoder appends what it finds. Then call [`accept`](Inbox::accept).
-    #[inline]
-    pub(super) fn bundles_mut(&mut self) -> &mut Vec<Bundle> {
-        &mut self.bundles
-    }
-
     /// Takes in the bundles of one partition found in this buffer, from `new` on, as far as they are wanted. Until all are
     /// through the buffer takes a new block if it is read into.
     #[inline]
@@ -82,21 +77,6 @@ impl Inbox {
     #[inline]
     pub(super) fn is_full(&self) -> bool {
         self.bundles.len() >= MAX_BUNDLES
-    }
-
-    /// The next of the messages that are decoded.
-    #[inline]
-    pub(super) fn pop(&mut self) -> Option<Message> {
-        self.decoded.take_one()
-    }
-
-    /// All that are left of them.
-    pub(super) fn pop_all(&mut self) -> Option<Batch<'_>> {
-        self.decoded.take_all()
-    }
-
-    pub(super) fn has_messages(&self) -> bool {
-        self.decoded.has_messages()
     }
 
     /// How many messages are decoded and not handed out.
@@ -184,7 +164,7 @@ impl Inbox {
 
     /// Whether nothing is left before the error.
     pub(super) fn is_error_due(&self) -> bool {
-        self.error.is_some() && !self.has_bundles() && !self.has_messages()
+        self.error.is_some() && !self.has_bundles() && !self.decoded.has_messages()
     }
 
     /// Takes the error, once nothing is left before it.

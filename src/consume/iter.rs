@@ -156,7 +156,8 @@ impl ConsumeIter {
 
     /// Blocks until something happens on one of these fetchers' connections, or until then.
     fn wait(&mut self, until: Time, is_awaited: fn(&Fetcher) -> bool) -> Result<()> {
-        let awaited = self.fetchers.iter_mut().filter(|fetcher| is_awaited(fetcher)).map(Fetcher::channel_mut);
+        let awaited =
+            self.fetchers.iter_mut().filter(|fetcher| is_awaited(fetcher)).map(|fetcher| &mut fetcher.channel);
         wait(&*self.session.net, awaited, Some(self.closer.closed()), until).map(drop)
     }
 
@@ -208,10 +209,10 @@ impl ConsumeIter {
     /// As the items of the iterator; it is then finished.
     #[must_use = "messages that are dropped count as delivered"]
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
-        if !self.inbox.has_messages() || self.closer.is_closed() {
+        if !self.inbox.decoded.has_messages() || self.closer.is_closed() {
             self.pull(Time::NEVER)?;
         }
-        Ok(self.inbox.pop_all())
+        Ok(self.inbox.decoded.take_all())
     }
 
     /// Returns whether it has ended: with an error, by a stop condition, or by [`close`](CloseHandle::close).
@@ -295,7 +296,7 @@ impl ConsumeIter {
     /// The next of the messages that are decoded.
     #[inline]
     fn pop(&mut self) -> Option<Message> {
-        if self.closer.is_closed() { None } else { self.inbox.pop() }
+        if self.closer.is_closed() { None } else { self.inbox.decoded.take_one() }
     }
 
     /// As [`fill`](ConsumeIter::fill), and takes the error that is due; it is then finished.
@@ -377,30 +378,30 @@ impl ConsumeIter {
     /// Sends what is due to its leaders, as far as those can be reached now.
     fn dispatch(&mut self, now: Time, look_up: LookUp) {
         self.partitions.wake(now);
-        let mut other = None;
-        while let Some(index) = self.partitions.next_due() {
-            let leader = self.leader_of(index, now, &mut other);
-            let place = self.fetcher_at(&leader, now);
-            self.fetchers[place].want(index);
-            self.partitions.with(index, |partition, _| partition.set_leader(leader));
+        if self.partitions.has_due() {
+            self.assign(now);
         }
         let (fetchers, mut turn) = self.turn(now);
         fetchers.iter_mut().for_each(|fetcher| fetcher.ask(&mut turn, look_up));
     }
 
-    /// The broker to ask for a partition: its leader, or while that one is down, another one that may know a successor, the
-    /// same for all of them.
-    fn leader_of(&self, index: usize, now: Time, other: &mut Option<Option<BrokerAddr>>) -> BrokerAddr {
-        let (partition, book) = (self.partitions.get(index), &self.session.book);
-        let TopicPartition { topic, partition: id } = &partition.name;
-        let leader = partition.leader.clone().unwrap_or_else(|| book.broker_for(topic, *id));
-        let is_resting =
-            |addr: &BrokerAddr| self.places.get(addr).is_some_and(|&place| self.fetchers[place].is_resting(now));
-        if !is_resting(&leader) {
-            return leader;
+    /// Gives each partition that is due to the fetcher of its leader, or while that one is down, to another one that may know a
+    /// successor, the same for all of them.
+    fn assign(&mut self, now: Time) {
+        let session = self.session.clone();
+        let other = session.book.brokers().into_iter().find(|addr| !self.is_resting(addr, now));
+        while let Some(index) = self.partitions.next_due() {
+            let Partition { name, leader, .. } = self.partitions.get(index);
+            let leader = leader.clone().unwrap_or_else(|| session.book.broker_for(&name.topic, name.partition));
+            let leader = if self.is_resting(&leader, now) { other.clone().unwrap_or(leader) } else { leader };
+            let place = self.fetcher_at(&leader, now);
+            self.fetchers[place].wanted.push_back(index);
+            self.partitions.with(index, |partition, _| partition.set_leader(leader));
         }
-        let other = other.get_or_insert_with(|| book.brokers().into_iter().find(|addr| !is_resting(addr)));
-        other.clone().unwrap_or(leader)
+    }
+
+    fn is_resting(&self, broker: &BrokerAddr, now: Time) -> bool {
+        self.places.get(broker).is_some_and(|&place| self.fetchers[place].is_resting(now))
     }
 
     /// Where a broker's fetcher stands, made now if there is none.
@@ -453,7 +454,7 @@ impl ConsumeIter {
         }
         self.partitions.with(0, |partition, rules| partition.seek(seq, rules));
         match self.pull(Time::NEVER)? {
-            true => Ok(self.inbox.pop_all()),
+            true => Ok(self.inbox.decoded.take_all()),
             false if self.closer.is_closed() => Err(Error::Closed),
             false => Ok(None),
         }

@@ -70,7 +70,7 @@ impl Setting {
         let now = self.session.now();
         self.all.wake(now);
         while let Some(index) = self.all.next_due() {
-            self.fetcher.want(index);
+            self.fetcher.wanted.push_back(index);
             self.all.with(index, |partition, _| partition.set_leader(self.fetcher.broker().clone()));
         }
         let mut turn = Turn { now, all: &mut self.all, inbox: &mut self.inbox, session: &self.session };
@@ -101,7 +101,7 @@ impl Setting {
         let mut count = 0;
         while self.inbox.has_bundles() {
             count += self.inbox.decode_next(&mut self.all, &self.session.config.limits, u64::MAX);
-            while self.inbox.pop().is_some() {}
+            while self.inbox.decoded.take_one().is_some() {}
         }
         count
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::super::partition::{Partition, Rules};
 use super::super::subscription::Subscription;
 use super::*;
-use crate::message::TopicPartition;
+use crate::message::{Message, TopicPartition};
 use crate::net::{RetryPolicy, parse_brokers};
 use crate::protocol::bundle::{BundleBuilder, BundleHeader, Compression, RawMessage};
 use crate::protocol::cursor::Cursor;
@@ -46,7 +46,7 @@ impl Setting {
     /// Receives these bundles, as a fetcher does.
     fn receive(&mut self, bundles: &[Vec<u8>]) {
         self.inbox.release();
-        let new = self.inbox.bundles_mut().len();
+        let new = self.inbox.bundles.len();
         let all = bundles.concat();
         self.buf.room(all.len()).get_mut(..all.len()).unwrap().copy_from_slice(&all);
         self.buf.filled(all.len());
@@ -55,7 +55,7 @@ impl Setting {
             let (first, last) = header.range(Some(self.next), 0).unwrap();
             let set = self.buf.start() + header.len..self.buf.start() + bytes.len();
             let (count, codec) = (header.count, header.codec);
-            self.inbox.bundles_mut().push(Bundle {
+            self.inbox.bundles.push(Bundle {
                 slot: 0,
                 bundles: 1,
                 codec,
@@ -79,7 +79,7 @@ impl Setting {
     /// The bundles that are not decoded yet.
     fn rest(&mut self) -> &mut [Bundle] {
         let taken = self.inbox.taken;
-        &mut self.inbox.bundles_mut()[taken..]
+        &mut self.inbox.bundles[taken..]
     }
 
     fn decode(&mut self, most: u64) -> u64 {
@@ -87,7 +87,7 @@ impl Setting {
     }
 
     fn pop_all(&mut self) -> Vec<Message> {
-        std::iter::from_fn(|| self.inbox.pop()).collect()
+        std::iter::from_fn(|| self.inbox.decoded.take_one()).collect()
     }
 }
 
@@ -101,7 +101,7 @@ fn an_error_comes_after_all_that_came_before_it() {
     assert!(s.inbox.take_error().is_none());
     let delivered = s.inbox.delivered().map(|d| (d.partition, d.position, d.messages, d.bundles));
     assert_eq!(delivered, Some((0, 3, 2, 1)));
-    assert_eq!((s.decode(9), s.inbox.pop().map(|message| message.seq())), (1, Some(3)));
+    assert_eq!((s.decode(9), s.inbox.decoded.take_one().map(|message| message.seq())), (1, Some(3)));
     assert!(matches!(s.inbox.take_error(), Some(Error::Closed)));
     assert!(s.inbox.take_error().is_none(), "once");
 }
@@ -147,7 +147,7 @@ fn a_kept_message_keeps_a_block_of_its_size() {
         drop(kept);
         s.receive(&[encode(&[b"another"], compression)]);
         s.decode(9);
-        assert_eq!(Arc::as_ptr(&s.inbox.pop().unwrap().block), at);
+        assert_eq!(Arc::as_ptr(&s.inbox.decoded.take_one().unwrap().block), at);
     }
 }
 
@@ -156,15 +156,17 @@ fn it_tells_how_much_is_left_and_forgets_it() {
     let mut s = Setting::new(1 << 10);
     s.receive(&[encode(&[b"1", b"2", b"3"], Compression::None), encode(&[b"4"], Compression::None)]);
     assert_eq!((s.decode(9), s.inbox.left(), s.inbox.delivered()), (3, 3, None));
-    s.inbox.pop();
-    assert_eq!((s.inbox.left(), s.inbox.has_messages(), s.inbox.has_bundles()), (2, true, true));
+    s.inbox.decoded.take_one();
+    assert_eq!((s.inbox.left(), s.inbox.decoded.has_messages(), s.inbox.has_bundles()), (2, true, true));
     assert_eq!(s.inbox.delivered().map(|of| (of.position, of.messages, of.timestamp_ms)), Some((2, 1, 5)));
-    assert_eq!(s.inbox.pop_all().map(|batch| batch.len()), Some(2));
+    assert_eq!(s.inbox.decoded.take_all().map(|batch| batch.len()), Some(2));
     assert_eq!((s.inbox.left(), s.inbox.delivered().map(|of| of.position)), (0, Some(4)));
     s.inbox.fail(Error::Closed);
     s.inbox.clear();
-    assert!(!s.inbox.has_bundles() && !s.inbox.has_messages() && !s.inbox.is_error_due());
-    assert!(s.inbox.delivered().is_none() && s.inbox.pop().is_none() && s.inbox.pop_all().is_none());
+    assert!(!s.inbox.has_bundles() && !s.inbox.decoded.has_messages() && !s.inbox.is_error_due());
+    assert!(
+        s.inbox.delivered().is_none() && s.inbox.decoded.take_one().is_none() && s.inbox.decoded.take_all().is_none()
+    );
 }
 
 #[test]

@@ -73,9 +73,7 @@ impl Partition {
         let wait_was_ended = std::mem::replace(&mut self.wait_ended, rules.in_cluster && self.waits && len > 0);
         if len > 0 {
             self.high_water_mark = Some(high_water_mark);
-            if std::mem::take(&mut self.end_unknown) {
-                self.end = Some(self.end.unwrap_or(u64::MAX).min(high_water_mark));
-            }
+            self.learn_end(high_water_mark);
         } else {
             // The mark of an empty answer may be too low, but nothing lies below the position either.
             let known = self.high_water_mark.unwrap_or(0).max(self.fetch_from.saturating_sub(1));
@@ -101,10 +99,7 @@ impl Partition {
         let (requested, begin) = (self.fetch_from, std::mem::replace(&mut self.begin, Begin::Known));
         if let Begin::BeforeEnd(back) = begin {
             self.go_to(before_end(back, first_available, high_water_mark));
-            if rules.options.stop_at_end {
-                self.end_unknown = false;
-                self.end = Some(self.end.unwrap_or(u64::MAX).min(high_water_mark));
-            }
+            self.learn_end(high_water_mark);
             self.check_end();
             debug!("{}: begins with {}", self.name, self.position);
             return Next::Go;
@@ -131,6 +126,13 @@ impl Partition {
         }
         warn!("{}: {requested} is out of range, continuing with {to}", self.name);
         if requested < first_available { Next::Gap(requested, first_available - 1) } else { Next::Go }
+    }
+
+    /// Ends it with this number if it is to stop at the end, and that was not known.
+    fn learn_end(&mut self, high_water_mark: u64) {
+        if std::mem::take(&mut self.end_unknown) {
+            self.end = Some(self.end.unwrap_or(u64::MAX).min(high_water_mark));
+        }
     }
 
     /// Takes in who the leader is that an answer named; `None`: nobody.
@@ -192,16 +194,15 @@ impl Partition {
             found.truncate(new);
             return Lookahead::Clear;
         }
-        if let Some(end) = self.end {
-            // Their numbers rise.
-            let wanted = found.get(new..).unwrap_or_default().partition_point(|bundle| bundle.first <= end);
-            if new + wanted < found.len() {
-                self.state = State::Done;
-            }
+        // Their numbers rise.
+        let end = self.end.unwrap_or(u64::MAX);
+        let wanted = found.get(new..).unwrap_or_default().partition_point(|bundle| bundle.first <= end);
+        if new + wanted < found.len() {
+            self.state = State::Done;
             found.truncate(new + wanted);
-            if let Some(last) = found.get_mut(new..).and_then(<[Bundle]>::last_mut) {
-                last.to = last.to.min(end);
-            }
+        }
+        if let Some(last) = found.get_mut(new..).and_then(<[Bundle]>::last_mut) {
+            last.to = last.to.min(end);
         }
         // A cut bundle will come again, whole; it is worth decoding only if there is nothing else.
         if found.last().is_some_and(|last| last.cut) && (self.chunks.had_messages || found.len() > new + 1) {
