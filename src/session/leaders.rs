@@ -20,10 +20,15 @@ impl Session {
         let (from, states) = self.call(&mut request)?;
         let states = states.ok_or_else(|| Error::broker(topic, None, Fault::UnknownTopic).at(&from))?;
         let (name, now): (Arc<str>, _) = (topic.into(), self.now());
-        for (reply, id) in states.iter().map(marks_of_state).zip(0..) {
-            if matches!(reply, Ok(_) | Err(Fault::Redirects { .. })) {
-                // Where it leads is all that matters here.
-                let _ = self.book.note_reply(&from, &name, id, now, reply);
+        for (state, id) in states.iter().zip(0..) {
+            // The broker that answers is no worse for knowing of a partition without a leader.
+            let leader = match *state {
+                PartitionState::Marks { .. } => Some(from.clone()),
+                PartitionState::Redirect(endpoint) => self.book.named(endpoint).ok().flatten(),
+                PartitionState::NoLeader | PartitionState::SystemError => None,
+            };
+            if let Some(leader) = leader {
+                self.book.learn(&name, id, leader, now);
             }
         }
         Ok(states)
