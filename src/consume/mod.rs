@@ -15,7 +15,6 @@ mod iter;
 mod partition;
 mod partitions;
 mod position;
-mod search;
 mod start;
 mod subscription;
 

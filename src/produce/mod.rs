@@ -12,7 +12,6 @@
 mod builder;
 mod bundle;
 mod driver;
-mod failure;
 mod leader;
 mod numbering;
 mod outcome;
@@ -23,6 +22,6 @@ mod records;
 
 pub use builder::ProducerBuilder;
 pub use builder::{ByKey, Partitioner};
-pub use failure::Failure;
+pub use producer::Failure;
 pub use producer::Producer;
 pub use records::PartitionRecords;

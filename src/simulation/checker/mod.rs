@@ -5,7 +5,6 @@
 mod model;
 mod plan;
 mod tasks;
-mod trouble;
 mod worlds;
 
 use std::collections::BTreeMap;
@@ -102,7 +101,7 @@ fn run_plan(seed: u64, plan: Plan, until: Option<Duration>) -> Report {
         });
     }
     let model = Arc::new(Model::new(sim.clone(), nodes.clone(), topics, plan.nodes > 1, &plan));
-    trouble::schedule(&sim, &nodes, &plan, &hosts);
+    plan::schedule(&sim, &nodes, &plan, &hosts);
     let (observer, most) = (model.clone(), most_sockets(&plan));
     sim.every(Duration::from_millis(100), move || observer.look_around(most));
     if plan.retention {

@@ -1,6 +1,5 @@
 //! The model that sees both ends: every record handed in, every log, every answer delivered, every outcome reported.
 
-mod deadly;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -16,7 +15,7 @@ use crate::net::Time;
 use crate::simulation::Simulation;
 use crate::simulation::nodes::Nodes;
 use crate::{Error, Gap, Message};
-pub(super) use deadly::client_id;
+pub(super) use verdict::client_id;
 
 /// What is checked in every run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,7 +220,7 @@ impl Model {
     /// As [`observe`](Model::observe), and counts the sockets.
     pub(super) fn look_around(&self, most: usize) {
         self.observe();
-        let open = self.sim.open_sockets(super::trouble::CLIENT);
+        let open = self.sim.open_sockets(super::plan::CLIENT);
         if open > most {
             self.violated(Property::Room, &format!("{open} sockets are open, at most {most} are needed"));
         }
