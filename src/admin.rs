@@ -203,8 +203,7 @@ pub(crate) fn reload_config(session: &Session, topic: &str, partition: u16) -> R
     let (broker, code) = session.call(&mut request)?;
     let fault = match code {
         ReloadConfCode::Reloaded => return Ok(()),
-        ReloadConfCode::SystemError => Fault::ConfigUnreadable,
-        ReloadConfCode::InvalidConfig => Fault::InvalidConfig,
+        ReloadConfCode::SystemError | ReloadConfCode::InvalidConfig => Fault::InvalidConfig,
         ReloadConfCode::UnknownPartition => Fault::UnknownPartition,
         ReloadConfCode::UnknownTopic => return Err(Error::broker(topic, None, Fault::UnknownTopic).at(&broker)),
         ReloadConfCode::Unsupported => Fault::Unsupported,

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::TopicConfig;
 use crate::admin::{self, BrokerStatus, PartitionInfo, TopicInfo, Topology};
 use crate::brokers::Brokers;
-use crate::config::{Acks, Config, EndpointMap, Redirects, setters};
+use crate::config::{Acks, Config, EndpointMap, setters};
 use crate::consume::{CloseHandle, ConsumeIter, Subscription, find_time, subscribe};
 use crate::error::Result;
 use crate::message::Record;
@@ -295,8 +295,9 @@ impl ClientBuilder {
         /// take this much longer than [`io_timeout`](ClientBuilder::io_timeout).
         ack_timeout(timeout: Duration) => config.publish.ack_timeout = timeout;
 
-        /// Which redirects to follow in a cluster. Default [`Redirects::Follow`].
-        redirects(redirects: Redirects) => config.redirects = redirects;
+        /// Follows redirects of a cluster only to the brokers that were given to connect to; others end in
+        /// [`Fault::RedirectRefused`](crate::Fault::RedirectRefused). Default `false`: it follows them wherever they lead.
+        known_brokers_only(only: bool) => config.known_brokers_only = only;
 
         /// Translates the IPv4 address and port that a cluster's node advertises into the address where it can be reached: for
         /// address translation and forwarded ports. Default: the advertised one.

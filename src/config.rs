@@ -41,19 +41,8 @@ pub(crate) struct Config {
     pub(crate) send_buffer: Option<usize>,
     pub(crate) limits: Limits,
     pub(crate) publish: PublishOptions,
-    pub(crate) redirects: Redirects,
+    pub(crate) known_brokers_only: bool,
     pub(crate) endpoints: Option<EndpointMap>,
-}
-
-/// Which redirects to follow when a broker names another one as a partition's leader.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Redirects {
-    /// All of them, wherever they lead.
-    #[default]
-    Follow,
-    /// Only those to the brokers that were given to connect to; others end in
-    /// [`Fault::RedirectRefused`](crate::Fault::RedirectRefused).
-    KnownBrokers,
 }
 
 /// Maps the address that a broker advertises to the one where it can be reached.
@@ -90,7 +79,7 @@ impl Default for Config {
             send_buffer: None,
             limits: Limits::default(),
             publish: PublishOptions::default(),
-            redirects: Redirects::Follow,
+            known_brokers_only: false,
             endpoints: None,
         }
     }

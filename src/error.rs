@@ -482,7 +482,7 @@ impl fmt::Display for Phase {
 
 /// Why a broker refused, or why what it says cannot be followed.
 ///
-/// Most stand for a code in an answer. `Redirects`, `RedirectRefused`, `AnotherWriter`, `Stuck`, `AboveMark` and `Deadly` are
+/// Most stand for a code in an answer. `Redirects`, `RedirectRefused`, `AnotherWriter`, `Stuck` and `Deadly` are
 /// the client's own conclusions. With `SeqTooFar`, and often with `SeqNotAbove`, no request was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
@@ -542,29 +542,22 @@ pub enum Fault {
     /// The topic to create exists already.
     #[error("the topic exists already")]
     TopicExists,
-    /// The configuration does not parse.
-    #[error("the configuration does not parse")]
+    /// The configuration does not parse, or its file is missing, unreadable or empty.
+    #[error("the configuration is missing or does not parse")]
     InvalidConfig,
-    /// The configuration file is missing, unreadable or empty.
-    #[error("the configuration file is missing, unreadable or empty")]
-    ConfigUnreadable,
     /// The topic's name is invalid, or it has no partitions.
     #[error("invalid topic name or number of partitions")]
     InvalidTopic,
     /// This broker, or any cluster, does not offer it.
     #[error("not supported by this broker")]
     Unsupported,
-    /// The partition's numbering is broken: what the broker sends for this number ends below it, however much is asked
-    /// for.
-    #[error("cannot get past sequence number {seq}: the broker sends only messages below it")]
-    Stuck {
-        /// The number asked for.
-        seq: u64,
-    },
-    /// Everything that the broker sends for this number lies above its high-water mark, which has not moved for
+    /// All that the broker sends for this number lies below it, however much is asked for: the partition's numbering is broken.
+    /// Or all of it lies above a high-water mark that has not moved for
     /// [`retry_timeout`](crate::ClientBuilder::retry_timeout).
-    #[error("cannot reach sequence number {seq}: the broker sends only messages above its high-water mark")]
-    AboveMark {
+    #[error(
+        "cannot get past sequence number {seq}: all that the broker sends lies below it or above the high-water mark"
+    )]
+    Stuck {
         /// The number asked for.
         seq: u64,
     },
@@ -585,8 +578,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Returns whether waiting can help.
-    pub fn is_retryable(&self) -> bool {
+    /// Whether waiting can help.
+    pub(crate) fn is_retryable(&self) -> bool {
         matches!(self, Fault::NoLeader | Fault::Redirects { .. } | Fault::InsufficientReplicas | Fault::System)
     }
 }
@@ -727,7 +720,7 @@ mod tests {
             ),
             (
                 fault(Fault::Stuck { seq: 6 }),
-                "orders/3: cannot get past sequence number 6: the broker sends only messages below it",
+                "orders/3: cannot get past sequence number 6: all that the broker sends lies below it or above the high-water mark",
                 "",
             ),
         ];

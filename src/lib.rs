@@ -72,7 +72,7 @@ mod topic_config;
 pub use admin::{BrokerStatus, NodeInfo, PartitionInfo, TopicInfo, Topology};
 pub use brokers::Brokers;
 pub use client::{Client, ClientBuilder};
-pub use config::{Acks, Redirects};
+pub use config::Acks;
 pub use consume::{
     Checkpoint, CloseHandle, ConsumeIter, LeaderStats, OutOfRange, PartitionStats, Position, Positions, Stats,
     Subscription,

@@ -10,7 +10,6 @@ use log::debug;
 use super::addr::BrokerAddr;
 use super::network::Time;
 use super::settings::ChannelSettings;
-use crate::config::Redirects;
 use crate::error::Fault;
 
 /// The most nodes to remember.
@@ -53,7 +52,7 @@ impl AddressBook {
     /// A book of these brokers. Where only redirects to them are followed their names are looked up now; a name that must be
     /// looked up to dial it counts with what it stands for then.
     pub(crate) fn new(brokers: Vec<BrokerAddr>, settings: Arc<ChannelSettings>) -> AddressBook {
-        if settings.config.redirects == Redirects::KnownBrokers {
+        if settings.config.known_brokers_only {
             for broker in brokers.iter().filter(|broker| broker.literal().is_none()) {
                 if let Err(e) = settings.look_up(broker) {
                     debug!("{broker}: {e}: not known as the target of a redirect until it is dialed");
@@ -77,9 +76,9 @@ impl AddressBook {
             Some(map) => map.reachable(endpoint),
             None => SocketAddr::V4(endpoint),
         };
-        match self.settings.config.redirects {
-            Redirects::KnownBrokers if !self.is_known(address) => Err(Fault::RedirectRefused(endpoint)),
-            _ => Ok(Some(BrokerAddr::from(address))),
+        match self.settings.config.known_brokers_only && !self.is_known(address) {
+            true => Err(Fault::RedirectRefused(endpoint)),
+            false => Ok(Some(BrokerAddr::from(address))),
         }
     }
 
@@ -221,8 +220,8 @@ mod tests {
     #[test]
     fn a_redirect_leads_to_somebody_the_settings_allow_or_nowhere() {
         let given = parse_brokers("10.0.0.1:5").unwrap();
-        let [open, strict] = [Redirects::Follow, Redirects::KnownBrokers]
-            .map(|redirects| book(given.clone(), Config { redirects, ..Config::default() }));
+        let [open, strict] = [false, true]
+            .map(|known_brokers_only| book(given.clone(), Config { known_brokers_only, ..Config::default() }));
         let at = |ip: [u8; 4], port| SocketAddrV4::new(ip.into(), port);
         let other = at([10, 0, 0, 2], 5);
         for nobody in [at([0; 4], 5), at([255; 4], 5), at([10, 0, 0, 2], 0)] {

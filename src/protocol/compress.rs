@@ -53,15 +53,11 @@ pub fn compress(encoder: &mut snap::raw::Encoder, plain: &[u8], out: &mut Vec<u8
 fn error(e: &snap::Error, at: u64) -> DecodeError {
     use snap::Error as E;
     let reason = match e {
-        E::Empty => "no data",
-        E::Header => "malformed length",
+        E::Empty | E::Header => "malformed length",
         E::HeaderMismatch { .. } => "output length differs from the announced one",
-        E::Literal { .. } => "literal past the end",
-        E::CopyRead { .. } => "copy past the end of the input",
-        E::CopyWrite { .. } => "copy past the end of the output",
+        E::CopyWrite { .. } | E::TooBig { .. } | E::BufferTooSmall { .. } => "more output than announced",
         E::Offset { .. } => "copy from before the start",
-        E::TooBig { .. } | E::BufferTooSmall { .. } => "announced length too big",
-        _ => "malformed data",
+        _ => "data past the end of the input",
     };
     DecodeError::new("message set", DecodeFault::Snappy { reason }, at)
 }

@@ -6,10 +6,10 @@ use std::fmt;
 ///
 /// Names the field, what was found, what is allowed, and where: [`at`](DecodeError::at) counts bytes from the start of the
 /// frame's payload or of the file; for a field inside a message, from the start of the message set.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeError(Box<Inner>);
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Inner {
     field: &'static str,
     fault: DecodeFault,
@@ -154,18 +154,6 @@ impl fmt::Display for DecodeError {
             write!(f, "{topic}/{partition}: ")?;
         }
         write!(f, "{field} {fault} (at byte {at})")
-    }
-}
-
-impl fmt::Debug for DecodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { field, fault, at, place } = &*self.0;
-        f.debug_struct("DecodeError")
-            .field("field", field)
-            .field("fault", fault)
-            .field("at", at)
-            .field("place", place)
-            .finish()
     }
 }
 

@@ -37,7 +37,8 @@ const ERR_NONE: u8 = 0;
 const ERR_OUT_OF_RANGE: u8 = 0x01;
 const ERR_SPARSE: u8 = 0xfe;
 const ERR_UNKNOWN_PARTITION: u8 = 0xff;
-const UNKNOWN_TOPIC: [u8; 2] = [0xff, 0xff];
+/// Stands for the id of the first partition if the topic is unknown; no entries follow.
+pub const UNKNOWN_TOPIC: [u8; 2] = [0xff, 0xff];
 
 /// Returns how long a server waits if a request says `max_wait_ms`; up to [`WAIT_SLACK_MS`] longer (reference, section 5.6).
 pub fn adjusted_wait_ms(max_wait_ms: u64) -> u64 {
@@ -224,7 +225,11 @@ impl PartitionAnswer {
         }
     }
 
-    fn decode(c: &mut Cursor<'_>) -> Result<PartitionAnswer, DecodeError> {
+    /// Reads what follows a partition's id.
+    ///
+    /// # Errors
+    /// An entry that ends early, an undefined code, or a boundary fault with a chunk.
+    pub fn decode(c: &mut Cursor<'_>) -> Result<PartitionAnswer, DecodeError> {
         let flags = c.u8("err_flags")?;
         let base = match flags {
             ERR_NONE | ERR_OUT_OF_RANGE => Some(c.u64("base seq")?),
@@ -305,82 +310,6 @@ impl FetchHeader {
             field.copy_from_slice(&len.to_le_bytes());
         }
         Ok(())
-    }
-}
-
-/// A part of an answer's header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeaderItem<'a> {
-    /// A topic. Its partitions follow if it is `known`.
-    Topic {
-        /// Its name.
-        name: &'a [u8],
-        /// How many partitions it claims to have.
-        partitions: u8,
-        /// Whether the server knows it.
-        known: bool,
-    },
-    /// A partition of the preceding topic.
-    Partition {
-        /// The partition.
-        id: u16,
-        /// What the server says about it.
-        answer: PartitionAnswer,
-    },
-}
-
-/// Reads an answer's header part by part, from after the request id. Counts reserve no memory.
-#[derive(Debug)]
-pub struct HeaderItems<'a> {
-    cursor: Cursor<'a>,
-    topics: u8,
-    partitions: u8,
-}
-
-impl<'a> HeaderItems<'a> {
-    /// Creates a reader of all that `cursor` has left.
-    ///
-    /// # Errors
-    /// No topic count.
-    pub fn new(mut cursor: Cursor<'a>) -> Result<HeaderItems<'a>, DecodeError> {
-        let topics = cursor.u8("topic count")?;
-        Ok(HeaderItems { cursor, topics, partitions: 0 })
-    }
-
-    /// Returns how many topics are still to come.
-    pub fn topics_left(&self) -> u8 {
-        self.topics
-    }
-
-    /// Returns the position of the next part.
-    pub fn at(&self) -> u64 {
-        self.cursor.at()
-    }
-
-    /// Returns the next part, or `None` after the last one, which must end the header.
-    ///
-    /// # Errors
-    /// A header that ends early or has bytes left over, or an undefined code.
-    pub fn next_item(&mut self) -> Result<Option<HeaderItem<'a>>, DecodeError> {
-        let c = &mut self.cursor;
-        if let Some(left) = self.partitions.checked_sub(1) {
-            self.partitions = left;
-            let id = c.u16("partition id")?;
-            return Ok(Some(HeaderItem::Partition { id, answer: PartitionAnswer::decode(c)? }));
-        }
-        let Some(left) = self.topics.checked_sub(1) else {
-            return c.finish("answer header").map(|()| None);
-        };
-        self.topics = left;
-        let name = c.str8("topic name")?;
-        let partitions = c.u8("partition count")?;
-        let known = !c.rest().starts_with(&UNKNOWN_TOPIC);
-        if known {
-            self.partitions = partitions;
-        } else {
-            c.u16("partition id")?;
-        }
-        Ok(Some(HeaderItem::Topic { name, partitions, known }))
     }
 }
 

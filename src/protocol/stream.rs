@@ -10,7 +10,7 @@ pub use super::chunk::{Bundle, ChunkEnd};
 use super::chunk::{Chunk, Found};
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault};
-use super::fetch::{FetchRequest, HeaderItem, HeaderItems, PartitionAnswer, SEQ_TAIL};
+use super::fetch::{FetchRequest, PartitionAnswer, SEQ_TAIL, UNKNOWN_TOPIC};
 use super::frame::{FrameHeader, HEADER_LEN, Kind};
 
 /// The result of a step.
@@ -286,7 +286,7 @@ impl FetchDecoder {
     fn entries(&mut self, entries: &[u8], used: &mut usize) -> Move {
         self.slots.clear();
         let Some(request) = self.outstanding.get(&self.current) else { return Ok(None) };
-        check_entries(request, HeaderItems::new(Cursor::new(entries, self.at))?, &mut self.slots)?;
+        check_entries(request, Cursor::new(entries, self.at), &mut self.slots)?;
         self.at += entries.len() as u64;
         let chunks: u64 = self.slots.iter().map(|slot| u64::from(slot.answer.chunk_len())).sum();
         let left = self.frame_len - self.at;
@@ -408,21 +408,21 @@ pub(super) fn answers(
 }
 
 /// Appends a slot for each partition of the request, if the header has exactly those, in the same order.
-fn check_entries(request: &FetchRequest, mut items: HeaderItems<'_>, slots: &mut Vec<Slot>) -> Result<(), DecodeError> {
-    let unexpected = |field, found, expected, at| Err(DecodeError::unexpected(field, found, expected, at));
-    if usize::from(items.topics_left()) != request.topics.len() {
-        return unexpected("topic count", items.topics_left().into(), request.topics.len() as u64, items.at());
-    }
+fn check_entries(request: &FetchRequest, mut c: Cursor<'_>, slots: &mut Vec<Slot>) -> Result<(), DecodeError> {
+    let counted = |c: &mut Cursor<'_>, field, expected: usize| match (c.at(), c.u8(field)?) {
+        (_, found) if usize::from(found) == expected => Ok(()),
+        (at, found) => Err(DecodeError::unexpected(field, found.into(), expected as u64, at)),
+    };
+    counted(&mut c, "topic count", request.topics.len())?;
     for topic in &request.topics {
-        let at = items.at();
-        let Some(HeaderItem::Topic { name, partitions, known }) = items.next_item()? else {
-            return unexpected("topic count", 0, 1, at);
-        };
-        if name != topic.name.as_bytes() {
+        let at = c.at();
+        if c.str8("topic name")? != topic.name.as_bytes() {
             return Err(DecodeError::new("topic name", DecodeFault::Name, at));
         }
-        if usize::from(partitions) != topic.partitions.len() {
-            return unexpected("partition count", partitions.into(), topic.partitions.len() as u64, at);
+        counted(&mut c, "partition count", topic.partitions.len())?;
+        let known = !c.rest().starts_with(&UNKNOWN_TOPIC);
+        if !known {
+            c.bytes(UNKNOWN_TOPIC.len(), "partition id")?;
         }
         for wanted in &topic.partitions {
             let from = if wanted.seq == SEQ_TAIL { 0 } else { wanted.seq };
@@ -430,19 +430,15 @@ fn check_entries(request: &FetchRequest, mut items: HeaderItems<'_>, slots: &mut
                 slots.push(Slot { answer: PartitionAnswer::UnknownTopic, from });
                 continue;
             }
-            let at = items.at();
-            match items.next_item().map_err(|e| e.in_partition(&topic.name, wanted.partition))? {
-                Some(HeaderItem::Partition { id, answer }) if id == wanted.partition => {
-                    slots.push(Slot { answer, from });
-                }
-                Some(HeaderItem::Partition { id, .. }) => {
-                    return unexpected("partition id", id.into(), wanted.partition.into(), at);
-                }
-                _ => return unexpected("partition count", 0, 1, at),
+            let (at, entry) = (c.at(), c.u16("partition id").and_then(|id| Ok((id, PartitionAnswer::decode(&mut c)?))));
+            let (id, answer) = entry.map_err(|e| e.in_partition(&topic.name, wanted.partition))?;
+            if id != wanted.partition {
+                return Err(DecodeError::unexpected("partition id", id.into(), wanted.partition.into(), at));
             }
+            slots.push(Slot { answer, from });
         }
     }
-    items.next_item().map(|_| ())
+    c.finish("answer header")
 }
 
 #[cfg(test)]

@@ -209,7 +209,7 @@ fn reloading_a_configuration_says_what_came_of_it() {
         let client = impatient().connect(broker.addr()).unwrap();
         let orders = |id| ("orders".to_owned(), Some(id));
         let place = |(topic, partition, fault)| ((topic, partition), fault);
-        assert_eq!(place(fault(client.reload_config("orders", 0))), (orders(0), Fault::ConfigUnreadable));
+        assert_eq!(place(fault(client.reload_config("orders", 0))), (orders(0), Fault::InvalidConfig));
         broker.set_config("orders", 0, Some("log.segment.bytes = what"));
         assert_eq!(place(fault(client.reload_config("orders", 0))), (orders(0), Fault::InvalidConfig));
         broker.set_config("orders", 0, Some("log.segment.bytes = 1mb"));

@@ -278,7 +278,7 @@ fn each_refusal_is_told_as_what_it_is() {
             ("create_topic", create(10), F::InvalidTopic, false),
             ("create_topic", create(11), F::Unsupported, false),
             ("reload_config", reload(1), F::UnknownTopic, false),
-            ("reload_config", reload(2), F::ConfigUnreadable, false),
+            ("reload_config", reload(2), F::InvalidConfig, false),
             ("reload_config", reload(3), F::InvalidConfig, false),
             ("reload_config", reload(10), F::UnknownPartition, false),
             ("reload_config", reload(11), F::UnknownTopic, false),

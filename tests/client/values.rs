@@ -350,7 +350,7 @@ fn values_have_the_usual_traits() {
     thread_safe::<(Client, ClientBuilder, ConsumeIter, Subscription, CloseHandle, Checkpoint, Error)>();
     thread_safe::<(Brokers, Failure, Message, Batch<'static>, segment::Segments)>();
     value::<(TopicConfig, Stats, Message)>();
-    key::<(Position, Positions, Start, Acks, Compression, OutOfRange, Redirects, Limits, Brokers)>();
+    key::<(Position, Positions, Start, Acks, Compression, OutOfRange, Limits, Brokers)>();
     key::<(Fault, Phase, Gap, Record<'static>, PartitionStats, LeaderStats)>();
     key::<(PartitionInfo, TopicInfo, Topology)>();
     key::<(NodeInfo, BrokerStatus)>();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::fetch::PartitionAnswer;
 use tank_client::protocol::produce::ProduceCode;
-use tank_client::{Error, Fault, Record, Redirects};
+use tank_client::{Error, Fault, Record};
 
 use crate::support::{addrs, all, append, idle_until, nobody, orders, quick, take, v4};
 use common::proxy::Proxy;
@@ -232,7 +232,7 @@ fn redirects_that_are_not_allowed_or_lead_elsewhere() {
         let (cluster, _) = orders(2, 2);
         (0..2).for_each(|p| append(&cluster, p, 1, 3));
         let first = cluster.node(0).addr().to_string();
-        let client = quick().redirects(Redirects::KnownBrokers).connect(&first).unwrap();
+        let client = quick().known_brokers_only(true).connect(&first).unwrap();
         let refused = Fault::RedirectRefused(v4(cluster.node(1).addr()));
         for e in [
             client.partitions("orders").unwrap_err(),
@@ -240,7 +240,7 @@ fn redirects_that_are_not_allowed_or_lead_elsewhere() {
         ] {
             assert!(matches!(e, Error::Broker { fault, .. } if fault == refused), "{e:?}");
         }
-        let client = quick().redirects(Redirects::KnownBrokers).connect(addrs(&cluster)).unwrap();
+        let client = quick().known_brokers_only(true).connect(addrs(&cluster)).unwrap();
         assert_eq!(take(&mut client.subscribe(all()).unwrap(), 6).len(), 2);
 
         // The nodes behind forwarded ports: no advertised address is dialed.

@@ -15,8 +15,7 @@ use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::{HEADER_LEN, Kind, PING};
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest};
 use tank_client::{
-    Acks, Client, ClientBuilder, Compression, Error, Fault, Message, PartitionRecords, Record, Redirects, Start,
-    Subscription,
+    Acks, Client, ClientBuilder, Compression, Error, Fault, Message, PartitionRecords, Record, Start, Subscription,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -512,7 +511,7 @@ fn leaders_are_found_and_followed() {
         assert_eq!(cluster.killed_by(), None);
 
         let addr = cluster.node(0).addr().to_string();
-        let strict = impatient().redirects(Redirects::KnownBrokers).connect(&addr).unwrap();
+        let strict = impatient().known_brokers_only(true).connect(&addr).unwrap();
         strict.publish("orders", 0, &record).unwrap();
         let e = strict.publish("orders", 2, &record).unwrap_err();
         assert!(matches!(e, Error::Broker { fault: Fault::RedirectRefused(_), partition: Some(2), .. }), "{e}");

@@ -418,7 +418,7 @@ fn what_lies_above_the_mark_is_asked_for_with_pauses_and_reported_unless_the_mar
     broker.inject_times(BrokerFault::LowMark(10), u64::MAX);
     let (begun, mut messages) = (sim.now(), all());
     let e = messages.next().unwrap().unwrap_err();
-    assert!(matches!(e, Error::Broker { fault: Fault::AboveMark { seq: 11 }, .. }), "{e:?}");
+    assert!(matches!(e, Error::Broker { fault: Fault::Stuck { seq: 11 }, .. }), "{e:?}");
     let (took, fetches) = (sim.now() - begun, messages.stats().fetches);
     assert!(took >= 6 * SECOND && took < 7 * SECOND && fetches < 50, "{fetches} fetches in {took:?}");
 }

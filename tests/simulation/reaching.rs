@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tank_client::simulation::{Direction, LinkSettings, Simulation};
-use tank_client::{Record, Redirects, Start, Subscription};
+use tank_client::{Record, Start, Subscription};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -88,7 +88,7 @@ fn redirects_to_known_brokers_take_no_look_up_later() {
         let name = format!("tank-{node}");
         sim.set_name(&name, &[sim.address_of(&format!("node-{node}"))]);
     }
-    let client = sim.client().redirects(Redirects::KnownBrokers).connect("tank-0,tank-1,tank-2").unwrap();
+    let client = sim.client().known_brokers_only(true).connect("tank-0,tank-1,tank-2").unwrap();
     (0..3).for_each(|node| sim.delay_name(&format!("tank-{node}"), 20 * SECOND));
     let begun = sim.now();
     (0..3).for_each(|partition| client.publish("orders", partition, &[Record::new("tea")]).unwrap());
@@ -107,7 +107,7 @@ fn redirects_to_known_brokers_count_names_that_could_not_be_looked_up_at_first_o
     // A service that has moved since, and a name server that knows nothing yet.
     sim.set_name("tank-1", &[nobody(1)]);
     sim.fail_name("tank-1", true);
-    let client = sim.client().redirects(Redirects::KnownBrokers).connect("tank-0,tank-1").unwrap();
+    let client = sim.client().known_brokers_only(true).connect("tank-0,tank-1").unwrap();
     let publish = || (0..2).map(|id| client.publish("orders", id, &[Record::new("tea")]));
     let refused: Vec<_> = publish().filter_map(Result::err).collect();
     assert!(matches!(refused[..], [tank_client::Error::Broker { .. }]), "{refused:?}");

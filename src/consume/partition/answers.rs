@@ -249,7 +249,7 @@ impl Partition {
                     return Next::Go;
                 }
                 let until = self.standstill.retry_or_fail(now, &rules.retry);
-                self.pause_or_fail(until, Fault::AboveMark { seq: self.fetch_from })
+                self.pause_or_fail(until, Fault::Stuck { seq: self.fetch_from })
             }
             ChunkEnd::Whole if !found && !self.chunks.on_stale() => {
                 Next::Fail(self.fault(Fault::Stuck { seq: self.fetch_from }))

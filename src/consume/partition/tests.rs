@@ -368,7 +368,7 @@ fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
     assert!(now.since(at(61_000)) >= FOR_LONG && now.since(at(61_000)) < FOR_LONG + Duration::from_secs(2), "{now:?}");
     // So has a chunk above the mark.
     let mut p = troubled();
-    for (now, next) in [(61_000, Next::Go), (120_000, Next::Go), (121_000, fail(Fault::AboveMark { seq: 30 }))] {
+    for (now, next) in [(61_000, Next::Go), (120_000, Next::Go), (121_000, fail(Fault::Stuck { seq: 30 }))] {
         p.state = State::InFlight;
         p.on_answer(at(now), data(20, 100), &rules);
         let next = match next {
@@ -515,7 +515,7 @@ fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
     assert!(matches!((first, second), (State::Paused(a), State::Paused(b)) if b.since(at(1000)) > a.since(at(0))));
     assert_eq!(above(at(2000), 6), (Next::Go, State::Idle), "it moves");
     assert!(matches!(above(at(3000), 6), (Next::Go, State::Paused(_))));
-    assert_eq!(above(at(63_000), 6).0, fail(Fault::AboveMark { seq: 10 }));
+    assert_eq!(above(at(63_000), 6).0, fail(Fault::Stuck { seq: 10 }));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use tank_client::Limits;
 use tank_client::protocol::DecodeError;
 use tank_client::protocol::cursor::Cursor;
-use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, HeaderItem, HeaderItems};
+use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, UNKNOWN_TOPIC};
 use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind, Payload};
 use tank_client::protocol::stream::{Bundle, Event};
 
@@ -90,25 +90,35 @@ fn request_for(payload: &[u8], seqs: &mut impl Iterator<Item = u64>) -> Option<F
     let len = cursor.u32("header length").ok()?;
     let mut header = cursor.sub(len as usize, "header").ok()?;
     let request_id = header.u32("request id").ok()?;
-    let mut items = HeaderItems::new(header).ok()?;
     let mut topics: Vec<FetchTopic> = Vec::new();
-    while let Ok(Some(item)) = items.next_item() {
-        match (item, topics.last_mut()) {
-            (HeaderItem::Topic { name, partitions, known }, _) => {
-                let partition = |partition| FetchPartition { partition, seq: 0, fetch_size: 0 };
-                let count = if known { 0 } else { partitions.into() };
-                let name = String::from_utf8_lossy(name).into();
-                topics.push(FetchTopic { name, partitions: (0..count).map(partition).collect() });
-            }
-            (HeaderItem::Partition { id, .. }, Some(topic)) => {
-                let seq = seqs.next().unwrap_or(0);
-                topic.partitions.push(FetchPartition { partition: id, seq, fetch_size: 0 });
-            }
-            (HeaderItem::Partition { .. }, None) => unreachable!("a partition before any topic"),
-        }
-    }
+    // As far as it can be read.
+    let _ = topics_in(&mut header, seqs, &mut topics);
     let client_id = "".into();
     Some(FetchRequest { client_version: 2, request_id, client_id, max_wait_ms: 0, min_bytes: 0, flags: 0, topics })
+}
+
+fn topics_in(
+    c: &mut Cursor<'_>,
+    seqs: &mut impl Iterator<Item = u64>,
+    topics: &mut Vec<FetchTopic>,
+) -> Result<(), DecodeError> {
+    for _ in 0..c.u8("topic count")? {
+        let name = String::from_utf8_lossy(c.str8("topic name")?).into();
+        let (count, known) = (c.u8("partition count")?, !c.rest().starts_with(&UNKNOWN_TOPIC));
+        if !known {
+            c.u16("partition id")?;
+        }
+        let partition = |partition| FetchPartition { partition, seq: 0, fetch_size: 0 };
+        let asked = if known { 0 } else { count.into() };
+        topics.push(FetchTopic { name, partitions: (0..asked).map(partition).collect() });
+        for _ in 0..if known { count } else { 0 } {
+            let id = c.u16("partition id")?;
+            PartitionAnswer::decode(c)?;
+            let entry = FetchPartition { seq: seqs.next().unwrap_or(0), ..partition(id) };
+            topics.last_mut().unwrap().partitions.push(entry);
+        }
+    }
+    Ok(())
 }
 
 /// Feeds the stream piece by piece. The feeder checks that each `Need` is honest.

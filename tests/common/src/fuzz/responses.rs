@@ -10,7 +10,7 @@ use tank_client::protocol::admin::{
     ReloadConfRequest, ReloadConfResponse, StatusRequest, StatusResponse,
 };
 use tank_client::protocol::cursor::Cursor;
-use tank_client::protocol::fetch::{FetchHeader, FetchRequest, HeaderItem, HeaderItems, TopicAnswer};
+use tank_client::protocol::fetch::{FetchHeader, FetchRequest, PartitionAnswer, TopicAnswer, UNKNOWN_TOPIC};
 use tank_client::protocol::frame::{self, FrameHeader, HEADER_LEN, Kind, Payload};
 use tank_client::protocol::produce::{ProduceRequest, ProduceResponse};
 use tank_client::protocol::{DecodeError, EncodeError};
@@ -155,33 +155,31 @@ fn produce_request(kind: Kind, payload: &[u8]) {
 
 /// The header of a consume answer, from after the request id on.
 fn fetch_header(payload: &[u8]) {
-    let Ok(items) = HeaderItems::new(Cursor::new(payload, 8)) else { return };
-    let Ok(header) = read_header(items) else { return };
+    let Ok(header) = read_header(Cursor::new(payload, 8)) else { return };
     let mut out = Vec::new();
     if header.encode(&mut out).is_err() {
         assert!(out.is_empty());
         return;
     }
-    let again = HeaderItems::new(Cursor::new(&out[HEADER_LEN + 8..], 8)).and_then(read_header);
-    assert_eq!(again, Ok(header));
+    assert_eq!(read_header(Cursor::new(&out[HEADER_LEN + 8..], 8)), Ok(header));
 }
 
-fn read_header(mut items: HeaderItems<'_>) -> Result<FetchHeader, DecodeError> {
-    let mut topics: Vec<TopicAnswer> = Vec::new();
-    while let Some(item) = items.next_item()? {
-        match item {
-            HeaderItem::Topic { name, partitions, known } => {
-                // For a topic that is not known, only the number counts.
-                let partitions = match known {
-                    true => Vec::new(),
-                    false => vec![(0, tank_client::protocol::fetch::PartitionAnswer::UnknownTopic); partitions.into()],
-                };
-                topics.push(TopicAnswer { name: String::from_utf8_lossy(name).into(), partitions, known });
-            }
-            HeaderItem::Partition { id, answer } => topics.last_mut().unwrap().partitions.push((id, answer)),
+fn read_header(mut c: Cursor<'_>) -> Result<FetchHeader, DecodeError> {
+    let mut topics = Vec::new();
+    for _ in 0..c.u8("topic count")? {
+        let name = String::from_utf8_lossy(c.str8("topic name")?).into();
+        let (count, known) = (c.u8("partition count")?, !c.rest().starts_with(&UNKNOWN_TOPIC));
+        // For a topic that is not known, only the number counts.
+        let mut partitions = vec![(0, PartitionAnswer::UnknownTopic); if known { 0 } else { count.into() }];
+        if !known {
+            c.u16("partition id")?;
         }
+        for _ in 0..if known { count } else { 0 } {
+            partitions.push((c.u16("partition id")?, PartitionAnswer::decode(&mut c)?));
+        }
+        topics.push(TopicAnswer { name, partitions, known });
     }
-    Ok(FetchHeader { request_id: 7, topics })
+    c.finish("answer header").map(|()| FetchHeader { request_id: 7, topics })
 }
 
 /// A request and an answer: whether the one fits the other. The request stands after its length.
