@@ -189,7 +189,7 @@ impl Partition {
         }
         let (is_behind, is_risky, is_suspect) = (self.is_behind(), self.is_risky(), self.is_suspect());
         // While something must be found out, or must be there, a broker's wait would only hide that it is not.
-        let asks_at_once = !self.has_begun() || rules.options.stop_at_end || self.end_unknown || is_suspect;
+        let asks_at_once = !self.has_begun() || rules.options.stop_at_end || is_suspect;
         let is_drained = (self.last_was_empty || self.high_water_mark.is_some() && !is_behind) && !self.wait_ended;
         let waits = !asks_at_once && (is_drained || !rules.in_cluster);
         let alone = (is_suspect && is_risky) || self.is_probe() || (rules.in_cluster && waits);
@@ -288,7 +288,7 @@ impl Partition {
     }
 
     fn check_end(&mut self) {
-        if self.ends_before(self.fetch_from.max(1)) && self.has_begun() {
+        if self.ends_before(self.fetch_from.max(1)) {
             self.state = State::Done;
         }
     }

@@ -259,11 +259,12 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
 
 #[test]
 fn a_connection_that_ended_late_or_inside_an_answer_did_not_die_of_the_fetch() {
-    for (after, begun, suspect) in [(9_999, false, true), (10_000, false, false), (0, true, false)] {
+    for (after, begun, suspect) in [(9_999, 0, true), (10_000, 0, false), (0, 2, false), (0, 12, false)] {
         let mut s = Setting::asked(1, 1, |s| s);
         s.net.pass(ms(after));
-        if begun {
-            s.send(0, 1, &[EMPTY], &[], 2);
+        if begun > 0 {
+            // Some bytes of the answer, or all but its bundle, are missing.
+            s.send(0, 1, &[data(12)], &BUNDLE, begun + if begun == 2 { 12 } else { 0 });
             s.receive();
         }
         s.end(0);
@@ -359,4 +360,84 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
     };
     let asked: Vec<_> = topics.iter().map(asked).collect();
     assert_eq!(asked, [("b".into(), vec![(1, 1), (0, 1)]), ("a".into(), vec![(0, 2), (3, 1)])]);
+}
+
+#[test]
+fn a_bundle_that_is_malformed_comes_after_the_messages_joined_with_it() {
+    let mut s = Setting::asked(1, 1, |s| s);
+    let mut bad = BUNDLE;
+    bad[11] = 5;
+    s.send(0, 1, &[data(36)], &[BUNDLE, bad, BUNDLE].concat(), 0);
+    assert_eq!(s.messages(), 1);
+    assert_eq!(s.inbox.delivered().map(|of| of.position), Some(2), "it goes on with the bad one");
+    assert!(matches!(s.inbox.take_error(), Some(Error::Decode { .. })));
+}
+
+#[test]
+fn the_messages_of_a_cut_bundle_count_before_it_is_asked_for_again() {
+    let mut s = Setting::asked(1, 1, |s| s);
+    // Three messages, and the third is not whole.
+    let bundle = [&[31, 3 << 2][..], &[0; 30]].concat();
+    s.send(0, 1, &[data(30)], &bundle[..30], 0);
+    let now = s.session.now();
+    let mut count = 0;
+    for _ in 0..9 {
+        let mut turn = Turn { now, all: &mut s.all, inbox: &mut s.inbox, session: &s.session };
+        s.fetcher.receive(&mut turn);
+        count += s.inbox.decode_next(&mut s.all, &s.session.config.limits, u64::MAX);
+        let delivered = s.inbox.delivered();
+        while s.inbox.decoded.take_one().is_some() {}
+        if let Some(of) = s.inbox.delivered().or(delivered) {
+            s.all.with(0, |partition, _| partition.advance(of.position));
+        }
+    }
+    let want = s.all.get(0).wants(&s.all.rules).unwrap().unwrap();
+    assert_eq!((count, want.seq, want.ahead), (2, 3, 2 << 20));
+}
+
+#[test]
+fn a_time_out_on_a_fresh_connection_does_not_end_trouble() {
+    let mut s = Setting::asked(1, 10, |s| s);
+    for wire in 0..3 {
+        assert!(s.inbox.take_error().is_none(), "{wire}");
+        let now = s.net.pass(Duration::from_secs(36));
+        s.receive();
+        assert_eq!(s.all.stats.reconnects, wire + 1);
+        s.net.pass(Duration::from_secs(5).min(s.all.next_wake().since(now)) + ms(200));
+        s.ask();
+        if s.net.dialed().len() > wire as usize + 1 {
+            s.greet(wire as usize + 1);
+            s.ask();
+        }
+    }
+    let e = s.inbox.take_error();
+    assert!(matches!(e, Some(Error::Timeout { .. })), "after more than a minute: {e:?}");
+}
+
+#[test]
+fn a_connection_that_answered_had_not_ended_while_idle() {
+    let mut s = Setting::asked(1, 10, |s| s);
+    s.net.pass(ms(400));
+    s.send(0, 1, &[EMPTY], &[], 0);
+    s.receive();
+    s.ask();
+    s.send(0, 2, &[EMPTY], &[], 2);
+    s.end(0);
+    assert_eq!((s.all.stats.reconnects, s.all.looks_for_added), (1, false));
+}
+
+#[test]
+fn only_a_connection_with_nothing_on_it_is_given_back() {
+    for (rest, is_kept) in [(&[][..], true), (&PING[..2], false)] {
+        let mut s = Setting::asked(1, 10, |s| s);
+        s.send(0, 1, &[EMPTY], rest, 0);
+        s.receive();
+        let broker = s.fetcher.broker().clone();
+        s.fetcher.give_back(&s.session);
+        assert_eq!(s.session.pool.take(&broker).is_up(), is_kept);
+    }
+    let s = Setting::asked(1, 10, |s| s);
+    let broker = s.fetcher.broker().clone();
+    s.fetcher.give_back(&s.session);
+    assert!(!s.session.pool.take(&broker).is_up(), "an answer is awaited");
 }

@@ -11,9 +11,13 @@ use crate::protocol::cursor::Cursor;
 
 /// A bundle of these payloads as it travels, without its length.
 fn encode(payloads: &[&[u8]], compression: Compression) -> Vec<u8> {
+    encode_at(5, payloads, compression)
+}
+
+fn encode_at(timestamp_ms: u64, payloads: &[&[u8]], compression: Compression) -> Vec<u8> {
     let (mut builder, mut out) = (BundleBuilder::new(), Vec::new());
     for payload in payloads {
-        builder.push(&RawMessage { timestamp_ms: 5, key: None, payload }).unwrap();
+        builder.push(&RawMessage { timestamp_ms, key: None, payload }).unwrap();
     }
     builder.finish(compression, &mut out).unwrap();
     out
@@ -189,7 +193,7 @@ fn nothing_after_the_time_to_stop_at_is_handed_out() {
     assert_eq!((s.decode(9), s.all.all_done()), (2, false));
     // A later bundle that came in before that was known is passed over.
     let mut s = Setting::of(1 << 10, |s| s.stop_at_time(UNIX_EPOCH + Duration::from_millis(5)));
-    s.receive(&[encode(&[b"1"], Compression::None), encode(&[b"2"], Compression::None)]);
+    s.receive(&[encode(&[b"1"], Compression::None), encode_at(4, &[b"2"], Compression::None)]);
     assert_eq!((s.decode(9), s.inbox.has_bundles(), s.inbox.left()), (0, false, 0));
     assert_eq!(s.all.get(0).position, 1, "nothing was delivered");
 }
@@ -219,4 +223,23 @@ fn an_error_is_due_once_nothing_else_is() {
     assert!(!s.inbox.is_error_due() && s.inbox.take_error().is_none(), "a message is left");
     s.pop_all();
     assert!(s.inbox.is_error_due());
+}
+
+#[test]
+fn what_is_wanted_ends_a_bundle_that_goes_on() {
+    let mut s = Setting::of(1 << 10, |s| s.stop_at_seq(5));
+    s.receive(&[encode(&[b"1", b"2", b"3"], Compression::None)]);
+    let bundle = &mut s.rest()[0];
+    (bundle.last, bundle.to) = (7, 5);
+    s.decode(9);
+    s.pop_all();
+    assert_eq!(s.inbox.delivered().map(|of| of.position), Some(6));
+}
+
+#[test]
+fn a_buffer_in_which_nothing_is_wanted_is_not_held() {
+    let mut s = Setting::new(1 << 10);
+    s.all.with(0, |partition, _| partition.end());
+    s.receive(&[encode(&[b"1"], Compression::None)]);
+    assert!(!s.inbox.has_bundles() && s.inbox.sender.is_none() && Arc::strong_count(s.buf.block()) == 1);
 }

@@ -81,7 +81,7 @@ impl Partition {
             self.end_trouble();
             self.is_quiet = wait_was_ended;
             // The end was there once: if nothing is left before it, the log has become shorter.
-            if rules.options.stop_at_end || self.end_unknown {
+            if rules.options.stop_at_end {
                 self.state = State::Done;
             }
         }
@@ -231,7 +231,7 @@ impl Partition {
         if !matches!(end, ChunkEnd::Cut { .. }) {
             self.chunks.on_whole();
         }
-        if end != ChunkEnd::AboveMark || found {
+        if end != ChunkEnd::AboveMark {
             self.standstill.reset();
         }
         match end {

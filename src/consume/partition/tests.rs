@@ -616,6 +616,7 @@ fn a_broker_waits_only_for_what_is_not_there_and_in_a_cluster_for_one_at_a_time(
     let ended: What = (plain, |p| (p.fetch_from, p.wait_ended) = (10, true));
     let to_the_end: What = (|s| s.stop_at_end(), |p| p.fetch_from = 10);
     let unbegun: What = (plain, |p| p.begin = Begin::BeforeEnd(1));
+    let nothing: What = (plain, |p| (p.begin, p.high_water_mark) = (Begin::BeforeEnd(1), None));
     let probe: What = (plain, |p| p.begin = Begin::Probe);
     let suspect: What = (plain, |p| (p.fetch_from, p.suspicion) = (10, Suspicion::Answered));
     // Whether the broker may wait, alone, and whether it is risky: at a single broker, and in a cluster.
@@ -627,6 +628,7 @@ fn a_broker_waits_only_for_what_is_not_there_and_in_a_cluster_for_one_at_a_time(
         ("after a wait", ended, (true, false, false), (false, false, false)),
         ("stop_at_end", to_the_end, (false, false, false), (false, false, false)),
         ("not begun", unbegun, (false, false, false), (false, false, false)),
+        ("not begun, mark unknown", nothing, (false, false, false), (false, false, false)),
         ("a probe", probe, (false, true, false), (false, true, false)),
         ("a suspect at the end", suspect, (false, false, false), (false, false, false)),
     ] {
@@ -661,4 +663,67 @@ fn a_bundle_is_taken_whole_up_to_the_mark_or_the_last_wanted_number() {
     assert!(p.takes_whole(&up_to(8, false)) && p.takes_whole(&up_to(6, false)));
     assert!(!p.takes_whole(&up_to(7, false)) && !p.takes_whole(&up_to(8, true)) && !p.takes_whole(&up_to(6, true)));
     assert!(!p.ends_before(6) && p.ends_before(7));
+}
+
+#[test]
+fn what_was_handed_out_moves_only_forward() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(name(), 1, None, &rules.options);
+    ask(&mut p, &rules);
+    bring(&mut p, at(0), 1, 10, 20, &rules);
+    p.advance(5);
+    assert_eq!((p.position, ask(&mut p, &rules).seq, p.high_water_mark), (5, 11, Some(20)));
+    let mut p = Partition::new(name(), 1, None, &rules.options);
+    p.advance(8);
+    assert_eq!(p.high_water_mark, Some(7), "there are that many");
+}
+
+#[test]
+fn messages_end_trouble_before_their_chunk_has_ended() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(name(), 1, Some((1, 20)), &rules.options);
+    for ms in [0, 59_000] {
+        assert_eq!(lose(&mut p, at(ms), Lost::default(), &rules), Next::Go);
+        p.wake(pause(&p));
+        ask(&mut p, &rules);
+        p.on_answer(at(ms), data(20, 100), &rules);
+    }
+    p.on_bundles(&mut vec![bundle(1, 5, 20, false)], 0, &rules);
+    assert_eq!(lose(&mut p, at(61_000), Lost::default(), &rules), Next::Go, "new trouble");
+}
+
+#[test]
+fn the_number_after_the_mark_is_not_beyond_the_end_and_what_is_there_is_no_gap() {
+    let rules = alone(|s| s.beyond_end(OutOfRange::Latest));
+    let mut p = Partition::new(name(), 21, None, &rules.options);
+    assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), not_there(21, 1));
+    let rules = alone(|s| s.out_of_range(OutOfRange::Earliest));
+    let mut p = Partition::new(name(), 15, None, &rules.options);
+    assert_eq!(p.on_answer(at(0), out_of_range(15, 20), &rules), Next::Go);
+    let mut p = Partition::new(name(), 14, None, &rules.options);
+    assert_eq!(p.on_answer(at(0), out_of_range(15, 20), &rules), Next::Gap(14, 14));
+}
+
+#[test]
+fn a_chunk_that_goes_on_above_the_mark_had_messages_all_the_same() {
+    let rules = alone(|s| s);
+    let begin = || {
+        let mut p = Partition::new(name(), 1, Some((1, 20)), &rules.options);
+        ask(&mut p, &rules);
+        p.on_answer(at(0), data(20, 100), &rules);
+        p
+    };
+    let above = || Bundle { to: 7, ..bundle(6, 20, 20, false) };
+    let mut p = begin();
+    assert_eq!(p.on_bundles(&mut vec![bundle(1, 5, 20, false), above()], 0, &rules), Lookahead::SeeFirst);
+    assert_eq!((p.on_chunk_end(at(0), ChunkEnd::AboveMark, &rules), p.state), (Next::Go, State::InFlight));
+    let mut p = begin();
+    p.on_bundles(&mut vec![above()], 0, &rules);
+    p.on_chunk_end(at(0), ChunkEnd::AboveMark, &rules);
+    assert!(pause(&p) > at(0));
+    // A cut bundle after messages of the same chunk is not looked at.
+    let mut p = begin();
+    p.on_bundles(&mut vec![bundle(1, 5, 20, false)], 0, &rules);
+    let mut cut = vec![bundle(6, 20, 20, true)];
+    assert_eq!((p.on_bundles(&mut cut, 0, &rules), cut.len()), (Lookahead::Clear, 0));
 }

@@ -252,3 +252,22 @@ fn the_last_partition_that_there_can_be_is_followed_by_none() {
     all.on_answer(at(0), 0, EMPTY, &mut AnswerSummary::default());
     assert_eq!((all.names.len(), all.find("t", MAX_ID).is_some()), (1, true));
 }
+
+#[test]
+fn what_a_broker_may_wait_for_is_not_asked_for_with_what_it_must_answer() {
+    let rules = rules(false);
+    let name = |partition| TopicPartition { topic: "t".into(), partition };
+    let list = vec![
+        Partition::new(name(0), 10, Some((1, 9)), &rules.options),
+        Partition::before_end(name(1), 0, &rules.options),
+        Partition::new(name(2), 10, Some((1, 9)), &rules.options),
+    ];
+    let mut all = Partitions::new(list, &[], rules);
+    let mut list = due(&mut all);
+    assert_eq!((next(&mut all, &mut list), next(&mut all, &mut list)), (vec![0, 2], vec![1]));
+    // What is safe to ask for does not wait for suspects.
+    let mut all = topic(1, 0, false);
+    all.suspects = 1;
+    let mut list = due(&mut all);
+    assert_eq!(all.next_request(&mut list, Load { risky: 1, suspects: 1 }).unwrap().len(), 1);
+}
