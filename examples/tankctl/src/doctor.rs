@@ -49,7 +49,7 @@ impl Page {
             Err(e) => {
                 self.failed += 1;
                 let cause = e.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-                self.say(&format!("FAIL  {name}: {}", cause.strip_prefix(&format!("{name}: ")).unwrap_or(&cause)))
+                self.say(&format!("FAIL  {name}: {}", cause.replacen(&format!("{name}: "), "", 1)))
             }
         }
     }
