@@ -218,6 +218,27 @@ mod tests {
     }
 
     #[test]
+    fn leaders_are_remembered_until_they_fail_or_know_nothing_and_so_many_brokers_at_most() {
+        let given = parse_brokers("a:1,b:2").unwrap();
+        let book = book(given.clone(), Config::default());
+        let (now, topic) = (Time::from_nanos(1), Arc::from("orders"));
+        let other = |n: u16| BrokerAddr::from(SocketAddr::from(([10, 0, 0, 1], n)));
+        assert!(book.is_given(&given[1]) && !book.is_given(&other(1)));
+        for partition in 0..300 {
+            book.learn(&topic, partition, other(partition), now);
+            book.learn(&topic, partition, other(partition), now);
+        }
+        assert_eq!(book.brokers().len(), MAX_BROKERS, "each once");
+        assert_eq!(book.broker_for("orders", 299), other(299), "known as a leader all the same");
+        book.learn(&topic, 7, given[1].clone(), now);
+        book.forget("orders", 8);
+        book.failed(&other(9), now);
+        let leaders = [6, 7, 8, 9].map(|partition| book.broker_for("orders", partition));
+        assert_eq!(leaders, [other(6), given[1].clone(), given[0].clone(), given[0].clone()]);
+        assert_eq!(book.broker_for("other", 6), given[0]);
+    }
+
+    #[test]
     fn a_redirect_leads_to_somebody_the_settings_allow_or_nowhere() {
         let given = parse_brokers("10.0.0.1:5").unwrap();
         let [open, strict] = [false, true]

@@ -32,9 +32,11 @@ const STANDSTILL: Duration = Duration::from_secs(5);
 /// For how long the world must be quiet, and what counts as quiet, each second.
 const QUIET: Duration = Duration::from_secs(10);
 const QUIET_REQUESTS: u64 = 4;
-/// Requests begun on connections that had ended, in a whole run; and one more for each so many troubles.
+/// Requests begun on connections that had ended, in a whole run; and one more for each so many troubles, and connections: some
+/// brokers close those that are idle for half a second.
 const STALE: u64 = 10;
 const TROUBLES: u64 = 3;
+const STALE_CONNECTIONS: u64 = 16;
 /// Connections a second that a task may begin to open, whatever goes wrong.
 const CONNECTIONS: u64 = 6;
 
@@ -148,7 +150,8 @@ fn check_restraint(sim: &Simulation, desk: &Desk, nodes: &Nodes) {
     let seconds = sim.now().as_secs().max(1) * desk.plan.roles.len() as u64;
     let Counts { connections, stale, .. } = sim.counts();
     // Two answers may be awaited on one connection, of which the end is seen after the first.
-    if stale > STALE + desk.plan.troubles.len() as u64 / TROUBLES {
+    let most = STALE + desk.plan.troubles.len() as u64 / TROUBLES + connections / STALE_CONNECTIONS;
+    if stale > most {
         desk.model.violated(Property::Quiet, &format!("{stale} requests were begun on connections that had ended"));
     }
     // A request that kills a node is sent twice, and then reported.

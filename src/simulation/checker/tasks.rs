@@ -15,6 +15,9 @@ use crate::simulation::random::Random;
 use crate::{Client, CloseHandle, Error, Producer, Record, TopicConfig};
 pub(super) use reading::consume;
 
+/// Of `partitions`, each of which has a retry budget of its own: who leads them, and where their logs end.
+const STEPS: u32 = 2;
+
 /// What every task has.
 #[derive(Clone)]
 pub(super) struct Desk {
@@ -70,10 +73,10 @@ impl Desk {
     }
 
     /// Calls until it is not for want of descriptors that it fails, which is said at once, or for want of patience.
-    fn patiently<T>(&self, what: &str, call: impl Fn() -> crate::Result<T>) -> T {
+    fn patiently<T>(&self, what: &str, steps: u32, call: impl Fn() -> crate::Result<T>) -> T {
         loop {
             let began = self.sim.now();
-            match self.timed(what, self.most(), &call) {
+            match self.timed(what, self.most() * steps, &call) {
                 Ok(value) => return value,
                 Err(e) if self.lacks_descriptors(&e) || self.gave_up(what, began, &e) => {
                     self.sim.sleep(Duration::from_millis(200));
@@ -92,7 +95,7 @@ impl Desk {
         let builder = self.sim.client().connect_timeout(self.plan.connect_timeout).io_timeout(self.plan.io_timeout);
         let builder =
             builder.client_id(client_id(self.task)).retry_timeout(self.plan.retry).wait_for_brokers(self.plan.retry);
-        self.patiently("connect", || builder.connect(self.brokers.as_str()))
+        self.patiently("connect", 1, || builder.connect(self.brokers.as_str()))
     }
 
     fn topic(&self, place: Place) -> &str {
@@ -265,7 +268,7 @@ pub(super) fn mirror(at: &Desk, place: Place) {
                 if unknown { Outcome::Unknown } else { Outcome::NotStored },
                 &format!("{e:#}"),
             );
-            let found = at.patiently("partitions", || client.partitions(topic));
+            let found = at.patiently("partitions", STEPS, || client.partitions(topic));
             if found[usize::from(place.partition)].high_water_mark >= next {
                 next += ids.len() as u64;
                 break at.model.reported(ids, Outcome::Stored, "");
@@ -282,7 +285,7 @@ fn make(at: &Desk, client: &Client, partitions: u16) {
     let name = format!("made-{}", at.task);
     match client.create_topic(&name, partitions, &TopicConfig::new()) {
         Ok(()) => {
-            let found = at.patiently("partitions", || client.partitions(&name));
+            let found = at.patiently("partitions", STEPS, || client.partitions(&name));
             if found.len() != usize::from(partitions) {
                 at.model.violated(
                     Property::Truth,
@@ -333,7 +336,7 @@ pub(super) fn administer(at: &Desk) {
             _ => {
                 let topic = random.below(at.plan.partitions.len() as u64) as usize;
                 let name = &at.model.topics[topic];
-                match at.timed("partitions", at.most(), || client.partitions(name)) {
+                match at.timed("partitions", at.most() * STEPS, || client.partitions(name)) {
                     Ok(found) if found.len() != usize::from(at.plan.partitions[topic]) => {
                         at.model.violated(Property::Truth, &format!("{name} has {} partitions", found.len()))
                     }

@@ -147,7 +147,7 @@ fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Pl
     let size = random.below(3) as usize;
     let size = if at.plan.world == World::Backlog { 0 } else { size };
     let what = what.fetch_size([100, 5000, 1 << 20][size]);
-    let messages = at.patiently("subscribe", || client.subscribe(what.clone()));
+    let messages = at.patiently("subscribe", 1, || client.subscribe(what.clone()));
     at.handles.lock().unwrap_or_else(PoisonError::into_inner).push(messages.close_handle());
     messages
 }
