@@ -12,7 +12,7 @@ use super::plan::{NO_DESCRIPTORS, PATIENT, Place, Plan, SLOW, SLOW_NAME};
 use super::worlds::World;
 use crate::simulation::Simulation;
 use crate::simulation::random::Random;
-use crate::{Client, CloseHandle, Error, Producer, Record, TopicConfig};
+use crate::{Client, CloseHandle, Error, Fault, Producer, Record, TopicConfig};
 pub(super) use reading::consume;
 
 /// Of `partitions`, each of which has a retry budget of its own: who leads them, and where their logs end.
@@ -192,6 +192,16 @@ fn take_back(
         let place = Place { topic, partition: failure.partition() };
         let outcome = if failure.is_unknown() { Outcome::Unknown } else { Outcome::NotStored };
         let why = format!("{:#}", failure.error());
+        // Of one node no log comes back, and nobody else writes there.
+        if at.plan.nodes == 1
+            && matches!(
+                failure.error(),
+                Error::Broker { fault: Fault::AnotherWriter { .. } | Fault::SeqNotAbove { .. }, .. }
+            )
+        {
+            at.model
+                .violated(Property::Truth, &format!("{} is said to have another writer: {why}", at.model.name(place)));
+        }
         for record in failure.records() {
             let text = std::str::from_utf8(&record.payload()[..8]).unwrap_or("");
             let id = u32::from_str_radix(text, 16).unwrap_or(u32::MAX);

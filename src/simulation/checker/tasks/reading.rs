@@ -19,7 +19,7 @@ const FULL_FETCHES: u64 = 20;
 pub(in super::super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
     let mut random = at.random();
     let mut saved: BTreeMap<Place, u64> = places.iter().map(|&place| (place, 0)).collect();
-    if at.plan.world == World::Backlog {
+    if matches!(at.plan.world, World::Backlog | World::SlowLine) {
         at.sim.sleep(BEGINS_LATE);
     }
     let mut client = at.client();
@@ -145,7 +145,11 @@ fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Pl
     let longest = if at.plan.world == World::Spaced { 3 } else { longest };
     let what = what.max_wait(Duration::from_micros([300, 500_000, 5_000_000, 30_000_000][longest]));
     let size = random.below(3) as usize;
-    let size = if at.plan.world == World::Backlog { 0 } else { size };
+    let size = match at.plan.world {
+        World::Backlog => 0,
+        World::SlowLine => 2,
+        _ => size,
+    };
     let what = what.fetch_size([100, 5000, 1 << 20][size]);
     let messages = at.patiently("subscribe", 1, || client.subscribe(what.clone()));
     at.handles.lock().unwrap_or_else(PoisonError::into_inner).push(messages.close_handle());
