@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use super::network::Socket;
 
-/// The result of a read.
+/// The result of a read or a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fill {
-    /// This many bytes arrived.
+    /// This many bytes passed.
     Bytes(usize),
-    /// Nothing is there now.
+    /// None now.
     Later,
-    /// There is nothing more to come.
+    /// None any more.
     End,
 }
 
@@ -145,11 +145,20 @@ impl<T: Clone> ReadBuf<T> {
     }
 }
 
-/// Reads what is there.
+/// Reads what is there into `room`, which is not empty.
 pub(super) fn read(socket: &dyn Socket, room: &mut [u8]) -> io::Result<Fill> {
+    filled(|| socket.read(room))
+}
+
+/// Writes as many of the bytes, of which there are some, as the network takes.
+pub(super) fn write(socket: &dyn Socket, from: &[u8]) -> io::Result<Fill> {
+    filled(|| socket.write(from))
+}
+
+fn filled(mut step: impl FnMut() -> io::Result<usize>) -> io::Result<Fill> {
     loop {
-        return match socket.read(room) {
-            Ok(0) if !room.is_empty() => Ok(Fill::End),
+        return match step() {
+            Ok(0) => Ok(Fill::End),
             Ok(n) => Ok(Fill::Bytes(n)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Later),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,

@@ -17,7 +17,6 @@
 //! two looks counts, unless bytes turn out to have been waiting for it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +24,7 @@ use std::time::Duration;
 use log::{debug, trace};
 
 use super::addr::BrokerAddr;
-use super::buffer::{Fill, read};
+use super::buffer::{Fill, read, write};
 use super::dial::Dial;
 use super::network::{Interest, Socket, Time};
 use super::settings::ChannelSettings;
@@ -255,17 +254,13 @@ impl Channel {
         let State::Up(up) = &mut self.state else { return Err(Error::disconnected(&self.broker, Phase::Send)) };
         let away = now.since(std::mem::replace(&mut up.tried, now));
         while up.sent < up.out.len() {
-            match up.socket.write(&up.out[up.sent..]) {
-                Ok(0) => return Err(Error::disconnected(&self.broker, Phase::Send)),
-                Ok(n) => up.on_sent(n, now, away, self.settings.config.io_timeout),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if now < up.send.due {
-                        return Ok(false);
-                    }
+            match write(&*up.socket, &up.out[up.sent..]).map_err(|e| Error::io(&self.broker, Phase::Send, e))? {
+                Fill::Bytes(n) => up.on_sent(n, now, away, self.settings.config.io_timeout),
+                Fill::Later if now < up.send.due => return Ok(false),
+                Fill::Later => {
                     return Err(Error::timeout(&self.broker, Phase::Send, self.settings.config.io_timeout));
                 }
-                Err(e) => return Err(Error::io(&self.broker, Phase::Send, e)),
+                Fill::End => return Err(Error::disconnected(&self.broker, Phase::Send)),
             }
         }
         Ok(true)

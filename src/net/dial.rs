@@ -14,7 +14,7 @@ use std::time::Duration;
 use log::debug;
 
 use super::addr::BrokerAddr;
-use super::buffer::{Fill, read};
+use super::buffer::{Fill, read, write};
 use super::network::{Interest, Socket, Time};
 use super::settings::ChannelSettings;
 use crate::error::{Error, Phase, Result, is_lack};
@@ -142,11 +142,10 @@ impl Attempt {
                 return Ok(false);
             }
             // A broker hangs up on whoever has never sent a byte, after 16 s or sooner; it swallows pings.
-            match self.socket.write(self.unsent) {
-                Ok(0) => return Err(Error::disconnected(broker, Phase::Greet)),
-                Ok(n) => self.unsent = self.unsent.get(n..).unwrap_or_default(),
-                Err(e) if is_passing(&e) => return Ok(false),
-                Err(e) => return Err(Error::io(broker, Phase::Greet, e)),
+            match write(&*self.socket, self.unsent).map_err(|e| Error::io(broker, Phase::Greet, e))? {
+                Fill::Bytes(n) => self.unsent = self.unsent.get(n..).unwrap_or_default(),
+                Fill::Later => return Ok(false),
+                Fill::End => return Err(Error::disconnected(broker, Phase::Greet)),
             }
         }
         let (ping, len) = &mut self.greeting;
@@ -173,8 +172,4 @@ fn check_greeting(ping: &[u8; HEADER_LEN]) -> Result<(), DecodeError> {
         }
         _ => Err(DecodeError::unexpected("greeting's message id", ping[0].into(), Kind::Ping as u64, 0)),
     }
-}
-
-fn is_passing(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -61,8 +61,7 @@ pub struct Producer {
     wall: WallClock,
     /// When a call must look at more than its record: at the latest when the first collected record is due.
     next_look: Time,
-    /// Records that are neither stored nor have failed, and their bytes.
-    pending: u64,
+    /// Bytes of all records that are neither stored nor have failed.
     pending_bytes: usize,
     stored: u64,
     failures: Vec<Failure>,
@@ -95,7 +94,6 @@ impl ProducerBuilder {
             spares: Spares::default(),
             wall: WallClock::default(),
             next_look: Time::NEVER,
-            pending: 0,
             pending_bytes: 0,
             stored: 0,
             failures: Vec::new(),
@@ -181,7 +179,6 @@ impl Producer {
     pub fn retry_failures(&mut self, again: impl FnMut(&Failure) -> bool) -> Vec<Failure> {
         let (again, dropped): (Vec<_>, Vec<_>) = mem::take(&mut self.failures).into_iter().partition(again);
         for failure in again {
-            self.pending += u64::from(failure.bundle.count);
             self.pending_bytes += failure.bundle.size;
             self.driver.wake(failure.queue);
             self.queues[failure.queue].take_back(failure.bundle);
@@ -215,7 +212,7 @@ impl Producer {
 
     /// Returns how many records were taken that are neither stored nor have failed.
     pub fn pending(&self) -> u64 {
-        self.pending
+        self.queues.iter().map(PartitionQueue::pending).sum()
     }
 }
 
@@ -306,7 +303,6 @@ impl Producer {
         let queue = &mut self.queues[index];
         let before = queue.bytes;
         let collected = queue.push(None, &raw, &mut self.spares)?;
-        self.pending += 1;
         self.pending_bytes += queue.bytes - before;
         if collected.0 == 1 {
             queue.send_by = now.after(self.settings.max_age);
@@ -416,7 +412,6 @@ impl Producer {
     fn take_in(&mut self, index: usize, delivery: Delivery) {
         let (topic, partition) = (&self.queues[index].topic, self.queues[index].partition);
         if let Delivery::Stored(bundle) | Delivery::Failed(bundle, _) = &delivery {
-            self.pending -= u64::from(bundle.count);
             self.pending_bytes -= bundle.size;
         }
         match delivery {

@@ -234,6 +234,11 @@ impl PartitionQueue {
         }
     }
 
+    /// Records that are neither stored nor have failed.
+    pub(super) fn pending(&self) -> u64 {
+        u64::from(self.collected().0) + self.bundles.iter().map(|bundle| u64::from(bundle.count)).sum::<u64>()
+    }
+
     /// Whether no sealed bundle is unresolved.
     pub(super) fn is_idle(&self) -> bool {
         self.bundles.is_empty()
