@@ -301,14 +301,13 @@ impl Producer {
             self.make_room(index, most_bytes(&raw))?;
         }
         let queue = &mut self.queues[index];
-        let before = queue.bytes;
-        let collected = queue.push(None, &raw, &mut self.spares)?;
-        self.pending_bytes += queue.bytes - before;
-        if collected.0 == 1 {
+        let (collected, len, added) = queue.push(None, &raw, &mut self.spares)?;
+        self.pending_bytes += added;
+        if collected == 1 {
             queue.send_by = now.after(self.settings.max_age);
             self.next_look = self.next_look.min(queue.send_by);
         }
-        if collected.0 >= count || collected.1 >= bytes {
+        if collected >= count || len >= bytes {
             self.send_collected(index, now)?;
         }
         Ok(())

@@ -61,16 +61,9 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
     let mut queues: Vec<PartitionQueue> = given.iter().map(queue).collect();
     let mut jobs: Vec<Job<'_>> = given.iter().map(|given| Job { given, stored: 0, outcome: None }).collect();
     let mut spares = Spares::default();
-    for (index, (job, queue)) in jobs.iter_mut().zip(&mut queues).enumerate() {
-        job.give_next(session, queue, &mut spares)?;
-        driver.wake(index);
-    }
     loop {
-        driver.step(&mut queues, LookUp::Allowed)?;
-        let changed = std::mem::take(&mut driver.changed);
         let mut has_more = false;
-        for index in changed {
-            let (job, queue) = (&mut jobs[index], &mut queues[index]);
+        for (index, (job, queue)) in jobs.iter_mut().zip(&mut queues).enumerate() {
             while let Some(delivery) = queue.deliveries.pop_front() {
                 job.take_in(delivery, &mut spares);
             }
@@ -83,15 +76,16 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
         if jobs.iter().all(|job| job.outcome.is_some()) {
             return Ok(jobs.into_iter().map(|job| job.outcome.unwrap_or(Ok(()))).collect());
         }
-        if !has_more {
+        let waited = if has_more { Ok(()) } else { driver.wait(&queues, Time::NEVER) };
+        match waited {
+            Ok(()) => driver.step(&mut queues, LookUp::Allowed)?,
             // If waiting was ended, or this machine cannot wait, what is in flight is in doubt.
-            if let Err(e) = driver.wait(&queues, Time::NEVER) {
-                for (job, queue) in jobs.iter_mut().zip(&queues) {
-                    let unknown = |e| Error::unknown(job.given.topic, job.given.partition, e);
-                    job.fail(if queue.is_in_flight() { unknown(e.clone()) } else { e.clone() });
-                }
-            }
+            Err(e) => jobs.iter_mut().zip(&queues).for_each(|(job, queue)| {
+                let unknown = |e| Error::unknown(job.given.topic, job.given.partition, e);
+                job.fail(if queue.is_in_flight() { unknown(e.clone()) } else { e.clone() });
+            }),
         }
+        driver.changed.clear();
     }
 }
 

@@ -97,10 +97,15 @@ impl PartitionQueue {
         PartitionQueue { topic, partition, compression, policy, numbering, send_by, ..PartitionQueue::default() }
     }
 
-    /// Takes a record, with its number if it has one of its own. Returns how many are collected now, and the bytes of their
-    /// message set.
+    /// Takes a record, with its number if it has one of its own. Returns how many are collected now, the bytes of their message
+    /// set, and those of this one in it.
     #[inline]
-    pub(super) fn push(&mut self, seq: Option<u64>, raw: &RawMessage<'_>, spares: &mut Spares) -> Result<(u32, usize)> {
+    pub(super) fn push(
+        &mut self,
+        seq: Option<u64>,
+        raw: &RawMessage<'_>,
+        spares: &mut Spares,
+    ) -> Result<(u32, usize, usize)> {
         let builder = self.collected.get_or_insert_with(|| spares.builder());
         let before = builder.set_len();
         // A numbering producer gives them theirs when the bundle is sent.
@@ -109,8 +114,9 @@ impl PartitionQueue {
             None => builder.push(raw),
         }
         .map_err(Error::encode)?;
-        self.bytes += builder.set_len() - before;
-        Ok((builder.count(), builder.set_len()))
+        let added = builder.set_len() - before;
+        self.bytes += added;
+        Ok((builder.count(), builder.set_len(), added))
     }
 
     /// Whether the bundle that is being collected takes this record, too, of the most records and bytes there may be; an empty
