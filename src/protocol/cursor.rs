@@ -136,6 +136,15 @@ impl<'a> Cursor<'a> {
         Ok(text)
     }
 
+    /// Reads a one-byte count, and so many of what `one` reads.
+    pub fn list<T>(
+        &mut self,
+        field: &'static str,
+        mut one: impl FnMut(&mut Cursor<'a>) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
+        (0..self.u8(field)?).map(|_| one(self)).collect()
+    }
+
     /// Reads an endpoint: four address bytes in the order they are written, then a little-endian port.
     pub fn endpoint(&mut self, field: &'static str) -> Result<SocketAddrV4, DecodeError> {
         let mut address = self.sub(6, field)?;
@@ -187,6 +196,28 @@ pub fn put_count8(count: usize, field: &'static str, min: u64, out: &mut Vec<u8>
     out.push(u8::try_from(count).unwrap_or(u8::MAX));
     Ok(())
 }
+
+/// Appends the topics of a request, or the partitions of a topic: how many there are, 1 to 255, and each. None may be there twice.
+/// `fields` are the names of the count, and of how often the same one is there, for errors.
+pub(super) fn put_list<T>(
+    list: &[T],
+    fields: [&'static str; 2],
+    same: impl Fn(&T, &T) -> bool,
+    out: &mut Vec<u8>,
+    mut put: impl FnMut(&T, &mut Vec<u8>) -> Result<(), EncodeError>,
+) -> Result<(), EncodeError> {
+    put_count8(list.len(), fields[0], 1, out)?;
+    for (index, one) in list.iter().enumerate() {
+        let before = list.iter().take(index).filter(|other| same(other, one)).count();
+        EncodeError::check(fields[1], before + 1, 1, 1)?;
+        put(one, out)?;
+    }
+    Ok(())
+}
+
+/// The fields of a list of topics, and of a list of partitions.
+pub(super) const TOPICS: [&str; 2] = ["topics in a request", "entries of a topic"];
+pub(super) const PARTITIONS: [&str; 2] = ["partitions of a topic", "entries of a partition"];
 
 /// Appends an endpoint: four address bytes in the order they are written, then a little-endian port.
 pub fn put_endpoint(endpoint: SocketAddrV4, out: &mut Vec<u8>) {

@@ -110,24 +110,24 @@ impl Payload for FetchRequest {
         if self.client_version >= 3 {
             out.push(self.flags);
         }
-        cursor::put_count8(self.topics.len(), "topics in a request", 1, out)?;
-        for (index, topic) in self.topics.iter().enumerate() {
-            let same = self.topics.iter().take(index).filter(|other| other.name == topic.name).count();
-            EncodeError::check("entries of a topic", same + 1, 1, 1)?;
-            cursor::put_topic(&topic.name, out)?;
-            cursor::put_count8(topic.partitions.len(), "partitions of a topic", 1, out)?;
-            for (index, wanted) in topic.partitions.iter().enumerate() {
-                let before = topic.partitions.iter().take(index);
-                let same = before.filter(|other| other.partition == wanted.partition).count();
-                EncodeError::check("entries of a partition", same + 1, 1, 1)?;
-                // In an answer, 65,535 means that the topic does not exist.
-                EncodeError::check("partition id", wanted.partition.into(), 0, 65_534)?;
-                out.extend_from_slice(&wanted.partition.to_le_bytes());
-                out.extend_from_slice(&wanted.seq.to_le_bytes());
-                out.extend_from_slice(&wanted.fetch_size.to_le_bytes());
-            }
-        }
-        Ok(())
+        cursor::put_list(
+            &self.topics,
+            cursor::TOPICS,
+            |a, b| a.name == b.name,
+            out,
+            |topic, out| {
+                cursor::put_topic(&topic.name, out)?;
+                let same = |a: &FetchPartition, b: &FetchPartition| a.partition == b.partition;
+                cursor::put_list(&topic.partitions, cursor::PARTITIONS, same, out, |wanted, out| {
+                    // In an answer, 65,535 means that the topic does not exist.
+                    EncodeError::check("partition id", wanted.partition.into(), 0, 65_534)?;
+                    out.extend_from_slice(&wanted.partition.to_le_bytes());
+                    out.extend_from_slice(&wanted.seq.to_le_bytes());
+                    out.extend_from_slice(&wanted.fetch_size.to_le_bytes());
+                    Ok(())
+                })
+            },
+        )
     }
 
     fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<FetchRequest, DecodeError> {
@@ -137,19 +137,14 @@ impl Payload for FetchRequest {
         let max_wait_ms = c.u64("max wait")?;
         let min_bytes = c.u32("min bytes")?;
         let flags = if client_version >= 3 { c.u8("flags")? } else { 0 };
-        let mut topics = Vec::new();
-        for _ in 0..c.u8("topic count")? {
+        let topics = c.list("topic count", |c| {
             let name = c.text("topic name")?.into();
-            let mut partitions = Vec::new();
-            for _ in 0..c.u8("partition count")? {
-                partitions.push(FetchPartition {
-                    partition: c.u16("partition id")?,
-                    seq: c.u64("sequence number")?,
-                    fetch_size: c.u32("fetch size")?,
-                });
-            }
-            topics.push(FetchTopic { name, partitions });
-        }
+            let partitions = c.list("partition count", |c| {
+                let (partition, seq) = (c.u16("partition id")?, c.u64("sequence number")?);
+                Ok(FetchPartition { partition, seq, fetch_size: c.u32("fetch size")? })
+            })?;
+            Ok(FetchTopic { name, partitions })
+        })?;
         Ok(FetchRequest { client_version, request_id, client_id, max_wait_ms, min_bytes, flags, topics })
     }
 }

@@ -85,6 +85,23 @@ impl FrameHeader {
         let kind = cursor.code("message id", Kind::from_id)?;
         Ok(Some(FrameHeader { kind, len: cursor.u32("frame length")? }))
     }
+
+    /// Refuses a payload of more than `limit` bytes.
+    pub(super) fn check(self, limit: u32) -> Result<(), DecodeError> {
+        if self.len > limit { Err(DecodeError::over_limit("frame length", self.len, limit, 0)) } else { Ok(()) }
+    }
+
+    /// Returns how many bytes of pings have come since the last answer, this one and `before` of others: without a limit they
+    /// could keep a reader busy for ever.
+    pub(super) fn pings_after(self, before: u64) -> Result<u64, DecodeError> {
+        let claimed = before.saturating_add(HEADER_LEN as u64 + u64::from(self.len));
+        let endless = DecodeFault::Implausible { claimed, most: MAX_PINGS };
+        if claimed > MAX_PINGS {
+            Err(DecodeError::new("pings before an answer, bytes", endless, 0))
+        } else {
+            Ok(claimed)
+        }
+    }
 }
 
 /// Begins a frame in `out`; [`end`] completes it.
@@ -228,23 +245,14 @@ impl Frames {
         let Some(header) = FrameHeader::decode(input)? else {
             return Ok(Frame::Need(HEADER_LEN - input.len()));
         };
-        if header.len > self.limit {
-            return Err(DecodeError::over_limit("frame length", header.len, self.limit, 0));
-        }
+        header.check(self.limit)?;
         let whole = HEADER_LEN.saturating_add(header.len as usize);
-        if header.kind == Kind::Ping && self.pings.saturating_add(whole as u64) > MAX_PINGS {
-            let fault = DecodeFault::Implausible { claimed: self.pings.saturating_add(whole as u64), most: MAX_PINGS };
-            return Err(DecodeError::new("pings before an answer, bytes", fault, 0));
-        }
+        let pings = if header.kind == Kind::Ping { header.pings_after(self.pings)? } else { 0 };
         if input.len() < whole {
             return Ok(Frame::Need(whole - input.len()));
         }
-        if header.kind == Kind::Ping {
-            self.pings += whole as u64;
-            return Ok(Frame::Ping(whole));
-        }
-        self.pings = 0;
-        Ok(Frame::Whole(header.kind, HEADER_LEN..whole))
+        self.pings = pings;
+        Ok(if header.kind == Kind::Ping { Frame::Ping(whole) } else { Frame::Whole(header.kind, HEADER_LEN..whole) })
     }
 }
 

@@ -43,7 +43,7 @@
 //! | key, payload | inside the message set | past its end, unless the bundle is cut | `bundle::messages_fill_their_set_exactly`, `hostile_key_past_bundle`, `hostile_message_past_bundle`, `hostile_payload_len_max` |
 //! | message set | ends with message number `count` | earlier or later; a cut one that has all messages and further bytes | `bundle::messages_fill_their_set_exactly`, `hostile_count_too_big`, `hostile_count_too_small` |
 //! | message flags | any; only the lowest three mean something | | `bundle::every_combination_of_dense_message_flags` |
-//! | shared time stamp | that of the message before; 0 on the first | | `bundle::shared_time_stamps`, golden `consume_timestamps_from_shared` |
+//! | shared time stamp | that of the message before; 0 on the first | | `bundle::a_shared_time_stamp_is_that_of_the_message_before`, golden `consume_timestamps_from_shared` |
 //! | varint | up to five bytes, even if fewer would do | a sixth byte, above 2^32−1, past its container | `varint`, `hostile::a_long_varint_in_every_place_is_refused_or_bounded`, `hostile_varint_*` |
 //! | ping | an empty one as greeting; before an answer any, up to 1 MiB in total | any other greeting; more than that, or a time-out spent on them | `stream::pings_stand_between_frames_and_are_passed_over`, `endless::pings_before_a_fetched_answer`, `endless::endless_pings_before_an_answer_come_to_an_end`, `endless::pings_before_the_answer_to_a_producer`, `connect::another_service_is_told_by_its_greeting` |
 //! | high-water mark, first available | any number, above or below what is sent | a next number to ask for of 2^64−1 | `last_numbers`, `stream::nothing_above_the_mark_is_reported` |

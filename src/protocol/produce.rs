@@ -17,14 +17,18 @@ pub const CLIENT_VERSION: u16 = 2;
 /// leader; 0 means all that are in sync.
 pub const ACKS_QUORUM: u8 = 255;
 
-const STORED: u8 = 0x00;
-const UNKNOWN_PARTITION: u8 = 0x01;
-const SYSTEM_ERROR: u8 = 0x02;
-const NOT_CONFIRMED: u8 = 0x03;
-const INSUFFICIENT_REPLICAS: u8 = 0x04;
-const INVALID_SEQ: u8 = 0x0a;
-const READ_ONLY: u8 = 0xfe;
-const UNKNOWN_TOPIC: u8 = 0xff;
+/// All codes but [`REDIRECT`], after which an endpoint follows.
+const CODES: [(u8, ProduceCode); 9] = [
+    (0x00, ProduceCode::Stored),
+    (0x01, ProduceCode::UnknownPartition),
+    (0x02, ProduceCode::SystemError),
+    (0x03, ProduceCode::NotConfirmed),
+    (0x04, ProduceCode::InsufficientReplicas),
+    (0x0a, ProduceCode::InvalidSeq),
+    (NO_LEADER, ProduceCode::NoLeader),
+    (0xfe, ProduceCode::ReadOnly),
+    (0xff, ProduceCode::UnknownTopic),
+];
 
 /// A produce request that borrows its names and bundles.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,22 +99,22 @@ impl<'a> ProduceRequest<'a> {
         cursor::put_str8(self.client_id.as_bytes(), "client id, bytes", out)?;
         out.push(self.required_acks);
         out.extend_from_slice(&self.ack_timeout_ms.to_le_bytes());
-        cursor::put_count8(self.topics.len(), "topics in a request", 1, out)?;
-        for (index, topic) in self.topics.iter().enumerate() {
-            let same = self.topics.iter().take(index).filter(|other| other.name == topic.name).count();
-            EncodeError::check("entries of a topic", same + 1, 1, 1)?;
-            cursor::put_topic(&topic.name, out)?;
-            cursor::put_count8(topic.partitions.len(), "partitions of a topic", 1, out)?;
-            for (index, entry) in topic.partitions.iter().enumerate() {
-                let before = topic.partitions.iter().take(index);
-                let same = before.filter(|other| other.partition == entry.partition).count();
-                EncodeError::check("entries of a partition", same + 1, 1, 1)?;
-                // Checked before copying, not only when the frame is complete.
-                let len = out.len() - start + entry.bundle.len();
-                EncodeError::check("request, bytes", len, 0, frame::MAX_REQUEST as u64)?;
-                entry.put(self.with_seqnum, out)?;
-            }
-        }
+        cursor::put_list(
+            &self.topics,
+            cursor::TOPICS,
+            |a, b| a.name == b.name,
+            out,
+            |topic, out| {
+                cursor::put_topic(&topic.name, out)?;
+                let same = |a: &ProducePartition<'_>, b: &ProducePartition<'_>| a.partition == b.partition;
+                cursor::put_list(&topic.partitions, cursor::PARTITIONS, same, out, |entry, out| {
+                    // Checked before copying, not only when the frame is complete.
+                    let len = out.len() - start + entry.bundle.len();
+                    EncodeError::check("request, bytes", len, 0, frame::MAX_REQUEST as u64)?;
+                    entry.put(self.with_seqnum, out)
+                })
+            },
+        )?;
         // The server reads the low byte of the version as the length of a string, and hangs up if that is too long.
         let [low, _] = self.client_version.to_le_bytes();
         let most = (out.len() - start).saturating_sub(7) as u64;
@@ -133,19 +137,15 @@ impl<'a> ProduceRequest<'a> {
         let client_id = String::from_utf8_lossy(c.str8("client id")?);
         let required_acks = c.u8("required acks")?;
         let ack_timeout_ms = c.u32("ack time-out")?;
-        let mut topics = Vec::new();
-        for _ in 0..c.u8("topic count")? {
+        let topics = c.list("topic count", |c| {
             let name = Cow::Borrowed(c.text("topic name")?);
-            let mut partitions = Vec::new();
-            for _ in 0..c.u8("partition count")? {
-                let partition = c.u16("partition id")?;
-                let len = c.varint("bundle length")?;
+            let partitions = c.list("partition count", |c| {
+                let (partition, len) = (c.u16("partition id")?, c.varint("bundle length")?);
                 let first_seq = if with_seqnum { c.u64("first seq")? } else { 0 };
-                let bundle = c.bytes(len as usize, "bundle")?;
-                partitions.push(ProducePartition { partition, first_seq, bundle });
-            }
-            topics.push(ProduceTopic { name, partitions });
-        }
+                Ok(ProducePartition { partition, first_seq, bundle: c.bytes(len as usize, "bundle")? })
+            })?;
+            Ok(ProduceTopic { name, partitions })
+        })?;
         c.finish("produce request")?;
         Ok(ProduceRequest { client_version, request_id, client_id, required_acks, ack_timeout_ms, with_seqnum, topics })
     }
@@ -210,18 +210,7 @@ pub enum ProduceCode {
 
 impl ProduceCode {
     fn id(self) -> u8 {
-        match self {
-            ProduceCode::Stored => STORED,
-            ProduceCode::UnknownPartition => UNKNOWN_PARTITION,
-            ProduceCode::SystemError => SYSTEM_ERROR,
-            ProduceCode::NotConfirmed => NOT_CONFIRMED,
-            ProduceCode::InsufficientReplicas => INSUFFICIENT_REPLICAS,
-            ProduceCode::InvalidSeq => INVALID_SEQ,
-            ProduceCode::Redirect(_) => REDIRECT,
-            ProduceCode::NoLeader => NO_LEADER,
-            ProduceCode::ReadOnly => READ_ONLY,
-            ProduceCode::UnknownTopic => UNKNOWN_TOPIC,
-        }
+        CODES.iter().find(|(_, code)| *code == self).map_or(REDIRECT, |(id, _)| *id)
     }
 
     /// Returns whether it is sent once for all partitions of its topic.
@@ -238,19 +227,10 @@ impl ProduceCode {
 
     fn decode(c: &mut Cursor<'_>) -> Result<ProduceCode, DecodeError> {
         let at = c.at();
-        Ok(match c.u8("produce code")? {
-            STORED => ProduceCode::Stored,
-            UNKNOWN_PARTITION => ProduceCode::UnknownPartition,
-            SYSTEM_ERROR => ProduceCode::SystemError,
-            NOT_CONFIRMED => ProduceCode::NotConfirmed,
-            INSUFFICIENT_REPLICAS => ProduceCode::InsufficientReplicas,
-            INVALID_SEQ => ProduceCode::InvalidSeq,
-            REDIRECT => ProduceCode::Redirect(c.endpoint("leader endpoint")?),
-            NO_LEADER => ProduceCode::NoLeader,
-            READ_ONLY => ProduceCode::ReadOnly,
-            UNKNOWN_TOPIC => ProduceCode::UnknownTopic,
-            other => return Err(undefined(other, at)),
-        })
+        match c.u8("produce code")? {
+            REDIRECT => c.endpoint("leader endpoint").map(ProduceCode::Redirect),
+            id => CODES.iter().find(|(known, _)| *known == id).map(|(_, code)| *code).ok_or_else(|| undefined(id, at)),
+        }
     }
 }
 

@@ -56,10 +56,6 @@ pub enum Event {
 /// The most bundles that a step appends, so that the list needs no more memory than a read buffer.
 const MAX_BUNDLES: usize = 1024;
 
-/// The most bytes of pings to accept before an answer: servers send none after the greeting, and this many only to waste
-/// time.
-const MAX_PINGS: u64 = 1 << 20;
-
 /// Decodes the consume answers of one connection.
 #[derive(Debug)]
 pub struct FetchDecoder {
@@ -225,28 +221,18 @@ impl FetchDecoder {
             return Ok(Some(Step::Need(HEADER_LEN - rest.len())));
         };
         self.frame_len = header.len.into();
-        let limit = match header.kind {
-            Kind::Consume => self.limits.fetch_frame,
-            // A ping may precede any answer. Nobody sends a large one.
-            Kind::Ping => self.limits.fetch_header,
-            other => {
-                return Err(DecodeError::unexpected("message id", other as u64, Kind::Consume as u64, 0));
-            }
-        };
-        if header.len > limit {
-            return Err(DecodeError::over_limit("frame length", header.len, limit, 0));
-        }
         self.state = match header.kind {
-            Kind::Consume => State::Fixed,
-            _ => {
-                // Without a limit, pings could keep a reader busy for ever.
-                self.pings += HEADER_LEN as u64 + self.frame_len;
-                if self.pings > MAX_PINGS {
-                    let fault = DecodeFault::Implausible { claimed: self.pings, most: MAX_PINGS };
-                    return Err(DecodeError::new("pings before an answer, bytes", fault, 0));
-                }
+            Kind::Consume => {
+                header.check(self.limits.fetch_frame)?;
+                State::Fixed
+            }
+            // It may precede any answer. Nobody sends a large one.
+            Kind::Ping => {
+                header.check(self.limits.fetch_header)?;
+                self.pings = header.pings_after(self.pings)?;
                 State::Skip { bytes: self.frame_len, then: AfterSkip::Frame }
             }
+            other => return Err(DecodeError::unexpected("message id", other as u64, Kind::Consume as u64, 0)),
         };
         *used += HEADER_LEN;
         Ok(None)
