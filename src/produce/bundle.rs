@@ -42,7 +42,7 @@ pub(super) enum Stage {
     /// Sent with this request.
     InFlight(u32),
     /// Refused for now: the answers to the others decide whether it is sent again.
-    Refused(Error),
+    Refused(Arc<Error>),
     /// In the leader's log, but not confirmed by its replicas.
     Held,
     /// To be handed back once the answers to the others are there.

@@ -187,7 +187,7 @@ impl PartitionQueue {
             (Ok(e), _) => {
                 if let Some(bundle) = index.and_then(|index| self.bundles.get_mut(index)) {
                     self.numbering.iter_mut().for_each(|numbering| numbering.unsure |= bundle.at_large);
-                    bundle.stage = Stage::Refused(e.clone());
+                    bundle.stage = Stage::Refused(Arc::new(e.clone()));
                 }
                 self.trouble = Some(e);
             }
@@ -224,7 +224,7 @@ impl PartitionQueue {
         // Sending again what lies before something stored would change the order.
         for index in 0..self.bundles.partition_point(|bundle| bundle.order < self.stored) {
             if let Some(Stage::Refused(e)) = self.bundles.get(index).map(|bundle| &bundle.stage) {
-                self.fail(index, e.clone());
+                self.fail(index, (**e).clone());
             }
         }
         if self.is_in_flight() {
@@ -241,7 +241,7 @@ impl PartitionQueue {
         for mut bundle in mem::take(&mut self.bundles) {
             let error = match mem::take(&mut bundle.stage) {
                 Stage::Failed(error) => error,
-                Stage::Refused(e) => self.failure_of(&bundle, e),
+                Stage::Refused(e) => self.failure_of(&bundle, Arc::unwrap_or_clone(e)),
                 Stage::Held => self.failure_of(&bundle, self.fault(Fault::NotConfirmed)),
                 _ if bundle.may_be_stored() => self.failure_of(&bundle, (*cause).clone()),
                 _ => {

@@ -138,18 +138,20 @@ impl PartitionQueue {
         self.send_by = Time::NEVER;
         let Some(mut builder) = self.collected.take() else { return Ok(()) };
         if !builder.is_empty() {
-            let bundle = Bundle::seal(&mut builder, spares.buffer(), self.compression)?;
-            // Those of a numbering producer are still to come.
-            self.enqueue(Bundle { range: bundle.range.filter(|_| self.numbering.is_none()), ..bundle });
+            let mut bundle = Bundle::seal(&mut builder, spares.buffer(), self.compression)?;
+            // The numbers of a numbering producer are still to come.
+            bundle.range = bundle.range.filter(|_| self.numbering.is_none());
+            self.enqueue(bundle);
         }
         spares.put_builder(builder);
         Ok(())
     }
 
     /// Takes a sealed bundle.
-    fn enqueue(&mut self, bundle: Bundle) {
+    fn enqueue(&mut self, mut bundle: Bundle) {
         self.sealed += 1;
-        self.bundles.push_back(Bundle { order: self.sealed, stage: Stage::Waiting, ..bundle });
+        (bundle.order, bundle.stage) = (self.sealed, Stage::Waiting);
+        self.bundles.push_back(bundle);
     }
 
     /// What to send to this leader now.
