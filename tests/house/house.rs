@@ -43,7 +43,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
 /// The embedded broker and the simulated world use what lies below them; nobody else knows that they exist.
 const TEST_ROOMS: [(&str, &[&str]); 2] = [
     ("broker", &["net", "error", "topic_config", "protocol"]),
-    ("simulation", &["broker", "client", "consume", "produce", "message", "net", "error", "protocol"]),
+    ("simulation", &["broker", "client", "consume", "produce", "message", "net", "config", "error", "protocol"]),
 ];
 
 /// Where the machine's clock and sockets may be touched.
