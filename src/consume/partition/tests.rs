@@ -727,3 +727,16 @@ fn a_chunk_that_goes_on_above_the_mark_had_messages_all_the_same() {
     let mut cut = vec![bundle(6, 20, 20, true)];
     assert_eq!((p.on_bundles(&mut cut, 0, &rules), cut.len()), (Lookahead::Clear, 0));
 }
+
+#[test]
+fn data_that_was_not_waited_for_is_taken_in_a_cluster() {
+    let rules = rules(|s| s, true);
+    for (waits, taken) in [(false, 1), (true, 0)] {
+        let mut p = Partition::new(name(), 1, Some((1, 20)), &rules.options);
+        p.on_sent(waits);
+        p.on_answer(at(0), data(20, 100), &rules);
+        let mut found = vec![bundle(1, 5, 20, false)];
+        p.on_bundles(&mut found, 0, &rules);
+        assert_eq!(found.len(), taken);
+    }
+}

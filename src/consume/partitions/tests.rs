@@ -271,3 +271,13 @@ fn what_a_broker_may_wait_for_is_not_asked_for_with_what_it_must_answer() {
     let mut list = due(&mut all);
     assert_eq!(all.next_request(&mut list, Load { risky: 1, suspects: 1 }).unwrap().len(), 1);
 }
+
+#[test]
+fn what_was_wanted_of_a_connection_that_had_ended_is_due_again() {
+    let mut all = topic(1, 9, false);
+    assert_eq!(due(&mut all), [0], "to be asked for by a fetcher");
+    let e = Error::disconnected(&"b:1", crate::Phase::Wait);
+    let how = Lost { while_idle: true, well_for: Duration::ZERO, unanswered: false, alone: false };
+    all.on_lost(at(0), 0, how, &e).unwrap();
+    assert_eq!(due(&mut all), [0]);
+}
