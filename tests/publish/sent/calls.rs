@@ -18,7 +18,7 @@ use common::watch::within;
 /// Runs this many cases, each with a client of its own, which is told apart by its name, and which tells whether what it was
 /// about was sent.
 fn cases(count: u64, case: impl Fn(&mut Rng, &Broker, &str) -> bool + Send + 'static) {
-    within(120, move || {
+    within(600, move || {
         let broker = Broker::start();
         let (mut number, mut sent) = (0, 0);
         seeded(count, |rng| {
@@ -394,7 +394,7 @@ fn first_asked(start: Start) -> u64 {
 #[test]
 fn subscriptions_ask_for_what_was_meant_or_nothing() {
     let path = scratch("sent");
-    cases(1500, move |rng, broker, name| {
+    cases(500, move |rng, broker, name| {
         let client = broker.client(name, |builder| builder);
         let mut wanted: Vec<(String, Option<u16>, Start)> = Vec::new();
         for _ in 0..rng.pick(&[1, 1, 2, 3]) {
