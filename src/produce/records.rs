@@ -1,4 +1,4 @@
-//! What one call publishes to a partition, checked, and cut into bundles.
+//! What one call publishes to a partition, and the checks that all records must pass.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
