@@ -355,38 +355,7 @@ impl Broker {
     pub fn append_payloads(&self, topic: &str, partition: u16, payloads: &[impl AsRef<[u8]>]) -> u64 {
         let message = |payload| RawMessage { timestamp_ms: 0, key: None, payload };
         let messages: Vec<_> = payloads.iter().map(|payload| message(payload.as_ref())).collect();
-        self.append_records(topic, partition, &messages)
-    }
-
-    /// Stores the messages as one dense bundle, compressed as producers do. Returns the number of the first.
-    ///
-    /// # Panics
-    /// Without messages, or on one that does not fit into a bundle.
-    #[track_caller]
-    pub fn append_records(&self, topic: &str, partition: u16, messages: &[RawMessage<'_>]) -> u64 {
-        self.append(topic, partition, &dense_bundle(messages, Compression::Auto))
-    }
-
-    /// Stores the messages as one sparse bundle with these numbers. Returns the first of them.
-    ///
-    /// # Panics
-    /// Without messages, or on numbers that do not grow from the partition's last one on.
-    ///
-    /// ```
-    /// use tank_client::broker::Broker;
-    /// use tank_client::protocol::bundle::RawMessage;
-    ///
-    /// let broker = Broker::start()?;
-    /// broker.create_topic("orders", 1);
-    /// let at = |timestamp_ms, payload| RawMessage { timestamp_ms, key: Some(b"ada"), payload };
-    /// assert_eq!(broker.append_records("orders", 0, &[at(1, b"tea"), at(2, b"milk")]), 1);
-    /// assert_eq!(broker.append_sparse("orders", 0, &[(5, at(3, b"bread")), (9, at(4, b"salt"))]), 5);
-    /// assert_eq!(broker.high_water_mark("orders", 0), 9);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    #[track_caller]
-    pub fn append_sparse(&self, topic: &str, partition: u16, messages: &[(u64, RawMessage<'_>)]) -> u64 {
-        self.append(topic, partition, &sparse_bundle(messages, Compression::Auto))
+        self.append(topic, partition, &dense_bundle(&messages, Compression::Auto))
     }
 
     /// Stores dense bundles `times` over, numbered consecutively, in the memory of one copy: a log of any size.
@@ -651,6 +620,21 @@ pub fn dense_bundle(messages: &[RawMessage<'_>], compression: Compression) -> Ve
 ///
 /// # Panics
 /// Without messages, or on numbers that do not grow.
+///
+/// ```
+/// use tank_client::Compression;
+/// use tank_client::broker::{Broker, dense_bundle, sparse_bundle};
+/// use tank_client::protocol::bundle::RawMessage;
+///
+/// let broker = Broker::start()?;
+/// broker.create_topic("orders", 1);
+/// let at = |timestamp_ms, payload| RawMessage { timestamp_ms, key: Some(b"ada"), payload };
+/// let dense = dense_bundle(&[at(1, b"tea"), at(2, b"milk")], Compression::Auto);
+/// let sparse = sparse_bundle(&[(5, at(3, b"bread")), (9, at(4, b"salt"))], Compression::Auto);
+/// assert_eq!([dense, sparse].map(|bundle| broker.append("orders", 0, &bundle)), [1, 5]);
+/// assert_eq!(broker.high_water_mark("orders", 0), 9);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn sparse_bundle(messages: &[(u64, RawMessage<'_>)], compression: Compression) -> Vec<u8> {
     let mut builder = BundleBuilder::new();
     let mut out = Vec::new();

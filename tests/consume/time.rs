@@ -128,11 +128,11 @@ fn the_widest_log_takes_64_probes() {
     let broker = Broker::start().unwrap();
     broker.create_topic("wide", 1);
     for seq in [1, 1 << 40, 1 << 50, u64::MAX - 3] {
-        broker.append_sparse("wide", 0, &[(seq, message(seq >> 32))]);
+        broker.append("wide", 0, &sparse_bundle(&[(seq, message(seq >> 32))], Compression::Auto));
         broker.roll_segment("wide", 0);
     }
     // A gap in front of the active segment would kill a server.
-    broker.append_records("wide", 0, &[message(u64::MAX >> 32)]);
+    broker.append("wide", 0, &dense_bundle(&[message(u64::MAX >> 32)], Compression::Auto));
     let client = client(&broker);
     for (time, expected) in [(0, 1), (1 << 8, 1 << 40), (1 << 18, 1 << 50), (u64::from(u32::MAX), u64::MAX - 3)] {
         assert_eq!(client.seq_at("wide", 0, at(time)).unwrap(), expected);
@@ -145,7 +145,11 @@ fn the_widest_log_takes_64_probes() {
 fn times_are_whole_milliseconds_and_before_1970_is_the_beginning() {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 2);
-    broker.append_records("orders", 0, &[message(0), message(5), message(6), message(u64::MAX)]);
+    broker.append(
+        "orders",
+        0,
+        &dense_bundle(&[message(0), message(5), message(6), message(u64::MAX)], Compression::Auto),
+    );
     let client = client(&broker);
     let seq = |time| client.seq_at("orders", 0, time).unwrap();
     assert_eq!(seq(UNIX_EPOCH - Duration::from_secs(1)), 1);
@@ -188,9 +192,9 @@ fn seqs(messages: tank_client::ConsumeIter) -> Vec<(u16, u64)> {
 fn a_window_of_time_is_read() {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 3);
-    broker.append_records("orders", 0, &[10, 20, 30, 40, 50].map(message));
+    broker.append("orders", 0, &dense_bundle(&[10, 20, 30, 40, 50].map(message), Compression::Auto));
     for time in [10, 20, 25, 26, 40, 5] {
-        broker.append_records("orders", 2, &[message(time)]);
+        broker.append("orders", 2, &dense_bundle(&[message(time)], Compression::Auto));
     }
     let client = client(&broker);
     let window = Subscription::topic("orders").start(Start::Time(at(20))).stop_at_time(at(40)).stop_at_end();
@@ -201,7 +205,7 @@ fn a_window_of_time_is_read() {
     // Without an end, it is the first message at or after the time that ends a partition.
     let window = Subscription::partition("orders", 1).start(Start::Time(at(20))).stop_at_time(at(40));
     let mut iter = client.subscribe(window).unwrap();
-    broker.append_records("orders", 1, &[3, 39, 40, 2].map(message));
+    broker.append("orders", 1, &dense_bundle(&[3, 39, 40, 2].map(message), Compression::Auto));
     assert_eq!(iter.by_ref().map(|message| message.unwrap().seq()).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(iter.position_of("orders", 1), Some(3));
     assert!(iter.is_finished());

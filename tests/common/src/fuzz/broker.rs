@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tank_client::broker::Broker;
+use tank_client::broker::{Broker, sparse_bundle};
 use tank_client::protocol::admin::{StatusRequest, StatusResponse};
 use tank_client::protocol::bundle::RawMessage;
 use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, PING, Payload};
@@ -87,7 +87,8 @@ fn start(kind: u8) -> (Broker, u8, u32, TcpStream) {
         broker.append_payloads(topic, 0, &[&b"first"[..], &[b'x'; 700], b"third", &[b'y'; 1500], b"last"]);
     }
     let message = |payload| RawMessage { payload, ..RawMessage::default() };
-    broker.append_sparse("t", 1, &[(5, message(b"five")), (9, message(b"nine"))]);
+    let sparse = [(5, message(b"five")), (9, message(b"nine"))];
+    broker.append("t", 1, &sparse_bundle(&sparse, tank_client::Compression::Auto));
     broker.create_topic(GOOD, 1);
     broker.append_payloads(GOOD, 0, &["a", "b", "c"]);
     let good = connect(&broker);
