@@ -5,7 +5,6 @@
 mod model;
 mod plan;
 mod tasks;
-mod worlds;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +17,9 @@ use crate::broker::host::Host;
 use crate::broker::machine::{ClusterOptions, Machine};
 use model::Model;
 pub use model::Property;
+use plan::worlds::World;
 use plan::{Plan, Role, SILENT};
 use tasks::Desk;
-use worlds::World;
 
 /// Everything is through this long after the last trouble: a cluster settles, the longest pause and the longest wait for
 /// messages end. To that come the client's own time-outs, for connections that fell silent.

@@ -7,8 +7,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::plan::worlds::World;
 use super::plan::{Place, Plan};
-use super::worlds::World;
 use crate::broker::host::Host;
 use crate::broker::machine::{Appended, Machine};
 use crate::net::Time;

@@ -1,11 +1,12 @@
 //! What happens in a run, all of it from the seed; and its trouble as it is scheduled: each kind begins, and each is over when its
 //! time has come.
 
+pub(super) mod worlds;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::worlds::World;
 use crate::broker::BrokerFault;
 use crate::broker::host::Host;
 use crate::broker::machine::{Behaviour, FailOver, Machine, Options};
@@ -15,6 +16,7 @@ use crate::protocol::produce::ProduceCode;
 use crate::simulation::nodes::Nodes;
 use crate::simulation::random::Random;
 use crate::simulation::{Direction, LinkSettings, Service, Simulation};
+use worlds::World;
 
 /// A partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::model::{Model, Outcome, Property, client_id, payload};
+use super::plan::worlds::World;
 use super::plan::{NO_DESCRIPTORS, PATIENT, Place, Plan, SLOW, SLOW_NAME};
-use super::worlds::World;
 use crate::simulation::Simulation;
 use crate::simulation::random::Random;
 use crate::{Client, CloseHandle, Error, Fault, Producer, Record, TopicConfig};

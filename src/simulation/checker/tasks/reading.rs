@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::model::Property;
 use super::super::plan::Place;
-use super::super::worlds::{BEGINS_LATE, World};
+use super::super::plan::worlds::{BEGINS_LATE, World};
 use super::Desk;
 use crate::simulation::random::Random;
 use crate::{Client, CloseHandle, ConsumeIter, Error, Fault, Message, OutOfRange, Start, Subscription};
@@ -49,10 +49,7 @@ pub(in super::super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
                 at.model.violated(Property::Delivery, "a closed iterator goes on");
             }
             check_pace(at, &messages, subscribed);
-            let positions = messages.positions();
-            for (place, seq) in &mut saved {
-                *seq = positions.get(at.topic(*place), place.partition).unwrap_or(*seq);
-            }
+            save(at, &messages, &mut saved);
             subscribed = at.sim.now();
             messages = subscribe(at, &client, &mut random, &saved);
             (closing, _) = (None, at.model.count("closed", 1));
@@ -67,10 +64,7 @@ pub(in super::super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
             at.model.violated(Property::Progress, &format!("consumer {} ends of itself", at.task));
         }
         if random.one_in(10) {
-            let positions = messages.positions();
-            for (place, seq) in &mut saved {
-                *seq = positions.get(at.topic(*place), place.partition).unwrap_or(*seq);
-            }
+            save(at, &messages, &mut saved);
         }
         if restarts && random.one_in(60) && at.works() {
             check_pace(at, &messages, subscribed);
@@ -86,6 +80,13 @@ pub(in super::super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
         at.sim.sleep(Duration::from_millis(random.below(if at.works() { 60 } else { 5 })));
     }
     check_pace(at, &messages, subscribed);
+}
+
+fn save(at: &Desk, messages: &ConsumeIter, saved: &mut BTreeMap<Place, u64>) {
+    let positions = messages.positions();
+    for (place, seq) in saved {
+        *seq = positions.get(at.topic(*place), place.partition).unwrap_or(*seq);
+    }
 }
 
 /// A subscription asks without a pause only while that brings something.

@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use super::plan::{PATIENT, Place, Plan, Role, Trouble, ms};
+use super::{PATIENT, Place, Plan, Role, Trouble, ms};
 use crate::broker::machine::Behaviour;
 use crate::simulation::LinkSettings;
 use crate::simulation::random::Random;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum World {
+pub(in super::super) enum World {
     /// The usual mix.
     Mixed,
     /// One trouble after the other, each of them short.
@@ -61,31 +61,25 @@ impl World {
 }
 
 /// When a consumer begins that has much to read.
-pub(super) const BEGINS_LATE: Duration = Duration::from_secs(14);
+pub(in super::super) const BEGINS_LATE: Duration = Duration::from_secs(14);
 
 /// The kinds of trouble that end connections and are over at once: a cut, a reset, a broker that closes all.
 const ENDS: [u64; 3] = [9, 10, 16];
 const KILLED: u64 = 0;
 const SEPARATE: u64 = 6;
 
+fn trouble(kind: u64, node: usize, begins: u64, lasts: u64, number: u64) -> Trouble {
+    Trouble { kind, node, begins: ms(begins), lasts: ms(lasts), number }
+}
+
 impl Plan {
     /// Makes it that of a world of its own.
     pub(super) fn in_world(mut self, random: &mut Random) -> Plan {
         let end = self.work_ends.as_millis() as u64;
         let nodes = self.nodes as u64;
-        let trouble =
-            |kind, node, begins, lasts, number| Trouble { kind, node, begins: ms(begins), lasts: ms(lasts), number };
         match self.world {
             World::Mixed => {}
-            World::Dense => {
-                self.troubles = (0..30 + random.below(50))
-                    .map(|_| {
-                        let begins = 500 + random.below(end - 2500);
-                        let (node, number) = (random.below(nodes) as usize, random.next());
-                        trouble(random.below(25), node, begins, random.below(1500), number)
-                    })
-                    .collect();
-            }
+            World::Dense => self.make_dense(random),
             World::SlowLine => {
                 self.links = self.links.bandwidth(25_000 + random.below(25_000)).latency(ms(1)..ms(20));
                 (self.troubles, self.look_up) = (Vec::new(), Duration::ZERO);
@@ -96,20 +90,7 @@ impl Plan {
                 let producer = Role::Producer { idempotent: true, places: places.clone() };
                 self.roles = vec![producer, Role::Consumer { places, restarts: false }];
             }
-            World::Spaced => {
-                self.retry = ms(2_000 + random.below(2_000));
-                (self.look_up, self.options.idle_timeout) = (Duration::ZERO, None);
-                self.roles
-                    .retain(|role| !matches!(role, Role::Producer { idempotent: false, .. } | Role::Publisher { .. }));
-                self.troubles.clear();
-                let mut at = 3_000 + random.below(3_000);
-                while at < 30_000 {
-                    let kind = ENDS[random.below(3) as usize];
-                    self.troubles.extend((0..self.nodes).map(|node| trouble(kind, node, at, 0, 0)));
-                    at += 12_000 + random.below(3_000);
-                }
-                self.work_ends = ms(36_000);
-            }
+            World::Spaced => self.space_out(random),
             World::StaysAway => {
                 let (node, at) = (random.below(nodes) as usize, 1_000 + random.below(end / 2));
                 self.troubles = vec![trouble(KILLED, node, at, 3_600_000, 0)];
@@ -149,6 +130,31 @@ impl Plan {
             *back = self.retry.div_f64(3.0).min(*back);
         }
         self
+    }
+
+    fn make_dense(&mut self, random: &mut Random) {
+        let (end, nodes) = (self.work_ends.as_millis() as u64, self.nodes as u64);
+        self.troubles = (0..30 + random.below(50))
+            .map(|_| {
+                let begins = 500 + random.below(end - 2500);
+                let (node, number) = (random.below(nodes) as usize, random.next());
+                trouble(random.below(25), node, begins, random.below(1500), number)
+            })
+            .collect();
+    }
+
+    fn space_out(&mut self, random: &mut Random) {
+        self.retry = ms(2_000 + random.below(2_000));
+        (self.look_up, self.options.idle_timeout) = (Duration::ZERO, None);
+        self.roles.retain(|role| !matches!(role, Role::Producer { idempotent: false, .. } | Role::Publisher { .. }));
+        self.troubles.clear();
+        let mut at = 3_000 + random.below(3_000);
+        while at < 30_000 {
+            let kind = ENDS[random.below(3) as usize];
+            self.troubles.extend((0..self.nodes).map(|node| trouble(kind, node, at, 0, 0)));
+            at += 12_000 + random.below(3_000);
+        }
+        self.work_ends = ms(36_000);
     }
 
     /// Makes one topic of this many partitions.
