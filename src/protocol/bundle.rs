@@ -108,16 +108,11 @@ fn sparse_range(cursor: &mut Cursor<'_>, count: u32) -> Result<(u64, u64), Decod
         1 => Some(first),
         _ => first.checked_add(u64::from(cursor.varint("last delta")?) + 1),
     };
-    let at = cursor.at();
-    if first == 0 {
-        return Err(seq_range(0, 1, u64::MAX - 1, at));
-    }
+    let (low, high, at) = (first.saturating_add(u64::from(count) - 1), u64::MAX - 1, cursor.at());
     match last {
-        Some(last) if last == u64::MAX || last - first < u64::from(count) - 1 => {
-            Err(seq_range(last, first.saturating_add(u64::from(count) - 1), u64::MAX - 1, at))
-        }
-        Some(last) => Ok((first, last)),
-        None => Err(seq_range(first, 1, u64::MAX - 1, at)),
+        Some(last) if first > 0 && (low..=high).contains(&last) => Ok((first, last)),
+        Some(last) if first > 0 => Err(seq_range(last, low, high, at)),
+        _ => Err(seq_range(first, 1, high, at)),
     }
 }
 
@@ -373,7 +368,7 @@ impl BundleBuilder {
     #[inline(always)]
     pub fn push(&mut self, message: &RawMessage<'_>) -> Result<(), EncodeError> {
         self.check(message)?;
-        self.append(message, 0);
+        self.append(message);
         Ok(())
     }
 
@@ -391,7 +386,7 @@ impl BundleBuilder {
             }
             self.first = seq;
             self.last = seq;
-            self.append(message, 0);
+            self.append(message);
             return Ok(());
         }
         let (low, high) = (self.last + 1, self.first.saturating_add(1 << 32).min(u64::MAX - 1));
@@ -414,7 +409,7 @@ impl BundleBuilder {
         let delta = u32::try_from(seq - low).unwrap_or(u32::MAX);
         self.last = seq;
         let at = self.set.len() + 1;
-        self.append(message, 0);
+        self.append(message);
         self.owed = Some((at, delta));
         Ok(())
     }
@@ -430,16 +425,10 @@ impl BundleBuilder {
         EncodeError::check("payload, bytes", message.payload.len(), 0, u32::MAX.into())
     }
 
-    fn append(&mut self, message: &RawMessage<'_>, flags: u8) {
-        let mut flags = flags;
+    fn append(&mut self, message: &RawMessage<'_>) {
         let same_time = self.count > 0 && message.timestamp_ms == self.time;
-        if message.key.is_some() {
-            flags |= MESSAGE_KEY;
-        }
-        if same_time {
-            flags |= MESSAGE_SAME_TIME;
-        }
-        self.set.push(flags);
+        let flag = |set, flag| if set { flag } else { 0 };
+        self.set.push(flag(message.key.is_some(), MESSAGE_KEY) | flag(same_time, MESSAGE_SAME_TIME));
         if !same_time {
             self.set.extend_from_slice(&message.timestamp_ms.to_le_bytes());
             self.time = message.timestamp_ms;
