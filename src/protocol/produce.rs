@@ -411,7 +411,7 @@ mod tests {
             (&[0x44, 0, 0, 0, 0, 0, 0, 0, 0], "sequence number", 0),
             (&[0, 0x80, 0x80, 0x80, 0x80, 0x80, 1], "message count", u64::MAX),
         ] {
-            let set = |r: &mut ProduceRequest<'_>| r.topics[0].partitions[0].bundle = Vec::leak(bytes.to_vec());
+            let set = |r: &mut ProduceRequest<'_>| r.topics[0].partitions[0].bundle = bytes;
             assert_eq!(refused(&set), (field, given), "{bytes:x?}");
         }
     }
