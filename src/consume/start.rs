@@ -43,10 +43,9 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
         for partition in ids {
             let start = subscription.resume.get(name, partition).map_or(start, Start::At);
             let marks = match states.get(usize::from(partition)) {
-                Some(&PartitionState::Marks { first_available, high_water_mark }) if !session.is_cluster() => {
+                Some(&PartitionState::Marks { first_available, high_water_mark }) => {
                     Some((first_available, high_water_mark))
                 }
-                // Of a cluster's logs only leaders know the end.
                 _ => None,
             };
             places.push(Place { name: TopicPartition { topic: topic.clone(), partition }, start, marks });
@@ -95,6 +94,8 @@ impl Place {
 
 /// Asks a cluster's leaders for the ends that are needed, without waiting for those that are gone.
 fn find_ends(session: &Session, places: &mut [Place]) -> Result<()> {
+    // Only leaders know the end of a log.
+    places.iter_mut().for_each(|place| place.marks = None);
     let mut open: Vec<&mut Place> = places.iter_mut().filter(|place| place.needs_end()).collect();
     // With few requests, in whatever order the partitions were named.
     open.sort_by(|a, b| a.name.topic.cmp(&b.name.topic));
