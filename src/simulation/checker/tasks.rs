@@ -109,8 +109,13 @@ impl Desk {
         (0..count)
             .map(|_| {
                 let id = self.model.give(self.task, place, numbered);
-                let padding = if random.one_in(50) { 20_000 } else { random.below(200) as usize };
-                (id, payload(id, padding))
+                let is_slow = self.plan.world == World::SlowLine;
+                let padding =
+                    if random.one_in(if is_slow { 5 } else { 50 }) { 20_000 } else { random.below(200) as usize };
+                let mut payload = payload(id, padding);
+                // What compresses well is soon through.
+                payload.iter_mut().skip(8).filter(|_| is_slow).for_each(|byte| *byte = random.next() as u8);
+                (id, payload)
             })
             .collect()
     }

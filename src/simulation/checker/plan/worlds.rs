@@ -81,11 +81,13 @@ impl Plan {
             World::Mixed => {}
             World::Dense => self.make_dense(random),
             World::SlowLine => {
-                self.links = self.links.bandwidth(25_000 + random.below(25_000)).latency(ms(1)..ms(20));
+                // 64 KiB, which arrive together, take less than the time-out.
+                self.links = self.links.bandwidth(40_000 + random.below(20_000)).latency(ms(1)..ms(20));
                 (self.troubles, self.look_up) = (Vec::new(), Duration::ZERO);
-                self.io_timeout = ms(2_000);
-                // What is written is read late, with one answer.
-                self.work_ends = ms(12_000);
+                self.options.idle_timeout = None;
+                (self.io_timeout, self.retry) = (ms(2_000), PATIENT);
+                // Large bundles, which are read late.
+                self.work_ends = ms(1_000);
                 let places = self.first_places(1);
                 let producer = Role::Producer { idempotent: true, places: places.clone() };
                 self.roles = vec![producer, Role::Consumer { places, restarts: false }];
