@@ -507,7 +507,7 @@ pub enum Fault {
         /// The node that was named last.
         last: SocketAddrV4,
     },
-    /// A redirect to a node that [`ClientBuilder::redirects`](crate::ClientBuilder::redirects) does not allow.
+    /// A redirect to a node that [`ClientBuilder::known_brokers_only`](crate::ClientBuilder::known_brokers_only) does not allow.
     #[error("redirected to {0}, which the client's settings do not allow")]
     RedirectRefused(SocketAddrV4),
     /// The broker takes no messages and creates no topics.
