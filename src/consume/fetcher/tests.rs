@@ -369,7 +369,7 @@ fn a_bundle_that_is_malformed_comes_after_the_messages_joined_with_it() {
     bad[11] = 5;
     s.send(0, 1, &[data(36)], &[BUNDLE, bad, BUNDLE].concat(), 0);
     assert_eq!(s.messages(), 1);
-    assert_eq!(s.inbox.delivered().map(|of| of.position), Some(2), "it goes on with the bad one");
+    assert_eq!(s.inbox.delivered().map(|of| of.position), Some(2), "the bad bundle is what is left");
     assert!(matches!(s.inbox.take_error(), Some(Error::Decode { .. })));
 }
 
