@@ -23,8 +23,7 @@ use crate::net::{BrokerAddr, RetryState, Time};
 use crate::protocol::bundle::Entry;
 use crate::protocol::fetch::{SEQ_BEYOND_END, SEQ_TAIL};
 use crate::protocol::stream::Bundle;
-use crate::protocol::varint;
-use crate::protocol::{DecodeError, DecodeFault};
+use crate::protocol::{DecodeError, DecodeFault, varint};
 use crate::session::Marks;
 pub(super) use answers::{Lookahead, Lost, Next, Rules, Want};
 

@@ -27,8 +27,7 @@ use super::addr::BrokerAddr;
 use super::buffer::{Fill, read, write};
 use super::dial::Dial;
 use super::network::{Interest, Socket, Time};
-use super::settings::ChannelSettings;
-use super::settings::{Opening, TURN};
+use super::settings::{ChannelSettings, Opening, TURN};
 use crate::error::{Error, Phase, Result};
 use crate::protocol::EncodeError;
 

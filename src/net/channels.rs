@@ -12,8 +12,7 @@ use super::channel::Channel;
 use super::network::{Closed, Network, Time};
 use super::settings::ChannelSettings;
 use crate::error::{Error, Phase, Result};
-use crate::protocol::frame::Kind;
-use crate::protocol::frame::{Frame, Frames};
+use crate::protocol::frame::{Frame, Frames, Kind};
 
 /// Blocks until a channel has something to do, the handle is closed, or `until` has come; returns whether it has.
 ///

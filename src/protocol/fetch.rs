@@ -6,8 +6,7 @@ use std::sync::Arc;
 use super::Limits;
 use super::cursor::{self, Cursor};
 use super::error::{DecodeError, DecodeFault, EncodeError};
-use super::frame::{self, Kind, Payload};
-use super::frame::{NO_LEADER, REDIRECT, SYSTEM_ERROR};
+use super::frame::{self, Kind, NO_LEADER, Payload, REDIRECT, SYSTEM_ERROR};
 
 /// The most partitions in one request, over all topics: a waiting request with more can kill a server.
 pub const MAX_PARTITIONS: usize = 250;

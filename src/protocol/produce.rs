@@ -6,8 +6,7 @@ use std::net::SocketAddrV4;
 use super::bundle::{BundleHeader, MAX_MESSAGES};
 use super::cursor::{self, Cursor};
 use super::error::{DecodeError, DecodeFault, EncodeError};
-use super::frame::{self, Kind};
-use super::frame::{NO_LEADER, REDIRECT};
+use super::frame::{self, Kind, NO_LEADER, REDIRECT};
 use super::{Limits, varint};
 
 /// The client version to send. Its low byte must stay small (reference, section 6.2).

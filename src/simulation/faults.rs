@@ -5,8 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::Simulation;
-use super::conns::Service;
-use super::conns::{ConnId, HostId, Link, Way};
+use super::conns::{ConnId, HostId, Link, Service, Way};
 use super::trace::What;
 use super::world::State;
 

@@ -7,8 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::conns::Handshake;
-use super::conns::{ConnId, HostId};
+use super::conns::{ConnId, Handshake, HostId};
 use super::task::For;
 use super::trace::What;
 use super::world::SharedWorld;

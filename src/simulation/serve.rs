@@ -3,8 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::conns::{ConnId, HostId, Way};
-use super::conns::{End, Far, Host, Pull, Service};
+use super::conns::{ConnId, End, Far, Host, HostId, Pull, Service, Way};
 use super::pipe::Ending;
 use super::trace::What;
 use super::world::State;

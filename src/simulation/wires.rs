@@ -13,9 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::conns::Far;
-use super::conns::{Conn, Handshake, Waiter};
-use super::conns::{ConnId, HostId, Way};
+use super::conns::{Conn, ConnId, Far, Handshake, HostId, Waiter, Way};
 use super::pipe::{Ending, Pipe};
 use super::trace::What;
 use super::world::{Event, State};

@@ -9,10 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::conns::Conns;
-use super::conns::Names;
-use super::conns::{Call, Host, Program};
-use super::conns::{ConnId, HostId, Links, Way};
+use super::conns::{Call, ConnId, Conns, Host, HostId, Links, Names, Program, Way};
 use super::random::Random;
 use super::task::{self, For, Tasks, Threads, Turn};
 use super::trace::{Trace, What};

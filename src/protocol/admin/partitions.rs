@@ -6,8 +6,7 @@ use super::{check_id, check_topic};
 use crate::protocol::Limits;
 use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
-use crate::protocol::frame::{Kind, Payload};
-use crate::protocol::frame::{NO_LEADER, REDIRECT, SYSTEM_ERROR};
+use crate::protocol::frame::{Kind, NO_LEADER, Payload, REDIRECT, SYSTEM_ERROR};
 
 /// The value of both numbers if a reason follows instead of marks.
 const NO_MARK: u64 = u64::MAX;
