@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::Simulation;
-use super::conns::{ConnId, HostId, Link, Service, Way};
+use super::conns::{ConnId, HostId, Link, Way};
+use super::hosts::Service;
 use super::trace::What;
 use super::world::State;
 

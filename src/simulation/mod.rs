@@ -147,6 +147,7 @@
 pub mod checker;
 mod conns;
 mod faults;
+mod hosts;
 mod net;
 mod nodes;
 mod pipe;
@@ -168,8 +169,8 @@ use std::time::{Duration, SystemTime};
 use crate::net::{Network, Time};
 use crate::{Client, ClientBuilder};
 
-pub use conns::Service;
 pub use faults::{Direction, LinkSettings};
+pub use hosts::Service;
 pub use spawn::Task;
 pub use world::Counts;
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::conns::{Call, End, Program, Pull};
+use super::hosts::{Call, End, Program, Pull};
 use super::task::For;
 use super::trace::What;
 use super::world::World;

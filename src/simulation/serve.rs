@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::conns::{ConnId, End, Far, Host, HostId, Pull, Service, Way};
+use super::conns::{ConnId, HostId, Way};
+use super::hosts::{End, Far, Host, Pull, Service};
 use super::pipe::Ending;
 use super::trace::What;
 use super::world::State;

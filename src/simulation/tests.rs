@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::conns::{Call, End, Program, Pull, Service};
+use super::hosts::{Call, End, Program, Pull, Service};
 use super::{Direction, LinkSettings, Simulation};
 use crate::config::Config;
 use crate::net::{Closed, Interest, Network, Socket, Time};

@@ -13,7 +13,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::conns::{Conn, ConnId, Far, Handshake, HostId, Waiter, Way};
+use super::conns::{Conn, ConnId, Handshake, HostId, Waiter, Way};
+use super::hosts::Far;
 use super::pipe::{Ending, Pipe};
 use super::trace::What;
 use super::world::{Event, State};

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::conns::{Call, ConnId, Conns, Host, HostId, Links, Names, Program, Way};
+use super::conns::{ConnId, Conns, HostId, Links, Way};
+use super::hosts::{Call, Host, Names, Program};
 use super::random::Random;
 use super::task::{self, For, Tasks, Threads, Turn};
 use super::trace::{Trace, What};
