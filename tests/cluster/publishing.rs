@@ -258,7 +258,8 @@ fn numbered_records_that_replicas_confirm_late_are_stored_once() {
         assert_eq!((producer.stored(), producer.pending()), (1, 3));
         thread::scope(|scope| {
             scope.spawn(|| {
-                thread::sleep(Duration::from_millis(200));
+                let asked = cluster.node(0).stats().all_requests();
+                assert!(cluster.node(0).wait_until(SOON, |stats| stats.all_requests() >= asked + 3));
                 [1, 2].iter().for_each(|&node| cluster.node(node).resume());
             });
             producer.flush().unwrap();

@@ -56,6 +56,12 @@ const OF_THE_MACHINE: [&str; 6] =
 /// Files that record what goes through real sockets, and nothing else.
 const RECORDS_SOCKETS: [&str; 1] = ["broker/capture.rs"];
 
+/// Files outside `src` that may sleep, and why.
+const SLEEPS: [(&str, &str); 2] = [
+    ("tests/cluster/real.rs", "paces what it does to a real cluster, which must be asked for"),
+    ("tests/house/house.rs", "names what others may not do"),
+];
+
 /// Lines of code, without blanks, comments and tests, that a file may have.
 const FILE: usize = 450;
 
@@ -101,21 +107,24 @@ impl Source {
     }
 }
 
-fn sources() -> Vec<Source> {
-    fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(&path, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                files.push(path);
-            }
+/// The Rust files below a folder of the repository, sorted.
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.append(&mut files_below(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src");
-    let mut files = Vec::new();
-    collect(&root, &mut files);
     files.sort();
+    files
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src");
+    let files = files_below(&root);
     let source = |path: PathBuf| {
         let text = fs::read_to_string(&path).unwrap();
         let file = syn::parse_file(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -390,6 +399,23 @@ fn the_clock_and_sockets_are_touched_in_one_place() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn no_test_sleeps() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let tests =
+        ["tests", "examples/tankctl/tests", "examples/exactly_once_sqlite"].map(|dir| files_below(&root.join(dir)));
+    let mut wrong = Vec::new();
+    for path in tests.concat() {
+        let name = path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
+        let is_excused = SLEEPS.iter().any(|(excused, _)| name == *excused);
+        let sleeps = fs::read_to_string(&path).unwrap().lines().any(|line| line.contains("thread::sleep"));
+        if sleeps != is_excused {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "a sleep, or an excuse without one: {wrong:#?}");
 }
 
 #[test]

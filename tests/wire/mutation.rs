@@ -1,10 +1,10 @@
 //! Recorded answers, damaged in thousands of ways, through the whole client over a real socket: it ends with messages or a
 //! typed error, in time, and holds no more memory than the answer is worth.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::alloc;
 use common::captures::{self, Capture};
@@ -12,7 +12,7 @@ use common::feed::{Feeder, Found};
 use common::mutate;
 use common::peer::{Peer, Reply, Script, status};
 use common::rng::{Rng, seeded};
-use common::watch::within;
+use common::watch::{SOON, within};
 use tank_client::Limits;
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::fetch::{FetchRequest, SEQ_EARLIEST, SEQ_TAIL};
@@ -135,13 +135,15 @@ fn run(peer: &Peer, exchange: &Exchange, answers: Vec<Vec<u8>>, pieces: Vec<u8>,
     outcome
 }
 
-/// Fails the whole program if one run takes too long: a hang could not be left otherwise.
-fn watchdog(running: Arc<Mutex<Option<(u64, Instant)>>>, over: Arc<AtomicBool>) {
-    while !over.load(Ordering::SeqCst) {
-        thread::sleep(Duration::from_millis(200));
-        if let Some((seed, since)) = *running.lock().unwrap() {
-            if since.elapsed() > Duration::from_secs(20) {
-                eprintln!("hangs with TANK_SEED={seed}");
+/// Fails the whole program if one of the runs that begin takes too long: a hang could not be left otherwise.
+fn watchdog(begins: &Receiver<u64>) {
+    let mut running = None;
+    loop {
+        match begins.recv_timeout(SOON) {
+            Ok(seed) => running = Some(seed),
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                eprintln!("hangs with TANK_SEED={running:?}");
                 std::process::abort();
             }
         }
@@ -169,19 +171,15 @@ fn undamaged_answers_are_delivered() {
 
 #[test]
 fn damaged_answers_through_the_whole_client() {
-    let running = Arc::new(Mutex::new(None));
-    let over = Arc::new(AtomicBool::new(false));
-    let dog = thread::spawn({
-        let (running, over) = (running.clone(), over.clone());
-        move || watchdog(running, over)
-    });
+    let (run_begins, begins) = mpsc::channel();
+    let dog = thread::spawn(move || watchdog(&begins));
     let exchanges = exchanges();
     let peer = Peer::start();
     let _weighed = alloc::weigh_this_thread();
     let (mut seed, mut heaviest) = (0, 0);
     let (mut delivered, mut refused, mut ended, mut faults, mut late) = (0, 0, 0, 0, 0);
     seeded(RUNS, |rng| {
-        *running.lock().unwrap() = Some((seed, Instant::now()));
+        run_begins.send(seed).unwrap();
         seed += 1;
         let exchange = rng.pick(&exchanges);
         let answers = damaged(rng, &exchange, &exchanges);
@@ -205,7 +203,7 @@ fn damaged_answers_through_the_whole_client() {
             other => panic!("{}: {other}", exchange.name),
         }
     });
-    over.store(true, Ordering::SeqCst);
+    drop(run_begins);
     dog.join().unwrap();
     eprintln!(
         "{delivered} with messages; {refused} refused, {ended} ended, {faults} faults, {late} late; {heaviest} bytes"
