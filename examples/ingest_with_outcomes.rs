@@ -6,7 +6,7 @@
 
 use std::io::{self, BufRead};
 
-use tank_client::{Client, Error, Failure, Producer, Record};
+use tank_client::{Client, Error, ErrorKind, Failure, Producer, Record};
 
 /// How often a record that failed is sent again.
 const TRIES: usize = 3;
@@ -28,7 +28,9 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         loop {
             match producer.send(topic, Record::new(&line)) {
                 // This record was not taken. Make room for it, or settle what failed before.
-                Err(Error::Full { .. } | Error::Undelivered { .. }) => settle(&mut producer)?,
+                Err(Error { kind: ErrorKind::Full { .. } | ErrorKind::Undelivered { .. }, .. }) => {
+                    settle(&mut producer)?
+                }
                 sent => break sent?,
             }
         }
@@ -42,7 +44,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
 fn settle(producer: &mut Producer) -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..TRIES {
         match producer.flush() {
-            Err(Error::Undelivered { .. }) => {
+            Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) => {
                 producer.retry_failures(|failure| !failure.is_unknown()).iter().for_each(report);
             }
             done => return Ok(done?),

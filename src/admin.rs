@@ -105,7 +105,7 @@ pub(crate) fn partitions(session: &Session, topic: &str) -> Result<Vec<Partition
     let marks = if states.iter().any(led_elsewhere) || session.is_cluster() {
         session.log_ends(topic, &ids, &session.leader_policy())?
     } else {
-        let marks = |(&id, state)| marks_of_state(state).map_err(|fault| Error::broker(topic, id, fault));
+        let marks = |(&id, state)| marks_of_state(state).map_err(|fault| Error::refused(topic, id, fault));
         ids.iter().zip(&states).map(marks).collect()
     };
     let info = |(id, marks): (u16, Result<Marks>)| {
@@ -123,11 +123,11 @@ pub(crate) fn create_topic(session: &Session, topic: &str, partitions: u16, conf
     }
     let (topic, config) = (topic.to_owned(), config.to_string());
     let request = CreateTopicRequest { request_id: session.next_request_id(), topic, partitions, config };
-    let (broker, code) = session.call_once(&request, &|e| Error::unknown(&request.topic, 0, e))?;
+    let (broker, code) = session.call_once(&request, &|e| Error::unknown(&request.topic, None, e))?;
     match code {
         CreateTopicCode::Created if in_cluster => await_leaders(session, &request.topic, partitions),
         CreateTopicCode::Created => Ok(()),
-        refused => Err(Error::broker(&request.topic, None, fault_of_create(refused)).at(&broker)),
+        refused => Err(Error::refused(&request.topic, None, fault_of_create(refused)).at(&broker)),
     }
 }
 
@@ -138,12 +138,11 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
     loop {
         let states = session.discover(topic);
         let led: Result<()> = states.and_then(|states| match states.len() {
-            found if found < ids.len() => Err(Error::broker(topic, None, Fault::NoLeader)),
+            found if found < ids.len() => Err(Error::refused(topic, None, Fault::NoLeader)),
             _ => session.log_ends(topic, &ids, &policy)?.into_iter().try_for_each(|end| end.map(drop)),
         });
         let Err(e) = led else { return Ok(()) };
-        let unknown = Fault::UnknownTopic;
-        let passes = e.is_transient() || matches!(&e, Error::Broker { fault, .. } if *fault == unknown);
+        let passes = e.is_transient() || e.is_unknown_topic();
         match state.retry_or_fail(session.now(), &policy) {
             Some(until) if passes => {
                 debug!("{topic}: created, but cannot be used yet: {e:#}");
@@ -205,10 +204,10 @@ pub(crate) fn reload_config(session: &Session, topic: &str, partition: u16) -> R
         ReloadConfCode::Reloaded => return Ok(()),
         ReloadConfCode::SystemError | ReloadConfCode::InvalidConfig => Fault::InvalidConfig,
         ReloadConfCode::UnknownPartition => Fault::UnknownPartition,
-        ReloadConfCode::UnknownTopic => return Err(Error::broker(topic, None, Fault::UnknownTopic).at(&broker)),
+        ReloadConfCode::UnknownTopic => return Err(Error::refused(topic, None, Fault::UnknownTopic).at(&broker)),
         ReloadConfCode::Unsupported => Fault::Unsupported,
     };
-    Err(Error::broker(topic, partition, fault).at(&broker))
+    Err(Error::refused(topic, partition, fault).at(&broker))
 }
 
 pub(crate) fn ping(session: &Session) -> Result<Duration> {

@@ -60,9 +60,9 @@ impl Client {
     /// partition's leader, up to `retry_timeout`.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for a subscription that cannot work; [`Error::Broker`](crate::Error::Broker) for an unknown topic or partition;
-    /// [`Error::Closed`](crate::Error::Closed) if a [handle](Subscription::close_with) was closed meanwhile; otherwise as
-    /// [`ClientBuilder::connect`].
+    /// [`Config`](crate::ErrorKind::Config) for a subscription that cannot work; [`Broker`](crate::ErrorKind::Broker) for an
+    /// unknown topic or partition; [`Closed`](crate::ErrorKind::Closed) if a [handle](Subscription::close_with) was closed
+    /// meanwhile; otherwise as [`ClientBuilder::connect`].
     pub fn subscribe(&self, what: impl Into<Subscription>) -> Result<ConsumeIter> {
         subscribe(&self.session, what.into())
     }
@@ -83,8 +83,8 @@ impl Client {
     /// broker; in a cluster each leader is also asked for the ends of its logs.
     ///
     /// # Errors
-    /// [`Error::Broker`](crate::Error::Broker) if the topic is unknown, or a partition cannot be opened or has no leader now; otherwise as
-    /// [`ClientBuilder::connect`].
+    /// [`Broker`](crate::ErrorKind::Broker) if the topic is unknown, or a partition cannot be opened or has no leader now;
+    /// otherwise as [`ClientBuilder::connect`].
     pub fn partitions(&self, topic: &str) -> Result<Vec<PartitionInfo>> {
         admin::partitions(&self.session, topic)
     }
@@ -106,13 +106,13 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// * Not stored: [`Error::Config`](crate::Error::Config) or [`Error::BundleTooLarge`](crate::Error::BundleTooLarge) for records that cannot be sent; [`Error::Broker`](crate::Error::Broker) if the
-    ///   topic or partition is unknown, read-only or without a leader, or too few replicas are in sync; otherwise as
-    ///   [`ClientBuilder::connect`](crate::ClientBuilder::connect).
-    /// * Perhaps stored: [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown), if the request was sent and its answer is lost, or says that the broker
-    ///   had trouble while writing, or that too few replicas confirmed in time. The records are not sent again, because that
-    ///   could store them twice.
-    /// * Partly stored: [`Error::PartlyStored`](crate::Error::PartlyStored), if there were several bundles and a later one failed.
+    /// * Not stored: [`Config`](crate::ErrorKind::Config) or [`BundleTooLarge`](crate::ErrorKind::BundleTooLarge) for records
+    ///   that cannot be sent; [`Broker`](crate::ErrorKind::Broker) if the topic or partition is unknown, read-only or without a
+    ///   leader, or too few replicas are in sync; otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// * Perhaps stored: [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown), if the request was sent and its answer is lost,
+    ///   or says that the broker had trouble while writing, or that too few replicas confirmed in time. The records are not
+    ///   sent again, because that could store them twice.
+    /// * Partly stored: [`PartlyStored`](crate::ErrorKind::PartlyStored), if there were several bundles and a later one failed.
     pub fn publish(&self, topic: &str, partition: u16, records: &[Record<'_>]) -> Result<()> {
         publish::publish(&self.session, &PartitionRecords::new(topic, partition, records))
     }
@@ -124,9 +124,9 @@ impl Client {
     /// be stored while others fail.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) or [`Error::BundleTooLarge`](crate::Error::BundleTooLarge), before anything is sent, if some of the records cannot be sent, two
-    /// lists are for the same partition, or there are more than 255 topics or more than 255 partitions of one. The results of
-    /// partitions are those of [`publish`](Client::publish).
+    /// [`Config`](crate::ErrorKind::Config) or [`BundleTooLarge`](crate::ErrorKind::BundleTooLarge), before anything is sent,
+    /// if some of the records cannot be sent, two lists are for the same partition, or there are more than 255 topics or more
+    /// than 255 partitions of one. The results of partitions are those of [`publish`](Client::publish).
     pub fn publish_all(&self, records: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
         publish::publish_all(&self.session, records)
     }
@@ -143,10 +143,10 @@ impl Client {
     /// [positions](crate::guide::positions#a-gap-that-kills-a-server)).
     ///
     /// # Errors
-    /// [`Error::Broker`](crate::Error::Broker) with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or
-    /// [`Fault::SeqTooFar`](crate::Fault::SeqTooFar) for numbers that the partition does not take;
-    /// otherwise as [`publish`](Client::publish). After [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) the high-water mark tells what was
-    /// stored: a bundle is stored whole or not at all, and no number twice.
+    /// [`Broker`](crate::ErrorKind::Broker) with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or
+    /// [`Fault::SeqTooFar`](crate::Fault::SeqTooFar) for numbers that the partition does not take; otherwise as
+    /// [`publish`](Client::publish). After [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) the high-water mark tells what
+    /// was stored: a bundle is stored whole or not at all, and no number twice.
     pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
         publish::publish(&self.session, &PartitionRecords::numbered(topic, partition, records))
     }
@@ -168,11 +168,12 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config), before anything is sent, for a name or number of partitions that a broker refuses: a name has 1
-    /// to 64 letters, digits, `-` and `_`, the latter two neither first nor last. [`Error::Broker`](crate::Error::Broker) if the topic exists,
-    /// the broker is read-only or has trouble with its files, or if the partitions were created but have no leader within
-    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout). [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) if the request was sent and its
-    /// answer lost: the topic may exist or not. Otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// [`Config`](crate::ErrorKind::Config), before anything is sent, for a name or number of partitions that a broker refuses:
+    /// a name has 1 to 64 letters, digits, `-` and `_`, the latter two neither first nor last.
+    /// [`Broker`](crate::ErrorKind::Broker) if the topic exists, the broker is read-only or has trouble with its files, or if
+    /// the partitions were created but have no leader within [`retry_timeout`](crate::ClientBuilder::retry_timeout).
+    /// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if the request was sent and its answer lost: the topic may exist or
+    /// not. Otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn create_topic(&self, topic: &str, partitions: u16, config: &TopicConfig) -> Result<()> {
         admin::create_topic(&self.session, topic, partitions, config)
     }
@@ -204,8 +205,8 @@ impl Client {
     /// Makes the broker read the file `config` in the partition's folder again: a ReloadConf request.
     ///
     /// # Errors
-    /// [`Error::Broker`](crate::Error::Broker) if the topic or partition is unknown, if the file is missing, empty or does not parse, or if the
-    /// broker is part of a cluster; otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// [`Broker`](crate::ErrorKind::Broker) if the topic or partition is unknown, if the file is missing, empty or does not
+    /// parse, or if the broker is part of a cluster; otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn reload_config(&self, topic: &str, partition: u16) -> Result<()> {
         admin::reload_config(&self.session, topic, partition)
     }
@@ -308,8 +309,8 @@ impl ClientBuilder {
         /// [`backoff`](ClientBuilder::backoff). Default zero: it tries each broker once.
         wait_for_brokers(time: Duration) => wait_for_brokers = time;
 
-        /// Lets [`CloseHandle::close`] of this handle end whatever waits: [`connect`](ClientBuilder::connect) itself, the calls of
-        /// this client and its producers, with [`Error::Closed`](crate::Error::Closed), and its iterators, unless their
+        /// Lets [`CloseHandle::close`] of this handle end whatever waits: [`connect`](ClientBuilder::connect) itself, the calls
+        /// of this client and its producers, with [`Closed`](crate::ErrorKind::Closed), and its iterators, unless their
         /// subscriptions have [another one](Subscription::close_with). What a publish had sent by then has an unknown outcome.
         close_with(handle: &CloseHandle) => closed = Some(handle.closed().clone());
     }
@@ -325,9 +326,10 @@ impl ClientBuilder {
     /// [`SocketAddr`], or a list of these. The port defaults to 11011. The settings can be used again, for another client.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for a malformed address or setting. [`Error::Connect`](crate::Error::Connect), [`Error::Io`](crate::Error::Io),
-    /// [`Error::Timeout`](crate::Error::Timeout), [`Error::Disconnected`](crate::Error::Disconnected) or [`Error::NotTank`](crate::Error::NotTank) if the broker cannot be reached or is no TANK broker; with
-    /// several brokers, one [`Error::Connect`](crate::Error::Connect) that lists each with its cause.
+    /// [`Config`](crate::ErrorKind::Config) for a malformed address or setting. [`Connect`](crate::ErrorKind::Connect),
+    /// [`Io`](crate::ErrorKind::Io), [`Timeout`](crate::ErrorKind::Timeout), [`Disconnected`](crate::ErrorKind::Disconnected)
+    /// or [`NotTank`](crate::ErrorKind::NotTank) if the broker cannot be reached or is no TANK broker; with several brokers,
+    /// one [`Connect`](crate::ErrorKind::Connect) that lists each with its cause.
     pub fn connect(&self, brokers: impl Into<Brokers>) -> Result<Client> {
         self.config.check()?;
         let brokers = parse_brokers(brokers.into().as_str())?;

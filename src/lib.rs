@@ -77,7 +77,7 @@ pub use consume::{
     Checkpoint, CloseHandle, ConsumeIter, LeaderStats, OutOfRange, PartitionStats, Position, Positions, Stats,
     Subscription,
 };
-pub use error::{Error, Fault, Phase, Result};
+pub use error::{Error, ErrorKind, Fault, Phase, Result};
 pub use message::{Batch, BatchIter, Gap, Message, MessageRef, Record, Start};
 pub use produce::{ByKey, Failure, PartitionRecords, Partitioner, Producer, ProducerBuilder};
 pub use protocol::limits::{Compression, Limits};

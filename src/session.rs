@@ -167,7 +167,7 @@ impl Session {
     /// The handle was closed meanwhile, or the system cannot wait.
     pub(crate) fn wait<'a>(&self, channels: impl Iterator<Item = &'a mut Channel>, until: Time) -> Result<bool> {
         let is_due = wait(&*self.net, channels, self.closed.as_deref(), until)?;
-        if self.is_closed() { Err(Error::Closed) } else { Ok(is_due) }
+        if self.is_closed() { Err(Error::closed()) } else { Ok(is_due) }
     }
 
     /// Tries the brokers in turn, the most promising one first, until the attempt works with one. They share the connect
@@ -182,7 +182,7 @@ impl Session {
         let mut failures = Vec::new();
         for (index, addr) in brokers.iter().enumerate() {
             if self.is_closed() {
-                return Err(Error::Closed);
+                return Err(Error::closed());
             }
             if self.now() >= enough && !self.book.is_given(addr) {
                 continue;

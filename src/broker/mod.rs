@@ -35,7 +35,7 @@
 //!     use std::path::PathBuf;
 //!     use std::time::Duration;
 //!
-//!     use tank_client::Error;
+//!     use tank_client::ErrorKind;
 //!     use tank_client::broker::{Broker, BrokerFault};
 //!     use tank_client::protocol::frame::Kind;
 //!
@@ -112,7 +112,7 @@
 //!         let (broker, addr, file) = set_up("damage");
 //!         broker.inject(BrokerFault::CorruptBundle);
 //!         let e = update(&Client::connect(&addr).unwrap(), &file, &mut BTreeMap::new()).unwrap_err();
-//!         assert!(matches!(e, Error::Decode { .. }), "{e}");
+//!         assert!(e.kind == ErrorKind::Decode, "{e}");
 //!         assert!(!file.exists());
 //!     }
 //!
@@ -126,7 +126,7 @@
 //!         }
 //!         broker.truncate_front("orders", 0, 6);
 //!         let e = update(&client, &file, &mut BTreeMap::new()).unwrap_err();
-//!         assert!(matches!(e, Error::OutOfRange { requested: 4, first_available: 6, .. }), "{e}");
+//!         assert!(matches!(e.kind, ErrorKind::OutOfRange { requested: 4, first_available: 6, .. }), "{e}");
 //!     }
 //! }
 //! ```
@@ -378,7 +378,7 @@ impl Broker {
     ///
     /// ```
     /// use tank_client::broker::Broker;
-    /// use tank_client::{Client, Error, Positions, Subscription};
+    /// use tank_client::{Client, ErrorKind, Positions, Subscription};
     ///
     /// let broker = Broker::start()?;
     /// broker.create_topic("orders", 1);
@@ -389,7 +389,7 @@ impl Broker {
     /// let orders = Subscription::topic("orders").resume(&saved);
     /// let mut orders = Client::connect(broker.addr())?.subscribe(orders)?;
     /// let e = orders.next().unwrap().unwrap_err();
-    /// assert!(matches!(e, Error::OutOfRange { requested: 3, high_water_mark: 1, .. }), "{e}");
+    /// assert!(matches!(e.kind, ErrorKind::OutOfRange { requested: 3, high_water_mark: 1, .. }), "{e}");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[track_caller]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use disk::{Names, Os, read, replace, resolve, try_out};
 
 use super::position::{Position, Positions};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::DecodeError;
 use crate::protocol::cursor::{Cursor, put_topic};
 
@@ -79,9 +79,10 @@ impl Checkpoint {
     /// made in its folder.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for a file that is torn, is no checkpoint, was written by a newer version of this crate,
-    /// or is gone while its previous generation is there; [`Error::File`] if it cannot be read, or no file can be made in its
-    /// folder. Nothing is changed then: try [`open_previous`](Checkpoint::open_previous), or remove both files to start over.
+    /// [`Checkpoint`](crate::ErrorKind::Checkpoint) for a file that is torn, is no checkpoint, was written by a newer version
+    /// of this crate, or is gone while its previous generation is there; [`File`](crate::ErrorKind::File) if it cannot be read,
+    /// or no file can be made in its folder. Nothing is changed then: try [`open_previous`](Checkpoint::open_previous), or
+    /// remove both files to start over.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let opened = Checkpoint::look(path.as_ref())?;
         let fault = match opened.seen.as_deref().map(decode) {
@@ -102,7 +103,7 @@ impl Checkpoint {
             return Ok(opened);
         }
         let previous = previous.is_some_and(|bytes| decode(&bytes).is_ok());
-        Err(Error::Checkpoint { path: opened.path, reason: fault.to_string(), previous })
+        Err(fault.error(&opened.path, previous))
     }
 
     /// Reads the generation before the last save, of the same file: a way out when [`open`](Checkpoint::open) fails. Messages
@@ -110,16 +111,13 @@ impl Checkpoint {
     /// on.
     ///
     /// # Errors
-    /// As [`open`](Checkpoint::open), about the previous generation; [`Error::File`] if there is none.
+    /// As [`open`](Checkpoint::open), about the previous generation; [`File`](crate::ErrorKind::File) if there is none.
     pub fn open_previous(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let opened = Checkpoint::look(path.as_ref())?;
         let bytes = read(&opened.names.previous).and_then(|bytes| bytes.ok_or(io::ErrorKind::NotFound.into()));
         match decode(&bytes.map_err(|e| Error::file(&opened.names.previous, e))?) {
             Ok(positions) => Ok(Checkpoint { positions, ..opened }),
-            Err(fault) => {
-                let (path, reason) = (opened.names.previous, fault.to_string());
-                Err(Error::Checkpoint { path, reason, previous: false })
-            }
+            Err(fault) => Err(fault.error(&opened.names.previous, false)),
         }
     }
 
@@ -148,14 +146,13 @@ impl Checkpoint {
     /// written if nothing changed. A file that was removed meanwhile is made again.
     ///
     /// # Errors
-    /// [`Error::File`]; the file then holds either what it held before or what was to be saved. [`Error::Checkpoint`] if
-    /// something else has changed the file, which is then left as it is. [`Error::Config`] for a topic name that is empty or
-    /// longer than 255 bytes.
+    /// [`File`](crate::ErrorKind::File); the file then holds either what it held before or what was to be saved.
+    /// [`Checkpoint`](crate::ErrorKind::Checkpoint) if something else has changed the file, which is then left as it is.
+    /// [`Config`](crate::ErrorKind::Config) for a topic name that is empty or longer than 255 bytes.
     pub fn save(&mut self, positions: &Positions) -> Result<()> {
         let now = read(&self.names.file).map_err(|e| Error::file(&self.path, e))?;
         if now.is_some() && now != self.seen {
-            let (path, reason) = (self.path.clone(), CheckpointFault::Changed.to_string());
-            return Err(Error::Checkpoint { path, reason, previous: false });
+            return Err(CheckpointFault::Changed.error(&self.path, false));
         }
         let mut merged = self.positions.clone();
         merged.extend(positions.iter().cloned());
@@ -214,6 +211,12 @@ enum CheckpointFault {
     Missing,
     #[error("the checkpoint was changed by somebody else since it was opened; one program at a time may save to it")]
     Changed,
+}
+
+impl CheckpointFault {
+    fn error(&self, path: &Path, previous: bool) -> Error {
+        Error::new(ErrorKind::Checkpoint { reason: self.to_string(), previous }).in_file(path)
+    }
 }
 
 fn decode(bytes: &[u8]) -> Result<Positions, CheckpointFault> {

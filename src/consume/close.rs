@@ -34,7 +34,7 @@ impl CloseHandle {
 
     /// Ends the iterations: a `next` that is blocked returns `None` now, and every later one does so at once, even if
     /// messages were received that it has not handed out. A `subscribe` that is still looking for brokers ends with
-    /// [`Error::Closed`](crate::Error::Closed). Calling it again does nothing.
+    /// [`Closed`](crate::ErrorKind::Closed). Calling it again does nothing.
     ///
     /// Nothing can interrupt the system's resolver while it looks up the host name of a broker. Brokers that are given by
     /// address are never looked up.

@@ -83,13 +83,15 @@ const MAX_UNUSED: usize = 64;
 ///
 /// # Errors
 /// The items' errors are:
-/// * [`Error::OutOfRange`]: the number wanted next is not there.
-/// * [`Error::Broker`]: no such topic or partition; a partition that cannot be opened, or whose numbering is broken; one that
-///   has had no leader for longer than `retry_timeout`; a gap in the numbers that kills a server
+/// * [`OutOfRange`](crate::ErrorKind::OutOfRange): the number wanted next is not there.
+/// * [`Broker`](crate::ErrorKind::Broker): no such topic or partition; a partition that cannot be opened, or whose numbering is
+///   broken; one that has had no leader for longer than `retry_timeout`; a gap in the numbers that kills a server
 ///   ([`Fault::Deadly`](crate::Fault::Deadly)).
-/// * [`Error::Connect`], [`Error::Io`], [`Error::Timeout`], [`Error::Disconnected`], [`Error::NotTank`]: trouble with a
-///   broker that has lasted longer than `retry_timeout`.
-/// * [`Error::Decode`], [`Error::BundleTooLarge`]: malformed data, or more than [`Limits`](crate::Limits) allow.
+/// * [`Connect`](crate::ErrorKind::Connect), [`Io`](crate::ErrorKind::Io), [`Timeout`](crate::ErrorKind::Timeout),
+///   [`Disconnected`](crate::ErrorKind::Disconnected), [`NotTank`](crate::ErrorKind::NotTank): trouble with a broker that has
+///   lasted longer than `retry_timeout`.
+/// * [`Decode`](crate::ErrorKind::Decode), [`BundleTooLarge`](crate::ErrorKind::BundleTooLarge): malformed data, or more than
+///   [`Limits`](crate::Limits) allow.
 #[must_use = "iterators are lazy: messages come when they are asked for"]
 pub struct ConsumeIter {
     session: Arc<Session>,
@@ -454,7 +456,7 @@ impl ConsumeIter {
         self.partitions.with(0, |partition, rules| partition.seek(seq, rules));
         match self.pull(Time::NEVER)? {
             true => Ok(self.inbox.decoded.take_all()),
-            false if self.closer.is_closed() => Err(Error::Closed),
+            false if self.closer.is_closed() => Err(Error::closed()),
             false => Ok(None),
         }
     }

@@ -17,7 +17,7 @@
 mod answers;
 
 use super::subscription::{MAX_FETCH_SIZE, Options};
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::message::TopicPartition;
 use crate::net::{BrokerAddr, RetryState, Time};
 use crate::protocol::bundle::Entry;
@@ -272,13 +272,12 @@ impl Partition {
     }
 
     fn fault(&self, fault: Fault) -> Error {
-        let (broker, topic, partition) = self.place();
-        Error::Broker { broker, topic, partition: Some(partition), fault }
+        self.error(ErrorKind::Broker { fault })
     }
 
-    /// The leader, the topic and the partition, for errors.
-    fn place(&self) -> (Option<String>, String, u16) {
-        (self.leader.as_ref().map(ToString::to_string), self.name.topic.to_string(), self.name.partition)
+    fn error(&self, kind: ErrorKind) -> Error {
+        let e = Error::new(kind).about(&self.name.topic, self.name.partition);
+        if let Some(leader) = &self.leader { e.at(leader) } else { e }
     }
 
     fn go_to(&mut self, seq: u64) {

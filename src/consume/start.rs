@@ -34,7 +34,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
         let ids = match wanted.partition {
             None => 0..count,
             Some(id) if id < count => id..id + 1,
-            Some(id) => return Err(Error::broker(topic, id, Fault::UnknownPartition)),
+            Some(id) => return Err(Error::refused(topic, id, Fault::UnknownPartition)),
         };
         if wanted.partition.is_none() {
             whole.push((topic.clone(), count));

@@ -63,7 +63,7 @@ pub(crate) struct Options {
 /// What to do when the number wanted next is not there: retention took it, or it lies beyond the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum OutOfRange {
-    /// End with [`Error::OutOfRange`](crate::Error::OutOfRange).
+    /// End with [`OutOfRange`](crate::ErrorKind::OutOfRange).
     #[default]
     Fail,
     /// Continue with the first message that is there.
@@ -137,11 +137,11 @@ impl Subscription {
         /// [`beyond_end`](Subscription::beyond_end) decides.
         resume(positions: impl AsRef<Positions>) => resume = positions.as_ref().clone();
 
-        /// What to do when the number wanted next lies beyond the end, because the topic was created again or a fail-over lost its
-        /// last messages; it applies as long as the subscription lasts. Default [`OutOfRange::Fail`]; the error is
-        /// [`Error::OutOfRange`]. A topic that has already grown past the
-        /// position again cannot be told from the old one. In a cluster whose leader moves on to a longer log, the messages there
-        /// from the shorter end on are delivered, also if an earlier leader's were.
+        /// What to do when the number wanted next lies beyond the end, because the topic was created again or a fail-over lost
+        /// its last messages; it applies as long as the subscription lasts. Default [`OutOfRange::Fail`]; the error is
+        /// [`OutOfRange`](crate::ErrorKind::OutOfRange). A topic that has already grown past the position again cannot be told
+        /// from the old one. In a cluster whose leader moves on to a longer log, the messages there from the shorter end on are
+        /// delivered, also if an earlier leader's were.
         beyond_end(policy: OutOfRange) => options.beyond_end = policy;
 
         /// Ends each partition at the high-water mark it has when the subscription begins, even if it keeps growing. If the log

@@ -106,6 +106,7 @@ fn parse_broker(text: &str) -> Result<BrokerAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn brokers_are_read_as_users_write_them() {
@@ -133,7 +134,7 @@ mod tests {
             "http://a",
         ] {
             let e = parse_brokers(text).unwrap_err();
-            assert!(matches!(e, Error::Config { .. }), "{text}: {e}");
+            assert!(matches!(e.kind, ErrorKind::Config { .. }), "{text}: {e}");
         }
         assert_eq!(
             parse_brokers("a,b:99999").unwrap_err().to_string(),

@@ -17,7 +17,7 @@ use super::addr::BrokerAddr;
 use super::buffer::{Fill, read, write};
 use super::network::{Interest, Socket, Time};
 use super::settings::ChannelSettings;
-use crate::error::{Error, Phase, Result, is_lack};
+use crate::error::{Error, ErrorKind, Phase, Result, is_lack};
 use crate::protocol::DecodeError;
 use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind, PING};
 
@@ -157,8 +157,7 @@ impl Attempt {
                 Fill::End => return Err(Error::disconnected(broker, Phase::Greet)),
             }
         }
-        let not_tank = |e| Error::NotTank { broker: broker.to_string(), source: std::sync::Arc::new(e) };
-        check_greeting(ping).map_err(not_tank)?;
+        check_greeting(ping).map_err(|e| Error::new(ErrorKind::NotTank).at(broker).because(e))?;
         Ok(true)
     }
 }

@@ -56,8 +56,8 @@ impl ProducerBuilder {
 
         /// How many bytes of records that are neither stored nor have failed the producer holds at most, counted before
         /// compression. A single partition may hold a quarter of that. Default 64 MiB, at least 1 MiB. A call to
-        /// [`send`](crate::Producer::send) that would exceed it waits, as described there, and then returns [`Error::Full`]. A record
-        /// larger than the limit is taken when nothing else is held.
+        /// [`send`](crate::Producer::send) that would exceed it waits, as described there, and then returns
+        /// [`Full`](crate::ErrorKind::Full). A record larger than the limit is taken when nothing else is held.
         max_pending_bytes(bytes: usize) => max_pending_bytes = bytes;
 
         /// How many requests may be in flight to a broker at a time, at least 1. Default 5. A request that is not answered within

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::bundle::{BrokerId, Bundle, Spares, Stage};
 use super::queue::{Delivery, PartitionQueue, ToSend};
-use crate::error::{Error, Fault};
+use crate::error::{Error, ErrorKind, Fault};
 use crate::net::Time;
 
 /// What a broker answers about a partition: the number that was asked for, or for a bundle that it is stored; or why not.
@@ -138,7 +138,7 @@ impl PartitionQueue {
 
     fn fault(&self, fault: Fault) -> Error {
         let partition = Some(self.partition).filter(|_| fault != Fault::UnknownTopic);
-        let e = Error::broker(&self.topic, partition, fault);
+        let e = Error::refused(&self.topic, partition, fault);
         self.answered_by.iter().fold(e, Error::at)
     }
 
@@ -205,7 +205,7 @@ impl PartitionQueue {
 
     /// The error as it is reported: that something may be stored all the same is said of what may be.
     fn failure_of(&self, bundle: &Bundle, error: Error) -> Arc<Error> {
-        let is_said = matches!(error, Error::OutcomeUnknown { .. }) || !bundle.may_be_stored();
+        let is_said = error.kind == ErrorKind::OutcomeUnknown || !bundle.may_be_stored();
         Arc::new(if is_said { error } else { Error::unknown(&self.topic, self.partition, error) })
     }
 
@@ -245,8 +245,8 @@ impl PartitionQueue {
                 Stage::Held => self.failure_of(&bundle, self.fault(Fault::NotConfirmed)),
                 _ if bundle.may_be_stored() => self.failure_of(&bundle, (*cause).clone()),
                 _ => {
-                    let (topic, partition) = (self.topic.to_string(), self.partition);
-                    Arc::new(Error::NotSent { topic, partition, source: cause.clone() })
+                    let not_sent = Error::new(ErrorKind::NotSent).about(&self.topic, self.partition);
+                    Arc::new(not_sent.because((*cause).clone()))
                 }
             };
             self.bytes -= bundle.size;

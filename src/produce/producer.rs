@@ -13,7 +13,7 @@ use super::driver::Driver;
 use super::numbering::Numbering;
 use super::queue::{Delivery, PartitionQueue};
 use super::records::{WallClock, check_place, check_record, most_bytes};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{LookUp, Time};
 
@@ -48,7 +48,7 @@ const STALLED: Duration = Duration::from_millis(500);
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 ///
-/// A forked child cannot use the producer of its parent: calls return [`Error::Config`].
+/// A forked child cannot use the producer of its parent: calls return [`Config`](crate::ErrorKind::Config).
 pub struct Producer {
     settings: ProducerBuilder,
     topics: Vec<Topic>,
@@ -81,7 +81,7 @@ impl ProducerBuilder {
     /// Creates the producer. Nothing is sent yet.
     ///
     /// # Errors
-    /// [`Error::Config`] for a setting out of its range.
+    /// [`Config`](crate::ErrorKind::Config) for a setting out of its range.
     pub fn build(self) -> Result<Producer> {
         self.check()?;
         Ok(Producer {
@@ -108,13 +108,14 @@ impl Producer {
     /// Blocks only while the producer holds more than [it may](ProducerBuilder::max_pending_bytes), or this partition more than
     /// its quarter, and for [`retry_timeout`](crate::ClientBuilder::retry_timeout) at most. If this partition is full and the
     /// producer is not, it does not wait once the partition is in trouble or has made no progress for half a second: it
-    /// returns [`Error::Full`], so that you can send to other partitions.
+    /// returns [`Full`](crate::ErrorKind::Full), so that you can send to other partitions.
     ///
     /// # Errors
-    /// Any error means that this record was not taken. [`Error::Config`] or [`Error::BundleTooLarge`] for a record that
-    /// cannot be sent; [`Error::Full`] if there was no room for it in time; [`Error::Undelivered`] while
-    /// [failures](Producer::failures) wait to be sent again or taken out; [`Error::Broker`] if the topic is unknown; otherwise
-    /// as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// Any error means that this record was not taken. [`Config`](crate::ErrorKind::Config) or
+    /// [`BundleTooLarge`](crate::ErrorKind::BundleTooLarge) for a record that cannot be sent; [`Full`](crate::ErrorKind::Full)
+    /// if there was no room for it in time; [`Undelivered`](crate::ErrorKind::Undelivered) while [failures](Producer::failures)
+    /// wait to be sent again or taken out; [`Broker`](crate::ErrorKind::Broker) if the topic is unknown; otherwise as
+    /// [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn send(&mut self, topic: &str, record: Record<'_>) -> Result<()> {
         let topic = self.topic(topic)?;
         let partition = self.choose(topic, &record)?;
@@ -133,7 +134,7 @@ impl Producer {
     /// Sends what is due and takes in the answers that have arrived. Never blocks, and never looks up a host name.
     ///
     /// # Errors
-    /// [`Error::Undelivered`] while [failures](Producer::failures) wait to be sent again or taken out.
+    /// [`Undelivered`](crate::ErrorKind::Undelivered) while [failures](Producer::failures) wait to be sent again or taken out.
     pub fn poll(&mut self) -> Result<()> {
         self.look(self.settings.session.now(), LookUp::Never)?;
         self.check_failures()
@@ -143,9 +144,9 @@ impl Producer {
     /// when [`retry_timeout`](crate::ClientBuilder::retry_timeout) is over.
     ///
     /// # Errors
-    /// [`Error::Undelivered`] while [failures](Producer::failures) wait to be sent again or taken out. All other records are
-    /// stored. [`Error::Closed`] if it had to wait and the client's [handle](crate::ClientBuilder::close_with) is closed; the
-    /// producer keeps its records.
+    /// [`Undelivered`](crate::ErrorKind::Undelivered) while [failures](Producer::failures) wait to be sent again or taken out.
+    /// All other records are stored. [`Closed`](crate::ErrorKind::Closed) if it had to wait and the client's
+    /// [handle](crate::ClientBuilder::close_with) is closed; the producer keeps its records.
     pub fn flush(&mut self) -> Result<()> {
         self.seal_due(self.settings.session.now(), Time::NEVER)?;
         self.step(LookUp::Allowed)?;
@@ -164,12 +165,12 @@ impl Producer {
     /// `|failure| !failure.is_unknown()` is *at most once*.
     ///
     /// ```no_run
-    /// # use tank_client::{Client, Error, Producer};
+    /// # use tank_client::{Client, Error, ErrorKind, Producer};
     /// /// Gives up after three tries.
     /// fn flush(producer: &mut Producer) -> Result<(), Error> {
     ///     for _ in 0..3 {
     ///         match producer.flush() {
-    ///             Err(Error::Undelivered { .. }) => producer.retry_failures(|_| true),
+    ///             Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) => producer.retry_failures(|_| true),
     ///             done => return done,
     ///         };
     ///     }
@@ -194,7 +195,7 @@ impl Producer {
     /// While there are any, the producer takes no further record.
     ///
     /// When records of a partition fail, all later ones that are not stored come back with them, so that all can be sent
-    /// again in order. Those that were never sent have [`Error::NotSent`] as their reason.
+    /// again in order. Those that were never sent have [`NotSent`](crate::ErrorKind::NotSent) as their reason.
     pub fn failures(&self) -> &[Failure] {
         &self.failures
     }
@@ -342,8 +343,7 @@ impl Producer {
                 false => give_up.min(queue.progressed.after(STALLED)),
             };
             if self.settings.session.now() >= until {
-                let (topic, partition) = (queue.topic.to_string(), queue.partition);
-                return Err(Error::Full { topic, partition, pending, limit });
+                return Err(Error::new(ErrorKind::Full { pending, limit }).about(&queue.topic, queue.partition));
             }
             self.driver.wait(&self.queues, until)?;
         }
@@ -453,7 +453,7 @@ impl Producer {
             None => Ok(()),
             Some(first) => {
                 let records = self.failures.iter().map(Failure::count).sum();
-                Err(Error::Undelivered { records, source: first.error.clone() })
+                Err(Error::new(ErrorKind::Undelivered { records }).because((*first.error).clone()))
             }
         }
     }
@@ -504,7 +504,8 @@ impl Failure {
         self.partition
     }
 
-    /// The reason: [`Error::OutcomeUnknown`] if they may be stored all the same; with any other error they are not.
+    /// The reason: [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if they may be stored all the same; with any other
+    /// error they are not.
     pub fn error(&self) -> &Error {
         &self.error
     }
@@ -512,7 +513,7 @@ impl Failure {
     /// Returns whether they may be stored all the same: all of them or none. In a cluster, a new leader may have only the
     /// first of them.
     pub fn is_unknown(&self) -> bool {
-        matches!(*self.error, Error::OutcomeUnknown { .. })
+        self.error.kind == ErrorKind::OutcomeUnknown
     }
 
     /// Returns the number of records.

@@ -8,7 +8,7 @@ use super::driver::Driver;
 use super::leader::MAX_ENTRIES;
 use super::queue::{Delivery, PartitionQueue};
 use super::records::{MAX_SET, PartitionRecords, millis};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::net::{LookUp, Time};
 use crate::protocol::bundle::MAX_MESSAGES;
 use crate::session::Session;
@@ -118,10 +118,10 @@ impl Job<'_> {
     }
 
     fn fail(&mut self, e: Error) {
-        let (topic, partition, stored) = (self.given.topic.to_owned(), self.given.partition, self.stored);
-        self.outcome.get_or_insert(Err(match stored {
+        let partly = ErrorKind::PartlyStored { stored: self.stored };
+        self.outcome.get_or_insert(Err(match self.stored {
             0 => e,
-            _ => Error::PartlyStored { topic, partition, stored, source: Box::new(e) },
+            _ => Error::new(partly).about(self.given.topic, self.given.partition).because(e),
         }));
     }
 }

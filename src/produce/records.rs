@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::warn;
 
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{Network, Time};
 use crate::protocol::bundle::{MAX_KEY, RawMessage};
@@ -98,7 +98,7 @@ impl<'a> PartitionRecords<'a> {
         let number = |index| self.records.get(index).and_then(|(seq, _)| seq);
         let (Some(first), Some(last)) = (number(0), number(self.records.len() - 1)) else { return Ok(()) };
         let PartitionRecords { topic, partition, .. } = *self;
-        let refused = |fault| Err(Error::broker(topic, partition, fault));
+        let refused = |fault| Err(Error::refused(topic, partition, fault));
         if first <= end {
             return refused(Fault::SeqNotAbove { seq: first });
         }
@@ -142,16 +142,16 @@ pub(super) fn check_record(topic: &str, partition: u16, record: &Record<'_>) -> 
     let len = key + record.payload().len();
     if len > MAX_RECORD {
         let (needed, limit) = (len as u64, MAX_RECORD as u64);
-        return Err(Error::BundleTooLarge { broker: None, topic: topic.to_owned(), partition, needed, limit });
+        return Err(Error::new(ErrorKind::BundleTooLarge { needed, limit }).about(topic, partition));
     }
     Ok(())
 }
 
 /// Names the record that a call's error is about.
 fn at(index: usize, e: Error) -> Error {
-    match e {
-        Error::Config { reason } => Error::config(format!("record {index}: {reason}")),
-        other => other,
+    match e.kind {
+        ErrorKind::Config { reason } => Error::config(format!("record {index}: {reason}")),
+        _ => e,
     }
 }
 

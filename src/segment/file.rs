@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::LOOKS;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::{JOINED, TopicPartitions};
 use crate::net::ReadBuf;
 use crate::protocol::chunk::{Bundle, Chunk, Found};
@@ -64,7 +64,7 @@ impl OpenFile {
     }
 
     pub(super) fn corrupt(&self, at: u64, source: DecodeError) -> Error {
-        Error::Corrupt { path: self.is.path.clone(), at, source: std::sync::Arc::new(source) }
+        Error::new(ErrorKind::Corrupt { at }).in_file(&self.is.path).because(source)
     }
 
     fn trouble(&self, e: io::Error) -> Error {

@@ -40,7 +40,7 @@ const LOOKS: u32 = 10;
 /// It only reads, so the server that writes there may be running. If the last file ends inside a bundle, because the server is
 /// writing it, was cut off, or a copy was made meanwhile, the messages end before that bundle, and
 /// [`cut_tail`](Segments::cut_tail) says where. Numbers that no file has are left out, and [`gaps`](Segments::gaps) lists them.
-/// Any other damage ends it with [`Error::Corrupt`]. After one `Err` it is finished.
+/// Any other damage ends it with [`Corrupt`](crate::ErrorKind::Corrupt). After one `Err` it is finished.
 #[derive(Debug)]
 pub struct Segments {
     dir: PathBuf,
@@ -64,7 +64,7 @@ impl Segments {
     /// where they are not, the topic is the last name and the partition 0.
     ///
     /// # Errors
-    /// [`Error::File`] if there is no such directory.
+    /// [`File`](crate::ErrorKind::File) if there is no such directory.
     pub fn open(dir: impl AsRef<Path>) -> Result<Segments> {
         let dir = dir.as_ref().canonicalize().map_err(|e| Error::file(dir.as_ref(), e))?;
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -122,7 +122,7 @@ impl Segments {
     /// Returns the partition's files, in the order of their first numbers, as they are now.
     ///
     /// # Errors
-    /// [`Error::File`] if the directory cannot be read.
+    /// [`File`](crate::ErrorKind::File) if the directory cannot be read.
     pub fn files(&self) -> Result<Vec<SegmentFile>> {
         Ok(self.list()?.files)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Marks, Session};
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::net::{BrokerAddr, RetryPolicy, RetryState};
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::fetch::{
@@ -18,7 +18,7 @@ impl Session {
         // The form that lists partitions can kill a server.
         let mut request = DiscoverPartitionsRequest { request_id: 0, topic: topic.to_owned(), partitions: Vec::new() };
         let (from, states) = self.call(&mut request)?;
-        let states = states.ok_or_else(|| Error::broker(topic, None, Fault::UnknownTopic).at(&from))?;
+        let states = states.ok_or_else(|| Error::refused(topic, None, Fault::UnknownTopic).at(&from))?;
         let (name, now): (Arc<str>, _) = (topic.into(), self.now());
         for (state, id) in states.iter().zip(0..) {
             // The broker that answers is no worse for knowing of a partition without a leader.
@@ -37,7 +37,7 @@ impl Session {
     /// First number and end of one partition's log, from its leader.
     pub(crate) fn log_end(&self, topic: &str, partition: u16) -> Result<Marks> {
         let found = self.log_ends(topic, &[partition], &self.leader_policy())?.pop();
-        found.unwrap_or_else(|| Err(Error::broker(topic, partition, Fault::UnknownPartition)))
+        found.unwrap_or_else(|| Err(Error::refused(topic, partition, Fault::UnknownPartition)))
     }
 
     /// First number and end of the logs of these partitions, from their leaders: the boundary fault of a Consume for a number
@@ -45,7 +45,7 @@ impl Session {
     /// each partition, once it is known or the budget for trying again is spent.
     pub(crate) fn log_ends(&self, topic: &str, ids: &[u16], policy: &RetryPolicy) -> Result<Vec<Result<Marks>>> {
         let name: Arc<str> = topic.into();
-        let no_leader = |&id: &u16| Err(Error::broker(topic, id, Fault::NoLeader));
+        let no_leader = |&id: &u16| Err(Error::refused(topic, id, Fault::NoLeader));
         let mut found: Vec<Result<Marks>> = ids.iter().map(no_leader).collect();
         let mut open: Vec<usize> = (0..ids.len()).collect();
         let mut state = RetryState::default();
@@ -87,7 +87,7 @@ impl Session {
             let asked: Vec<u16> = list.iter().map(|&index| ids[index]).collect();
             match self.ask_log_ends(leader, topic, &asked, patience) {
                 Ok(answers) => list.iter().zip(answers).for_each(|(&index, end)| found[index] = end),
-                Err(Error::Closed) => return Err(Error::Closed),
+                Err(Error { kind: ErrorKind::Closed, .. }) => return Err(Error::closed()),
                 Err(e) => {
                     self.book.failed(leader, self.now());
                     list.iter().for_each(|&index| found[index] = Err(e.clone()));
@@ -108,7 +108,7 @@ impl Session {
         let answers = self.call_at(leader, &mut self.end_request(0, topic, ids), patience)?;
         let end = |(&id, answer): (&u16, PartitionAnswer)| {
             let marks = self.book.note_reply(leader, topic, id, self.now(), marks_of_answer(answer));
-            marks.map_err(|fault| Error::broker(topic, id, fault).at(leader))
+            marks.map_err(|fault| Error::refused(topic, id, fault).at(leader))
         };
         Ok(ids.iter().zip(answers).map(end).collect())
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::error::Fault;
+use crate::error::{ErrorKind, Fault};
 use crate::net::parse_brokers;
 use crate::net::scripted::Scripted;
 
@@ -66,14 +66,14 @@ fn those_that_fail_are_asked_last_and_what_will_not_pass_ends_it() {
     let mut tried = 0;
     let refused: Result<()> = session.any_broker(|addr, _| {
         tried += 1;
-        Err(Error::broker("orders", 0, Fault::UnknownPartition).at(addr))
+        Err(Error::refused("orders", 0, Fault::UnknownPartition).at(addr))
     });
-    assert!(matches!(refused, Err(Error::Broker { .. })) && tried == 1);
+    assert!(matches!(refused, Err(Error { kind: ErrorKind::Broker { .. }, .. })) && tried == 1);
     // Of several failures each is told, of one just that.
     let failed: Result<()> = session.any_broker(|addr, _| Err(Error::disconnected(addr, crate::Phase::Wait)));
     let text = format!("{:#}", failed.unwrap_err());
     assert!(["a:1", "b:2", "c:3"].iter().all(|addr| text.matches(addr).count() == 2), "{text}");
     let failed: Result<()> =
         self::session("a:1", &net).any_broker(|addr, _| Err(Error::disconnected(addr, crate::Phase::Wait)));
-    assert!(matches!(failed, Err(Error::Disconnected { .. })));
+    assert!(matches!(failed, Err(Error { kind: ErrorKind::Disconnected { .. }, .. })));
 }

@@ -7,7 +7,7 @@ use common::server::{Server, unique_name};
 use common::watch::within;
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::Kind;
-use tank_client::{Client, ClientBuilder, Error, Fault, Record, TopicConfig};
+use tank_client::{Client, ClientBuilder, Error, ErrorKind, Fault, Record, TopicConfig};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -16,10 +16,8 @@ fn impatient() -> ClientBuilder {
 }
 
 fn fault(done: Result<(), Error>) -> (String, Option<u16>, Fault) {
-    match done.unwrap_err() {
-        Error::Broker { topic, partition, fault, .. } => (topic, partition, fault),
-        other => panic!("{other}"),
-    }
+    let e = done.unwrap_err();
+    (e.topic().unwrap().to_owned(), e.partition(), e.fault().unwrap())
 }
 
 #[test]
@@ -60,11 +58,11 @@ fn names_and_counts_are_checked_before_anything_is_sent() {
         let long = "x".repeat(65);
         for name in ["", "-", "a-", "-a", "_a", "a_", "a.b", "a b", "ä", &long, "--", "a/b"] {
             let e = client.create_topic(name, 1, &TopicConfig::new()).unwrap_err();
-            assert!(matches!(e, Error::Config { .. }), "{name:?}: {e}");
+            assert!(matches!(e.kind, ErrorKind::Config { .. }), "{name:?}: {e}");
         }
         let e = client.create_topic("orders", 0, &TopicConfig::new()).unwrap_err();
         assert_eq!(e.to_string(), "orders: 0 partitions given, 1 to 65535 allowed");
-        assert!(matches!(client.reload_config("", 0), Err(Error::Config { .. })));
+        assert!(matches!(client.reload_config("", 0), Err(Error { kind: ErrorKind::Config { .. }, .. })));
         assert_eq!(broker.stats().all_requests(), 0);
         for name in ["a", "1", "a-b_c", "A--b", &long[..64]] {
             client.create_topic(name, 1, &TopicConfig::new()).unwrap();
@@ -85,7 +83,7 @@ fn a_creation_whose_answer_is_lost_is_reported_as_that() {
             let client = impatient().connect(broker.addr()).unwrap();
             broker.inject(trouble);
             let e = client.create_topic("orders", 2, &TopicConfig::new()).unwrap_err();
-            assert!(matches!(&e, Error::OutcomeUnknown { topic, .. } if topic == "orders"), "{e}");
+            assert!(e.kind == ErrorKind::OutcomeUnknown && e.topic() == Some("orders"), "{e}");
             assert_eq!((e.is_retryable(), broker.stats().requests(Kind::CreateTopic)), (false, 1));
             assert_eq!(client.topics().unwrap().len(), usize::from(created));
         }
@@ -95,7 +93,7 @@ fn a_creation_whose_answer_is_lost_is_reported_as_that() {
         let client = impatient().connect(&addrs).unwrap();
         cluster.node(0).inject(BrokerFault::LoseAnswer(Kind::CreateTopic));
         let e = client.create_topic("orders", 2, &TopicConfig::new()).unwrap_err();
-        assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e}");
+        assert!(e.kind == ErrorKind::OutcomeUnknown, "{e}");
         assert_eq!(cluster.node(1).stats().requests(Kind::CreateTopic), 0);
         cluster.node(0).stop();
         client.create_topic("clicks", 2, &TopicConfig::new()).unwrap();
@@ -237,7 +235,7 @@ fn any_of_several_brokers_will_do() {
         assert_eq!(client.topics().unwrap().len(), 1);
         cluster.node(2).stop();
         let e = client.topics().unwrap_err();
-        assert!(matches!(&e, Error::Connect { addr, .. } if addr.split(',').count() == 3), "{e}");
+        assert!(e.kind == ErrorKind::Connect && e.broker().unwrap().split(',').count() == 3, "{e}");
         cluster.node(1).restart().unwrap();
         assert_eq!(client.topics().unwrap().len(), 1);
     });

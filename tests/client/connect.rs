@@ -1,7 +1,7 @@
 //! Connecting: to nobody, to somebody else, to one of several.
 
 use std::error::Error as _;
-use std::io::ErrorKind;
+use std::io;
 use std::net::{SocketAddr, SocketAddrV6, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use common::server::Server;
 use common::watch::{timed, within};
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::DecodeFault;
-use tank_client::{Brokers, Client, ClientBuilder, Error, Limits, Phase};
+use tank_client::{Brokers, Client, ClientBuilder, Error, ErrorKind, Limits, Phase};
 
 fn quick() -> ClientBuilder {
     Client::builder().connect_timeout(Duration::from_millis(300))
@@ -40,12 +40,8 @@ fn a_refused_port_is_an_error_at_once() {
     within(60, || {
         let (_broker, addr) = down();
         let (e, took) = timed(|| Client::connect(&addr).unwrap_err());
-        match &e {
-            Error::Connect { addr: named, source, .. } => {
-                assert_eq!((named, source.kind()), (&addr, ErrorKind::ConnectionRefused));
-            }
-            e => panic!("{e:?}"),
-        }
+        assert_eq!((&e.kind, e.broker()), (&ErrorKind::Connect, Some(&*addr)));
+        assert_eq!(io::Error::from(e.clone()).kind(), io::ErrorKind::ConnectionRefused);
         assert!(took < Duration::from_secs(2), "{took:?}");
         assert_eq!(e.to_string(), format!("cannot connect to {addr}"), "the source says why");
         assert!(e.is_retryable() && !e.is_timeout());
@@ -56,7 +52,7 @@ fn a_refused_port_is_an_error_at_once() {
 fn an_unknown_host_is_an_error_that_names_it() {
     within(120, || {
         let e = Client::connect("no-such-host.invalid:11011").unwrap_err();
-        assert!(matches!(&e, Error::Connect { addr, .. } if addr == "no-such-host.invalid:11011"), "{e:?}");
+        assert!(e.kind == ErrorKind::Connect && e.broker() == Some("no-such-host.invalid:11011"), "{e:?}");
         let server = Server::start();
         Client::connect(format!("no-such-host.invalid,{}", server.addr())).unwrap();
     });
@@ -110,8 +106,11 @@ fn brokers_are_given_in_whatever_form_they_are_at_hand() {
         assert_eq!(none.to_string(), "broker address \"\": no host");
         let scoped = SocketAddrV6::new([0xfe80, 0, 0, 0, 0, 0, 0, 1].into(), 9, 0, 3);
         let e = Client::builder().connect_timeout(Duration::from_millis(50)).connect(scoped).unwrap_err();
-        assert!(!matches!(e, Error::Config { .. }), "a scoped address is one: {e:?}");
-        assert!(matches!(Client::connect(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap_err(), Error::Config { .. }));
+        assert!(!matches!(e.kind, ErrorKind::Config { .. }), "a scoped address is one: {e:?}");
+        assert!(matches!(
+            Client::connect(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap_err().kind,
+            ErrorKind::Config { .. }
+        ));
     });
 }
 
@@ -120,7 +119,7 @@ fn what_is_no_address_is_refused_without_dialing() {
     within(60, || {
         for addr in ["", "a:0", "a:65536", "a:port", ":11011", "a b", "http://a", "[::1", "1:2:3", "a:1,,b:2"] {
             let e = Client::connect(addr).unwrap_err();
-            assert!(matches!(e, Error::Config { .. }) && !e.is_retryable(), "{addr}: {e:?}");
+            assert!(matches!(e.kind, ErrorKind::Config { .. }) && !e.is_retryable(), "{addr}: {e:?}");
             assert!(e.to_string().starts_with("broker address"), "{e}");
         }
         for (builder, text) in [
@@ -146,21 +145,16 @@ fn another_service_is_told_by_its_greeting() {
             (&[0; 64], 0, 3),
         ] {
             broker.inject(BrokerFault::Greeting(greeting.to_vec()));
-            match Client::connect(&addr).unwrap_err() {
-                Error::NotTank { source, .. } => {
-                    assert_eq!(
-                        common::malformed(&source).fault(),
-                        DecodeFault::Unexpected { found, expected },
-                        "{source}"
-                    );
-                }
-                e => panic!("{e:?}"),
-            }
+            let e = Client::connect(&addr).unwrap_err();
+            assert_eq!(e.kind, ErrorKind::NotTank);
+            assert_eq!(common::malformed(&e).fault(), DecodeFault::Unexpected { found, expected }, "{e:#}");
         }
         broker.inject(BrokerFault::CloseOnAccept);
         let e = Client::connect(&addr).unwrap_err();
-        let ended =
-            matches!(e, Error::Disconnected { phase: Phase::Greet, .. } | Error::Io { phase: Phase::Greet, .. });
+        let ended = matches!(
+            e.kind,
+            ErrorKind::Disconnected { phase: Phase::Greet, .. } | ErrorKind::Io { phase: Phase::Greet, .. }
+        );
         assert!(ended, "{e:?}");
         Client::connect(&addr).unwrap();
     });
@@ -199,7 +193,7 @@ fn when_none_of_several_answers_the_error_names_each() {
         let (silent, strange) = (silent.local_addr().unwrap(), strange.addr());
         let list = format!("{refused},{silent},{strange}");
         let (e, took) = timed(|| quick().connect(&list).unwrap_err());
-        assert!(matches!(&e, Error::Connect { addr, .. } if *addr == list), "{e:?}");
+        assert!(e.kind == ErrorKind::Connect && e.broker() == Some(&list), "{e:?}");
         assert!(took < Duration::from_secs(3), "{took:?}");
         let text = chain(&e);
         for part in [
@@ -294,5 +288,5 @@ fn limits_that_no_memory_answers_to_are_refused() {
         assert_eq!(quick().limits(limits).connect(&addr).unwrap_err().to_string(), reason);
     }
     let e = quick().limits(Limits::default().bundle(most).message_set(most)).connect(&addr).unwrap_err();
-    assert!(matches!(e, Error::Connect { .. }), "{e}");
+    assert!(e.kind == ErrorKind::Connect, "{e}");
 }

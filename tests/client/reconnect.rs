@@ -13,7 +13,7 @@ use tank_client::Compression;
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::fetch::{FetchRequest, PartitionAnswer};
 use tank_client::protocol::frame::Kind;
-use tank_client::{Client, ClientBuilder, ConsumeIter, Error, Fault, Phase, Start, Subscription};
+use tank_client::{Client, ClientBuilder, ConsumeIter, ErrorKind, Fault, Phase, Start, Subscription};
 
 /// Dials again at once, almost.
 fn quick() -> ClientBuilder {
@@ -215,7 +215,7 @@ fn trouble_is_tolerated_for_so_long() {
             assert!(iter.next_timeout(Duration::from_millis(1)).unwrap().is_none());
             broker.stop();
             let (e, took) = timed(|| iter.next().unwrap().unwrap_err());
-            assert!(matches!(&e, Error::Connect { addr: named, .. } if *named == addr), "{e:?}");
+            assert!(e.kind == ErrorKind::Connect && e.broker() == Some(&addr), "{e:?}");
             assert!(took >= Duration::from_millis(millis) && took < Duration::from_millis(millis + 2000), "{took:?}");
             assert!(e.is_retryable() && iter.next().is_none() && iter.is_finished());
             let stats = iter.stats();
@@ -258,7 +258,7 @@ fn all_of_several_brokers_go_away() {
         assert_eq!(iter.next().unwrap().unwrap().seq(), 3);
         brokers[2].stop();
         let (e, took) = timed(|| iter.next().unwrap().unwrap_err());
-        assert!(matches!(e, Error::Connect { .. }), "{e:?}");
+        assert!(e.kind == ErrorKind::Connect, "{e:?}");
         assert!(took >= patience && took < patience + Duration::from_secs(2), "{took:?}");
         let stats = iter.stats();
         assert!((4..200).contains(&stats.failed_brokers), "{stats:?}");
@@ -322,12 +322,12 @@ fn connections_that_end_as_they_are_used_again() {
         // Not if it happens again, nor to one that is new, nor in an answer.
         broker.inject(BrokerFault::CloseOnRequest(Kind::Consume));
         let e = iter.next().unwrap().unwrap_err();
-        assert!(matches!(e, Error::Disconnected { phase: Phase::Wait, .. } | Error::Io { .. }), "{e:?}");
+        assert!(matches!(e.kind, ErrorKind::Disconnected { phase: Phase::Wait, .. } | ErrorKind::Io { .. }), "{e:?}");
         let mut iter = client.subscribe(&all).unwrap();
         assert_eq!(iter.next().unwrap().unwrap().seq(), 1);
         broker.inject(BrokerFault::CutAfter(1));
         let e = iter.find_map(Result::err).unwrap();
-        assert!(matches!(e, Error::Disconnected { phase: Phase::Read, .. }), "{e:?}");
+        assert!(matches!(e.kind, ErrorKind::Disconnected { phase: Phase::Read, .. }), "{e:?}");
     });
 }
 
@@ -357,7 +357,7 @@ fn malformed_data_is_not_asked_for_again() {
                 BrokerFault::WrongRequestId => {
                     broker.inject(fault);
                     let e = client.subscribe(all()).unwrap_err();
-                    assert!(matches!(e, Error::Decode { .. }), "{e:?}");
+                    assert!(e.kind == ErrorKind::Decode, "{e:?}");
                     assert_eq!(broker.stats().all_requests(), before.all_requests() + 1);
                     let mut iter = client.subscribe(Subscription::partition("orders", 0)).unwrap();
                     assert!(iter.next_timeout(Duration::ZERO).unwrap().is_none());
@@ -374,7 +374,7 @@ fn malformed_data_is_not_asked_for_again() {
             broker.inject(fault.clone());
             let mut iter = client.subscribe(all()).unwrap();
             let e = iter.find_map(Result::err).unwrap_or_else(|| panic!("{fault:?} went unnoticed"));
-            assert!(matches!(e, Error::Decode { .. }) && !e.is_retryable(), "{fault:?}: {e:?}");
+            assert!(e.kind == ErrorKind::Decode && !e.is_retryable(), "{fault:?}: {e:?}");
             assert!(std::error::Error::source(&e).is_some());
             assert!(iter.next().is_none() && iter.next_batch().unwrap().is_none() && iter.is_finished());
             let after = broker.stats();
@@ -417,7 +417,8 @@ fn any_inverted_byte_ends_in_an_error_or_in_the_same_messages() {
                     }
                 },
                 Err(e) => {
-                    let is_named = matches!(e, Error::Decode { .. } | Error::Timeout { .. } | Error::Broker { .. });
+                    let is_named =
+                        matches!(e.kind, ErrorKind::Decode | ErrorKind::Timeout { .. } | ErrorKind::Broker { .. });
                     assert!(is_named, "at {at}: {e:?}");
                 }
             }
@@ -468,9 +469,7 @@ fn a_gap_kills_a_server_twice_at_most() {
             let mut iter = client.subscribe(all.start(Start::Earliest).stop_at_end()).unwrap();
             broker.forget_requests();
             let e = iter.find_map(Result::err).unwrap();
-            let Error::Broker { partition: Some(0), fault: Fault::Deadly { seq: 6, mark: 11 }, .. } = e else {
-                panic!("{e:?}")
-            };
+            assert_eq!((e.fault(), e.partition()), (Some(Fault::Deadly { seq: 6, mark: 11 }), Some(0)));
             let fetches = broker.requests().into_iter().filter_map(|request| request.fetch().ok());
             let deadly = |fetch: &FetchRequest| fetch.slots().any(|(_, slot)| (slot.partition, slot.seq) == (0, 6));
             let sent = fetches.filter(deadly).count();

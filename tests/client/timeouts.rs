@@ -12,7 +12,7 @@ use common::server::{Server, bundle};
 use common::watch::{SOON, timed, within};
 use tank_client::Compression;
 use tank_client::broker::{Broker, BrokerFault};
-use tank_client::{Client, ClientBuilder, ConsumeIter, Error, Phase, Start, Subscription};
+use tank_client::{Client, ClientBuilder, ConsumeIter, Error, ErrorKind, Phase, Start, Subscription};
 
 const SHORT: Duration = Duration::from_millis(400);
 /// How much later than asked for a time-out may come on a busy machine.
@@ -29,13 +29,10 @@ fn strict() -> ClientBuilder {
 
 #[track_caller]
 fn assert_timeout(e: &Error, phase: Phase, took: Duration) {
-    match e {
-        Error::Timeout { phase: found, after, .. } if *found == phase => {
-            // The time may have begun in an earlier call.
-            assert!(took + SHORT / 4 >= *after && took < *after + LATE, "{after:?} announced, {took:?} taken");
-        }
-        e => panic!("{e:?}"),
-    }
+    let ErrorKind::Timeout { phase: found, after, .. } = e.kind else { panic!("{e:?}") };
+    // The time may have begun in an earlier call.
+    assert!(took + SHORT / 4 >= after && took < after + LATE, "{after:?} announced, {took:?} taken");
+    assert_eq!(found, phase);
     assert!(e.is_timeout() && e.is_retryable());
 }
 
@@ -194,7 +191,7 @@ fn answers_that_do_not_come() {
             let mut iter = client.subscribe(waiting).unwrap();
             broker.inject_times(BrokerFault::Delay(SOON), u64::MAX);
             let (e, took) = timed(|| iter.next().unwrap().unwrap_err());
-            let Error::Timeout { after, .. } = e else { panic!("{e:?}") };
+            let ErrorKind::Timeout { after, .. } = e.kind else { panic!("{e:?}") };
             let slack = after - SHORT - Duration::from_millis(least);
             assert!(slack <= Duration::from_millis(200), "{after:?} for a wait of {wait} ms");
             assert_timeout(&e, Phase::Wait, took);
@@ -230,7 +227,7 @@ fn answers_that_stop_in_the_middle() {
                     }
                 }
             };
-            assert!(matches!(e, Error::Timeout { after: SHORT, .. }));
+            assert!(matches!(e.kind, ErrorKind::Timeout { after: SHORT, .. }));
             assert_eq!(got, (1..=got.len() as u64).collect::<Vec<_>>());
             assert!(iter.next().is_none());
             broker.clear_faults();
@@ -267,7 +264,7 @@ fn a_silent_broker_is_dialed_anew_and_nothing_is_lost() {
         broker.inject_times(BrokerFault::Delay(SOON), 3);
         let client = strict().connect(broker.addr()).unwrap();
         let (count, took) = timed(|| client.subscribe(orders()));
-        assert!(matches!(count, Err(Error::Timeout { phase: Phase::Wait, .. })), "{count:?}");
+        assert!(matches!(count, Err(Error { kind: ErrorKind::Timeout { phase: Phase::Wait, .. }, .. })), "{count:?}");
         assert!(took < SHORT + LATE);
         broker.clear_faults();
     });

@@ -9,7 +9,7 @@ use common::watch::within;
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::protocol::frame::Kind;
 use tank_client::{
-    Acks, Client, Compression, Error, Message, OutOfRange, Position, Positions, Record, Start, Subscription,
+    Acks, Client, Compression, Error, ErrorKind, Message, OutOfRange, Position, Positions, Record, Start, Subscription,
 };
 
 const SECRET: &[u8] = b"\xbe\xef secret";
@@ -288,7 +288,7 @@ fn nothing_that_is_shown_holds_a_payload() {
         let text = hides(&failures[0]);
         assert!(text.starts_with(r#"Failure { topic: "orders", partition: 0, records: 1, error: "#), "{text}");
         assert_eq!((failures[0].topic(), failures[0].partition(), failures[0].count()), ("orders", 0, 1));
-        assert!(matches!(failures[0].error(), Error::OutcomeUnknown { .. }));
+        assert!(failures[0].error().kind == ErrorKind::OutcomeUnknown);
         hides(&client);
     });
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tank_client::broker::{Broker, BrokerFault, Cluster};
 use tank_client::protocol::frame::Kind;
-use tank_client::{Client, Error, Fault, Producer, Record, Start, Subscription};
+use tank_client::{Client, Fault, Producer, Record, Start, Subscription};
 
 use crate::support::{addrs, quick};
 use common::rng::{Rng, seeded};
@@ -128,7 +128,7 @@ fn follow(sea: &Sea, rng: &mut Rng) {
             let found = match iter.next_timeout(Duration::from_millis(100)) {
                 Ok(found) => found,
                 // Two losses by chance look like it.
-                Err(Error::Broker { fault: Fault::Deadly { .. }, .. }) => break,
+                Err(e) if matches!(e.fault(), Some(Fault::Deadly { .. })) => break,
                 Err(e) => panic!("{e:?}"),
             };
             if let Some(message) = found {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use tank_client::{Client, Error, Message, OutOfRange, Record, Start, Subscription};
+use tank_client::{Client, Error, ErrorKind, Message, OutOfRange, Record, Start, Subscription};
 
 use common::watch::{SOON, timed, within};
 
@@ -151,7 +151,7 @@ fn publish(client: &Client, topic: &str, id: u16, over: &AtomicBool, stored: &Mu
         }
         match client.publish(topic, id, &[Record::new(number.to_string().as_bytes())]) {
             Ok(()) => stored.lock().unwrap().entry(id).or_default().push((number, Instant::now())),
-            Err(Error::OutcomeUnknown { .. }) => {}
+            Err(Error { kind: ErrorKind::OutcomeUnknown, .. }) => {}
             Err(e) if e.is_retryable() => {}
             Err(e) => panic!("{e:?}"),
         }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tank_client::broker::{Broker, BrokerFault};
-use tank_client::{Error, Start, Subscription};
+use tank_client::{ErrorKind, Start, Subscription};
 
 use crate::support::{addrs, all, append, await_waiting, idle_until, orders, quick, take};
 use common::watch::{SOON, timed, within};
@@ -180,7 +180,7 @@ fn a_time_is_searched_once_there_is_a_leader() {
         let since = || Subscription::topic("orders").start(Start::Time(std::time::UNIX_EPOCH));
         let (e, took) = timed(|| client.subscribe(since()).unwrap_err());
         let no_leader = tank_client::Fault::NoLeader;
-        assert!(matches!(e, Error::Broker { partition: Some(0), fault, .. } if fault == no_leader), "{e:?}");
+        assert!(e.fault() == Some(no_leader) && e.partition() == Some(0), "{e:?}");
         assert!(took >= patience && took < SOON, "{took:?}");
         let client = quick().connect(addrs(&cluster)).unwrap();
         let electing = cluster.clone();
@@ -264,7 +264,7 @@ fn a_fault_in_one_answer_waits_for_the_rest_of_that_answer() {
         };
         assert_eq!(counts, [0, 20, 400]);
         let system = tank_client::Fault::System;
-        assert!(matches!(e, Error::Broker { partition: Some(0), fault, .. } if fault == system), "{e:?}");
+        assert!(e.fault() == Some(system) && e.partition() == Some(0), "{e:?}");
         assert_eq!(cluster.killed_by(), None);
     });
 }
@@ -331,7 +331,7 @@ fn the_end_of_every_partition_at_its_leader() {
         let behind = quick().acks(tank_client::Acks::All).ack_timeout(Duration::from_millis(50));
         let behind = behind.connect(cluster.node(0).addr()).unwrap();
         let e = behind.publish("orders", 0, &[tank_client::Record::new(b"1")]).unwrap_err();
-        assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e:?}");
+        assert!(e.kind == ErrorKind::OutcomeUnknown, "{e:?}");
         let subscription = Subscription::partition("orders", 0).start(Start::Earliest).stop_at_end();
         let got: Vec<_> = behind.subscribe(subscription).unwrap().map(|message| message.unwrap().seq()).collect();
         assert_eq!(got, [1]);

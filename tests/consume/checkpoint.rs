@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tank_client::broker::Broker;
-use tank_client::{Checkpoint, Client, Error, Message, OutOfRange, Positions, Result, Start, Subscription};
+use tank_client::{Checkpoint, Client, ErrorKind, Message, OutOfRange, Positions, Result, Start, Subscription};
 
 fn client(broker: &Broker) -> Client {
     Client::connect(broker.addr()).unwrap()
@@ -66,7 +66,10 @@ fn a_position_that_retention_took_is_a_gap() {
     broker.truncate_front("orders", 0, 3);
     let known = checkpoint("retention", &[("orders", 0, 2)]);
     let e = client(&broker).subscribe(all("orders").resume(&known)).unwrap().next().unwrap().unwrap_err();
-    assert!(matches!(e, Error::OutOfRange { requested: 2, first_available: 3, high_water_mark: 4, .. }), "{e}");
+    assert!(
+        matches!(e.kind, ErrorKind::OutOfRange { requested: 2, first_available: 3, high_water_mark: 4, .. }),
+        "{e}"
+    );
     let what = all("orders").resume(&known).out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Fail);
     let mut iter = client(&broker).subscribe(what).unwrap();
     assert_eq!(payloads(&mut iter), ["c", "d"]);
@@ -92,7 +95,7 @@ fn a_position_beyond_the_end_means_another_log() {
         let mut iter = client(&broker).subscribe(resumed.clone()).unwrap();
         let e = iter.next().unwrap().unwrap_err();
         assert!(
-            matches!(e, Error::OutOfRange { requested: 4, high_water_mark, .. } if high_water_mark == messages),
+            matches!(e.kind, ErrorKind::OutOfRange { requested: 4, high_water_mark, .. } if high_water_mark == messages),
             "{e}"
         );
         let text = format!("{}: orders/0: sequence number 4 is beyond the end, the high-water mark is", broker.addr());

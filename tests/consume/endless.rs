@@ -15,7 +15,7 @@ use tank_client::protocol::fetch::{FetchHeader, FetchRequest, PartitionAnswer, T
 use tank_client::protocol::frame::{Kind, PING, Payload};
 use tank_client::protocol::varint;
 use tank_client::{
-    Checkpoint, Client, ClientBuilder, Error, Limits, OutOfRange, Record, Start, Subscription, TopicConfig,
+    Checkpoint, Client, ClientBuilder, ErrorKind, Limits, OutOfRange, Record, Start, Subscription, TopicConfig,
 };
 
 /// Answers what is asked about partitions, and then pings.
@@ -62,10 +62,9 @@ fn pings_before_a_fetched_answer() {
         let client = builder(&peer).connect(peer.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::Earliest)).unwrap();
         let error = iter.next().unwrap().unwrap_err();
-        assert!(
-            matches!(&error, Error::Decode { source, .. } if common::malformed(source).field().starts_with("pings") && !common::malformed(source).is_over_limit()),
-            "{error:?}"
-        );
+        assert_eq!(error.kind, ErrorKind::Decode);
+        let source = common::malformed(&error);
+        assert!(source.field().starts_with("pings") && !source.is_over_limit(), "{error:?}");
         peer.end();
     });
 }
@@ -77,9 +76,7 @@ fn endless_pings_before_an_answer_come_to_an_end() {
         peer.play(Pings { at_once: true });
         let client = builder(&peer).connect(peer.addr()).unwrap();
         let error = client.partitions("t").unwrap_err();
-        let too_many =
-            matches!(&error, Error::Decode { source, .. } if common::malformed(source).field().starts_with("pings"));
-        assert!(too_many || error.is_timeout(), "{error:?}");
+        assert!(error.is_timeout() || common::malformed(&error).field().starts_with("pings"), "{error:?}");
         peer.end();
     });
 }
@@ -175,7 +172,10 @@ fn a_number_that_is_out_of_range_wherever_one_goes() {
                 let client = client.connect(peer.addr()).unwrap();
                 let wanted = Subscription::partition("t", 0).start(Start::At(3)).out_of_range(policy);
                 let error = client.subscribe(wanted).unwrap().next().unwrap().unwrap_err();
-                assert!(matches!(error, Error::OutOfRange { .. }), "{first_available:?} {policy:?}: {error:?}");
+                assert!(
+                    matches!(error.kind, ErrorKind::OutOfRange { .. }),
+                    "{first_available:?} {policy:?}: {error:?}"
+                );
                 peer.end();
             }
         }
@@ -318,8 +318,8 @@ fn numbers_that_run_backwards_are_refused() {
                     continue;
                 }
                 let error = iter.next().unwrap().unwrap_err();
-                let Error::Decode { source, .. } = &error else { panic!("{error:?}") };
-                let source = common::malformed(source);
+                assert_eq!(error.kind, ErrorKind::Decode);
+                let source = common::malformed(&error);
                 assert_eq!((source.field(), source.partition()), ("first sequence number", Some(("t", 0))));
                 let text = source.to_string();
                 assert!(text.contains(&low.to_string()) && text.contains("13"), "{text}");

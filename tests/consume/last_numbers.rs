@@ -12,7 +12,7 @@ use tank_client::protocol::fetch::{FetchHeader, FetchRequest, PartitionAnswer, S
 use tank_client::protocol::frame::{Kind, Payload};
 use tank_client::protocol::produce::ProduceRequest;
 use tank_client::protocol::varint;
-use tank_client::{Client, Error, OutOfRange, Positions, Record, Start, Subscription};
+use tank_client::{Client, Error, ErrorKind, OutOfRange, Positions, Record, Start, Subscription};
 
 const LAST: u64 = u64::MAX - 1;
 
@@ -75,8 +75,9 @@ fn with_peer(absurd: Absurd, body: impl FnOnce(&Client) + Send + 'static) {
 }
 
 fn is_about_the_number(e: &Error) {
-    let Error::Decode { source, .. } = e else { panic!("{e:?}") };
-    assert_eq!(common::malformed(source).partition(), Some(("t", 0)));
+    assert_eq!(e.kind, ErrorKind::Decode);
+    let source = common::malformed(e);
+    assert_eq!(source.partition(), Some(("t", 0)));
     assert_eq!(
         source.to_string(),
         "t/0: next sequence number 18446744073709551615 is outside 0..=18446744073709551614 (at byte 0)"
@@ -153,7 +154,7 @@ fn numbering_from_an_absurd_mark_on() {
             sent.and_then(|()| producer.flush()).unwrap_err();
             assert_eq!((producer.pending(), producer.stored()), (0, 0));
             let e = client.publish_at("t", 0, &[(5, Record::new(b"x"))]).unwrap_err();
-            assert!(matches!(e, Error::Broker { .. }), "{e}");
+            assert!(matches!(e.kind, ErrorKind::Broker { .. }), "{e}");
         });
     }
 }

@@ -11,7 +11,7 @@ use tank_client::broker::{dense_bundle, sparse_bundle};
 use tank_client::protocol::bundle::RawMessage;
 use tank_client::protocol::varint;
 use tank_client::segment::Segments;
-use tank_client::{Error, Limits, Message};
+use tank_client::{Error, ErrorKind, Limits, Message};
 
 use common::example::scratch;
 use common::rng::{Rng, seeded};
@@ -73,7 +73,7 @@ fn a_servers_files_read_back_as_its_own_tool_prints_them() {
         assert!(files.len() >= 3 && files.iter().rev().skip(1).all(|file| file.last.is_some()));
         assert_eq!(files.last().unwrap().last, None);
     }
-    assert!(matches!(Segments::open("no such folder"), Err(Error::File { .. })));
+    assert!(matches!(Segments::open("no such folder"), Err(Error { kind: ErrorKind::File, .. })));
 }
 
 #[test]
@@ -116,8 +116,8 @@ fn a_closed_file_with_something_missing_is_corrupt() {
             fs::write(&files[0].path, &whole[..cut]).unwrap();
             let mut segments = Segments::open(&dir).unwrap();
             let e = segments.by_ref().find_map(Result::err).unwrap();
-            let Error::Corrupt { path, at, .. } = &e else { panic!("{e}") };
-            assert!(path.ends_with(files[0].path.file_name().unwrap()) && *at <= cut as u64);
+            let ErrorKind::Corrupt { at, .. } = e.kind else { panic!("{e}") };
+            assert!(e.path().unwrap().ends_with(files[0].path.file_name().unwrap()) && at <= cut as u64);
             assert!(e.to_string().ends_with(&format!("malformed data in the bundle at byte {at}")), "{e}");
             assert!(segments.next().is_none(), "finished");
             // What comes after it can still be read.
@@ -142,7 +142,8 @@ fn damage_is_named_with_file_and_place_or_leaves_other_messages_alone() {
             let results: Vec<_> = Segments::open(&dir).unwrap().collect();
             match results.last().unwrap() {
                 // A wrong number shows where it disagrees with the next one, in this file or after it.
-                Err(Error::Corrupt { path, .. }) => {
+                Err(e @ Error { kind: ErrorKind::Corrupt { .. }, .. }) => {
+                    let path = e.path().unwrap();
                     assert!(files[1..].iter().any(|file| path.ends_with(file.path.file_name().unwrap())));
                     errors += 1;
                 }
@@ -154,7 +155,7 @@ fn damage_is_named_with_file_and_place_or_leaves_other_messages_alone() {
         // Zeros, as a crash of the machine may leave them.
         fs::write(&files[1].path, [&whole[..], &[0; 100]].concat()).unwrap();
         let e = Segments::open(&dir).unwrap().find_map(Result::err).unwrap();
-        assert!(matches!(e, Error::Corrupt { at, .. } if at == whole.len() as u64), "{e}");
+        assert!(matches!(e.kind, ErrorKind::Corrupt { at, .. } if at == whole.len() as u64), "{e}");
     }
     assert!(errors > 100, "{errors}");
 }
@@ -274,7 +275,9 @@ fn of_many_small_bundles_those_before_a_bad_one_are_handed_out() {
         }
         assert_eq!(segments.position(), if bad == 1 { 0 } else { bad as u64 });
         match segments.next() {
-            Some(Err(Error::Corrupt { at: found, .. })) => assert_eq!(found, at as u64, "{bad}"),
+            Some(Err(Error { kind: ErrorKind::Corrupt { at: found, .. }, .. })) => {
+                assert_eq!(found, at as u64, "{bad}")
+            }
             other => panic!("{bad}: {other:?}"),
         }
         assert!(segments.next().is_none() && segments.next_batch().unwrap().is_none());
@@ -440,7 +443,7 @@ fn files_of_absurd_names_are_left_alone() {
         for (index, files) in refused.into_iter().enumerate() {
             let mut segments = Segments::open(directory(&format!("refused{index}"), files)).unwrap();
             let error = segments.find_map(Result::err);
-            assert!(matches!(error, Some(Error::Corrupt { .. })), "{index}: {error:?}");
+            assert!(matches!(error, Some(Error { kind: ErrorKind::Corrupt { .. }, .. })), "{index}: {error:?}");
             assert!(segments.next().is_none());
         }
     });
@@ -468,10 +471,7 @@ fn what_a_bundle_may_claim() {
     {
         let dir = directory(&format!("claims{index}"), &[("1.log", &bytes)]);
         let error = Segments::open(dir).unwrap().limits(limits).find_map(Result::err);
-        let found = error.as_ref().map(|error| match error {
-            Error::Corrupt { source, .. } => (malformed(source).field(), malformed(source).is_over_limit()),
-            other => panic!("{index}: {other:?}"),
-        });
+        let found = error.as_ref().map(|e| (malformed(e).field(), malformed(e).is_over_limit()));
         assert_eq!(found, expected, "{index}");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tank_client::broker::Broker;
 use tank_client::simulation::{Service, Simulation};
-use tank_client::{Error, Record, Start, Subscription};
+use tank_client::{ErrorKind, Record, Start, Subscription};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -186,7 +186,7 @@ fn a_publish_that_was_given_up_is_not_executed_when_the_broker_goes_on() {
     client.publish("orders", 0, &[Record::new("tea")]).unwrap();
     broker.pause();
     let e = client.publish("orders", 0, &[Record::new("milk")]).unwrap_err();
-    assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e}");
+    assert!(e.kind == ErrorKind::OutcomeUnknown, "{e}");
     // The reset is on its way.
     sim.sleep(SECOND);
     broker.resume();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tank_client::simulation::{Direction, LinkSettings, Service, Simulation};
-use tank_client::{Client, Error, Record, Result, Start, Subscription};
+use tank_client::{Client, ErrorKind, Record, Result, Start, Subscription};
 
 /// A program: the sum of all orders so far.
 fn cups(client: &Client) -> Result<u64> {
@@ -59,7 +59,7 @@ fn a_broker_that_hangs_for_longer_than_patience_lasts_is_an_error() {
     let client = client.connect(broker.brokers()).unwrap();
     broker.pause();
     let e = cups(&client).unwrap_err();
-    assert!(e.is_timeout() || matches!(e, Error::Connect { .. }), "{e}");
+    assert!(e.is_timeout() || e.kind == ErrorKind::Connect, "{e}");
     assert!(sim.now() < Duration::from_secs(60), "{:?}", sim.now());
 }
 
@@ -92,7 +92,7 @@ fn a_publisher_is_told_that_an_outcome_is_unknown() {
     client.topics().unwrap();
     sim.silence("broker", Direction::ToClient);
     let e = client.publish("orders", 0, &[Record::new("tea")]).unwrap_err();
-    assert!(matches!(e, Error::OutcomeUnknown { .. }), "{e}");
+    assert!(e.kind == ErrorKind::OutcomeUnknown, "{e}");
     assert_eq!(broker.high_water_mark("orders", 0), 1);
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use tank_client::{Client, ClientBuilder, Error};
+use tank_client::{Client, ClientBuilder, ErrorKind};
 
 use crate::exit::Usage;
 use crate::times::parse_span;
@@ -59,8 +59,8 @@ impl Connect {
 
 /// What came of a call, where arguments that cannot work are a mistake of the user's.
 pub fn checked<T>(outcome: tank_client::Result<T>) -> Result<T> {
-    outcome.map_err(|e| match e {
-        Error::Config { reason, .. } => Usage(reason).into(),
-        e => e.into(),
+    outcome.map_err(|e| match e.kind {
+        ErrorKind::Config { reason, .. } => Usage(reason).into(),
+        _ => e.into(),
     })
 }

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use tank_client::{Client, ConsumeIter, Error, Message, OutOfRange, Record, Start, Subscription, TopicConfig};
+use tank_client::{Client, ConsumeIter, ErrorKind, Message, OutOfRange, Record, Start, Subscription, TopicConfig};
 
 use crate::connect::{Connect, checked};
 use crate::progress::Progress;
@@ -223,7 +223,8 @@ impl Mirror<'_> {
         let (mut attempts, mut pause) = (0, PAUSES.0);
         while !rest.is_empty() {
             let Err(e) = self.target.publish_at(self.topic, lane.partition, rest) else { break };
-            let may_pass = matches!(e, Error::OutcomeUnknown { .. } | Error::PartlyStored { .. }) || e.is_retryable();
+            let may_pass =
+                matches!(e.kind, ErrorKind::OutcomeUnknown | ErrorKind::PartlyStored { .. }) || e.is_retryable();
             attempts += 1;
             if !may_pass || attempts == ATTEMPTS {
                 return Err(e).with_context(|| format!("gave up after {attempts} attempts to store"));

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use tank_client::{Acks, ByKey, Compression, Error, Failure, Partitioner, Producer, Record};
+use tank_client::{Acks, ByKey, Compression, Error, ErrorKind, Failure, Partitioner, Producer, Record};
 
 use crate::connect::{Connect, checked};
 use crate::exit::chain;
@@ -194,7 +194,7 @@ impl Publisher<'_> {
         };
         let sent = match self.send_record(record) {
             // All of this partition's are under way: later there is room again.
-            Err(Error::Full { .. }) => {
+            Err(Error { kind: ErrorKind::Full { .. }, .. }) => {
                 self.producer.flush()?;
                 self.send_record(record)
             }
@@ -203,7 +203,7 @@ impl Publisher<'_> {
         match sent {
             Ok(()) => {}
             // What came before is told with its own lines.
-            Err(e @ Error::Undelivered { .. }) => return Err(e.into()),
+            Err(e @ Error { kind: ErrorKind::Undelivered { .. }, .. }) => return Err(e.into()),
             Err(e) => return Err(anyhow::Error::new(e).context(format!("line {number}"))),
         }
         self.lines.add(args.place.partition.unwrap_or_else(|| self.chosen.load(Ordering::Relaxed)), number);

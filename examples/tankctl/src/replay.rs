@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use tank_client::{Error, Message, Producer, Record, Start};
+use tank_client::{Error, ErrorKind, Message, Producer, Record, Start};
 
 use crate::connect::{Connect, checked};
 use crate::exit::{chain, usage};
@@ -179,7 +179,7 @@ impl Target {
         let record = if self.restamp { record } else { record.timestamp_ms(message.timestamp_ms()) };
         match self.send(message.partition(), record) {
             // Later there is room again.
-            Err(Error::Full { .. }) => {
+            Err(Error { kind: ErrorKind::Full { .. }, .. }) => {
                 self.producer.flush()?;
                 Ok(self.send(message.partition(), record)?)
             }

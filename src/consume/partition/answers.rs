@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::subscription::Options;
 use super::{Begin, Partition, State, Suspicion, before_end};
 use crate::consume::subscription::OutOfRange;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::net::{BrokerAddr, RetryPolicy, Time, WELL};
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
@@ -105,8 +105,7 @@ impl Partition {
             return Next::Go;
         }
         let is_beyond = requested > end;
-        let (broker, topic, partition) = self.place();
-        let failure = Error::OutOfRange { broker, topic, partition, requested, first_available, high_water_mark };
+        let failure = self.error(ErrorKind::OutOfRange { requested, first_available, high_water_mark });
         let to = match if is_beyond { rules.options.beyond_end } else { rules.options.out_of_range } {
             OutOfRange::Fail => return Next::Fail(failure),
             OutOfRange::Earliest => first_available,
@@ -238,8 +237,8 @@ impl Partition {
             ChunkEnd::Cut { bundle_len } => match self.chunks.on_cut(bundle_len.unwrap_or(0), rules.bundle_limit) {
                 Ok(()) => Next::Go,
                 Err(needed) => {
-                    let ((broker, topic, partition), limit) = (self.place(), rules.bundle_limit.into());
-                    Next::Fail(Error::BundleTooLarge { broker, topic, partition, needed, limit })
+                    let limit = rules.bundle_limit.into();
+                    Next::Fail(self.error(ErrorKind::BundleTooLarge { needed, limit }))
                 }
             },
             ChunkEnd::AboveMark if !found => {

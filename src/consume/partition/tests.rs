@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::subscription::{MAX_FETCH_SIZE, OutOfRange, Subscription};
 use super::answers::{MOST_HOPS, QUIET};
 use super::*;
-use crate::error::Fault;
+use crate::error::{ErrorKind, Fault};
 use crate::net::{RetryPolicy, parse_brokers};
 use crate::protocol::bundle::Codec;
 use crate::protocol::fetch::PartitionAnswer;
@@ -53,19 +53,13 @@ impl PartialEq for Next {
 
 /// What comes of a fault.
 fn fail(fault: Fault) -> Next {
-    Next::Fail(Error::broker("t", 0, fault))
+    Next::Fail(Error::refused("t", 0, fault))
 }
 
 /// Of a log that ends at 20.
 fn not_there(requested: u64, first_available: u64) -> Next {
-    Next::Fail(Error::OutOfRange {
-        broker: None,
-        topic: "t".into(),
-        partition: 0,
-        requested,
-        first_available,
-        high_water_mark: 20,
-    })
+    let kind = ErrorKind::OutOfRange { requested, first_available, high_water_mark: 20 };
+    Next::Fail(Error::new(kind).about("t", 0))
 }
 
 /// Takes it back from a connection; whether that is the end of it.
@@ -282,7 +276,7 @@ fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
         hops += 1;
         let next = p.on_named(now, endpoint(), Ok(Some(leader())), &rules);
         if next != Next::Go {
-            let e = Error::broker("t", 0, Fault::Redirects { hops, last: endpoint() }).at(&leader());
+            let e = Error::refused("t", 0, Fault::Redirects { hops, last: endpoint() }).at(&leader());
             assert_eq!(next, Next::Fail(e));
             break;
         }
@@ -364,7 +358,7 @@ fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
         assert_eq!(p.on_named(now, endpoint(), Ok(Some(leader())), &rules), Next::Go);
         assert_eq!(p.state, State::InFlight, "the first redirect after an answer is followed at once");
     };
-    assert!(matches!(end, Error::OutOfRange { .. }), "{end:?}");
+    assert!(matches!(end.kind, ErrorKind::OutOfRange { .. }), "{end:?}");
     assert!(now.since(at(61_000)) >= FOR_LONG && now.since(at(61_000)) < FOR_LONG + Duration::from_secs(2), "{now:?}");
     // So has a chunk above the mark.
     let mut p = troubled();
@@ -492,8 +486,7 @@ fn the_fetch_size_never_creeps() {
     let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
     let limit = 1 << 28;
     let cut = ChunkEnd::Cut { bundle_len: Some(limit + 100) };
-    let e =
-        Error::BundleTooLarge { broker: None, topic: "t".into(), partition: 0, needed: limit + 100, limit: 1 << 28 };
+    let e = Error::new(ErrorKind::BundleTooLarge { needed: limit + 100, limit: 1 << 28 }).about("t", 0);
     assert_eq!(p.on_chunk_end(at(0), cut, &rules), Next::Fail(e));
 }
 
@@ -600,7 +593,7 @@ fn the_number_for_whatever_comes_next_is_never_asked_for() {
     let mut p = Partition::new(name(), SEQ_TAIL, None, &rules.options);
     p.set_leader(leader());
     let e = p.wants(&rules).unwrap_err();
-    assert!(matches!(&e, Error::Decode { broker, .. } if broker == "b:1"), "{e:?}");
+    assert!(e.kind == ErrorKind::Decode && e.broker() == Some("b:1"), "{e:?}");
 }
 
 #[test]

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::super::subscription::Subscription;
 use super::*;
+use crate::error::ErrorKind;
 use crate::net::{RetryPolicy, parse_brokers};
 
 fn at(ms: u64) -> Time {
@@ -237,7 +238,7 @@ fn a_broker_that_repeats_a_redirect_may_not_know_better() {
     let mut summary = AnswerSummary::default();
     all.on_answer(at(0), 0, PartitionAnswer::UnknownTopic, &mut summary);
     all.on_answer(at(0), 0, PartitionAnswer::UnknownPartition, &mut summary);
-    assert!(matches!(summary.failure, Some(Error::Broker { fault: Fault::UnknownTopic, .. })));
+    assert!(matches!(summary.failure, Some(Error { kind: ErrorKind::Broker { fault: Fault::UnknownTopic, .. }, .. })));
 }
 
 #[test]

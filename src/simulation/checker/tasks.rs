@@ -12,7 +12,7 @@ use super::plan::worlds::World;
 use super::plan::{NO_DESCRIPTORS, PATIENT, Place, Plan, SLOW, SLOW_NAME};
 use crate::simulation::Simulation;
 use crate::simulation::random::Random;
-use crate::{Client, CloseHandle, Error, Fault, Producer, Record, TopicConfig};
+use crate::{Client, CloseHandle, Error, ErrorKind, Fault, Producer, Record, TopicConfig};
 pub(super) use reading::consume;
 
 /// Of `partitions`, each of which has a retry budget of its own: who leads them, and where their logs end.
@@ -134,13 +134,15 @@ pub(super) fn produce(at: &Desk, idempotent: bool, places: &[Place]) {
         let place = places[random.below(places.len() as u64) as usize];
         for (id, payload) in at.records(&mut random, place, idempotent) {
             let mut sent = send(at, &mut producer, place, &payload);
-            while let Err(Error::Undelivered { .. }) = sent {
+            while let Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) = sent {
                 take_back(at, &mut random, &mut producer, idempotent, &mut pending);
                 sent = send(at, &mut producer, place, &payload);
             }
             match sent {
                 Ok(()) => pending.entry(place).or_default().push(id),
-                Err(e @ Error::Full { .. }) => at.model.reported([id], Outcome::NotStored, &e.to_string()),
+                Err(e @ Error { kind: ErrorKind::Full { .. }, .. }) => {
+                    at.model.reported([id], Outcome::NotStored, &e.to_string())
+                }
                 Err(e) => at.model.failed("send", &e),
             }
         }
@@ -171,7 +173,7 @@ fn flush(
     let flushed = at.timed("flush", most, || producer.flush());
     match flushed {
         Ok(()) => {}
-        Err(Error::Undelivered { .. }) => take_back(at, random, producer, idempotent, pending),
+        Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) => take_back(at, random, producer, idempotent, pending),
         Err(e) => at.model.failed("flush", &e),
     }
     if producer.pending() > 0 {
@@ -200,8 +202,8 @@ fn take_back(
         // Of one node no log comes back, and nobody else writes there.
         if at.plan.nodes == 1
             && matches!(
-                failure.error(),
-                Error::Broker { fault: Fault::AnotherWriter { .. } | Fault::SeqNotAbove { .. }, .. }
+                failure.error().kind,
+                ErrorKind::Broker { fault: Fault::AnotherWriter { .. } | Fault::SeqNotAbove { .. }, .. }
             )
         {
             at.model
@@ -250,7 +252,9 @@ pub(super) fn publish(at: &Desk, places: &[Place], rarely: bool) {
         let ids = records.iter().map(|(id, _)| *id);
         match published {
             Ok(()) => at.model.reported(ids, Outcome::Stored, ""),
-            Err(e @ Error::OutcomeUnknown { .. }) => at.model.reported(ids, Outcome::Unknown, &format!("{e:#}")),
+            Err(e @ Error { kind: ErrorKind::OutcomeUnknown, .. }) => {
+                at.model.reported(ids, Outcome::Unknown, &format!("{e:#}"))
+            }
             Err(e) => at.model.reported(ids, Outcome::NotStored, &format!("{e:#}")),
         }
         at.sim.sleep(Duration::from_millis(random.below(if rarely { 18_500 } else { 1500 })));
@@ -277,7 +281,7 @@ pub(super) fn mirror(at: &Desk, place: Place) {
                 next += ids.len() as u64;
                 break at.model.reported(ids, Outcome::Stored, "");
             };
-            let unknown = matches!(e, Error::OutcomeUnknown { .. });
+            let unknown = e.kind == ErrorKind::OutcomeUnknown;
             at.model.reported(
                 ids.clone(),
                 if unknown { Outcome::Unknown } else { Outcome::NotStored },

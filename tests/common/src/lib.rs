@@ -22,7 +22,6 @@ pub mod watch;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use tank_client::protocol::DecodeError;
 
@@ -32,6 +31,6 @@ pub fn root() -> PathBuf {
 }
 
 /// What an error of malformed data says in detail; users see its text alone.
-pub fn malformed(source: &Arc<dyn Error + Send + Sync>) -> &DecodeError {
-    source.downcast_ref().expect("malformed data")
+pub fn malformed(e: &tank_client::Error) -> &DecodeError {
+    e.source().and_then(|source| source.downcast_ref()).expect("malformed data")
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tank_client::{
-    Acks, Checkpoint, Client, Compression, Error, Fault, OutOfRange, PartitionRecords, Positions, Producer, Record,
-    Start, Subscription, TopicConfig,
+    Acks, Checkpoint, Client, Compression, Error, ErrorKind, Fault, OutOfRange, PartitionRecords, Positions, Producer,
+    Record, Start, Subscription, TopicConfig,
 };
 
 use super::plain::{Asked, Slot};
@@ -36,7 +36,7 @@ fn cases(count: u64, case: impl Fn(&mut Rng, &Broker, &str) -> bool + Send + 'st
 }
 
 fn refused(e: &Error) -> bool {
-    matches!(e, Error::Config { .. } | Error::BundleTooLarge { .. })
+    matches!(e.kind, ErrorKind::Config { .. } | ErrorKind::BundleTooLarge { .. })
 }
 
 /// A record's parts.
@@ -194,7 +194,7 @@ fn publish_at_sends_what_was_meant_or_nothing() {
                 is_all(found.as_ref(), &given);
                 assert!(found.unwrap().iter().zip(&given).all(|(found, given)| found.seq == given.seq));
             }
-            (Err(Error::Broker { fault, .. }), Some(expected)) => assert_eq!(fault, expected),
+            (Err(Error { kind: ErrorKind::Broker { fault, .. }, .. }), Some(expected)) => assert_eq!(fault, expected),
             (published, expected) => panic!("{published:?} instead of {expected:?}"),
         }
         assert!(stored.is_empty());
@@ -314,8 +314,12 @@ fn producers_send_what_was_meant_or_nothing() {
                         assert!(legal && id < u16::MAX && (!choose || id < count && count > 0));
                         taken.entry((topic.clone(), id)).or_default().push(given);
                     }
-                    Err(Error::Broker { fault: Fault::UnknownTopic, .. }) => assert!(choose && count == 0),
-                    Err(Error::Undelivered { .. }) => take_back(&mut producer, &mut taken, idempotent),
+                    Err(Error { kind: ErrorKind::Broker { fault: Fault::UnknownTopic, .. }, .. }) => {
+                        assert!(choose && count == 0)
+                    }
+                    Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) => {
+                        take_back(&mut producer, &mut taken, idempotent)
+                    }
                     Err(e) => {
                         let in_range = id < u16::MAX && (!choose || id < count);
                         assert!(refused(&e) && !(legal && in_range), "{e}");
@@ -479,7 +483,7 @@ fn subscriptions_ask_for_what_was_meant_or_nothing() {
         });
         let iter = match client.subscribe(&subscription) {
             Ok(iter) => iter,
-            Err(Error::Broker { fault, .. }) => {
+            Err(Error { kind: ErrorKind::Broker { fault, .. }, .. }) => {
                 assert!(legal && missing == Some(fault), "{fault} instead of {missing:?}");
                 return false;
             }
@@ -568,7 +572,7 @@ fn administration_asks_for_what_was_meant_or_nothing() {
                 let probes = asked.iter().filter(|asked| matches!(asked, Asked::Consume { .. })).count();
                 assert!(probes <= 64 && (what == 3 || probes == 0));
             }
-            Err(Error::Broker { fault, .. }) => {
+            Err(Error { kind: ErrorKind::Broker { fault, .. }, .. }) => {
                 let count = partitions_of(&topic);
                 assert!(
                     fault == Fault::UnknownTopic && count == 0 || fault == Fault::UnknownPartition && id >= count,

@@ -151,7 +151,7 @@ impl Run {
             match delivery {
                 Delivery::Stored(bundle) => self.note(&bundle, Known::Stored),
                 Delivery::Failed(bundle, e) => {
-                    let unknown = matches!(*e, Error::OutcomeUnknown { .. });
+                    let unknown = e.kind == ErrorKind::OutcomeUnknown;
                     assert!(!unknown || self.may_be_unknown, "{e:?}");
                     self.note(&bundle, if unknown { Known::Unknown } else { Known::NotStored });
                     self.failed.push(bundle);

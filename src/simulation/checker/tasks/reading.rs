@@ -9,7 +9,7 @@ use super::super::plan::Place;
 use super::super::plan::worlds::{BEGINS_LATE, World};
 use super::Desk;
 use crate::simulation::random::Random;
-use crate::{Client, CloseHandle, ConsumeIter, Error, Fault, Message, OutOfRange, Start, Subscription};
+use crate::{Client, CloseHandle, ConsumeIter, Error, ErrorKind, Fault, Message, OutOfRange, Start, Subscription};
 
 /// Fetches a second that may bring nothing, for each partition, and that may bring data without a message, all together.
 const EMPTY_FETCHES: u64 = 10;
@@ -110,19 +110,19 @@ fn check_pace(at: &Desk, messages: &ConsumeIter, subscribed: Duration) {
 
 /// Whether a consumer may go on after this error, from what it has saved.
 fn recovers(at: &Desk, e: &Error, subscribed: Duration, saved: &mut BTreeMap<Place, u64>) -> bool {
-    let Error::Broker { fault: Fault::Deadly { mark, .. }, topic, partition, .. } = e else {
+    let ErrorKind::Broker { fault: Fault::Deadly { mark, .. }, .. } = e.kind else {
         let recovers = at.lacks_descriptors(e) || at.gave_up("a consumer", subscribed, e);
         at.model.count("given up", recovers.into());
         return recovers;
     };
     // Two connections in a row that ended under its fetch: the client cannot tell that from a deadly request. Or it is one: a
     // number in a gap before the active segment, which a careful user skips as the error says.
-    let of = |place: &Place| at.topic(*place) == topic.as_str() && Some(place.partition) == *partition;
+    let of = |place: &Place| Some(at.topic(*place)) == e.topic() && Some(place.partition) == e.partition();
     let Some((&place, seq)) = saved.iter_mut().find(|(place, _)| of(place)) else { return false };
     if at.model.is_deadly(at.task, place) {
         at.model.count("deadly", 1);
         at.model.skips(at.task, place);
-        *seq = (*mark).max(1);
+        *seq = mark.max(1);
     } else {
         at.model.count("wrongly taken for deadly", 1);
     }
