@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Limits;
 use super::cursor::{self, Cursor};
 use super::error::{DecodeError, DecodeFault, EncodeError};
+use super::field::{Field, field, message};
 use super::frame::{self, Kind, NO_LEADER, Payload, REDIRECT, SYSTEM_ERROR};
 
 /// The most partitions in one request, over all topics: a waiting request with more can kill a server.
@@ -75,15 +76,17 @@ pub struct FetchTopic {
     pub partitions: Vec<FetchPartition>,
 }
 
-/// A partition in a consume request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FetchPartition {
-    /// The partition.
-    pub partition: u16,
-    /// The first number wanted, [`SEQ_EARLIEST`] or [`SEQ_TAIL`].
-    pub seq: u64,
-    /// How many bytes to send, as a hint.
-    pub fetch_size: u32,
+message! {
+    /// A partition in a consume request.
+    #[derive(Copy)]
+    FetchPartition {
+        /// The partition.
+        partition: u16 = "partition id",
+        /// The first number wanted, [`SEQ_EARLIEST`] or [`SEQ_TAIL`].
+        seq: u64 = "sequence number",
+        /// How many bytes to send, as a hint.
+        fetch_size: u32 = "fetch size",
+    }
 }
 
 impl FetchRequest {
@@ -120,10 +123,7 @@ impl Payload for FetchRequest {
                 cursor::put_list(&topic.partitions, cursor::PARTITIONS, same, out, |wanted, out| {
                     // In an answer, 65,535 means that the topic does not exist.
                     EncodeError::check("partition id", wanted.partition.into(), 0, 65_534)?;
-                    out.extend_from_slice(&wanted.partition.to_le_bytes());
-                    out.extend_from_slice(&wanted.seq.to_le_bytes());
-                    out.extend_from_slice(&wanted.fetch_size.to_le_bytes());
-                    Ok(())
+                    FetchPartition::put(wanted, "", out)
                 })
             },
         )
@@ -138,11 +138,7 @@ impl Payload for FetchRequest {
         let flags = if client_version >= 3 { c.u8("flags")? } else { 0 };
         let topics = c.list("topic count", |c| {
             let name = c.text("topic name")?.into();
-            let partitions = c.list("partition count", |c| {
-                let (partition, seq) = (c.u16("partition id")?, c.u64("sequence number")?);
-                Ok(FetchPartition { partition, seq, fetch_size: c.u32("fetch size")? })
-            })?;
-            Ok(FetchTopic { name, partitions })
+            Ok(FetchTopic { name, partitions: c.list("partition count", |c| FetchPartition::take("", c))? })
         })?;
         Ok(FetchRequest { client_version, request_id, client_id, max_wait_ms, min_bytes, flags, topics })
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Limits;
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault, EncodeError};
+use super::field::{codes, field};
 
 /// The length of a frame's header in bytes: message id and payload length.
 pub const HEADER_LEN: usize = 5;
@@ -15,50 +16,30 @@ pub const PING: [u8; HEADER_LEN] = [Kind::Ping as u8, 0, 0, 0, 0];
 /// The longest payload a server accepts: 256 MiB, inclusive (reference, section 2.5).
 pub const MAX_REQUEST: usize = 256 << 20;
 
-/// The message ids a client sends or receives (reference, section 3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum Kind {
-    /// Produce, and the answer to `ProduceWithSeqnum`.
-    Produce = 0x01,
-    /// Consume.
-    Consume = 0x02,
-    /// The greeting; never answered.
-    Ping = 0x03,
-    /// Produce with explicit sequence numbers.
-    ProduceWithSeqnum = 0x05,
-    /// The marks of a topic's partitions.
-    DiscoverPartitions = 0x06,
-    /// Create a topic.
-    CreateTopic = 0x07,
-    /// Reread a partition's configuration file.
-    ReloadConf = 0x08,
-    /// Status of a node.
-    Status = 0x0a,
-    /// The topics.
-    DiscoverTopics = 0x0b,
-    /// The nodes of a cluster.
-    DiscoverTopology = 0x0c,
-}
-
-impl Kind {
-    const ALL: [Kind; 10] = [
-        Kind::Produce,
-        Kind::Consume,
-        Kind::Ping,
-        Kind::ProduceWithSeqnum,
-        Kind::DiscoverPartitions,
-        Kind::CreateTopic,
-        Kind::ReloadConf,
-        Kind::Status,
-        Kind::DiscoverTopics,
-        Kind::DiscoverTopology,
-    ];
-
-    /// Returns the kind with this message id, if a client may receive it.
-    pub fn from_id(id: u8) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| *kind as u8 == id)
+codes! {
+    /// The message ids a client sends or receives (reference, section 3).
+    #[non_exhaustive]
+    Kind {
+        /// Produce, and the answer to `ProduceWithSeqnum`.
+        Produce = 0x01,
+        /// Consume.
+        Consume = 0x02,
+        /// The greeting; never answered.
+        Ping = 0x03,
+        /// Produce with explicit sequence numbers.
+        ProduceWithSeqnum = 0x05,
+        /// The marks of a topic's partitions.
+        DiscoverPartitions = 0x06,
+        /// Create a topic.
+        CreateTopic = 0x07,
+        /// Reread a partition's configuration file.
+        ReloadConf = 0x08,
+        /// Status of a node.
+        Status = 0x0a,
+        /// The topics.
+        DiscoverTopics = 0x0b,
+        /// The nodes of a cluster.
+        DiscoverTopology = 0x0c,
     }
 }
 

@@ -71,6 +71,7 @@ pub mod compress;
 pub mod cursor;
 mod error;
 pub mod fetch;
+mod field;
 pub mod frame;
 pub(crate) mod limits;
 pub mod produce;

@@ -6,44 +6,25 @@ use super::{check_id, check_topic};
 use crate::protocol::Limits;
 use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
+use crate::protocol::field::{Field, Partitions, TopicName, field, message};
 use crate::protocol::frame::{Kind, NO_LEADER, Payload, REDIRECT, SYSTEM_ERROR};
 
 /// The value of both numbers if a reason follows instead of marks.
 const NO_MARK: u64 = u64::MAX;
 
-/// Asks for the marks of a topic's partitions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiscoverPartitionsRequest {
-    /// Repeated by the answer.
-    pub request_id: u32,
-    /// 1 to 255 bytes.
-    pub topic: String,
-    /// Empty (the short form) for all partitions.
-    ///
-    /// With a list (the long form), the answer has exactly these, in this order. **A number that the topic does not have
-    /// kills the node** (reference, section 19): list only numbers that the same node counted in its answer to the short
-    /// form, and only in a cluster. A stand-alone server answers [`NoLeader`](PartitionState::NoLeader) for each.
-    pub partitions: Vec<u16>,
-}
-
-impl Payload for DiscoverPartitionsRequest {
-    const KIND: Kind = Kind::DiscoverPartitions;
-
-    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        EncodeError::check("partitions of a topic", self.partitions.len(), 0, u16::MAX.into())?;
-        out.extend_from_slice(&self.request_id.to_le_bytes());
-        cursor::put_topic(&self.topic, out)?;
-        out.extend(self.partitions.iter().flat_map(|id| id.to_le_bytes()));
-        Ok(())
-    }
-
-    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverPartitionsRequest, DecodeError> {
-        let (request_id, topic) = (c.u32("request id")?, c.text("topic name")?.to_owned());
-        let mut partitions = Vec::with_capacity(c.left() / 2);
-        while c.left() > 0 {
-            partitions.push(c.u16("partition id")?);
-        }
-        Ok(DiscoverPartitionsRequest { request_id, topic, partitions })
+message! {
+    /// Asks for the marks of a topic's partitions.
+    DiscoverPartitionsRequest: DiscoverPartitions {
+        /// Repeated by the answer.
+        request_id: u32 = "request id",
+        /// 1 to 255 bytes.
+        topic: String as TopicName = "topic name",
+        /// Empty (the short form) for all partitions.
+        ///
+        /// With a list (the long form), the answer has exactly these, in this order. **A number that the topic does not have
+        /// kills the node** (reference, section 19): list only numbers that the same node counted in its answer to the short
+        /// form, and only in a cluster. A stand-alone server answers [`NoLeader`](PartitionState::NoLeader) for each.
+        partitions: Vec<u16> as Partitions = "partition id",
     }
 }
 

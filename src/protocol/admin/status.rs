@@ -5,50 +5,43 @@ use std::net::SocketAddrV4;
 use crate::protocol::Limits;
 use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, EncodeError};
+use crate::protocol::field::{Field, field, message};
 use crate::protocol::frame::{Kind, Payload};
 
-/// Asks for a node's status. It is the cheapest request, and so serves as a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StatusRequest {
-    /// Repeated by the answer.
-    pub request_id: u32,
-}
-
-impl Payload for StatusRequest {
-    const KIND: Kind = Kind::Status;
-
-    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        out.extend_from_slice(&self.request_id.to_le_bytes());
-        Ok(())
-    }
-
-    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<StatusRequest, DecodeError> {
-        Ok(StatusRequest { request_id: c.u32("request id")? })
+message! {
+    /// Asks for a node's status. It is the cheapest request, and so serves as a probe.
+    #[derive(Copy)]
+    StatusRequest: Status {
+        /// Repeated by the answer.
+        request_id: u32 = "request id",
     }
 }
 
-/// What a node of a cluster adds to its status.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterStatus {
-    /// 0.
-    pub flags: u8,
-    /// The cluster's name; at most 255 bytes.
-    pub name: String,
-    /// How many nodes are available.
-    pub nodes: u32,
+message! {
+    /// What a node of a cluster adds to its status.
+    ClusterStatus {
+        /// 0.
+        flags: u8 = "cluster flags",
+        /// The cluster's name; at most 255 bytes.
+        name: String = "cluster name",
+        /// How many nodes are available.
+        nodes: u32 = "nodes",
+    }
 }
 
-/// What a server says about its logs and itself, unless its version is old.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogStatus {
-    /// How many partitions are open.
-    pub open_partitions: u32,
-    /// How long opening them took, in milliseconds.
-    pub open_time_ms: u32,
-    /// When the server started, in seconds since 1970.
-    pub start_time: u32,
-    /// The major version times 100, plus the minor version. Old versions leave it out.
-    pub version: Option<u32>,
+message! {
+    /// What a server says about its logs and itself, unless its version is old.
+    #[derive(Copy)]
+    LogStatus {
+        /// How many partitions are open.
+        open_partitions: u32 = "open partitions",
+        /// How long opening them took, in milliseconds.
+        open_time_ms: u32 = "time spent opening partitions",
+        /// When the server started, in seconds since 1970.
+        start_time: u32 = "start time",
+        /// The major version times 100, plus the minor version. Old versions leave it out.
+        version: Option<u32> = "version",
+    }
 }
 
 /// The answer.
@@ -76,35 +69,16 @@ impl Payload for StatusResponse {
         out.extend_from_slice(&[self.flags, self.cluster.is_some().into()]);
         out.extend_from_slice(&self.topics.to_le_bytes());
         out.extend_from_slice(&self.partitions.to_le_bytes());
-        if let Some(cluster) = &self.cluster {
-            out.push(cluster.flags);
-            cursor::put_str8(cluster.name.as_bytes(), "cluster name, bytes", out)?;
-            out.extend_from_slice(&cluster.nodes.to_le_bytes());
-        }
-        if let Some(log) = &self.log {
-            let numbers = [log.open_partitions, log.open_time_ms, log.start_time].into_iter().chain(log.version);
-            out.extend(numbers.flat_map(u32::to_le_bytes));
-        }
-        Ok(())
+        <Option<_>>::put(&self.cluster, "", out)?;
+        <Option<_>>::put(&self.log, "", out)
     }
 
     /// Old versions end early.
     fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<StatusResponse, DecodeError> {
         let (request_id, flags, in_cluster) = (c.u32("request id")?, c.u8("global flags")?, c.flag("cluster flag")?);
-        let (topics, partitions, mut cluster, mut log) = (c.u32("topics")?, c.u32("partitions")?, None, None);
-        if in_cluster {
-            let (flags, name, nodes) = (c.u8("cluster flags")?, c.name("cluster name")?, c.u32("nodes")?);
-            cluster = Some(ClusterStatus { flags, name, nodes });
-        }
-        if c.left() > 0 {
-            log = Some(LogStatus {
-                open_partitions: c.u32("open partitions")?,
-                open_time_ms: c.u32("time spent opening partitions")?,
-                start_time: c.u32("start time")?,
-                version: if c.left() == 0 { None } else { Some(c.u32("version")?) },
-            });
-        }
-        Ok(StatusResponse { request_id, flags, topics, partitions, cluster, log })
+        let (topics, partitions) = (c.u32("topics")?, c.u32("partitions")?);
+        let cluster = if in_cluster { Some(ClusterStatus::take("", c)?) } else { None };
+        Ok(StatusResponse { request_id, flags, topics, partitions, cluster, log: <Option<_> as Field>::take("", c)? })
     }
 }
 
@@ -118,26 +92,14 @@ const NODE_BLOCKED: u8 = 1 << 2;
 /// The fewest bytes a node takes: id, flags, partitions.
 const MIN_NODE: usize = 5;
 
-/// Asks for the nodes of the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DiscoverTopologyRequest {
-    /// Repeated by the answer.
-    pub request_id: u32,
-    /// 0.
-    pub flags: u8,
-}
-
-impl Payload for DiscoverTopologyRequest {
-    const KIND: Kind = Kind::DiscoverTopology;
-
-    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        out.extend_from_slice(&self.request_id.to_le_bytes());
-        out.push(self.flags);
-        Ok(())
-    }
-
-    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverTopologyRequest, DecodeError> {
-        Ok(DiscoverTopologyRequest { request_id: c.u32("request id")?, flags: c.u8("flags")? })
+message! {
+    /// Asks for the nodes of the cluster.
+    #[derive(Copy)]
+    DiscoverTopologyRequest: DiscoverTopology {
+        /// Repeated by the answer.
+        request_id: u32 = "request id",
+        /// 0.
+        flags: u8 = "flags",
     }
 }
 

@@ -1,34 +1,23 @@
 //! Discover topics, create topic, reload configuration (reference, sections 9, 7 and 12).
 
 use super::{check_id, check_topic};
+use crate::protocol::Limits;
 use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, EncodeError};
-use crate::protocol::frame::{self, Kind, Payload};
-use crate::protocol::{Limits, varint};
+use crate::protocol::field::{Field, Settings, TopicName, codes, field, message};
+use crate::protocol::frame::{Kind, Payload};
 
 /// The fewest bytes an entry takes: an empty name, a flag, a count.
 const MIN_ENTRY: usize = 4;
 
-/// Asks for all topics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DiscoverTopicsRequest {
-    /// Repeated by the answer.
-    pub request_id: u32,
-    /// 0.
-    pub flags: u8,
-}
-
-impl Payload for DiscoverTopicsRequest {
-    const KIND: Kind = Kind::DiscoverTopics;
-
-    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        out.extend_from_slice(&self.request_id.to_le_bytes());
-        out.push(self.flags);
-        Ok(())
-    }
-
-    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverTopicsRequest, DecodeError> {
-        Ok(DiscoverTopicsRequest { request_id: c.u32("request id")?, flags: c.u8("flags")? })
+message! {
+    /// Asks for all topics.
+    #[derive(Copy)]
+    DiscoverTopicsRequest: DiscoverTopics {
+        /// Repeated by the answer.
+        request_id: u32 = "request id",
+        /// 0.
+        flags: u8 = "flags",
     }
 }
 
@@ -94,96 +83,49 @@ impl Payload for DiscoverTopicsResponse {
     }
 }
 
-/// Asks a server to create a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CreateTopicRequest {
-    /// Repeated by the answer.
-    pub request_id: u32,
-    /// 1 to 255 bytes here. Servers accept fewer names (reference, section 7.2).
-    pub topic: String,
-    /// How many partitions, at least 1. A cluster creates at most 64 (reference, section 7.1).
-    pub partitions: u16,
-    /// The configuration: lines of `key=value`, possibly none. A cluster ignores it.
-    pub config: String,
-}
-
-impl Payload for CreateTopicRequest {
-    const KIND: Kind = Kind::CreateTopic;
-
-    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        out.extend_from_slice(&self.request_id.to_le_bytes());
-        cursor::put_topic(&self.topic, out)?;
-        out.extend_from_slice(&self.partitions.to_le_bytes());
-        EncodeError::check("configuration, bytes", self.config.len(), 0, frame::MAX_REQUEST as u64)?;
-        varint::encode(u32::try_from(self.config.len()).unwrap_or(u32::MAX), out);
-        out.extend_from_slice(self.config.as_bytes());
-        Ok(())
-    }
-
-    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<CreateTopicRequest, DecodeError> {
-        let (request_id, topic) = (c.u32("request id")?, c.text("topic name")?.to_owned());
-        let (partitions, len) = (c.u16("partition count")?, c.varint("configuration length")?);
-        let config = String::from_utf8_lossy(c.bytes(len as usize, "configuration")?).into_owned();
-        Ok(CreateTopicRequest { request_id, topic, partitions, config })
+message! {
+    /// Asks a server to create a topic.
+    CreateTopicRequest: CreateTopic {
+        /// Repeated by the answer.
+        request_id: u32 = "request id",
+        /// 1 to 255 bytes here. Servers accept fewer names (reference, section 7.2).
+        topic: String as TopicName = "topic name",
+        /// How many partitions, at least 1. A cluster creates at most 64 (reference, section 7.1).
+        partitions: u16 = "partition count",
+        /// The configuration: lines of `key=value`, possibly none. A cluster ignores it.
+        config: String as Settings = "configuration",
     }
 }
 
-/// The outcome of the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum CreateTopicCode {
-    /// The topic was created. In a cluster the nodes may not know it yet.
-    Created = 0,
-    /// The topic exists already.
-    Exists = 1,
-    /// The server could not create it.
-    SystemError = 2,
-    /// The configuration does not parse.
-    InvalidConfig = 4,
-    /// The server is read-only.
-    ReadOnly = 5,
-    /// The name is not allowed, or the number of partitions is 0.
-    InvalidRequest = 10,
-    /// Not supported by the server. No known server sends this.
-    Unsupported = 11,
-}
-
-impl CreateTopicCode {
-    fn from_id(id: u8) -> Option<CreateTopicCode> {
-        use CreateTopicCode as Code;
-        let all = [Code::Created, Code::Exists, Code::SystemError, Code::InvalidConfig, Code::ReadOnly];
-        let rare = [Code::InvalidRequest, Code::Unsupported];
-        all.into_iter().chain(rare).find(|code| *code as u8 == id)
+codes! {
+    /// The outcome of the request.
+    CreateTopicCode {
+        /// The topic was created. In a cluster the nodes may not know it yet.
+        Created = 0,
+        /// The topic exists already.
+        Exists = 1,
+        /// The server could not create it.
+        SystemError = 2,
+        /// The configuration does not parse.
+        InvalidConfig = 4,
+        /// The server is read-only.
+        ReadOnly = 5,
+        /// The name is not allowed, or the number of partitions is 0.
+        InvalidRequest = 10,
+        /// Not supported by the server. No known server sends this.
+        Unsupported = 11,
     }
 }
 
-/// The answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CreateTopicResponse {
-    /// The request's id.
-    pub request_id: u32,
-    /// The request's topic.
-    pub topic: String,
-    /// The outcome.
-    pub code: CreateTopicCode,
-}
-
-impl Payload for CreateTopicResponse {
-    const KIND: Kind = Kind::CreateTopic;
-
-    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        out.extend_from_slice(&self.request_id.to_le_bytes());
-        cursor::put_str8(self.topic.as_bytes(), "topic name, bytes", out)?;
-        out.push(self.code as u8);
-        Ok(())
-    }
-
-    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<CreateTopicResponse, DecodeError> {
-        Ok(CreateTopicResponse {
-            request_id: c.u32("request id")?,
-            topic: c.name("topic name")?,
-            code: c.code("create topic code", CreateTopicCode::from_id)?,
-        })
+message! {
+    /// The answer.
+    CreateTopicResponse: CreateTopic {
+        /// The request's id.
+        request_id: u32 = "request id",
+        /// The request's topic.
+        topic: String = "topic name",
+        /// The outcome.
+        code: CreateTopicCode = "create topic code",
     }
 }
 
@@ -198,96 +140,47 @@ impl CreateTopicResponse {
     }
 }
 
-/// Asks a server to reread the configuration file in a partition's folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReloadConfRequest {
-    /// Repeated by the answer.
-    pub request_id: u32,
-    /// 1 to 255 bytes.
-    pub topic: String,
-    /// The partition.
-    pub partition: u16,
-}
-
-impl Payload for ReloadConfRequest {
-    const KIND: Kind = Kind::ReloadConf;
-
-    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        out.extend_from_slice(&self.request_id.to_le_bytes());
-        cursor::put_topic(&self.topic, out)?;
-        out.extend_from_slice(&self.partition.to_le_bytes());
-        Ok(())
-    }
-
-    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<ReloadConfRequest, DecodeError> {
-        Ok(ReloadConfRequest {
-            request_id: c.u32("request id")?,
-            topic: c.text("topic name")?.to_owned(),
-            partition: c.u16("partition id")?,
-        })
+message! {
+    /// Asks a server to reread the configuration file in a partition's folder.
+    ReloadConfRequest: ReloadConf {
+        /// Repeated by the answer.
+        request_id: u32 = "request id",
+        /// 1 to 255 bytes.
+        topic: String as TopicName = "topic name",
+        /// The partition.
+        partition: u16 = "partition id",
     }
 }
 
-/// The outcome of the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum ReloadConfCode {
-    /// The file was read and applied.
-    Reloaded = 0,
-    /// The file is missing, unreadable or empty.
-    SystemError = 2,
-    /// The file does not parse.
-    InvalidConfig = 3,
-    /// The topic has no such partition.
-    UnknownPartition = 10,
-    /// There is no such topic. Also read from code 1, which the C++ client expects for this.
-    UnknownTopic = 11,
-    /// Not available in a cluster.
-    Unsupported = 12,
-}
-
-impl ReloadConfCode {
-    fn from_id(id: u8) -> Option<ReloadConfCode> {
-        use ReloadConfCode as Code;
-        let known = [Code::Reloaded, Code::SystemError, Code::InvalidConfig, Code::UnknownPartition];
-        match id {
-            1 => Some(Code::UnknownTopic),
-            _ => known.into_iter().chain([Code::UnknownTopic, Code::Unsupported]).find(|code| *code as u8 == id),
-        }
+codes! {
+    /// The outcome of the request.
+    ReloadConfCode {
+        /// The file was read and applied.
+        Reloaded = 0,
+        /// The file is missing, unreadable or empty.
+        SystemError = 2,
+        /// The file does not parse.
+        InvalidConfig = 3,
+        /// The topic has no such partition.
+        UnknownPartition = 10,
+        /// There is no such topic. Also read from code 1, which the C++ client expects for this.
+        UnknownTopic = 11 | 1,
+        /// Not available in a cluster.
+        Unsupported = 12,
     }
 }
 
-/// The answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReloadConfResponse {
-    /// The request's id.
-    pub request_id: u32,
-    /// The request's topic.
-    pub topic: String,
-    /// The request's partition.
-    pub partition: u16,
-    /// The outcome.
-    pub code: ReloadConfCode,
-}
-
-impl Payload for ReloadConfResponse {
-    const KIND: Kind = Kind::ReloadConf;
-
-    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        out.extend_from_slice(&self.request_id.to_le_bytes());
-        cursor::put_str8(self.topic.as_bytes(), "topic name, bytes", out)?;
-        out.extend_from_slice(&self.partition.to_le_bytes());
-        out.push(self.code as u8);
-        Ok(())
-    }
-
-    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<ReloadConfResponse, DecodeError> {
-        Ok(ReloadConfResponse {
-            request_id: c.u32("request id")?,
-            topic: c.name("topic name")?,
-            partition: c.u16("partition id")?,
-            code: c.code("reload code", ReloadConfCode::from_id)?,
-        })
+message! {
+    /// The answer.
+    ReloadConfResponse: ReloadConf {
+        /// The request's id.
+        request_id: u32 = "request id",
+        /// The request's topic.
+        topic: String = "topic name",
+        /// The request's partition.
+        partition: u16 = "partition id",
+        /// The outcome.
+        code: ReloadConfCode = "reload code",
     }
 }
 
