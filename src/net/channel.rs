@@ -37,9 +37,6 @@ const PROGRESS: usize = 16 << 10;
 /// This many connections in a row that had ended before they were used are trouble.
 const MOST_STALE: u32 = 3;
 
-/// Bytes of memory for requests to keep when all are sent.
-const KEPT: usize = 64 << 10;
-
 /// Whether a call may look up a host name, which nothing can bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LookUp {
@@ -234,6 +231,9 @@ impl Channel {
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
     ) -> Result<(), EncodeError> {
         let State::Up(up) = &mut self.state else { return Ok(()) };
+        if up.out.is_empty() {
+            up.out = self.settings.take_spare();
+        }
         let before = up.out.len();
         encode(&mut up.out)?;
         trace!("{}: request {id}, {} bytes", self.broker, up.out.len() - before);
@@ -261,6 +261,9 @@ impl Channel {
                 }
                 Fill::End => return Err(Error::disconnected(&self.broker, Phase::Send)),
             }
+        }
+        if std::mem::take(&mut up.sent) > 0 {
+            self.settings.put_spare(std::mem::take(&mut up.out));
         }
         Ok(true)
     }
@@ -473,11 +476,6 @@ impl Up {
             debug_assert!(end <= self.sent);
             self.unsent.pop_front();
             self.waiting.insert(id, (clock.saturating_add(allowance), allowance));
-        }
-        if self.sent == self.out.len() {
-            self.out.clear();
-            self.out.shrink_to(KEPT);
-            self.sent = 0;
         }
     }
 

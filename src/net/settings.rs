@@ -19,11 +19,17 @@ pub(crate) struct ChannelSettings {
     pub(super) openings: Openings,
     /// What each broker's name stood for when it was last looked up.
     names: Mutex<HashMap<BrokerAddr, Vec<SocketAddr>>>,
+    /// Memory for the next request: to take it from the system for each costs more than to fill it, and of many connections few
+    /// are sending.
+    spare: Mutex<Vec<u8>>,
 }
+
+/// The most bytes of it to keep.
+const LARGEST_SPARE: usize = 4 << 20;
 
 impl ChannelSettings {
     pub(crate) fn new(net: Arc<dyn Network>, config: Arc<Config>) -> ChannelSettings {
-        ChannelSettings { net, config, openings: Openings::default(), names: Mutex::default() }
+        ChannelSettings { net, config, openings: Openings::default(), names: Mutex::default(), spare: Mutex::default() }
     }
 
     /// Looks up the broker's name, and remembers what it stands for now.
@@ -31,6 +37,18 @@ impl ChannelSettings {
         let found = self.net.resolve(broker.host(), broker.port())?;
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(broker.clone(), found.clone());
         Ok(found)
+    }
+
+    pub(super) fn take_spare(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn put_spare(&self, mut bytes: Vec<u8>) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if (spare.capacity()..=LARGEST_SPARE).contains(&bytes.capacity()) {
+            bytes.clear();
+            *spare = bytes;
+        }
     }
 
     /// Whether a broker's name stood for this address when it was last looked up.

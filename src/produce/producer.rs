@@ -291,15 +291,10 @@ impl Producer {
         self.check_failures()?;
         let index = self.queue(topic, partition)?;
         check_record(&self.topics[topic].name, partition, record)?;
-        let (wall, net) = (&mut self.wall, &self.settings.session.net);
-        let raw = record.to_raw(|| wall.millis(now, &**net));
-        let (count, bytes) = (self.settings.max_records, self.settings.max_bytes);
-        if !self.queues[index].takes(&raw, count, bytes) {
-            self.send_collected(index, now)?;
-            self.check_failures()?;
-        }
-        if self.full(index, most_bytes(&raw)).is_some() {
-            self.make_room(index, most_bytes(&raw))?;
+        let raw = record.to_raw(|| self.wall.millis(now, &*self.settings.session.net));
+        let (records, bytes, most) = (self.settings.max_records, self.settings.max_bytes, most_bytes(&raw));
+        if !self.queues[index].takes(most, records, bytes) || self.full(index, most).is_some() {
+            self.make_room(index, most, now)?;
         }
         let queue = &mut self.queues[index];
         let (collected, len, added) = queue.push(None, &raw, &mut self.spares)?;
@@ -308,7 +303,7 @@ impl Producer {
             queue.send_by = now.after(self.settings.max_age);
             self.next_look = self.next_look.min(queue.send_by);
         }
-        if collected >= count || len >= bytes {
+        if collected >= records || len >= bytes {
             self.send_collected(index, now)?;
         }
         Ok(())
@@ -326,9 +321,16 @@ impl Producer {
         (mine > 0 && mine + bytes > limit / 4).then_some((mine, limit / 4, false))
     }
 
-    /// Waits until the partition has room for a record.
+    /// Sends what is collected if a record of this many bytes does not fit in, and waits until there is room for it.
     #[cold]
-    fn make_room(&mut self, index: usize, bytes: usize) -> Result<()> {
+    fn make_room(&mut self, index: usize, bytes: usize, now: Time) -> Result<()> {
+        if !self.queues[index].takes(bytes, self.settings.max_records, self.settings.max_bytes) {
+            self.send_collected(index, now)?;
+            self.check_failures()?;
+        }
+        if self.full(index, bytes).is_none() {
+            return Ok(());
+        }
         let give_up = self.settings.session.now().after(self.settings.session.config.retry_timeout);
         loop {
             // What is merely collected would never make room.

@@ -7,7 +7,7 @@ use super::bundle::Spares;
 use super::driver::Driver;
 use super::leader::MAX_ENTRIES;
 use super::queue::{Delivery, PartitionQueue};
-use super::records::{MAX_SET, PartitionRecords, millis};
+use super::records::{MAX_SET, PartitionRecords, millis, most_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{LookUp, Time};
 use crate::protocol::bundle::MAX_MESSAGES;
@@ -95,7 +95,7 @@ impl Job<'_> {
         let now_ms = millis(session.net.wall());
         for (seq, record) in (self.stored..).map_while(|index| self.given.records.get(index)) {
             let raw = record.to_raw(|| now_ms);
-            if !queue.takes(&raw, MAX_MESSAGES, MAX_SET) {
+            if !queue.takes(most_bytes(&raw), MAX_MESSAGES, MAX_SET) {
                 break;
             }
             queue.push(seq, &raw, spares)?;

@@ -22,7 +22,6 @@ use std::sync::Arc;
 
 use super::bundle::{BrokerId, Bundle, Spares, Stage};
 use super::numbering::Numbering;
-use super::records::most_bytes;
 use crate::error::{Error, Result};
 use crate::net::{BrokerAddr, RetryPolicy, RetryState, Time};
 use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
@@ -119,12 +118,12 @@ impl PartitionQueue {
         Ok((builder.count(), builder.set_len(), added))
     }
 
-    /// Whether the bundle that is being collected takes this record, too, of the most records and bytes there may be; an empty
-    /// one takes any.
+    /// Whether the bundle that is being collected takes a record of up to this many bytes, too, of the most records and bytes
+    /// there may be; an empty one takes any.
     #[inline]
-    pub(super) fn takes(&self, raw: &RawMessage<'_>, records: u32, bytes: usize) -> bool {
+    pub(super) fn takes(&self, record: usize, records: u32, bytes: usize) -> bool {
         let (count, len) = self.collected();
-        count == 0 || (count < records && len + most_bytes(raw) <= bytes)
+        count == 0 || (count < records && len + record <= bytes)
     }
 
     /// Records collected, and the bytes of their message set.
