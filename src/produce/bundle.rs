@@ -20,7 +20,9 @@ pub(super) type BrokerId = usize;
 #[derive(Debug, Default)]
 pub(super) struct Bundle {
     pub(super) stage: Stage,
-    pub(super) bytes: Vec<u8>,
+    /// The bundle, from `at` on.
+    pub(super) memory: Vec<u8>,
+    at: usize,
     pub(super) count: u32,
     /// Bytes of its message set before compression: what it counts for among the pending ones.
     pub(super) size: usize,
@@ -53,12 +55,16 @@ pub(super) enum Stage {
 pub(super) type Unpacked = (Vec<u8>, Vec<Entry>);
 
 impl Bundle {
-    /// Seals what `builder` has collected, into `bytes`.
-    pub(super) fn seal(builder: &mut BundleBuilder, mut bytes: Vec<u8>, compression: Compression) -> Result<Bundle> {
-        let (count, size) = (builder.count(), builder.set_len());
-        let range = builder.sparse_range();
-        builder.finish(compression, &mut bytes).map_err(Error::encode)?;
-        Ok(Bundle { bytes, count, size, range, ..Bundle::default() })
+    /// Seals what `builder` has collected, and leaves it `spare` memory in exchange.
+    pub(super) fn seal(builder: &mut BundleBuilder, spare: Vec<u8>, compression: Compression) -> Result<Bundle> {
+        let (count, size, range) = (builder.count(), builder.set_len(), builder.sparse_range());
+        let (memory, at) = builder.take(compression, spare).map_err(Error::encode)?;
+        Ok(Bundle { memory, at, count, size, range, ..Bundle::default() })
+    }
+
+    /// As it is sent.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.memory.get(self.at..).unwrap_or_default()
     }
 
     /// The number that goes with it in a request, 0 for a dense bundle.
@@ -93,8 +99,8 @@ impl Bundle {
     pub(super) fn number(&mut self, first: u64) {
         self.range = Some((first, first.saturating_add(u64::from(self.count)).saturating_sub(1)));
         // The header is never compressed: flags, the count if it is above 15, and the first number.
-        let at = 1 + if self.count > 15 { crate::protocol::varint::len(self.count) } else { 0 };
-        if let Some(field) = self.bytes.get_mut(at..at + 8) {
+        let at = self.at + 1 + if self.count > 15 { crate::protocol::varint::len(self.count) } else { 0 };
+        if let Some(field) = self.memory.get_mut(at..at + 8) {
             field.copy_from_slice(&first.to_le_bytes());
         }
     }
@@ -120,7 +126,7 @@ impl Bundle {
 
     /// Decodes it again.
     pub(super) fn unpack(&self) -> Result<Unpacked> {
-        let mut cursor = Cursor::new(&self.bytes, 0);
+        let mut cursor = Cursor::new(self.bytes(), 0);
         let malformed = |e| Error::decode(&"own bundle", e);
         let header = BundleHeader::decode(&mut cursor, &Limits::default()).map_err(malformed)?;
         let set = match header.codec {

@@ -220,12 +220,12 @@ pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> 
         let queue = &queues[index];
         let Some(bundle) = queue.first_waiting() else { return false };
         let (is_first, is_full) = (topics.is_empty(), topics.len() == MAX_ENTRIES);
-        bytes += bundle.bytes.len();
+        bytes += bundle.bytes().len();
         if !is_first && bytes > MAX_REQUEST {
             return false;
         }
         let entry =
-            ProducePartition { partition: queue.partition, first_seq: bundle.first_seq(), bundle: &bundle.bytes };
+            ProducePartition { partition: queue.partition, first_seq: bundle.first_seq(), bundle: bundle.bytes() };
         match topics.last_mut() {
             Some(topic) if *topic.name == *queue.topic => {
                 if topic.partitions.len() == MAX_ENTRIES {

@@ -418,7 +418,7 @@ impl Producer {
         match delivery {
             Delivery::Stored(bundle) => {
                 self.stored += u64::from(bundle.count);
-                self.spares.put_buffer(bundle.bytes);
+                self.spares.put_buffer(bundle.memory);
             }
             Delivery::Failed(bundle, error) => {
                 let topic = topic.clone();

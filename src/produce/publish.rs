@@ -107,7 +107,7 @@ impl Job<'_> {
         match delivery {
             Delivery::Stored(bundle) => {
                 self.stored += bundle.count as usize;
-                spares.put_buffer(bundle.bytes);
+                spares.put_buffer(bundle.memory);
                 if self.stored == self.given.records.len() {
                     self.outcome = Some(Ok(()));
                 }

@@ -17,6 +17,9 @@ pub const MAX_MESSAGES: u32 = 65_535;
 /// The longest key, in bytes.
 pub const MAX_KEY: usize = 255;
 
+/// From this many bytes on a message set is worth its memory.
+const LARGE: usize = 64 << 10;
+
 const FLAG_SPARSE: u8 = 1 << 6;
 const FLAG_RESERVED: u8 = 1 << 7;
 
@@ -296,6 +299,7 @@ pub struct RawMessage<'a> {
 /// Collects messages and writes them as a bundle. Afterwards it is empty, and keeps its memory.
 #[derive(Debug)]
 pub struct BundleBuilder {
+    /// The message set, after room for the bundle's header.
     set: Vec<u8>,
     count: u32,
     content: usize,
@@ -337,7 +341,7 @@ impl BundleBuilder {
 
     /// Returns the uncompressed length of the message set so far, in bytes.
     pub fn set_len(&self) -> usize {
-        self.set.len()
+        self.set.len().saturating_sub(MAX_HEADER_LEN)
     }
 
     /// Bytes of memory it keeps.
@@ -426,6 +430,9 @@ impl BundleBuilder {
     }
 
     fn append(&mut self, message: &RawMessage<'_>) {
+        if self.count == 0 {
+            self.set.resize(MAX_HEADER_LEN, 0);
+        }
         let same_time = self.count > 0 && message.timestamp_ms == self.time;
         let flag = |set, flag| if set { flag } else { 0 };
         self.set.push(flag(message.key.is_some(), MESSAGE_KEY) | flag(same_time, MESSAGE_SAME_TIME));
@@ -449,6 +456,39 @@ impl BundleBuilder {
     /// # Errors
     /// A bundle without messages, which would kill a server (reference, section 19).
     pub fn finish(&mut self, compression: Compression, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let (header, pack) = self.seal(compression)?;
+        self.put(&header, pack, out);
+        Ok(())
+    }
+
+    /// As [`finish`](BundleBuilder::finish), but returns the bundle and where it begins: in the memory of `spare` or, if it is
+    /// large, in that of the message set, without copying it; the next one is then collected in `spare`.
+    pub(crate) fn take(
+        &mut self,
+        compression: Compression,
+        mut spare: Vec<u8>,
+    ) -> Result<(Vec<u8>, usize), EncodeError> {
+        let (header, pack) = self.seal(compression)?;
+        // A small one is copied in less time than its memory, which grew by doubling, is worth.
+        if pack || self.set.len() < LARGE {
+            self.put(&header, pack, &mut spare);
+            return Ok((spare, 0));
+        }
+        let at = MAX_HEADER_LEN - header.len();
+        self.set.iter_mut().skip(at).zip(header).for_each(|(to, byte)| *to = byte);
+        std::mem::swap(&mut self.set, &mut spare);
+        self.clear();
+        Ok((spare, at))
+    }
+
+    fn put(&mut self, header: &[u8], pack: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(header);
+        out.extend_from_slice(if pack { &self.packed } else { self.set.get(MAX_HEADER_LEN..).unwrap_or_default() });
+        self.clear();
+    }
+
+    /// Returns the header, and whether the message set is sent as it was packed.
+    fn seal(&mut self, compression: Compression) -> Result<(Vec<u8>, bool), EncodeError> {
         EncodeError::check("messages in a bundle", self.count as usize, 1, MAX_MESSAGES.into())?;
         let worth_trying = match compression {
             Compression::Auto => self.count > 512 || self.content > 1024,
@@ -457,28 +497,27 @@ impl BundleBuilder {
         };
         self.packed.clear();
         if worth_trying {
-            compress::compress(&mut self.snappy, &self.set, &mut self.packed);
+            let set = self.set.get(MAX_HEADER_LEN..).unwrap_or_default();
+            compress::compress(&mut self.snappy, set, &mut self.packed);
         }
-        let pack = worth_trying && (compression == Compression::Snappy || self.packed.len() < self.set.len());
+        let pack = worth_trying && (compression == Compression::Snappy || self.packed.len() < self.set_len());
         let mut flags = u8::from(pack);
         let small = u8::try_from(self.count).ok().filter(|&count| count <= 15);
         flags |= small.unwrap_or(0) << 2;
         if self.first != 0 {
             flags |= FLAG_SPARSE;
         }
-        out.push(flags);
+        let mut header = vec![flags];
         if small.is_none() {
-            varint::encode(self.count, out);
+            varint::encode(self.count, &mut header);
         }
         if self.first != 0 {
-            out.extend_from_slice(&self.first.to_le_bytes());
+            header.extend_from_slice(&self.first.to_le_bytes());
             if self.count != 1 {
-                varint::encode(u32::try_from(self.last - self.first - 1).unwrap_or(u32::MAX), out);
+                varint::encode(u32::try_from(self.last - self.first - 1).unwrap_or(u32::MAX), &mut header);
             }
         }
-        out.extend_from_slice(if pack { &self.packed } else { &self.set });
-        self.clear();
-        Ok(())
+        Ok((header, pack))
     }
 }
 

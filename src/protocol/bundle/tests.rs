@@ -301,6 +301,32 @@ fn the_builder_packs_what_is_worth_it() {
 }
 
 #[test]
+fn a_bundle_is_the_same_in_memory_of_its_own_and_in_that_of_the_builder() {
+    let mut taken = BundleBuilder::new();
+    for (numbered, payload) in [(false, 10), (true, 10), (false, LARGE - 100), (false, LARGE), (true, LARGE)] {
+        for count in [1, 2, 200] {
+            for compression in [Compression::None, Compression::Snappy, Compression::None] {
+                let (mut finished, payload) = (BundleBuilder::new(), vec![b'x'; payload]);
+                for n in 0..count {
+                    let raw =
+                        RawMessage { timestamp_ms: n, payload: &payload[..payload.len() / count as usize], key: None };
+                    for builder in [&mut finished, &mut taken] {
+                        if numbered { builder.push_at(n + 5, &raw) } else { builder.push(&raw) }.unwrap();
+                    }
+                }
+                let mut whole = Vec::new();
+                let spare = Vec::with_capacity(7);
+                let kept = (compression == Compression::None && taken.set.len() >= LARGE).then(|| taken.set.as_ptr());
+                finished.finish(compression, &mut whole).unwrap();
+                let (memory, at) = taken.take(compression, spare).unwrap();
+                assert!(memory[at..] == whole && taken.is_empty() && taken.set_len() == 0);
+                assert!(kept.is_none_or(|kept| kept == memory.as_ptr()), "not copied");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_builder_refuses_what_has_no_place() {
     let mut builder = BundleBuilder::new();
     let plain = RawMessage::default();
