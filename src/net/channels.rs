@@ -112,9 +112,10 @@ impl AnswerReader {
     }
 }
 
-/// Idle connections to keep for each broker, and for all together: a broker may name any number of others.
+/// Idle connections to keep for each broker, and for all together: a broker may name any number of others. Two each to 256
+/// leaders stay, so that none is dialed again after a pause.
 const KEPT: usize = 16;
-const KEPT_IN_ALL: usize = 64;
+const KEPT_IN_ALL: usize = 512;
 
 /// The idle connections of a client.
 #[derive(Debug)]

@@ -151,6 +151,25 @@ fn a_hundred_leaders_that_greet_late_take_one_connection_each() {
 }
 
 #[test]
+fn connections_to_256_leaders_outlast_a_pause() {
+    let sim = Simulation::new(5);
+    let cluster = sim.cluster_with(&tank_client::broker::Broker::cluster_builder(256).replication_factor(1));
+    cluster.create_topic("orders", 256);
+    let client = sim.client().connect(cluster.brokers()).unwrap();
+    let all = Subscription::topic("orders").start(Start::Earliest).stop_at_end();
+    for round in 1..4 {
+        let mut producer = client.producer().build().unwrap();
+        (0..256).for_each(|partition| producer.send_to("orders", partition, Record::new("x")).unwrap());
+        producer.flush().unwrap();
+        drop(producer);
+        sim.sleep(SECOND);
+        assert_eq!(client.subscribe(&all).unwrap().count(), round * 256);
+        sim.sleep(SECOND);
+        assert_eq!(sim.counts().connections, 256, "each is dialed once");
+    }
+}
+
+#[test]
 fn many_threads_share_a_client_and_none_is_left_in_doubt() {
     let sim = Simulation::new(6);
     let broker = sim.broker();
