@@ -13,8 +13,8 @@ use std::time::Duration;
 use log::{debug, trace, warn};
 
 use super::inbox::Inbox;
-use super::partition::{Lookahead, Lost, Next, Want};
-use super::partitions::{AnswerSummary, Load, Partitions};
+use super::partition::{Lookahead, Lost, Next, State, Want};
+use super::partitions::{Load, Partitions};
 use super::position::{LeaderStats, Stats};
 use crate::error::{Error, Result};
 use crate::message::{JOINED, TopicPartitions};
@@ -74,7 +74,11 @@ struct InFlight {
     max_wait_ms: u64,
     sent: Time,
     load: Load,
-    summary: AnswerSummary,
+    /// What its answer has brought so far. Answers of several leaders are read side by side.
+    has_data: bool,
+    has_fault: bool,
+    /// What ends the subscription, after the rest of the answer.
+    failure: Option<Error>,
 }
 
 /// A fetcher's turn: the moment, and what it works on.
@@ -89,7 +93,7 @@ impl InFlight {
     /// Whether the answer came empty, and so soon that the broker cannot have waited as it was asked to.
     fn is_soon(&self, now: Time) -> bool {
         let is_early = now.since(self.sent) < SOON.min(Duration::from_millis(self.max_wait_ms));
-        is_early && !self.summary.has_data && !self.summary.has_fault
+        is_early && !self.has_data && !self.has_fault
     }
 }
 
@@ -203,9 +207,9 @@ impl Fetcher {
         if !Arc::ptr_eq(&self.buf.block().tag, &turn.all.names) {
             self.buf.set_tag(turn.all.names.clone());
         }
-        let summary = AnswerSummary::default();
-        let sent = InFlight { request_id, partitions, max_wait_ms, sent: turn.now, load, summary };
-        self.in_flight.insert(request_id, sent);
+        let (has_data, has_fault, failure, sent) = (false, false, None, turn.now);
+        let fetch_sent = InFlight { request_id, partitions, max_wait_ms, sent, load, has_data, has_fault, failure };
+        self.in_flight.insert(request_id, fetch_sent);
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
         let allowance = turn.session.config.io_timeout.saturating_add(Duration::from_millis(wait));
         self.channel.queue(turn.now, request_id, allowance, |out| fetch.encode(out)).map_err(Error::encode)?;
@@ -259,9 +263,8 @@ impl Fetcher {
                 Step::Event(Event::Partition { slot, answer }) => self.on_answer(turn, slot, answer),
                 Step::Event(Event::ChunkEnd { slot, end }) => {
                     let partition = self.partition(slot);
-                    if let Some(fetch) = &mut self.current {
-                        turn.all.on_chunk_end(now, partition, end, &mut fetch.summary);
-                    }
+                    let next = turn.all.with(partition, |partition, rules| partition.on_chunk_end(now, end, rules));
+                    self.act(turn, partition, next);
                 }
                 Step::Event(Event::End { .. }) => {
                     if let Some(fetch) = self.current.take() {
@@ -303,22 +306,45 @@ impl Fetcher {
         self.current.as_ref().and_then(|fetch| fetch.partitions.get(slot)).copied().unwrap_or(0)
     }
 
-    /// Takes in what an answer says about a partition, and does what the partition cannot do for itself.
     fn on_answer(&mut self, turn: &mut Turn<'_>, slot: usize, answer: PartitionAnswer) {
-        let partition = self.partition(slot);
-        let Some(fetch) = &mut self.current else { return };
-        let mut next = turn.all.on_answer(turn.now, partition, answer, &mut fetch.summary);
-        if let Next::AskAt(endpoint) = next {
-            let (found, name) = (turn.session.book.named(endpoint), &turn.all.get(partition).name);
-            // A replica near us must never be taken for the leader that messages are published to.
-            if let (Ok(Some(leader)), false) = (&found, turn.all.rules.options.prefer_local) {
-                turn.session.book.learn(&name.topic, name.partition, leader.clone(), turn.now);
+        if let Some(fetch) = &mut self.current {
+            match answer {
+                PartitionAnswer::Data { len, .. } => fetch.has_data |= len > 0,
+                _ => fetch.has_fault = true,
             }
-            next = turn.all.on_named(turn.now, partition, endpoint, found, &mut fetch.summary);
         }
-        if let Next::NoLeader = next {
-            let name = &turn.all.get(partition).name;
-            turn.session.book.forget(&name.topic, name.partition);
+        let partition = self.partition(slot);
+        let next = turn.all.on_answer(turn.now, partition, answer);
+        self.act(turn, partition, next);
+    }
+
+    /// Does what a partition cannot do for itself.
+    fn act(&mut self, turn: &mut Turn<'_>, index: usize, next: Next) {
+        let Turn { now, all, session: Session { book, .. }, .. } = turn;
+        let name = &all.get(index).name;
+        match next {
+            Next::Go => {}
+            Next::AskAt(endpoint) => {
+                let found = book.named(endpoint);
+                // A replica near us must never be taken for the leader that messages are published to.
+                if let (Ok(Some(leader)), false) = (&found, all.rules.options.prefer_local) {
+                    book.learn(&name.topic, name.partition, leader.clone(), *now);
+                }
+                all.stats.redirects += 1;
+                let next = all.with(index, |partition, rules| partition.on_named(*now, endpoint, found, rules));
+                // The first redirect is how leaders are found; the broker that repeats one may not know better.
+                if matches!(all.get(index).state, State::Paused(_)) {
+                    book.knew_no_leader(self.broker(), *now);
+                }
+                self.act(turn, index, next);
+            }
+            Next::NoLeader => {
+                book.forget(&name.topic, name.partition);
+                book.knew_no_leader(self.broker(), *now);
+                all.stats.no_leader += 1;
+            }
+            Next::Gap(first, last) => all.add_gap(index, first, last),
+            Next::Fail(e) => _ = self.current.as_mut().map(|fetch| fetch.failure.get_or_insert(e)),
         }
     }
 
@@ -330,10 +356,7 @@ impl Fetcher {
         self.way.risky -= fetch.load.risky;
         self.way.suspects -= fetch.load.suspects;
         turn.all.stats.fetches += 1;
-        turn.all.stats.empty_fetches += u64::from(!fetch.summary.has_data);
-        if fetch.summary.knows_no_leader {
-            turn.session.book.knew_no_leader(self.broker(), turn.now);
-        }
+        turn.all.stats.empty_fetches += u64::from(!fetch.has_data);
         let prefetches = turn.all.rules.options.prefetch && turn.inbox.has_bundles();
         let soon = fetch.is_soon(turn.now);
         for partition in fetch.partitions {
@@ -341,14 +364,14 @@ impl Fetcher {
                 self.wanted.push_back(partition);
             }
         }
-        fetch.summary.failure.into_iter().for_each(|e| turn.inbox.fail(e));
+        fetch.failure.into_iter().for_each(|e| turn.inbox.fail(e));
         self.ask(turn, LookUp::Never);
     }
 
     /// Drops the connection after `e`, so that its partitions are asked for again.
     fn on_failure(&mut self, turn: &mut Turn<'_>, e: &Error) {
         let was_up = self.channel.is_up();
-        let before = self.current.as_mut().and_then(|fetch| fetch.summary.failure.take());
+        let before = self.current.as_mut().and_then(|fetch| fetch.failure.take());
         before.into_iter().for_each(|e| turn.inbox.fail(e));
         let lost = self.lose(turn.now, e, turn.session);
         if !e.is_transient() {

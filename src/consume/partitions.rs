@@ -12,18 +12,16 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use log::info;
 
 use super::partition::{Lost, Next, Partition, Rules, State, Want};
 use super::position::Stats;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::message::{Gap, TopicPartition, TopicPartitions};
 use crate::net::{BrokerAddr, Time};
 use crate::protocol::fetch::{MAX_PARTITIONS, PartitionAnswer};
-use crate::protocol::stream::ChunkEnd;
 
 /// The most bytes to ask for with one request. The answer's length is a 32-bit number that brokers do not guard, and they
 /// may send more than was asked for.
@@ -51,17 +49,6 @@ pub(super) struct Partitions {
     pub(super) looks_for_added: bool,
     pub(super) stats: Stats,
     pub(super) gaps: Vec<Gap>,
-}
-
-/// What an answer has brought so far. Answers of several leaders are read side by side.
-#[derive(Debug, Default)]
-pub(super) struct AnswerSummary {
-    pub(super) has_data: bool,
-    pub(super) has_fault: bool,
-    /// A partition has no leader, as far as the broker knows, or none that it leads to.
-    pub(super) knows_no_leader: bool,
-    /// What ends the subscription, after the rest of the answer.
-    pub(super) failure: Option<Error>,
 }
 
 /// How many partitions that are asked for at a leader may be why a connection ends, and how many of them may have ended one
@@ -197,65 +184,17 @@ impl Partitions {
     }
 
     /// Takes in what an answer says of a partition. Returns what is left to be done about it.
-    pub(super) fn on_answer(
-        &mut self,
-        now: Time,
-        index: usize,
-        answer: PartitionAnswer,
-        summary: &mut AnswerSummary,
-    ) -> Next {
-        match answer {
-            PartitionAnswer::Data { len, .. } => summary.has_data |= len > 0,
-            _ => summary.has_fault = true,
-        }
+    pub(super) fn on_answer(&mut self, now: Time, index: usize, answer: PartitionAnswer) -> Next {
         let was_probe = self.get(index).is_probe();
         let next = self.with(index, |partition, rules| partition.on_answer(now, answer, rules));
         if was_probe && !self.get(index).is_probe() {
             self.on_new_partition(index);
         }
-        self.note(index, next, summary)
-    }
-
-    /// Takes in who the leader is that an answer named; `None`: nobody.
-    pub(super) fn on_named(
-        &mut self,
-        now: Time,
-        index: usize,
-        named: SocketAddrV4,
-        found: std::result::Result<Option<BrokerAddr>, Fault>,
-        summary: &mut AnswerSummary,
-    ) -> Next {
-        self.stats.redirects += 1;
-        let next = self.with(index, |partition, rules| partition.on_named(now, named, found, rules));
-        // The first redirect is how leaders are found; the broker that repeats one may not know better.
-        summary.knows_no_leader |= matches!(self.get(index).state, State::Paused(_));
-        self.note(index, next, summary)
-    }
-
-    /// Ends a partition's chunk.
-    pub(super) fn on_chunk_end(&mut self, now: Time, index: usize, end: ChunkEnd, summary: &mut AnswerSummary) {
-        let next = self.with(index, |partition, rules| partition.on_chunk_end(now, end, rules));
-        self.note(index, next, summary);
-    }
-
-    /// Notes what is to be done after an answer, and returns what only the shell can do.
-    fn note(&mut self, index: usize, next: Next, summary: &mut AnswerSummary) -> Next {
-        match next {
-            Next::NoLeader => {
-                self.stats.no_leader += 1;
-                summary.knows_no_leader = true;
-            }
-            Next::Gap(first, last) => self.add_gap(index, first, last),
-            Next::Fail(e) => {
-                summary.failure.get_or_insert(e);
-                return Next::Go;
-            }
-            Next::Go | Next::AskAt(_) => {}
-        }
         next
     }
 
-    fn add_gap(&mut self, index: usize, first: u64, last: u64) {
+    /// Notes that retention took these numbers.
+    pub(super) fn add_gap(&mut self, index: usize, first: u64, last: u64) {
         let TopicPartition { topic, partition } = self.get(index).name.clone();
         // If retention is faster than we are, that is one growing gap, not many small ones.
         let same = self.gaps.last_mut().filter(|gap| gap.topic == topic && gap.partition == partition);

@@ -215,6 +215,37 @@ fn an_error_of_one_partition_waits_for_the_rest_of_its_answer() {
 }
 
 #[test]
+fn a_broker_that_repeats_a_redirect_or_knows_no_leader_is_asked_after_others() {
+    let to = std::net::SocketAddrV4::new([10, 0, 0, 2].into(), 5);
+    let other: BrokerAddr = parse_brokers("10.0.0.2:5").unwrap().remove(0);
+    let mut s = Setting::asked(1, 1, |s| s);
+    let (topic, here): (Arc<str>, _) = ("t".into(), s.fetcher.broker().clone());
+    let first = |s: &Setting| s.session.book.brokers().remove(0);
+    for (request, redirects) in [(1, 1), (2, 2)] {
+        s.send(0, request, &[PartitionAnswer::Redirect(to)], &[], 0);
+        s.receive();
+        assert_eq!((s.all.stats.redirects, s.session.book.broker_for(&topic, 0)), (redirects, other.clone()));
+        assert_eq!(first(&s), if redirects == 1 { here.clone() } else { other.clone() });
+        // It is asked again in spite of what it said.
+        s.net.pass(ms(100));
+        s.ask();
+    }
+    s.send(0, 3, &[PartitionAnswer::NoLeader], &[], 0);
+    s.receive();
+    assert_eq!((s.all.stats.no_leader, s.session.book.broker_for(&topic, 0)), (1, other));
+    assert!(matches!(s.state(0), State::Paused(_)) && s.inbox.take_error().is_none());
+}
+
+#[test]
+fn the_first_of_several_faults_in_an_answer_ends_the_subscription() {
+    let mut s = Setting::asked(2, 1, |s| s);
+    s.send(0, 1, &[PartitionAnswer::SystemError, PartitionAnswer::UnknownPartition], &[], 0);
+    s.receive();
+    let e = s.inbox.take_error().expect("the answer is over");
+    assert_eq!((e.partition(), e.fault()), (Some(0), Some(Fault::System)), "{e:?}");
+}
+
+#[test]
 fn malformed_data_ends_the_subscription_and_the_connection() {
     let mut s = Setting::asked(1, 1, |s| s);
     s.wire(0, |wire| wire.incoming.extend([0xff; 20]));

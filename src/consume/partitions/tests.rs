@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use super::super::subscription::Subscription;
 use super::*;
-use crate::error::ErrorKind;
 use crate::net::{RetryPolicy, parse_brokers};
 
 fn at(ms: u64) -> Time {
@@ -55,8 +54,7 @@ fn each_partition_is_asked_for_once_with_as_few_requests_as_there_can_be() {
     assert_eq!(seen.iter().map(Vec::len).collect::<Vec<_>>(), [250, 250, 100]);
     assert!(seen.concat().into_iter().eq(0..600) && due(&mut all).is_empty());
     // An answer frees what it names.
-    let mut summary = AnswerSummary::default();
-    assert!(matches!(all.on_answer(at(0), 7, EMPTY, &mut summary), Next::Go));
+    assert!(matches!(all.on_answer(at(0), 7, EMPTY), Next::Go));
     assert!(!all.on_end(at(0), 7, false, Some(&broker())));
     assert_eq!(due(&mut all), [7]);
 }
@@ -68,7 +66,7 @@ fn in_a_cluster_what_is_there_is_asked_for_together_and_the_rest_waited_for_alon
     let request = all.next_request(&mut list, Load::default()).unwrap();
     assert!(request.len() == 3 && request.iter().all(|(_, want)| !want.waits));
     for index in 0..3 {
-        all.on_answer(at(0), index, EMPTY, &mut AnswerSummary::default());
+        all.on_answer(at(0), index, EMPTY);
         all.on_end(at(0), index, false, None);
     }
     let mut list = due(&mut all);
@@ -94,7 +92,7 @@ fn partitions_that_may_have_ended_a_connection_are_asked_for_one_by_one() {
     assert_eq!(next(&mut all, &mut list), [0, 1, 2]);
     for index in 0..3 {
         let mark = PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 };
-        all.on_answer(at(1), index, mark, &mut AnswerSummary::default());
+        all.on_answer(at(1), index, mark);
         all.on_end(at(1), index, false, None);
     }
     let mut list = due(&mut all);
@@ -103,7 +101,7 @@ fn partitions_that_may_have_ended_a_connection_are_asked_for_one_by_one() {
     let way = Load { risky: 1, suspects: 1 };
     assert_eq!(all.next_request(&mut list, way).unwrap(), [], "not before it is answered");
     let data = PartitionAnswer::Data { base: Some(1), high_water_mark: 9, len: 50 };
-    all.on_answer(at(1), 0, data, &mut AnswerSummary::default());
+    all.on_answer(at(1), 0, data);
     all.on_end(at(1), 0, false, None);
     assert_eq!(next(&mut all, &mut list), [1]);
     let how = Lost { while_idle: false, well_for: Duration::ZERO, unanswered: true, alone: true };
@@ -116,10 +114,8 @@ fn pauses_end_in_order_and_the_last_open_partition_ends_all() {
     let mut all = topic(2, 0, false);
     let mut list = due(&mut all);
     next(&mut all, &mut list);
-    let mut summary = AnswerSummary::default();
-    assert!(matches!(all.on_answer(at(5), 0, PartitionAnswer::NoLeader, &mut summary), Next::NoLeader));
-    assert!(matches!(all.on_answer(at(9), 1, PartitionAnswer::NoLeader, &mut summary), Next::NoLeader));
-    assert!(summary.knows_no_leader && summary.has_fault && all.stats.no_leader == 2);
+    assert!(matches!(all.on_answer(at(5), 0, PartitionAnswer::NoLeader), Next::NoLeader));
+    assert!(matches!(all.on_answer(at(9), 1, PartitionAnswer::NoLeader), Next::NoLeader));
     let first = all.next_wake();
     all.wake(first);
     assert_eq!(due(&mut all), [0]);
@@ -141,12 +137,12 @@ fn a_partition_that_was_added_is_found_and_then_the_next_one_is_looked_for() {
     all.probe();
     let mut list = due(&mut all);
     assert_eq!(next(&mut all, &mut list), [2]);
-    all.on_answer(at(0), 2, EMPTY, &mut AnswerSummary::default());
+    all.on_answer(at(0), 2, EMPTY);
     assert_eq!((all.find("t", 2).map(|(index, _)| index), all.names.len()), (Some(2), 4));
     assert_eq!(all.iter().filter(|(_, partition)| partition.has_begun()).count(), 3);
     let mut list = due(&mut all);
     assert_eq!(next(&mut all, &mut list), [3]);
-    all.on_answer(at(0), 3, PartitionAnswer::UnknownPartition, &mut AnswerSummary::default());
+    all.on_answer(at(0), 3, PartitionAnswer::UnknownPartition);
     all.on_end(at(0), 3, false, None);
     assert_eq!((all.find("t", 3).is_none(), due(&mut all).len()), (true, 0));
 }
@@ -221,27 +217,6 @@ fn what_is_led_here_and_not_at_its_end_is_asked_for_again_at_once() {
 }
 
 #[test]
-fn a_broker_that_repeats_a_redirect_may_not_know_better() {
-    let mut all = topic(1, 0, true);
-    let mut list = due(&mut all);
-    next(&mut all, &mut list);
-    let to = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 2);
-    for (redirects, knows_none) in [(1, false), (2, true)] {
-        let mut summary = AnswerSummary::default();
-        let next = all.on_answer(at(0), 0, PartitionAnswer::Redirect(to), &mut summary);
-        assert!(matches!(next, Next::AskAt(named) if named == to));
-        assert!(matches!(all.on_named(at(0), 0, to, Ok(Some(broker())), &mut summary), Next::Go));
-        assert_eq!((summary.knows_no_leader, all.stats.redirects), (knows_none, redirects));
-        assert!(summary.has_fault && !summary.has_data && summary.failure.is_none());
-    }
-    // What ends the subscription stays with the answer; the first one counts.
-    let mut summary = AnswerSummary::default();
-    all.on_answer(at(0), 0, PartitionAnswer::UnknownTopic, &mut summary);
-    all.on_answer(at(0), 0, PartitionAnswer::UnknownPartition, &mut summary);
-    assert!(matches!(summary.failure, Some(Error { kind: ErrorKind::Broker { fault: Fault::UnknownTopic, .. }, .. })));
-}
-
-#[test]
 fn the_last_partition_that_there_can_be_is_followed_by_none() {
     let all = |count| Partitions::new(Vec::new(), &[("t".into(), count)], rules(false));
     assert_eq!(all(u16::MAX).names.len(), 0);
@@ -250,7 +225,7 @@ fn the_last_partition_that_there_can_be_is_followed_by_none() {
     all.probe();
     let mut list = due(&mut all);
     next(&mut all, &mut list);
-    all.on_answer(at(0), 0, EMPTY, &mut AnswerSummary::default());
+    all.on_answer(at(0), 0, EMPTY);
     assert_eq!((all.names.len(), all.find("t", MAX_ID).is_some()), (1, true));
 }
 
