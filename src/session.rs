@@ -74,7 +74,7 @@ impl Session {
         Session { closed: Some(closed.clone()), ..self.clone() }
     }
 
-    fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed.as_deref().is_some_and(Closed::is_closed)
     }
 

@@ -15,7 +15,7 @@ use super::partition::{Partition, Rules};
 use super::partitions::Partitions;
 use super::position::{PartitionStats, Position, Positions, Stats};
 use super::subscription::Subscription;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::message::{Batch, Gap, Message, TopicPartition};
 use crate::net::{BrokerAddr, LookUp, Time, wait};
 use crate::session::Session;
@@ -440,25 +440,6 @@ impl ConsumeIter {
             }
         }
         false
-    }
-
-    /// Returns the first messages at or above `seq`, whatever was asked for before and how that ended: for a subscription to
-    /// one partition. `None` if there are none now.
-    pub(super) fn batch_at(&mut self, seq: u64) -> Result<Option<Batch<'_>>> {
-        self.finished = false;
-        self.inbox.clear();
-        self.partitions.with(0, |partition, _| partition.end());
-        while self.fetchers.iter().any(|fetcher| !fetcher.is_idle()) && !self.closer.is_closed() {
-            if !self.receive(self.session.now()) {
-                self.wait(Time::NEVER, Fetcher::is_used)?;
-            }
-        }
-        self.partitions.with(0, |partition, rules| partition.seek(seq, rules));
-        match self.pull(Time::NEVER)? {
-            true => Ok(self.inbox.decoded.take_all()),
-            false if self.closer.is_closed() => Err(Error::closed()),
-            false => Ok(None),
-        }
     }
 }
 

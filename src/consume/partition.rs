@@ -259,18 +259,6 @@ impl Partition {
         self.check_end();
     }
 
-    /// Ends it; an answer that is still in flight is ignored.
-    pub(super) fn end(&mut self) {
-        self.state = State::Done;
-    }
-
-    /// Turns to another part of it. Nothing may be in flight.
-    pub(super) fn seek(&mut self, seq: u64, rules: &Rules) {
-        let marks = self.high_water_mark.map(|mark| (self.first_available, mark));
-        let new = Partition::new(self.name.clone(), seq, marks, &rules.options);
-        *self = Partition { leader: self.leader.take(), ..new };
-    }
-
     fn fault(&self, fault: Fault) -> Error {
         self.error(ErrorKind::Broker { fault })
     }

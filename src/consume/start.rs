@@ -146,11 +146,15 @@ pub(super) fn seq_at(
     let mut all = all.stop_at_seq(high_water_mark).stop_at_end();
     // The next probe is elsewhere.
     all.options.prefetch = false;
-    let place = Partition::new(name.clone(), low, Some((first_available, high_water_mark)), &all.options);
-    let mut probes = ConsumeIter::new(session, all, vec![place], &[], session.is_cluster());
+    let in_cluster = session.is_cluster();
     while low < high {
         let middle = low + (high - low) / 2;
-        let batch = probes.batch_at(middle)?;
+        let place = Partition::new(name.clone(), middle, Some((first_available, high_water_mark)), &all.options);
+        let mut probe = ConsumeIter::new(session, all.clone(), vec![place], &[], in_cluster);
+        let batch = probe.next_batch()?;
+        if batch.is_none() && session.is_closed() {
+            return Err(Error::closed());
+        }
         let batch = batch.filter(|batch| batch.get(0).is_some_and(|message| (middle..high).contains(&message.seq())));
         let Some(batch) = batch else {
             high = middle;

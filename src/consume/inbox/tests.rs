@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::partition::{Partition, Rules};
+use super::super::partition::{Partition, Rules, State};
 use super::super::subscription::Subscription;
 use super::*;
 use crate::error::ErrorKind;
@@ -240,7 +240,7 @@ fn what_is_wanted_ends_a_bundle_that_goes_on() {
 #[test]
 fn a_buffer_in_which_nothing_is_wanted_is_not_held() {
     let mut s = Setting::new(1 << 10);
-    s.all.with(0, |partition, _| partition.end());
+    s.all.with(0, |partition, _| partition.state = State::Done);
     s.receive(&[encode(&[b"1"], Compression::None)]);
     assert!(!s.inbox.has_bundles() && s.inbox.sender.is_none() && Arc::strong_count(s.buf.block()) == 1);
 }
