@@ -117,9 +117,9 @@ impl<T: Clone> ReadBuf<T> {
         let len = self.end - self.start;
         let wanted = len + need.min(len.max(self.unit - self.unit / 4)).max(1);
         let size = wanted.next_multiple_of(self.unit);
-        let shrink = self.block.bytes.len() > 4 * size;
-        match Arc::get_mut(&mut self.block) {
-            Some(block) if !shrink => {
+        let is_right = |block: &&mut Block<T>| (wanted..=4 * size).contains(&block.bytes.len());
+        match Arc::get_mut(&mut self.block).filter(is_right) {
+            Some(block) => {
                 if self.start > 0
                     && (self.start == self.end || block.bytes.len() - self.start < wanted.max(self.unit / 2))
                 {
@@ -127,12 +127,10 @@ impl<T: Clone> ReadBuf<T> {
                     self.start = 0;
                     self.end = len;
                 }
-                if block.bytes.len() - self.start < wanted {
-                    block.bytes.resize(self.start + size, 0);
-                }
             }
-            // Messages still share the block, or it is far too large.
-            _ => {
+            // Messages still share the block, or it is too small or far too large. A new one is memory that the system has
+            // zeroed, of which pages that are never filled cost nothing.
+            None => {
                 let mut bytes = vec![0; size];
                 if let (Some(to), Some(from)) = (bytes.get_mut(..len), self.block.bytes.get(self.start..self.end)) {
                     to.copy_from_slice(from);
