@@ -16,7 +16,7 @@
 //! deadline of its own, which every [`PROGRESS`] bytes move on; so has sending. Time that the caller spends elsewhere between
 //! two looks counts, unless bytes turn out to have been waiting for it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +89,8 @@ struct Up {
     send: Deadline,
     /// Requests sent and not answered: when they are due on the connection's clock, and what that allows them.
     waiting: BTreeMap<u32, (Duration, Duration)>,
+    /// The same in the order in which they are due: a subscription may have thousands.
+    by_due: BTreeSet<(Duration, u32)>,
     /// The answer that is being received.
     receive: Option<Deadline>,
     /// By how much the connection's clock lags the network's.
@@ -302,8 +304,8 @@ impl Channel {
             if let Some(receive) = up.receive.take() {
                 up.stood_still += now.since(receive.began);
             }
-            if let Some(id) = id {
-                up.waiting.remove(&id);
+            if let Some((id, (due, _))) = id.and_then(|id| Some((id, up.waiting.remove(&id)?))) {
+                up.by_due.remove(&(due, id));
             }
         }
     }
@@ -315,7 +317,10 @@ impl Channel {
         let (phase, allowance) = match &up.receive {
             Some(receive) if now >= receive.due => (Phase::Read, self.settings.config.io_timeout),
             Some(_) => return None,
-            None => (Phase::Wait, up.waiting.values().min().filter(|(due, _)| up.clock(now) >= *due)?.1),
+            None => {
+                let (_, id) = up.by_due.first().filter(|(due, _)| up.clock(now) >= *due)?;
+                (Phase::Wait, up.waiting.get(id)?.1)
+            }
         };
         Some(Error::timeout(&self.broker, phase, allowance))
     }
@@ -449,6 +454,7 @@ impl Up {
             unsent: VecDeque::new(),
             send: Deadline::new(now, Duration::ZERO),
             waiting: BTreeMap::new(),
+            by_due: BTreeSet::new(),
             receive: None,
             stood_still: Duration::ZERO,
             received: 0,
@@ -475,7 +481,9 @@ impl Up {
         while let Some(&(end, id, allowance)) = self.unsent.front().filter(|(end, ..)| *end <= self.sent) {
             debug_assert!(end <= self.sent);
             self.unsent.pop_front();
-            self.waiting.insert(id, (clock.saturating_add(allowance), allowance));
+            let due = clock.saturating_add(allowance);
+            self.waiting.insert(id, (due, allowance));
+            self.by_due.insert((due, id));
         }
     }
 
@@ -497,7 +505,7 @@ impl Up {
         let answer = match &self.receive {
             Some(receive) => receive.due,
             None => {
-                let first = self.waiting.values().min();
+                let first = self.by_due.first();
                 first.map_or(Time::NEVER, |(due, _)| self.since.after(self.stood_still).after(*due))
             }
         };
