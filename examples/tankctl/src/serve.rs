@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(short, long = "topic", value_name = "NAME[/PARTITIONS]")]
     topics: Vec<Place>,
     /// A cluster of so many nodes
-    #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=32))]
+    #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=64))]
     nodes: Option<u8>,
     /// End when the standard input does, too
     #[arg(long)]

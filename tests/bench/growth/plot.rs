@@ -6,7 +6,7 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::curves::Curve;
+use super::curve::Curve;
 
 const COLUMNS: usize = 4;
 const PANEL: (u32, u32) = (290, 230);
@@ -61,7 +61,7 @@ where
         .x_label_formatter(&|n| format!("{n:.0}"))
         .y_label_formatter(&time)
         .draw()?;
-    let line = |value: fn(&super::curves::Point) -> Option<f64>| {
+    let line = |value: fn(&super::curve::Point) -> Option<f64>| {
         curve.points.iter().filter_map(move |point| Some((point.number as f64, value(point)?))).collect::<Vec<_>>()
     };
     for (points, colour) in [(line(|point| point.plain), PLAIN), (line(|point| Some(point.nanos)), OURS)] {

@@ -22,18 +22,19 @@ pub fn measure(target: &Target<'_>, args: &Args) -> Result<()> {
     let exchange = Exchange::learn(target)?;
     let (mut delivered, mut bare, mut relayed) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..args.runs {
-        delivered.extend(through_tank(target, per_run)?);
+        delivered.extend(through_tank(target, per_run, args.leaders.is_some())?);
         bare.extend(exchange.through_bare_sockets(target, per_run)?);
         relayed.extend(exchange.through_relay(per_run)?);
     }
-    let mut table = Table::new(&["microseconds", "p50", "p90", "p99", "of bare"]);
-    let [bare_p50, ..] = percentiles(&mut bare);
+    let mut table = Table::new(&["microseconds", "p50", "p90", "p99", "p50 of bare", "p99 of bare"]);
+    let [bare_p50, _, bare_p99] = percentiles(&mut bare);
     for (way, times) in
         [("publish to delivery", &mut delivered), ("bare sockets", &mut bare), ("bare relay", &mut relayed)]
     {
         let [p50, p90, p99] = percentiles(times);
         let shown = |time: f64| format!("{time:.1}");
-        table.row(&[&way, &shown(p50), &shown(p90), &shown(p99), &format!("{:.2}", p50 / bare_p50)]);
+        let of = |time: f64, bare: f64| format!("{:.2}", time / bare);
+        table.row(&[&way, &shown(p50), &shown(p90), &shown(p99), &of(p50, bare_p50), &of(p99, bare_p99)]);
     }
     table.print(&TableArgs { json: false })
 }
@@ -43,10 +44,14 @@ fn follow(client: &Client, target: &Target<'_>, count: usize) -> Result<tank_cli
     Ok(client.subscribe(latest.limit(count as u64))?)
 }
 
-/// Publishes again and again, each time once the last message is delivered.
-fn through_tank(target: &Target<'_>, count: usize) -> Result<Vec<Duration>> {
+/// Publishes again and again, each time once the last message is delivered. The follower may wait at all leaders of the topic.
+fn through_tank(target: &Target<'_>, count: usize, follow_all: bool) -> Result<Vec<Duration>> {
     let client = Client::connect(target.brokers)?;
-    let mut messages = follow(&client, target, count)?;
+    let mut messages = match follow_all {
+        true => client.subscribe(Subscription::topic(target.topic).start(Start::Latest))?,
+        false => follow(&client, target, count)?,
+    };
+    let handle = messages.close_handle();
     let (arrived, arrivals) = channel();
     let follower = thread::spawn(move || {
         for message in &mut messages {
@@ -58,6 +63,7 @@ fn through_tank(target: &Target<'_>, count: usize) -> Result<Vec<Duration>> {
     });
     let publish = || Ok(client.publish(target.topic, target.partition, &[Record::new(&PAYLOAD)])?);
     let times = times(count, &arrivals, publish)?;
+    handle.close();
     follower.join().map_err(|_| anyhow!("the follower panicked"))?;
     Ok(times)
 }
@@ -85,8 +91,8 @@ impl Exchange {
         let fetch = record(target.brokers, |relay| {
             let mut messages = follow(&Client::connect(relay)?, target, 1)?;
             wanted = messages.position_of(target.topic, target.partition).unwrap_or(0);
-            client.publish(target.topic, target.partition, &[Record::new(&PAYLOAD)])?;
-            messages.next().transpose()?;
+            // The last request is then the one that waits at the broker.
+            messages.next_timeout(Duration::from_millis(100))?;
             Ok(())
         })?;
         let number: [u8; 8] = wanted.to_le_bytes();

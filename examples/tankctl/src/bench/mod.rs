@@ -29,12 +29,14 @@ Modes:
   publish   messages of 100 bytes: requests of 1,000, each acknowledged before the next; with a producer, and its bytes by
             bare sockets; and one by one, as percentiles of the time until the acknowledgement
   latency   percentiles of the time from publishing a message of 100 bytes to its delivery in a follower that waits for it;
-            of the same requests by bare sockets; and of as many bytes through a bare relay
+            of the same requests by bare sockets; and of as many bytes through a bare relay. With --leaders the follower
+            waits at as many leaders, and the bare sockets at one
   fill      nothing: appends --megabytes of a --set to --topic, to be read by the modes above
 
 Examples:
   tankctl bench consume --set plain100 --megabytes 1000
-  tankctl bench latency --brokers 10.0.0.1 --topic orders")]
+  tankctl bench latency --brokers 10.0.0.1 --topic orders
+  tankctl bench latency --leaders 64")]
 pub struct Args {
     #[arg(default_value = "consume")]
     mode: Mode,
@@ -56,6 +58,9 @@ pub struct Args {
     /// Messages to publish in a run [default: 500000, one by one a hundredth], or to time [default: 10000]
     #[arg(long, value_name = "COUNT")]
     count: Option<u64>,
+    /// Follow a whole topic whose partitions this many brokers of our own lead, or that of --topic (latency)
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=64))]
+    leaders: Option<u8>,
     /// Measure only one way of consuming, for a profiler
     #[arg(long)]
     only: Option<Way>,
@@ -97,7 +102,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
                 Some(target) => consume::compare(&target, args, &mut table)?,
                 None => {
                     for set in args.set.map_or(Set::ALL.to_vec(), |set| vec![set]) {
-                        let served = Served::start(set.name)?;
+                        let served = Served::start(set.name, None)?;
                         // Bundles of one message take long to make.
                         let share = if set.count == 1 { 10 } else { 1 };
                         publish::fill(&served.target(), &set, args.megabytes.div_ceil(share))?;
@@ -108,9 +113,9 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
             table.print(&crate::table::TableArgs { json: false })
         }
         (Mode::Publish, Some(target)) => publish::measure(&target, args),
-        (Mode::Publish, None) => publish::measure(&Served::start("written")?.target(), args),
+        (Mode::Publish, None) => publish::measure(&Served::start("written", None)?.target(), args),
         (Mode::Latency, Some(target)) => latency::measure(&target, args),
-        (Mode::Latency, None) => latency::measure(&Served::start("written")?.target(), args),
+        (Mode::Latency, None) => latency::measure(&Served::start("written", args.leaders)?.target(), args),
         (Mode::Fill, Some(target)) => match &args.set {
             Some(set) => publish::fill(&target, set, args.megabytes),
             None => usage("fill takes a --set"),

@@ -15,9 +15,14 @@ pub struct Served {
 }
 
 impl Served {
-    pub fn start(topic: &'static str) -> Result<Served> {
+    /// Starts one broker, or a cluster of which each node leads a partition of the topic.
+    pub fn start(topic: &'static str, leaders: Option<u8>) -> Result<Served> {
         let mut command = Command::new(std::env::current_exe().context("cannot start a broker")?);
-        command.args(["serve", "--port", "0", "--attached", "--topic", topic]);
+        command.args(["serve", "--port", "0", "--attached", "--topic"]);
+        match leaders {
+            Some(nodes) => command.args([&format!("{topic}/{nodes}"), "--nodes", &nodes.to_string()]),
+            None => command.arg(topic),
+        };
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().context("cannot start a broker")?;
         let mut brokers = String::new();

@@ -51,7 +51,11 @@ fn publishing_and_delivery_are_measured() {
         let args = ["bench", "latency", "--count", "100", "--runs", "1", "--topic", &topic];
         let (code, out, err) = run_at(server.addr(), &args);
         assert!(code == 0 && err.is_empty(), "{err}");
-        assert_eq!(cells(&out).iter().flatten().filter(|cell| is_number(cell)).count(), 12, "{out}");
+        assert_eq!(cells(&out).iter().flatten().filter(|cell| is_number(cell)).count(), 15, "{out}");
+        let args = ["bench", "latency", "--count", "100", "--runs", "1", "--leaders", "5"];
+        let (code, out, err) = run(&args);
+        assert!(code == 0 && err.is_empty(), "{err}");
+        assert_eq!(cells(&out).iter().flatten().filter(|cell| is_number(cell)).count(), 15, "{out}");
         let args = ["bench", "fill", "--set", "plain1k", "--megabytes", "1", "--topic", &topic];
         let (code, _, err) = run_at(server.addr(), &args);
         assert!(code == 0 && err.is_empty(), "{err}");

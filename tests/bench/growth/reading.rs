@@ -1,0 +1,257 @@
+//! Reading: messages, bundles, partitions, idle ones and busy ones, and files.
+
+use std::fs;
+use std::hint::black_box;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use common::sets::Set;
+use tank_client::broker::{Broker, Cluster, dense_bundle};
+use tank_client::protocol::bundle::RawMessage;
+use tank_client::protocol::frame::Kind;
+use tank_client::protocol::varint;
+use tank_client::segment::Segments;
+use tank_client::{Client, Compression, ConsumeIter, Start, Subscription};
+
+use super::curve::{Curve, cost};
+use super::plain::{exchange, receive};
+
+/// Reads to the end of what it asks for.
+pub fn drain(client: &Client, subscription: Subscription) -> u64 {
+    let messages = client.subscribe(subscription.stop_at_end()).expect("a subscription");
+    messages.fold(0, |count, message| {
+        black_box(message.expect("a message"));
+        count + 1
+    })
+}
+
+fn read(set: &str, number: u64) -> (f64, Option<f64>) {
+    let set = Set::named(set).expect("a set of that name");
+    let broker = Broker::start().expect("a broker");
+    broker.create_topic("t", 1);
+    let bundles = set.bundles();
+    let bundles: Vec<&[u8]> = bundles.iter().map(Vec::as_slice).collect();
+    let round = u64::from(set.count) * bundles.len() as u64;
+    let times = number.div_ceil(round);
+    broker.append_repeated("t", 0, &bundles, times);
+    let client = Client::connect(broker.addr()).expect("a connection");
+    let nanos = cost(round * times, || {
+        assert_eq!(drain(&client, Subscription::partition("t", 0).start(Start::Earliest)), round * times);
+    });
+    let bytes = bundles.iter().map(|bundle| bundle.len() as u64).sum::<u64>() * times;
+    (nanos, Some(receive(bytes) / (round * times) as f64))
+}
+
+pub fn messages(name: &'static str) -> Curve {
+    Curve::measure(name, &[2_000, 20_000, 200_000, 2_000_000], |number| read("plain100", number))
+}
+
+pub fn bundles(name: &'static str) -> Curve {
+    Curve::measure(name, &[500, 5_000, 50_000, 500_000], |number| read("single100", number))
+}
+
+/// All partitions of a topic, each by its name.
+fn named(partitions: u64) -> Subscription {
+    let first = Subscription::partition("t", 0).start(Start::Earliest);
+    (1..partitions as u16).fold(first, |all, id| all.and_partition("t", id, Start::Earliest))
+}
+
+pub fn named_partitions(name: &'static str) -> Curve {
+    Curve::measure(name, &[60, 600, 6_000, 60_000], |number| {
+        let broker = Broker::start().expect("a broker");
+        broker.create_topic("t", number as u16);
+        let client = Client::connect(broker.addr()).expect("a connection");
+        let before = broker.stats().bytes_sent;
+        let mut runs = 0;
+        let nanos = cost(number, || {
+            drop(black_box(client.subscribe(named(number)).expect("a subscription")));
+            runs += 1;
+        });
+        (nanos, Some(receive((broker.stats().bytes_sent - before) / runs) / number as f64))
+    })
+}
+
+pub fn ends_of_partitions(name: &'static str) -> Curve {
+    Curve::measure(name, &[60, 600, 6_000, 60_000], |number| {
+        let broker = Broker::start().expect("a broker");
+        broker.create_topic("t", number as u16);
+        let client = Client::connect(broker.addr()).expect("a connection");
+        let before = broker.stats().bytes_sent;
+        let mut runs = 0;
+        let nanos = cost(number, || {
+            assert_eq!(drain(&client, named(number)), 0);
+            runs += 1;
+        });
+        (nanos, Some(receive((broker.stats().bytes_sent - before) / runs) / number as f64))
+    })
+}
+
+/// A cluster with a topic of this many partitions, which its nodes lead in turn.
+pub fn cluster(nodes: u64, partitions: u64) -> Cluster {
+    let cluster = Broker::cluster_builder(nodes as usize).replication_factor(1).start().expect("a cluster");
+    cluster.create_topic_with("t", partitions as u16, 1);
+    for partition in 0..partitions {
+        cluster.set_leader("t", partition as u16, Some((partition % nodes) as usize));
+    }
+    cluster
+}
+
+pub fn sent_by(cluster: &Cluster) -> u64 {
+    cluster.nodes().iter().map(|node| node.stats().bytes_sent).sum()
+}
+
+pub fn idle(name: &'static str) -> Curve {
+    const NODES: u64 = 4;
+    const ANSWERS: u64 = 200;
+    Curve::measure(name, &[16, 160, 1_600, 16_000], |number| {
+        let cluster = cluster(NODES, number);
+        let client = Client::connect(cluster.brokers()).expect("a connection");
+        let mut all = client.subscribe(Subscription::topic("t").start(Start::Latest)).expect("a subscription");
+        // The first answers say where each partition ends.
+        assert!(all.next_timeout(Duration::from_millis(500)).expect("no error").is_none());
+        let before = sent_by(&cluster);
+        let mut runs = 0;
+        let nanos = cost(ANSWERS, || {
+            runs += 1;
+            // In a thread of its own: what it costs to append is not the reader's.
+            thread::scope(|scope| {
+                scope.spawn(|| append_in_turn(&cluster, number, ANSWERS));
+                (0..ANSWERS).for_each(|_| _ = black_box(all.next().expect("a message").expect("no error")));
+            });
+        });
+        let answer = (sent_by(&cluster) - before) / (runs * ANSWERS);
+        (nanos, Some(exchange(40, answer.max(1))))
+    })
+}
+
+/// Appends messages here and there, each once the reader of the one before has asked for more.
+fn append_in_turn(cluster: &Cluster, partitions: u64, count: u64) {
+    for n in 0..count {
+        let partition = n * 7919 % partitions;
+        let node = cluster.node(partition as usize % cluster.nodes().len());
+        let asked = node.stats().requests(Kind::Consume);
+        node.append_payloads("t", partition as u16, &["x"]);
+        assert!(node.wait_until(Duration::from_secs(60), |stats| stats.requests(Kind::Consume) > asked));
+    }
+}
+
+/// How many messages are read, however many partitions they lie in.
+const BUSY_MESSAGES: u64 = 2_000_000;
+
+pub fn busy_partitions(name: &'static str) -> Curve {
+    Curve::measure(name, &[1, 10, 100, 1_000], |number| {
+        let nodes = number.min(64);
+        let cluster = cluster(nodes, number);
+        let set = Set::named("plain100").expect("a set of that name");
+        let bundles = set.bundles();
+        let bundles: Vec<&[u8]> = bundles.iter().map(Vec::as_slice).collect();
+        let count = BUSY_MESSAGES / number / u64::from(set.count);
+        let own: Vec<&[u8]> = bundles.iter().copied().cycle().take(count as usize).collect();
+        for partition in 0..number {
+            cluster.node((partition % nodes) as usize).append_repeated("t", partition as u16, &own, 1);
+        }
+        let client = Client::connect(cluster.brokers()).expect("a connection");
+        let total = number * count * u64::from(set.count);
+        let nanos = cost(total, || {
+            assert_eq!(drain(&client, Subscription::topic("t").start(Start::Earliest)), total);
+        });
+        println!("{number:>10} partitions: no partition waits longer than {} rounds", rounds(&client, number as usize));
+        let bytes: u64 = own.iter().map(|bundle| bundle.len() as u64).sum::<u64>() * number;
+        (nanos, Some(receive(bytes) / total as f64))
+    })
+}
+
+/// The longest wait of a partition: how many turns another one had between two of its own. A turn ends when messages of
+/// another partition come.
+fn rounds(client: &Client, partitions: usize) -> u32 {
+    let all = Subscription::topic("t").start(Start::Earliest).stop_at_end();
+    let mut messages: ConsumeIter = client.subscribe(all).expect("a subscription");
+    // Turns of each partition, and what they were at the last turn of each other one.
+    let mut turns = vec![0_u32; partitions];
+    let mut seen = vec![vec![0_u32; partitions]; partitions];
+    let (mut last, mut longest) = (None, 0);
+    while let Some(batch) = messages.next_batch().expect("no error") {
+        let partition = usize::from(batch.partition());
+        if last == Some(partition) {
+            continue;
+        }
+        last = Some(partition);
+        if turns[partition] > 0 {
+            let others = turns.iter().zip(&seen[partition]).map(|(now, then)| now - then);
+            longest = longest.max(others.max().unwrap_or(0));
+        }
+        turns[partition] += 1;
+        seen[partition].copy_from_slice(&turns);
+    }
+    longest
+}
+
+pub fn leaders(name: &'static str) -> Curve {
+    Curve::measure(name, &[1, 4, 16, 64, 256], |number| {
+        let partitions = 10 * number;
+        let cluster = cluster(number, partitions);
+        for partition in 0..partitions {
+            cluster.node((partition % number) as usize).append_payloads("t", partition as u16, &["x"]);
+        }
+        let client = Client::connect(cluster.brokers()).expect("a connection");
+        let (before, mut runs) = (sent_by(&cluster), 0);
+        let nanos = cost(number, || {
+            assert_eq!(drain(&client, Subscription::topic("t").start(Start::Earliest)), partitions);
+            runs += 1;
+        });
+        let answer = (sent_by(&cluster) - before) / (runs * number);
+        (nanos, Some(exchange(400, answer.max(1))))
+    })
+}
+
+pub fn files(name: &'static str) -> Curve {
+    Curve::measure(name, &[4, 40, 400, 4_000], |number| {
+        let dir = tempfile::tempdir().expect("a folder");
+        let partition = segments(dir.path(), number);
+        let nanos = cost(number, || {
+            let segments = Segments::open(&partition).expect("a log");
+            assert_eq!(segments.filter(Result::is_ok).count() as u64, number);
+        });
+        (nanos, Some(cost(number, || read_all(&partition))))
+    })
+}
+
+pub fn first_of_files(name: &'static str) -> Curve {
+    Curve::measure(name, &[4, 40, 400, 4_000], |number| {
+        let dir = tempfile::tempdir().expect("a folder");
+        let partition = segments(dir.path(), number);
+        let nanos = cost(number, || {
+            let first = Segments::open(&partition).expect("a log").next();
+            assert_eq!(first.expect("a message").expect("no error").seq(), 1);
+        });
+        let list = || _ = black_box(fs::read_dir(&partition).expect("a folder").count());
+        (nanos, Some(cost(number, list)))
+    })
+}
+
+/// A partition of this many files, with a message in each.
+fn segments(dir: &Path, number: u64) -> PathBuf {
+    let partition = dir.join("t").join("0");
+    fs::create_dir_all(&partition).expect("a folder");
+    let message = RawMessage { timestamp_ms: 1, key: None, payload: b"x" };
+    let bundle = dense_bundle(&[message], Compression::None);
+    let mut bytes = Vec::new();
+    varint::encode(bundle.len() as u32, &mut bytes);
+    bytes.extend_from_slice(&bundle);
+    for n in 1..=number {
+        fs::write(partition.join(format!("{n}-{n}_1.ilog")), &bytes).expect("a file");
+    }
+    partition
+}
+
+fn read_all(folder: &Path) {
+    let mut bytes = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let mut file = fs::File::open(entry.expect("an entry").path()).expect("a file");
+        bytes.clear();
+        file.read_to_end(&mut bytes).expect("its bytes");
+        black_box(&bytes);
+    }
+}
