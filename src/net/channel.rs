@@ -514,4 +514,4 @@ impl Up {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -176,3 +176,6 @@ impl Pool {
         drop(dropped);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,6 +125,8 @@ fn foreign_newer_and_missing_files_are_told_apart() {
         fs::write(dir.file(), sealed(&[MAGIC, content].concat())).unwrap();
         assert_eq!(fault(Checkpoint::open(dir.file())).0, said(CheckpointFault::Foreign), "{content:?}");
     }
+    fs::write(dir.file(), sealed(&[MAGIC, &[1, 0][..]].concat())).unwrap();
+    assert_eq!(fault(Checkpoint::open(dir.file())).0, said(CheckpointFault::Torn), "too short to have a count");
     fs::remove_file(dir.file()).unwrap();
     assert!(matches!(Checkpoint::open_previous(dir.file()), Err(Error { kind: ErrorKind::File, .. })));
     let mut checkpoint = Checkpoint::open(dir.file()).unwrap();
@@ -332,6 +334,13 @@ fn the_real_files_change_as_the_model_says() {
     fs::write(&names.new, "half").unwrap();
     replace(&mut Os, &names, &encode(&generation(5)).unwrap(), true).unwrap();
     assert_eq!(decode(&fs::read(dir.file()).unwrap()).unwrap(), generation(5));
+    // What is in the way and is no file is an error, and a copy has the content and lies nowhere but where it should.
+    fs::create_dir(dir.0.join("orders.checkpoint.prev.new")).unwrap();
+    assert!(Os.remove(&dir.0.join("orders.checkpoint.prev.new")).is_err());
+    Os.copy(&dir.file(), &dir.0.join("copy")).unwrap();
+    Os.overwrite(&dir.file(), b"other").unwrap();
+    assert_eq!(decode(&fs::read(dir.0.join("copy")).unwrap()).unwrap(), generation(5));
+    assert_eq!(fs::read(dir.file()).unwrap(), b"other");
 }
 
 #[test]
@@ -418,6 +427,11 @@ fn a_name_as_long_as_names_may_be_is_saved_as_any_other() {
             assert_eq!(Checkpoint::open(file).unwrap().positions(), &generation(n));
             assert_eq!(Checkpoint::open_previous(file).unwrap().positions(), &generation(n - 1));
         }
+        // As much of the name is kept as there is room for, so that people still know it.
+        let beside = files[0]
+            .with_file_name(files[0].file_name().unwrap().to_str().unwrap().chars().take(110).collect::<String>());
+        let starts = |entry: &fs::DirEntry| entry.path().to_str().unwrap().starts_with(beside.to_str().unwrap());
+        assert!(fs::read_dir(&dir.0).unwrap().map(Result::unwrap).filter(starts).count() >= 4);
     }
 }
 

@@ -4,7 +4,7 @@ use super::super::partition::{Partition, Rules, State};
 use super::super::subscription::Subscription;
 use super::*;
 use crate::config::Config;
-use crate::error::{ErrorKind, Fault};
+use crate::error::{ErrorKind, Fault, Phase};
 use crate::message::TopicPartition;
 use crate::net::parse_brokers;
 use crate::net::scripted::{Scripted, Wire};
@@ -474,4 +474,69 @@ fn only_a_connection_with_nothing_on_it_is_given_back() {
     let broker = s.fetcher.broker().clone();
     s.fetcher.give_back(&s.session);
     assert!(!s.session.pool.take(&broker).is_up(), "an answer is awaited");
+}
+
+#[test]
+fn an_answer_is_being_received_from_its_first_byte_to_its_last() {
+    let mut s = Setting::asked(1, 1, |s| s);
+    let whole = {
+        s.send(0, 1, &[data(12)], &BUNDLE, 0);
+        s.wire(0, |wire| std::mem::take(&mut wire.incoming))
+    };
+    for (at, byte) in whole.iter().copied().enumerate() {
+        assert_eq!(
+            s.fetcher.channel.phase(),
+            if at == 0 { Phase::Wait } else { Phase::Read },
+            "{at} of {}",
+            whole.len()
+        );
+        s.wire(0, |wire| wire.incoming.push_back(byte));
+        s.receive();
+        // Which partitions it names is known once all but the bundle is there.
+        let (missing, is_known) = (whole.len() - at - 1, s.fetcher.is_receiving());
+        assert_eq!(is_known, (1..=BUNDLE.len()).contains(&missing), "{missing} bytes are missing");
+    }
+    assert!(!s.fetcher.is_receiving() && s.fetcher.channel.phase() != Phase::Read);
+    assert_eq!(s.messages(), 1);
+}
+
+#[test]
+fn a_new_connection_in_the_place_of_one_that_was_used_is_a_reason_to_look_for_added_partitions() {
+    let mut s = Setting::asked(1, 10, |s| s);
+    s.net.pass(ms(400));
+    s.send(0, 1, &[EMPTY], &[], 0);
+    s.receive();
+    assert!(!s.all.looks_for_added, "the first one is no reason");
+    s.wire(0, |wire| wire.ended = true);
+    s.ask();
+    s.greet(1);
+    s.ask();
+    assert!(s.fetcher.in_flight.len() == 1 && s.all.looks_for_added);
+    assert_eq!((s.all.stats.reconnects, s.fetcher.has_failed()), (0, false));
+    // What was noted elsewhere stays noted.
+    let mut s = Setting::new(1, 10, |s| s);
+    s.all.looks_for_added = true;
+    s.ask();
+    s.greet(0);
+    s.ask();
+    assert!(!s.fetcher.is_idle() && s.all.looks_for_added);
+}
+
+#[test]
+fn the_silence_before_a_time_out_is_no_time_well_spent() {
+    for (heard, well_for) in [(false, Duration::ZERO), (true, Duration::from_secs(30))] {
+        let mut s = Setting::asked(1, 1, |s| s.stop_at_end());
+        if heard {
+            let now = s.net.pass(Duration::from_secs(30));
+            s.fetcher.channel.looked(now);
+            s.send(0, 1, &[data(12)], &BUNDLE, 0);
+            assert_eq!(s.messages(), 1);
+            s.ask();
+        }
+        let now = s.net.pass(Duration::from_secs(25));
+        s.fetcher.channel.looked(now);
+        let e = Error::timeout(&"b:1", Phase::Wait, Duration::from_secs(25));
+        let lost = s.fetcher.lose(now, &e, &s.session);
+        assert_eq!(lost.iter().map(|(_, how)| how.well_for).collect::<Vec<_>>(), [well_for]);
+    }
 }

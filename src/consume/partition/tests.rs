@@ -488,6 +488,11 @@ fn the_fetch_size_never_creeps() {
     let cut = ChunkEnd::Cut { bundle_len: Some(limit + 100) };
     let e = Error::new(ErrorKind::BundleTooLarge { needed: limit + 100, limit: 1 << 28 }).about("t", 0);
     assert_eq!(p.on_chunk_end(at(0), cut, &rules), Next::Fail(e));
+    // The largest bundle that is taken, with its length.
+    let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
+    let largest = limit + varint::MAX_LEN as u64;
+    assert_eq!(p.on_chunk_end(at(0), ChunkEnd::Cut { bundle_len: Some(largest) }, &rules), Next::Go);
+    assert_eq!(u64::from(ask(&mut p, &rules).fetch_size), largest);
 }
 
 #[test]
@@ -563,6 +568,8 @@ fn a_partition_that_may_not_be_there_is_no_trouble() {
     p.probe();
     let want = ask(&mut p, &rules);
     assert!(want.alone && !want.waits && want.seq == 0, "{want:?}");
+    p.probe();
+    assert_eq!(p.state, State::InFlight, "it is being asked for");
     for answer in [PartitionAnswer::UnknownPartition, PartitionAnswer::NoLeader, PartitionAnswer::SystemError] {
         assert_eq!((p.on_answer(at(0), answer, &rules), p.state), (Next::Go, State::Done));
         assert!(p.is_probe());
@@ -594,6 +601,7 @@ fn the_number_for_whatever_comes_next_is_never_asked_for() {
     p.set_leader(leader());
     let e = p.wants(&rules).unwrap_err();
     assert!(e.kind == ErrorKind::Decode && e.broker() == Some("b:1"), "{e:?}");
+    assert!(format!("{e:#}").contains(&(SEQ_TAIL - 1).to_string()), "the highest there can be: {e:#}");
 }
 
 #[test]
@@ -732,4 +740,23 @@ fn data_that_was_not_waited_for_is_taken_in_a_cluster() {
         p.on_bundles(&mut found, 0, &rules);
         assert_eq!(found.len(), taken);
     }
+}
+
+#[test]
+fn bundles_after_the_last_wanted_number_are_removed_from_those_just_found_alone() {
+    let rules = alone(|s| s.stop_at_seq(12));
+    let mut p = Partition::new(name(), 1, Some((1, 20)), &rules.options);
+    ask(&mut p, &rules);
+    p.on_answer(at(0), data(20, 100), &rules);
+    // Two of other partitions are still to be decoded.
+    let mut found = vec![bundle(90, 95, 99, false), bundle(90, 95, 99, false)];
+    found.extend([
+        bundle(1, 5, 20, false),
+        bundle(6, 10, 20, false),
+        bundle(11, 14, 20, false),
+        bundle(15, 20, 20, false),
+    ]);
+    assert_eq!(p.on_bundles(&mut found, 2, &rules), Lookahead::Clear);
+    assert_eq!(found.iter().map(|bundle| bundle.to).collect::<Vec<_>>(), [99, 99, 20, 20, 12]);
+    assert_eq!(p.state, State::Done);
 }

@@ -13,17 +13,20 @@ const CONNECT: Duration = Duration::from_secs(10);
 const IO: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
 
-fn channel(net: &Scripted, broker: &str) -> Channel {
+pub(in crate::net) fn settings(net: &Scripted) -> Arc<ChannelSettings> {
     let config = Config { connect_timeout: CONNECT, io_timeout: IO, keepalive: None, ..Config::default() };
-    let settings = ChannelSettings::new(Arc::new(net.clone()), Arc::new(config));
-    Channel::new(parse_brokers(broker).unwrap().remove(0), Arc::new(settings))
+    Arc::new(ChannelSettings::new(Arc::new(net.clone()), Arc::new(config)))
+}
+
+fn channel(net: &Scripted, broker: &str) -> Channel {
+    Channel::new(parse_brokers(broker).unwrap().remove(0), settings(net))
 }
 
 fn open(channel: &mut Channel, net: &Scripted) -> Result<bool> {
     channel.open(net.now(), LookUp::Allowed)
 }
 
-fn queue(channel: &mut Channel, now: Time, id: u32, allowance: Duration, frame: &[u8]) {
+pub(in crate::net) fn queue(channel: &mut Channel, now: Time, id: u32, allowance: Duration, frame: &[u8]) {
     let put = |out: &mut Vec<u8>| {
         out.extend_from_slice(frame);
         Ok(())
@@ -32,12 +35,16 @@ fn queue(channel: &mut Channel, now: Time, id: u32, allowance: Duration, frame: 
 }
 
 /// A channel on which the first connection is up.
-fn up(net: &Scripted) -> Channel {
+pub(in crate::net) fn up(net: &Scripted) -> Channel {
     let mut channel = channel(net, "10.0.0.1:5");
-    assert!(!open(&mut channel, net).unwrap());
-    greet(net, 0);
-    assert!(open(&mut channel, net).unwrap());
+    bring_up(&mut channel, net);
     channel
+}
+
+pub(in crate::net) fn bring_up(channel: &mut Channel, net: &Scripted) {
+    assert!(!open(channel, net).unwrap());
+    greet(net, net.dialed().len() - 1);
+    assert!(open(channel, net).unwrap());
 }
 
 fn greet(net: &Scripted, index: usize) {
@@ -387,6 +394,50 @@ fn how_long_it_was_well_is_counted_to_the_last_look() {
     channel.looked(net.pass(12 * SECOND));
     net.pass(3600 * SECOND);
     assert_eq!(channel.well_for(), 12 * SECOND);
+    // A read is a look, whether it brings bytes or none, unless it finds the end, which may have come long before.
+    for (bytes, well_for) in [(0, 3612 * SECOND), (1, 3613 * SECOND)] {
+        arrive(&net, bytes);
+        read(&mut channel, &net).unwrap();
+        assert_eq!((channel.well_for(), channel.looked_at()), (well_for, net.now()));
+        net.pass(SECOND);
+    }
+    net.wire(0, |wire| wire.ended = true);
+    assert_eq!(read(&mut channel, &net).unwrap(), Fill::End);
+    assert_eq!(channel.well_for(), 3613 * SECOND);
     channel.reset();
     assert_eq!(channel.well_for(), Duration::ZERO);
+}
+
+#[test]
+fn what_it_waits_for_follows_from_what_was_queued_sent_and_answered() {
+    let net = Scripted::new();
+    let mut channel = channel(&net, "10.0.0.1:5");
+    // Phase, whether it is idle, and what is awaited: reading, writing.
+    let state = |channel: &Channel| {
+        let awaited = channel.interest().map(|interest| (interest.read, interest.write));
+        (channel.phase(), channel.is_idle(), awaited)
+    };
+    assert!(channel.is_down() && !channel.is_dialing());
+    assert_eq!(state(&channel), (Phase::Connect, true, None));
+    assert!(!open(&mut channel, &net).unwrap());
+    assert!(!channel.is_down() && channel.is_dialing());
+    greet(&net, 0);
+    assert!(open(&mut channel, &net).unwrap());
+    assert!(!channel.is_down() && !channel.is_dialing());
+    assert_eq!(state(&channel), (Phase::Wait, true, None));
+    net.wire(0, |wire| wire.room = 1);
+    queue(&mut channel, net.now(), 1, SECOND, b"a");
+    assert_eq!(state(&channel), (Phase::Send, false, Some((true, true))));
+    assert!(channel.write(net.now()).unwrap());
+    assert_eq!(state(&channel), (Phase::Wait, false, Some((true, false))));
+    queue(&mut channel, net.now(), 2, SECOND, b"b");
+    assert_eq!(state(&channel), (Phase::Wait, false, Some((true, true))), "an answer is awaited all the same");
+    channel.answer_begins(net.now());
+    assert_eq!(channel.phase(), Phase::Read);
+    channel.answer_ends(net.now(), Some(1));
+    assert_eq!(state(&channel), (Phase::Send, false, Some((true, true))));
+    net.wire(0, |wire| wire.room = 1);
+    assert!(channel.write(net.now()).unwrap());
+    channel.answer_ends(net.now(), Some(2));
+    assert_eq!(state(&channel), (Phase::Wait, true, None));
 }

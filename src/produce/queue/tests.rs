@@ -455,3 +455,51 @@ fn questions_spend_the_budget() {
     assert!((60..200).contains(&id), "{id}");
     assert_eq!(outcomes(&mut queue), ["-a"], "it was never sent");
 }
+
+#[test]
+fn a_bundle_takes_records_up_to_the_most_and_the_first_one_whatever_its_size() {
+    let mut queue = queue(false);
+    let mut spares = Spares::default();
+    let raw = RawMessage { timestamp_ms: 1, key: None, payload: b"some text" };
+    assert!(queue.takes(20, 1, 0) && queue.collected() == (0, 0));
+    queue.push(None, &raw, &mut spares).unwrap();
+    let (count, len) = queue.collected();
+    assert!(count == 1 && len >= 9 && queue.pending() == 1, "{len}");
+    assert!(queue.takes(20, 2, len + 20) && !queue.takes(20, 1, len + 20) && !queue.takes(20, 2, len + 19));
+    queue.push(None, &raw, &mut spares).unwrap();
+    assert!(queue.collected().0 == 2 && queue.collected().1 > len);
+    queue.seal(&mut spares).unwrap();
+    assert_eq!((queue.collected(), queue.pending()), ((0, 0), 2));
+}
+
+#[test]
+fn trouble_is_over_when_its_answers_are_all_there_and_an_unknown_topic_has_no_partition() {
+    let mut queue = queue(false);
+    ["1", "2"].iter().for_each(|text| give(&mut queue, &[text]));
+    assert!(!queue.is_in_trouble());
+    (1..=2).for_each(|id| assert!(send(&mut queue, at(0), A, id).is_some()));
+    queue.on_reply(at(1), A, 1, Err(Fault::UnknownTopic));
+    assert!(queue.is_in_trouble(), "until the other one is answered");
+    queue.on_reply(at(1), A, 2, Err(Fault::ReadOnly));
+    assert!(!queue.is_in_trouble() && queue.bytes == 0);
+    let failed = failures(&mut queue);
+    let about: Vec<_> = failed.iter().map(|(_, e)| (e.fault(), e.partition())).collect();
+    assert_eq!(about, [(Some(Fault::UnknownTopic), None), (Some(Fault::ReadOnly), Some(3))]);
+    give(&mut queue, &["3"]);
+    assert!(send(&mut queue, at(2), A, 3).is_some());
+    queue.on_reply(at(2), A, 3, Err(Fault::NoLeader));
+    assert!(queue.is_in_trouble(), "it is tried again");
+}
+
+#[test]
+fn what_is_held_when_a_later_bundle_fails_is_unknown_and_says_that_it_was_not_confirmed() {
+    let mut queue = numbered(0);
+    queue.on_reply(at(1), A, 2, Err(Fault::NotConfirmed));
+    give(&mut queue, &["d"]);
+    assert_eq!(send(&mut queue, at(2), A, 3), Some(ToSend::Bundle));
+    queue.on_reply(at(2), A, 3, Err(Fault::ReadOnly));
+    let failed = failures(&mut queue);
+    let about: Vec<_> = failed.iter().map(|(_, e)| (e.kind == ErrorKind::OutcomeUnknown, format!("{e:#}"))).collect();
+    assert!(about.len() == 2 && about[0].0 && !about[1].0, "{about:?}");
+    assert!(about[0].1.contains(&Fault::NotConfirmed.to_string()), "{about:?}");
+}
