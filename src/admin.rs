@@ -98,7 +98,7 @@ pub struct BrokerStatus {
 
 pub(crate) fn partitions(session: &Session, topic: &str) -> Result<Vec<PartitionInfo>> {
     check_topic(topic)?;
-    let states = session.discover(topic)?;
+    let (_, states) = session.discover(topic)?;
     let ids: Vec<u16> = (0..u16::MAX).take(states.len()).collect();
     // A broker that stands alone leads everything.
     let led_elsewhere = |state| matches!(state, &PartitionState::Redirect(_) | &PartitionState::NoLeader);
@@ -137,7 +137,7 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
     let ids: Vec<u16> = (0..partitions).collect();
     loop {
         let states = session.discover(topic);
-        let led: Result<()> = states.and_then(|states| match states.len() {
+        let led: Result<()> = states.and_then(|(_, states)| match states.len() {
             found if found < ids.len() => Err(Error::refused(topic, None, Fault::NoLeader)),
             _ => session.log_ends(topic, &ids, &policy)?.into_iter().try_for_each(|end| end.map(drop)),
         });

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,13 +46,13 @@ pub(crate) struct Config {
     pub(crate) endpoints: Option<EndpointMap>,
 }
 
-/// Maps the address that a broker advertises to the one where it can be reached.
+/// Maps the address that a broker advertises to the one where it can be reached. If it panics, nothing is half done.
 #[derive(Clone)]
-pub(crate) struct EndpointMap(Arc<dyn Fn(SocketAddrV4) -> SocketAddr + Send + Sync>);
+pub(crate) struct EndpointMap(Arc<AssertUnwindSafe<Box<dyn Fn(SocketAddrV4) -> SocketAddr + Send + Sync>>>);
 
 impl EndpointMap {
     pub(crate) fn new(map: impl Fn(SocketAddrV4) -> SocketAddr + Send + Sync + 'static) -> EndpointMap {
-        EndpointMap(Arc::new(map))
+        EndpointMap(Arc::new(AssertUnwindSafe(Box::new(map))))
     }
 
     pub(crate) fn reachable(&self, advertised: SocketAddrV4) -> SocketAddr {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -213,6 +214,20 @@ impl Error {
     }
 
     /// Returns the error of this crate that led to this one: its [source](std::error::Error::source), if that is one.
+    ///
+    /// ```
+    /// use tank_client::broker::{Broker, BrokerFault};
+    /// use tank_client::{Client, Error, ErrorKind, Fault, Record};
+    ///
+    /// let broker = Broker::start()?;
+    /// broker.create_topic("orders", 1);
+    /// broker.inject(BrokerFault::RefuseProduce(Fault::System));
+    /// let client = Client::connect(broker.addr())?;
+    /// let e = client.publish("orders", 0, &[Record::new("tea")]).unwrap_err();
+    /// assert_eq!((&e.kind, e.fault()), (&ErrorKind::OutcomeUnknown, None));
+    /// assert_eq!(e.cause().and_then(Error::fault), Some(Fault::System));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cause(&self) -> Option<&Error> {
         self.source_as()
     }
@@ -377,6 +392,10 @@ impl Error {
         Error::new(ErrorKind::OutcomeUnknown).about(topic, partition).because(source)
     }
 }
+
+// Nobody changes an error, its source included.
+impl UnwindSafe for Error {}
+impl RefUnwindSafe for Error {}
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::Fault;
 use crate::protocol::fetch::PartitionAnswer;
-use crate::protocol::frame::Kind;
+use crate::protocol::kind::Kind;
 use crate::protocol::produce::ProduceCode;
 
 /// Something that goes wrong, armed by [`Broker::inject`](super::Broker::inject).
@@ -17,8 +18,7 @@ use crate::protocol::produce::ProduceCode;
 /// ```
 /// use std::time::Duration;
 /// use tank_client::Client;
-/// use tank_client::broker::{Broker, BrokerFault};
-/// use tank_client::protocol::frame::Kind;
+/// use tank_client::broker::{Broker, BrokerFault, RequestKind};
 ///
 /// let broker = Broker::start()?;
 /// broker.create_topic("orders", 1);
@@ -29,8 +29,8 @@ use crate::protocol::produce::ProduceCode;
 ///     BrokerFault::PingBeforeAnswer,
 ///     BrokerFault::Delay(pause),
 ///     BrokerFault::Trickle { bytes: piece, pause },
-///     BrokerFault::CloseOnRequest(Kind::DiscoverTopics),
-///     BrokerFault::LoseAnswer(Kind::DiscoverTopics),
+///     BrokerFault::CloseOnRequest(RequestKind::DiscoverTopics),
+///     BrokerFault::LoseAnswer(RequestKind::DiscoverTopics),
 ///     BrokerFault::CutAfter(10),
 ///     BrokerFault::ResetAfter(10),
 /// ] {
@@ -47,8 +47,7 @@ use crate::protocol::produce::ProduceCode;
 /// ```
 /// use std::time::Duration;
 /// use tank_client::broker::{Broker, BrokerFault};
-/// use tank_client::protocol::produce::ProduceCode;
-/// use tank_client::{Client, Error, ErrorKind, Record};
+/// use tank_client::{Client, Error, ErrorKind, Fault, Record};
 ///
 /// let broker = Broker::start()?;
 /// broker.create_topic("orders", 1);
@@ -71,7 +70,7 @@ use crate::protocol::produce::ProduceCode;
 /// }
 ///
 /// let client = impatient().connect(broker.addr())?;
-/// broker.inject(BrokerFault::RefuseProduce(ProduceCode::SystemError));
+/// broker.inject(BrokerFault::RefuseProduce(Fault::System));
 /// assert!(client.publish("orders", 0, &[Record::new("tea")]).is_err());
 ///
 /// // It stays silent until it is released, or for longer than the client waits.
@@ -88,8 +87,7 @@ use crate::protocol::produce::ProduceCode;
 /// ```
 /// use std::time::Duration;
 /// use tank_client::broker::{Broker, BrokerFault};
-/// use tank_client::protocol::fetch::PartitionAnswer;
-/// use tank_client::{Client, ErrorKind, Start, Subscription};
+/// use tank_client::{Client, ErrorKind, Fault, Start, Subscription};
 ///
 /// let broker = Broker::start()?;
 /// broker.create_topic("orders", 1);
@@ -101,8 +99,9 @@ use crate::protocol::produce::ProduceCode;
 /// broker.inject(BrokerFault::LowMark(1));
 /// assert_eq!(client.subscribe(&orders)?.count(), 2);
 ///
-/// // For a moment nobody leads the partition.
-/// broker.inject(BrokerFault::RefuseConsume(PartitionAnswer::NoLeader));
+/// // For a moment nobody leads the partition; then an answer comes too soon.
+/// broker.inject(BrokerFault::RefuseConsume(Fault::NoLeader));
+/// broker.inject(BrokerFault::NoData);
 /// assert_eq!(client.subscribe(&orders)?.count(), 2);
 ///
 /// broker.inject(BrokerFault::CorruptBundle);
@@ -123,10 +122,15 @@ pub enum BrokerFault {
     Greeting(Vec<u8>),
     /// Closes the connection on which the next request of this kind arrives, without executing it.
     CloseOnRequest(Kind),
-    /// Answers the next produce request with this code for every partition and stores nothing.
-    RefuseProduce(ProduceCode),
-    /// Answers the next consume request with this for every partition, whatever they hold.
-    RefuseConsume(PartitionAnswer),
+    /// Answers the next produce request with this for every partition and stores nothing. Any fault that
+    /// [`Fault`](crate::Fault)'s page does not call the client's own conclusion; [`Fault::Redirects`](crate::Fault::Redirects)
+    /// names the node that is its `last`.
+    RefuseProduce(Fault),
+    /// As [`RefuseProduce`](BrokerFault::RefuseProduce), for the next consume request. Only faults that say that there is no
+    /// such topic or partition, no leader or another one, or trouble with files.
+    RefuseConsume(Fault),
+    /// Answers the next consume request at once, without data.
+    NoData,
     /// Answers the next consume request that brings data with this high-water mark, as if what lies above it were not
     /// confirmed.
     LowMark(u64),
@@ -164,6 +168,45 @@ pub enum BrokerFault {
 }
 
 impl BrokerFault {
+    /// What it answers a produce request.
+    pub(super) fn produce_code(&self) -> Option<ProduceCode> {
+        let BrokerFault::RefuseProduce(fault) = self else { return None };
+        Some(match *fault {
+            Fault::UnknownTopic => ProduceCode::UnknownTopic,
+            Fault::UnknownPartition => ProduceCode::UnknownPartition,
+            Fault::System => ProduceCode::SystemError,
+            Fault::NoLeader => ProduceCode::NoLeader,
+            Fault::Redirects { last, .. } => ProduceCode::Redirect(last),
+            Fault::ReadOnly => ProduceCode::ReadOnly,
+            Fault::InsufficientReplicas => ProduceCode::InsufficientReplicas,
+            Fault::NotConfirmed => ProduceCode::NotConfirmed,
+            Fault::SeqNotAbove { .. } => ProduceCode::InvalidSeq,
+            _ => return None,
+        })
+    }
+
+    /// What it answers a consume request.
+    pub(super) fn consume_answer(&self) -> Option<PartitionAnswer> {
+        Some(match *self {
+            BrokerFault::NoData => PartitionAnswer::Data { base: Some(0), high_water_mark: 0, len: 0 },
+            BrokerFault::RefuseConsume(Fault::UnknownTopic) => PartitionAnswer::UnknownTopic,
+            BrokerFault::RefuseConsume(Fault::UnknownPartition) => PartitionAnswer::UnknownPartition,
+            BrokerFault::RefuseConsume(Fault::System) => PartitionAnswer::SystemError,
+            BrokerFault::RefuseConsume(Fault::NoLeader) => PartitionAnswer::NoLeader,
+            BrokerFault::RefuseConsume(Fault::Redirects { last, .. }) => PartitionAnswer::Redirect(last),
+            _ => return None,
+        })
+    }
+
+    /// Whether a broker can have it at all.
+    pub(super) fn is_possible(&self) -> bool {
+        match self {
+            BrokerFault::RefuseProduce(_) => self.produce_code().is_some(),
+            BrokerFault::RefuseConsume(_) => self.consume_answer().is_some(),
+            _ => true,
+        }
+    }
+
     /// After how many bytes of answers it fires, for those that count bytes.
     fn bytes(&self) -> Option<u64> {
         match self {

@@ -36,8 +36,7 @@
 //!     use std::time::Duration;
 //!
 //!     use tank_client::ErrorKind;
-//!     use tank_client::broker::{Broker, BrokerFault};
-//!     use tank_client::protocol::frame::Kind;
+//!     use tank_client::broker::{Broker, BrokerFault, RequestKind};
 //!
 //!     use super::*;
 //!
@@ -159,14 +158,18 @@ use std::time::Duration;
 use self::host::Host;
 use self::machine::{Machine, Refused};
 use crate::Brokers;
+use crate::message::Record;
 use crate::net::Time;
-use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
+use crate::protocol::EncodeError;
+use crate::protocol::bundle::{BundleBuilder, Compression};
 
 pub use builder::BrokerBuilder;
 pub use capture::{Recorder, Replay};
 pub use cluster::{Cluster, ClusterBuilder};
 pub use faults::BrokerFault;
 pub use stats::{BrokerStats, Request};
+
+pub use crate::protocol::kind::Kind as RequestKind;
 
 /// A broker that serves clients from a thread of this process until it is dropped.
 ///
@@ -325,13 +328,11 @@ impl Broker {
     ///
     /// ```
     /// use tank_client::broker::{Broker, dense_bundle};
-    /// use tank_client::protocol::bundle::RawMessage;
-    /// use tank_client::{Client, Compression, Start, Subscription};
+    /// use tank_client::{Client, Compression, Record, Start, Subscription};
     ///
     /// let broker = Broker::start()?;
     /// broker.create_topic("orders", 1);
-    /// let tea = RawMessage { timestamp_ms: 0, key: None, payload: b"tea" };
-    /// broker.append_at("orders", 0, 10, &dense_bundle(&[tea], Compression::None));
+    /// broker.append_at("orders", 0, 10, &dense_bundle(&[Record::new("tea")], Compression::None));
     /// let orders = Subscription::topic("orders").start(Start::Earliest).limit(1);
     /// let order = Client::connect(broker.addr())?.subscribe(orders)?.next().unwrap()?;
     /// assert_eq!(order.seq(), 10);
@@ -353,9 +354,8 @@ impl Broker {
     /// Without payloads, or on more than a bundle takes.
     #[track_caller]
     pub fn append_payloads(&self, topic: &str, partition: u16, payloads: &[impl AsRef<[u8]>]) -> u64 {
-        let message = |payload| RawMessage { timestamp_ms: 0, key: None, payload };
-        let messages: Vec<_> = payloads.iter().map(|payload| message(payload.as_ref())).collect();
-        self.append(topic, partition, &dense_bundle(&messages, Compression::Auto))
+        let records: Vec<_> = payloads.iter().map(Record::new).collect();
+        self.append(topic, partition, &dense_bundle(&records, Compression::Auto))
     }
 
     /// Stores dense bundles `times` over, numbered consecutively, in the memory of one copy: a log of any size.
@@ -408,8 +408,7 @@ impl Broker {
     ///
     /// ```
     /// use tank_client::broker::{Broker, sparse_bundle};
-    /// use tank_client::protocol::bundle::RawMessage;
-    /// use tank_client::{Client, Compression, Start, Subscription};
+    /// use tank_client::{Client, Compression, Record, Start, Subscription};
     ///
     /// let broker = Broker::start()?;
     /// broker.create_topic("orders", 1);
@@ -417,8 +416,7 @@ impl Broker {
     /// broker.roll_segment("orders", 0);
     /// broker.append_payloads("orders", 0, &["5"]);
     /// // Of the first four only the second and the last are left.
-    /// let left = |payload| RawMessage { timestamp_ms: 0, key: None, payload };
-    /// let kept = sparse_bundle(&[(2, left(b"2")), (4, left(b"4"))], Compression::None);
+    /// let kept = sparse_bundle(&[(2, Record::new("2")), (4, Record::new("4"))], Compression::None);
     /// broker.compact("orders", 0, &[&kept]);
     /// let orders = Subscription::topic("orders").start(Start::Earliest).stop_at_end();
     /// let orders = Client::connect(broker.addr())?.subscribe(orders)?;
@@ -511,6 +509,9 @@ impl Broker {
 
     /// Arms a fault, to fire once.
     ///
+    /// # Panics
+    /// On a refusal that no broker's answer has.
+    ///
     /// ```
     /// use tank_client::broker::{Broker, BrokerFault};
     ///
@@ -519,12 +520,18 @@ impl Broker {
     /// assert_eq!(broker.pending_faults(), 1);
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[track_caller]
     pub fn inject(&self, fault: BrokerFault) {
         self.inject_times(fault, 1);
     }
 
     /// Arms a fault, to fire this many times, `u64::MAX` for always.
+    ///
+    /// # Panics
+    /// As [`inject`](Broker::inject).
+    #[track_caller]
     pub fn inject_times(&self, fault: BrokerFault, times: u64) {
+        assert!(fault.is_possible(), "no broker's answer says {fault:?}");
         self.act(|machine, _| machine.inject(self.node, fault, times));
     }
 
@@ -604,41 +611,40 @@ fn no_partition(topic: &str, partition: u16) -> ! {
     panic!("no partition {topic}/{partition}")
 }
 
-/// A dense bundle of these messages, to be appended or sent.
+/// A dense bundle of these records, to be appended or sent. The time stamp of one without is 0.
 ///
 /// # Panics
-/// Without messages, or on one that does not fit into a bundle.
-pub fn dense_bundle(messages: &[RawMessage<'_>], compression: Compression) -> Vec<u8> {
-    let mut builder = BundleBuilder::new();
-    let mut out = Vec::new();
-    let pushed = messages.iter().try_for_each(|message| builder.push(message));
-    pushed.and_then(|()| builder.finish(compression, &mut out)).unwrap_or_else(|e| panic!("{e}"));
-    out
+/// Without records, or on one that does not fit into a bundle.
+pub fn dense_bundle(records: &[Record<'_>], compression: Compression) -> Vec<u8> {
+    bundle(compression, |bundle| records.iter().try_for_each(|record| bundle.push(&record.to_raw(|| 0))))
 }
 
-/// A sparse bundle of these messages with these numbers, to be appended or sent.
+/// A sparse bundle of these records with these numbers, to be appended or sent. The time stamp of one without is 0.
 ///
 /// # Panics
-/// Without messages, or on numbers that do not grow.
+/// Without records, or on numbers that do not grow.
 ///
 /// ```
-/// use tank_client::Compression;
 /// use tank_client::broker::{Broker, dense_bundle, sparse_bundle};
-/// use tank_client::protocol::bundle::RawMessage;
+/// use tank_client::{Compression, Record};
 ///
 /// let broker = Broker::start()?;
 /// broker.create_topic("orders", 1);
-/// let at = |timestamp_ms, payload| RawMessage { timestamp_ms, key: Some(b"ada"), payload };
-/// let dense = dense_bundle(&[at(1, b"tea"), at(2, b"milk")], Compression::Auto);
-/// let sparse = sparse_bundle(&[(5, at(3, b"bread")), (9, at(4, b"salt"))], Compression::Auto);
+/// let ada = |ms, payload| Record::new(payload).key("ada").timestamp_ms(ms);
+/// let dense = dense_bundle(&[ada(1, "tea"), ada(2, "milk")], Compression::Auto);
+/// let sparse = sparse_bundle(&[(5, ada(3, "bread")), (9, ada(4, "salt"))], Compression::Auto);
 /// assert_eq!([dense, sparse].map(|bundle| broker.append("orders", 0, &bundle)), [1, 5]);
 /// assert_eq!(broker.high_water_mark("orders", 0), 9);
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub fn sparse_bundle(messages: &[(u64, RawMessage<'_>)], compression: Compression) -> Vec<u8> {
-    let mut builder = BundleBuilder::new();
-    let mut out = Vec::new();
-    let pushed = messages.iter().try_for_each(|(seq, message)| builder.push_at(*seq, message));
-    pushed.and_then(|()| builder.finish(compression, &mut out)).unwrap_or_else(|e| panic!("{e}"));
+pub fn sparse_bundle(records: &[(u64, Record<'_>)], compression: Compression) -> Vec<u8> {
+    bundle(compression, |bundle| {
+        records.iter().try_for_each(|(seq, record)| bundle.push_at(*seq, &record.to_raw(|| 0)))
+    })
+}
+
+fn bundle(compression: Compression, fill: impl FnOnce(&mut BundleBuilder) -> Result<(), EncodeError>) -> Vec<u8> {
+    let (mut builder, mut out) = (BundleBuilder::new(), Vec::new());
+    fill(&mut builder).and_then(|()| builder.finish(compression, &mut out)).unwrap_or_else(|e| panic!("{e}"));
     out
 }

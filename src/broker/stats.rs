@@ -1,22 +1,22 @@
 //! What a broker counts and remembers, for a test's assertions.
 
-use crate::protocol::DecodeError;
+use crate::Position;
 use crate::protocol::fetch::FetchRequest;
-use crate::protocol::frame::{Kind, Payload};
+use crate::protocol::frame::Payload;
+use crate::protocol::kind::Kind;
 
 /// What a node has counted since it was created; a restart counts on.
 ///
 /// ```
 /// use tank_client::Client;
-/// use tank_client::broker::{Broker, BrokerStats};
-/// use tank_client::protocol::frame::Kind;
+/// use tank_client::broker::{Broker, BrokerStats, RequestKind};
 ///
 /// let broker = Broker::start()?;
 /// let client = Client::connect(broker.addr())?;
 /// client.topics()?;
 /// let stats: BrokerStats = broker.stats();
 /// assert_eq!((stats.accepted, stats.open, stats.answered), (1, 1, 1));
-/// assert_eq!(stats.requests(Kind::DiscoverTopics), 1);
+/// assert_eq!(stats.requests(RequestKind::DiscoverTopics), 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,18 +63,18 @@ const KEPT_BYTES: usize = 128 << 10;
 ///
 /// ```
 /// use std::time::Duration;
-/// use tank_client::broker::{Broker, Request};
-/// use tank_client::{Client, Subscription};
+/// use tank_client::broker::{Broker, Request, RequestKind};
+/// use tank_client::{Client, Position, Start, Subscription};
 ///
 /// let broker = Broker::start()?;
 /// broker.create_topic("orders", 1);
 /// let client = Client::connect(broker.addr())?;
-/// let orders = Subscription::topic("orders").min_bytes(100);
+/// let orders = Subscription::topic("orders").start(Start::At(1));
 /// let next = client.subscribe(orders)?.next_timeout(Duration::from_millis(500))?;
 /// assert_eq!(next, None);
-/// let requests: Vec<Request> = broker.requests();
-/// let fetch = requests.iter().find_map(|request| request.fetch().ok()).unwrap();
-/// assert_eq!(fetch.min_bytes, 100);
+/// let last: Request = broker.requests().pop().unwrap();
+/// assert_eq!((last.kind, last.connection), (RequestKind::Consume, 1));
+/// assert_eq!(last.positions(), [Position::new("orders", 0, 1)]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,11 +93,11 @@ impl Request {
         Request { connection, kind, payload: payload.iter().take(KEPT_BYTES).copied().collect() }
     }
 
-    /// Its fields, for a consume request.
-    ///
-    /// # Errors
-    /// A request of another kind, or one that does not decode.
-    pub fn fetch(&self) -> Result<FetchRequest, DecodeError> {
-        FetchRequest::decode(&self.payload)
+    /// What a consume request asks for: each partition, and the first number wanted of it. Empty for any other request.
+    pub fn positions(&self) -> Vec<Position> {
+        let fetch = Some(self.kind).filter(|kind| *kind == Kind::Consume).map(|_| FetchRequest::decode(&self.payload));
+        let fetch = fetch.and_then(Result::ok);
+        let slots = fetch.iter().flat_map(FetchRequest::slots);
+        slots.map(|(topic, slot)| Position::new(&**topic, slot.partition, slot.seq)).collect()
     }
 }

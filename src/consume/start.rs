@@ -10,7 +10,7 @@ use super::partition::{Partition, before_end};
 use super::subscription::{Options, OutOfRange, Subscription};
 use crate::error::{Error, Fault, Result};
 use crate::message::{Start, TopicPartition, check_topic, millis_at_or_after};
-use crate::net::RetryPolicy;
+use crate::net::{BrokerAddr, RetryPolicy};
 use crate::protocol::admin::PartitionState;
 use crate::session::{Marks, Session};
 
@@ -22,19 +22,20 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     subscription.check()?;
     let closer = subscription.closer.take().unwrap_or_else(|| CloseHandle::of(session.closed.as_ref()));
     let session = &Arc::new(session.closed_by(closer.closed()));
-    let mut topics: HashMap<&str, (Arc<str>, Vec<PartitionState>)> = HashMap::new();
+    let mut topics: HashMap<&str, (Arc<str>, BrokerAddr, Vec<PartitionState>)> = HashMap::new();
     let (mut places, mut whole) = (Vec::new(), Vec::new());
     for wanted in &subscription.wanted {
         let name = &*wanted.topic;
         if !topics.contains_key(name) {
-            topics.insert(name, (name.into(), session.discover(name)?));
+            let (broker, states) = session.discover(name)?;
+            topics.insert(name, (name.into(), broker, states));
         }
-        let Some((topic, states)) = topics.get(name) else { continue };
+        let Some((topic, broker, states)) = topics.get(name) else { continue };
         let count = u16::try_from(states.len()).unwrap_or(u16::MAX);
         let ids = match wanted.partition {
             None => 0..count,
             Some(id) if id < count => id..id + 1,
-            Some(id) => return Err(Error::refused(topic, id, Fault::UnknownPartition)),
+            Some(id) => return Err(Error::refused(topic, id, Fault::UnknownPartition).at(broker)),
         };
         if wanted.partition.is_none() {
             whole.push((topic.clone(), count));

@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -59,7 +60,7 @@ pub(crate) enum Handle<'a> {
 }
 
 /// A connection, or one that is being opened. Nothing here blocks.
-pub(crate) trait Socket: Debug + Send + Sync {
+pub(crate) trait Socket: Debug + Send + Sync + UnwindSafe + RefUnwindSafe {
     /// Whether the connection is open; `Ok(false)` while it is being opened.
     ///
     /// # Errors
@@ -93,7 +94,7 @@ pub(crate) struct Interest<'a> {
 }
 
 /// All that the crate needs of the machine it runs on.
-pub(crate) trait Network: Debug + Send + Sync {
+pub(crate) trait Network: Debug + Send + Sync + UnwindSafe + RefUnwindSafe {
     /// The present moment of the monotonic clock.
     fn now(&self) -> Time;
 
@@ -117,7 +118,7 @@ pub(crate) trait Network: Debug + Send + Sync {
 }
 
 /// Wakes whoever is blocked in [`Network::poll`]; once woken, for ever.
-pub(crate) trait Waker: Debug + Send + Sync {
+pub(crate) trait Waker: Debug + Send + Sync + UnwindSafe + RefUnwindSafe {
     fn wake(&self);
 
     /// Readable once woken.

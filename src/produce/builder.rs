@@ -1,6 +1,7 @@
 //! Settings for a producer, and which partition a record goes to.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ const LEAST_PENDING: usize = 1 << 20;
 pub struct ProducerBuilder {
     pub(super) session: Arc<Session>,
     pub(super) options: PublishOptions,
-    pub(super) partitioner: Box<dyn Partitioner>,
+    /// If it panics, no record has been taken yet.
+    pub(super) partitioner: AssertUnwindSafe<Box<dyn Partitioner>>,
     pub(super) max_records: u32,
     pub(super) max_bytes: usize,
     pub(super) max_age: Duration,
@@ -32,7 +34,7 @@ impl ProducerBuilder {
         ProducerBuilder {
             options: session.config.publish,
             session,
-            partitioner: Box::new(ByKey),
+            partitioner: AssertUnwindSafe(Box::new(ByKey)),
             max_records: 10_000,
             max_bytes: 512 << 10,
             max_age: Duration::from_millis(50),
@@ -76,7 +78,8 @@ impl ProducerBuilder {
         ack_timeout(timeout: Duration) => options.ack_timeout = timeout;
 
         /// What chooses the partition of a record that is given without one. Default [`ByKey`].
-        partitioner(partitioner: impl Partitioner + 'static) => partitioner = Box::new(partitioner);
+        partitioner(partitioner: impl Partitioner + 'static) =>
+            partitioner = AssertUnwindSafe(Box::new(partitioner));
 
         /// Stores every record exactly once, across lost connections and changes of leader: the producer gives the records their
         /// sequence numbers (ProduceWithSeqnum requests). When the outcome of a request is unknown it asks the leader for the end

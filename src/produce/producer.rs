@@ -243,7 +243,7 @@ impl Producer {
         let partitions = match topic.partitions {
             Some(partitions) => partitions,
             None => {
-                let states = self.settings.session.discover(&topic.name)?;
+                let (_, states) = self.settings.session.discover(&topic.name)?;
                 let partitions = u16::try_from(states.len()).unwrap_or(u16::MAX).max(1);
                 *topic.partitions.insert(partitions)
             }

@@ -128,6 +128,7 @@ macro_rules! codes {
 
         impl $name {
             /// Returns what this byte stands for, if it is defined.
+            #[doc(hidden)]
             pub fn from_id(id: u8) -> Option<$name> {
                 match id {
                     $($id $(| $other)? => Some($name::$code),)*

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Limits;
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault, EncodeError};
-use super::field::{codes, field};
+pub(crate) use super::kind::Kind;
 
 /// The length of a frame's header in bytes: message id and payload length.
 pub const HEADER_LEN: usize = 5;
@@ -15,33 +15,6 @@ pub const PING: [u8; HEADER_LEN] = [Kind::Ping as u8, 0, 0, 0, 0];
 
 /// The longest payload a server accepts: 256 MiB, inclusive (reference, section 2.5).
 pub const MAX_REQUEST: usize = 256 << 20;
-
-codes! {
-    /// The message ids a client sends or receives (reference, section 3).
-    #[non_exhaustive]
-    Kind {
-        /// Produce, and the answer to `ProduceWithSeqnum`.
-        Produce = 0x01,
-        /// Consume.
-        Consume = 0x02,
-        /// The greeting; never answered.
-        Ping = 0x03,
-        /// Produce with explicit sequence numbers.
-        ProduceWithSeqnum = 0x05,
-        /// The marks of a topic's partitions.
-        DiscoverPartitions = 0x06,
-        /// Create a topic.
-        CreateTopic = 0x07,
-        /// Reread a partition's configuration file.
-        ReloadConf = 0x08,
-        /// Status of a node.
-        Status = 0x0a,
-        /// The topics.
-        DiscoverTopics = 0x0b,
-        /// The nodes of a cluster.
-        DiscoverTopology = 0x0c,
-    }
-}
 
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

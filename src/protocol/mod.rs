@@ -73,6 +73,7 @@ mod error;
 pub mod fetch;
 mod field;
 pub mod frame;
+pub(crate) mod kind;
 pub(crate) mod limits;
 pub mod produce;
 pub mod request;

@@ -12,9 +12,9 @@ use crate::protocol::fetch::{
 };
 
 impl Session {
-    /// Asks any broker for the partitions of a topic, and notes who leads which. In a cluster the numbers in its answer are not
+    /// Asks any broker, which it names, for the partitions of a topic, and notes who leads which. In a cluster the numbers in its answer are not
     /// the ends of logs: see [`log_ends`](Session::log_ends).
-    pub(crate) fn discover(&self, topic: &str) -> Result<Vec<PartitionState>> {
+    pub(crate) fn discover(&self, topic: &str) -> Result<(BrokerAddr, Vec<PartitionState>)> {
         // The form that lists partitions can kill a server.
         let mut request = DiscoverPartitionsRequest { request_id: 0, topic: topic.to_owned(), partitions: Vec::new() };
         let (from, states) = self.call(&mut request)?;
@@ -31,7 +31,7 @@ impl Session {
                 self.book.learn(&name, id, leader, now);
             }
         }
-        Ok(states)
+        Ok((from, states))
     }
 
     /// First number and end of one partition's log, from its leader.

@@ -3,9 +3,8 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use tank_client::Compression;
 use tank_client::broker::{Broker, Cluster, dense_bundle};
-use tank_client::protocol::bundle::RawMessage;
+use tank_client::{Compression, Record};
 
 use crate::raw::{Raw, SOON, fetch};
 use crate::rules::{message, publish};
@@ -299,7 +298,7 @@ fn a_new_topic_has_no_leaders_for_a_while() {
     assert!(started.elapsed() >= Duration::from_millis(200));
     assert_eq!(last[24], 0);
     assert_eq!(raw.ask(b"\x07\x0f\0\0\0\x01\0\0\0\x07orders2\x02\0\0").last(), Some(&0));
-    let bundle = dense_bundle(&[RawMessage::default()], Compression::None);
+    let bundle = dense_bundle(&[Record::new("")], Compression::None);
     raw.send(&publish(0, 0, "orders2", &[(0, &bundle)]));
     assert!(raw.is_closed());
     assert!(cluster.killed_by().unwrap().contains("just created"));

@@ -3,9 +3,9 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::fetch::PartitionAnswer;
-use tank_client::protocol::frame::{Kind, PING};
+use tank_client::Fault;
+use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
+use tank_client::protocol::frame::PING;
 
 use crate::raw::{Raw, SOON, fetch};
 
@@ -135,7 +135,7 @@ fn requests_can_be_left_without_an_answer() {
         raw.send(&request);
         assert!(raw.is_closed());
     }
-    broker.inject_times(BrokerFault::RefuseConsume(PartitionAnswer::NoLeader), u64::MAX);
+    broker.inject_times(BrokerFault::RefuseConsume(Fault::NoLeader), u64::MAX);
     let mut raw = Raw::connect(&broker);
     for _ in 0..3 {
         assert_eq!(raw.ask(&request).last(), Some(&0xfd));

@@ -4,8 +4,9 @@ use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use tank_client::broker::Broker;
-use tank_client::protocol::frame::{Kind, PING};
+use tank_client::Record;
+use tank_client::broker::{Broker, RequestKind as Kind};
+use tank_client::protocol::frame::PING;
 
 use crate::raw::{Raw, SOON, fetch};
 
@@ -63,10 +64,8 @@ fn drop_does_not_wait_for_a_client_that_does_not_read() {
     let broker = Broker::start().unwrap();
     broker.create_topic("big", 1);
     let payload = vec![7u8; 1 << 20];
-    let bundle = tank_client::broker::dense_bundle(
-        &[tank_client::protocol::bundle::RawMessage { timestamp_ms: 1, key: None, payload: &payload }],
-        tank_client::Compression::None,
-    );
+    let bundle =
+        tank_client::broker::dense_bundle(&[Record::new(&payload).timestamp_ms(1)], tank_client::Compression::None);
     broker.append_repeated("big", 0, &[&bundle], 1024);
     let mut client = Raw::connect(&broker);
     for id in 0..20 {
@@ -156,7 +155,7 @@ fn requests_are_counted_and_remembered() {
     assert_eq!((stats.accepted, stats.open, stats.bytes_sent), (1, 1, 5 + 45));
     let requests = broker.requests();
     assert_eq!((requests.len(), requests[1].kind, requests[1].connection), (2, Kind::Consume, 1));
-    assert_eq!(requests[1].fetch().unwrap().request_id, 7);
+    assert_eq!(common::fetch(&requests[1]).unwrap().request_id, 7);
     broker.forget_requests();
     assert!(broker.requests().is_empty());
     assert!(!broker.wait_until(Duration::from_millis(1), |stats| stats.open == 2));

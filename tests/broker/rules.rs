@@ -3,17 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use tank_client::Compression;
-use tank_client::broker::{Broker, BrokerFault, dense_bundle, sparse_bundle};
-use tank_client::protocol::bundle::RawMessage;
+use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind, dense_bundle, sparse_bundle};
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic};
-use tank_client::protocol::frame::{Kind, Payload};
+use tank_client::protocol::frame::Payload;
 use tank_client::protocol::produce::{ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
+use tank_client::{Compression, Fault, Record};
 
 use crate::raw::{Raw, SOON, fetch};
 
-pub(crate) fn message(payload: &[u8]) -> RawMessage<'_> {
-    RawMessage { timestamp_ms: 1, key: None, payload }
+pub(crate) fn message(payload: &[u8]) -> Record<'_> {
+    Record::new(payload).timestamp_ms(1)
 }
 
 /// A produce frame as careless as wanted.
@@ -323,8 +322,13 @@ fn publishing_is_refused_as_servers_refuse_it() {
     request.encode(&mut bytes).unwrap();
     let codes = |answer: &[u8]| ProduceResponse::decode(&answer[5..], request.shape()).unwrap().codes;
     let mut raw = Raw::connect(&broker);
-    for code in [ProduceCode::SystemError, ProduceCode::ReadOnly, ProduceCode::NoLeader, ProduceCode::UnknownTopic] {
-        broker.inject(BrokerFault::RefuseProduce(code));
+    for (fault, code) in [
+        (Fault::System, ProduceCode::SystemError),
+        (Fault::ReadOnly, ProduceCode::ReadOnly),
+        (Fault::NoLeader, ProduceCode::NoLeader),
+        (Fault::UnknownTopic, ProduceCode::UnknownTopic),
+    ] {
+        broker.inject(BrokerFault::RefuseProduce(fault));
         assert_eq!(codes(&raw.ask(&bytes)), [code; 2]);
     }
     broker.inject(BrokerFault::CloseOnRequest(Kind::Produce));

@@ -5,8 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use common::server::{Server, unique_name};
 use common::watch::within;
-use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::frame::Kind;
+use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
 use tank_client::{Client, ClientBuilder, Error, ErrorKind, Fault, Record, TopicConfig};
 
 const MS: Duration = Duration::from_millis(1);

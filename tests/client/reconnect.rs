@@ -10,9 +10,8 @@ use common::rng::seeded;
 use common::server::{Server, Topic, bundle, sparse};
 use common::watch::{SOON, timed, within};
 use tank_client::Compression;
-use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::fetch::{FetchRequest, PartitionAnswer};
-use tank_client::protocol::frame::Kind;
+use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
+use tank_client::protocol::fetch::FetchRequest;
 use tank_client::{Client, ClientBuilder, ConsumeIter, ErrorKind, Fault, Phase, Start, Subscription};
 
 /// Dials again at once, almost.
@@ -434,14 +433,15 @@ fn a_broker_that_does_not_wait_is_not_pestered() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 3);
-        let nothing = PartitionAnswer::Data { base: Some(0), high_water_mark: 0, len: 0 };
-        broker.inject_times(BrokerFault::RefuseConsume(nothing), u64::MAX);
+        broker.inject_times(BrokerFault::NoData, u64::MAX);
         let client = Client::connect(broker.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
         assert!(iter.next_timeout(Duration::from_millis(500)).unwrap().is_none());
         let asked = broker.stats().requests(Kind::Consume);
         assert!((2..10).contains(&asked), "{asked} fetches in half a second");
-        assert!(broker.requests().iter().rev().take(2).all(|fetch| fetch.fetch().unwrap().slots().count() == 3));
+        assert!(
+            broker.requests().iter().rev().take(2).all(|fetch| common::fetch(&fetch).unwrap().slots().count() == 3)
+        );
         broker.clear_faults();
         broker.append_payloads("orders", 1, &["1"]);
         assert_eq!(iter.next().unwrap().unwrap().seq(), 1);
@@ -470,7 +470,7 @@ fn a_gap_kills_a_server_twice_at_most() {
             broker.forget_requests();
             let e = iter.find_map(Result::err).unwrap();
             assert_eq!((e.fault(), e.partition()), (Some(Fault::Deadly { seq: 6, mark: 11 }), Some(0)));
-            let fetches = broker.requests().into_iter().filter_map(|request| request.fetch().ok());
+            let fetches = broker.requests().into_iter().filter_map(|request| common::fetch(&request).ok());
             let deadly = |fetch: &FetchRequest| fetch.slots().any(|(_, slot)| (slot.partition, slot.seq) == (0, 6));
             let sent = fetches.filter(deadly).count();
             assert!(sent <= most, "sent {sent} times, with {} partitions", partition + 1);

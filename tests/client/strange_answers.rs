@@ -9,8 +9,9 @@ use common::mutate;
 use common::peer::{Peer, Reply, Script, status};
 use common::rng::seeded;
 use common::watch::within;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::fetch::{FetchHeader, FetchRequest, FetchTopic, PartitionAnswer, TopicAnswer};
-use tank_client::protocol::frame::{self, Kind, Payload};
+use tank_client::protocol::frame::{self, Payload};
 use tank_client::{Client, Error, ErrorKind, Limits, Record, Result, TopicConfig};
 
 /// Answers one kind of request with these bytes, of which the request's id is put in its place if it belongs there.

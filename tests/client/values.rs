@@ -6,8 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use common::server::Server;
 use common::watch::within;
-use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::frame::Kind;
+use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
 use tank_client::{
     Acks, Client, Compression, Error, ErrorKind, Message, OutOfRange, Position, Positions, Record, Start, Subscription,
 };
@@ -335,7 +334,7 @@ fn lag_age_and_silence_are_measured() {
 fn values_have_the_usual_traits() {
     use std::fmt::Debug;
     use std::hash::Hash;
-    use std::panic::UnwindSafe;
+    use std::panic::{RefUnwindSafe, UnwindSafe};
     use tank_client::*;
     fn thread_safe<T: Send + Sync + Debug + 'static>() {}
     fn value<T: Clone + Eq + Debug + Send + Sync + UnwindSafe>() {}
@@ -349,6 +348,9 @@ fn values_have_the_usual_traits() {
     key::<(PartitionInfo, TopicInfo, Topology)>();
     key::<(NodeInfo, BrokerStatus)>();
     ordered::<(Position, Positions, Gap)>();
+    fn unwinds<T: UnwindSafe + RefUnwindSafe>() {}
+    unwinds::<(Client, ClientBuilder, ConsumeIter, Subscription, CloseHandle, Checkpoint, Error)>();
+    unwinds::<(Producer, ProducerBuilder, Failure, Message, Batch<'static>, segment::Segments)>();
     fn sent<T: Send>() {}
     sent::<(Producer, ProducerBuilder)>();
 }

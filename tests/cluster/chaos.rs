@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use tank_client::broker::{Broker, BrokerFault, Cluster};
-use tank_client::protocol::frame::Kind;
+use tank_client::broker::{Broker, BrokerFault, Cluster, RequestKind as Kind};
 use tank_client::{Client, Fault, Producer, Record, Start, Subscription};
 
 use crate::support::{addrs, quick};

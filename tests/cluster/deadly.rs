@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::time::{Duration, UNIX_EPOCH};
 
-use tank_client::broker::{Broker, Cluster, Request};
+use tank_client::broker::{Broker, Cluster, Request, RequestKind as Kind};
 use tank_client::protocol::admin::{CreateTopicRequest, DiscoverPartitionsRequest};
 use tank_client::protocol::bundle::BundleHeader;
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::SEQ_TAIL;
-use tank_client::protocol::frame::{Kind, Payload};
+use tank_client::protocol::frame::Payload;
 use tank_client::protocol::produce::ProduceRequest;
 use tank_client::{Client, Error, ErrorKind, Limits, PartitionRecords, Record, Start, Subscription, TopicConfig};
 
@@ -28,7 +28,7 @@ fn check(nodes: &[Broker], in_cluster: bool, seen: &mut HashSet<Kind>) {
 fn check_request(request: &Request, in_cluster: bool) {
     match request.kind {
         Kind::Consume => {
-            let fetch = request.fetch().unwrap();
+            let fetch = common::fetch(&request).unwrap();
             let slots: Vec<_> = fetch.slots().map(|(topic, slot)| (topic, slot.partition)).collect();
             let sizes: u64 = fetch.slots().map(|(_, slot)| u64::from(slot.fetch_size)).sum();
             assert!((1..=250).contains(&slots.len()) && sizes < 1 << 31, "{fetch:?}");

@@ -6,8 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::fetch::PartitionAnswer;
-use tank_client::protocol::produce::ProduceCode;
 use tank_client::{Error, ErrorKind, Fault, Record};
 
 use crate::support::{addrs, all, append, idle_until, nobody, orders, quick, take, v4};
@@ -16,13 +14,18 @@ use common::watch::{SOON, timed, within};
 
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// What a node says that takes this one for the leader.
+fn to(last: SocketAddrV4) -> Fault {
+    Fault::Redirects { hops: 1, last }
+}
+
 #[test]
 fn two_nodes_that_name_each_other() {
     within(60, || {
         let (cluster, _) = orders(2, 2);
         for (node, other) in [(0, 1), (1, 0)] {
             let other = v4(cluster.node(other).addr());
-            let named = BrokerFault::RefuseConsume(PartitionAnswer::Redirect(other));
+            let named = BrokerFault::RefuseConsume(to(other));
             cluster.node(node).inject_times(named, u64::MAX);
         }
         let client = quick().retry_timeout(PATIENCE).connect(addrs(&cluster)).unwrap();
@@ -55,13 +58,13 @@ fn two_nodes_that_name_each_other() {
 #[test]
 fn partitions_without_a_leader_are_waited_for() {
     within(120, || {
-        let nowhere = |ip: Ipv4Addr, port| PartitionAnswer::Redirect(SocketAddrV4::new(ip, port));
+        let nowhere = |ip: Ipv4Addr, port| to(SocketAddrV4::new(ip, port));
         for (answer, is_dead) in [
-            (PartitionAnswer::NoLeader, false),
+            (Fault::NoLeader, false),
             (nowhere(Ipv4Addr::UNSPECIFIED, 0), false),
             (nowhere(Ipv4Addr::BROADCAST, 11011), false),
             (nowhere(Ipv4Addr::LOCALHOST, 0), false),
-            (PartitionAnswer::Redirect(nobody()), true),
+            (to(nobody()), true),
         ] {
             let broker = Broker::start().unwrap();
             broker.create_topic("orders", 2);
@@ -101,7 +104,7 @@ fn partitions_without_a_leader_are_waited_for() {
 #[test]
 fn a_node_that_knows_no_leader_is_not_the_only_one_asked() {
     within(60, || {
-        for answer in [PartitionAnswer::NoLeader, PartitionAnswer::Redirect(nobody())] {
+        for answer in [Fault::NoLeader, to(nobody())] {
             let (cluster, client) = orders(3, 2);
             cluster.set_leader("orders", 0, Some(1));
             let mut iter = client.subscribe(all()).unwrap();
@@ -118,8 +121,7 @@ fn a_node_that_knows_no_leader_is_not_the_only_one_asked() {
             assert_eq!(cluster.killed_by(), None);
         }
 
-        let ignorant = ProduceCode::NoLeader;
-        for answer in [ignorant, ProduceCode::Redirect(nobody()), ProduceCode::Redirect("0.0.0.0:0".parse().unwrap())] {
+        for answer in [Fault::NoLeader, to(nobody()), to("0.0.0.0:0".parse().unwrap())] {
             let (cluster, _) = orders(3, 1);
             cluster.set_leader("orders", 0, Some(1));
             cluster.node(0).inject_times(BrokerFault::RefuseProduce(answer), u64::MAX);
@@ -139,7 +141,7 @@ fn an_unknown_code_is_malformed_data() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
-        broker.inject_times(BrokerFault::RefuseConsume(PartitionAnswer::NoLeader), u64::MAX);
+        broker.inject_times(BrokerFault::RefuseConsume(Fault::NoLeader), u64::MAX);
         let client = quick().connect(broker.addr()).unwrap();
         let mut iter = client.subscribe(all()).unwrap();
         // The partitions, the status, and the first fetch; the next one takes a call.

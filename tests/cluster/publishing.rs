@@ -3,9 +3,7 @@
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
-use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::frame::Kind;
-use tank_client::protocol::produce::ProduceCode;
+use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
 use tank_client::{Acks, Client, Error, ErrorKind, Fault, PartitionRecords, Record, TopicConfig};
 
 use crate::support::{addrs, all, append, orders, quick, take, v4};
@@ -96,7 +94,7 @@ fn publishing_while_leaders_go() {
         cluster.node(1).stop();
         cluster.fail_over(1);
         publish_all(&client, 3, 2).into_iter().for_each(Result::unwrap);
-        cluster.node(2).inject(BrokerFault::RefuseProduce(ProduceCode::NoLeader));
+        cluster.node(2).inject(BrokerFault::RefuseProduce(Fault::NoLeader));
         publish_all(&client, 3, 3).into_iter().for_each(Result::unwrap);
         cluster.node(2).inject(BrokerFault::LoseAnswer(Kind::Produce));
         let results = publish_all(&client, 3, 4);

@@ -232,7 +232,7 @@ fn each_partition_is_waited_for_alone() {
         }
         assert_eq!(take(&mut client.subscribe(all()).unwrap(), 160).len(), 8);
         let requests = cluster.nodes().iter().flat_map(Broker::requests);
-        let fetches: Vec<_> = requests.filter_map(|request| request.fetch().ok()).collect();
+        let fetches: Vec<_> = requests.filter_map(|request| common::fetch(&request).ok()).collect();
         let waits = fetches.iter().filter(|fetch| fetch.max_wait_ms > 0);
         assert!(waits.clone().count() >= 32 && waits.clone().all(|fetch| fetch.slots().count() == 1));
         assert!(fetches.iter().any(|fetch| fetch.slots().count() > 1), "what is there is asked for together");
@@ -342,7 +342,7 @@ fn the_end_of_every_partition_at_its_leader() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_replica_on_this_host_is_preferred_if_asked_for() {
-    use tank_client::protocol::frame::Kind;
+    use tank_client::broker::RequestKind as Kind;
     within(60, || {
         let cluster = Broker::cluster_builder(3).own_addresses().start().unwrap();
         cluster.create_topic("orders", 6);

@@ -8,11 +8,10 @@ use common::example::scratch;
 use common::peer::{Peer, Reply, Script, status};
 use common::watch::{SOON, timed, within};
 use tank_client::Compression;
-use tank_client::broker::{Broker, dense_bundle, sparse_bundle};
+use tank_client::broker::{Broker, RequestKind as Kind, dense_bundle, sparse_bundle};
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
-use tank_client::protocol::bundle::RawMessage;
 use tank_client::protocol::fetch::{FetchHeader, FetchRequest, PartitionAnswer, TopicAnswer};
-use tank_client::protocol::frame::{Kind, PING, Payload};
+use tank_client::protocol::frame::{PING, Payload};
 use tank_client::protocol::varint;
 use tank_client::{
     Checkpoint, Client, ClientBuilder, ErrorKind, Limits, OutOfRange, Record, Start, Subscription, TopicConfig,
@@ -245,8 +244,8 @@ impl Script for Chunks {
     }
 }
 
-fn message(payload: &[u8]) -> RawMessage<'_> {
-    RawMessage { timestamp_ms: 1, key: None, payload }
+fn message(payload: &[u8]) -> Record<'_> {
+    Record::new(payload).timestamp_ms(1)
 }
 
 /// Bundles as they follow each other in a chunk.

@@ -6,8 +6,7 @@ use common::rng::{Rng, seeded};
 use common::watch::{SOON, within};
 use tank_client::Compression;
 use tank_client::broker::{Broker, BrokerFault, dense_bundle, sparse_bundle};
-use tank_client::protocol::bundle::RawMessage;
-use tank_client::{Client, ConsumeIter, OutOfRange, Start, Subscription};
+use tank_client::{Client, ConsumeIter, OutOfRange, Record, Start, Subscription};
 
 /// Number and time stamp of each message; its payload is the number, in some length.
 type Log = Vec<(u64, u64)>;
@@ -36,7 +35,7 @@ fn fill(broker: &Broker, partition: u16, rng: &mut Rng) -> Log {
         let stamps: Vec<u64> = seqs.iter().map(|_| rng.below(50) as u64 + 10 * log.len() as u64).collect();
         let messages = payloads.iter().zip(&stamps);
         let messages: Vec<_> =
-            messages.map(|(payload, &timestamp_ms)| RawMessage { timestamp_ms, key: None, payload }).collect();
+            messages.map(|(payload, &timestamp_ms)| Record::new(payload).timestamp_ms(timestamp_ms)).collect();
         if is_sparse {
             let numbered: Vec<_> = seqs.iter().copied().zip(messages).collect();
             broker.append("t", partition, &sparse_bundle(&numbered, compression));

@@ -9,11 +9,10 @@ use std::time::Duration;
 use common::server::{Server, bundle, sparse, unique_name};
 use common::watch::within;
 use tank_client::Compression;
-use tank_client::broker::{Broker, Request, dense_bundle};
-use tank_client::protocol::bundle::RawMessage;
-use tank_client::protocol::frame::Kind;
+use tank_client::broker::{Broker, Request, RequestKind as Kind, dense_bundle};
 use tank_client::{
-    Batch, Client, CloseHandle, ConsumeIter, Error, ErrorKind, Fault, Limits, Message, OutOfRange, Start, Subscription,
+    Batch, Client, CloseHandle, ConsumeIter, Error, ErrorKind, Fault, Limits, Message, OutOfRange, Record, Start,
+    Subscription,
 };
 
 /// The numbers of all messages to come, whose payloads have to be these numbers.
@@ -39,7 +38,7 @@ fn embedded() -> (Broker, Client) {
 /// The fetch sizes that a broker was asked for, one partition a request.
 fn fetch_sizes(broker: &Broker) -> Vec<u32> {
     let fetches = broker.requests().into_iter().filter(|request| request.kind == Kind::Consume);
-    fetches.map(|request| request.fetch().unwrap().topics[0].partitions[0].fetch_size).collect()
+    fetches.map(|request| common::fetch(&request).unwrap().topics[0].partitions[0].fetch_size).collect()
 }
 
 #[test]
@@ -180,7 +179,7 @@ fn no_request_names_more_than_250_partitions_and_none_is_left_out() {
         assert!(broker.wait_until(Duration::from_secs(20), |stats| stats.waiting == 3));
         let mut named = Vec::new();
         for request in broker.requests().iter().filter(|request| request.kind == Kind::Consume) {
-            let fetch = request.fetch().unwrap();
+            let fetch = common::fetch(&request).unwrap();
             assert!(fetch.slots().count() <= 250);
             assert!(fetch.topics.iter().all(|topic| !topic.partitions.is_empty()));
             named.extend(fetch.slots().map(|(topic, wanted)| (topic.to_string(), wanted.partition)));
@@ -204,7 +203,7 @@ fn no_request_asks_for_more_than_an_answer_can_hold() {
         assert_eq!(client.subscribe(wide).unwrap().count(), 0);
         let mut named = 0;
         for request in broker.requests().iter().filter(|request| request.kind == Kind::Consume) {
-            let fetch = request.fetch().unwrap();
+            let fetch = common::fetch(&request).unwrap();
             let asked: u64 = fetch.slots().map(|(_, wanted)| u64::from(wanted.fetch_size)).sum();
             assert!(asked <= 1 << 30, "{asked}");
             named += fetch.slots().count();
@@ -424,10 +423,9 @@ fn keys_and_time_stamps_arrive_as_they_were_sent() {
         let server = Server::start();
         let mut topic = server.topic(1);
         let keys = [None, Some(&b"k"[..]), Some(&[0xff; 255][..])];
-        let record = |n: usize| RawMessage {
-            timestamp_ms: [0, 5, 5, 3, u64::MAX][n % 5],
-            key: keys[n % 3],
-            payload: &[b'p'; 200][..n],
+        let record = |n: usize| {
+            let record = Record::new(&[b'p'; 200][..n]).timestamp_ms([0, 5, 5, 3, u64::MAX][n % 5]);
+            keys[n % 3].map_or(record, |key| record.key(key))
         };
         let records: Vec<_> = (0..60).map(record).collect();
         topic.publish_bundle(0, &dense_bundle(&records, Compression::Auto));
@@ -437,8 +435,8 @@ fn keys_and_time_stamps_arrive_as_they_were_sent() {
         let mut got = 0;
         for message in &mut iter {
             let (message, want) = (message.unwrap(), left.nth(if got == 0 { 30 } else { 0 }).unwrap());
-            assert_eq!((message.timestamp_ms(), message.key()), (want.timestamp_ms, want.key));
-            assert_eq!(message.payload(), want.payload);
+            assert_eq!((message.timestamp_ms(), message.key()), (want.get_timestamp_ms().unwrap(), want.get_key()));
+            assert_eq!(message.payload(), want.payload());
             got += 1;
         }
         assert_eq!(got, 30);
@@ -517,10 +515,7 @@ fn small_bundles_before_a_bad_one() {
             let topic = format!("bad{bad}");
             broker.create_topic(&topic, 1);
             for seq in 1..=300 {
-                let mut bytes = dense_bundle(
-                    &[RawMessage { timestamp_ms: seq, key: None, payload: b"payload" }],
-                    Compression::None,
-                );
+                let mut bytes = dense_bundle(&[Record::new(b"payload").timestamp_ms(seq)], Compression::None);
                 if seq == bad {
                     // Claims a longer payload than there is.
                     let at = bytes.len() - b"payload".len() - 1;
@@ -900,7 +895,7 @@ fn unknown_topics_and_partitions_are_errors() {
             assert!(e.fault() == Some(Fault::UnknownTopic));
         }
         let e = client.subscribe(Subscription::partition(&*topic.name, 2)).unwrap_err();
-        assert_eq!(e.to_string(), format!("{}/2: no such partition", topic.name));
+        assert_eq!(e.to_string(), format!("{}: {}/2: no such partition", server.addr(), topic.name));
         assert!(e.fault() == Some(Fault::UnknownPartition) && e.partition() == Some(2));
         assert_eq!(client.partitions(&topic.name).unwrap().len(), 2);
         assert_eq!(client.subscribe(topic.all()).unwrap().count(), 0);
@@ -910,7 +905,6 @@ fn unknown_topics_and_partitions_are_errors() {
 /// Topics can vanish while they are read; the other partitions' messages come first.
 #[test]
 fn faults_of_a_partition_come_after_the_messages_of_the_others() {
-    use tank_client::protocol::fetch::PartitionAnswer;
     within(60, || {
         let (broker, client) = embedded();
         broker.create_topic("orders", 2);
@@ -923,12 +917,8 @@ fn faults_of_a_partition_come_after_the_messages_of_the_others() {
         assert_eq!(e.to_string(), format!("{}: orders/0: the broker has trouble with its files", broker.addr()));
         assert!(iter.next().is_none());
         broker.set_broken("orders", 0, false);
-        for (answer, fault) in [
-            (PartitionAnswer::UnknownTopic, Fault::UnknownTopic),
-            (PartitionAnswer::UnknownPartition, Fault::UnknownPartition),
-            (PartitionAnswer::SystemError, Fault::System),
-        ] {
-            broker.inject(tank_client::broker::BrokerFault::RefuseConsume(answer));
+        for fault in [Fault::UnknownTopic, Fault::UnknownPartition, Fault::System] {
+            broker.inject(tank_client::broker::BrokerFault::RefuseConsume(fault));
             let mut iter = client.subscribe(Subscription::partition("orders", 1).start(Start::Earliest)).unwrap();
             let e = iter.next().unwrap().unwrap_err();
             assert_eq!((e.fault(), e.topic(), e.partition()), (Some(fault), Some("orders"), Some(1)));

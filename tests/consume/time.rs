@@ -3,10 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tank_client::Compression;
-use tank_client::broker::{Broker, dense_bundle, sparse_bundle};
-use tank_client::protocol::bundle::RawMessage;
-use tank_client::protocol::frame::Kind;
-use tank_client::{Client, Error, ErrorKind, Fault, Start, Subscription};
+use tank_client::broker::{Broker, RequestKind as Kind, dense_bundle, sparse_bundle};
+use tank_client::{Client, Error, ErrorKind, Fault, Record, Start, Subscription};
 
 use common::rng::{Rng, seeded};
 
@@ -18,8 +16,8 @@ fn client(broker: &Broker) -> Client {
     Client::connect(broker.addr()).unwrap()
 }
 
-fn message(timestamp_ms: u64) -> RawMessage<'static> {
-    RawMessage { timestamp_ms, key: None, payload: b"some payload" }
+fn message(timestamp_ms: u64) -> Record<'static> {
+    Record::new(b"some payload").timestamp_ms(timestamp_ms)
 }
 
 /// A log of random bundles, dense and sparse, in segments, some of them compacted, some of it gone: its messages'
@@ -53,7 +51,7 @@ fn random_log(rng: &mut Rng, broker: &Broker, topic: &str, ordered: bool) -> (Ve
             bundle.push((next, message(time)));
             next += 1;
         }
-        log.extend(bundle.iter().map(|(seq, message)| (*seq, message.timestamp_ms)));
+        log.extend(bundle.iter().map(|(seq, message)| (*seq, message.get_timestamp_ms().unwrap())));
         let compression = rng.pick(&[Compression::None, Compression::Auto, Compression::Snappy]);
         let bytes = if sparse {
             sparse_bundle(&bundle, compression)

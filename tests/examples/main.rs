@@ -61,11 +61,11 @@ fn a_signal_ends_all_threads() {
     within(60, || {
         let (broker, addr) = broker();
         for signal in ["-INT", "-TERM"] {
-            let asked = broker.stats().requests(tank_client::protocol::frame::Kind::Consume);
+            let asked = broker.stats().requests(tank_client::broker::RequestKind::Consume);
             let program =
                 example("threads_with_shutdown").args([&addr, "orders"]).stdout(Stdio::piped()).spawn().unwrap();
             assert!(broker.wait_until(common::watch::SOON, |stats| {
-                stats.requests(tank_client::protocol::frame::Kind::Consume) >= asked + 2
+                stats.requests(tank_client::broker::RequestKind::Consume) >= asked + 2
             }));
             assert_eq!(stop(program, signal), Some(0));
         }

@@ -42,7 +42,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
 
 /// The embedded broker and the simulated world use what lies below them; nobody else knows that they exist.
 const TEST_ROOMS: [(&str, &[&str]); 2] = [
-    ("broker", &["net", "error", "topic_config", "protocol"]),
+    ("broker", &["message", "net", "error", "topic_config", "protocol"]),
     ("simulation", &["broker", "client", "consume", "produce", "message", "net", "config", "error", "protocol"]),
 ];
 

@@ -40,7 +40,7 @@ fn a_caller_that_does_not_go_on_holds_the_broker_back() {
             }
         }
         assert!(alloc::held() < held + (1 << 20), "{} bytes held, {held} before", alloc::held());
-        assert_eq!(broker.stats().requests(tank_client::protocol::frame::Kind::Consume), 1);
+        assert_eq!(broker.stats().requests(tank_client::broker::RequestKind::Consume), 1);
     });
 }
 

@@ -11,9 +11,9 @@ use common::rng::{Rng, seeded};
 use common::server::{Server, unique_name};
 use common::watch::{timed, within};
 use socket2::SockRef;
-use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::frame::{HEADER_LEN, Kind, PING};
-use tank_client::protocol::produce::{ProduceCode, ProduceRequest};
+use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
+use tank_client::protocol::frame::{HEADER_LEN, PING};
+use tank_client::protocol::produce::ProduceRequest;
 use tank_client::{
     Acks, Client, ClientBuilder, Compression, Error, ErrorKind, Fault, Message, PartitionRecords, Record, Start,
     Subscription,
@@ -267,9 +267,9 @@ fn acks_and_client_id_reach_the_broker() {
 }
 
 /// What a publish comes to if the next answers carry this code.
-fn refused_with(code: ProduceCode, times: u64) -> (Result<(), Error>, u64) {
+fn refused_with(fault: Fault, times: u64) -> (Result<(), Error>, u64) {
     let (broker, client) = embedded();
-    broker.inject_times(BrokerFault::RefuseProduce(code), times);
+    broker.inject_times(BrokerFault::RefuseProduce(fault), times);
     let done = client.publish("orders", 1, &[Record::new(b"x")]);
     let stored = broker.high_water_mark("orders", 1);
     assert_eq!(stored, u64::from(done.is_ok()));
@@ -288,12 +288,12 @@ fn without_port(e: &Error) -> String {
 fn refusals_name_topic_partition_and_reason() {
     within(60, || {
         let once = [
-            (ProduceCode::UnknownTopic, Fault::UnknownTopic, "orders: no such topic"),
-            (ProduceCode::UnknownPartition, Fault::UnknownPartition, "orders/1: no such partition"),
-            (ProduceCode::ReadOnly, Fault::ReadOnly, "orders/1: the broker is read-only"),
+            (Fault::UnknownTopic, "orders: no such topic"),
+            (Fault::UnknownPartition, "orders/1: no such partition"),
+            (Fault::ReadOnly, "orders/1: the broker is read-only"),
         ];
-        for (code, fault, text) in once {
-            let (done, requests) = refused_with(code, 1);
+        for (fault, text) in once {
+            let (done, requests) = refused_with(fault, 1);
             let e = done.unwrap_err();
             assert!(e.fault() == Some(fault), "{e}");
             let text = format!("127.0.0.1: {text}");
@@ -305,16 +305,16 @@ fn refusals_name_topic_partition_and_reason() {
 #[test]
 fn what_was_not_stored_is_tried_again_where_that_can_help() {
     within(60, || {
-        let nobody = ProduceCode::Redirect(SocketAddrV4::new([0; 4].into(), 0));
+        let nobody = Fault::Redirects { hops: 1, last: SocketAddrV4::new([0; 4].into(), 0) };
         let passing = [
-            (ProduceCode::NoLeader, Fault::NoLeader),
-            (ProduceCode::InsufficientReplicas, Fault::InsufficientReplicas),
+            (Fault::NoLeader, Fault::NoLeader),
+            (Fault::InsufficientReplicas, Fault::InsufficientReplicas),
             (nobody, Fault::NoLeader),
         ];
-        for (code, fault) in passing {
-            let (done, requests) = refused_with(code, 2);
-            assert!(done.is_ok() && requests == 3, "{code:?}: {done:?} after {requests} requests");
-            let (done, requests) = refused_with(code, u64::MAX);
+        for (said, fault) in passing {
+            let (done, requests) = refused_with(said, 2);
+            assert!(done.is_ok() && requests == 3, "{said:?}: {done:?} after {requests} requests");
+            let (done, requests) = refused_with(said, u64::MAX);
             let e = done.unwrap_err();
             assert!(e.fault() == Some(fault) && e.partition() == Some(1), "{e}");
             assert!(requests > 5 && e.is_retryable());
@@ -325,10 +325,8 @@ fn what_was_not_stored_is_tried_again_where_that_can_help() {
 #[test]
 fn answers_that_leave_it_open() {
     within(60, || {
-        for (code, fault) in
-            [(ProduceCode::SystemError, Fault::System), (ProduceCode::NotConfirmed, Fault::NotConfirmed)]
-        {
-            let (done, requests) = refused_with(code, 1);
+        for fault in [Fault::System, Fault::NotConfirmed] {
+            let (done, requests) = refused_with(fault, 1);
             let e = done.unwrap_err();
             assert_eq!((&e.kind, e.topic(), e.partition()), (&ErrorKind::OutcomeUnknown, Some("orders"), Some(1)));
             assert_eq!(e.cause().and_then(Error::fault), Some(fault));
@@ -533,7 +531,9 @@ fn nodes_that_name_each_other() {
         cluster.create_topic("orders", 1);
         for (node, other) in [(0, 1), (1, 0)] {
             let std::net::SocketAddr::V4(to) = cluster.node(other).addr() else { panic!() };
-            cluster.node(node).inject_times(BrokerFault::RefuseProduce(ProduceCode::Redirect(to)), u64::MAX);
+            cluster
+                .node(node)
+                .inject_times(BrokerFault::RefuseProduce(Fault::Redirects { hops: 1, last: to }), u64::MAX);
         }
         let client = impatient().connect(cluster.node(0).addr());
         let client = client.unwrap();
@@ -618,7 +618,7 @@ fn records_are_stored_under_numbers_of_ones_own() {
 fn numbers_that_somebody_else_took() {
     within(60, || {
         let (broker, client) = embedded();
-        broker.inject(BrokerFault::RefuseProduce(ProduceCode::InvalidSeq));
+        broker.inject(BrokerFault::RefuseProduce(Fault::SeqNotAbove { seq: 0 }));
         let e = client.publish_at("orders", 0, &[(7, Record::new(b"x"))]).unwrap_err();
         assert_eq!(
             e.to_string(),

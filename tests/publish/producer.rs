@@ -8,9 +8,8 @@ use common::logs;
 use common::rng::{Rng, seeded};
 use common::server::Server;
 use common::watch::{SOON, timed, within};
-use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::frame::Kind;
-use tank_client::protocol::produce::{ProduceCode, ProduceRequest};
+use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
+use tank_client::protocol::produce::ProduceRequest;
 use tank_client::{
     Client, ClientBuilder, Error, ErrorKind, Failure, Fault, Producer, ProducerBuilder, Record, Start, Subscription,
 };
@@ -252,7 +251,7 @@ fn what_lies_behind_a_failure_comes_back_in_order() {
 fn a_refusal_for_now_is_sent_again_unless_that_changed_the_order() {
     within(60, || {
         let (broker, mut producer) = embedded(impatient(), |settings| settings.window(1).max_records(10));
-        broker.inject_times(BrokerFault::RefuseProduce(ProduceCode::NoLeader), 3);
+        broker.inject_times(BrokerFault::RefuseProduce(Fault::NoLeader), 3);
         send_all(&mut producer, 0, 1..=100);
         producer.flush().unwrap();
         assert_eq!(stored(&broker, 0), (1..=100).collect::<Vec<_>>());
@@ -261,7 +260,7 @@ fn a_refusal_for_now_is_sent_again_unless_that_changed_the_order() {
         let (broker, mut producer) = embedded(impatient(), |settings| settings.window(5).max_records(10));
         broker.pause();
         send_all(&mut producer, 0, 1..=30);
-        broker.inject(BrokerFault::RefuseProduce(ProduceCode::NoLeader));
+        broker.inject(BrokerFault::RefuseProduce(Fault::NoLeader));
         broker.resume();
         let e = producer.flush().unwrap_err();
         assert!(matches!(e.kind, ErrorKind::Undelivered { records: 10, .. }), "{e}");
@@ -274,13 +273,13 @@ fn a_refusal_for_now_is_sent_again_unless_that_changed_the_order() {
         let (broker, mut producer) = embedded(impatient(), |settings| settings.window(5).max_records(10));
         broker.pause();
         send_all(&mut producer, 0, 1..=50);
-        broker.inject_times(BrokerFault::RefuseProduce(ProduceCode::InsufficientReplicas), 5);
+        broker.inject_times(BrokerFault::RefuseProduce(Fault::InsufficientReplicas), 5);
         broker.resume();
         producer.flush().unwrap();
         assert_eq!(stored(&broker, 0), (1..=50).collect::<Vec<_>>());
 
         // And if that goes on, all of it comes back.
-        broker.inject_times(BrokerFault::RefuseProduce(ProduceCode::NoLeader), u64::MAX);
+        broker.inject_times(BrokerFault::RefuseProduce(Fault::NoLeader), u64::MAX);
         for number in 1..=25 {
             send(&mut producer, 1, number).unwrap();
         }
@@ -410,8 +409,8 @@ fn a_numbering_writer_stores_everything_once() {
             BrokerFault::Delay(1000 * MS),
             BrokerFault::WrongRequestId,
             BrokerFault::FlipAfter(30),
-            BrokerFault::RefuseProduce(ProduceCode::NoLeader),
-            BrokerFault::RefuseProduce(ProduceCode::SystemError),
+            BrokerFault::RefuseProduce(Fault::NoLeader),
+            BrokerFault::RefuseProduce(Fault::System),
             BrokerFault::CloseOnAccept,
         ];
         for trouble in troubles {
@@ -425,7 +424,7 @@ fn a_numbering_writer_stores_everything_once() {
                 broker.disconnect_all();
             }
             // What a broker with trouble of its own may have stored comes back, and is stored once all the same.
-            let comes_back = trouble == BrokerFault::RefuseProduce(ProduceCode::SystemError);
+            let comes_back = trouble == BrokerFault::RefuseProduce(Fault::System);
             for number in 61..=200 {
                 while let Err(e) = send(&mut producer, 0, number) {
                     assert!(comes_back && producer.failures()[0].is_unknown(), "{trouble:?}: {e}");
@@ -586,7 +585,7 @@ fn what_a_user_drops_leaves_a_gap_only_if_it_may_be_stored() {
         assert_eq!((stored(&broker, 0), broker.high_water_mark("orders", 0)), (vec![4, 5], 5));
         logs::wait_for(1, &["WARN", "orders/0: numbers 1 to 3 are missing at the end of the leader's log"]);
         // What was refused is not there for certain, so its numbers are free.
-        broker.inject(BrokerFault::RefuseProduce(ProduceCode::ReadOnly));
+        broker.inject(BrokerFault::RefuseProduce(Fault::ReadOnly));
         send_all(&mut producer, 0, 6..=7);
         producer.flush().unwrap_err();
         assert!(!producer.take_failures()[0].is_unknown());

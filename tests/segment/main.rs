@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::malformed;
 use tank_client::Compression;
 use tank_client::broker::{dense_bundle, sparse_bundle};
-use tank_client::protocol::bundle::RawMessage;
 use tank_client::protocol::varint;
 use tank_client::segment::Segments;
-use tank_client::{Error, ErrorKind, Limits, Message};
+use tank_client::{Error, ErrorKind, Limits, Message, Record};
 
 use common::example::scratch;
 use common::rng::{Rng, seeded};
@@ -180,7 +179,7 @@ fn write_log(dir: &Path, rng: &mut Rng, last: u64) {
         for _ in 0..rng.between(1, 5) {
             let payload = next.to_le_bytes();
             let messages: Vec<_> = (0..rng.between(1, 60) as u64)
-                .map(|n| (next + n, RawMessage { timestamp_ms: next + n, key: None, payload: &payload }))
+                .map(|n| (next + n, Record::new(&payload).timestamp_ms(next + n)))
                 .collect();
             let codec = rng.pick(&[Compression::None, Compression::Snappy]);
             let bundle = if rng.one_in(2) {
@@ -245,7 +244,7 @@ fn directory(test: &str, files: &[(&str, &[u8])]) -> PathBuf {
 
 /// A bundle of one message with its length in front.
 fn stored(seq: Option<u64>) -> Vec<u8> {
-    let message = RawMessage { timestamp_ms: 1, key: None, payload: b"x" };
+    let message = Record::new(b"x").timestamp_ms(1);
     let bundle = match seq {
         Some(seq) => sparse_bundle(&[(seq, message)], Compression::None),
         None => dense_bundle(&[message], Compression::None),
@@ -326,7 +325,7 @@ fn files_larger_than_what_is_read_at_once() {
         let payload: Vec<u8> = (0..1000).map(|n| n as u8).collect();
         while bytes.len() < 3 << 20 {
             let count = if rng.one_in(3) { rng.between(50, 900) } else { rng.between(1, 20) };
-            let message = |n| RawMessage { timestamp_ms: n, key: None, payload: &payload[..(n * 37 % 1000) as usize] };
+            let message = |n| Record::new(&payload[..(n * 37 % 1000) as usize]).timestamp_ms(n);
             let messages: Vec<_> = (next..next + count as u64).map(message).collect();
             let codec = if rng.one_in(4) { Compression::Snappy } else { Compression::None };
             let bundle = dense_bundle(&messages, codec);
@@ -451,7 +450,7 @@ fn files_of_absurd_names_are_left_alone() {
 
 #[test]
 fn what_a_bundle_may_claim() {
-    let message = RawMessage { timestamp_ms: 1, key: None, payload: &[b'x'; 200] };
+    let message = Record::new(&[b'x'; 200]).timestamp_ms(1);
     let mut packed = dense_bundle(&[message, message], Compression::Snappy);
     packed.splice(..0, [packed.len() as u8]);
     for (index, (bytes, limits, expected)) in [

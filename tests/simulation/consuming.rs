@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::frame::Kind;
+use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
 use tank_client::simulation::{LinkSettings, Service, Simulation};
 use tank_client::{Client, ConsumeIter, Error, ErrorKind, Fault, OutOfRange, Record, Start, Subscription};
 
@@ -223,17 +222,16 @@ fn another_service_at_the_leaders_address_is_waited_out_and_then_reported() {
 fn leave_a_gap(broker: &Broker) {
     use tank_client::Compression;
     use tank_client::broker::sparse_bundle;
-    use tank_client::protocol::bundle::RawMessage;
     broker.append_payloads("orders", 0, &numbers(10));
     broker.roll_segment("orders", 0);
     broker.append_payloads("orders", 0, &["11"]);
-    let message = |payload| RawMessage { timestamp_ms: 1000, key: None, payload };
+    let message = |payload| Record::new(payload).timestamp_ms(1000);
     broker.compact("orders", 0, &[&sparse_bundle(&[(2, message(b"2")), (5, message(b"5"))], Compression::None)]);
 }
 
 /// How often a broker was asked for a number in that gap.
 fn deaths(broker: &Broker) -> usize {
-    let fetches = broker.requests().into_iter().filter_map(|request| request.fetch().ok());
+    let fetches = broker.requests().into_iter().filter_map(|request| common::fetch(&request).ok());
     fetches.filter(|fetch| fetch.slots().any(|(_, slot)| (6..=10).contains(&slot.seq))).count()
 }
 
@@ -325,7 +323,7 @@ fn partitions_added_while_an_idle_connection_had_ended_are_found() {
     assert_eq!((found.partition(), found.payload()), (1, &b"milk"[..]));
     assert_eq!(orders.stats().reconnects, 0, "nothing was lost");
     assert_eq!(orders.next_timeout(20 * SECOND).unwrap(), None);
-    let asked = after.requests().into_iter().filter_map(|request| request.fetch().ok());
+    let asked = after.requests().into_iter().filter_map(|request| common::fetch(&request).ok());
     let probes = asked.filter(|fetch| fetch.slots().any(|(_, slot)| slot.partition == 2)).count();
     assert_eq!(probes, 1, "asked for once a connection");
 }
@@ -469,8 +467,7 @@ fn a_wait_that_ends_early_again_and_again_is_no_loop_without_a_pause() {
     let broker = sim.broker();
     broker.create_topic("orders", 1);
     let client = sim.client().connect(broker.brokers()).unwrap();
-    let nothing = tank_client::protocol::fetch::PartitionAnswer::Data { base: Some(0), high_water_mark: 0, len: 0 };
-    broker.inject_times(BrokerFault::RefuseConsume(nothing), u64::MAX);
+    broker.inject_times(BrokerFault::NoData, u64::MAX);
     let mut orders = client.subscribe("orders").unwrap();
     assert_eq!(orders.next_timeout(600 * SECOND).unwrap(), None);
     let fetches = broker.stats().requests(Kind::Consume);

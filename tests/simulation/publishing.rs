@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tank_client::simulation::{LinkSettings, Simulation};
-use tank_client::{Compression, ErrorKind, Record, Start, Subscription};
+use tank_client::{Compression, ErrorKind, Fault, Record, Start, Subscription};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -234,7 +234,6 @@ fn the_end_of_a_log_is_its_leaders_after_a_fail_over() {
 #[test]
 fn a_server_in_trouble_with_its_files_stores_nothing_that_is_reported_stored() {
     use tank_client::broker::BrokerFault;
-    use tank_client::protocol::produce::ProduceCode;
     for idempotent in [false, true] {
         let sim = Simulation::new(8);
         let broker = sim.broker();
@@ -244,7 +243,7 @@ fn a_server_in_trouble_with_its_files_stores_nothing_that_is_reported_stored() {
         let mut producer = if idempotent { producer.idempotent() } else { producer }.build().unwrap();
         producer.send_to("orders", 0, Record::new("1")).unwrap();
         producer.flush().unwrap();
-        broker.inject_times(BrokerFault::RefuseProduce(ProduceCode::SystemError), u64::MAX);
+        broker.inject_times(BrokerFault::RefuseProduce(Fault::System), u64::MAX);
         for n in 2..5 {
             producer.send_to("orders", 0, Record::new(&format!("{n}"))).unwrap();
         }

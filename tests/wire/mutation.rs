@@ -14,9 +14,10 @@ use common::peer::{Peer, Reply, Script, status};
 use common::rng::{Rng, seeded};
 use common::watch::{SOON, within};
 use tank_client::Limits;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::fetch::{FetchRequest, SEQ_EARLIEST, SEQ_TAIL};
-use tank_client::protocol::frame::{HEADER_LEN, Kind, PING, Payload};
+use tank_client::protocol::frame::{HEADER_LEN, PING, Payload};
 use tank_client::{Client, Error, ErrorKind, Result, Start, Subscription};
 
 const RUNS: u64 = 2000;

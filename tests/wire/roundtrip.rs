@@ -21,7 +21,7 @@ fn requests_come_back_as_they_were_written() {
         let mut bytes = vec![9];
         request.encode(&mut bytes).unwrap();
         let header = frame::FrameHeader::decode(&bytes[1..]).unwrap().unwrap();
-        assert_eq!((header.kind, header.len as usize), (frame::Kind::Consume, bytes.len() - 6));
+        assert_eq!((header.kind, header.len as usize), (tank_client::broker::RequestKind::Consume, bytes.len() - 6));
         assert_eq!(FetchRequest::decode(&bytes[6..]), Ok(request.clone()));
         for _ in 0..10 {
             let cut = rng.below(bytes.len() - 6);

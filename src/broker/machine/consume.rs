@@ -31,9 +31,7 @@ impl Machine {
         if request.topics.is_empty() {
             return Err(HangUp);
         }
-        let refused = self.nodes.get_mut(conn.node).and_then(|node| {
-            node.faults.take(|fault| if let BrokerFault::RefuseConsume(answer) = fault { Some(*answer) } else { None })
-        });
+        let refused = self.nodes.get_mut(conn.node).and_then(|node| node.faults.take(BrokerFault::consume_answer));
         let mut header =
             FetchHeader { request_id: request.request_id, topics: Vec::with_capacity(request.topics.len()) };
         let mut chunks = Vec::new();

@@ -50,9 +50,7 @@ impl Machine {
             return Err(HangUp);
         }
         let request = lenient(payload, |payload| ProduceRequest::decode(kind, payload)).map_err(|_| HangUp)?;
-        let refused = self.nodes.get_mut(conn.node).and_then(|node| {
-            node.faults.take(|fault| if let BrokerFault::RefuseProduce(code) = fault { Some(*code) } else { None })
-        });
+        let refused = self.nodes.get_mut(conn.node).and_then(|node| node.faults.take(BrokerFault::produce_code));
         let mut codes = Vec::new();
         let mut shape: Vec<usize> = Vec::new();
         let mut stored = Vec::new();

@@ -7,12 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Fault;
 use crate::broker::BrokerFault;
 use crate::broker::host::Host;
 use crate::broker::machine::{Behaviour, FailOver, Machine, Options};
 use crate::net::Time;
 use crate::protocol::frame::Kind;
-use crate::protocol::produce::ProduceCode;
 use crate::simulation::nodes::Nodes;
 use crate::simulation::random::Random;
 use crate::simulation::{Direction, LinkSettings, Service, Simulation};
@@ -99,7 +99,7 @@ impl fmt::Display for Trouble {
 pub(super) fn fault(number: u64) -> BrokerFault {
     let bytes = number >> 8 & 0x3ff;
     let kind = [Kind::Produce, Kind::Consume, Kind::ProduceWithSeqnum][(number >> 24) as usize % 3];
-    let codes = [ProduceCode::NoLeader, ProduceCode::InsufficientReplicas];
+    let faults = [Fault::NoLeader, Fault::InsufficientReplicas];
     match number % 12 {
         0 => BrokerFault::CloseOnAccept,
         1 => BrokerFault::NoPing,
@@ -112,7 +112,7 @@ pub(super) fn fault(number: u64) -> BrokerFault {
         8 => BrokerFault::CutAfter(bytes),
         9 => BrokerFault::ResetAfter(bytes),
         10 => BrokerFault::StallAfter(bytes),
-        _ => BrokerFault::RefuseProduce(codes[(number >> 32) as usize % 2]),
+        _ => BrokerFault::RefuseProduce(faults[(number >> 32) as usize % 2]),
     }
 }
 

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use tank_client::broker::dense_bundle;
-use tank_client::protocol::bundle::RawMessage;
 use tank_client::simulation::{LinkSettings, Simulation};
-use tank_client::{Compression, Start, Subscription};
+use tank_client::{Compression, Record, Start, Subscription};
 
 use super::curve::Curve;
 
@@ -20,7 +19,7 @@ pub fn kilobytes(name: &'static str) -> Curve {
         let sim = Simulation::new(1);
         let broker = sim.broker();
         broker.create_topic("t", 1);
-        let message = RawMessage { timestamp_ms: 1, key: None, payload: &[b'x'; 100] };
+        let message = Record::new(&[b'x'; 100]).timestamp_ms(1);
         // Not compressed: a line carries bytes.
         broker.append_repeated("t", 0, &[&dense_bundle(&[message; 500], Compression::None)], number / 50);
         sim.set_links(&LinkSettings::default().latency(LATENCY..LATENCY).bandwidth(BANDWIDTH));

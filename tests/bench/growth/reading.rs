@@ -8,12 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use common::sets::Set;
-use tank_client::broker::{Broker, Cluster, dense_bundle};
-use tank_client::protocol::bundle::RawMessage;
-use tank_client::protocol::frame::Kind;
+use tank_client::broker::{Broker, Cluster, RequestKind as Kind, dense_bundle};
 use tank_client::protocol::varint;
 use tank_client::segment::Segments;
-use tank_client::{Client, Compression, ConsumeIter, Start, Subscription};
+use tank_client::{Client, Compression, ConsumeIter, Record, Start, Subscription};
 
 use super::curve::{Curve, cost};
 use super::plain::{exchange, receive};
@@ -235,7 +233,7 @@ pub fn first_of_files(name: &'static str) -> Curve {
 fn segments(dir: &Path, number: u64) -> PathBuf {
     let partition = dir.join("t").join("0");
     fs::create_dir_all(&partition).expect("a folder");
-    let message = RawMessage { timestamp_ms: 1, key: None, payload: b"x" };
+    let message = Record::new(b"x").timestamp_ms(1);
     let bundle = dense_bundle(&[message], Compression::None);
     let mut bytes = Vec::new();
     varint::encode(bundle.len() as u32, &mut bytes);

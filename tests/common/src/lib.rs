@@ -24,10 +24,17 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use tank_client::protocol::DecodeError;
+use tank_client::protocol::fetch::FetchRequest;
+use tank_client::protocol::frame::Payload;
 
 /// The repository's folder.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
+}
+
+/// The fields of a consume request.
+pub fn fetch(request: &tank_client::broker::Request) -> Result<FetchRequest, DecodeError> {
+    FetchRequest::decode(&request.payload)
 }
 
 /// What an error of malformed data says in detail; users see its text alone.

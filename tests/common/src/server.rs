@@ -8,7 +8,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tank_client::Compression;
 use tank_client::broker::{Broker, dense_bundle, sparse_bundle};
-use tank_client::protocol::bundle::RawMessage;
 use tank_client::protocol::frame::{HEADER_LEN, PING};
 use tank_client::protocol::produce::{ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
 use tank_client::{Client, Record, Start, Subscription, TopicConfig};
@@ -101,7 +100,7 @@ impl Topic {
 }
 
 pub fn bundle(payloads: &[impl AsRef<[u8]>], compression: Compression) -> Vec<u8> {
-    let message = |payload| RawMessage { timestamp_ms: 0, key: None, payload };
+    let message = |payload| Record::new(payload).timestamp_ms(0);
     let messages: Vec<_> = payloads.iter().map(|payload| message(payload.as_ref())).collect();
     dense_bundle(&messages, compression)
 }
@@ -109,7 +108,7 @@ pub fn bundle(payloads: &[impl AsRef<[u8]>], compression: Compression) -> Vec<u8
 /// A bundle of messages with these numbers, which are their payloads too.
 pub fn sparse(numbers: &[u64], compression: Compression) -> Vec<u8> {
     let payloads: Vec<String> = numbers.iter().map(u64::to_string).collect();
-    let message = |payload| RawMessage { timestamp_ms: 0, key: None, payload };
+    let message = |payload| Record::new(payload).timestamp_ms(0);
     let messages: Vec<_> = numbers.iter().zip(&payloads).map(|(&n, p)| (n, message(p.as_bytes()))).collect();
     sparse_bundle(&messages, compression)
 }

@@ -1,8 +1,7 @@
 //! The sets of messages that speed is measured with.
 
-use tank_client::Compression;
 use tank_client::broker::dense_bundle;
-use tank_client::protocol::bundle::RawMessage;
+use tank_client::{Compression, Record};
 
 /// Messages of one size, a fixed number in each bundle.
 #[derive(Debug, Clone, Copy)]
@@ -40,8 +39,8 @@ impl Set {
 
     fn bundle(&self, words: &mut Words) -> Vec<u8> {
         let payloads = self.payloads(words);
-        let message = |payload| RawMessage { timestamp_ms: 1_700_000_000_000, key: None, payload };
-        let messages: Vec<RawMessage<'_>> = payloads.iter().map(|payload| message(payload.as_slice())).collect();
+        let message = |payload| Record::new(payload).timestamp_ms(1_700_000_000_000);
+        let messages: Vec<Record<'_>> = payloads.iter().map(|payload| message(payload.as_slice())).collect();
         dense_bundle(&messages, self.compression)
     }
 }

@@ -11,6 +11,7 @@ use self::plain::{Asked, Slot};
 use common::peer::{Peer, Reply, Script, status};
 use common::rng::Rng;
 use common::watch::SOON;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::admin::{
     CreateTopicCode, CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
     DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse, PartitionState,
@@ -19,7 +20,7 @@ use tank_client::protocol::admin::{
 use tank_client::protocol::fetch::{
     FetchHeader, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, TopicAnswer,
 };
-use tank_client::protocol::frame::{HEADER_LEN, Kind, Payload};
+use tank_client::protocol::frame::{HEADER_LEN, Payload};
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest, ProduceResponse};
 use tank_client::{Client, ClientBuilder};
 

@@ -6,12 +6,13 @@ use common::captures::Capture;
 use serde_json::{Value, json};
 use tank_client::Limits;
 use tank_client::TopicConfig;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::admin::{
     CreateTopicCode, CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
     DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse, PartitionState,
     ReloadConfCode, ReloadConfRequest, ReloadConfResponse, StatusRequest, StatusResponse,
 };
-use tank_client::protocol::frame::{Kind, Payload};
+use tank_client::protocol::frame::Payload;
 use tank_client::protocol::{DecodeError, EncodeError};
 
 use super::parts::{self, Frame};

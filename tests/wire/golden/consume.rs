@@ -7,11 +7,12 @@ use common::captures::{self, Capture, frames};
 use common::feed::{self, Answer, Message, Part};
 use serde_json::Value;
 use tank_client::Limits;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::bundle::Codec;
 use tank_client::protocol::fetch::{
     FetchHeader, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, SEQ_TAIL, TopicAnswer,
 };
-use tank_client::protocol::frame::{FrameHeader, Kind, Payload};
+use tank_client::protocol::frame::{FrameHeader, Payload};
 use tank_client::protocol::stream::ChunkEnd;
 use tank_client::protocol::{DecodeFault, varint};
 

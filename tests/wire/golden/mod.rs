@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::parts::{Frame, request_frames, request_of, response_frames};
 use common::captures::{self, Capture, Origin};
-use tank_client::protocol::frame::{self, FrameHeader, Kind};
+use tank_client::broker::RequestKind as Kind;
+use tank_client::protocol::frame::{self, FrameHeader};
 
 /// A message family: what to do with its frames and what they should be.
 struct Family {

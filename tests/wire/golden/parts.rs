@@ -4,9 +4,10 @@ use common::captures::Capture;
 use serde_json::{Value, json};
 use tank_client::Compression;
 use tank_client::Limits;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Entry, MessageSet, RawMessage};
 use tank_client::protocol::cursor::Cursor;
-use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind};
+use tank_client::protocol::frame::{FrameHeader, HEADER_LEN};
 use tank_client::protocol::{DecodeError, EncodeError, compress};
 
 /// A frame in a capture.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use tank_client::Compression;
 use tank_client::Limits;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::admin::{
     CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
     DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse,
@@ -12,7 +13,7 @@ use tank_client::protocol::admin::{
 use tank_client::protocol::bundle::Codec;
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::FetchRequest;
-use tank_client::protocol::frame::{Kind, Payload};
+use tank_client::protocol::frame::Payload;
 use tank_client::protocol::produce::{ProduceRequest, ProduceResponse};
 use tank_client::protocol::{DecodeError, varint};
 

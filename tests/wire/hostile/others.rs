@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use tank_client::Limits;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::admin::{
     CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
     DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse,
     ReloadConfRequest, ReloadConfResponse, StatusRequest, StatusResponse,
 };
 use tank_client::protocol::fetch::FetchRequest;
-use tank_client::protocol::frame::{Kind, Payload};
+use tank_client::protocol::frame::Payload;
 use tank_client::protocol::produce::{ProduceRequest, ProduceResponse};
 
 use common::alloc::peak_of;

@@ -6,8 +6,7 @@ use common::rng::Rng;
 use common::server::{Server, unique_name};
 use common::watch::within;
 use rustix::process::Signal;
-use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::frame::Kind;
+use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
 use tank_client::{Client, Message, Record, TopicConfig};
 
 use crate::support::{Running, messages, run_at};

@@ -6,8 +6,7 @@ use std::process::Stdio;
 use common::server::{Server, unique_name};
 use common::watch::within;
 use rustix::process::Signal;
-use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::frame::Kind;
+use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
 
 use crate::support::{Running, messages, run, run_at, run_with, tool};
 

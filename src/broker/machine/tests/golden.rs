@@ -6,7 +6,8 @@
 //! Each exchange is repeated with the machine alone, and with a broker over sockets.
 
 use crate::broker::{Broker, BrokerBuilder};
-use crate::protocol::bundle::{Compression, RawMessage};
+use crate::message::Record;
+use crate::protocol::bundle::Compression;
 use crate::protocol::varint;
 use common::captures::Capture;
 
@@ -256,7 +257,7 @@ fn topics_and_all_that_closes_a_connection(over: Transport) {
     for capture in &captures {
         match capture.name.as_str() {
             "discover_partitions_all" => {
-                let records = [RawMessage::default(); 4];
+                let records = [Record::new(""); 4];
                 broker.append("orders", 1, &crate::broker::dense_bundle(&records, Compression::None));
             }
             "reload_conf_empty_file" => broker.set_config("orders", 0, Some("")),

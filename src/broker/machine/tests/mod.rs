@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Behaviour, ClusterOptions, Conn, Machine, Options, Pull};
+use crate::message::Record;
 use crate::net::Time;
-use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
+use crate::protocol::bundle::Compression;
 use crate::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use crate::protocol::frame::{PING, Payload};
 use crate::protocol::produce::{ProducePartition, ProduceRequest, ProduceTopic};
@@ -109,8 +110,8 @@ fn publish(first_seq: u64, acks: u8, bundle: &[u8]) -> Vec<u8> {
     out
 }
 
-fn message(payload: &[u8]) -> RawMessage<'_> {
-    RawMessage { timestamp_ms: 1, key: None, payload }
+fn message(payload: &[u8]) -> Record<'_> {
+    Record::new(payload).timestamp_ms(1)
 }
 
 /// A dense bundle of messages that say their place in it.
@@ -122,11 +123,8 @@ fn dense(count: usize) -> Vec<u8> {
 
 /// A sparse bundle with these numbers.
 fn sparse(numbers: impl IntoIterator<Item = u64>) -> Vec<u8> {
-    let mut builder = BundleBuilder::new();
-    let mut out = Vec::new();
-    numbers.into_iter().for_each(|seq| builder.push_at(seq, &message(b"s")).unwrap());
-    builder.finish(Compression::None, &mut out).unwrap();
-    out
+    let records: Vec<_> = numbers.into_iter().map(|seq| (seq, message(b"s"))).collect();
+    crate::broker::sparse_bundle(&records, Compression::None)
 }
 
 /// The code of a produce answer for one partition.

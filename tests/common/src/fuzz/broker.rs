@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use tank_client::broker::{Broker, sparse_bundle};
 use tank_client::protocol::admin::{StatusRequest, StatusResponse};
-use tank_client::protocol::bundle::RawMessage;
 use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, PING, Payload};
-use tank_client::{Client, Start, Subscription};
+use tank_client::{Client, Record, Start, Subscription};
 
 use crate::input::{Input, Pieces};
 
@@ -86,7 +85,7 @@ fn start(kind: u8) -> (Broker, u8, u32, TcpStream) {
         broker.create_topic(topic, 2);
         broker.append_payloads(topic, 0, &[&b"first"[..], &[b'x'; 700], b"third", &[b'y'; 1500], b"last"]);
     }
-    let message = |payload| RawMessage { payload, ..RawMessage::default() };
+    let message = |payload| Record::new(payload);
     let sparse = [(5, message(b"five")), (9, message(b"nine"))];
     broker.append("t", 1, &sparse_bundle(&sparse, tank_client::Compression::Auto));
     broker.create_topic(GOOD, 1);

@@ -2,10 +2,11 @@
 //! bytes bound; and it is what the plain decoder of the differential test finds.
 
 use tank_client::Limits;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::DecodeError;
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, UNKNOWN_TOPIC};
-use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind, Payload};
+use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Payload};
 use tank_client::protocol::stream::{Bundle, Event};
 
 use crate::compare::compare;

@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 
 use tank_client::Limits;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::admin::{
     CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
     DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse,
@@ -11,7 +12,7 @@ use tank_client::protocol::admin::{
 };
 use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::{FetchHeader, FetchRequest, PartitionAnswer, TopicAnswer, UNKNOWN_TOPIC};
-use tank_client::protocol::frame::{self, FrameHeader, HEADER_LEN, Kind, Payload};
+use tank_client::protocol::frame::{self, FrameHeader, HEADER_LEN, Payload};
 use tank_client::protocol::produce::{ProduceRequest, ProduceResponse};
 use tank_client::protocol::{DecodeError, EncodeError};
 

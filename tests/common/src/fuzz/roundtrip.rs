@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arbitrary::{Arbitrary, Unstructured};
 use tank_client::Compression;
 use tank_client::Limits;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::admin::{
     ClusterStatus, ClusterTopology, CreateTopicRequest, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
     DiscoverTopicsResponse, DiscoverTopologyResponse, LogStatus, NodeEntry, PartitionState, ReloadConfRequest,
@@ -16,7 +17,7 @@ use tank_client::protocol::bundle::{BundleBuilder, RawMessage};
 use tank_client::protocol::fetch::{
     FetchHeader, FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer, TopicAnswer,
 };
-use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Kind, Payload};
+use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Payload};
 use tank_client::protocol::produce::{ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
 use tank_client::protocol::{DecodeError, EncodeError, varint};
 

@@ -1,9 +1,10 @@
 //! What the fuzzer starts from: recorded exchanges that are short, and some that chance makes.
 
 use tank_client::Compression;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::bundle::BundleBuilder;
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, SEQ_TAIL};
-use tank_client::protocol::frame::{Kind, Payload};
+use tank_client::protocol::frame::Payload;
 use tank_client::protocol::produce::ProduceRequest;
 use tank_client::protocol::varint;
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tank_client::Compression;
 use tank_client::Limits;
+use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::bundle::BundleBuilder;
 use tank_client::protocol::fetch::{FetchHeader, FetchPartition, FetchRequest, PartitionAnswer, SEQ_TAIL, TopicAnswer};
-use tank_client::protocol::frame::{self, Kind, PING, Payload};
+use tank_client::protocol::frame::{self, PING, Payload};
 use tank_client::{Client, ConsumeIter, Error, ErrorKind, Message, OutOfRange, Start, Subscription};
 
 use crate::generate;
