@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::protocol::texts;
 use crate::protocol::{DecodeError, DecodeFault, EncodeError};
 
 mod fault;
@@ -44,22 +45,19 @@ pub struct Error {
 }
 
 /// What happened. A source named here is that of the [`Error`]; if it is an `Error` too, [`Error::cause`] returns it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// No broker could be reached. The [broker](Error::broker) is what was given, which may be a list; the source then has each
     /// one with its cause.
-    #[error("cannot connect to")]
     Connect,
     /// The network failed. The source says why.
-    #[error("network failure while {phase}")]
     #[non_exhaustive]
     Io {
         /// What was being done.
         phase: Phase,
     },
     /// The broker did not connect, greet, send or receive in time.
-    #[error("timed out after {after:?} {phase}")]
     #[non_exhaustive]
     Timeout {
         /// What was being waited for.
@@ -68,25 +66,20 @@ pub enum ErrorKind {
         after: Duration,
     },
     /// The broker closed the connection.
-    #[error("connection closed by the broker while {phase}")]
     #[non_exhaustive]
     Disconnected {
         /// What was being done.
         phase: Phase,
     },
     /// Another service answers at the broker's address: the source says what it greets with instead of a ping.
-    #[error("not a TANK broker")]
     NotTank,
     /// A wait was ended by [`CloseHandle::close`](crate::CloseHandle::close).
-    #[error("ended by a close handle while waiting")]
     Closed,
     /// The broker sent what the protocol does not allow, or more than [`Limits`](crate::Limits) do. The source names the field,
     /// what was found against what is allowed, and where.
-    #[error("malformed data from the broker")]
     Decode,
     /// The sequence number asked for is not there: retention took it, or it lies beyond the end. A saved position beyond the end
     /// is not of this log: see [`Subscription::beyond_end`](crate::Subscription::beyond_end).
-    #[error("sequence number {requested} is {}", out_of_range(*requested, *first_available, *high_water_mark))]
     #[non_exhaustive]
     OutOfRange {
         /// The number asked for.
@@ -97,14 +90,12 @@ pub enum ErrorKind {
         high_water_mark: u64,
     },
     /// The broker refused, or what it says cannot be followed.
-    #[error("{fault}")]
     #[non_exhaustive]
     Broker {
         /// The reason.
         fault: Fault,
     },
     /// A bundle too large for any fetch within the limits, or a record too large for a request.
-    #[error("a bundle of {needed} bytes, the limit is {limit}")]
     #[non_exhaustive]
     BundleTooLarge {
         /// Its size in bytes, or the least it is known to be.
@@ -114,11 +105,9 @@ pub enum ErrorKind {
     },
     /// A publish was sent and got no clear answer: the messages may be stored or not. The same for the creation of a topic,
     /// which may exist or not. The source says how the answer was lost, or what it says instead.
-    #[error("sent, but the outcome is unknown")]
     OutcomeUnknown,
     /// A publish took several bundles, of which only the first ones are known to be stored. The source says what became of the
     /// rest: [`OutcomeUnknown`](ErrorKind::OutcomeUnknown) if they may be stored; with any other they are not.
-    #[error("only the first {stored} records are known to be stored")]
     #[non_exhaustive]
     PartlyStored {
         /// How many records of the call were stored.
@@ -126,12 +115,10 @@ pub enum ErrorKind {
     },
     /// Records that a [`Producer`](crate::Producer) did not send because earlier ones of their partition failed, as the source
     /// says: sent again together, they keep their order.
-    #[error("not sent: an earlier bundle of this partition failed")]
     NotSent,
     /// Records that a [`Producer`](crate::Producer) may not have stored wait for
     /// [`retry_failures`](crate::Producer::retry_failures) or [`take_failures`](crate::Producer::take_failures). The source says
     /// what became of the first of them.
-    #[error("{records} records may not have been stored: retry or take the producer's failures")]
     #[non_exhaustive]
     Undelivered {
         /// How many.
@@ -139,7 +126,6 @@ pub enum ErrorKind {
     },
     /// A [`Producer`](crate::Producer) holds as many bytes as [it may](crate::ProducerBuilder::max_pending_bytes), or a quarter
     /// of them for this partition. The record was not taken.
-    #[error("full: {pending} bytes wait to be stored, {limit} allowed")]
     #[non_exhaustive]
     Full {
         /// Bytes taken that are neither stored nor have failed.
@@ -148,7 +134,6 @@ pub enum ErrorKind {
         limit: usize,
     },
     /// A [`Checkpoint`](crate::Checkpoint) file that cannot be used.
-    #[error("{reason}{}", if *previous { "; its previous generation is intact" } else { "" })]
     #[non_exhaustive]
     Checkpoint {
         /// What is wrong with it: torn or damaged, no checkpoint, of a newer version, gone, or changed by somebody else.
@@ -158,22 +143,45 @@ pub enum ErrorKind {
     },
     /// A [segment](crate::segment) file does not hold what it should. The source names the field, and what was found against
     /// what is allowed; its place is counted from the start of the file, or of the message set for a field inside a message.
-    #[error("malformed data in the bundle at byte {at}")]
     #[non_exhaustive]
     Corrupt {
         /// Where in the file the bundle begins, its length in front included.
         at: u64,
     },
     /// A file could not be read or written. The source says why.
-    #[error("cannot read or write")]
     File,
     /// A call with arguments that cannot work; nothing was sent.
-    #[error("{reason}")]
     #[non_exhaustive]
     Config {
         /// What is wrong, with the value and what is allowed.
         reason: String,
     },
+}
+
+texts! {
+    ErrorKind:
+    Self::Connect => "cannot connect to";
+    Self::Io { phase } => "network failure while {phase}";
+    Self::Timeout { phase, after } => "timed out after {after:?} {phase}";
+    Self::Disconnected { phase } => "connection closed by the broker while {phase}";
+    Self::NotTank => "not a TANK broker";
+    Self::Closed => "ended by a close handle while waiting";
+    Self::Decode => "malformed data from the broker";
+    Self::OutOfRange { requested, first_available, high_water_mark } =>
+        "sequence number {requested} is {}", out_of_range(*requested, *first_available, *high_water_mark);
+    Self::Broker { fault } => "{fault}";
+    Self::BundleTooLarge { needed, limit } => "a bundle of {needed} bytes, the limit is {limit}";
+    Self::OutcomeUnknown => "sent, but the outcome is unknown";
+    Self::PartlyStored { stored } => "only the first {stored} records are known to be stored";
+    Self::NotSent => "not sent: an earlier bundle of this partition failed";
+    Self::Undelivered { records } =>
+        "{records} records may not have been stored: retry or take the producer's failures";
+    Self::Full { pending, limit } => "full: {pending} bytes wait to be stored, {limit} allowed";
+    Self::Checkpoint { reason, previous } =>
+        "{reason}{}", if *previous { "; its previous generation is intact" } else { "" };
+    Self::Corrupt { at } => "malformed data in the bundle at byte {at}";
+    Self::File => "cannot read or write";
+    Self::Config { reason } => "{reason}";
 }
 
 impl ErrorKind {

@@ -115,9 +115,16 @@ pub struct TopicConfig {
 
 /// A setting that a server refuses, or understands as something other than it says. Its text names the key, the value and
 /// what is allowed, or the line.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicConfigError(String);
+
+impl fmt::Display for TopicConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TopicConfigError {}
 
 impl TopicConfig {
     /// Creates a configuration that leaves everything to the server; also [`Default`].

@@ -16,6 +16,7 @@ use super::position::{Position, Positions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::DecodeError;
 use crate::protocol::cursor::{Cursor, put_topic};
+use crate::protocol::texts;
 
 const MAGIC: &[u8; 8] = b"TANKCKPT";
 const VERSION: u16 = 1;
@@ -199,18 +200,23 @@ fn encode(positions: &Positions) -> Result<Vec<u8>> {
 }
 
 /// What is wrong with a file.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq)]
 enum CheckpointFault {
-    #[error("a torn or damaged checkpoint")]
     Torn,
-    #[error("not a checkpoint")]
     Foreign,
-    #[error("a checkpoint of version {version}, this program knows {known}")]
     Newer { version: u16, known: u16 },
-    #[error("the checkpoint is gone, although it was saved before")]
     Missing,
-    #[error("the checkpoint was changed by somebody else since it was opened; one program at a time may save to it")]
     Changed,
+}
+
+texts! {
+    CheckpointFault:
+    Self::Torn => "a torn or damaged checkpoint";
+    Self::Foreign => "not a checkpoint";
+    Self::Newer { version, known } => "a checkpoint of version {version}, this program knows {known}";
+    Self::Missing => "the checkpoint is gone, although it was saved before";
+    Self::Changed =>
+        "the checkpoint was changed by somebody else since it was opened; one program at a time may save to it";
 }
 
 impl CheckpointFault {

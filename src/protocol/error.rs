@@ -2,6 +2,21 @@
 
 use std::fmt;
 
+/// Makes an error of a type: what each of its values says, with the fields of the pattern. A derive macro that does the same takes
+/// a quarter of the time of a cold build.
+macro_rules! texts {
+    ($type:ident: $($value:pat => $text:literal $(, $argument:expr)*;)+) => {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                match self { $($value => write!(f, $text $(, $argument)*),)+ }
+            }
+        }
+
+        impl std::error::Error for $type {}
+    };
+}
+pub(crate) use texts;
+
 /// Bytes from a peer that violate the protocol or exceed a limit.
 ///
 /// Names the field, what was found, what is allowed, and where: [`at`](DecodeError::at) counts bytes from the start of the
@@ -18,11 +33,10 @@ struct Inner {
 }
 
 /// The ways in which a field can be wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecodeFault {
     /// The field needs more bytes than its container holds.
-    #[error("needs {needed} bytes where {left} are left")]
     Short {
         /// Bytes the field takes.
         needed: u64,
@@ -30,16 +44,13 @@ pub enum DecodeFault {
         left: u64,
     },
     /// The container has bytes after its last field.
-    #[error("{extra} bytes follow where it should end")]
     Spare {
         /// The number of excess bytes.
         extra: u64,
     },
     /// A varint of more than five bytes, or above 2^32−1.
-    #[error("is no 32-bit varint of at most 5 bytes")]
     Varint,
     /// More than a limit of [`Limits`](super::Limits) allows.
-    #[error("claims {claimed}, the limit is {limit}")]
     OverLimit {
         /// What the peer claimed.
         claimed: u64,
@@ -47,7 +58,6 @@ pub enum DecodeFault {
         limit: u64,
     },
     /// More than is possible, regardless of the limits: a length that the input cannot produce, or endless repetition.
-    #[error("is {claimed}, where there can be {most} at most")]
     Implausible {
         /// What was claimed or found.
         claimed: u64,
@@ -55,7 +65,6 @@ pub enum DecodeFault {
         most: u64,
     },
     /// A value other than the required one.
-    #[error("is {found}, expected {expected}")]
     Unexpected {
         /// What was found.
         found: u64,
@@ -63,19 +72,16 @@ pub enum DecodeFault {
         expected: u64,
     },
     /// A value without a meaning, so that what follows cannot be located.
-    #[error("has the undefined value {value}")]
     Undefined {
         /// What was found.
         value: u64,
     },
     /// A value reserved for extensions that this crate does not know.
-    #[error("has the value {value}, which this version does not support")]
     Unsupported {
         /// What was found.
         value: u64,
     },
     /// A sequence number outside the range that its bundle or chunk allows.
-    #[error("{seq} is outside {low}..={high}")]
     SeqRange {
         /// The sequence number found.
         seq: u64,
@@ -85,17 +91,30 @@ pub enum DecodeFault {
         high: u64,
     },
     /// A name that is not UTF-8 where UTF-8 is required.
-    #[error("is not UTF-8")]
     Text,
     /// A name other than the requested one.
-    #[error("is not the one that was asked for")]
     Name,
     /// Compressed data that does not decompress to the length it claims.
-    #[error("does not decompress: {reason}")]
     Snappy {
         /// What the decompressor reported.
         reason: &'static str,
     },
+}
+
+texts! {
+    DecodeFault:
+    Self::Short { needed, left } => "needs {needed} bytes where {left} are left";
+    Self::Spare { extra } => "{extra} bytes follow where it should end";
+    Self::Varint => "is no 32-bit varint of at most 5 bytes";
+    Self::OverLimit { claimed, limit } => "claims {claimed}, the limit is {limit}";
+    Self::Implausible { claimed, most } => "is {claimed}, where there can be {most} at most";
+    Self::Unexpected { found, expected } => "is {found}, expected {expected}";
+    Self::Undefined { value } => "has the undefined value {value}";
+    Self::Unsupported { value } => "has the value {value}, which this version does not support";
+    Self::SeqRange { seq, low, high } => "{seq} is outside {low}..={high}";
+    Self::Text => "is not UTF-8";
+    Self::Name => "is not the one that was asked for";
+    Self::Snappy { reason } => "does not decompress: {reason}";
 }
 
 impl DecodeError {
@@ -160,8 +179,7 @@ impl fmt::Display for DecodeError {
 impl std::error::Error for DecodeError {}
 
 /// A value that does not fit the wire format, or that must never be sent to a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {given} given, {min} to {max} allowed")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EncodeError {
     /// What was given, with its unit.
     pub field: &'static str,
@@ -171,6 +189,11 @@ pub struct EncodeError {
     pub min: u64,
     /// The most that is allowed.
     pub max: u64,
+}
+
+texts! {
+    EncodeError:
+    Self { field, given, min, max } => "{field}: {given} given, {min} to {max} allowed";
 }
 
 impl EncodeError {

@@ -83,5 +83,6 @@ mod run;
 pub mod stream;
 pub mod varint;
 
+pub(crate) use error::texts;
 pub use error::{DecodeError, DecodeFault, EncodeError};
 pub(crate) use limits::Limits;
