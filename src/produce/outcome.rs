@@ -64,9 +64,9 @@ impl PartitionQueue {
         self.unsent += 1;
         let others = self.unsent % brokers.max(1) != 0;
         let again = match error.is_transient() {
-            _ if others && self.retry.retry_at_once(now, &self.policy) => Ok(error.clone()),
-            true => self.try_again(now, error.clone()),
             false => Err(error.clone()),
+            true if others && self.retry.retry_at_once(now, &self.policy) => Ok(error.clone()),
+            true => self.try_again(now, error.clone()),
         };
         self.conclude(None, again);
         self.settle();
