@@ -17,6 +17,7 @@
 //! two looks counts, unless bytes turn out to have been waiting for it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,10 +149,11 @@ impl Channel {
     /// Brings the connection up as far as possible without blocking. Returns whether it is up. An idle one is looked at first:
     /// if it has ended, another one is dialed, quietly.
     ///
-    /// With [`LookUp::Never`] nothing happens while a name must be looked up.
+    /// With [`LookUp::Never`] a name stands for what it did when it was last looked up.
     ///
     /// # Errors
-    /// The broker cannot be reached, or connections end before they can be used, again and again.
+    /// The broker cannot be reached, its name was never looked up and may not be now, or connections end before they can be used,
+    /// again and again.
     pub(crate) fn open(&mut self, now: Time, look_up: LookUp) -> Result<bool> {
         self.leave_other_process();
         // Each turn changes the state or ends the call.
@@ -175,7 +177,7 @@ impl Channel {
                         self.state = State::Queued { until: now.after(TURN) };
                         return Ok(false);
                     };
-                    let Some(addresses) = self.addresses(look_up)? else { return Ok(false) };
+                    let addresses = self.addresses(look_up)?;
                     self.opening = Some(opening);
                     // A look-up has taken time.
                     let now = self.settings.net.now().max(now);
@@ -197,19 +199,22 @@ impl Channel {
         }
     }
 
-    /// The broker's addresses, the one that worked last first; `None` if its name may not be looked up now.
-    fn addresses(&mut self, look_up: LookUp) -> Result<Option<Vec<SocketAddr>>> {
+    /// The broker's addresses, the one that worked last first.
+    fn addresses(&mut self, look_up: LookUp) -> Result<Vec<SocketAddr>> {
         if let Some(address) = self.broker.literal() {
-            return Ok(Some(vec![address]));
+            return Ok(vec![address]);
         }
         if look_up == LookUp::Never {
-            return Ok(self.good.map(|address| vec![address]));
+            let known = self.good.map(|address| vec![address]).or_else(|| self.settings.known(&self.broker));
+            // Others may be known: whoever only polls must get on.
+            let unknown = || io::Error::other("its name is not looked up by calls that never wait");
+            return known.ok_or_else(|| Error::connect(&self.broker, unknown()));
         }
         let mut found = self.settings.look_up(&self.broker).map_err(|e| Error::connect(&self.broker, e))?;
         if let Some(index) = self.good.and_then(|good| found.iter().position(|address| *address == good)) {
             found[..=index].rotate_right(1);
         }
-        Ok(Some(found))
+        Ok(found)
     }
 
     /// In a forked child the connection is the parent's: it is abandoned without a shutdown.

@@ -51,6 +51,11 @@ impl ChannelSettings {
         }
     }
 
+    /// What a broker's name stood for when it was last looked up.
+    pub(super) fn known(&self, broker: &BrokerAddr) -> Option<Vec<SocketAddr>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).get(broker).cloned()
+    }
+
     /// Whether a broker's name stood for this address when it was last looked up.
     pub(super) fn has_name(&self, address: SocketAddr) -> bool {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);

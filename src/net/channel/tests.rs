@@ -169,10 +169,14 @@ fn names_are_looked_up_only_where_that_may_take_its_time() {
     let net = Scripted::new();
     net.name("tank", Ok(vec![address(1)]));
     let mut channel = channel(&net, "tank:5");
-    assert!(!channel.open(net.now(), LookUp::Never).unwrap());
+    let e = channel.open(net.now(), LookUp::Never).unwrap_err();
+    assert!(e.kind == ErrorKind::Connect && e.is_transient(), "others may be known: {e:?}");
     assert_eq!((net.looked_up(), net.dialed().len()), (0, 0));
     assert!(!open(&mut channel, &net).unwrap());
     assert_eq!((net.looked_up(), net.dialed().len()), (1, 1));
+    channel.reset();
+    assert!(!channel.open(net.now(), LookUp::Never).unwrap());
+    assert_eq!((net.looked_up(), net.dialed().len()), (1, 2), "what it stood for then");
     net.name("tank", Err(io::ErrorKind::TimedOut.into()));
     channel.reset();
     let e = open(&mut channel, &net).unwrap_err();
