@@ -347,4 +347,8 @@ impl Simulation {
     pub fn counts(&self) -> Counts {
         self.world.lock().counts
     }
+
+    fn connects_to_nobody(&self) -> u64 {
+        self.world.lock().to_nobody
+    }
 }

@@ -63,6 +63,7 @@ impl State {
         }
         host.open += 1;
         let server = self.hosts.iter().position(|host| host.ip == to.ip()).map(|at| at as HostId);
+        self.to_nobody += u64::from(server.is_none());
         let conn = self.conns.insert(Conn {
             client: from,
             server,

@@ -105,6 +105,8 @@ pub(super) struct State {
     limit: Time,
     pub(super) wall_offset_ms: i64,
     pub(super) counts: Counts,
+    /// Connections begun to addresses at which there is no host.
+    pub(super) to_nobody: u64,
 }
 
 /// What was counted since the world began.
@@ -273,6 +275,7 @@ impl World {
             limit: Time::ZERO.after(Duration::from_secs(1000 * 86_400)),
             wall_offset_ms: 0,
             counts: Counts::default(),
+            to_nobody: 0,
         };
         World { seed, state: Mutex::new(state), clock: AtomicU64::new(0), wakers: AtomicU64::new(0) }
     }

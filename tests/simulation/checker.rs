@@ -80,9 +80,9 @@ fn two_hundred_seeds_violate_nothing() {
 }
 
 /// Each has found a defect once, here or in the checker.
-const REGRESSIONS: [u64; 25] = [
+const REGRESSIONS: [u64; 30] = [
     261, 305, 382, 419, 433, 533, 745, 784, 899, 995, 1354, 1428, 1461, 1839, 2461, 3887, 315, 1732, 202589, 306000,
-    320796, 321945, 369064, 381047, 603142,
+    320796, 321945, 369064, 381047, 603142, 172, 824, 1002848, 1005863, 1010103,
 ];
 
 #[test]

@@ -78,6 +78,9 @@ pub(crate) struct Behaviour {
     /// How many of a thousand waits end early and empty although nothing happened (reference, 5.6: whenever a leader
     /// changes, also back to the same node).
     pub(crate) early_waits: u32,
+    /// How many of a thousand waits are never answered, while the connection lives on (cluster.md, "Fail-over": nothing wakes a
+    /// consumer that waits at a leader that lost its partition).
+    pub(crate) forgotten_waits: u32,
     /// After how long a node comes back that a request has killed (reference, section 19); `None`: the request is only
     /// noted and its connection closed.
     pub(crate) deadly: Option<Duration>,
@@ -118,6 +121,7 @@ impl Behaviour {
             deposed_leads_on: None,
             wrong_wait_numbers: 0,
             early_waits: 0,
+            forgotten_waits: 0,
             deadly: None,
         }
     }
@@ -141,6 +145,7 @@ impl Behaviour {
             deposed_leads_on: None,
             wrong_wait_numbers: 30,
             early_waits: 10,
+            forgotten_waits: 0,
             deadly: Some(ms(3_000)),
         }
     }

@@ -214,6 +214,16 @@ impl Machine {
         true
     }
 
+    /// Adds a partition to a topic, empty, in the way of [`create_topic`](Machine::create_topic).
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) fn add_partition(&mut self, name: &str) {
+        let (nodes, layout) = (self.nodes.len().max(1), self.options.layout);
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        let copies = (0..topic.factor).map(|n| (topic.partitions.len() + n) % nodes).collect();
+        topic.partitions.push(Partition::new(layout, copies));
+        self.moves += 1;
+    }
+
     /// Whether `node` leads a partition, or who does. A partition that does not exist has no leader.
     pub(super) fn leadership(&self, topic: &str, partition: u16, node: usize) -> Leadership {
         let Some(partition) = self.partition(topic, partition) else { return Leadership::Nobody };

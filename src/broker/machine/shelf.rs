@@ -204,6 +204,14 @@ impl Machine {
         messages
     }
 
+    /// Bytes of the largest bundle of a partition.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) fn largest_bundle(&self, topic: &str, id: u16) -> usize {
+        let replicas = self.partition(topic, id).map_or(&[][..], |partition| &partition.replicas);
+        let bundles = replicas.iter().flat_map(|replica| replica.log.bundles());
+        bundles.map(|(_, bundle)| bundle.bytes().len()).max().unwrap_or(0)
+    }
+
     /// The last number assigned in a node's own log; `None` if it has none.
     #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn log_end(&self, node: usize, topic: &str, id: u16) -> Option<u64> {

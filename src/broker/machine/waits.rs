@@ -48,6 +48,9 @@ impl WaitSlot {
 
 impl Machine {
     pub(super) fn wait(&mut self, conn: Conn, request: &FetchRequest, slots: Vec<WaitSlot>) {
+        if self.chance.happens(self.options.behaviour.forgotten_waits) {
+            return;
+        }
         let id = self.next_id();
         for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| !slot.deaf) {
             if let Some(partition) = self.partition_mut(&slot.topic, slot.partition) {

@@ -36,6 +36,8 @@ const QUIET_REQUESTS: u64 = 4;
 const STALE: u64 = 10;
 const TROUBLES: u64 = 3;
 const STALE_CONNECTIONS: u64 = 16;
+/// Connections to nobody that a program may begin: one for each channel that knows no better address yet.
+const TO_NOBODY: u64 = 3;
 /// Connections a second that a task may begin to open, whatever goes wrong.
 const CONNECTIONS: u64 = 6;
 
@@ -117,7 +119,10 @@ fn run_plan(seed: u64, plan: Plan, until: Option<Duration>) -> Report {
         task: 0,
         over: Arc::new(AtomicBool::new(false)),
         handles: Arc::default(),
+        shared: None,
     };
+    let shared = (plan.world == World::Crowd).then(|| desk.client());
+    let desk = Desk { shared, ..desk };
     let (workers, consumers) = begin(&sim, &desk);
     sim.sleep(plan.work_ends);
     settle(&sim, &desk, &workers);
@@ -160,7 +165,14 @@ fn check_restraint(sim: &Simulation, desk: &Desk, nodes: &Nodes) {
         let text = format!("nodes died {deaths} times of requests, of which {reported} were reported");
         desk.model.violated(Property::Quiet, &text);
     }
-    if connections > seconds * CONNECTIONS {
+    let closed = desk.model.counts().get("closed").copied().unwrap_or(0);
+    let subscriptions = desk.plan.roles.len() as u64 + closed;
+    let nowhere = sim.connects_to_nobody();
+    if nowhere > subscriptions * desk.plan.nodes as u64 * TO_NOBODY {
+        desk.model.violated(Property::Quiet, &format!("{nowhere} connections to addresses at which nobody is"));
+    }
+    // Every subscription may need one to each leader.
+    if connections > seconds * CONNECTIONS + subscriptions * desk.plan.nodes as u64 {
         let text = format!("{connections} connections in {:?} by {} tasks", sim.now(), desk.plan.roles.len());
         desk.model.violated(Property::Quiet, &text);
     }
@@ -186,6 +198,9 @@ fn begin(sim: &Simulation, desk: &Desk) -> (Vec<Task<()>>, Vec<Task<()>>) {
             Role::Mirror { place } => {
                 workers.push(sim.spawn(&format!("mirror {task}"), move || tasks::mirror(&desk, place)));
             }
+            Role::Reader { places } => {
+                workers.push(sim.spawn(&format!("reader {task}"), move || tasks::read_to_the_end(&desk, &places)));
+            }
             Role::Administrator => {
                 workers.push(sim.spawn(&format!("administrator {task}"), move || tasks::administer(&desk)));
             }
@@ -204,11 +219,12 @@ fn settle(sim: &Simulation, desk: &Desk, workers: &[Task<()>]) {
     let wait = |what: &str, done: &dyn Fn() -> Option<String>| {
         let (mut delivered, mut moved) = (0, end);
         while let Some(missing) = done() {
-            let (now, count) = (sim.now(), desk.model.counts().get("delivered").copied().unwrap_or(0));
+            let (now, counts) = (sim.now(), desk.model.counts());
+            let count = ["delivered", "appended"].iter().filter_map(|what| counts.get(what)).sum();
             if count > delivered {
                 (delivered, moved) = (count, now);
             }
-            // Reading much over a long line may take longer while it makes progress.
+            // Reading or writing much over a long line, with replicas that lag, may take longer while it makes progress.
             if now > end && (now > moved + STANDSTILL || now > end + 10 * through) {
                 desk.model.violated(Property::Progress, &format!("{through:?} after the trouble {what}: {missing}"));
             }
@@ -251,7 +267,9 @@ fn be_quiet(sim: &Simulation, desk: &Desk, nodes: &Nodes) {
         desk.model.violated(Property::Quiet, &text);
     }
     // While a node still dies of what it is asked for it is not quiet.
-    if desk.plan.world != World::Gaps && after.1 - before.1 > 2 * (read + 1) * desk.plan.nodes as u64 {
+    // A node that closes idle connections may take one for idle that has just ended a wait, again and again.
+    let closed = desk.plan.options.idle_timeout.map_or(0, |time| QUIET.div_duration_f64(time) as u64 * read);
+    if desk.plan.world != World::Gaps && after.1 - before.1 > 2 * (read + 1) * desk.plan.nodes as u64 + closed {
         let text = format!("{} connections in {QUIET:?} in which nothing happens", after.1 - before.1);
         desk.model.violated(Property::Quiet, &text);
     }

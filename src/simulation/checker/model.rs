@@ -1,5 +1,6 @@
 //! The model that sees both ends: every record handed in, every log, every answer delivered, every outcome reported.
 
+mod prompt;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -49,6 +50,8 @@ struct Given {
     place: Place,
     numbered: bool,
     outcome: Outcome,
+    /// Since when it is to be stored.
+    since: Duration,
     appends: Vec<Append>,
 }
 
@@ -79,6 +82,8 @@ struct Deliveries {
     skips: bool,
     /// How often its fetches had killed a node when the present subscription began, by number.
     deaths: BTreeMap<u64, u64>,
+    /// Since when the present subscription stands, if it does.
+    stands: Option<Time>,
 }
 
 impl Deliveries {
@@ -113,6 +118,7 @@ pub(super) struct Model {
     /// Whether anything goes wrong in this run.
     pub(super) troubled: bool,
     troubles: String,
+    prompt: Option<prompt::Prompt>,
     inner: Mutex<Inner>,
 }
 
@@ -129,7 +135,7 @@ pub(super) fn payload(id: u32, padding: usize) -> Vec<u8> {
     payload
 }
 
-fn id_of(payload: &[u8]) -> Option<u32> {
+pub(super) fn id_of(payload: &[u8]) -> Option<u32> {
     u32::from_str_radix(std::str::from_utf8(payload.get(..8)?).ok()?, 16).ok()
 }
 
@@ -138,8 +144,8 @@ impl Model {
         let list: Vec<String> = plan.troubles.iter().map(ToString::to_string).collect();
         // A broker that closes idle connections may do so just as a request comes.
         let troubled = !list.is_empty() || plan.options.idle_timeout.is_some() || plan.world == World::Gaps;
-        let troubles = list.join(", ");
-        Model { sim, nodes, topics, cluster, retention: plan.retention, troubled, troubles, inner: Mutex::default() }
+        let (troubles, prompt, inner) = (list.join(", "), prompt::Prompt::of(plan), Mutex::default());
+        Model { sim, nodes, topics, cluster, retention: plan.retention, troubled, troubles, prompt, inner }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -174,7 +180,8 @@ impl Model {
     /// A new record of a task for this partition.
     pub(super) fn give(&self, task: usize, place: Place, numbered: bool) -> u32 {
         let mut inner = self.lock();
-        inner.given.push(Given { task, place, numbered, outcome: Outcome::Pending, appends: Vec::new() });
+        let (outcome, since) = (Outcome::Pending, self.sim.now());
+        inner.given.push(Given { task, place, numbered, outcome, since, appends: Vec::new() });
         *inner.counts.entry("records").or_default() += 1;
         inner.given.len() as u32 - 1
     }
@@ -221,6 +228,7 @@ impl Model {
     pub(super) fn look_around(&self, most: usize) {
         self.observe();
         let open = self.sim.open_sockets(super::plan::CLIENT);
+        self.check_prompt();
         if open > most {
             self.violated(Property::Room, &format!("{open} sockets are open, at most {most} are needed"));
         }
@@ -263,6 +271,7 @@ impl Model {
             let (outcome, numbered, task) = (given.outcome, given.numbered, given.task);
             let latest = inner.latest.get(&(task, place)).copied();
             if before.is_empty() {
+                *inner.counts.entry("appended").or_default() += 1;
                 inner.latest.insert((task, place), id);
             }
             drop(inner);
@@ -294,6 +303,9 @@ impl Model {
             let mut inner = self.lock();
             let given = &mut inner.given[id as usize];
             given.outcome = outcome;
+            if outcome == Outcome::Pending {
+                given.since = self.sim.now();
+            }
             let (appended, place) = (!given.appends.is_empty(), given.place);
             *inner
                 .counts

@@ -4,6 +4,7 @@
 pub(super) mod worlds;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::protocol::frame::Kind;
 use crate::simulation::nodes::Nodes;
 use crate::simulation::random::Random;
 use crate::simulation::{Direction, LinkSettings, Service, Simulation};
-use worlds::World;
+use worlds::{ADDED_AT, World};
 
 /// A partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +49,10 @@ pub(super) enum Role {
     },
     /// Asks for topics, partitions, states and numbers, and makes a topic.
     Administrator,
+    /// Reads up to the end, once the work is nearly done.
+    Reader {
+        places: Vec<Place>,
+    },
 }
 
 /// The kind of trouble in which clients find no descriptors left, and say so at once.
@@ -56,6 +61,8 @@ pub(super) const NO_DESCRIPTORS: u64 = 24;
 pub(super) const SILENT: u64 = 11;
 /// That in which names take long to look up, and how long at least.
 pub(super) const SLOW_NAME: u64 = 22;
+/// That in which answers say that what they bring is not confirmed, in a world of its own.
+pub(super) const LOW_MARKS: u64 = 25;
 pub(super) const SLOW: Duration = Duration::from_millis(1);
 
 /// Something that goes wrong, and how long it lasts.
@@ -89,6 +96,7 @@ impl fmt::Display for Trouble {
             SLOW_NAME => "has a slow name".to_owned(),
             23 => "has no name".to_owned(),
             NO_DESCRIPTORS => "no descriptors".to_owned(),
+            LOW_MARKS => "names low marks".to_owned(),
             _ => format!("{:?} {} times", fault(self.number), times(self.number)),
         };
         write!(f, "node {} {what} at {:?} for {:?}", self.node, self.begins, self.lasts)
@@ -151,6 +159,8 @@ pub(super) struct Plan {
     pub(super) retry: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) io_timeout: Duration,
+    /// Who reads is given something this soon, if there is something and nothing is wrong.
+    pub(super) prompt: Option<Duration>,
 }
 
 pub(super) fn ms(ms: u64) -> Duration {
@@ -197,6 +207,7 @@ impl Plan {
             connect_timeout: ms([2_000, 5_000, 10_000][random.below(3) as usize]),
             io_timeout: ms([3_000, 10_000, 30_000][random.below(3) as usize]),
             // Looking names up takes from it, too.
+            prompt: None,
             retry: if random.one_in(4) { ms(1_000 + random.below(10_000)) + look_up * 4 } else { PATIENT },
         };
         plan.in_world(&mut random)
@@ -303,6 +314,19 @@ pub(super) fn schedule(sim: &Simulation, nodes: &Arc<Nodes>, plan: &Plan, hosts:
         let (world, machine, names) = (sim.clone(), nodes.clone(), hosts.to_vec());
         sim.after(trouble.begins + trouble.lasts, move || ends(&world, &machine, &end, &names, look_up));
     }
+    match plan.world {
+        World::Grows => {
+            let machine = nodes.clone();
+            let add = move || act(&machine, |machine, _| machine.add_partition("topic-0"));
+            sim.after(ms(ADDED_AT), add);
+        }
+        World::Addresses => {
+            for (host, number) in hosts.iter().zip(1..) {
+                sim.set_name(host, &[IpAddr::from([10, 9, 9, number]), sim.address_of(host)]);
+            }
+        }
+        _ => {}
+    }
     let (world, machine, names, away) = (sim.clone(), nodes.clone(), hosts.to_vec(), plan.stays_away);
     sim.after(plan.trouble_ends, move || heal(&world, &machine, &names, away));
 }
@@ -331,6 +355,7 @@ fn begins(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], 
         SLOW_NAME => sim.delay_name(host, look_up.max(SLOW)),
         23 => sim.fail_name(host, true),
         NO_DESCRIPTORS => sim.limit_descriptors(CLIENT, Some(sim.open_sockets(CLIENT) + (trouble.number % 3) as usize)),
+        LOW_MARKS => act(nodes, |machine, _| machine.inject(node, BrokerFault::LowMark(1), u64::from(u16::MAX))),
         _ => act(nodes, |machine, _| machine.inject(node, fault(trouble.number), times(trouble.number))),
     }
 }

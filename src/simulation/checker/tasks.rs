@@ -7,16 +7,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::model::{Model, Outcome, Property, client_id, payload};
-use super::plan::worlds::World;
+use super::model::{Model, Outcome, Property, client_id, id_of, payload};
+use super::plan::worlds::{WRITTEN_AT, World};
 use super::plan::{NO_DESCRIPTORS, PATIENT, Place, Plan, SLOW, SLOW_NAME};
+use crate::protocol::Limits;
 use crate::simulation::Simulation;
 use crate::simulation::random::Random;
-use crate::{Client, CloseHandle, Error, ErrorKind, Fault, Producer, Record, TopicConfig};
-pub(super) use reading::consume;
+use crate::{Client, CloseHandle, Error, ErrorKind, Failure, Fault, Producer, Record, TopicConfig};
+pub(super) use reading::{consume, read_to_the_end};
 
 /// Of `partitions`, each of which has a retry budget of its own: who leads them, and where their logs end.
 const STEPS: u32 = 2;
+/// Bytes that the system takes of a request at a time, over a slow line.
+const SMALL_BUFFER: usize = 16 << 10;
+/// A node that was away for less than half a second, and then no descriptors: there is nothing to wait for.
+const AT_ONCE: Duration = Duration::from_secs(3);
 
 /// What every task has.
 #[derive(Clone)]
@@ -28,6 +33,8 @@ pub(super) struct Desk {
     pub(super) task: usize,
     pub(super) over: Arc<AtomicBool>,
     pub(super) handles: Arc<Mutex<Vec<CloseHandle>>>,
+    /// The client of all tasks, if they have but one.
+    pub(super) shared: Option<Client>,
 }
 
 impl Desk {
@@ -45,7 +52,10 @@ impl Desk {
 
     /// Bound of a call that tries again: the budget, and one try that began as it ended.
     fn most(&self) -> Duration {
-        self.plan.retry + 2 * self.plan.connect_timeout + self.plan.io_timeout + Duration::from_secs(9)
+        match self.plan.world {
+            World::Descriptors => AT_ONCE,
+            _ => self.plan.retry + 2 * self.plan.connect_timeout + self.plan.io_timeout + Duration::from_secs(9),
+        }
     }
 
     /// As [`Model::timed`], for a call that may have to look names up, which nothing bounds.
@@ -91,10 +101,19 @@ impl Desk {
         is_planned && format!("{e:#}").contains("os error 24")
     }
 
-    fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
+        if let Some(client) = &self.shared {
+            return client.clone();
+        }
         let builder = self.sim.client().connect_timeout(self.plan.connect_timeout).io_timeout(self.plan.io_timeout);
         let builder =
             builder.client_id(client_id(self.task)).retry_timeout(self.plan.retry).wait_for_brokers(self.plan.retry);
+        let builder = match self.plan.world {
+            // A large request takes longer to send than a time-out, piece by piece.
+            World::SlowLine => builder.send_buffer(SMALL_BUFFER),
+            World::Exact => builder.limits(Limits::default().bundle(self.model.largest_bundle())),
+            _ => builder,
+        };
         self.patiently("connect", 1, || builder.connect(self.brokers.as_str()))
     }
 
@@ -157,7 +176,8 @@ pub(super) fn produce(at: &Desk, idempotent: bool, places: &[Place]) {
 }
 
 fn send(at: &Desk, producer: &mut Producer, place: Place, payload: &[u8]) -> crate::Result<()> {
-    at.timed("send", at.plan.retry, || producer.send_to(at.topic(place), place.partition, Record::new(payload)))
+    // No workload fills a producer, so that it only ever waits for names.
+    at.model.timed("send", at.slow_names(), || producer.send_to(at.topic(place), place.partition, Record::new(payload)))
 }
 
 /// Whether everything is stored.
@@ -184,6 +204,31 @@ fn flush(
     true
 }
 
+fn ids_of(failure: &Failure) -> Vec<u32> {
+    failure.records().map(|record| id_of(record.payload()).unwrap_or(u32::MAX)).collect()
+}
+
+/// What fails for want of patience was tried for as long as it was to be: the first record of its partition that comes back has
+/// waited for so long.
+fn check_patience(at: &Desk, failures: &[Failure]) {
+    for of_partition in failures.chunk_by(|a, b| (a.topic(), a.partition()) == (b.topic(), b.partition())) {
+        // What was in flight with a record of unknown outcome fails with it.
+        if of_partition.iter().any(Failure::is_unknown) {
+            continue;
+        }
+        let is_spent = |failure: &&Failure| failure.error().is_transient();
+        let ids: Vec<u32> = of_partition.iter().flat_map(ids_of).collect();
+        let Some(failure) = of_partition.iter().find(is_spent) else { continue };
+        let since = ids.iter().map(|&id| at.model.pending_since(id)).min().unwrap_or_default();
+        let took = at.sim.now() - since;
+        // What lies before something stored is not sent again: that would change the order.
+        if took < at.plan.retry && !at.model.has_later(at.task, &ids) {
+            let text = format!("a producer gives up after {took:?} of {:?}: {:#}", at.plan.retry, failure.error());
+            at.model.violated(Property::Progress, &text);
+        }
+    }
+}
+
 /// Takes back what failed: an idempotent producer may send all of it again, a plain one drops it.
 fn take_back(
     at: &Desk,
@@ -194,6 +239,7 @@ fn take_back(
 ) {
     let mut failed: BTreeMap<Place, u32> = BTreeMap::new();
     let mut ids = Vec::new();
+    check_patience(at, producer.failures());
     for failure in producer.failures() {
         let topic = at.model.topics.iter().position(|name| name == failure.topic()).unwrap_or(0);
         let place = Place { topic, partition: failure.partition() };
@@ -209,9 +255,7 @@ fn take_back(
             at.model
                 .violated(Property::Truth, &format!("{} is said to have another writer: {why}", at.model.name(place)));
         }
-        for record in failure.records() {
-            let text = std::str::from_utf8(&record.payload()[..8]).unwrap_or("");
-            let id = u32::from_str_radix(text, 16).unwrap_or(u32::MAX);
+        for id in ids_of(failure) {
             if let Some(before) = failed.insert(place, id).filter(|&before| before > id) {
                 let text = format!("{id:08x} comes back after {before:08x} from {}", at.model.name(place));
                 at.model.violated(Property::Truth, &text);
@@ -244,10 +288,14 @@ fn take_back(
 pub(super) fn publish(at: &Desk, places: &[Place], rarely: bool) {
     let mut random = at.random();
     let client = at.client();
+    if at.plan.world == World::Grows {
+        at.sim.sleep(Duration::from_millis(WRITTEN_AT));
+    }
     while at.works() {
         let place = places[random.below(places.len() as u64) as usize];
         let records = at.records(&mut random, place, false);
         let list: Vec<Record<'_>> = records.iter().map(|(_, payload)| Record::new(payload)).collect();
+        let began = at.sim.now();
         let published = at.timed("publish", at.most(), || client.publish(at.topic(place), place.partition, &list));
         let ids = records.iter().map(|(id, _)| *id);
         match published {
@@ -255,7 +303,10 @@ pub(super) fn publish(at: &Desk, places: &[Place], rarely: bool) {
             Err(e @ Error { kind: ErrorKind::OutcomeUnknown, .. }) => {
                 at.model.reported(ids, Outcome::Unknown, &format!("{e:#}"))
             }
-            Err(e) => at.model.reported(ids, Outcome::NotStored, &format!("{e:#}")),
+            Err(e) => {
+                at.gave_up("publish", began, &e);
+                at.model.reported(ids, Outcome::NotStored, &format!("{e:#}"));
+            }
         }
         at.sim.sleep(Duration::from_millis(random.below(if rarely { 18_500 } else { 1500 })));
     }

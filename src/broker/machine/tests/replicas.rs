@@ -18,6 +18,7 @@ fn plain() -> Behaviour {
         fail_over: Some(FailOver { silent: (ms(18_000), ms(18_000)), in_order: (ms(1_000), ms(1_000)) }),
         wrong_wait_numbers: 0,
         early_waits: 0,
+        forgotten_waits: 0,
         ..Behaviour::worst(1)
     }
 }

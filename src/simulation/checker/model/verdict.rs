@@ -9,8 +9,8 @@ use crate::broker::machine::Machine;
 use crate::net::Time;
 use crate::simulation::checker::plan::Place;
 
-/// Messages of two leaders, each of which has sent what is asked for at a time at least.
-const TURN: usize = 400;
+/// Messages of two leaders in one turn: two bundles, of up to fifty records each.
+const TURN: usize = 100;
 
 impl Model {
     /// What can only be said when everything is over.
@@ -249,6 +249,6 @@ impl Model {
         self.check_deaths(consumer, place);
         let mut inner = self.lock();
         let entry = inner.deliveries.entry((consumer, place)).or_default();
-        (entry.position, entry.began) = (position, entry.all.len());
+        (entry.position, entry.began, entry.stands) = (position, entry.all.len(), None);
     }
 }

@@ -1,6 +1,9 @@
 //! Worlds of their own: situations that the usual mix of trouble meets too rarely.
 //!
-//! Four seeds of 32 stand for them, in turn; all others for the mix. The dense ones alone: `FROM=6 STEP=224`, and so on.
+//! Eight seeds of 32 stand for them, in turn; all others for the mix. The dense ones alone: `FROM=6 STEP=224`, and so on.
+//! Those that one exact bound belongs to stand in [`exact`].
+
+mod exact;
 
 use std::time::Duration;
 
@@ -8,6 +11,7 @@ use super::{PATIENT, Place, Plan, Role, Trouble, ms};
 use crate::broker::machine::Behaviour;
 use crate::simulation::LinkSettings;
 use crate::simulation::random::Random;
+pub(in super::super) use exact::{ADDED_AT, WRITTEN_AT};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum World {
@@ -28,10 +32,37 @@ pub(in super::super) enum World {
     Backlog,
     /// A writer leaves gaps before the active segment, which kill a node that is asked for a number there.
     Gaps,
+    /// A replica is away, so that nothing is confirmed, and the leaders' connections end again and again.
+    Held,
+    /// Long trouble, and then connections that end now and then and may be made again at once.
+    Recovers,
+    /// A leader dies and never returns; whoever reads its partitions finds the next one soon.
+    Succession,
+    /// Consumers poll without ever waiting.
+    Polled,
+    /// A consumer takes bundles just as large as the largest there is.
+    Exact,
+    /// Clients have no descriptors left when their connections end.
+    Descriptors,
+    /// The first address of each name is that of nobody.
+    Addresses,
+    /// Many threads publish with one client.
+    Crowd,
+    /// More leaders than a subscription keeps unused connections to.
+    ManyLeaders,
+    /// A partition is added to a topic that is being read.
+    Grows,
+    /// Somebody reads up to the end of logs that become shorter.
+    ToTheEnd,
+    /// One of several fetches on a connection is never answered.
+    Unanswered,
+    /// What a broker sends lies above the mark that it names, for a while.
+    LowMark,
 }
 
 /// The seeds that stand for them: remainders that those had not with which the mix has found something.
 const AT: [u64; 4] = [6, 7, 22, 31];
+const EXACT_AT: [u64; 4] = [12, 14, 19, 24];
 
 impl World {
     pub(super) fn of(seed: u64) -> World {
@@ -44,7 +75,26 @@ impl World {
             World::Backlog,
             World::Gaps,
         ];
-        if AT.contains(&(seed % 32)) { WORLDS[(seed / 32 % 7) as usize] } else { World::Mixed }
+        const EXACT: [World; 13] = [
+            World::Held,
+            World::Recovers,
+            World::Succession,
+            World::Polled,
+            World::Exact,
+            World::Descriptors,
+            World::Addresses,
+            World::Crowd,
+            World::ManyLeaders,
+            World::Grows,
+            World::ToTheEnd,
+            World::Unanswered,
+            World::LowMark,
+        ];
+        match seed % 32 {
+            at if AT.contains(&at) => WORLDS[(seed / 32 % 7) as usize],
+            at if EXACT_AT.contains(&at) => EXACT[(seed / 32 % 13) as usize],
+            _ => World::Mixed,
+        }
     }
 
     /// How many nodes it needs, and copies of a partition.
@@ -55,10 +105,21 @@ impl World {
             World::SlowLine => Some((1, 1)),
             World::Backlog => Some((3, 1)),
             World::Gaps => Some((1, 1)),
+            World::Held => Some((3, 2)),
+            World::Succession => Some((3, 3)),
+            World::ToTheEnd | World::Unanswered => Some((3, 2)),
+            World::Recovers | World::Exact | World::Crowd | World::LowMark => Some((1, 1)),
+            World::ManyLeaders => Some((LEADERS, 1)),
             _ => None,
         }
     }
 }
+
+/// More than a subscription keeps unused connections to.
+const LEADERS: usize = 68;
+
+/// When all brokers go away in the world of that name, in milliseconds.
+pub(in super::super) const AWAY_FROM: u64 = 5_000;
 
 /// When a consumer begins that has much to read.
 pub(in super::super) const BEGINS_LATE: Duration = Duration::from_secs(14);
@@ -66,6 +127,7 @@ pub(in super::super) const BEGINS_LATE: Duration = Duration::from_secs(14);
 /// The kinds of trouble that end connections and are over at once: a cut, a reset, a broker that closes all.
 const ENDS: [u64; 3] = [9, 10, 16];
 const KILLED: u64 = 0;
+const HANGS: u64 = 3;
 const SEPARATE: u64 = 6;
 
 fn trouble(kind: u64, node: usize, begins: u64, lasts: u64, number: u64) -> Trouble {
@@ -102,9 +164,10 @@ impl Plan {
                 }
             }
             World::AllAway => {
+                self.links = LinkSettings::default().latency(ms(20)..ms(40));
                 self.retry = ms(1_000 + random.below(2_000));
                 (self.connect_timeout, self.io_timeout, self.look_up) = (ms(10_000), ms(3_000), Duration::ZERO);
-                self.troubles = (0..self.nodes).map(|node| trouble(SEPARATE, node, 5_000, 60_000, 0)).collect();
+                self.troubles = (0..self.nodes).map(|node| trouble(SEPARATE, node, AWAY_FROM, 60_000, 0)).collect();
                 self.work_ends = ms(70_000);
             }
             World::Backlog => {
@@ -125,6 +188,7 @@ impl Plan {
                 let consumer = Role::Consumer { places, restarts: true };
                 self.roles = vec![mirror, consumer.clone(), consumer];
             }
+            _ => self.make_exact(random),
         }
         self.trouble_ends = self.work_ends;
         // Who gives up before a node that died of a request is back never learns what it died of.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::model::Property;
 use super::super::plan::Place;
-use super::super::plan::worlds::{BEGINS_LATE, World};
+use super::super::plan::worlds::{AWAY_FROM, BEGINS_LATE, World};
 use super::Desk;
 use crate::simulation::random::Random;
 use crate::{Client, CloseHandle, ConsumeIter, Error, ErrorKind, Fault, Message, OutOfRange, Start, Subscription};
@@ -14,20 +14,32 @@ use crate::{Client, CloseHandle, ConsumeIter, Error, ErrorKind, Fault, Message, 
 /// Fetches a second that may bring nothing, for each partition, and that may bring data without a message, all together.
 const EMPTY_FETCHES: u64 = 10;
 const FULL_FETCHES: u64 = 20;
+/// Fetches of a partition that bring what lies above the mark, in two times eight seconds of it: with pauses that double.
+const ABOVE_MARKS: u64 = 40;
+/// That of the world with much to read, which has short lines.
+const ROUND_TRIP: Duration = Duration::from_millis(12);
+/// How long before the end of all work somebody begins to read up to the end.
+const READS_BEFORE: Duration = Duration::from_millis(100);
 
 /// Reads with every kind of call; now and then it begins again from positions it has saved, as if it had been killed.
 pub(in super::super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
     let mut random = at.random();
     let mut saved: BTreeMap<Place, u64> = places.iter().map(|&place| (place, 0)).collect();
-    if matches!(at.plan.world, World::Backlog | World::SlowLine) {
+    if matches!(at.plan.world, World::Backlog | World::SlowLine | World::Exact) {
         at.sim.sleep(BEGINS_LATE);
     }
     let mut client = at.client();
+    // Brokers say who leads, and are gone when they are asked whether they form a cluster.
+    if at.plan.world == World::AllAway {
+        let begins = Duration::from_millis(AWAY_FROM - 140 + random.below(80));
+        at.sim.sleep(begins.saturating_sub(at.sim.now()));
+    }
     let mut subscribed = at.sim.now();
     let mut messages = subscribe(at, &client, &mut random, &saved);
     let mut closing: Option<CloseHandle> = None;
     while !at.is_over() {
         let got = match random.below(9) {
+            _ if at.plan.world == World::Polled => poll(at, &mut messages),
             0 => batch(at, &mut messages),
             1 => many(at, &mut random, &mut messages),
             n => one(at, &mut random, &mut messages, n == 2),
@@ -55,7 +67,8 @@ pub(in super::super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
             (closing, _) = (None, at.model.count("closed", 1));
             continue;
         }
-        if closing.is_none() && random.one_in(100) && at.works() {
+        // What is subscribed to by its name begins with its first messages.
+        if closing.is_none() && random.one_in(100) && at.works() && at.plan.world != World::Grows {
             let handle = messages.close_handle();
             closing = Some(handle.clone());
             at.sim.after(Duration::from_millis(random.below(3000)), move || handle.close());
@@ -76,10 +89,16 @@ pub(in super::super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
             subscribed = at.sim.now();
             messages = subscribe(at, &client, &mut random, &saved);
         }
-        // Once the work is done there is only the rest to be read.
-        at.sim.sleep(Duration::from_millis(random.below(if at.works() { 60 } else { 5 })));
+        rest(at, &mut random);
     }
     check_pace(at, &messages, subscribed);
+}
+
+fn rest(at: &Desk, random: &mut Random) {
+    // Once the work is done there is only the rest to be read.
+    let pause = Duration::from_millis(random.below(if at.works() { 60 } else { 5 }));
+    // Long enough for all leaders to have answered.
+    at.sim.sleep(if at.plan.world == World::Backlog { pause.max(ROUND_TRIP) } else { pause });
 }
 
 fn save(at: &Desk, messages: &ConsumeIter, saved: &mut BTreeMap<Place, u64>) {
@@ -94,7 +113,10 @@ fn check_pace(at: &Desk, messages: &ConsumeIter, subscribed: Duration) {
     let stats = messages.stats();
     let time = (at.sim.now() - subscribed).as_secs() + 2;
     let empty = time * stats.partitions.len() as u64 * EMPTY_FETCHES;
-    let full = 4 * stats.messages + time * FULL_FETCHES;
+    let full = match at.plan.world {
+        World::LowMark => stats.bundles + ABOVE_MARKS * stats.partitions.len() as u64,
+        _ => 4 * stats.messages + time * FULL_FETCHES,
+    };
     if stats.empty_fetches > empty || stats.fetches - stats.empty_fetches > full {
         let text = format!(
             "consumer {} fetched {} times for {} messages, and {} times for nothing, in {:?}",
@@ -140,6 +162,9 @@ fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Pl
             Some(what) => what.and_partition(topic, id, start),
         });
     }
+    if at.plan.world == World::Grows {
+        what = Some(Subscription::topic("topic-0").start(Start::Earliest));
+    }
     let what = what.expect("a consumer has partitions").beyond_end(OutOfRange::Latest);
     let what = if at.plan.retention { what.out_of_range(OutOfRange::Earliest) } else { what };
     let longest = random.below(4) as usize;
@@ -147,12 +172,13 @@ fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Pl
     let what = what.max_wait(Duration::from_micros([300, 500_000, 5_000_000, 30_000_000][longest]));
     let size = random.below(3) as usize;
     let size = match at.plan.world {
-        World::Backlog => 0,
+        World::Backlog | World::Exact | World::ToTheEnd => 0,
         World::SlowLine => 2,
         _ => size,
     };
     let what = what.fetch_size([100, 5000, 1 << 20][size]);
     let messages = at.patiently("subscribe", 1, || client.subscribe(what.clone()));
+    at.model.subscribed(at.task);
     at.handles.lock().unwrap_or_else(PoisonError::into_inner).push(messages.close_handle());
     messages
 }
@@ -167,6 +193,12 @@ fn one(at: &Desk, random: &mut Random, messages: &mut ConsumeIter, unbounded: bo
     if let Some(message) = message {
         at.model.delivered(at.task, &message, messages.gaps());
     }
+    Ok(())
+}
+
+fn poll(at: &Desk, messages: &mut ConsumeIter) -> crate::Result<()> {
+    let message = at.timed("next_timeout", Duration::ZERO, || messages.next_timeout(Duration::ZERO))?;
+    message.iter().for_each(|message| at.model.delivered(at.task, message, messages.gaps()));
     Ok(())
 }
 
@@ -188,4 +220,24 @@ fn batch(at: &Desk, messages: &mut ConsumeIter) -> crate::Result<()> {
         at.model.delivered(at.task, &message, messages.gaps());
     }
     Ok(())
+}
+
+/// Reads up to the end, however the logs change meanwhile.
+pub(in super::super) fn read_to_the_end(at: &Desk, places: &[Place]) {
+    let client = at.client();
+    at.sim.sleep(at.plan.work_ends - READS_BEFORE);
+    let mut what = Subscription::topic("topic-0");
+    for (&place, number) in places.iter().zip(0..) {
+        let (topic, id) = (at.topic(place), place.partition);
+        what = match number {
+            0 => Subscription::partition(topic, id).start(Start::Earliest),
+            _ => what.and_partition(topic, id, Start::Earliest),
+        };
+    }
+    let what = what.beyond_end(OutOfRange::Latest).fetch_size(100).stop_at_end();
+    for message in at.patiently("subscribe", 1, || client.subscribe(what.clone())) {
+        message.map(drop).unwrap_or_else(|e| at.model.failed("reading to the end", &e));
+        at.model.count("read to the end", 1);
+        at.sim.sleep(Duration::from_millis(5));
+    }
 }
