@@ -207,7 +207,7 @@ impl Simulation {
 pub(super) fn place(sim: &Simulation, names: &[String], options: Options, cluster: Option<ClusterOptions>) -> Nodes {
     let mut state = sim.world.lock();
     let program = state.programs.len();
-    let ip = |node: usize| Ipv4Addr::new(10, 1, program as u8, node as u8 + 1);
+    let ip = |node: usize| Ipv4Addr::new(10, 1 + (node / 254) as u8, program as u8, (node % 254) as u8 + 1);
     let addrs: Vec<SocketAddrV4> = (0..names.len()).map(|node| SocketAddrV4::new(ip(node), PORT)).collect();
     let wall = net::wall(state.now, state.wall_offset_ms);
     let seconds = wall.duration_since(std::time::SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs() as u32);
