@@ -228,8 +228,13 @@ pub(super) mod tests {
         for end in 100..139 {
             let mut bundle = numbered(&texts);
             bundle.number(100);
+            (bundle.order, bundle.held_at) = (7, Some(1));
             let whole = contents(&bundle);
             let (head, tail) = bundle.cut(end).unwrap();
+            for part in [&head, &tail] {
+                assert_eq!((part.order, part.held_at), (7, Some(1)));
+            }
+            assert_eq!((head.size, tail.size), (0, bundle.size), "what is pending is counted once");
             assert_eq!((head.range, tail.range), (Some((100, end)), Some((end + 1, 139))));
             assert_eq!([contents(&head), contents(&tail)].concat(), whole);
         }

@@ -260,6 +260,8 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     let now = s.net.pass(ms(1));
     s.end(0);
     assert!(s.fetcher.has_failed() && s.fetcher.is_resting(now) && !s.fetcher.is_used());
+    let until = s.fetcher.channel.resting_until().unwrap();
+    assert!(until > now && !s.fetcher.is_resting(until));
     assert_eq!((s.all.stats.reconnects, s.all.stats.failed_brokers), (1, 0));
     assert!(matches!((s.state(0), s.state(1)), (State::Paused(_), State::Paused(_))));
     assert!(s.all.get(0).is_suspect() && s.all.get(0).leader.is_none());
@@ -508,6 +510,8 @@ fn a_new_connection_in_the_place_of_one_that_was_used_is_a_reason_to_look_for_ad
     s.receive();
     assert!(!s.all.looks_for_added, "the first one is no reason");
     s.wire(0, |wire| wire.ended = true);
+    s.receive();
+    assert!(s.fetcher.channel.is_up(), "nobody reads where nothing is awaited");
     s.ask();
     s.greet(1);
     s.ask();
@@ -539,4 +543,30 @@ fn the_silence_before_a_time_out_is_no_time_well_spent() {
         let lost = s.fetcher.lose(now, &e, &s.session);
         assert_eq!(lost.iter().map(|(_, how)| how.well_for).collect::<Vec<_>>(), [well_for]);
     }
+}
+
+#[test]
+fn what_was_wanted_and_not_asked_for_had_no_part_in_the_end_of_a_connection() {
+    let mut s = Setting::asked(2, 1, |s| s);
+    let now = s.net.pass(Duration::from_secs(12));
+    s.fetcher.channel.looked(now);
+    s.fetcher.wanted.push_back(1);
+    let e = Error::disconnected(&"b:1", Phase::Wait);
+    let well_for = Duration::from_secs(12);
+    let asked = Lost { while_idle: false, well_for, unanswered: false, alone: false };
+    let wanted = Lost { while_idle: true, ..asked };
+    assert_eq!(s.fetcher.lose(now, &e, &s.session), [(0, asked), (1, asked), (1, wanted)]);
+}
+
+#[test]
+fn what_is_read_has_the_names_that_there_were_when_it_was_asked_for() {
+    let mut s = Setting::asked(1, 1, |s| s);
+    let names = s.all.names.clone();
+    assert!(Arc::ptr_eq(&s.fetcher.buf.block().tag, &names));
+    s.all.names = names.iter().cloned().collect();
+    s.net.pass(ms(400));
+    s.send(0, 1, &[EMPTY], &[], 0);
+    s.receive();
+    s.ask();
+    assert!(!s.fetcher.is_idle() && Arc::ptr_eq(&s.fetcher.buf.block().tag, &s.all.names));
 }

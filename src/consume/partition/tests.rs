@@ -147,11 +147,17 @@ fn in_a_cluster_it_waits_alone_and_what_ends_a_wait_is_asked_for_again() {
     for (round, least) in [(1, 50), (2, 100), (3, 200)] {
         let want = ask(&mut p, &rules);
         assert!(want.waits && want.alone, "{want:?}");
+        p.on_answer(at(0), data(0, 0), &rules);
+        p.on_end(at(0), false, &rules);
+        assert!(ask(&mut p, &rules).waits, "a wait that ended with nothing is begun again");
         p.on_answer(at(0), data(5, 100), &rules);
         let mut found = vec![bundle(3, 5, 5, false)];
         p.on_bundles(&mut found, 0, &rules);
         assert!(found.is_empty(), "it may be numbered wrongly");
-        p.on_chunk_end(at(0), ChunkEnd::Whole, &rules);
+        for end in [ChunkEnd::Whole, ChunkEnd::Whole, ChunkEnd::AboveMark, ChunkEnd::Cut { bundle_len: Some(1 << 30) }]
+        {
+            assert_eq!((p.on_chunk_end(at(0), end, &rules), p.state), (Next::Go, State::InFlight), "{end:?}");
+        }
         p.on_end(at(0), false, &rules);
         let want = ask(&mut p, &rules);
         assert!(!want.waits && want.seq == 0, "{want:?}");
@@ -187,7 +193,7 @@ fn it_begins_before_the_end_that_its_leader_tells() {
     for (back, first, mark, begins) in [(0, 1, 9, 10), (3, 1, 9, 7), (20, 4, 9, 4), (0, 0, 0, 1), (5, 0, 0, 1)] {
         let rules = alone(|s| s);
         let mut p = Partition::before_end(name(), back, &rules.options);
-        assert!(!p.has_begun() && p.lag(p.position).is_none());
+        assert!(!p.has_begun() && p.position == SEQ_BEYOND_END && p.lag(p.position).is_none());
         let want = ask(&mut p, &rules);
         assert!(want.seq == SEQ_BEYOND_END && !want.waits, "{want:?}");
         assert_eq!(p.on_answer(at(0), out_of_range(first, mark), &rules), Next::Go);
@@ -228,7 +234,7 @@ fn answers_about_a_partition_that_is_done_change_nothing() {
         bring(&mut p, at(0), 1, 4, 9, &rules);
         assert_eq!((p.state, p.on_answer(at(1), answer, &rules)), (State::Done, Next::Go));
         p.on_bundles(&mut vec![bundle(5, 9, 9, false)], 0, &rules);
-        p.on_chunk_end(at(1), ChunkEnd::Cut { bundle_len: Some(1 << 30) }, &rules);
+        assert_eq!(p.on_chunk_end(at(1), ChunkEnd::Cut { bundle_len: Some(1 << 30) }, &rules), Next::Go);
         p.on_end(at(1), true, &rules);
         assert_eq!((lose(&mut p, at(1), Lost::default(), &rules), p.state), (Next::Go, State::Done));
     }
@@ -488,11 +494,35 @@ fn the_fetch_size_never_creeps() {
     let cut = ChunkEnd::Cut { bundle_len: Some(limit + 100) };
     let e = Error::new(ErrorKind::BundleTooLarge { needed: limit + 100, limit: 1 << 28 }).about("t", 0);
     assert_eq!(p.on_chunk_end(at(0), cut, &rules), Next::Fail(e));
+    // The same length again: more was asked for, and did not help.
+    let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
+    for next in [Next::Go, fail(Fault::Stuck { seq: 1 })] {
+        ask(&mut p, &rules);
+        p.on_answer(at(0), data(9, 1000), &rules);
+        assert_eq!(p.on_chunk_end(at(0), ChunkEnd::Whole, &rules), next);
+        p.on_end(at(0), false, &rules);
+    }
     // The largest bundle that is taken, with its length.
     let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
     let largest = limit + varint::MAX_LEN as u64;
     assert_eq!(p.on_chunk_end(at(0), ChunkEnd::Cut { bundle_len: Some(largest) }, &rules), Next::Go);
     assert_eq!(u64::from(ask(&mut p, &rules).fetch_size), largest);
+    // With that much not even its length has come: it takes one byte more, at least.
+    p.on_answer(at(0), data(9, 1000), &rules);
+    let e = Error::new(ErrorKind::BundleTooLarge { needed: largest + 1, limit: 1 << 28 }).about("t", 0);
+    assert_eq!(p.on_chunk_end(at(0), ChunkEnd::Cut { bundle_len: None }, &rules), Next::Fail(e));
+}
+
+#[test]
+fn a_redirect_after_an_answer_without_a_leader_takes_its_time() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(name(), 1, None, &rules.options);
+    ask(&mut p, &rules);
+    assert_eq!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), Next::NoLeader);
+    p.wake(pause(&p));
+    ask(&mut p, &rules);
+    assert_eq!(p.on_named(at(1000), endpoint(), Ok(Some(leader())), &rules), Next::Go);
+    assert!(pause(&p) > at(1000));
 }
 
 #[test]
@@ -518,7 +548,8 @@ fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
 
 #[test]
 fn a_broker_that_does_not_wait_gets_pauses_that_grow() {
-    let rules = alone(|s| s);
+    let mut rules = alone(|s| s);
+    rules.retry.pauses = (FOR_LONG, FOR_LONG);
     let mut p = Partition::new(name(), 1, Some((1, 0)), &rules.options);
     let mut pauses = Vec::new();
     for _ in 0..8 {

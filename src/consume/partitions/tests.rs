@@ -41,8 +41,9 @@ const EMPTY: PartitionAnswer = PartitionAnswer::Data { base: Some(1), high_water
 #[test]
 fn each_partition_is_asked_for_once_with_as_few_requests_as_there_can_be() {
     let mut all = topic(600, 0, false);
+    assert!(all.has_due());
     let mut list = due(&mut all);
-    assert_eq!(list.len(), 600);
+    assert!(list.len() == 600 && !all.has_due());
     // What is in the list twice is still asked for once.
     list.push_back(3);
     let mut seen = Vec::new();
@@ -256,4 +257,25 @@ fn what_was_wanted_of_a_connection_that_had_ended_is_due_again() {
     let how = Lost { while_idle: true, well_for: Duration::ZERO, unanswered: false, alone: false };
     all.on_lost(at(0), 0, how, &e).unwrap();
     assert_eq!(due(&mut all), [0]);
+}
+
+#[test]
+fn each_topic_has_a_partition_that_is_looked_for() {
+    let whole = [("a".into(), 0), ("b".into(), 0)];
+    let mut all = Partitions::new(Vec::new(), &whole, rules(false));
+    for round in 0..3 {
+        all.probe();
+        let mut list = due(&mut all);
+        // The first topic grows by one partition each time, the second does not.
+        while let [index] = next(&mut all, &mut list)[..] {
+            let grows = &*all.get(index).name.topic == "a";
+            all.on_answer(at(0), index, if grows { EMPTY } else { PartitionAnswer::UnknownPartition });
+            all.on_end(at(0), index, false, None);
+        }
+        let found: Vec<_> = all.iter().map(|(_, of)| (of.name.topic.to_string(), of.name.partition)).collect();
+        assert_eq!(found, (0..=round).map(|id| ("a".to_owned(), id)).collect::<Vec<_>>());
+        all.probe();
+        let wanted = |topic: &str, id| matches!(all.list.iter().find(|of| &*of.name.topic == topic && of.name.partition == id), Some(of) if of.is_probe());
+        assert!(wanted("a", round + 1) && wanted("b", 0));
+    }
 }

@@ -159,6 +159,7 @@ fn a_dead_address_delays_the_next_one_briefly_and_the_good_one_goes_first_from_t
     greet(&net, 1);
     assert!(open(&mut channel, &net).unwrap());
     assert!(net.wire(0, |wire| wire.dropped), "the other attempt is given up");
+    assert_eq!(channel.address(), Some(address(3)));
     channel.reset();
     assert!(!open(&mut channel, &net).unwrap());
     assert_eq!(net.dialed()[2], address(3));
@@ -296,6 +297,19 @@ fn slow_but_steady_gets_through_and_a_trickle_does_not() {
         }
         assert_eq!(late.is_none(), passes, "{bytes}: {late:?}");
     }
+    // What comes at the deadline comes too late.
+    for (after, passes) in [(IO - Duration::from_nanos(1), true), (IO, false)] {
+        let net = Scripted::new();
+        let mut channel = up(&net);
+        queue(&mut channel, net.now(), 1, SECOND, b"x");
+        channel.write(net.now()).unwrap();
+        channel.answer_begins(net.now());
+        channel.looked(net.pass(after));
+        arrive(&net, PROGRESS);
+        read(&mut channel, &net).unwrap();
+        channel.looked(net.pass(SECOND));
+        assert_eq!(channel.overdue(net.now()).is_none(), passes);
+    }
 }
 
 #[test]
@@ -418,17 +432,24 @@ fn what_it_waits_for_follows_from_what_was_queued_sent_and_answered() {
     let mut channel = channel(&net, "10.0.0.1:5");
     // Phase, whether it is idle, and what is awaited: reading, writing.
     let state = |channel: &Channel| {
+        let mut on = Vec::new();
+        channel.interests(&mut on);
         let awaited = channel.interest().map(|interest| (interest.read, interest.write));
+        assert_eq!(on.first().filter(|_| channel.is_up()).map(|interest| (interest.read, interest.write)), awaited);
         (channel.phase(), channel.is_idle(), awaited)
     };
     assert!(channel.is_down() && !channel.is_dialing());
     assert_eq!(state(&channel), (Phase::Connect, true, None));
     assert!(!open(&mut channel, &net).unwrap());
     assert!(!channel.is_down() && channel.is_dialing());
+    let mut on = Vec::new();
+    channel.interests(&mut on);
+    assert!(on.len() == 1 && channel.interest().is_none(), "the network tells when it is connected");
+    drop(on);
     greet(&net, 0);
     assert!(open(&mut channel, &net).unwrap());
     assert!(!channel.is_down() && !channel.is_dialing());
-    assert_eq!(state(&channel), (Phase::Wait, true, None));
+    assert_eq!((state(&channel), channel.due()), ((Phase::Wait, true, None), Time::NEVER));
     net.wire(0, |wire| wire.room = 1);
     queue(&mut channel, net.now(), 1, SECOND, b"a");
     assert_eq!(state(&channel), (Phase::Send, false, Some((true, true))));

@@ -468,8 +468,10 @@ fn a_bundle_takes_records_up_to_the_most_and_the_first_one_whatever_its_size() {
     assert!(queue.takes(20, 2, len + 20) && !queue.takes(20, 1, len + 20) && !queue.takes(20, 2, len + 19));
     queue.push(None, &raw, &mut spares).unwrap();
     assert!(queue.collected().0 == 2 && queue.collected().1 > len);
+    assert!(queue.first_waiting().is_none());
     queue.seal(&mut spares).unwrap();
     assert_eq!((queue.collected(), queue.pending()), ((0, 0), 2));
+    assert_eq!(queue.first_waiting().map(|bundle| bundle.count), Some(2));
 }
 
 #[test]
@@ -502,4 +504,62 @@ fn what_is_held_when_a_later_bundle_fails_is_unknown_and_says_that_it_was_not_co
     let about: Vec<_> = failed.iter().map(|(_, e)| (e.kind == ErrorKind::OutcomeUnknown, format!("{e:#}"))).collect();
     assert!(about.len() == 2 && about[0].0 && !about[1].0, "{about:?}");
     assert!(about[0].1.contains(&Fault::NotConfirmed.to_string()), "{about:?}");
+}
+
+#[test]
+fn the_first_redirect_in_a_row_is_followed_at_once_and_the_next_after_a_pause() {
+    let mut queue = queue(false);
+    give(&mut queue, &["1"]);
+    let mut now = at(0);
+    for (id, reply, at_once) in [
+        (1, redirect(), true),
+        (2, redirect(), false),
+        (3, Err(Fault::InsufficientReplicas), false),
+        (4, redirect(), true),
+    ] {
+        assert_eq!(send(&mut queue, now, A, id), Some(ToSend::Bundle));
+        queue.on_reply(now, A, id, reply);
+        assert_eq!(due(&queue) <= now, at_once, "{id}");
+        now = due(&queue);
+    }
+}
+
+#[test]
+fn each_failure_says_what_became_of_its_own_records() {
+    // One that was refused for now, and one that was refused for good.
+    let mut queue = queue(false);
+    ["1", "2"].iter().for_each(|text| give(&mut queue, &[text]));
+    (1..=2).for_each(|id| assert!(send(&mut queue, at(0), A, id).is_some()));
+    queue.on_reply(at(1), A, 1, Err(Fault::NoLeader));
+    queue.on_reply(at(1), A, 2, Err(Fault::ReadOnly));
+    let faults: Vec<_> = failures(&mut queue).iter().map(|(_, e)| e.fault()).collect();
+    assert_eq!(faults, [Some(Fault::NoLeader), Some(Fault::ReadOnly)]);
+    // What nobody confirmed is unknown at once where records have no numbers.
+    give(&mut queue, &["3"]);
+    assert!(send(&mut queue, at(2), A, 3).is_some());
+    queue.on_reply(at(2), A, 3, Err(Fault::NotConfirmed));
+    assert_eq!(outcomes(&mut queue), ["?3"]);
+    // What may be stored stays unknown if another one keeps it from being sent again.
+    ["4", "5"].iter().for_each(|text| give(&mut queue, &[text]));
+    (4..=5).for_each(|id| assert!(send(&mut queue, at(3), A, id).is_some()));
+    (4..=5).for_each(|id| lost(&mut queue, at(3), id, true));
+    let failed = failures(&mut queue);
+    assert!(failed.len() == 2 && failed.iter().all(|(_, e)| e.kind == ErrorKind::OutcomeUnknown));
+    failed.into_iter().for_each(|(bundle, _)| queue.take_back(bundle));
+    assert!(send(&mut queue, at(4), A, 6).is_some());
+    queue.on_reply(at(4), A, 6, Err(Fault::ReadOnly));
+    assert_eq!(outcomes(&mut queue), ["?4", "?5"]);
+}
+
+#[test]
+fn a_log_that_claims_to_end_near_the_last_number_is_not_appended_to() {
+    for (end, is_taken) in [(1 << 40, true), (u64::MAX - (1 << 32), true), (u64::MAX - (1 << 32) + 1, false)] {
+        let mut queue = queue(true);
+        give(&mut queue, &["a"]);
+        send(&mut queue, at(0), A, 1);
+        queue.on_reply(at(0), A, 1, Ok(end));
+        assert_eq!(send(&mut queue, at(0), A, 2).is_some(), is_taken, "{end}");
+        let fault = failures(&mut queue).first().map(|(_, e)| e.cause().unwrap_or(e).fault());
+        assert_eq!(fault, (!is_taken).then_some(Some(Fault::AnotherWriter { end })));
+    }
 }
