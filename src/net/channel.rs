@@ -62,13 +62,10 @@ pub(crate) struct Channel {
 
 #[derive(Debug)]
 enum State {
+    /// Not to be dialed before `until`; queued while too many others are being opened.
     Down {
-        /// Not to be dialed before.
         until: Time,
-    },
-    /// Too many others are being opened.
-    Queued {
-        until: Time,
+        queued: bool,
     },
     Dialing(Dial),
     Up(Box<Up>),
@@ -126,15 +123,7 @@ impl Deadline {
 impl Channel {
     pub(crate) fn new(broker: BrokerAddr, settings: Arc<ChannelSettings>) -> Channel {
         let process = settings.net.process();
-        Channel {
-            broker,
-            settings,
-            state: State::Down { until: Time::ZERO },
-            process,
-            stale: 0,
-            good: None,
-            opening: None,
-        }
+        Channel { broker, settings, state: State::DOWN, process, stale: 0, good: None, opening: None }
     }
 
     pub(crate) fn broker(&self) -> &BrokerAddr {
@@ -169,12 +158,12 @@ impl Channel {
                     }
                 }
                 State::Up(_) => return Ok(true),
-                State::Down { until } | State::Queued { until } if now < *until => return Ok(false),
-                State::Down { .. } | State::Queued { .. } => {
+                State::Down { until, .. } if now < *until => return Ok(false),
+                State::Down { .. } => {
                     let Some(opening) =
                         self.settings.openings.begin(&self.broker, now, self.settings.config.connect_timeout)
                     else {
-                        self.state = State::Queued { until: now.after(TURN) };
+                        self.state = State::Down { until: now.after(TURN), queued: true };
                         return Ok(false);
                     };
                     let addresses = self.addresses(look_up)?;
@@ -221,7 +210,7 @@ impl Channel {
     fn leave_other_process(&mut self) {
         let process = self.settings.net.process();
         if process != self.process {
-            (self.process, self.state) = (process, State::Down { until: Time::ZERO });
+            (self.process, self.state) = (process, State::DOWN);
         }
     }
 
@@ -318,7 +307,7 @@ impl Channel {
     /// Returns what has taken too long, if anything. Ask only after a read that brought nothing: bytes may have been waiting
     /// for a caller that was busy elsewhere.
     pub(crate) fn overdue(&self, now: Time) -> Option<Error> {
-        let State::Up(up) = &self.state else { return None };
+        let up = self.up()?;
         let (phase, allowance) = match &up.receive {
             Some(receive) if now >= receive.due => (Phase::Read, self.settings.config.io_timeout),
             Some(_) => return None,
@@ -332,54 +321,55 @@ impl Channel {
 
     /// Whether the last byte of this unanswered request was handed to the system: then the broker may have the request.
     pub(crate) fn handed_over(&self, id: u32) -> bool {
-        matches!(&self.state, State::Up(up) if up.waiting.contains_key(&id))
+        self.up().is_some_and(|up| up.waiting.contains_key(&id))
+    }
+
+    fn up(&self) -> Option<&Up> {
+        if let State::Up(up) = &self.state { Some(up) } else { None }
     }
 
     pub(crate) fn is_up(&self) -> bool {
-        matches!(self.state, State::Up(_))
+        self.up().is_some()
     }
 
     /// Whether it is still to be dialed.
     pub(crate) fn is_down(&self) -> bool {
-        matches!(self.state, State::Down { .. } | State::Queued { .. })
+        matches!(self.state, State::Down { .. })
     }
 
     pub(crate) fn is_dialing(&self) -> bool {
-        matches!(self.state, State::Dialing(_) | State::Queued { .. })
+        matches!(self.state, State::Dialing(_) | State::Down { queued: true, .. })
     }
 
     /// Whether nothing is queued or awaited.
     pub(crate) fn is_idle(&self) -> bool {
-        !matches!(&self.state, State::Up(up) if !up.is_idle())
+        self.up().is_none_or(Up::is_idle)
     }
 
     /// Whether no byte of an answer has come on this connection yet.
     pub(crate) fn is_fresh(&self) -> bool {
-        !matches!(&self.state, State::Up(up) if up.received > 0)
+        self.up().is_none_or(|up| up.received == 0)
     }
 
     /// When a byte of an answer came last on this connection.
     pub(crate) fn heard(&self) -> Time {
-        if let State::Up(up) = &self.state { up.heard } else { Time::ZERO }
+        self.up().map_or(Time::ZERO, |up| up.heard)
     }
 
     /// When somebody looked last, and it had not ended.
     pub(crate) fn looked_at(&self) -> Time {
-        if let State::Up(up) = &self.state { up.looked } else { Time::ZERO }
+        self.up().map_or(Time::ZERO, |up| up.looked)
     }
 
     /// For how long the connection is known to have been up with nothing overdue.
     pub(crate) fn well_for(&self) -> Duration {
-        match &self.state {
-            State::Up(up) => up.looked.since(up.since),
-            _ => Duration::ZERO,
-        }
+        self.up().map_or(Duration::ZERO, |up| up.looked.since(up.since))
     }
 
     /// What the connection is being used for.
     pub(crate) fn phase(&self) -> Phase {
         match &self.state {
-            State::Down { .. } | State::Queued { .. } => Phase::Connect,
+            State::Down { .. } => Phase::Connect,
             State::Dialing(dial) => dial.phase(),
             State::Up(up) if up.receive.is_some() => Phase::Read,
             State::Up(up) if up.waiting.is_empty() && !up.unsent.is_empty() => Phase::Send,
@@ -389,37 +379,33 @@ impl Channel {
 
     /// Not to be dialed before this moment.
     pub(crate) fn rest_until(&mut self, until: Time) {
-        self.state = State::Down { until };
+        self.state = State::Down { until, queued: false };
     }
 
     /// Until when it rests, if it is down.
     pub(crate) fn resting_until(&self) -> Option<Time> {
-        match self.state {
-            State::Down { until } => Some(until),
-            _ => None,
-        }
+        if let State::Down { until, queued: false } = self.state { Some(until) } else { None }
     }
 
     /// When something is due even if nothing arrives; for a channel that is down, when it may be dialed.
     pub(crate) fn due(&self) -> Time {
         match &self.state {
-            State::Down { until } | State::Queued { until } => *until,
+            State::Down { until, .. } => *until,
             State::Dialing(dial) => dial.due(),
             State::Up(up) => up.due(),
         }
     }
 
     pub(crate) fn interests<'a>(&'a self, out: &mut Vec<Interest<'a>>) {
-        match &self.state {
-            State::Down { .. } | State::Queued { .. } => {}
-            State::Dialing(dial) => dial.interests(out),
-            State::Up(_) => out.extend(self.interest()),
+        if let State::Dialing(dial) = &self.state {
+            dial.interests(out);
         }
+        out.extend(self.interest());
     }
 
     /// What is awaited of a connection that is up.
     pub(crate) fn interest(&self) -> Option<Interest<'_>> {
-        let State::Up(up) = &self.state else { return None };
+        let up = self.up()?;
         let write = up.sent < up.out.len();
         (write || !up.is_idle()).then_some(Interest { socket: &*up.socket, read: true, write })
     }
@@ -434,7 +420,7 @@ impl Channel {
     /// Gives the connection up with a reset: what was sent and not delivered is dropped by the network, and what was not
     /// read is dropped by the broker.
     pub(crate) fn reset(&mut self) {
-        if let State::Up(up) = std::mem::replace(&mut self.state, State::Down { until: Time::ZERO }) {
+        if let State::Up(up) = std::mem::replace(&mut self.state, State::DOWN) {
             up.socket.abort();
         }
         self.opening = None;
@@ -442,9 +428,12 @@ impl Channel {
 
     /// Closes the connection in order.
     pub(crate) fn close(&mut self) {
-        self.opening = None;
-        self.state = State::Down { until: Time::ZERO };
+        (self.opening, self.state) = (None, State::DOWN);
     }
+}
+
+impl State {
+    const DOWN: State = State::Down { until: Time::ZERO, queued: false };
 }
 
 impl Up {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use log::{debug, trace, warn};
 
 use super::bundle::BrokerId;
-use super::leader::{Answer, Content, Leader, SentRequest, group};
+use super::leader::{Content, Leader, SentRequest, group};
 use super::outcome::Reply;
 use super::queue::{PartitionQueue, ToSend};
 use crate::config::PublishOptions;
@@ -188,11 +188,8 @@ impl Driver {
             self.connection_lost |= mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
         }
         let wanted = mem::take(&mut leader.wanted);
-        let allowance = self.session.config.io_timeout;
         for topic in mem::take(&mut self.uncounted) {
-            let request_id = self.session.next_request_id();
-            let content = Content::states(request_id, &topic);
-            leader.ask(allowance, SentRequest { id: request_id, since: now, queues: Vec::new(), content });
+            leader.ask(&self.session, now, None, |id| Content::states(id, &topic, None));
         }
         let node = self.node(id);
         let mut bundles = Vec::new();
@@ -206,13 +203,11 @@ impl Driver {
                 bundles.push(index);
                 continue;
             }
-            let request_id = self.session.next_request_id();
-            let content = match what {
-                ToSend::Mark => Content::states(request_id, &queue.topic),
-                _ => Content::End(self.session.end_request(request_id, &queue.topic, &[queue.partition])),
-            };
-            let question = SentRequest { id: request_id, since: now, queues: vec![index], content };
-            self.leaders[id].ask(allowance, question);
+            let (session, topic, partition) = (&self.session, &queue.topic, queue.partition);
+            let request_id = self.leaders[id].ask(session, now, Some(index), |id| match what {
+                ToSend::Mark => Content::states(id, topic, Some(partition)),
+                _ => Content::End(session.end_request(id, topic, &[partition])),
+            });
             queue.sent(request_id, node, what);
             sent = true;
         }
@@ -259,14 +254,13 @@ impl Driver {
     fn carry(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue]) -> Result<()> {
         // Answers that came before a connection failed count.
         let written = self.leaders[id].channel.write(now).map(drop);
-        while let Some((request, answer)) = self.leaders[id].next_answer(now, &self.session.config.limits)? {
-            for (place, &queue) in request.queues.iter().enumerate() {
-                let reply = answer.reply(place, queues[queue].partition);
+        while let Some((request, (replies, count))) = self.leaders[id].next_answer(now, &self.session.config.limits)? {
+            for (&queue, reply) in request.queues.iter().zip(replies) {
                 self.on_reply(id, now, &request, reply, &mut queues[queue]);
                 self.touch(queue);
             }
-            if let (Content::States(request), Answer::States(Some(states))) = (request.content, answer) {
-                self.counts.push((request.topic.into(), states.len()));
+            if let Content::States(request, _) = request.content {
+                self.counts.push((request.topic.into(), count));
             }
         }
         written

@@ -7,14 +7,14 @@ use super::outcome::Reply;
 use super::queue::PartitionQueue;
 use crate::error::{Error, Fault, Result};
 use crate::net::{AnswerReader, Channel, Time};
-use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
+use crate::protocol::admin::DiscoverPartitionsRequest;
 use crate::protocol::cursor::Cursor;
 use crate::protocol::fetch::FetchRequest;
-use crate::protocol::frame::{self, Kind, Payload};
+use crate::protocol::frame::{Kind, Payload};
 use crate::protocol::produce::{ProduceCode, ProducePartition, ProduceResponse, ProduceTopic};
 use crate::protocol::request::Request;
-use crate::protocol::{DecodeError, DecodeFault, EncodeError, Limits};
-use crate::session::{marks_of_answer, marks_of_state};
+use crate::protocol::{DecodeError, DecodeFault, Limits};
+use crate::session::{Session, marks_of_answer, marks_of_state};
 
 /// The most topics in a request, and partitions of one.
 pub(super) const MAX_ENTRIES: usize = 255;
@@ -56,19 +56,12 @@ pub(super) enum Content {
     Bundles(Vec<usize>),
     /// The question for the end of the leader's log.
     End(FetchRequest),
-    /// The question for the states of a topic's partitions: for the committed mark of the queue, or to count them.
-    States(DiscoverPartitionsRequest),
+    /// The question for the states of a topic's partitions: for the committed mark of this one, or to count them.
+    States(DiscoverPartitionsRequest, Option<u16>),
 }
 
-/// What an answer says.
-#[derive(Debug)]
-pub(super) enum Answer {
-    /// One code for each queue.
-    Codes(Vec<ProduceCode>),
-    End(Reply),
-    /// `None`: there is no such topic.
-    States(Option<Vec<PartitionState>>),
-}
+/// What an answer says to each queue, and how many partitions the topic has, if that was asked for and is known.
+type Answer = (Vec<Reply>, usize);
 
 impl Leader {
     pub(super) fn new(channel: Channel, limits: &Limits) -> Leader {
@@ -88,12 +81,24 @@ impl Leader {
         self.in_flight.iter().filter(is_young).count()
     }
 
-    /// Queues a question, whose answer may take `allowance`.
-    pub(super) fn ask(&mut self, allowance: Duration, question: SentRequest) {
-        let put = |out: &mut Vec<u8>| question.content.put_question(out);
-        let queued = self.channel.queue(question.since, question.id, allowance, put);
+    /// Queues a question with a new id, which it returns; for a queue, if it is one's own.
+    pub(super) fn ask(
+        &mut self,
+        session: &Session,
+        now: Time,
+        queue: Option<usize>,
+        question: impl FnOnce(u32) -> Content,
+    ) -> u32 {
+        let id = session.next_request_id();
+        let content = question(id);
+        let queued = self.channel.queue(now, id, session.config.io_timeout, |out| match &content {
+            Content::Bundles(_) => Ok(()),
+            Content::End(request) => request.encode(out),
+            Content::States(request, _) => request.encode(out),
+        });
         debug_assert!(queued.is_ok(), "names were checked");
-        self.in_flight.push_back(question);
+        self.in_flight.push_back(SentRequest { id, since: now, queues: queue.into_iter().collect(), content });
+        id
     }
 
     /// Returns the next answer that has come, and the request that it is to.
@@ -122,26 +127,17 @@ impl SentRequest {
         match self.content {
             Content::Bundles(_) => Kind::Produce,
             Content::End(_) => Kind::Consume,
-            Content::States(_) => Kind::DiscoverPartitions,
+            Content::States(..) => Kind::DiscoverPartitions,
         }
     }
 }
 
 impl Content {
     /// The question for the states of this topic's partitions.
-    pub(super) fn states(request_id: u32, topic: &str) -> Content {
+    pub(super) fn states(request_id: u32, topic: &str, partition: Option<u16>) -> Content {
         // The form that lists partitions can kill a server.
         let partitions = Vec::new();
-        Content::States(DiscoverPartitionsRequest { request_id, topic: topic.to_owned(), partitions })
-    }
-
-    /// Appends a question as a frame.
-    pub(super) fn put_question(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        match self {
-            Content::Bundles(_) => Ok(()),
-            Content::End(request) => request.encode(out),
-            Content::States(request) => request.encode(out),
-        }
+        Content::States(DiscoverPartitionsRequest { request_id, topic: topic.to_owned(), partitions }, partition)
     }
 
     fn read(&self, payload: &[u8], limits: &Limits) -> Result<Answer, DecodeError> {
@@ -149,30 +145,23 @@ impl Content {
             Content::Bundles(shape) => {
                 let mut codes = Vec::new();
                 ProduceResponse::decode_into(payload, shape.iter().copied(), &mut codes)?;
-                Answer::Codes(codes)
+                (codes.into_iter().map(reply_of_code).collect(), 0)
             }
             Content::End(request) => {
                 let answer = request.read_answer(payload, limits)?.pop();
                 let marks = answer.map_or(Err(Fault::UnknownTopic), marks_of_answer);
-                Answer::End(marks.map(|(_, end)| end))
+                (vec![marks.map(|(_, end)| end)], 0)
             }
-            Content::States(request) => Answer::States(request.read_answer(payload, limits)?),
+            Content::States(request, partition) => {
+                let states = request.read_answer(payload, limits)?;
+                let mark = |&partition: &u16| {
+                    let states = states.as_ref().ok_or(Fault::UnknownTopic)?;
+                    let state = states.get(usize::from(partition)).ok_or(Fault::UnknownPartition)?;
+                    marks_of_state(state).map(|(_, mark)| mark)
+                };
+                (partition.iter().map(mark).collect(), states.as_ref().map_or(0, Vec::len))
+            }
         })
-    }
-}
-
-impl Answer {
-    /// What it says to the request's queue at this place, which is of this partition.
-    pub(super) fn reply(&self, place: usize, partition: u16) -> Reply {
-        match self {
-            Answer::Codes(codes) => reply_of_code(codes[place]),
-            Answer::End(end) => *end,
-            Answer::States(states) => {
-                let states = states.as_ref().ok_or(Fault::UnknownTopic)?;
-                let state = states.get(usize::from(partition)).ok_or(Fault::UnknownPartition)?;
-                marks_of_state(state).map(|(_, mark)| mark)
-            }
-        }
     }
 }
 
@@ -198,14 +187,11 @@ fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usiz
         let expected = sent.front().map_or(Kind::Produce, SentRequest::answer_kind);
         return Err(DecodeError::unexpected("message id", kind as u64, expected as u64, 0));
     }
-    let id = match kind {
-        Kind::Consume => {
-            let mut cursor = Cursor::new(payload, 0);
-            cursor.u32("header length")?;
-            cursor.u32("request id")?
-        }
-        _ => frame::request_id(payload)?,
-    };
+    let mut cursor = Cursor::new(payload, 0);
+    if kind == Kind::Consume {
+        cursor.u32("header length")?;
+    }
+    let id = cursor.u32("request id")?;
     let is_answered = |request: &SentRequest| request.id == id && request.answer_kind() == kind;
     let undefined = || DecodeError::new("request id", DecodeFault::Undefined { value: id.into() }, 0);
     sent.iter().position(is_answered).ok_or_else(undefined)

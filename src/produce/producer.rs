@@ -136,7 +136,8 @@ impl Producer {
     /// # Errors
     /// [`Undelivered`](crate::ErrorKind::Undelivered) while [failures](Producer::failures) wait to be sent again or taken out.
     pub fn poll(&mut self) -> Result<()> {
-        self.look(self.settings.session.now(), LookUp::Never)?;
+        let now = self.settings.session.now();
+        self.look(now, now, LookUp::Never)?;
         self.check_failures()
     }
 
@@ -148,8 +149,7 @@ impl Producer {
     /// All other records are stored. [`Closed`](crate::ErrorKind::Closed) if it had to wait and the client's
     /// [handle](crate::ClientBuilder::close_with) is closed; the producer keeps its records.
     pub fn flush(&mut self) -> Result<()> {
-        self.seal_due(self.settings.session.now(), Time::NEVER)?;
-        self.step(LookUp::Allowed)?;
+        self.look(self.settings.session.now(), Time::NEVER, LookUp::Allowed)?;
         while !self.queues.iter().all(PartitionQueue::is_idle) {
             self.driver.wait(&self.queues, Time::NEVER)?;
             self.step(LookUp::Allowed)?;
@@ -286,7 +286,7 @@ impl Producer {
     fn push(&mut self, topic: usize, partition: u16, record: &Record<'_>) -> Result<()> {
         let now = self.settings.session.now();
         if now >= self.next_look {
-            self.look(now, LookUp::Allowed)?;
+            self.look(now, now, LookUp::Allowed)?;
         }
         self.check_failures()?;
         let index = self.queue(topic, partition)?;
@@ -334,8 +334,7 @@ impl Producer {
         let give_up = self.settings.session.now().after(self.settings.session.config.retry_timeout);
         loop {
             // What is merely collected would never make room.
-            self.seal_due(self.settings.session.now(), Time::NEVER)?;
-            self.step(LookUp::Allowed)?;
+            self.look(self.settings.session.now(), Time::NEVER, LookUp::Allowed)?;
             self.check_failures()?;
             let Some((pending, limit, is_all)) = self.full(index, bytes) else { return Ok(()) };
             let queue = &self.queues[index];
@@ -365,25 +364,20 @@ impl Producer {
         Ok(())
     }
 
-    /// Makes bundles of what must be sent at this time, or before.
-    fn seal_due(&mut self, now: Time, due: Time) -> Result<()> {
-        for index in 0..self.queues.len() {
-            if self.queues[index].collected().0 > 0 && self.queues[index].send_by <= due {
-                self.seal(index, now)?;
-            }
-        }
-        Ok(())
-    }
-
     fn send_collected(&mut self, index: usize, now: Time) -> Result<()> {
         self.seal(index, now)?;
         self.step(LookUp::Allowed)
     }
 
-    /// Sends what is old enough, and looks for answers.
-    fn look(&mut self, now: Time, look_up: LookUp) -> Result<()> {
-        self.seal_due(now, now)?;
-        self.next_look = self.queues.iter().map(|queue| queue.send_by).fold(Time::NEVER, Time::min);
+    /// Sends what must be sent by `due`, and looks for answers.
+    fn look(&mut self, now: Time, due: Time, look_up: LookUp) -> Result<()> {
+        self.next_look = Time::NEVER;
+        for index in 0..self.queues.len() {
+            if self.queues[index].collected().0 > 0 && self.queues[index].send_by <= due {
+                self.seal(index, now)?;
+            }
+            self.next_look = self.next_look.min(self.queues[index].send_by);
+        }
         self.step(look_up)
     }
 
@@ -421,15 +415,8 @@ impl Producer {
                 self.spares.put_buffer(bundle.memory);
             }
             Delivery::Failed(bundle, error) => {
-                let topic = topic.clone();
-                self.failures.push(Failure {
-                    topic,
-                    partition,
-                    bundle,
-                    error,
-                    queue: index,
-                    unpacked: OnceLock::new(),
-                });
+                let (topic, queue, unpacked) = (topic.clone(), index, OnceLock::new());
+                self.failures.push(Failure { topic, partition, bundle, error, queue, unpacked });
             }
             Delivery::Gap(first, last) => {
                 warn!(
@@ -474,10 +461,8 @@ impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Producer");
         shown.field("partitions", &self.queues.len()).field("stored", &self.stored).field("pending", &self.pending());
-        shown
-            .field("pending_bytes", &self.pending_bytes)
-            .field("failures", &self.failures.len())
-            .finish_non_exhaustive()
+        shown.field("pending_bytes", &self.pending_bytes).field("failures", &self.failures.len());
+        shown.finish_non_exhaustive()
     }
 }
 
