@@ -291,16 +291,13 @@ impl Session {
             channel.write(now)?;
             if let Some((found, payload)) = answers.next(channel, now)? {
                 let extra = answers.data().len() - payload.end;
-                let malformed = match () {
-                    () if found != kind => DecodeError::unexpected("message id", found as u64, kind as u64, 0),
-                    () if extra > 0 => {
-                        let fault = DecodeFault::Spare { extra: extra as u64 };
-                        DecodeError::new("answer", fault, payload.len() as u64)
-                    }
-                    () => {
-                        channel.answer_ends(now, Some(id));
-                        return Ok(answers.data()[payload].to_vec());
-                    }
+                let malformed = if found != kind {
+                    DecodeError::unexpected("message id", found as u64, kind as u64, 0)
+                } else if extra > 0 {
+                    DecodeError::new("answer", DecodeFault::Spare { extra: extra as u64 }, payload.len() as u64)
+                } else {
+                    channel.answer_ends(now, Some(id));
+                    return Ok(answers.data()[payload].to_vec());
                 };
                 return Err(Error::decode(channel.broker(), malformed));
             }

@@ -13,8 +13,9 @@ const DEFAULT_PORT: u16 = 11011;
 /// A broker: host name or address, and port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct BrokerAddr {
-    host: Arc<str>,
-    port: u16,
+    /// The host name or address.
+    pub(super) host: Arc<str>,
+    pub(super) port: u16,
 }
 
 impl BrokerAddr {
@@ -23,16 +24,6 @@ impl BrokerAddr {
         // `SocketAddrV6` knows scopes, which `IpAddr` does not.
         let v6 = || format!("[{}]:{}", self.host, self.port).parse().ok().map(SocketAddr::V6);
         self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port)).or_else(v6)
-    }
-
-    /// The host name or address.
-    pub(crate) fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The port.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
     }
 }
 

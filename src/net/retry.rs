@@ -48,7 +48,8 @@ fn unit(n: u64) -> f64 {
 pub(crate) struct RetryState {
     began: Option<Time>,
     failures: u32,
-    pause_until: Time,
+    /// Not to be tried again before this moment.
+    pub(crate) pause_until: Time,
 }
 
 impl RetryState {
@@ -92,11 +93,6 @@ impl RetryState {
     pub(crate) fn gives_up_at(&self, policy: &RetryPolicy) -> Time {
         self.began.map_or(Time::NEVER, |began| began.after(policy.timeout))
     }
-
-    /// Not to be tried again before this moment.
-    pub(crate) fn pause_until(&self) -> Time {
-        self.pause_until
-    }
 }
 
 #[cfg(test)]
@@ -130,7 +126,7 @@ mod tests {
         let mut tries = 0;
         while let Some(until) = state.retry_or_fail(now, &POLICY) {
             assert!(until > now && until <= at(61_000), "{until:?}");
-            assert_eq!(state.pause_until(), until);
+            assert_eq!(state.pause_until, until);
             (now, tries) = (until, tries + 1);
         }
         assert_eq!(now, at(61_000));

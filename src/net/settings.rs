@@ -34,7 +34,7 @@ impl ChannelSettings {
 
     /// Looks up the broker's name, and remembers what it stands for now.
     pub(super) fn look_up(&self, broker: &BrokerAddr) -> io::Result<Vec<SocketAddr>> {
-        let found = self.net.resolve(broker.host(), broker.port())?;
+        let found = self.net.resolve(&broker.host, broker.port)?;
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(broker.clone(), found.clone());
         Ok(found)
     }

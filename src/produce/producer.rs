@@ -293,10 +293,12 @@ impl Producer {
         check_record(&self.topics[topic].name, partition, record)?;
         let raw = record.to_raw(|| self.wall.millis(now, &*self.settings.session.net));
         let (records, bytes, most) = (self.settings.max_records, self.settings.max_bytes, most_bytes(&raw));
-        if !self.queues[index].takes(most, records, bytes) || self.full(index, most).is_some() {
+        let mut queue = &mut self.queues[index];
+        let has_room = queue.excess(self.pending_bytes, most, self.settings.max_pending_bytes).is_none();
+        if !queue.takes(most, records, bytes) || !has_room {
             self.make_room(index, most, now)?;
+            queue = &mut self.queues[index];
         }
-        let queue = &mut self.queues[index];
         let (collected, len, added) = queue.push(None, &raw, &mut self.spares)?;
         self.pending_bytes += added;
         if collected == 1 {
@@ -309,18 +311,6 @@ impl Producer {
         Ok(())
     }
 
-    /// Which limit a record of up to this many bytes would exceed: what is held, what may be, and whether all is too much
-    /// rather than this partition alone.
-    #[inline]
-    fn full(&self, queue: usize, bytes: usize) -> Option<(usize, usize, bool)> {
-        let (all, limit) = (self.pending_bytes, self.settings.max_pending_bytes);
-        if all > 0 && all + bytes > limit {
-            return Some((all, limit, true));
-        }
-        let mine = self.queues[queue].bytes;
-        (mine > 0 && mine + bytes > limit / 4).then_some((mine, limit / 4, false))
-    }
-
     /// Sends what is collected if a record of this many bytes does not fit in, and waits until there is room for it.
     #[cold]
     fn make_room(&mut self, index: usize, bytes: usize, now: Time) -> Result<()> {
@@ -328,7 +318,8 @@ impl Producer {
             self.send_collected(index, now)?;
             self.check_failures()?;
         }
-        if self.full(index, bytes).is_none() {
+        let limit = self.settings.max_pending_bytes;
+        if self.queues[index].excess(self.pending_bytes, bytes, limit).is_none() {
             return Ok(());
         }
         let give_up = self.settings.session.now().after(self.settings.session.config.retry_timeout);
@@ -336,7 +327,8 @@ impl Producer {
             // What is merely collected would never make room.
             self.look(self.settings.session.now(), Time::NEVER, LookUp::Allowed)?;
             self.check_failures()?;
-            let Some((pending, limit, is_all)) = self.full(index, bytes) else { return Ok(()) };
+            let excess = self.queues[index].excess(self.pending_bytes, bytes, limit);
+            let Some((pending, limit, is_all)) = excess else { return Ok(()) };
             let queue = &self.queues[index];
             let until = match is_all || self.queues.len() == 1 {
                 true => give_up,

@@ -98,7 +98,8 @@ impl PartitionQueue {
 
     /// Takes a record, with its number if it has one of its own. Returns how many are collected now, the bytes of their message
     /// set, and those of this one in it.
-    #[inline]
+    // Inlined: a producer calls it for each record.
+    #[inline(always)]
     pub(super) fn push(
         &mut self,
         seq: Option<u64>,
@@ -124,6 +125,16 @@ impl PartitionQueue {
     pub(super) fn takes(&self, record: usize, records: u32, bytes: usize) -> bool {
         let (count, len) = self.collected();
         count == 0 || (count < records && len + record <= bytes)
+    }
+
+    /// Which limit a record of up to this many bytes would exceed, given what all partitions hold and may hold: what is held, what
+    /// may be, and whether all is too much rather than this partition alone.
+    #[inline]
+    pub(super) fn excess(&self, all: usize, bytes: usize, limit: usize) -> Option<(usize, usize, bool)> {
+        if all > 0 && all + bytes > limit {
+            return Some((all, limit, true));
+        }
+        (self.bytes > 0 && self.bytes + bytes > limit / 4).then_some((self.bytes, limit / 4, false))
     }
 
     /// Records collected, and the bytes of their message set.
@@ -176,7 +187,7 @@ impl PartitionQueue {
 
     /// Whether there is something to send now, to whatever leader.
     pub(super) fn wants_to_send(&self, now: Time) -> bool {
-        self.has_work() && self.retry.pause_until() <= now
+        self.has_work() && self.retry.pause_until <= now
     }
 
     /// Whether there is something to send, now or later.
@@ -208,7 +219,7 @@ impl PartitionQueue {
 
     /// When to look at it again if nothing arrives: at the end of its pause, and of its budget.
     pub(super) fn times(&self) -> [Time; 2] {
-        [self.retry.pause_until(), self.retry.gives_up_at(&self.policy)]
+        [self.retry.pause_until, self.retry.gives_up_at(&self.policy)]
     }
 
     /// Notes that what it wanted went to this leader.

@@ -429,6 +429,7 @@ impl BundleBuilder {
         EncodeError::check("payload, bytes", message.payload.len(), 0, u32::MAX.into())
     }
 
+    #[inline]
     fn append(&mut self, message: &RawMessage<'_>) {
         if self.count == 0 {
             self.set.resize(MAX_HEADER_LEN, 0);
