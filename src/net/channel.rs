@@ -16,7 +16,7 @@
 //! deadline of its own, which every [`PROGRESS`] bytes move on; so has sending. Time that the caller spends elsewhere between
 //! two looks counts, unless bytes turn out to have been waiting for it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -85,10 +85,10 @@ struct Up {
     /// Requests not yet sent whole: where each ends in `out`, its id and how long its answer may take.
     unsent: VecDeque<(usize, u32, Duration)>,
     send: Deadline,
-    /// Requests sent and not answered: when they are due on the connection's clock, and what that allows them.
-    waiting: BTreeMap<u32, (Duration, Duration)>,
-    /// The same in the order in which they are due: a subscription may have thousands.
-    by_due: BTreeSet<(Duration, u32)>,
+    /// Requests sent and not answered: when they are due on the connection's clock.
+    waiting: BTreeMap<u32, Duration>,
+    /// The same in the order in which they are due, with what that allows them: a subscription may have thousands.
+    by_due: BTreeMap<(Duration, u32), Duration>,
     /// The answer that is being received.
     receive: Option<Deadline>,
     /// By how much the connection's clock lags the network's.
@@ -298,7 +298,7 @@ impl Channel {
             if let Some(receive) = up.receive.take() {
                 up.stood_still += now.since(receive.began);
             }
-            if let Some((id, (due, _))) = id.and_then(|id| Some((id, up.waiting.remove(&id)?))) {
+            if let Some((id, due)) = id.and_then(|id| Some((id, up.waiting.remove(&id)?))) {
                 up.by_due.remove(&(due, id));
             }
         }
@@ -307,16 +307,8 @@ impl Channel {
     /// Returns what has taken too long, if anything. Ask only after a read that brought nothing: bytes may have been waiting
     /// for a caller that was busy elsewhere.
     pub(crate) fn overdue(&self, now: Time) -> Option<Error> {
-        let up = self.up()?;
-        let (phase, allowance) = match &up.receive {
-            Some(receive) if now >= receive.due => (Phase::Read, self.settings.config.io_timeout),
-            Some(_) => return None,
-            None => {
-                let (_, id) = up.by_due.first().filter(|(due, _)| up.clock(now) >= *due)?;
-                (Phase::Wait, up.waiting.get(id)?.1)
-            }
-        };
-        Some(Error::timeout(&self.broker, phase, allowance))
+        let (due, phase, allowance) = self.up()?.answer_due(self.settings.config.io_timeout)?;
+        (now >= due).then(|| Error::timeout(&self.broker, phase, allowance))
     }
 
     /// Whether the last byte of this unanswered request was handed to the system: then the broker may have the request.
@@ -448,7 +440,7 @@ impl Up {
             unsent: VecDeque::new(),
             send: Deadline::new(now, Duration::ZERO),
             waiting: BTreeMap::new(),
-            by_due: BTreeSet::new(),
+            by_due: BTreeMap::new(),
             receive: None,
             stood_still: Duration::ZERO,
             received: 0,
@@ -476,8 +468,8 @@ impl Up {
             debug_assert!(end <= self.sent);
             self.unsent.pop_front();
             let due = clock.saturating_add(allowance);
-            self.waiting.insert(id, (due, allowance));
-            self.by_due.insert((due, id));
+            self.waiting.insert(id, due);
+            self.by_due.insert((due, id), allowance);
         }
     }
 
@@ -495,14 +487,17 @@ impl Up {
         }
     }
 
+    /// When the next answer is due, whole or as far as it is awaited, and what that allows it.
+    fn answer_due(&self, io_timeout: Duration) -> Option<(Time, Phase, Duration)> {
+        if let Some(receive) = &self.receive {
+            return Some((receive.due, Phase::Read, io_timeout));
+        }
+        let ((due, _), allowance) = self.by_due.first_key_value()?;
+        Some((self.since.after(self.stood_still).after(*due), Phase::Wait, *allowance))
+    }
+
     fn due(&self) -> Time {
-        let answer = match &self.receive {
-            Some(receive) => receive.due,
-            None => {
-                let first = self.by_due.first();
-                first.map_or(Time::NEVER, |(due, _)| self.since.after(self.stood_still).after(*due))
-            }
-        };
+        let answer = self.answer_due(Duration::ZERO).map_or(Time::NEVER, |(due, ..)| due);
         if self.sent < self.out.len() { answer.min(self.send.due) } else { answer }
     }
 }

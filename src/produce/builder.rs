@@ -105,21 +105,18 @@ impl ProducerBuilder {
 
     pub(super) fn check(&self) -> Result<()> {
         self.options.check()?;
-        let refused = |what: &str| Err(Error::config(format!("producer: {what}")));
-        if self.max_records == 0 || self.max_records > MAX_MESSAGES {
-            return refused(&format!("records: {} given, 1 to {MAX_MESSAGES} allowed", self.max_records));
-        }
-        if self.max_bytes == 0 || self.max_bytes > MAX_SET {
-            return refused(&format!("bytes: {} given, 1 to {MAX_SET} allowed", self.max_bytes));
-        }
-        if self.max_pending_bytes < LEAST_PENDING {
-            let given = self.max_pending_bytes;
-            return refused(&format!("pending bytes: {given} given, at least {LEAST_PENDING} needed"));
-        }
-        if self.window == 0 {
-            return refused("window: 0 requests given, at least 1 needed");
-        }
-        Ok(())
+        let ProducerBuilder { max_records: records, max_bytes: bytes, max_pending_bytes: pending, window, .. } = *self;
+        Err(Error::config(match () {
+            () if records == 0 || records > MAX_MESSAGES => {
+                format!("producer: records: {records} given, 1 to {MAX_MESSAGES} allowed")
+            }
+            () if bytes == 0 || bytes > MAX_SET => format!("producer: bytes: {bytes} given, 1 to {MAX_SET} allowed"),
+            () if pending < LEAST_PENDING => {
+                format!("producer: pending bytes: {pending} given, at least {LEAST_PENDING} needed")
+            }
+            () if window == 0 => "producer: window: 0 requests given, at least 1 needed".into(),
+            () => return Ok(()),
+        }))
     }
 }
 

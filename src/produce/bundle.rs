@@ -149,8 +149,8 @@ impl Bundle {
 /// Memory for bundles to come: a few pieces, and none that a large record has made large.
 #[derive(Debug, Default)]
 pub(super) struct Spares {
-    builders: Vec<BundleBuilder>,
-    buffers: Vec<Vec<u8>>,
+    pub(super) builders: Vec<BundleBuilder>,
+    pub(super) buffers: Vec<Vec<u8>>,
 }
 
 /// Pieces of either kind to keep.
@@ -160,14 +160,6 @@ const SPARES: usize = 4;
 const LARGEST_SPARE: usize = 1 << 20;
 
 impl Spares {
-    pub(super) fn builder(&mut self) -> BundleBuilder {
-        self.builders.pop().unwrap_or_default()
-    }
-
-    pub(super) fn buffer(&mut self) -> Vec<u8> {
-        self.buffers.pop().unwrap_or_default()
-    }
-
     /// Takes back an empty builder.
     pub(super) fn put_builder(&mut self, builder: BundleBuilder) {
         keep(&mut self.builders, builder.capacity(), builder);

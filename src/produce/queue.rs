@@ -106,7 +106,7 @@ impl PartitionQueue {
         raw: &RawMessage<'_>,
         spares: &mut Spares,
     ) -> Result<(u32, usize, usize)> {
-        let builder = self.collected.get_or_insert_with(|| spares.builder());
+        let builder = self.collected.get_or_insert_with(|| spares.builders.pop().unwrap_or_default());
         let before = builder.set_len();
         // A numbering producer gives them theirs when the bundle is sent.
         match seq.or_else(|| self.numbering.is_some().then(|| u64::from(builder.count()) + 1)) {
@@ -148,7 +148,7 @@ impl PartitionQueue {
         self.send_by = Time::NEVER;
         let Some(mut builder) = self.collected.take() else { return Ok(()) };
         if !builder.is_empty() {
-            let mut bundle = Bundle::seal(&mut builder, spares.buffer(), self.compression)?;
+            let mut bundle = Bundle::seal(&mut builder, spares.buffers.pop().unwrap_or_default(), self.compression)?;
             // The numbers of a numbering producer are still to come.
             bundle.range = bundle.range.filter(|_| self.numbering.is_none());
             self.enqueue(bundle);
