@@ -24,28 +24,20 @@ pub(crate) fn wait<'a>(
     closed: Option<&Closed>,
     until: Time,
 ) -> Result<bool> {
-    let poll = |on: &[_], due| net.poll(on, closed, due).map_err(|e| Error::io(&"the system", Phase::Wait, e));
+    let mut first = channels.next();
+    let mut others: Vec<&mut Channel> = channels.collect();
+    let all = || first.iter().chain(&others);
+    let due = all().map(|channel| channel.due()).fold(until, Time::min);
     // One open channel is what most programs wait for, again and again: that allocates nothing.
-    let (first, second) = (channels.next(), channels.next());
-    let first = match (first, &second) {
-        (Some(only), None) if only.is_up() => {
-            poll(only.interest().as_slice(), until.min(only.due()))?;
-            let now = net.now();
-            only.looked(now);
-            return Ok(now >= until);
-        }
-        (first, _) => first,
-    };
-    let channels: Vec<&mut Channel> = first.into_iter().chain(second).chain(channels).collect();
-    let mut on = Vec::with_capacity(channels.len());
-    let mut due = until;
-    for channel in &channels {
-        channel.interests(&mut on);
-        due = due.min(channel.due());
+    let only = first.as_ref().filter(|_| others.is_empty()).and_then(|channel| channel.interest());
+    let mut on = Vec::new();
+    if only.is_none() {
+        all().for_each(|channel| channel.interests(&mut on));
     }
-    poll(&on, due)?;
+    let on = if only.is_some() { only.as_slice() } else { &on };
+    net.poll(on, closed, due).map_err(|e| Error::io(&"the system", Phase::Wait, e))?;
     let now = net.now();
-    channels.into_iter().for_each(|channel| channel.looked(now));
+    first.iter_mut().chain(&mut others).for_each(|channel| channel.looked(now));
     Ok(now >= until)
 }
 

@@ -38,7 +38,8 @@ pub(super) struct Driver {
     ready: BTreeSet<usize>,
     /// Queues whose outcomes have not been looked at.
     pub(super) changed: Vec<usize>,
-    /// Topics whose partitions are to be counted, by whatever broker is asked next, and counts that have come.
+    /// Topics whose partitions are to be counted, by whatever broker is asked next, and counts that have come: 0 if it does not
+    /// know the topic.
     pub(super) uncounted: Vec<Arc<str>>,
     pub(super) counts: Vec<(Arc<str>, usize)>,
     /// Whether a connection was lost, since somebody looked.

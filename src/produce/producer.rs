@@ -383,8 +383,13 @@ impl Producer {
                 self.take_in(index, delivery);
             }
         }
-        for (topic, count) in mem::take(&mut self.driver.counts) {
-            self.recount(&topic, count);
+        for (name, count) in mem::take(&mut self.driver.counts) {
+            let Some(topic) = self.by_name.get(&name).map(|&topic| &mut self.topics[topic]) else { continue };
+            let count = u16::try_from(count).unwrap_or(u16::MAX);
+            if let Some(before) = topic.partitions.filter(|before| count > 0 && *before != count) {
+                info!("{name}: {count} partitions, {before} before");
+                topic.partitions = Some(count);
+            }
         }
         if mem::take(&mut self.driver.connection_lost) {
             let counted = self.topics.iter().filter(|topic| topic.partitions.is_some());
@@ -415,16 +420,6 @@ impl Producer {
                     "{topic}/{partition}: numbers {first} to {last} are missing at the end of the leader's log: lost there, or given up"
                 );
             }
-        }
-    }
-
-    /// Takes in how many partitions of a topic a broker knows; 0 means that it does not know.
-    fn recount(&mut self, topic: &str, count: usize) {
-        let count = u16::try_from(count).unwrap_or(u16::MAX);
-        let Some(topic) = self.by_name.get(topic).map(|&topic| &mut self.topics[topic]) else { return };
-        if let Some(before) = topic.partitions.filter(|before| count > 0 && *before != count) {
-            info!("{}: {count} partitions, {before} before", topic.name);
-            topic.partitions = Some(count);
         }
     }
 
