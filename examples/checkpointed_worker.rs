@@ -1,5 +1,5 @@
-//! A worker that may be killed at any moment. It keeps its positions in a file and continues from there: no message is left
-//! out, and only those since the last save are done again.
+//! A worker that may be killed at any moment. It keeps its positions in a file and continues from there: it misses no
+//! message, and repeats only those since the last save.
 //!
 //! ```sh
 //! cargo run --example checkpointed_worker -- 127.0.0.1:11011 orders orders.positions
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tank_client::{Checkpoint, Client, Message, OutOfRange, Start, Subscription};
 
-/// The most messages between two saves, and the longest time to wait for them.
+/// The most messages between two saves, and how long to collect them.
 const BATCH: (usize, Duration) = (150, Duration::from_millis(200));
 
 fn main() {

@@ -1,4 +1,4 @@
-//! Publishes the lines of its standard input, and knows of each what became of it: stored, not stored, or unknown.
+//! Publishes the lines of its standard input, and reports those that were not stored or whose outcome is unknown.
 //!
 //! ```sh
 //! seq 1000 | cargo run --example ingest_with_outcomes -- 127.0.0.1:11011 numbers
@@ -40,7 +40,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Waits until all is stored. Sends failures again that certainly were not stored: at most once, whatever happens.
+/// Waits until every record is stored or given up. Sends only those again that certainly were not stored: at most once.
 fn settle(producer: &mut Producer) -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..TRIES {
         match producer.flush() {

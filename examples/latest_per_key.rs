@@ -1,4 +1,4 @@
-//! The last message of each key up to the present end: a table made of a log. A message without content deletes its key.
+//! Prints the last message of each key, up to the present end: a log read into a table. An empty payload deletes its key.
 //!
 //! ```sh
 //! cargo run --example latest_per_key -- 127.0.0.1:11011 prices
@@ -20,7 +20,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [brokers, topic] = &args[..] else { return Err("usage: BROKERS TOPIC".into()) };
 
-    // All messages of a key are in one partition, if their producer chose it by the key.
+    // The order of one key's messages is known because they share a partition, if their producer chose it by key.
     let mut latest: BTreeMap<Vec<u8>, Message> = BTreeMap::new();
     let all = Subscription::topic(topic).start(Start::Earliest).stop_at_end();
     let mut messages = Client::connect(brokers)?.subscribe(all)?;

@@ -30,7 +30,7 @@ fn run() -> std::result::Result<(), Box<dyn std::error::Error>> {
             let (client, stop) = (&client, &stop);
             scope.spawn(move || {
                 let counted = work(client, Subscription::partition(topic, id).close_with(stop));
-                // Without this one, the others would go on.
+                // If one thread fails, the others stop too.
                 counted.inspect_err(|_| stop.close())
             })
         };

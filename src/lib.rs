@@ -19,21 +19,22 @@
 //! | continue later where you stopped | [`Checkpoint`], or [`Positions`] in a database |
 //! | begin or end at a time | [`Start::Time`], [`Subscription::stop_at_time`], [`Client::seq_at`] |
 //! | publish | [`Client::publish`], [`Producer`] |
-//! | list topics, partitions, nodes, their state | [`Client::topics`] and its neighbours |
+//! | list topics, partitions, nodes, their state | [`Client::topics`], [`Client::partitions`], [`Client::topology`], [`Client::status`] |
 //! | know how long a call may take | the guide's [table](guide::time_outs#what-each-call-waits-for) |
+//! | handle errors | [`Error`], and [what to do about each](guide::errors) |
 //! | set time-outs, limits and the like | [`ClientBuilder`] |
 //! | read a server's files without the server | [`segment`] |
 //! | test your program | [the simulation and the embedded broker](guide::testing), feature `broker` |
 //!
 //! # The guide
 //!
-//! Begin with the [first steps](guide::first_steps). Then, when you need them:
-//! [positions and delivery guarantees](guide::positions) · [exactly once into a database](guide::databases) ·
-//! [back-pressure](guide::back_pressure) · [time-outs and closing](guide::time_outs) · [clusters](guide::clusters) ·
-//! [publishing and its outcomes](guide::publishing) · [testing your program](guide::testing) ·
-//! [performance](guide::performance) · [metrics](guide::metrics) · [security](guide::security). If you know other clients:
-//! [coming from tankgo](guide::from_tankgo), [coming from Kafka clients](guide::from_kafka),
-//! [what TANK does not have](guide::not_in_tank).
+//! Begin with the [first steps](guide::first_steps), which also explain the terms. Then, when you need them:
+//! [errors](guide::errors) · [positions and delivery guarantees](guide::positions) ·
+//! [exactly once into a database](guide::databases) · [back-pressure](guide::back_pressure) ·
+//! [time-outs and closing](guide::time_outs) · [clusters](guide::clusters) · [publishing and its outcomes](guide::publishing) ·
+//! [testing your program](guide::testing) · [performance](guide::performance) · [metrics](guide::metrics) ·
+//! [security](guide::security). If you know other clients: [coming from tankgo](guide::from_tankgo),
+//! [coming from Kafka clients](guide::from_kafka), [what TANK does not have](guide::not_in_tank).
 //!
 //! # Features
 //!
@@ -42,7 +43,7 @@
 //! # Stability
 //!
 //! Rust 1.85 or later; only minor releases raise the minimum. The module [`protocol`] is public so that tests and fuzz targets
-//! can use the code that users run. Semver does not cover it.
+//! can use the code that users run; semantic versioning does not cover it.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]

@@ -10,7 +10,7 @@ use super::host::Host;
 use super::machine::Options;
 use super::server::Server;
 
-/// Settings of a [`Broker`] that hold from its start on.
+/// Settings of a [`Broker`], to be made before it starts.
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,36 +36,36 @@ pub struct BrokerBuilder {
 }
 
 impl BrokerBuilder {
-    /// The port to listen at. Default 0: any that is free. The nodes of a cluster that share an address take the ports that
-    /// follow.
+    /// Sets the port to listen at. Default 0: any free one. The nodes of a cluster that share an address take the ports after
+    /// it.
     #[must_use]
     pub fn port(mut self, port: u16) -> BrokerBuilder {
         self.port = port;
         self
     }
 
-    /// After how many bytes a partition's segment is closed; no chunk crosses from one into the next. Default 1 GiB.
+    /// Sets after how many bytes a partition's segment is closed; no chunk reaches from one into the next. Default 1 GiB.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> BrokerBuilder {
         self.options.layout.segment_bytes = bytes;
         self
     }
 
-    /// After how many bytes a bundle gets an index entry, at one of which most chunks end. Default 4,096.
+    /// Sets after how many bytes a segment's index gets another entry; most chunks end at an entry. Default 4,096.
     #[must_use]
     pub fn index_interval(mut self, bytes: u64) -> BrokerBuilder {
         self.options.layout.index_interval = bytes;
         self
     }
 
-    /// Makes consume requests wait exactly the time they ask for. A server rounds to its clock and waits 320 ms at least.
+    /// Makes fetches wait exactly the time they ask for. A server rounds to its clock and waits at least 320 ms.
     #[must_use]
     pub fn exact_waits(mut self) -> BrokerBuilder {
         self.options.exact_waits = true;
         self
     }
 
-    /// Ends every chunk after exactly as many bytes as were asked for, inside a bundle if need be, as old servers did.
+    /// Ends every chunk after exactly the number of bytes asked for, even inside a bundle, as old servers did.
     #[must_use]
     pub fn cut_chunks(mut self) -> BrokerBuilder {
         self.options.cut_chunks = true;
@@ -79,15 +79,14 @@ impl BrokerBuilder {
         self
     }
 
-    /// How long a connection may stay open that never sent a byte; `None` for ever. Default 16 s.
+    /// Sets how long a connection that never sent a byte may stay open; `None` for ever. Default 16 seconds.
     #[must_use]
     pub fn silent_timeout(mut self, time: Option<Duration>) -> BrokerBuilder {
         self.options.silent_timeout = time;
         self
     }
 
-    /// Closes any connection that sends nothing for this long and has no request waiting, as some networks do.
-    /// Default: never.
+    /// Closes any connection that sends nothing for this long and has no request waiting, as some networks do. Default: never.
     #[must_use]
     pub fn idle_timeout(mut self, time: Duration) -> BrokerBuilder {
         self.options.idle_timeout = Some(time);
@@ -97,7 +96,7 @@ impl BrokerBuilder {
     /// Starts the broker.
     ///
     /// # Errors
-    /// No port, or no thread.
+    /// No port is free, or no thread can be started.
     pub fn start(&self) -> io::Result<Broker> {
         let addr = SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.port_of(0)?);
         let host: Arc<dyn Host> = Arc::new(Server::start(&[addr], self.options.clone(), None)?);

@@ -58,11 +58,11 @@ enum Piece {
     Closed(Side),
 }
 
-/// Stands between clients and a broker and writes everything they say to a file, for [`Replay`]: a bug report that becomes a
-/// test.
+/// Stands between clients and a broker and writes everything they send to a file, for [`Replay`]: a bug report that becomes
+/// a test.
 ///
 /// The file is text and holds all payloads. Each piece of a connection is written before it is passed on, so that what led
-/// to a crash is in it. For a broker that sends clients on to other brokers it shows only its own part.
+/// to a crash is in it. If the broker redirects clients to other brokers, what those receive is not in the file.
 ///
 /// ```
 /// use tank_client::broker::{Broker, Recorder, Replay};
@@ -121,10 +121,10 @@ struct FrameAhead {
 }
 
 impl Recorder {
-    /// Listens at 127.0.0.1, connects to `broker` for each connection it takes, and makes or empties `file`.
+    /// Listens at 127.0.0.1, connects to `broker` for each connection it accepts, and creates or empties `file`.
     ///
     /// # Errors
-    /// The file cannot be written, or no port or thread is to be had.
+    /// The file cannot be written, no port is free, or no thread can be started.
     pub fn start(broker: SocketAddr, file: impl AsRef<Path>) -> io::Result<Recorder> {
         let mut file = File::create(file)?;
         file.write_all(FIRST_LINE.as_bytes())?;
@@ -145,7 +145,7 @@ impl Recorder {
         Ok(Recorder { server, tape })
     }
 
-    /// Where to connect to instead of the broker.
+    /// Returns the address to connect to instead of the broker's.
     pub fn addr(&self) -> SocketAddr {
         self.server.addr
     }
@@ -153,7 +153,7 @@ impl Recorder {
     /// Closes all connections and the file.
     ///
     /// # Errors
-    /// The first trouble there was with writing the file.
+    /// The first error in writing the file.
     pub fn finish(mut self) -> io::Result<()> {
         self.server.stop();
         std::mem::replace(&mut lock(&self.tape.sheet).written, Ok(()))
@@ -260,8 +260,8 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
     (0..digits.len()).step_by(2).map(byte).collect()
 }
 
-/// Plays the broker of a capture that a [`Recorder`] made, to a program that does the same once more: the first connection
-/// gets what the first one got, and so on, each piece as soon as all was received that had been received by then.
+/// Plays the broker of a capture that a [`Recorder`] made, to a program that does the same again. The first connection gets
+/// what the first one got, and so on, each piece as soon as everything has arrived that had arrived before it.
 ///
 /// Requests are compared byte by byte, so the program must choose the time stamps of what it publishes.
 #[derive(Debug)]
@@ -274,7 +274,7 @@ impl Replay {
     /// Listens at 127.0.0.1 with the answers of `file`. A capture that was not finished is played as far as it goes.
     ///
     /// # Errors
-    /// A file that cannot be read or is no capture, with the line that is wrong; no port or thread.
+    /// The file cannot be read or is no capture; the error names the line. No port is free, or no thread can be started.
     pub fn start(file: impl AsRef<Path>) -> io::Result<Replay> {
         let connections = read(&fs::read(file)?)?;
         let difference = Arc::new(Mutex::new(None));
@@ -294,12 +294,12 @@ impl Replay {
         Ok(Replay { server, difference })
     }
 
-    /// Where to connect to.
+    /// Returns the address to connect to.
     pub fn addr(&self) -> SocketAddr {
         self.server.addr
     }
 
-    /// Where the program first did something else than in the capture, if it did: the connection was closed then.
+    /// Returns where the program first differed from the capture, if it did; the connection was then closed.
     pub fn difference(&self) -> Option<String> {
         lock(&self.difference).clone()
     }

@@ -12,7 +12,7 @@ use super::{Broker, BrokerBuilder, there};
 use crate::Brokers;
 use crate::net::Time;
 
-/// Settings of a [`Cluster`] that hold from its start on.
+/// Settings of a [`Cluster`], to be made before it starts.
 ///
 /// ```
 /// use std::time::Duration;
@@ -39,30 +39,31 @@ pub struct ClusterBuilder {
 }
 
 impl ClusterBuilder {
-    /// On how many nodes each partition has a copy, at most on all of them. Default all of them.
+    /// Sets how many nodes have a copy of each partition, at most all of them. Default: all of them.
     #[must_use]
     pub fn replication_factor(mut self, nodes: usize) -> ClusterBuilder {
         self.factor = nodes.clamp(1, self.nodes);
         self
     }
 
-    /// How long the partitions of a topic created over the network have no leader. Default zero; some 0.4 s with real
-    /// servers, which a produce request in that time can kill.
+    /// Sets how long the partitions of a topic created over the network have no leader. Default zero. With real servers it is
+    /// some 0.4 seconds, and a produce request in that time can kill one.
     #[must_use]
     pub fn election_time(mut self, time: Duration) -> ClusterBuilder {
         self.election = time;
         self
     }
 
-    /// Lets the first node listen at 127.0.0.1, the second at 127.0.0.2 and so on, which only some systems can, so that
-    /// just the first is on the host of a client that connects from 127.0.0.1 and prefers a replica there.
+    /// Lets the first node listen at 127.0.0.1, the second at 127.0.0.2 and so on, which only some systems can. Then only the
+    /// first is on the same host as a client that connects from 127.0.0.1 and
+    /// [prefers a replica there](crate::Subscription::prefer_local).
     #[must_use]
     pub fn own_addresses(mut self) -> ClusterBuilder {
         self.own_addresses = true;
         self
     }
 
-    /// What every node has in common with a broker that stands alone.
+    /// Sets what nodes have in common with a stand-alone broker.
     #[must_use]
     pub fn broker(mut self, settings: BrokerBuilder) -> ClusterBuilder {
         self.broker = settings;
@@ -72,7 +73,7 @@ impl ClusterBuilder {
     /// Starts all nodes.
     ///
     /// # Errors
-    /// No port, no thread, or no such address.
+    /// No port is free, no thread can be started, or the system has no such address.
     pub fn start(&self) -> io::Result<Cluster> {
         let addr = |index: usize| match u8::try_from(index + 1) {
             Ok(last) if self.own_addresses => {
@@ -98,12 +99,12 @@ impl ClusterBuilder {
     }
 }
 
-/// Brokers that share their topics; each partition is led by one of them.
+/// Brokers that share their topics. Each partition is led by one of them.
 ///
 /// Nodes are counted from 0 here; in a topology their numbers begin with 1. What a node's own methods do to a log, such as
-/// [`Broker::append`], happens at all its replicas at once, whoever leads. Nothing changes by itself: a partition whose
-/// leader is gone keeps it until [`fail_over`](Cluster::fail_over) or [`set_leader`](Cluster::set_leader), as it does for
-/// some 20 s with real servers.
+/// [`Broker::append`], happens at all replicas at once, whichever node leads. Nothing changes by itself over real sockets: a
+/// partition whose leader is gone keeps it until [`fail_over`](Cluster::fail_over) or [`set_leader`](Cluster::set_leader), as
+/// it does for some 20 seconds with real servers.
 ///
 /// ```
 /// use tank_client::broker::Broker;
@@ -126,12 +127,12 @@ impl Broker {
     /// Starts a cluster of `nodes` nodes, at least one, with every setting at its default.
     ///
     /// # Errors
-    /// No port, or no thread.
+    /// No port is free, or no thread can be started.
     pub fn cluster(nodes: usize) -> io::Result<Cluster> {
         Broker::cluster_builder(nodes).start()
     }
 
-    /// Settings to choose before a cluster of `nodes` nodes, at least one, starts.
+    /// Returns settings for a cluster of `nodes` nodes, at least one.
     pub fn cluster_builder(nodes: usize) -> ClusterBuilder {
         let nodes = nodes.max(1);
         let election = Duration::ZERO;
@@ -154,7 +155,7 @@ impl Cluster {
         host::look(&*self.host, look)
     }
 
-    /// A node: its address, counters, faults; stopping, hanging and restarting it.
+    /// Returns a node: for its address, counters and faults, and to stop, pause or restart it.
     ///
     /// # Panics
     /// If there is no such node.
@@ -163,17 +164,17 @@ impl Cluster {
         &self.nodes[node]
     }
 
-    /// All nodes.
+    /// Returns all nodes.
     pub fn nodes(&self) -> &[Broker] {
         &self.nodes
     }
 
-    /// Where the nodes listen.
+    /// Returns the addresses at which the nodes listen.
     pub fn addrs(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(Broker::addr).collect()
     }
 
-    /// What a client connects to: all nodes.
+    /// Returns what a client connects to: all nodes.
     pub fn brokers(&self) -> Brokers {
         self.addrs().into()
     }
@@ -196,7 +197,7 @@ impl Cluster {
         self.nodes[0].create_topic_with(topic, partitions, Some(replication_factor));
     }
 
-    /// Which node leads the partition, whether it runs or not.
+    /// Returns the node that leads the partition, whether it runs or not.
     ///
     /// # Panics
     /// If there is no such partition.
@@ -206,7 +207,7 @@ impl Cluster {
     }
 
     /// Makes a node the partition's leader, or no node. If it has no copy, it gets one in the place of the last replica.
-    /// Requests that wait at the leader before are answered, empty.
+    /// Fetches that wait at the earlier leader are answered without data.
     ///
     /// # Panics
     /// If there is no such partition or node.
@@ -217,7 +218,7 @@ impl Cluster {
         self.act(|machine, now| machine.set_leader(now, topic, partition, leader));
     }
 
-    /// Which nodes have a copy of the partition.
+    /// Returns the nodes that have a copy of the partition.
     ///
     /// # Panics
     /// If there is no such partition.
@@ -226,8 +227,8 @@ impl Cluster {
         there(self.look(|machine| machine.replicas(topic, partition)), topic, partition)
     }
 
-    /// Says which replicas of the partition are in sync, which decides about required acks. With none, a produce request
-    /// kills a server.
+    /// Sets which replicas of the partition are in sync, on which required [`Acks`](crate::Acks) depend. With none in sync, a
+    /// produce request kills a real server.
     ///
     /// # Panics
     /// If there is no such partition.
@@ -252,13 +253,13 @@ impl Cluster {
         there(self.act(|machine, now| machine.set_in_sync(now, topic, partition, nodes)), topic, partition);
     }
 
-    /// Makes the cluster notice that a node is gone: takes it out of all in-sync sets where it is not the last, and gives each
-    /// partition it leads to the next replica in sync that runs, or to no node.
+    /// Makes the cluster notice that a node is gone: it no longer counts as in sync, except where it is the last, and each
+    /// partition that it led goes to the next replica in sync that runs, or to no node.
     pub fn fail_over(&self, node: usize) {
         self.act(|machine, now| machine.fail_over(now, node));
     }
 
-    /// Kills a node, as [`Broker::stop`] does: until a fail-over clients are sent to where nobody answers.
+    /// Kills a node, as [`Broker::stop`] does: until a fail-over, clients are redirected to an address where nobody answers.
     ///
     /// # Panics
     /// If there is no such node.
@@ -268,7 +269,7 @@ impl Cluster {
     }
 
     /// Shuts a node down properly: it withdraws its address, so that until a fail-over clients are redirected to 0.0.0.0:0 for
-    /// the partitions it leads. Compare [`kill`](Cluster::kill).
+    /// the partitions it leads. [`kill`](Cluster::kill) does not.
     ///
     /// # Panics
     /// If there is no such node.
@@ -279,7 +280,7 @@ impl Cluster {
         self.host.settle();
     }
 
-    /// See [`Broker::killed_by`]; of all nodes together.
+    /// Returns what [`Broker::killed_by`] does, for all nodes together.
     pub fn killed_by(&self) -> Option<String> {
         self.nodes[0].killed_by()
     }

@@ -9,11 +9,11 @@ use crate::protocol::produce::ProduceCode;
 
 /// Something that goes wrong, armed by [`Broker::inject`](super::Broker::inject).
 ///
-/// A fault belongs to a node and waits there for its trigger, on whichever connection that comes first. It then fires
-/// once, or as often as [`Broker::inject_times`](super::Broker::inject_times) said. Of several that wait for the same
-/// trigger the one injected first fires; the others wait on.
+/// A fault belongs to a node and waits there for its trigger, on whichever connection that comes first. It fires once, or
+/// as often as [`Broker::inject_times`](super::Broker::inject_times) said. If several wait for the same trigger, the one
+/// injected first fires, and the others keep waiting.
 ///
-/// A client gets through these by itself:
+/// A client overcomes these by itself:
 ///
 /// ```
 /// use std::time::Duration;
@@ -118,23 +118,22 @@ pub enum BrokerFault {
     NoPing,
     /// Sends the next connection's ping only after this time, and nothing before it.
     LatePing(Duration),
-    /// Sends these bytes to the next connection in the place of the ping.
+    /// Sends these bytes to the next connection instead of the ping.
     Greeting(Vec<u8>),
     /// Closes the connection on which the next request of this kind arrives, without executing it.
     CloseOnRequest(Kind),
-    /// Answers the next produce request with this for every partition and stores nothing. Any fault that
-    /// [`Fault`](crate::Fault)'s page does not call the client's own conclusion; [`Fault::Redirects`](crate::Fault::Redirects)
-    /// names the node that is its `last`.
+    /// Answers the next Produce request with this fault for every partition and stores nothing. It may be any fault that the
+    /// page of [`Fault`](crate::Fault) does not call the client's own conclusion, and
+    /// [`Fault::Redirects`](crate::Fault::Redirects), which redirects to the node that is its `last`.
     RefuseProduce(Fault),
-    /// As [`RefuseProduce`](BrokerFault::RefuseProduce), for the next consume request. Only faults that say that there is no
-    /// such topic or partition, no leader or another one, or trouble with files.
+    /// As [`RefuseProduce`](BrokerFault::RefuseProduce), for the next fetch (Consume request). It may only be a fault that says
+    /// that there is no such topic or partition, no leader or another one, or trouble with files.
     RefuseConsume(Fault),
-    /// Answers the next consume request at once, without data.
+    /// Answers the next fetch at once, without data.
     NoData,
-    /// Answers the next consume request that brings data with this high-water mark, as if what lies above it were not
-    /// confirmed.
+    /// Answers the next fetch that brings data with this high-water mark, as if what lies above it were not confirmed.
     LowMark(u64),
-    /// Executes the next request of this kind, then closes the connection without having answered.
+    /// Executes the next request of this kind, then closes the connection without answering.
     LoseAnswer(Kind),
     /// Holds back the next answer, and all that follow it on its connection, for this time.
     Delay(Duration),
@@ -143,7 +142,7 @@ pub enum BrokerFault {
     /// Sends another ping in front of the next answer.
     PingBeforeAnswer,
     /// Makes the first bundle of the next answer with data announce another number of messages than it holds. Only that
-    /// answer is hurt, not what is stored.
+    /// answer is affected, not what is stored.
     CorruptBundle,
     /// Sends the next answer in pieces of this many bytes with a pause after each.
     Trickle {
@@ -152,16 +151,15 @@ pub enum BrokerFault {
         /// Time between two of them.
         pause: Duration,
     },
-    /// Closes in order (FIN) the connection that sends the last of this many bytes of answers; for 0 the one that would
-    /// send the first. All byte counts run from the injection on, over all connections of the node, and leave out
-    /// pings.
+    /// Closes the connection (FIN) after this many bytes of answers; with 0, before the first. All byte counts begin with the
+    /// injection, run over all connections of the node, and leave out pings.
     CutAfter(u64),
     /// As [`CutAfter`](BrokerFault::CutAfter), with a reset (RST). What the client had not yet read may be lost with it.
     ResetAfter(u64),
-    /// Falls silent after this many bytes of answers, on the connection that would send the next one, until
+    /// Falls silent after this many bytes of answers, on the connection that would send the next byte, until
     /// [`Broker::release`](super::Broker::release).
     StallAfter(u64),
-    /// Puts these bytes into the stream after this many bytes of answers.
+    /// Inserts these bytes into the stream after this many bytes of answers.
     GarbageAfter(u64, Vec<u8>),
     /// Inverts the byte that follows after this many bytes of answers.
     FlipAfter(u64),

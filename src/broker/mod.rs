@@ -1,12 +1,12 @@
 //! A TANK broker inside the process, for tests and first steps (feature `broker`).
 //!
-//! It speaks the protocol as TANK 4.0 does, down to where a chunk ends and which high-water mark an answer carries, on
-//! a port of its own at 127.0.0.1, and keeps its messages in memory. On demand it fails in the ways that brokers and
-//! networks do; see [`BrokerFault`].
+//! It listens on a port of its own at 127.0.0.1, keeps its messages in memory, and speaks the protocol as TANK 4.0 does, down to
+//! where a chunk ends and which high-water mark an answer carries. On demand it fails in the ways that brokers and networks do:
+//! see [`BrokerFault`].
 //!
 //! # A consumer and its tests
 //!
-//! A program that counts what customers order, and continues where it was. Its tests say what it should do when things go
+//! This program counts what customers order, and continues where it stopped. Its tests say what it should do when things go
 //! wrong. Each has a broker of its own, so they run side by side, and none of them sleeps.
 //!
 //! ```test_harness
@@ -131,7 +131,7 @@
 //! ```
 //!
 //! The chapter [testing your program](crate::guide::testing) lists which fault is for what. The tests of a publisher look
-//! the same; [`BrokerFault::LoseAnswer`] shows what it does if it cannot know whether something was stored.
+//! the same; [`BrokerFault::LoseAnswer`] shows what a publisher does if it cannot know whether something was stored.
 //!
 //! # What clients did
 //!
@@ -173,8 +173,8 @@ pub use crate::protocol::kind::Kind as RequestKind;
 
 /// A broker that serves clients from a thread of this process until it is dropped.
 ///
-/// Its own methods act on it directly, not over the network. Those that name a topic or partition panic if there is no
-/// such one: in a test that is a mistake of the test.
+/// Its own methods act on it directly, not over the network. Those that name a topic or partition panic if there is none of
+/// that name: the test is wrong then.
 #[derive(Debug)]
 pub struct Broker {
     host: Arc<dyn Host>,
@@ -204,23 +204,23 @@ impl Broker {
     /// Starts a broker without topics, with every setting at its default.
     ///
     /// # Errors
-    /// No port, or no thread.
+    /// No port is free, or no thread can be started.
     pub fn start() -> io::Result<Broker> {
         BrokerBuilder::default().start()
     }
 
-    /// Settings to choose before the start.
+    /// Returns settings for a broker.
     pub fn builder() -> BrokerBuilder {
         BrokerBuilder::default()
     }
 
-    /// Where it listens: 127.0.0.1 and a port that stays the same over restarts.
+    /// Returns the address at which it listens: 127.0.0.1 and a port that stays the same across restarts.
     pub fn addr(&self) -> SocketAddr {
         let unknown = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
         self.look(|machine| machine.addr(self.node)).unwrap_or(unknown).into()
     }
 
-    /// What a client connects to.
+    /// Returns what a client connects to.
     pub fn brokers(&self) -> Brokers {
         self.addr().into()
     }
@@ -232,10 +232,10 @@ impl Broker {
         self.host.settle();
     }
 
-    /// Serves again on the same port, after a [`stop`](Broker::stop) of whatever still ran.
+    /// Serves again on the same port; a broker that still runs is [stopped](Broker::stop) first.
     ///
     /// # Errors
-    /// The port is taken, which can only be where the system does not let it be kept.
+    /// Something else has taken the port, which only some systems allow.
     pub fn restart(&self) -> io::Result<()> {
         self.stop();
         self.host.listen(self.node)
@@ -271,7 +271,8 @@ impl Broker {
         self.host.listen(self.node)
     }
 
-    /// Hangs, as a stopped process does: connections open but get no ping, requests arrive but get no answer.
+    /// Hangs, as a process does that is stopped by a debugger: connections open but get no ping, requests arrive but get no
+    /// answer.
     pub fn pause(&self) {
         self.act(|machine, now| machine.pause(now, self.node));
     }
@@ -314,7 +315,7 @@ impl Broker {
     /// the last message, a sparse one has its own numbers.
     ///
     /// # Panics
-    /// On a bundle whose numbers a server would refuse, or that would kill it.
+    /// If a server would refuse the bundle's numbers, or be killed by them.
     #[track_caller]
     pub fn append(&self, topic: &str, partition: u16, bundle: &[u8]) -> u64 {
         self.append_at(topic, partition, 0, bundle)
@@ -351,7 +352,7 @@ impl Broker {
     /// Stores messages with these payloads, no keys and the time stamp 0 as one dense bundle. Returns the number of the first.
     ///
     /// # Panics
-    /// Without payloads, or on more than a bundle takes.
+    /// If there are no payloads, or more than a bundle takes.
     #[track_caller]
     pub fn append_payloads(&self, topic: &str, partition: u16, payloads: &[impl AsRef<[u8]>]) -> u64 {
         let records: Vec<_> = payloads.iter().map(Record::new).collect();
@@ -361,20 +362,20 @@ impl Broker {
     /// Stores dense bundles `times` over, numbered consecutively, in the memory of one copy: a log of any size.
     ///
     /// # Panics
-    /// Without bundles, or on a sparse one.
+    /// If there are no bundles, or a sparse one.
     #[track_caller]
     pub fn append_repeated(&self, topic: &str, partition: u16, bundles: &[&[u8]], times: u64) {
         let stored = self.act(|machine, _| machine.append_repeated(topic, partition, bundles, times));
         assert!(there(stored, topic, partition).is_ok(), "nothing to repeat, or a sparse bundle");
     }
 
-    /// Makes `first` the first number available, as retention does. A bundle that reaches over it stays whole.
+    /// Makes `first` the first number available, as retention does. A bundle that begins below it and ends above it stays whole.
     #[track_caller]
     pub fn truncate_front(&self, topic: &str, partition: u16, first: u64) {
         there(self.act(|machine, _| machine.truncate_front(topic, partition, first)), topic, partition);
     }
 
-    /// Takes away every bundle with a number above `last`, as a fail-over can.
+    /// Removes every bundle with a number above `last`, as a fail-over can.
     ///
     /// ```
     /// use tank_client::broker::Broker;
@@ -426,7 +427,7 @@ impl Broker {
     /// ```
     ///
     /// # Panics
-    /// On bundles whose numbers do not grow.
+    /// If the bundles' numbers do not grow.
     #[track_caller]
     pub fn compact(&self, topic: &str, partition: u16, bundles: &[&[u8]]) {
         let done = self.act(|machine, _| machine.compact(topic, partition, bundles));
@@ -450,7 +451,8 @@ impl Broker {
         there(self.act(|machine, _| machine.clear(topic, partition)), topic, partition);
     }
 
-    /// What stands in the partition's file `config`, which ReloadConf reads; `None` if there is no such file.
+    /// Sets the contents of the partition's file `config`, which [`reload_config`](crate::Client::reload_config) makes a broker
+    /// read; `None` if there is to be no such file.
     ///
     /// ```
     /// use tank_client::Client;
@@ -470,7 +472,7 @@ impl Broker {
         there(self.act(|machine, _| machine.set_config(topic, partition, text)), topic, partition);
     }
 
-    /// Makes the partition's log one that cannot be opened, or heals it.
+    /// Makes the partition's log one that cannot be opened, or repairs it.
     ///
     /// ```
     /// use std::time::Duration;
@@ -495,13 +497,13 @@ impl Broker {
         there(self.act(|machine, _| machine.set_broken(topic, partition, broken)), topic, partition);
     }
 
-    /// Number of the partition's last message, 0 if there never was one.
+    /// Returns the number of the partition's last message, 0 if there never was one.
     #[track_caller]
     pub fn high_water_mark(&self, topic: &str, partition: u16) -> u64 {
         there(self.look(|machine| machine.bounds(self.node, topic, partition)), topic, partition).1
     }
 
-    /// Number of the first message available, 0 if there never was one.
+    /// Returns the number of the first message available, 0 if there never was one.
     #[track_caller]
     pub fn first_available(&self, topic: &str, partition: u16) -> u64 {
         there(self.look(|machine| machine.bounds(self.node, topic, partition)), topic, partition).0
@@ -550,7 +552,7 @@ impl Broker {
         self.act(|machine, _| machine.clear_faults(self.node));
     }
 
-    /// How many injected faults have still to fire.
+    /// Returns how many injected faults have not fired yet.
     pub fn pending_faults(&self) -> usize {
         self.look(|machine| machine.pending_faults(self.node))
     }
@@ -560,13 +562,13 @@ impl Broker {
         self.act(|machine, _| machine.release(self.node));
     }
 
-    /// The counters as they stand.
+    /// Returns the counters as they are now.
     pub fn stats(&self) -> BrokerStats {
         self.look(|machine| machine.stats(self.node))
     }
 
-    /// Blocks until the counters meet `condition`. Returns whether they did before the time was over. The condition must not
-    /// use the broker itself, which waits for it.
+    /// Blocks until the counters meet `condition`, for `timeout` at most. Returns whether they did. The condition must not use
+    /// the broker itself, which is locked meanwhile.
     ///
     /// ```
     /// use std::net::TcpStream;
@@ -582,7 +584,7 @@ impl Broker {
         self.host.wait_until(timeout, &mut |machine| condition(&machine.stats(self.node)))
     }
 
-    /// The requests that arrived, oldest first; of more than 1,024 the latest.
+    /// Returns the requests that arrived, oldest first: the last 1,024 of them.
     pub fn requests(&self) -> Vec<Request> {
         self.look(|machine| machine.requests(self.node))
     }
@@ -592,8 +594,8 @@ impl Broker {
         self.act(|machine, _| machine.forget_requests(self.node));
     }
 
-    /// Why a real server would have died, if any client has ever sent a request that kills one (reference, section 19).
-    /// This broker closes the connection instead. No client may do that, so let tests end with
+    /// Returns why a real server would have died, if any client has sent a request that kills one
+    /// ([reference](crate::protocol::reference), section 19). This broker closes the connection instead. End tests with
     /// `assert_eq!(broker.killed_by(), None)`.
     pub fn killed_by(&self) -> Option<String> {
         self.look(|machine| machine.killed_by().map(str::to_owned))
@@ -611,18 +613,18 @@ fn no_partition(topic: &str, partition: u16) -> ! {
     panic!("no partition {topic}/{partition}")
 }
 
-/// A dense bundle of these records, to be appended or sent. The time stamp of one without is 0.
+/// Encodes records as a dense bundle, which the broker numbers consecutively. Records without a time stamp get 0.
 ///
 /// # Panics
-/// Without records, or on one that does not fit into a bundle.
+/// If there are no records, or one does not fit into a bundle.
 pub fn dense_bundle(records: &[Record<'_>], compression: Compression) -> Vec<u8> {
     bundle(compression, |bundle| records.iter().try_for_each(|record| bundle.push(&record.to_raw(|| 0))))
 }
 
-/// A sparse bundle of these records with these numbers, to be appended or sent. The time stamp of one without is 0.
+/// Encodes records as a sparse bundle, which holds their numbers. Records without a time stamp get 0.
 ///
 /// # Panics
-/// Without records, or on numbers that do not grow.
+/// If there are no records, their numbers do not grow, or one does not fit into a bundle.
 ///
 /// ```
 /// use tank_client::broker::{Broker, dense_bundle, sparse_bundle};

@@ -30,7 +30,7 @@ pub struct BrokerStats {
     pub bytes_sent: u64,
     /// Answers whose last byte was sent.
     pub answered: u64,
-    /// Consume requests waiting for data now.
+    /// Fetches (Consume requests) waiting for messages now.
     pub waiting: usize,
     /// Connections that a [`BrokerFault::StallAfter`](super::BrokerFault::StallAfter) keeps silent now.
     pub stalled: usize,
@@ -41,12 +41,12 @@ pub struct BrokerStats {
 }
 
 impl BrokerStats {
-    /// Requests of this kind that arrived whole.
+    /// Returns how many requests of this kind arrived whole.
     pub fn requests(&self, kind: Kind) -> u64 {
         self.requests[usize::from(kind as u8)]
     }
 
-    /// Requests that arrived whole, pings left out.
+    /// Returns how many requests arrived whole, not counting pings.
     pub fn all_requests(&self) -> u64 {
         self.requests.iter().sum::<u64>() - self.requests(Kind::Ping)
     }
@@ -80,7 +80,7 @@ const KEPT_BYTES: usize = 128 << 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Request {
-    /// Which of the node's connections it came on, counted from 1 in the order they were accepted.
+    /// The connection it came on; a node counts them from 1 in the order in which they were accepted.
     pub connection: u64,
     /// What was asked.
     pub kind: Kind,
@@ -93,7 +93,8 @@ impl Request {
         Request { connection, kind, payload: payload.iter().take(KEPT_BYTES).copied().collect() }
     }
 
-    /// What a consume request asks for: each partition, and the first number wanted of it. Empty for any other request.
+    /// Returns what a fetch (Consume request) asks for: each partition, and the first number wanted of it. Empty for any other
+    /// request.
     pub fn positions(&self) -> Vec<Position> {
         let fetch = Some(self.kind).filter(|kind| *kind == Kind::Consume).map(|_| FetchRequest::decode(&self.payload));
         let fetch = fetch.and_then(Result::ok);

@@ -1,7 +1,7 @@
 //! A short book on `tank-client`: how to use it, and what to expect.
 //!
-//! 1. [First steps](first_steps): a broker, a topic, a message to it and back; the terms; errors.
-//! 2. [Errors](errors): what each one means, and what is left to decide.
+//! 1. [First steps](first_steps): a broker, a topic, a message to it and back; the terms.
+//! 2. [Errors](errors): what each one means, and what to do about it.
 //! 3. [Positions and delivery guarantees](positions): how far a subscription has read, and how no message is lost.
 //! 4. [Exactly once into a database](databases): positions and results in one transaction.
 //! 5. [Back-pressure](back_pressure): what happens if you are slower than the broker.
@@ -16,8 +16,8 @@
 //! 14. [Coming from Kafka clients](from_kafka).
 //! 15. [What TANK does not have](not_in_tank).
 //!
-//! All of its code runs, most of it against the [embedded broker](testing), so you can try it without setting anything up. Each
-//! chapter can be read by itself. Exact terms, defaults and errors are documented with the items it links to.
+//! All of its code runs, most of it against the [embedded broker](testing), so you can try it without setting anything up. After
+//! the first, each chapter can be read by itself. Defaults, ranges and errors are documented with the items it links to.
 
 // The chapters name the crate's items as a program does that imports them.
 #[allow(unused_imports)]

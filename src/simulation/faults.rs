@@ -89,14 +89,14 @@ impl Default for LinkSettings {
 }
 
 impl LinkSettings {
-    /// How long a packet is on its way, chosen for each packet; none overtakes another. Default 50 to 500 microseconds.
+    /// Sets how long a packet is on its way, chosen for each packet; none overtakes another. Default 50 to 500 microseconds.
     #[must_use]
     pub fn latency(mut self, range: Range<Duration>) -> LinkSettings {
         self.latency = range;
         self
     }
 
-    /// How many bytes pass in a second, over all connections together; 0 for no limit. Default 125 million.
+    /// Sets how many bytes pass in a second, over all connections together; 0 for no limit. Default 125 million.
     #[must_use]
     pub fn bandwidth(mut self, bytes_per_second: u64) -> LinkSettings {
         self.bandwidth = bytes_per_second;
@@ -146,7 +146,7 @@ impl Simulation {
         act(&mut state);
     }
 
-    /// Sets all links, those of hosts to come too.
+    /// Sets all links, also those of hosts that are added later.
     pub fn set_links(&self, settings: &LinkSettings) {
         self.does(
             || format!("links: {settings:?}"),
@@ -163,7 +163,7 @@ impl Simulation {
     /// Sets the links between two hosts, both ways.
     ///
     /// # Panics
-    /// If there is no such host; so do all methods that name one.
+    /// If there is no such host. The same holds for every method that names one.
     #[track_caller]
     pub fn set_link(&self, one: &str, other: &str, settings: &LinkSettings) {
         self.does(
@@ -176,7 +176,7 @@ impl Simulation {
         );
     }
 
-    /// Delays everything a host sends by this long, as one does that is overloaded. An empty range ends it.
+    /// Delays everything a host sends by this long, as if it were overloaded. An empty range ends that.
     #[track_caller]
     pub fn slow_down(&self, host: &str, delay: Range<Duration>) {
         self.does(
@@ -188,8 +188,8 @@ impl Simulation {
         );
     }
 
-    /// Lets nothing pass between two hosts, until [`rejoin`](Simulation::rejoin). Nobody is told; what is sent meanwhile is
-    /// sent again afterwards, unless a system gives up.
+    /// Lets nothing pass between two hosts, until [`rejoin`](Simulation::rejoin). Neither is told. What they send meanwhile is
+    /// sent again afterwards, unless the sender's system gives up.
     ///
     /// ```
     /// use std::time::Duration;
@@ -263,7 +263,7 @@ impl Simulation {
         self.sever(host, false);
     }
 
-    /// Resets the connections of a host, as a firewall does that has restarted: both sides see a RST.
+    /// Resets the connections of a host, as a restarted firewall does: both sides see a RST.
     #[track_caller]
     pub fn reset(&self, host: &str) {
         self.sever(host, true);
@@ -280,8 +280,8 @@ impl Simulation {
         );
     }
 
-    /// Lets the connections that a host has now fall silent for ever: what is sent on them is lost, and nobody is told, not
-    /// even by a reset. New ones work.
+    /// Makes the connections that a host has now fall silent for ever: what is sent on them is lost, and neither side is told,
+    /// not even by a reset. New ones work.
     #[track_caller]
     pub fn silence(&self, host: &str, direction: Direction) {
         self.does(
@@ -297,8 +297,8 @@ impl Simulation {
         );
     }
 
-    /// Lets no other node reach a node, or lets them again; clients reach it all the same. Replicas there fall behind, and
-    /// what it leads is not confirmed.
+    /// Cuts a node off from the other nodes, or ends that; clients still reach it. Its replicas fall behind, and messages of
+    /// partitions that it leads are not confirmed.
     ///
     /// ```
     /// use tank_client::simulation::Simulation;
@@ -333,7 +333,7 @@ impl Simulation {
         );
     }
 
-    /// Takes the power from a server: it is silent, and forgets its connections.
+    /// Cuts a server's power: it falls silent, and forgets its connections.
     ///
     /// ```
     /// use tank_client::simulation::Simulation;
@@ -359,7 +359,7 @@ impl Simulation {
         );
     }
 
-    /// Gives a host its power back. A broker has to be [restarted](crate::broker::Broker::restart), too.
+    /// Gives a host its power back. Its broker must then be [restarted](crate::broker::Broker::restart).
     #[track_caller]
     pub fn power_on(&self, host: &str) {
         self.does(
@@ -404,7 +404,7 @@ impl Simulation {
         );
     }
 
-    /// Limits the sockets that programs on a host may have open: one more fails with EMFILE. `None` for no limit.
+    /// Limits how many sockets programs on a host may have open: one more fails with EMFILE. `None` for no limit.
     ///
     /// ```
     /// use tank_client::simulation::Simulation;
@@ -429,7 +429,7 @@ impl Simulation {
         );
     }
 
-    /// Makes a name stand for these addresses from now on.
+    /// Makes a name resolve to these addresses from now on.
     ///
     /// ```
     /// use std::time::Duration;
@@ -466,14 +466,14 @@ impl Simulation {
         self.does(|| format!("{name} takes {delay:?}"), |state| state.names.entry(name).delay = delay);
     }
 
-    /// The address of a host.
+    /// Returns the address of a host.
     #[track_caller]
     pub fn address_of(&self, host: &str) -> IpAddr {
         let state = self.world.lock();
         state.hosts[usize::from(state.host_named(host))].ip
     }
 
-    /// Sockets that programs on a host have open.
+    /// Returns how many sockets programs on a host have open.
     #[track_caller]
     pub fn open_sockets(&self, host: &str) -> usize {
         let state = self.world.lock();

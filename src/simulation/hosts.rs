@@ -63,11 +63,11 @@ pub(super) trait Program: Debug + Send {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Service {
-    /// A web server: it says nothing until it is spoken to, then answers with an error and hangs up.
+    /// A web server: it waits for a request, answers with an error and hangs up.
     Http,
     /// Another protocol's server, which greets with these bytes and then says nothing more.
     Greeting(Vec<u8>),
-    /// One that accepts connections and never says a word.
+    /// One that accepts connections and never sends anything.
     Mute,
 }
 

@@ -18,7 +18,7 @@
 //! let client = sim.client().connect(cluster.brokers())?;
 //! client.publish("orders", 0, &[Record::new("tea")])?;
 //!
-//! // The leader dies after five seconds; the others notice some 20 s later.
+//! // The leader dies after five seconds, which the others notice some 20 seconds later.
 //! let nodes = cluster.clone();
 //! sim.after(Duration::from_secs(5), move || nodes.node(0).stop());
 //! let mut orders = client.subscribe(Subscription::partition("orders", 0).start(Start::Earliest))?;
@@ -48,11 +48,11 @@
 //! broker.pause();
 //! let hanging = broker.clone();
 //! sim.after(Duration::from_secs(60), move || hanging.resume());
-//! // The request was sent, so nobody can know; what the program makes of that is what the test is about.
+//! // The request was sent, so nobody knows whether it was stored. What does the program do then?
 //! let e = client.publish("orders", 0, &[Record::new("tea")]).unwrap_err();
 //! assert!(e.kind == ErrorKind::OutcomeUnknown);
-//! assert_eq!(sim.now().as_secs(), 18); // the io time-out, and the 8 s that replicas have
-//! // The client gave the connection up with a reset, so the broker never executes it.
+//! assert_eq!(sim.now().as_secs(), 18); // `io_timeout` and `ack_timeout`
+//! // The client has reset the connection, so the broker never executes the request.
 //! sim.sleep(Duration::from_secs(60));
 //! assert_eq!(broker.high_water_mark("orders", 0), 0);
 //! # Ok::<(), tank_client::Error>(())
@@ -82,9 +82,9 @@
 //! # Several tasks
 //!
 //! Programs that do several things at a time have [tasks](Simulation::spawn): threads, of which exactly one runs at any time.
-//! The others wait until it blocks, and which one is next depends on events and the seed alone. The thread that makes the
-//! simulation is the first one. [`Simulation::after`] and [`Simulation::every`] are for what happens beside them and does not
-//! block, such as a [`CloseHandle::close`](crate::CloseHandle::close) or a broker that dies.
+//! The others wait until it blocks; which one is next depends only on events and the seed. The thread that makes the
+//! simulation is the first task. [`Simulation::after`] and [`Simulation::every`] are for what happens beside the tasks and
+//! does not block, such as a [`CloseHandle::close`](crate::CloseHandle::close) or a broker that dies.
 //!
 //! ```
 //! use std::time::Duration;
@@ -100,16 +100,16 @@
 //! for second in 1..4 {
 //!     let broker = broker.clone();
 //!     sim.after(Duration::from_secs(second), move || {
-//!     broker.append_payloads("orders", 0, &["tea"]);
-//! });
+//!         broker.append_payloads("orders", 0, &["tea"]);
+//!     });
 //! }
 //! sim.after(Duration::from_secs(10), move || handle.close());
 //! assert_eq!(reader.join(), 1 + 2 + 3);
 //! # Ok::<(), tank_client::Error>(())
 //! ```
 //!
-//! Code in a task must not block in any other way, on a channel or a mutex that another task holds while it blocks in the
-//! network: to the simulation it would run for ever. What needs real threads, files or sockets is tested with the
+//! A task must not block in any other way, such as on a channel, or on a mutex that another task holds while it blocks in the
+//! network: the simulation would take it for running, and wait for ever. What needs real threads, files or sockets is tested with the
 //! [embedded broker](crate::broker) over real sockets.
 //!
 //! # What can go wrong
@@ -122,7 +122,7 @@
 //! | nodes do not reach each other | [`isolate`](Simulation::isolate) |
 //! | hosts do not reach each other | [`separate`](Simulation::separate), [`separate_one_way`](Simulation::separate_one_way) |
 //! | connections end, or fall silent | [`cut`](Simulation::cut), [`reset`](Simulation::reset), [`silence`](Simulation::silence) |
-//! | lines are long, narrow, break packets | [`set_links`](Simulation::set_links), [`set_link`](Simulation::set_link) |
+//! | links are long or narrow, or break packets | [`set_links`](Simulation::set_links), [`set_link`](Simulation::set_link) |
 //! | a host is slow, or loses power | [`slow_down`](Simulation::slow_down), [`power_off`](Simulation::power_off) |
 //! | another service has the address | [`take_over`](Simulation::take_over) |
 //! | names change, fail, take long | [`set_name`](Simulation::set_name), [`fail_name`](Simulation::fail_name), [`delay_name`](Simulation::delay_name) |
@@ -131,15 +131,15 @@
 //!
 //! # When a test fails
 //!
-//! The panic of a task ends the world and is repeated in the main task, with the seed, what every task waits for since when,
-//! and the last events. So does a world in which all tasks wait and nothing is scheduled, which is a proven hang, and a loop
-//! that never pauses. The seed is the whole bug report: run it again and add what you want to see.
+//! A panic in a task ends the world. It is repeated in the main task, with the seed, what each task waits for and since when,
+//! and the last events. A world in which all tasks wait and nothing is scheduled, which is a proven hang, ends in the same way,
+//! and so does a loop that never pauses. The seed is the whole bug report: run it again and add what you want to see.
 //!
 //! # The model
 //!
 //! Bytes arrive in order and once, in packets that may be cut anywhere. Buffers are finite on both sides. A FIN comes after all
-//! that was written before it; a reset drops what has not arrived. A request that was not read yet is executed after a FIN and
-//! dropped after a reset. What a separation swallows is sent again afterwards, unless the client's system was told to give up
+//! that was written before it; a reset drops what has not arrived. A request that the broker has not read yet is executed after
+//! a FIN and dropped after a reset. What a separation swallows is sent again afterwards, unless the client's system was told to give up
 //! ([`tcp_user_timeout`](crate::ClientBuilder::tcp_user_timeout)); handshakes are tried again after 1, 3, 7 and so on seconds.
 //! Keep-alive probes are not part of it. Acknowledgements take no time.
 
@@ -203,22 +203,22 @@ impl Drop for Simulation {
 }
 
 impl Simulation {
-    /// A new world. Everything that is left to chance in it depends on the seed: the same seed gives the same run.
+    /// Creates a world. Everything that is left to chance in it depends on the seed: the same seed gives the same run.
     pub fn new(seed: u64) -> Simulation {
         Simulation { world: Arc::new(World::new(seed)), owner: true }
     }
 
-    /// The seed it was made with.
+    /// Returns the seed it was created with.
     pub fn seed(&self) -> u64 {
         self.world.seed
     }
 
-    /// A builder of clients on the host `client`.
+    /// Returns a builder of clients on the host `client`.
     pub fn client(&self) -> ClientBuilder {
         self.client_on("client")
     }
 
-    /// A builder of clients on a host of this name, which is made when it is first named.
+    /// Returns a builder of clients on the host with this name, which is created when it is first named.
     ///
     /// ```
     /// use tank_client::simulation::Simulation;
@@ -252,25 +252,25 @@ impl Simulation {
         spawn::spawn(&self.world, name, f)
     }
 
-    /// Does something after this time, whoever runs then. It must not block, or it panics: for that there is
-    /// [`spawn`](Simulation::spawn).
+    /// Does something after this time, whichever task runs then. It panics if it blocks: use [`spawn`](Simulation::spawn) for
+    /// what does.
     pub fn after(&self, delay: Duration, action: impl FnOnce() + Send + 'static) {
         self.world.lock().schedule_action(delay, Action::Once(Box::new(action)));
     }
 
-    /// Does something each time this much time has passed, for as long as the world lasts. As with
-    /// [`after`](Simulation::after), it must not block.
+    /// Does something each time this much time has passed, until the world ends. As with [`after`](Simulation::after), it must
+    /// not block.
     pub fn every(&self, period: Duration, action: impl FnMut() + Send + 'static) {
         let period = period.max(Duration::from_nanos(1));
         self.world.lock().schedule_action(period, Action::Every(period, Box::new(action)));
     }
 
-    /// The time since the world began.
+    /// Returns the time since the world began.
     pub fn now(&self) -> Duration {
         self.world.now().since(Time::ZERO)
     }
 
-    /// The time of the wall clock: 2026-01-01 when the world begins, unless it [jumps](Simulation::jump_wall_clock).
+    /// Returns the time of the wall clock: 2026-01-01 when the world begins, unless it [jumps](Simulation::jump_wall_clock).
     pub fn wall_clock(&self) -> SystemTime {
         let state = self.world.lock();
         net::wall(state.now, state.wall_offset_ms)
@@ -294,12 +294,12 @@ impl Simulation {
         state.wall_offset_ms = state.wall_offset_ms.saturating_add(milliseconds);
     }
 
-    /// Blocks this task for this much virtual time: others run, and so does the world.
+    /// Blocks this task for this much virtual time, in which other tasks and the world run.
     pub fn sleep(&self, time: Duration) {
         self.world.sleep_until(self.world.now().after(time), For::Sleep);
     }
 
-    /// Ends the world with a panic when it is this old and still waits for something. Default 1,000 days.
+    /// Ends the world with a panic when a task still waits for something after this much virtual time. Default 1,000 days.
     ///
     /// ```should_panic
     /// use std::time::Duration;
@@ -313,12 +313,12 @@ impl Simulation {
         self.world.set_limit(Time::ZERO.after(limit));
     }
 
-    /// A random number below `n`, for tests that decide something by chance.
+    /// Returns a random number below `n`, from the seed, for tests that decide something by chance.
     pub fn random_below(&self, n: u64) -> u64 {
         self.world.lock().choices.below(n)
     }
 
-    /// A hash of everything that has happened so far. Two runs that did the same, to the byte, have the same one.
+    /// Returns a hash of everything that has happened so far. Two runs that did the same, to the byte, have the same hash.
     ///
     /// ```
     /// use std::time::Duration;
@@ -343,7 +343,7 @@ impl Simulation {
         self.world.lock().trace.hash()
     }
 
-    /// What was counted since the world began.
+    /// Returns what was counted since the world began.
     pub fn counts(&self) -> Counts {
         self.world.lock().counts
     }

@@ -136,9 +136,9 @@ impl Host for Nodes {
     }
 }
 
-/// A broker, and the clusters, in simulations. The nodes run until the world ends, whoever holds the handles.
+/// Brokers and clusters. Their nodes run until the world ends, even if their handles are dropped.
 impl Simulation {
-    /// A broker on the host `broker`, with every setting at its default. It does what real ones do at their worst.
+    /// Starts a broker on the host `broker`, with every setting at its default. It behaves as real ones do at their worst.
     pub fn broker(&self) -> Arc<Broker> {
         self.broker_with(&Broker::builder())
     }
@@ -160,9 +160,9 @@ impl Simulation {
         Arc::new(Broker::on(Arc::new(nodes), 0))
     }
 
-    /// A cluster of `n` nodes, at least one, on the hosts `node-0`, `node-1` and so on. They do what real ones do at their
-    /// worst: each has a log of its own, replicas lag and put messages into other bundles, and what the others did not get
-    /// is lost when a leader dies. The others notice after some 20 s.
+    /// Starts a cluster of `n` nodes, at least one, on the hosts `node-0`, `node-1` and so on. They behave as real ones do at
+    /// their worst: each has a log of its own, replicas lag and put messages into other bundles, and when a leader dies, what
+    /// the others did not get is lost. They notice its death after some 20 seconds.
     pub fn cluster(&self, n: usize) -> Arc<Cluster> {
         self.cluster_with(&Broker::cluster_builder(n).election_time(Duration::from_millis(400)))
     }

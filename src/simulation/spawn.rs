@@ -32,7 +32,7 @@ pub struct Task<T> {
 }
 
 impl<T> Task<T> {
-    /// Blocks, in virtual time, until the task has returned; what it returned.
+    /// Blocks, in virtual time, until the task has returned. Returns what it returned.
     ///
     /// # Panics
     /// If the task panicked. That ends the whole simulation, joined or not.
@@ -42,7 +42,7 @@ impl<T> Task<T> {
         result.expect("a task that is done has a result")
     }
 
-    /// Whether the task has returned.
+    /// Returns whether the task has returned.
     pub fn is_finished(&self) -> bool {
         self.world.lock().tasks.is_done(self.id)
     }

@@ -130,9 +130,9 @@ pub struct Counts {
     pub events: u64,
     /// Connections that clients began to open.
     pub connections: u64,
-    /// Requests that were begun on connections that had ended, although nothing else was under way there.
+    /// Requests begun on idle connections that had already ended.
     pub stale: u64,
-    /// Times that a client blocked, or looked whether it had to.
+    /// Times that a client blocked, or checked whether it must.
     pub waits: u64,
 }
 
