@@ -1,6 +1,5 @@
 //! Topics, partitions, nodes and their state: the values, and the calls that ask for them.
 
-use std::net::SocketAddrV4;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::debug;
@@ -9,9 +8,11 @@ use crate::TopicConfig;
 use crate::error::{Error, Fault, Result};
 use crate::message::check_topic;
 use crate::net::RetryState;
+use crate::protocol::admin::status::NodeInfo;
+use crate::protocol::admin::topics::TopicInfo;
 use crate::protocol::admin::{
-    CreateTopicCode, CreateTopicRequest, DiscoverTopicsRequest, DiscoverTopologyRequest, NodeEntry, PartitionState,
-    ReloadConfCode, ReloadConfRequest, StatusRequest, TopicEntry,
+    CreateTopicCode, CreateTopicRequest, DiscoverTopicsRequest, DiscoverTopologyRequest, PartitionState,
+    ReloadConfCode, ReloadConfRequest, StatusRequest,
 };
 use crate::session::{Marks, Session, marks_of_state};
 
@@ -34,20 +35,6 @@ pub struct PartitionInfo {
     pub high_water_mark: u64,
 }
 
-/// A topic.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct TopicInfo {
-    /// Its name.
-    pub name: String,
-    /// How many partitions it has; their ids count from 0.
-    pub partitions: u16,
-    /// Whether it is enabled; a disabled topic cannot be used.
-    pub enabled: bool,
-    /// On how many nodes each partition has a copy; `None` from a stand-alone broker.
-    pub replication_factor: Option<u8>,
-}
-
 /// The nodes of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -56,22 +43,6 @@ pub struct Topology {
     pub cluster: Option<String>,
     /// The nodes in the order of their numbers; none for a stand-alone broker.
     pub nodes: Vec<NodeInfo>,
-}
-
-/// A node of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct NodeInfo {
-    /// Its number.
-    pub id: u16,
-    /// Where it listens. A node that dies keeps it; a node that is shut down properly loses it.
-    pub endpoint: Option<SocketAddrV4>,
-    /// Whether the cluster can reach it.
-    pub available: bool,
-    /// Whether it is kept from leading.
-    pub blocked: bool,
-    /// The number of partitions it has a copy of.
-    pub partitions: u16,
 }
 
 /// The state of a broker, from [`Client::status`](crate::Client::status).
@@ -155,30 +126,16 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
 
 pub(crate) fn topics(session: &Session) -> Result<Vec<TopicInfo>> {
     let (_, answer) = session.call(&mut DiscoverTopicsRequest { request_id: 0, flags: 0 })?;
-    let info = |topic: TopicEntry| TopicInfo {
-        name: topic.name,
-        partitions: topic.partitions,
-        enabled: topic.enabled,
-        replication_factor: topic.replication_factor,
-    };
-    let mut topics: Vec<_> = answer.topics.into_iter().map(info).collect();
+    let mut topics = answer.topics;
     topics.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(topics)
 }
 
 pub(crate) fn topology(session: &Session) -> Result<Topology> {
     let (_, answer) = session.call(&mut DiscoverTopologyRequest { request_id: 0, flags: 0 })?;
-    let Some(cluster) = answer.cluster else { return Ok(Topology::default()) };
-    let info = |node: NodeEntry| NodeInfo {
-        id: node.id,
-        endpoint: node.endpoint,
-        available: node.available,
-        blocked: node.blocked,
-        partitions: node.partitions,
-    };
-    let mut nodes: Vec<_> = cluster.nodes.into_iter().map(info).collect();
-    nodes.sort_by_key(|node| node.id);
-    Ok(Topology { cluster: Some(cluster.name), nodes })
+    let Some(mut cluster) = answer.cluster else { return Ok(Topology::default()) };
+    cluster.nodes.sort_by_key(|node| node.id);
+    Ok(Topology { cluster: Some(cluster.name), nodes: cluster.nodes })
 }
 
 pub(crate) fn status(session: &Session) -> Result<BrokerStatus> {

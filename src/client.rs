@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::TopicConfig;
-use crate::admin::{self, BrokerStatus, PartitionInfo, TopicInfo, Topology};
+use crate::admin::{self, BrokerStatus, PartitionInfo, Topology};
 use crate::brokers::Brokers;
 use crate::config::{Acks, Config, EndpointMap, setters};
 use crate::consume::{CloseHandle, ConsumeIter, Subscription, find_time, subscribe};
@@ -15,6 +15,7 @@ use crate::message::Record;
 use crate::net::{Closed, Network, System, parse_brokers};
 use crate::produce::{PartitionRecords, ProducerBuilder, publish};
 use crate::protocol::Limits;
+use crate::protocol::admin::topics::TopicInfo;
 use crate::protocol::bundle::Compression;
 use crate::session::Session;
 

@@ -11,18 +11,7 @@ use crate::protocol::Limits;
 use crate::protocol::bundle::Compression;
 use crate::protocol::produce::ACKS_QUORUM;
 
-/// Chainable setters, each with its documentation and what it stores.
-macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident($($given:ident: $type:ty),*) => $($field:ident).+ = $value:expr;)*) => {$(
-        $(#[$doc])*
-        pub fn $name(mut self $(, $given: $type)*) -> Self {
-            self.$($field).+ = $value;
-            self
-        }
-    )*};
-}
-
-pub(crate) use setters;
+pub(crate) use crate::protocol::limits::setters;
 
 /// The most bytes that may be in memory in one piece: messages point into it with 32-bit numbers.
 const MAX_IN_MEMORY: u32 = 2 << 30;

@@ -1,5 +1,18 @@
 //! Settings that users see: what a peer may claim, and when to compress.
 
+/// Chainable setters, each with its documentation and what it stores.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident($($given:ident: $type:ty),*) => $($field:ident).+ = $value:expr;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(mut self $(, $given: $type)*) -> Self {
+            self.$($field).+ = $value;
+            self
+        }
+    )*};
+}
+
+pub(crate) use setters;
+
 /// Limits on the lengths and counts that a peer claims. A claim above one is refused, before memory is reserved, with an
 /// error that has both numbers.
 ///
@@ -13,6 +26,7 @@
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[must_use = "limits do nothing until a client or a reader gets them"]
 pub struct Limits {
     pub(crate) fetch_frame: u32,
     pub(crate) frame: u32,
@@ -39,42 +53,29 @@ impl Default for Limits {
     }
 }
 
-macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident;)*) => {
-        impl Limits {
-            $(
-                $(#[$doc])*
-                #[must_use]
-                pub fn $name(mut self, most: u32) -> Limits {
-                    self.$name = most;
-                    self
-                }
-            )*
-        }
-    };
-}
-
-setters! {
-    /// Bytes of a consume answer. Default 3.75 GiB: the answer is never held as a whole, and a server may send a whole
-    /// compacted segment of each partition at once.
-    fetch_frame;
-    /// Bytes of any other answer, which is held whole. Default 64 MiB: some 200,000 topics with long names.
-    frame;
-    /// Bytes of the partition entries that precede a consume answer's chunks. Default 128 KiB: twice what the 250
-    /// partitions of a request can take with the longest names.
-    fetch_header;
-    /// Bytes of a bundle as it is sent. Default 256 MiB, the most a server accepts from a producer; a client takes up to
-    /// 2 GiB.
-    bundle;
-    /// Bytes of a message set after decompression, checked before decompressing. Default 256 MiB; a client takes up to
-    /// 2 GiB. A claim that Snappy cannot produce from the bytes sent is always refused.
-    message_set;
-    /// Messages in a bundle. Default 2^20, sixteen times what a producer should put into one.
-    messages;
-    /// Topics in an answer. Default 2^20.
-    topics;
-    /// Nodes in a topology. Default 4,096.
-    nodes;
+impl Limits {
+    setters! {
+        /// Bytes of a consume answer. Default 3.75 GiB: the answer is never held as a whole, and a server may send a whole
+        /// compacted segment of each partition at once.
+        fetch_frame(most: u32) => fetch_frame = most;
+        /// Bytes of any other answer, which is held whole. Default 64 MiB: some 200,000 topics with long names.
+        frame(most: u32) => frame = most;
+        /// Bytes of the partition entries that precede a consume answer's chunks. Default 128 KiB: twice what the 250
+        /// partitions of a request can take with the longest names.
+        fetch_header(most: u32) => fetch_header = most;
+        /// Bytes of a bundle as it is sent. Default 256 MiB, the most a server accepts from a producer; a client takes up to
+        /// 2 GiB.
+        bundle(most: u32) => bundle = most;
+        /// Bytes of a message set after decompression, checked before decompressing. Default 256 MiB; a client takes up to
+        /// 2 GiB. A claim that Snappy cannot produce from the bytes sent is always refused.
+        message_set(most: u32) => message_set = most;
+        /// Messages in a bundle. Default 2^20, sixteen times what a producer should put into one.
+        messages(most: u32) => messages = most;
+        /// Topics in an answer. Default 2^20.
+        topics(most: u32) => topics = most;
+        /// Nodes in a topology. Default 4,096.
+        nodes(most: u32) => nodes = most;
+    }
 }
 
 /// When to compress published records. Consuming decompresses by itself.

@@ -9,11 +9,13 @@ use super::partition::{Leadership, Partition, Topic};
 use super::schedule::Event;
 use super::{Conn, Layout, Machine, lenient};
 use crate::TopicConfig;
+use crate::protocol::admin::status::NodeInfo;
+use crate::protocol::admin::topics::TopicInfo;
 use crate::protocol::admin::{
     ClusterStatus, ClusterTopology, CreateTopicCode, CreateTopicRequest, CreateTopicResponse,
     DiscoverPartitionsRequest, DiscoverPartitionsResponse, DiscoverTopicsRequest, DiscoverTopicsResponse,
-    DiscoverTopologyRequest, DiscoverTopologyResponse, LogStatus, NodeEntry, PartitionState, ReloadConfCode,
-    ReloadConfRequest, ReloadConfResponse, StatusRequest, StatusResponse, TopicEntry,
+    DiscoverTopologyRequest, DiscoverTopologyResponse, LogStatus, PartitionState, ReloadConfCode, ReloadConfRequest,
+    ReloadConfResponse, StatusRequest, StatusResponse,
 };
 use crate::protocol::frame::{Kind, Payload};
 use crate::protocol::{DecodeError, DecodeFault};
@@ -170,7 +172,7 @@ impl Machine {
 
     fn discover_topics(&self, request_id: u32) -> DiscoverTopicsResponse {
         let cluster = self.cluster.is_some();
-        let entry = |(name, topic): (&Arc<str>, &Topic)| TopicEntry {
+        let entry = |(name, topic): (&Arc<str>, &Topic)| TopicInfo {
             name: name.to_string(),
             enabled: true,
             partitions: u16::try_from(topic.partitions.len()).unwrap_or(u16::MAX),
@@ -183,7 +185,7 @@ impl Machine {
         let cluster = self.cluster.as_ref().map(|cluster| {
             let nodes = self.nodes.iter().enumerate().map(|(index, node)| {
                 let copies = self.all_partitions().filter(|(_, _, partition)| partition.replica(index).is_some());
-                NodeEntry {
+                NodeInfo {
                     id: u16::try_from(index + 1).unwrap_or(u16::MAX),
                     available: node.running,
                     blocked: false,

@@ -5,14 +5,14 @@
 //! only the request id must be checked, by whoever matches answers to requests.
 
 mod partitions;
-mod status;
-mod topics;
+pub(crate) mod status;
+pub(crate) mod topics;
 
 pub use partitions::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 pub use status::{ClusterStatus, LogStatus, StatusRequest, StatusResponse};
-pub use status::{ClusterTopology, DiscoverTopologyRequest, DiscoverTopologyResponse, NodeEntry};
+pub use status::{ClusterTopology, DiscoverTopologyRequest, DiscoverTopologyResponse};
 pub use topics::{CreateTopicCode, CreateTopicRequest, CreateTopicResponse};
-pub use topics::{DiscoverTopicsRequest, DiscoverTopicsResponse, TopicEntry};
+pub use topics::{DiscoverTopicsRequest, DiscoverTopicsResponse};
 pub use topics::{ReloadConfCode, ReloadConfRequest, ReloadConfResponse};
 
 use super::error::{DecodeError, DecodeFault};

@@ -104,17 +104,18 @@ message! {
 }
 
 /// A node of a cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NodeEntry {
-    /// The node's number.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct NodeInfo {
+    /// Its number.
     pub id: u16,
-    /// Whether the cluster reaches it.
-    pub available: bool,
-    /// Whether it is barred from leading.
-    pub blocked: bool,
-    /// Where it listens. Still given when the node has died, but not after a clean shutdown.
+    /// Where it listens. A node that dies keeps it; a node that is shut down properly loses it.
     pub endpoint: Option<SocketAddrV4>,
-    /// How many partitions it has a copy of.
+    /// Whether the cluster can reach it.
+    pub available: bool,
+    /// Whether it is kept from leading.
+    pub blocked: bool,
+    /// The number of partitions it has a copy of.
     pub partitions: u16,
 }
 
@@ -124,7 +125,7 @@ pub struct ClusterTopology {
     /// At most 255 bytes.
     pub name: String,
     /// In no particular order.
-    pub nodes: Vec<NodeEntry>,
+    pub nodes: Vec<NodeInfo>,
 }
 
 /// The answer.
@@ -163,13 +164,13 @@ impl Payload for DiscoverTopologyResponse {
         let name = c.name("cluster name")?;
         let mut nodes = Vec::with_capacity(usize::from(count).min(c.left() / MIN_NODE));
         for _ in 0..count {
-            nodes.push(NodeEntry::take(c)?);
+            nodes.push(NodeInfo::take(c)?);
         }
         Ok(DiscoverTopologyResponse { request_id, cluster: Some(ClusterTopology { name, nodes }) })
     }
 }
 
-impl NodeEntry {
+impl NodeInfo {
     fn put(&self, out: &mut Vec<u8>) {
         let flag = |set: bool, flag| if set { flag } else { 0 };
         let reach = flag(self.endpoint.is_some(), NODE_ENDPOINT) | flag(self.available, NODE_AVAILABLE);
@@ -182,9 +183,9 @@ impl NodeEntry {
     }
 
     /// Undefined flags are ignored: if one added a field, the lengths would not match.
-    fn take(c: &mut Cursor<'_>) -> Result<NodeEntry, DecodeError> {
+    fn take(c: &mut Cursor<'_>) -> Result<NodeInfo, DecodeError> {
         let (id, flags) = (c.u16("node id")?, c.u8("node flags")?);
-        Ok(NodeEntry {
+        Ok(NodeInfo {
             id,
             available: flags & NODE_AVAILABLE != 0,
             blocked: flags & NODE_BLOCKED != 0,
@@ -252,8 +253,8 @@ mod tests {
         both(None, b"\x01\0\0\0\xff\xff");
         both(Some(ClusterTopology { name: "".into(), nodes: vec![] }), b"\x01\0\0\0\0\0\0");
         let endpoint = SocketAddrV4::new([10, 20, 30, 40].into(), 11_011);
-        let up = NodeEntry { id: 1, available: true, blocked: false, endpoint: Some(endpoint), partitions: 12 };
-        let blocked = NodeEntry { id: 700, available: false, blocked: true, endpoint: None, partitions: 0 };
+        let up = NodeInfo { id: 1, available: true, blocked: false, endpoint: Some(endpoint), partitions: 12 };
+        let blocked = NodeInfo { id: 700, available: false, blocked: true, endpoint: None, partitions: 0 };
         both(
             Some(ClusterTopology { name: "m".into(), nodes: vec![up, blocked] }),
             b"\x01\0\0\0\x02\0\x01m\x01\0\x03\x0a\x14\x1e\x28\x03\x2b\x0c\0\xbc\x02\x04\0\0",
@@ -268,7 +269,7 @@ mod tests {
         assert_eq!(decode(b"\x01\0\0\0\x02\0\0", 1), DecodeFault::OverLimit { claimed: 2, limit: 1 });
         assert_eq!(decode(b"\x01\0\0\0\x02\0\0", 2), DecodeFault::Short { needed: 2, left: 0 });
         assert_eq!(decode(b"\x01\0\0\0\xff\xff\0", 0), DecodeFault::Spare { extra: 1 });
-        let node = NodeEntry { id: 0, available: false, blocked: false, endpoint: None, partitions: 0 };
+        let node = NodeInfo { id: 0, available: false, blocked: false, endpoint: None, partitions: 0 };
         let cluster = ClusterTopology { name: "".into(), nodes: vec![node; 65_535] };
         let response = DiscoverTopologyResponse { request_id: 1, cluster: Some(cluster) };
         assert_eq!(response.encode(&mut Vec::new()).unwrap_err().max, 65_534);

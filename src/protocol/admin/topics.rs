@@ -21,16 +21,17 @@ message! {
     }
 }
 
-/// A topic in an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicEntry {
-    /// At most 255 bytes.
+/// A topic.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct TopicInfo {
+    /// Its name, of at most 255 bytes.
     pub name: String,
-    /// Whether it can be used.
-    pub enabled: bool,
-    /// How many partitions it has.
+    /// How many partitions it has; their ids count from 0.
     pub partitions: u16,
-    /// How many nodes have a copy of each partition. Only in a cluster.
+    /// Whether it is enabled; a disabled topic cannot be used.
+    pub enabled: bool,
+    /// On how many nodes each partition has a copy; `None` from a stand-alone broker.
     pub replication_factor: Option<u8>,
 }
 
@@ -42,7 +43,7 @@ pub struct DiscoverTopicsResponse {
     /// Whether the server is part of a cluster.
     pub cluster: bool,
     /// In no particular order.
-    pub topics: Vec<TopicEntry>,
+    pub topics: Vec<TopicInfo>,
 }
 
 impl Payload for DiscoverTopicsResponse {
@@ -72,7 +73,7 @@ impl Payload for DiscoverTopicsResponse {
         let cluster = c.flag("cluster flag")?;
         let mut topics = Vec::with_capacity((count as usize).min(c.left() / MIN_ENTRY));
         for _ in 0..count {
-            topics.push(TopicEntry {
+            topics.push(TopicInfo {
                 name: c.name("topic name")?,
                 enabled: c.flag("enabled flag")?,
                 partitions: c.u16("partition count")?,
@@ -206,8 +207,8 @@ mod tests {
     use super::*;
     use crate::protocol::DecodeFault;
 
-    fn entry(name: &str, replication_factor: Option<u8>) -> TopicEntry {
-        TopicEntry { name: name.into(), enabled: !name.is_empty(), partitions: 0x201, replication_factor }
+    fn entry(name: &str, replication_factor: Option<u8>) -> TopicInfo {
+        TopicInfo { name: name.into(), enabled: !name.is_empty(), partitions: 0x201, replication_factor }
     }
 
     #[test]

@@ -6,12 +6,10 @@ use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use tank_client::Compression;
-use tank_client::Limits;
 use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::admin::{
     ClusterStatus, ClusterTopology, CreateTopicRequest, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
-    DiscoverTopicsResponse, DiscoverTopologyResponse, LogStatus, NodeEntry, PartitionState, ReloadConfRequest,
-    StatusResponse, TopicEntry,
+    DiscoverTopicsResponse, DiscoverTopologyResponse, LogStatus, PartitionState, ReloadConfRequest, StatusResponse,
 };
 use tank_client::protocol::bundle::{BundleBuilder, RawMessage};
 use tank_client::protocol::fetch::{
@@ -20,6 +18,7 @@ use tank_client::protocol::fetch::{
 use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, Payload};
 use tank_client::protocol::produce::{ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
 use tank_client::protocol::{DecodeError, EncodeError, varint};
+use tank_client::{Limits, NodeInfo, TopicInfo};
 
 use crate::compare::{Verdict, compare};
 use crate::feed::{Feeder, Found, Message, Unpacker};
@@ -501,11 +500,11 @@ fn admin(given: &Admin, request_id: u32) {
     let marks = DiscoverPartitionsResponse { request_id, topic, count: given.count, partitions };
     back(Kind::DiscoverPartitions, &marks, DiscoverPartitionsResponse::encode, DiscoverPartitionsResponse::decode);
 
-    let entry = |(name, enabled, partitions, factor): &(Name, bool, u16, Option<u8>)| TopicEntry {
-        name: name.text(),
-        enabled: *enabled,
-        partitions: *partitions,
-        replication_factor: *factor,
+    let entry = |(name, enabled, partitions, factor): &(Name, bool, u16, Option<u8>)| {
+        let mut topic = TopicInfo::default();
+        (topic.name, topic.enabled) = (name.text(), *enabled);
+        (topic.partitions, topic.replication_factor) = (*partitions, *factor);
+        topic
     };
     let topics = given.topics.iter().map(entry).collect();
     let topics = DiscoverTopicsResponse { request_id, cluster: given.cluster, topics };
@@ -514,12 +513,12 @@ fn admin(given: &Admin, request_id: u32) {
         DiscoverTopicsResponse::decode_within(bytes, &limits)
     });
 
-    let node = |node: &Node| NodeEntry {
-        id: node.id,
-        available: node.flags & 1 != 0,
-        blocked: node.flags & 2 != 0,
-        endpoint: node.address.map(|(ip, port)| endpoint(ip, port)),
-        partitions: node.partitions,
+    let node = |given: &Node| {
+        let mut node = NodeInfo::default();
+        (node.id, node.partitions) = (given.id, given.partitions);
+        (node.available, node.blocked) = (given.flags & 1 != 0, given.flags & 2 != 0);
+        node.endpoint = given.address.map(|(ip, port)| endpoint(ip, port));
+        node
     };
     let name = given.name.text();
     let cluster =
