@@ -21,9 +21,8 @@ use crate::protocol::texts;
 const MAGIC: &[u8; 8] = b"TANKCKPT";
 const VERSION: u16 = 1;
 
-/// Magic, version and count; the checksum.
+/// Bytes of magic, version and count.
 const HEAD: usize = 8 + 2 + 4;
-const TAIL: usize = 4;
 
 /// A file that keeps the positions of a subscription, so that a program continues where it was after it ended or was killed.
 ///
@@ -86,25 +85,21 @@ impl Checkpoint {
     /// remove both files to start over.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let opened = Checkpoint::look(path.as_ref())?;
+        let decoded = |path: &Path| read(path).ok().flatten().map(|bytes| decode(&bytes));
         let fault = match opened.seen.as_deref().map(decode) {
             Some(Ok(positions)) => return Ok(Checkpoint { positions, intact: true, ..opened }),
-            Some(Err(CheckpointFault::Torn)) => {
-                // A save that overwrites was stopped: what it was to save is complete beside it.
-                if let Some(Ok(positions)) = read(&opened.names.new).ok().flatten().as_deref().map(decode) {
-                    return Ok(Checkpoint { positions, ..opened });
-                }
-                CheckpointFault::Torn
-            }
             Some(Err(fault)) => fault,
             None => CheckpointFault::Missing,
         };
-        let previous = read(&opened.names.previous).ok().flatten();
-        // An empty file was put there as a mount point.
-        if previous.is_none() && opened.seen.as_ref().is_none_or(Vec::is_empty) {
-            return Ok(opened);
+        // A save that overwrites was stopped: what it was to save is complete beside it.
+        if let (CheckpointFault::Torn, Some(Ok(positions))) = (&fault, decoded(&opened.names.new)) {
+            return Ok(Checkpoint { positions, ..opened });
         }
-        let previous = previous.is_some_and(|bytes| decode(&bytes).is_ok());
-        Err(fault.error(&opened.path, previous))
+        match decoded(&opened.names.previous) {
+            // An empty file was put there as a mount point.
+            None if opened.seen.as_ref().is_none_or(Vec::is_empty) => Ok(opened),
+            previous => Err(fault.error(&opened.path, previous.is_some_and(|previous| previous.is_ok()))),
+        }
     }
 
     /// Reads the generation before the last save, of the same file: a way out when [`open`](Checkpoint::open) fails. Messages
@@ -226,17 +221,13 @@ impl CheckpointFault {
 }
 
 fn decode(bytes: &[u8]) -> Result<Positions, CheckpointFault> {
-    let torn = MAGIC.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0);
-    if !torn && !bytes.starts_with(MAGIC) {
-        return Err(CheckpointFault::Foreign);
-    }
-    if torn || bytes.len() < HEAD + TAIL {
-        return Err(CheckpointFault::Torn);
-    }
-    let (content, checksum) = bytes.split_at(bytes.len() - TAIL);
-    if crc32fast::hash(content).to_le_bytes() != checksum {
-        return Err(CheckpointFault::Torn);
-    }
+    let holds = |(content, checksum): &(&[u8], &[u8; 4])| {
+        content.starts_with(MAGIC) && content.len() >= HEAD && crc32fast::hash(content).to_le_bytes() == **checksum
+    };
+    let Some((content, _)) = bytes.split_last_chunk().filter(holds) else {
+        let is_ours = bytes.starts_with(MAGIC) || MAGIC.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0);
+        return Err(if is_ours { CheckpointFault::Torn } else { CheckpointFault::Foreign });
+    };
     let version = u16::from_le_bytes([content[MAGIC.len()], content[MAGIC.len() + 1]]);
     if version > VERSION {
         return Err(CheckpointFault::Newer { version, known: VERSION });

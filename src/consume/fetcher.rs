@@ -13,7 +13,7 @@ use std::time::Duration;
 use log::{debug, trace, warn};
 
 use super::inbox::Inbox;
-use super::partition::{Lookahead, Lost, Next, State, Want};
+use super::partition::{Lost, Next, State, Want};
 use super::partitions::{Load, Partitions};
 use super::position::{LeaderStats, Stats};
 use crate::error::{Error, Result};
@@ -186,7 +186,7 @@ impl Fetcher {
             self.was_up = true;
         }
         let options = &turn.all.rules.options;
-        let max_wait_ms = if request.iter().all(|(_, want)| want.waits) { options.max_wait_ms() } else { 0 };
+        let max_wait_ms = if request.iter().all(|(_, want)| want.waits) { options.max_wait_ms } else { 0 };
         let request_id = turn.session.next_request_id();
         let count = |is: fn(&Want) -> bool| request.iter().filter(|(_, want)| is(want)).count();
         let load = Load { risky: count(|want| want.is_risky), suspects: count(|want| want.is_suspect) };
@@ -254,8 +254,8 @@ impl Fetcher {
                         bundle.set = start + bundle.set.start..start + bundle.set.end;
                     }
                     self.retry.reset();
-                    let lookahead = turn.inbox.accept(new, turn.all, &self.buf, self.channel.broker());
-                    if lookahead == Lookahead::SeeFirst || turn.inbox.is_full() {
+                    let is_clear = turn.inbox.accept(new, turn.all, &self.buf, self.channel.broker());
+                    if !is_clear || turn.inbox.is_full() {
                         return Ok(true);
                     }
                 }

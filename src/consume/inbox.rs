@@ -8,7 +8,6 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
 
-use super::partition::Lookahead;
 use super::partitions::Partitions;
 use crate::error::Error;
 use crate::message::{DecodedBundle, TopicPartitions};
@@ -49,7 +48,7 @@ pub(super) struct Delivered {
 
 impl Inbox {
     /// Takes in the bundles of one partition found in this buffer, from `new` on, as far as they are wanted. Until all are
-    /// through the buffer takes a new block if it is read into.
+    /// through the buffer takes a new block if it is read into. Returns whether it is known where the next fetch continues.
     #[inline]
     pub(super) fn accept(
         &mut self,
@@ -57,14 +56,14 @@ impl Inbox {
         all: &mut Partitions,
         buf: &ReadBuf<TopicPartitions>,
         sender: &BrokerAddr,
-    ) -> Lookahead {
+    ) -> bool {
         let partition = self.bundles.get(new).map_or(0, |bundle| bundle.slot);
-        let lookahead = all.with(partition, |partition, rules| partition.on_bundles(&mut self.bundles, new, rules));
+        let is_clear = all.with(partition, |partition, rules| partition.on_bundles(&mut self.bundles, new, rules));
         if self.sender.is_none() && self.bundles.len() > new {
             self.decoded.attach(buf);
             self.sender = Some(sender.clone());
         }
-        lookahead
+        is_clear
     }
 
     /// Whether there are bundles to decode.

@@ -25,7 +25,7 @@ use crate::protocol::fetch::{SEQ_BEYOND_END, SEQ_TAIL};
 use crate::protocol::stream::Bundle;
 use crate::protocol::{DecodeError, DecodeFault, varint};
 use crate::session::Marks;
-pub(super) use answers::{Lookahead, Lost, Next, Rules, Want};
+pub(super) use answers::{Lost, Next, Rules, Want};
 
 /// See the module. Others look at its fields and leave them alone.
 #[derive(Debug, Default)]

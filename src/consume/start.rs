@@ -1,6 +1,6 @@
 //! Works out where each partition of a subscription begins, and finds a time in a partition.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -69,11 +69,6 @@ struct Place {
 }
 
 impl Place {
-    /// Whether the log's end tells where it begins.
-    fn needs_end(&self) -> bool {
-        !matches!(self.start, Start::Earliest | Start::At(_))
-    }
-
     fn begin(self, session: &Arc<Session>, options: &Options) -> Result<Partition> {
         let Place { name, start, mut marks } = self;
         let seq = match (start, marks) {
@@ -95,21 +90,20 @@ impl Place {
 
 /// Asks a cluster's leaders for the ends that are needed, without waiting for those that are gone.
 fn find_ends(session: &Session, places: &mut [Place]) -> Result<()> {
-    // Only leaders know the end of a log.
-    places.iter_mut().for_each(|place| place.marks = None);
-    let mut open: Vec<&mut Place> = places.iter_mut().filter(|place| place.needs_end()).collect();
+    let policy = RetryPolicy { timeout: AT_ONCE, ..session.leader_policy() };
     // With few requests, in whatever order the partitions were named.
-    open.sort_by(|a, b| a.name.topic.cmp(&b.name.topic));
-    for of_topic in open.chunk_by_mut(|a, b| a.name.topic == b.name.topic) {
-        let topic = of_topic.first().map_or("".into(), |place| place.name.topic.clone());
-        let ids: Vec<u16> = of_topic.iter().map(|place| place.name.partition).collect();
-        let policy = RetryPolicy { timeout: AT_ONCE, ..session.leader_policy() };
-        for (place, end) in of_topic.iter_mut().zip(session.log_ends(&topic, &ids, &policy)?) {
-            match end {
-                Ok(marks) => place.marks = Some(marks),
-                Err(e) if e.is_transient() => {}
-                Err(e) => return Err(e),
-            }
+    let mut by_topic: BTreeMap<Arc<str>, Vec<&mut Place>> = BTreeMap::new();
+    for place in places {
+        // Only leaders know the end of a log.
+        place.marks = None;
+        if !matches!(place.start, Start::Earliest | Start::At(_)) {
+            by_topic.entry(place.name.topic.clone()).or_default().push(place);
+        }
+    }
+    for (topic, open) in by_topic {
+        let ids: Vec<u16> = open.iter().map(|place| place.name.partition).collect();
+        for (place, end) in open.into_iter().zip(session.log_ends(&topic, &ids, &policy)?) {
+            place.marks = end.map(Some).or_else(|e| if e.is_transient() { Ok(None) } else { Err(e) })?;
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use super::close::CloseHandle;
 use super::position::Positions;
 use crate::config::setters;
 use crate::error::{Error, Result};
-use crate::message::{Start, check_topic, millis_at_or_after};
+use crate::message::{Start, check_topic, millis_at_or_after, whole_millis};
 use crate::protocol::fetch::MAX_WAIT_MS;
 
 /// The largest fetch size; servers cut larger ones down to it.
@@ -46,7 +46,8 @@ pub(crate) struct Wanted {
 /// What holds for all partitions.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
-    pub(crate) max_wait: Duration,
+    /// In milliseconds: at least one, since with none a broker would be asked again at once.
+    pub(crate) max_wait_ms: u64,
     pub(crate) min_bytes: u32,
     pub(crate) fetch_size: u32,
     pub(crate) out_of_range: OutOfRange,
@@ -74,8 +75,7 @@ pub enum OutOfRange {
 
 impl Subscription {
     fn new(topic: String, partition: Option<u16>) -> Subscription {
-        let options =
-            Options { max_wait: Duration::from_secs(5), fetch_size: 1 << 20, prefetch: true, ..Options::default() };
+        let options = Options { max_wait_ms: 5000, fetch_size: 1 << 20, prefetch: true, ..Options::default() };
         let wanted = vec![Wanted { topic, partition, start: None }];
         Subscription { wanted, start: Start::Latest, options, limit: None, resume: Positions::default(), closer: None }
     }
@@ -113,7 +113,7 @@ impl Subscription {
         /// How long a broker may wait for new data before it answers a fetch with none. Default 5 seconds; brokers wait at
         /// least 320 ms and at most an hour, and up to 190 ms longer than asked. It does not delay data that is there, and it
         /// limits no call: for that see [`ConsumeIter::next_timeout`](crate::ConsumeIter::next_timeout).
-        max_wait(wait: Duration) => options.max_wait = wait;
+        max_wait(wait: Duration) => options.max_wait_ms = whole_millis(wait).clamp(1, MAX_WAIT_MS);
 
         /// How many bytes of new data end a broker's wait. Default 0: any; more than 64 MiB count as 64 MiB. Brokers
         /// withhold less until `max_wait` is over and one more fetch is made, which costs latency.
@@ -200,13 +200,6 @@ impl Subscription {
             return Err(Error::config(format!("fetch size: {size} bytes given, 1 to {MAX_FETCH_SIZE} allowed")));
         }
         Ok(())
-    }
-}
-
-impl Options {
-    /// The time to ask a broker to wait, in milliseconds: at least one, since with none it would be asked again at once.
-    pub(crate) fn max_wait_ms(&self) -> u64 {
-        u64::try_from(self.max_wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).clamp(1, MAX_WAIT_MS)
     }
 }
 

@@ -117,8 +117,12 @@ pub(crate) fn time_of(timestamp_ms: u64) -> SystemTime {
 
 /// The first time stamp at or after a time: whole milliseconds since 1970, 0 for any time before that.
 pub(crate) fn millis_at_or_after(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    whole_millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// A time in milliseconds, rounded up.
+pub(crate) fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 /// Equal messages have the same topic, partition, number, time stamp, key and payload.

@@ -187,11 +187,12 @@ impl Partition {
     }
 
     /// Takes in the bundles that were just found, from `new` on; removes those that are not wanted, and sets up to which
-    /// number to take the last.
-    pub(in crate::consume) fn on_bundles(&mut self, found: &mut Vec<Bundle>, new: usize, rules: &Rules) -> Lookahead {
+    /// number to take the last. Returns whether it is known where the next fetch continues; if not, the messages of the last bundle
+    /// tell.
+    pub(in crate::consume) fn on_bundles(&mut self, found: &mut Vec<Bundle>, new: usize, rules: &Rules) -> bool {
         if self.wait_ended || self.state == State::Done {
             found.truncate(new);
-            return Lookahead::Clear;
+            return true;
         }
         // Their numbers rise.
         let end = self.end.unwrap_or(u64::MAX);
@@ -207,17 +208,17 @@ impl Partition {
         if found.last().is_some_and(|last| last.cut) && (self.chunks.had_messages || found.len() > new + 1) {
             found.pop();
         }
-        let Some(last) = found.get(new..).and_then(<[Bundle]>::last) else { return Lookahead::Clear };
+        let Some(last) = found.get(new..).and_then(<[Bundle]>::last) else { return true };
         let (is_whole, after) = (self.takes_whole(last), last.last.min(last.to).saturating_add(1));
         if is_whole || found.len() > new + 1 {
             self.on_messages(rules);
         }
         if !is_whole {
-            return Lookahead::SeeFirst;
+            return false;
         }
         self.fetch_from = after;
         self.check_end();
-        Lookahead::Clear
+        true
     }
 
     /// Ends a chunk: its messages and numbers decide what to ask for next.
@@ -360,13 +361,4 @@ pub(in crate::consume) struct Lost {
     pub(in crate::consume) unanswered: bool,
     /// Nothing else that is risky was in flight on it.
     pub(in crate::consume) alone: bool,
-}
-
-/// Whether the next fetch is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::consume) enum Lookahead {
-    /// It continues after what was found.
-    Clear,
-    /// The messages of the last bundle tell where it continues.
-    SeeFirst,
 }
