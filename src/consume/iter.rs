@@ -397,7 +397,7 @@ impl ConsumeIter {
             let leader = if self.is_resting(&leader, now) { other.clone().unwrap_or(leader) } else { leader };
             let place = self.fetcher_at(&leader, now);
             self.fetchers[place].wanted.push_back(index);
-            self.partitions.with(index, |partition, _| partition.set_leader(leader));
+            self.partitions.with(index, |partition, _| partition.leader = Some(leader));
         }
     }
 

@@ -27,7 +27,7 @@ use crate::protocol::{DecodeError, DecodeFault, varint};
 use crate::session::Marks;
 pub(super) use answers::{Lost, Next, Rules, Want};
 
-/// See the module. Others look at its fields and leave them alone.
+/// See the module. Others look at its fields, set its leader, and leave the rest alone.
 #[derive(Debug, Default)]
 pub(super) struct Partition {
     pub(super) name: TopicPartition,
@@ -130,10 +130,6 @@ impl Partition {
     /// A partition that may not be there: dormant until [`probe`](Partition::probe).
     pub(super) fn dormant(name: TopicPartition, options: &Options) -> Partition {
         Partition { begin: Begin::Probe, state: State::Done, ..Partition::new(name, 0, None, options) }
-    }
-
-    pub(super) fn set_leader(&mut self, leader: BrokerAddr) {
-        self.leader = Some(leader);
     }
 
     /// Whether it is known where it begins, and that it is there.
@@ -313,17 +309,8 @@ impl Chunks {
         Chunks { fetch_size, ..Chunks::default() }
     }
 
-    pub(super) fn begin(&mut self, len: u32) {
-        (self.len, self.had_messages) = (len, false);
-    }
-
     pub(super) fn on_messages(&mut self, fetch_size: u32) {
         *self = Chunks { len: self.len, had_messages: true, full: self.full, ..Chunks::new(fetch_size) };
-    }
-
-    /// Notes a chunk that was not filled.
-    pub(super) fn on_whole(&mut self) {
-        self.full = 0;
     }
 
     /// How much to ask for, where there is that much, if the fetch size is `configured`: it doubles while chunks are filled, so
@@ -356,11 +343,6 @@ impl Chunks {
         let size = if !found && creeps { needed.max(asked * 2) } else { needed.max(asked) };
         self.fetch_size = u32::try_from(size.min(limit)).unwrap_or(u32::MAX);
         Ok(())
-    }
-
-    /// Whether the mark has moved since the last chunk that lay all above it, as this one does.
-    pub(super) fn mark_moved(&mut self, mark: u64) -> bool {
-        self.above.replace(mark).is_some_and(|before| before != mark)
     }
 }
 

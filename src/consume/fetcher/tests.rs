@@ -71,7 +71,7 @@ impl Setting {
         self.all.wake(now);
         while let Some(index) = self.all.next_due() {
             self.fetcher.wanted.push_back(index);
-            self.all.with(index, |partition, _| partition.set_leader(self.fetcher.broker().clone()));
+            self.all.with(index, |partition, _| partition.leader = Some(self.fetcher.broker().clone()));
         }
         let mut turn = Turn { now, all: &mut self.all, inbox: &mut self.inbox, session: &self.session };
         self.fetcher.ask(&mut turn, LookUp::Never);

@@ -24,7 +24,7 @@ pub(super) const MOST_HOPS: u32 = 3;
 impl Partition {
     /// Takes in what an answer says about it.
     pub(in crate::consume) fn on_answer(&mut self, now: Time, answer: PartitionAnswer, rules: &Rules) -> Next {
-        self.chunks.begin(answer.chunk_len());
+        (self.chunks.len, self.chunks.had_messages) = (answer.chunk_len(), false);
         self.is_quiet = false;
         if self.state == State::Done {
             return Next::Go;
@@ -229,7 +229,7 @@ impl Partition {
             return Next::Go;
         }
         if !matches!(end, ChunkEnd::Cut { .. }) {
-            self.chunks.on_whole();
+            self.chunks.full = 0;
         }
         if end != ChunkEnd::AboveMark {
             self.standstill.reset();
@@ -243,8 +243,9 @@ impl Partition {
                 }
             },
             ChunkEnd::AboveMark if !found => {
-                if self.chunks.mark_moved(self.high_water_mark.unwrap_or(0)) {
-                    // The messages above it will become visible.
+                let mark = self.high_water_mark.unwrap_or(0);
+                if self.chunks.above.replace(mark).is_some_and(|before| before != mark) {
+                    // It has moved: the messages above it will become visible.
                     self.standstill.reset();
                     return Next::Go;
                 }

@@ -629,7 +629,7 @@ fn a_partition_that_may_not_be_there_is_no_trouble() {
 fn the_number_for_whatever_comes_next_is_never_asked_for() {
     let rules = alone(|s| s);
     let mut p = Partition::new(name(), SEQ_TAIL, None, &rules.options);
-    p.set_leader(leader());
+    p.leader = Some(leader());
     let e = p.wants(&rules).unwrap_err();
     assert!(e.kind == ErrorKind::Decode && e.broker() == Some("b:1"), "{e:?}");
     assert!(format!("{e:#}").contains(&(SEQ_TAIL - 1).to_string()), "the highest there can be: {e:#}");

@@ -204,7 +204,7 @@ fn what_is_led_here_and_not_at_its_end_is_asked_for_again_at_once() {
         let mut all = topic(1, mark, false);
         let mut list = due(&mut all);
         next(&mut all, &mut list);
-        all.with(0, |partition, _| partition.set_leader(broker()));
+        all.with(0, |partition, _| partition.leader = Some(broker()));
         assert_eq!(all.on_end(at(0), 0, false, leader), again);
         assert_eq!(due(&mut all).len(), usize::from(!again), "either here, or wherever it is led");
     }
@@ -212,7 +212,7 @@ fn what_is_led_here_and_not_at_its_end_is_asked_for_again_at_once() {
     let mut all = topic(1, 9, false);
     let mut list = due(&mut all);
     next(&mut all, &mut list);
-    all.with(0, |partition, _| partition.set_leader(broker()));
+    all.with(0, |partition, _| partition.leader = Some(broker()));
     assert!(!all.on_end(at(0), 0, true, Some(&broker())) && due(&mut all).is_empty());
     assert!(all.next_wake() > at(0) && all.next_wake() < Time::NEVER);
 }
