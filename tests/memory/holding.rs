@@ -127,7 +127,8 @@ fn kept_messages_keep_their_own_blocks_only() {
             }
             count
         });
-        assert!(peak < 16 << 20, "{peak} bytes");
+        // A megabyte each, and what is being read and decoded.
+        assert!(peak < 18 << 20, "{peak} bytes");
     });
 }
 
