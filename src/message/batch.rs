@@ -20,23 +20,11 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn source(&self) -> &'a TopicPartition {
-        &self.block.tag[self.source as usize]
-    }
+    place_getters!('a);
 
     #[inline]
     fn message(&self, entry: &'a Entry) -> MessageRef<'a> {
         MessageRef { block: self.block, entry, source: self.source }
-    }
-
-    /// Returns the topic of all of them.
-    pub fn topic(&self) -> &'a str {
-        &self.source().topic
-    }
-
-    /// Returns the partition of all of them.
-    pub fn partition(&self) -> u16 {
-        self.source().partition
     }
 
     /// Returns how many messages there are.

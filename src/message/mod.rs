@@ -1,7 +1,7 @@
 //! The values a user holds, and the decoded bundles they point into.
 
-/// What a message says of itself, whether it is owned or borrowed.
-macro_rules! getters {
+/// Where messages are from.
+macro_rules! place_getters {
     ($life:lifetime) => {
         fn source(&self) -> &$life TopicPartition {
             &self.block.tag[self.source as usize]
@@ -16,6 +16,13 @@ macro_rules! getters {
         pub fn partition(&self) -> u16 {
             self.source().partition
         }
+    };
+}
+
+/// What a message says of itself, whether it is owned or borrowed.
+macro_rules! getters {
+    ($life:lifetime) => {
+        place_getters!($life);
 
         /// The sequence number, from 1 up, within the partition: what Kafka calls an offset.
         #[inline]
@@ -58,6 +65,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use batch::{Batch, BatchIter, MessageRef};
 pub(crate) use decoded::{DecodedBundle, JOINED};
 
+use crate::config::setters;
 use crate::error::{Error, Result};
 use crate::net::Block;
 use crate::protocol::bundle::{Entry, RawMessage};
@@ -175,16 +183,12 @@ impl<'a> Record<'a> {
         Record { payload: payload.as_ref(), key: None, timestamp_ms: None }
     }
 
-    /// Sets the key, at most 255 bytes. An empty key is sent as no key, as the other clients do.
-    pub fn key(mut self, key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
-        self.key = Some(key.as_ref());
-        self
-    }
+    setters! {
+        /// Sets the key, at most 255 bytes. An empty key is sent as no key, as the other clients do.
+        key(key: &'a (impl AsRef<[u8]> + ?Sized)) => key = Some(key.as_ref());
 
-    /// Sets the time stamp, in milliseconds since 1970 UTC.
-    pub fn timestamp_ms(mut self, ms: u64) -> Self {
-        self.timestamp_ms = Some(ms);
-        self
+        /// Sets the time stamp, in milliseconds since 1970 UTC.
+        timestamp_ms(ms: u64) => timestamp_ms = Some(ms);
     }
 
     /// Returns the payload.
