@@ -240,6 +240,11 @@ impl Channel {
         Ok(())
     }
 
+    /// Bytes of requests that the network has not taken yet.
+    pub(crate) fn unsent(&self) -> usize {
+        if let State::Up(up) = &self.state { up.out.len() - up.sent } else { 0 }
+    }
+
     /// Sends what the network takes now. Returns whether nothing is left to be sent.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use log::{debug, trace, warn};
 
 use super::bundle::BrokerId;
-use super::leader::{Content, Leader, SentRequest, group};
+use super::leader::{Content, Leader, MAX_CONSIDERED, MAX_UNSENT, SentRequest, group};
 use super::outcome::Reply;
 use super::queue::{PartitionQueue, ToSend};
 use crate::config::PublishOptions;
@@ -161,7 +161,8 @@ impl Driver {
 
     fn send_to(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
         let leader = &mut self.leaders[id];
-        leader.is_full = !self.numbered && leader.young_requests(now) >= self.window;
+        let has_room = leader.young_requests(now) < self.window && leader.channel.unsent() < MAX_UNSENT;
+        leader.is_full = !self.numbered && !has_room;
         if leader.is_full {
             return false;
         }
@@ -202,6 +203,9 @@ impl Driver {
             let Some(what) = queue.next(now, node).filter(|_| !must_wait) else { continue };
             if what == ToSend::Bundle {
                 bundles.push(index);
+                if bundles.len() == MAX_CONSIDERED {
+                    break;
+                }
                 continue;
             }
             let (session, topic, partition) = (&self.session, &queue.topic, queue.partition);

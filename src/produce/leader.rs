@@ -19,8 +19,14 @@ use crate::session::{Session, marks_of_answer, marks_of_state};
 /// The most topics in a request, and partitions of one.
 pub(super) const MAX_ENTRIES: usize = 255;
 
-/// A request takes no further bundle beyond this many bytes.
-const MAX_REQUEST: usize = 64 << 20;
+/// Bundles to consider for a request: to sort all of thousands for each would take quadratic time.
+pub(super) const MAX_CONSIDERED: usize = 4 * MAX_ENTRIES;
+
+/// A request takes no further bundle beyond this many bytes: until they are sent they are in memory twice.
+const MAX_REQUEST: usize = 8 << 20;
+
+/// Nothing more is added while this many bytes have still to be sent.
+pub(super) const MAX_UNSENT: usize = 1 << 20;
 
 /// A request that is older waits for replicas or a leader in trouble, and must not hold up others.
 const LATE: Duration = Duration::from_millis(500);

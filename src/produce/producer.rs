@@ -382,6 +382,7 @@ impl Producer {
                 self.queues[index].progressed = now;
                 self.take_in(index, delivery);
             }
+            self.queues[index].shrink();
         }
         for (name, count) in mem::take(&mut self.driver.counts) {
             let Some(topic) = self.by_name.get(&name).map(|&topic| &mut self.topics[topic]) else { continue };

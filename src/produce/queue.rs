@@ -26,6 +26,9 @@ use crate::error::{Error, Result};
 use crate::net::{BrokerAddr, RetryPolicy, RetryState, Time};
 use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
 
+/// Places for bundles to keep.
+const KEPT: usize = 4;
+
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct PartitionQueue {
@@ -260,6 +263,12 @@ impl PartitionQueue {
     /// Whether no sealed bundle is unresolved.
     pub(super) fn is_idle(&self) -> bool {
         self.bundles.is_empty()
+    }
+
+    /// Gives back the memory of bundles that are resolved: there may be thousands of queues.
+    pub(super) fn shrink(&mut self) {
+        self.bundles.shrink_to(KEPT);
+        self.deliveries.shrink_to(KEPT);
     }
 
     /// Whether something has gone wrong since the last bundle was stored.

@@ -308,7 +308,8 @@ pub struct BundleBuilder {
     last: u64,
     /// Where the number delta of the current last message goes, and that delta. It is written when another message follows.
     owed: Option<(usize, u32)>,
-    snappy: snap::raw::Encoder,
+    /// Made when it is first needed: it takes 2 KiB, and a producer may have a builder for each of thousands of partitions.
+    snappy: Option<Box<snap::raw::Encoder>>,
     packed: Vec<u8>,
 }
 
@@ -329,7 +330,7 @@ impl BundleBuilder {
             first: 0,
             last: 0,
             owed: None,
-            snappy: snap::raw::Encoder::new(),
+            snappy: None,
             packed: Vec::new(),
         }
     }
@@ -499,7 +500,8 @@ impl BundleBuilder {
         self.packed.clear();
         if worth_trying {
             let set = self.set.get(MAX_HEADER_LEN..).unwrap_or_default();
-            compress::compress(&mut self.snappy, set, &mut self.packed);
+            let snappy = self.snappy.get_or_insert_with(|| Box::new(snap::raw::Encoder::new()));
+            compress::compress(snappy, set, &mut self.packed);
         }
         let pack = worth_trying && (compression == Compression::Snappy || self.packed.len() < self.set_len());
         let mut flags = u8::from(pack);

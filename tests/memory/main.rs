@@ -1,5 +1,6 @@
 //! What is taken of the heap. A process of its own: the allocator counts.
 
+mod growing;
 mod holding;
 mod slow_caller;
 
