@@ -348,6 +348,11 @@ impl Simulation {
         self.world.lock().counts
     }
 
+    /// By how many bytes the room that a client has once offered exceeded twice what all had received until then.
+    fn excess_of_room(&self) -> usize {
+        self.world.lock().excess
+    }
+
     fn connects_to_nobody(&self) -> u64 {
         self.world.lock().to_nobody
     }

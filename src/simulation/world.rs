@@ -107,6 +107,9 @@ pub(super) struct State {
     pub(super) counts: Counts,
     /// Connections begun to addresses at which there is no host.
     pub(super) to_nobody: u64,
+    /// Bytes that all clients have received, and by how many more than twice as many one has once offered room.
+    pub(super) received: usize,
+    pub(super) excess: usize,
 }
 
 /// What was counted since the world began.
@@ -276,6 +279,8 @@ impl World {
             wall_offset_ms: 0,
             counts: Counts::default(),
             to_nobody: 0,
+            received: 0,
+            excess: 0,
         };
         World { seed, state: Mutex::new(state), clock: AtomicU64::new(0), wakers: AtomicU64::new(0) }
     }

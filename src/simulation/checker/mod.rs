@@ -38,6 +38,8 @@ const TROUBLES: u64 = 3;
 const STALE_CONNECTIONS: u64 = 16;
 /// Connections to nobody that a program may begin: one for each channel that knows no better address yet.
 const TO_NOBODY: u64 = 3;
+/// Bytes that reading reserves at rest, to which comes as much again as there is already.
+const MOST_ROOM: usize = 1 << 20;
 /// Connections a second that a task may begin to open, whatever goes wrong.
 const CONNECTIONS: u64 = 6;
 
@@ -164,6 +166,11 @@ fn check_restraint(sim: &Simulation, desk: &Desk, nodes: &Nodes) {
     if deaths > 2 * (reported + desk.plan.roles.len() as u64) {
         let text = format!("nodes died {deaths} times of requests, of which {reported} were reported");
         desk.model.violated(Property::Quiet, &text);
+    }
+    let excess = sim.excess_of_room();
+    if excess > MOST_ROOM {
+        let text = format!("{excess} bytes of memory beyond twice what was received: a claim alone buys none");
+        desk.model.violated(Property::Room, &text);
     }
     let closed = desk.model.counts().get("closed").copied().unwrap_or(0);
     let subscriptions = desk.plan.roles.len() as u64 + closed;

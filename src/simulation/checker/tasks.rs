@@ -128,12 +128,14 @@ impl Desk {
         (0..count)
             .map(|_| {
                 let id = self.model.give(self.task, place, numbered);
-                let is_slow = self.plan.world == World::SlowLine;
-                let padding =
-                    if random.one_in(if is_slow { 5 } else { 50 }) { 20_000 } else { random.below(200) as usize };
+                // A bundle may be larger than what is read at once.
+                let (is_slow, is_large) = (self.plan.world == World::SlowLine, self.plan.world == World::Exact);
+                let size = if is_large { 120_000 } else { 20_000 };
+                let is_long = random.one_in(if is_slow || is_large { 5 } else { 50 });
+                let padding = if is_long { size } else { random.below(200) as usize };
                 let mut payload = payload(id, padding);
                 // What compresses well is soon through.
-                payload.iter_mut().skip(8).filter(|_| is_slow).for_each(|byte| *byte = random.next() as u8);
+                payload.iter_mut().skip(8).filter(|_| is_slow || is_large).for_each(|byte| *byte = random.next() as u8);
                 (id, payload)
             })
             .collect()
