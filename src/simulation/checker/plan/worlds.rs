@@ -106,6 +106,8 @@ impl World {
             World::Backlog => Some((3, 1)),
             World::Gaps => Some((1, 1)),
             World::Held => Some((3, 2)),
+            // Nothing is waited for but connections.
+            World::Descriptors => Some((3, 1)),
             World::Succession => Some((3, 3)),
             World::ToTheEnd | World::Unanswered => Some((3, 2)),
             World::Recovers | World::Exact | World::Crowd | World::LowMark => Some((1, 1)),

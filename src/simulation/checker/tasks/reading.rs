@@ -173,7 +173,7 @@ fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Pl
     let size = random.below(3) as usize;
     let size = match at.plan.world {
         World::Backlog | World::Exact | World::ToTheEnd => 0,
-        World::SlowLine => 2,
+        World::SlowLine | World::LowMark => 2,
         _ => size,
     };
     let what = what.fetch_size([100, 5000, 1 << 20][size]);

@@ -75,6 +75,7 @@ impl Plan {
             World::LowMark => {
                 let marks = |second: u64| trouble(LOW_MARKS, 0, second * 1_000, 8_000, 0);
                 self.troubles = vec![marks(4), marks(14)];
+                self.options.cut_chunks = false;
                 self.read_all(2);
             }
             _ => self.shorten(random),
