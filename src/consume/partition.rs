@@ -122,9 +122,8 @@ impl Partition {
 
     /// A partition that begins `back` numbers before its end, wherever that is.
     pub(super) fn before_end(name: TopicPartition, back: u64, options: &Options) -> Partition {
-        let state = if options.stop_at_seq == Some(0) { State::Done } else { State::Idle };
         let new = Partition::new(name, 0, None, options);
-        Partition { begin: Begin::BeforeEnd(back), position: SEQ_BEYOND_END, fetch_from: SEQ_BEYOND_END, state, ..new }
+        Partition { begin: Begin::BeforeEnd(back), position: SEQ_BEYOND_END, fetch_from: SEQ_BEYOND_END, ..new }
     }
 
     /// A partition that may not be there: dormant until [`probe`](Partition::probe).

@@ -1,6 +1,7 @@
 //! A network for tests whose every move is given: a clock that is set, sockets that do what they are told.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
@@ -34,6 +35,17 @@ struct State {
     refused: BTreeMap<SocketAddr, i32>,
     wires: Vec<(SocketAddr, Arc<Mutex<Wire>>)>,
     looked_up: usize,
+    far_ends: Option<FarEnds>,
+}
+
+/// What the far ends do when somebody waits: given the address, the number of the connection and its wire, returns whether
+/// something has come.
+struct FarEnds(Box<dyn FnMut(SocketAddr, usize, &mut Wire) -> bool + Send>);
+
+impl fmt::Debug for FarEnds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FarEnds")
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -48,6 +60,7 @@ impl Scripted {
             refused: BTreeMap::new(),
             wires: Vec::new(),
             looked_up: 0,
+            far_ends: None,
         })))
     }
 
@@ -77,6 +90,11 @@ impl Scripted {
 
     pub(crate) fn looked_up(&self) -> usize {
         self.state().looked_up
+    }
+
+    /// Lets the far ends of connections act by themselves whenever somebody waits.
+    pub(crate) fn serve(&self, act: impl FnMut(SocketAddr, usize, &mut Wire) -> bool + Send + 'static) {
+        self.state().far_ends = Some(FarEnds(Box::new(act)));
     }
 
     /// Where connections were begun, in order.
@@ -129,8 +147,20 @@ impl Network for Scripted {
         Ok(Box::new(End(wire)))
     }
 
-    /// Nothing comes by itself: waiting is letting time pass.
+    /// What comes is what the far ends send now: otherwise waiting is letting time pass.
     fn poll(&self, _: &[Interest<'_>], _: Option<&Closed>, until: Time) -> io::Result<()> {
+        let far_ends = self.state().far_ends.take();
+        if let Some(mut far_ends) = far_ends {
+            let wires = self.state().wires.clone();
+            let mut has_come = false;
+            for (index, (to, wire)) in wires.iter().enumerate() {
+                has_come |= (far_ends.0)(*to, index, &mut wire.lock().unwrap());
+            }
+            self.state().far_ends.get_or_insert(far_ends);
+            if has_come {
+                return Ok(());
+            }
+        }
         let mut state = self.state();
         assert_ne!(until, Time::NEVER, "nothing would ever end this wait");
         state.now = state.now.max(until);

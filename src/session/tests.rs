@@ -1,7 +1,14 @@
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
 use super::*;
 use crate::error::{ErrorKind, Fault};
 use crate::net::parse_brokers;
 use crate::net::scripted::Scripted;
+use crate::protocol::admin::StatusResponse;
+use crate::protocol::fetch::{FetchHeader, FetchRequest, PartitionAnswer, TopicAnswer};
+use crate::protocol::frame::{FrameHeader, HEADER_LEN, PING, Payload, request_id};
 
 fn session(brokers: &str, net: &Scripted) -> Session {
     let config =
@@ -76,4 +83,303 @@ fn those_that_fail_are_asked_last_and_what_will_not_pass_ends_it() {
     let failed: Result<()> =
         self::session("a:1", &net).any_broker(|addr, _| Err(Error::disconnected(addr, crate::Phase::Wait)));
     assert!(matches!(failed, Err(Error { kind: ErrorKind::Disconnected { .. }, .. })));
+}
+
+/// What a broker does with a request.
+enum Does {
+    Answer(Vec<u8>),
+    Hangs,
+    HangsUp,
+}
+
+/// Which broker was asked for what, in order.
+type Asked = Arc<Mutex<Vec<(String, Kind)>>>;
+
+/// Lets every broker greet and do with each request what `act` says, given its address and the request's payload.
+fn serve(net: &Scripted, mut act: impl FnMut(SocketAddr, Kind, &[u8]) -> Does + Send + 'static) -> Asked {
+    let asked = Asked::default();
+    let noted = asked.clone();
+    let mut read: Vec<usize> = Vec::new();
+    net.serve(move |to, index, wire| {
+        read.resize(read.len().max(index + 1), 0);
+        let mut has_come = !wire.connected;
+        if !wire.connected {
+            wire.connected = true;
+            wire.incoming.extend(PING);
+        }
+        while let Some(header) = FrameHeader::decode(&wire.sent[read[index]..]).unwrap() {
+            let payload = read[index] + HEADER_LEN;
+            read[index] = payload + header.len as usize;
+            if header.kind == Kind::Ping {
+                continue;
+            }
+            noted.lock().unwrap().push((to.to_string(), header.kind));
+            has_come = true;
+            match act(to, header.kind, &wire.sent[payload..read[index]]) {
+                Does::Answer(bytes) => wire.incoming.extend(bytes),
+                Does::Hangs => {}
+                Does::HangsUp => wire.ended = true,
+            }
+        }
+        has_come
+    });
+    asked
+}
+
+fn answer(payload: &impl Payload) -> Does {
+    let mut bytes = Vec::new();
+    payload.encode(&mut bytes).unwrap();
+    Does::Answer(bytes)
+}
+
+fn status(request: &[u8]) -> StatusResponse {
+    let request_id = request_id(request).unwrap();
+    StatusResponse { request_id, flags: 0, topics: 3, partitions: 4, cluster: None, log: None }
+}
+
+const ASK: StatusRequest = StatusRequest { request_id: 0 };
+
+#[test]
+fn requests_go_over_one_connection_and_one_that_had_ended_is_replaced_so_many_times_at_most() {
+    for idle in 0..5 {
+        let net = Scripted::new();
+        let session = session("10.0.0.1:5", &net);
+        let addr = session.book.brokers().remove(0);
+        let ends = Arc::new(AtomicBool::new(false));
+        let end = ends.clone();
+        let mut left = idle;
+        let asked = serve(&net, move |_, _, request| {
+            if end.load(Ordering::Relaxed) && left > 0 {
+                left -= 1;
+                return Does::HangsUp;
+            }
+            answer(&status(request))
+        });
+        let ask = || session.call_at(&addr, &mut ASK.clone(), Duration::from_secs(9)).map(|answer| answer.topics);
+        let held: Vec<Channel> = (0..idle).map(|_| (ask().unwrap(), session.pool.take(&addr)).1).collect();
+        held.into_iter().for_each(|channel| session.pool.put(channel));
+        ends.store(true, Ordering::Relaxed);
+        let before = net.now();
+        match ask() {
+            Ok(topics) => assert!(topics == 3 && idle < MOST_STALE as usize && ask().is_ok()),
+            Err(e) => assert!(e.is_connection_lost() && idle >= MOST_STALE as usize, "{idle}: {e:?}"),
+        }
+        assert_eq!(net.now(), before, "without a pause");
+        let tries = asked.lock().unwrap().len() - idle;
+        assert_eq!(tries, if idle < 3 { idle + 2 } else { 3 });
+        assert_eq!(net.dialed().len(), if idle < 3 { idle + 1 } else { idle });
+    }
+}
+
+#[test]
+fn what_may_have_been_done_is_told_from_what_was_not_asked_for() {
+    let unknown = |e: Error| Error::unknown("orders", 0, e);
+    for (does, is_unknown) in [(0, true), (1, true), (2, true), (3, false)] {
+        let net = Scripted::new();
+        let session = session("10.0.0.1:5", &net);
+        let asked = serve(&net, move |_, _, _| match does {
+            0 => Does::HangsUp,
+            1 => Does::Hangs,
+            _ => Does::Answer(vec![Kind::Status as u8, 1, 0, 0, 0, 7]),
+        });
+        if does == 3 {
+            net.refuse(([10, 0, 0, 1], 5).into(), 111);
+        }
+        let e = session.call_once(&ASK, &unknown).unwrap_err();
+        assert_eq!((e.kind == ErrorKind::OutcomeUnknown, asked.lock().unwrap().len()), (is_unknown, is_unknown.into()));
+        assert!(!is_unknown || net.wire(0, |wire| wire.aborted), "it is reset, so that nothing is done later");
+    }
+}
+
+#[test]
+fn only_the_one_answer_that_was_asked_for_is_taken() {
+    fn changed(request: &[u8], change: fn(&mut Vec<u8>)) -> Does {
+        let Does::Answer(mut bytes) = answer(&status(request)) else { unreachable!() };
+        change(&mut bytes);
+        Does::Answer(bytes)
+    }
+    let changes: [(fn(&mut Vec<u8>), &str); 5] = [
+        (|_| {}, ""),
+        (|bytes| bytes.splice(0..0, PING).for_each(drop), ""),
+        (|bytes| bytes[0] = Kind::Produce as u8, "message id"),
+        (|bytes| bytes.push(3), "answer"),
+        (|bytes| bytes[HEADER_LEN] ^= 1, "request id"),
+    ];
+    for (change, refused) in changes {
+        let net = Scripted::new();
+        let session = session("10.0.0.1:5", &net);
+        serve(&net, move |_, _, request| changed(request, change));
+        let done = session.call(&mut ASK.clone());
+        assert_eq!(done.is_ok(), refused.is_empty(), "{done:?}");
+        if let Err(e) = done {
+            assert!(e.kind == ErrorKind::Decode && format!("{e:#}").contains(refused), "{e:#}");
+        }
+    }
+}
+
+#[test]
+fn trouble_is_tried_again_until_its_time_is_over_and_what_will_not_pass_once() {
+    let net = Scripted::new();
+    let session = session("10.0.0.1:5", &net);
+    let policy = RetryPolicy { timeout: Duration::from_secs(20), ..session.retry_policy() };
+    let began = net.now();
+    let tries = |e: Error| {
+        let mut tries = 0;
+        let done: Result<()> = session.retry(&policy, |_| {
+            tries += 1;
+            Err(e.clone())
+        });
+        assert_eq!(done.unwrap_err().kind, e.kind);
+        (tries, net.now().since(began))
+    };
+    assert_eq!(tries(Error::refused("orders", 0, Fault::UnknownPartition)), (1, Duration::ZERO));
+    let (count, took) = tries(Error::disconnected(&"a:1", crate::Phase::Wait));
+    assert!((4..50).contains(&count) && took == policy.timeout, "{count} tries in {took:?}");
+    // A client that is to wait for its brokers does so for as long as it was told, any other not at all.
+    net.refuse(([10, 0, 0, 1], 5).into(), 111);
+    for patience in [Duration::ZERO, Duration::from_secs(7)] {
+        let began = net.now();
+        assert!(session.connect(patience).unwrap_err().is_transient());
+        assert_eq!(net.now().since(began), patience);
+    }
+    // Where a leader is missing its successor is looked for every second.
+    let config = Config { backoff: (Duration::from_millis(50), Duration::from_secs(9)), ..Config::default() };
+    let session = Session::new(config, parse_brokers("a:1").unwrap(), Arc::new(net.clone()));
+    assert_eq!(session.leader_policy().pauses, (Duration::from_millis(50), Duration::from_secs(1)));
+    assert_eq!(session.leader_policy().timeout, session.config.retry_timeout);
+}
+
+#[test]
+fn a_connection_has_its_time_to_come_up_and_one_more_look_at_its_end() {
+    let (timeout, far) = (Duration::from_secs(3), ([10, 0, 0, 1], 5));
+    let net = Scripted::new();
+    let session = session("10.0.0.1:5", &net);
+    let addr = session.book.brokers().remove(0);
+    let began = net.now();
+    let e = session.reach(&addr, timeout).unwrap_err();
+    assert!(matches!(e.kind, ErrorKind::Timeout { after, .. } if after == timeout), "{e:?}");
+    assert_eq!((net.now().since(began), net.dialed()), (timeout, vec![far.into()]));
+    // The greeting comes with the end of the time.
+    let clock = net.clone();
+    net.serve(move |_, _, wire| {
+        clock.pass(timeout);
+        wire.connected = true;
+        wire.incoming.extend(PING);
+        true
+    });
+    session.reach(&addr, timeout).unwrap();
+    assert!(session.pool.take(&addr).is_up());
+}
+
+#[test]
+fn a_closed_handle_ends_every_wait() {
+    let net = Scripted::new();
+    let open = session("10.0.0.1:5", &net);
+    let closed = Arc::new(Closed::default());
+    let session = open.closed_by(&closed);
+    let later = net.now().after(Duration::from_secs(1));
+    assert!(session.wait(std::iter::empty(), later).unwrap() && net.now() == later, "it is not closed yet");
+    closed.close();
+    let later = net.now().after(Duration::from_secs(1));
+    let is_closed = |done: Result<()>| done.unwrap_err().kind == ErrorKind::Closed;
+    assert!(is_closed(session.pause(later)) && is_closed(session.wait(std::iter::empty(), later).map(drop)));
+    assert!(is_closed(session.any_broker(|_, _| Ok(()))));
+    assert!(open.any_broker(|_, _| Ok(())).is_ok(), "the client's own calls go on");
+}
+
+#[test]
+fn brokers_are_asked_once_whether_they_form_a_cluster_and_taken_for_one_if_they_do_not_say() {
+    let net = Scripted::new();
+    let session = session("10.0.0.1:5", &net);
+    net.refuse(([10, 0, 0, 1], 5).into(), 111);
+    assert!(session.is_cluster());
+    let net = Scripted::new();
+    let session = self::session("10.0.0.1:5", &net);
+    let asked = serve(&net, |_, _, request| answer(&status(request)));
+    assert!(!session.is_cluster() && !session.is_cluster());
+    assert_eq!(asked.lock().unwrap().len(), 1);
+}
+
+/// The answer of a broker to the question for the ends of logs.
+fn ends(request: &[u8], mut of: impl FnMut(u16) -> PartitionAnswer) -> Does {
+    let asked = FetchRequest::decode(request).unwrap();
+    let partitions = asked.topics[0].partitions.iter().map(|wanted| (wanted.partition, of(wanted.partition))).collect();
+    let topic = TopicAnswer { name: asked.topics[0].name.clone(), partitions, known: true };
+    let mut bytes = Vec::new();
+    FetchHeader { request_id: asked.request_id, topics: vec![topic] }.encode(&mut bytes).unwrap();
+    Does::Answer(bytes)
+}
+
+fn end(mark: u64) -> PartitionAnswer {
+    PartitionAnswer::OutOfRange { high_water_mark: mark, first_available: 1 }
+}
+
+#[test]
+fn each_leader_is_asked_once_for_the_ends_of_all_its_logs() {
+    let net = Scripted::new();
+    let session = session("10.0.0.1:5,10.0.0.2:5", &net);
+    let brokers = session.book.brokers();
+    let ids: Vec<u16> = (0..600).collect();
+    for &id in &ids {
+        session.book.learn(&"orders".into(), id, brokers[usize::from(id % 2)].clone(), net.now());
+    }
+    let asked = serve(&net, |_, _, request| ends(request, |id| end(u64::from(id))));
+    let found = session.log_ends("orders", &ids, &session.leader_policy()).unwrap();
+    assert!(found.into_iter().map(Result::unwrap).eq((0..600).map(|id| (1, id))));
+    let asked: Vec<String> = asked.lock().unwrap().iter().map(|(addr, _)| addr.clone()).collect();
+    assert_eq!(asked, ["10.0.0.1:5", "10.0.0.2:5", "10.0.0.1:5", "10.0.0.2:5"], "no request names more than 250");
+}
+
+#[test]
+fn the_first_redirect_to_a_leader_is_followed_at_once_and_another_one_after_a_pause() {
+    for redirects in 0..3 {
+        let net = Scripted::new();
+        let session = session("10.0.0.1:5,10.0.0.2:5", &net);
+        let mut left = redirects;
+        let asked = serve(&net, move |to, _, request| {
+            let other = if to.ip().to_string() == "10.0.0.1" { "10.0.0.2:5" } else { "10.0.0.1:5" };
+            let is_told = left > 0;
+            left -= i32::from(is_told);
+            ends(request, |_| if is_told { PartitionAnswer::Redirect(other.parse().unwrap()) } else { end(9) })
+        });
+        let began = net.now();
+        assert_eq!(session.log_end("orders", 0).unwrap(), (1, 9));
+        assert_eq!(net.now() == began, redirects < 2);
+        assert_eq!(asked.lock().unwrap().len() as i32, redirects + 1);
+    }
+    // Where one partition has no leader it is asked for again, and the others are not.
+    let net = Scripted::new();
+    let session = session("10.0.0.1:5", &net);
+    let mut round = 0;
+    let asked = serve(&net, move |_, _, request| {
+        round += 1;
+        ends(request, |id| if id == 1 && round < 3 { PartitionAnswer::NoLeader } else { end(round) })
+    });
+    let found = session.log_ends("orders", &[0, 1, 2], &session.leader_policy()).unwrap();
+    assert_eq!(found.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [(1, 1), (1, 3), (1, 1)]);
+    assert!(asked.lock().unwrap().len() == 3 && net.now() > Time::from_nanos(1));
+}
+
+#[test]
+fn a_leader_that_does_not_answer_leaves_time_for_the_others() {
+    let net = Scripted::new();
+    let session = session("10.0.0.1:5,10.0.0.2:5,10.0.0.3:5", &net);
+    let brokers = session.book.brokers();
+    for (id, broker) in (0..).zip(&brokers) {
+        session.book.learn(&"orders".into(), id, broker.clone(), net.now());
+    }
+    serve(&net, |to, _, request| match to.ip().to_string().as_str() {
+        "10.0.0.2" => ends(request, |_| end(9)),
+        _ => Does::Hangs,
+    });
+    let began = net.now();
+    let policy = RetryPolicy { timeout: Duration::ZERO, ..session.leader_policy() };
+    let found = session.log_ends("orders", &[0, 1, 2], &policy).unwrap();
+    assert!(
+        found[0].is_err() && found[1].as_ref().is_ok_and(|found| *found == (1, 9)) && found[2].is_err(),
+        "{found:?}"
+    );
+    // A third of the 8 s for connecting, and for the last one the 10 s that an answer may take.
+    assert_eq!(net.now().since(began).as_millis(), 2_666 + 10_000);
+    assert_eq!(session.book.brokers()[0], brokers[1], "those that failed come last");
 }

@@ -180,6 +180,8 @@ fn a_stop_condition_that_is_met_when_it_begins_takes_no_request() {
         rules.options.stop_at_seq = Some(seq);
         let p = Partition::new(name(), position, None, &rules.options);
         assert_eq!(p.state == State::Done, met, "{position}, up to {seq}");
+        let p = Partition::before_end(name(), 3, &rules.options);
+        assert_eq!(p.state == State::Done, seq == 0, "before the end, up to {seq}");
     }
     let rules = alone(|s| s.stop_at_end());
     let mut p = Partition::before_end(name(), 0, &rules.options);
