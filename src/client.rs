@@ -47,7 +47,7 @@ impl Client {
         Client::builder().connect(brokers)
     }
 
-    /// Returns settings to connect with.
+    /// Returns settings to connect with, all at their defaults.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }
@@ -71,8 +71,8 @@ impl Client {
     /// Returns the number of the first message with this time stamp or a later one; the high-water mark + 1 if there is none.
     ///
     /// It is found by bisection, with at most 64 or so fetches of a bundle each. This assumes that time stamps never go back.
-    /// If they do, the message that is found has such a time stamp and the one before it, if any, has not, but an even earlier
-    /// one may have one too: ask for a time that is earlier by as much as your clocks may differ.
+    /// If they do, earlier messages than the one found may also have such a time stamp: ask for a time that is earlier by as
+    /// much as your clocks may differ.
     ///
     /// # Errors
     /// As [`subscribe`](Client::subscribe), and as the items of a [`ConsumeIter`].
@@ -159,7 +159,7 @@ impl Client {
 
     /// Creates a topic with partitions 0 to `partitions` − 1 (a CreateTopic request), and returns once it can be used.
     ///
-    /// A cluster accepts no configuration and at most 64 partitions, and takes a moment to find leaders for them.
+    /// A cluster accepts at most 64 partitions, takes a moment to find leaders for them, and ignores the configuration.
     ///
     /// ```no_run
     /// # use tank_client::{Client, TopicConfig};
@@ -170,7 +170,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config), before anything is sent, for a name or number of partitions that a broker refuses:
-    /// a name has 1 to 64 letters, digits, `-` and `_`, the latter two neither first nor last.
+    /// a name has 1 to 64 ASCII letters, digits, `-` and `_`, the latter two neither first nor last.
     /// [`Broker`](crate::ErrorKind::Broker) if the topic exists, the broker is read-only or has trouble with its files, or if
     /// the partitions were created but have no leader within [`retry_timeout`](crate::ClientBuilder::retry_timeout).
     /// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if the request was sent and its answer lost: the topic may exist or

@@ -79,7 +79,8 @@ pub enum ErrorKind {
     /// what was found against what is allowed, and where.
     Decode,
     /// The sequence number asked for is not there: retention took it, or it lies beyond the end. A saved position beyond the end
-    /// is not of this log: see [`Subscription::beyond_end`](crate::Subscription::beyond_end).
+    /// means that the topic was created again or lost its last messages: see
+    /// [`Subscription::beyond_end`](crate::Subscription::beyond_end).
     #[non_exhaustive]
     OutOfRange {
         /// The number asked for.
@@ -128,7 +129,7 @@ pub enum ErrorKind {
     /// of them for this partition. The record was not taken.
     #[non_exhaustive]
     Full {
-        /// Bytes taken that are neither stored nor have failed.
+        /// Bytes taken that are not stored yet and have not failed.
         pending: usize,
         /// Bytes allowed.
         limit: usize,
@@ -444,7 +445,7 @@ fn out_of_range(requested: u64, first: u64, mark: u64) -> String {
     if requested <= mark {
         return format!("gone, first available is {first}, the high-water mark {mark}");
     }
-    let why = "a topic that was created again, or lost its last messages, does not know positions of before";
+    let why = "the topic was created again, or has lost its last messages";
     format!("beyond the end, the high-water mark is {mark}: {why}")
 }
 
@@ -583,8 +584,8 @@ mod tests {
             ),
             (
                 of(ErrorKind::OutOfRange { requested: 9, first_available: 1, high_water_mark: 4 }),
-                "orders/3: sequence number 9 is beyond the end, the high-water mark is 4: a topic that was created again, \
-                 or lost its last messages, does not know positions of before",
+                "orders/3: sequence number 9 is beyond the end, the high-water mark is 4: \
+                 the topic was created again, or has lost its last messages",
                 "",
             ),
             (

@@ -155,12 +155,13 @@ impl TopicConfig {
         Ok(self)
     }
 
-    /// The text of a key's value, sizes in bytes and durations in seconds; `None` if it is left to the server.
+    /// Returns the text of a key's value, sizes in bytes and durations in seconds; `None` if it is left to the server.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.values.get(&place(key)).map(String::as_str)
     }
 
-    /// Keys that are not known here, in their order, with their values, which a server may know or ignores: misspelt ones, perhaps.
+    /// Returns the keys that are not known here, in their order, with their values. A newer server may know them, or they are
+    /// misspelt.
     pub fn unknown(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.range((KEYS.len(), String::new())..).map(|((_, key), value)| (key.as_str(), value.as_str()))
     }

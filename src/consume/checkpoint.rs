@@ -75,13 +75,13 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads the file. If there is none, the checkpoint is empty and the first save makes it. Also tries whether files can be
-    /// made in its folder.
+    /// Reads the file. If there is none, the checkpoint is empty and the first save creates it. Also checks that files can be
+    /// created in its folder.
     ///
     /// # Errors
     /// [`Checkpoint`](crate::ErrorKind::Checkpoint) for a file that is torn, is no checkpoint, was written by a newer version
     /// of this crate, or is gone while its previous generation is there; [`File`](crate::ErrorKind::File) if it cannot be read,
-    /// or no file can be made in its folder. Nothing is changed then: try [`open_previous`](Checkpoint::open_previous), or
+    /// or no file can be created in its folder. Nothing is changed then: try [`open_previous`](Checkpoint::open_previous), or
     /// remove both files to start over.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let opened = Checkpoint::look(path.as_ref())?;
@@ -128,18 +128,18 @@ impl Checkpoint {
         look().map_err(|e| Error::file(path, e))
     }
 
-    /// The file it is kept in.
+    /// Returns the file it is kept in.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What was read or saved last.
+    /// Returns what was read or saved last.
     pub fn positions(&self) -> &Positions {
         &self.positions
     }
 
     /// Saves these positions and keeps those it has of other partitions. The file is on the disk when this returns; nothing is
-    /// written if nothing changed. A file that was removed meanwhile is made again.
+    /// written if nothing changed. A file that was removed meanwhile is created again.
     ///
     /// # Errors
     /// [`File`](crate::ErrorKind::File); the file then holds either what it held before or what was to be saved.

@@ -51,16 +51,17 @@ const MAX_UNUSED: usize = 64;
 /// while let Some(batch) = orders.next_batch()? {
 ///     println!("{} bytes", batch.iter().map(|order| order.payload().len()).sum::<usize>());
 /// }
-/// // With something else to do in between. On Ctrl-C, call `close` on the handle in your handler.
+/// // With something else to do in between, until Ctrl-C.
 /// let mut orders = client.subscribe(&all)?;
-/// let _handle = orders.close_handle();
+/// let handle = orders.close_handle();
+/// ctrlc::set_handler(move || handle.close())?;
 /// while !orders.is_finished() {
 ///     match orders.next_timeout(Duration::from_millis(10))? {
 ///         Some(order) => println!("{}", order.seq()),
 ///         None => println!("nothing new"),
 ///     }
 /// }
-/// // Through adapters: the numbers that the payloads are in JSON.
+/// // Through adapters: each payload is a number in JSON.
 /// let numbers = client.subscribe(&all)?.map(|order| Ok(serde_json::from_slice::<u64>(order?.payload())?));
 /// assert_eq!(numbers.collect::<Result<Vec<_>, Box<dyn std::error::Error>>>()?, [1, 2, 3]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -73,7 +74,7 @@ const MAX_UNUSED: usize = 64;
 /// It is finished after one `Err`, after the last wanted message, or after a [`close`](CloseHandle::close): from then on `next`
 /// returns `None`. `None` alone never hides trouble.
 ///
-/// If a connection ends, the iterator dials again and repeats the fetch from its position, as long as
+/// If a connection ends, the iterator connects again and repeats the fetch from its position, for as long as
 /// [`retry_timeout`](crate::ClientBuilder::retry_timeout) allows. Nothing is lost or delivered twice by that. Whenever a
 /// connection was lost, or had ended while it was idle, it also looks for new partitions of topics that were subscribed to as
 /// a whole; these begin with their first message.
@@ -250,7 +251,7 @@ impl ConsumeIter {
     }
 
     /// Returns the number of a partition's last message according to the latest answer to a fetch, 0 if it has none; `None`
-    /// if no answer has told it yet.
+    /// before the first answer.
     pub fn high_water_mark(&self, topic: &str, partition: u16) -> Option<u64> {
         self.partitions.find(topic, partition)?.1.high_water_mark
     }
@@ -273,8 +274,8 @@ impl ConsumeIter {
         &self.partitions.gaps
     }
 
-    /// Returns what was done so far, and where the subscription stands. It takes time for each partition: call it now and then,
-    /// not for each message.
+    /// Returns what was done so far, and where the subscription stands. The cost grows with the number of partitions: call it
+    /// every few seconds rather than for each message.
     pub fn stats(&self) -> Stats {
         let (mut stats, now) = (self.partitions.stats.clone(), self.session.now());
         let delivered = self.inbox.delivered();

@@ -150,7 +150,7 @@ pub struct Stats {
     pub no_leader: u64,
     /// The partitions, in the order of the subscription.
     pub partitions: Vec<PartitionStats>,
-    /// The brokers that are asked for them.
+    /// The brokers that messages are fetched from.
     pub leaders: Vec<LeaderStats>,
 }
 

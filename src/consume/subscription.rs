@@ -61,7 +61,7 @@ pub(crate) struct Options {
     pub(crate) prefetch: bool,
 }
 
-/// What to do when the number wanted next is not there: retention took it, or it lies beyond the end.
+/// What to do when the number wanted next is not there, because retention took it or because it lies beyond the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum OutOfRange {
     /// End with [`OutOfRange`](crate::ErrorKind::OutOfRange).
@@ -140,8 +140,8 @@ impl Subscription {
         /// What to do when the number wanted next lies beyond the end, because the topic was created again or a fail-over lost
         /// its last messages; it applies as long as the subscription lasts. Default [`OutOfRange::Fail`]; the error is
         /// [`OutOfRange`](crate::ErrorKind::OutOfRange). A topic that has already grown past the position again cannot be told
-        /// from the old one. In a cluster whose leader moves on to a longer log, the messages there from the shorter end on are
-        /// delivered, also if an earlier leader's were.
+        /// from the old one. In a cluster, messages after the shorter end are delivered once a leader has them, even if those
+        /// that an earlier leader had under the same numbers were delivered before.
         beyond_end(policy: OutOfRange) => options.beyond_end = policy;
 
         /// Ends each partition at the high-water mark it has when the subscription begins, even if it keeps growing. If the log

@@ -55,7 +55,7 @@ pub enum Fault {
     InvalidConfig,
     /// The topic's name is invalid, or it has no partitions.
     InvalidTopic,
-    /// This broker, or any cluster, does not offer it.
+    /// The broker does not support the request, or no cluster does.
     Unsupported,
     /// All that the broker sends for this number lies below it, however much is asked for: the partition's numbering is broken.
     /// Or all of it lies above a high-water mark that has not moved for

@@ -32,7 +32,7 @@ impl<'a> Batch<'a> {
         self.entries.len()
     }
 
-    /// Returns whether there are none: never, for a batch that was handed out has at least one.
+    /// Returns whether there are none, which is never so: a batch has at least one message.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -225,6 +225,7 @@ impl<'a> Record<'a> {
 ///
 /// assert_eq!("earliest".parse::<Start>()?, Start::Earliest);
 /// assert_eq!("1000".parse::<Start>()?, Start::At(1000));
+/// assert_eq!("last:100".parse::<Start>()?, Start::Last(100));
 /// assert_eq!("@1795336200".parse::<Start>()?, Start::Time(UNIX_EPOCH + Duration::from_secs(1_795_336_200)));
 /// # Ok::<(), tank_client::Error>(())
 /// ```

@@ -56,8 +56,8 @@ impl ProducerBuilder {
         /// 50 milliseconds. Without a call nothing is sent.
         max_age(age: Duration) => max_age = age;
 
-        /// How many bytes of records that are neither stored nor have failed the producer holds at most, counted before
-        /// compression. A single partition may hold a quarter of that. Default 64 MiB, at least 1 MiB. A call to
+        /// The most bytes of records, counted before compression, that the producer holds until they are stored or have failed.
+        /// A single partition may hold a quarter of that. Default 64 MiB, at least 1 MiB. A call to
         /// [`send`](crate::Producer::send) that would exceed it waits, as described there, and then returns
         /// [`Full`](crate::ErrorKind::Full). A record larger than the limit is taken when nothing else is held.
         max_pending_bytes(bytes: usize) => max_pending_bytes = bytes;
@@ -142,8 +142,9 @@ impl fmt::Debug for ProducerBuilder {
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 pub trait Partitioner: Send {
-    /// The partition for a record with this key, below `partitions`, of which there is at least one. `None` lets the
-    /// topic's partitions take turns.
+    /// Returns the partition for a record with this key, from 0 to `partitions` − 1; `partitions` is at least 1. `None` lets the
+    /// topic's partitions take turns. Any other partition makes [`send`](crate::Producer::send) return
+    /// [`Config`](crate::ErrorKind::Config).
     fn partition(&mut self, topic: &str, key: Option<&[u8]>, partitions: u16) -> Option<u16>;
 }
 

@@ -211,7 +211,7 @@ impl Producer {
         self.stored
     }
 
-    /// Returns how many records were taken that are neither stored nor have failed.
+    /// Returns how many records were taken that are not stored yet and have not failed.
     pub fn pending(&self) -> u64 {
         self.queues.iter().map(PartitionQueue::pending).sum()
     }
@@ -454,8 +454,8 @@ impl fmt::Debug for Producer {
     }
 }
 
-/// Records of a partition that a [`Producer`](crate::Producer) could not store, or perhaps did, as they were given to it, and
-/// why.
+/// Records of a partition that a [`Producer`](crate::Producer) could not store, or may have stored, as they were given to it,
+/// and why.
 ///
 /// It holds the bundle as it would be sent; [`records`](Failure::records) decodes it.
 pub struct Failure {

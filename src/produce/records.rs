@@ -56,7 +56,7 @@ impl<'a> Records<'a> {
 }
 
 impl<'a> PartitionRecords<'a> {
-    /// These records, in this order, for this partition.
+    /// Creates the list of records for a partition, in the order in which they are to be stored.
     pub fn new(topic: &'a str, partition: u16, records: &'a [Record<'a>]) -> PartitionRecords<'a> {
         PartitionRecords { topic, partition, records: Records::Plain(records) }
     }
