@@ -69,7 +69,7 @@ pub struct ProducePartition<'a> {
 }
 
 impl<'a> ProduceRequest<'a> {
-    /// Returns [`Kind::Produce`] or [`Kind::ProduceWithSeqnum`].
+    /// Returns `Kind::Produce` or `Kind::ProduceWithSeqnum`.
     pub fn kind(&self) -> Kind {
         if self.with_seqnum { Kind::ProduceWithSeqnum } else { Kind::Produce }
     }
