@@ -101,6 +101,14 @@ pub(crate) const MAX_PEERS: u8 = 200;
 
 /// Which replicas besides the leader must have the messages before a cluster counts them as stored. A stand-alone broker
 /// ignores it.
+///
+/// ```
+/// use tank_client::{Acks, Client};
+///
+/// let settings = Client::builder().acks(Acks::All);
+/// assert_eq!("quorum".parse::<Acks>()?, Acks::Quorum);
+/// # Ok::<(), tank_client::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Acks {
     /// All that are in sync at the moment; none if there is only the leader.

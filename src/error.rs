@@ -19,20 +19,22 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong: what, where and why.
 ///
+/// Most programs ask the predicates, such as [`is_retryable`](Error::is_retryable); others match on the [`kind`](Error::kind), as
+/// in `Err(Error { kind: ErrorKind::Full { .. }, .. })`. The guide says [what to do](crate::guide::errors) about each kind.
+///
 /// Its text does not repeat that of its [`source`](std::error::Error::source): `{:#}` writes all causes, too. What happened at a
 /// broker names it.
 ///
 /// ```
 /// use tank_client::broker::Broker;
-/// use tank_client::{Client, ErrorKind, Fault};
+/// use tank_client::{Client, Fault};
 ///
 /// let broker = Broker::start()?;
 /// let client = Client::connect(broker.addr())?;
 /// let e = client.subscribe("orders").unwrap_err();
 /// assert_eq!(e.to_string(), format!("{}: orders: no such topic", broker.addr()));
 /// assert!(e.is_unknown_topic() && !e.is_retryable());
-/// assert!(e.fault() == Some(Fault::UnknownTopic));
-/// assert_eq!((e.broker(), e.topic(), e.partition()), (Some(&*broker.addr().to_string()), Some("orders"), None));
+/// assert_eq!((e.topic(), e.partition(), e.fault()), (Some("orders"), None, Some(Fault::UnknownTopic)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -44,7 +46,10 @@ pub struct Error {
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-/// What happened. A source named here is that of the [`Error`]; if it is an `Error` too, [`Error::cause`] returns it.
+/// What happened: the [`kind`](Error::kind) of an [`Error`].
+///
+/// A source named here is that of the error; if it is an `Error` too, [`Error::cause`] returns it. The guide says
+/// [what to do](crate::guide::errors) about each kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -161,7 +166,7 @@ pub enum ErrorKind {
 
 texts! {
     ErrorKind:
-    Self::Connect => "cannot connect to";
+    Self::Connect => "cannot connect";
     Self::Io { phase } => "network failure while {phase}";
     Self::Timeout { phase, after } => "timed out after {after:?} {phase}";
     Self::Disconnected { phase } => "connection closed by the broker while {phase}";
@@ -416,7 +421,8 @@ impl std::error::Error for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.kind, self.place.to_string()) {
-            (kind @ (ErrorKind::Connect | ErrorKind::File), place) => write!(f, "{kind} {place}"),
+            (kind @ ErrorKind::Connect, place) => write!(f, "{kind} to {place}"),
+            (kind @ ErrorKind::File, place) => write!(f, "{kind} {place}"),
             (kind, place) if place.is_empty() => kind.fmt(f),
             (kind, place) => write!(f, "{place}: {kind}"),
         }?;

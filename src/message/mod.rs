@@ -65,10 +65,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use batch::{Batch, BatchIter, MessageRef};
 pub(crate) use decoded::{DecodedBundle, JOINED};
 
-use crate::config::setters;
 use crate::error::{Error, Result};
 use crate::net::Block;
 use crate::protocol::bundle::{Entry, RawMessage};
+use crate::protocol::limits::setters;
 
 /// A partition of a topic, as all of its messages name it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]

@@ -5,7 +5,8 @@ use super::error::{DecodeError, EncodeError};
 use super::field::{codes, field};
 
 codes! {
-    /// What a request asks for, and its message id (reference, section 3).
+    /// What a request asks for; as a number, its message id on the wire
+    /// ([reference](mod@crate::protocol::reference), section 3).
     #[non_exhaustive]
     Kind {
         /// Produce, and the answer to `ProduceWithSeqnum`.
