@@ -73,7 +73,7 @@ fn what_fails_is_told_and_the_rest_goes_on() {
             format!("FAIL  orders/1: {addr}: the broker has trouble with its files"),
             "ok    orders/2: no messages any more, the last number was 2".into(),
             "ok    fetch orders/0: the last message, ".into(),
-            "FAIL  orders/7: no such partition".into(),
+            format!("FAIL  orders/7: {addr}: no such partition"),
         ];
         check(&out, &begins);
         assert_eq!((code, err.as_str()), (1, "tankctl: 6 steps failed\n"));
