@@ -38,8 +38,8 @@ const TROUBLES: u64 = 3;
 const STALE_CONNECTIONS: u64 = 16;
 /// Connections to nobody that a program may begin: one for each channel that knows no better address yet.
 const TO_NOBODY: u64 = 3;
-/// Bytes that reading reserves at rest, to which comes as much again as there is already.
-const MOST_ROOM: usize = 1 << 20;
+/// Bytes that reading reserves: up to two blocks, to which comes as much again as there is already.
+const MOST_ROOM: usize = 2 << 20;
 /// Connections a second that a task may begin to open, whatever goes wrong.
 const CONNECTIONS: u64 = 6;
 

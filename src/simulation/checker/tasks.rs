@@ -130,8 +130,14 @@ impl Desk {
                 let id = self.model.give(self.task, place, numbered);
                 // A bundle may be larger than what is read at once.
                 let (is_slow, is_large) = (self.plan.world == World::SlowLine, self.plan.world == World::Exact);
-                let size = if is_large { 120_000 } else { 20_000 };
-                let is_long = random.one_in(if is_slow || is_large { 5 } else { 50 });
+                let size = if is_large { 400_000 } else { 20_000 };
+                let is_long = random.one_in(if is_slow {
+                    5
+                } else if is_large {
+                    8
+                } else {
+                    50
+                });
                 let padding = if is_long { size } else { random.below(200) as usize };
                 let mut payload = payload(id, padding);
                 // What compresses well is soon through.

@@ -40,7 +40,7 @@ impl Plan {
             }
             World::Exact => {
                 let places = self.first_places(1);
-                self.work_ends = ms(10_000);
+                self.work_ends = ms(6_000);
                 let publisher = Role::Publisher { places: places.clone(), rarely: false };
                 self.roles = vec![publisher, Role::Consumer { places, restarts: false }];
             }
