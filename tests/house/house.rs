@@ -57,7 +57,8 @@ const OF_THE_MACHINE: [&str; 6] =
 const RECORDS_SOCKETS: [&str; 1] = ["broker/capture.rs"];
 
 /// Files outside `src` that may sleep, and why.
-const SLEEPS: [(&str, &str); 2] = [
+const SLEEPS: [(&str, &str); 3] = [
+    ("tests/bench/growth/line.rs", "is a line on which bytes take their time"),
     ("tests/cluster/real.rs", "paces what it does to a real cluster, which must be asked for"),
     ("tests/house/house.rs", "names what others may not do"),
 ];

@@ -1,5 +1,5 @@
 //! How cost grows: processor time of the client's own thread, for a message, a bundle, a partition, a leader and a file, over
-//! three powers of ten; and, in virtual time, what a long line allows.
+//! three powers of ten; and the time that a long line takes.
 //!
 //! ```sh
 //! cargo bench --bench growth            # all curves; writes src/guide/growth.svg and prints a table
@@ -36,7 +36,7 @@ const ALL: [(&str, Measure); 13] = [
     ("a partition flushed, over 256 leaders", publishing::partitions_over_leaders),
     ("a segment file read", reading::files),
     ("a segment file, until the first message", reading::first_of_files),
-    ("a kilobyte over a 100 ms line (simulated)", line::kilobytes),
+    ("a kilobyte over a 100 ms line (time)", line::kilobytes),
 ];
 
 fn main() {
