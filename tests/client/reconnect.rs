@@ -439,9 +439,7 @@ fn a_broker_that_does_not_wait_is_not_pestered() {
         assert!(iter.next_timeout(Duration::from_millis(500)).unwrap().is_none());
         let asked = broker.stats().requests(Kind::Consume);
         assert!((2..10).contains(&asked), "{asked} fetches in half a second");
-        assert!(
-            broker.requests().iter().rev().take(2).all(|fetch| common::fetch(&fetch).unwrap().slots().count() == 3)
-        );
+        assert!(broker.requests().iter().rev().take(2).all(|fetch| common::fetch(fetch).unwrap().slots().count() == 3));
         broker.clear_faults();
         broker.append_payloads("orders", 1, &["1"]);
         assert_eq!(iter.next().unwrap().unwrap().seq(), 1);

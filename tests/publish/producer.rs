@@ -162,7 +162,7 @@ fn equal_keys_choose_the_same_partition() {
         let before = |id| 200 + keys.iter().filter(|key| crc32fast::hash(key.as_bytes()) % 7 == id).count() as u64;
         assert!(marks.eq((0..7).map(|id| before(id) + u64::from(id == 0))), "8 % 8 is 0");
         let e = producer.send("no-such-topic-at-all", Record::new(b"x")).unwrap_err();
-        assert!(e.fault() == Some(Fault::UnknownTopic) && e.partition() == None, "{e}");
+        assert!(e.fault() == Some(Fault::UnknownTopic) && e.partition().is_none(), "{e}");
     });
 }
 

@@ -316,7 +316,8 @@ fn a_bundle_is_the_same_in_memory_of_its_own_and_in_that_of_the_builder() {
                 }
                 let mut whole = Vec::new();
                 let spare = Vec::with_capacity(7);
-                let kept = (compression == Compression::None && taken.set.len() >= LARGE).then(|| taken.set.as_ptr());
+                let is_kept = compression == Compression::None && taken.set.len() >= LARGE;
+                let kept = is_kept.then_some(taken.set.as_ptr());
                 finished.finish(compression, &mut whole).unwrap();
                 let (memory, at) = taken.take(compression, spare).unwrap();
                 assert!(memory[at..] == whole && taken.is_empty() && taken.set_len() == 0);

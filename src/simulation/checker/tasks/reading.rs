@@ -25,15 +25,7 @@ const READS_BEFORE: Duration = Duration::from_millis(100);
 pub(in super::super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
     let mut random = at.random();
     let mut saved: BTreeMap<Place, u64> = places.iter().map(|&place| (place, 0)).collect();
-    if matches!(at.plan.world, World::Backlog | World::SlowLine | World::Exact) {
-        at.sim.sleep(BEGINS_LATE);
-    }
-    let mut client = at.client();
-    // Brokers say who leads, and are gone when they are asked whether they form a cluster.
-    if at.plan.world == World::AllAway {
-        let begins = Duration::from_millis(AWAY_FROM - 140 + random.below(80));
-        at.sim.sleep(begins.saturating_sub(at.sim.now()));
-    }
+    let mut client = connect_in_time(at, &mut random);
     let mut subscribed = at.sim.now();
     let mut messages = subscribe(at, &client, &mut random, &saved);
     let mut closing: Option<CloseHandle> = None;
@@ -92,6 +84,20 @@ pub(in super::super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
         rest(at, &mut random);
     }
     check_pace(at, &messages, subscribed);
+}
+
+/// Connects, and waits until the moment at which this world's consumers begin.
+fn connect_in_time(at: &Desk, random: &mut Random) -> Client {
+    if matches!(at.plan.world, World::Backlog | World::SlowLine | World::Exact) {
+        at.sim.sleep(BEGINS_LATE);
+    }
+    let client = at.client();
+    // Brokers say who leads, and are gone when they are asked whether they form a cluster.
+    if at.plan.world == World::AllAway {
+        let begins = Duration::from_millis(AWAY_FROM - 140 + random.below(80));
+        at.sim.sleep(begins.saturating_sub(at.sim.now()));
+    }
+    client
 }
 
 fn rest(at: &Desk, random: &mut Random) {
