@@ -22,7 +22,7 @@ use crate::session::Session;
 
 /// How many turns leaders may take before a waiting call looks at the time: any number of answers, and of bundles that are
 /// skipped, may come in a row.
-const MOST_TURNS: usize = 8;
+const MOST_TURNS: usize = 16;
 
 /// Above this many fetchers, unused ones are dropped: a broker may name any number of leaders.
 const MAX_UNUSED: usize = 64;

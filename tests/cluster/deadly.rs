@@ -28,7 +28,7 @@ fn check(nodes: &[Broker], in_cluster: bool, seen: &mut HashSet<Kind>) {
 fn check_request(request: &Request, in_cluster: bool) {
     match request.kind {
         Kind::Consume => {
-            let fetch = common::fetch(&request).unwrap();
+            let fetch = common::fetch(request).unwrap();
             let slots: Vec<_> = fetch.slots().map(|(topic, slot)| (topic, slot.partition)).collect();
             let sizes: u64 = fetch.slots().map(|(_, slot)| u64::from(slot.fetch_size)).sum();
             assert!((1..=250).contains(&slots.len()) && sizes < 1 << 31, "{fetch:?}");

@@ -432,7 +432,7 @@ impl Script for Names {
     }
 }
 
-/// However many brokers are named, a client keeps a limited number of connections to them.
+/// However many brokers are named, a client opens one connection to each; how many of these it keeps, the pool's own tests say.
 #[test]
 fn brokers_that_were_named_and_do_answer() {
     within(60, || {
@@ -450,12 +450,7 @@ fn brokers_that_were_named_and_do_answer() {
         // Each says something about the first partition only, so all but one are still asked for.
         client.partitions("t").unwrap_err();
         // An embedded broker that stands alone leads only the first; the others say that there is no such partition.
-        let open = || counts.iter().map(|broker| broker.stats().open).sum::<usize>();
         assert!(counts.iter().all(|broker| broker.stats().accepted == 1));
-        // Those over the limit are being closed.
-        while !(1..=64).contains(&open()) {
-            std::thread::yield_now();
-        }
         drop(client);
         assert!(counts.iter().all(|broker| broker.wait_until(SOON, |stats| stats.open == 0)));
         peer.end();

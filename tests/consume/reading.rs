@@ -179,7 +179,7 @@ fn no_request_names_more_than_250_partitions_and_none_is_left_out() {
         assert!(broker.wait_until(Duration::from_secs(20), |stats| stats.waiting == 3));
         let mut named = Vec::new();
         for request in broker.requests().iter().filter(|request| request.kind == Kind::Consume) {
-            let fetch = common::fetch(&request).unwrap();
+            let fetch = common::fetch(request).unwrap();
             assert!(fetch.slots().count() <= 250);
             assert!(fetch.topics.iter().all(|topic| !topic.partitions.is_empty()));
             named.extend(fetch.slots().map(|(topic, wanted)| (topic.to_string(), wanted.partition)));
@@ -203,7 +203,7 @@ fn no_request_asks_for_more_than_an_answer_can_hold() {
         assert_eq!(client.subscribe(wide).unwrap().count(), 0);
         let mut named = 0;
         for request in broker.requests().iter().filter(|request| request.kind == Kind::Consume) {
-            let fetch = common::fetch(&request).unwrap();
+            let fetch = common::fetch(request).unwrap();
             let asked: u64 = fetch.slots().map(|(_, wanted)| u64::from(wanted.fetch_size)).sum();
             assert!(asked <= 1 << 30, "{asked}");
             named += fetch.slots().count();

@@ -127,8 +127,7 @@ fn kept_messages_keep_their_own_blocks_only() {
             }
             count
         });
-        // A megabyte each, and what is being read and decoded.
-        assert!(peak < 18 << 20, "{peak} bytes");
+        assert!(peak < 16 << 20, "{peak} bytes");
     });
 }
 
