@@ -339,7 +339,9 @@ fn a_request_counts_as_handed_over_with_its_last_byte() {
     net.wire(0, |wire| wire.room = 7);
     queue(&mut channel, net.now(), 1, SECOND, b"first");
     queue(&mut channel, net.now(), 2, SECOND, b"second");
+    assert_eq!(channel.unsent(), 11);
     assert!(!channel.write(net.now()).unwrap());
+    assert_eq!(channel.unsent(), 4);
     assert_eq!((channel.handed_over(1), channel.handed_over(2)), (true, false));
     assert!(!channel.is_idle());
     net.wire(0, |wire| wire.room = 100);

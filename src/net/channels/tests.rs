@@ -144,8 +144,9 @@ fn the_connection_used_last_is_lent_first_and_only_those_with_nothing_on_them_ar
     // What is in use, being opened or closed is not put back.
     queue(&mut waiting, net.now(), 1, SECOND, b"x");
     pool.put(waiting);
-    pool.put(Channel::new(address(a), pool.settings.clone()));
     assert!(!is_up(a));
+    pool.put(Channel::new(address(a), pool.settings.clone()));
+    assert!(!pool.idle().iter().any(|channel| *channel.broker() == address(a)));
     // The other broker's connections stay when the line to one is not trusted any more.
     put(a);
     put(b);

@@ -563,3 +563,19 @@ fn a_log_that_claims_to_end_near_the_last_number_is_not_appended_to() {
         assert_eq!(fault, (!is_taken).then_some(Some(Fault::AnotherWriter { end })));
     }
 }
+
+#[test]
+fn a_record_waits_for_room_among_all_or_in_its_partition_unless_there_is_nothing_else() {
+    let mut queue = queue(false);
+    assert_eq!(queue.excess(0, 1000, 400), None, "one that is larger than the limit goes alone");
+    assert_eq!((queue.excess(300, 100, 400), queue.excess(300, 101, 400)), (None, Some((300, 400, true))));
+    give(&mut queue, &["some text"]);
+    let held = queue.bytes;
+    let limit = 4 * (held + 10);
+    let mine = Some((held, limit / 4, false));
+    assert_eq!((queue.excess(held, 10, limit), queue.excess(held, 11, limit)), (None, mine), "a quarter is for each");
+    // What has failed is not held any more.
+    assert!(send(&mut queue, at(0), A, 1).is_some());
+    queue.on_reply(at(0), A, 1, Err(Fault::ReadOnly));
+    assert_eq!((queue.bytes, queue.excess(0, 11, 40)), (0, None));
+}
