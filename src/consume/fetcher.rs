@@ -394,7 +394,10 @@ impl Fetcher {
             Some(e) => turn.inbox.fail(e),
             None => warn!("{e:#}, trying again in {:?}", until.since(turn.now)),
         }
-        turn.all.probe();
+        // Where all others are done one look is enough: a broker that ends each connection would keep it from ending.
+        if !turn.all.all_done() {
+            turn.all.probe();
+        }
     }
 
     /// Forgets everything that belongs to the connection, which failed with `e`. Returns the partitions that were asked for
