@@ -63,8 +63,9 @@ impl Network for Net {
 
     fn connect(&self, to: SocketAddr, config: &Config) -> io::Result<Box<dyn Socket>> {
         let mut state = self.world.lock();
-        state.counts.connections += 1;
         let id = state.connect(self.host, to, config)?;
+        // Without a descriptor none is begun.
+        state.counts.connections += 1;
         drop(state);
         Ok(Box::new(SimulatedSocket { world: self.world.clone(), id }))
     }

@@ -95,6 +95,7 @@ impl Model {
 
     /// Whether a record that the task gave for the same partition after the first of these is in a log.
     pub(in super::super) fn has_later(&self, task: usize, ids: &[u32]) -> bool {
+        self.observe();
         let inner = self.lock();
         let Some(&first) = ids.iter().min() else { return false };
         let place = inner.given.get(first as usize).map(|given| given.place);

@@ -9,8 +9,8 @@ use crate::broker::machine::Machine;
 use crate::net::Time;
 use crate::simulation::checker::plan::Place;
 
-/// Messages of two leaders in one turn: two bundles, of up to fifty records each.
-const TURN: usize = 100;
+/// Messages of two leaders in one turn: two answers, each of up to fifty records and a bundle that was on its way.
+const TURN: usize = 150;
 
 impl Model {
     /// What can only be said when everything is over.
