@@ -74,7 +74,8 @@ fn a_producer_holds_what_it_was_told_to_and_little_else() {
             let (peak, held) = taken_by_producer(partitions, record, pending, 40 << 20);
             let told =
                 format!("{partitions} partitions, {record} a record, {pending} to hold: {peak}, {held} when idle");
-            assert!(peak < isize::try_from(pending).unwrap() + 16 * MIB, "{told}");
+            // Buffers double as they grow, and what is on its way is there as bundles and as a request.
+            assert!(peak < 4 * isize::try_from(pending).unwrap() + 16 * MIB, "{told}");
             assert!(held < 16 * MIB, "{told}");
         }
     });

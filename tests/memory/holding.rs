@@ -87,7 +87,8 @@ fn an_idle_producer_keeps_nothing_large() {
         let kept = kept_by_producer(1, 64 << 20);
         assert!(kept < 100 << 10, "{kept} bytes after records of 64 MiB");
         let kept = kept_by_producer(500, 100 << 10);
-        assert!(kept < 4 << 20, "{kept} bytes for 500 partitions with nothing pending");
+        // At most a request of 4 MiB and four bundles of 1 MiB are kept for the next ones, whatever the number of partitions.
+        assert!(kept < 9 << 20, "{kept} bytes for 500 partitions with nothing pending");
     });
 }
 
