@@ -153,7 +153,6 @@ mod nodes;
 mod pipe;
 mod random;
 mod serve;
-mod spawn;
 mod task;
 mod trace;
 mod wires;
@@ -162,8 +161,11 @@ mod world;
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::net::{Network, Time};
@@ -171,10 +173,9 @@ use crate::{Client, ClientBuilder};
 
 pub use faults::{Direction, LinkSettings};
 pub use hosts::Service;
-pub use spawn::Task;
 pub use world::Counts;
 
-use task::For;
+use task::{Ended, For};
 use trace::What;
 use world::{Action, World};
 
@@ -249,7 +250,7 @@ impl Simulation {
     /// A task is a thread, and ordinary code; but only one of them runs at any time, and the others wait until it blocks in
     /// the network, in [`sleep`](Simulation::sleep) or in [`Task::join`]. Blocking in any other way blocks the world.
     pub fn spawn<T: Send + 'static>(&self, name: &str, f: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-        spawn::spawn(&self.world, name, f)
+        spawn(&self.world, name, f)
     }
 
     /// Does something after this time, whichever task runs then. It panics if it blocks: use [`spawn`](Simulation::spawn) for
@@ -356,4 +357,73 @@ impl Simulation {
     fn connects_to_nobody(&self) -> u64 {
         self.world.lock().to_nobody
     }
+}
+
+/// A task of a simulation, from [`Simulation::spawn`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tank_client::simulation::{Simulation, Task};
+///
+/// let sim = Simulation::new(1);
+/// let world = sim.clone();
+/// let task: Task<u32> = sim.spawn("counts", move || {
+///     world.sleep(Duration::from_secs(5));
+///     5
+/// });
+/// assert!(!task.is_finished());
+/// assert_eq!(task.join(), 5);
+/// assert_eq!(sim.now().as_secs(), 5);
+/// ```
+#[derive(Debug)]
+pub struct Task<T> {
+    world: Arc<World>,
+    id: u16,
+    result: Arc<Mutex<Option<T>>>,
+}
+
+impl<T> Task<T> {
+    /// Blocks, in virtual time, until the task has returned. Returns what it returned.
+    ///
+    /// # Panics
+    /// If the task panicked. That ends the whole simulation, joined or not.
+    pub fn join(self) -> T {
+        self.world.join(self.id);
+        let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
+        result.expect("a task that is done has a result")
+    }
+
+    /// Returns whether the task has returned.
+    pub fn is_finished(&self) -> bool {
+        self.world.lock().tasks.is_done(self.id)
+    }
+}
+
+fn spawn<T: Send + 'static>(world: &Arc<World>, name: &str, f: impl FnOnce() -> T + Send + 'static) -> Task<T> {
+    let id = world.lock().tasks.add(name, None);
+    let result = Arc::new(Mutex::new(None));
+    let run = {
+        let (world, result) = (world.clone(), result.clone());
+        move || {
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                world.first_turn(id);
+                let value = f();
+                *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+                world.finish(id);
+            }));
+            if let Err(panic) = done {
+                if !panic.is::<Ended>() {
+                    world.panicked(id, &text_of(&*panic));
+                }
+            }
+        }
+    };
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread for a task");
+    world.keep(thread);
+    Task { world: world.clone(), id, result }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").to_owned()
 }

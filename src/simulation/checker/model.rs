@@ -1,6 +1,5 @@
 //! The model that sees both ends: every record handed in, every log, every answer delivered, every outcome reported.
 
-mod prompt;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -118,7 +117,7 @@ pub(super) struct Model {
     /// Whether anything goes wrong in this run.
     pub(super) troubled: bool,
     troubles: String,
-    prompt: Option<prompt::Prompt>,
+    prompt: Option<verdict::Prompt>,
     inner: Mutex<Inner>,
 }
 
@@ -144,7 +143,7 @@ impl Model {
         let list: Vec<String> = plan.troubles.iter().map(ToString::to_string).collect();
         // A broker that closes idle connections may do so just as a request comes.
         let troubled = !list.is_empty() || plan.options.idle_timeout.is_some() || plan.world == World::Gaps;
-        let (troubles, prompt, inner) = (list.join(", "), prompt::Prompt::of(plan), Mutex::default());
+        let (troubles, prompt, inner) = (list.join(", "), verdict::Prompt::of(plan), Mutex::default());
         Model { sim, nodes, topics, cluster, retention: plan.retention, troubled, troubles, prompt, inner }
     }
 
