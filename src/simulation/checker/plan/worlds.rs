@@ -344,7 +344,9 @@ impl Plan {
         self.work_ends = ms(36_000);
         self.troubles = vec![trouble(KILLED, node, 3_000 + random.below(4_000), 3_600_000, 0)];
         self.stays_away = Some(node);
-        self.prompt = Some(ms(3_000));
+        // Four pauses of up to a second: before the new leader is known, after asking for the dead one by its address and by
+        // its name, and after the redirect.
+        self.prompt = Some(ms(4_500));
         self.partitions = vec![6];
         let places: Vec<Place> = [node, node + 3].map(|id| Place { topic: 0, partition: id as u16 }).to_vec();
         let producer = Role::Producer { idempotent: false, places: places.clone() };
