@@ -646,7 +646,7 @@ pub fn sparse_bundle(records: &[(u64, Record<'_>)], compression: Compression) ->
 }
 
 fn bundle(compression: Compression, fill: impl FnOnce(&mut BundleBuilder) -> Result<(), EncodeError>) -> Vec<u8> {
-    let (mut builder, mut out) = (BundleBuilder::new(), Vec::new());
+    let (mut builder, mut out) = (BundleBuilder::default(), Vec::new());
     fill(&mut builder).and_then(|()| builder.finish(compression, &mut out)).unwrap_or_else(|e| panic!("{e}"));
     out
 }

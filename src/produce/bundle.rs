@@ -108,7 +108,7 @@ impl Bundle {
     /// Divides it after the record with the number `end`, which lies inside it.
     pub(super) fn cut(&self, end: u64) -> Result<(Bundle, Bundle)> {
         let (set, entries) = self.unpack()?;
-        let mut builder = BundleBuilder::new();
+        let mut builder = BundleBuilder::default();
         let mut part = |entries: &[Entry]| -> Result<Bundle> {
             for entry in entries {
                 let payload = set.get(entry.payload()).unwrap_or_default();
@@ -182,7 +182,7 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::produce) fn numbered(texts: &[&str]) -> Bundle {
-        let mut builder = BundleBuilder::new();
+        let mut builder = BundleBuilder::default();
         for (seq, text) in (1..).zip(texts) {
             let raw = RawMessage { timestamp_ms: 7, key: Some(b"k"), payload: text.as_bytes() };
             builder.push_at(seq, &raw).unwrap();

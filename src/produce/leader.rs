@@ -149,9 +149,8 @@ impl Content {
     fn read(&self, payload: &[u8], limits: &Limits) -> Result<Answer, DecodeError> {
         Ok(match self {
             Content::Bundles(shape) => {
-                let mut codes = Vec::new();
-                ProduceResponse::decode_into(payload, shape.iter().copied(), &mut codes)?;
-                (codes.into_iter().map(reply_of_code).collect(), 0)
+                let answer = ProduceResponse::decode(payload, shape.iter().copied())?;
+                (answer.codes.into_iter().map(reply_of_code).collect(), 0)
             }
             Content::End(request) => {
                 let answer = request.read_answer(payload, limits)?.pop();

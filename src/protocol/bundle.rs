@@ -74,12 +74,9 @@ impl BundleHeader {
             small => small,
         };
         if count == 0 {
-            return Err(cursor.error("message count", DecodeFault::Undefined { value: 0 }));
+            return Err(DecodeError::undefined("message count", count, cursor.at()));
         }
-        if count > limits.messages {
-            let fault = DecodeFault::OverLimit { claimed: count.into(), limit: limits.messages.into() };
-            return Err(cursor.error("message count", fault));
-        }
+        DecodeError::check("message count", count, limits.messages, cursor.at())?;
         let sparse = if flags & FLAG_SPARSE == 0 { None } else { Some(sparse_range(cursor, count)?) };
         Ok(BundleHeader { codec, count, sparse, len: start - cursor.left() })
     }
@@ -94,9 +91,8 @@ impl BundleHeader {
         if let Some(range) = self.sparse {
             return Ok(range);
         }
-        let first = next.filter(|&first| first != 0).ok_or_else(|| {
-            DecodeError::new("bundle flags", DecodeFault::Unexpected { found: 0, expected: FLAG_SPARSE.into() }, at)
-        })?;
+        let first = next.filter(|&first| first != 0);
+        let first = first.ok_or_else(|| DecodeError::unexpected("bundle flags", 0, FLAG_SPARSE.into(), at))?;
         let last = first.checked_add(u64::from(self.count) - 1).filter(|&last| last < u64::MAX);
         match last {
             Some(last) => Ok((first, last)),
@@ -297,7 +293,7 @@ pub struct RawMessage<'a> {
 }
 
 /// Collects messages and writes them as a bundle. Afterwards it is empty, and keeps its memory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct BundleBuilder {
     /// The message set, after room for the bundle's header.
     set: Vec<u8>,
@@ -313,28 +309,7 @@ pub struct BundleBuilder {
     packed: Vec<u8>,
 }
 
-impl Default for BundleBuilder {
-    fn default() -> BundleBuilder {
-        BundleBuilder::new()
-    }
-}
-
 impl BundleBuilder {
-    /// Creates an empty bundle.
-    pub fn new() -> BundleBuilder {
-        BundleBuilder {
-            set: Vec::new(),
-            count: 0,
-            content: 0,
-            time: 0,
-            first: 0,
-            last: 0,
-            owed: None,
-            snappy: None,
-            packed: Vec::new(),
-        }
-    }
-
     /// Returns the number of messages so far.
     pub fn count(&self) -> u32 {
         self.count

@@ -169,8 +169,7 @@ impl Chunk {
             Err(_) => return Ok(Found::Need(1)),
         };
         if len == 0 {
-            let last_byte = cursor.at() - 1;
-            return Err(DecodeError::new("bundle length", DecodeFault::Undefined { value: 0 }, last_byte));
+            return Err(DecodeError::undefined("bundle length", len, cursor.at() - 1));
         }
         let prefix = bytes.len() - cursor.left();
         let body = len.min((left - prefix) as u64);
@@ -207,8 +206,7 @@ impl Chunk {
             return Ok(Found::Skip(skipped));
         }
         if body > u64::from(limits.bundle) {
-            let fault = DecodeFault::OverLimit { claimed: len, limit: limits.bundle.into() };
-            return Err(DecodeError::new("bundle length", fault, at));
+            DecodeError::check("bundle length", len, limits.bundle, at)?;
         }
         let whole = prefix + body_len;
         if bytes.len() < whole {

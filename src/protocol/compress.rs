@@ -14,14 +14,11 @@ pub fn decompressed_len(compressed: &[u8], limit: u32, at: u64) -> Result<usize,
     let field = "decompressed length";
     let len = snap::raw::decompress_len(compressed).map_err(|e| error(&e, at))?;
     let claimed = len as u64;
-    let (limit, most) = (u64::from(limit), (compressed.len() as u64).saturating_mul(MAX_RATIO));
+    let most = (compressed.len() as u64).saturating_mul(MAX_RATIO);
     if claimed > most {
         return Err(DecodeError::new(field, DecodeFault::Implausible { claimed, most }, at));
     }
-    if claimed > limit {
-        return Err(DecodeError::new(field, DecodeFault::OverLimit { claimed, limit }, at));
-    }
-    Ok(len)
+    DecodeError::check(field, claimed, limit, at).map(|()| len)
 }
 
 /// Decompresses `compressed` into `out`, which must have exactly the length it claims.

@@ -70,17 +70,13 @@ impl<'a> Cursor<'a> {
         Ok(byte)
     }
 
-    /// Reads a byte that stands for something. Fails with [`DecodeFault::Undefined`] if `meaning` has nothing for it.
-    #[inline]
-    pub fn code<T>(&mut self, field: &'static str, meaning: impl FnOnce(u8) -> Option<T>) -> Result<T, DecodeError> {
-        let at = self.at();
-        let code = self.u8(field)?;
-        meaning(code).ok_or_else(|| DecodeError::new(field, DecodeFault::Undefined { value: code.into() }, at))
-    }
-
     /// Reads a byte that must be 0 or 1, because what follows may depend on it.
     pub fn flag(&mut self, field: &'static str) -> Result<bool, DecodeError> {
-        self.code(field, |byte| if byte < 2 { Some(byte == 1) } else { None })
+        let at = self.at();
+        match self.u8(field)? {
+            flag @ 0..=1 => Ok(flag == 1),
+            value => Err(DecodeError::undefined(field, value, at)),
+        }
     }
 
     /// Reads a two-byte number.
@@ -140,9 +136,19 @@ impl<'a> Cursor<'a> {
     pub fn list<T>(
         &mut self,
         field: &'static str,
+        one: impl FnMut(&mut Cursor<'a>) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
+        let count = self.u8(field)?;
+        self.many(count.into(), one)
+    }
+
+    /// Reads `count` of what `one` reads. The count reserves no memory.
+    pub fn many<T>(
+        &mut self,
+        count: u32,
         mut one: impl FnMut(&mut Cursor<'a>) -> Result<T, DecodeError>,
     ) -> Result<Vec<T>, DecodeError> {
-        (0..self.u8(field)?).map(|_| one(self)).collect()
+        (0..count).map(|_| one(self)).collect()
     }
 
     /// Reads an endpoint: four address bytes in the order they are written, then a little-endian port.
@@ -197,27 +203,48 @@ pub fn put_count8(count: usize, field: &'static str, min: u64, out: &mut Vec<u8>
     Ok(())
 }
 
-/// Appends the topics of a request, or the partitions of a topic: how many there are, 1 to 255, and each. None may be there twice.
-/// `fields` are the names of the count, and of how often the same one is there, for errors.
-pub(super) fn put_list<T>(
-    list: &[T],
-    fields: [&'static str; 2],
-    same: impl Fn(&T, &T) -> bool,
+/// A topic in a request, and what is asked or sent for its partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic<N, P> {
+    /// 1 to 255 bytes.
+    pub name: N,
+    /// Each partition once.
+    pub partitions: Vec<P>,
+}
+
+/// Appends the topics of a request, 1 to 255 of them and of the partitions of each, none of them twice. `id` tells partitions
+/// apart, and `put` appends one.
+pub(super) fn put_topics<N: AsRef<str> + PartialEq, P>(
+    topics: &[Topic<N, P>],
+    id: impl Fn(&P) -> u16,
     out: &mut Vec<u8>,
-    mut put: impl FnMut(&T, &mut Vec<u8>) -> Result<(), EncodeError>,
+    mut put: impl FnMut(&P, &mut Vec<u8>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
-    put_count8(list.len(), fields[0], 1, out)?;
-    for (index, one) in list.iter().enumerate() {
-        let before = list.iter().take(index).filter(|other| same(other, one)).count();
-        EncodeError::check(fields[1], before + 1, 1, 1)?;
-        put(one, out)?;
+    put_count8(topics.len(), "topics in a request", 1, out)?;
+    for (index, topic) in topics.iter().enumerate() {
+        let before = topics.iter().take(index).filter(|other| other.name == topic.name).count();
+        EncodeError::check("entries of a topic", before + 1, 1, 1)?;
+        put_topic(topic.name.as_ref(), out)?;
+        put_count8(topic.partitions.len(), "partitions of a topic", 1, out)?;
+        for (index, entry) in topic.partitions.iter().enumerate() {
+            let before = topic.partitions.iter().take(index).filter(|other| id(other) == id(entry)).count();
+            EncodeError::check("entries of a partition", before + 1, 1, 1)?;
+            put(entry, out)?;
+        }
     }
     Ok(())
 }
 
-/// The fields of a list of topics, and of a list of partitions.
-pub(super) const TOPICS: [&str; 2] = ["topics in a request", "entries of a topic"];
-pub(super) const PARTITIONS: [&str; 2] = ["partitions of a topic", "entries of a partition"];
+/// Reads the topics of a request, without these checks.
+pub(super) fn take_topics<'a, N: From<&'a str>, P>(
+    c: &mut Cursor<'a>,
+    mut take: impl FnMut(&mut Cursor<'a>) -> Result<P, DecodeError>,
+) -> Result<Vec<Topic<N, P>>, DecodeError> {
+    c.list("topic count", |c| {
+        let name = c.text("topic name")?.into();
+        Ok(Topic { name, partitions: c.list("partition count", &mut take)? })
+    })
+}
 
 /// Appends an endpoint: four address bytes in the order they are written, then a little-endian port.
 pub fn put_endpoint(endpoint: SocketAddrV4, out: &mut Vec<u8>) {

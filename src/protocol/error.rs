@@ -129,8 +129,30 @@ impl DecodeError {
     }
 
     #[cold]
-    pub(crate) fn over_limit(field: &'static str, claimed: u32, limit: u32, at: u64) -> DecodeError {
-        DecodeError::new(field, DecodeFault::OverLimit { claimed: claimed.into(), limit: limit.into() }, at)
+    pub(crate) fn undefined(field: &'static str, value: impl Into<u64>, at: u64) -> DecodeError {
+        DecodeError::new(field, DecodeFault::Undefined { value: value.into() }, at)
+    }
+
+    /// Returns `Ok` if a claim keeps to a limit.
+    #[inline]
+    pub(crate) fn check(field: &'static str, claimed: impl Into<u64>, limit: u32, at: u64) -> Result<(), DecodeError> {
+        let (claimed, limit) = (claimed.into(), limit.into());
+        if claimed > limit {
+            Err(DecodeError::new(field, DecodeFault::OverLimit { claimed, limit }, at))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Returns `Ok` if what was found is what must be there.
+    pub(crate) fn check_is(
+        field: &'static str,
+        found: impl Into<u64>,
+        expected: impl Into<u64>,
+        at: u64,
+    ) -> Result<(), DecodeError> {
+        let (found, expected) = (found.into(), expected.into());
+        if found == expected { Ok(()) } else { Err(DecodeError::unexpected(field, found, expected, at)) }
     }
 
     /// Returns the same error with the partition in which it was found.

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use super::Limits;
-use super::cursor::{self, Cursor};
+use super::cursor::{self, Cursor, Topic};
 use super::error::{DecodeError, DecodeFault, EncodeError};
 use super::field::{Field, field, message};
 use super::frame::{self, Kind, NO_LEADER, Payload, REDIRECT, SYSTEM_ERROR};
@@ -68,13 +68,7 @@ pub struct FetchRequest {
 }
 
 /// A topic in a consume request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FetchTopic {
-    /// 1 to 255 bytes.
-    pub name: Arc<str>,
-    /// Each partition once.
-    pub partitions: Vec<FetchPartition>,
-}
+pub type FetchTopic = Topic<Arc<str>, FetchPartition>;
 
 message! {
     /// A partition in a consume request.
@@ -112,21 +106,12 @@ impl Payload for FetchRequest {
         if self.client_version >= 3 {
             out.push(self.flags);
         }
-        cursor::put_list(
-            &self.topics,
-            cursor::TOPICS,
-            |a, b| a.name == b.name,
-            out,
-            |topic, out| {
-                cursor::put_topic(&topic.name, out)?;
-                let same = |a: &FetchPartition, b: &FetchPartition| a.partition == b.partition;
-                cursor::put_list(&topic.partitions, cursor::PARTITIONS, same, out, |wanted, out| {
-                    // In an answer, 65,535 means that the topic does not exist.
-                    EncodeError::check("partition id", wanted.partition.into(), 0, 65_534)?;
-                    FetchPartition::put(wanted, "", out)
-                })
-            },
-        )
+        let id = |wanted: &FetchPartition| wanted.partition;
+        cursor::put_topics(&self.topics, id, out, |wanted, out| {
+            // In an answer, 65,535 means that the topic does not exist.
+            EncodeError::check("partition id", wanted.partition.into(), 0, 65_534)?;
+            FetchPartition::put(wanted, "", out)
+        })
     }
 
     fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<FetchRequest, DecodeError> {
@@ -136,10 +121,7 @@ impl Payload for FetchRequest {
         let max_wait_ms = c.u64("max wait")?;
         let min_bytes = c.u32("min bytes")?;
         let flags = if client_version >= 3 { c.u8("flags")? } else { 0 };
-        let topics = c.list("topic count", |c| {
-            let name = c.text("topic name")?.into();
-            Ok(FetchTopic { name, partitions: c.list("partition count", |c| FetchPartition::take("", c))? })
-        })?;
+        let topics = cursor::take_topics(c, |c| FetchPartition::take("", c))?;
         Ok(FetchRequest { client_version, request_id, client_id, max_wait_ms, min_bytes, flags, topics })
     }
 }
@@ -235,10 +217,7 @@ impl PartitionAnswer {
         if flags != ERR_OUT_OF_RANGE {
             return Ok(PartitionAnswer::Data { base, high_water_mark, len });
         }
-        if len != 0 {
-            let fault = DecodeFault::Unexpected { found: len.into(), expected: 0 };
-            return Err(c.error("chunk length of a boundary fault", fault));
-        }
+        DecodeError::check_is("chunk length of a boundary fault", len, 0u64, c.at())?;
         Ok(PartitionAnswer::OutOfRange { high_water_mark, first_available: c.u64("first available")? })
     }
 }

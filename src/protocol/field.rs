@@ -116,28 +116,34 @@ macro_rules! message {
     (@ $type:ty, $as:ty) => { $as };
 }
 
-/// Declares an enum of one-byte codes. A second number is read as the code, too.
+/// Declares an enum of one-byte codes, after which a field may follow: `Code(field: Type = "name") = number`. A second number is
+/// read as the code, too.
 macro_rules! codes {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $code:ident = $id:literal $(| $other:literal)?,)* }) => {
+    ($(#[$meta:meta])* $name:ident {
+        $($(#[$doc:meta])* $code:ident $(($field:ident: $type:ty = $called:literal))? = $id:literal $(| $other:literal)?,)*
+    }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum $name {
-            $($(#[$doc])* $code = $id,)*
+            $($(#[$doc])* $code $(($type))? = $id,)*
         }
 
-        impl $name {
-            /// Returns what this byte stands for, if it is defined.
-            #[doc(hidden)]
-            pub fn from_id(id: u8) -> Option<$name> {
-                match id {
-                    $($id $(| $other)? => Some($name::$code),)*
-                    _ => None,
-                }
+        field!($name as $name: |v, _name, out| {
+            match v {
+                $($name::$code $(($field))? => {
+                    out.push($id);
+                    $(<$type as Field>::put($field, $called, out)?;)?
+                })*
             }
-        }
-
-        field!($name as $name: |v, name, out| u8::put(&(*v as u8), name, out), |name, c| c.code(name, $name::from_id));
+            Ok(())
+        }, |name, c| {
+            let at = c.at();
+            match c.u8(name)? {
+                $($id $(| $other)? => Ok($name::$code $((<$type as Field>::take($called, c)?))?),)*
+                value => Err(DecodeError::undefined(name, value, at)),
+            }
+        });
     };
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Limits;
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault, EncodeError};
+use super::field::Field;
 pub(crate) use super::kind::Kind;
 
 /// The length of a frame's header in bytes: message id and payload length.
@@ -36,13 +37,8 @@ impl FrameHeader {
             return Ok(None);
         }
         let mut cursor = Cursor::new(bytes, 0);
-        let kind = cursor.code("message id", Kind::from_id)?;
+        let kind = Kind::take("message id", &mut cursor)?;
         Ok(Some(FrameHeader { kind, len: cursor.u32("frame length")? }))
-    }
-
-    /// Refuses a payload of more than `limit` bytes.
-    pub(super) fn check(self, limit: u32) -> Result<(), DecodeError> {
-        if self.len > limit { Err(DecodeError::over_limit("frame length", self.len, limit, 0)) } else { Ok(()) }
     }
 
     /// Returns how many bytes of pings have come since the last answer, this one and `before` of others: without a limit they
@@ -199,7 +195,7 @@ impl Frames {
         let Some(header) = FrameHeader::decode(input)? else {
             return Ok(Frame::Need(HEADER_LEN - input.len()));
         };
-        header.check(self.limit)?;
+        DecodeError::check("frame length", header.len, self.limit, 0)?;
         let whole = HEADER_LEN.saturating_add(header.len as usize);
         let pings = if header.kind == Kind::Ping { header.pings_after(self.pings)? } else { 0 };
         if input.len() < whole {

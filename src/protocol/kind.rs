@@ -2,7 +2,7 @@
 
 use super::cursor::Cursor;
 use super::error::{DecodeError, EncodeError};
-use super::field::{codes, field};
+use super::field::{Field, codes, field};
 
 codes! {
     /// What a request asks for; as a number, its message id on the wire
@@ -29,5 +29,13 @@ codes! {
         DiscoverTopics = 0x0b,
         /// The nodes of a cluster.
         DiscoverTopology = 0x0c,
+    }
+}
+
+impl Kind {
+    /// Returns what this message id stands for, if it is defined.
+    #[doc(hidden)]
+    pub fn from_id(id: u8) -> Option<Kind> {
+        Kind::take("message id", &mut Cursor::new(&[id], 0)).ok()
     }
 }

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::net::SocketAddrV4;
 
 use super::bundle::{BundleHeader, MAX_MESSAGES};
-use super::cursor::{self, Cursor};
+use super::cursor::{self, Cursor, Topic};
 use super::error::{DecodeError, DecodeFault, EncodeError};
-use super::frame::{self, Kind, NO_LEADER, REDIRECT};
+use super::field::{Field, codes, field};
+use super::frame::{self, Kind};
 use super::{Limits, varint};
 
 /// The client version to send. Its low byte must stay small (reference, section 6.2).
@@ -15,19 +16,6 @@ pub const CLIENT_VERSION: u16 = 2;
 /// Acks from half of the other replicas, rounded down, plus one. Any other value is a number of replicas in addition to the
 /// leader; 0 means all that are in sync.
 pub const ACKS_QUORUM: u8 = 255;
-
-/// All codes but [`REDIRECT`], after which an endpoint follows.
-const CODES: [(u8, ProduceCode); 9] = [
-    (0x00, ProduceCode::Stored),
-    (0x01, ProduceCode::UnknownPartition),
-    (0x02, ProduceCode::SystemError),
-    (0x03, ProduceCode::NotConfirmed),
-    (0x04, ProduceCode::InsufficientReplicas),
-    (0x0a, ProduceCode::InvalidSeq),
-    (NO_LEADER, ProduceCode::NoLeader),
-    (0xfe, ProduceCode::ReadOnly),
-    (0xff, ProduceCode::UnknownTopic),
-];
 
 /// A produce request that borrows its names and bundles.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,13 +37,7 @@ pub struct ProduceRequest<'a> {
 }
 
 /// A topic in a produce request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProduceTopic<'a> {
-    /// 1 to 255 bytes.
-    pub name: Cow<'a, str>,
-    /// Each partition once.
-    pub partitions: Vec<ProducePartition<'a>>,
-}
+pub type ProduceTopic<'a> = Topic<Cow<'a, str>, ProducePartition<'a>>;
 
 /// A partition in a produce request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,22 +80,13 @@ impl<'a> ProduceRequest<'a> {
         cursor::put_str8(self.client_id.as_bytes(), "client id, bytes", out)?;
         out.push(self.required_acks);
         out.extend_from_slice(&self.ack_timeout_ms.to_le_bytes());
-        cursor::put_list(
-            &self.topics,
-            cursor::TOPICS,
-            |a, b| a.name == b.name,
-            out,
-            |topic, out| {
-                cursor::put_topic(&topic.name, out)?;
-                let same = |a: &ProducePartition<'_>, b: &ProducePartition<'_>| a.partition == b.partition;
-                cursor::put_list(&topic.partitions, cursor::PARTITIONS, same, out, |entry, out| {
-                    // Checked before copying, not only when the frame is complete.
-                    let len = out.len() - start + entry.bundle.len();
-                    EncodeError::check("request, bytes", len, 0, frame::MAX_REQUEST as u64)?;
-                    entry.put(self.with_seqnum, out)
-                })
-            },
-        )?;
+        let id = |entry: &ProducePartition<'_>| entry.partition;
+        cursor::put_topics(&self.topics, id, out, |entry, out| {
+            // Checked before copying, not only when the frame is complete.
+            let len = out.len() - start + entry.bundle.len();
+            EncodeError::check("request, bytes", len, 0, frame::MAX_REQUEST as u64)?;
+            entry.put(self.with_seqnum, out)
+        })?;
         // The server reads the low byte of the version as the length of a string, and hangs up if that is too long.
         let [low, _] = self.client_version.to_le_bytes();
         let most = (out.len() - start).saturating_sub(7) as u64;
@@ -136,14 +109,10 @@ impl<'a> ProduceRequest<'a> {
         let client_id = String::from_utf8_lossy(c.str8("client id")?);
         let required_acks = c.u8("required acks")?;
         let ack_timeout_ms = c.u32("ack time-out")?;
-        let topics = c.list("topic count", |c| {
-            let name = Cow::Borrowed(c.text("topic name")?);
-            let partitions = c.list("partition count", |c| {
-                let (partition, len) = (c.u16("partition id")?, c.varint("bundle length")?);
-                let first_seq = if with_seqnum { c.u64("first seq")? } else { 0 };
-                Ok(ProducePartition { partition, first_seq, bundle: c.bytes(len as usize, "bundle")? })
-            })?;
-            Ok(ProduceTopic { name, partitions })
+        let topics = cursor::take_topics(&mut c, |c| {
+            let (partition, len) = (c.u16("partition id")?, c.varint("bundle length")?);
+            let first_seq = if with_seqnum { c.u64("first seq")? } else { 0 };
+            Ok(ProducePartition { partition, first_seq, bundle: c.bytes(len as usize, "bundle")? })
         })?;
         c.finish("produce request")?;
         Ok(ProduceRequest { client_version, request_id, client_id, required_acks, ack_timeout_ms, with_seqnum, topics })
@@ -182,60 +151,37 @@ fn refusal(e: &DecodeError) -> EncodeError {
     }
 }
 
-/// The outcome for a partition's bundle (reference, section 6.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProduceCode {
-    /// Stored.
-    Stored,
-    /// The topic has no such partition.
-    UnknownPartition,
-    /// The log could not be opened or written. If it could not be written, the bundle may be stored.
-    SystemError,
-    /// Stored by the leader, but not confirmed by enough replicas in time.
-    NotConfirmed,
-    /// Not enough replicas in sync for the acks that were asked for; not stored.
-    InsufficientReplicas,
-    /// The bundle's numbers are not above the last one stored; not stored.
-    InvalidSeq,
-    /// Another node leads the partition; not stored. An unspecified address or port 0 means that none does.
-    Redirect(SocketAddrV4),
-    /// No node leads the partition now; not stored.
-    NoLeader,
-    /// The server is read-only. Stands for all partitions of a topic.
-    ReadOnly,
-    /// There is no such topic. Stands for all of its partitions.
-    UnknownTopic,
+codes! {
+    /// The outcome for a partition's bundle (reference, section 6.3).
+    ProduceCode {
+        /// Stored.
+        Stored = 0x00,
+        /// The topic has no such partition.
+        UnknownPartition = 0x01,
+        /// The log could not be opened or written. If it could not be written, the bundle may be stored.
+        SystemError = 0x02,
+        /// Stored by the leader, but not confirmed by enough replicas in time.
+        NotConfirmed = 0x03,
+        /// Not enough replicas in sync for the acks that were asked for; not stored.
+        InsufficientReplicas = 0x04,
+        /// The bundle's numbers are not above the last one stored; not stored.
+        InvalidSeq = 0x0a,
+        /// Another node leads the partition; not stored. An unspecified address or port 0 means that none does.
+        Redirect(endpoint: SocketAddrV4 = "leader endpoint") = 0xfc,
+        /// No node leads the partition now; not stored.
+        NoLeader = 0xfd,
+        /// The server is read-only. Stands for all partitions of a topic.
+        ReadOnly = 0xfe,
+        /// There is no such topic. Stands for all of its partitions.
+        UnknownTopic = 0xff,
+    }
 }
 
 impl ProduceCode {
-    fn id(self) -> u8 {
-        CODES.iter().find(|(_, code)| *code == self).map_or(REDIRECT, |(id, _)| *id)
-    }
-
     /// Returns whether it is sent once for all partitions of its topic.
     fn is_of_topic(self) -> bool {
         matches!(self, ProduceCode::ReadOnly | ProduceCode::UnknownTopic)
     }
-
-    fn put(self, out: &mut Vec<u8>) {
-        out.push(self.id());
-        if let ProduceCode::Redirect(endpoint) = self {
-            cursor::put_endpoint(endpoint, out);
-        }
-    }
-
-    fn decode(c: &mut Cursor<'_>) -> Result<ProduceCode, DecodeError> {
-        let at = c.at();
-        match c.u8("produce code")? {
-            REDIRECT => c.endpoint("leader endpoint").map(ProduceCode::Redirect),
-            id => CODES.iter().find(|(known, _)| *known == id).map(|(_, code)| *code).ok_or_else(|| undefined(id, at)),
-        }
-    }
-}
-
-#[cold]
-fn undefined(code: u8, at: u64) -> DecodeError {
-    DecodeError::new("produce code", DecodeFault::Undefined { value: code.into() }, at)
 }
 
 /// The answer to either produce request. It contains no names and no counts, so it can be read only with the
@@ -268,9 +214,9 @@ impl ProduceResponse {
                     Some(code) => {
                         let same = topic.iter().filter(|other| *other == code).count();
                         EncodeError::check("codes of a topic", same, partitions as u64, partitions as u64)?;
-                        code.put(out);
+                        ProduceCode::put(code, "", out)?;
                     }
-                    None => topic.iter().for_each(|code| code.put(out)),
+                    None => topic.iter().try_for_each(|code| ProduceCode::put(code, "", out))?,
                 }
             }
             EncodeError::check("codes of no topic", rest.len(), 0, 0)
@@ -283,38 +229,23 @@ impl ProduceResponse {
     /// Fewer or more codes than the request has partitions, a code that is not defined, or one for a whole topic after
     /// another one of the same topic.
     pub fn decode(payload: &[u8], shape: impl IntoIterator<Item = usize>) -> Result<ProduceResponse, DecodeError> {
-        let mut codes = Vec::new();
-        let request_id = ProduceResponse::decode_into(payload, shape, &mut codes)?;
-        Ok(ProduceResponse { request_id, codes })
-    }
-
-    /// As [`decode`](ProduceResponse::decode), but appends the codes to `codes` and returns the request's id.
-    ///
-    /// # Errors
-    /// As [`decode`](ProduceResponse::decode). Codes already appended stay.
-    pub fn decode_into(
-        payload: &[u8],
-        shape: impl IntoIterator<Item = usize>,
-        codes: &mut Vec<ProduceCode>,
-    ) -> Result<u32, DecodeError> {
         let mut c = Cursor::new(payload, 0);
-        let request_id = c.u32("request id")?;
+        let (request_id, mut codes) = (c.u32("request id")?, Vec::new());
         for partitions in shape {
             let mut left = partitions;
             while left > 0 {
-                let at = c.at();
-                let code = ProduceCode::decode(&mut c)?;
+                let (at, id) = (c.at(), c.rest().first().copied().unwrap_or_default());
+                let code = ProduceCode::take("produce code", &mut c)?;
                 let covers = match code.is_of_topic() {
                     false => 1,
                     true if left == partitions => partitions,
-                    true => return Err(undefined(code.id(), at)),
+                    true => return Err(DecodeError::undefined("produce code", id, at)),
                 };
                 codes.resize(codes.len() + covers, code);
                 left -= covers;
             }
         }
-        c.finish("produce answer")?;
-        Ok(request_id)
+        c.finish("produce answer").map(|()| ProduceResponse { request_id, codes })
     }
 }
 
@@ -324,7 +255,7 @@ mod tests {
     use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
 
     fn bundle(seqs: &[u64]) -> Vec<u8> {
-        let mut builder = BundleBuilder::new();
+        let mut builder = BundleBuilder::default();
         let message = RawMessage { payload: b"x", ..RawMessage::default() };
         match seqs {
             [] => builder.push(&message).unwrap(),

@@ -57,7 +57,7 @@ pub enum Event {
 const MAX_BUNDLES: usize = 1024;
 
 /// Decodes the consume answers of one connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FetchDecoder {
     limits: Limits,
     /// The most messages in bundles that are reported together.
@@ -77,8 +77,9 @@ pub struct FetchDecoder {
 }
 
 /// Copied on every step, so it owns nothing.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 enum State {
+    #[default]
     Frame,
     Fixed,
     Entries {
@@ -119,19 +120,7 @@ type Move = Result<Option<Step>, DecodeError>;
 impl FetchDecoder {
     /// Creates a decoder for a connection whose greeting has been read.
     pub fn new(limits: Limits) -> FetchDecoder {
-        FetchDecoder {
-            limits,
-            joined: 0,
-            outstanding: HashMap::new(),
-            state: State::Frame,
-            failed: None,
-            frame_len: 0,
-            at: 0,
-            pings: 0,
-            current: 0,
-            slots: Vec::new(),
-            chunk: Chunk::default(),
-        }
+        FetchDecoder { limits, ..FetchDecoder::default() }
     }
 
     /// From the next bundle on, reports consecutive small bundles together, up to this many messages at once and never more
@@ -223,12 +212,12 @@ impl FetchDecoder {
         self.frame_len = header.len.into();
         self.state = match header.kind {
             Kind::Consume => {
-                header.check(self.limits.fetch_frame)?;
+                DecodeError::check("frame length", header.len, self.limits.fetch_frame, 0)?;
                 State::Fixed
             }
             // It may precede any answer. Nobody sends a large one.
             Kind::Ping => {
-                header.check(self.limits.fetch_header)?;
+                DecodeError::check("frame length", header.len, self.limits.fetch_header, 0)?;
                 self.pings = header.pings_after(self.pings)?;
                 State::Skip { bytes: self.frame_len, then: AfterSkip::Frame }
             }
@@ -251,9 +240,7 @@ impl FetchDecoder {
         if 4 + u64::from(header_len) > self.frame_len {
             return Err(within(4 + u64::from(header_len)));
         }
-        if header_len > self.limits.fetch_header {
-            return Err(DecodeError::over_limit("header length", header_len, self.limits.fetch_header, 0));
-        }
+        DecodeError::check("header length", header_len, self.limits.fetch_header, 0)?;
         let entries = header_len.checked_sub(4).ok_or_else(|| {
             DecodeError::new("header length", DecodeFault::Short { needed: 4, left: header_len.into() }, 0)
         })?;
@@ -373,31 +360,18 @@ pub(super) fn answers(
     limits: &Limits,
 ) -> Result<Vec<PartitionAnswer>, DecodeError> {
     let mut decoder = FetchDecoder::new(limits.clone());
-    decoder.frame_len = payload.len() as u64;
-    decoder.state = State::Fixed;
+    (decoder.frame_len, decoder.state) = (payload.len() as u64, State::Fixed);
     decoder.expect(request.clone());
-    let (mut answers, mut rest, mut bundles) = (Vec::new(), payload, Vec::new());
-    loop {
-        bundles.clear();
-        let (used, step) = decoder.step(rest, &mut bundles)?;
-        rest = rest.get(used..).unwrap_or_default();
-        match step {
-            Step::Event(Event::Partition { answer, .. }) => answers.push(answer),
-            Step::Event(Event::End { .. }) => return Ok(answers),
-            Step::Event(_) | Step::Bundles => {}
-            Step::Need(n) => {
-                let fault = DecodeFault::Short { needed: n as u64, left: 0 };
-                return Err(DecodeError::new("consume answer", fault, payload.len() as u64));
-            }
-        }
-    }
+    // The first event comes once every entry is read. All are there, or their length is an error.
+    decoder.step(payload, &mut Vec::new())?;
+    Ok(decoder.slots.into_iter().map(|slot| slot.answer).collect())
 }
 
 /// Appends a slot for each partition of the request, if the header has exactly those, in the same order.
 fn check_entries(request: &FetchRequest, mut c: Cursor<'_>, slots: &mut Vec<Slot>) -> Result<(), DecodeError> {
-    let counted = |c: &mut Cursor<'_>, field, expected: usize| match (c.at(), c.u8(field)?) {
-        (_, found) if usize::from(found) == expected => Ok(()),
-        (at, found) => Err(DecodeError::unexpected(field, found.into(), expected as u64, at)),
+    let counted = |c: &mut Cursor<'_>, field, expected: usize| {
+        let (at, found) = (c.at(), c.u8(field)?);
+        DecodeError::check_is(field, found, expected as u64, at)
     };
     counted(&mut c, "topic count", request.topics.len())?;
     for topic in &request.topics {
@@ -418,9 +392,7 @@ fn check_entries(request: &FetchRequest, mut c: Cursor<'_>, slots: &mut Vec<Slot
             }
             let (at, entry) = (c.at(), c.u16("partition id").and_then(|id| Ok((id, PartitionAnswer::decode(&mut c)?))));
             let (id, answer) = entry.map_err(|e| e.in_partition(&topic.name, wanted.partition))?;
-            if id != wanted.partition {
-                return Err(DecodeError::unexpected("partition id", id.into(), wanted.partition.into(), at));
-            }
+            DecodeError::check_is("partition id", id, wanted.partition, at)?;
             slots.push(Slot { answer, from });
         }
     }

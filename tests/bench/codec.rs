@@ -283,7 +283,7 @@ fn encode(bencher: Bencher<'_, '_>, set: &str) {
     let set = Set::named(set).expect("a set of that name");
     let payload = vec![b'x'; set.payload];
     let message = RawMessage { timestamp_ms: 1_700_000_000_000, key: None, payload: &payload };
-    let (mut builder, mut out) = (BundleBuilder::new(), Vec::new());
+    let (mut builder, mut out) = (BundleBuilder::default(), Vec::new());
     bencher.counter(ItemsCount::new(set.count)).bench_local(|| {
         out.clear();
         for _ in 0..set.count {

@@ -66,7 +66,7 @@ fn both_decoders_read_damaged_bundles_alike() {
         let (count, first) = (rng.between(1, 6), rng.pick(&[1, 100, u64::MAX - (1 << 17)]));
         let messages = generate::messages(rng, first, count, 20, sparse);
         let Packed { bytes: mut bundle, ends, .. } =
-            generate::pack(&mut BundleBuilder::new(), messages, sparse, Compression::None);
+            generate::pack(&mut BundleBuilder::default(), messages, sparse, Compression::None);
         let other = rng.bytes(40);
         mutate::damage(rng, &mut bundle, &other);
         if rng.one_in(2) && !bundle.is_empty() {

@@ -97,7 +97,7 @@ fn answers_for_many_partitions_come_back() {
 
 #[test]
 fn the_fullest_bundles_come_back() {
-    let mut builder = BundleBuilder::new();
+    let mut builder = BundleBuilder::default();
     for (sparse, compression) in
         [(false, Compression::None), (false, Compression::Auto), (true, Compression::None), (true, Compression::Snappy)]
     {
@@ -115,7 +115,7 @@ fn the_fullest_bundles_come_back() {
 
 #[test]
 fn a_bundle_takes_no_more_than_a_server_counts_right() {
-    let mut builder = BundleBuilder::new();
+    let mut builder = BundleBuilder::default();
     let message = Message { seq: 0, timestamp_ms: 0, key: None, payload: vec![] };
     for _ in 0..65_535 {
         builder.push(&generate::raw(&message)).unwrap();

@@ -258,7 +258,7 @@ mod tests {
     const LAYOUT: Layout = Layout { segment_bytes: 1 << 30, index_interval: 4096 };
 
     fn bundle(count: u8, payload: usize) -> Bundle {
-        let mut builder = BundleBuilder::new();
+        let mut builder = BundleBuilder::default();
         let payload = vec![b'x'; payload];
         for _ in 0..count {
             builder.push(&RawMessage { timestamp_ms: 1, key: None, payload: &payload }).unwrap();
@@ -328,7 +328,7 @@ mod tests {
     fn segments_numbers_and_gaps() {
         let mut log = Log::default();
         let layout = Layout { segment_bytes: 100, ..LAYOUT };
-        let mut sparse = BundleBuilder::new();
+        let mut sparse = BundleBuilder::default();
         let mut one = |seq: u64| {
             let payload = [b'y'; 120];
             sparse.push_at(seq, &RawMessage { timestamp_ms: 1, key: None, payload: &payload }).unwrap();

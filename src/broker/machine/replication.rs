@@ -205,7 +205,7 @@ fn taken(log: &Log, seq: u64, most: usize, rebundle: usize) -> Vec<(u64, Bundle)
         return log.after(seq).take(most).map(|(base, bundle)| (base, bundle.clone())).collect();
     }
     let mut out = Vec::new();
-    let mut group = BundleBuilder::new();
+    let mut group = BundleBuilder::default();
     let mut left = most;
     let finish = |group: &mut BundleBuilder, out: &mut Vec<(u64, Bundle)>| {
         let Some((first, _)) = group.sparse_range() else { return };

@@ -16,7 +16,7 @@ fn encode(payloads: &[&[u8]], compression: Compression) -> Vec<u8> {
 }
 
 fn encode_at(timestamp_ms: u64, payloads: &[&[u8]], compression: Compression) -> Vec<u8> {
-    let (mut builder, mut out) = (BundleBuilder::new(), Vec::new());
+    let (mut builder, mut out) = (BundleBuilder::default(), Vec::new());
     for payload in payloads {
         builder.push(&RawMessage { timestamp_ms, key: None, payload }).unwrap();
     }

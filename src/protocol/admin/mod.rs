@@ -18,10 +18,7 @@ pub use topics::{ReloadConfCode, ReloadConfRequest, ReloadConfResponse};
 use super::error::{DecodeError, DecodeFault};
 
 pub(super) fn check_id(found: u32, expected: u32) -> Result<(), DecodeError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(DecodeError::unexpected("request id", found.into(), expected.into(), 0))
+    DecodeError::check_is("request id", found, expected, 0)
 }
 
 /// The position of the topic name, which follows the request id in every answer that has one.

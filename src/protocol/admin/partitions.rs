@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use super::{check_id, check_topic};
 use crate::protocol::Limits;
 use crate::protocol::cursor::{self, Cursor};
-use crate::protocol::error::{DecodeError, DecodeFault, EncodeError};
+use crate::protocol::error::{DecodeError, EncodeError};
 use crate::protocol::field::{Field, Partitions, TopicName, field, message};
 use crate::protocol::frame::{Kind, NO_LEADER, Payload, REDIRECT, SYSTEM_ERROR};
 
@@ -76,7 +76,7 @@ impl PartitionState {
             SYSTEM_ERROR => PartitionState::SystemError,
             REDIRECT => PartitionState::Redirect(c.endpoint("leader endpoint")?),
             NO_LEADER => PartitionState::NoLeader,
-            other => return Err(DecodeError::new("reason", DecodeFault::Undefined { value: other.into() }, at)),
+            other => return Err(DecodeError::undefined("reason", other, at)),
         })
     }
 }
@@ -130,11 +130,12 @@ impl DiscoverPartitionsResponse {
     pub fn check_answers(&self, request: &DiscoverPartitionsRequest) -> Result<(), DecodeError> {
         check_id(self.request_id, request.request_id)?;
         check_topic(&self.topic, &request.topic)?;
-        let (found, expected) = (u64::from(self.count), request.partitions.len() as u64);
-        if expected > 0 && found > 0 && found != expected {
-            return Err(DecodeError::unexpected("partition count", found, expected, 5 + self.topic.len() as u64));
+        match request.partitions.len() as u64 {
+            listed if listed > 0 && self.is_known() => {
+                DecodeError::check_is("partition count", self.count, listed, 5 + self.topic.len() as u64)
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -142,6 +143,7 @@ impl DiscoverPartitionsResponse {
 mod tests {
     use super::super::tests::both_ways;
     use super::*;
+    use crate::protocol::DecodeFault;
 
     const HEAD: &[u8] = b"\x01\0\0\0\x02ab";
 

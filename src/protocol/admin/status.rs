@@ -89,9 +89,6 @@ const NODE_ENDPOINT: u8 = 1;
 const NODE_AVAILABLE: u8 = 1 << 1;
 const NODE_BLOCKED: u8 = 1 << 2;
 
-/// The fewest bytes a node takes: id, flags, partitions.
-const MIN_NODE: usize = 5;
-
 message! {
     /// Asks for the nodes of the cluster.
     #[derive(Copy)]
@@ -158,14 +155,9 @@ impl Payload for DiscoverTopologyResponse {
         if count == STAND_ALONE {
             return Ok(DiscoverTopologyResponse { request_id, cluster: None });
         }
-        if u32::from(count) > limits.nodes {
-            return Err(DecodeError::over_limit("node count", count.into(), limits.nodes, 4));
-        }
+        DecodeError::check("node count", count, limits.nodes, 4)?;
         let name = c.name("cluster name")?;
-        let mut nodes = Vec::with_capacity(usize::from(count).min(c.left() / MIN_NODE));
-        for _ in 0..count {
-            nodes.push(NodeInfo::take(c)?);
-        }
+        let nodes = c.many(count.into(), NodeInfo::take)?;
         Ok(DiscoverTopologyResponse { request_id, cluster: Some(ClusterTopology { name, nodes }) })
     }
 }

@@ -7,9 +7,6 @@ use crate::protocol::error::{DecodeError, EncodeError};
 use crate::protocol::field::{Field, Settings, TopicName, codes, field, message};
 use crate::protocol::frame::{Kind, Payload};
 
-/// The fewest bytes an entry takes: an empty name, a flag, a count.
-const MIN_ENTRY: usize = 4;
-
 message! {
     /// Asks for all topics.
     #[derive(Copy)]
@@ -67,19 +64,16 @@ impl Payload for DiscoverTopicsResponse {
 
     fn take_fields(c: &mut Cursor<'_>, limits: &Limits) -> Result<DiscoverTopicsResponse, DecodeError> {
         let (request_id, count) = (c.u32("request id")?, c.u32("topic count")?);
-        if count > limits.topics {
-            return Err(DecodeError::over_limit("topic count", count, limits.topics, 4));
-        }
+        DecodeError::check("topic count", count, limits.topics, 4)?;
         let cluster = c.flag("cluster flag")?;
-        let mut topics = Vec::with_capacity((count as usize).min(c.left() / MIN_ENTRY));
-        for _ in 0..count {
-            topics.push(TopicInfo {
+        let topics = c.many(count, |c| {
+            Ok(TopicInfo {
                 name: c.name("topic name")?,
                 enabled: c.flag("enabled flag")?,
                 partitions: c.u16("partition count")?,
                 replication_factor: if cluster { Some(c.u8("replication factor")?) } else { None },
-            });
-        }
+            })
+        })?;
         Ok(DiscoverTopicsResponse { request_id, cluster, topics })
     }
 }
@@ -193,11 +187,7 @@ impl ReloadConfResponse {
     pub fn check_answers(&self, request: &ReloadConfRequest) -> Result<(), DecodeError> {
         check_id(self.request_id, request.request_id)?;
         check_topic(&self.topic, &request.topic)?;
-        if self.partition != request.partition {
-            let (found, expected) = (self.partition.into(), request.partition.into());
-            return Err(DecodeError::unexpected("partition id", found, expected, 5 + self.topic.len() as u64));
-        }
-        Ok(())
+        DecodeError::check_is("partition id", self.partition, request.partition, 5 + self.topic.len() as u64)
     }
 }
 

@@ -257,7 +257,7 @@ fn numbers_of_sparse_bundles() {
 
 /// What the builder makes of messages with these payloads: all of the bundle.
 fn build(payloads: &[&[u8]], compression: Compression) -> Vec<u8> {
-    let mut builder = BundleBuilder::new();
+    let mut builder = BundleBuilder::default();
     for payload in payloads {
         builder.push(&RawMessage { timestamp_ms: 1, key: None, payload }).unwrap();
     }
@@ -302,11 +302,11 @@ fn the_builder_packs_what_is_worth_it() {
 
 #[test]
 fn a_bundle_is_the_same_in_memory_of_its_own_and_in_that_of_the_builder() {
-    let mut taken = BundleBuilder::new();
+    let mut taken = BundleBuilder::default();
     for (numbered, payload) in [(false, 10), (true, 10), (false, LARGE - 100), (false, LARGE), (true, LARGE)] {
         for count in [1, 2, 200] {
             for compression in [Compression::None, Compression::Snappy, Compression::None] {
-                let (mut finished, payload) = (BundleBuilder::new(), vec![b'x'; payload]);
+                let (mut finished, payload) = (BundleBuilder::default(), vec![b'x'; payload]);
                 for n in 0..count {
                     let raw =
                         RawMessage { timestamp_ms: n, payload: &payload[..payload.len() / count as usize], key: None };
@@ -329,7 +329,7 @@ fn a_bundle_is_the_same_in_memory_of_its_own_and_in_that_of_the_builder() {
 
 #[test]
 fn the_builder_refuses_what_has_no_place() {
-    let mut builder = BundleBuilder::new();
+    let mut builder = BundleBuilder::default();
     let plain = RawMessage::default();
     let mut out = vec![9];
     let e = builder.finish(Compression::Auto, &mut out).unwrap_err();

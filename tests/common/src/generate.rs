@@ -361,7 +361,7 @@ pub fn request(rng: &mut Rng, topics: usize, partitions: usize) -> FetchRequest 
 pub fn exchange(rng: &mut Rng, shape: Shape) -> Exchange {
     let (topics, partitions) = (rng.between(1, shape.topics), rng.between(1, shape.partitions));
     let mut request = request(rng, topics, partitions);
-    let mut builder = BundleBuilder::new();
+    let mut builder = BundleBuilder::default();
     let mut header = FetchHeader { request_id: request.request_id, topics: Vec::new() };
     let (mut chunks, mut expected) = (Vec::new(), Vec::new());
     for topic in &mut request.topics {

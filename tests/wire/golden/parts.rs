@@ -106,7 +106,7 @@ impl Bundle {
 
     /// The builder's bundle of the same messages.
     pub(crate) fn again(&self, compression: Compression) -> Result<Vec<u8>, EncodeError> {
-        let mut builder = BundleBuilder::new();
+        let mut builder = BundleBuilder::default();
         for entry in &self.entries {
             let (key, payload) = self.contents(entry);
             let message = RawMessage { timestamp_ms: entry.timestamp_ms, key, payload };

@@ -116,7 +116,7 @@ fn come_back(bundle: &Bundle, set: &[u8], limits: &Limits) {
         payload: &set[entry.payload()],
     };
     for compression in [Compression::None, Compression::Snappy] {
-        let mut builder = BundleBuilder::new();
+        let mut builder = BundleBuilder::default();
         for entry in &entries {
             let pushed = match bundle.sparse {
                 true => builder.push_at(entry.seq, &message(entry)),

@@ -188,7 +188,7 @@ struct Packed {
 
 fn pack_partition(partition: &Partition) -> Packed {
     let mut packed = Packed::default();
-    let mut builder = BundleBuilder::new();
+    let mut builder = BundleBuilder::default();
     let mut next = partition.first.max(1);
     for bundle in &partition.bundles {
         let mut seqs = Vec::new();

@@ -100,8 +100,8 @@ fn bundles(recorded: &[&Capture]) -> Seeds {
         let messages = generate::messages(rng, first, count, 20, sparse);
         let packed = match index % 3 {
             0 => generate::pack_oddly(rng, messages, sparse),
-            1 => generate::pack(&mut BundleBuilder::new(), messages, sparse, Compression::None),
-            _ => generate::pack(&mut BundleBuilder::new(), messages, sparse, Compression::Snappy),
+            1 => generate::pack(&mut BundleBuilder::default(), messages, sparse, Compression::None),
+            _ => generate::pack(&mut BundleBuilder::default(), messages, sparse, Compression::Snappy),
         };
         seeds.push((format!("made_{index}"), seed(index as u8 % 8, &packed.bytes)));
     }

@@ -359,7 +359,7 @@ impl Play {
                 let compression = rng.pick(&[Compression::None, Compression::None, Compression::Snappy]);
                 let packed = match rng.below(2) {
                     0 => generate::pack_oddly(rng, messages, sparse),
-                    _ => generate::pack(&mut BundleBuilder::new(), messages, sparse, compression),
+                    _ => generate::pack(&mut BundleBuilder::default(), messages, sparse, compression),
                 };
                 generate::put_varint(packed.bytes.len() as u64, &mut chunks);
                 chunks.extend_from_slice(&packed.bytes);
