@@ -12,27 +12,30 @@ use crate::protocol::bundle::Compression;
 use crate::protocol::produce::ACKS_QUORUM;
 
 pub(crate) use crate::protocol::limits::setters;
+use crate::protocol::limits::settings;
 
 /// The most bytes that may be in memory in one piece: messages point into it with 32-bit numbers.
 const MAX_IN_MEMORY: u32 = 2 << 30;
 
-/// Settings that all connections of a client share.
-#[derive(Debug, Clone)]
-pub(crate) struct Config {
-    pub(crate) client_id: Arc<str>,
-    pub(crate) connect_timeout: Duration,
-    pub(crate) io_timeout: Duration,
-    pub(crate) retry_timeout: Duration,
-    pub(crate) backoff: (Duration, Duration),
-    pub(crate) keepalive: Option<Duration>,
-    #[cfg_attr(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")), allow(dead_code))]
-    pub(crate) tcp_user_timeout: Option<Duration>,
-    pub(crate) receive_buffer: Option<usize>,
-    pub(crate) send_buffer: Option<usize>,
-    pub(crate) limits: Limits,
-    pub(crate) publish: PublishOptions,
-    pub(crate) known_brokers_only: bool,
-    pub(crate) endpoints: Option<EndpointMap>,
+settings! {
+    /// Settings that all connections of a client share.
+    #[derive(Debug, Clone)]
+    pub(crate) struct Config {
+        client_id: Arc<str> = "tank-client".into(),
+        connect_timeout: Duration = Duration::from_secs(10),
+        io_timeout: Duration = Duration::from_secs(30),
+        retry_timeout: Duration = Duration::from_secs(60),
+        backoff: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5)),
+        keepalive: Option<Duration> = Some(Duration::from_secs(60)),
+        #[cfg_attr(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")), allow(dead_code))]
+        tcp_user_timeout: Option<Duration> = Some(Duration::from_secs(60)),
+        receive_buffer: Option<usize> = None,
+        send_buffer: Option<usize> = None,
+        limits: Limits = Limits::default(),
+        publish: PublishOptions = PublishOptions::default(),
+        known_brokers_only: bool = false,
+        endpoints: Option<EndpointMap> = None,
+    }
 }
 
 /// Maps the address that a broker advertises to the one where it can be reached. If it panics, nothing is half done.
@@ -52,26 +55,6 @@ impl EndpointMap {
 impl fmt::Debug for EndpointMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("EndpointMap")
-    }
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            client_id: "tank-client".into(),
-            connect_timeout: Duration::from_secs(10),
-            io_timeout: Duration::from_secs(30),
-            retry_timeout: Duration::from_secs(60),
-            backoff: (Duration::from_millis(100), Duration::from_secs(5)),
-            keepalive: Some(Duration::from_secs(60)),
-            tcp_user_timeout: Some(Duration::from_secs(60)),
-            receive_buffer: None,
-            send_buffer: None,
-            limits: Limits::default(),
-            publish: PublishOptions::default(),
-            known_brokers_only: false,
-            endpoints: None,
-        }
     }
 }
 
@@ -120,17 +103,13 @@ pub enum Acks {
     Peers(u8),
 }
 
-/// Settings of all publishing requests of a client or producer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PublishOptions {
-    pub(crate) compression: Compression,
-    pub(crate) acks: Acks,
-    pub(crate) ack_timeout: Duration,
-}
-
-impl Default for PublishOptions {
-    fn default() -> PublishOptions {
-        PublishOptions { compression: Compression::Auto, acks: Acks::All, ack_timeout: Duration::from_secs(8) }
+settings! {
+    /// Settings of all publishing requests of a client or producer.
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) struct PublishOptions {
+        compression: Compression = Compression::Auto,
+        acks: Acks = Acks::All,
+        ack_timeout: Duration = Duration::from_secs(8),
     }
 }
 

@@ -84,7 +84,7 @@ impl DecodedBundle {
         let (entries, good) = (&mut self.entries, &mut self.good);
         if may_keep && bundle.codec == Codec::None {
             self.block = Some(attached.clone());
-            return bundle.decode_good(set, bundle.set.start, entries, good);
+            return bundle.decode(set, bundle.set.start, entries, good);
         }
         let len = match bundle.codec {
             Codec::None => set.len(),
@@ -95,10 +95,10 @@ impl DecodedBundle {
         let Some(block) = Arc::get_mut(scratch) else { return Ok(()) };
         match bundle.codec {
             Codec::None => block.bytes.get_mut(..len).unwrap_or_default().copy_from_slice(set),
-            Codec::Snappy => _ = bundle.decompress(&mut self.snappy, set, limits, &mut block.bytes)?,
+            Codec::Snappy => _ = compress::decompress(&mut self.snappy, set, limits, bundle.at, &mut block.bytes)?,
         }
         let block = self.block.insert(scratch.clone());
-        bundle.decode_good(block.bytes.get(..len).unwrap_or_default(), 0, entries, good)
+        bundle.decode(block.bytes.get(..len).unwrap_or_default(), 0, entries, good)
     }
 
     /// Whether there are messages to hand out.

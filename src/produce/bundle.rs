@@ -132,8 +132,9 @@ impl Bundle {
         let set = match header.codec {
             Codec::None => cursor.rest().to_vec(),
             Codec::Snappy => {
-                let mut set = vec![0; compress::decompressed_len(cursor.rest(), u32::MAX, 0).map_err(malformed)?];
-                compress::decompress(&mut snap::raw::Decoder::new(), cursor.rest(), &mut set, 0).map_err(malformed)?;
+                let (mut snappy, any, mut set) =
+                    (snap::raw::Decoder::new(), Limits::default().message_set(u32::MAX), vec![]);
+                compress::decompress(&mut snappy, cursor.rest(), &any, 0, &mut set).map_err(malformed)?;
                 set
             }
         };

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::bundle::{BundleHeader, Codec, Entry, MAX_HEADER_LEN, MessageSet};
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault};
-use super::{Limits, compress, run};
+use super::{Limits, run};
 
 /// How a chunk ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,37 +53,13 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Decompresses the message set `packed` into `out`, which grows as needed and never shrinks. Returns the set's length.
-    ///
-    /// # Errors
-    /// A claimed length above the limit or above what Snappy can produce; data that does not decompress to that length.
-    pub fn decompress(
-        &self,
-        decoder: &mut snap::raw::Decoder,
-        packed: &[u8],
-        limits: &Limits,
-        out: &mut Vec<u8>,
-    ) -> Result<usize, DecodeError> {
-        let len = compress::decompressed_len(packed, limits.message_set, self.at)?;
-        if out.len() < len {
-            out.resize(len, 0);
-        }
-        compress::decompress(decoder, packed, out.get_mut(..len).unwrap_or_default(), self.at)?;
-        Ok(len)
-    }
-
     /// Appends an entry for each message of the decompressed message set that may be delivered. The set's bytes begin at
     /// `at` in the memory that the entries point into.
     ///
     /// # Errors
-    /// As [`MessageSet::decode`], but only the entries of bundles without an error stay.
-    pub fn decode(&self, bytes: &[u8], at: usize, entries: &mut Vec<Entry>) -> Result<(), DecodeError> {
-        self.decode_good(bytes, at, entries, &mut Good::default())
-    }
-
-    /// As [`decode`](Bundle::decode), and adds the bundles without an error to `good`.
+    /// As [`MessageSet::decode`], but only the entries of bundles without an error stay, which are added to `good`.
     #[inline]
-    pub(crate) fn decode_good(
+    pub fn decode(
         &self,
         bytes: &[u8],
         at: usize,
@@ -104,10 +80,11 @@ impl Bundle {
 
 /// The bundles without an error among those that were decoded together.
 #[derive(Debug, Default)]
-pub(crate) struct Good {
-    pub(crate) bundles: u64,
+pub struct Good {
+    /// How many.
+    pub bundles: u64,
     /// Bytes of the good bundles before a bad one.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
 }
 
 /// The rest of a chunk.

@@ -1,5 +1,6 @@
 //! Snappy's raw block format, with a limit on the output (reference, section 4.1).
 
+use super::Limits;
 use super::error::{DecodeError, DecodeFault};
 
 /// Snappy's best case is a 3-byte tag that copies 64 bytes, so no output is longer than this many times its input.
@@ -21,18 +22,21 @@ pub fn decompressed_len(compressed: &[u8], limit: u32, at: u64) -> Result<usize,
     DecodeError::check(field, claimed, limit, at).map(|()| len)
 }
 
-/// Decompresses `compressed` into `out`, which must have exactly the length it claims.
+/// Decompresses `compressed` into `out`, which grows as needed and never shrinks. Returns the length.
 ///
 /// # Errors
-/// Data that does not decompress to exactly that many bytes.
+/// As [`decompressed_len`]; data that does not decompress to exactly that many bytes.
 pub fn decompress(
     decoder: &mut snap::raw::Decoder,
     compressed: &[u8],
-    out: &mut [u8],
+    limits: &Limits,
     at: u64,
-) -> Result<(), DecodeError> {
-    match decoder.decompress(compressed, out) {
-        Ok(len) if len == out.len() => Ok(()),
+    out: &mut Vec<u8>,
+) -> Result<usize, DecodeError> {
+    let claimed = decompressed_len(compressed, limits.message_set, at)?;
+    out.resize(out.len().max(claimed), 0);
+    match decoder.decompress(compressed, out.get_mut(..claimed).unwrap_or_default()) {
+        Ok(len) if len == claimed => Ok(len),
         Ok(_) => Err(DecodeError::new("message set", DecodeFault::Snappy { reason: "output too short" }, at)),
         Err(e) => Err(error(&e, at)),
     }
@@ -71,8 +75,8 @@ mod tests {
         assert_eq!(decompressed_len(&packed, 100_000, 0), Ok(100_000));
         let e = decompressed_len(&packed, 99_999, 7).unwrap_err();
         assert_eq!((e.fault(), e.at()), (DecodeFault::OverLimit { claimed: 100_000, limit: 99_999 }, 7));
-        let mut out = vec![0; 100_000];
-        decompress(&mut snap::raw::Decoder::new(), &packed, &mut out, 0).unwrap();
+        let mut out = vec![1; 9];
+        assert_eq!(decompress(&mut snap::raw::Decoder::new(), &packed, &Limits::default(), 0, &mut out), Ok(100_000));
         assert_eq!(out, plain);
     }
 

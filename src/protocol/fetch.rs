@@ -166,34 +166,29 @@ impl PartitionAnswer {
         }
     }
 
-    /// Appends the partition's entry; nothing for [`UnknownTopic`](PartitionAnswer::UnknownTopic).
-    fn put(&self, partition: u16, out: &mut Vec<u8>) {
-        let (flags, numbers, tail): (u8, &[u64], u32) = match self {
-            PartitionAnswer::Data { base: Some(base), high_water_mark, len } => {
-                (ERR_NONE, &[*base, *high_water_mark], *len)
-            }
-            PartitionAnswer::Data { base: None, high_water_mark, len } => (ERR_SPARSE, &[*high_water_mark], *len),
-            PartitionAnswer::OutOfRange { high_water_mark, .. } => (ERR_OUT_OF_RANGE, &[0, *high_water_mark], 0),
-            PartitionAnswer::SystemError => (SYSTEM_ERROR, &[], 0),
-            PartitionAnswer::Redirect(_) => (REDIRECT, &[], 0),
-            PartitionAnswer::NoLeader => (NO_LEADER, &[], 0),
-            PartitionAnswer::UnknownPartition => (ERR_UNKNOWN_PARTITION, &[], 0),
-            PartitionAnswer::UnknownTopic => return,
+    /// Appends what follows a partition's id; nothing for [`UnknownTopic`](PartitionAnswer::UnknownTopic).
+    fn put(&self, out: &mut Vec<u8>) {
+        let mut numbers = |flags, base: Option<u64>, high_water_mark: u64, len: u32| {
+            out.push(flags);
+            base.into_iter().chain([high_water_mark]).for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+            out.extend_from_slice(&len.to_le_bytes());
         };
-        out.extend_from_slice(&partition.to_le_bytes());
-        out.push(flags);
-        for number in numbers {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
-        if !numbers.is_empty() {
-            out.extend_from_slice(&tail.to_le_bytes());
-        }
-        match self {
-            PartitionAnswer::OutOfRange { first_available, .. } => {
-                out.extend_from_slice(&first_available.to_le_bytes())
+        match *self {
+            PartitionAnswer::Data { base, high_water_mark, len } => {
+                numbers(if base.is_some() { ERR_NONE } else { ERR_SPARSE }, base, high_water_mark, len)
             }
-            PartitionAnswer::Redirect(endpoint) => cursor::put_endpoint(*endpoint, out),
-            _ => {}
+            PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
+                numbers(ERR_OUT_OF_RANGE, Some(0), high_water_mark, 0);
+                out.extend_from_slice(&first_available.to_le_bytes());
+            }
+            PartitionAnswer::SystemError => out.push(SYSTEM_ERROR),
+            PartitionAnswer::Redirect(endpoint) => {
+                out.push(REDIRECT);
+                cursor::put_endpoint(endpoint, out);
+            }
+            PartitionAnswer::NoLeader => out.push(NO_LEADER),
+            PartitionAnswer::UnknownPartition => out.push(ERR_UNKNOWN_PARTITION),
+            PartitionAnswer::UnknownTopic => {}
         }
     }
 
@@ -231,16 +226,8 @@ pub struct FetchHeader {
     pub topics: Vec<TopicAnswer>,
 }
 
-/// A topic in a [`FetchHeader`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicAnswer {
-    /// At most 255 bytes.
-    pub name: Arc<str>,
-    /// The request's partitions, in the same order.
-    pub partitions: Vec<(u16, PartitionAnswer)>,
-    /// Whether the topic exists. If not, only the number of its partitions is sent.
-    pub known: bool,
-}
+/// A topic in a [`FetchHeader`], with the request's partitions, in the same order. If it is unknown, only their number is sent.
+pub type TopicAnswer = Topic<Arc<str>, (u16, PartitionAnswer)>;
 
 impl FetchHeader {
     /// Appends the answer's frame header and this header. The chunks must follow, in order and without separators.
@@ -262,23 +249,18 @@ impl FetchHeader {
         for topic in &self.topics {
             cursor::put_str8(topic.name.as_bytes(), "topic name, bytes", out)?;
             cursor::put_count8(topic.partitions.len(), "partitions of a topic", 0, out)?;
-            if !topic.known {
+            if topic.partitions.iter().any(|(_, answer)| *answer == PartitionAnswer::UnknownTopic) {
                 out.extend_from_slice(&UNKNOWN_TOPIC);
                 continue;
             }
             for (partition, answer) in &topic.partitions {
-                answer.put(*partition, out);
+                out.extend_from_slice(&partition.to_le_bytes());
+                answer.put(out);
                 chunks += u64::from(answer.chunk_len());
             }
         }
-        frame::patch_len(header, out);
-        let len = (out.len() - body) as u64 + chunks;
-        let max = u64::from(u32::MAX);
-        let len = u32::try_from(len).map_err(|_| EncodeError { field: "answer, bytes", given: len, min: 0, max })?;
-        if let Some(field) = out.get_mut(body - 4..body) {
-            field.copy_from_slice(&len.to_le_bytes());
-        }
-        Ok(())
+        frame::patch_len(header, 0, out)?;
+        frame::patch_len(body, chunks, out)
     }
 }
 

@@ -65,10 +65,8 @@ pub fn begin(kind: Kind, out: &mut Vec<u8>) -> usize {
 /// # Errors
 /// A payload above [`MAX_REQUEST`], on which a server would hang up.
 pub fn end(start: usize, out: &mut [u8]) -> Result<(), EncodeError> {
-    let len = out.len() - start;
-    EncodeError::check("request, bytes", len, 0, MAX_REQUEST as u64)?;
-    patch_len(start, out);
-    Ok(())
+    EncodeError::check("request, bytes", out.len() - start, 0, MAX_REQUEST as u64)?;
+    patch_len(start, 0, out)
 }
 
 /// Returns the request id, with which the payload of every answer but a consume answer begins. It identifies the request
@@ -135,12 +133,14 @@ pub trait Payload: Sized {
     }
 }
 
-/// As [`end`], for a server's answer, which is limited only by the 32 bits of the field.
-pub(crate) fn patch_len(start: usize, out: &mut [u8]) {
-    let len = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+/// As [`end`], for a server's answer, which is limited only by the 32 bits of the field and has `later` bytes more.
+pub(super) fn patch_len(start: usize, later: u64, out: &mut [u8]) -> Result<(), EncodeError> {
+    let (given, max) = ((out.len() - start) as u64 + later, u32::MAX.into());
+    let len = u32::try_from(given).map_err(|_| EncodeError { field: "answer, bytes", given, min: 0, max })?;
     if let Some(field) = out.get_mut(start - 4..start) {
         field.copy_from_slice(&len.to_le_bytes());
     }
+    Ok(())
 }
 
 // Codes with the same meaning in several answers (reference, sections 5.5, 6.3 and 8).

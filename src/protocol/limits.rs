@@ -11,71 +11,73 @@ macro_rules! setters {
     )*};
 }
 
-pub(crate) use setters;
-
-/// Limits on the lengths and counts that a peer claims. A claim above one is refused, before memory is reserved, with an
-/// error that has both numbers.
-///
-/// The defaults accept everything that a TANK server sends. Lower them if memory is short or you do not trust the broker.
-///
-/// ```no_run
-/// use tank_client::{Client, Limits};
-///
-/// let limits = Limits::default().bundle(16 << 20).message_set(16 << 20);
-/// let client = Client::builder().limits(limits).connect("tank-1")?;
-/// # Ok::<(), tank_client::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[must_use = "limits do nothing until a client or a reader gets them"]
-pub struct Limits {
-    pub(crate) fetch_frame: u32,
-    pub(crate) frame: u32,
-    pub(crate) fetch_header: u32,
-    pub(crate) bundle: u32,
-    pub(crate) message_set: u32,
-    pub(crate) messages: u32,
-    pub(crate) topics: u32,
-    pub(crate) nodes: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            fetch_frame: 0xf000_0000,
-            frame: 64 << 20,
-            fetch_header: 128 << 10,
-            bundle: 256 << 20,
-            message_set: 256 << 20,
-            messages: 1 << 20,
-            topics: 1 << 20,
-            nodes: 4096,
+/// Declares a struct of settings with the default of each. With `setters` and a name for what they are given, each has a
+/// setter, too.
+macro_rules! settings {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[$doc:meta])* $setting:ident: $type:ty = $default:expr,)*
+    } $(setters($given:ident))?) => {
+        $(#[$meta])*
+        $vis struct $name {
+            $($(#[$doc])* pub(crate) $setting: $type,)*
         }
-    }
+
+        impl Default for $name {
+            fn default() -> $name {
+                $name { $($setting: $default,)* }
+            }
+        }
+
+        settings!(@ $($given)?, $name { $($(#[$doc])* $setting: $type,)* });
+    };
+    (@ , $($rest:tt)*) => {};
+    (@ $given:ident, $name:ident { $($(#[$doc:meta])* $setting:ident: $type:ty,)* }) => {
+        impl $name {
+            setters! { $($(#[$doc])* $setting($given: $type) => $setting = $given;)* }
+        }
+    };
 }
 
-impl Limits {
-    setters! {
+pub(crate) use {setters, settings};
+
+settings! {
+    /// Limits on the lengths and counts that a peer claims. A claim above one is refused, before memory is reserved, with an
+    /// error that has both numbers.
+    ///
+    /// The defaults accept everything that a TANK server sends. Lower them if memory is short or you do not trust the broker.
+    ///
+    /// ```no_run
+    /// use tank_client::{Client, Limits};
+    ///
+    /// let limits = Limits::default().bundle(16 << 20).message_set(16 << 20);
+    /// let client = Client::builder().limits(limits).connect("tank-1")?;
+    /// # Ok::<(), tank_client::Error>(())
+    /// ```
+    #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+    #[must_use = "limits do nothing until a client or a reader gets them"]
+    pub struct Limits {
         /// Bytes of a consume answer. Default 3.75 GiB: the answer is never held as a whole, and a server may send a whole
         /// compacted segment of each partition at once.
-        fetch_frame(most: u32) => fetch_frame = most;
+        fetch_frame: u32 = 0xf000_0000,
         /// Bytes of any other answer, which is held whole. Default 64 MiB: some 200,000 topics with long names.
-        frame(most: u32) => frame = most;
+        frame: u32 = 64 << 20,
         /// Bytes of the partition entries that precede a consume answer's chunks. Default 128 KiB: twice what the 250
         /// partitions of a request can take with the longest names.
-        fetch_header(most: u32) => fetch_header = most;
+        fetch_header: u32 = 128 << 10,
         /// Bytes of a bundle as it is sent. Default 256 MiB, the most a server accepts from a producer; a client takes up to
         /// 2 GiB.
-        bundle(most: u32) => bundle = most;
+        bundle: u32 = 256 << 20,
         /// Bytes of a message set after decompression, checked before decompressing. Default 256 MiB; a client takes up to
         /// 2 GiB. A claim that Snappy cannot produce from the bytes sent is always refused.
-        message_set(most: u32) => message_set = most;
+        message_set: u32 = 256 << 20,
         /// Messages in a bundle. Default 2^20, sixteen times what a producer should put into one.
-        messages(most: u32) => messages = most;
+        messages: u32 = 1 << 20,
         /// Topics in an answer. Default 2^20.
-        topics(most: u32) => topics = most;
+        topics: u32 = 1 << 20,
         /// Nodes in a topology. Default 4,096.
-        nodes(most: u32) => nodes = most;
+        nodes: u32 = 4096,
     }
+    setters(most)
 }
 
 /// When to compress published records. Consuming decompresses by itself.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::Limits;
-pub use super::chunk::{Bundle, ChunkEnd};
+pub use super::chunk::{Bundle, ChunkEnd, Good};
 use super::chunk::{Chunk, Found};
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault};

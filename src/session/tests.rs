@@ -304,7 +304,7 @@ fn brokers_are_asked_once_whether_they_form_a_cluster_and_taken_for_one_if_they_
 fn ends(request: &[u8], mut of: impl FnMut(u16) -> PartitionAnswer) -> Does {
     let asked = FetchRequest::decode(request).unwrap();
     let partitions = asked.topics[0].partitions.iter().map(|wanted| (wanted.partition, of(wanted.partition))).collect();
-    let topic = TopicAnswer { name: asked.topics[0].name.clone(), partitions, known: true };
+    let topic = TopicAnswer { name: asked.topics[0].name.clone(), partitions };
     let mut bytes = Vec::new();
     FetchHeader { request_id: asked.request_id, topics: vec![topic] }.encode(&mut bytes).unwrap();
     Does::Answer(bytes)

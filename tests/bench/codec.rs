@@ -12,10 +12,11 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use tank_client::Limits;
 use tank_client::protocol::bundle::{BundleBuilder, Codec, Entry, RawMessage};
+use tank_client::protocol::compress;
 use tank_client::protocol::fetch::{
     FetchHeader, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, TopicAnswer,
 };
-use tank_client::protocol::stream::{Event, FetchDecoder, Step};
+use tank_client::protocol::stream::{Event, FetchDecoder, Good, Step};
 use tank_client::protocol::varint;
 use tank_client::segment::Segments;
 
@@ -60,7 +61,7 @@ fn answer(name: &str) -> Answer {
         topics: vec![FetchTopic { name: name.into(), partitions: vec![wanted] }],
     };
     let data = PartitionAnswer::Data { base: Some(1), high_water_mark: count as u64, len: chunk.len() as u32 };
-    let topic = TopicAnswer { name: name.into(), partitions: vec![(0, data)], known: true };
+    let topic = TopicAnswer { name: name.into(), partitions: vec![(0, data)] };
     let mut bytes = Vec::new();
     FetchHeader { request_id: 1, topics: vec![topic] }.encode(&mut bytes).expect("a header that fits");
     let head = bytes.len();
@@ -96,12 +97,12 @@ fn decode(bencher: Bencher<'_, '_>, set: &str) {
                         let bytes = match bundle.codec {
                             Codec::None => set,
                             Codec::Snappy => {
-                                let len = bundle.decompress(&mut snappy, set, &limits, &mut scratch);
+                                let len = compress::decompress(&mut snappy, set, &limits, bundle.at, &mut scratch);
                                 &scratch[..len.expect("good data")]
                             }
                         };
                         entries.clear();
-                        bundle.decode(bytes, 0, &mut entries).expect("good data");
+                        bundle.decode(bytes, 0, &mut entries, &mut Good::default()).expect("good data");
                         let touch_it = |sum, entry: &Entry| touch(sum, &bytes[entry.payload()], entry.timestamp_ms);
                         sum = entries.iter().fold(sum, touch_it);
                     }

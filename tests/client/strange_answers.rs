@@ -50,7 +50,6 @@ fn consumed(payload: &[u8], answer: PartitionAnswer) -> Reply {
     let topic = |topic: &FetchTopic| TopicAnswer {
         name: topic.name.clone(),
         partitions: topic.partitions.iter().map(|wanted| (wanted.partition, answer)).collect(),
-        known: answer != PartitionAnswer::UnknownTopic,
     };
     let mut reply = Reply::default();
     let topics = request.topics.iter().map(topic).collect();

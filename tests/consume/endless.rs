@@ -86,7 +86,6 @@ fn answer_all(payload: &[u8], what: PartitionAnswer) -> Reply {
     let answer = |topic: &tank_client::protocol::fetch::FetchTopic| TopicAnswer {
         name: topic.name.clone(),
         partitions: topic.partitions.iter().map(|wanted| (wanted.partition, what)).collect(),
-        known: true,
     };
     let mut bytes = Vec::new();
     let topics = request.topics.iter().map(answer).collect();
@@ -153,7 +152,7 @@ impl Script for OutOfRangeForEver {
 fn fetched(payload: &[u8], answer: PartitionAnswer, chunk: &[u8]) -> Reply {
     let FetchRequest { request_id, topics, .. } = FetchRequest::decode(payload).unwrap();
     let partitions = vec![(topics[0].partitions[0].partition, answer)];
-    let topics = vec![TopicAnswer { name: topics[0].name.clone(), partitions, known: true }];
+    let topics = vec![TopicAnswer { name: topics[0].name.clone(), partitions }];
     let mut bytes = Vec::new();
     FetchHeader { request_id, topics }.encode(&mut bytes).unwrap();
     bytes.extend_from_slice(chunk);
@@ -236,7 +235,7 @@ impl Script for Chunks {
         let chunk = if self.chunks.is_empty() { Vec::new() } else { self.chunks.remove(0) };
         let answer =
             PartitionAnswer::Data { base: Some(self.base), high_water_mark: self.mark, len: chunk.len() as u32 };
-        let topic = TopicAnswer { name: "t".into(), partitions: vec![(0, answer)], known: true };
+        let topic = TopicAnswer { name: "t".into(), partitions: vec![(0, answer)] };
         let mut bytes = Vec::new();
         FetchHeader { request_id: request.request_id, topics: vec![topic] }.encode(&mut bytes).unwrap();
         bytes.extend(chunk);

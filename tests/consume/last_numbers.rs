@@ -43,7 +43,6 @@ impl Script for Absurd {
                 let topics = vec![TopicAnswer {
                     name: request.topics[0].name.clone(),
                     partitions: vec![(wanted.partition, self.answer)],
-                    known: true,
                 }];
                 FetchHeader { request_id: request.request_id, topics }.encode(&mut bytes).unwrap();
                 bytes.extend_from_slice(&self.chunk);

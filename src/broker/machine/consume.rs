@@ -73,7 +73,7 @@ impl Machine {
                 };
                 partitions.push((wanted.partition, answer));
             }
-            header.topics.push(TopicAnswer { name: Arc::clone(&topic.name), partitions, known });
+            header.topics.push(TopicAnswer { name: Arc::clone(&topic.name), partitions });
         }
         if now {
             return self.answer_fetch(conn, &header, chunks);

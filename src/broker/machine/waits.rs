@@ -123,11 +123,7 @@ impl Machine {
             // Topics next to each other become one entry.
             match header.topics.last_mut() {
                 Some(topic) if topic.name == slot.topic => topic.partitions.push((slot.partition, answer)),
-                _ => header.topics.push(TopicAnswer {
-                    name: slot.topic,
-                    partitions: vec![(slot.partition, answer)],
-                    known: true,
-                }),
+                _ => header.topics.push(TopicAnswer { name: slot.topic, partitions: vec![(slot.partition, answer)] }),
             }
         }
         if self.answer_fetch(wait.conn, &header, chunks).is_err() {

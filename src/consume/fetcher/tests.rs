@@ -79,8 +79,7 @@ impl Setting {
 
     /// An answer on its way, cut after some bytes.
     fn send(&self, wire: usize, request_id: u32, answers: &[PartitionAnswer], chunks: &[u8], cut: usize) {
-        let known = answers.iter().all(|answer| *answer != PartitionAnswer::UnknownTopic);
-        let topic = TopicAnswer { name: "t".into(), partitions: (0..).zip(answers.iter().copied()).collect(), known };
+        let topic = TopicAnswer { name: "t".into(), partitions: (0..).zip(answers.iter().copied()).collect() };
         let mut out = Vec::new();
         FetchHeader { request_id, topics: vec![topic] }.encode(&mut out).unwrap();
         out.extend_from_slice(chunks);

@@ -30,7 +30,6 @@ fn answer(request_id: u32, topics: &[(&str, &[(u16, PartitionAnswer)])], chunks:
     let topic = |&(name, partitions): &(&str, &[(u16, PartitionAnswer)])| TopicAnswer {
         name: name.into(),
         partitions: partitions.to_vec(),
-        known: partitions.iter().all(|(_, answer)| *answer != PartitionAnswer::UnknownTopic),
     };
     let mut out = Vec::new();
     FetchHeader { request_id, topics: topics.iter().map(topic).collect() }.encode(&mut out).unwrap();
@@ -562,7 +561,7 @@ fn joined_bundles_beyond_the_last_wanted_number_are_not_looked_at() {
     assert_eq!((joined.bundles, joined.last), (3, 15));
     for (to, expected, bundles, is_bad) in [(10, 1, 1, false), (12, 3, 2, false), (13, 4, 2, false), (14, 4, 2, true)] {
         let (mut entries, mut good) = (Vec::new(), Good::default());
-        let decoded = Bundle { to, ..joined.clone() }.decode_good(&chunk, 0, &mut entries, &mut good);
+        let decoded = Bundle { to, ..joined.clone() }.decode(&chunk, 0, &mut entries, &mut good);
         assert_eq!((entries.len(), good.bundles, decoded.is_err()), (expected, bundles, is_bad), "up to {to}");
     }
 }
@@ -589,7 +588,7 @@ fn of_joined_bundles_the_good_ones_count() {
             let bundle = found.expect("a bundle");
             assert_eq!(bundle.bundles, 4);
             let (mut entries, mut is_good) = (Vec::new(), Good::default());
-            let e = bundle.decode_good(&chunk, 0, &mut entries, &mut is_good).unwrap_err();
+            let e = bundle.decode(&chunk, 0, &mut entries, &mut is_good).unwrap_err();
             let before = (expected, expected as u64 / 2, (place * good.len()) as u64);
             assert_eq!((entries.len(), is_good.bundles, is_good.bytes), before, "{bad:?} in place {place}");
             // The same as if it stood alone.

@@ -5,8 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use tank_client::Limits;
 use tank_client::protocol::DecodeError;
 use tank_client::protocol::bundle::{Codec, Entry};
+use tank_client::protocol::compress;
 use tank_client::protocol::fetch::{FetchRequest, PartitionAnswer};
-use tank_client::protocol::stream::{Bundle, ChunkEnd, Event, FetchDecoder, Step};
+use tank_client::protocol::stream::{Bundle, ChunkEnd, Event, FetchDecoder, Good, Step};
 
 /// What a step came to, with bundles one at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,11 +159,11 @@ impl Unpacker {
         let bytes = match bundle.codec {
             Codec::None => set,
             Codec::Snappy => {
-                let len = bundle.decompress(&mut self.snappy, set, limits, &mut self.plain)?;
+                let len = compress::decompress(&mut self.snappy, set, limits, bundle.at, &mut self.plain)?;
                 &self.plain[..len]
             }
         };
-        bundle.decode(bytes, 0, &mut self.entries)?;
+        bundle.decode(bytes, 0, &mut self.entries, &mut Good::default())?;
         Ok(&self.entries)
     }
 

@@ -380,7 +380,7 @@ pub fn exchange(rng: &mut Rng, shape: Shape) -> Exchange {
             answers.push((wanted.partition, part.answer));
             expected.push(part);
         }
-        header.topics.push(TopicAnswer { name: topic.name.clone(), partitions: answers, known });
+        header.topics.push(TopicAnswer { name: topic.name.clone(), partitions: answers });
     }
     let mut frame = Vec::new();
     header.encode(&mut frame).unwrap();
@@ -394,7 +394,7 @@ pub fn one_chunk(from: u64, base: Option<u64>, mark: u64, chunk: &[u8]) -> (Fetc
     request.topics[0].partitions[0].seq = from;
     let data = PartitionAnswer::Data { base, high_water_mark: mark, len: chunk.len() as u32 };
     let partitions = vec![(request.topics[0].partitions[0].partition, data)];
-    let topic = TopicAnswer { name: request.topics[0].name.clone(), partitions, known: true };
+    let topic = TopicAnswer { name: request.topics[0].name.clone(), partitions };
     let mut bytes = Vec::new();
     FetchHeader { request_id: request.request_id, topics: vec![topic] }.encode(&mut bytes).unwrap();
     bytes.extend_from_slice(chunk);
@@ -405,7 +405,7 @@ pub fn one_chunk(from: u64, base: Option<u64>, mark: u64, chunk: &[u8]) -> (Fetc
 pub fn unknown_topics(request: &FetchRequest) -> Vec<u8> {
     let topic = |topic: &FetchTopic| {
         let partitions = topic.partitions.iter().map(|wanted| (wanted.partition, PartitionAnswer::UnknownTopic));
-        TopicAnswer { name: topic.name.clone(), partitions: partitions.collect(), known: false }
+        TopicAnswer { name: topic.name.clone(), partitions: partitions.collect() }
     };
     let mut bytes = Vec::new();
     let topics = request.topics.iter().map(topic).collect();

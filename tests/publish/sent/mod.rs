@@ -17,9 +17,7 @@ use tank_client::protocol::admin::{
     DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse, PartitionState,
     ReloadConfCode, ReloadConfRequest, ReloadConfResponse, StatusRequest,
 };
-use tank_client::protocol::fetch::{
-    FetchHeader, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, TopicAnswer,
-};
+use tank_client::protocol::fetch::{FetchHeader, FetchPartition, FetchRequest, PartitionAnswer, TopicAnswer};
 use tank_client::protocol::frame::{HEADER_LEN, Payload};
 use tank_client::protocol::produce::{ProduceCode, ProduceRequest, ProduceResponse};
 use tank_client::{Client, ClientBuilder};
@@ -89,11 +87,11 @@ impl Script for Honest {
                 request.encode(&mut again).unwrap();
                 let answer = |topic: &str, wanted: &FetchPartition| match wanted.seq {
                     // The question for the end of the log.
+                    BEYOND_END if partitions_of(topic) == 0 => PartitionAnswer::UnknownTopic,
                     BEYOND_END if wanted.partition >= partitions_of(topic) => PartitionAnswer::UnknownPartition,
                     BEYOND_END => PartitionAnswer::OutOfRange { high_water_mark: MARK, first_available: FIRST },
                     _ => PartitionAnswer::Data { base: Some(0), high_water_mark: MARK, len: 0 },
                 };
-                let asks_for_end = |topic: &FetchTopic| topic.partitions.iter().all(|wanted| wanted.seq == BEYOND_END);
                 let topics = request.topics.iter().map(|topic| TopicAnswer {
                     name: topic.name.clone(),
                     partitions: topic
@@ -101,7 +99,6 @@ impl Script for Honest {
                         .iter()
                         .map(|want| (want.partition, answer(&topic.name, want)))
                         .collect(),
-                    known: partitions_of(&topic.name) > 0 || !asks_for_end(topic),
                 });
                 FetchHeader { request_id, topics: topics.collect() }.encode(&mut bytes).unwrap();
             }

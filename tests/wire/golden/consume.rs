@@ -237,8 +237,7 @@ pub(crate) fn encode_again(request: &FetchRequest, answer: &Answer, frame: &[u8]
     let topic = |topic: &FetchTopic| {
         let partitions: Vec<(u16, PartitionAnswer)> =
             topic.partitions.iter().map(|wanted| (wanted.partition, parts.next().unwrap().answer)).collect();
-        let known = partitions.iter().all(|(_, answer)| *answer != PartitionAnswer::UnknownTopic);
-        TopicAnswer { name: topic.name.clone(), partitions, known }
+        TopicAnswer { name: topic.name.clone(), partitions }
     };
     let header = FetchHeader { request_id: answer.request_id, topics: request.topics.iter().map(topic).collect() };
     let mut out = Vec::new();

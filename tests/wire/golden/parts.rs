@@ -82,8 +82,8 @@ pub(crate) fn bundle(bytes: &[u8], first: u64) -> Result<Bundle, DecodeError> {
     let set = match header.codec {
         Codec::None => packed.to_vec(),
         Codec::Snappy => {
-            let mut set = vec![0; compress::decompressed_len(packed, 256 << 20, 0)?];
-            compress::decompress(&mut snap::raw::Decoder::new(), packed, &mut set, 0)?;
+            let mut set = Vec::new();
+            compress::decompress(&mut snap::raw::Decoder::new(), packed, &limits, 0, &mut set)?;
             set
         }
     };

@@ -4,7 +4,7 @@ use tank_client::Compression;
 use tank_client::Limits;
 use tank_client::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Entry, RawMessage};
 use tank_client::protocol::cursor::Cursor;
-use tank_client::protocol::stream::Bundle;
+use tank_client::protocol::stream::{Bundle, Good};
 use tank_client::protocol::{DecodeError, compress};
 
 use crate::input::Input;
@@ -56,9 +56,8 @@ pub fn run(data: &[u8]) {
     let mut plain = vec![0xaa; 3];
     let unpacked = match codec {
         Codec::None => Ok(set.as_slice()),
-        Codec::Snappy => {
-            bundle.decompress(&mut snap::raw::Decoder::new(), &set, &limits, &mut plain).map(|len| &plain[..len])
-        }
+        Codec::Snappy => compress::decompress(&mut snap::raw::Decoder::new(), &set, &limits, bundle.at, &mut plain)
+            .map(|len| &plain[..len]),
     };
     let Ok(unpacked) = unpacked else {
         let most = (set.len() * 22).min(message_set as usize);
@@ -75,9 +74,9 @@ pub fn run(data: &[u8]) {
     }
 
     let mut wanted = Vec::new();
-    let decoded = bundle.decode(unpacked, 0, &mut wanted);
+    let decoded = bundle.decode(unpacked, 0, &mut wanted, &mut Good::default());
     let mut all = Vec::new();
-    let again = Bundle { from: 0, to: u64::MAX, ..bundle.clone() }.decode(unpacked, 0, &mut all);
+    let again = Bundle { from: 0, to: u64::MAX, ..bundle.clone() }.decode(unpacked, 0, &mut all, &mut Good::default());
     assert_eq!(decoded, again, "what is wanted does not change what is right");
     check(&all, &bundle, unpacked);
     all.retain(|entry| entry.seq >= from && entry.seq <= to);
@@ -108,7 +107,7 @@ fn check(entries: &[Entry], bundle: &Bundle, set: &[u8]) {
 fn come_back(bundle: &Bundle, set: &[u8], limits: &Limits) {
     let whole = Bundle { from: 0, to: u64::MAX, ..bundle.clone() };
     let mut entries = Vec::new();
-    whole.decode(set, 0, &mut entries).unwrap();
+    whole.decode(set, 0, &mut entries, &mut Good::default()).unwrap();
     assert_eq!(entries.len(), bundle.count as usize);
     let message = |entry: &Entry| RawMessage {
         timestamp_ms: entry.timestamp_ms,
@@ -165,9 +164,9 @@ fn decode(bytes: &[u8], next: u64, limits: &Limits) -> Result<(Vec<u8>, Vec<Entr
     let mut plain = cursor.rest().to_vec();
     if codec == Codec::Snappy {
         plain.clear();
-        bundle.decompress(&mut snap::raw::Decoder::new(), cursor.rest(), &limits, &mut plain)?;
+        compress::decompress(&mut snap::raw::Decoder::new(), cursor.rest(), &limits, bundle.at, &mut plain)?;
     }
     let mut entries = Vec::new();
-    bundle.decode(&plain, 0, &mut entries)?;
+    bundle.decode(&plain, 0, &mut entries, &mut Good::default())?;
     Ok((plain, entries))
 }

@@ -169,7 +169,8 @@ fn read_header(mut c: Cursor<'_>) -> Result<FetchHeader, DecodeError> {
     let mut topics = Vec::new();
     for _ in 0..c.u8("topic count")? {
         let name = String::from_utf8_lossy(c.str8("topic name")?).into();
-        let (count, known) = (c.u8("partition count")?, !c.rest().starts_with(&UNKNOWN_TOPIC));
+        let count = c.u8("partition count")?;
+        let known = count == 0 || !c.rest().starts_with(&UNKNOWN_TOPIC);
         // For a topic that is not known, only the number counts.
         let mut partitions = vec![(0, PartitionAnswer::UnknownTopic); if known { 0 } else { count.into() }];
         if !known {
@@ -178,7 +179,7 @@ fn read_header(mut c: Cursor<'_>) -> Result<FetchHeader, DecodeError> {
         for _ in 0..if known { count } else { 0 } {
             partitions.push((c.u16("partition id")?, PartitionAnswer::decode(&mut c)?));
         }
-        topics.push(TopicAnswer { name, partitions, known });
+        topics.push(TopicAnswer { name, partitions });
     }
     c.finish("answer header").map(|()| FetchHeader { request_id: 7, topics })
 }

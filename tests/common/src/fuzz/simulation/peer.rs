@@ -391,7 +391,6 @@ fn answer(request: &FetchRequest, answers: Vec<(u16, PartitionAnswer)>, chunks: 
     let topic = |topic: &tank_client::protocol::fetch::FetchTopic| TopicAnswer {
         name: topic.name.clone(),
         partitions: answers.by_ref().take(topic.partitions.len()).collect(),
-        known: true,
     };
     let header = FetchHeader { request_id: request.request_id, topics: request.topics.iter().map(topic).collect() };
     let mut bytes = Vec::new();
