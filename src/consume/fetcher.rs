@@ -5,6 +5,22 @@
 //!      ^                  └──────────────────┬─────────────────────┘
 //!      └── the shell, once it is due <── on_failure(): the connection failed
 //! ```
+//!
+//! # How much to ask for
+//! The next fetch goes out when an answer has ended, so between two answers a line is idle for a round trip:
+//!
+//! ```text
+//!   sent              begins                      ends, the next is sent
+//!    │───── wait ───────│━━━━━━ bytes in `took` ━━━━━│───── wait ───────│━━━━━
+//! ```
+//!
+//! If the wait is not short, the next fetch asks for what the line carries in [`WAITS_WORTH`] such waits, so that it is idle for
+//! little of its time; for at most [`MOST_GROWTH`] times what came last, so that one hiccup does little; and never for more than
+//! [`MOST_AHEAD`], shared by the partitions that have more as far as is known, so that none waits long for its turn. No
+//! partition is asked for less than its fetch size, or for more than [`MOST_GROWN`] times as much. If the wait is short, or little
+//! came, the fetch sizes are as configured again: where a chunk ends, in a bundle or after one, does not matter. The wait counts
+//! from when the caller has looked for bytes and found none, so a slow caller, for whom they lie ready, asks for no more. What a
+//! broker may wait with says nothing of the line. The read buffer holds an answer of any size in parts.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,8 +46,20 @@ use crate::session::Session;
 /// front, yet small enough for a core's cache.
 const READ_BUFFER: usize = 512 << 10;
 
-/// Bytes that the partitions of a fetch share if they grow beyond the fetch size: enough to keep 80 MB/s busy over 100 ms.
-const MOST_AHEAD: u32 = 8 << 20;
+/// How long a line may be idle before an answer begins: at the usual fetch size that still allows for 100 MB/s.
+const SHORT_WAIT: Duration = Duration::from_millis(10);
+
+/// For how many times the wait before it an answer should keep the line busy.
+const WAITS_WORTH: u128 = 12;
+
+/// How much more may be asked for at a time than the last answer brought.
+const MOST_GROWTH: u64 = 4;
+
+/// How many times its fetch size a partition may be asked for.
+const MOST_GROWN: u32 = 24;
+
+/// Bytes that the partitions of a fetch share beyond their fetch sizes: they keep 20 MB/s busy over 100 ms there and back.
+const MOST_AHEAD: u64 = 24 << 20;
 
 /// Brokers that are asked to wait for data wait longer than this.
 const SOON: Duration = Duration::from_millis(50);
@@ -53,6 +81,10 @@ pub(super) struct Fetcher {
     in_flight: HashMap<u32, InFlight>,
     /// What is in flight.
     way: Load,
+    /// Since when there is nothing to read, while no answer has begun.
+    idle_since: Option<Time>,
+    /// How many bytes to ask for in all, where there is more than the fetch sizes.
+    ahead: u64,
     /// The fetch whose answer is being read.
     current: Option<InFlight>,
     /// How many more bytes the decoder needs before it can continue.
@@ -74,8 +106,11 @@ struct InFlight {
     max_wait_ms: u64,
     sent: Time,
     load: Load,
+    /// When its answer began, and how long the line was idle before.
+    began: Time,
+    wait: Duration,
     /// What its answer has brought so far. Answers of several leaders are read side by side.
-    has_data: bool,
+    bytes: u64,
     has_fault: bool,
     /// What ends the subscription, after the rest of the answer.
     failure: Option<Error>,
@@ -93,7 +128,7 @@ impl InFlight {
     /// Whether the answer came empty, and so soon that the broker cannot have waited as it was asked to.
     fn is_soon(&self, now: Time) -> bool {
         let is_early = now.since(self.sent) < SOON.min(Duration::from_millis(self.max_wait_ms));
-        is_early && !self.has_data && !self.has_fault
+        is_early && self.bytes == 0 && !self.has_fault
     }
 }
 
@@ -106,6 +141,8 @@ impl Fetcher {
             wanted: VecDeque::new(),
             in_flight: HashMap::new(),
             way: Load::default(),
+            idle_since: None,
+            ahead: 0,
             current: None,
             need: 0,
             retry: RetryState::default(),
@@ -190,7 +227,7 @@ impl Fetcher {
         let request_id = turn.session.next_request_id();
         let count = |is: fn(&Want) -> bool| request.iter().filter(|(_, want)| is(want)).count();
         let load = Load { risky: count(|want| want.is_risky), suspects: count(|want| want.is_suspect) };
-        let (topics, partitions) = slots(request, turn.all);
+        let (topics, partitions) = slots(request, turn.all, share(self.ahead, load.risky, options.fetch_size));
         let fetch = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
             request_id,
@@ -207,8 +244,10 @@ impl Fetcher {
         if !Arc::ptr_eq(&self.buf.block().tag, &turn.all.names) {
             self.buf.set_tag(turn.all.names.clone());
         }
-        let (has_data, has_fault, failure, sent) = (false, false, None, turn.now);
-        let fetch_sent = InFlight { request_id, partitions, max_wait_ms, sent, load, has_data, has_fault, failure };
+        let (sent, began, wait) = (turn.now, turn.now, Duration::ZERO);
+        let (bytes, has_fault, failure) = (0, false, None);
+        let fetch_sent =
+            InFlight { request_id, partitions, max_wait_ms, sent, load, began, wait, bytes, has_fault, failure };
         self.in_flight.insert(request_id, fetch_sent);
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
         let allowance = turn.session.config.io_timeout.saturating_add(Duration::from_millis(wait));
@@ -259,7 +298,13 @@ impl Fetcher {
                         return Ok(true);
                     }
                 }
-                Step::Event(Event::Response { request_id }) => self.current = self.in_flight.remove(&request_id),
+                Step::Event(Event::Response { request_id }) => {
+                    let idle_since = self.idle_since.take().unwrap_or(now);
+                    self.current = self.in_flight.remove(&request_id).map(|fetch| {
+                        let wait = now.since(idle_since.max(fetch.sent));
+                        InFlight { began: now, wait, ..fetch }
+                    });
+                }
                 Step::Event(Event::Partition { slot, answer }) => self.on_answer(turn, slot, answer),
                 Step::Event(Event::ChunkEnd { slot, end }) => {
                     let partition = self.partition(slot);
@@ -294,7 +339,12 @@ impl Fetcher {
                     self.revived = None;
                     self.channel.answer_begins(now);
                 }
-                Fill::Later => return self.channel.overdue(now).map_or(Ok(false), Err),
+                Fill::Later => {
+                    if self.current.is_none() {
+                        self.idle_since.get_or_insert(now);
+                    }
+                    return self.channel.overdue(now).map_or(Ok(false), Err);
+                }
                 Fill::End => return Err(Error::disconnected(self.broker(), self.channel.phase())),
             }
         }
@@ -309,7 +359,7 @@ impl Fetcher {
     fn on_answer(&mut self, turn: &mut Turn<'_>, slot: usize, answer: PartitionAnswer) {
         if let Some(fetch) = &mut self.current {
             match answer {
-                PartitionAnswer::Data { len, .. } => fetch.has_data |= len > 0,
+                PartitionAnswer::Data { len, .. } => fetch.bytes += u64::from(len),
                 _ => fetch.has_fault = true,
             }
         }
@@ -356,9 +406,12 @@ impl Fetcher {
         self.way.risky -= fetch.load.risky;
         self.way.suspects -= fetch.load.suspects;
         turn.all.stats.fetches += 1;
-        turn.all.stats.empty_fetches += u64::from(!fetch.has_data);
+        turn.all.stats.empty_fetches += u64::from(fetch.bytes == 0);
         let prefetches = turn.all.rules.options.prefetch && turn.inbox.has_bundles();
         let soon = fetch.is_soon(turn.now);
+        if fetch.load.risky > 0 {
+            self.ahead = ahead(fetch.bytes, fetch.wait, turn.now.since(fetch.began));
+        }
         for partition in fetch.partitions {
             if turn.all.on_end(turn.now, partition, soon, prefetches.then_some(self.channel.broker())) {
                 self.wanted.push_back(partition);
@@ -429,6 +482,7 @@ impl Fetcher {
         self.decoder = new_decoder(session);
         self.buf.clear();
         (self.way, self.need, self.revived, self.was_up) = (Load::default(), 0, None, false);
+        (self.idle_since, self.ahead) = (None, 0);
         lost
     }
 
@@ -440,9 +494,23 @@ impl Fetcher {
     }
 }
 
-/// The topics of a request, each once and in the order in which they are wanted, and which partitions its slots are.
-fn slots(mut request: Vec<(usize, Want)>, all: &Partitions) -> (Vec<FetchTopic>, Vec<usize>) {
-    let share = MOST_AHEAD / u32::try_from(request.len()).unwrap_or(u32::MAX).max(1);
+/// How many bytes to ask for next, after a wait and an answer of this many bytes that took so long.
+fn ahead(bytes: u64, wait: Duration, took: Duration) -> u64 {
+    if wait < SHORT_WAIT {
+        return 0;
+    }
+    let carried = wait.as_nanos().saturating_mul(WAITS_WORTH * u128::from(bytes)) / took.as_nanos().max(1);
+    u64::try_from(carried).unwrap_or(u64::MAX).min(bytes.saturating_mul(MOST_GROWTH)).min(MOST_AHEAD)
+}
+
+/// What each of the partitions that have more may be asked for.
+fn share(ahead: u64, partitions: usize, fetch_size: u32) -> u32 {
+    u32::try_from(ahead / partitions.max(1) as u64).unwrap_or(u32::MAX).min(fetch_size.saturating_mul(MOST_GROWN))
+}
+
+/// The topics of a request, each once and in the order in which they are wanted, and which partitions its slots are. Those that
+/// have more are asked for `share` bytes at least.
+fn slots(mut request: Vec<(usize, Want)>, all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<usize>) {
     let topic = |of: &(usize, Want)| &all.get(of.0).name.topic;
     let mut places: HashMap<Arc<str>, usize> = HashMap::new();
     request.sort_by_cached_key(|of| {
@@ -450,9 +518,9 @@ fn slots(mut request: Vec<(usize, Want)>, all: &Partitions) -> (Vec<FetchTopic>,
         *places.entry(topic(of).clone()).or_insert(next)
     });
     let topics = request.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
-        let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, ahead, .. })| {
+        let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, is_risky, .. })| {
             let partition = all.get(index).name.partition;
-            FetchPartition { partition, seq, fetch_size: fetch_size.max(ahead.min(share)) }
+            FetchPartition { partition, seq, fetch_size: fetch_size.max(if is_risky { share } else { 0 }) }
         });
         FetchTopic { name: topic(&of_topic[0]).clone(), partitions: wanted.collect() }
     });

@@ -188,8 +188,7 @@ impl Partition {
         let waits = !asks_at_once && (is_drained || !rules.in_cluster);
         let alone = (is_suspect && is_risky) || self.is_probe() || (rules.in_cluster && waits);
         let seq = if self.needs_mark() { SEQ_BEYOND_END } else { self.fetch_from };
-        let (fetch_size, ahead) = (self.chunks.fetch_size, self.chunks.ahead(rules.options.fetch_size));
-        Ok(Some(Want { seq, fetch_size, ahead, waits, alone, is_risky, is_suspect }))
+        Ok(Some(Want { seq, fetch_size: self.chunks.fetch_size, waits, alone, is_risky, is_suspect }))
     }
 
     /// Notes that it was asked for; `waits`: the broker may wait for data.
@@ -281,9 +280,6 @@ pub(super) fn before_end(back: u64, first_available: u64, high_water_mark: u64) 
     end.saturating_sub(back).max(first_available).max(1).min(end)
 }
 
-/// The fetch size grows eightfold at most.
-const MOST_DOUBLINGS: u32 = 3;
-
 /// What a partition's last chunks held, and how much to ask for next: after a chunk without a wanted message never the same
 /// again, and never only a little more.
 #[derive(Debug, Default)]
@@ -293,8 +289,6 @@ pub(super) struct Chunks {
     /// Bytes of the chunk being read, and whether messages were found in it.
     pub(super) len: u32,
     pub(super) had_messages: bool,
-    /// Chunks in a row that were filled with messages to the size asked for.
-    full: u32,
     /// Bytes of the last chunk that lay all below the position.
     stale_len: Option<u32>,
     /// The last chunk held only part of one bundle.
@@ -309,13 +303,7 @@ impl Chunks {
     }
 
     pub(super) fn on_messages(&mut self, fetch_size: u32) {
-        *self = Chunks { len: self.len, had_messages: true, full: self.full, ..Chunks::new(fetch_size) };
-    }
-
-    /// How much to ask for, where there is that much, if the fetch size is `configured`: it doubles while chunks are filled, so
-    /// that a long line does not stand idle for most of each round trip.
-    pub(super) fn ahead(&self, configured: u32) -> u32 {
-        configured << self.full.min(MOST_DOUBLINGS)
+        *self = Chunks { len: self.len, had_messages: true, ..Chunks::new(fetch_size) };
     }
 
     /// Asks for more after a chunk that lay entirely below the position. Returns `false` if that did not or cannot help.
@@ -333,7 +321,6 @@ impl Chunks {
     pub(super) fn on_cut(&mut self, needed: u64, bundle_limit: u32) -> Result<(), u64> {
         let limit = u64::from(bundle_limit) + varint::MAX_LEN as u64;
         let (asked, found) = (u64::from(self.fetch_size), self.had_messages);
-        self.full = if found { self.full.saturating_add(1) } else { 0 };
         if !found && (needed > limit || asked >= limit) {
             return Err(needed.max(asked + 1));
         }

@@ -120,8 +120,8 @@ impl Subscription {
         min_bytes(bytes: u32) => options.min_bytes = bytes;
 
         /// About how many bytes of each partition a broker sends at a time. Default 1 MiB; 1 byte to 64 MiB. It is a hint to
-        /// the broker; the memory used here does not depend on it. While answers come back filled, up to eight times as much is
-        /// asked for, but no more than 8 MiB in all: it keeps a long line busy.
+        /// the broker; the memory used here does not depend on it. Where an answer takes more than 10 ms to begin, up to 24
+        /// times as much is asked for, but no more than 24 MiB of one leader beyond the fetch sizes: it keeps a long line busy.
         fetch_size(bytes: u32) => options.fetch_size = bytes;
 
         /// What to do when retention took the number wanted next; it applies as long as the subscription lasts. Default

@@ -10,6 +10,7 @@ use common::server::{Server, bundle, sparse, unique_name};
 use common::watch::within;
 use tank_client::Compression;
 use tank_client::broker::{Broker, Request, RequestKind as Kind, dense_bundle};
+use tank_client::simulation::{LinkSettings, Simulation};
 use tank_client::{
     Batch, Client, CloseHandle, ConsumeIter, Error, ErrorKind, Fault, Limits, Message, OutOfRange, Record, Start,
     Subscription,
@@ -481,8 +482,9 @@ fn chunks_cut_at_any_byte() {
 #[test]
 fn the_fetch_size_grows_for_a_big_bundle_and_falls_back() {
     within(60, || {
-        let broker = Broker::builder().cut_chunks().start().unwrap();
-        let client = Client::connect(broker.addr()).unwrap();
+        let sim = Simulation::new(1);
+        let broker = sim.broker_with(&Broker::builder().cut_chunks());
+        let client = sim.client().connect(broker.brokers()).unwrap();
         broker.create_topic("big", 1);
         let append = |len: usize, compression| {
             let noise: Vec<u8> = (0..len as u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
@@ -500,8 +502,51 @@ fn the_fetch_size_grows_for_a_big_bundle_and_falls_back() {
         let mut iter = client.subscribe(all).unwrap();
         let lens: Vec<_> = (&mut iter).map(|message| message.unwrap().payload().len()).collect();
         assert_eq!(lens, [500, 50_000, 500, 300_000, 500, 500]);
-        // The last but one was filled.
-        assert_eq!(fetch_sizes(&broker), [1000, compressed, 1000, plain, 1000, 2000]);
+        assert_eq!(fetch_sizes(&broker), [1000, compressed, 1000, plain, 1000, 1000]);
+    });
+}
+
+/// Before an answer begins the line is idle for 20 ms, in which it could carry 400 kB: so the next fetch asks for more. Where it
+/// is idle for 1 ms it does not.
+#[test]
+fn a_long_line_is_kept_busy() {
+    let rate = |latency: u64, partitions: u16, bytes: u64| {
+        let sim = Simulation::new(1);
+        let latency = Duration::from_micros(latency);
+        let line = LinkSettings::default().latency(latency..latency + Duration::from_micros(1));
+        sim.set_links(&line.bandwidth(20_000_000).fragment_one_in(0));
+        let broker = sim.broker();
+        broker.create_topic("far", partitions);
+        for id in 0..partitions {
+            let times = bytes / u64::from(partitions) / 50_000;
+            broker.append_repeated("far", id, &[&bundle(&[vec![b'x'; 50_000]], Compression::None)], times);
+        }
+        let client = sim.client().connect(broker.brokers()).unwrap();
+        let mut far = client
+            .subscribe(Subscription::topic("far").start(Start::Earliest).stop_at_end().fetch_size(200_000))
+            .unwrap();
+        let (begun, mut count, mut ahead) = (sim.now(), 0, vec![0; usize::from(partitions)]);
+        let mut most_ahead = 0;
+        while let Some(batch) = far.next_batch().unwrap() {
+            count += batch.len() as u64;
+            ahead[usize::from(batch.partition())] += batch.len();
+            most_ahead = most_ahead.max(ahead.iter().max().unwrap() - ahead.iter().min().unwrap());
+        }
+        let sizes = broker.requests().into_iter().filter(|request| request.kind == Kind::Consume);
+        let of_one =
+            |request| common::fetch(&request).unwrap().topics[0].partitions.iter().map(|of| of.fetch_size).max();
+        let largest = sizes.filter_map(of_one).max().unwrap();
+        (count * 50_000 * 1_000 / (sim.now() - begun).as_millis() as u64, largest, most_ahead * 50_000)
+    };
+    within(240, move || {
+        let (far, largest, _) = rate(10_000, 1, 50_000_000);
+        assert!(far > 17_500_000 && largest > 4_000_000, "{far} bytes a second with {largest} at a time");
+        let (far, largest, ahead) = rate(10_000, 4, 50_000_000);
+        assert!(far > 17_500_000 && largest < 1_500_000, "{far} bytes a second with {largest} of each at a time");
+        assert!(ahead <= 1_600_000, "one partition was {ahead} bytes before another");
+        let (near, largest, ahead) = rate(500, 4, 50_000_000);
+        assert!(near > 18_000_000 && largest == 200_000, "{near} bytes a second with {largest} of each at a time");
+        assert!(ahead <= 300_000, "one partition was {ahead} bytes before another");
     });
 }
 

@@ -375,17 +375,16 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
     let retry = RetryPolicy::default();
     let rules = Rules { options: options.clone(), in_cluster: false, bundle_limit: 1, retry };
     let all = Partitions::new(list, &[], rules);
-    let want = |ahead| Want {
+    let want = |fetch_size: u32, is_risky| Want {
         seq: 1,
-        fetch_size: 1 << 20,
-        ahead,
+        fetch_size: fetch_size << 20,
         waits: false,
         alone: false,
-        is_risky: true,
+        is_risky,
         is_suspect: false,
     };
-    let request = vec![(2, want(1 << 20)), (3, want(8 << 20)), (0, want(1 << 20)), (1, want(0))];
-    let (topics, partitions) = slots(request, &all);
+    let request = vec![(2, want(1, false)), (3, want(1, true)), (0, want(4, true)), (1, want(1, false))];
+    let (topics, partitions) = slots(request, &all, 2 << 20);
     assert_eq!(partitions, [2, 0, 3, 1]);
     let asked = |topic: &FetchTopic| {
         (
@@ -394,7 +393,78 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
         )
     };
     let asked: Vec<_> = topics.iter().map(asked).collect();
-    assert_eq!(asked, [("b".into(), vec![(1, 1), (0, 1)]), ("a".into(), vec![(0, 2), (3, 1)])]);
+    assert_eq!(asked, [("b".into(), vec![(1, 1), (0, 4)]), ("a".into(), vec![(0, 2), (3, 1)])]);
+}
+
+#[test]
+fn a_line_that_was_idle_is_asked_for_what_it_carries_in_twelve_such_waits() {
+    const MIB: u64 = 1 << 20;
+    for (bytes, wait, took, after) in [
+        // 20 MiB/s over 100 ms: four times as much at first, then the most there is.
+        (MIB, 100, 50, 4 * MIB),
+        (4 * MIB, 100, 200, 16 * MIB),
+        (16 * MIB, 100, 800, 24 * MIB),
+        // Over 20 ms: 4.8 MiB, whatever came before.
+        (2 * MIB, 20, 100, 5_033_164),
+        (16 * MIB, 20, 800, 5_033_164),
+        // A narrow line is busy nearly all the time; where little is there, little comes.
+        (MIB, 100, 1000, MIB * 12 / 10),
+        (1000, 100, 0, 4000),
+        (0, 100, 0, 0),
+        // A short line, and a caller who is late.
+        (MIB, 10, 1, 4 * MIB),
+        (MIB, 9, 1, 0),
+        (u64::MAX, u64::MAX >> 1, 0, 24 * MIB),
+    ] {
+        assert_eq!(ahead(bytes, ms(wait), ms(took)), after, "{bytes} bytes in {took} ms after {wait} ms");
+    }
+    for (ahead, partitions, fetch_size, share_of_each) in [
+        (24 * MIB, 1, 1 << 20, 24 << 20),
+        (24 * MIB, 3, 1 << 20, 8 << 20),
+        (24 * MIB, 255, 1 << 20, 98_689),
+        (24 * MIB, 1, 1000, 24_000),
+        (24 * MIB, 0, 64 << 20, 24 << 20),
+        (0, 1, 1000, 0),
+    ] {
+        assert_eq!(
+            share(ahead, partitions, fetch_size),
+            share_of_each,
+            "{ahead} bytes for {partitions} of {fetch_size}"
+        );
+    }
+}
+
+#[test]
+fn a_line_is_idle_from_when_nothing_was_there_to_read() {
+    // Looked at in vain after so long, begun so long after that, and ended so long after that.
+    for (idle, begun, ended, ahead) in [(0, 100, 101, 96), (90, 9, 1, 0), (90, 10, 40, 72), (0, 100, 1000, 28)] {
+        let mut s = Setting::asked(2, 1, |s| s);
+        s.net.pass(ms(idle));
+        s.receive();
+        s.net.pass(ms(begun));
+        s.send(0, 1, &[data(12), data(12)], &[BUNDLE; 2].concat(), 12);
+        s.receive();
+        s.net.pass(ms(ended));
+        s.receive();
+        s.wire(0, |wire| wire.incoming.extend(BUNDLE));
+        s.receive();
+        assert_eq!(s.fetcher.ahead, ahead, "{idle} {begun} {ended}");
+    }
+    // What a broker may have waited with says nothing, and what another connection carried neither.
+    let mut s = Setting::asked(1, 10, |s| s);
+    s.receive();
+    s.net.pass(ms(3000));
+    s.send(0, 1, &[PartitionAnswer::Data { base: Some(10), high_water_mark: 20, len: 12 }], &BUNDLE, 0);
+    s.receive();
+    assert_eq!(s.fetcher.ahead, 0);
+    let mut s = Setting::asked(1, 1, |s| s);
+    s.receive();
+    s.net.pass(ms(100));
+    s.send(0, 1, &[data(12)], &BUNDLE, 0);
+    s.receive();
+    assert_eq!(s.fetcher.ahead, 48);
+    s.end(0);
+    assert_eq!((s.fetcher.ahead, s.fetcher.idle_since), (0, None));
 }
 
 #[test]
@@ -427,7 +497,7 @@ fn the_messages_of_a_cut_bundle_count_before_it_is_asked_for_again() {
         }
     }
     let want = s.all.get(0).wants(&s.all.rules).unwrap().unwrap();
-    assert_eq!((count, want.seq, want.ahead), (2, 3, 2 << 20));
+    assert_eq!((count, want.seq, want.fetch_size), (2, 3, 1 << 20));
 }
 
 #[test]

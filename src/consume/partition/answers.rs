@@ -228,9 +228,6 @@ impl Partition {
         if self.state == State::Done || self.wait_ended {
             return Next::Go;
         }
-        if !matches!(end, ChunkEnd::Cut { .. }) {
-            self.chunks.full = 0;
-        }
         if end != ChunkEnd::AboveMark {
             self.standstill.reset();
         }
@@ -324,8 +321,6 @@ pub(in crate::consume) struct Rules {
 pub(in crate::consume) struct Want {
     pub(in crate::consume) seq: u64,
     pub(in crate::consume) fetch_size: u32,
-    /// How many bytes to ask for if few others are asked for: more than the fetch size while its chunks come filled.
-    pub(in crate::consume) ahead: u32,
     /// The broker may wait for data.
     pub(in crate::consume) waits: bool,
     /// With a fetch of its own.

@@ -442,28 +442,6 @@ fn what_ends_two_connections_is_not_asked_for_again() {
 }
 
 #[test]
-fn it_asks_for_more_while_its_chunks_come_filled() {
-    let rules = alone(|s| s.fetch_size(1000));
-    let mut p = Partition::new(name(), 1, Some((1, 99)), &rules.options);
-    for (seq, (end, after)) in (1..).zip([
-        (ChunkEnd::Cut { bundle_len: Some(300) }, 2000),
-        (ChunkEnd::Cut { bundle_len: None }, 4000),
-        (ChunkEnd::Cut { bundle_len: Some(1200) }, 8000),
-        (ChunkEnd::Cut { bundle_len: Some(300) }, 8000),
-        (ChunkEnd::Whole, 1000),
-        (ChunkEnd::Cut { bundle_len: Some(300) }, 2000),
-        (ChunkEnd::AboveMark, 1000),
-    ]) {
-        ask(&mut p, &rules);
-        p.on_answer(at(0), data(99, 1000), &rules);
-        p.on_bundles(&mut vec![bundle(seq, seq, 99, false)], 0, &rules);
-        assert_eq!(p.on_chunk_end(at(0), end, &rules), Next::Go);
-        p.on_end(at(0), false, &rules);
-        assert_eq!(p.wants(&rules).unwrap().unwrap().ahead, after, "{seq}");
-    }
-}
-
-#[test]
 fn the_fetch_size_never_creeps() {
     let rules = alone(|s| s.fetch_size(1000));
     let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
