@@ -84,7 +84,7 @@ pub use produce::{ByKey, Failure, PartitionRecords, Partitioner, Producer, Produ
 pub use protocol::admin::status::NodeInfo;
 pub use protocol::admin::topics::TopicInfo;
 pub use protocol::limits::{Compression, Limits};
-pub use topic_config::{TopicConfig, TopicConfigError};
+pub use topic_config::TopicConfig;
 
 /// The programs in the README, as tests.
 #[cfg(doctest)]

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::error::{Error, Result};
+
 /// The most characters of a value.
 const MAX_VALUE: usize = 127;
 
 /// A server counts a segment's bytes in 32 bits and ends it with the first request that passes this size.
 const MAX_SEGMENT: u64 = (4 << 30) - (256 << 20);
 
-/// The keys in the order in which they are written, what a value looks like, and the same in words.
-const KEYS: [(&str, Form, &str); 12] = [
+/// The keys, what a value looks like, and the same in words.
+static KEYS: [(&str, Form, &str); 12] = [
     ("retention.segments.count", Form::Number(|count| count != 1), "0 (all of them), or 2 to 4294967295"),
     ("log.cleanup.policy", Form::Word(&["cleanup", "delete"]), "cleanup or delete"),
     ("log.cleaner.min.cleanable.ratio", Form::Ratio, "0 to 1, such as 0.5"),
@@ -72,8 +74,8 @@ impl Form {
 ///
 /// let config = TopicConfig::new().set("log.segment.bytes", "64mb")?.set("log.retention.secs", "9days")?;
 /// assert_eq!(config.to_string(), "log.retention.secs=777600\nlog.segment.bytes=67108864\n");
-/// assert_eq!("log.segment.bytes = 64mb # small\nlog.retention.secs = 1week+2days".parse(), Ok(config));
-/// # Ok::<(), tank_client::TopicConfigError>(())
+/// assert_eq!("log.segment.bytes = 64mb # small\nlog.retention.secs = 1week+2days".parse::<TopicConfig>()?, config);
+/// # Ok::<(), tank_client::Error>(())
 /// ```
 ///
 /// A cluster checks a configuration and then ignores it.
@@ -109,22 +111,9 @@ impl Form {
 /// [`Display`]: fmt::Display
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicConfig {
-    /// What is set, as text: by place in [`KEYS`], or after them, and by key in lower case.
-    values: BTreeMap<(usize, String), String>,
+    /// What is set, as text, by key in lower case.
+    values: BTreeMap<String, String>,
 }
-
-/// A setting that a server refuses, or understands as something other than it says. Its text names the key, the value and
-/// what is allowed, or the line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicConfigError(String);
-
-impl fmt::Display for TopicConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for TopicConfigError {}
 
 impl TopicConfig {
     /// Creates a configuration that leaves everything to the server; also [`Default`].
@@ -137,40 +126,38 @@ impl TopicConfig {
     /// A key that is not known here is kept, in lower case: a newer server may know it, and others ignore it.
     ///
     /// # Errors
-    /// A value out of the key's range or not of its form; a key or value that does not fit on a line.
-    pub fn set(mut self, key: &str, value: &str) -> Result<Self, TopicConfigError> {
-        let error = |allowed| TopicConfigError(format!("{key} is {value:?}; allowed is {allowed}"));
+    /// [`Config`](crate::ErrorKind::Config) for a value out of the key's range or not of its form, or a key or value that does
+    /// not fit on a line: what a server refuses, or understands as something other than it says.
+    pub fn set(mut self, key: &str, value: &str) -> Result<Self> {
+        let error = |allowed| Error::config(format!("{key} is {value:?}; allowed is {allowed}"));
         if !is_word(key) || key.contains('=') {
             return Err(error(KEY));
         }
         if !is_word(value) || value.len() > MAX_VALUE {
             return Err(error(TEXT));
         }
-        let key = place(key);
-        let value = match KEYS.get(key.0) {
+        let value = match known(key) {
             Some((_, form, allowed)) => form.read(value).ok_or_else(|| error(allowed))?,
             None => value.to_owned(),
         };
-        self.values.insert(key, value);
+        self.values.insert(key.to_ascii_lowercase(), value);
         Ok(self)
     }
 
     /// Returns the text of a key's value, sizes in bytes and durations in seconds; `None` if it is left to the server.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.values.get(&place(key)).map(String::as_str)
+        self.values.get(&key.to_ascii_lowercase()).map(String::as_str)
     }
 
     /// Returns the keys that are not known here, in their order, with their values. A newer server may know them, or they are
     /// misspelt.
     pub fn unknown(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.values.range((KEYS.len(), String::new())..).map(|((_, key), value)| (key.as_str(), value.as_str()))
+        self.values.iter().filter(|(key, _)| known(key).is_none()).map(|(key, value)| (key.as_str(), value.as_str()))
     }
 }
 
-/// By what a key's value is found.
-fn place(key: &str) -> (usize, String) {
-    let key = key.to_ascii_lowercase();
-    (KEYS.iter().position(|(known, ..)| *known == key).unwrap_or(KEYS.len()), key)
+fn known(key: &str) -> Option<&'static (&'static str, Form, &'static str)> {
+    KEYS.iter().find(|(known, ..)| known.eq_ignore_ascii_case(key))
 }
 
 /// Whether it is read as it is, from wherever it stands in a line.
@@ -180,14 +167,14 @@ fn is_word(text: &str) -> bool {
 
 impl fmt::Display for TopicConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.values.iter().try_for_each(|((_, key), value)| writeln!(f, "{key}={value}"))
+        self.values.iter().try_for_each(|(key, value)| writeln!(f, "{key}={value}"))
     }
 }
 
 impl FromStr for TopicConfig {
-    type Err = TopicConfigError;
+    type Err = Error;
 
-    fn from_str(text: &str) -> Result<TopicConfig, TopicConfigError> {
+    fn from_str(text: &str) -> Result<TopicConfig> {
         let body = text.trim_start_matches(blank);
         let skipped = text.len() - body.len();
         let before = text.get(..skipped).map_or(0, |blanks| blanks.matches('\n').count());
@@ -201,7 +188,7 @@ impl FromStr for TopicConfig {
             let (key, value) = (key.trim_matches(blank), value.trim_matches(blank));
             if key.is_empty() || value.is_empty() {
                 let line = before + index + 1;
-                return Err(TopicConfigError(format!("line {line}, {whole:?}, is not of the form key=value")));
+                return Err(Error::config(format!("line {line}, {whole:?}, is not of the form key=value")));
             }
             config = config.set(key, value)?;
         }
@@ -275,7 +262,7 @@ mod tests {
         TopicConfig::new().set(key, value).ok().map(|config| config.get(key).unwrap().to_owned())
     }
 
-    fn refusal(result: Result<TopicConfig, TopicConfigError>) -> String {
+    fn refusal(result: Result<TopicConfig>) -> String {
         result.unwrap_err().to_string()
     }
 
@@ -433,19 +420,16 @@ mod tests {
             ("flush.secs", "5"),
         ];
         let whole = whole.iter().try_fold(TopicConfig::new(), |config, (key, value)| config.set(key, value)).unwrap();
-        let text = "retention.segments.count=8\nlog.cleanup.policy=cleanup\nlog.cleaner.min.cleanable.ratio=0.3\n\
-            log.retention.secs=1\nlog.retention.bytes=128\nlog.segment.bytes=64\nlog.index.interval.bytes=129\n\
-            log.index.size.max.bytes=130\nlog.roll.jitter.secs=2\nlog.roll.secs=3\nflush.messages=4\nflush.secs=5\n\
-            no.such.key=a=b\n";
+        let text = "flush.messages=4\nflush.secs=5\nlog.cleaner.min.cleanable.ratio=0.3\nlog.cleanup.policy=cleanup\n\
+            log.index.interval.bytes=129\nlog.index.size.max.bytes=130\nlog.retention.bytes=128\nlog.retention.secs=1\n\
+            log.roll.jitter.secs=2\nlog.roll.secs=3\nlog.segment.bytes=64\nno.such.key=a=b\nretention.segments.count=8\n";
         assert_eq!(whole.to_string(), text);
-        assert_eq!(text.parse(), Ok(whole.clone()));
-        assert_eq!(
-            text.replace('\n', " # remark\r\n").replace('=', "\t= ").replace("a\t= b", "a=b").parse(),
-            Ok(whole)
-        );
+        assert_eq!(text.parse::<TopicConfig>().unwrap(), whole);
+        let again = text.replace('\n', " # remark\r\n").replace('=', "\t= ").replace("a\t= b", "a=b");
+        assert_eq!(again.parse::<TopicConfig>().unwrap(), whole);
         assert_eq!(TopicConfig::new().to_string(), "");
         for text in ["", " \n ", "#", "  # indented on the first line", "\n\n#\n\n"] {
-            assert_eq!(text.parse(), Ok(TopicConfig::new()), "{text:?}");
+            assert_eq!(text.parse::<TopicConfig>().unwrap(), TopicConfig::new(), "{text:?}");
         }
         for text in ["flush.secs", "flush.secs=", "flush.secs= # 1", "=1", "flush.secs=1\n \n#", "flush.secs=1\n #"] {
             assert!(refusal(text.parse()).ends_with("is not of the form key=value"), "{text:?}");

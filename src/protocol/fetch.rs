@@ -48,23 +48,28 @@ pub fn adjusted_wait_ms(max_wait_ms: u64) -> u64 {
     }
 }
 
-/// A consume request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FetchRequest {
-    /// From version 3 on, `flags` is on the wire.
-    pub client_version: u16,
-    /// Repeated by the answer. No other outstanding request on the connection may have it.
-    pub request_id: u32,
-    /// For tracing; at most 255 bytes.
-    pub client_id: Arc<str>,
-    /// How long the server may wait for data, in milliseconds.
-    pub max_wait_ms: u64,
-    /// How many bytes of data end a wait.
-    pub min_bytes: u32,
-    /// [`FLAG_PREFER_LOCAL`] or 0.
-    pub flags: u8,
-    /// The topics wanted, each once, with at least one partition.
-    pub topics: Vec<FetchTopic>,
+message! {
+    /// A consume request.
+    ///
+    /// What must not be sent does not encode (reference, section 5.2): no topic, a repeated topic or partition, a topic without
+    /// partitions, more than [`MAX_PARTITIONS`] partitions, partition 65,535, a name of 0 or more than 255 bytes. None of this is
+    /// checked when a request is read; bytes of its client id that are not UTF-8 become replacement characters.
+    FetchRequest: Consume {
+        /// From version 3 on, `flags` is on the wire.
+        client_version: u16 = "client version",
+        /// Repeated by the answer. No other outstanding request on the connection may have it.
+        request_id: u32 = "request id",
+        /// For tracing; at most 255 bytes.
+        client_id: Arc<str> = "client id",
+        /// How long the server may wait for data, in milliseconds.
+        max_wait_ms: u64 = "max wait",
+        /// How many bytes of data end a wait.
+        min_bytes: u32 = "min bytes",
+        /// [`FLAG_PREFER_LOCAL`] or 0.
+        flags: u8 = "flags" from client_version 3,
+        /// The topics wanted, each once, with at least one partition.
+        topics: Vec<FetchTopic> as Topics = "topics",
+    }
 }
 
 /// A topic in a consume request.
@@ -90,41 +95,18 @@ impl FetchRequest {
     }
 }
 
-/// What must not be sent (reference, section 5.2): no topic, a repeated topic or partition, a topic without partitions, more than
-/// [`MAX_PARTITIONS`] partitions, partition 65,535, a name of 0 or more than 255 bytes. None of this is checked when a request
-/// is read; bytes of its client id that are not UTF-8 become replacement characters.
-impl Payload for FetchRequest {
-    const KIND: Kind = Kind::Consume;
+/// The topics of a request.
+struct Topics;
 
-    fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        EncodeError::check("partitions in a request", self.slots().count(), 1, MAX_PARTITIONS as u64)?;
-        out.extend_from_slice(&self.client_version.to_le_bytes());
-        out.extend_from_slice(&self.request_id.to_le_bytes());
-        cursor::put_str8(self.client_id.as_bytes(), "client id, bytes", out)?;
-        out.extend_from_slice(&self.max_wait_ms.to_le_bytes());
-        out.extend_from_slice(&self.min_bytes.to_le_bytes());
-        if self.client_version >= 3 {
-            out.push(self.flags);
-        }
-        let id = |wanted: &FetchPartition| wanted.partition;
-        cursor::put_topics(&self.topics, id, out, |wanted, out| {
-            // In an answer, 65,535 means that the topic does not exist.
-            EncodeError::check("partition id", wanted.partition.into(), 0, 65_534)?;
-            FetchPartition::put(wanted, "", out)
-        })
-    }
-
-    fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<FetchRequest, DecodeError> {
-        let client_version = c.u16("client version")?;
-        let request_id = c.u32("request id")?;
-        let client_id = c.name("client id")?.into();
-        let max_wait_ms = c.u64("max wait")?;
-        let min_bytes = c.u32("min bytes")?;
-        let flags = if client_version >= 3 { c.u8("flags")? } else { 0 };
-        let topics = cursor::take_topics(c, |c| FetchPartition::take("", c))?;
-        Ok(FetchRequest { client_version, request_id, client_id, max_wait_ms, min_bytes, flags, topics })
-    }
-}
+field!(Topics as Vec<FetchTopic>: |v, _name, out| {
+    let count = v.iter().map(|topic| topic.partitions.len()).sum();
+    EncodeError::check("partitions in a request", count, 1, MAX_PARTITIONS as u64)?;
+    cursor::put_topics(v, |wanted| wanted.partition, out, |wanted, out| {
+        // In an answer, 65,535 means that the topic does not exist.
+        EncodeError::check("partition id", wanted.partition.into(), 0, 65_534)?;
+        FetchPartition::put(wanted, "", out)
+    })
+}, |_name, c| cursor::take_topics(c, |c| FetchPartition::take("", c)));
 
 /// What an answer says about a partition (reference, section 5.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Fields in both directions from one declaration, so that what is written and what is read cannot disagree.
 
 use std::net::SocketAddrV4;
+use std::sync::Arc;
 
 use super::cursor::{self, Cursor};
 use super::error::{DecodeError, EncodeError};
@@ -54,6 +55,7 @@ numbers! { u8 u16 u32 u64 }
 field!(bool as bool: |v, name, out| u8::put(&(*v).into(), name, out), |name, c| c.flag(name));
 field!(SocketAddrV4 as SocketAddrV4: |v, _name, out| { cursor::put_endpoint(*v, out); Ok(()) }, |name, c| c.endpoint(name));
 field!(String as String: |v, name, out| cursor::put_str8(v.as_bytes(), name, out), |name, c| c.name(name));
+field!(Arc<str> as Arc<str>: |v, name, out| cursor::put_str8(v.as_bytes(), name, out), |name, c| c.name(name).map(Arc::from));
 field!(TopicName as String: |v, _name, out| cursor::put_topic(v, out), |name, c| c.text(name).map(str::to_owned));
 field!(Settings as String: |v, name, out| {
     EncodeError::check(name, v.len(), 0, frame::MAX_REQUEST as u64)?;
@@ -82,10 +84,11 @@ impl<T: Field> Field for Option<T> {
 }
 
 /// Declares a struct by its fields, in the order of the wire, each with its name in errors: `name: Type = "name"`, or
-/// `name: Type as Field = "name"`. With `: Kind` after the struct's name, it is a whole [`Payload`](frame::Payload).
+/// `name: Type as Field = "name"`. With `: Kind` after the struct's name, it is a whole [`Payload`](frame::Payload). A field that
+/// versions below 3 do not have is `from version 3`, where `version` is one before it.
 macro_rules! message {
     ($(#[$meta:meta])* $name:ident $(: $kind:ident)? {
-        $($(#[$doc:meta])* $field:ident: $type:ty $(as $as:ty)? = $called:literal,)*
+        $($(#[$doc:meta])* $field:ident: $type:ty $(as $as:ty)? = $called:literal $(from $version:ident $least:literal)?,)*
     }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,11 +97,14 @@ macro_rules! message {
         }
 
         field!($name as $name: |v, _name, out| {
-            $(<message!(@ $type $(, $as)?) as Field<_>>::put(&v.$field, concat!($called, ", bytes"), out)?;)*
+            $(message!(@ if [$(v.$version >= $least)?]
+                <message!(@ $type $(, $as)?) as Field<_>>::put(&v.$field, concat!($called, ", bytes"), out)?);)*
             Ok(())
-        }, |_name, c| Ok($name {
-            $($field: <message!(@ $type $(, $as)?) as Field<_>>::take($called, c)?,)*
-        }));
+        }, |_name, c| {
+            $(let $field = message!(@ if [$($version >= $least)?]
+                <message!(@ $type $(, $as)?) as Field<_>>::take($called, c)?);)*
+            Ok($name { $($field),* })
+        });
 
         $(impl Payload for $name {
             const KIND: Kind = Kind::$kind;
@@ -112,6 +118,8 @@ macro_rules! message {
             }
         })?
     };
+    (@ if [] $then:expr) => { $then };
+    (@ if [$condition:expr] $then:expr) => { if $condition { $then } else { Default::default() } };
     (@ $type:ty) => { $type };
     (@ $type:ty, $as:ty) => { $as };
 }

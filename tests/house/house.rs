@@ -34,9 +34,9 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("message", &["net", "error", "protocol"]),
     ("net", &["config", "error", "protocol"]),
     ("config", &["error", "protocol"]),
+    ("topic_config", &["error"]),
     ("error", &["protocol"]),
     ("protocol", &[]),
-    ("topic_config", &[]),
     ("brokers", &[]),
 ];
 
