@@ -2,8 +2,6 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
-use std::sync::Arc;
-
 use crate::error::{Error, Result};
 use crate::protocol::Limits;
 use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, Entry, MessageSet, RawMessage};
@@ -28,8 +26,8 @@ pub(super) struct Bundle {
     pub(super) size: usize,
     /// The numbers of its first and last record, if it has numbers.
     pub(super) range: Option<(u64, u64)>,
-    /// Its place among the bundles of its partition.
-    pub(super) order: u64,
+    /// Whether a later one was stored: sent again now, it would be out of order.
+    pub(super) overtaken: bool,
     /// Whether a copy was sent without a clear answer: it may be stored, or still become so.
     pub(super) at_large: bool,
     /// The leader whose log has it, unconfirmed.
@@ -43,13 +41,14 @@ pub(super) enum Stage {
     Waiting,
     /// Sent with this request.
     InFlight(u32),
-    /// Refused for now: the answers to the others decide whether it is sent again.
-    Refused(Arc<Error>),
     /// In the leader's log, but not confirmed by its replicas.
     Held,
-    /// To be handed back once the answers to the others are there.
-    Failed(Arc<Error>),
+    /// Back: once the answers to the others are there it is sent again, or fails with them.
+    Returned(Again),
 }
+
+/// Trouble after which to try again, or the error itself once the budget is spent, or if trying again is no use.
+pub(super) type Again = Result<Error, Error>;
 
 /// A message set, decompressed, and where its messages lie in it.
 pub(super) type Unpacked = (Vec<u8>, Vec<Entry>);
@@ -90,6 +89,15 @@ impl Bundle {
         (self.stage, self.held_at, self.at_large) = (Stage::Held, Some(leader), false);
     }
 
+    /// Why it fails, if it is back for good, or cannot be sent again in order.
+    pub(super) fn failure(&self) -> Option<&Error> {
+        match &self.stage {
+            Stage::Returned(Ok(e)) if self.overtaken => Some(e),
+            Stage::Returned(Err(e)) => Some(e),
+            _ => None,
+        }
+    }
+
     /// Whether it may be in some leader's log.
     pub(super) fn may_be_stored(&self) -> bool {
         self.at_large || self.held_at.is_some()
@@ -118,7 +126,7 @@ impl Bundle {
                     .map_err(Error::encode)?;
             }
             let part = Bundle::seal(&mut builder, Vec::new(), Compression::Auto)?;
-            Ok(Bundle { order: self.order, held_at: self.held_at, size: 0, ..part })
+            Ok(Bundle { held_at: self.held_at, size: 0, ..part })
         };
         let (head, tail) = entries.split_at(entries.partition_point(|entry| entry.seq <= end));
         Ok((part(head)?, Bundle { size: self.size, ..part(tail)? }))
@@ -221,12 +229,10 @@ pub(super) mod tests {
         for end in 100..139 {
             let mut bundle = numbered(&texts);
             bundle.number(100);
-            (bundle.order, bundle.held_at) = (7, Some(1));
+            bundle.held_at = Some(1);
             let whole = contents(&bundle);
             let (head, tail) = bundle.cut(end).unwrap();
-            for part in [&head, &tail] {
-                assert_eq!((part.order, part.held_at), (7, Some(1)));
-            }
+            assert_eq!((head.held_at, tail.held_at), (Some(1), Some(1)));
             assert_eq!((head.size, tail.size), (0, bundle.size), "what is pending is counted once");
             assert_eq!((head.range, tail.range), (Some((100, end)), Some((end + 1, 139))));
             assert_eq!([contents(&head), contents(&tail)].concat(), whole);

@@ -16,7 +16,7 @@ use log::{debug, trace, warn};
 use super::bundle::BrokerId;
 use super::leader::{Content, Leader, MAX_CONSIDERED, MAX_UNSENT, SentRequest, group};
 use super::outcome::Reply;
-use super::queue::{PartitionQueue, ToSend};
+use super::queue::{Delivery, PartitionQueue, ToSend};
 use crate::config::PublishOptions;
 use crate::error::{Error, Fault, Result};
 use crate::net::{BrokerAddr, LookUp, Time};
@@ -36,8 +36,8 @@ pub(super) struct Driver {
     by_addr: HashMap<BrokerAddr, BrokerId>,
     /// Queues that may have something to send.
     ready: BTreeSet<usize>,
-    /// Queues whose outcomes have not been looked at.
-    pub(super) changed: Vec<usize>,
+    /// What has become of bundles since somebody looked, and whose they are.
+    deliveries: Vec<(usize, Delivery)>,
     /// Topics whose partitions are to be counted, by whatever broker is asked next, and counts that have come: 0 if it does not
     /// know the topic.
     pub(super) uncounted: Vec<Arc<str>>,
@@ -60,7 +60,7 @@ impl Driver {
             leaders: Vec::new(),
             by_addr: HashMap::new(),
             ready: BTreeSet::new(),
-            changed: Vec::new(),
+            deliveries: Vec::new(),
             uncounted: Vec::new(),
             counts: Vec::new(),
             connection_lost: false,
@@ -78,11 +78,12 @@ impl Driver {
         !self.ready.is_empty() || self.leaders.iter().any(|leader| !leader.in_flight.is_empty())
     }
 
-    /// Takes in the answers that have arrived and sends what may be sent, without waiting for anything.
+    /// Takes in the answers that have arrived and sends what may be sent, without waiting for anything. Returns what has become of
+    /// the bundles, and whose they are.
     ///
     /// # Errors
     /// Another process than the one it was made in.
-    pub(super) fn step(&mut self, queues: &mut [PartitionQueue], look_up: LookUp) -> Result<()> {
+    pub(super) fn step(&mut self, queues: &mut [PartitionQueue], look_up: LookUp) -> Result<Vec<(usize, Delivery)>> {
         self.check_process()?;
         let now = self.session.now();
         self.stepped = now;
@@ -95,7 +96,7 @@ impl Driver {
             }
         }
         while self.send_ready(now, queues, look_up) {}
-        Ok(())
+        Ok(mem::take(&mut self.deliveries))
     }
 
     fn check_process(&self) -> Result<()> {
@@ -173,9 +174,9 @@ impl Driver {
         match leader.channel.open(now, look_up) {
             Ok(true) => {}
             Ok(false) => {
-                for &queue in &leader.wanted {
+                for queue in leader.wanted.clone() {
                     queues[queue].give_up_if_expired(now);
-                    self.changed.push(queue);
+                    self.touch(queue, &mut queues[queue]);
                 }
                 return false;
             }
@@ -262,7 +263,7 @@ impl Driver {
         while let Some((request, (replies, count))) = self.leaders[id].next_answer(now, &self.session.config.limits)? {
             for (&queue, reply) in request.queues.iter().zip(replies) {
                 self.on_reply(id, now, &request, reply, &mut queues[queue]);
-                self.touch(queue);
+                self.touch(queue, &mut queues[queue]);
             }
             if let Content::States(request, _) = request.content {
                 self.counts.push((request.topic.into(), count));
@@ -290,8 +291,14 @@ impl Driver {
             // It may be the only node to say so, or the leader it named before could not be reached.
             book.knew_no_leader(broker, now);
         }
+        if let Some((first, last)) = queue.gap.take() {
+            warn!(
+                "{}/{partition}: numbers {first} to {last} are missing at the end of the leader's log: lost there, or given up",
+                queue.topic
+            );
+        }
         // Not while answers to others are awaited before it fails.
-        match queue.trouble.as_ref().filter(|_| queue.cause.is_none()) {
+        match queue.trouble.as_ref().filter(|_| !queue.is_failing()) {
             Some(e) if e.is_redirect() => debug!("{e:#}, trying again"),
             Some(e) => warn!("{e:#}, trying again"),
             None => {}
@@ -299,9 +306,9 @@ impl Driver {
     }
 
     /// Notes that something has happened to a queue.
-    fn touch(&mut self, queue: usize) {
-        self.changed.push(queue);
-        self.wake(queue);
+    fn touch(&mut self, index: usize, queue: &mut PartitionQueue) {
+        self.deliveries.extend(queue.take_deliveries().into_iter().map(|delivery| (index, delivery)));
+        self.wake(index);
     }
 
     /// No connection to a leader can be opened.
@@ -312,7 +319,7 @@ impl Driver {
         let brokers = self.session.book.brokers().len();
         for queue in mem::take(&mut leader.wanted) {
             queues[queue].on_unreachable(now, e, brokers);
-            self.touch(queue);
+            self.touch(queue, &mut queues[queue]);
         }
     }
 
@@ -329,7 +336,7 @@ impl Driver {
             for queue in request.queues {
                 queues[queue].retry.was_well_for(well_for);
                 queues[queue].on_lost(now, request.id, e, handed_over);
-                self.touch(queue);
+                self.touch(queue, &mut queues[queue]);
             }
         }
         self.leaders[id].channel.reset();

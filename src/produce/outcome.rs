@@ -2,18 +2,14 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
 use std::mem;
-use std::sync::Arc;
 
-use super::bundle::{BrokerId, Bundle, Spares, Stage};
-use super::queue::{Delivery, PartitionQueue, ToSend};
-use crate::error::{Error, ErrorKind, Fault};
+use super::bundle::{Again, BrokerId, Bundle, Spares, Stage};
+use super::queue::{PartitionQueue, ToSend};
+use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::net::Time;
 
 /// What a broker answers about a partition: the number that was asked for, or for a bundle that it is stored; or why not.
-pub(super) type Reply = std::result::Result<u64, Fault>;
-
-/// Trouble after which to try again, or the error itself once the budget is spent, or if trying again is no use.
-type Again = std::result::Result<Error, Error>;
+pub(super) type Reply = Result<u64, Fault>;
 
 impl PartitionQueue {
     /// Takes in the reply of this broker to a request.
@@ -86,8 +82,8 @@ impl PartitionQueue {
         let Some(numbering) = &mut self.numbering else { return };
         match numbering.compare(leader, end, &mut self.bundles) {
             Ok((gap, stored)) => {
-                self.deliveries.extend(gap.map(|(first, last)| Delivery::Gap(first, last)));
-                stored.into_iter().for_each(|bundle| self.deliver(bundle));
+                self.gap = gap;
+                stored.into_iter().for_each(|bundle| self.resolve(bundle, Ok(())));
             }
             Err(another_writer) => self.give_up(self.fault(another_writer)),
         }
@@ -107,7 +103,7 @@ impl PartitionQueue {
         let is_confirmed = |bundle: &&Bundle| bundle.end().is_some_and(|end| end <= mark.saturating_add(1));
         let confirmed = self.bundles.iter().take_while(|bundle| bundle.is_held()).take_while(is_confirmed).count();
         for _ in 0..confirmed {
-            self.bundles.pop_front().into_iter().for_each(|bundle| self.deliver(bundle));
+            self.bundles.pop_front().into_iter().for_each(|bundle| self.resolve(bundle, Ok(())));
         }
     }
 
@@ -142,20 +138,20 @@ impl PartitionQueue {
         self.answered_by.iter().fold(e, Error::at)
     }
 
-    fn deliver(&mut self, bundle: Bundle) {
-        self.stored = self.stored.max(bundle.order);
+    /// Notes what has become of a bundle. Either way trouble is over.
+    fn resolve(&mut self, bundle: Bundle, outcome: Result<()>) {
         self.bytes -= bundle.size;
         self.retry.reset();
-        self.redirects = 0;
-        self.trouble = None;
-        self.deliveries.push_back(Delivery::Stored(bundle));
+        (self.unsent, self.redirects, self.trouble) = (0, 0, None);
+        self.deliveries.push((bundle, outcome));
     }
 
     fn on_stored(&mut self, index: usize) {
         let stored = self.bundles.remove(index);
+        self.bundles.iter_mut().take(index).for_each(|earlier| earlier.overtaken = true);
         // Replicas fetch in order: past this one they are past all before.
         self.confirm(u64::MAX);
-        stored.into_iter().for_each(|bundle| self.deliver(bundle));
+        stored.into_iter().for_each(|bundle| self.resolve(bundle, Ok(())));
     }
 
     /// Tries again after what waiting can mend, and where the outcome is in doubt.
@@ -177,83 +173,61 @@ impl PartitionQueue {
 
     fn try_again(&mut self, now: Time, error: Error) -> Again {
         // Of several that come back for the same reason only the first counts.
-        let is_counted = self.bundles.iter().any(|bundle| matches!(bundle.stage, Stage::Refused(_)));
+        let is_counted = self.bundles.iter().any(|bundle| matches!(bundle.stage, Stage::Returned(Ok(_))));
         if is_counted || self.retry.retry_or_fail(now, &self.policy).is_some() { Ok(error) } else { Err(error) }
     }
 
     /// Notes trouble, for a bundle in flight or for the partition, or gives it up.
     fn conclude(&mut self, index: Option<usize>, again: Again) {
-        match (again, index) {
-            (Ok(e), _) => {
-                if let Some(bundle) = index.and_then(|index| self.bundles.get_mut(index)) {
-                    self.numbering.iter_mut().for_each(|numbering| numbering.unsure |= bundle.at_large);
-                    bundle.stage = Stage::Refused(Arc::new(e.clone()));
-                }
-                self.trouble = Some(e);
-            }
-            (Err(e), Some(index)) => self.fail(index, e),
-            (Err(e), None) => self.give_up(e),
+        if let Ok(e) = &again {
+            self.trouble = Some(e.clone());
         }
-    }
-
-    fn fail(&mut self, index: usize, error: Error) {
-        let Some(bundle) = self.bundles.get(index) else { return };
-        let error = self.failure_of(bundle, error);
-        self.cause.get_or_insert_with(|| error.clone());
-        self.bundles.get_mut(index).into_iter().for_each(|bundle| bundle.stage = Stage::Failed(error.clone()));
-    }
-
-    /// The error as it is reported: that something may be stored all the same is said of what may be.
-    fn failure_of(&self, bundle: &Bundle, error: Error) -> Arc<Error> {
-        let is_said = error.kind == ErrorKind::OutcomeUnknown || !bundle.may_be_stored();
-        Arc::new(if is_said { error } else { Error::unknown(&self.topic, self.partition, error) })
+        match index.and_then(|index| self.bundles.get_mut(index)) {
+            Some(bundle) => {
+                self.numbering.iter_mut().for_each(|numbering| numbering.unsure |= bundle.at_large);
+                bundle.stage = Stage::Returned(again);
+            }
+            None => again.err().into_iter().for_each(|e| self.give_up(e)),
+        }
     }
 
     /// Fails what is held, and what waits.
     fn give_up(&mut self, error: Error) {
         let held = self.bundles.iter().take_while(|bundle| bundle.is_held()).count();
-        (0..held).for_each(|index| self.fail(index, error.clone()));
-        match self.bundles.iter().position(Bundle::is_waiting) {
-            Some(index) => self.fail(index, error),
-            None => drop(self.cause.get_or_insert_with(|| Arc::new(error))),
+        let waiting = self.bundles.iter().position(Bundle::is_waiting);
+        for index in (0..held).chain(waiting) {
+            self.conclude(Some(index), Err(error.clone()));
         }
+    }
+
+    /// The error as it is reported: that something may be stored all the same is said of what may be.
+    fn failure_of(&self, bundle: &Bundle, error: Error) -> Error {
+        let is_said = error.kind == ErrorKind::OutcomeUnknown || !bundle.may_be_stored();
+        if is_said { error } else { Error::unknown(&self.topic, self.partition, error) }
     }
 
     /// Once every answer is there: takes back what can be sent again, or after a failure reports all that is left.
     fn settle(&mut self) {
-        // Sending again what lies before something stored would change the order.
-        for index in 0..self.bundles.partition_point(|bundle| bundle.order < self.stored) {
-            if let Some(Stage::Refused(e)) = self.bundles.get(index).map(|bundle| &bundle.stage) {
-                self.fail(index, (**e).clone());
-            }
-        }
         if self.is_in_flight() {
             return;
         }
         self.leader = None;
-        let Some(cause) = self.cause.take() else {
-            let refused = self.bundles.iter_mut().take_while(|bundle| !bundle.is_waiting());
-            refused.filter(|bundle| !bundle.is_held()).for_each(|bundle| bundle.stage = Stage::Waiting);
+        let cause = |bundle: &Bundle| bundle.failure().map(|e| self.failure_of(bundle, e.clone()));
+        let Some(cause) = self.bundles.iter().find_map(cause) else {
+            let returned = self.bundles.iter_mut().filter(|bundle| !bundle.is_held());
+            returned.for_each(|bundle| bundle.stage = Stage::Waiting);
             return;
         };
         // It was taken, so it can be sealed.
         let _ = self.seal(&mut Spares::default());
         for mut bundle in mem::take(&mut self.bundles) {
             let error = match mem::take(&mut bundle.stage) {
-                Stage::Failed(error) => error,
-                Stage::Refused(e) => self.failure_of(&bundle, Arc::unwrap_or_clone(e)),
+                Stage::Returned(Ok(e) | Err(e)) => self.failure_of(&bundle, e),
                 Stage::Held => self.failure_of(&bundle, self.fault(Fault::NotConfirmed)),
-                _ if bundle.may_be_stored() => self.failure_of(&bundle, (*cause).clone()),
-                _ => {
-                    let not_sent = Error::new(ErrorKind::NotSent).about(&self.topic, self.partition);
-                    Arc::new(not_sent.because((*cause).clone()))
-                }
+                _ if bundle.may_be_stored() => self.failure_of(&bundle, cause.clone()),
+                _ => Error::new(ErrorKind::NotSent).about(&self.topic, self.partition).because(cause.clone()),
             };
-            self.bytes -= bundle.size;
-            self.deliveries.push_back(Delivery::Failed(bundle, error));
+            self.resolve(bundle, Err(error));
         }
-        self.retry.reset();
-        (self.question, self.trouble) = (None, None);
-        (self.unsent, self.redirects) = (0, 0);
     }
 }

@@ -11,7 +11,7 @@ use super::builder::ProducerBuilder;
 use super::bundle::{Bundle, Spares, Unpacked};
 use super::driver::Driver;
 use super::numbering::Numbering;
-use super::queue::{Delivery, PartitionQueue};
+use super::queue::PartitionQueue;
 use super::records::{WallClock, check_place, check_record, most_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Record, check_topic};
@@ -375,14 +375,22 @@ impl Producer {
 
     /// Lets the driver continue, and takes in what became of the records.
     fn step(&mut self, look_up: LookUp) -> Result<()> {
-        self.driver.step(&mut self.queues, look_up)?;
+        let deliveries = self.driver.step(&mut self.queues, look_up)?;
         let now = self.driver.stepped;
-        for index in mem::take(&mut self.driver.changed) {
-            while let Some(delivery) = self.queues[index].deliveries.pop_front() {
-                self.queues[index].progressed = now;
-                self.take_in(index, delivery);
+        for (index, (bundle, outcome)) in deliveries {
+            let queue = &mut self.queues[index];
+            queue.progressed = now;
+            self.pending_bytes -= bundle.size;
+            match outcome {
+                Ok(()) => {
+                    self.stored += u64::from(bundle.count);
+                    self.spares.put_buffer(bundle.memory);
+                }
+                Err(error) => {
+                    let (topic, partition, unpacked) = (queue.topic.clone(), queue.partition, OnceLock::new());
+                    self.failures.push(Failure { topic, partition, bundle, error, queue: index, unpacked });
+                }
             }
-            self.queues[index].shrink();
         }
         for (name, count) in mem::take(&mut self.driver.counts) {
             let Some(topic) = self.by_name.get(&name).map(|&topic| &mut self.topics[topic]) else { continue };
@@ -402,35 +410,13 @@ impl Producer {
         Ok(())
     }
 
-    fn take_in(&mut self, index: usize, delivery: Delivery) {
-        let (topic, partition) = (&self.queues[index].topic, self.queues[index].partition);
-        if let Delivery::Stored(bundle) | Delivery::Failed(bundle, _) = &delivery {
-            self.pending_bytes -= bundle.size;
-        }
-        match delivery {
-            Delivery::Stored(bundle) => {
-                self.stored += u64::from(bundle.count);
-                self.spares.put_buffer(bundle.memory);
-            }
-            Delivery::Failed(bundle, error) => {
-                let (topic, queue, unpacked) = (topic.clone(), index, OnceLock::new());
-                self.failures.push(Failure { topic, partition, bundle, error, queue, unpacked });
-            }
-            Delivery::Gap(first, last) => {
-                warn!(
-                    "{topic}/{partition}: numbers {first} to {last} are missing at the end of the leader's log: lost there, or given up"
-                );
-            }
-        }
-    }
-
     #[inline]
     fn check_failures(&self) -> Result<()> {
         match self.failures.first() {
             None => Ok(()),
             Some(first) => {
                 let records = self.failures.iter().map(Failure::count).sum();
-                Err(Error::new(ErrorKind::Undelivered { records }).because((*first.error).clone()))
+                Err(Error::new(ErrorKind::Undelivered { records }).because(first.error.clone()))
             }
         }
     }
@@ -462,7 +448,7 @@ pub struct Failure {
     pub(super) topic: Arc<str>,
     pub(super) partition: u16,
     pub(super) bundle: Bundle,
-    pub(super) error: Arc<Error>,
+    pub(super) error: Error,
     /// Its queue.
     pub(super) queue: usize,
     pub(super) unpacked: OnceLock<Unpacked>,

@@ -64,9 +64,6 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
     loop {
         let mut has_more = false;
         for (index, (job, queue)) in jobs.iter_mut().zip(&mut queues).enumerate() {
-            while let Some(delivery) = queue.deliveries.pop_front() {
-                job.take_in(delivery, &mut spares);
-            }
             if job.outcome.is_none() && queue.is_idle() {
                 job.give_next(session, queue, &mut spares)?;
                 driver.wake(index);
@@ -78,14 +75,17 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
         }
         let waited = if has_more { Ok(()) } else { driver.wait(&queues, Time::NEVER) };
         match waited {
-            Ok(()) => driver.step(&mut queues, LookUp::Allowed)?,
+            Ok(()) => {
+                for (index, delivery) in driver.step(&mut queues, LookUp::Allowed)? {
+                    jobs[index].take_in(delivery, &mut spares);
+                }
+            }
             // If waiting was ended, or this machine cannot wait, what is in flight is in doubt.
             Err(e) => jobs.iter_mut().zip(&queues).for_each(|(job, queue)| {
                 let unknown = |e| Error::unknown(job.given.topic, job.given.partition, e);
                 job.fail(if queue.is_in_flight() { unknown(e.clone()) } else { e.clone() });
             }),
         }
-        driver.changed.clear();
     }
 }
 
@@ -103,17 +103,16 @@ impl Job<'_> {
         queue.seal(spares)
     }
 
-    fn take_in(&mut self, delivery: Delivery, spares: &mut Spares) {
-        match delivery {
-            Delivery::Stored(bundle) => {
+    fn take_in(&mut self, (bundle, outcome): Delivery, spares: &mut Spares) {
+        match outcome {
+            Ok(()) => {
                 self.stored += bundle.count as usize;
                 spares.put_buffer(bundle.memory);
                 if self.stored == self.given.records.len() {
                     self.outcome = Some(Ok(()));
                 }
             }
-            Delivery::Failed(_, e) => self.fail(Arc::unwrap_or_clone(e)),
-            Delivery::Gap(..) => {}
+            Err(e) => self.fail(e),
         }
     }
 

@@ -18,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 
 use super::bundle::{BrokerId, Bundle, Spares, Stage};
@@ -53,15 +54,12 @@ pub(super) struct PartitionQueue {
     pub(super) redirects: u32,
     /// What went wrong last, and is tried again.
     pub(super) trouble: Option<Error>,
-    /// Why the first bundle failed, until nothing is in flight any more.
-    pub(super) cause: Option<Arc<Error>>,
-    /// What became of the bundles: for the producer to take out.
-    pub(super) deliveries: VecDeque<Delivery>,
+    /// What became of the bundles: for the driver to take out.
+    pub(super) deliveries: Vec<Delivery>,
+    /// Numbers, first and last, that are missing at the end of the log: for the driver to tell.
+    pub(super) gap: Option<(u64, u64)>,
     /// Bytes of records that are neither stored nor have failed, before compression.
     pub(super) bytes: usize,
-    sealed: u64,
-    /// The last in order of those stored.
-    pub(super) stored: u64,
     /// When what is collected must be sent, and when the partition last made progress: the producer's notes.
     pub(super) send_by: Time,
     pub(super) progressed: Time,
@@ -78,14 +76,8 @@ pub(super) enum ToSend {
     Mark,
 }
 
-/// What became of a bundle.
-#[derive(Debug)]
-pub(super) enum Delivery {
-    Stored(Bundle),
-    Failed(Bundle, Arc<Error>),
-    /// Numbers, first and last, that are missing at the end of the log.
-    Gap(u64, u64),
-}
+/// What became of a bundle: stored, or why not.
+pub(super) type Delivery = (Bundle, Result<()>);
 
 impl PartitionQueue {
     pub(super) fn new(
@@ -154,17 +146,10 @@ impl PartitionQueue {
             let mut bundle = Bundle::seal(&mut builder, spares.buffers.pop().unwrap_or_default(), self.compression)?;
             // The numbers of a numbering producer are still to come.
             bundle.range = bundle.range.filter(|_| self.numbering.is_none());
-            self.enqueue(bundle);
+            self.bundles.push_back(bundle);
         }
         spares.put_builder(builder);
         Ok(())
-    }
-
-    /// Takes a sealed bundle.
-    fn enqueue(&mut self, mut bundle: Bundle) {
-        self.sealed += 1;
-        (bundle.order, bundle.stage) = (self.sealed, Stage::Waiting);
-        self.bundles.push_back(bundle);
     }
 
     /// What to send to this leader now.
@@ -203,7 +188,6 @@ impl PartitionQueue {
         };
         self.bundles.back().is_some_and(|last| matches!(last.stage, Stage::Waiting | Stage::Held))
             && self.question.is_none()
-            && self.cause.is_none()
             && self.sent_bundles().all(may_follow)
     }
 
@@ -239,12 +223,13 @@ impl PartitionQueue {
     }
 
     /// Takes back what has failed, in order, to be sent again.
-    pub(super) fn take_back(&mut self, bundle: Bundle) {
+    pub(super) fn take_back(&mut self, mut bundle: Bundle) {
         if let Some(numbering) = self.numbering.as_mut().filter(|_| bundle.range.is_some()) {
             (numbering.unsure, numbering.another_writer) = (true, false);
         }
         self.bytes += bundle.size;
-        self.enqueue(bundle);
+        bundle.overtaken = false;
+        self.bundles.push_back(bundle);
     }
 
     /// Notes what of the failures will not be sent again, in order, after the others were taken back.
@@ -265,15 +250,20 @@ impl PartitionQueue {
         self.bundles.is_empty()
     }
 
-    /// Gives back the memory of bundles that are resolved: there may be thousands of queues.
-    pub(super) fn shrink(&mut self) {
+    /// Returns what has become of bundles, and gives back their memory: there may be thousands of queues.
+    pub(super) fn take_deliveries(&mut self) -> Vec<Delivery> {
         self.bundles.shrink_to(KEPT);
-        self.deliveries.shrink_to(KEPT);
+        mem::take(&mut self.deliveries)
+    }
+
+    /// Whether all that is not stored comes back once nothing is in flight any more.
+    pub(super) fn is_failing(&self) -> bool {
+        self.sent_bundles().any(|bundle| bundle.failure().is_some())
     }
 
     /// Whether something has gone wrong since the last bundle was stored.
     pub(super) fn is_in_trouble(&self) -> bool {
-        self.cause.is_some() || self.retry.is_in_trouble()
+        self.is_failing() || self.retry.is_in_trouble()
     }
 }
 

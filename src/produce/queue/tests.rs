@@ -46,30 +46,22 @@ fn lost(queue: &mut PartitionQueue, now: Time, id: u32, handed_over: bool) {
 
 /// What has become of the records, in order: stored `+`, unknown `?`, otherwise not stored `-`; a gap as its numbers.
 fn outcomes(queue: &mut PartitionQueue) -> Vec<String> {
-    let mut out = Vec::new();
-    while let Some(delivery) = queue.deliveries.pop_front() {
-        let (mark, bundle) = match &delivery {
-            Delivery::Stored(bundle) => ('+', bundle),
-            Delivery::Failed(bundle, e) => (if e.kind == ErrorKind::OutcomeUnknown { '?' } else { '-' }, bundle),
-            Delivery::Gap(first, last) => {
-                out.push(format!("gap {first}..{last}"));
-                continue;
-            }
+    let gap = queue.gap.take().map(|(first, last)| format!("gap {first}..{last}"));
+    let mut out = Vec::from_iter(gap);
+    for (bundle, outcome) in queue.take_deliveries() {
+        let mark = match outcome {
+            Ok(()) => '+',
+            Err(e) if e.kind == ErrorKind::OutcomeUnknown => '?',
+            Err(_) => '-',
         };
-        out.extend(contents(bundle).into_iter().map(|(_, text)| format!("{mark}{text}")));
+        out.extend(contents(&bundle).into_iter().map(|(_, text)| format!("{mark}{text}")));
     }
     out
 }
 
 /// Takes out all failures.
-fn failures(queue: &mut PartitionQueue) -> Vec<(Bundle, Arc<Error>)> {
-    let mut failed = Vec::new();
-    while let Some(delivery) = queue.deliveries.pop_front() {
-        if let Delivery::Failed(bundle, e) = delivery {
-            failed.push((bundle, e));
-        }
-    }
-    failed
+fn failures(queue: &mut PartitionQueue) -> Vec<(Bundle, Error)> {
+    queue.take_deliveries().into_iter().filter_map(|(bundle, outcome)| Some((bundle, outcome.err()?))).collect()
 }
 
 /// When the queue wants to send something.

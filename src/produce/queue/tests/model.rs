@@ -147,16 +147,15 @@ struct Run {
 
 impl Run {
     fn collect(&mut self) {
-        while let Some(delivery) = self.queue.deliveries.pop_front() {
-            match delivery {
-                Delivery::Stored(bundle) => self.note(&bundle, Known::Stored),
-                Delivery::Failed(bundle, e) => {
+        for (bundle, outcome) in self.queue.take_deliveries() {
+            match outcome {
+                Ok(()) => self.note(&bundle, Known::Stored),
+                Err(e) => {
                     let unknown = e.kind == ErrorKind::OutcomeUnknown;
                     assert!(!unknown || self.may_be_unknown, "{e:?}");
                     self.note(&bundle, if unknown { Known::Unknown } else { Known::NotStored });
                     self.failed.push(bundle);
                 }
-                Delivery::Gap(..) => {}
             }
         }
     }
