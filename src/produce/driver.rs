@@ -1,4 +1,4 @@
-//! What carries bundles to the leaders and answers back to the queues: one connection a leader, several requests in flight.
+//! The queues, and what carries their bundles to the leaders and answers back: one connection a leader, several requests in flight.
 //!
 //! ```text
 //!   PartitionQueue ──next()──> one request per leader ──> Channel
@@ -11,15 +11,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::mem;
 use std::sync::Arc;
 
-use log::{debug, trace, warn};
+use log::{debug, info, trace, warn};
 
-use super::bundle::BrokerId;
-use super::leader::{Content, Leader, MAX_CONSIDERED, MAX_UNSENT, SentRequest, group};
+use super::bundle::{BrokerId, Bundle, Spares};
+use super::leader::{Content, Leader, MAX_CONSIDERED, MAX_UNSENT, SentRequest, group, states_request};
+use super::numbering::Numbering;
 use super::outcome::Reply;
-use super::queue::{Delivery, PartitionQueue, ToSend};
+use super::queue::{PartitionQueue, ToSend};
+use super::records::Failure;
 use crate::config::PublishOptions;
 use crate::error::{Error, Fault, Result};
 use crate::net::{BrokerAddr, LookUp, Time};
+use crate::protocol::bundle::RawMessage;
 use crate::protocol::produce::{CLIENT_VERSION, ProduceRequest};
 use crate::session::Session;
 
@@ -32,18 +35,21 @@ pub(super) struct Driver {
     window: usize,
     /// Whether bundles bring their own numbers.
     numbered: bool,
+    /// One for each partition, known by its place.
+    pub(super) queues: Vec<PartitionQueue>,
+    spares: Spares,
+    /// Bytes of all records that are neither stored nor have failed.
+    pub(super) pending_bytes: usize,
     leaders: Vec<Leader>,
     by_addr: HashMap<BrokerAddr, BrokerId>,
     /// Queues that may have something to send.
     ready: BTreeSet<usize>,
-    /// What has become of bundles since somebody looked, and whose they are.
-    deliveries: Vec<(usize, Delivery)>,
-    /// Topics whose partitions are to be counted, by whatever broker is asked next, and counts that have come: 0 if it does not
-    /// know the topic.
-    pub(super) uncounted: Vec<Arc<str>>,
-    pub(super) counts: Vec<(Arc<str>, usize)>,
-    /// Whether a connection was lost, since somebody looked.
-    pub(super) connection_lost: bool,
+    /// What was not stored, or may not have been, in order within each partition.
+    pub(super) failures: Vec<Failure>,
+    /// Topics and how many partitions each has, and whether a connection was lost since these were counted: then whatever broker
+    /// is asked next counts them, too.
+    pub(super) counts: Vec<(Arc<str>, u16)>,
+    connection_lost: bool,
     /// The moment of the last step.
     pub(super) stepped: Time,
     process: u32,
@@ -57,20 +63,49 @@ impl Driver {
             options,
             window,
             numbered,
+            queues: Vec::new(),
+            spares: Spares::default(),
+            pending_bytes: 0,
             leaders: Vec::new(),
             by_addr: HashMap::new(),
             ready: BTreeSet::new(),
-            deliveries: Vec::new(),
-            uncounted: Vec::new(),
+            failures: Vec::new(),
             counts: Vec::new(),
             connection_lost: false,
             stepped: Time::ZERO,
         }
     }
 
-    /// Notes that a queue may have something to send.
-    pub(super) fn wake(&mut self, queue: usize) {
+    /// Adds a partition, and returns its place.
+    pub(super) fn add(&mut self, topic: Arc<str>, partition: u16, numbering: Option<Numbering>) -> usize {
+        let (compression, policy) = (self.options.compression, self.session.leader_policy());
+        self.queues.push(PartitionQueue::new(topic, partition, compression, numbering, policy));
+        self.queues.len() - 1
+    }
+
+    /// Takes a record for a partition, as [`PartitionQueue::push`] does. Returns how many are collected now, and their bytes.
+    // Inlined: a producer calls it for each record.
+    #[inline(always)]
+    pub(super) fn push(&mut self, queue: usize, seq: Option<u64>, raw: &RawMessage<'_>) -> Result<(u32, usize)> {
+        let queue = &mut self.queues[queue];
+        self.pending_bytes += queue.push(seq, raw, &mut self.spares)?;
+        Ok(queue.collected())
+    }
+
+    /// Makes a bundle of what a partition has collected, to be sent by the next step.
+    pub(super) fn seal(&mut self, queue: usize) -> Result<()> {
+        if self.queues[queue].is_idle() {
+            self.queues[queue].progressed = self.session.now();
+        }
         self.ready.insert(queue);
+        self.queues[queue].seal(&mut self.spares)
+    }
+
+    /// Takes back what has failed, to be sent again.
+    pub(super) fn take_back(&mut self, queue: usize, bundle: Bundle) {
+        self.pending_bytes += bundle.size;
+        self.ready.insert(queue);
+        self.queues[queue].take_back(bundle);
     }
 
     /// Whether something is in flight or waits to be sent.
@@ -78,12 +113,11 @@ impl Driver {
         !self.ready.is_empty() || self.leaders.iter().any(|leader| !leader.in_flight.is_empty())
     }
 
-    /// Takes in the answers that have arrived and sends what may be sent, without waiting for anything. Returns what has become of
-    /// the bundles, and whose they are.
+    /// Takes in the answers that have arrived and sends what may be sent, without waiting for anything.
     ///
     /// # Errors
     /// Another process than the one it was made in.
-    pub(super) fn step(&mut self, queues: &mut [PartitionQueue], look_up: LookUp) -> Result<Vec<(usize, Delivery)>> {
+    pub(super) fn step(&mut self, look_up: LookUp) -> Result<()> {
         self.check_process()?;
         let now = self.session.now();
         self.stepped = now;
@@ -91,12 +125,12 @@ impl Driver {
             if self.leaders[id].in_flight.is_empty() {
                 continue;
             }
-            if let Err(e) = self.carry(id, now, queues) {
-                self.lose(id, now, &e, queues);
+            if let Err(e) = self.carry(id, now) {
+                self.lose(id, now, &e);
             }
         }
-        while self.send_ready(now, queues, look_up) {}
-        Ok(mem::take(&mut self.deliveries))
+        while self.send_ready(now, look_up) {}
+        Ok(())
     }
 
     fn check_process(&self) -> Result<()> {
@@ -110,10 +144,10 @@ impl Driver {
     }
 
     /// Blocks until there may be something to do, but no longer than `until`.
-    pub(super) fn wait(&mut self, queues: &[PartitionQueue], until: Time) -> Result<()> {
+    pub(super) fn wait(&mut self, until: Time) -> Result<()> {
         // What was due at the last step could not continue then, and waits for something to arrive; what has become due
         // since is due at once.
-        let times = self.ready.iter().flat_map(|&queue| queues[queue].times());
+        let times = self.ready.iter().flat_map(|&queue| self.queues[queue].times());
         // Late requests make room for others.
         let full = self.leaders.iter().filter(|leader| leader.is_full);
         let late = full.flat_map(|leader| leader.in_flight.iter().map(SentRequest::is_late_at));
@@ -123,27 +157,33 @@ impl Driver {
     }
 
     /// Sends to each leader what the queues have for it. Returns whether anything changed.
-    fn send_ready(&mut self, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
+    fn send_ready(&mut self, now: Time, look_up: LookUp) -> bool {
         for leader in &mut self.leaders {
             leader.wanted.clear();
             leader.is_full = false;
         }
         let mut ready = mem::take(&mut self.ready);
-        ready.retain(|&queue| queues[queue].has_work());
-        for &index in ready.iter().filter(|&&queue| queues[queue].wants_to_send(now)) {
-            // After those in flight, whoever leads by now.
-            let leader = queues[index].leader.unwrap_or_else(|| self.leader_of(&queues[index]));
-            self.leaders[leader].wanted.push(index);
+        ready.retain(|&queue| self.queues[queue].has_work());
+        for &index in &ready {
+            if self.queues[index].wants_to_send(now) {
+                let leader = self.leader_of(index);
+                self.leaders[leader].wanted.push(index);
+            }
         }
         self.ready = ready;
         let mut changed = false;
         for leader in 0..self.leaders.len() {
-            changed |= !self.leaders[leader].wanted.is_empty() && self.send_to(leader, now, queues, look_up);
+            changed |= !self.leaders[leader].wanted.is_empty() && self.send_to(leader, now, look_up);
         }
         changed
     }
 
-    fn leader_of(&mut self, queue: &PartitionQueue) -> BrokerId {
+    /// Where a queue's next bundle goes: after those in flight, or to whoever leads by now.
+    fn leader_of(&mut self, index: usize) -> BrokerId {
+        let queue = &self.queues[index];
+        if let Some(leader) = queue.leader {
+            return leader;
+        }
         let addr = self.session.book.broker_for(&queue.topic, queue.partition);
         if let Some(&id) = self.by_addr.get(&addr) {
             return id;
@@ -160,7 +200,7 @@ impl Driver {
         self.leaders.iter().position(|leader| leader.channel.address() == Some(address)).unwrap_or(id)
     }
 
-    fn send_to(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue], look_up: LookUp) -> bool {
+    fn send_to(&mut self, id: BrokerId, now: Time, look_up: LookUp) -> bool {
         let leader = &mut self.leaders[id];
         let has_room = leader.young_requests(now) < self.window && leader.channel.unsent() < MAX_UNSENT;
         leader.is_full = !self.numbered && !has_room;
@@ -175,13 +215,13 @@ impl Driver {
             Ok(true) => {}
             Ok(false) => {
                 for queue in leader.wanted.clone() {
-                    queues[queue].give_up_if_expired(now);
-                    self.touch(queue, &mut queues[queue]);
+                    self.queues[queue].give_up_if_expired(now);
+                    self.touch(queue);
                 }
                 return false;
             }
             Err(e) => {
-                self.unreachable(id, now, &e, queues);
+                self.unreachable(id, now, &e);
                 return true;
             }
         }
@@ -191,14 +231,16 @@ impl Driver {
             self.connection_lost |= mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
         }
         let wanted = mem::take(&mut leader.wanted);
-        for topic in mem::take(&mut self.uncounted) {
-            leader.ask(&self.session, now, None, |id| Content::states(id, &topic, None));
+        if mem::take(&mut self.connection_lost) {
+            for (place, (topic, _)) in self.counts.iter().enumerate() {
+                leader.ask(&self.session, now, None, |id| Content::Count(states_request(id, topic), place));
+            }
         }
         let node = self.node(id);
         let mut bundles = Vec::new();
         let mut sent = false;
         for index in wanted {
-            let queue = &mut queues[index];
+            let queue = &mut self.queues[index];
             // A window of one keeps the order whatever is refused.
             let must_wait = self.window == 1 && queue.leader.is_some();
             let Some(what) = queue.next(now, node).filter(|_| !must_wait) else { continue };
@@ -211,7 +253,7 @@ impl Driver {
             }
             let (session, topic, partition) = (&self.session, &queue.topic, queue.partition);
             let request_id = self.leaders[id].ask(session, now, Some(index), |id| match what {
-                ToSend::Mark => Content::states(id, topic, Some(partition)),
+                ToSend::Mark => Content::Mark(states_request(id, topic), partition),
                 _ => Content::End(session.end_request(id, topic, &[partition])),
             });
             queue.sent(request_id, node, what);
@@ -220,18 +262,18 @@ impl Driver {
         // An answer comes as late as the replicas of its slowest partition, and a numbered bundle must wait for it.
         let together = if self.numbered { 1 } else { bundles.len().max(1) };
         for from in bundles.chunks(together) {
-            sent |= self.send_bundles(id, now, from.to_vec(), queues);
+            sent |= self.send_bundles(id, now, from.to_vec());
         }
         if let Err(e) = self.leaders[id].channel.write(now) {
-            self.lose(id, now, &e, queues);
+            self.lose(id, now, &e);
         }
         sent
     }
 
     /// Sends one request with the first bundles of these queues, of as many as fit.
-    fn send_bundles(&mut self, id: BrokerId, now: Time, mut from: Vec<usize>, queues: &mut [PartitionQueue]) -> bool {
+    fn send_bundles(&mut self, id: BrokerId, now: Time, mut from: Vec<usize>) -> bool {
         let request_id = self.session.next_request_id();
-        let topics = group(queues, &mut from);
+        let topics = group(&self.queues, &mut from);
         let request = ProduceRequest {
             client_version: CLIENT_VERSION,
             request_id,
@@ -250,30 +292,36 @@ impl Driver {
             return false;
         }
         let node = self.node(id);
-        from.iter().for_each(|&queue| queues[queue].sent(request_id, node, ToSend::Bundle));
+        from.iter().for_each(|&queue| self.queues[queue].sent(request_id, node, ToSend::Bundle));
         let request = SentRequest { id: request_id, since: now, queues: from, content: Content::Bundles(shape) };
         self.leaders[id].in_flight.push_back(request);
         true
     }
 
     /// Moves bytes both ways and takes in the answers, as far as that goes without waiting.
-    fn carry(&mut self, id: BrokerId, now: Time, queues: &mut [PartitionQueue]) -> Result<()> {
+    fn carry(&mut self, id: BrokerId, now: Time) -> Result<()> {
         // Answers that came before a connection failed count.
         let written = self.leaders[id].channel.write(now).map(drop);
-        while let Some((request, (replies, count))) = self.leaders[id].next_answer(now, &self.session.config.limits)? {
-            for (&queue, reply) in request.queues.iter().zip(replies) {
-                self.on_reply(id, now, &request, reply, &mut queues[queue]);
-                self.touch(queue, &mut queues[queue]);
+        while let Some((request, replies)) = self.leaders[id].next_answer(now, &self.session.config.limits)? {
+            if let (Content::Count(_, place), Some(&Ok(count))) = (&request.content, replies.first()) {
+                let ((topic, before), count) = (&mut self.counts[*place], u16::try_from(count).unwrap_or(u16::MAX));
+                if count > 0 && count != *before {
+                    info!("{topic}: {count} partitions, {before} before");
+                    *before = count;
+                }
             }
-            if let Content::States(request, _) = request.content {
-                self.counts.push((request.topic.into(), count));
+            for (&queue, reply) in request.queues.iter().zip(replies) {
+                self.on_reply(id, now, &request, reply, queue);
+                self.touch(queue);
             }
         }
         written
     }
 
     /// Tells a queue what the answer to a request says about it.
-    fn on_reply(&mut self, from: BrokerId, now: Time, request: &SentRequest, reply: Reply, queue: &mut PartitionQueue) {
+    fn on_reply(&mut self, from: BrokerId, now: Time, request: &SentRequest, reply: Reply, queue: usize) {
+        let node = self.node(from);
+        let queue = &mut self.queues[queue];
         let (book, broker) = (&self.session.book, self.leaders[from].channel.broker());
         let (topic, partition) = (&queue.topic, queue.partition);
         match (&request.content, reply) {
@@ -286,7 +334,7 @@ impl Driver {
         trace!("{broker}: answer to {}", request.id);
         queue.answered_by = Some(broker.clone());
         let followed = book.note_reply(broker, topic, partition, now, reply);
-        queue.on_reply(now, self.node(from), request.id, followed);
+        queue.on_reply(now, node, request.id, followed);
         if queue.redirects > 1 {
             // It may be the only node to say so, or the leader it named before could not be reached.
             book.knew_no_leader(broker, now);
@@ -305,26 +353,39 @@ impl Driver {
         }
     }
 
-    /// Notes that something has happened to a queue.
-    fn touch(&mut self, index: usize, queue: &mut PartitionQueue) {
-        self.deliveries.extend(queue.take_deliveries().into_iter().map(|delivery| (index, delivery)));
-        self.wake(index);
+    /// Takes in what has happened to a queue.
+    fn touch(&mut self, index: usize) {
+        self.ready.insert(index);
+        let queue = &mut self.queues[index];
+        for (bundle, outcome) in queue.take_deliveries() {
+            queue.progressed = self.stepped;
+            self.pending_bytes -= bundle.size;
+            match outcome {
+                Ok(()) => {
+                    queue.stored += u64::from(bundle.count);
+                    self.spares.put_buffer(bundle.memory);
+                }
+                Err(error) => {
+                    self.failures.push(Failure::new(queue.topic.clone(), queue.partition, index, bundle, error))
+                }
+            }
+        }
     }
 
     /// No connection to a leader can be opened.
-    fn unreachable(&mut self, id: BrokerId, now: Time, e: &Error, queues: &mut [PartitionQueue]) {
+    fn unreachable(&mut self, id: BrokerId, now: Time, e: &Error) {
         let leader = &mut self.leaders[id];
         debug!("{e:#}");
         self.session.book.failed(leader.channel.broker(), now);
         let brokers = self.session.book.brokers().len();
         for queue in mem::take(&mut leader.wanted) {
-            queues[queue].on_unreachable(now, e, brokers);
-            self.touch(queue, &mut queues[queue]);
+            self.queues[queue].on_unreachable(now, e, brokers);
+            self.touch(queue);
         }
     }
 
     /// Gives a connection up, with a reset: what is unanswered must not be executed later.
-    fn lose(&mut self, id: BrokerId, now: Time, e: &Error, queues: &mut [PartitionQueue]) {
+    fn lose(&mut self, id: BrokerId, now: Time, e: &Error) {
         let leader = &mut self.leaders[id];
         warn!("{e:#}");
         if e.is_transient() {
@@ -334,9 +395,9 @@ impl Driver {
         for request in mem::take(&mut leader.in_flight) {
             let handed_over = self.leaders[id].channel.handed_over(request.id);
             for queue in request.queues {
-                queues[queue].retry.was_well_for(well_for);
-                queues[queue].on_lost(now, request.id, e, handed_over);
-                self.touch(queue, &mut queues[queue]);
+                self.queues[queue].retry.was_well_for(well_for);
+                self.queues[queue].on_lost(now, request.id, e, handed_over);
+                self.touch(queue);
             }
         }
         self.leaders[id].channel.reset();

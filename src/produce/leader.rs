@@ -7,10 +7,9 @@ use super::outcome::Reply;
 use super::queue::PartitionQueue;
 use crate::error::{Error, Fault, Result};
 use crate::net::{AnswerReader, Channel, Time};
-use crate::protocol::admin::DiscoverPartitionsRequest;
-use crate::protocol::cursor::Cursor;
+use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::fetch::FetchRequest;
-use crate::protocol::frame::{Kind, Payload};
+use crate::protocol::frame::{Kind, Payload, request_id};
 use crate::protocol::produce::{ProduceCode, ProducePartition, ProduceResponse, ProduceTopic};
 use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault, Limits};
@@ -62,12 +61,11 @@ pub(super) enum Content {
     Bundles(Vec<usize>),
     /// The question for the end of the leader's log.
     End(FetchRequest),
-    /// The question for the states of a topic's partitions: for the committed mark of this one, or to count them.
-    States(DiscoverPartitionsRequest, Option<u16>),
+    /// The question for the states of a topic's partitions: for the committed mark of this one.
+    Mark(DiscoverPartitionsRequest, u16),
+    /// The same, to count them, for the topic in this place.
+    Count(DiscoverPartitionsRequest, usize),
 }
-
-/// What an answer says to each queue, and how many partitions the topic has, if that was asked for and is known.
-type Answer = (Vec<Reply>, usize);
 
 impl Leader {
     pub(super) fn new(channel: Channel, limits: &Limits) -> Leader {
@@ -100,18 +98,18 @@ impl Leader {
         let queued = self.channel.queue(now, id, session.config.io_timeout, |out| match &content {
             Content::Bundles(_) => Ok(()),
             Content::End(request) => request.encode(out),
-            Content::States(request, _) => request.encode(out),
+            Content::Mark(request, _) | Content::Count(request, _) => request.encode(out),
         });
         debug_assert!(queued.is_ok(), "names were checked");
         self.in_flight.push_back(SentRequest { id, since: now, queues: queue.into_iter().collect(), content });
         id
     }
 
-    /// Returns the next answer that has come, and the request that it is to.
+    /// Returns the request that was answered next, and what the answer says to each of its queues, or the count asked for.
     ///
     /// # Errors
     /// The connection has failed, or what came is no answer to a request in flight.
-    pub(super) fn next_answer(&mut self, now: Time, limits: &Limits) -> Result<Option<(SentRequest, Answer)>> {
+    pub(super) fn next_answer(&mut self, now: Time, limits: &Limits) -> Result<Option<(SentRequest, Vec<Reply>)>> {
         let Some((kind, payload)) = self.answers.next(&mut self.channel, now)? else { return Ok(None) };
         let payload = self.answers.data().get(payload).unwrap_or_default();
         // Not by order: a cluster answers once replicas have confirmed.
@@ -133,41 +131,43 @@ impl SentRequest {
         match self.content {
             Content::Bundles(_) => Kind::Produce,
             Content::End(_) => Kind::Consume,
-            Content::States(..) => Kind::DiscoverPartitions,
+            Content::Mark(..) | Content::Count(..) => Kind::DiscoverPartitions,
         }
     }
 }
 
 impl Content {
-    /// The question for the states of this topic's partitions.
-    pub(super) fn states(request_id: u32, topic: &str, partition: Option<u16>) -> Content {
-        // The form that lists partitions can kill a server.
-        let partitions = Vec::new();
-        Content::States(DiscoverPartitionsRequest { request_id, topic: topic.to_owned(), partitions }, partition)
-    }
-
-    fn read(&self, payload: &[u8], limits: &Limits) -> Result<Answer, DecodeError> {
+    fn read(&self, payload: &[u8], limits: &Limits) -> Result<Vec<Reply>, DecodeError> {
         Ok(match self {
             Content::Bundles(shape) => {
                 let answer = ProduceResponse::decode(payload, shape.iter().copied())?;
-                (answer.codes.into_iter().map(reply_of_code).collect(), 0)
+                answer.codes.into_iter().map(reply_of_code).collect()
             }
             Content::End(request) => {
                 let answer = request.read_answer(payload, limits)?.pop();
                 let marks = answer.map_or(Err(Fault::UnknownTopic), marks_of_answer);
-                (vec![marks.map(|(_, end)| end)], 0)
+                vec![marks.map(|(_, end)| end)]
             }
-            Content::States(request, partition) => {
-                let states = request.read_answer(payload, limits)?;
-                let mark = |&partition: &u16| {
-                    let states = states.as_ref().ok_or(Fault::UnknownTopic)?;
-                    let state = states.get(usize::from(partition)).ok_or(Fault::UnknownPartition)?;
+            Content::Mark(request, partition) => {
+                let mark = |states: Vec<PartitionState>| {
+                    let state = states.get(usize::from(*partition)).ok_or(Fault::UnknownPartition)?;
                     marks_of_state(state).map(|(_, mark)| mark)
                 };
-                (partition.iter().map(mark).collect(), states.as_ref().map_or(0, Vec::len))
+                let states = request.read_answer(payload, limits)?.ok_or(Fault::UnknownTopic);
+                vec![states.and_then(mark)]
+            }
+            Content::Count(request, _) => {
+                let states = request.read_answer(payload, limits)?.ok_or(Fault::UnknownTopic);
+                vec![states.map(|states| states.len() as u64)]
             }
         })
     }
+}
+
+/// The question for the states of this topic's partitions.
+pub(super) fn states_request(request_id: u32, topic: &str) -> DiscoverPartitionsRequest {
+    // The form that lists partitions can kill a server.
+    DiscoverPartitionsRequest { request_id, topic: topic.to_owned(), partitions: Vec::new() }
 }
 
 /// What this code says of a bundle.
@@ -192,11 +192,8 @@ fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usiz
         let expected = sent.front().map_or(Kind::Produce, SentRequest::answer_kind);
         return Err(DecodeError::unexpected("message id", kind as u64, expected as u64, 0));
     }
-    let mut cursor = Cursor::new(payload, 0);
-    if kind == Kind::Consume {
-        cursor.u32("header length")?;
-    }
-    let id = cursor.u32("request id")?;
+    let before = if kind == Kind::Consume { 4 } else { 0 };
+    let id = request_id(payload.get(before..).unwrap_or_default())?;
     let is_answered = |request: &SentRequest| request.id == id && request.answer_kind() == kind;
     let undefined = || DecodeError::new("request id", DecodeFault::Undefined { value: id.into() }, 0);
     sent.iter().position(is_answered).ok_or_else(undefined)

@@ -22,6 +22,5 @@ mod records;
 
 pub use builder::ProducerBuilder;
 pub use builder::{ByKey, Partitioner};
-pub use producer::Failure;
 pub use producer::Producer;
-pub use records::PartitionRecords;
+pub use records::{Failure, PartitionRecords};

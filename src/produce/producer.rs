@@ -1,18 +1,17 @@
 //! [`Producer`]: collects records per partition and sends them in bundles.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, mem};
 
-use log::{info, warn};
+use log::warn;
 
 use super::builder::ProducerBuilder;
-use super::bundle::{Bundle, Spares, Unpacked};
 use super::driver::Driver;
 use super::numbering::Numbering;
 use super::queue::PartitionQueue;
-use super::records::{WallClock, check_place, check_record, most_bytes};
+use super::records::{Failure, WallClock, check_place, check_record, most_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{LookUp, Time};
@@ -55,22 +54,16 @@ pub struct Producer {
     by_name: HashMap<Arc<str>, usize>,
     /// The topic used last.
     latest: usize,
-    queues: Vec<PartitionQueue>,
     driver: Driver,
-    spares: Spares,
     wall: WallClock,
     /// When a call must look at more than its record: at the latest when the first collected record is due.
     next_look: Time,
-    /// Bytes of all records that are neither stored nor have failed.
-    pending_bytes: usize,
-    stored: u64,
-    failures: Vec<Failure>,
 }
 
 struct Topic {
     name: Arc<str>,
-    /// How many partitions it has, if that was asked for.
-    partitions: Option<u16>,
+    /// Where the driver notes how many partitions it has, once that was asked for.
+    count: Option<usize>,
     /// Queues by partition.
     queues: Vec<Option<usize>>,
     /// Whose turn it is among the partitions.
@@ -90,13 +83,8 @@ impl ProducerBuilder {
             topics: Vec::new(),
             by_name: HashMap::new(),
             latest: 0,
-            queues: Vec::new(),
-            spares: Spares::default(),
             wall: WallClock::default(),
             next_look: Time::NEVER,
-            pending_bytes: 0,
-            stored: 0,
-            failures: Vec::new(),
         })
     }
 }
@@ -136,8 +124,7 @@ impl Producer {
     /// # Errors
     /// [`Undelivered`](crate::ErrorKind::Undelivered) while [failures](Producer::failures) wait to be sent again or taken out.
     pub fn poll(&mut self) -> Result<()> {
-        let now = self.settings.session.now();
-        self.look(now, now, LookUp::Never)?;
+        self.look(self.settings.session.now(), LookUp::Never)?;
         self.check_failures()
     }
 
@@ -149,9 +136,9 @@ impl Producer {
     /// All other records are stored. [`Closed`](crate::ErrorKind::Closed) if it had to wait and the client's
     /// [handle](crate::ClientBuilder::close_with) is closed; the producer keeps its records.
     pub fn flush(&mut self) -> Result<()> {
-        self.look(self.settings.session.now(), Time::NEVER, LookUp::Allowed)?;
-        while !self.queues.iter().all(PartitionQueue::is_idle) {
-            self.driver.wait(&self.queues, Time::NEVER)?;
+        self.look(Time::NEVER, LookUp::Allowed)?;
+        while !self.driver.queues.iter().all(PartitionQueue::is_idle) {
+            self.driver.wait(Time::NEVER)?;
             self.step(LookUp::Allowed)?;
         }
         self.check_failures()
@@ -178,15 +165,13 @@ impl Producer {
     /// }
     /// ```
     pub fn retry_failures(&mut self, again: impl FnMut(&Failure) -> bool) -> Vec<Failure> {
-        let (again, dropped): (Vec<_>, Vec<_>) = mem::take(&mut self.failures).into_iter().partition(again);
+        let (again, dropped): (Vec<_>, Vec<_>) = mem::take(&mut self.driver.failures).into_iter().partition(again);
         for failure in again {
-            self.pending_bytes += failure.bundle.size;
-            self.driver.wake(failure.queue);
-            self.queues[failure.queue].take_back(failure.bundle);
+            self.driver.take_back(failure.queue, failure.bundle);
         }
         // Those of a partition have come together.
         for failures in dropped.chunk_by(|a, b| a.queue == b.queue) {
-            self.queues[failures[0].queue].dropped(failures.iter().map(|failure| &failure.bundle));
+            self.driver.queues[failures[0].queue].dropped(failures.iter().map(|failure| &failure.bundle));
         }
         dropped
     }
@@ -197,7 +182,7 @@ impl Producer {
     /// When records of a partition fail, all later ones that are not stored come back with them, so that all can be sent
     /// again in order. Those that were never sent have [`NotSent`](crate::ErrorKind::NotSent) as their reason.
     pub fn failures(&self) -> &[Failure] {
-        &self.failures
+        &self.driver.failures
     }
 
     /// Takes out the [`failures`](Producer::failures): the producer forgets them.
@@ -208,12 +193,12 @@ impl Producer {
 
     /// Returns how many records are known to be stored.
     pub fn stored(&self) -> u64 {
-        self.stored
+        self.driver.queues.iter().map(|queue| queue.stored).sum()
     }
 
     /// Returns how many records were taken that are not stored yet and have not failed.
     pub fn pending(&self) -> u64 {
-        self.queues.iter().map(PartitionQueue::pending).sum()
+        self.driver.queues.iter().map(PartitionQueue::pending).sum()
     }
 }
 
@@ -231,7 +216,7 @@ impl Producer {
                 check_topic(name)?;
                 let name: Arc<str> = name.into();
                 self.by_name.insert(name.clone(), self.topics.len());
-                self.topics.push(Topic { name, partitions: None, queues: Vec::new(), turn: 0 });
+                self.topics.push(Topic { name, count: None, queues: Vec::new(), turn: 0 });
                 self.topics.len() - 1
             }
         };
@@ -240,14 +225,16 @@ impl Producer {
 
     fn choose(&mut self, topic: usize, record: &Record<'_>) -> Result<u16> {
         let topic = &mut self.topics[topic];
-        let partitions = match topic.partitions {
-            Some(partitions) => partitions,
+        let place = match topic.count {
+            Some(place) => place,
             None => {
                 let (_, states) = self.settings.session.discover(&topic.name)?;
-                let partitions = u16::try_from(states.len()).unwrap_or(u16::MAX).max(1);
-                *topic.partitions.insert(partitions)
+                let count = u16::try_from(states.len()).unwrap_or(u16::MAX).max(1);
+                self.driver.counts.push((topic.name.clone(), count));
+                *topic.count.insert(self.driver.counts.len() - 1)
             }
         };
+        let partitions = self.driver.counts[place].1;
         match self.settings.partitioner.partition(&topic.name, record.get_key(), partitions) {
             None => {
                 let partition = topic.turn % partitions;
@@ -276,61 +263,58 @@ impl Producer {
         if topic.queues.len() <= index {
             topic.queues.resize(index + 1, None);
         }
-        let (compression, policy) = (self.settings.options.compression, self.settings.session.leader_policy());
         let numbering = self.settings.idempotent.then(Numbering::default);
-        self.queues.push(PartitionQueue::new(topic.name.clone(), partition, compression, numbering, policy));
-        Ok(*topic.queues[index].insert(self.queues.len() - 1))
+        Ok(*topic.queues[index].insert(self.driver.add(topic.name.clone(), partition, numbering)))
     }
 
     #[inline]
     fn push(&mut self, topic: usize, partition: u16, record: &Record<'_>) -> Result<()> {
         let now = self.settings.session.now();
         if now >= self.next_look {
-            self.look(now, now, LookUp::Allowed)?;
+            self.look(now, LookUp::Allowed)?;
         }
         self.check_failures()?;
         let index = self.queue(topic, partition)?;
         check_record(&self.topics[topic].name, partition, record)?;
         let raw = record.to_raw(|| self.wall.millis(now, &*self.settings.session.net));
         let (records, bytes, most) = (self.settings.max_records, self.settings.max_bytes, most_bytes(&raw));
-        let mut queue = &mut self.queues[index];
-        let has_room = queue.excess(self.pending_bytes, most, self.settings.max_pending_bytes).is_none();
+        let queue = &self.driver.queues[index];
+        let has_room = queue.excess(self.driver.pending_bytes, most, self.settings.max_pending_bytes).is_none();
         if !queue.takes(most, records, bytes) || !has_room {
-            self.make_room(index, most, now)?;
-            queue = &mut self.queues[index];
+            self.make_room(index, most)?;
         }
-        let (collected, len, added) = queue.push(None, &raw, &mut self.spares)?;
-        self.pending_bytes += added;
+        let (collected, len) = self.driver.push(index, None, &raw)?;
         if collected == 1 {
-            queue.send_by = now.after(self.settings.max_age);
-            self.next_look = self.next_look.min(queue.send_by);
+            let send_by = now.after(self.settings.max_age);
+            self.driver.queues[index].send_by = send_by;
+            self.next_look = self.next_look.min(send_by);
         }
         if collected >= records || len >= bytes {
-            self.send_collected(index, now)?;
+            self.send_collected(index)?;
         }
         Ok(())
     }
 
     /// Sends what is collected if a record of this many bytes does not fit in, and waits until there is room for it.
     #[cold]
-    fn make_room(&mut self, index: usize, bytes: usize, now: Time) -> Result<()> {
-        if !self.queues[index].takes(bytes, self.settings.max_records, self.settings.max_bytes) {
-            self.send_collected(index, now)?;
+    fn make_room(&mut self, index: usize, bytes: usize) -> Result<()> {
+        if !self.driver.queues[index].takes(bytes, self.settings.max_records, self.settings.max_bytes) {
+            self.send_collected(index)?;
             self.check_failures()?;
         }
         let limit = self.settings.max_pending_bytes;
-        if self.queues[index].excess(self.pending_bytes, bytes, limit).is_none() {
+        if self.driver.queues[index].excess(self.driver.pending_bytes, bytes, limit).is_none() {
             return Ok(());
         }
         let give_up = self.settings.session.now().after(self.settings.session.config.retry_timeout);
         loop {
             // What is merely collected would never make room.
-            self.look(self.settings.session.now(), Time::NEVER, LookUp::Allowed)?;
+            self.look(Time::NEVER, LookUp::Allowed)?;
             self.check_failures()?;
-            let excess = self.queues[index].excess(self.pending_bytes, bytes, limit);
+            let queue = &self.driver.queues[index];
+            let excess = queue.excess(self.driver.pending_bytes, bytes, limit);
             let Some((pending, limit, is_all)) = excess else { return Ok(()) };
-            let queue = &self.queues[index];
-            let until = match is_all || self.queues.len() == 1 {
+            let until = match is_all || self.driver.queues.len() == 1 {
                 true => give_up,
                 false if queue.is_in_trouble() => Time::ZERO,
                 false => give_up.min(queue.progressed.after(STALLED)),
@@ -338,84 +322,46 @@ impl Producer {
             if self.settings.session.now() >= until {
                 return Err(Error::new(ErrorKind::Full { pending, limit }).about(&queue.topic, queue.partition));
             }
-            self.driver.wait(&self.queues, until)?;
+            self.driver.wait(until)?;
         }
     }
 }
 
 /// Sending.
 impl Producer {
-    /// Makes a bundle of what a partition has collected.
-    fn seal(&mut self, index: usize, now: Time) -> Result<()> {
-        let queue = &mut self.queues[index];
-        if queue.is_idle() {
-            queue.progressed = now;
-        }
-        queue.seal(&mut self.spares)?;
-        self.driver.wake(index);
-        Ok(())
-    }
-
-    fn send_collected(&mut self, index: usize, now: Time) -> Result<()> {
-        self.seal(index, now)?;
+    fn send_collected(&mut self, index: usize) -> Result<()> {
+        self.driver.seal(index)?;
         self.step(LookUp::Allowed)
     }
 
     /// Sends what must be sent by `due`, and looks for answers.
-    fn look(&mut self, now: Time, due: Time, look_up: LookUp) -> Result<()> {
+    fn look(&mut self, due: Time, look_up: LookUp) -> Result<()> {
         self.next_look = Time::NEVER;
-        for index in 0..self.queues.len() {
-            if self.queues[index].collected().0 > 0 && self.queues[index].send_by <= due {
-                self.seal(index, now)?;
+        for index in 0..self.driver.queues.len() {
+            let queue = &self.driver.queues[index];
+            if queue.collected().0 > 0 && queue.send_by <= due {
+                self.driver.seal(index)?;
             }
-            self.next_look = self.next_look.min(self.queues[index].send_by);
+            self.next_look = self.next_look.min(self.driver.queues[index].send_by);
         }
         self.step(look_up)
     }
 
     /// Lets the driver continue, and takes in what became of the records.
     fn step(&mut self, look_up: LookUp) -> Result<()> {
-        let deliveries = self.driver.step(&mut self.queues, look_up)?;
-        let now = self.driver.stepped;
-        for (index, (bundle, outcome)) in deliveries {
-            let queue = &mut self.queues[index];
-            queue.progressed = now;
-            self.pending_bytes -= bundle.size;
-            match outcome {
-                Ok(()) => {
-                    self.stored += u64::from(bundle.count);
-                    self.spares.put_buffer(bundle.memory);
-                }
-                Err(error) => {
-                    let (topic, partition, unpacked) = (queue.topic.clone(), queue.partition, OnceLock::new());
-                    self.failures.push(Failure { topic, partition, bundle, error, queue: index, unpacked });
-                }
-            }
-        }
-        for (name, count) in mem::take(&mut self.driver.counts) {
-            let Some(topic) = self.by_name.get(&name).map(|&topic| &mut self.topics[topic]) else { continue };
-            let count = u16::try_from(count).unwrap_or(u16::MAX);
-            if let Some(before) = topic.partitions.filter(|before| count > 0 && *before != count) {
-                info!("{name}: {count} partitions, {before} before");
-                topic.partitions = Some(count);
-            }
-        }
-        if mem::take(&mut self.driver.connection_lost) {
-            let counted = self.topics.iter().filter(|topic| topic.partitions.is_some());
-            self.driver.uncounted = counted.map(|topic| topic.name.clone()).collect();
-        }
+        self.driver.step(look_up)?;
         if self.driver.is_busy() {
-            self.next_look = self.next_look.min(now.after(LOOK));
+            self.next_look = self.next_look.min(self.driver.stepped.after(LOOK));
         }
         Ok(())
     }
 
     #[inline]
     fn check_failures(&self) -> Result<()> {
-        match self.failures.first() {
+        match self.driver.failures.first() {
             None => Ok(()),
             Some(first) => {
-                let records = self.failures.iter().map(Failure::count).sum();
+                let records = self.failures().iter().map(Failure::count).sum();
                 Err(Error::new(ErrorKind::Undelivered { records }).because(first.error.clone()))
             }
         }
@@ -424,7 +370,7 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        let (pending, failed) = (self.pending(), self.failures.iter().map(Failure::count).sum::<usize>());
+        let (pending, failed) = (self.pending(), self.failures().iter().map(Failure::count).sum::<usize>());
         if pending > 0 || failed > 0 {
             warn!("producer dropped: {pending} records are not known to be stored, and {failed} have failed");
         }
@@ -434,76 +380,11 @@ impl Drop for Producer {
 impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Producer");
-        shown.field("partitions", &self.queues.len()).field("stored", &self.stored).field("pending", &self.pending());
-        shown.field("pending_bytes", &self.pending_bytes).field("failures", &self.failures.len());
+        shown
+            .field("partitions", &self.driver.queues.len())
+            .field("stored", &self.stored())
+            .field("pending", &self.pending());
+        shown.field("pending_bytes", &self.driver.pending_bytes).field("failures", &self.failures().len());
         shown.finish_non_exhaustive()
-    }
-}
-
-/// Records of a partition that a [`Producer`](crate::Producer) could not store, or may have stored, as they were given to it,
-/// and why.
-///
-/// It holds the bundle as it would be sent; [`records`](Failure::records) decodes it.
-pub struct Failure {
-    pub(super) topic: Arc<str>,
-    pub(super) partition: u16,
-    pub(super) bundle: Bundle,
-    pub(super) error: Error,
-    /// Its queue.
-    pub(super) queue: usize,
-    pub(super) unpacked: OnceLock<Unpacked>,
-}
-
-impl Failure {
-    /// The topic.
-    pub fn topic(&self) -> &str {
-        &self.topic
-    }
-
-    /// The partition of the topic.
-    pub fn partition(&self) -> u16 {
-        self.partition
-    }
-
-    /// The reason: [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if they may be stored all the same; with any other
-    /// error they are not.
-    pub fn error(&self) -> &Error {
-        &self.error
-    }
-
-    /// Returns whether they may be stored all the same: all of them or none. In a cluster, a new leader may have only the
-    /// first of them.
-    pub fn is_unknown(&self) -> bool {
-        self.error.kind == ErrorKind::OutcomeUnknown
-    }
-
-    /// Returns the number of records.
-    pub fn count(&self) -> usize {
-        self.bundle.count as usize
-    }
-
-    /// Returns the records, in the order in which they were given, each with its time stamp.
-    pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
-        let (set, entries) = self.unpacked.get_or_init(|| {
-            // It was encoded here, so it decodes.
-            let unpacked = self.bundle.unpack().unwrap_or_default();
-            debug_assert_eq!(unpacked.1.len(), self.count());
-            unpacked
-        });
-        entries.iter().map(|entry| {
-            let record = Record::new(&set[entry.payload()]).timestamp_ms(entry.timestamp_ms);
-            entry.key().map_or(record, |key| record.key(&set[key]))
-        })
-    }
-}
-
-impl fmt::Debug for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Failure")
-            .field("topic", &self.topic)
-            .field("partition", &self.partition)
-            .field("records", &self.count())
-            .field("error", &self.error)
-            .finish()
     }
 }

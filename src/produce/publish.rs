@@ -1,12 +1,11 @@
 //! Publishing in one call: the same queues and the same driver as a producer's, until all is stored or not.
 
 use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::sync::Arc;
 
-use super::bundle::Spares;
 use super::driver::Driver;
 use super::leader::MAX_ENTRIES;
-use super::queue::{Delivery, PartitionQueue};
 use super::records::{MAX_SET, PartitionRecords, millis, most_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{LookUp, Time};
@@ -41,86 +40,63 @@ pub(crate) fn publish_all(session: &Arc<Session>, given: &[PartitionRecords<'_>]
     run(session, given)
 }
 
-/// What one call publishes to a partition.
-struct Job<'a> {
-    given: &'a PartitionRecords<'a>,
-    /// Records stored: the next bundle begins after them.
-    stored: usize,
-    outcome: Option<Result<()>>,
-}
-
 /// Publishes all of them; a result for each, in their order.
 fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
-    let options = session.config.publish;
     let numbered = given.iter().any(PartitionRecords::is_numbered);
-    let mut driver = Driver::new(session.clone(), options, 1, numbered);
-    let policy = session.leader_policy();
-    let queue = |given: &PartitionRecords<'_>| {
-        PartitionQueue::new(given.topic.into(), given.partition, options.compression, None, policy)
-    };
-    let mut queues: Vec<PartitionQueue> = given.iter().map(queue).collect();
-    let mut jobs: Vec<Job<'_>> = given.iter().map(|given| Job { given, stored: 0, outcome: None }).collect();
-    let mut spares = Spares::default();
+    let mut driver = Driver::new(session.clone(), session.config.publish, 1, numbered);
+    given.iter().for_each(|given| _ = driver.add(given.topic.into(), given.partition, None));
+    let mut failed: Vec<Option<Error>> = vec![None; given.len()];
     loop {
-        let mut has_more = false;
-        for (index, (job, queue)) in jobs.iter_mut().zip(&mut queues).enumerate() {
-            if job.outcome.is_none() && queue.is_idle() {
-                job.give_next(session, queue, &mut spares)?;
-                driver.wake(index);
+        let (mut has_more, mut is_done) = (false, true);
+        for (index, given) in given.iter().enumerate().filter(|(index, _)| failed[*index].is_none()) {
+            let left = driver.queues[index].stored < given.len() as u64;
+            if left && driver.queues[index].is_idle() {
+                give_next(session, &mut driver, index, given)?;
                 has_more = true;
             }
+            is_done &= !left;
         }
-        if jobs.iter().all(|job| job.outcome.is_some()) {
-            return Ok(jobs.into_iter().map(|job| job.outcome.unwrap_or(Ok(()))).collect());
+        if is_done {
+            let outcomes = failed.into_iter().zip(&driver.queues).zip(given);
+            return Ok(outcomes
+                .map(|((failed, queue), given)| failed.map_or(Ok(()), |e| Err(partly(given, queue.stored, e))))
+                .collect());
         }
-        let waited = if has_more { Ok(()) } else { driver.wait(&queues, Time::NEVER) };
-        match waited {
-            Ok(()) => {
-                for (index, delivery) in driver.step(&mut queues, LookUp::Allowed)? {
-                    jobs[index].take_in(delivery, &mut spares);
+        match if has_more { Ok(()) } else { driver.wait(Time::NEVER) } {
+            Ok(()) => driver.step(LookUp::Allowed)?,
+            // If waiting was ended, or this machine cannot wait, what is in flight is in doubt.
+            Err(e) => {
+                for (queue, failed) in driver.queues.iter().zip(&mut failed).filter(|(queue, _)| !queue.is_idle()) {
+                    let is_in_doubt = queue.is_in_flight();
+                    failed.get_or_insert_with(|| {
+                        if is_in_doubt { Error::unknown(&queue.topic, queue.partition, e.clone()) } else { e.clone() }
+                    });
                 }
             }
-            // If waiting was ended, or this machine cannot wait, what is in flight is in doubt.
-            Err(e) => jobs.iter_mut().zip(&queues).for_each(|(job, queue)| {
-                let unknown = |e| Error::unknown(job.given.topic, job.given.partition, e);
-                job.fail(if queue.is_in_flight() { unknown(e.clone()) } else { e.clone() });
-            }),
+        }
+        for failure in mem::take(&mut driver.failures) {
+            failed[failure.queue].get_or_insert(failure.error);
         }
     }
 }
 
-impl Job<'_> {
-    /// Gives the queue the next bundle, once the one before is stored.
-    fn give_next(&self, session: &Session, queue: &mut PartitionQueue, spares: &mut Spares) -> Result<()> {
-        let now_ms = millis(session.net.wall());
-        for (seq, record) in (self.stored..).map_while(|index| self.given.records.get(index)) {
-            let raw = record.to_raw(|| now_ms);
-            if !queue.takes(most_bytes(&raw), MAX_MESSAGES, MAX_SET) {
-                break;
-            }
-            queue.push(seq, &raw, spares)?;
+/// Gives a queue the next bundle of its records, once the one before is stored.
+fn give_next(session: &Session, driver: &mut Driver, queue: usize, given: &PartitionRecords<'_>) -> Result<()> {
+    let now_ms = millis(session.net.wall());
+    for (seq, record) in (driver.queues[queue].stored as usize..).map_while(|index| given.get(index)) {
+        let raw = record.to_raw(|| now_ms);
+        if !driver.queues[queue].takes(most_bytes(&raw), MAX_MESSAGES, MAX_SET) {
+            break;
         }
-        queue.seal(spares)
+        driver.push(queue, seq, &raw)?;
     }
+    driver.seal(queue)
+}
 
-    fn take_in(&mut self, (bundle, outcome): Delivery, spares: &mut Spares) {
-        match outcome {
-            Ok(()) => {
-                self.stored += bundle.count as usize;
-                spares.put_buffer(bundle.memory);
-                if self.stored == self.given.records.len() {
-                    self.outcome = Some(Ok(()));
-                }
-            }
-            Err(e) => self.fail(e),
-        }
-    }
-
-    fn fail(&mut self, e: Error) {
-        let partly = ErrorKind::PartlyStored { stored: self.stored };
-        self.outcome.get_or_insert(Err(match self.stored {
-            0 => e,
-            _ => Error::new(partly).about(self.given.topic, self.given.partition).because(e),
-        }));
+/// The error of a call, of whose records so many are stored.
+fn partly(given: &PartitionRecords<'_>, stored: u64, e: Error) -> Error {
+    match stored as usize {
+        0 => e,
+        stored => Error::new(ErrorKind::PartlyStored { stored }).about(given.topic, given.partition).because(e),
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct PartitionQueue {
     pub(super) gap: Option<(u64, u64)>,
     /// Bytes of records that are neither stored nor have failed, before compression.
     pub(super) bytes: usize,
+    /// Records stored so far.
+    pub(super) stored: u64,
     /// When what is collected must be sent, and when the partition last made progress: the producer's notes.
     pub(super) send_by: Time,
     pub(super) progressed: Time,
@@ -91,16 +93,10 @@ impl PartitionQueue {
         PartitionQueue { topic, partition, compression, policy, numbering, send_by, ..PartitionQueue::default() }
     }
 
-    /// Takes a record, with its number if it has one of its own. Returns how many are collected now, the bytes of their message
-    /// set, and those of this one in it.
+    /// Takes a record, with its number if it has one of its own. Returns its bytes in the message set.
     // Inlined: a producer calls it for each record.
     #[inline(always)]
-    pub(super) fn push(
-        &mut self,
-        seq: Option<u64>,
-        raw: &RawMessage<'_>,
-        spares: &mut Spares,
-    ) -> Result<(u32, usize, usize)> {
+    pub(super) fn push(&mut self, seq: Option<u64>, raw: &RawMessage<'_>, spares: &mut Spares) -> Result<usize> {
         let builder = self.collected.get_or_insert_with(|| spares.builders.pop().unwrap_or_default());
         let before = builder.set_len();
         // A numbering producer gives them theirs when the bundle is sent.
@@ -111,7 +107,7 @@ impl PartitionQueue {
         .map_err(Error::encode)?;
         let added = builder.set_len() - before;
         self.bytes += added;
-        Ok((builder.count(), builder.set_len(), added))
+        Ok(added)
     }
 
     /// Whether the bundle that is being collected takes a record of up to this many bytes, too, of the most records and bytes

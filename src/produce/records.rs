@@ -1,9 +1,12 @@
-//! What one call publishes to a partition, and the checks that all records must pass.
+//! Records of a partition on their way in, with the checks that all must pass, and on their way back.
 
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::warn;
 
+use super::bundle::{Bundle, Unpacked};
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{Network, Time};
@@ -28,58 +31,46 @@ const TOO_FAR: u64 = 1 << 31;
 pub struct PartitionRecords<'a> {
     pub(super) topic: &'a str,
     pub(super) partition: u16,
-    pub(super) records: Records<'a>,
-}
-
-/// Records with or without numbers of their own.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Records<'a> {
-    Plain(&'a [Record<'a>]),
-    Numbered(&'a [(u64, Record<'a>)]),
-}
-
-impl<'a> Records<'a> {
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Records::Plain(records) => records.len(),
-            Records::Numbered(records) => records.len(),
-        }
-    }
-
-    /// A record, and its number if it has one of its own.
-    pub(super) fn get(&self, index: usize) -> Option<(Option<u64>, Record<'a>)> {
-        match self {
-            Records::Plain(records) => records.get(index).map(|&record| (None, record)),
-            Records::Numbered(records) => records.get(index).map(|&(seq, record)| (Some(seq), record)),
-        }
-    }
+    /// One of these is empty: records that get their numbers from the broker, or that have numbers of their own.
+    plain: &'a [Record<'a>],
+    numbered: &'a [(u64, Record<'a>)],
 }
 
 impl<'a> PartitionRecords<'a> {
     /// Creates the list of records for a partition, in the order in which they are to be stored.
-    pub fn new(topic: &'a str, partition: u16, records: &'a [Record<'a>]) -> PartitionRecords<'a> {
-        PartitionRecords { topic, partition, records: Records::Plain(records) }
+    pub fn new(topic: &'a str, partition: u16, plain: &'a [Record<'a>]) -> PartitionRecords<'a> {
+        PartitionRecords { topic, partition, plain, numbered: &[] }
     }
 
     /// These records, with numbers of their own.
-    pub(crate) fn numbered(topic: &'a str, partition: u16, records: &'a [(u64, Record<'a>)]) -> PartitionRecords<'a> {
-        PartitionRecords { topic, partition, records: Records::Numbered(records) }
+    pub(crate) fn numbered(topic: &'a str, partition: u16, numbered: &'a [(u64, Record<'a>)]) -> PartitionRecords<'a> {
+        PartitionRecords { topic, partition, plain: &[], numbered }
     }
 
     /// Whether the records have numbers of their own.
     pub(super) fn is_numbered(&self) -> bool {
-        self.records.get(0).is_some_and(|(seq, _)| seq.is_some())
+        !self.numbered.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.plain.len() + self.numbered.len()
+    }
+
+    /// A record, and its number if it has one of its own.
+    pub(super) fn get(&self, index: usize) -> Option<(Option<u64>, Record<'a>)> {
+        let numbered = || self.numbered.get(index).map(|&(seq, record)| (Some(seq), record));
+        self.plain.get(index).map(|&record| (None, record)).or_else(numbered)
     }
 
     /// Refuses what cannot be sent.
     pub(super) fn check(&self) -> Result<()> {
-        let PartitionRecords { topic, partition, records } = *self;
+        let PartitionRecords { topic, partition, .. } = *self;
         check_place(topic, partition)?;
-        if records.len() == 0 {
+        if self.len() == 0 {
             return Err(Error::config(format!("{topic}/{partition}: no records to publish")));
         }
         let mut before = 0;
-        for (index, (seq, record)) in (0..).map_while(|index| Some((index, records.get(index)?))) {
+        for (index, (seq, record)) in (0..).map_while(|index| Some((index, self.get(index)?))) {
             check_record(topic, partition, &record).map_err(|e| at(index, e))?;
             let Some(seq) = seq else { continue };
             if seq <= before || seq == u64::MAX {
@@ -95,8 +86,9 @@ impl<'a> PartitionRecords<'a> {
 
     /// Refuses numbers that a partition whose log ends at `end` does not take, or that could kill its server; warns of a gap.
     pub(super) fn check_numbers(&self, end: u64) -> Result<()> {
-        let number = |index| self.records.get(index).and_then(|(seq, _)| seq);
-        let (Some(first), Some(last)) = (number(0), number(self.records.len() - 1)) else { return Ok(()) };
+        let (Some(&(first, _)), Some(&(last, _))) = (self.numbered.first(), self.numbered.last()) else {
+            return Ok(());
+        };
         let PartitionRecords { topic, partition, .. } = *self;
         let refused = |fault| Err(Error::refused(topic, partition, fault));
         if first <= end {
@@ -114,6 +106,78 @@ impl<'a> PartitionRecords<'a> {
             );
         }
         Ok(())
+    }
+}
+
+/// Records of a partition that a [`Producer`](crate::Producer) could not store, or may have stored, as they were given to it,
+/// and why.
+///
+/// It holds the bundle as it would be sent; [`records`](Failure::records) decodes it.
+pub struct Failure {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: u16,
+    pub(super) bundle: Bundle,
+    pub(super) error: Error,
+    /// Its queue.
+    pub(super) queue: usize,
+    pub(super) unpacked: OnceLock<Unpacked>,
+}
+
+impl Failure {
+    pub(super) fn new(topic: Arc<str>, partition: u16, queue: usize, bundle: Bundle, error: Error) -> Failure {
+        Failure { topic, partition, bundle, error, queue, unpacked: OnceLock::new() }
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The partition of the topic.
+    pub fn partition(&self) -> u16 {
+        self.partition
+    }
+
+    /// The reason: [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if they may be stored all the same; with any other
+    /// error they are not.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// Returns whether they may be stored all the same: all of them or none. In a cluster, a new leader may have only the
+    /// first of them.
+    pub fn is_unknown(&self) -> bool {
+        self.error.kind == ErrorKind::OutcomeUnknown
+    }
+
+    /// Returns the number of records.
+    pub fn count(&self) -> usize {
+        self.bundle.count as usize
+    }
+
+    /// Returns the records, in the order in which they were given, each with its time stamp.
+    pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
+        let (set, entries) = self.unpacked.get_or_init(|| {
+            // It was encoded here, so it decodes.
+            let unpacked = self.bundle.unpack().unwrap_or_default();
+            debug_assert_eq!(unpacked.1.len(), self.count());
+            unpacked
+        });
+        entries.iter().map(|entry| {
+            let record = Record::new(&set[entry.payload()]).timestamp_ms(entry.timestamp_ms);
+            entry.key().map_or(record, |key| record.key(&set[key]))
+        })
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failure")
+            .field("topic", &self.topic)
+            .field("partition", &self.partition)
+            .field("records", &self.count())
+            .field("error", &self.error)
+            .finish()
     }
 }
 
