@@ -121,13 +121,13 @@ impl Client {
     /// Publishes records to several partitions, of any topics, and waits until each is stored or has failed. Returns a result
     /// for each partition, in the order given.
     ///
-    /// Records for the same broker go there in one request of up to 64 MiB. Partitions do not depend on each other: some may
-    /// be stored while others fail.
+    /// Records for the same broker go there together, in requests of up to 255 partitions. Partitions do not depend on each
+    /// other: some may be stored while others fail.
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) or [`BundleTooLarge`](crate::ErrorKind::BundleTooLarge), before anything is sent,
-    /// if some of the records cannot be sent, two lists are for the same partition, or there are more than 255 topics or more
-    /// than 255 partitions of one. The results of partitions are those of [`publish`](Client::publish).
+    /// if some of the records cannot be sent, or two lists are for the same partition. The results of partitions are those of
+    /// [`publish`](Client::publish).
     pub fn publish_all(&self, records: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
         publish::publish_all(&self.session, records)
     }

@@ -9,12 +9,12 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use log::{debug, info, trace, warn};
+use log::{debug, info, warn};
 
 use super::bundle::{BrokerId, Bundle, Spares};
-use super::leader::{Content, Leader, MAX_CONSIDERED, MAX_UNSENT, SentRequest, group, states_request};
+use super::leader::{Content, Leader, MAX_BUNDLES, SentRequest, group, states_request};
 use super::numbering::Numbering;
 use super::outcome::Reply;
 use super::queue::{PartitionQueue, ToSend};
@@ -79,7 +79,8 @@ impl Driver {
     /// Adds a partition, and returns its place.
     pub(super) fn add(&mut self, topic: Arc<str>, partition: u16, numbering: Option<Numbering>) -> usize {
         let (compression, policy) = (self.options.compression, self.session.leader_policy());
-        self.queues.push(PartitionQueue::new(topic, partition, compression, numbering, policy));
+        let queue = PartitionQueue { topic, partition, compression, policy, numbering, ..PartitionQueue::default() };
+        self.queues.push(queue);
         self.queues.len() - 1
     }
 
@@ -149,7 +150,7 @@ impl Driver {
         // since is due at once.
         let times = self.ready.iter().flat_map(|&queue| self.queues[queue].times());
         // Late requests make room for others.
-        let full = self.leaders.iter().filter(|leader| leader.is_full);
+        let full = self.leaders.iter().filter(|leader| !leader.wanted.is_empty());
         let late = full.flat_map(|leader| leader.in_flight.iter().map(SentRequest::is_late_at));
         let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
         let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
@@ -158,10 +159,7 @@ impl Driver {
 
     /// Sends to each leader what the queues have for it. Returns whether anything changed.
     fn send_ready(&mut self, now: Time, look_up: LookUp) -> bool {
-        for leader in &mut self.leaders {
-            leader.wanted.clear();
-            leader.is_full = false;
-        }
+        self.leaders.iter_mut().for_each(|leader| leader.wanted.clear());
         let mut ready = mem::take(&mut self.ready);
         ready.retain(|&queue| self.queues[queue].has_work());
         for &index in &ready {
@@ -202,9 +200,7 @@ impl Driver {
 
     fn send_to(&mut self, id: BrokerId, now: Time, look_up: LookUp) -> bool {
         let leader = &mut self.leaders[id];
-        let has_room = leader.young_requests(now) < self.window && leader.channel.unsent() < MAX_UNSENT;
-        leader.is_full = !self.numbered && !has_room;
-        if leader.is_full {
+        if !self.numbered && !leader.has_room(now, self.window) {
             return false;
         }
         // Numbered bundles are decided on connections dialed after the one before was reset.
@@ -221,7 +217,13 @@ impl Driver {
                 return false;
             }
             Err(e) => {
-                self.unreachable(id, now, &e);
+                debug!("{e:#}");
+                self.session.book.failed(leader.channel.broker(), now);
+                let brokers = self.session.book.brokers().len();
+                for queue in mem::take(&mut leader.wanted) {
+                    self.queues[queue].on_unreachable(now, &e, brokers);
+                    self.touch(queue);
+                }
                 return true;
             }
         }
@@ -246,9 +248,6 @@ impl Driver {
             let Some(what) = queue.next(now, node).filter(|_| !must_wait) else { continue };
             if what == ToSend::Bundle {
                 bundles.push(index);
-                if bundles.len() == MAX_CONSIDERED {
-                    break;
-                }
                 continue;
             }
             let (session, topic, partition) = (&self.session, &queue.topic, queue.partition);
@@ -260,9 +259,11 @@ impl Driver {
             sent = true;
         }
         // An answer comes as late as the replicas of its slowest partition, and a numbered bundle must wait for it.
-        let together = if self.numbered { 1 } else { bundles.len().max(1) };
+        let together = if self.numbered { 1 } else { MAX_BUNDLES };
         for from in bundles.chunks(together) {
-            sent |= self.send_bundles(id, now, from.to_vec());
+            if self.numbered || self.leaders[id].has_room(now, self.window) {
+                sent |= self.send_bundles(id, now, from.to_vec());
+            }
         }
         if let Err(e) = self.leaders[id].channel.write(now) {
             self.lose(id, now, &e);
@@ -331,7 +332,6 @@ impl Driver {
             }
             _ => {}
         }
-        trace!("{broker}: answer to {}", request.id);
         queue.answered_by = Some(broker.clone());
         let followed = book.note_reply(broker, topic, partition, now, reply);
         queue.on_reply(now, node, request.id, followed);
@@ -366,21 +366,10 @@ impl Driver {
                     self.spares.put_buffer(bundle.memory);
                 }
                 Err(error) => {
-                    self.failures.push(Failure::new(queue.topic.clone(), queue.partition, index, bundle, error))
+                    let (topic, partition, unpacked) = (queue.topic.clone(), queue.partition, OnceLock::new());
+                    self.failures.push(Failure { topic, partition, bundle, error, queue: index, unpacked });
                 }
             }
-        }
-    }
-
-    /// No connection to a leader can be opened.
-    fn unreachable(&mut self, id: BrokerId, now: Time, e: &Error) {
-        let leader = &mut self.leaders[id];
-        debug!("{e:#}");
-        self.session.book.failed(leader.channel.broker(), now);
-        let brokers = self.session.book.brokers().len();
-        for queue in mem::take(&mut leader.wanted) {
-            self.queues[queue].on_unreachable(now, e, brokers);
-            self.touch(queue);
         }
     }
 

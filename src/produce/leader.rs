@@ -1,5 +1,6 @@
 //! A broker that leads partitions which are published to: the connection, the requests in flight on it, and their answers.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -15,17 +16,14 @@ use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault, Limits};
 use crate::session::{Session, marks_of_answer, marks_of_state};
 
-/// The most topics in a request, and partitions of one.
-pub(super) const MAX_ENTRIES: usize = 255;
-
-/// Bundles to consider for a request: to sort all of thousands for each would take quadratic time.
-pub(super) const MAX_CONSIDERED: usize = 4 * MAX_ENTRIES;
+/// The most bundles in a request: of one topic it takes no more.
+pub(super) const MAX_BUNDLES: usize = 255;
 
 /// A request takes no further bundle beyond this many bytes: until they are sent they are in memory twice.
 const MAX_REQUEST: usize = 8 << 20;
 
 /// Nothing more is added while this many bytes have still to be sent.
-pub(super) const MAX_UNSENT: usize = 1 << 20;
+const MAX_UNSENT: usize = 1 << 20;
 
 /// A request that is older waits for replicas or a leader in trouble, and must not hold up others.
 const LATE: Duration = Duration::from_millis(500);
@@ -39,9 +37,7 @@ pub(super) struct Leader {
     pub(super) in_flight: VecDeque<SentRequest>,
     /// Whether something was sent to it before.
     pub(super) used: bool,
-    /// Whether something waits for room in the window.
-    pub(super) is_full: bool,
-    /// Queues with something to send here; kept while the connection is being opened.
+    /// Queues with something to send here, while they wait for room in the window or for the connection to be opened.
     pub(super) wanted: Vec<usize>,
 }
 
@@ -70,7 +66,7 @@ pub(super) enum Content {
 impl Leader {
     pub(super) fn new(channel: Channel, limits: &Limits) -> Leader {
         let (answers, in_flight, wanted) = (AnswerReader::new(limits.frame), VecDeque::new(), Vec::new());
-        Leader { channel, answers, in_flight, used: false, is_full: false, wanted }
+        Leader { channel, answers, in_flight, used: false, wanted }
     }
 
     /// Whether an answer is awaited on the connection.
@@ -78,11 +74,11 @@ impl Leader {
         !self.in_flight.is_empty() || (!self.wanted.is_empty() && self.channel.is_dialing())
     }
 
-    /// How many requests with bundles are in flight and not late.
-    pub(super) fn young_requests(&self, now: Time) -> usize {
+    /// Whether another request with bundles may be sent, of so many at a time that are not late.
+    pub(super) fn has_room(&self, now: Time, window: usize) -> bool {
         let is_young =
             |request: &&SentRequest| matches!(request.content, Content::Bundles(_)) && now < request.is_late_at();
-        self.in_flight.iter().filter(is_young).count()
+        self.in_flight.iter().filter(is_young).count() < window && self.channel.unsent() < MAX_UNSENT
     }
 
     /// Queues a question with a new id, which it returns; for a queue, if it is one's own.
@@ -201,30 +197,24 @@ fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usiz
 
 /// The first bundles of these queues by topic, as many as a request takes; the others are dropped from `from`.
 pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> Vec<ProduceTopic<'a>> {
-    from.sort_by(|&a, &b| queues[a].topic.cmp(&queues[b].topic));
-    let mut topics: Vec<ProduceTopic<'a>> = Vec::new();
     let mut bytes = 0;
     from.retain(|&index| {
-        let queue = &queues[index];
-        let Some(bundle) = queue.first_waiting() else { return false };
-        let (is_first, is_full) = (topics.is_empty(), topics.len() == MAX_ENTRIES);
-        bytes += bundle.bytes().len();
-        if !is_first && bytes > MAX_REQUEST {
-            return false;
-        }
-        let entry =
-            ProducePartition { partition: queue.partition, first_seq: bundle.first_seq(), bundle: bundle.bytes() };
-        match topics.last_mut() {
-            Some(topic) if *topic.name == *queue.topic => {
-                if topic.partitions.len() == MAX_ENTRIES {
-                    return false;
-                }
-                topic.partitions.push(entry);
-            }
-            _ if is_full => return false,
-            _ => topics.push(ProduceTopic { name: (&*queue.topic).into(), partitions: vec![entry] }),
-        }
-        true
+        let is_first = bytes == 0;
+        bytes += queues[index].first_waiting().map_or(0, |bundle| bundle.bytes().len());
+        is_first || bytes <= MAX_REQUEST
     });
-    topics
+    from.sort_by(|&a, &b| queues[a].topic.cmp(&queues[b].topic));
+    let entry = |&index: &usize| {
+        let bundle = queues[index].first_waiting()?;
+        Some(ProducePartition {
+            partition: queues[index].partition,
+            first_seq: bundle.first_seq(),
+            bundle: bundle.bytes(),
+        })
+    };
+    let topic = |of: &[usize]| ProduceTopic {
+        name: Cow::Borrowed(&*queues[of[0]].topic),
+        partitions: of.iter().filter_map(entry).collect(),
+    };
+    from.chunk_by(|&a, &b| queues[a].topic == queues[b].topic).map(topic).collect()
 }

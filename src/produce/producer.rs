@@ -290,7 +290,8 @@ impl Producer {
             self.next_look = self.next_look.min(send_by);
         }
         if collected >= records || len >= bytes {
-            self.send_collected(index)?;
+            self.driver.seal(index)?;
+            self.step(LookUp::Allowed)?;
         }
         Ok(())
     }
@@ -299,7 +300,8 @@ impl Producer {
     #[cold]
     fn make_room(&mut self, index: usize, bytes: usize) -> Result<()> {
         if !self.driver.queues[index].takes(bytes, self.settings.max_records, self.settings.max_bytes) {
-            self.send_collected(index)?;
+            self.driver.seal(index)?;
+            self.step(LookUp::Allowed)?;
             self.check_failures()?;
         }
         let limit = self.settings.max_pending_bytes;
@@ -329,20 +331,16 @@ impl Producer {
 
 /// Sending.
 impl Producer {
-    fn send_collected(&mut self, index: usize) -> Result<()> {
-        self.driver.seal(index)?;
-        self.step(LookUp::Allowed)
-    }
-
     /// Sends what must be sent by `due`, and looks for answers.
     fn look(&mut self, due: Time, look_up: LookUp) -> Result<()> {
         self.next_look = Time::NEVER;
         for index in 0..self.driver.queues.len() {
             let queue = &self.driver.queues[index];
-            if queue.collected().0 > 0 && queue.send_by <= due {
-                self.driver.seal(index)?;
+            match queue.collected().0 {
+                0 => {}
+                _ if queue.send_by <= due => self.driver.seal(index)?,
+                _ => self.next_look = self.next_look.min(queue.send_by),
             }
-            self.next_look = self.next_look.min(self.driver.queues[index].send_by);
         }
         self.step(look_up)
     }
@@ -358,13 +356,9 @@ impl Producer {
 
     #[inline]
     fn check_failures(&self) -> Result<()> {
-        match self.driver.failures.first() {
-            None => Ok(()),
-            Some(first) => {
-                let records = self.failures().iter().map(Failure::count).sum();
-                Err(Error::new(ErrorKind::Undelivered { records }).because(first.error.clone()))
-            }
-        }
+        let Some(first) = self.driver.failures.first() else { return Ok(()) };
+        let records = self.failures().iter().map(Failure::count).sum();
+        Err(Error::new(ErrorKind::Undelivered { records }).because(first.error.clone()))
     }
 }
 

@@ -1,11 +1,10 @@
 //! Publishing in one call: the same queues and the same driver as a producer's, until all is stored or not.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
 
 use super::driver::Driver;
-use super::leader::MAX_ENTRIES;
 use super::records::{MAX_SET, PartitionRecords, millis, most_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{LookUp, Time};
@@ -15,7 +14,7 @@ use crate::session::Session;
 /// As [`Client::publish`](crate::Client::publish), and [`Client::publish_at`](crate::Client::publish_at) with numbers.
 pub(crate) fn publish(session: &Arc<Session>, given: &PartitionRecords<'_>) -> Result<()> {
     given.check()?;
-    if given.is_numbered() {
+    if !given.numbered.is_empty() {
         let (_, end) = session.log_end(given.topic, given.partition)?;
         given.check_numbers(end)?;
     }
@@ -24,26 +23,22 @@ pub(crate) fn publish(session: &Arc<Session>, given: &PartitionRecords<'_>) -> R
 
 /// As [`Client::publish_all`](crate::Client::publish_all).
 pub(crate) fn publish_all(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
-    let mut topics: HashMap<&str, HashSet<u16>> = HashMap::new();
+    let mut places = HashSet::new();
     for records in given {
         records.check()?;
         let (topic, id) = (records.topic, records.partition);
-        if !topics.entry(topic).or_default().insert(id) {
+        if !places.insert((topic, id)) {
             return Err(Error::config(format!("{topic}/{id}: given twice")));
         }
-    }
-    let most = topics.values().map(HashSet::len).max().unwrap_or(0);
-    if topics.len().max(most) > MAX_ENTRIES {
-        let given = format!("{} topics with up to {most} partitions each", topics.len());
-        return Err(Error::config(format!("publish: {given} given, {MAX_ENTRIES} of either allowed")));
     }
     run(session, given)
 }
 
 /// Publishes all of them; a result for each, in their order.
 fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
-    let numbered = given.iter().any(PartitionRecords::is_numbered);
-    let mut driver = Driver::new(session.clone(), session.config.publish, 1, numbered);
+    let numbered = given.iter().any(|given| !given.numbered.is_empty());
+    // A queue has one bundle at a time, so that any number of requests keep the order.
+    let mut driver = Driver::new(session.clone(), session.config.publish, usize::MAX, numbered);
     given.iter().for_each(|given| _ = driver.add(given.topic.into(), given.partition, None));
     let mut failed: Vec<Option<Error>> = vec![None; given.len()];
     loop {

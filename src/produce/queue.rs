@@ -35,9 +35,9 @@ const KEPT: usize = 4;
 pub(super) struct PartitionQueue {
     pub(super) topic: Arc<str>,
     pub(super) partition: u16,
-    compression: Compression,
+    pub(super) compression: Compression,
     pub(super) policy: RetryPolicy,
-    collected: Option<BundleBuilder>,
+    pub(super) collected: Option<BundleBuilder>,
     /// Those that are not resolved, in order; none before one that waits has yet to be sent.
     pub(super) bundles: VecDeque<Bundle>,
     /// Where those in flight went.
@@ -82,17 +82,6 @@ pub(super) enum ToSend {
 pub(super) type Delivery = (Bundle, Result<()>);
 
 impl PartitionQueue {
-    pub(super) fn new(
-        topic: Arc<str>,
-        partition: u16,
-        compression: Compression,
-        numbering: Option<Numbering>,
-        policy: RetryPolicy,
-    ) -> PartitionQueue {
-        let send_by = Time::NEVER;
-        PartitionQueue { topic, partition, compression, policy, numbering, send_by, ..PartitionQueue::default() }
-    }
-
     /// Takes a record, with its number if it has one of its own. Returns its bytes in the message set.
     // Inlined: a producer calls it for each record.
     #[inline(always)]
@@ -136,7 +125,6 @@ impl PartitionQueue {
 
     /// Makes a bundle of what is collected.
     pub(super) fn seal(&mut self, spares: &mut Spares) -> Result<()> {
-        self.send_by = Time::NEVER;
         let Some(mut builder) = self.collected.take() else { return Ok(()) };
         if !builder.is_empty() {
             let mut bundle = Bundle::seal(&mut builder, spares.buffers.pop().unwrap_or_default(), self.compression)?;

@@ -33,7 +33,7 @@ pub struct PartitionRecords<'a> {
     pub(super) partition: u16,
     /// One of these is empty: records that get their numbers from the broker, or that have numbers of their own.
     plain: &'a [Record<'a>],
-    numbered: &'a [(u64, Record<'a>)],
+    pub(super) numbered: &'a [(u64, Record<'a>)],
 }
 
 impl<'a> PartitionRecords<'a> {
@@ -45,11 +45,6 @@ impl<'a> PartitionRecords<'a> {
     /// These records, with numbers of their own.
     pub(crate) fn numbered(topic: &'a str, partition: u16, numbered: &'a [(u64, Record<'a>)]) -> PartitionRecords<'a> {
         PartitionRecords { topic, partition, plain: &[], numbered }
-    }
-
-    /// Whether the records have numbers of their own.
-    pub(super) fn is_numbered(&self) -> bool {
-        !self.numbered.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -124,10 +119,6 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub(super) fn new(topic: Arc<str>, partition: u16, queue: usize, bundle: Bundle, error: Error) -> Failure {
-        Failure { topic, partition, bundle, error, queue, unpacked: OnceLock::new() }
-    }
-
     /// The topic.
     pub fn topic(&self) -> &str {
         &self.topic

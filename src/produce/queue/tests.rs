@@ -19,7 +19,8 @@ fn at(ms: u64) -> Time {
 }
 
 fn queue(numbering: bool) -> PartitionQueue {
-    PartitionQueue::new("orders".into(), 3, Compression::Auto, numbering.then(Numbering::default), POLICY)
+    let (topic, numbering) = ("orders".into(), numbering.then(Numbering::default));
+    PartitionQueue { topic, partition: 3, policy: POLICY, numbering, ..PartitionQueue::default() }
 }
 
 /// Gives the queue a bundle with a record for each text.
