@@ -217,13 +217,7 @@ impl Driver {
                 return false;
             }
             Err(e) => {
-                debug!("{e:#}");
-                self.session.book.failed(leader.channel.broker(), now);
-                let brokers = self.session.book.brokers().len();
-                for queue in mem::take(&mut leader.wanted) {
-                    self.queues[queue].on_unreachable(now, &e, brokers);
-                    self.touch(queue);
-                }
+                self.unreachable(id, now, &e);
                 return true;
             }
         }
@@ -370,6 +364,17 @@ impl Driver {
                     self.failures.push(Failure { topic, partition, bundle, error, queue: index, unpacked });
                 }
             }
+        }
+    }
+
+    /// No connection to a leader can be opened.
+    fn unreachable(&mut self, id: BrokerId, now: Time, e: &Error) {
+        debug!("{e:#}");
+        self.session.book.failed(self.leaders[id].channel.broker(), now);
+        let brokers = self.session.book.brokers().len();
+        for queue in mem::take(&mut self.leaders[id].wanted) {
+            self.queues[queue].on_unreachable(now, e, brokers);
+            self.touch(queue);
         }
     }
 
