@@ -1,6 +1,6 @@
-//! Topics, partitions, nodes and their state: the values, and the calls that ask for them.
+//! Topics, partitions, nodes and their state: the values, and the calls that take more than a request.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use log::debug;
 
@@ -9,11 +9,7 @@ use crate::error::{Error, Fault, Result};
 use crate::message::check_topic;
 use crate::net::RetryState;
 use crate::protocol::admin::status::NodeInfo;
-use crate::protocol::admin::topics::TopicInfo;
-use crate::protocol::admin::{
-    CreateTopicCode, CreateTopicRequest, DiscoverTopicsRequest, DiscoverTopologyRequest, PartitionState,
-    ReloadConfCode, ReloadConfRequest, StatusRequest,
-};
+use crate::protocol::admin::{CreateTopicCode, CreateTopicRequest, PartitionState, StatusRequest};
 use crate::session::{Marks, Session, marks_of_state};
 
 /// The most partitions a cluster makes; more are not refused but left out.
@@ -87,7 +83,8 @@ pub(crate) fn partitions(session: &Session, topic: &str) -> Result<Vec<Partition
 
 pub(crate) fn create_topic(session: &Session, topic: &str, partitions: u16, config: &TopicConfig) -> Result<()> {
     check_new_topic(topic, partitions)?;
-    let in_cluster = status(session)?.cluster.is_some();
+    let (_, status) = session.call(&mut StatusRequest { request_id: 0 })?;
+    let in_cluster = status.cluster.is_some();
     if in_cluster && partitions > MAX_CLUSTER_PARTITIONS {
         let most = MAX_CLUSTER_PARTITIONS;
         return Err(Error::config(format!("{topic}: {partitions} partitions given, 1 to {most} in a cluster")));
@@ -95,11 +92,17 @@ pub(crate) fn create_topic(session: &Session, topic: &str, partitions: u16, conf
     let (topic, config) = (topic.to_owned(), config.to_string());
     let request = CreateTopicRequest { request_id: session.next_request_id(), topic, partitions, config };
     let (broker, code) = session.call_once(&request, &|e| Error::unknown(&request.topic, None, e))?;
-    match code {
-        CreateTopicCode::Created if in_cluster => await_leaders(session, &request.topic, partitions),
-        CreateTopicCode::Created => Ok(()),
-        refused => Err(Error::refused(&request.topic, None, fault_of_create(refused)).at(&broker)),
-    }
+    let fault = match code {
+        CreateTopicCode::Created if in_cluster => return await_leaders(session, &request.topic, partitions),
+        CreateTopicCode::Created => return Ok(()),
+        CreateTopicCode::Exists => Fault::TopicExists,
+        CreateTopicCode::SystemError => Fault::System,
+        CreateTopicCode::InvalidConfig => Fault::InvalidConfig,
+        CreateTopicCode::ReadOnly => Fault::ReadOnly,
+        CreateTopicCode::InvalidRequest => Fault::InvalidTopic,
+        CreateTopicCode::Unsupported => Fault::Unsupported,
+    };
+    Err(Error::refused(&request.topic, None, fault).at(&broker))
 }
 
 /// Waits until the leaders of a new topic's partitions know of it: a produce request before that can kill a node.
@@ -124,59 +127,6 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
     }
 }
 
-pub(crate) fn topics(session: &Session) -> Result<Vec<TopicInfo>> {
-    let (_, answer) = session.call(&mut DiscoverTopicsRequest { request_id: 0, flags: 0 })?;
-    let mut topics = answer.topics;
-    topics.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(topics)
-}
-
-pub(crate) fn topology(session: &Session) -> Result<Topology> {
-    let (_, answer) = session.call(&mut DiscoverTopologyRequest { request_id: 0, flags: 0 })?;
-    let Some(mut cluster) = answer.cluster else { return Ok(Topology::default()) };
-    cluster.nodes.sort_by_key(|node| node.id);
-    Ok(Topology { cluster: Some(cluster.name), nodes: cluster.nodes })
-}
-
-pub(crate) fn status(session: &Session) -> Result<BrokerStatus> {
-    let (_, answer) = session.call(&mut StatusRequest { request_id: 0 })?;
-    let log = answer.log;
-    Ok(BrokerStatus {
-        topics: answer.topics,
-        partitions: answer.partitions,
-        nodes: answer.cluster.as_ref().map(|cluster| cluster.nodes),
-        cluster: answer.cluster.map(|cluster| cluster.name),
-        open_partitions: log.map(|log| log.open_partitions),
-        open_time: log.map(|log| Duration::from_millis(log.open_time_ms.into())),
-        started: log.map(|log| UNIX_EPOCH + Duration::from_secs(log.start_time.into())),
-        version: log.and_then(|log| log.version).map(|version| (version / 100, version % 100)),
-    })
-}
-
-pub(crate) fn reload_config(session: &Session, topic: &str, partition: u16) -> Result<()> {
-    check_topic(topic)?;
-    let mut request = ReloadConfRequest { request_id: 0, topic: topic.to_owned(), partition };
-    let (broker, code) = session.call(&mut request)?;
-    let fault = match code {
-        ReloadConfCode::Reloaded => return Ok(()),
-        ReloadConfCode::SystemError | ReloadConfCode::InvalidConfig => Fault::InvalidConfig,
-        ReloadConfCode::UnknownPartition => Fault::UnknownPartition,
-        ReloadConfCode::UnknownTopic => return Err(Error::refused(topic, None, Fault::UnknownTopic).at(&broker)),
-        ReloadConfCode::Unsupported => Fault::Unsupported,
-    };
-    Err(Error::refused(topic, partition, fault).at(&broker))
-}
-
-pub(crate) fn ping(session: &Session) -> Result<Duration> {
-    session.any_broker(|addr, patience| {
-        // Opening a connection is no part of it.
-        session.reach(addr, patience)?;
-        let began = session.now();
-        session.call_at(addr, &mut StatusRequest { request_id: 0 }, patience)?;
-        Ok(session.now().since(began))
-    })
-}
-
 /// Refuses what no broker accepts (reference, section 7.2).
 fn check_new_topic(topic: &str, partitions: u16) -> Result<()> {
     let bytes = topic.as_bytes();
@@ -193,15 +143,4 @@ fn check_new_topic(topic: &str, partitions: u16) -> Result<()> {
         return Err(Error::config(format!("{topic}: 0 partitions given, 1 to 65535 allowed")));
     }
     Ok(())
-}
-
-fn fault_of_create(code: CreateTopicCode) -> Fault {
-    match code {
-        CreateTopicCode::Created | CreateTopicCode::Exists => Fault::TopicExists,
-        CreateTopicCode::SystemError => Fault::System,
-        CreateTopicCode::InvalidConfig => Fault::InvalidConfig,
-        CreateTopicCode::ReadOnly => Fault::ReadOnly,
-        CreateTopicCode::InvalidRequest => Fault::InvalidTopic,
-        CreateTopicCode::Unsupported => Fault::Unsupported,
-    }
 }

@@ -1,21 +1,24 @@
-//! [`Client`] and its settings: a thin face over the [`Session`], which does the work.
+//! [`Client`] and its settings: a thin face over the [`Session`] and the machines, which do the work.
 
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::TopicConfig;
 use crate::admin::{self, BrokerStatus, PartitionInfo, Topology};
 use crate::brokers::Brokers;
 use crate::config::{Acks, Config, EndpointMap, setters};
 use crate::consume::{CloseHandle, ConsumeIter, Subscription, find_time, subscribe};
-use crate::error::Result;
-use crate::message::Record;
+use crate::error::{Error, Fault, Result};
+use crate::message::{Record, check_topic};
 use crate::net::{Closed, Network, System, parse_brokers};
 use crate::produce::{PartitionRecords, ProducerBuilder, publish};
 use crate::protocol::Limits;
 use crate::protocol::admin::topics::TopicInfo;
+use crate::protocol::admin::{
+    DiscoverTopicsRequest, DiscoverTopologyRequest, ReloadConfCode, ReloadConfRequest, StatusRequest,
+};
 use crate::protocol::bundle::Compression;
 use crate::session::Session;
 
@@ -184,7 +187,10 @@ impl Client {
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn topics(&self) -> Result<Vec<TopicInfo>> {
-        admin::topics(&self.session)
+        let (_, answer) = self.session.call(&mut DiscoverTopicsRequest { request_id: 0, flags: 0 })?;
+        let mut topics = answer.topics;
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(topics)
     }
 
     /// Returns the nodes of the cluster: a DiscoverTopology request.
@@ -192,7 +198,10 @@ impl Client {
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn topology(&self) -> Result<Topology> {
-        admin::topology(&self.session)
+        let (_, answer) = self.session.call(&mut DiscoverTopologyRequest { request_id: 0, flags: 0 })?;
+        let Some(mut cluster) = answer.cluster else { return Ok(Topology::default()) };
+        cluster.nodes.sort_by_key(|node| node.id);
+        Ok(Topology { cluster: Some(cluster.name), nodes: cluster.nodes })
     }
 
     /// Returns the state of the broker; if there are several, of the first that answers: a Status request.
@@ -200,7 +209,18 @@ impl Client {
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn status(&self) -> Result<BrokerStatus> {
-        admin::status(&self.session)
+        let (_, answer) = self.session.call(&mut StatusRequest { request_id: 0 })?;
+        let log = answer.log;
+        Ok(BrokerStatus {
+            topics: answer.topics,
+            partitions: answer.partitions,
+            nodes: answer.cluster.as_ref().map(|cluster| cluster.nodes),
+            cluster: answer.cluster.map(|cluster| cluster.name),
+            open_partitions: log.map(|log| log.open_partitions),
+            open_time: log.map(|log| Duration::from_millis(log.open_time_ms.into())),
+            started: log.map(|log| UNIX_EPOCH + Duration::from_secs(log.start_time.into())),
+            version: log.and_then(|log| log.version).map(|version| (version / 100, version % 100)),
+        })
     }
 
     /// Makes the broker read the file `config` in the partition's folder again: a ReloadConf request.
@@ -209,7 +229,17 @@ impl Client {
     /// [`Broker`](crate::ErrorKind::Broker) if the topic or partition is unknown, if the file is missing, empty or does not
     /// parse, or if the broker is part of a cluster; otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn reload_config(&self, topic: &str, partition: u16) -> Result<()> {
-        admin::reload_config(&self.session, topic, partition)
+        check_topic(topic)?;
+        let mut request = ReloadConfRequest { request_id: 0, topic: topic.to_owned(), partition };
+        let (broker, code) = self.session.call(&mut request)?;
+        let fault = match code {
+            ReloadConfCode::Reloaded => return Ok(()),
+            ReloadConfCode::SystemError | ReloadConfCode::InvalidConfig => Fault::InvalidConfig,
+            ReloadConfCode::UnknownPartition => Fault::UnknownPartition,
+            ReloadConfCode::UnknownTopic => return Err(Error::refused(topic, None, Fault::UnknownTopic).at(&broker)),
+            ReloadConfCode::Unsupported => Fault::Unsupported,
+        };
+        Err(Error::refused(topic, partition, fault).at(&broker))
     }
 
     /// Measures how long the broker takes to answer the smallest request, Status, on a connection that is already open. (TANK's
@@ -218,7 +248,13 @@ impl Client {
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn ping(&self) -> Result<Duration> {
-        admin::ping(&self.session)
+        self.session.any_broker(|addr, patience| {
+            // Opening a connection is no part of it.
+            self.session.reach(addr, patience)?;
+            let began = self.session.now();
+            self.session.call_at(addr, &mut StatusRequest { request_id: 0 }, patience)?;
+            Ok(self.session.now().since(began))
+        })
     }
 }
 

@@ -348,10 +348,6 @@ impl Error {
         self
     }
 
-    pub(crate) fn closed() -> Error {
-        Error::new(ErrorKind::Closed)
-    }
-
     pub(crate) fn config(reason: impl Into<String>) -> Error {
         Error::new(ErrorKind::Config { reason: reason.into() })
     }
@@ -487,17 +483,14 @@ pub enum Phase {
     Read,
 }
 
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Phase::Resolve => "looking up its name",
-            Phase::Connect => "connecting",
-            Phase::Greet => "waiting for its greeting",
-            Phase::Send => "sending a request",
-            Phase::Wait => "waiting for an answer",
-            Phase::Read => "receiving an answer",
-        })
-    }
+texts! {
+    Phase:
+    Self::Resolve => "looking up its name";
+    Self::Connect => "connecting";
+    Self::Greet => "waiting for its greeting";
+    Self::Send => "sending a request";
+    Self::Wait => "waiting for an answer";
+    Self::Read => "receiving an answer";
 }
 
 /// Why a broker refused, or why what it says cannot be followed.

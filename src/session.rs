@@ -11,7 +11,7 @@ use log::{debug, warn};
 
 pub(crate) use self::leaders::{marks_of_answer, marks_of_state};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::net::{
     AddressBook, AnswerReader, BrokerAddr, Channel, ChannelSettings, Closed, LookUp, Network, Pool, RetryPolicy,
     RetryState, Time, wait,
@@ -167,7 +167,7 @@ impl Session {
     /// The handle was closed meanwhile, or the system cannot wait.
     pub(crate) fn wait<'a>(&self, channels: impl Iterator<Item = &'a mut Channel>, until: Time) -> Result<bool> {
         let is_due = wait(&*self.net, channels, self.closed.as_deref(), until)?;
-        if self.is_closed() { Err(Error::closed()) } else { Ok(is_due) }
+        if self.is_closed() { Err(Error::new(ErrorKind::Closed)) } else { Ok(is_due) }
     }
 
     /// Tries the brokers in turn, the most promising one first, until the attempt works with one. They share the connect
@@ -182,7 +182,7 @@ impl Session {
         let mut failures = Vec::new();
         for (index, addr) in brokers.iter().enumerate() {
             if self.is_closed() {
-                return Err(Error::closed());
+                return Err(Error::new(ErrorKind::Closed));
             }
             if self.now() >= enough && !self.book.is_given(addr) {
                 continue;

@@ -8,7 +8,7 @@ use super::close::CloseHandle;
 use super::iter::ConsumeIter;
 use super::partition::{Partition, before_end};
 use super::subscription::{Options, OutOfRange, Subscription};
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::message::{Start, TopicPartition, check_topic, millis_at_or_after};
 use crate::net::{BrokerAddr, RetryPolicy};
 use crate::protocol::admin::PartitionState;
@@ -148,7 +148,7 @@ pub(super) fn seq_at(
         let mut probe = ConsumeIter::new(session, all.clone(), vec![place], &[], in_cluster);
         let batch = probe.next_batch()?;
         if batch.is_none() && session.is_closed() {
-            return Err(Error::closed());
+            return Err(Error::new(ErrorKind::Closed));
         }
         let batch = batch.filter(|batch| batch.get(0).is_some_and(|message| (middle..high).contains(&message.seq())));
         let Some(batch) = batch else {

@@ -142,7 +142,7 @@ fn the_kinds_of_io_errors() {
         (fault(Fault::TopicExists), AlreadyExists),
         (fault(Fault::NoLeader), Other),
         (Error::config("no"), InvalidInput),
-        (Error::closed(), Other),
+        (Error::new(ErrorKind::Closed), Other),
     ] {
         let text = e.to_string();
         let e = io::Error::from(e);

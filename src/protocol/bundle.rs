@@ -433,8 +433,8 @@ impl BundleBuilder {
     /// # Errors
     /// A bundle without messages, which would kill a server (reference, section 19).
     pub fn finish(&mut self, compression: Compression, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let (header, pack) = self.seal(compression)?;
-        self.put(&header, pack, out);
+        let (bundle, at) = self.take(compression, Vec::new())?;
+        out.extend_from_slice(bundle.get(at..).unwrap_or_default());
         Ok(())
     }
 
@@ -448,7 +448,10 @@ impl BundleBuilder {
         let (header, pack) = self.seal(compression)?;
         // A small one is copied in less time than its memory, which grew by doubling, is worth.
         if pack || self.set.len() < LARGE {
-            self.put(&header, pack, &mut spare);
+            spare.extend_from_slice(&header);
+            let set = self.set.get(MAX_HEADER_LEN..).unwrap_or_default();
+            spare.extend_from_slice(if pack { &self.packed } else { set });
+            self.clear();
             return Ok((spare, 0));
         }
         let at = MAX_HEADER_LEN - header.len();
@@ -456,12 +459,6 @@ impl BundleBuilder {
         std::mem::swap(&mut self.set, &mut spare);
         self.clear();
         Ok((spare, at))
-    }
-
-    fn put(&mut self, header: &[u8], pack: bool, out: &mut Vec<u8>) {
-        out.extend_from_slice(header);
-        out.extend_from_slice(if pack { &self.packed } else { self.set.get(MAX_HEADER_LEN..).unwrap_or_default() });
-        self.clear();
     }
 
     /// Returns the header, and whether the message set is sent as it was packed.

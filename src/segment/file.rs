@@ -176,11 +176,7 @@ pub(super) struct Listing {
 impl Listing {
     /// Lists until two listings agree: one takes several calls, and files that are renamed meanwhile may be missing from
     /// it. If they never agree, the last one must do.
-    pub(super) fn of(dir: &Path) -> io::Result<Listing> {
-        Listing::settled(|| list(dir))
-    }
-
-    fn settled(mut list: impl FnMut() -> io::Result<Vec<SegmentFile>>) -> io::Result<Listing> {
+    pub(super) fn settled(mut list: impl FnMut() -> io::Result<Vec<SegmentFile>>) -> io::Result<Listing> {
         let mut files = list()?;
         for _ in 0..LOOKS {
             let before = std::mem::replace(&mut files, list()?);
@@ -193,11 +189,6 @@ impl Listing {
             Some(*highest)
         });
         Ok(Listing { highest: highest.collect(), files, is_confirmed: false })
-    }
-
-    /// This one, taken after another one, which may have been the same.
-    pub(super) fn confirming(self, before: &Listing) -> Listing {
-        Listing { is_confirmed: self.files == before.files, ..self }
     }
 
     /// The file that continues after the present one, at this position.
@@ -217,7 +208,7 @@ impl Listing {
     }
 }
 
-fn list(dir: &Path) -> io::Result<Vec<SegmentFile>> {
+pub(super) fn list(dir: &Path) -> io::Result<Vec<SegmentFile>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();

@@ -24,9 +24,8 @@ use std::io;
 use std::iter::FusedIterator;
 use std::path::{Path, PathBuf};
 
-use file::Listing;
-use file::OpenFile;
 pub use file::SegmentFile;
+use file::{Listing, OpenFile, list};
 
 use crate::error::{Error, Result};
 use crate::message::{Batch, DecodedBundle, Gap, Message, TopicPartition, TopicPartitions};
@@ -128,7 +127,7 @@ impl Segments {
     }
 
     fn list(&self) -> Result<Listing> {
-        Listing::of(&self.dir).map_err(|e| Error::file(&self.dir, e))
+        Listing::settled(|| list(&self.dir)).map_err(|e| Error::file(&self.dir, e))
     }
 
     /// Returns the numbers missing so far between one file and the next: messages that are lost, or that never existed
@@ -224,8 +223,9 @@ impl Segments {
             // A file that was renamed while its directory was listed may have been missed.
             if is_gap && !listing.is_confirmed && gap != Some(next.first) && look < LOOKS {
                 gap = Some(next.first);
-                let again = self.list()?;
-                self.listing = Some(again.confirming(&listing));
+                let mut again = self.list()?;
+                again.is_confirmed = again.files == listing.files;
+                self.listing = Some(again);
                 continue;
             }
             if let Some(done) = done.filter(|done| done.is.first != next.first) {

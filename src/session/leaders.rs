@@ -87,7 +87,7 @@ impl Session {
             let asked: Vec<u16> = list.iter().map(|&index| ids[index]).collect();
             match self.ask_log_ends(leader, topic, &asked, patience) {
                 Ok(answers) => list.iter().zip(answers).for_each(|(&index, end)| found[index] = end),
-                Err(Error { kind: ErrorKind::Closed, .. }) => return Err(Error::closed()),
+                Err(Error { kind: ErrorKind::Closed, .. }) => return Err(Error::new(ErrorKind::Closed)),
                 Err(e) => {
                     self.book.failed(leader, self.now());
                     list.iter().for_each(|&index| found[index] = Err(e.clone()));

@@ -100,7 +100,7 @@ impl Setting {
 fn an_error_comes_after_all_that_came_before_it() {
     let mut s = Setting::new(1 << 10);
     s.receive(&[encode(&[b"1", b"2"], Compression::None), encode(&[b"3"], Compression::Snappy)]);
-    s.inbox.fail(Error::closed());
+    s.inbox.fail(Error::new(ErrorKind::Closed));
     s.inbox.fail(Error::config("a later one"));
     assert_eq!((s.decode(9), s.pop_all().len()), (2, 2));
     assert!(s.inbox.take_error().is_none());
@@ -166,7 +166,7 @@ fn it_tells_how_much_is_left_and_forgets_it() {
     assert_eq!(s.inbox.delivered().map(|of| (of.position, of.messages, of.timestamp_ms)), Some((2, 1, 5)));
     assert_eq!(s.inbox.decoded.take_all().map(|batch| batch.len()), Some(2));
     assert_eq!((s.inbox.left(), s.inbox.delivered().map(|of| of.position)), (0, Some(4)));
-    s.inbox.fail(Error::closed());
+    s.inbox.fail(Error::new(ErrorKind::Closed));
     s.inbox.clear();
     assert!(!s.inbox.has_bundles() && !s.inbox.decoded.has_messages() && !s.inbox.is_error_due());
     assert!(
@@ -218,7 +218,7 @@ fn an_error_is_due_once_nothing_else_is() {
     let mut s = Setting::new(1 << 10);
     assert!(!s.inbox.is_error_due() && s.inbox.take_error().is_none());
     s.receive(&[encode(&[b"1"], Compression::None)]);
-    s.inbox.fail(Error::closed());
+    s.inbox.fail(Error::new(ErrorKind::Closed));
     assert!(!s.inbox.is_error_due() && s.inbox.take_error().is_none(), "a bundle is left");
     s.decode(9);
     assert!(!s.inbox.is_error_due() && s.inbox.take_error().is_none(), "a message is left");
