@@ -16,7 +16,7 @@ use crate::broker::{Broker, BrokerBuilder, Cluster, ClusterBuilder};
 use crate::net::Time;
 
 /// Where brokers listen.
-const PORT: u16 = 11011;
+pub(super) const PORT: u16 = 11011;
 
 fn conn(call: Call) -> Conn {
     Conn { node: call.0, id: call.1 }

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tank_client::simulation::checker::{Report, run, run_until};
+use rustix::time::{ClockId, clock_gettime};
+use tank_client::simulation::checker::{Report, run, run_standard, run_until};
 
 const TIME: Duration = Duration::from_secs(30);
 
@@ -132,6 +133,25 @@ fn simulation_of_many_seeds() {
     );
     println!("{:?}", sum.counts);
     assert!(sum.failures.is_empty(), "{} seeds fail", sum.failures.len());
+}
+
+/// The speed of the standard workload, by the time that one processor spends on it, whatever else the machine does:
+/// `taskset -c 0 cargo test --release --test simulation -- --ignored --nocapture speed`, with `FROM`, `SEEDS` and `SECONDS`.
+#[test]
+#[ignore = "measures"]
+fn speed_of_the_standard_workload() {
+    let (from, count, time) = (number("FROM", 0), number("SEEDS", 1000), Duration::from_secs(number("SECONDS", 30)));
+    let mut sum = Sum::default();
+    let spent = || Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap().as_secs_f64();
+    let before = spent();
+    (from..from + count).for_each(|seed| sum.add(&run_standard(seed, time)));
+    let (spent, virtual_seconds, requests) = (spent() - before, sum.time.as_secs_f64(), sum.requests as f64);
+    println!(
+        "{:.1} requests a virtual second; {:.0} requests and {:.0} virtual seconds a second of processor time",
+        requests / virtual_seconds,
+        requests / spent,
+        virtual_seconds / spent
+    );
 }
 
 /// What happened up to some moment: `SEED=7 UNTIL_MS=1300 cargo test --test simulation -- --ignored --nocapture one_seed`.

@@ -170,8 +170,12 @@ pub(super) fn ms(ms: u64) -> Duration {
 impl Plan {
     /// What a seed stands for; bytes that are given decide first.
     pub(super) fn new(seed: u64, bytes: &[u8], time: Duration) -> Plan {
+        Plan::of(World::of(seed), seed, bytes, time)
+    }
+
+    /// As [`new`](Plan::new), in a world that the seed does not decide.
+    pub(super) fn of(world: World, seed: u64, bytes: &[u8], time: Duration) -> Plan {
         let mut random = Random::given(seed, 10, bytes);
-        let world = World::of(seed);
         let nodes = [1, 1, 3, 3, 3, 5][random.below(6) as usize];
         let factor = 1 + random.below(nodes.min(3) as u64) as usize;
         let (nodes, factor) = world.nodes().unwrap_or((nodes, factor));

@@ -55,6 +55,8 @@ pub(in super::super) enum World {
     Unanswered,
     /// What a broker sends lies above the mark that it names, for a while.
     LowMark,
+    /// The usual mix on three nodes with twelve partitions, by which speed is measured. No seed stands for it.
+    Standard,
 }
 
 /// The seeds that stand for them: remainders that those had not with which the mix has found something.
@@ -109,6 +111,7 @@ impl World {
             World::ToTheEnd | World::Unanswered => Some((3, 2)),
             World::Recovers | World::Exact | World::Crowd | World::LowMark => Some((1, 1)),
             World::ManyLeaders => Some((LEADERS, 1)),
+            World::Standard => Some((3, 2)),
             _ => None,
         }
     }
@@ -140,6 +143,16 @@ impl Plan {
         let nodes = self.nodes as u64;
         match self.world {
             World::Mixed => {}
+            World::Standard => {
+                let places = self.first_places(12);
+                let (numbered, others) = places.split_at(3);
+                self.roles = vec![
+                    Role::Producer { idempotent: true, places: numbered.to_vec() },
+                    Role::Producer { idempotent: false, places: others.to_vec() },
+                    Role::Publisher { places: others.to_vec(), rarely: false },
+                    Role::Consumer { places, restarts: true },
+                ];
+            }
             World::Dense => self.make_dense(random),
             World::SlowLine => {
                 // 64 KiB, which arrive together, take less than the time-out.
@@ -344,9 +357,9 @@ impl Plan {
         self.work_ends = ms(36_000);
         self.troubles = vec![trouble(KILLED, node, 3_000 + random.below(4_000), 3_600_000, 0)];
         self.stays_away = Some(node);
-        // Four pauses of up to a second: before the new leader is known, after asking for the dead one by its address and by
-        // its name, and after the redirect.
-        self.prompt = Some(ms(4_500));
+        // Three pauses of up to a second: one that had begun, one after asking the dead node again, which is not distrusted for
+        // ever, and one after the redirect.
+        self.prompt = Some(ms(3_200));
         self.partitions = vec![6];
         let places: Vec<Place> = [node, node + 3].map(|id| Place { topic: 0, partition: id as u16 }).to_vec();
         let producer = Role::Producer { idempotent: false, places: places.clone() };
