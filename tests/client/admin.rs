@@ -4,14 +4,15 @@ use std::net::SocketAddrV4;
 use std::time::{Duration, SystemTime};
 
 use common::server::{Server, unique_name};
-use common::watch::within;
+use common::watch::{timed_in, within};
 use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
+use tank_client::simulation::Simulation;
 use tank_client::{Client, ClientBuilder, Error, ErrorKind, Fault, Record, TopicConfig};
 
 const MS: Duration = Duration::from_millis(1);
 
-fn impatient() -> ClientBuilder {
-    Client::builder().backoff(MS, 10 * MS).retry_timeout(300 * MS).io_timeout(200 * MS)
+fn impatient(builder: ClientBuilder) -> ClientBuilder {
+    builder.backoff(MS, 10 * MS).retry_timeout(300 * MS).io_timeout(200 * MS)
 }
 
 fn fault(done: Result<(), Error>) -> (String, Option<u16>, Fault) {
@@ -79,7 +80,7 @@ fn a_creation_whose_answer_is_lost_is_reported_as_that() {
             (BrokerFault::CloseOnRequest(Kind::CreateTopic), false),
         ] {
             let broker = Broker::start().unwrap();
-            let client = impatient().connect(broker.addr()).unwrap();
+            let client = impatient(Client::builder()).connect(broker.addr()).unwrap();
             broker.inject(trouble);
             let e = client.create_topic("orders", 2, &TopicConfig::new()).unwrap_err();
             assert!(e.kind == ErrorKind::OutcomeUnknown && e.topic() == Some("orders"), "{e}");
@@ -89,7 +90,7 @@ fn a_creation_whose_answer_is_lost_is_reported_as_that() {
         // With several brokers the next one is not asked either, unless the first cannot be reached.
         let cluster = Broker::cluster(2).unwrap();
         let addrs = cluster.addrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let client = impatient().connect(&addrs).unwrap();
+        let client = impatient(Client::builder()).connect(&addrs).unwrap();
         cluster.node(0).inject(BrokerFault::LoseAnswer(Kind::CreateTopic));
         let e = client.create_topic("orders", 2, &TopicConfig::new()).unwrap_err();
         assert!(e.kind == ErrorKind::OutcomeUnknown, "{e}");
@@ -105,7 +106,7 @@ fn a_read_only_broker_creates_and_stores_nothing() {
     within(60, || {
         let broker = Broker::builder().read_only().start().unwrap();
         broker.create_topic("orders", 1);
-        let client = impatient().connect(broker.addr()).unwrap();
+        let client = impatient(Client::builder()).connect(broker.addr()).unwrap();
         let created = client.create_topic("clicks", 1, &TopicConfig::new());
         assert_eq!(fault(created), ("clicks".into(), None, Fault::ReadOnly));
         let stored = client.publish("orders", 0, &[Record::new(b"x")]);
@@ -115,26 +116,26 @@ fn a_read_only_broker_creates_and_stores_nothing() {
 
 #[test]
 fn a_topic_in_a_cluster_is_ready_once_created() {
-    within(60, || {
-        let cluster = Broker::cluster_builder(3).election_time(200 * MS).start().unwrap();
-        let client = impatient().retry_timeout(Duration::from_secs(20)).connect(cluster.node(0).addr());
-        let client = client.unwrap();
-        let e = client.create_topic("orders", 65, &TopicConfig::new()).unwrap_err();
-        assert_eq!(e.to_string(), "orders: 65 partitions given, 1 to 64 in a cluster");
-        client.create_topic("orders", 64, &TopicConfig::new()).unwrap();
-        for id in 0..64 {
-            client.publish("orders", id, &[Record::new(b"x")]).unwrap();
-        }
-        assert_eq!(cluster.killed_by(), None, "a produce request too early kills a node");
-        let info = &client.topics().unwrap()[0];
-        assert_eq!((info.partitions, info.replication_factor), (64, Some(3)));
+    let sim = Simulation::new(1);
+    let cluster = sim.cluster_with(&Broker::cluster_builder(3).election_time(200 * MS));
+    let client = impatient(sim.client()).retry_timeout(Duration::from_secs(20)).connect(cluster.node(0).addr());
+    let client = client.unwrap();
+    let e = client.create_topic("orders", 65, &TopicConfig::new()).unwrap_err();
+    assert_eq!(e.to_string(), "orders: 65 partitions given, 1 to 64 in a cluster");
+    client.create_topic("orders", 64, &TopicConfig::new()).unwrap();
+    for id in 0..64 {
+        client.publish("orders", id, &[Record::new(b"x")]).unwrap();
+    }
+    assert_eq!(cluster.killed_by(), None, "a produce request too early kills a node");
+    let info = &client.topics().unwrap()[0];
+    assert_eq!((info.partitions, info.replication_factor), (64, Some(3)));
 
-        // Leaders that are never found.
-        let cluster = Broker::cluster_builder(2).election_time(Duration::from_secs(60)).start().unwrap();
-        let client = impatient().connect(cluster.node(0).addr()).unwrap();
-        let created = client.create_topic("orders", 2, &TopicConfig::new());
-        assert_eq!(fault(created), ("orders".into(), Some(0), Fault::NoLeader));
-    });
+    // Leaders that are never found.
+    let sim = Simulation::new(2);
+    let cluster = sim.cluster_with(&Broker::cluster_builder(2).election_time(Duration::from_secs(60)));
+    let client = impatient(sim.client()).connect(cluster.node(0).addr()).unwrap();
+    let created = client.create_topic("orders", 2, &TopicConfig::new());
+    assert_eq!(fault(created), ("orders".into(), Some(0), Fault::NoLeader));
 }
 
 #[test]
@@ -172,7 +173,7 @@ fn a_status_and_a_ping_are_answered() {
         assert_eq!((status.cluster, status.version), (None, Some((4, 0))));
         assert!(status.open_partitions.is_some() && status.open_time.is_some());
         assert!(status.started.unwrap() <= SystemTime::now() + Duration::from_secs(1));
-        assert!(client.ping().unwrap() < Duration::from_secs(5));
+        assert!(client.ping().unwrap() > Duration::ZERO);
 
         let cluster = Broker::cluster(3).unwrap();
         cluster.node(2).stop();
@@ -183,19 +184,21 @@ fn a_status_and_a_ping_are_answered() {
 
 #[test]
 fn a_ping_takes_as_long_as_the_answer() {
-    within(60, || {
-        let broker = Broker::start().unwrap();
-        broker.inject(BrokerFault::LatePing(150 * MS));
-        broker.inject(BrokerFault::LatePing(150 * MS));
-        let client = impatient().connect(broker.addr()).unwrap();
-        broker.disconnect_all();
-        assert!(broker.wait_until(Duration::from_secs(5), |stats| stats.open == 0));
-        assert!(client.ping().unwrap() < 140 * MS, "dialing does not count");
-        broker.inject(BrokerFault::Delay(100 * MS));
-        assert!(client.ping().unwrap() >= 100 * MS);
-        broker.inject(BrokerFault::Delay(5000 * MS));
-        assert!(client.ping().unwrap_err().is_timeout());
-    });
+    let sim = Simulation::new(1);
+    let broker = sim.broker();
+    broker.inject(BrokerFault::LatePing(150 * MS));
+    broker.inject(BrokerFault::LatePing(150 * MS));
+    let client = impatient(sim.client()).connect(broker.brokers()).unwrap();
+    broker.disconnect_all();
+    let trip = 5 * MS;
+    sim.sleep(trip);
+    let (ping, took) = timed_in(&sim, || client.ping().unwrap());
+    assert!(ping <= trip && took >= 150 * MS, "dialing does not count: {ping:?} of {took:?}");
+    broker.inject(BrokerFault::Delay(100 * MS));
+    let ping = client.ping().unwrap();
+    assert!(ping >= 100 * MS && ping <= 100 * MS + trip, "{ping:?}");
+    broker.inject(BrokerFault::Delay(5000 * MS));
+    assert!(client.ping().unwrap_err().is_timeout());
 }
 
 #[test]
@@ -203,7 +206,7 @@ fn reloading_a_configuration_says_what_came_of_it() {
     within(60, || {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 2);
-        let client = impatient().connect(broker.addr()).unwrap();
+        let client = impatient(Client::builder()).connect(broker.addr()).unwrap();
         let orders = |id| ("orders".to_owned(), Some(id));
         let place = |(topic, partition, fault)| ((topic, partition), fault);
         assert_eq!(place(fault(client.reload_config("orders", 0))), (orders(0), Fault::InvalidConfig));
@@ -216,7 +219,7 @@ fn reloading_a_configuration_says_what_came_of_it() {
 
         let cluster = Broker::cluster(2).unwrap();
         cluster.create_topic("orders", 1);
-        let client = impatient().connect(cluster.node(0).addr()).unwrap();
+        let client = impatient(Client::builder()).connect(cluster.node(0).addr()).unwrap();
         assert_eq!(place(fault(client.reload_config("orders", 0))), (orders(0), Fault::Unsupported));
     });
 }
@@ -227,7 +230,7 @@ fn any_of_several_brokers_will_do() {
         let cluster = Broker::cluster(3).unwrap();
         cluster.create_topic("orders", 1);
         let addrs = cluster.addrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let client = impatient().connect(&addrs).unwrap();
+        let client = impatient(Client::builder()).connect(&addrs).unwrap();
         cluster.node(0).stop();
         assert_eq!(client.topics().unwrap().len(), 1);
         cluster.node(1).stop();

@@ -6,13 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use common::example::scratch;
 use common::peer::{Peer, Reply, Script, status};
-use common::watch::{SOON, timed, within};
+use common::watch::{SOON, timed_in, within};
 use tank_client::Compression;
 use tank_client::broker::{Broker, RequestKind as Kind, dense_bundle, sparse_bundle};
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::fetch::{FetchHeader, FetchRequest, PartitionAnswer, TopicAnswer};
 use tank_client::protocol::frame::{PING, Payload};
 use tank_client::protocol::varint;
+use tank_client::simulation::Simulation;
 use tank_client::{
     Checkpoint, Client, ClientBuilder, ErrorKind, Limits, OutOfRange, Record, Start, Subscription, TopicConfig,
 };
@@ -166,7 +167,7 @@ fn a_number_that_is_out_of_range_wherever_one_goes() {
             for policy in [OutOfRange::Earliest, OutOfRange::Latest] {
                 let peer = Peer::start();
                 peer.play(OutOfRangeForEver { first_available: first_available.clone(), asked: 0 });
-                let client = builder(&peer).retry_timeout(Duration::from_millis(300));
+                let client = builder(&peer).retry_timeout(Duration::from_millis(30));
                 let client = client.connect(peer.addr()).unwrap();
                 let wanted = Subscription::partition("t", 0).start(Start::At(3)).out_of_range(policy);
                 let error = client.subscribe(wanted).unwrap().next().unwrap().unwrap_err();
@@ -269,23 +270,19 @@ fn a_time_out_holds_while_bundles_are_passed_over() {
         peer.play(Chunks { base: 1, mark: count + 1, chunks: vec![whole] });
         let client = Client::connect(peer.addr()).unwrap();
         let mut iter = client.subscribe(Subscription::partition("t", 0).start(Start::At(count + 1))).unwrap();
-        let mut longest = Duration::ZERO;
         let mut quiet = 0;
-        let (found, total) = timed(|| {
-            loop {
-                let before = iter.stats().bytes;
-                let (next, took) = timed(|| iter.next_timeout(Duration::from_millis(1)).unwrap());
-                // What one call reads without a look at the time.
-                let read = iter.stats().bytes - before;
-                assert!(read < bytes / 4, "{read} of {bytes} bytes in {took:?}");
-                longest = longest.max(took);
-                match next {
-                    Some(message) => break message,
-                    None => quiet += 1,
-                }
+        let found = loop {
+            let before = iter.stats().bytes;
+            let next = iter.next_timeout(Duration::from_millis(1)).unwrap();
+            // What one call reads without a look at the time.
+            let read = iter.stats().bytes - before;
+            assert!(read < bytes / 4, "{read} of {bytes} bytes");
+            match next {
+                Some(message) => break message,
+                None => quiet += 1,
             }
-        });
-        println!("{bytes} bytes in {total:?}: {quiet} calls of at most {longest:?}");
+        };
+        println!("{bytes} bytes in {quiet} calls");
         assert_eq!((found.seq(), found.payload()), (count + 1, &b"wanted"[..]));
         assert_eq!(iter.position_of("t", 0), Some(count + 2));
         peer.end();
@@ -343,49 +340,23 @@ fn pings_before_the_answer_to_a_producer() {
     });
 }
 
-/// Leads everything while it is asked for the first time, and then says nothing at all.
-struct FallsSilent {
-    states: Vec<PartitionState>,
-    asked: bool,
-}
-
-impl Script for FallsSilent {
-    fn reply(&mut self, id: u8, payload: &[u8]) -> Reply {
-        let asked = std::mem::replace(&mut self.asked, true);
-        match Kind::from_id(id).unwrap() {
-            Kind::DiscoverPartitions => marks(payload, self.states.clone()),
-            Kind::Consume if !asked => {
-                answer_all(payload, PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 })
-            }
-            _ => Reply::default(),
-        }
-    }
-}
-
-/// Whoever is named as a leader is asked later, too, once the brokers that were given do not answer.
+/// Whoever is named as a leader is asked later, too, once the brokers that were given do not answer: all of them together
+/// within the time for one.
 #[test]
 fn brokers_that_were_named_and_do_not_answer() {
-    within(60, || {
-        let leaders: Vec<Peer> = (0..40).map(|_| Peer::start()).collect();
-        let marks = PartitionState::Marks { first_available: 1, high_water_mark: 9 };
-        let redirect = |leader: &Peer| match leader.addr() {
-            std::net::SocketAddr::V4(addr) => PartitionState::Redirect(addr),
-            other => panic!("{other}"),
-        };
-        let peer = Peer::start();
-        // Each leads one partition, as far as the first answer goes.
-        for (index, leader) in leaders.iter().enumerate() {
-            let mut states: Vec<_> = leaders.iter().map(redirect).collect();
-            states[index] = marks;
-            leader.play(FallsSilent { states, asked: false });
-        }
-        peer.play(FallsSilent { states: leaders.iter().map(redirect).collect(), asked: false });
-        let client = Client::builder().io_timeout(Duration::from_millis(300)).connect_timeout(Duration::from_secs(1));
-        let client = client.retry_timeout(Duration::ZERO).connect(peer.addr()).unwrap();
-        assert_eq!(client.partitions("t").unwrap().len(), leaders.len());
-        let (error, took) = timed(|| client.topics().unwrap_err());
-        assert!(took < Duration::from_secs(6), "{took:?} where 1.3 s were given: {error}");
-    });
+    const NODES: u16 = 41;
+    let sim = Simulation::new(1);
+    let cluster = sim.cluster_with(&Broker::cluster_builder(NODES.into()).replication_factor(1));
+    cluster.create_topic("t", NODES);
+    let (io, connect) = (Duration::from_millis(300), Duration::from_secs(1));
+    let client = sim.client().io_timeout(io).connect_timeout(connect).retry_timeout(Duration::ZERO);
+    let client = client.connect(cluster.node(0).addr()).unwrap();
+    assert_eq!(client.partitions("t").unwrap().len(), usize::from(NODES));
+    assert!(cluster.nodes().iter().all(|node| node.stats().all_requests() > 0));
+    cluster.nodes().iter().for_each(Broker::pause);
+    let (error, took) = timed_in(&sim, || client.topics().unwrap_err());
+    assert!(error.kind == ErrorKind::Connect && error.is_retryable(), "{error:#}");
+    assert!(took >= io && took <= io + connect, "{took:?}: {error:#}");
 }
 
 #[test]

@@ -6,7 +6,8 @@ use common::rng::{Rng, seeded};
 use common::watch::{SOON, within};
 use tank_client::Compression;
 use tank_client::broker::{Broker, BrokerFault, dense_bundle, sparse_bundle};
-use tank_client::{Client, ConsumeIter, OutOfRange, Record, Start, Subscription};
+use tank_client::simulation::Simulation;
+use tank_client::{ConsumeIter, OutOfRange, Record, Start, Subscription};
 
 /// Number and time stamp of each message; its payload is the number, in some length.
 type Log = Vec<(u64, u64)>;
@@ -14,8 +15,10 @@ type Log = Vec<(u64, u64)>;
 const PARTITIONS: usize = 3;
 
 fn payload(seq: u64) -> Vec<u8> {
-    let len = [1, 1, 1, 30, 100, 3000][seq as usize % 6];
-    seq.to_le_bytes().into_iter().cycle().take(8.max(len)).collect()
+    let len = [8, 8, 8, 30, 100, 3000][seq as usize % 6];
+    let mut bytes = seq.to_le_bytes().repeat(len / 8 + 1);
+    bytes.truncate(len);
+    bytes
 }
 
 /// A partition with bundles small and large, dense and sparse, packed and not.
@@ -107,11 +110,12 @@ fn read(iter: &mut ConsumeIter, rng: &mut Rng, most: usize, got: &mut [Vec<u64>]
 fn what_is_read_is_what_is_there() {
     within(240, || {
         seeded(150, |rng| {
-            let broker = Broker::start().unwrap();
+            let sim = Simulation::new(rng.next_u64());
+            let broker = sim.broker();
             broker.create_topic("t", PARTITIONS as u16);
             let logs: Vec<Log> = (0..PARTITIONS).map(|partition| fill(&broker, partition as u16, rng)).collect();
-            let client = Client::builder().backoff(Duration::from_millis(1), Duration::from_millis(2));
-            let client = client.connect(broker.addr()).unwrap();
+            let client = sim.client().backoff(Duration::from_millis(1), Duration::from_millis(2));
+            let client = client.connect(broker.brokers()).unwrap();
             let last = logs.iter().filter_map(|log| log.last()).map(|(seq, _)| *seq).min().unwrap_or(0) as usize;
             let wanted = Wanted {
                 from: if rng.one_in(2) { 0 } else { rng.between(1, last.max(1)) as u64 },

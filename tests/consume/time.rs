@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tank_client::Compression;
-use tank_client::broker::{Broker, RequestKind as Kind, dense_bundle, sparse_bundle};
+use tank_client::broker::{Broker, BrokerBuilder, RequestKind as Kind, dense_bundle, sparse_bundle};
+use tank_client::simulation::Simulation;
 use tank_client::{Client, Error, ErrorKind, Fault, Record, Start, Subscription};
 
 use common::rng::{Rng, seeded};
@@ -81,20 +82,25 @@ fn random_log(rng: &mut Rng, broker: &Broker, topic: &str, ordered: bool) -> (Ve
 
 #[test]
 fn seq_at_equals_a_linear_scan() {
-    let mut broker = Broker::builder().index_interval(200).start().unwrap();
-    let mut client = client(&broker);
+    let world = |seed, builder: BrokerBuilder| {
+        let sim = Simulation::new(seed);
+        let broker = sim.broker_with(&builder.index_interval(200));
+        let client = sim.client().connect(broker.brokers()).unwrap();
+        (sim, broker, client)
+    };
+    let mut present = world(0, Broker::builder());
     let (mut count, mut queries) = (0, 0);
     seeded(2000, |rng| {
         count += 1;
         if count % 250 == 0 {
             // Some with chunks that end inside a bundle.
-            let builder = Broker::builder().index_interval(200);
-            broker = if count % 500 == 0 { builder } else { builder.cut_chunks() }.start().unwrap();
-            client = self::client(&broker);
+            let builder = Broker::builder();
+            present = world(count, if count % 500 == 0 { builder } else { builder.cut_chunks() });
         }
+        let (_, broker, client) = &present;
         let topic = format!("log-{count}");
         let ordered = !rng.one_in(4);
-        let (log, end) = random_log(rng, &broker, &topic, ordered);
+        let (log, end) = random_log(rng, broker, &topic, ordered);
         let last_time = log.iter().map(|&(_, time)| time).max().unwrap_or(0);
         let one_of_them = log.get(rng.below(log.len())).map_or(0, |&(_, time)| time);
         let any = rng.below(last_time as usize + 2) as u64;
@@ -116,8 +122,8 @@ fn seq_at_equals_a_linear_scan() {
             }
             assert!(index == 0 || log[index - 1].1 < time, "time {time} in {log:?}: {found}");
         }
+        assert_eq!(broker.killed_by(), None);
     });
-    assert_eq!(broker.killed_by(), None);
     println!("{queries} queries");
 }
 
