@@ -143,16 +143,7 @@ impl Plan {
         let nodes = self.nodes as u64;
         match self.world {
             World::Mixed => {}
-            World::Standard => {
-                let places = self.first_places(12);
-                let (numbered, others) = places.split_at(3);
-                self.roles = vec![
-                    Role::Producer { idempotent: true, places: numbered.to_vec() },
-                    Role::Producer { idempotent: false, places: others.to_vec() },
-                    Role::Publisher { places: others.to_vec(), rarely: false },
-                    Role::Consumer { places, restarts: true },
-                ];
-            }
+            World::Standard => self.make_standard(),
             World::Dense => self.make_dense(random),
             World::SlowLine => {
                 // 64 KiB, which arrive together, take less than the time-out.
@@ -208,6 +199,17 @@ impl Plan {
             *back = self.retry.div_f64(3.0).min(*back);
         }
         self
+    }
+
+    fn make_standard(&mut self) {
+        let places = self.first_places(12);
+        let (numbered, others) = places.split_at(3);
+        self.roles = vec![
+            Role::Producer { idempotent: true, places: numbered.to_vec() },
+            Role::Producer { idempotent: false, places: others.to_vec() },
+            Role::Publisher { places: others.to_vec(), rarely: false },
+            Role::Consumer { places, restarts: true },
+        ];
     }
 
     fn make_dense(&mut self, random: &mut Random) {
