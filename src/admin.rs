@@ -89,11 +89,11 @@ pub(crate) fn create_topic(session: &Session, topic: &str, partitions: u16, conf
         let most = MAX_CLUSTER_PARTITIONS;
         return Err(Error::config(format!("{topic}: {partitions} partitions given, 1 to {most} in a cluster")));
     }
-    let (topic, config) = (topic.to_owned(), config.to_string());
-    let request = CreateTopicRequest { request_id: session.next_request_id(), topic, partitions, config };
-    let (broker, code) = session.call_once(&request, &|e| Error::unknown(&request.topic, None, e))?;
+    let (name, config) = (topic.to_owned(), config.to_string());
+    let mut request = CreateTopicRequest { request_id: 0, topic: name, partitions, config };
+    let (broker, code) = session.call_once(&mut request, Some(topic))?;
     let fault = match code {
-        CreateTopicCode::Created if in_cluster => return await_leaders(session, &request.topic, partitions),
+        CreateTopicCode::Created if in_cluster => return await_leaders(session, topic, partitions),
         CreateTopicCode::Created => return Ok(()),
         CreateTopicCode::Exists => Fault::TopicExists,
         CreateTopicCode::SystemError => Fault::System,
@@ -102,7 +102,7 @@ pub(crate) fn create_topic(session: &Session, topic: &str, partitions: u16, conf
         CreateTopicCode::InvalidRequest => Fault::InvalidTopic,
         CreateTopicCode::Unsupported => Fault::Unsupported,
     };
-    Err(Error::refused(&request.topic, None, fault).at(&broker))
+    Err(Error::refused(topic, None, fault).at(&broker))
 }
 
 /// Waits until the leaders of a new topic's partitions know of it: a produce request before that can kill a node.

@@ -12,7 +12,7 @@ use crate::config::{Acks, Config, EndpointMap, setters};
 use crate::consume::{CloseHandle, ConsumeIter, Subscription, find_time, subscribe};
 use crate::error::{Error, Fault, Result};
 use crate::message::{Record, check_topic};
-use crate::net::{Closed, Network, System, parse_brokers};
+use crate::net::{Closed, Network, System, Time, parse_brokers};
 use crate::produce::{PartitionRecords, ProducerBuilder, publish};
 use crate::protocol::Limits;
 use crate::protocol::admin::topics::TopicInfo;
@@ -20,7 +20,7 @@ use crate::protocol::admin::{
     DiscoverTopicsRequest, DiscoverTopologyRequest, ReloadConfCode, ReloadConfRequest, StatusRequest,
 };
 use crate::protocol::bundle::Compression;
-use crate::session::Session;
+use crate::session::{ONCE, Session};
 
 /// A connection to TANK: to one broker or to a cluster.
 ///
@@ -248,13 +248,16 @@ impl Client {
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn ping(&self) -> Result<Duration> {
-        self.session.any_broker(|addr, patience| {
-            // Opening a connection is no part of it.
-            self.session.reach(addr, patience)?;
-            let began = self.session.now();
-            self.session.call_at(addr, &mut StatusRequest { request_id: 0 }, patience)?;
-            Ok(self.session.now().since(began))
-        })
+        let (session, mut began) = (&self.session, Time::ZERO);
+        session.call_with(&mut StatusRequest { request_id: 0 }, None, &mut |question| {
+            session.any_broker(&ONCE, &mut |addr, patience| {
+                // Opening a connection is no part of it.
+                session.reach(addr, patience)?;
+                began = session.now();
+                session.ask(addr, question, patience)
+            })
+        })?;
+        Ok(session.now().since(began))
     }
 }
 

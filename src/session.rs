@@ -21,8 +21,9 @@ use crate::protocol::frame::Kind;
 use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault};
 
-/// How often a request is sent again at once if a connection that had been idle ends before its answer begins.
-const MOST_STALE: u32 = 3;
+/// No second try.
+pub(crate) const ONCE: RetryPolicy =
+    RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
 
 /// The longest pause between two looks for a partition's leader, so that its successor is found soon.
 const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
@@ -41,15 +42,20 @@ pub(crate) struct Session {
     request_id: Arc<AtomicU32>,
 }
 
-/// How far a failed request had come.
-#[derive(Debug)]
-struct Failed {
-    /// Whether the broker may have the whole request.
-    handed_over: bool,
-    /// Whether it failed because a connection that had been idle had ended: that says nothing about the broker.
-    stale: bool,
-    error: Error,
+/// A request as it is sent.
+pub(crate) struct Question<'a> {
+    id: u32,
+    kind: Kind,
+    frame: Vec<u8>,
+    /// The topic it is about, if it must not be asked twice: its outcome is unknown if it fails once the broker may have it.
+    once: Option<&'a str>,
 }
+
+/// Which broker answered, and the answer's payload.
+pub(crate) type Answer = (BrokerAddr, Vec<u8>);
+
+/// What is tried with one broker after the other, given its share of the time.
+pub(crate) type Attempt<'a> = &'a mut dyn FnMut(&BrokerAddr, Duration) -> Result<Answer>;
 
 /// First available number and high-water mark of a partition: the last number assigned. Both 0 if there never was a message.
 pub(crate) type Marks = (u64, u64);
@@ -104,49 +110,48 @@ impl Session {
     /// No broker can be reached.
     pub(crate) fn connect(&self, patience: Duration) -> Result<()> {
         let policy = RetryPolicy { timeout: patience, ..self.retry_policy() };
-        self.retry(&policy, |session| session.any_broker(|addr, share| session.reach(addr, share)))
+        self.any_broker(&policy, &mut |addr, share| self.reach(addr, share)).map(drop)
     }
 
     /// Makes sure that there is an idle connection to this broker.
-    pub(crate) fn reach(&self, addr: &BrokerAddr, timeout: Duration) -> Result<()> {
-        let mut channel = self.pool.take(addr);
-        self.bring_up(&mut channel, timeout.min(self.config.connect_timeout))?;
-        self.pool.put(channel);
-        Ok(())
+    pub(crate) fn reach(&self, addr: &BrokerAddr, patience: Duration) -> Result<Answer> {
+        self.pool.put(self.open(addr, patience)?);
+        Ok((addr.clone(), Vec::new()))
     }
 
     /// Asks any broker, and tries again within the retry budget. Returns also which one answered.
     pub(crate) fn call<R: Request>(&self, request: &mut R) -> Result<(BrokerAddr, R::Answer)> {
-        self.retry(&self.retry_policy(), |session| {
-            session.any_broker(|addr, patience| Ok((addr.clone(), session.call_at(addr, request, patience)?)))
-        })
+        self.call_with(request, None, &mut |question| self.ask_any(&self.retry_policy(), question))
     }
 
-    /// Asks one broker something that must not be asked twice: a failure after the whole request was handed over is turned
-    /// into an error by `unknown`.
+    /// Asks any broker, without a second try. With a topic, the outcome of a failure is unknown once the broker may have the whole
+    /// request.
     pub(crate) fn call_once<R: Request>(
         &self,
-        request: &R,
-        unknown: &dyn Fn(Error) -> Error,
+        request: &mut R,
+        topic: Option<&str>,
     ) -> Result<(BrokerAddr, R::Answer)> {
-        self.any_broker(|addr, share| {
-            let answer = self.exchange(addr, &mut request.clone(), share, self.config.io_timeout);
-            let lost = |failed: Failed| if failed.handed_over { unknown(failed.error) } else { failed.error };
-            Ok((addr.clone(), answer.map_err(lost)?))
-        })
+        self.call_with(request, topic, &mut |question| self.ask_any(&ONCE, question))
     }
 
-    /// Tries until it works, the trouble will not pass by itself, or it has lasted too long.
-    pub(crate) fn retry<T>(&self, policy: &RetryPolicy, mut attempt: impl FnMut(&Session) -> Result<T>) -> Result<T> {
-        let mut state = RetryState::default();
-        loop {
-            let e = match attempt(self) {
-                Err(e) if e.is_transient() => e,
-                done => return done,
-            };
-            let Some(until) = state.retry_or_fail(self.now(), policy) else { return Err(e) };
-            warn!("{e:#}, trying again in {:?}", until.since(self.now()));
-            self.pause(until)?;
+    /// Encodes a request, asks as `ask` does, and reads the answer. Returns also which broker answered.
+    pub(crate) fn call_with<R: Request>(
+        &self,
+        request: &mut R,
+        once: Option<&str>,
+        ask: &mut dyn FnMut(&Question<'_>) -> Result<Answer>,
+    ) -> Result<(BrokerAddr, R::Answer)> {
+        let mut question = Question { id: self.next_request_id(), kind: R::KIND, frame: Vec::new(), once };
+        request.set_request_id(question.id);
+        request.encode(&mut question.frame).map_err(Error::encode)?;
+        let (from, payload) = ask(&question)?;
+        match request.read_answer(&payload, &self.config.limits) {
+            Ok(answer) => Ok((from, answer)),
+            Err(e) => {
+                self.pool.forget(&from);
+                let e = Error::decode(&from, e);
+                Err(if let Some(topic) = once { Error::unknown(topic, None, e) } else { e })
+            }
         }
     }
 
@@ -170,13 +175,28 @@ impl Session {
         if self.is_closed() { Err(Error::new(ErrorKind::Closed)) } else { Ok(is_due) }
     }
 
-    /// Tries the brokers in turn, the most promising one first, until the attempt works with one. They share the connect
-    /// time-out: each gets an even part of what is left. While others remain, waiting longer for an answer is not worth it
-    /// either, so the attempt is told its share.
-    pub(crate) fn any_broker<T>(&self, mut attempt: impl FnMut(&BrokerAddr, Duration) -> Result<T>) -> Result<T> {
+    /// Tries the brokers in turn, the most promising one first, until the attempt works with one, the trouble will not pass by
+    /// itself, or it has lasted too long.
+    pub(crate) fn any_broker(&self, policy: &RetryPolicy, attempt: Attempt<'_>) -> Result<Answer> {
+        let mut state = RetryState::default();
+        loop {
+            let e = match self.each_broker(attempt) {
+                Err(e) if e.is_transient() => e,
+                done => return done,
+            };
+            let Some(until) = state.retry_or_fail(self.now(), policy) else { return Err(e) };
+            warn!("{e:#}, trying again in {:?}", until.since(self.now()));
+            self.pause(until)?;
+        }
+    }
+
+    fn ask_any(&self, policy: &RetryPolicy, question: &Question<'_>) -> Result<Answer> {
+        self.any_broker(policy, &mut |addr, patience| self.ask(addr, question, patience))
+    }
+
+    fn each_broker(&self, attempt: Attempt<'_>) -> Result<Answer> {
         let brokers = self.book.brokers();
-        let timeout = self.config.connect_timeout;
-        let budget = self.now().after(timeout);
+        let budget = self.now().after(self.config.connect_timeout);
         // Brokers that were only named by others could keep a caller waiting one after the other.
         let enough = budget.after(self.config.io_timeout);
         let mut failures = Vec::new();
@@ -187,12 +207,7 @@ impl Session {
             if self.now() >= enough && !self.book.is_given(addr) {
                 continue;
             }
-            // Time spent on an answer that never came must leave some for the others.
-            let least = timeout / brokers.len() as u32;
-            let left = brokers.len() - index;
-            let share = (budget.since(self.now()) / left as u32).max(least);
-            let patience = if left > 1 { share } else { self.config.io_timeout.max(share) };
-            match attempt(addr, patience) {
+            match attempt(addr, self.share(budget, brokers.len() - index, brokers.len())) {
                 Err(e) if e.is_transient() => {
                     debug!("{e:#}");
                     self.book.failed(addr, self.now());
@@ -209,95 +224,85 @@ impl Session {
         Err(Error::connect(&addr, io::Error::other(causes)))
     }
 
-    /// Asks this broker. Connecting, and then waiting for the answer, may take `patience`, but no longer than the settings
-    /// say.
-    pub(crate) fn call_at<R: Request>(
-        &self,
-        addr: &BrokerAddr,
-        request: &mut R,
-        patience: Duration,
-    ) -> Result<R::Answer> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.exchange(addr, request, patience, patience.min(self.config.io_timeout)) {
-                Err(failed) if failed.stale && tries < MOST_STALE => debug!("{:#}", failed.error),
-                answer => return answer.map_err(|failed| failed.error),
-            }
-        }
+    /// How long the next of the brokers that are `left` may keep a caller waiting. They share the connect time-out: each gets an
+    /// even part of what is left until the `budget` ends, and at least one of so many `parts` of all, for time spent on an answer
+    /// that never came must leave some for the others. While others remain, waiting longer is not worth it for an answer either.
+    fn share(&self, budget: Time, left: usize, parts: usize) -> Duration {
+        let least = self.config.connect_timeout / parts as u32;
+        let share = (budget.since(self.now()) / left as u32).max(least);
+        if left > 1 { share } else { share.max(self.config.io_timeout) }
     }
 
-    /// Opens a connection, blocking.
-    fn bring_up(&self, channel: &mut Channel, timeout: Duration) -> Result<()> {
+    /// Opens a connection to this broker, or takes an idle one. It may take `patience`, but no longer than the settings say.
+    pub(crate) fn open(&self, addr: &BrokerAddr, patience: Duration) -> Result<Channel> {
+        let mut channel = self.pool.take(addr);
+        let timeout = patience.min(self.config.connect_timeout);
         let mut until = self.now().after(timeout);
         loop {
             let began = self.now();
-            self.pool.replace(channel);
+            self.pool.replace(&mut channel);
             if channel.open(began, LookUp::Allowed)? {
-                return Ok(());
+                return Ok(channel);
             }
             // Looking up a name has a clock of its own.
             until = until.after(self.now().since(began));
-            let is_due = self.wait(std::iter::once(&mut *channel), until)?;
+            let is_due = self.wait(std::iter::once(&mut channel), until)?;
             // One more look: the time may have been spent elsewhere.
             if is_due && !channel.open(self.now(), LookUp::Never)? {
-                return Err(Error::timeout(channel.broker(), channel.phase(), timeout));
+                return Err(Error::timeout(addr, channel.phase(), timeout));
             }
         }
     }
 
-    /// Sends a request to this broker and waits for its answer. Connecting may take `patience`, but no longer than the settings
-    /// say, and the answer `allowance`.
-    fn exchange<R: Request>(
-        &self,
-        addr: &BrokerAddr,
-        request: &mut R,
-        patience: Duration,
-        allowance: Duration,
-    ) -> Result<R::Answer, Failed> {
-        let id = self.next_request_id();
-        request.set_request_id(id);
-        let mut channel = self.pool.take(addr);
-        let opened = self.bring_up(&mut channel, patience.min(self.config.connect_timeout));
-        let (reused, mut answered) = (!channel.is_fresh(), false);
-        let answer = opened.and_then(|()| {
-            channel.queue(self.now(), id, allowance, |out| request.encode(out)).map_err(Error::encode)?;
-            let payload = self.receive(&mut channel, id, R::KIND)?;
-            answered = true;
-            request.read_answer(&payload, &self.config.limits).map_err(|e| Error::decode(addr, e))
-        });
-        match answer {
-            Ok(answer) => {
-                self.pool.put(channel);
-                Ok(answer)
-            }
-            Err(error) => {
-                let stale = reused && error.is_connection_lost();
-                let handed_over = answered || channel.handed_over(id);
-                channel.reset();
-                if error.is_timeout() {
-                    self.pool.forget(addr);
+    /// Asks this broker. Connecting, and then waiting for the answer, may take `patience`, but no longer than the settings say;
+    /// what must not be asked twice waits for as long as they say. If a connection that had been idle ends before its answer
+    /// begins, that says nothing about the broker: it is asked again at once, on a new one.
+    pub(crate) fn ask(&self, addr: &BrokerAddr, question: &Question<'_>, patience: Duration) -> Result<Answer> {
+        let io_timeout = self.config.io_timeout;
+        let allowance = if question.once.is_some() { io_timeout } else { patience.min(io_timeout) };
+        loop {
+            let mut channel = self.open(addr, patience)?;
+            let reused = !channel.is_fresh();
+            let e = match self.exchange(&mut channel, question, allowance) {
+                Ok(payload) => {
+                    self.pool.put(channel);
+                    return Ok((addr.clone(), payload));
                 }
-                Err(Failed { handed_over, stale, error })
+                Err(e) => e,
+            };
+            let handed_over = channel.handed_over(question.id);
+            channel.reset();
+            // The line under the others may be gone as well.
+            self.pool.forget(addr);
+            match question.once {
+                Some(topic) if handed_over => return Err(Error::unknown(topic, None, e)),
+                _ if reused && e.is_connection_lost() => debug!("{e:#}"),
+                _ => return Err(e),
             }
         }
     }
 
-    /// The payload of the next frame, which must be of this kind, and the only one.
-    fn receive(&self, channel: &mut Channel, id: u32, kind: Kind) -> Result<Vec<u8>> {
+    /// Sends a request and waits for its answer: the next frame, which must be of its kind, and the only one.
+    fn exchange(&self, channel: &mut Channel, question: &Question<'_>, allowance: Duration) -> Result<Vec<u8>> {
         let mut answers = AnswerReader::new(self.config.limits.frame);
+        let queued = channel.queue(self.now(), question.id, allowance, &mut |out| {
+            out.extend_from_slice(&question.frame);
+            Ok(())
+        });
+        queued.map_err(Error::encode)?;
         loop {
             let now = self.now();
             channel.write(now)?;
-            if let Some((found, payload)) = answers.next(channel, now)? {
-                let extra = answers.data().len() - payload.end;
-                let malformed = if found != kind {
-                    DecodeError::unexpected("message id", found as u64, kind as u64, 0)
-                } else if extra > 0 {
-                    DecodeError::new("answer", DecodeFault::Spare { extra: extra as u64 }, payload.len() as u64)
-                } else {
-                    channel.answer_ends(now, Some(id));
-                    return Ok(answers.data()[payload].to_vec());
+            if let Some((kind, payload)) = answers.next(channel, now)? {
+                let malformed = match (answers.data().len() - payload.end) as u64 {
+                    _ if kind != question.kind => {
+                        DecodeError::unexpected("message id", kind as u64, question.kind as u64, 0)
+                    }
+                    0 => {
+                        channel.answer_ends(now, Some(question.id));
+                        return Ok(answers.data()[payload].to_vec());
+                    }
+                    extra => DecodeError::new("answer", DecodeFault::Spare { extra }, payload.len() as u64),
                 };
                 return Err(Error::decode(channel.broker(), malformed));
             }
@@ -311,9 +316,8 @@ impl Session {
         if let Some(&known) = self.in_cluster.get() {
             return known;
         }
-        let mut request = StatusRequest { request_id: 0 };
-        match self.any_broker(|addr, patience| self.call_at(addr, &mut request, patience)) {
-            Ok(answer) => *self.in_cluster.get_or_init(|| answer.cluster.is_some()),
+        match self.call_once(&mut StatusRequest { request_id: 0 }, None) {
+            Ok((_, answer)) => *self.in_cluster.get_or_init(|| answer.cluster.is_some()),
             Err(e) => {
                 debug!("taken for a cluster: {e:#}");
                 true

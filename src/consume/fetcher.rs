@@ -34,7 +34,7 @@ use super::partitions::{Load, Partitions};
 use super::position::{LeaderStats, Stats};
 use crate::error::{Error, Result};
 use crate::message::{JOINED, TopicPartitions};
-use crate::net::{BrokerAddr, Channel, Fill, LookUp, ReadBuf, RetryPolicy, RetryState, Time};
+use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, RetryPolicy, RetryState, Time};
 use crate::protocol::fetch::{
     FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, WAIT_SLACK_MS, adjusted_wait_ms,
 };
@@ -158,8 +158,8 @@ impl Fetcher {
     }
 
     pub(super) fn stats(&self, now: Time) -> LeaderStats {
-        let heard = Some(self.channel.heard()).filter(|&heard| heard > Time::ZERO);
-        LeaderStats { broker: self.broker().to_string(), silence: heard.map(|heard| now.since(heard)) }
+        let silence = self.channel.heard().map(|heard| now.since(heard));
+        LeaderStats { broker: self.broker().to_string(), silence }
     }
 
     /// Whether nothing is in flight.
@@ -184,7 +184,7 @@ impl Fetcher {
 
     /// Whether it failed and is not to be tried again yet.
     pub(super) fn is_resting(&self, now: Time) -> bool {
-        self.channel.resting_until().is_some_and(|until| now < until)
+        now < self.retry.pause_until
     }
 
     /// Whether a connection is wanted and not there yet.
@@ -251,7 +251,7 @@ impl Fetcher {
         self.in_flight.insert(request_id, fetch_sent);
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
         let allowance = turn.session.config.io_timeout.saturating_add(Duration::from_millis(wait));
-        self.channel.queue(turn.now, request_id, allowance, |out| fetch.encode(out)).map_err(Error::encode)?;
+        self.channel.queue(turn.now, request_id, allowance, &mut |out| fetch.encode(out)).map_err(Error::encode)?;
         self.decoder.expect(fetch);
         Ok(())
     }
@@ -332,20 +332,19 @@ impl Fetcher {
         self.channel.write(now)?;
         while self.need > 0 {
             match self.channel.read(now, self.buf.room(self.need))? {
-                Fill::Bytes(n) => {
+                0 => {
+                    if self.current.is_none() {
+                        self.idle_since.get_or_insert(now);
+                    }
+                    return Ok(false);
+                }
+                n => {
                     self.buf.filled(n);
                     stats.bytes += n as u64;
                     self.need = self.need.saturating_sub(n);
                     self.revived = None;
                     self.channel.answer_begins(now);
                 }
-                Fill::Later => {
-                    if self.current.is_none() {
-                        self.idle_since.get_or_insert(now);
-                    }
-                    return self.channel.overdue(now).map_or(Ok(false), Err);
-                }
-                Fill::End => return Err(Error::disconnected(self.broker(), self.channel.phase())),
             }
         }
         Ok(true)
@@ -461,10 +460,10 @@ impl Fetcher {
         let while_idle = self.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
         let is_silent = self.current.is_none() && self.buf.data().is_empty();
         // A silence that ended in a time-out does not count as time well spent.
-        let well_for = match e.is_timeout() {
-            true if self.channel.is_fresh() => Duration::ZERO,
-            true => self.channel.well_for().saturating_sub(now.since(self.channel.heard())),
-            false => self.channel.well_for(),
+        let well_for = match (e.is_timeout(), self.channel.heard()) {
+            (true, None) => Duration::ZERO,
+            (true, Some(heard)) => self.channel.well_for().saturating_sub(now.since(heard)),
+            (false, _) => self.channel.well_for(),
         };
         let alone = self.way.risky == 1;
         let mut fetches: Vec<_> = self.in_flight.drain().map(|(_, fetch)| fetch).chain(self.current.take()).collect();

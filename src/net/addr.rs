@@ -1,7 +1,7 @@
 //! Broker addresses as users write them.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -10,40 +10,32 @@ use crate::error::{Error, Result};
 /// TANK's port.
 const DEFAULT_PORT: u16 = 11011;
 
-/// A broker: host name or address, and port.
+/// A broker: host name or address, and port, each address in one spelling.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct BrokerAddr {
-    /// The host name or address.
-    pub(super) host: Arc<str>,
-    pub(super) port: u16,
-}
+pub(crate) struct BrokerAddr(Arc<str>);
 
 impl BrokerAddr {
     /// The broker's address, if it is given as one: then it needs no look-up.
     pub(crate) fn literal(&self) -> Option<SocketAddr> {
-        // `SocketAddrV6` knows scopes, which `IpAddr` does not.
-        let v6 = || format!("[{}]:{}", self.host, self.port).parse().ok().map(SocketAddr::V6);
-        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port)).or_else(v6)
+        self.0.parse().ok()
+    }
+
+    /// The name and the port of a broker that is not given by its address.
+    pub(super) fn name(&self) -> Option<(&str, u16)> {
+        let (host, port) = self.0.rsplit_once(':')?;
+        Some((host, port.parse().ok()?))
     }
 }
 
 impl From<SocketAddr> for BrokerAddr {
     fn from(address: SocketAddr) -> BrokerAddr {
-        let host = match address {
-            SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
-            _ => address.ip().to_string(),
-        };
-        BrokerAddr { host: host.into(), port: address.port() }
+        BrokerAddr(address.to_string().into())
     }
 }
 
 impl fmt::Display for BrokerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
+        f.write_str(&self.0)
     }
 }
 
@@ -61,35 +53,27 @@ pub(crate) fn parse_brokers(list: &str) -> Result<Vec<BrokerAddr>> {
 }
 
 fn parse_broker(text: &str) -> Result<BrokerAddr, String> {
-    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or("no closing bracket")?;
-        match rest.strip_prefix(':') {
-            Some(port) => (host, Some(port)),
-            None if rest.is_empty() => (host, None),
-            None => return Err("only a port may follow the bracket".into()),
-        }
-    } else {
-        match text.split_once(':') {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']').ok_or("no closing bracket")? {
+            (host, "") => (host, None),
+            (host, rest) => (host, Some(rest.strip_prefix(':').ok_or("only a port may follow the bracket")?)),
+        },
+        None => match text.split_once(':') {
+            Some((host, port)) if !port.contains(':') => (host, Some(port)),
             // More than one colon without brackets: an IPv6 address without a port.
-            Some((_, port)) if port.contains(':') => (text, None),
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        }
+            _ => (text, None),
+        },
     };
-    let port = match port {
-        None => DEFAULT_PORT,
-        Some(text) => {
-            let port = text.parse::<NonZeroU16>();
-            port.map_err(|_| format!("port {text:?} is not a number from 1 to 65535"))?.get()
-        }
-    };
-    let reason = match host {
-        "" => "no host",
-        _ if host.contains(':') && format!("[{host}]:0").parse::<SocketAddrV6>().is_err() => {
-            "neither host:port nor an IPv6 address"
-        }
+    let number = port.map_or(Ok(DEFAULT_PORT), |port| port.parse().map(NonZeroU16::get));
+    let port = number.map_err(|_| format!("port {:?} is not a number from 1 to 65535", port.unwrap_or_default()))?;
+    let is_v6 = host.contains(':');
+    let broker = if is_v6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let reason = match (host, broker.parse::<SocketAddr>()) {
+        ("", _) => "no host",
+        (_, Ok(address)) => return Ok(address.into()),
+        _ if is_v6 => "neither host:port nor an IPv6 address",
         _ if host.contains(char::is_whitespace) || host.contains('/') => "a host name has no blanks or slashes",
-        _ => return Ok(BrokerAddr { host: host.into(), port }),
+        _ => return Ok(BrokerAddr(broker.into())),
     };
     Err(reason.into())
 }
@@ -108,6 +92,7 @@ mod tests {
             ("::1", "[::1]:11011"),
             ("[::1]", "[::1]:11011"),
             ("[::1]:9", "[::1]:9"),
+            ("0:0::1", "[::1]:11011"),
             ("fe80::1%3", "[fe80::1%3]:11011"),
             ("[fe80::1%3]:9", "[fe80::1%3]:9"),
         ];

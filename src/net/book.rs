@@ -36,15 +36,15 @@ struct Book {
 }
 
 impl Book {
-    fn take(&mut self, addr: &BrokerAddr) -> Option<(BrokerAddr, Time)> {
-        let index = self.brokers.iter().position(|(known, _)| known == addr)?;
-        Some(self.brokers.remove(index))
+    fn take(&mut self, addr: &BrokerAddr) -> bool {
+        let index = self.brokers.iter().position(|(known, _)| known == addr);
+        index.map(|index| self.brokers.remove(index)).is_some()
     }
 
-    /// Puts a broker after all others, but before those that failed just now.
-    fn put(&mut self, broker: (BrokerAddr, Time), now: Time) {
-        let failed = self.brokers.iter().position(|&(_, distrusted_until)| now < distrusted_until);
-        self.brokers.insert(failed.unwrap_or(self.brokers.len()), broker);
+    /// Puts a broker after all others, but before those that are distrusted for longer.
+    fn put(&mut self, broker: &BrokerAddr, until: Time) {
+        let longer = self.brokers.iter().position(|&(_, distrusted_until)| until < distrusted_until);
+        self.brokers.insert(longer.unwrap_or(self.brokers.len()), (broker.clone(), until));
     }
 }
 
@@ -76,14 +76,11 @@ impl AddressBook {
             Some(map) => map.reachable(endpoint),
             None => SocketAddr::V4(endpoint),
         };
-        match self.settings.config.known_brokers_only && !self.is_known(address) {
+        let is_known = || self.is_given(&BrokerAddr::from(address)) || self.settings.has_name(address);
+        match self.settings.config.known_brokers_only && !is_known() {
             true => Err(Fault::RedirectRefused(endpoint)),
             false => Ok(Some(BrokerAddr::from(address))),
         }
-    }
-
-    fn is_known(&self, address: SocketAddr) -> bool {
-        self.given.iter().any(|broker| broker.literal() == Some(address)) || self.settings.has_name(address)
     }
 
     /// Whether the user named this broker.
@@ -140,7 +137,7 @@ impl AddressBook {
         let mut book = self.book();
         let is_known = book.brokers.iter().any(|(known, _)| *known == leader);
         if !is_known && book.brokers.len() < MAX_BROKERS {
-            book.put((leader.clone(), Time::ZERO), now);
+            book.put(&leader, now);
         }
         let leaders = book.leaders.entry(topic.clone()).or_default();
         if leaders.get(&partition) != Some(&leader) {
@@ -159,16 +156,16 @@ impl AddressBook {
     /// Lets other brokers be asked before one that knows no leader, or none that can be reached: they may know better.
     pub(crate) fn knew_no_leader(&self, addr: &BrokerAddr, now: Time) {
         let mut book = self.book();
-        if let Some(broker) = book.take(addr) {
-            book.put(broker, now);
+        if book.take(addr) {
+            book.put(addr, now);
         }
     }
 
     /// Moves a broker that failed after the others for a while, and forgets all that it leads.
     pub(crate) fn failed(&self, addr: &BrokerAddr, now: Time) {
         let mut book = self.book();
-        if let Some((broker, _)) = book.take(addr) {
-            book.brokers.push((broker, now.after(DISTRUST)));
+        if book.take(addr) {
+            book.put(addr, now.after(DISTRUST));
         }
         for leaders in book.leaders.values_mut() {
             leaders.retain(|_, leader| leader != addr);
@@ -206,15 +203,15 @@ mod tests {
         assert_eq!(order(), "cdba");
         book.knew_no_leader(&brokers[1], now);
         assert_eq!(order(), "cdba");
-        // New leaders come before them; one that is unknown changes nothing.
+        // That one has answered meanwhile. New leaders come before those that have not; one that is unknown changes nothing.
         let new = parse_brokers("e:5").unwrap().remove(0);
         book.knew_no_leader(&new, now);
         assert_eq!(order(), "cdba");
         book.learn(&"orders".into(), 0, new.clone(), now);
-        assert_eq!((order().as_str(), book.broker_for("orders", 0)), ("cdeba", new));
+        assert_eq!((order().as_str(), book.broker_for("orders", 0)), ("cdbea", new));
         // After a while a failure counts no more.
         book.knew_no_leader(&brokers[2], now.after(DISTRUST));
-        assert_eq!(order(), "debac");
+        assert_eq!(order(), "dbeac");
     }
 
     #[test]

@@ -4,18 +4,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::network::Socket;
-
-/// The result of a read or a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fill {
-    /// This many bytes passed.
-    Bytes(usize),
-    /// None now.
-    Later,
-    /// None any more.
-    End,
-}
+use super::addr::BrokerAddr;
+use crate::error::{Error, Phase, Result};
 
 /// Memory that messages share, with what all of them need to know, so that a message holds one reference count.
 pub(crate) struct Block<T> {
@@ -143,24 +133,18 @@ impl<T: Clone> ReadBuf<T> {
     }
 }
 
-/// Reads what is there into `room`, which is not empty.
-pub(super) fn read(socket: &dyn Socket, room: &mut [u8]) -> io::Result<Fill> {
-    filled(|| socket.read(room))
-}
-
-/// Writes as many of the bytes, of which there are some, as the network takes.
-pub(super) fn write(socket: &dyn Socket, from: &[u8]) -> io::Result<Fill> {
-    filled(|| socket.write(from))
-}
-
-fn filled(mut step: impl FnMut() -> io::Result<usize>) -> io::Result<Fill> {
+/// Reads or writes, as `step` does with a piece that is not empty. Returns how many bytes have passed; 0 if none can now.
+///
+/// # Errors
+/// The connection to the broker has failed or ended.
+pub(super) fn pass(broker: &BrokerAddr, phase: Phase, step: &mut dyn FnMut() -> io::Result<usize>) -> Result<usize> {
     loop {
         return match step() {
-            Ok(0) => Ok(Fill::End),
-            Ok(n) => Ok(Fill::Bytes(n)),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Later),
+            Ok(0) => Err(Error::disconnected(broker, phase)),
+            Ok(n) => Ok(n),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => Err(e),
+            Err(e) => Err(Error::io(broker, phase, e)),
         };
     }
 }

@@ -9,7 +9,7 @@
 //!    └── open() finds it ended while idle: dial again, quietly
 //! ```
 //!
-//! While too many connections to the broker are on their way, one more is queued: down, and dialed when it is its turn.
+//! While too many connections to the broker are on their way, one more stays down, and is dialed when it is its turn.
 //!
 //! # Time
 //! A request is due on the connection's own clock, which stands still while an answer is being received. The answer has a
@@ -20,15 +20,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use log::{debug, trace};
 
 use super::addr::BrokerAddr;
-use super::buffer::{Fill, read, write};
+use super::buffer::pass;
 use super::dial::Dial;
 use super::network::{Interest, Socket, Time};
-use super::settings::{ChannelSettings, Opening, TURN};
+use super::settings::{ChannelSettings, GREETED, Opening, TURN};
 use crate::error::{Error, Phase, Result};
 use crate::protocol::EncodeError;
 
@@ -62,11 +63,8 @@ pub(crate) struct Channel {
 
 #[derive(Debug)]
 enum State {
-    /// Not to be dialed before `until`; queued while too many others are being opened.
-    Down {
-        until: Time,
-        queued: bool,
-    },
+    /// Not to be dialed before this moment.
+    Down(Time),
     Dialing(Dial),
     Up(Box<Up>),
 }
@@ -93,9 +91,8 @@ struct Up {
     receive: Option<Deadline>,
     /// By how much the connection's clock lags the network's.
     stood_still: Duration,
-    /// Bytes of answers that have come, and when the last of them did.
-    received: u64,
-    heard: Time,
+    /// When a byte of an answer came last.
+    heard: Option<Time>,
 }
 
 /// A deadline that progress moves on.
@@ -158,26 +155,25 @@ impl Channel {
                     }
                 }
                 State::Up(_) => return Ok(true),
-                State::Down { until, .. } if now < *until => return Ok(false),
-                State::Down { .. } => {
-                    let Some(opening) =
-                        self.settings.openings.begin(&self.broker, now, self.settings.config.connect_timeout)
-                    else {
-                        self.state = State::Down { until: now.after(TURN), queued: true };
+                State::Down(until) if now < *until => return Ok(false),
+                State::Down(_) => {
+                    let Some(opening) = self.settings.begin(&self.broker, now) else {
+                        self.state = State::Down(now.after(TURN));
                         return Ok(false);
                     };
                     let addresses = self.addresses(look_up)?;
                     self.opening = Some(opening);
                     // A look-up has taken time.
                     let now = self.settings.net.now().max(now);
-                    self.state = State::Dialing(Dial::new(addresses, now, self.settings.config.connect_timeout));
+                    self.state = State::Dialing(Dial::new(addresses, now, &self.settings));
                 }
                 State::Dialing(dial) => match dial.step(&self.broker, now, &self.settings) {
                     Ok(None) => return Ok(false),
                     Ok(Some((socket, address))) => {
                         self.good = Some(address);
                         self.state = State::Up(Box::new(Up::new(socket, now)));
-                        self.opening.iter().for_each(|opening| opening.greeted(now));
+                        let until = now.after(GREETED).as_nanos();
+                        self.opening.iter().for_each(|opening| opening.store(until, Ordering::Relaxed));
                     }
                     Err(e) => {
                         self.close();
@@ -194,10 +190,10 @@ impl Channel {
             return Ok(vec![address]);
         }
         if look_up == LookUp::Never {
-            let known = self.good.map(|address| vec![address]).or_else(|| self.settings.known(&self.broker));
+            let known = self.good.map_or_else(|| self.settings.known(&self.broker), |address| vec![address]);
             // Others may be known: whoever only polls must get on.
             let unknown = || io::Error::other("its name is not looked up by calls that never wait");
-            return known.ok_or_else(|| Error::connect(&self.broker, unknown()));
+            return if known.is_empty() { Err(Error::connect(&self.broker, unknown())) } else { Ok(known) };
         }
         let mut found = self.settings.look_up(&self.broker).map_err(|e| Error::connect(&self.broker, e))?;
         if let Some(index) = self.good.and_then(|good| found.iter().position(|address| *address == good)) {
@@ -224,7 +220,7 @@ impl Channel {
         now: Time,
         id: u32,
         allowance: Duration,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
+        encode: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), EncodeError>,
     ) -> Result<(), EncodeError> {
         let State::Up(up) = &mut self.state else { return Ok(()) };
         if up.out.is_empty() {
@@ -252,15 +248,13 @@ impl Channel {
     pub(crate) fn write(&mut self, now: Time) -> Result<bool> {
         self.leave_other_process();
         let State::Up(up) = &mut self.state else { return Err(Error::disconnected(&self.broker, Phase::Send)) };
+        let io_timeout = self.settings.config.io_timeout;
         let away = now.since(std::mem::replace(&mut up.tried, now));
         while up.sent < up.out.len() {
-            match write(&*up.socket, &up.out[up.sent..]).map_err(|e| Error::io(&self.broker, Phase::Send, e))? {
-                Fill::Bytes(n) => up.on_sent(n, now, away, self.settings.config.io_timeout),
-                Fill::Later if now < up.send.due => return Ok(false),
-                Fill::Later => {
-                    return Err(Error::timeout(&self.broker, Phase::Send, self.settings.config.io_timeout));
-                }
-                Fill::End => return Err(Error::disconnected(&self.broker, Phase::Send)),
+            match pass(&self.broker, Phase::Send, &mut || up.socket.write(&up.out[up.sent..]))? {
+                0 if now < up.send.due => return Ok(false),
+                0 => return Err(Error::timeout(&self.broker, Phase::Send, io_timeout)),
+                n => up.on_sent(n, now, away, io_timeout),
             }
         }
         if std::mem::take(&mut up.sent) > 0 {
@@ -269,25 +263,30 @@ impl Channel {
         Ok(true)
     }
 
-    /// Reads what has arrived into `room`, which is not empty.
+    /// Reads what has arrived into `room`, which is not empty. Returns how many bytes; 0 if there are none now.
     ///
     /// # Errors
-    /// The connection has failed.
-    pub(crate) fn read(&mut self, now: Time, room: &mut [u8]) -> Result<Fill> {
+    /// The connection has failed or ended; or there are none, and something has taken too long. That is looked at last, as bytes
+    /// may have been waiting for a caller that was busy elsewhere.
+    pub(crate) fn read(&mut self, now: Time, room: &mut [u8]) -> Result<usize> {
         self.leave_other_process();
         let phase = self.phase();
         let State::Up(up) = &mut self.state else { return Err(Error::disconnected(&self.broker, phase)) };
-        let fill = read(&*up.socket, room).map_err(|e| Error::io(&self.broker, phase, e))?;
-        if let Fill::Bytes(n) = fill {
+        let io_timeout = self.settings.config.io_timeout;
+        // It may have ended long before somebody looked, who then has not seen it up.
+        let n = pass(&self.broker, phase, &mut || up.socket.read(room))?;
+        if n > 0 {
             trace!("{}: {n} bytes", self.broker);
             (self.stale, self.opening) = (0, None);
-            up.on_received(n, now, self.settings.config.io_timeout);
+            up.on_received(n, now, io_timeout);
         }
-        // It may have ended long before somebody looked.
-        if !matches!(fill, Fill::End) {
-            up.looked = now;
+        up.looked = now;
+        match up.answer_due(io_timeout) {
+            Some((due, phase, allowance)) if n == 0 && now >= due => {
+                Err(Error::timeout(&self.broker, phase, allowance))
+            }
+            _ => Ok(n),
         }
-        Ok(fill)
     }
 
     /// Notes that an answer has begun to arrive, unless one had already.
@@ -309,13 +308,6 @@ impl Channel {
         }
     }
 
-    /// Returns what has taken too long, if anything. Ask only after a read that brought nothing: bytes may have been waiting
-    /// for a caller that was busy elsewhere.
-    pub(crate) fn overdue(&self, now: Time) -> Option<Error> {
-        let (due, phase, allowance) = self.up()?.answer_due(self.settings.config.io_timeout)?;
-        (now >= due).then(|| Error::timeout(&self.broker, phase, allowance))
-    }
-
     /// Whether the last byte of this unanswered request was handed to the system: then the broker may have the request.
     pub(crate) fn handed_over(&self, id: u32) -> bool {
         self.up().is_some_and(|up| up.waiting.contains_key(&id))
@@ -329,15 +321,6 @@ impl Channel {
         self.up().is_some()
     }
 
-    /// Whether it is still to be dialed.
-    pub(crate) fn is_down(&self) -> bool {
-        matches!(self.state, State::Down { .. })
-    }
-
-    pub(crate) fn is_dialing(&self) -> bool {
-        matches!(self.state, State::Dialing(_) | State::Down { queued: true, .. })
-    }
-
     /// Whether nothing is queued or awaited.
     pub(crate) fn is_idle(&self) -> bool {
         self.up().is_none_or(Up::is_idle)
@@ -345,12 +328,12 @@ impl Channel {
 
     /// Whether no byte of an answer has come on this connection yet.
     pub(crate) fn is_fresh(&self) -> bool {
-        self.up().is_none_or(|up| up.received == 0)
+        self.heard().is_none()
     }
 
     /// When a byte of an answer came last on this connection.
-    pub(crate) fn heard(&self) -> Time {
-        self.up().map_or(Time::ZERO, |up| up.heard)
+    pub(crate) fn heard(&self) -> Option<Time> {
+        self.up()?.heard
     }
 
     /// When somebody looked last, and it had not ended.
@@ -366,7 +349,7 @@ impl Channel {
     /// What the connection is being used for.
     pub(crate) fn phase(&self) -> Phase {
         match &self.state {
-            State::Down { .. } => Phase::Connect,
+            State::Down(_) => Phase::Connect,
             State::Dialing(dial) => dial.phase(),
             State::Up(up) if up.receive.is_some() => Phase::Read,
             State::Up(up) if up.waiting.is_empty() && !up.unsent.is_empty() => Phase::Send,
@@ -376,35 +359,24 @@ impl Channel {
 
     /// Not to be dialed before this moment.
     pub(crate) fn rest_until(&mut self, until: Time) {
-        self.state = State::Down { until, queued: false };
-    }
-
-    /// Until when it rests, if it is down.
-    pub(crate) fn resting_until(&self) -> Option<Time> {
-        if let State::Down { until, queued: false } = self.state { Some(until) } else { None }
+        self.state = State::Down(until);
     }
 
     /// When something is due even if nothing arrives; for a channel that is down, when it may be dialed.
     pub(crate) fn due(&self) -> Time {
         match &self.state {
-            State::Down { until, .. } => *until,
+            State::Down(until) => *until,
             State::Dialing(dial) => dial.due(),
             State::Up(up) => up.due(),
         }
     }
 
-    pub(crate) fn interests<'a>(&'a self, out: &mut Vec<Interest<'a>>) {
-        if let State::Dialing(dial) = &self.state {
-            dial.interests(out);
-        }
-        out.extend(self.interest());
-    }
-
-    /// What is awaited of a connection that is up.
-    pub(crate) fn interest(&self) -> Option<Interest<'_>> {
-        let up = self.up()?;
-        let write = up.sent < up.out.len();
-        (write || !up.is_idle()).then_some(Interest { socket: &*up.socket, read: true, write })
+    /// What is awaited of its sockets.
+    pub(crate) fn interests(&self) -> impl Iterator<Item = Interest<'_>> {
+        let dial = if let State::Dialing(dial) = &self.state { Some(dial.interests()) } else { None };
+        let used = self.up().filter(|up| up.sent < up.out.len() || !up.is_idle());
+        let up = used.map(|up| Interest { socket: &*up.socket, read: true, write: up.sent < up.out.len() });
+        dial.into_iter().flatten().chain(up)
     }
 
     /// Notes that a wait has ended: the time until now was not the caller's own.
@@ -430,7 +402,7 @@ impl Channel {
 }
 
 impl State {
-    const DOWN: State = State::Down { until: Time::ZERO, queued: false };
+    const DOWN: State = State::Down(Time::ZERO);
 }
 
 impl Up {
@@ -448,8 +420,7 @@ impl Up {
             by_due: BTreeMap::new(),
             receive: None,
             stood_still: Duration::ZERO,
-            received: 0,
-            heard: Time::ZERO,
+            heard: None,
         }
     }
 
@@ -479,8 +450,7 @@ impl Up {
     }
 
     fn on_received(&mut self, n: usize, now: Time, io_timeout: Duration) {
-        self.received += n as u64;
-        self.heard = now;
+        self.heard = Some(now);
         // Bytes were waiting while the caller was busy elsewhere.
         let away = now.since(self.looked);
         match &mut self.receive {

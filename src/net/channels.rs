@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::addr::BrokerAddr;
-use super::buffer::{Fill, ReadBuf};
+use super::buffer::ReadBuf;
 use super::channel::Channel;
 use super::network::{Closed, Network, Time};
 use super::settings::ChannelSettings;
@@ -24,18 +24,19 @@ pub(crate) fn wait<'a>(
     closed: Option<&Closed>,
     until: Time,
 ) -> Result<bool> {
+    // One connection is what most programs wait for, again and again: that allocates nothing.
     let mut first = channels.next();
     let mut others: Vec<&mut Channel> = channels.collect();
     let all = || first.iter().chain(&others);
     let due = all().map(|channel| channel.due()).fold(until, Time::min);
-    // One open channel is what most programs wait for, again and again: that allocates nothing.
-    let only = first.as_ref().filter(|_| others.is_empty()).and_then(|channel| channel.interest());
-    let mut on = Vec::new();
-    if only.is_none() {
-        all().for_each(|channel| channel.interests(&mut on));
+    {
+        let mut on = all().flat_map(|channel| channel.interests());
+        match (on.next(), on.next()) {
+            (Some(only), None) => net.poll(&[only], closed, due),
+            (one, two) => net.poll(&one.into_iter().chain(two).chain(on).collect::<Vec<_>>(), closed, due),
+        }
     }
-    let on = if only.is_some() { only.as_slice() } else { &on };
-    net.poll(on, closed, due).map_err(|e| Error::io(&"the system", Phase::Wait, e))?;
+    .map_err(|e| Error::io(&"the system", Phase::Wait, e))?;
     let now = net.now();
     first.iter_mut().chain(&mut others).for_each(|channel| channel.looked(now));
     Ok(now >= until)
@@ -83,9 +84,8 @@ impl AnswerReader {
                         channel.answer_begins(now);
                     }
                     match channel.read(now, self.buf.room(need))? {
-                        Fill::Bytes(n) => self.buf.filled(n),
-                        Fill::Later => return channel.overdue(now).map_or(Ok(None), Err),
-                        Fill::End => return Err(Error::disconnected(channel.broker(), channel.phase())),
+                        0 => return Ok(None),
+                        n => self.buf.filled(n),
                     }
                 }
             }
@@ -99,8 +99,7 @@ impl AnswerReader {
 
     /// Begins again, with another connection.
     pub(crate) fn clear(&mut self) {
-        (self.frames, self.returned) = (Frames::new(self.limit), 0);
-        self.buf.clear();
+        *self = AnswerReader::new(self.limit);
     }
 }
 
@@ -136,9 +135,9 @@ impl Pool {
         self.take_idle(broker).unwrap_or_else(|| Channel::new(broker.clone(), self.settings.clone()))
     }
 
-    /// Puts an idle channel in the place of one that waits for its turn to be dialed, if there is one by now.
+    /// Puts an idle channel in the place of one that is not up yet, if there is one by now.
     pub(crate) fn replace(&self, channel: &mut Channel) {
-        if channel.is_down() {
+        if !channel.is_up() {
             if let Some(idle) = self.take_idle(channel.broker()) {
                 *channel = idle;
             }

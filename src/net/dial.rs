@@ -14,7 +14,7 @@ use std::time::Duration;
 use log::debug;
 
 use super::addr::BrokerAddr;
-use super::buffer::{Fill, read, write};
+use super::buffer::pass;
 use super::network::{Interest, Socket, Time};
 use super::settings::ChannelSettings;
 use crate::error::{Error, ErrorKind, Phase, Result, is_lack};
@@ -36,7 +36,6 @@ pub(super) struct Dial {
     /// When the next address is tried beside those under way.
     next: Time,
     due: Time,
-    after: Duration,
     failure: Option<Error>,
 }
 
@@ -51,10 +50,10 @@ struct Attempt {
 }
 
 impl Dial {
-    /// Begins to try these addresses, all within `timeout`.
-    pub(super) fn new(addresses: Vec<SocketAddr>, now: Time, timeout: Duration) -> Dial {
+    /// Begins to try these addresses, all within the time that the settings allow.
+    pub(super) fn new(addresses: Vec<SocketAddr>, now: Time, settings: &ChannelSettings) -> Dial {
         let later = addresses.into_iter().take(MAX_ADDRESSES).collect();
-        Dial { later, attempts: Vec::new(), next: now, due: now.after(timeout), after: timeout, failure: None }
+        Dial { later, attempts: Vec::new(), next: now, due: now.after(settings.config.connect_timeout), failure: None }
     }
 
     /// Continues as far as possible without blocking. Returns the connection once the broker has greeted.
@@ -86,7 +85,7 @@ impl Dial {
         }
         // Looked at after what has arrived: the caller may have been busy elsewhere.
         if now >= self.due {
-            return Err(Error::timeout(broker, self.phase(), self.after));
+            return Err(Error::timeout(broker, self.phase(), settings.config.connect_timeout));
         }
         self.begin(broker, now, settings)?;
         if self.attempts.is_empty() {
@@ -126,11 +125,11 @@ impl Dial {
         if self.later.is_empty() { self.due } else { self.due.min(self.next) }
     }
 
-    pub(super) fn interests<'a>(&'a self, out: &mut Vec<Interest<'a>>) {
-        out.extend(self.attempts.iter().map(|attempt| {
+    pub(super) fn interests(&self) -> impl Iterator<Item = Interest<'_>> {
+        self.attempts.iter().map(|attempt| {
             let write = !attempt.unsent.is_empty();
             Interest { socket: &*attempt.socket, read: !write, write }
-        }));
+        })
     }
 }
 
@@ -142,19 +141,17 @@ impl Attempt {
                 return Ok(false);
             }
             // A broker hangs up on whoever has never sent a byte, after 16 s or sooner; it swallows pings.
-            match write(&*self.socket, self.unsent).map_err(|e| Error::io(broker, Phase::Greet, e))? {
-                Fill::Bytes(n) => self.unsent = self.unsent.get(n..).unwrap_or_default(),
-                Fill::Later => return Ok(false),
-                Fill::End => return Err(Error::disconnected(broker, Phase::Greet)),
+            match pass(broker, Phase::Greet, &mut || self.socket.write(self.unsent))? {
+                0 => return Ok(false),
+                n => self.unsent = self.unsent.get(n..).unwrap_or_default(),
             }
         }
         let (ping, len) = &mut self.greeting;
         while *len < HEADER_LEN {
             let room = ping.get_mut(*len..).unwrap_or_default();
-            match read(&*self.socket, room).map_err(|e| Error::io(broker, Phase::Greet, e))? {
-                Fill::Bytes(n) => *len += n,
-                Fill::Later => return Ok(false),
-                Fill::End => return Err(Error::disconnected(broker, Phase::Greet)),
+            match pass(broker, Phase::Greet, &mut || self.socket.read(room))? {
+                0 => return Ok(false),
+                n => *len += n,
             }
         }
         check_greeting(ping).map_err(|e| Error::new(ErrorKind::NotTank).at(broker).because(e))?;

@@ -30,7 +30,7 @@ mod system;
 
 pub(crate) use addr::{BrokerAddr, parse_brokers};
 pub(crate) use book::AddressBook;
-pub(crate) use buffer::{Block, Fill, ReadBuf};
+pub(crate) use buffer::{Block, ReadBuf};
 pub(crate) use channel::{Channel, LookUp};
 pub(crate) use channels::{AnswerReader, Pool, wait};
 pub(crate) use network::{Closed, Network, Time};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::addr::BrokerAddr;
@@ -16,27 +16,52 @@ use crate::config::Config;
 pub(crate) struct ChannelSettings {
     pub(crate) net: Arc<dyn Network>,
     pub(crate) config: Arc<Config>,
-    pub(super) openings: Openings,
-    /// What each broker's name stood for when it was last looked up.
-    names: Mutex<HashMap<BrokerAddr, Vec<SocketAddr>>>,
+    brokers: Mutex<HashMap<BrokerAddr, Known>>,
     /// Memory for the next request: to take it from the system for each costs more than to fill it, and of many connections few
     /// are sending.
     spare: Mutex<Vec<u8>>,
 }
 
-/// The most bytes of it to keep.
+/// What is known of a broker.
+#[derive(Debug, Default)]
+struct Known {
+    /// What its name stood for when it was last looked up.
+    addresses: Vec<SocketAddr>,
+    /// Connections that it may not have heard from: until when each counts, for as long as somebody holds it.
+    openings: Vec<Weak<Opening>>,
+}
+
+/// Until when a connection that is being opened counts, in nanoseconds.
+pub(super) type Opening = AtomicU64;
+
+/// The most bytes of spare memory to keep.
 const LARGEST_SPARE: usize = 4 << 20;
 
 impl ChannelSettings {
     pub(crate) fn new(net: Arc<dyn Network>, config: Arc<Config>) -> ChannelSettings {
-        ChannelSettings { net, config, openings: Openings::default(), names: Mutex::default(), spare: Mutex::default() }
+        ChannelSettings { net, config, brokers: Mutex::default(), spare: Mutex::default() }
+    }
+
+    fn brokers(&self) -> MutexGuard<'_, HashMap<BrokerAddr, Known>> {
+        self.brokers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks up the broker's name, and remembers what it stands for now.
     pub(super) fn look_up(&self, broker: &BrokerAddr) -> io::Result<Vec<SocketAddr>> {
-        let found = self.net.resolve(&broker.host, broker.port)?;
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(broker.clone(), found.clone());
+        let (host, port) = broker.name().ok_or(io::ErrorKind::InvalidInput)?;
+        let found = self.net.resolve(host, port)?;
+        self.brokers().entry(broker.clone()).or_default().addresses.clone_from(&found);
         Ok(found)
+    }
+
+    /// What a broker's name stood for when it was last looked up; nothing if it never was.
+    pub(super) fn known(&self, broker: &BrokerAddr) -> Vec<SocketAddr> {
+        self.brokers().get(broker).map_or(Vec::new(), |known| known.addresses.clone())
+    }
+
+    /// Whether a broker's name stood for this address when it was last looked up.
+    pub(super) fn has_name(&self, address: SocketAddr) -> bool {
+        self.brokers().values().any(|known| known.addresses.contains(&address))
     }
 
     pub(super) fn take_spare(&self) -> Vec<u8> {
@@ -51,15 +76,27 @@ impl ChannelSettings {
         }
     }
 
-    /// What a broker's name stood for when it was last looked up.
-    pub(super) fn known(&self, broker: &BrokerAddr) -> Option<Vec<SocketAddr>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).get(broker).cloned()
-    }
-
-    /// Whether a broker's name stood for this address when it was last looked up.
-    pub(super) fn has_name(&self, address: SocketAddr) -> bool {
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.values().flatten().any(|known| *known == address)
+    /// Lets another connection be begun, unless too many are on their way.
+    ///
+    /// A broker hangs up on the oldest of more than 64 connections from which it has not read a byte yet (reference, section
+    /// 2.5), also if the byte is on its way: a request sent on one of those would be lost. So many threads that begin at once
+    /// take turns. It counts no longer than connecting may take: whoever opens it may not come back for hours.
+    pub(super) fn begin(&self, broker: &BrokerAddr, now: Time) -> Option<Arc<Opening>> {
+        let counts = |opening: &Weak<Opening>| {
+            opening.upgrade().is_some_and(|until| now.as_nanos() < until.load(Ordering::Relaxed))
+        };
+        let mut brokers = self.brokers();
+        // Any number of brokers may be named.
+        if brokers.len() > MOST_BROKERS {
+            brokers.retain(|_, known| !known.addresses.is_empty() || known.openings.iter().any(counts));
+        }
+        let openings = &mut brokers.entry(broker.clone()).or_default().openings;
+        openings.retain(counts);
+        (openings.len() < MOST).then(|| {
+            let opening = Arc::new(Opening::new(now.after(self.config.connect_timeout).as_nanos()));
+            openings.push(Arc::downgrade(&opening));
+            opening
+        })
     }
 }
 
@@ -70,76 +107,33 @@ const MOST: usize = 32;
 const MOST_BROKERS: usize = 256;
 
 /// A greeted connection counts until its first answer, but no longer than this: a broker that is well has read the ping.
-const GREETED: Duration = Duration::from_millis(250);
+pub(super) const GREETED: Duration = Duration::from_millis(250);
 
 /// How long to leave a broker alone that has enough to greet.
 pub(super) const TURN: Duration = Duration::from_millis(5);
 
-/// The connections of a client that a broker may not have heard from.
-///
-/// A broker hangs up on the oldest of more than 64 connections from which it has not read a byte yet (reference, section 2.5),
-/// also if the byte is on its way: a request sent on one of those would be lost. So many threads that begin at once take turns.
-#[derive(Debug, Default)]
-pub(crate) struct Openings(Mutex<HashMap<BrokerAddr, Vec<Weak<Opening>>>>);
-
-/// One of them, for as long as somebody holds it.
-#[derive(Debug)]
-pub(super) struct Opening {
-    /// When it counts no more, in nanoseconds.
-    until: AtomicU64,
-}
-
-impl Openings {
-    /// Lets another connection be begun, unless too many are on their way.
-    ///
-    /// It counts no longer than `most`: whoever opens it may not come back for hours.
-    pub(super) fn begin(&self, broker: &BrokerAddr, now: Time, most: Duration) -> Option<Arc<Opening>> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = |opening: &Weak<Opening>| {
-            opening.upgrade().is_some_and(|opening| now.as_nanos() < opening.until.load(Ordering::Relaxed))
-        };
-        // Any number of brokers may be named.
-        if all.len() > MOST_BROKERS {
-            all.retain(|_, openings| openings.iter().any(counts));
-        }
-        let openings = all.entry(broker.clone()).or_default();
-        openings.retain(counts);
-        (openings.len() < MOST).then(|| {
-            let opening = Arc::new(Opening { until: AtomicU64::new(now.after(most).as_nanos()) });
-            openings.push(Arc::downgrade(&opening));
-            opening
-        })
-    }
-}
-
-impl Opening {
-    /// Notes that the broker has greeted.
-    pub(super) fn greeted(&self, now: Time) {
-        self.until.store(now.after(GREETED).as_nanos(), Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::channel::tests::settings;
+    use super::super::scripted::Scripted;
     use super::*;
-
-    const MOST_TIME: Duration = Duration::from_secs(10);
 
     #[test]
     fn no_more_are_on_their_way_than_a_broker_bears() {
-        let openings = Openings::default();
-        let [a, b] = [1, 2].map(|port| BrokerAddr::from(std::net::SocketAddr::from(([127, 0, 0, 1], port))));
+        let settings = settings(&Scripted::new());
+        let [a, b] = [1, 2].map(|port| BrokerAddr::from(SocketAddr::from(([127, 0, 0, 1], port))));
         let now = Time::from_nanos(1);
-        let mut held: Vec<_> = (0..MOST).map(|_| openings.begin(&a, now, MOST_TIME).unwrap()).collect();
-        assert!(openings.begin(&a, now, MOST_TIME).is_none());
-        assert!(openings.begin(&b, now, MOST_TIME).is_some(), "each broker has its own");
+        let mut held: Vec<_> = (0..MOST).map(|_| settings.begin(&a, now).unwrap()).collect();
+        assert!(settings.begin(&a, now).is_none());
+        assert!(settings.begin(&b, now).is_some(), "each broker has its own");
         // One that was answered, or given up, makes room; so does one that was greeted some time ago.
         held.pop();
-        held.push(openings.begin(&a, now, MOST_TIME).unwrap());
-        assert!(openings.begin(&a, now, MOST_TIME).is_none());
-        held[0].greeted(now);
-        assert!(openings.begin(&a, now.after(GREETED / 2), MOST_TIME).is_none());
-        assert!(openings.begin(&a, now.after(GREETED), MOST_TIME).is_some());
-        assert!((0..MOST).all(|_| openings.begin(&a, now.after(MOST_TIME), MOST_TIME).is_some()), "all are forgotten");
+        held.push(settings.begin(&a, now).unwrap());
+        assert!(settings.begin(&a, now).is_none());
+        held[0].store(now.after(GREETED).as_nanos(), Ordering::Relaxed);
+        assert!(settings.begin(&a, now.after(GREETED / 2)).is_none());
+        assert!(settings.begin(&a, now.after(GREETED)).is_some());
+        let later = now.after(settings.config.connect_timeout);
+        assert!((0..MOST).all(|_| settings.begin(&a, later).is_some()), "all are forgotten");
     }
 }

@@ -281,7 +281,7 @@ impl Driver {
         let shape = request.shape().collect();
         let allowance = self.session.config.io_timeout.saturating_add(self.options.ack_timeout);
         let leader = &mut self.leaders[id];
-        if let Err(e) = leader.channel.queue(now, request_id, allowance, |out| request.encode(out)) {
+        if let Err(e) = leader.channel.queue(now, request_id, allowance, &mut |out| request.encode(out)) {
             // What can't be encoded is refused before it is taken.
             debug_assert!(false, "{e}");
             return false;

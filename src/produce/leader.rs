@@ -71,7 +71,7 @@ impl Leader {
 
     /// Whether an answer is awaited on the connection.
     pub(super) fn is_awaited(&self) -> bool {
-        !self.in_flight.is_empty() || (!self.wanted.is_empty() && self.channel.is_dialing())
+        !self.in_flight.is_empty() || !self.wanted.is_empty()
     }
 
     /// Whether another request with bundles may be sent, of so many at a time that are not late.
@@ -91,7 +91,7 @@ impl Leader {
     ) -> u32 {
         let id = session.next_request_id();
         let content = question(id);
-        let queued = self.channel.queue(now, id, session.config.io_timeout, |out| match &content {
+        let queued = self.channel.queue(now, id, session.config.io_timeout, &mut |out| match &content {
             Content::Bundles(_) => Ok(()),
             Content::End(request) => request.encode(out),
             Content::Mark(request, _) | Content::Count(request, _) => request.encode(out),

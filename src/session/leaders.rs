@@ -1,7 +1,6 @@
 //! Who leads a topic's partitions, and where their logs begin and end.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Marks, Session};
 use crate::error::{Error, ErrorKind, Fault, Result};
@@ -67,27 +66,32 @@ impl Session {
 
     /// Asks the leaders of these partitions once, as far as they are known, each for all that it leads.
     fn ask_leaders(&self, topic: &Arc<str>, ids: &[u16], open: &[usize], found: &mut [Result<Marks>]) -> Result<()> {
-        let mut at_leaders: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
+        let mut turns: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
         for &index in open {
             let leader = self.book.broker_for(topic, ids[index]);
-            match at_leaders.iter_mut().find(|(addr, list)| *addr == leader && list.len() < MAX_PARTITIONS) {
+            match turns.iter_mut().find(|(addr, list)| *addr == leader && list.len() < MAX_PARTITIONS) {
                 Some((_, list)) => list.push(index),
-                None => at_leaders.push((leader, vec![index])),
+                None => turns.push((leader, vec![index])),
             }
         }
         // A broker may name any number of leaders, each of which may keep a caller waiting: they share the time.
-        at_leaders.truncate(self.config.limits.nodes as usize);
-        let until = self.now().after(self.config.connect_timeout);
-        for (left, (leader, list)) in (1..=at_leaders.len() as u32).rev().zip(&at_leaders) {
-            if self.now() >= until {
+        turns.truncate(self.config.limits.nodes as usize);
+        let budget = self.now().after(self.config.connect_timeout);
+        for (turn, (leader, list)) in turns.iter().enumerate() {
+            if self.now() >= budget {
                 break;
             }
-            let share = (until.since(self.now()) / left).max(self.config.connect_timeout / 8);
-            let patience = if left > 1 { share } else { self.config.io_timeout };
+            let patience = self.share(budget, turns.len() - turn, 8);
             let asked: Vec<u16> = list.iter().map(|&index| ids[index]).collect();
-            match self.ask_log_ends(leader, topic, &asked, patience) {
-                Ok(answers) => list.iter().zip(answers).for_each(|(&index, end)| found[index] = end),
-                Err(Error { kind: ErrorKind::Closed, .. }) => return Err(Error::new(ErrorKind::Closed)),
+            let mut request = self.end_request(0, topic, &asked);
+            match self.call_with(&mut request, None, &mut |question| self.ask(leader, question, patience)) {
+                Ok((_, answers)) => {
+                    for ((&index, id), answer) in list.iter().zip(asked).zip(answers) {
+                        let marks = self.book.note_reply(leader, topic, id, self.now(), marks_of_answer(answer));
+                        found[index] = marks.map_err(|fault| Error::refused(topic, id, fault).at(leader));
+                    }
+                }
+                Err(e) if e.kind == ErrorKind::Closed => return Err(e),
                 Err(e) => {
                     self.book.failed(leader, self.now());
                     list.iter().for_each(|&index| found[index] = Err(e.clone()));
@@ -95,22 +99,6 @@ impl Session {
             }
         }
         Ok(())
-    }
-
-    /// Asks one broker for the ends of these logs.
-    fn ask_log_ends(
-        &self,
-        leader: &BrokerAddr,
-        topic: &Arc<str>,
-        ids: &[u16],
-        patience: Duration,
-    ) -> Result<Vec<Result<Marks>>> {
-        let answers = self.call_at(leader, &mut self.end_request(0, topic, ids), patience)?;
-        let end = |(&id, answer): (&u16, PartitionAnswer)| {
-            let marks = self.book.note_reply(leader, topic, id, self.now(), marks_of_answer(answer));
-            marks.map_err(|fault| Error::refused(topic, id, fault).at(leader))
-        };
-        Ok(ids.iter().zip(answers).map(end).collect())
     }
 
     /// Asks for the ends of these partitions' logs.

@@ -1,6 +1,5 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::error::{ErrorKind, Fault};
@@ -19,7 +18,7 @@ fn session(brokers: &str, net: &Scripted) -> Session {
 /// What each attempt is told that it may take, in milliseconds, if each takes so long and fails.
 fn shares(session: &Session, net: &Scripted, took: impl Fn(Duration) -> Duration) -> Vec<(String, u128)> {
     let mut shares = Vec::new();
-    let failed: Result<()> = session.any_broker(|addr, patience| {
+    let failed = session.any_broker(&ONCE, &mut |addr, patience| {
         shares.push((addr.to_string(), patience.as_millis()));
         net.pass(took(patience));
         Err(Error::disconnected(addr, crate::Phase::Wait))
@@ -63,25 +62,25 @@ fn brokers_that_others_have_named_are_passed_over_once_the_time_is_over() {
 fn those_that_fail_are_asked_last_and_what_will_not_pass_ends_it() {
     let net = Scripted::new();
     let session = session("a:1,b:2,c:3", &net);
-    let found = session.any_broker(|addr, _| match addr.to_string().as_str() {
-        "a:1" => Err(Error::disconnected(addr, crate::Phase::Wait)),
-        _ => Ok(addr.to_string()),
+    let lost = |addr: &BrokerAddr| Err(Error::disconnected(addr, crate::Phase::Wait));
+    let found = session.any_broker(&ONCE, &mut |addr, _| match addr.to_string().as_str() {
+        "a:1" => lost(addr),
+        _ => Ok((addr.clone(), Vec::new())),
     });
-    assert_eq!(found.unwrap(), "b:2");
+    assert_eq!(found.unwrap().0.to_string(), "b:2");
     let order = || session.book.brokers().iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(order(), ["b:2", "c:3", "a:1"]);
     let mut tried = 0;
-    let refused: Result<()> = session.any_broker(|addr, _| {
+    let refused = session.any_broker(&ONCE, &mut |addr, _| {
         tried += 1;
         Err(Error::refused("orders", 0, Fault::UnknownPartition).at(addr))
     });
     assert!(matches!(refused, Err(Error { kind: ErrorKind::Broker { .. }, .. })) && tried == 1);
     // Of several failures each is told, of one just that.
-    let failed: Result<()> = session.any_broker(|addr, _| Err(Error::disconnected(addr, crate::Phase::Wait)));
+    let failed = session.any_broker(&ONCE, &mut |addr, _| lost(addr));
     let text = format!("{:#}", failed.unwrap_err());
     assert!(["a:1", "b:2", "c:3"].iter().all(|addr| text.matches(addr).count() == 2), "{text}");
-    let failed: Result<()> =
-        self::session("a:1", &net).any_broker(|addr, _| Err(Error::disconnected(addr, crate::Phase::Wait)));
+    let failed = self::session("a:1", &net).any_broker(&ONCE, &mut |addr, _| lost(addr));
     assert!(matches!(failed, Err(Error { kind: ErrorKind::Disconnected { .. }, .. })));
 }
 
@@ -140,40 +139,37 @@ fn status(request: &[u8]) -> StatusResponse {
 const ASK: StatusRequest = StatusRequest { request_id: 0 };
 
 #[test]
-fn requests_go_over_one_connection_and_one_that_had_ended_is_replaced_so_many_times_at_most() {
-    for idle in 0..5 {
+fn requests_go_over_one_connection_and_those_that_had_ended_are_replaced_by_a_new_one() {
+    for (idle, works) in [(0, true), (1, true), (4, true), (4, false)] {
         let net = Scripted::new();
         let session = session("10.0.0.1:5", &net);
         let addr = session.book.brokers().remove(0);
-        let ends = Arc::new(AtomicBool::new(false));
-        let end = ends.clone();
-        let mut left = idle;
+        // Connections that had been idle end with the next request; so does the new one, unless it works.
+        let (mut answered, mut ended) = (0, 0);
         let asked = serve(&net, move |_, _, request| {
-            if end.load(Ordering::Relaxed) && left > 0 {
-                left -= 1;
+            answered += 1;
+            if answered > idle && ended < usize::from(idle > 0) + usize::from(!works) {
+                ended += 1;
                 return Does::HangsUp;
             }
             answer(&status(request))
         });
-        let ask = || session.call_at(&addr, &mut ASK.clone(), Duration::from_secs(9)).map(|answer| answer.topics);
+        let ask = || session.call_once(&mut ASK.clone(), None).map(|(_, answer)| answer.topics);
         let held: Vec<Channel> = (0..idle).map(|_| (ask().unwrap(), session.pool.take(&addr)).1).collect();
         held.into_iter().for_each(|channel| session.pool.put(channel));
-        ends.store(true, Ordering::Relaxed);
         let before = net.now();
         match ask() {
-            Ok(topics) => assert!(topics == 3 && idle < MOST_STALE as usize && ask().is_ok()),
-            Err(e) => assert!(e.is_connection_lost() && idle >= MOST_STALE as usize, "{idle}: {e:?}"),
+            Ok(topics) => assert!(topics == 3 && works && ask().is_ok()),
+            Err(e) => assert!(e.is_connection_lost() && !works, "{idle}: {e:?}"),
         }
         assert_eq!(net.now(), before, "without a pause");
         let tries = asked.lock().unwrap().len() - idle;
-        assert_eq!(tries, if idle < 3 { idle + 2 } else { 3 });
-        assert_eq!(net.dialed().len(), if idle < 3 { idle + 1 } else { idle });
+        assert_eq!((tries, net.dialed().len()), (1 + usize::from(idle > 0) + usize::from(works), idle + 1));
     }
 }
 
 #[test]
 fn what_may_have_been_done_is_told_from_what_was_not_asked_for() {
-    let unknown = |e: Error| Error::unknown("orders", 0, e);
     for (does, is_unknown) in [(0, true), (1, true), (2, true), (3, false)] {
         let net = Scripted::new();
         let session = session("10.0.0.1:5", &net);
@@ -185,9 +181,10 @@ fn what_may_have_been_done_is_told_from_what_was_not_asked_for() {
         if does == 3 {
             net.refuse(([10, 0, 0, 1], 5).into(), 111);
         }
-        let e = session.call_once(&ASK, &unknown).unwrap_err();
+        let e = session.call_once(&mut ASK.clone(), Some("orders")).unwrap_err();
         assert_eq!((e.kind == ErrorKind::OutcomeUnknown, asked.lock().unwrap().len()), (is_unknown, is_unknown.into()));
-        assert!(!is_unknown || net.wire(0, |wire| wire.aborted), "it is reset, so that nothing is done later");
+        assert!(does > 1 || net.wire(0, |wire| wire.aborted), "it is reset, so that nothing is done later");
+        assert!(!is_unknown || net.wire(0, |wire| wire.dropped), "it is not used again");
     }
 }
 
@@ -225,7 +222,7 @@ fn trouble_is_tried_again_until_its_time_is_over_and_what_will_not_pass_once() {
     let began = net.now();
     let tries = |e: Error| {
         let mut tries = 0;
-        let done: Result<()> = session.retry(&policy, |_| {
+        let done = session.any_broker(&policy, &mut |_, _| {
             tries += 1;
             Err(e.clone())
         });
@@ -256,7 +253,7 @@ fn a_connection_has_its_time_to_come_up_and_one_more_look_at_its_end() {
     let session = session("10.0.0.1:5", &net);
     let addr = session.book.brokers().remove(0);
     let began = net.now();
-    let e = session.reach(&addr, timeout).unwrap_err();
+    let e = session.open(&addr, timeout).unwrap_err();
     assert!(matches!(e.kind, ErrorKind::Timeout { after, .. } if after == timeout), "{e:?}");
     assert_eq!((net.now().since(began), net.dialed()), (timeout, vec![far.into()]));
     // The greeting comes with the end of the time.
@@ -267,8 +264,7 @@ fn a_connection_has_its_time_to_come_up_and_one_more_look_at_its_end() {
         wire.incoming.extend(PING);
         true
     });
-    session.reach(&addr, timeout).unwrap();
-    assert!(session.pool.take(&addr).is_up());
+    assert!(session.open(&addr, timeout).unwrap().is_up());
 }
 
 #[test]
@@ -283,8 +279,9 @@ fn a_closed_handle_ends_every_wait() {
     let later = net.now().after(Duration::from_secs(1));
     let is_closed = |done: Result<()>| done.unwrap_err().kind == ErrorKind::Closed;
     assert!(is_closed(session.pause(later)) && is_closed(session.wait(std::iter::empty(), later).map(drop)));
-    assert!(is_closed(session.any_broker(|_, _| Ok(()))));
-    assert!(open.any_broker(|_, _| Ok(())).is_ok(), "the client's own calls go on");
+    let mut works = |addr: &BrokerAddr, _| Ok((addr.clone(), Vec::new()));
+    assert!(is_closed(session.any_broker(&ONCE, &mut works).map(drop)));
+    assert!(open.any_broker(&ONCE, &mut works).is_ok(), "the client's own calls go on");
 }
 
 #[test]

@@ -259,7 +259,7 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     let now = s.net.pass(ms(1));
     s.end(0);
     assert!(s.fetcher.has_failed() && s.fetcher.is_resting(now) && !s.fetcher.is_used());
-    let until = s.fetcher.channel.resting_until().unwrap();
+    let until = s.fetcher.channel.due();
     assert!(until > now && !s.fetcher.is_resting(until));
     assert_eq!((s.all.stats.reconnects, s.all.stats.failed_brokers), (1, 0));
     assert!(matches!((s.state(0), s.state(1)), (State::Paused(_), State::Paused(_))));
