@@ -8,7 +8,6 @@ use crate::TopicConfig;
 use crate::error::{Error, Fault, Result};
 use crate::message::check_topic;
 use crate::net::RetryState;
-use crate::protocol::admin::status::NodeInfo;
 use crate::protocol::admin::{CreateTopicCode, CreateTopicRequest, PartitionState, StatusRequest};
 use crate::session::{Marks, Session, marks_of_state};
 
@@ -29,16 +28,6 @@ pub struct PartitionInfo {
     /// The last sequence number; 0 if there never was a message. In a cluster it is the end of the leader's own log, of which
     /// a fail-over can lose the last messages.
     pub high_water_mark: u64,
-}
-
-/// The nodes of a cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Topology {
-    /// The cluster's name; `None` for a stand-alone broker.
-    pub cluster: Option<String>,
-    /// The nodes in the order of their numbers; none for a stand-alone broker.
-    pub nodes: Vec<NodeInfo>,
 }
 
 /// The state of a broker, from [`Client::status`](crate::Client::status).
@@ -129,13 +118,9 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
 
 /// Refuses what no broker accepts (reference, section 7.2).
 fn check_new_topic(topic: &str, partitions: u16) -> Result<()> {
-    let bytes = topic.as_bytes();
-    let ends = [bytes.first(), bytes.last()];
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    if bytes.len() > MAX_NAME
-        || !bytes.iter().all(allowed)
-        || !ends.iter().all(|end| end.is_some_and(u8::is_ascii_alphanumeric))
-    {
+    let (inside, is_short) = (['-', '_'], (1..=MAX_NAME).contains(&topic.len()));
+    let is_allowed = topic.chars().all(|c| c.is_ascii_alphanumeric() || inside.contains(&c));
+    if !is_short || !is_allowed || topic.trim_matches(inside) != topic {
         let rule = "1 to 64 letters, digits, - and _, the latter two neither first nor last";
         return Err(Error::config(format!("topic name {topic:?} given, allowed are {rule}")));
     }

@@ -20,14 +20,7 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Brokers(String);
-
-impl Brokers {
-    /// All of them, with commas between.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+pub struct Brokers(pub(crate) String);
 
 /// Writes them with commas between, as they were given.
 impl fmt::Display for Brokers {

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::TopicConfig;
-use crate::admin::{self, BrokerStatus, PartitionInfo, Topology};
+use crate::admin::{self, BrokerStatus, PartitionInfo};
 use crate::brokers::Brokers;
 use crate::config::{Acks, Config, EndpointMap, setters};
 use crate::consume::{CloseHandle, ConsumeIter, Subscription, find_time, subscribe};
@@ -17,7 +18,7 @@ use crate::produce::{PartitionRecords, ProducerBuilder, publish};
 use crate::protocol::Limits;
 use crate::protocol::admin::topics::TopicInfo;
 use crate::protocol::admin::{
-    DiscoverTopicsRequest, DiscoverTopologyRequest, ReloadConfCode, ReloadConfRequest, StatusRequest,
+    DiscoverTopicsRequest, DiscoverTopologyRequest, ReloadConfCode, ReloadConfRequest, StatusRequest, Topology,
 };
 use crate::protocol::bundle::Compression;
 use crate::session::{ONCE, Session};
@@ -199,9 +200,9 @@ impl Client {
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
     pub fn topology(&self) -> Result<Topology> {
         let (_, answer) = self.session.call(&mut DiscoverTopologyRequest { request_id: 0, flags: 0 })?;
-        let Some(mut cluster) = answer.cluster else { return Ok(Topology::default()) };
-        cluster.nodes.sort_by_key(|node| node.id);
-        Ok(Topology { cluster: Some(cluster.name), nodes: cluster.nodes })
+        let mut topology = answer.topology;
+        topology.nodes.sort_by_key(|node| node.id);
+        Ok(topology)
     }
 
     /// Returns the state of the broker; if there are several, of the first that answers: a Status request.
@@ -343,7 +344,7 @@ impl ClientBuilder {
         /// Translates the IPv4 address and port that a cluster's node advertises into the address where it can be reached: for
         /// address translation and forwarded ports. Default: the advertised one.
         map_endpoints(map: impl Fn(SocketAddrV4) -> SocketAddr + Send + Sync + 'static) =>
-            config.endpoints = Some(EndpointMap::new(map));
+            config.endpoints = Some(EndpointMap(Arc::new(AssertUnwindSafe(Box::new(map)))));
 
         /// How long [`connect`](ClientBuilder::connect) keeps trying while no broker can be reached, with pauses as set by
         /// [`backoff`](ClientBuilder::backoff). Default zero: it tries each broker once.
@@ -372,7 +373,7 @@ impl ClientBuilder {
     /// one [`Connect`](crate::ErrorKind::Connect) that lists each with its cause.
     pub fn connect(&self, brokers: impl Into<Brokers>) -> Result<Client> {
         self.config.check()?;
-        let brokers = parse_brokers(brokers.into().as_str())?;
+        let brokers = parse_brokers(&brokers.into().0)?;
         let net = self.network.clone().unwrap_or_else(|| Arc::new(System::new()));
         let mut session = Session::new(self.config.clone(), brokers, net);
         session.closed = self.closed.clone();

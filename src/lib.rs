@@ -70,7 +70,7 @@ pub mod simulation;
 mod text;
 mod topic_config;
 
-pub use admin::{BrokerStatus, PartitionInfo, Topology};
+pub use admin::{BrokerStatus, PartitionInfo};
 pub use brokers::Brokers;
 pub use client::{Client, ClientBuilder};
 pub use config::Acks;
@@ -81,7 +81,7 @@ pub use consume::{
 pub use error::{Error, ErrorKind, Fault, Phase, Result};
 pub use message::{Batch, BatchIter, Gap, Message, MessageRef, Record, Start};
 pub use produce::{ByKey, Failure, PartitionRecords, Partitioner, Producer, ProducerBuilder};
-pub use protocol::admin::status::NodeInfo;
+pub use protocol::admin::status::{NodeInfo, Topology};
 pub use protocol::admin::topics::TopicInfo;
 pub use protocol::limits::{Compression, Limits};
 pub use topic_config::TopicConfig;

@@ -34,20 +34,14 @@ impl FromStr for Start {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Start> {
+        let seq = || text.parse().ok().map(Start::At);
+        let last = || text.strip_prefix("last:")?.parse().ok().map(Start::Last);
+        let time = || text.strip_prefix('@').and_then(time).map(Start::Time);
+        let allowed = "earliest, latest, a number, last:100, or a time such as @1795336200.5";
         match text {
-            "earliest" => return Ok(Start::Earliest),
-            "latest" => return Ok(Start::Latest),
-            _ => {}
-        }
-        if let Ok(seq) = text.parse() {
-            return Ok(Start::At(seq));
-        }
-        if let Some(Ok(n)) = text.strip_prefix("last:").map(str::parse) {
-            return Ok(Start::Last(n));
-        }
-        match text.strip_prefix('@').and_then(time) {
-            Some(time) => Ok(Start::Time(time)),
-            None => malformed("start", text, "earliest, latest, a number, last:100, or a time such as @1795336200.5"),
+            "earliest" => Ok(Start::Earliest),
+            "latest" => Ok(Start::Latest),
+            _ => seq().or_else(last).or_else(time).map_or_else(|| malformed("start", text, allowed), Ok),
         }
     }
 }

@@ -12,57 +12,29 @@ const MAX_VALUE: usize = 127;
 /// A server counts a segment's bytes in 32 bits and ends it with the first request that passes this size.
 const MAX_SEGMENT: u64 = (4 << 30) - (256 << 20);
 
-/// The keys, what a value looks like, and the same in words.
-static KEYS: [(&str, Form, &str); 12] = [
-    ("retention.segments.count", Form::Number(|count| count != 1), "0 (all of them), or 2 to 4294967295"),
-    ("log.cleanup.policy", Form::Word(&["cleanup", "delete"]), "cleanup or delete"),
-    ("log.cleaner.min.cleanable.ratio", Form::Ratio, "0 to 1, such as 0.5"),
-    ("log.retention.secs", Form::Duration, DURATION),
-    ("log.retention.bytes", Form::Size(|bytes| bytes == 0 || bytes >= 128), "0 (everything), or at least 128 bytes"),
-    (
-        "log.segment.bytes",
-        Form::Size(|bytes| (64..=MAX_SEGMENT).contains(&bytes)),
-        "64 to 4026531840 bytes, such as 64mb",
-    ),
-    ("log.index.interval.bytes", Form::Size(|bytes| bytes >= 128), INDEX),
-    ("log.index.size.max.bytes", Form::Size(|bytes| bytes >= 128), INDEX),
-    ("log.roll.jitter.secs", Form::Duration, DURATION),
-    ("log.roll.secs", Form::Duration, DURATION),
-    ("flush.messages", Form::Number(|_| true), "0 to 4294967295"),
-    ("flush.secs", Form::Duration, DURATION),
+/// The keys, how a value is read and then written, and what is allowed, in words.
+static KEYS: [(&str, fn(&str) -> Option<String>, &str); 12] = [
+    ("retention.segments.count", |text| number(text, |count| count != 1), "0 (all of them), or 2 to 4294967295"),
+    ("log.cleanup.policy", policy, "cleanup or delete"),
+    ("log.cleaner.min.cleanable.ratio", ratio, "0 to 1, such as 0.5"),
+    ("log.retention.secs", duration, DURATION),
+    ("log.retention.bytes", |text| size(text, |bytes| bytes == 0 || bytes >= 128), RETAINED),
+    ("log.segment.bytes", |text| size(text, |bytes| (64..=MAX_SEGMENT).contains(&bytes)), SEGMENT),
+    ("log.index.interval.bytes", |text| size(text, |bytes| bytes >= 128), INDEX),
+    ("log.index.size.max.bytes", |text| size(text, |bytes| bytes >= 128), INDEX),
+    ("log.roll.jitter.secs", duration, DURATION),
+    ("log.roll.secs", duration, DURATION),
+    ("flush.messages", |text| number(text, |_| true), "0 to 4294967295"),
+    ("flush.secs", duration, DURATION),
 ];
 
+const RETAINED: &str = "0 (everything), or at least 128 bytes";
+const SEGMENT: &str = "64 to 4026531840 bytes, such as 64mb";
 const INDEX: &str = "at least 128 bytes, such as 4096, 64kb, 16mb or 1gb+512mb";
 const DURATION: &str = "0 to 4294967295 seconds, such as 90, 90s, 15min, 12h, 7days, 1week+2days or 1y; \
     no months, which a server takes for 365 days each";
 const TEXT: &str = "1 to 127 bytes without line end, # or outer blanks";
 const KEY: &str = "a key of at least one byte without line end, =, # or outer blanks";
-
-/// What a value looks like.
-enum Form {
-    Number(fn(u64) -> bool),
-    Size(fn(u64) -> bool),
-    /// In seconds, whatever the units.
-    Duration,
-    Ratio,
-    Word(&'static [&'static str]),
-}
-
-impl Form {
-    /// Reads a value, and returns it as it is written: sizes in bytes and durations in seconds.
-    fn read(&self, text: &str) -> Option<String> {
-        let number = match self {
-            Form::Word(words) => {
-                return words.iter().find(|word| text.eq_ignore_ascii_case(word)).map(ToString::to_string);
-            }
-            Form::Ratio => return decimal(text).filter(|ratio| *ratio <= 1.0).map(|ratio| ratio.to_string()),
-            Form::Number(fits) => number(text).filter(|number| fits(*number)),
-            Form::Size(fits) => terms(text, &SIZES).filter(|bytes| fits(*bytes)),
-            Form::Duration => terms(text, &DURATIONS).filter(|seconds| *seconds <= u32::MAX.into()),
-        };
-        number.map(|number| number.to_string())
-    }
-}
 
 /// How a topic's partitions are stored; the server decides what is not set.
 ///
@@ -137,7 +109,7 @@ impl TopicConfig {
             return Err(error(TEXT));
         }
         let value = match known(key) {
-            Some((_, form, allowed)) => form.read(value).ok_or_else(|| error(allowed))?,
+            Some((_, read, allowed)) => read(value).ok_or_else(|| error(allowed))?,
             None => value.to_owned(),
         };
         self.values.insert(key.to_ascii_lowercase(), value);
@@ -156,7 +128,8 @@ impl TopicConfig {
     }
 }
 
-fn known(key: &str) -> Option<&'static (&'static str, Form, &'static str)> {
+/// The key's entry in the table, if it has one.
+fn known(key: &str) -> Option<&'static (&'static str, fn(&str) -> Option<String>, &'static str)> {
     KEYS.iter().find(|(known, ..)| known.eq_ignore_ascii_case(key))
 }
 
@@ -202,15 +175,30 @@ fn blank(c: char) -> bool {
 }
 
 /// A server reads at most ten digits, leading zeros included, and takes more for 0.
-fn number(text: &str) -> Option<u64> {
+fn number(text: &str, fits: impl FnOnce(u64) -> bool) -> Option<String> {
     let is_read = text.len() <= 10 && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|number| is_read && *number <= u32::MAX.into())
+    let number = text.parse().ok().filter(|number| is_read && *number <= u32::MAX.into() && fits(*number))?;
+    Some(number.to_string())
+}
+
+fn policy(text: &str) -> Option<String> {
+    ["cleanup", "delete"].iter().find(|policy| text.eq_ignore_ascii_case(policy)).map(ToString::to_string)
 }
 
 /// Digits with at most one `.` or `,`; no exponent.
-fn decimal(text: &str) -> Option<f32> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b',');
-    if plain { text.replace(',', ".").parse().ok() } else { None }
+fn ratio(text: &str) -> Option<String> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b',');
+    let ratio = text.replace(',', ".").parse::<f32>().ok().filter(|ratio| is_plain && *ratio <= 1.0)?;
+    Some(ratio.to_string())
+}
+
+fn size(text: &str, fits: impl FnOnce(u64) -> bool) -> Option<String> {
+    terms(text, &SIZES).filter(|bytes| fits(*bytes)).map(|bytes| bytes.to_string())
+}
+
+/// In seconds, whatever the units.
+fn duration(text: &str) -> Option<String> {
+    terms(text, &DURATIONS).filter(|seconds| *seconds <= u32::MAX.into()).map(|seconds| seconds.to_string())
 }
 
 /// Units and their factors, in the order in which a server tries them: the first that the rest begins with counts.

@@ -126,7 +126,7 @@ impl PartitionQueue {
     /// Makes a bundle of what is collected.
     pub(super) fn seal(&mut self, spares: &mut Spares) -> Result<()> {
         let Some(mut builder) = self.collected.take() else { return Ok(()) };
-        if !builder.is_empty() {
+        if builder.count() > 0 {
             let mut bundle = Bundle::seal(&mut builder, spares.buffers.pop().unwrap_or_default(), self.compression)?;
             // The numbers of a numbering producer are still to come.
             bundle.range = bundle.range.filter(|_| self.numbering.is_none());

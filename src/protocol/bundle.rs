@@ -325,19 +325,11 @@ impl BundleBuilder {
         self.set.capacity().max(self.packed.capacity())
     }
 
-    /// Returns whether it has no message.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
     /// Forgets all messages.
     pub fn clear(&mut self) {
-        self.set.clear();
-        self.count = 0;
-        self.content = 0;
-        self.first = 0;
-        self.last = 0;
-        self.owed = None;
+        let BundleBuilder { mut set, snappy, packed, .. } = std::mem::take(self);
+        set.clear();
+        *self = BundleBuilder { set, snappy, packed, ..BundleBuilder::default() };
     }
 
     /// Appends a message to a dense bundle.

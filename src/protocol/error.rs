@@ -144,6 +144,11 @@ impl DecodeError {
         }
     }
 
+    /// Returns `Ok` if what a field takes is left in its container.
+    pub(crate) fn check_fits(field: &'static str, needed: u64, left: u64, at: u64) -> Result<(), DecodeError> {
+        if needed > left { Err(DecodeError::new(field, DecodeFault::Short { needed, left }, at)) } else { Ok(()) }
+    }
+
     /// Returns `Ok` if what was found is what must be there.
     pub(crate) fn check_is(
         field: &'static str,

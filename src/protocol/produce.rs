@@ -98,11 +98,10 @@ impl<'a> ProduceRequest<'a> {
     /// # Errors
     /// Another kind, a payload that ends early or has bytes left over, or a topic name that is not UTF-8.
     pub fn decode(kind: Kind, payload: &'a [u8]) -> Result<ProduceRequest<'a>, DecodeError> {
-        let with_seqnum = match kind {
-            Kind::Produce => false,
-            Kind::ProduceWithSeqnum => true,
-            other => return Err(DecodeError::unexpected("message id", other as u64, Kind::Produce as u64, 0)),
-        };
+        let with_seqnum = kind == Kind::ProduceWithSeqnum;
+        if !with_seqnum {
+            DecodeError::check_is("message id", kind as u8, Kind::Produce as u8, 0)?;
+        }
         let mut c = Cursor::new(payload, 0);
         let client_version = c.u16("client version")?;
         let request_id = c.u32("request id")?;

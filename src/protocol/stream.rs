@@ -229,21 +229,13 @@ impl FetchDecoder {
 
     fn fixed(&mut self, rest: &[u8], used: &mut usize) -> Move {
         const LEN: usize = 8;
-        let within =
-            |len: u64| DecodeError::new("header length", DecodeFault::Short { needed: len, left: self.frame_len }, 0);
-        if self.frame_len < LEN as u64 {
-            return Err(within(LEN as u64));
-        }
+        DecodeError::check_fits("header length", LEN as u64, self.frame_len, 0)?;
         let Some(fixed) = rest.get(..LEN) else { return Ok(Some(Step::Need(LEN - rest.len()))) };
         let mut c = Cursor::new(fixed, 0);
         let header_len = c.u32("header length")?;
-        if 4 + u64::from(header_len) > self.frame_len {
-            return Err(within(4 + u64::from(header_len)));
-        }
+        DecodeError::check_fits("header length", 4 + u64::from(header_len), self.frame_len, 0)?;
         DecodeError::check("header length", header_len, self.limits.fetch_header, 0)?;
-        let entries = header_len.checked_sub(4).ok_or_else(|| {
-            DecodeError::new("header length", DecodeFault::Short { needed: 4, left: header_len.into() }, 0)
-        })?;
+        DecodeError::check_fits("header length", 4, header_len.into(), 0)?;
         let request_id = c.u32("request id")?;
         if !self.outstanding.contains_key(&request_id) {
             let expected = self.outstanding.keys().min().map_or(0, |&id| id.into());
@@ -251,7 +243,7 @@ impl FetchDecoder {
         }
         self.current = request_id;
         self.at = LEN as u64;
-        self.state = State::Entries { len: entries as usize };
+        self.state = State::Entries { len: header_len as usize - 4 };
         *used += LEN;
         Ok(None)
     }
@@ -263,9 +255,7 @@ impl FetchDecoder {
         self.at += entries.len() as u64;
         let chunks: u64 = self.slots.iter().map(|slot| u64::from(slot.answer.chunk_len())).sum();
         let left = self.frame_len - self.at;
-        if chunks > left {
-            return Err(DecodeError::new("chunk length", DecodeFault::Short { needed: chunks, left }, self.at));
-        }
+        DecodeError::check_fits("chunk length", chunks, left, self.at)?;
         if chunks < left {
             return Err(DecodeError::new("answer", DecodeFault::Spare { extra: left - chunks }, self.at + chunks));
         }

@@ -44,6 +44,13 @@ const LOOKS: u32 = 10;
 pub struct Segments {
     dir: PathBuf,
     limits: Limits,
+    sources: TopicPartitions,
+    state: State,
+}
+
+/// How far it has come.
+#[derive(Debug, Default)]
+struct State {
     /// The files as they were when last looked at.
     listing: Option<Listing>,
     gaps: Vec<Gap>,
@@ -52,7 +59,6 @@ pub struct Segments {
     file: Option<OpenFile>,
     cut_tail: Option<(PathBuf, u64)>,
     finished: bool,
-    sources: TopicPartitions,
     decoded: DecodedBundle,
     /// What is wrong with the bundle after them.
     failure: Option<Error>,
@@ -73,42 +79,27 @@ impl Segments {
             _ => (name(&dir), 0),
         };
         let sources: TopicPartitions = [TopicPartition { topic: topic.into(), partition }].into();
-        let segments = Segments::of(dir, Limits::default(), sources);
+        let segments = Segments { dir, limits: Limits::default(), sources, state: State::default() };
         segments.list()?;
         Ok(segments)
-    }
-
-    fn of(dir: PathBuf, limits: Limits, sources: TopicPartitions) -> Segments {
-        Segments {
-            dir,
-            limits,
-            listing: None,
-            gaps: Vec::new(),
-            position: 0,
-            file: None,
-            cut_tail: None,
-            finished: false,
-            sources,
-            decoded: DecodedBundle::default(),
-            failure: None,
-        }
     }
 
     /// Gives the messages that are still to come another topic and partition than the directory's names say.
     #[must_use]
     pub fn named(mut self, topic: impl AsRef<str>, partition: u16) -> Segments {
-        self.position = self.position();
+        self.state.position = self.position();
         self.sources = [TopicPartition { topic: topic.as_ref().into(), partition }].into();
-        self.decoded.detach();
-        (self.file, self.failure) = (None, None);
+        self.state.decoded.detach();
+        (self.state.file, self.state.failure) = (None, None);
         self
     }
 
     /// Begins with this number, or the first one above it; default 0, the first there is. It does not matter what was read
     /// before, or whether it was finished.
     #[must_use]
-    pub fn start_at(self, seq: u64) -> Segments {
-        Segments { position: seq, ..Segments::of(self.dir, self.limits, self.sources) }
+    pub fn start_at(mut self, seq: u64) -> Segments {
+        self.state = State { position: seq, ..State::default() };
+        self
     }
 
     /// Sets how much a bundle may claim.
@@ -133,19 +124,19 @@ impl Segments {
     /// Returns the numbers missing so far between one file and the next: messages that are lost, or that never existed
     /// because their publisher chose the numbers.
     pub fn gaps(&self) -> &[Gap] {
-        &self.gaps
+        &self.state.gaps
     }
 
     /// Returns the next number to be handed out: where to begin in order to continue later. 0 while nothing has come from
     /// the beginning.
     pub fn position(&self) -> u64 {
-        self.decoded.entries.get(self.decoded.taken).map_or(self.position, |entry| entry.seq)
+        self.state.decoded.entries.get(self.state.decoded.taken).map_or(self.state.position, |entry| entry.seq)
     }
 
     /// If the last file ends inside a bundle, returns the file and the byte at which that bundle begins. Known once the
     /// messages have ended.
     pub fn cut_tail(&self) -> Option<(&Path, u64)> {
-        self.cut_tail.as_ref().map(|(path, at)| (path.as_path(), *at))
+        self.state.cut_tail.as_ref().map(|(path, at)| (path.as_path(), *at))
     }
 
     /// Returns the messages of the next bundle, or of several small ones, or what [`next`](Iterator::next) has left of the
@@ -154,24 +145,24 @@ impl Segments {
     /// # Errors
     /// As the items of the iterator; it is then finished.
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
-        if !self.decoded.has_messages() {
+        if !self.state.decoded.has_messages() {
             self.load()?;
         }
-        Ok(self.decoded.take_all())
+        Ok(self.state.decoded.take_all())
     }
 
     /// Decodes the next bundle with a message that is wanted, or several small ones; `false` at the end.
     fn load(&mut self) -> Result<bool> {
-        self.decoded.detach();
-        if let Some(e) = self.failure.take() {
-            self.finished = true;
+        self.state.decoded.detach();
+        if let Some(e) = self.state.failure.take() {
+            self.state.finished = true;
             return Err(e);
         }
-        while !self.finished {
+        while !self.state.finished {
             match self.try_load() {
-                Ok(false) => self.decoded.detach(),
+                Ok(false) => self.state.decoded.detach(),
                 done => {
-                    self.finished = done.is_err();
+                    self.state.finished = done.is_err();
                     return done;
                 }
             }
@@ -181,42 +172,42 @@ impl Segments {
 
     /// Continues by a bundle or a file; whether there are messages now.
     fn try_load(&mut self) -> Result<bool> {
-        let found = match &mut self.file {
+        let found = match &mut self.state.file {
             Some(file) => file.bundle(&self.limits)?.map(|(at, bundle)| (file, at, bundle)),
             None => None,
         };
         let Some((file, at, bundle)) = found else {
-            self.finished = !self.open_next()?;
+            self.state.finished = !self.open_next()?;
             return Ok(false);
         };
-        self.decoded.attach(&file.buf);
-        match self.decoded.decode(&bundle, 0, &self.limits) {
-            Ok(()) => self.position = bundle.last + 1,
+        self.state.decoded.attach(&file.buf);
+        match self.state.decoded.decode(&bundle, 0, &self.limits) {
+            Ok(()) => self.state.position = bundle.last + 1,
             Err(e) => {
-                let e = file.corrupt(at + self.decoded.good.bytes, e);
-                let Some(last) = self.decoded.entries.last() else { return Err(e) };
-                self.position = last.seq + 1;
-                self.failure = Some(e);
+                let e = file.corrupt(at + self.state.decoded.good.bytes, e);
+                let Some(last) = self.state.decoded.entries.last() else { return Err(e) };
+                self.state.position = last.seq + 1;
+                self.state.failure = Some(e);
             }
         }
-        Ok(self.decoded.has_messages())
+        Ok(self.state.decoded.has_messages())
     }
 
     /// Opens the first file that may hold the position, other than the present one; `false` if there is none.
     fn open_next(&mut self) -> Result<bool> {
-        let done = self.file.as_ref();
+        let done = self.state.file.as_ref();
         // Everything in the present file has been delivered or skipped.
-        let position = done.map_or(self.position, |file| self.position.max(file.next()));
+        let position = done.map_or(self.state.position, |file| self.state.position.max(file.next()));
         let mut gap = None;
         for look in 1.. {
-            let known = self.listing.take();
+            let known = self.state.listing.take();
             let is_fresh = known.is_none();
             let listing = known.map_or_else(|| self.list(), Ok)?;
             let Some(next) = listing.next(position, done) else {
                 if !is_fresh {
                     continue;
                 }
-                self.cut_tail = done.and_then(|file| Some((file.is.path.clone(), file.cut_at()?)));
+                self.state.cut_tail = done.and_then(|file| Some((file.is.path.clone(), file.cut_at()?)));
                 return Ok(false);
             };
             let is_gap = done.is_some() && next.first > position;
@@ -225,7 +216,7 @@ impl Segments {
                 gap = Some(next.first);
                 let mut again = self.list()?;
                 again.is_confirmed = again.files == listing.files;
-                self.listing = Some(again);
+                self.state.listing = Some(again);
                 continue;
             }
             if let Some(done) = done.filter(|done| done.is.first != next.first) {
@@ -235,9 +226,9 @@ impl Segments {
                 Ok(file) => {
                     if is_gap {
                         let TopicPartition { topic, partition } = self.sources[0].clone();
-                        self.gaps.push(Gap { topic, partition, first: position, last: next.first - 1 });
+                        self.state.gaps.push(Gap { topic, partition, first: position, last: next.first - 1 });
                     }
-                    (self.file, self.listing) = (Some(file), Some(listing));
+                    (self.state.file, self.state.listing) = (Some(file), Some(listing));
                     return Ok(true);
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound && look < LOOKS => {}
@@ -253,10 +244,10 @@ impl Iterator for Segments {
 
     #[inline]
     fn next(&mut self) -> Option<Result<Message>> {
-        if let Some(message) = self.decoded.take_one() {
+        if let Some(message) = self.state.decoded.take_one() {
             return Some(Ok(message));
         }
-        self.load().map(|_| self.decoded.take_one()).transpose()
+        self.load().map(|_| self.state.decoded.take_one()).transpose()
     }
 }
 

@@ -9,13 +9,13 @@ use super::partition::{Leadership, Partition, Topic};
 use super::schedule::Event;
 use super::{Conn, Layout, Machine, lenient};
 use crate::TopicConfig;
-use crate::protocol::admin::status::NodeInfo;
+use crate::protocol::admin::status::{NodeInfo, Topology};
 use crate::protocol::admin::topics::TopicInfo;
 use crate::protocol::admin::{
-    ClusterStatus, ClusterTopology, CreateTopicCode, CreateTopicRequest, CreateTopicResponse,
-    DiscoverPartitionsRequest, DiscoverPartitionsResponse, DiscoverTopicsRequest, DiscoverTopicsResponse,
-    DiscoverTopologyRequest, DiscoverTopologyResponse, LogStatus, PartitionState, ReloadConfCode, ReloadConfRequest,
-    ReloadConfResponse, StatusRequest, StatusResponse,
+    ClusterStatus, CreateTopicCode, CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest,
+    DiscoverPartitionsResponse, DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest,
+    DiscoverTopologyResponse, LogStatus, PartitionState, ReloadConfCode, ReloadConfRequest, ReloadConfResponse,
+    StatusRequest, StatusResponse,
 };
 use crate::protocol::frame::{Kind, Payload};
 use crate::protocol::{DecodeError, DecodeFault};
@@ -193,9 +193,9 @@ impl Machine {
                     partitions: u16::try_from(copies.count()).unwrap_or(u16::MAX),
                 }
             });
-            ClusterTopology { name: cluster.name.clone(), nodes: nodes.collect() }
+            Topology { cluster: Some(cluster.name.clone()), nodes: nodes.collect() }
         });
-        DiscoverTopologyResponse { request_id, cluster }
+        DiscoverTopologyResponse { request_id, topology: cluster.unwrap_or_default() }
     }
 
     fn status(&self, request_id: u32) -> StatusResponse {

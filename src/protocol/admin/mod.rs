@@ -10,7 +10,7 @@ pub(crate) mod topics;
 
 pub use partitions::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 pub use status::{ClusterStatus, LogStatus, StatusRequest, StatusResponse};
-pub use status::{ClusterTopology, DiscoverTopologyRequest, DiscoverTopologyResponse};
+pub use status::{DiscoverTopologyRequest, DiscoverTopologyResponse, Topology};
 pub use topics::{CreateTopicCode, CreateTopicRequest, CreateTopicResponse};
 pub use topics::{DiscoverTopicsRequest, DiscoverTopicsResponse};
 pub use topics::{ReloadConfCode, ReloadConfRequest, ReloadConfResponse};

@@ -108,11 +108,9 @@ impl Payload for DiscoverPartitionsResponse {
 
     fn take_fields(c: &mut Cursor<'_>, _: &Limits) -> Result<DiscoverPartitionsResponse, DecodeError> {
         let (request_id, topic, count) = (c.u32("request id")?, c.name("topic name")?, c.u16("partition count")?);
-        let mut partitions = Vec::with_capacity(usize::from(count).min(c.left() / 16));
         // A cluster that is removing partitions may count some that do not follow.
-        while c.left() > 0 && partitions.len() < usize::from(count) {
-            partitions.push(PartitionState::take(c)?);
-        }
+        let following = (0..count).map_while(|_| (c.left() > 0).then(|| PartitionState::take(c)));
+        let partitions = following.collect::<Result<_, _>>()?;
         Ok(DiscoverPartitionsResponse { request_id, topic, count, partitions })
     }
 }
@@ -130,12 +128,11 @@ impl DiscoverPartitionsResponse {
     pub fn check_answers(&self, request: &DiscoverPartitionsRequest) -> Result<(), DecodeError> {
         check_id(self.request_id, request.request_id)?;
         check_topic(&self.topic, &request.topic)?;
-        match request.partitions.len() as u64 {
-            listed if listed > 0 && self.is_known() => {
-                DecodeError::check_is("partition count", self.count, listed, 5 + self.topic.len() as u64)
-            }
-            _ => Ok(()),
+        if request.partitions.is_empty() || !self.is_known() {
+            return Ok(());
         }
+        let listed = request.partitions.len() as u64;
+        DecodeError::check_is("partition count", self.count, listed, 5 + self.topic.len() as u64)
     }
 }
 

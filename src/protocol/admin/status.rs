@@ -116,12 +116,13 @@ pub struct NodeInfo {
     pub partitions: u16,
 }
 
-/// A cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterTopology {
-    /// At most 255 bytes.
-    pub name: String,
-    /// In no particular order.
+/// The nodes of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Topology {
+    /// The cluster's name; `None` for a stand-alone broker.
+    pub cluster: Option<String>,
+    /// The nodes in the order of their numbers; none for a stand-alone broker.
     pub nodes: Vec<NodeInfo>,
 }
 
@@ -130,8 +131,8 @@ pub struct ClusterTopology {
 pub struct DiscoverTopologyResponse {
     /// The request's id.
     pub request_id: u32,
-    /// The cluster, unless the server is stand-alone.
-    pub cluster: Option<ClusterTopology>,
+    /// The cluster, whose name has at most 255 bytes, with its nodes in no particular order.
+    pub topology: Topology,
 }
 
 impl Payload for DiscoverTopologyResponse {
@@ -139,26 +140,27 @@ impl Payload for DiscoverTopologyResponse {
 
     fn put_fields(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(&self.request_id.to_le_bytes());
-        let Some(cluster) = &self.cluster else {
+        let Topology { cluster, nodes } = &self.topology;
+        let Some(name) = cluster else {
             out.extend_from_slice(&STAND_ALONE.to_le_bytes());
-            return Ok(());
+            return EncodeError::check("nodes of no cluster", nodes.len(), 0, 0);
         };
-        EncodeError::check("nodes in an answer", cluster.nodes.len(), 0, u64::from(STAND_ALONE) - 1)?;
-        out.extend_from_slice(&u16::try_from(cluster.nodes.len()).unwrap_or(STAND_ALONE).to_le_bytes());
-        cursor::put_str8(cluster.name.as_bytes(), "cluster name, bytes", out)?;
-        cluster.nodes.iter().for_each(|node| node.put(out));
+        EncodeError::check("nodes in an answer", nodes.len(), 0, u64::from(STAND_ALONE) - 1)?;
+        out.extend_from_slice(&u16::try_from(nodes.len()).unwrap_or(STAND_ALONE).to_le_bytes());
+        cursor::put_str8(name.as_bytes(), "cluster name, bytes", out)?;
+        nodes.iter().for_each(|node| node.put(out));
         Ok(())
     }
 
     fn take_fields(c: &mut Cursor<'_>, limits: &Limits) -> Result<DiscoverTopologyResponse, DecodeError> {
         let (request_id, count) = (c.u32("request id")?, c.u16("node count")?);
         if count == STAND_ALONE {
-            return Ok(DiscoverTopologyResponse { request_id, cluster: None });
+            return Ok(DiscoverTopologyResponse { request_id, topology: Topology::default() });
         }
         DecodeError::check("node count", count, limits.nodes, 4)?;
-        let name = c.name("cluster name")?;
-        let nodes = c.many(count.into(), NodeInfo::take)?;
-        Ok(DiscoverTopologyResponse { request_id, cluster: Some(ClusterTopology { name, nodes }) })
+        let cluster = Some(c.name("cluster name")?);
+        let topology = Topology { cluster, nodes: c.many(count.into(), NodeInfo::take)? };
+        Ok(DiscoverTopologyResponse { request_id, topology })
     }
 }
 
@@ -238,17 +240,18 @@ mod tests {
         let request = DiscoverTopologyRequest { request_id: 1, flags: 0 };
         both_ways(&request, b"\x01\0\0\0\0", &[]);
 
-        let both = |cluster, payload: &[u8]| {
-            let response = DiscoverTopologyResponse { request_id: 1, cluster };
-            both_ways(&response, payload, &[]);
+        let both = |cluster: Option<&str>, nodes, payload: &[u8]| {
+            let topology = Topology { cluster: cluster.map(str::to_owned), nodes };
+            both_ways(&DiscoverTopologyResponse { request_id: 1, topology }, payload, &[]);
         };
-        both(None, b"\x01\0\0\0\xff\xff");
-        both(Some(ClusterTopology { name: "".into(), nodes: vec![] }), b"\x01\0\0\0\0\0\0");
+        both(None, vec![], b"\x01\0\0\0\xff\xff");
+        both(Some(""), vec![], b"\x01\0\0\0\0\0\0");
         let endpoint = SocketAddrV4::new([10, 20, 30, 40].into(), 11_011);
         let up = NodeInfo { id: 1, available: true, blocked: false, endpoint: Some(endpoint), partitions: 12 };
         let blocked = NodeInfo { id: 700, available: false, blocked: true, endpoint: None, partitions: 0 };
         both(
-            Some(ClusterTopology { name: "m".into(), nodes: vec![up, blocked] }),
+            Some("m"),
+            vec![up, blocked],
             b"\x01\0\0\0\x02\0\x01m\x01\0\x03\x0a\x14\x1e\x28\x03\x2b\x0c\0\xbc\x02\x04\0\0",
         );
     }
@@ -262,8 +265,11 @@ mod tests {
         assert_eq!(decode(b"\x01\0\0\0\x02\0\0", 2), DecodeFault::Short { needed: 2, left: 0 });
         assert_eq!(decode(b"\x01\0\0\0\xff\xff\0", 0), DecodeFault::Spare { extra: 1 });
         let node = NodeInfo { id: 0, available: false, blocked: false, endpoint: None, partitions: 0 };
-        let cluster = ClusterTopology { name: "".into(), nodes: vec![node; 65_535] };
-        let response = DiscoverTopologyResponse { request_id: 1, cluster: Some(cluster) };
-        assert_eq!(response.encode(&mut Vec::new()).unwrap_err().max, 65_534);
+        let refused = |cluster, nodes| {
+            let response = DiscoverTopologyResponse { request_id: 1, topology: Topology { cluster, nodes } };
+            response.encode(&mut Vec::new()).unwrap_err().max
+        };
+        assert_eq!(refused(Some("".into()), vec![node.clone(); 65_535]), 65_534);
+        assert_eq!(refused(None, vec![node]), 0);
     }
 }

@@ -116,7 +116,7 @@ pub fn pack(builder: &mut BundleBuilder, messages: Vec<Message>, sparse: bool, c
     let set = builder.set_len();
     let mut bytes = Vec::new();
     builder.finish(compression, &mut bytes).unwrap();
-    assert!(builder.is_empty() && builder.set_len() == 0 && builder.sparse_range().is_none());
+    assert!(builder.count() == 0 && builder.set_len() == 0 && builder.sparse_range().is_none());
     let ends = match bytes[0] & 1 {
         0 => plain_ends(&messages, sparse, bytes.len()),
         _ => vec![header_len(&messages, sparse)],

@@ -15,7 +15,7 @@ use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::admin::{
     CreateTopicCode, CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
     DiscoverTopicsRequest, DiscoverTopicsResponse, DiscoverTopologyRequest, DiscoverTopologyResponse, PartitionState,
-    ReloadConfCode, ReloadConfRequest, ReloadConfResponse, StatusRequest,
+    ReloadConfCode, ReloadConfRequest, ReloadConfResponse, StatusRequest, Topology,
 };
 use tank_client::protocol::fetch::{FetchHeader, FetchPartition, FetchRequest, PartitionAnswer, TopicAnswer};
 use tank_client::protocol::frame::{HEADER_LEN, Payload};
@@ -59,7 +59,7 @@ impl Script for Honest {
             }
             Kind::DiscoverTopology => {
                 DiscoverTopologyRequest::decode(payload).unwrap().encode(&mut again).unwrap();
-                DiscoverTopologyResponse { request_id, cluster: None }.encode(&mut bytes).unwrap();
+                DiscoverTopologyResponse { request_id, topology: Topology::default() }.encode(&mut bytes).unwrap();
             }
             Kind::DiscoverPartitions => {
                 let request = DiscoverPartitionsRequest::decode(payload).unwrap();

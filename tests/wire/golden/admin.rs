@@ -233,10 +233,10 @@ fn topology_json(r: &DiscoverTopologyResponse) -> Value {
     let mut json = json!({
         "type": "discover_topology",
         "request_id": r.request_id,
-        "stand_alone": r.cluster.is_none(),
+        "stand_alone": r.topology.cluster.is_none(),
     });
-    if let Some(cluster) = &r.cluster {
-        let nodes = cluster.nodes.iter().map(|node| {
+    if let Some(name) = &r.topology.cluster {
+        let nodes = r.topology.nodes.iter().map(|node| {
             json!({
                 "id": node.id,
                 "available": node.available,
@@ -246,7 +246,7 @@ fn topology_json(r: &DiscoverTopologyResponse) -> Value {
             })
         });
         json["nodes"] = nodes.collect();
-        json["cluster"] = cluster.name.clone().into();
+        json["cluster"] = name.clone().into();
     }
     json
 }

@@ -8,8 +8,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use tank_client::Compression;
 use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::admin::{
-    ClusterStatus, ClusterTopology, CreateTopicRequest, DiscoverPartitionsRequest, DiscoverPartitionsResponse,
-    DiscoverTopicsResponse, DiscoverTopologyResponse, LogStatus, PartitionState, ReloadConfRequest, StatusResponse,
+    ClusterStatus, CreateTopicRequest, DiscoverPartitionsRequest, DiscoverPartitionsResponse, DiscoverTopicsResponse,
+    DiscoverTopologyResponse, LogStatus, PartitionState, ReloadConfRequest, StatusResponse, Topology,
 };
 use tank_client::protocol::bundle::{BundleBuilder, RawMessage};
 use tank_client::protocol::fetch::{
@@ -237,7 +237,7 @@ fn pack_partition(partition: &Partition) -> Packed {
             [Compression::Auto, Compression::None, Compression::Snappy][usize::from(bundle.compression % 3)];
         let mut bytes = Vec::new();
         if seqs.is_empty() {
-            assert!(builder.is_empty() && builder.finish(compression, &mut bytes).is_err() && bytes.is_empty());
+            assert!(builder.count() == 0 && builder.finish(compression, &mut bytes).is_err() && bytes.is_empty());
             continue;
         }
         assert_eq!(builder.sparse_range(), bundle.sparse.then(|| (seqs[0], seqs[seqs.len() - 1])));
@@ -521,9 +521,11 @@ fn admin(given: &Admin, request_id: u32) {
         node
     };
     let name = given.name.text();
-    let cluster =
-        given.cluster.then(|| ClusterTopology { name: name.clone(), nodes: given.nodes.iter().map(node).collect() });
-    let topology = DiscoverTopologyResponse { request_id, cluster };
+    let mut topology = Topology::default();
+    if given.cluster {
+        (topology.cluster, topology.nodes) = (Some(name.clone()), given.nodes.iter().map(node).collect());
+    }
+    let topology = DiscoverTopologyResponse { request_id, topology };
     back(Kind::DiscoverTopology, &topology, DiscoverTopologyResponse::encode, |bytes| {
         DiscoverTopologyResponse::decode_within(bytes, &limits)
     });
