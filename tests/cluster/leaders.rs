@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tank_client::broker::{Broker, BrokerFault};
+use tank_client::simulation::Simulation;
 use tank_client::{Error, ErrorKind, Fault, Record};
 
-use crate::support::{addrs, all, append, idle_until, nobody, orders, quick, take, v4};
+use crate::support::{TRIP, addrs, all, append, idle_until, nobody, orders, quick, quickly, simulated, take, v4};
 use common::proxy::Proxy;
-use common::watch::{SOON, timed, within};
+use common::watch::{SOON, timed_in, within};
 
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -21,83 +22,80 @@ fn to(last: SocketAddrV4) -> Fault {
 
 #[test]
 fn two_nodes_that_name_each_other() {
-    within(60, || {
-        let (cluster, _) = orders(2, 2);
-        for (node, other) in [(0, 1), (1, 0)] {
-            let other = v4(cluster.node(other).addr());
-            let named = BrokerFault::RefuseConsume(to(other));
-            cluster.node(node).inject_times(named, u64::MAX);
-        }
-        let client = quick().retry_timeout(PATIENCE).connect(addrs(&cluster)).unwrap();
-        let mut iter = client.subscribe(all()).unwrap();
-        let (e, took) = timed(|| iter.next().unwrap().unwrap_err());
-        assert!(took < PATIENCE + Duration::from_secs(5), "{took:?}");
-        let Some(Fault::Redirects { hops, last }) = e.fault() else { panic!("{e:?}") };
-        assert!(e.topic() == Some("orders") && e.partition().is_some(), "{e:?}");
-        assert!(hops >= 2 && cluster.addrs().contains(&SocketAddr::V4(last)), "{e}");
-        assert!(
-            e.to_string().contains(&format!("still redirected after {hops} redirects, the last one to {last}")),
-            "{e}"
-        );
-        assert!(e.is_retryable() && iter.next().is_none());
-        let stats = iter.stats();
-        assert!(stats.redirects >= u64::from(hops) && stats.redirects < 200, "no busy loop: {stats:?}");
+    let (sim, cluster, _) = simulated(2, 2, 2);
+    for (node, other) in [(0, 1), (1, 0)] {
+        let other = v4(cluster.node(other).addr());
+        let named = BrokerFault::RefuseConsume(to(other));
+        cluster.node(node).inject_times(named, u64::MAX);
+    }
+    let client = quickly(sim.client()).retry_timeout(PATIENCE).connect(cluster.brokers()).unwrap();
+    let mut iter = client.subscribe(all()).unwrap();
+    let (e, took) = timed_in(&sim, || iter.next().unwrap().unwrap_err());
+    assert!(took <= PATIENCE + TRIP, "{took:?}");
+    let Some(Fault::Redirects { hops, last }) = e.fault() else { panic!("{e:?}") };
+    assert!(e.topic() == Some("orders") && e.partition().is_some(), "{e:?}");
+    assert!(hops >= 2 && cluster.addrs().contains(&SocketAddr::V4(last)), "{e}");
+    assert!(e.to_string().contains(&format!("still redirected after {hops} redirects, the last one to {last}")), "{e}");
+    assert!(e.is_retryable() && iter.next().is_none());
+    let stats = iter.stats();
+    assert!(stats.redirects >= u64::from(hops) && stats.redirects < 200, "no busy loop: {stats:?}");
 
-        // A quarrel that is settled in time is none.
-        let client = quick().connect(addrs(&cluster)).unwrap();
-        let mut iter = client.subscribe(all()).unwrap();
-        idle_until(&mut iter, |iter| iter.stats().redirects > 4);
-        cluster.nodes().iter().for_each(Broker::clear_faults);
-        (0..2).for_each(|p| append(&cluster, p, 1, 5));
-        assert_eq!(take(&mut iter, 10).len(), 2);
-        assert_eq!(cluster.killed_by(), None);
-    });
+    // A quarrel that is settled in time is none.
+    let client = quickly(sim.client()).connect(cluster.brokers()).unwrap();
+    let mut iter = client.subscribe(all()).unwrap();
+    idle_until(&mut iter, |iter| iter.stats().redirects > 4);
+    cluster.nodes().iter().for_each(Broker::clear_faults);
+    (0..2).for_each(|p| append(&cluster, p, 1, 5));
+    assert_eq!(take(&mut iter, 10).len(), 2);
+    assert_eq!(cluster.killed_by(), None);
 }
 
 /// A dead node, no node at all in three ways, an answer that there is none: the same trouble, waited out alike.
 #[test]
 fn partitions_without_a_leader_are_waited_for() {
-    within(120, || {
-        let nowhere = |ip: Ipv4Addr, port| to(SocketAddrV4::new(ip, port));
-        for (answer, is_dead) in [
-            (Fault::NoLeader, false),
-            (nowhere(Ipv4Addr::UNSPECIFIED, 0), false),
-            (nowhere(Ipv4Addr::BROADCAST, 11011), false),
-            (nowhere(Ipv4Addr::LOCALHOST, 0), false),
-            (to(nobody()), true),
-        ] {
-            let broker = Broker::start().unwrap();
-            broker.create_topic("orders", 2);
-            broker.inject_times(BrokerFault::RefuseConsume(answer), u64::MAX);
-            let addr = broker.addr().to_string();
-            let client = quick().retry_timeout(PATIENCE).connect(&addr).unwrap();
-            let mut iter = client.subscribe(all()).unwrap();
-            let (e, took) = timed(|| iter.next().unwrap().unwrap_err());
-            assert!(took < PATIENCE + Duration::from_secs(5), "{answer:?}: {took:?}");
-            match (&e, is_dead) {
-                (Error { kind: ErrorKind::Broker { fault: Fault::NoLeader, .. }, .. }, false) => {}
-                (
-                    Error { kind: ErrorKind::Broker { fault: Fault::Redirects { .. }, .. }, .. }
-                    | Error { kind: ErrorKind::Connect, .. },
-                    true,
-                ) => {}
-                _ => panic!("{answer:?}: {e:?}"),
-            }
-            assert!(e.is_retryable());
-            let stats = iter.stats();
-            let (no_leader, redirects, failed) = (stats.no_leader, stats.redirects, stats.failed_brokers);
-            assert_eq!((no_leader == 0, failed == 0), (is_dead, !is_dead), "{answer:?}: {stats:?}");
-            assert!(redirects + no_leader < 400 && stats.reconnects == 0, "no busy loop: {stats:?}");
-
-            let client = quick().connect(&addr).unwrap();
-            let mut iter = client.subscribe(all()).unwrap();
-            idle_until(&mut iter, |iter| iter.stats().redirects + iter.stats().no_leader > 6);
-            broker.clear_faults();
-            (0..2).for_each(|p| assert_eq!(broker.append_payloads("orders", p, &["1"]), 1));
-            assert_eq!(take(&mut iter, 2).len(), 2);
-            assert_eq!(broker.killed_by(), None);
+    let nowhere = |ip: Ipv4Addr, port| to(SocketAddrV4::new(ip, port));
+    for (answer, is_dead) in [
+        (Fault::NoLeader, false),
+        (nowhere(Ipv4Addr::UNSPECIFIED, 0), false),
+        (nowhere(Ipv4Addr::BROADCAST, 11011), false),
+        (nowhere(Ipv4Addr::LOCALHOST, 0), false),
+        (to(nobody()), true),
+    ] {
+        let sim = Simulation::new(1);
+        let broker = sim.broker();
+        let dead = sim.broker();
+        dead.stop();
+        let answer = if is_dead { to(v4(dead.addr())) } else { answer };
+        broker.create_topic("orders", 2);
+        broker.inject_times(BrokerFault::RefuseConsume(answer), u64::MAX);
+        let addr = broker.addr().to_string();
+        let client = quickly(sim.client()).retry_timeout(PATIENCE).connect(&addr).unwrap();
+        let mut iter = client.subscribe(all()).unwrap();
+        let (e, took) = timed_in(&sim, || iter.next().unwrap().unwrap_err());
+        assert!(took <= PATIENCE + TRIP, "{answer:?}: {took:?}");
+        match (&e, is_dead) {
+            (Error { kind: ErrorKind::Broker { fault: Fault::NoLeader, .. }, .. }, false) => {}
+            (
+                Error { kind: ErrorKind::Broker { fault: Fault::Redirects { .. }, .. }, .. }
+                | Error { kind: ErrorKind::Connect, .. },
+                true,
+            ) => {}
+            _ => panic!("{answer:?}: {e:?}"),
         }
-    });
+        assert!(e.is_retryable());
+        let stats = iter.stats();
+        let (no_leader, redirects, failed) = (stats.no_leader, stats.redirects, stats.failed_brokers);
+        assert_eq!((no_leader == 0, failed == 0), (is_dead, !is_dead), "{answer:?}: {stats:?}");
+        assert!(redirects + no_leader < 400 && stats.reconnects == 0, "no busy loop: {stats:?}");
+
+        let client = quickly(sim.client()).connect(&addr).unwrap();
+        let mut iter = client.subscribe(all()).unwrap();
+        idle_until(&mut iter, |iter| iter.stats().redirects + iter.stats().no_leader > 6);
+        broker.clear_faults();
+        (0..2).for_each(|p| assert_eq!(broker.append_payloads("orders", p, &["1"]), 1));
+        assert_eq!(take(&mut iter, 2).len(), 2);
+        assert_eq!(broker.killed_by(), None);
+    }
 }
 
 /// Cut off from the others, a node may never learn who leads; or name for ever a leader that is gone.

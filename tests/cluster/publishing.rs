@@ -1,13 +1,13 @@
 //! Publishing and asking in a cluster.
 
-use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
+use tank_client::simulation::Simulation;
 use tank_client::{Acks, Client, Error, ErrorKind, Fault, PartitionRecords, Record, TopicConfig};
 
-use crate::support::{addrs, all, append, orders, quick, take, v4};
-use common::watch::{SOON, timed, within};
+use crate::support::{TRIP, addrs, all, append, orders, quick, quickly, simulated, take, v4};
+use common::watch::{SOON, timed_in, within};
 
 /// A record for each partition, all of them with the same number.
 fn publish_all(client: &Client, partitions: u16, number: u64) -> Vec<Result<(), Error>> {
@@ -37,52 +37,48 @@ fn every_partition_is_published_at_its_leader() {
 /// One that cannot be written, one without a leader, one whose node says what it likes: the others are stored.
 #[test]
 fn a_faulty_partition_takes_no_other_along() {
-    within(60, || {
-        let (cluster, _) = orders(3, 6);
-        let client = quick().retry_timeout(Duration::from_millis(300)).connect(addrs(&cluster)).unwrap();
-        publish_all(&client, 6, 1).into_iter().for_each(Result::unwrap);
-        cluster.node(0).set_broken("orders", 0, true);
-        cluster.set_leader("orders", 4, None);
-        let results = publish_all(&client, 6, 2);
-        for (partition, result) in results.iter().enumerate() {
-            match (partition, result) {
-                (0, Err(_)) | (4, Err(Error { kind: ErrorKind::Broker { fault: Fault::NoLeader, .. }, .. })) => {}
-                (1 | 2 | 3 | 5, Ok(())) => {}
-                _ => panic!("{partition}: {result:?}"),
-            }
+    let (sim, cluster, _) = simulated(3, 6, 3);
+    let client = quickly(sim.client()).retry_timeout(Duration::from_millis(300)).connect(cluster.brokers()).unwrap();
+    publish_all(&client, 6, 1).into_iter().for_each(Result::unwrap);
+    cluster.node(0).set_broken("orders", 0, true);
+    cluster.set_leader("orders", 4, None);
+    let results = publish_all(&client, 6, 2);
+    for (partition, result) in results.iter().enumerate() {
+        match (partition, result) {
+            (0, Err(_)) | (4, Err(Error { kind: ErrorKind::Broker { fault: Fault::NoLeader, .. }, .. })) => {}
+            (1 | 2 | 3 | 5, Ok(())) => {}
+            _ => panic!("{partition}: {result:?}"),
         }
-        let marks: Vec<_> = (0..6).map(|p| cluster.node(0).high_water_mark("orders", p)).collect();
-        assert_eq!(marks, [1, 2, 2, 2, 1, 2]);
-        assert_eq!(cluster.killed_by(), None);
-    });
+    }
+    let marks: Vec<_> = (0..6).map(|p| cluster.node(0).high_water_mark("orders", p)).collect();
+    assert_eq!(marks, [1, 2, 2, 2, 1, 2]);
+    assert_eq!(cluster.killed_by(), None);
 }
 
 #[test]
 fn acks_are_those_that_were_asked_for() {
-    within(60, || {
-        let (cluster, _) = orders(3, 1);
-        let with = |acks| {
-            let builder = quick().acks(acks).ack_timeout(Duration::from_millis(100));
-            builder.retry_timeout(Duration::from_millis(200)).connect(addrs(&cluster)).unwrap()
-        };
-        let publish = |acks, n: u64| with(acks).publish("orders", 0, &[Record::new(n.to_string().as_bytes())]);
-        for (acks, n) in [(Acks::All, 1), (Acks::Quorum, 2), (Acks::Peers(2), 3)] {
-            publish(acks, n).unwrap();
-        }
-        let e = publish(Acks::Peers(3), 4).unwrap_err();
-        assert!(e.fault() == Some(Fault::InsufficientReplicas) && e.is_retryable(), "{e:?}");
-        // Stored, but how well nobody knows.
-        cluster.node(1).pause();
-        cluster.node(2).pause();
-        let e = publish(Acks::All, 4).unwrap_err();
-        assert_eq!(e.kind, ErrorKind::OutcomeUnknown);
-        assert_eq!(e.cause().and_then(Error::fault), Some(Fault::NotConfirmed));
-        assert!(!e.is_retryable());
-        cluster.node(1).resume();
-        cluster.node(2).resume();
-        assert_eq!(take(&mut with(Acks::All).subscribe(all()).unwrap(), 4), [(0, vec![1, 2, 3, 4])].into());
-        assert_eq!(cluster.killed_by(), None);
-    });
+    let (sim, cluster, _) = simulated(3, 1, 3);
+    let with = |acks| {
+        let builder = quickly(sim.client()).acks(acks).ack_timeout(Duration::from_millis(100));
+        builder.retry_timeout(Duration::from_millis(200)).connect(cluster.brokers()).unwrap()
+    };
+    let publish = |acks, n: u64| with(acks).publish("orders", 0, &[Record::new(n.to_string().as_bytes())]);
+    for (acks, n) in [(Acks::All, 1), (Acks::Quorum, 2), (Acks::Peers(2), 3)] {
+        publish(acks, n).unwrap();
+    }
+    let e = publish(Acks::Peers(3), 4).unwrap_err();
+    assert!(e.fault() == Some(Fault::InsufficientReplicas) && e.is_retryable(), "{e:?}");
+    // Stored, but how well nobody knows.
+    cluster.node(1).pause();
+    cluster.node(2).pause();
+    let e = publish(Acks::All, 4).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::OutcomeUnknown);
+    assert_eq!(e.cause().and_then(Error::fault), Some(Fault::NotConfirmed));
+    assert!(!e.is_retryable());
+    cluster.node(1).resume();
+    cluster.node(2).resume();
+    assert_eq!(take(&mut with(Acks::All).subscribe(all()).unwrap(), 4), [(0, vec![1, 2, 3, 4])].into());
+    assert_eq!(cluster.killed_by(), None);
 }
 
 /// What was not stored goes to the successor; what may have been does not.
@@ -112,28 +108,27 @@ fn publishing_while_leaders_go() {
 /// A produce request that comes too early kills a node.
 #[test]
 fn a_new_topic_can_be_used_at_once() {
-    within(60, || {
-        let cluster = Broker::cluster_builder(3).election_time(Duration::from_millis(300)).start().unwrap();
-        let client = quick().connect(addrs(&cluster)).unwrap();
-        let config = TopicConfig::new();
-        let (created, took) = timed(|| client.create_topic("orders", 64, &config));
-        created.unwrap();
-        assert!(took >= Duration::from_millis(250), "{took:?}");
-        publish_all(&client, 64, 1).into_iter().for_each(Result::unwrap);
-        assert_eq!(take(&mut client.subscribe(all()).unwrap(), 64).len(), 64);
-        let e = client.create_topic("orders", 1, &config).unwrap_err();
-        assert!(e.fault() == Some(Fault::TopicExists), "{e:?}");
+    let sim = Simulation::new(1);
+    let cluster = sim.cluster_with(&Broker::cluster_builder(3).election_time(Duration::from_millis(300)));
+    let client = quickly(sim.client()).connect(cluster.brokers()).unwrap();
+    let config = TopicConfig::new();
+    let (created, took) = timed_in(&sim, || client.create_topic("orders", 64, &config));
+    created.unwrap();
+    assert!(took >= Duration::from_millis(250), "{took:?}");
+    publish_all(&client, 64, 1).into_iter().for_each(Result::unwrap);
+    assert_eq!(take(&mut client.subscribe(all()).unwrap(), 64).len(), 64);
+    let e = client.create_topic("orders", 1, &config).unwrap_err();
+    assert!(e.fault() == Some(Fault::TopicExists), "{e:?}");
 
-        let sent = |kind| cluster.nodes().iter().map(|node| node.stats().requests(kind)).sum::<u64>();
-        let before = sent(Kind::CreateTopic);
-        for too_many in [65, 256, 65_535] {
-            let e = client.create_topic("more", too_many, &config).unwrap_err();
-            assert!(matches!(e.kind, ErrorKind::Config { .. }), "{e:?}");
-        }
-        assert_eq!(sent(Kind::CreateTopic), before);
-        assert_eq!(client.topics().unwrap().len(), 1);
-        assert_eq!(cluster.killed_by(), None);
-    });
+    let sent = |kind| cluster.nodes().iter().map(|node| node.stats().requests(kind)).sum::<u64>();
+    let before = sent(Kind::CreateTopic);
+    for too_many in [65, 256, 65_535] {
+        let e = client.create_topic("more", too_many, &config).unwrap_err();
+        assert!(matches!(e.kind, ErrorKind::Config { .. }), "{e:?}");
+    }
+    assert_eq!(sent(Kind::CreateTopic), before);
+    assert_eq!(client.topics().unwrap().len(), 1);
+    assert_eq!(cluster.killed_by(), None);
 }
 
 #[test]
@@ -167,107 +162,99 @@ fn what_a_cluster_says_of_itself() {
 /// Leaders that say nothing share the time there is to connect; who asks for one partition waits for none of them.
 #[test]
 fn silent_leaders_hold_up_no_more_than_they_must() {
-    within(60, || {
-        let (cluster, _) = orders(5, 5);
-        (0..5).for_each(|p| append(&cluster, p, 1, 3));
-        let budget = Duration::from_secs(2);
-        let builder = || quick().connect_timeout(budget).retry_timeout(Duration::ZERO);
-        for connected in [true, false] {
-            let client = builder().connect(addrs(&cluster)).unwrap();
-            if connected {
-                // To all leaders, which answer then.
-                assert_eq!(client.partitions("orders").unwrap().len(), 5);
-            }
-            [1, 2, 3].iter().for_each(|&node| cluster.node(node).pause());
-            if !connected {
-                [1, 2, 3].iter().for_each(|&node| cluster.node(node).disconnect_all());
-            }
-            let (seq, took) = timed(|| client.seq_at("orders", 0, UNIX_EPOCH));
-            assert!(seq.unwrap() == 1 && took < budget / 2, "{took:?}");
-            let (e, took) = timed(|| client.partitions("orders").unwrap_err());
-            assert!(matches!(e.kind, ErrorKind::Timeout { .. }), "{e:?}");
-            // Far less than the time-outs of three leaders, each of which may take 30 s to answer.
-            assert!(took > budget / 2 && took < 3 * budget, "{took:?}");
-            [1, 2, 3].iter().for_each(|&node| cluster.node(node).resume());
+    let (sim, cluster, _) = simulated(5, 5, 1);
+    (0..5).for_each(|p| append(&cluster, p, 1, 3));
+    let budget = Duration::from_secs(2);
+    let builder = || quickly(sim.client()).connect_timeout(budget).retry_timeout(Duration::ZERO);
+    for connected in [true, false] {
+        let client = builder().connect(cluster.brokers()).unwrap();
+        if connected {
+            // To all leaders, which answer then.
+            assert_eq!(client.partitions("orders").unwrap().len(), 5);
         }
-        assert_eq!(cluster.killed_by(), None);
-    });
+        [1, 2, 3].iter().for_each(|&node| cluster.node(node).pause());
+        if !connected {
+            [1, 2, 3].iter().for_each(|&node| cluster.node(node).disconnect_all());
+        }
+        let (seq, took) = timed_in(&sim, || client.seq_at("orders", 0, UNIX_EPOCH));
+        assert!(seq.unwrap() == 1 && took <= TRIP, "{took:?}");
+        let (e, took) = timed_in(&sim, || client.partitions("orders").unwrap_err());
+        assert!(matches!(e.kind, ErrorKind::Timeout { .. }), "{e:?}");
+        // Far less than the time-outs of three leaders, each of which may take 30 s to answer.
+        assert!(took > budget / 2 && took <= budget + TRIP, "{took:?}");
+        [1, 2, 3].iter().for_each(|&node| cluster.node(node).resume());
+    }
+    assert_eq!(cluster.killed_by(), None);
 }
 
 /// A producer waits for none of its brokers while others can go on, not even to be connected.
 #[test]
 fn a_producer_is_not_held_up_by_a_leader_that_hangs() {
-    within(60, || {
-        for connected in [true, false] {
-            let (cluster, _) = orders(3, 1);
-            // With a copy each nobody's confirmation is waited for.
-            cluster.create_topic_with("alone", 3, 1);
-            let client = quick().connect_timeout(SOON).connect(addrs(&cluster)).unwrap();
-            let mut producer = client.producer().max_records(1).build().unwrap();
-            (0..3).for_each(|p| producer.send_to("alone", p, Record::new(b"1")).unwrap());
-            producer.flush().unwrap();
-            cluster.node(1).pause();
-            if !connected {
-                cluster.node(1).disconnect_all();
-            }
-            let (_, took) = timed(|| {
-                for n in 2..=20 {
-                    // No more than may be on its way and wait there.
-                    if n <= 3 {
-                        producer.send_to("alone", 1, Record::new(b"1")).unwrap();
-                    }
-                    [0, 2].iter().for_each(|&p| producer.send_to("alone", p, Record::new(b"1")).unwrap());
-                    let mark = |node: u16| cluster.node(node.into()).high_water_mark("alone", node);
-                    while mark(0) < n || mark(2) < n {
-                        producer.poll().unwrap();
-                        thread::yield_now();
-                    }
-                }
-            });
-            assert!(took < SOON / 2, "{connected}: {took:?}");
-            cluster.node(1).resume();
-            producer.flush().unwrap();
-            assert_eq!((producer.stored(), cluster.node(1).high_water_mark("alone", 1)), (3 + 2 + 38, 3));
-            assert_eq!(cluster.killed_by(), None);
+    for connected in [true, false] {
+        let (sim, cluster, _) = simulated(3, 1, 1);
+        // With a copy each nobody's confirmation is waited for.
+        cluster.create_topic_with("alone", 3, 1);
+        let client = quickly(sim.client()).connect_timeout(SOON).connect(cluster.brokers()).unwrap();
+        let mut producer = client.producer().max_records(1).build().unwrap();
+        (0..3).for_each(|p| producer.send_to("alone", p, Record::new(b"1")).unwrap());
+        producer.flush().unwrap();
+        cluster.node(1).pause();
+        if !connected {
+            cluster.node(1).disconnect_all();
+            sim.sleep(TRIP);
         }
-    });
+        let (_, took) = timed_in(&sim, || {
+            for n in 2..=20 {
+                // No more than may be on its way and wait there.
+                if n <= 3 {
+                    producer.send_to("alone", 1, Record::new(b"1")).unwrap();
+                }
+                [0, 2].iter().for_each(|&p| producer.send_to("alone", p, Record::new(b"1")).unwrap());
+                let mark = |node: u16| cluster.node(node.into()).high_water_mark("alone", node);
+                while mark(0) < n || mark(2) < n {
+                    producer.poll().unwrap();
+                    sim.sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        assert!(took <= 19 * TRIP, "{connected}: {took:?}");
+        cluster.node(1).resume();
+        producer.flush().unwrap();
+        assert_eq!((producer.stored(), cluster.node(1).high_water_mark("alone", 1)), (3 + 2 + 38, 3));
+        assert_eq!(cluster.killed_by(), None);
+    }
 }
 
 /// What the leader alone has is held until its replicas confirm it, and stored once.
 #[test]
 fn numbered_records_that_replicas_confirm_late_are_stored_once() {
-    within(60, || {
-        let (cluster, _) = orders(3, 1);
-        let builder = quick().ack_timeout(Duration::from_millis(50));
-        let client = builder.retry_timeout(Duration::from_secs(20)).connect(addrs(&cluster)).unwrap();
-        let mut producer = client.producer().max_records(1).idempotent().build().unwrap();
-        let send = |producer: &mut tank_client::Producer, n: u64| {
-            producer.send_to("orders", 0, Record::new(n.to_string().as_bytes())).unwrap();
-        };
-        send(&mut producer, 1);
-        producer.flush().unwrap();
-        [1, 2].iter().for_each(|&node| cluster.node(node).pause());
-        (2..=4).for_each(|n| send(&mut producer, n));
-        let until = std::time::Instant::now() + Duration::from_millis(400);
-        while std::time::Instant::now() < until {
-            producer.poll().unwrap();
-            thread::yield_now();
-        }
-        assert_eq!((producer.stored(), producer.pending()), (1, 3));
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                let asked = cluster.node(0).stats().all_requests();
-                assert!(cluster.node(0).wait_until(SOON, |stats| stats.all_requests() >= asked + 3));
-                [1, 2].iter().for_each(|&node| cluster.node(node).resume());
-            });
-            producer.flush().unwrap();
-        });
-        assert_eq!(producer.stored(), 4);
-        send(&mut producer, 5);
-        producer.flush().unwrap();
-        assert_eq!(take(&mut client.subscribe(all()).unwrap(), 5), [(0, vec![1, 2, 3, 4, 5])].into());
-        assert_eq!(cluster.killed_by(), None);
+    let (sim, cluster, _) = simulated(3, 1, 3);
+    let builder = quickly(sim.client()).ack_timeout(Duration::from_millis(50));
+    let client = builder.retry_timeout(Duration::from_secs(20)).connect(cluster.brokers()).unwrap();
+    let mut producer = client.producer().max_records(1).idempotent().build().unwrap();
+    let send = |producer: &mut tank_client::Producer, n: u64| {
+        producer.send_to("orders", 0, Record::new(n.to_string().as_bytes())).unwrap();
+    };
+    send(&mut producer, 1);
+    producer.flush().unwrap();
+    [1, 2].iter().for_each(|&node| cluster.node(node).pause());
+    (2..=4).for_each(|n| send(&mut producer, n));
+    for _ in 0..400 {
+        producer.poll().unwrap();
+        sim.sleep(Duration::from_millis(1));
+    }
+    assert_eq!((producer.stored(), producer.pending()), (1, 3));
+    let (asked, behind) = (cluster.node(0).stats().all_requests(), cluster.clone());
+    sim.after(Duration::from_secs(2), move || {
+        assert!(behind.node(0).stats().all_requests() >= asked + 3, "its leader is asked for the mark");
+        [1, 2].iter().for_each(|&node| behind.node(node).resume());
     });
+    producer.flush().unwrap();
+    assert_eq!(producer.stored(), 4);
+    send(&mut producer, 5);
+    producer.flush().unwrap();
+    assert_eq!(take(&mut client.subscribe(all()).unwrap(), 5), [(0, vec![1, 2, 3, 4, 5])].into());
+    assert_eq!(cluster.killed_by(), None);
 }
 
 /// One connection a leader, however many there are and however late they greet.

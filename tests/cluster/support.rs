@@ -3,16 +3,24 @@
 use std::collections::HashMap;
 use std::net::{SocketAddr, SocketAddrV4, TcpListener};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tank_client::broker::{Broker, Cluster};
+use tank_client::simulation::Simulation;
 use tank_client::{Client, ClientBuilder, ConsumeIter, Message, Start, Subscription};
 
 use common::watch::SOON;
 
+/// What a connection, a request and its answer need in the simulated network at most.
+pub(crate) const TRIP: Duration = Duration::from_millis(5);
+
 /// Tries again at once, almost.
 pub(crate) fn quick() -> ClientBuilder {
-    Client::builder().backoff(Duration::from_millis(1), Duration::from_millis(20))
+    quickly(Client::builder())
+}
+
+pub(crate) fn quickly(builder: ClientBuilder) -> ClientBuilder {
+    builder.backoff(Duration::from_millis(1), Duration::from_millis(20))
 }
 
 /// The addresses of all nodes, as a user would give them.
@@ -26,6 +34,15 @@ pub(crate) fn orders(nodes: usize, partitions: u16) -> (Arc<Cluster>, Client) {
     cluster.create_topic("orders", partitions);
     let client = quick().connect(addrs(&cluster)).unwrap();
     (Arc::new(cluster), client)
+}
+
+/// The same in a world of its own, whose nodes confirm nothing that their replicas do not have; `copies` of each message.
+pub(crate) fn simulated(nodes: usize, partitions: u16, copies: usize) -> (Simulation, Arc<Cluster>, Client) {
+    let sim = Simulation::new(1);
+    let cluster = sim.cluster_with(&Broker::cluster_builder(nodes).replication_factor(copies));
+    cluster.create_topic("orders", partitions);
+    let client = quickly(sim.client()).connect(cluster.brokers()).unwrap();
+    (sim, cluster, client)
 }
 
 pub(crate) fn all() -> Subscription {
@@ -60,24 +77,14 @@ pub(crate) fn take(iter: &mut ConsumeIter, count: usize) -> HashMap<u16, Vec<u64
 /// Goes on iterating until the condition holds; nothing may come.
 #[track_caller]
 pub(crate) fn idle_until(iter: &mut ConsumeIter, condition: impl Fn(&ConsumeIter) -> bool) {
-    let end = Instant::now() + SOON;
-    while !condition(iter) {
-        assert!(Instant::now() < end, "{:?}", iter.stats());
-        assert!(iter.next_timeout(Duration::from_millis(5)).unwrap().is_none());
+    let short = Duration::from_millis(5);
+    for _ in 0..SOON.as_millis() / short.as_millis() {
+        if condition(iter) {
+            return;
+        }
+        assert!(iter.next_timeout(short).unwrap().is_none());
     }
-}
-
-/// Waits until each node has a fetch waiting, while another thread iterates.
-#[track_caller]
-pub(crate) fn await_waiting(cluster: &Cluster) {
-    assert!(cluster.nodes().iter().all(|node| node.wait_until(SOON, |stats| stats.waiting > 0)));
-}
-
-/// A listener that takes connections into its backlog and never says a word.
-pub(crate) fn silent() -> (TcpListener, String) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap().to_string();
-    (listener, addr)
+    panic!("{:?}", iter.stats());
 }
 
 /// An address at which nobody listens.

@@ -3,14 +3,16 @@
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::server::{Server, bundle};
-use common::watch::{SOON, timed, within};
+use common::watch::{SOON, timed_in, within};
 use tank_client::broker::{Broker, BrokerFault};
-use tank_client::{Client, Compression, Start, Subscription};
+use tank_client::simulation::Simulation;
+use tank_client::{Client, Compression, ConsumeIter, Start, Subscription};
 
-const AT_ONCE: Duration = Duration::from_secs(2);
+/// Longer than any watchdog's patience.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// The tests count the open files of the process, so one must wait for the other.
 fn alone() -> MutexGuard<'static, ()> {
@@ -25,12 +27,9 @@ fn open_sockets() -> usize {
     files.map(|file| target(file.unwrap())).filter(|target| target.starts_with("socket:")).count()
 }
 
-/// The embedded broker's ends are in this process too, and close a little later.
-#[track_caller]
-fn assert_closed_down_to(before: usize) {
-    let end = Instant::now() + SOON;
+/// The embedded broker's ends are in this process too, and close a little later: before the watchdog gives up.
+fn wait_until_closed_down_to(before: usize) {
     while open_sockets() > before {
-        assert!(Instant::now() < end, "{before} sockets before, {} after", open_sockets());
         thread::yield_now();
     }
 }
@@ -59,7 +58,7 @@ fn leaving_early_again_and_again() {
         }
         assert_eq!(client.subscribe(topic.all()).unwrap().count(), 3000);
         assert_eq!(client.partitions(&topic.name).unwrap().len(), 3);
-        assert_closed_down_to(before);
+        wait_until_closed_down_to(before);
     });
 }
 
@@ -78,14 +77,14 @@ fn the_broker_is_left_by_all_but_the_client() {
             for _ in 0..round % 4 {
                 iter.next().unwrap().unwrap();
             }
-            let ((), took) = timed(|| drop(iter));
-            assert!(took < AT_ONCE, "dropped in {took:?} with most of an answer to come");
+            // With most of an answer to come: reading it up, 300 times 64 MiB, would take longer than the watchdog lets it.
+            drop(iter);
         }
         assert!(broker.wait_until(SOON, |stats| stats.open == 0));
         assert_eq!(broker.stats().accepted, 300);
         drop(client);
         assert!(broker.wait_until(SOON, |stats| stats.open == 0));
-        assert_closed_down_to(before);
+        wait_until_closed_down_to(before);
     });
 }
 
@@ -101,36 +100,49 @@ fn subscriptions_outlive_the_client() {
     });
 }
 
-/// A broker that hangs, before and in the middle of an answer, keeps nobody from leaving.
+/// A broker that hangs, before and in the middle of an answer, keeps nobody from leaving: here, with the system's sockets, not
+/// for as long as the watchdog waits; in the simulated world not for a moment.
 #[test]
 fn dropping_an_iterator_does_not_wait() {
     within(60, || {
         let _alone = alone();
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
-        broker.append_payloads("orders", 0, &["1", "2", "3"]);
-        let client = Client::connect(broker.addr()).unwrap();
-        // The first subscription asks for the broker's state too.
-        drop(client.subscribe("orders").unwrap());
-        assert!(broker.wait_until(SOON, |stats| stats.open == 0));
-        for stall in [40, 50, 100, 110] {
-            broker.inject(BrokerFault::StallAfter(stall));
-            let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
-            while iter.next_timeout(Duration::from_millis(50)).unwrap().is_some() {}
-            let ((), took) = timed(|| drop(iter));
-            assert!(took < AT_ONCE, "{took:?}");
-            broker.clear_faults();
-            broker.release();
-            // What is still on its way to nobody would count as bytes before the next stall.
-            assert!(broker.wait_until(SOON, |stats| stats.open == 0));
-        }
-        let mut waiting = client.subscribe("orders").unwrap();
-        assert!(waiting.next_timeout(Duration::from_millis(1)).unwrap().is_none());
-        broker.stop();
-        assert!(waiting.next_timeout(Duration::from_millis(50)).unwrap().is_none(), "in back-off");
-        let ((), took) = timed(|| drop(waiting));
-        assert!(took < AT_ONCE, "{took:?}");
-        broker.restart().unwrap();
-        assert_eq!(client.partitions("orders").unwrap()[0].high_water_mark, 3);
+        let client = Client::builder().io_timeout(HOUR).connect_timeout(HOUR).connect(broker.addr()).unwrap();
+        leave_in_trouble(&broker, &client, &mut drop);
     });
+    let sim = Simulation::new(1);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    let client = sim.client().io_timeout(HOUR).connect_timeout(HOUR).connect(broker.brokers()).unwrap();
+    leave_in_trouble(&broker, &client, &mut |iter| {
+        let ((), took) = timed_in(&sim, || drop(iter));
+        assert_eq!(took, Duration::ZERO);
+        // The end of the connection is on its way.
+        sim.sleep(Duration::from_millis(5));
+    });
+}
+
+fn leave_in_trouble(broker: &Broker, client: &Client, leave: &mut dyn FnMut(ConsumeIter)) {
+    broker.append_payloads("orders", 0, &["1", "2", "3"]);
+    // The first subscription asks for the broker's state too.
+    leave(client.subscribe("orders").unwrap());
+    assert!(broker.wait_until(SOON, |stats| stats.open == 0));
+    for stall in [40, 50, 100, 110] {
+        broker.inject(BrokerFault::StallAfter(stall));
+        let mut iter = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
+        while iter.next_timeout(Duration::from_millis(50)).unwrap().is_some() {}
+        leave(iter);
+        broker.clear_faults();
+        broker.release();
+        // What is still on its way to nobody would count as bytes before the next stall.
+        assert!(broker.wait_until(SOON, |stats| stats.open == 0));
+    }
+    let mut waiting = client.subscribe("orders").unwrap();
+    assert!(waiting.next_timeout(Duration::from_millis(1)).unwrap().is_none());
+    broker.stop();
+    assert!(waiting.next_timeout(Duration::from_millis(50)).unwrap().is_none(), "in back-off");
+    leave(waiting);
+    broker.restart().unwrap();
+    assert_eq!(client.partitions("orders").unwrap()[0].high_water_mark, 3);
 }

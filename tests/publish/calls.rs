@@ -3,35 +3,36 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpListener};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::rng::{Rng, seeded};
 use common::server::{Server, unique_name};
-use common::watch::{timed, within};
+use common::watch::{timed_in, within};
 use socket2::SockRef;
 use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
 use tank_client::protocol::frame::{HEADER_LEN, PING};
 use tank_client::protocol::produce::ProduceRequest;
+use tank_client::simulation::Simulation;
 use tank_client::{
     Acks, Client, ClientBuilder, Compression, Error, ErrorKind, Fault, Message, PartitionRecords, Record, Start,
     Subscription,
 };
 
+use crate::producer::impatient;
+
 const MS: Duration = Duration::from_millis(1);
+/// What a connection, a request and its answer need in the simulated network at most.
+const TRIP: Duration = Duration::from_millis(5);
 
-fn embedded() -> (Broker, Client) {
-    let broker = Broker::start().unwrap();
+/// A simulated broker, and a client that reports soon what trouble stays.
+fn simulated() -> (Simulation, Arc<Broker>, Client) {
+    let sim = Simulation::new(1);
+    let broker = sim.broker();
     broker.create_topic("orders", 3);
-    let client = impatient().connect(broker.addr()).unwrap();
-    (broker, client)
-}
-
-/// Settings with which trouble that stays is reported soon.
-fn impatient() -> ClientBuilder {
-    let builder = Client::builder().backoff(MS, 10 * MS).retry_timeout(300 * MS);
-    builder.io_timeout(200 * MS).ack_timeout(100 * MS).connect_timeout(2000 * MS)
+    let client = impatient(sim.client()).connect(broker.brokers()).unwrap();
+    (sim, broker, client)
 }
 
 fn read_back(client: &Client, topic: &str, partition: u16) -> Vec<Message> {
@@ -114,7 +115,7 @@ fn counts_up_to_several_bundles() {
 #[test]
 fn bundles_have_as_many_messages_as_they_may() {
     within(60, || {
-        let (broker, client) = embedded();
+        let (sim, broker, client) = simulated();
         let records = vec![Record::new(b""); 2 * 65_535 + 1];
         client.publish("orders", 0, &records).unwrap();
         assert_eq!(broker.stats().requests(Kind::Produce), 3);
@@ -122,7 +123,7 @@ fn bundles_have_as_many_messages_as_they_may() {
         // Large ones are parted too, and one that is larger than a bundle's usual limit goes alone.
         let (large, larger) = (vec![1; 17 << 20], vec![2; 40 << 20]);
         let records = [Record::new(&large), Record::new(&larger), Record::new(&large), Record::new(b"")];
-        let client = Client::connect(broker.addr()).unwrap();
+        let client = sim.client().connect(broker.brokers()).unwrap();
         client.publish("orders", 1, &records).unwrap();
         assert_eq!(broker.stats().requests(Kind::Produce), 3 + 3);
         assert_eq!(broker.high_water_mark("orders", 1), 4);
@@ -149,7 +150,7 @@ fn time_stamps_are_the_given_ones_or_now() {
 #[test]
 fn several_partitions_in_one_request() {
     within(60, || {
-        let (broker, client) = embedded();
+        let (_sim, broker, client) = simulated();
         broker.create_topic("clicks", 1);
         let (a, b) = ([Record::new(b"a")], [Record::new(b"b"), Record::new(b"c")]);
         let by_partition = [
@@ -198,7 +199,7 @@ fn publish_all_takes_any_number_of_records() {
 #[test]
 fn topics_and_partitions_beyond_those_of_a_request_go_in_another_one() {
     within(60, || {
-        let (broker, client) = embedded();
+        let (_sim, broker, client) = simulated();
         let one = [Record::new(b"x")];
         let names: Vec<_> = (0..256).map(|n| format!("topic-{n}")).collect();
         names.iter().for_each(|name| broker.create_topic(name, 1));
@@ -219,7 +220,7 @@ fn topics_and_partitions_beyond_those_of_a_request_go_in_another_one() {
 #[test]
 fn what_cannot_be_sent_is_refused_before_a_byte_is() {
     within(60, || {
-        let (broker, client) = embedded();
+        let (_sim, broker, client) = simulated();
         let asked = broker.stats().all_requests();
         let (one, long) = ([Record::new(b"x")], [b'k'; 256]);
         let refused = |done: Result<(), Error>| match done.unwrap_err().kind {
@@ -270,10 +271,10 @@ fn what_cannot_be_sent_is_refused_before_a_byte_is() {
 #[test]
 fn acks_and_client_id_reach_the_broker() {
     within(60, || {
-        let (broker, _) = embedded();
+        let (sim, broker, _) = simulated();
         let addr = broker.addr().to_string();
         for (acks, wire) in [(Acks::All, 0), (Acks::Quorum, 255), (Acks::Peers(2), 2)] {
-            let client = Client::builder().client_id("me").acks(acks).ack_timeout(250 * MS).connect(&addr).unwrap();
+            let client = sim.client().client_id("me").acks(acks).ack_timeout(250 * MS).connect(&addr).unwrap();
             client.publish("orders", 0, &[Record::new(b"x")]).unwrap();
             let sent = broker.requests().pop().unwrap();
             let request = ProduceRequest::decode(sent.kind, &sent.payload).unwrap();
@@ -284,20 +285,13 @@ fn acks_and_client_id_reach_the_broker() {
 
 /// What a publish comes to if the next answers carry this code.
 fn refused_with(fault: Fault, times: u64) -> (Result<(), Error>, u64) {
-    let (broker, client) = embedded();
+    let (_sim, broker, client) = simulated();
     broker.inject_times(BrokerFault::RefuseProduce(fault), times);
     let done = client.publish("orders", 1, &[Record::new(b"x")]);
     let stored = broker.high_water_mark("orders", 1);
     assert_eq!(stored, u64::from(done.is_ok()));
     assert_eq!(broker.killed_by(), None);
     (done, broker.stats().requests(Kind::Produce))
-}
-
-/// The text of an error, without the port of the broker that it names.
-fn without_port(e: &Error) -> String {
-    let text = e.to_string();
-    let (host, rest) = text.split_once(':').unwrap();
-    format!("{host}{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
 #[test]
@@ -312,8 +306,8 @@ fn refusals_name_topic_partition_and_reason() {
             let (done, requests) = refused_with(fault, 1);
             let e = done.unwrap_err();
             assert!(e.fault() == Some(fault), "{e}");
-            let text = format!("127.0.0.1: {text}");
-            assert_eq!((without_port(&e), requests, e.is_retryable()), (text, 1, false));
+            let text = format!("10.1.0.1:11011: {text}");
+            assert_eq!((e.to_string(), requests, e.is_retryable()), (text, 1, false));
         }
     });
 }
@@ -354,42 +348,44 @@ fn answers_that_leave_it_open() {
 #[test]
 fn a_broker_that_is_gone_before_the_write() {
     within(60, || {
-        let (broker, client) = embedded();
+        let (sim, broker, client) = simulated();
         let publish = || client.publish("orders", 0, &[Record::new(b"x")]);
         publish().unwrap();
         // The connection ended while it was idle: dialed again, quietly.
         broker.disconnect_all();
-        assert!(broker.wait_until(Duration::from_secs(5), |stats| stats.open == 0));
+        sim.sleep(TRIP);
         publish().unwrap();
         assert_eq!(broker.high_water_mark("orders", 0), 2);
         // Nobody there, for as long as the client is willing to wait.
         broker.stop();
-        let (done, took) = timed(publish);
+        sim.sleep(TRIP);
+        let (done, took) = timed_in(&sim, publish);
         let e = done.unwrap_err();
         assert!(e.kind == ErrorKind::Connect && e.is_retryable(), "{e}");
-        assert!(took >= 300 * MS, "{took:?}");
+        assert!(took + 10 * MS >= 300 * MS && took <= 300 * MS + TRIP, "{took:?}");
         broker.restart().unwrap();
         // And without patience.
-        let hasty = impatient().retry_timeout(Duration::ZERO).connect(broker.addr()).unwrap();
+        let hasty = impatient(sim.client()).retry_timeout(Duration::ZERO).connect(broker.addr()).unwrap();
         broker.stop();
-        let (done, took) = timed(|| hasty.publish("orders", 0, &[Record::new(b"x")]));
-        assert!(
-            matches!(done, Err(Error { kind: ErrorKind::Connect, .. })) && took < 200 * MS,
-            "{done:?} after {took:?}"
-        );
+        sim.sleep(TRIP);
+        let (done, took) = timed_in(&sim, || hasty.publish("orders", 0, &[Record::new(b"x")]));
+        assert!(matches!(done, Err(Error { kind: ErrorKind::Connect, .. })), "{done:?}");
+        assert!(took <= TRIP, "{took:?}");
     });
 }
 
 #[test]
 fn a_broker_that_closes_idle_connections() {
     within(60, || {
-        let broker = Broker::builder().idle_timeout(20 * MS).start().unwrap();
+        let sim = Simulation::new(1);
+        let broker = sim.broker_with(&Broker::builder().idle_timeout(20 * MS));
         broker.create_topic("orders", 1);
-        let client = Client::connect(broker.addr()).unwrap();
+        let client = sim.client().connect(broker.brokers()).unwrap();
         for round in 1..=5 {
             client.publish("orders", 0, &[Record::new(b"x")]).unwrap();
             assert_eq!(broker.high_water_mark("orders", 0), round);
-            assert!(broker.wait_until(Duration::from_secs(5), |stats| stats.open == 0));
+            assert!(broker.wait_until(20 * MS + TRIP, |stats| stats.open == 0));
+            sim.sleep(TRIP);
         }
         assert!(broker.stats().accepted >= 5);
     });
@@ -458,9 +454,9 @@ fn a_broker_that_dies_after_the_write() {
             (BrokerFault::GarbageAfter(5, vec![1]), true),
         ];
         for (trouble, stored) in cases {
-            let (broker, client) = embedded();
+            let (sim, broker, client) = simulated();
             broker.inject(trouble.clone());
-            let (done, took) = timed(|| client.publish("orders", 2, &[Record::new(b"x")]));
+            let (done, took) = timed_in(&sim, || client.publish("orders", 2, &[Record::new(b"x")]));
             let e = done.unwrap_err();
             assert!(matches!(&e.kind, ErrorKind::OutcomeUnknown) && e.partition() == Some(2), "{trouble:?}: {e}");
             let waited =
@@ -469,7 +465,7 @@ fn a_broker_that_dies_after_the_write() {
             // An answer that has begun has a deadline of its own.
             let begun = matches!(trouble, BrokerFault::StallAfter(9) | BrokerFault::FlipAfter(1));
             let least = if begun { 200 * MS } else { 300 * MS };
-            assert!(!waited || took >= least, "the acks' time-out counts too: {took:?}");
+            assert!(!waited || took >= least && took <= least + TRIP, "the acks' time-out counts too: {took:?}");
             assert_eq!(broker.stats().requests(Kind::Produce), 1, "{trouble:?}: not sent again");
             assert_eq!(broker.high_water_mark("orders", 2), u64::from(stored));
             // What comes next does not suffer.
@@ -482,7 +478,7 @@ fn a_broker_that_dies_after_the_write() {
 #[test]
 fn a_ping_before_the_answer_is_passed_over() {
     within(60, || {
-        let (broker, client) = embedded();
+        let (_sim, broker, client) = simulated();
         broker.inject(BrokerFault::PingBeforeAnswer);
         client.publish("orders", 0, &[Record::new(b"x")]).unwrap();
         broker.inject(BrokerFault::Trickle { bytes: 1, pause: MS });
@@ -494,7 +490,7 @@ fn a_ping_before_the_answer_is_passed_over() {
 #[test]
 fn a_publish_in_parts_says_how_much_is_stored() {
     within(60, || {
-        let (broker, client) = embedded();
+        let (_sim, broker, client) = simulated();
         let records = vec![Record::new(b"x"); 3 * 65_535];
         // An answer has ten bytes: the second one does not come.
         broker.inject(BrokerFault::StallAfter(10));
@@ -509,9 +505,10 @@ fn a_publish_in_parts_says_how_much_is_stored() {
 #[test]
 fn leaders_are_found_and_followed() {
     within(60, || {
-        let cluster = Broker::cluster(3).unwrap();
+        let sim = Simulation::new(1);
+        let cluster = sim.cluster(3);
         cluster.create_topic("orders", 6);
-        let client = impatient().connect(cluster.node(0).addr()).unwrap();
+        let client = impatient(sim.client()).connect(cluster.node(0).addr()).unwrap();
         let record = [Record::new(b"x")];
         let by_partition: Vec<_> = (0..6).map(|id| PartitionRecords::new("orders", id, &record)).collect();
         for result in client.publish_all(&by_partition).unwrap() {
@@ -530,7 +527,7 @@ fn leaders_are_found_and_followed() {
         assert_eq!(cluster.killed_by(), None);
 
         let addr = cluster.node(0).addr().to_string();
-        let strict = impatient().known_brokers_only(true).connect(&addr).unwrap();
+        let strict = impatient(sim.client()).known_brokers_only(true).connect(&addr).unwrap();
         strict.publish("orders", 0, &record).unwrap();
         let e = strict.publish("orders", 2, &record).unwrap_err();
         assert!(
@@ -543,7 +540,8 @@ fn leaders_are_found_and_followed() {
 #[test]
 fn nodes_that_name_each_other() {
     within(60, || {
-        let cluster = Broker::cluster(2).unwrap();
+        let sim = Simulation::new(1);
+        let cluster = sim.cluster(2);
         cluster.create_topic("orders", 1);
         for (node, other) in [(0, 1), (1, 0)] {
             let std::net::SocketAddr::V4(to) = cluster.node(other).addr() else { panic!() };
@@ -551,12 +549,12 @@ fn nodes_that_name_each_other() {
                 .node(node)
                 .inject_times(BrokerFault::RefuseProduce(Fault::Redirects { hops: 1, last: to }), u64::MAX);
         }
-        let client = impatient().connect(cluster.node(0).addr());
+        let client = impatient(sim.client()).connect(cluster.node(0).addr());
         let client = client.unwrap();
-        let (done, took) = timed(|| client.publish("orders", 0, &[Record::new(b"x")]));
+        let (done, took) = timed_in(&sim, || client.publish("orders", 0, &[Record::new(b"x")]));
         let e = done.unwrap_err();
         assert!(matches!(e.kind, ErrorKind::Broker { fault: Fault::Redirects { hops: 2..200, .. }, .. }), "{e}");
-        assert!(took >= 300 * MS && took < 2000 * MS, "{took:?}");
+        assert!(took + 10 * MS >= 300 * MS && took <= 300 * MS + TRIP, "{took:?}");
         cluster.nodes().iter().for_each(Broker::clear_faults);
         client.publish("orders", 0, &[Record::new(b"x")]).unwrap();
     });
@@ -565,14 +563,17 @@ fn nodes_that_name_each_other() {
 #[test]
 fn too_few_replicas_are_told_as_not_stored() {
     within(60, || {
-        let cluster = Broker::cluster(3).unwrap();
+        let sim = Simulation::new(1);
+        let cluster = sim.cluster(3);
         cluster.create_topic("orders", 1);
+        ["node-1", "node-2"].iter().for_each(|node| sim.isolate(node, true));
         cluster.set_in_sync("orders", 0, &[0]);
         let addr = cluster.node(0).addr().to_string();
-        let strict = impatient().acks(Acks::Quorum).connect(&addr).unwrap();
+        let strict = impatient(sim.client()).acks(Acks::Quorum).connect(&addr).unwrap();
         let e = strict.publish("orders", 0, &[Record::new(b"x")]).unwrap_err();
         assert_eq!(e.to_string(), format!("{addr}: orders/0: not enough replicas are in sync"));
-        impatient().connect(&addr).unwrap().publish("orders", 0, &[Record::new(b"x")]).unwrap();
+        impatient(sim.client()).connect(&addr).unwrap().publish("orders", 0, &[Record::new(b"x")]).unwrap();
+        ["node-1", "node-2"].iter().for_each(|node| sim.isolate(node, false));
         cluster.set_in_sync("orders", 0, &[0, 1, 2]);
         // Replicas that hang: stored by the leader, not confirmed.
         cluster.node(1).pause();
@@ -633,7 +634,7 @@ fn records_are_stored_under_numbers_of_ones_own() {
 #[test]
 fn numbers_that_somebody_else_took() {
     within(60, || {
-        let (broker, client) = embedded();
+        let (_sim, broker, client) = simulated();
         broker.inject(BrokerFault::RefuseProduce(Fault::SeqNotAbove { seq: 0 }));
         let e = client.publish_at("orders", 0, &[(7, Record::new(b"x"))]).unwrap_err();
         assert_eq!(

@@ -2,36 +2,42 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::logs;
 use common::rng::{Rng, seeded};
 use common::server::Server;
-use common::watch::{SOON, timed, within};
+use common::watch::{SOON, timed_in, within};
 use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
 use tank_client::protocol::produce::ProduceRequest;
+use tank_client::simulation::Simulation;
 use tank_client::{
     Client, ClientBuilder, Error, ErrorKind, Failure, Fault, Producer, ProducerBuilder, Record, Start, Subscription,
 };
 
 const MS: Duration = Duration::from_millis(1);
 
-fn impatient() -> ClientBuilder {
-    let builder = Client::builder().backoff(MS, 10 * MS).retry_timeout(300 * MS);
+pub(crate) fn impatient(builder: ClientBuilder) -> ClientBuilder {
+    let builder = builder.backoff(MS, 10 * MS).retry_timeout(300 * MS);
     builder.io_timeout(200 * MS).ack_timeout(100 * MS).connect_timeout(2000 * MS)
 }
 
-fn patient() -> ClientBuilder {
-    Client::builder().backoff(MS, 10 * MS).retry_timeout(Duration::from_secs(60))
+pub(crate) fn patient(builder: ClientBuilder) -> ClientBuilder {
+    builder.backoff(MS, 10 * MS).retry_timeout(Duration::from_secs(60))
 }
 
-/// A broker with a topic of four partitions, and a producer that sends only what it is told to.
-fn embedded(settings: ClientBuilder, change: impl Fn(ProducerBuilder) -> ProducerBuilder) -> (Broker, Producer) {
-    let broker = Broker::start().unwrap();
+/// A simulated broker with a topic of four partitions, and a producer that sends only what it is told to.
+fn simulated(
+    settings: impl Fn(ClientBuilder) -> ClientBuilder,
+    change: impl Fn(ProducerBuilder) -> ProducerBuilder,
+) -> (Simulation, Arc<Broker>, Producer) {
+    let sim = Simulation::new(1);
+    let broker = sim.broker();
     broker.create_topic("orders", 4);
-    let client = settings.connect(broker.addr()).unwrap();
+    let client = settings(sim.client()).connect(broker.brokers()).unwrap();
     let producer = change(client.producer().max_age(Duration::from_secs(3600))).build().unwrap();
-    (broker, producer)
+    (sim, broker, producer)
 }
 
 pub(crate) fn requests(broker: &Broker) -> u64 {
@@ -45,8 +51,8 @@ pub(crate) fn numbers(client: &Client, topic: &str, partition: u16) -> Vec<u64> 
     client.subscribe(what).unwrap().map(|message| number(message.unwrap().payload())).collect()
 }
 
-fn stored(broker: &Broker, partition: u16) -> Vec<u64> {
-    numbers(&Client::connect(broker.addr()).unwrap(), "orders", partition)
+fn stored(sim: &Simulation, broker: &Broker, partition: u16) -> Vec<u64> {
+    numbers(&sim.client().connect(broker.brokers()).unwrap(), "orders", partition)
 }
 
 pub(crate) fn send(producer: &mut Producer, partition: u16, number: u64) -> Result<(), Error> {
@@ -66,7 +72,7 @@ pub(crate) fn returned(failures: &[Failure]) -> Vec<u64> {
 #[test]
 fn settings_outside_their_bounds_are_refused() {
     within(60, || {
-        let (_broker, producer) = embedded(impatient(), |settings| settings);
+        let (_sim, _broker, producer) = simulated(impatient, |settings| settings);
         assert_eq!((producer.stored(), producer.pending()), (0, 0));
         let broker = Broker::start().unwrap();
         let client = Client::connect(broker.addr()).unwrap();
@@ -82,7 +88,7 @@ fn settings_outside_their_bounds_are_refused() {
 #[test]
 fn records_go_by_count_and_by_bytes() {
     within(60, || {
-        let (broker, mut producer) = embedded(impatient(), |settings| settings.max_records(3));
+        let (_sim, broker, mut producer) = simulated(impatient, |settings| settings.max_records(3));
         send_all(&mut producer, 0, 1..=2);
         send_all(&mut producer, 1, 1..=2);
         assert_eq!((requests(&broker), producer.pending()), (0, 4));
@@ -93,7 +99,7 @@ fn records_go_by_count_and_by_bytes() {
         producer.flush().unwrap();
         assert_eq!(requests(&broker), 2, "nothing to send");
 
-        let (broker, mut producer) = embedded(impatient(), |settings| settings.max_bytes(1000));
+        let (_sim, broker, mut producer) = simulated(impatient, |settings| settings.max_bytes(1000));
         producer.send_to("orders", 0, Record::new(&[b'x'; 600])).unwrap();
         assert_eq!(requests(&broker), 0);
         producer.send_to("orders", 0, Record::new(&[b'x'; 600])).unwrap();
@@ -109,7 +115,7 @@ fn records_go_by_count_and_by_bytes() {
 #[test]
 fn a_flush_takes_all_partitions_in_one_request() {
     within(60, || {
-        let (broker, mut producer) = embedded(impatient(), |settings| settings);
+        let (_sim, broker, mut producer) = simulated(impatient, |settings| settings);
         broker.create_topic("clicks", 300);
         for id in 0..4 {
             send_all(&mut producer, id, 1..=10);
@@ -169,7 +175,7 @@ fn equal_keys_choose_the_same_partition() {
 #[test]
 fn what_cannot_be_sent_is_not_taken() {
     within(60, || {
-        let (broker, mut producer) = embedded(impatient(), |settings| settings);
+        let (sim, broker, mut producer) = simulated(impatient, |settings| settings);
         let (long, huge) = ([b'k'; 256], vec![0; (255 << 20) + 1]);
         let mut refused = |topic: &str, id, record| producer.send_to(topic, id, record).unwrap_err();
         assert!(matches!(refused("", 0, Record::new(b"x")).kind, ErrorKind::Config { .. }));
@@ -178,14 +184,14 @@ fn what_cannot_be_sent_is_not_taken() {
         assert!(matches!(refused("orders", 0, Record::new(&huge)).kind, ErrorKind::BundleTooLarge { .. }));
         send(&mut producer, 0, 1).unwrap();
         producer.flush().unwrap();
-        assert_eq!((stored(&broker, 0), producer.stored()), (vec![1], 1));
+        assert_eq!((stored(&sim, &broker, 0), producer.stored()), (vec![1], 1));
     });
 }
 
 #[test]
 fn failures_come_back_for_the_exact_records() {
     within(60, || {
-        let (broker, mut producer) = embedded(impatient(), |settings| settings);
+        let (_sim, broker, mut producer) = simulated(impatient, |settings| settings);
         let key = [b'k'; 255];
         producer.send_to("gone", 2, Record::new(b"lost").key(&key).timestamp_ms(77)).unwrap();
         producer.send_to("gone", 2, Record::new(&[b'x'; 5000])).unwrap();
@@ -223,7 +229,7 @@ fn failures_come_back_for_the_exact_records() {
 #[test]
 fn what_lies_behind_a_failure_comes_back_in_order() {
     within(60, || {
-        let (broker, mut producer) = embedded(impatient(), |settings| settings.max_records(10));
+        let (sim, broker, mut producer) = simulated(impatient, |settings| settings.max_records(10));
         // The first request is executed and its answer lost, with more of them on their way.
         broker.inject(BrokerFault::LoseAnswer(Kind::Produce));
         let mut sent = 0;
@@ -237,27 +243,27 @@ fn what_lies_behind_a_failure_comes_back_in_order() {
         let not_sent = |failure: &Failure| failure.error().kind == ErrorKind::NotSent;
         let unknown = failures.iter().take_while(|failure| failure.is_unknown()).count();
         assert!(unknown <= 5 && failures[unknown..].iter().all(not_sent));
-        assert!(stored(&broker, 0).into_iter().eq(1..=broker.high_water_mark("orders", 0)));
+        assert!(stored(&sim, &broker, 0).into_iter().eq(1..=broker.high_water_mark("orders", 0)));
         // All of it again: the first bundle twice, but nothing out of order.
         for record in failures.iter().flat_map(Failure::records) {
             producer.send_to("orders", 0, record).unwrap();
         }
         producer.flush().unwrap();
-        assert!(stored(&broker, 0).ends_with(&(1..=sent).collect::<Vec<_>>()));
+        assert!(stored(&sim, &broker, 0).ends_with(&(1..=sent).collect::<Vec<_>>()));
     });
 }
 
 #[test]
 fn a_refusal_for_now_is_sent_again_unless_that_changed_the_order() {
     within(60, || {
-        let (broker, mut producer) = embedded(impatient(), |settings| settings.window(1).max_records(10));
+        let (sim, broker, mut producer) = simulated(impatient, |settings| settings.window(1).max_records(10));
         broker.inject_times(BrokerFault::RefuseProduce(Fault::NoLeader), 3);
         send_all(&mut producer, 0, 1..=100);
         producer.flush().unwrap();
-        assert_eq!(stored(&broker, 0), (1..=100).collect::<Vec<_>>());
+        assert_eq!(stored(&sim, &broker, 0), (1..=100).collect::<Vec<_>>());
 
         // With several on their way the ones behind are stored: what was refused comes back.
-        let (broker, mut producer) = embedded(impatient(), |settings| settings.window(5).max_records(10));
+        let (sim, broker, mut producer) = simulated(impatient, |settings| settings.window(5).max_records(10));
         broker.pause();
         send_all(&mut producer, 0, 1..=30);
         broker.inject(BrokerFault::RefuseProduce(Fault::NoLeader));
@@ -267,23 +273,23 @@ fn a_refusal_for_now_is_sent_again_unless_that_changed_the_order() {
         let failures = producer.take_failures();
         assert_eq!(returned(&failures), (1..=10).collect::<Vec<_>>());
         assert!(failures[0].error().fault() == Some(Fault::NoLeader));
-        assert_eq!(stored(&broker, 0), (11..=30).collect::<Vec<_>>());
+        assert_eq!(stored(&sim, &broker, 0), (11..=30).collect::<Vec<_>>());
 
         // If all of them are refused, nothing is lost.
-        let (broker, mut producer) = embedded(impatient(), |settings| settings.window(5).max_records(10));
+        let (sim, broker, mut producer) = simulated(impatient, |settings| settings.window(5).max_records(10));
         broker.pause();
         send_all(&mut producer, 0, 1..=50);
         broker.inject_times(BrokerFault::RefuseProduce(Fault::InsufficientReplicas), 5);
         broker.resume();
         producer.flush().unwrap();
-        assert_eq!(stored(&broker, 0), (1..=50).collect::<Vec<_>>());
+        assert_eq!(stored(&sim, &broker, 0), (1..=50).collect::<Vec<_>>());
 
         // And if that goes on, all of it comes back.
         broker.inject_times(BrokerFault::RefuseProduce(Fault::NoLeader), u64::MAX);
         for number in 1..=25 {
             send(&mut producer, 1, number).unwrap();
         }
-        let (done, took) = timed(|| producer.flush());
+        let (done, took) = timed_in(&sim, || producer.flush());
         assert!(
             matches!(done, Err(Error { kind: ErrorKind::Undelivered { records: 25, .. }, .. })) && took >= 250 * MS
         );
@@ -295,7 +301,7 @@ fn a_refusal_for_now_is_sent_again_unless_that_changed_the_order() {
 #[test]
 fn partitions_do_not_hurt_each_other() {
     within(60, || {
-        let (broker, mut producer) = embedded(impatient(), |settings| settings.max_records(5));
+        let (sim, broker, mut producer) = simulated(impatient, |settings| settings.max_records(5));
         broker.set_broken("orders", 2, true);
         let mut accepted = [0; 4];
         for round in 0..200 {
@@ -314,7 +320,7 @@ fn partitions_do_not_hurt_each_other() {
         let failures = producer.take_failures();
         assert!(failures.iter().all(|failure| failure.partition() == 2));
         for id in [0, 1, 3] {
-            assert_eq!(stored(&broker, id), (1..=accepted[usize::from(id)]).collect::<Vec<_>>());
+            assert_eq!(stored(&sim, &broker, id), (1..=accepted[usize::from(id)]).collect::<Vec<_>>());
         }
     });
 }
@@ -323,18 +329,18 @@ fn partitions_do_not_hurt_each_other() {
 fn drop_neither_sends_nor_waits_but_says_so() {
     within(60, || {
         logs::keep();
-        let (broker, mut producer) = embedded(patient(), |settings| settings.max_records(1000));
+        let (sim, broker, mut producer) = simulated(patient, |settings| settings.max_records(1000));
         send_all(&mut producer, 0, 1..=17);
-        let ((), took) = timed(|| drop(producer));
-        assert!(took < 100 * MS);
+        let ((), took) = timed_in(&sim, || drop(producer));
+        assert_eq!(took, Duration::ZERO);
         logs::wait_for(1, &["WARN", "producer dropped: 17 records are not known to be stored, and 0 have failed"]);
         assert_eq!(requests(&broker), 0);
 
-        let (broker, mut producer) = embedded(patient(), |settings| settings.max_records(10));
+        let (sim, broker, mut producer) = simulated(patient, |settings| settings.max_records(10));
         broker.pause();
         send_all(&mut producer, 0, 1..=25);
-        let ((), took) = timed(|| drop(producer));
-        assert!(took < 100 * MS);
+        let ((), took) = timed_in(&sim, || drop(producer));
+        assert_eq!(took, Duration::ZERO);
         logs::wait_for(1, &["WARN", "producer dropped: 25 records"]);
     });
 }
@@ -342,13 +348,15 @@ fn drop_neither_sends_nor_waits_but_says_so() {
 #[test]
 fn a_broker_that_restarts_between_flushes_is_no_trouble() {
     within(60, || {
-        let (broker, mut producer) = embedded(patient(), |settings| settings);
+        let (sim, broker, mut producer) = simulated(patient, |settings| settings);
         for round in 0..10 {
             send_all(&mut producer, 0, round * 10 + 1..=round * 10 + 10);
             producer.flush().unwrap();
             broker.restart().unwrap();
+            // The end of the old connection is on its way.
+            sim.sleep(5 * MS);
         }
-        assert_eq!(stored(&broker, 0), (1..=100).collect::<Vec<_>>());
+        assert_eq!(stored(&sim, &broker, 0), (1..=100).collect::<Vec<_>>());
     });
 }
 
@@ -359,7 +367,7 @@ fn leaders_are_followed_in_order() {
             let cluster = Broker::cluster(3).unwrap();
             cluster.create_topic("orders", 4);
             let addrs = cluster.addrs().iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
-            let client = patient().connect(&addrs).unwrap();
+            let client = patient(Client::builder()).connect(&addrs).unwrap();
             let settings = client.producer().max_records(7).max_age(Duration::from_secs(60));
             let mut producer = if idempotent { settings.idempotent() } else { settings }.build().unwrap();
             let mut rng = Rng::new(7);
@@ -414,8 +422,8 @@ fn a_numbering_writer_stores_everything_once() {
             BrokerFault::CloseOnAccept,
         ];
         for trouble in troubles {
-            let settings = impatient().retry_timeout(Duration::from_secs(20));
-            let (broker, mut producer) = embedded(settings, |settings| settings.idempotent().max_records(10));
+            let settings = |client| impatient(client).retry_timeout(Duration::from_secs(20));
+            let (sim, broker, mut producer) = simulated(settings, |settings| settings.idempotent().max_records(10));
             broker.append_payloads("orders", 0, &["1", "2", "3"]);
             send_all(&mut producer, 0, 4..=60);
             let lies = matches!(trouble, BrokerFault::WrongRequestId | BrokerFault::FlipAfter(_));
@@ -435,7 +443,7 @@ fn a_numbering_writer_stores_everything_once() {
                 assert!(comes_back && producer.failures()[0].is_unknown(), "{trouble:?}: {e}");
                 producer.retry_failures(|_| true);
             }
-            assert_eq!(stored(&broker, 0), (1..=200).collect::<Vec<_>>(), "{trouble:?}");
+            assert_eq!(stored(&sim, &broker, 0), (1..=200).collect::<Vec<_>>(), "{trouble:?}");
             assert_eq!((producer.stored(), broker.killed_by()), (197, None));
             assert!(broker.stats().faults_fired > 0, "{trouble:?}");
             broker.release();
@@ -446,7 +454,7 @@ fn a_numbering_writer_stores_everything_once() {
 #[test]
 fn a_numbering_writer_that_is_not_alone_finds_out_in_time() {
     within(60, || {
-        let (broker, mut producer) = embedded(impatient(), |settings| settings.idempotent());
+        let (sim, broker, mut producer) = simulated(impatient, |settings| settings.idempotent());
         send_all(&mut producer, 0, 1..=3);
         producer.flush().unwrap();
         broker.append_payloads("orders", 0, &["77"]);
@@ -461,7 +469,7 @@ fn a_numbering_writer_that_is_not_alone_finds_out_in_time() {
             producer.send_to("orders", 0, record).unwrap();
         }
         producer.flush().unwrap();
-        assert_eq!(stored(&broker, 0), [1, 2, 3, 77, 4, 5]);
+        assert_eq!(stored(&sim, &broker, 0), [1, 2, 3, 77, 4, 5]);
         let request = broker.requests().into_iter().rfind(|request| request.kind == Kind::ProduceWithSeqnum).unwrap();
         let request = ProduceRequest::decode(request.kind, &request.payload).unwrap();
         assert_eq!(request.topics[0].partitions[0].first_seq, 5);
@@ -538,7 +546,8 @@ fn failures_are_sent_again_in_order_in_one_call() {
                 if idempotent { settings.idempotent() } else { settings }
             };
             // Without patience the first trouble is a failure.
-            let (broker, mut producer) = embedded(impatient().retry_timeout(Duration::ZERO), change);
+            let (sim, broker, mut producer) =
+                simulated(|client| impatient(client).retry_timeout(Duration::ZERO), change);
             send_all(&mut producer, 0, 1..=10);
             producer.flush().unwrap();
             broker.inject(BrokerFault::LoseAnswer(if idempotent { Kind::ProduceWithSeqnum } else { Kind::Produce }));
@@ -554,7 +563,7 @@ fn failures_are_sent_again_in_order_in_one_call() {
             producer.flush().unwrap();
             let twice = if idempotent { 0..0 } else { 11..21 };
             let expected: Vec<u64> = (1..=10).chain(twice).chain(11..=40).collect();
-            assert_eq!(stored(&broker, 0), expected, "{idempotent}");
+            assert_eq!(stored(&sim, &broker, 0), expected, "{idempotent}");
             // Or without what may be stored.
             broker.inject(BrokerFault::LoseAnswer(if idempotent { Kind::ProduceWithSeqnum } else { Kind::Produce }));
             broker.pause();
@@ -564,7 +573,7 @@ fn failures_are_sent_again_in_order_in_one_call() {
             let dropped = producer.retry_failures(|failure| !failure.is_unknown());
             assert_eq!((returned(&dropped), producer.pending()), ((41..=50).collect(), 8));
             producer.flush().unwrap();
-            assert_eq!(stored(&broker, 0), expected.into_iter().chain(41..=58).collect::<Vec<_>>());
+            assert_eq!(stored(&sim, &broker, 0), expected.into_iter().chain(41..=58).collect::<Vec<_>>());
         }
     });
 }
@@ -573,8 +582,8 @@ fn failures_are_sent_again_in_order_in_one_call() {
 fn what_a_user_drops_leaves_a_gap_only_if_it_may_be_stored() {
     within(60, || {
         logs::keep();
-        let settings = || impatient().retry_timeout(Duration::ZERO);
-        let (broker, mut producer) = embedded(settings(), |settings| settings.idempotent());
+        let settings = |client| impatient(client).retry_timeout(Duration::ZERO);
+        let (sim, broker, mut producer) = simulated(settings, |settings| settings.idempotent());
         // The log has nothing of it, but nobody knows for certain.
         broker.inject(BrokerFault::CloseOnRequest(Kind::ProduceWithSeqnum));
         send_all(&mut producer, 0, 1..=3);
@@ -582,7 +591,7 @@ fn what_a_user_drops_leaves_a_gap_only_if_it_may_be_stored() {
         assert!(producer.take_failures()[0].is_unknown());
         send_all(&mut producer, 0, 4..=5);
         producer.flush().unwrap();
-        assert_eq!((stored(&broker, 0), broker.high_water_mark("orders", 0)), (vec![4, 5], 5));
+        assert_eq!((stored(&sim, &broker, 0), broker.high_water_mark("orders", 0)), (vec![4, 5], 5));
         logs::wait_for(1, &["WARN", "orders/0: numbers 1 to 3 are missing at the end of the leader's log"]);
         // What was refused is not there for certain, so its numbers are free.
         broker.inject(BrokerFault::RefuseProduce(Fault::ReadOnly));
@@ -591,7 +600,7 @@ fn what_a_user_drops_leaves_a_gap_only_if_it_may_be_stored() {
         assert!(!producer.take_failures()[0].is_unknown());
         send_all(&mut producer, 0, 8..=8);
         producer.flush().unwrap();
-        assert_eq!((stored(&broker, 0), broker.high_water_mark("orders", 0)), (vec![4, 5, 8], 6));
+        assert_eq!((stored(&sim, &broker, 0), broker.high_water_mark("orders", 0)), (vec![4, 5, 8], 6));
     });
 }
 
@@ -601,7 +610,7 @@ fn partitions_added_later_are_used_after_a_connection_was_lost() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1);
         let addr = broker.addr();
-        let client = patient().connect(addr).unwrap();
+        let client = patient(Client::builder()).connect(addr).unwrap();
         let mut producer = client.producer().max_records(1).build().unwrap();
         let mut send = || {
             producer.send("orders", Record::new("x")).unwrap();

@@ -10,7 +10,7 @@ use tank_client::broker::{Broker, BrokerFault};
 use tank_client::simulation::Simulation;
 use tank_client::{Acks, Client, ClientBuilder, Error, ErrorKind, Producer, ProducerBuilder, Record};
 
-use crate::producer::{give_back, numbers, requests, returned, send, send_all};
+use crate::producer::{give_back, impatient, numbers, patient, requests, returned, send, send_all};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -21,15 +21,6 @@ struct World {
     broker: Arc<Broker>,
     client: Client,
     producer: Producer,
-}
-
-fn impatient(builder: ClientBuilder) -> ClientBuilder {
-    let builder = builder.backoff(MS, 10 * MS).retry_timeout(300 * MS);
-    builder.io_timeout(200 * MS).ack_timeout(100 * MS).connect_timeout(2000 * MS)
-}
-
-fn patient(builder: ClientBuilder) -> ClientBuilder {
-    builder.backoff(MS, 10 * MS).retry_timeout(60 * SECOND)
 }
 
 impl World {
