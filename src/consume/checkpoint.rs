@@ -1,8 +1,12 @@
 //! Positions that outlive the process: a small file, replaced as a whole.
 //!
-//! Magic, version (`u16`), number of entries (`u32`), for each the topic (`str8`), partition (`u16`) and next number
-//! (`u64`), then the CRC32 of all before it. Every later version must keep the magic, the version's place and the CRC32
-//! at the end, so that a newer file can be told from a torn one.
+//! One line: magic, version, the positions as they are written anywhere, and the CRC32 of all before the last space, in eight
+//! digits. Every later version must keep the magic, the version's place and the CRC32 at the end, so that a newer file can be
+//! told from a torn one.
+//!
+//! ```text
+//! TANKCKPT 2 orders/0=17 orders/1=4 0c9d3a5e
+//! ```
 
 mod disk;
 
@@ -12,17 +16,13 @@ use std::path::{Path, PathBuf};
 
 use disk::{Names, Os, read, replace, resolve, try_out};
 
-use super::position::{Position, Positions};
+use super::position::Positions;
 use crate::error::{Error, ErrorKind, Result};
-use crate::protocol::DecodeError;
-use crate::protocol::cursor::{Cursor, put_topic};
+use crate::message::check_topic;
 use crate::protocol::texts;
 
-const MAGIC: &[u8; 8] = b"TANKCKPT";
-const VERSION: u16 = 1;
-
-/// Bytes of magic, version and count.
-const HEAD: usize = 8 + 2 + 4;
+const MAGIC: &str = "TANKCKPT ";
+const VERSION: u16 = 2;
 
 /// A file that keeps the positions of a subscription, so that a program continues where it was after it ended or was killed.
 ///
@@ -181,17 +181,13 @@ impl fmt::Display for Checkpoint {
 }
 
 fn encode(positions: &Positions) -> Result<Vec<u8>> {
-    let mut out = MAGIC.to_vec();
-    out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&(positions.iter().len() as u32).to_le_bytes());
-    for position in positions {
-        put_topic(&position.topic, &mut out).map_err(Error::encode)?;
-        out.extend_from_slice(&position.partition.to_le_bytes());
-        out.extend_from_slice(&position.seq.to_le_bytes());
-    }
-    let checksum = crc32fast::hash(&out);
-    out.extend_from_slice(&checksum.to_le_bytes());
-    Ok(out)
+    positions.iter().try_for_each(|position| check_topic(&position.topic))?;
+    let content = format!("{MAGIC}{VERSION} {positions}");
+    Ok(format!("{content} {}\n", checksum_of(&content)).into())
+}
+
+fn checksum_of(content: &str) -> String {
+    format!("{:08x}", crc32fast::hash(content.as_bytes()))
 }
 
 /// What is wrong with a file.
@@ -221,29 +217,23 @@ impl CheckpointFault {
 }
 
 fn decode(bytes: &[u8]) -> Result<Positions, CheckpointFault> {
-    let holds = |(content, checksum): &(&[u8], &[u8; 4])| {
-        content.starts_with(MAGIC) && content.len() >= HEAD && crc32fast::hash(content).to_le_bytes() == **checksum
-    };
-    let Some((content, _)) = bytes.split_last_chunk().filter(holds) else {
-        let is_ours = bytes.starts_with(MAGIC) || MAGIC.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0);
+    let whole = std::str::from_utf8(bytes).ok().and_then(|text| {
+        let (content, checksum) = text.strip_suffix('\n')?.rsplit_once(' ')?;
+        let rest = content.strip_prefix(MAGIC)?;
+        (checksum == checksum_of(content)).then_some(rest)
+    });
+    let Some(rest) = whole else {
+        let magic = MAGIC.as_bytes();
+        let is_ours = bytes.starts_with(magic) || magic.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0);
         return Err(if is_ours { CheckpointFault::Torn } else { CheckpointFault::Foreign });
     };
-    let version = u16::from_le_bytes([content[MAGIC.len()], content[MAGIC.len() + 1]]);
-    if version > VERSION {
-        return Err(CheckpointFault::Newer { version, known: VERSION });
-    }
     // The checksum holds: what does not parse was written by somebody else.
-    let parsed = entries(&content[MAGIC.len() + 2..]).ok().filter(|_| version == VERSION);
-    parsed.ok_or(CheckpointFault::Foreign)
-}
-
-fn entries(bytes: &[u8]) -> Result<Positions, DecodeError> {
-    let mut cursor = Cursor::new(bytes, 0);
-    let entries = 0..cursor.u32("entries")?;
-    let entry = |_| Ok(Position::new(cursor.text("topic")?, cursor.u16("partition")?, cursor.u64("next number")?));
-    let positions = entries.map(entry).collect::<std::result::Result<_, DecodeError>>()?;
-    cursor.finish("checkpoint")?;
-    Ok(positions)
+    let (version, positions) = rest.split_once(' ').ok_or(CheckpointFault::Foreign)?;
+    match version.parse() {
+        Ok(VERSION) => positions.parse().map_err(|_| CheckpointFault::Foreign),
+        Ok(version) if version > VERSION => Err(CheckpointFault::Newer { version, known: VERSION }),
+        _ => Err(CheckpointFault::Foreign),
+    }
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let mut file = file.take(MAX_FOREIGN);
     file.read_to_end(&mut bytes)?;
-    if bytes.starts_with(MAGIC) {
+    if bytes.starts_with(MAGIC.as_bytes()) {
         file.set_limit(u64::MAX);
         file.read_to_end(&mut bytes)?;
     }

@@ -115,19 +115,24 @@ fn foreign_newer_and_missing_files_are_told_apart() {
         fs::write(dir.file(), foreign).unwrap();
         assert_eq!(fault(Checkpoint::open(dir.file())), (said(CheckpointFault::Foreign), false));
     }
-    let sealed = |content: &[u8]| [content, &crc32fast::hash(content).to_le_bytes()].concat();
-    let newer = [MAGIC, &[2, 0][..], b"what will it be"].concat();
-    fs::write(dir.file(), sealed(&newer)).unwrap();
+    let sealed = |rest: &str| {
+        let content = format!("{MAGIC}{rest}");
+        format!("{content} {}\n", checksum_of(&content))
+    };
+    fs::write(dir.file(), sealed("3 what will it be")).unwrap();
     let e = Checkpoint::open(dir.file()).unwrap_err();
-    assert!(e.to_string().ends_with("a checkpoint of version 2, this program knows 1"), "{e}");
-    assert_eq!(fault(Err(e)), (said(CheckpointFault::Newer { version: 2, known: 1 }), false));
-    for content in [&[1, 0, 1, 0, 0, 0, 0][..], &[1, 0, 0, 0, 0, 0, 9], &[0, 0, 0, 0, 0, 0]] {
-        fs::write(dir.file(), sealed(&[MAGIC, content].concat())).unwrap();
-        assert_eq!(fault(Checkpoint::open(dir.file())).0, said(CheckpointFault::Foreign), "{content:?}");
+    assert!(e.to_string().ends_with("a checkpoint of version 3, this program knows 2"), "{e}");
+    assert_eq!(fault(Err(e)), (said(CheckpointFault::Newer { version: 3, known: 2 }), false));
+    for rest in ["", "2", "1 a/0=1", "x a/0=1", "2 a/0", "2 a/0=1 a/0=2", "2 /0=1"] {
+        fs::write(dir.file(), sealed(rest)).unwrap();
+        assert_eq!(fault(Checkpoint::open(dir.file())).0, said(CheckpointFault::Foreign), "{rest:?}");
     }
-    for content in [&[][..], &[1], &[1, 0], &[1, 0, 0, 0, 0]] {
-        fs::write(dir.file(), sealed(&[MAGIC, content].concat())).unwrap();
-        assert_eq!(fault(Checkpoint::open(dir.file())).0, said(CheckpointFault::Torn), "too short: {content:?}");
+    let whole = sealed("2 a/0=1 b%20c/7=2");
+    fs::write(dir.file(), &whole).unwrap();
+    assert_eq!(*Checkpoint::open(dir.file()).unwrap().positions(), positions(&[("a", 0, 1), ("b c", 7, 2)]));
+    for torn in [&whole[..9], "TANKCKPT 2", "TANKCKPT 2\n", &whole.to_uppercase(), &whole.replace('2', "3")] {
+        fs::write(dir.file(), torn).unwrap();
+        assert_eq!(fault(Checkpoint::open(dir.file())).0, said(CheckpointFault::Torn), "{torn:?}");
     }
     fs::remove_file(dir.file()).unwrap();
     assert!(matches!(Checkpoint::open_previous(dir.file()), Err(Error { kind: ErrorKind::File, .. })));
@@ -374,7 +379,7 @@ fn what_an_overwriting_save_left_is_completed_by_the_next_opening() {
 #[test]
 fn more_than_anybody_has_is_saved_and_read() {
     let dir = Dir::new();
-    let topics: Vec<Arc<str>> = (0..2).map(|n| format!("{n:255}").into()).collect();
+    let topics: Vec<Arc<str>> = (0..2).map(|n| format!("{n:x>255}").into()).collect();
     let ids = topics.iter().flat_map(|topic| (0..65_535).map(move |id| (topic.clone(), id)));
     let many = ids.map(|(topic, partition)| (topic, partition, 7)).collect::<Positions>();
     Checkpoint::open(dir.file()).unwrap().save(&many).unwrap();
