@@ -10,7 +10,6 @@
 
 mod disk;
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +18,6 @@ use disk::{Names, Os, read, replace, resolve, try_out};
 use super::position::Positions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::check_topic;
-use crate::protocol::texts;
 
 const MAGIC: &str = "TANKCKPT ";
 const VERSION: u16 = 2;
@@ -86,19 +84,19 @@ impl Checkpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let opened = Checkpoint::look(path.as_ref())?;
         let decoded = |path: &Path| read(path).ok().flatten().map(|bytes| decode(&bytes));
-        let fault = match opened.seen.as_deref().map(decode) {
+        let reason = match opened.seen.as_deref().map(decode) {
             Some(Ok(positions)) => return Ok(Checkpoint { positions, intact: true, ..opened }),
-            Some(Err(fault)) => fault,
-            None => CheckpointFault::Missing,
+            Some(Err(reason)) => reason,
+            None => MISSING.into(),
         };
         // A save that overwrites was stopped: what it was to save is complete beside it.
-        if let (CheckpointFault::Torn, Some(Ok(positions))) = (&fault, decoded(&opened.names.new)) {
+        if let (TORN, Some(Ok(positions))) = (&*reason, decoded(&opened.names.new)) {
             return Ok(Checkpoint { positions, ..opened });
         }
         match decoded(&opened.names.previous) {
             // An empty file was put there as a mount point.
             None if opened.seen.as_ref().is_none_or(Vec::is_empty) => Ok(opened),
-            previous => Err(fault.error(&opened.path, previous.is_some_and(|previous| previous.is_ok()))),
+            previous => Err(unusable(&opened.path, &reason, previous.is_some_and(|previous| previous.is_ok()))),
         }
     }
 
@@ -113,7 +111,7 @@ impl Checkpoint {
         let bytes = read(&opened.names.previous).and_then(|bytes| bytes.ok_or(io::ErrorKind::NotFound.into()));
         match decode(&bytes.map_err(|e| Error::file(&opened.names.previous, e))?) {
             Ok(positions) => Ok(Checkpoint { positions, ..opened }),
-            Err(fault) => Err(fault.error(&opened.names.previous, false)),
+            Err(reason) => Err(unusable(&opened.names.previous, &reason, false)),
         }
     }
 
@@ -148,7 +146,7 @@ impl Checkpoint {
     pub fn save(&mut self, positions: &Positions) -> Result<()> {
         let now = read(&self.names.file).map_err(|e| Error::file(&self.path, e))?;
         if now.is_some() && now != self.seen {
-            return Err(CheckpointFault::Changed.error(&self.path, false));
+            return Err(unusable(&self.path, CHANGED, false));
         }
         let mut merged = self.positions.clone();
         merged.extend(positions.iter().cloned());
@@ -173,13 +171,6 @@ impl AsRef<Positions> for Checkpoint {
     }
 }
 
-/// Writes its [positions](Positions) as one line.
-impl fmt::Display for Checkpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.positions.fmt(f)
-    }
-}
-
 fn encode(positions: &Positions) -> Result<Vec<u8>> {
     positions.iter().try_for_each(|position| check_topic(&position.topic))?;
     let content = format!("{MAGIC}{VERSION} {positions}");
@@ -190,33 +181,21 @@ fn checksum_of(content: &str) -> String {
     format!("{:08x}", crc32fast::hash(content.as_bytes()))
 }
 
-/// What is wrong with a file.
-#[derive(Debug, PartialEq, Eq)]
-enum CheckpointFault {
-    Torn,
-    Foreign,
-    Newer { version: u16, known: u16 },
-    Missing,
-    Changed,
+const TORN: &str = "a torn or damaged checkpoint";
+const FOREIGN: &str = "not a checkpoint";
+const MISSING: &str = "the checkpoint is gone, although it was saved before";
+const CHANGED: &str =
+    "the checkpoint was changed by somebody else since it was opened; one program at a time may save to it";
+
+fn unusable(path: &Path, reason: &str, previous: bool) -> Error {
+    Error::new(ErrorKind::Checkpoint { reason: reason.into(), previous }).in_file(path)
 }
 
-texts! {
-    CheckpointFault:
-    Self::Torn => "a torn or damaged checkpoint";
-    Self::Foreign => "not a checkpoint";
-    Self::Newer { version, known } => "a checkpoint of version {version}, this program knows {known}";
-    Self::Missing => "the checkpoint is gone, although it was saved before";
-    Self::Changed =>
-        "the checkpoint was changed by somebody else since it was opened; one program at a time may save to it";
-}
-
-impl CheckpointFault {
-    fn error(&self, path: &Path, previous: bool) -> Error {
-        Error::new(ErrorKind::Checkpoint { reason: self.to_string(), previous }).in_file(path)
-    }
-}
-
-fn decode(bytes: &[u8]) -> Result<Positions, CheckpointFault> {
+/// Reads the positions.
+///
+/// # Errors
+/// What is wrong with the file.
+fn decode(bytes: &[u8]) -> Result<Positions, String> {
     let whole = std::str::from_utf8(bytes).ok().and_then(|text| {
         let (content, checksum) = text.strip_suffix('\n')?.rsplit_once(' ')?;
         let rest = content.strip_prefix(MAGIC)?;
@@ -225,14 +204,16 @@ fn decode(bytes: &[u8]) -> Result<Positions, CheckpointFault> {
     let Some(rest) = whole else {
         let magic = MAGIC.as_bytes();
         let is_ours = bytes.starts_with(magic) || magic.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0);
-        return Err(if is_ours { CheckpointFault::Torn } else { CheckpointFault::Foreign });
+        return Err(if is_ours { TORN } else { FOREIGN }.into());
     };
     // The checksum holds: what does not parse was written by somebody else.
-    let (version, positions) = rest.split_once(' ').ok_or(CheckpointFault::Foreign)?;
+    let (version, positions) = rest.split_once(' ').ok_or(FOREIGN)?;
     match version.parse() {
-        Ok(VERSION) => positions.parse().map_err(|_| CheckpointFault::Foreign),
-        Ok(version) if version > VERSION => Err(CheckpointFault::Newer { version, known: VERSION }),
-        _ => Err(CheckpointFault::Foreign),
+        Ok(VERSION) => positions.parse().map_err(|_| FOREIGN.into()),
+        Ok(version) if version > VERSION => {
+            Err(format!("a checkpoint of version {version}, this program knows {VERSION}"))
+        }
+        _ => Err(FOREIGN.into()),
     }
 }
 

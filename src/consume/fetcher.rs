@@ -81,17 +81,19 @@ pub(super) struct Fetcher {
     in_flight: HashMap<u32, InFlight>,
     /// What is in flight.
     way: Load,
-    /// Since when there is nothing to read, while no answer has begun.
+    /// Since when there is nothing to read, after a fetch was sent and while no answer has begun.
     idle_since: Option<Time>,
+    /// When the answer being read began, and how long the line was idle before.
+    began: Time,
+    wait: Duration,
     /// How many bytes to ask for in all, where there is more than the fetch sizes.
     ahead: u64,
     /// The fetch whose answer is being read.
-    current: Option<InFlight>,
+    pub(super) current: Option<InFlight>,
     /// How many more bytes the decoder needs before it can continue.
     need: usize,
     /// Failed attempts to connect and lost connections since the last answer, and how long to rest after them.
-    retry: RetryState,
-    policy: RetryPolicy,
+    pub(super) retry: RetryState,
     /// Since a fetch on a connection that had been idle, while nothing has come back.
     revived: Option<Time>,
     /// A fetch was sent on the connection, or on one that had ended before it was used again.
@@ -100,15 +102,12 @@ pub(super) struct Fetcher {
 
 /// A fetch on its way: the subscription's partitions, by slot.
 #[derive(Debug)]
-struct InFlight {
+pub(super) struct InFlight {
     request_id: u32,
     partitions: Vec<usize>,
     max_wait_ms: u64,
     sent: Time,
     load: Load,
-    /// When its answer began, and how long the line was idle before.
-    began: Time,
-    wait: Duration,
     /// What its answer has brought so far. Answers of several leaders are read side by side.
     bytes: u64,
     has_fault: bool,
@@ -124,14 +123,6 @@ pub(super) struct Turn<'a> {
     pub(super) session: &'a Session,
 }
 
-impl InFlight {
-    /// Whether the answer came empty, and so soon that the broker cannot have waited as it was asked to.
-    fn is_soon(&self, now: Time) -> bool {
-        let is_early = now.since(self.sent) < SOON.min(Duration::from_millis(self.max_wait_ms));
-        is_early && self.bytes == 0 && !self.has_fault
-    }
-}
-
 impl Fetcher {
     pub(super) fn new(broker: &BrokerAddr, session: &Session, names: &TopicPartitions) -> Fetcher {
         Fetcher {
@@ -142,12 +133,12 @@ impl Fetcher {
             in_flight: HashMap::new(),
             way: Load::default(),
             idle_since: None,
+            began: Time::ZERO,
+            wait: Duration::ZERO,
             ahead: 0,
             current: None,
             need: 0,
             retry: RetryState::default(),
-            // How long it is tried again is up to its partitions.
-            policy: RetryPolicy { timeout: Duration::MAX, ..session.retry_policy() },
             revived: None,
             was_up: false,
         }
@@ -165,11 +156,6 @@ impl Fetcher {
     /// Whether nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.current.is_none()
-    }
-
-    /// Whether an answer has begun and not ended.
-    pub(super) fn is_receiving(&self) -> bool {
-        self.current.is_some()
     }
 
     /// Whether anything is asked of it, or is to be.
@@ -190,10 +176,6 @@ impl Fetcher {
     /// Whether a connection is wanted and not there yet.
     pub(super) fn is_coming_up(&self) -> bool {
         !self.wanted.is_empty() && !self.channel.is_up()
-    }
-
-    pub(super) fn has_failed(&self) -> bool {
-        self.retry.is_in_trouble()
     }
 
     /// Asks for what is wanted, with as many requests as needed, once the connection is up; until then brings it up as far as
@@ -244,10 +226,9 @@ impl Fetcher {
         if !Arc::ptr_eq(&self.buf.block().tag, &turn.all.names) {
             self.buf.set_tag(turn.all.names.clone());
         }
-        let (sent, began, wait) = (turn.now, turn.now, Duration::ZERO);
-        let (bytes, has_fault, failure) = (0, false, None);
-        let fetch_sent =
-            InFlight { request_id, partitions, max_wait_ms, sent, load, began, wait, bytes, has_fault, failure };
+        let (bytes, has_fault, failure, sent) = (0, false, None, turn.now);
+        let fetch_sent = InFlight { request_id, partitions, max_wait_ms, sent, load, bytes, has_fault, failure };
+        self.idle_since = None;
         self.in_flight.insert(request_id, fetch_sent);
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
         let allowance = turn.session.config.io_timeout.saturating_add(Duration::from_millis(wait));
@@ -299,11 +280,8 @@ impl Fetcher {
                     }
                 }
                 Step::Event(Event::Response { request_id }) => {
-                    let idle_since = self.idle_since.take().unwrap_or(now);
-                    self.current = self.in_flight.remove(&request_id).map(|fetch| {
-                        let wait = now.since(idle_since.max(fetch.sent));
-                        InFlight { began: now, wait, ..fetch }
-                    });
+                    self.current = self.in_flight.remove(&request_id);
+                    (self.began, self.wait) = (now, now.since(self.idle_since.take().unwrap_or(now)));
                 }
                 Step::Event(Event::Partition { slot, answer }) => self.on_answer(turn, slot, answer),
                 Step::Event(Event::ChunkEnd { slot, end }) => {
@@ -407,9 +385,11 @@ impl Fetcher {
         turn.all.stats.fetches += 1;
         turn.all.stats.empty_fetches += u64::from(fetch.bytes == 0);
         let prefetches = turn.all.rules.options.prefetch && turn.inbox.has_bundles();
-        let soon = fetch.is_soon(turn.now);
+        // It came empty, and so soon that the broker cannot have waited as it was asked to.
+        let is_early = turn.now.since(fetch.sent) < SOON.min(Duration::from_millis(fetch.max_wait_ms));
+        let soon = is_early && fetch.bytes == 0 && !fetch.has_fault;
         if fetch.load.risky > 0 {
-            self.ahead = ahead(fetch.bytes, fetch.wait, turn.now.since(fetch.began));
+            self.ahead = ahead(fetch.bytes, self.wait, turn.now.since(self.began));
         }
         for partition in fetch.partitions {
             if turn.all.on_end(turn.now, partition, soon, prefetches.then_some(self.channel.broker())) {
@@ -438,7 +418,9 @@ impl Fetcher {
             turn.all.looks_for_added = true;
             return debug!("{e:#}, had ended while idle, dialing again");
         }
-        let until = self.retry.retry_or_fail(turn.now, &self.policy).unwrap_or(turn.now);
+        // How long it is tried again is up to its partitions.
+        let policy = RetryPolicy { timeout: Duration::MAX, ..turn.session.retry_policy() };
+        let until = self.retry.retry_or_fail(turn.now, &policy).unwrap_or(turn.now);
         self.channel.rest_until(until);
         *(if was_up { &mut turn.all.stats.reconnects } else { &mut turn.all.stats.failed_brokers }) += 1;
         turn.session.book.failed(self.broker(), turn.now);
@@ -507,15 +489,11 @@ fn share(ahead: u64, partitions: usize, fetch_size: u32) -> u32 {
     u32::try_from(ahead / partitions.max(1) as u64).unwrap_or(u32::MAX).min(fetch_size.saturating_mul(MOST_GROWN))
 }
 
-/// The topics of a request, each once and in the order in which they are wanted, and which partitions its slots are. Those that
-/// have more are asked for `share` bytes at least.
+/// The topics of a request, each once, with their partitions in the order in which they are wanted, and which partitions its
+/// slots are. Those that have more are asked for `share` bytes at least.
 fn slots(mut request: Vec<(usize, Want)>, all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<usize>) {
     let topic = |of: &(usize, Want)| &all.get(of.0).name.topic;
-    let mut places: HashMap<Arc<str>, usize> = HashMap::new();
-    request.sort_by_cached_key(|of| {
-        let next = places.len();
-        *places.entry(topic(of).clone()).or_insert(next)
-    });
+    request.sort_by(|a, b| topic(a).cmp(topic(b)));
     let topics = request.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
         let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, is_risky, .. })| {
             let partition = all.get(index).name.partition;

@@ -78,11 +78,6 @@ impl Inbox {
         self.bundles.len() >= MAX_BUNDLES
     }
 
-    /// How many messages are decoded and not handed out.
-    pub(super) fn left(&self) -> u64 {
-        (self.decoded.entries.len() - self.decoded.taken) as u64
-    }
-
     /// What was handed out so far of the messages that are decoded, if anything.
     pub(super) fn delivered(&self) -> Option<Delivered> {
         let taken = self.decoded.taken;

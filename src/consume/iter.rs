@@ -116,8 +116,8 @@ impl ConsumeIter {
         subscription: Subscription,
         partitions: Vec<Partition>,
         whole: &[(Arc<str>, u16)],
-        in_cluster: bool,
     ) -> ConsumeIter {
+        let in_cluster = session.is_cluster();
         let retry = if in_cluster { session.leader_policy() } else { session.retry_policy() };
         let bundle_limit = session.config.limits.bundle;
         let rules = Rules { options: subscription.options, in_cluster, bundle_limit, retry };
@@ -146,7 +146,8 @@ impl ConsumeIter {
             if self.partitions.has_due() {
                 continue;
             }
-            let is_waited_for = |fetcher: &Fetcher| fetcher.is_coming_up() && !(in_cluster && fetcher.has_failed());
+            let is_waited_for =
+                |fetcher: &Fetcher| fetcher.is_coming_up() && !(in_cluster && fetcher.retry.is_in_trouble());
             let until = if in_cluster { Time::NEVER } else { self.partitions.next_wake() };
             if until == Time::NEVER && !self.fetchers.iter().any(is_waited_for) {
                 break;
@@ -434,7 +435,7 @@ impl ConsumeIter {
             let (fetchers, mut turn) = self.turn(now);
             let had_something = fetchers[place].receive(&mut turn);
             // After an answer it is the others' turn, however fast this one answers again.
-            let stays = had_something && fetchers[place].is_receiving();
+            let stays = had_something && fetchers[place].current.is_some();
             self.next = if stays { place } else { place + 1 };
             if had_something {
                 return true;
@@ -454,13 +455,6 @@ impl Iterator for ConsumeIter {
             return Some(Ok(message));
         }
         self.pull(Time::NEVER).map(|_| self.pop()).transpose()
-    }
-
-    /// At most the rest of the [limit](crate::Subscription::limit): anything can end it early.
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let most = if self.is_finished() { Some(0) } else { self.remaining.checked_add(self.inbox.left()) };
-        // Without a limit there is no bound.
-        (0, most.filter(|&most| most < u64::MAX >> 1).and_then(|most| usize::try_from(most).ok()))
     }
 }
 

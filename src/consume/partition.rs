@@ -42,8 +42,8 @@ pub(super) struct Partition {
     /// As last heard of.
     first_available: u64,
     pub(super) high_water_mark: Option<u64>,
-    /// The last number to deliver.
-    end: Option<u64>,
+    /// The last number to deliver; without one, the highest there can be.
+    end: u64,
     /// `stop_at_end` has still to learn the end.
     end_unknown: bool,
     /// Where the last answer, or the address book, said to ask.
@@ -57,14 +57,23 @@ pub(super) struct Partition {
     /// Answers in a row that moved nothing although nothing was wrong, and whether the one being read is another.
     quiet: u32,
     is_quiet: bool,
-    /// Trouble to get an answer of its leader, and how many in a row named another one.
+    suspicion: Suspicion,
+    /// What few partitions have at a time.
+    trouble: Option<Box<Trouble>>,
+}
+
+/// What has gone wrong since a partition's last messages, or since an answer that there are none.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// To get an answer of its leader, and how many in a row named another one.
     retry: RetryState,
     hops: u32,
     /// Answers of its leader that move nothing: chunks above the mark, and rejections of numbers that it has just named.
     standstill: RetryState,
     /// The highest first available number that an answer has named.
     highest_first: u64,
-    suspicion: Suspicion,
+    /// The mark of the last chunk that lay all above it.
+    above: Option<u64>,
 }
 
 /// Whether asking for the next number may kill a server.
@@ -111,7 +120,7 @@ impl Partition {
             fetch_from: position,
             first_available: marks.map_or(0, |(first, _)| first),
             high_water_mark: marks.map(|(_, mark)| mark),
-            end: options.stop_at_seq,
+            end: options.stop_at_seq.unwrap_or(u64::MAX),
             end_unknown: options.stop_at_end,
             chunks: Chunks::new(options.fetch_size),
             ..Partition::default()
@@ -213,25 +222,23 @@ impl Partition {
 
     /// Whether nothing from this number on is wanted.
     pub(super) fn ends_before(&self, seq: u64) -> bool {
-        self.end.is_some_and(|end| seq > end)
+        seq > self.end
     }
 
     /// Whether all that is wanted of a bundle's numbers comes with it.
     pub(super) fn takes_whole(&self, bundle: &Bundle) -> bool {
-        !bundle.cut && (bundle.last <= bundle.to || self.end == Some(bundle.to))
+        !bundle.cut && (bundle.last <= bundle.to || self.end == bundle.to)
     }
 
     /// Notes that there are messages to be handed out.
     pub(super) fn on_messages(&mut self, rules: &Rules) {
         self.chunks.on_messages(rules.options.fetch_size);
         self.quiet = 0;
-        self.end_trouble();
+        self.trouble = None;
     }
 
-    fn end_trouble(&mut self) {
-        self.retry.reset();
-        self.standstill.reset();
-        self.hops = 0;
+    fn trouble(&mut self) -> &mut Trouble {
+        self.trouble.get_or_insert_default()
     }
 
     /// Takes away the messages from the first at or after the time to stop at on, of those decoded of bundles that begin
@@ -240,7 +247,7 @@ impl Partition {
         let Some(time) = rules.options.stop_at_time else { return false };
         let Some(at) = entries.iter().position(|entry| entry.timestamp_ms >= time) else { return false };
         entries.truncate(at);
-        self.end = Some(entries.last().map_or(first.saturating_sub(1), |last| last.seq));
+        self.end = entries.last().map_or(first.saturating_sub(1), |last| last.seq);
         self.state = State::Done;
         true
     }
@@ -293,8 +300,6 @@ pub(super) struct Chunks {
     stale_len: Option<u32>,
     /// The last chunk held only part of one bundle.
     was_cut: bool,
-    /// The mark of the last chunk that lay all above it.
-    above: Option<u64>,
 }
 
 impl Chunks {

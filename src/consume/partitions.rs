@@ -11,7 +11,7 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use log::info;
@@ -34,7 +34,8 @@ const MAX_ID: u16 = u16::MAX - 1;
 #[derive(Debug)]
 pub(super) struct Partitions {
     pub(super) names: TopicPartitions,
-    places: HashMap<Arc<str>, HashMap<u16, usize>>,
+    /// Their indices, in the order of their names.
+    order: Vec<u32>,
     list: Vec<Partition>,
     pub(super) rules: Rules,
     /// Those to be sent to a leader's list.
@@ -66,15 +67,13 @@ impl Partitions {
         for (topic, partition) in whole.iter().filter(|(_, count)| *count <= MAX_ID).cloned() {
             list.push(Partition::dormant(TopicPartition { topic, partition }, &rules.options));
         }
-        let mut places: HashMap<Arc<str>, HashMap<u16, usize>> = HashMap::new();
-        for (index, TopicPartition { topic, partition }) in list.iter().map(|partition| &partition.name).enumerate() {
-            places.entry(topic.clone()).or_default().insert(*partition, index);
-        }
+        let mut order: Vec<_> = (0..).take(list.len()).collect();
+        order.sort_by_key(|&index| key(&list, index));
         let idle = list.iter().enumerate().filter(|(_, partition)| partition.state == State::Idle);
         let due: VecDeque<usize> = idle.map(|(index, _)| index).collect();
         Partitions {
             names: list.iter().map(|partition| partition.name.clone()).collect(),
-            places,
+            order,
             rules,
             open: due.len(),
             due,
@@ -95,7 +94,8 @@ impl Partitions {
 
     /// A partition and its index, if it belongs to the subscription.
     pub(super) fn find(&self, topic: &str, partition: u16) -> Option<(usize, &Partition)> {
-        let index = *self.places.get(topic)?.get(&partition)?;
+        let place = self.order.binary_search_by_key(&(topic, partition), |&index| key(&self.list, index)).ok()?;
+        let index = *self.order.get(place)? as usize;
         Some((index, self.get(index))).filter(|(_, partition)| !partition.is_probe())
     }
 
@@ -210,8 +210,9 @@ impl Partitions {
         info!("{topic}/{partition}: a new partition, read from its first message on");
         self.probes.retain(|&probe| probe != index);
         if let Some(partition) = partition.checked_add(1).filter(|&id| id <= MAX_ID) {
-            let (next, name) = (self.list.len(), TopicPartition { topic: topic.clone(), partition });
-            self.places.entry(topic).or_default().insert(partition, next);
+            let (next, name) = (self.list.len(), TopicPartition { topic, partition });
+            let place = self.order.partition_point(|&index| key(&self.list, index) < (&*name.topic, partition));
+            self.order.insert(place, u32::try_from(next).unwrap_or(u32::MAX));
             self.names = self.names.iter().chain([&name]).cloned().collect();
             self.list.push(Partition::dormant(name, &self.rules.options));
             self.probes.push(next);
@@ -251,6 +252,10 @@ impl Partitions {
         }
         self.with(index, |partition, rules| partition.on_lost(now, how, e, rules))
     }
+}
+
+fn key(list: &[Partition], index: u32) -> (&str, u16) {
+    list.get(index as usize).map_or(("", 0), |of| (&*of.name.topic, of.name.partition))
 }
 
 #[cfg(test)]

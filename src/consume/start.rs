@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::message::{Start, TopicPartition, check_topic, millis_at_or_after};
 use crate::net::{BrokerAddr, RetryPolicy};
 use crate::protocol::admin::PartitionState;
-use crate::session::{Marks, Session};
+use crate::session::{Marks, Session, marks_of_state};
 
 /// How long to look for a leader where a subscription does not wait for one: long enough to follow a redirect.
 const AT_ONCE: Duration = Duration::from_millis(1);
@@ -43,22 +43,18 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
         let start = wanted.start.unwrap_or(subscription.start);
         for partition in ids {
             let start = subscription.resume.get(name, partition).map_or(start, Start::At);
-            let marks = match states.get(usize::from(partition)) {
-                Some(&PartitionState::Marks { first_available, high_water_mark }) => {
-                    Some((first_available, high_water_mark))
-                }
-                _ => None,
-            };
+            let marks = states.get(usize::from(partition)).and_then(|state| marks_of_state(state).ok());
             places.push(Place { name: TopicPartition { topic: topic.clone(), partition }, start, marks });
         }
     }
-    let in_cluster = session.is_cluster();
-    if in_cluster {
+    if session.is_cluster() {
         find_ends(session, &mut places)?;
     }
-    let begin = |place: Place| place.begin(session, &subscription.options);
-    let partitions = places.into_iter().map(begin).collect::<Result<_>>()?;
-    ConsumeIter::new(session, subscription, partitions, &whole, in_cluster).begin()
+    let mut partitions = Vec::with_capacity(places.len() + whole.len());
+    for place in places {
+        partitions.push(place.begin(session, &subscription.options)?);
+    }
+    ConsumeIter::new(session, subscription, partitions, &whole).begin()
 }
 
 /// A partition, and what is known of where it begins.
@@ -79,10 +75,11 @@ impl Place {
                 marks = Some(known);
                 seq_at(session, &name, known, time)?
             }
-            (Start::Latest, None) => return Ok(Partition::before_end(name, 0, options)),
-            (Start::Last(n), None) => return Ok(Partition::before_end(name, n, options)),
-            (Start::Latest, Some((_, mark))) => mark.saturating_add(1),
-            (Start::Last(n), Some((first, mark))) => before_end(n, first, mark),
+            (Start::Latest | Start::Last(_), marks) => {
+                let back = if let Start::Last(n) = start { n } else { 0 };
+                let Some((first, mark)) = marks else { return Ok(Partition::before_end(name, back, options)) };
+                before_end(back, first, mark)
+            }
         };
         Ok(Partition::new(name, seq, marks, options))
     }
@@ -141,11 +138,10 @@ pub(super) fn seq_at(
     let mut all = all.stop_at_seq(high_water_mark).stop_at_end();
     // The next probe is elsewhere.
     all.options.prefetch = false;
-    let in_cluster = session.is_cluster();
     while low < high {
         let middle = low + (high - low) / 2;
         let place = Partition::new(name.clone(), middle, Some((first_available, high_water_mark)), &all.options);
-        let mut probe = ConsumeIter::new(session, all.clone(), vec![place], &[], in_cluster);
+        let mut probe = ConsumeIter::new(session, all.clone(), vec![place], &[]);
         let batch = probe.next_batch()?;
         if batch.is_none() && session.is_closed() {
             return Err(Error::new(ErrorKind::Closed));

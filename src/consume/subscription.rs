@@ -1,6 +1,5 @@
 //! What a user wants to read.
 
-use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use super::close::CloseHandle;
@@ -172,7 +171,6 @@ impl Subscription {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        let mut named: HashMap<&str, BTreeSet<Option<u16>>> = HashMap::new();
         for Wanted { topic, partition, start } in &self.wanted {
             check_topic(topic)?;
             // On the wire it stands for the end, which moves while nobody looks.
@@ -182,15 +180,13 @@ impl Subscription {
             if *partition == Some(u16::MAX) {
                 return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
             }
-            let ids = named.entry(topic).or_default();
-            // `None`, all of them, comes first.
-            let same = if partition.is_none() { ids.first() } else { ids.get(&None).or(ids.get(partition)) };
-            if let Some(same) = same {
-                let name = |id: &Option<u16>| id.map_or(topic.clone(), |id| format!("{topic}/{id}"));
-                let (a, b) = (name(same), name(partition));
-                return Err(Error::config(format!("subscribed to the same partition twice: {a} and {b}")));
-            }
-            ids.insert(*partition);
+        }
+        let mut all: Vec<_> = self.wanted.iter().map(|wanted| (&wanted.topic, wanted.partition)).collect();
+        // `None`, all of them, comes first.
+        all.sort();
+        if let Some((a, b)) = all.iter().zip(&all[1..]).find(|(a, b)| a.0 == b.0 && (a.1.is_none() || a.1 == b.1)) {
+            let [a, b] = [a, b].map(|(topic, id)| id.map_or(topic.to_string(), |id| format!("{topic}/{id}")));
+            return Err(Error::config(format!("subscribed to the same partition twice: {a} and {b}")));
         }
         if let Some(position) = self.resume.iter().find(|position| position.seq == u64::MAX) {
             return Err(Error::config(format!("{position}: no such number, 0 to {} allowed", u64::MAX - 1)));
@@ -215,13 +211,6 @@ macro_rules! from_topic {
 }
 
 from_topic!(&str String &String);
-
-impl From<(&str, u16)> for Subscription {
-    /// One partition of the topic, from now on.
-    fn from((topic, id): (&str, u16)) -> Subscription {
-        Subscription::partition(topic, id)
-    }
-}
 
 impl From<&Subscription> for Subscription {
     fn from(subscription: &Subscription) -> Subscription {

@@ -372,15 +372,9 @@ fn a_configuration_of_very_many_keys() {
 fn a_checkpoint_of_very_many_partitions() {
     within(60, || {
         let count = 300_000u32;
-        let mut bytes = b"TANKCKPT\x01\0".to_vec();
-        bytes.extend_from_slice(&count.to_le_bytes());
-        for n in 0..count {
-            bytes.extend_from_slice(b"\x02t");
-            bytes.push(b'a' + (n >> 16) as u8);
-            bytes.extend_from_slice(&(n as u16).to_le_bytes());
-            bytes.extend_from_slice(&7u64.to_le_bytes());
-        }
-        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+        let entry = |n: u32| format!("t{}/{}=7 ", char::from(b'a' + (n >> 16) as u8), n as u16);
+        let content = format!("TANKCKPT 2 {}", (0..count).map(entry).collect::<String>().trim_end());
+        let bytes = format!("{content} {:08x}\n", crc32fast::hash(content.as_bytes()));
         let path = scratch("checkpoint");
         std::fs::write(&path, bytes).unwrap();
         let mut checkpoint = Checkpoint::open(&path).unwrap();

@@ -988,7 +988,7 @@ fn subscriptions_that_cannot_work_are_refused() {
             (Subscription::topic(&*long), "topic name: 256 bytes given, 1 to 255 allowed"),
             (a().and_topic("", Start::Latest), "topic name: 0 bytes given, 1 to 255 allowed"),
             (a().and_partition("a", 0, Start::Latest), "subscribed to the same partition twice: a/0 and a/0"),
-            (a().and_topic("a", Start::Latest), "subscribed to the same partition twice: a/0 and a"),
+            (a().and_topic("a", Start::Latest), "subscribed to the same partition twice: a and a/0"),
             (
                 Subscription::topic("a").and_partition("a", 1, Start::Latest),
                 "subscribed to the same partition twice: a and a/1",

@@ -42,10 +42,6 @@ fn generation(n: u64) -> Positions {
     all
 }
 
-fn said(fault: CheckpointFault) -> String {
-    fault.to_string()
-}
-
 fn fault(opened: Result<Checkpoint>) -> (String, bool) {
     match opened.unwrap_err().kind {
         ErrorKind::Checkpoint { reason, previous } => (reason, previous),
@@ -82,23 +78,19 @@ fn a_file_cut_or_changed_anywhere_is_torn_and_the_previous_one_is_offered() {
     let whole = fs::read(dir.file()).unwrap();
     for cut in 0..whole.len() {
         fs::write(dir.file(), &whole[..cut]).unwrap();
-        assert_eq!(fault(Checkpoint::open(dir.file())), (said(CheckpointFault::Torn), true), "cut at {cut}");
+        assert_eq!(fault(Checkpoint::open(dir.file())), (TORN.to_owned(), true), "cut at {cut}");
     }
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x10;
         fs::write(dir.file(), &bytes).unwrap();
-        let expected = said(if at < MAGIC.len() { CheckpointFault::Foreign } else { CheckpointFault::Torn });
+        let expected = if at < MAGIC.len() { FOREIGN } else { TORN }.to_owned();
         assert_eq!(fault(Checkpoint::open(dir.file())), (expected, true), "changed at {at}");
     }
     fs::write(dir.file(), [&whole[..], &[0]].concat()).unwrap();
-    assert_eq!(fault(Checkpoint::open(dir.file())).0, said(CheckpointFault::Torn));
+    assert_eq!(fault(Checkpoint::open(dir.file())).0, TORN.to_owned());
     fs::write(dir.file(), vec![0; whole.len()]).unwrap();
-    assert_eq!(
-        fault(Checkpoint::open(dir.file())).0,
-        said(CheckpointFault::Torn),
-        "what a crash leaves of a file at times"
-    );
+    assert_eq!(fault(Checkpoint::open(dir.file())).0, TORN.to_owned(), "what a crash leaves of a file at times");
 
     // Going on with the previous generation keeps it until there are two good ones again.
     let mut older = Checkpoint::open_previous(dir.file()).unwrap();
@@ -113,7 +105,7 @@ fn foreign_newer_and_missing_files_are_told_apart() {
     let dir = Dir::new();
     for foreign in ["x", "orders 0 17\n", "TANKCKPX and more of it"] {
         fs::write(dir.file(), foreign).unwrap();
-        assert_eq!(fault(Checkpoint::open(dir.file())), (said(CheckpointFault::Foreign), false));
+        assert_eq!(fault(Checkpoint::open(dir.file())), (FOREIGN.to_owned(), false));
     }
     let sealed = |rest: &str| {
         let content = format!("{MAGIC}{rest}");
@@ -122,17 +114,17 @@ fn foreign_newer_and_missing_files_are_told_apart() {
     fs::write(dir.file(), sealed("3 what will it be")).unwrap();
     let e = Checkpoint::open(dir.file()).unwrap_err();
     assert!(e.to_string().ends_with("a checkpoint of version 3, this program knows 2"), "{e}");
-    assert_eq!(fault(Err(e)), (said(CheckpointFault::Newer { version: 3, known: 2 }), false));
+    assert_eq!(fault(Err(e)), ("a checkpoint of version 3, this program knows 2".to_owned(), false));
     for rest in ["", "2", "1 a/0=1", "x a/0=1", "2 a/0", "2 a/0=1 a/0=2", "2 /0=1"] {
         fs::write(dir.file(), sealed(rest)).unwrap();
-        assert_eq!(fault(Checkpoint::open(dir.file())).0, said(CheckpointFault::Foreign), "{rest:?}");
+        assert_eq!(fault(Checkpoint::open(dir.file())).0, FOREIGN.to_owned(), "{rest:?}");
     }
     let whole = sealed("2 a/0=1 b%20c/7=2");
     fs::write(dir.file(), &whole).unwrap();
     assert_eq!(*Checkpoint::open(dir.file()).unwrap().positions(), positions(&[("a", 0, 1), ("b c", 7, 2)]));
     for torn in [&whole[..9], "TANKCKPT 2", "TANKCKPT 2\n", &whole.to_uppercase(), &whole.replace('2', "3")] {
         fs::write(dir.file(), torn).unwrap();
-        assert_eq!(fault(Checkpoint::open(dir.file())).0, said(CheckpointFault::Torn), "{torn:?}");
+        assert_eq!(fault(Checkpoint::open(dir.file())).0, TORN.to_owned(), "{torn:?}");
     }
     fs::remove_file(dir.file()).unwrap();
     assert!(matches!(Checkpoint::open_previous(dir.file()), Err(Error { kind: ErrorKind::File, .. })));
@@ -142,7 +134,7 @@ fn foreign_newer_and_missing_files_are_told_apart() {
     fs::remove_file(dir.file()).unwrap();
     let e = Checkpoint::open(dir.file()).unwrap_err();
     assert!(e.to_string().ends_with("was saved before; its previous generation is intact"), "{e}");
-    assert_eq!(fault(Err(e)), (said(CheckpointFault::Missing), true));
+    assert_eq!(fault(Err(e)), (MISSING.to_owned(), true));
     assert!(matches!(Checkpoint::open(&dir.0), Err(Error { kind: ErrorKind::File, .. })), "a directory");
 }
 
@@ -407,7 +399,7 @@ fn the_second_of_two_that_save_is_told_and_changes_nothing() {
         first.save(&generation(round)).unwrap();
         let e = second.save(&generation(0)).unwrap_err();
         assert!(e.to_string().contains("changed by somebody else"), "{e}");
-        assert_eq!(fault(Err(e)), (said(CheckpointFault::Changed), false));
+        assert_eq!(fault(Err(e)), (CHANGED.to_owned(), false));
         assert_eq!(Checkpoint::open(dir.file()).unwrap().positions(), &generation(round));
         both = [Checkpoint::open(dir.file()).unwrap(), Checkpoint::open(dir.file()).unwrap()];
     }

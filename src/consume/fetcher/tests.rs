@@ -184,7 +184,7 @@ fn the_next_fetch_is_sent_before_the_messages_of_an_answer_are_handed_out() {
         }
         s.send(0, 1, &[data(12)], &BUNDLE, 0);
         s.receive();
-        assert!(s.inbox.has_bundles() && !s.fetcher.is_receiving());
+        assert!(s.inbox.has_bundles() && s.fetcher.current.is_none());
         assert_eq!(s.fetcher.in_flight.len(), sent);
     }
     // Where the log is read to its end, whoever waits may do so first.
@@ -258,7 +258,7 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     let mut s = Setting::asked(2, 1, |s| s);
     let now = s.net.pass(ms(1));
     s.end(0);
-    assert!(s.fetcher.has_failed() && s.fetcher.is_resting(now) && !s.fetcher.is_used());
+    assert!(s.fetcher.retry.is_in_trouble() && s.fetcher.is_resting(now) && !s.fetcher.is_used());
     let until = s.fetcher.channel.due();
     assert!(until > now && !s.fetcher.is_resting(until));
     assert_eq!((s.all.stats.reconnects, s.all.stats.failed_brokers), (1, 0));
@@ -277,7 +277,7 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     assert_eq!((s.fetcher.way, s.fetcher.in_flight.len()), (Load { risky: 0, suspects: 2 }, 1));
     s.send(1, 2, &[PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 }; 2], &[], 0);
     s.receive();
-    assert!(!s.fetcher.has_failed());
+    assert!(!s.fetcher.retry.is_in_trouble());
     s.ask();
     assert_eq!((s.fetcher.way, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1));
     s.send(1, 3, &[EMPTY], &[], 0);
@@ -321,7 +321,7 @@ fn a_broker_that_cannot_be_reached_is_counted_as_such() {
     s.net.refuse("10.0.0.1:5".parse().unwrap(), 111);
     s.ask();
     assert_eq!((s.all.stats.reconnects, s.all.stats.failed_brokers), (0, 1));
-    assert!(s.fetcher.has_failed() && s.inbox.take_error().is_none());
+    assert!(s.fetcher.retry.is_in_trouble() && s.inbox.take_error().is_none());
     // What this machine lacks is said at once.
     let mut s = Setting::new(1, 1, |s| s);
     s.net.refuse("10.0.0.1:5".parse().unwrap(), 24);
@@ -341,7 +341,11 @@ fn a_connection_that_had_ended_while_idle_is_dialed_again_without_trouble() {
         assert!(!s.fetcher.is_idle() && !s.all.looks_for_added);
         s.net.pass(ms(after));
         s.end(0);
-        assert_eq!((s.all.stats.reconnects, s.fetcher.has_failed()), (u64::from(!quiet), !quiet), "after {after} ms");
+        assert_eq!(
+            (s.all.stats.reconnects, s.fetcher.retry.is_in_trouble()),
+            (u64::from(!quiet), !quiet),
+            "after {after} ms"
+        );
         assert_eq!((s.all.looks_for_added, s.state(0) == State::Idle), (quiet, quiet));
     }
 }
@@ -385,7 +389,7 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
     };
     let request = vec![(2, want(1, false)), (3, want(1, true)), (0, want(4, true)), (1, want(1, false))];
     let (topics, partitions) = slots(request, &all, 2 << 20);
-    assert_eq!(partitions, [2, 0, 3, 1]);
+    assert_eq!(partitions, [3, 1, 2, 0]);
     let asked = |topic: &FetchTopic| {
         (
             topic.name.to_string(),
@@ -393,7 +397,7 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
         )
     };
     let asked: Vec<_> = topics.iter().map(asked).collect();
-    assert_eq!(asked, [("b".into(), vec![(1, 1), (0, 4)]), ("a".into(), vec![(0, 2), (3, 1)])]);
+    assert_eq!(asked, [("a".into(), vec![(0, 2), (3, 1)]), ("b".into(), vec![(1, 1), (0, 4)])]);
 }
 
 #[test]
@@ -564,10 +568,10 @@ fn an_answer_is_being_received_from_its_first_byte_to_its_last() {
         s.wire(0, |wire| wire.incoming.push_back(byte));
         s.receive();
         // Which partitions it names is known once all but the bundle is there.
-        let (missing, is_known) = (whole.len() - at - 1, s.fetcher.is_receiving());
+        let (missing, is_known) = (whole.len() - at - 1, s.fetcher.current.is_some());
         assert_eq!(is_known, (1..=BUNDLE.len()).contains(&missing), "{missing} bytes are missing");
     }
-    assert!(!s.fetcher.is_receiving() && s.fetcher.channel.phase() != Phase::Read);
+    assert!(s.fetcher.current.is_none() && s.fetcher.channel.phase() != Phase::Read);
     assert_eq!(s.messages(), 1);
 }
 
@@ -585,7 +589,7 @@ fn a_new_connection_in_the_place_of_one_that_was_used_is_a_reason_to_look_for_ad
     s.greet(1);
     s.ask();
     assert!(s.fetcher.in_flight.len() == 1 && s.all.looks_for_added);
-    assert_eq!((s.all.stats.reconnects, s.fetcher.has_failed()), (0, false));
+    assert_eq!((s.all.stats.reconnects, s.fetcher.retry.is_in_trouble()), (0, false));
     // What was noted elsewhere stays noted.
     let mut s = Setting::new(1, 10, |s| s);
     s.all.looks_for_added = true;

@@ -1,13 +1,10 @@
 //! What an answer, or its loss, means for a [`Partition`]: data, another leader, nothing yet, or the end.
 
-#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
-
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use super::super::subscription::Options;
 use super::{Begin, Partition, State, Suspicion, before_end};
-use crate::consume::subscription::OutOfRange;
+use crate::consume::subscription::{Options, OutOfRange};
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::net::{BrokerAddr, RetryPolicy, Time, WELL};
 use crate::protocol::fetch::PartitionAnswer;
@@ -37,9 +34,9 @@ impl Partition {
             match answer {
                 // Only its leader knows that it exists.
                 PartitionAnswer::Data { .. } | PartitionAnswer::OutOfRange { .. } => self.begin = Begin::Known,
-                PartitionAnswer::Redirect(_) if self.hops < MOST_HOPS => {}
+                PartitionAnswer::Redirect(_) if self.trouble().hops < MOST_HOPS => {}
                 _ => {
-                    (self.state, self.hops) = (State::Done, 0);
+                    (self.state, self.trouble) = (State::Done, None);
                     return Next::Go;
                 }
             }
@@ -68,7 +65,6 @@ impl Partition {
 
     fn on_data(&mut self, high_water_mark: u64, len: u32, rules: &Rules) {
         self.begin = Begin::Known;
-        self.hops = 0;
         self.last_was_empty = len == 0;
         let wait_was_ended = std::mem::replace(&mut self.wait_ended, rules.in_cluster && self.waits && len > 0);
         if len > 0 {
@@ -78,7 +74,7 @@ impl Partition {
             // The mark of an empty answer may be too low, but nothing lies below the position either.
             let known = self.high_water_mark.unwrap_or(0).max(self.fetch_from.saturating_sub(1));
             self.high_water_mark = Some(known.max(high_water_mark));
-            self.end_trouble();
+            self.trouble = None;
             self.is_quiet = wait_was_ended;
             // The end was there once: if nothing is left before it, the log has become shorter.
             if rules.options.stop_at_end {
@@ -91,16 +87,13 @@ impl Partition {
     fn on_out_of_range(&mut self, now: Time, first_available: u64, high_water_mark: u64, rules: &Rules) -> Next {
         self.high_water_mark = Some(high_water_mark);
         self.first_available = first_available;
-        self.retry.reset();
-        self.hops = 0;
-        let moved = first_available > self.highest_first;
-        self.highest_first = self.highest_first.max(first_available);
         let end = high_water_mark.saturating_add(1);
         let (requested, begin) = (self.fetch_from, std::mem::replace(&mut self.begin, Begin::Known));
         if let Begin::BeforeEnd(back) = begin {
             self.go_to(before_end(back, first_available, high_water_mark));
             self.learn_end(high_water_mark);
             self.check_end();
+            self.trouble = None;
             debug!("{}: begins with {}", self.name, self.position);
             return Next::Go;
         }
@@ -112,13 +105,18 @@ impl Partition {
             OutOfRange::Latest => end,
         };
         self.go_to(to);
+        let is_done = self.state == State::Done;
+        let trouble = self.trouble();
+        (trouble.retry, trouble.hops) = Default::default();
+        let moved = first_available > trouble.highest_first;
+        trouble.highest_first = trouble.highest_first.max(first_available);
         if !is_beyond && moved {
             // Retention was faster: each try comes nearer.
-            self.standstill.reset();
-        } else if !self.standstill.is_in_trouble() {
-            self.standstill.retry_at_once(now, &rules.retry);
-        } else if self.state != State::Done {
-            let until = self.standstill.retry_or_fail(now, &rules.retry);
+            trouble.standstill.reset();
+        } else if !trouble.standstill.is_in_trouble() {
+            trouble.standstill.retry_at_once(now, &rules.retry);
+        } else if !is_done {
+            let until = trouble.standstill.retry_or_fail(now, &rules.retry);
             if !self.pause(until) {
                 return Next::Fail(failure);
             }
@@ -130,7 +128,7 @@ impl Partition {
     /// Ends it with this number if it is to stop at the end, and that was not known.
     fn learn_end(&mut self, high_water_mark: u64) {
         if std::mem::take(&mut self.end_unknown) {
-            self.end = Some(self.end.unwrap_or(u64::MAX).min(high_water_mark));
+            self.end = self.end.min(high_water_mark);
         }
     }
 
@@ -146,7 +144,7 @@ impl Partition {
             warn!("{}: redirected to {leader}", self.name);
         }
         if self.is_probe() {
-            self.hops += 1;
+            self.trouble().hops += 1;
             self.leader = found.ok().flatten();
             return Next::Go;
         }
@@ -155,26 +153,25 @@ impl Partition {
             Ok(None) => self.on_no_leader(now, rules),
             Ok(leader) => {
                 self.leader = leader;
-                self.hops += 1;
+                let trouble = self.trouble();
+                trouble.hops += 1;
+                let hops = trouble.hops;
                 // The first in a row is how leaders are found.
-                if self.hops == 1 {
-                    self.retry.retry_at_once(now, &rules.retry);
+                if hops == 1 {
+                    trouble.retry.retry_at_once(now, &rules.retry);
                     return Next::Go;
                 }
-                let until = self.retry.retry_or_fail(now, &rules.retry);
-                self.pause_or_fail(until, Fault::Redirects { hops: self.hops, last: named })
+                let until = trouble.retry.retry_or_fail(now, &rules.retry);
+                self.pause_or_fail(until, Fault::Redirects { hops, last: named })
             }
         }
     }
 
     fn on_no_leader(&mut self, now: Time, rules: &Rules) -> Next {
         self.leader = None;
-        self.hops += 1;
-        let until = self.retry.retry_or_fail(now, &rules.retry);
-        match self.pause_or_fail(until, Fault::NoLeader) {
-            Next::Go => Next::NoLeader,
-            failed => failed,
-        }
+        self.trouble().hops += 1;
+        let until = self.trouble().retry.retry_or_fail(now, &rules.retry);
+        if self.pause(until) { Next::NoLeader } else { Next::Fail(self.fault(Fault::NoLeader)) }
     }
 
     /// Pauses until then. Returns `false` if the time for trying again is over.
@@ -195,14 +192,13 @@ impl Partition {
             return true;
         }
         // Their numbers rise.
-        let end = self.end.unwrap_or(u64::MAX);
-        let wanted = found.get(new..).unwrap_or_default().partition_point(|bundle| bundle.first <= end);
+        let wanted = found.get(new..).unwrap_or_default().partition_point(|bundle| bundle.first <= self.end);
         if new + wanted < found.len() {
             self.state = State::Done;
             found.truncate(new + wanted);
         }
         if let Some(last) = found.get_mut(new..).and_then(<[Bundle]>::last_mut) {
-            last.to = last.to.min(end);
+            last.to = last.to.min(self.end);
         }
         // A cut bundle will come again, whole; it is worth decoding only if there is nothing else.
         if found.last().is_some_and(|last| last.cut) && (self.chunks.had_messages || found.len() > new + 1) {
@@ -223,13 +219,15 @@ impl Partition {
 
     /// Ends a chunk: its messages and numbers decide what to ask for next.
     pub(in crate::consume) fn on_chunk_end(&mut self, now: Time, end: ChunkEnd, rules: &Rules) -> Next {
-        self.retry.reset();
+        if let Some(trouble) = &mut self.trouble {
+            (trouble.retry, trouble.hops) = Default::default();
+        }
         let found = self.chunks.had_messages;
         if self.state == State::Done || self.wait_ended {
             return Next::Go;
         }
         if end != ChunkEnd::AboveMark {
-            self.standstill.reset();
+            self.trouble = None;
         }
         match end {
             ChunkEnd::Cut { bundle_len } => match self.chunks.on_cut(bundle_len.unwrap_or(0), rules.bundle_limit) {
@@ -241,12 +239,13 @@ impl Partition {
             },
             ChunkEnd::AboveMark if !found => {
                 let mark = self.high_water_mark.unwrap_or(0);
-                if self.chunks.above.replace(mark).is_some_and(|before| before != mark) {
+                let trouble = self.trouble();
+                if trouble.above.replace(mark).is_some_and(|before| before != mark) {
                     // It has moved: the messages above it will become visible.
-                    self.standstill.reset();
+                    trouble.standstill.reset();
                     return Next::Go;
                 }
-                let until = self.standstill.retry_or_fail(now, &rules.retry);
+                let until = trouble.standstill.retry_or_fail(now, &rules.retry);
                 self.pause_or_fail(until, Fault::Stuck { seq: self.fetch_from })
             }
             ChunkEnd::Whole if !found && !self.chunks.on_stale() => {
@@ -285,7 +284,7 @@ impl Partition {
         self.state = State::Idle;
         if how.well_for >= WELL.min(rules.retry.timeout) {
             // Earlier trouble has ended in between.
-            self.end_trouble();
+            self.trouble = None;
         }
         if how.unanswered && self.has_begun() {
             let before = std::mem::replace(&mut self.suspicion, Suspicion::Ended);
@@ -298,7 +297,7 @@ impl Partition {
             return Ok(());
         }
         self.leader = None;
-        let until = self.retry.retry_or_fail(now, &rules.retry);
+        let until = self.trouble().retry.retry_or_fail(now, &rules.retry);
         if self.pause(until) { Ok(()) } else { Err(e.clone()) }
     }
 }

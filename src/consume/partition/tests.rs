@@ -771,3 +771,9 @@ fn bundles_after_the_last_wanted_number_are_removed_from_those_just_found_alone(
     assert_eq!(found.iter().map(|bundle| bundle.to).collect::<Vec<_>>(), [99, 99, 20, 20, 12]);
     assert_eq!(p.state, State::Done);
 }
+
+/// A subscription may have sixty thousand of them.
+#[test]
+fn it_takes_little_room() {
+    assert!(size_of::<Partition>() <= 184, "{} bytes", size_of::<Partition>());
+}
