@@ -1,13 +1,15 @@
 //! What the recordings do not show: how long waits take, what is hung up on, what would kill a server, and how much
 //! memory an answer takes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind, dense_bundle, sparse_bundle};
+use common::watch::{not_before, timed_in};
+use tank_client::broker::{Broker, BrokerBuilder, BrokerFault, RequestKind as Kind, dense_bundle, sparse_bundle};
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use tank_client::protocol::frame::Payload;
 use tank_client::protocol::produce::{ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
-use tank_client::{Compression, Fault, Record};
+use tank_client::simulation::Simulation;
+use tank_client::{Compression, Fault, Record, Subscription};
 
 use crate::raw::{Raw, SOON, fetch};
 
@@ -49,18 +51,23 @@ fn many(request_id: u32, max_wait_ms: u64, min_bytes: u32, partitions: u16) -> V
 fn waits_are_rounded_up_unless_they_are_to_be_exact() {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 1);
-    let started = Instant::now();
-    Raw::connect(&broker).ask(&fetch(1, 1, "orders", &[(0, 1, 1000)]));
-    assert!(started.elapsed() >= Duration::from_millis(320), "{:?}", started.elapsed());
-    let broker = Broker::builder().exact_waits().start().unwrap();
-    broker.create_topic("orders", 1);
-    // On a busy machine anything can take long, but not every time.
-    let soon = (0..20).any(|_| {
-        let started = Instant::now();
-        Raw::connect(&broker).ask(&fetch(1, 1, "orders", &[(0, 1, 1000)]));
-        started.elapsed() < Duration::from_millis(320)
-    });
-    assert!(soon);
+    let least = Duration::from_millis(320);
+    not_before(least, || Raw::connect(&broker).ask(&fetch(1, 1, "orders", &[(0, 1, 1000)])));
+    // How long exactly they are, virtual time tells.
+    let lasts = |builder: BrokerBuilder| {
+        let sim = Simulation::new(1);
+        let broker = sim.broker_with(&builder);
+        broker.create_topic("orders", 1);
+        let client = sim.client().connect(broker.brokers()).unwrap();
+        let wait = Subscription::partition("orders", 0).max_wait(Duration::from_millis(1)).limit(1);
+        let mut iter = client.subscribe(wait).unwrap();
+        broker.forget_requests();
+        let asked = broker.stats().requests(Kind::Consume);
+        let (_, took) = timed_in(&sim, || iter.next_timeout(Duration::from_secs(60)).unwrap());
+        took / (broker.stats().requests(Kind::Consume) - asked) as u32
+    };
+    assert!(lasts(Broker::builder()) >= least);
+    assert!(lasts(Broker::builder().exact_waits()) < least);
 }
 
 #[test]

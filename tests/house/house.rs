@@ -63,6 +63,18 @@ const SLEEPS: [(&str, &str); 3] = [
     ("tests/house/house.rs", "names what others may not do"),
 ];
 
+/// Files outside `src` that may look at a real clock, and why. What has a time to keep runs in the simulated world.
+const CLOCKS: [(&str, &str); 8] = [
+    ("tests/bench/growth/line.rs", "is a line on which bytes take their time"),
+    ("tests/cluster/real.rs", "measures a real cluster, which must be asked for"),
+    ("tests/common/src/logs.rs", "gives up after 20 seconds"),
+    ("tests/common/src/proxy.rs", "gives up after 20 seconds"),
+    ("tests/common/src/watch.rs", "has a lower bound, which a busy machine keeps"),
+    ("tests/house/house.rs", "names what others may not do"),
+    ("tests/simulation/checker.rs", "says how fast it ran"),
+    ("tests/wire/hostile/mod.rs", "gives up after 10 seconds with what takes milliseconds"),
+];
+
 /// Lines of code, without blanks, comments and tests, that a file may have.
 const FILE: usize = 450;
 
@@ -404,19 +416,30 @@ fn the_clock_and_sockets_are_touched_in_one_place() {
 
 #[test]
 fn no_test_sleeps() {
+    nobody_says(&["thread::sleep"], &SLEEPS);
+}
+
+/// A test that compares real time with a bound fails on a machine that is busy enough.
+#[test]
+fn no_test_depends_on_the_machines_load() {
+    nobody_says(&["Instant::now", ".elapsed()"], &CLOCKS);
+}
+
+/// Holds that of all files outside `src` only the excused ones have one of these words, and that they have.
+fn nobody_says(words: &[&str], excuses: &[(&str, &str)]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let tests =
         ["tests", "examples/tankctl/tests", "examples/exactly_once_sqlite"].map(|dir| files_below(&root.join(dir)));
     let mut wrong = Vec::new();
     for path in tests.concat() {
         let name = path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
-        let is_excused = SLEEPS.iter().any(|(excused, _)| name == *excused);
-        let sleeps = fs::read_to_string(&path).unwrap().lines().any(|line| line.contains("thread::sleep"));
-        if sleeps != is_excused {
+        let is_excused = excuses.iter().any(|(excused, _)| name == *excused);
+        let text = fs::read_to_string(&path).unwrap();
+        if words.iter().any(|word| text.contains(word)) != is_excused {
             wrong.push(name);
         }
     }
-    assert!(wrong.is_empty(), "a sleep, or an excuse without one: {wrong:#?}");
+    assert!(wrong.is_empty(), "one of {words:?}, or an excuse without it: {wrong:#?}");
 }
 
 #[test]

@@ -42,10 +42,3 @@ pub fn not_before<T>(time: Duration, act: impl FnOnce() -> T) -> T {
     assert!(took >= time, "{took:?} of {time:?}");
     value
 }
-
-/// The value of `act`, and how long it took.
-pub fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {
-    let started = Instant::now();
-    let value = act();
-    (value, started.elapsed())
-}
