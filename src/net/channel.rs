@@ -17,8 +17,9 @@
 //! two looks counts, unless bytes turn out to have been waiting for it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -35,6 +36,12 @@ use crate::protocol::EncodeError;
 
 /// Bytes in the awaited direction that move a deadline on: a slow but steady transfer gets through, a trickle does not.
 const PROGRESS: usize = 16 << 10;
+
+/// At most this many pieces are written at a time.
+const MOST_PIECES: usize = 1024;
+
+/// Bytes of a request, wherever they lie: whoever keeps them for another try need not keep them twice.
+pub(crate) type Piece = (Arc<Vec<u8>>, Range<usize>);
 
 /// This many connections in a row that had ended before they were used are trouble.
 const MOST_STALE: u32 = 3;
@@ -77,11 +84,12 @@ struct Up {
     /// The last moments at which somebody looked for bytes to read and for room to write.
     looked: Time,
     tried: Time,
-    /// Bytes of requests still to be sent begin at `sent`.
-    out: Vec<u8>,
-    sent: usize,
-    /// Requests not yet sent whole: where each ends in `out`, its id and how long its answer may take.
-    unsent: VecDeque<(usize, u32, Duration)>,
+    /// What is still to be sent, and how many bytes were queued and sent so far.
+    out: VecDeque<Piece>,
+    queued: u64,
+    sent: u64,
+    /// Requests not yet sent whole: where each ends among the bytes queued, its id and how long its answer may take.
+    unsent: VecDeque<(u64, u32, Duration)>,
     send: Deadline,
     /// Requests sent and not answered: when they are due on the connection's clock.
     waiting: BTreeMap<u32, Duration>,
@@ -222,23 +230,29 @@ impl Channel {
         allowance: Duration,
         encode: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), EncodeError>,
     ) -> Result<(), EncodeError> {
-        let State::Up(up) = &mut self.state else { return Ok(()) };
+        let mut bytes = Vec::new();
+        encode(&mut bytes)?;
+        let all = 0..bytes.len();
+        self.queue_pieces(now, id, allowance, vec![(Arc::new(bytes), all)]);
+        Ok(())
+    }
+
+    /// Queues a request in pieces, as [`queue`](Channel::queue) does.
+    pub(crate) fn queue_pieces(&mut self, now: Time, id: u32, allowance: Duration, pieces: Vec<Piece>) {
+        let State::Up(up) = &mut self.state else { return };
+        let len: usize = pieces.iter().map(|(_, range)| range.len()).sum();
+        trace!("{}: request {id}, {len} bytes", self.broker);
         if up.out.is_empty() {
-            up.out = self.settings.take_spare();
-        }
-        let before = up.out.len();
-        encode(&mut up.out)?;
-        trace!("{}: request {id}, {} bytes", self.broker, up.out.len() - before);
-        if up.sent == before {
             up.send = Deadline::new(now, self.settings.config.io_timeout);
         }
-        up.unsent.push_back((up.out.len(), id, allowance));
-        Ok(())
+        up.out.extend(pieces);
+        up.queued += len as u64;
+        up.unsent.push_back((up.queued, id, allowance));
     }
 
     /// Bytes of requests that the network has not taken yet.
     pub(crate) fn unsent(&self) -> usize {
-        if let State::Up(up) = &self.state { up.out.len() - up.sent } else { 0 }
+        if let State::Up(up) = &self.state { (up.queued - up.sent) as usize } else { 0 }
     }
 
     /// Sends what the network takes now. Returns whether nothing is left to be sent.
@@ -250,15 +264,14 @@ impl Channel {
         let State::Up(up) = &mut self.state else { return Err(Error::disconnected(&self.broker, Phase::Send)) };
         let io_timeout = self.settings.config.io_timeout;
         let away = now.since(std::mem::replace(&mut up.tried, now));
-        while up.sent < up.out.len() {
-            match pass(&self.broker, Phase::Send, &mut || up.socket.write(&up.out[up.sent..]))? {
+        while !up.out.is_empty() {
+            let pieces = up.out.iter().take(MOST_PIECES).map(|(bytes, range)| IoSlice::new(&bytes[range.clone()]));
+            let pieces: Vec<_> = pieces.collect();
+            match pass(&self.broker, Phase::Send, &mut || up.socket.write_vectored(&pieces))? {
                 0 if now < up.send.due => return Ok(false),
                 0 => return Err(Error::timeout(&self.broker, Phase::Send, io_timeout)),
                 n => up.on_sent(n, now, away, io_timeout),
             }
-        }
-        if std::mem::take(&mut up.sent) > 0 {
-            self.settings.put_spare(std::mem::take(&mut up.out));
         }
         Ok(true)
     }
@@ -374,8 +387,8 @@ impl Channel {
     /// What is awaited of its sockets.
     pub(crate) fn interests(&self) -> impl Iterator<Item = Interest<'_>> {
         let dial = if let State::Dialing(dial) = &self.state { Some(dial.interests()) } else { None };
-        let used = self.up().filter(|up| up.sent < up.out.len() || !up.is_idle());
-        let up = used.map(|up| Interest { socket: &*up.socket, read: true, write: up.sent < up.out.len() });
+        let used = self.up().filter(|up| !up.is_idle());
+        let up = used.map(|up| Interest { socket: &*up.socket, read: true, write: !up.out.is_empty() });
         dial.into_iter().flatten().chain(up)
     }
 
@@ -412,7 +425,8 @@ impl Up {
             since: now,
             looked: now,
             tried: now,
-            out: Vec::new(),
+            out: VecDeque::new(),
+            queued: 0,
             sent: 0,
             unsent: VecDeque::new(),
             send: Deadline::new(now, Duration::ZERO),
@@ -435,7 +449,16 @@ impl Up {
     }
 
     fn on_sent(&mut self, n: usize, now: Time, away: Duration, io_timeout: Duration) {
-        self.sent += n;
+        self.sent += n as u64;
+        let mut left = n;
+        while let Some((_, range)) = self.out.front_mut() {
+            let some = left.min(range.len());
+            (range.start, left) = (range.start + some, left - some);
+            if range.len() > 0 {
+                break;
+            }
+            self.out.pop_front();
+        }
         // The network may have had room for these bytes while the caller was busy elsewhere.
         self.send.due = self.send.due.max(now.after(io_timeout).min(self.send.due.after(away)));
         self.send.progress(n, now, io_timeout);
@@ -473,7 +496,7 @@ impl Up {
 
     fn due(&self) -> Time {
         let answer = self.answer_due(Duration::ZERO).map_or(Time::NEVER, |(due, ..)| due);
-        if self.sent < self.out.len() { answer.min(self.send.due) } else { answer }
+        if !self.out.is_empty() { answer.min(self.send.due) } else { answer }
     }
 }
 

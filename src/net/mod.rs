@@ -31,7 +31,7 @@ mod system;
 pub(crate) use addr::{BrokerAddr, parse_brokers};
 pub(crate) use book::AddressBook;
 pub(crate) use buffer::{Block, ReadBuf};
-pub(crate) use channel::{Channel, LookUp};
+pub(crate) use channel::{Channel, LookUp, Piece};
 pub(crate) use channels::{AnswerReader, Pool, wait};
 pub(crate) use network::{Closed, Network, Time};
 #[cfg(feature = "broker")]

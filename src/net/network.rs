@@ -4,7 +4,7 @@
 //! *what next?* and *by when?*, and [`Network::poll`] is the only call in the crate that blocks.
 
 use std::fmt::Debug;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,6 +72,11 @@ pub(crate) trait Socket: Debug + Send + Sync + UnwindSafe + RefUnwindSafe {
 
     /// Takes as many of the bytes as the network has room for; [`io::ErrorKind::WouldBlock`] if that is none now.
     fn write(&self, from: &[u8]) -> io::Result<usize>;
+
+    /// As [`write`](Socket::write), of several pieces in turn.
+    fn write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.write(&from.iter().flat_map(|piece| &**piece).copied().collect::<Vec<u8>>())
+    }
 
     /// Whether the peer has closed the connection or sent something that was not read, found out without reading it.
     fn has_ended(&self) -> bool;

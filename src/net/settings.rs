@@ -17,9 +17,6 @@ pub(crate) struct ChannelSettings {
     pub(crate) net: Arc<dyn Network>,
     pub(crate) config: Arc<Config>,
     brokers: Mutex<HashMap<BrokerAddr, Known>>,
-    /// Memory for the next request: to take it from the system for each costs more than to fill it, and of many connections few
-    /// are sending.
-    spare: Mutex<Vec<u8>>,
 }
 
 /// What is known of a broker.
@@ -34,12 +31,9 @@ struct Known {
 /// Until when a connection that is being opened counts, in nanoseconds.
 pub(super) type Opening = AtomicU64;
 
-/// The most bytes of spare memory to keep.
-const LARGEST_SPARE: usize = 4 << 20;
-
 impl ChannelSettings {
     pub(crate) fn new(net: Arc<dyn Network>, config: Arc<Config>) -> ChannelSettings {
-        ChannelSettings { net, config, brokers: Mutex::default(), spare: Mutex::default() }
+        ChannelSettings { net, config, brokers: Mutex::default() }
     }
 
     fn brokers(&self) -> MutexGuard<'_, HashMap<BrokerAddr, Known>> {
@@ -62,18 +56,6 @@ impl ChannelSettings {
     /// Whether a broker's name stood for this address when it was last looked up.
     pub(super) fn has_name(&self, address: SocketAddr) -> bool {
         self.brokers().values().any(|known| known.addresses.contains(&address))
-    }
-
-    pub(super) fn take_spare(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(super) fn put_spare(&self, mut bytes: Vec<u8>) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if (spare.capacity()..=LARGEST_SPARE).contains(&bytes.capacity()) {
-            bytes.clear();
-            *spare = bytes;
-        }
     }
 
     /// Lets another connection be begun, unless too many are on their way.

@@ -1,7 +1,7 @@
 //! The operating system's network: the only place, beside the embedded broker's server, that touches its clock and sockets.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -164,6 +164,10 @@ impl Socket for Tcp {
 
     fn write(&self, from: &[u8]) -> io::Result<usize> {
         (&self.0).write(from)
+    }
+
+    fn write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&self.0).write_vectored(from)
     }
 
     fn has_ended(&self) -> bool {

@@ -2,7 +2,10 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
+use crate::net::Piece;
 use crate::protocol::Limits;
 use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, Entry, MessageSet, RawMessage};
 use crate::protocol::compress;
@@ -19,7 +22,7 @@ pub(super) type BrokerId = usize;
 pub(super) struct Bundle {
     pub(super) stage: Stage,
     /// The bundle, from `at` on.
-    pub(super) memory: Vec<u8>,
+    pub(super) memory: Arc<Vec<u8>>,
     at: usize,
     pub(super) count: u32,
     /// Bytes of its message set before compression: what it counts for among the pending ones.
@@ -57,13 +60,20 @@ impl Bundle {
     /// Seals what `builder` has collected, and leaves it `spare` memory in exchange.
     pub(super) fn seal(builder: &mut BundleBuilder, spare: Vec<u8>, compression: Compression) -> Result<Bundle> {
         let (count, size, range) = (builder.count(), builder.set_len(), builder.sparse_range());
-        let (memory, at) = builder.take(compression, spare).map_err(Error::encode)?;
-        Ok(Bundle { memory, at, count, size, range, ..Bundle::default() })
+        let (mut memory, at) = builder.take(compression, spare).map_err(Error::encode)?;
+        // It grew by doubling. A little more than is needed lets it take as much again.
+        memory.shrink_to(memory.len() + memory.len() / 16);
+        Ok(Bundle { memory: Arc::new(memory), at, count, size, range, ..Bundle::default() })
     }
 
     /// As it is sent.
     pub(super) fn bytes(&self) -> &[u8] {
         self.memory.get(self.at..).unwrap_or_default()
+    }
+
+    /// The same, to be sent from where it lies.
+    pub(super) fn piece(&self) -> Piece {
+        (self.memory.clone(), self.at..self.memory.len())
     }
 
     /// The number that goes with it in a request, 0 for a dense bundle.
@@ -108,7 +118,7 @@ impl Bundle {
         self.range = Some((first, first.saturating_add(u64::from(self.count)).saturating_sub(1)));
         // The header is never compressed: flags, the count if it is above 15, and the first number.
         let at = self.at + 1 + if self.count > 15 { crate::protocol::varint::len(self.count) } else { 0 };
-        if let Some(field) = self.memory.get_mut(at..at + 8) {
+        if let Some(field) = Arc::make_mut(&mut self.memory).get_mut(at..at + 8) {
             field.copy_from_slice(&first.to_le_bytes());
         }
     }
@@ -174,7 +184,8 @@ impl Spares {
         keep(&mut self.builders, builder.capacity(), builder);
     }
 
-    pub(super) fn put_buffer(&mut self, mut bytes: Vec<u8>) {
+    pub(super) fn put_buffer(&mut self, bytes: Arc<Vec<u8>>) {
+        let Some(mut bytes) = Arc::into_inner(bytes) else { return };
         bytes.clear();
         keep(&mut self.buffers, bytes.capacity(), bytes);
     }
@@ -243,7 +254,7 @@ pub(super) mod tests {
     fn spares_are_few_and_small() {
         let mut spares = Spares::default();
         for size in [0, 10, LARGEST_SPARE + 1, 10, 10, 10, 10, 10] {
-            spares.put_buffer(Vec::with_capacity(size));
+            spares.put_buffer(Arc::new(Vec::with_capacity(size)));
         }
         assert!(spares.buffers.len() == SPARES && spares.buffers.iter().all(|spare| spare.capacity() <= LARGEST_SPARE));
     }

@@ -280,14 +280,19 @@ impl Driver {
         };
         let shape = request.shape().collect();
         let allowance = self.session.config.io_timeout.saturating_add(self.options.ack_timeout);
-        let leader = &mut self.leaders[id];
-        if let Err(e) = leader.channel.queue(now, request_id, allowance, &mut |out| request.encode(out)) {
-            // What can't be encoded is refused before it is taken.
-            debug_assert!(false, "{e}");
-            return false;
+        let encoded = request.encode_around();
+        // What can't be encoded is refused before it is taken.
+        debug_assert!(encoded.is_ok(), "{encoded:?}");
+        let Ok((head, places)) = encoded else { return false };
+        let (node, head) = (self.node(id), Arc::new(head));
+        let (mut pieces, mut at) = (Vec::with_capacity(2 * from.len()), 0);
+        for (&queue, place) in from.iter().zip(places) {
+            pieces.push((head.clone(), at..place));
+            pieces.extend(self.queues[queue].first_waiting().map(Bundle::piece));
+            self.queues[queue].sent(request_id, node, ToSend::Bundle);
+            at = place;
         }
-        let node = self.node(id);
-        from.iter().for_each(|&queue| self.queues[queue].sent(request_id, node, ToSend::Bundle));
+        self.leaders[id].channel.queue_pieces(now, request_id, allowance, pieces);
         let request = SentRequest { id: request_id, since: now, queues: from, content: Content::Bundles(shape) };
         self.leaders[id].in_flight.push_back(request);
         true

@@ -19,7 +19,7 @@ use crate::session::{Session, marks_of_answer, marks_of_state};
 /// The most bundles in a request: of one topic it takes no more.
 pub(super) const MAX_BUNDLES: usize = 255;
 
-/// A request takes no further bundle beyond this many bytes: until they are sent they are in memory twice.
+/// A request takes no further bundle beyond this many bytes, so that its answer does not keep them waiting for long.
 const MAX_REQUEST: usize = 8 << 20;
 
 /// Nothing more is added while this many bytes have still to be sent.

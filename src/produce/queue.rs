@@ -25,7 +25,7 @@ use super::bundle::{BrokerId, Bundle, Spares, Stage};
 use super::numbering::Numbering;
 use crate::error::{Error, Result};
 use crate::net::{BrokerAddr, RetryPolicy, RetryState, Time};
-use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage};
+use crate::protocol::bundle::{BundleBuilder, Compression, LARGE, RawMessage};
 
 /// Places for bundles to keep.
 const KEPT: usize = 4;
@@ -127,7 +127,9 @@ impl PartitionQueue {
     pub(super) fn seal(&mut self, spares: &mut Spares) -> Result<()> {
         let Some(mut builder) = self.collected.take() else { return Ok(()) };
         if builder.count() > 0 {
-            let mut bundle = Bundle::seal(&mut builder, spares.buffers.pop().unwrap_or_default(), self.compression)?;
+            // A small one is copied, to memory of its size.
+            let spare = if builder.set_len() >= LARGE { spares.buffers.pop() } else { None };
+            let mut bundle = Bundle::seal(&mut builder, spare.unwrap_or_default(), self.compression)?;
             // The numbers of a numbering producer are still to come.
             bundle.range = bundle.range.filter(|_| self.numbering.is_none());
             self.bundles.push_back(bundle);

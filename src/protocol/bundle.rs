@@ -18,7 +18,7 @@ pub const MAX_MESSAGES: u32 = 65_535;
 pub const MAX_KEY: usize = 255;
 
 /// From this many bytes on a message set is worth its memory.
-const LARGE: usize = 64 << 10;
+pub(crate) const LARGE: usize = 64 << 10;
 
 const FLAG_SPARSE: u8 = 1 << 6;
 const FLAG_RESERVED: u8 = 1 << 7;
@@ -440,9 +440,10 @@ impl BundleBuilder {
         let (header, pack) = self.seal(compression)?;
         // A small one is copied in less time than its memory, which grew by doubling, is worth.
         if pack || self.set.len() < LARGE {
+            let set = if pack { &self.packed } else { self.set.get(MAX_HEADER_LEN..).unwrap_or_default() };
+            spare.reserve_exact(header.len() + set.len());
             spare.extend_from_slice(&header);
-            let set = self.set.get(MAX_HEADER_LEN..).unwrap_or_default();
-            spare.extend_from_slice(if pack { &self.packed } else { set });
+            spare.extend_from_slice(set);
             self.clear();
             return Ok((spare, 0));
         }

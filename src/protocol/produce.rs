@@ -70,10 +70,24 @@ impl<'a> ProduceRequest<'a> {
     /// own, or not 0 for a dense one; a client version that servers misread; more than 256 MiB in total. `out` is then
     /// unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        frame::put(self.kind(), out, |out| self.put(out))
+        frame::put(self.kind(), out, |out| self.put(out, &mut |bundle, out| out.extend_from_slice(bundle)))
     }
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    /// Returns the request as [`encode`](ProduceRequest::encode) appends it, but without its bundles, and where each of them
+    /// belongs: whoever keeps them anyway need not copy them. No byte follows the last one.
+    pub(crate) fn encode_around(&self) -> Result<(Vec<u8>, Vec<usize>), EncodeError> {
+        let (mut out, mut places, mut left_out) = (Vec::new(), Vec::new(), 0);
+        let start = frame::begin(self.kind(), &mut out);
+        self.put(&mut out, &mut |bundle, out| {
+            places.push(out.len());
+            left_out += bundle.len();
+        })?;
+        EncodeError::check("request, bytes", out.len() - start + left_out, 0, frame::MAX_REQUEST as u64)?;
+        frame::patch_len(start, left_out as u64, &mut out)?;
+        Ok((out, places))
+    }
+
+    fn put(&self, out: &mut Vec<u8>, put_bundle: &mut dyn FnMut(&[u8], &mut Vec<u8>)) -> Result<(), EncodeError> {
         let start = out.len();
         out.extend_from_slice(&self.client_version.to_le_bytes());
         out.extend_from_slice(&self.request_id.to_le_bytes());
@@ -85,7 +99,9 @@ impl<'a> ProduceRequest<'a> {
             // Checked before copying, not only when the frame is complete.
             let len = out.len() - start + entry.bundle.len();
             EncodeError::check("request, bytes", len, 0, frame::MAX_REQUEST as u64)?;
-            entry.put(self.with_seqnum, out)
+            entry.put(self.with_seqnum, out)?;
+            put_bundle(entry.bundle, out);
+            Ok(())
         })?;
         // The server reads the low byte of the version as the length of a string, and hangs up if that is too long.
         let [low, _] = self.client_version.to_le_bytes();
@@ -132,7 +148,6 @@ impl ProducePartition<'_> {
         if with_seqnum {
             out.extend_from_slice(&self.first_seq.to_le_bytes());
         }
-        out.extend_from_slice(self.bundle);
         Ok(())
     }
 }
@@ -295,6 +310,13 @@ mod tests {
         for request in [request(&dense), request(&sparse), numbered, appended] {
             let mut out = Vec::new();
             request.encode(&mut out).unwrap();
+            let (mut around, places) = request.encode_around().unwrap();
+            assert_eq!(places.last(), Some(&around.len()));
+            let bundles = request.topics.iter().flat_map(|topic| &topic.partitions).map(|entry| entry.bundle);
+            for (&place, bundle) in places.iter().rev().zip(bundles.rev()) {
+                around.splice(place..place, bundle.iter().copied());
+            }
+            assert_eq!(around, out);
             let kind = Kind::from_id(out[0]).unwrap();
             assert_eq!(ProduceRequest::decode(kind, &out[5..]), Ok(request));
             for end in 5..out.len() {
