@@ -22,7 +22,6 @@ use super::records::Failure;
 use crate::config::PublishOptions;
 use crate::error::{Error, Fault, Result};
 use crate::net::{BrokerAddr, LookUp, Time};
-use crate::protocol::bundle::RawMessage;
 use crate::protocol::produce::{CLIENT_VERSION, ProduceRequest};
 use crate::session::Session;
 
@@ -37,8 +36,8 @@ pub(super) struct Driver {
     numbered: bool,
     /// One for each partition, known by its place.
     pub(super) queues: Vec<PartitionQueue>,
-    spares: Spares,
-    /// Bytes of all records that are neither stored nor have failed.
+    pub(super) spares: Spares,
+    /// Bytes that all queues hold, for records that are neither stored nor have failed.
     pub(super) pending_bytes: usize,
     leaders: Vec<Leader>,
     by_addr: HashMap<BrokerAddr, BrokerId>,
@@ -84,29 +83,23 @@ impl Driver {
         self.queues.len() - 1
     }
 
-    /// Takes a record for a partition, as [`PartitionQueue::push`] does. Returns how many are collected now, and their bytes.
-    // Inlined: a producer calls it for each record.
-    #[inline(always)]
-    pub(super) fn push(&mut self, queue: usize, seq: Option<u64>, raw: &RawMessage<'_>) -> Result<(u32, usize)> {
-        let queue = &mut self.queues[queue];
-        self.pending_bytes += queue.push(seq, raw, &mut self.spares)?;
-        Ok(queue.collected())
-    }
-
     /// Makes a bundle of what a partition has collected, to be sent by the next step.
     pub(super) fn seal(&mut self, queue: usize) -> Result<()> {
-        if self.queues[queue].is_idle() {
-            self.queues[queue].progressed = self.session.now();
-        }
         self.ready.insert(queue);
-        self.queues[queue].seal(&mut self.spares)
+        let queue = &mut self.queues[queue];
+        if queue.is_idle() {
+            queue.progressed = self.session.now();
+        }
+        queue.seal(&mut self.spares)?;
+        queue.recount(&mut self.pending_bytes);
+        Ok(())
     }
 
     /// Takes back what has failed, to be sent again.
     pub(super) fn take_back(&mut self, queue: usize, bundle: Bundle) {
-        self.pending_bytes += bundle.size;
         self.ready.insert(queue);
         self.queues[queue].take_back(bundle);
+        self.queues[queue].recount(&mut self.pending_bytes);
     }
 
     /// Whether something is in flight or waits to be sent.
@@ -356,9 +349,9 @@ impl Driver {
     fn touch(&mut self, index: usize) {
         self.ready.insert(index);
         let queue = &mut self.queues[index];
+        queue.recount(&mut self.pending_bytes);
         for (bundle, outcome) in queue.take_deliveries() {
             queue.progressed = self.stepped;
-            self.pending_bytes -= bundle.size;
             match outcome {
                 Ok(()) => {
                     queue.stored += u64::from(bundle.count);

@@ -278,16 +278,18 @@ impl Producer {
         check_record(&self.topics[topic].name, partition, record)?;
         let raw = record.to_raw(|| self.wall.millis(now, &*self.settings.session.net));
         let (records, bytes, most) = (self.settings.max_records, self.settings.max_bytes, most_bytes(&raw));
-        let queue = &self.driver.queues[index];
+        let mut queue = &mut self.driver.queues[index];
         let has_room = queue.excess(self.driver.pending_bytes, most, self.settings.max_pending_bytes).is_none();
         if !queue.takes(most, records, bytes) || !has_room {
             self.make_room(index, most)?;
+            queue = &mut self.driver.queues[index];
         }
-        let (collected, len) = self.driver.push(index, None, &raw)?;
+        queue.push(None, &raw, &mut self.driver.spares)?;
+        queue.recount(&mut self.driver.pending_bytes);
+        let (collected, len) = queue.collected();
         if collected == 1 {
-            let send_by = now.after(self.settings.max_age);
-            self.driver.queues[index].send_by = send_by;
-            self.next_look = self.next_look.min(send_by);
+            queue.send_by = now.after(self.settings.max_age);
+            self.next_look = self.next_look.min(queue.send_by);
         }
         if collected >= records || len >= bytes {
             self.driver.seal(index)?;

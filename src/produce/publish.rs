@@ -83,7 +83,7 @@ fn give_next(session: &Session, driver: &mut Driver, queue: usize, given: &Parti
         if !driver.queues[queue].takes(most_bytes(&raw), MAX_MESSAGES, MAX_SET) {
             break;
         }
-        driver.push(queue, seq, &raw)?;
+        driver.queues[queue].push(seq, &raw, &mut driver.spares)?;
     }
     driver.seal(queue)
 }

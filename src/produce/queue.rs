@@ -60,6 +60,8 @@ pub(super) struct PartitionQueue {
     pub(super) gap: Option<(u64, u64)>,
     /// Bytes of records that are neither stored nor have failed, before compression.
     pub(super) bytes: usize,
+    /// What it held when that was counted last.
+    pub(super) counted: usize,
     /// Records stored so far.
     pub(super) stored: u64,
     /// When what is collected must be sent, and when the partition last made progress: the producer's notes.
@@ -82,10 +84,10 @@ pub(super) enum ToSend {
 pub(super) type Delivery = (Bundle, Result<()>);
 
 impl PartitionQueue {
-    /// Takes a record, with its number if it has one of its own. Returns its bytes in the message set.
+    /// Takes a record, with its number if it has one of its own.
     // Inlined: a producer calls it for each record.
     #[inline(always)]
-    pub(super) fn push(&mut self, seq: Option<u64>, raw: &RawMessage<'_>, spares: &mut Spares) -> Result<usize> {
+    pub(super) fn push(&mut self, seq: Option<u64>, raw: &RawMessage<'_>, spares: &mut Spares) -> Result<()> {
         let builder = self.collected.get_or_insert_with(|| spares.builders.pop().unwrap_or_default());
         let before = builder.set_len();
         // A numbering producer gives them theirs when the bundle is sent.
@@ -94,9 +96,15 @@ impl PartitionQueue {
             None => builder.push(raw),
         }
         .map_err(Error::encode)?;
-        let added = builder.set_len() - before;
-        self.bytes += added;
-        Ok(added)
+        self.bytes += builder.set_len() - before;
+        Ok(())
+    }
+
+    /// Brings a sum of what queues hold up to date: a buffer that is being filled counts whole.
+    #[inline(always)]
+    pub(super) fn recount(&mut self, sum: &mut usize) {
+        let unused = self.collected.as_ref().map_or(0, |builder| builder.capacity() - builder.set_len());
+        *sum = *sum + self.bytes + unused - mem::replace(&mut self.counted, self.bytes + unused);
     }
 
     /// Whether the bundle that is being collected takes a record of up to this many bytes, too, of the most records and bytes

@@ -74,9 +74,19 @@ fn a_producer_holds_what_it_was_told_to_and_little_else() {
             let (peak, held) = taken_by_producer(partitions, record, pending, 40 << 20);
             let told =
                 format!("{partitions} partitions, {record} a record, {pending} to hold: {peak}, {held} when idle");
-            // Buffers double as they grow, and what is on its way is there as bundles and as a request.
-            assert!(peak < 4 * isize::try_from(pending).unwrap() + 16 * MIB, "{told}");
+            assert!(peak < isize::try_from(pending).unwrap() + 16 * MIB, "{told}");
             assert!(held < 16 * MIB, "{told}");
         }
+    });
+}
+
+#[test]
+fn an_idle_producer_keeps_nothing_large() {
+    within(240, || {
+        let (_, kept) = taken_by_producer(1, 64 << 20, 1 << 30, 3 * (64 << 20));
+        assert!(kept < 100 << 10, "{kept} bytes after records of 64 MiB");
+        let (_, kept) = taken_by_producer(500, 100 << 10, 1 << 30, 3 * 500 * (100 << 10));
+        // At most four buffers of 1 MiB for records and four for bundles, whatever the number of partitions.
+        assert!(kept < 5 << 20, "{kept} bytes for 500 partitions with nothing pending");
     });
 }

@@ -1,4 +1,4 @@
-//! What consuming takes of the heap, whatever the fetch size, and what an idle producer keeps. A process of its own: the allocator counts.
+//! What consuming takes of the heap, whatever the fetch size. A process of its own: the allocator counts.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use common::server::bundle;
 use common::watch::within;
 use tank_client::Compression;
 use tank_client::broker::{Broker, BrokerFault};
-use tank_client::{Client, ConsumeIter, Record, Start, Subscription};
+use tank_client::{Client, ConsumeIter, Start, Subscription};
 
 const GIB: u64 = 1 << 30;
 const PAYLOAD: usize = 1000;
@@ -55,40 +55,6 @@ fn a_gibibyte_in_less_than_two_mebibytes() {
             count
         });
         assert!(peak < 2 << 20, "{peak} bytes");
-    });
-}
-
-/// What a producer keeps when it is idle again after this many partitions had a few records of this size.
-fn kept_by_producer(partitions: u16, record: usize) -> isize {
-    let broker = Broker::start().unwrap();
-    broker.create_topic("orders", partitions);
-    let addr = broker.addr().to_string();
-    let writer = move || {
-        let _weighed = alloc::weigh_this_thread();
-        let client = Client::connect(&addr).unwrap();
-        let payload = vec![b'x'; record];
-        let before = alloc::held();
-        let builder = client.producer().compression(Compression::None).max_pending_bytes(1 << 30);
-        let mut producer = builder.build().unwrap();
-        for _ in 0..3 {
-            for id in 0..partitions {
-                producer.send_to("orders", id, Record::new(&payload)).unwrap();
-            }
-        }
-        producer.flush().unwrap();
-        alloc::held() - before
-    };
-    std::thread::spawn(writer).join().unwrap()
-}
-
-#[test]
-fn an_idle_producer_keeps_nothing_large() {
-    within(240, || {
-        let kept = kept_by_producer(1, 64 << 20);
-        assert!(kept < 100 << 10, "{kept} bytes after records of 64 MiB");
-        let kept = kept_by_producer(500, 100 << 10);
-        // At most a request of 4 MiB and four bundles of 1 MiB are kept for the next ones, whatever the number of partitions.
-        assert!(kept < 9 << 20, "{kept} bytes for 500 partitions with nothing pending");
     });
 }
 
