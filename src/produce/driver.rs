@@ -317,12 +317,8 @@ impl Driver {
         let queue = &mut self.queues[queue];
         let (book, broker) = (&self.session.book, self.leaders[from].channel.broker());
         let (topic, partition) = (&queue.topic, queue.partition);
-        match (&request.content, reply) {
-            (Content::End(_), Ok(end)) => debug!("{topic}/{partition}: the log at {broker} ends at {end}"),
-            (Content::Bundles(_), Err(Fault::System)) if queue.numbering.is_some() => {
-                warn!("{topic}/{partition}: {broker} has trouble with its files: the end of its log may be damaged");
-            }
-            _ => {}
+        if let (Content::Bundles(_), Err(Fault::System), Some(_)) = (&request.content, reply, &queue.numbering) {
+            warn!("{topic}/{partition}: {broker} has trouble with its files: the end of its log may be damaged");
         }
         queue.answered_by = Some(broker.clone());
         let followed = book.note_reply(broker, topic, partition, now, reply);
@@ -332,9 +328,9 @@ impl Driver {
             book.knew_no_leader(broker, now);
         }
         if let Some((first, last)) = queue.gap.take() {
+            let topic = &queue.topic;
             warn!(
-                "{}/{partition}: numbers {first} to {last} are missing at the end of the leader's log: lost there, or given up",
-                queue.topic
+                "{topic}/{partition}: numbers {first} to {last} are missing at the end of the leader's log: lost, or given up"
             );
         }
         // Not while answers to others are awaited before it fails.

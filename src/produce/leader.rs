@@ -205,12 +205,8 @@ pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> 
     });
     from.sort_by(|&a, &b| queues[a].topic.cmp(&queues[b].topic));
     let entry = |&index: &usize| {
-        let bundle = queues[index].first_waiting()?;
-        Some(ProducePartition {
-            partition: queues[index].partition,
-            first_seq: bundle.first_seq(),
-            bundle: bundle.bytes(),
-        })
+        let (partition, bundle) = (queues[index].partition, queues[index].first_waiting()?);
+        Some(ProducePartition { partition, first_seq: bundle.first_seq(), bundle: bundle.bytes() })
     };
     let topic = |of: &[usize]| ProduceTopic {
         name: Cow::Borrowed(&*queues[of[0]].topic),

@@ -375,12 +375,9 @@ impl Drop for Producer {
 
 impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Driver { queues, pending_bytes, failures, .. } = &self.driver;
         let mut shown = f.debug_struct("Producer");
-        shown
-            .field("partitions", &self.driver.queues.len())
-            .field("stored", &self.stored())
-            .field("pending", &self.pending());
-        shown.field("pending_bytes", &self.driver.pending_bytes).field("failures", &self.failures().len());
-        shown.finish_non_exhaustive()
+        shown.field("partitions", &queues.len()).field("stored", &self.stored()).field("pending", &self.pending());
+        shown.field("pending_bytes", pending_bytes).field("failures", &failures.len()).finish_non_exhaustive()
     }
 }

@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::Arc;
 
 use super::driver::Driver;
+use super::queue::PartitionQueue;
 use super::records::{MAX_SET, PartitionRecords, millis, most_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{LookUp, Time};
@@ -13,12 +14,7 @@ use crate::session::Session;
 
 /// As [`Client::publish`](crate::Client::publish), and [`Client::publish_at`](crate::Client::publish_at) with numbers.
 pub(crate) fn publish(session: &Arc<Session>, given: &PartitionRecords<'_>) -> Result<()> {
-    given.check()?;
-    if !given.numbered.is_empty() {
-        let (_, end) = session.log_end(given.topic, given.partition)?;
-        given.check_numbers(end)?;
-    }
-    run(session, std::slice::from_ref(given))?.pop().unwrap_or(Ok(()))
+    publish_all(session, std::slice::from_ref(given))?.pop().unwrap_or(Ok(()))
 }
 
 /// As [`Client::publish_all`](crate::Client::publish_all).
@@ -29,6 +25,9 @@ pub(crate) fn publish_all(session: &Arc<Session>, given: &[PartitionRecords<'_>]
         let (topic, id) = (records.topic, records.partition);
         if !places.insert((topic, id)) {
             return Err(Error::config(format!("{topic}/{id}: given twice")));
+        }
+        if !records.numbered.is_empty() {
+            records.check_numbers(session.log_end(topic, id)?.1)?;
         }
     }
     run(session, given)
@@ -52,20 +51,16 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
             is_done &= !left;
         }
         if is_done {
-            let outcomes = failed.into_iter().zip(&driver.queues).zip(given);
-            return Ok(outcomes
-                .map(|((failed, queue), given)| failed.map_or(Ok(()), |e| Err(partly(given, queue.stored, e))))
-                .collect());
+            let outcome = |(e, queue): (Option<Error>, &PartitionQueue)| e.map_or(Ok(()), |e| Err(partly(queue, e)));
+            return Ok(failed.into_iter().zip(&driver.queues).map(outcome).collect());
         }
         match if has_more { Ok(()) } else { driver.wait(Time::NEVER) } {
             Ok(()) => driver.step(LookUp::Allowed)?,
             // If waiting was ended, or this machine cannot wait, what is in flight is in doubt.
             Err(e) => {
                 for (queue, failed) in driver.queues.iter().zip(&mut failed).filter(|(queue, _)| !queue.is_idle()) {
-                    let is_in_doubt = queue.is_in_flight();
-                    failed.get_or_insert_with(|| {
-                        if is_in_doubt { Error::unknown(&queue.topic, queue.partition, e.clone()) } else { e.clone() }
-                    });
+                    let unknown = Error::unknown(&queue.topic, queue.partition, e.clone());
+                    failed.get_or_insert(if queue.is_in_flight() { unknown } else { e.clone() });
                 }
             }
         }
@@ -88,10 +83,10 @@ fn give_next(session: &Session, driver: &mut Driver, queue: usize, given: &Parti
     driver.seal(queue)
 }
 
-/// The error of a call, of whose records so many are stored.
-fn partly(given: &PartitionRecords<'_>, stored: u64, e: Error) -> Error {
-    match stored as usize {
+/// The error for a partition, some of whose records may be stored.
+fn partly(queue: &PartitionQueue, e: Error) -> Error {
+    match queue.stored as usize {
         0 => e,
-        stored => Error::new(ErrorKind::PartlyStored { stored }).about(given.topic, given.partition).because(e),
+        stored => Error::new(ErrorKind::PartlyStored { stored }).about(&queue.topic, queue.partition).because(e),
     }
 }
