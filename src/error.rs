@@ -130,7 +130,7 @@ pub enum ErrorKind {
     /// of them for this partition. The record was not taken.
     #[non_exhaustive]
     Full {
-        /// Bytes taken that are not stored yet and have not failed.
+        /// Bytes held for records that are not stored yet and have not failed.
         pending: usize,
         /// Bytes allowed.
         limit: usize,

@@ -454,7 +454,7 @@ impl Up {
         while let Some((_, range)) = self.out.front_mut() {
             let some = left.min(range.len());
             (range.start, left) = (range.start + some, left - some);
-            if range.len() > 0 {
+            if range.start < range.end {
                 break;
             }
             self.out.pop_front();

@@ -179,11 +179,6 @@ const SPARES: usize = 4;
 const LARGEST_SPARE: usize = 1 << 20;
 
 impl Spares {
-    /// Takes back an empty builder.
-    pub(super) fn put_builder(&mut self, builder: BundleBuilder) {
-        keep(&mut self.builders, builder.capacity(), builder);
-    }
-
     pub(super) fn put_buffer(&mut self, bytes: Arc<Vec<u8>>) {
         let Some(mut bytes) = Arc::into_inner(bytes) else { return };
         bytes.clear();
@@ -191,7 +186,8 @@ impl Spares {
     }
 }
 
-fn keep<T>(spares: &mut Vec<T>, capacity: usize, piece: T) {
+/// Keeps a piece of so many bytes, if it is small and there are few.
+pub(super) fn keep<T>(spares: &mut Vec<T>, capacity: usize, piece: T) {
     if spares.len() < SPARES && capacity <= LARGEST_SPARE {
         spares.push(piece);
     }

@@ -116,11 +116,8 @@ impl Driver {
         let now = self.session.now();
         self.stepped = now;
         for id in 0..self.leaders.len() {
-            if self.leaders[id].in_flight.is_empty() {
-                continue;
-            }
-            if let Err(e) = self.carry(id, now) {
-                self.lose(id, now, &e);
+            if !self.leaders[id].in_flight.is_empty() {
+                self.carry(id, now).unwrap_or_else(|e| self.lose(id, now, &e));
             }
         }
         while self.send_ready(now, look_up) {}
@@ -157,7 +154,8 @@ impl Driver {
         ready.retain(|&queue| self.queues[queue].has_work());
         for &index in &ready {
             if self.queues[index].wants_to_send(now) {
-                let leader = self.leader_of(index);
+                // After those in flight, or to whoever leads by now.
+                let leader = self.queues[index].leader.unwrap_or_else(|| self.leader_of(index));
                 self.leaders[leader].wanted.push(index);
             }
         }
@@ -169,12 +167,9 @@ impl Driver {
         changed
     }
 
-    /// Where a queue's next bundle goes: after those in flight, or to whoever leads by now.
+    /// The broker that leads a queue's partition, as far as is known.
     fn leader_of(&mut self, index: usize) -> BrokerId {
         let queue = &self.queues[index];
-        if let Some(leader) = queue.leader {
-            return leader;
-        }
         let addr = self.session.book.broker_for(&queue.topic, queue.partition);
         if let Some(&id) = self.by_addr.get(&addr) {
             return id;
@@ -252,9 +247,7 @@ impl Driver {
                 sent |= self.send_bundles(id, now, from.to_vec());
             }
         }
-        if let Err(e) = self.leaders[id].channel.write(now) {
-            self.lose(id, now, &e);
-        }
+        self.leaders[id].channel.write(now).map(drop).unwrap_or_else(|e| self.lose(id, now, &e));
         sent
     }
 

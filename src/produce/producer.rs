@@ -242,10 +242,10 @@ impl Producer {
                 Ok(partition)
             }
             Some(partition) if partition < partitions => Ok(partition),
-            Some(partition) => {
-                let name = &topic.name;
-                Err(Error::config(format!("{name}: the partitioner chose {partition} of {partitions} partitions")))
-            }
+            Some(partition) => Err(Error::config(format!(
+                "{}: the partitioner chose {partition} of {partitions} partitions",
+                topic.name
+            ))),
         }
     }
 

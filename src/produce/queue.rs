@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
-use super::bundle::{BrokerId, Bundle, Spares, Stage};
+use super::bundle::{BrokerId, Bundle, Spares, Stage, keep};
 use super::numbering::Numbering;
 use crate::error::{Error, Result};
 use crate::net::{BrokerAddr, RetryPolicy, RetryState, Time};
@@ -142,7 +142,7 @@ impl PartitionQueue {
             bundle.range = bundle.range.filter(|_| self.numbering.is_none());
             self.bundles.push_back(bundle);
         }
-        spares.put_builder(builder);
+        keep(&mut spares.builders, builder.capacity(), builder);
         Ok(())
     }
 
