@@ -32,6 +32,8 @@ pub(super) struct Node {
     pub(super) registered: bool,
     /// Whether no other node reaches it.
     pub(super) isolated: bool,
+    /// Whether its disk has no room left.
+    pub(super) full: bool,
     /// How many times it has started.
     pub(super) life: u64,
     /// When its process last opened its logs, which takes all that is in them for committed.
@@ -54,6 +56,7 @@ impl Node {
             paused: false,
             registered: true,
             isolated: false,
+            full: false,
             life: 0,
             opened: Time::ZERO,
             deferred: Vec::new(),
@@ -246,6 +249,15 @@ impl Machine {
         }
         if !isolated {
             self.rejoin(node);
+        }
+    }
+
+    /// Leaves a node's disk without room, or frees some. Whatever is written to meanwhile ends in the middle of a bundle then, and
+    /// nothing after that can be read (reference, 19).
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) fn fill_disk(&mut self, node: usize, full: bool) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.full = full;
         }
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Partition {
     pub(super) unconfirmed: Vec<u64>,
     /// Whether its log cannot be opened.
     pub(super) broken: bool,
+    /// Whether its log ends in the middle of a bundle, so that nobody can read what is stored from now on.
+    pub(super) torn: bool,
     /// What stands in its file `config`, if there is one.
     pub(super) config: Option<String>,
 }
@@ -98,6 +100,7 @@ impl Partition {
             waiting: Vec::new(),
             unconfirmed: Vec::new(),
             broken: false,
+            torn: false,
             config: None,
         }
     }

@@ -124,10 +124,15 @@ impl Machine {
             Leadership::Elsewhere(endpoint) => return Ok((ProduceCode::Redirect(endpoint), None)),
             Leadership::Nobody | Leadership::Electing => return Ok((ProduceCode::NoLeader, None)),
         }
+        let is_full = self.nodes.get(node).is_some_and(|node| node.full);
         let checks_mark_only = self.cluster.is_some() && self.options.behaviour.checks_mark_only;
         let Some(partition) = self.partition_mut(topic, id) else { return Ok((ProduceCode::UnknownPartition, None)) };
-        if partition.broken {
+        partition.torn |= is_full;
+        if partition.broken || is_full {
             return Ok((ProduceCode::SystemError, None));
+        }
+        if partition.torn {
+            return Ok((ProduceCode::Stored, None));
         }
         partition.open = true;
         let bundle = Bundle::new(entry.bundle).map_err(Refused::Deadly);

@@ -2,19 +2,20 @@
 
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::plan::worlds::World;
 use super::plan::{Place, Plan};
+use crate::broker::BrokerFault;
 use crate::broker::host::Host;
 use crate::broker::machine::{Appended, Machine};
 use crate::net::Time;
 use crate::simulation::Simulation;
 use crate::simulation::nodes::Nodes;
-use crate::{Error, Gap, Message};
+use crate::{Error, Fault, Gap, Message};
 pub(super) use verdict::client_id;
 
 /// What is checked in every run.
@@ -100,6 +101,8 @@ struct Inner {
     latest: BTreeMap<(usize, Place), u32>,
     leaders: BTreeMap<Place, Vec<Term>>,
     deliveries: BTreeMap<(usize, Place), Deliveries>,
+    /// Partitions whose log may end in the middle of a bundle: nobody writes there any more.
+    torn: BTreeSet<Place>,
     /// What retention has taken up to, without it.
     first: BTreeMap<Place, u64>,
     counts: BTreeMap<&'static str, u64>,
@@ -243,6 +246,20 @@ impl Model {
             });
             self.lock().first.insert(place, end / 2);
         }
+    }
+
+    pub(super) fn tears(&self, place: Place) {
+        self.lock().torn.insert(place);
+    }
+
+    pub(super) fn is_torn(&self, place: Place) -> bool {
+        self.lock().torn.contains(&place)
+    }
+
+    /// From now on a node says of all partitions that they have no leader.
+    pub(super) fn knows_no_leader(&self, node: usize) {
+        let fault = BrokerFault::RefuseConsume(Fault::NoLeader);
+        self.nodes.act(&mut |machine: &mut Machine, _| machine.inject(node, fault.clone(), u64::from(u16::MAX)));
     }
 
     /// Lets the next bundle begin a segment.

@@ -63,6 +63,8 @@ pub(super) const SILENT: u64 = 11;
 pub(super) const SLOW_NAME: u64 = 22;
 /// That in which answers say that what they bring is not confirmed, in a world of its own.
 pub(super) const LOW_MARKS: u64 = 25;
+/// That in which a node's disk is full, in a world of its own.
+pub(super) const FULL_DISK: u64 = 26;
 pub(super) const SLOW: Duration = Duration::from_millis(1);
 
 /// Something that goes wrong, and how long it lasts.
@@ -97,6 +99,7 @@ impl fmt::Display for Trouble {
             23 => "has no name".to_owned(),
             NO_DESCRIPTORS => "no descriptors".to_owned(),
             LOW_MARKS => "names low marks".to_owned(),
+            FULL_DISK => "has a full disk".to_owned(),
             _ => format!("{:?} {} times", fault(self.number), times(self.number)),
         };
         write!(f, "node {} {what} at {:?} for {:?}", self.node, self.begins, self.lasts)
@@ -359,6 +362,7 @@ fn begins(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], 
         SLOW_NAME => sim.delay_name(host, look_up.max(SLOW)),
         23 => sim.fail_name(host, true),
         NO_DESCRIPTORS => sim.limit_descriptors(CLIENT, Some(sim.open_sockets(CLIENT) + (trouble.number % 3) as usize)),
+        FULL_DISK => act(nodes, |machine, _| machine.fill_disk(node, true)),
         LOW_MARKS => act(nodes, |machine, _| machine.inject(node, BrokerFault::LowMark(1), u64::from(u16::MAX))),
         _ => act(nodes, |machine, _| machine.inject(node, fault(trouble.number), times(trouble.number))),
     }
@@ -376,6 +380,7 @@ fn ends(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], lo
         SLOW_NAME => sim.delay_name(host, look_up),
         23 => sim.fail_name(host, false),
         NO_DESCRIPTORS => sim.limit_descriptors(CLIENT, None),
+        FULL_DISK => act(nodes, |machine, _| machine.fill_disk(node, false)),
         17.. => act(nodes, |machine, _| {
             machine.clear_faults(node);
             machine.release(node);

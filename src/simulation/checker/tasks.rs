@@ -14,7 +14,7 @@ use crate::protocol::Limits;
 use crate::simulation::Simulation;
 use crate::simulation::random::Random;
 use crate::{Client, CloseHandle, Error, ErrorKind, Failure, Fault, Producer, Record, TopicConfig};
-pub(super) use reading::{consume, read_to_the_end};
+pub(super) use reading::{consume, read_to_the_end, read_up_to_a_time};
 
 /// Of `partitions`, each of which has a retry budget of its own: who leads them, and where their logs end.
 const STEPS: u32 = 2;
@@ -159,15 +159,19 @@ pub(super) fn produce(at: &Desk, idempotent: bool, places: &[Place]) {
     let mut pending: BTreeMap<Place, Vec<u32>> = BTreeMap::new();
     while at.works() {
         let place = places[random.below(places.len() as u64) as usize];
-        for (id, payload) in at.records(&mut random, place, idempotent) {
+        let records = if at.model.is_torn(place) { Vec::new() } else { at.records(&mut random, place, idempotent) };
+        for (id, payload) in records {
             let mut sent = send(at, &mut producer, place, &payload);
             while let Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) = sent {
                 take_back(at, &mut random, &mut producer, idempotent, &mut pending);
+                if at.model.is_torn(place) {
+                    break;
+                }
                 sent = send(at, &mut producer, place, &payload);
             }
             match sent {
                 Ok(()) => pending.entry(place).or_default().push(id),
-                Err(e @ Error { kind: ErrorKind::Full { .. }, .. }) => {
+                Err(e @ Error { kind: ErrorKind::Full { .. } | ErrorKind::Undelivered { .. }, .. }) => {
                     at.model.reported([id], Outcome::NotStored, &e.to_string())
                 }
                 Err(e) => at.model.failed("send", &e),
@@ -237,6 +241,11 @@ fn check_patience(at: &Desk, failures: &[Failure]) {
     }
 }
 
+/// Whether a log may end in the middle of a bundle: whoever stores more there stores what nobody can read.
+fn is_trouble_with_files(e: &Error) -> bool {
+    e.fault() == Some(Fault::System)
+}
+
 /// Takes back what failed: an idempotent producer may send all of it again, a plain one drops it.
 fn take_back(
     at: &Desk,
@@ -253,6 +262,9 @@ fn take_back(
         let place = Place { topic, partition: failure.partition() };
         let outcome = if failure.is_unknown() { Outcome::Unknown } else { Outcome::NotStored };
         let why = format!("{:#}", failure.error());
+        if [Some(failure.error()), failure.error().cause()].into_iter().flatten().any(is_trouble_with_files) {
+            at.model.tears(place);
+        }
         // Of one node no log comes back, and nobody else writes there.
         if at.plan.nodes == 1
             && matches!(
@@ -280,8 +292,12 @@ fn take_back(
         }
     }
     if idempotent && !random.one_in(4) {
-        let _ = producer.retry_failures(|_| true);
-        for (place, id, ..) in ids {
+        let is_torn = |topic: &str, partition| {
+            let topic = at.model.topics.iter().position(|name| name == topic).unwrap_or(0);
+            at.model.is_torn(Place { topic, partition })
+        };
+        let _ = producer.retry_failures(|failure| !is_torn(failure.topic(), failure.partition()));
+        for (place, id, ..) in ids.into_iter().filter(|(place, ..)| !at.model.is_torn(*place)) {
             at.model.reported([id], Outcome::Pending, "");
             let known = pending.entry(place).or_default();
             let index = known.partition_point(|&known| known < id);
@@ -296,7 +312,7 @@ fn take_back(
 pub(super) fn publish(at: &Desk, places: &[Place], rarely: bool) {
     let mut random = at.random();
     let client = at.client();
-    if at.plan.world == World::Grows {
+    if matches!(at.plan.world, World::Grows | World::UntilTime) {
         at.sim.sleep(Duration::from_millis(WRITTEN_AT));
     }
     while at.works() {

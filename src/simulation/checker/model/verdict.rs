@@ -322,7 +322,7 @@ impl Model {
     }
 
     /// Whether no partition waits for another leader.
-    fn is_led_by_the_living(&self) -> bool {
+    pub(in super::super) fn is_led_by_the_living(&self) -> bool {
         let mut all = true;
         self.nodes.look(&mut |machine: &Machine| {
             for (topic, count) in machine.topics() {

@@ -1,11 +1,11 @@
 //! Worlds of their own: situations that the usual mix of trouble meets too rarely.
 //!
-//! Eight seeds of 32 stand for them, in turn; all others for the mix. The dense ones alone: `FROM=6 STEP=224`, and so on.
+//! Nine seeds of 32 stand for them, in turn; all others for the mix. The dense ones alone: `FROM=6 STEP=224`, and so on.
 //! Those that one exact bound belongs to come last.
 
 use std::time::Duration;
 
-use super::{LOW_MARKS, NO_DESCRIPTORS, PATIENT, Place, Plan, Role, Trouble, ms};
+use super::{FULL_DISK, LOW_MARKS, NO_DESCRIPTORS, PATIENT, Place, Plan, Role, Trouble, ms};
 use crate::broker::machine::{Behaviour, FailOver};
 use crate::simulation::LinkSettings;
 use crate::simulation::random::Random;
@@ -55,6 +55,10 @@ pub(in super::super) enum World {
     Unanswered,
     /// What a broker sends lies above the mark that it names, for a while.
     LowMark,
+    /// Somebody reads up to a time, which one partition has reached when its leader no longer knows who leads it.
+    UntilTime,
+    /// A node's disk is full for a while.
+    FullDisk,
     /// The usual mix on three nodes with twelve partitions, by which speed is measured. No seed stands for it.
     Standard,
 }
@@ -62,6 +66,7 @@ pub(in super::super) enum World {
 /// The seeds that stand for them: remainders that those had not with which the mix has found something.
 const AT: [u64; 4] = [6, 7, 22, 31];
 const EXACT_AT: [u64; 4] = [12, 14, 19, 24];
+const ADDED_LATER_AT: u64 = 11;
 
 impl World {
     pub(super) fn of(seed: u64) -> World {
@@ -92,6 +97,7 @@ impl World {
         match seed % 32 {
             at if AT.contains(&at) => WORLDS[(seed / 32 % 7) as usize],
             at if EXACT_AT.contains(&at) => EXACT[(seed / 32 % 13) as usize],
+            ADDED_LATER_AT => [World::UntilTime, World::FullDisk][(seed / 32 % 2) as usize],
             _ => World::Mixed,
         }
     }
@@ -109,7 +115,8 @@ impl World {
             World::Descriptors => Some((3, 1)),
             World::Succession => Some((3, 3)),
             World::ToTheEnd | World::Unanswered => Some((3, 2)),
-            World::Recovers | World::Exact | World::Crowd | World::LowMark => Some((1, 1)),
+            World::UntilTime => Some((2, 1)),
+            World::Recovers | World::Exact | World::Crowd | World::LowMark | World::FullDisk => Some((1, 1)),
             World::ManyLeaders => Some((LEADERS, 1)),
             World::Standard => Some((3, 2)),
             _ => None,
@@ -314,6 +321,8 @@ impl Plan {
                 self.options.cut_chunks = false;
                 self.read_all(2);
             }
+            World::UntilTime => self.read_up_to_a_time(random),
+            World::FullDisk => self.fill_a_disk(random),
             _ => self.shorten(random),
         }
     }
@@ -365,6 +374,22 @@ impl Plan {
         self.partitions = vec![6];
         let places: Vec<Place> = [node, node + 3].map(|id| Place { topic: 0, partition: id as u16 }).to_vec();
         let producer = Role::Producer { idempotent: false, places: places.clone() };
+        self.roles = vec![producer, Role::Consumer { places, restarts: false }];
+    }
+
+    fn read_up_to_a_time(&mut self, random: &mut Random) {
+        // The next fetch is on its way for longer than it takes to see that nothing more is wanted.
+        self.links = LinkSettings::default().latency(ms(20)..ms(40));
+        (self.retry, self.work_ends) = (ms(2_000 + random.below(2_000)), ms(15_000));
+        let places = self.first_places(2);
+        let publisher = Role::Publisher { places: vec![places[1]], rarely: false };
+        self.roles = vec![Role::Reader { places }, publisher];
+    }
+
+    fn fill_a_disk(&mut self, random: &mut Random) {
+        self.troubles = vec![trouble(FULL_DISK, 0, 4_000 + random.below(4_000), 1_000, 0)];
+        let places = self.first_places(4);
+        let producer = Role::Producer { idempotent: true, places: places.clone() };
         self.roles = vec![producer, Role::Consumer { places, restarts: false }];
     }
 

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::super::model::Property;
+use super::super::model::{Outcome, Property, payload};
 use super::super::plan::Place;
 use super::super::plan::worlds::{AWAY_FROM, BEGINS_LATE, World};
 use super::Desk;
 use crate::simulation::random::Random;
-use crate::{Client, CloseHandle, ConsumeIter, Error, ErrorKind, Fault, Message, OutOfRange, Start, Subscription};
+use crate::{
+    Client, CloseHandle, ConsumeIter, Error, ErrorKind, Fault, Message, OutOfRange, Record, Start, Subscription,
+};
 
 /// Fetches a second that may bring nothing, for each partition, and that may bring data without a message, all together.
 const EMPTY_FETCHES: u64 = 10;
@@ -245,5 +247,41 @@ pub(in super::super) fn read_to_the_end(at: &Desk, places: &[Place]) {
         message.map(drop).unwrap_or_else(|e| at.model.failed("reading to the end", &e));
         at.model.count("read to the end", 1);
         at.sim.sleep(Duration::from_millis(5));
+    }
+}
+
+/// Messages of a bundle, and up to which of the second one is read.
+const BUNDLE: u64 = 10;
+const WANTED: u64 = 15;
+
+/// Reads up to a time that the first of two partitions reaches at once. What its leader says of it then, in an answer that was on
+/// its way, must neither end the subscription nor begin the partition again: the other one is read on.
+pub(in super::super) fn read_up_to_a_time(at: &Desk, places: &[Place]) {
+    let (client, first, second) = (at.client(), places[0], places[1]);
+    let topic = at.topic(first);
+    let now_ms = at.sim.wall_clock().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+    let ends = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms);
+    for bundle in 0..3 {
+        let ids: Vec<u32> = (0..BUNDLE).map(|_| at.model.give(at.task, first, false)).collect();
+        let payloads: Vec<Vec<u8>> = ids.iter().map(|&id| payload(id, 100)).collect();
+        let times = (bundle * BUNDLE..).map(|number| now_ms + number - WANTED);
+        let records: Vec<_> =
+            payloads.iter().zip(times).map(|(bytes, ms)| Record::new(bytes).timestamp_ms(ms)).collect();
+        client.publish(topic, first.partition, &records).unwrap_or_else(|e| at.model.failed("publish", &e));
+        at.model.reported(ids, Outcome::Stored, "");
+    }
+    let what = Subscription::partition(topic, first.partition).start(Start::Earliest);
+    let what = what.and_partition(topic, second.partition, Start::Earliest).fetch_size(100).stop_at_time(ends);
+    let mut read = Vec::new();
+    for message in at.patiently("subscribe", 1, || client.subscribe(what.clone())) {
+        let message = message.unwrap_or_else(|e| at.model.failed("reading up to a time", &e));
+        read.push((message.partition(), message.seq()));
+        if read.len() as u64 == BUNDLE + 1 {
+            at.model.knows_no_leader(0);
+        }
+        at.sim.sleep(Duration::from_millis(5));
+    }
+    if read != (1..=WANTED).map(|seq| (first.partition, seq)).collect::<Vec<_>>() {
+        at.model.violated(Property::Delivery, &format!("up to a time are read, of {WANTED} messages: {read:?}"));
     }
 }
