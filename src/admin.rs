@@ -118,9 +118,10 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
 
 /// Refuses what no broker accepts (reference, section 7.2).
 fn check_new_topic(topic: &str, partitions: u16) -> Result<()> {
-    let (inside, is_short) = (['-', '_'], (1..=MAX_NAME).contains(&topic.len()));
-    let is_allowed = topic.chars().all(|c| c.is_ascii_alphanumeric() || inside.contains(&c));
-    if !is_short || !is_allowed || topic.trim_matches(inside) != topic {
+    let marks = ['-', '_'];
+    let fits = (1..=MAX_NAME).contains(&topic.len());
+    let is_allowed = topic.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(&c));
+    if !fits || !is_allowed || topic.trim_matches(marks) != topic {
         let rule = "1 to 64 letters, digits, - and _, the latter two neither first nor last";
         return Err(Error::config(format!("topic name {topic:?} given, allowed are {rule}")));
     }

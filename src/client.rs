@@ -1,8 +1,7 @@
-//! [`Client`] and its settings: a thin face over the [`Session`] and the machines, which do the work.
+//! [`Client`] and its settings: what it is asked for goes to the [`Session`] and the machines, which do the work.
 
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -344,7 +343,7 @@ impl ClientBuilder {
         /// Translates the IPv4 address and port that a cluster's node advertises into the address where it can be reached: for
         /// address translation and forwarded ports. Default: the advertised one.
         map_endpoints(map: impl Fn(SocketAddrV4) -> SocketAddr + Send + Sync + 'static) =>
-            config.endpoints = Some(EndpointMap(Arc::new(AssertUnwindSafe(Box::new(map)))));
+            config.endpoints = Some(EndpointMap::new(map));
 
         /// How long [`connect`](ClientBuilder::connect) keeps trying while no broker can be reached, with pauses as set by
         /// [`backoff`](ClientBuilder::backoff). Default zero: it tries each broker once.

@@ -36,7 +36,7 @@ impl FromStr for Start {
     fn from_str(text: &str) -> Result<Start> {
         let seq = || text.parse().ok().map(Start::At);
         let last = || text.strip_prefix("last:")?.parse().ok().map(Start::Last);
-        let time = || text.strip_prefix('@').and_then(time).map(Start::Time);
+        let time = || text.strip_prefix('@').and_then(parse_seconds).map(Start::Time);
         let allowed = "earliest, latest, a number, last:100, or a time such as @1795336200.5";
         match text {
             "earliest" => Ok(Start::Earliest),
@@ -180,7 +180,7 @@ fn seconds(time: SystemTime) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn time(seconds: &str) -> Option<SystemTime> {
+fn parse_seconds(seconds: &str) -> Option<SystemTime> {
     let span = seconds.strip_prefix('-').unwrap_or(seconds);
     let (whole, digits) = span.split_once('.').unwrap_or((span, "0"));
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());

@@ -121,7 +121,7 @@ impl TopicConfig {
         self.values.get(&key.to_ascii_lowercase()).map(String::as_str)
     }
 
-    /// Returns the keys that are not known here, in their order, with their values. A newer server may know them, or they are
+    /// Returns the keys that are not known here, in alphabetical order, with their values. A newer server may know them, or they are
     /// misspelt.
     pub fn unknown(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().filter(|(key, _)| known(key).is_none()).map(|(key, value)| (key.as_str(), value.as_str()))

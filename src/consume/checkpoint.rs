@@ -21,6 +21,8 @@ use crate::message::check_topic;
 
 const MAGIC: &str = "TANKCKPT ";
 const VERSION: u16 = 2;
+/// How files of version 1 begin.
+const BINARY: &[u8] = b"TANKCKPT\x01\0";
 
 /// A file that keeps the positions of a subscription, so that a program continues where it was after it ended or was killed.
 ///
@@ -202,6 +204,9 @@ fn decode(bytes: &[u8]) -> Result<Positions, String> {
         (checksum == checksum_of(content)).then_some(rest)
     });
     let Some(rest) = whole else {
+        if bytes.starts_with(BINARY) {
+            return Err(format!("a binary checkpoint of version 1, this program knows {VERSION}"));
+        }
         let magic = MAGIC.as_bytes();
         let is_ours = bytes.starts_with(magic) || magic.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0);
         return Err(if is_ours { TORN } else { FOREIGN }.into());

@@ -292,7 +292,7 @@ pub struct RawMessage<'a> {
     pub payload: &'a [u8],
 }
 
-/// Collects messages and writes them as a bundle. Afterwards it is empty, and keeps its memory.
+/// Collects messages and writes them as a bundle. Afterwards it is empty.
 #[derive(Debug, Default)]
 pub struct BundleBuilder {
     /// The message set, after room for the bundle's header.

@@ -57,7 +57,7 @@ impl Bundle {
     /// `at` in the memory that the entries point into.
     ///
     /// # Errors
-    /// As [`MessageSet::decode`], but only the entries of bundles without an error stay, which are added to `good`.
+    /// As [`MessageSet::decode`], but the entries of bundles without an error stay, and are counted in `good`.
     #[inline]
     pub fn decode(
         &self,

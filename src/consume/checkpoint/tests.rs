@@ -111,6 +111,9 @@ fn foreign_newer_and_missing_files_are_told_apart() {
         let content = format!("{MAGIC}{rest}");
         format!("{content} {}\n", checksum_of(&content))
     };
+    fs::write(dir.file(), b"TANKCKPT\x01\0\0\0\0\0some checksum").unwrap();
+    let binary = "a binary checkpoint of version 1, this program knows 2";
+    assert_eq!(fault(Checkpoint::open(dir.file())), (binary.to_owned(), false));
     fs::write(dir.file(), sealed("3 what will it be")).unwrap();
     let e = Checkpoint::open(dir.file()).unwrap_err();
     assert!(e.to_string().ends_with("a checkpoint of version 3, this program knows 2"), "{e}");

@@ -122,7 +122,8 @@ pub struct NodeInfo {
 pub struct Topology {
     /// The cluster's name; `None` for a stand-alone broker.
     pub cluster: Option<String>,
-    /// The nodes in the order of their numbers; none for a stand-alone broker.
+    /// The nodes, none for a stand-alone broker. A broker lists them in no particular order,
+    /// [`Client::topology`](crate::Client::topology) in that of their numbers.
     pub nodes: Vec<NodeInfo>,
 }
 
@@ -131,7 +132,7 @@ pub struct Topology {
 pub struct DiscoverTopologyResponse {
     /// The request's id.
     pub request_id: u32,
-    /// The cluster, whose name has at most 255 bytes, with its nodes in no particular order.
+    /// The cluster, whose name has at most 255 bytes, and its nodes.
     pub topology: Topology,
 }
 
