@@ -26,7 +26,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut checkpoint = Checkpoint::open(file)?;
     // Partitions that the file does not have yet begin with their first message.
-    let all = Subscription::topic(topic).start(Start::Earliest).resume(&checkpoint);
+    let all = Subscription::topic(topic).start(Start::Earliest).resume(checkpoint.positions());
     let mut messages = Client::connect(brokers)?.subscribe(all.out_of_range(OutOfRange::Earliest))?;
     let handle = messages.close_handle();
     ctrlc::set_handler(move || handle.close())?;

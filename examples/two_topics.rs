@@ -19,7 +19,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut checkpoint = Checkpoint::open(file)?;
     let both = Subscription::topic(first).start(Start::Earliest).and_topic(second, Start::Earliest);
-    let mut messages = Client::connect(brokers)?.subscribe(both.resume(&checkpoint))?;
+    let mut messages = Client::connect(brokers)?.subscribe(both.resume(checkpoint.positions()))?;
     let handle = messages.close_handle();
     ctrlc::set_handler(move || handle.close())?;
 

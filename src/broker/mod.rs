@@ -18,7 +18,7 @@
 //! /// Adds the orders that are new, such as `ada 3`, to what each customer has ordered before.
 //! fn update(client: &Client, file: &Path, cups: &mut BTreeMap<String, u32>) -> Result<()> {
 //!     let mut checkpoint = Checkpoint::open(file)?;
-//!     let new = Subscription::topic("orders").start(Start::Earliest).resume(&checkpoint).stop_at_end();
+//!     let new = Subscription::topic("orders").start(Start::Earliest).resume(checkpoint.positions()).stop_at_end();
 //!     let mut orders = client.subscribe(new)?;
 //!     while let Some(batch) = orders.next_batch()? {
 //!         for order in batch {

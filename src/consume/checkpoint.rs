@@ -53,7 +53,7 @@ const BINARY: &[u8] = b"TANKCKPT\x01\0";
 ///
 /// for expected in ["tea", "milk", "bread"] {
 ///     let mut checkpoint = Checkpoint::open(&path)?;
-///     let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest).resume(&checkpoint))?;
+///     let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest).resume(checkpoint.positions()))?;
 ///     let order = orders.next().unwrap()?;
 ///     assert_eq!(order.payload(), expected.as_bytes());
 ///     checkpoint.save(&orders.positions())?;
@@ -164,12 +164,6 @@ impl Checkpoint {
         }
         (self.seen, self.intact, self.positions) = (Some(bytes), true, merged);
         Ok(())
-    }
-}
-
-impl AsRef<Positions> for Checkpoint {
-    fn as_ref(&self) -> &Positions {
-        &self.positions
     }
 }
 

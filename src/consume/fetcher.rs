@@ -274,8 +274,7 @@ impl Fetcher {
                         bundle.set = start + bundle.set.start..start + bundle.set.end;
                     }
                     self.retry.reset();
-                    let is_clear = turn.inbox.accept(new, turn.all, &self.buf, self.channel.broker());
-                    if !is_clear || turn.inbox.is_full() {
+                    if !turn.inbox.accept(new, turn.all, &self.buf, self.channel.broker()) {
                         return Ok(true);
                     }
                 }

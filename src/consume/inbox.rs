@@ -48,7 +48,8 @@ pub(super) struct Delivered {
 
 impl Inbox {
     /// Takes in the bundles of one partition found in this buffer, from `new` on, as far as they are wanted. Until all are
-    /// through the buffer takes a new block if it is read into. Returns whether it is known where the next fetch continues.
+    /// through the buffer takes a new block if it is read into. Returns whether more may be added before some are decoded: it is
+    /// known where the next fetch continues, and there are not many yet.
     #[inline]
     pub(super) fn accept(
         &mut self,
@@ -63,19 +64,13 @@ impl Inbox {
             self.decoded.attach(buf);
             self.sender = Some(sender.clone());
         }
-        is_clear
+        is_clear && self.bundles.len() < MAX_BUNDLES
     }
 
     /// Whether there are bundles to decode.
     #[inline]
     pub(super) fn has_bundles(&self) -> bool {
         self.taken < self.bundles.len()
-    }
-
-    /// Whether no more should be added before some are decoded.
-    #[inline]
-    pub(super) fn is_full(&self) -> bool {
-        self.bundles.len() >= MAX_BUNDLES
     }
 
     /// What was handed out so far of the messages that are decoded, if anything.

@@ -391,12 +391,14 @@ impl ConsumeIter {
     /// Gives each partition that is due to the fetcher of its leader, or while that one is down, to another one that may know a
     /// successor, the same for all of them.
     fn assign(&mut self, now: Time) {
-        let session = self.session.clone();
-        let other = session.book.brokers().into_iter().find(|addr| !self.is_resting(addr, now));
+        let mut other = None;
         while let Some(index) = self.partitions.next_due() {
-            let Partition { name, leader, .. } = self.partitions.get(index);
-            let leader = leader.clone().unwrap_or_else(|| session.book.broker_for(&name.topic, name.partition));
-            let leader = if self.is_resting(&leader, now) { other.clone().unwrap_or(leader) } else { leader };
+            let (Partition { name, leader, .. }, book) = (self.partitions.get(index), &self.session.book);
+            let mut leader = leader.clone().unwrap_or_else(|| book.broker_for(&name.topic, name.partition));
+            if self.is_resting(&leader, now) {
+                let find = || book.brokers().into_iter().find(|addr| !self.is_resting(addr, now));
+                leader = other.get_or_insert_with(find).clone().unwrap_or(leader);
+            }
             let place = self.fetcher_at(&leader, now);
             self.fetchers[place].wanted.push_back(index);
             self.partitions.with(index, |partition, _| partition.leader = Some(leader));

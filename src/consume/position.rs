@@ -118,12 +118,6 @@ impl<'a> IntoIterator for &'a Positions {
     }
 }
 
-impl AsRef<Positions> for Positions {
-    fn as_ref(&self) -> &Positions {
-        self
-    }
-}
-
 /// What a subscription has done so far and where it stands, from [`ConsumeIter::stats`](crate::ConsumeIter::stats). The guide
 /// [exports it](crate::guide::metrics) to Prometheus and to `tracing`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

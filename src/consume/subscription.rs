@@ -128,13 +128,13 @@ impl Subscription {
         /// [`retry_timeout`](crate::ClientBuilder::retry_timeout), and then ends the subscription with the same error.
         out_of_range(policy: OutOfRange) => options.out_of_range = policy;
 
-        /// Continues at these [`Positions`], or those of a [`Checkpoint`](crate::Checkpoint), whatever start was given;
-        /// partitions that are not among them begin with their start.
+        /// Continues at these positions, for instance those of a [`Checkpoint`](crate::Checkpoint::positions), whatever start
+        /// was given; partitions that are not among them begin with their start.
         ///
         /// If retention has taken messages from there on, [`out_of_range`](Subscription::out_of_range) decides, and
         /// [`gaps`](crate::ConsumeIter::gaps) lists them. If the number lies beyond the end,
         /// [`beyond_end`](Subscription::beyond_end) decides.
-        resume(positions: impl AsRef<Positions>) => resume = positions.as_ref().clone();
+        resume(positions: &Positions) => resume = positions.clone();
 
         /// What to do when the number wanted next lies beyond the end, because the topic was created again or a fail-over lost
         /// its last messages; it applies as long as the subscription lasts. Default [`OutOfRange::Fail`]; the error is

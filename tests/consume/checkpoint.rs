@@ -44,14 +44,14 @@ fn a_checkpoint_overrides_the_start_of_the_partitions_it_has() {
         broker.append_payloads("orders", partition, &payloads);
     }
     let known = checkpoint("overrides", &[("orders", 0, 3), ("orders", 2, 4), ("other", 1, 99)]);
-    let mut iter = client(&broker).subscribe(all("orders").resume(&known)).unwrap();
+    let mut iter = client(&broker).subscribe(all("orders").resume(known.positions())).unwrap();
     assert_eq!(iter.position_of("orders", 2), Some(4));
     let mut found = payloads(&mut iter);
     found.sort();
     assert_eq!(found, ["0-3", "1-1", "1-2", "1-3"]);
 
     let one = Subscription::partition("orders", 0).start(Start::Latest).stop_at_end();
-    assert_eq!(payloads(client(&broker).subscribe(one.resume(&known)).unwrap()), ["0-3"]);
+    assert_eq!(payloads(client(&broker).subscribe(one.resume(known.positions())).unwrap()), ["0-3"]);
     assert!(iter.gaps().is_empty());
 }
 
@@ -65,12 +65,12 @@ fn a_position_that_retention_took_is_a_gap() {
     }
     broker.truncate_front("orders", 0, 3);
     let known = checkpoint("retention", &[("orders", 0, 2)]);
-    let e = client(&broker).subscribe(all("orders").resume(&known)).unwrap().next().unwrap().unwrap_err();
+    let e = client(&broker).subscribe(all("orders").resume(known.positions())).unwrap().next().unwrap().unwrap_err();
     assert!(
         matches!(e.kind, ErrorKind::OutOfRange { requested: 2, first_available: 3, high_water_mark: 4, .. }),
         "{e}"
     );
-    let what = all("orders").resume(&known).out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Fail);
+    let what = all("orders").resume(known.positions()).out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Fail);
     let mut iter = client(&broker).subscribe(what).unwrap();
     assert_eq!(payloads(&mut iter), ["c", "d"]);
     let gaps: Vec<_> = iter.gaps().iter().map(|gap| (gap.partition, gap.first, gap.last)).collect();
@@ -84,14 +84,14 @@ fn a_position_beyond_the_end_means_another_log() {
     broker.append_payloads("orders", 0, &["a", "b"]);
     // Just behind the last message is no trouble.
     let end = checkpoint("end", &[("orders", 0, 3)]);
-    assert!(payloads(client(&broker).subscribe(all("orders").resume(&end)).unwrap()).is_empty());
+    assert!(payloads(client(&broker).subscribe(all("orders").resume(end.positions())).unwrap()).is_empty());
 
     for messages in [2, 0] {
         if messages == 0 {
             broker.clear("orders", 0);
         }
         let beyond = checkpoint("beyond", &[("orders", 0, 4)]);
-        let resumed = all("orders").out_of_range(OutOfRange::Earliest).resume(&beyond);
+        let resumed = all("orders").out_of_range(OutOfRange::Earliest).resume(beyond.positions());
         let mut iter = client(&broker).subscribe(resumed.clone()).unwrap();
         let e = iter.next().unwrap().unwrap_err();
         assert!(
@@ -120,5 +120,8 @@ fn what_was_not_begun_is_resumed_as_not_begun() {
     saved.save(&client.subscribe(all("orders")).unwrap().positions()).unwrap();
     broker.append_payloads("orders", 0, &["a"]);
     let again = Checkpoint::open(&path).unwrap();
-    assert_eq!(payloads(client.subscribe(Subscription::topic("orders").stop_at_end().resume(&again)).unwrap()), ["a"]);
+    assert_eq!(
+        payloads(client.subscribe(Subscription::topic("orders").stop_at_end().resume(again.positions())).unwrap()),
+        ["a"]
+    );
 }

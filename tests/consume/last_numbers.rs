@@ -139,7 +139,7 @@ fn a_position_that_was_kept_somewhere_else() {
         let mut positions = Positions::default();
         positions.set("t", 0, u64::MAX);
         checkpoint.save(&positions).unwrap();
-        let e = client.subscribe(Subscription::partition("t", 0).resume(&checkpoint)).unwrap_err();
+        let e = client.subscribe(Subscription::partition("t", 0).resume(checkpoint.positions())).unwrap_err();
         assert_eq!(e.to_string(), "t/0=18446744073709551615: no such number, 0 to 18446744073709551614 allowed");
     });
 }

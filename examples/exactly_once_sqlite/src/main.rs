@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Partitions that the database does not know yet begin with their first message.
     let stored = positions(&db)?;
     println!("begins with {stored}");
-    let all = Subscription::topic(topic).start(Start::Earliest).resume(stored);
+    let all = Subscription::topic(topic).start(Start::Earliest).resume(&stored);
     let mut messages = Client::connect(brokers)?.subscribe(all)?;
     let handle = messages.close_handle();
     ctrlc::set_handler(move || handle.close())?;

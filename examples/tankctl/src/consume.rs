@@ -111,7 +111,7 @@ fn follow(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Res
     let mut checkpoint = args.checkpoint.as_ref().map(Checkpoint::open).transpose()?;
     let mut subscription = range.of(&args.places).fetch_size(args.fetch_size);
     if let Some(checkpoint) = &checkpoint {
-        subscription = subscription.resume(checkpoint);
+        subscription = subscription.resume(checkpoint.positions());
     }
     if args.skip_lost {
         subscription = subscription.out_of_range(OutOfRange::Earliest);

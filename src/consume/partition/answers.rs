@@ -230,13 +230,12 @@ impl Partition {
             self.trouble = None;
         }
         match end {
-            ChunkEnd::Cut { bundle_len } => match self.chunks.on_cut(bundle_len.unwrap_or(0), rules.bundle_limit) {
-                Ok(()) => Next::Go,
-                Err(needed) => {
-                    let limit = rules.bundle_limit.into();
-                    Next::Fail(self.error(ErrorKind::BundleTooLarge { needed, limit }))
-                }
-            },
+            ChunkEnd::Cut { bundle_len } => {
+                let limit = rules.bundle_limit;
+                let cut = self.chunks.on_cut(bundle_len.unwrap_or(0), limit).err();
+                let too_large = |needed| self.error(ErrorKind::BundleTooLarge { needed, limit: limit.into() });
+                cut.map_or(Next::Go, |needed| Next::Fail(too_large(needed)))
+            }
             ChunkEnd::AboveMark if !found => {
                 let mark = self.high_water_mark.unwrap_or(0);
                 let trouble = self.trouble();

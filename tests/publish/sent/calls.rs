@@ -459,7 +459,7 @@ fn subscriptions_ask_for_what_was_meant_or_nothing() {
                 kept.set(rng.pick(&["orders", "t", "w"]), rng.below(4) as u16, seq(rng));
             }
             checkpoint.save(&kept).unwrap();
-            subscription = subscription.resume(&checkpoint);
+            subscription = subscription.resume(checkpoint.positions());
             std::fs::remove_file(&path).unwrap();
         }
 
