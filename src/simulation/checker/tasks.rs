@@ -58,6 +58,14 @@ impl Desk {
         }
     }
 
+    /// Bound of `subscribe`, which once it has reached a broker may take two connect time-outs to find out about leaders.
+    fn most_to_subscribe(&self) -> Duration {
+        match self.plan.world {
+            World::Descriptors => AT_ONCE,
+            _ => self.most() + self.plan.connect_timeout,
+        }
+    }
+
     /// As [`Model::timed`], for a call that may have to look names up, which nothing bounds.
     fn timed<T>(&self, what: &str, most: Duration, call: impl FnOnce() -> T) -> T {
         let names = if most.is_zero() { Duration::ZERO } else { self.slow_names() };
@@ -83,10 +91,10 @@ impl Desk {
     }
 
     /// Calls until it is not for want of descriptors that it fails, which is said at once, or for want of patience.
-    fn patiently<T>(&self, what: &str, steps: u32, call: impl Fn() -> crate::Result<T>) -> T {
+    fn patiently<T>(&self, what: &str, most: Duration, call: impl Fn() -> crate::Result<T>) -> T {
         loop {
             let began = self.sim.now();
-            match self.timed(what, self.most() * steps, &call) {
+            match self.timed(what, most, &call) {
                 Ok(value) => return value,
                 Err(e) if self.lacks_descriptors(&e) || self.gave_up(what, began, &e) => {
                     self.sim.sleep(Duration::from_millis(200));
@@ -114,7 +122,7 @@ impl Desk {
             World::Exact => builder.limits(Limits::default().bundle(self.model.largest_bundle())),
             _ => builder,
         };
-        self.patiently("connect", 1, || builder.connect(self.brokers.as_str()))
+        self.patiently("connect", self.most(), || builder.connect(self.brokers.as_str()))
     }
 
     fn topic(&self, place: Place) -> &str {
@@ -362,7 +370,7 @@ pub(super) fn mirror(at: &Desk, place: Place) {
                 if unknown { Outcome::Unknown } else { Outcome::NotStored },
                 &format!("{e:#}"),
             );
-            let found = at.patiently("partitions", STEPS, || client.partitions(topic));
+            let found = at.patiently("partitions", at.most() * STEPS, || client.partitions(topic));
             if found[usize::from(place.partition)].high_water_mark >= next {
                 next += ids.len() as u64;
                 break at.model.reported(ids, Outcome::Stored, "");
@@ -379,7 +387,7 @@ fn make(at: &Desk, client: &Client, partitions: u16) {
     let name = format!("made-{}", at.task);
     match client.create_topic(&name, partitions, &TopicConfig::new()) {
         Ok(()) => {
-            let found = at.patiently("partitions", STEPS, || client.partitions(&name));
+            let found = at.patiently("partitions", at.most() * STEPS, || client.partitions(&name));
             if found.len() != usize::from(partitions) {
                 at.model.violated(
                     Property::Truth,
