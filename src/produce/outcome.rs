@@ -141,6 +141,7 @@ impl PartitionQueue {
     /// Notes what has become of a bundle. Either way trouble is over.
     fn resolve(&mut self, bundle: Bundle, outcome: Result<()>) {
         self.bytes -= bundle.size;
+        self.unused -= bundle.unused;
         self.retry.reset();
         (self.unsent, self.redirects, self.trouble) = (0, 0, None);
         self.deliveries.push((bundle, outcome));
