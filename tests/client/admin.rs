@@ -79,18 +79,20 @@ fn a_creation_whose_answer_is_lost_is_reported_as_that() {
             (BrokerFault::LoseAnswer(Kind::CreateTopic), true),
             (BrokerFault::CloseOnRequest(Kind::CreateTopic), false),
         ] {
-            let broker = Broker::start().unwrap();
-            let client = impatient(Client::builder()).connect(broker.addr()).unwrap();
+            let sim = Simulation::new(3);
+            let broker = sim.broker();
+            let client = impatient(sim.client()).connect(broker.addr()).unwrap();
             broker.inject(trouble);
             let e = client.create_topic("orders", 2, &TopicConfig::new()).unwrap_err();
             assert!(e.kind == ErrorKind::OutcomeUnknown && e.topic() == Some("orders"), "{e}");
             assert_eq!((e.is_retryable(), broker.stats().requests(Kind::CreateTopic)), (false, 1));
             assert_eq!(client.topics().unwrap().len(), usize::from(created));
         }
+        let sim = Simulation::new(4);
         // With several brokers the next one is not asked either, unless the first cannot be reached.
-        let cluster = Broker::cluster(2).unwrap();
-        let addrs = cluster.addrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let client = impatient(Client::builder()).connect(&addrs).unwrap();
+        let cluster = sim.cluster(2);
+        // The other needs some time to notice that the first is gone.
+        let client = impatient(sim.client()).retry_timeout(60_000 * MS).connect(cluster.brokers()).unwrap();
         cluster.node(0).inject(BrokerFault::LoseAnswer(Kind::CreateTopic));
         let e = client.create_topic("orders", 2, &TopicConfig::new()).unwrap_err();
         assert!(e.kind == ErrorKind::OutcomeUnknown, "{e}");
@@ -104,9 +106,10 @@ fn a_creation_whose_answer_is_lost_is_reported_as_that() {
 #[test]
 fn a_read_only_broker_creates_and_stores_nothing() {
     within(60, || {
-        let broker = Broker::builder().read_only().start().unwrap();
+        let sim = Simulation::new(4);
+        let broker = sim.broker_with(&Broker::builder().read_only());
         broker.create_topic("orders", 1);
-        let client = impatient(Client::builder()).connect(broker.addr()).unwrap();
+        let client = impatient(sim.client()).connect(broker.addr()).unwrap();
         let created = client.create_topic("clicks", 1, &TopicConfig::new());
         assert_eq!(fault(created), ("clicks".into(), None, Fault::ReadOnly));
         let stored = client.publish("orders", 0, &[Record::new(b"x")]);
@@ -204,9 +207,10 @@ fn a_ping_takes_as_long_as_the_answer() {
 #[test]
 fn reloading_a_configuration_says_what_came_of_it() {
     within(60, || {
-        let broker = Broker::start().unwrap();
+        let sim = Simulation::new(5);
+        let broker = sim.broker();
         broker.create_topic("orders", 2);
-        let client = impatient(Client::builder()).connect(broker.addr()).unwrap();
+        let client = impatient(sim.client()).connect(broker.addr()).unwrap();
         let orders = |id| ("orders".to_owned(), Some(id));
         let place = |(topic, partition, fault)| ((topic, partition), fault);
         assert_eq!(place(fault(client.reload_config("orders", 0))), (orders(0), Fault::InvalidConfig));
@@ -217,9 +221,9 @@ fn reloading_a_configuration_says_what_came_of_it() {
         assert_eq!(place(fault(client.reload_config("orders", 2))), (orders(2), Fault::UnknownPartition));
         assert_eq!(fault(client.reload_config("gone", 0)), ("gone".into(), None, Fault::UnknownTopic));
 
-        let cluster = Broker::cluster(2).unwrap();
+        let cluster = sim.cluster(2);
         cluster.create_topic("orders", 1);
-        let client = impatient(Client::builder()).connect(cluster.node(0).addr()).unwrap();
+        let client = impatient(sim.client()).connect(cluster.node(0).addr()).unwrap();
         assert_eq!(place(fault(client.reload_config("orders", 0))), (orders(0), Fault::Unsupported));
     });
 }
@@ -227,10 +231,10 @@ fn reloading_a_configuration_says_what_came_of_it() {
 #[test]
 fn any_of_several_brokers_will_do() {
     within(60, || {
-        let cluster = Broker::cluster(3).unwrap();
+        let sim = Simulation::new(6);
+        let cluster = sim.cluster(3);
         cluster.create_topic("orders", 1);
-        let addrs = cluster.addrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let client = impatient(Client::builder()).connect(&addrs).unwrap();
+        let client = impatient(sim.client()).connect(cluster.brokers()).unwrap();
         cluster.node(0).stop();
         assert_eq!(client.topics().unwrap().len(), 1);
         cluster.node(1).stop();

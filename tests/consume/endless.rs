@@ -51,7 +51,7 @@ impl Script for Pings {
 
 fn builder(peer: &Peer) -> ClientBuilder {
     let addr = peer.addr();
-    Client::builder().io_timeout(Duration::from_millis(300)).retry_timeout(Duration::ZERO).map_endpoints(move |_| addr)
+    Client::builder().io_timeout(SOON).retry_timeout(Duration::ZERO).map_endpoints(move |_| addr)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::rng::{Rng, seeded};
-use common::watch::{SOON, within};
+use common::watch::SOON;
 use tank_client::Compression;
 use tank_client::broker::{Broker, BrokerFault, dense_bundle, sparse_bundle};
 use tank_client::simulation::Simulation;
@@ -108,54 +108,52 @@ fn read(iter: &mut ConsumeIter, rng: &mut Rng, most: usize, got: &mut [Vec<u64>]
 
 #[test]
 fn what_is_read_is_what_is_there() {
-    within(240, || {
-        seeded(150, |rng| {
-            let sim = Simulation::new(rng.next_u64());
-            let broker = sim.broker();
-            broker.create_topic("t", PARTITIONS as u16);
-            let logs: Vec<Log> = (0..PARTITIONS).map(|partition| fill(&broker, partition as u16, rng)).collect();
-            let client = sim.client().backoff(Duration::from_millis(1), Duration::from_millis(2));
-            let client = client.connect(broker.brokers()).unwrap();
-            let last = logs.iter().filter_map(|log| log.last()).map(|(seq, _)| *seq).min().unwrap_or(0) as usize;
-            let wanted = Wanted {
-                from: if rng.one_in(2) { 0 } else { rng.between(1, last.max(1)) as u64 },
-                to: if rng.one_in(3) { rng.between(1, last.max(1) + 20) as u64 } else { u64::MAX },
-                before_time: if rng.one_in(3) { rng.below(500) as u64 } else { u64::MAX },
-            };
-            let want: Vec<_> = logs.iter().map(|log| wanted.of(log)).collect();
-            let mut got = vec![Vec::new(); PARTITIONS];
-            // Begun again and again from where the last one stood.
-            let mut positions = [wanted.from; PARTITIONS];
-            loop {
-                let start = |partition: usize| Start::At(positions[partition]);
-                let mut all = Subscription::partition("t", 0).start(start(0)).stop_at_end();
-                for partition in 1..PARTITIONS {
-                    all = all.and_partition("t", partition as u16, start(partition));
-                }
-                if wanted.to < u64::MAX {
-                    all = all.stop_at_seq(wanted.to);
-                }
-                if wanted.before_time < u64::MAX {
-                    all = all.stop_at_time(UNIX_EPOCH + Duration::from_millis(wanted.before_time));
-                }
-                let all = all.out_of_range(OutOfRange::Earliest).fetch_size(rng.pick(&[1, 100, 2000, 20_000, 1 << 20]));
-                let limit = if rng.one_in(4) { rng.between(1, 100) } else { usize::MAX };
-                let mut iter = client.subscribe(all.limit(limit as u64)).unwrap();
-                if rng.one_in(3) {
-                    broker.inject(BrokerFault::CutAfter(rng.below(5000) as u64));
-                }
-                let before = got.iter().map(Vec::len).sum::<usize>();
-                let most = rng.pick(&[1, 10, 100, usize::MAX]);
-                read(&mut iter, rng, most, &mut got, &want);
-                let count = got.iter().map(Vec::len).sum::<usize>() - before;
-                assert!(count <= limit);
-                assert_eq!(iter.stats().messages, count as u64);
-                (0..PARTITIONS).for_each(|p| positions[p] = iter.position_of("t", p as u16).unwrap());
-                if most == usize::MAX && count < limit {
-                    break;
-                }
+    seeded(150, |rng| {
+        let sim = Simulation::new(rng.next_u64());
+        let broker = sim.broker();
+        broker.create_topic("t", PARTITIONS as u16);
+        let logs: Vec<Log> = (0..PARTITIONS).map(|partition| fill(&broker, partition as u16, rng)).collect();
+        let client = sim.client().backoff(Duration::from_millis(1), Duration::from_millis(2));
+        let client = client.connect(broker.brokers()).unwrap();
+        let last = logs.iter().filter_map(|log| log.last()).map(|(seq, _)| *seq).min().unwrap_or(0) as usize;
+        let wanted = Wanted {
+            from: if rng.one_in(2) { 0 } else { rng.between(1, last.max(1)) as u64 },
+            to: if rng.one_in(3) { rng.between(1, last.max(1) + 20) as u64 } else { u64::MAX },
+            before_time: if rng.one_in(3) { rng.below(500) as u64 } else { u64::MAX },
+        };
+        let want: Vec<_> = logs.iter().map(|log| wanted.of(log)).collect();
+        let mut got = vec![Vec::new(); PARTITIONS];
+        // Begun again and again from where the last one stood.
+        let mut positions = [wanted.from; PARTITIONS];
+        loop {
+            let start = |partition: usize| Start::At(positions[partition]);
+            let mut all = Subscription::partition("t", 0).start(start(0)).stop_at_end();
+            for partition in 1..PARTITIONS {
+                all = all.and_partition("t", partition as u16, start(partition));
             }
-            assert_eq!(got, want, "from {} to {} before {}", wanted.from, wanted.to, wanted.before_time);
-        });
+            if wanted.to < u64::MAX {
+                all = all.stop_at_seq(wanted.to);
+            }
+            if wanted.before_time < u64::MAX {
+                all = all.stop_at_time(UNIX_EPOCH + Duration::from_millis(wanted.before_time));
+            }
+            let all = all.out_of_range(OutOfRange::Earliest).fetch_size(rng.pick(&[1, 100, 2000, 20_000, 1 << 20]));
+            let limit = if rng.one_in(4) { rng.between(1, 100) } else { usize::MAX };
+            let mut iter = client.subscribe(all.limit(limit as u64)).unwrap();
+            if rng.one_in(3) {
+                broker.inject(BrokerFault::CutAfter(rng.below(5000) as u64));
+            }
+            let before = got.iter().map(Vec::len).sum::<usize>();
+            let most = rng.pick(&[1, 10, 100, usize::MAX]);
+            read(&mut iter, rng, most, &mut got, &want);
+            let count = got.iter().map(Vec::len).sum::<usize>() - before;
+            assert!(count <= limit);
+            assert_eq!(iter.stats().messages, count as u64);
+            (0..PARTITIONS).for_each(|p| positions[p] = iter.position_of("t", p as u16).unwrap());
+            if most == usize::MAX && count < limit {
+                break;
+            }
+        }
+        assert_eq!(got, want, "from {} to {} before {}", wanted.from, wanted.to, wanted.before_time);
     });
 }

@@ -90,7 +90,7 @@ fn seq_at_equals_a_linear_scan() {
     };
     let mut present = world(0, Broker::builder());
     let (mut count, mut queries) = (0, 0);
-    seeded(2000, |rng| {
+    seeded(1000, |rng| {
         count += 1;
         if count % 250 == 0 {
             // Some with chunks that end inside a bundle.
