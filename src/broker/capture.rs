@@ -15,7 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crate::protocol::frame::HEADER_LEN;
+use crate::protocol::fetch::FetchRequest;
+use crate::protocol::frame::{HEADER_LEN, Payload};
+use crate::protocol::kind::Kind;
 
 const FIRST_LINE: &str =
     "# Recorded by tank_client::broker::Recorder. tests/golden/README.md in its repository says how to read this.\n";
@@ -263,7 +265,8 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
 /// Plays the broker of a capture that a [`Recorder`] made, to a program that does the same again. The first connection gets
 /// what the first one got, and so on, each piece as soon as everything has arrived that had arrived before it.
 ///
-/// Requests are compared byte by byte, so the program must choose the time stamps of what it publishes.
+/// Requests are compared byte by byte, but for the sizes of fetches, which follow how long a line is idle: the program must
+/// choose the time stamps of what it publishes.
 #[derive(Debug)]
 pub struct Replay {
     server: Server,
@@ -359,7 +362,8 @@ fn play(pieces: &[Piece], mut client: &TcpStream) -> Result<(), String> {
                 if client.read_exact(&mut found).is_err() {
                     return Err(format!("closed after {at} bytes, where the capture has more"));
                 }
-                if let Some(other) = found.iter().zip(bytes).position(|(a, b)| a != b) {
+                let (found, wanted) = (without_sizes(&found), without_sizes(bytes));
+                if let Some(other) = found.iter().zip(&wanted).position(|(a, b)| a != b) {
                     return Err(format!("byte {} of what was sent differs from the capture", at + other));
                 }
                 at += bytes.len();
@@ -375,6 +379,26 @@ fn play(pieces: &[Piece], mut client: &TcpStream) -> Result<(), String> {
         Ok(1) => Err(format!("more than the {at} bytes of the capture were sent")),
         _ => Ok(()),
     }
+}
+
+/// What a client said, with 1 for the sizes of its fetches, which follow how long answers take to begin.
+fn without_sizes(said: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::with_capacity(said.len()), said);
+    while let Some((&[kind, a, b, c, d], after)) = rest.split_first_chunk::<HEADER_LEN>() {
+        let Some((payload, later)) = after.split_at_checked(u32::from_le_bytes([a, b, c, d]) as usize) else { break };
+        let fetch = (kind == Kind::Consume as u8).then(|| FetchRequest::decode(payload).ok()).flatten();
+        let is_put = fetch.is_some_and(|mut fetch| {
+            let partitions = fetch.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+            partitions.for_each(|wanted| wanted.fetch_size = 1);
+            fetch.encode(&mut out).is_ok()
+        });
+        if !is_put {
+            out.extend_from_slice(&rest[..HEADER_LEN + payload.len()]);
+        }
+        rest = later;
+    }
+    out.extend_from_slice(rest);
+    out
 }
 
 /// A listener with a thread for each connection, until it is dropped.

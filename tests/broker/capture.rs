@@ -18,11 +18,11 @@ use common::rng::seeded;
 type Found = (Vec<(u16, u64, Vec<u8>)>, Stats);
 
 /// A program whose messages come in several answers over several connections.
-fn program(addr: SocketAddr, start: Start) -> tank_client::Result<Found> {
+fn program(addr: SocketAddr, start: Start, fetch_size: u32) -> tank_client::Result<Found> {
     let client = Client::builder().backoff(Duration::ZERO, Duration::ZERO).retry_timeout(Duration::from_secs(2));
     // A replay that is asked for something else waits for the rest of what it knows.
     let client = client.io_timeout(Duration::from_secs(5)).connect(addr)?;
-    let what = Subscription::topic("orders").start(start).fetch_size(1000).stop_at_end();
+    let what = Subscription::topic("orders").start(start).fetch_size(fetch_size).stop_at_end();
     let mut messages = client.subscribe(what)?;
     let mut found = Vec::new();
     for message in messages.by_ref() {
@@ -54,19 +54,20 @@ fn a_recorded_session_plays_again_without_the_broker() {
     let file = scratch("capture");
     let recorder = Recorder::start(broker.addr(), &file).unwrap();
     broker.inject(BrokerFault::CutAfter(10_000));
-    let found = program(recorder.addr(), Start::Earliest).unwrap();
+    let found = program(recorder.addr(), Start::Earliest, 1000).unwrap();
     assert_eq!((found.0.len(), found.1.reconnects), (4000, 1));
     recorder.finish().unwrap();
     drop(broker);
 
-    for _ in 0..3 {
+    // How much is asked for at a time may differ: it follows how busy the machine and the line are.
+    for fetch_size in [1000, 1000, 2000] {
         let replay = Replay::start(&file).unwrap();
-        assert_eq!(program(replay.addr(), Start::Earliest).unwrap(), found);
+        assert_eq!(program(replay.addr(), Start::Earliest, fetch_size).unwrap(), found);
         assert_eq!(replay.difference(), None);
     }
     // A program that asks for something else is told apart.
     let replay = Replay::start(&file).unwrap();
-    assert!(program(replay.addr(), Start::At(2)).is_err());
+    assert!(program(replay.addr(), Start::At(2), 1000).is_err());
     let difference = replay.difference().unwrap();
     assert!(difference.starts_with("connection "), "{difference}");
 
@@ -153,7 +154,7 @@ fn a_damaged_capture_plays_as_far_as_it_goes_or_is_refused() {
     let broker = broker();
     let file = scratch("damaged");
     let recorder = Recorder::start(broker.addr(), &file).unwrap();
-    program(recorder.addr(), Start::At(1900)).unwrap();
+    program(recorder.addr(), Start::At(1900), 1000).unwrap();
     recorder.finish().unwrap();
     let whole = fs::read(&file).unwrap();
     seeded(300, |rng| {
