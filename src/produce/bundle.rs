@@ -27,6 +27,8 @@ pub(super) struct Bundle {
     pub(super) count: u32,
     /// Bytes of its message set before compression: what it counts for among the pending ones.
     pub(super) size: usize,
+    /// Bytes of its memory that hold nothing, and count as well: to give them back to the system takes longer than they are worth.
+    pub(super) unused: usize,
     /// The numbers of its first and last record, if it has numbers.
     pub(super) range: Option<(u64, u64)>,
     /// Whether a later one was stored: sent again now, it would be out of order.
@@ -60,10 +62,9 @@ impl Bundle {
     /// Seals what `builder` has collected, and leaves it `spare` memory in exchange.
     pub(super) fn seal(builder: &mut BundleBuilder, spare: Vec<u8>, compression: Compression) -> Result<Bundle> {
         let (count, size, range) = (builder.count(), builder.set_len(), builder.sparse_range());
-        let (mut memory, at) = builder.take(compression, spare).map_err(Error::encode)?;
-        // It grew by doubling. A little more than is needed lets it take as much again.
-        memory.shrink_to(memory.len() + memory.len() / 16);
-        Ok(Bundle { memory: Arc::new(memory), at, count, size, range, ..Bundle::default() })
+        let (memory, at) = builder.take(compression, spare).map_err(Error::encode)?;
+        let unused = memory.capacity() - memory.len();
+        Ok(Bundle { memory: Arc::new(memory), unused, at, count, size, range, ..Bundle::default() })
     }
 
     /// As it is sent.
@@ -136,10 +137,10 @@ impl Bundle {
                     .map_err(Error::encode)?;
             }
             let part = Bundle::seal(&mut builder, Vec::new(), Compression::Auto)?;
-            Ok(Bundle { held_at: self.held_at, size: 0, ..part })
+            Ok(Bundle { held_at: self.held_at, size: 0, unused: 0, ..part })
         };
         let (head, tail) = entries.split_at(entries.partition_point(|entry| entry.seq <= end));
-        Ok((part(head)?, Bundle { size: self.size, ..part(tail)? }))
+        Ok((part(head)?, Bundle { size: self.size, unused: self.unused, ..part(tail)? }))
     }
 
     /// Decodes it again.

@@ -90,9 +90,7 @@ impl Driver {
         if queue.is_idle() {
             queue.progressed = self.session.now();
         }
-        queue.seal(&mut self.spares)?;
-        queue.recount(&mut self.pending_bytes);
-        Ok(())
+        queue.seal(&mut self.spares).map(|()| queue.recount(&mut self.pending_bytes))
     }
 
     /// Takes back what has failed, to be sent again.
@@ -126,12 +124,9 @@ impl Driver {
 
     fn check_process(&self) -> Result<()> {
         let (made, here) = (self.process, self.session.net.process());
-        if made == here {
-            return Ok(());
-        }
-        Err(Error::config(format!(
-            "a producer of process {made} is used in process {here}, which was forked: its records are that process's"
-        )))
+        let reason = "which was forked: its records are that process's";
+        let forked = || Error::config(format!("a producer of process {made} is used in process {here}, {reason}"));
+        if made == here { Ok(()) } else { Err(forked()) }
     }
 
     /// Blocks until there may be something to do, but no longer than `until`.

@@ -134,13 +134,13 @@ impl PartitionQueue {
 
     fn fault(&self, fault: Fault) -> Error {
         let partition = Some(self.partition).filter(|_| fault != Fault::UnknownTopic);
-        let e = Error::refused(&self.topic, partition, fault);
-        self.answered_by.iter().fold(e, Error::at)
+        self.answered_by.iter().fold(Error::refused(&self.topic, partition, fault), Error::at)
     }
 
     /// Notes what has become of a bundle. Either way trouble is over.
     fn resolve(&mut self, bundle: Bundle, outcome: Result<()>) {
         self.bytes -= bundle.size;
+        self.unused -= bundle.unused;
         self.retry.reset();
         (self.unsent, self.redirects, self.trouble) = (0, 0, None);
         self.deliveries.push((bundle, outcome));

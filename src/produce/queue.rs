@@ -60,7 +60,8 @@ pub(super) struct PartitionQueue {
     pub(super) gap: Option<(u64, u64)>,
     /// Bytes of records that are neither stored nor have failed, before compression.
     pub(super) bytes: usize,
-    /// What it held when that was counted last.
+    /// Bytes of the memory of its bundles that hold nothing, and what it held in all when that was counted last.
+    pub(super) unused: usize,
     pub(super) counted: usize,
     /// Records stored so far.
     pub(super) stored: u64,
@@ -100,11 +101,12 @@ impl PartitionQueue {
         Ok(())
     }
 
-    /// Brings a sum of what queues hold up to date: a buffer that is being filled counts whole.
+    /// Brings a sum of what queues hold up to date: buffers count whole.
     #[inline(always)]
     pub(super) fn recount(&mut self, sum: &mut usize) {
-        let unused = self.collected.as_ref().map_or(0, |builder| builder.capacity() - builder.set_len());
-        *sum = *sum + self.bytes + unused - mem::replace(&mut self.counted, self.bytes + unused);
+        let collecting = self.collected.as_ref().map_or(0, |builder| builder.capacity() - builder.set_len());
+        let held = self.bytes + self.unused + collecting;
+        *sum = *sum + held - mem::replace(&mut self.counted, held);
     }
 
     /// Whether the bundle that is being collected takes a record of up to this many bytes, too, of the most records and bytes
@@ -140,6 +142,7 @@ impl PartitionQueue {
             let mut bundle = Bundle::seal(&mut builder, spare.unwrap_or_default(), self.compression)?;
             // The numbers of a numbering producer are still to come.
             bundle.range = bundle.range.filter(|_| self.numbering.is_none());
+            self.unused += bundle.unused;
             self.bundles.push_back(bundle);
         }
         keep(&mut spares.builders, builder.capacity(), builder);
@@ -222,6 +225,7 @@ impl PartitionQueue {
             (numbering.unsure, numbering.another_writer) = (true, false);
         }
         self.bytes += bundle.size;
+        self.unused += bundle.unused;
         bundle.overtaken = false;
         self.bundles.push_back(bundle);
     }
