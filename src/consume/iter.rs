@@ -116,8 +116,8 @@ impl ConsumeIter {
         subscription: Subscription,
         partitions: Vec<Partition>,
         whole: &[(Arc<str>, u16)],
+        in_cluster: bool,
     ) -> ConsumeIter {
-        let in_cluster = session.is_cluster();
         let retry = if in_cluster { session.leader_policy() } else { session.retry_policy() };
         let bundle_limit = session.config.limits.bundle;
         let rules = Rules { options: subscription.options, in_cluster, bundle_limit, retry };

@@ -47,14 +47,16 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
             places.push(Place { name: TopicPartition { topic: topic.clone(), partition }, start, marks });
         }
     }
-    if session.is_cluster() {
+    // It may ask, so it is asked once.
+    let in_cluster = session.is_cluster();
+    if in_cluster {
         find_ends(session, &mut places)?;
     }
     let mut partitions = Vec::with_capacity(places.len() + whole.len());
     for place in places {
         partitions.push(place.begin(session, &subscription.options)?);
     }
-    ConsumeIter::new(session, subscription, partitions, &whole).begin()
+    ConsumeIter::new(session, subscription, partitions, &whole, in_cluster).begin()
 }
 
 /// A partition, and what is known of where it begins.
@@ -138,10 +140,11 @@ pub(super) fn seq_at(
     let mut all = all.stop_at_seq(high_water_mark).stop_at_end();
     // The next probe is elsewhere.
     all.options.prefetch = false;
+    let in_cluster = session.is_cluster();
     while low < high {
         let middle = low + (high - low) / 2;
         let place = Partition::new(name.clone(), middle, Some((first_available, high_water_mark)), &all.options);
-        let mut probe = ConsumeIter::new(session, all.clone(), vec![place], &[]);
+        let mut probe = ConsumeIter::new(session, all.clone(), vec![place], &[], in_cluster);
         let batch = probe.next_batch()?;
         if batch.is_none() && session.is_closed() {
             return Err(Error::new(ErrorKind::Closed));
