@@ -216,7 +216,10 @@ fn no_request_asks_for_more_than_an_answer_can_hold() {
 #[test]
 fn no_partition_starves_another() {
     within(60, || {
-        let (broker, client) = embedded();
+        // Where time is simulated no answer is late, and no fetch asks for more because of that.
+        let sim = Simulation::new(1);
+        let broker = sim.broker();
+        let client = sim.client().connect(broker.brokers()).unwrap();
         broker.create_topic("mixed", 3);
         let large = bundle(&[vec![b'x'; 60_000]], Compression::None);
         for huge in [0, 2] {
@@ -605,8 +608,9 @@ fn small_bundles_before_a_bad_one() {
 #[test]
 fn the_fetch_size_grows_from_next_to_nothing() {
     within(60, || {
-        let broker = Broker::builder().cut_chunks().start().unwrap();
-        let client = Client::connect(broker.addr()).unwrap();
+        let sim = Simulation::new(1);
+        let broker = sim.broker_with(&Broker::builder().cut_chunks());
+        let client = sim.client().connect(broker.brokers()).unwrap();
         broker.create_topic("big", 1);
         let bytes = bundle(&[vec![b'x'; 20_000]], Compression::None);
         broker.append("big", 0, &bytes);
