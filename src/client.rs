@@ -124,8 +124,8 @@ impl Client {
     /// Publishes records to several partitions, of any topics, and waits until each is stored or has failed. Returns a result
     /// for each partition, in the order given.
     ///
-    /// Records for the same broker go there together, in requests of up to 255 partitions. Partitions do not depend on each
-    /// other: some may be stored while others fail.
+    /// Records for the same broker go there together, in requests of up to 255 partitions, of which all but the first are left for
+    /// the next one where they exceed 8 MiB. Partitions do not depend on each other: some may be stored while others fail.
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) or [`BundleTooLarge`](crate::ErrorKind::BundleTooLarge), before anything is sent,

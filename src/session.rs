@@ -25,6 +25,9 @@ use crate::protocol::{DecodeError, DecodeFault};
 pub(crate) const ONCE: RetryPolicy =
     RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
 
+/// How often a request is sent at most if one connection after the other, which had been idle, ends before its answer begins.
+const MOST_STALE: u32 = 3;
+
 /// The longest pause between two looks for a partition's leader, so that its successor is found soon.
 const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
 
@@ -225,7 +228,7 @@ impl Session {
     }
 
     /// How long the next of the brokers that are `left` may keep a caller waiting. They share the connect time-out: each gets an
-    /// even part of what is left until the `budget` ends, and at least one of so many `parts` of all, for time spent on an answer
+    /// even part of what is left until the `budget` ends, and at least that of all divided by `parts`, for time spent on an answer
     /// that never came must leave some for the others. While others remain, waiting longer is not worth it for an answer either.
     fn share(&self, budget: Time, left: usize, parts: usize) -> Duration {
         let least = self.config.connect_timeout / parts as u32;
@@ -233,7 +236,7 @@ impl Session {
         if left > 1 { share } else { share.max(self.config.io_timeout) }
     }
 
-    /// Opens a connection to this broker, or takes an idle one. It may take `patience`, but no longer than the settings say.
+    /// Opens a connection to this broker, or takes an idle one. It may take as long as `patience`, but no longer than the settings allow.
     pub(crate) fn open(&self, addr: &BrokerAddr, patience: Duration) -> Result<Channel> {
         let mut channel = self.pool.take(addr);
         let timeout = patience.min(self.config.connect_timeout);
@@ -256,10 +259,11 @@ impl Session {
 
     /// Asks this broker. Connecting, and then waiting for the answer, may take `patience`, but no longer than the settings say;
     /// what must not be asked twice waits for as long as they say. If a connection that had been idle ends before its answer
-    /// begins, that says nothing about the broker: it is asked again at once, on a new one.
+    /// begins, that says nothing about the broker: it is asked again at once, on another one.
     pub(crate) fn ask(&self, addr: &BrokerAddr, question: &Question<'_>, patience: Duration) -> Result<Answer> {
         let io_timeout = self.config.io_timeout;
         let allowance = if question.once.is_some() { io_timeout } else { patience.min(io_timeout) };
+        let mut stale = 0;
         loop {
             let mut channel = self.open(addr, patience)?;
             let reused = !channel.is_fresh();
@@ -272,11 +276,14 @@ impl Session {
             };
             let handed_over = channel.handed_over(question.id);
             channel.reset();
-            // The line under the others may be gone as well.
-            self.pool.forget(addr);
+            if e.is_transient() {
+                // The line under the others may be gone as well.
+                self.pool.forget(addr);
+            }
+            stale += 1;
             match question.once {
                 Some(topic) if handed_over => return Err(Error::unknown(topic, None, e)),
-                _ if reused && e.is_connection_lost() => debug!("{e:#}"),
+                _ if reused && stale < MOST_STALE && e.is_connection_lost() => debug!("{e:#}"),
                 _ => return Err(e),
             }
         }

@@ -49,7 +49,7 @@ const READ_BUFFER: usize = 512 << 10;
 /// How long a line may be idle before an answer begins: at the usual fetch size that still allows for 100 MB/s.
 const SHORT_WAIT: Duration = Duration::from_millis(10);
 
-/// For how many times the wait before it an answer should keep the line busy.
+/// An answer should keep the line busy for this many times the wait before it.
 const WAITS_WORTH: u128 = 12;
 
 /// How much more may be asked for at a time than the last answer brought.
@@ -58,7 +58,7 @@ const MOST_GROWTH: u64 = 4;
 /// How many times its fetch size a partition may be asked for.
 const MOST_GROWN: u32 = 24;
 
-/// Bytes that the partitions of a fetch share beyond their fetch sizes: they keep 20 MB/s busy over 100 ms there and back.
+/// What the partitions of a fetch share, unless their fetch sizes are more: these bytes keep 20 MB/s busy over 100 ms there and back.
 const MOST_AHEAD: u64 = 24 << 20;
 
 /// Brokers that are asked to wait for data wait longer than this.

@@ -119,8 +119,8 @@ impl Subscription {
         min_bytes(bytes: u32) => options.min_bytes = bytes;
 
         /// About how many bytes of each partition a broker sends at a time. Default 1 MiB; 1 byte to 64 MiB. It is a hint to
-        /// the broker; the memory used here does not depend on it. Where an answer takes more than 10 ms to begin, up to 24
-        /// times as much is asked for, but no more than 24 MiB of one leader beyond the fetch sizes: it keeps a long line busy.
+        /// the broker; the memory used here does not depend on it. Where an answer takes 10 ms or longer to begin, up to 24
+        /// times as much is asked for, which keeps a long line busy; the partitions of a fetch then share 24 MiB.
         fetch_size(bytes: u32) => options.fetch_size = bytes;
 
         /// What to do when retention took the number wanted next; it applies as long as the subscription lasts. Default

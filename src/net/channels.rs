@@ -99,7 +99,9 @@ impl AnswerReader {
 
     /// Begins again, with another connection.
     pub(crate) fn clear(&mut self) {
-        *self = AnswerReader::new(self.limit);
+        self.frames = Frames::new(self.limit);
+        self.buf.clear();
+        self.returned = 0;
     }
 }
 
@@ -144,7 +146,7 @@ impl Pool {
         }
     }
 
-    /// Drops the idle connections to a broker that did not answer in time: the line under them may be gone as well.
+    /// Drops the idle connections to a broker whose line failed: theirs may be gone as well.
     pub(crate) fn forget(&self, broker: &BrokerAddr) {
         self.idle().retain(|channel| channel.broker() != broker);
     }

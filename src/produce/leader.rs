@@ -16,10 +16,10 @@ use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault, Limits};
 use crate::session::{Session, marks_of_answer, marks_of_state};
 
-/// The most bundles in a request: of one topic it takes no more.
+/// The most bundles in a request. They always fit into it: it takes as many topics, and as many partitions of each.
 pub(super) const MAX_BUNDLES: usize = 255;
 
-/// A request takes no further bundle beyond this many bytes, so that its answer does not keep them waiting for long.
+/// A request takes no further bundle beyond this many bytes, so that small ones do not wait long for the answer to large ones.
 const MAX_REQUEST: usize = 8 << 20;
 
 /// Nothing more is added while this many bytes have still to be sent.
@@ -74,7 +74,7 @@ impl Leader {
         !self.in_flight.is_empty() || !self.wanted.is_empty()
     }
 
-    /// Whether another request with bundles may be sent, of so many at a time that are not late.
+    /// Whether another request with bundles may be sent: fewer than `window` are in flight that are not late.
     pub(super) fn has_room(&self, now: Time, window: usize) -> bool {
         let is_young =
             |request: &&SentRequest| matches!(request.content, Content::Bundles(_)) && now < request.is_late_at();
@@ -199,8 +199,9 @@ fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usiz
 pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> Vec<ProduceTopic<'a>> {
     let mut bytes = 0;
     from.retain(|&index| {
+        let Some(bundle) = queues[index].first_waiting() else { return false };
         let is_first = bytes == 0;
-        bytes += queues[index].first_waiting().map_or(0, |bundle| bundle.bytes().len());
+        bytes += bundle.bytes().len();
         is_first || bytes <= MAX_REQUEST
     });
     from.sort_by(|&a, &b| queues[a].topic.cmp(&queues[b].topic));

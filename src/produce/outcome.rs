@@ -195,6 +195,7 @@ impl PartitionQueue {
     fn give_up(&mut self, error: Error) {
         let held = self.bundles.iter().take_while(|bundle| bundle.is_held()).count();
         let waiting = self.bundles.iter().position(Bundle::is_waiting);
+        debug_assert!(held > 0 || waiting.is_some(), "nothing is left to tell the error of");
         for index in (0..held).chain(waiting) {
             self.conclude(Some(index), Err(error.clone()));
         }
