@@ -58,14 +58,6 @@ impl Desk {
         }
     }
 
-    /// Bound of `subscribe`, which once it has reached a broker may take two connect time-outs to find out about leaders.
-    fn most_to_subscribe(&self) -> Duration {
-        match self.plan.world {
-            World::Descriptors => AT_ONCE,
-            _ => self.most() + self.plan.connect_timeout,
-        }
-    }
-
     /// As [`Model::timed`], for a call that may have to look names up, which nothing bounds.
     fn timed<T>(&self, what: &str, most: Duration, call: impl FnOnce() -> T) -> T {
         let names = if most.is_zero() { Duration::ZERO } else { self.slow_names() };

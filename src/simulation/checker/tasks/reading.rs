@@ -185,7 +185,7 @@ fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Pl
         _ => size,
     };
     let what = what.fetch_size([100, 5000, 1 << 20][size]);
-    let messages = at.patiently("subscribe", at.most_to_subscribe(), || client.subscribe(what.clone()));
+    let messages = at.patiently("subscribe", at.most(), || client.subscribe(what.clone()));
     at.model.subscribed(at.task);
     at.handles.lock().unwrap_or_else(PoisonError::into_inner).push(messages.close_handle());
     messages
@@ -243,7 +243,7 @@ pub(in super::super) fn read_to_the_end(at: &Desk, places: &[Place]) {
         };
     }
     let what = what.beyond_end(OutOfRange::Latest).fetch_size(100).stop_at_end();
-    for message in at.patiently("subscribe", at.most_to_subscribe(), || client.subscribe(what.clone())) {
+    for message in at.patiently("subscribe", at.most(), || client.subscribe(what.clone())) {
         message.map(drop).unwrap_or_else(|e| at.model.failed("reading to the end", &e));
         at.model.count("read to the end", 1);
         at.sim.sleep(Duration::from_millis(5));
@@ -273,7 +273,7 @@ pub(in super::super) fn read_up_to_a_time(at: &Desk, places: &[Place]) {
     let what = Subscription::partition(topic, first.partition).start(Start::Earliest);
     let what = what.and_partition(topic, second.partition, Start::Earliest).fetch_size(100).stop_at_time(ends);
     let mut read = Vec::new();
-    for message in at.patiently("subscribe", at.most_to_subscribe(), || client.subscribe(what.clone())) {
+    for message in at.patiently("subscribe", at.most(), || client.subscribe(what.clone())) {
         let message = message.unwrap_or_else(|e| at.model.failed("reading up to a time", &e));
         read.push((message.partition(), message.seq()));
         if read.len() as u64 == BUNDLE + 1 {
