@@ -285,8 +285,8 @@ impl ClientBuilder {
         client_id(id: impl AsRef<str>) => config.client_id = id.as_ref().into();
 
         /// How long opening a connection may take, including the broker's greeting and all addresses of its name. Where any of
-        /// several brokers will do, they share this time. Default 10 seconds; more than zero. Looking up a host name comes on top
-        /// and takes as long as the system's resolver needs.
+        /// several brokers will do, those before the last share this time, and the last has it to itself. Default 10 seconds;
+        /// more than zero. Looking up a host name comes on top and takes as long as the system's resolver needs.
         connect_timeout(timeout: Duration) => config.connect_timeout = timeout;
 
         /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to accept the next 16 KiB of a request:
