@@ -171,6 +171,8 @@ impl Bundle {
 pub(super) struct Spares {
     pub(super) builders: Vec<BundleBuilder>,
     pub(super) buffers: Vec<Vec<u8>>,
+    /// The largest piece to keep, in bytes.
+    largest: usize,
 }
 
 /// Pieces of either kind to keep.
@@ -180,17 +182,23 @@ const SPARES: usize = 4;
 const LARGEST_SPARE: usize = 1 << 20;
 
 impl Spares {
+    /// For one who may hold `limit` bytes, of which a piece in use again counts whole: most must be left for other partitions.
+    pub(super) fn within(limit: usize) -> Spares {
+        Spares { largest: LARGEST_SPARE.min(limit / 32), ..Spares::default() }
+    }
+
     pub(super) fn put_buffer(&mut self, bytes: Arc<Vec<u8>>) {
         let Some(mut bytes) = Arc::into_inner(bytes) else { return };
         bytes.clear();
-        keep(&mut self.buffers, bytes.capacity(), bytes);
+        if self.buffers.len() < SPARES && bytes.capacity() <= self.largest {
+            self.buffers.push(bytes);
+        }
     }
-}
 
-/// Keeps a piece of so many bytes, if it is small and there are few.
-pub(super) fn keep<T>(spares: &mut Vec<T>, capacity: usize, piece: T) {
-    if spares.len() < SPARES && capacity <= LARGEST_SPARE {
-        spares.push(piece);
+    pub(super) fn put_builder(&mut self, builder: BundleBuilder) {
+        if self.builders.len() < SPARES && builder.capacity() <= self.largest {
+            self.builders.push(builder);
+        }
     }
 }
 
@@ -249,10 +257,12 @@ pub(super) mod tests {
 
     #[test]
     fn spares_are_few_and_small() {
-        let mut spares = Spares::default();
-        for size in [0, 10, LARGEST_SPARE + 1, 10, 10, 10, 10, 10] {
-            spares.put_buffer(Arc::new(Vec::with_capacity(size)));
+        for (limit, largest) in [(usize::MAX, LARGEST_SPARE), (1 << 20, 32 << 10)] {
+            let mut spares = Spares::within(limit);
+            for size in [0, 10, largest + 1, 10, 10, 10, 10, 10] {
+                spares.put_buffer(Arc::new(Vec::with_capacity(size)));
+            }
+            assert!(spares.buffers.len() == SPARES && spares.buffers.iter().all(|spare| spare.capacity() <= largest));
         }
-        assert!(spares.buffers.len() == SPARES && spares.buffers.iter().all(|spare| spare.capacity() <= LARGEST_SPARE));
     }
 }

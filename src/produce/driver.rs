@@ -63,7 +63,7 @@ impl Driver {
             window,
             numbered,
             queues: Vec::new(),
-            spares: Spares::default(),
+            spares: Spares::within(usize::MAX),
             pending_bytes: 0,
             leaders: Vec::new(),
             by_addr: HashMap::new(),

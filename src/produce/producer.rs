@@ -8,6 +8,7 @@ use std::{fmt, mem};
 use log::warn;
 
 use super::builder::ProducerBuilder;
+use super::bundle::Spares;
 use super::driver::Driver;
 use super::numbering::Numbering;
 use super::queue::PartitionQueue;
@@ -77,8 +78,10 @@ impl ProducerBuilder {
     /// [`Config`](crate::ErrorKind::Config) for a setting out of its range.
     pub fn build(self) -> Result<Producer> {
         self.check()?;
+        let mut driver = Driver::new(self.session.clone(), self.options, self.window, self.idempotent);
+        driver.spares = Spares::within(self.max_pending_bytes);
         Ok(Producer {
-            driver: Driver::new(self.session.clone(), self.options, self.window, self.idempotent),
+            driver,
             settings: self,
             topics: Vec::new(),
             by_name: HashMap::new(),

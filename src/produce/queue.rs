@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
-use super::bundle::{BrokerId, Bundle, Spares, Stage, keep};
+use super::bundle::{BrokerId, Bundle, Spares, Stage};
 use super::numbering::Numbering;
 use crate::error::{Error, Result};
 use crate::net::{BrokerAddr, RetryPolicy, RetryState, Time};
@@ -145,7 +145,7 @@ impl PartitionQueue {
             self.unused += bundle.unused;
             self.bundles.push_back(bundle);
         }
-        keep(&mut spares.builders, builder.capacity(), builder);
+        spares.put_builder(builder);
         Ok(())
     }
 

@@ -55,6 +55,23 @@ impl World {
     }
 }
 
+/// Buffers count whole, so those that are used again must leave room for all partitions.
+#[test]
+fn buffers_of_large_bundles_do_not_use_up_a_small_limit() {
+    let mut world = World::new(12, patient, |settings| settings.max_pending_bytes(1 << 20));
+    let large = [b'x'; 50_000];
+    for n in 0..100 {
+        world.producer.send_to("orders", n % 4, Record::new(&large)).unwrap();
+    }
+    world.producer.flush().unwrap();
+    let before = requests(&world.broker);
+    for n in 0..800 {
+        send(&mut world.producer, n % 8, 1).unwrap();
+    }
+    world.sim.sleep(SECOND);
+    assert_eq!(requests(&world.broker), before, "800 small records fit");
+}
+
 #[test]
 fn records_that_are_old_enough_go_with_the_next_call() {
     let mut world = World::new(1, impatient, |settings| settings.max_age(600 * MS));
