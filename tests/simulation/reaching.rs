@@ -165,7 +165,8 @@ fn a_time_out_on_one_connection_is_not_repeated_on_each_that_was_idle_beside_it(
     };
     let askers: Vec<_> = (0..4).map(ask).collect();
     askers.into_iter().for_each(|asker| asker.join());
-    assert!(sim.open_sockets("client") >= 4);
+    // An asker may take what another one has just given back.
+    assert!(sim.open_sockets("client") >= 3);
     sim.silence("broker", Direction::Both);
     let begun = sim.now();
     client.status().unwrap();

@@ -10,7 +10,8 @@ use super::super::plan::worlds::{AWAY_FROM, BEGINS_LATE, World};
 use super::Desk;
 use crate::simulation::random::Random;
 use crate::{
-    Client, CloseHandle, ConsumeIter, Error, ErrorKind, Fault, Message, OutOfRange, Record, Start, Subscription,
+    Client, CloseHandle, ConsumeIter, Error, ErrorKind, Fault, Message, OutOfRange, Positions, Record, Start,
+    Subscription,
 };
 
 /// Fetches a second that may bring nothing, for each partition, and that may bring data without a message, all together.
@@ -160,20 +161,24 @@ fn recovers(at: &Desk, e: &Error, subscribed: Duration, saved: &mut BTreeMap<Pla
 }
 
 fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Place, u64>) -> ConsumeIter {
-    let mut what: Option<Subscription> = None;
+    let (mut what, mut positions): (Option<Subscription>, _) = (None, Positions::default());
     for (&place, &seq) in from {
-        let start = if seq == 0 { Start::Earliest } else { Start::At(seq) };
         at.model.begins(at.task, place, seq);
         let (topic, id) = (at.topic(place), place.partition);
+        if seq > 0 {
+            positions.set(topic, id, seq);
+        }
         what = Some(match what {
-            None => Subscription::partition(topic, id).start(start),
-            Some(what) => what.and_partition(topic, id, start),
+            None => Subscription::partition(topic, id).start(Start::Earliest),
+            Some(what) => what.and_partition(topic, id, Start::Earliest),
         });
     }
     if at.plan.world == World::Grows {
         what = Some(Subscription::topic("topic-0").start(Start::Earliest));
     }
-    let what = what.expect("a consumer has partitions").beyond_end(OutOfRange::Latest);
+    // As who keeps them in a checkpoint or a database, which is a text.
+    let saved: Positions = positions.to_string().parse().expect("positions are read as they are written");
+    let what = what.expect("a consumer has partitions").resume(&saved).beyond_end(OutOfRange::Latest);
     // A log whose first numbers died with a leader begins with the ones after them.
     let begins_later = at.plan.retention || at.plan.nodes > 1;
     let what = if begins_later { what.out_of_range(OutOfRange::Earliest) } else { what };
