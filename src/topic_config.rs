@@ -39,7 +39,7 @@ const KEY: &str = "a key of at least one byte without line end, =, # or outer bl
 /// How a topic's partitions are stored; the server decides what is not set.
 ///
 /// Every setting is checked when it is made, so that a value of this type is one a server accepts. [`Display`] gives the
-/// lines a server reads, and [`FromStr`] reads them:
+/// lines a server reads, in alphabetical order of their keys, and [`FromStr`] reads them:
 ///
 /// ```
 /// use tank_client::TopicConfig;
