@@ -162,9 +162,10 @@ fn undamaged_answers_are_delivered() {
             let error = outcome.error.unwrap();
             // It ends with the connection, or with what the answer says.
             let refused = error.kind == ErrorKind::Decode;
-            // Numbers that run backwards, and answers to requests that only the recorded client made.
+            // Numbers that run backwards, and answers to requests that only the recorded client made: this one sorts topics.
             let odd = exchange.name.starts_with("consume_pipelined")
-                || ["prefer_local_tail_restarted_replica", "reference_consume"].contains(&&*exchange.name);
+                || ["prefer_local_tail_restarted_replica", "reference_consume"].contains(&&*exchange.name)
+                || !exchange.request.topics.is_sorted_by_key(|topic| &topic.name);
             assert!(refused == hostile || odd, "{}: {error:?}", exchange.name);
         }
     });
