@@ -27,6 +27,9 @@ use crate::error::{Error, Result};
 use crate::net::{BrokerAddr, RetryPolicy, RetryState, Time};
 use crate::protocol::bundle::{BundleBuilder, Compression, LARGE, RawMessage};
 
+/// What a bundle takes beside its bytes, until it is stored: here, in memory that is shared, and in a request.
+const BUNDLE: usize = 2 * size_of::<Bundle>();
+
 /// Places for bundles to keep.
 const KEPT: usize = 4;
 
@@ -101,11 +104,11 @@ impl PartitionQueue {
         Ok(())
     }
 
-    /// Brings a sum of what queues hold up to date: buffers count whole.
+    /// Brings a sum of what queues hold up to date: buffers count whole, and a bundle of few bytes is more than these.
     #[inline(always)]
     pub(super) fn recount(&mut self, sum: &mut usize) {
         let collecting = self.collected.as_ref().map_or(0, |builder| builder.capacity() - builder.set_len());
-        let held = self.bytes + self.unused + collecting;
+        let held = self.bytes + self.unused + collecting + self.bundles.len() * BUNDLE;
         *sum = *sum + held - mem::replace(&mut self.counted, held);
     }
 
