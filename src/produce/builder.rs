@@ -58,9 +58,9 @@ impl ProducerBuilder {
 
         /// The most bytes of records, counted before compression, that the producer holds until they are stored or have failed;
         /// their buffers count whole, and a bundle some hundred bytes more. A single partition may hold records of a quarter of
-        /// that. Default 64 MiB, at least 1 MiB. A call to [`send`](crate::Producer::send) that would exceed the limit waits, as described there, and then returns
-        /// [`Full`](crate::ErrorKind::Full). A record larger than the limit is taken when nothing else is held. What the producer
-        /// takes beyond the limit, for requests and for buffers to use again, stays below 16 MiB.
+        /// that. Default 64 MiB, at least 1 MiB. A call to [`send`](crate::Producer::send) that would exceed the limit waits, as
+        /// described there, and then returns [`Full`](crate::ErrorKind::Full). A record larger than the limit is taken when nothing
+        /// else is held. What the producer takes beyond the limit, for requests and for buffers to use again, stays below 16 MiB.
         max_pending_bytes(bytes: usize) => max_pending_bytes = bytes;
 
         /// How many requests may be in flight to a broker at a time, at least 1. Default 5. A request that is not answered within
