@@ -58,7 +58,8 @@ const MOST_GROWTH: u64 = 4;
 /// How many times its fetch size a partition may be asked for.
 const MOST_GROWN: u32 = 24;
 
-/// What the partitions of a fetch share, unless their fetch sizes are more: these bytes keep 20 MB/s busy over 100 ms there and back.
+/// What the partitions of a fetch share, unless their fetch sizes are more: enough to keep 20 MB/s busy over 100 ms there and
+/// back.
 const MOST_AHEAD: u64 = 24 << 20;
 
 /// Brokers that are asked to wait for data wait longer than this.

@@ -61,7 +61,7 @@ impl ChannelSettings {
     /// Lets another connection be begun, unless too many are on their way.
     ///
     /// A broker hangs up on the oldest of more than 64 connections from which it has not read a byte yet (reference, section
-    /// 2.5), also if the byte is on its way: a request sent on one of those would be lost. So many threads that begin at once
+    /// 2.5), also if the byte is on its way: a request sent on one of those would be lost. Many threads that begin at once
     /// take turns. It counts no longer than connecting may take: whoever opens it may not come back for hours.
     pub(super) fn begin(&self, broker: &BrokerAddr, now: Time) -> Option<Arc<Opening>> {
         let counts = |opening: &Weak<Opening>| {

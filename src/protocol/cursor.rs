@@ -132,7 +132,7 @@ impl<'a> Cursor<'a> {
         Ok(text)
     }
 
-    /// Reads a one-byte count, and so many of what `one` reads.
+    /// Reads a one-byte count, and then as many of what `one` reads.
     pub fn list<T>(
         &mut self,
         field: &'static str,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use tank_client::broker::{Broker, BrokerFault};
+use tank_client::broker::{Broker, BrokerFault, Cluster};
 use tank_client::{ErrorKind, Start, Subscription};
 
 use crate::support::{TRIP, addrs, all, append, idle_until, orders, quick, quickly, simulated, take};
@@ -58,6 +58,22 @@ fn an_idle_subscription_uses_no_processor_time() {
     });
 }
 
+/// Brings node 1, which leads partitions 1 and 4, into this trouble.
+fn strike(cluster: &Cluster, how: &str) {
+    match how {
+        "killed" => cluster.node(1).stop(),
+        "stopped in order" => cluster.stop_in_order(1),
+        "hung" => cluster.node(1).pause(),
+        "hung when connecting" => {
+            cluster.node(1).pause();
+            cluster.node(1).disconnect_all();
+        }
+        "mute" => cluster.node(1).inject(BrokerFault::StallAfter(0)),
+        "nobody" => [1, 4].iter().for_each(|&p| cluster.set_leader("orders", p, None)),
+        other => panic!("{other}"),
+    }
+}
+
 /// One of the leaders is gone, hangs, or refuses; the others' messages come as if it were not so.
 #[test]
 fn a_leader_in_trouble_stalls_its_own_partitions_only() {
@@ -71,16 +87,7 @@ fn a_leader_in_trouble_stalls_its_own_partitions_only() {
         let mut iter = client.subscribe(all()).unwrap();
         (0..6).for_each(|p| append(&cluster, p, 1, 1));
         take(&mut iter, 6);
-        match how {
-            "killed" => cluster.node(1).stop(),
-            "stopped in order" => cluster.stop_in_order(1),
-            "hung" => cluster.node(1).pause(),
-            "hung when connecting" => {
-                cluster.node(1).pause();
-                cluster.node(1).disconnect_all();
-            }
-            _ => cluster.node(1).inject(BrokerFault::StallAfter(0)),
-        }
+        strike(&cluster, how);
         let (_, took) = timed_in(&sim, || {
             for n in 2..=30 {
                 [0, 2, 3, 5].iter().for_each(|&p| append(&cluster, p, n, n));
@@ -105,16 +112,7 @@ fn a_subscription_does_not_wait_for_a_leader_that_is_gone() {
         let list = [1, 0, 2].map(|node| cluster.node(node).addr());
         let client = quickly(sim.client()).connect_timeout(3 * soon).connect(list).unwrap();
         client.topics().unwrap();
-        match how {
-            "killed" => cluster.node(1).stop(),
-            "stopped in order" => cluster.stop_in_order(1),
-            "hung" => cluster.node(1).pause(),
-            "hung when connecting" => {
-                cluster.node(1).pause();
-                cluster.node(1).disconnect_all();
-            }
-            _ => [1, 4].iter().for_each(|&p| cluster.set_leader("orders", p, None)),
-        }
+        strike(&cluster, how);
         // The time that trouble is waited out is a minute.
         let latest = Subscription::topic("orders").max_wait(soon);
         let (iter, took) = timed_in(&sim, || client.subscribe(latest.clone()));

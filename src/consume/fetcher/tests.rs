@@ -440,7 +440,8 @@ fn a_line_that_was_idle_is_asked_for_what_it_carries_in_twelve_such_waits() {
 
 #[test]
 fn a_line_is_idle_from_when_nothing_was_there_to_read() {
-    // Looked at in vain after so long, begun so long after that, and ended so long after that.
+    // Milliseconds from the fetch to a look that finds nothing, from there to the first byte, from there to the last; and how many
+    // bytes the next fetch then asks for.
     for (idle, begun, ended, ahead) in [(0, 100, 101, 96), (90, 9, 1, 0), (90, 10, 40, 72), (0, 100, 1000, 28)] {
         let mut s = Setting::asked(2, 1, |s| s);
         s.net.pass(ms(idle));
