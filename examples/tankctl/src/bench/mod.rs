@@ -24,20 +24,12 @@ use sets::Set;
 /// of memory, and the speed as a share of bare sockets that exchange the same bytes, recorded before, without looking at them.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-Modes:
-  consume   each set in a for loop, by batches, and by bare sockets
-  publish   messages of 100 bytes: requests of 1,000, each acknowledged before the next; with a producer, and its bytes by
-            bare sockets; and one by one, as percentiles of the time until the acknowledgement
-  latency   percentiles of the time from publishing a message of 100 bytes to its delivery in a follower that waits for it;
-            of the same requests by bare sockets; and of as many bytes through a bare relay. With --leaders the follower
-            waits at as many leaders, and the bare sockets at one
-  fill      nothing: appends --megabytes of a --set to --topic, to be read by the modes above
-
 Examples:
   tankctl bench consume --set plain100 --megabytes 1000
   tankctl bench latency --brokers 10.0.0.1 --topic orders
   tankctl bench latency --leaders 64")]
 pub struct Args {
+    /// What to measure
     #[arg(default_value = "consume")]
     mode: Mode,
     /// Messages of one size: plain100, snappy100, plain1k, snappy1k or single100 [default: all]
@@ -68,9 +60,16 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
+    /// Read each set in a loop, by batches, and by bare sockets
     Consume,
+    /// Write messages of 100 bytes: 1,000 a request, each acknowledged before the next; with a producer, and its bytes by bare
+    /// sockets; and one by one, as percentiles of the time until the acknowledgement
     Publish,
+    /// Show percentiles of the time from publishing a message of 100 bytes to its delivery in a follower that waits for it; of the
+    /// same requests by bare sockets; and of as many bytes through a bare relay. With --leaders the follower waits at as many
+    /// leaders, and the bare sockets at one
     Latency,
+    /// Measure nothing: append --megabytes of a --set to --topic, to be read by the other modes
     Fill,
 }
 
