@@ -18,8 +18,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Most programs ask the predicates, such as [`is_retryable`](Error::is_retryable); others match on the [`kind`](Error::kind), as
 /// in `Err(Error { kind: ErrorKind::Full { .. }, .. })`. The guide says [what to do](crate::guide::errors) about each kind.
 ///
-/// Its text does not repeat that of its [`source`](std::error::Error::source): `{:#}` writes all causes, too. What happened at a
-/// broker names it.
+/// Its text does not repeat that of its [`source`](std::error::Error::source): `{:#}` writes all causes, too, and so does `{:?}`,
+/// with which `main` and `unwrap` show errors. What happened at a broker names it.
 ///
 /// ```
 /// use tank_client::broker::Broker;
@@ -33,7 +33,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert_eq!((e.topic(), e.partition(), e.fault()), (Some("orders"), None, Some(Fault::UnknownTopic)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Error {
     /// What happened, with its numbers.
@@ -194,7 +194,7 @@ impl ErrorKind {
 }
 
 /// Where it happened, as far as that is known.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 struct Place {
     broker: Option<String>,
     topic: Option<String>,
@@ -327,7 +327,7 @@ impl Error {
     }
 
     /// Names the broker at which it happened.
-    pub(crate) fn at(mut self, broker: &impl ToString) -> Error {
+    pub(crate) fn at(mut self, broker: &dyn fmt::Display) -> Error {
         self.place.broker = Some(broker.to_string());
         self
     }
@@ -361,26 +361,26 @@ impl Error {
         Error::new(ErrorKind::File).in_file(path).because(source)
     }
 
-    pub(crate) fn io(broker: &impl ToString, phase: Phase, source: io::Error) -> Error {
+    pub(crate) fn io(broker: &dyn fmt::Display, phase: Phase, source: io::Error) -> Error {
         Error::new(ErrorKind::Io { phase }).at(broker).because(source)
     }
 
-    pub(crate) fn connect(addr: &impl ToString, source: io::Error) -> Error {
+    pub(crate) fn connect(addr: &dyn fmt::Display, source: io::Error) -> Error {
         Error::new(ErrorKind::Connect).at(addr).because(source)
     }
 
-    pub(crate) fn timeout(broker: &impl ToString, phase: Phase, after: Duration) -> Error {
+    pub(crate) fn timeout(broker: &dyn fmt::Display, phase: Phase, after: Duration) -> Error {
         // Shares of a time-out have odd fractions, which nobody wants to read.
         let after = Duration::from_millis(after.as_nanos().div_ceil(1_000_000) as u64);
         Error::new(ErrorKind::Timeout { phase, after }).at(broker)
     }
 
-    pub(crate) fn disconnected(broker: &impl ToString, phase: Phase) -> Error {
+    pub(crate) fn disconnected(broker: &dyn fmt::Display, phase: Phase) -> Error {
         Error::new(ErrorKind::Disconnected { phase }).at(broker)
     }
 
     /// Malformed data; a bundle over the limit is none, and the error names both sizes.
-    pub(crate) fn decode(broker: &impl ToString, e: DecodeError) -> Error {
+    pub(crate) fn decode(broker: &dyn fmt::Display, e: DecodeError) -> Error {
         match (e.field(), e.fault(), e.partition()) {
             ("bundle length", DecodeFault::OverLimit { claimed: needed, limit }, Some((topic, partition))) => {
                 Error::new(ErrorKind::BundleTooLarge { needed, limit }).about(topic, partition)
@@ -424,6 +424,13 @@ impl fmt::Display for Error {
             cause = e.source();
         }
         Ok(())
+    }
+}
+
+/// The text of the error and of all its sources, for those who read what `main` returned.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:#}")
     }
 }
 

@@ -32,7 +32,7 @@ const MOST_STALE: u32 = 3;
 const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Session {
     pub(crate) net: Arc<dyn Network>,
     pub(crate) config: Arc<Config>,

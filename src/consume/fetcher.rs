@@ -72,7 +72,6 @@ const JUST_REVIVED: Duration = Duration::from_secs(1);
 const DIES_WITHIN: Duration = Duration::from_secs(10);
 
 /// See the module.
-#[derive(Debug)]
 pub(super) struct Fetcher {
     pub(super) channel: Channel,
     decoder: FetchDecoder,
@@ -102,7 +101,6 @@ pub(super) struct Fetcher {
 }
 
 /// A fetch on its way: the subscription's partitions, by slot.
-#[derive(Debug)]
 pub(super) struct InFlight {
     request_id: u32,
     partitions: Vec<usize>,

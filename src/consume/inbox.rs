@@ -20,7 +20,7 @@ const MAX_BUNDLES: usize = 1024;
 
 /// Bundles of one leader's answer, in the order they came in, and the messages decoded of the first of them, which are to be
 /// taken from there.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Inbox {
     /// The bundles, with the subscription's partitions for slots and as ranges of the read buffer's block, and how many
     /// have been decoded.

@@ -28,7 +28,7 @@ use crate::session::Marks;
 pub(super) use answers::{Lost, Next, Rules, Want};
 
 /// See the module. Others look at its fields, set its leader, and leave the rest alone.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Partition {
     pub(super) name: TopicPartition,
     pub(super) state: State,
@@ -63,7 +63,7 @@ pub(super) struct Partition {
 }
 
 /// What has gone wrong since a partition's last messages, or since an answer that there are none.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Trouble {
     /// To get an answer of its leader, and how many in a row named another one.
     retry: RetryState,
@@ -77,7 +77,7 @@ struct Trouble {
 }
 
 /// Whether asking for the next number may kill a server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Suspicion {
     #[default]
     None,
@@ -100,7 +100,7 @@ pub(super) enum State {
 }
 
 /// Where a partition begins.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Begin {
     /// At its position.
     #[default]
@@ -289,7 +289,7 @@ pub(super) fn before_end(back: u64, first_available: u64, high_water_mark: u64) 
 
 /// What a partition's last chunks held, and how much to ask for next: after a chunk without a wanted message never the same
 /// again, and never only a little more.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Chunks {
     /// Bytes to ask for next: grown while a bundle is larger than the configured size.
     pub(super) fetch_size: u32,

@@ -31,7 +31,6 @@ const MAX_ASKED: u64 = 1 << 30;
 const MAX_ID: u16 = u16::MAX - 1;
 
 /// See the module.
-#[derive(Debug)]
 pub(super) struct Partitions {
     pub(super) names: TopicPartitions,
     /// Their indices, in the order of their names.

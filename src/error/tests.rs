@@ -125,6 +125,7 @@ fn texts_name_what_failed_and_where() {
         assert_eq!(e.source().map(ToString::to_string).unwrap_or_default(), source, "{text}");
         let between = if source.is_empty() { "" } else { ": " };
         assert_eq!(format!("{e:#}"), format!("{text}{between}{source}"));
+        assert_eq!(format!("{e:?}"), format!("{e:#}"), "as main shows it");
     }
 }
 

@@ -19,7 +19,6 @@ const MAX_BROKERS: usize = 256;
 const DISTRUST: Duration = Duration::from_secs(15);
 
 /// The address book that a client and its subscriptions share.
-#[derive(Debug)]
 pub(crate) struct AddressBook {
     /// Those the user named.
     given: Vec<BrokerAddr>,
@@ -27,7 +26,6 @@ pub(crate) struct AddressBook {
     book: Mutex<Book>,
 }
 
-#[derive(Debug)]
 struct Book {
     /// Those the user named and leaders that were heard of, the most promising first, those that failed last; at least one.
     /// Each with the moment until which it comes after all others, if it has failed.

@@ -47,14 +47,13 @@ pub(crate) type Piece = (Arc<Vec<u8>>, Range<usize>);
 const MOST_STALE: u32 = 3;
 
 /// Whether a call may look up a host name, which nothing can bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LookUp {
     Allowed,
     Never,
 }
 
 /// A connection to one broker.
-#[derive(Debug)]
 pub(crate) struct Channel {
     broker: BrokerAddr,
     settings: Arc<ChannelSettings>,
@@ -68,7 +67,6 @@ pub(crate) struct Channel {
     opening: Option<Arc<Opening>>,
 }
 
-#[derive(Debug)]
 enum State {
     /// Not to be dialed before this moment.
     Down(Time),
@@ -77,7 +75,6 @@ enum State {
 }
 
 /// An open connection.
-#[derive(Debug)]
 struct Up {
     socket: Box<dyn Socket>,
     since: Time,
@@ -104,7 +101,7 @@ struct Up {
 }
 
 /// A deadline that progress moves on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 struct Deadline {
     began: Time,
     due: Time,

@@ -46,7 +46,6 @@ pub(crate) fn wait<'a>(
 const ANSWER: usize = 2 << 10;
 
 /// The bytes of one connection that have come, as frames.
-#[derive(Debug)]
 pub(crate) struct AnswerReader {
     frames: Frames,
     limit: u32,
@@ -111,7 +110,6 @@ const KEPT: usize = 16;
 const KEPT_IN_ALL: usize = 512;
 
 /// The idle connections of a client.
-#[derive(Debug)]
 pub(crate) struct Pool {
     settings: Arc<ChannelSettings>,
     /// The one used last at the end.

@@ -29,7 +29,6 @@ const STAGGER: Duration = Duration::from_millis(250);
 const MAX_ADDRESSES: usize = 32;
 
 /// A connection that is being opened.
-#[derive(Debug)]
 pub(super) struct Dial {
     later: VecDeque<SocketAddr>,
     attempts: Vec<Attempt>,
@@ -39,7 +38,6 @@ pub(super) struct Dial {
     failure: Option<Error>,
 }
 
-#[derive(Debug)]
 struct Attempt {
     to: SocketAddr,
     socket: Box<dyn Socket>,

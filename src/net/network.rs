@@ -3,7 +3,7 @@
 //! There are two implementations: the system's, and the simulated one of `simulation`. Everything above answers two questions,
 //! *what next?* and *by when?*, and [`Network::poll`] is the only call in the crate that blocks.
 
-use std::fmt::Debug;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -46,7 +46,7 @@ impl Time {
 }
 
 /// What a socket is to the network that made it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) enum Handle<'a> {
     /// A socket of the operating system.
     #[cfg(unix)]
@@ -60,7 +60,7 @@ pub(crate) enum Handle<'a> {
 }
 
 /// A connection, or one that is being opened. Nothing here blocks.
-pub(crate) trait Socket: Debug + Send + Sync + UnwindSafe + RefUnwindSafe {
+pub(crate) trait Socket: Send + Sync + UnwindSafe + RefUnwindSafe {
     /// Whether the connection is open; `Ok(false)` while it is being opened.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ pub(crate) trait Socket: Debug + Send + Sync + UnwindSafe + RefUnwindSafe {
 }
 
 /// A socket, and what is awaited of it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Interest<'a> {
     pub(crate) socket: &'a dyn Socket,
     /// Bytes to read, or the end of the stream.
@@ -99,7 +99,7 @@ pub(crate) struct Interest<'a> {
 }
 
 /// All that the crate needs of the machine it runs on.
-pub(crate) trait Network: Debug + Send + Sync + UnwindSafe + RefUnwindSafe {
+pub(crate) trait Network: Send + Sync + UnwindSafe + RefUnwindSafe {
     /// The present moment of the monotonic clock.
     fn now(&self) -> Time;
 
@@ -122,8 +122,15 @@ pub(crate) trait Network: Debug + Send + Sync + UnwindSafe + RefUnwindSafe {
     fn poll(&self, on: &[Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()>;
 }
 
+/// Debug output ends at the seam.
+impl fmt::Debug for dyn Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Network")
+    }
+}
+
 /// Wakes whoever is blocked in [`Network::poll`]; once woken, for ever.
-pub(crate) trait Waker: Debug + Send + Sync + UnwindSafe + RefUnwindSafe {
+pub(crate) trait Waker: Send + Sync + UnwindSafe + RefUnwindSafe {
     fn wake(&self);
 
     /// Readable once woken.
@@ -131,11 +138,17 @@ pub(crate) trait Waker: Debug + Send + Sync + UnwindSafe + RefUnwindSafe {
 }
 
 /// A flag that ends waiting, set once and for all.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Closed {
     flag: AtomicBool,
     /// Made by the first wait; never drained, so that it wakes every waiter of every thread.
     waker: Mutex<Option<Arc<dyn Waker>>>,
+}
+
+impl fmt::Debug for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Closed").field(&self.is_closed()).finish()
+    }
 }
 
 impl Closed {

@@ -12,7 +12,6 @@ use super::network::{Network, Time};
 use crate::config::Config;
 
 /// See the module.
-#[derive(Debug)]
 pub(crate) struct ChannelSettings {
     pub(crate) net: Arc<dyn Network>,
     pub(crate) config: Arc<Config>,
@@ -20,7 +19,7 @@ pub(crate) struct ChannelSettings {
 }
 
 /// What is known of a broker.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Known {
     /// What its name stood for when it was last looked up.
     addresses: Vec<SocketAddr>,

@@ -17,7 +17,6 @@ use crate::config::Config;
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(32_767));
 
 /// The network of the machine.
-#[derive(Debug)]
 pub(crate) struct System {
     started: Instant,
     random: RandomState,
@@ -143,7 +142,6 @@ fn is_in_progress(e: &io::Error) -> bool {
 }
 
 /// A TCP connection, without blocking.
-#[derive(Debug)]
 struct Tcp(TcpStream);
 
 impl Socket for Tcp {
@@ -199,7 +197,6 @@ fn tcp_handle(stream: &impl std::os::windows::io::AsSocket) -> Handle<'_> {
 
 /// Two sockets connected to each other: a byte written to one makes the other readable for ever, as nobody drains it.
 /// Pipes cannot be polled everywhere.
-#[derive(Debug)]
 struct Pair {
     write: PairSocket,
     read: PairSocket,

@@ -167,7 +167,7 @@ impl Bundle {
 }
 
 /// Memory for bundles to come: a few pieces, and none that a large record has made large.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Spares {
     pub(super) builders: Vec<BundleBuilder>,
     pub(super) buffers: Vec<Vec<u8>>,

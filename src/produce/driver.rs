@@ -26,7 +26,6 @@ use crate::protocol::produce::{CLIENT_VERSION, ProduceRequest};
 use crate::session::Session;
 
 /// See the [module](self).
-#[derive(Debug)]
 pub(super) struct Driver {
     session: Arc<Session>,
     options: PublishOptions,

@@ -29,7 +29,6 @@ const MAX_UNSENT: usize = 1 << 20;
 const LATE: Duration = Duration::from_millis(500);
 
 /// See the [module](self).
-#[derive(Debug)]
 pub(super) struct Leader {
     pub(super) channel: Channel,
     pub(super) answers: AnswerReader,
@@ -42,7 +41,6 @@ pub(super) struct Leader {
 }
 
 /// A request whose answer is awaited.
-#[derive(Debug)]
 pub(super) struct SentRequest {
     pub(super) id: u32,
     pub(super) since: Time,
@@ -51,7 +49,6 @@ pub(super) struct SentRequest {
     pub(super) content: Content,
 }
 
-#[derive(Debug)]
 pub(super) enum Content {
     /// A bundle of each queue; the number of partitions of each topic.
     Bundles(Vec<usize>),

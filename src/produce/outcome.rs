@@ -134,7 +134,7 @@ impl PartitionQueue {
 
     fn fault(&self, fault: Fault) -> Error {
         let partition = Some(self.partition).filter(|_| fault != Fault::UnknownTopic);
-        self.answered_by.iter().fold(Error::refused(&self.topic, partition, fault), Error::at)
+        self.answered_by.iter().fold(Error::refused(&self.topic, partition, fault), |e, broker| e.at(broker))
     }
 
     /// Notes what has become of a bundle. Either way trouble is over.

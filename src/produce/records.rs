@@ -211,7 +211,7 @@ fn at(index: usize, e: Error) -> Error {
 }
 
 /// Milliseconds since 1970 for records without a time stamp, at one look at one clock each.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct WallClock {
     /// When the wall clock was read, and what it said.
     read: Option<(Time, u64)>,

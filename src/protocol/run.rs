@@ -11,7 +11,7 @@ use super::error::DecodeError;
 use super::varint;
 
 /// Several consecutive bundles.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) bundles: u32,
     pub(super) messages: u32,

@@ -253,7 +253,7 @@ fn a_connection_has_its_time_to_come_up_and_one_more_look_at_its_end() {
     let session = session("10.0.0.1:5", &net);
     let addr = session.book.brokers().remove(0);
     let began = net.now();
-    let e = session.open(&addr, timeout).unwrap_err();
+    let e = session.open(&addr, timeout).err().unwrap();
     assert!(matches!(e.kind, ErrorKind::Timeout { after, .. } if after == timeout), "{e:?}");
     assert_eq!((net.now().since(began), net.dialed()), (timeout, vec![far.into()]));
     // The greeting comes with the end of the time.

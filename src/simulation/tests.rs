@@ -213,11 +213,11 @@ fn the_same_seed_gives_the_same_run() {
 fn connecting_fails_as_it_does_on_real_networks() {
     let w = world(1);
     w.echo.lock().unwrap().refuses = true;
-    assert_eq!(dial(&w).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(dial(&w).err().unwrap().kind(), ErrorKind::ConnectionRefused);
     w.echo.lock().unwrap().refuses = false;
     let began = w.sim.now();
     w.sim.power_off("echo");
-    assert_eq!(dial(&w).unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(dial(&w).err().unwrap().kind(), ErrorKind::TimedOut);
     assert_eq!(w.sim.now() - began, Duration::from_secs(127));
     w.sim.power_on("echo");
     w.sim.separate("client", "echo");
@@ -227,7 +227,7 @@ fn connecting_fails_as_it_does_on_real_networks() {
     assert!(dial(&w).is_ok());
     assert_eq!((w.sim.now() - began).as_secs(), 15, "the first handshake after the network came back");
     w.sim.limit_descriptors("client", Some(0));
-    assert_eq!(dial(&w).unwrap_err().raw_os_error(), Some(24));
+    assert_eq!(dial(&w).err().unwrap().raw_os_error(), Some(24));
     assert_eq!(w.sim.open_sockets("client"), 0);
 }
 
