@@ -4,10 +4,9 @@
 //! cargo run --example metrics -- 127.0.0.1:11011 orders /var/lib/node_exporter/orders.prom
 //! ```
 
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use tank_client::{Client, ConsumeIter};
+use tank_client::{Client, ConsumeIter, PartitionStats};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -34,7 +33,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         if Instant::now() >= due {
             // Renamed, so that nobody reads half a file.
             let new = format!("{file}.new");
-            std::fs::write(&new, prometheus(&messages)?)?;
+            std::fs::write(&new, prometheus(&messages))?;
             std::fs::rename(&new, file)?;
             due = Instant::now() + INTERVAL;
         }
@@ -42,15 +41,30 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn prometheus(messages: &ConsumeIter) -> Result<String, std::fmt::Error> {
+fn prometheus(messages: &ConsumeIter) -> String {
     let (stats, mut out) = (messages.stats(), String::new());
-    writeln!(out, "tank_messages_total {}\ntank_reconnects_total {}", stats.messages, stats.reconnects)?;
-    for partition in &stats.partitions {
-        let labels = format!("{{topic=\"{}\",partition=\"{}\"}}", partition.topic, partition.partition);
-        writeln!(out, "tank_lag{labels} {}", partition.lag.unwrap_or(0))?;
-        writeln!(out, "tank_age_seconds{labels} {}", partition.age.unwrap_or_default().as_secs_f64())?;
+    for (name, count) in [("tank_messages_total", stats.messages), ("tank_reconnects_total", stats.reconnects)] {
+        out += &format!("# TYPE {name} counter\n{name} {count}\n");
     }
-    let silence = stats.leaders.iter().filter_map(|leader| leader.silence).max().unwrap_or_default();
-    writeln!(out, "tank_silence_seconds {}", silence.as_secs_f64())?;
-    Ok(out)
+    let labels = |of: &PartitionStats| format!("{{topic=\"{}\",partition=\"{}\"}}", escaped(&of.topic), of.partition);
+    gauge(&mut out, "tank_lag", stats.partitions.iter().map(|of| (labels(of), of.lag.map(|numbers| numbers as f64))));
+    let age = |of| (labels(of), of.age.map(|age| age.as_secs_f64()));
+    gauge(&mut out, "tank_age_seconds", stats.partitions.iter().map(age));
+    let silence = stats.leaders.iter().filter_map(|leader| leader.silence).max();
+    gauge(&mut out, "tank_silence_seconds", [(String::new(), silence.map(|longest| longest.as_secs_f64()))]);
+    out
+}
+
+/// Writes a metric with its samples. A value that is not known has none: a 0 would look as if all were well.
+fn gauge(out: &mut String, name: &str, samples: impl IntoIterator<Item = (String, Option<f64>)>) {
+    *out += &format!("# TYPE {name} gauge\n");
+    for (labels, value) in samples {
+        if let Some(value) = value {
+            *out += &format!("{name}{labels} {value}\n");
+        }
+    }
+}
+
+fn escaped(label: &str) -> String {
+    label.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
 }

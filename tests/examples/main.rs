@@ -81,6 +81,8 @@ fn metrics_are_kept_in_a_file() {
         let program = example("metrics").args([&addr, "orders"]).arg(&file).spawn().unwrap();
         let has = |text: &str| fs::read_to_string(&file).is_ok_and(|found| found.contains(text));
         assert!(broker.wait_until(common::watch::SOON, |_| has("tank_lag{topic=\"orders\",partition=\"1\"} 0\n")));
+        // No message has come, so no age is known.
+        assert!(has("# TYPE tank_age_seconds gauge\n") && !has("\ntank_age_seconds{"));
         assert_eq!(stop(program, "-TERM"), Some(0));
     });
 }
