@@ -19,7 +19,7 @@ const LEAST_PENDING: usize = 1 << 20;
 pub struct ProducerBuilder {
     pub(super) session: Arc<Session>,
     pub(super) options: PublishOptions,
-    /// If it panics, no record has been taken yet.
+    /// `AssertUnwindSafe` is sound: it runs before a record is taken, so a panic in it breaks no invariant.
     pub(super) partitioner: AssertUnwindSafe<Box<dyn Partitioner>>,
     pub(super) max_records: u32,
     pub(super) max_bytes: usize,
@@ -56,16 +56,16 @@ impl ProducerBuilder {
         /// 50 milliseconds. Without a call nothing is sent.
         max_age(age: Duration) => max_age = age;
 
-        /// The most bytes of records, counted before compression, that the producer holds until they are stored or have failed;
-        /// their buffers count whole, and a bundle some hundred bytes more. A single partition may hold records of a quarter of
-        /// that. Default 64 MiB, at least 1 MiB. A call to [`send`](crate::Producer::send) that would exceed the limit waits, as
-        /// described there, and then returns [`Full`](crate::ErrorKind::Full). A record larger than the limit is taken when nothing
-        /// else is held. What the producer takes beyond the limit, for requests and for buffers to use again, stays below 16 MiB.
+        /// The most bytes of records, counted before compression, that the producer holds until they are stored or have failed.
+        /// Buffers count at their full capacity, and each bundle adds a few hundred bytes. A single partition may hold at most a
+        /// quarter of the limit. Default 64 MiB, at least 1 MiB. A call to [`send`](crate::Producer::send) that would exceed the
+        /// limit waits, as described there, and then returns [`Full`](crate::ErrorKind::Full). A record larger than the limit is
+        /// accepted when the producer holds nothing else. Requests and buffers kept for reuse take less than 16 MiB more.
         max_pending_bytes(bytes: usize) => max_pending_bytes = bytes;
 
         /// How many requests may be in flight to a broker at a time, at least 1. Default 5. A request that is not answered within
-        /// half a second is no longer counted: it waits for replicas, and must not hold up other partitions. With 1, each partition
-        /// has one request in flight, so a temporary refusal can never change the order.
+        /// half a second no longer counts: it waits for replicas and must not hold up other partitions. With 1, each partition
+        /// has at most one request in flight, so a temporary refusal can never change the order.
         window(requests: usize) => window = requests;
 
         /// When to compress. Default: the client's [setting](crate::ClientBuilder::compression).
@@ -85,13 +85,13 @@ impl ProducerBuilder {
         /// Stores every record exactly once, across lost connections and changes of leader: the producer gives the records their
         /// sequence numbers (ProduceWithSeqnum requests). When the outcome of a request is unknown it asks the leader for the end
         /// of its log, on a new connection, and sends again what is not there. The guarantee lasts as long as the producer, not
-        /// across a restart of the program: after one, wait for an [`io_timeout`](crate::ClientBuilder::io_timeout) before you
-        /// publish with a new idempotent producer.
+        /// across a restart of the program: after a restart, wait for one [`io_timeout`](crate::ClientBuilder::io_timeout) before
+        /// you publish with a new idempotent producer.
         ///
         /// **One writer per partition.** While this producer exists, nobody else may publish to its partitions: no other producer,
-        /// no other process, not this client's [`publish`](crate::Client::publish) either. Where the producer sees another writer's
-        /// messages, records fail with [`Fault::AnotherWriter`](crate::Fault::AnotherWriter) or
-        /// [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove); it cannot see all of them.
+        /// no other process, not this client's [`publish`](crate::Client::publish) either. If the producer notices messages of
+        /// another writer, records fail with [`Fault::AnotherWriter`](crate::Fault::AnotherWriter) or
+        /// [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove); it cannot notice all of them.
         ///
         /// One request at a time is in flight for each partition. Records that the leader has stored, but its replicas have not
         /// confirmed in time, are held until they are confirmed; at the end of
@@ -130,7 +130,7 @@ impl fmt::Debug for ProducerBuilder {
 
 /// Chooses the partition for a record.
 ///
-/// A function or closure of the same arguments is one, too:
+/// A function or closure with the same arguments implements it, too:
 ///
 /// ```no_run
 /// # use tank_client::{Client, Record};
@@ -143,8 +143,8 @@ impl fmt::Debug for ProducerBuilder {
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 pub trait Partitioner: Send {
-    /// Returns the partition for a record with this key, from 0 to `partitions` − 1; `partitions` is at least 1. `None` lets the
-    /// topic's partitions take turns. Any other partition makes [`send`](crate::Producer::send) return
+    /// Returns the partition for a record with this key, from 0 to `partitions` − 1; `partitions` is at least 1. Records for which
+    /// it returns `None` go to the topic's partitions in turn. For any other partition [`send`](crate::Producer::send) returns
     /// [`Config`](crate::ErrorKind::Config).
     fn partition(&mut self, topic: &str, key: Option<&[u8]>, partitions: u16) -> Option<u16>;
 }
@@ -155,15 +155,15 @@ impl<F: FnMut(&str, Option<&[u8]>, u16) -> Option<u16> + Send> Partitioner for F
     }
 }
 
-/// The partitioner of every producer that is given no other: the CRC-32 of the key modulo the number of partitions, which is
-/// librdkafka's `consistent`. Records without a key, or with an empty one, take turns.
+/// The default partitioner: the CRC-32 of the key modulo the number of partitions, which is librdkafka's `consistent`. Records
+/// without a key, or with an empty one, go to the topic's partitions in turn. If there are 0 partitions, it returns `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ByKey;
 
 impl Partitioner for ByKey {
     fn partition(&mut self, _: &str, key: Option<&[u8]>, partitions: u16) -> Option<u16> {
         let key = key.filter(|key| !key.is_empty())?;
-        let index = crc32fast::hash(key) % u32::from(partitions);
+        let index = crc32fast::hash(key).checked_rem(partitions.into())?;
         u16::try_from(index).ok()
     }
 }
@@ -180,5 +180,6 @@ mod tests {
             assert_eq!(ByKey.partition("t", Some(key), partitions).map(u32::from), Some(want));
         }
         assert_eq!((ByKey.partition("t", None, 3), ByKey.partition("t", Some(b""), 3)), (None, None));
+        assert_eq!(ByKey.partition("t", Some(b"a"), 0), None);
     }
 }
