@@ -74,8 +74,8 @@ impl Client {
     /// Returns the number of the first message with this time stamp or a later one; the high-water mark + 1 if there is none.
     ///
     /// It is found by bisection, with at most 64 or so fetches of a bundle each. This assumes that time stamps never go back.
-    /// If they do, earlier messages than the one found may also have such a time stamp: ask for a time that is earlier by as
-    /// much as your clocks may differ.
+    /// If they do, earlier messages than the one found may also have such a time stamp: subtract from `time` as much as your
+    /// clocks may differ.
     ///
     /// # Errors
     /// As [`subscribe`](Client::subscribe), and as the items of a [`ConsumeIter`].
@@ -124,8 +124,9 @@ impl Client {
     /// Publishes records to several partitions, of any topics, and waits until each is stored or has failed. Returns a result
     /// for each partition, in the order given.
     ///
-    /// Records for the same broker go there together, in requests of up to 255 partitions, of which all but the first are left for
-    /// the next one where they exceed 8 MiB. Partitions do not depend on each other: some may be stored while others fail.
+    /// Records for the same broker share a request of up to 255 partitions and about 8 MiB; the rest goes into the next request.
+    /// A larger bundle is sent in a request of its own. Partitions do not depend on each other: some may be stored while others
+    /// fail.
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) or [`BundleTooLarge`](crate::ErrorKind::BundleTooLarge), before anything is sent,
@@ -284,9 +285,9 @@ impl ClientBuilder {
         /// A name for the broker's traces, at most 255 bytes. Default `tank-client`.
         client_id(id: impl AsRef<str>) => config.client_id = id.as_ref().into();
 
-        /// How long opening a connection may take, including the broker's greeting and all addresses of its name. Where any of
-        /// several brokers will do, those before the last share this time, and the last has it to itself. Default 10 seconds;
-        /// more than zero. Looking up a host name comes on top and takes as long as the system's resolver needs.
+        /// How long opening a connection may take, including the broker's greeting and all addresses of its name. If any of
+        /// several brokers will do, all but the last share this time; the last may use all of it again. Default 10 seconds; more
+        /// than zero. Looking up a host name comes on top and takes as long as the system's resolver needs.
         connect_timeout(timeout: Duration) => config.connect_timeout = timeout;
 
         /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to accept the next 16 KiB of a request:
@@ -294,8 +295,8 @@ impl ClientBuilder {
         ///
         /// For a fetch it counts from the end of the time the broker was asked to wait, for a publish from the end of the
         /// [ack time-out](ClientBuilder::ack_timeout). Time that a program spends between two calls counts too, unless bytes are
-        /// waiting for it when it comes back. Where any of several brokers will do, one that does not answer is left for the next
-        /// one after its share of the [connect time-out](ClientBuilder::connect_timeout).
+        /// waiting for it when it comes back. If any of several brokers will do, the client moves on to the next one when a
+        /// broker has not answered within its share of the [connect time-out](ClientBuilder::connect_timeout).
         io_timeout(timeout: Duration) => config.io_timeout = timeout;
 
         /// How long a call keeps trying when there is trouble that may pass: a broker that cannot be reached, a partition without a

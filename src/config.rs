@@ -38,7 +38,8 @@ settings! {
     }
 }
 
-/// Maps the address that a broker advertises to the one where it can be reached. If it panics, nothing is half done.
+/// Maps the address that a broker advertises to the one where it can be reached. `AssertUnwindSafe` is sound: nothing
+/// is half done while the function runs, so a panic in it breaks no invariant.
 #[derive(Clone)]
 pub(crate) struct EndpointMap(Arc<AssertUnwindSafe<Box<dyn Fn(SocketAddrV4) -> SocketAddr + Send + Sync>>>);
 

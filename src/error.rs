@@ -44,8 +44,8 @@ pub struct Error {
 
 /// What happened: the [`kind`](Error::kind) of an [`Error`].
 ///
-/// A source named here is that of the error; if it is an `Error` too, [`Error::cause`] returns it. The guide says
-/// [what to do](crate::guide::errors) about each kind.
+/// Where a kind mentions a source, it is what the error's [`source`](std::error::Error::source) returns; if it is an `Error`
+/// too, [`Error::cause`] returns it. The guide says [what to do](crate::guide::errors) about each kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {

@@ -317,8 +317,8 @@ impl Session {
         }
     }
 
-    /// Whether the brokers form a cluster; also, to be safe, if they do not say at once: whoever asks has trouble of his own to
-    /// spend the retry budget on.
+    /// Returns whether the brokers form a cluster. To be safe, also true if they do not say at once: the caller then retries on
+    /// its own budget.
     pub(crate) fn is_cluster(&self) -> bool {
         if let Some(&known) = self.in_cluster.get() {
             return known;

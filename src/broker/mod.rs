@@ -271,8 +271,8 @@ impl Broker {
         self.host.listen(self.node)
     }
 
-    /// Hangs, as a process does that is stopped by a debugger: connections open but get no ping, requests arrive but get no
-    /// answer.
+    /// Makes the broker hang, like a process stopped in a debugger: connections open but get no ping, requests arrive but get
+    /// no answer.
     pub fn pause(&self) {
         self.act(|machine, now| machine.pause(now, self.node));
     }

@@ -156,7 +156,7 @@ impl Subscription {
         /// [`stop_at_end`](Subscription::stop_at_end) or another condition ends it first.
         stop_at_time(time: SystemTime) => options.stop_at_time = Some(millis_at_or_after(time));
 
-        /// Ends after `n` messages, all partitions together.
+        /// Ends after `n` messages in total, over all partitions.
         limit(n: u64) => limit = Some(n);
 
         /// Lets [`CloseHandle::close`] of this handle end the iteration, and also `subscribe` while it is still looking for

@@ -11,8 +11,8 @@ use crate::protocol::fetch::{
 };
 
 impl Session {
-    /// Asks any broker, which it names, for the partitions of a topic, and notes who leads which. In a cluster the numbers in its answer are not
-    /// the ends of logs: see [`log_ends`](Session::log_ends).
+    /// Asks any broker for the partitions of a topic, and notes who leads which. Returns which broker answered. In a cluster the
+    /// numbers in its answer are not the ends of logs: see [`log_ends`](Session::log_ends).
     pub(crate) fn discover(&self, topic: &str) -> Result<(BrokerAddr, Vec<PartitionState>)> {
         // The form that lists partitions can kill a server.
         let mut request = DiscoverPartitionsRequest { request_id: 0, topic: topic.to_owned(), partitions: Vec::new() };
