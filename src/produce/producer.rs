@@ -210,9 +210,14 @@ impl Producer {
     /// The topic of this name.
     #[inline]
     fn topic(&mut self, name: &str) -> Result<usize> {
-        if self.topics.get(self.latest).is_some_and(|topic| *topic.name == *name) {
-            return Ok(self.latest);
+        match self.topics.get(self.latest) {
+            Some(topic) if *topic.name == *name => Ok(self.latest),
+            _ => self.other_topic(name),
         }
+    }
+
+    #[cold]
+    fn other_topic(&mut self, name: &str) -> Result<usize> {
         self.latest = match self.by_name.get(name) {
             Some(&index) => index,
             None => {
@@ -260,6 +265,7 @@ impl Producer {
         }
     }
 
+    #[cold]
     fn new_queue(&mut self, topic: usize, partition: u16) -> Result<usize> {
         let (topic, index) = (&mut self.topics[topic], usize::from(partition));
         check_place(&topic.name, partition)?;
@@ -270,7 +276,8 @@ impl Producer {
         Ok(*topic.queues[index].insert(self.driver.add(topic.name.clone(), partition, numbering)))
     }
 
-    #[inline]
+    // Inlined: it is called for each record.
+    #[inline(always)]
     fn push(&mut self, topic: usize, partition: u16, record: &Record<'_>) -> Result<()> {
         let now = self.settings.session.now();
         if now >= self.next_look {
@@ -278,30 +285,27 @@ impl Producer {
         }
         self.check_failures()?;
         let index = self.queue(topic, partition)?;
-        check_record(&self.topics[topic].name, partition, record)?;
+        check_record(&self.driver.queues[index].topic, partition, record)?;
         let raw = record.to_raw(|| self.wall.millis(now, &*self.settings.session.net));
-        let (records, bytes, most) = (self.settings.max_records, self.settings.max_bytes, most_bytes(&raw));
-        let mut queue = &mut self.driver.queues[index];
-        let has_room = queue.excess(self.driver.pending_bytes, most, self.settings.max_pending_bytes).is_none();
-        if !queue.takes(most, records, bytes) || !has_room {
+        let most = most_bytes(&raw);
+        if !self.driver.queues[index].has_room(most) {
             self.make_room(index, most)?;
-            queue = &mut self.driver.queues[index];
         }
+        let queue = &mut self.driver.queues[index];
         queue.push(None, &raw, &mut self.driver.spares)?;
-        queue.recount(&mut self.driver.pending_bytes);
         let (collected, len) = queue.collected();
         if collected == 1 {
             queue.send_by = now.after(self.settings.max_age);
             self.next_look = self.next_look.min(queue.send_by);
         }
-        if collected >= records || len >= bytes {
+        if collected >= self.settings.max_records || len >= self.settings.max_bytes {
             self.driver.seal(index)?;
             self.step(LookUp::Allowed)?;
         }
         Ok(())
     }
 
-    /// Sends what is collected if a record of this many bytes does not fit in, and waits until there is room for it.
+    /// Sends what is collected if a record of this many bytes does not fit in, waits until there is room for it, and makes some.
     #[cold]
     fn make_room(&mut self, index: usize, bytes: usize) -> Result<()> {
         if !self.driver.queues[index].takes(bytes, self.settings.max_records, self.settings.max_bytes) {
@@ -310,9 +314,15 @@ impl Producer {
             self.check_failures()?;
         }
         let limit = self.settings.max_pending_bytes;
-        if self.driver.queues[index].excess(self.driver.pending_bytes, bytes, limit).is_none() {
-            return Ok(());
+        if self.driver.queues[index].excess(self.driver.pending_bytes, bytes, limit).is_some() {
+            self.wait_for_room(index, bytes, limit)?;
         }
+        self.driver.make_room(index, bytes, self.settings.max_bytes, limit);
+        Ok(())
+    }
+
+    /// Waits until the limit allows a record of this many bytes.
+    fn wait_for_room(&mut self, index: usize, bytes: usize, limit: usize) -> Result<()> {
         let give_up = self.settings.session.now().after(self.settings.session.config.retry_timeout);
         loop {
             // What is merely collected would never make room.
@@ -361,9 +371,13 @@ impl Producer {
 
     #[inline]
     fn check_failures(&self) -> Result<()> {
-        let Some(first) = self.driver.failures.first() else { return Ok(()) };
+        self.driver.failures.first().map_or(Ok(()), |first| Err(self.undelivered(first)))
+    }
+
+    #[cold]
+    fn undelivered(&self, first: &Failure) -> Error {
         let records = self.failures().iter().map(Failure::count).sum();
-        Err(Error::new(ErrorKind::Undelivered { records }).because(first.error.clone()))
+        Error::new(ErrorKind::Undelivered { records }).because(first.error.clone())
     }
 }
 

@@ -61,8 +61,10 @@ pub(super) struct PartitionQueue {
     pub(super) deliveries: Vec<Delivery>,
     /// Numbers, first and last, that are missing at the end of the log: for the driver to tell.
     pub(super) gap: Option<(u64, u64)>,
-    /// Bytes of records that are neither stored nor have failed, before compression.
+    /// Bytes of records in its bundles, before compression.
     pub(super) bytes: usize,
+    /// Up to this many bytes can be collected without a look at limits, in memory that is there and counted.
+    pub(super) fill_to: usize,
     /// Bytes of the memory of its bundles that hold nothing, and what it held in all when that was counted last.
     pub(super) unused: usize,
     pub(super) counted: usize,
@@ -93,28 +95,38 @@ impl PartitionQueue {
     #[inline(always)]
     pub(super) fn push(&mut self, seq: Option<u64>, raw: &RawMessage<'_>, spares: &mut Spares) -> Result<()> {
         let builder = self.collected.get_or_insert_with(|| spares.builders.pop().unwrap_or_default());
-        let before = builder.set_len();
         // A numbering producer gives them theirs when the bundle is sent.
         match seq.or_else(|| self.numbering.is_some().then(|| u64::from(builder.count()) + 1)) {
             Some(seq) => builder.push_at(seq, raw),
             None => builder.push(raw),
         }
-        .map_err(Error::encode)?;
-        self.bytes += builder.set_len() - before;
-        Ok(())
+        .map_err(Error::encode)
+    }
+
+    /// Whether a record of up to this many bytes can be collected without a look at limits.
+    #[inline]
+    pub(super) fn has_room(&self, record: usize) -> bool {
+        self.collected().1 + record <= self.fill_to
+    }
+
+    /// Makes room for a record of up to this many bytes, which no limit forbids, and for those after it up to the limits: what may
+    /// be collected, and what all may hold.
+    pub(super) fn make_room(&mut self, record: usize, most: usize, limit: usize, spares: &mut Spares) {
+        let builder = self.collected.get_or_insert_with(|| spares.builders.pop().unwrap_or_default());
+        let room = builder.reserve(record);
+        let least = builder.set_len() + record;
+        self.fill_to = room.min(most).min((limit / 4).saturating_sub(self.bytes)).max(least);
     }
 
     /// Brings a sum of what queues hold up to date: buffers count whole, and a bundle of few bytes is more than these.
-    #[inline(always)]
     pub(super) fn recount(&mut self, sum: &mut usize) {
-        let collecting = self.collected.as_ref().map_or(0, |builder| builder.capacity() - builder.set_len());
+        let collecting = self.collected.as_ref().map_or(0, BundleBuilder::capacity);
         let held = self.bytes + self.unused + collecting + self.bundles.len() * BUNDLE;
         *sum = *sum + held - mem::replace(&mut self.counted, held);
     }
 
     /// Whether the bundle that is being collected takes a record of up to this many bytes, too, of the most records and bytes
     /// there may be; an empty one takes any.
-    #[inline]
     pub(super) fn takes(&self, record: usize, records: u32, bytes: usize) -> bool {
         let (count, len) = self.collected();
         count == 0 || (count < records && len + record <= bytes)
@@ -122,12 +134,12 @@ impl PartitionQueue {
 
     /// Which limit a record of up to this many bytes would exceed, given what all partitions hold and may hold: what is held, what
     /// may be, and whether all is too much rather than this partition alone.
-    #[inline]
     pub(super) fn excess(&self, all: usize, bytes: usize, limit: usize) -> Option<(usize, usize, bool)> {
         if all > 0 && all + bytes > limit {
             return Some((all, limit, true));
         }
-        (self.bytes > 0 && self.bytes + bytes > limit / 4).then_some((self.bytes, limit / 4, false))
+        let mine = self.bytes + self.collected().1;
+        (mine > 0 && mine + bytes > limit / 4).then_some((mine, limit / 4, false))
     }
 
     /// Records collected, and the bytes of their message set.
@@ -138,6 +150,7 @@ impl PartitionQueue {
 
     /// Makes a bundle of what is collected.
     pub(super) fn seal(&mut self, spares: &mut Spares) -> Result<()> {
+        self.fill_to = 0;
         let Some(mut builder) = self.collected.take() else { return Ok(()) };
         if builder.count() > 0 {
             // A small one is copied, to memory of its size.
@@ -145,6 +158,7 @@ impl PartitionQueue {
             let mut bundle = Bundle::seal(&mut builder, spare.unwrap_or_default(), self.compression)?;
             // The numbers of a numbering producer are still to come.
             bundle.range = bundle.range.filter(|_| self.numbering.is_none());
+            self.bytes += bundle.size;
             self.unused += bundle.unused;
             self.bundles.push_back(bundle);
         }
@@ -229,6 +243,7 @@ impl PartitionQueue {
         }
         self.bytes += bundle.size;
         self.unused += bundle.unused;
+        self.fill_to = 0;
         bundle.overtaken = false;
         self.bundles.push_back(bundle);
     }

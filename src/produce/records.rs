@@ -191,15 +191,17 @@ pub(super) fn check_place(topic: &str, partition: u16) -> Result<()> {
 #[inline]
 pub(super) fn check_record(topic: &str, partition: u16, record: &Record<'_>) -> Result<()> {
     let key = record.get_key().map_or(0, <[u8]>::len);
-    if key > MAX_KEY {
-        return Err(Error::config(format!("{topic}/{partition}: key of {key} bytes given, 0 to {MAX_KEY} allowed")));
-    }
     let len = key + record.payload().len();
-    if len > MAX_RECORD {
-        let (needed, limit) = (len as u64, MAX_RECORD as u64);
-        return Err(Error::new(ErrorKind::BundleTooLarge { needed, limit }).about(topic, partition));
+    if key > MAX_KEY || len > MAX_RECORD { Err(refused(topic, partition, key, len)) } else { Ok(()) }
+}
+
+#[cold]
+fn refused(topic: &str, partition: u16, key: usize, len: usize) -> Error {
+    if key > MAX_KEY {
+        return Error::config(format!("{topic}/{partition}: key of {key} bytes given, 0 to {MAX_KEY} allowed"));
     }
-    Ok(())
+    let (needed, limit) = (len as u64, MAX_RECORD as u64);
+    Error::new(ErrorKind::BundleTooLarge { needed, limit }).about(topic, partition)
 }
 
 /// Names the record that a call's error is about.
@@ -225,12 +227,15 @@ impl WallClock {
     pub(super) fn millis(&mut self, now: Time, net: &dyn Network) -> u64 {
         match self.read {
             Some((then, ms)) if now.since(then) < WallClock::TRUSTED => ms + u64::from(now.since(then).subsec_millis()),
-            _ => {
-                // In this order: no record is to be stamped with a time that is still to come.
-                let wall = millis(net.wall());
-                self.read.insert((net.now(), wall)).1
-            }
+            _ => self.look(net),
         }
+    }
+
+    #[cold]
+    fn look(&mut self, net: &dyn Network) -> u64 {
+        // In this order: no record is to be stamped with a time that is still to come.
+        let wall = millis(net.wall());
+        self.read.insert((net.now(), wall)).1
     }
 }
 

@@ -325,6 +325,14 @@ impl BundleBuilder {
         self.set.capacity().max(self.packed.capacity())
     }
 
+    /// Makes room for a message that takes up to this many bytes; returns how long the message set can become in the memory that
+    /// is there.
+    pub(crate) fn reserve(&mut self, message: usize) -> usize {
+        let header = if self.set.is_empty() { MAX_HEADER_LEN } else { 0 };
+        self.set.reserve(header + message);
+        self.set.capacity() - MAX_HEADER_LEN
+    }
+
     /// Forgets all messages.
     pub fn clear(&mut self) {
         let BundleBuilder { mut set, snappy, packed, .. } = std::mem::take(self);

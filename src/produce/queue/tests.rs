@@ -572,3 +572,29 @@ fn a_record_waits_for_room_among_all_or_in_its_partition_unless_there_is_nothing
     queue.on_reply(at(0), A, 1, Err(Fault::ReadOnly));
     assert_eq!((queue.bytes, queue.excess(0, 11, 40)), (0, None));
 }
+
+#[test]
+fn records_have_room_up_to_each_limit_in_memory_that_is_counted() {
+    let raw = RawMessage { timestamp_ms: 1, key: None, payload: b"some text" };
+    for (most, limit, end) in [(500, 1 << 20, 500), (1 << 20, 2000, 500)] {
+        let mut queue = queue(false);
+        let (mut spares, mut sum) = (Spares::default(), 0);
+        assert!(!queue.has_room(1));
+        while queue.takes(20, u32::MAX, most) && queue.excess(0, 20, limit).is_none() {
+            queue.make_room(20, most, limit, &mut spares);
+            queue.recount(&mut sum);
+            while queue.has_room(20) {
+                queue.push(None, &raw, &mut spares).unwrap();
+                let counted = sum;
+                queue.recount(&mut sum);
+                assert_eq!(sum, counted);
+            }
+        }
+        assert!((end - 20..=end).contains(&queue.collected().1), "{:?}", queue.collected());
+        queue.seal(&mut spares).unwrap();
+        assert!(!queue.has_room(1), "it was that of the bundle");
+        queue.make_room(20, most, limit, &mut spares);
+        queue.take_back(Bundle::default());
+        assert!(!queue.has_room(1), "more is held now");
+    }
+}
