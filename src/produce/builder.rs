@@ -53,7 +53,8 @@ impl ProducerBuilder {
         max_bytes(bytes: usize) => max_bytes = bytes;
 
         /// How old the first record collected for a partition may become before the next call sends it with the others. Default
-        /// 50 milliseconds. Without a call nothing is sent.
+        /// 50 milliseconds; up to 10 more for records with time stamps, which cost no look at the exact time. Without a call
+        /// nothing is sent.
         max_age(age: Duration) => max_age = age;
 
         /// The most bytes of records, counted before compression, that the producer holds until they are stored or have failed.

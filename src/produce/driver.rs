@@ -92,12 +92,6 @@ impl Driver {
         queue.seal(&mut self.spares).map(|()| queue.recount(&mut self.pending_bytes))
     }
 
-    /// Makes room in a partition for a record, see [`PartitionQueue::make_room`].
-    pub(super) fn make_room(&mut self, queue: usize, record: usize, most: usize, limit: usize) {
-        self.queues[queue].make_room(record, most, limit, &mut self.spares);
-        self.queues[queue].recount(&mut self.pending_bytes);
-    }
-
     /// Takes back what has failed, to be sent again.
     pub(super) fn take_back(&mut self, queue: usize, bundle: Bundle) {
         self.ready.insert(queue);

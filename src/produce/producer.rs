@@ -279,19 +279,22 @@ impl Producer {
     // Inlined: it is called for each record.
     #[inline(always)]
     fn push(&mut self, topic: usize, partition: u16, record: &Record<'_>) -> Result<()> {
-        let now = self.settings.session.now();
+        let net = &*self.settings.session.net;
+        // Without a time stamp to give, the exact time costs more than the rest.
+        let now = if record.get_timestamp_ms().is_some() { net.coarse_now() } else { net.now() };
         if now >= self.next_look {
             self.look(now, LookUp::Allowed)?;
         }
         self.check_failures()?;
         let index = self.queue(topic, partition)?;
-        check_record(&self.driver.queues[index].topic, partition, record)?;
+        let mut queue = &mut self.driver.queues[index];
+        check_record(&queue.topic, partition, record)?;
         let raw = record.to_raw(|| self.wall.millis(now, &*self.settings.session.net));
         let most = most_bytes(&raw);
-        if !self.driver.queues[index].has_room(most) {
+        if !queue.has_room(most) {
             self.make_room(index, most)?;
+            queue = &mut self.driver.queues[index];
         }
-        let queue = &mut self.driver.queues[index];
         queue.push(None, &raw, &mut self.driver.spares)?;
         let (collected, len) = queue.collected();
         if collected == 1 {
@@ -317,7 +320,9 @@ impl Producer {
         if self.driver.queues[index].excess(self.driver.pending_bytes, bytes, limit).is_some() {
             self.wait_for_room(index, bytes, limit)?;
         }
-        self.driver.make_room(index, bytes, self.settings.max_bytes, limit);
+        let queue = &mut self.driver.queues[index];
+        queue.make_room(bytes, self.settings.max_bytes, limit, &mut self.driver.spares);
+        queue.recount(&mut self.driver.pending_bytes);
         Ok(())
     }
 

@@ -405,7 +405,7 @@ impl BundleBuilder {
         EncodeError::check("payload, bytes", message.payload.len(), 0, u32::MAX.into())
     }
 
-    #[inline]
+    #[inline(always)]
     fn append(&mut self, message: &RawMessage<'_>) {
         if self.count == 0 {
             self.set.resize(MAX_HEADER_LEN, 0);

@@ -34,6 +34,11 @@ impl Network for Net {
         self.world.now()
     }
 
+    fn coarse_now(&self) -> Time {
+        let now = self.now().as_nanos();
+        Time::from_nanos(now - now % 10_000_000)
+    }
+
     fn wall(&self) -> SystemTime {
         let state = self.world.lock();
         wall(state.now, state.wall_offset_ms)
