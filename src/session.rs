@@ -164,7 +164,7 @@ impl Session {
     /// The handle was closed meanwhile.
     pub(crate) fn pause(&self, until: Time) -> Result<()> {
         while self.now() < until {
-            self.wait(std::iter::empty(), until)?;
+            self.wait(&mut std::iter::empty(), until)?;
         }
         Ok(())
     }
@@ -173,7 +173,7 @@ impl Session {
     ///
     /// # Errors
     /// The handle was closed meanwhile, or the system cannot wait.
-    pub(crate) fn wait<'a>(&self, channels: impl Iterator<Item = &'a mut Channel>, until: Time) -> Result<bool> {
+    pub(crate) fn wait(&self, channels: &mut dyn Iterator<Item = &mut Channel>, until: Time) -> Result<bool> {
         let is_due = wait(&*self.net, channels, self.closed.as_deref(), until)?;
         if self.is_closed() { Err(Error::new(ErrorKind::Closed)) } else { Ok(is_due) }
     }
@@ -249,7 +249,7 @@ impl Session {
             }
             // Looking up a name has a clock of its own.
             until = until.after(self.now().since(began));
-            let is_due = self.wait(std::iter::once(&mut channel), until)?;
+            let is_due = self.wait(&mut std::iter::once(&mut channel), until)?;
             // One more look: the time may have been spent elsewhere.
             if is_due && !channel.open(self.now(), LookUp::Never)? {
                 return Err(Error::timeout(addr, channel.phase(), timeout));
@@ -313,7 +313,7 @@ impl Session {
                 };
                 return Err(Error::decode(channel.broker(), malformed));
             }
-            self.wait(std::iter::once(&mut *channel), Time::NEVER)?;
+            self.wait(&mut std::iter::once(&mut *channel), Time::NEVER)?;
         }
     }
 

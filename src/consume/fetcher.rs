@@ -22,7 +22,7 @@
 //! from when the caller has looked for bytes and found none, so a slow caller, for whom they lie ready, asks for no more. What a
 //! broker may wait with says nothing of the line. The read buffer holds an answer of any size in parts.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use super::partition::{Lost, Next, State, Want};
 use super::partitions::{Load, Partitions};
 use super::position::{LeaderStats, Stats};
 use crate::error::{Error, Result};
-use crate::message::{JOINED, TopicPartitions};
+use crate::message::{JOINED, TopicPartitions, in_order};
 use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, RetryPolicy, RetryState, Time};
 use crate::protocol::fetch::{
     FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, WAIT_SLACK_MS, adjusted_wait_ms,
@@ -78,7 +78,7 @@ pub(super) struct Fetcher {
     buf: ReadBuf<TopicPartitions>,
     /// The partitions to be asked for here.
     pub(super) wanted: VecDeque<usize>,
-    in_flight: HashMap<u32, InFlight>,
+    in_flight: VecDeque<InFlight>,
     /// What is in flight.
     way: Load,
     /// Since when there is nothing to read, after a fetch was sent and while no answer has begun.
@@ -129,7 +129,7 @@ impl Fetcher {
             decoder: new_decoder(session),
             buf: ReadBuf::new(READ_BUFFER, names.clone()),
             wanted: VecDeque::new(),
-            in_flight: HashMap::new(),
+            in_flight: VecDeque::new(),
             way: Load::default(),
             idle_since: None,
             began: Time::ZERO,
@@ -208,7 +208,7 @@ impl Fetcher {
         let request_id = turn.session.next_request_id();
         let count = |is: fn(&Want) -> bool| request.iter().filter(|(_, want)| is(want)).count();
         let load = Load { risky: count(|want| want.is_risky), suspects: count(|want| want.is_suspect) };
-        let (topics, partitions) = slots(request, turn.all, share(self.ahead, load.risky, options.fetch_size));
+        let (topics, partitions) = slots(&request, turn.all, share(self.ahead, load.risky, options.fetch_size));
         let fetch = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
             request_id,
@@ -228,7 +228,7 @@ impl Fetcher {
         let (bytes, has_fault, failure, sent) = (0, false, None, turn.now);
         let fetch_sent = InFlight { request_id, partitions, max_wait_ms, sent, load, bytes, has_fault, failure };
         self.idle_since = None;
-        self.in_flight.insert(request_id, fetch_sent);
+        self.in_flight.push_back(fetch_sent);
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
         let allowance = turn.session.config.io_timeout.saturating_add(Duration::from_millis(wait));
         self.channel.queue(turn.now, request_id, allowance, &mut |out| fetch.encode(out)).map_err(Error::encode)?;
@@ -278,7 +278,8 @@ impl Fetcher {
                     }
                 }
                 Step::Event(Event::Response { request_id }) => {
-                    self.current = self.in_flight.remove(&request_id);
+                    let index = self.in_flight.iter().position(|fetch| fetch.request_id == request_id);
+                    self.current = index.and_then(|index| self.in_flight.remove(index));
                     (self.began, self.wait) = (now, now.since(self.idle_since.take().unwrap_or(now)));
                 }
                 Step::Event(Event::Partition { slot, answer }) => self.on_answer(turn, slot, answer),
@@ -446,10 +447,8 @@ impl Fetcher {
             (false, _) => self.channel.well_for(),
         };
         let alone = self.way.risky == 1;
-        let mut fetches: Vec<_> = self.in_flight.drain().map(|(_, fetch)| fetch).chain(self.current.take()).collect();
-        fetches.sort_by_key(|fetch| fetch.request_id);
         let mut lost = Vec::new();
-        for fetch in fetches {
+        for fetch in self.current.take().into_iter().chain(self.in_flight.drain(..)) {
             let is_handed_over = self.channel.handed_over(fetch.request_id);
             let unanswered = is_silent && is_handed_over && ended_within(DIES_WITHIN, fetch.sent);
             let how = Lost { while_idle, well_for, unanswered, alone };
@@ -489,9 +488,10 @@ fn share(ahead: u64, partitions: usize, fetch_size: u32) -> u32 {
 
 /// The topics of a request, each once, with their partitions in the order in which they are wanted, and which partitions its
 /// slots are. Those that have more are asked for `share` bytes at least.
-fn slots(mut request: Vec<(usize, Want)>, all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<usize>) {
+fn slots(request: &[(usize, Want)], all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<usize>) {
     let topic = |of: &(usize, Want)| &all.get(of.0).name.topic;
-    request.sort_by(|a, b| topic(a).cmp(topic(b)));
+    let order = in_order(request.iter().map(|of| (&**topic(of), 0)));
+    let request: Vec<_> = order.into_iter().map(|place| request[place as usize]).collect();
     let topics = request.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
         let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, is_risky, .. })| {
             let partition = all.get(index).name.partition;

@@ -159,9 +159,9 @@ impl ConsumeIter {
 
     /// Blocks until something happens on one of these fetchers' connections, or until then.
     fn wait(&mut self, until: Time, is_awaited: fn(&Fetcher) -> bool) -> Result<()> {
-        let awaited =
+        let mut awaited =
             self.fetchers.iter_mut().filter(|fetcher| is_awaited(fetcher)).map(|fetcher| &mut fetcher.channel);
-        wait(&*self.session.net, awaited, Some(self.closer.closed()), until).map(drop)
+        wait(&*self.session.net, &mut awaited, Some(self.closer.closed()), until).map(drop)
     }
 
     /// As [`next`](Iterator::next), but returns `Ok(None)` once `d` has passed without a message. The subscription

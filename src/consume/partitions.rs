@@ -11,7 +11,8 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
 
-use std::collections::{BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use log::info;
@@ -19,7 +20,7 @@ use log::info;
 use super::partition::{Lost, Next, Partition, Rules, State, Want};
 use super::position::Stats;
 use crate::error::{Error, Result};
-use crate::message::{Gap, TopicPartition, TopicPartitions};
+use crate::message::{Gap, TopicPartition, TopicPartitions, in_order};
 use crate::net::{BrokerAddr, Time};
 use crate::protocol::fetch::{MAX_PARTITIONS, PartitionAnswer};
 
@@ -39,7 +40,7 @@ pub(super) struct Partitions {
     pub(super) rules: Rules,
     /// Those to be sent to a leader's list.
     due: VecDeque<usize>,
-    pauses: BTreeSet<(Time, usize)>,
+    pauses: BinaryHeap<Reverse<(Time, usize)>>,
     /// How many are not done, and how many may have ended a connection.
     open: usize,
     suspects: usize,
@@ -66,8 +67,7 @@ impl Partitions {
         for (topic, partition) in whole.iter().filter(|(_, count)| *count <= MAX_ID).cloned() {
             list.push(Partition::dormant(TopicPartition { topic, partition }, &rules.options));
         }
-        let mut order: Vec<_> = (0..).take(list.len()).collect();
-        order.sort_by_key(|&index| key(&list, index));
+        let order = in_order(list.iter().map(|of| (&*of.name.topic, of.name.partition)));
         let idle = list.iter().enumerate().filter(|(_, partition)| partition.state == State::Idle);
         let due: VecDeque<usize> = idle.map(|(index, _)| index).collect();
         Partitions {
@@ -76,7 +76,7 @@ impl Partitions {
             rules,
             open: due.len(),
             due,
-            pauses: BTreeSet::new(),
+            pauses: BinaryHeap::new(),
             suspects: 0,
             probes: (open..list.len()).collect(),
             looks_for_added: false,
@@ -118,7 +118,7 @@ impl Partitions {
             self.open = self.open + usize::from(after != State::Done) - usize::from(before != State::Done);
             match after {
                 State::Idle => self.due.push_back(index),
-                State::Paused(until) => drop(self.pauses.insert((until, index))),
+                State::Paused(until) => self.pauses.push(Reverse((until, index))),
                 State::InFlight | State::Done => {}
             }
         }
@@ -127,15 +127,15 @@ impl Partitions {
 
     /// Ends the pauses that are over.
     pub(super) fn wake(&mut self, now: Time) {
-        while let Some(&(until, index)) = self.pauses.first().filter(|(until, _)| *until <= now) {
-            self.pauses.remove(&(until, index));
+        while self.next_wake() <= now {
+            let Some(Reverse((_, index))) = self.pauses.pop() else { return };
             self.with(index, |partition, _| partition.wake(now));
         }
     }
 
     /// When the next pause ends.
     pub(super) fn next_wake(&self) -> Time {
-        self.pauses.first().map_or(Time::NEVER, |(until, _)| *until)
+        self.pauses.peek().map_or(Time::NEVER, |Reverse((until, _))| *until)
     }
 
     pub(super) fn has_due(&self) -> bool {

@@ -83,6 +83,13 @@ impl Positions {
 impl<P: Into<Position>> Extend<P> for Positions {
     fn extend<I: IntoIterator<Item = P>>(&mut self, positions: I) {
         self.0.extend(positions.into_iter().map(Into::into));
+        self.settle();
+    }
+}
+
+impl Positions {
+    /// Brings new positions to their place.
+    fn settle(&mut self) {
         self.0.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         self.0.dedup_by(|later, kept| {
             let is_same = (&later.topic, later.partition) == (&kept.topic, kept.partition);

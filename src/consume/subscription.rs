@@ -183,7 +183,7 @@ impl Subscription {
         }
         let mut all: Vec<_> = self.wanted.iter().map(|wanted| (&wanted.topic, wanted.partition)).collect();
         // `None`, all of them, comes first.
-        all.sort();
+        all.sort_unstable();
         let mut neighbours = all.iter().zip(all.iter().skip(1));
         if let Some((a, b)) = neighbours.find(|(a, b)| a.0 == b.0 && (a.1.is_none() || a.1 == b.1)) {
             let [a, b] = [a, b].map(|(topic, id)| id.map_or(topic.to_string(), |id| format!("{topic}/{id}")));

@@ -77,6 +77,13 @@ pub(crate) struct TopicPartition {
     pub(crate) partition: u16,
 }
 
+/// The indices of partitions in the order of their names, and of the same name in the order in which they come.
+pub(crate) fn in_order<'a>(names: impl Iterator<Item = (&'a str, u16)>) -> Vec<u32> {
+    let mut order: Vec<_> = names.zip(0..).collect();
+    order.sort_unstable();
+    order.into_iter().map(|(_, index)| index).collect()
+}
+
 impl fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.topic, self.partition)

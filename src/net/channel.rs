@@ -16,7 +16,7 @@
 //! deadline of its own, which every [`PROGRESS`] bytes move on; so has sending. Time that the caller spends elsewhere between
 //! two looks counts, unless bytes turn out to have been waiting for it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -88,16 +88,21 @@ struct Up {
     /// Requests not yet sent whole: where each ends among the bytes queued, its id and how long its answer may take.
     unsent: VecDeque<(u64, u32, Duration)>,
     send: Deadline,
-    /// Requests sent and not answered: when they are due on the connection's clock.
-    waiting: BTreeMap<u32, Duration>,
-    /// The same in the order in which they are due, with what that allows them: a subscription may have thousands.
-    by_due: BTreeMap<(Duration, u32), Duration>,
+    /// Requests sent and not answered, in the order in which they are due: most often that in which they are answered, too.
+    waiting: VecDeque<Waiting>,
     /// The answer that is being received.
     receive: Option<Deadline>,
     /// By how much the connection's clock lags the network's.
     stood_still: Duration,
     /// When a byte of an answer came last.
     heard: Option<Time>,
+}
+
+/// A request that waits for its answer, when that is due on the connection's clock, and how long that allows it.
+struct Waiting {
+    id: u32,
+    due: Duration,
+    allowance: Duration,
 }
 
 /// A deadline that progress moves on.
@@ -312,15 +317,15 @@ impl Channel {
             if let Some(receive) = up.receive.take() {
                 up.stood_still += now.since(receive.began);
             }
-            if let Some((id, due)) = id.and_then(|id| Some((id, up.waiting.remove(&id)?))) {
-                up.by_due.remove(&(due, id));
+            if let Some(index) = up.waiting.iter().position(|waiting| Some(waiting.id) == id) {
+                up.waiting.remove(index);
             }
         }
     }
 
     /// Whether the last byte of this unanswered request was handed to the system: then the broker may have the request.
     pub(crate) fn handed_over(&self, id: u32) -> bool {
-        self.up().is_some_and(|up| up.waiting.contains_key(&id))
+        self.up().is_some_and(|up| up.waiting.iter().any(|waiting| waiting.id == id))
     }
 
     fn up(&self) -> Option<&Up> {
@@ -427,8 +432,7 @@ impl Up {
             sent: 0,
             unsent: VecDeque::new(),
             send: Deadline::new(now, Duration::ZERO),
-            waiting: BTreeMap::new(),
-            by_due: BTreeMap::new(),
+            waiting: VecDeque::new(),
             receive: None,
             stood_still: Duration::ZERO,
             heard: None,
@@ -464,8 +468,8 @@ impl Up {
             debug_assert!(end <= self.sent);
             self.unsent.pop_front();
             let due = clock.saturating_add(allowance);
-            self.waiting.insert(id, due);
-            self.by_due.insert((due, id), allowance);
+            let place = self.waiting.partition_point(|waiting| waiting.due <= due);
+            self.waiting.insert(place, Waiting { id, due, allowance });
         }
     }
 
@@ -487,7 +491,7 @@ impl Up {
         if let Some(receive) = &self.receive {
             return Some((receive.due, Phase::Read, io_timeout));
         }
-        let ((due, _), allowance) = self.by_due.first_key_value()?;
+        let Waiting { due, allowance, .. } = self.waiting.front()?;
         Some((self.since.after(self.stood_still).after(*due), Phase::Wait, *allowance))
     }
 

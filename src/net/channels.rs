@@ -18,9 +18,9 @@ use crate::protocol::frame::{Frame, Frames, Kind};
 ///
 /// # Errors
 /// The system cannot wait.
-pub(crate) fn wait<'a>(
+pub(crate) fn wait(
     net: &dyn Network,
-    mut channels: impl Iterator<Item = &'a mut Channel>,
+    channels: &mut dyn Iterator<Item = &mut Channel>,
     closed: Option<&Closed>,
     until: Time,
 ) -> Result<bool> {

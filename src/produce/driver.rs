@@ -138,7 +138,7 @@ impl Driver {
         let late = full.flat_map(|leader| leader.in_flight.iter().map(SentRequest::is_late_at));
         let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
         let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
-        self.session.wait(awaited.map(|leader| &mut leader.channel), due).map(drop)
+        self.session.wait(&mut awaited.map(|leader| &mut leader.channel), due).map(drop)
     }
 
     /// Sends to each leader what the queues have for it. Returns whether anything changed.

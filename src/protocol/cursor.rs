@@ -51,7 +51,7 @@ impl<'a> Cursor<'a> {
 
     #[inline]
     fn short(&self, field: &'static str, needed: usize) -> DecodeError {
-        self.error(field, DecodeFault::Short { needed: needed as u64, left: self.left() as u64 })
+        DecodeError::short(field, needed as u64, self.left() as u64, self.at())
     }
 
     /// Reads `len` bytes.

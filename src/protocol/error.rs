@@ -124,6 +124,11 @@ impl DecodeError {
     }
 
     #[cold]
+    pub(crate) fn short(field: &'static str, needed: u64, left: u64, at: u64) -> DecodeError {
+        DecodeError::new(field, DecodeFault::Short { needed, left }, at)
+    }
+
+    #[cold]
     pub(crate) fn unexpected(field: &'static str, found: u64, expected: u64, at: u64) -> DecodeError {
         DecodeError::new(field, DecodeFault::Unexpected { found, expected }, at)
     }
@@ -146,7 +151,7 @@ impl DecodeError {
 
     /// Returns `Ok` if what a field takes is left in its container.
     pub(crate) fn check_fits(field: &'static str, needed: u64, left: u64, at: u64) -> Result<(), DecodeError> {
-        if needed > left { Err(DecodeError::new(field, DecodeFault::Short { needed, left }, at)) } else { Ok(()) }
+        if needed > left { Err(DecodeError::short(field, needed, left, at)) } else { Ok(()) }
     }
 
     /// Returns `Ok` if what was found is what must be there.

@@ -3,7 +3,7 @@
 //! The decoder takes the bytes that have arrived and returns either what it found or how many more bytes it needs. It keeps
 //! the partition entries of one answer, never its data: when a bundle is complete, it is reported as a range of the input.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 
 use super::Limits;
 pub use super::chunk::{Bundle, ChunkEnd, Good};
@@ -62,7 +62,8 @@ pub struct FetchDecoder {
     limits: Limits,
     /// The most messages in bundles that are reported together.
     joined: u32,
-    outstanding: HashMap<u32, FetchRequest>,
+    /// In the order in which they were sent: most often that in which they are answered, too.
+    outstanding: VecDeque<FetchRequest>,
     state: State,
     failed: Option<DecodeError>,
     /// The length of the current frame's payload, and where in it the next part begins: the entries, or a chunk.
@@ -135,11 +136,11 @@ impl FetchDecoder {
 
     /// Announces a request before it is sent. Answers to any other request are refused.
     pub fn expect(&mut self, request: FetchRequest) {
-        self.outstanding.insert(request.request_id, request);
+        self.outstanding.push_back(request);
     }
 
     /// Returns the requests whose answers are not complete.
-    pub fn outstanding(&self) -> &HashMap<u32, FetchRequest> {
+    pub fn outstanding(&self) -> &VecDeque<FetchRequest> {
         &self.outstanding
     }
 
@@ -173,9 +174,13 @@ impl FetchDecoder {
         }
     }
 
+    fn request(&self, id: u32) -> Option<&FetchRequest> {
+        self.outstanding.iter().find(|request| request.request_id == id)
+    }
+
     fn place(&self, e: DecodeError) -> DecodeError {
         let in_chunk = matches!(self.state, State::Bundles | State::Skip { .. });
-        let request = self.outstanding.get(&self.current).filter(|_| in_chunk);
+        let request = self.request(self.current).filter(|_| in_chunk);
         match request.and_then(|request| request.slots().nth(self.chunk.slot)) {
             Some((topic, wanted)) => e.in_partition(topic, wanted.partition),
             None => e,
@@ -237,8 +242,8 @@ impl FetchDecoder {
         DecodeError::check("header length", header_len, self.limits.fetch_header, 0)?;
         DecodeError::check_fits("header length", 4, header_len.into(), 0)?;
         let request_id = c.u32("request id")?;
-        if !self.outstanding.contains_key(&request_id) {
-            let expected = self.outstanding.keys().min().map_or(0, |&id| id.into());
+        if self.request(request_id).is_none() {
+            let expected = self.outstanding.front().map_or(0, |request| request.request_id.into());
             return Err(DecodeError::unexpected("request id", request_id.into(), expected, 4));
         }
         self.current = request_id;
@@ -250,7 +255,8 @@ impl FetchDecoder {
 
     fn entries(&mut self, entries: &[u8], used: &mut usize) -> Move {
         self.slots.clear();
-        let Some(request) = self.outstanding.get(&self.current) else { return Ok(None) };
+        let of_answer = |request: &&FetchRequest| request.request_id == self.current;
+        let Some(request) = self.outstanding.iter().find(of_answer) else { return Ok(None) };
         check_entries(request, Cursor::new(entries, self.at), &mut self.slots)?;
         self.at += entries.len() as u64;
         let chunks: u64 = self.slots.iter().map(|slot| u64::from(slot.answer.chunk_len())).sum();
@@ -277,7 +283,7 @@ impl FetchDecoder {
         });
         let Some(chunk) = chunk else {
             self.state = State::Frame;
-            self.outstanding.remove(&self.current);
+            self.outstanding.retain(|request| request.request_id != self.current);
             return Some(Step::Event(Event::End { request_id: self.current }));
         };
         self.at += chunk.left;

@@ -154,7 +154,7 @@ fn what_lies_above_the_marks_alone_is_the_end() {
 fn an_empty_answer_that_comes_before_a_broker_can_have_waited_is_followed_by_a_pause() {
     for (max_wait, after, pauses) in [(5000, 49, true), (5000, 50, false), (20, 19, true), (20, 20, false)] {
         let mut s = Setting::asked(1, 10, |s| s);
-        s.fetcher.in_flight.get_mut(&1).unwrap().max_wait_ms = max_wait;
+        s.fetcher.in_flight.front_mut().unwrap().max_wait_ms = max_wait;
         s.net.pass(ms(after));
         s.send(0, 1, &[EMPTY], &[], 0);
         s.receive();
@@ -162,11 +162,11 @@ fn an_empty_answer_that_comes_before_a_broker_can_have_waited_is_followed_by_a_p
     }
     // What says something else than "nothing" is no reason.
     let mut s = Setting::asked(2, 1, |s| s);
-    s.fetcher.in_flight.get_mut(&1).unwrap().max_wait_ms = 5000;
+    s.fetcher.in_flight.front_mut().unwrap().max_wait_ms = 5000;
     s.send(0, 1, &[EMPTY, data(12)], &BUNDLE, 0);
     assert!(s.messages() == 1 && !matches!(s.state(0), State::Paused(_)));
     let mut s = Setting::asked(2, 1, |s| s);
-    s.fetcher.in_flight.get_mut(&1).unwrap().max_wait_ms = 5000;
+    s.fetcher.in_flight.front_mut().unwrap().max_wait_ms = 5000;
     s.send(0, 1, &[EMPTY, PartitionAnswer::NoLeader], &[], 0);
     s.receive();
     assert_eq!(s.state(0), State::Idle);
@@ -388,7 +388,7 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
         is_suspect: false,
     };
     let request = vec![(2, want(1, false)), (3, want(1, true)), (0, want(4, true)), (1, want(1, false))];
-    let (topics, partitions) = slots(request, &all, 2 << 20);
+    let (topics, partitions) = slots(&request, &all, 2 << 20);
     assert_eq!(partitions, [3, 1, 2, 0]);
     let asked = |topic: &FetchTopic| {
         (

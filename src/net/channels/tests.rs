@@ -106,7 +106,7 @@ fn a_wait_ends_when_a_channel_is_due_or_its_own_time_has_come() {
         other.write(began).unwrap();
         let mut next = |channel: &mut Channel| {
             let others = several.then_some(&mut other);
-            let is_over = wait(&net, [channel].into_iter().chain(others), None, until).unwrap();
+            let is_over = wait(&net, &mut [channel].into_iter().chain(others), None, until).unwrap();
             (is_over, net.now().since(began))
         };
         assert_eq!(next(&mut channel), (false, 5 * SECOND), "the first answer is due");
@@ -117,7 +117,7 @@ fn a_wait_ends_when_a_channel_is_due_or_its_own_time_has_come() {
             other.answer_ends(net.now(), Some(1));
         }
         let others = several.then_some(&mut other);
-        assert!(wait(&net, [&mut channel].into_iter().chain(others), None, until).unwrap());
+        assert!(wait(&net, &mut [&mut channel].into_iter().chain(others), None, until).unwrap());
         assert_eq!((net.now(), channel.well_for()), (until, 9 * SECOND));
     }
 }
