@@ -29,7 +29,7 @@ use std::time::Duration;
 use log::{debug, trace, warn};
 
 use super::inbox::Inbox;
-use super::partition::{Lost, Next, Want};
+use super::partition::{Lost, Next, State, Want};
 use super::partitions::{Load, Partitions};
 use super::position::{LeaderStats, Stats};
 use crate::error::{Error, Result};
@@ -308,7 +308,8 @@ impl Fetcher {
         }
         self.channel.write(now)?;
         while self.need > 0 {
-            match self.channel.read(now, self.buf.room(self.need))? {
+            let is_readable = self.channel.is_readable(now);
+            match if is_readable { self.channel.read(now, self.buf.room(self.need))? } else { 0 } {
                 0 => {
                     if self.current.is_none() {
                         self.idle_since.get_or_insert(now);
@@ -359,7 +360,7 @@ impl Fetcher {
                 all.stats.redirects += 1;
                 let next = all.with(index, |partition, rules| partition.on_named(*now, endpoint, found, rules));
                 // The first redirect is how leaders are found; the broker that repeats one may not know better.
-                if all.get(index).rests() {
+                if matches!(all.get(index).state, State::Paused(_)) {
                     book.knew_no_leader(self.broker(), *now);
                 }
                 self.act(turn, index, next);

@@ -313,6 +313,7 @@ impl ConsumeIter {
     /// time has come, an error is due, or it is finished.
     fn fill(&mut self, until: Time) -> bool {
         self.settle();
+        let mut has_looked = false;
         for turns in 0.. {
             if self.finished || self.closer.is_closed() || self.remaining == 0 {
                 self.finish();
@@ -331,6 +332,9 @@ impl ConsumeIter {
             if turns > MOST_TURNS && now >= until {
                 return false;
             }
+            if turns == 0 {
+                self.session.pool.settings.look_at_process();
+            }
             self.dispatch(now, if now < until { LookUp::Allowed } else { LookUp::Never });
             if self.receive(now) || self.inbox.is_error_due() || self.partitions.has_due() {
                 continue;
@@ -340,7 +344,8 @@ impl ConsumeIter {
                 self.partitions.probe();
                 continue;
             }
-            if now >= until {
+            // Also where there is no time to wait: only that tells what has come.
+            if std::mem::replace(&mut has_looked, true) && now >= until {
                 return false;
             }
             if let Err(e) = self.wait(until.min(self.partitions.next_wake()), Fetcher::is_used) {

@@ -119,7 +119,7 @@ impl Partitions {
             match after {
                 State::Idle => self.due.push_back(index),
                 State::Paused(until) => self.pauses.push(Reverse((until, index))),
-                State::InFlight(_) | State::Done => {}
+                State::InFlight | State::Done => {}
             }
         }
         done

@@ -14,7 +14,11 @@
 //! # Time
 //! A request is due on the connection's own clock, which stands still while an answer is being received. The answer has a
 //! deadline of its own, which every [`PROGRESS`] bytes move on; so has sending. Time that the caller spends elsewhere between
-//! two looks counts, unless bytes turn out to have been waiting for it.
+//! two looks counts, unless bytes turn out to have been waiting for it, or come sooner than it was away.
+//!
+//! # What there is to read
+//! A wait tells which connections may have something. Those are read until they have no more, or an answer is over: then it is
+//! the turn of others, and the next wait tells. So a wake-up costs what it brings, however many connections are silent.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -81,6 +85,8 @@ struct Up {
     /// The last moments at which somebody looked for bytes to read and for room to write.
     looked: Time,
     tried: Time,
+    /// Whether there may be bytes to read, or the end.
+    readable: bool,
     /// What is still to be sent, and how many bytes were queued and sent so far.
     out: VecDeque<Piece>,
     queued: u64,
@@ -129,7 +135,7 @@ impl Deadline {
 
 impl Channel {
     pub(crate) fn new(broker: BrokerAddr, settings: Arc<ChannelSettings>) -> Channel {
-        let process = settings.net.process();
+        let process = settings.process();
         Channel { broker, settings, state: State::DOWN, process, stale: 0, good: None, opening: None }
     }
 
@@ -214,7 +220,7 @@ impl Channel {
 
     /// In a forked child the connection is the parent's: it is abandoned without a shutdown.
     fn leave_other_process(&mut self) {
-        let process = self.settings.net.process();
+        let process = self.settings.process();
         if process != self.process {
             (self.process, self.state) = (process, State::DOWN);
         }
@@ -244,6 +250,10 @@ impl Channel {
         let State::Up(up) = &mut self.state else { return };
         let len: usize = pieces.iter().map(|(_, range)| range.len()).sum();
         trace!("{}: request {id}, {len} bytes", self.broker);
+        if up.is_idle() {
+            // Until now nobody waited for anything.
+            (up.looked, up.readable) = (now, false);
+        }
         if up.out.is_empty() {
             up.send = Deadline::new(now, self.settings.config.io_timeout);
         }
@@ -278,6 +288,11 @@ impl Channel {
         Ok(true)
     }
 
+    /// Whether a read may bring something, or say what is overdue.
+    pub(crate) fn is_readable(&self, now: Time) -> bool {
+        self.up().is_none_or(|up| up.readable || now >= up.due())
+    }
+
     /// Reads what has arrived into `room`, which is not empty. Returns how many bytes; 0 if there are none now.
     ///
     /// # Errors
@@ -295,7 +310,7 @@ impl Channel {
             (self.stale, self.opening) = (0, None);
             up.on_received(n, now, io_timeout);
         }
-        up.looked = now;
+        (up.looked, up.readable) = (now, n == room.len());
         match up.answer_due(io_timeout) {
             Some((due, phase, allowance)) if n == 0 && now >= due => {
                 Err(Error::timeout(&self.broker, phase, allowance))
@@ -314,6 +329,7 @@ impl Channel {
     /// Notes that the answer to this request is complete; none for a ping.
     pub(crate) fn answer_ends(&mut self, now: Time, id: Option<u32>) {
         if let State::Up(up) = &mut self.state {
+            up.readable = false;
             if let Some(receive) = up.receive.take() {
                 up.stood_still += now.since(receive.began);
             }
@@ -387,17 +403,22 @@ impl Channel {
     }
 
     /// What is awaited of its sockets.
-    pub(crate) fn interests(&self) -> impl Iterator<Item = Interest<'_>> {
-        let dial = if let State::Dialing(dial) = &self.state { Some(dial.interests()) } else { None };
-        let used = self.up().filter(|up| !up.is_idle());
-        let up = used.map(|up| Interest { socket: &*up.socket, read: true, write: !up.out.is_empty() });
+    pub(crate) fn interests(&mut self) -> impl Iterator<Item = Interest<'_>> {
+        let (dial, up) = match &mut self.state {
+            State::Down(_) => (None, None),
+            State::Dialing(dial) => (Some(dial.interests()), None),
+            State::Up(up) => (None, (!up.is_idle()).then(|| up.interest())),
+        };
         dial.into_iter().flatten().chain(up)
     }
 
-    /// Notes that a wait has ended: the time until now was not the caller's own.
-    pub(crate) fn looked(&mut self, now: Time) {
+    /// Notes that a wait has ended which began then: that time was not the caller's own.
+    pub(crate) fn looked(&mut self, began: Time, now: Time) {
         if let State::Up(up) = &mut self.state {
-            (up.looked, up.tried) = (now, now);
+            let waited = now.since(began);
+            // What has come sooner than the caller was away may have been there all that time: the next read excuses it.
+            let own = |last: Time| if waited < began.since(last) { last.after(waited) } else { now };
+            (up.looked, up.tried) = (if up.readable { own(up.looked) } else { now }, own(up.tried));
         }
     }
 
@@ -427,6 +448,7 @@ impl Up {
             since: now,
             looked: now,
             tried: now,
+            readable: false,
             out: VecDeque::new(),
             queued: 0,
             sent: 0,
@@ -441,6 +463,10 @@ impl Up {
 
     fn is_idle(&self) -> bool {
         self.unsent.is_empty() && self.waiting.is_empty()
+    }
+
+    fn interest(&mut self) -> Interest<'_> {
+        Interest { socket: &*self.socket, read: true, write: !self.out.is_empty(), ready: &mut self.readable }
     }
 
     /// The connection's clock: time since it is up, less what was spent receiving.

@@ -27,18 +27,18 @@ pub(crate) fn wait(
     // One connection is what most programs wait for, again and again: that allocates nothing.
     let mut first = channels.next();
     let mut others: Vec<&mut Channel> = channels.collect();
-    let all = || first.iter().chain(&others);
-    let due = all().map(|channel| channel.due()).fold(until, Time::min);
+    let began = net.now();
+    let due = first.iter().chain(&others).map(|channel| channel.due()).fold(until, Time::min);
     {
-        let mut on = all().flat_map(|channel| channel.interests());
+        let mut on = first.iter_mut().chain(&mut others).flat_map(|channel| channel.interests());
         match (on.next(), on.next()) {
-            (Some(only), None) => net.poll(&[only], closed, due),
-            (one, two) => net.poll(&one.into_iter().chain(two).chain(on).collect::<Vec<_>>(), closed, due),
+            (Some(only), None) => net.poll(&mut [only], closed, due),
+            (one, two) => net.poll(&mut one.into_iter().chain(two).chain(on).collect::<Vec<_>>(), closed, due),
         }
     }
     .map_err(|e| Error::io(&"the system", Phase::Wait, e))?;
     let now = net.now();
-    first.iter_mut().chain(&mut others).for_each(|channel| channel.looked(now));
+    first.iter_mut().chain(&mut others).for_each(|channel| channel.looked(began, now));
     Ok(now >= until)
 }
 
@@ -82,6 +82,9 @@ impl AnswerReader {
                     if !self.buf.data().is_empty() {
                         channel.answer_begins(now);
                     }
+                    if !channel.is_readable(now) {
+                        return Ok(None);
+                    }
                     match channel.read(now, self.buf.room(need))? {
                         0 => return Ok(None),
                         n => self.buf.filled(n),
@@ -111,7 +114,7 @@ const KEPT_IN_ALL: usize = 512;
 
 /// The idle connections of a client.
 pub(crate) struct Pool {
-    settings: Arc<ChannelSettings>,
+    pub(crate) settings: Arc<ChannelSettings>,
     /// The one used last at the end.
     idle: Mutex<VecDeque<Channel>>,
 }
@@ -132,6 +135,7 @@ impl Pool {
 
     /// A channel to this broker: the one used last if any is idle, or one that is still to be opened.
     pub(crate) fn take(&self, broker: &BrokerAddr) -> Channel {
+        self.settings.look_at_process();
         self.take_idle(broker).unwrap_or_else(|| Channel::new(broker.clone(), self.settings.clone()))
     }
 

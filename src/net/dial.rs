@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ struct Attempt {
     unsent: &'static [u8],
     /// The greeting, and how many bytes of it have come.
     greeting: ([u8; HEADER_LEN], usize),
+    /// Whether it may be possible to continue.
+    ready: bool,
 }
 
 impl Dial {
@@ -64,9 +67,11 @@ impl Dial {
         now: Time,
         settings: &ChannelSettings,
     ) -> Result<Option<(Box<dyn Socket>, SocketAddr)>> {
-        let mut index = 0;
+        let (mut index, is_due) = (0, now >= self.due());
         while let Some(attempt) = self.attempts.get_mut(index) {
-            match attempt.step(broker) {
+            // Where time is over something may have come that no wait has told of: the caller may have been busy elsewhere.
+            let may_continue = mem::take(&mut attempt.ready) || is_due;
+            match if may_continue { attempt.step(broker) } else { Ok(false) } {
                 Ok(false) => index += 1,
                 Ok(true) => {
                     let attempt = self.attempts.swap_remove(index);
@@ -81,7 +86,6 @@ impl Dial {
                 }
             }
         }
-        // Looked at after what has arrived: the caller may have been busy elsewhere.
         if now >= self.due {
             return Err(Error::timeout(broker, self.phase(), settings.config.connect_timeout));
         }
@@ -99,7 +103,13 @@ impl Dial {
             let Some(to) = self.later.pop_front() else { return Ok(()) };
             match settings.net.connect(to, &settings.config) {
                 Ok(socket) => {
-                    self.attempts.push(Attempt { to, socket, unsent: &PING, greeting: Default::default() });
+                    self.attempts.push(Attempt {
+                        to,
+                        socket,
+                        unsent: &PING,
+                        greeting: Default::default(),
+                        ready: true,
+                    });
                     self.next = now.after(STAGGER);
                 }
                 // Other addresses would fare no better.
@@ -123,10 +133,10 @@ impl Dial {
         if self.later.is_empty() { self.due } else { self.due.min(self.next) }
     }
 
-    pub(super) fn interests(&self) -> impl Iterator<Item = Interest<'_>> {
-        self.attempts.iter().map(|attempt| {
-            let write = !attempt.unsent.is_empty();
-            Interest { socket: &*attempt.socket, read: !write, write }
+    pub(super) fn interests(&mut self) -> impl Iterator<Item = Interest<'_>> {
+        self.attempts.iter_mut().map(|Attempt { socket, unsent, ready, .. }| {
+            let write = !unsent.is_empty();
+            Interest { socket: &**socket, read: !write, write, ready }
         })
     }
 }

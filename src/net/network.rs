@@ -89,13 +89,14 @@ pub(crate) trait Socket: Send + Sync + UnwindSafe + RefUnwindSafe {
 }
 
 /// A socket, and what is awaited of it.
-#[derive(Clone, Copy)]
 pub(crate) struct Interest<'a> {
     pub(crate) socket: &'a dyn Socket,
     /// Bytes to read, or the end of the stream.
     pub(crate) read: bool,
     /// Room for bytes to write, or the end of connecting.
     pub(crate) write: bool,
+    /// Set by the wait: whether any of that may have come, or a failure.
+    pub(crate) ready: &'a mut bool,
 }
 
 /// All that the crate needs of the machine it runs on.
@@ -124,7 +125,7 @@ pub(crate) trait Network: Send + Sync + UnwindSafe + RefUnwindSafe {
     fn connect(&self, to: SocketAddr, config: &Config) -> io::Result<Box<dyn Socket>>;
 
     /// Blocks until something that is awaited has come, `until` has passed, or the handle is closed. May return early.
-    fn poll(&self, on: &[Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()>;
+    fn poll(&self, on: &mut [Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()>;
 }
 
 /// Debug output ends at the seam.

@@ -97,6 +97,18 @@ impl Scripted {
         self.state().far_ends = Some(FarEnds(Box::new(act)));
     }
 
+    /// Notes which of the sockets have what is awaited. Returns whether one has.
+    fn look(&self, on: &mut [Interest<'_>]) -> bool {
+        on.iter_mut().fold(false, |any, Interest { socket, read, write, ready }| {
+            let Handle::Simulated(number, _) = socket.handle() else { panic!("a socket of another network") };
+            **ready = self.wire(number as usize, |wire| {
+                let can_write = if wire.connected { wire.room > 0 } else { wire.error.is_some() };
+                *read && (wire.ended || wire.error.is_some() || !wire.incoming.is_empty()) || *write && can_write
+            });
+            any || **ready
+        })
+    }
+
     /// Where connections were begun, in order.
     pub(crate) fn dialed(&self) -> Vec<SocketAddr> {
         self.state().wires.iter().map(|(to, _)| *to).collect()
@@ -143,12 +155,13 @@ impl Network for Scripted {
             return Err(io::Error::from_raw_os_error(code));
         }
         let wire = Arc::new(Mutex::new(Wire { room: usize::MAX, ..Wire::default() }));
+        let number = state.wires.len();
         state.wires.push((to, wire.clone()));
-        Ok(Box::new(End(wire)))
+        Ok(Box::new(End { wire, number }))
     }
 
     /// What comes is what the far ends send now: otherwise waiting is letting time pass.
-    fn poll(&self, _: &[Interest<'_>], _: Option<&Closed>, until: Time) -> io::Result<()> {
+    fn poll(&self, on: &mut [Interest<'_>], _: Option<&Closed>, until: Time) -> io::Result<()> {
         let far_ends = self.state().far_ends.take();
         if let Some(mut far_ends) = far_ends {
             let wires = self.state().wires.clone();
@@ -158,34 +171,40 @@ impl Network for Scripted {
             }
             self.state().far_ends.get_or_insert(far_ends);
             if has_come {
+                self.look(on);
                 return Ok(());
             }
         }
-        let mut state = self.state();
-        assert_ne!(until, Time::NEVER, "nothing would ever end this wait");
-        state.now = state.now.max(until);
+        if !self.look(on) {
+            assert_ne!(until, Time::NEVER, "nothing would ever end this wait");
+            let mut state = self.state();
+            state.now = state.now.max(until);
+        }
         Ok(())
     }
 }
 
 /// The near end.
 #[derive(Debug)]
-struct End(Arc<Mutex<Wire>>);
+struct End {
+    wire: Arc<Mutex<Wire>>,
+    number: usize,
+}
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.0.lock().unwrap().dropped = true;
+        self.wire.lock().unwrap().dropped = true;
     }
 }
 
 impl Socket for End {
     fn finish_connect(&self) -> io::Result<bool> {
-        let wire = self.0.lock().unwrap();
+        let wire = self.wire.lock().unwrap();
         wire.error.map_or(Ok(wire.connected), |kind| Err(kind.into()))
     }
 
     fn read(&self, into: &mut [u8]) -> io::Result<usize> {
-        let mut wire = self.0.lock().unwrap();
+        let mut wire = self.wire.lock().unwrap();
         if let Some(kind) = wire.error {
             return Err(kind.into());
         }
@@ -198,7 +217,7 @@ impl Socket for End {
     }
 
     fn write(&self, from: &[u8]) -> io::Result<usize> {
-        let mut wire = self.0.lock().unwrap();
+        let mut wire = self.wire.lock().unwrap();
         let n = from.len().min(wire.room);
         if n == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -209,15 +228,15 @@ impl Socket for End {
     }
 
     fn has_ended(&self) -> bool {
-        let wire = self.0.lock().unwrap();
+        let wire = self.wire.lock().unwrap();
         wire.ended || wire.error.is_some() || !wire.incoming.is_empty()
     }
 
     fn abort(self: Box<Self>) {
-        self.0.lock().unwrap().aborted = true;
+        self.wire.lock().unwrap().aborted = true;
     }
 
     fn handle(&self) -> Handle<'_> {
-        Handle::Simulated(0, PhantomData)
+        Handle::Simulated(self.number as u64, PhantomData)
     }
 }

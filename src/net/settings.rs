@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ pub(crate) struct ChannelSettings {
     pub(crate) net: Arc<dyn Network>,
     pub(crate) config: Arc<Config>,
     brokers: Mutex<HashMap<BrokerAddr, Known>>,
+    /// As last looked at.
+    process: AtomicU32,
 }
 
 /// What is known of a broker.
@@ -32,7 +34,18 @@ pub(super) type Opening = AtomicU64;
 
 impl ChannelSettings {
     pub(crate) fn new(net: Arc<dyn Network>, config: Arc<Config>) -> ChannelSettings {
-        ChannelSettings { net, config, brokers: Mutex::default() }
+        let process = AtomicU32::new(net.process());
+        ChannelSettings { net, config, brokers: Mutex::default(), process }
+    }
+
+    /// Looks which process this is, for channels to know whether they are a parent's: whoever uses some that were made before
+    /// must do so first. Once a call is enough, as there is no fork within one, and each look is a system call.
+    pub(crate) fn look_at_process(&self) {
+        self.process.store(self.net.process(), Ordering::Relaxed);
+    }
+
+    pub(super) fn process(&self) -> u32 {
+        self.process.load(Ordering::Relaxed)
     }
 
     fn brokers(&self) -> MutexGuard<'_, HashMap<BrokerAddr, Known>> {

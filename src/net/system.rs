@@ -67,12 +67,12 @@ impl Network for System {
         }
     }
 
-    fn poll(&self, on: &[Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()> {
+    fn poll(&self, on: &mut [Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()> {
         let waker = closed.map(|closed| closed.waker(|| Ok(Arc::new(Pair::new()?)))).transpose()?;
         let woken = waker.as_ref().and_then(|waker| from_handle(waker.handle(), PollFlags::IN));
         // One connection is what most programs wait for, again and again: that allocates nothing.
         let (mut few, mut many);
-        let only = if let [only] = on { poll_fd(only) } else { None };
+        let only = if let [only] = &*on { poll_fd(only) } else { None };
         let fds = match (only, woken) {
             (Some(fd), Some(woken)) => {
                 few = [fd, woken];
@@ -83,19 +83,17 @@ impl Network for System {
                 &mut many[..]
             }
         };
-        loop {
-            if closed.is_some_and(Closed::is_closed) {
-                return Ok(());
-            }
-            let now = self.now();
-            let timeout = if until == Time::NEVER { None } else { Some(rounded_up(until.since(now))) };
+        while !closed.is_some_and(Closed::is_closed) {
+            let timeout = (until != Time::NEVER).then(|| rounded_up(until.since(self.now())));
             match poll(fds, timeout.as_ref()) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
                 Ok(0) if self.now() < until => {}
-                Ok(_) => return Ok(()),
+                Ok(_) => break,
             }
         }
+        on.iter_mut().zip(fds).for_each(|(interest, fd)| *interest.ready = !fd.revents().is_empty());
+        Ok(())
     }
 }
 
@@ -279,17 +277,20 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = net.connect(listener.local_addr().unwrap(), &Config::default()).unwrap();
         let (mut peer, _) = listener.accept().unwrap();
-        let on = |read, write| Interest { socket: &*socket, read, write };
+        let poll = |read, write, closed: Option<&Closed>, until| {
+            let mut ready = false;
+            net.poll(&mut [Interest { socket: &*socket, read, write, ready: &mut ready }], closed, until).unwrap();
+            ready
+        };
         while !socket.finish_connect().unwrap() {
-            net.poll(&[on(false, true)], None, Time::NEVER).unwrap();
+            assert!(poll(false, true, None, Time::NEVER));
         }
         assert!(!socket.has_ended());
         assert_eq!(socket.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let until = net.now().after(Duration::from_millis(5));
-        net.poll(&[on(true, false)], None, until).unwrap();
-        assert!(net.now() >= until && net.coarse_now() <= net.now());
+        assert!(!poll(true, false, None, until) && net.now() >= until && net.coarse_now() <= net.now());
         peer.write_all(b"x").unwrap();
-        net.poll(&[on(true, false)], None, Time::NEVER).unwrap();
+        assert!(poll(true, false, None, Time::NEVER) && poll(true, false, None, Time::ZERO));
         assert!(socket.has_ended(), "something came that nobody asked for");
         assert_eq!(socket.read(&mut [0; 4]).unwrap(), 1);
         let closed = Arc::new(Closed::default());
@@ -297,10 +298,15 @@ mod tests {
             let closed = closed.clone();
             move || closed.close()
         });
-        net.poll(&[on(true, false)], Some(&closed), Time::NEVER).unwrap();
+        assert!(!poll(true, false, Some(&closed), Time::NEVER));
         closer.join().unwrap();
         assert!(closed.is_closed());
-        net.poll(&[on(true, false)], Some(&closed), Time::NEVER).unwrap();
+        assert!(!poll(true, false, Some(&closed), Time::NEVER));
+        // An end is something to be read, also after what came before it.
+        peer.write_all(b"y").unwrap();
+        drop(peer);
+        assert!(poll(true, false, None, Time::NEVER) && socket.read(&mut [0; 4]).unwrap() == 1);
+        assert!(poll(true, false, None, Time::NEVER) && socket.read(&mut [0; 4]).unwrap() == 0);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::queue::{PartitionQueue, ToSend};
 use super::records::Failure;
 use crate::config::PublishOptions;
 use crate::error::{Error, Fault, Result};
-use crate::net::{BrokerAddr, LookUp, Time};
+use crate::net::{BrokerAddr, LookUp, Time, wait};
 use crate::protocol::produce::{CLIENT_VERSION, ProduceRequest};
 use crate::session::Session;
 
@@ -50,6 +50,8 @@ pub(super) struct Driver {
     connection_lost: bool,
     /// The moment of the last step.
     pub(super) stepped: Time,
+    /// Whether it has waited since.
+    has_waited: bool,
     process: u32,
 }
 
@@ -71,6 +73,7 @@ impl Driver {
             counts: Vec::new(),
             connection_lost: false,
             stepped: Time::ZERO,
+            has_waited: false,
         }
     }
 
@@ -110,6 +113,11 @@ impl Driver {
     /// Another process than the one it was made in.
     pub(super) fn step(&mut self, look_up: LookUp) -> Result<()> {
         self.check_process()?;
+        if !mem::take(&mut self.has_waited) && self.leaders.iter().any(Leader::is_awaited) {
+            let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
+            // Only this tells what has come; if this machine cannot, the next wait says so.
+            _ = wait(&*self.session.net, &mut awaited.map(|leader| &mut leader.channel), None, Time::ZERO);
+        }
         let now = self.session.now();
         self.stepped = now;
         for id in 0..self.leaders.len() {
@@ -137,6 +145,7 @@ impl Driver {
         let full = self.leaders.iter().filter(|leader| !leader.wanted.is_empty());
         let late = full.flat_map(|leader| leader.in_flight.iter().map(SentRequest::is_late_at));
         let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
+        self.has_waited = true;
         let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
         self.session.wait(&mut awaited.map(|leader| &mut leader.channel), due).map(drop)
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::conns::{ConnId, Handshake, HostId};
 use super::task::For;
 use super::trace::What;
-use super::world::SharedWorld;
+use super::world::{SharedWorld, State};
 use crate::config::Config;
 use crate::net::{Closed, Handle, Interest, Network, Socket, Time, Waker};
 
@@ -75,7 +75,7 @@ impl Network for Net {
         Ok(Box::new(SimulatedSocket { world: self.world.clone(), id }))
     }
 
-    fn poll(&self, on: &[Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()> {
+    fn poll(&self, on: &mut [Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()> {
         let mut waker = None;
         if let Some(closed) = closed {
             let world = &self.world;
@@ -87,29 +87,34 @@ impl Network for Net {
         }
         self.world.wait(For::Sockets { waker }, until, |state, task, wait| {
             let mut ready = closed.is_some_and(Closed::is_closed);
-            for interest in on {
-                let Handle::Simulated(number, _) = interest.socket.handle() else {
-                    panic!("a socket of another network in a simulation")
-                };
-                let id = ConnId::from_number(number);
-                let (read, write) = (interest.read, interest.write);
-                match state.conns.get(id) {
-                    Some(conn) => ready |= read && conn.is_readable() || write && conn.is_writable(),
-                    None => ready = true,
-                }
-                state.tasks.get(task).sockets.push((id, read, write));
+            for interest in &*on {
+                ready |= has_come(state, interest);
+                state.tasks.get(task).sockets.push((id_of(interest), interest.read, interest.write));
             }
             if !ready {
-                for interest in on {
-                    if let Handle::Simulated(number, _) = interest.socket.handle() {
-                        state.watch(ConnId::from_number(number), task, wait, interest.read, interest.write);
-                    }
+                for interest in &*on {
+                    state.watch(id_of(interest), task, wait, interest.read, interest.write);
                 }
             }
             ready
         });
+        let mut state = self.world.lock();
+        on.iter_mut().for_each(|interest| *interest.ready = has_come(&mut state, interest));
         Ok(())
     }
+}
+
+fn id_of(interest: &Interest<'_>) -> ConnId {
+    let Handle::Simulated(number, _) = interest.socket.handle() else {
+        panic!("a socket of another network in a simulation")
+    };
+    ConnId::from_number(number)
+}
+
+/// Whether what is awaited has come.
+fn has_come(state: &mut State, on: &Interest<'_>) -> bool {
+    let conn = state.conns.get(id_of(on));
+    conn.is_none_or(|conn| on.read && conn.is_readable() || on.write && conn.is_writable())
 }
 
 /// A connection as its client has it.

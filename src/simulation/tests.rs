@@ -118,7 +118,7 @@ fn after(net: &dyn Network, time: Duration) -> Time {
 }
 
 fn wait(net: &dyn Network, socket: &dyn Socket, write: bool, time: Duration) {
-    net.poll(&[Interest { socket, read: !write, write }], None, after(net, time)).unwrap();
+    net.poll(&mut [Interest { socket, read: !write, write, ready: &mut false }], None, after(net, time)).unwrap();
 }
 
 fn dial(world: &World) -> io::Result<Box<dyn Socket>> {
@@ -137,7 +137,7 @@ fn read(net: &dyn Network, socket: &dyn Socket, n: usize, time: Duration) -> io:
             Ok(0) => return Ok(bytes),
             Ok(n) => bytes.extend_from_slice(&room[..n]),
             Err(e) if e.kind() == ErrorKind::WouldBlock && net.now() < until => {
-                net.poll(&[Interest { socket, read: true, write: false }], None, until)?;
+                net.poll(&mut [Interest { socket, read: true, write: false, ready: &mut false }], None, until)?;
             }
             Err(e) => return Err(e),
         }
@@ -393,8 +393,8 @@ fn closing_wakes_whoever_waits() {
     let closed = Arc::new(Closed::default());
     let (net, flag) = (w.net.clone(), closed.clone());
     let task = w.sim.spawn("waiter", move || {
-        net.poll(&[], Some(&flag), Time::NEVER).unwrap();
-        net.poll(&[], Some(&flag), Time::NEVER).unwrap();
+        net.poll(&mut [], Some(&flag), Time::NEVER).unwrap();
+        net.poll(&mut [], Some(&flag), Time::NEVER).unwrap();
         net.now().since(Time::ZERO)
     });
     w.sim.after(Duration::from_secs(3), move || closed.close());
@@ -439,7 +439,7 @@ fn a_world_in_which_nobody_can_go_on_says_so() {
         let sim = w.sim.clone();
         let sleeper = w.sim.spawn("sleeper", move || sim.sleep(Duration::from_secs(5)));
         let net = w.net.clone();
-        w.sim.spawn("second", move || net.poll(&[], None, Time::NEVER));
+        w.sim.spawn("second", move || net.poll(&mut [], None, Time::NEVER));
         sleeper.join();
         wait(&*w.net, &*socket, false, Duration::MAX);
     });
@@ -461,7 +461,7 @@ fn a_loop_without_a_pause_is_found() {
         let w = world(1);
         let now = w.net.now();
         loop {
-            w.net.poll(&[], None, now).unwrap();
+            w.net.poll(&mut [], None, now).unwrap();
         }
     });
     assert!(text.contains("no progress"), "{text}");

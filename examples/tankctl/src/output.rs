@@ -1,8 +1,9 @@
-//! Standard output, whatever is at its other end: a file, a terminal, or a pipe that is full, closed or does not block.
+//! The standard output, whatever is at the other end of it: a file, a pipe that is full, closed or does not block, a
+//! terminal.
 //!
-//! [`Output::flush`] writes everything or fails: with [`ReaderGone`] if the reader has closed its end, which is no failure of the
-//! tool, and with the system's reason otherwise. It waits for a pipe that is full. After a first signal it waits only for a
-//! moment, and then the error says how much was not written.
+//! [`Output::flush`] writes everything or fails: with [`ReaderGone`] where the reader has seen enough, which is no failure of
+//! the tool's, and with the system's reason otherwise. A pipe that is full is waited for; after a first signal for a moment
+//! only, and then the error says what was not written.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -21,10 +22,10 @@ use crate::signals;
 /// A pipe or terminal that is ready takes this much without blocking.
 const PIECE: usize = 4096;
 
-/// Once this much was printed it is written.
+/// When so much was printed it goes out.
 const MUCH: usize = 64 << 10;
 
-/// How long after the first signal to wait for an output that nobody reads.
+/// How long after the first signal an output that nobody reads is waited for.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Whoever reads the output has gone.
@@ -33,7 +34,7 @@ pub struct ReaderGone;
 
 impl fmt::Display for ReaderGone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("whoever reads standard output has gone")
+        f.write_str("whoever reads the standard output has gone")
     }
 }
 
@@ -42,7 +43,7 @@ impl std::error::Error for ReaderGone {}
 /// Set by the thread that [`watch_reader`] starts.
 static READER_GONE: AtomicBool = AtomicBool::new(false);
 
-/// Collects what is printed, and writes it when there is enough of it or when it is flushed.
+/// Collects what is printed, and writes it when it is much or when it is flushed.
 pub struct Output {
     bytes: Vec<u8>,
     is_file: bool,
@@ -54,7 +55,7 @@ impl Output {
         Output { bytes: Vec::new(), is_file: is_file(io::stdout()), is_terminal: io::stdout().is_terminal() }
     }
 
-    /// Whether a terminal shows it: then what a message contains must not control that terminal.
+    /// Whether a terminal shows it, which must not be driven by what a message contains.
     pub fn is_terminal(&self) -> bool {
         self.is_terminal
     }
@@ -64,7 +65,7 @@ impl Output {
         &mut self.bytes
     }
 
-    /// Says that what was appended may be written. The reader gets half a line only if there is an error.
+    /// Says that what was appended may go out; the reader never gets half of it but in an error.
     pub fn end_line(&mut self) -> Result<()> {
         if self.bytes.len() >= MUCH { self.flush() } else { Ok(()) }
     }
@@ -76,16 +77,16 @@ impl Output {
             let Some(rest) = self.bytes.get(at..).filter(|rest| !rest.is_empty()) else { break Ok(()) };
             let piece = if self.is_file { rest } else { &rest[..rest.len().min(PIECE)] };
             if !self.is_file && !is_ready(io::stdout())? {
-                break Err(anyhow!("nobody reads standard output: {} bytes were not written", rest.len()));
+                break Err(anyhow!("nobody reads the standard output: {} bytes were not written", rest.len()));
             }
             match rustix::io::write(io::stdout(), piece) {
                 Ok(n) => at += n,
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(Errno::PIPE) => break Err(ReaderGone.into()),
-                Err(e) => break Err(anyhow!(io::Error::from(e)).context("cannot write to standard output")),
+                Err(e) => break Err(anyhow!(io::Error::from(e)).context("cannot write to the standard output")),
             }
         };
-        // Also after a failure: what was written must not be written again.
+        // Also after a failure: what went out must not go out again.
         self.bytes.clear();
         written
     }
@@ -95,7 +96,7 @@ fn is_file(fd: impl AsFd) -> bool {
     fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file())
 }
 
-/// Whether standard output is a regular file.
+/// Whether the standard output is a regular file.
 pub fn is_to_file() -> bool {
     is_file(io::stdout())
 }
@@ -108,13 +109,13 @@ fn is_ready(out: impl AsFd) -> Result<bool> {
             give_up = Some(Instant::now() + GRACE);
         }
         let mut fds = vec![PollFd::new(&out, PollFlags::OUT)];
-        // If the reader has gone, the wait ends too; the write then says so.
+        // Whoever has gone ends waits too; the write then tells.
         if give_up.is_none() {
             fds.push(PollFd::from_borrowed_fd(signals::wake(), PollFlags::IN));
         }
         let left = give_up.map(|at: Instant| at.saturating_duration_since(Instant::now()));
         wait(&mut fds, left)?;
-        // Also on an error: the write then says which.
+        // Trouble too: the write then says what it is.
         if !fds[0].revents().is_empty() {
             return Ok(true);
         }
@@ -124,7 +125,7 @@ fn is_ready(out: impl AsFd) -> Result<bool> {
     }
 }
 
-/// Like `poll`, for at most this long.
+/// As `poll`, for so long at most.
 pub fn wait(fds: &mut [PollFd<'_>], longest: Option<Duration>) -> Result<()> {
     let longest = longest.map(|time| Timespec::try_from(time).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 }));
     match poll(fds, longest.as_ref()) {
@@ -133,7 +134,7 @@ pub fn wait(fds: &mut [PollFd<'_>], longest: Option<Duration>) -> Result<()> {
     }
 }
 
-/// Writes to standard error, even if it does not block. What cannot be written is lost: there is nobody to tell.
+/// Writes to the standard error output, also where it does not block. What cannot be written is lost: there is nobody to tell.
 pub fn write_to_stderr(mut bytes: &[u8]) {
     /// Set once a wait for it has timed out.
     static UNREAD: AtomicBool = AtomicBool::new(false);
@@ -150,8 +151,8 @@ pub fn write_to_stderr(mut bytes: &[u8]) {
     }
 }
 
-/// From now on, subscriptions end as after a signal if the reader of standard output goes away, even while no message comes.
-/// Call [`check_reader`] afterwards.
+/// From here on, a reader of the standard output that goes away ends subscriptions as a signal does, also while nothing comes:
+/// call [`check_reader`] afterwards.
 pub fn watch_reader() {
     thread::spawn(|| {
         let stdout = io::stdout();
@@ -171,7 +172,7 @@ pub fn watch_reader() {
     });
 }
 
-/// Fails if [`watch_reader`] has seen the reader go away.
+/// Fails if the reader has gone that [`watch_reader`] looks at.
 pub fn check_reader() -> Result<()> {
     if READER_GONE.load(Ordering::SeqCst) { Err(ReaderGone.into()) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! Makes a broker read settings again.
+//! Lets a broker read settings again.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use crate::exit::usage;
 use crate::notes;
 use crate::positions::Place;
 
-/// Make the broker read a partition's settings again
+/// Let the broker read a partition's settings again
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[arg(value_name = "TOPIC/PARTITION")]

@@ -6,8 +6,8 @@ use super::*;
 use crate::config::Config;
 use crate::error::{ErrorKind, Fault, Phase};
 use crate::message::TopicPartition;
-use crate::net::parse_brokers;
 use crate::net::scripted::{Scripted, Wire};
+use crate::net::{Network, parse_brokers, wait};
 use crate::protocol::fetch::{FetchHeader, TopicAnswer};
 use crate::protocol::frame::PING;
 
@@ -65,8 +65,21 @@ impl Setting {
         });
     }
 
+    /// Lets the network tell what has come, at once.
+    fn look(&mut self) {
+        wait(&self.net, &mut [&mut self.fetcher.channel].into_iter(), None, self.net.now()).unwrap();
+    }
+
+    /// Lets time pass that is not the caller's own.
+    fn pass(&mut self, time: Duration) -> Time {
+        let (began, now) = (self.net.now(), self.net.pass(time));
+        self.fetcher.channel.looked(began, now);
+        now
+    }
+
     /// Asks for what is due, as the iterator does.
     fn ask(&mut self) {
+        self.look();
         let now = self.session.now();
         self.all.wake(now);
         while let Some(index) = self.all.next_due() {
@@ -90,8 +103,13 @@ impl Setting {
     /// Receives all there is.
     fn receive(&mut self) {
         let now = self.session.now();
-        let mut turn = Turn { now, all: &mut self.all, inbox: &mut self.inbox, session: &self.session };
-        while self.fetcher.receive(&mut turn) {}
+        loop {
+            self.look();
+            let mut turn = Turn { now, all: &mut self.all, inbox: &mut self.inbox, session: &self.session };
+            if !self.fetcher.receive(&mut turn) {
+                break;
+            }
+        }
     }
 
     /// Receives and decodes all there is; how many messages.
@@ -492,6 +510,7 @@ fn the_messages_of_a_cut_bundle_count_before_it_is_asked_for_again() {
     let now = s.session.now();
     let mut count = 0;
     for _ in 0..9 {
+        s.look();
         let mut turn = Turn { now, all: &mut s.all, inbox: &mut s.inbox, session: &s.session };
         s.fetcher.receive(&mut turn);
         count += s.inbox.decode_next(&mut s.all, &s.session.config.limits, u64::MAX);
@@ -605,14 +624,12 @@ fn the_silence_before_a_time_out_is_no_time_well_spent() {
     for (heard, well_for) in [(false, Duration::ZERO), (true, Duration::from_secs(30))] {
         let mut s = Setting::asked(1, 1, |s| s.stop_at_end());
         if heard {
-            let now = s.net.pass(Duration::from_secs(30));
-            s.fetcher.channel.looked(now);
+            s.pass(Duration::from_secs(30));
             s.send(0, 1, &[data(12)], &BUNDLE, 0);
             assert_eq!(s.messages(), 1);
             s.ask();
         }
-        let now = s.net.pass(Duration::from_secs(25));
-        s.fetcher.channel.looked(now);
+        let now = s.pass(Duration::from_secs(25));
         let e = Error::timeout(&"b:1", Phase::Wait, Duration::from_secs(25));
         let lost = s.fetcher.lose(now, &e, &s.session);
         assert_eq!(lost.iter().map(|(_, how)| how.well_for).collect::<Vec<_>>(), [well_for]);
@@ -622,8 +639,7 @@ fn the_silence_before_a_time_out_is_no_time_well_spent() {
 #[test]
 fn what_was_wanted_and_not_asked_for_had_no_part_in_the_end_of_a_connection() {
     let mut s = Setting::asked(2, 1, |s| s);
-    let now = s.net.pass(Duration::from_secs(12));
-    s.fetcher.channel.looked(now);
+    let now = s.pass(Duration::from_secs(12));
     s.fetcher.wanted.push_back(1);
     let e = Error::disconnected(&"b:1", Phase::Wait);
     let well_for = Duration::from_secs(12);

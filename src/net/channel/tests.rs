@@ -23,7 +23,19 @@ fn channel(net: &Scripted, broker: &str) -> Channel {
 }
 
 fn open(channel: &mut Channel, net: &Scripted) -> Result<bool> {
+    look(channel, net);
     channel.open(net.now(), LookUp::Allowed)
+}
+
+/// Lets the network tell what has come, at once.
+fn look(channel: &mut Channel, net: &Scripted) {
+    net.poll(&mut channel.interests().collect::<Vec<_>>(), None, net.now()).unwrap();
+}
+
+/// Lets time pass that is not the caller's own.
+fn pass(channel: &mut Channel, net: &Scripted, time: Duration) {
+    let began = net.now();
+    channel.looked(began, net.pass(time));
 }
 
 pub(in crate::net) fn queue(channel: &mut Channel, now: Time, id: u32, allowance: Duration, frame: &[u8]) {
@@ -244,18 +256,17 @@ fn each_request_is_due_by_itself_on_a_clock_that_stands_still_while_an_answer_co
     channel.write(start).unwrap();
     assert_eq!(channel.due(), start.after(5 * SECOND));
     // The first answer begins in time, and takes 20 s, steadily.
-    net.pass(4 * SECOND);
-    channel.looked(net.now());
+    pass(&mut channel, &net, 4 * SECOND);
     channel.answer_begins(net.now());
     for _ in 0..20 {
         assert!(!is_overdue(&channel, &net));
-        channel.looked(net.pass(SECOND));
+        pass(&mut channel, &net, SECOND);
         arrive(&net, PROGRESS);
         read(&mut channel, &net).unwrap();
     }
     channel.answer_ends(net.now(), Some(1));
     assert_eq!(channel.due(), start.after(29 * SECOND), "5 s are left of the second one's 9");
-    channel.looked(net.pass(5 * SECOND));
+    pass(&mut channel, &net, 5 * SECOND);
     let e = read(&mut channel, &net).unwrap_err();
     assert!(e.kind == ErrorKind::Timeout { phase: Phase::Wait, after: 9 * SECOND } && e.broker() == Some("10.0.0.1:5"));
 }
@@ -269,14 +280,14 @@ fn one_that_is_forgotten_is_noticed_however_many_others_are_answered() {
     for id in 1..60 {
         queue(&mut channel, net.now(), id, 60 * SECOND, b"x");
         channel.write(net.now()).unwrap();
-        channel.looked(net.pass(SECOND));
+        pass(&mut channel, &net, SECOND);
         assert!(!is_overdue(&channel, &net), "{id}");
         arrive(&net, 9);
         read(&mut channel, &net).unwrap();
         channel.answer_begins(net.now());
         channel.answer_ends(net.now(), Some(id));
     }
-    channel.looked(net.pass(SECOND));
+    pass(&mut channel, &net, SECOND);
     assert_eq!(phase(&read(&mut channel, &net).unwrap_err()), Phase::Wait);
 }
 
@@ -292,7 +303,7 @@ fn slow_but_steady_gets_through_and_a_trickle_does_not() {
         channel.answer_begins(net.now());
         let mut late = None;
         for _ in 0..10 {
-            channel.looked(net.pass(IO - SECOND));
+            pass(&mut channel, &net, IO - SECOND);
             arrive(&net, bytes);
             read(&mut channel, &net).unwrap();
             late = late.or(read(&mut channel, &net).err());
@@ -306,10 +317,10 @@ fn slow_but_steady_gets_through_and_a_trickle_does_not() {
         queue(&mut channel, net.now(), 1, SECOND, b"x");
         channel.write(net.now()).unwrap();
         channel.answer_begins(net.now());
-        channel.looked(net.pass(after));
+        pass(&mut channel, &net, after);
         arrive(&net, PROGRESS);
         read(&mut channel, &net).unwrap();
-        channel.looked(net.pass(SECOND));
+        pass(&mut channel, &net, SECOND);
         assert_eq!(read(&mut channel, &net).is_ok(), passes);
     }
 }
@@ -363,10 +374,10 @@ fn sending_has_time_for_as_long_as_the_network_takes_something() {
     for _ in 0..9 {
         net.wire(0, |wire| wire.room = PROGRESS);
         assert!(!channel.write(net.now()).unwrap());
-        channel.looked(net.pass(IO - SECOND));
+        pass(&mut channel, &net, IO - SECOND);
     }
     assert!(!channel.write(net.now()).unwrap());
-    channel.looked(net.pass(SECOND));
+    pass(&mut channel, &net, SECOND);
     let e = channel.write(net.now()).unwrap_err();
     assert_eq!(phase(&e), Phase::Send);
 }
@@ -390,6 +401,7 @@ fn in_a_forked_child_the_connection_is_left_to_the_parent() {
     let mut channel = up(&net);
     queue(&mut channel, net.now(), 1, SECOND, b"x");
     net.fork();
+    channel.settings.look_at_process();
     assert!(channel.write(net.now()).is_err(), "what was queued is the parent's");
     assert!(net.wire(0, |wire| wire.dropped && !wire.aborted && wire.sent == PING));
     assert!(!open(&mut channel, &net).unwrap());
@@ -414,7 +426,7 @@ fn a_channel_that_rests_is_not_dialed() {
 fn how_long_it_was_well_is_counted_to_the_last_look() {
     let net = Scripted::new();
     let mut channel = up(&net);
-    channel.looked(net.pass(12 * SECOND));
+    pass(&mut channel, &net, 12 * SECOND);
     net.pass(3600 * SECOND);
     assert_eq!(channel.well_for(), 12 * SECOND);
     // A read is a look, whether it brings bytes or none, unless it finds the end, which may have come long before.
@@ -436,32 +448,109 @@ fn what_it_waits_for_follows_from_what_was_queued_sent_and_answered() {
     let net = Scripted::new();
     let mut channel = channel(&net, "10.0.0.1:5");
     // Phase, whether it is idle, and what is awaited: reading, writing.
-    let state = |channel: &Channel| {
+    let state = |channel: &mut Channel| {
         let awaited = channel.interests().map(|interest| (interest.read, interest.write)).next();
         (channel.phase(), channel.is_idle(), awaited)
     };
     assert!(!channel.is_up());
-    assert_eq!(state(&channel), (Phase::Connect, true, None));
+    assert_eq!(state(&mut channel), (Phase::Connect, true, None));
     assert!(!open(&mut channel, &net).unwrap());
     assert!(!channel.is_up());
-    assert_eq!(state(&channel), (Phase::Connect, true, Some((false, true))), "the network tells when it is connected");
+    assert_eq!(
+        state(&mut channel),
+        (Phase::Connect, true, Some((false, true))),
+        "the network tells when it is connected"
+    );
     greet(&net, 0);
     assert!(open(&mut channel, &net).unwrap());
     assert!(channel.is_up());
-    assert_eq!((state(&channel), channel.due()), ((Phase::Wait, true, None), Time::NEVER));
+    assert_eq!((state(&mut channel), channel.due()), ((Phase::Wait, true, None), Time::NEVER));
     net.wire(0, |wire| wire.room = 1);
     queue(&mut channel, net.now(), 1, SECOND, b"a");
-    assert_eq!(state(&channel), (Phase::Send, false, Some((true, true))));
+    assert_eq!(state(&mut channel), (Phase::Send, false, Some((true, true))));
     assert!(channel.write(net.now()).unwrap());
-    assert_eq!(state(&channel), (Phase::Wait, false, Some((true, false))));
+    assert_eq!(state(&mut channel), (Phase::Wait, false, Some((true, false))));
     queue(&mut channel, net.now(), 2, SECOND, b"b");
-    assert_eq!(state(&channel), (Phase::Wait, false, Some((true, true))), "an answer is awaited all the same");
+    assert_eq!(state(&mut channel), (Phase::Wait, false, Some((true, true))), "an answer is awaited all the same");
     channel.answer_begins(net.now());
     assert_eq!(channel.phase(), Phase::Read);
     channel.answer_ends(net.now(), Some(1));
-    assert_eq!(state(&channel), (Phase::Send, false, Some((true, true))));
+    assert_eq!(state(&mut channel), (Phase::Send, false, Some((true, true))));
     net.wire(0, |wire| wire.room = 1);
     assert!(channel.write(net.now()).unwrap());
     channel.answer_ends(net.now(), Some(2));
-    assert_eq!(state(&channel), (Phase::Wait, true, None));
+    assert_eq!(state(&mut channel), (Phase::Wait, true, None));
+}
+
+#[test]
+fn only_what_a_wait_has_found_is_read_until_there_is_no_more_or_the_answer_is_over() {
+    let net = Scripted::new();
+    let mut channel = up(&net);
+    assert!(!channel.is_readable(net.now()));
+    queue(&mut channel, net.now(), 1, SECOND, b"a");
+    queue(&mut channel, net.now(), 2, SECOND, b"b");
+    channel.write(net.now()).unwrap();
+    let found = |channel: &mut Channel, arrived| {
+        arrive(&net, arrived);
+        let before = channel.is_readable(net.now());
+        look(channel, &net);
+        (before, channel.is_readable(net.now()))
+    };
+    assert_eq!(found(&mut channel, 0), (false, false));
+    assert_eq!(found(&mut channel, 20), (false, true));
+    // More may have come than there was room for.
+    channel.read(net.now(), &mut [0; 15]).unwrap();
+    assert!(channel.is_readable(net.now()));
+    channel.read(net.now(), &mut [0; 15]).unwrap();
+    assert_eq!(found(&mut channel, 15), (false, true));
+    // The next answer waits until others had their turn.
+    channel.read(net.now(), &mut [0; 15]).unwrap();
+    channel.answer_ends(net.now(), Some(1));
+    assert_eq!(found(&mut channel, 9), (false, true));
+    read(&mut channel, &net).unwrap();
+    // The end is something to be read.
+    net.wire(0, |wire| wire.ended = true);
+    assert_eq!(found(&mut channel, 0), (false, true));
+    assert!(read(&mut channel, &net).is_err());
+    // Whoever reads a channel that is down is told so.
+    channel.close();
+    assert!(channel.is_readable(net.now()));
+}
+
+#[test]
+fn what_is_overdue_is_read_whatever_the_last_wait_found() {
+    let net = Scripted::new();
+    let mut channel = up(&net);
+    queue(&mut channel, net.now(), 1, SECOND, b"a");
+    channel.write(net.now()).unwrap();
+    net.pass(SECOND - Duration::from_nanos(1));
+    assert!(!channel.is_readable(net.now()));
+    net.pass(Duration::from_nanos(1));
+    assert!(channel.is_readable(net.now()));
+    // What came before an idle connection was used again is nothing that was asked for now.
+    channel.answer_ends(net.now(), Some(1));
+    arrive(&net, 1);
+    read(&mut channel, &net).unwrap();
+    queue(&mut channel, net.now(), 2, SECOND, b"b");
+    assert!(!channel.is_readable(net.now()));
+}
+
+#[test]
+fn a_wait_excuses_a_caller_who_was_away_if_something_comes_sooner_than_that() {
+    for (away, waited, excused) in [(3, 2, true), (2, 2, false), (0, 2, false)] {
+        let net = Scripted::new();
+        let mut channel = up(&net);
+        let start = net.now();
+        queue(&mut channel, start, 1, 9 * SECOND, b"a");
+        queue(&mut channel, start, 2, 9 * SECOND, b"b");
+        channel.write(start).unwrap();
+        let began = net.pass(away * SECOND);
+        net.pass(waited * SECOND);
+        arrive(&net, 1);
+        look(&mut channel, &net);
+        channel.looked(began, net.now());
+        read(&mut channel, &net).unwrap();
+        let excuse = if excused { away } else { 0 };
+        assert_eq!(channel.due(), start.after((9 + excuse) * SECOND), "{away} {waited}");
+    }
 }

@@ -4,7 +4,7 @@ use super::super::channel::tests::{bring_up, queue, settings, up};
 use super::super::scripted::Scripted;
 use super::*;
 use crate::error::ErrorKind;
-use crate::net::parse_brokers;
+use crate::net::{LookUp, parse_brokers};
 use crate::protocol::frame::PING;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -18,13 +18,19 @@ fn arrive(net: &Scripted, bytes: &[u8]) {
     net.wire(0, |wire| wire.incoming.extend(bytes));
 }
 
+/// The next answer of what has come.
+fn next(answers: &mut AnswerReader, channel: &mut Channel, net: &Scripted) -> Result<Option<(Kind, Range<usize>)>> {
+    wait(net, &mut [&mut *channel].into_iter(), None, net.now())?;
+    answers.next(channel, net.now())
+}
+
 #[test]
 fn an_answer_is_returned_once_it_has_come_whole_and_pings_are_passed_over() {
     let net = Scripted::new();
     let (mut channel, mut answers) = (up(&net), AnswerReader::new(1 << 20));
     // Where nothing is awaited nothing is read, so the end of the connection is not noticed either.
     net.wire(0, |wire| wire.ended = true);
-    assert_eq!(answers.next(&mut channel, net.now()).unwrap(), None);
+    assert_eq!(next(&mut answers, &mut channel, &net).unwrap(), None);
     net.wire(0, |wire| wire.ended = false);
 
     for id in [1, 2] {
@@ -36,7 +42,7 @@ fn an_answer_is_returned_once_it_has_come_whole_and_pings_are_passed_over() {
     let mut found = Vec::new();
     for piece in bytes.chunks(999) {
         arrive(&net, piece);
-        while let Some((kind, payload)) = answers.next(&mut channel, net.now()).unwrap() {
+        while let Some((kind, payload)) = next(&mut answers, &mut channel, &net).unwrap() {
             found.push((kind, answers.data()[payload].to_vec()));
             channel.answer_ends(net.now(), Some(found.len() as u32));
         }
@@ -54,10 +60,10 @@ fn an_answer_that_stops_is_overdue_and_one_that_ends_is_lost() {
             queue(&mut channel, net.now(), 1, SECOND, b"request");
             channel.write(net.now()).unwrap();
             arrive(&net, some);
-            assert_eq!(answers.next(&mut channel, net.now()).unwrap(), None);
+            assert_eq!(next(&mut answers, &mut channel, &net).unwrap(), None);
             net.wire(0, |wire| wire.ended = ends);
-            channel.looked(net.pass(60 * SECOND));
-            let e = answers.next(&mut channel, net.now()).unwrap_err();
+            wait(&net, &mut [&mut channel].into_iter(), None, net.now().after(60 * SECOND)).unwrap();
+            let e = next(&mut answers, &mut channel, &net).unwrap_err();
             match e.kind {
                 ErrorKind::Disconnected { phase: found } => assert!(ends && found == phase, "{e:?}"),
                 ErrorKind::Timeout { phase: found, .. } => assert!(!ends && found == phase, "{e:?}"),
@@ -75,10 +81,10 @@ fn a_reader_that_begins_again_keeps_nothing_of_the_connection_before() {
     channel.write(net.now()).unwrap();
     // One answer was returned, and half of another one has come.
     arrive(&net, &[frame(Kind::Status, b"first"), frame(Kind::Status, b"second")[..8].to_vec()].concat());
-    assert!(answers.next(&mut channel, net.now()).unwrap().is_some());
+    assert!(next(&mut answers, &mut channel, &net).unwrap().is_some());
     answers.clear();
     arrive(&net, &frame(Kind::Produce, b"third"));
-    let (kind, payload) = answers.next(&mut channel, net.now()).unwrap().unwrap();
+    let (kind, payload) = next(&mut answers, &mut channel, &net).unwrap().unwrap();
     assert_eq!((kind, &answers.data()[payload]), (Kind::Produce, &b"third"[..]));
 }
 
@@ -120,6 +126,17 @@ fn a_wait_ends_when_a_channel_is_due_or_its_own_time_has_come() {
         assert!(wait(&net, &mut [&mut channel].into_iter().chain(others), None, until).unwrap());
         assert_eq!((net.now(), channel.well_for()), (until, 9 * SECOND));
     }
+}
+
+#[test]
+fn in_a_forked_child_connections_that_were_kept_are_left_to_the_parent() {
+    let net = Scripted::new();
+    let pool = Pool::new(settings(&net));
+    pool.put(another(&pool, &net, "10.0.0.1:5"));
+    net.fork();
+    let mut channel = pool.take(&address("10.0.0.1:5"));
+    assert!(!channel.open(net.now(), LookUp::Never).unwrap());
+    assert!(net.dialed().len() == 2 && net.wire(0, |wire| wire.dropped && !wire.aborted));
 }
 
 #[test]
