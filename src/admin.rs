@@ -1,4 +1,4 @@
-//! Topics, partitions, nodes and their state: the values, and the calls that take more than a request.
+//! Topics, partitions, nodes and their state: the values, and the calls that need more than one request.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use crate::net::RetryState;
 use crate::protocol::admin::{CreateTopicCode, CreateTopicRequest, PartitionState, StatusRequest};
 use crate::session::{Marks, Session, marks_of_state};
 
-/// The most partitions a cluster makes; more are not refused but left out.
+/// The most partitions that a cluster creates. It does not refuse more, but leaves them out.
 const MAX_CLUSTER_PARTITIONS: u16 = 64;
 
 /// The most characters of a new topic's name.

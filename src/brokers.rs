@@ -5,7 +5,7 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// The brokers to connect to, made from anything that holds their addresses.
 ///
-/// A text names a broker as `host` or `host:port`, or several separated by commas; the port defaults to 11011. A
+/// A string names a broker as `host` or `host:port`, or several separated by commas; the port defaults to 11011. A
 /// [`SocketAddr`] is one broker. An array, slice or `Vec` of either names several, and an iterator of them can be
 /// collected. `connect` reports a malformed address.
 ///
@@ -22,7 +22,7 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Brokers(pub(crate) String);
 
-/// Writes them with commas between, as they were given.
+/// Writes the addresses as they were given, separated by commas.
 impl fmt::Display for Brokers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -1,4 +1,4 @@
-//! [`Client`] and its settings: what it is asked for goes to the [`Session`] and the machines, which do the work.
+//! [`Client`] and its settings. Its calls go to the [`Session`] and the machines, which do the work.
 
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -55,13 +55,13 @@ impl Client {
         ClientBuilder::default()
     }
 
-    /// Begins to read. The first fetches (Consume requests) are under way when this returns, so nothing published afterwards
+    /// Begins to read. The first fetches (Consume requests) have been sent when this returns, so nothing published afterwards
     /// is missed.
     ///
     /// While no broker can be reached it tries again, for up to [`retry_timeout`](ClientBuilder::retry_timeout). In a cluster
-    /// it does not wait for partitions without a leader, which join in when they have one; finding out may take two
-    /// [connect time-outs](ClientBuilder::connect_timeout). Only a [start by time](crate::Start::Time) must wait for the
-    /// partition's leader, up to `retry_timeout`.
+    /// it does not wait for partitions without a leader: they join in when they have one. Finding out that they have none may
+    /// take two [connect time-outs](ClientBuilder::connect_timeout). Only a [start by time](crate::Start::Time) must wait for
+    /// the partition's leader, up to `retry_timeout`.
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) for a subscription that cannot work; [`Broker`](crate::ErrorKind::Broker) for an
@@ -71,7 +71,7 @@ impl Client {
         subscribe(&self.session, what.into())
     }
 
-    /// Returns the number of the first message with this time stamp or a later one; the high-water mark + 1 if there is none.
+    /// Returns the number of the first message with this time stamp or a later one, or the high-water mark + 1 if there is none.
     ///
     /// It is found by bisection, with at most 64 or so fetches of a bundle each. This assumes that time stamps never go back.
     /// If they do, earlier messages than the one found may also have such a time stamp: subtract from `time` as much as your
@@ -136,7 +136,7 @@ impl Client {
         publish::publish_all(&self.session, records)
     }
 
-    /// Publishes records with sequence numbers of their own, which grow from record to record and may leave gaps (a
+    /// Publishes records with explicit sequence numbers, which grow from record to record and may leave gaps (a
     /// ProduceWithSeqnum request). Use it to copy a partition.
     ///
     /// The numbers must lie above the partition's high-water mark, which is asked for first, so there can be only one writer
@@ -149,7 +149,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Broker`](crate::ErrorKind::Broker) with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or
-    /// [`Fault::SeqTooFar`](crate::Fault::SeqTooFar) for numbers that the partition does not take; otherwise as
+    /// [`Fault::SeqTooFar`](crate::Fault::SeqTooFar) for numbers that the partition does not accept; otherwise as
     /// [`publish`](Client::publish). After [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) the high-water mark tells what
     /// was stored: a bundle is stored whole or not at all, and no number twice.
     pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
@@ -205,7 +205,7 @@ impl Client {
         Ok(topology)
     }
 
-    /// Returns the state of the broker; if there are several, of the first that answers: a Status request.
+    /// Returns the state of the broker, or of the first that answers if there are several: a Status request.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
@@ -252,7 +252,7 @@ impl Client {
         let (session, mut began) = (&self.session, Time::ZERO);
         session.call_with(&mut StatusRequest { request_id: 0 }, None, &mut |question| {
             session.any_broker(&ONCE, &mut |addr, patience| {
-                // Opening a connection is no part of it.
+                // Opening a connection does not count.
                 session.reach(addr, patience)?;
                 began = session.now();
                 session.ask(addr, question, patience)
@@ -311,7 +311,7 @@ impl ClientBuilder {
         backoff(least: Duration, most: Duration) => config.backoff = (least, most);
 
         /// After how long without traffic TCP probes whether the broker is still there, and again after each quarter of that;
-        /// `None`: never. Default 60 seconds. Whole seconds from 1 to 32,767; values outside are brought into that range.
+        /// `None`: never. Default 60 seconds. Whole seconds from 1 to 32,767; other values are clamped to that range.
         keepalive(idle: Option<Duration>) => config.keepalive = idle;
 
         /// How long sent data may stay unacknowledged before the system gives up the connection; `None` leaves it to the system.
@@ -324,7 +324,7 @@ impl ClientBuilder {
         /// The size of a socket's send buffer in bytes. By default the system chooses it.
         send_buffer(bytes: usize) => config.send_buffer = Some(bytes);
 
-        /// How much a broker may claim, in bytes and counts. The defaults accept everything that a TANK server sends.
+        /// How much a broker may send or announce, in bytes and counts. The defaults accept everything that a TANK server sends.
         limits(limits: Limits) => config.limits = limits;
 
         /// When to compress published records. Default [`Compression::Auto`].
@@ -337,12 +337,12 @@ impl ClientBuilder {
         /// take this much longer than [`io_timeout`](ClientBuilder::io_timeout).
         ack_timeout(timeout: Duration) => config.publish.ack_timeout = timeout;
 
-        /// Follows redirects of a cluster only to the brokers that were given to connect to; others end in
+        /// Follows a cluster's redirects only to the brokers that you named; any other ends in
         /// [`Fault::RedirectRefused`](crate::Fault::RedirectRefused). Default `false`: it follows them wherever they lead.
         known_brokers_only(only: bool) => config.known_brokers_only = only;
 
-        /// Translates the IPv4 address and port that a cluster's node advertises into the address where it can be reached: for
-        /// address translation and forwarded ports. Default: the advertised one.
+        /// Translates the IPv4 address and port that a node of a cluster advertises into the address where it can be reached, for
+        /// example behind address translation or forwarded ports. Default: the advertised one.
         map_endpoints(map: impl Fn(SocketAddrV4) -> SocketAddr + Send + Sync + 'static) =>
             config.endpoints = Some(EndpointMap::new(map));
 
@@ -350,13 +350,14 @@ impl ClientBuilder {
         /// [`backoff`](ClientBuilder::backoff). Default zero: it tries each broker once.
         wait_for_brokers(time: Duration) => wait_for_brokers = time;
 
-        /// Lets [`CloseHandle::close`] of this handle end whatever waits: [`connect`](ClientBuilder::connect) itself, the calls
-        /// of this client and its producers, with [`Closed`](crate::ErrorKind::Closed), and its iterators, unless their
-        /// subscriptions have [another one](Subscription::close_with). What a publish had sent by then has an unknown outcome.
+        /// Lets [`CloseHandle::close`] of this handle end every wait: that of [`connect`](ClientBuilder::connect) itself and of
+        /// the calls of this client and its producers, with [`Closed`](crate::ErrorKind::Closed), and that of its iterators,
+        /// unless their subscriptions have [another handle](Subscription::close_with). What a publish had sent by then has an
+        /// unknown outcome.
         close_with(handle: &CloseHandle) => closed = Some(handle.closed().clone());
     }
 
-    /// Makes the client use this network in place of the system's.
+    /// Makes the client use this network instead of the system's.
     #[cfg(feature = "broker")]
     pub(crate) fn on_network(mut self, network: Arc<dyn Network>) -> Self {
         self.network = Some(network);
@@ -364,12 +365,12 @@ impl ClientBuilder {
     }
 
     /// Connects to the first of the [brokers](Brokers) that answers: `host`, `host:port`, several separated by commas, a
-    /// [`SocketAddr`], or a list of these. The port defaults to 11011. The settings can be used again, for another client.
+    /// [`SocketAddr`], or a list of these. The port defaults to 11011. The settings can be used again for another client.
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) for a malformed address or setting. [`Connect`](crate::ErrorKind::Connect),
     /// [`Io`](crate::ErrorKind::Io), [`Timeout`](crate::ErrorKind::Timeout), [`Disconnected`](crate::ErrorKind::Disconnected)
-    /// or [`NotTank`](crate::ErrorKind::NotTank) if the broker cannot be reached or is no TANK broker; with several brokers,
+    /// or [`NotTank`](crate::ErrorKind::NotTank) if the broker cannot be reached or is not a TANK broker; with several brokers,
     /// one [`Connect`](crate::ErrorKind::Connect) that lists each with its cause.
     pub fn connect(&self, brokers: impl Into<Brokers>) -> Result<Client> {
         self.config.check()?;

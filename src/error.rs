@@ -18,8 +18,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Most programs ask the predicates, such as [`is_retryable`](Error::is_retryable); others match on the [`kind`](Error::kind), as
 /// in `Err(Error { kind: ErrorKind::Full { .. }, .. })`. The guide says [what to do](crate::guide::errors) about each kind.
 ///
-/// Its text does not repeat that of its [`source`](std::error::Error::source): `{:#}` writes all causes, too, and so does `{:?}`,
-/// with which `main` and `unwrap` show errors. What happened at a broker names it.
+/// Its text does not repeat that of its [`source`](std::error::Error::source). `{:#}` writes all causes, too, and so does
+/// `{:?}`, with which `main` and `unwrap` show errors. The error of a call at a broker names that broker.
 ///
 /// ```
 /// use tank_client::broker::Broker;
@@ -105,11 +105,11 @@ pub enum ErrorKind {
         /// Bytes allowed: [`Limits::bundle`](crate::Limits::bundle) when reading, 255 MiB when publishing.
         limit: u64,
     },
-    /// A publish was sent and got no clear answer: the messages may be stored or not. The same for the creation of a topic,
+    /// A publish was sent and got no clear answer: the messages may be stored or not. Likewise for the creation of a topic,
     /// which may exist or not. The source says how the answer was lost, or what it says instead.
     OutcomeUnknown,
     /// A publish took several bundles, of which only the first ones are known to be stored. The source says what became of the
-    /// rest: [`OutcomeUnknown`](ErrorKind::OutcomeUnknown) if they may be stored; with any other they are not.
+    /// rest: they may be stored if it is [`OutcomeUnknown`](ErrorKind::OutcomeUnknown), and are not stored otherwise.
     #[non_exhaustive]
     PartlyStored {
         /// How many records of the call were stored.
@@ -127,7 +127,7 @@ pub enum ErrorKind {
         records: usize,
     },
     /// A [`Producer`](crate::Producer) holds as many bytes as [it may](crate::ProducerBuilder::max_pending_bytes), or a quarter
-    /// of them for this partition. The record was not taken.
+    /// of them for this partition. The record was not accepted.
     #[non_exhaustive]
     Full {
         /// Bytes held for records that are not stored yet and have not failed.
@@ -427,7 +427,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// The text of the error and of all its sources, for those who read what `main` returned.
+/// Writes the text of the error and of all its sources, because that is what `main` and `unwrap` show.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:#}")
@@ -526,7 +526,7 @@ pub enum Fault {
     RedirectRefused(SocketAddrV4),
     /// The broker takes no messages and creates no topics.
     ReadOnly,
-    /// Fewer replicas are in sync than acknowledgements were required.
+    /// Fewer replicas are in sync than the publish requires.
     InsufficientReplicas,
     /// Stored by the leader, but not confirmed by enough replicas in time.
     NotConfirmed,

@@ -21,11 +21,11 @@ use crate::protocol::frame::Kind;
 use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault};
 
-/// No second try.
+/// Tries once.
 pub(crate) const ONCE: RetryPolicy =
     RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
 
-/// How often a request is sent at most if one connection after the other, which had been idle, ends before its answer begins.
+/// How often a request is sent at most if each time an idle connection ends before its answer begins.
 const MOST_STALE: u32 = 3;
 
 /// The longest pause between two looks for a partition's leader, so that its successor is found soon.
@@ -57,7 +57,7 @@ pub(crate) struct Question<'a> {
 /// Which broker answered, and the answer's payload.
 pub(crate) type Answer = (BrokerAddr, Vec<u8>);
 
-/// What is tried with one broker after the other, given its share of the time.
+/// An attempt, made with one broker after another. Each gets its share of the time.
 pub(crate) type Attempt<'a> = &'a mut dyn FnMut(&BrokerAddr, Duration) -> Result<Answer>;
 
 /// First available number and high-water mark of a partition: the last number assigned. Both 0 if there never was a message.
@@ -78,7 +78,7 @@ impl Session {
         }
     }
 
-    /// The same session, whose waits this handle ends.
+    /// Returns the same session with waits that this handle ends.
     pub(crate) fn closed_by(&self, closed: &Arc<Closed>) -> Session {
         Session { closed: Some(closed.clone()), ..self.clone() }
     }
@@ -107,7 +107,7 @@ impl Session {
         RetryPolicy { pauses: (least, most.min(MAX_LEADER_PAUSE)), ..self.retry_policy() }
     }
 
-    /// Makes sure that a broker can be reached, trying all of them once, and again until `patience` is over.
+    /// Makes sure that a broker can be reached. Tries all of them once, and again until `patience` is over.
     ///
     /// # Errors
     /// No broker can be reached.
@@ -169,7 +169,7 @@ impl Session {
         Ok(())
     }
 
-    /// Blocks until a channel has something to do or this moment has come; returns whether it has.
+    /// Blocks until a channel has something to do or this moment has come. Returns whether the moment has come.
     ///
     /// # Errors
     /// The handle was closed meanwhile, or the system cannot wait.
@@ -178,8 +178,8 @@ impl Session {
         if self.is_closed() { Err(Error::new(ErrorKind::Closed)) } else { Ok(is_due) }
     }
 
-    /// Tries the brokers in turn, the most promising one first, until the attempt works with one, the trouble will not pass by
-    /// itself, or it has lasted too long.
+    /// Tries the brokers in turn, the most promising one first, until an attempt succeeds, fails in a way that waiting cannot
+    /// mend, or the trouble has lasted too long.
     pub(crate) fn any_broker(&self, policy: &RetryPolicy, attempt: Attempt<'_>) -> Result<Answer> {
         let mut state = RetryState::default();
         loop {
@@ -200,7 +200,7 @@ impl Session {
     fn each_broker(&self, attempt: Attempt<'_>) -> Result<Answer> {
         let brokers = self.book.brokers();
         let budget = self.now().after(self.config.connect_timeout);
-        // Brokers that were only named by others could keep a caller waiting one after the other.
+        // Brokers that only others have named could keep a caller waiting one after the other.
         let enough = budget.after(self.config.io_timeout);
         let mut failures = Vec::new();
         for (index, addr) in brokers.iter().enumerate() {
@@ -257,9 +257,9 @@ impl Session {
         }
     }
 
-    /// Asks this broker. Connecting, and then waiting for the answer, may take `patience`, but no longer than the settings say;
-    /// what must not be asked twice waits for as long as they say. If a connection that had been idle ends before its answer
-    /// begins, that says nothing about the broker: it is asked again at once, on another one.
+    /// Asks this broker. Connecting, and then waiting for the answer, may take `patience` each, but no longer than the settings
+    /// allow; a request that must not be sent twice waits as long as they allow. If a connection that had been idle ends before
+    /// its answer begins, that says nothing about the broker, which is asked again at once on another connection.
     pub(crate) fn ask(&self, addr: &BrokerAddr, question: &Question<'_>, patience: Duration) -> Result<Answer> {
         let io_timeout = self.config.io_timeout;
         let allowance = if question.once.is_some() { io_timeout } else { patience.min(io_timeout) };
@@ -277,7 +277,7 @@ impl Session {
             let handed_over = channel.handed_over(question.id);
             channel.reset();
             if e.is_transient() {
-                // The line under the others may be gone as well.
+                // The network below the others may be gone as well.
                 self.pool.forget(addr);
             }
             stale += 1;
@@ -289,7 +289,7 @@ impl Session {
         }
     }
 
-    /// Sends a request and waits for its answer: the next frame, which must be of its kind, and the only one.
+    /// Sends a request and waits for its answer. That is the next frame; it must be the only one, and of the request's kind.
     fn exchange(&self, channel: &mut Channel, question: &Question<'_>, allowance: Duration) -> Result<Vec<u8>> {
         let mut answers = AnswerReader::new(self.config.limits.frame);
         let queued = channel.queue(self.now(), question.id, allowance, &mut |out| {

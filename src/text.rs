@@ -15,7 +15,7 @@ fn malformed<T>(what: &str, text: &str, allowed: &str) -> Result<T> {
     Err(Error::config(format!("{what}: {text:?} given, {allowed} allowed")))
 }
 
-/// Writes `earliest`, `latest`, a sequence number, `last:` and how many, or `@` and a time in seconds since 1970.
+/// Writes `earliest`, `latest`, a sequence number, `last:` and a count, or `@` and a time in seconds since 1970.
 impl fmt::Display for Start {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -71,8 +71,8 @@ impl FromStr for Acks {
     }
 }
 
-/// Writes topic, partition and number: `orders/0=17`. White space, control characters and `%` in a topic are written as their
-/// bytes in UTF-8, `%20` for a space; all else stays as it is.
+/// Writes topic, partition and number: `orders/0=17`. In the topic, each byte of white space, control characters and `%` is
+/// written as `%` and two hexadecimal digits: `%20` is a space.
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.topic.chars() {
@@ -113,8 +113,7 @@ fn unescape(topic: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Writes all of them in one line, with spaces between: `orders/0=17 orders/1=4`. There is nothing in the line if there are
-/// none.
+/// Writes all of them in one line, separated by spaces: `orders/0=17 orders/1=4`. The line is empty if there are none.
 impl fmt::Display for Positions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, position) in self.iter().enumerate() {
@@ -125,7 +124,7 @@ impl fmt::Display for Positions {
     }
 }
 
-/// Reads any number of positions with white space between: `orders/0=17 orders/1=4`. Two of the same partition are refused.
+/// Reads any number of positions separated by white space: `orders/0=17 orders/1=4`. Two of the same partition are refused.
 impl FromStr for Positions {
     type Err = Error;
 
@@ -170,7 +169,7 @@ macro_rules! named {
 named!("compression", Compression, "`auto`, `none` or `snappy`.", "auto" => Auto, "none" => None, "snappy" => Snappy);
 named!("policy", OutOfRange, "`fail`, `earliest` or `latest`.", "fail" => Fail, "earliest" => Earliest, "latest" => Latest);
 
-/// A time as `@`, the seconds since 1970, and as many digits of its second as it has.
+/// Writes a time as `@` and the seconds since 1970, with as many decimal places as it has.
 fn seconds(time: SystemTime) -> String {
     let (sign, span) = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => ("", since),

@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 /// The most characters of a value.
 const MAX_VALUE: usize = 127;
 
-/// A server counts a segment's bytes in 32 bits and ends it with the first request that passes this size.
+/// A server counts a segment's bytes in 32 bits and closes it after the first request that passes this size.
 const MAX_SEGMENT: u64 = (4 << 30) - (256 << 20);
 
-/// The keys, how a value is read and then written, and what is allowed, in words.
+/// Each key, how its value is read and then written, and what is allowed, in words.
 static KEYS: [(&str, fn(&str) -> Option<String>, &str); 12] = [
     ("retention.segments.count", |text| number(text, |count| count != 1), "0 (all of them), or 2 to 4294967295"),
     ("log.cleanup.policy", policy, "cleanup or delete"),
@@ -36,10 +36,10 @@ const DURATION: &str = "0 to 4294967295 seconds, such as 90, 90s, 15min, 12h, 7d
 const TEXT: &str = "1 to 127 bytes without line end, # or outer blanks";
 const KEY: &str = "a key of at least one byte without line end, =, # or outer blanks";
 
-/// How a topic's partitions are stored; the server decides what is not set.
+/// How a topic's partitions are stored. The server decides what is not set.
 ///
-/// Every setting is checked when it is made, so that a value of this type is one a server accepts. [`Display`] gives the
-/// lines a server reads, in alphabetical order of their keys, and [`FromStr`] reads them:
+/// Every setting is checked when it is made, so a server accepts any value of this type. [`Display`] writes the lines that a
+/// server reads, in alphabetical order of their keys, and [`FromStr`] reads them:
 ///
 /// ```
 /// use tank_client::TopicConfig;
@@ -74,7 +74,7 @@ const KEY: &str = "a key of at least one byte without line end, =, # or outer bl
 /// # What is read
 /// Lines of `key=value`. Blanks around either are ignored, a `#` begins a comment, and empty lines are skipped. As on a
 /// server, a line of only blanks is an error, and so is an indented comment except on the first line. Keys ignore case, and
-/// the last of several lines with the same key counts. Keys that are not known here are [kept](TopicConfig::unknown).
+/// the last of several lines with the same key counts. Unknown keys are [kept](TopicConfig::unknown).
 ///
 /// Some values are refused here although a server accepts them: a month in a duration, which it counts as 365 days; numbers
 /// that it would cut to their low bits or misread; a line without a key; segments so large that it would lose count of their
@@ -95,7 +95,7 @@ impl TopicConfig {
 
     /// Sets a key by the text of its value, in the form that a server reads; units included.
     ///
-    /// A key that is not known here is kept, in lower case: a newer server may know it, and others ignore it.
+    /// An unknown key is kept, in lower case: a newer server may know it, and others ignore it.
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) for a value out of the key's range or not of its form, or a key or value that does
@@ -121,8 +121,7 @@ impl TopicConfig {
         self.values.get(&key.to_ascii_lowercase()).map(String::as_str)
     }
 
-    /// Returns the keys that are not known here, in alphabetical order, with their values. A newer server may know them, or they are
-    /// misspelt.
+    /// Returns the unknown keys, in alphabetical order, with their values. A newer server may know them, or they are misspelt.
     pub fn unknown(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().filter(|(key, _)| known(key).is_none()).map(|(key, value)| (key.as_str(), value.as_str()))
     }
@@ -133,7 +132,7 @@ fn known(key: &str) -> Option<&'static (&'static str, fn(&str) -> Option<String>
     KEYS.iter().find(|(known, ..)| known.eq_ignore_ascii_case(key))
 }
 
-/// Whether it is read as it is, from wherever it stands in a line.
+/// Whether it is read unchanged wherever it stands in a line.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && !text.contains(['\n', '#']) && text.trim_matches(blank) == text
 }
@@ -174,7 +173,7 @@ fn blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\x0b' | '\x0c' | '\r')
 }
 
-/// A server reads at most ten digits, leading zeros included, and takes more for 0.
+/// A server reads at most ten digits, leading zeros included, and takes a longer number for 0.
 fn number(text: &str, fits: impl FnOnce(u64) -> bool) -> Option<String> {
     let is_read = text.len() <= 10 && text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse().ok().filter(|number| is_read && *number <= u32::MAX.into() && fits(*number))?;
@@ -214,7 +213,7 @@ const SIZES: [(&[&str], u64); 5] = [
 
 const DAY: u64 = 86_400;
 
-/// Without a factor for what is refused.
+/// A factor of 0 is for a unit that is refused.
 const DURATIONS: [(&[&str], u64); 7] = [
     (&["weeks", "week", "w"], 7 * DAY),
     (&["years", "year", "y"], 365 * DAY),

@@ -40,8 +40,8 @@ impl Session {
     }
 
     /// First number and end of the logs of these partitions, from their leaders: the boundary fault of a Consume for a number
-    /// beyond every end, the only answer that tells the end of a leader's own log (reference, section 6.5). One result for
-    /// each partition, once it is known or the budget for trying again is spent.
+    /// beyond every end, the only answer that tells the end of a leader's own log (reference, section 6.5). Returns one result
+    /// for each partition, once all are known or the retry budget is spent.
     pub(crate) fn log_ends(&self, topic: &str, ids: &[u16], policy: &RetryPolicy) -> Result<Vec<Result<Marks>>> {
         let name: Arc<str> = topic.into();
         let no_leader = |&id: &u16| Err(Error::refused(topic, id, Fault::NoLeader));
@@ -64,7 +64,7 @@ impl Session {
         Ok(found)
     }
 
-    /// Asks the leaders of these partitions once, as far as they are known, each for all that it leads.
+    /// Asks the leaders of these partitions once, as far as they are known; each for all the partitions that it leads.
     fn ask_leaders(&self, topic: &Arc<str>, ids: &[u16], open: &[usize], found: &mut [Result<Marks>]) -> Result<()> {
         let mut turns: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
         for &index in open {
@@ -116,7 +116,7 @@ impl Session {
     }
 }
 
-/// The marks in the answer to a question that no data answers.
+/// The marks in an answer without data.
 pub(crate) fn marks_of_answer(answer: PartitionAnswer) -> Result<Marks, Fault> {
     Err(match answer {
         PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
