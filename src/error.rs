@@ -352,7 +352,7 @@ impl Error {
         Error::new(ErrorKind::Config { reason: reason.into() })
     }
 
-    /// What cannot be sent.
+    /// For a value that cannot be sent.
     pub(crate) fn encode(e: EncodeError) -> Error {
         Error::config(e.to_string())
     }
@@ -370,7 +370,7 @@ impl Error {
     }
 
     pub(crate) fn timeout(broker: &dyn fmt::Display, phase: Phase, after: Duration) -> Error {
-        // Shares of a time-out have odd fractions, which nobody wants to read.
+        // A share of a time-out has an odd fraction, which nobody wants to read.
         let after = Duration::from_millis(after.as_nanos().div_ceil(1_000_000) as u64);
         Error::new(ErrorKind::Timeout { phase, after }).at(broker)
     }
@@ -379,7 +379,7 @@ impl Error {
         Error::new(ErrorKind::Disconnected { phase }).at(broker)
     }
 
-    /// Malformed data; a bundle over the limit is none, and the error names both sizes.
+    /// For malformed data. A bundle over the limit is not malformed: its error names both sizes.
     pub(crate) fn decode(broker: &dyn fmt::Display, e: DecodeError) -> Error {
         match (e.field(), e.fault(), e.partition()) {
             ("bundle length", DecodeFault::OverLimit { claimed: needed, limit }, Some((topic, partition))) => {
@@ -399,7 +399,7 @@ impl Error {
     }
 }
 
-// Nobody changes an error, its source included.
+// Sound, because nobody changes an error or its source.
 impl UnwindSafe for Error {}
 impl RefUnwindSafe for Error {}
 
@@ -454,7 +454,7 @@ fn out_of_range(requested: u64, first: u64, mark: u64) -> String {
     format!("beyond the end, the high-water mark is {mark}: {why}")
 }
 
-/// The kind is that of the network's or the file's own error, or the nearest one; the error is its source.
+/// Keeps the kind of the network's or the file's own error, or takes the nearest one. The error becomes the source.
 impl From<Error> for io::Error {
     fn from(e: Error) -> io::Error {
         io::Error::new(e.io_kind(), e)
@@ -463,7 +463,7 @@ impl From<Error> for io::Error {
 
 /// Whether this machine lacks descriptors or memory, which neither another broker nor waiting can mend.
 pub(crate) fn is_lack(e: &io::Error) -> bool {
-    // EMFILE, ENFILE, ENOBUFS and ENOMEM, for which std has no kinds but one; Windows: WSAEMFILE, WSAENOBUFS.
+    // EMFILE, ENFILE, ENOBUFS and ENOMEM, of which std has a kind only for the last; Windows: WSAEMFILE, WSAENOBUFS.
     let codes: &[i32] = match () {
         () if cfg!(windows) => &[10_024, 10_055],
         () if cfg!(any(target_os = "linux", target_os = "android")) => &[24, 23, 105, 12],

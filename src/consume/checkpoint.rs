@@ -1,8 +1,8 @@
 //! Positions that outlive the process: a small file, replaced as a whole.
 //!
-//! One line: magic, version, the positions as they are written anywhere, and the CRC32 of all before the last space, in eight
-//! digits. Every later version must keep the magic, the version's place and the CRC32 at the end, so that a newer file can be
-//! told from a torn one.
+//! One line: magic, version, the positions in their usual text form, and the CRC-32 of everything before the last space, in
+//! eight hexadecimal digits. Every later version must keep the magic, the place of the version and the CRC-32 at the end, so
+//! that a newer file can be told from a torn one.
 //!
 //! ```text
 //! TANKCKPT 2 orders/0=17 orders/1=4 0c9d3a5e
@@ -24,16 +24,16 @@ const VERSION: u16 = 2;
 /// How files of version 1 begin.
 const BINARY: &[u8] = b"TANKCKPT\x01\0";
 
-/// A file that keeps the positions of a subscription, so that a program continues where it was after it ended or was killed.
+/// A file that keeps the positions of a subscription, so that a program that ended or was killed can continue where it was.
 ///
 /// Process the messages first, then [`save`](Checkpoint::save) the positions: messages that came after the last save are
-/// delivered again after a crash, and none is lost. A save replaces the file in one step and keeps its access rights. Killing
-/// the process or the machine in the middle of it leaves the file as it was before. The previous generation is kept beside it
+/// delivered again after a crash, and none is lost. A save replaces the file in one step and keeps its access rights. If the
+/// process or the machine is killed during a save, the file stays as it was before. The previous generation is kept beside it
 /// as `NAME.prev`.
 ///
 /// Links are followed when the file is opened. A file that cannot be replaced, because it is a mount point or belongs to
 /// another user, is overwritten; until that is done, the new content is also kept beside it as `NAME.new`. (It is better to
-/// mount the folder.) If `NAME` is too long for a suffix, the names beside it are cut and get a checksum of it.
+/// mount the folder.) If `NAME` is too long for a suffix, the names of the files beside it are shortened and get a checksum.
 ///
 /// Only one process at a time may save to a file; if another one has saved since, that is an error. Partitions that are not in
 /// the file begin where the subscription says: give it [`Start::Earliest`](crate::Start::Earliest), or their first messages
@@ -65,12 +65,12 @@ const BINARY: &[u8] = b"TANKCKPT\x01\0";
 #[must_use = "a checkpoint does nothing by itself: resume from it and save to it"]
 pub struct Checkpoint {
     path: PathBuf,
-    /// The file that links lead to, and those beside it.
+    /// The file that the links lead to, and those beside it.
     names: Names,
     positions: Positions,
-    /// What was in the file when it was read or saved last.
+    /// The contents of the file when it was last read or saved.
     seen: Option<Vec<u8>>,
-    /// Whether that is intact, and so worth keeping as the previous generation.
+    /// Whether these are intact, and so worth keeping as the previous generation.
     intact: bool,
 }
 
@@ -79,8 +79,8 @@ impl Checkpoint {
     /// created in its folder.
     ///
     /// # Errors
-    /// [`Checkpoint`](crate::ErrorKind::Checkpoint) for a file that is torn, is no checkpoint, was written by a newer version
-    /// of this crate, or is gone while its previous generation is there; [`File`](crate::ErrorKind::File) if it cannot be read,
+    /// [`Checkpoint`](crate::ErrorKind::Checkpoint) for a file that is torn, is not a checkpoint, was written by a newer version
+    /// of this crate, or is gone while its previous generation exists; [`File`](crate::ErrorKind::File) if it cannot be read,
     /// or no file can be created in its folder. Nothing is changed then: try [`open_previous`](Checkpoint::open_previous), or
     /// remove both files to start over.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
@@ -91,20 +91,19 @@ impl Checkpoint {
             Some(Err(reason)) => reason,
             None => MISSING.into(),
         };
-        // A save that overwrites was stopped: what it was to save is complete beside it.
+        // A save that overwrites was stopped: its content is complete in the file beside it.
         if let (TORN, Some(Ok(positions))) = (&*reason, decoded(&opened.names.new)) {
             return Ok(Checkpoint { positions, ..opened });
         }
         match decoded(&opened.names.previous) {
-            // An empty file was put there as a mount point.
+            // An empty file was created as a mount point.
             None if opened.seen.as_ref().is_none_or(Vec::is_empty) => Ok(opened),
             previous => Err(unusable(&opened.path, &reason, previous.is_some_and(|previous| previous.is_ok()))),
         }
     }
 
-    /// Reads the generation before the last save, of the same file: a way out when [`open`](Checkpoint::open) fails. Messages
-    /// that were processed since then are delivered again. It stays the previous generation until the second save from here
-    /// on.
+    /// Reads the generation before the last save of the same file: a way out when [`open`](Checkpoint::open) fails. Messages
+    /// that were processed since then are delivered again. It stays the previous generation until the second save from now on.
     ///
     /// # Errors
     /// As [`open`](Checkpoint::open), about the previous generation; [`File`](crate::ErrorKind::File) if there is none.
@@ -117,7 +116,7 @@ impl Checkpoint {
         }
     }
 
-    /// Finds out where its files are, and what is in the first of them, which is still to be decoded.
+    /// Finds its files, and reads the first of them without decoding it.
     fn look(path: &Path) -> Result<Checkpoint> {
         let look = || {
             let names = resolve(path)?;
@@ -138,11 +137,11 @@ impl Checkpoint {
         &self.positions
     }
 
-    /// Saves these positions and keeps those it has of other partitions. The file is on the disk when this returns; nothing is
-    /// written if nothing changed. A file that was removed meanwhile is created again.
+    /// Saves these positions, and keeps those that it has of other partitions. The file is on the disk when this returns.
+    /// Nothing is written if nothing changed. A file that was removed meanwhile is created again.
     ///
     /// # Errors
-    /// [`File`](crate::ErrorKind::File); the file then holds either what it held before or what was to be saved.
+    /// [`File`](crate::ErrorKind::File) if it cannot be written; the file then holds either the old positions or the new ones.
     /// [`Checkpoint`](crate::ErrorKind::Checkpoint) if something else has changed the file, which is then left as it is.
     /// [`Config`](crate::ErrorKind::Config) for a topic name that is empty or longer than 255 bytes.
     pub fn save(&mut self, positions: &Positions) -> Result<()> {
@@ -158,7 +157,7 @@ impl Checkpoint {
         }
         let bytes = encode(&merged)?;
         if let Err(e) = replace(&mut Os, &self.names, &bytes, keep) {
-            // It may be the old file, the new one, or half of both.
+            // The file may now be the old one, the new one, or half of each.
             (self.seen, self.intact) = (read(&self.names.file).unwrap_or(None), false);
             return Err(Error::file(&self.path, e));
         }
@@ -205,7 +204,7 @@ fn decode(bytes: &[u8]) -> Result<Positions, String> {
         let is_ours = bytes.starts_with(magic) || magic.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0);
         return Err(if is_ours { TORN } else { FOREIGN }.into());
     };
-    // The checksum holds: what does not parse was written by somebody else.
+    // The checksum is right, so what does not parse was written by another program.
     let (version, positions) = rest.split_once(' ').ok_or(FOREIGN)?;
     match version.parse() {
         Ok(VERSION) => positions.parse().map_err(|_| FOREIGN.into()),

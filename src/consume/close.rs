@@ -1,4 +1,4 @@
-//! Ending iterations from outside.
+//! [`CloseHandle`]: ending iterations from another thread.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::net::Closed;
 
 /// Ends [`ConsumeIter`](crate::ConsumeIter)s from another thread, or from a signal handler's thread.
 ///
-/// Every iterator has one, [`close_handle`](crate::ConsumeIter::close_handle). A handle that is made first, and given to any
+/// Every iterator has one, [`close_handle`](crate::ConsumeIter::close_handle). A handle that you create first, and give to any
 /// number of [subscriptions](crate::Subscription::close_with), ends them all.
 ///
 /// ```no_run
@@ -32,8 +32,8 @@ impl CloseHandle {
         CloseHandle::default()
     }
 
-    /// Ends the iterations: a `next` that is blocked returns `None` now, and every later one does so at once, even if
-    /// messages were received that it has not handed out. A `subscribe` that is still looking for brokers ends with
+    /// Ends the iterations: a blocked `next` returns `None` now, and every later one does so at once, even if messages were
+    /// received that have not been handed out. A `subscribe` that is still looking for brokers ends with
     /// [`Closed`](crate::ErrorKind::Closed). Calling it again does nothing.
     ///
     /// Nothing can interrupt the system's resolver while it looks up the host name of a broker. Brokers that are given by
@@ -48,12 +48,12 @@ impl CloseHandle {
         self.closed.is_closed()
     }
 
-    /// The handle that ends all calls of a client, or a new one.
+    /// Returns the handle that ends all calls of a client, or a new one.
     pub(crate) fn of(client: Option<&Arc<Closed>>) -> CloseHandle {
         CloseHandle { closed: client.cloned().unwrap_or_default() }
     }
 
-    /// What waits look at.
+    /// Returns the flag that waits look at.
     pub(crate) fn closed(&self) -> &Arc<Closed> {
         &self.closed
     }

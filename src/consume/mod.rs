@@ -1,4 +1,4 @@
-//! Subscribing: what is wanted, where it stands, and the iterator that brings it.
+//! Subscribing: what to read, how far it has come, and the iterator that delivers it.
 //!
 //! ```text
 //!   subscribe ─> start ─> Partitions ──who is due──> Fetcher (one for each leader) ──┐

@@ -1,4 +1,4 @@
-//! Where a subscription stands, as data: its positions, and what it counts and measures.
+//! The state of a subscription as data: its positions, and what it counts and measures.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl<T: Into<Arc<str>>> From<(T, u16, u64)> for Position {
 /// The positions of a subscription: what to store in order to [continue later](crate::Subscription::resume). They are in the
 /// order of topics and partitions, one for each.
 ///
-/// As one line, they can be written to any place that keeps text. As rows, they go to a database and come back:
+/// As one line, they can be stored anywhere as text. As rows, they can be stored in a database:
 ///
 /// ```
 /// use tank_client::{Positions, Subscription};
@@ -72,7 +72,7 @@ impl Positions {
         found.ok().map(|index| self.0[index].seq)
     }
 
-    /// Sets the next number of a partition, in place of the one it had: for a program that processes messages in another
+    /// Sets the next number of a partition, and replaces the one it had. This is for programs that process messages in another
     /// order than they arrive in.
     pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
         self.extend([(topic, partition, seq)]);
@@ -88,7 +88,7 @@ impl<P: Into<Position>> Extend<P> for Positions {
 }
 
 impl Positions {
-    /// Brings new positions to their place.
+    /// Sorts the positions. If there are several of a partition, the last one stays.
     fn settle(&mut self) {
         self.0.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         self.0.dedup_by(|later, kept| {
@@ -143,7 +143,7 @@ pub struct Stats {
     pub empty_fetches: u64,
     /// Connections that were lost.
     pub reconnects: u64,
-    /// Brokers that could not be reached when a connection to them was wanted.
+    /// Failed attempts to connect to a broker.
     pub failed_brokers: u64,
     /// Answers that named another leader.
     pub redirects: u64,

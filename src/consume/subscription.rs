@@ -1,4 +1,4 @@
-//! What a user wants to read.
+//! [`Subscription`]: what to read.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use crate::protocol::fetch::MAX_WAIT_MS;
 /// The largest fetch size; servers cut larger ones down to it.
 pub(super) const MAX_FETCH_SIZE: u32 = 64 << 20;
 
-/// What to read, from where, and until when. Chainable; see each method for its default.
+/// What to read, from where, and until when. The methods chain, and each names its default.
 ///
 /// ```
 /// use tank_client::{Start, Subscription};
@@ -27,7 +27,7 @@ pub struct Subscription {
     pub(crate) start: Start,
     pub(crate) options: Options,
     pub(crate) limit: Option<u64>,
-    /// Where to continue, in place of the starts.
+    /// Where to continue, instead of at the starts.
     pub(crate) resume: Positions,
     pub(crate) closer: Option<CloseHandle>,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Wanted {
     pub(crate) start: Option<Start>,
 }
 
-/// What holds for all partitions.
+/// Settings for all partitions.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
     /// In milliseconds: at least one, since with none a broker would be asked again at once.
@@ -60,7 +60,7 @@ pub(crate) struct Options {
     pub(crate) prefetch: bool,
 }
 
-/// What to do when the number wanted next is not there, because retention took it or because it lies beyond the end.
+/// What to do when the number wanted next does not exist, because retention took it or because it lies beyond the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum OutOfRange {
     /// End with [`OutOfRange`](crate::ErrorKind::OutOfRange).
@@ -84,8 +84,8 @@ impl Subscription {
         self
     }
 
-    /// Every partition of a topic, whose name has 1 to 255 bytes. Partitions that are added later are found the next time a
-    /// connection is lost, or had ended while it was idle, and begin with their first message.
+    /// Every partition of a topic. Its name has 1 to 255 bytes. Partitions that are added later are found the next time a
+    /// connection is lost or turns out to have ended while idle; they begin with their first message.
     pub fn topic(topic: impl Into<String>) -> Self {
         Subscription::new(topic.into(), None)
     }
@@ -106,53 +106,53 @@ impl Subscription {
     }
 
     setters! {
-        /// Where to begin, for all that was given no start of its own. Default [`Start::Latest`].
+        /// Where to begin, unless a topic or partition was given its own start. Default [`Start::Latest`].
         start(start: Start) => start = start;
 
         /// How long a broker may wait for new data before it answers a fetch with none. Default 5 seconds; brokers wait at
-        /// least 320 ms and at most an hour, and up to 190 ms longer than asked. It does not delay data that is there, and it
-        /// limits no call: for that see [`ConsumeIter::next_timeout`](crate::ConsumeIter::next_timeout).
+        /// least 320 ms and at most an hour, and up to 190 ms longer than asked. It does not delay data that already exists, and
+        /// it does not limit a call; [`ConsumeIter::next_timeout`](crate::ConsumeIter::next_timeout) does that.
         max_wait(wait: Duration) => options.max_wait_ms = whole_millis(wait).clamp(1, MAX_WAIT_MS);
 
-        /// How many bytes of new data end a broker's wait. Default 0: any; more than 64 MiB count as 64 MiB. Brokers
-        /// withhold less until `max_wait` is over and one more fetch is made, which costs latency.
+        /// How many bytes of new data end a broker's wait. Default 0: any; more than 64 MiB count as 64 MiB. Brokers hold back
+        /// less data until `max_wait` is over and one more fetch is made, which costs latency.
         min_bytes(bytes: u32) => options.min_bytes = bytes;
 
         /// About how many bytes of each partition a broker sends at a time. Default 1 MiB; 1 byte to 64 MiB. It is a hint to
-        /// the broker; the memory used here does not depend on it. Where an answer takes 10 ms or longer to begin, up to 24
-        /// times as much is asked for, which keeps a long line busy; the partitions of a fetch then share 24 MiB.
+        /// the broker; the memory used here does not depend on it. If answers take 10 ms or longer to begin, up to 24 times as
+        /// much is asked for, which keeps a link with a long round trip busy; the partitions of a fetch then share 24 MiB.
         fetch_size(bytes: u32) => options.fetch_size = bytes;
 
-        /// What to do when retention took the number wanted next; it applies as long as the subscription lasts. Default
-        /// [`OutOfRange::Fail`]. A broker that rejects even the number it has just named is retried for
-        /// [`retry_timeout`](crate::ClientBuilder::retry_timeout), and then ends the subscription with the same error.
+        /// What to do when retention took the number wanted next, at the start or later. Default [`OutOfRange::Fail`]. If a
+        /// broker rejects even the number that it has just named, the client tries again for
+        /// [`retry_timeout`](crate::ClientBuilder::retry_timeout), and then the subscription ends with the same error.
         out_of_range(policy: OutOfRange) => options.out_of_range = policy;
 
-        /// Continues at these positions, for instance those of a [`Checkpoint`](crate::Checkpoint::positions), whatever start
-        /// was given; partitions that are not among them begin with their start.
+        /// Continues at these positions, for example those of a [`Checkpoint`](crate::Checkpoint::positions), whatever start
+        /// was given. Partitions that are not among them begin at their start.
         ///
         /// If retention has taken messages from there on, [`out_of_range`](Subscription::out_of_range) decides, and
         /// [`gaps`](crate::ConsumeIter::gaps) lists them. If the number lies beyond the end,
         /// [`beyond_end`](Subscription::beyond_end) decides.
         resume(positions: &Positions) => resume = positions.clone();
 
-        /// What to do when the number wanted next lies beyond the end, because the topic was created again or a fail-over lost
-        /// its last messages; it applies as long as the subscription lasts. Default [`OutOfRange::Fail`]; the error is
+        /// What to do when the number wanted next lies beyond the end, at the start or later, because the topic was created
+        /// again or a fail-over lost its last messages. Default [`OutOfRange::Fail`]; the error is
         /// [`OutOfRange`](crate::ErrorKind::OutOfRange). A topic that has already grown past the position again cannot be told
-        /// from the old one. In a cluster, messages after the shorter end are delivered once a leader has them, even if those
-        /// that an earlier leader had under the same numbers were delivered before.
+        /// from the old one. In a cluster, messages after the shorter end are delivered once a leader has them, even if messages
+        /// of an earlier leader with the same numbers were delivered before.
         beyond_end(policy: OutOfRange) => options.beyond_end = policy;
 
-        /// Ends each partition at the high-water mark it has when the subscription begins, even if it keeps growing. If the log
-        /// becomes shorter, the partition ends where nothing is left.
+        /// Ends each partition at the high-water mark that it has when the subscription begins, even if the log keeps growing. If
+        /// the log becomes shorter, the partition ends where nothing is left.
         stop_at_end() => options.stop_at_end = true;
 
         /// Ends each partition with this sequence number, inclusive.
         stop_at_seq(seq: u64) => options.stop_at_seq = Some(seq);
 
         /// Ends each partition before its first message with this time stamp or a later one. That message is not delivered, nor
-        /// is any after it, even one with an earlier time stamp. Messages are looked at as they come, from the start of the
-        /// subscription on: a partition without such a message waits for one, unless
+        /// is any after it, even one with an earlier time stamp. The client checks each message as it arrives, from the start of
+        /// the subscription. A partition without such a message waits for one, unless
         /// [`stop_at_end`](Subscription::stop_at_end) or another condition ends it first.
         stop_at_time(time: SystemTime) => options.stop_at_time = Some(millis_at_or_after(time));
 
@@ -173,7 +173,7 @@ impl Subscription {
     pub(crate) fn check(&self) -> Result<()> {
         for Wanted { topic, partition, start } in &self.wanted {
             check_topic(topic)?;
-            // On the wire it stands for the end, which moves while nobody looks.
+            // On the wire this number stands for the end, which moves between two fetches.
             if start.unwrap_or(self.start) == Start::At(u64::MAX) {
                 return Err(Error::config(format!("sequence number: {} is never assigned", u64::MAX)));
             }
@@ -182,7 +182,7 @@ impl Subscription {
             }
         }
         let mut all: Vec<_> = self.wanted.iter().map(|wanted| (&wanted.topic, wanted.partition)).collect();
-        // `None`, all of them, comes first.
+        // `None`, which stands for all partitions, sorts first.
         all.sort_unstable();
         let mut neighbours = all.iter().zip(all.iter().skip(1));
         if let Some((a, b)) = neighbours.find(|(a, b)| a.0 == b.0 && (a.1.is_none() || a.1 == b.1)) {
@@ -203,7 +203,7 @@ impl Subscription {
 macro_rules! from_topic {
     ($($given:ty)*) => {$(
         impl From<$given> for Subscription {
-            /// Every partition of the topic, from now on.
+            /// Every partition of the topic, beginning with new messages.
             fn from(topic: $given) -> Subscription {
                 Subscription::topic(topic)
             }

@@ -1,4 +1,4 @@
-//! One segment file: its name, and one bundle after the other; and which files a partition's directory has.
+//! One segment file: its name and its bundles, one after another. Also, which files a partition's directory has.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,7 +11,7 @@ use crate::net::ReadBuf;
 use crate::protocol::chunk::{Bundle, Chunk, Found};
 use crate::protocol::{DecodeError, DecodeFault, Limits};
 
-/// Bytes of the read buffer at rest, for a file that has as many.
+/// Bytes of the read buffer at rest, unless the file is smaller.
 const READ_BUFFER: u64 = 512 << 10;
 
 /// How much to read at once while bundles are skipped.
@@ -36,14 +36,14 @@ pub(super) struct OpenFile {
     file: File,
     /// The buffer in which the last bundle lies.
     pub(super) buf: ReadBuf<TopicPartitions>,
-    /// What is left of it, from the position on that it was opened for.
+    /// What is left of it, from the position that it was opened for.
     pub(super) chunk: Chunk,
-    /// Bytes of the file when last looked at.
+    /// The size of the file in bytes when it was last looked at.
     len: u64,
 }
 
 impl OpenFile {
-    /// From its beginning, for the sake of the numbers from `from` up.
+    /// Opens it at its beginning, to read the numbers from `from` up.
     pub(super) fn open(is: &SegmentFile, from: u64, sources: &TopicPartitions) -> io::Result<OpenFile> {
         let file = File::open(&is.path)?;
         let len = file.metadata()?.len();
@@ -58,7 +58,7 @@ impl OpenFile {
         self.chunk.next.unwrap_or(0)
     }
 
-    /// Where its last bundle begins, if it ends inside that: known once no whole one is left.
+    /// Where its last bundle begins, if the file ends inside it. Known once no whole one is left.
     pub(super) fn cut_at(&self) -> Option<u64> {
         (self.chunk.at < self.len).then_some(self.chunk.at)
     }
@@ -71,8 +71,8 @@ impl OpenFile {
         Error::file(&self.is.path, e)
     }
 
-    /// The next bundle that is wanted, or several small ones, as a range of the buffer's block, and where in the file it
-    /// begins; `None` if no whole one is left. The block is a new one if anybody else still has the old one.
+    /// Returns the next wanted bundle, or several small ones, as a range of the buffer's block, and where in the file it begins;
+    /// `None` if no whole one is left. The block is a new one if the old one is still shared.
     pub(super) fn bundle(&mut self, limits: &Limits) -> Result<Option<(u64, Bundle)>> {
         loop {
             let before = self.chunk;
@@ -94,7 +94,7 @@ impl OpenFile {
         }
     }
 
-    /// Reads what is needed, and more; `false` if the file ends before it.
+    /// Reads at least what is needed. Returns `false` if the file ends before that.
     fn read(&mut self, need: usize) -> Result<bool> {
         let wanted = self.buf.data().len() + need;
         // Most of what lies below the position is skipped.
@@ -116,7 +116,7 @@ impl OpenFile {
         Ok(true)
     }
 
-    /// Skips a bundle of this many bytes, which the chunk has skipped; `false` if the file ends inside it.
+    /// Skips a bundle of this many bytes, as the chunk has done. Returns `false` if the file ends inside it.
     fn pass_over(&mut self, bytes: u64) -> Result<bool> {
         let buffered = bytes.min(self.buf.data().len() as u64);
         let rest = bytes - buffered;
@@ -133,10 +133,10 @@ impl OpenFile {
         Ok(true)
     }
 
-    /// Checks that a file which others follow is complete.
+    /// Checks that a file followed by others is complete.
     pub(super) fn check_end(&self) -> Result<()> {
         let (at, left) = (self.chunk.at, self.len.saturating_sub(self.chunk.at));
-        // Nobody writes a file whose first number is 0, but one may be named so.
+        // No server writes a file whose first number is 0, but one may have that name.
         let last = self.next().saturating_sub(1);
         let (field, fault) = match self.is.last {
             _ if left > 0 => ("bundle", DecodeFault::Short { needed: left + 1, left }),
@@ -149,10 +149,10 @@ impl OpenFile {
     }
 }
 
-/// First and last number of a segment by its file's name.
+/// The first and last number of a segment, by the name of its file.
 pub(super) fn range_of(name: &str) -> Option<(u64, Option<u64>)> {
     let number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
-    // A merge replaces old files by new ones; the old ones are then named `old`, and stay complete to the end.
+    // A merge replaces old files with new ones; the old ones are then named `old`, and stay complete to the end.
     let (range, kind) = name.strip_suffix(".old").unwrap_or(name).split_once('.')?;
     let (range, time) = range.split_once('_').unwrap_or((range, "0"));
     number(time)?;
@@ -163,19 +163,19 @@ pub(super) fn range_of(name: &str) -> Option<(u64, Option<u64>)> {
     }
 }
 
-/// The files by their first numbers.
+/// The files in the order of their first numbers.
 #[derive(Debug)]
 pub(super) struct Listing {
     pub(super) files: Vec<SegmentFile>,
     /// For each, the highest number that it or one before it may hold.
     highest: Vec<u64>,
-    /// Whether it was the same a while before.
+    /// Whether an earlier listing was the same.
     pub(super) is_confirmed: bool,
 }
 
 impl Listing {
-    /// Lists until two listings agree: one takes several calls, and files that are renamed meanwhile may be missing from
-    /// it. If they never agree, the last one must do.
+    /// Lists until two listings agree, because a listing takes several calls and may miss files that are renamed meanwhile. If
+    /// they never agree, the last one must do.
     pub(super) fn settled(mut list: impl FnMut() -> io::Result<Vec<SegmentFile>>) -> io::Result<Listing> {
         let mut files = list()?;
         for _ in 0..LOOKS {
@@ -191,10 +191,10 @@ impl Listing {
         Ok(Listing { highest: highest.collect(), files, is_confirmed: false })
     }
 
-    /// The file that continues after the present one, at this position.
+    /// Returns the file that continues after the present one, at this position.
     pub(super) fn next(&self, position: u64, done: Option<&OpenFile>) -> Option<&SegmentFile> {
         let may_hold = |file: &&SegmentFile| {
-            // A file that brought nothing makes way for later ones, or for itself if it was closed meanwhile.
+            // A file without new messages makes way for later ones, or for itself if it was closed meanwhile.
             let is_other = |done: &OpenFile| {
                 let closed = done.is.last.is_none() && file.last.is_some();
                 done.is.path != file.path && (file.first > done.is.first || position > done.chunk.from || closed)
@@ -202,7 +202,7 @@ impl Listing {
             done.is_none_or(is_other) && file.last.is_none_or(|last| last >= position)
         };
         let (before, behind) = self.files.split_at(self.files.partition_point(|file| file.first <= position));
-        // Not simply the first one: there may be another that begins later and is being appended to.
+        // Not simply the first one: another one may begin later and be the one that is appended to.
         let before = before.iter().zip(&self.highest).rev().take_while(|(_, highest)| **highest >= position);
         before.map(|(file, _)| file).find(may_hold).or_else(|| behind.iter().find(may_hold))
     }

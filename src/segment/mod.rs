@@ -1,9 +1,9 @@
 //! Reading a partition's files, without a broker: for audits, back-ups and work offline.
 //!
 //! A TANK server keeps each partition in a directory of its own, `DATA/TOPIC/PARTITION`. Files named
-//! `FIRST-LAST_TIME.ilog` are closed segments, the one named `FIRST_TIME.log` is being appended to; older servers leave
-//! the time out. Each holds one bundle after the other in the form in which they are sent, each preceded by its length. The
-//! index files are not needed.
+//! `FIRST-LAST_TIME.ilog` are closed segments, and the one named `FIRST_TIME.log` is being appended to; older servers leave
+//! the time out. Each file holds bundles one after another, in the form in which they are sent, each preceded by its length.
+//! The index files are not needed.
 //!
 //! ```
 //! use tank_client::segment::Segments;
@@ -31,13 +31,13 @@ use crate::error::{Error, Result};
 use crate::message::{Batch, DecodedBundle, Gap, Message, TopicPartition, TopicPartitions};
 use crate::protocol::Limits;
 
-/// How often to look again when files are not where they were a moment ago: a live server closes, merges and removes.
+/// How often to look again when files are not where they were a moment ago: a live server closes, merges and removes them.
 const LOOKS: u32 = 10;
 
-/// The messages in a partition's directory, in the order of their numbers, up to where the last file ends.
+/// The messages in a partition's directory, in the order of their numbers, up to the end of the last file.
 ///
-/// It only reads, so the server that writes there may be running. If the last file ends inside a bundle, because the server is
-/// writing it, was cut off, or a copy was made meanwhile, the messages end before that bundle, and
+/// It only reads, so the server that writes there may be running. The last file may end inside a bundle, because the server is
+/// writing it or was stopped, or because the file was copied meanwhile. Then the messages end before that bundle, and
 /// [`cut_tail`](Segments::cut_tail) says where. Numbers that no file has are left out, and [`gaps`](Segments::gaps) lists them.
 /// Any other damage ends it with [`Corrupt`](crate::ErrorKind::Corrupt). After one `Err` it is finished.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ struct State {
     /// The files as they were when last looked at.
     listing: Option<Listing>,
     gaps: Vec<Gap>,
-    /// The next number to hand out; 0: the first there is.
+    /// The next number to hand out; 0 stands for the first one there is.
     position: u64,
     file: Option<OpenFile>,
     cut_tail: Option<(PathBuf, u64)>,
@@ -65,8 +65,8 @@ struct State {
 }
 
 impl Segments {
-    /// Opens the directory of a partition. Its last two names are the topic and the partition, as a server lays it out;
-    /// where they are not, the topic is the last name and the partition 0.
+    /// Opens the directory of a partition. The last two names of its path are taken for the topic and the partition, as a server
+    /// lays it out. If the last one is not a number, it is taken for the topic, and the partition is 0.
     ///
     /// # Errors
     /// [`File`](crate::ErrorKind::File) if there is no such directory.
@@ -84,7 +84,7 @@ impl Segments {
         Ok(segments)
     }
 
-    /// Gives the messages that are still to come another topic and partition than the directory's names say.
+    /// Sets the topic and partition that messages name from now on, instead of those in the directory's path.
     #[must_use]
     pub fn named(mut self, topic: impl AsRef<str>, partition: u16) -> Segments {
         self.state.position = self.position();
@@ -94,15 +94,15 @@ impl Segments {
         self
     }
 
-    /// Begins with this number, or the first one above it; default 0, the first there is. It does not matter what was read
-    /// before, or whether it was finished.
+    /// Begins with this number, or the first one above it; default 0, the first there is. Works at any time, even after the end
+    /// or an error.
     #[must_use]
     pub fn start_at(mut self, seq: u64) -> Segments {
         self.state = State { position: seq, ..State::default() };
         self
     }
 
-    /// Sets how much a bundle may claim.
+    /// Sets the limits of a bundle: its bytes, compressed and decompressed, and its messages.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Segments {
         self.limits = limits;
@@ -121,14 +121,14 @@ impl Segments {
         Listing::settled(|| list(&self.dir)).map_err(|e| Error::file(&self.dir, e))
     }
 
-    /// Returns the numbers missing so far between one file and the next: messages that are lost, or that never existed
-    /// because their publisher chose the numbers.
+    /// Returns the numbers found missing so far between one file and the next: their messages are lost, or never existed
+    /// because the publisher chose the numbers.
     pub fn gaps(&self) -> &[Gap] {
         &self.state.gaps
     }
 
-    /// Returns the next number to be handed out: where to begin in order to continue later. 0 while nothing has come from
-    /// the beginning.
+    /// Returns the next number to be handed out, which is where to begin in order to continue later. It is 0 until the first
+    /// message, unless a start was set.
     pub fn position(&self) -> u64 {
         self.state.decoded.entries.get(self.state.decoded.taken).map_or(self.state.position, |entry| entry.seq)
     }
@@ -139,8 +139,9 @@ impl Segments {
         self.state.cut_tail.as_ref().map(|(path, at)| (path.as_path(), *at))
     }
 
-    /// Returns the messages of the next bundle, or of several small ones, or what [`next`](Iterator::next) has left of the
-    /// present ones. They are borrowed: no allocation, no reference counts. `Ok(None)` means finished.
+    /// Returns the messages of the next bundle, or of several small ones, or those that [`next`](Iterator::next) has left of the
+    /// present ones. They are borrowed: nothing is allocated, and no reference count changes. `Ok(None)` means that it is
+    /// finished.
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished.
@@ -151,7 +152,7 @@ impl Segments {
         Ok(self.state.decoded.take_all())
     }
 
-    /// Decodes the next bundle with a message that is wanted, or several small ones; `false` at the end.
+    /// Decodes the next bundle with a wanted message, or several small ones. Returns `false` at the end.
     fn load(&mut self) -> Result<bool> {
         self.state.decoded.detach();
         if let Some(e) = self.state.failure.take() {
@@ -170,7 +171,7 @@ impl Segments {
         Ok(false)
     }
 
-    /// Continues by a bundle or a file; whether there are messages now.
+    /// Continues by a bundle or a file. Returns whether there are messages now.
     fn try_load(&mut self) -> Result<bool> {
         let found = match &mut self.state.file {
             Some(file) => file.bundle(&self.limits)?.map(|(at, bundle)| (file, at, bundle)),
@@ -193,7 +194,7 @@ impl Segments {
         Ok(self.state.decoded.has_messages())
     }
 
-    /// Opens the first file that may hold the position, other than the present one; `false` if there is none.
+    /// Opens the first file that may hold the position, other than the present one. Returns `false` if there is none.
     fn open_next(&mut self) -> Result<bool> {
         let done = self.state.file.as_ref();
         // Everything in the present file has been delivered or skipped.

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 
 use super::MAGIC;
 
-/// A file that is larger than this and does not begin like a checkpoint is none; it need not be read to its end.
+/// A larger file that does not begin like a checkpoint is not one, and need not be read to its end.
 const MAX_FOREIGN: u64 = 32 << 20;
 
-/// How many bytes the usual file systems allow a name to have.
+/// The most bytes in a name on the usual file systems.
 const MAX_NAME: usize = 255;
 
-/// How many links may follow each other, as in Linux.
+/// How many links may follow each other; the same as on Linux.
 const MAX_LINKS: usize = 40;
 
 /// The file, and those beside it.
@@ -52,13 +52,13 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
     file.with_file_name(longer)
 }
 
-/// Follows links, to a file that need not be there yet.
+/// Follows links. The file that they lead to need not exist yet.
 pub(super) fn resolve(path: &Path) -> io::Result<Names> {
     let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     let mut file = path.to_owned();
     for _ in 0..MAX_LINKS {
         match found(fs::symlink_metadata(&file))? {
-            // What a link says is relative to where it is, unless it is absolute.
+            // The target of a link is relative to the link's folder, unless it is absolute.
             Some(link) if link.is_symlink() => file = file.with_file_name(fs::read_link(&file)?),
             Some(other) if !other.is_file() => return refused("not a file"),
             _ => return Ok(Names::of(file)),
@@ -67,7 +67,7 @@ pub(super) fn resolve(path: &Path) -> io::Result<Names> {
     refused("too many links")
 }
 
-/// Makes and removes a file, since a save will have to make some.
+/// Creates and removes a file, to find out now whether a save can create files.
 pub(super) fn try_out(file: &Path) -> io::Result<()> {
     let tried = beside(file, ".try");
     match OpenOptions::new().write(true).create_new(true).open(&tried) {
@@ -99,12 +99,12 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// What a save does to files, so that tests can stop it anywhere.
 pub(super) trait Disk {
-    /// Makes a file with the access rights of another, if that is there, writes it and waits until it is stored. The name
-    /// must be free: what somebody has put there is not to be followed. Returns whether the owner is the same.
+    /// Creates a file with the access rights of another, if that exists, writes it and waits until it is stored. The name must
+    /// be free, so that a link that somebody has put there is not followed. Returns whether the owner is the same.
     fn write(&mut self, path: &Path, bytes: &[u8], like: &Path) -> io::Result<bool>;
     /// Writes a file in its place and waits until it is stored.
     fn overwrite(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()>;
-    /// Gives a file one more name, or makes a copy of that name.
+    /// Gives a file a second name, or copies it to that name.
     fn link(&mut self, from: &Path, to: &Path) -> io::Result<()>;
     fn copy(&mut self, from: &Path, to: &Path) -> io::Result<()>;
     fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()>;
@@ -114,7 +114,7 @@ pub(super) trait Disk {
     fn sync_names(&mut self, path: &Path) -> io::Result<()>;
 }
 
-/// Replaces the file, which is there with its old or its new content at any moment, or else with the new one beside it.
+/// Replaces the file. At any moment the file has its old or its new content, or else the new content is complete beside it.
 pub(super) fn replace(disk: &mut impl Disk, names: &Names, bytes: &[u8], keep: bool) -> io::Result<()> {
     let Names { file, new, previous, kept } = names;
     disk.remove(kept)?;
@@ -131,7 +131,7 @@ pub(super) fn replace(disk: &mut impl Disk, names: &Names, bytes: &[u8], keep: b
         }
     }
     if keep {
-        // A copy, not one more name: that would be overwritten too.
+        // A copy, not a second name: that would be overwritten, too.
         disk.remove(kept)?;
         disk.copy(file, kept)?;
         disk.rename(kept, previous)?;
@@ -185,7 +185,7 @@ impl Disk for Os {
     }
 
     fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        // Not every file system has hard links, and none leads from one to another.
+        // Not every file system has hard links, and no link leads from one file system to another.
         fs::hard_link(from, to).or_else(|_| self.copy(from, to))
     }
 
@@ -202,13 +202,13 @@ impl Disk for Os {
     }
 
     fn sync_names(&mut self, path: &Path) -> io::Result<()> {
-        // Elsewhere directories cannot be opened, or need not be.
+        // On other systems directories cannot be opened, or need not be.
         if !cfg!(unix) {
             return Ok(());
         }
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         match File::open(dir) {
-            // One that may be written and not read: the usual file systems store the name with the file.
+            // A directory that may be written but not read: the usual file systems store the name with the file.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => File::open(path)?.sync_all(),
             dir => dir?.sync_all(),
         }
