@@ -1,0 +1,143 @@
+//! This crate beside another client: whole processes that take turns, and the processor time that each of them took.
+//!
+//! ```sh
+//! cargo bench --bench beside -- read HOST:PORT TOPIC COMMAND…      # reads partition 0 from first to last
+//! cargo bench --bench beside -- write HOST:PORT TOPIC COUNT COMMAND…   # appends messages of 100 bytes to partition 0
+//! ```
+//!
+//! COMMAND is a program that does the same with the other client; it says what it likes, and ends with 0. `RUNS=15` is how often
+//! each has its turn. The processor time of a process is exact; the kernel only estimates the user's share of it.
+
+use std::env;
+use std::error::Error;
+use std::hint::black_box;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+use tank_client::{Client, Compression, Record, Start, Subscription};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Messages that a request of `publish` takes.
+const BATCH: u64 = 1_000;
+
+const PAYLOAD: &[u8] = &[b'x'; 100];
+
+fn main() -> Result<()> {
+    let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["read", broker, topic, ref command @ ..] if !command.is_empty() => {
+            compare(&[&["loop", broker, topic], &["batch", broker, topic]], command)
+        }
+        ["write", broker, topic, count, ref command @ ..] if !command.is_empty() => {
+            compare(&[&["publish", broker, topic, count], &["producer", broker, topic, count]], command)
+        }
+        ["loop", broker, topic] => by_loop(broker, topic),
+        ["batch", broker, topic] => by_batches(broker, topic),
+        ["publish", broker, topic, count] => publish(broker, topic, count.parse()?),
+        ["producer", broker, topic, count] => produce(broker, topic, count.parse()?),
+        // Without a command there is nothing to stand beside: `cargo bench` runs the others.
+        _ => Ok(println!("usage: beside read BROKER TOPIC COMMAND… | beside write BROKER TOPIC COUNT COMMAND…")),
+    }
+}
+
+fn everything(topic: &str) -> Subscription {
+    Subscription::partition(topic, 0).start(Start::Earliest).stop_at_end().fetch_size(1 << 20)
+}
+
+fn by_loop(broker: &str, topic: &str) -> Result<()> {
+    for message in Client::connect(broker)?.subscribe(everything(topic))? {
+        black_box(message?.payload());
+    }
+    Ok(())
+}
+
+fn by_batches(broker: &str, topic: &str) -> Result<()> {
+    let mut all = Client::connect(broker)?.subscribe(everything(topic))?;
+    while let Some(batch) = all.next_batch()? {
+        batch.iter().for_each(|message| _ = black_box(message.payload()));
+    }
+    Ok(())
+}
+
+fn publish(broker: &str, topic: &str, count: u64) -> Result<()> {
+    let client = Client::builder().compression(Compression::None).connect(broker)?;
+    let records = vec![Record::new(PAYLOAD); BATCH as usize];
+    for _ in 0..count / BATCH {
+        client.publish(topic, 0, &records)?;
+    }
+    Ok(())
+}
+
+fn produce(broker: &str, topic: &str, count: u64) -> Result<()> {
+    let client = Client::builder().compression(Compression::None).connect(broker)?;
+    let mut producer = client.producer().build()?;
+    for _ in 0..count {
+        producer.send_to(topic, 0, Record::new(PAYLOAD))?;
+    }
+    Ok(producer.flush().map(drop)?)
+}
+
+/// What runs of one program took: processor time, and time.
+#[derive(Default)]
+struct Runs {
+    processor: Vec<Duration>,
+    time: Vec<Duration>,
+}
+
+/// Lets this program with each of these arguments, and the other one, take turns.
+fn compare(ours: &[&[&str]], command: &[&str]) -> Result<()> {
+    let own = env::current_exe()?;
+    let runs = env::var("RUNS").map_or(Ok(15), |runs| runs.parse())?;
+    let mut all: Vec<Runs> = (0..=ours.len()).map(|_| Runs::default()).collect();
+    for _ in 0..runs {
+        for (args, runs) in ours.iter().zip(&mut all) {
+            run(Command::new(&own).args(*args), runs)?;
+        }
+        run(Command::new(command[0]).args(&command[1..]), &mut all[ours.len()])?;
+    }
+    let names = ours.iter().map(|args| args[0]).chain([command[0]]);
+    let (least, median) = (|times: &[Duration]| times[0], |times: &[Duration]| times[times.len() / 2]);
+    all.iter_mut().for_each(|Runs { processor, time }| [processor, time].into_iter().for_each(|times| times.sort()));
+    let other = &all[ours.len()];
+    println!(
+        "{:<12} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "MEDIANS", "PROCESSOR", "RATIO", "LEAST", "RATIO", "TIME", "RATIO"
+    );
+    for (name, Runs { processor, time }) in names.zip(&all) {
+        let name = name.rsplit('/').next().unwrap_or(name);
+        print!("{name:<12}");
+        let columns = [
+            (median(processor), median(&other.processor)),
+            (least(processor), least(&other.processor)),
+            (median(time), median(&other.time)),
+        ];
+        for (ours, theirs) in columns {
+            print!(" {:>7.1}ms {:>9.2}", ours.as_secs_f64() * 1e3, ours.as_secs_f64() / theirs.as_secs_f64());
+        }
+        println!();
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command, runs: &mut Runs) -> Result<()> {
+    let (before, began) = (of_children()?, Instant::now());
+    let status = command.stdout(Stdio::null()).status()?;
+    if !status.success() {
+        return Err(format!("{command:?}: {status}").into());
+    }
+    runs.time.push(began.elapsed());
+    runs.processor.push(of_children()? - before);
+    Ok(())
+}
+
+/// The processor time of all processes that have ended.
+fn of_children() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let duration =
+        |time: TimeVal| Duration::from_secs(time.tv_sec() as u64) + Duration::from_micros(time.tv_usec() as u64);
+    Ok(duration(usage.user_time()) + duration(usage.system_time()))
+}
