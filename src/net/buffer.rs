@@ -19,14 +19,14 @@ impl<T> Block<T> {
     }
 }
 
-/// Shows how much it holds, not what.
+/// Shows how many bytes it holds, not which.
 impl<T: fmt::Debug> fmt::Debug for Block<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Block").field("len", &self.bytes.len()).field("tag", &self.tag).finish()
     }
 }
 
-/// Bytes that have arrived and are not used up.
+/// Bytes that have arrived and have not been used up.
 #[derive(Debug)]
 pub(crate) struct ReadBuf<T> {
     block: Arc<Block<T>>,
@@ -37,18 +37,18 @@ pub(crate) struct ReadBuf<T> {
 }
 
 impl<T: Clone> ReadBuf<T> {
-    /// An empty buffer of `unit` bytes, taken with the first read, and more only for a longer piece.
+    /// Creates an empty buffer. The first read allocates `unit` bytes; more are allocated only for a longer piece.
     pub(crate) fn new(unit: usize, tag: T) -> ReadBuf<T> {
         ReadBuf { block: Block::new(Vec::new(), tag), start: 0, end: 0, unit }
     }
 
-    /// What is not used up.
+    /// Returns the bytes that have not been used up.
     #[inline]
     pub(crate) fn data(&self) -> &[u8] {
         self.block.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Uses up `n` bytes; they stay readable in the [`block`](ReadBuf::block) until the next fill.
+    /// Uses up `n` bytes. They stay readable in the [`block`](ReadBuf::block) until the next fill.
     #[inline]
     pub(crate) fn consume(&mut self, n: usize) {
         self.start = (self.start + n).min(self.end);
@@ -87,11 +87,11 @@ impl<T: Clone> ReadBuf<T> {
         self.end = 0;
     }
 
-    /// Room for some of the `need` bytes that are wanted, after those that are there; [`filled`](ReadBuf::filled) takes
-    /// in what was read into it.
+    /// Returns room after the bytes that are there, for some or all of the `need` wanted bytes. [`filled`](ReadBuf::filled)
+    /// takes in what was read into it.
     pub(crate) fn room(&mut self, need: usize) -> &mut [u8] {
         self.make_room(need);
-        // Nobody else has the block after `make_room`.
+        // After `make_room` the block is not shared.
         let block = Arc::get_mut(&mut self.block);
         block.and_then(|block| block.bytes.get_mut(self.end..)).unwrap_or_default()
     }
@@ -101,8 +101,8 @@ impl<T: Clone> ReadBuf<T> {
         self.end = (self.end + n).min(self.block.bytes.len());
     }
 
-    /// Makes the block ours alone, with room after the data: for all of `need` if that is little, otherwise for as much as
-    /// there is data already, so that a peer's claim alone reserves no memory.
+    /// Makes sure that the block is not shared, and that there is room after the data: for all of `need` if that is little,
+    /// otherwise for as many bytes as there are already, so that a peer's claim alone reserves no memory.
     fn make_room(&mut self, need: usize) {
         let len = self.end - self.start;
         let wanted = len + need.min(len.max(self.unit - self.unit / 4)).max(1);
@@ -118,8 +118,8 @@ impl<T: Clone> ReadBuf<T> {
                     self.end = len;
                 }
             }
-            // Messages still share the block, or it is too small or far too large. A new one is memory that the system has
-            // zeroed, of which pages that are never filled cost nothing.
+            // Messages still share the block, or it is too small or far too large. The system zeroes the memory of a new one, and
+            // pages that are never filled cost nothing.
             None => {
                 let mut bytes = vec![0; size];
                 if let (Some(to), Some(from)) = (bytes.get_mut(..len), self.block.bytes.get(self.start..self.end)) {
@@ -133,7 +133,7 @@ impl<T: Clone> ReadBuf<T> {
     }
 }
 
-/// Reads or writes, as `step` does with a piece that is not empty. Returns how many bytes have passed; 0 if none can now.
+/// Reads or writes a piece that is not empty, as `step` does. Returns how many bytes have passed; 0 if none can now.
 ///
 /// # Errors
 /// The connection to the broker has failed or ended.

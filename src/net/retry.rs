@@ -1,28 +1,28 @@
-//! How long trouble is tolerated, and how long to pause between two tries: the one vocabulary for every call.
+//! How long trouble is tolerated, and how long to pause between two attempts: one policy for every call.
 
 use std::time::Duration;
 
 use super::network::Time;
 
-/// A connection that has been up and on time for this long was well: later trouble is new trouble.
+/// A connection that has been up and on time for this long was healthy: later trouble is new trouble.
 pub(crate) const WELL: Duration = Duration::from_secs(10);
 
-/// Even settings without pauses must not make a loop that never rests.
+/// The shortest pause: even settings without pauses must not make a busy loop.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
-/// The budget of time for trying again, and the pauses.
+/// The retry budget, and the pauses.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RetryPolicy {
     /// How long trouble may last, from its first failure.
     pub(crate) timeout: Duration,
     /// The shortest and the longest pause.
     pub(crate) pauses: (Duration, Duration),
-    /// Spreads the pauses, so that clients cut off together do not come back together.
+    /// Spreads the pauses, so that clients that were cut off together do not all come back at the same moment.
     pub(crate) seed: u64,
 }
 
 impl RetryPolicy {
-    /// The pause after the `failures`-th failure in a row: doubling, between half and all of it.
+    /// Returns the pause after the `failures`-th failure in a row. It doubles each time, and up to half of it is taken off at random.
     pub(crate) fn pause(&self, failures: u32) -> Duration {
         let (least, most) = self.pauses;
         let full = least.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(most.max(least));
@@ -48,7 +48,7 @@ fn unit(n: u64) -> f64 {
 pub(crate) struct RetryState {
     began: Option<Time>,
     failures: u32,
-    /// Not to be tried again before this moment.
+    /// No attempt is made before this moment.
     pub(crate) pause_until: Time,
 }
 
@@ -61,12 +61,13 @@ impl RetryState {
         if now >= give_up {
             return None;
         }
-        // The last try comes when the budget ends, not after it.
+        // The last attempt comes when the budget ends, not after it.
         self.pause_until = now.after(policy.pause(self.failures)).min(give_up);
         Some(self.pause_until)
     }
 
-    /// Notes a failure that an immediate second attempt may mend, such as the first redirect: no pause, the same budget.
+    /// Notes a failure that an immediate second attempt may mend, such as the first redirect: no pause, the same budget. Returns
+    /// `false` once trouble has lasted for longer than the policy allows.
     pub(crate) fn retry_at_once(&mut self, now: Time, policy: &RetryPolicy) -> bool {
         let began = *self.began.get_or_insert(now);
         self.pause_until = now;
@@ -89,7 +90,7 @@ impl RetryState {
         self.began.is_some()
     }
 
-    /// When the budget ends; never while there is no trouble.
+    /// Returns when the budget ends; `NEVER` while there is no trouble.
     pub(crate) fn gives_up_at(&self, policy: &RetryPolicy) -> Time {
         self.began.map_or(Time::NEVER, |began| began.after(policy.timeout))
     }

@@ -17,7 +17,7 @@ pub const MAX_MESSAGES: u32 = 65_535;
 /// The longest key, in bytes.
 pub const MAX_KEY: usize = 255;
 
-/// From this many bytes on a message set is worth its memory.
+/// A message set of at least this many bytes is handed over with its memory; a smaller one is copied.
 pub(crate) const LARGE: usize = 64 << 10;
 
 const FLAG_SPARSE: u8 = 1 << 6;
@@ -438,15 +438,15 @@ impl BundleBuilder {
         Ok(())
     }
 
-    /// As [`finish`](BundleBuilder::finish), but returns the bundle and where it begins: in the memory of `spare` or, if it is
-    /// large, in that of the message set, without copying it; the next one is then collected in `spare`.
+    /// As [`finish`](BundleBuilder::finish), but returns the bundle and where it begins: a small one in the memory of `spare`, a
+    /// large one in the memory of the message set, without copying it. In that case the next set is collected in `spare`.
     pub(crate) fn take(
         &mut self,
         compression: Compression,
         mut spare: Vec<u8>,
     ) -> Result<(Vec<u8>, usize), EncodeError> {
         let (header, pack) = self.seal(compression)?;
-        // A small one is copied in less time than its memory, which grew by doubling, is worth.
+        // Copying a small one costs less than replacing its memory, which grew by doubling.
         if pack || self.set.len() < LARGE {
             let set = if pack { &self.packed } else { self.set.get(MAX_HEADER_LEN..).unwrap_or_default() };
             spare.reserve_exact(header.len() + set.len());

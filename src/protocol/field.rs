@@ -7,7 +7,7 @@ use super::cursor::{self, Cursor};
 use super::error::{DecodeError, EncodeError};
 use super::{frame, varint};
 
-/// How a `Value` stands on the wire: mostly the value's own type, or one below.
+/// How a `Value` is written on the wire. Most types stand for themselves; those below stand for others.
 pub(super) trait Field<Value = Self> {
     /// Appends it. `name` is what an error calls it, with its unit.
     ///
@@ -48,7 +48,7 @@ pub(super) struct TopicName;
 /// The configuration of a topic, whose length is a varint; bytes that are not UTF-8 become replacement characters.
 pub(super) struct Settings;
 
-/// Partitions, as many as fill what is left.
+/// Partitions, as many as the rest of the payload holds.
 pub(super) struct Partitions;
 
 numbers! { u8 u16 u32 u64 }

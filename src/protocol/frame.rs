@@ -154,18 +154,18 @@ pub(super) const REDIRECT: u8 = 0xfc;
 /// No node leads the partition now.
 pub(super) const NO_LEADER: u8 = 0xfd;
 
-// Whole frames, one after the other, as they arrive: for everything that is held whole before it is looked at, the answers to
-// all requests but Consume. What comes as a stream is read by [`FetchDecoder`](super::stream::FetchDecoder).
+// Whole frames, one after another, as they arrive. Answers to all requests but Consume are held whole before they are looked at;
+// a Consume answer is read as a stream, by [`FetchDecoder`](super::stream::FetchDecoder).
 
 /// Bytes of pings to take before a frame: servers send none after the greeting, and this many only to waste time.
 const MAX_PINGS: u64 = 1 << 20;
 
-/// What stands at the front of the input.
+/// What is at the front of the input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// Nothing can be said before this many more bytes have come.
+    /// Part of a frame: this many more bytes are needed.
     Need(usize),
-    /// A ping of this many bytes, header included: pass over them.
+    /// A ping of this many bytes, header included: skip them.
     Ping(usize),
     /// A frame: its payload is this range of the input, and ends where the frame does.
     Whole(Kind, Range<usize>),
@@ -186,8 +186,8 @@ impl Frames {
         Frames { limit, pings: 0 }
     }
 
-    /// Returns what stands at the front of `input`, which begins with the first byte that was not passed over. Call it again
-    /// once more bytes have come, or this frame was passed over.
+    /// Returns what is at the front of `input`, which begins with the first byte that was not skipped. Call it again once more
+    /// bytes have come, or after skipping this frame.
     ///
     /// # Errors
     /// An unknown message id, a frame above the limit (on the header alone), or pings without end.

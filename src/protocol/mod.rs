@@ -9,8 +9,8 @@
 //! The client itself runs on this code. It is public so that tests and fuzz targets can use what users run, and **semver does
 //! not cover it**: anything here may change in any release.
 //!
-//! "Reference" and section numbers in comments all over the crate mean the [wire reference](mod@reference), a page of these
-//! docs from which a client can be written in any language; each module says in a line which sections it covers.
+//! In comments throughout the crate, "reference" and section numbers mean the [wire reference](mod@reference), a page of these
+//! docs from which a client can be written in any language. Each module's first lines say which sections it covers.
 //!
 //! # Decoding rules
 //!
@@ -52,8 +52,8 @@
 //! | produce answer | one code for each partition, or for its topic | bytes missing or left over, unknown codes | `produce`, `hostile_produce_*` |
 //! | incomplete input | more is awaited, and no byte is read twice | | `splits`, `golden::a_cut_answer_is_waited_for`, `hostile::work_grows_with_the_bytes_alone` |
 //!
-//! What needs a clock or a view of several answers (silence, trickling bytes, redirects in circles or to nowhere) is not
-//! decided here, but where the sockets are.
+//! Anything that needs a clock or a view of several answers (silence, trickling bytes, redirects in circles or to nowhere) is
+//! decided where the sockets are, not here.
 
 #![deny(
     clippy::indexing_slicing,

@@ -1,4 +1,4 @@
-//! [`Request`]: what requests have in common that are answered by one whole frame.
+//! [`Request`]: what all requests that are answered by one whole frame have in common.
 
 use super::admin::{
     CreateTopicCode, CreateTopicRequest, CreateTopicResponse, DiscoverPartitionsRequest, DiscoverPartitionsResponse,

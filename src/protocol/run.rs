@@ -53,7 +53,8 @@ pub(super) fn decode(
     decode_each(run, bundles, to, out, good)
 }
 
-/// Appends an entry for each message, if all bundles are good. What is not good, and why, costs too much to keep in mind here.
+/// Appends an entry for each message, if all bundles are good. It does not say what is wrong, because keeping track of that would
+/// cost too much here.
 fn decode_all(run: &MessageSet<'_>, bundles: u32, out: &mut Vec<Entry>) -> Option<()> {
     let mut cursor = Cursor::new(run.bytes, 0);
     let mut seq = run.first.wrapping_sub(1);

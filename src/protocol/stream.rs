@@ -144,7 +144,7 @@ impl FetchDecoder {
         &self.outstanding
     }
 
-    /// Whether all that was consumed is whole frames: nothing of an answer, or of a ping, has begun.
+    /// Returns whether only whole frames were consumed, so that no answer and no ping has begun.
     pub fn is_between_frames(&self) -> bool {
         matches!(self.state, State::Frame)
     }
