@@ -322,11 +322,13 @@ impl Error {
         self.source.as_deref()?.downcast_ref()
     }
 
+    #[cold]
     pub(crate) fn new(kind: ErrorKind) -> Error {
         Error { kind, place: Box::default(), source: None }
     }
 
     /// Names the broker at which it happened.
+    #[cold]
     pub(crate) fn at(mut self, broker: &dyn fmt::Display) -> Error {
         self.place.broker = Some(broker.to_string());
         self

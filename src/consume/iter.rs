@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::iter::FusedIterator;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -372,15 +373,20 @@ impl ConsumeIter {
         self.finished = true;
         self.settle();
         self.inbox.clear();
-        self.keep_fetchers(|_| false);
+        self.keep_fetchers(&|_| false);
     }
 
     /// Drops the other fetchers, and gives their connections back where nothing is awaited on them.
-    fn keep_fetchers(&mut self, is_kept: impl Fn(&Fetcher) -> bool) {
-        let (kept, unused): (Vec<_>, Vec<_>) = self.fetchers.drain(..).partition(is_kept);
-        unused.into_iter().for_each(|fetcher| fetcher.give_back(&self.session));
-        self.places = kept.iter().enumerate().map(|(place, fetcher)| (fetcher.broker().clone(), place)).collect();
-        self.fetchers = kept;
+    fn keep_fetchers(&mut self, is_kept: &dyn Fn(&Fetcher) -> bool) {
+        self.places.clear();
+        for fetcher in mem::take(&mut self.fetchers) {
+            if is_kept(&fetcher) {
+                self.places.insert(fetcher.broker().clone(), self.fetchers.len());
+                self.fetchers.push(fetcher);
+            } else {
+                fetcher.give_back(&self.session);
+            }
+        }
     }
 
     /// Sends what is due to its leaders, as far as those can be reached now.
@@ -420,7 +426,7 @@ impl ConsumeIter {
             return place;
         }
         if self.fetchers.len() > MAX_UNUSED {
-            self.keep_fetchers(|fetcher| fetcher.is_used() || fetcher.is_resting(now));
+            self.keep_fetchers(&|fetcher| fetcher.is_used() || fetcher.is_resting(now));
         }
         debug!("{broker}: joining the subscription");
         self.fetchers.push(Fetcher::new(broker, &self.session, &self.partitions.names));
@@ -478,6 +484,6 @@ impl fmt::Debug for ConsumeIter {
 /// Connections on which nothing is awaited go back to the client; the others are closed. Neither waits for anything.
 impl Drop for ConsumeIter {
     fn drop(&mut self) {
-        self.keep_fetchers(|_| false);
+        self.keep_fetchers(&|_| false);
     }
 }

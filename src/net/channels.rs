@@ -18,6 +18,7 @@ use crate::protocol::frame::{Frame, Frames, Kind};
 ///
 /// # Errors
 /// The system cannot wait.
+#[inline(never)] // It is long, and whoever calls it is about to wait.
 pub(crate) fn wait(
     net: &dyn Network,
     channels: &mut dyn Iterator<Item = &mut Channel>,

@@ -118,12 +118,15 @@ texts! {
 }
 
 impl DecodeError {
+    // Neither is inlined: they are called in hundreds of places, and never in a hurry.
     #[cold]
+    #[inline(never)]
     pub(crate) fn new(field: &'static str, fault: DecodeFault, at: u64) -> DecodeError {
         DecodeError(Box::new(Inner { field, fault, at, place: None }))
     }
 
     #[cold]
+    #[inline(never)]
     pub(crate) fn short(field: &'static str, needed: u64, left: u64, at: u64) -> DecodeError {
         DecodeError::new(field, DecodeFault::Short { needed, left }, at)
     }
