@@ -77,7 +77,7 @@ pub(super) struct Fetcher {
     decoder: FetchDecoder,
     buf: ReadBuf<TopicPartitions>,
     /// The partitions to be asked for here.
-    pub(super) wanted: VecDeque<usize>,
+    pub(super) wanted: VecDeque<u32>,
     in_flight: VecDeque<InFlight>,
     /// What is in flight.
     way: Load,
@@ -103,7 +103,7 @@ pub(super) struct Fetcher {
 /// A fetch on its way: the subscription's partitions, by slot.
 pub(super) struct InFlight {
     request_id: u32,
-    partitions: Vec<usize>,
+    partitions: Vec<u32>,
     max_wait_ms: u64,
     sent: Time,
     load: Load,
@@ -197,7 +197,7 @@ impl Fetcher {
         }
     }
 
-    fn send(&mut self, turn: &mut Turn<'_>, request: Vec<(usize, Want)>) -> Result<()> {
+    fn send(&mut self, turn: &mut Turn<'_>, request: Vec<(u32, Want)>) -> Result<()> {
         if self.is_idle() {
             self.revived = (!self.channel.is_fresh()).then_some(turn.now);
             turn.all.looks_for_added |= self.was_up && self.channel.is_fresh();
@@ -222,8 +222,8 @@ impl Fetcher {
         self.way.risky += load.risky;
         self.way.suspects += load.suspects;
         // Partitions were added.
-        if !Arc::ptr_eq(&self.buf.block().tag, &turn.all.names) {
-            self.buf.set_tag(turn.all.names.clone());
+        if !Arc::ptr_eq(&self.buf.block().tag, &turn.all.rules.names) {
+            self.buf.set_tag(turn.all.rules.names.clone());
         }
         let (bytes, has_fault, failure, sent) = (0, false, None, turn.now);
         let fetch_sent = InFlight { request_id, partitions, max_wait_ms, sent, load, bytes, has_fault, failure };
@@ -269,7 +269,7 @@ impl Fetcher {
                     // All of one chunk.
                     let partition = self.partition(bundles.get(new).map_or(0, |bundle| bundle.slot));
                     for bundle in bundles.iter_mut().skip(new) {
-                        bundle.slot = partition;
+                        bundle.slot = partition as usize;
                         bundle.set = start + bundle.set.start..start + bundle.set.end;
                     }
                     self.retry.reset();
@@ -329,7 +329,7 @@ impl Fetcher {
     }
 
     /// The partition that a slot of the answer being read stands for.
-    fn partition(&self, slot: usize) -> usize {
+    fn partition(&self, slot: usize) -> u32 {
         self.current.as_ref().and_then(|fetch| fetch.partitions.get(slot)).copied().unwrap_or(0)
     }
 
@@ -346,16 +346,16 @@ impl Fetcher {
     }
 
     /// Does what a partition cannot do for itself.
-    fn act(&mut self, turn: &mut Turn<'_>, index: usize, next: Next) {
+    fn act(&mut self, turn: &mut Turn<'_>, index: u32, next: Next) {
         let Turn { now, all, session: Session { book, .. }, .. } = turn;
-        let name = &all.get(index).name;
         match next {
             Next::Go => {}
             Next::AskAt(endpoint) => {
                 let found = book.named(endpoint);
                 // A replica near us must never be taken for the leader that messages are published to.
                 if let (Ok(Some(leader)), false) = (&found, all.rules.options.prefer_local) {
-                    book.learn(&name.topic, name.partition, leader.clone(), *now);
+                    let (topic, partition) = all.name(index);
+                    book.learn(topic, partition, leader.clone(), *now);
                 }
                 all.stats.redirects += 1;
                 let next = all.with(index, |partition, rules| partition.on_named(*now, endpoint, found, rules));
@@ -366,7 +366,8 @@ impl Fetcher {
                 self.act(turn, index, next);
             }
             Next::NoLeader => {
-                book.forget(&name.topic, name.partition);
+                let (topic, partition) = all.name(index);
+                book.forget(topic, partition);
                 book.knew_no_leader(self.broker(), *now);
                 all.stats.no_leader += 1;
             }
@@ -436,7 +437,7 @@ impl Fetcher {
 
     /// Forgets everything that belongs to the connection, which failed with `e`. Returns the partitions that were asked for
     /// or wanted, and how they were lost.
-    fn lose(&mut self, now: Time, e: &Error, session: &Session) -> Vec<(usize, Lost)> {
+    fn lose(&mut self, now: Time, e: &Error, session: &Session) -> Vec<(u32, Lost)> {
         let (is_lost, looked) = (e.is_connection_lost(), self.channel.looked_at());
         let ended_within = |time: Duration, sent: Time| is_lost && looked.since(sent) < time;
         let while_idle = self.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
@@ -489,13 +490,13 @@ fn share(ahead: u64, partitions: usize, fetch_size: u32) -> u32 {
 
 /// The topics of a request, each once, with their partitions in the order in which they are wanted, and which partitions its
 /// slots are. Those that have more are asked for `share` bytes at least.
-fn slots(request: &[(usize, Want)], all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<usize>) {
-    let topic = |of: &(usize, Want)| &all.get(of.0).name.topic;
-    let order = in_order(request.iter().map(|of| (&**topic(of), 0)));
+fn slots(request: &[(u32, Want)], all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<u32>) {
+    let topic = |of: &(u32, Want)| all.name(of.0).0;
+    let order = in_order(request.iter().map(|of| (topic(of), 0)));
     let request: Vec<_> = order.into_iter().map(|place| request[place as usize]).collect();
     let topics = request.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
         let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, is_risky, .. })| {
-            let partition = all.get(index).name.partition;
+            let partition = all.name(index).1;
             FetchPartition { partition, seq, fetch_size: fetch_size.max(if is_risky { share } else { 0 }) }
         });
         FetchTopic { name: topic(&of_topic[0]).clone(), partitions: wanted.collect() }

@@ -28,7 +28,7 @@ pub(super) struct Inbox {
     taken: usize,
     pub(super) decoded: DecodedBundle,
     /// The partition of what is decoded, and its position once all of that is handed out.
-    partition: usize,
+    partition: u32,
     after: u64,
     /// Who sent the bundles.
     sender: Option<BrokerAddr>,
@@ -39,7 +39,7 @@ pub(super) struct Inbox {
 /// What was handed out of the decoded messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Delivered {
-    pub(super) partition: usize,
+    pub(super) partition: u32,
     pub(super) position: u64,
     pub(super) timestamp_ms: u64,
     pub(super) messages: u64,
@@ -58,7 +58,7 @@ impl Inbox {
         buf: &ReadBuf<TopicPartitions>,
         sender: &BrokerAddr,
     ) -> bool {
-        let partition = self.bundles.get(new).map_or(0, |bundle| bundle.slot);
+        let partition = self.bundles.get(new).map_or(0, of);
         let is_clear = all.with(partition, |partition, rules| partition.on_bundles(&mut self.bundles, new, rules));
         if self.sender.is_none() && self.bundles.len() > new {
             self.decoded.attach(buf);
@@ -105,15 +105,14 @@ impl Inbox {
         self.release();
         while self.decoded.entries.is_empty() {
             let Some(bundle) = self.bundles.get(self.taken) else { break };
-            let (partition, first) = (bundle.slot, bundle.first);
+            let (partition, first) = (of(bundle), bundle.first);
             self.taken += 1;
             // A time to stop at may have been found since it came in.
             if all.get(partition).ends_before(first) {
                 continue;
             }
             self.partition = partition;
-            let source = u32::try_from(partition).unwrap_or(u32::MAX);
-            let failure = self.decoded.decode(bundle, source, limits).err();
+            let failure = self.decoded.decode(bundle, partition, limits).err();
             let is_whole = failure.is_none() && all.get(partition).takes_whole(bundle);
             let end = bundle.last.min(bundle.to).saturating_add(1);
             let entries = &mut self.decoded.entries;
@@ -130,8 +129,8 @@ impl Inbox {
                 all.with(partition, |partition, _| partition.advance(after));
             }
             if let Some(e) = failure.filter(|_| !stopped) {
-                let name = &all.get(partition).name;
-                let e = e.in_partition(&name.topic, name.partition);
+                let (topic, id) = all.name(partition);
+                let e = e.in_partition(topic, id);
                 let sender = self.sender.as_ref().map_or_else(String::new, ToString::to_string);
                 // It comes before whatever else has arrived.
                 self.error = Some(Error::decode(&sender, e));
@@ -161,6 +160,11 @@ impl Inbox {
         let is_due = self.is_error_due();
         self.error.take_if(|_| is_due)
     }
+}
+
+/// The partition of a bundle.
+fn of(bundle: &Bundle) -> u32 {
+    u32::try_from(bundle.slot).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::partitions::Partitions;
 use super::position::{PartitionStats, Position, Positions, Stats};
 use super::subscription::Subscription;
 use crate::error::Result;
-use crate::message::{Batch, Gap, Message, TopicPartition};
+use crate::message::{Batch, Gap, Message, TopicPartitions};
 use crate::net::{BrokerAddr, LookUp, Time, wait};
 use crate::session::Session;
 
@@ -115,13 +115,14 @@ impl ConsumeIter {
     pub(super) fn new(
         session: &Arc<Session>,
         subscription: Subscription,
+        names: TopicPartitions,
         partitions: Vec<Partition>,
         whole: &[(Arc<str>, u16)],
         in_cluster: bool,
     ) -> ConsumeIter {
         let retry = if in_cluster { session.leader_policy() } else { session.retry_policy() };
         let bundle_limit = session.config.limits.bundle;
-        let rules = Rules { options: subscription.options, in_cluster, bundle_limit, retry };
+        let rules = Rules { names, options: subscription.options, in_cluster, bundle_limit, retry };
         ConsumeIter {
             inbox: Inbox::default(),
             session: session.clone(),
@@ -237,7 +238,7 @@ impl ConsumeIter {
         partition.has_begun().then(|| self.next_seq(index))
     }
 
-    fn next_seq(&self, index: usize) -> u64 {
+    fn next_seq(&self, index: u32) -> u64 {
         let delivered = self.inbox.delivered().filter(|delivered| delivered.partition == index);
         delivered.map_or(self.partitions.get(index).position, |delivered| delivered.position)
     }
@@ -245,9 +246,9 @@ impl ConsumeIter {
     /// Returns the next number of every partition that has a [position](ConsumeIter::position_of).
     pub fn positions(&self) -> Positions {
         let begun = self.partitions.iter().filter(|(_, partition)| partition.has_begun());
-        let position = |(index, partition): (usize, &Partition)| {
-            let TopicPartition { topic, partition } = partition.name.clone();
-            Position::new(topic, partition, self.next_seq(index))
+        let position = |(index, _)| {
+            let (topic, id) = self.partitions.name(index);
+            Position::new(topic.clone(), id, self.next_seq(index))
         };
         begun.map(position).collect()
     }
@@ -287,11 +288,11 @@ impl ConsumeIter {
         }
         let wall = self.session.net.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         stats.partitions.extend(self.partitions.iter().map(|(index, of)| {
-            let TopicPartition { topic, partition } = of.name.clone();
+            let (topic, partition) = self.partitions.name(index);
             let latest = delivered.filter(|delivered| delivered.partition == index);
             let published = latest.map(|latest| latest.timestamp_ms).or(of.timestamp_ms).map(Duration::from_millis);
             let age = published.map(|published| wall.saturating_sub(published));
-            PartitionStats { topic, partition, lag: of.lag(self.next_seq(index)), age }
+            PartitionStats { topic: topic.clone(), partition, lag: of.lag(self.next_seq(index)), age }
         }));
         stats.leaders.extend(self.fetchers.iter().map(|leader| leader.stats(now)));
         stats
@@ -404,8 +405,9 @@ impl ConsumeIter {
     fn assign(&mut self, now: Time) {
         let mut other = None;
         while let Some(index) = self.partitions.next_due() {
-            let (Partition { name, leader, .. }, book) = (self.partitions.get(index), &self.session.book);
-            let mut leader = leader.clone().unwrap_or_else(|| book.broker_for(&name.topic, name.partition));
+            let ((topic, partition), book) = (self.partitions.name(index), &self.session.book);
+            let known = self.partitions.get(index).leader.clone();
+            let mut leader = known.unwrap_or_else(|| book.broker_for(topic, partition));
             if self.is_resting(&leader, now) {
                 let find = || book.brokers().into_iter().find(|addr| !self.is_resting(addr, now));
                 leader = other.get_or_insert_with(find).clone().unwrap_or(leader);
@@ -429,7 +431,7 @@ impl ConsumeIter {
             self.keep_fetchers(&|fetcher| fetcher.is_used() || fetcher.is_resting(now));
         }
         debug!("{broker}: joining the subscription");
-        self.fetchers.push(Fetcher::new(broker, &self.session, &self.partitions.names));
+        self.fetchers.push(Fetcher::new(broker, &self.session, &self.partitions.rules.names));
         self.places.insert(broker.clone(), self.fetchers.len() - 1);
         self.fetchers.len() - 1
     }

@@ -10,7 +10,7 @@
 //!
 //! The shell asks every idle partition what it wants, sends few fetches for many partitions, and feeds the answers back.
 //! Nothing here touches a socket or reads a clock: every method that depends on time takes `now`. Its name is for errors and
-//! the log alone.
+//! the log alone, and looked up for them. A subscription may have tens of thousands, so each is kept small.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
 
@@ -18,7 +18,6 @@ mod answers;
 
 use super::subscription::{MAX_FETCH_SIZE, Options};
 use crate::error::{Error, ErrorKind, Fault, Result};
-use crate::message::TopicPartition;
 use crate::net::{BrokerAddr, RetryState, Time};
 use crate::protocol::bundle::Entry;
 use crate::protocol::fetch::{SEQ_BEYOND_END, SEQ_TAIL};
@@ -30,10 +29,11 @@ pub(super) use answers::{Lost, Next, Rules, Want};
 /// See the module. Others look at its fields, set its leader, and leave the rest alone.
 #[derive(Default)]
 pub(super) struct Partition {
-    pub(super) name: TopicPartition,
+    /// Its place in the subscription.
+    index: u32,
     pub(super) state: State,
     begin: Begin,
-    /// The next number to deliver; 0: the first there is.
+    /// The next number to deliver, 0: the first there is; or where it begins, how many numbers before the end.
     pub(super) position: u64,
     /// The next number to ask for: what lies between the two has arrived.
     fetch_from: u64,
@@ -55,7 +55,7 @@ pub(super) struct Partition {
     wait_ended: bool,
     chunks: Chunks,
     /// Answers in a row that moved nothing although nothing was wrong, and whether the one being read is another.
-    quiet: u32,
+    quiet: u8,
     is_quiet: bool,
     suspicion: Suspicion,
     /// What few partitions have at a time.
@@ -105,17 +105,17 @@ pub(super) enum Begin {
     /// At its position.
     #[default]
     Known,
-    /// This many numbers before its end, which is not known yet.
-    BeforeEnd(u64),
+    /// A number of messages before its end, which is not known yet.
+    BeforeEnd,
     /// With its first message if there is such a partition, which is not known yet.
     Probe,
 }
 
 impl Partition {
     /// A partition that begins at this number, with its first number and its high-water mark if they are known.
-    pub(super) fn new(name: TopicPartition, position: u64, marks: Option<Marks>, options: &Options) -> Partition {
+    pub(super) fn new(index: u32, position: u64, marks: Option<Marks>, options: &Options) -> Partition {
         let mut partition = Partition {
-            name,
+            index,
             position,
             fetch_from: position,
             first_available: marks.map_or(0, |(first, _)| first),
@@ -130,14 +130,14 @@ impl Partition {
     }
 
     /// A partition that begins `back` numbers before its end, wherever that is.
-    pub(super) fn before_end(name: TopicPartition, back: u64, options: &Options) -> Partition {
-        let new = Partition::new(name, 0, None, options);
-        Partition { begin: Begin::BeforeEnd(back), position: SEQ_BEYOND_END, fetch_from: SEQ_BEYOND_END, ..new }
+    pub(super) fn before_end(index: u32, back: u64, options: &Options) -> Partition {
+        let new = Partition::new(index, 0, None, options);
+        Partition { begin: Begin::BeforeEnd, position: back, fetch_from: SEQ_BEYOND_END, ..new }
     }
 
     /// A partition that may not be there: dormant until [`probe`](Partition::probe).
-    pub(super) fn dormant(name: TopicPartition, options: &Options) -> Partition {
-        Partition { begin: Begin::Probe, state: State::Done, ..Partition::new(name, 0, None, options) }
+    pub(super) fn dormant(index: u32, options: &Options) -> Partition {
+        Partition { begin: Begin::Probe, state: State::Done, ..Partition::new(index, 0, None, options) }
     }
 
     /// Whether it is known where it begins, and that it is there.
@@ -188,7 +188,8 @@ impl Partition {
             let fault = DecodeFault::SeqRange { seq: SEQ_TAIL, low: 0, high: SEQ_TAIL - 1 };
             let e = DecodeError::new("next sequence number", fault, 0);
             let leader = self.leader.as_ref().map_or_else(String::new, ToString::to_string);
-            return Err(Error::decode(&leader, e.in_partition(&self.name.topic, self.name.partition)));
+            let (topic, partition) = rules.names.get(self.index);
+            return Err(Error::decode(&leader, e.in_partition(topic, partition)));
         }
         let (is_behind, is_risky, is_suspect) = (self.is_behind(), self.is_risky(), self.is_suspect());
         // While something must be found out, or must be there, a broker's wait would only hide that it is not.
@@ -260,12 +261,13 @@ impl Partition {
         self.check_end();
     }
 
-    fn fault(&self, fault: Fault) -> Error {
-        self.error(ErrorKind::Broker { fault })
+    fn fault(&self, fault: Fault, rules: &Rules) -> Error {
+        self.error(ErrorKind::Broker { fault }, rules)
     }
 
-    fn error(&self, kind: ErrorKind) -> Error {
-        let e = Error::new(kind).about(&self.name.topic, self.name.partition);
+    fn error(&self, kind: ErrorKind, rules: &Rules) -> Error {
+        let (topic, partition) = rules.names.get(self.index);
+        let e = Error::new(kind).about(topic, partition);
         if let Some(leader) = &self.leader { e.at(leader) } else { e }
     }
 
@@ -296,8 +298,8 @@ pub(super) struct Chunks {
     /// Bytes of the chunk being read, and whether messages were found in it.
     pub(super) len: u32,
     pub(super) had_messages: bool,
-    /// Bytes of the last chunk that lay all below the position.
-    stale_len: Option<u32>,
+    /// Bytes of the last chunk that lay all below the position; 0 if the last one did not.
+    stale_len: u32,
     /// The last chunk held only part of one bundle.
     was_cut: bool,
 }
@@ -315,8 +317,8 @@ impl Chunks {
     pub(super) fn on_stale(&mut self) -> bool {
         let (len, asked) = (self.len, self.fetch_size);
         self.fetch_size = asked.saturating_mul(2).min(MAX_FETCH_SIZE).max(asked);
-        let grew = self.stale_len.replace(len).is_none_or(|before| len > before);
-        grew && self.fetch_size > asked
+        let before = std::mem::replace(&mut self.stale_len, len);
+        len > before && self.fetch_size > asked
     }
 
     /// Asks for a cut bundle of `needed` bytes with its length prefix, 0 if that was cut too, or for more than before.

@@ -20,7 +20,7 @@ use log::info;
 use super::partition::{Lost, Next, Partition, Rules, State, Want};
 use super::position::Stats;
 use crate::error::{Error, Result};
-use crate::message::{Gap, TopicPartition, TopicPartitions, in_order};
+use crate::message::{Gap, in_order};
 use crate::net::{BrokerAddr, Time};
 use crate::protocol::fetch::{MAX_PARTITIONS, PartitionAnswer};
 
@@ -33,19 +33,18 @@ const MAX_ID: u16 = u16::MAX - 1;
 
 /// See the module.
 pub(super) struct Partitions {
-    pub(super) names: TopicPartitions,
     /// Their indices, in the order of their names.
     order: Vec<u32>,
     list: Vec<Partition>,
     pub(super) rules: Rules,
     /// Those to be sent to a leader's list.
-    due: VecDeque<usize>,
-    pauses: BinaryHeap<Reverse<(Time, usize)>>,
+    due: VecDeque<u32>,
+    pauses: BinaryHeap<Reverse<(Time, u32)>>,
     /// How many are not done, and how many may have ended a connection.
     open: usize,
     suspects: usize,
     /// For each topic subscribed to as a whole, the partition that comes after its last one.
-    probes: Vec<usize>,
+    probes: Vec<u32>,
     /// Whether to ask for those once all others have nothing but to wait.
     pub(super) looks_for_added: bool,
     pub(super) stats: Stats,
@@ -62,23 +61,24 @@ pub(super) struct Load {
 
 impl Partitions {
     /// Those of a subscription; `whole` are the topics subscribed to as a whole, with the number of their partitions.
-    pub(super) fn new(mut list: Vec<Partition>, whole: &[(Arc<str>, u16)], rules: Rules) -> Partitions {
-        let open = list.len();
-        for (topic, partition) in whole.iter().filter(|(_, count)| *count <= MAX_ID).cloned() {
-            list.push(Partition::dormant(TopicPartition { topic, partition }, &rules.options));
+    pub(super) fn new(mut list: Vec<Partition>, whole: &[(Arc<str>, u16)], mut rules: Rules) -> Partitions {
+        let mut probes = Vec::new();
+        for (topic, partition) in whole.iter().filter(|(_, count)| *count <= MAX_ID) {
+            probes.push(rules.names.len());
+            list.push(Partition::dormant(rules.names.len(), &rules.options));
+            Arc::make_mut(&mut rules.names).push(topic, *partition);
         }
-        let order = in_order(list.iter().map(|of| (&*of.name.topic, of.name.partition)));
-        let idle = list.iter().enumerate().filter(|(_, partition)| partition.state == State::Idle);
-        let due: VecDeque<usize> = idle.map(|(index, _)| index).collect();
+        let order = in_order((0..rules.names.len()).map(|index| rules.names.get(index)));
+        let idle = (0..).zip(&list).filter(|(_, partition)| partition.state == State::Idle);
+        let due: VecDeque<u32> = idle.map(|(index, _)| index).collect();
         Partitions {
-            names: list.iter().map(|partition| partition.name.clone()).collect(),
             order,
             rules,
             open: due.len(),
             due,
             pauses: BinaryHeap::new(),
             suspects: 0,
-            probes: (open..list.len()).collect(),
+            probes,
             looks_for_added: false,
             list,
             stats: Stats::default(),
@@ -86,15 +86,21 @@ impl Partitions {
         }
     }
 
-    pub(super) fn get(&self, index: usize) -> &Partition {
+    pub(super) fn get(&self, index: u32) -> &Partition {
         #[allow(clippy::indexing_slicing)] // Indices come from here.
-        &self.list[index]
+        &self.list[index as usize]
+    }
+
+    /// A partition's topic and number.
+    pub(super) fn name(&self, index: u32) -> (&Arc<str>, u16) {
+        self.rules.names.get(index)
     }
 
     /// A partition and its index, if it belongs to the subscription.
-    pub(super) fn find(&self, topic: &str, partition: u16) -> Option<(usize, &Partition)> {
-        let place = self.order.binary_search_by_key(&(topic, partition), |&index| key(&self.list, index)).ok()?;
-        let index = *self.order.get(place)? as usize;
+    pub(super) fn find(&self, topic: &str, partition: u16) -> Option<(u32, &Partition)> {
+        let name = |&index: &u32| (&**self.name(index).0, self.name(index).1);
+        let place = self.order.binary_search_by_key(&(topic, partition), name).ok()?;
+        let index = *self.order.get(place)?;
         Some((index, self.get(index))).filter(|(_, partition)| !partition.is_probe())
     }
 
@@ -102,14 +108,14 @@ impl Partitions {
         self.open == 0
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Partition)> {
-        self.list.iter().enumerate().filter(|(_, partition)| !partition.is_probe())
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Partition)> {
+        (0..).zip(&self.list).filter(|(_, partition)| !partition.is_probe())
     }
 
     /// Changes a partition, and keeps the lists in step with its state.
-    pub(super) fn with<R>(&mut self, index: usize, act: impl FnOnce(&mut Partition, &Rules) -> R) -> R {
+    pub(super) fn with<R>(&mut self, index: u32, act: impl FnOnce(&mut Partition, &Rules) -> R) -> R {
         #[allow(clippy::indexing_slicing)]
-        let partition = &mut self.list[index];
+        let partition = &mut self.list[index as usize];
         let (before, was_suspect) = (partition.state, partition.is_suspect());
         let done = act(partition, &self.rules);
         let (after, is_suspect) = (partition.state, partition.is_suspect());
@@ -143,7 +149,7 @@ impl Partitions {
     }
 
     /// The next partition that is to go to a leader's list.
-    pub(super) fn next_due(&mut self) -> Option<usize> {
+    pub(super) fn next_due(&mut self) -> Option<u32> {
         loop {
             let index = self.due.pop_front()?;
             if self.get(index).state == State::Idle {
@@ -157,8 +163,8 @@ impl Partitions {
     ///
     /// # Errors
     /// A partition whose next number cannot exist.
-    pub(super) fn next_request(&mut self, list: &mut VecDeque<usize>, way: Load) -> Result<Vec<(usize, Want)>> {
-        let (mut request, mut asked, mut kept) = (Vec::<(usize, Want)>::new(), 0, Vec::new());
+    pub(super) fn next_request(&mut self, list: &mut VecDeque<u32>, way: Load) -> Result<Vec<(u32, Want)>> {
+        let (mut request, mut asked, mut kept) = (Vec::<(u32, Want)>::new(), 0, Vec::new());
         let has_suspect =
             self.suspects > 0 && (way.suspects > 0 || list.iter().any(|&index| self.get(index).is_suspect()));
         while let Some(index) = list.pop_front() {
@@ -166,7 +172,7 @@ impl Partitions {
             // One at a time, so that the one that ends a connection is known by it.
             let by_itself = want.alone || (has_suspect && want.is_risky);
             let size = u64::from(want.fetch_size);
-            let joins = |first: &(usize, Want)| !by_itself && first.1.waits == want.waits && asked + size <= MAX_ASKED;
+            let joins = |first: &(u32, Want)| !by_itself && first.1.waits == want.waits && asked + size <= MAX_ASKED;
             if !request.first().is_none_or(joins) || (has_suspect && want.is_risky && way.risky > 0) {
                 kept.push(index);
                 continue;
@@ -183,7 +189,7 @@ impl Partitions {
     }
 
     /// Takes in what an answer says of a partition. Returns what is left to be done about it.
-    pub(super) fn on_answer(&mut self, now: Time, index: usize, answer: PartitionAnswer) -> Next {
+    pub(super) fn on_answer(&mut self, now: Time, index: u32, answer: PartitionAnswer) -> Next {
         let was_probe = self.get(index).is_probe();
         let next = self.with(index, |partition, rules| partition.on_answer(now, answer, rules));
         if was_probe && !self.get(index).is_probe() {
@@ -193,27 +199,29 @@ impl Partitions {
     }
 
     /// Notes that retention took these numbers.
-    pub(super) fn add_gap(&mut self, index: usize, first: u64, last: u64) {
-        let TopicPartition { topic, partition } = self.get(index).name.clone();
+    pub(super) fn add_gap(&mut self, index: u32, first: u64, last: u64) {
+        let (topic, partition) = self.rules.names.get(index);
         // If retention is faster than we are, that is one growing gap, not many small ones.
-        let same = self.gaps.last_mut().filter(|gap| gap.topic == topic && gap.partition == partition);
+        let same = self.gaps.last_mut().filter(|gap| gap.topic == *topic && gap.partition == partition);
         match same.filter(|gap| gap.last + 1 == first) {
             Some(gap) => gap.last = last,
-            None => self.gaps.push(Gap { topic, partition, first, last }),
+            None => self.gaps.push(Gap { topic: topic.clone(), partition, first, last }),
         }
     }
 
     /// A partition was added to a topic: it belongs to the subscription, and another one may come after it.
-    fn on_new_partition(&mut self, index: usize) {
-        let TopicPartition { topic, partition } = self.get(index).name.clone();
+    fn on_new_partition(&mut self, index: u32) {
+        let (topic, partition) = self.name(index);
+        let topic = topic.clone();
         info!("{topic}/{partition}: a new partition, read from its first message on");
         self.probes.retain(|&probe| probe != index);
         if let Some(partition) = partition.checked_add(1).filter(|&id| id <= MAX_ID) {
-            let (next, name) = (self.list.len(), TopicPartition { topic, partition });
-            let place = self.order.partition_point(|&index| key(&self.list, index) < (&*name.topic, partition));
-            self.order.insert(place, u32::try_from(next).unwrap_or(u32::MAX));
-            self.names = self.names.iter().chain([&name]).cloned().collect();
-            self.list.push(Partition::dormant(name, &self.rules.options));
+            let names = &mut self.rules.names;
+            let next = names.len();
+            let place = self.order.partition_point(|&index| names.get(index) < (&topic, partition));
+            self.order.insert(place, next);
+            self.list.push(Partition::dormant(next, &self.rules.options));
+            Arc::make_mut(names).push(&topic, partition);
             self.probes.push(next);
             self.with(next, |partition, _| partition.probe());
         }
@@ -229,7 +237,7 @@ impl Partitions {
 
     /// Ends an answer about a partition. Returns whether it may be asked for again at `leader` at once: there is more of it
     /// than has arrived, and it is led there.
-    pub(super) fn on_end(&mut self, now: Time, index: usize, soon: bool, leader: Option<&BrokerAddr>) -> bool {
+    pub(super) fn on_end(&mut self, now: Time, index: u32, soon: bool, leader: Option<&BrokerAddr>) -> bool {
         self.with(index, |partition, rules| partition.on_end(now, soon, rules));
         let partition = self.get(index);
         let is_idle = partition.state == State::Idle;
@@ -244,17 +252,13 @@ impl Partitions {
     ///
     /// # Errors
     /// As [`Partition::on_lost`].
-    pub(super) fn on_lost(&mut self, now: Time, index: usize, how: Lost, e: &Error) -> Result<()> {
+    pub(super) fn on_lost(&mut self, now: Time, index: u32, how: Lost, e: &Error) -> Result<()> {
         // What was wanted and not asked for was idle before, too.
         if self.get(index).state == State::Idle {
             self.due.push_back(index);
         }
         self.with(index, |partition, rules| partition.on_lost(now, how, e, rules))
     }
-}
-
-fn key(list: &[Partition], index: u32) -> (&str, u16) {
-    list.get(index as usize).map_or(("", 0), |of| (&*of.name.topic, of.name.partition))
 }
 
 #[cfg(test)]

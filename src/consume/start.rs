@@ -9,7 +9,7 @@ use super::iter::ConsumeIter;
 use super::partition::{Partition, before_end};
 use super::subscription::{Options, OutOfRange, Subscription};
 use crate::error::{Error, ErrorKind, Fault, Result};
-use crate::message::{Start, TopicPartition, check_topic, millis_at_or_after};
+use crate::message::{Names, Start, check_topic, millis_at_or_after};
 use crate::net::{BrokerAddr, RetryPolicy};
 use crate::protocol::admin::PartitionState;
 use crate::session::{Marks, Session, marks_of_state};
@@ -23,7 +23,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     let closer = subscription.closer.take().unwrap_or_else(|| CloseHandle::of(session.closed.as_ref()));
     let session = &Arc::new(session.closed_by(closer.closed()));
     let mut topics: HashMap<&str, (Arc<str>, BrokerAddr, Vec<PartitionState>)> = HashMap::new();
-    let (mut places, mut whole) = (Vec::new(), Vec::new());
+    let (mut total, mut whole) = (0, Vec::new());
     for wanted in &subscription.wanted {
         let name = &*wanted.topic;
         if !topics.contains_key(name) {
@@ -32,77 +32,90 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
         }
         let Some((topic, broker, states)) = topics.get(name) else { continue };
         let count = u16::try_from(states.len()).unwrap_or(u16::MAX);
-        let ids = match wanted.partition {
-            None => 0..count,
-            Some(id) if id < count => id..id + 1,
-            Some(id) => return Err(Error::refused(topic, id, Fault::UnknownPartition).at(broker)),
-        };
-        if wanted.partition.is_none() {
-            whole.push((topic.clone(), count));
-        }
-        let start = wanted.start.unwrap_or(subscription.start);
-        for partition in ids {
-            let start = subscription.resume.get(name, partition).map_or(start, Start::At);
-            let marks = states.get(usize::from(partition)).and_then(|state| marks_of_state(state).ok());
-            places.push(Place { name: TopicPartition { topic: topic.clone(), partition }, start, marks });
+        match wanted.partition {
+            Some(id) if id >= count => return Err(Error::refused(topic, id, Fault::UnknownPartition).at(broker)),
+            Some(_) => total += 1,
+            None => {
+                whole.push((topic.clone(), count));
+                // One more may come.
+                total += usize::from(count) + 1;
+            }
         }
     }
     // It may ask, so it is asked once.
     let in_cluster = session.is_cluster();
-    if in_cluster {
-        find_ends(session, &mut places)?;
+    let (mut names, mut list, mut open) = (Names::with_capacity(total), Vec::with_capacity(total), Vec::new());
+    for wanted in &subscription.wanted {
+        let Some((topic, _, states)) = topics.get(&*wanted.topic) else { continue };
+        let start = wanted.start.unwrap_or(subscription.start);
+        for partition in wanted.partition.map_or(0..states.len() as u16, |id| id..id + 1) {
+            let start = subscription.resume.get(topic, partition).map_or(start, Start::At);
+            // Only leaders know the end of a cluster's log.
+            let known = states.get(usize::from(partition)).filter(|_| !in_cluster);
+            let place = Place { index: names.len(), start, marks: known.and_then(|state| marks_of_state(state).ok()) };
+            names.push(topic, partition);
+            if in_cluster && !matches!(start, Start::Earliest | Start::At(_)) {
+                list.push(Partition::before_end(place.index, 0, &subscription.options));
+                open.push(place);
+            } else {
+                list.push(place.begin(session, &names, &subscription.options)?);
+            }
+        }
     }
-    let mut partitions = Vec::with_capacity(places.len() + whole.len());
-    for place in places {
-        partitions.push(place.begin(session, &subscription.options)?);
-    }
-    ConsumeIter::new(session, subscription, partitions, &whole, in_cluster).begin()
+    drop(topics);
+    begin_at_ends(session, &names, &mut list, open, &subscription.options)?;
+    ConsumeIter::new(session, subscription, Arc::new(names), list, &whole, in_cluster).begin()
 }
 
 /// A partition, and what is known of where it begins.
 struct Place {
-    name: TopicPartition,
+    index: u32,
     start: Start,
     marks: Option<Marks>,
 }
 
 impl Place {
-    fn begin(self, session: &Arc<Session>, options: &Options) -> Result<Partition> {
-        let Place { name, start, mut marks } = self;
+    fn begin(self, session: &Arc<Session>, names: &Names, options: &Options) -> Result<Partition> {
+        let Place { index, start, mut marks } = self;
         let seq = match (start, marks) {
             (Start::Earliest, _) => 0,
             (Start::At(seq), _) => seq,
             (Start::Time(time), _) => {
-                let known = marks.map_or_else(|| session.log_end(&name.topic, name.partition), Ok)?;
+                let (topic, partition) = names.get(index);
+                let known = marks.map_or_else(|| session.log_end(topic, partition), Ok)?;
                 marks = Some(known);
-                seq_at(session, &name, known, time)?
+                seq_at(session, (topic, partition), known, time)?
             }
             (Start::Latest | Start::Last(_), marks) => {
                 let back = if let Start::Last(n) = start { n } else { 0 };
-                let Some((first, mark)) = marks else { return Ok(Partition::before_end(name, back, options)) };
+                let Some((first, mark)) = marks else { return Ok(Partition::before_end(index, back, options)) };
                 before_end(back, first, mark)
             }
         };
-        Ok(Partition::new(name, seq, marks, options))
+        Ok(Partition::new(index, seq, marks, options))
     }
 }
 
-/// Asks a cluster's leaders for the ends that are needed, without waiting for those that are gone.
-fn find_ends(session: &Session, places: &mut [Place]) -> Result<()> {
+/// Asks a cluster's leaders for the ends that are needed, without waiting for those that are gone, and begins there.
+fn begin_at_ends(
+    session: &Arc<Session>,
+    names: &Names,
+    list: &mut [Partition],
+    open: Vec<Place>,
+    options: &Options,
+) -> Result<()> {
     let policy = RetryPolicy { timeout: AT_ONCE, ..session.leader_policy() };
     // With few requests, in whatever order the partitions were named.
-    let mut by_topic: BTreeMap<Arc<str>, Vec<&mut Place>> = BTreeMap::new();
-    for place in places {
-        // Only leaders know the end of a log.
-        place.marks = None;
-        if !matches!(place.start, Start::Earliest | Start::At(_)) {
-            by_topic.entry(place.name.topic.clone()).or_default().push(place);
-        }
+    let mut by_topic: BTreeMap<&str, Vec<Place>> = BTreeMap::new();
+    for place in open {
+        by_topic.entry(names.get(place.index).0).or_default().push(place);
     }
     for (topic, open) in by_topic {
-        let ids: Vec<u16> = open.iter().map(|place| place.name.partition).collect();
-        for (place, end) in open.into_iter().zip(session.log_ends(&topic, &ids, &policy)?) {
-            place.marks = end.map(Some).or_else(|e| if e.is_transient() { Ok(None) } else { Err(e) })?;
+        let ids: Vec<u16> = open.iter().map(|place| names.get(place.index).1).collect();
+        for (place, end) in open.into_iter().zip(session.log_ends(topic, &ids, &policy)?) {
+            let marks = end.map(Some).or_else(|e| if e.is_transient() { Ok(None) } else { Err(e) })?;
+            let index = place.index as usize;
+            list[index] = Place { marks, ..place }.begin(session, names, options)?;
         }
     }
     Ok(())
@@ -112,7 +125,7 @@ fn find_ends(session: &Session, places: &mut [Place]) -> Result<()> {
 pub(crate) fn find_time(session: &Arc<Session>, topic: &str, id: u16, time: SystemTime) -> Result<u64> {
     check_topic(topic)?;
     let marks = session.log_end(topic, id)?;
-    seq_at(session, &TopicPartition { topic: topic.into(), partition: id }, marks, time)
+    seq_at(session, (topic, id), marks, time)
 }
 
 /// Bytes to ask for with each probe, of which the first bundle is looked at, or the first small ones.
@@ -122,7 +135,7 @@ const PROBE_SIZE: u32 = 4 << 10;
 /// mark + 1 if there is none.
 pub(super) fn seq_at(
     session: &Arc<Session>,
-    name: &TopicPartition,
+    (topic, id): (&str, u16),
     (first_available, high_water_mark): Marks,
     time: SystemTime,
 ) -> Result<u64> {
@@ -134,17 +147,17 @@ pub(super) fn seq_at(
     if low >= high {
         return Ok(end);
     }
-    let all = Subscription::partition(&*name.topic, name.partition).fetch_size(PROBE_SIZE);
+    let all = Subscription::partition(topic, id).fetch_size(PROBE_SIZE);
     // A log that became shorter meanwhile is read from its beginning instead.
     let all = all.out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Earliest);
     let mut all = all.stop_at_seq(high_water_mark).stop_at_end();
     // The next probe is elsewhere.
     all.options.prefetch = false;
-    let in_cluster = session.is_cluster();
+    let (names, in_cluster) = (Names::one(topic, id), session.is_cluster());
     while low < high {
         let middle = low + (high - low) / 2;
-        let place = Partition::new(name.clone(), middle, Some((first_available, high_water_mark)), &all.options);
-        let mut probe = ConsumeIter::new(session, all.clone(), vec![place], &[], in_cluster);
+        let place = Partition::new(0, middle, Some((first_available, high_water_mark)), &all.options);
+        let mut probe = ConsumeIter::new(session, all.clone(), names.clone(), vec![place], &[], in_cluster);
         let batch = probe.next_batch()?;
         if batch.is_none() && session.is_closed() {
             return Err(Error::new(ErrorKind::Closed));

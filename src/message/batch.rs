@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Message, TopicPartition, TopicPartitions, time_of};
+use super::{Message, TopicPartitions, time_of};
 use crate::net::Block;
 use crate::protocol::bundle::Entry;
 

@@ -3,18 +3,14 @@
 /// Where messages are from.
 macro_rules! place_getters {
     ($life:lifetime) => {
-        fn source(&self) -> &$life TopicPartition {
-            &self.block.tag[self.source as usize]
-        }
-
         /// The topic.
         pub fn topic(&self) -> &$life str {
-            &self.source().topic
+            self.block.tag.get(self.source).0
         }
 
         /// The partition of the topic.
         pub fn partition(&self) -> u16 {
-            self.source().partition
+            self.block.tag.get(self.source).1
         }
     };
 }
@@ -70,24 +66,14 @@ use crate::net::Block;
 use crate::protocol::bundle::{Entry, RawMessage};
 use crate::protocol::limits::setters;
 
-/// A partition of a topic, as all of its messages name it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(crate) struct TopicPartition {
-    pub(crate) topic: Arc<str>,
-    pub(crate) partition: u16,
-}
-
 /// The indices of partitions in the order of their names, and of the same name in the order in which they come.
-pub(crate) fn in_order<'a>(names: impl Iterator<Item = (&'a str, u16)>) -> Vec<u32> {
+pub(crate) fn in_order<'a>(names: impl Iterator<Item = (&'a Arc<str>, u16)>) -> Vec<u32> {
     let mut order: Vec<_> = names.zip(0..).collect();
     order.sort_unstable();
-    order.into_iter().map(|(_, index)| index).collect()
-}
-
-impl fmt::Display for TopicPartition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.topic, self.partition)
-    }
+    let mut order: Vec<_> = order.into_iter().map(|(_, index)| index).collect();
+    // It took over the memory of the names.
+    order.shrink_to_fit();
+    order
 }
 
 /// Refuses names that do not fit on the wire. Brokers are stricter when a topic is created, but serve other names too.
@@ -98,8 +84,57 @@ pub(crate) fn check_topic(topic: &str) -> Result<()> {
     Ok(())
 }
 
-/// The partitions of a subscription; a message knows its own by index.
-pub(crate) type TopicPartitions = Arc<[TopicPartition]>;
+/// The names of a subscription's partitions; a message knows its own by index.
+pub(crate) type TopicPartitions = Arc<Names>;
+
+/// See [`TopicPartitions`]: a topic's name is kept once for all partitions that follow each other.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    topics: Vec<Arc<str>>,
+    /// The place of its topic among those, and its number.
+    partitions: Vec<(u32, u16)>,
+}
+
+impl Names {
+    pub(crate) fn one(topic: impl Into<Arc<str>>, partition: u16) -> TopicPartitions {
+        Arc::new(Names { topics: vec![topic.into()], partitions: vec![(0, partition)] })
+    }
+
+    /// The first partitions of a topic.
+    #[cfg(test)]
+    pub(crate) fn of_topic(topic: &str, count: u16) -> TopicPartitions {
+        let (mut names, topic) = (Names::with_capacity(count.into()), topic.into());
+        (0..count).for_each(|id| names.push(&topic, id));
+        Arc::new(names)
+    }
+
+    pub(crate) fn with_capacity(partitions: usize) -> Names {
+        Names { topics: Vec::new(), partitions: Vec::with_capacity(partitions) }
+    }
+
+    pub(crate) fn push(&mut self, topic: &Arc<str>, partition: u16) {
+        if self.topics.last() != Some(topic) {
+            self.topics.push(topic.clone());
+        }
+        self.partitions.push((self.topics.len() as u32 - 1, partition));
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.partitions.len() as u32
+    }
+
+    /// The topic and the number of a partition.
+    pub(crate) fn get(&self, index: u32) -> (&Arc<str>, u16) {
+        let (topic, partition) = self.partitions[index as usize];
+        (&self.topics[topic as usize], partition)
+    }
+
+    /// A partition's name as errors show it.
+    pub(crate) fn show(&self, index: u32) -> impl fmt::Display {
+        let (topic, partition) = self.get(index);
+        format!("{topic}/{partition}")
+    }
+}
 
 /// A message of a partition.
 ///
@@ -119,8 +154,7 @@ impl Message {
     /// Returns a copy that shares no memory with other messages.
     pub fn detach(&self) -> Message {
         let bytes = [self.key().unwrap_or_default(), self.payload()].concat();
-        let source: TopicPartitions = [self.source().clone()].into();
-        let block = Block::new(bytes, source);
+        let block = Block::new(bytes, Names::one(self.topic(), self.partition()));
         Message { block, entry: self.entry.alone(), source: 0 }
     }
 }
@@ -143,8 +177,8 @@ pub(crate) fn whole_millis(time: Duration) -> u64 {
 /// Equal messages have the same topic, partition, number, time stamp, key and payload.
 impl PartialEq for Message {
     fn eq(&self, other: &Message) -> bool {
-        (self.source(), self.seq(), self.timestamp_ms(), self.key(), self.payload())
-            == (other.source(), other.seq(), other.timestamp_ms(), other.key(), other.payload())
+        (self.topic(), self.partition(), self.seq(), self.timestamp_ms(), self.key(), self.payload())
+            == (other.topic(), other.partition(), other.seq(), other.timestamp_ms(), other.key(), other.payload())
     }
 }
 

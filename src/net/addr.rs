@@ -10,9 +10,10 @@ use crate::error::{Error, Result};
 /// TANK's port.
 const DEFAULT_PORT: u16 = 11011;
 
-/// A broker: host name or address, and port, each address in one spelling.
+/// A broker: host name or address, and port, each address in one spelling. As thin as a pointer can be, since every partition
+/// has one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct BrokerAddr(Arc<str>);
+pub(crate) struct BrokerAddr(Arc<String>);
 
 impl BrokerAddr {
     /// The broker's address, if it is given as one: then it needs no look-up.
@@ -29,7 +30,7 @@ impl BrokerAddr {
 
 impl From<SocketAddr> for BrokerAddr {
     fn from(address: SocketAddr) -> BrokerAddr {
-        BrokerAddr(address.to_string().into())
+        BrokerAddr(Arc::new(address.to_string()))
     }
 }
 
@@ -73,7 +74,7 @@ fn parse_broker(text: &str) -> Result<BrokerAddr, String> {
         (_, Ok(address)) => return Ok(address.into()),
         _ if is_v6 => "neither host:port nor an IPv6 address",
         _ if host.contains(char::is_whitespace) || host.contains('/') => "a host name has no blanks or slashes",
-        _ => return Ok(BrokerAddr(broker.into())),
+        _ => return Ok(BrokerAddr(Arc::new(broker))),
     };
     Err(reason.into())
 }

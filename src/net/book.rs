@@ -30,7 +30,8 @@ struct Book {
     /// Those the user named and leaders that were heard of, the most promising first, those that failed last; at least one.
     /// Each with the moment until which it comes after all others, if it has failed.
     brokers: Vec<(BrokerAddr, Time)>,
-    leaders: HashMap<Arc<str>, HashMap<u16, BrokerAddr>>,
+    /// Of each topic's partitions, as far as they are known.
+    leaders: HashMap<Arc<str>, Vec<Option<BrokerAddr>>>,
 }
 
 impl Book {
@@ -98,7 +99,8 @@ impl AddressBook {
     /// The broker to ask for a partition: its leader if that is known, else the most promising one.
     pub(crate) fn broker_for(&self, topic: &str, partition: u16) -> BrokerAddr {
         let book = self.book();
-        book.leaders.get(topic).and_then(|leaders| leaders.get(&partition)).unwrap_or(&book.brokers[0].0).clone()
+        let leader = book.leaders.get(topic).and_then(|leaders| leaders.get(usize::from(partition))?.as_ref());
+        leader.unwrap_or(&book.brokers[0].0).clone()
     }
 
     /// Notes what a broker's answer about a partition says of its leader. Returns the answer as it is to be understood: a
@@ -137,18 +139,21 @@ impl AddressBook {
         if !is_known && book.brokers.len() < MAX_BROKERS {
             book.put(&leader, now);
         }
-        let leaders = book.leaders.entry(topic.clone()).or_default();
-        if leaders.get(&partition) != Some(&leader) {
+        let (leaders, place) = (book.leaders.entry(topic.clone()).or_default(), usize::from(partition));
+        if leaders.len() <= place {
+            leaders.resize(place + 1, None);
+        }
+        if leaders[place].as_ref() != Some(&leader) {
             debug!("{topic}/{partition} is led by {leader}");
-            leaders.insert(partition, leader);
+            leaders[place] = Some(leader);
         }
     }
 
     /// Forgets who leads a partition.
     pub(crate) fn forget(&self, topic: &str, partition: u16) {
-        if let Some(leaders) = self.book().leaders.get_mut(topic) {
-            leaders.remove(&partition);
-        }
+        let mut book = self.book();
+        let known = book.leaders.get_mut(topic).and_then(|leaders| leaders.get_mut(usize::from(partition)));
+        known.into_iter().for_each(|leader| *leader = None);
     }
 
     /// Lets other brokers be asked before one that knows no leader, or none that can be reached: they may know better.
@@ -166,7 +171,7 @@ impl AddressBook {
             book.put(addr, now.after(DISTRUST));
         }
         for leaders in book.leaders.values_mut() {
-            leaders.retain(|_, leader| leader != addr);
+            leaders.iter_mut().for_each(|leader| _ = leader.take_if(|leader| leader == addr));
         }
     }
 }

@@ -259,7 +259,7 @@ mod tests {
         bundle.extend_from_slice(&message);
         std::fs::write(&path, &bundle[..10_000]).unwrap();
         let is = SegmentFile { path: path.clone(), first: 1, last: None };
-        let sources: TopicPartitions = [crate::message::TopicPartition { topic: "t".into(), partition: 0 }].into();
+        let sources = crate::message::Names::one("t", 0);
         let mut file = OpenFile::open(&is, 2, &sources).unwrap();
         assert_eq!(file.bundle(&Limits::default()).unwrap(), None);
         assert_eq!((file.cut_at(), file.next()), (Some(0), 1));

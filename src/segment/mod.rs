@@ -28,7 +28,7 @@ pub use file::SegmentFile;
 use file::{Listing, OpenFile, list};
 
 use crate::error::{Error, Result};
-use crate::message::{Batch, DecodedBundle, Gap, Message, TopicPartition, TopicPartitions};
+use crate::message::{Batch, DecodedBundle, Gap, Message, Names, TopicPartitions};
 use crate::protocol::Limits;
 
 /// How often to look again when files are not where they were a moment ago: a live server closes, merges and removes them.
@@ -78,7 +78,7 @@ impl Segments {
             (Ok(id), Some(parent)) => (name(parent), id),
             _ => (name(&dir), 0),
         };
-        let sources: TopicPartitions = [TopicPartition { topic: topic.into(), partition }].into();
+        let sources = Names::one(topic, partition);
         let segments = Segments { dir, limits: Limits::default(), sources, state: State::default() };
         segments.list()?;
         Ok(segments)
@@ -88,7 +88,7 @@ impl Segments {
     #[must_use]
     pub fn named(mut self, topic: impl AsRef<str>, partition: u16) -> Segments {
         self.state.position = self.position();
-        self.sources = [TopicPartition { topic: topic.as_ref().into(), partition }].into();
+        self.sources = Names::one(topic.as_ref(), partition);
         self.state.decoded.detach();
         (self.state.file, self.state.failure) = (None, None);
         self
@@ -226,7 +226,8 @@ impl Segments {
             match OpenFile::open(next, position, &self.sources) {
                 Ok(file) => {
                     if is_gap {
-                        let TopicPartition { topic, partition } = self.sources[0].clone();
+                        let (topic, partition) = self.sources.get(0);
+                        let topic = topic.clone();
                         self.state.gaps.push(Gap { topic, partition, first: position, last: next.first - 1 });
                     }
                     (self.state.file, self.state.listing) = (Some(file), Some(listing));

@@ -5,7 +5,7 @@ use super::super::subscription::Subscription;
 use super::*;
 use crate::config::Config;
 use crate::error::{ErrorKind, Fault, Phase};
-use crate::message::TopicPartition;
+use crate::message::Names;
 use crate::net::scripted::{Scripted, Wire};
 use crate::net::{Network, parse_brokers, wait};
 use crate::protocol::fetch::{FetchHeader, TopicAnswer};
@@ -35,12 +35,12 @@ impl Setting {
         let broker = parse_brokers("10.0.0.1:5").unwrap().remove(0);
         let session = Session::new(Config::default(), vec![broker.clone()], Arc::new(net.clone()));
         let options = what(Subscription::topic("t")).options;
-        let partition =
-            |partition| Partition::new(TopicPartition { topic: "t".into(), partition }, seq, Some((1, 9)), &options);
-        let list = (0..count).map(partition).collect();
+        let partition = |index| Partition::new(index, seq, Some((1, 9)), &options);
+        let list = (0..count.into()).map(partition).collect();
         let retry = session.retry_policy();
-        let all = Partitions::new(list, &[], Rules { options, in_cluster: false, bundle_limit: 1 << 28, retry });
-        let fetcher = Fetcher::new(&broker, &session, &all.names);
+        let names = Names::of_topic("t", count);
+        let all = Partitions::new(list, &[], Rules { names, options, in_cluster: false, bundle_limit: 1 << 28, retry });
+        let fetcher = Fetcher::new(&broker, &session, &all.rules.names);
         Setting { net, session, all, inbox: Inbox::default(), fetcher }
     }
 
@@ -123,7 +123,7 @@ impl Setting {
         count
     }
 
-    fn state(&self, partition: usize) -> State {
+    fn state(&self, partition: u32) -> State {
         self.all.get(partition).state
     }
 
@@ -391,11 +391,11 @@ fn a_fetch_is_overdue_once_the_broker_has_had_time_to_wait_and_to_answer() {
 #[test]
 fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
     let options = Subscription::topic("t").options;
-    let place =
-        |topic: &str, partition| Partition::new(TopicPartition { topic: topic.into(), partition }, 1, None, &options);
-    let list = vec![place("b", 0), place("a", 3), place("b", 1), place("a", 0)];
+    let mut names = Names::with_capacity(4);
+    [("b", 0), ("a", 3), ("b", 1), ("a", 0)].into_iter().for_each(|(topic, id)| names.push(&topic.into(), id));
+    let list = (0..4).map(|index| Partition::new(index, 1, None, &options)).collect();
     let retry = RetryPolicy::default();
-    let rules = Rules { options: options.clone(), in_cluster: false, bundle_limit: 1, retry };
+    let rules = Rules { names: names.into(), options: options.clone(), in_cluster: false, bundle_limit: 1, retry };
     let all = Partitions::new(list, &[], rules);
     let want = |fetch_size: u32, is_risky| Want {
         seq: 1,
@@ -651,12 +651,12 @@ fn what_was_wanted_and_not_asked_for_had_no_part_in_the_end_of_a_connection() {
 #[test]
 fn what_is_read_has_the_names_that_there_were_when_it_was_asked_for() {
     let mut s = Setting::asked(1, 1, |s| s);
-    let names = s.all.names.clone();
+    let names = s.all.rules.names.clone();
     assert!(Arc::ptr_eq(&s.fetcher.buf.block().tag, &names));
-    s.all.names = names.iter().cloned().collect();
+    s.all.rules.names = Arc::new((*names).clone());
     s.net.pass(ms(400));
     s.send(0, 1, &[EMPTY], &[], 0);
     s.receive();
     s.ask();
-    assert!(!s.fetcher.is_idle() && Arc::ptr_eq(&s.fetcher.buf.block().tag, &s.all.names));
+    assert!(!s.fetcher.is_idle() && Arc::ptr_eq(&s.fetcher.buf.block().tag, &s.all.rules.names));
 }

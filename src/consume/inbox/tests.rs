@@ -5,7 +5,7 @@ use super::super::partition::{Partition, Rules, State};
 use super::super::subscription::Subscription;
 use super::*;
 use crate::error::ErrorKind;
-use crate::message::{Message, TopicPartition};
+use crate::message::{Message, Names};
 use crate::net::{RetryPolicy, parse_brokers};
 use crate::protocol::bundle::{BundleBuilder, BundleHeader, Compression, RawMessage};
 use crate::protocol::cursor::Cursor;
@@ -39,12 +39,11 @@ impl Setting {
 
     fn of(unit: usize, what: fn(Subscription) -> Subscription) -> Setting {
         let options = what(Subscription::partition("t", 0)).options;
-        let name = TopicPartition { topic: "t".into(), partition: 0 };
-        let place = Partition::new(name, 1, Some((1, 100)), &options);
+        let place = Partition::new(0, 1, Some((1, 100)), &options);
         let retry = RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
-        let rules = Rules { options, in_cluster: false, bundle_limit: 1 << 28, retry };
+        let rules = Rules { names: Names::one("t", 0), options, in_cluster: false, bundle_limit: 1 << 28, retry };
         let all = Partitions::new(vec![place], &[], rules);
-        let (buf, inbox) = (ReadBuf::new(unit, all.names.clone()), Inbox::default());
+        let (buf, inbox) = (ReadBuf::new(unit, all.rules.names.clone()), Inbox::default());
         Setting { all, buf, inbox, next: 1 }
     }
 

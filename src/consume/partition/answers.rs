@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Begin, Partition, State, Suspicion, before_end};
 use crate::consume::subscription::{Options, OutOfRange};
 use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::message::TopicPartitions;
 use crate::net::{BrokerAddr, RetryPolicy, Time, WELL};
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
@@ -57,9 +58,9 @@ impl Partition {
             }
             PartitionAnswer::Redirect(endpoint) => Next::AskAt(endpoint),
             PartitionAnswer::NoLeader => self.on_no_leader(now, rules),
-            PartitionAnswer::SystemError => Next::Fail(self.fault(Fault::System)),
-            PartitionAnswer::UnknownPartition => Next::Fail(self.fault(Fault::UnknownPartition)),
-            PartitionAnswer::UnknownTopic => Next::Fail(self.fault(Fault::UnknownTopic)),
+            PartitionAnswer::SystemError => Next::Fail(self.fault(Fault::System, rules)),
+            PartitionAnswer::UnknownPartition => Next::Fail(self.fault(Fault::UnknownPartition, rules)),
+            PartitionAnswer::UnknownTopic => Next::Fail(self.fault(Fault::UnknownTopic, rules)),
         }
     }
 
@@ -89,16 +90,16 @@ impl Partition {
         self.first_available = first_available;
         let end = high_water_mark.saturating_add(1);
         let (requested, begin) = (self.fetch_from, std::mem::replace(&mut self.begin, Begin::Known));
-        if let Begin::BeforeEnd(back) = begin {
-            self.go_to(before_end(back, first_available, high_water_mark));
+        if begin == Begin::BeforeEnd {
+            self.go_to(before_end(self.position, first_available, high_water_mark));
             self.learn_end(high_water_mark);
             self.check_end();
             self.trouble = None;
-            debug!("{}: begins with {}", self.name, self.position);
+            debug!("{}: begins with {}", rules.names.show(self.index), self.position);
             return Next::Go;
         }
         let is_beyond = requested > end;
-        let failure = self.error(ErrorKind::OutOfRange { requested, first_available, high_water_mark });
+        let failure = self.error(ErrorKind::OutOfRange { requested, first_available, high_water_mark }, rules);
         let to = match if is_beyond { rules.options.beyond_end } else { rules.options.out_of_range } {
             OutOfRange::Fail => return Next::Fail(failure),
             OutOfRange::Earliest => first_available,
@@ -121,7 +122,7 @@ impl Partition {
                 return Next::Fail(failure);
             }
         }
-        warn!("{}: {requested} is out of range, continuing with {to}", self.name);
+        warn!("{}: {requested} is out of range, continuing with {to}", rules.names.show(self.index));
         if requested < first_available { Next::Gap(requested, first_available - 1) } else { Next::Go }
     }
 
@@ -141,7 +142,7 @@ impl Partition {
         rules: &Rules,
     ) -> Next {
         if let Ok(Some(leader)) = &found {
-            warn!("{}: redirected to {leader}", self.name);
+            warn!("{}: redirected to {leader}", rules.names.show(self.index));
         }
         if self.is_probe() {
             self.trouble().hops += 1;
@@ -149,7 +150,7 @@ impl Partition {
             return Next::Go;
         }
         match found {
-            Err(fault) => Next::Fail(self.fault(fault)),
+            Err(fault) => Next::Fail(self.fault(fault, rules)),
             Ok(None) => self.on_no_leader(now, rules),
             Ok(leader) => {
                 self.leader = leader;
@@ -162,7 +163,7 @@ impl Partition {
                     return Next::Go;
                 }
                 let until = trouble.retry.retry_or_fail(now, &rules.retry);
-                self.pause_or_fail(until, Fault::Redirects { hops, last: named })
+                self.pause_or_fail(until, Fault::Redirects { hops, last: named }, rules)
             }
         }
     }
@@ -171,7 +172,7 @@ impl Partition {
         self.leader = None;
         self.trouble().hops += 1;
         let until = self.trouble().retry.retry_or_fail(now, &rules.retry);
-        if self.pause(until) { Next::NoLeader } else { Next::Fail(self.fault(Fault::NoLeader)) }
+        if self.pause(until) { Next::NoLeader } else { Next::Fail(self.fault(Fault::NoLeader, rules)) }
     }
 
     /// Pauses until then. Returns `false` if the time for trying again is over.
@@ -179,8 +180,8 @@ impl Partition {
         until.map(|until| self.state = State::Paused(until)).is_some()
     }
 
-    fn pause_or_fail(&mut self, until: Option<Time>, fault: Fault) -> Next {
-        if self.pause(until) { Next::Go } else { Next::Fail(self.fault(fault)) }
+    fn pause_or_fail(&mut self, until: Option<Time>, fault: Fault, rules: &Rules) -> Next {
+        if self.pause(until) { Next::Go } else { Next::Fail(self.fault(fault, rules)) }
     }
 
     /// Takes in the bundles that were just found, from `new` on; removes those that are not wanted, and sets up to which
@@ -233,7 +234,7 @@ impl Partition {
             ChunkEnd::Cut { bundle_len } => {
                 let limit = rules.bundle_limit;
                 let cut = self.chunks.on_cut(bundle_len.unwrap_or(0), limit).err();
-                let too_large = |needed| self.error(ErrorKind::BundleTooLarge { needed, limit: limit.into() });
+                let too_large = |needed| self.error(ErrorKind::BundleTooLarge { needed, limit: limit.into() }, rules);
                 cut.map_or(Next::Go, |needed| Next::Fail(too_large(needed)))
             }
             ChunkEnd::AboveMark if !found => {
@@ -245,10 +246,10 @@ impl Partition {
                     return Next::Go;
                 }
                 let until = trouble.standstill.retry_or_fail(now, &rules.retry);
-                self.pause_or_fail(until, Fault::Stuck { seq: self.fetch_from })
+                self.pause_or_fail(until, Fault::Stuck { seq: self.fetch_from }, rules)
             }
             ChunkEnd::Whole if !found && !self.chunks.on_stale() => {
-                Next::Fail(self.fault(Fault::Stuck { seq: self.fetch_from }))
+                Next::Fail(self.fault(Fault::Stuck { seq: self.fetch_from }, rules))
             }
             ChunkEnd::AboveMark | ChunkEnd::Whole => Next::Go,
         }
@@ -263,7 +264,7 @@ impl Partition {
         if soon || self.is_quiet {
             self.quiet = self.quiet.saturating_add(1);
             let pauses = RetryPolicy { pauses: QUIET, ..rules.retry };
-            self.state = State::Paused(now.after(pauses.pause(self.quiet)));
+            self.state = State::Paused(now.after(pauses.pause(self.quiet.into())));
         }
     }
 
@@ -289,7 +290,7 @@ impl Partition {
             let before = std::mem::replace(&mut self.suspicion, Suspicion::Ended);
             if before == Suspicion::Answered && how.alone {
                 let mark = self.high_water_mark.unwrap_or(0);
-                return Err(self.fault(Fault::Deadly { seq: self.fetch_from, mark }));
+                return Err(self.fault(Fault::Deadly { seq: self.fetch_from, mark }, rules));
             }
         }
         if how.while_idle {
@@ -304,6 +305,8 @@ impl Partition {
 /// What holds for all partitions of a subscription.
 #[derive(Debug)]
 pub(in crate::consume) struct Rules {
+    /// Of the partitions, by their places.
+    pub(in crate::consume) names: TopicPartitions,
     pub(in crate::consume) options: Options,
     /// Nodes of a cluster die when they wait for several partitions with one fetch and data comes for one of them, and the
     /// data that ends a wait may be numbered wrongly. So each partition is waited for alone there, and what ends a wait

@@ -7,6 +7,7 @@ use super::super::subscription::{MAX_FETCH_SIZE, OutOfRange, Subscription};
 use super::answers::{MOST_HOPS, QUIET};
 use super::*;
 use crate::error::{ErrorKind, Fault};
+use crate::message::Names;
 use crate::net::{RetryPolicy, parse_brokers};
 use crate::protocol::bundle::Codec;
 use crate::protocol::fetch::PartitionAnswer;
@@ -22,7 +23,7 @@ fn rules(what: fn(Subscription) -> Subscription, in_cluster: bool) -> Rules {
     let options = what(Subscription::partition("t", 0)).options;
     let retry =
         RetryPolicy { timeout: FOR_LONG, pauses: (Duration::from_millis(100), Duration::from_secs(1)), seed: 7 };
-    Rules { options, in_cluster, bundle_limit: 1 << 28, retry }
+    Rules { names: Names::one("t", 0), options, in_cluster, bundle_limit: 1 << 28, retry }
 }
 
 fn alone(what: fn(Subscription) -> Subscription) -> Rules {
@@ -39,10 +40,6 @@ fn out_of_range(first_available: u64, high_water_mark: u64) -> PartitionAnswer {
 
 fn endpoint() -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, 11011)
-}
-
-fn name() -> TopicPartition {
-    TopicPartition { topic: "t".into(), partition: 0 }
 }
 
 impl PartialEq for Next {
@@ -122,7 +119,7 @@ fn pause(partition: &Partition) -> Time {
 #[test]
 fn it_continues_after_what_arrived_and_waits_at_the_end() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(name(), 0, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(0, 0, Some((1, 20)), &rules.options);
     assert_eq!((ask(&mut p, &rules).seq, p.lag(p.position)), (0, Some(20)));
     assert_eq!(bring(&mut p, at(1), 1, 10, 20, &rules).len(), 1);
     assert_eq!((p.position, ask(&mut p, &rules).seq), (0, 11), "delivered is what was handed out");
@@ -140,7 +137,7 @@ fn it_continues_after_what_arrived_and_waits_at_the_end() {
 #[test]
 fn in_a_cluster_it_waits_alone_and_what_ends_a_wait_is_asked_for_again() {
     let rules = rules(|s| s, true);
-    let mut p = Partition::new(name(), 0, None, &rules.options);
+    let mut p = Partition::new(0, 0, None, &rules.options);
     assert!(!ask(&mut p, &rules).waits, "there may be something");
     assert_eq!(p.on_answer(at(0), data(0, 0), &rules), Next::Go);
     p.on_end(at(0), false, &rules);
@@ -178,13 +175,13 @@ fn a_stop_condition_that_is_met_when_it_begins_takes_no_request() {
     {
         let mut rules = alone(|s| s);
         rules.options.stop_at_seq = Some(seq);
-        let p = Partition::new(name(), position, None, &rules.options);
+        let p = Partition::new(0, position, None, &rules.options);
         assert_eq!(p.state == State::Done, met, "{position}, up to {seq}");
-        let p = Partition::before_end(name(), 3, &rules.options);
+        let p = Partition::before_end(0, 3, &rules.options);
         assert_eq!(p.state == State::Done, seq == 0, "before the end, up to {seq}");
     }
     let rules = alone(|s| s.stop_at_end());
-    let mut p = Partition::before_end(name(), 0, &rules.options);
+    let mut p = Partition::before_end(0, 0, &rules.options);
     assert_eq!(ask(&mut p, &rules).seq, SEQ_BEYOND_END);
     assert_eq!(p.on_answer(at(0), out_of_range(1, 9), &rules), Next::Go);
     assert_eq!((p.state, p.position), (State::Done, 10));
@@ -194,8 +191,8 @@ fn a_stop_condition_that_is_met_when_it_begins_takes_no_request() {
 fn it_begins_before_the_end_that_its_leader_tells() {
     for (back, first, mark, begins) in [(0, 1, 9, 10), (3, 1, 9, 7), (20, 4, 9, 4), (0, 0, 0, 1), (5, 0, 0, 1)] {
         let rules = alone(|s| s);
-        let mut p = Partition::before_end(name(), back, &rules.options);
-        assert!(!p.has_begun() && p.position == SEQ_BEYOND_END && p.lag(p.position).is_none());
+        let mut p = Partition::before_end(0, back, &rules.options);
+        assert!(!p.has_begun() && p.lag(p.position).is_none());
         let want = ask(&mut p, &rules);
         assert!(want.seq == SEQ_BEYOND_END && !want.waits, "{want:?}");
         assert_eq!(p.on_answer(at(0), out_of_range(first, mark), &rules), Next::Go);
@@ -207,13 +204,13 @@ fn it_begins_before_the_end_that_its_leader_tells() {
 #[test]
 fn stop_at_end_takes_its_end_from_the_answer_and_ends_when_the_log_became_shorter() {
     let rules = alone(|s| s.stop_at_end());
-    let mut p = Partition::new(name(), 1, Some((1, 50)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 50)), &rules.options);
     assert!(!ask(&mut p, &rules).waits);
     bring(&mut p, at(0), 1, 4, 10, &rules);
     assert_eq!((p.state, ask(&mut p, &rules).waits), (State::Idle, false));
     p.on_answer(at(1), data(4, 0), &rules);
     assert_eq!(p.state, State::Done, "nothing is left before the end");
-    let mut p = Partition::new(name(), 1, Some((1, 50)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 50)), &rules.options);
     ask(&mut p, &rules);
     let found = bring(&mut p, at(0), 1, 12, 10, &rules);
     assert_eq!((found[0].to, p.state), (10, State::Done));
@@ -231,7 +228,7 @@ fn answers_about_a_partition_that_is_done_change_nothing() {
         PartitionAnswer::UnknownPartition,
         PartitionAnswer::UnknownTopic,
     ] {
-        let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
+        let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
         ask(&mut p, &rules);
         bring(&mut p, at(0), 1, 4, 9, &rules);
         assert_eq!((p.state, p.on_answer(at(1), answer, &rules)), (State::Done, Next::Go));
@@ -245,7 +242,7 @@ fn answers_about_a_partition_that_is_done_change_nothing() {
 #[test]
 fn two_policies_for_two_directions() {
     let rules = alone(|s| s.out_of_range(OutOfRange::Earliest));
-    let mut p = Partition::new(name(), 5, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(0, 5, Some((1, 20)), &rules.options);
     ask(&mut p, &rules);
     // Retention is faster, three times: each try comes nearer, so there is no pause and no end of patience.
     for (n, first) in [(0, 10), (100_000, 12), (200_000, 15)] {
@@ -264,10 +261,10 @@ fn two_policies_for_two_directions() {
     p.wake(pause(&p));
     assert_eq!(p.on_answer(at(260_000), out_of_range(15, 20), &rules), not_there(15, 15));
 
-    let mut p = Partition::new(name(), 30, None, &rules.options);
+    let mut p = Partition::new(0, 30, None, &rules.options);
     assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), not_there(30, 1));
     let rules = alone(|s| s.beyond_end(OutOfRange::Latest));
-    let mut p = Partition::new(name(), 30, None, &rules.options);
+    let mut p = Partition::new(0, 30, None, &rules.options);
     assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Go);
     assert_eq!(p.position, 21);
 }
@@ -275,7 +272,7 @@ fn two_policies_for_two_directions() {
 #[test]
 fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(name(), 1, None, &rules.options);
+    let mut p = Partition::new(0, 1, None, &rules.options);
     let mut now = at(0);
     let mut hops = 0;
     loop {
@@ -297,7 +294,7 @@ fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
     }
     assert_eq!((now, hops > 30), (at(60_000), true), "{hops}");
     // Nobody is named: as if there were none.
-    let mut p = Partition::new(name(), 1, None, &rules.options);
+    let mut p = Partition::new(0, 1, None, &rules.options);
     ask(&mut p, &rules);
     assert_eq!(p.on_named(at(0), endpoint(), Ok(None), &rules), Next::NoLeader);
     assert!(p.leader.is_none() && pause(&p) > at(0));
@@ -305,7 +302,7 @@ fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
     // Without a budget the first redirect still leads somewhere.
     let mut rules = rules;
     rules.retry.timeout = Duration::ZERO;
-    let mut p = Partition::new(name(), 1, None, &rules.options);
+    let mut p = Partition::new(0, 1, None, &rules.options);
     assert_eq!(p.on_named(at(0), endpoint(), Ok(Some(leader())), &rules), Next::Go);
     assert_eq!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), fail(Fault::NoLeader));
 }
@@ -313,7 +310,7 @@ fn the_first_redirect_is_followed_at_once_and_the_budget_is_one() {
 #[test]
 fn trouble_ends_with_an_answer_or_a_connection_that_was_well() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(name(), 1, Some((1, 0)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 0)), &rules.options);
     let ended = |well_for| Lost { while_idle: false, well_for, unanswered: false, alone: false };
     let lose = |p: &mut Partition, now, how| {
         ask(p, &rules);
@@ -338,7 +335,7 @@ fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
     let rules = alone(|s| s.beyond_end(OutOfRange::Latest).out_of_range(OutOfRange::Latest));
     // A lost leader and redirects, for a minute; then an answer that moves nothing.
     let troubled = || {
-        let mut p = Partition::new(name(), 30, None, &rules.options);
+        let mut p = Partition::new(0, 30, None, &rules.options);
         for ms in [0, 30_000, 59_000] {
             assert_eq!(lose(&mut p, at(ms), Lost::default(), &rules), Next::Go);
             p.wake(pause(&p));
@@ -391,7 +388,7 @@ fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
 #[test]
 fn what_ends_two_connections_is_not_asked_for_again() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(name(), 6, Some((1, 11)), &rules.options);
+    let mut p = Partition::new(0, 6, Some((1, 11)), &rules.options);
     assert!(ask(&mut p, &rules).is_risky);
     assert_eq!(lose(&mut p, at(0), lost(true, false), &rules), Next::Go);
     assert!(p.is_suspect());
@@ -414,7 +411,7 @@ fn what_ends_two_connections_is_not_asked_for_again() {
     let deadly = fail(Fault::Deadly { seq: 6, mark: 12 });
     assert_eq!(lose(&mut p, at(1), lost(true, true), &rules), deadly);
     // Among others it cannot be known; an answer clears it; and the number after the mark is safe.
-    let mut p = Partition::new(name(), 6, Some((1, 11)), &rules.options);
+    let mut p = Partition::new(0, 6, Some((1, 11)), &rules.options);
     for _ in 0..3 {
         ask(&mut p, &rules);
         assert_eq!(lose(&mut p, at(0), lost(true, false), &rules), Next::Go);
@@ -423,7 +420,7 @@ fn what_ends_two_connections_is_not_asked_for_again() {
     ask(&mut p, &rules);
     bring(&mut p, at(1), 6, 6, 11, &rules);
     assert!(!p.is_suspect());
-    let mut p = Partition::new(name(), 13, Some((1, 12)), &rules.options);
+    let mut p = Partition::new(0, 13, Some((1, 12)), &rules.options);
     for _ in 0..3 {
         let want = ask(&mut p, &rules);
         assert!(want.seq == 13 && !want.is_risky, "{want:?}");
@@ -432,7 +429,7 @@ fn what_ends_two_connections_is_not_asked_for_again() {
         assert!(!p.is_suspect());
     }
     // Unless the log has grown meanwhile: then it may lie in a gap.
-    let mut p = Partition::new(name(), 12, Some((1, 11)), &rules.options);
+    let mut p = Partition::new(0, 12, Some((1, 11)), &rules.options);
     ask(&mut p, &rules);
     assert_eq!(lose(&mut p, at(0), lost(true, true), &rules), Next::Go);
     answer_mark(&mut p);
@@ -444,7 +441,7 @@ fn what_ends_two_connections_is_not_asked_for_again() {
 #[test]
 fn the_fetch_size_never_creeps() {
     let rules = alone(|s| s.fetch_size(1000));
-    let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
     let mut sizes = Vec::new();
     // Each time one byte more would have been enough, it says.
     for _ in 0..6 {
@@ -456,7 +453,7 @@ fn the_fetch_size_never_creeps() {
     }
     assert_eq!(sizes, [1000, 1001, 2002, 4004, 8008, 16016]);
     // All below the position, and longer by a byte each time: up to the limit, and no further.
-    let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
     for n in 0.. {
         let size = ask(&mut p, &rules).fetch_size;
         p.on_answer(at(0), data(9, 1000 + n), &rules);
@@ -469,13 +466,13 @@ fn the_fetch_size_never_creeps() {
             }
         }
     }
-    let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
     let limit = 1 << 28;
     let cut = ChunkEnd::Cut { bundle_len: Some(limit + 100) };
     let e = Error::new(ErrorKind::BundleTooLarge { needed: limit + 100, limit: 1 << 28 }).about("t", 0);
     assert_eq!(p.on_chunk_end(at(0), cut, &rules), Next::Fail(e));
     // The same length again: more was asked for, and did not help.
-    let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
     for next in [Next::Go, fail(Fault::Stuck { seq: 1 })] {
         ask(&mut p, &rules);
         p.on_answer(at(0), data(9, 1000), &rules);
@@ -483,7 +480,7 @@ fn the_fetch_size_never_creeps() {
         p.on_end(at(0), false, &rules);
     }
     // The largest bundle that is taken, with its length.
-    let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
     let largest = limit + varint::MAX_LEN as u64;
     assert_eq!(p.on_chunk_end(at(0), ChunkEnd::Cut { bundle_len: Some(largest) }, &rules), Next::Go);
     assert_eq!(u64::from(ask(&mut p, &rules).fetch_size), largest);
@@ -496,7 +493,7 @@ fn the_fetch_size_never_creeps() {
 #[test]
 fn a_redirect_after_an_answer_without_a_leader_takes_its_time() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(name(), 1, None, &rules.options);
+    let mut p = Partition::new(0, 1, None, &rules.options);
     ask(&mut p, &rules);
     assert_eq!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), Next::NoLeader);
     p.wake(pause(&p));
@@ -508,7 +505,7 @@ fn a_redirect_after_an_answer_without_a_leader_takes_its_time() {
 #[test]
 fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(name(), 10, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(0, 10, Some((1, 9)), &rules.options);
     let mut above = |now, mark| {
         ask(&mut p, &rules);
         p.on_answer(now, data(mark, 100), &rules);
@@ -530,7 +527,7 @@ fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
 fn a_broker_that_does_not_wait_gets_pauses_that_grow() {
     let mut rules = alone(|s| s);
     rules.retry.pauses = (FOR_LONG, FOR_LONG);
-    let mut p = Partition::new(name(), 1, Some((1, 0)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 0)), &rules.options);
     let mut pauses = Vec::new();
     for _ in 0..8 {
         ask(&mut p, &rules);
@@ -551,13 +548,13 @@ fn a_broker_that_does_not_wait_gets_pauses_that_grow() {
 #[test]
 fn a_cut_bundle_is_looked_at_only_where_there_is_nothing_else() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(name(), 1, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
     ask(&mut p, &rules);
     p.on_answer(at(0), data(20, 100), &rules);
     let mut found = vec![bundle(1, 5, 20, false), bundle(6, 20, 20, true)];
     assert!(p.on_bundles(&mut found, 0, &rules));
     assert_eq!((found.len(), p.fetch_from), (1, 6));
-    let mut p = Partition::new(name(), 1, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
     ask(&mut p, &rules);
     p.on_answer(at(0), data(20, 100), &rules);
     let mut found = vec![bundle(1, 20, 20, true)];
@@ -574,7 +571,7 @@ fn a_cut_bundle_is_looked_at_only_where_there_is_nothing_else() {
 #[test]
 fn a_partition_that_may_not_be_there_is_no_trouble() {
     let rules = rules(|s| s, true);
-    let mut p = Partition::dormant(name(), &rules.options);
+    let mut p = Partition::dormant(0, &rules.options);
     assert!(p.wants(&rules).unwrap().is_none());
     p.probe();
     let want = ask(&mut p, &rules);
@@ -608,7 +605,7 @@ fn a_partition_that_may_not_be_there_is_no_trouble() {
 #[test]
 fn the_number_for_whatever_comes_next_is_never_asked_for() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(name(), SEQ_TAIL, None, &rules.options);
+    let mut p = Partition::new(0, SEQ_TAIL, None, &rules.options);
     p.leader = Some(leader());
     let e = p.wants(&rules).unwrap_err();
     assert!(e.kind == ErrorKind::Decode && e.broker() == Some("b:1"), "{e:?}");
@@ -627,8 +624,8 @@ fn a_broker_waits_only_for_what_is_not_there_and_in_a_cluster_for_one_at_a_time(
     let unknown: What = (plain, |p| p.high_water_mark = None);
     let ended: What = (plain, |p| (p.fetch_from, p.wait_ended) = (10, true));
     let to_the_end: What = (|s| s.stop_at_end(), |p| p.fetch_from = 10);
-    let unbegun: What = (plain, |p| p.begin = Begin::BeforeEnd(1));
-    let nothing: What = (plain, |p| (p.begin, p.high_water_mark) = (Begin::BeforeEnd(1), None));
+    let unbegun: What = (plain, |p| p.begin = Begin::BeforeEnd);
+    let nothing: What = (plain, |p| (p.begin, p.high_water_mark) = (Begin::BeforeEnd, None));
     let probe: What = (plain, |p| p.begin = Begin::Probe);
     let suspect: What = (plain, |p| (p.fetch_from, p.suspicion) = (10, Suspicion::Answered));
     // Whether the broker may wait, alone, and whether it is risky: at a single broker, and in a cluster.
@@ -646,7 +643,7 @@ fn a_broker_waits_only_for_what_is_not_there_and_in_a_cluster_for_one_at_a_time(
     ] {
         for (in_cluster, expected) in [(false, single), (true, cluster)] {
             let rules = rules(what, in_cluster);
-            let mut p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
+            let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
             change(&mut p);
             let want = p.wants(&rules).unwrap().unwrap();
             assert_eq!((want.waits, want.alone, want.is_risky), expected, "{case}, in a cluster: {in_cluster}");
@@ -657,11 +654,11 @@ fn a_broker_waits_only_for_what_is_not_there_and_in_a_cluster_for_one_at_a_time(
 #[test]
 fn what_has_not_begun_or_was_taken_does_not_count_as_lag() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(name(), 0, Some((5, 9)), &rules.options);
+    let mut p = Partition::new(0, 0, Some((5, 9)), &rules.options);
     assert_eq!((p.lag(0), p.lag(7), p.lag(10), p.lag(20)), (Some(5), Some(3), Some(0), Some(0)));
     p.first_available = 0;
     assert_eq!((p.lag(0), p.lag(1)), (Some(9), Some(9)));
-    p.begin = Begin::BeforeEnd(0);
+    p.begin = Begin::BeforeEnd;
     assert_eq!(p.lag(0), Some(0));
     p.high_water_mark = None;
     assert_eq!(p.lag(0), None);
@@ -670,7 +667,7 @@ fn what_has_not_begun_or_was_taken_does_not_count_as_lag() {
 #[test]
 fn a_bundle_is_taken_whole_up_to_the_mark_or_the_last_wanted_number() {
     let rules = alone(|s| s.stop_at_seq(6));
-    let p = Partition::new(name(), 1, Some((1, 9)), &rules.options);
+    let p = Partition::new(0, 1, Some((1, 9)), &rules.options);
     let up_to = |to, cut| Bundle { to, ..bundle(1, 8, 9, cut) };
     assert!(p.takes_whole(&up_to(8, false)) && p.takes_whole(&up_to(6, false)));
     assert!(!p.takes_whole(&up_to(7, false)) && !p.takes_whole(&up_to(8, true)) && !p.takes_whole(&up_to(6, true)));
@@ -680,12 +677,12 @@ fn a_bundle_is_taken_whole_up_to_the_mark_or_the_last_wanted_number() {
 #[test]
 fn what_was_handed_out_moves_only_forward() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(name(), 1, None, &rules.options);
+    let mut p = Partition::new(0, 1, None, &rules.options);
     ask(&mut p, &rules);
     bring(&mut p, at(0), 1, 10, 20, &rules);
     p.advance(5);
     assert_eq!((p.position, ask(&mut p, &rules).seq, p.high_water_mark), (5, 11, Some(20)));
-    let mut p = Partition::new(name(), 1, None, &rules.options);
+    let mut p = Partition::new(0, 1, None, &rules.options);
     p.advance(8);
     assert_eq!(p.high_water_mark, Some(7), "there are that many");
 }
@@ -693,7 +690,7 @@ fn what_was_handed_out_moves_only_forward() {
 #[test]
 fn messages_end_trouble_before_their_chunk_has_ended() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(name(), 1, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
     for ms in [0, 59_000] {
         assert_eq!(lose(&mut p, at(ms), Lost::default(), &rules), Next::Go);
         p.wake(pause(&p));
@@ -707,12 +704,12 @@ fn messages_end_trouble_before_their_chunk_has_ended() {
 #[test]
 fn the_number_after_the_mark_is_not_beyond_the_end_and_what_is_there_is_no_gap() {
     let rules = alone(|s| s.beyond_end(OutOfRange::Latest));
-    let mut p = Partition::new(name(), 21, None, &rules.options);
+    let mut p = Partition::new(0, 21, None, &rules.options);
     assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), not_there(21, 1));
     let rules = alone(|s| s.out_of_range(OutOfRange::Earliest));
-    let mut p = Partition::new(name(), 15, None, &rules.options);
+    let mut p = Partition::new(0, 15, None, &rules.options);
     assert_eq!(p.on_answer(at(0), out_of_range(15, 20), &rules), Next::Go);
-    let mut p = Partition::new(name(), 14, None, &rules.options);
+    let mut p = Partition::new(0, 14, None, &rules.options);
     assert_eq!(p.on_answer(at(0), out_of_range(15, 20), &rules), Next::Gap(14, 14));
 }
 
@@ -720,7 +717,7 @@ fn the_number_after_the_mark_is_not_beyond_the_end_and_what_is_there_is_no_gap()
 fn a_chunk_that_goes_on_above_the_mark_had_messages_all_the_same() {
     let rules = alone(|s| s);
     let begin = || {
-        let mut p = Partition::new(name(), 1, Some((1, 20)), &rules.options);
+        let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
         ask(&mut p, &rules);
         p.on_answer(at(0), data(20, 100), &rules);
         p
@@ -744,7 +741,7 @@ fn a_chunk_that_goes_on_above_the_mark_had_messages_all_the_same() {
 fn data_that_was_not_waited_for_is_taken_in_a_cluster() {
     let rules = rules(|s| s, true);
     for (waits, taken) in [(false, 1), (true, 0)] {
-        let mut p = Partition::new(name(), 1, Some((1, 20)), &rules.options);
+        let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
         p.on_sent(waits);
         p.on_answer(at(0), data(20, 100), &rules);
         let mut found = vec![bundle(1, 5, 20, false)];
@@ -756,7 +753,7 @@ fn data_that_was_not_waited_for_is_taken_in_a_cluster() {
 #[test]
 fn bundles_after_the_last_wanted_number_are_removed_from_those_just_found_alone() {
     let rules = alone(|s| s.stop_at_seq(12));
-    let mut p = Partition::new(name(), 1, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
     ask(&mut p, &rules);
     p.on_answer(at(0), data(20, 100), &rules);
     // Two of other partitions are still to be decoded.
@@ -775,5 +772,5 @@ fn bundles_after_the_last_wanted_number_are_removed_from_those_just_found_alone(
 /// A subscription may have sixty thousand of them.
 #[test]
 fn it_takes_little_room() {
-    assert!(size_of::<Partition>() <= 184, "{} bytes", size_of::<Partition>());
+    assert!(size_of::<Partition>() <= 128, "{} bytes", size_of::<Partition>());
 }

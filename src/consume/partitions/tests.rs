@@ -2,37 +2,43 @@ use std::time::Duration;
 
 use super::super::subscription::Subscription;
 use super::*;
+use crate::message::Names;
 use crate::net::{RetryPolicy, parse_brokers};
 
 fn at(ms: u64) -> Time {
     Time::from_nanos(ms * 1_000_000)
 }
 
-fn rules(in_cluster: bool) -> Rules {
+fn rules(count: u16, in_cluster: bool) -> Rules {
     let pauses = (Duration::from_millis(100), Duration::from_secs(1));
     let retry = RetryPolicy { timeout: Duration::from_secs(60), pauses, seed: 7 };
-    Rules { options: Subscription::topic("t").options, in_cluster, bundle_limit: 1 << 28, retry }
+    Rules {
+        names: Names::of_topic("t", count),
+        options: Subscription::topic("t").options,
+        in_cluster,
+        bundle_limit: 1 << 28,
+        retry,
+    }
 }
 
 /// A topic of this many partitions, each with numbers 1 to `mark`.
 fn topic(count: u16, mark: u64, in_cluster: bool) -> Partitions {
-    let (topic, rules): (Arc<str>, _) = ("t".into(), rules(in_cluster));
-    let partition =
-        |id| Partition::new(TopicPartition { topic: topic.clone(), partition: id }, 0, Some((1, mark)), &rules.options);
-    let list = (0..count).map(partition).collect();
-    Partitions::new(list, &[(topic.clone(), count)], rules)
+    let rules = rules(count, in_cluster);
+    let partition = |index| Partition::new(index, 0, Some((1, mark)), &rules.options);
+    let list = (0..count.into()).map(partition).collect();
+    Partitions::new(list, &[("t".into(), count)], rules)
 }
 
 fn broker() -> BrokerAddr {
     parse_brokers("b:1").unwrap().remove(0)
 }
 
-fn due(all: &mut Partitions) -> VecDeque<usize> {
+fn due(all: &mut Partitions) -> VecDeque<u32> {
     std::iter::from_fn(|| all.next_due()).collect()
 }
 
 /// The partitions of the next request.
-fn next(all: &mut Partitions, list: &mut VecDeque<usize>) -> Vec<usize> {
+fn next(all: &mut Partitions, list: &mut VecDeque<u32>) -> Vec<u32> {
     all.next_request(list, Load::default()).unwrap().into_iter().map(|(index, _)| index).collect()
 }
 
@@ -133,13 +139,13 @@ fn pauses_end_in_order_and_the_last_open_partition_ends_all() {
 #[test]
 fn a_partition_that_was_added_is_found_and_then_the_next_one_is_looked_for() {
     let mut all = topic(2, 0, false);
-    assert_eq!((all.names.len(), all.find("t", 2).is_none()), (3, true));
+    assert_eq!((all.list.len(), all.find("t", 2).is_none()), (3, true));
     due(&mut all);
     all.probe();
     let mut list = due(&mut all);
     assert_eq!(next(&mut all, &mut list), [2]);
     all.on_answer(at(0), 2, EMPTY);
-    assert_eq!((all.find("t", 2).map(|(index, _)| index), all.names.len()), (Some(2), 4));
+    assert_eq!((all.find("t", 2).map(|(index, _)| index), all.rules.names.len()), (Some(2), 4));
     assert_eq!(all.iter().filter(|(_, partition)| partition.has_begun()).count(), 3);
     let mut list = due(&mut all);
     assert_eq!(next(&mut all, &mut list), [3]);
@@ -161,10 +167,9 @@ fn gaps_that_follow_each_other_are_one() {
 
 #[test]
 fn a_request_asks_for_a_gigabyte_at_most() {
-    let mut rules = rules(false);
+    let mut rules = rules(40, false);
     rules.options.fetch_size = 64 << 20;
-    let partition =
-        |partition| Partition::new(TopicPartition { topic: "t".into(), partition }, 0, Some((1, 9)), &rules.options);
+    let partition = |index| Partition::new(index, 0, Some((1, 9)), &rules.options);
     let mut all = Partitions::new((0..40).map(partition).collect(), &[], rules);
     let mut list = due(&mut all);
     let sizes: Vec<usize> = std::iter::from_fn(|| Some(next(&mut all, &mut list).len()).filter(|&n| n > 0)).collect();
@@ -182,11 +187,11 @@ fn only_what_may_have_ended_a_connection_keeps_others_waiting() {
     (1..3).for_each(|index| all.on_lost(at(0), index, how, &e).unwrap());
     assert_eq!((all.suspects, due(&mut all)), (1, [1, 2].into()), "the others are due at once");
     // One that is asked for elsewhere concerns nobody here.
-    let mut list: VecDeque<usize> = [2, 1].into();
+    let mut list: VecDeque<u32> = [2, 1].into();
     assert_eq!(next(&mut all, &mut list), [2, 1]);
     (1..3).for_each(|index| all.on_lost(at(0), index, how, &e).unwrap());
     // One that is asked for on the same connection does, and so does one that is to be.
-    let mut list: VecDeque<usize> = [2, 1].into();
+    let mut list: VecDeque<u32> = [2, 1].into();
     for (risky, suspects, expected) in [(1, 1, vec![]), (0, 1, vec![2])] {
         let request = all.next_request(&mut list, Load { risky, suspects }).unwrap();
         assert_eq!(request.into_iter().map(|(index, _)| index).collect::<Vec<_>>(), expected);
@@ -219,25 +224,24 @@ fn what_is_led_here_and_not_at_its_end_is_asked_for_again_at_once() {
 
 #[test]
 fn the_last_partition_that_there_can_be_is_followed_by_none() {
-    let all = |count| Partitions::new(Vec::new(), &[("t".into(), count)], rules(false));
-    assert_eq!(all(u16::MAX).names.len(), 0);
+    let all = |count| Partitions::new(Vec::new(), &[("t".into(), count)], rules(0, false));
+    assert_eq!(all(u16::MAX).rules.names.len(), 0);
     let mut all = all(MAX_ID);
-    assert_eq!((all.names.len(), all.names[0].partition, all.all_done()), (1, MAX_ID, true));
+    assert_eq!((all.list.len(), all.name(0).1, all.all_done()), (1, MAX_ID, true));
     all.probe();
     let mut list = due(&mut all);
     next(&mut all, &mut list);
     all.on_answer(at(0), 0, EMPTY);
-    assert_eq!((all.names.len(), all.find("t", MAX_ID).is_some()), (1, true));
+    assert_eq!((all.list.len(), all.find("t", MAX_ID).is_some()), (1, true));
 }
 
 #[test]
 fn what_a_broker_may_wait_for_is_not_asked_for_with_what_it_must_answer() {
-    let rules = rules(false);
-    let name = |partition| TopicPartition { topic: "t".into(), partition };
+    let rules = rules(3, false);
     let list = vec![
-        Partition::new(name(0), 10, Some((1, 9)), &rules.options),
-        Partition::before_end(name(1), 0, &rules.options),
-        Partition::new(name(2), 10, Some((1, 9)), &rules.options),
+        Partition::new(0, 10, Some((1, 9)), &rules.options),
+        Partition::before_end(1, 0, &rules.options),
+        Partition::new(2, 10, Some((1, 9)), &rules.options),
     ];
     let mut all = Partitions::new(list, &[], rules);
     let mut list = due(&mut all);
@@ -262,20 +266,22 @@ fn what_was_wanted_of_a_connection_that_had_ended_is_due_again() {
 #[test]
 fn each_topic_has_a_partition_that_is_looked_for() {
     let whole = [("a".into(), 0), ("b".into(), 0)];
-    let mut all = Partitions::new(Vec::new(), &whole, rules(false));
+    let mut all = Partitions::new(Vec::new(), &whole, rules(0, false));
     for round in 0..3 {
         all.probe();
         let mut list = due(&mut all);
         // The first topic grows by one partition each time, the second does not.
         while let [index] = next(&mut all, &mut list)[..] {
-            let grows = &*all.get(index).name.topic == "a";
+            let grows = &**all.name(index).0 == "a";
             all.on_answer(at(0), index, if grows { EMPTY } else { PartitionAnswer::UnknownPartition });
             all.on_end(at(0), index, false, None);
         }
-        let found: Vec<_> = all.iter().map(|(_, of)| (of.name.topic.to_string(), of.name.partition)).collect();
+        let found: Vec<_> =
+            all.iter().map(|(index, _)| all.name(index)).map(|(topic, id)| (topic.to_string(), id)).collect();
         assert_eq!(found, (0..=round).map(|id| ("a".to_owned(), id)).collect::<Vec<_>>());
         all.probe();
-        let wanted = |topic: &str, id| matches!(all.list.iter().find(|of| &*of.name.topic == topic && of.name.partition == id), Some(of) if of.is_probe());
+        let wanted =
+            |topic: &str, id| all.probes.iter().any(|&probe| (&**all.name(probe).0, all.name(probe).1) == (topic, id));
         assert!(wanted("a", round + 1) && wanted("b", 0));
     }
 }
