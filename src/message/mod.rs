@@ -161,7 +161,13 @@ impl Message {
 
 /// A broker's time stamp as a time.
 pub(crate) fn time_of(timestamp_ms: u64) -> SystemTime {
-    UNIX_EPOCH.checked_add(Duration::from_millis(timestamp_ms)).unwrap_or(UNIX_EPOCH + Duration::from_secs(1 << 40))
+    latest_up_to(timestamp_ms, |ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms))).unwrap_or(UNIX_EPOCH)
+}
+
+/// What `time_of` makes of these milliseconds; where they lie beyond what a system's clock can say, of as many as it can.
+fn latest_up_to<T>(ms: u64, time_of: impl Fn(u64) -> Option<T>) -> Option<T> {
+    let add = |most: u64, bit: u64| if time_of(most | bit).is_some() { most | bit } else { most };
+    time_of(ms).or_else(|| time_of((0..u64::BITS).rev().map(|bit| 1 << bit).fold(0, add)))
 }
 
 /// The first time stamp at or after a time: whole milliseconds since 1970, 0 for any time before that.
@@ -299,4 +305,27 @@ pub struct Gap {
     pub first: u64,
     /// The last number that is gone.
     pub last: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_no_clock_can_say_is_the_latest_that_it_can() {
+        // As on Windows: so many 100 ns since 1601.
+        let of_windows = |ms: u64| i64::try_from(ms).ok()?.checked_mul(10_000)?.checked_add(116_444_736_000_000_000);
+        for (ms, expected) in [
+            (0, 116_444_736_000_000_000),
+            (1_700_000_000_000, 133_444_736_000_000_000),
+            (910_692_730_085_477, i64::MAX - 5_807),
+            (910_692_730_085_478, i64::MAX - 5_807),
+            // Nanoseconds instead of milliseconds.
+            (1_700_000_000_000_000_000, i64::MAX - 5_807),
+            (u64::MAX, i64::MAX - 5_807),
+        ] {
+            assert_eq!(latest_up_to(ms, of_windows), Some(expected), "{ms}");
+        }
+        assert_eq!(latest_up_to(u64::MAX, Some), Some(u64::MAX));
+    }
 }
