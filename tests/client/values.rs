@@ -8,7 +8,8 @@ use common::server::Server;
 use common::watch::within;
 use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
 use tank_client::{
-    Acks, Client, Compression, Error, ErrorKind, Message, OutOfRange, Position, Positions, Record, Start, Subscription,
+    Acks, Client, Compression, Error, ErrorKind, Message, OutOfRange, PartitionRecords, Position, Positions, Record,
+    Start, Subscription,
 };
 
 const SECRET: &[u8] = b"\xbe\xef secret";
@@ -270,7 +271,10 @@ fn nothing_that_is_shown_holds_a_payload() {
         let builder = client.producer().max_records(2).max_age(Duration::from_secs(3600));
         assert!(hides(&builder).contains("max_records: 2"));
         let mut producer = builder.build().unwrap();
-        producer.send_to("orders", 0, Record::new(SECRET).key(SECRET)).unwrap();
+        let record = Record::new(SECRET).key(SECRET);
+        assert_eq!(hides(record), "Record { timestamp_ms: None, key_len: Some(9), payload_len: 9 }");
+        hides(PartitionRecords::new("orders", 0, &[record]));
+        producer.send_to("orders", 0, record).unwrap();
         let text = hides(&producer);
         assert!(text.contains("partitions: 1, stored: 0, pending: 1, pending_bytes: "), "{text}");
         broker.inject(BrokerFault::LoseAnswer(Kind::Produce));
