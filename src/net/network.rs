@@ -137,6 +137,7 @@ impl fmt::Debug for dyn Network {
 
 /// Wakes whoever is blocked in [`Network::poll`]; once woken, for ever.
 pub(crate) trait Waker: Send + Sync + UnwindSafe + RefUnwindSafe {
+    /// Wakes those who wait in the process that made it, if that is this one.
     fn wake(&self);
 
     /// Readable once woken.
@@ -147,8 +148,8 @@ pub(crate) trait Waker: Send + Sync + UnwindSafe + RefUnwindSafe {
 #[derive(Default)]
 pub(crate) struct Closed {
     flag: AtomicBool,
-    /// Made by the first wait; never drained, so that it wakes every waiter of every thread.
-    waker: Mutex<Option<Arc<dyn Waker>>>,
+    /// Made by the first wait of this process; never drained, so that it wakes every waiter of every thread.
+    waker: Mutex<Option<(u32, Arc<dyn Waker>)>>,
 }
 
 impl fmt::Debug for Closed {
@@ -166,17 +167,22 @@ impl Closed {
     pub(crate) fn close(&self) {
         // The flag first: whoever wakes must find it set.
         self.flag.store(true, Ordering::SeqCst);
-        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some((_, waker)) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake();
         }
     }
 
-    /// The waker, made now if this is the first wait. Look at the flag after this call, not before.
-    pub(crate) fn waker(&self, make: impl FnOnce() -> io::Result<Arc<dyn Waker>>) -> io::Result<Arc<dyn Waker>> {
+    /// The waker, made now if this is the first wait in this process: a forked child shares its parent's sockets, but not its
+    /// flag. Look at the flag after this call, not before.
+    pub(crate) fn waker(
+        &self,
+        process: u32,
+        make: impl FnOnce() -> io::Result<Arc<dyn Waker>>,
+    ) -> io::Result<Arc<dyn Waker>> {
         let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
         match &*waker {
-            Some(waker) => Ok(waker.clone()),
-            None => Ok(waker.insert(make()?).clone()),
+            Some((made, waker)) if *made == process => Ok(waker.clone()),
+            _ => Ok(waker.insert((process, make()?)).1.clone()),
         }
     }
 }

@@ -68,7 +68,7 @@ impl Network for System {
     }
 
     fn poll(&self, on: &mut [Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()> {
-        let waker = closed.map(|closed| closed.waker(|| Ok(Arc::new(Pair::new()?)))).transpose()?;
+        let waker = closed.map(|closed| closed.waker(self.process(), || Ok(Arc::new(Pair::new()?)))).transpose()?;
         let woken = waker.as_ref().and_then(|waker| from_handle(waker.handle(), PollFlags::IN));
         // One connection is what most programs wait for, again and again: that allocates nothing.
         let (mut few, mut many);
@@ -222,6 +222,7 @@ fn tcp_handle(stream: &impl std::os::windows::io::AsSocket) -> Handle<'_> {
 struct Pair {
     write: PairSocket,
     read: PairSocket,
+    process: u32,
 }
 
 #[cfg(unix)]
@@ -234,7 +235,7 @@ impl Pair {
     fn new() -> io::Result<Pair> {
         let (write, read) = PairSocket::pair()?;
         write.set_nonblocking(true)?;
-        Ok(Pair { write, read })
+        Ok(Pair { write, read, process: std::process::id() })
     }
 
     #[cfg(not(unix))]
@@ -249,14 +250,16 @@ impl Pair {
             }
         };
         write.set_nonblocking(true)?;
-        Ok(Pair { write, read })
+        Ok(Pair { write, read, process: std::process::id() })
     }
 }
 
 impl Waker for Pair {
     fn wake(&self) {
-        // It fails only when full, and then it is readable already.
-        let _ = (&self.write).write(&[1]);
+        // A forked child has nobody who waits for its parent's. It fails only when full, and then it is readable already.
+        if self.process == std::process::id() {
+            let _ = (&self.write).write(&[1]);
+        }
     }
 
     fn handle(&self) -> Handle<'_> {
@@ -317,6 +320,19 @@ mod tests {
         let (mut peer, _) = listener.accept().unwrap();
         socket.abort();
         assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_forked_child_and_its_parent_do_not_keep_each_other_awake() {
+        // As the child finds what its parent made.
+        let pair = Pair { process: std::process::id() + 1, ..Pair::new().unwrap() };
+        pair.wake();
+        pair.read.set_nonblocking(true).unwrap();
+        assert_eq!((&pair.read).read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let closed = Closed::default();
+        let waker = |process| closed.waker(process, || Ok(Arc::new(Pair::new()?))).unwrap();
+        let [parents, again, childs] = [1, 1, 2].map(waker);
+        assert!(Arc::ptr_eq(&parents, &again) && !Arc::ptr_eq(&parents, &childs));
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl Network for Net {
             let world = &self.world;
             let make =
                 || Ok(Arc::new(SimulatedWaker { world: world.clone(), id: world.new_waker() }) as Arc<dyn Waker>);
-            if let Handle::Simulated(id, _) = closed.waker(make)?.handle() {
+            if let Handle::Simulated(id, _) = closed.waker(self.process(), make)?.handle() {
                 waker = Some(id);
             }
         }
