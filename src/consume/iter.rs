@@ -171,7 +171,8 @@ impl ConsumeIter {
     /// the end; [`is_finished`](ConsumeIter::is_finished) tells the two apart.
     ///
     /// With zero it never blocks, yet it makes progress with whatever is under way: connecting, sending, receiving, and
-    /// noticing what takes too long. A program that only polls in this way reconnects and follows leaders like any other.
+    /// noticing what takes too long. A program that only polls in this way reconnects and follows leaders like any other, but
+    /// never looks up a host name again: where one may come to stand for another address, wait now and then.
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished.

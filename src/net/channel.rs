@@ -21,7 +21,7 @@
 //! the turn of others, and the next wait tells. So a wake-up costs what it brings, however many connections are silent.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -205,13 +205,12 @@ impl Channel {
         if let Some(address) = self.broker.literal() {
             return Ok(vec![address]);
         }
-        if look_up == LookUp::Never {
-            let known = self.good.map_or_else(|| self.settings.known(&self.broker), |address| vec![address]);
+        let found = match look_up {
+            LookUp::Allowed => self.settings.look_up(&self.broker),
             // Others may be known: whoever only polls must get on.
-            let unknown = || io::Error::other("its name is not looked up by calls that never wait");
-            return if known.is_empty() { Err(Error::connect(&self.broker, unknown())) } else { Ok(known) };
-        }
-        let mut found = self.settings.look_up(&self.broker).map_err(|e| Error::connect(&self.broker, e))?;
+            LookUp::Never => self.settings.known(&self.broker),
+        };
+        let mut found = found.map_err(|e| Error::connect(&self.broker, e))?;
         if let Some(index) = self.good.and_then(|good| found.iter().position(|address| *address == good)) {
             found[..=index].rotate_right(1);
         }

@@ -60,9 +60,11 @@ impl ChannelSettings {
         Ok(found)
     }
 
-    /// What a broker's name stood for when it was last looked up; nothing if it never was.
-    pub(super) fn known(&self, broker: &BrokerAddr) -> Vec<SocketAddr> {
-        self.brokers().get(broker).map_or(Vec::new(), |known| known.addresses.clone())
+    /// What a broker's name stood for when it was last looked up.
+    pub(super) fn known(&self, broker: &BrokerAddr) -> io::Result<Vec<SocketAddr>> {
+        let known = self.brokers().get(broker).map_or(Vec::new(), |known| known.addresses.clone());
+        let unknown = || io::Error::other("its name is not looked up by calls that never wait");
+        if known.is_empty() { Err(unknown()) } else { Ok(known) }
     }
 
     /// Whether a broker's name stood for this address when it was last looked up.

@@ -122,7 +122,8 @@ impl Producer {
         self.push(topic, partition, &record)
     }
 
-    /// Sends what is due and takes in the answers that have arrived. Never blocks, and never looks up a host name.
+    /// Sends what is due and takes in the answers that have arrived. Never blocks, and never looks up a host name: it connects
+    /// to the addresses that were found last.
     ///
     /// # Errors
     /// [`Undelivered`](crate::ErrorKind::Undelivered) while [failures](Producer::failures) wait to be sent again or taken out.

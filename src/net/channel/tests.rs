@@ -202,6 +202,19 @@ fn names_are_looked_up_only_where_that_may_take_its_time() {
 }
 
 #[test]
+fn without_a_look_up_all_addresses_are_tried_that_are_known() {
+    let net = Scripted::new();
+    net.name("tank", Ok(vec![address(1), address(2)]));
+    let mut channel = channel(&net, "tank:5");
+    bring_up(&mut channel, &net);
+    assert_eq!(channel.address(), Some(address(1)));
+    channel.reset();
+    net.refuse(address(1), 111);
+    assert!(!channel.open(net.now(), LookUp::Never).unwrap());
+    assert_eq!((net.looked_up(), net.dialed()), (1, vec![address(1), address(2)]));
+}
+
+#[test]
 fn a_lack_of_descriptors_is_told_at_once() {
     let net = Scripted::new();
     net.name("tank", Ok(vec![address(1), address(2)]));
