@@ -144,7 +144,7 @@ impl Client {
     /// above the mark, unless the partition is empty, or above the first one of the call. It cannot know whether several calls
     /// together have stretched a segment that far.
     ///
-    /// A gap is logged as a warning: a TANK server can die when a consumer asks for a number inside it (see
+    /// Gaps are logged, as one warning a call: a TANK server can die when a consumer asks for a number inside one (see
     /// [positions](crate::guide::positions#a-gap-that-kills-a-server)).
     ///
     /// # Errors

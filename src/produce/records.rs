@@ -79,7 +79,7 @@ impl<'a> PartitionRecords<'a> {
         Ok(())
     }
 
-    /// Refuses numbers that a partition whose log ends at `end` does not take, or that could kill its server; warns of a gap.
+    /// Refuses numbers that a partition whose log ends at `end` does not take, or that could kill its server; warns of gaps.
     pub(super) fn check_numbers(&self, end: u64) -> Result<()> {
         let (Some(&(first, _)), Some(&(last, _))) = (self.numbered.first(), self.numbered.last()) else {
             return Ok(());
@@ -94,10 +94,14 @@ impl<'a> PartitionRecords<'a> {
         if last - base >= TOO_FAR {
             return refused(Fault::SeqTooFar { seq: last });
         }
-        if end != 0 && first - end > 1 {
-            let (from, to) = (end + 1, first - 1);
+        let before = [if end == 0 { first - 1 } else { end }];
+        let before = before.into_iter().chain(self.numbered.iter().map(|&(seq, _)| seq));
+        let mut gaps = before.zip(self.numbered).filter(|(before, (seq, _))| seq - before > 1);
+        if let Some((before, (seq, _))) = gaps.next() {
+            let (from, to, count) = (before + 1, seq - 1, 1 + gaps.count());
             warn!(
-                "{topic}/{partition}: numbers {from} to {to} are left out; a fetch of one of them may kill the server"
+                "{topic}/{partition}: gaps in the numbers: {count}, the first from {from} to {to}; \
+                a fetch inside one may kill the server"
             );
         }
         Ok(())

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use common::logs;
 use common::rng::{Rng, seeded};
 use common::server::{Server, unique_name};
 use common::watch::{timed_in, within};
@@ -587,6 +588,7 @@ fn too_few_replicas_are_told_as_not_stored() {
 #[test]
 fn records_are_stored_under_numbers_of_ones_own() {
     within(60, || {
+        logs::keep();
         let server = Server::start();
         let client = server.client();
         let topic = server.topic(3).name;
@@ -595,6 +597,7 @@ fn records_are_stored_under_numbers_of_ones_own() {
         let records: Vec<_> = numbers.iter().zip(&texts).map(|(&n, t)| (n, Record::new(t.as_bytes()))).collect();
         client.publish_at(&topic, 0, &records[..3]).unwrap();
         client.publish_at(&topic, 0, &records[3..]).unwrap();
+        logs::wait_for(1, &["WARN", &topic, "gaps in the numbers: 3, the first from 6 to 8;"]);
         let back: Vec<_> = read_back(&client, &topic, 0);
         assert_eq!(back.iter().map(Message::seq).collect::<Vec<_>>(), numbers);
         assert!(back.iter().all(|message| message.payload() == message.seq().to_string().as_bytes()));
@@ -621,6 +624,7 @@ fn records_are_stored_under_numbers_of_ones_own() {
         // More than a bundle takes, with a gap after each.
         let records: Vec<_> = (1..=70_000).map(|n| (n * 3, x)).collect();
         client.publish_at(&topic, 2, &records).unwrap();
+        logs::wait_for(1, &["WARN", &topic, "gaps in the numbers: 69999, the first from 4 to 5;"]);
         let back = read_back(&client, &topic, 2);
         assert!(back.iter().map(Message::seq).eq((1..=70_000).map(|n| n * 3)));
 
