@@ -14,8 +14,9 @@ use crate::protocol::produce::ACKS_QUORUM;
 pub(crate) use crate::protocol::limits::setters;
 use crate::protocol::limits::settings;
 
-/// The most bytes that may be in memory in one piece: messages point into it with 32-bit numbers.
-const MAX_IN_MEMORY: u32 = 2 << 30;
+/// The most bytes that may have to be in memory in one piece. A buffer may take four times as many, and no system allows more
+/// than `isize::MAX`: that matters where numbers have 32 bits.
+const MAX_IN_MEMORY: u32 = if isize::MAX as u64 / 4 < 2 << 30 { (isize::MAX as u64 / 4) as u32 } else { 2 << 30 };
 
 settings! {
     /// Settings that all connections of a client share.
@@ -145,6 +146,11 @@ impl PublishOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn four_times_the_most_in_memory_is_no_more_than_a_system_allows() {
+        const { assert!(4 * MAX_IN_MEMORY as u64 <= isize::MAX as u64) };
+    }
 
     #[test]
     fn options_out_of_range_are_refused() {
