@@ -478,8 +478,6 @@ pub(crate) fn is_lack(e: &io::Error) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Looking up a host name.
-    Resolve,
     /// Opening the connection.
     Connect,
     /// Waiting for the ping with which a broker greets.
@@ -494,7 +492,6 @@ pub enum Phase {
 
 texts! {
     Phase:
-    Self::Resolve => "looking up its name";
     Self::Connect => "connecting";
     Self::Greet => "waiting for its greeting";
     Self::Send => "sending a request";
