@@ -26,6 +26,9 @@ const SHARED_BLOCK: usize = 1 << 20;
 /// Bytes of the scratch blocks; what is larger gets a block of its size.
 const SCRATCH: [usize; 6] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 
+/// Room for this many entries is kept, a megabyte, whatever comes.
+const KEPT_ENTRIES: usize = 32 << 10;
+
 /// Decoded messages of one partition, in the order in which they are handed out. Others look at what it has, and may take
 /// messages away before any are handed out.
 #[derive(Debug, Default)]
@@ -76,6 +79,8 @@ impl DecodedBundle {
     /// A bundle that breaks a rule or a limit. The messages of good ones joined before it are there.
     pub(crate) fn decode(&mut self, bundle: &Bundle, source: u32, limits: &Limits) -> Result<(), DecodeError> {
         self.clear();
+        // What an outsized bundle took is not kept for what may never come again.
+        self.entries.shrink_to(KEPT_ENTRIES.max((bundle.count as usize).saturating_mul(4)));
         self.source = source;
         let Some(attached) = &self.attached else { return Ok(()) };
         let bytes = &attached.bytes;

@@ -101,6 +101,18 @@ fn left(s: &Setting) -> u64 {
 }
 
 #[test]
+fn room_for_the_entries_of_an_outsized_bundle_is_not_kept() {
+    let mut s = Setting::new(1 << 20);
+    let many: Vec<&[u8]> = vec![b""; 60_000];
+    let few = encode(&[b"1", b"2"], Compression::None);
+    s.receive(&[encode(&many, Compression::None), few.clone()]);
+    assert_eq!((s.decode(u64::MAX), s.pop_all().len()), (60_000, 60_000));
+    assert!(s.inbox.decoded.entries.capacity() >= 60_000);
+    assert_eq!((s.decode(9), s.pop_all().len()), (2, 2));
+    assert!(s.inbox.decoded.entries.capacity() <= 1 << 15);
+}
+
+#[test]
 fn an_error_comes_after_all_that_came_before_it() {
     let mut s = Setting::new(1 << 10);
     s.receive(&[encode(&[b"1", b"2"], Compression::None), encode(&[b"3"], Compression::Snappy)]);
