@@ -214,25 +214,29 @@ pub struct Topic<N, P> {
 
 /// Appends the topics of a request, 1 to 255 of them and of the partitions of each, none of them twice. `id` tells partitions
 /// apart, and `put` appends one.
-pub(super) fn put_topics<N: AsRef<str> + PartialEq, P>(
+pub(super) fn put_topics<N: AsRef<str>, P>(
     topics: &[Topic<N, P>],
     id: impl Fn(&P) -> u16,
     out: &mut Vec<u8>,
     mut put: impl FnMut(&P, &mut Vec<u8>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
     put_count8(topics.len(), "topics in a request", 1, out)?;
-    for (index, topic) in topics.iter().enumerate() {
-        let before = topics.iter().take(index).filter(|other| other.name == topic.name).count();
-        EncodeError::check("entries of a topic", before + 1, 1, 1)?;
+    check_once("entries of a topic", topics.iter().map(|topic| topic.name.as_ref()))?;
+    for topic in topics {
         put_topic(topic.name.as_ref(), out)?;
         put_count8(topic.partitions.len(), "partitions of a topic", 1, out)?;
-        for (index, entry) in topic.partitions.iter().enumerate() {
-            let before = topic.partitions.iter().take(index).filter(|other| id(other) == id(entry)).count();
-            EncodeError::check("entries of a partition", before + 1, 1, 1)?;
-            put(entry, out)?;
-        }
+        check_once("entries of a partition", topic.partitions.iter().map(&id))?;
+        topic.partitions.iter().try_for_each(|entry| put(entry, out))?;
     }
     Ok(())
+}
+
+/// Refuses what is there twice. Most lists are in order already.
+fn check_once<T: Ord>(field: &'static str, ids: impl Iterator<Item = T>) -> Result<(), EncodeError> {
+    let mut ids: Vec<T> = ids.collect();
+    ids.sort_unstable();
+    let once = ids.is_sorted_by(|a, b| a < b);
+    EncodeError::check(field, if once { 1 } else { 2 }, 1, 1)
 }
 
 /// Reads the topics of a request, without these checks.
@@ -270,6 +274,22 @@ mod tests {
         assert_eq!((e.field(), e.fault(), e.at()), ("g", DecodeFault::Short { needed: 4, left: 1 }, 120));
         assert_eq!(c.left(), before, "a failed read moves nothing");
         assert_eq!(c.finish("h").unwrap_err().fault(), DecodeFault::Spare { extra: 1 });
+    }
+
+    #[test]
+    fn each_partition_of_a_request_is_looked_at_once() {
+        let put = |partitions: Vec<u16>| {
+            let looks = std::cell::Cell::new(0);
+            let id = |id: &u16| {
+                looks.set(looks.get() + 1);
+                *id
+            };
+            let put = put_topics(&[Topic { name: "a", partitions }], id, &mut Vec::new(), |_, _| Ok(()));
+            (put.is_ok(), looks.get())
+        };
+        assert_eq!(put((0..255).collect()), (true, 255));
+        assert_eq!(put((0..255).rev().collect()), (true, 255));
+        assert_eq!(put((0..254).chain([7]).collect()), (false, 255));
     }
 
     #[test]
