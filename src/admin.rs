@@ -15,7 +15,7 @@ use crate::session::{Marks, Session, marks_of_state};
 const MAX_CLUSTER_PARTITIONS: u16 = 64;
 
 /// The most characters of a new topic's name.
-const MAX_NAME: usize = 64;
+const MAX_TOPIC_NAME: usize = 64;
 
 /// A partition and the two ends of its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,7 +119,7 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
 /// Refuses what no broker accepts (reference, section 7.2).
 fn check_new_topic(topic: &str, partitions: u16) -> Result<()> {
     let marks = ['-', '_'];
-    let fits = (1..=MAX_NAME).contains(&topic.len());
+    let fits = (1..=MAX_TOPIC_NAME).contains(&topic.len());
     let is_allowed = topic.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(&c));
     if !fits || !is_allowed || topic.trim_matches(marks) != topic {
         let rule = "1 to 64 letters, digits, - and _, the latter two neither first nor last";

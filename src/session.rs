@@ -26,7 +26,7 @@ pub(crate) const ONCE: RetryPolicy =
     RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
 
 /// How often a request is sent at most if each time an idle connection ends before its answer begins.
-const MOST_STALE: u32 = 3;
+const MOST_SENDS: u32 = 3;
 
 /// The longest pause between two looks for a partition's leader, so that its successor is found soon.
 const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
@@ -283,7 +283,7 @@ impl Session {
             stale += 1;
             match question.once {
                 Some(topic) if handed_over => return Err(Error::unknown(topic, None, e)),
-                _ if reused && stale < MOST_STALE && e.is_connection_lost() => debug!("{e:#}"),
+                _ if reused && stale < MOST_SENDS && e.is_connection_lost() => debug!("{e:#}"),
                 _ => return Err(e),
             }
         }

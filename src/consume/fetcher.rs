@@ -79,8 +79,7 @@ pub(super) struct Fetcher {
     /// The partitions to be asked for here.
     pub(super) wanted: VecDeque<u32>,
     in_flight: VecDeque<InFlight>,
-    /// What is in flight.
-    way: Load,
+    load: Load,
     /// Since when there is nothing to read, after a fetch was sent and while no answer has begun.
     idle_since: Option<Time>,
     /// When the answer being read began, and how long the line was idle before.
@@ -130,7 +129,7 @@ impl Fetcher {
             buf: ReadBuf::new(READ_BUFFER, names.clone()),
             wanted: VecDeque::new(),
             in_flight: VecDeque::new(),
-            way: Load::default(),
+            load: Load::default(),
             idle_since: None,
             began: Time::ZERO,
             wait: Duration::ZERO,
@@ -164,7 +163,7 @@ impl Fetcher {
 
     /// Whether nothing is wanted or awaited but what lies above the marks.
     pub(super) fn is_at_ends(&self) -> bool {
-        self.wanted.is_empty() && self.current.is_none() && self.way.risky == 0
+        self.wanted.is_empty() && self.current.is_none() && self.load.risky == 0
     }
 
     /// Whether it failed and is not to be tried again yet.
@@ -190,7 +189,7 @@ impl Fetcher {
             return Ok(());
         }
         loop {
-            match turn.all.next_request(&mut self.wanted, self.way)? {
+            match turn.all.next_request(&mut self.wanted, self.load)? {
                 request if request.is_empty() => return self.channel.write(turn.now).map(drop),
                 request => self.send(turn, request)?,
             }
@@ -219,8 +218,8 @@ impl Fetcher {
             topics,
         };
         trace!("{}: fetch {request_id} of {} partitions", self.broker(), partitions.len());
-        self.way.risky += load.risky;
-        self.way.suspects += load.suspects;
+        self.load.risky += load.risky;
+        self.load.suspects += load.suspects;
         // Partitions were added.
         if !Arc::ptr_eq(&self.buf.block().tag, &turn.all.rules.names) {
             self.buf.set_tag(turn.all.rules.names.clone());
@@ -381,8 +380,8 @@ impl Fetcher {
     fn on_end(&mut self, turn: &mut Turn<'_>, fetch: InFlight) {
         self.channel.answer_ends(turn.now, Some(fetch.request_id));
         self.retry.reset();
-        self.way.risky -= fetch.load.risky;
-        self.way.suspects -= fetch.load.suspects;
+        self.load.risky -= fetch.load.risky;
+        self.load.suspects -= fetch.load.suspects;
         turn.all.stats.fetches += 1;
         turn.all.stats.empty_fetches += u64::from(fetch.bytes == 0);
         let prefetches = turn.all.rules.options.prefetch && turn.inbox.has_bundles();
@@ -448,7 +447,7 @@ impl Fetcher {
             (true, Some(heard)) => self.channel.well_for().saturating_sub(now.since(heard)),
             (false, _) => self.channel.well_for(),
         };
-        let alone = self.way.risky == 1;
+        let alone = self.load.risky == 1;
         let mut lost = Vec::new();
         for fetch in self.current.take().into_iter().chain(self.in_flight.drain(..)) {
             let is_handed_over = self.channel.handed_over(fetch.request_id);
@@ -461,7 +460,7 @@ impl Fetcher {
         self.channel.close();
         self.decoder = new_decoder(session);
         self.buf.clear();
-        (self.way, self.need, self.revived, self.was_up) = (Load::default(), 0, None, false);
+        (self.load, self.need, self.revived, self.was_up) = (Load::default(), 0, None, false);
         (self.idle_since, self.ahead) = (None, 0);
         lost
     }

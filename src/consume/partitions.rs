@@ -163,17 +163,17 @@ impl Partitions {
     ///
     /// # Errors
     /// A partition whose next number cannot exist.
-    pub(super) fn next_request(&mut self, list: &mut VecDeque<u32>, way: Load) -> Result<Vec<(u32, Want)>> {
+    pub(super) fn next_request(&mut self, list: &mut VecDeque<u32>, load: Load) -> Result<Vec<(u32, Want)>> {
         let (mut request, mut asked, mut kept) = (Vec::<(u32, Want)>::new(), 0, Vec::new());
         let has_suspect =
-            self.suspects > 0 && (way.suspects > 0 || list.iter().any(|&index| self.get(index).is_suspect()));
+            self.suspects > 0 && (load.suspects > 0 || list.iter().any(|&index| self.get(index).is_suspect()));
         while let Some(index) = list.pop_front() {
             let Some(want) = self.get(index).wants(&self.rules)? else { continue };
             // One at a time, so that the one that ends a connection is known by it.
             let by_itself = want.alone || (has_suspect && want.is_risky);
             let size = u64::from(want.fetch_size);
             let joins = |first: &(u32, Want)| !by_itself && first.1.waits == want.waits && asked + size <= MAX_ASKED;
-            if !request.first().is_none_or(joins) || (has_suspect && want.is_risky && way.risky > 0) {
+            if !request.first().is_none_or(joins) || (has_suspect && want.is_risky && load.risky > 0) {
                 kept.push(index);
                 continue;
             }

@@ -20,7 +20,7 @@ use crate::session::{Session, marks_of_answer, marks_of_state};
 pub(super) const MAX_BUNDLES: usize = 255;
 
 /// A request takes no further bundle beyond this many bytes, so that small ones do not wait long for the answer to large ones.
-const MAX_REQUEST: usize = 8 << 20;
+const FULL_REQUEST: usize = 8 << 20;
 
 /// Nothing more is added while this many bytes have still to be sent.
 const MAX_UNSENT: usize = 1 << 20;
@@ -199,7 +199,7 @@ pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> 
         let Some(bundle) = queues[index].first_waiting() else { return false };
         let is_first = bytes == 0;
         bytes += bundle.bytes().len();
-        is_first || bytes <= MAX_REQUEST
+        is_first || bytes <= FULL_REQUEST
     });
     from.sort_by(|&a, &b| queues[a].topic.cmp(&queues[b].topic));
     let entry = |&index: &usize| {

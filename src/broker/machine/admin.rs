@@ -23,7 +23,7 @@ use crate::protocol::{DecodeError, DecodeFault};
 /// Major version times 100 plus minor version.
 const VERSION: u32 = 400;
 
-const MAX_NAME: usize = 64;
+const MAX_TOPIC_NAME: usize = 64;
 
 /// The most partitions a cluster makes.
 const MAX_CLUSTER_PARTITIONS: u16 = 64;
@@ -259,7 +259,7 @@ pub(super) fn layout(text: &str, otherwise: Layout) -> Option<Layout> {
 fn is_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     let inner = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    bytes.len() <= MAX_NAME
+    bytes.len() <= MAX_TOPIC_NAME
         && bytes.iter().all(inner)
         && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
         && bytes.last().is_some_and(u8::is_ascii_alphanumeric)

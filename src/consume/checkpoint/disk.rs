@@ -17,7 +17,7 @@ use super::MAGIC;
 const MAX_FOREIGN: u64 = 32 << 20;
 
 /// The most bytes in a name on the usual file systems.
-const MAX_NAME: usize = 255;
+const MAX_FILE_NAME: usize = 255;
 
 /// How many links may follow each other; the same as on Linux.
 const MAX_LINKS: usize = 40;
@@ -43,9 +43,9 @@ impl Names {
 fn beside(file: &Path, suffix: &str) -> PathBuf {
     let name = file.file_name().unwrap_or_default();
     let mut longer = OsString::from(name);
-    if name.len() + ".prev.new".len() > MAX_NAME {
+    if name.len() + ".prev.new".len() > MAX_FILE_NAME {
         let text = name.to_string_lossy();
-        let cut = text.char_indices().map(|(at, _)| at).take_while(|&at| at <= MAX_NAME - 20).last();
+        let cut = text.char_indices().map(|(at, _)| at).take_while(|&at| at <= MAX_FILE_NAME - 20).last();
         longer = format!("{}.{:08x}", &text[..cut.unwrap_or(0)], crc32fast::hash(name.as_encoded_bytes())).into();
     }
     longer.push(suffix);

@@ -150,14 +150,14 @@ fn it_connects_when_something_is_wanted_and_asks_with_one_request() {
     s.greet(0);
     s.ask();
     assert!(s.fetcher.is_used() && !s.fetcher.is_coming_up() && !s.fetcher.is_idle());
-    assert_eq!(s.fetcher.way, Load { risky: 3, suspects: 0 });
+    assert_eq!(s.fetcher.load, Load { risky: 3, suspects: 0 });
     assert!(!s.fetcher.is_at_ends(), "there are messages");
     assert_eq!(s.fetcher.stats(s.session.now()).silence, None);
     s.send(0, 1, &[EMPTY; 3], &[], 0);
     s.receive();
     let now = s.net.pass(ms(7));
     assert_eq!(s.fetcher.stats(now).silence, Some(ms(7)));
-    assert!(!s.fetcher.is_used() && s.fetcher.is_at_ends() && s.fetcher.way == Load::default());
+    assert!(!s.fetcher.is_used() && s.fetcher.is_at_ends() && s.fetcher.load == Load::default());
     assert_eq!((s.all.stats.fetches, s.all.stats.empty_fetches), (1, 1));
     assert!(s.all.stats.bytes > 0 && s.net.dialed().len() == 1);
 }
@@ -292,15 +292,15 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     s.greet(1);
     s.ask();
     // A harmless question first, for both of them.
-    assert_eq!((s.fetcher.way, s.fetcher.in_flight.len()), (Load { risky: 0, suspects: 2 }, 1));
+    assert_eq!((s.fetcher.load, s.fetcher.in_flight.len()), (Load { risky: 0, suspects: 2 }, 1));
     s.send(1, 2, &[PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 }; 2], &[], 0);
     s.receive();
     assert!(!s.fetcher.retry.is_in_trouble());
     s.ask();
-    assert_eq!((s.fetcher.way, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1));
+    assert_eq!((s.fetcher.load, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1));
     s.send(1, 3, &[EMPTY], &[], 0);
     s.receive();
-    assert_eq!((s.fetcher.way, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1), "the other one");
+    assert_eq!((s.fetcher.load, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1), "the other one");
     // Nothing else was in flight: it is to blame.
     s.end(1);
     let e = s.inbox.take_error();

@@ -105,8 +105,8 @@ fn partitions_that_may_have_ended_a_connection_are_asked_for_one_by_one() {
     let mut list = due(&mut all);
     let request = all.next_request(&mut list, Load::default()).unwrap();
     assert!(matches!(request[..], [(0, Want { waits: false, .. })]), "{request:?}");
-    let way = Load { risky: 1, suspects: 1 };
-    assert_eq!(all.next_request(&mut list, way).unwrap(), [], "not before it is answered");
+    let load = Load { risky: 1, suspects: 1 };
+    assert_eq!(all.next_request(&mut list, load).unwrap(), [], "not before it is answered");
     let data = PartitionAnswer::Data { base: Some(1), high_water_mark: 9, len: 50 };
     all.on_answer(at(1), 0, data);
     all.on_end(at(1), 0, false, None);
