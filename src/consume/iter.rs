@@ -273,7 +273,7 @@ impl ConsumeIter {
         partition.lag(self.next_seq(index))
     }
 
-    /// Returns what retention took before it was delivered.
+    /// Returns what retention took before it was delivered: the latest 1,000 gaps, in the order in which they were found.
     pub fn gaps(&self) -> &[Gap] {
         &self.partitions.gaps
     }

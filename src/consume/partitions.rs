@@ -31,6 +31,9 @@ const MAX_ASKED: u64 = 1 << 30;
 /// The highest id of a partition.
 const MAX_ID: u16 = u16::MAX - 1;
 
+/// The most gaps to remember.
+const MAX_GAPS: usize = 1000;
+
 /// See the module.
 pub(super) struct Partitions {
     /// Their indices, in the order of their names.
@@ -201,11 +204,16 @@ impl Partitions {
     /// Notes that retention took these numbers.
     pub(super) fn add_gap(&mut self, index: u32, first: u64, last: u64) {
         let (topic, partition) = self.rules.names.get(index);
-        // If retention is faster than we are, that is one growing gap, not many small ones.
-        let same = self.gaps.last_mut().filter(|gap| gap.topic == *topic && gap.partition == partition);
-        match same.filter(|gap| gap.last + 1 == first) {
+        let mut latest = self.gaps.iter_mut().rev();
+        let latest = latest.find(|gap| gap.partition == partition && gap.topic == *topic);
+        match latest.filter(|gap| gap.last + 1 == first) {
+            // Nothing was delivered in between.
             Some(gap) => gap.last = last,
             None => self.gaps.push(Gap { topic: topic.clone(), partition, first, last }),
+        }
+        // While retention is faster than the reader there is one more for each answer.
+        if self.gaps.len() > MAX_GAPS {
+            self.gaps.remove(0);
         }
     }
 

@@ -160,9 +160,13 @@ fn gaps_that_follow_each_other_are_one() {
     all.add_gap(0, 1, 5);
     all.add_gap(0, 6, 9);
     all.add_gap(1, 10, 12);
+    all.add_gap(0, 10, 11);
     all.add_gap(0, 20, 21);
-    let gaps: Vec<_> = all.gaps.iter().map(|gap| (gap.partition, gap.first, gap.last)).collect();
-    assert_eq!(gaps, [(0, 1, 9), (1, 10, 12), (0, 20, 21)]);
+    let gaps = |all: &Partitions| all.gaps.iter().map(|gap| (gap.partition, gap.first, gap.last)).collect::<Vec<_>>();
+    assert_eq!(gaps(&all), [(0, 1, 11), (1, 10, 12), (0, 20, 21)]);
+    // However long retention is faster than the reader.
+    (30..3000).step_by(2).for_each(|seq| all.add_gap(1, seq, seq));
+    assert_eq!((all.gaps.len(), gaps(&all)[MAX_GAPS - 1]), (MAX_GAPS, (1, 2998, 2998)));
 }
 
 #[test]
