@@ -65,8 +65,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) for a subscription that cannot work; [`Broker`](crate::ErrorKind::Broker) for an
-    /// unknown topic or partition; [`Closed`](crate::ErrorKind::Closed) if a [handle](Subscription::close_with) was closed
-    /// meanwhile; otherwise as [`ClientBuilder::connect`].
+    /// unknown topic or partition; [`Closed`](crate::ErrorKind::Closed) if a [handle](Subscription::close_with) is
+    /// closed by then; otherwise as [`ClientBuilder::connect`].
     pub fn subscribe(&self, what: impl Into<Subscription>) -> Result<ConsumeIter> {
         subscribe(&self.session, what.into())
     }

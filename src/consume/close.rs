@@ -33,7 +33,7 @@ impl CloseHandle {
     }
 
     /// Ends the iterations: a blocked `next` returns `None` now, and every later one does so at once, even if messages were
-    /// received that have not been handed out. A `subscribe` that is still looking for brokers ends with
+    /// received that have not been handed out. A `subscribe` that has not returned by then, or is called later, ends with
     /// [`Closed`](crate::ErrorKind::Closed). Calling it again does nothing.
     ///
     /// Nothing can interrupt the system's resolver while it looks up the host name of a broker. Brokers that are given by

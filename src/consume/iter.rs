@@ -16,7 +16,7 @@ use super::partition::{Partition, Rules};
 use super::partitions::Partitions;
 use super::position::{PartitionStats, Position, Positions, Stats};
 use super::subscription::Subscription;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Batch, Gap, Message, TopicPartitions};
 use crate::net::{BrokerAddr, LookUp, Time, wait};
 use crate::session::Session;
@@ -139,7 +139,10 @@ impl ConsumeIter {
     /// Connects and sends the first fetches. In a cluster nothing waits for a leader that is in trouble.
     pub(super) fn begin(mut self) -> Result<ConsumeIter> {
         let in_cluster = self.partitions.rules.in_cluster;
-        while !self.closer.is_closed() {
+        loop {
+            if self.closer.is_closed() {
+                return Err(Error::new(ErrorKind::Closed));
+            }
             let now = self.session.now();
             self.dispatch(now, LookUp::Allowed);
             if let Some(e) = self.inbox.take_error() {
@@ -152,11 +155,10 @@ impl ConsumeIter {
                 |fetcher: &Fetcher| fetcher.is_coming_up() && !(in_cluster && fetcher.retry.is_in_trouble());
             let until = if in_cluster { Time::NEVER } else { self.partitions.next_wake() };
             if until == Time::NEVER && !self.fetchers.iter().any(is_waited_for) {
-                break;
+                return Ok(self);
             }
             self.wait(until, Fetcher::is_coming_up)?;
         }
-        Ok(self)
     }
 
     /// Blocks until something happens on one of these fetchers' connections, or until then.

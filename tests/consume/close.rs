@@ -245,6 +245,21 @@ fn messages_already_received_stay_undelivered() {
 }
 
 #[test]
+fn a_closed_handle_lets_no_subscription_begin() {
+    within(60, || {
+        let server = Server::start();
+        let (client, topic, handle) = (server.client(), server.topic(1), CloseHandle::new());
+        handle.close();
+        for start in [Start::Earliest, Start::Latest, Start::At(1), Start::Last(1)] {
+            for what in [Subscription::topic(&topic.name), Subscription::partition(&topic.name, 0)] {
+                let e = client.subscribe(what.start(start).close_with(&handle)).unwrap_err();
+                assert!(e.kind == ErrorKind::Closed, "{start}: {e:#}");
+            }
+        }
+    });
+}
+
+#[test]
 fn handles_are_harmless_after_the_end() {
     within(60, || {
         let server = Server::start();
