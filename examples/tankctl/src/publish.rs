@@ -56,10 +56,10 @@ pub struct Args {
     #[arg(long)]
     exactly_once: bool,
     /// Which replicas must have a message before it counts as stored: all, quorum, or how many
-    #[arg(long, default_value = "all", value_parser = acks)]
+    #[arg(long, default_value = "all")]
     acks: Acks,
     /// When to compress: auto, none or snappy
-    #[arg(short = 'z', long, default_value = "auto", value_parser = compression)]
+    #[arg(short = 'z', long, default_value = "auto")]
     compression: Compression,
 }
 
@@ -82,23 +82,6 @@ fn delimiter(text: &str) -> Result<Bytes, String> {
 /// Of `-K=` clap leaves nothing.
 fn key_delimiter(text: &str) -> Result<Bytes, String> {
     delimiter(if text.is_empty() { "=" } else { text })
-}
-
-fn acks(text: &str) -> Result<Acks, String> {
-    match text {
-        "all" => Ok(Acks::All),
-        "quorum" => Ok(Acks::Quorum),
-        count => count.parse().map(Acks::Peers).map_err(|_| "all, quorum or a number is expected".into()),
-    }
-}
-
-fn compression(text: &str) -> Result<Compression, String> {
-    match text {
-        "auto" => Ok(Compression::Auto),
-        "none" => Ok(Compression::None),
-        "snappy" => Ok(Compression::Snappy),
-        _ => Err("auto, none or snappy is expected; TANK has no other compression".into()),
-    }
 }
 
 /// While nothing comes, how often the connection is looked at.
