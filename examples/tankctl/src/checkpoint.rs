@@ -24,15 +24,15 @@ enum Command {
     /// Show the next number of each partition
     Show {
         file: PathBuf,
-        /// Show what the file held before it was saved last
+        /// Show what the file held before the last save
         #[arg(long)]
         previous: bool,
         #[command(flatten)]
         table: TableArgs,
     },
-    /// Set the next number of partitions, and make the file if there is none
+    /// Set the next number of partitions; create the file if there is none
     ///
-    /// No program that saves there may run meanwhile: it would refuse to go on.
+    /// Stop programs that save there first: they would refuse to continue.
     Set {
         file: PathBuf,
         #[arg(required = true, value_name = "TOPIC/PARTITION=NUMBER", value_parser = parse_position)]
@@ -46,7 +46,7 @@ fn parse_position(text: &str) -> Result<(Place, u64), String> {
     if place.partition.is_none() {
         return Err(format!("{}: a partition is needed", place.topic));
     }
-    Ok((place, seq.parse().map_err(|_| format!("{seq:?} is no sequence number"))?))
+    Ok((place, seq.parse().map_err(|_| format!("{seq:?} is not a sequence number"))?))
 }
 
 pub fn run(args: &Args) -> Result<()> {

@@ -9,19 +9,19 @@ use tank_client::{Client, ClientBuilder, ErrorKind};
 use crate::exit::Usage;
 use crate::times::parse_span;
 
-/// Options of all commands that connect.
+/// Options of every command that connects.
 #[derive(Debug, Args)]
 pub struct Connect {
-    /// Brokers: `host` or `host:port` (default port 11011), several with commas between
+    /// Brokers: `host` or `host:port` (default port 11011), separated by commas
     #[arg(short, long, global = true, env = "TANK_BROKERS", default_value = "localhost", help_heading = "Connection")]
     pub brokers: String,
-    /// How long connecting may take, and a broker may take to answer
+    /// How long to wait for a connection, and for an answer [default: 10s, 30s]
     #[arg(long, global = true, value_name = "SPAN", value_parser = parse_span, help_heading = "Connection")]
     timeout: Option<Duration>,
-    /// How long to keep trying when there is trouble that may pass [default: 1m]
+    /// How long to keep retrying after errors that may be temporary [default: 1m]
     #[arg(long, global = true, value_name = "SPAN", value_parser = parse_span, help_heading = "Connection")]
     retry: Option<Duration>,
-    /// Show what the client does: -v for each step, -vv for each frame; RUST_LOG is heeded too
+    /// Show what the client does: -v for each step, -vv for each frame; RUST_LOG works, too
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Connection")]
     pub verbose: u8,
 }
@@ -40,7 +40,7 @@ impl Connect {
         }
     }
 
-    /// Settings with this time-out where none was asked for.
+    /// The same, with this time-out unless another one was asked for.
     pub fn settings_within(&self, timeout: Duration) -> ClientBuilder {
         let timeout = self.timeout.unwrap_or(timeout);
         let settings = self.settings().connect_timeout(timeout).io_timeout(timeout);
@@ -51,13 +51,13 @@ impl Connect {
         self.client_of(&self.brokers)
     }
 
-    /// A client of other brokers.
+    /// A client of these brokers.
     pub fn client_of(&self, brokers: &str) -> Result<Client> {
         checked(self.settings().connect(brokers))
     }
 }
 
-/// What came of a call, where arguments that cannot work are a mistake of the user's.
+/// The outcome of a call; arguments that cannot work count as wrong usage.
 pub fn checked<T>(outcome: tank_client::Result<T>) -> Result<T> {
     outcome.map_err(|e| match e.kind {
         ErrorKind::Config { reason, .. } => Usage(reason).into(),

@@ -1,4 +1,4 @@
-//! Prints the messages of topics, and those that come.
+//! Prints the messages of topics, and new ones as they come.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -18,11 +18,10 @@ use crate::summary::Summary;
 use crate::table::TableArgs;
 use crate::{input, notes, output, signals};
 
-/// Print the messages of topics, and those that come
+/// Print the messages of topics, and new ones as they come
 ///
-/// Prints one message a line and waits for new ones until Ctrl-C. Begins with what comes from now on unless told
-/// otherwise. On a terminal, whatever could drive it is shown as an escape; anywhere else keys and contents are printed as
-/// they are.
+/// Prints one message per line and waits for new ones until Ctrl-C. Begins with new messages unless told otherwise. On a
+/// terminal, control characters are shown as escapes; anywhere else keys and contents are printed as they are.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
@@ -31,23 +30,23 @@ pub struct Args {
     places: Vec<Place>,
     #[command(flatten)]
     range: RangeArgs,
-    /// Stop at the present end; so does an --until that has passed
+    /// Stop at the present end; implied by an --until in the past
     #[arg(short = 'e', long, help_heading = "Range")]
     to_end: bool,
     /// Stop after this many messages
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = u64::MAX, hide_default_value = true,
           help_heading = "Range")]
     limit: u64,
-    /// Only messages whose content contains this
+    /// Print only messages whose content contains this
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Range")]
     grep: Option<OsString>,
-    /// Where retention has taken wanted messages, continue with the first one that is there
+    /// If retention deleted wanted messages, continue with the first one that is left
     #[arg(long, help_heading = "Range")]
     skip_lost: bool,
-    /// Up to the present end, in the order of their time stamps
+    /// Print up to the present end, in the order of time stamps
     #[arg(long, conflicts_with_all = ["checkpoint", "limit_bytes"], help_heading = "Range")]
     merge: bool,
-    /// Begin where this file says, and save there what was printed
+    /// Begin at the positions in this file, and save there how far printing came
     #[arg(short, long, value_name = "FILE", help_heading = "Range")]
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
@@ -66,16 +65,16 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  tankctl consume orders                                what comes from now on
-  tankctl consume -o earliest -e --json orders          all there is, as JSON
+  tankctl consume orders                                new messages
+  tankctl consume -o earliest -e --json orders          all messages, as JSON
   tankctl consume -o -10 -e orders/0                    the last ten numbers of a partition
-  tankctl consume --since 1h30m --grep tea orders       what has come with tea in it for so long, and what comes
-  tankctl consume -o earliest -e --stats orders         how much there is
+  tankctl consume --since 1h30m --grep tea orders       messages of the last 90 minutes that contain \"tea\", then new ones
+  tankctl consume -o earliest -e --stats orders         counts of all messages
   tankctl consume -f '%k=%s\\n' -c orders.position orders
-                                                        where the last run ended, in the format of kcat
-  tankctl consume --merge --since 1h orders clicks      two topics as one";
+                                                        continue after the last run, in kcat's format
+  tankctl consume --merge --since 1h orders clicks      two topics merged by time";
 
-/// Where messages go that are wanted.
+/// Where wanted messages go.
 enum Sink {
     Lines(Printer),
     Counts(Summary),
@@ -127,9 +126,9 @@ fn follow(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Res
     signals::end_politely();
     let mut messages = checked(client.subscribe(subscription))?;
 
-    let (partitions, behind) = (messages.positions().iter().count(), messages.lag());
+    let (partitions, behind) = (messages.positions().iter().count() as u64, messages.lag());
     let doing = if is_bounded { "reading" } else { "following" };
-    notes::say(&format!("{doing} {partitions} partitions, {behind} messages behind"));
+    notes::say(&format!("{doing} {}, lag {behind}", notes::count(partitions, "partition")));
     let total = if is_bounded { behind } else { 0 };
     let (mut sink, mut progress) = match args.stats {
         true => (Sink::Counts(Summary::new(&messages.positions())), Progress::new("read", total)),
@@ -154,7 +153,7 @@ fn follow(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Res
     };
     drop(progress);
     output::check_reader()?;
-    // Also after an error: what came before it was read.
+    // Also after an error: what was read before it counts.
     finish(sink, args)?;
     if let Some(checkpoint) = &mut checkpoint {
         checkpoint.save(&messages.positions())?;
@@ -163,11 +162,11 @@ fn follow(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Res
         notes::say(&format!("{}/{}: {} to {} are gone", gap.topic, gap.partition, gap.first, gap.last));
     }
     read?;
-    notes::say(&format!("{count} messages"));
+    notes::say(&notes::count(count, "message"));
     Ok(())
 }
 
-/// The next message. What was printed goes out before a wait for it, so that a pipe sees every message at once.
+/// The next message. What was printed is flushed before a wait for it, so that a pipe gets every message at once.
 fn next(messages: &mut ConsumeIter, sink: &mut Sink, checkpoint: Option<&mut Checkpoint>) -> Result<Option<Message>> {
     if let Some(message) = messages.next_timeout(Duration::ZERO)? {
         return Ok(Some(message));
@@ -186,7 +185,8 @@ fn merge(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Resu
     signals::end_politely();
     let mut messages = Merge::new(&client, &args.places, range)?;
     let total = messages.lag();
-    notes::say(&format!("{} partitions, at most {total} messages to merge", messages.partitions()));
+    let partitions = notes::count(messages.partitions() as u64, "partition");
+    notes::say(&format!("{partitions}, at most {} to merge", notes::count(total, "message")));
     let mut sink = if args.stats { Sink::Counts(Summary::new(&messages.positions())) } else { Sink::Lines(printer) };
     let mut progress = Progress::while_printing("merged", total);
     let grep = args.grep.as_ref().map_or(&b""[..], |grep| grep.as_bytes());
@@ -214,7 +214,7 @@ fn merge(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Resu
     output::check_reader()?;
     finish(sink, args)?;
     merged?;
-    notes::say(&format!("{count} messages, {back} of them older than one before"));
+    notes::say(&format!("{}, {back} of them older than one before", notes::count(count, "message")));
     Ok(())
 }
 

@@ -15,7 +15,7 @@ Example:
 pub struct Args {
     /// Its name: 1 to 64 letters, digits, - and _
     topic: String,
-    /// How many partitions it gets
+    /// Number of partitions
     #[arg(default_value_t = 1)]
     partitions: u16,
     /// Settings of its log, such as log.retention.secs=1week
@@ -35,11 +35,10 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
         };
     }
     for (key, _) in config.unknown() {
-        notes::say(&format!("{key}: not known here; the broker may ignore it"));
+        notes::say(&format!("{key}: unknown setting; the broker may ignore it"));
     }
     let (topic, partitions) = (&args.topic, args.partitions);
     checked(connect.client()?.create_topic(topic, partitions, &config))?;
-    let plural = if partitions == 1 { "partition" } else { "partitions" };
-    notes::say(&format!("{topic}: created with {partitions} {plural}"));
+    notes::say(&format!("{topic}: created with {}", notes::count(partitions.into(), "partition")));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Looks at brokers and topics from here, step by step: a page to paste into a ticket.
+//! Diagnoses brokers and topics from here, step by step: a page to paste into a ticket.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant, SystemTime};
@@ -10,16 +10,17 @@ use tank_client::{Client, Message, OutOfRange, Start, Subscription, TopicInfo};
 use crate::connect::Connect;
 use crate::exit::usage;
 use crate::format::visible;
+use crate::notes;
 use crate::output::{Output, ReaderGone};
 use crate::positions::Place;
 use crate::times::{millis, show, show_span};
 
-/// Look at brokers and topics from here, step by step
+/// Diagnose brokers and topics from here, step by step
 ///
-/// Resolves and connects to each broker, asks for its answer time, status, nodes and topics; and for these topics for the
-/// first and last message of each partition, the last one's age, and a timed fetch of that message. A step that fails is
-/// told with its cause, and the others go on. Fails if any did, and if the page cannot be written. Waits 5 s for an answer,
-/// unless --timeout says otherwise.
+/// Resolves the name of each broker, connects to it, and asks for its answer time, status, nodes and topics. For each topic
+/// given, finds the first and last message of each partition and the last one's age, and times a fetch of that message. A step
+/// that fails is reported with its cause, and the others still run. Exits with an error if any step failed or the page could not
+/// be written. Waits 5 s for an answer unless --timeout says otherwise.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:
@@ -35,10 +36,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// TANK's port.
 const PORT: u16 = 11_011;
 
-/// The page so far, and how many steps went wrong.
+/// The page so far, and how many steps failed.
 struct Page {
     out: Output,
-    failed: u32,
+    failed: u64,
 }
 
 impl Page {
@@ -98,11 +99,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
             Err(e) => page.step("connect to any", Err(e.into()))?,
         }
     }
-    match page.failed {
-        0 => Ok(()),
-        1 => bail!("1 step failed"),
-        failed => bail!("{failed} steps failed"),
-    }
+    if page.failed == 0 { Ok(()) } else { bail!("{} failed", notes::count(page.failed, "step")) }
 }
 
 fn topics(page: &mut Page, client: &Client, places: &[Place]) -> Result<()> {
@@ -209,7 +206,7 @@ fn partitions(page: &mut Page, client: &Client, wanted: &Place, count: u16) -> R
         match ends(client, topic, id) {
             Ok(Ends { last: 0, .. }) => page.step(&place, Ok("no messages yet".into()))?,
             Ok(Ends { first: 0, last, .. }) => {
-                page.step(&place, Ok(format!("no messages any more, the last number was {last}")))?;
+                page.step(&place, Ok(format!("no messages left, the last number was {last}")))?;
             }
             Ok(Ends { first, last, newest }) => {
                 page.step(&place, Ok(format!("{first} to {last}, {}", age(newest.as_ref()))))?;
@@ -253,7 +250,7 @@ fn newest(topic: &str, id: u16) -> Subscription {
 
 /// What there is to say of the last message.
 fn age(newest: Option<&Message>) -> String {
-    let Some(message) = newest else { return "of which the last is not there any more".into() };
+    let Some(message) = newest else { return "of which the last is gone".into() };
     let age = match message.timestamp().elapsed() {
         Ok(age) => format!("{} old", show_span(age)),
         Err(ahead) => format!("{} ahead of the clock here", show_span(ahead.duration())),

@@ -13,8 +13,8 @@ use crate::{Cli, notes, output, signals};
 
 /// What the help says of exit codes.
 pub const CODES: &str = "\
-Exit codes: 0 done, or whoever read the output has seen enough; 1 failed; 2 wrong arguments; 129, 130, 143 ended by SIGHUP, \
-Ctrl-C, SIGTERM. The first such signal ends the work in order, a second one ends the tool at once.";
+Exit codes: 0 done, or the reader has closed the output; 1 failed; 2 wrong arguments; 129, 130, 143 ended by SIGHUP, Ctrl-C, \
+SIGTERM. The first such signal ends the work in order, a second one ends the tool at once.";
 
 /// Arguments that make no sense; nothing was done.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub fn chain(e: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(e), |&e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// The exit code of what was done; if it failed, the reason goes to the standard error output.
+/// The exit code of what was done; if it failed, the reason goes to standard error.
 pub fn code(outcome: Result<()>) -> ExitCode {
     let signal = signals::received();
     match outcome {
@@ -64,7 +64,7 @@ fn text(e: &Error) -> String {
     e.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Shows what came of parsing arguments where no command did: the help, the version, or what is wrong.
+/// Shows the outcome of parsing the arguments if it is not a command: the help, the version, or what is wrong.
 pub fn of_parsing(e: &clap::Error) -> ExitCode {
     if e.use_stderr() {
         let text = rendered(e, io::stderr().is_terminal());

@@ -1,4 +1,4 @@
-//! How messages are printed: as fields, as JSON, or in a format as that of `kcat -f`.
+//! How messages are printed: as fields, as JSON, or in a format like that of `kcat -f`.
 
 use std::io::Write;
 use std::str::FromStr;
@@ -15,20 +15,20 @@ use crate::times::{millis, show, show_span};
 /// Options that say how messages are printed.
 #[derive(Debug, Args)]
 pub struct FormatArgs {
-    /// What to print of a message, in this order, with tabs between
+    /// The fields to print, in this order, separated by tabs
     ///
     /// topic, partition, seqnum, key (- if none), content, ts_ms (time stamp, milliseconds since 1970), ts (as date and time),
     /// time_since, size (of the content, bytes)
     #[arg(short = 'F', long, value_name = "LIST", value_delimiter = ',', help_heading = "Format")]
     fields: Vec<Field>,
-    /// Print a JSON object a line, with these fields; what is not UTF-8 becomes key_hex or content_hex
+    /// Print one JSON object per line, with these fields; what is not UTF-8 becomes key_hex or content_hex
     #[arg(short = 'J', long, help_heading = "Format")]
     json: bool,
-    /// Print messages in this format, which says also where lines end, as that of kcat
+    /// Print messages in this format, like that of kcat -f; it must contain the line ends
     ///
     /// %t topic, %p partition, %o sequence number, %k key, %s content, %K and %S their lengths in bytes (-1 for no key), %R the
     /// length of the content in four bytes, %T time stamp in milliseconds, %d time stamp as date and time, %% a percent sign;
-    /// \n, \r, \t, \0, \\ and \xNN are bytes.
+    /// \n, \r, \t, \0, \\ and \xNN stand for bytes.
     #[arg(short, long, value_name = "FORMAT", value_parser = parse_pieces, conflicts_with_all = ["fields", "json"],
           allow_hyphen_values = true, help_heading = "Format")]
     format: Option<Pieces>,
@@ -64,13 +64,13 @@ impl FromStr for Field {
             "size" => Field::Size,
             other => {
                 let known = "topic, partition, seqnum, key, content, ts_ms, ts, time_since, size";
-                return Err(format!("no field is called {other:?}; there are {known}"));
+                return Err(format!("there is no field {other:?}; the fields are {known}"));
             }
         })
     }
 }
 
-/// A format, taken apart.
+/// A parsed format.
 pub type Pieces = Vec<Piece>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,11 +80,11 @@ pub enum Piece {
     KeyLength,
     /// Four bytes, the highest first.
     BinaryLength,
-    /// The key, nothing for none.
+    /// The key; nothing if there is none.
     BareKey,
 }
 
-/// Takes a text with escapes apart into bytes.
+/// Turns a text with escapes into bytes.
 pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
     match parse_pieces(&text.replace('%', "%%"))?.as_slice() {
         [] => Ok(Vec::new()),
@@ -290,7 +290,7 @@ impl Shown<'_> {
         Ok(())
     }
 
-    /// Bytes of a message, as they are where no terminal shows them.
+    /// Bytes of a message: escaped for a terminal, otherwise as they are.
     fn bytes(&self, out: &mut Vec<u8>, bytes: &[u8]) {
         if self.for_terminal { visible(out, bytes) } else { out.extend_from_slice(bytes) }
     }

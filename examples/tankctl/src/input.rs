@@ -1,4 +1,4 @@
-//! Lines from a file or from the standard input, which is never waited for without saying so.
+//! Lines from a file or from standard input, which is never waited for without saying so.
 
 use std::fs::File;
 use std::io;
@@ -18,23 +18,23 @@ const PIECE: usize = 256 << 10;
 /// The most bytes in a line: no message takes more.
 const MOST: usize = 255 << 20;
 
-/// What there is to do.
+/// What a look at the input found.
 pub enum Next {
     /// The next line is in [`Input::line`].
     Line,
-    /// Nothing is there now.
+    /// Nothing has arrived in time.
     Quiet,
     /// There are no more lines, or a signal came.
     End,
 }
 
-/// The pieces between delimiters; what follows the last one is a piece too, if there is something.
+/// The pieces between delimiters. What follows the last delimiter is a piece too, unless it is empty.
 pub struct Input {
     file: Option<File>,
     name: String,
     delimiter: Vec<u8>,
     bytes: Vec<u8>,
-    /// Where the bytes begin that were not handed out.
+    /// Where the bytes begin that were not handed out yet.
     at: usize,
     /// From here on there may be a delimiter.
     searched: usize,
@@ -43,18 +43,18 @@ pub struct Input {
 }
 
 impl Input {
-    /// Opens a file; the standard input for `-` and for none.
+    /// Opens a file; standard input for `-` or without a path.
     ///
     /// Without a delimiter everything is one line.
     pub fn open(path: Option<&Path>, delimiter: &[u8]) -> Result<Input> {
         let path = path.filter(|path| *path != Path::new("-"));
-        let name = path.map_or("the standard input".to_owned(), |path| path.display().to_string());
+        let name = path.map_or("standard input".to_owned(), |path| path.display().to_string());
         let file = path.map(File::open).transpose().with_context(|| name.clone())?;
         let delimiter = delimiter.to_vec();
         Ok(Input { file, name, delimiter, bytes: Vec::new(), at: 0, searched: 0, line: 0..0, is_at_end: false })
     }
 
-    /// How many bytes a file has that was opened.
+    /// The size of the file in bytes.
     pub fn size(&self) -> Option<u64> {
         let metadata = self.file.as_ref()?.metadata().ok()?;
         metadata.is_file().then_some(metadata.len())
@@ -65,12 +65,12 @@ impl Input {
         &self.bytes[self.line.clone()]
     }
 
-    /// Whether a line was begun that did not end.
+    /// Whether the input stops inside a line.
     pub fn has_rest(&self) -> bool {
         !self.is_at_end && self.at < self.bytes.len()
     }
 
-    /// Finds the next line, and waits for it so long at most.
+    /// Finds the next line. Waits for it at most this long.
     pub fn next(&mut self, longest: Duration) -> Result<Next> {
         loop {
             let found = find(&self.bytes[self.searched..], &self.delimiter).filter(|_| !self.delimiter.is_empty());
@@ -86,7 +86,7 @@ impl Input {
                 (self.at, self.searched) = (self.bytes.len(), self.bytes.len());
                 return Ok(if self.line.is_empty() { Next::End } else { Next::Line });
             }
-            // A delimiter may begin in what is there.
+            // A delimiter may begin at the end of what is there.
             self.searched = self.at.max((self.bytes.len() + 1).saturating_sub(self.delimiter.len().max(1)));
             if self.bytes.len() - self.at > MOST {
                 bail!("more than {MOST} bytes without a line end: no message may be that large");
@@ -110,7 +110,7 @@ impl Input {
         if fds[0].revents().is_empty() {
             return Ok(false);
         }
-        // What was handed out makes room.
+        // Lines that were handed out make room.
         self.bytes.drain(..self.at);
         self.searched -= self.at;
         self.at = 0;
@@ -128,7 +128,7 @@ impl Input {
     }
 }
 
-/// Where a text is.
+/// Where a text begins in these bytes.
 pub fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
     match text {
         [] => Some(0),

@@ -2,7 +2,7 @@
 //!
 //! Each subcommand has a file of its own. What they share: [`output`] and [`input`] for the ends of pipes, [`signals`],
 //! [`times`], [`positions`] for where to begin and end, [`mod@format`] and [`table`] for what is printed, [`notes`] and
-//! [`progress`] for the standard error output.
+//! [`progress`] for standard error.
 
 #[cfg(not(unix))]
 compile_error!("tankctl is for Unix systems");
@@ -44,7 +44,7 @@ use clap::{Parser, Subcommand};
 
 /// Reads, writes, copies and examines topics of the TANK distributed log.
 ///
-/// Data goes to the standard output, everything else to the standard error output.
+/// Data goes to standard output, everything else to standard error.
 #[derive(Debug, Parser)]
 #[command(name = "tankctl", version, after_help = exit::CODES, max_term_width = 120)]
 struct Cli {

@@ -9,11 +9,11 @@ use tank_client::{Client, ConsumeIter, Message, Positions};
 use crate::connect::checked;
 use crate::positions::{Place, Range};
 
-/// The messages of several partitions up to their present ends: always the one with the lowest time stamp of those that
-/// are next in their partitions, the first partition's of equal ones. So partitions whose time stamps do not go back give a
-/// stream that does not either; and no partition's own order is ever changed.
+/// The messages of several partitions up to their present ends. Of the messages that are next in their partitions, the one with
+/// the lowest time stamp comes first; if several have it, that of the first partition. So if time stamps never go back in any
+/// partition, they never go back in the stream. The order within a partition never changes.
 ///
-/// Each partition has a subscription, and so a connection, of its own: the merge must say which of them continues.
+/// Each partition has its own subscription, and so its own connection, because the merge decides which one continues.
 pub struct Merge {
     lanes: Vec<ConsumeIter>,
     heads: Vec<Option<Message>>,
@@ -45,7 +45,7 @@ impl Merge {
         self.lanes.len()
     }
 
-    /// How many numbers are ahead, all partitions together.
+    /// How many numbers are still to be read, in all partitions together.
     pub fn lag(&self) -> u64 {
         self.lanes.iter().map(ConsumeIter::lag).sum()
     }
@@ -77,12 +77,12 @@ impl Iterator for Merge {
 
     fn next(&mut self) -> Option<tank_client::Result<Message>> {
         if let Err(e) = self.refill() {
-            // Without the head that is missing there is no order.
+            // While a head is missing there is no order.
             self.order.clear();
             self.taken.clear();
             return Some(Err(e));
         }
-        // After a signal the heads that are missing may be earlier.
+        // After a signal, heads may be missing, and those may be earlier than the ones that are here.
         if self.lanes.iter().any(|lane| lane.close_handle().is_closed()) {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Copies topics from one broker to another, with their numbers.
 //!
-//! The destination's high-water marks say how far an earlier run had come. Before anything is copied, the last message there is
-//! held against the one with its number at the source: a destination that differs is left alone.
+//! The destination's high-water marks say how far an earlier run came. Before anything is copied, the last message there is
+//! compared with the one with its number at the source: a destination that differs is left alone.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use crate::{notes, signals};
 
 /// Copy topics to other brokers, with their numbers
 ///
-/// Copies all partitions up to their present ends: numbers, keys, time stamps and contents. Started again, it continues where
-/// it was. First it compares the last message of each partition of the destination with the source's, and refuses a
-/// destination that differs; nobody else may publish there. In the end it reads back what it has copied and compares counts
-/// and checksums, and says what was not compared.
+/// Copies all partitions up to their present ends: numbers, keys, time stamps and contents. A second run continues where the
+/// first one stopped. It begins by comparing the last message of each partition at the destination with the source's, and refuses
+/// a destination that differs; nobody else may publish there. At the end it reads back what it copied, compares counts and
+/// checksums, and says what was not compared.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:
@@ -33,10 +33,10 @@ pub struct Args {
     batch: u16,
 }
 
-/// Above this many bytes records are stored.
+/// Records are stored when there are this many bytes of them.
 const BYTES: usize = 1 << 20;
 
-/// How often storing is tried without success, and the first and longest pause between two attempts.
+/// After how many failed attempts to store it gives up, and the first and the longest pause between two attempts.
 const ATTEMPTS: u32 = 8;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -101,30 +101,31 @@ impl Mirror<'_> {
         // The last message both have is not copied.
         let both = lanes.iter().filter(|lane| lane.before > 0 && lane.unknown.is_none()).count();
         let behind = messages.lag().saturating_sub(both as u64);
-        notes::say(&format!("{topic}: {} partitions, {behind} numbers to go", lanes.len()));
+        let partitions = notes::count(lanes.len() as u64, "partition");
+        notes::say(&format!("{topic}: {partitions}, {} to go", notes::count(behind, "number")));
         self.copy(&mut messages, &mut lanes)?;
         for gap in messages.gaps() {
             notes::say(&format!("{topic}/{}: {} to {} are gone at the source", gap.partition, gap.first, gap.last));
         }
-        let total: u64 = lanes.iter().map(|lane| lane.copied.count).sum();
+        let total = notes::count(lanes.iter().map(|lane| lane.copied.count).sum(), "message");
         if signals::received().is_some() {
-            notes::say(&format!("{topic}: interrupted: {total} messages copied, none of them verified"));
+            notes::say(&format!("{topic}: interrupted: {total} copied, none verified"));
             return Ok(());
         }
         let checksum = self.verify(&lanes)?;
         if signals::received().is_some() {
-            notes::say(&format!("{topic}: interrupted: {total} messages copied, not all of them verified"));
+            notes::say(&format!("{topic}: interrupted: {total} copied, not all verified"));
             return Ok(());
         }
         for Lane { partition, before, unknown, .. } in lanes.iter().filter(|lane| lane.before > 0) {
-            let compared = unknown.as_deref().unwrap_or("of these the last one was compared");
-            notes::say(&format!("{topic}/{partition}: up to {before} the destination had them: {compared}"));
+            let compared = unknown.as_deref().unwrap_or("the last one was compared");
+            notes::say(&format!("{topic}/{partition}: the destination already had those up to {before}: {compared}"));
         }
-        notes::say(&format!("{total} messages copied and verified, checksum {checksum:08x}"));
+        notes::say(&format!("{total} copied and verified, checksum {checksum:08x}"));
         Ok(())
     }
 
-    /// The partitions, held against what the destination has.
+    /// The partitions, after a look at what the destination has of them.
     fn lanes(&self) -> Result<Vec<Lane>> {
         let topic = self.topic;
         let ends = self.source.partitions(topic)?;
@@ -133,14 +134,16 @@ impl Mirror<'_> {
         }
         let begins = self.target.partitions(topic)?;
         if begins.len() != ends.len() {
-            bail!("{topic} has {} partitions there and {} here", ends.len(), begins.len());
+            bail!("{topic}: partitions: {} at the source, {} at the destination", ends.len(), begins.len());
         }
         let mut lanes = Vec::new();
         for (end, begin) in ends.iter().zip(&begins) {
             let (partition, before) = (end.id, begin.high_water_mark);
             if before > end.high_water_mark {
                 let mark = end.high_water_mark;
-                bail!("{topic}/{partition}: the destination is ahead of the source: {before} there, {mark} here");
+                bail!(
+                    "{topic}/{partition}: the destination is ahead of the source: it has {before}, the source {mark}"
+                );
             }
             let unknown = if before == 0 { None } else { self.compare(partition, before, end.first_available)? };
             lanes.push(Lane { partition, before, unknown, messages: Vec::new(), bytes: 0, copied: Sum::default() });
@@ -150,7 +153,7 @@ impl Mirror<'_> {
 
     /// Compares the message with this number, the destination's last one, on both sides. Returns why that was not possible.
     ///
-    /// A number is asked for that is there unless the two differ: to ask for one inside a gap can kill a server.
+    /// That number exists unless the two differ: to ask for one inside a gap can kill a server.
     fn compare(&self, partition: u16, seq: u64, first_available: u64) -> Result<Option<String>> {
         let topic = self.topic;
         let at = |client: &Client| -> Result<Option<Message>> {
@@ -158,12 +161,12 @@ impl Mirror<'_> {
             Ok(client.subscribe(one.out_of_range(OutOfRange::Earliest))?.next().transpose()?)
         };
         let Some(theirs) = at(self.target)?.filter(|message| message.seq() == seq) else {
-            return Ok(Some("not compared, for it has no longer any of them".into()));
+            return Ok(Some("not compared, because it has none of them any more".into()));
         };
         if first_available > seq {
-            return Ok(Some(format!("not compared, for the source's messages begin with {first_available}")));
+            return Ok(Some(format!("not compared, because the source's messages begin with {first_available}")));
         }
-        let differ = |how: &str| anyhow!("{topic}/{partition}: the destination is no copy of the source: {how}");
+        let differ = |how: &str| anyhow!("{topic}/{partition}: the destination is not a copy of the source: {how}");
         let ours = at(self.source)?.filter(|message| message.seq() == seq);
         let ours = ours.ok_or_else(|| differ(&format!("its last message, {seq}, is not there")))?;
         let parts = |message: &Message| (message.timestamp_ms(), message.key().map(<[u8]>::to_vec));
@@ -173,9 +176,9 @@ impl Mirror<'_> {
         Ok(None)
     }
 
-    /// What lies after what the destination had, up to the present ends.
+    /// What follows the destination's last messages, up to the present ends.
     ///
-    /// It begins with the last message both have, to be left out: that number is there, while the next one may lie in a gap.
+    /// It begins with the last message both have, which is left out: that number exists, while the next one may lie in a gap.
     fn subscription(&self, lanes: &[Lane]) -> Subscription {
         let start = |lane: &Lane| if lane.before == 0 { Start::Earliest } else { Start::At(lane.before) };
         let first = Subscription::partition(self.topic, lanes[0].partition).start(start(&lanes[0]));
@@ -206,12 +209,12 @@ impl Mirror<'_> {
                 progress.set(behind.saturating_sub(messages.lag()));
             }
         }
-        // Also after a signal or an error: what was read need not be read again.
+        // Also after a signal or an error, so that nothing is read twice.
         lanes.iter_mut().try_for_each(|lane| self.store(lane))?;
         Ok(read?)
     }
 
-    /// Stores what was read; in order, for nothing else is on its way.
+    /// Stores what was read. It stays in order, because only one call publishes at a time.
     fn store(&self, lane: &mut Lane) -> Result<()> {
         let mut records = Vec::with_capacity(lane.messages.len());
         for message in &lane.messages {
@@ -227,14 +230,15 @@ impl Mirror<'_> {
                 matches!(e.kind, ErrorKind::OutcomeUnknown | ErrorKind::PartlyStored { .. }) || e.is_retryable();
             attempts += 1;
             if !may_pass || attempts == ATTEMPTS {
-                return Err(e).with_context(|| format!("gave up after {attempts} attempts to store"));
+                return Err(e)
+                    .with_context(|| format!("gave up after {} to store", notes::count(attempts.into(), "attempt")));
             }
             log::warn!("{}, trying again in {pause:?}", crate::exit::chain(&e));
             if signals::wait_until(Instant::now() + pause) {
                 return Err(e).context("interrupted");
             }
             pause = PAUSES.1.min(pause * 2);
-            // Numbers make it safe to look, and to continue after what is there.
+            // With numbers it is safe to look what is there, and to continue after it.
             let mark = self.target.partitions(self.topic)?[usize::from(lane.partition)].high_water_mark;
             let stored = rest.partition_point(|&(seq, _)| seq <= mark);
             if stored > 0 {

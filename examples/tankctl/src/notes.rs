@@ -1,4 +1,4 @@
-//! Everything but data: on the standard error output, above a progress bar if there is one.
+//! Everything but data: on standard error, above a progress bar if there is one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,6 +16,11 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// The bars on the terminal.
 pub static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// A number of things: `1 message`, `3 messages`.
+pub fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
 
 /// Writes a line.
 pub fn say(text: &str) {

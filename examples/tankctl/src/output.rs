@@ -1,9 +1,8 @@
-//! The standard output, whatever is at the other end of it: a file, a pipe that is full, closed or does not block, a
-//! terminal.
+//! Standard output, whatever is at its other end: a file, a terminal, or a pipe that is full, closed or does not block.
 //!
-//! [`Output::flush`] writes everything or fails: with [`ReaderGone`] where the reader has seen enough, which is no failure of
-//! the tool's, and with the system's reason otherwise. A pipe that is full is waited for; after a first signal for a moment
-//! only, and then the error says what was not written.
+//! [`Output::flush`] writes everything or fails: with [`ReaderGone`] if the reader has closed its end, which is no failure of the
+//! tool, and with the system's reason otherwise. It waits for a pipe that is full. After a first signal it waits only for a
+//! moment, and then the error says how much was not written.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -22,10 +21,10 @@ use crate::signals;
 /// A pipe or terminal that is ready takes this much without blocking.
 const PIECE: usize = 4096;
 
-/// When so much was printed it goes out.
+/// Once this much was printed it is written.
 const MUCH: usize = 64 << 10;
 
-/// How long after the first signal an output that nobody reads is waited for.
+/// How long after the first signal to wait for an output that nobody reads.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Whoever reads the output has gone.
@@ -34,7 +33,7 @@ pub struct ReaderGone;
 
 impl fmt::Display for ReaderGone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("whoever reads the standard output has gone")
+        f.write_str("whoever reads standard output has gone")
     }
 }
 
@@ -43,7 +42,7 @@ impl std::error::Error for ReaderGone {}
 /// Set by the thread that [`watch_reader`] starts.
 static READER_GONE: AtomicBool = AtomicBool::new(false);
 
-/// Collects what is printed, and writes it when it is much or when it is flushed.
+/// Collects what is printed, and writes it when there is enough of it or when it is flushed.
 pub struct Output {
     bytes: Vec<u8>,
     is_file: bool,
@@ -55,7 +54,7 @@ impl Output {
         Output { bytes: Vec::new(), is_file: is_file(io::stdout()), is_terminal: io::stdout().is_terminal() }
     }
 
-    /// Whether a terminal shows it, which must not be driven by what a message contains.
+    /// Whether a terminal shows it: then what a message contains must not control that terminal.
     pub fn is_terminal(&self) -> bool {
         self.is_terminal
     }
@@ -65,7 +64,7 @@ impl Output {
         &mut self.bytes
     }
 
-    /// Says that what was appended may go out; the reader never gets half of it but in an error.
+    /// Says that what was appended may be written. The reader gets half a line only if there is an error.
     pub fn end_line(&mut self) -> Result<()> {
         if self.bytes.len() >= MUCH { self.flush() } else { Ok(()) }
     }
@@ -77,16 +76,16 @@ impl Output {
             let Some(rest) = self.bytes.get(at..).filter(|rest| !rest.is_empty()) else { break Ok(()) };
             let piece = if self.is_file { rest } else { &rest[..rest.len().min(PIECE)] };
             if !self.is_file && !is_ready(io::stdout())? {
-                break Err(anyhow!("nobody reads the standard output: {} bytes were not written", rest.len()));
+                break Err(anyhow!("nobody reads standard output: {} bytes were not written", rest.len()));
             }
             match rustix::io::write(io::stdout(), piece) {
                 Ok(n) => at += n,
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(Errno::PIPE) => break Err(ReaderGone.into()),
-                Err(e) => break Err(anyhow!(io::Error::from(e)).context("cannot write to the standard output")),
+                Err(e) => break Err(anyhow!(io::Error::from(e)).context("cannot write to standard output")),
             }
         };
-        // Also after a failure: what went out must not go out again.
+        // Also after a failure: what was written must not be written again.
         self.bytes.clear();
         written
     }
@@ -96,7 +95,7 @@ fn is_file(fd: impl AsFd) -> bool {
     fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file())
 }
 
-/// Whether the standard output is a regular file.
+/// Whether standard output is a regular file.
 pub fn is_to_file() -> bool {
     is_file(io::stdout())
 }
@@ -109,13 +108,13 @@ fn is_ready(out: impl AsFd) -> Result<bool> {
             give_up = Some(Instant::now() + GRACE);
         }
         let mut fds = vec![PollFd::new(&out, PollFlags::OUT)];
-        // Whoever has gone ends waits too; the write then tells.
+        // If the reader has gone, the wait ends too; the write then says so.
         if give_up.is_none() {
             fds.push(PollFd::from_borrowed_fd(signals::wake(), PollFlags::IN));
         }
         let left = give_up.map(|at: Instant| at.saturating_duration_since(Instant::now()));
         wait(&mut fds, left)?;
-        // Trouble too: the write then says what it is.
+        // Also on an error: the write then says which.
         if !fds[0].revents().is_empty() {
             return Ok(true);
         }
@@ -125,7 +124,7 @@ fn is_ready(out: impl AsFd) -> Result<bool> {
     }
 }
 
-/// As `poll`, for so long at most.
+/// Like `poll`, for at most this long.
 pub fn wait(fds: &mut [PollFd<'_>], longest: Option<Duration>) -> Result<()> {
     let longest = longest.map(|time| Timespec::try_from(time).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 }));
     match poll(fds, longest.as_ref()) {
@@ -134,7 +133,7 @@ pub fn wait(fds: &mut [PollFd<'_>], longest: Option<Duration>) -> Result<()> {
     }
 }
 
-/// Writes to the standard error output, also where it does not block. What cannot be written is lost: there is nobody to tell.
+/// Writes to standard error, even if it does not block. What cannot be written is lost: there is nobody to tell.
 pub fn write_to_stderr(mut bytes: &[u8]) {
     /// Set once a wait for it has timed out.
     static UNREAD: AtomicBool = AtomicBool::new(false);
@@ -151,8 +150,8 @@ pub fn write_to_stderr(mut bytes: &[u8]) {
     }
 }
 
-/// From here on, a reader of the standard output that goes away ends subscriptions as a signal does, also while nothing comes:
-/// call [`check_reader`] afterwards.
+/// From now on, subscriptions end as after a signal if the reader of standard output goes away, even while no message comes.
+/// Call [`check_reader`] afterwards.
 pub fn watch_reader() {
     thread::spawn(|| {
         let stdout = io::stdout();
@@ -172,7 +171,7 @@ pub fn watch_reader() {
     });
 }
 
-/// Fails if the reader has gone that [`watch_reader`] looks at.
+/// Fails if [`watch_reader`] has seen the reader go away.
 pub fn check_reader() -> Result<()> {
     if READER_GONE.load(Ordering::SeqCst) { Err(ReaderGone.into()) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! Which part of which topics is wanted.
+//! Which part of which topics to read.
 
 use std::str::FromStr;
 use std::time::SystemTime;
@@ -25,10 +25,10 @@ impl FromStr for Place {
     fn from_str(text: &str) -> Result<Place, String> {
         let (topic, partition) = match text.split_once('/') {
             None => (text, None),
-            Some((topic, id)) => (topic, Some(id.parse().map_err(|_| format!("{id:?} is no partition"))?)),
+            Some((topic, id)) => (topic, Some(id.parse().map_err(|_| format!("{id:?} is not a partition"))?)),
         };
         if topic.is_empty() {
-            return Err("a topic has a name".into());
+            return Err("the name of the topic is missing".into());
         }
         Ok(Place { topic: topic.to_owned(), partition })
     }
@@ -51,7 +51,7 @@ pub struct RangeArgs {
     #[arg(short = 'o', long, value_name = "PLACE", value_parser = parse_from, allow_hyphen_values = true,
           conflicts_with = "since", help_heading = "Range")]
     from: Option<Start>,
-    /// Begin with this time, and leave out what is older
+    /// Begin at this time, and leave out older messages
     ///
     /// A time is `now`; a span before now, such as 90s, 1h30m or `2 days`; a date, or a date and a time of day, such as
     /// 2026-11-22, 2026-11-22T08:30 or 2026-11-22T08:30:00.5+02:00; or milliseconds since 1970.
@@ -63,7 +63,7 @@ pub struct RangeArgs {
     /// End each partition with this number
     #[arg(long, value_name = "NUMBER", help_heading = "Range")]
     to_seq: Option<u64>,
-    /// The zone of times without one, and of those that are printed: UTC, local, a name or an offset
+    /// Time zone of times without one, and of printed times: UTC, local, a name or an offset
     #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = parse_zone, allow_hyphen_values = true,
           help_heading = "Range")]
     pub zone: TimeZone,
@@ -76,12 +76,12 @@ pub struct Range {
     since: u64,
     until: Option<SystemTime>,
     to_seq: Option<u64>,
-    /// It ends at a time that has passed.
+    /// Whether it ends at a time in the past.
     pub is_past: bool,
 }
 
 impl RangeArgs {
-    /// The part that was asked for; begins so if that was not said.
+    /// The part that was asked for. Begins at `start` if nothing else was said.
     pub fn range(&self, start: Start) -> Result<Range> {
         let now = SystemTime::now();
         let time = |name: &str, text: &Option<String>| -> Result<Option<SystemTime>> {
@@ -116,7 +116,7 @@ impl Range {
         if let Some(seq) = self.to_seq { all.stop_at_seq(seq) } else { all }
     }
 
-    /// Whether a message that came is wanted: time stamps may go back to before the place where reading began.
+    /// Whether a message is in the range. Time stamps may go back, so a message after the start can be older than it.
     pub fn has(&self, message: &Message) -> bool {
         message.timestamp_ms() >= self.since
     }

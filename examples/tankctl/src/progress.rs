@@ -1,4 +1,4 @@
-//! How far a long job is.
+//! The progress of a long job.
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
@@ -8,13 +8,13 @@ use rustix::termios::tcgetwinsize;
 
 use crate::{notes, output};
 
-/// Jobs that are done sooner show no bar.
+/// Shorter jobs show no bar.
 const LONG: Duration = Duration::from_millis(500);
 
 /// How often a plain line is written.
 const PLAIN: Duration = Duration::from_secs(10);
 
-/// A line on a terminal that shows how far a long job is, as wide as the terminal; a plain line now and then anywhere else.
+/// The progress of a long job: a bar as wide as the terminal, or a plain line now and then if there is no terminal.
 pub struct Progress {
     what: &'static str,
     total: u64,
@@ -32,7 +32,7 @@ enum Mode {
 }
 
 impl Progress {
-    /// A job of `total` steps; 0 if nobody knows how many.
+    /// A job of `total` steps; 0 if their number is not known.
     pub fn new(what: &'static str, total: u64) -> Progress {
         let mode = if is_capable_terminal() { Mode::Bar } else { Mode::Lines };
         let started = Instant::now();
@@ -40,7 +40,7 @@ impl Progress {
         Progress { what, total, started, due, mode, bar: None }
     }
 
-    /// A job that prints. Where that goes to a terminal or a pipe, whose reader may write on the same terminal, there is no bar.
+    /// A job that prints. There is no bar if it prints to a terminal or a pipe: the pipe's reader may write to the same terminal.
     pub fn while_printing(what: &'static str, total: u64) -> Progress {
         let mut progress = Progress::new(what, total);
         if stderr().is_terminal() && !output::is_to_file() {
@@ -49,7 +49,7 @@ impl Progress {
         progress
     }
 
-    /// A job that may go on for ever: nothing is told of it but on a terminal.
+    /// A job that may go on for ever: its progress is shown only on a terminal.
     pub fn without_end(what: &'static str) -> Progress {
         let mut progress = Progress::new(what, 0);
         if progress.mode == Mode::Lines {
@@ -58,7 +58,7 @@ impl Progress {
         progress
     }
 
-    /// Shows that so much is done, some times a second at most.
+    /// Shows that this much is done, at most a few times a second.
     pub fn set(&mut self, done: u64) {
         if self.mode == Mode::Silent || Instant::now() < self.due {
             return;
@@ -90,7 +90,7 @@ impl Drop for Progress {
     }
 }
 
-/// Whether the standard error output can move its cursor.
+/// Whether standard error can move its cursor.
 fn is_capable_terminal() -> bool {
     stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }

@@ -19,43 +19,43 @@ use crate::positions::Place;
 use crate::progress::Progress;
 use crate::{notes, signals};
 
-/// Publish each line of a file, or of the standard input, as a message
+/// Publish each line of a file, or of standard input, as a message
 ///
-/// A message is all bytes of a line but the line end, and is stored as soon as the line is there. Without a partition, messages
-/// with a key go where their key belongs, the others in turn. Says how many were stored, also when it is ended by a signal,
-/// and fails unless all were.
+/// A message is a line without its line end, and is sent as soon as the line is complete. Without a partition, the key decides
+/// which partition a message goes to; messages without a key go to the partitions in turn. Reports how many messages were stored,
+/// even if a signal ends it, and exits with an error unless all were stored.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
-    /// Where to
+    /// Where to publish
     #[arg(value_name = "TOPIC[/PARTITION]")]
     place: Place,
-    /// What to publish; - or nothing: the standard input
+    /// File to publish; standard input if it is - or left out
     file: Option<PathBuf>,
     /// A line is KEY=VALUE; one without = has no key
     #[arg(long)]
     keys: bool,
-    /// A line is a key, this, and the value; -K= is as --keys
+    /// A line is a key, this text, and the value; -K= is the same as --keys
     #[arg(short = 'K', long, value_name = "TEXT", value_parser = key_delimiter, allow_hyphen_values = true,
           conflicts_with = "keys")]
     key_delimiter: Option<Bytes>,
     /// The key of all messages
     #[arg(short, long, conflicts_with_all = ["keys", "key_delimiter"], allow_hyphen_values = true)]
     key: Option<OsString>,
-    /// What ends a message instead of a line end; \0, \t and \xNN are bytes
+    /// What ends a message; \0, \t and \xNN stand for bytes
     #[arg(short = 'D', long, value_name = "TEXT", value_parser = delimiter, default_value = "\\n",
           allow_hyphen_values = true)]
     delimiter: Bytes,
-    /// The file, or the standard input, is one message
+    /// Publish the whole file, or all of standard input, as one message
     #[arg(long, conflicts_with_all = ["delimiter", "key_delimiter", "keys"])]
     whole: bool,
-    /// How many messages to send together at most
+    /// The most messages to send together
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
     batch: u16,
     /// Number the messages, so that none is stored twice after a lost answer; nobody else may publish to the topic meanwhile
     #[arg(long)]
     exactly_once: bool,
-    /// Which replicas must have a message before it counts as stored: all, quorum, or how many
+    /// Which replicas must have a message before it counts as stored: all, quorum, or a number of them
     #[arg(long, default_value = "all")]
     acks: Acks,
     /// When to compress: auto, none or snappy
@@ -74,17 +74,17 @@ type Bytes = Arc<[u8]>;
 
 fn delimiter(text: &str) -> Result<Bytes, String> {
     match unescape(text)? {
-        bytes if bytes.is_empty() => Err("at least a byte is needed".into()),
+        bytes if bytes.is_empty() => Err("at least one byte is needed".into()),
         bytes => Ok(bytes.into()),
     }
 }
 
-/// Of `-K=` clap leaves nothing.
+/// From `-K=` clap leaves nothing.
 fn key_delimiter(text: &str) -> Result<Bytes, String> {
     delimiter(if text.is_empty() { "=" } else { text })
 }
 
-/// While nothing comes, how often the connection is looked at.
+/// How often the connection is checked while no line arrives.
 const LOOK: Duration = Duration::from_secs(1);
 
 pub fn run(connect: &Connect, args: &Args) -> Result<()> {
@@ -112,7 +112,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
     published.and(finished)
 }
 
-/// As [`ByKey`], but remembers what was chosen, also for messages without a key.
+/// Like [`ByKey`], but remembers what was chosen, also for messages without a key.
 struct InTurn {
     chosen: Arc<AtomicU16>,
     turn: u16,
@@ -176,7 +176,7 @@ impl Publisher<'_> {
             (None, None) => Record::new(line),
         };
         let sent = match self.send_record(record) {
-            // All of this partition's are under way: later there is room again.
+            // All messages of this partition are on their way: there will be room again later.
             Err(Error { kind: ErrorKind::Full { .. }, .. }) => {
                 self.producer.flush()?;
                 self.send_record(record)
@@ -185,7 +185,7 @@ impl Publisher<'_> {
         };
         match sent {
             Ok(()) => {}
-            // What came before is told with its own lines.
+            // Earlier failures are reported with their own lines.
             Err(e @ Error { kind: ErrorKind::Undelivered { .. }, .. }) => return Err(e.into()),
             Err(e) => return Err(anyhow::Error::new(e).context(format!("line {number}"))),
         }
@@ -203,10 +203,10 @@ impl Publisher<'_> {
         }
     }
 
-    /// Waits until all is stored, and says so, or what became of the rest.
+    /// Waits until everything is stored, and says so; otherwise says what became of the rest.
     fn finish(&mut self) -> Result<()> {
         let flushed = self.producer.flush();
-        notes::say(&format!("{} messages stored", self.producer.stored()));
+        notes::say(&format!("{} stored", notes::count(self.producer.stored(), "message")));
         let failures = self.producer.take_failures();
         for (id, mut lines) in self.lines.last_of(&failures) {
             for failure in failures.iter().filter(|failure| failure.partition() == id) {
@@ -221,13 +221,13 @@ impl Publisher<'_> {
             Err(e) if failures.is_empty() => Err(e.into()),
             Err(_) => {
                 let count: usize = failures.iter().map(tank_client::Failure::count).sum();
-                bail!("{count} messages may not have been stored")
+                bail!("{} may not have been stored", notes::count(count as u64, "message"))
             }
         }
     }
 }
 
-/// The numbers of the lines that were sent to each partition, of the last ones at least.
+/// The numbers of the lines that were sent to each partition, or at least of the last ones.
 #[derive(Default)]
 struct Lines {
     sent: BTreeMap<u16, VecDeque<u64>>,
@@ -240,7 +240,7 @@ impl Lines {
         self.count += 1;
     }
 
-    /// Forgets all but the last of each partition: whatever is not stored is among so many.
+    /// Forgets all but the last of each partition: whatever is not stored is among them.
     fn keep_last(&mut self, pending: u64) {
         let most = usize::try_from(pending).unwrap_or(usize::MAX);
         for lines in self.sent.values_mut() {
@@ -249,7 +249,7 @@ impl Lines {
         self.count = 0;
     }
 
-    /// The lines of these failures. What failed in a partition is what was sent to it last.
+    /// The lines of these failures: those that were sent to their partition last.
     fn last_of(&self, failures: &[Failure]) -> BTreeMap<u16, Vec<u64>> {
         let mut counts: BTreeMap<u16, usize> = BTreeMap::new();
         failures.iter().for_each(|failure| *counts.entry(failure.partition()).or_default() += failure.count());
@@ -261,7 +261,7 @@ impl Lines {
     }
 }
 
-/// `line 7`, `lines 3 to 9, 12`, in short if there are many.
+/// `line 7` or `lines 3 to 9, 12`; shortened if there are many.
 fn show_lines(numbers: &[u64]) -> String {
     const MOST: usize = 8;
     let mut ranges: Vec<(u64, u64)> = Vec::new();

@@ -1,4 +1,4 @@
-//! Lets a broker read settings again.
+//! Makes a broker read settings again.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use crate::exit::usage;
 use crate::notes;
 use crate::positions::Place;
 
-/// Let the broker read a partition's settings again
+/// Make the broker read a partition's settings again
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[arg(value_name = "TOPIC/PARTITION")]

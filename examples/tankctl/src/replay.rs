@@ -1,4 +1,4 @@
-//! Plays what happened once more, at its own pace.
+//! Replays the messages of a topic at their original pace.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use crate::progress::Progress;
 use crate::times::{parse_span, show_span};
 use crate::{notes, output, signals};
 
-/// Play the messages of a topic once more, at their own pace
+/// Replay the messages of a topic at their original pace
 ///
-/// Plays the messages up to the present end, all partitions by time stamp, with the pauses that lay between them: prints them,
-/// or publishes them to another topic, with their keys and to the partition of the same number; where their keys belong if
-/// that topic has not as many partitions.
+/// Replays the messages up to the present end, in the order of their time stamps and with the pauses that lay between them.
+/// Prints them, or publishes them with their keys to another topic: to the partition with the same number, or, if that topic has
+/// a different number of partitions, to the partition that the key decides.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:
@@ -26,19 +26,19 @@ Example:
 pub struct Args {
     #[arg(value_name = "TOPIC[/PARTITION]")]
     place: Place,
-    /// How many times as fast, or max: without pauses
+    /// How many times as fast; max for no pauses
     #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = parse_speed)]
     speed: f64,
-    /// No pause is longer than this, such as 500ms or 10s
+    /// The longest pause, such as 500ms or 10s [default: none]
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     max_pause: Option<Duration>,
     /// Publish to this topic instead of printing
     #[arg(long, value_name = "TOPIC")]
     into: Option<String>,
-    /// The brokers that have that topic [default: those it comes from]
+    /// Brokers of that topic [default: those of --brokers]
     #[arg(short, long, value_name = "BROKERS", requires = "into")]
     to: Option<String>,
-    /// Publish with the present time instead of the messages' own time stamps
+    /// Publish with the current time instead of the messages' own time stamps
     #[arg(long, requires = "into")]
     restamp: bool,
     #[command(flatten)]
@@ -47,10 +47,10 @@ pub struct Args {
     format: FormatArgs,
 }
 
-/// A pause that takes longer is announced.
+/// A longer pause is announced.
 const LONG: Duration = Duration::from_secs(20);
 
-/// How often a connection is looked at in a pause.
+/// How often the connection is checked during a pause.
 const LOOK: Duration = Duration::from_secs(1);
 
 fn parse_speed(text: &str) -> Result<f64, String> {
@@ -71,7 +71,7 @@ enum Sink {
 struct Target {
     producer: Producer,
     topic: String,
-    /// It has as many partitions as the messages come from.
+    /// Whether it has as many partitions as the topic that the messages come from.
     same: bool,
     restamp: bool,
 }
@@ -81,7 +81,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
     let fields = [Field::Ts, Field::Partition, Field::SeqNum, Field::Key, Field::Content];
     let printer = args.format.printer(&fields, &args.range.zone);
     if args.into.as_ref() == Some(&args.place.topic) && args.to.is_none() {
-        return usage(format!("{}: it would be played into itself", args.place.topic));
+        return usage(format!("{}: the topic cannot be replayed into itself", args.place.topic));
     }
     let client = connect.client()?;
     signals::end_politely();
@@ -98,7 +98,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
             Sink::Topic(Box::new(Target { producer, topic: into.clone(), same, restamp: args.restamp }))
         }
     };
-    notes::say(&format!("at most {} messages to play", messages.lag()));
+    notes::say(&format!("at most {} to play", notes::count(messages.lag(), "message")));
     let (mut count, longest) = (0, args.max_pause.unwrap_or(Duration::MAX));
     let played = play(messages, &mut sink, args.speed, longest, &mut count);
     let finished = match &mut sink {
@@ -107,7 +107,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
     };
     output::check_reader()?;
     if signals::received().is_some() {
-        notes::say(&format!("interrupted after {count} messages"));
+        notes::say(&format!("interrupted after {}", notes::count(count, "message")));
     }
     played.and(finished)
 }
@@ -123,7 +123,7 @@ fn play(messages: Merge, sink: &mut Sink, speed: f64, longest: Duration, count: 
         let before = time.unwrap_or(message.timestamp_ms());
         let pause = Duration::from_millis(message.timestamp_ms().saturating_sub(before));
         let pause = Duration::try_from_secs_f64(pause.as_secs_f64() / speed).unwrap_or(Duration::MAX).min(longest);
-        // Who is late does not pause, and so catches up.
+        // If it is late it does not pause, and so catches up.
         let Some(next) = due.checked_add(pause) else { bail!("a pause of {} has no end", show_span(pause)) };
         due = next;
         time = Some(before.max(message.timestamp_ms()));
@@ -138,7 +138,7 @@ fn play(messages: Merge, sink: &mut Sink, speed: f64, longest: Duration, count: 
 }
 
 impl Sink {
-    /// Waits, with everything so far done. Returns `false` if it was interrupted.
+    /// Waits, once everything so far is printed or stored. Returns `false` if it was interrupted.
     fn pause_until(&mut self, due: Instant) -> Result<bool> {
         let wait = due.saturating_duration_since(Instant::now());
         if wait.is_zero() {
@@ -178,7 +178,7 @@ impl Target {
         let record = message.key().map_or(record, |key| record.key(key));
         let record = if self.restamp { record } else { record.timestamp_ms(message.timestamp_ms()) };
         match self.send(message.partition(), record) {
-            // Later there is room again.
+            // There will be room again later.
             Err(Error { kind: ErrorKind::Full { .. }, .. }) => {
                 self.producer.flush()?;
                 Ok(self.send(message.partition(), record)?)
@@ -194,14 +194,15 @@ impl Target {
         }
     }
 
-    /// Waits until all is stored, and says so, or what became of the rest.
+    /// Waits until everything is stored, and says so; otherwise says what became of the rest.
     fn finish(&mut self) -> Result<()> {
         let flushed = self.producer.flush();
-        notes::say(&format!("{} messages stored", self.producer.stored()));
+        notes::say(&format!("{} stored", notes::count(self.producer.stored(), "message")));
         for failure in self.producer.take_failures() {
-            let (topic, partition, count) = (failure.topic(), failure.partition(), failure.count());
+            let (topic, partition) = (failure.topic(), failure.partition());
+            let messages = notes::count(failure.count() as u64, "message");
             let fate = if failure.is_unknown() { "perhaps stored" } else { "not stored" };
-            notes::say(&format!("{topic}/{partition}: {count} messages {fate}: {}", chain(failure.error())));
+            notes::say(&format!("{topic}/{partition}: {messages} {fate}: {}", chain(failure.error())));
         }
         Ok(flushed?)
     }

@@ -13,7 +13,7 @@ use crate::{notes, output, signals};
 
 /// Print the messages in the segment files of a partition, without a broker
 ///
-/// The server may be running. What is missing or cut off is told in the end; damage is an error.
+/// The server may be running. Missing and cut-off parts are reported at the end; damage is an error.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:
@@ -30,7 +30,7 @@ pub struct Args {
     /// Print the files instead: first and last number (- while it is written to), bytes, path
     #[arg(long, conflicts_with_all = ["fields", "format", "from", "limit"])]
     files: bool,
-    /// The zone of times that are printed
+    /// Time zone of printed times
     #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = parse_zone, allow_hyphen_values = true)]
     zone: TimeZone,
     #[command(flatten)]
@@ -87,7 +87,7 @@ fn dump(args: &Args, segments: Segments) -> Result<()> {
     output::check_reader()?;
     // Also after an error: what came before it is whole.
     printer.out.flush()?;
-    notes::say(&format!("{count} messages"));
+    notes::say(&notes::count(count, "message"));
     for gap in segments.gaps() {
         notes::say(&format!("no file has the numbers {} to {}", gap.first, gap.last));
     }

@@ -13,24 +13,24 @@ use crate::{notes, signals};
 
 /// Run a broker in memory, to try things against
 ///
-/// It listens on this host only, keeps messages in memory, and ends with Ctrl-C. What it listens at is the only line that it
-/// prints, as soon as it can be used.
+/// It listens only on this host, keeps messages in memory, and stops on Ctrl-C. As soon as it is ready, it prints one line: its
+/// address, or those of all nodes.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:
   tankctl serve --topic orders/8 --topic clicks &
   seq 10 | tankctl publish orders")]
 pub struct Args {
-    /// The port; 0 for any that is free. The nodes of a cluster take the ports that follow
+    /// The port; 0 for any free one. The nodes of a cluster take the ports that follow
     #[arg(short, long, default_value_t = 11_011)]
     port: u16,
-    /// A topic to create, with so many partitions (1)
+    /// A topic to create, with this many partitions [default: 1]
     #[arg(short, long = "topic", value_name = "NAME[/PARTITIONS]")]
     topics: Vec<Place>,
-    /// A cluster of so many nodes
+    /// Run a cluster of this many nodes
     #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=64))]
     nodes: Option<u8>,
-    /// End when the standard input does, too
+    /// Stop at the end of standard input, too
     #[arg(long)]
     attached: bool,
 }
@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut out = Output::stdout();
     out.bytes().extend_from_slice(format!("{brokers}\n").as_bytes());
     out.flush()?;
-    notes::say("a broker listens; Ctrl-C ends it");
+    notes::say("ready; stop with Ctrl-C");
     if args.attached {
         thread::spawn(|| {
             let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());

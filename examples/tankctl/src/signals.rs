@@ -1,8 +1,8 @@
 //! Ctrl-C, SIGTERM and SIGHUP.
 //!
-//! While there is something to end in order ([`end_politely`]), the first signal closes [`closer`] and wakes whoever waits
-//! here; the command stores and prints what it has, and the tool ends with 128 and the number of the signal. Before that,
-//! and with a second signal, the tool ends at once.
+//! After [`end_politely`], the first signal closes [`closer`] and wakes whoever waits here. The command then stores and prints
+//! what it has, and the tool exits with 128 plus the number of the signal. Before that call, and on a second signal, the tool
+//! exits at once.
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,7 +27,7 @@ struct State {
 #[derive(Debug, Clone, Copy, Default)]
 struct Now {
     polite: bool,
-    /// Whoever waits here is to end.
+    /// Whether waits must end.
     ended: bool,
     received: Option<i32>,
 }
@@ -39,7 +39,7 @@ static STATE: LazyLock<State> = LazyLock::new(|| State {
     wake: UnixStream::pair().expect("a pair of sockets"),
 });
 
-/// Takes over the signals from here on. Where the system refuses, they end the process as they always do.
+/// Takes over the signals from now on. If the system refuses that, they end the process as usual.
 pub fn install() {
     let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
     thread::spawn(move || {
@@ -63,7 +63,7 @@ pub fn end() {
     STATE.changed.notify_all();
 }
 
-/// From here on the first signal does not end the process: the caller ends in order.
+/// From now on the first signal does not end the process: the caller ends in order.
 pub fn end_politely() {
     STATE.now.lock().unwrap_or_else(PoisonError::into_inner).polite = true;
 }
@@ -83,7 +83,7 @@ pub fn code(signal: i32) -> u8 {
     128 + u8::try_from(signal).unwrap_or(0)
 }
 
-/// Waits for a signal, or another [`end`], until then at most. Returns whether one has come.
+/// Waits for a signal, or another [`end`], but no longer than `until`. Returns whether one has come.
 pub fn wait_until(until: Instant) -> bool {
     let mut now = STATE.now.lock().unwrap_or_else(PoisonError::into_inner);
     while !now.ended {

@@ -1,4 +1,4 @@
-//! How a broker is.
+//! The state of a broker.
 
 use anyhow::Result;
 use jiff::tz::TimeZone;
@@ -10,7 +10,7 @@ use crate::output::Output;
 use crate::table::TableArgs;
 use crate::times::{millis, show, show_span};
 
-/// Show how the broker is: of several, the first that answers
+/// Show a broker's state (that of the first that answers, if several are given)
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -16,7 +16,7 @@ pub struct Summary {
     by_name: HashMap<Arc<str>, HashMap<u16, usize>>,
 }
 
-/// What came of one partition.
+/// What was read of one partition.
 #[derive(Debug, Clone, Default)]
 struct Row {
     name: String,
@@ -40,7 +40,7 @@ impl Row {
 }
 
 impl Summary {
-    /// With a row for each of these partitions, in case one has no messages.
+    /// Has a row for each of these partitions, even if no message of it comes.
     pub fn new(partitions: &Positions) -> Summary {
         let mut summary = Summary { rows: Vec::new(), by_name: HashMap::new() };
         for place in partitions {
@@ -70,7 +70,7 @@ impl Summary {
         self.row(message.topic(), message.partition()).merge(&added);
     }
 
-    /// A row a partition, and one for all if there are several.
+    /// Prints a row for each partition, and one for all if there are several.
     pub fn print(&self, args: &TableArgs, zone: &TimeZone) -> Result<()> {
         let mut table = Table::new(&["partition", "messages", "bytes", "first", "last", "oldest", "newest"]);
         let mut all = Row { name: "all".to_owned(), ..Row::default() };

@@ -9,7 +9,7 @@ use jiff::{Span, SpanRelativeTo, Timestamp, ZonedDateTime};
 
 use crate::exit::Usage;
 
-/// In 1973. A smaller number of milliseconds is a mistake: a year, or seconds.
+/// A time in 1973. A smaller number of milliseconds is a mistake: a year, or a time in seconds.
 const LEAST: u64 = 100_000_000_000;
 
 /// A time zone: `UTC`, `local`, a name such as `Europe/Athens`, or an offset such as `+02:00`.
@@ -23,7 +23,7 @@ pub fn parse_zone(text: &str) -> Result<TimeZone, String> {
 /// A point in time: `now`; a span before now (`90s`, `1h30m`, `2 days ago`); a date, or a date and a time of day, in this
 /// zone unless it says another one; or milliseconds since 1970.
 pub fn parse(text: &str, now: SystemTime, zone: &TimeZone) -> Result<SystemTime, Usage> {
-    let wrong = |why: String| Usage(format!("{text:?} is no time: {why}"));
+    let wrong = |why: String| Usage(format!("{text:?} is not a time: {why}"));
     if text == "now" {
         return Ok(now);
     }
@@ -61,10 +61,10 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
         let span = text.parse::<Span>()?;
         Duration::try_from(span.to_duration(SpanRelativeTo::days_are_24_hours())?)
     };
-    parse().map_err(|e| format!("a span of time is expected, such as 10s or 1h30m: {e}"))
+    parse().map_err(|e| format!("a duration is expected, such as 10s or 1h30m: {e}"))
 }
 
-/// A time stamp as date and time; as it is if it lies after the year 9999.
+/// A time stamp as date and time, or as a number if it lies after the year 9999.
 pub fn show(ms: u64, zone: &TimeZone) -> String {
     let time = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     let printer = DateTimePrinter::new().precision(Some(3));

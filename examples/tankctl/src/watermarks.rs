@@ -7,7 +7,7 @@ use crate::table::{Table, TableArgs};
 
 /// Show the first and last sequence number of each partition
 ///
-/// 0 and 0 for a partition that never had a message; a first number above the last one where all were deleted.
+/// Both are 0 if the partition never had a message. The first is above the last if all messages were deleted.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Topics

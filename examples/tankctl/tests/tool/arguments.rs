@@ -62,26 +62,26 @@ fn wrong_values_are_told_before_anybody_is_asked() {
     within(300, || {
         for (args, problem) in [
             (&["consume", "--from", "nowhere"][..], "earliest, latest, a number, or -N for the last N is expected"),
-            (&["consume", "--since=yesterday"], "--since: \"yesterday\" is no time: "),
-            (&["consume", "--until", "2026-02-29"], "--until: \"2026-02-29\" is no time: "),
+            (&["consume", "--since=yesterday"], "--since: \"yesterday\" is not a time: "),
+            (&["consume", "--until", "2026-02-29"], "--until: \"2026-02-29\" is not a time: "),
             (&["consume", "--since", "1h", "--from", "3"], "cannot be used with"),
             (&["consume", "--limit", "-1"], "'-1'"),
-            (&["consume", "--fields", "key,seq"], "no field is called \"seq\""),
+            (&["consume", "--fields", "key,seq"], "there is no field \"seq\""),
             (&["consume", "--format", "%h"], "no headers"),
             (&["consume", "--format", "%s", "--json"], "cannot be used with"),
             (&["consume", "--zone", "Nowhere/Else"], "'Nowhere/Else'"),
             (&["consume", "--merge", "--to-seq", "x"], "'x'"),
             (&["consume", "orders/1"], "given twice"),
-            (&["consume", "orders/x"], "\"x\" is no partition"),
+            (&["consume", "orders/x"], "\"x\" is not a partition"),
             (&["publish", "-z", "gzip"], "auto, none, snappy allowed"),
             (&["publish", "--acks", "0"], "all, quorum, or 1 to 200 allowed"),
             (&["publish", "--acks", "201"], "all, quorum, or 1 to 200 allowed"),
-            (&["publish", "-D", ""], "at least a byte is needed"),
+            (&["publish", "-D", ""], "at least one byte is needed"),
             (&["replay", "--speed", "0"], "max or a number above 0 is expected"),
             (&["replay", "--speed", "NaN"], "max or a number above 0 is expected"),
-            (&["replay", "--max-pause", "5"], "a span of time is expected, such as 10s"),
+            (&["replay", "--max-pause", "5"], "a duration is expected, such as 10s"),
             (&["replay", "--restamp"], "--into"),
-            (&["doctor", "--timeout", "soon"], "a span of time is expected, such as 10s"),
+            (&["doctor", "--timeout", "soon"], "a duration is expected, such as 10s"),
         ] {
             // Nobody is there; who asks fails with 1.
             let (code, out, err) = run(&[&["--brokers", "127.0.0.1:1"], args, &["orders"]].concat());
@@ -155,7 +155,7 @@ fn arguments_need_not_be_text() {
         };
         let text = OsStr::new;
         let (code, _, err) = run(&args(&[text("publish"), text("-k"), odd, text(&topic), path.as_os_str()]));
-        assert_eq!((code, err.as_str()), (0, "1 messages stored\n"));
+        assert_eq!((code, err.as_str()), (0, "1 message stored\n"));
         let back = messages(&server.client(), &topic).concat();
         assert_eq!((back[0].key(), back[0].payload()), (Some(odd.as_bytes()), &b"from \xff a file"[..]));
         let grep =
@@ -175,7 +175,7 @@ fn dashes_are_what_they_are_everywhere() {
         let server = Server::start();
         let topic = server.topic(1).name;
         let (code, _, err) = run_with(&["publish", "-b", server.addr(), &topic, "-"], b"a\n");
-        assert_eq!((code, err.as_str()), (0, "1 messages stored\n"));
+        assert_eq!((code, err.as_str()), (0, "1 message stored\n"));
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("-file"), b"b\n").unwrap();
         let mut command = tool(&["publish", "-b", server.addr(), "--", &topic, "-file"]);

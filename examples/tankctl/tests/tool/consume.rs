@@ -22,7 +22,7 @@ fn it_prints_what_is_there() {
         server.client().publish(&topic, 1, &[Record::new(b"tea").timestamp_ms(5), keyed]).unwrap();
         let (code, out, err) = run_at(server.addr(), &["consume", "--from", "earliest", "--to-end", &topic]);
         assert_eq!((code, &*out), (0, "1\t1\t5\t-\ttea\n1\t2\t7\tada\tmilk\n"), "{err}");
-        assert_eq!(err, "reading 2 partitions, 2 messages behind\n2 messages\n");
+        assert_eq!(err, "reading 2 partitions, lag 2\n2 messages\n");
 
         let (code, out, err) = run_at(server.addr(), &["consume", "--from", "4", &format!("{topic}/1")]);
         assert!(code == 1 && out.is_empty() && err.contains("sequence number 4 is beyond the end"), "{err}");
@@ -37,7 +37,7 @@ fn it_follows_until_ctrl_c() {
         let server = Server::start();
         let topic = server.topic(1).name;
         let mut tool = Running::at(server.addr(), &["consume", &topic]);
-        assert_eq!(tool.note().unwrap(), "following 1 partitions, 0 messages behind");
+        assert_eq!(tool.note().unwrap(), "following 1 partition, lag 0");
         for round in 1..=3 {
             let payload = format!("news {round}");
             server.client().publish(&topic, 0, &[Record::new(payload.as_bytes()).timestamp_ms(1)]).unwrap();
@@ -218,7 +218,7 @@ fn it_goes_on_when_the_broker_comes_back_and_says_so() {
         let args = ["consume", "--from", "earliest", "--limit", "2", "--fields", "seqnum,content", "orders"];
         let mut tool = Running::at(&addr, &args);
         assert_eq!(tool.line().unwrap(), "1\ttea");
-        assert_eq!(tool.note().unwrap(), "following 1 partitions, 1 messages behind");
+        assert_eq!(tool.note().unwrap(), "following 1 partition, lag 1");
         broker.stop();
         let note = tool.note().unwrap();
         assert!(note.contains(&addr) && note.contains("trying again"), "{note}");

@@ -71,7 +71,7 @@ fn what_fails_is_told_and_the_rest_goes_on() {
             format!("FAIL  topic {unknown}: the broker lists no such topic"),
             "ok    orders/0: 1 to 5000, the last one of ".into(),
             format!("FAIL  orders/1: {addr}: the broker has trouble with its files"),
-            "ok    orders/2: no messages any more, the last number was 2".into(),
+            "ok    orders/2: no messages left, the last number was 2".into(),
             "ok    fetch orders/0: the last message, ".into(),
             format!("FAIL  orders/7: {addr}: no such partition"),
         ];

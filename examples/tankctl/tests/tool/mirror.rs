@@ -61,7 +61,7 @@ fn a_mirror_has_the_same_messages_also_after_it_was_ended() {
         assert!(ended > 0, "it was faster than this test");
         let (code, _, err) = run_at(&source, &args);
         assert!(code == 0 && err.contains("messages copied and verified, checksum"), "{err}");
-        assert!(err.contains("the destination had them: of these the last one was compared"), "{err}");
+        assert!(err.contains(": the last one was compared\n"), "{err}");
         assert!(messages(&target, &topic) == expected);
 
         // Nothing more to do; then a little.
@@ -70,7 +70,7 @@ fn a_mirror_has_the_same_messages_also_after_it_was_ended() {
         assert!(err.contains("\n0 messages copied and verified"), "{err}");
         client.publish(&topic, 1, &[Record::new(b"one more").timestamp_ms(1)]).unwrap();
         let (code, _, err) = run_at(&source, &args);
-        assert!(code == 0 && err.contains("\n1 messages copied and verified"), "{err}");
+        assert!(code == 0 && err.contains("\n1 message copied and verified"), "{err}");
         assert_eq!(messages(&target, &topic).concat().len(), total + 1);
 
         // Whoever writes to the destination is found out.
@@ -97,7 +97,7 @@ fn a_destination_that_differs_is_left_alone() {
         publish(&target, "milk", 5);
         let args = ["mirror", "--to", to.addr(), &topic];
         let (code, _, err) = run_at(&source, &args);
-        let told = format!("tankctl: {topic}/0: the destination is no copy of the source: message 5 differs\n");
+        let told = format!("tankctl: {topic}/0: the destination is not a copy of the source: message 5 differs\n");
         assert_eq!((code, err), (1, told));
         assert_eq!(messages(&target, &topic)[0].len(), 5, "nothing was copied");
 
@@ -106,7 +106,7 @@ fn a_destination_that_differs_is_left_alone() {
         publish(&client, "tea", 3);
         from.truncate_front(&topic, 0, 10);
         let (code, _, err) = run_at(&source, &args);
-        assert!(code == 0 && err.contains("not compared, for the source's messages begin with 10"), "{err}");
+        assert!(code == 0 && err.contains("not compared, because the source's messages begin with 10"), "{err}");
         assert!(err.contains("are gone at the source") && err.contains("3 messages copied and verified"), "{err}");
         let numbers: Vec<u64> = messages(&target, &topic)[0].iter().map(Message::seq).collect();
         assert_eq!(numbers, [1, 2, 3, 4, 5, 10, 11, 12]);
@@ -114,7 +114,7 @@ fn a_destination_that_differs_is_left_alone() {
         let several = to.topic(3).name;
         client.create_topic(&several, 2, &TopicConfig::new()).unwrap();
         let (code, _, err) = run_at(&source, &["mirror", "--to", to.addr(), &several]);
-        assert!(code == 1 && err.contains("2 partitions there and 3 here"), "{err}");
+        assert!(code == 1 && err.contains("partitions: 2 at the source, 3 at the destination"), "{err}");
     });
 }
 

@@ -65,7 +65,8 @@ fn messages_are_parted_as_was_said() {
             let topic = server.topic(1).name;
             let args = [&["publish", "-b", server.addr()], options, &[&topic, "-"]].concat();
             let (code, _, err) = run_with(&args, input);
-            assert_eq!((code, err), (0, format!("{} messages stored\n", expected.len())), "{options:?}");
+            let stored = format!("{} message{} stored\n", expected.len(), if expected.len() == 1 { "" } else { "s" });
+            assert_eq!((code, err), (0, stored), "{options:?}");
             let back = messages(&server.client(), &topic).remove(0);
             let found: Vec<_> = back.iter().map(|message| (message.key(), message.payload())).collect();
             assert_eq!(found, expected, "{options:?}");

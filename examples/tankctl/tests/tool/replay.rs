@@ -94,7 +94,7 @@ fn a_long_pause_is_announced_and_ended_by_ctrl_c_with_everything_so_far_done() {
         let note = replay.note().unwrap();
         assert!(note.starts_with("the next message is due in 23 h 59 min") && note.contains("--max-pause"), "{note}");
         replay.signal(Signal::INT);
-        assert_eq!(replay.end(), (130, String::new(), "interrupted after 1 messages\n".into()));
+        assert_eq!(replay.end(), (130, String::new(), "interrupted after 1 message\n".into()));
 
         // A reader that goes away ends it, too.
         let mut replay = Running::at(server.addr(), &["replay", "--fields", "content", &topic]);
@@ -108,7 +108,7 @@ fn a_long_pause_is_announced_and_ended_by_ctrl_c_with_everything_so_far_done() {
         }
         replay.signal(Signal::TERM);
         let (code, _, err) = replay.end();
-        assert_eq!((code, err.lines().last()), (143, Some("interrupted after 1 messages")));
-        assert!(err.contains("1 messages stored\n"), "{err}");
+        assert_eq!((code, err.lines().last()), (143, Some("interrupted after 1 message")));
+        assert!(err.contains("1 message stored\n"), "{err}");
     });
 }
