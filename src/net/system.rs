@@ -6,12 +6,8 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
-#[cfg(not(any(target_os = "android", target_os = "linux")))]
-use std::{sync::LazyLock, time::Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-#[cfg(any(target_os = "android", target_os = "linux"))]
-use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
 use super::network::{Closed, Handle, Interest, Network, Socket, Time, Waker};
@@ -101,15 +97,17 @@ impl Network for System {
 #[cfg(any(target_os = "android", target_os = "linux"))]
 #[inline]
 fn read_clock(coarse: bool) -> Time {
+    use rustix::time::{ClockId, clock_gettime};
     // The standard library's way to such a number takes five times as many instructions.
-    let Timespec { tv_sec, tv_nsec } =
-        clock_gettime(if coarse { ClockId::MonotonicCoarse } else { ClockId::Monotonic });
+    let clock = if coarse { ClockId::MonotonicCoarse } else { ClockId::Monotonic };
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
     Time::from_nanos(tv_sec as u64 * 1_000_000_000 + tv_nsec as u64)
 }
 
 /// Nanoseconds of the monotonic clock.
 #[cfg(not(any(target_os = "android", target_os = "linux")))]
 fn read_clock(_: bool) -> Time {
+    use std::{sync::LazyLock, time::Instant};
     static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
     // Not zero, which stands for a moment before all others.
     Time::from_nanos(1 + STARTED.elapsed().as_nanos() as u64)

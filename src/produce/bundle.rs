@@ -49,11 +49,11 @@ pub(super) enum Stage {
     /// In the leader's log, but not confirmed by its replicas.
     Held,
     /// Back: once the answers to the others are there it is sent again, or fails with them.
-    Returned(Again),
+    Returned(RetryDecision),
 }
 
-/// Trouble after which to try again, or the error itself once the budget is spent, or if trying again is no use.
-pub(super) type Again = Result<Error, Error>;
+/// What to do after an error: try again, or, as an `Err`, give up with it.
+pub(super) type RetryDecision = Result<Error, Error>;
 
 /// A message set, decompressed, and where its messages lie in it.
 pub(super) type Unpacked = (Vec<u8>, Vec<Entry>);

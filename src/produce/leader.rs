@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use log::trace;
+
 use super::outcome::Reply;
 use super::queue::PartitionQueue;
 use crate::error::{Error, Fault, Result};
@@ -109,9 +111,10 @@ impl Leader {
         let read = find(&self.in_flight, kind, payload)
             .and_then(|index| Ok((index, self.in_flight[index].content.read(payload, limits)?)));
         let (index, answer) = read.map_err(|e| Error::decode(self.channel.broker(), e))?;
-        let request = self.in_flight.remove(index);
-        self.channel.answer_ends(now, request.as_ref().map(|request| request.id));
-        Ok(request.map(|request| (request, answer)))
+        let Some(request) = self.in_flight.remove(index) else { return Ok(None) };
+        trace!("{}: answer to request {}: {answer:?}", self.channel.broker(), request.id);
+        self.channel.answer_ends(now, Some(request.id));
+        Ok(Some((request, answer)))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::mem;
 
-use super::bundle::{Again, BrokerId, Bundle, Spares, Stage};
+use super::bundle::{BrokerId, Bundle, RetryDecision, Spares, Stage};
 use super::queue::{PartitionQueue, ToSend};
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::net::Time;
@@ -155,7 +155,7 @@ impl PartitionQueue {
     }
 
     /// Tries again after what waiting can mend, and where the outcome is in doubt.
-    fn again(&mut self, now: Time, fault: Fault, in_doubt: bool) -> Again {
+    fn again(&mut self, now: Time, fault: Fault, in_doubt: bool) -> RetryDecision {
         match fault {
             Fault::Redirects { last, .. } => {
                 self.redirects += 1;
@@ -171,14 +171,14 @@ impl PartitionQueue {
         }
     }
 
-    fn try_again(&mut self, now: Time, error: Error) -> Again {
+    fn try_again(&mut self, now: Time, error: Error) -> RetryDecision {
         // Of several that come back for the same reason only the first counts.
         let is_counted = self.bundles.iter().any(|bundle| matches!(bundle.stage, Stage::Returned(Ok(_))));
         if is_counted || self.retry.retry_or_fail(now, &self.policy).is_some() { Ok(error) } else { Err(error) }
     }
 
     /// Notes trouble, for a bundle in flight or for the partition, or gives it up.
-    fn conclude(&mut self, index: Option<usize>, again: Again) {
+    fn conclude(&mut self, index: Option<usize>, again: RetryDecision) {
         if let Ok(e) = &again {
             self.trouble = Some(e.clone());
         }

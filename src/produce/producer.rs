@@ -281,12 +281,14 @@ impl Producer {
     #[inline(always)]
     fn push(&mut self, topic: usize, partition: u16, record: &Record<'_>) -> Result<()> {
         let net = &*self.settings.session.net;
-        // Without a time stamp to give, the exact time costs more than the rest.
+        // A record with a time stamp needs no exact time, which would cost more than all the rest.
         let now = if record.get_timestamp_ms().is_some() { net.coarse_now() } else { net.now() };
         if now >= self.next_look {
             self.look(now, LookUp::Allowed)?;
         }
-        self.check_failures()?;
+        if !self.driver.failures.is_empty() {
+            return self.check_failures();
+        }
         let index = self.queue(topic, partition)?;
         let mut queue = &mut self.driver.queues[index];
         check_record(&queue.topic, partition, record)?;
@@ -318,25 +320,14 @@ impl Producer {
             self.check_failures()?;
         }
         let limit = self.settings.max_pending_bytes;
-        if self.driver.queues[index].excess(self.driver.pending_bytes, bytes, limit).is_some() {
-            self.wait_for_room(index, bytes, limit)?;
-        }
-        let queue = &mut self.driver.queues[index];
-        queue.make_room(bytes, self.settings.max_bytes, limit, &mut self.driver.spares);
-        queue.recount(&mut self.driver.pending_bytes);
-        Ok(())
-    }
-
-    /// Waits until the limit allows a record of this many bytes.
-    fn wait_for_room(&mut self, index: usize, bytes: usize, limit: usize) -> Result<()> {
         let give_up = self.settings.session.now().after(self.settings.session.config.retry_timeout);
-        loop {
+        while self.driver.queues[index].excess(self.driver.pending_bytes, bytes, limit).is_some() {
             // What is merely collected would never make room.
             self.look(Time::NEVER, LookUp::Allowed)?;
             self.check_failures()?;
             let queue = &self.driver.queues[index];
             let excess = queue.excess(self.driver.pending_bytes, bytes, limit);
-            let Some((pending, limit, is_all)) = excess else { return Ok(()) };
+            let Some((pending, limit, is_all)) = excess else { break };
             let until = match is_all || self.driver.queues.len() == 1 {
                 true => give_up,
                 false if queue.is_in_trouble() => Time::ZERO,
@@ -347,6 +338,10 @@ impl Producer {
             }
             self.driver.wait(until)?;
         }
+        let queue = &mut self.driver.queues[index];
+        queue.make_room(bytes, self.settings.max_bytes, limit, &mut self.driver.spares);
+        queue.recount(&mut self.driver.pending_bytes);
+        Ok(())
     }
 }
 
@@ -375,15 +370,10 @@ impl Producer {
         Ok(())
     }
 
-    #[inline]
     fn check_failures(&self) -> Result<()> {
-        self.driver.failures.first().map_or(Ok(()), |first| Err(self.undelivered(first)))
-    }
-
-    #[cold]
-    fn undelivered(&self, first: &Failure) -> Error {
+        let Some(first) = self.driver.failures.first() else { return Ok(()) };
         let records = self.failures().iter().map(Failure::count).sum();
-        Error::new(ErrorKind::Undelivered { records }).because(first.error.clone())
+        Err(Error::new(ErrorKind::Undelivered { records }).because(first.error.clone()))
     }
 }
 

@@ -54,7 +54,8 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
             let outcome = |(e, queue): (Option<Error>, &PartitionQueue)| e.map_or(Ok(()), |e| Err(partly(queue, e)));
             return Ok(failed.into_iter().zip(&driver.queues).map(outcome).collect());
         }
-        match if has_more { Ok(()) } else { driver.wait(Time::NEVER) } {
+        let waited = if has_more { Ok(()) } else { driver.wait(Time::NEVER) };
+        match waited {
             Ok(()) => driver.step(LookUp::Allowed)?,
             // If waiting was ended, or this machine cannot wait, what is in flight is in doubt.
             Err(e) => {

@@ -196,11 +196,11 @@ pub(super) fn check_place(topic: &str, partition: u16) -> Result<()> {
 pub(super) fn check_record(topic: &str, partition: u16, record: &Record<'_>) -> Result<()> {
     let key = record.get_key().map_or(0, <[u8]>::len);
     let len = key + record.payload().len();
-    if key > MAX_KEY || len > MAX_RECORD { Err(refused(topic, partition, key, len)) } else { Ok(()) }
+    if key > MAX_KEY || len > MAX_RECORD { Err(refusal(topic, partition, key, len)) } else { Ok(()) }
 }
 
 #[cold]
-fn refused(topic: &str, partition: u16, key: usize, len: usize) -> Error {
+fn refusal(topic: &str, partition: u16, key: usize, len: usize) -> Error {
     if key > MAX_KEY {
         return Error::config(format!("{topic}/{partition}: key of {key} bytes given, 0 to {MAX_KEY} allowed"));
     }
@@ -231,15 +231,12 @@ impl WallClock {
     pub(super) fn millis(&mut self, now: Time, net: &dyn Network) -> u64 {
         match self.read {
             Some((then, ms)) if now.since(then) < WallClock::TRUSTED => ms + u64::from(now.since(then).subsec_millis()),
-            _ => self.look(net),
+            _ => {
+                // In this order: no record is to be stamped with a time that is still to come.
+                let wall = millis(net.wall());
+                self.read.insert((net.now(), wall)).1
+            }
         }
-    }
-
-    #[cold]
-    fn look(&mut self, net: &dyn Network) -> u64 {
-        // In this order: no record is to be stamped with a time that is still to come.
-        let wall = millis(net.wall());
-        self.read.insert((net.now(), wall)).1
     }
 }
 

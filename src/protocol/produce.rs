@@ -192,9 +192,13 @@ codes! {
 }
 
 impl ProduceCode {
-    /// Returns whether it is sent once for all partitions of its topic.
-    fn is_of_topic(self) -> bool {
-        matches!(self, ProduceCode::ReadOnly | ProduceCode::UnknownTopic)
+    /// Returns its byte if it is sent once for all partitions of its topic.
+    fn of_topic(self) -> Option<u8> {
+        match self {
+            ProduceCode::ReadOnly => Some(0xfe),
+            ProduceCode::UnknownTopic => Some(0xff),
+            _ => None,
+        }
     }
 }
 
@@ -224,7 +228,7 @@ impl ProduceResponse {
                     return EncodeError::check("codes of a topic", len, partitions as u64, partitions as u64);
                 };
                 rest = later;
-                match topic.iter().find(|code| code.is_of_topic()) {
+                match topic.iter().find(|code| code.of_topic().is_some()) {
                     Some(code) => {
                         let same = topic.iter().filter(|other| *other == code).count();
                         EncodeError::check("codes of a topic", same, partitions as u64, partitions as u64)?;
@@ -248,12 +252,11 @@ impl ProduceResponse {
         for partitions in shape {
             let mut left = partitions;
             while left > 0 {
-                let (at, id) = (c.at(), c.rest().first().copied().unwrap_or_default());
-                let code = ProduceCode::take("produce code", &mut c)?;
-                let covers = match code.is_of_topic() {
-                    false => 1,
-                    true if left == partitions => partitions,
-                    true => return Err(DecodeError::undefined("produce code", id, at)),
+                let (at, code) = (c.at(), ProduceCode::take("produce code", &mut c)?);
+                let covers = match code.of_topic() {
+                    None => 1,
+                    Some(_) if left == partitions => partitions,
+                    Some(id) => return Err(DecodeError::undefined("produce code", id, at)),
                 };
                 codes.resize(codes.len() + covers, code);
                 left -= covers;

@@ -17,6 +17,7 @@ pub fn len(value: u32) -> usize {
 }
 
 /// Appends `value` in its shortest form.
+#[inline]
 pub fn encode(mut value: u32, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
