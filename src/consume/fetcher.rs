@@ -29,7 +29,7 @@ use std::time::Duration;
 use log::{debug, trace, warn};
 
 use super::inbox::Inbox;
-use super::partition::{Lost, Next, State, Want};
+use super::partition::{Lost, Next, Want};
 use super::partitions::{Load, Partitions};
 use super::position::{LeaderStats, Stats};
 use crate::error::{Error, Result};
@@ -359,7 +359,7 @@ impl Fetcher {
                 all.stats.redirects += 1;
                 let next = all.with(index, |partition, rules| partition.on_named(*now, endpoint, found, rules));
                 // The first redirect is how leaders are found; the broker that repeats one may not know better.
-                if matches!(all.get(index).state, State::Paused(_)) {
+                if all.get(index).rests() {
                     book.knew_no_leader(self.broker(), *now);
                 }
                 self.act(turn, index, next);

@@ -8,6 +8,8 @@
 //!    └──── wake(): it is over ── Paused <── no leader, a lost connection, or nothing moves
 //! ```
 //!
+//! It is in flight until all of its answer has been read, even if the answer says to pause: that may take longer than the pause.
+//!
 //! The shell asks every idle partition what it wants, sends few fetches for many partitions, and feeds the answers back.
 //! Nothing here touches a socket or reads a clock: every method that depends on time takes `now`. Its name is for errors and
 //! the log alone, and looked up for them. A subscription may have tens of thousands, so each is kept small.
@@ -92,7 +94,8 @@ pub(super) enum State {
     /// To be asked for.
     #[default]
     Idle,
-    InFlight,
+    /// Asked for, and not to be asked for again before that moment.
+    InFlight(Time),
     /// Not to be asked for before that moment.
     Paused(Time),
     /// Nothing more is wanted of it.
@@ -160,6 +163,11 @@ impl Partition {
         self.high_water_mark.map(|mark| mark.saturating_add(1).saturating_sub(next))
     }
 
+    /// Whether it is to rest before it is asked for again.
+    pub(super) fn rests(&self) -> bool {
+        matches!(self.state, State::Paused(until) | State::InFlight(until) if until > Time::ZERO)
+    }
+
     /// Whether there is more of it than has arrived.
     pub(super) fn is_behind(&self) -> bool {
         self.lag(self.fetch_from) > Some(0)
@@ -203,7 +211,7 @@ impl Partition {
 
     /// Notes that it was asked for; `waits`: the broker may wait for data.
     pub(super) fn on_sent(&mut self, waits: bool) {
-        self.state = State::InFlight;
+        self.state = State::InFlight(Time::ZERO);
         self.waits = waits;
     }
 

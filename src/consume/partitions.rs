@@ -128,7 +128,7 @@ impl Partitions {
             match after {
                 State::Idle => self.due.push_back(index),
                 State::Paused(until) => self.pauses.push(Reverse((until, index))),
-                State::InFlight | State::Done => {}
+                State::InFlight(_) | State::Done => {}
             }
         }
         done

@@ -36,8 +36,9 @@ impl Partition {
                 // Only its leader knows that it exists.
                 PartitionAnswer::Data { .. } | PartitionAnswer::OutOfRange { .. } => self.begin = Begin::Known,
                 PartitionAnswer::Redirect(_) if self.trouble().hops < MOST_HOPS => {}
+                // It is not there, as far as this broker knows.
                 _ => {
-                    (self.state, self.trouble) = (State::Done, None);
+                    self.trouble = None;
                     return Next::Go;
                 }
             }
@@ -175,9 +176,11 @@ impl Partition {
         if self.pause(until) { Next::NoLeader } else { Next::Fail(self.fault(Fault::NoLeader, rules)) }
     }
 
-    /// Pauses until then. Returns `false` if the time for trying again is over.
+    /// Pauses until then, once what is in flight has ended. Returns `false` if the time for trying again is over.
     fn pause(&mut self, until: Option<Time>) -> bool {
-        until.map(|until| self.state = State::Paused(until)).is_some()
+        let in_flight = matches!(self.state, State::InFlight(_));
+        let state = |until| if in_flight { State::InFlight(until) } else { State::Paused(until) };
+        until.map(|until| self.state = state(until)).is_some()
     }
 
     fn pause_or_fail(&mut self, until: Option<Time>, fault: Fault, rules: &Rules) -> Next {
@@ -255,17 +258,20 @@ impl Partition {
         }
     }
 
-    /// Ends an answer: it can be asked for again, after a pause if the answer was empty and came too `soon`.
+    /// Ends an answer: it can be asked for again, after a pause if the answer said so, or was empty and came too `soon`.
     pub(in crate::consume) fn on_end(&mut self, now: Time, soon: bool, rules: &Rules) {
-        if self.state != State::InFlight {
-            return;
-        }
-        self.state = State::Idle;
-        if soon || self.is_quiet {
-            self.quiet = self.quiet.saturating_add(1);
-            let pauses = RetryPolicy { pauses: QUIET, ..rules.retry };
-            self.state = State::Paused(now.after(pauses.pause(self.quiet.into())));
-        }
+        let State::InFlight(until) = self.state else { return };
+        self.state = match until {
+            // It was looked for and not found, and no other broker may know it.
+            Time::ZERO if self.is_probe() && self.trouble.is_none() => State::Done,
+            Time::ZERO if soon || self.is_quiet => {
+                self.quiet = self.quiet.saturating_add(1);
+                let pauses = RetryPolicy { pauses: QUIET, ..rules.retry };
+                State::Paused(now.after(pauses.pause(self.quiet.into())))
+            }
+            Time::ZERO => State::Idle,
+            _ => State::Paused(until),
+        };
     }
 
     /// Takes it back from a connection that failed with `e`, or could not be opened.
@@ -273,8 +279,14 @@ impl Partition {
     /// # Errors
     /// It has been in trouble for too long, or what was asked for ends connections.
     pub(in crate::consume) fn on_lost(&mut self, now: Time, how: Lost, e: &Error, rules: &Rules) -> Result<()> {
-        if !matches!(self.state, State::Idle | State::InFlight) {
-            return Ok(());
+        match self.state {
+            State::Idle | State::InFlight(Time::ZERO) => {}
+            // What its answer said holds.
+            State::InFlight(until) => {
+                self.state = State::Paused(until);
+                return Ok(());
+            }
+            State::Paused(_) | State::Done => return Ok(()),
         }
         if self.is_probe() {
             // It is looked for after a lost connection, so it will be looked for again after this one.

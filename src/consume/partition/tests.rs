@@ -112,6 +112,7 @@ fn lost(unanswered: bool, alone: bool) -> Lost {
 fn pause(partition: &Partition) -> Time {
     match partition.state {
         State::Paused(until) => until,
+        State::InFlight(until) if partition.rests() => until,
         state => panic!("{state:?}"),
     }
 }
@@ -153,7 +154,11 @@ fn in_a_cluster_it_waits_alone_and_what_ends_a_wait_is_asked_for_again() {
         assert!(found.is_empty(), "it may be numbered wrongly");
         for end in [ChunkEnd::Whole, ChunkEnd::Whole, ChunkEnd::AboveMark, ChunkEnd::Cut { bundle_len: Some(1 << 30) }]
         {
-            assert_eq!((p.on_chunk_end(at(0), end, &rules), p.state), (Next::Go, State::InFlight), "{end:?}");
+            assert_eq!(
+                (p.on_chunk_end(at(0), end, &rules), p.state),
+                (Next::Go, State::InFlight(Time::ZERO)),
+                "{end:?}"
+            );
         }
         p.on_end(at(0), false, &rules);
         let want = ask(&mut p, &rules);
@@ -353,22 +358,22 @@ fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
     // That the number is rejected again has a budget of its own, which redirects in between do not prolong.
     let mut now = at(62_000);
     let end = loop {
-        p.state = State::InFlight;
+        p.state = State::InFlight(Time::ZERO);
         now = now.after(Duration::from_millis(1));
         match p.on_answer(now, out_of_range(1, 20), &rules) {
             Next::Fail(e) => break e,
             _ => now = pause(&p),
         }
-        p.state = State::InFlight;
+        p.state = State::InFlight(Time::ZERO);
         assert_eq!(p.on_named(now, endpoint(), Ok(Some(leader())), &rules), Next::Go);
-        assert_eq!(p.state, State::InFlight, "the first redirect after an answer is followed at once");
+        assert_eq!(p.state, State::InFlight(Time::ZERO), "the first redirect after an answer is followed at once");
     };
     assert!(matches!(end.kind, ErrorKind::OutOfRange { .. }), "{end:?}");
     assert!(now.since(at(61_000)) >= FOR_LONG && now.since(at(61_000)) < FOR_LONG + Duration::from_secs(2), "{now:?}");
     // So has a chunk above the mark.
     let mut p = troubled();
     for (now, next) in [(61_000, Next::Go), (120_000, Next::Go), (121_000, fail(Fault::Stuck { seq: 30 }))] {
-        p.state = State::InFlight;
+        p.state = State::InFlight(Time::ZERO);
         p.on_answer(at(now), data(20, 100), &rules);
         let next = match next {
             Next::Fail(e) => Next::Fail(e.at(&leader())),
@@ -378,11 +383,32 @@ fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
     }
     // Both end with a connection that was well.
     let well = Lost { well_for: Duration::from_secs(10), ..Lost::default() };
-    p.state = State::InFlight;
+    p.state = State::InFlight(Time::ZERO);
     assert_eq!(lose(&mut p, at(200_000), well, &rules), Next::Go);
-    p.state = State::InFlight;
+    p.state = State::InFlight(Time::ZERO);
     p.on_answer(at(200_000), data(20, 100), &rules);
     assert_eq!(p.on_chunk_end(at(200_000), ChunkEnd::AboveMark, &rules), Next::Go);
+}
+
+#[test]
+fn it_is_asked_for_again_only_when_its_answer_has_been_read_however_long_that_takes() {
+    let rules = rules(|s| s, true);
+    let end = |p: &mut Partition, lost| match lost {
+        true => assert_eq!(lose(p, at(5_000), Lost::default(), &rules), Next::Go),
+        false => p.on_end(at(5_000), false, &rules),
+    };
+    for lost in [false, true] {
+        let mut p = Partition::new(0, 6, Some((1, 11)), &rules.options);
+        ask(&mut p, &rules);
+        assert!(matches!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), Next::NoLeader));
+        let until = pause(&p);
+        p.wake(at(4_000));
+        assert!(until < at(4_000) && p.wants(&rules).unwrap().is_none(), "its answer is still being read");
+        end(&mut p, lost);
+        assert_eq!(p.state, State::Paused(until), "for as long as the answer said");
+        p.wake(at(5_000));
+        assert_eq!(ask(&mut p, &rules).seq, 6);
+    }
 }
 
 #[test]
@@ -496,6 +522,7 @@ fn a_redirect_after_an_answer_without_a_leader_takes_its_time() {
     let mut p = Partition::new(0, 1, None, &rules.options);
     ask(&mut p, &rules);
     assert_eq!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), Next::NoLeader);
+    p.on_end(at(0), false, &rules);
     p.wake(pause(&p));
     ask(&mut p, &rules);
     assert_eq!(p.on_named(at(1000), endpoint(), Ok(Some(leader())), &rules), Next::Go);
@@ -577,10 +604,14 @@ fn a_partition_that_may_not_be_there_is_no_trouble() {
     let want = ask(&mut p, &rules);
     assert!(want.alone && !want.waits && want.seq == 0, "{want:?}");
     p.probe();
-    assert_eq!(p.state, State::InFlight, "it is being asked for");
+    assert_eq!(p.state, State::InFlight(Time::ZERO), "it is being asked for");
     for answer in [PartitionAnswer::UnknownPartition, PartitionAnswer::NoLeader, PartitionAnswer::SystemError] {
-        assert_eq!((p.on_answer(at(0), answer, &rules), p.state), (Next::Go, State::Done));
-        assert!(p.is_probe());
+        assert_eq!(p.on_answer(at(0), answer, &rules), Next::Go);
+        // A line of others that is lost lets it be looked for again, but not before this answer has been read.
+        p.probe();
+        assert!(p.is_probe() && p.wants(&rules).unwrap().is_none());
+        p.on_end(at(0), false, &rules);
+        assert_eq!(p.state, State::Done);
         p.probe();
         ask(&mut p, &rules);
     }
@@ -592,6 +623,7 @@ fn a_partition_that_may_not_be_there_is_no_trouble() {
         ask(&mut p, &rules);
     }
     p.on_answer(at(0), PartitionAnswer::Redirect(endpoint()), &rules);
+    p.on_end(at(0), false, &rules);
     assert_eq!(p.state, State::Done);
     p.probe();
     ask(&mut p, &rules);
@@ -725,7 +757,7 @@ fn a_chunk_that_goes_on_above_the_mark_had_messages_all_the_same() {
     let above = || Bundle { to: 7, ..bundle(6, 20, 20, false) };
     let mut p = begin();
     assert!(!p.on_bundles(&mut vec![bundle(1, 5, 20, false), above()], 0, &rules));
-    assert_eq!((p.on_chunk_end(at(0), ChunkEnd::AboveMark, &rules), p.state), (Next::Go, State::InFlight));
+    assert_eq!((p.on_chunk_end(at(0), ChunkEnd::AboveMark, &rules), p.state), (Next::Go, State::InFlight(Time::ZERO)));
     let mut p = begin();
     p.on_bundles(&mut vec![above()], 0, &rules);
     p.on_chunk_end(at(0), ChunkEnd::AboveMark, &rules);

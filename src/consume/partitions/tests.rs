@@ -123,6 +123,8 @@ fn pauses_end_in_order_and_the_last_open_partition_ends_all() {
     next(&mut all, &mut list);
     assert!(matches!(all.on_answer(at(5), 0, PartitionAnswer::NoLeader), Next::NoLeader));
     assert!(matches!(all.on_answer(at(9), 1, PartitionAnswer::NoLeader), Next::NoLeader));
+    assert_eq!(all.next_wake(), Time::NEVER, "the answer is still being read");
+    (0..2).for_each(|index| _ = all.on_end(at(9), index, false, None));
     let first = all.next_wake();
     all.wake(first);
     assert_eq!(due(&mut all), [0]);
