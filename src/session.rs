@@ -2,6 +2,7 @@
 
 mod leaders;
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,7 +12,7 @@ use log::{debug, warn};
 
 pub(crate) use self::leaders::{marks_of_answer, marks_of_state};
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::net::{
     AddressBook, AnswerReader, BrokerAddr, Channel, ChannelSettings, Closed, LookUp, Network, Pool, RetryPolicy,
     RetryState, Time, wait,
@@ -52,13 +53,12 @@ pub(crate) struct Question<'a> {
     frame: Vec<u8>,
     /// The topic it is about, if it must not be asked twice: its outcome is unknown if it fails once the broker may have it.
     once: Option<&'a str>,
+    /// Reads the payload of the answer: while that may be malformed nobody else may have the connection.
+    read: RefCell<&'a mut dyn FnMut(&[u8]) -> Result<(), DecodeError>>,
 }
 
-/// Which broker answered, and the answer's payload.
-pub(crate) type Answer = (BrokerAddr, Vec<u8>);
-
-/// An attempt, made with one broker after another. Each gets its share of the time.
-pub(crate) type Attempt<'a> = &'a mut dyn FnMut(&BrokerAddr, Duration) -> Result<Answer>;
+/// An attempt, made with one broker after another. Each gets its share of the time. Returns which one answered.
+pub(crate) type Attempt<'a> = &'a mut dyn FnMut(&BrokerAddr, Duration) -> Result<BrokerAddr>;
 
 /// First available number and high-water mark of a partition: the last number assigned. Both 0 if there never was a message.
 pub(crate) type Marks = (u64, u64);
@@ -117,9 +117,9 @@ impl Session {
     }
 
     /// Makes sure that there is an idle connection to this broker.
-    pub(crate) fn reach(&self, addr: &BrokerAddr, patience: Duration) -> Result<Answer> {
+    pub(crate) fn reach(&self, addr: &BrokerAddr, patience: Duration) -> Result<BrokerAddr> {
         self.pool.put(self.open(addr, patience)?);
-        Ok((addr.clone(), Vec::new()))
+        Ok(addr.clone())
     }
 
     /// Asks any broker, and tries again within the retry budget. Returns also which one answered.
@@ -142,20 +142,18 @@ impl Session {
         &self,
         request: &mut R,
         once: Option<&str>,
-        ask: &mut dyn FnMut(&Question<'_>) -> Result<Answer>,
+        ask: &mut dyn FnMut(&Question<'_>) -> Result<BrokerAddr>,
     ) -> Result<(BrokerAddr, R::Answer)> {
-        let mut question = Question { id: self.next_request_id(), kind: R::KIND, frame: Vec::new(), once };
-        request.set_request_id(question.id);
-        request.encode(&mut question.frame).map_err(Error::encode)?;
-        let (from, payload) = ask(&question)?;
-        match request.read_answer(&payload, &self.config.limits) {
-            Ok(answer) => Ok((from, answer)),
-            Err(e) => {
-                self.pool.forget(&from);
-                let e = Error::decode(&from, e);
-                Err(if let Some(topic) = once { Error::unknown(topic, None, e) } else { e })
-            }
-        }
+        let (id, mut frame, mut answer) = (self.next_request_id(), Vec::new(), None);
+        request.set_request_id(id);
+        request.encode(&mut frame).map_err(Error::encode)?;
+        let mut read = |payload: &[u8]| {
+            answer = Some(request.read_answer(payload, &self.config.limits)?);
+            Ok(())
+        };
+        let from = ask(&Question { id, kind: R::KIND, frame, once, read: RefCell::new(&mut read) })?;
+        let missing = || Error::disconnected(&from, Phase::Wait);
+        answer.ok_or_else(missing).map(|answer| (from.clone(), answer))
     }
 
     /// Blocks until this moment.
@@ -180,7 +178,7 @@ impl Session {
 
     /// Tries the brokers in turn, the most promising one first, until an attempt succeeds, fails in a way that waiting cannot
     /// mend, or the trouble has lasted too long.
-    pub(crate) fn any_broker(&self, policy: &RetryPolicy, attempt: Attempt<'_>) -> Result<Answer> {
+    pub(crate) fn any_broker(&self, policy: &RetryPolicy, attempt: Attempt<'_>) -> Result<BrokerAddr> {
         let mut state = RetryState::default();
         loop {
             let e = match self.each_broker(attempt) {
@@ -193,11 +191,11 @@ impl Session {
         }
     }
 
-    fn ask_any(&self, policy: &RetryPolicy, question: &Question<'_>) -> Result<Answer> {
+    fn ask_any(&self, policy: &RetryPolicy, question: &Question<'_>) -> Result<BrokerAddr> {
         self.any_broker(policy, &mut |addr, patience| self.ask(addr, question, patience))
     }
 
-    fn each_broker(&self, attempt: Attempt<'_>) -> Result<Answer> {
+    fn each_broker(&self, attempt: Attempt<'_>) -> Result<BrokerAddr> {
         let brokers = self.book.brokers();
         let budget = self.now().after(self.config.connect_timeout);
         // Brokers that only others have named could keep a caller waiting one after the other.
@@ -260,7 +258,7 @@ impl Session {
     /// Asks this broker. Connecting, and then waiting for the answer, may take `patience` each, but no longer than the settings
     /// allow; a request that must not be sent twice waits as long as they allow. If a connection that had been idle ends before
     /// its answer begins, that says nothing about the broker, which is asked again at once on another connection.
-    pub(crate) fn ask(&self, addr: &BrokerAddr, question: &Question<'_>, patience: Duration) -> Result<Answer> {
+    pub(crate) fn ask(&self, addr: &BrokerAddr, question: &Question<'_>, patience: Duration) -> Result<BrokerAddr> {
         let io_timeout = self.config.io_timeout;
         let allowance = if question.once.is_some() { io_timeout } else { patience.min(io_timeout) };
         let mut stale = 0;
@@ -268,9 +266,9 @@ impl Session {
             let mut channel = self.open(addr, patience)?;
             let reused = !channel.is_fresh();
             let e = match self.exchange(&mut channel, question, allowance) {
-                Ok(payload) => {
+                Ok(()) => {
                     self.pool.put(channel);
-                    return Ok((addr.clone(), payload));
+                    return Ok(addr.clone());
                 }
                 Err(e) => e,
             };
@@ -290,7 +288,7 @@ impl Session {
     }
 
     /// Sends a request and waits for its answer. That is the next frame; it must be the only one, and of the request's kind.
-    fn exchange(&self, channel: &mut Channel, question: &Question<'_>, allowance: Duration) -> Result<Vec<u8>> {
+    fn exchange(&self, channel: &mut Channel, question: &Question<'_>, allowance: Duration) -> Result<()> {
         let mut answers = AnswerReader::new(self.config.limits.frame);
         let queued = channel.queue(self.now(), question.id, allowance, &mut |out| {
             out.extend_from_slice(&question.frame);
@@ -301,17 +299,17 @@ impl Session {
             let now = self.now();
             channel.write(now)?;
             if let Some((kind, payload)) = answers.next(channel, now)? {
-                let malformed = match (answers.data().len() - payload.end) as u64 {
+                let len = payload.len() as u64;
+                let read = match (answers.data().len() - payload.end) as u64 {
                     _ if kind != question.kind => {
-                        DecodeError::unexpected("message id", kind as u64, question.kind as u64, 0)
+                        Err(DecodeError::unexpected("message id", kind as u64, question.kind as u64, 0))
                     }
-                    0 => {
-                        channel.answer_ends(now, Some(question.id));
-                        return Ok(answers.data()[payload].to_vec());
-                    }
-                    extra => DecodeError::new("answer", DecodeFault::Spare { extra }, payload.len() as u64),
+                    0 => (question.read.borrow_mut())(&answers.data()[payload]),
+                    extra => Err(DecodeError::new("answer", DecodeFault::Spare { extra }, len)),
                 };
-                return Err(Error::decode(channel.broker(), malformed));
+                read.map_err(|e| Error::decode(channel.broker(), e))?;
+                channel.answer_ends(now, Some(question.id));
+                return Ok(());
             }
             self.wait(&mut std::iter::once(&mut *channel), Time::NEVER)?;
         }

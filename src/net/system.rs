@@ -185,7 +185,8 @@ impl Socket for Tcp {
     }
 
     fn write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        (&self.0).write_vectored(from)
+        // The system takes one piece faster as such.
+        if let [only] = from { self.write(only) } else { (&self.0).write_vectored(from) }
     }
 
     fn has_ended(&self) -> bool {

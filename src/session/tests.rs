@@ -65,9 +65,9 @@ fn those_that_fail_are_asked_last_and_what_will_not_pass_ends_it() {
     let lost = |addr: &BrokerAddr| Err(Error::disconnected(addr, crate::Phase::Wait));
     let found = session.any_broker(&ONCE, &mut |addr, _| match addr.to_string().as_str() {
         "a:1" => lost(addr),
-        _ => Ok((addr.clone(), Vec::new())),
+        _ => Ok(addr.clone()),
     });
-    assert_eq!(found.unwrap().0.to_string(), "b:2");
+    assert_eq!(found.unwrap().to_string(), "b:2");
     let order = || session.book.brokers().iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(order(), ["b:2", "c:3", "a:1"]);
     let mut tried = 0;
@@ -279,7 +279,7 @@ fn a_closed_handle_ends_every_wait() {
     let later = net.now().after(Duration::from_secs(1));
     let is_closed = |done: Result<()>| done.unwrap_err().kind == ErrorKind::Closed;
     assert!(is_closed(session.pause(later)) && is_closed(session.wait(&mut std::iter::empty(), later).map(drop)));
-    let mut works = |addr: &BrokerAddr, _| Ok((addr.clone(), Vec::new()));
+    let mut works = |addr: &BrokerAddr, _| Ok(addr.clone());
     assert!(is_closed(session.any_broker(&ONCE, &mut works).map(drop)));
     assert!(open.any_broker(&ONCE, &mut works).is_ok(), "the client's own calls go on");
 }
@@ -379,4 +379,24 @@ fn a_leader_that_does_not_answer_leaves_time_for_the_others() {
     // A third of the 8 s for connecting, and for the last one the 10 s that an answer may take.
     assert_eq!(net.now().since(began).as_millis(), 2_666 + 10_000);
     assert_eq!(session.book.brokers()[0], brokers[1], "those that failed come last");
+}
+
+#[test]
+fn nobody_else_gets_a_connection_before_its_answer_was_read() {
+    for malformed in [false, true] {
+        let net = Scripted::new();
+        let session = session("10.0.0.1:5", &net);
+        let addr = session.book.brokers().remove(0);
+        serve(&net, |_, _, request| answer(&status(request)));
+        let is_kept = || session.pool.take(&addr).is_up();
+        let (mut frame, mut was_kept) = (Vec::new(), None);
+        ASK.encode(&mut frame).unwrap();
+        let mut read = |_: &[u8]| {
+            was_kept = Some(is_kept());
+            if malformed { Err(DecodeError::unexpected("answer", 1, 2, 0)) } else { Ok(()) }
+        };
+        let question = Question { id: 0, kind: Kind::Status, frame, once: None, read: RefCell::new(&mut read) };
+        let done = session.ask(&addr, &question, Duration::from_secs(1));
+        assert_eq!((done.is_err(), was_kept, is_kept()), (malformed, Some(false), !malformed));
+    }
 }
