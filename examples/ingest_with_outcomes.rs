@@ -1,4 +1,4 @@
-//! Publishes the lines of its standard input, and reports those that were not stored or whose outcome is unknown.
+//! Publishes the lines of standard input, and reports those that were not stored or whose outcome is unknown.
 //!
 //! ```sh
 //! seq 1000 | cargo run --example ingest_with_outcomes -- 127.0.0.1:11011 numbers
@@ -8,7 +8,7 @@ use std::io::{self, BufRead};
 
 use tank_client::{Client, Error, ErrorKind, Failure, Producer, Record};
 
-/// How often a record that failed is sent again.
+/// How often a failed record is sent again.
 const TRIES: usize = 3;
 
 fn main() {
@@ -27,7 +27,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         let line = line?;
         loop {
             match producer.send(topic, Record::new(&line)) {
-                // This record was not taken. Make room for it, or settle what failed before.
+                // This record was not accepted. Make room for it, or settle earlier failures.
                 Err(Error { kind: ErrorKind::Full { .. } | ErrorKind::Undelivered { .. }, .. }) => {
                     settle(&mut producer)?
                 }
@@ -40,7 +40,8 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Waits until every record is stored or given up. Sends only those again that certainly were not stored: at most once.
+/// Waits until every record is stored or given up. Sends again only records that certainly were not stored, so that none is
+/// stored twice.
 fn settle(producer: &mut Producer) -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..TRIES {
         match producer.flush() {

@@ -20,7 +20,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [brokers, topic] = &args[..] else { return Err("usage: BROKERS TOPIC".into()) };
 
-    // The order of one key's messages is known because they share a partition, if their producer chose it by key.
+    // The messages of a key come in order because they share a partition, provided that their producer chose it by key.
     let mut latest: BTreeMap<Vec<u8>, Message> = BTreeMap::new();
     let all = Subscription::topic(topic).start(Start::Earliest).stop_at_end();
     let mut messages = Client::connect(brokers)?.subscribe(all)?;
@@ -30,7 +30,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         match message.key() {
             None => without_key += 1,
             Some(key) if message.payload().is_empty() => drop(latest.remove(key)),
-            // Detached: a message shares the memory it was read into, which the few that stay would keep alive.
+            // Detached, because the few messages that stay would keep alive all the memory they were read into.
             Some(key) => drop(latest.insert(key.to_vec(), message.detach())),
         }
     }

@@ -1,4 +1,4 @@
-//! The main job with nothing to set up: starts a broker in this process, publishes to it and reads it back.
+//! Publishing and reading with nothing to set up: starts a broker in this process, publishes to it and reads back.
 //!
 //! ```sh
 //! cargo run --features broker --example quickstart
@@ -16,7 +16,7 @@ const CUSTOMERS: [&str; 5] = ["ada", "ben", "cleo", "dan", "eva"];
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let broker = Broker::start()?;
     broker.create_topic("orders", PARTITIONS);
-    println!("a broker listens on {}", broker.addr());
+    println!("a broker is listening on {}", broker.addr());
 
     let client = Client::connect(broker.addr())?;
     for n in 0..ORDERS {
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         *by_customer.entry(customer).or_default() += 1;
     }
     println!("…\n\nconsumed {} messages in {} bundles", orders.stats().messages, orders.stats().bundles);
-    println!("the next are {}", orders.positions());
+    println!("next positions: {}", orders.positions());
     for (customer, count) in by_customer {
         println!("{customer:5} ordered {count} times");
     }

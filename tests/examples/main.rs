@@ -33,7 +33,7 @@ fn stop(mut program: Child, signal: &str) -> Option<i32> {
 fn quickstart_publishes_and_reads_back() {
     let (code, stdout, stderr) = run("quickstart", &[]);
     assert_eq!((code, stderr.as_str()), (0, ""));
-    assert!(stdout.contains("\nthe next are orders/0=101 orders/1=101 orders/2=101\n"), "{stdout}");
+    assert!(stdout.contains("\nnext positions: orders/0=101 orders/1=101 orders/2=101\n"), "{stdout}");
 }
 
 #[test]
