@@ -1,4 +1,4 @@
-//! What has arrived and is to be handed out: bundles, the messages of the one that is decoded, and after them the error that
+//! What has arrived and waits to be handed out: bundles, the messages of the one that is decoded, and after them the error that
 //! ends the subscription.
 //!
 //! ```text
@@ -15,19 +15,18 @@ use crate::net::{BrokerAddr, ReadBuf};
 use crate::protocol::Limits;
 use crate::protocol::stream::Bundle;
 
-/// With this many bundles decoding begins, wherever the answer ends.
+/// At this many bundles decoding begins, even if the answer has more.
 const MAX_BUNDLES: usize = 1024;
 
-/// Bundles of one leader's answer, in the order they came in, and the messages decoded of the first of them, which are to be
-/// taken from there.
+/// The bundles of one leader's answer, in the order in which they came, and the decoded messages of the first of them.
 #[derive(Default)]
 pub(super) struct Inbox {
-    /// The bundles, with the subscription's partitions for slots and as ranges of the read buffer's block, and how many
-    /// have been decoded.
+    /// The bundles, and how many of them have been decoded. Their slots are the subscription's partitions, and their ranges lie in
+    /// the read buffer's block.
     pub(super) bundles: Vec<Bundle>,
     taken: usize,
     pub(super) decoded: DecodedBundle,
-    /// The partition of what is decoded, and its position once all of that is handed out.
+    /// The partition of the decoded messages, and its position once all of them are handed out.
     partition: u32,
     after: u64,
     /// Who sent the bundles.
@@ -47,9 +46,9 @@ pub(super) struct Delivered {
 }
 
 impl Inbox {
-    /// Takes in the bundles of one partition found in this buffer, from `new` on, as far as they are wanted. Until all are
-    /// through the buffer takes a new block if it is read into. Returns whether more may be added before some are decoded: it is
-    /// known where the next fetch continues, and there are not many yet.
+    /// Takes in the bundles of one partition found in this buffer, from `new` on, as far as they are wanted. Until all of them are
+    /// decoded, the buffer takes a new block if it is read into. Returns whether more may be added before some are decoded: then it
+    /// is known where the next fetch continues, and there are not many bundles yet.
     #[inline]
     pub(super) fn accept(
         &mut self,
@@ -67,13 +66,13 @@ impl Inbox {
         is_clear && self.bundles.len() < MAX_BUNDLES
     }
 
-    /// Whether there are bundles to decode.
+    /// Returns whether there are bundles to decode.
     #[inline]
     pub(super) fn has_bundles(&self) -> bool {
         self.taken < self.bundles.len()
     }
 
-    /// What was handed out so far of the messages that are decoded, if anything.
+    /// Returns what was handed out so far of the decoded messages, if anything.
     pub(super) fn delivered(&self) -> Option<Delivered> {
         let taken = self.decoded.taken;
         let last = self.decoded.entries.get(taken.checked_sub(1)?)?;
@@ -83,7 +82,7 @@ impl Inbox {
         Some(Delivered { partition, position, timestamp_ms, messages: taken as u64, bundles })
     }
 
-    /// Forgets the decoded messages, and lets go of the buffer once all bundles are through.
+    /// Forgets the decoded messages, and lets go of the buffer once all bundles are decoded.
     pub(super) fn release(&mut self) {
         self.decoded.clear();
         if !self.has_bundles() {
@@ -100,14 +99,14 @@ impl Inbox {
         self.release();
     }
 
-    /// Decodes bundles until there are messages, at most `most`, that are to be handed out. Returns how many there are.
+    /// Decodes bundles until there are messages to hand out, at most `most`. Returns how many there are.
     pub(super) fn decode_next(&mut self, all: &mut Partitions, limits: &Limits, most: u64) -> u64 {
         self.release();
         while self.decoded.entries.is_empty() {
             let Some(bundle) = self.bundles.get(self.taken) else { break };
             let (partition, first) = (of(bundle), bundle.first);
             self.taken += 1;
-            // A time to stop at may have been found since it came in.
+            // The time to stop at may have been found since the bundle came in.
             if all.get(partition).ends_before(first) {
                 continue;
             }
@@ -132,7 +131,7 @@ impl Inbox {
                 let (topic, id) = all.name(partition);
                 let e = e.in_partition(topic, id);
                 let sender = self.sender.as_ref().map_or_else(String::new, ToString::to_string);
-                // It comes before whatever else has arrived.
+                // It comes before everything else that has arrived.
                 self.error = Some(Error::decode(&sender, e));
                 self.taken = self.bundles.len();
             }
@@ -145,7 +144,7 @@ impl Inbox {
         count
     }
 
-    /// Ends the subscription with this error, after all that came before it; the first error counts.
+    /// Ends the subscription with this error, after everything that came before it. The first error counts.
     pub(super) fn fail(&mut self, e: Error) {
         self.error.get_or_insert(e);
     }

@@ -14,7 +14,7 @@ use crate::net::{BrokerAddr, RetryPolicy};
 use crate::protocol::admin::PartitionState;
 use crate::session::{Marks, Session, marks_of_state};
 
-/// How long to look for a leader where a subscription does not wait for one: long enough to follow a redirect.
+/// How long to look for a leader if the subscription does not wait for one: long enough to follow a redirect.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// Finds the partitions, works out where each begins, and starts the iterator.
@@ -37,12 +37,12 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
             Some(_) => total += 1,
             None => {
                 whole.push((topic.clone(), count));
-                // One more may come.
+                // One more may be added later.
                 total += usize::from(count) + 1;
             }
         }
     }
-    // It may ask, so it is asked once.
+    // This may send a request, so it is called once.
     let in_cluster = session.is_cluster();
     let (mut names, mut list, mut open) = (Names::with_capacity(total), Vec::with_capacity(total), Vec::new());
     for wanted in &subscription.wanted {
@@ -67,7 +67,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     ConsumeIter::new(session, subscription, Arc::new(names), list, &whole, in_cluster).begin()
 }
 
-/// A partition, and what is known of where it begins.
+/// A partition, and what is known about where it begins.
 struct Place {
     index: u32,
     start: Start,
@@ -105,7 +105,7 @@ fn begin_at_ends(
     options: &Options,
 ) -> Result<()> {
     let policy = RetryPolicy { timeout: AT_ONCE, ..session.leader_policy() };
-    // With few requests, in whatever order the partitions were named.
+    // Grouped by topic, so that few requests are needed whatever order the partitions were named in.
     let mut by_topic: BTreeMap<&str, Vec<Place>> = BTreeMap::new();
     for place in open {
         by_topic.entry(names.get(place.index).0).or_default().push(place);
@@ -128,10 +128,10 @@ pub(crate) fn find_time(session: &Arc<Session>, topic: &str, id: u16, time: Syst
     seq_at(session, (topic, id), marks, time)
 }
 
-/// Bytes to ask for with each probe, of which the first bundle is looked at, or the first small ones.
+/// Bytes to ask for with each probe. Only the first bundle is looked at, or the first small ones.
 const PROBE_SIZE: u32 = 4 << 10;
 
-/// The number of the first message at or after a time, given the first available number and the high-water mark; that
+/// Returns the number of the first message at or after a time, given the first available number and the high-water mark; that
 /// mark + 1 if there is none.
 pub(super) fn seq_at(
     session: &Arc<Session>,
@@ -141,14 +141,14 @@ pub(super) fn seq_at(
 ) -> Result<u64> {
     let wanted = millis_at_or_after(time);
     let end = high_water_mark.saturating_add(1);
-    // No message from `high` to below `found` is there, and `found` is late enough or the end; what lies below `low`
-    // is too early.
+    // There is no message from `high` up to below `found`, and `found` is late enough or the end. All messages below `low` are too
+    // early.
     let (mut low, mut high, mut found) = (first_available.max(1), end, end);
     if low >= high {
         return Ok(end);
     }
     let all = Subscription::partition(topic, id).fetch_size(PROBE_SIZE);
-    // A log that became shorter meanwhile is read from its beginning instead.
+    // If the log became shorter meanwhile, it is read from its beginning.
     let all = all.out_of_range(OutOfRange::Earliest).beyond_end(OutOfRange::Earliest);
     let mut all = all.stop_at_seq(high_water_mark).stop_at_end();
     // The next probe is elsewhere.

@@ -8,8 +8,8 @@ use super::{Message, TopicPartitions, time_of};
 use crate::net::Block;
 use crate::protocol::bundle::Entry;
 
-/// Messages of one partition that follow each other, at least one: those of a bundle that belong to the subscription,
-/// or of several small ones.
+/// Consecutive messages of one partition, at least one: those of a bundle that belong to the subscription, or of several
+/// small bundles.
 ///
 /// They are borrowed from the iterator: nothing is allocated for them, and no reference count changes.
 #[derive(Clone, Copy)]
@@ -32,12 +32,12 @@ impl<'a> Batch<'a> {
         self.entries.len()
     }
 
-    /// Returns whether there are none, which is never so: a batch has at least one message.
+    /// Returns `false`: a batch has at least one message.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Returns the message at this place, counted from 0.
+    /// Returns the message at this index, counted from 0.
     #[inline]
     pub fn get(&self, index: usize) -> Option<MessageRef<'a>> {
         self.entries.get(index).map(|entry| self.message(entry))
@@ -119,7 +119,7 @@ pub struct MessageRef<'a> {
 impl<'a> MessageRef<'a> {
     getters!('a);
 
-    /// Returns the message as a value of its own, which shares its memory with its neighbours.
+    /// Returns an owned message. It shares its memory with its neighbours.
     #[inline]
     pub fn to_message(&self) -> Message {
         Message { block: self.block.clone(), entry: *self.entry, source: self.source }

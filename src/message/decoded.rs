@@ -16,17 +16,18 @@ use crate::protocol::bundle::{Codec, Entry};
 use crate::protocol::chunk::{Bundle, Good};
 use crate::protocol::{DecodeError, Limits, compress};
 
-/// The most messages of small bundles that are decoded together: what a batch costs is then shared by many of them, and
-/// their entries still stay in a core's nearest cache.
+/// The most messages of small bundles that are decoded together: enough to share the cost of a batch, and few enough for their
+/// entries to stay in a core's nearest cache.
 pub(crate) const JOINED: u32 = 256;
 
-/// The largest block in bytes that any message in it may keep alive; a larger one, only those that fill a quarter of it.
+/// The largest block, in bytes, that any message in it may keep alive. A larger one is kept alive only by bundles that fill a
+/// quarter of it.
 const SHARED_BLOCK: usize = 1 << 20;
 
-/// Bytes of the scratch blocks; what is larger gets a block of its size.
+/// Bytes of the scratch blocks. A larger bundle gets a block of its size.
 const SCRATCH: [usize; 6] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 
-/// Room for this many entries is kept, a megabyte, whatever comes.
+/// Room for this many entries, a megabyte, is always kept.
 const KEPT_ENTRIES: usize = 32 << 10;
 
 /// Decoded messages of one partition, in the order in which they are handed out. Others look at what it has, and may take
@@ -38,20 +39,20 @@ pub(crate) struct DecodedBundle {
     is_filled: bool,
     scratch: Scratch,
     snappy: snap::raw::Decoder,
-    /// The block that the present messages point into.
+    /// The block that the current messages point into.
     block: Option<Arc<Block<TopicPartitions>>>,
     /// All messages, and how many of them were handed out.
     pub(crate) entries: Vec<Entry>,
     pub(crate) taken: usize,
-    /// The partition of all of them, by its place in the block's [`TopicPartitions`].
+    /// The partition of all of them, by its index in the block's [`TopicPartitions`].
     source: u32,
-    /// What was good of the bundles decoded.
+    /// Which of the decoded bundles were good.
     pub(crate) good: Good,
 }
 
 impl DecodedBundle {
-    /// Takes bundles for ranges of this buffer's block, and their messages' names from it, until
-    /// [`detach`](DecodedBundle::detach). A buffer that is read into meanwhile takes a new block.
+    /// Until [`detach`](DecodedBundle::detach), bundles are ranges of this buffer's block, and the names of their messages come
+    /// from it. A buffer that is read into meanwhile takes a new block.
     pub(crate) fn attach(&mut self, buf: &ReadBuf<TopicPartitions>) {
         if self.attached.is_none() {
             self.attached = Some(buf.block().clone());
@@ -73,13 +74,13 @@ impl DecodedBundle {
         self.attached = None;
     }
 
-    /// Decodes a bundle of this partition in place of what was decoded before.
+    /// Decodes a bundle of this partition, which replaces what was decoded before.
     ///
     /// # Errors
-    /// A bundle that breaks a rule or a limit. The messages of good ones joined before it are there.
+    /// A bundle that breaks a rule or a limit. The messages of the good bundles before it are kept.
     pub(crate) fn decode(&mut self, bundle: &Bundle, source: u32, limits: &Limits) -> Result<(), DecodeError> {
         self.clear();
-        // What an outsized bundle took is not kept for what may never come again.
+        // The room for an outsized bundle is not kept, since another one may never come.
         self.entries.shrink_to(KEPT_ENTRIES.max((bundle.count as usize).saturating_mul(4)));
         self.source = source;
         let Some(attached) = &self.attached else { return Ok(()) };
@@ -96,7 +97,7 @@ impl DecodedBundle {
             Codec::Snappy => compress::decompressed_len(set, limits.message_set, bundle.at)?,
         };
         let scratch = block_of(&mut self.scratch, len, &attached.tag);
-        // `block_of` returns one that nobody else has.
+        // `block_of` returns a block that is not shared.
         let Some(block) = Arc::get_mut(scratch) else { return Ok(()) };
         match bundle.codec {
             Codec::None => block.bytes.get_mut(..len).unwrap_or_default().copy_from_slice(set),
@@ -129,16 +130,16 @@ impl DecodedBundle {
     }
 }
 
-/// Memory for what was compressed, or lies where messages may not keep it: a block for each size, so that a small bundle
-/// after a large one does not keep the large one's memory alive.
+/// Memory for bundles that were compressed, or that lie in a block which messages may not keep alive. There is a block for each
+/// size, so that a small bundle after a large one does not keep the large one's memory alive.
 type Scratch = [Option<Arc<Block<TopicPartitions>>>; SCRATCH.len() + 1];
 
-/// A block that nobody else has, of at least `len` bytes and at most four times as many or the smallest size.
+/// Returns a block that is not shared, of at least `len` bytes, and at most four times as many or the smallest size.
 fn block_of<'a>(blocks: &'a mut Scratch, len: usize, names: &TopicPartitions) -> &'a mut Arc<Block<TopicPartitions>> {
     let class = SCRATCH.iter().position(|&size| len <= size).unwrap_or(SCRATCH.len());
     let size = SCRATCH.get(class).copied().unwrap_or(len);
     let [.., large] = blocks;
-    // An outsized block is not kept for what may never come again.
+    // An outsized block is not kept, since another bundle of that size may never come.
     if class < SCRATCH.len() || large.as_ref().is_some_and(|block| !(len..=4 * len).contains(&block.bytes.len())) {
         *large = None;
     }

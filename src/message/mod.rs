@@ -1,4 +1,4 @@
-//! The values a user holds, and the decoded bundles they point into.
+//! The values that users hold, and the decoded bundles that they point into.
 
 /// Where messages are from.
 macro_rules! place_getters {
@@ -15,7 +15,7 @@ macro_rules! place_getters {
     };
 }
 
-/// What a message says of itself, whether it is owned or borrowed.
+/// What a message says about itself, whether it is owned or borrowed.
 macro_rules! getters {
     ($life:lifetime) => {
         place_getters!($life);
@@ -32,7 +32,8 @@ macro_rules! getters {
             self.entry.timestamp_ms
         }
 
-        /// Returns the time stamp as a time, read as milliseconds since 1970 UTC; the latest time there is if it lies beyond.
+        /// Returns the time stamp as a time, read as milliseconds since 1970 UTC. A time stamp beyond the latest time that the
+        /// system can represent becomes that time.
         pub fn timestamp(&self) -> SystemTime {
             time_of(self.entry.timestamp_ms)
         }
@@ -43,7 +44,7 @@ macro_rules! getters {
             &self.block.bytes[self.entry.payload()]
         }
 
-        /// The key, if it has one. A key of no bytes and no key mean the same to other clients.
+        /// The key, if it has one. To other clients, an empty key and no key mean the same.
         #[inline]
         pub fn key(&self) -> Option<&$life [u8]> {
             self.entry.key().map(|range| &self.block.bytes[range])
@@ -66,17 +67,17 @@ use crate::net::Block;
 use crate::protocol::bundle::{Entry, RawMessage};
 use crate::protocol::limits::setters;
 
-/// The indices of partitions in the order of their names, and of the same name in the order in which they come.
+/// Returns the indices of partitions in the order of their names. Those with the same name stay in the order given.
 pub(crate) fn in_order<'a>(names: impl Iterator<Item = (&'a Arc<str>, u16)>) -> Vec<u32> {
     let mut order: Vec<_> = names.zip(0..).collect();
     order.sort_unstable();
     let mut order: Vec<_> = order.into_iter().map(|(_, index)| index).collect();
-    // It took over the memory of the names.
+    // The list has taken over the memory of the names.
     order.shrink_to_fit();
     order
 }
 
-/// Refuses names that do not fit on the wire. Brokers are stricter when a topic is created, but serve other names too.
+/// Refuses names that do not fit on the wire. Brokers are stricter when a topic is created, but serve other names, too.
 pub(crate) fn check_topic(topic: &str) -> Result<()> {
     if topic.is_empty() || topic.len() > 255 {
         return Err(Error::config(format!("topic name: {} bytes given, 1 to 255 allowed", topic.len())));
@@ -84,14 +85,14 @@ pub(crate) fn check_topic(topic: &str) -> Result<()> {
     Ok(())
 }
 
-/// The names of a subscription's partitions; a message knows its own by index.
+/// The names of a subscription's partitions. A message has the index of its own.
 pub(crate) type TopicPartitions = Arc<Names>;
 
-/// See [`TopicPartitions`]: a topic's name is kept once for all partitions that follow each other.
+/// See [`TopicPartitions`]. A topic's name is kept once for all of its partitions that follow each other.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
     topics: Vec<Arc<str>>,
-    /// The place of its topic among those, and its number.
+    /// For each partition, the index of its topic in `topics`, and its number.
     partitions: Vec<(u32, u16)>,
 }
 
@@ -100,7 +101,7 @@ impl Names {
         Arc::new(Names { topics: vec![topic.into()], partitions: vec![(0, partition)] })
     }
 
-    /// The first partitions of a topic.
+    /// The first `count` partitions of a topic.
     #[cfg(test)]
     pub(crate) fn of_topic(topic: &str, count: u16) -> TopicPartitions {
         let (mut names, topic) = (Names::with_capacity(count.into()), topic.into());
@@ -123,13 +124,13 @@ impl Names {
         self.partitions.len() as u32
     }
 
-    /// The topic and the number of a partition.
+    /// Returns the topic and the number of a partition.
     pub(crate) fn get(&self, index: u32) -> (&Arc<str>, u16) {
         let (topic, partition) = self.partitions[index as usize];
         (&self.topics[topic as usize], partition)
     }
 
-    /// A partition's name as errors show it.
+    /// Returns a partition's name as errors show it.
     pub(crate) fn show(&self, index: u32) -> impl fmt::Display {
         let (topic, partition) = self.get(index);
         format!("{topic}/{partition}")
@@ -138,8 +139,8 @@ impl Names {
 
 /// A message of a partition.
 ///
-/// It shares the memory it was decoded in with its neighbours, so cloning it is cheap and nothing is copied. A message that
-/// you keep holds on to that memory: at most a megabyte of what was received with it, or four times its own bundle.
+/// It shares the memory it was decoded in with its neighbours, so cloning is cheap and nothing is copied. A message that you keep
+/// keeps that memory alive: at most a megabyte of what was received with it, or four times its own bundle.
 /// [`detach`](Message::detach) messages that you keep for long.
 #[derive(Clone)]
 pub struct Message {
@@ -164,7 +165,7 @@ pub(crate) fn time_of(timestamp_ms: u64) -> SystemTime {
     latest_up_to(timestamp_ms, |ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms))).unwrap_or(UNIX_EPOCH)
 }
 
-/// What `time_of` makes of these milliseconds; where they lie beyond what a system's clock can say, of as many as it can.
+/// Returns what `time_of` makes of these milliseconds, or of as many as it can represent.
 fn latest_up_to<T>(ms: u64, time_of: impl Fn(u64) -> Option<T>) -> Option<T> {
     let add = |most: u64, bit: u64| if time_of(most | bit).is_some() { most | bit } else { most };
     time_of(ms).or_else(|| time_of((0..u64::BITS).rev().map(|bit| 1 << bit).fold(0, add)))
@@ -206,7 +207,7 @@ impl fmt::Debug for Message {
 
 /// A message to publish.
 ///
-/// Payload and key are borrowed from anything that is bytes: `&str`, `String`, `[u8]`, `Vec<u8>`. [`key`](Record::key) and
+/// Payload and key are borrowed from anything that has bytes: `&str`, `String`, `[u8]`, `Vec<u8>`. [`key`](Record::key) and
 /// [`timestamp_ms`](Record::timestamp_ms) set a value, and `get_key` and `get_timestamp_ms` return it.
 ///
 /// ```
@@ -225,7 +226,7 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Creates a record without a key, which gets the time at which it is published as its time stamp.
+    /// Creates a record without a key. Its time stamp will be the time at which it is published.
     pub fn new(payload: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         Record { payload: payload.as_ref(), key: None, timestamp_ms: None }
     }
@@ -253,7 +254,7 @@ impl<'a> Record<'a> {
         self.timestamp_ms
     }
 
-    /// The record as it is sent, with `now_ms` as its time stamp unless one was set.
+    /// Returns the record as it is sent, with `now_ms` as its time stamp unless one was set.
     #[inline]
     pub(crate) fn to_raw(self, now_ms: impl FnOnce() -> u64) -> RawMessage<'a> {
         RawMessage {
@@ -290,14 +291,14 @@ impl fmt::Debug for Record<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Start {
-    /// With the first message that is still there.
+    /// With the first message that still exists.
     Earliest,
-    /// With the first message that arrives from now on. If a cluster's partition has no leader at that moment: with the first
+    /// With the first message that arrives from now on. If a cluster's partition has no leader at that moment, with the first
     /// one that arrives once its next leader has been found, which takes up to a second.
     Latest,
     /// With this sequence number; 0 is [`Earliest`](Start::Earliest).
     At(u64),
-    /// With the last `n` numbers: fewer messages where the numbers have gaps.
+    /// With the last `n` numbers. That is fewer messages if the numbers have gaps.
     Last(u64),
     /// With the first message that has this time stamp or a later one, as [`Client::seq_at`](crate::Client::seq_at) finds it
     /// when the subscription begins. If there is none, with the first one that arrives from then on, whatever its time stamp.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// TANK's port.
 const DEFAULT_PORT: u16 = 11011;
 
-/// A broker: host name or address, and port, each address in one spelling. As thin as a pointer can be, since every partition
+/// A broker: host name or address, and port, with one spelling for each address. As small as a pointer, since every partition
 /// has one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct BrokerAddr(Arc<String>);
@@ -40,7 +40,7 @@ impl fmt::Display for BrokerAddr {
     }
 }
 
-/// Reads `host`, `host:port`, `[v6]:port`, or several of them with commas between.
+/// Reads `host`, `host:port`, `[v6]:port`, or several of them separated by commas.
 pub(crate) fn parse_brokers(list: &str) -> Result<Vec<BrokerAddr>> {
     let mut brokers = Vec::new();
     for text in list.split(',') {

@@ -15,7 +15,7 @@ use crate::error::Fault;
 /// The most nodes to remember.
 const MAX_BROKERS: usize = 256;
 
-/// For how long a broker that failed comes after all others.
+/// How long a broker that failed comes after all others.
 const DISTRUST: Duration = Duration::from_secs(15);
 
 /// The address book that a client and its subscriptions share.
@@ -27,10 +27,10 @@ pub(crate) struct AddressBook {
 }
 
 struct Book {
-    /// Those the user named and leaders that were heard of, the most promising first, those that failed last; at least one.
-    /// Each with the moment until which it comes after all others, if it has failed.
+    /// The brokers that the user named and the leaders that were heard of, at least one: the most promising first, and those that
+    /// failed last. Each has the moment until which it comes after all others, if it has failed.
     brokers: Vec<(BrokerAddr, Time)>,
-    /// Of each topic's partitions, as far as they are known.
+    /// The leaders of each topic's partitions, as far as they are known.
     leaders: HashMap<Arc<str>, Vec<Option<BrokerAddr>>>,
 }
 
@@ -48,8 +48,8 @@ impl Book {
 }
 
 impl AddressBook {
-    /// A book of these brokers. Where only redirects to them are followed their names are looked up now; a name that must be
-    /// looked up to dial it counts with what it stands for then.
+    /// Creates a book of these brokers. If only redirects to them are followed, their names are looked up now. If a name is looked
+    /// up again later, to dial it, the addresses found then count.
     pub(crate) fn new(brokers: Vec<BrokerAddr>, settings: Arc<ChannelSettings>) -> AddressBook {
         if settings.config.known_brokers_only {
             for broker in brokers.iter().filter(|broker| broker.literal().is_none()) {
@@ -63,10 +63,10 @@ impl AddressBook {
         AddressBook { given: brokers, settings, book: Mutex::new(book) }
     }
 
-    /// Where to reach the node that a broker names as a leader; `None` if it names nobody.
+    /// Returns where to reach the node that a broker names as a leader; `None` if it names nobody.
     ///
     /// # Errors
-    /// The settings do not allow to follow it there.
+    /// The settings do not allow following the redirect.
     pub(crate) fn named(&self, endpoint: SocketAddrV4) -> Result<Option<BrokerAddr>, Fault> {
         if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_broadcast() {
             return Ok(None);
@@ -82,7 +82,7 @@ impl AddressBook {
         }
     }
 
-    /// Whether the user named this broker.
+    /// Returns whether the user named this broker.
     pub(crate) fn is_given(&self, addr: &BrokerAddr) -> bool {
         self.given.contains(addr)
     }
@@ -91,20 +91,20 @@ impl AddressBook {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The brokers that are known, the most promising first.
+    /// Returns the known brokers, the most promising first.
     pub(crate) fn brokers(&self) -> Vec<BrokerAddr> {
         self.book().brokers.iter().map(|(addr, _)| addr.clone()).collect()
     }
 
-    /// The broker to ask for a partition: its leader if that is known, else the most promising one.
+    /// Returns the broker to ask for a partition: its leader if that is known, else the most promising one.
     pub(crate) fn broker_for(&self, topic: &str, partition: u16) -> BrokerAddr {
         let book = self.book();
         let leader = book.leaders.get(topic).and_then(|leaders| leaders.get(usize::from(partition))?.as_ref());
         leader.unwrap_or(&book.brokers[0].0).clone()
     }
 
-    /// Notes what a broker's answer about a partition says of its leader. Returns the answer as it is to be understood: a
-    /// redirect to nobody says that there is no leader, and one that may not be followed is a fault of its own.
+    /// Notes what a broker's answer about a partition says of its leader. Returns what the answer means: a redirect to nobody
+    /// means that there is no leader, and one that may not be followed is a fault of its own.
     pub(crate) fn note_reply<T>(
         &self,
         from: &BrokerAddr,
@@ -156,7 +156,7 @@ impl AddressBook {
         known.into_iter().for_each(|leader| *leader = None);
     }
 
-    /// Lets other brokers be asked before one that knows no leader, or none that can be reached: they may know better.
+    /// Puts a broker that knows no leader, or none that can be reached, after the others: they may know better.
     pub(crate) fn knew_no_leader(&self, addr: &BrokerAddr, now: Time) {
         let mut book = self.book();
         if book.take(addr) {
@@ -201,18 +201,18 @@ mod tests {
             book.knew_no_leader(&first, now);
             assert_eq!(order(), expected);
         }
-        // One that failed comes after all but those that failed after it.
+        // A broker that failed comes after all but those that failed later.
         book.failed(&brokers[0], now);
         assert_eq!(order(), "cdba");
         book.knew_no_leader(&brokers[1], now);
         assert_eq!(order(), "cdba");
-        // That one has answered meanwhile. New leaders come before those that have not; one that is unknown changes nothing.
+        // That broker has answered meanwhile. New leaders come before those that have not; an unknown one changes nothing.
         let new = parse_brokers("e:5").unwrap().remove(0);
         book.knew_no_leader(&new, now);
         assert_eq!(order(), "cdba");
         book.learn(&"orders".into(), 0, new.clone(), now);
         assert_eq!((order().as_str(), book.broker_for("orders", 0)), ("cdbea", new));
-        // After a while a failure counts no more.
+        // After a while a failure no longer counts.
         book.knew_no_leader(&brokers[2], now.after(DISTRUST));
         assert_eq!(order(), "dbeac");
     }

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Phase, Result, is_lack};
 use crate::protocol::DecodeError;
 use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind, PING};
 
-/// How long one address may keep the next one waiting: a dead one must not cost every connection a time-out (RFC 8305
+/// How long one address may keep the next one waiting: a dead address must not cost every connection a time-out (RFC 8305
 /// says 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);
 
@@ -33,7 +33,7 @@ const MAX_ADDRESSES: usize = 32;
 pub(super) struct Dial {
     later: VecDeque<SocketAddr>,
     attempts: Vec<Attempt>,
-    /// When the next address is tried beside those under way.
+    /// When to try the next address beside those under way.
     next: Time,
     due: Time,
     failure: Option<Error>,
@@ -60,7 +60,7 @@ impl Dial {
     /// Continues as far as possible without blocking. Returns the connection once the broker has greeted.
     ///
     /// # Errors
-    /// No address can be connected to and greets in time, or this machine lacks what it takes.
+    /// No broker greets in time at any of the addresses, or this machine lacks descriptors or memory.
     pub(super) fn step(
         &mut self,
         broker: &BrokerAddr,
@@ -69,7 +69,7 @@ impl Dial {
     ) -> Result<Option<(Box<dyn Socket>, SocketAddr)>> {
         let (mut index, is_due) = (0, now >= self.due());
         while let Some(attempt) = self.attempts.get_mut(index) {
-            // Where time is over something may have come that no wait has told of: the caller may have been busy elsewhere.
+            // When time is over, something may have come that no wait has reported: the caller may have been busy elsewhere.
             let may_continue = mem::take(&mut attempt.ready) || is_due;
             match if may_continue { attempt.step(broker) } else { Ok(false) } {
                 Ok(false) => index += 1,
@@ -148,7 +148,7 @@ impl Attempt {
             if !self.socket.finish_connect().map_err(|e| Error::connect(broker, e))? {
                 return Ok(false);
             }
-            // A broker hangs up on whoever has never sent a byte, after 16 s or sooner; it swallows pings.
+            // A broker hangs up after 16 s or sooner on a client that has never sent a byte; it ignores pings.
             match pass(broker, Phase::Greet, &mut || self.socket.write(self.unsent))? {
                 0 => return Ok(false),
                 n => self.unsent = self.unsent.get(n..).unwrap_or_default(),

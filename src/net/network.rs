@@ -1,4 +1,4 @@
-//! The one seam between the crate and the machine it runs on: time, names, sockets, waiting, chance.
+//! The one seam between the crate and the machine it runs on: time, names, sockets, waiting, randomness.
 //!
 //! There are two implementations: the system's, and the simulated one of `simulation`. Everything above answers two questions,
 //! *what next?* and *by when?*, and [`Network::poll`] is the only call in the crate that blocks.
@@ -15,14 +15,14 @@ use crate::config::Config;
 
 /// A moment of a network's monotonic clock: nanoseconds since some moment in the past.
 ///
-/// It is a number because an `Instant` cannot be invented, which a simulated clock requires.
+/// It is a number because a simulated clock must make up moments, and an `Instant` cannot be made up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Time(u64);
 
 impl Time {
-    /// Before every other moment: what is due then is due at once.
+    /// The moment before every other: what is due then is due at once.
     pub(crate) const ZERO: Time = Time(0);
-    /// After every other moment.
+    /// The moment after every other.
     pub(crate) const NEVER: Time = Time(u64::MAX);
 
     pub(crate) const fn from_nanos(nanos: u64) -> Time {
@@ -33,13 +33,13 @@ impl Time {
         self.0
     }
 
-    /// The moment `wait` later; [`NEVER`](Time::NEVER) where that cannot be represented.
+    /// Returns the moment `wait` later; [`NEVER`](Time::NEVER) if that cannot be represented.
     #[must_use]
     pub(crate) fn after(self, wait: Duration) -> Time {
         Time(u64::try_from(wait.as_nanos()).map_or(u64::MAX, |wait| self.0.saturating_add(wait)))
     }
 
-    /// The time from `earlier` to this moment; zero if it is not earlier.
+    /// Returns the time from `earlier` to this moment; zero if it is not earlier.
     pub(crate) fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -61,7 +61,7 @@ pub(crate) enum Handle<'a> {
 
 /// A connection, or one that is being opened. Nothing here blocks.
 pub(crate) trait Socket: Send + Sync + UnwindSafe + RefUnwindSafe {
-    /// Whether the connection is open; `Ok(false)` while it is being opened.
+    /// Returns whether the connection is open: `Ok(false)` while it is being opened.
     ///
     /// # Errors
     /// It cannot be opened.
@@ -70,15 +70,15 @@ pub(crate) trait Socket: Send + Sync + UnwindSafe + RefUnwindSafe {
     /// Reads what has arrived; 0 at the end of the stream, [`io::ErrorKind::WouldBlock`] if there is nothing now.
     fn read(&self, into: &mut [u8]) -> io::Result<usize>;
 
-    /// Takes as many of the bytes as the network has room for; [`io::ErrorKind::WouldBlock`] if that is none now.
+    /// Writes as many of the bytes as the network has room for; [`io::ErrorKind::WouldBlock`] if that is none now.
     fn write(&self, from: &[u8]) -> io::Result<usize>;
 
-    /// As [`write`](Socket::write), of several pieces in turn.
+    /// As [`write`](Socket::write), for several pieces in turn.
     fn write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
         self.write(&from.iter().flat_map(|piece| &**piece).copied().collect::<Vec<u8>>())
     }
 
-    /// Whether the peer has closed the connection or sent something that was not read, found out without reading it.
+    /// Returns whether the peer has closed the connection or sent something that was not read. It does not read it.
     fn has_ended(&self) -> bool;
 
     /// Resets the connection: what was sent and not yet delivered is dropped, which a plain close would not do.
@@ -88,7 +88,7 @@ pub(crate) trait Socket: Send + Sync + UnwindSafe + RefUnwindSafe {
     fn handle(&self) -> Handle<'_>;
 }
 
-/// A socket, and what is awaited of it.
+/// A socket, and what to wait for.
 pub(crate) struct Interest<'a> {
     pub(crate) socket: &'a dyn Socket,
     /// Bytes to read, or the end of the stream.
@@ -99,7 +99,7 @@ pub(crate) struct Interest<'a> {
     pub(crate) ready: &'a mut bool,
 }
 
-/// All that the crate needs of the machine it runs on.
+/// Everything that the crate needs from the machine it runs on.
 pub(crate) trait Network: Send + Sync + UnwindSafe + RefUnwindSafe {
     /// The present moment of the monotonic clock.
     fn now(&self) -> Time;
@@ -115,13 +115,13 @@ pub(crate) trait Network: Send + Sync + UnwindSafe + RefUnwindSafe {
     /// A random number, for jitter.
     fn random(&self) -> u64;
 
-    /// The process: another one after a fork.
+    /// The id of the process, which changes with a fork.
     fn process(&self) -> u32;
 
     /// The addresses of a host name. It takes as long as the resolver needs, which nothing can limit.
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 
-    /// Begins to open a connection, with what these settings say of sockets.
+    /// Begins to open a connection. The settings are for its socket options.
     fn connect(&self, to: SocketAddr, config: &Config) -> io::Result<Box<dyn Socket>>;
 
     /// Blocks until something that is awaited has come, `until` has passed, or the handle is closed. May return early.
@@ -135,12 +135,12 @@ impl fmt::Debug for dyn Network {
     }
 }
 
-/// Wakes whoever is blocked in [`Network::poll`]; once woken, for ever.
+/// Wakes everybody who is blocked in [`Network::poll`]. Once used, it stays awake for ever.
 pub(crate) trait Waker: Send + Sync + UnwindSafe + RefUnwindSafe {
-    /// Wakes those who wait in the process that made it, if that is this one.
+    /// Wakes the waits of the process that made it; does nothing in another process.
     fn wake(&self);
 
-    /// Readable once woken.
+    /// What becomes readable with [`wake`](Waker::wake).
     fn handle(&self) -> Handle<'_>;
 }
 
@@ -165,15 +165,15 @@ impl Closed {
     }
 
     pub(crate) fn close(&self) {
-        // The flag first: whoever wakes must find it set.
+        // The flag first: a wait that wakes must find it set.
         self.flag.store(true, Ordering::SeqCst);
         if let Some((_, waker)) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake();
         }
     }
 
-    /// The waker, made now if this is the first wait in this process: a forked child shares its parent's sockets, but not its
-    /// flag. Look at the flag after this call, not before.
+    /// Returns the waker, which is made now if this is the first wait in this process: a forked child shares its parent's
+    /// sockets, but not its flag. Look at the flag after this call, not before.
     pub(crate) fn waker(
         &self,
         process: u32,

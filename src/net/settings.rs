@@ -16,7 +16,7 @@ pub(crate) struct ChannelSettings {
     pub(crate) net: Arc<dyn Network>,
     pub(crate) config: Arc<Config>,
     brokers: Mutex<HashMap<BrokerAddr, Known>>,
-    /// As last looked at.
+    /// The process id when it was last looked at.
     process: AtomicU32,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct ChannelSettings {
 struct Known {
     /// What its name stood for when it was last looked up.
     addresses: Vec<SocketAddr>,
-    /// Connections that it may not have heard from: until when each counts, for as long as somebody holds it.
+    /// The connections from which it may not have read a byte yet. Each counts until this moment, and only while it is held.
     openings: Vec<Weak<Opening>>,
 }
 
@@ -38,8 +38,8 @@ impl ChannelSettings {
         ChannelSettings { net, config, brokers: Mutex::default(), process }
     }
 
-    /// Looks which process this is, for channels to know whether they are a parent's: whoever uses some that were made before
-    /// must do so first. Once a call is enough, as there is no fork within one, and each look is a system call.
+    /// Looks which process this is, so that channels know whether they belong to a parent process. Call this before using channels
+    /// that were made earlier. Once per call of the user is enough, because no fork happens within one; each look is a system call.
     pub(crate) fn look_at_process(&self) {
         self.process.store(self.net.process(), Ordering::Relaxed);
     }
@@ -60,29 +60,29 @@ impl ChannelSettings {
         Ok(found)
     }
 
-    /// What a broker's name stood for when it was last looked up.
+    /// Returns what a broker's name stood for when it was last looked up.
     pub(super) fn known(&self, broker: &BrokerAddr) -> io::Result<Vec<SocketAddr>> {
         let known = self.brokers().get(broker).map_or(Vec::new(), |known| known.addresses.clone());
         let unknown = || io::Error::other("its name is not looked up by calls that never wait");
         if known.is_empty() { Err(unknown()) } else { Ok(known) }
     }
 
-    /// Whether a broker's name stood for this address when it was last looked up.
+    /// Returns whether a broker's name stood for this address when it was last looked up.
     pub(super) fn has_name(&self, address: SocketAddr) -> bool {
         self.brokers().values().any(|known| known.addresses.contains(&address))
     }
 
-    /// Lets another connection be begun, unless too many are on their way.
+    /// Lets another connection begin, unless too many are being opened.
     ///
     /// A broker hangs up on the oldest of more than 64 connections from which it has not read a byte yet (reference, section
-    /// 2.5), also if the byte is on its way: a request sent on one of those would be lost. Many threads that begin at once
-    /// take turns. It counts no longer than connecting may take: whoever opens it may not come back for hours.
+    /// 2.5), even if the byte is on its way: a request sent on one of those would be lost. So many threads that begin at once
+    /// take turns. A connection counts no longer than connecting may take, because its thread may not come back for hours.
     pub(super) fn begin(&self, broker: &BrokerAddr, now: Time) -> Option<Arc<Opening>> {
         let counts = |opening: &Weak<Opening>| {
             opening.upgrade().is_some_and(|until| now.as_nanos() < until.load(Ordering::Relaxed))
         };
         let mut brokers = self.brokers();
-        // Any number of brokers may be named.
+        // Answers may name any number of brokers.
         if brokers.len() > MOST_BROKERS {
             brokers.retain(|_, known| !known.addresses.is_empty() || known.openings.iter().any(counts));
         }
@@ -96,16 +96,16 @@ impl ChannelSettings {
     }
 }
 
-/// Half of what a broker bears: another client may be at it too.
+/// Half of what a broker tolerates: another client may be connecting, too.
 const MOST: usize = 32;
 
-/// Above this many brokers, those with nothing on its way are forgotten.
+/// Above this many brokers, those to which no connection is being opened are forgotten.
 const MOST_BROKERS: usize = 256;
 
-/// A greeted connection counts until its first answer, but no longer than this: a broker that is well has read the ping.
+/// A greeted connection counts until its first answer, but no longer than this: by then a healthy broker has read the ping.
 pub(super) const GREETED: Duration = Duration::from_millis(250);
 
-/// How long to leave a broker alone that has enough to greet.
+/// How long to leave a broker alone that has enough connections to greet.
 pub(super) const TURN: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
@@ -122,7 +122,7 @@ mod tests {
         let mut held: Vec<_> = (0..MOST).map(|_| settings.begin(&a, now).unwrap()).collect();
         assert!(settings.begin(&a, now).is_none());
         assert!(settings.begin(&b, now).is_some(), "each broker has its own");
-        // One that was answered, or given up, makes room; so does one that was greeted some time ago.
+        // A connection that was answered or given up makes room; so does one that was greeted some time ago.
         held.pop();
         held.push(settings.begin(&a, now).unwrap());
         assert!(settings.begin(&a, now).is_none());

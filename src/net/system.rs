@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 use super::network::{Closed, Handle, Interest, Network, Socket, Time, Waker};
 use crate::config::Config;
 
-/// The longest and the shortest idle time that systems take for keep-alive: they count in whole seconds.
+/// The shortest and the longest idle time that systems accept for keep-alive. They count in whole seconds.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(32_767));
 
 /// The network of the machine.
@@ -66,7 +66,7 @@ impl Network for System {
     fn poll(&self, on: &mut [Interest<'_>], closed: Option<&Closed>, until: Time) -> io::Result<()> {
         let waker = closed.map(|closed| closed.waker(self.process(), || Ok(Arc::new(Pair::new()?)))).transpose()?;
         let woken = waker.as_ref().and_then(|waker| from_handle(waker.handle(), PollFlags::IN));
-        // One connection is what most programs wait for, again and again: that allocates nothing.
+        // Most programs wait for one connection, again and again: that allocates nothing.
         let (mut few, mut many);
         let only = if let [only] = &*on { poll_fd(only) } else { None };
         let fds = match (only, woken) {
@@ -93,18 +93,18 @@ impl Network for System {
     }
 }
 
-/// Nanoseconds of the monotonic clock: of its last tick if it may be coarse, at a fifth of the cost.
+/// Reads the monotonic clock, or the time of its last tick if it may be coarse, which costs a fifth.
 #[cfg(any(target_os = "android", target_os = "linux"))]
 #[inline]
 fn read_clock(coarse: bool) -> Time {
     use rustix::time::{ClockId, clock_gettime};
-    // The standard library's way to such a number takes five times as many instructions.
+    // Getting such a number from the standard library takes five times as many instructions.
     let clock = if coarse { ClockId::MonotonicCoarse } else { ClockId::Monotonic };
     let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
     Time::from_nanos(tv_sec as u64 * 1_000_000_000 + tv_nsec as u64)
 }
 
-/// Nanoseconds of the monotonic clock.
+/// Reads the monotonic clock.
 #[cfg(not(any(target_os = "android", target_os = "linux")))]
 fn read_clock(_: bool) -> Time {
     use std::{sync::LazyLock, time::Instant};
@@ -113,7 +113,7 @@ fn read_clock(_: bool) -> Time {
     Time::from_nanos(1 + STARTED.elapsed().as_nanos() as u64)
 }
 
-/// A wait rounded up to the millisecond: where a system's poll counts in those, waking early would be a busy loop.
+/// Rounds a wait up to the millisecond: on systems whose poll counts in milliseconds, waking early would be a busy loop.
 fn rounded_up(wait: Duration) -> Timespec {
     let millis = wait.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i64;
     Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000 * 1_000_000) as _ }
@@ -134,7 +134,7 @@ fn from_handle(handle: Handle<'_>, flags: PollFlags) -> Option<PollFd<'_>> {
 }
 
 fn set_options(socket: &RawSocket, config: &Config) -> io::Result<()> {
-    // Buffer sizes take part in the window that is agreed on when connecting.
+    // Before connecting, because the TCP window that is agreed on then depends on the buffer sizes.
     if let Some(size) = config.receive_buffer {
         socket.set_recv_buffer_size(size)?;
     }
@@ -161,7 +161,7 @@ fn is_in_progress(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::WouldBlock
 }
 
-/// A TCP connection, without blocking.
+/// A non-blocking TCP connection.
 struct Tcp(TcpStream);
 
 impl Socket for Tcp {
@@ -185,7 +185,7 @@ impl Socket for Tcp {
     }
 
     fn write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        // The system takes one piece faster as such.
+        // The system takes a single piece faster by `write`.
         if let [only] = from { self.write(only) } else { (&self.0).write_vectored(from) }
     }
 
@@ -197,7 +197,7 @@ impl Socket for Tcp {
     }
 
     fn abort(self: Box<Self>) {
-        // Where it cannot be set the close that follows is a plain one: there is nothing better to do.
+        // If it cannot be set, the close that follows is a plain one: there is nothing better to do.
         let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
     }
 
@@ -216,8 +216,8 @@ fn tcp_handle(stream: &impl std::os::windows::io::AsSocket) -> Handle<'_> {
     Handle::System(stream.as_socket())
 }
 
-/// Two sockets connected to each other: a byte written to one makes the other readable for ever, as nobody drains it.
-/// Pipes cannot be polled everywhere.
+/// Two sockets connected to each other: a byte written to one makes the other readable for ever, since nobody reads it. Not a
+/// pipe, which cannot be polled on every system.
 struct Pair {
     write: PairSocket,
     read: PairSocket,
@@ -241,7 +241,7 @@ impl Pair {
     fn new() -> io::Result<Pair> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let write = TcpStream::connect(listener.local_addr()?)?;
-        // Somebody else may have been faster.
+        // Another process may have connected first.
         let read = loop {
             let (read, from) = listener.accept()?;
             if from == write.local_addr()? {
@@ -255,7 +255,7 @@ impl Pair {
 
 impl Waker for Pair {
     fn wake(&self) {
-        // A forked child has nobody who waits for its parent's. It fails only when full, and then it is readable already.
+        // Nobody in a forked child waits for its parent's pair. A write fails only if the pair is full, and so readable already.
         if self.process == std::process::id() {
             let _ = (&self.write).write(&[1]);
         }
@@ -304,7 +304,7 @@ mod tests {
         closer.join().unwrap();
         assert!(closed.is_closed());
         assert!(!poll(true, false, Some(&closed), Time::NEVER));
-        // An end is something to be read, also after what came before it.
+        // The end of the stream counts as readable, also after the bytes before it.
         peer.write_all(b"y").unwrap();
         drop(peer);
         assert!(poll(true, false, None, Time::NEVER) && socket.read(&mut [0; 4]).unwrap() == 1);
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_forked_child_and_its_parent_do_not_keep_each_other_awake() {
-        // As the child finds what its parent made.
+        // As a child finds what its parent made.
         let pair = Pair { process: std::process::id() + 1, ..Pair::new().unwrap() };
         pair.wake();
         pair.read.set_nonblocking(true).unwrap();
