@@ -64,7 +64,8 @@ const SLEEPS: [(&str, &str); 3] = [
 ];
 
 /// Files outside `src` that may look at a real clock, and why. What has a time to keep runs in the simulated world.
-const CLOCKS: [(&str, &str); 8] = [
+const CLOCKS: [(&str, &str); 9] = [
+    ("tests/bench/beside.rs", "measures whole processes"),
     ("tests/bench/growth/line.rs", "is a line on which bytes take their time"),
     ("tests/cluster/real.rs", "measures a real cluster, which must be asked for"),
     ("tests/common/src/logs.rs", "gives up after 20 seconds"),
