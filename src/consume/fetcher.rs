@@ -50,17 +50,17 @@ const READ_BUFFER: usize = 512 << 10;
 const SHORT_WAIT: Duration = Duration::from_millis(10);
 
 /// An answer should keep the line busy for this many times the wait before it.
-const WAITS_WORTH: u128 = 12;
+const WAITS_WORTH: u128 = 16;
 
-/// How much more may be asked for at a time than the last answer brought.
-const MOST_GROWTH: u64 = 4;
+/// How much more may be asked for at a time than the last answer brought: two steps lead from the usual fetch size to the most.
+const MOST_GROWTH: u64 = 16;
 
 /// How many times its fetch size a partition may be asked for.
-const MOST_GROWN: u32 = 24;
+const MOST_GROWN: u32 = 32;
 
 /// What the partitions of a fetch share, unless their fetch sizes are more: enough to keep 20 MB/s busy over 100 ms there and
 /// back.
-const MOST_AHEAD: u64 = 24 << 20;
+const MOST_AHEAD: u64 = 32 << 20;
 
 /// Brokers that are asked to wait for data wait longer than this.
 const SOON: Duration = Duration::from_millis(50);

@@ -119,8 +119,8 @@ impl Subscription {
         min_bytes(bytes: u32) => options.min_bytes = bytes;
 
         /// About how many bytes of each partition a broker sends at a time. Default 1 MiB; 1 byte to 64 MiB. It is a hint to
-        /// the broker; the memory used here does not depend on it. If answers take 10 ms or longer to begin, up to 24 times as
-        /// much is asked for, which keeps a link with a long round trip busy; the partitions of a fetch then share 24 MiB.
+        /// the broker; the memory used here does not depend on it. If answers take 10 ms or longer to begin, up to 32 times as
+        /// much is asked for, which keeps a link with a long round trip busy; the partitions of a fetch then share 32 MiB.
         fetch_size(bytes: u32) => options.fetch_size = bytes;
 
         /// What to do when retention took the number wanted next, at the start or later. Default [`OutOfRange::Fail`]. If a

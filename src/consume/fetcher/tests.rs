@@ -419,32 +419,31 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
 }
 
 #[test]
-fn a_line_that_was_idle_is_asked_for_what_it_carries_in_twelve_such_waits() {
+fn a_line_that_was_idle_is_asked_for_what_it_carries_in_sixteen_such_waits() {
     const MIB: u64 = 1 << 20;
     for (bytes, wait, took, after) in [
-        // 20 MiB/s over 100 ms: four times as much at first, then the most there is.
-        (MIB, 100, 50, 4 * MIB),
-        (4 * MIB, 100, 200, 16 * MIB),
-        (16 * MIB, 100, 800, 24 * MIB),
-        // Over 20 ms: 4.8 MiB, whatever came before.
-        (2 * MIB, 20, 100, 5_033_164),
-        (16 * MIB, 20, 800, 5_033_164),
+        // 25 MiB/s over 100 ms: sixteen times as much at first, then the most there is.
+        (MIB, 100, 40, 16 * MIB),
+        (16 * MIB, 100, 640, 32 * MIB),
+        // Over 20 ms: 8 MiB, whatever came before.
+        (2 * MIB, 20, 80, 8 * MIB),
+        (16 * MIB, 20, 640, 8 * MIB),
         // A narrow line is busy nearly all the time; where little is there, little comes.
-        (MIB, 100, 1000, MIB * 12 / 10),
-        (1000, 100, 0, 4000),
+        (MIB, 100, 1000, MIB * 16 / 10),
+        (1000, 100, 0, 16_000),
         (0, 100, 0, 0),
         // A short line, and a caller who is late.
-        (MIB, 10, 1, 4 * MIB),
+        (MIB, 10, 1, 16 * MIB),
         (MIB, 9, 1, 0),
-        (u64::MAX, u64::MAX >> 1, 0, 24 * MIB),
+        (u64::MAX, u64::MAX >> 1, 0, 32 * MIB),
     ] {
         assert_eq!(ahead(bytes, ms(wait), ms(took)), after, "{bytes} bytes in {took} ms after {wait} ms");
     }
     for (ahead, partitions, fetch_size, share_of_each) in [
-        (24 * MIB, 1, 1 << 20, 24 << 20),
+        (32 * MIB, 1, 1 << 20, 32 << 20),
         (24 * MIB, 3, 1 << 20, 8 << 20),
         (24 * MIB, 255, 1 << 20, 98_689),
-        (24 * MIB, 1, 1000, 24_000),
+        (24 * MIB, 1, 1000, 32_000),
         (24 * MIB, 0, 64 << 20, 24 << 20),
         (0, 1, 1000, 0),
     ] {
@@ -460,7 +459,7 @@ fn a_line_that_was_idle_is_asked_for_what_it_carries_in_twelve_such_waits() {
 fn a_line_is_idle_from_when_nothing_was_there_to_read() {
     // Milliseconds from the fetch to a look that finds nothing, from there to the first byte, from there to the last; and how many
     // bytes the next fetch then asks for.
-    for (idle, begun, ended, ahead) in [(0, 100, 101, 96), (90, 9, 1, 0), (90, 10, 40, 72), (0, 100, 1000, 28)] {
+    for (idle, begun, ended, ahead) in [(0, 100, 101, 380), (90, 9, 1, 0), (90, 10, 40, 96), (0, 100, 1000, 38)] {
         let mut s = Setting::asked(2, 1, |s| s);
         s.net.pass(ms(idle));
         s.receive();
@@ -485,7 +484,7 @@ fn a_line_is_idle_from_when_nothing_was_there_to_read() {
     s.net.pass(ms(100));
     s.send(0, 1, &[data(12)], &BUNDLE, 0);
     s.receive();
-    assert_eq!(s.fetcher.ahead, 48);
+    assert_eq!(s.fetcher.ahead, 192);
     s.end(0);
     assert_eq!((s.fetcher.ahead, s.fetcher.idle_since), (0, None));
 }
