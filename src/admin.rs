@@ -9,7 +9,7 @@ use crate::error::{Error, Fault, Result};
 use crate::message::check_topic;
 use crate::net::RetryState;
 use crate::protocol::admin::{CreateTopicCode, CreateTopicRequest, PartitionState, StatusRequest};
-use crate::session::{Marks, Session, marks_of_state};
+use crate::session::{Marks, ONCE, Session, marks_of_state};
 
 /// The most partitions that a cluster creates. It does not refuse more, but leaves them out.
 const MAX_CLUSTER_PARTITIONS: u16 = 64;
@@ -102,7 +102,7 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
         let states = session.discover(topic);
         let led: Result<()> = states.and_then(|(_, states)| match states.len() {
             found if found < ids.len() => Err(Error::refused(topic, None, Fault::NoLeader)),
-            _ => session.log_ends(topic, &ids, &policy)?.into_iter().try_for_each(|end| end.map(drop)),
+            _ => session.log_ends(topic, &ids, &ONCE)?.into_iter().try_for_each(|end| end.map(drop)),
         });
         let Err(e) = led else { return Ok(()) };
         let passes = e.is_transient() || e.is_unknown_topic();

@@ -59,8 +59,8 @@ impl Client {
     /// is missed.
     ///
     /// While no broker can be reached it tries again, for up to [`retry_timeout`](ClientBuilder::retry_timeout). In a cluster
-    /// it does not wait for partitions without a leader: they join in when they have one. Finding out that they have none may
-    /// take two [connect time-outs](ClientBuilder::connect_timeout). Only a [start by time](crate::Start::Time) must wait for
+    /// it does not wait for partitions without a leader: they join in when they have one. Finding out that they have none
+    /// takes [no longer than the guide says](crate::guide::time_outs#what-each-call-waits-for). Only a [start by time](crate::Start::Time) must wait for
     /// the partition's leader, up to `retry_timeout`.
     ///
     /// # Errors
@@ -251,11 +251,11 @@ impl Client {
     pub fn ping(&self) -> Result<Duration> {
         let (session, mut began) = (&self.session, Time::ZERO);
         session.call_with(&mut StatusRequest { request_id: 0 }, None, &mut |question| {
-            session.any_broker(&ONCE, &mut |addr, patience| {
+            session.any_broker(&ONCE, &mut |addr, share| {
                 // Opening a connection does not count.
-                session.reach(addr, patience)?;
+                session.reach(addr, share)?;
                 began = session.now();
-                session.ask(addr, question, patience)
+                session.ask(addr, question, share)
             })
         })?;
         Ok(session.now().since(began))
@@ -286,8 +286,8 @@ impl ClientBuilder {
         client_id(id: impl AsRef<str>) => config.client_id = id.as_ref().into();
 
         /// How long opening a connection may take, including the broker's greeting and all addresses of its name. If any of
-        /// several brokers will do, all but the last share this time; the last may use all of it again. Default 10 seconds; more
-        /// than zero. Looking up a host name comes on top and takes as long as the system's resolver needs.
+        /// several brokers will do, they share this time. Default 10 seconds; more than zero. Looking up a host name comes on top
+        /// and takes as long as the system's resolver needs.
         connect_timeout(timeout: Duration) => config.connect_timeout = timeout;
 
         /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to accept the next 16 KiB of a request:

@@ -58,7 +58,13 @@ pub(crate) struct Question<'a> {
 }
 
 /// An attempt, made with one broker after another. Each gets its share of the time. Returns which one answered.
-pub(crate) type Attempt<'a> = &'a mut dyn FnMut(&BrokerAddr, Duration) -> Result<BrokerAddr>;
+pub(crate) type Attempt<'a> = &'a mut dyn FnMut(&BrokerAddr, &mut Share) -> Result<BrokerAddr>;
+
+/// By when a broker must be connected to, and how long it may take to answer.
+pub(crate) struct Share {
+    until: Time,
+    answer: Duration,
+}
 
 /// First available number and high-water mark of a partition: the last number assigned. Both 0 if there never was a message.
 pub(crate) type Marks = (u64, u64);
@@ -117,8 +123,8 @@ impl Session {
     }
 
     /// Makes sure that there is an idle connection to this broker.
-    pub(crate) fn reach(&self, addr: &BrokerAddr, patience: Duration) -> Result<BrokerAddr> {
-        self.pool.put(self.open(addr, patience)?);
+    pub(crate) fn reach(&self, addr: &BrokerAddr, share: &mut Share) -> Result<BrokerAddr> {
+        self.pool.put(self.open(addr, share)?);
         Ok(addr.clone())
     }
 
@@ -192,7 +198,7 @@ impl Session {
     }
 
     fn ask_any(&self, policy: &RetryPolicy, question: &Question<'_>) -> Result<BrokerAddr> {
-        self.any_broker(policy, &mut |addr, patience| self.ask(addr, question, patience))
+        self.any_broker(policy, &mut |addr, share| self.ask(addr, question, share))
     }
 
     fn each_broker(&self, attempt: Attempt<'_>) -> Result<BrokerAddr> {
@@ -208,7 +214,7 @@ impl Session {
             if self.now() >= enough && !self.book.is_given(addr) {
                 continue;
             }
-            match attempt(addr, self.share(budget, brokers.len() - index, brokers.len())) {
+            match attempt(addr, &mut self.share(budget, brokers.len() - index, brokers.len())) {
                 Err(e) if e.is_transient() => {
                     debug!("{e:#}");
                     self.book.failed(addr, self.now());
@@ -228,17 +234,17 @@ impl Session {
     /// How long the next of the brokers that are `left` may keep a caller waiting. They share the connect time-out: each gets an
     /// even part of what is left until the `budget` ends, and at least that of all divided by `parts`, for time spent on an answer
     /// that never came must leave some for the others. While others remain, waiting longer is not worth it for an answer either.
-    fn share(&self, budget: Time, left: usize, parts: usize) -> Duration {
-        let least = self.config.connect_timeout / parts as u32;
-        let share = (budget.since(self.now()) / left as u32).max(least);
-        if left > 1 { share } else { share.max(self.config.io_timeout) }
+    fn share(&self, budget: Time, left: usize, parts: usize) -> Share {
+        let (now, least) = (self.now(), self.config.connect_timeout / parts as u32);
+        let share = (budget.since(now) / left as u32).max(least);
+        let answer = if left == 1 { self.config.io_timeout } else { share.min(self.config.io_timeout) };
+        Share { until: now.after(share), answer }
     }
 
-    /// Opens a connection to this broker, or takes an idle one. It may take as long as `patience`, but no longer than the settings allow.
-    pub(crate) fn open(&self, addr: &BrokerAddr, patience: Duration) -> Result<Channel> {
+    /// Opens a connection to this broker, or takes an idle one.
+    pub(crate) fn open(&self, addr: &BrokerAddr, share: &mut Share) -> Result<Channel> {
         let mut channel = self.pool.take(addr);
-        let timeout = patience.min(self.config.connect_timeout);
-        let mut until = self.now().after(timeout);
+        let timeout = share.until.since(self.now());
         loop {
             let began = self.now();
             self.pool.replace(&mut channel);
@@ -246,8 +252,8 @@ impl Session {
                 return Ok(channel);
             }
             // Looking up a name has a clock of its own.
-            until = until.after(self.now().since(began));
-            let is_due = self.wait(&mut std::iter::once(&mut channel), until)?;
+            share.until = share.until.after(self.now().since(began));
+            let is_due = self.wait(&mut std::iter::once(&mut channel), share.until)?;
             // One more look: the time may have been spent elsewhere.
             if is_due && !channel.open(self.now(), LookUp::Never)? {
                 return Err(Error::timeout(addr, channel.phase(), timeout));
@@ -255,15 +261,14 @@ impl Session {
         }
     }
 
-    /// Asks this broker. Connecting, and then waiting for the answer, may take `patience` each, but no longer than the settings
-    /// allow; a request that must not be sent twice waits as long as they allow. If a connection that had been idle ends before
+    /// Asks this broker. Connecting may take its share of the time, and so may the answer, unless it is the last that can be asked;
+    /// a request that must not be sent twice waits as long as the settings allow. If a connection that had been idle ends before
     /// its answer begins, that says nothing about the broker, which is asked again at once on another connection.
-    pub(crate) fn ask(&self, addr: &BrokerAddr, question: &Question<'_>, patience: Duration) -> Result<BrokerAddr> {
-        let io_timeout = self.config.io_timeout;
-        let allowance = if question.once.is_some() { io_timeout } else { patience.min(io_timeout) };
+    pub(crate) fn ask(&self, addr: &BrokerAddr, question: &Question<'_>, share: &mut Share) -> Result<BrokerAddr> {
+        let allowance = if question.once.is_some() { self.config.io_timeout } else { share.answer };
         let mut stale = 0;
         loop {
-            let mut channel = self.open(addr, patience)?;
+            let mut channel = self.open(addr, share)?;
             let reused = !channel.is_fresh();
             let e = match self.exchange(&mut channel, question, allowance) {
                 Ok(()) => {
@@ -281,7 +286,9 @@ impl Session {
             stale += 1;
             match question.once {
                 Some(topic) if handed_over => return Err(Error::unknown(topic, None, e)),
-                _ if reused && stale < MOST_SENDS && e.is_connection_lost() => debug!("{e:#}"),
+                _ if reused && stale < MOST_SENDS && e.is_connection_lost() && self.now() < share.until => {
+                    debug!("{e:#}")
+                }
                 _ => return Err(e),
             }
         }

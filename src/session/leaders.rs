@@ -10,6 +10,9 @@ use crate::protocol::fetch::{
     FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer, SEQ_BEYOND_END,
 };
 
+/// After so many leaders that were silent the others are not asked: each has at least this part of the time for all of them.
+const MOST_SILENT: u32 = 8;
+
 impl Session {
     /// Asks any broker for the partitions of a topic, and notes who leads which. Returns which broker answered. In a cluster the
     /// numbers in its answer are not the ends of logs: see [`log_ends`](Session::log_ends).
@@ -78,13 +81,13 @@ impl Session {
         turns.truncate(self.config.limits.nodes as usize);
         let budget = self.now().after(self.config.connect_timeout);
         for (turn, (leader, list)) in turns.iter().enumerate() {
-            if self.now() >= budget {
+            if budget.since(self.now()) < self.config.connect_timeout / MOST_SILENT {
                 break;
             }
-            let patience = self.share(budget, turns.len() - turn, 8);
+            let mut share = self.share(budget, turns.len() - turn, MOST_SILENT as usize);
             let asked: Vec<u16> = list.iter().map(|&index| ids[index]).collect();
             let mut request = self.end_request(0, topic, &asked);
-            match self.call_with(&mut request, None, &mut |question| self.ask(leader, question, patience)) {
+            match self.call_with(&mut request, None, &mut |question| self.ask(leader, question, &mut share)) {
                 Ok((_, answers)) => {
                     for ((&index, id), answer) in list.iter().zip(asked).zip(answers) {
                         let marks = self.book.note_reply(leader, topic, id, self.now(), marks_of_answer(answer));

@@ -18,7 +18,8 @@ fn session(brokers: &str, net: &Scripted) -> Session {
 /// What each attempt is told that it may take, in milliseconds, if each takes so long and fails.
 fn shares(session: &Session, net: &Scripted, took: impl Fn(Duration) -> Duration) -> Vec<(String, u128)> {
     let mut shares = Vec::new();
-    let failed = session.any_broker(&ONCE, &mut |addr, patience| {
+    let failed = session.any_broker(&ONCE, &mut |addr, share| {
+        let patience = share.until.since(net.now());
         shares.push((addr.to_string(), patience.as_millis()));
         net.pass(took(patience));
         Err(Error::disconnected(addr, crate::Phase::Wait))
@@ -33,14 +34,28 @@ fn times(shares: &[(String, u128)]) -> Vec<u128> {
 
 #[test]
 fn brokers_share_the_time_for_connecting_and_the_last_may_answer_late() {
+    // None greets; each greets and does not answer: they have the time for connecting together, and the last one for its answer.
+    for (answers, most) in [(false, 8), (true, 6 + 10)] {
+        let net = Scripted::new();
+        let session = session("10.0.0.1:1,10.0.0.2:1,10.0.0.3:1,10.0.0.4:1", &net);
+        let began = net.now();
+        if answers {
+            serve(&net, |_, _, _| Does::Hangs);
+            session.call_once(&mut StatusRequest { request_id: 0 }, None).unwrap_err();
+        } else {
+            session.connect(Duration::ZERO).unwrap_err();
+        }
+        assert_eq!(net.now().since(began), Duration::from_secs(most));
+    }
+
     let net = Scripted::new();
     let some = || session("a:1,b:2,c:3,d:4", &net);
     // What one does not need is left to the others.
-    assert_eq!(times(&shares(&some(), &net, |_| Duration::ZERO)), [2000, 2666, 4000, 10_000]);
-    assert_eq!(times(&shares(&some(), &net, |patience| patience)), [2000, 2000, 2000, 10_000]);
+    assert_eq!(times(&shares(&some(), &net, |_| Duration::ZERO)), [2000, 2666, 4000, 8000]);
+    assert_eq!(times(&shares(&some(), &net, |patience| patience)), [2000; 4]);
     // One that takes all of it leaves a part of it to each.
-    assert_eq!(times(&shares(&some(), &net, |_| Duration::from_secs(9))), [2000, 2000, 2000, 10_000]);
-    assert_eq!(times(&shares(&session("a:1", &net), &net, |patience| patience)), [10_000]);
+    assert_eq!(times(&shares(&some(), &net, |_| Duration::from_secs(9))), [2000; 4]);
+    assert_eq!(times(&shares(&session("a:1", &net), &net, |patience| patience)), [8000]);
 }
 
 #[test]
@@ -253,7 +268,7 @@ fn a_connection_has_its_time_to_come_up_and_one_more_look_at_its_end() {
     let session = session("10.0.0.1:5", &net);
     let addr = session.book.brokers().remove(0);
     let began = net.now();
-    let e = session.open(&addr, timeout).err().unwrap();
+    let e = session.open(&addr, &mut Share { until: net.now().after(timeout), answer: timeout }).err().unwrap();
     assert!(matches!(e.kind, ErrorKind::Timeout { after, .. } if after == timeout), "{e:?}");
     assert_eq!((net.now().since(began), net.dialed()), (timeout, vec![far.into()]));
     // The greeting comes with the end of the time.
@@ -264,7 +279,7 @@ fn a_connection_has_its_time_to_come_up_and_one_more_look_at_its_end() {
         wire.incoming.extend(PING);
         true
     });
-    assert!(session.open(&addr, timeout).unwrap().is_up());
+    assert!(session.open(&addr, &mut Share { until: net.now().after(timeout), answer: timeout }).unwrap().is_up());
 }
 
 #[test]
@@ -279,7 +294,7 @@ fn a_closed_handle_ends_every_wait() {
     let later = net.now().after(Duration::from_secs(1));
     let is_closed = |done: Result<()>| done.unwrap_err().kind == ErrorKind::Closed;
     assert!(is_closed(session.pause(later)) && is_closed(session.wait(&mut std::iter::empty(), later).map(drop)));
-    let mut works = |addr: &BrokerAddr, _| Ok(addr.clone());
+    let mut works = |addr: &BrokerAddr, _: &mut Share| Ok(addr.clone());
     assert!(is_closed(session.any_broker(&ONCE, &mut works).map(drop)));
     assert!(open.any_broker(&ONCE, &mut works).is_ok(), "the client's own calls go on");
 }
@@ -396,7 +411,7 @@ fn nobody_else_gets_a_connection_before_its_answer_was_read() {
             if malformed { Err(DecodeError::unexpected("answer", 1, 2, 0)) } else { Ok(()) }
         };
         let question = Question { id: 0, kind: Kind::Status, frame, once: None, read: RefCell::new(&mut read) };
-        let done = session.ask(&addr, &question, Duration::from_secs(1));
+        let done = session.ask(&addr, &question, &mut session.share(Time::ZERO, 1, 1));
         assert_eq!((done.is_err(), was_kept, is_kept()), (malformed, Some(false), !malformed));
     }
 }
