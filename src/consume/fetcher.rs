@@ -7,20 +7,22 @@
 //! ```
 //!
 //! # How much to ask for
-//! The next fetch goes out when an answer has ended, so between two answers a line is idle for a round trip:
+//! The next fetch goes out when an answer has ended, so between two answers the link is idle for a round trip:
 //!
 //! ```text
 //!   sent              begins                      ends, the next is sent
 //!    │───── wait ───────│━━━━━━ bytes in `took` ━━━━━│───── wait ───────│━━━━━
 //! ```
 //!
-//! If the wait is not short, the next fetch asks for what the line carries in [`WAITS_WORTH`] such waits, so that it is idle for
-//! little of its time; for at most [`MOST_GROWTH`] times what came last, so that one hiccup does little; and never for more than
-//! [`MOST_AHEAD`], shared by the partitions that have more as far as is known, so that none waits long for its turn. No
-//! partition is asked for less than its fetch size, or for more than [`MOST_GROWN`] times as much. If the wait is short, or little
-//! came, the fetch sizes are as configured again: where a chunk ends, in a bundle or after one, does not matter. The wait counts
-//! from when the caller has looked for bytes and found none, so a slow caller, for whom they lie ready, asks for no more. What a
-//! broker may wait with says nothing of the line. The read buffer holds an answer of any size in parts.
+//! If the wait is not short, the next fetch asks for as much as the link carries in [`WAITS_WORTH`] such waits, so that the link
+//! is rarely idle. It asks for at most [`MOST_GROWTH`] times what came last, so that one hiccup does little, and for at most
+//! [`MOST_AHEAD`], shared by the partitions that are known to have more, so that none waits long for its turn. Each partition is
+//! asked for at least its fetch size, and at most [`MOST_GROWN`] times as much. If the wait is short, or little came, the fetch
+//! sizes are as configured again. It does not matter whether a chunk ends inside a bundle or after one.
+//!
+//! The wait counts from the moment when the caller looked for bytes and found none. A slow caller finds bytes ready, so its wait is
+//! zero and the size does not grow. Time that the broker was allowed to wait for data does not count. The read buffer holds an
+//! answer of any size in parts.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,13 +45,13 @@ use crate::protocol::stream::{Event, FetchDecoder, Step};
 use crate::session::Session;
 
 /// Bytes of the read buffer at rest: room for many bundles of the usual sizes, because a partial last one is moved to the
-/// front, yet small enough for a core's cache.
+/// front, and yet small enough for a core's cache.
 const READ_BUFFER: usize = 512 << 10;
 
-/// How long a line may be idle before an answer begins: at the usual fetch size that still allows for 100 MB/s.
+/// How long the link may be idle before an answer begins: at the usual fetch size that still allows 100 MB/s.
 const SHORT_WAIT: Duration = Duration::from_millis(10);
 
-/// An answer should keep the line busy for this many times the wait before it.
+/// An answer should keep the link busy for this many times as long as the wait before it.
 const WAITS_WORTH: u128 = 16;
 
 /// How much more may be asked for at a time than the last answer brought: two steps lead from the usual fetch size to the most.
@@ -58,8 +60,8 @@ const MOST_GROWTH: u64 = 16;
 /// How many times its fetch size a partition may be asked for.
 const MOST_GROWN: u32 = 32;
 
-/// What the partitions of a fetch share, unless their fetch sizes are more: enough to keep 20 MB/s busy over 100 ms there and
-/// back.
+/// What the partitions of a fetch share, unless their fetch sizes add up to more: enough to keep a link of 20 MB/s with a round
+/// trip of 100 ms busy.
 const MOST_AHEAD: u64 = 32 << 20;
 
 /// Brokers that are asked to wait for data wait longer than this.
@@ -68,7 +70,7 @@ const SOON: Duration = Duration::from_millis(50);
 /// How long it may take to learn that a connection had ended before it was used again.
 const JUST_REVIVED: Duration = Duration::from_secs(1);
 
-/// How long a server may take to die of a fetch: it may write its memory to disk first.
+/// How long a server may take to die from a fetch: it may write its memory to disk first.
 const DIES_WITHIN: Duration = Duration::from_secs(10);
 
 /// See the module.
@@ -76,16 +78,16 @@ pub(super) struct Fetcher {
     pub(super) channel: Channel,
     decoder: FetchDecoder,
     buf: ReadBuf<TopicPartitions>,
-    /// The partitions to be asked for here.
+    /// The partitions to ask this leader for.
     pub(super) wanted: VecDeque<u32>,
     in_flight: VecDeque<InFlight>,
     load: Load,
     /// Since when there is nothing to read, after a fetch was sent and while no answer has begun.
     idle_since: Option<Time>,
-    /// When the answer being read began, and how long the line was idle before.
+    /// When the answer being read began, and how long the link was idle before.
     began: Time,
     wait: Duration,
-    /// How many bytes to ask for in all, where there is more than the fetch sizes.
+    /// How many bytes to ask for in total, if the partitions have more than their fetch sizes.
     ahead: u64,
     /// The fetch whose answer is being read.
     pub(super) current: Option<InFlight>,
@@ -99,7 +101,7 @@ pub(super) struct Fetcher {
     was_up: bool,
 }
 
-/// A fetch on its way: the subscription's partitions, by slot.
+/// A fetch in flight: the subscription's partitions, by slot.
 pub(super) struct InFlight {
     request_id: u32,
     partitions: Vec<u32>,
@@ -109,7 +111,7 @@ pub(super) struct InFlight {
     /// What its answer has brought so far. Answers of several leaders are read side by side.
     bytes: u64,
     has_fault: bool,
-    /// What ends the subscription, after the rest of the answer.
+    /// The error that ends the subscription after the rest of the answer.
     failure: Option<Error>,
 }
 
@@ -151,33 +153,33 @@ impl Fetcher {
         LeaderStats { broker: self.broker().to_string(), silence }
     }
 
-    /// Whether nothing is in flight.
+    /// Returns whether nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.current.is_none()
     }
 
-    /// Whether anything is asked of it, or is to be.
+    /// Returns whether it was asked for anything, or will be.
     pub(super) fn is_used(&self) -> bool {
         !self.wanted.is_empty() || !self.is_idle()
     }
 
-    /// Whether nothing is wanted or awaited but what lies above the marks.
+    /// Returns whether it only waits for messages above the high-water marks.
     pub(super) fn is_at_ends(&self) -> bool {
         self.wanted.is_empty() && self.current.is_none() && self.load.risky == 0
     }
 
-    /// Whether it failed and is not to be tried again yet.
+    /// Returns whether it failed and must not be tried again yet.
     pub(super) fn is_resting(&self, now: Time) -> bool {
         now < self.retry.pause_until
     }
 
-    /// Whether a connection is wanted and not there yet.
+    /// Returns whether it needs a connection that is not up yet.
     pub(super) fn is_coming_up(&self) -> bool {
         !self.wanted.is_empty() && !self.channel.is_up()
     }
 
-    /// Asks for what is wanted, with as many requests as needed, once the connection is up; until then brings it up as far as
-    /// possible without blocking.
+    /// Asks for what is wanted, with as many requests as needed, if the connection is up. Otherwise brings it up as far as possible
+    /// without blocking.
     pub(super) fn ask(&mut self, turn: &mut Turn<'_>, look_up: LookUp) {
         if let Err(e) = self.try_ask(turn, look_up) {
             self.on_failure(turn, &e);
@@ -235,8 +237,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Takes in what has arrived, up to the end of an answer or as much as is to be decoded at once. Returns whether there was
-    /// anything.
+    /// Takes in what has arrived, up to the end of an answer or as much as is decoded at once. Returns whether there was anything.
     pub(super) fn receive(&mut self, turn: &mut Turn<'_>) -> bool {
         self.try_receive(turn).unwrap_or_else(|e| {
             self.on_failure(turn, &e);
@@ -327,7 +328,7 @@ impl Fetcher {
         Ok(true)
     }
 
-    /// The partition that a slot of the answer being read stands for.
+    /// Returns the partition that a slot of the answer being read stands for.
     fn partition(&self, slot: usize) -> u32 {
         self.current.as_ref().and_then(|fetch| fetch.partitions.get(slot)).copied().unwrap_or(0)
     }
@@ -351,7 +352,7 @@ impl Fetcher {
             Next::Go => {}
             Next::AskAt(endpoint) => {
                 let found = book.named(endpoint);
-                // A replica near us must never be taken for the leader that messages are published to.
+                // A replica on this host must never be taken for the leader, to which messages are published.
                 if let (Ok(Some(leader)), false) = (&found, all.rules.options.prefer_local) {
                     let (topic, partition) = all.name(index);
                     book.learn(topic, partition, leader.clone(), *now);
@@ -375,8 +376,8 @@ impl Fetcher {
         }
     }
 
-    /// Ends an answer. If there is more of a partition it is asked for at once, so that the leader sends while the messages of
-    /// this answer are handed out.
+    /// Ends an answer. A partition that has more is asked for at once, so that the leader sends while the messages of this answer
+    /// are handed out.
     fn on_end(&mut self, turn: &mut Turn<'_>, fetch: InFlight) {
         self.channel.answer_ends(turn.now, Some(fetch.request_id));
         self.retry.reset();
@@ -385,7 +386,7 @@ impl Fetcher {
         turn.all.stats.fetches += 1;
         turn.all.stats.empty_fetches += u64::from(fetch.bytes == 0);
         let prefetches = turn.all.rules.options.prefetch && turn.inbox.has_bundles();
-        // It came empty, and so soon that the broker cannot have waited as it was asked to.
+        // The answer was empty, and came so soon that the broker cannot have waited as it was asked to.
         let is_early = turn.now.since(fetch.sent) < SOON.min(Duration::from_millis(fetch.max_wait_ms));
         let soon = is_early && fetch.bytes == 0 && !fetch.has_fault;
         if fetch.load.risky > 0 {
@@ -418,7 +419,7 @@ impl Fetcher {
             turn.all.looks_for_added = true;
             return debug!("{e:#}, had ended while idle, dialing again");
         }
-        // How long it is tried again is up to its partitions.
+        // How long it is retried is up to its partitions.
         let policy = RetryPolicy { timeout: Duration::MAX, ..turn.session.retry_policy() };
         let until = self.retry.retry_or_fail(turn.now, &policy).unwrap_or(turn.now);
         self.channel.rest_until(until);
@@ -428,7 +429,7 @@ impl Fetcher {
             Some(e) => turn.inbox.fail(e),
             None => warn!("{e:#}, trying again in {:?}", until.since(turn.now)),
         }
-        // Where all others are done one look is enough: a broker that ends each connection would keep it from ending.
+        // When all others are done, one look is enough: a broker that ends each connection would keep this one from ending.
         if !turn.all.all_done() {
             turn.all.probe();
         }
@@ -441,7 +442,7 @@ impl Fetcher {
         let ended_within = |time: Duration, sent: Time| is_lost && looked.since(sent) < time;
         let while_idle = self.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
         let is_silent = self.current.is_none() && self.buf.data().is_empty();
-        // A silence that ended in a time-out does not count as time well spent.
+        // A silence that ended in a time-out does not count as healthy.
         let well_for = match (e.is_timeout(), self.channel.heard()) {
             (true, None) => Duration::ZERO,
             (true, Some(heard)) => self.channel.well_for().saturating_sub(now.since(heard)),
@@ -465,7 +466,7 @@ impl Fetcher {
         lost
     }
 
-    /// Gives the connection back, if nothing is awaited on it.
+    /// Returns the connection to the pool if nothing is awaited on it.
     pub(super) fn give_back(self, session: &Session) {
         if self.is_idle() && self.buf.data().is_empty() {
             session.pool.put(self.channel);
@@ -473,7 +474,7 @@ impl Fetcher {
     }
 }
 
-/// How many bytes to ask for next, after a wait and an answer of this many bytes that took so long.
+/// Returns how many bytes to ask for next, after this wait and an answer of this many bytes that took this long.
 fn ahead(bytes: u64, wait: Duration, took: Duration) -> u64 {
     if wait < SHORT_WAIT {
         return 0;
@@ -482,13 +483,13 @@ fn ahead(bytes: u64, wait: Duration, took: Duration) -> u64 {
     u64::try_from(carried).unwrap_or(u64::MAX).min(bytes.saturating_mul(MOST_GROWTH)).min(MOST_AHEAD)
 }
 
-/// What each of the partitions that have more may be asked for.
+/// Returns how many bytes each of the partitions that have more may be asked for.
 fn share(ahead: u64, partitions: usize, fetch_size: u32) -> u32 {
     u32::try_from(ahead / partitions.max(1) as u64).unwrap_or(u32::MAX).min(fetch_size.saturating_mul(MOST_GROWN))
 }
 
-/// The topics of a request, each once, with their partitions in the order in which they are wanted, and which partitions its
-/// slots are. Those that have more are asked for `share` bytes at least.
+/// Returns the topics of a request, each once, with their partitions in the order in which they are wanted, and the partitions
+/// that its slots stand for. Those that have more are asked for at least `share` bytes.
 fn slots(request: &[(u32, Want)], all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<u32>) {
     let topic = |of: &(u32, Want)| all.name(of.0).0;
     let order = in_order(request.iter().map(|of| (topic(of), 0)));

@@ -21,8 +21,8 @@ use crate::message::{Batch, Gap, Message, TopicPartitions};
 use crate::net::{BrokerAddr, LookUp, Time, wait};
 use crate::session::Session;
 
-/// How many turns leaders may take before a waiting call looks at the time: any number of answers, and of bundles that are
-/// skipped, may come in a row.
+/// How many turns the leaders may take before a waiting call looks at the time: any number of answers and of skipped bundles may
+/// come in a row.
 const MOST_TURNS: usize = 16;
 
 /// Above this many fetchers, unused ones are dropped: a broker may name any number of leaders.
@@ -45,7 +45,7 @@ const MAX_UNUSED: usize = 64;
 /// // With positions, which a `for` loop would not let you ask for.
 /// let mut orders = client.subscribe(&all)?;
 /// while let Some(order) = orders.next().transpose()? {
-///     println!("{}, the next are {}", order.seq(), orders.positions());
+///     println!("{}, then {}", order.seq(), orders.positions());
 /// }
 /// // By batches, for top speed.
 /// let mut orders = client.subscribe(&all)?;
@@ -69,23 +69,23 @@ const MAX_UNUSED: usize = 64;
 /// ```
 ///
 /// It owns its connections: it can move to another thread, and dropping it closes them without waiting for anything.
-/// Messages that the caller has not asked for stay in the broker and the network: at most one fetch for each partition is in
+/// Messages that the caller has not asked for stay in the broker and the network: at most one fetch of each partition is in
 /// flight, and the next one is sent when the whole answer has been read.
 ///
 /// It is finished after one `Err`, after the last wanted message, or after a [`close`](CloseHandle::close): from then on `next`
-/// returns `None`. `None` alone never hides trouble.
+/// returns `None`. `None` never hides an error.
 ///
-/// If a connection ends, the iterator connects again and repeats the fetch from its position, for as long as
-/// [`retry_timeout`](crate::ClientBuilder::retry_timeout) allows. Nothing is lost or delivered twice by that. Whenever a
-/// connection was lost, or had ended while it was idle, it also looks for new partitions of topics that were subscribed to as
-/// a whole; these begin with their first message.
+/// If a connection ends, the iterator reconnects and repeats the fetch from its position, for up to
+/// [`retry_timeout`](crate::ClientBuilder::retry_timeout). Nothing is lost or delivered twice by that. Whenever a connection is
+/// lost or turns out to have ended while idle, it also looks for new partitions of topics that were subscribed to as a whole;
+/// these begin with their first message.
 ///
 /// The guide says more about [positions](crate::guide::positions), [back-pressure](crate::guide::back_pressure) and
 /// [time-outs and closing](crate::guide::time_outs).
 ///
 /// # Errors
 /// The items' errors are:
-/// * [`OutOfRange`](crate::ErrorKind::OutOfRange): the number wanted next is not there.
+/// * [`OutOfRange`](crate::ErrorKind::OutOfRange): the number wanted next does not exist.
 /// * [`Broker`](crate::ErrorKind::Broker): no such topic or partition; a partition that cannot be opened, or whose numbering is
 ///   broken; one that has had no leader for longer than `retry_timeout`; a gap in the numbers that kills a server
 ///   ([`Fault::Deadly`](crate::Fault::Deadly)).
@@ -99,9 +99,9 @@ pub struct ConsumeIter {
     session: Arc<Session>,
     partitions: Partitions,
     fetchers: Vec<Fetcher>,
-    /// Where each broker's fetcher stands.
+    /// The index of each broker's fetcher.
     places: HashMap<BrokerAddr, usize>,
-    /// The place of the fetcher whose turn it is to receive.
+    /// The index of the fetcher whose turn it is to receive.
     next: usize,
     inbox: Inbox,
     closer: CloseHandle,
@@ -111,7 +111,8 @@ pub struct ConsumeIter {
 }
 
 impl ConsumeIter {
-    /// Those partitions of the subscription, and the topics it is to as a whole, with the number of their partitions.
+    /// Creates an iterator over these partitions. `whole` are the topics subscribed to as a whole, with their numbers of
+    /// partitions.
     pub(super) fn new(
         session: &Arc<Session>,
         subscription: Subscription,
@@ -136,7 +137,7 @@ impl ConsumeIter {
         }
     }
 
-    /// Connects and sends the first fetches. In a cluster nothing waits for a leader that is in trouble.
+    /// Connects and sends the first fetches. In a cluster it does not wait for a leader that is in trouble.
     pub(super) fn begin(mut self) -> Result<ConsumeIter> {
         let in_cluster = self.partitions.rules.in_cluster;
         loop {
@@ -161,7 +162,7 @@ impl ConsumeIter {
         }
     }
 
-    /// Blocks until something happens on one of these fetchers' connections, or until then.
+    /// Blocks until something happens on one of these fetchers' connections, but no longer than `until`.
     fn wait(&mut self, until: Time, is_awaited: fn(&Fetcher) -> bool) -> Result<()> {
         let mut awaited =
             self.fetchers.iter_mut().filter(|fetcher| is_awaited(fetcher)).map(|fetcher| &mut fetcher.channel);
@@ -169,12 +170,12 @@ impl ConsumeIter {
     }
 
     /// As [`next`](Iterator::next), but returns `Ok(None)` once `d` has passed without a message. The subscription
-    /// continues: nothing is lost, and an answer that was half received stays for the next call. `Ok(None)` also stands for
-    /// the end; [`is_finished`](ConsumeIter::is_finished) tells the two apart.
+    /// continues: nothing is lost, and a half-received answer is kept for the next call. `Ok(None)` also stands for the end;
+    /// [`is_finished`](ConsumeIter::is_finished) tells the two apart.
     ///
-    /// With zero it never blocks, yet it makes progress with whatever is under way: connecting, sending, receiving, and
-    /// noticing what takes too long. A program that only polls in this way reconnects and follows leaders like any other, but
-    /// never looks up a host name again: where one may come to stand for another address, wait now and then.
+    /// With zero it never blocks, but still makes progress with connecting, sending and receiving, and notices what takes too
+    /// long. A program that only polls in this way reconnects and follows leaders like any other, but never looks up a host name
+    /// again. If a name may come to stand for another address, call it with more than zero now and then.
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished.
@@ -187,8 +188,8 @@ impl ConsumeIter {
         self.pull(until).map(|_| self.pop())
     }
 
-    /// Returns up to `max` messages: those that come within `wait`. It waits for the whole of `wait` unless there are `max`
-    /// before, or the end is reached. Empty if no message came in that time, or at the end.
+    /// Returns up to `max` messages: those that come within `wait`. It waits for all of `wait` unless it has `max` messages, or
+    /// reaches the end, before that. Empty if no message came in that time, or at the end.
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished. Messages that came before the error are returned first.
@@ -207,9 +208,9 @@ impl ConsumeIter {
         Ok(messages)
     }
 
-    /// Returns the messages of the next bundle, or of several small ones, or what [`next`](Iterator::next) has left of the
-    /// present ones. They are borrowed: no allocation, no reference counts. It blocks until there are messages;
-    /// `Ok(None)` means finished.
+    /// Returns the messages of the next bundle, or of several small ones, or those that [`next`](Iterator::next) has left of the
+    /// present ones. They are borrowed: nothing is allocated, and no reference count changes. It blocks until there are messages.
+    /// `Ok(None)` means that it is finished.
     ///
     /// All of them count as delivered with this call.
     ///
@@ -233,9 +234,9 @@ impl ConsumeIter {
         self.closer.clone()
     }
 
-    /// Returns the next number to be delivered from a partition: what to store in order to continue later. It is 0 while a
-    /// partition that begins with its earliest message has delivered nothing. `None` for a partition that was not subscribed
-    /// to, and for one that begins with the latest message while no leader has said which number that is.
+    /// Returns the next number to be delivered from a partition, which is what to store in order to continue later. It is 0 while
+    /// a partition that begins with its earliest message has delivered nothing. `None` for a partition that was not subscribed to,
+    /// and for one that begins with the latest message until a leader has said which number that is.
     pub fn position_of(&self, topic: &str, partition: u16) -> Option<u64> {
         let (index, partition) = self.partitions.find(topic, partition)?;
         partition.has_begun().then(|| self.next_seq(index))
@@ -246,7 +247,8 @@ impl ConsumeIter {
         delivered.map_or(self.partitions.get(index).position, |delivered| delivered.position)
     }
 
-    /// Returns the next number of every partition that has a [position](ConsumeIter::position_of).
+    /// Returns the next number of every partition that has a [position](ConsumeIter::position_of). The cost grows with the number
+    /// of partitions.
     pub fn positions(&self) -> Positions {
         let begun = self.partitions.iter().filter(|(_, partition)| partition.has_begun());
         let position = |(index, _)| {
@@ -262,8 +264,8 @@ impl ConsumeIter {
         self.partitions.find(topic, partition)?.1.high_water_mark
     }
 
-    /// Returns how many numbers lie between the positions and the high-water marks, all partitions together. Numbers that
-    /// no message has count too.
+    /// Returns how many numbers lie between the positions and the high-water marks, in all partitions together. Numbers that no
+    /// message has count, too. The cost grows with the number of partitions.
     pub fn lag(&self) -> u64 {
         let lags = self.partitions.iter().filter_map(|(index, partition)| partition.lag(self.next_seq(index)));
         lags.fold(0, u64::saturating_add)
@@ -280,7 +282,7 @@ impl ConsumeIter {
         &self.partitions.gaps
     }
 
-    /// Returns what was done so far, and where the subscription stands. The cost grows with the number of partitions: call it
+    /// Returns what the subscription has done so far, and where it stands. The cost grows with the number of partitions: call it
     /// every few seconds rather than for each message.
     pub fn stats(&self) -> Stats {
         let (mut stats, now) = (self.partitions.stats.clone(), self.session.now());
@@ -301,21 +303,21 @@ impl ConsumeIter {
         stats
     }
 
-    /// The next of the messages that are decoded.
+    /// Returns the next decoded message.
     #[inline]
     fn pop(&mut self) -> Option<Message> {
         if self.closer.is_closed() { None } else { self.inbox.decoded.take_one() }
     }
 
-    /// As [`fill`](ConsumeIter::fill), and takes the error that is due; it is then finished.
+    /// As [`fill`](ConsumeIter::fill), but returns the error that is due. It is then finished.
     fn pull(&mut self, until: Time) -> Result<bool> {
         let has_messages = self.fill(until);
         let error = self.inbox.take_error().inspect(|_| self.finish());
         error.map_or(Ok(has_messages), Err)
     }
 
-    /// Decodes the next messages, blocking until then for bundles: the one loop. Returns whether there are any; if not, that
-    /// time has come, an error is due, or it is finished.
+    /// The main loop: decodes the next messages, and blocks for bundles, but no longer than `until`. Returns whether there are
+    /// messages. If not, the time is over, an error is due, or it is finished.
     fn fill(&mut self, until: Time) -> bool {
         self.settle();
         let mut has_looked = false;
@@ -344,12 +346,12 @@ impl ConsumeIter {
             if self.receive(now) || self.inbox.is_error_due() || self.partitions.has_due() {
                 continue;
             }
-            // Only where the brokers wait for data: else the question would be in flight while a caller pauses.
+            // Only while the brokers wait for data: otherwise the question would be in flight while a caller pauses.
             if self.partitions.looks_for_added && self.fetchers.iter().all(Fetcher::is_at_ends) {
                 self.partitions.probe();
                 continue;
             }
-            // Also where there is no time to wait: only that tells what has come.
+            // Even if there is no time to wait: only this tells what has come.
             if std::mem::replace(&mut has_looked, true) && now >= until {
                 return false;
             }
@@ -380,7 +382,7 @@ impl ConsumeIter {
         self.keep_fetchers(&|_| false);
     }
 
-    /// Drops the other fetchers, and gives their connections back where nothing is awaited on them.
+    /// Drops the other fetchers. Connections on which nothing is awaited go back to the pool.
     fn keep_fetchers(&mut self, is_kept: &dyn Fn(&Fetcher) -> bool) {
         self.places.clear();
         for fetcher in mem::take(&mut self.fetchers) {
@@ -403,8 +405,8 @@ impl ConsumeIter {
         fetchers.iter_mut().for_each(|fetcher| fetcher.ask(&mut turn, look_up));
     }
 
-    /// Gives each partition that is due to the fetcher of its leader, or while that one is down, to another one that may know a
-    /// successor, the same for all of them.
+    /// Gives each partition that is due to the fetcher of its leader. While the leader is down, it goes to another broker, which may
+    /// know a successor; the same one for all partitions.
     fn assign(&mut self, now: Time) {
         let mut other = None;
         while let Some(index) = self.partitions.next_due() {
@@ -425,7 +427,7 @@ impl ConsumeIter {
         self.places.get(broker).is_some_and(|&place| self.fetchers[place].is_resting(now))
     }
 
-    /// Where a broker's fetcher stands, made now if there is none.
+    /// Returns the index of a broker's fetcher, which is made now if there is none.
     fn fetcher_at(&mut self, broker: &BrokerAddr, now: Time) -> usize {
         if let Some(&place) = self.places.get(broker) {
             return place;
@@ -439,14 +441,14 @@ impl ConsumeIter {
         self.fetchers.len() - 1
     }
 
-    /// The fetchers, and what they work on when it is their turn.
+    /// Returns the fetchers, and what they work on in their turn.
     fn turn(&mut self, now: Time) -> (&mut [Fetcher], Turn<'_>) {
         let turn = Turn { now, all: &mut self.partitions, inbox: &mut self.inbox, session: &self.session };
         (&mut self.fetchers, turn)
     }
 
-    /// Lets the leaders take turns until one has something, beginning with the one whose answer is not over. Returns whether
-    /// one had.
+    /// Lets the leaders take turns until one has something, beginning with the one whose answer is not over. Returns whether one had
+    /// something.
     fn receive(&mut self, now: Time) -> bool {
         for _ in 0..self.fetchers.len() {
             let place = if self.next < self.fetchers.len() { self.next } else { 0 };
@@ -486,7 +488,7 @@ impl fmt::Debug for ConsumeIter {
     }
 }
 
-/// Connections on which nothing is awaited go back to the client; the others are closed. Neither waits for anything.
+/// Connections on which nothing is awaited go back to the client's pool; the others are closed. Neither waits for anything.
 impl Drop for ConsumeIter {
     fn drop(&mut self) {
         self.keep_fetchers(&|_| false);

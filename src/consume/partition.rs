@@ -11,8 +11,8 @@
 //! It is in flight until all of its answer has been read, even if the answer says to pause: that may take longer than the pause.
 //!
 //! The shell asks every idle partition what it wants, sends few fetches for many partitions, and feeds the answers back.
-//! Nothing here touches a socket or reads a clock: every method that depends on time takes `now`. Its name is for errors and
-//! the log alone, and looked up for them. A subscription may have tens of thousands, so each is kept small.
+//! Nothing here touches a socket or reads a clock: every method that depends on time takes `now`. Its name is looked up only for
+//! errors and the log. A subscription may have tens of thousands of partitions, so each is kept small.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
 
@@ -31,46 +31,46 @@ pub(super) use answers::{Lost, Next, Rules, Want};
 /// See the module. Others look at its fields, set its leader, and leave the rest alone.
 #[derive(Default)]
 pub(super) struct Partition {
-    /// Its place in the subscription.
+    /// Its index in the subscription.
     index: u32,
     pub(super) state: State,
     begin: Begin,
-    /// The next number to deliver, 0: the first there is; or where it begins, how many numbers before the end.
+    /// The next number to deliver; 0 stands for the first there is. If it begins relative to the end: how many numbers before it.
     pub(super) position: u64,
-    /// The next number to ask for: what lies between the two has arrived.
+    /// The next number to ask for. What lies between `position` and this has arrived.
     fetch_from: u64,
-    /// The time stamp of the last message delivered.
+    /// The time stamp of the last delivered message.
     pub(super) timestamp_ms: Option<u64>,
-    /// As last heard of.
+    /// The mark that was heard last.
     first_available: u64,
     pub(super) high_water_mark: Option<u64>,
-    /// The last number to deliver; without one, the highest there can be.
+    /// The last number to deliver; without a limit, the highest number there can be.
     end: u64,
-    /// `stop_at_end` has still to learn the end.
+    /// Whether `stop_at_end` must still learn the end.
     end_unknown: bool,
-    /// Where the last answer, or the address book, said to ask.
+    /// The broker to ask, according to the last answer or the address book.
     pub(super) leader: Option<BrokerAddr>,
-    /// The broker may wait with the fetch in flight.
+    /// Whether the broker may wait before it answers the fetch in flight.
     waits: bool,
     last_was_empty: bool,
-    /// The last answer ended a wait with data not to be relied on.
+    /// Whether the last answer ended a wait, with data that cannot be relied on.
     wait_ended: bool,
     chunks: Chunks,
     /// Answers in a row that moved nothing although nothing was wrong, and whether the one being read is another.
     quiet: u8,
     is_quiet: bool,
     suspicion: Suspicion,
-    /// What few partitions have at a time.
+    /// Kept apart, because few partitions are in trouble at a time.
     trouble: Option<Box<Trouble>>,
 }
 
-/// What has gone wrong since a partition's last messages, or since an answer that there are none.
+/// What has gone wrong since a partition's last messages, or since an answer said that there are none.
 #[derive(Default)]
 struct Trouble {
-    /// To get an answer of its leader, and how many in a row named another one.
+    /// Attempts to get an answer from its leader, and how many answers in a row named another one.
     retry: RetryState,
     hops: u32,
-    /// Answers of its leader that move nothing: chunks above the mark, and rejections of numbers that it has just named.
+    /// For answers of its leader that bring no progress: chunks above the mark, and rejections of numbers that it has just named.
     standstill: RetryState,
     /// The highest first available number that an answer has named.
     highest_first: u64,
@@ -83,9 +83,9 @@ struct Trouble {
 enum Suspicion {
     #[default]
     None,
-    /// A connection ended on a fetch, before any byte of an answer: a harmless question is asked first.
+    /// A connection ended after a fetch, before any byte of an answer. A harmless question must be asked first.
     Ended,
-    /// The answer is that the number should be there.
+    /// The answer to that question says that the number should exist.
     Answered,
 }
 
@@ -110,12 +110,12 @@ pub(super) enum Begin {
     Known,
     /// A number of messages before its end, which is not known yet.
     BeforeEnd,
-    /// With its first message if there is such a partition, which is not known yet.
+    /// With its first message, if the partition exists, which is not known yet.
     Probe,
 }
 
 impl Partition {
-    /// A partition that begins at this number, with its first number and its high-water mark if they are known.
+    /// Creates a partition that begins at this number, with its first number and its high-water mark if they are known.
     pub(super) fn new(index: u32, position: u64, marks: Option<Marks>, options: &Options) -> Partition {
         let mut partition = Partition {
             index,
@@ -132,23 +132,23 @@ impl Partition {
         partition
     }
 
-    /// A partition that begins `back` numbers before its end, wherever that is.
+    /// Creates a partition that begins `back` numbers before its end, wherever that is.
     pub(super) fn before_end(index: u32, back: u64, options: &Options) -> Partition {
         let new = Partition::new(index, 0, None, options);
         Partition { begin: Begin::BeforeEnd, position: back, fetch_from: SEQ_BEYOND_END, ..new }
     }
 
-    /// A partition that may not be there: dormant until [`probe`](Partition::probe).
+    /// Creates a partition that may not exist: dormant until [`probe`](Partition::probe).
     pub(super) fn dormant(index: u32, options: &Options) -> Partition {
         Partition { begin: Begin::Probe, state: State::Done, ..Partition::new(index, 0, None, options) }
     }
 
-    /// Whether it is known where it begins, and that it is there.
+    /// Returns whether it is known where it begins, and that it exists.
     pub(super) fn has_begun(&self) -> bool {
         self.begin == Begin::Known
     }
 
-    /// Whether it may have ended a connection.
+    /// Returns whether it may have ended a connection.
     pub(super) fn is_suspect(&self) -> bool {
         self.suspicion != Suspicion::None
     }
@@ -157,33 +157,33 @@ impl Partition {
         self.begin == Begin::Probe
     }
 
-    /// How many numbers there are from `position` up to the high-water mark, if that is known.
+    /// Returns how many numbers there are from `position` up to the high-water mark, if that is known.
     pub(super) fn lag(&self, position: u64) -> Option<u64> {
         let next = if self.has_begun() { position.max(self.first_available).max(1) } else { u64::MAX };
         self.high_water_mark.map(|mark| mark.saturating_add(1).saturating_sub(next))
     }
 
-    /// Whether it is to rest before it is asked for again.
+    /// Returns whether it must rest before it is asked for again.
     pub(super) fn rests(&self) -> bool {
         matches!(self.state, State::Paused(until) | State::InFlight(until) if until > Time::ZERO)
     }
 
-    /// Whether there is more of it than has arrived.
+    /// Returns whether it has more than has arrived.
     pub(super) fn is_behind(&self) -> bool {
         self.lag(self.fetch_from) > Some(0)
     }
 
-    /// Whether the number to ask for may lie in a gap that kills a server: it is not above the mark, as far as that is known.
+    /// Returns whether the number to ask for may lie in a gap that kills a server: it is not above the mark, as far as that is known.
     fn is_risky(&self) -> bool {
         !self.needs_mark() && (self.is_behind() || (self.high_water_mark.is_none() && self.has_begun()))
     }
 
-    /// Whether to ask for its mark, which is harmless, before a number is asked for again that may have ended a connection.
+    /// Returns whether to ask for its mark, which is harmless, before asking again for a number that may have ended a connection.
     fn needs_mark(&self) -> bool {
         self.suspicion == Suspicion::Ended
     }
 
-    /// What to ask for, if it may be asked for now.
+    /// Returns what to ask for, if it may be asked for now.
     ///
     /// # Errors
     /// The next number cannot exist.
@@ -192,7 +192,7 @@ impl Partition {
             return Ok(None);
         }
         if self.fetch_from == SEQ_TAIL {
-            // It stands for whatever comes next: only a broker that claims messages right up to it leads there.
+            // This number stands for whatever comes next. Only a broker that claims messages right up to it leads here.
             let fault = DecodeFault::SeqRange { seq: SEQ_TAIL, low: 0, high: SEQ_TAIL - 1 };
             let e = DecodeError::new("next sequence number", fault, 0);
             let leader = self.leader.as_ref().map_or_else(String::new, ToString::to_string);
@@ -200,7 +200,7 @@ impl Partition {
             return Err(Error::decode(&leader, e.in_partition(topic, partition)));
         }
         let (is_behind, is_risky, is_suspect) = (self.is_behind(), self.is_risky(), self.is_suspect());
-        // While something must be found out, or must be there, a broker's wait would only hide that it is not.
+        // While something must be found out, or must exist, a broker's wait would only hide that it does not.
         let asks_at_once = !self.has_begun() || rules.options.stop_at_end || is_suspect;
         let is_drained = (self.last_was_empty || self.high_water_mark.is_some() && !is_behind) && !self.wait_ended;
         let waits = !asks_at_once && (is_drained || !rules.in_cluster);
@@ -229,17 +229,17 @@ impl Partition {
         }
     }
 
-    /// Whether nothing from this number on is wanted.
+    /// Returns whether nothing from this number on is wanted.
     pub(super) fn ends_before(&self, seq: u64) -> bool {
         seq > self.end
     }
 
-    /// Whether all that is wanted of a bundle's numbers comes with it.
+    /// Returns whether everything that is wanted of a bundle's numbers comes with it.
     pub(super) fn takes_whole(&self, bundle: &Bundle) -> bool {
         !bundle.cut && (bundle.last <= bundle.to || self.end == bundle.to)
     }
 
-    /// Notes that there are messages to be handed out.
+    /// Notes that there are messages to hand out.
     pub(super) fn on_messages(&mut self, rules: &Rules) {
         self.chunks.on_messages(rules.options.fetch_size);
         self.quiet = 0;
@@ -250,8 +250,8 @@ impl Partition {
         self.trouble.get_or_insert_default()
     }
 
-    /// Takes away the messages from the first at or after the time to stop at on, of those decoded of bundles that begin
-    /// with the number `first`, and ends the partition before it. Returns whether there was one.
+    /// Looks for the first message at or after the time to stop at, among those decoded from bundles that begin with the number
+    /// `first`. Takes away that message and all after it, and ends the partition before it. Returns whether there was one.
     pub(super) fn stop_at_time(&mut self, first: u64, entries: &mut Vec<Entry>, rules: &Rules) -> bool {
         let Some(time) = rules.options.stop_at_time else { return false };
         let Some(at) = entries.iter().position(|entry| entry.timestamp_ms >= time) else { return false };
@@ -261,7 +261,7 @@ impl Partition {
         true
     }
 
-    /// Moves on once messages up to just below `position` were handed out.
+    /// Moves on after messages up to just below `position` were handed out.
     pub(super) fn advance(&mut self, position: u64) {
         self.position = position;
         self.fetch_from = self.fetch_from.max(position);
@@ -291,14 +291,14 @@ impl Partition {
     }
 }
 
-/// The number that `back` numbers are from to the end, or the first there is.
+/// Returns the first of the last `back` numbers, or the first number there is.
 pub(super) fn before_end(back: u64, first_available: u64, high_water_mark: u64) -> u64 {
     let end = high_water_mark.saturating_add(1);
     end.saturating_sub(back).max(first_available).max(1).min(end)
 }
 
-/// What a partition's last chunks held, and how much to ask for next: after a chunk without a wanted message never the same
-/// again, and never only a little more.
+/// What a partition's last chunks held, and how much to ask for next: after a chunk without a wanted message, never the same
+/// amount again, and never only a little more.
 #[derive(Default)]
 pub(super) struct Chunks {
     /// Bytes to ask for next: grown while a bundle is larger than the configured size.
@@ -306,9 +306,9 @@ pub(super) struct Chunks {
     /// Bytes of the chunk being read, and whether messages were found in it.
     pub(super) len: u32,
     pub(super) had_messages: bool,
-    /// Bytes of the last chunk that lay all below the position; 0 if the last one did not.
+    /// Bytes of the last chunk, if all of it lay below the position; otherwise 0.
     stale_len: u32,
-    /// The last chunk held only part of one bundle.
+    /// Whether the last chunk held only part of one bundle.
     was_cut: bool,
 }
 
@@ -329,17 +329,18 @@ impl Chunks {
         len > before && self.fetch_size > asked
     }
 
-    /// Asks for a cut bundle of `needed` bytes with its length prefix, 0 if that was cut too, or for more than before.
+    /// Asks for a cut bundle that takes `needed` bytes with its length prefix. If that prefix was cut, too, `needed` is 0, and more
+    /// is asked for than before.
     ///
     /// # Errors
-    /// The bytes that it takes, at least: more than are allowed.
+    /// The least number of bytes that it takes, if more than are allowed.
     pub(super) fn on_cut(&mut self, needed: u64, bundle_limit: u32) -> Result<(), u64> {
         let limit = u64::from(bundle_limit) + varint::MAX_LEN as u64;
         let (asked, found) = (u64::from(self.fetch_size), self.had_messages);
         if !found && (needed > limit || asked >= limit) {
             return Err(needed.max(asked + 1));
         }
-        // A bundle that is cut again, or not the one that was cut before, must not make this creep.
+        // A bundle that is cut again, or another one than before, must not make the size grow in small steps.
         let creeps = std::mem::replace(&mut self.was_cut, !found) || needed <= asked;
         let size = if !found && creeps { needed.max(asked * 2) } else { needed.max(asked) };
         self.fetch_size = u32::try_from(size.min(limit)).unwrap_or(u32::MAX);

@@ -6,7 +6,7 @@
 //!     └────────────────────┴───────────── on_end(), on_lost() <───────────────────────┘
 //! ```
 //!
-//! An idle partition is in exactly one of these places, so the cost of an answer depends on the partitions it names, not on
+//! An idle partition is in exactly one of these places, so the cost of an answer depends on the partitions that it names, not on
 //! how many there are. Like its machines, this module knows no socket and no clock.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
@@ -24,8 +24,8 @@ use crate::message::{Gap, in_order};
 use crate::net::{BrokerAddr, Time};
 use crate::protocol::fetch::{MAX_PARTITIONS, PartitionAnswer};
 
-/// The most bytes to ask for with one request. The answer's length is a 32-bit number that brokers do not guard, and they
-/// may send more than was asked for.
+/// The most bytes to ask for with one request. The answer's length is a 32-bit number that brokers do not check for overflow, and
+/// they may send more than was asked for.
 const MAX_ASKED: u64 = 1 << 30;
 
 /// The highest id of a partition.
@@ -48,13 +48,13 @@ pub(super) struct Partitions {
     suspects: usize,
     /// For each topic subscribed to as a whole, the partition that comes after its last one.
     probes: Vec<u32>,
-    /// Whether to ask for those once all others have nothing but to wait.
+    /// Whether to ask for those once all others are only waiting.
     pub(super) looks_for_added: bool,
     pub(super) stats: Stats,
     pub(super) gaps: Vec<Gap>,
 }
 
-/// How many partitions that are asked for at a leader may be why a connection ends, and how many of them may have ended one
+/// How many partitions in flight at a leader may be the reason why a connection ends, and how many of them may have ended one
 /// already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Load {
@@ -63,7 +63,7 @@ pub(super) struct Load {
 }
 
 impl Partitions {
-    /// Those of a subscription; `whole` are the topics subscribed to as a whole, with the number of their partitions.
+    /// Creates the partitions of a subscription. `whole` are the topics subscribed to as a whole, with their numbers of partitions.
     pub(super) fn new(mut list: Vec<Partition>, whole: &[(Arc<str>, u16)], mut rules: Rules) -> Partitions {
         let mut probes = Vec::new();
         for (topic, partition) in whole.iter().filter(|(_, count)| *count <= MAX_ID) {
@@ -99,7 +99,7 @@ impl Partitions {
         self.rules.names.get(index)
     }
 
-    /// A partition and its index, if it belongs to the subscription.
+    /// Returns a partition and its index, if it belongs to the subscription.
     pub(super) fn find(&self, topic: &str, partition: u16) -> Option<(u32, &Partition)> {
         let name = |&index: &u32| (&**self.name(index).0, self.name(index).1);
         let place = self.order.binary_search_by_key(&(topic, partition), name).ok()?;
@@ -142,7 +142,7 @@ impl Partitions {
         }
     }
 
-    /// When the next pause ends.
+    /// Returns when the next pause ends.
     pub(super) fn next_wake(&self) -> Time {
         self.pauses.peek().map_or(Time::NEVER, |Reverse((until, _))| *until)
     }
@@ -151,7 +151,7 @@ impl Partitions {
         !self.due.is_empty()
     }
 
-    /// The next partition that is to go to a leader's list.
+    /// Returns the next partition that must go to a leader's list.
     pub(super) fn next_due(&mut self) -> Option<u32> {
         loop {
             let index = self.due.pop_front()?;
@@ -161,8 +161,8 @@ impl Partitions {
         }
     }
 
-    /// Takes from a leader's list what the next request names; empty if there is nothing, or nothing before what is on the
-    /// way has been answered.
+    /// Takes the partitions that the next request names from a leader's list. Empty if there are none, or if what is in flight
+    /// must be answered first.
     ///
     /// # Errors
     /// A partition whose next number cannot exist.
@@ -172,7 +172,7 @@ impl Partitions {
             self.suspects > 0 && (load.suspects > 0 || list.iter().any(|&index| self.get(index).is_suspect()));
         while let Some(index) = list.pop_front() {
             let Some(want) = self.get(index).wants(&self.rules)? else { continue };
-            // One at a time, so that the one that ends a connection is known by it.
+            // One at a time, so that it is known which one ended a connection.
             let by_itself = want.alone || (has_suspect && want.is_risky);
             let size = u64::from(want.fetch_size);
             let joins = |first: &(u32, Want)| !by_itself && first.1.waits == want.waits && asked + size <= MAX_ASKED;
@@ -191,7 +191,7 @@ impl Partitions {
         Ok(request)
     }
 
-    /// Takes in what an answer says of a partition. Returns what is left to be done about it.
+    /// Takes in what an answer says about a partition. Returns what is left to do.
     pub(super) fn on_answer(&mut self, now: Time, index: u32, answer: PartitionAnswer) -> Next {
         let was_probe = self.get(index).is_probe();
         let next = self.with(index, |partition, rules| partition.on_answer(now, answer, rules));
@@ -217,7 +217,7 @@ impl Partitions {
         }
     }
 
-    /// A partition was added to a topic: it belongs to the subscription, and another one may come after it.
+    /// Takes in a partition that was added to a topic: it belongs to the subscription now, and another one may come after it.
     fn on_new_partition(&mut self, index: u32) {
         let (topic, partition) = self.name(index);
         let topic = topic.clone();
@@ -243,8 +243,8 @@ impl Partitions {
         }
     }
 
-    /// Ends an answer about a partition. Returns whether it may be asked for again at `leader` at once: there is more of it
-    /// than has arrived, and it is led there.
+    /// Ends an answer about a partition. Returns whether it may be asked for again at `leader` at once: it has more than has
+    /// arrived, and `leader` leads it.
     pub(super) fn on_end(&mut self, now: Time, index: u32, soon: bool, leader: Option<&BrokerAddr>) -> bool {
         self.with(index, |partition, rules| partition.on_end(now, soon, rules));
         let partition = self.get(index);

@@ -1,4 +1,4 @@
-//! One connection to a broker: down, dialing, up. The only kind there is, for fetching, publishing and single requests.
+//! One connection to a broker: down, dialing, up. Fetching, publishing and single requests all use it.
 //!
 //! ```text
 //!            open()              greeted
@@ -9,16 +9,17 @@
 //!    └── open() finds it ended while idle: dial again, quietly
 //! ```
 //!
-//! While too many connections to the broker are on their way, one more stays down, and is dialed when it is its turn.
+//! While too many connections to the broker are being opened, another one stays down, and is dialed when it is its turn.
 //!
 //! # Time
-//! A request is due on the connection's own clock, which stands still while an answer is being received. The answer has a
-//! deadline of its own, which every [`PROGRESS`] bytes move on; so has sending. Time that the caller spends elsewhere between
-//! two looks counts, unless bytes turn out to have been waiting for it, or come sooner than it was away.
+//! A request is due on the connection's own clock, which stands still while an answer is being received. The answer has its own
+//! deadline, which moves on with every [`PROGRESS`] bytes; so has sending. Time that the caller spends elsewhere between two
+//! looks counts, unless bytes turn out to have been waiting for it, or arrive sooner than it was away.
 //!
 //! # What there is to read
-//! A wait tells which connections may have something. Those are read until they have no more, or an answer is over: then it is
-//! the turn of others, and the next wait tells. So a wake-up costs what it brings, however many connections are silent.
+//! A wait tells which connections may have something. Each of those is read until it has no more, or an answer is over. Then it is
+//! the turn of the others, until the next wait. So the cost of a wake-up depends on what it brings, not on how many connections
+//! are silent.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -38,19 +39,19 @@ use super::settings::{ChannelSettings, GREETED, Opening, TURN};
 use crate::error::{Error, Phase, Result};
 use crate::protocol::EncodeError;
 
-/// Bytes in the awaited direction that move a deadline on: a slow but steady transfer gets through, a trickle does not.
+/// How many bytes in the awaited direction move a deadline on: a slow but steady transfer gets through, a trickle does not.
 const PROGRESS: usize = 16 << 10;
 
 /// At most this many pieces are written at a time.
 const MOST_PIECES: usize = 1024;
 
-/// Bytes of a request, wherever they lie: whoever keeps them for another try need not keep them twice.
+/// Bytes of a request, without a copy: a caller that keeps them for another attempt need not keep them twice.
 pub(crate) type Piece = (Arc<Vec<u8>>, Range<usize>);
 
-/// This many connections in a row that had ended before they were used are trouble.
+/// This many connections in a row that ended before they were used count as trouble.
 const MOST_STALE: u32 = 3;
 
-/// Whether a call may look up a host name, which nothing can bound.
+/// Whether a call may look up a host name, for which there is no time limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LookUp {
     Allowed,
@@ -67,7 +68,7 @@ pub(crate) struct Channel {
     stale: u32,
     /// The address that worked last: tried first the next time.
     good: Option<SocketAddr>,
-    /// Held while the broker may not have heard from this connection.
+    /// Held while the broker may not have read a byte from this connection.
     opening: Option<Arc<Opening>>,
 }
 
@@ -82,36 +83,36 @@ enum State {
 struct Up {
     socket: Box<dyn Socket>,
     since: Time,
-    /// The last moments at which somebody looked for bytes to read and for room to write.
+    /// When a caller last looked for bytes to read, and for room to write.
     looked: Time,
     tried: Time,
-    /// Whether there may be bytes to read, or the end.
+    /// Whether there may be bytes to read, or the end of the stream.
     readable: bool,
-    /// What is still to be sent, and how many bytes were queued and sent so far.
+    /// What must still be sent, and how many bytes were queued and sent so far.
     out: VecDeque<Piece>,
     queued: u64,
     sent: u64,
-    /// Requests not yet sent whole: where each ends among the bytes queued, its id and how long its answer may take.
+    /// Requests that are not completely sent: where each ends among the bytes queued, its id, and how long its answer may take.
     unsent: VecDeque<(u64, u32, Duration)>,
     send: Deadline,
-    /// Requests sent and not answered, in the order in which they are due: most often that in which they are answered, too.
+    /// Requests that were sent and not answered, in the order in which they are due, which is usually that of their answers, too.
     waiting: VecDeque<Waiting>,
     /// The answer that is being received.
     receive: Option<Deadline>,
     /// By how much the connection's clock lags the network's.
     stood_still: Duration,
-    /// When a byte of an answer came last.
+    /// When the last byte of an answer came.
     heard: Option<Time>,
 }
 
-/// A request that waits for its answer, when that is due on the connection's clock, and how long that allows it.
+/// A request that waits for its answer, when the answer is due on the connection's clock, and how long it was allowed.
 struct Waiting {
     id: u32,
     due: Duration,
     allowance: Duration,
 }
 
-/// A deadline that progress moves on.
+/// A deadline that moves on with progress.
 #[derive(Clone, Copy)]
 struct Deadline {
     began: Time,
@@ -143,22 +144,22 @@ impl Channel {
         &self.broker
     }
 
-    /// The address behind it, as far as it is known.
+    /// Returns the address that it is connected to, as far as it is known.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.good.or_else(|| self.broker.literal())
     }
 
-    /// Brings the connection up as far as possible without blocking. Returns whether it is up. An idle one is looked at first:
-    /// if it has ended, another one is dialed, quietly.
+    /// Brings the connection up as far as possible without blocking. Returns whether it is up. An idle connection is checked first:
+    /// if it has ended, another one is dialed silently.
     ///
-    /// With [`LookUp::Never`] a name stands for what it did when it was last looked up.
+    /// With [`LookUp::Never`] a name stands for the addresses that were found last.
     ///
     /// # Errors
     /// The broker cannot be reached, its name was never looked up and may not be now, or connections end before they can be used,
     /// again and again.
     pub(crate) fn open(&mut self, now: Time, look_up: LookUp) -> Result<bool> {
         self.leave_other_process();
-        // Each turn changes the state or ends the call.
+        // Each round changes the state or ends the call.
         loop {
             match &mut self.state {
                 State::Up(up) if up.is_idle() && up.socket.has_ended() => {
@@ -200,14 +201,14 @@ impl Channel {
         }
     }
 
-    /// The broker's addresses, the one that worked last first.
+    /// Returns the broker's addresses, beginning with the one that worked last.
     fn addresses(&mut self, look_up: LookUp) -> Result<Vec<SocketAddr>> {
         if let Some(address) = self.broker.literal() {
             return Ok(vec![address]);
         }
         let found = match look_up {
             LookUp::Allowed => self.settings.look_up(&self.broker),
-            // Others may be known: whoever only polls must get on.
+            // Others may be known: a caller that only polls must make progress, too.
             LookUp::Never => self.settings.known(&self.broker),
         };
         let mut found = found.map_err(|e| Error::connect(&self.broker, e))?;
@@ -217,7 +218,7 @@ impl Channel {
         Ok(found)
     }
 
-    /// In a forked child the connection is the parent's: it is abandoned without a shutdown.
+    /// Abandons a connection of the parent process, in a forked child, without shutting it down.
     fn leave_other_process(&mut self) {
         let process = self.settings.process();
         if process != self.process {
@@ -225,11 +226,11 @@ impl Channel {
         }
     }
 
-    /// Queues the request that `encode` appends, on a connection that is up, to be sent as the network takes it. Its answer may
-    /// take `allowance` once it is sent.
+    /// Queues the request that `encode` appends, on a connection that is up. It is sent as the network accepts it. Its answer may
+    /// take `allowance` from then on.
     ///
     /// # Errors
-    /// What `encode` refuses; nothing is queued then.
+    /// Those of `encode`; nothing is queued then.
     pub(crate) fn queue(
         &mut self,
         now: Time,
@@ -250,7 +251,7 @@ impl Channel {
         let len: usize = pieces.iter().map(|(_, range)| range.len()).sum();
         trace!("{}: request {id}, {len} bytes", self.broker);
         if up.is_idle() {
-            // Until now nobody waited for anything.
+            // Until now nothing was awaited.
             (up.looked, up.readable) = (now, false);
         }
         if up.out.is_empty() {
@@ -261,15 +262,15 @@ impl Channel {
         up.unsent.push_back((up.queued, id, allowance));
     }
 
-    /// Bytes of requests that the network has not taken yet.
+    /// Returns how many bytes of requests the network has not accepted yet.
     pub(crate) fn unsent(&self) -> usize {
         if let State::Up(up) = &self.state { (up.queued - up.sent) as usize } else { 0 }
     }
 
-    /// Sends what the network takes now. Returns whether nothing is left to be sent.
+    /// Sends as much as the network accepts now. Returns whether nothing is left to send.
     ///
     /// # Errors
-    /// The connection has failed, or has not taken [`PROGRESS`] bytes within the time-out.
+    /// The connection has failed, or has not accepted [`PROGRESS`] bytes within the time-out.
     pub(crate) fn write(&mut self, now: Time) -> Result<bool> {
         self.leave_other_process();
         let State::Up(up) = &mut self.state else { return Err(Error::disconnected(&self.broker, Phase::Send)) };
@@ -287,7 +288,7 @@ impl Channel {
         Ok(true)
     }
 
-    /// Whether a read may bring something, or say what is overdue.
+    /// Returns whether a read may bring something, or report that something is overdue.
     pub(crate) fn is_readable(&self, now: Time) -> bool {
         self.up().is_none_or(|up| up.readable || now >= up.due())
     }
@@ -295,14 +296,14 @@ impl Channel {
     /// Reads what has arrived into `room`, which is not empty. Returns how many bytes; 0 if there are none now.
     ///
     /// # Errors
-    /// The connection has failed or ended; or there are none, and something has taken too long. That is looked at last, as bytes
-    /// may have been waiting for a caller that was busy elsewhere.
+    /// The connection has failed or ended; or there are no bytes, and something has taken too long. That is checked last, because
+    /// bytes may have been waiting for a caller that was busy elsewhere.
     pub(crate) fn read(&mut self, now: Time, room: &mut [u8]) -> Result<usize> {
         self.leave_other_process();
         let phase = self.phase();
         let State::Up(up) = &mut self.state else { return Err(Error::disconnected(&self.broker, phase)) };
         let io_timeout = self.settings.config.io_timeout;
-        // It may have ended long before somebody looked, who then has not seen it up.
+        // It may have ended long before this look, so it does not count as having been up until now.
         let n = pass(&self.broker, phase, &mut || up.socket.read(room))?;
         if n > 0 {
             trace!("{}: {n} bytes", self.broker);
@@ -325,7 +326,7 @@ impl Channel {
         }
     }
 
-    /// Notes that the answer to this request is complete; none for a ping.
+    /// Notes that the answer to this request is complete; `None` for a ping.
     pub(crate) fn answer_ends(&mut self, now: Time, id: Option<u32>) {
         if let State::Up(up) = &mut self.state {
             up.readable = false;
@@ -338,7 +339,7 @@ impl Channel {
         }
     }
 
-    /// Whether the last byte of this unanswered request was handed to the system: then the broker may have the request.
+    /// Returns whether the last byte of this unanswered request was handed to the system: then the broker may have the request.
     pub(crate) fn handed_over(&self, id: u32) -> bool {
         self.up().is_some_and(|up| up.waiting.iter().any(|waiting| waiting.id == id))
     }
@@ -351,32 +352,32 @@ impl Channel {
         self.up().is_some()
     }
 
-    /// Whether nothing is queued or awaited.
+    /// Returns whether nothing is queued or awaited.
     pub(crate) fn is_idle(&self) -> bool {
         self.up().is_none_or(Up::is_idle)
     }
 
-    /// Whether no byte of an answer has come on this connection yet.
+    /// Returns whether no byte of an answer has come on this connection yet.
     pub(crate) fn is_fresh(&self) -> bool {
         self.heard().is_none()
     }
 
-    /// When a byte of an answer came last on this connection.
+    /// Returns when the last byte of an answer came on this connection.
     pub(crate) fn heard(&self) -> Option<Time> {
         self.up()?.heard
     }
 
-    /// When somebody looked last, and it had not ended.
+    /// Returns when a caller last looked and it had not ended.
     pub(crate) fn looked_at(&self) -> Time {
         self.up().map_or(Time::ZERO, |up| up.looked)
     }
 
-    /// For how long the connection is known to have been up with nothing overdue.
+    /// Returns how long the connection is known to have been up with nothing overdue.
     pub(crate) fn well_for(&self) -> Duration {
         self.up().map_or(Duration::ZERO, |up| up.looked.since(up.since))
     }
 
-    /// What the connection is being used for.
+    /// Returns what the connection is being used for.
     pub(crate) fn phase(&self) -> Phase {
         match &self.state {
             State::Down(_) => Phase::Connect,
@@ -392,7 +393,7 @@ impl Channel {
         self.state = State::Down(until);
     }
 
-    /// When something is due even if nothing arrives; for a channel that is down, when it may be dialed.
+    /// Returns when something is due even if nothing arrives; for a channel that is down, when it may be dialed.
     pub(crate) fn due(&self) -> Time {
         match &self.state {
             State::Down(until) => *until,
@@ -401,7 +402,7 @@ impl Channel {
         }
     }
 
-    /// What is awaited of its sockets.
+    /// Returns what to wait for on its sockets.
     pub(crate) fn interests(&mut self) -> impl Iterator<Item = Interest<'_>> {
         let (dial, up) = match &mut self.state {
             State::Down(_) => (None, None),
@@ -411,18 +412,18 @@ impl Channel {
         dial.into_iter().flatten().chain(up)
     }
 
-    /// Notes that a wait has ended which began then: that time was not the caller's own.
+    /// Notes that a wait which began then has ended: that time does not count as the caller's own.
     pub(crate) fn looked(&mut self, began: Time, now: Time) {
         if let State::Up(up) = &mut self.state {
             let waited = now.since(began);
-            // What has come sooner than the caller was away may have been there all that time: the next read excuses it.
+            // Bytes that came sooner than the caller was away may have been there all that time: the next read allows for that.
             let own = |last: Time| if waited < began.since(last) { last.after(waited) } else { now };
             (up.looked, up.tried) = (if up.readable { own(up.looked) } else { now }, own(up.tried));
         }
     }
 
-    /// Gives the connection up with a reset: what was sent and not delivered is dropped by the network, and what was not
-    /// read is dropped by the broker.
+    /// Gives the connection up with a reset: the network drops what was sent and not delivered, and the broker drops what it has not
+    /// read.
     pub(crate) fn reset(&mut self) {
         if let State::Up(up) = std::mem::replace(&mut self.state, State::DOWN) {
             up.socket.abort();
@@ -468,7 +469,7 @@ impl Up {
         Interest { socket: &*self.socket, read: true, write: !self.out.is_empty(), ready: &mut self.readable }
     }
 
-    /// The connection's clock: time since it is up, less what was spent receiving.
+    /// Returns the connection's clock: the time since it came up, less the time spent receiving.
     fn clock(&self, now: Time) -> Duration {
         let until = self.receive.as_ref().map_or(now, |receive| receive.began);
         until.since(self.since).saturating_sub(self.stood_still)
@@ -511,7 +512,7 @@ impl Up {
         }
     }
 
-    /// When the next answer is due, whole or as far as it is awaited, and what that allows it.
+    /// Returns when the next answer is due, complete or up to the next deadline, in which phase, and how long it was allowed.
     fn answer_due(&self, io_timeout: Duration) -> Option<(Time, Phase, Duration)> {
         if let Some(receive) = &self.receive {
             return Some((receive.due, Phase::Read, io_timeout));

@@ -1,5 +1,5 @@
-//! What carries several requests: the one wait, for any number of channels; the answers that are held whole; and the connections
-//! that nobody uses at the moment, lent as whole channels.
+//! What several channels need: the one wait, for any number of them; the reader of answers that are held whole; and the pool of
+//! idle connections, which lends whole channels.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -14,7 +14,7 @@ use super::settings::ChannelSettings;
 use crate::error::{Error, Phase, Result};
 use crate::protocol::frame::{Frame, Frames, Kind};
 
-/// Blocks until a channel has something to do, the handle is closed, or `until` has come; returns whether it has.
+/// Blocks until a channel has something to do, the handle is closed, or `until` has come. Returns whether `until` has come.
 ///
 /// # Errors
 /// The system cannot wait.
@@ -25,7 +25,7 @@ pub(crate) fn wait(
     closed: Option<&Closed>,
     until: Time,
 ) -> Result<bool> {
-    // One connection is what most programs wait for, again and again: that allocates nothing.
+    // Most programs wait for one connection, again and again: that allocates nothing.
     let mut first = channels.next();
     let mut others: Vec<&mut Channel> = channels.collect();
     let began = net.now();
@@ -46,26 +46,26 @@ pub(crate) fn wait(
 /// Most answers fit into this many bytes.
 const ANSWER: usize = 2 << 10;
 
-/// The bytes of one connection that have come, as frames.
+/// Reads the bytes of one connection as frames.
 pub(crate) struct AnswerReader {
     frames: Frames,
     limit: u32,
     buf: ReadBuf<()>,
-    /// Bytes of the answer that was returned last.
+    /// The length of the answer that was returned last, in bytes.
     returned: usize,
 }
 
 impl AnswerReader {
-    /// Takes answers of up to `limit` bytes.
+    /// Creates a reader of answers of up to `limit` bytes.
     pub(crate) fn new(limit: u32) -> AnswerReader {
         AnswerReader { frames: Frames::new(limit), limit, buf: ReadBuf::new(ANSWER, ()), returned: 0 }
     }
 
-    /// Returns the next answer, or `None` if it has not come whole, or none is awaited. Its payload is this range of
-    /// [`data`](AnswerReader::data). The caller tells the channel which request it ends.
+    /// Returns the next answer, or `None` if it has not come completely, or none is awaited. Its payload is this range of
+    /// [`data`](AnswerReader::data). The caller tells the channel which request it answers.
     ///
     /// # Errors
-    /// The connection has failed, something on it is overdue, or what came is no frame.
+    /// The connection has failed, something on it is overdue, or what came is not a frame.
     pub(crate) fn next(&mut self, channel: &mut Channel, now: Time) -> Result<Option<(Kind, Range<usize>)>> {
         self.buf.consume(mem::take(&mut self.returned));
         loop {
@@ -95,12 +95,12 @@ impl AnswerReader {
         }
     }
 
-    /// All that has come and was not returned before.
+    /// Returns everything that has come and was not returned before.
     pub(crate) fn data(&self) -> &[u8] {
         self.buf.data()
     }
 
-    /// Begins again, with another connection.
+    /// Starts over for another connection.
     pub(crate) fn clear(&mut self) {
         self.frames = Frames::new(self.limit);
         self.buf.clear();
@@ -108,15 +108,15 @@ impl AnswerReader {
     }
 }
 
-/// Idle connections to keep for each broker, and for all together: a broker may name any number of others. Two each to 256
-/// leaders stay, so that none is dialed again after a pause.
+/// How many idle connections to keep for each broker, and in total: a broker may name any number of others. With 256 leaders, two
+/// to each are kept, so that none is dialed again after a pause.
 const KEPT: usize = 16;
 const KEPT_IN_ALL: usize = 512;
 
 /// The idle connections of a client.
 pub(crate) struct Pool {
     pub(crate) settings: Arc<ChannelSettings>,
-    /// The one used last at the end.
+    /// The one that was used last is at the end.
     idle: Mutex<VecDeque<Channel>>,
 }
 
@@ -134,13 +134,13 @@ impl Pool {
         idle.iter().rposition(|channel| channel.broker() == broker).and_then(|index| idle.remove(index))
     }
 
-    /// A channel to this broker: the one used last if any is idle, or one that is still to be opened.
+    /// Returns a channel to this broker: the idle one that was used last, or a new one that is not open yet.
     pub(crate) fn take(&self, broker: &BrokerAddr) -> Channel {
         self.settings.look_at_process();
         self.take_idle(broker).unwrap_or_else(|| Channel::new(broker.clone(), self.settings.clone()))
     }
 
-    /// Puts an idle channel in the place of one that is not up yet, if there is one by now.
+    /// Replaces a channel that is not up yet with an idle one, if there is one by now.
     pub(crate) fn replace(&self, channel: &mut Channel) {
         if !channel.is_up() {
             if let Some(idle) = self.take_idle(channel.broker()) {
@@ -149,12 +149,12 @@ impl Pool {
         }
     }
 
-    /// Drops the idle connections to a broker whose line failed: theirs may be gone as well.
+    /// Drops the idle connections to a broker after one failed: the others may be broken as well.
     pub(crate) fn forget(&self, broker: &BrokerAddr) {
         self.idle().retain(|channel| channel.broker() != broker);
     }
 
-    /// Takes back a channel; kept if it is open and nothing is awaited on it.
+    /// Takes back a channel. It is kept if it is open and nothing is awaited on it.
     pub(crate) fn put(&self, channel: Channel) {
         if !channel.is_up() || !channel.is_idle() {
             return;

@@ -1,4 +1,4 @@
-//! What an answer, or its loss, means for a [`Partition`]: data, another leader, nothing yet, or the end.
+//! What an answer, or the loss of one, means for a [`Partition`]: data, another leader, nothing yet, or the end.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
 use log::{debug, warn};
 
-/// Pauses while nothing moves and nothing is wrong: a broker does not wait as it was asked to, or ends a wait for data that
+/// Pauses while there is no progress and nothing is wrong: a broker does not wait as it was asked to, or ends a wait for data that
 /// it then does not have.
 pub(super) const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// How many redirects to follow for a partition that may not be there.
+/// How many redirects to follow for a partition that may not exist.
 pub(super) const MOST_HOPS: u32 = 3;
 
 impl Partition {
@@ -36,7 +36,7 @@ impl Partition {
                 // Only its leader knows that it exists.
                 PartitionAnswer::Data { .. } | PartitionAnswer::OutOfRange { .. } => self.begin = Begin::Known,
                 PartitionAnswer::Redirect(_) if self.trouble().hops < MOST_HOPS => {}
-                // It is not there, as far as this broker knows.
+                // It does not exist, as far as this broker knows.
                 _ => {
                     self.trouble = None;
                     return Next::Go;
@@ -78,7 +78,7 @@ impl Partition {
             self.high_water_mark = Some(known.max(high_water_mark));
             self.trouble = None;
             self.is_quiet = wait_was_ended;
-            // The end was there once: if nothing is left before it, the log has become shorter.
+            // The end existed once: if nothing is left before it, the log has become shorter.
             if rules.options.stop_at_end {
                 self.state = State::Done;
             }
@@ -113,7 +113,7 @@ impl Partition {
         let moved = first_available > trouble.highest_first;
         trouble.highest_first = trouble.highest_first.max(first_available);
         if !is_beyond && moved {
-            // Retention was faster: each try comes nearer.
+            // Retention was faster: each attempt comes nearer.
             trouble.standstill.reset();
         } else if !trouble.standstill.is_in_trouble() {
             trouble.standstill.retry_at_once(now, &rules.retry);
@@ -127,14 +127,14 @@ impl Partition {
         if requested < first_available { Next::Gap(requested, first_available - 1) } else { Next::Go }
     }
 
-    /// Ends it with this number if it is to stop at the end, and that was not known.
+    /// Ends it with this number if it must stop at the end, which was not known until now.
     fn learn_end(&mut self, high_water_mark: u64) {
         if std::mem::take(&mut self.end_unknown) {
             self.end = self.end.min(high_water_mark);
         }
     }
 
-    /// Takes in who the leader is that an answer named; `None`: nobody.
+    /// Takes in the leader that an answer named; `None` means nobody.
     pub(in crate::consume) fn on_named(
         &mut self,
         now: Time,
@@ -176,7 +176,7 @@ impl Partition {
         if self.pause(until) { Next::NoLeader } else { Next::Fail(self.fault(Fault::NoLeader, rules)) }
     }
 
-    /// Pauses until then, once what is in flight has ended. Returns `false` if the time for trying again is over.
+    /// Pauses until then, but not before what is in flight has ended. Returns `false` if the retry budget is spent.
     fn pause(&mut self, until: Option<Time>) -> bool {
         let in_flight = matches!(self.state, State::InFlight(_));
         let state = |until| if in_flight { State::InFlight(until) } else { State::Paused(until) };
@@ -187,9 +187,8 @@ impl Partition {
         if self.pause(until) { Next::Go } else { Next::Fail(self.fault(fault, rules)) }
     }
 
-    /// Takes in the bundles that were just found, from `new` on; removes those that are not wanted, and sets up to which
-    /// number to take the last. Returns whether it is known where the next fetch continues; if not, the messages of the last bundle
-    /// tell.
+    /// Takes in the bundles that were just found, from `new` on. Removes those that are not wanted, and sets up to which number to
+    /// take the last one. Returns whether it is known where the next fetch continues; if not, the messages of the last bundle tell.
     pub(in crate::consume) fn on_bundles(&mut self, found: &mut Vec<Bundle>, new: usize, rules: &Rules) -> bool {
         if self.wait_ended || self.state == State::Done {
             found.truncate(new);
@@ -204,7 +203,7 @@ impl Partition {
         if let Some(last) = found.get_mut(new..).and_then(<[Bundle]>::last_mut) {
             last.to = last.to.min(self.end);
         }
-        // A cut bundle will come again, whole; it is worth decoding only if there is nothing else.
+        // A cut bundle will come again as a whole; it is worth decoding only if there is nothing else.
         if found.last().is_some_and(|last| last.cut) && (self.chunks.had_messages || found.len() > new + 1) {
             found.pop();
         }
@@ -258,7 +257,7 @@ impl Partition {
         }
     }
 
-    /// Ends an answer: it can be asked for again, after a pause if the answer said so, or was empty and came too `soon`.
+    /// Ends an answer. The partition can be asked for again, after a pause if the answer said so, or was empty and came too `soon`.
     pub(in crate::consume) fn on_end(&mut self, now: Time, soon: bool, rules: &Rules) {
         let State::InFlight(until) = self.state else { return };
         self.state = match until {
@@ -281,7 +280,7 @@ impl Partition {
     pub(in crate::consume) fn on_lost(&mut self, now: Time, how: Lost, e: &Error, rules: &Rules) -> Result<()> {
         match self.state {
             State::Idle | State::InFlight(Time::ZERO) => {}
-            // What its answer said holds.
+            // The pause that its answer asked for still counts.
             State::InFlight(until) => {
                 self.state = State::Paused(until);
                 return Ok(());
@@ -289,7 +288,7 @@ impl Partition {
             State::Paused(_) | State::Done => return Ok(()),
         }
         if self.is_probe() {
-            // It is looked for after a lost connection, so it will be looked for again after this one.
+            // It is looked for after each lost connection, so it will be looked for again after this one.
             self.state = State::Done;
             return Ok(());
         }
@@ -314,17 +313,17 @@ impl Partition {
     }
 }
 
-/// What holds for all partitions of a subscription.
+/// What all partitions of a subscription have in common.
 #[derive(Debug)]
 pub(in crate::consume) struct Rules {
-    /// Of the partitions, by their places.
+    /// The names of the partitions, by their indices.
     pub(in crate::consume) names: TopicPartitions,
     pub(in crate::consume) options: Options,
     /// Nodes of a cluster die when they wait for several partitions with one fetch and data comes for one of them, and the
     /// data that ends a wait may be numbered wrongly. So each partition is waited for alone there, and what ends a wait
     /// only says that it is time to ask again.
     pub(in crate::consume) in_cluster: bool,
-    /// The largest bundle taken, in bytes.
+    /// The largest bundle accepted, in bytes.
     pub(in crate::consume) bundle_limit: u32,
     pub(in crate::consume) retry: RetryPolicy,
 }
@@ -334,40 +333,40 @@ pub(in crate::consume) struct Rules {
 pub(in crate::consume) struct Want {
     pub(in crate::consume) seq: u64,
     pub(in crate::consume) fetch_size: u32,
-    /// The broker may wait for data.
+    /// Whether the broker may wait for data.
     pub(in crate::consume) waits: bool,
-    /// With a fetch of its own.
+    /// Whether it needs a fetch of its own.
     pub(in crate::consume) alone: bool,
-    /// If the connection ends unanswered, this may be why.
+    /// Whether this may be the reason if the connection ends unanswered.
     pub(in crate::consume) is_risky: bool,
-    /// It may have ended a connection, so nothing else that is risky may be in flight with it.
+    /// Whether it may have ended a connection, so that nothing else that is risky may be in flight with it.
     pub(in crate::consume) is_suspect: bool,
 }
 
 /// What the shell must do after an answer to a partition.
 #[derive(Debug)]
 pub(in crate::consume) enum Next {
-    /// Nothing but what the state says.
+    /// Continue as the state says.
     Go,
-    /// Find out who that is, and tell it to [`Partition::on_named`].
+    /// Find out who leads at this address, and tell [`Partition::on_named`].
     AskAt(SocketAddrV4),
     /// Forget who leads it.
     NoLeader,
     /// Note that retention took these numbers, the first to the last.
     Gap(u64, u64),
-    /// End the subscription, once all that came before is handed out.
+    /// End the subscription with this error, once everything before it is handed out.
     Fail(Error),
 }
 
 /// How a fetch was lost. By default no connection could be opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::consume) struct Lost {
-    /// The connection had been idle and ended just before it was used again: that does not count as trouble.
+    /// Whether the connection had been idle and ended just before it was used again, which does not count as trouble.
     pub(in crate::consume) while_idle: bool,
-    /// For how long it had been up with nothing overdue.
+    /// How long it had been up with nothing overdue.
     pub(in crate::consume) well_for: Duration,
-    /// It ended soon after the fetch was handed over, before any byte of an answer.
+    /// Whether it ended soon after the fetch was handed over, before any byte of an answer.
     pub(in crate::consume) unanswered: bool,
-    /// Nothing else that is risky was in flight on it.
+    /// Whether nothing else that is risky was in flight on it.
     pub(in crate::consume) alone: bool,
 }
