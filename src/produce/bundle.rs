@@ -11,13 +11,13 @@ use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, E
 use crate::protocol::compress;
 use crate::protocol::cursor::Cursor;
 
-/// A broker, by its place in the driver's list.
+/// A broker, by its index in the driver's list.
 pub(super) type BrokerId = usize;
 
 /// Records sealed for sending.
 ///
-/// A bundle of a numbering producer is sealed with the number 1 and given its own when it is first sent: its records are
-/// numbered without gaps, so the header's first number is all that differs.
+/// A bundle of an idempotent producer is sealed with the number 1 and gets its own number when it is first sent. Its records are
+/// numbered without gaps, so only the first number in the header changes.
 #[derive(Debug, Default)]
 pub(super) struct Bundle {
     pub(super) stage: Stage,
@@ -25,17 +25,17 @@ pub(super) struct Bundle {
     pub(super) memory: Arc<Vec<u8>>,
     at: usize,
     pub(super) count: u32,
-    /// Bytes of its message set before compression: what it counts for among the pending ones.
+    /// Bytes of its message set before compression, which count as pending.
     pub(super) size: usize,
-    /// Bytes of its memory that hold nothing, and count as well: to give them back to the system takes longer than they are worth.
+    /// Unused bytes of its memory, which count as well: giving them back to the system costs more than they are worth.
     pub(super) unused: usize,
     /// The numbers of its first and last record, if it has numbers.
     pub(super) range: Option<(u64, u64)>,
-    /// Whether a later one was stored: sent again now, it would be out of order.
+    /// Whether a later one was stored. Sent again now, it would be out of order.
     pub(super) overtaken: bool,
-    /// Whether a copy was sent without a clear answer: it may be stored, or still become so.
+    /// Whether a copy was sent and got no clear answer: it may be stored, or may still be.
     pub(super) at_large: bool,
-    /// The leader whose log has it, unconfirmed.
+    /// The leader whose log has it unconfirmed.
     pub(super) held_at: Option<BrokerId>,
 }
 
@@ -48,14 +48,14 @@ pub(super) enum Stage {
     InFlight(u32),
     /// In the leader's log, but not confirmed by its replicas.
     Held,
-    /// Back: once the answers to the others are there it is sent again, or fails with them.
+    /// Back: once the answers to the others have come, it is sent again, or fails with them.
     Returned(RetryDecision),
 }
 
 /// What to do after an error: try again, or, as an `Err`, give up with it.
 pub(super) type RetryDecision = Result<Error, Error>;
 
-/// A message set, decompressed, and where its messages lie in it.
+/// A decompressed message set, and where its messages lie in it.
 pub(super) type Unpacked = (Vec<u8>, Vec<Entry>);
 
 impl Bundle {
@@ -67,22 +67,22 @@ impl Bundle {
         Ok(Bundle { memory: Arc::new(memory), unused, at, count, size, range, ..Bundle::default() })
     }
 
-    /// As it is sent.
+    /// Returns the bytes that are sent.
     pub(super) fn bytes(&self) -> &[u8] {
         self.memory.get(self.at..).unwrap_or_default()
     }
 
-    /// The same, to be sent from where it lies.
+    /// Returns the same bytes, to be sent without a copy.
     pub(super) fn piece(&self) -> Piece {
         (self.memory.clone(), self.at..self.memory.len())
     }
 
-    /// The number that goes with it in a request, 0 for a dense bundle.
+    /// Returns the number that goes with it in a request: 0 for a dense bundle.
     pub(super) fn first_seq(&self) -> u64 {
         self.range.map_or(0, |(first, _)| first)
     }
 
-    /// The number after its last record's, if it has numbers.
+    /// Returns the number after that of its last record, if it has numbers.
     pub(super) fn end(&self) -> Option<u64> {
         self.range.map(|(_, last)| last.saturating_add(1))
     }
@@ -100,7 +100,7 @@ impl Bundle {
         (self.stage, self.held_at, self.at_large) = (Stage::Held, Some(leader), false);
     }
 
-    /// Why it fails, if it is back for good, or cannot be sent again in order.
+    /// Returns why it fails, if it is back for good or cannot be sent again in order.
     pub(super) fn failure(&self) -> Option<&Error> {
         match &self.stage {
             Stage::Returned(Ok(e)) if self.overtaken => Some(e),
@@ -109,7 +109,7 @@ impl Bundle {
         }
     }
 
-    /// Whether it may be in some leader's log.
+    /// Returns whether it may be in some leader's log.
     pub(super) fn may_be_stored(&self) -> bool {
         self.at_large || self.held_at.is_some()
     }
@@ -143,7 +143,7 @@ impl Bundle {
         Ok((part(head)?, Bundle { size: self.size, unused: self.unused, ..part(tail)? }))
     }
 
-    /// Decodes it again.
+    /// Decodes its records.
     pub(super) fn unpack(&self) -> Result<Unpacked> {
         let mut cursor = Cursor::new(self.bytes(), 0);
         let malformed = |e| Error::decode(&"own bundle", e);
@@ -166,7 +166,7 @@ impl Bundle {
     }
 }
 
-/// Memory for bundles to come: a few pieces, and none that a large record has made large.
+/// Memory for later bundles: a few pieces, and none that a large record has made large.
 #[derive(Default)]
 pub(super) struct Spares {
     pub(super) builders: Vec<BundleBuilder>,
@@ -175,14 +175,15 @@ pub(super) struct Spares {
     largest: usize,
 }
 
-/// Pieces of either kind to keep.
+/// How many pieces of either kind to keep.
 const SPARES: usize = 4;
 
 /// The largest piece to keep.
 const LARGEST_SPARE: usize = 1 << 20;
 
 impl Spares {
-    /// For one who may hold `limit` bytes, of which a piece in use again counts whole: most must be left for other partitions.
+    /// Returns spares for a producer that may hold `limit` bytes. A piece counts at its full capacity once it is used again, and most
+    /// of the limit must be left for other partitions.
     pub(super) fn within(limit: usize) -> Spares {
         Spares { largest: LARGEST_SPARE.min(limit / 32), ..Spares::default() }
     }

@@ -29,28 +29,28 @@ use crate::session::Session;
 pub(super) struct Driver {
     session: Arc<Session>,
     options: PublishOptions,
-    /// Requests with bundles in flight to a leader at a time, not counting late ones; numbered ones are one a partition.
+    /// The most requests with bundles in flight to a leader, not counting late ones. Numbered bundles go one per partition.
     window: usize,
-    /// Whether bundles bring their own numbers.
+    /// Whether bundles have explicit numbers.
     numbered: bool,
-    /// One for each partition, known by its place.
+    /// One for each partition, which is known by its index.
     pub(super) queues: Vec<PartitionQueue>,
     pub(super) spares: Spares,
-    /// Bytes that all queues hold, for records that are neither stored nor have failed.
+    /// Bytes that all queues hold for records that are neither stored nor have failed.
     pub(super) pending_bytes: usize,
     leaders: Vec<Leader>,
     by_addr: HashMap<BrokerAddr, BrokerId>,
     /// Queues that may have something to send.
     ready: BTreeSet<usize>,
-    /// What was not stored, or may not have been, in order within each partition.
+    /// Records that were not stored, or may not have been, in order within each partition.
     pub(super) failures: Vec<Failure>,
-    /// Topics and how many partitions each has, and whether a connection was lost since these were counted: then whatever broker
-    /// is asked next counts them, too.
+    /// Topics and how many partitions each has, and whether a connection was lost since these were counted: then they are counted
+    /// again by the next broker that a request goes to.
     pub(super) counts: Vec<(Arc<str>, u16)>,
     connection_lost: bool,
     /// The moment of the last step.
     pub(super) stepped: Time,
-    /// Whether it has waited since.
+    /// Whether there was a wait since then.
     has_waited: bool,
     process: u32,
 }
@@ -77,7 +77,7 @@ impl Driver {
         }
     }
 
-    /// Adds a partition, and returns its place.
+    /// Adds a partition, and returns its index.
     pub(super) fn add(&mut self, topic: Arc<str>, partition: u16, numbering: Option<Numbering>) -> usize {
         let (compression, policy) = (self.options.compression, self.session.leader_policy());
         let queue = PartitionQueue { topic, partition, compression, policy, numbering, ..PartitionQueue::default() };
@@ -95,14 +95,14 @@ impl Driver {
         queue.seal(&mut self.spares).map(|()| queue.recount(&mut self.pending_bytes))
     }
 
-    /// Takes back what has failed, to be sent again.
+    /// Takes back failures, to send them again.
     pub(super) fn take_back(&mut self, queue: usize, bundle: Bundle) {
         self.ready.insert(queue);
         self.queues[queue].take_back(bundle);
         self.queues[queue].recount(&mut self.pending_bytes);
     }
 
-    /// Whether something is in flight or waits to be sent.
+    /// Returns whether something is in flight or waits to be sent.
     pub(super) fn is_busy(&self) -> bool {
         !self.ready.is_empty() || self.leaders.iter().any(|leader| !leader.in_flight.is_empty())
     }
@@ -110,12 +110,12 @@ impl Driver {
     /// Takes in the answers that have arrived and sends what may be sent, without waiting for anything.
     ///
     /// # Errors
-    /// Another process than the one it was made in.
+    /// The process is not the one that made it.
     pub(super) fn step(&mut self, look_up: LookUp) -> Result<()> {
         self.check_process()?;
         if !mem::take(&mut self.has_waited) && self.leaders.iter().any(Leader::is_awaited) {
             let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
-            // Only this tells what has come; if this machine cannot, the next wait says so.
+            // Only this tells what has come. If this machine cannot wait, the next wait says so.
             _ = wait(&*self.session.net, &mut awaited.map(|leader| &mut leader.channel), None, Time::ZERO);
         }
         let now = self.session.now();
@@ -138,8 +138,8 @@ impl Driver {
 
     /// Blocks until there may be something to do, but no longer than `until`.
     pub(super) fn wait(&mut self, until: Time) -> Result<()> {
-        // What was due at the last step could not continue then, and waits for something to arrive; what has become due
-        // since is due at once.
+        // Work that was due at the last step could not continue then, and waits for something to arrive. Work that has become due
+        // since then is due at once.
         let times = self.ready.iter().flat_map(|&queue| self.queues[queue].times());
         // Late requests make room for others.
         let full = self.leaders.iter().filter(|leader| !leader.wanted.is_empty());
@@ -157,7 +157,7 @@ impl Driver {
         ready.retain(|&queue| self.queues[queue].has_work());
         for &index in &ready {
             if self.queues[index].wants_to_send(now) {
-                // After those in flight, or to whoever leads by now.
+                // After the bundles in flight, or to the broker that leads by now.
                 let leader = self.queues[index].leader.unwrap_or_else(|| self.leader_of(index));
                 self.leaders[leader].wanted.push(index);
             }
@@ -170,7 +170,7 @@ impl Driver {
         changed
     }
 
-    /// The broker that leads a queue's partition, as far as is known.
+    /// Returns the broker that leads a queue's partition, as far as that is known.
     fn leader_of(&mut self, index: usize) -> BrokerId {
         let queue = &self.queues[index];
         let addr = self.session.book.broker_for(&queue.topic, queue.partition);
@@ -182,8 +182,8 @@ impl Driver {
         self.leaders.len() - 1
     }
 
-    /// What numbering calls a broker: the same, whether it is known by its name or by its address. What the one holds the
-    /// other does not confirm.
+    /// Returns the id that numbering uses for a broker: the same whether the broker is known by name or by address. What one broker
+    /// holds, another does not confirm.
     fn node(&self, id: BrokerId) -> BrokerId {
         let Some(address) = self.leaders[id].channel.address().filter(|_| self.numbered) else { return id };
         self.leaders.iter().position(|leader| leader.channel.address() == Some(address)).unwrap_or(id)
@@ -194,7 +194,7 @@ impl Driver {
         if !self.numbered && !leader.has_room(now, self.window) {
             return false;
         }
-        // Numbered bundles are decided on connections dialed after the one before was reset.
+        // The fate of numbered bundles is decided on a connection that was dialed after the previous one was reset.
         if !leader.used && !self.numbered {
             self.session.pool.replace(&mut leader.channel);
         }
@@ -214,7 +214,7 @@ impl Driver {
         }
         if leader.in_flight.is_empty() {
             leader.answers.clear();
-            // One that had ended while idle was dialed again without a word.
+            // A connection that had ended while idle was dialed again silently.
             self.connection_lost |= mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
         }
         let wanted = mem::take(&mut leader.wanted);
@@ -228,7 +228,7 @@ impl Driver {
         let mut sent = false;
         for index in wanted {
             let queue = &mut self.queues[index];
-            // A window of one keeps the order whatever is refused.
+            // A window of one keeps the order, whatever is refused.
             let must_wait = self.window == 1 && queue.leader.is_some();
             let Some(what) = queue.next(now, node).filter(|_| !must_wait) else { continue };
             if what == ToSend::Bundle {
@@ -243,7 +243,7 @@ impl Driver {
             queue.sent(request_id, node, what);
             sent = true;
         }
-        // An answer comes as late as the replicas of its slowest partition, and a numbered bundle must wait for it.
+        // An answer waits for the replicas of its slowest partition, and the next numbered bundle must wait for the answer.
         let together = if self.numbered { 1 } else { MAX_BUNDLES };
         for from in bundles.chunks(together) {
             if self.numbered || self.leaders[id].has_room(now, self.window) {
@@ -254,7 +254,7 @@ impl Driver {
         sent
     }
 
-    /// Sends one request with the first bundles of these queues, of as many as fit.
+    /// Sends one request with the first bundles of these queues, as many as fit.
     fn send_bundles(&mut self, id: BrokerId, now: Time, mut from: Vec<usize>) -> bool {
         let request_id = self.session.next_request_id();
         let topics = group(&self.queues, &mut from);
@@ -270,7 +270,7 @@ impl Driver {
         let shape = request.shape().collect();
         let allowance = self.session.config.io_timeout.saturating_add(self.options.ack_timeout);
         let encoded = request.encode_around();
-        // What can't be encoded is refused before it is taken.
+        // Records that cannot be encoded were refused when they came in.
         debug_assert!(encoded.is_ok(), "{encoded:?}");
         let Ok((head, places)) = encoded else { return false };
         let (node, head) = (self.node(id), Arc::new(head));
@@ -287,7 +287,7 @@ impl Driver {
         true
     }
 
-    /// Moves bytes both ways and takes in the answers, as far as that goes without waiting.
+    /// Moves bytes both ways and takes in answers, as far as possible without waiting.
     fn carry(&mut self, id: BrokerId, now: Time) -> Result<()> {
         // Answers that came before a connection failed count.
         let written = self.leaders[id].channel.write(now).map(drop);
@@ -320,7 +320,7 @@ impl Driver {
         let followed = book.note_reply(broker, topic, partition, now, reply);
         queue.on_reply(now, node, request.id, followed);
         if queue.redirects > 1 {
-            // It may be the only node to say so, or the leader it named before could not be reached.
+            // It may be the only node that says so, or the leader that it named before could not be reached.
             book.knew_no_leader(broker, now);
         }
         if let Some((first, last)) = queue.gap.take() {
@@ -329,7 +329,7 @@ impl Driver {
                 "{topic}/{partition}: numbers {first} to {last} are missing at the end of the leader's log: lost, or given up"
             );
         }
-        // Not while answers to others are awaited before it fails.
+        // Not while it must wait for other answers before it fails.
         match queue.trouble.as_ref().filter(|_| !queue.is_failing()) {
             Some(e) if e.is_redirect() => debug!("{e:#}, trying again"),
             Some(e) => warn!("{e:#}, trying again"),
@@ -337,7 +337,7 @@ impl Driver {
         }
     }
 
-    /// Takes in what has happened to a queue.
+    /// Takes in the changes of a queue.
     fn touch(&mut self, index: usize) {
         self.ready.insert(index);
         let queue = &mut self.queues[index];
@@ -357,7 +357,7 @@ impl Driver {
         }
     }
 
-    /// No connection to a leader can be opened.
+    /// Takes in that no connection to a leader can be opened.
     fn unreachable(&mut self, id: BrokerId, now: Time, e: &Error) {
         debug!("{e:#}");
         self.session.book.failed(self.leaders[id].channel.broker(), now);
@@ -368,7 +368,7 @@ impl Driver {
         }
     }
 
-    /// Gives a connection up, with a reset: what is unanswered must not be executed later.
+    /// Gives a connection up with a reset, so that unanswered requests are not executed later.
     fn lose(&mut self, id: BrokerId, now: Time, e: &Error) {
         let leader = &mut self.leaders[id];
         warn!("{e:#}");
@@ -393,7 +393,7 @@ impl Driver {
 impl Drop for Driver {
     /// Neither reads nor waits.
     fn drop(&mut self) {
-        // In a forked child they are the parent's.
+        // In a forked child the connections are the parent's.
         if self.check_process().is_ok() {
             for mut leader in mem::take(&mut self.leaders) {
                 match leader.in_flight.is_empty() {

@@ -1,4 +1,4 @@
-//! A broker that leads partitions which are published to: the connection, the requests in flight on it, and their answers.
+//! A broker that leads partitions to publish to: the connection, the requests in flight on it, and their answers.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -18,31 +18,31 @@ use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault, Limits};
 use crate::session::{Session, marks_of_answer, marks_of_state};
 
-/// The most bundles in a request. They always fit into it: it takes as many topics, and as many partitions of each.
+/// The most bundles in a request. They always fit, because a request holds as many topics, and as many partitions of each.
 pub(super) const MAX_BUNDLES: usize = 255;
 
-/// A request takes no further bundle beyond this many bytes, so that small ones do not wait long for the answer to large ones.
+/// Beyond this many bytes a request takes no further bundle, so that small ones do not wait long for the answer to large ones.
 const FULL_REQUEST: usize = 8 << 20;
 
-/// Nothing more is added while this many bytes have still to be sent.
+/// No request is added while this many bytes are still to be sent.
 const MAX_UNSENT: usize = 1 << 20;
 
-/// A request that is older waits for replicas or a leader in trouble, and must not hold up others.
+/// An older request waits for replicas or for a leader in trouble, and must not hold up others.
 const LATE: Duration = Duration::from_millis(500);
 
 /// See the [module](self).
 pub(super) struct Leader {
     pub(super) channel: Channel,
     pub(super) answers: AnswerReader,
-    /// In the order in which they were sent, which is mostly that of the answers.
+    /// In the order in which they were sent, which is usually that of the answers.
     pub(super) in_flight: VecDeque<SentRequest>,
-    /// Whether something was sent to it before.
+    /// Whether anything was sent to it before.
     pub(super) used: bool,
     /// Queues with something to send here, while they wait for room in the window or for the connection to be opened.
     pub(super) wanted: Vec<usize>,
 }
 
-/// A request whose answer is awaited.
+/// A request that was not answered yet.
 pub(super) struct SentRequest {
     pub(super) id: u32,
     pub(super) since: Time,
@@ -56,9 +56,9 @@ pub(super) enum Content {
     Bundles(Vec<usize>),
     /// The question for the end of the leader's log.
     End(FetchRequest),
-    /// The question for the states of a topic's partitions: for the committed mark of this one.
+    /// The question for the states of a topic's partitions, to learn the committed mark of this one.
     Mark(DiscoverPartitionsRequest, u16),
-    /// The same, to count them, for the topic in this place.
+    /// The same question, to count the partitions of the topic with this index.
     Count(DiscoverPartitionsRequest, usize),
 }
 
@@ -68,19 +68,19 @@ impl Leader {
         Leader { channel, answers, in_flight, used: false, wanted }
     }
 
-    /// Whether an answer is awaited on the connection.
+    /// Returns whether an answer is awaited on the connection.
     pub(super) fn is_awaited(&self) -> bool {
         !self.in_flight.is_empty() || !self.wanted.is_empty()
     }
 
-    /// Whether another request with bundles may be sent: fewer than `window` are in flight that are not late.
+    /// Returns whether another request with bundles may be sent: fewer than `window`, not counting late ones, are in flight.
     pub(super) fn has_room(&self, now: Time, window: usize) -> bool {
         let is_young =
             |request: &&SentRequest| matches!(request.content, Content::Bundles(_)) && now < request.is_late_at();
         self.in_flight.iter().filter(is_young).count() < window && self.channel.unsent() < MAX_UNSENT
     }
 
-    /// Queues a question with a new id, which it returns; for a queue, if it is one's own.
+    /// Queues a question, for a queue if it belongs to one. Returns its id, which is new.
     pub(super) fn ask(
         &mut self,
         session: &Session,
@@ -103,11 +103,11 @@ impl Leader {
     /// Returns the request that was answered next, and what the answer says to each of its queues, or the count asked for.
     ///
     /// # Errors
-    /// The connection has failed, or what came is no answer to a request in flight.
+    /// The connection has failed, or what came is not an answer to a request in flight.
     pub(super) fn next_answer(&mut self, now: Time, limits: &Limits) -> Result<Option<(SentRequest, Vec<Reply>)>> {
         let Some((kind, payload)) = self.answers.next(&mut self.channel, now)? else { return Ok(None) };
         let payload = self.answers.data().get(payload).unwrap_or_default();
-        // Not by order: a cluster answers once replicas have confirmed.
+        // Not in order: a cluster answers once replicas have confirmed.
         let read = find(&self.in_flight, kind, payload)
             .and_then(|index| Ok((index, self.in_flight[index].content.read(payload, limits)?)));
         let (index, answer) = read.map_err(|e| Error::decode(self.channel.broker(), e))?;
@@ -160,13 +160,13 @@ impl Content {
     }
 }
 
-/// The question for the states of this topic's partitions.
+/// Returns the question for the states of this topic's partitions.
 pub(super) fn states_request(request_id: u32, topic: &str) -> DiscoverPartitionsRequest {
     // The form that lists partitions can kill a server.
     DiscoverPartitionsRequest { request_id, topic: topic.to_owned(), partitions: Vec::new() }
 }
 
-/// What this code says of a bundle.
+/// Returns what this code says about a bundle.
 fn reply_of_code(code: ProduceCode) -> Reply {
     Err(match code {
         ProduceCode::Stored => return Ok(0),
@@ -182,7 +182,7 @@ fn reply_of_code(code: ProduceCode) -> Reply {
     })
 }
 
-/// The request that an answer is to.
+/// Finds the request that an answer belongs to.
 fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usize, DecodeError> {
     if !sent.iter().any(|request| request.answer_kind() == kind) {
         let expected = sent.front().map_or(Kind::Produce, SentRequest::answer_kind);
@@ -195,7 +195,7 @@ fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usiz
     sent.iter().position(is_answered).ok_or_else(undefined)
 }
 
-/// The first bundles of these queues by topic, as many as a request takes; the others are dropped from `from`.
+/// Returns the first bundles of these queues by topic, as many as a request takes. The other queues are dropped from `from`.
 pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> Vec<ProduceTopic<'a>> {
     let mut bytes = 0;
     from.retain(|&index| {

@@ -5,11 +5,12 @@
 //!                          ^──────────────────────── on_end ────────────────────────────┘
 //! ```
 //!
-//! The bundles that are not resolved, in order: those *held*, which the leader's log has unconfirmed, and then those at the front
-//! of the queue that have numbers, of which the first is *open*: sent next, or on its way. While nothing is certain, the end of
-//! the present leader's own log is asked for, on a connection dialed after the one that was lost had been reset: what had
-//! reached that leader is executed or dropped by then, so that a bundle above the end is in no log and may be sent again,
-//! and one below is ours, since no number ever names two contents.
+//! The bundles that are not resolved, in order: first those *held*, which the leader's log has unconfirmed; then those at the front
+//! of the queue that have numbers. The first of these is *open*: it is sent next, or in flight.
+//!
+//! While the state is unsure, the end of the present leader's own log is asked for, on a connection that is dialed after the lost
+//! one was reset. Everything that had reached that leader is executed or dropped by then. So a bundle above the end is in no log
+//! and may be sent again, and one below is ours, since no number ever names two contents.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
 use std::collections::VecDeque;
@@ -17,32 +18,32 @@ use std::collections::VecDeque;
 use super::bundle::{BrokerId, Bundle, Stage};
 use crate::error::Fault;
 
-/// A log that claims to end above this is no log to append to.
+/// Nothing is appended to a log that claims to end above this.
 const LAST_END: u64 = u64::MAX - (1 << 32);
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Numbering {
-    /// The number of the next record that is sent for the first time, once the log's end is known.
+    /// The number of the next record to be sent for the first time, once the log's end is known.
     next: Option<u64>,
     /// The highest number that was ever sent.
     sent: u64,
-    /// Numbers below it may name records that the user has dropped.
+    /// Numbers below this may name records that the user has dropped.
     floor: u64,
-    /// Whose log the numbers were last compared with.
+    /// The leader whose log the numbers were last compared with.
     leader: Option<BrokerId>,
-    /// Whether that must be done again before anything is sent.
+    /// Whether they must be compared again before anything is sent.
     pub(super) unsure: bool,
     /// Whether the log has numbers that were not sent from here.
     pub(super) another_writer: bool,
 }
 
-/// What the end of a leader's log says: numbers that are missing there, first and last, and bundles that are stored, since a
-/// leader before this one held them, so that a replica has them.
+/// What the end of a leader's log says: the numbers missing there, first and last, and the bundles that are stored, because an
+/// earlier leader held them and a replica has them now.
 pub(super) type Comparison = (Option<(u64, u64)>, Vec<Bundle>);
 
 impl Numbering {
-    /// Whether this leader must be asked for the end of its log before anything else is sent, given the bundle in front.
+    /// Returns whether this leader must be asked for the end of its log before anything else is sent, given the first bundle.
     pub(super) fn must_ask(&self, leader: BrokerId, front: Option<&Bundle>) -> bool {
         let unresolved = front.is_some_and(|bundle| bundle.range.is_some());
         match self.next {
@@ -65,7 +66,7 @@ impl Numbering {
         self.leader = Some(leader);
     }
 
-    /// Compares the numbers of what is unresolved with the end of this leader's log.
+    /// Compares the numbers of the unresolved bundles with the end of this leader's log.
     ///
     /// # Errors
     /// The log has numbers that were not sent from here.
@@ -76,7 +77,7 @@ impl Numbering {
         bundles: &mut VecDeque<Bundle>,
     ) -> Result<Comparison, Fault> {
         let after = end.saturating_add(1);
-        // Above the last number there would be none left for a bundle.
+        // Above this there would be no number left for a bundle.
         if end > self.next.map_or(LAST_END, |_| self.sent) {
             self.another_writer = true;
             return Err(Fault::AnotherWriter { end });
@@ -112,8 +113,8 @@ impl Numbering {
 
     /// Notes that the user has dropped these bundles, in order, and whether others that have numbers were kept.
     ///
-    /// Numbers that may be stored stay theirs for ever. Those of which every copy was refused are free again, unless later ones
-    /// are kept.
+    /// Numbers that may be stored are never given to other records. Numbers of which every copy was refused are free again, unless
+    /// later ones are kept.
     pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>, keeps: bool) {
         let (mut free, another_writer) = (None, std::mem::take(&mut self.another_writer));
         for bundle in bundles {

@@ -1,4 +1,4 @@
-//! What an outcome means for a [`PartitionQueue`]: stored, held, again, or failed, and when to stop trying.
+//! What an outcome means for a [`PartitionQueue`]: stored, held, sent again, or failed; and when to give up.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
 use std::mem;
@@ -8,7 +8,7 @@ use super::queue::{PartitionQueue, ToSend};
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::net::Time;
 
-/// What a broker answers about a partition: the number that was asked for, or for a bundle that it is stored; or why not.
+/// What a broker answers about a partition: the number that was asked for, or that a bundle is stored; or the fault.
 pub(super) type Reply = Result<u64, Fault>;
 
 impl PartitionQueue {
@@ -26,7 +26,7 @@ impl PartitionQueue {
             (Ok(end), None, Some((_, ToSend::End))) => self.on_end(from, end),
             (Ok(mark), None, Some(_)) => self.on_mark(now, mark),
             (Err(fault), None, Some(_)) => {
-                // Who leads now is not known, but it may be another one.
+                // Which broker leads now is not known, but it may be another one.
                 self.numbering.iter_mut().for_each(|numbering| numbering.unsure = true);
                 let again = self.again(now, fault, false);
                 self.conclude(None, again);
@@ -36,8 +36,8 @@ impl PartitionQueue {
         self.settle();
     }
 
-    /// Takes in that the connection with this request was lost, and was reset. If it was not `handed_over`, the broker has not
-    /// got all of it.
+    /// Takes in that the connection with this request was lost, and was reset. If the request was not `handed_over`, the broker has
+    /// not received all of it.
     pub(super) fn on_lost(&mut self, now: Time, id: u32, error: &Error, handed_over: bool) {
         let index = self.index_of(id);
         if index.is_none() && self.question.take_if(|(question, _)| *question == id).is_none() {
@@ -54,9 +54,9 @@ impl PartitionQueue {
         self.settle();
     }
 
-    /// Takes in that no connection could be opened; how many brokers are known.
+    /// Takes in that no connection could be opened. `brokers` is how many are known.
     pub(super) fn on_unreachable(&mut self, now: Time, error: &Error, brokers: usize) {
-        // Not the redirects in a row: one that leads to a leader that is gone needs time as much as two in a row do.
+        // The redirects in a row still count: a redirect to a leader that is gone needs time, as two in a row do.
         self.unsent += 1;
         let others = self.unsent % brokers.max(1) != 0;
         let again = match error.is_transient() {
@@ -68,7 +68,7 @@ impl PartitionQueue {
         self.settle();
     }
 
-    /// Gives up what still waits to be connected once the budget has ended.
+    /// Gives up what still waits for a connection once the budget is spent.
     pub(super) fn give_up_if_expired(&mut self, now: Time) {
         if self.has_work() && self.retry.gives_up_at(&self.policy) <= now {
             let e = self.trouble.take().unwrap_or_else(|| self.fault(Fault::NoLeader));
@@ -77,7 +77,7 @@ impl PartitionQueue {
         }
     }
 
-    /// The end of this leader's own log.
+    /// Takes in the end of this leader's own log.
     fn on_end(&mut self, leader: BrokerId, end: u64) {
         let Some(numbering) = &mut self.numbering else { return };
         match numbering.compare(leader, end, &mut self.bundles) {
@@ -89,7 +89,7 @@ impl PartitionQueue {
         }
     }
 
-    /// The mark up to which replicas have confirmed.
+    /// Takes in the mark up to which replicas have confirmed.
     fn on_mark(&mut self, now: Time, mark: u64) {
         self.confirm(mark);
         if self.bundles.front().is_some_and(Bundle::is_held) {
@@ -98,7 +98,7 @@ impl PartitionQueue {
         }
     }
 
-    /// Delivers what the leader holds at or below the mark.
+    /// Delivers the bundles that the leader holds at or below the mark.
     fn confirm(&mut self, mark: u64) {
         let is_confirmed = |bundle: &&Bundle| bundle.end().is_some_and(|end| end <= mark.saturating_add(1));
         let confirmed = self.bundles.iter().take_while(|bundle| bundle.is_held()).take_while(is_confirmed).count();
@@ -137,7 +137,7 @@ impl PartitionQueue {
         self.answered_by.iter().fold(Error::refused(&self.topic, partition, fault), |e, broker| e.at(broker))
     }
 
-    /// Notes what has become of a bundle. Either way trouble is over.
+    /// Notes the outcome of a bundle. Either way the trouble is over.
     fn resolve(&mut self, bundle: Bundle, outcome: Result<()>) {
         self.bytes -= bundle.size;
         self.unused -= bundle.unused;
@@ -149,19 +149,19 @@ impl PartitionQueue {
     fn on_stored(&mut self, index: usize) {
         let stored = self.bundles.remove(index);
         self.bundles.iter_mut().take(index).for_each(|earlier| earlier.overtaken = true);
-        // Replicas fetch in order: past this one they are past all before.
+        // Replicas fetch in order: if they have this one, they have all before it.
         self.confirm(u64::MAX);
         stored.into_iter().for_each(|bundle| self.resolve(bundle, Ok(())));
     }
 
-    /// Tries again after what waiting can mend, and where the outcome is in doubt.
+    /// Tries again after a fault that waiting can mend, or if the outcome is in doubt.
     fn again(&mut self, now: Time, fault: Fault, in_doubt: bool) -> RetryDecision {
         match fault {
             Fault::Redirects { last, .. } => {
                 self.redirects += 1;
                 let e = self.fault(Fault::Redirects { hops: self.redirects, last });
                 match self.redirects {
-                    // The first is how leaders are found; a second one in a row needs time to settle.
+                    // The first redirect is how leaders are found; after a second one in a row the cluster needs time to settle.
                     1 if self.retry.retry_at_once(now, &self.policy) => Ok(e),
                     _ => self.try_again(now, e),
                 }
@@ -172,12 +172,12 @@ impl PartitionQueue {
     }
 
     fn try_again(&mut self, now: Time, error: Error) -> RetryDecision {
-        // Of several that come back for the same reason only the first counts.
+        // Of several bundles that come back for the same reason, only the first counts.
         let is_counted = self.bundles.iter().any(|bundle| matches!(bundle.stage, Stage::Returned(Ok(_))));
         if is_counted || self.retry.retry_or_fail(now, &self.policy).is_some() { Ok(error) } else { Err(error) }
     }
 
-    /// Notes trouble, for a bundle in flight or for the partition, or gives it up.
+    /// Notes trouble of a bundle in flight or of the partition, or gives it up.
     fn conclude(&mut self, index: Option<usize>, again: RetryDecision) {
         if let Ok(e) = &again {
             self.trouble = Some(e.clone());
@@ -191,7 +191,7 @@ impl PartitionQueue {
         }
     }
 
-    /// Fails what is held, and what waits.
+    /// Fails the bundles that are held, and those that wait.
     fn give_up(&mut self, error: Error) {
         let held = self.bundles.iter().take_while(|bundle| bundle.is_held()).count();
         let waiting = self.bundles.iter().position(Bundle::is_waiting);
@@ -201,13 +201,13 @@ impl PartitionQueue {
         }
     }
 
-    /// The error as it is reported: that something may be stored all the same is said of what may be.
+    /// Returns the error to report: as an unknown outcome if the bundle may be stored nevertheless.
     fn failure_of(&self, bundle: &Bundle, error: Error) -> Error {
         let is_said = error.kind == ErrorKind::OutcomeUnknown || !bundle.may_be_stored();
         if is_said { error } else { Error::unknown(&self.topic, self.partition, error) }
     }
 
-    /// Once every answer is there: takes back what can be sent again, or after a failure reports all that is left.
+    /// Once every answer has come, takes back what can be sent again, or after a failure reports everything that is left.
     fn settle(&mut self) {
         if self.is_in_flight() {
             return;
@@ -219,7 +219,7 @@ impl PartitionQueue {
             returned.for_each(|bundle| bundle.stage = Stage::Waiting);
             return;
         };
-        // It was taken, so it can be sealed.
+        // The records were accepted, so they can be sealed.
         let _ = self.seal(&mut Spares::default());
         for mut bundle in mem::take(&mut self.bundles) {
             let error = match mem::take(&mut bundle.stage) {

@@ -17,23 +17,24 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{LookUp, Time};
 
-/// While something is in flight, a call looks for answers at least this often.
+/// While something is in flight, calls look for answers at least this often.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A full partition that makes no progress for this long does not make callers wait: they may have records for others.
+/// A full partition that has made no progress for this long does not make callers wait: they may have records for others.
 const STALLED: Duration = Duration::from_millis(500);
 
-/// Collects records per partition, and sends those of a partition as a bundle once they are many, large or old enough.
+/// Collects records per partition, and sends those of a partition as a bundle once there are enough of them, or they are large or
+/// old enough.
 ///
-/// It has no thread: everything happens within calls. [`poll`](Producer::poll) never blocks, and [`send`](Producer::send) only
-/// while the producer [holds too much](ProducerBuilder::max_pending_bytes). Requests go out without waiting for the answers to
-/// earlier ones. What must wait for a connection, or for a partition's leader, is sent by a later call, and delays nothing
-/// that goes to other brokers. Call [`flush`](Producer::flush) at the end, and whenever you need to know that everything is
+/// It has no thread: everything happens within calls. [`poll`](Producer::poll) never blocks, and [`send`](Producer::send) blocks
+/// only while the producer [holds too much](ProducerBuilder::max_pending_bytes). Requests are sent without waiting for the answers
+/// to earlier ones. A bundle that must wait for a connection, or for its partition's leader, is sent by a later call, and does not
+/// delay bundles for other brokers. Call [`flush`](Producer::flush) at the end, and whenever you need to know that everything is
 /// stored: dropping a producer neither sends nor waits, gives up what is in flight, and logs how many records it drops.
 ///
-/// The records of a partition are stored in the order in which they were given. What certainly was not stored is sent again
-/// for up to [`retry_timeout`](crate::ClientBuilder::retry_timeout), as [`publish`](crate::Client::publish) does, unless
-/// something after it was stored meanwhile. Records that were not stored, or may not have been, come back: see
+/// The records of a partition are stored in the order in which they were given. A bundle that certainly was not stored is sent
+/// again for up to [`retry_timeout`](crate::ClientBuilder::retry_timeout), as [`publish`](crate::Client::publish) does, unless
+/// a later one was stored meanwhile. Records that were not stored, or may not have been, come back: see
 /// [`retry_failures`](Producer::retry_failures), [`take_failures`](Producer::take_failures) and
 /// [the guide](crate::guide::publishing).
 ///
@@ -53,21 +54,21 @@ pub struct Producer {
     settings: ProducerBuilder,
     topics: Vec<Topic>,
     by_name: HashMap<Arc<str>, usize>,
-    /// The topic used last.
+    /// The topic that was used last.
     latest: usize,
     driver: Driver,
     wall: WallClock,
-    /// When a call must look at more than its record: at the latest when the first collected record is due.
+    /// When a call must do more than take its record: at the latest when the first collected record is due.
     next_look: Time,
 }
 
 struct Topic {
     name: Arc<str>,
-    /// Where the driver notes how many partitions it has, once that was asked for.
+    /// The index of its number of partitions in the driver, once that was asked for.
     count: Option<usize>,
     /// Queues by partition.
     queues: Vec<Option<usize>>,
-    /// Whose turn it is among the partitions.
+    /// The partition whose turn it is.
     turn: u16,
 }
 
@@ -93,16 +94,16 @@ impl ProducerBuilder {
 }
 
 impl Producer {
-    /// Takes a record for the partition that the [`Partitioner`](crate::Partitioner) chooses. The first record of a topic waits
-    /// until the topic's partitions are known; they are counted again whenever a connection was lost.
+    /// Accepts a record for the partition that the [`Partitioner`](crate::Partitioner) chooses. The first record of a topic waits
+    /// until the number of its partitions is known; they are counted again whenever a connection was lost.
     ///
     /// Blocks only while the producer holds more than [it may](ProducerBuilder::max_pending_bytes), or this partition more than
-    /// its quarter, and for [`retry_timeout`](crate::ClientBuilder::retry_timeout) at most. If this partition is full and the
-    /// producer is not, it does not wait once the partition is in trouble or has made no progress for half a second: it
-    /// returns [`Full`](crate::ErrorKind::Full), so that you can send to other partitions.
+    /// its quarter, and at most for [`retry_timeout`](crate::ClientBuilder::retry_timeout). If only this partition is full, and it
+    /// is in trouble or has made no progress for half a second, the call does not wait but returns
+    /// [`Full`](crate::ErrorKind::Full), so that you can send to other partitions.
     ///
     /// # Errors
-    /// Any error means that this record was not taken. [`Config`](crate::ErrorKind::Config) or
+    /// Any error means that this record was not accepted. [`Config`](crate::ErrorKind::Config) or
     /// [`BundleTooLarge`](crate::ErrorKind::BundleTooLarge) for a record that cannot be sent; [`Full`](crate::ErrorKind::Full)
     /// if there was no room for it in time; [`Undelivered`](crate::ErrorKind::Undelivered) while [failures](Producer::failures)
     /// wait to be sent again or taken out; [`Broker`](crate::ErrorKind::Broker) if the topic is unknown; otherwise as
@@ -113,7 +114,7 @@ impl Producer {
         self.push(topic, partition, &record)
     }
 
-    /// Takes a record for this partition.
+    /// Accepts a record for this partition.
     ///
     /// # Errors
     /// As [`send`](Producer::send), except that an unknown topic or partition comes back as a failure.
@@ -148,7 +149,7 @@ impl Producer {
         self.check_failures()
     }
 
-    /// Queues those [`failures`](Producer::failures) again for which `again` returns `true`, in their order and before
+    /// Queues again those [`failures`](Producer::failures) for which `again` returns `true`, in their order and before
     /// everything else of their partitions. Returns the others, which the producer forgets.
     ///
     /// `|_| true` is *at least once*: records that [may be stored](Failure::is_unknown) may then be stored twice, unless the
@@ -157,7 +158,7 @@ impl Producer {
     ///
     /// ```no_run
     /// # use tank_client::{Client, Error, ErrorKind, Producer};
-    /// /// Gives up after three tries.
+    /// /// Gives up after three attempts.
     /// fn flush(producer: &mut Producer) -> Result<(), Error> {
     ///     for _ in 0..3 {
     ///         match producer.flush() {
@@ -173,7 +174,7 @@ impl Producer {
         for failure in again {
             self.driver.take_back(failure.queue, failure.bundle);
         }
-        // Those of a partition have come together.
+        // The failures of a partition have come together.
         for failures in dropped.chunk_by(|a, b| a.queue == b.queue) {
             self.driver.queues[failures[0].queue].dropped(failures.iter().map(|failure| &failure.bundle));
         }
@@ -181,7 +182,7 @@ impl Producer {
     }
 
     /// Returns the records that were not stored, or may not have been, with the reason, in their order within each partition.
-    /// While there are any, the producer takes no further record.
+    /// While there are any, the producer accepts no further record.
     ///
     /// When records of a partition fail, all later ones that are not stored come back with them, so that all can be sent
     /// again in order. Those that were never sent have [`NotSent`](crate::ErrorKind::NotSent) as their reason.
@@ -200,15 +201,15 @@ impl Producer {
         self.driver.queues.iter().map(|queue| queue.stored).sum()
     }
 
-    /// Returns how many records were taken that are not stored yet and have not failed.
+    /// Returns how many records were accepted that are neither stored nor have failed.
     pub fn pending(&self) -> u64 {
         self.driver.queues.iter().map(PartitionQueue::pending).sum()
     }
 }
 
-/// Taking a record.
+/// Accepting a record.
 impl Producer {
-    /// The topic of this name.
+    /// Returns the index of the topic with this name.
     #[inline]
     fn topic(&mut self, name: &str) -> Result<usize> {
         match self.topics.get(self.latest) {
@@ -281,7 +282,7 @@ impl Producer {
     #[inline(always)]
     fn push(&mut self, topic: usize, partition: u16, record: &Record<'_>) -> Result<()> {
         let net = &*self.settings.session.net;
-        // A record with a time stamp needs no exact time, which would cost more than all the rest.
+        // A record with a time stamp needs no exact time, which would cost more than everything else here.
         let now = if record.get_timestamp_ms().is_some() { net.coarse_now() } else { net.now() };
         if now >= self.next_look {
             self.look(now, LookUp::Allowed)?;
@@ -311,7 +312,8 @@ impl Producer {
         Ok(())
     }
 
-    /// Sends what is collected if a record of this many bytes does not fit in, waits until there is room for it, and makes some.
+    /// Makes room for a record of this many bytes: sends what is collected if the record does not fit in, and waits if all limits
+    /// are reached.
     #[cold]
     fn make_room(&mut self, index: usize, bytes: usize) -> Result<()> {
         if !self.driver.queues[index].takes(bytes, self.settings.max_records, self.settings.max_bytes) {
@@ -322,7 +324,7 @@ impl Producer {
         let limit = self.settings.max_pending_bytes;
         let give_up = self.settings.session.now().after(self.settings.session.config.retry_timeout);
         while self.driver.queues[index].excess(self.driver.pending_bytes, bytes, limit).is_some() {
-            // What is merely collected would never make room.
+            // Records that are only collected would never make room.
             self.look(Time::NEVER, LookUp::Allowed)?;
             self.check_failures()?;
             let queue = &self.driver.queues[index];
@@ -361,7 +363,7 @@ impl Producer {
         self.step(look_up)
     }
 
-    /// Lets the driver continue, and takes in what became of the records.
+    /// Lets the driver continue, and takes in the outcomes.
     fn step(&mut self, look_up: LookUp) -> Result<()> {
         self.driver.step(look_up)?;
         if self.driver.is_busy() {

@@ -1,4 +1,4 @@
-//! Publishing in one call: the same queues and the same driver as a producer's, until all is stored or not.
+//! Publishing in one call: with the queues and the driver of a producer, until every record is stored or has failed.
 
 use std::collections::HashSet;
 use std::mem;
@@ -33,10 +33,10 @@ pub(crate) fn publish_all(session: &Arc<Session>, given: &[PartitionRecords<'_>]
     run(session, given)
 }
 
-/// Publishes all of them; a result for each, in their order.
+/// Publishes all of them. Returns a result for each, in their order.
 fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
     let numbered = given.iter().any(|given| !given.numbered.is_empty());
-    // A queue has one bundle at a time, so that any number of requests keep the order.
+    // A queue has one bundle at a time, so that any number of requests keeps the order.
     let mut driver = Driver::new(session.clone(), session.config.publish, usize::MAX, numbered);
     given.iter().for_each(|given| _ = driver.add(given.topic.into(), given.partition, None));
     let mut failed: Vec<Option<Error>> = vec![None; given.len()];
@@ -57,7 +57,7 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
         let waited = if has_more { Ok(()) } else { driver.wait(Time::NEVER) };
         match waited {
             Ok(()) => driver.step(LookUp::Allowed)?,
-            // If waiting was ended, or this machine cannot wait, what is in flight is in doubt.
+            // If the wait was ended, or this machine cannot wait, the outcome of what is in flight is unknown.
             Err(e) => {
                 for (queue, failed) in driver.queues.iter().zip(&mut failed).filter(|(queue, _)| !queue.is_idle()) {
                     let unknown = Error::unknown(&queue.topic, queue.partition, e.clone());
@@ -71,7 +71,7 @@ fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Res
     }
 }
 
-/// Gives a queue the next bundle of its records, once the one before is stored.
+/// Gives a queue the next bundle of its records once the previous one is stored.
 fn give_next(session: &Session, driver: &mut Driver, queue: usize, given: &PartitionRecords<'_>) -> Result<()> {
     let now_ms = millis(session.net.wall());
     for (seq, record) in (driver.queues[queue].stored as usize..).map_while(|index| given.get(index)) {
@@ -84,7 +84,7 @@ fn give_next(session: &Session, driver: &mut Driver, queue: usize, given: &Parti
     driver.seal(queue)
 }
 
-/// The error for a partition, some of whose records may be stored.
+/// Returns the error for a partition of which some records may be stored.
 fn partly(queue: &PartitionQueue, e: Error) -> Error {
     match queue.stored as usize {
         0 => e,

@@ -11,7 +11,7 @@
 //!                                                    failed: take_back() or dropped()
 //! ```
 //!
-//! Several bundles may be in flight. One that the broker refuses for now is sent again only if none after it was stored; until
+//! Several bundles may be in flight. A bundle that the broker refuses for now is sent again only if no later one was stored; until
 //! that is clear nothing else is sent. Numbered bundles go one at a time, see [`numbering`](super::numbering). The shell asks
 //! [`next`](PartitionQueue::next) and feeds the answers back; nothing here touches a socket or reads a clock.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
@@ -27,10 +27,10 @@ use crate::error::{Error, Result};
 use crate::net::{BrokerAddr, RetryPolicy, RetryState, Time};
 use crate::protocol::bundle::{BundleBuilder, Compression, LARGE, RawMessage};
 
-/// What a bundle takes beside its bytes, until it is stored: here, in memory that is shared, and in a request.
+/// Bytes that a bundle takes besides its own, until it is stored: here, in shared memory, and in a request.
 const BUNDLE: usize = 2 * size_of::<Bundle>();
 
-/// Places for bundles to keep.
+/// The room for bundles that an idle queue keeps.
 const KEPT: usize = 4;
 
 /// See the [module](self).
@@ -41,36 +41,36 @@ pub(super) struct PartitionQueue {
     pub(super) compression: Compression,
     pub(super) policy: RetryPolicy,
     pub(super) collected: Option<BundleBuilder>,
-    /// Those that are not resolved, in order; none before one that waits has yet to be sent.
+    /// The bundles that are not resolved, in order: those that were sent, then those that wait.
     pub(super) bundles: VecDeque<Bundle>,
-    /// Where those in flight went.
+    /// The leader that those in flight went to.
     pub(super) leader: Option<BrokerId>,
     /// The broker that answered last, for errors.
     pub(super) answered_by: Option<BrokerAddr>,
     /// Present if the producer gives the numbers.
     pub(super) numbering: Option<Numbering>,
-    /// The question on its way: the id of its request, and what it asks.
+    /// The question in flight: the id of its request, and what it asks.
     pub(super) question: Option<(u32, ToSend)>,
     pub(super) retry: RetryState,
     /// Attempts in a row that reached no broker, and redirects in a row.
     pub(super) unsent: usize,
     pub(super) redirects: u32,
-    /// What went wrong last, and is tried again.
+    /// The last error, if it is being retried.
     pub(super) trouble: Option<Error>,
-    /// What became of the bundles: for the driver to take out.
+    /// Outcomes of bundles, for the driver to take out.
     pub(super) deliveries: Vec<Delivery>,
-    /// Numbers, first and last, that are missing at the end of the log: for the driver to tell.
+    /// Numbers, first and last, that are missing at the end of the log, for the driver to report.
     pub(super) gap: Option<(u64, u64)>,
     /// Bytes of records in its bundles, before compression.
     pub(super) bytes: usize,
-    /// Up to this many bytes can be collected without a look at limits, in memory that is there and counted.
+    /// How many bytes can be collected without a look at the limits, in memory that is already allocated and counted.
     pub(super) fill_to: usize,
-    /// Bytes of the memory of its bundles that hold nothing, and what it held in all when that was counted last.
+    /// Unused bytes in the memory of its bundles, and the bytes that it held in total at the last count.
     pub(super) unused: usize,
     pub(super) counted: usize,
     /// Records stored so far.
     pub(super) stored: u64,
-    /// When what is collected must be sent, and when the partition last made progress: the producer's notes.
+    /// When the collected records must be sent, and when the partition last made progress. The producer keeps these here.
     pub(super) send_by: Time,
     pub(super) progressed: Time,
 }
@@ -78,7 +78,7 @@ pub(super) struct PartitionQueue {
 /// What a queue wants the driver to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ToSend {
-    /// The first that waits.
+    /// The first bundle that waits.
     Bundle,
     /// The question for the end of the leader's log.
     End,
@@ -86,16 +86,16 @@ pub(super) enum ToSend {
     Mark,
 }
 
-/// What became of a bundle: stored, or why not.
+/// The outcome of a bundle: stored, or why not.
 pub(super) type Delivery = (Bundle, Result<()>);
 
 impl PartitionQueue {
-    /// Takes a record, with its number if it has one of its own.
+    /// Takes a record, with its explicit number if it has one.
     // Inlined: a producer calls it for each record.
     #[inline(always)]
     pub(super) fn push(&mut self, seq: Option<u64>, raw: &RawMessage<'_>, spares: &mut Spares) -> Result<()> {
         let builder = self.collected.get_or_insert_with(|| spares.builders.pop().unwrap_or_default());
-        // A numbering producer gives them theirs when the bundle is sent.
+        // An idempotent producer numbers a bundle when it is sent.
         match seq.or_else(|| self.numbering.is_some().then(|| u64::from(builder.count()) + 1)) {
             Some(seq) => builder.push_at(seq, raw),
             None => builder.push(raw),
@@ -103,14 +103,14 @@ impl PartitionQueue {
         .map_err(Error::encode)
     }
 
-    /// Whether a record of up to this many bytes can be collected without a look at limits.
+    /// Returns whether a record of up to this many bytes can be collected without a look at the limits.
     #[inline]
     pub(super) fn has_room(&self, record: usize) -> bool {
         self.collected().1 + record <= self.fill_to
     }
 
-    /// Makes room for a record of up to this many bytes, which no limit forbids, and for those after it up to the limits: what may
-    /// be collected, and what all may hold.
+    /// Makes room for a record of up to this many bytes, which no limit forbids, and for later ones up to two limits: `most` for this
+    /// bundle, and `limit` for all queues.
     pub(super) fn make_room(&mut self, record: usize, most: usize, limit: usize, spares: &mut Spares) {
         let builder = self.collected.get_or_insert_with(|| spares.builders.pop().unwrap_or_default());
         let room = builder.reserve(record);
@@ -118,22 +118,22 @@ impl PartitionQueue {
         self.fill_to = room.min(most).min((limit / 4).saturating_sub(self.bytes)).max(least);
     }
 
-    /// Brings a sum of what queues hold up to date: buffers count whole, and a bundle of few bytes is more than these.
+    /// Updates a sum of what queues hold. Buffers count at their full capacity, and each bundle counts for more than its bytes.
     pub(super) fn recount(&mut self, sum: &mut usize) {
         let collecting = self.collected.as_ref().map_or(0, BundleBuilder::capacity);
         let held = self.bytes + self.unused + collecting + self.bundles.len() * BUNDLE;
         *sum = *sum + held - mem::replace(&mut self.counted, held);
     }
 
-    /// Whether the bundle that is being collected takes a record of up to this many bytes, too, of the most records and bytes
-    /// there may be; an empty one takes any.
+    /// Returns whether the bundle being collected takes another record of up to this many bytes, given the most records and bytes
+    /// that it may have. An empty one takes any record.
     pub(super) fn takes(&self, record: usize, records: u32, bytes: usize) -> bool {
         let (count, len) = self.collected();
         count == 0 || (count < records && len + record <= bytes)
     }
 
-    /// Which limit a record of up to this many bytes would exceed, given what all partitions hold and may hold: what is held, what
-    /// may be, and whether all is too much rather than this partition alone.
+    /// Returns the limit that a record of up to this many bytes would exceed, given what all partitions hold and may hold: the bytes
+    /// held, the bytes allowed, and whether it is the limit of all partitions rather than of this one.
     pub(super) fn excess(&self, all: usize, bytes: usize, limit: usize) -> Option<(usize, usize, bool)> {
         if all > 0 && all + bytes > limit {
             return Some((all, limit, true));
@@ -142,21 +142,21 @@ impl PartitionQueue {
         (mine > 0 && mine + bytes > limit / 4).then_some((mine, limit / 4, false))
     }
 
-    /// Records collected, and the bytes of their message set.
+    /// Returns how many records are collected, and the bytes of their message set.
     #[inline]
     pub(super) fn collected(&self) -> (u32, usize) {
         self.collected.as_ref().map_or((0, 0), |builder| (builder.count(), builder.set_len()))
     }
 
-    /// Makes a bundle of what is collected.
+    /// Makes a bundle of the collected records.
     pub(super) fn seal(&mut self, spares: &mut Spares) -> Result<()> {
         self.fill_to = 0;
         let Some(mut builder) = self.collected.take() else { return Ok(()) };
         if builder.count() > 0 {
-            // A small one is copied, to memory of its size.
+            // A small bundle is copied to memory of its size.
             let spare = if builder.set_len() >= LARGE { spares.buffers.pop() } else { None };
             let mut bundle = Bundle::seal(&mut builder, spare.unwrap_or_default(), self.compression)?;
-            // The numbers of a numbering producer are still to come.
+            // An idempotent producer gives the numbers later.
             bundle.range = bundle.range.filter(|_| self.numbering.is_none());
             self.bytes += bundle.size;
             self.unused += bundle.unused;
@@ -166,7 +166,7 @@ impl PartitionQueue {
         Ok(())
     }
 
-    /// What to send to this leader now.
+    /// Returns what to send to this leader now.
     pub(super) fn next(&mut self, now: Time, leader: BrokerId) -> Option<ToSend> {
         if !self.wants_to_send(now) {
             return None;
@@ -182,19 +182,19 @@ impl PartitionQueue {
         Some(ToSend::Bundle)
     }
 
-    /// The first bundle that waits to be sent.
+    /// Returns the first bundle that waits to be sent.
     pub(super) fn first_waiting(&self) -> Option<&Bundle> {
         self.bundles.iter().find(|bundle| bundle.is_waiting())
     }
 
-    /// Whether there is something to send now, to whatever leader.
+    /// Returns whether there is something to send now, to whatever leader.
     pub(super) fn wants_to_send(&self, now: Time) -> bool {
         self.has_work() && self.retry.pause_until <= now
     }
 
-    /// Whether there is something to send, now or later.
+    /// Returns whether there is something to send, now or later.
     pub(super) fn has_work(&self) -> bool {
-        // After trouble one alone finds out whether it is over.
+        // After trouble, one bundle alone finds out whether it is over.
         let may_follow = |bundle: &Bundle| match bundle.stage {
             Stage::Held => true,
             Stage::InFlight(_) => self.numbering.is_none() && !self.retry.is_in_trouble(),
@@ -213,17 +213,17 @@ impl PartitionQueue {
         self.sent_bundles().any(|bundle| matches!(bundle.stage, Stage::InFlight(_)))
     }
 
-    /// The place of the bundle that was sent with this request.
+    /// Returns the index of the bundle that was sent with this request.
     pub(super) fn index_of(&self, request: u32) -> Option<usize> {
         self.sent_bundles().position(|bundle| matches!(bundle.stage, Stage::InFlight(id) if id == request))
     }
 
-    /// When to look at it again if nothing arrives: at the end of its pause, and of its budget.
+    /// Returns when to look at it again if nothing arrives: at the end of its pause, and of its budget.
     pub(super) fn times(&self) -> [Time; 2] {
         [self.retry.pause_until, self.retry.gives_up_at(&self.policy)]
     }
 
-    /// Notes that what it wanted went to this leader.
+    /// Notes that what it wanted was sent to this leader.
     pub(super) fn sent(&mut self, id: u32, leader: BrokerId, what: ToSend) {
         if what != ToSend::Bundle {
             self.question = Some((id, what));
@@ -236,7 +236,7 @@ impl PartitionQueue {
         }
     }
 
-    /// Takes back what has failed, in order, to be sent again.
+    /// Takes back a failed bundle, to send it again. They come in order.
     pub(super) fn take_back(&mut self, mut bundle: Bundle) {
         if let Some(numbering) = self.numbering.as_mut().filter(|_| bundle.range.is_some()) {
             (numbering.unsure, numbering.another_writer) = (true, false);
@@ -248,7 +248,7 @@ impl PartitionQueue {
         self.bundles.push_back(bundle);
     }
 
-    /// Notes what of the failures will not be sent again, in order, after the others were taken back.
+    /// Notes the failures that will not be sent again, in order, after the others were taken back.
     pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>) {
         let keeps = self.bundles.iter().any(|bundle| bundle.range.is_some());
         if let Some(numbering) = &mut self.numbering {
@@ -256,28 +256,28 @@ impl PartitionQueue {
         }
     }
 
-    /// Records that are neither stored nor have failed.
+    /// Returns the number of records that are neither stored nor have failed.
     pub(super) fn pending(&self) -> u64 {
         u64::from(self.collected().0) + self.bundles.iter().map(|bundle| u64::from(bundle.count)).sum::<u64>()
     }
 
-    /// Whether no sealed bundle is unresolved.
+    /// Returns whether every sealed bundle is resolved.
     pub(super) fn is_idle(&self) -> bool {
         self.bundles.is_empty()
     }
 
-    /// Returns what has become of bundles, and gives back their memory: there may be thousands of queues.
+    /// Returns the outcomes of bundles, and gives back the memory of the list: there may be thousands of queues.
     pub(super) fn take_deliveries(&mut self) -> Vec<Delivery> {
         self.bundles.shrink_to(KEPT);
         mem::take(&mut self.deliveries)
     }
 
-    /// Whether all that is not stored comes back once nothing is in flight any more.
+    /// Returns whether everything that is not stored comes back once nothing is in flight any more.
     pub(super) fn is_failing(&self) -> bool {
         self.sent_bundles().any(|bundle| bundle.failure().is_some())
     }
 
-    /// Whether something has gone wrong since the last bundle was stored.
+    /// Returns whether something has gone wrong since the last bundle was stored.
     pub(super) fn is_in_trouble(&self) -> bool {
         self.is_failing() || self.retry.is_in_trouble()
     }

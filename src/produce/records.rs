@@ -1,4 +1,4 @@
-//! Records of a partition on their way in, with the checks that all must pass, and on their way back.
+//! Records of a partition on their way in, with the checks that all of them must pass, and on their way back.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -12,17 +12,17 @@ use crate::message::{Record, check_topic};
 use crate::net::{Network, Time};
 use crate::protocol::bundle::{MAX_KEY, RawMessage};
 
-/// The most bytes of key and payload in a record: with all that surrounds it in a request it stays below the 256 MiB that
-/// servers take.
+/// The most bytes of key and payload in a record: with everything around it, a request stays below the 256 MiB that servers
+/// accept.
 const MAX_RECORD: usize = 255 << 20;
 
-/// A bundle takes no further record beyond this many bytes, uncompressed: readers must hold it whole.
+/// Beyond this many bytes, uncompressed, a bundle takes no further record: readers must hold it whole.
 pub(super) const MAX_SET: usize = 32 << 20;
 
 /// The most bytes that surround a record's key and payload.
 const RECORD_OVERHEAD: usize = 1 + 5 + 8 + 1 + 5;
 
-/// How far above the last one stored, and above its bundle's first one, a number may not lie (reference, section 19).
+/// A number must lie less than this above the last one stored, and above the first one of its bundle (reference, section 19).
 const TOO_FAR: u64 = 1 << 31;
 
 /// Records for a partition, as [`Client::publish_all`](crate::Client::publish_all) takes them.
@@ -31,7 +31,7 @@ const TOO_FAR: u64 = 1 << 31;
 pub struct PartitionRecords<'a> {
     pub(super) topic: &'a str,
     pub(super) partition: u16,
-    /// One of these is empty: records that get their numbers from the broker, or that have numbers of their own.
+    /// One of these is empty: records that get their numbers from the broker, or records with explicit numbers.
     plain: &'a [Record<'a>],
     pub(super) numbered: &'a [(u64, Record<'a>)],
 }
@@ -42,7 +42,7 @@ impl<'a> PartitionRecords<'a> {
         PartitionRecords { topic, partition, plain, numbered: &[] }
     }
 
-    /// These records, with numbers of their own.
+    /// Creates a list of records with explicit numbers.
     pub(crate) fn numbered(topic: &'a str, partition: u16, numbered: &'a [(u64, Record<'a>)]) -> PartitionRecords<'a> {
         PartitionRecords { topic, partition, plain: &[], numbered }
     }
@@ -51,13 +51,13 @@ impl<'a> PartitionRecords<'a> {
         self.plain.len() + self.numbered.len()
     }
 
-    /// A record, and its number if it has one of its own.
+    /// Returns a record, and its explicit number if it has one.
     pub(super) fn get(&self, index: usize) -> Option<(Option<u64>, Record<'a>)> {
         let numbered = || self.numbered.get(index).map(|&(seq, record)| (Some(seq), record));
         self.plain.get(index).map(|&record| (None, record)).or_else(numbered)
     }
 
-    /// Refuses what cannot be sent.
+    /// Refuses records that cannot be sent.
     pub(super) fn check(&self) -> Result<()> {
         let PartitionRecords { topic, partition, .. } = *self;
         check_place(topic, partition)?;
@@ -79,7 +79,7 @@ impl<'a> PartitionRecords<'a> {
         Ok(())
     }
 
-    /// Refuses numbers that a partition whose log ends at `end` does not take, or that could kill its server; warns of gaps.
+    /// Refuses numbers that a partition whose log ends at `end` does not accept, or that could kill its server. Warns of gaps.
     pub(super) fn check_numbers(&self, end: u64) -> Result<()> {
         let (Some(&(first, _)), Some(&(last, _))) = (self.numbered.first(), self.numbered.last()) else {
             return Ok(());
@@ -108,8 +108,7 @@ impl<'a> PartitionRecords<'a> {
     }
 }
 
-/// Records of a partition that a [`Producer`](crate::Producer) could not store, or may have stored, as they were given to it,
-/// and why.
+/// Records of a partition that a [`Producer`](crate::Producer) could not store, or may have stored, and the reason.
 ///
 /// It holds the bundle as it would be sent; [`records`](Failure::records) decodes it.
 pub struct Failure {
@@ -133,14 +132,14 @@ impl Failure {
         self.partition
     }
 
-    /// The reason: [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if they may be stored all the same; with any other
-    /// error they are not.
+    /// The reason: [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if they may be stored nevertheless; with any other error
+    /// they are not.
     pub fn error(&self) -> &Error {
         &self.error
     }
 
-    /// Returns whether they may be stored all the same: all of them or none. In a cluster, a new leader may have only the
-    /// first of them.
+    /// Returns whether they may be stored nevertheless: all of them or none. In a cluster, a new leader may have only the first
+    /// ones.
     pub fn is_unknown(&self) -> bool {
         self.error.kind == ErrorKind::OutcomeUnknown
     }
@@ -191,7 +190,7 @@ pub(super) fn check_place(topic: &str, partition: u16) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a record that no bundle takes.
+/// Refuses a record that fits into no bundle.
 #[inline]
 pub(super) fn check_record(topic: &str, partition: u16, record: &Record<'_>) -> Result<()> {
     let key = record.get_key().map_or(0, <[u8]>::len);
@@ -208,7 +207,7 @@ fn refusal(topic: &str, partition: u16, key: usize, len: usize) -> Error {
     Error::new(ErrorKind::BundleTooLarge { needed, limit }).about(topic, partition)
 }
 
-/// Names the record that a call's error is about.
+/// Adds to an error which record of the call it is about.
 fn at(index: usize, e: Error) -> Error {
     match e.kind {
         ErrorKind::Config { reason } => Error::config(format!("record {index}: {reason}")),
@@ -216,7 +215,7 @@ fn at(index: usize, e: Error) -> Error {
     }
 }
 
-/// Milliseconds since 1970 for records without a time stamp, at one look at one clock each.
+/// Milliseconds since 1970 for records without a time stamp. Each look reads one clock.
 #[derive(Default)]
 pub(super) struct WallClock {
     /// When the wall clock was read, and what it said.
@@ -224,7 +223,7 @@ pub(super) struct WallClock {
 }
 
 impl WallClock {
-    /// For this long the monotonic clock tells how far the wall clock has moved; a jump is noticed no later.
+    /// For this long the monotonic clock tells how far the wall clock has moved. A jump is noticed after that at the latest.
     const TRUSTED: Duration = Duration::from_millis(100);
 
     #[inline]
@@ -232,7 +231,7 @@ impl WallClock {
         match self.read {
             Some((then, ms)) if now.since(then) < WallClock::TRUSTED => ms + u64::from(now.since(then).subsec_millis()),
             _ => {
-                // In this order: no record is to be stamped with a time that is still to come.
+                // In this order, so that no record gets a time stamp in the future.
                 let wall = millis(net.wall());
                 self.read.insert((net.now(), wall)).1
             }
