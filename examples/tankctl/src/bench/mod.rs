@@ -1,4 +1,4 @@
-//! Measures consuming and publishing, beside what bare sockets do with the same bytes.
+//! Measures consuming and publishing, compared with bare sockets that carry the same bytes.
 
 mod bare;
 mod consume;
@@ -17,11 +17,11 @@ use crate::positions::Place;
 use served::Served;
 use sets::Set;
 
-/// Measure consuming and publishing, beside bare sockets
+/// Measure consuming and publishing, compared with bare sockets
 ///
-/// Starts a broker of its own, in memory and in a process of its own, and fills it; or measures another one, with --topic.
-/// Ways that are compared take turns, and medians are shown: time, processor time of the thread that works, growth of the peak
-/// of memory, and the speed as a share of bare sockets that exchange the same bytes, recorded before, without looking at them.
+/// Starts a broker in memory, in a process of its own, and fills it; with --topic it measures another broker. The ways that are
+/// compared take turns, and medians are shown: time, processor time of the working thread, growth of peak memory, and speed
+/// relative to bare sockets. These exchange the same bytes, which were recorded before, without looking at them.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -35,22 +35,22 @@ pub struct Args {
     /// Messages of one size: plain100, snappy100, plain1k, snappy1k or single100 [default: all]
     #[arg(long, value_name = "NAME", value_parser = Set::named)]
     set: Option<Set>,
-    /// Payload of a set; of single100 a tenth, unless it is filled into --topic
+    /// Payload of each set; a tenth of it for single100, unless it goes to --topic
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     megabytes: u64,
-    /// A partition of --brokers that is read, or appended to; partition 0 of a topic
+    /// Read from this partition of --brokers, or append to it; partition 0 if only a topic is named
     #[arg(long, value_name = "TOPIC[/PARTITION]")]
     topic: Option<Place>,
     /// Bytes to ask for at a time
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
     fetch_size: u32,
-    /// Runs of each way
+    /// How often to measure each way
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Messages to publish in a run [default: 500000, one by one a hundredth], or to time [default: 10000]
+    /// Messages to publish in a run [default: 500000; a hundredth one by one], or to time [default: 10000]
     #[arg(long, value_name = "COUNT")]
     count: Option<u64>,
-    /// Follow a whole topic whose partitions this many brokers of our own lead, or that of --topic (latency)
+    /// Follow a topic whose partitions are led by this many brokers, or the whole topic of --topic (latency)
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=64))]
     leaders: Option<u8>,
     /// Measure only one way of consuming, for a profiler
@@ -62,14 +62,14 @@ pub struct Args {
 enum Mode {
     /// Read each set in a loop, by batches, and by bare sockets
     Consume,
-    /// Write messages of 100 bytes: 1,000 a request, each acknowledged before the next; with a producer, and its bytes by bare
-    /// sockets; and one by one, as percentiles of the time until the acknowledgement
+    /// Write messages of 100 bytes: 1,000 per request, each acknowledged before the next; with a producer, and its bytes by bare
+    /// sockets; and one by one, shown as percentiles of the time until the acknowledgement
     Publish,
     /// Show percentiles of the time from publishing a message of 100 bytes to its delivery in a follower that waits for it; of the
-    /// same requests by bare sockets; and of as many bytes through a bare relay. With --leaders the follower waits at as many
+    /// same requests by bare sockets; and of as many bytes through a bare relay. With --leaders the follower waits at that many
     /// leaders, and the bare sockets at one
     Latency,
-    /// Measure nothing: append --megabytes of a --set to --topic, to be read by the other modes
+    /// Measure nothing: append --megabytes of a --set to --topic, for the other modes to read
     Fill,
 }
 
