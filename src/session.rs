@@ -168,7 +168,7 @@ impl Session {
     /// The handle was closed meanwhile.
     pub(crate) fn pause(&self, until: Time) -> Result<()> {
         while self.now() < until {
-            self.wait(&mut std::iter::empty(), until)?;
+            self.wait(None, Vec::new(), until)?;
         }
         Ok(())
     }
@@ -177,8 +177,13 @@ impl Session {
     ///
     /// # Errors
     /// The handle was closed meanwhile, or the system cannot wait.
-    pub(crate) fn wait(&self, channels: &mut dyn Iterator<Item = &mut Channel>, until: Time) -> Result<bool> {
-        let is_due = wait(&*self.net, channels, self.closed.as_deref(), until)?;
+    pub(crate) fn wait<'a>(
+        &self,
+        first: Option<&'a mut Channel>,
+        others: Vec<&'a mut Channel>,
+        until: Time,
+    ) -> Result<bool> {
+        let is_due = wait(&*self.net, first, others, self.closed.as_deref(), until)?;
         if self.is_closed() { Err(Error::new(ErrorKind::Closed)) } else { Ok(is_due) }
     }
 
@@ -253,7 +258,7 @@ impl Session {
             }
             // Looking up a name has a clock of its own.
             share.until = share.until.after(self.now().since(began));
-            let is_due = self.wait(&mut std::iter::once(&mut channel), share.until)?;
+            let is_due = self.wait(Some(&mut channel), Vec::new(), share.until)?;
             // One more look: the time may have been spent elsewhere.
             if is_due && !channel.open(self.now(), LookUp::Never)? {
                 return Err(Error::timeout(addr, channel.phase(), timeout));
@@ -318,7 +323,7 @@ impl Session {
                 channel.answer_ends(now, Some(question.id));
                 return Ok(());
             }
-            self.wait(&mut std::iter::once(&mut *channel), Time::NEVER)?;
+            self.wait(Some(channel), Vec::new(), Time::NEVER)?;
         }
     }
 

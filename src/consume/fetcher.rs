@@ -492,7 +492,7 @@ fn share(ahead: u64, partitions: usize, fetch_size: u32) -> u32 {
 /// that its slots stand for. Those that have more are asked for at least `share` bytes.
 fn slots(request: &[(u32, Want)], all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<u32>) {
     let topic = |of: &(u32, Want)| all.name(of.0).0;
-    let order = in_order(request.iter().map(|of| (topic(of), 0)));
+    let order = in_order(&mut request.iter().map(|of| (&**topic(of), 0)));
     let request: Vec<_> = order.into_iter().map(|place| request[place as usize]).collect();
     let topics = request.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
         let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, is_risky, .. })| {

@@ -20,7 +20,7 @@ use log::info;
 use super::partition::{Lost, Next, Partition, Rules, State, Want};
 use super::position::Stats;
 use crate::error::{Error, Result};
-use crate::message::{Gap, in_order};
+use crate::message::{Gap, Names, in_order};
 use crate::net::{BrokerAddr, Time};
 use crate::protocol::fetch::{MAX_PARTITIONS, PartitionAnswer};
 
@@ -71,7 +71,7 @@ impl Partitions {
             list.push(Partition::dormant(rules.names.len(), &rules.options));
             Arc::make_mut(&mut rules.names).push(topic, *partition);
         }
-        let order = in_order((0..rules.names.len()).map(|index| rules.names.get(index)));
+        let order = in_order(&mut (0..rules.names.len()).map(|index| name(&rules.names, index)));
         let idle = (0..).zip(&list).filter(|(_, partition)| partition.state == State::Idle);
         let due: VecDeque<u32> = idle.map(|(index, _)| index).collect();
         Partitions {
@@ -101,8 +101,8 @@ impl Partitions {
 
     /// Returns a partition and its index, if it belongs to the subscription.
     pub(super) fn find(&self, topic: &str, partition: u16) -> Option<(u32, &Partition)> {
-        let name = |&index: &u32| (&**self.name(index).0, self.name(index).1);
-        let place = self.order.binary_search_by_key(&(topic, partition), name).ok()?;
+        let names = &self.rules.names;
+        let place = self.order.binary_search_by_key(&(topic, partition), |&index| name(names, index)).ok()?;
         let index = *self.order.get(place)?;
         Some((index, self.get(index))).filter(|(_, partition)| !partition.is_probe())
     }
@@ -121,7 +121,12 @@ impl Partitions {
         let partition = &mut self.list[index as usize];
         let (before, was_suspect) = (partition.state, partition.is_suspect());
         let done = act(partition, &self.rules);
-        let (after, is_suspect) = (partition.state, partition.is_suspect());
+        self.on_change(index, before, was_suspect);
+        done
+    }
+
+    fn on_change(&mut self, index: u32, before: State, was_suspect: bool) {
+        let (after, is_suspect) = (self.get(index).state, self.get(index).is_suspect());
         self.suspects = self.suspects + usize::from(is_suspect) - usize::from(was_suspect);
         if before != after {
             self.open = self.open + usize::from(after != State::Done) - usize::from(before != State::Done);
@@ -131,7 +136,6 @@ impl Partitions {
                 State::InFlight(_) | State::Done => {}
             }
         }
-        done
     }
 
     /// Ends the pauses that are over.
@@ -267,6 +271,12 @@ impl Partitions {
         }
         self.with(index, |partition, rules| partition.on_lost(now, how, e, rules))
     }
+}
+
+/// A partition's topic and number, as they sort.
+fn name(names: &Names, index: u32) -> (&str, u16) {
+    let (topic, partition) = names.get(index);
+    (topic, partition)
 }
 
 #[cfg(test)]

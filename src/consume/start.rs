@@ -1,6 +1,6 @@
 //! Works out where each partition of a subscription begins, and finds a time in a partition.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use super::iter::ConsumeIter;
 use super::partition::{Partition, before_end};
 use super::subscription::{Options, OutOfRange, Subscription};
 use crate::error::{Error, ErrorKind, Fault, Result};
-use crate::message::{Names, Start, check_topic, millis_at_or_after};
+use crate::message::{Names, Start, check_topic, in_order, millis_at_or_after};
 use crate::net::{BrokerAddr, RetryPolicy};
 use crate::protocol::admin::PartitionState;
 use crate::session::{Marks, Session, marks_of_state};
@@ -63,7 +63,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
         }
     }
     drop(topics);
-    begin_at_ends(session, &names, &mut list, open, &subscription.options)?;
+    begin_at_ends(session, &names, &mut list, &open, &subscription.options)?;
     ConsumeIter::new(session, subscription, Arc::new(names), list, &whole, in_cluster).begin()
 }
 
@@ -101,21 +101,20 @@ fn begin_at_ends(
     session: &Arc<Session>,
     names: &Names,
     list: &mut [Partition],
-    open: Vec<Place>,
+    open: &[Place],
     options: &Options,
 ) -> Result<()> {
     let policy = RetryPolicy { timeout: AT_ONCE, ..session.leader_policy() };
     // Grouped by topic, so that few requests are needed whatever order the partitions were named in.
-    let mut by_topic: BTreeMap<&str, Vec<Place>> = BTreeMap::new();
-    for place in open {
-        by_topic.entry(names.get(place.index).0).or_default().push(place);
-    }
-    for (topic, open) in by_topic {
-        let ids: Vec<u16> = open.iter().map(|place| names.get(place.index).1).collect();
-        for (place, end) in open.into_iter().zip(session.log_ends(topic, &ids, &policy)?) {
+    let name = |place: &u32| names.get(open[*place as usize].index);
+    let order = in_order(&mut open.iter().map(|place| (&**names.get(place.index).0, 0)));
+    for of_topic in order.chunk_by(|a, b| name(a).0 == name(b).0) {
+        let ids: Vec<u16> = of_topic.iter().map(|place| name(place).1).collect();
+        let ends = session.log_ends(name(&of_topic[0]).0, &ids, &policy)?;
+        for (&place, end) in of_topic.iter().zip(ends) {
             let marks = end.map(Some).or_else(|e| if e.is_transient() { Ok(None) } else { Err(e) })?;
-            let index = place.index as usize;
-            list[index] = Place { marks, ..place }.begin(session, names, options)?;
+            let Place { index, start, .. } = open[place as usize];
+            list[index as usize] = Place { index, start, marks }.begin(session, names, options)?;
         }
     }
     Ok(())

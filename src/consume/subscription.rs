@@ -6,7 +6,7 @@ use super::close::CloseHandle;
 use super::position::Positions;
 use crate::config::setters;
 use crate::error::{Error, Result};
-use crate::message::{Start, check_topic, millis_at_or_after, whole_millis};
+use crate::message::{Start, check_topic, in_order, millis_at_or_after, whole_millis};
 use crate::protocol::fetch::MAX_WAIT_MS;
 
 /// The largest fetch size; servers cut larger ones down to it.
@@ -180,9 +180,11 @@ impl Subscription {
                 return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
             }
         }
-        let mut all: Vec<_> = self.wanted.iter().map(|wanted| (&wanted.topic, wanted.partition)).collect();
-        // `None`, which stands for all partitions, sorts first.
-        all.sort_unstable();
+        // `None`, which stands for all partitions, comes first.
+        let place = |wanted: &Wanted| wanted.partition.map_or(0, |id| id + 1);
+        let order = in_order(&mut self.wanted.iter().map(|wanted| (&*wanted.topic, place(wanted))));
+        let wanted = order.iter().map(|&index| &self.wanted[index as usize]);
+        let all: Vec<_> = wanted.map(|wanted| (&wanted.topic, wanted.partition)).collect();
         let mut neighbours = all.iter().zip(all.iter().skip(1));
         if let Some((a, b)) = neighbours.find(|(a, b)| a.0 == b.0 && (a.1.is_none() || a.1 == b.1)) {
             let [a, b] = [a, b].map(|(topic, id)| id.map_or(topic.to_string(), |id| format!("{topic}/{id}")));

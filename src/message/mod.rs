@@ -65,13 +65,12 @@ pub(crate) use decoded::{DecodedBundle, JOINED};
 use crate::error::{Error, Result};
 use crate::net::Block;
 use crate::protocol::bundle::{Entry, RawMessage};
+use crate::protocol::cursor::sorted;
 use crate::protocol::limits::setters;
 
 /// Returns the indices of partitions in the order of their names. Those with the same name stay in the order given.
-pub(crate) fn in_order<'a>(names: impl Iterator<Item = (&'a Arc<str>, u16)>) -> Vec<u32> {
-    let mut order: Vec<_> = names.zip(0..).collect();
-    order.sort_unstable();
-    let mut order: Vec<_> = order.into_iter().map(|(_, index)| index).collect();
+pub(crate) fn in_order(names: &mut dyn Iterator<Item = (&str, u16)>) -> Vec<u32> {
+    let mut order: Vec<_> = sorted(names).into_iter().map(|(_, index)| index).collect();
     // The list has taken over the memory of the names.
     order.shrink_to_fit();
     order

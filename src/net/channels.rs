@@ -16,18 +16,17 @@ use crate::protocol::frame::{Frame, Frames, Kind};
 
 /// Blocks until a channel has something to do, the handle is closed, or `until` has come. Returns whether `until` has come.
 ///
+/// Most programs wait for one connection, again and again: that allocates nothing.
+///
 /// # Errors
 /// The system cannot wait.
-#[inline(never)] // It is long, and whoever calls it is about to wait.
-pub(crate) fn wait(
+pub(crate) fn wait<'a>(
     net: &dyn Network,
-    channels: &mut dyn Iterator<Item = &mut Channel>,
+    mut first: Option<&'a mut Channel>,
+    mut others: Vec<&'a mut Channel>,
     closed: Option<&Closed>,
     until: Time,
 ) -> Result<bool> {
-    // Most programs wait for one connection, again and again: that allocates nothing.
-    let mut first = channels.next();
-    let mut others: Vec<&mut Channel> = channels.collect();
     let began = net.now();
     let due = first.iter().chain(&others).map(|channel| channel.due()).fold(until, Time::min);
     {

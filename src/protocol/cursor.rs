@@ -221,22 +221,27 @@ pub(super) fn put_topics<N: AsRef<str>, P>(
     mut put: impl FnMut(&P, &mut Vec<u8>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
     put_count8(topics.len(), "topics in a request", 1, out)?;
-    check_once("entries of a topic", topics.iter().map(|topic| topic.name.as_ref()))?;
+    check_once("entries of a topic", &mut topics.iter().map(|topic| (topic.name.as_ref(), 0)))?;
     for topic in topics {
         put_topic(topic.name.as_ref(), out)?;
         put_count8(topic.partitions.len(), "partitions of a topic", 1, out)?;
-        check_once("entries of a partition", topic.partitions.iter().map(&id))?;
+        check_once("entries of a partition", &mut topic.partitions.iter().map(|of| ("", id(of))))?;
         topic.partitions.iter().try_for_each(|entry| put(entry, out))?;
     }
     Ok(())
 }
 
 /// Refuses what is there twice. Most lists are in order already.
-fn check_once<T: Ord>(field: &'static str, ids: impl Iterator<Item = T>) -> Result<(), EncodeError> {
-    let mut ids: Vec<T> = ids.collect();
-    ids.sort_unstable();
-    let once = ids.is_sorted_by(|a, b| a < b);
+fn check_once(field: &'static str, ids: &mut dyn Iterator<Item = (&str, u16)>) -> Result<(), EncodeError> {
+    let once = sorted(ids).is_sorted_by(|a, b| a.0 < b.0);
     EncodeError::check(field, if once { 1 } else { 2 }, 1, 1)
+}
+
+/// Partitions in the order of their names, each with its place before; the same name in the order in which it came.
+pub(crate) fn sorted<'a>(names: &mut dyn Iterator<Item = (&'a str, u16)>) -> Vec<((&'a str, u16), u32)> {
+    let mut names: Vec<_> = names.zip(0..).collect();
+    names.sort_unstable();
+    names
 }
 
 /// Reads the topics of a request, without these checks.
