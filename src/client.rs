@@ -59,14 +59,14 @@ impl Client {
     /// is missed.
     ///
     /// While no broker can be reached it tries again, for up to [`retry_timeout`](ClientBuilder::retry_timeout). In a cluster
-    /// it does not wait for partitions without a leader: they join in when they have one. Finding out that they have none
-    /// takes [no longer than the guide says](crate::guide::time_outs#what-each-call-waits-for). Only a [start by time](crate::Start::Time) must wait for
-    /// the partition's leader, up to `retry_timeout`.
+    /// it does not wait for partitions without a leader: they join in when they have one. Finding out that they have none takes
+    /// [no longer than the guide says](crate::guide::time_outs#what-each-call-waits-for). Only a
+    /// [start by time](crate::Start::Time) must wait for the partition's leader, up to `retry_timeout`.
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) for a subscription that cannot work; [`Broker`](crate::ErrorKind::Broker) for an
-    /// unknown topic or partition; [`Closed`](crate::ErrorKind::Closed) if a [handle](Subscription::close_with) is
-    /// closed by then; otherwise as [`ClientBuilder::connect`].
+    /// unknown topic or partition; [`Closed`](crate::ErrorKind::Closed) if a [handle](Subscription::close_with) was closed
+    /// before it returned; otherwise as [`ClientBuilder::connect`].
     pub fn subscribe(&self, what: impl Into<Subscription>) -> Result<ConsumeIter> {
         subscribe(&self.session, what.into())
     }
@@ -144,7 +144,7 @@ impl Client {
     /// above the mark, unless the partition is empty, or above the first one of the call. It cannot know whether several calls
     /// together have stretched a segment that far.
     ///
-    /// Gaps are logged, as one warning a call: a TANK server can die when a consumer asks for a number inside one (see
+    /// Gaps are logged as one warning per call: a TANK server can die when a consumer asks for a number inside a gap (see
     /// [positions](crate::guide::positions#a-gap-that-kills-a-server)).
     ///
     /// # Errors

@@ -14,8 +14,8 @@ use crate::protocol::produce::ACKS_QUORUM;
 pub(crate) use crate::protocol::limits::setters;
 use crate::protocol::limits::settings;
 
-/// The most bytes that may have to be in memory in one piece. A buffer may take four times as many, and no system allows more
-/// than `isize::MAX`: that matters where numbers have 32 bits.
+/// The most bytes that may have to be in memory in one piece. A buffer may take four times as many, and never more than
+/// `isize::MAX`, which matters on 32-bit systems.
 const MAX_IN_MEMORY: u32 = if isize::MAX as u64 / 4 < 2 << 30 { (isize::MAX as u64 / 4) as u32 } else { 2 << 30 };
 
 settings! {

@@ -53,14 +53,14 @@ pub(crate) struct Question<'a> {
     frame: Vec<u8>,
     /// The topic it is about, if it must not be asked twice: its outcome is unknown if it fails once the broker may have it.
     once: Option<&'a str>,
-    /// Reads the payload of the answer: while that may be malformed nobody else may have the connection.
+    /// Reads the payload of the answer. Until that has succeeded, the connection must not be used for anything else.
     read: RefCell<&'a mut dyn FnMut(&[u8]) -> Result<(), DecodeError>>,
 }
 
 /// An attempt, made with one broker after another. Each gets its share of the time. Returns which one answered.
 pub(crate) type Attempt<'a> = &'a mut dyn FnMut(&BrokerAddr, &mut Share) -> Result<BrokerAddr>;
 
-/// By when a broker must be connected to, and how long it may take to answer.
+/// When the connection to a broker must be open, and how long the broker may take to answer.
 pub(crate) struct Share {
     until: Time,
     answer: Duration,
@@ -266,9 +266,9 @@ impl Session {
         }
     }
 
-    /// Asks this broker. Connecting may take its share of the time, and so may the answer, unless it is the last that can be asked;
-    /// a request that must not be sent twice waits as long as the settings allow. If a connection that had been idle ends before
-    /// its answer begins, that says nothing about the broker, which is asked again at once on another connection.
+    /// Asks this broker. Connecting may take the broker's share of the time, and so may the answer, unless no other broker can be
+    /// asked; a request that must not be sent twice waits as long as the settings allow. If a connection that had been idle ends
+    /// before its answer begins, that says nothing about the broker, which is asked again at once on another connection.
     pub(crate) fn ask(&self, addr: &BrokerAddr, question: &Question<'_>, share: &mut Share) -> Result<BrokerAddr> {
         let allowance = if question.once.is_some() { self.config.io_timeout } else { share.answer };
         let mut stale = 0;

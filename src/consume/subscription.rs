@@ -159,7 +159,8 @@ impl Subscription {
         /// Ends after `n` messages in total, over all partitions.
         limit(n: u64) => limit = Some(n);
 
-        /// Lets [`CloseHandle::close`] of this handle end the iteration, or `subscribe` if that has not returned by then. One handle can end any number of subscriptions.
+        /// Lets [`CloseHandle::close`] of this handle end the iteration, or `subscribe` if that has not returned by then. One
+        /// handle can end any number of subscriptions.
         close_with(handle: &CloseHandle) => closer = Some(handle.clone());
 
         /// In a cluster, reads from a replica on this host instead of the leader, if there is one that is in sync.

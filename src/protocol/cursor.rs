@@ -231,13 +231,13 @@ pub(super) fn put_topics<N: AsRef<str>, P>(
     Ok(())
 }
 
-/// Refuses what is there twice. Most lists are in order already.
+/// Refuses duplicates. Most lists are sorted already.
 fn check_once(field: &'static str, ids: &mut dyn Iterator<Item = (&str, u16)>) -> Result<(), EncodeError> {
     let once = sorted(ids).is_sorted_by(|a, b| a.0 < b.0);
     EncodeError::check(field, if once { 1 } else { 2 }, 1, 1)
 }
 
-/// Partitions in the order of their names, each with its place before; the same name in the order in which it came.
+/// Returns partitions in the order of their names, each with its index in `names`. Those with the same name keep their order.
 pub(crate) fn sorted<'a>(names: &mut dyn Iterator<Item = (&'a str, u16)>) -> Vec<((&'a str, u16), u32)> {
     let mut names: Vec<_> = names.zip(0..).collect();
     names.sort_unstable();

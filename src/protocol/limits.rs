@@ -64,11 +64,11 @@ settings! {
         /// Bytes of the partition entries that precede a consume answer's chunks. Default 128 KiB: twice what the 250
         /// partitions of a request can take with the longest names.
         fetch_header: u32 = 128 << 10,
-        /// Bytes of a bundle as it is sent. Default 256 MiB, the most a server accepts from a producer; a client takes up to
-        /// 2 GiB, on 32-bit systems up to 512 MiB.
+        /// Bytes of a bundle as it is sent. Default 256 MiB, the most a server accepts from a producer. A client accepts up to
+        /// 2 GiB, or 512 MiB on 32-bit systems.
         bundle: u32 = 256 << 20,
-        /// Bytes of a message set after decompression, checked before decompressing. Default 256 MiB; a client takes as
-        /// many as of a bundle. A claim that Snappy cannot produce from the bytes sent is always refused.
+        /// Bytes of a message set after decompression, checked before decompressing. Default 256 MiB; a client accepts as many
+        /// as for a bundle. A length that Snappy cannot produce from the bytes sent is always refused.
         message_set: u32 = 256 << 20,
         /// Messages in a bundle. Default 2^20, sixteen times what a producer should put into one.
         messages: u32 = 1 << 20,

@@ -192,7 +192,7 @@ codes! {
 }
 
 impl ProduceCode {
-    /// Returns its byte if it is sent once for all partitions of its topic.
+    /// Returns the byte of a code that is sent once for all partitions of its topic.
     fn of_topic(self) -> Option<u8> {
         match self {
             ProduceCode::ReadOnly => Some(0xfe),

@@ -10,7 +10,7 @@ use crate::protocol::fetch::{
     FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer, SEQ_BEYOND_END,
 };
 
-/// After so many leaders that were silent the others are not asked: each has at least this part of the time for all of them.
+/// After this many silent leaders the others are not asked. Each gets at least this fraction of the time for all of them.
 const MOST_SILENT: u32 = 8;
 
 impl Session {
