@@ -49,7 +49,8 @@ const STALLED: Duration = Duration::from_millis(500);
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 ///
-/// A forked child cannot use the producer of its parent: calls return [`Config`](crate::ErrorKind::Config).
+/// A forked child cannot use the producer of its parent: calls that use the network, such as every [`flush`](Producer::flush),
+/// return [`Config`](crate::ErrorKind::Config). A `send` that only collects its record does not notice.
 pub struct Producer {
     settings: ProducerBuilder,
     topics: Vec<Topic>,
