@@ -605,4 +605,5 @@ impl Fault {
 }
 
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 mod tests;

@@ -344,4 +344,5 @@ impl Session {
 }
 
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 mod tests;

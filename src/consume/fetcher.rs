@@ -511,4 +511,5 @@ fn new_decoder(session: &Session) -> FetchDecoder {
 }
 
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 mod tests;

@@ -167,4 +167,5 @@ fn of(bundle: &Bundle) -> u32 {
 }
 
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 mod tests;

@@ -349,4 +349,5 @@ impl Chunks {
 }
 
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 mod tests;

@@ -280,4 +280,5 @@ fn name(names: &Names, index: u32) -> (&str, u16) {
 }
 
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 mod tests;

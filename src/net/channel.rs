@@ -528,4 +528,5 @@ impl Up {
 }
 
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 pub(super) mod tests;

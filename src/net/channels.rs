@@ -173,4 +173,5 @@ impl Pool {
 }
 
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 mod tests;

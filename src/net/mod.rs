@@ -24,6 +24,7 @@ mod dial;
 mod network;
 mod retry;
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 pub(crate) mod scripted;
 mod settings;
 mod system;

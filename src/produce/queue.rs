@@ -284,4 +284,5 @@ impl PartitionQueue {
 }
 
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 mod tests;

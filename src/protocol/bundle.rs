@@ -498,4 +498,5 @@ impl BundleBuilder {
 }
 
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 mod tests;

@@ -159,6 +159,7 @@ mod wires;
 mod world;
 
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 mod tests;
 
 use std::any::Any;

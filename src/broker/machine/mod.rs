@@ -38,6 +38,7 @@ mod schedule;
 mod segment;
 mod shelf;
 #[cfg(test)]
+#[cfg(feature = "_unit_tests")]
 mod tests;
 mod waits;
 
