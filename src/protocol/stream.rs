@@ -65,6 +65,8 @@ pub struct FetchDecoder {
     /// In the order in which they were sent: most often that in which they are answered, too.
     outstanding: VecDeque<FetchRequest>,
     state: State,
+    /// Bytes to pass over before the state goes on.
+    to_skip: u64,
     failed: Option<DecodeError>,
     /// The length of the current frame's payload, and where in it the next part begins: the entries, or a chunk.
     frame_len: u64,
@@ -93,16 +95,6 @@ enum State {
         slot: usize,
     },
     /// At the first byte of a bundle, or at the end of a chunk.
-    Bundles,
-    Skip {
-        bytes: u64,
-        then: AfterSkip,
-    },
-}
-
-#[derive(Debug, Clone, Copy)]
-enum AfterSkip {
-    Frame,
     Bundles,
     ChunkEnd(ChunkEnd),
 }
@@ -146,7 +138,7 @@ impl FetchDecoder {
 
     /// Returns whether only whole frames were consumed, so that no answer and no ping has begun.
     pub fn is_between_frames(&self) -> bool {
-        matches!(self.state, State::Frame)
+        matches!(self.state, State::Frame) && self.to_skip == 0
     }
 
     /// Continues with `input`, which must begin with the first byte not consumed so far. Returns how many bytes it consumed,
@@ -179,7 +171,7 @@ impl FetchDecoder {
     }
 
     fn place(&self, e: DecodeError) -> DecodeError {
-        let in_chunk = matches!(self.state, State::Bundles | State::Skip { .. });
+        let in_chunk = matches!(self.state, State::Bundles);
         let request = self.request(self.current).filter(|_| in_chunk);
         match request.and_then(|request| request.slots().nth(self.chunk.slot)) {
             Some((topic, wanted)) => e.in_partition(topic, wanted.partition),
@@ -189,6 +181,13 @@ impl FetchDecoder {
 
     fn advance(&mut self, input: &[u8], used: &mut usize, bundles: &mut Vec<Bundle>) -> Move {
         let rest = input.get(*used..).unwrap_or_default();
+        if self.to_skip > 0 {
+            let skipped = usize::try_from(self.to_skip).unwrap_or(usize::MAX).min(rest.len());
+            *used += skipped;
+            self.to_skip -= skipped as u64;
+            // One byte, not all that is left: bytes to skip need not be kept.
+            return Ok((self.to_skip > 0).then_some(Step::Need(1)));
+        }
         match self.state {
             State::Bundles => self.bundles(input, used, bundles),
             State::Frame => self.frame(rest, used),
@@ -206,7 +205,11 @@ impl FetchDecoder {
                 Ok(Some(Step::Event(Event::Partition { slot, answer })))
             }
             State::NextChunk { slot } => Ok(self.next_chunk(slot)),
-            State::Skip { bytes, then } => Ok(self.skip(rest, used, bytes, then)),
+            State::ChunkEnd(end) => {
+                let slot = self.chunk.slot;
+                self.state = State::NextChunk { slot: slot + 1 };
+                Ok(Some(Step::Event(Event::ChunkEnd { slot, end })))
+            }
         }
     }
 
@@ -215,19 +218,19 @@ impl FetchDecoder {
             return Ok(Some(Step::Need(HEADER_LEN - rest.len())));
         };
         self.frame_len = header.len.into();
-        self.state = match header.kind {
+        match header.kind {
             Kind::Consume => {
                 DecodeError::check("frame length", header.len, self.limits.fetch_frame, 0)?;
-                State::Fixed
+                self.state = State::Fixed;
             }
             // It may precede any answer. Nobody sends a large one.
             Kind::Ping => {
                 DecodeError::check("frame length", header.len, self.limits.fetch_header, 0)?;
                 self.pings = header.pings_after(self.pings)?;
-                State::Skip { bytes: self.frame_len, then: AfterSkip::Frame }
+                self.to_skip = self.frame_len;
             }
             other => return Err(DecodeError::unexpected("message id", other as u64, Kind::Consume as u64, 0)),
-        };
+        }
         *used += HEADER_LEN;
         Ok(None)
     }
@@ -310,7 +313,7 @@ impl FetchDecoder {
                 Found::Need(_) if bundles.len() > before => break,
                 Found::Need(bytes) => return Ok(Some(Step::Need(bytes))),
                 Found::Skip(bytes) => {
-                    self.state = State::Skip { bytes, then: AfterSkip::Bundles };
+                    self.to_skip = bytes;
                     break;
                 }
                 Found::End(end) => {
@@ -324,28 +327,7 @@ impl FetchDecoder {
 
     /// Ends the chunk and skips the rest of it.
     fn end_chunk(&mut self, end: ChunkEnd) {
-        self.state = State::Skip { bytes: self.chunk.left, then: AfterSkip::ChunkEnd(end) };
-    }
-
-    fn skip(&mut self, rest: &[u8], used: &mut usize, bytes: u64, then: AfterSkip) -> Option<Step> {
-        let now = usize::try_from(bytes).unwrap_or(usize::MAX).min(rest.len());
-        *used += now;
-        let left = bytes - now as u64;
-        if left > 0 {
-            self.state = State::Skip { bytes: left, then };
-            // One byte, not all that is left: bytes to skip need not be kept.
-            return Some(Step::Need(1));
-        }
-        match then {
-            AfterSkip::Frame => self.state = State::Frame,
-            AfterSkip::Bundles => self.state = State::Bundles,
-            AfterSkip::ChunkEnd(end) => {
-                let slot = self.chunk.slot;
-                self.state = State::NextChunk { slot: slot + 1 };
-                return Some(Step::Event(Event::ChunkEnd { slot, end }));
-            }
-        }
-        None
+        (self.to_skip, self.state) = (self.chunk.left, State::ChunkEnd(end));
     }
 }
 
