@@ -146,40 +146,31 @@ impl Segments {
     /// # Errors
     /// As the items of the iterator; it is then finished.
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
-        if !self.state.decoded.has_messages() {
-            self.load()?;
-        }
+        self.load()?;
         Ok(self.state.decoded.take_all())
     }
 
-    /// Decodes the next bundle with a wanted message, or several small ones. Returns `false` at the end.
-    fn load(&mut self) -> Result<bool> {
-        self.state.decoded.detach();
-        if let Some(e) = self.state.failure.take() {
-            self.state.finished = true;
-            return Err(e);
+    /// Decodes the next bundle with a wanted message, or several small ones, if there is any.
+    fn load(&mut self) -> Result<()> {
+        while !self.state.finished && !self.state.decoded.has_messages() {
+            self.try_load().inspect_err(|_| self.state.finished = true)?;
         }
-        while !self.state.finished {
-            match self.try_load() {
-                Ok(false) => self.state.decoded.detach(),
-                done => {
-                    self.state.finished = done.is_err();
-                    return done;
-                }
-            }
-        }
-        Ok(false)
+        Ok(())
     }
 
-    /// Continues by a bundle or a file. Returns whether there are messages now.
-    fn try_load(&mut self) -> Result<bool> {
+    /// Continues by a bundle or a file.
+    fn try_load(&mut self) -> Result<()> {
+        self.state.decoded.detach();
+        if let Some(e) = self.state.failure.take() {
+            return Err(e);
+        }
         let found = match &mut self.state.file {
             Some(file) => file.bundle(&self.limits)?.map(|(at, bundle)| (file, at, bundle)),
             None => None,
         };
         let Some((file, at, bundle)) = found else {
             self.state.finished = !self.open_next()?;
-            return Ok(false);
+            return Ok(());
         };
         self.state.decoded.attach(&file.buf);
         match self.state.decoded.decode(&bundle, 0, &self.limits) {
@@ -191,7 +182,7 @@ impl Segments {
                 self.state.failure = Some(e);
             }
         }
-        Ok(self.state.decoded.has_messages())
+        Ok(())
     }
 
     /// Opens the first file that may hold the position, other than the present one. Returns `false` if there is none.
@@ -249,7 +240,7 @@ impl Iterator for Segments {
         if let Some(message) = self.state.decoded.take_one() {
             return Some(Ok(message));
         }
-        self.load().map(|_| self.state.decoded.take_one()).transpose()
+        self.load().map(|()| self.state.decoded.take_one()).transpose()
     }
 }
 
