@@ -1,8 +1,8 @@
 //! All requests other than produce and consume: topics, partitions, nodes and their state, in both directions (reference,
 //! sections 7 to 12).
 //!
-//! Each is a [`Payload`](super::frame::Payload). Answers that name their topic check it with `check_answers`. In the others
-//! only the request id must be checked, by whoever matches answers to requests.
+//! Each is a [`Payload`](super::frame::Payload). [`Request::read_answer`](super::request::Request::read_answer) reads an answer and
+//! checks it against its request.
 
 mod partitions;
 pub(crate) mod status;
@@ -15,23 +15,21 @@ pub use topics::{CreateTopicCode, CreateTopicRequest, CreateTopicResponse};
 pub use topics::{DiscoverTopicsRequest, DiscoverTopicsResponse};
 pub use topics::{ReloadConfCode, ReloadConfRequest, ReloadConfResponse};
 
-use super::error::{DecodeError, DecodeFault};
-
-pub(super) fn check_id(found: u32, expected: u32) -> Result<(), DecodeError> {
-    DecodeError::check_is("request id", found, expected, 0)
-}
-
-/// The position of the topic name, which follows the request id in every answer that has one.
-fn check_topic(found: &str, expected: &str) -> Result<(), DecodeError> {
-    if found == expected { Ok(()) } else { Err(DecodeError::new("topic name", DecodeFault::Name, 4)) }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fmt::Debug;
 
     use super::*;
     use crate::protocol::frame::Payload;
+    use crate::protocol::request::Request;
+    use crate::protocol::{DecodeError, DecodeFault, Limits};
+
+    /// What a request makes of an answer.
+    pub(super) fn answer<R: Request>(request: &R, response: &impl Payload) -> Result<R::Answer, DecodeError> {
+        let mut out = Vec::new();
+        response.encode(&mut out).unwrap();
+        request.read_answer(&out[5..], &Limits::default())
+    }
 
     /// Encodes to these payload bytes, decodes to the same value, and to an error if cut anywhere but at `ends`.
     pub(super) fn both_ways<T: Payload + PartialEq + Debug>(value: &T, payload: &[u8], ends: &[usize]) {
@@ -48,9 +46,15 @@ mod tests {
 
     #[test]
     fn answers_are_checked_against_what_was_asked() {
-        assert!(check_id(1, 1).is_ok() && check_topic("a", "a").is_ok());
-        let e = check_id(2, 1).unwrap_err();
+        let request = CreateTopicRequest { request_id: 1, topic: "a".into(), partitions: 1, config: "".into() };
+        let says = |request_id, topic: &str| {
+            let code = CreateTopicCode::Created;
+            answer(&request, &CreateTopicResponse { request_id, topic: topic.into(), code })
+        };
+        assert_eq!(says(1, "a"), Ok(CreateTopicCode::Created));
+        let e = says(2, "a").unwrap_err();
         assert_eq!((e.fault(), e.at()), (DecodeFault::Unexpected { found: 2, expected: 1 }, 0));
-        assert_eq!(check_topic("a", "b").unwrap_err().fault(), DecodeFault::Name);
+        let e = says(1, "b").unwrap_err();
+        assert_eq!((e.fault(), e.at()), (DecodeFault::Name, 4));
     }
 }

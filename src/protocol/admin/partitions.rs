@@ -2,7 +2,6 @@
 
 use std::net::SocketAddrV4;
 
-use super::{check_id, check_topic};
 use crate::protocol::Limits;
 use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, EncodeError};
@@ -115,30 +114,9 @@ impl Payload for DiscoverPartitionsResponse {
     }
 }
 
-impl DiscoverPartitionsResponse {
-    /// Returns whether the server knows the topic.
-    pub fn is_known(&self) -> bool {
-        self.count > 0
-    }
-
-    /// Returns `Ok` if this answers `request`.
-    ///
-    /// # Errors
-    /// Another request id or topic. For the long form, also a number of partitions that is neither that of the list nor 0.
-    pub fn check_answers(&self, request: &DiscoverPartitionsRequest) -> Result<(), DecodeError> {
-        check_id(self.request_id, request.request_id)?;
-        check_topic(&self.topic, &request.topic)?;
-        if request.partitions.is_empty() || !self.is_known() {
-            return Ok(());
-        }
-        let listed = request.partitions.len() as u64;
-        DecodeError::check_is("partition count", self.count, listed, 5 + self.topic.len() as u64)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::tests::both_ways;
+    use super::super::tests::{answer, both_ways};
     use super::*;
     use crate::protocol::DecodeFault;
 
@@ -186,9 +164,9 @@ mod tests {
         let ends = [9, 25, 48, 65];
         both_ways(&response, &payload, &ends);
         assert_eq!(DiscoverPartitionsResponse::decode(&payload[..48]).map(|r| r.partitions.len()), Ok(2));
-        assert_eq!(response.check_answers(&request(&[])), Ok(()));
-        assert_eq!(response.check_answers(&request(&[0, 1, 2, 3])), Ok(()));
-        let e = response.check_answers(&request(&[0])).unwrap_err();
+        assert_eq!(answer(&request(&[]), &response), Ok(Some(response.partitions.clone())));
+        assert_eq!(answer(&request(&[0, 1, 2, 3]), &response), Ok(Some(response.partitions.clone())));
+        let e = answer(&request(&[0]), &response).unwrap_err();
         assert_eq!((e.fault(), e.at()), (DecodeFault::Unexpected { found: 4, expected: 1 }, 7));
     }
 
@@ -196,8 +174,8 @@ mod tests {
     fn a_count_of_none_is_an_unknown_topic() {
         let payload = [HEAD, &[0, 0]].concat();
         let response = DiscoverPartitionsResponse::decode(&payload).unwrap();
-        assert!(!response.is_known() && response.partitions.is_empty());
-        assert_eq!(response.check_answers(&request(&[3])), Ok(()));
+        assert_eq!((response.count, response.partitions.as_slice()), (0, &[][..]));
+        assert_eq!(answer(&request(&[3]), &response), Ok(None));
         let spare = DiscoverPartitionsResponse::decode(&[&payload, &[0; 16][..]].concat()).unwrap_err();
         assert_eq!(spare.fault(), DecodeFault::Spare { extra: 16 });
     }

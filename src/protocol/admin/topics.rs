@@ -1,6 +1,5 @@
 //! Discover topics, create topic, reload configuration (reference, sections 9, 7 and 12).
 
-use super::{check_id, check_topic};
 use crate::protocol::Limits;
 use crate::protocol::cursor::{self, Cursor};
 use crate::protocol::error::{DecodeError, EncodeError};
@@ -123,17 +122,6 @@ message! {
     }
 }
 
-impl CreateTopicResponse {
-    /// Returns `Ok` if this answers `request`.
-    ///
-    /// # Errors
-    /// Another request id or topic.
-    pub fn check_answers(&self, request: &CreateTopicRequest) -> Result<(), DecodeError> {
-        check_id(self.request_id, request.request_id)?;
-        check_topic(&self.topic, &request.topic)
-    }
-}
-
 message! {
     /// Asks a server to reread the configuration file in a partition's folder.
     ReloadConfRequest: ReloadConf {
@@ -178,21 +166,9 @@ message! {
     }
 }
 
-impl ReloadConfResponse {
-    /// Returns `Ok` if this answers `request`.
-    ///
-    /// # Errors
-    /// Another request id, topic or partition.
-    pub fn check_answers(&self, request: &ReloadConfRequest) -> Result<(), DecodeError> {
-        check_id(self.request_id, request.request_id)?;
-        check_topic(&self.topic, &request.topic)?;
-        DecodeError::check_is("partition id", self.partition, request.partition, 5 + self.topic.len() as u64)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::tests::both_ways;
+    use super::super::tests::{answer, both_ways};
     use super::*;
     use crate::protocol::DecodeFault;
 
@@ -247,7 +223,7 @@ mod tests {
             match CreateTopicResponse::decode(&payload) {
                 Ok(response) => {
                     assert_eq!(response.code as u8, code);
-                    assert_eq!(response.check_answers(&request), Ok(()));
+                    assert_eq!(answer(&request, &response), Ok(response.code));
                     both_ways(&response, &payload, &[]);
                 }
                 Err(e) => assert_eq!((e.fault(), e.at()), (DecodeFault::Undefined { value: code.into() }, 7)),
@@ -279,7 +255,7 @@ mod tests {
                 Ok(response) if code == 1 => assert_eq!(response.code, ReloadConfCode::UnknownTopic),
                 Ok(response) => {
                     assert_eq!(response.code as u8, code);
-                    assert_eq!(response.check_answers(&request), Ok(()));
+                    assert_eq!(answer(&request, &response), Ok(response.code));
                     both_ways(&response, &payload, &[]);
                 }
                 Err(e) => assert_eq!((e.fault(), e.at()), (DecodeFault::Undefined { value: code.into() }, 9)),
@@ -292,7 +268,7 @@ mod tests {
         let request = ReloadConfRequest { request_id: 1, topic: "ab".into(), partition: 0 };
         let response =
             ReloadConfResponse { request_id: 1, topic: "ab".into(), partition: 1, code: ReloadConfCode::Reloaded };
-        let e = response.check_answers(&request).unwrap_err();
+        let e = answer(&request, &response).unwrap_err();
         assert_eq!((e.fault(), e.at()), (DecodeFault::Unexpected { found: 1, expected: 0 }, 7));
     }
 }

@@ -14,6 +14,7 @@ use tank_client::protocol::cursor::Cursor;
 use tank_client::protocol::fetch::{FetchHeader, FetchRequest, PartitionAnswer, TopicAnswer, UNKNOWN_TOPIC};
 use tank_client::protocol::frame::{self, FrameHeader, HEADER_LEN, Payload};
 use tank_client::protocol::produce::{ProduceRequest, ProduceResponse};
+use tank_client::protocol::request::Request;
 use tank_client::protocol::{DecodeError, EncodeError};
 
 use crate::input::Input;
@@ -188,19 +189,19 @@ fn read_header(mut c: Cursor<'_>) -> Result<FetchHeader, DecodeError> {
 fn pairs(payload: &[u8]) {
     let mut input = Input(payload);
     let request = input.short();
-    let answer = input.0;
-    if let (Ok(request), Ok(answer)) = (CreateTopicRequest::decode(request), CreateTopicResponse::decode(answer)) {
-        let fits = answer.request_id == request.request_id && answer.topic == request.topic;
-        assert_eq!(answer.check_answers(&request).is_ok(), fits);
+    let (answer, limits) = (input.0, Limits::default());
+    if let (Ok(request), Ok(says)) = (CreateTopicRequest::decode(request), CreateTopicResponse::decode(answer)) {
+        let fits = says.request_id == request.request_id && says.topic == request.topic;
+        assert_eq!(request.read_answer(answer, &limits).is_ok(), fits);
     }
-    if let (Ok(request), Ok(answer)) = (ReloadConfRequest::decode(request), ReloadConfResponse::decode(answer)) {
-        let fits = (answer.request_id, &answer.topic, answer.partition)
-            == (request.request_id, &request.topic, request.partition);
-        assert_eq!(answer.check_answers(&request).is_ok(), fits);
+    if let (Ok(request), Ok(says)) = (ReloadConfRequest::decode(request), ReloadConfResponse::decode(answer)) {
+        let fits =
+            (says.request_id, &says.topic, says.partition) == (request.request_id, &request.topic, request.partition);
+        assert_eq!(request.read_answer(answer, &limits).is_ok(), fits);
     }
     let request = DiscoverPartitionsRequest::decode(request);
-    if let (Ok(request), Ok(answer)) = (request, DiscoverPartitionsResponse::decode(answer)) {
-        let named = answer.request_id == request.request_id && answer.topic == request.topic;
-        assert!(named || answer.check_answers(&request).is_err());
+    if let (Ok(request), Ok(says)) = (request, DiscoverPartitionsResponse::decode(answer)) {
+        let named = says.request_id == request.request_id && says.topic == request.topic;
+        assert!(named || request.read_answer(answer, &limits).is_err());
     }
 }
