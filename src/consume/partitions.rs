@@ -119,13 +119,15 @@ impl Partitions {
     pub(super) fn with<R>(&mut self, index: u32, act: impl FnOnce(&mut Partition, &Rules) -> R) -> R {
         #[allow(clippy::indexing_slicing)]
         let partition = &mut self.list[index as usize];
-        let (before, was_suspect) = (partition.state, partition.is_suspect());
+        let before = (partition.state, partition.is_suspect());
         let done = act(partition, &self.rules);
-        self.on_change(index, before, was_suspect);
+        if before != (partition.state, partition.is_suspect()) {
+            self.on_change(index, before);
+        }
         done
     }
 
-    fn on_change(&mut self, index: u32, before: State, was_suspect: bool) {
+    fn on_change(&mut self, index: u32, (before, was_suspect): (State, bool)) {
         let (after, is_suspect) = (self.get(index).state, self.get(index).is_suspect());
         self.suspects = self.suspects + usize::from(is_suspect) - usize::from(was_suspect);
         if before != after {
