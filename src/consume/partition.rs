@@ -70,6 +70,8 @@ struct Trouble {
     /// Attempts to get an answer from its leader, and how many answers in a row named another one.
     retry: RetryState,
     hops: u32,
+    /// A redirect was followed at once since the last pause.
+    followed: bool,
     /// For answers of its leader that bring no progress: chunks above the mark, and rejections of numbers that it has just named.
     standstill: RetryState,
     /// The highest first available number that an answer has named.

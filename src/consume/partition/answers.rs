@@ -109,7 +109,7 @@ impl Partition {
         self.go_to(to);
         let is_done = self.state == State::Done;
         let trouble = self.trouble();
-        (trouble.retry, trouble.hops) = Default::default();
+        (trouble.retry, trouble.hops, trouble.followed) = Default::default();
         let moved = first_available > trouble.highest_first;
         trouble.highest_first = trouble.highest_first.max(first_available);
         if !is_beyond && moved {
@@ -158,11 +158,12 @@ impl Partition {
                 let trouble = self.trouble();
                 trouble.hops += 1;
                 let hops = trouble.hops;
-                // The first in a row is how leaders are found.
-                if hops == 1 {
+                // This is how leaders are found, also when one has changed during a pause; two in a row need a rest.
+                if !std::mem::replace(&mut trouble.followed, true) {
                     trouble.retry.retry_at_once(now, &rules.retry);
                     return Next::Go;
                 }
+                trouble.followed = false;
                 let until = trouble.retry.retry_or_fail(now, &rules.retry);
                 self.pause_or_fail(until, Fault::Redirects { hops, last: named }, rules)
             }
@@ -171,8 +172,10 @@ impl Partition {
 
     fn on_no_leader(&mut self, now: Time, rules: &Rules) -> Next {
         self.leader = None;
-        self.trouble().hops += 1;
-        let until = self.trouble().retry.retry_or_fail(now, &rules.retry);
+        let trouble = self.trouble();
+        trouble.hops += 1;
+        trouble.followed = false;
+        let until = trouble.retry.retry_or_fail(now, &rules.retry);
         if self.pause(until) { Next::NoLeader } else { Next::Fail(self.fault(Fault::NoLeader, rules)) }
     }
 
@@ -223,7 +226,7 @@ impl Partition {
     /// Ends a chunk: its messages and numbers decide what to ask for next.
     pub(in crate::consume) fn on_chunk_end(&mut self, now: Time, end: ChunkEnd, rules: &Rules) -> Next {
         if let Some(trouble) = &mut self.trouble {
-            (trouble.retry, trouble.hops) = Default::default();
+            (trouble.retry, trouble.hops, trouble.followed) = Default::default();
         }
         let found = self.chunks.had_messages;
         if self.state == State::Done || self.wait_ended {
