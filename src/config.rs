@@ -42,17 +42,7 @@ settings! {
 /// Maps the address that a broker advertises to the one where it can be reached. `AssertUnwindSafe` is sound: nothing
 /// is half done while the function runs, so a panic in it breaks no invariant.
 #[derive(Clone)]
-pub(crate) struct EndpointMap(Arc<AssertUnwindSafe<Box<dyn Fn(SocketAddrV4) -> SocketAddr + Send + Sync>>>);
-
-impl EndpointMap {
-    pub(crate) fn new(map: impl Fn(SocketAddrV4) -> SocketAddr + Send + Sync + 'static) -> EndpointMap {
-        EndpointMap(Arc::new(AssertUnwindSafe(Box::new(map))))
-    }
-
-    pub(crate) fn reach(&self, advertised: SocketAddrV4) -> SocketAddr {
-        self.0(advertised)
-    }
-}
+pub(crate) struct EndpointMap(pub(crate) Arc<AssertUnwindSafe<Box<dyn Fn(SocketAddrV4) -> SocketAddr + Send + Sync>>>);
 
 impl fmt::Debug for EndpointMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -72,7 +72,7 @@ impl AddressBook {
             return Ok(None);
         }
         let address = match &self.settings.config.endpoints {
-            Some(map) => map.reach(endpoint),
+            Some(map) => map.0(endpoint),
             None => SocketAddr::V4(endpoint),
         };
         let is_known = || self.is_given(&BrokerAddr::from(address)) || self.settings.has_name(address);

@@ -14,12 +14,9 @@ const MAX_RATIO: u64 = 22;
 pub fn decompressed_len(compressed: &[u8], limit: u32, at: u64) -> Result<usize, DecodeError> {
     let field = "decompressed length";
     let len = snap::raw::decompress_len(compressed).map_err(|e| error(&e, at))?;
-    let claimed = len as u64;
     let most = (compressed.len() as u64).saturating_mul(MAX_RATIO);
-    if claimed > most {
-        return Err(DecodeError::new(field, DecodeFault::Implausible { claimed, most }, at));
-    }
-    DecodeError::check(field, claimed, limit, at).map(|()| len)
+    DecodeError::check_possible(field, len as u64, most, at)?;
+    DecodeError::check(field, len as u64, limit, at).map(|()| len)
 }
 
 /// Decompresses `compressed` into `out`, which grows as needed and never shrinks. Returns the length.

@@ -145,11 +145,14 @@ impl DecodeError {
     #[inline]
     pub(crate) fn check(field: &'static str, claimed: impl Into<u64>, limit: u32, at: u64) -> Result<(), DecodeError> {
         let (claimed, limit) = (claimed.into(), limit.into());
-        if claimed > limit {
-            Err(DecodeError::new(field, DecodeFault::OverLimit { claimed, limit }, at))
-        } else {
-            Ok(())
-        }
+        let fault = DecodeFault::OverLimit { claimed, limit };
+        if claimed > limit { Err(DecodeError::new(field, fault, at)) } else { Ok(()) }
+    }
+
+    /// Returns `Ok` if a claim is possible, regardless of the limits.
+    pub(crate) fn check_possible(field: &'static str, claimed: u64, most: u64, at: u64) -> Result<(), DecodeError> {
+        let fault = DecodeFault::Implausible { claimed, most };
+        if claimed > most { Err(DecodeError::new(field, fault, at)) } else { Ok(()) }
     }
 
     /// Returns `Ok` if what a field takes is left in its container.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Limits;
 use super::cursor::Cursor;
-use super::error::{DecodeError, DecodeFault, EncodeError};
+use super::error::{DecodeError, EncodeError};
 use super::field::Field;
 pub(crate) use super::kind::Kind;
 
@@ -45,12 +45,7 @@ impl FrameHeader {
     /// could keep a reader busy for ever.
     pub(super) fn pings_after(self, before: u64) -> Result<u64, DecodeError> {
         let claimed = before.saturating_add(HEADER_LEN as u64 + u64::from(self.len));
-        let endless = DecodeFault::Implausible { claimed, most: MAX_PINGS };
-        if claimed > MAX_PINGS {
-            Err(DecodeError::new("pings before an answer, bytes", endless, 0))
-        } else {
-            Ok(claimed)
-        }
+        DecodeError::check_possible("pings before an answer, bytes", claimed, MAX_PINGS, 0).map(|()| claimed)
     }
 }
 
@@ -209,6 +204,7 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::DecodeFault;
     use crate::protocol::frame::PING;
 
     #[test]

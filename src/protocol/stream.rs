@@ -268,11 +268,10 @@ impl FetchDecoder {
         if chunks < left {
             return Err(DecodeError::new("answer", DecodeFault::Spare { extra: left - chunks }, self.at + chunks));
         }
-        let request_id = request.request_id;
         self.pings = 0;
         self.state = State::Answer { slot: 0 };
         *used += entries.len();
-        Ok(Some(Step::Event(Event::Response { request_id })))
+        Ok(Some(Step::Event(Event::Response { request_id: self.current })))
     }
 
     fn next_chunk(&mut self, from_slot: usize) -> Option<Step> {

@@ -7,13 +7,8 @@ pub const MAX_LEN: usize = 5;
 
 /// Returns the length of `value` in bytes, in its shortest form, the only one that encoders write.
 pub fn len(value: u32) -> usize {
-    match value {
-        0..=0x7f => 1,
-        0x80..=0x3fff => 2,
-        0x4000..=0x1f_ffff => 3,
-        0x20_0000..=0xfff_ffff => 4,
-        _ => MAX_LEN,
-    }
+    // Even 0 takes a byte.
+    (u32::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
 /// Appends `value` in its shortest form.
