@@ -40,7 +40,10 @@ fn main() -> Result<()> {
         ["publish", broker, topic, count] => publish(broker, topic, count.parse()?),
         ["producer", broker, topic, count] => produce(broker, topic, count.parse()?),
         // Without a command there is nothing to stand beside: `cargo bench` runs the others.
-        _ => Ok(println!("usage: beside read BROKER TOPIC COMMAND… | beside write BROKER TOPIC COUNT COMMAND…")),
+        _ => {
+            println!("usage: beside read BROKER TOPIC COMMAND… | beside write BROKER TOPIC COUNT COMMAND…");
+            Ok(())
+        }
     }
 }
 
