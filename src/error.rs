@@ -605,5 +605,4 @@ impl Fault {
 }
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;

@@ -45,8 +45,6 @@
 //! Rust 1.85 or later; only minor releases raise the minimum. The module [`protocol`] is public so that tests and fuzz targets
 //! can use the code that users run; semantic versioning does not cover it.
 
-// Most programs in the documentation use the embedded broker.
-#![cfg_attr(all(doctest, not(feature = "broker")), cfg(any()))]
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
 #![warn(unreachable_pub)]

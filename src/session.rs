@@ -344,5 +344,4 @@ impl Session {
 }
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;

@@ -216,5 +216,4 @@ fn decode(bytes: &[u8]) -> Result<Positions, String> {
 }
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;

@@ -511,5 +511,4 @@ fn new_decoder(session: &Session) -> FetchDecoder {
 }
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;

@@ -167,5 +167,4 @@ fn of(bundle: &Bundle) -> u32 {
 }
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;

@@ -351,5 +351,4 @@ impl Chunks {
 }
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;

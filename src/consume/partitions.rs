@@ -282,5 +282,4 @@ fn name(names: &Names, index: u32) -> (&str, u16) {
 }
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;

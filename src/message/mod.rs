@@ -102,7 +102,6 @@ impl Names {
 
     /// The first `count` partitions of a topic.
     #[cfg(test)]
-    #[cfg(feature = "_unit_tests")]
     pub(crate) fn of_topic(topic: &str, count: u16) -> TopicPartitions {
         let (mut names, topic) = (Names::with_capacity(count.into()), topic.into());
         (0..count).for_each(|id| names.push(&topic, id));

@@ -528,5 +528,4 @@ impl Up {
 }
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 pub(super) mod tests;

@@ -173,5 +173,4 @@ impl Pool {
 }
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;

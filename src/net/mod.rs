@@ -24,7 +24,6 @@ mod dial;
 mod network;
 mod retry;
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 pub(crate) mod scripted;
 mod settings;
 mod system;

@@ -109,7 +109,6 @@ pub(super) const GREETED: Duration = Duration::from_millis(250);
 pub(super) const TURN: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests {
     use super::super::channel::tests::settings;
     use super::super::scripted::Scripted;

@@ -284,5 +284,4 @@ impl PartitionQueue {
 }
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;

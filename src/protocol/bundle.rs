@@ -498,5 +498,4 @@ impl BundleBuilder {
 }
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;

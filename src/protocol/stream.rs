@@ -377,5 +377,4 @@ fn check_entries(request: &FetchRequest, mut c: Cursor<'_>, slots: &mut Vec<Slot
 }
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;

@@ -159,7 +159,6 @@ mod wires;
 mod world;
 
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;
 
 use std::any::Any;

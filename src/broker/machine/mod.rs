@@ -38,7 +38,6 @@ mod schedule;
 mod segment;
 mod shelf;
 #[cfg(test)]
-#[cfg(feature = "_unit_tests")]
 mod tests;
 mod waits;
 
