@@ -3,10 +3,10 @@
 mod leaders;
 
 use std::cell::RefCell;
-use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use std::{io, iter};
 
 use log::{debug, warn};
 
@@ -50,7 +50,7 @@ pub(crate) struct Session {
 pub(crate) struct Question<'a> {
     id: u32,
     kind: Kind,
-    frame: Vec<u8>,
+    frame: Arc<Vec<u8>>,
     /// The topic it is about, if it must not be asked twice: its outcome is unknown if it fails once the broker may have it.
     once: Option<&'a str>,
     /// Reads the payload of the answer. Until that has succeeded, the connection must not be used for anything else.
@@ -135,12 +135,8 @@ impl Session {
 
     /// Asks any broker, without a second try. With a topic, the outcome of a failure is unknown once the broker may have the whole
     /// request.
-    pub(crate) fn call_once<R: Request>(
-        &self,
-        request: &mut R,
-        topic: Option<&str>,
-    ) -> Result<(BrokerAddr, R::Answer)> {
-        self.call_with(request, topic, &mut |question| self.ask_any(&ONCE, question))
+    pub(crate) fn call_once<R: Request>(&self, request: &mut R, once: Option<&str>) -> Result<(BrokerAddr, R::Answer)> {
+        self.call_with(request, once, &mut |question| self.ask_any(&ONCE, question))
     }
 
     /// Encodes a request, asks as `ask` does, and reads the answer. Returns also which broker answered.
@@ -157,9 +153,10 @@ impl Session {
             answer = Some(request.read_answer(payload, &self.config.limits)?);
             Ok(())
         };
-        let from = ask(&Question { id, kind: R::KIND, frame, once, read: RefCell::new(&mut read) })?;
-        let missing = || Error::disconnected(&from, Phase::Wait);
-        answer.ok_or_else(missing).map(|answer| (from.clone(), answer))
+        let question = Question { id, kind: R::KIND, frame: Arc::new(frame), once, read: RefCell::new(&mut read) };
+        let from = ask(&question)?;
+        let answer = answer.ok_or_else(|| Error::disconnected(&from, Phase::Wait))?;
+        Ok((from, answer))
     }
 
     /// Blocks until this moment.
@@ -168,7 +165,7 @@ impl Session {
     /// The handle was closed meanwhile.
     pub(crate) fn pause(&self, until: Time) -> Result<()> {
         while self.now() < until {
-            self.wait(None, Vec::new(), until)?;
+            self.wait(&mut iter::empty(), until)?;
         }
         Ok(())
     }
@@ -177,13 +174,8 @@ impl Session {
     ///
     /// # Errors
     /// The handle was closed meanwhile, or the system cannot wait.
-    pub(crate) fn wait<'a>(
-        &self,
-        first: Option<&'a mut Channel>,
-        others: Vec<&'a mut Channel>,
-        until: Time,
-    ) -> Result<bool> {
-        let is_due = wait(&*self.net, first, others, self.closed.as_deref(), until)?;
+    pub(crate) fn wait(&self, on: &mut dyn Iterator<Item = &mut Channel>, until: Time) -> Result<bool> {
+        let is_due = wait(&*self.net, on, self.closed.as_deref(), until)?;
         if self.is_closed() { Err(Error::new(ErrorKind::Closed)) } else { Ok(is_due) }
     }
 
@@ -258,7 +250,7 @@ impl Session {
             }
             // Looking up a name has a clock of its own.
             share.until = share.until.after(self.now().since(began));
-            let is_due = self.wait(Some(&mut channel), Vec::new(), share.until)?;
+            let is_due = self.wait(&mut iter::once(&mut channel), share.until)?;
             // One more look: the time may have been spent elsewhere.
             if is_due && !channel.open(self.now(), LookUp::Never)? {
                 return Err(Error::timeout(addr, channel.phase(), timeout));
@@ -275,12 +267,9 @@ impl Session {
         loop {
             let mut channel = self.open(addr, share)?;
             let reused = !channel.is_fresh();
-            let e = match self.exchange(&mut channel, question, allowance) {
-                Ok(()) => {
-                    self.pool.put(channel);
-                    return Ok(addr.clone());
-                }
-                Err(e) => e,
+            let Err(e) = self.exchange(&mut channel, question, allowance) else {
+                self.pool.put(channel);
+                return Ok(addr.clone());
             };
             let handed_over = channel.handed_over(question.id);
             channel.reset();
@@ -302,11 +291,8 @@ impl Session {
     /// Sends a request and waits for its answer. That is the next frame; it must be the only one, and of the request's kind.
     fn exchange(&self, channel: &mut Channel, question: &Question<'_>, allowance: Duration) -> Result<()> {
         let mut answers = AnswerReader::new(self.config.limits.frame);
-        let queued = channel.queue(self.now(), question.id, allowance, &mut |out| {
-            out.extend_from_slice(&question.frame);
-            Ok(())
-        });
-        queued.map_err(Error::encode)?;
+        let frame = (question.frame.clone(), 0..question.frame.len());
+        channel.queue_pieces(self.now(), question.id, allowance, vec![frame]);
         loop {
             let now = self.now();
             channel.write(now)?;
@@ -323,7 +309,7 @@ impl Session {
                 channel.answer_ends(now, Some(question.id));
                 return Ok(());
             }
-            self.wait(Some(channel), Vec::new(), Time::NEVER)?;
+            self.wait(&mut iter::once(&mut *channel), Time::NEVER)?;
         }
     }
 

@@ -165,8 +165,8 @@ impl ConsumeIter {
     /// Blocks until something happens on one of these fetchers' connections, but no longer than `until`.
     fn wait(&mut self, until: Time, is_awaited: fn(&Fetcher) -> bool) -> Result<()> {
         let awaited = self.fetchers.iter_mut().filter(|fetcher| is_awaited(fetcher));
-        let mut awaited = awaited.map(|fetcher| &mut fetcher.channel);
-        wait(&*self.session.net, awaited.next(), awaited.collect(), Some(self.closer.closed()), until).map(drop)
+        let mut channels = awaited.map(|fetcher| &mut fetcher.channel);
+        wait(&*self.session.net, &mut channels, Some(self.closer.closed()), until).map(drop)
     }
 
     /// As [`next`](Iterator::next), but returns `Ok(None)` once `d` has passed without a message. The subscription

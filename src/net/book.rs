@@ -35,15 +35,18 @@ struct Book {
 }
 
 impl Book {
-    fn take(&mut self, addr: &BrokerAddr) -> bool {
-        let index = self.brokers.iter().position(|(known, _)| known == addr);
-        index.map(|index| self.brokers.remove(index)).is_some()
-    }
-
     /// Puts a broker after all others, but before those that are distrusted for longer.
     fn put(&mut self, broker: &BrokerAddr, until: Time) {
         let longer = self.brokers.iter().position(|&(_, distrusted_until)| until < distrusted_until);
         self.brokers.insert(longer.unwrap_or(self.brokers.len()), (broker.clone(), until));
+    }
+
+    /// Moves a broker, if it is known, to where [`put`](Book::put) puts it.
+    fn move_back(&mut self, broker: &BrokerAddr, until: Time) {
+        if let Some(index) = self.brokers.iter().position(|(known, _)| known == broker) {
+            self.brokers.remove(index);
+            self.put(broker, until);
+        }
     }
 }
 
@@ -158,18 +161,13 @@ impl AddressBook {
 
     /// Puts a broker that knows no leader, or none that can be reached, after the others: they may know better.
     pub(crate) fn knew_no_leader(&self, addr: &BrokerAddr, now: Time) {
-        let mut book = self.book();
-        if book.take(addr) {
-            book.put(addr, now);
-        }
+        self.book().move_back(addr, now);
     }
 
     /// Moves a broker that failed after the others for a while, and forgets all that it leads.
     pub(crate) fn failed(&self, addr: &BrokerAddr, now: Time) {
         let mut book = self.book();
-        if book.take(addr) {
-            book.put(addr, now.after(DISTRUST));
-        }
+        book.move_back(addr, now.after(DISTRUST));
         for leaders in book.leaders.values_mut() {
             leaders.iter_mut().for_each(|leader| _ = leader.take_if(|leader| leader == addr));
         }

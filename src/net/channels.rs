@@ -20,14 +20,13 @@ use crate::protocol::frame::{Frame, Frames, Kind};
 ///
 /// # Errors
 /// The system cannot wait.
-pub(crate) fn wait<'a>(
+pub(crate) fn wait(
     net: &dyn Network,
-    mut first: Option<&'a mut Channel>,
-    mut others: Vec<&'a mut Channel>,
+    channels: &mut dyn Iterator<Item = &mut Channel>,
     closed: Option<&Closed>,
     until: Time,
 ) -> Result<bool> {
-    let began = net.now();
+    let (began, mut first, mut others) = (net.now(), channels.next(), channels.collect::<Vec<_>>());
     let due = first.iter().chain(&others).map(|channel| channel.due()).fold(until, Time::min);
     {
         let mut on = first.iter_mut().chain(&mut others).flat_map(|channel| channel.interests());

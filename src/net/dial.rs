@@ -103,13 +103,8 @@ impl Dial {
             let Some(to) = self.later.pop_front() else { return Ok(()) };
             match settings.net.connect(to, &settings.config) {
                 Ok(socket) => {
-                    self.attempts.push(Attempt {
-                        to,
-                        socket,
-                        unsent: &PING,
-                        greeting: Default::default(),
-                        ready: true,
-                    });
+                    let attempt = Attempt { to, socket, unsent: &PING, greeting: Default::default(), ready: true };
+                    self.attempts.push(attempt);
                     self.next = now.after(STAGGER);
                 }
                 // Other addresses would fare no better.
@@ -162,18 +157,14 @@ impl Attempt {
                 n => *len += n,
             }
         }
-        check_greeting(ping).map_err(|e| Error::new(ErrorKind::NotTank).at(broker).because(e))?;
-        Ok(true)
-    }
-}
-
-/// A broker greets with an empty ping; anything else is another service.
-fn check_greeting(ping: &[u8; HEADER_LEN]) -> Result<(), DecodeError> {
-    match FrameHeader::decode(ping) {
-        Ok(Some(FrameHeader { kind: Kind::Ping, len: 0 })) => Ok(()),
-        Ok(Some(FrameHeader { kind: Kind::Ping, len })) => {
-            Err(DecodeError::unexpected("greeting's length", len.into(), 0, 1))
-        }
-        _ => Err(DecodeError::unexpected("greeting's message id", ping[0].into(), Kind::Ping as u64, 0)),
+        // A broker greets with an empty ping; anything else is another service.
+        let other = match FrameHeader::decode(ping) {
+            Ok(Some(FrameHeader { kind: Kind::Ping, len: 0 })) => return Ok(true),
+            Ok(Some(FrameHeader { kind: Kind::Ping, len })) => {
+                DecodeError::unexpected("greeting's length", len.into(), 0, 1)
+            }
+            _ => DecodeError::unexpected("greeting's message id", ping[0].into(), Kind::Ping as u64, 0),
+        };
+        Err(Error::new(ErrorKind::NotTank).at(broker).because(other))
     }
 }

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::net::Piece;
-use crate::protocol::Limits;
 use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, Entry, MessageSet, RawMessage};
-use crate::protocol::compress;
 use crate::protocol::cursor::Cursor;
+use crate::protocol::{DecodeError, Limits, compress};
 
 /// A broker, by its index in the driver's list.
 pub(super) type BrokerId = usize;
@@ -125,43 +124,39 @@ impl Bundle {
     }
 
     /// Divides it after the record with the number `end`, which lies inside it.
-    pub(super) fn cut(&self, end: u64) -> Result<(Bundle, Bundle)> {
-        let (set, entries) = self.unpack()?;
+    pub(super) fn cut(&self, end: u64) -> Option<(Bundle, Bundle)> {
+        let (set, entries) = self.unpack().ok()?;
         let mut builder = BundleBuilder::default();
-        let mut part = |entries: &[Entry]| -> Result<Bundle> {
+        let mut part = |entries: &[Entry]| {
             for entry in entries {
                 let payload = set.get(entry.payload()).unwrap_or_default();
                 let key = entry.key().and_then(|key| set.get(key));
-                builder
-                    .push_at(entry.seq, &RawMessage { timestamp_ms: entry.timestamp_ms, key, payload })
-                    .map_err(Error::encode)?;
+                builder.push_at(entry.seq, &RawMessage { timestamp_ms: entry.timestamp_ms, key, payload }).ok()?;
             }
-            let part = Bundle::seal(&mut builder, Vec::new(), Compression::Auto)?;
-            Ok(Bundle { held_at: self.held_at, size: 0, unused: 0, ..part })
+            let part = Bundle::seal(&mut builder, Vec::new(), Compression::Auto).ok()?;
+            Some(Bundle { held_at: self.held_at, size: 0, unused: 0, ..part })
         };
         let (head, tail) = entries.split_at(entries.partition_point(|entry| entry.seq <= end));
-        Ok((part(head)?, Bundle { size: self.size, unused: self.unused, ..part(tail)? }))
+        Some((part(head)?, Bundle { size: self.size, unused: self.unused, ..part(tail)? }))
     }
 
     /// Decodes its records.
-    pub(super) fn unpack(&self) -> Result<Unpacked> {
+    pub(super) fn unpack(&self) -> Result<Unpacked, DecodeError> {
         let mut cursor = Cursor::new(self.bytes(), 0);
-        let malformed = |e| Error::decode(&"own bundle", e);
-        let header = BundleHeader::decode(&mut cursor, &Limits::default()).map_err(malformed)?;
+        let header = BundleHeader::decode(&mut cursor, &Limits::default())?;
         let set = match header.codec {
             Codec::None => cursor.rest().to_vec(),
             Codec::Snappy => {
-                let (mut snappy, any, mut set) =
-                    (snap::raw::Decoder::new(), Limits::default().message_set(u32::MAX), vec![]);
-                compress::decompress(&mut snappy, cursor.rest(), &any, 0, &mut set).map_err(malformed)?;
+                let (any, mut set) = (Limits::default().message_set(u32::MAX), Vec::new());
+                compress::decompress(&mut snap::raw::Decoder::new(), cursor.rest(), &any, 0, &mut set)?;
                 set
             }
         };
-        let (first, last) = header.range(Some(1), 0).map_err(malformed)?;
+        let (first, last) = header.range(Some(1), 0)?;
         let mut entries = Vec::with_capacity(header.count as usize);
         let (count, sparse) = (header.count, header.sparse.is_some());
         let messages = MessageSet { bytes: &set, at: 0, count, first, last, sparse, cut: false };
-        messages.decode(0, u64::MAX, &mut entries).map_err(malformed)?;
+        messages.decode(0, u64::MAX, &mut entries)?;
         Ok((set, entries))
     }
 }

@@ -115,9 +115,8 @@ impl Driver {
         self.check_process()?;
         if !mem::take(&mut self.has_waited) && self.leaders.iter().any(Leader::is_awaited) {
             let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
-            let mut awaited = awaited.map(|leader| &mut leader.channel);
             // Only this tells what has come. If this machine cannot wait, the next wait says so.
-            _ = wait(&*self.session.net, awaited.next(), awaited.collect(), None, Time::ZERO);
+            _ = wait(&*self.session.net, &mut awaited.map(|leader| &mut leader.channel), None, Time::ZERO);
         }
         let now = self.session.now();
         self.stepped = now;
@@ -148,8 +147,7 @@ impl Driver {
         let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
         self.has_waited = true;
         let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
-        let mut awaited = awaited.map(|leader| &mut leader.channel);
-        self.session.wait(awaited.next(), awaited.collect(), due).map(drop)
+        self.session.wait(&mut awaited.map(|leader| &mut leader.channel), due).map(drop)
     }
 
     /// Sends to each leader what the queues have for it. Returns whether anything changed.

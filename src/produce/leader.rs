@@ -10,7 +10,7 @@ use super::outcome::Reply;
 use super::queue::PartitionQueue;
 use crate::error::{Error, Fault, Result};
 use crate::net::{AnswerReader, Channel, Time};
-use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
+use crate::protocol::admin::DiscoverPartitionsRequest;
 use crate::protocol::fetch::FetchRequest;
 use crate::protocol::frame::{Kind, Payload, request_id};
 use crate::protocol::produce::{ProduceCode, ProducePartition, ProduceResponse, ProduceTopic};
@@ -134,29 +134,26 @@ impl SentRequest {
 
 impl Content {
     fn read(&self, payload: &[u8], limits: &Limits) -> Result<Vec<Reply>, DecodeError> {
-        Ok(match self {
+        let reply = match self {
             Content::Bundles(shape) => {
                 let answer = ProduceResponse::decode(payload, shape.iter().copied())?;
-                answer.codes.into_iter().map(reply_of_code).collect()
+                return Ok(answer.codes.into_iter().map(reply_of_code).collect());
             }
             Content::End(request) => {
                 let answer = request.read_answer(payload, limits)?.pop();
-                let marks = answer.map_or(Err(Fault::UnknownTopic), marks_of_answer);
-                vec![marks.map(|(_, end)| end)]
+                answer.ok_or(Fault::UnknownTopic).and_then(marks_of_answer).map(|(_, end)| end)
             }
             Content::Mark(request, partition) => {
-                let mark = |states: Vec<PartitionState>| {
-                    let state = states.get(usize::from(*partition)).ok_or(Fault::UnknownPartition)?;
-                    marks_of_state(state).map(|(_, mark)| mark)
-                };
                 let states = request.read_answer(payload, limits)?.ok_or(Fault::UnknownTopic);
-                vec![states.and_then(mark)]
+                let state = |states: Vec<_>| states.into_iter().nth((*partition).into()).ok_or(Fault::UnknownPartition);
+                states.and_then(state).and_then(|state| marks_of_state(&state)).map(|(_, mark)| mark)
             }
             Content::Count(request, _) => {
                 let states = request.read_answer(payload, limits)?.ok_or(Fault::UnknownTopic);
-                vec![states.map(|states| states.len() as u64)]
+                states.map(|states| states.len() as u64)
             }
-        })
+        };
+        Ok(vec![reply])
     }
 }
 

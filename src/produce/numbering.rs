@@ -16,7 +16,6 @@
 use std::collections::VecDeque;
 
 use super::bundle::{BrokerId, Bundle, Stage};
-use crate::error::Fault;
 
 /// Nothing is appended to a log that claims to end above this.
 const LAST_END: u64 = u64::MAX - (1 << 32);
@@ -66,21 +65,14 @@ impl Numbering {
         self.leader = Some(leader);
     }
 
-    /// Compares the numbers of the unresolved bundles with the end of this leader's log.
-    ///
-    /// # Errors
-    /// The log has numbers that were not sent from here.
-    pub(super) fn compare(
-        &mut self,
-        leader: BrokerId,
-        end: u64,
-        bundles: &mut VecDeque<Bundle>,
-    ) -> Result<Comparison, Fault> {
+    /// Compares the numbers of the unresolved bundles with the end of this leader's log. Returns `None` if the log has numbers that
+    /// were not sent from here.
+    pub(super) fn compare(&mut self, leader: BrokerId, end: u64, bundles: &mut VecDeque<Bundle>) -> Option<Comparison> {
         let after = end.saturating_add(1);
         // Above this there would be no number left for a bundle.
         if end > self.next.map_or(LAST_END, |_| self.sent) {
             self.another_writer = true;
-            return Err(Fault::AnotherWriter { end });
+            return None;
         }
         if self.next.is_none() {
             self.next = Some(after.max(self.floor));
@@ -93,7 +85,7 @@ impl Numbering {
         let (mut stored, mut kept) = (Vec::new(), Vec::new());
         for bundle in bundles.drain(..numbered) {
             let is_cut = bundle.range.is_some_and(|(first, last)| first <= end && end < last);
-            let parts = if is_cut { bundle.cut(end).ok() } else { None };
+            let parts = if is_cut { bundle.cut(end) } else { None };
             for mut bundle in parts.map_or_else(|| vec![bundle], |(head, tail)| vec![head, tail]) {
                 if bundle.end().is_none_or(|next| next > after) {
                     (bundle.stage, bundle.held_at, bundle.at_large) = (Stage::Waiting, None, false);
@@ -108,7 +100,7 @@ impl Numbering {
             }
         }
         kept.into_iter().rev().for_each(|bundle| bundles.push_front(bundle));
-        Ok((gap, stored))
+        Some((gap, stored))
     }
 
     /// Notes that the user has dropped these bundles, in order, and whether others that have numbers were kept.

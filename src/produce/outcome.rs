@@ -81,11 +81,11 @@ impl PartitionQueue {
     fn on_end(&mut self, leader: BrokerId, end: u64) {
         let Some(numbering) = &mut self.numbering else { return };
         match numbering.compare(leader, end, &mut self.bundles) {
-            Ok((gap, stored)) => {
+            Some((gap, stored)) => {
                 self.gap = gap;
                 stored.into_iter().for_each(|bundle| self.resolve(bundle, Ok(())));
             }
-            Err(another_writer) => self.give_up(self.fault(another_writer)),
+            None => self.give_up(self.fault(Fault::AnotherWriter { end })),
         }
     }
 

@@ -30,11 +30,6 @@ pub(crate) fn publish_all(session: &Arc<Session>, given: &[PartitionRecords<'_>]
             records.check_numbers(session.log_end(topic, id)?.1)?;
         }
     }
-    run(session, given)
-}
-
-/// Publishes all of them. Returns a result for each, in their order.
-fn run(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
     let numbered = given.iter().any(|given| !given.numbered.is_empty());
     // A queue has one bundle at a time, so that any number of requests keeps the order.
     let mut driver = Driver::new(session.clone(), session.config.publish, usize::MAX, numbered);

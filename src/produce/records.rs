@@ -70,9 +70,8 @@ impl<'a> PartitionRecords<'a> {
             let Some(seq) = seq else { continue };
             if seq <= before || seq == u64::MAX {
                 let (low, high) = (before + 1, u64::MAX - 1);
-                return Err(Error::config(format!(
-                    "record {index}: sequence number {seq} given, {low} to {high} allowed"
-                )));
+                let reason = format!("record {index}: sequence number {seq} given, {low} to {high} allowed");
+                return Err(Error::config(reason));
             }
             before = seq;
         }

@@ -122,9 +122,7 @@ impl Session {
 /// The marks in an answer without data.
 pub(crate) fn marks_of_answer(answer: PartitionAnswer) -> Result<Marks, Fault> {
     Err(match answer {
-        PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
-            return Ok((first_available, high_water_mark));
-        }
+        PartitionAnswer::OutOfRange { first_available, high_water_mark: end } => return Ok((first_available, end)),
         // No message has such a number.
         PartitionAnswer::Data { base, high_water_mark, .. } => return Ok((base.unwrap_or(0), high_water_mark)),
         PartitionAnswer::Redirect(last) => Fault::Redirects { hops: 1, last },

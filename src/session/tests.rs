@@ -289,11 +289,11 @@ fn a_closed_handle_ends_every_wait() {
     let closed = Arc::new(Closed::default());
     let session = open.closed_by(&closed);
     let later = net.now().after(Duration::from_secs(1));
-    assert!(session.wait(None, Vec::new(), later).unwrap() && net.now() == later, "it is not closed yet");
+    assert!(session.wait(&mut iter::empty(), later).unwrap() && net.now() == later, "it is not closed yet");
     closed.close();
     let later = net.now().after(Duration::from_secs(1));
     let is_closed = |done: Result<()>| done.unwrap_err().kind == ErrorKind::Closed;
-    assert!(is_closed(session.pause(later)) && is_closed(session.wait(None, Vec::new(), later).map(drop)));
+    assert!(is_closed(session.pause(later)) && is_closed(session.wait(&mut iter::empty(), later).map(drop)));
     let mut works = |addr: &BrokerAddr, _: &mut Share| Ok(addr.clone());
     assert!(is_closed(session.any_broker(&ONCE, &mut works).map(drop)));
     assert!(open.any_broker(&ONCE, &mut works).is_ok(), "the client's own calls go on");
@@ -410,7 +410,8 @@ fn nobody_else_gets_a_connection_before_its_answer_was_read() {
             was_kept = Some(is_kept());
             if malformed { Err(DecodeError::unexpected("answer", 1, 2, 0)) } else { Ok(()) }
         };
-        let question = Question { id: 0, kind: Kind::Status, frame, once: None, read: RefCell::new(&mut read) };
+        let question =
+            Question { id: 0, kind: Kind::Status, frame: frame.into(), once: None, read: RefCell::new(&mut read) };
         let done = session.ask(&addr, &question, &mut session.share(Time::ZERO, 1, 1));
         assert_eq!((done.is_err(), was_kept, is_kept()), (malformed, Some(false), !malformed));
     }

@@ -67,7 +67,7 @@ impl Setting {
 
     /// Lets the network tell what has come, at once.
     fn look(&mut self) {
-        wait(&self.net, Some(&mut self.fetcher.channel), Vec::new(), None, self.net.now()).unwrap();
+        wait(&self.net, &mut std::iter::once(&mut self.fetcher.channel), None, self.net.now()).unwrap();
     }
 
     /// Lets time pass that is not the caller's own.

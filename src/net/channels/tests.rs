@@ -1,3 +1,4 @@
+use std::iter;
 use std::time::Duration;
 
 use super::super::channel::tests::{bring_up, queue, settings, up};
@@ -20,7 +21,7 @@ fn arrive(net: &Scripted, bytes: &[u8]) {
 
 /// The next answer of what has come.
 fn next(answers: &mut AnswerReader, channel: &mut Channel, net: &Scripted) -> Result<Option<(Kind, Range<usize>)>> {
-    wait(net, Some(&mut *channel), Vec::new(), None, net.now())?;
+    wait(net, &mut iter::once(&mut *channel), None, net.now())?;
     answers.next(channel, net.now())
 }
 
@@ -62,7 +63,7 @@ fn an_answer_that_stops_is_overdue_and_one_that_ends_is_lost() {
             arrive(&net, some);
             assert_eq!(next(&mut answers, &mut channel, &net).unwrap(), None);
             net.wire(0, |wire| wire.ended = ends);
-            wait(&net, Some(&mut channel), Vec::new(), None, net.now().after(60 * SECOND)).unwrap();
+            wait(&net, &mut iter::once(&mut channel), None, net.now().after(60 * SECOND)).unwrap();
             let e = next(&mut answers, &mut channel, &net).unwrap_err();
             match e.kind {
                 ErrorKind::Disconnected { phase: found } => assert!(ends && found == phase, "{e:?}"),
@@ -112,7 +113,7 @@ fn a_wait_ends_when_a_channel_is_due_or_its_own_time_has_come() {
         other.write(began).unwrap();
         let mut next = |channel: &mut Channel| {
             let others = several.then_some(&mut other);
-            let is_over = wait(&net, Some(channel), others.into_iter().collect(), None, until).unwrap();
+            let is_over = wait(&net, &mut iter::once(channel).chain(others), None, until).unwrap();
             (is_over, net.now().since(began))
         };
         assert_eq!(next(&mut channel), (false, 5 * SECOND), "the first answer is due");
@@ -123,7 +124,7 @@ fn a_wait_ends_when_a_channel_is_due_or_its_own_time_has_come() {
             other.answer_ends(net.now(), Some(1));
         }
         let others = several.then_some(&mut other);
-        assert!(wait(&net, Some(&mut channel), others.into_iter().collect(), None, until).unwrap());
+        assert!(wait(&net, &mut iter::once(&mut channel).chain(others), None, until).unwrap());
         assert_eq!((net.now(), channel.well_for()), (until, 9 * SECOND));
     }
 }
