@@ -491,5 +491,5 @@ fn a_long_line_is_kept_busy_without_any_setting() {
     let bytes: usize = all.map(|message| message.unwrap().payload().len()).sum();
     assert_eq!(bytes, 10_000_000);
     let speed = bytes as f64 / (sim.now() - begun).as_secs_f64();
-    assert!(speed > 9.87 * LINE as f64, "{speed:.0} bytes a second of {LINE}");
+    assert!(speed > 0.87 * LINE as f64, "{speed:.0} bytes a second of {LINE}");
 }
