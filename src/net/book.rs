@@ -143,9 +143,7 @@ impl AddressBook {
             book.put(&leader, now);
         }
         let (leaders, place) = (book.leaders.entry(topic.clone()).or_default(), usize::from(partition));
-        if leaders.len() <= place {
-            leaders.resize(place + 1, None);
-        }
+        leaders.resize(leaders.len().max(place + 1), None);
         if leaders[place].as_ref() != Some(&leader) {
             debug!("{topic}/{partition} is led by {leader}");
             leaders[place] = Some(leader);

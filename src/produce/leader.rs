@@ -75,8 +75,7 @@ impl Leader {
 
     /// Returns whether another request with bundles may be sent: fewer than `window`, not counting late ones, are in flight.
     pub(super) fn has_room(&self, now: Time, window: usize) -> bool {
-        let is_young =
-            |request: &&SentRequest| matches!(request.content, Content::Bundles(_)) && now < request.is_late_at();
+        let is_young = |sent: &&SentRequest| matches!(sent.content, Content::Bundles(_)) && now < sent.is_late_at();
         self.in_flight.iter().filter(is_young).count() < window && self.channel.unsent() < MAX_UNSENT
     }
 

@@ -272,9 +272,7 @@ impl Producer {
     fn new_queue(&mut self, topic: usize, partition: u16) -> Result<usize> {
         let (topic, index) = (&mut self.topics[topic], usize::from(partition));
         check_place(&topic.name, partition)?;
-        if topic.queues.len() <= index {
-            topic.queues.resize(index + 1, None);
-        }
+        topic.queues.resize(topic.queues.len().max(index + 1), None);
         let numbering = self.settings.idempotent.then(Numbering::default);
         Ok(*topic.queues[index].insert(self.driver.add(topic.name.clone(), partition, numbering)))
     }

@@ -175,9 +175,8 @@ impl PartitionQueue {
         if numbering.must_ask(leader, self.bundles.front()) {
             return Some(ToSend::End);
         }
-        let Some(bundle) = self.bundles.iter_mut().find(|bundle| bundle.is_waiting()) else {
-            return Some(ToSend::Mark);
-        };
+        let waiting = self.bundles.iter_mut().find(|bundle| bundle.is_waiting());
+        let Some(bundle) = waiting else { return Some(ToSend::Mark) };
         numbering.assign(bundle);
         Some(ToSend::Bundle)
     }

@@ -66,7 +66,10 @@ impl<'a> PartitionRecords<'a> {
         }
         let mut before = 0;
         for (index, (seq, record)) in (0..).map_while(|index| Some((index, self.get(index)?))) {
-            check_record(topic, partition, &record).map_err(|e| at(index, e))?;
+            check_record(topic, partition, &record).map_err(|e| match e.kind {
+                ErrorKind::Config { reason } => Error::config(format!("record {index}: {reason}")),
+                _ => e,
+            })?;
             let Some(seq) = seq else { continue };
             if seq <= before || seq == u64::MAX {
                 let (low, high) = (before + 1, u64::MAX - 1);
@@ -204,14 +207,6 @@ fn refusal(topic: &str, partition: u16, key: usize, len: usize) -> Error {
     }
     let (needed, limit) = (len as u64, MAX_RECORD as u64);
     Error::new(ErrorKind::BundleTooLarge { needed, limit }).about(topic, partition)
-}
-
-/// Adds to an error which record of the call it is about.
-fn at(index: usize, e: Error) -> Error {
-    match e.kind {
-        ErrorKind::Config { reason } => Error::config(format!("record {index}: {reason}")),
-        _ => e,
-    }
 }
 
 /// Milliseconds since 1970 for records without a time stamp. Each look reads one clock.
