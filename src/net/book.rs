@@ -1,7 +1,7 @@
 //! The address book: which brokers there are, which of them failed when, and who leads what.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -74,10 +74,7 @@ impl AddressBook {
         if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_broadcast() {
             return Ok(None);
         }
-        let address = match &self.settings.config.endpoints {
-            Some(map) => map.0(endpoint),
-            None => SocketAddr::V4(endpoint),
-        };
+        let address = self.settings.config.endpoints.as_ref().map_or(endpoint.into(), |map| map.0(endpoint));
         let is_known = || self.is_given(&BrokerAddr::from(address)) || self.settings.has_name(address);
         match self.settings.config.known_brokers_only && !is_known() {
             true => Err(Fault::RedirectRefused(endpoint)),
@@ -122,17 +119,13 @@ impl AddressBook {
             Err(Fault::NoLeader) => None,
             Err(_) => return reply,
         };
-        match leader {
-            Some(leader) => {
-                self.learn(topic, partition, leader, now);
-                reply
-            }
-            None => {
-                self.forget(topic, partition);
-                self.knew_no_leader(from, now);
-                Err(Fault::NoLeader)
-            }
-        }
+        let Some(leader) = leader else {
+            self.forget(topic, partition);
+            self.knew_no_leader(from, now);
+            return Err(Fault::NoLeader);
+        };
+        self.learn(topic, partition, leader, now);
+        reply
     }
 
     /// Remembers who leads a partition.
@@ -174,6 +167,8 @@ impl AddressBook {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::super::addr::parse_brokers;
     use super::super::system::System;
     use super::*;

@@ -113,10 +113,9 @@ impl Driver {
     /// The process is not the one that made it.
     pub(super) fn step(&mut self, look_up: LookUp) -> Result<()> {
         self.check_process()?;
-        if !mem::take(&mut self.has_waited) && self.leaders.iter().any(Leader::is_awaited) {
-            let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
+        if !mem::take(&mut self.has_waited) && self.leaders.iter_mut().any(|leader| leader.awaited().is_some()) {
             // Only this tells what has come. If this machine cannot wait, the next wait says so.
-            _ = wait(&*self.session.net, &mut awaited.map(|leader| &mut leader.channel), None, Time::ZERO);
+            _ = wait(&*self.session.net, &mut self.leaders.iter_mut().filter_map(Leader::awaited), None, Time::ZERO);
         }
         let now = self.session.now();
         self.stepped = now;
@@ -146,8 +145,7 @@ impl Driver {
         let late = full.flat_map(|leader| leader.in_flight.iter().map(SentRequest::is_late_at));
         let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
         self.has_waited = true;
-        let awaited = self.leaders.iter_mut().filter(|leader| leader.is_awaited());
-        self.session.wait(&mut awaited.map(|leader| &mut leader.channel), due).map(drop)
+        self.session.wait(&mut self.leaders.iter_mut().filter_map(Leader::awaited), due).map(drop)
     }
 
     /// Sends to each leader what the queues have for it. Returns whether anything changed.
@@ -344,16 +342,13 @@ impl Driver {
         queue.recount(&mut self.pending_bytes);
         for (bundle, outcome) in queue.take_deliveries() {
             queue.progressed = self.stepped;
-            match outcome {
-                Ok(()) => {
-                    queue.stored += u64::from(bundle.count);
-                    self.spares.put_buffer(bundle.memory);
-                }
-                Err(error) => {
-                    let (topic, partition, unpacked) = (queue.topic.clone(), queue.partition, OnceLock::new());
-                    self.failures.push(Failure { topic, partition, bundle, error, queue: index, unpacked });
-                }
-            }
+            let Err(error) = outcome else {
+                queue.stored += u64::from(bundle.count);
+                self.spares.put_buffer(bundle.memory);
+                continue;
+            };
+            let (topic, partition, unpacked) = (queue.topic.clone(), queue.partition, OnceLock::new());
+            self.failures.push(Failure { topic, partition, bundle, error, queue: index, unpacked });
         }
     }
 
@@ -396,11 +391,8 @@ impl Drop for Driver {
         // In a forked child the connections are the parent's.
         if self.check_process().is_ok() {
             for mut leader in mem::take(&mut self.leaders) {
-                match leader.in_flight.is_empty() {
-                    // Others can use it.
-                    true => self.session.pool.put(leader.channel),
-                    false => leader.channel.reset(),
-                }
+                // Others can use an idle one.
+                if leader.in_flight.is_empty() { self.session.pool.put(leader.channel) } else { leader.channel.reset() }
             }
         }
     }

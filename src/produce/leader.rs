@@ -68,9 +68,9 @@ impl Leader {
         Leader { channel, answers, in_flight, used: false, wanted }
     }
 
-    /// Returns whether an answer is awaited on the connection.
-    pub(super) fn is_awaited(&self) -> bool {
-        !self.in_flight.is_empty() || !self.wanted.is_empty()
+    /// Returns the connection, if something is awaited on it.
+    pub(super) fn awaited(&mut self) -> Option<&mut Channel> {
+        (!self.in_flight.is_empty() || !self.wanted.is_empty()).then_some(&mut self.channel)
     }
 
     /// Returns whether another request with bundles may be sent: fewer than `window`, not counting late ones, are in flight.

@@ -118,14 +118,11 @@ impl Numbering {
                 free = bundle.range.map(|(first, _)| first);
             }
         }
-        if keeps {
-            return;
-        }
-        if let Some(free) = free {
+        if let Some(free) = free.filter(|_| !keeps) {
             self.next = Some(free);
             self.sent = self.sent.min(free.saturating_sub(1));
         }
-        if another_writer {
+        if another_writer && !keeps {
             self.next = None;
         }
     }
