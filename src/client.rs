@@ -355,7 +355,7 @@ impl ClientBuilder {
         /// the calls of this client and its producers, with [`Closed`](crate::ErrorKind::Closed), and that of its iterators,
         /// unless their subscriptions have [another handle](Subscription::close_with). What a publish had sent by then has an
         /// unknown outcome.
-        close_with(handle: &CloseHandle) => closed = Some(handle.closed().clone());
+        close_with(handle: &CloseHandle) => closed = Some(handle.closed.clone());
     }
 
     /// Makes the client use this network instead of the system's.

@@ -22,7 +22,8 @@ use crate::net::Closed;
 #[derive(Debug, Clone, Default)]
 #[must_use = "a handle that is dropped closes nothing"]
 pub struct CloseHandle {
-    closed: Arc<Closed>,
+    /// The flag that waits look at.
+    pub(crate) closed: Arc<Closed>,
 }
 
 impl CloseHandle {
@@ -46,15 +47,5 @@ impl CloseHandle {
     #[inline]
     pub fn is_closed(&self) -> bool {
         self.closed.is_closed()
-    }
-
-    /// Returns the handle that ends all calls of a client, or a new one.
-    pub(crate) fn of(client: Option<&Arc<Closed>>) -> CloseHandle {
-        CloseHandle { closed: client.cloned().unwrap_or_default() }
-    }
-
-    /// Returns the flag that waits look at.
-    pub(crate) fn closed(&self) -> &Arc<Closed> {
-        &self.closed
     }
 }

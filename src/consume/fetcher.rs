@@ -144,13 +144,9 @@ impl Fetcher {
         }
     }
 
-    pub(super) fn broker(&self) -> &BrokerAddr {
-        self.channel.broker()
-    }
-
     pub(super) fn stats(&self, now: Time) -> LeaderStats {
         let silence = self.channel.heard().map(|heard| now.since(heard));
-        LeaderStats { broker: self.broker().to_string(), silence }
+        LeaderStats { broker: self.channel.broker().to_string(), silence }
     }
 
     /// Returns whether nothing is in flight.
@@ -219,7 +215,7 @@ impl Fetcher {
             flags: if options.prefer_local { FLAG_PREFER_LOCAL } else { 0 },
             topics,
         };
-        trace!("{}: fetch {request_id} of {} partitions", self.broker(), partitions.len());
+        trace!("{}: fetch {request_id} of {} partitions", self.channel.broker(), partitions.len());
         self.load.risky += load.risky;
         self.load.suspects += load.suspects;
         // Partitions were added.
@@ -254,7 +250,7 @@ impl Fetcher {
             let (start, bundles) = (self.buf.start(), &mut turn.inbox.bundles);
             let new = bundles.len();
             let step = self.decoder.step(self.buf.data(), bundles);
-            let (used, step) = step.map_err(|e| Error::decode(self.broker(), e))?;
+            let (used, step) = step.map_err(|e| Error::decode(self.channel.broker(), e))?;
             self.buf.consume(used);
             match step {
                 Step::Need(need) => {
@@ -309,21 +305,18 @@ impl Fetcher {
         self.channel.write(now)?;
         while self.need > 0 {
             let is_readable = self.channel.is_readable(now);
-            match if is_readable { self.channel.read(now, self.buf.room(self.need))? } else { 0 } {
-                0 => {
-                    if self.current.is_none() {
-                        self.idle_since.get_or_insert(now);
-                    }
-                    return Ok(false);
+            let n = if is_readable { self.channel.read(now, self.buf.room(self.need))? } else { 0 };
+            if n == 0 {
+                if self.current.is_none() {
+                    self.idle_since.get_or_insert(now);
                 }
-                n => {
-                    self.buf.filled(n);
-                    stats.bytes += n as u64;
-                    self.need = self.need.saturating_sub(n);
-                    self.revived = None;
-                    self.channel.answer_begins(now);
-                }
+                return Ok(false);
             }
+            self.buf.filled(n);
+            stats.bytes += n as u64;
+            self.need = self.need.saturating_sub(n);
+            self.revived = None;
+            self.channel.answer_begins(now);
         }
         Ok(true)
     }
@@ -361,14 +354,14 @@ impl Fetcher {
                 let next = all.with(index, |partition, rules| partition.on_named(*now, endpoint, found, rules));
                 // The first redirect is how leaders are found; the broker that repeats one may not know better.
                 if all.get(index).rests() {
-                    book.knew_no_leader(self.broker(), *now);
+                    book.knew_no_leader(self.channel.broker(), *now);
                 }
                 self.act(turn, index, next);
             }
             Next::NoLeader => {
                 let (topic, partition) = all.name(index);
                 book.forget(topic, partition);
-                book.knew_no_leader(self.broker(), *now);
+                book.knew_no_leader(self.channel.broker(), *now);
                 all.stats.no_leader += 1;
             }
             Next::Gap(first, last) => all.add_gap(index, first, last),
@@ -424,7 +417,7 @@ impl Fetcher {
         let until = self.retry.retry_or_fail(turn.now, &policy).unwrap_or(turn.now);
         self.channel.rest_until(until);
         *(if was_up { &mut turn.all.stats.reconnects } else { &mut turn.all.stats.failed_brokers }) += 1;
-        turn.session.book.failed(self.broker(), turn.now);
+        turn.session.book.failed(self.channel.broker(), turn.now);
         match failed {
             Some(e) => turn.inbox.fail(e),
             None => warn!("{e:#}, trying again in {:?}", until.since(turn.now)),
@@ -443,11 +436,9 @@ impl Fetcher {
         let while_idle = self.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
         let is_silent = self.current.is_none() && self.buf.data().is_empty();
         // A silence that ended in a time-out does not count as healthy.
-        let well_for = match (e.is_timeout(), self.channel.heard()) {
-            (true, None) => Duration::ZERO,
-            (true, Some(heard)) => self.channel.well_for().saturating_sub(now.since(heard)),
-            (false, _) => self.channel.well_for(),
-        };
+        let silence = self.channel.heard().map_or(Duration::MAX, |heard| now.since(heard));
+        let unwell_for = if e.is_timeout() { silence } else { Duration::ZERO };
+        let well_for = self.channel.well_for().saturating_sub(unwell_for);
         let alone = self.load.risky == 1;
         let mut lost = Vec::new();
         for fetch in self.current.take().into_iter().chain(self.in_flight.drain(..)) {

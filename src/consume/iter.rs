@@ -131,7 +131,7 @@ impl ConsumeIter {
             fetchers: Vec::new(),
             places: HashMap::new(),
             next: 0,
-            closer: CloseHandle::of(session.closed.as_ref()),
+            closer: CloseHandle { closed: session.closed.clone().unwrap_or_default() },
             remaining: subscription.limit.unwrap_or(u64::MAX),
             finished: false,
         }
@@ -166,7 +166,7 @@ impl ConsumeIter {
     fn wait(&mut self, until: Time, is_awaited: fn(&Fetcher) -> bool) -> Result<()> {
         let awaited = self.fetchers.iter_mut().filter(|fetcher| is_awaited(fetcher));
         let mut channels = awaited.map(|fetcher| &mut fetcher.channel);
-        wait(&*self.session.net, &mut channels, Some(self.closer.closed()), until).map(drop)
+        wait(&*self.session.net, &mut channels, Some(&self.closer.closed), until).map(drop)
     }
 
     /// As [`next`](Iterator::next), but returns `Ok(None)` once `d` has passed without a message. The subscription
@@ -384,23 +384,16 @@ impl ConsumeIter {
 
     /// Drops the other fetchers. Connections on which nothing is awaited go back to the pool.
     fn keep_fetchers(&mut self, is_kept: &dyn Fn(&Fetcher) -> bool) {
-        self.places.clear();
-        for fetcher in mem::take(&mut self.fetchers) {
-            if is_kept(&fetcher) {
-                self.places.insert(fetcher.broker().clone(), self.fetchers.len());
-                self.fetchers.push(fetcher);
-            } else {
-                fetcher.give_back(&self.session);
-            }
-        }
+        let (kept, others) = mem::take(&mut self.fetchers).into_iter().partition::<Vec<_>, _>(is_kept);
+        self.places = kept.iter().map(|fetcher| fetcher.channel.broker().clone()).zip(0..).collect();
+        self.fetchers = kept;
+        others.into_iter().for_each(|fetcher| fetcher.give_back(&self.session));
     }
 
     /// Sends what is due to its leaders, as far as those can be reached now.
     fn dispatch(&mut self, now: Time, look_up: LookUp) {
         self.partitions.wake(now);
-        if self.partitions.has_due() {
-            self.assign(now);
-        }
+        self.assign(now);
         let (fetchers, mut turn) = self.turn(now);
         fetchers.iter_mut().for_each(|fetcher| fetcher.ask(&mut turn, look_up));
     }

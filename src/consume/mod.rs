@@ -21,7 +21,6 @@ mod subscription;
 pub use checkpoint::Checkpoint;
 pub use close::CloseHandle;
 pub use iter::ConsumeIter;
-pub use position::{LeaderStats, PartitionStats, Stats};
-pub use position::{Position, Positions};
+pub use position::{LeaderStats, PartitionStats, Position, Positions, Stats};
 pub(crate) use start::{find_time, subscribe};
 pub use subscription::{OutOfRange, Subscription};

@@ -159,12 +159,10 @@ impl Partitions {
 
     /// Returns the next partition that must go to a leader's list.
     pub(super) fn next_due(&mut self) -> Option<u32> {
-        loop {
-            let index = self.due.pop_front()?;
-            if self.get(index).state == State::Idle {
-                return Some(index);
-            }
+        while self.get(*self.due.front()?).state != State::Idle {
+            self.due.pop_front();
         }
+        self.due.pop_front()
     }
 
     /// Takes the partitions that the next request names from a leader's list. Empty if there are none, or if what is in flight
@@ -210,8 +208,7 @@ impl Partitions {
     /// Notes that retention took these numbers.
     pub(super) fn add_gap(&mut self, index: u32, first: u64, last: u64) {
         let (topic, partition) = self.rules.names.get(index);
-        let mut latest = self.gaps.iter_mut().rev();
-        let latest = latest.find(|gap| gap.partition == partition && gap.topic == *topic);
+        let latest = self.gaps.iter_mut().rfind(|gap| gap.partition == partition && gap.topic == *topic);
         match latest.filter(|gap| gap.last + 1 == first) {
             // Nothing was delivered in between.
             Some(gap) => gap.last = last,

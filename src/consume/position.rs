@@ -77,17 +77,7 @@ impl Positions {
     pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
         self.extend([(topic, partition, seq)]);
     }
-}
 
-/// A later position of a partition replaces an earlier one.
-impl<P: Into<Position>> Extend<P> for Positions {
-    fn extend<I: IntoIterator<Item = P>>(&mut self, positions: I) {
-        self.0.extend(positions.into_iter().map(Into::into));
-        self.settle();
-    }
-}
-
-impl Positions {
     /// Sorts the positions. If there are several of a partition, the last one stays.
     fn settle(&mut self) {
         self.0.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
@@ -96,6 +86,14 @@ impl Positions {
             kept.seq = if is_same { later.seq } else { kept.seq };
             is_same
         });
+    }
+}
+
+/// A later position of a partition replaces an earlier one.
+impl<P: Into<Position>> Extend<P> for Positions {
+    fn extend<I: IntoIterator<Item = P>>(&mut self, positions: I) {
+        self.0.extend(positions.into_iter().map(Into::into));
+        self.settle();
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::close::CloseHandle;
 use super::iter::ConsumeIter;
 use super::partition::{Partition, before_end};
 use super::subscription::{Options, OutOfRange, Subscription};
@@ -20,8 +19,9 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 /// Finds the partitions, works out where each begins, and starts the iterator.
 pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) -> Result<ConsumeIter> {
     subscription.check()?;
-    let closer = subscription.closer.take().unwrap_or_else(|| CloseHandle::of(session.closed.as_ref()));
-    let session = &Arc::new(session.closed_by(closer.closed()));
+    let closer = subscription.closer.take().map(|closer| closer.closed);
+    let closed = closer.or_else(|| session.closed.clone()).unwrap_or_default();
+    let session = &Arc::new(session.closed_by(&closed));
     let mut topics: HashMap<&str, (Arc<str>, BrokerAddr, Vec<PartitionState>)> = HashMap::new();
     let (mut total, mut whole) = (0, Vec::new());
     for wanted in &subscription.wanted {
@@ -44,7 +44,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     }
     // This may send a request, so it is called once.
     let in_cluster = session.is_cluster();
-    let (mut names, mut list, mut open) = (Names::with_capacity(total), Vec::with_capacity(total), Vec::new());
+    let (mut names, mut places) = (Names::with_capacity(total), Vec::with_capacity(total));
     for wanted in &subscription.wanted {
         let Some((topic, _, states)) = topics.get(&*wanted.topic) else { continue };
         let start = wanted.start.unwrap_or(subscription.start);
@@ -52,31 +52,30 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
             let start = subscription.resume.get(topic, partition).map_or(start, Start::At);
             // Only leaders know the end of a cluster's log.
             let known = states.get(usize::from(partition)).filter(|_| !in_cluster);
-            let place = Place { index: names.len(), start, marks: known.and_then(|state| marks_of_state(state).ok()) };
+            places.push(Place { start, marks: known.and_then(|state| marks_of_state(state).ok()) });
             names.push(topic, partition);
-            if in_cluster && !matches!(start, Start::Earliest | Start::At(_)) {
-                list.push(Partition::before_end(place.index, 0, &subscription.options));
-                open.push(place);
-            } else {
-                list.push(place.begin(session, &names, &subscription.options)?);
-            }
         }
     }
     drop(topics);
-    begin_at_ends(session, &names, &mut list, &open, &subscription.options)?;
+    if in_cluster {
+        ask_for_ends(session, &names, &mut places)?;
+    }
+    let mut list = Vec::with_capacity(total);
+    for (index, place) in (0..).zip(places) {
+        list.push(place.begin(session, &names, index, &subscription.options)?);
+    }
     ConsumeIter::new(session, subscription, Arc::new(names), list, &whole, in_cluster).begin()
 }
 
-/// A partition, and what is known about where it begins.
+/// What is known about where a partition begins.
 struct Place {
-    index: u32,
     start: Start,
     marks: Option<Marks>,
 }
 
 impl Place {
-    fn begin(self, session: &Arc<Session>, names: &Names, options: &Options) -> Result<Partition> {
-        let Place { index, start, mut marks } = self;
+    fn begin(self, session: &Arc<Session>, names: &Names, index: u32, options: &Options) -> Result<Partition> {
+        let Place { start, mut marks } = self;
         let seq = match (start, marks) {
             (Start::Earliest, _) => 0,
             (Start::At(seq), _) => seq,
@@ -96,25 +95,18 @@ impl Place {
     }
 }
 
-/// Asks a cluster's leaders for the ends that are needed, without waiting for those that are gone, and begins there.
-fn begin_at_ends(
-    session: &Arc<Session>,
-    names: &Names,
-    list: &mut [Partition],
-    open: &[Place],
-    options: &Options,
-) -> Result<()> {
+/// Asks a cluster's leaders for the ends that are needed, without waiting for those that are gone.
+fn ask_for_ends(session: &Session, names: &Names, places: &mut [Place]) -> Result<()> {
     let policy = RetryPolicy { timeout: AT_ONCE, ..session.leader_policy() };
     // Grouped by topic, so that few requests are needed whatever order the partitions were named in.
-    let name = |place: &u32| names.get(open[*place as usize].index);
-    let order = in_order(&mut open.iter().map(|place| (&**names.get(place.index).0, 0)));
-    for of_topic in order.chunk_by(|a, b| name(a).0 == name(b).0) {
-        let ids: Vec<u16> = of_topic.iter().map(|place| name(place).1).collect();
-        let ends = session.log_ends(name(&of_topic[0]).0, &ids, &policy)?;
-        for (&place, end) in of_topic.iter().zip(ends) {
-            let marks = end.map(Some).or_else(|e| if e.is_transient() { Ok(None) } else { Err(e) })?;
-            let Place { index, start, .. } = open[place as usize];
-            list[index as usize] = Place { index, start, marks }.begin(session, names, options)?;
+    let mut order = in_order(&mut (0..names.len()).map(|index| (&**names.get(index).0, 0)));
+    order.retain(|&index| !matches!(places[index as usize].start, Start::Earliest | Start::At(_)));
+    for of_topic in order.chunk_by(|&a, &b| names.get(a).0 == names.get(b).0) {
+        let ids: Vec<u16> = of_topic.iter().map(|&index| names.get(index).1).collect();
+        let ends = session.log_ends(names.get(of_topic[0]).0, &ids, &policy)?;
+        for (&index, end) in of_topic.iter().zip(ends) {
+            places[index as usize].marks =
+                end.map(Some).or_else(|e| if e.is_transient() { Ok(None) } else { Err(e) })?;
         }
     }
     Ok(())
@@ -132,12 +124,8 @@ const PROBE_SIZE: u32 = 4 << 10;
 
 /// Returns the number of the first message at or after a time, given the first available number and the high-water mark; that
 /// mark + 1 if there is none.
-pub(super) fn seq_at(
-    session: &Arc<Session>,
-    (topic, id): (&str, u16),
-    (first_available, high_water_mark): Marks,
-    time: SystemTime,
-) -> Result<u64> {
+fn seq_at(session: &Arc<Session>, (topic, id): (&str, u16), marks: Marks, time: SystemTime) -> Result<u64> {
+    let (first_available, high_water_mark) = marks;
     let wanted = millis_at_or_after(time);
     let end = high_water_mark.saturating_add(1);
     // There is no message from `high` up to below `found`, and `found` is late enough or the end. All messages below `low` are too
@@ -155,7 +143,7 @@ pub(super) fn seq_at(
     let (names, in_cluster) = (Names::one(topic, id), session.is_cluster());
     while low < high {
         let middle = low + (high - low) / 2;
-        let place = Partition::new(0, middle, Some((first_available, high_water_mark)), &all.options);
+        let place = Partition::new(0, middle, Some(marks), &all.options);
         let mut probe = ConsumeIter::new(session, all.clone(), names.clone(), vec![place], &[], in_cluster);
         let batch = probe.next_batch()?;
         if batch.is_none() && session.is_closed() {

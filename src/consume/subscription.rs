@@ -185,8 +185,8 @@ impl Subscription {
         let place = |wanted: &Wanted| wanted.partition.map_or(0, |id| id + 1);
         let order = in_order(&mut self.wanted.iter().map(|wanted| (&*wanted.topic, place(wanted))));
         let wanted = order.iter().map(|&index| &self.wanted[index as usize]);
-        let all: Vec<_> = wanted.map(|wanted| (&wanted.topic, wanted.partition)).collect();
-        let mut neighbours = all.iter().zip(all.iter().skip(1));
+        let all = wanted.map(|wanted| (&wanted.topic, wanted.partition));
+        let mut neighbours = all.clone().zip(all.skip(1));
         if let Some((a, b)) = neighbours.find(|(a, b)| a.0 == b.0 && (a.1.is_none() || a.1 == b.1)) {
             let [a, b] = [a, b].map(|(topic, id)| id.map_or(topic.to_string(), |id| format!("{topic}/{id}")));
             return Err(Error::config(format!("subscribed to the same partition twice: {a} and {b}")));

@@ -84,7 +84,7 @@ impl Setting {
         self.all.wake(now);
         while let Some(index) = self.all.next_due() {
             self.fetcher.wanted.push_back(index);
-            self.all.with(index, |partition, _| partition.leader = Some(self.fetcher.broker().clone()));
+            self.all.with(index, |partition, _| partition.leader = Some(self.fetcher.channel.broker().clone()));
         }
         let mut turn = Turn { now, all: &mut self.all, inbox: &mut self.inbox, session: &self.session };
         self.fetcher.ask(&mut turn, LookUp::Never);
@@ -236,7 +236,7 @@ fn a_broker_that_repeats_a_redirect_or_knows_no_leader_is_asked_after_others() {
     let to = std::net::SocketAddrV4::new([10, 0, 0, 2].into(), 5);
     let other: BrokerAddr = parse_brokers("10.0.0.2:5").unwrap().remove(0);
     let mut s = Setting::asked(1, 1, |s| s);
-    let (topic, here): (Arc<str>, _) = ("t".into(), s.fetcher.broker().clone());
+    let (topic, here): (Arc<str>, _) = ("t".into(), s.fetcher.channel.broker().clone());
     let first = |s: &Setting| s.session.book.brokers().remove(0);
     for (request, redirects) in [(1, 1), (2, 2)] {
         s.send(0, request, &[PartitionAnswer::Redirect(to)], &[], 0);
@@ -560,12 +560,12 @@ fn only_a_connection_with_nothing_on_it_is_given_back() {
         let mut s = Setting::asked(1, 10, |s| s);
         s.send(0, 1, &[EMPTY], rest, 0);
         s.receive();
-        let broker = s.fetcher.broker().clone();
+        let broker = s.fetcher.channel.broker().clone();
         s.fetcher.give_back(&s.session);
         assert_eq!(s.session.pool.take(&broker).is_up(), is_kept);
     }
     let s = Setting::asked(1, 10, |s| s);
-    let broker = s.fetcher.broker().clone();
+    let broker = s.fetcher.channel.broker().clone();
     s.fetcher.give_back(&s.session);
     assert!(!s.session.pool.take(&broker).is_up(), "an answer is awaited");
 }

@@ -27,33 +27,21 @@ impl Partition {
         if self.state == State::Done {
             return Next::Go;
         }
-        let needed_mark = self.needs_mark();
-        if !needed_mark {
+        if !self.needs_mark() {
             self.suspicion = Suspicion::None;
         }
         if self.is_probe() {
-            match answer {
-                // Only its leader knows that it exists.
-                PartitionAnswer::Data { .. } | PartitionAnswer::OutOfRange { .. } => self.begin = Begin::Known,
-                PartitionAnswer::Redirect(_) if self.trouble().hops < MOST_HOPS => {}
+            // Only its leader knows that it exists.
+            let exists = matches!(answer, PartitionAnswer::Data { .. } | PartitionAnswer::OutOfRange { .. });
+            let leads_on = matches!(answer, PartitionAnswer::Redirect(_)) && self.trouble().hops < MOST_HOPS;
+            if !exists && !leads_on {
                 // It does not exist, as far as this broker knows.
-                _ => {
-                    self.trouble = None;
-                    return Next::Go;
-                }
+                self.trouble = None;
+                return Next::Go;
             }
         }
         match answer {
-            PartitionAnswer::Data { high_water_mark, len, .. } => {
-                self.on_data(high_water_mark, len, rules);
-                Next::Go
-            }
-            PartitionAnswer::OutOfRange { high_water_mark, first_available } if needed_mark => {
-                (self.first_available, self.high_water_mark) = (first_available, Some(high_water_mark));
-                // The number after the mark is safe.
-                self.suspicion = if self.is_behind() { Suspicion::Answered } else { Suspicion::None };
-                Next::Go
-            }
+            PartitionAnswer::Data { high_water_mark, len, .. } => self.on_data(high_water_mark, len, rules),
             PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
                 self.on_out_of_range(now, first_available, high_water_mark, rules)
             }
@@ -65,7 +53,7 @@ impl Partition {
         }
     }
 
-    fn on_data(&mut self, high_water_mark: u64, len: u32, rules: &Rules) {
+    fn on_data(&mut self, high_water_mark: u64, len: u32, rules: &Rules) -> Next {
         self.begin = Begin::Known;
         self.last_was_empty = len == 0;
         let wait_was_ended = std::mem::replace(&mut self.wait_ended, rules.in_cluster && self.waits && len > 0);
@@ -84,17 +72,21 @@ impl Partition {
             }
         }
         self.check_end();
+        Next::Go
     }
 
     fn on_out_of_range(&mut self, now: Time, first_available: u64, high_water_mark: u64, rules: &Rules) -> Next {
-        self.high_water_mark = Some(high_water_mark);
-        self.first_available = first_available;
+        (self.first_available, self.high_water_mark) = (first_available, Some(high_water_mark));
+        if self.needs_mark() {
+            // The number after the mark is safe.
+            self.suspicion = if self.is_behind() { Suspicion::Answered } else { Suspicion::None };
+            return Next::Go;
+        }
         let end = high_water_mark.saturating_add(1);
         let (requested, begin) = (self.fetch_from, std::mem::replace(&mut self.begin, Begin::Known));
         if begin == Begin::BeforeEnd {
-            self.go_to(before_end(self.position, first_available, high_water_mark));
             self.learn_end(high_water_mark);
-            self.check_end();
+            self.go_to(before_end(self.position, first_available, high_water_mark));
             self.trouble = None;
             debug!("{}: begins with {}", rules.names.show(self.index), self.position);
             return Next::Go;
@@ -159,11 +151,11 @@ impl Partition {
                 trouble.hops += 1;
                 let hops = trouble.hops;
                 // This is how leaders are found, also when one has changed during a pause; two in a row need a rest.
-                if !std::mem::replace(&mut trouble.followed, true) {
+                trouble.followed = !trouble.followed;
+                if trouble.followed {
                     trouble.retry.retry_at_once(now, &rules.retry);
                     return Next::Go;
                 }
-                trouble.followed = false;
                 let until = trouble.retry.retry_or_fail(now, &rules.retry);
                 self.pause_or_fail(until, Fault::Redirects { hops, last: named }, rules)
             }
@@ -203,24 +195,21 @@ impl Partition {
             self.state = State::Done;
             found.truncate(new + wanted);
         }
-        if let Some(last) = found.get_mut(new..).and_then(<[Bundle]>::last_mut) {
-            last.to = last.to.min(self.end);
-        }
         // A cut bundle will come again as a whole; it is worth decoding only if there is nothing else.
         if found.last().is_some_and(|last| last.cut) && (self.chunks.had_messages || found.len() > new + 1) {
             found.pop();
         }
-        let Some(last) = found.get(new..).and_then(<[Bundle]>::last) else { return true };
+        let Some(last) = found.get_mut(new..).and_then(<[Bundle]>::last_mut) else { return true };
+        last.to = last.to.min(self.end);
         let (is_whole, after) = (self.takes_whole(last), last.last.min(last.to).saturating_add(1));
         if is_whole || found.len() > new + 1 {
             self.on_messages(rules);
         }
-        if !is_whole {
-            return false;
+        if is_whole {
+            self.fetch_from = after;
+            self.check_end();
         }
-        self.fetch_from = after;
-        self.check_end();
-        true
+        is_whole
     }
 
     /// Ends a chunk: its messages and numbers decide what to ask for next.
