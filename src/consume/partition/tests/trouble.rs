@@ -1,0 +1,336 @@
+//! Trouble of a partition: whose it is, when it ends, and how long it pauses.
+
+use super::*;
+
+#[test]
+fn two_policies_for_two_directions() {
+    let rules = alone(|s| s.out_of_range(OutOfRange::Earliest));
+    let mut p = Partition::new(0, 5, Some((1, 20)), &rules.options);
+    ask(&mut p, &rules);
+    // Retention is faster, three times: each try comes nearer, so there is no pause and no end of patience.
+    for (n, first) in [(0, 10), (100_000, 12), (200_000, 15)] {
+        let from = p.fetch_from;
+        assert_eq!(p.on_answer(at(n), out_of_range(first, 20), &rules), Next::Gap(from, first - 1));
+        p.on_end(at(n), false, &rules);
+        assert_eq!(ask(&mut p, &rules).seq, first);
+    }
+    // The same again is trouble: at once, then with pauses, then for too long.
+    p.on_answer(at(200_000), out_of_range(15, 20), &rules);
+    p.on_end(at(200_000), false, &rules);
+    assert_eq!(p.state, State::Idle);
+    ask(&mut p, &rules);
+    p.on_answer(at(200_000), out_of_range(15, 20), &rules);
+    assert!(pause(&p) > at(200_000));
+    p.wake(pause(&p));
+    assert_eq!(p.on_answer(at(260_000), out_of_range(15, 20), &rules), not_there(15, 15));
+
+    let mut p = Partition::new(0, 30, None, &rules.options);
+    assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), not_there(30, 1));
+    let rules = alone(|s| s.beyond_end(OutOfRange::Latest));
+    let mut p = Partition::new(0, 30, None, &rules.options);
+    assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), Next::Go);
+    assert_eq!(p.position, 21);
+}
+
+#[test]
+fn one_redirect_after_a_rest_is_followed_at_once_and_the_budget_is_one() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(0, 1, None, &rules.options);
+    let mut now = at(0);
+    let mut hops = 0;
+    loop {
+        ask(&mut p, &rules);
+        assert_eq!(p.on_answer(now, PartitionAnswer::Redirect(endpoint()), &rules), Next::AskAt(endpoint()));
+        hops += 1;
+        let next = p.on_named(now, endpoint(), Ok(Some(leader())), &rules);
+        if next != Next::Go {
+            let e = Error::refused("t", 0, Fault::Redirects { hops, last: endpoint() }).at(&leader());
+            assert_eq!(next, Next::Fail(e));
+            break;
+        }
+        p.on_end(now, false, &rules);
+        assert_eq!((p.leader.as_ref(), hops % 2 == 1), (Some(&leader()), p.state == State::Idle));
+        if hops % 2 == 0 {
+            now = pause(&p);
+            p.wake(now);
+        }
+    }
+    assert_eq!((now, hops > 30), (at(60_000), true), "{hops}");
+    // Nobody is named: as if there were none.
+    let mut p = Partition::new(0, 1, None, &rules.options);
+    ask(&mut p, &rules);
+    assert_eq!(p.on_named(at(0), endpoint(), Ok(None), &rules), Next::NoLeader);
+    assert!(p.leader.is_none() && pause(&p) > at(0));
+    p.wake(pause(&p));
+    // Without a budget the first redirect still leads somewhere.
+    let mut rules = rules;
+    rules.retry.timeout = Duration::ZERO;
+    let mut p = Partition::new(0, 1, None, &rules.options);
+    assert_eq!(p.on_named(at(0), endpoint(), Ok(Some(leader())), &rules), Next::Go);
+    assert_eq!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), fail(Fault::NoLeader));
+}
+
+#[test]
+fn trouble_ends_with_an_answer_or_a_connection_that_was_well() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(0, 1, Some((1, 0)), &rules.options);
+    let ended = |well_for| Lost { while_idle: false, well_for, unanswered: false, alone: false };
+    let lose = |p: &mut Partition, now, how| {
+        ask(p, &rules);
+        let next = lose(p, now, how, &rules);
+        p.state = State::Idle;
+        next
+    };
+    assert_eq!(lose(&mut p, at(0), ended(Duration::ZERO)), Next::Go);
+    assert_eq!(lose(&mut p, at(60_000), ended(Duration::from_secs(10))), Next::Go, "new trouble");
+    assert_eq!(lose(&mut p, at(119_000), Lost::default()), Next::Go);
+    assert_eq!(lose(&mut p, at(120_000), Lost::default()), Next::Fail(Error::disconnected(&"b:1", crate::Phase::Wait)));
+    ask(&mut p, &rules);
+    p.on_answer(at(121_000), data(0, 0), &rules);
+    p.on_end(at(121_000), false, &rules);
+    assert_eq!(lose(&mut p, at(500_000), ended(Duration::ZERO)), Next::Go);
+    let while_idle = Lost { while_idle: true, well_for: Duration::ZERO, unanswered: false, alone: true };
+    assert_eq!(lose(&mut p, at(600_000), while_idle), Next::Go, "that is no trouble");
+}
+
+#[test]
+fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
+    let rules = alone(|s| s.beyond_end(OutOfRange::Latest).out_of_range(OutOfRange::Latest));
+    // A lost leader and redirects, for a minute; then an answer that moves nothing.
+    let troubled = || {
+        let mut p = Partition::new(0, 30, None, &rules.options);
+        for ms in [0, 30_000, 59_000] {
+            assert_eq!(lose(&mut p, at(ms), Lost::default(), &rules), Next::Go);
+            p.wake(pause(&p));
+            assert_eq!(p.on_named(at(ms), endpoint(), Ok(Some(leader())), &rules), Next::Go);
+            p.state = State::Idle;
+        }
+        p
+    };
+    let mut p = troubled();
+    ask(&mut p, &rules);
+    assert_eq!((p.on_answer(at(61_000), out_of_range(1, 20), &rules), p.position), (Next::Go, 21));
+    p.on_end(at(61_000), false, &rules);
+    assert_eq!(p.state, State::Idle, "at once, for the number that was named");
+    assert_eq!(lose(&mut p, at(62_000), Lost::default(), &rules), Next::Go, "new trouble");
+    // That the number is rejected again has a budget of its own, which redirects in between do not prolong.
+    let mut now = at(62_000);
+    let end = loop {
+        p.state = State::InFlight(Time::ZERO);
+        now = now.after(Duration::from_millis(1));
+        match p.on_answer(now, out_of_range(1, 20), &rules) {
+            Next::Fail(e) => break e,
+            _ => now = pause(&p),
+        }
+        p.state = State::InFlight(Time::ZERO);
+        assert_eq!(p.on_named(now, endpoint(), Ok(Some(leader())), &rules), Next::Go);
+        assert_eq!(p.state, State::InFlight(Time::ZERO), "the first redirect after an answer is followed at once");
+    };
+    assert!(matches!(end.kind, ErrorKind::OutOfRange { .. }), "{end:?}");
+    assert!(now.since(at(61_000)) >= FOR_LONG && now.since(at(61_000)) < FOR_LONG + Duration::from_secs(2), "{now:?}");
+    // So has a chunk above the mark.
+    let mut p = troubled();
+    for (now, next) in [(61_000, Next::Go), (120_000, Next::Go), (121_000, fail(Fault::Stuck { seq: 30 }))] {
+        p.state = State::InFlight(Time::ZERO);
+        p.on_answer(at(now), data(20, 100), &rules);
+        let next = match next {
+            Next::Fail(e) => Next::Fail(e.at(&leader())),
+            next => next,
+        };
+        assert_eq!(p.on_chunk_end(at(now), ChunkEnd::AboveMark, &rules), next);
+    }
+    // Both end with a connection that was well.
+    let well = Lost { well_for: Duration::from_secs(10), ..Lost::default() };
+    p.state = State::InFlight(Time::ZERO);
+    assert_eq!(lose(&mut p, at(200_000), well, &rules), Next::Go);
+    p.state = State::InFlight(Time::ZERO);
+    p.on_answer(at(200_000), data(20, 100), &rules);
+    assert_eq!(p.on_chunk_end(at(200_000), ChunkEnd::AboveMark, &rules), Next::Go);
+}
+
+#[test]
+fn it_is_asked_for_again_only_when_its_answer_has_been_read_however_long_that_takes() {
+    let rules = rules(|s| s, true);
+    let end = |p: &mut Partition, lost| match lost {
+        true => assert_eq!(lose(p, at(5_000), Lost::default(), &rules), Next::Go),
+        false => p.on_end(at(5_000), false, &rules),
+    };
+    for lost in [false, true] {
+        let mut p = Partition::new(0, 6, Some((1, 11)), &rules.options);
+        ask(&mut p, &rules);
+        assert!(matches!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), Next::NoLeader));
+        let until = pause(&p);
+        p.wake(at(4_000));
+        assert!(until < at(4_000) && p.wants(&rules).unwrap().is_none(), "its answer is still being read");
+        end(&mut p, lost);
+        assert_eq!(p.state, State::Paused(until), "for as long as the answer said");
+        p.wake(at(5_000));
+        assert_eq!(ask(&mut p, &rules).seq, 6);
+    }
+}
+
+#[test]
+fn what_ends_two_connections_is_not_asked_for_again() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(0, 6, Some((1, 11)), &rules.options);
+    assert!(ask(&mut p, &rules).is_risky);
+    assert_eq!(lose(&mut p, at(0), lost(true, false), &rules), Next::Go);
+    assert!(p.is_suspect());
+    // A connection that ends on a harmless question proves nothing: it is asked again.
+    let answer_mark = |p: &mut Partition| {
+        p.wake(pause(p));
+        let want = ask(p, &rules);
+        assert!(want.seq == SEQ_BEYOND_END && !want.is_risky && !want.waits && want.is_suspect, "{want:?}");
+        assert_eq!(p.on_answer(at(1), out_of_range(1, 12), &rules), Next::Go);
+        p.on_end(at(1), false, &rules);
+    };
+    for _ in 0..3 {
+        p.wake(pause(&p));
+        assert_eq!(ask(&mut p, &rules).seq, SEQ_BEYOND_END);
+        assert_eq!(lose(&mut p, at(0), lost(true, true), &rules), Next::Go);
+    }
+    answer_mark(&mut p);
+    let want = ask(&mut p, &rules);
+    assert!(want.seq == 6 && want.alone && want.is_risky && !want.waits && want.is_suspect, "{want:?}");
+    let deadly = fail(Fault::Deadly { seq: 6, mark: 12 });
+    assert_eq!(lose(&mut p, at(1), lost(true, true), &rules), deadly);
+    // Among others it cannot be known; an answer clears it; and the number after the mark is safe.
+    let mut p = Partition::new(0, 6, Some((1, 11)), &rules.options);
+    for _ in 0..3 {
+        ask(&mut p, &rules);
+        assert_eq!(lose(&mut p, at(0), lost(true, false), &rules), Next::Go);
+        answer_mark(&mut p);
+    }
+    ask(&mut p, &rules);
+    bring(&mut p, at(1), 6, 6, 11, &rules);
+    assert!(!p.is_suspect());
+    let mut p = Partition::new(0, 13, Some((1, 12)), &rules.options);
+    for _ in 0..3 {
+        let want = ask(&mut p, &rules);
+        assert!(want.seq == 13 && !want.is_risky, "{want:?}");
+        assert_eq!(lose(&mut p, at(0), lost(true, true), &rules), Next::Go);
+        answer_mark(&mut p);
+        assert!(!p.is_suspect());
+    }
+    // Unless the log has grown meanwhile: then it may lie in a gap.
+    let mut p = Partition::new(0, 12, Some((1, 11)), &rules.options);
+    ask(&mut p, &rules);
+    assert_eq!(lose(&mut p, at(0), lost(true, true), &rules), Next::Go);
+    answer_mark(&mut p);
+    assert!(ask(&mut p, &rules).is_risky);
+    let deadly = fail(Fault::Deadly { seq: 12, mark: 12 });
+    assert_eq!(lose(&mut p, at(1), lost(true, true), &rules), deadly);
+}
+
+#[test]
+fn a_redirect_that_follows_a_pause_without_a_leader_is_followed_at_once() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(0, 1, None, &rules.options);
+    ask(&mut p, &rules);
+    assert_eq!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), Next::NoLeader);
+    p.on_end(at(0), false, &rules);
+    p.wake(pause(&p));
+    ask(&mut p, &rules);
+    assert_eq!(p.on_named(at(1000), endpoint(), Ok(Some(leader())), &rules), Next::Go);
+    p.on_end(at(1000), false, &rules);
+    ask(&mut p, &rules);
+    // Whoever is named knows of nobody either.
+    assert_eq!(p.on_answer(at(1001), PartitionAnswer::NoLeader, &rules), Next::NoLeader);
+    assert!(pause(&p) > at(1001));
+}
+
+#[test]
+fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(0, 10, Some((1, 9)), &rules.options);
+    let mut above = |now, mark| {
+        ask(&mut p, &rules);
+        p.on_answer(now, data(mark, 100), &rules);
+        let next = p.on_chunk_end(now, ChunkEnd::AboveMark, &rules);
+        p.on_end(now, false, &rules);
+        let state = p.state;
+        p.state = State::Idle;
+        (next, state)
+    };
+    let (_, first) = above(at(0), 5);
+    let (_, second) = above(at(1000), 5);
+    assert!(matches!((first, second), (State::Paused(a), State::Paused(b)) if b.since(at(1000)) > a.since(at(0))));
+    assert_eq!(above(at(2000), 6), (Next::Go, State::Idle), "it moves");
+    assert!(matches!(above(at(3000), 6), (Next::Go, State::Paused(_))));
+    assert_eq!(above(at(63_000), 6).0, fail(Fault::Stuck { seq: 10 }));
+}
+
+#[test]
+fn a_broker_that_does_not_wait_gets_pauses_that_grow() {
+    let mut rules = alone(|s| s);
+    rules.retry.pauses = (FOR_LONG, FOR_LONG);
+    let mut p = Partition::new(0, 1, Some((1, 0)), &rules.options);
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        ask(&mut p, &rules);
+        p.on_answer(at(0), data(0, 0), &rules);
+        p.on_end(at(0), true, &rules);
+        pauses.push(pause(&p).since(at(0)));
+        p.wake(pause(&p));
+    }
+    assert!(pauses[0] <= QUIET.0 && pauses[7] > QUIET.1 / 2 && pauses[7] <= QUIET.1, "{pauses:?}");
+    ask(&mut p, &rules);
+    bring(&mut p, at(0), 1, 1, 1, &rules);
+    ask(&mut p, &rules);
+    p.on_answer(at(0), data(1, 0), &rules);
+    p.on_end(at(0), true, &rules);
+    assert!(pause(&p).since(at(0)) <= QUIET.0, "it begins again");
+}
+
+#[test]
+fn a_partition_that_may_not_be_there_is_no_trouble() {
+    let rules = rules(|s| s, true);
+    let mut p = Partition::dormant(0, &rules.options);
+    assert!(p.wants(&rules).unwrap().is_none());
+    p.probe();
+    let want = ask(&mut p, &rules);
+    assert!(want.alone && !want.waits && want.seq == 0, "{want:?}");
+    p.probe();
+    assert_eq!(p.state, State::InFlight(Time::ZERO), "it is being asked for");
+    for answer in [PartitionAnswer::UnknownPartition, PartitionAnswer::NoLeader, PartitionAnswer::SystemError] {
+        assert_eq!(p.on_answer(at(0), answer, &rules), Next::Go);
+        // A line of others that is lost lets it be looked for again, but not before this answer has been read.
+        p.probe();
+        assert!(p.is_probe() && p.wants(&rules).unwrap().is_none());
+        p.on_end(at(0), false, &rules);
+        assert_eq!(p.state, State::Done);
+        p.probe();
+        ask(&mut p, &rules);
+    }
+    // Redirected without end.
+    for _ in 0..MOST_HOPS {
+        assert_eq!(p.on_answer(at(0), PartitionAnswer::Redirect(endpoint()), &rules), Next::AskAt(endpoint()));
+        p.on_named(at(0), endpoint(), Ok(Some(leader())), &rules);
+        p.on_end(at(0), false, &rules);
+        ask(&mut p, &rules);
+    }
+    p.on_answer(at(0), PartitionAnswer::Redirect(endpoint()), &rules);
+    p.on_end(at(0), false, &rules);
+    assert_eq!(p.state, State::Done);
+    p.probe();
+    ask(&mut p, &rules);
+    assert_eq!((lose(&mut p, at(0), Lost::default(), &rules), p.state), (Next::Go, State::Done));
+    p.probe();
+    ask(&mut p, &rules);
+    p.on_answer(at(0), data(3, 0), &rules);
+    assert!(!p.is_probe() && p.has_begun());
+}
+
+#[test]
+fn messages_end_trouble_before_their_chunk_has_ended() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
+    for ms in [0, 59_000] {
+        assert_eq!(lose(&mut p, at(ms), Lost::default(), &rules), Next::Go);
+        p.wake(pause(&p));
+        ask(&mut p, &rules);
+        p.on_answer(at(ms), data(20, 100), &rules);
+    }
+    p.on_bundles(&mut vec![bundle(1, 5, 20, false)], 0, &rules);
+    assert_eq!(lose(&mut p, at(61_000), Lost::default(), &rules), Next::Go, "new trouble");
+}
