@@ -23,6 +23,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     let closed = closer.or_else(|| session.closed.clone()).unwrap_or_default();
     let session = &Arc::new(session.closed_by(&closed));
     let mut topics: HashMap<&str, (Arc<str>, BrokerAddr, Vec<PartitionState>)> = HashMap::new();
+    let count_of = |states: &[PartitionState]| u16::try_from(states.len()).unwrap_or(u16::MAX);
     let (mut total, mut whole) = (0, Vec::new());
     for wanted in &subscription.wanted {
         let name = &*wanted.topic;
@@ -31,7 +32,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
             topics.insert(name, (name.into(), broker, states));
         }
         let Some((topic, broker, states)) = topics.get(name) else { continue };
-        let count = u16::try_from(states.len()).unwrap_or(u16::MAX);
+        let count = count_of(states);
         match wanted.partition {
             Some(id) if id >= count => return Err(Error::refused(topic, id, Fault::UnknownPartition).at(broker)),
             Some(_) => total += 1,
@@ -48,7 +49,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     for wanted in &subscription.wanted {
         let Some((topic, _, states)) = topics.get(&*wanted.topic) else { continue };
         let start = wanted.start.unwrap_or(subscription.start);
-        for partition in wanted.partition.map_or(0..states.len() as u16, |id| id..id + 1) {
+        for partition in wanted.partition.map_or(0..count_of(states), |id| id..id + 1) {
             let start = subscription.resume.get(topic, partition).map_or(start, Start::At);
             // Only leaders know the end of a cluster's log.
             let known = states.get(usize::from(partition)).filter(|_| !in_cluster);
