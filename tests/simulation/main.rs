@@ -5,4 +5,5 @@ mod consuming;
 mod publishing;
 mod reaching;
 mod trouble;
+mod turns;
 mod users;

@@ -18,6 +18,7 @@ pub mod rng;
 pub mod segments;
 pub mod server;
 pub mod sets;
+pub mod turns;
 pub mod watch;
 
 use std::error::Error;
