@@ -24,7 +24,7 @@
 //! such as on the answers of other leaders. A slow caller finds bytes ready, so its wait is zero and the size does not grow. Time
 //! that the broker was allowed to wait for data does not count. The read buffer holds an answer of any size in parts.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +80,8 @@ pub(super) struct Fetcher {
     buf: ReadBuf<TopicPartitions>,
     /// The partitions to ask this leader for.
     pub(super) wanted: VecDeque<u32>,
-    in_flight: VecDeque<InFlight>,
+    /// The fetches whose answers have not begun, by their ids.
+    in_flight: HashMap<u32, InFlight>,
     load: Load,
     /// How long callers had waited for the connection when there was nothing to read, after a fetch was sent and while no answer
     /// has begun.
@@ -131,7 +132,7 @@ impl Fetcher {
             decoder: new_decoder(session),
             buf: ReadBuf::new(READ_BUFFER, names.clone()),
             wanted: VecDeque::new(),
-            in_flight: VecDeque::new(),
+            in_flight: HashMap::new(),
             load: Load::default(),
             idle_since: None,
             began: Time::ZERO,
@@ -226,7 +227,7 @@ impl Fetcher {
         let (bytes, has_fault, failure, sent) = (0, false, None, turn.now);
         let fetch_sent = InFlight { request_id, partitions, max_wait_ms, sent, load, bytes, has_fault, failure };
         self.idle_since = None;
-        self.in_flight.push_back(fetch_sent);
+        self.in_flight.insert(request_id, fetch_sent);
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
         let allowance = turn.session.config.io_timeout.saturating_add(Duration::from_millis(wait));
         self.channel.queue(turn.now, request_id, allowance, &mut |out| fetch.encode(out)).map_err(Error::encode)?;
@@ -275,8 +276,7 @@ impl Fetcher {
                     }
                 }
                 Step::Event(Event::Response { request_id }) => {
-                    let index = self.in_flight.iter().position(|fetch| fetch.request_id == request_id);
-                    self.current = index.and_then(|index| self.in_flight.remove(index));
+                    self.current = self.in_flight.remove(&request_id);
                     let waited = self.channel.waited();
                     (self.began, self.wait) = (now, waited.saturating_sub(self.idle_since.take().unwrap_or(waited)));
                 }
@@ -443,7 +443,10 @@ impl Fetcher {
         let well_for = self.channel.well_for().saturating_sub(unwell_for);
         let alone = self.load.risky == 1;
         let mut lost = Vec::new();
-        for fetch in self.current.take().into_iter().chain(self.in_flight.drain(..)) {
+        let mut fetches: Vec<_> =
+            self.current.take().into_iter().chain(self.in_flight.drain().map(|(_, fetch)| fetch)).collect();
+        fetches.sort_by_key(|fetch| fetch.request_id);
+        for fetch in fetches {
             let is_handed_over = self.channel.handed_over(fetch.request_id);
             let unanswered = is_silent && is_handed_over && ended_within(DIES_WITHIN, fetch.sent);
             let how = Lost { while_idle, well_for, unanswered, alone };

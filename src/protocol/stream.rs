@@ -3,7 +3,7 @@
 //! The decoder takes the bytes that have arrived and returns either what it found or how many more bytes it needs. It keeps
 //! the partition entries of one answer, never its data: when a bundle is complete, it is reported as a range of the input.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 
 use super::Limits;
 pub use super::chunk::{Bundle, ChunkEnd, Good};
@@ -62,8 +62,8 @@ pub struct FetchDecoder {
     limits: Limits,
     /// The most messages in bundles that are reported together.
     joined: u32,
-    /// In the order in which they were sent: most often that in which they are answered, too.
-    outstanding: VecDeque<FetchRequest>,
+    /// The requests whose answers have not begun, by their ids.
+    unanswered: HashMap<u32, FetchRequest>,
     state: State,
     /// Bytes to pass over before the state goes on.
     to_skip: u64,
@@ -73,8 +73,8 @@ pub struct FetchDecoder {
     at: u64,
     /// Bytes of pings since the last answer.
     pings: u64,
-    /// The id of the request that is being answered.
-    current: u32,
+    /// The request that is being answered.
+    current: Option<FetchRequest>,
     slots: Vec<Slot>,
     chunk: Chunk,
 }
@@ -128,12 +128,12 @@ impl FetchDecoder {
 
     /// Announces a request before it is sent. Answers to any other request are refused.
     pub fn expect(&mut self, request: FetchRequest) {
-        self.outstanding.push_back(request);
+        self.unanswered.insert(request.request_id, request);
     }
 
-    /// Returns the requests whose answers are not complete.
-    pub fn outstanding(&self) -> &VecDeque<FetchRequest> {
-        &self.outstanding
+    /// Returns how many requests' answers are not complete.
+    pub fn outstanding(&self) -> usize {
+        self.unanswered.len() + usize::from(self.current.is_some())
     }
 
     /// Returns whether only whole frames were consumed, so that no answer and no ping has begun.
@@ -166,13 +166,9 @@ impl FetchDecoder {
         }
     }
 
-    fn request(&self, id: u32) -> Option<&FetchRequest> {
-        self.outstanding.iter().find(|request| request.request_id == id)
-    }
-
     fn place(&self, e: DecodeError) -> DecodeError {
         let in_chunk = matches!(self.state, State::Bundles);
-        let request = self.request(self.current).filter(|_| in_chunk);
+        let request = self.current.as_ref().filter(|_| in_chunk);
         match request.and_then(|request| request.slots().nth(self.chunk.slot)) {
             Some((topic, wanted)) => e.in_partition(topic, wanted.partition),
             None => e,
@@ -245,11 +241,11 @@ impl FetchDecoder {
         DecodeError::check("header length", header_len, self.limits.fetch_header, 0)?;
         DecodeError::check_fits("header length", 4, header_len.into(), 0)?;
         let request_id = c.u32("request id")?;
-        if self.request(request_id).is_none() {
-            let expected = self.outstanding.front().map_or(0, |request| request.request_id.into());
-            return Err(DecodeError::unexpected("request id", request_id.into(), expected, 4));
+        self.current = self.unanswered.remove(&request_id);
+        if self.current.is_none() {
+            let first = self.unanswered.keys().min().copied().unwrap_or(0);
+            return Err(DecodeError::unexpected("request id", request_id.into(), first.into(), 4));
         }
-        self.current = request_id;
         self.at = LEN as u64;
         self.state = State::Entries { len: header_len as usize - 4 };
         *used += LEN;
@@ -258,8 +254,8 @@ impl FetchDecoder {
 
     fn entries(&mut self, entries: &[u8], used: &mut usize) -> Move {
         self.slots.clear();
-        let of_answer = |request: &&FetchRequest| request.request_id == self.current;
-        let Some(request) = self.outstanding.iter().find(of_answer) else { return Ok(None) };
+        let Some(request) = &self.current else { return Ok(None) };
+        let request_id = request.request_id;
         check_entries(request, Cursor::new(entries, self.at), &mut self.slots)?;
         self.at += entries.len() as u64;
         let chunks: u64 = self.slots.iter().map(|slot| u64::from(slot.answer.chunk_len())).sum();
@@ -271,7 +267,7 @@ impl FetchDecoder {
         self.pings = 0;
         self.state = State::Answer { slot: 0 };
         *used += entries.len();
-        Ok(Some(Step::Event(Event::Response { request_id: self.current })))
+        Ok(Some(Step::Event(Event::Response { request_id })))
     }
 
     fn next_chunk(&mut self, from_slot: usize) -> Option<Step> {
@@ -285,8 +281,8 @@ impl FetchDecoder {
         });
         let Some(chunk) = chunk else {
             self.state = State::Frame;
-            self.outstanding.retain(|request| request.request_id != self.current);
-            return Some(Step::Event(Event::End { request_id: self.current }));
+            let request_id = self.current.take().map_or(0, |request| request.request_id);
+            return Some(Step::Event(Event::End { request_id }));
         };
         self.at += chunk.left;
         self.chunk = chunk;

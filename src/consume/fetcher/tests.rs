@@ -174,7 +174,7 @@ fn what_lies_above_the_marks_alone_is_the_end() {
 fn an_empty_answer_that_comes_before_a_broker_can_have_waited_is_followed_by_a_pause() {
     for (max_wait, after, pauses) in [(5000, 49, true), (5000, 50, false), (20, 19, true), (20, 20, false)] {
         let mut s = Setting::asked(1, 10, |s| s);
-        s.fetcher.in_flight.front_mut().unwrap().max_wait_ms = max_wait;
+        s.fetcher.in_flight.values_mut().next().unwrap().max_wait_ms = max_wait;
         s.net.pass(ms(after));
         s.send(0, 1, &[EMPTY], &[], 0);
         s.receive();
@@ -182,11 +182,11 @@ fn an_empty_answer_that_comes_before_a_broker_can_have_waited_is_followed_by_a_p
     }
     // What says something else than "nothing" is no reason.
     let mut s = Setting::asked(2, 1, |s| s);
-    s.fetcher.in_flight.front_mut().unwrap().max_wait_ms = 5000;
+    s.fetcher.in_flight.values_mut().next().unwrap().max_wait_ms = 5000;
     s.send(0, 1, &[EMPTY, data(12)], &BUNDLE, 0);
     assert!(s.messages() == 1 && !matches!(s.state(0), State::Paused(_)));
     let mut s = Setting::asked(2, 1, |s| s);
-    s.fetcher.in_flight.front_mut().unwrap().max_wait_ms = 5000;
+    s.fetcher.in_flight.values_mut().next().unwrap().max_wait_ms = 5000;
     s.send(0, 1, &[EMPTY, PartitionAnswer::NoLeader], &[], 0);
     s.receive();
     assert_eq!(s.state(0), State::Idle);

@@ -87,7 +87,7 @@ fn chunk_with(limits: Limits, base: Option<u64>, from: u64, mark: u64, chunk: &[
     });
     let end = match result {
         Ok(need) => {
-            assert_eq!((need, decoder.outstanding().len()), (HEADER_LEN, 0));
+            assert_eq!((need, decoder.outstanding()), (HEADER_LEN, 0));
             Ok(end.expect("a chunk ends"))
         }
         Err(e) => {
@@ -330,7 +330,7 @@ fn frames_and_headers_are_measured() {
         decoder.expect(request(4, &[("t", &[(0, 0)])]));
         decoder.expect(request(5, &[("t", &[(0, 0)])]));
         let e = events(&mut decoder, &bytes).1.unwrap_err();
-        assert_eq!(decoder.outstanding().len(), 2);
+        assert_eq!(decoder.outstanding(), 2);
         (e.field(), e.fault())
     };
     let put = |bytes: &mut Vec<u8>, at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -459,7 +459,7 @@ fn requests_are_answered_in_any_order_and_once() {
     let e = result.unwrap_err();
     assert_eq!((e.field(), e.fault()), ("request id", F::Unexpected { found: 3, expected: 2 }));
     assert_eq!(decoder.step(&bytes(2), &mut Vec::new()), Err(e), "an error is not got over");
-    assert_eq!(decoder.outstanding().len(), 1);
+    assert_eq!(decoder.outstanding(), 1);
 }
 
 /// The first number, last number and bundle count of each report, when up to this many messages are joined.

@@ -197,7 +197,7 @@ pub fn decode(requests: &[FetchRequest], bytes: &[u8], limits: &Limits) -> Outco
     let mut outcome = Outcome::default();
     feeder.arrive(usize::MAX);
     outcome.error = run(&mut feeder, bytes, limits, &mut outcome).err();
-    outcome.unanswered = feeder.decoder.outstanding().len();
+    outcome.unanswered = feeder.decoder.outstanding();
     outcome.steps = feeder.steps;
     outcome
 }
