@@ -8,12 +8,13 @@ use std::thread;
 use std::time::Duration;
 
 use common::sets::Set;
+use common::turns::Turns;
 use tank_client::broker::{Broker, Cluster, RequestKind as Kind, dense_bundle};
 use tank_client::protocol::varint;
 use tank_client::segment::Segments;
-use tank_client::{Client, Compression, ConsumeIter, Record, Start, Subscription};
+use tank_client::{Client, Compression, Record, Start, Subscription};
 
-use super::curve::{Curve, cost};
+use super::curve::{Curve, cost, thread_nanos};
 use super::plain::{exchange, receive};
 
 /// Reads to the end of what it asks for.
@@ -89,11 +90,15 @@ pub fn ends_of_partitions(name: &'static str) -> Curve {
 /// A cluster with a topic of this many partitions, which its nodes lead in turn.
 pub fn cluster(nodes: u64, partitions: u64) -> Cluster {
     let cluster = Broker::cluster_builder(nodes as usize).replication_factor(1).start().expect("a cluster");
-    cluster.create_topic_with("t", partitions as u16, 1);
-    for partition in 0..partitions {
-        cluster.set_leader("t", partition as u16, Some((partition % nodes) as usize));
-    }
+    create(&cluster, "t", partitions);
     cluster
+}
+
+fn create(cluster: &Cluster, topic: &str, partitions: u64) {
+    cluster.create_topic_with(topic, partitions as u16, 1);
+    for partition in 0..partitions as u16 {
+        cluster.set_leader(topic, partition, Some(usize::from(partition) % cluster.nodes().len()));
+    }
 }
 
 pub fn sent_by(cluster: &Cluster) -> u64 {
@@ -119,8 +124,9 @@ pub fn idle(name: &'static str) -> Curve {
                 (0..MESSAGES).for_each(|_| _ = black_box(all.next().expect("a message").expect("no error")));
             });
         });
-        // Two for each message: in a cluster the data that ends a wait may be numbered wrongly, and is asked for again.
+        // Several for a message, if data that ends a wait is asked for again.
         let answers = all.stats().fetches - before.1;
+        println!("{number:>10} partitions: {:.2} answers a message", answers as f64 / (runs * MESSAGES) as f64);
         let answer = (sent_by(&cluster) - before.0) / answers;
         (nanos * (runs * MESSAGES) as f64 / answers as f64, Some(exchange(40, answer.max(1))))
     })
@@ -157,35 +163,38 @@ pub fn busy_partitions(name: &'static str) -> Curve {
         let nanos = cost(total, || {
             assert_eq!(drain(&client, Subscription::topic("t").start(Start::Earliest)), total);
         });
-        println!("{number:>10} partitions: no partition waits longer than {} rounds", rounds(&client, number as usize));
+        println!("{number:>10} partitions: none waits for more than {} rounds", rounds(&cluster, &client, number));
         let bytes: u64 = own.iter().map(|bundle| bundle.len() as u64).sum::<u64>() * number;
         (nanos, Some(receive(bytes) / total as f64))
     })
 }
 
-/// The longest wait of a partition: how many turns another one had between two of its own. A turn ends when messages of
-/// another partition come.
-fn rounds(client: &Client, partitions: usize) -> u32 {
-    let all = Subscription::topic("t").start(Start::Earliest).stop_at_end();
-    let mut messages: ConsumeIter = client.subscribe(all).expect("a subscription");
-    // Turns of each partition, and what they were at the last turn of each other one.
-    let mut turns = vec![0_u32; partitions];
-    let mut seen = vec![vec![0_u32; partitions]; partitions];
-    let (mut last, mut longest) = (None, 0);
-    while let Some(batch) = messages.next_batch().expect("no error") {
-        let partition = usize::from(batch.partition());
-        if last == Some(partition) {
-            continue;
-        }
-        last = Some(partition);
-        if turns[partition] > 0 {
-            let others = turns.iter().zip(&seen[partition]).map(|(now, then)| now - then);
-            longest = longest.max(others.max().unwrap_or(0));
-        }
-        turns[partition] += 1;
-        seen[partition].copy_from_slice(&turns);
+/// The longest wait of a partition, in rounds, if the reader is the slowest part: it works for so long in each turn that whatever
+/// the brokers may send is there whenever it looks, although they share the processor with it.
+fn rounds(cluster: &Cluster, client: &Client, partitions: u64) -> u32 {
+    const TURNS: u64 = 20;
+    const ROUND_NANOS: f64 = 100e6;
+    let bundle = dense_bundle(&[Record::new(&[b'x'; 100]); 30], Compression::None);
+    create(cluster, "turns", partitions);
+    for partition in 0..partitions {
+        let leader = partition as usize % cluster.nodes().len();
+        cluster.node(leader).append_repeated("turns", partition as u16, &[&bundle], TURNS);
     }
-    longest
+    // A bundle and a part of the next one.
+    let all = Subscription::topic("turns").start(Start::Earliest).stop_at_end().fetch_size(4_000);
+    let mut messages = client.subscribe(all).expect("a subscription");
+    let work = |nanos: f64| {
+        let began = thread_nanos();
+        while thread_nanos() - began < nanos {}
+    };
+    work(ROUND_NANOS);
+    let mut turns = Turns::new(partitions as usize);
+    while let Some(batch) = messages.next_batch().expect("no error") {
+        if turns.take(batch.partition()) {
+            work(ROUND_NANOS / partitions as f64);
+        }
+    }
+    turns.longest_wait()
 }
 
 pub fn leaders(name: &'static str) -> Curve {
