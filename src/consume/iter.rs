@@ -189,7 +189,8 @@ impl ConsumeIter {
     }
 
     /// Returns up to `max` messages: those that come within `wait`. It waits for all of `wait` unless it has `max` messages, or
-    /// reaches the end, before that. Empty if no message came in that time, or at the end.
+    /// reaches the end, before that. After `wait` it only takes what it has received by then and not handed out yet, which is at
+    /// most a read buffer of half a megabyte or one larger bundle. Empty if no message came in that time, or at the end.
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished. Messages that came before the error are returned first.
@@ -200,8 +201,11 @@ impl ConsumeIter {
             match self.pop() {
                 Some(message) => messages.push(message),
                 None if messages.is_empty() && self.pull(until)? => {}
+                None if messages.is_empty() => break,
+                // Messages may come faster than they are taken.
+                None if !self.inbox.has_bundles() && self.session.now() >= until => break,
                 // An error stays for the next call.
-                None if !messages.is_empty() && self.fill(until) => {}
+                None if self.fill(until) => {}
                 None => break,
             }
         }

@@ -1038,6 +1038,24 @@ fn the_last_n_messages_are_read() {
 }
 
 #[test]
+fn what_comes_faster_than_it_is_taken_does_not_hold_a_call_beyond_its_time() {
+    within(60, || {
+        let (broker, client) = embedded();
+        broker.create_topic("t", 1);
+        broker.append_repeated("t", 0, &[&bundle(&["x"; 100], Compression::None)], 10_000);
+        let mut iter = client.subscribe(Subscription::topic("t").start(Start::Earliest).stop_at_end()).unwrap();
+        let (mut calls, mut total) = (0, 0);
+        while !iter.is_finished() {
+            let some = iter.next_many(usize::MAX, Duration::ZERO).unwrap().len();
+            calls += usize::from(some > 0);
+            total += some;
+        }
+        // The topic holds 10 MB, and a read buffer half of one.
+        assert!(total == 1_000_000 && calls >= 5, "{total} messages in {calls} calls");
+    });
+}
+
+#[test]
 fn many_messages_are_taken_at_a_time() {
     within(60, || {
         let (broker, client) = embedded();
