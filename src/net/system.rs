@@ -79,6 +79,11 @@ impl Network for System {
                 &mut many[..]
             }
         };
+        if fds.is_empty() {
+            // Windows refuses to wait for nothing.
+            std::thread::sleep(until.since(self.now()));
+            return Ok(());
+        }
         while !closed.is_some_and(Closed::is_closed) {
             let timeout = (until != Time::NEVER).then(|| rounded_up(until.since(self.now())));
             match poll(fds, timeout.as_ref()) {
@@ -170,6 +175,8 @@ impl Socket for Tcp {
             return Err(e);
         }
         match self.0.peer_addr() {
+            // Where nobody listens, a socket whose own port is the one it dials connects to itself.
+            Ok(peer) if self.0.local_addr()? == peer => Err(io::ErrorKind::ConnectionRefused.into()),
             Ok(_) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
             Err(e) => Err(e),
@@ -291,6 +298,8 @@ mod tests {
         assert_eq!(socket.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let until = net.now().after(Duration::from_millis(5));
         assert!(!poll(true, false, None, until) && net.now() >= until && net.coarse_now() <= net.now());
+        let until = net.now().after(Duration::from_millis(5));
+        assert!(net.poll(&mut [], None, until).is_ok() && net.now() >= until, "nothing to wait for but time");
         peer.write_all(b"x").unwrap();
         assert!(poll(true, false, None, Time::NEVER) && poll(true, false, None, Time::ZERO));
         assert!(socket.has_ended(), "something came that nobody asked for");
@@ -309,6 +318,16 @@ mod tests {
         drop(peer);
         assert!(poll(true, false, None, Time::NEVER) && socket.read(&mut [0; 4]).unwrap() == 1);
         assert!(poll(true, false, None, Time::NEVER) && socket.read(&mut [0; 4]).unwrap() == 0);
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_no_connection() {
+        // Bound to the port it dials, as a system does by chance.
+        let socket = RawSocket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let own = socket.local_addr().unwrap();
+        socket.connect(&own).unwrap();
+        assert_eq!(Tcp(socket.into()).finish_connect().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]
