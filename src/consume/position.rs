@@ -68,14 +68,21 @@ impl Positions {
 
     /// Returns the next number of a partition, if it is among them.
     pub fn get(&self, topic: &str, partition: u16) -> Option<u64> {
-        let found = self.0.binary_search_by(|p| (&*p.topic, p.partition).cmp(&(topic, partition)));
-        found.ok().map(|index| self.0[index].seq)
+        self.find(topic, partition).ok().map(|index| self.0[index].seq)
+    }
+
+    /// Returns the index of a partition's position, or where one would have to be.
+    fn find(&self, topic: &str, partition: u16) -> std::result::Result<usize, usize> {
+        self.0.binary_search_by(|p| (&*p.topic, p.partition).cmp(&(topic, partition)))
     }
 
     /// Sets the next number of a partition, and replaces the one it had. This is for programs that process messages in another
     /// order than they arrive in.
     pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
-        self.extend([(topic, partition, seq)]);
+        match self.find(topic, partition) {
+            Ok(index) => self.0[index].seq = seq,
+            Err(index) => self.0.insert(index, Position::new(topic, partition, seq)),
+        }
     }
 
     /// Sorts the positions. If there are several of a partition, the last one stays.
