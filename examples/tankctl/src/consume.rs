@@ -145,7 +145,7 @@ fn follow(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Res
             Ok(None) => break Ok(()),
             Err(e) => break Err(e),
         };
-        progress.set(if is_bounded { behind.saturating_sub(messages.lag()) } else { messages.stats().messages });
+        progress.set(|| if is_bounded { behind.saturating_sub(messages.lag()) } else { messages.stats().messages });
         if range.has(&message) && input::find(message.payload(), grep).is_some() {
             sink.take(&message)?;
             count += 1;
@@ -208,7 +208,7 @@ fn merge(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Resu
         latest = latest.max(message.timestamp_ms());
         sink.take(&message)?;
         count += 1;
-        progress.set(count);
+        progress.set(|| count);
     }
     drop(progress);
     output::check_reader()?;

@@ -206,7 +206,7 @@ impl Mirror<'_> {
             lane.messages.push(message);
             if lane.messages.len() == self.batch || lane.bytes >= BYTES {
                 self.store(lane)?;
-                progress.set(behind.saturating_sub(messages.lag()));
+                progress.set(|| behind.saturating_sub(messages.lag()));
             }
         }
         // Also after a signal or an error, so that nothing is read twice.
@@ -264,7 +264,7 @@ impl Mirror<'_> {
             if message.seq() > lanes[index].before {
                 found[index].add(&message);
                 done += 1;
-                progress.set(done);
+                progress.set(|| done);
             }
         }
         drop(progress);

@@ -58,11 +58,12 @@ impl Progress {
         progress
     }
 
-    /// Shows that this much is done, at most a few times a second.
-    pub fn set(&mut self, done: u64) {
+    /// Shows how much is done, at most a few times a second. Only then is it counted.
+    pub fn set(&mut self, done: impl FnOnce() -> u64) {
         if self.mode == Mode::Silent || Instant::now() < self.due {
             return;
         }
+        let done = done();
         match self.mode {
             Mode::Bar => {
                 let bar = self.bar.get_or_insert_with(|| bar(self.what, self.total, self.started));

@@ -145,7 +145,7 @@ impl Publisher<'_> {
             }
             self.send(number, input.line())?;
             bytes += input.line().len() as u64 + 1;
-            progress.set(bytes);
+            progress.set(|| bytes);
         }
         Ok(())
     }

@@ -132,7 +132,7 @@ fn play(messages: Merge, sink: &mut Sink, speed: f64, longest: Duration, count: 
         }
         sink.take(&message)?;
         *count += 1;
-        progress.set(*count);
+        progress.set(|| *count);
     }
     Ok(())
 }

@@ -80,7 +80,7 @@ pub fn fill(target: &Target<'_>, set: &Set, megabytes: u64) -> Result<()> {
     for (n, payload) in (0..messages).zip(payloads.iter().cycle()) {
         let record = Record::new(payload).timestamp_ms(1_700_000_000_000);
         producer.send_to(target.topic, target.partition, record)?;
-        progress.set(n);
+        progress.set(|| n);
     }
     Ok(producer.flush()?)
 }
