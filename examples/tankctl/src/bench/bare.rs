@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, poll};
 
 /// Bytes of a frame's kind and length.
 const HEADER: usize = 5;
@@ -179,6 +180,48 @@ impl Bare {
         self.stream.write_all(request)?;
         while self.read()? == 0 {}
         Ok(())
+    }
+}
+
+/// Several connections, each with a request in flight that waits at its broker: what comes on the first one is awaited, and the
+/// others ask again whenever their wait is over.
+pub struct Waiting {
+    sockets: Vec<Bare>,
+    others: Vec<Vec<u8>>,
+}
+
+impl Waiting {
+    pub fn new(brokers: &str) -> Result<Waiting> {
+        Ok(Waiting { sockets: vec![Bare::connect(brokers)?], others: Vec::new() })
+    }
+
+    pub fn wait_at(&mut self, broker: &str, request: Vec<u8>) -> Result<()> {
+        let mut socket = Bare::connect(broker)?;
+        socket.stream.write_all(&request)?;
+        self.sockets.push(socket);
+        self.others.push(request);
+        Ok(())
+    }
+
+    /// Sends a request on the first connection, and waits on all of them for its answer.
+    pub fn exchange(&mut self, request: &[u8]) -> Result<()> {
+        if let [only] = &mut self.sockets[..] {
+            return only.exchange(request);
+        }
+        self.sockets[0].stream.write_all(request)?;
+        loop {
+            let mut on: Vec<_> = self.sockets.iter().map(|of| PollFd::new(&of.stream, PollFlags::IN)).collect();
+            poll(&mut on, None)?;
+            let ready = (0..).zip(&on).filter(|(_, fd)| !fd.revents().is_empty()).map(|(index, _)| index);
+            for index in ready.collect::<Vec<usize>>() {
+                let socket = &mut self.sockets[index];
+                match (socket.read()?, index) {
+                    (0, _) => {}
+                    (_, 0) => return Ok(()),
+                    _ => socket.stream.write_all(&self.others[index - 1])?,
+                }
+            }
+        }
     }
 }
 

@@ -6,10 +6,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use tank_client::{Client, Record, Start, Subscription};
 
-use super::bare::{Bare, Recording, record};
+use super::bare::{Bare, Waiting, record};
 use super::cost::percentiles;
 use super::{Args, Target};
 use crate::table::{Table, TableArgs};
@@ -68,60 +68,82 @@ fn through_tank(target: &Target<'_>, count: usize, follow_all: bool) -> Result<V
     Ok(times)
 }
 
-/// What the client sends to publish the message, and to wait for it.
+/// What the client sends to publish a message, and to have it delivered.
 struct Exchange {
     publish: Vec<u8>,
-    fetch: Vec<u8>,
-    /// Where the fetch says which number it wants.
-    number_at: usize,
-    /// Bytes of the answer to the fetch.
+    /// Each is sent once the one before is answered. In a cluster there may be several for a message.
+    fetches: Vec<Fetch>,
+    /// Bytes of the answer to a fetch.
     answer: usize,
+}
+
+/// A request for one partition, and where it says which number it wants.
+#[derive(Clone)]
+struct Fetch {
+    bytes: Vec<u8>,
+    number_at: usize,
+}
+
+impl Fetch {
+    /// The partition's id is before the number.
+    fn wanting(&mut self, partition: u16, seq: u64) -> &[u8] {
+        let at = self.number_at;
+        self.bytes[at - 2..at].copy_from_slice(&partition.to_le_bytes());
+        self.bytes[at..at + 8].copy_from_slice(&seq.to_le_bytes());
+        &self.bytes
+    }
 }
 
 impl Exchange {
     /// Records both once.
     fn learn(target: &Target<'_>) -> Result<Exchange> {
-        let publish = record(target.brokers, |relay| {
-            Ok(Client::connect(relay)?.publish(target.topic, target.partition, &[Record::new(&PAYLOAD)])?)
-        })?;
+        let record_publish = |brokers: &str| -> Result<()> {
+            Ok(Client::connect(brokers)?.publish(target.topic, target.partition, &[Record::new(&PAYLOAD)])?)
+        };
+        let publish = record(target.brokers, record_publish)?;
         // Some numbers on, so that the number is not mistaken for something else.
         let client = Client::connect(target.brokers)?;
         client.publish(target.topic, target.partition, &vec![Record::new(b"x"); 65_000])?;
         let mut wanted = 0;
         let fetch = record(target.brokers, |relay| {
-            let mut messages = follow(&Client::connect(relay)?, target, 1)?;
-            wanted = messages.position_of(target.topic, target.partition).unwrap_or(0);
-            // The last request is then the one that waits at the broker.
-            messages.next_timeout(Duration::from_millis(100))?;
+            let mut messages = follow(&Client::connect(relay)?, target, 3)?;
+            // The second message is waited for as all that come later.
+            for _ in 0..2 {
+                messages.next_timeout(Duration::from_millis(100))?;
+                wanted = messages.position_of(target.topic, target.partition).unwrap_or(0);
+                record_publish(target.brokers)?;
+                messages.next().transpose()?;
+            }
             Ok(())
         })?;
         let number: [u8; 8] = wanted.to_le_bytes();
-        let last = |recording: &Recording| recording.requests.last().map(|(_, bytes)| bytes.clone());
         let find = |bytes: &Vec<u8>| bytes.windows(8).position(|part| part == number);
-        let mut fetches = fetch.requests.iter().map(|(_, bytes)| bytes).filter_map(|bytes| Some((find(bytes)?, bytes)));
-        let (number_at, wanted) = fetches.next_back().ok_or_else(|| anyhow!("no fetch was recorded"))?;
-        Ok(Exchange {
-            publish: last(&publish).ok_or_else(|| anyhow!("no request was recorded"))?,
-            fetch: wanted.clone(),
-            number_at,
-            // A header, what comes before the message, and the message.
-            answer: PAYLOAD.len() + 60,
-        })
+        let fetches =
+            fetch.requests.into_iter().filter_map(|(_, bytes)| Some(Fetch { number_at: find(&bytes)?, bytes }));
+        let fetches: Vec<Fetch> = fetches.collect();
+        ensure!(!fetches.is_empty(), "no fetch was recorded");
+        let publish = publish.requests.into_iter().next_back().context("no request was recorded")?.1;
+        // A header, what comes before the message, and the message.
+        Ok(Exchange { publish, fetches, answer: PAYLOAD.len() + 60 })
     }
 
-    /// The same requests and answers, without anything of a client: what the broker and the network take.
+    /// The same requests and answers, without anything of a client: what the broker and the network take. The follower also waits
+    /// at all other leaders that are known.
     fn through_bare_sockets(&self, target: &Target<'_>, count: usize) -> Result<Vec<Duration>> {
-        let (mut publisher, mut follower) = (Bare::connect(target.brokers)?, Bare::connect(target.brokers)?);
+        let (mut publisher, mut follower) = (Bare::connect(target.brokers)?, Waiting::new(target.brokers)?);
         let partitions = Client::connect(target.brokers)?.partitions(target.topic)?;
         let info = partitions.iter().find(|info| info.id == target.partition);
         let mut seq = info.ok_or_else(|| anyhow!("no such partition"))?.high_water_mark + 1;
-        let (arrived, arrivals) = channel();
-        let (mut fetch, at) = (self.fetch.clone(), self.number_at);
+        let mut fetches = self.fetches.clone();
+        for (partition, broker) in (0..).zip(&target.leaders).filter(|(partition, _)| *partition != target.partition) {
+            follower.wait_at(broker, fetches[0].wanting(partition, 1).to_vec())?;
+        }
+        let (partition, (arrived, arrivals)) = (target.partition, channel());
         thread::spawn(move || {
             for _ in 0..count {
-                fetch[at..at + 8].copy_from_slice(&seq.to_le_bytes());
+                let mut exchanges = fetches.iter_mut().map(|fetch| follower.exchange(fetch.wanting(partition, seq)));
+                let outcome = exchanges.find(Result::is_err).unwrap_or(Ok(())).map(|()| Instant::now());
                 seq += 1;
-                let outcome = follower.exchange(&fetch).map(|()| Instant::now());
                 if arrived.send(outcome).is_err() {
                     break;
                 }

@@ -67,7 +67,7 @@ enum Mode {
     Publish,
     /// Show percentiles of the time from publishing a message of 100 bytes to its delivery in a follower that waits for it; of the
     /// same requests by bare sockets; and of as many bytes through a bare relay. With --leaders the follower waits at that many
-    /// leaders, and the bare sockets at one
+    /// leaders, and so do the bare sockets, unless --topic is given: then these wait at one
     Latency,
     /// Measure nothing: append --megabytes of a --set to --topic, for the other modes to read
     Fill,
@@ -84,6 +84,8 @@ enum Way {
 /// A partition that is measured.
 struct Target<'a> {
     brokers: &'a str,
+    /// The leaders of the topic's partitions, in order, if they are known.
+    leaders: Vec<&'a str>,
     topic: &'a str,
     partition: u16,
 }
@@ -91,6 +93,7 @@ struct Target<'a> {
 pub fn run(connect: &Connect, args: &Args) -> Result<()> {
     let given = args.topic.as_ref().map(|place| Target {
         brokers: &connect.brokers,
+        leaders: Vec::new(),
         topic: &place.topic,
         partition: place.partition.unwrap_or(0),
     });

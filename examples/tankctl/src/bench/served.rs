@@ -36,7 +36,8 @@ impl Served {
     }
 
     pub fn target(&self) -> Target<'_> {
-        Target { brokers: &self.brokers, topic: self.topic, partition: 0 }
+        let leaders = self.brokers.split(',').collect();
+        Target { brokers: &self.brokers, leaders, topic: self.topic, partition: 0 }
     }
 }
 
