@@ -301,7 +301,8 @@ impl Partition {
         }
         self.leader = None;
         let until = self.trouble().retry.retry_or_fail(now, &rules.retry);
-        if self.pause(until) { Ok(()) } else { Err(e.clone()) }
+        let (topic, partition) = rules.names.get(self.index);
+        if self.pause(until) { Ok(()) } else { Err(e.clone().about(topic, partition)) }
     }
 }
 

@@ -84,7 +84,8 @@ fn trouble_ends_with_an_answer_or_a_connection_that_was_well() {
     assert_eq!(lose(&mut p, at(0), ended(Duration::ZERO)), Next::Go);
     assert_eq!(lose(&mut p, at(60_000), ended(Duration::from_secs(10))), Next::Go, "new trouble");
     assert_eq!(lose(&mut p, at(119_000), Lost::default()), Next::Go);
-    assert_eq!(lose(&mut p, at(120_000), Lost::default()), Next::Fail(Error::disconnected(&"b:1", crate::Phase::Wait)));
+    let failure = Error::disconnected(&"b:1", crate::Phase::Wait).about("t", 0);
+    assert_eq!(lose(&mut p, at(120_000), Lost::default()), Next::Fail(failure));
     ask(&mut p, &rules);
     p.on_answer(at(121_000), data(0, 0), &rules);
     p.on_end(at(121_000), false, &rules);
