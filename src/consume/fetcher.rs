@@ -24,7 +24,7 @@
 //! such as on the answers of other leaders. A slow caller finds bytes ready, so its wait is zero and the size does not grow. Time
 //! that the broker was allowed to wait for data does not count. The read buffer holds an answer of any size in parts.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ use log::{debug, trace, warn};
 
 use super::inbox::Inbox;
 use super::partition::{Lost, Next, Want};
-use super::partitions::{Load, Partitions};
+use super::partitions::{Load, Partitions, Wanted};
 use super::position::{LeaderStats, Stats};
 use crate::error::{Error, Result};
 use crate::message::{JOINED, TopicPartitions, in_order};
@@ -79,7 +79,7 @@ pub(super) struct Fetcher {
     decoder: FetchDecoder,
     buf: ReadBuf<TopicPartitions>,
     /// The partitions to ask this leader for.
-    pub(super) wanted: VecDeque<u32>,
+    pub(super) wanted: Wanted,
     /// The fetches whose answers have not begun, by their ids.
     in_flight: HashMap<u32, InFlight>,
     load: Load,
@@ -131,7 +131,7 @@ impl Fetcher {
             channel: session.pool.take(broker),
             decoder: new_decoder(session),
             buf: ReadBuf::new(READ_BUFFER, names.clone()),
-            wanted: VecDeque::new(),
+            wanted: Wanted::default(),
             in_flight: HashMap::new(),
             load: Load::default(),
             idle_since: None,
@@ -389,7 +389,7 @@ impl Fetcher {
         }
         for partition in fetch.partitions {
             if turn.all.on_end(turn.now, partition, soon, prefetches.then_some(self.channel.broker())) {
-                self.wanted.push_back(partition);
+                self.wanted.push(partition);
             }
         }
         fetch.failure.into_iter().for_each(|e| turn.inbox.fail(e));
@@ -453,7 +453,7 @@ impl Fetcher {
             lost.extend(fetch.partitions.into_iter().map(|partition| (partition, how)));
         }
         let how = Lost { while_idle: self.channel.is_up(), well_for, ..Lost::default() };
-        lost.extend(self.wanted.drain(..).map(|partition| (partition, how)));
+        lost.extend(self.wanted.drain().map(|partition| (partition, how)));
         self.channel.close();
         self.decoder = new_decoder(session);
         self.buf.clear();

@@ -13,6 +13,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 
 use log::info;
@@ -60,6 +61,29 @@ pub(super) struct Partitions {
 pub(super) struct Load {
     pub(super) risky: usize,
     pub(super) suspects: usize,
+}
+
+/// The partitions that a leader is to be asked for.
+#[derive(Default)]
+pub(super) struct Wanted {
+    list: VecDeque<u32>,
+    /// Those that must be in flight alone, because one of them may have ended a connection. They come from the list, and go back
+    /// when it is their turn, so that a request need not look at all of them.
+    held: VecDeque<u32>,
+}
+
+impl Wanted {
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.held.is_empty()
+    }
+
+    pub(super) fn push(&mut self, index: u32) {
+        self.list.push_back(index);
+    }
+
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = u32> {
+        self.held.drain(..).chain(self.list.drain(..))
+    }
 }
 
 impl Partitions {
@@ -165,24 +189,39 @@ impl Partitions {
         self.due.pop_front()
     }
 
-    /// Takes the partitions that the next request names from a leader's list. Empty if there are none, or if what is in flight
+    /// Takes the partitions that the next request names from those that a leader is to be asked for. Empty if there are none, or if what is in flight
     /// must be answered first.
     ///
     /// # Errors
     /// A partition whose next number cannot exist.
-    pub(super) fn next_request(&mut self, list: &mut VecDeque<u32>, load: Load) -> Result<Vec<(u32, Want)>> {
+    pub(super) fn next_request(&mut self, wanted: &mut Wanted, load: Load) -> Result<Vec<(u32, Want)>> {
         let (mut request, mut asked, mut kept) = (Vec::<(u32, Want)>::new(), 0, Vec::new());
-        let has_suspect =
-            self.suspects > 0 && (load.suspects > 0 || list.iter().any(|&index| self.get(index).is_suspect()));
-        while let Some(index) = list.pop_front() {
+        let Wanted { list, held } = wanted;
+        let any_suspect = || !held.is_empty() || list.iter().any(|&index| self.get(index).is_suspect());
+        let has_suspect = self.suspects > 0 && (load.suspects > 0 || any_suspect());
+        if !has_suspect {
+            held.append(list);
+            mem::swap(held, list);
+        }
+        loop {
+            let may_go_alone = request.is_empty() && load.risky == 0;
+            let next = if may_go_alone { held.pop_front() } else { None };
+            let Some(index) = next.or_else(|| list.pop_front()) else { break };
             let Some(want) = self.get(index).wants(&self.rules)? else { continue };
             // One at a time, so that it is known which one ended a connection.
             let by_itself = want.alone || (has_suspect && want.is_risky);
-            let size = u64::from(want.fetch_size);
-            let joins = |first: &(u32, Want)| !by_itself && first.1.waits == want.waits && asked + size <= MAX_ASKED;
-            if !request.first().is_none_or(joins) || (has_suspect && want.is_risky && load.risky > 0) {
+            if has_suspect && want.is_risky && load.risky > 0 {
+                held.push_back(index);
+                continue;
+            }
+            let (size, first) = (u64::from(want.fetch_size), request.first());
+            if first.is_some_and(|first| by_itself || first.1.waits != want.waits) {
                 kept.push(index);
                 continue;
+            }
+            if first.is_some() && asked + size > MAX_ASKED {
+                list.push_front(index);
+                break;
             }
             asked += size;
             request.push((index, want));

@@ -85,7 +85,7 @@ impl Setting {
         let now = self.session.now();
         self.all.wake(now);
         while let Some(index) = self.all.next_due() {
-            self.fetcher.wanted.push_back(index);
+            self.fetcher.wanted.push(index);
             self.all.with(index, |partition, _| partition.leader = Some(self.fetcher.channel.broker().clone()));
         }
         let mut turn = Turn { now, all: &mut self.all, inbox: &mut self.inbox, session: &self.session };

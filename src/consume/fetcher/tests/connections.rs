@@ -211,7 +211,7 @@ fn the_silence_before_a_time_out_is_no_time_well_spent() {
 fn what_was_wanted_and_not_asked_for_had_no_part_in_the_end_of_a_connection() {
     let mut s = Setting::asked(2, 1, |s| s);
     let now = s.pass(Duration::from_secs(12));
-    s.fetcher.wanted.push_back(1);
+    s.fetcher.wanted.push(1);
     let e = Error::disconnected(&"b:1", Phase::Wait);
     let well_for = Duration::from_secs(12);
     let asked = Lost { while_idle: false, well_for, unanswered: false, alone: false };
