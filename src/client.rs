@@ -14,7 +14,7 @@ use crate::consume::{CloseHandle, ConsumeIter, Subscription, find_time, subscrib
 use crate::error::{Error, Fault, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{Closed, Network, System, Time, parse_brokers};
-use crate::produce::{PartitionRecords, ProducerBuilder, publish};
+use crate::produce::{PartitionRecords, ProducerBuilder, Publisher};
 use crate::protocol::Limits;
 use crate::protocol::admin::topics::TopicInfo;
 use crate::protocol::admin::{
@@ -32,6 +32,7 @@ use crate::session::{ONCE, Session};
 #[derive(Clone)]
 pub struct Client {
     pub(crate) session: Arc<Session>,
+    publisher: Arc<Publisher>,
 }
 
 impl fmt::Debug for Client {
@@ -119,7 +120,7 @@ impl Client {
     ///   sent again, because that could store them twice.
     /// * Partly stored: [`PartlyStored`](crate::ErrorKind::PartlyStored), if there were several bundles and a later one failed.
     pub fn publish(&self, topic: &str, partition: u16, records: &[Record<'_>]) -> Result<()> {
-        publish::publish(&self.session, &PartitionRecords::new(topic, partition, records))
+        self.publisher.publish(&self.session, &PartitionRecords::new(topic, partition, records))
     }
 
     /// Publishes records to several partitions, of any topics, and waits until each is stored or has failed. Returns a result
@@ -134,7 +135,7 @@ impl Client {
     /// if some of the records cannot be sent, or two lists are for the same partition. The results of partitions are those of
     /// [`publish`](Client::publish).
     pub fn publish_all(&self, records: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
-        publish::publish_all(&self.session, records)
+        self.publisher.publish_all(&self.session, records)
     }
 
     /// Publishes records with explicit sequence numbers, which grow from record to record and may leave gaps (a
@@ -154,7 +155,7 @@ impl Client {
     /// [`publish`](Client::publish). After [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) the high-water mark tells what
     /// was stored: a bundle is stored whole or not at all, and no number twice.
     pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
-        publish::publish(&self.session, &PartitionRecords::numbered(topic, partition, records))
+        self.publisher.publish(&self.session, &PartitionRecords::numbered(topic, partition, records))
     }
 
     /// Returns settings for a producer, which collects records and sends them in bundles.
@@ -380,6 +381,6 @@ impl ClientBuilder {
         let mut session = Session::new(self.config.clone(), brokers, net);
         session.closed = self.closed.clone();
         session.connect(self.wait_for_brokers)?;
-        Ok(Client { session: Arc::new(session) })
+        Ok(Client { session: Arc::new(session), publisher: Arc::default() })
     }
 }

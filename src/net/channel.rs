@@ -433,6 +433,7 @@ impl Channel {
     /// Gives the connection up with a reset: the network drops what was sent and not delivered, and the broker drops what it has not
     /// read.
     pub(crate) fn reset(&mut self) {
+        self.leave_other_process();
         if let State::Up(up) = std::mem::replace(&mut self.state, State::DOWN) {
             up.socket.abort();
         }

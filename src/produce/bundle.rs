@@ -167,22 +167,13 @@ pub(super) struct Spares {
     pub(super) builders: Vec<BundleBuilder>,
     pub(super) buffers: Vec<Vec<u8>>,
     /// The largest piece to keep, in bytes.
-    largest: usize,
+    pub(super) largest: usize,
 }
 
 /// How many pieces of either kind to keep.
 const SPARES: usize = 4;
 
-/// The largest piece to keep.
-const LARGEST_SPARE: usize = 1 << 20;
-
 impl Spares {
-    /// Returns spares for a producer that may hold `limit` bytes. A piece counts at its full capacity once it is used again, and most
-    /// of the limit must be left for other partitions.
-    pub(super) fn within(limit: usize) -> Spares {
-        Spares { largest: LARGEST_SPARE.min(limit / 32), ..Spares::default() }
-    }
-
     pub(super) fn put_buffer(&mut self, bytes: Arc<Vec<u8>>) {
         let Some(mut bytes) = Arc::into_inner(bytes) else { return };
         bytes.clear();
@@ -253,8 +244,8 @@ pub(super) mod tests {
 
     #[test]
     fn spares_are_few_and_small() {
-        for (limit, largest) in [(usize::MAX, LARGEST_SPARE), (1 << 20, 32 << 10)] {
-            let mut spares = Spares::within(limit);
+        for largest in [1 << 20, 32 << 10] {
+            let mut spares = Spares { largest, ..Spares::default() };
             for size in [0, 10, largest + 1, 10, 10, 10, 10, 10] {
                 spares.put_buffer(Arc::new(Vec::with_capacity(size)));
             }

@@ -7,7 +7,7 @@
 //! ```
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, OnceLock};
 
@@ -21,9 +21,12 @@ use super::queue::{PartitionQueue, ToSend};
 use super::records::Failure;
 use crate::config::PublishOptions;
 use crate::error::{Error, Fault, Result};
-use crate::net::{BrokerAddr, LookUp, Time, wait};
+use crate::net::{BrokerAddr, Channel, LookUp, Time, wait};
 use crate::protocol::produce::{CLIENT_VERSION, ProduceRequest};
 use crate::session::Session;
+
+/// A bundle of at most this many bytes is copied into its request: that costs less than a piece of its own.
+const SMALL_BUNDLE: usize = 4 << 10;
 
 /// See the [module](self).
 pub(super) struct Driver {
@@ -41,7 +44,7 @@ pub(super) struct Driver {
     leaders: Vec<Leader>,
     by_addr: HashMap<BrokerAddr, BrokerId>,
     /// Queues that may have something to send.
-    ready: BTreeSet<usize>,
+    ready: Vec<usize>,
     /// Records that were not stored, or may not have been, in order within each partition.
     pub(super) failures: Vec<Failure>,
     /// Topics and how many partitions each has, and whether a connection was lost since these were counted: then they are counted
@@ -52,23 +55,21 @@ pub(super) struct Driver {
     pub(super) stepped: Time,
     /// Whether there was a wait since then.
     has_waited: bool,
-    process: u32,
 }
 
 impl Driver {
-    pub(super) fn new(session: Arc<Session>, options: PublishOptions, window: usize, numbered: bool) -> Driver {
+    pub(super) fn new(session: &Arc<Session>, options: PublishOptions, window: usize, numbered: bool) -> Driver {
         Driver {
-            process: session.net.process(),
-            session,
+            session: session.clone(),
             options,
             window,
             numbered,
             queues: Vec::new(),
-            spares: Spares::within(usize::MAX),
+            spares: Spares::default(),
             pending_bytes: 0,
             leaders: Vec::new(),
             by_addr: HashMap::new(),
-            ready: BTreeSet::new(),
+            ready: Vec::new(),
             failures: Vec::new(),
             counts: Vec::new(),
             connection_lost: false,
@@ -87,7 +88,7 @@ impl Driver {
 
     /// Makes a bundle of what a partition has collected, to be sent by the next step.
     pub(super) fn seal(&mut self, queue: usize) -> Result<()> {
-        self.ready.insert(queue);
+        self.ready.push(queue);
         let queue = &mut self.queues[queue];
         if queue.is_idle() {
             queue.progressed = self.session.now();
@@ -97,7 +98,7 @@ impl Driver {
 
     /// Takes back failures, to send them again.
     pub(super) fn take_back(&mut self, queue: usize, bundle: Bundle) {
-        self.ready.insert(queue);
+        self.ready.push(queue);
         self.queues[queue].take_back(bundle);
         self.queues[queue].recount(&mut self.pending_bytes);
     }
@@ -108,11 +109,7 @@ impl Driver {
     }
 
     /// Takes in the answers that have arrived and sends what may be sent, without waiting for anything.
-    ///
-    /// # Errors
-    /// The process is not the one that made it.
-    pub(super) fn step(&mut self, look_up: LookUp) -> Result<()> {
-        self.check_process()?;
+    pub(super) fn step(&mut self, look_up: LookUp) {
         if !mem::take(&mut self.has_waited) && self.leaders.iter_mut().any(|leader| leader.awaited().is_some()) {
             // Only this tells what has come. If this machine cannot wait, the next wait says so.
             _ = wait(&*self.session.net, &mut self.leaders.iter_mut().filter_map(Leader::awaited), None, Time::ZERO);
@@ -125,14 +122,6 @@ impl Driver {
             }
         }
         while self.send_ready(now, look_up) {}
-        Ok(())
-    }
-
-    fn check_process(&self) -> Result<()> {
-        let (made, here) = (self.process, self.session.net.process());
-        let reason = "which was forked: its records are that process's";
-        let forked = || Error::config(format!("a producer of process {made} is used in process {here}, {reason}"));
-        if made == here { Ok(()) } else { Err(forked()) }
     }
 
     /// Blocks until there may be something to do, but no longer than `until`.
@@ -152,6 +141,9 @@ impl Driver {
     fn send_ready(&mut self, now: Time, look_up: LookUp) -> bool {
         self.leaders.iter_mut().for_each(|leader| leader.wanted.clear());
         let mut ready = mem::take(&mut self.ready);
+        // Nearly sorted already.
+        ready.sort();
+        ready.dedup();
         ready.retain(|&queue| self.queues[queue].has_work());
         for &index in &ready {
             if self.queues[index].wants_to_send(now) {
@@ -215,23 +207,21 @@ impl Driver {
             // A connection that had ended while idle was dialed again silently.
             self.connection_lost |= mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
         }
-        let wanted = mem::take(&mut leader.wanted);
+        let mut bundles = mem::take(&mut leader.wanted);
         if mem::take(&mut self.connection_lost) {
             for (place, (topic, _)) in self.counts.iter().enumerate() {
                 leader.ask(&self.session, now, None, |id| Content::Count(states_request(id, topic), place));
             }
         }
         let node = self.node(id);
-        let mut bundles = Vec::new();
         let mut sent = false;
-        for index in wanted {
+        bundles.retain(|&index| {
             let queue = &mut self.queues[index];
             // A window of one keeps the order, whatever is refused.
             let must_wait = self.window == 1 && queue.leader.is_some();
-            let Some(what) = queue.next(now, node).filter(|_| !must_wait) else { continue };
+            let Some(what) = queue.next(now, node).filter(|_| !must_wait) else { return false };
             if what == ToSend::Bundle {
-                bundles.push(index);
-                continue;
+                return true;
             }
             let (session, topic, partition) = (&self.session, &queue.topic, queue.partition);
             let request_id = self.leaders[id].ask(session, now, Some(index), |id| match what {
@@ -240,7 +230,8 @@ impl Driver {
             });
             queue.sent(request_id, node, what);
             sent = true;
-        }
+            false
+        });
         // An answer waits for the replicas of its slowest partition, and the next numbered bundle must wait for the answer.
         let together = if self.numbered { 1 } else { MAX_BUNDLES };
         for from in bundles.chunks(together) {
@@ -248,6 +239,8 @@ impl Driver {
                 sent |= self.send_bundles(id, now, from.to_vec());
             }
         }
+        bundles.clear();
+        self.leaders[id].wanted = bundles;
         self.leaders[id].channel.write(now).map(drop).unwrap_or_else(|e| self.lose(id, now, &e));
         sent
     }
@@ -267,19 +260,20 @@ impl Driver {
         };
         let shape = request.shape().collect();
         let allowance = self.session.config.io_timeout.saturating_add(self.options.ack_timeout);
-        let encoded = request.encode_around();
+        let encoded = request.encode_around(SMALL_BUNDLE);
         // Records that cannot be encoded were refused when they came in.
         debug_assert!(encoded.is_ok(), "{encoded:?}");
         let Ok((head, places)) = encoded else { return false };
         let (node, head) = (self.node(id), Arc::new(head));
-        let (mut pieces, mut at) = (Vec::with_capacity(2 * from.len()), 0);
-        for (&queue, place) in from.iter().zip(places) {
-            pieces.push((head.clone(), at..place));
-            pieces.extend(self.queues[queue].first_waiting().map(Bundle::piece));
-            self.queues[queue].sent(request_id, node, ToSend::Bundle);
+        let (mut pieces, mut at) = (Vec::with_capacity(1 + 2 * places.len()), 0);
+        let bundles = from.iter().filter_map(|&queue| self.queues[queue].first_waiting());
+        for (bundle, place) in bundles.filter(|bundle| bundle.bytes().len() > SMALL_BUNDLE).zip(places) {
+            pieces.extend([(head.clone(), at..place), bundle.piece()]);
             at = place;
         }
+        pieces.extend((at < head.len()).then(|| (head.clone(), at..head.len())));
         self.leaders[id].channel.queue_pieces(now, request_id, allowance, pieces);
+        from.iter().for_each(|&queue| self.queues[queue].sent(request_id, node, ToSend::Bundle));
         let request = SentRequest { id: request_id, since: now, queues: from, content: Content::Bundles(shape) };
         self.leaders[id].in_flight.push_back(request);
         true
@@ -322,10 +316,7 @@ impl Driver {
             book.knew_no_leader(broker, now);
         }
         if let Some((first, last)) = queue.gap.take() {
-            let topic = &queue.topic;
-            warn!(
-                "{topic}/{partition}: numbers {first} to {last} are missing at the end of the leader's log: lost, or given up"
-            );
+            warn!("{}/{partition}: numbers {first} to {last} are missing at the end of the leader's log", queue.topic);
         }
         // Not while it must wait for other answers before it fails.
         match queue.trouble.as_ref().filter(|_| !queue.is_failing()) {
@@ -337,7 +328,7 @@ impl Driver {
 
     /// Takes in the changes of a queue.
     fn touch(&mut self, index: usize) {
-        self.ready.insert(index);
+        self.ready.push(index);
         let queue = &mut self.queues[index];
         queue.recount(&mut self.pending_bytes);
         for (bundle, outcome) in queue.take_deliveries() {
@@ -360,6 +351,16 @@ impl Driver {
         for queue in mem::take(&mut self.leaders[id].wanted) {
             self.queues[queue].on_unreachable(now, e, brokers);
             self.touch(queue);
+        }
+    }
+
+    /// Lets others use the connections on which nothing is awaited.
+    pub(super) fn release(&mut self) {
+        let pool = &self.session.pool;
+        for leader in self.leaders.iter_mut().filter(|leader| leader.in_flight.is_empty()) {
+            let down = Channel::new(leader.channel.broker().clone(), pool.settings.clone());
+            pool.put(mem::replace(&mut leader.channel, down));
+            leader.used = false;
         }
     }
 
@@ -388,12 +389,9 @@ impl Driver {
 impl Drop for Driver {
     /// Neither reads nor waits.
     fn drop(&mut self) {
-        // In a forked child the connections are the parent's.
-        if self.check_process().is_ok() {
-            for mut leader in mem::take(&mut self.leaders) {
-                // Others can use an idle one.
-                if leader.in_flight.is_empty() { self.session.pool.put(leader.channel) } else { leader.channel.reset() }
-            }
-        }
+        self.release();
+        // In a forked child the others are the parent's.
+        self.session.pool.settings.look_at_process();
+        self.leaders.iter_mut().for_each(|leader| leader.channel.reset());
     }
 }

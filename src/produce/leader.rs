@@ -200,7 +200,7 @@ pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> 
         bytes += bundle.bytes().len();
         is_first || bytes <= FULL_REQUEST
     });
-    from.sort_by(|&a, &b| queues[a].topic.cmp(&queues[b].topic));
+    from.sort_by(|&a, &b| (&queues[a].topic, queues[a].partition).cmp(&(&queues[b].topic, queues[b].partition)));
     let entry = |&index: &usize| {
         let (partition, bundle) = (queues[index].partition, queues[index].first_waiting()?);
         Some(ProducePartition { partition, first_seq: bundle.first_seq(), bundle: bundle.bytes() })

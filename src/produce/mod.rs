@@ -16,11 +16,12 @@ mod leader;
 mod numbering;
 mod outcome;
 mod producer;
-pub(crate) mod publish;
+mod publish;
 mod queue;
 mod records;
 
 pub use builder::ProducerBuilder;
 pub use builder::{ByKey, Partitioner};
 pub use producer::Producer;
+pub(crate) use publish::Publisher;
 pub use records::{Failure, PartitionRecords};

@@ -8,7 +8,6 @@ use std::{fmt, mem};
 use log::warn;
 
 use super::builder::ProducerBuilder;
-use super::bundle::Spares;
 use super::driver::Driver;
 use super::numbering::Numbering;
 use super::queue::PartitionQueue;
@@ -19,6 +18,9 @@ use crate::net::{LookUp, Time};
 
 /// While something is in flight, calls look for answers at least this often.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// The largest piece of memory to keep, in bytes.
+const LARGEST_SPARE: usize = 1 << 20;
 
 /// A full partition that has made no progress for this long does not make callers wait: they may have records for others.
 const STALLED: Duration = Duration::from_millis(500);
@@ -59,6 +61,8 @@ pub struct Producer {
     latest: usize,
     driver: Driver,
     wall: WallClock,
+    /// The process that made it.
+    process: u32,
     /// When a call must do more than take its record: at the latest when the first collected record is due.
     next_look: Time,
 }
@@ -80,10 +84,12 @@ impl ProducerBuilder {
     /// [`Config`](crate::ErrorKind::Config) for a setting out of its range.
     pub fn build(self) -> Result<Producer> {
         self.check()?;
-        let mut driver = Driver::new(self.session.clone(), self.options, self.window, self.idempotent);
-        driver.spares = Spares::within(self.max_pending_bytes);
+        let mut driver = Driver::new(&self.session, self.options, self.window, self.idempotent);
+        // A piece counts at its full capacity once it is used again, and most of the limit must be left for other partitions.
+        driver.spares.largest = LARGEST_SPARE.min(self.max_pending_bytes / 32);
         Ok(Producer {
             driver,
+            process: self.session.net.process(),
             settings: self,
             topics: Vec::new(),
             by_name: HashMap::new(),
@@ -206,10 +212,9 @@ impl Producer {
     pub fn pending(&self) -> u64 {
         self.driver.queues.iter().map(PartitionQueue::pending).sum()
     }
-}
 
-/// Accepting a record.
-impl Producer {
+    // Accepting a record:
+
     /// Returns the index of the topic with this name.
     #[inline]
     fn topic(&mut self, name: &str) -> Result<usize> {
@@ -344,10 +349,9 @@ impl Producer {
         queue.recount(&mut self.driver.pending_bytes);
         Ok(())
     }
-}
 
-/// Sending.
-impl Producer {
+    // Sending:
+
     /// Sends what must be sent by `due`, and looks for answers.
     fn look(&mut self, due: Time, look_up: LookUp) -> Result<()> {
         self.next_look = Time::NEVER;
@@ -364,7 +368,12 @@ impl Producer {
 
     /// Lets the driver continue, and takes in the outcomes.
     fn step(&mut self, look_up: LookUp) -> Result<()> {
-        self.driver.step(look_up)?;
+        let (made, here) = (self.process, self.settings.session.net.process());
+        if made != here {
+            let reason = "which was forked: its records are that process's";
+            return Err(Error::config(format!("a producer of process {made} is used in process {here}, {reason}")));
+        }
+        self.driver.step(look_up);
         if self.driver.is_busy() {
             self.next_look = self.next_look.min(self.driver.stepped.after(LOOK));
         }

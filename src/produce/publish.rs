@@ -1,8 +1,7 @@
 //! Publishing in one call: with the queues and the driver of a producer, until every record is stored or has failed.
 
-use std::collections::HashSet;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::driver::Driver;
 use super::queue::PartitionQueue;
@@ -10,37 +9,73 @@ use super::records::{MAX_SET, PartitionRecords, millis, most_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{LookUp, Time};
 use crate::protocol::bundle::MAX_MESSAGES;
+use crate::protocol::cursor::sorted;
 use crate::session::Session;
 
-/// As [`Client::publish`](crate::Client::publish), and [`Client::publish_at`](crate::Client::publish_at) with numbers.
-pub(crate) fn publish(session: &Arc<Session>, given: &PartitionRecords<'_>) -> Result<()> {
-    publish_all(session, std::slice::from_ref(given))?.pop().unwrap_or(Ok(()))
-}
+/// At most this many drivers are kept, each with at most this many partitions, and a few pieces of memory up to this size.
+const KEPT: usize = 8;
+const LARGEST_KEPT: usize = 128 << 10;
 
-/// As [`Client::publish_all`](crate::Client::publish_all).
-pub(crate) fn publish_all(session: &Arc<Session>, given: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
-    let mut places = HashSet::new();
-    for records in given {
-        records.check()?;
-        let (topic, id) = (records.topic, records.partition);
-        if !places.insert((topic, id)) {
+/// What the publishing calls of a client share: the drivers that calls without trouble leave to later ones, so that these need not
+/// allocate everything again. They hold no connection.
+#[derive(Default)]
+pub(crate) struct Publisher(Mutex<Vec<Driver>>);
+
+impl Publisher {
+    fn idle(&self) -> MutexGuard<'_, Vec<Driver>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Client::publish`](crate::Client::publish), and [`Client::publish_at`](crate::Client::publish_at) with numbers.
+    pub(crate) fn publish(&self, session: &Arc<Session>, given: &PartitionRecords<'_>) -> Result<()> {
+        self.publish_all(session, std::slice::from_ref(given))?.pop().unwrap_or(Ok(()))
+    }
+
+    /// As [`Client::publish_all`](crate::Client::publish_all).
+    pub(crate) fn publish_all(&self, session: &Arc<Session>, all: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
+        let places = sorted(&mut all.iter().map(|given| (given.topic, given.partition)));
+        if let Some([((topic, id), _), ..]) = places.windows(2).find(|two| two[0].0 == two[1].0) {
             return Err(Error::config(format!("{topic}/{id}: given twice")));
         }
-        if !records.numbered.is_empty() {
-            records.check_numbers(session.log_end(topic, id)?.1)?;
+        for records in all {
+            records.check()?;
+            if !records.numbered.is_empty() {
+                records.check_numbers(session.log_end(records.topic, records.partition)?.1)?;
+            }
         }
+        // An idle driver may be a parent process's.
+        session.pool.settings.look_at_process();
+        let numbered = all.iter().any(|given| !given.numbered.is_empty());
+        let idle = if numbered { None } else { self.idle().pop() };
+        // A queue has one bundle at a time, so that any number of requests keeps the order.
+        let mut driver = idle.unwrap_or_else(|| Driver::new(session, session.config.publish, usize::MAX, numbered));
+        driver.spares.largest = LARGEST_KEPT;
+        let places = driver.queues.iter().map(|queue| (&*queue.topic, queue.partition));
+        if places.eq(all.iter().map(|given| (given.topic, given.partition))) {
+            driver.queues.iter_mut().for_each(|queue| queue.stored = 0);
+        } else {
+            driver.queues.clear();
+            all.iter().for_each(|given| _ = driver.add(given.topic.into(), given.partition, None));
+        }
+        let outcomes = drive(session, &mut driver, all)?;
+        driver.release();
+        let mut idle = self.idle();
+        if !numbered && all.len() <= KEPT && idle.len() < KEPT && outcomes.iter().all(Result::is_ok) {
+            idle.push(driver);
+        }
+        Ok(outcomes)
     }
-    let numbered = given.iter().any(|given| !given.numbered.is_empty());
-    // A queue has one bundle at a time, so that any number of requests keeps the order.
-    let mut driver = Driver::new(session.clone(), session.config.publish, usize::MAX, numbered);
-    given.iter().for_each(|given| _ = driver.add(given.topic.into(), given.partition, None));
+}
+
+/// Sends all records, and waits until each is stored or has failed. Returns a result for each partition.
+fn drive(session: &Session, driver: &mut Driver, given: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
     let mut failed: Vec<Option<Error>> = vec![None; given.len()];
     loop {
         let (mut has_more, mut is_done) = (false, true);
         for (index, given) in given.iter().enumerate().filter(|(index, _)| failed[*index].is_none()) {
             let left = driver.queues[index].stored < given.len() as u64;
             if left && driver.queues[index].is_idle() {
-                give_next(session, &mut driver, index, given)?;
+                give_next(session, driver, index, given)?;
                 has_more = true;
             }
             is_done &= !left;
@@ -51,7 +86,7 @@ pub(crate) fn publish_all(session: &Arc<Session>, given: &[PartitionRecords<'_>]
         }
         let waited = if has_more { Ok(()) } else { driver.wait(Time::NEVER) };
         match waited {
-            Ok(()) => driver.step(LookUp::Allowed)?,
+            Ok(()) => driver.step(LookUp::Allowed),
             // If the wait was ended, or this machine cannot wait, the outcome of what is in flight is unknown.
             Err(e) => {
                 for (queue, failed) in driver.queues.iter().zip(&mut failed).filter(|(queue, _)| !queue.is_idle()) {

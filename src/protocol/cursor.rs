@@ -221,19 +221,22 @@ pub(super) fn put_topics<N: AsRef<str>, P>(
     mut put: impl FnMut(&P, &mut Vec<u8>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
     put_count8(topics.len(), "topics in a request", 1, out)?;
-    check_once("entries of a topic", &mut topics.iter().map(|topic| (topic.name.as_ref(), 0)))?;
+    check_once("entries of a topic", topics.iter().map(|topic| (topic.name.as_ref(), 0)))?;
     for topic in topics {
         put_topic(topic.name.as_ref(), out)?;
         put_count8(topic.partitions.len(), "partitions of a topic", 1, out)?;
-        check_once("entries of a partition", &mut topic.partitions.iter().map(|of| ("", id(of))))?;
+        check_once("entries of a partition", topic.partitions.iter().map(|of| ("", id(of))))?;
         topic.partitions.iter().try_for_each(|entry| put(entry, out))?;
     }
     Ok(())
 }
 
 /// Refuses duplicates. Most lists are sorted already.
-fn check_once(field: &'static str, ids: &mut dyn Iterator<Item = (&str, u16)>) -> Result<(), EncodeError> {
-    let once = sorted(ids).is_sorted_by(|a, b| a.0 < b.0);
+fn check_once<'a, I>(field: &'static str, mut ids: I) -> Result<(), EncodeError>
+where
+    I: Iterator<Item = (&'a str, u16)> + Clone,
+{
+    let once = ids.clone().is_sorted_by(|a, b| a < b) || sorted(&mut ids).is_sorted_by(|a, b| a.0 < b.0);
     EncodeError::check(field, if once { 1 } else { 2 }, 1, 1)
 }
 

@@ -73,12 +73,15 @@ impl<'a> ProduceRequest<'a> {
         frame::put(self.kind(), out, |out| self.put(out, &mut |bundle, out| out.extend_from_slice(bundle)))
     }
 
-    /// Returns the request as [`encode`](ProduceRequest::encode) appends it, but without its bundles, and where each of them
-    /// belongs: whoever keeps them anyway need not copy them. No byte follows the last one.
-    pub(crate) fn encode_around(&self) -> Result<(Vec<u8>, Vec<usize>), EncodeError> {
-        let (mut out, mut places, mut left_out) = (Vec::new(), Vec::new(), 0);
+    /// Returns the request as [`encode`](ProduceRequest::encode) appends it, but without its bundles of more than `small` bytes,
+    /// and where each of these belongs: whoever keeps them anyway need not copy them.
+    pub(crate) fn encode_around(&self, small: usize) -> Result<(Vec<u8>, Vec<usize>), EncodeError> {
+        let (mut out, mut places, mut left_out) = (Vec::with_capacity(256), Vec::new(), 0);
         let start = frame::begin(self.kind(), &mut out);
         self.put(&mut out, &mut |bundle, out| {
+            if bundle.len() <= small {
+                return out.extend_from_slice(bundle);
+            }
             places.push(out.len());
             left_out += bundle.len();
         })?;
@@ -313,13 +316,16 @@ mod tests {
         for request in [request(&dense), request(&sparse), numbered, appended] {
             let mut out = Vec::new();
             request.encode(&mut out).unwrap();
-            let (mut around, places) = request.encode_around().unwrap();
-            assert_eq!(places.last(), Some(&around.len()));
-            let bundles = request.topics.iter().flat_map(|topic| &topic.partitions).map(|entry| entry.bundle);
-            for (&place, bundle) in places.iter().rev().zip(bundles.rev()) {
-                around.splice(place..place, bundle.iter().copied());
+            let entries: Vec<_> = request.topics.iter().flat_map(|topic| &topic.partitions).collect();
+            let small = entries[0].bundle.len();
+            for (small, left_out) in [(0, entries.len()), (small - 1, entries.len()), (small, 0)] {
+                let (mut around, places) = request.encode_around(small).unwrap();
+                assert_eq!(places.len(), left_out);
+                for (&place, entry) in places.iter().zip(&entries).rev() {
+                    around.splice(place..place, entry.bundle.iter().copied());
+                }
+                assert_eq!(around, out);
             }
-            assert_eq!(around, out);
             let kind = Kind::from_id(out[0]).unwrap();
             assert_eq!(ProduceRequest::decode(kind, &out[5..]), Ok(request));
             for end in 5..out.len() {
