@@ -1,7 +1,6 @@
 //! What several channels need: the one wait, for any number of them; the reader of answers that are held whole; and the pool of
 //! idle connections, which lends whole channels.
 
-use std::collections::VecDeque;
 use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,17 +26,24 @@ pub(crate) fn wait(
     until: Time,
 ) -> Result<bool> {
     let (began, mut first, mut others) = (net.now(), channels.next(), channels.collect::<Vec<_>>());
-    let due = first.iter().chain(&others).map(|channel| channel.due()).fold(until, Time::min);
-    {
-        let mut on = first.iter_mut().chain(&mut others).flat_map(|channel| channel.interests());
-        match (on.next(), on.next()) {
-            (Some(only), None) => net.poll(&mut [only], closed, due),
-            (one, two) => net.poll(&mut one.into_iter().chain(two).chain(on).collect::<Vec<_>>(), closed, due),
+    let channels = if others.is_empty() {
+        first.as_mut_slice()
+    } else {
+        others.extend(first);
+        &mut others
+    };
+    let due = channels.iter().map(|channel| channel.due()).fold(until, Time::min);
+    match channels {
+        [only] if only.is_up() => net.poll(only.interests().next().as_mut_slice(), closed, due),
+        _ => {
+            let mut on = Vec::new();
+            channels.iter_mut().for_each(|channel| on.extend(channel.interests()));
+            net.poll(&mut on, closed, due)
         }
     }
     .map_err(|e| Error::io(&"the system", Phase::Wait, e))?;
     let now = net.now();
-    first.iter_mut().chain(&mut others).for_each(|channel| channel.looked(began, now));
+    channels.iter_mut().for_each(|channel| channel.looked(began, now));
     Ok(now >= until)
 }
 
@@ -115,21 +121,21 @@ const KEPT_IN_ALL: usize = 512;
 pub(crate) struct Pool {
     pub(crate) settings: Arc<ChannelSettings>,
     /// The one that was used last is at the end.
-    idle: Mutex<VecDeque<Channel>>,
+    idle: Mutex<Vec<Channel>>,
 }
 
 impl Pool {
     pub(crate) fn new(settings: Arc<ChannelSettings>) -> Pool {
-        Pool { settings, idle: Mutex::new(VecDeque::new()) }
+        Pool { settings, idle: Mutex::new(Vec::new()) }
     }
 
-    fn idle(&self) -> MutexGuard<'_, VecDeque<Channel>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Channel>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take_idle(&self, broker: &BrokerAddr) -> Option<Channel> {
         let mut idle = self.idle();
-        idle.iter().rposition(|channel| channel.broker() == broker).and_then(|index| idle.remove(index))
+        idle.iter().rposition(|channel| channel.broker() == broker).map(|index| idle.remove(index))
     }
 
     /// Returns a channel to this broker: the idle one that was used last, or a new one that is not open yet.
@@ -163,8 +169,8 @@ impl Pool {
             true => idle.iter().position(|kept| kept.broker() == channel.broker()),
             false => (idle.len() >= KEPT_IN_ALL).then_some(0),
         };
-        let dropped = oldest.and_then(|index| idle.remove(index));
-        idle.push_back(channel);
+        let dropped = oldest.map(|index| idle.remove(index));
+        idle.push(channel);
         // Closing a socket may take time.
         drop(idle);
         drop(dropped);
