@@ -329,12 +329,15 @@ impl Error {
 
     /// Names the broker at which it happened.
     #[cold]
+    #[inline(never)]
     pub(crate) fn at(mut self, broker: &dyn fmt::Display) -> Error {
         self.place.broker = Some(broker.to_string());
         self
     }
 
     /// Names the topic and the partition it is about.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn about(mut self, topic: &str, partition: impl Into<Option<u16>>) -> Error {
         (self.place.topic, self.place.partition) = (Some(topic.to_owned()), partition.into());
         self

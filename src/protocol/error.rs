@@ -21,10 +21,10 @@ pub(crate) use texts;
 ///
 /// Names the field, what was found, what is allowed, and where: [`at`](DecodeError::at) counts bytes from the start of the
 /// frame's payload or of the file; for a field inside a message, from the start of the message set.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct DecodeError(Box<Inner>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Inner {
     field: &'static str,
     fault: DecodeFault,
@@ -211,6 +211,13 @@ impl fmt::Display for DecodeError {
             write!(f, "{topic}/{partition}: ")?;
         }
         write!(f, "{field} {fault} (at byte {at})")
+    }
+}
+
+/// Writes the text, because that is what `main` and `unwrap` show.
+impl fmt::Debug for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
