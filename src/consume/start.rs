@@ -1,6 +1,5 @@
 //! Works out where each partition of a subscription begins, and finds a time in a partition.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -22,16 +21,18 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     let closer = subscription.closer.take().map(|closer| closer.closed);
     let closed = closer.or_else(|| session.closed.clone()).unwrap_or_default();
     let session = &Arc::new(session.closed_by(&closed));
-    let mut topics: HashMap<&str, (Arc<str>, BrokerAddr, Vec<PartitionState>)> = HashMap::new();
+    // In the order of their names. Each is a round trip, so it does not matter that the others are moved for it.
+    let mut topics: Vec<(Arc<str>, BrokerAddr, Vec<PartitionState>)> = Vec::new();
     let count_of = |states: &[PartitionState]| u16::try_from(states.len()).unwrap_or(u16::MAX);
     let (mut total, mut whole) = (0, Vec::new());
     for wanted in &subscription.wanted {
         let name = &*wanted.topic;
-        if !topics.contains_key(name) {
+        let place = topics.partition_point(|(topic, ..)| **topic < *name);
+        if topics.get(place).is_none_or(|(topic, ..)| **topic != *name) {
             let (broker, states) = session.discover(name)?;
-            topics.insert(name, (name.into(), broker, states));
+            topics.insert(place, (name.into(), broker, states));
         }
-        let Some((topic, broker, states)) = topics.get(name) else { continue };
+        let (topic, broker, states) = &topics[place];
         let count = count_of(states);
         match wanted.partition {
             Some(id) if id >= count => return Err(Error::refused(topic, id, Fault::UnknownPartition).at(broker)),
@@ -47,7 +48,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     let in_cluster = session.is_cluster();
     let (mut names, mut places) = (Names::with_capacity(total), Vec::with_capacity(total));
     for wanted in &subscription.wanted {
-        let Some((topic, _, states)) = topics.get(&*wanted.topic) else { continue };
+        let (topic, _, states) = &topics[topics.partition_point(|(topic, ..)| **topic < *wanted.topic)];
         let start = wanted.start.unwrap_or(subscription.start);
         for partition in wanted.partition.map_or(0..count_of(states), |id| id..id + 1) {
             let start = subscription.resume.get(topic, partition).map_or(start, Start::At);

@@ -6,11 +6,9 @@
 //!      └── the next one begins when this one fails, or after STAGGER beside it
 //! ```
 
-use std::collections::VecDeque;
-use std::io;
-use std::mem;
 use std::net::SocketAddr;
 use std::time::Duration;
+use std::{io, mem, vec};
 
 use log::debug;
 
@@ -31,7 +29,7 @@ const MAX_ADDRESSES: usize = 32;
 
 /// A connection that is being opened.
 pub(super) struct Dial {
-    later: VecDeque<SocketAddr>,
+    later: vec::IntoIter<SocketAddr>,
     attempts: Vec<Attempt>,
     /// When to try the next address beside those under way.
     next: Time,
@@ -52,8 +50,9 @@ struct Attempt {
 
 impl Dial {
     /// Begins to try these addresses, all within the time that the settings allow.
-    pub(super) fn new(addresses: Vec<SocketAddr>, now: Time, settings: &ChannelSettings) -> Dial {
-        let later = addresses.into_iter().take(MAX_ADDRESSES).collect();
+    pub(super) fn new(mut addresses: Vec<SocketAddr>, now: Time, settings: &ChannelSettings) -> Dial {
+        addresses.truncate(MAX_ADDRESSES);
+        let later = addresses.into_iter();
         Dial { later, attempts: Vec::new(), next: now, due: now.after(settings.config.connect_timeout), failure: None }
     }
 
@@ -100,7 +99,7 @@ impl Dial {
     /// Begins with the next address, if it is its turn.
     fn begin(&mut self, broker: &BrokerAddr, now: Time, settings: &ChannelSettings) -> Result<()> {
         while now >= self.next || self.attempts.is_empty() {
-            let Some(to) = self.later.pop_front() else { return Ok(()) };
+            let Some(to) = self.later.next() else { return Ok(()) };
             match settings.net.connect(to, &settings.config) {
                 Ok(socket) => {
                     let attempt = Attempt { to, socket, unsent: &PING, greeting: Default::default(), ready: true };
@@ -125,7 +124,7 @@ impl Dial {
 
     /// When [`step`](Dial::step) is due even if nothing has come.
     pub(super) fn due(&self) -> Time {
-        if self.later.is_empty() { self.due } else { self.due.min(self.next) }
+        if self.later.len() == 0 { self.due } else { self.due.min(self.next) }
     }
 
     pub(super) fn interests(&mut self) -> impl Iterator<Item = Interest<'_>> {

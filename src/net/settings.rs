@@ -1,6 +1,5 @@
 //! What all channels of a client have in common.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -15,18 +14,29 @@ use crate::config::Config;
 pub(crate) struct ChannelSettings {
     pub(crate) net: Arc<dyn Network>,
     pub(crate) config: Arc<Config>,
-    brokers: Mutex<HashMap<BrokerAddr, Known>>,
+    /// A dial takes so much longer than a look at a few hundred of them that these need no index.
+    brokers: Mutex<Vec<Known>>,
     /// The process id when it was last looked at.
     process: AtomicU32,
 }
 
 /// What is known of a broker.
-#[derive(Default)]
 struct Known {
+    broker: BrokerAddr,
     /// What its name stood for when it was last looked up.
     addresses: Vec<SocketAddr>,
     /// The connections from which it may not have read a byte yet. Each counts until this moment, and only while it is held.
     openings: Vec<Weak<Opening>>,
+}
+
+impl Known {
+    fn of<'a>(broker: &BrokerAddr, all: &'a mut Vec<Known>) -> &'a mut Known {
+        let index = all.iter().position(|known| known.broker == *broker).unwrap_or(all.len());
+        if index == all.len() {
+            all.push(Known { broker: broker.clone(), addresses: Vec::new(), openings: Vec::new() });
+        }
+        &mut all[index]
+    }
 }
 
 /// Until when a connection that is being opened counts, in nanoseconds.
@@ -48,7 +58,7 @@ impl ChannelSettings {
         self.process.load(Ordering::Relaxed)
     }
 
-    fn brokers(&self) -> MutexGuard<'_, HashMap<BrokerAddr, Known>> {
+    fn brokers(&self) -> MutexGuard<'_, Vec<Known>> {
         self.brokers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -56,20 +66,20 @@ impl ChannelSettings {
     pub(super) fn look_up(&self, broker: &BrokerAddr) -> io::Result<Vec<SocketAddr>> {
         let (host, port) = broker.name().ok_or(io::ErrorKind::InvalidInput)?;
         let found = self.net.resolve(host, port)?;
-        self.brokers().entry(broker.clone()).or_default().addresses.clone_from(&found);
+        Known::of(broker, &mut self.brokers()).addresses.clone_from(&found);
         Ok(found)
     }
 
     /// Returns what a broker's name stood for when it was last looked up.
     pub(super) fn known(&self, broker: &BrokerAddr) -> io::Result<Vec<SocketAddr>> {
-        let known = self.brokers().get(broker).map_or(Vec::new(), |known| known.addresses.clone());
+        let known = Known::of(broker, &mut self.brokers()).addresses.clone();
         let unknown = || io::Error::other("its name is not looked up by calls that never wait");
         if known.is_empty() { Err(unknown()) } else { Ok(known) }
     }
 
     /// Returns whether a broker's name stood for this address when it was last looked up.
     pub(super) fn has_name(&self, address: SocketAddr) -> bool {
-        self.brokers().values().any(|known| known.addresses.contains(&address))
+        self.brokers().iter().any(|known| known.addresses.contains(&address))
     }
 
     /// Lets another connection begin, unless too many are being opened.
@@ -84,9 +94,9 @@ impl ChannelSettings {
         let mut brokers = self.brokers();
         // Answers may name any number of brokers.
         if brokers.len() > MOST_BROKERS {
-            brokers.retain(|_, known| !known.addresses.is_empty() || known.openings.iter().any(counts));
+            brokers.retain(|known| !known.addresses.is_empty() || known.openings.iter().any(counts));
         }
-        let openings = &mut brokers.entry(broker.clone()).or_default().openings;
+        let openings = &mut Known::of(broker, &mut brokers).openings;
         openings.retain(counts);
         (openings.len() < MOST).then(|| {
             let opening = Arc::new(Opening::new(now.after(self.config.connect_timeout).as_nanos()));
