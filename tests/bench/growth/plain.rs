@@ -7,23 +7,27 @@ use std::thread::{self, JoinHandle};
 
 use super::curve::{cost, thread_nanos};
 
-/// Processor time to receive this many bytes.
-pub fn receive(bytes: u64) -> f64 {
-    let (addr, sender) = peer(move |mut stream| {
+/// Processor time to receive this many bytes over one connection, or several in turn.
+pub fn receive(bytes: u64, connections: u64) -> f64 {
+    let side = move |mut stream: TcpStream| {
         let piece = vec![7; 1 << 20];
-        let mut left = bytes as usize;
+        let mut left = (bytes / connections) as usize;
         while left > 0 {
             let n = left.min(piece.len());
             stream.write_all(&piece[..n]).expect("the other side reads");
             left -= n;
         }
-    });
-    let mut stream = TcpStream::connect(addr).expect("a connection");
+    };
+    let (addrs, senders): (Vec<_>, Vec<_>) = (0..connections).map(|_| peer(side)).unzip();
+    let connect = |addr| TcpStream::connect(addr).expect("a connection");
+    let mut streams: Vec<_> = addrs.into_iter().map(connect).collect();
     let mut room = vec![0; 512 << 10];
     let began = thread_nanos();
-    while stream.read(&mut room).expect("bytes") > 0 {}
+    while !streams.is_empty() {
+        streams.retain_mut(|stream| stream.read(&mut room).expect("bytes") > 0);
+    }
     let nanos = thread_nanos() - began;
-    sender.join().expect("the sender ends");
+    senders.into_iter().for_each(|sender| sender.join().expect("the sender ends"));
     nanos
 }
 

@@ -40,7 +40,7 @@ fn read(set: &str, number: u64) -> (f64, Option<f64>) {
         assert_eq!(drain(&client, Subscription::partition("t", 0).start(Start::Earliest)), round * times);
     });
     let bytes = bundles.iter().map(|bundle| bundle.len() as u64).sum::<u64>() * times;
-    (nanos, Some(receive(bytes) / (round * times) as f64))
+    (nanos, Some(receive(bytes, 1) / (round * times) as f64))
 }
 
 pub fn messages(name: &'static str) -> Curve {
@@ -68,7 +68,7 @@ pub fn named_partitions(name: &'static str) -> Curve {
             drop(black_box(client.subscribe(named(number)).expect("a subscription")));
             runs += 1;
         });
-        (nanos, Some(receive((broker.stats().bytes_sent - before) / runs) / number as f64))
+        (nanos, Some(receive((broker.stats().bytes_sent - before) / runs, 1) / number as f64))
     })
 }
 
@@ -83,7 +83,7 @@ pub fn ends_of_partitions(name: &'static str) -> Curve {
             assert_eq!(drain(&client, named(number)), 0);
             runs += 1;
         });
-        (nanos, Some(receive((broker.stats().bytes_sent - before) / runs) / number as f64))
+        (nanos, Some(receive((broker.stats().bytes_sent - before) / runs, 1) / number as f64))
     })
 }
 
@@ -165,7 +165,7 @@ pub fn busy_partitions(name: &'static str) -> Curve {
         });
         println!("{number:>10} partitions: none waits for more than {} rounds", rounds(&cluster, &client, number));
         let bytes: u64 = own.iter().map(|bundle| bundle.len() as u64).sum::<u64>() * number;
-        (nanos, Some(receive(bytes) / total as f64))
+        (nanos, Some(receive(bytes, nodes) / total as f64))
     })
 }
 
