@@ -199,7 +199,7 @@ impl Partitions {
         let Wanted { list, held } = wanted;
         let any_suspect = || !held.is_empty() || list.iter().any(|&index| self.get(index).is_suspect());
         let has_suspect = self.suspects > 0 && (load.suspects > 0 || any_suspect());
-        if !has_suspect {
+        if !has_suspect && !held.is_empty() {
             held.append(list);
             mem::swap(held, list);
         }
