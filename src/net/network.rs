@@ -75,7 +75,7 @@ pub(crate) trait Socket: Send + Sync + UnwindSafe + RefUnwindSafe {
 
     /// As [`write`](Socket::write), for several pieces in turn.
     fn write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.write(&from.iter().flat_map(|piece| &**piece).copied().collect::<Vec<u8>>())
+        self.write(&from.iter().map(|piece| &**piece).collect::<Vec<_>>().concat())
     }
 
     /// Returns whether the peer has closed the connection or sent something that was not read. It does not read it.
