@@ -255,9 +255,9 @@ impl Client {
         session.call_with(&mut StatusRequest { request_id: 0 }, None, &mut |question| {
             session.any_broker(&ONCE, &mut |addr, share| {
                 // Opening a connection does not count.
-                session.reach(addr, share)?;
+                let addr = session.reach(addr, share)?;
                 began = session.now();
-                session.ask(addr, question, share)
+                session.ask(&addr, question, share)
             })
         })?;
         Ok(session.now().since(began))
@@ -288,8 +288,8 @@ impl ClientBuilder {
         client_id(id: impl AsRef<str>) => config.client_id = id.as_ref().into();
 
         /// How long opening a connection may take, including the broker's greeting and all addresses of its name. If any of
-        /// several brokers will do, they share this time. Default 10 seconds; more than zero. Looking up a host name comes on top
-        /// and takes as long as the system's resolver needs.
+        /// several brokers will do, they share this time: when one has had its share, the next one is tried beside it. Default 10
+        /// seconds; more than zero. Looking up a host name comes on top and takes as long as the system's resolver needs.
         connect_timeout(timeout: Duration) => config.connect_timeout = timeout;
 
         /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to accept the next 16 KiB of a request:

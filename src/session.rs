@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use std::{io, iter};
+use std::{io, iter, mem};
 
 use log::{debug, warn};
 
@@ -57,13 +57,17 @@ pub(crate) struct Question<'a> {
     read: RefCell<&'a mut dyn FnMut(&[u8]) -> Result<(), DecodeError>>,
 }
 
-/// An attempt, made with one broker after another. Each gets its share of the time. Returns which one answered.
+/// An attempt, made with one broker after another. Each gets its share of the time. Returns which one answered, which may be one
+/// that was tried before.
 pub(crate) type Attempt<'a> = &'a mut dyn FnMut(&BrokerAddr, &mut Share) -> Result<BrokerAddr>;
 
 /// When the connection to a broker must be open, and how long the broker may take to answer.
 pub(crate) struct Share {
     until: Time,
     answer: Duration,
+    /// Connections that were not open in time, to brokers tried before. The first one that opens is used: on a slow line no broker
+    /// may greet within its share.
+    late: Vec<Channel>,
 }
 
 /// First available number and high-water mark of a partition: the last number assigned. Both 0 if there never was a message.
@@ -124,8 +128,13 @@ impl Session {
 
     /// Makes sure that there is an idle connection to this broker.
     pub(crate) fn reach(&self, addr: &BrokerAddr, share: &mut Share) -> Result<BrokerAddr> {
-        self.pool.put(self.open(addr, share)?);
-        Ok(addr.clone())
+        Ok(self.keep(self.open(addr, share)?))
+    }
+
+    fn keep(&self, channel: Channel) -> BrokerAddr {
+        let addr = channel.broker().clone();
+        self.pool.put(channel);
+        addr
     }
 
     /// Asks any broker, and tries again within the retry budget. Returns also which one answered.
@@ -203,7 +212,7 @@ impl Session {
         let budget = self.now().after(self.config.connect_timeout);
         // Brokers that only others have named could keep a caller waiting one after the other.
         let enough = budget.after(self.config.io_timeout);
-        let mut failures = Vec::new();
+        let (mut failures, mut late) = (Vec::new(), Vec::new());
         for (index, addr) in brokers.iter().enumerate() {
             if self.is_closed() {
                 return Err(Error::new(ErrorKind::Closed));
@@ -211,7 +220,10 @@ impl Session {
             if self.now() >= enough && !self.book.is_given(addr) {
                 continue;
             }
-            match attempt(addr, &mut self.share(budget, brokers.len() - index, brokers.len())) {
+            let mut share = Share { late, ..self.share(budget, brokers.len() - index, brokers.len()) };
+            let done = attempt(addr, &mut share);
+            late = share.late;
+            match done {
                 Err(e) if e.is_transient() => {
                     debug!("{e:#}");
                     self.book.failed(addr, self.now());
@@ -235,25 +247,33 @@ impl Session {
         let (now, least) = (self.now(), self.config.connect_timeout / parts as u32);
         let share = (budget.since(now) / left as u32).max(least);
         let answer = if left == 1 { self.config.io_timeout } else { share.min(self.config.io_timeout) };
-        Share { until: now.after(share), answer }
+        Share { until: now.after(share), answer, late: Vec::new() }
     }
 
-    /// Opens a connection to this broker, or takes an idle one.
+    /// Opens a connection to this broker, or takes an idle one, unless one of those that are late opens first.
     pub(crate) fn open(&self, addr: &BrokerAddr, share: &mut Share) -> Result<Channel> {
         let mut channel = self.pool.take(addr);
-        let timeout = share.until.since(self.now());
+        let (timeout, mut look_up) = (share.until.since(self.now()), LookUp::Allowed);
         loop {
             let began = self.now();
             self.pool.replace(&mut channel);
-            if channel.open(began, LookUp::Allowed)? {
+            if channel.open(began, look_up)? {
                 return Ok(channel);
             }
             // Looking up a name has a clock of its own.
             share.until = share.until.after(self.now().since(began));
-            let is_due = self.wait(&mut iter::once(&mut channel), share.until)?;
-            // One more look: the time may have been spent elsewhere.
-            if is_due && !channel.open(self.now(), LookUp::Never)? {
-                return Err(Error::timeout(addr, channel.phase(), timeout));
+            share.late.retain_mut(|late| late.open(began, LookUp::Never).is_ok());
+            if let Some(open) = share.late.iter_mut().find(|late| late.is_up()) {
+                return Ok(mem::replace(open, channel));
+            }
+            if look_up == LookUp::Never {
+                let e = Error::timeout(addr, channel.phase(), timeout);
+                share.late.push(channel);
+                return Err(e);
+            }
+            if self.wait(&mut iter::once(&mut channel).chain(&mut share.late), share.until)? {
+                // One more look: the time may have been spent elsewhere.
+                look_up = LookUp::Never;
             }
         }
     }
@@ -268,14 +288,13 @@ impl Session {
             let mut channel = self.open(addr, share)?;
             let reused = !channel.is_fresh();
             let Err(e) = self.exchange(&mut channel, question, allowance) else {
-                self.pool.put(channel);
-                return Ok(addr.clone());
+                return Ok(self.keep(channel));
             };
             let handed_over = channel.handed_over(question.id);
             channel.reset();
             if e.is_transient() {
                 // The network below the others may be gone as well.
-                self.pool.forget(addr);
+                self.pool.forget(channel.broker());
             }
             stale += 1;
             match question.once {

@@ -59,6 +59,33 @@ fn brokers_share_the_time_for_connecting_and_the_last_may_answer_late() {
 }
 
 #[test]
+fn a_broker_that_greets_later_than_its_share_is_still_used() {
+    let brokers: Vec<String> = (1..=10).map(|n| format!("10.0.0.{n}:1")).collect();
+    // Each has 0.8 s. The first one also comes first when it has taken nearly all of the 8 s.
+    for (greets_after, dialed) in [(1500, 2), (7800, 10)] {
+        let net = Scripted::new();
+        let session = session(&brokers.join(","), &net);
+        // The third one hangs up while the others wait.
+        let (clock, began, mut dialed_at) = (net.clone(), net.now(), Vec::new());
+        net.serve(move |to, index, wire| {
+            // Each look takes some time.
+            let now = clock.pass(Duration::from_millis(if index == 0 { 100 } else { 0 }));
+            dialed_at.resize(dialed_at.len().max(index + 1), now);
+            if !wire.connected && now >= dialed_at[index].after(Duration::from_millis(greets_after as u64)) {
+                wire.connected = true;
+                wire.incoming.extend(PING);
+            }
+            wire.ended |= to.ip().to_string() == "10.0.0.3" && now >= dialed_at[index].after(Duration::from_secs(1));
+            true
+        });
+        session.connect(Duration::ZERO).unwrap();
+        let addr = &parse_brokers(&brokers[0]).unwrap()[0];
+        assert!(session.pool.take(addr).is_up());
+        assert_eq!((net.dialed().len(), net.now().since(began).as_millis()), (dialed, greets_after + 100));
+    }
+}
+
+#[test]
 fn brokers_that_others_have_named_are_passed_over_once_the_time_is_over() {
     for (each, tried) in [(8_999, 3), (9_000, 2)] {
         let net = Scripted::new();
@@ -268,7 +295,10 @@ fn a_connection_has_its_time_to_come_up_and_one_more_look_at_its_end() {
     let session = session("10.0.0.1:5", &net);
     let addr = session.book.brokers().remove(0);
     let began = net.now();
-    let e = session.open(&addr, &mut Share { until: net.now().after(timeout), answer: timeout }).err().unwrap();
+    let e = session
+        .open(&addr, &mut Share { until: net.now().after(timeout), answer: timeout, late: Vec::new() })
+        .err()
+        .unwrap();
     assert!(matches!(e.kind, ErrorKind::Timeout { after, .. } if after == timeout), "{e:?}");
     assert_eq!((net.now().since(began), net.dialed()), (timeout, vec![far.into()]));
     // The greeting comes with the end of the time.
@@ -279,7 +309,12 @@ fn a_connection_has_its_time_to_come_up_and_one_more_look_at_its_end() {
         wire.incoming.extend(PING);
         true
     });
-    assert!(session.open(&addr, &mut Share { until: net.now().after(timeout), answer: timeout }).unwrap().is_up());
+    assert!(
+        session
+            .open(&addr, &mut Share { until: net.now().after(timeout), answer: timeout, late: Vec::new() })
+            .unwrap()
+            .is_up()
+    );
 }
 
 #[test]
