@@ -172,12 +172,12 @@ texts! {
     Self::OutOfRange { requested, first_available, high_water_mark } =>
         "sequence number {requested} is {}", out_of_range(*requested, *first_available, *high_water_mark);
     Self::Broker { fault } => "{fault}";
-    Self::BundleTooLarge { needed, limit } => "a bundle of {needed} bytes, the limit is {limit}";
+    Self::BundleTooLarge { needed, limit } => "a bundle of {needed} bytes exceeds the limit of {limit}";
     Self::OutcomeUnknown => "sent, but the outcome is unknown";
-    Self::PartlyStored { stored } => "only the first {stored} records are known to be stored";
+    Self::PartlyStored { stored } => "records known to be stored: {stored}, counted from the first";
     Self::NotSent => "not sent: an earlier bundle of this partition failed";
     Self::Undelivered { records } =>
-        "{records} records may not have been stored: retry or take the producer's failures";
+        "records that may not have been stored: {records}; retry or take the producer's failures";
     Self::Full { pending, limit } => "full: {pending} bytes wait to be stored, {limit} allowed";
     Self::Checkpoint { reason, previous } =>
         "{reason}{}", if *previous { "; its previous generation is intact" } else { "" };
@@ -375,9 +375,7 @@ impl Error {
     }
 
     pub(crate) fn timeout(broker: &dyn fmt::Display, phase: Phase, after: Duration) -> Error {
-        // A share of a time-out has an odd fraction, which nobody wants to read.
-        let after = Duration::from_millis(after.as_nanos().div_ceil(1_000_000) as u64);
-        Error::new(ErrorKind::Timeout { phase, after }).at(broker)
+        Error::new(ErrorKind::Timeout { phase, after: in_ms(after) }).at(broker)
     }
 
     pub(crate) fn disconnected(broker: &dyn fmt::Display, phase: Phase) -> Error {
@@ -453,10 +451,15 @@ impl fmt::Display for Place {
 
 fn out_of_range(requested: u64, first: u64, mark: u64) -> String {
     if requested <= mark {
-        return format!("gone, first available is {first}, the high-water mark {mark}");
+        return format!("gone: first available {first}, high-water mark {mark}");
     }
-    let why = "the topic was created again, or has lost its last messages";
-    format!("beyond the end, the high-water mark is {mark}: {why}")
+    let why = "the start is too high, or the topic was created again or has lost its last messages";
+    format!("beyond the end, high-water mark {mark}: {why}")
+}
+
+/// A share of a time-out, or a pause, without its odd fraction, which nobody wants to read.
+pub(crate) fn in_ms(time: Duration) -> Duration {
+    Duration::from_millis(time.as_nanos().div_ceil(1_000_000) as u64)
 }
 
 /// Keeps the kind of the network's or the file's own error, or takes the nearest one. The error becomes the source.

@@ -198,7 +198,7 @@ fn decode(bytes: &[u8]) -> Result<Positions, String> {
     });
     let Some(rest) = whole else {
         if bytes.starts_with(BINARY) {
-            return Err(format!("a binary checkpoint of version 1, this program knows {VERSION}"));
+            return Err(format!("a binary checkpoint of version 1 (this program knows {VERSION})"));
         }
         let magic = MAGIC.as_bytes();
         let is_ours = bytes.starts_with(magic) || magic.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0);
@@ -209,7 +209,7 @@ fn decode(bytes: &[u8]) -> Result<Positions, String> {
     match version.parse() {
         Ok(VERSION) => positions.parse().map_err(|_| FOREIGN.into()),
         Ok(version) if version > VERSION => {
-            Err(format!("a checkpoint of version {version}, this program knows {VERSION}"))
+            Err(format!("a checkpoint of version {version} (this program knows {VERSION})"))
         }
         _ => Err(FOREIGN.into()),
     }

@@ -12,10 +12,7 @@ fn errors_stay_small() {
 fn texts_name_topic_partition_and_numbers() {
     let kind = ErrorKind::OutOfRange { requested: 7, first_available: 10, high_water_mark: 20 };
     let e = Error::new(kind).about("orders", 3).at(&"a:1");
-    assert_eq!(
-        e.to_string(),
-        "a:1: orders/3: sequence number 7 is gone, first available is 10, the high-water mark 20"
-    );
+    assert_eq!(e.to_string(), "a:1: orders/3: sequence number 7 is gone: first available 10, high-water mark 20");
     assert_eq!(
         Error::refused("orders", 3, Fault::NoLeader).at(&"a:1").to_string(),
         "a:1: orders/3: the partition has no leader now"
@@ -53,7 +50,7 @@ fn texts_name_what_failed_and_where() {
         ),
         (
             of(ErrorKind::BundleTooLarge { needed: 300, limit: 200 }),
-            "orders/3: a bundle of 300 bytes, the limit is 200",
+            "orders/3: a bundle of 300 bytes exceeds the limit of 200",
             "",
         ),
         (
@@ -63,7 +60,7 @@ fn texts_name_what_failed_and_where() {
         ),
         (
             of(ErrorKind::PartlyStored { stored: 9 }).because(timeout()),
-            "orders/3: only the first 9 records are known to be stored",
+            "orders/3: records known to be stored: 9, counted from the first",
             "a:1: timed out after 8s waiting for an answer",
         ),
         (
@@ -73,13 +70,13 @@ fn texts_name_what_failed_and_where() {
         ),
         (
             Error::new(ErrorKind::Undelivered { records: 7 }).because(timeout()),
-            "7 records may not have been stored: retry or take the producer's failures",
+            "records that may not have been stored: 7; retry or take the producer's failures",
             "a:1: timed out after 8s waiting for an answer",
         ),
         (
             of(ErrorKind::OutOfRange { requested: 9, first_available: 1, high_water_mark: 4 }),
-            "orders/3: sequence number 9 is beyond the end, the high-water mark is 4: \
-             the topic was created again, or has lost its last messages",
+            "orders/3: sequence number 9 is beyond the end, high-water mark 4: \
+             the start is too high, or the topic was created again or has lost its last messages",
             "",
         ),
         (
@@ -88,8 +85,8 @@ fn texts_name_what_failed_and_where() {
             "",
         ),
         (
-            checkpoint("a checkpoint of version 2, this program knows 1", false),
-            "at: a checkpoint of version 2, this program knows 1",
+            checkpoint("a checkpoint of version 2 (this program knows 1)", false),
+            "at: a checkpoint of version 2 (this program knows 1)",
             "",
         ),
         (

@@ -17,8 +17,7 @@ use super::buffer::pass;
 use super::network::{Interest, Socket, Time};
 use super::settings::ChannelSettings;
 use crate::error::{Error, ErrorKind, Phase, Result, is_lack};
-use crate::protocol::DecodeError;
-use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind, PING};
+use crate::protocol::frame::{HEADER_LEN, PING};
 
 /// How long one address may keep the next one waiting: a dead address must not cost every connection a time-out (RFC 8305
 /// says 250 ms).
@@ -157,13 +156,10 @@ impl Attempt {
             }
         }
         // A broker greets with an empty ping; anything else is another service.
-        let other = match FrameHeader::decode(ping) {
-            Ok(Some(FrameHeader { kind: Kind::Ping, len: 0 })) => return Ok(true),
-            Ok(Some(FrameHeader { kind: Kind::Ping, len })) => {
-                DecodeError::unexpected("greeting's length", len.into(), 0, 1)
-            }
-            _ => DecodeError::unexpected("greeting's message id", ping[0].into(), Kind::Ping as u64, 0),
-        };
-        Err(Error::new(ErrorKind::NotTank).at(broker).because(other))
+        if *ping == PING {
+            return Ok(true);
+        }
+        let other = format!("it greets with \"{}\", not with a ping", ping.escape_ascii());
+        Err(Error::new(ErrorKind::NotTank).at(broker).because(io::Error::new(io::ErrorKind::InvalidData, other)))
     }
 }

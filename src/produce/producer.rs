@@ -391,7 +391,7 @@ impl Drop for Producer {
     fn drop(&mut self) {
         let (pending, failed) = (self.pending(), self.failures().iter().map(Failure::count).sum::<usize>());
         if pending > 0 || failed > 0 {
-            warn!("producer dropped: {pending} records are not known to be stored, and {failed} have failed");
+            warn!("producer dropped: records not known to be stored: {pending}, failed: {failed}");
         }
     }
 }

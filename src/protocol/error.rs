@@ -106,7 +106,7 @@ texts! {
     Self::Short { needed, left } => "needs {needed} bytes where {left} are left";
     Self::Spare { extra } => "{extra} bytes follow where it should end";
     Self::Varint => "is no 32-bit varint of at most 5 bytes";
-    Self::OverLimit { claimed, limit } => "claims {claimed}, the limit is {limit}";
+    Self::OverLimit { claimed, limit } => "claims {claimed}, above the limit of {limit}";
     Self::Implausible { claimed, most } => "is {claimed}, where there can be {most} at most";
     Self::Unexpected { found, expected } => "is {found}, expected {expected}";
     Self::Undefined { value } => "has the undefined value {value}";

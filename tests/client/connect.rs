@@ -9,7 +9,6 @@ use common::proxy::Proxy;
 use common::server::Server;
 use common::watch::{timed_in, within};
 use tank_client::broker::{Broker, BrokerFault};
-use tank_client::protocol::DecodeFault;
 use tank_client::simulation::{Service, Simulation};
 use tank_client::{Brokers, Client, ClientBuilder, Error, ErrorKind, Limits, Phase};
 
@@ -145,17 +144,18 @@ fn another_service_is_told_by_its_greeting() {
     within(60, || {
         let broker = Broker::start().unwrap();
         let addr = broker.addr().to_string();
-        for (greeting, found, expected) in [
-            (&b"220 mail.example.org ESMTP\r\n"[..], u64::from(b'2'), 3),
-            (b"SSH-2.0-OpenSSH_9.2\r\n", u64::from(b'S'), 3),
-            (&[3, 1, 0, 0, 0, 0], 1, 0),
-            (&[2, 0, 0, 0, 0], 2, 3),
-            (&[0; 64], 0, 3),
+        for (greeting, shown) in [
+            (&b"220 mail.example.org ESMTP\r\n"[..], "220 m"),
+            (b"HTTP/1.1 400 Bad Request\r\n", "HTTP/"),
+            (b"\"\xff\r\n\\", r#"\"\xff\r\n\\"#),
+            (&[3, 1, 0, 0, 0, 0], r"\x03\x01\x00\x00\x00"),
+            (&[2, 0, 0, 0, 0], r"\x02\x00\x00\x00\x00"),
         ] {
             broker.inject(BrokerFault::Greeting(greeting.to_vec()));
             let e = Client::connect(&addr).unwrap_err();
             assert_eq!(e.kind, ErrorKind::NotTank);
-            assert_eq!(common::malformed(&e).fault(), DecodeFault::Unexpected { found, expected }, "{e:#}");
+            let text = format!("{addr}: not a TANK broker: it greets with \"{shown}\", not with a ping");
+            assert_eq!((format!("{e:#}"), io::Error::from(e).kind()), (text, io::ErrorKind::InvalidData));
         }
         broker.inject(BrokerFault::CloseOnAccept);
         let e = Client::connect(&addr).unwrap_err();

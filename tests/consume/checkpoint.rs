@@ -98,7 +98,7 @@ fn a_position_beyond_the_end_means_another_log() {
             matches!(e.kind, ErrorKind::OutOfRange { requested: 4, high_water_mark, .. } if high_water_mark == messages),
             "{e}"
         );
-        let text = format!("{}: orders/0: sequence number 4 is beyond the end, the high-water mark is", broker.addr());
+        let text = format!("{}: orders/0: sequence number 4 is beyond the end, high-water mark", broker.addr());
         assert!(e.to_string().starts_with(&text), "{e}");
         assert!(iter.next().is_none() && iter.is_finished());
 

@@ -198,7 +198,7 @@ fn failures_come_back_for_the_exact_records() {
         send(&mut producer, 9, 5).unwrap();
         send_all(&mut producer, 1, 1..=3);
         let e = producer.flush().unwrap_err();
-        assert_eq!(e.to_string(), "3 records may not have been stored: retry or take the producer's failures");
+        assert_eq!(e.to_string(), "records that may not have been stored: 3; retry or take the producer's failures");
         assert!(matches!(producer.poll(), Err(Error { kind: ErrorKind::Undelivered { records: 3, .. }, .. })));
         assert!(matches!(send(&mut producer, 1, 4), Err(Error { kind: ErrorKind::Undelivered { .. }, .. })));
         assert_eq!((producer.stored(), producer.pending()), (3, 0));
@@ -333,7 +333,7 @@ fn drop_neither_sends_nor_waits_but_says_so() {
         send_all(&mut producer, 0, 1..=17);
         let ((), took) = timed_in(&sim, || drop(producer));
         assert_eq!(took, Duration::ZERO);
-        logs::wait_for(1, &["WARN", "producer dropped: 17 records are not known to be stored, and 0 have failed"]);
+        logs::wait_for(1, &["WARN", "producer dropped: records not known to be stored: 17, failed: 0"]);
         assert_eq!(requests(&broker), 0);
 
         let (sim, broker, mut producer) = simulated(patient, |settings| settings.max_records(10));
@@ -341,7 +341,7 @@ fn drop_neither_sends_nor_waits_but_says_so() {
         send_all(&mut producer, 0, 1..=25);
         let ((), took) = timed_in(&sim, || drop(producer));
         assert_eq!(took, Duration::ZERO);
-        logs::wait_for(1, &["WARN", "producer dropped: 25 records"]);
+        logs::wait_for(1, &["WARN", "producer dropped: records not known to be stored: 25"]);
     });
 }
 

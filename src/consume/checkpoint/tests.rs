@@ -112,12 +112,12 @@ fn foreign_newer_and_missing_files_are_told_apart() {
         format!("{content} {}\n", checksum_of(&content))
     };
     fs::write(dir.file(), b"TANKCKPT\x01\0\0\0\0\0some checksum").unwrap();
-    let binary = "a binary checkpoint of version 1, this program knows 2";
+    let binary = "a binary checkpoint of version 1 (this program knows 2)";
     assert_eq!(fault(Checkpoint::open(dir.file())), (binary.to_owned(), false));
     fs::write(dir.file(), sealed("3 what will it be")).unwrap();
     let e = Checkpoint::open(dir.file()).unwrap_err();
-    assert!(e.to_string().ends_with("a checkpoint of version 3, this program knows 2"), "{e}");
-    assert_eq!(fault(Err(e)), ("a checkpoint of version 3, this program knows 2".to_owned(), false));
+    assert!(e.to_string().ends_with("a checkpoint of version 3 (this program knows 2)"), "{e}");
+    assert_eq!(fault(Err(e)), ("a checkpoint of version 3 (this program knows 2)".to_owned(), false));
     for rest in ["", "2", "1 a/0=1", "x a/0=1", "2 a/0", "2 a/0=1 a/0=2", "2 /0=1"] {
         fs::write(dir.file(), sealed(rest)).unwrap();
         assert_eq!(fault(Checkpoint::open(dir.file())).0, FOREIGN.to_owned(), "{rest:?}");
