@@ -6,7 +6,7 @@
 
 use std::thread;
 
-use tank_client::{Client, CloseHandle, Result, Subscription};
+use tank_client::{Client, CloseHandle, ErrorKind, Result, Subscription};
 
 fn main() {
     if let Err(e) = run() {
@@ -43,7 +43,11 @@ fn run() -> std::result::Result<(), Box<dyn std::error::Error>> {
 
 /// Ends with `Ok` once the handle is closed.
 fn work(client: &Client, subscription: Subscription) -> Result<u64> {
-    let mut messages = client.subscribe(subscription)?;
+    let mut messages = match client.subscribe(subscription) {
+        // Closed before the first message could come.
+        Err(e) if e.kind == ErrorKind::Closed => return Ok(0),
+        subscribed => subscribed?,
+    };
     for message in &mut messages {
         let message = message?;
         println!("{}/{}: {} bytes", message.partition(), message.seq(), message.payload().len());

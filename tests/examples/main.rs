@@ -1,7 +1,9 @@
 //! The examples as users run them.
 
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use common::example::{example, run, run_with, scratch};
 use common::watch::within;
@@ -69,6 +71,26 @@ fn a_signal_ends_all_threads() {
             }));
             assert_eq!(stop(program, signal), Some(0));
         }
+    });
+}
+
+/// One connection is passed on to the broker, the next one stays silent.
+#[cfg(unix)]
+#[test]
+fn a_signal_also_ends_threads_that_still_connect() {
+    within(60, || {
+        let (_broker, addr) = broker();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let relay = listener.local_addr().unwrap().to_string();
+        let program = example("threads_with_shutdown").args([&relay, "orders"]).stdout(Stdio::piped()).spawn().unwrap();
+        let ours = [listener.accept().unwrap().0, TcpStream::connect(addr).unwrap()];
+        for (from, to) in [(0, 1), (1, 0)] {
+            let (mut from, mut to) = (ours[from].try_clone().unwrap(), ours[to].try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut from, &mut to));
+        }
+        let silent = listener.accept().unwrap();
+        assert_eq!(stop(program, "-INT"), Some(0));
+        drop(silent);
     });
 }
 
