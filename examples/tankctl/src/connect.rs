@@ -40,11 +40,11 @@ impl Connect {
         }
     }
 
-    /// The same, with this time-out unless another one was asked for.
+    /// The same, with this time-out and the first failure being the last, unless something else was asked for.
     pub fn settings_within(&self, timeout: Duration) -> ClientBuilder {
         let timeout = self.timeout.unwrap_or(timeout);
         let settings = self.settings().connect_timeout(timeout).io_timeout(timeout);
-        settings.retry_timeout(self.retry.unwrap_or(timeout))
+        settings.retry_timeout(self.retry.unwrap_or_default())
     }
 
     pub fn client(&self) -> Result<Client> {

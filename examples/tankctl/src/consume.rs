@@ -159,7 +159,7 @@ fn follow(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Res
         checkpoint.save(&messages.positions())?;
     }
     for gap in messages.gaps() {
-        notes::say(&format!("{}/{}: {} to {} are gone", gap.topic, gap.partition, gap.first, gap.last));
+        notes::say(&format!("{}/{}: {}", gap.topic, gap.partition, notes::gone(gap.first, gap.last)));
     }
     read?;
     notes::say(&notes::count(count, "message"));

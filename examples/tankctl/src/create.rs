@@ -16,7 +16,7 @@ pub struct Args {
     /// Its name: 1 to 64 letters, digits, - and _
     topic: String,
     /// Number of partitions
-    #[arg(default_value_t = 1)]
+    #[arg(default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     partitions: u16,
     /// Settings of its log, such as log.retention.secs=1week
     #[arg(value_name = "KEY=VALUE")]
@@ -39,6 +39,6 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
     }
     let (topic, partitions) = (&args.topic, args.partitions);
     checked(connect.client()?.create_topic(topic, partitions, &config))?;
-    notes::say(&format!("{topic}: created with {}", notes::count(partitions.into(), "partition")));
+    notes::say(&format!("{topic}: created with {}", notes::count(partitions, "partition")));
     Ok(())
 }

@@ -10,7 +10,7 @@ use tank_client::{Client, Message, OutOfRange, Start, Subscription, TopicInfo};
 use crate::connect::Connect;
 use crate::exit::usage;
 use crate::format::visible;
-use crate::notes;
+use crate::notes::count;
 use crate::output::{Output, ReaderGone};
 use crate::positions::Place;
 use crate::times::{millis, show, show_span};
@@ -20,7 +20,7 @@ use crate::times::{millis, show, show_span};
 /// Resolves the name of each broker, connects to it, and asks for its answer time, status, nodes and topics. For each topic
 /// given, finds the first and last message of each partition and the last one's age, and times a fetch of that message. A step
 /// that fails is reported with its cause, and the others still run. Exits with an error if any step failed or the page could not
-/// be written. Waits 5 s for an answer unless --timeout says otherwise.
+/// be written. Each step waits 5 s for an answer unless --timeout says otherwise, and tries once unless --retry is given.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:
@@ -50,7 +50,10 @@ impl Page {
             Err(e) => {
                 self.failed += 1;
                 let cause = e.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-                self.say(&format!("FAIL  {name}: {}", cause.replacen(&format!("{name}: "), "", 1)))
+                // The place is in the name.
+                let place = format!("{}: ", name.rsplit(' ').next().unwrap_or_default());
+                let cause = cause.replacen(&format!("cannot connect to {place}"), "", 1).replacen(&place, "", 1);
+                self.say(&format!("FAIL  {name}: {cause}"))
             }
         }
     }
@@ -99,7 +102,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
             Err(e) => page.step("connect to any", Err(e.into()))?,
         }
     }
-    if page.failed == 0 { Ok(()) } else { bail!("{} failed", notes::count(page.failed, "step")) }
+    if page.failed == 0 { Ok(()) } else { bail!("{} failed", count(page.failed, "step")) }
 }
 
 fn topics(page: &mut Page, client: &Client, places: &[Place]) -> Result<()> {
@@ -153,7 +156,7 @@ fn ping(client: &Client) -> Result<String> {
 
 fn status(client: &Client) -> Result<String> {
     let status = client.status()?;
-    let mut text = format!("{} topics, {} partitions", status.topics, status.partitions);
+    let mut text = format!("{}, {}", count(status.topics, "topic"), count(status.partitions, "partition"));
     if let Some((major, minor)) = status.version {
         text += &format!(", version {major}.{minor}");
     }
@@ -161,7 +164,7 @@ fn status(client: &Client) -> Result<String> {
         text += &format!(", up for {}", show_span(started.elapsed().unwrap_or_default()));
     }
     if let (Some(cluster), Some(nodes)) = (status.cluster, status.nodes) {
-        text += &format!(", cluster {cluster} with {nodes} nodes");
+        text += &format!(", cluster {cluster} with {}", count(nodes, "node"));
     }
     Ok(text)
 }
@@ -172,10 +175,10 @@ fn nodes(page: &mut Page, client: &Client) -> Result<()> {
         Err(e) => return page.step("topology", Err(e.into())),
     };
     let Some(cluster) = topology.cluster else { return page.step("topology", Ok("stands alone".into())) };
-    page.step("topology", Ok(format!("cluster {cluster}, {} nodes", topology.nodes.len())))?;
+    page.step("topology", Ok(format!("cluster {cluster}, {}", count(topology.nodes.len() as u64, "node"))))?;
     for node in topology.nodes {
         let endpoint = node.endpoint.map_or("no endpoint".to_owned(), |endpoint| endpoint.to_string());
-        let text = format!("{endpoint}, copies of {} partitions", node.partitions);
+        let text = format!("{endpoint}, copies of {}", count(node.partitions, "partition"));
         let outcome = match (node.available, node.blocked) {
             (false, _) => Err(anyhow!("{text}, gone")),
             (true, true) => Ok(format!("{text}, kept from leading")),
@@ -190,7 +193,7 @@ fn enabled(topics: &[TopicInfo]) -> Result<String> {
     let disabled: Vec<&str> = topics.iter().filter(|topic| !topic.enabled).map(|topic| &*topic.name).collect();
     match disabled.is_empty() {
         true => Ok(topics.len().to_string()),
-        false => bail!("{} of {} are disabled: {}", disabled.len(), topics.len(), disabled.join(", ")),
+        false => bail!("disabled, {} of {}: {}", disabled.len(), topics.len(), disabled.join(", ")),
     }
 }
 

@@ -4,9 +4,10 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, anyhow};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+use tank_client::Failure;
 
 use crate::output::{Output, ReaderGone};
 use crate::{Cli, notes, output, signals};
@@ -38,6 +39,22 @@ pub fn chain(e: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(e), |&e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
+/// The error of records that a producer may not have stored.
+pub fn may_be_lost(failures: &[Failure]) -> Error {
+    let count: usize = failures.iter().map(Failure::count).sum();
+    anyhow!("{} may not have been stored", notes::count(count as u64, "message"))
+}
+
+/// The outcome of publishing. What `finished` says of undelivered records is written for users of the tool.
+pub fn undelivered(published: Result<()>, finished: Result<()>) -> Result<()> {
+    let is_undelivered = |e: &Error| matches!(kind(e), Some(tank_client::ErrorKind::Undelivered { .. }));
+    if published.as_ref().is_err_and(is_undelivered) { finished.and(published) } else { published.and(finished) }
+}
+
+fn kind(e: &Error) -> Option<&tank_client::ErrorKind> {
+    e.downcast_ref().map(|e: &tank_client::Error| &e.kind)
+}
+
 /// The exit code of what was done; if it failed, the reason goes to standard error.
 pub fn code(outcome: Result<()>) -> ExitCode {
     let signal = signals::received();
@@ -52,6 +69,11 @@ For more information, try '--help'.
             of_parsing(&clap::Error::raw(ErrorKind::ValueValidation, text))
         }
         Err(e) if e.is::<ReaderGone>() => ExitCode::from(signal.map_or(0, signals::code)),
+        // A signal came, or the reader went, while a call was waiting.
+        Err(e) if kind(&e) == Some(&tank_client::ErrorKind::Closed) => {
+            signal.is_some().then(|| notes::say("interrupted"));
+            ExitCode::from(signal.map_or(0, signals::code))
+        }
         Err(e) => {
             notes::say(&format!("tankctl: {}", text(&e)));
             ExitCode::from(signal.map_or(1, signals::code))

@@ -105,9 +105,9 @@ impl Mirror<'_> {
         notes::say(&format!("{topic}: {partitions}, {} to go", notes::count(behind, "number")));
         self.copy(&mut messages, &mut lanes)?;
         for gap in messages.gaps() {
-            notes::say(&format!("{topic}/{}: {} to {} are gone at the source", gap.partition, gap.first, gap.last));
+            notes::say(&format!("{topic}/{}: {} at the source", gap.partition, notes::gone(gap.first, gap.last)));
         }
-        let total = notes::count(lanes.iter().map(|lane| lane.copied.count).sum(), "message");
+        let total = notes::count(lanes.iter().map(|lane| lane.copied.count).sum::<u64>(), "message");
         if signals::received().is_some() {
             notes::say(&format!("{topic}: interrupted: {total} copied, none verified"));
             return Ok(());
@@ -230,8 +230,7 @@ impl Mirror<'_> {
                 matches!(e.kind, ErrorKind::OutcomeUnknown | ErrorKind::PartlyStored { .. }) || e.is_retryable();
             attempts += 1;
             if !may_pass || attempts == ATTEMPTS {
-                return Err(e)
-                    .with_context(|| format!("gave up after {} to store", notes::count(attempts.into(), "attempt")));
+                return Err(e).with_context(|| format!("gave up after {} to store", notes::count(attempts, "attempt")));
             }
             log::warn!("{}, trying again in {pause:?}", crate::exit::chain(&e));
             if signals::wait_until(Instant::now() + pause) {
@@ -273,8 +272,8 @@ impl Mirror<'_> {
         }
         for (lane, found) in lanes.iter().zip(&found) {
             if lane.copied != *found {
-                let (copied, partition) = (lane.copied, lane.partition);
-                bail!("{topic}/{partition}: {copied:?} copied, {found:?} read back");
+                let say = |sum: Sum| format!("{}, checksum {:08x}", notes::count(sum.count, "message"), sum.checksum);
+                bail!("{topic}/{}: copied {}; read back {}", lane.partition, say(lane.copied), say(*found));
             }
         }
         Ok(found.iter().fold(0, |sum: u32, found| sum.rotate_left(1) ^ found.checksum))

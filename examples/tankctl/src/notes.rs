@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::MultiProgress;
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use tank_client::Failure;
 
+use crate::exit::chain;
 use crate::{format, output};
 
 /// How long the same warning is not repeated.
@@ -18,8 +20,21 @@ const QUIET: Duration = Duration::from_secs(10);
 pub static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// A number of things: `1 message`, `3 messages`.
-pub fn count(number: u64, thing: &str) -> String {
+pub fn count(number: impl Into<u64>, thing: &str) -> String {
+    let number = number.into();
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// That these numbers are gone, of which there may be one only.
+pub fn gone(first: u64, last: u64) -> String {
+    if first == last { format!("{first} is gone") } else { format!("{first} to {last} are gone") }
+}
+
+/// What became of these records, and why. The place is named once.
+pub fn fate(failure: &Failure) -> String {
+    let (place, why) = (format!("{}/{}: ", failure.topic(), failure.partition()), chain(failure.error()));
+    let place = if why.contains(&place) { "" } else { &place };
+    format!("{}: {place}{why}", if failure.is_unknown() { "perhaps stored" } else { "not stored" })
 }
 
 /// Writes a line.
@@ -48,7 +63,7 @@ pub fn show_warnings(verbose: u8) {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level).parse_default_env().target(env_logger::Target::Pipe(Box::new(Stderr)));
     builder.format(|out, record| match record.level() {
-        Level::Warn => writeln!(out, "{}", record.args()),
+        Level::Warn => writeln!(out, "warning: {}", record.args()),
         level => writeln!(out, "{level} {}: {}", record.target(), record.args()),
     });
     let inner = builder.build();

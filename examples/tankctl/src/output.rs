@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 
-use crate::signals;
+use crate::{notes, signals};
 
 /// A pipe or terminal that is ready takes this much without blocking.
 const PIECE: usize = 4096;
@@ -76,7 +76,10 @@ impl Output {
             let Some(rest) = self.bytes.get(at..).filter(|rest| !rest.is_empty()) else { break Ok(()) };
             let piece = if self.is_file { rest } else { &rest[..rest.len().min(PIECE)] };
             if !self.is_file && !is_ready(io::stdout())? {
-                break Err(anyhow!("nobody reads standard output: {} bytes were not written", rest.len()));
+                break Err(anyhow!(
+                    "nobody reads standard output: {} not written",
+                    notes::count(rest.len() as u64, "byte")
+                ));
             }
             match rustix::io::write(io::stdout(), piece) {
                 Ok(n) => at += n,

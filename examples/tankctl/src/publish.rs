@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tank_client::{Acks, ByKey, Compression, Error, ErrorKind, Failure, Partitioner, Producer, Record};
 
 use crate::connect::{Connect, checked};
-use crate::exit::chain;
+use crate::exit::{may_be_lost, undelivered};
 use crate::format::unescape;
 use crate::input::{self, Input, Next};
 use crate::positions::Place;
@@ -109,7 +109,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
             false => "interrupted",
         });
     }
-    published.and(finished)
+    undelivered(published, finished)
 }
 
 /// Like [`ByKey`], but remembers what was chosen, also for messages without a key.
@@ -211,19 +211,10 @@ impl Publisher<'_> {
         for (id, mut lines) in self.lines.last_of(&failures) {
             for failure in failures.iter().filter(|failure| failure.partition() == id) {
                 let some: Vec<u64> = lines.drain(..failure.count().min(lines.len())).collect();
-                let fate = if failure.is_unknown() { "perhaps stored" } else { "not stored" };
-                let (topic, why) = (failure.topic(), chain(failure.error()));
-                notes::say(&format!("{}: {fate}: {topic}/{id}: {why}", show_lines(&some)));
+                notes::say(&format!("{}: {}", show_lines(&some), notes::fate(failure)));
             }
         }
-        match flushed {
-            Ok(()) => Ok(()),
-            Err(e) if failures.is_empty() => Err(e.into()),
-            Err(_) => {
-                let count: usize = failures.iter().map(tank_client::Failure::count).sum();
-                bail!("{} may not have been stored", notes::count(count as u64, "message"))
-            }
-        }
+        if failures.is_empty() { Ok(flushed?) } else { Err(may_be_lost(&failures)) }
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use tank_client::{Error, ErrorKind, Message, Producer, Record, Start};
 
 use crate::connect::{Connect, checked};
-use crate::exit::{chain, usage};
+use crate::exit::{may_be_lost, undelivered, usage};
 use crate::format::{Field, FormatArgs, Printer};
 use crate::merge::Merge;
 use crate::positions::{Place, RangeArgs};
@@ -109,7 +109,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
     if signals::received().is_some() {
         notes::say(&format!("interrupted after {}", notes::count(count, "message")));
     }
-    played.and(finished)
+    undelivered(played, finished)
 }
 
 fn play(messages: Merge, sink: &mut Sink, speed: f64, longest: Duration, count: &mut u64) -> Result<()> {
@@ -198,12 +198,10 @@ impl Target {
     fn finish(&mut self) -> Result<()> {
         let flushed = self.producer.flush();
         notes::say(&format!("{} stored", notes::count(self.producer.stored(), "message")));
-        for failure in self.producer.take_failures() {
-            let (topic, partition) = (failure.topic(), failure.partition());
-            let messages = notes::count(failure.count() as u64, "message");
-            let fate = if failure.is_unknown() { "perhaps stored" } else { "not stored" };
-            notes::say(&format!("{topic}/{partition}: {messages} {fate}: {}", chain(failure.error())));
+        let failures = self.producer.take_failures();
+        for failure in &failures {
+            notes::say(&format!("{} {}", notes::count(failure.count() as u64, "message"), notes::fate(failure)));
         }
-        Ok(flushed?)
+        if failures.is_empty() { Ok(flushed?) } else { Err(may_be_lost(&failures)) }
     }
 }

@@ -89,7 +89,10 @@ fn dump(args: &Args, segments: Segments) -> Result<()> {
     printer.out.flush()?;
     notes::say(&notes::count(count, "message"));
     for gap in segments.gaps() {
-        notes::say(&format!("no file has the numbers {} to {}", gap.first, gap.last));
+        notes::say(&match gap.first == gap.last {
+            true => format!("no file has number {}", gap.first),
+            false => format!("no file has numbers {} to {}", gap.first, gap.last),
+        });
     }
     if let Some((path, at)) = segments.cut_tail() {
         notes::say(&format!("{} ends inside the bundle at byte {at}", path.display()));

@@ -81,7 +81,8 @@ pub fn show_span(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {
         0 if span.as_micros() < 10_000 => format!("{:.2} ms", span.as_secs_f64() * 1000.0),
-        0..10 => format!("{} ms", span.as_millis()),
+        0 => format!("{} ms", span.as_millis()),
+        1..10 => format!("{seconds}.{} s", span.subsec_millis() / 100),
         10..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
         3600..DAY => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
@@ -167,7 +168,8 @@ mod tests {
             (60, "0.06 ms"),
             (9_990, "9.99 ms"),
             (10_000, "10 ms"),
-            (9_999_999, "9999 ms"),
+            (999_999, "999 ms"),
+            (9_999_999, "9.9 s"),
             (10_000_000, "10 s"),
             (185_000_000, "3 min 5 s"),
             (7_260_000_000, "2 h 1 min"),

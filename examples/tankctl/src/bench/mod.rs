@@ -10,6 +10,7 @@ mod sets;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use tank_client::{Client, Subscription};
 
 use crate::connect::Connect;
 use crate::exit::usage;
@@ -97,6 +98,10 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
         topic: &place.topic,
         partition: place.partition.unwrap_or(0),
     });
+    if let Some(target) = &given {
+        // By its own name, while errors of what is measured name the relay that records it.
+        let _ = Client::connect(target.brokers)?.subscribe(Subscription::partition(target.topic, target.partition))?;
+    }
     match (args.mode, given) {
         (Mode::Consume, given) => {
             let mut table = consume::table();

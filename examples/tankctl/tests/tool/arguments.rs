@@ -77,6 +77,8 @@ fn wrong_values_are_told_before_anybody_is_asked() {
             (&["publish", "--acks", "0"], "all, quorum, or 1 to 200 allowed"),
             (&["publish", "--acks", "201"], "all, quorum, or 1 to 200 allowed"),
             (&["publish", "-D", ""], "at least one byte is needed"),
+            (&["create", "x", "0"], "0 is not in 1..=65535"),
+            (&["create", "x", "70000"], "70000 is not in 1..=65535"),
             (&["replay", "--speed", "0"], "max or a number above 0 is expected"),
             (&["replay", "--speed", "NaN"], "max or a number above 0 is expected"),
             (&["replay", "--max-pause", "5"], "a duration is expected, such as 10s"),

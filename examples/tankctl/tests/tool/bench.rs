@@ -59,8 +59,11 @@ fn publishing_and_delivery_are_measured() {
         let args = ["bench", "fill", "--set", "plain1k", "--megabytes", "1", "--topic", &topic];
         let (code, _, err) = run_at(server.addr(), &args);
         assert!(code == 0 && err.is_empty(), "{err}");
-        for (wrong, code) in [(&["bench", "fill"][..], 2), (&["bench", "--topic", "no-such-topic"], 1)] {
-            assert_eq!(run_at(server.addr(), wrong).0, code, "{wrong:?}");
+        assert_eq!(run_at(server.addr(), &["bench", "fill"]).0, 2);
+        for (place, problem) in [("no-such-topic".into(), "no such topic"), (format!("{topic}/7"), "no such partition")]
+        {
+            let (code, _, err) = run_at(server.addr(), &["bench", "--topic", &place]);
+            assert_eq!((code, err), (1, format!("tankctl: {}: {place}: {problem}\n", server.addr())));
         }
     });
 }

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use common::server::{Server, unique_name};
 use common::watch::within;
-use tank_client::broker::Broker;
+use tank_client::broker::{Broker, BrokerFault, RequestKind};
 
 use crate::support::{Running, orders, run_at, tool};
 
@@ -61,11 +61,11 @@ fn what_fails_is_told_and_the_rest_goes_on() {
             format!("ok    resolve {addr}: {addr}"),
             format!("ok    connect {addr}: "),
             format!("ok    ping {addr}: "),
-            format!("ok    status {addr}: 1 topics, 3 partitions"),
+            format!("ok    status {addr}: 1 topic, 3 partitions"),
             "ok    resolve 127.0.0.1:1: 127.0.0.1:1".into(),
-            "FAIL  connect 127.0.0.1:1: cannot connect to 127.0.0.1:1: Connection refused".into(),
+            "FAIL  connect 127.0.0.1:1: Connection refused".into(),
             "FAIL  resolve host.invalid:11011: ".into(),
-            "FAIL  connect host.invalid:11011: cannot connect to host.invalid:11011: ".into(),
+            "FAIL  connect host.invalid:11011: failed to lookup address".into(),
             "ok    topology: stands alone".into(),
             "ok    topics: 1".into(),
             format!("FAIL  topic {unknown}: the broker lists no such topic"),
@@ -81,9 +81,23 @@ fn what_fails_is_told_and_the_rest_goes_on() {
         broker.stop();
         let (code, out, err) = run_at(&addr, &["doctor", "--timeout", "1s", "orders"]);
         let begins =
-            ["20".into(), format!("ok    resolve {addr}"), format!("FAIL  connect {addr}: cannot connect to {addr}: ")];
+            ["20".into(), format!("ok    resolve {addr}"), format!("FAIL  connect {addr}: Connection refused")];
         check(&out, &begins);
         assert_eq!((code, err.as_str()), (1, "tankctl: 1 step failed\n"));
+    });
+}
+
+#[test]
+fn a_step_is_tried_once() {
+    within(300, || {
+        let broker = Broker::start().unwrap();
+        let addr = broker.addr().to_string();
+        for (more, begin) in [(&[][..], "FAIL "), (&["--retry", "10s"], "ok   ")] {
+            broker.inject(BrokerFault::CloseOnRequest(RequestKind::DiscoverTopology));
+            let (code, out, _) = run_at(&addr, &[&["doctor"], more].concat());
+            let nodes = out.lines().find(|line| line.contains(" topology: ")).unwrap();
+            assert!(nodes.starts_with(begin) && code == i32::from(begin == "FAIL "), "{out}");
+        }
     });
 }
 

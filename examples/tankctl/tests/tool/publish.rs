@@ -143,6 +143,23 @@ fn a_rejected_line_names_its_number() {
 }
 
 #[test]
+fn a_line_that_was_not_stored_is_told_while_more_may_come() {
+    within(300, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 1);
+        let addr = broker.addr().to_string();
+        let mut publish = Running::start(tool(&["publish", "-b", &addr, "orders/9"]).stdin(Stdio::piped()));
+        let mut stdin = publish.child.stdin.take().unwrap();
+        writeln!(stdin, "tea").unwrap();
+        let (code, _, err) = publish.end();
+        let why = format!("{addr}: orders/9: no such partition");
+        let told =
+            format!("0 messages stored\nline 1: not stored: {why}\ntankctl: 1 message may not have been stored\n");
+        assert_eq!((code, err), (1, told));
+    });
+}
+
+#[test]
 fn nothing_is_stored_twice_when_an_answer_is_lost() {
     within(300, || {
         let broker = Broker::start().unwrap();

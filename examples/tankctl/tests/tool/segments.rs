@@ -35,10 +35,7 @@ fn the_messages_in_files_are_printed() {
         files.remove(1);
         files.iter().for_each(|path| _ = std::fs::copy(path, gap.path().join(path.file_name().unwrap())).unwrap());
         let (code, _, err) = run(&["segments", gap.path().to_str().unwrap()]);
-        assert!(
-            code == 0 && err.contains(&format!("no file has the numbers {} to {}\n", missing.0, missing.1)),
-            "{err}"
-        );
+        assert!(code == 0 && err.contains(&format!("no file has numbers {} to {}\n", missing.0, missing.1)), "{err}");
 
         // The folder of a topic, one without files, and none.
         let (code, _, err) = run(&["segments", plain.strip_suffix("/0").unwrap()]);
