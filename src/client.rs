@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::TopicConfig;
@@ -14,7 +14,7 @@ use crate::consume::{CloseHandle, ConsumeIter, Subscription, find_time, subscrib
 use crate::error::{Error, Fault, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{Closed, Network, System, Time, parse_brokers};
-use crate::produce::{PartitionRecords, ProducerBuilder, Publisher};
+use crate::produce::{PartitionRecords, ProducerBuilder, Publish, Publisher};
 use crate::protocol::Limits;
 use crate::protocol::admin::topics::TopicInfo;
 use crate::protocol::admin::{
@@ -32,7 +32,8 @@ use crate::session::{ONCE, Session};
 #[derive(Clone)]
 pub struct Client {
     pub(crate) session: Arc<Session>,
-    publisher: Arc<Publisher>,
+    /// Made by the first call that publishes.
+    publisher: Arc<OnceLock<Box<dyn Publish>>>,
 }
 
 impl fmt::Debug for Client {
@@ -120,7 +121,7 @@ impl Client {
     ///   sent again, because that could store them twice.
     /// * Partly stored: [`PartlyStored`](crate::ErrorKind::PartlyStored), if there were several bundles and a later one failed.
     pub fn publish(&self, topic: &str, partition: u16, records: &[Record<'_>]) -> Result<()> {
-        self.publisher.publish(&self.session, &PartitionRecords::new(topic, partition, records))
+        self.publish_one(PartitionRecords::new(topic, partition, records))
     }
 
     /// Publishes records to several partitions, of any topics, and waits until each is stored or has failed. Returns a result
@@ -135,7 +136,11 @@ impl Client {
     /// if some of the records cannot be sent, or two lists are for the same partition. The results of partitions are those of
     /// [`publish`](Client::publish).
     pub fn publish_all(&self, records: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
-        self.publisher.publish_all(&self.session, records)
+        self.publisher.get_or_init(|| Box::new(Publisher::default())).publish_all(&self.session, records)
+    }
+
+    fn publish_one(&self, records: PartitionRecords<'_>) -> Result<()> {
+        self.publish_all(&[records])?.pop().unwrap_or(Ok(()))
     }
 
     /// Publishes records with explicit sequence numbers, which grow from record to record and may leave gaps (a
@@ -155,7 +160,7 @@ impl Client {
     /// [`publish`](Client::publish). After [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) the high-water mark tells what
     /// was stored: a bundle is stored whole or not at all, and no number twice.
     pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
-        self.publisher.publish(&self.session, &PartitionRecords::numbered(topic, partition, records))
+        self.publish_one(PartitionRecords::numbered(topic, partition, records))
     }
 
     /// Returns settings for a producer, which collects records and sends them in bundles.

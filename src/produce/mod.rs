@@ -23,5 +23,5 @@ mod records;
 pub use builder::ProducerBuilder;
 pub use builder::{ByKey, Partitioner};
 pub use producer::Producer;
-pub(crate) use publish::Publisher;
+pub(crate) use publish::{Publish, Publisher};
 pub use records::{Failure, PartitionRecords};

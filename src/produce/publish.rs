@@ -1,6 +1,7 @@
 //! Publishing in one call: with the queues and the driver of a producer, until every record is stored or has failed.
 
 use std::mem;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::driver::Driver;
@@ -21,18 +22,20 @@ const LARGEST_KEPT: usize = 128 << 10;
 #[derive(Default)]
 pub(crate) struct Publisher(Mutex<Vec<Driver>>);
 
+/// Implemented by [`Publisher`]. A client knows no more of it, so that only programs that publish contain a driver's code.
+pub(crate) trait Publish: Send + Sync + UnwindSafe + RefUnwindSafe {
+    /// As [`Client::publish_all`](crate::Client::publish_all).
+    fn publish_all(&self, session: &Arc<Session>, all: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>>;
+}
+
 impl Publisher {
     fn idle(&self) -> MutexGuard<'_, Vec<Driver>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// As [`Client::publish`](crate::Client::publish), and [`Client::publish_at`](crate::Client::publish_at) with numbers.
-    pub(crate) fn publish(&self, session: &Arc<Session>, given: &PartitionRecords<'_>) -> Result<()> {
-        self.publish_all(session, std::slice::from_ref(given))?.pop().unwrap_or(Ok(()))
-    }
-
-    /// As [`Client::publish_all`](crate::Client::publish_all).
-    pub(crate) fn publish_all(&self, session: &Arc<Session>, all: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
+impl Publish for Publisher {
+    fn publish_all(&self, session: &Arc<Session>, all: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
         let places = sorted(&mut all.iter().map(|given| (given.topic, given.partition)));
         if let Some([((topic, id), _), ..]) = places.windows(2).find(|two| two[0].0 == two[1].0) {
             return Err(Error::config(format!("{topic}/{id}: given twice")));
