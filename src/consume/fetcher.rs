@@ -397,6 +397,7 @@ impl Fetcher {
     }
 
     /// Drops the connection after `e`, so that its partitions are asked for again.
+    #[cold]
     fn on_failure(&mut self, turn: &mut Turn<'_>, e: &Error) {
         let was_up = self.channel.is_up();
         let before = self.current.as_mut().and_then(|fetch| fetch.failure.take());
@@ -443,10 +444,10 @@ impl Fetcher {
         let well_for = self.channel.well_for().saturating_sub(unwell_for);
         let alone = self.load.risky == 1;
         let mut lost = Vec::new();
-        let mut fetches: Vec<_> =
-            self.current.take().into_iter().chain(self.in_flight.drain().map(|(_, fetch)| fetch)).collect();
-        fetches.sort_by_key(|fetch| fetch.request_id);
-        for fetch in fetches {
+        let mut ids: Vec<u32> = self.in_flight.keys().copied().collect();
+        ids.sort_unstable();
+        let in_flight = ids.iter().filter_map(|id| self.in_flight.remove(id));
+        for fetch in self.current.take().into_iter().chain(in_flight) {
             let is_handed_over = self.channel.handed_over(fetch.request_id);
             let unanswered = is_silent && is_handed_over && ended_within(DIES_WITHIN, fetch.sent);
             let how = Lost { while_idle, well_for, unanswered, alone };
