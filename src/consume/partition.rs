@@ -275,6 +275,7 @@ impl Partition {
         self.error(ErrorKind::Broker { fault }, rules)
     }
 
+    #[cold]
     fn error(&self, kind: ErrorKind, rules: &Rules) -> Error {
         let (topic, partition) = rules.names.get(self.index);
         let e = Error::new(kind).about(topic, partition);

@@ -19,6 +19,7 @@ use crate::protocol::frame::{Frame, Frames, Kind};
 ///
 /// # Errors
 /// The system cannot wait.
+#[inline(never)]
 pub(crate) fn wait(
     net: &dyn Network,
     channels: &mut dyn Iterator<Item = &mut Channel>,

@@ -54,6 +54,7 @@ pub(crate) struct RetryState {
 
 impl RetryState {
     /// Notes a failure. Returns when to try again, or `None` once trouble has lasted for longer than the policy allows.
+    #[cold]
     pub(crate) fn retry_or_fail(&mut self, now: Time, policy: &RetryPolicy) -> Option<Time> {
         self.failures = self.failures.saturating_add(1);
         let began = *self.began.get_or_insert(now);
