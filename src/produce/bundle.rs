@@ -24,10 +24,9 @@ pub(super) struct Bundle {
     pub(super) memory: Arc<Vec<u8>>,
     at: usize,
     pub(super) count: u32,
-    /// Bytes of its message set before compression, which count as pending.
+    /// Bytes of its message set before compression, and unused bytes of its memory: giving these back to the system costs more than
+    /// they are worth. Both count as pending.
     pub(super) size: usize,
-    /// Unused bytes of its memory, which count as well: giving them back to the system costs more than they are worth.
-    pub(super) unused: usize,
     /// The numbers of its first and last record, if it has numbers.
     pub(super) range: Option<(u64, u64)>,
     /// Whether a later one was stored. Sent again now, it would be out of order.
@@ -60,10 +59,10 @@ pub(super) type Unpacked = (Vec<u8>, Vec<Entry>);
 impl Bundle {
     /// Seals what `builder` has collected, and leaves it `spare` memory in exchange.
     pub(super) fn seal(builder: &mut BundleBuilder, spare: Vec<u8>, compression: Compression) -> Result<Bundle> {
-        let (count, size, range) = (builder.count(), builder.set_len(), builder.sparse_range());
+        let (count, set, range) = (builder.count(), builder.set_len(), builder.sparse_range());
         let (memory, at) = builder.take(compression, spare).map_err(Error::encode)?;
-        let unused = memory.capacity() - memory.len();
-        Ok(Bundle { memory: Arc::new(memory), unused, at, count, size, range, ..Bundle::default() })
+        let size = set + memory.capacity() - memory.len();
+        Ok(Bundle { memory: Arc::new(memory), at, count, size, range, ..Bundle::default() })
     }
 
     /// Returns the bytes that are sent.
@@ -134,10 +133,10 @@ impl Bundle {
                 builder.push_at(entry.seq, &RawMessage { timestamp_ms: entry.timestamp_ms, key, payload }).ok()?;
             }
             let part = Bundle::seal(&mut builder, Vec::new(), Compression::Auto).ok()?;
-            Some(Bundle { held_at: self.held_at, size: 0, unused: 0, ..part })
+            Some(Bundle { held_at: self.held_at, size: 0, ..part })
         };
         let (head, tail) = entries.split_at(entries.partition_point(|entry| entry.seq <= end));
-        Some((part(head)?, Bundle { size: self.size, unused: self.unused, ..part(tail)? }))
+        Some((part(head)?, Bundle { size: self.size, ..part(tail)? }))
     }
 
     /// Decodes its records.

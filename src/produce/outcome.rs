@@ -140,7 +140,6 @@ impl PartitionQueue {
     /// Notes the outcome of a bundle. Either way the trouble is over.
     fn resolve(&mut self, bundle: Bundle, outcome: Result<()>) {
         self.bytes -= bundle.size;
-        self.unused -= bundle.unused;
         self.retry.reset();
         (self.unsent, self.redirects, self.trouble) = (0, 0, None);
         self.deliveries.push((bundle, outcome));

@@ -36,10 +36,6 @@ impl Publisher {
 
 impl Publish for Publisher {
     fn publish_all(&self, session: &Arc<Session>, all: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
-        let places = sorted(&mut all.iter().map(|given| (given.topic, given.partition)));
-        if let Some([((topic, id), _), ..]) = places.windows(2).find(|two| two[0].0 == two[1].0) {
-            return Err(Error::config(format!("{topic}/{id}: given twice")));
-        }
         for records in all {
             records.check()?;
             if !records.numbered.is_empty() {
@@ -57,6 +53,10 @@ impl Publish for Publisher {
         if places.eq(all.iter().map(|given| (given.topic, given.partition))) {
             driver.queues.iter_mut().for_each(|queue| queue.stored = 0);
         } else {
+            let places = sorted(&mut all.iter().map(|given| (given.topic, given.partition)));
+            if let Some([((topic, id), _), ..]) = places.windows(2).find(|two| two[0].0 == two[1].0) {
+                return Err(Error::config(format!("{topic}/{id}: given twice")));
+            }
             driver.queues.clear();
             all.iter().for_each(|given| _ = driver.add(given.topic.into(), given.partition, None));
         }

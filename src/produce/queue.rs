@@ -61,12 +61,11 @@ pub(super) struct PartitionQueue {
     pub(super) deliveries: Vec<Delivery>,
     /// Numbers, first and last, that are missing at the end of the log, for the driver to report.
     pub(super) gap: Option<(u64, u64)>,
-    /// Bytes of records in its bundles, before compression.
+    /// Bytes that its bundles hold, before compression.
     pub(super) bytes: usize,
     /// How many bytes can be collected without a look at the limits, in memory that is already allocated and counted.
     pub(super) fill_to: usize,
-    /// Unused bytes in the memory of its bundles, and the bytes that it held in total at the last count.
-    pub(super) unused: usize,
+    /// The bytes that it held in total at the last count.
     pub(super) counted: usize,
     /// Records stored so far.
     pub(super) stored: u64,
@@ -121,7 +120,7 @@ impl PartitionQueue {
     /// Updates a sum of what queues hold. Buffers count at their full capacity, and each bundle counts for more than its bytes.
     pub(super) fn recount(&mut self, sum: &mut usize) {
         let collecting = self.collected.as_ref().map_or(0, BundleBuilder::capacity);
-        let held = self.bytes + self.unused + collecting + self.bundles.len() * BUNDLE;
+        let held = self.bytes + collecting + self.bundles.len() * BUNDLE;
         *sum = *sum + held - mem::replace(&mut self.counted, held);
     }
 
@@ -159,7 +158,6 @@ impl PartitionQueue {
             // An idempotent producer gives the numbers later.
             bundle.range = bundle.range.filter(|_| self.numbering.is_none());
             self.bytes += bundle.size;
-            self.unused += bundle.unused;
             self.bundles.push_back(bundle);
         }
         spares.put_builder(builder);
@@ -241,7 +239,6 @@ impl PartitionQueue {
             (numbering.unsure, numbering.another_writer) = (true, false);
         }
         self.bytes += bundle.size;
-        self.unused += bundle.unused;
         self.fill_to = 0;
         bundle.overtaken = false;
         self.bundles.push_back(bundle);

@@ -90,3 +90,28 @@ fn an_idle_producer_keeps_nothing_large() {
         assert!(kept < 5 << 20, "{kept} bytes for 500 partitions with nothing pending");
     });
 }
+
+#[test]
+fn publishing_calls_leave_memory_to_later_ones_but_not_much() {
+    within(240, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 1);
+        let addr = broker.addr().to_string();
+        let writer = move || {
+            let _weighed = alloc::weigh_this_thread();
+            let client = Client::connect(&addr).unwrap();
+            let publish = |bytes: usize| {
+                let payload = vec![b'x'; bytes];
+                client.publish("orders", 0, &[Record::new(&payload)]).unwrap();
+            };
+            publish(100);
+            let (held, before) = (alloc::held(), alloc::calls());
+            publish(100);
+            let calls = alloc::calls() - before;
+            assert!(calls <= 20, "{calls} allocations");
+            publish(8 << 20);
+            assert!(alloc::held() - held < MIB, "{} bytes kept", alloc::held() - held);
+        };
+        std::thread::spawn(writer).join().unwrap();
+    });
+}
