@@ -122,7 +122,7 @@ fn check_new_topic(topic: &str, partitions: u16) -> Result<()> {
     let fits = (1..=MAX_TOPIC_NAME).contains(&topic.len());
     let is_allowed = topic.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(&c));
     if !fits || !is_allowed || topic.trim_matches(marks) != topic {
-        let rule = "1 to 64 letters, digits, - and _, the latter two neither first nor last";
+        let rule = "1 to 64 letters, digits and, between them, - and _";
         return Err(Error::config(format!("topic name {topic:?} given, allowed are {rule}")));
     }
     if partitions == 0 {

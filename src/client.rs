@@ -181,7 +181,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config), before anything is sent, for a name or number of partitions that a broker refuses:
-    /// a name has 1 to 64 ASCII letters, digits, `-` and `_`, the latter two neither first nor last.
+    /// a name has 1 to 64 ASCII letters, digits and, between them, `-` and `_`.
     /// [`Broker`](crate::ErrorKind::Broker) if the topic exists, the broker is read-only or has trouble with its files, or if
     /// the partitions were created but have no leader within [`retry_timeout`](crate::ClientBuilder::retry_timeout).
     /// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if the request was sent and its answer lost: the topic may exist or

@@ -416,7 +416,10 @@ impl std::error::Error for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.kind, self.place.to_string()) {
-            (kind @ ErrorKind::Connect, place) => write!(f, "{kind} to {place}"),
+            (kind @ ErrorKind::Connect, place) => match place.split_once(": ") {
+                Some((broker, topic)) => write!(f, "{topic}: {kind} to {broker}"),
+                None => write!(f, "{kind} to {place}"),
+            },
             (kind @ ErrorKind::File, place) => write!(f, "{kind} {place}"),
             (kind, place) if place.is_empty() => kind.fmt(f),
             (kind, place) => write!(f, "{place}: {kind}"),

@@ -109,7 +109,8 @@ impl Checkpoint {
     /// As [`open`](Checkpoint::open), about the previous generation; [`File`](crate::ErrorKind::File) if there is none.
     pub fn open_previous(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let opened = Checkpoint::look(path.as_ref())?;
-        let bytes = read(&opened.names.previous).and_then(|bytes| bytes.ok_or(io::ErrorKind::NotFound.into()));
+        let none = || io::Error::new(io::ErrorKind::NotFound, "no such file");
+        let bytes = read(&opened.names.previous).and_then(|bytes| bytes.ok_or_else(none));
         match decode(&bytes.map_err(|e| Error::file(&opened.names.previous, e))?) {
             Ok(positions) => Ok(Checkpoint { positions, ..opened }),
             Err(reason) => Err(unusable(&opened.names.previous, &reason, false)),

@@ -36,6 +36,7 @@ fn texts_name_what_failed_and_where() {
     };
     let table = [
         (Error::connect(&"a:1", network()), "cannot connect to a:1", "reset by peer"),
+        (Error::connect(&"a:1", network()).about("orders", 3), "orders/3: cannot connect to a:1", "reset by peer"),
         (Error::io(&"a:1", Phase::Send, network()), "a:1: network failure while sending a request", "reset by peer"),
         (timeout(), "a:1: timed out after 8s waiting for an answer", ""),
         (
