@@ -23,6 +23,7 @@ pub struct Args {
 enum Command {
     /// Show the next number of each partition
     Show {
+        /// The checkpoint file
         file: PathBuf,
         /// Show what the file held before the last save
         #[arg(long)]
@@ -34,7 +35,9 @@ enum Command {
     ///
     /// Stop programs that save there first: they would refuse to continue.
     Set {
+        /// The checkpoint file
         file: PathBuf,
+        /// Partitions, and the next number of each
         #[arg(required = true, value_name = "TOPIC/PARTITION=NUMBER", value_parser = parse_position)]
         positions: Vec<(Place, u64)>,
     },
@@ -73,7 +76,7 @@ pub fn run(args: &Args) -> Result<()> {
                 all.set(&place.topic, id, *seq);
             }
             checked(checkpoint.save(&all))?;
-            notes::say(&format!("{}: {} set", file.display(), positions.len()));
+            notes::say(&format!("{}: {} set", file.display(), notes::count(positions.len() as u64, "position")));
             Ok(())
         }
     }

@@ -27,7 +27,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
     let mut config = TopicConfig::new();
     for setting in &args.settings {
         let Some((key, value)) = setting.split_once('=') else {
-            return usage(format!("{setting}: no KEY=VALUE"));
+            return usage(format!("{setting}: KEY=VALUE is expected"));
         };
         config = match config.set(key, value) {
             Ok(config) => config,

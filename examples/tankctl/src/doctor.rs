@@ -26,6 +26,7 @@ use crate::times::{millis, show, show_span};
 Example:
   tankctl doctor --brokers 10.0.0.1,10.0.0.2 orders clicks")]
 pub struct Args {
+    /// What to look at beside the brokers
     #[arg(value_name = "TOPIC[/PARTITION]")]
     places: Vec<Place>,
 }
@@ -50,9 +51,12 @@ impl Page {
             Err(e) => {
                 self.failed += 1;
                 let cause = e.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-                // The place is in the name.
-                let place = format!("{}: ", name.rsplit(' ').next().unwrap_or_default());
-                let cause = cause.replacen(&format!("cannot connect to {place}"), "", 1).replacen(&place, "", 1);
+                // The place is in the name, perhaps without the default port.
+                let place = name.rsplit(' ').next().unwrap_or_default();
+                let cause = match cause.strip_prefix("cannot connect to ").and_then(|rest| rest.split_once(": ")) {
+                    Some((broker, why)) if broker.starts_with(place) => why.to_owned(),
+                    _ => cause.replacen(&format!("{place}: "), "", 1),
+                };
                 self.say(&format!("FAIL  {name}: {cause}"))
             }
         }
@@ -82,7 +86,7 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
     let mut is_reached = false;
     for broker in connect.brokers.split(',').map(str::trim) {
         if broker.is_empty() {
-            return usage(format!("{:?}: a broker has a name", connect.brokers));
+            return usage(format!("broker address {broker:?}: no host"));
         }
         page.step(&format!("resolve {broker}"), resolve(broker))?;
         let started = Instant::now();
@@ -151,7 +155,7 @@ fn host_and_port(broker: &str) -> Result<(&str, u16)> {
 fn ping(client: &Client) -> Result<String> {
     let mut times = (0..5).map(|_| client.ping()).collect::<Result<Vec<_>, _>>()?;
     times.sort();
-    Ok(format!("{} (least of 5), {} (most)", show_span(times[0]), show_span(times[4])))
+    Ok(format!("{} (fastest of 5), {} (slowest)", show_span(times[0]), show_span(times[4])))
 }
 
 fn status(client: &Client) -> Result<String> {

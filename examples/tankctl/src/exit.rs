@@ -39,10 +39,11 @@ pub fn chain(e: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(e), |&e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// The error of records that a producer may not have stored.
-pub fn may_be_lost(failures: &[Failure]) -> Error {
+/// The error of records that a producer has not stored, or may not have.
+pub fn not_stored(failures: &[Failure]) -> Error {
     let count: usize = failures.iter().map(Failure::count).sum();
-    anyhow!("{} may not have been stored", notes::count(count as u64, "message"))
+    let fate = if failures.iter().any(Failure::is_unknown) { "may not have been stored" } else { "not stored" };
+    anyhow!("{} {fate}", notes::count(count as u64, "message"))
 }
 
 /// The outcome of publishing. What `finished` says of undelivered records is written for users of the tool.
@@ -111,11 +112,12 @@ fn with_usage(text: String) -> String {
     }
     let mut command = Cli::command();
     command.build();
-    let name = std::env::args_os().skip(1).find(|arg| command.find_subcommand(arg).is_some());
-    let command = match name.and_then(|name| command.find_subcommand_mut(name)) {
-        Some(subcommand) => subcommand,
-        None => &mut command,
-    };
+    let mut command = &mut command;
+    for arg in std::env::args_os().skip(1) {
+        if command.find_subcommand(&arg).is_some() {
+            command = command.find_subcommand_mut(&arg).expect("it was found");
+        }
+    }
     let usage = command.render_usage();
     text.replacen("For more information", &format!("{usage}\n\nFor more information"), 1)
 }

@@ -26,6 +26,7 @@ pub struct Args {
     /// The brokers to copy to
     #[arg(short, long, value_name = "BROKERS")]
     to: String,
+    /// Topics to copy
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
     /// How many messages to store at a time

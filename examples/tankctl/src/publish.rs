@@ -12,7 +12,7 @@ use anyhow::Result;
 use tank_client::{Acks, ByKey, Compression, Error, ErrorKind, Failure, Partitioner, Producer, Record};
 
 use crate::connect::{Connect, checked};
-use crate::exit::{may_be_lost, undelivered};
+use crate::exit::{not_stored, undelivered};
 use crate::format::unescape;
 use crate::input::{self, Input, Next};
 use crate::positions::Place;
@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["delimiter", "key_delimiter", "keys"])]
     whole: bool,
     /// The most messages to send together
-    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     /// Number the messages, so that none is stored twice after a lost answer; nobody else may publish to the topic meanwhile
     #[arg(long)]
@@ -214,7 +214,7 @@ impl Publisher<'_> {
                 notes::say(&format!("{}: {}", show_lines(&some), notes::fate(failure)));
             }
         }
-        if failures.is_empty() { Ok(flushed?) } else { Err(may_be_lost(&failures)) }
+        if failures.is_empty() { Ok(flushed?) } else { Err(not_stored(&failures)) }
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use tank_client::{Error, ErrorKind, Message, Producer, Record, Start};
 
 use crate::connect::{Connect, checked};
-use crate::exit::{may_be_lost, undelivered, usage};
+use crate::exit::{not_stored, undelivered, usage};
 use crate::format::{Field, FormatArgs, Printer};
 use crate::merge::Merge;
 use crate::positions::{Place, RangeArgs};
@@ -24,6 +24,7 @@ use crate::{notes, output, signals};
 Example:
   tankctl replay --since 1h --speed 10 --max-pause 5s --into orders-test orders")]
 pub struct Args {
+    /// What to replay
     #[arg(value_name = "TOPIC[/PARTITION]")]
     place: Place,
     /// How many times as fast; max for no pauses
@@ -202,6 +203,6 @@ impl Target {
         for failure in &failures {
             notes::say(&format!("{} {}", notes::count(failure.count() as u64, "message"), notes::fate(failure)));
         }
-        if failures.is_empty() { Ok(flushed?) } else { Err(may_be_lost(&failures)) }
+        if failures.is_empty() { Ok(flushed?) } else { Err(not_stored(&failures)) }
     }
 }

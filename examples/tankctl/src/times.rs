@@ -33,6 +33,9 @@ pub fn parse(text: &str, now: SystemTime, zone: &TimeZone) -> Result<SystemTime,
     }
     let time = match text.parse::<Span>() {
         Ok(span) => before(now, span, zone).map_err(|e| wrong(e.to_string()))?,
+        Err(_) if !text.starts_with(|first: char| first.is_ascii_digit()) => {
+            return Err(wrong("expected now, a span such as 1h30m, a date such as 2026-11-22, or milliseconds".into()));
+        }
         Err(_) => parse_date(text, zone).map_err(|e| wrong(e.to_string()))?,
     };
     let time = SystemTime::try_from(time).map_err(|e| wrong(e.to_string()))?;

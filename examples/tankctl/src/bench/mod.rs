@@ -45,7 +45,7 @@ pub struct Args {
     /// Bytes to ask for at a time
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
     fetch_size: u32,
-    /// How often to measure each way
+    /// How many times to measure each way
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     /// Messages to publish in a run [default: 500000; a hundredth one by one], or to time [default: 10000]
@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=64))]
     leaders: Option<u8>,
     /// Measure only one way of consuming, for a profiler
-    #[arg(long)]
+    #[arg(long, value_name = "WAY")]
     only: Option<Way>,
 }
 
@@ -125,8 +125,8 @@ pub fn run(connect: &Connect, args: &Args) -> Result<()> {
         (Mode::Latency, None) => latency::measure(&Served::start("written", args.leaders)?.target(), args),
         (Mode::Fill, Some(target)) => match &args.set {
             Some(set) => publish::fill(&target, set, args.megabytes),
-            None => usage("fill takes a --set"),
+            None => usage("fill needs a --set"),
         },
-        (Mode::Fill, None) => usage("fill takes --topic"),
+        (Mode::Fill, None) => usage("fill needs a --topic"),
     }
 }

@@ -22,7 +22,7 @@ impl Set {
 
     pub fn named(name: &str) -> Result<Set, String> {
         let names = || Set::ALL.map(|set| set.name).join(", ");
-        Set::ALL.into_iter().find(|set| set.name == name).ok_or_else(|| format!("there are {}", names()))
+        Set::ALL.into_iter().find(|set| set.name == name).ok_or_else(|| format!("the sets are {}", names()))
     }
 
     /// The payloads of some bundles, with text that compresses about as logs do.

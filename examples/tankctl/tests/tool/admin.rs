@@ -93,7 +93,7 @@ fn checkpoint_files_are_shown_and_set() {
 
         let place = format!("{topic}/0");
         let (code, out, err) = run(&["checkpoint", "set", &file, &format!("{place}=3"), "a/7=9"]);
-        assert_eq!((code, out.as_str(), err), (0, "", format!("{file}: 2 set\n")));
+        assert_eq!((code, out.as_str(), err), (0, "", format!("{file}: 2 positions set\n")));
         let (code, out, _) = run_at(server.addr(), &["consume", "-c", &file, "-e", "-f", "%o ", &topic]);
         assert_eq!((code, out.as_str()), (0, "3 4 5 "), "it goes on where the file says");
         let (_, out, _) = run(&["checkpoint", "show", "--json", &file]);

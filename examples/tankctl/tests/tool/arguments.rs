@@ -39,6 +39,7 @@ fn help_is_no_error_and_wrong_arguments_are_told() {
                 let (code, out, err) = run(&[name, flag]);
                 assert!(code == 0 && out.contains(&format!("Usage: tankctl {name}")) && err.is_empty(), "{out}{err}");
                 assert!(out.lines().all(|line| line.chars().count() <= 120), "{name}: too wide for a terminal");
+                assert!(flag == "--help" || !out.contains(" \n"), "an argument without a description: {out}");
             }
             for args in [&[name, "--nonsense"][..], &[name, "-y"], &[name, "--brokers"], &["--nonsense", name]] {
                 let (code, out, err) = run(args);
@@ -62,7 +63,7 @@ fn wrong_values_are_told_before_anybody_is_asked() {
     within(300, || {
         for (args, problem) in [
             (&["consume", "--from", "nowhere"][..], "earliest, latest, a number, or -N for the last N is expected"),
-            (&["consume", "--since=yesterday"], "--since: \"yesterday\" is not a time: "),
+            (&["consume", "--since=yesterday"], "--since: \"yesterday\" is not a time: expected now, a span"),
             (&["consume", "--until", "2026-02-29"], "--until: \"2026-02-29\" is not a time: "),
             (&["consume", "--since", "1h", "--from", "3"], "cannot be used with"),
             (&["consume", "--limit", "-1"], "'-1'"),
@@ -76,6 +77,8 @@ fn wrong_values_are_told_before_anybody_is_asked() {
             (&["publish", "-z", "gzip"], "auto, none, snappy allowed"),
             (&["publish", "--acks", "0"], "all, quorum, or 1 to 200 allowed"),
             (&["publish", "--acks", "201"], "all, quorum, or 1 to 200 allowed"),
+            (&["publish", "--batch", "0"], "0 is not in 1..=65535"),
+            (&["checkpoint", "set", "file", "orders/0=x"], "Usage: tankctl checkpoint set "),
             (&["publish", "-D", ""], "at least one byte is needed"),
             (&["create", "x", "0"], "0 is not in 1..=65535"),
             (&["create", "x", "70000"], "70000 is not in 1..=65535"),

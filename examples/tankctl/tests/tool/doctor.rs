@@ -54,7 +54,7 @@ fn what_fails_is_told_and_the_rest_goes_on() {
         broker.truncate_front("orders", 2, 3);
         broker.set_broken("orders", 1, true);
         let (addr, unknown) = (broker.addr().to_string(), unique_name());
-        let brokers = format!("{addr}, 127.0.0.1:1,host.invalid:11011");
+        let brokers = format!("{addr}, 127.0.0.1:1,host.invalid");
         let (code, out, err) = run_at(&brokers, &["doctor", "--timeout", "3s", &unknown, "orders", "orders/7"]);
         let begins = [
             "20".into(),
@@ -64,8 +64,8 @@ fn what_fails_is_told_and_the_rest_goes_on() {
             format!("ok    status {addr}: 1 topic, 3 partitions"),
             "ok    resolve 127.0.0.1:1: 127.0.0.1:1".into(),
             "FAIL  connect 127.0.0.1:1: Connection refused".into(),
-            "FAIL  resolve host.invalid:11011: ".into(),
-            "FAIL  connect host.invalid:11011: failed to lookup address".into(),
+            "FAIL  resolve host.invalid: ".into(),
+            "FAIL  connect host.invalid: failed to lookup address".into(),
             "ok    topology: stands alone".into(),
             "ok    topics: 1".into(),
             format!("FAIL  topic {unknown}: the broker lists no such topic"),
