@@ -36,6 +36,9 @@ impl Publisher {
 
 impl Publish for Publisher {
     fn publish_all(&self, session: &Arc<Session>, all: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
+        if session.is_closed() {
+            return Err(Error::new(ErrorKind::Closed));
+        }
         for records in all {
             records.check()?;
             if !records.numbered.is_empty() {

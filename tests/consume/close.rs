@@ -385,7 +385,9 @@ fn a_clients_handle_ends_whatever_waits() {
         handle.close();
         drop(blocked.join().unwrap());
         assert!(connecting.join().unwrap().kind == ErrorKind::Closed);
-        assert!(matches!(client.publish("orders", 0, &record), Err(Error { kind: ErrorKind::Closed, .. }) | Ok(())));
+        let sent = broker.stats().all_requests();
+        assert!(client.publish("orders", 0, &record).unwrap_err().kind == ErrorKind::Closed);
+        assert_eq!(broker.stats().all_requests(), sent, "nothing is published after a close");
     });
     let sim = Simulation::new(3);
     let broker = sim.broker();
