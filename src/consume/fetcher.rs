@@ -20,9 +20,9 @@
 //! asked for at least its fetch size, and at most [`MOST_GROWN`] times as much. If the wait is short, or little came, the fetch
 //! sizes are as configured again. It does not matter whether a chunk ends inside a bundle or after one.
 //!
-//! The wait counts from the moment when the caller looked for bytes and found none, without the time that it then spends elsewhere,
-//! such as on the answers of other leaders. A slow caller finds bytes ready, so its wait is zero and the size does not grow. Time
-//! that the broker was allowed to wait for data does not count. The read buffer holds an answer of any size in parts.
+//! The wait counts from the moment when the caller looked for bytes and found none. A slow caller finds bytes ready, so its wait is
+//! zero and the size does not grow. Time that the broker was allowed to wait for data does not count. The read buffer holds an
+//! answer of any size in parts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -83,10 +83,9 @@ pub(super) struct Fetcher {
     /// The fetches whose answers have not begun, by their ids.
     in_flight: HashMap<u32, InFlight>,
     load: Load,
-    /// How long callers had waited for the connection when there was nothing to read, after a fetch was sent and while no answer
-    /// has begun.
-    idle_since: Option<Duration>,
-    /// When the answer being read began, and how long a caller waited for it.
+    /// Since when there is nothing to read, after a fetch was sent and while no answer has begun.
+    idle_since: Option<Time>,
+    /// When the answer being read began, and how long the link was idle before.
     began: Time,
     wait: Duration,
     /// How many bytes to ask for in total, if the partitions have more than their fetch sizes.
@@ -277,8 +276,7 @@ impl Fetcher {
                 }
                 Step::Event(Event::Response { request_id }) => {
                     self.current = self.in_flight.remove(&request_id);
-                    let waited = self.channel.waited();
-                    (self.began, self.wait) = (now, waited.saturating_sub(self.idle_since.take().unwrap_or(waited)));
+                    (self.began, self.wait) = (now, now.since(self.idle_since.take().unwrap_or(now)));
                 }
                 Step::Event(Event::Partition { slot, answer }) => self.on_answer(turn, slot, answer),
                 Step::Event(Event::ChunkEnd { slot, end }) => {
@@ -310,7 +308,7 @@ impl Fetcher {
             let n = if is_readable { self.channel.read(now, self.buf.room(self.need))? } else { 0 };
             if n == 0 {
                 if self.current.is_none() {
-                    self.idle_since.get_or_insert(self.channel.waited());
+                    self.idle_since.get_or_insert(now);
                 }
                 return Ok(false);
             }

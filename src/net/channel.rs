@@ -101,8 +101,6 @@ struct Up {
     receive: Option<Deadline>,
     /// By how much the connection's clock lags the network's.
     stood_still: Duration,
-    /// How long callers have waited for this connection, alone or with others.
-    waited: Duration,
     /// When the last byte of an answer came.
     heard: Option<Time>,
 }
@@ -369,11 +367,6 @@ impl Channel {
         self.up()?.heard
     }
 
-    /// Returns for how long callers have waited for this connection so far, alone or with others.
-    pub(crate) fn waited(&self) -> Duration {
-        self.up().map_or(Duration::ZERO, |up| up.waited)
-    }
-
     /// Returns when a caller last looked and it had not ended.
     pub(crate) fn looked_at(&self) -> Time {
         self.up().map_or(Time::ZERO, |up| up.looked)
@@ -423,7 +416,6 @@ impl Channel {
     pub(crate) fn looked(&mut self, began: Time, now: Time) {
         if let State::Up(up) = &mut self.state {
             let waited = now.since(began);
-            up.waited += waited;
             // Bytes that came sooner than the caller was away may have been there all that time: the next read allows for that.
             let own = |last: Time| if waited < began.since(last) { last.after(waited) } else { now };
             (up.looked, up.tried) = (if up.readable { own(up.looked) } else { now }, own(up.tried));
@@ -466,7 +458,6 @@ impl Up {
             waiting: VecDeque::new(),
             receive: None,
             stood_still: Duration::ZERO,
-            waited: Duration::ZERO,
             heard: None,
         }
     }

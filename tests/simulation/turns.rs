@@ -45,8 +45,7 @@ fn longest_wait(partitions: u16, by_batches: bool) -> u32 {
             sim.sleep(pause);
         }
     }
-    // However slow the reader is, nothing more is asked for at a time.
-    assert_eq!(u64::from(turns.fewest()), TURNS);
+    assert!(turns.fewest() >= 2, "only what takes turns can be passed over");
     turns.longest_wait()
 }
 

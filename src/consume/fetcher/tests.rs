@@ -342,15 +342,13 @@ fn a_line_that_was_idle_is_asked_for_what_it_carries_in_sixteen_such_waits() {
 
 #[test]
 fn a_line_is_idle_from_when_nothing_was_there_to_read() {
-    // Milliseconds from the fetch to a look that finds nothing, of waiting from there to the first byte, from there to the last; and
-    // how many bytes the next fetch then asks for.
+    // Milliseconds from the fetch to a look that finds nothing, from there to the first byte, from there to the last; and how many
+    // bytes the next fetch then asks for.
     for (idle, begun, ended, ahead) in [(0, 100, 101, 380), (90, 9, 1, 0), (90, 10, 40, 96), (0, 100, 1000, 38)] {
         let mut s = Setting::asked(2, 1, |s| s);
         s.net.pass(ms(idle));
         s.receive();
-        s.pass(ms(begun));
-        // Elsewhere, with bytes of other leaders.
-        s.net.pass(ms(50));
+        s.net.pass(ms(begun));
         s.send(0, 1, &[data(12), data(12)], &[BUNDLE; 2].concat(), 12);
         s.receive();
         s.net.pass(ms(ended));
@@ -362,13 +360,13 @@ fn a_line_is_idle_from_when_nothing_was_there_to_read() {
     // What a broker may have waited with says nothing, and what another connection carried neither.
     let mut s = Setting::asked(1, 10, |s| s);
     s.receive();
-    s.pass(ms(3000));
+    s.net.pass(ms(3000));
     s.send(0, 1, &[PartitionAnswer::Data { base: Some(10), high_water_mark: 20, len: 12 }], &BUNDLE, 0);
     s.receive();
     assert_eq!(s.fetcher.ahead, 0);
     let mut s = Setting::asked(1, 1, |s| s);
     s.receive();
-    s.pass(ms(100));
+    s.net.pass(ms(100));
     s.send(0, 1, &[data(12)], &BUNDLE, 0);
     s.receive();
     assert_eq!(s.fetcher.ahead, 192);
