@@ -256,10 +256,7 @@ impl Fetcher {
             match step {
                 Step::Need(need) => {
                     self.need = need;
-                    match self.decoder.is_between_frames() && self.buf.data().is_empty() {
-                        true => self.channel.answer_ends(now, None),
-                        false => self.channel.answer_begins(now),
-                    }
+                    self.note_beginning(now);
                     return Ok(true);
                 }
                 Step::Bundles => {
@@ -316,9 +313,15 @@ impl Fetcher {
             stats.bytes += n as u64;
             self.need = self.need.saturating_sub(n);
             self.revived = None;
-            self.channel.answer_begins(now);
+            self.note_beginning(now);
         }
         Ok(true)
+    }
+
+    fn note_beginning(&mut self, now: Time) {
+        if self.decoder.is_in_answer(self.buf.data()) {
+            self.channel.answer_begins(now);
+        }
     }
 
     /// Returns the partition that a slot of the answer being read stands for.
@@ -372,7 +375,7 @@ impl Fetcher {
     /// Ends an answer. A partition that has more is asked for at once, so that the leader sends while the messages of this answer
     /// are handed out.
     fn on_end(&mut self, turn: &mut Turn<'_>, fetch: InFlight) {
-        self.channel.answer_ends(turn.now, Some(fetch.request_id));
+        self.channel.answer_ends(turn.now, fetch.request_id);
         self.retry.reset();
         self.load.risky -= fetch.load.risky;
         self.load.suspects -= fetch.load.suspects;

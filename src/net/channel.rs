@@ -319,21 +319,22 @@ impl Channel {
         }
     }
 
-    /// Notes that an answer has begun to arrive, unless one had already.
+    /// Notes that an answer has begun to arrive, unless one had already. A ping is none: a peer that sends nothing else must not
+    /// make the clock stand still.
     pub(crate) fn answer_begins(&mut self, now: Time) {
         if let State::Up(up) = &mut self.state {
             up.receive.get_or_insert_with(|| Deadline::new(now, self.settings.config.io_timeout));
         }
     }
 
-    /// Notes that the answer to this request is complete; `None` for a ping.
-    pub(crate) fn answer_ends(&mut self, now: Time, id: Option<u32>) {
+    /// Notes that the answer to this request is complete.
+    pub(crate) fn answer_ends(&mut self, now: Time, id: u32) {
         if let State::Up(up) = &mut self.state {
             up.readable = false;
             if let Some(receive) = up.receive.take() {
                 up.stood_still += now.since(receive.began);
             }
-            if let Some(index) = up.waiting.iter().position(|waiting| Some(waiting.id) == id) {
+            if let Some(index) = up.waiting.iter().position(|waiting| waiting.id == id) {
                 up.waiting.remove(index);
             }
         }

@@ -75,17 +75,14 @@ impl AnswerReader {
         self.buf.consume(mem::take(&mut self.returned));
         loop {
             match self.frames.first(self.buf.data()).map_err(|e| Error::decode(channel.broker(), e))? {
-                Frame::Ping(len) => {
-                    self.buf.consume(len);
-                    channel.answer_ends(now, None);
-                }
+                Frame::Ping(len) => self.buf.consume(len),
                 Frame::Whole(kind, payload) => {
                     self.returned = payload.end;
                     return Ok(Some((kind, payload)));
                 }
                 Frame::Need(_) if self.buf.data().is_empty() && channel.is_idle() => return Ok(None),
                 Frame::Need(need) => {
-                    if !self.buf.data().is_empty() {
+                    if self.buf.data().first().is_some_and(|&kind| kind != Kind::Ping as u8) {
                         channel.answer_begins(now);
                     }
                     if !channel.is_readable(now) {

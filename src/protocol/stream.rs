@@ -136,9 +136,10 @@ impl FetchDecoder {
         self.unanswered.len() + usize::from(self.current.is_some())
     }
 
-    /// Returns whether only whole frames were consumed, so that no answer and no ping has begun.
-    pub fn is_between_frames(&self) -> bool {
-        matches!(self.state, State::Frame) && self.to_skip == 0
+    /// Returns whether an answer has begun and not ended, given the bytes that were not consumed. A ping is no answer.
+    pub fn is_in_answer(&self, rest: &[u8]) -> bool {
+        let is_answer = |rest: &[u8]| rest.first().is_some_and(|&id| id != Kind::Ping as u8);
+        !matches!(self.state, State::Frame) || (self.to_skip == 0 && is_answer(rest))
     }
 
     /// Continues with `input`, which must begin with the first byte not consumed so far. Returns how many bytes it consumed,

@@ -237,19 +237,24 @@ fn only_the_one_answer_that_was_asked_for_is_taken() {
         change(&mut bytes);
         Does::Answer(bytes)
     }
-    let changes: [(fn(&mut Vec<u8>), &str); 5] = [
-        (|_| {}, ""),
-        (|bytes| bytes.splice(0..0, PING).for_each(drop), ""),
-        (|bytes| bytes[0] = Kind::Produce as u8, "message id"),
-        (|bytes| bytes.push(3), "answer"),
-        (|bytes| bytes[HEADER_LEN] ^= 1, "request id"),
+    let changes: [(fn(&mut Vec<u8>), bool, &str); 8] = [
+        (|_| {}, true, ""),
+        (|bytes| bytes.splice(0..0, PING).for_each(drop), true, ""),
+        (|bytes| bytes.extend([PING, PING].concat()), true, ""),
+        (|bytes| bytes.extend(&PING[..3]), false, ""),
+        (|bytes| bytes[0] = Kind::Produce as u8, false, "message id"),
+        (|bytes| bytes.push(Kind::Status as u8), false, "answer"),
+        (|bytes| bytes.extend([PING[0], 1, 0, 0, 0]), false, "answer"),
+        (|bytes| bytes[HEADER_LEN] ^= 1, false, "request id"),
     ];
-    for (change, refused) in changes {
+    for (change, is_kept, refused) in changes {
         let net = Scripted::new();
         let session = session("10.0.0.1:5", &net);
         serve(&net, move |_, _, request| changed(request, change));
         let done = session.call(&mut ASK.clone());
         assert_eq!(done.is_ok(), refused.is_empty(), "{done:?}");
+        let kept = session.pool.take(&session.book.brokers()[0]);
+        assert_eq!(kept.is_up(), is_kept, "the rest of a ping would be taken for an answer: {done:?}");
         if let Err(e) = done {
             assert!(e.kind == ErrorKind::Decode && format!("{e:#}").contains(refused), "{e:#}");
         }

@@ -277,7 +277,7 @@ fn each_request_is_due_by_itself_on_a_clock_that_stands_still_while_an_answer_co
         arrive(&net, PROGRESS);
         read(&mut channel, &net).unwrap();
     }
-    channel.answer_ends(net.now(), Some(1));
+    channel.answer_ends(net.now(), 1);
     assert_eq!(channel.due(), start.after(29 * SECOND), "5 s are left of the second one's 9");
     pass(&mut channel, &net, 5 * SECOND);
     let e = read(&mut channel, &net).unwrap_err();
@@ -298,7 +298,7 @@ fn one_that_is_forgotten_is_noticed_however_many_others_are_answered() {
         arrive(&net, 9);
         read(&mut channel, &net).unwrap();
         channel.answer_begins(net.now());
-        channel.answer_ends(net.now(), Some(id));
+        channel.answer_ends(net.now(), id);
     }
     pass(&mut channel, &net, SECOND);
     assert_eq!(phase(&read(&mut channel, &net).unwrap_err()), Phase::Wait);
@@ -374,8 +374,8 @@ fn a_request_counts_as_handed_over_with_its_last_byte() {
     net.wire(0, |wire| wire.room = 100);
     assert!(channel.write(net.now()).unwrap());
     assert!(channel.handed_over(2));
-    channel.answer_ends(net.now(), Some(1));
-    channel.answer_ends(net.now(), Some(2));
+    channel.answer_ends(net.now(), 1);
+    channel.answer_ends(net.now(), 2);
     assert!(channel.is_idle() && !channel.handed_over(1));
 }
 
@@ -487,11 +487,11 @@ fn what_it_waits_for_follows_from_what_was_queued_sent_and_answered() {
     assert_eq!(state(&mut channel), (Phase::Wait, false, Some((true, true))), "an answer is awaited all the same");
     channel.answer_begins(net.now());
     assert_eq!(channel.phase(), Phase::Read);
-    channel.answer_ends(net.now(), Some(1));
+    channel.answer_ends(net.now(), 1);
     assert_eq!(state(&mut channel), (Phase::Send, false, Some((true, true))));
     net.wire(0, |wire| wire.room = 1);
     assert!(channel.write(net.now()).unwrap());
-    channel.answer_ends(net.now(), Some(2));
+    channel.answer_ends(net.now(), 2);
     assert_eq!(state(&mut channel), (Phase::Wait, true, None));
 }
 
@@ -518,7 +518,7 @@ fn only_what_a_wait_has_found_is_read_until_there_is_no_more_or_the_answer_is_ov
     assert_eq!(found(&mut channel, 15), (false, true));
     // The next answer waits until others had their turn.
     channel.read(net.now(), &mut [0; 15]).unwrap();
-    channel.answer_ends(net.now(), Some(1));
+    channel.answer_ends(net.now(), 1);
     assert_eq!(found(&mut channel, 9), (false, true));
     read(&mut channel, &net).unwrap();
     // The end is something to be read.
@@ -541,7 +541,7 @@ fn what_is_overdue_is_read_whatever_the_last_wait_found() {
     net.pass(Duration::from_nanos(1));
     assert!(channel.is_readable(net.now()));
     // What came before an idle connection was used again is nothing that was asked for now.
-    channel.answer_ends(net.now(), Some(1));
+    channel.answer_ends(net.now(), 1);
     arrive(&net, 1);
     read(&mut channel, &net).unwrap();
     queue(&mut channel, net.now(), 2, SECOND, b"b");

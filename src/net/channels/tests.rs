@@ -45,7 +45,7 @@ fn an_answer_is_returned_once_it_has_come_whole_and_pings_are_passed_over() {
         arrive(&net, piece);
         while let Some((kind, payload)) = next(&mut answers, &mut channel, &net).unwrap() {
             found.push((kind, answers.data()[payload].to_vec()));
-            channel.answer_ends(net.now(), Some(found.len() as u32));
+            channel.answer_ends(net.now(), found.len() as u32);
         }
     }
     assert_eq!(found, [(Kind::Status, b"first".to_vec()), (Kind::Produce, long)]);
@@ -72,6 +72,27 @@ fn an_answer_that_stops_is_overdue_and_one_that_ends_is_lost() {
             }
         }
     }
+}
+
+#[test]
+fn pings_do_not_make_up_for_an_answer_however_slowly_they_come() {
+    let net = Scripted::new();
+    let (mut channel, mut answers) = (up(&net), AnswerReader::new(1 << 20));
+    queue(&mut channel, net.now(), 1, 3 * SECOND, b"request");
+    channel.write(net.now()).unwrap();
+    let began = net.now();
+    // With the last byte of each comes the first one of the next.
+    let mut pings = PING.into_iter().cycle();
+    arrive(&net, &[pings.next().unwrap()]);
+    let e = loop {
+        wait(&net, &mut iter::once(&mut channel), None, net.now().after(SECOND / 4)).unwrap();
+        arrive(&net, &[pings.next().unwrap(), pings.next().unwrap()]);
+        match next(&mut answers, &mut channel, &net) {
+            Ok(answer) => assert!(answer.is_none() && net.now().since(began) <= 3 * SECOND),
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(e.kind, ErrorKind::Timeout { phase: Phase::Wait, after: 3 * SECOND });
 }
 
 #[test]
@@ -117,11 +138,11 @@ fn a_wait_ends_when_a_channel_is_due_or_its_own_time_has_come() {
             (is_over, net.now().since(began))
         };
         assert_eq!(next(&mut channel), (false, 5 * SECOND), "the first answer is due");
-        channel.answer_ends(net.now(), Some(1));
+        channel.answer_ends(net.now(), 1);
         if several {
             assert_eq!(next(&mut channel), (false, 7 * SECOND));
             assert_eq!(other.well_for(), 7 * SECOND, "the time that was waited is not the caller's own");
-            other.answer_ends(net.now(), Some(1));
+            other.answer_ends(net.now(), 1);
         }
         let others = several.then_some(&mut other);
         assert!(wait(&net, &mut iter::once(&mut channel).chain(others), None, until).unwrap());

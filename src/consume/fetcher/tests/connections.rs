@@ -109,6 +109,16 @@ fn a_fetch_is_overdue_once_the_broker_has_had_time_to_wait_and_to_answer() {
     s.net.pass(Duration::from_secs(1));
     s.receive();
     assert_eq!(s.all.stats.reconnects, 1);
+    // Pings are no answer, however slowly they come.
+    let mut s = Setting::asked(1, 10, |s| s);
+    for byte in PING.into_iter().cycle().take(36) {
+        assert_eq!(s.all.stats.reconnects, 0);
+        s.pass(Duration::from_secs(1));
+        s.wire(0, |wire| wire.incoming.push_back(byte));
+        s.receive();
+    }
+    s.receive();
+    assert_eq!(s.all.stats.reconnects, 1);
     // It does not wait where there is something.
     let mut s = Setting::asked(1, 1, |s| s.stop_at_end());
     s.net.pass(ms(29_999));
