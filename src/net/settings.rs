@@ -1,5 +1,6 @@
 //! What all channels of a client have in common.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -14,29 +15,26 @@ use crate::config::Config;
 pub(crate) struct ChannelSettings {
     pub(crate) net: Arc<dyn Network>,
     pub(crate) config: Arc<Config>,
-    /// A dial takes so much longer than a look at a few hundred of them that these need no index.
-    brokers: Mutex<Vec<Known>>,
+    brokers: Mutex<Brokers>,
     /// The process id when it was last looked at.
     process: AtomicU32,
 }
 
+/// What is known of the brokers that were dialed.
+#[derive(Default)]
+struct Brokers {
+    known: HashMap<BrokerAddr, Known>,
+    /// Above this many, those of which nothing needs to be known are forgotten.
+    most: usize,
+}
+
 /// What is known of a broker.
+#[derive(Default)]
 struct Known {
-    broker: BrokerAddr,
     /// What its name stood for when it was last looked up.
     addresses: Vec<SocketAddr>,
     /// The connections from which it may not have read a byte yet. Each counts until this moment, and only while it is held.
     openings: Vec<Weak<Opening>>,
-}
-
-impl Known {
-    fn of<'a>(broker: &BrokerAddr, all: &'a mut Vec<Known>) -> &'a mut Known {
-        let index = all.iter().position(|known| known.broker == *broker).unwrap_or(all.len());
-        if index == all.len() {
-            all.push(Known { broker: broker.clone(), addresses: Vec::new(), openings: Vec::new() });
-        }
-        &mut all[index]
-    }
 }
 
 /// Until when a connection that is being opened counts, in nanoseconds.
@@ -58,7 +56,7 @@ impl ChannelSettings {
         self.process.load(Ordering::Relaxed)
     }
 
-    fn brokers(&self) -> MutexGuard<'_, Vec<Known>> {
+    fn brokers(&self) -> MutexGuard<'_, Brokers> {
         self.brokers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -66,20 +64,20 @@ impl ChannelSettings {
     pub(super) fn look_up(&self, broker: &BrokerAddr) -> io::Result<Vec<SocketAddr>> {
         let (host, port) = broker.name().ok_or(io::ErrorKind::InvalidInput)?;
         let found = self.net.resolve(host, port)?;
-        Known::of(broker, &mut self.brokers()).addresses.clone_from(&found);
+        self.brokers().known.entry(broker.clone()).or_default().addresses.clone_from(&found);
         Ok(found)
     }
 
     /// Returns what a broker's name stood for when it was last looked up.
     pub(super) fn known(&self, broker: &BrokerAddr) -> io::Result<Vec<SocketAddr>> {
-        let known = Known::of(broker, &mut self.brokers()).addresses.clone();
+        let known = self.brokers().known.get(broker).map(|known| known.addresses.clone());
         let unknown = || io::Error::other("its name is not looked up by calls that never wait");
-        if known.is_empty() { Err(unknown()) } else { Ok(known) }
+        known.filter(|addresses| !addresses.is_empty()).ok_or_else(unknown)
     }
 
     /// Returns whether a broker's name stood for this address when it was last looked up.
     pub(super) fn has_name(&self, address: SocketAddr) -> bool {
-        self.brokers().iter().any(|known| known.addresses.contains(&address))
+        self.brokers().known.values().any(|known| known.addresses.contains(&address))
     }
 
     /// Lets another connection begin, unless too many are being opened.
@@ -91,12 +89,14 @@ impl ChannelSettings {
         let counts = |opening: &Weak<Opening>| {
             opening.upgrade().is_some_and(|until| now.as_nanos() < until.load(Ordering::Relaxed))
         };
-        let mut brokers = self.brokers();
+        let Brokers { known, most } = &mut *self.brokers();
         // Answers may name any number of brokers.
-        if brokers.len() > MOST_BROKERS {
-            brokers.retain(|known| !known.addresses.is_empty() || known.openings.iter().any(counts));
+        if known.len() > *most {
+            known.retain(|_, known| !known.addresses.is_empty() || known.openings.iter().any(counts));
+            // If all are needed, it is not worth another look soon.
+            *most = MOST_BROKERS.max(2 * known.len());
         }
-        let openings = &mut Known::of(broker, &mut brokers).openings;
+        let openings = &mut known.entry(broker.clone()).or_default().openings;
         openings.retain(counts);
         (openings.len() < MOST).then(|| {
             let opening = Arc::new(Opening::new(now.after(self.config.connect_timeout).as_nanos()));
@@ -109,7 +109,7 @@ impl ChannelSettings {
 /// Half of what a broker tolerates: another client may be connecting, too.
 const MOST: usize = 32;
 
-/// Above this many brokers, those to which no connection is being opened are forgotten.
+/// Up to this many brokers are remembered to which no connection is being opened.
 const MOST_BROKERS: usize = 256;
 
 /// A greeted connection counts until its first answer, but no longer than this: by then a healthy broker has read the ping.
