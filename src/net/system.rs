@@ -166,6 +166,10 @@ fn is_in_progress(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::WouldBlock
 }
 
+/// Without this flag, which `write` of the standard library gives and its `write_vectored` does not, SIGPIPE would kill a program
+/// that does not ignore it once a broker has closed the connection. On Apple's systems the socket was made so that it never comes.
+const NO_SIGNAL: i32 = if cfg!(any(target_os = "android", target_os = "linux")) { 0x4000 } else { 0 };
+
 /// A non-blocking TCP connection.
 struct Tcp(TcpStream);
 
@@ -193,7 +197,11 @@ impl Socket for Tcp {
 
     fn write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
         // The system takes a single piece faster by `write`.
-        if let [only] = from { self.write(only) } else { (&self.0).write_vectored(from) }
+        if let [only] = from {
+            self.write(only)
+        } else {
+            SockRef::from(&self.0).send_vectored_with_flags(from, NO_SIGNAL)
+        }
     }
 
     fn has_ended(&self) -> bool {
