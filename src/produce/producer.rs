@@ -145,9 +145,13 @@ impl Producer {
     ///
     /// # Errors
     /// [`Undelivered`](crate::ErrorKind::Undelivered) while [failures](Producer::failures) wait to be sent again or taken out.
-    /// All other records are stored. [`Closed`](crate::ErrorKind::Closed) if it had to wait and the client's
-    /// [handle](crate::ClientBuilder::close_with) is closed; the producer keeps its records.
+    /// All other records are stored. [`Closed`](crate::ErrorKind::Closed) if the client's
+    /// [handle](crate::ClientBuilder::close_with) is closed. Nothing is sent if it was closed before; the outcome of what was in
+    /// flight is unknown. The producer keeps its records.
     pub fn flush(&mut self) -> Result<()> {
+        if self.settings.session.is_closed() {
+            return Err(Error::new(ErrorKind::Closed));
+        }
         self.look(Time::NEVER, LookUp::Allowed)?;
         while !self.driver.queues.iter().all(PartitionQueue::is_idle) {
             self.driver.wait(Time::NEVER)?;

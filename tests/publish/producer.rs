@@ -13,7 +13,8 @@ use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
 use tank_client::protocol::produce::ProduceRequest;
 use tank_client::simulation::Simulation;
 use tank_client::{
-    Client, ClientBuilder, Error, ErrorKind, Failure, Fault, Producer, ProducerBuilder, Record, Start, Subscription,
+    Client, ClientBuilder, CloseHandle, Error, ErrorKind, Failure, Fault, Producer, ProducerBuilder, Record, Start,
+    Subscription,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -67,6 +68,19 @@ pub(crate) fn send_all(producer: &mut Producer, partition: u16, numbers: std::op
 pub(crate) fn returned(failures: &[Failure]) -> Vec<u64> {
     let payloads = failures.iter().flat_map(Failure::records).map(|record| record.payload());
     payloads.map(|payload| std::str::from_utf8(payload).unwrap().parse().unwrap()).collect()
+}
+
+#[test]
+fn a_flush_on_a_closed_client_sends_nothing_and_keeps_the_records() {
+    let shutdown = CloseHandle::new();
+    let (_sim, broker, mut producer) = simulated(|client| client.close_with(&shutdown), |producer| producer);
+    // The connection is open, so that nothing would have to wait.
+    send(&mut producer, 0, 1).unwrap();
+    producer.flush().unwrap();
+    shutdown.close();
+    send(&mut producer, 0, 2).unwrap();
+    let e = producer.flush().unwrap_err();
+    assert_eq!((e.kind, requests(&broker), producer.pending()), (ErrorKind::Closed, 1, 1));
 }
 
 #[test]
