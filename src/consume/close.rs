@@ -7,7 +7,8 @@ use crate::net::Closed;
 /// Ends [`ConsumeIter`](crate::ConsumeIter)s from another thread, or from a signal handler's thread.
 ///
 /// Every iterator has one, [`close_handle`](crate::ConsumeIter::close_handle). A handle that you create first, and give to any
-/// number of [subscriptions](crate::Subscription::close_with), ends them all.
+/// number of [subscriptions](crate::Subscription::close_with) or to a [client](crate::ClientBuilder::close_with), ends them all,
+/// and whatever else the client does.
 ///
 /// ```no_run
 /// # use tank_client::{Client, Subscription};

@@ -233,7 +233,9 @@ impl ConsumeIter {
         self.finished || self.closer.is_closed()
     }
 
-    /// Returns a handle with which another thread can end the iteration.
+    /// Returns a handle with which another thread can end the iteration: that of the [subscription](Subscription::close_with), or of
+    /// the [client](crate::ClientBuilder::close_with), where one was given, which ends all else that has it, too. Otherwise it is
+    /// the iterator's own.
     pub fn close_handle(&self) -> CloseHandle {
         self.closer.clone()
     }
