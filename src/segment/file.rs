@@ -58,9 +58,11 @@ impl OpenFile {
         self.chunk.next.unwrap_or(0)
     }
 
-    /// Where its last bundle begins, if the file ends inside it. Known once no whole one is left.
+    /// Where its last bundle begins, if the file ends inside it, or where it ends, if its name says that there was more. Known once
+    /// no whole one is left.
     pub(super) fn cut_at(&self) -> Option<u64> {
-        (self.chunk.at < self.len).then_some(self.chunk.at)
+        let is_short = self.is.last.is_some_and(|last| self.next() <= last);
+        (is_short || self.chunk.at < self.len).then_some(self.chunk.at)
     }
 
     pub(super) fn corrupt(&self, at: u64, source: DecodeError) -> Error {

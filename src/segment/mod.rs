@@ -38,7 +38,7 @@ const LOOKS: u32 = 10;
 ///
 /// It only reads, so the server that writes there may be running. The last file may end inside a bundle, because the server is
 /// writing it or was stopped, or because the file was copied meanwhile. Then the messages end before that bundle, and
-/// [`cut_tail`](Segments::cut_tail) says where. Numbers that no file has are left out, and [`gaps`](Segments::gaps) lists them.
+/// [`cut_tail`](Segments::cut_tail) says where, as it does if a closed file ends before the last number in its name. Numbers that no file has are left out, and [`gaps`](Segments::gaps) lists them.
 /// Any other damage ends it with [`Corrupt`](crate::ErrorKind::Corrupt). After one `Err` it is finished.
 #[derive(Debug)]
 pub struct Segments {
@@ -133,8 +133,8 @@ impl Segments {
         self.state.decoded.entries.get(self.state.decoded.taken).map_or(self.state.position, |entry| entry.seq)
     }
 
-    /// If the last file ends inside a bundle, returns the file and the byte at which that bundle begins. Known once the
-    /// messages have ended.
+    /// If the last file ends inside a bundle, returns the file and the byte at which that bundle begins; if it is a closed file
+    /// whose last bundles are missing, the byte at which it ends. Known once the messages have ended.
     pub fn cut_tail(&self) -> Option<(&Path, u64)> {
         self.state.cut_tail.as_ref().map(|(path, at)| (path.as_path(), *at))
     }

@@ -102,6 +102,14 @@ fn a_tail_cut_anywhere_ends_quietly() {
         fs::write(&closed.path, &whole[..whole.len() - 1]).unwrap();
         let found = lines(Segments::open(&dir).unwrap());
         assert!(found.len() < counts[counts.len() - 1] && found == all[..found.len()]);
+        // Also between two bundles, where only the file's name says that there were more.
+        for cut in 0..whole.len() {
+            fs::write(&closed.path, &whole[..cut]).unwrap();
+            let mut segments = Segments::open(&dir).unwrap();
+            assert!(segments.by_ref().all(|message| message.is_ok()));
+            let (path, at) = segments.cut_tail().expect("the end is missing");
+            assert!(path.ends_with(closed.path.file_name().unwrap()) && at <= cut as u64, "{topic} cut at {cut}");
+        }
     }
 }
 

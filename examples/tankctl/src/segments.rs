@@ -95,7 +95,7 @@ fn dump(args: &Args, segments: Segments) -> Result<()> {
         });
     }
     if let Some((path, at)) = segments.cut_tail() {
-        notes::say(&format!("{} ends inside the bundle at byte {at}", path.display()));
+        notes::say(&format!("{} is incomplete from byte {at} on", path.display()));
     }
     Ok(read?)
 }
