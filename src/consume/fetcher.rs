@@ -24,7 +24,8 @@
 //! zero and the size does not grow. Time that the broker was allowed to wait for data does not count. The read buffer holds an
 //! answer of any size in parts.
 
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,13 +77,23 @@ const DIES_WITHIN: Duration = Duration::from_secs(10);
 /// See the module.
 pub(super) struct Fetcher {
     pub(super) channel: Channel,
-    decoder: FetchDecoder,
+    /// Holds the fetches in flight.
+    decoder: FetchDecoder<InFlight>,
     buf: ReadBuf<TopicPartitions>,
     /// The partitions to ask this leader for.
     pub(super) wanted: Wanted,
-    /// The fetches whose answers have not begun, by their ids.
-    in_flight: HashMap<u32, InFlight>,
+    /// Failed attempts to connect and lost connections since the last answer, and how long to rest after them.
+    pub(super) retry: RetryState,
+    line: Line,
+}
+
+/// What belongs to the connection.
+#[derive(Default)]
+struct Line {
+    /// Of all fetches in flight.
     load: Load,
+    /// How many more bytes the decoder needs before it can continue.
+    need: usize,
     /// Since when there is nothing to read, after a fetch was sent and while no answer has begun.
     idle_since: Option<Time>,
     /// When the answer being read began, and how long the link was idle before.
@@ -90,12 +101,6 @@ pub(super) struct Fetcher {
     wait: Duration,
     /// How many bytes to ask for in total, if the partitions have more than their fetch sizes.
     ahead: u64,
-    /// The fetch whose answer is being read.
-    pub(super) current: Option<InFlight>,
-    /// How many more bytes the decoder needs before it can continue.
-    need: usize,
-    /// Failed attempts to connect and lost connections since the last answer, and how long to rest after them.
-    pub(super) retry: RetryState,
     /// Since a fetch on a connection that had been idle, while nothing has come back.
     revived: Option<Time>,
     /// A fetch was sent on the connection, or on one that had ended before it was used again.
@@ -103,10 +108,9 @@ pub(super) struct Fetcher {
 }
 
 /// A fetch in flight: the subscription's partitions, by slot.
-pub(super) struct InFlight {
-    request_id: u32,
+struct InFlight {
+    request: FetchRequest,
     partitions: Vec<u32>,
-    max_wait_ms: u64,
     sent: Time,
     load: Load,
     /// What its answer has brought so far. Answers of several leaders are read side by side.
@@ -114,6 +118,12 @@ pub(super) struct InFlight {
     has_fault: bool,
     /// The error that ends the subscription after the rest of the answer.
     failure: Option<Error>,
+}
+
+impl Borrow<FetchRequest> for InFlight {
+    fn borrow(&self) -> &FetchRequest {
+        &self.request
+    }
 }
 
 /// A fetcher's turn: the moment, and what it works on.
@@ -131,17 +141,8 @@ impl Fetcher {
             decoder: new_decoder(session),
             buf: ReadBuf::new(READ_BUFFER, names.clone()),
             wanted: Wanted::default(),
-            in_flight: HashMap::new(),
-            load: Load::default(),
-            idle_since: None,
-            began: Time::ZERO,
-            wait: Duration::ZERO,
-            ahead: 0,
-            current: None,
-            need: 0,
             retry: RetryState::default(),
-            revived: None,
-            was_up: false,
+            line: Line::default(),
         }
     }
 
@@ -152,7 +153,12 @@ impl Fetcher {
 
     /// Returns whether nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.current.is_none()
+        self.decoder.outstanding() == 0
+    }
+
+    /// Returns whether an answer is being received.
+    pub(super) fn is_receiving(&self) -> bool {
+        self.decoder.is_in_answer(self.buf.data())
     }
 
     /// Returns whether it was asked for anything, or will be.
@@ -162,7 +168,7 @@ impl Fetcher {
 
     /// Returns whether it only waits for messages above the high-water marks.
     pub(super) fn is_at_ends(&self) -> bool {
-        self.wanted.is_empty() && self.current.is_none() && self.load.risky == 0
+        self.wanted.is_empty() && !self.is_receiving() && self.line.load.risky == 0
     }
 
     /// Returns whether it failed and must not be tried again yet.
@@ -188,7 +194,7 @@ impl Fetcher {
             return Ok(());
         }
         loop {
-            match turn.all.next_request(&mut self.wanted, self.load)? {
+            match turn.all.next_request(&mut self.wanted, self.line.load)? {
                 request if request.is_empty() => return self.channel.write(turn.now).map(drop),
                 request => self.send(turn, request)?,
             }
@@ -196,18 +202,19 @@ impl Fetcher {
     }
 
     fn send(&mut self, turn: &mut Turn<'_>, request: Vec<(u32, Want)>) -> Result<()> {
-        if self.is_idle() {
-            self.revived = (!self.channel.is_fresh()).then_some(turn.now);
-            turn.all.looks_for_added |= self.was_up && self.channel.is_fresh();
-            self.was_up = true;
+        let line = &mut self.line;
+        if self.decoder.outstanding() == 0 {
+            line.revived = (!self.channel.is_fresh()).then_some(turn.now);
+            turn.all.looks_for_added |= line.was_up && self.channel.is_fresh();
+            line.was_up = true;
         }
         let options = &turn.all.rules.options;
         let max_wait_ms = if request.iter().all(|(_, want)| want.waits) { options.max_wait_ms } else { 0 };
         let request_id = turn.session.next_request_id();
         let count = |is: fn(&Want) -> bool| request.iter().filter(|(_, want)| is(want)).count();
         let load = Load { risky: count(|want| want.is_risky), suspects: count(|want| want.is_suspect) };
-        let (topics, partitions) = slots(&request, turn.all, share(self.ahead, load.risky, options.fetch_size));
-        let fetch = FetchRequest {
+        let (topics, partitions) = slots(&request, turn.all, share(line.ahead, load.risky, options.fetch_size));
+        let request = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
             request_id,
             client_id: turn.session.config.client_id.clone(),
@@ -217,21 +224,20 @@ impl Fetcher {
             topics,
         };
         trace!("{}: fetch {request_id} of {} partitions", self.channel.broker(), partitions.len());
-        self.load.risky += load.risky;
-        self.load.suspects += load.suspects;
+        line.load.risky += load.risky;
+        line.load.suspects += load.suspects;
+        line.idle_since = None;
         // Partitions were added.
         if !Arc::ptr_eq(&self.buf.block().tag, &turn.all.rules.names) {
             self.buf.set_tag(turn.all.rules.names.clone());
         }
-        let (bytes, has_fault, failure, sent) = (0, false, None, turn.now);
-        let fetch_sent = InFlight { request_id, partitions, max_wait_ms, sent, load, bytes, has_fault, failure };
-        self.idle_since = None;
-        self.in_flight.insert(request_id, fetch_sent);
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
         let allowance = turn.session.config.io_timeout.saturating_add(Duration::from_millis(wait));
-        self.channel.queue(turn.now, request_id, allowance, &mut |out| fetch.encode(out)).map_err(Error::encode)?;
-        self.decoder.expect(fetch);
-        Ok(())
+        let mut encode = |out: &mut _| request.encode(out);
+        let queued = self.channel.queue(turn.now, request_id, allowance, &mut encode);
+        let (bytes, has_fault, failure, sent) = (0, false, None, turn.now);
+        self.decoder.expect(InFlight { request, partitions, sent, load, bytes, has_fault, failure });
+        queued.map_err(Error::encode)
     }
 
     /// Takes in what has arrived, up to the end of an answer or as much as is decoded at once. Returns whether there was anything.
@@ -255,7 +261,7 @@ impl Fetcher {
             self.buf.consume(used);
             match step {
                 Step::Need(need) => {
-                    self.need = need;
+                    self.line.need = need;
                     self.note_beginning(now);
                     return Ok(true);
                 }
@@ -271,9 +277,9 @@ impl Fetcher {
                         return Ok(true);
                     }
                 }
-                Step::Event(Event::Response { request_id }) => {
-                    self.current = self.in_flight.remove(&request_id);
-                    (self.began, self.wait) = (now, now.since(self.idle_since.take().unwrap_or(now)));
+                Step::Event(Event::Response { .. }) => {
+                    let idle_since = self.line.idle_since.take().unwrap_or(now);
+                    (self.line.began, self.line.wait) = (now, now.since(idle_since));
                 }
                 Step::Event(Event::Partition { slot, answer }) => self.on_answer(turn, slot, answer),
                 Step::Event(Event::ChunkEnd { slot, end }) => {
@@ -282,9 +288,7 @@ impl Fetcher {
                     self.act(turn, partition, next);
                 }
                 Step::Event(Event::End { .. }) => {
-                    if let Some(fetch) = self.current.take() {
-                        self.on_end(turn, fetch);
-                    }
+                    self.decoder.take_answered().into_iter().for_each(|fetch| self.on_end(turn, fetch));
                     return Ok(true);
                 }
             }
@@ -296,41 +300,41 @@ impl Fetcher {
     /// # Errors
     /// The connection has failed, or something on it is overdue.
     fn read(&mut self, now: Time, stats: &mut Stats) -> Result<bool> {
-        if self.is_idle() || !self.channel.is_up() {
+        if self.is_idle() {
             return Ok(false);
         }
         self.channel.write(now)?;
-        while self.need > 0 {
+        while self.line.need > 0 {
             let is_readable = self.channel.is_readable(now);
-            let n = if is_readable { self.channel.read(now, self.buf.room(self.need))? } else { 0 };
+            let n = if is_readable { self.channel.read(now, self.buf.room(self.line.need))? } else { 0 };
             if n == 0 {
-                if self.current.is_none() {
-                    self.idle_since.get_or_insert(now);
+                if !self.is_receiving() {
+                    self.line.idle_since.get_or_insert(now);
                 }
                 return Ok(false);
             }
             self.buf.filled(n);
             stats.bytes += n as u64;
-            self.need = self.need.saturating_sub(n);
-            self.revived = None;
+            self.line.need = self.line.need.saturating_sub(n);
+            self.line.revived = None;
             self.note_beginning(now);
         }
         Ok(true)
     }
 
     fn note_beginning(&mut self, now: Time) {
-        if self.decoder.is_in_answer(self.buf.data()) {
+        if self.is_receiving() {
             self.channel.answer_begins(now);
         }
     }
 
     /// Returns the partition that a slot of the answer being read stands for.
-    fn partition(&self, slot: usize) -> u32 {
-        self.current.as_ref().and_then(|fetch| fetch.partitions.get(slot)).copied().unwrap_or(0)
+    fn partition(&mut self, slot: usize) -> u32 {
+        self.decoder.current().and_then(|fetch| fetch.partitions.get(slot)).copied().unwrap_or(0)
     }
 
     fn on_answer(&mut self, turn: &mut Turn<'_>, slot: usize, answer: PartitionAnswer) {
-        if let Some(fetch) = &mut self.current {
+        if let Some(fetch) = self.decoder.current() {
             match answer {
                 PartitionAnswer::Data { len, .. } => fetch.bytes += u64::from(len),
                 _ => fetch.has_fault = true,
@@ -368,25 +372,25 @@ impl Fetcher {
                 all.stats.no_leader += 1;
             }
             Next::Gap(first, last) => all.add_gap(index, first, last),
-            Next::Fail(e) => _ = self.current.as_mut().map(|fetch| fetch.failure.get_or_insert(e)),
+            Next::Fail(e) => _ = self.decoder.current().map(|fetch| fetch.failure.get_or_insert(e)),
         }
     }
 
     /// Ends an answer. A partition that has more is asked for at once, so that the leader sends while the messages of this answer
     /// are handed out.
     fn on_end(&mut self, turn: &mut Turn<'_>, fetch: InFlight) {
-        self.channel.answer_ends(turn.now, fetch.request_id);
+        self.channel.answer_ends(turn.now, fetch.request.request_id);
         self.retry.reset();
-        self.load.risky -= fetch.load.risky;
-        self.load.suspects -= fetch.load.suspects;
+        self.line.load.risky -= fetch.load.risky;
+        self.line.load.suspects -= fetch.load.suspects;
         turn.all.stats.fetches += 1;
         turn.all.stats.empty_fetches += u64::from(fetch.bytes == 0);
         let prefetches = turn.all.rules.options.prefetch && turn.inbox.has_bundles();
         // The answer was empty, and came so soon that the broker cannot have waited as it was asked to.
-        let is_early = turn.now.since(fetch.sent) < SOON.min(Duration::from_millis(fetch.max_wait_ms));
+        let is_early = turn.now.since(fetch.sent) < SOON.min(Duration::from_millis(fetch.request.max_wait_ms));
         let soon = is_early && fetch.bytes == 0 && !fetch.has_fault;
         if fetch.load.risky > 0 {
-            self.ahead = ahead(fetch.bytes, self.wait, turn.now.since(self.began));
+            self.line.ahead = ahead(fetch.bytes, self.line.wait, turn.now.since(self.line.began));
         }
         for partition in fetch.partitions {
             if turn.all.on_end(turn.now, partition, soon, prefetches.then_some(self.channel.broker())) {
@@ -401,7 +405,7 @@ impl Fetcher {
     #[cold]
     fn on_failure(&mut self, turn: &mut Turn<'_>, e: &Error) {
         let was_up = self.channel.is_up();
-        let before = self.current.as_mut().and_then(|fetch| fetch.failure.take());
+        let before = self.decoder.current().and_then(|fetch| fetch.failure.take());
         before.into_iter().for_each(|e| turn.inbox.fail(e));
         let lost = self.lose(turn.now, e, turn.session);
         if !e.is_transient() {
@@ -437,19 +441,16 @@ impl Fetcher {
     fn lose(&mut self, now: Time, e: &Error, session: &Session) -> Vec<(u32, Lost)> {
         let (is_lost, looked) = (e.is_connection_lost(), self.channel.looked_at());
         let ended_within = |time: Duration, sent: Time| is_lost && looked.since(sent) < time;
-        let while_idle = self.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
-        let is_silent = self.current.is_none() && self.buf.data().is_empty();
+        let while_idle = self.line.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
+        let is_silent = !self.is_receiving();
         // A silence that ended in a time-out does not count as healthy.
         let silence = self.channel.heard().map_or(Duration::MAX, |heard| now.since(heard));
         let unwell_for = if e.is_timeout() { silence } else { Duration::ZERO };
         let well_for = self.channel.well_for().saturating_sub(unwell_for);
-        let alone = self.load.risky == 1;
+        let alone = self.line.load.risky == 1;
         let mut lost = Vec::new();
-        let mut ids: Vec<u32> = self.in_flight.keys().copied().collect();
-        ids.sort_unstable();
-        let in_flight = ids.iter().filter_map(|id| self.in_flight.remove(id));
-        for fetch in self.current.take().into_iter().chain(in_flight) {
-            let is_handed_over = self.channel.handed_over(fetch.request_id);
+        for fetch in mem::replace(&mut self.decoder, new_decoder(session)).into_outstanding() {
+            let is_handed_over = self.channel.handed_over(fetch.request.request_id);
             let unanswered = is_silent && is_handed_over && ended_within(DIES_WITHIN, fetch.sent);
             let how = Lost { while_idle, well_for, unanswered, alone };
             lost.extend(fetch.partitions.into_iter().map(|partition| (partition, how)));
@@ -457,10 +458,8 @@ impl Fetcher {
         let how = Lost { while_idle: self.channel.is_up(), well_for, ..Lost::default() };
         lost.extend(self.wanted.drain().map(|partition| (partition, how)));
         self.channel.close();
-        self.decoder = new_decoder(session);
         self.buf.clear();
-        (self.load, self.need, self.revived, self.was_up) = (Load::default(), 0, None, false);
-        (self.idle_since, self.ahead) = (None, 0);
+        self.line = Line::default();
         lost
     }
 
@@ -502,7 +501,7 @@ fn slots(request: &[(u32, Want)], all: &Partitions, share: u32) -> (Vec<FetchTop
     (topics.collect(), request.iter().map(|(index, _)| *index).collect())
 }
 
-fn new_decoder(session: &Session) -> FetchDecoder {
+fn new_decoder(session: &Session) -> FetchDecoder<InFlight> {
     let mut decoder = FetchDecoder::new(session.config.limits.clone());
     decoder.join_up_to(JOINED);
     decoder

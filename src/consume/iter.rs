@@ -454,7 +454,7 @@ impl ConsumeIter {
             let (fetchers, mut turn) = self.turn(now);
             let had_something = fetchers[place].receive(&mut turn);
             // After an answer it is the others' turn, however fast this one answers again.
-            let stays = had_something && fetchers[place].current.is_some();
+            let stays = had_something && fetchers[place].is_receiving();
             self.next = if stays { place } else { place + 1 };
             if had_something {
                 return true;

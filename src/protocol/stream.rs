@@ -3,7 +3,8 @@
 //! The decoder takes the bytes that have arrived and returns either what it found or how many more bytes it needs. It keeps
 //! the partition entries of one answer, never its data: when a bundle is complete, it is reported as a range of the input.
 
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
 
 use super::Limits;
 pub use super::chunk::{Bundle, ChunkEnd, Good};
@@ -56,14 +57,15 @@ pub enum Event {
 /// The most bundles that a step appends, so that the list needs no more memory than a read buffer.
 const MAX_BUNDLES: usize = 1024;
 
-/// Decodes the consume answers of one connection.
-#[derive(Debug, Default)]
-pub struct FetchDecoder {
+/// Decodes the consume answers of one connection. `R` is what the caller keeps for each request until that is answered: the request
+/// itself, or something that contains it.
+#[derive(Debug)]
+pub struct FetchDecoder<R = FetchRequest> {
     limits: Limits,
     /// The most messages in bundles that are reported together.
     joined: u32,
     /// The requests whose answers have not begun, by their ids.
-    unanswered: HashMap<u32, FetchRequest>,
+    unanswered: BTreeMap<u32, R>,
     state: State,
     /// Bytes to pass over before the state goes on.
     to_skip: u64,
@@ -73,16 +75,16 @@ pub struct FetchDecoder {
     at: u64,
     /// Bytes of pings since the last answer.
     pings: u64,
-    /// The request that is being answered.
-    current: Option<FetchRequest>,
+    /// The request that is being answered, and the one that was answered last.
+    current: Option<R>,
+    answered: Option<R>,
     slots: Vec<Slot>,
     chunk: Chunk,
 }
 
 /// Copied on every step, so it owns nothing.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 enum State {
-    #[default]
     Frame,
     Fixed,
     Entries {
@@ -110,10 +112,24 @@ struct Slot {
 /// The result of a transition. `None`: the next one can follow at once.
 type Move = Result<Option<Step>, DecodeError>;
 
-impl FetchDecoder {
+impl<R: Borrow<FetchRequest>> FetchDecoder<R> {
     /// Creates a decoder for a connection whose greeting has been read.
-    pub fn new(limits: Limits) -> FetchDecoder {
-        FetchDecoder { limits, ..FetchDecoder::default() }
+    pub fn new(limits: Limits) -> FetchDecoder<R> {
+        FetchDecoder {
+            limits,
+            joined: 0,
+            unanswered: BTreeMap::new(),
+            state: State::Frame,
+            to_skip: 0,
+            failed: None,
+            frame_len: 0,
+            at: 0,
+            pings: 0,
+            current: None,
+            answered: None,
+            slots: Vec::new(),
+            chunk: Chunk::default(),
+        }
     }
 
     /// From the next bundle on, reports consecutive small bundles together, up to this many messages at once and never more
@@ -127,8 +143,23 @@ impl FetchDecoder {
     }
 
     /// Announces a request before it is sent. Answers to any other request are refused.
-    pub fn expect(&mut self, request: FetchRequest) {
-        self.unanswered.insert(request.request_id, request);
+    pub fn expect(&mut self, request: R) {
+        self.unanswered.insert(request.borrow().request_id, request);
+    }
+
+    /// Returns the request that is being answered.
+    pub fn current(&mut self) -> Option<&mut R> {
+        self.current.as_mut()
+    }
+
+    /// Takes the request whose answer ended last. After [`Event::End`] that is the one it names.
+    pub fn take_answered(&mut self) -> Option<R> {
+        self.answered.take()
+    }
+
+    /// Takes the requests whose answers are not complete: first the one that is being answered, then the others by their ids.
+    pub fn into_outstanding(self) -> impl Iterator<Item = R> {
+        self.current.into_iter().chain(self.unanswered.into_values())
     }
 
     /// Returns how many requests' answers are not complete.
@@ -170,7 +201,7 @@ impl FetchDecoder {
     fn place(&self, e: DecodeError) -> DecodeError {
         let in_chunk = matches!(self.state, State::Bundles);
         let request = self.current.as_ref().filter(|_| in_chunk);
-        match request.and_then(|request| request.slots().nth(self.chunk.slot)) {
+        match request.and_then(|request| request.borrow().slots().nth(self.chunk.slot)) {
             Some((topic, wanted)) => e.in_partition(topic, wanted.partition),
             None => e,
         }
@@ -244,7 +275,7 @@ impl FetchDecoder {
         let request_id = c.u32("request id")?;
         self.current = self.unanswered.remove(&request_id);
         if self.current.is_none() {
-            let first = self.unanswered.keys().min().copied().unwrap_or(0);
+            let first = self.unanswered.keys().next().copied().unwrap_or(0);
             return Err(DecodeError::unexpected("request id", request_id.into(), first.into(), 4));
         }
         self.at = LEN as u64;
@@ -255,7 +286,7 @@ impl FetchDecoder {
 
     fn entries(&mut self, entries: &[u8], used: &mut usize) -> Move {
         self.slots.clear();
-        let Some(request) = &self.current else { return Ok(None) };
+        let Some(request) = self.current.as_ref().map(R::borrow) else { return Ok(None) };
         let request_id = request.request_id;
         check_entries(request, Cursor::new(entries, self.at), &mut self.slots)?;
         self.at += entries.len() as u64;
@@ -282,7 +313,8 @@ impl FetchDecoder {
         });
         let Some(chunk) = chunk else {
             self.state = State::Frame;
-            let request_id = self.current.take().map_or(0, |request| request.request_id);
+            self.answered = self.current.take();
+            let request_id = self.answered.as_ref().map_or(0, |request| request.borrow().request_id);
             return Some(Step::Event(Event::End { request_id }));
         };
         self.at += chunk.left;

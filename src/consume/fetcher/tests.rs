@@ -11,7 +11,7 @@ use crate::message::Names;
 use crate::net::scripted::{Scripted, Wire};
 use crate::net::{Network, parse_brokers, wait};
 use crate::protocol::fetch::{FetchHeader, TopicAnswer};
-use crate::protocol::frame::PING;
+use crate::protocol::frame::{HEADER_LEN, PING};
 
 const EMPTY: PartitionAnswer = PartitionAnswer::Data { base: Some(1), high_water_mark: 9, len: 0 };
 
@@ -152,14 +152,14 @@ fn it_connects_when_something_is_wanted_and_asks_with_one_request() {
     s.greet(0);
     s.ask();
     assert!(s.fetcher.is_used() && !s.fetcher.is_coming_up() && !s.fetcher.is_idle());
-    assert_eq!(s.fetcher.load, Load { risky: 3, suspects: 0 });
+    assert_eq!(s.fetcher.line.load, Load { risky: 3, suspects: 0 });
     assert!(!s.fetcher.is_at_ends(), "there are messages");
     assert_eq!(s.fetcher.stats(s.session.now()).silence, None);
     s.send(0, 1, &[EMPTY; 3], &[], 0);
     s.receive();
     let now = s.net.pass(ms(7));
     assert_eq!(s.fetcher.stats(now).silence, Some(ms(7)));
-    assert!(!s.fetcher.is_used() && s.fetcher.is_at_ends() && s.fetcher.load == Load::default());
+    assert!(!s.fetcher.is_used() && s.fetcher.is_at_ends() && s.fetcher.line.load == Load::default());
     assert_eq!((s.all.stats.fetches, s.all.stats.empty_fetches), (1, 1));
     assert!(s.all.stats.bytes > 0 && s.net.dialed().len() == 1);
 }
@@ -172,21 +172,19 @@ fn what_lies_above_the_marks_alone_is_the_end() {
 
 #[test]
 fn an_empty_answer_that_comes_before_a_broker_can_have_waited_is_followed_by_a_pause() {
-    for (max_wait, after, pauses) in [(5000, 49, true), (5000, 50, false), (20, 19, true), (20, 20, false)] {
-        let mut s = Setting::asked(1, 10, |s| s);
-        s.fetcher.in_flight.values_mut().next().unwrap().max_wait_ms = max_wait;
+    let (usual, short): (fn(_) -> _, fn(_) -> _) = (|s| s, |s: Subscription| s.max_wait(ms(20)));
+    for (max_wait, after, pauses) in [(usual, 49, true), (usual, 50, false), (short, 19, true), (short, 20, false)] {
+        let mut s = Setting::asked(1, 10, max_wait);
         s.net.pass(ms(after));
         s.send(0, 1, &[EMPTY], &[], 0);
         s.receive();
-        assert_eq!(matches!(s.state(0), State::Paused(_)), pauses, "after {after} ms of {max_wait}");
+        assert_eq!(matches!(s.state(0), State::Paused(_)), pauses, "after {after} ms");
     }
     // What says something else than "nothing" is no reason.
     let mut s = Setting::asked(2, 1, |s| s);
-    s.fetcher.in_flight.values_mut().next().unwrap().max_wait_ms = 5000;
     s.send(0, 1, &[EMPTY, data(12)], &BUNDLE, 0);
     assert!(s.messages() == 1 && !matches!(s.state(0), State::Paused(_)));
     let mut s = Setting::asked(2, 1, |s| s);
-    s.fetcher.in_flight.values_mut().next().unwrap().max_wait_ms = 5000;
     s.send(0, 1, &[EMPTY, PartitionAnswer::NoLeader], &[], 0);
     s.receive();
     assert_eq!(s.state(0), State::Idle);
@@ -204,13 +202,13 @@ fn the_next_fetch_is_sent_before_the_messages_of_an_answer_are_handed_out() {
         }
         s.send(0, 1, &[data(12)], &BUNDLE, 0);
         s.receive();
-        assert!(s.inbox.has_bundles() && s.fetcher.current.is_none());
-        assert_eq!(s.fetcher.in_flight.len(), sent);
+        assert!(s.inbox.has_bundles() && !s.fetcher.is_receiving());
+        assert_eq!(s.fetcher.decoder.outstanding(), sent);
     }
     // Where the log is read to its end, whoever waits may do so first.
     let mut s = Setting::asked(1, 9, |s| s);
     s.send(0, 1, &[PartitionAnswer::Data { base: Some(9), high_water_mark: 9, len: 12 }], &BUNDLE, 0);
-    assert_eq!((s.messages(), s.fetcher.in_flight.len()), (1, 0));
+    assert_eq!((s.messages(), s.fetcher.decoder.outstanding()), (1, 0));
 }
 
 #[test]
@@ -355,7 +353,7 @@ fn a_line_is_idle_from_when_nothing_was_there_to_read() {
         s.receive();
         s.wire(0, |wire| wire.incoming.extend(BUNDLE));
         s.receive();
-        assert_eq!(s.fetcher.ahead, ahead, "{idle} {begun} {ended}");
+        assert_eq!(s.fetcher.line.ahead, ahead, "{idle} {begun} {ended}");
     }
     // What a broker may have waited with says nothing, and what another connection carried neither.
     let mut s = Setting::asked(1, 10, |s| s);
@@ -363,15 +361,15 @@ fn a_line_is_idle_from_when_nothing_was_there_to_read() {
     s.net.pass(ms(3000));
     s.send(0, 1, &[PartitionAnswer::Data { base: Some(10), high_water_mark: 20, len: 12 }], &BUNDLE, 0);
     s.receive();
-    assert_eq!(s.fetcher.ahead, 0);
+    assert_eq!(s.fetcher.line.ahead, 0);
     let mut s = Setting::asked(1, 1, |s| s);
     s.receive();
     s.net.pass(ms(100));
     s.send(0, 1, &[data(12)], &BUNDLE, 0);
     s.receive();
-    assert_eq!(s.fetcher.ahead, 192);
+    assert_eq!(s.fetcher.line.ahead, 192);
     s.end(0);
-    assert_eq!((s.fetcher.ahead, s.fetcher.idle_since), (0, None));
+    assert_eq!((s.fetcher.line.ahead, s.fetcher.line.idle_since), (0, None));
 }
 
 #[test]
@@ -424,11 +422,10 @@ fn an_answer_is_being_received_from_its_first_byte_to_its_last() {
         );
         s.wire(0, |wire| wire.incoming.push_back(byte));
         s.receive();
-        // Which partitions it names is known once all but the bundle is there.
-        let (missing, is_known) = (whole.len() - at - 1, s.fetcher.current.is_some());
-        assert_eq!(is_known, (1..=BUNDLE.len()).contains(&missing), "{missing} bytes are missing");
+        // The frame's header is read as a whole.
+        assert_eq!(s.fetcher.is_receiving(), (HEADER_LEN..whole.len()).contains(&(at + 1)), "{at} of {}", whole.len());
     }
-    assert!(s.fetcher.current.is_none() && s.fetcher.channel.phase() != Phase::Read);
+    assert!(!s.fetcher.is_receiving() && s.fetcher.channel.phase() != Phase::Read);
     assert_eq!(s.messages(), 1);
 }
 

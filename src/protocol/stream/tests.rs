@@ -462,6 +462,26 @@ fn requests_are_answered_in_any_order_and_once() {
     assert_eq!(decoder.outstanding(), 1);
 }
 
+#[test]
+fn requests_are_kept_until_they_are_answered_and_handed_back_then() {
+    let asked = |id| request(id, &[("t", &[(0, 0)])]);
+    let bytes = answer(2, &[("t", &[(0, PartitionAnswer::NoLeader)])], &[]);
+    let mut decoder = FetchDecoder::new(Limits::default());
+    [3, 1, 2].into_iter().for_each(|id| decoder.expect(asked(id)));
+    let (used, step) = decoder.step(&bytes, &mut Vec::new()).unwrap();
+    assert_eq!(step, Step::Event(Event::Response { request_id: 2 }));
+    assert_eq!((decoder.take_answered(), decoder.outstanding()), (None, 3));
+    assert_eq!(decoder.current(), Some(&mut asked(2)));
+    let (_, result) = events(&mut decoder, &[&bytes[used..], &bytes[..HEADER_LEN + 8]].concat());
+    assert_eq!(decoder.current(), None);
+    assert_eq!([decoder.take_answered(), decoder.take_answered()], [Some(asked(2)), None]);
+    assert_eq!(result.unwrap_err().field(), "request id");
+    let mut decoder = FetchDecoder::new(Limits::default());
+    [3, 1, 2].into_iter().for_each(|id| decoder.expect(asked(id)));
+    decoder.step(&bytes[..bytes.len() - 1], &mut Vec::new()).unwrap();
+    assert_eq!(decoder.into_outstanding().collect::<Vec<_>>(), [2, 1, 3].map(asked), "the one that has begun first");
+}
+
 /// The first number, last number and bundle count of each report, when up to this many messages are joined.
 fn joined(most: u32, from: u64, mark: u64, chunk: &[u8]) -> Vec<(u64, u64, u32)> {
     joined_from(10, most, from, mark, chunk)

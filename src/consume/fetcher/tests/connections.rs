@@ -23,15 +23,19 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     s.greet(1);
     s.ask();
     // A harmless question first, for both of them.
-    assert_eq!((s.fetcher.load, s.fetcher.in_flight.len()), (Load { risky: 0, suspects: 2 }, 1));
+    assert_eq!((s.fetcher.line.load, s.fetcher.decoder.outstanding()), (Load { risky: 0, suspects: 2 }, 1));
     s.send(1, 2, &[PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 }; 2], &[], 0);
     s.receive();
     assert!(!s.fetcher.retry.is_in_trouble());
     s.ask();
-    assert_eq!((s.fetcher.load, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1));
+    assert_eq!((s.fetcher.line.load, s.fetcher.decoder.outstanding()), (Load { risky: 1, suspects: 1 }, 1));
     s.send(1, 3, &[EMPTY], &[], 0);
     s.receive();
-    assert_eq!((s.fetcher.load, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1), "the other one");
+    assert_eq!(
+        (s.fetcher.line.load, s.fetcher.decoder.outstanding()),
+        (Load { risky: 1, suspects: 1 }, 1),
+        "the other one"
+    );
     // Nothing else was in flight: it is to blame.
     s.end(1);
     let e = s.inbox.take_error();
@@ -96,6 +100,27 @@ fn a_connection_that_had_ended_while_idle_is_dialed_again_without_trouble() {
             "after {after} ms"
         );
         assert_eq!((s.all.looks_for_added, s.state(0) == State::Idle), (quiet, quiet));
+    }
+}
+
+#[test]
+fn in_a_forked_child_what_the_parent_had_in_flight_is_asked_for_again() {
+    for is_wanted in [false, true] {
+        let mut s = Setting::asked(1, 1, |s| s);
+        s.net.fork();
+        s.session.pool.settings.look_at_process();
+        if is_wanted {
+            // Then the connection is left when it is to be used.
+            s.fetcher.wanted.push(0);
+            s.ask();
+        }
+        s.receive();
+        assert!(s.fetcher.is_idle() && matches!(s.state(0), State::Paused(_)), "{is_wanted}");
+        s.net.pass(s.all.next_wake().since(s.net.now()) + ms(100));
+        s.ask();
+        s.greet(s.net.dialed().len() - 1);
+        s.ask();
+        assert_eq!(s.fetcher.decoder.outstanding(), 1);
     }
 }
 
@@ -189,7 +214,7 @@ fn a_new_connection_in_the_place_of_one_that_was_used_is_a_reason_to_look_for_ad
     s.ask();
     s.greet(1);
     s.ask();
-    assert!(s.fetcher.in_flight.len() == 1 && s.all.looks_for_added);
+    assert!(s.fetcher.decoder.outstanding() == 1 && s.all.looks_for_added);
     assert_eq!((s.all.stats.reconnects, s.fetcher.retry.is_in_trouble()), (0, false));
     // What was noted elsewhere stays noted.
     let mut s = Setting::new(1, 10, |s| s);
