@@ -26,9 +26,6 @@ use crate::protocol::{DecodeError, DecodeFault};
 pub(crate) const ONCE: RetryPolicy =
     RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
 
-/// How often a request is sent at most if each time an idle connection ends before its answer begins.
-const MOST_SENDS: u32 = 3;
-
 /// The longest pause between two looks for a partition's leader, so that its successor is found soon.
 const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
 
@@ -284,7 +281,6 @@ impl Session {
     /// before its answer begins, that says nothing about the broker, which is asked again at once on another connection.
     pub(crate) fn ask(&self, addr: &BrokerAddr, question: &Question<'_>, share: &mut Share) -> Result<BrokerAddr> {
         let allowance = if question.once.is_some() { self.config.io_timeout } else { share.answer };
-        let mut stale = 0;
         loop {
             let mut channel = self.open(addr, share)?;
             let reused = !channel.is_fresh();
@@ -297,12 +293,9 @@ impl Session {
                 // The network below the others may be gone as well.
                 self.pool.forget(channel.broker());
             }
-            stale += 1;
             match question.once {
                 Some(topic) if handed_over => return Err(Error::unknown(topic, None, e)),
-                _ if reused && stale < MOST_SENDS && e.is_connection_lost() && self.now() < share.until => {
-                    debug!("{e:#}")
-                }
+                _ if reused && e.is_connection_lost() && self.now() < share.until => debug!("{e:#}"),
                 _ => return Err(e),
             }
         }

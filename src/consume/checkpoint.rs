@@ -21,8 +21,6 @@ use crate::message::check_topic;
 
 const MAGIC: &str = "TANKCKPT ";
 const VERSION: u16 = 2;
-/// How files of version 1 begin.
-const BINARY: &[u8] = b"TANKCKPT\x01\0";
 
 /// A file that keeps the positions of a subscription, so that a program that ended or was killed can continue where it was.
 ///
@@ -152,12 +150,12 @@ impl Checkpoint {
         }
         let mut merged = self.positions.clone();
         merged.extend(positions.iter().cloned());
-        let keep = self.intact && now.is_some();
-        if keep && merged == self.positions {
+        let old = now.filter(|_| self.intact);
+        if old.is_some() && merged == self.positions {
             return Ok(());
         }
         let bytes = encode(&merged)?;
-        if let Err(e) = replace(&mut Os, &self.names, &bytes, keep) {
+        if let Err(e) = replace(&mut Os, &self.names, &bytes, old.as_deref()) {
             // The file may now be the old one, the new one, or half of each.
             (self.seen, self.intact) = (read(&self.names.file).unwrap_or(None), false);
             return Err(Error::file(&self.path, e));
@@ -198,9 +196,6 @@ fn decode(bytes: &[u8]) -> Result<Positions, String> {
         (checksum == checksum_of(content)).then_some(rest)
     });
     let Some(rest) = whole else {
-        if bytes.starts_with(BINARY) {
-            return Err(format!("a binary checkpoint of version 1 (this program knows {VERSION})"));
-        }
         let magic = MAGIC.as_bytes();
         let is_ours = bytes.starts_with(magic) || magic.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0);
         return Err(if is_ours { TORN } else { FOREIGN }.into());

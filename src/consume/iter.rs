@@ -137,28 +137,24 @@ impl ConsumeIter {
         }
     }
 
-    /// Connects and sends the first fetches. In a cluster it does not wait for a leader that is in trouble.
+    /// Connects and sends the first fetches. It does not wait for a leader that is in trouble.
     pub(super) fn begin(mut self) -> Result<ConsumeIter> {
-        let in_cluster = self.partitions.rules.in_cluster;
         loop {
             if self.closer.is_closed() {
                 return Err(Error::new(ErrorKind::Closed));
             }
-            let now = self.session.now();
-            self.dispatch(now, LookUp::Allowed);
+            self.dispatch(self.session.now(), LookUp::Allowed);
             if let Some(e) = self.inbox.take_error() {
                 return Err(e);
             }
             if self.partitions.has_due() {
                 continue;
             }
-            let is_waited_for =
-                |fetcher: &Fetcher| fetcher.is_coming_up() && !(in_cluster && fetcher.retry.is_in_trouble());
-            let until = if in_cluster { Time::NEVER } else { self.partitions.next_wake() };
-            if until == Time::NEVER && !self.fetchers.iter().any(is_waited_for) {
+            let is_waited_for = |fetcher: &Fetcher| fetcher.is_coming_up() && !fetcher.retry.is_in_trouble();
+            if !self.fetchers.iter().any(is_waited_for) {
                 return Ok(self);
             }
-            self.wait(until, Fetcher::is_coming_up)?;
+            self.wait(Time::NEVER, Fetcher::is_coming_up)?;
         }
     }
 

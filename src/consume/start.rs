@@ -1,5 +1,7 @@
 //! Works out where each partition of a subscription begins, and finds a time in a partition.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,48 +23,40 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     let closer = subscription.closer.take().map(|closer| closer.closed);
     let closed = closer.or_else(|| session.closed.clone()).unwrap_or_default();
     let session = &Arc::new(session.closed_by(&closed));
-    // In the order of their names. Each is a round trip, so it does not matter that the others are moved for it.
-    let mut topics: Vec<(Arc<str>, BrokerAddr, Vec<PartitionState>)> = Vec::new();
-    let count_of = |states: &[PartitionState]| u16::try_from(states.len()).unwrap_or(u16::MAX);
-    let (mut total, mut whole) = (0, Vec::new());
+    let (mut topics, mut whole) = (BTreeMap::<&str, (Arc<str>, BrokerAddr, Vec<PartitionState>)>::new(), Vec::new());
+    let (mut names, mut places) = (Names::with_capacity(subscription.wanted.len()), Vec::new());
     for wanted in &subscription.wanted {
-        let name = &*wanted.topic;
-        let place = topics.partition_point(|(topic, ..)| **topic < *name);
-        if topics.get(place).is_none_or(|(topic, ..)| **topic != *name) {
-            let (broker, states) = session.discover(name)?;
-            topics.insert(place, (name.into(), broker, states));
-        }
-        let (topic, broker, states) = &topics[place];
-        let count = count_of(states);
-        match wanted.partition {
+        let (topic, broker, states) = match topics.entry(&wanted.topic) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => {
+                let (broker, states) = session.discover(&wanted.topic)?;
+                place.insert((wanted.topic.as_str().into(), broker, states))
+            }
+        };
+        let count = u16::try_from(states.len()).unwrap_or(u16::MAX);
+        let ids = match wanted.partition {
             Some(id) if id >= count => return Err(Error::refused(topic, id, Fault::UnknownPartition).at(broker)),
-            Some(_) => total += 1,
+            Some(id) => id..id + 1,
             None => {
                 whole.push((topic.clone(), count));
-                // One more may be added later.
-                total += usize::from(count) + 1;
+                0..count
             }
-        }
-    }
-    // This may send a request, so it is called once.
-    let in_cluster = session.is_cluster();
-    let (mut names, mut places) = (Names::with_capacity(total), Vec::with_capacity(total));
-    for wanted in &subscription.wanted {
-        let (topic, _, states) = &topics[topics.partition_point(|(topic, ..)| **topic < *wanted.topic)];
+        };
         let start = wanted.start.unwrap_or(subscription.start);
-        for partition in wanted.partition.map_or(0..count_of(states), |id| id..id + 1) {
-            let start = subscription.resume.get(topic, partition).map_or(start, Start::At);
-            // Only leaders know the end of a cluster's log.
-            let known = states.get(usize::from(partition)).filter(|_| !in_cluster);
-            places.push(Place { start, marks: known.and_then(|state| marks_of_state(state).ok()) });
-            names.push(topic, partition);
+        for id in ids {
+            let start = subscription.resume.get(topic, id).map_or(start, Start::At);
+            let marks = states.get(usize::from(id)).and_then(|state| marks_of_state(state).ok());
+            places.push(Place { start, marks });
+            names.push(topic, id);
         }
     }
     drop(topics);
+    // This may send a request, so it is called once.
+    let in_cluster = session.is_cluster();
     if in_cluster {
         ask_for_ends(session, &names, &mut places)?;
     }
-    let mut list = Vec::with_capacity(total);
+    let mut list = Vec::with_capacity(places.len() + whole.len());
     for (index, place) in (0..).zip(places) {
         list.push(place.begin(session, &names, index, &subscription.options)?);
     }
@@ -97,8 +91,9 @@ impl Place {
     }
 }
 
-/// Asks a cluster's leaders for the ends that are needed, without waiting for those that are gone.
+/// Asks a cluster's leaders, who alone know the ends of logs, for those that are needed, without waiting for those that are gone.
 fn ask_for_ends(session: &Session, names: &Names, places: &mut [Place]) -> Result<()> {
+    places.iter_mut().for_each(|place| place.marks = None);
     let policy = RetryPolicy { timeout: AT_ONCE, ..session.leader_policy() };
     // Grouped by topic, so that few requests are needed whatever order the partitions were named in.
     let mut order = in_order(&mut (0..names.len()).map(|index| (&**names.get(index).0, 0)));

@@ -6,7 +6,7 @@ use super::close::CloseHandle;
 use super::position::Positions;
 use crate::config::setters;
 use crate::error::{Error, Result};
-use crate::message::{Start, check_topic, in_order, millis_at_or_after, whole_millis};
+use crate::message::{Start, check_topic, millis_at_or_after, whole_millis};
 use crate::protocol::fetch::MAX_WAIT_MS;
 
 /// The largest fetch size; servers cut larger ones down to it.
@@ -181,13 +181,13 @@ impl Subscription {
                 return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
             }
         }
+        let mut all: Vec<(&str, Option<u16>)> =
+            self.wanted.iter().map(|wanted| (wanted.topic.as_str(), wanted.partition)).collect();
         // `None`, which stands for all partitions, comes first.
-        let place = |wanted: &Wanted| wanted.partition.map_or(0, |id| id + 1);
-        let order = in_order(&mut self.wanted.iter().map(|wanted| (&*wanted.topic, place(wanted))));
-        let wanted = order.iter().map(|&index| &self.wanted[index as usize]);
-        let all = wanted.map(|wanted| (&wanted.topic, wanted.partition));
-        let mut neighbours = all.clone().zip(all.skip(1));
-        if let Some((a, b)) = neighbours.find(|(a, b)| a.0 == b.0 && (a.1.is_none() || a.1 == b.1)) {
+        all.sort_unstable();
+        let is_twice =
+            |pair: &&[(_, Option<u16>)]| matches!(pair, [a, b] if a.0 == b.0 && (a.1.is_none() || a.1 == b.1));
+        if let Some([a, b]) = all.windows(2).find(is_twice) {
             let [a, b] = [a, b].map(|(topic, id)| id.map_or(topic.to_string(), |id| format!("{topic}/{id}")));
             return Err(Error::config(format!("subscribed to the same partition twice: {a} and {b}")));
         }
@@ -202,18 +202,12 @@ impl Subscription {
     }
 }
 
-macro_rules! from_topic {
-    ($($given:ty)*) => {$(
-        impl From<$given> for Subscription {
-            /// Every partition of the topic, beginning with new messages.
-            fn from(topic: $given) -> Subscription {
-                Subscription::topic(topic)
-            }
-        }
-    )*};
+/// Every partition of the topic of this name, beginning with new messages.
+impl<T: Into<String>> From<T> for Subscription {
+    fn from(topic: T) -> Subscription {
+        Subscription::topic(topic)
+    }
 }
-
-from_topic!(&str String &String);
 
 impl From<&Subscription> for Subscription {
     fn from(subscription: &Subscription) -> Subscription {

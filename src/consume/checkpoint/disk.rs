@@ -1,9 +1,9 @@
 //! How a checkpoint's file is replaced, with the others beside it.
 //!
 //! ```text
-//! NAME.new complete ──> NAME linked as NAME.prev ──> NAME.new renamed to NAME
-//!      │ its owner cannot be kept                         │ it is mounted
-//!      └──> NAME copied to NAME.prev ──> NAME overwritten ──> NAME.new removed
+//! NAME.new complete ──> old content complete in NAME.prev ──> NAME.new renamed to NAME
+//!                             │ NAME is mounted, or its owner cannot be kept
+//!                             └──> NAME overwritten ──> NAME.new removed
 //! ```
 
 use std::ffi::OsString;
@@ -104,9 +104,6 @@ pub(super) trait Disk {
     fn write(&mut self, path: &Path, bytes: &[u8], like: &Path) -> io::Result<bool>;
     /// Writes a file in its place and waits until it is stored.
     fn overwrite(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()>;
-    /// Gives a file a second name, or copies it to that name.
-    fn link(&mut self, from: &Path, to: &Path) -> io::Result<()>;
-    fn copy(&mut self, from: &Path, to: &Path) -> io::Result<()>;
     fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file if it is there.
     fn remove(&mut self, path: &Path) -> io::Result<()>;
@@ -114,27 +111,22 @@ pub(super) trait Disk {
     fn sync_names(&mut self, path: &Path) -> io::Result<()>;
 }
 
-/// Replaces the file. At any moment the file has its old or its new content, or else the new content is complete beside it.
-pub(super) fn replace(disk: &mut impl Disk, names: &Names, bytes: &[u8], keep: bool) -> io::Result<()> {
+/// Replaces the file, and keeps its `old` content as the previous generation, if there is one worth keeping. At any moment the file
+/// has its old or its new content, or else the new content is complete beside it.
+pub(super) fn replace(disk: &mut impl Disk, names: &Names, bytes: &[u8], old: Option<&[u8]>) -> io::Result<()> {
     let Names { file, new, previous, kept } = names;
     disk.remove(kept)?;
     let replaceable = disk.write(kept, bytes, file)?;
     disk.rename(kept, new)?;
+    if let Some(old) = old {
+        disk.write(kept, old, file)?;
+        disk.rename(kept, previous)?;
+    }
     if replaceable {
-        if keep {
-            disk.link(file, kept)?;
-            disk.rename(kept, previous)?;
-        }
         match disk.rename(new, file) {
             Err(e) if matches!(e.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices) => {}
             done => return done.and_then(|()| disk.sync_names(file)),
         }
-    }
-    if keep {
-        // A copy, not a second name: that would be overwritten, too.
-        disk.remove(kept)?;
-        disk.copy(file, kept)?;
-        disk.rename(kept, previous)?;
     }
     disk.sync_names(file)?;
     disk.overwrite(file, bytes)?;
@@ -182,15 +174,6 @@ impl Disk for Os {
         file.write_all(bytes)?;
         file.set_len(bytes.len() as u64)?;
         file.sync_all()
-    }
-
-    fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        // Not every file system has hard links, and no link leads from one file system to another.
-        fs::hard_link(from, to).or_else(|_| self.copy(from, to))
-    }
-
-    fn copy(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        self.write(to, &fs::read(from)?, from).map(drop)
     }
 
     fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {

@@ -103,7 +103,7 @@ fn a_file_cut_or_changed_anywhere_is_torn_and_the_previous_one_is_offered() {
 #[test]
 fn foreign_newer_and_missing_files_are_told_apart() {
     let dir = Dir::new();
-    for foreign in ["x", "orders 0 17\n", "TANKCKPX and more of it"] {
+    for foreign in ["x", "orders 0 17\n", "TANKCKPX and more of it", "TANKCKPT\x01\0"] {
         fs::write(dir.file(), foreign).unwrap();
         assert_eq!(fault(Checkpoint::open(dir.file())), (FOREIGN.to_owned(), false));
     }
@@ -111,9 +111,6 @@ fn foreign_newer_and_missing_files_are_told_apart() {
         let content = format!("{MAGIC}{rest}");
         format!("{content} {}\n", checksum_of(&content))
     };
-    fs::write(dir.file(), b"TANKCKPT\x01\0\0\0\0\0some checksum").unwrap();
-    let binary = "a binary checkpoint of version 1 (this program knows 2)";
-    assert_eq!(fault(Checkpoint::open(dir.file())), (binary.to_owned(), false));
     fs::write(dir.file(), sealed("3 what will it be")).unwrap();
     let e = Checkpoint::open(dir.file()).unwrap_err();
     assert!(e.to_string().ends_with("a checkpoint of version 3 (this program knows 2)"), "{e}");
@@ -149,7 +146,7 @@ struct Model {
     names: BTreeMap<PathBuf, usize>,
     /// The names as they are stored, and all states they went through since.
     stored: Vec<BTreeMap<PathBuf, usize>>,
-    /// Nothing can be renamed to the checkpoint, for this reason, and it can have no second name: it is mounted, say.
+    /// Nothing can be renamed to the checkpoint, for this reason: it is mounted, say.
     refused: Option<io::ErrorKind>,
     /// Operations until the process is killed, how many bytes a write gets done by then, and whether one was at it.
     left: usize,
@@ -193,8 +190,9 @@ impl Model {
     }
 
     fn save(&mut self, n: u64) -> bool {
-        let is_whole = self.names.get(Path::new("c")).is_some_and(|&file| decode(&self.files[file]).is_ok());
-        replace(self, &Names::of("c".into()), &encode(&generation(n)).unwrap(), is_whole).is_ok()
+        let old = self.names.get(Path::new("c")).map(|&file| self.files[file].clone());
+        let old = old.filter(|bytes| decode(bytes).is_ok());
+        replace(self, &Names::of("c".into()), &encode(&generation(n)).unwrap(), old.as_deref()).is_ok()
     }
 }
 
@@ -216,32 +214,13 @@ impl Disk for Model {
         done
     }
 
-    fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        if self.refused.is_some() {
-            return self.copy(from, to);
-        }
-        self.step()?;
-        assert!(!self.names.contains_key(to), "a link must not replace anything");
-        self.names.insert(to.into(), self.names[from]);
-        self.named();
-        Ok(())
-    }
-
-    fn copy(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        let bytes = self.files[self.names[from]].clone();
-        self.write(to, &bytes, from).map(drop)
-    }
-
     fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         self.step()?;
         if let Some(reason) = self.refused.filter(|_| to == Path::new("c")) {
             return Err(reason.into());
         }
-        // Two names of one file: POSIX says nothing happens.
-        if self.names.get(from) != self.names.get(to) {
-            let file = self.names.remove(from).unwrap();
-            self.names.insert(to.into(), file);
-        }
+        let file = self.names.remove(from).unwrap();
+        self.names.insert(to.into(), file);
         self.named();
         Ok(())
     }
@@ -335,7 +314,8 @@ fn the_real_files_change_as_the_model_says() {
     let dir = Dir::new();
     let names = Names::of(dir.file());
     for n in 1..5 {
-        replace(&mut Os, &names, &encode(&generation(n)).unwrap(), n > 1).unwrap();
+        let old = read(&names.file).unwrap();
+        replace(&mut Os, &names, &encode(&generation(n)).unwrap(), old.as_deref()).unwrap();
         assert_eq!(decode(&fs::read(dir.file()).unwrap()).unwrap(), generation(n));
         let previous = read(&names.previous).unwrap();
         assert_eq!(previous.map(|bytes| decode(&bytes).unwrap()), (n > 1).then(|| generation(n - 1)));
@@ -343,15 +323,14 @@ fn the_real_files_change_as_the_model_says() {
     // Left over from a save that was stopped between the two renames.
     fs::hard_link(dir.file(), dir.0.join("orders.checkpoint.prev.new")).unwrap();
     fs::write(&names.new, "half").unwrap();
-    replace(&mut Os, &names, &encode(&generation(5)).unwrap(), true).unwrap();
+    replace(&mut Os, &names, &encode(&generation(5)).unwrap(), Some(b"old")).unwrap();
     assert_eq!(decode(&fs::read(dir.file()).unwrap()).unwrap(), generation(5));
-    // What is in the way and is no file is an error, and a copy has the content and lies nowhere but where it should.
+    assert_eq!(fs::read(&names.previous).unwrap(), b"old");
+    // What is in the way and is no file is an error.
     fs::create_dir(dir.0.join("orders.checkpoint.prev.new")).unwrap();
     assert!(Os.remove(&dir.0.join("orders.checkpoint.prev.new")).is_err());
     Os.sync_names(Path::new("a file in the working directory")).unwrap();
-    Os.copy(&dir.file(), &dir.0.join("copy")).unwrap();
     Os.overwrite(&dir.file(), b"other").unwrap();
-    assert_eq!(decode(&fs::read(dir.0.join("copy")).unwrap()).unwrap(), generation(5));
     assert_eq!(fs::read(dir.file()).unwrap(), b"other");
 }
 
