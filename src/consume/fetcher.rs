@@ -34,9 +34,9 @@ use log::{debug, trace, warn};
 use super::inbox::Inbox;
 use super::partition::{Lost, Next, Want};
 use super::partitions::{Load, Partitions, Wanted};
-use super::position::{LeaderStats, Stats};
+use super::position::Stats;
 use crate::error::{Error, Result, in_ms};
-use crate::message::{JOINED, TopicPartitions, in_order};
+use crate::message::{JOINED, TopicPartitions};
 use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, RetryPolicy, RetryState, Time};
 use crate::protocol::fetch::{
     FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, WAIT_SLACK_MS, adjusted_wait_ms,
@@ -96,9 +96,13 @@ struct Line {
     need: usize,
     /// Since when there is nothing to read, after a fetch was sent and while no answer has begun.
     idle_since: Option<Time>,
-    /// When the answer being read began, and how long the link was idle before.
+    /// When the answer being read began, how long the link was idle before, and what it has brought so far.
     began: Time,
     wait: Duration,
+    bytes: u64,
+    has_fault: bool,
+    /// The error that ends the subscription after the rest of that answer.
+    failure: Option<Error>,
     /// How many bytes to ask for in total, if the partitions have more than their fetch sizes.
     ahead: u64,
     /// Since a fetch on a connection that had been idle, while nothing has come back.
@@ -113,11 +117,6 @@ struct InFlight {
     partitions: Vec<u32>,
     sent: Time,
     load: Load,
-    /// What its answer has brought so far. Answers of several leaders are read side by side.
-    bytes: u64,
-    has_fault: bool,
-    /// The error that ends the subscription after the rest of the answer.
-    failure: Option<Error>,
 }
 
 impl Borrow<FetchRequest> for InFlight {
@@ -144,11 +143,6 @@ impl Fetcher {
             retry: RetryState::default(),
             line: Line::default(),
         }
-    }
-
-    pub(super) fn stats(&self, now: Time) -> LeaderStats {
-        let silence = self.channel.heard().map(|heard| now.since(heard));
-        LeaderStats { broker: self.channel.broker().to_string(), silence }
     }
 
     /// Returns whether nothing is in flight.
@@ -213,7 +207,7 @@ impl Fetcher {
         let request_id = turn.session.next_request_id();
         let count = |is: fn(&Want) -> bool| request.iter().filter(|(_, want)| is(want)).count();
         let load = Load { risky: count(|want| want.is_risky), suspects: count(|want| want.is_suspect) };
-        let (topics, partitions) = slots(&request, turn.all, share(line.ahead, load.risky, options.fetch_size));
+        let (topics, partitions) = slots(request, turn.all, share(line.ahead, load.risky, options.fetch_size));
         let request = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
             request_id,
@@ -235,8 +229,7 @@ impl Fetcher {
         let allowance = turn.session.config.io_timeout.saturating_add(Duration::from_millis(wait));
         let mut encode = |out: &mut _| request.encode(out);
         let queued = self.channel.queue(turn.now, request_id, allowance, &mut encode);
-        let (bytes, has_fault, failure, sent) = (0, false, None, turn.now);
-        self.decoder.expect(InFlight { request, partitions, sent, load, bytes, has_fault, failure });
+        self.decoder.expect(InFlight { request, partitions, sent: turn.now, load });
         queued.map_err(Error::encode)
     }
 
@@ -273,13 +266,14 @@ impl Fetcher {
                         bundle.set = start + bundle.set.start..start + bundle.set.end;
                     }
                     self.retry.reset();
-                    if !turn.inbox.accept(new, turn.all, &self.buf, self.channel.broker()) {
+                    if !turn.inbox.accept(new, turn.all, &self.buf) {
                         return Ok(true);
                     }
                 }
                 Step::Event(Event::Response { .. }) => {
-                    let idle_since = self.line.idle_since.take().unwrap_or(now);
-                    (self.line.began, self.line.wait) = (now, now.since(idle_since));
+                    let line = &mut self.line;
+                    (line.began, line.bytes, line.has_fault) = (now, 0, false);
+                    line.wait = now.since(line.idle_since.take().unwrap_or(now));
                 }
                 Step::Event(Event::Partition { slot, answer }) => self.on_answer(turn, slot, answer),
                 Step::Event(Event::ChunkEnd { slot, end }) => {
@@ -329,16 +323,14 @@ impl Fetcher {
     }
 
     /// Returns the partition that a slot of the answer being read stands for.
-    fn partition(&mut self, slot: usize) -> u32 {
+    fn partition(&self, slot: usize) -> u32 {
         self.decoder.current().and_then(|fetch| fetch.partitions.get(slot)).copied().unwrap_or(0)
     }
 
     fn on_answer(&mut self, turn: &mut Turn<'_>, slot: usize, answer: PartitionAnswer) {
-        if let Some(fetch) = self.decoder.current() {
-            match answer {
-                PartitionAnswer::Data { len, .. } => fetch.bytes += u64::from(len),
-                _ => fetch.has_fault = true,
-            }
+        match answer {
+            PartitionAnswer::Data { len, .. } => self.line.bytes += u64::from(len),
+            _ => self.line.has_fault = true,
         }
         let partition = self.partition(slot);
         let next = turn.all.on_answer(turn.now, partition, answer);
@@ -372,7 +364,7 @@ impl Fetcher {
                 all.stats.no_leader += 1;
             }
             Next::Gap(first, last) => all.add_gap(index, first, last),
-            Next::Fail(e) => _ = self.decoder.current().map(|fetch| fetch.failure.get_or_insert(e)),
+            Next::Fail(e) => _ = self.line.failure.get_or_insert(e),
         }
     }
 
@@ -381,23 +373,24 @@ impl Fetcher {
     fn on_end(&mut self, turn: &mut Turn<'_>, fetch: InFlight) {
         self.channel.answer_ends(turn.now, fetch.request.request_id);
         self.retry.reset();
-        self.line.load.risky -= fetch.load.risky;
-        self.line.load.suspects -= fetch.load.suspects;
+        let line = &mut self.line;
+        line.load.risky -= fetch.load.risky;
+        line.load.suspects -= fetch.load.suspects;
         turn.all.stats.fetches += 1;
-        turn.all.stats.empty_fetches += u64::from(fetch.bytes == 0);
+        turn.all.stats.empty_fetches += u64::from(line.bytes == 0);
         let prefetches = turn.all.rules.options.prefetch && turn.inbox.has_bundles();
         // The answer was empty, and came so soon that the broker cannot have waited as it was asked to.
         let is_early = turn.now.since(fetch.sent) < SOON.min(Duration::from_millis(fetch.request.max_wait_ms));
-        let soon = is_early && fetch.bytes == 0 && !fetch.has_fault;
+        let soon = is_early && line.bytes == 0 && !line.has_fault;
         if fetch.load.risky > 0 {
-            self.line.ahead = ahead(fetch.bytes, self.line.wait, turn.now.since(self.line.began));
+            line.ahead = ahead(line.bytes, line.wait, turn.now.since(line.began));
         }
         for partition in fetch.partitions {
             if turn.all.on_end(turn.now, partition, soon, prefetches.then_some(self.channel.broker())) {
                 self.wanted.push(partition);
             }
         }
-        fetch.failure.into_iter().for_each(|e| turn.inbox.fail(e));
+        self.line.failure.take().into_iter().for_each(|e| turn.inbox.fail(e));
         self.ask(turn, LookUp::Never);
     }
 
@@ -405,8 +398,7 @@ impl Fetcher {
     #[cold]
     fn on_failure(&mut self, turn: &mut Turn<'_>, e: &Error) {
         let was_up = self.channel.is_up();
-        let before = self.decoder.current().and_then(|fetch| fetch.failure.take());
-        before.into_iter().for_each(|e| turn.inbox.fail(e));
+        self.line.failure.take().into_iter().for_each(|e| turn.inbox.fail(e));
         let lost = self.lose(turn.now, e, turn.session);
         if !e.is_transient() {
             return turn.inbox.fail(e.clone());
@@ -487,10 +479,9 @@ fn share(ahead: u64, partitions: usize, fetch_size: u32) -> u32 {
 
 /// Returns the topics of a request, each once, with their partitions in the order in which they are wanted, and the partitions
 /// that its slots stand for. Those that have more are asked for at least `share` bytes.
-fn slots(request: &[(u32, Want)], all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<u32>) {
+fn slots(mut request: Vec<(u32, Want)>, all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<u32>) {
     let topic = |of: &(u32, Want)| all.name(of.0).0;
-    let order = in_order(&mut request.iter().map(|of| (&**topic(of), 0)));
-    let request: Vec<_> = order.into_iter().map(|place| request[place as usize]).collect();
+    request.sort_by(|a, b| topic(a).cmp(topic(b)));
     let topics = request.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
         let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, is_risky, .. })| {
             let partition = all.name(index).1;

@@ -11,7 +11,7 @@
 use super::partitions::Partitions;
 use crate::error::Error;
 use crate::message::{DecodedBundle, TopicPartitions};
-use crate::net::{BrokerAddr, ReadBuf};
+use crate::net::ReadBuf;
 use crate::protocol::Limits;
 use crate::protocol::stream::Bundle;
 
@@ -29,8 +29,6 @@ pub(super) struct Inbox {
     /// The partition of the decoded messages, and its position once all of them are handed out.
     partition: u32,
     after: u64,
-    /// Who sent the bundles.
-    sender: Option<BrokerAddr>,
     /// What ends the subscription.
     error: Option<Error>,
 }
@@ -50,18 +48,11 @@ impl Inbox {
     /// decoded, the buffer takes a new block if it is read into. Returns whether more may be added before some are decoded: then it
     /// is known where the next fetch continues, and there are not many bundles yet.
     #[inline]
-    pub(super) fn accept(
-        &mut self,
-        new: usize,
-        all: &mut Partitions,
-        buf: &ReadBuf<TopicPartitions>,
-        sender: &BrokerAddr,
-    ) -> bool {
+    pub(super) fn accept(&mut self, new: usize, all: &mut Partitions, buf: &ReadBuf<TopicPartitions>) -> bool {
         let partition = self.bundles.get(new).map_or(0, of);
         let is_clear = all.with(partition, |partition, rules| partition.on_bundles(&mut self.bundles, new, rules));
-        if self.sender.is_none() && self.bundles.len() > new {
+        if self.bundles.len() > new {
             self.decoded.attach(buf);
-            self.sender = Some(sender.clone());
         }
         is_clear && self.bundles.len() < MAX_BUNDLES
     }
@@ -87,7 +78,7 @@ impl Inbox {
         self.decoded.clear();
         if !self.has_bundles() {
             self.bundles.clear();
-            (self.taken, self.sender) = (0, None);
+            self.taken = 0;
             self.decoded.detach();
         }
     }
@@ -128,11 +119,8 @@ impl Inbox {
                 all.with(partition, |partition, _| partition.advance(after));
             }
             if let Some(e) = failure.filter(|_| !stopped) {
-                let (topic, id) = all.name(partition);
-                let e = e.in_partition(topic, id);
-                let sender = self.sender.as_ref().map_or_else(String::new, ToString::to_string);
                 // It comes before everything else that has arrived.
-                self.error = Some(Error::decode(&sender, e));
+                self.error = Some(all.get(partition).malformed(e, &all.rules));
                 self.taken = self.bundles.len();
             }
         }

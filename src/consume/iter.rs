@@ -14,7 +14,7 @@ use super::fetcher::{Fetcher, Turn};
 use super::inbox::Inbox;
 use super::partition::{Partition, Rules};
 use super::partitions::Partitions;
-use super::position::{PartitionStats, Position, Positions, Stats};
+use super::position::{LeaderStats, PartitionStats, Position, Positions, Stats};
 use super::subscription::Subscription;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Batch, Gap, Message, TopicPartitions};
@@ -301,7 +301,11 @@ impl ConsumeIter {
             let age = published.map(|published| wall.saturating_sub(published));
             PartitionStats { topic: topic.clone(), partition, lag: of.lag(self.next_seq(index)), age }
         }));
-        stats.leaders.extend(self.fetchers.iter().map(|leader| leader.stats(now)));
+        let channels = self.fetchers.iter().map(|fetcher| &fetcher.channel);
+        stats.leaders.extend(channels.map(|channel| LeaderStats {
+            broker: channel.broker().to_string(),
+            silence: channel.heard().map(|heard| now.since(heard)),
+        }));
         stats
     }
 
@@ -396,8 +400,8 @@ impl ConsumeIter {
     fn dispatch(&mut self, now: Time, look_up: LookUp) {
         self.partitions.wake(now);
         self.assign(now);
-        let (fetchers, mut turn) = self.turn(now);
-        fetchers.iter_mut().for_each(|fetcher| fetcher.ask(&mut turn, look_up));
+        let mut turn = Turn { now, all: &mut self.partitions, inbox: &mut self.inbox, session: &self.session };
+        self.fetchers.iter_mut().for_each(|fetcher| fetcher.ask(&mut turn, look_up));
     }
 
     /// Gives each partition that is due to the fetcher of its leader. While the leader is down, it goes to another broker, which may
@@ -436,21 +440,16 @@ impl ConsumeIter {
         self.fetchers.len() - 1
     }
 
-    /// Returns the fetchers, and what they work on in their turn.
-    fn turn(&mut self, now: Time) -> (&mut [Fetcher], Turn<'_>) {
-        let turn = Turn { now, all: &mut self.partitions, inbox: &mut self.inbox, session: &self.session };
-        (&mut self.fetchers, turn)
-    }
-
     /// Lets the leaders take turns until one has something, beginning with the one whose answer is not over. Returns whether one had
     /// something.
     fn receive(&mut self, now: Time) -> bool {
+        let mut turn = Turn { now, all: &mut self.partitions, inbox: &mut self.inbox, session: &self.session };
         for _ in 0..self.fetchers.len() {
             let place = if self.next < self.fetchers.len() { self.next } else { 0 };
-            let (fetchers, mut turn) = self.turn(now);
-            let had_something = fetchers[place].receive(&mut turn);
+            let fetcher = &mut self.fetchers[place];
+            let had_something = fetcher.receive(&mut turn);
             // After an answer it is the others' turn, however fast this one answers again.
-            let stays = had_something && fetchers[place].is_receiving();
+            let stays = had_something && fetcher.is_receiving();
             self.next = if stays { place } else { place + 1 };
             if had_something {
                 return true;

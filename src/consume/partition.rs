@@ -196,10 +196,7 @@ impl Partition {
         if self.fetch_from == SEQ_TAIL {
             // This number stands for whatever comes next. Only a broker that claims messages right up to it leads here.
             let fault = DecodeFault::SeqRange { seq: SEQ_TAIL, low: 0, high: SEQ_TAIL - 1 };
-            let e = DecodeError::new("next sequence number", fault, 0);
-            let leader = self.leader.as_ref().map_or_else(String::new, ToString::to_string);
-            let (topic, partition) = rules.names.get(self.index);
-            return Err(Error::decode(&leader, e.in_partition(topic, partition)));
+            return Err(self.malformed(DecodeError::new("next sequence number", fault, 0), rules));
         }
         let (is_behind, is_risky, is_suspect) = (self.is_behind(), self.is_risky(), self.is_suspect());
         // While something must be found out, or must exist, a broker's wait would only hide that it does not.
@@ -280,6 +277,14 @@ impl Partition {
         let (topic, partition) = rules.names.get(self.index);
         let e = Error::new(kind).about(topic, partition);
         if let Some(leader) = &self.leader { e.at(leader) } else { e }
+    }
+
+    /// Returns the error for what its leader has sent.
+    #[cold]
+    pub(super) fn malformed(&self, e: DecodeError, rules: &Rules) -> Error {
+        let (topic, partition) = rules.names.get(self.index);
+        let leader = self.leader.as_ref().map_or_else(String::new, ToString::to_string);
+        Error::decode(&leader, e.in_partition(topic, partition))
     }
 
     fn go_to(&mut self, seq: u64) {

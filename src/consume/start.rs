@@ -81,11 +81,10 @@ impl Place {
                 marks = Some(known);
                 seq_at(session, (topic, partition), known, time)?
             }
-            (Start::Latest | Start::Last(_), marks) => {
-                let back = if let Start::Last(n) = start { n } else { 0 };
-                let Some((first, mark)) = marks else { return Ok(Partition::before_end(index, back, options)) };
-                before_end(back, first, mark)
-            }
+            (Start::Latest, None) => return Ok(Partition::before_end(index, 0, options)),
+            (Start::Last(back), None) => return Ok(Partition::before_end(index, back, options)),
+            (Start::Latest, Some((first, mark))) => before_end(0, first, mark),
+            (Start::Last(back), Some((first, mark))) => before_end(back, first, mark),
         };
         Ok(Partition::new(index, seq, marks, options))
     }

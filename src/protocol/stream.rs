@@ -148,8 +148,8 @@ impl<R: Borrow<FetchRequest>> FetchDecoder<R> {
     }
 
     /// Returns the request that is being answered.
-    pub fn current(&mut self) -> Option<&mut R> {
-        self.current.as_mut()
+    pub fn current(&self) -> Option<&R> {
+        self.current.as_ref()
     }
 
     /// Takes the request whose answer ended last. After [`Event::End`] that is the one it names.
@@ -367,7 +367,7 @@ pub(super) fn answers(
 ) -> Result<Vec<PartitionAnswer>, DecodeError> {
     let mut decoder = FetchDecoder::new(limits.clone());
     (decoder.frame_len, decoder.state) = (payload.len() as u64, State::Fixed);
-    decoder.expect(request.clone());
+    decoder.expect(request);
     // The first event comes once every entry is read. All are there, or their length is an error.
     decoder.step(payload, &mut Vec::new())?;
     Ok(decoder.slots.into_iter().map(|slot| slot.answer).collect())

@@ -154,11 +154,10 @@ fn it_connects_when_something_is_wanted_and_asks_with_one_request() {
     assert!(s.fetcher.is_used() && !s.fetcher.is_coming_up() && !s.fetcher.is_idle());
     assert_eq!(s.fetcher.line.load, Load { risky: 3, suspects: 0 });
     assert!(!s.fetcher.is_at_ends(), "there are messages");
-    assert_eq!(s.fetcher.stats(s.session.now()).silence, None);
+    assert_eq!(s.fetcher.channel.heard(), None);
     s.send(0, 1, &[EMPTY; 3], &[], 0);
     s.receive();
-    let now = s.net.pass(ms(7));
-    assert_eq!(s.fetcher.stats(now).silence, Some(ms(7)));
+    assert_eq!(s.fetcher.channel.heard(), Some(s.net.now()));
     assert!(!s.fetcher.is_used() && s.fetcher.is_at_ends() && s.fetcher.line.load == Load::default());
     assert_eq!((s.all.stats.fetches, s.all.stats.empty_fetches), (1, 1));
     assert!(s.all.stats.bytes > 0 && s.net.dialed().len() == 1);
@@ -289,7 +288,7 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
         is_suspect: false,
     };
     let request = vec![(2, want(1, false)), (3, want(1, true)), (0, want(4, true)), (1, want(1, false))];
-    let (topics, partitions) = slots(&request, &all, 2 << 20);
+    let (topics, partitions) = slots(request, &all, 2 << 20);
     assert_eq!(partitions, [3, 1, 2, 0]);
     let asked = |topic: &FetchTopic| {
         (

@@ -42,7 +42,8 @@ impl Setting {
         let place = Partition::new(0, 1, Some((1, 100)), &options);
         let retry = RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
         let rules = Rules { names: Names::one("t", 0), options, in_cluster: false, bundle_limit: 1 << 28, retry };
-        let all = Partitions::new(vec![place], &[], rules);
+        let mut all = Partitions::new(vec![place], &[], rules);
+        all.with(0, |partition, _| partition.leader = Some(parse_brokers("b:1").unwrap().remove(0)));
         let (buf, inbox) = (ReadBuf::new(unit, all.rules.names.clone()), Inbox::default());
         Setting { all, buf, inbox, next: 1 }
     }
@@ -76,8 +77,7 @@ impl Setting {
             self.buf.consume(bytes.len());
             self.next = last + 1;
         }
-        let sender = parse_brokers("b:1").unwrap().remove(0);
-        self.inbox.accept(new, &mut self.all, &self.buf, &sender)
+        self.inbox.accept(new, &mut self.all, &self.buf)
     }
 
     /// The bundles that are not decoded yet.
@@ -256,5 +256,5 @@ fn a_buffer_in_which_nothing_is_wanted_is_not_held() {
     let mut s = Setting::new(1 << 10);
     s.all.with(0, |partition, _| partition.state = State::Done);
     s.receive(&[encode(&[b"1"], Compression::None)]);
-    assert!(!s.inbox.has_bundles() && s.inbox.sender.is_none() && Arc::strong_count(s.buf.block()) == 1);
+    assert!(!s.inbox.has_bundles() && Arc::strong_count(s.buf.block()) == 1);
 }

@@ -471,7 +471,7 @@ fn requests_are_kept_until_they_are_answered_and_handed_back_then() {
     let (used, step) = decoder.step(&bytes, &mut Vec::new()).unwrap();
     assert_eq!(step, Step::Event(Event::Response { request_id: 2 }));
     assert_eq!((decoder.take_answered(), decoder.outstanding()), (None, 3));
-    assert_eq!(decoder.current(), Some(&mut asked(2)));
+    assert_eq!(decoder.current(), Some(&asked(2)));
     let (_, result) = events(&mut decoder, &[&bytes[used..], &bytes[..HEADER_LEN + 8]].concat());
     assert_eq!(decoder.current(), None);
     assert_eq!([decoder.take_answered(), decoder.take_answered()], [Some(asked(2)), None]);
