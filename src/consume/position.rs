@@ -84,23 +84,19 @@ impl Positions {
             Err(index) => self.0.insert(index, Position::new(topic, partition, seq)),
         }
     }
-
-    /// Sorts the positions. If there are several of a partition, the last one stays.
-    fn settle(&mut self) {
-        self.0.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
-        self.0.dedup_by(|later, kept| {
-            let is_same = (&later.topic, later.partition) == (&kept.topic, kept.partition);
-            kept.seq = if is_same { later.seq } else { kept.seq };
-            is_same
-        });
-    }
 }
 
 /// A later position of a partition replaces an earlier one.
 impl<P: Into<Position>> Extend<P> for Positions {
     fn extend<I: IntoIterator<Item = P>>(&mut self, positions: I) {
         self.0.extend(positions.into_iter().map(Into::into));
-        self.settle();
+        // Stable, so that the last one of a partition comes last.
+        self.0.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        self.0.dedup_by(|later, kept| {
+            let is_same = (&later.topic, later.partition) == (&kept.topic, kept.partition);
+            kept.seq = if is_same { later.seq } else { kept.seq };
+            is_same
+        });
     }
 }
 

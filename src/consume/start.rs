@@ -70,15 +70,14 @@ struct Place {
 }
 
 impl Place {
-    fn begin(self, session: &Arc<Session>, names: &Names, index: u32, options: &Options) -> Result<Partition> {
-        let Place { start, mut marks } = self;
-        let seq = match (start, marks) {
+    fn begin(mut self, session: &Arc<Session>, names: &Names, index: u32, options: &Options) -> Result<Partition> {
+        let seq = match (self.start, self.marks) {
             (Start::Earliest, _) => 0,
             (Start::At(seq), _) => seq,
-            (Start::Time(time), _) => {
+            (Start::Time(time), marks) => {
                 let (topic, partition) = names.get(index);
                 let known = marks.map_or_else(|| session.log_end(topic, partition), Ok)?;
-                marks = Some(known);
+                self.marks = Some(known);
                 seq_at(session, (topic, partition), known, time)?
             }
             (Start::Latest, None) => return Ok(Partition::before_end(index, 0, options)),
@@ -86,7 +85,7 @@ impl Place {
             (Start::Latest, Some((first, mark))) => before_end(0, first, mark),
             (Start::Last(back), Some((first, mark))) => before_end(back, first, mark),
         };
-        Ok(Partition::new(index, seq, marks, options))
+        Ok(Partition::new(index, seq, self.marks, options))
     }
 }
 
