@@ -18,7 +18,7 @@ pub struct Connect {
     /// How long to wait for a connection, and for an answer [default: 10s, 30s]
     #[arg(long, global = true, value_name = "SPAN", value_parser = parse_span, help_heading = "Connection")]
     timeout: Option<Duration>,
-    /// How long to keep retrying after errors that may be temporary [default: 1m]
+    /// How long to keep retrying after errors that may be temporary, and to wait for brokers to start [default: 1m, no wait]
     #[arg(long, global = true, value_name = "SPAN", value_parser = parse_span, help_heading = "Connection")]
     retry: Option<Duration>,
     /// Show what the client does: -v for each step, -vv for each frame; RUST_LOG works, too
@@ -35,7 +35,7 @@ impl Connect {
             None => settings,
         };
         match self.retry {
-            Some(timeout) => settings.retry_timeout(timeout),
+            Some(timeout) => settings.retry_timeout(timeout).wait_for_brokers(timeout),
             None => settings,
         }
     }
