@@ -43,7 +43,10 @@ enum Running {
 
 pub fn run(args: &Args) -> Result<()> {
     let settings = Broker::builder().port(args.port);
-    let failed = || format!("cannot listen on port {}", args.port);
+    let failed = || match args.nodes {
+        Some(nodes @ 2..) => format!("cannot listen on {nodes} ports from {} on", args.port),
+        _ => format!("cannot listen on port {}", args.port),
+    };
     let running = match args.nodes {
         None => Running::Alone(settings.start().with_context(failed)?),
         Some(nodes) => {

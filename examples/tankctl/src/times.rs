@@ -64,7 +64,8 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
         let span = text.parse::<Span>()?;
         Duration::try_from(span.to_duration(SpanRelativeTo::days_are_24_hours())?)
     };
-    parse().map_err(|e| format!("a duration is expected, such as 10s or 1h30m: {e}"))
+    // The library's own words name its formats.
+    parse().map_err(|_| "a duration with units is expected, such as 10s, 500ms or 1h30m".into())
 }
 
 /// A time stamp as date and time, or as a number if it lies after the year 9999.

@@ -6,8 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use common::server::{Server, unique_name};
 use common::watch::within;
 use tank_client::Record;
+use tank_client::broker::Broker;
 
-use crate::support::{messages, run, run_at, run_with, tool};
+use crate::support::{Running, messages, run, run_at, run_with, tool};
 
 const ALL: [&str; 15] = [
     "bench",
@@ -79,14 +80,15 @@ fn wrong_values_are_told_before_anybody_is_asked() {
             (&["publish", "--acks", "201"], "all, quorum, or 1 to 200 allowed"),
             (&["publish", "--batch", "0"], "0 is not in 1..=65535"),
             (&["checkpoint", "set", "file", "orders/0=x"], "Usage: tankctl checkpoint set "),
+            (&["checkpoint", "set", "file", "orders/0=18446744073709551615"], "is not a sequence number"),
             (&["publish", "-D", ""], "at least one byte is needed"),
             (&["create", "x", "0"], "0 is not in 1..=65535"),
             (&["create", "x", "70000"], "70000 is not in 1..=65535"),
             (&["replay", "--speed", "0"], "max or a number above 0 is expected"),
             (&["replay", "--speed", "NaN"], "max or a number above 0 is expected"),
-            (&["replay", "--max-pause", "5"], "a duration is expected, such as 10s"),
+            (&["replay", "--max-pause", "5"], "a duration with units is expected, such as 10s"),
             (&["replay", "--restamp"], "--into"),
-            (&["doctor", "--timeout", "soon"], "a duration is expected, such as 10s"),
+            (&["doctor", "--timeout", "soon"], "a duration with units is expected, such as 10s"),
         ] {
             // Nobody is there; who asks fails with 1.
             let (code, out, err) = run(&[&["--brokers", "127.0.0.1:1"], args, &["orders"]].concat());
@@ -125,6 +127,21 @@ fn nobody_there_and_unknown_topics_are_failures_that_name_them() {
             let (code, _, err) = run_at(addr, args);
             assert!(code == 1 && err.contains(&told), "{args:?}: {code} {err}");
         }
+    });
+}
+
+#[test]
+fn with_retry_the_tool_waits_for_brokers_to_start() {
+    within(300, || {
+        let broker = Broker::start().unwrap();
+        let addr = broker.addr().to_string();
+        broker.stop();
+        let mut tool = Running::at(&addr, &["topics", "--retry", "5m"]);
+        let note = tool.note().unwrap();
+        assert!(note.contains("Connection refused") && note.contains("trying again"), "{note}");
+        broker.restart().unwrap();
+        let (code, out, err) = tool.end();
+        assert!(code == 0 && out.starts_with("TOPIC "), "{code} {out} {err}");
     });
 }
 
