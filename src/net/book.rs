@@ -131,15 +131,16 @@ impl AddressBook {
     /// Remembers who leads a partition.
     pub(crate) fn learn(&self, topic: &Arc<str>, partition: u16, leader: BrokerAddr, now: Time) {
         let mut book = self.book();
+        let (leaders, place) = (book.leaders.entry(topic.clone()).or_default(), usize::from(partition));
+        leaders.resize(leaders.len().max(place + 1), None);
+        if leaders[place].as_ref() == Some(&leader) {
+            return;
+        }
+        debug!("{topic}/{partition} is led by {leader}");
+        leaders[place] = Some(leader.clone());
         let is_known = book.brokers.iter().any(|(known, _)| *known == leader);
         if !is_known && book.brokers.len() < MAX_BROKERS {
             book.put(&leader, now);
-        }
-        let (leaders, place) = (book.leaders.entry(topic.clone()).or_default(), usize::from(partition));
-        leaders.resize(leaders.len().max(place + 1), None);
-        if leaders[place].as_ref() != Some(&leader) {
-            debug!("{topic}/{partition} is led by {leader}");
-            leaders[place] = Some(leader);
         }
     }
 

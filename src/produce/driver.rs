@@ -1,20 +1,24 @@
 //! The queues, and what carries their bundles to the leaders and answers back: one connection a leader, several requests in flight.
 //!
 //! ```text
-//!   PartitionQueue ──next()──> one request per leader ──> Channel
-//!         ^                                                  │
-//!         └───── on_reply(), on_lost() <── next_answer() <───┘
+//!                      ┌── pauses <─┐
+//!                      v            │
+//!   PartitionQueue ─> changed ──> line_up() ──> backlog of a leader ──next()──> request ──> Channel
+//!         ^                                                                                    │
+//!         └──────────────────── on_reply(), on_lost() <────────── next_answer() <──────────────┘
 //! ```
+//!
+//! A step looks at the queues that have changed and at those that it sends for, not at those that wait.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::mem;
 use std::sync::{Arc, OnceLock};
 
 use log::{debug, info, warn};
 
 use super::bundle::{BrokerId, Bundle, Spares};
-use super::leader::{Content, Leader, MAX_BUNDLES, SentRequest, group, states_request};
+use super::leader::{Content, FULL_REQUEST, Leader, MAX_BUNDLES, SentRequest, group, states_request};
 use super::numbering::Numbering;
 use super::outcome::Reply;
 use super::queue::{PartitionQueue, ToSend};
@@ -32,7 +36,8 @@ const SMALL_BUNDLE: usize = 4 << 10;
 pub(super) struct Driver {
     session: Arc<Session>,
     options: PublishOptions,
-    /// The most requests with bundles in flight to a leader, not counting late ones. Numbered bundles go one per partition.
+    /// The most requests with bundles in flight to a leader, not counting late ones. Any number of those with a numbered bundle: they
+    /// go one per partition.
     window: usize,
     /// Whether bundles have explicit numbers.
     numbered: bool,
@@ -43,8 +48,10 @@ pub(super) struct Driver {
     pub(super) pending_bytes: usize,
     leaders: Vec<Leader>,
     by_addr: HashMap<BrokerAddr, BrokerId>,
-    /// Queues that may have something to send.
-    ready: Vec<usize>,
+    /// Queues that may have changed since a step looked at what they have to send.
+    changed: Vec<usize>,
+    /// The ends of pauses, and which queue each concerns. Some may not be of interest any more.
+    pauses: BTreeSet<(Time, usize)>,
     /// Records that were not stored, or may not have been, in order within each partition.
     pub(super) failures: Vec<Failure>,
     /// Topics and how many partitions each has, and whether a connection was lost since these were counted: then they are counted
@@ -62,14 +69,15 @@ impl Driver {
         Driver {
             session: session.clone(),
             options,
-            window,
+            window: if numbered { usize::MAX } else { window },
             numbered,
             queues: Vec::new(),
             spares: Spares::default(),
             pending_bytes: 0,
             leaders: Vec::new(),
             by_addr: HashMap::new(),
-            ready: Vec::new(),
+            changed: Vec::new(),
+            pauses: BTreeSet::new(),
             failures: Vec::new(),
             counts: Vec::new(),
             connection_lost: false,
@@ -86,9 +94,16 @@ impl Driver {
         self.queues.len() - 1
     }
 
+    /// Removes all partitions, of which none may have anything to send.
+    pub(super) fn clear(&mut self) {
+        self.queues.clear();
+        self.pauses.clear();
+        self.leaders.iter_mut().for_each(|leader| leader.backlog.clear());
+    }
+
     /// Makes a bundle of what a partition has collected, to be sent by the next step.
     pub(super) fn seal(&mut self, queue: usize) -> Result<()> {
-        self.ready.push(queue);
+        self.changed.push(queue);
         let queue = &mut self.queues[queue];
         if queue.is_idle() {
             queue.progressed = self.session.now();
@@ -98,14 +113,14 @@ impl Driver {
 
     /// Takes back failures, to send them again.
     pub(super) fn take_back(&mut self, queue: usize, bundle: Bundle) {
-        self.ready.push(queue);
+        self.changed.push(queue);
         self.queues[queue].take_back(bundle);
         self.queues[queue].recount(&mut self.pending_bytes);
     }
 
     /// Returns whether something is in flight or waits to be sent.
-    pub(super) fn is_busy(&self) -> bool {
-        !self.ready.is_empty() || self.leaders.iter().any(|leader| !leader.in_flight.is_empty())
+    pub(super) fn is_busy(&mut self) -> bool {
+        !self.pauses.is_empty() || self.leaders.iter_mut().any(|leader| leader.awaited().is_some())
     }
 
     /// Takes in the answers that have arrived and sends what may be sent, without waiting for anything.
@@ -121,43 +136,59 @@ impl Driver {
                 self.carry(id, now).unwrap_or_else(|e| self.lose(id, now, &e));
             }
         }
-        while self.send_ready(now, look_up) {}
+        loop {
+            self.line_up(now);
+            for id in 0..self.leaders.len() {
+                self.send_to(id, now, look_up);
+            }
+            if self.changed.is_empty() {
+                break;
+            }
+        }
     }
 
     /// Blocks until there may be something to do, but no longer than `until`.
     pub(super) fn wait(&mut self, until: Time) -> Result<()> {
         // Work that was due at the last step could not continue then, and waits for something to arrive. Work that has become due
         // since then is due at once.
-        let times = self.ready.iter().flat_map(|&queue| self.queues[queue].times());
+        let backlogs = self.leaders.iter().filter(|leader| !leader.backlog.is_empty());
         // Late requests make room for others.
-        let full = self.leaders.iter().filter(|leader| !leader.wanted.is_empty());
-        let late = full.flat_map(|leader| leader.in_flight.iter().map(SentRequest::is_late_at));
+        let late = backlogs.clone().flat_map(|leader| leader.in_flight.iter().map(SentRequest::is_late_at));
+        let times = backlogs.map(|leader| leader.gives_up_at).chain(self.pauses.first().map(|(end, _)| *end));
         let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
         self.has_waited = true;
         self.session.wait(&mut self.leaders.iter_mut().filter_map(Leader::awaited), due).map(drop)
     }
 
-    /// Sends to each leader what the queues have for it. Returns whether anything changed.
-    fn send_ready(&mut self, now: Time, look_up: LookUp) -> bool {
-        self.leaders.iter_mut().for_each(|leader| leader.wanted.clear());
-        let mut ready = mem::take(&mut self.ready);
-        // Nearly sorted already.
-        ready.sort();
-        ready.dedup();
-        ready.retain(|&queue| self.queues[queue].has_work());
-        for &index in &ready {
-            if self.queues[index].wants_to_send(now) {
-                // After the bundles in flight, or to the broker that leads by now.
-                let leader = self.queues[index].leader.unwrap_or_else(|| self.leader_of(index));
-                self.leaders[leader].wanted.push(index);
+    /// Puts each queue that has changed, or whose pause is over, where it belongs: in line for its leader, among those that pause,
+    /// or nowhere, if it has nothing to send.
+    fn line_up(&mut self, now: Time) {
+        while let Some(&(end, index)) = self.pauses.first().filter(|(end, _)| *end <= now) {
+            self.pauses.remove(&(end, index));
+            self.changed.push(index);
+        }
+        for at in 0..self.changed.len() {
+            let index = self.changed[at];
+            let queue = &mut self.queues[index];
+            let (line, pause_until) = (queue.line.take(), queue.retry.pause_until);
+            // A window of one keeps the order, whatever is refused.
+            if !queue.has_work() || (self.window == 1 && queue.leader.is_some()) {
+                continue;
+            }
+            if pause_until > now {
+                self.pauses.insert((pause_until, index));
+                continue;
+            }
+            // After the bundles in flight, or to the broker that leads by now.
+            let id = queue.leader.unwrap_or_else(|| self.leader_of(index));
+            let (leader, queue) = (&mut self.leaders[id], &mut self.queues[index]);
+            leader.gives_up_at = leader.gives_up_at.min(queue.retry.gives_up_at(&queue.policy));
+            queue.line = Some(id);
+            if line != queue.line {
+                leader.backlog.push_back(index);
             }
         }
-        self.ready = ready;
-        let mut changed = false;
-        for leader in 0..self.leaders.len() {
-            changed |= !self.leaders[leader].wanted.is_empty() && self.send_to(leader, now, look_up);
-        }
-        changed
+        self.changed.clear();
     }
 
     /// Returns the broker that leads a queue's partition, as far as that is known.
@@ -179,11 +210,14 @@ impl Driver {
         self.leaders.iter().position(|leader| leader.channel.address() == Some(address)).unwrap_or(id)
     }
 
-    fn send_to(&mut self, id: BrokerId, now: Time, look_up: LookUp) -> bool {
+    /// Sends a leader what is in line for it, as far as there is room.
+    fn send_to(&mut self, id: BrokerId, now: Time, look_up: LookUp) {
         let leader = &mut self.leaders[id];
-        if !self.numbered && !leader.has_room(now, self.window) {
-            return false;
+        // Some may be in line elsewhere by now.
+        while leader.backlog.front().is_some_and(|&index| self.queues[index].line != Some(id)) {
+            leader.backlog.pop_front();
         }
+        let Some(&first) = leader.backlog.front().filter(|_| leader.has_room(now, self.window)) else { return };
         // The fate of numbered bundles is decided on a connection that was dialed after the previous one was reset.
         if !leader.used && !self.numbered {
             self.session.pool.replace(&mut leader.channel);
@@ -191,15 +225,17 @@ impl Driver {
         match leader.channel.open(now, look_up) {
             Ok(true) => {}
             Ok(false) => {
-                for queue in leader.wanted.clone() {
-                    self.queues[queue].give_up_if_expired(now);
-                    self.touch(queue);
+                // Others may have found out meanwhile who leads.
+                if now >= leader.gives_up_at || self.leader_of(first) != id {
+                    self.dissolve(id, &|queue| queue.give_up_if_expired(now));
                 }
-                return false;
+                return;
             }
             Err(e) => {
-                self.unreachable(id, now, &e);
-                return true;
+                debug!("{e:#}");
+                self.session.book.failed(leader.channel.broker(), now);
+                let brokers = self.session.book.brokers().len();
+                return self.dissolve(id, &|queue| queue.on_unreachable(now, &e, brokers));
             }
         }
         if leader.in_flight.is_empty() {
@@ -207,46 +243,53 @@ impl Driver {
             // A connection that had ended while idle was dialed again silently.
             self.connection_lost |= mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
         }
-        let mut bundles = mem::take(&mut leader.wanted);
         if mem::take(&mut self.connection_lost) {
             for (place, (topic, _)) in self.counts.iter().enumerate() {
                 leader.ask(&self.session, now, None, |id| Content::Count(states_request(id, topic), place));
             }
         }
+        while !self.leaders[id].backlog.is_empty() && self.leaders[id].has_room(now, self.window) {
+            self.send_next(id, now);
+        }
+        self.leaders[id].channel.write(now).map(drop).unwrap_or_else(|e| self.lose(id, now, &e));
+    }
+
+    /// Sends a request with the bundles of those next in line, as many as it takes, and asks the questions of those before them.
+    fn send_next(&mut self, id: BrokerId, now: Time) {
         let node = self.node(id);
-        let mut sent = false;
-        bundles.retain(|&index| {
+        // An answer waits for the replicas of its slowest partition, and the next numbered bundle must wait for the answer.
+        let most = if self.numbered { 1 } else { MAX_BUNDLES };
+        let (mut next, mut bytes, leader) = (Vec::new(), 0, &mut self.leaders[id]);
+        while next.len() < most {
+            let Some(index) = leader.backlog.pop_front() else { break };
             let queue = &mut self.queues[index];
-            // A window of one keeps the order, whatever is refused.
-            let must_wait = self.window == 1 && queue.leader.is_some();
-            let Some(what) = queue.next(now, node).filter(|_| !must_wait) else { return false };
+            let Some(what) = queue.line.take_if(|line| *line == id).and_then(|_| queue.next(now, node)) else {
+                continue;
+            };
             if what == ToSend::Bundle {
-                return true;
+                bytes += queue.first_waiting().map_or(0, |bundle| bundle.bytes().len());
+                if bytes > FULL_REQUEST && !next.is_empty() {
+                    queue.line = Some(id);
+                    leader.backlog.push_front(index);
+                    break;
+                }
+                next.push(index);
+                continue;
             }
             let (session, topic, partition) = (&self.session, &queue.topic, queue.partition);
-            let request_id = self.leaders[id].ask(session, now, Some(index), |id| match what {
+            let request_id = leader.ask(session, now, Some(index), |id| match what {
                 ToSend::Mark => Content::Mark(states_request(id, topic), partition),
                 _ => Content::End(session.end_request(id, topic, &[partition])),
             });
             queue.sent(request_id, node, what);
-            sent = true;
-            false
-        });
-        // An answer waits for the replicas of its slowest partition, and the next numbered bundle must wait for the answer.
-        let together = if self.numbered { 1 } else { MAX_BUNDLES };
-        for from in bundles.chunks(together) {
-            if self.numbered || self.leaders[id].has_room(now, self.window) {
-                sent |= self.send_bundles(id, now, from.to_vec());
-            }
         }
-        bundles.clear();
-        self.leaders[id].wanted = bundles;
-        self.leaders[id].channel.write(now).map(drop).unwrap_or_else(|e| self.lose(id, now, &e));
-        sent
+        if !next.is_empty() {
+            self.send_bundles(id, now, next);
+        }
     }
 
-    /// Sends one request with the first bundles of these queues, as many as fit.
-    fn send_bundles(&mut self, id: BrokerId, now: Time, mut from: Vec<usize>) -> bool {
+    /// Sends one request with the first bundles of these queues.
+    fn send_bundles(&mut self, id: BrokerId, now: Time, mut from: Vec<usize>) {
         let request_id = self.session.next_request_id();
         let topics = group(&self.queues, &mut from);
         let request = ProduceRequest {
@@ -263,7 +306,7 @@ impl Driver {
         let encoded = request.encode_around(SMALL_BUNDLE);
         // Records that cannot be encoded were refused when they came in.
         debug_assert!(encoded.is_ok(), "{encoded:?}");
-        let Ok((head, places)) = encoded else { return false };
+        let Ok((head, places)) = encoded else { return };
         let (node, head) = (self.node(id), Arc::new(head));
         let (mut pieces, mut at) = (Vec::with_capacity(1 + 2 * places.len()), 0);
         let bundles = from.iter().filter_map(|&queue| self.queues[queue].first_waiting());
@@ -273,10 +316,13 @@ impl Driver {
         }
         pieces.extend((at < head.len()).then(|| (head.clone(), at..head.len())));
         self.leaders[id].channel.queue_pieces(now, request_id, allowance, pieces);
-        from.iter().for_each(|&queue| self.queues[queue].sent(request_id, node, ToSend::Bundle));
+        for &queue in &from {
+            self.queues[queue].sent(request_id, node, ToSend::Bundle);
+            // It may have another one.
+            self.changed.push(queue);
+        }
         let request = SentRequest { id: request_id, since: now, queues: from, content: Content::Bundles(shape) };
         self.leaders[id].in_flight.push_back(request);
-        true
     }
 
     /// Moves bytes both ways and takes in answers, as far as possible without waiting.
@@ -328,7 +374,7 @@ impl Driver {
 
     /// Takes in the changes of a queue.
     fn touch(&mut self, index: usize) {
-        self.ready.push(index);
+        self.changed.push(index);
         let queue = &mut self.queues[index];
         queue.recount(&mut self.pending_bytes);
         for (bundle, outcome) in queue.take_deliveries() {
@@ -343,14 +389,14 @@ impl Driver {
         }
     }
 
-    /// Takes in that no connection to a leader can be opened.
-    fn unreachable(&mut self, id: BrokerId, now: Time, e: &Error) {
-        debug!("{e:#}");
-        self.session.book.failed(self.leaders[id].channel.broker(), now);
-        let brokers = self.session.book.brokers().len();
-        for queue in mem::take(&mut self.leaders[id].wanted) {
-            self.queues[queue].on_unreachable(now, e, brokers);
-            self.touch(queue);
+    /// Takes all queues out of line for a leader, and tells each of them why.
+    fn dissolve(&mut self, id: BrokerId, tell: &dyn Fn(&mut PartitionQueue)) {
+        self.leaders[id].gives_up_at = Time::NEVER;
+        for index in mem::take(&mut self.leaders[id].backlog) {
+            if self.queues[index].line.take_if(|line| *line == id).is_some() {
+                tell(&mut self.queues[index]);
+                self.touch(index);
+            }
         }
     }
 
@@ -380,6 +426,8 @@ impl Driver {
                 self.touch(queue);
             }
         }
+        // Others may lead now.
+        self.dissolve(id, &|_| {});
         self.leaders[id].channel.reset();
         self.leaders[id].answers.clear();
         self.connection_lost = true;
@@ -393,5 +441,92 @@ impl Drop for Driver {
         // In a forked child the others are the parent's.
         self.session.pool.settings.look_at_process();
         self.leaders.iter_mut().for_each(|leader| leader.channel.reset());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::net::parse_brokers;
+    use crate::net::scripted::Scripted;
+    use crate::protocol::bundle::RawMessage;
+    use crate::protocol::frame::PING;
+    use crate::protocol::produce::{ProduceCode, ProduceResponse};
+
+    const WINDOW: usize = 2;
+
+    /// A driver that has a bundle for each of this many partitions, which one broker leads.
+    fn driver(partitions: u16) -> (Scripted, Driver) {
+        let net = Scripted::new();
+        let session = Session::new(Config::default(), parse_brokers("10.0.0.1:5").unwrap(), Arc::new(net.clone()));
+        let mut driver = Driver::new(&Arc::new(session), PublishOptions::default(), WINDOW, false);
+        for partition in 0..partitions {
+            let index = driver.add("t".into(), partition, None);
+            driver.queues[index].push(None, &RawMessage::default(), &mut driver.spares).unwrap();
+            driver.seal(index).unwrap();
+        }
+        driver.step(LookUp::Never);
+        (net, driver)
+    }
+
+    fn greet(net: &Scripted, driver: &mut Driver) {
+        net.wire(0, |wire| (wire.connected, wire.incoming) = (true, PING.into()));
+        go_on(net, driver);
+    }
+
+    fn answer(net: &Scripted, driver: &mut Driver, code: ProduceCode) {
+        let request = &driver.leaders[0].in_flight[0];
+        let (request_id, number, mut out) = (request.id, request.queues.len(), Vec::new());
+        ProduceResponse { request_id, codes: vec![code; number] }.encode([number], &mut out).unwrap();
+        net.wire(0, |wire| wire.incoming.extend(out));
+        go_on(net, driver);
+    }
+
+    fn go_on(net: &Scripted, driver: &mut Driver) {
+        driver.wait(net.pass(Duration::from_millis(1))).unwrap();
+        driver.step(LookUp::Never);
+    }
+
+    /// Goes on with only the first queues there, so that a look at any other one panics.
+    fn go_on_with_only(first: usize, net: &Scripted, driver: &mut Driver) {
+        let others = driver.queues.split_off(first);
+        (0..3).for_each(|_| go_on(net, driver));
+        driver.queues.extend(others);
+    }
+
+    #[test]
+    fn a_step_looks_at_none_of_the_queues_that_wait() {
+        let (net, mut driver) = driver(2000);
+        // The one whose turn is next is looked at.
+        go_on_with_only(1, &net, &mut driver);
+        greet(&net, &mut driver);
+        for answered in 0..3 {
+            let sent = (WINDOW + answered) * MAX_BUNDLES;
+            assert_eq!(driver.queues.iter().position(|queue| queue.leader.is_none() && !queue.is_idle()), Some(sent));
+            go_on_with_only(sent + 1, &net, &mut driver);
+            answer(&net, &mut driver, ProduceCode::Stored);
+        }
+        // A request that is late makes room.
+        driver.wait(Time::NEVER).unwrap();
+        driver.step(LookUp::Never);
+        assert_eq!(driver.leaders[0].in_flight.len(), WINDOW + 1);
+        assert!(driver.failures.is_empty() && driver.changed.is_empty());
+    }
+
+    #[test]
+    fn queues_that_pause_are_not_looked_at_before_their_pause_is_over() {
+        let (net, mut driver) = driver(MAX_BUNDLES as u16);
+        greet(&net, &mut driver);
+        answer(&net, &mut driver, ProduceCode::NoLeader);
+        assert!(driver.is_busy() && driver.leaders[0].in_flight.is_empty());
+        go_on_with_only(0, &net, &mut driver);
+        driver.wait(Time::NEVER).unwrap();
+        driver.step(LookUp::Never);
+        assert!(driver.pauses.is_empty() && !driver.leaders[0].in_flight.is_empty());
+        answer(&net, &mut driver, ProduceCode::Stored);
+        assert!(!driver.is_busy() && driver.queues.iter().all(PartitionQueue::is_idle));
     }
 }

@@ -22,7 +22,7 @@ use crate::session::{Session, marks_of_answer, marks_of_state};
 pub(super) const MAX_BUNDLES: usize = 255;
 
 /// Beyond this many bytes a request takes no further bundle, so that small ones do not wait long for the answer to large ones.
-const FULL_REQUEST: usize = 8 << 20;
+pub(super) const FULL_REQUEST: usize = 8 << 20;
 
 /// No request is added while this many bytes are still to be sent.
 const MAX_UNSENT: usize = 1 << 20;
@@ -38,8 +38,11 @@ pub(super) struct Leader {
     pub(super) in_flight: VecDeque<SentRequest>,
     /// Whether anything was sent to it before.
     pub(super) used: bool,
-    /// Queues with something to send here, while they wait for room in the window or for the connection to be opened.
-    pub(super) wanted: Vec<usize>,
+    /// Queues with something to send here, in the order of their turns, while they wait for room in the window or for the connection
+    /// to be opened. Those whose [`line`](PartitionQueue::line) is another one do not count.
+    pub(super) backlog: VecDeque<usize>,
+    /// When the budget of the first of these ends, or earlier.
+    pub(super) gives_up_at: Time,
 }
 
 /// A request that was not answered yet.
@@ -64,19 +67,20 @@ pub(super) enum Content {
 
 impl Leader {
     pub(super) fn new(channel: Channel, limits: &Limits) -> Leader {
-        let (answers, in_flight, wanted) = (AnswerReader::new(limits.frame), VecDeque::new(), Vec::new());
-        Leader { channel, answers, in_flight, used: false, wanted }
+        let (answers, in_flight, backlog) = (AnswerReader::new(limits.frame), VecDeque::new(), VecDeque::new());
+        Leader { channel, answers, in_flight, used: false, backlog, gives_up_at: Time::NEVER }
     }
 
     /// Returns the connection, if something is awaited on it.
     pub(super) fn awaited(&mut self) -> Option<&mut Channel> {
-        (!self.in_flight.is_empty() || !self.wanted.is_empty()).then_some(&mut self.channel)
+        (!self.in_flight.is_empty() || !self.backlog.is_empty()).then_some(&mut self.channel)
     }
 
     /// Returns whether another request with bundles may be sent: fewer than `window`, not counting late ones, are in flight.
     pub(super) fn has_room(&self, now: Time, window: usize) -> bool {
         let is_young = |sent: &&SentRequest| matches!(sent.content, Content::Bundles(_)) && now < sent.is_late_at();
-        self.in_flight.iter().filter(is_young).count() < window && self.channel.unsent() < MAX_UNSENT
+        let has_room = self.in_flight.len() < window || self.in_flight.iter().filter(is_young).count() < window;
+        has_room && self.channel.unsent() < MAX_UNSENT
     }
 
     /// Queues a question, for a queue if it belongs to one. Returns its id, which is new.
@@ -191,15 +195,8 @@ fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usiz
     sent.iter().position(is_answered).ok_or_else(undefined)
 }
 
-/// Returns the first bundles of these queues by topic, as many as a request takes. The other queues are dropped from `from`.
-pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut Vec<usize>) -> Vec<ProduceTopic<'a>> {
-    let mut bytes = 0;
-    from.retain(|&index| {
-        let Some(bundle) = queues[index].first_waiting() else { return false };
-        let is_first = bytes == 0;
-        bytes += bundle.bytes().len();
-        is_first || bytes <= FULL_REQUEST
-    });
+/// Sorts these queues by topic, and returns the first bundle of each.
+pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut [usize]) -> Vec<ProduceTopic<'a>> {
     from.sort_by(|&a, &b| (&queues[a].topic, queues[a].partition).cmp(&(&queues[b].topic, queues[b].partition)));
     let entry = |&index: &usize| {
         let (partition, bundle) = (queues[index].partition, queues[index].first_waiting()?);

@@ -153,9 +153,12 @@ impl Producer {
             return Err(Error::new(ErrorKind::Closed));
         }
         self.look(Time::NEVER, LookUp::Allowed)?;
-        while !self.driver.queues.iter().all(PartitionQueue::is_idle) {
-            self.driver.wait(Time::NEVER)?;
-            self.step(LookUp::Allowed)?;
+        // Once idle, a queue stays so.
+        for queue in 0..self.driver.queues.len() {
+            while !self.driver.queues[queue].is_idle() {
+                self.driver.wait(Time::NEVER)?;
+                self.step(LookUp::Allowed)?;
+            }
         }
         self.check_failures()
     }

@@ -60,7 +60,7 @@ impl Publish for Publisher {
             if let Some([((topic, id), _), ..]) = places.windows(2).find(|two| two[0].0 == two[1].0) {
                 return Err(Error::config(format!("{topic}/{id}: given twice")));
             }
-            driver.queues.clear();
+            driver.clear();
             all.iter().for_each(|given| _ = driver.add(given.topic.into(), given.partition, None));
         }
         let outcomes = drive(session, &mut driver, all)?;

@@ -45,6 +45,8 @@ pub(super) struct PartitionQueue {
     pub(super) bundles: VecDeque<Bundle>,
     /// The leader that those in flight went to.
     pub(super) leader: Option<BrokerId>,
+    /// The leader whose backlog it is in.
+    pub(super) line: Option<BrokerId>,
     /// The broker that answered last, for errors.
     pub(super) answered_by: Option<BrokerAddr>,
     /// Present if the producer gives the numbers.
@@ -166,7 +168,7 @@ impl PartitionQueue {
 
     /// Returns what to send to this leader now.
     pub(super) fn next(&mut self, now: Time, leader: BrokerId) -> Option<ToSend> {
-        if !self.wants_to_send(now) {
+        if !self.has_work() || self.retry.pause_until > now {
             return None;
         }
         let Some(numbering) = &mut self.numbering else { return Some(ToSend::Bundle) };
@@ -182,11 +184,6 @@ impl PartitionQueue {
     /// Returns the first bundle that waits to be sent.
     pub(super) fn first_waiting(&self) -> Option<&Bundle> {
         self.bundles.iter().find(|bundle| bundle.is_waiting())
-    }
-
-    /// Returns whether there is something to send now, to whatever leader.
-    pub(super) fn wants_to_send(&self, now: Time) -> bool {
-        self.has_work() && self.retry.pause_until <= now
     }
 
     /// Returns whether there is something to send, now or later.
@@ -213,11 +210,6 @@ impl PartitionQueue {
     /// Returns the index of the bundle that was sent with this request.
     pub(super) fn index_of(&self, request: u32) -> Option<usize> {
         self.sent_bundles().position(|bundle| matches!(bundle.stage, Stage::InFlight(id) if id == request))
-    }
-
-    /// Returns when to look at it again if nothing arrives: at the end of its pause, and of its budget.
-    pub(super) fn times(&self) -> [Time; 2] {
-        [self.retry.pause_until, self.retry.gives_up_at(&self.policy)]
     }
 
     /// Notes that what it wanted was sent to this leader.

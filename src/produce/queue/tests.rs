@@ -67,7 +67,7 @@ fn failures(queue: &mut PartitionQueue) -> Vec<(Bundle, Error)> {
 
 /// When the queue wants to send something.
 fn due(queue: &PartitionQueue) -> Time {
-    if queue.has_work() { queue.times()[0] } else { Time::NEVER }
+    if queue.has_work() { queue.retry.pause_until } else { Time::NEVER }
 }
 
 fn in_flight(queue: &PartitionQueue) -> &Bundle {
