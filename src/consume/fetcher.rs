@@ -32,7 +32,7 @@ use std::time::Duration;
 use log::{debug, trace, warn};
 
 use super::inbox::Inbox;
-use super::partition::{Lost, Next, Want};
+use super::partition::{Lost, Next, Risk, Want};
 use super::partitions::{Load, Partitions, Wanted};
 use super::position::Stats;
 use crate::error::{Error, Result, in_ms};
@@ -205,8 +205,8 @@ impl Fetcher {
         let options = &turn.all.rules.options;
         let max_wait_ms = if request.iter().all(|(_, want)| want.waits) { options.max_wait_ms } else { 0 };
         let request_id = turn.session.next_request_id();
-        let count = |is: fn(&Want) -> bool| request.iter().filter(|(_, want)| is(want)).count();
-        let load = Load { risky: count(|want| want.is_risky), suspects: count(|want| want.is_suspect) };
+        let count = |risk| request.iter().filter(|(_, want)| want.risk >= risk).count();
+        let load = Load { risky: count(Risk::Some), suspects: count(Risk::Suspect) };
         let (topics, partitions) = slots(request, turn.all, share(line.ahead, load.risky, options.fetch_size));
         let request = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
@@ -387,7 +387,7 @@ impl Fetcher {
         }
         for partition in fetch.partitions {
             if turn.all.on_end(turn.now, partition, soon, prefetches.then_some(self.channel.broker())) {
-                self.wanted.push(partition);
+                self.wanted.push(partition, turn.all.get(partition).risk());
             }
         }
         self.line.failure.take().into_iter().for_each(|e| turn.inbox.fail(e));
@@ -483,9 +483,9 @@ fn slots(mut request: Vec<(u32, Want)>, all: &Partitions, share: u32) -> (Vec<Fe
     let topic = |of: &(u32, Want)| all.name(of.0).0;
     request.sort_by(|a, b| topic(a).cmp(topic(b)));
     let topics = request.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
-        let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, is_risky, .. })| {
+        let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, risk, .. })| {
             let partition = all.name(index).1;
-            FetchPartition { partition, seq, fetch_size: fetch_size.max(if is_risky { share } else { 0 }) }
+            FetchPartition { partition, seq, fetch_size: fetch_size.max(if risk > Risk::None { share } else { 0 }) }
         });
         FetchTopic { name: topic(&of_topic[0]).clone(), partitions: wanted.collect() }
     });

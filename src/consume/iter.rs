@@ -417,7 +417,7 @@ impl ConsumeIter {
                 leader = other.get_or_insert_with(find).clone().unwrap_or(leader);
             }
             let place = self.fetcher_at(&leader, now);
-            self.fetchers[place].wanted.push(index);
+            self.fetchers[place].wanted.push(index, self.partitions.get(index).risk());
             self.partitions.with(index, |partition, _| partition.leader = Some(leader));
         }
     }

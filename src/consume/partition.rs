@@ -26,7 +26,7 @@ use crate::protocol::fetch::{SEQ_BEYOND_END, SEQ_TAIL};
 use crate::protocol::stream::Bundle;
 use crate::protocol::{DecodeError, DecodeFault, varint};
 use crate::session::Marks;
-pub(super) use answers::{Lost, Next, Rules, Want};
+pub(super) use answers::{Lost, Next, Risk, Rules, Want};
 
 /// See the module. Others look at its fields, set its leader, and leave the rest alone.
 #[derive(Default)]
@@ -150,11 +150,6 @@ impl Partition {
         self.begin == Begin::Known
     }
 
-    /// Returns whether it may have ended a connection.
-    pub(super) fn is_suspect(&self) -> bool {
-        self.suspicion != Suspicion::None
-    }
-
     pub(super) fn is_probe(&self) -> bool {
         self.begin == Begin::Probe
     }
@@ -176,12 +171,17 @@ impl Partition {
     }
 
     /// Returns whether the number to ask for may lie in a gap that kills a server: it is not above the mark, as far as that is known.
-    fn is_risky(&self) -> bool {
-        !self.needs_mark() && (self.is_behind() || (self.high_water_mark.is_none() && self.has_begun()))
+    pub(super) fn risk(&self) -> Risk {
+        match self.suspicion {
+            _ if !self.is_behind() && (self.high_water_mark.is_some() || !self.has_begun()) => Risk::None,
+            Suspicion::None => Risk::Some,
+            Suspicion::Ended => Risk::None,
+            Suspicion::Answered => Risk::Suspect,
+        }
     }
 
     /// Returns whether to ask for its mark, which is harmless, before asking again for a number that may have ended a connection.
-    fn needs_mark(&self) -> bool {
+    pub(super) fn needs_mark(&self) -> bool {
         self.suspicion == Suspicion::Ended
     }
 
@@ -198,14 +198,15 @@ impl Partition {
             let fault = DecodeFault::SeqRange { seq: SEQ_TAIL, low: 0, high: SEQ_TAIL - 1 };
             return Err(self.malformed(DecodeError::new("next sequence number", fault, 0), rules));
         }
-        let (is_behind, is_risky, is_suspect) = (self.is_behind(), self.is_risky(), self.is_suspect());
+        let risk = self.risk();
         // While something must be found out, or must exist, a broker's wait would only hide that it does not.
-        let asks_at_once = !self.has_begun() || rules.options.stop_at_end || is_suspect;
-        let is_drained = (self.last_was_empty || self.high_water_mark.is_some() && !is_behind) && !self.wait_ended;
+        let asks_at_once = !self.has_begun() || rules.options.stop_at_end || self.suspicion != Suspicion::None;
+        let is_drained =
+            (self.last_was_empty || self.high_water_mark.is_some() && !self.is_behind()) && !self.wait_ended;
         let waits = !asks_at_once && (is_drained || !rules.in_cluster);
-        let alone = (is_suspect && is_risky) || self.is_probe() || (rules.in_cluster && waits);
+        let alone = risk == Risk::Suspect || self.is_probe() || (rules.in_cluster && waits);
         let seq = if self.needs_mark() { SEQ_BEYOND_END } else { self.fetch_from };
-        Ok(Some(Want { seq, fetch_size: self.chunks.fetch_size, waits, alone, is_risky, is_suspect }))
+        Ok(Some(Want { seq, fetch_size: self.chunks.fetch_size, waits, alone, risk }))
     }
 
     /// Notes that it was asked for; `waits`: the broker may wait for data.

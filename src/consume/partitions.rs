@@ -13,12 +13,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::mem;
 use std::sync::Arc;
 
 use log::info;
 
-use super::partition::{Lost, Next, Partition, Rules, State, Want};
+use super::partition::{Lost, Next, Partition, Risk, Rules, State, Want};
 use super::position::Stats;
 use crate::error::{Error, Result};
 use crate::message::{Gap, Names, in_order};
@@ -44,9 +43,8 @@ pub(super) struct Partitions {
     /// Those to be sent to a leader's list.
     due: VecDeque<u32>,
     pauses: BinaryHeap<Reverse<(Time, u32)>>,
-    /// How many are not done, and how many may have ended a connection.
+    /// How many are not done.
     open: usize,
-    suspects: usize,
     /// For each topic subscribed to as a whole, the partition that comes after its last one.
     probes: Vec<u32>,
     /// Whether to ask for those once all others are only waiting.
@@ -63,26 +61,52 @@ pub(super) struct Load {
     pub(super) suspects: usize,
 }
 
-/// The partitions that a leader is to be asked for.
+/// The partitions that a leader is to be asked for, by what a fetch of them may do to it.
 #[derive(Default)]
 pub(super) struct Wanted {
-    list: VecDeque<u32>,
-    /// Those that must be in flight alone, because one of them may have ended a connection. They come from the list, and go back
-    /// when it is their turn, so that a request need not look at all of them.
-    held: VecDeque<u32>,
+    harmless: VecDeque<u32>,
+    risky: VecDeque<u32>,
+    suspects: VecDeque<u32>,
+    /// Whether it is a suspect's turn, where there are others that are risky.
+    suspects_turn: bool,
 }
 
 impl Wanted {
     pub(super) fn is_empty(&self) -> bool {
-        self.list.is_empty() && self.held.is_empty()
+        self.harmless.is_empty() && self.risky.is_empty() && self.suspects.is_empty()
     }
 
-    pub(super) fn push(&mut self, index: u32) {
-        self.list.push_back(index);
+    pub(super) fn push(&mut self, index: u32, risk: Risk) {
+        self.of(risk).push_back(index);
     }
 
     pub(super) fn drain(&mut self) -> impl Iterator<Item = u32> {
-        self.held.drain(..).chain(self.list.drain(..))
+        self.suspects.drain(..).chain(self.risky.drain(..)).chain(self.harmless.drain(..))
+    }
+
+    fn of(&mut self, risk: Risk) -> &mut VecDeque<u32> {
+        match risk {
+            Risk::None => &mut self.harmless,
+            Risk::Some => &mut self.risky,
+            Risk::Suspect => &mut self.suspects,
+        }
+    }
+
+    /// Returns what the next request may ask for beside what is in flight. A suspect is in flight with nothing else that is risky,
+    /// so that it is known which one ended a connection; the others are asked for together, in turn with the suspects.
+    fn next_risk(&mut self, load: Load) -> Option<Risk> {
+        let is_suspects_turn = !self.suspects.is_empty() && (self.suspects_turn || self.risky.is_empty());
+        if !self.harmless.is_empty() {
+            Some(Risk::None)
+        } else if is_suspects_turn && load.risky == 0 {
+            self.suspects_turn = false;
+            Some(Risk::Suspect)
+        } else if !is_suspects_turn && load.suspects == 0 && !self.risky.is_empty() {
+            self.suspects_turn = true;
+            Some(Risk::Some)
+        } else {
+            None
+        }
     }
 }
 
@@ -104,7 +128,6 @@ impl Partitions {
             open: due.len(),
             due,
             pauses: BinaryHeap::new(),
-            suspects: 0,
             probes,
             looks_for_added: false,
             list,
@@ -143,17 +166,9 @@ impl Partitions {
     pub(super) fn with<R>(&mut self, index: u32, act: impl FnOnce(&mut Partition, &Rules) -> R) -> R {
         #[allow(clippy::indexing_slicing)]
         let partition = &mut self.list[index as usize];
-        let before = (partition.state, partition.is_suspect());
+        let before = partition.state;
         let done = act(partition, &self.rules);
-        if before != (partition.state, partition.is_suspect()) {
-            self.on_change(index, before);
-        }
-        done
-    }
-
-    fn on_change(&mut self, index: u32, (before, was_suspect): (State, bool)) {
-        let (after, is_suspect) = (self.get(index).state, self.get(index).is_suspect());
-        self.suspects = self.suspects + usize::from(is_suspect) - usize::from(was_suspect);
+        let after = partition.state;
         if before != after {
             self.open = self.open + usize::from(after != State::Done) - usize::from(before != State::Done);
             match after {
@@ -162,6 +177,7 @@ impl Partitions {
                 State::InFlight(_) | State::Done => {}
             }
         }
+        done
     }
 
     /// Ends the pauses that are over.
@@ -196,41 +212,29 @@ impl Partitions {
     /// A partition whose next number cannot exist.
     pub(super) fn next_request(&mut self, wanted: &mut Wanted, load: Load) -> Result<Vec<(u32, Want)>> {
         let (mut request, mut asked, mut kept) = (Vec::<(u32, Want)>::new(), 0, Vec::new());
-        let Wanted { list, held } = wanted;
-        let any_suspect = || !held.is_empty() || list.iter().any(|&index| self.get(index).is_suspect());
-        let has_suspect = self.suspects > 0 && (load.suspects > 0 || any_suspect());
-        if !has_suspect && !held.is_empty() {
-            held.append(list);
-            mem::swap(held, list);
+        while request.is_empty() {
+            let Some(risk) = wanted.next_risk(load) else { break };
+            let list = wanted.of(risk);
+            while let Some(index) = list.pop_front() {
+                let Some(want) = self.get(index).wants(&self.rules)? else { continue };
+                let (size, first) = (u64::from(want.fetch_size), request.first());
+                if first.is_some_and(|first| want.alone || first.1.waits != want.waits) {
+                    kept.push(index);
+                    continue;
+                }
+                if first.is_some() && asked + size > MAX_ASKED {
+                    list.push_front(index);
+                    break;
+                }
+                asked += size;
+                request.push((index, want));
+                self.with(index, |partition, _| partition.on_sent(want.waits));
+                if want.alone || request.len() == MAX_PARTITIONS {
+                    break;
+                }
+            }
+            kept.drain(..).rev().for_each(|index| list.push_front(index));
         }
-        loop {
-            let may_go_alone = request.is_empty() && load.risky == 0;
-            let next = if may_go_alone { held.pop_front() } else { None };
-            let Some(index) = next.or_else(|| list.pop_front()) else { break };
-            let Some(want) = self.get(index).wants(&self.rules)? else { continue };
-            // One at a time, so that it is known which one ended a connection.
-            let by_itself = want.alone || (has_suspect && want.is_risky);
-            if has_suspect && want.is_risky && load.risky > 0 {
-                held.push_back(index);
-                continue;
-            }
-            let (size, first) = (u64::from(want.fetch_size), request.first());
-            if first.is_some_and(|first| by_itself || first.1.waits != want.waits) {
-                kept.push(index);
-                continue;
-            }
-            if first.is_some() && asked + size > MAX_ASKED {
-                list.push_front(index);
-                break;
-            }
-            asked += size;
-            request.push((index, want));
-            self.with(index, |partition, _| partition.on_sent(want.waits));
-            if by_itself || request.len() == MAX_PARTITIONS {
-                break;
-            }
-        }
-        kept.into_iter().rev().for_each(|index| list.push_front(index));
         Ok(request)
     }
 

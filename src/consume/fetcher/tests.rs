@@ -85,7 +85,7 @@ impl Setting {
         let now = self.session.now();
         self.all.wake(now);
         while let Some(index) = self.all.next_due() {
-            self.fetcher.wanted.push(index);
+            self.fetcher.wanted.push(index, self.all.get(index).risk());
             self.all.with(index, |partition, _| partition.leader = Some(self.fetcher.channel.broker().clone()));
         }
         let mut turn = Turn { now, all: &mut self.all, inbox: &mut self.inbox, session: &self.session };
@@ -284,8 +284,7 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
         fetch_size: fetch_size << 20,
         waits: false,
         alone: false,
-        is_risky,
-        is_suspect: false,
+        risk: if is_risky { Risk::Some } else { Risk::None },
     };
     let request = vec![(2, want(1, false)), (3, want(1, true)), (0, want(4, true)), (1, want(1, false))];
     let (topics, partitions) = slots(request, &all, 2 << 20);

@@ -78,8 +78,9 @@ impl Partition {
     fn on_out_of_range(&mut self, now: Time, first_available: u64, high_water_mark: u64, rules: &Rules) -> Next {
         (self.first_available, self.high_water_mark) = (first_available, Some(high_water_mark));
         if self.needs_mark() {
-            // The number after the mark is safe.
-            self.suspicion = if self.is_behind() { Suspicion::Answered } else { Suspicion::None };
+            // The first number and the one after the mark are safe.
+            let is_inside = self.fetch_from > first_available && self.is_behind();
+            self.suspicion = if is_inside { Suspicion::Answered } else { Suspicion::None };
             return Next::Go;
         }
         let end = high_water_mark.saturating_add(1);
@@ -330,10 +331,17 @@ pub(in crate::consume) struct Want {
     pub(in crate::consume) waits: bool,
     /// Whether it needs a fetch of its own.
     pub(in crate::consume) alone: bool,
-    /// Whether this may be the reason if the connection ends unanswered.
-    pub(in crate::consume) is_risky: bool,
-    /// Whether it may have ended a connection, so that nothing else that is risky may be in flight with it.
-    pub(in crate::consume) is_suspect: bool,
+    pub(in crate::consume) risk: Risk,
+}
+
+/// Whether a fetch of a partition may be the reason if the connection ends unanswered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::consume) enum Risk {
+    /// It only waits, or asks for what is certainly harmless.
+    None,
+    Some,
+    /// Perhaps it has ended one already.
+    Suspect,
 }
 
 /// What the shell must do after an answer to a partition.

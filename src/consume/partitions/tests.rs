@@ -21,10 +21,10 @@ fn rules(count: u16, in_cluster: bool) -> Rules {
     }
 }
 
-/// A topic of this many partitions, each with numbers 1 to `mark`.
+/// A topic of this many partitions, each with numbers 1 to `mark`, of which the first was read.
 fn topic(count: u16, mark: u64, in_cluster: bool) -> Partitions {
     let rules = rules(count, in_cluster);
-    let partition = |index| Partition::new(index, 0, Some((1, mark)), &rules.options);
+    let partition = |index| Partition::new(index, 2.min(mark), Some((1, mark)), &rules.options);
     let list = (0..count.into()).map(partition).collect();
     Partitions::new(list, &[("t".into(), count)], rules)
 }
@@ -37,8 +37,17 @@ fn due(all: &mut Partitions) -> VecDeque<u32> {
     std::iter::from_fn(|| all.next_due()).collect()
 }
 
-fn wanted(indices: impl IntoIterator<Item = u32>) -> Wanted {
-    Wanted { list: indices.into_iter().collect(), ..Wanted::default() }
+/// These partitions, as a fetcher wants them.
+fn wanted(all: &Partitions, indices: impl IntoIterator<Item = u32>) -> Wanted {
+    let mut wanted = Wanted::default();
+    indices.into_iter().for_each(|index| wanted.push(index, all.get(index).risk()));
+    wanted
+}
+
+/// All that are due.
+fn wanted_now(all: &mut Partitions) -> Wanted {
+    let due = due(all);
+    wanted(all, due)
 }
 
 /// The partitions of the next request.
@@ -52,10 +61,10 @@ const EMPTY: PartitionAnswer = PartitionAnswer::Data { base: Some(1), high_water
 fn each_partition_is_asked_for_once_with_as_few_requests_as_there_can_be() {
     let mut all = topic(600, 0, false);
     assert!(all.has_due());
-    let mut list = wanted(due(&mut all));
-    assert!(list.list.len() == 600 && !all.has_due());
+    let mut list = wanted_now(&mut all);
+    assert!(list.harmless.len() == 600 && !all.has_due());
     // What is in the list twice is still asked for once.
-    list.push(3);
+    list.push(3, Risk::None);
     let mut seen = Vec::new();
     while !list.is_empty() {
         let request = all.next_request(&mut list, Load::default()).unwrap();
@@ -73,14 +82,14 @@ fn each_partition_is_asked_for_once_with_as_few_requests_as_there_can_be() {
 #[test]
 fn in_a_cluster_what_is_there_is_asked_for_together_and_the_rest_waited_for_alone() {
     let mut all = topic(3, 9, true);
-    let mut list = wanted(due(&mut all));
+    let mut list = wanted_now(&mut all);
     let request = all.next_request(&mut list, Load::default()).unwrap();
     assert!(request.len() == 3 && request.iter().all(|(_, want)| !want.waits));
     for index in 0..3 {
         all.on_answer(at(0), index, EMPTY);
         all.on_end(at(0), index, false, None);
     }
-    let mut list = wanted(due(&mut all));
+    let mut list = wanted_now(&mut all);
     for index in 0..3 {
         let request = all.next_request(&mut list, Load::default()).unwrap();
         assert!(matches!(request[..], [(alone, Want { waits: true, .. })] if alone == index), "{request:?}");
@@ -90,15 +99,15 @@ fn in_a_cluster_what_is_there_is_asked_for_together_and_the_rest_waited_for_alon
 #[test]
 fn partitions_that_may_have_ended_a_connection_are_asked_for_one_by_one() {
     let mut all = topic(3, 9, false);
-    let mut list = wanted(due(&mut all));
+    let mut list = wanted_now(&mut all);
     assert_eq!(next(&mut all, &mut list), [0, 1, 2]);
     let e = Error::disconnected(&"b:1", crate::Phase::Wait);
     let how = Lost { while_idle: false, well_for: Duration::ZERO, unanswered: true, alone: false };
     (0..3).for_each(|index| all.on_lost(at(0), index, how, &e).unwrap());
-    assert_eq!((all.suspects, all.next_due()), (3, None));
+    assert_eq!(all.next_due(), None);
     all.wake(all.next_wake());
-    let mut list = wanted(due(&mut all));
-    assert_eq!(list.list.len(), 3, "the same pause for all of them");
+    let mut list = wanted_now(&mut all);
+    assert_eq!(list.harmless.len(), 3, "the same pause for all of them");
     // A harmless question first, for all of them together.
     assert_eq!(next(&mut all, &mut list), [0, 1, 2]);
     for index in 0..3 {
@@ -106,12 +115,12 @@ fn partitions_that_may_have_ended_a_connection_are_asked_for_one_by_one() {
         all.on_answer(at(1), index, mark);
         all.on_end(at(1), index, false, None);
     }
-    let mut list = wanted(due(&mut all));
+    let mut list = wanted_now(&mut all);
     let request = all.next_request(&mut list, Load::default()).unwrap();
     assert!(matches!(request[..], [(0, Want { waits: false, .. })]), "{request:?}");
     let load = Load { risky: 1, suspects: 1 };
     assert_eq!(all.next_request(&mut list, load).unwrap(), [], "not before it is answered");
-    assert_eq!((list.list.len(), list.held.len()), (0, 2), "nor looked at");
+    assert_eq!(list.suspects.len(), 2, "nor looked at");
     let data = PartitionAnswer::Data { base: Some(1), high_water_mark: 9, len: 50 };
     all.on_answer(at(1), 0, data);
     all.on_end(at(1), 0, false, None);
@@ -124,7 +133,7 @@ fn partitions_that_may_have_ended_a_connection_are_asked_for_one_by_one() {
 #[test]
 fn pauses_end_in_order_and_the_last_open_partition_ends_all() {
     let mut all = topic(2, 0, false);
-    let mut list = wanted(due(&mut all));
+    let mut list = wanted_now(&mut all);
     next(&mut all, &mut list);
     assert!(matches!(all.on_answer(at(5), 0, PartitionAnswer::NoLeader), Next::NoLeader));
     assert!(matches!(all.on_answer(at(9), 1, PartitionAnswer::NoLeader), Next::NoLeader));
@@ -149,12 +158,12 @@ fn a_partition_that_was_added_is_found_and_then_the_next_one_is_looked_for() {
     assert_eq!((all.list.len(), all.find("t", 2).is_none()), (3, true));
     due(&mut all);
     all.probe();
-    let mut list = wanted(due(&mut all));
+    let mut list = wanted_now(&mut all);
     assert_eq!(next(&mut all, &mut list), [2]);
     all.on_answer(at(0), 2, EMPTY);
     assert_eq!((all.find("t", 2).map(|(index, _)| index), all.rules.names.len()), (Some(2), 4));
     assert_eq!(all.iter().filter(|(_, partition)| partition.has_begun()).count(), 3);
-    let mut list = wanted(due(&mut all));
+    let mut list = wanted_now(&mut all);
     assert_eq!(next(&mut all, &mut list), [3]);
     all.on_answer(at(0), 3, PartitionAnswer::UnknownPartition);
     all.on_end(at(0), 3, false, None);
@@ -182,32 +191,66 @@ fn a_request_asks_for_a_gigabyte_at_most() {
     rules.options.fetch_size = 64 << 20;
     let partition = |index| Partition::new(index, 0, Some((1, 9)), &rules.options);
     let mut all = Partitions::new((0..40).map(partition).collect(), &[], rules);
-    let mut list = wanted(due(&mut all));
+    let mut list = wanted_now(&mut all);
     let sizes: Vec<usize> = std::iter::from_fn(|| Some(next(&mut all, &mut list).len()).filter(|&n| n > 0)).collect();
     assert_eq!(sizes, [16, 16, 8]);
 }
 
 #[test]
-fn only_what_may_have_ended_a_connection_keeps_others_waiting() {
-    let mut all = topic(3, 9, false);
-    let mut list = wanted(due(&mut all));
-    next(&mut all, &mut list);
+fn suspects_take_turns_with_the_others_which_are_asked_for_together() {
+    let mut all = topic(300, 9, false);
+    let mut list = wanted_now(&mut all);
+    assert_eq!((next(&mut all, &mut list).len(), next(&mut all, &mut list).len()), (250, 50));
     let e = Error::disconnected(&"b:1", crate::Phase::Wait);
-    let how = Lost { while_idle: true, well_for: Duration::ZERO, unanswered: false, alone: false };
-    all.on_lost(at(0), 0, Lost { while_idle: false, unanswered: true, ..how }, &e).unwrap();
-    (1..3).for_each(|index| all.on_lost(at(0), index, how, &e).unwrap());
-    assert_eq!((all.suspects, due(&mut all)), (1, [1, 2].into()), "the others are due at once");
-    // One that is asked for elsewhere concerns nobody here.
-    let mut list = wanted([2, 1]);
-    assert_eq!(next(&mut all, &mut list), [2, 1]);
-    (1..3).for_each(|index| all.on_lost(at(0), index, how, &e).unwrap());
-    // One that is asked for on the same connection does, and so does one that is to be.
-    let mut list = wanted([2, 1]);
-    for (risky, suspects, expected) in [(1, 1, vec![]), (0, 1, vec![2])] {
-        let request = all.next_request(&mut list, Load { risky, suspects }).unwrap();
-        assert_eq!(request.into_iter().map(|(index, _)| index).collect::<Vec<_>>(), expected);
+    for index in 0..300 {
+        let how = Lost { while_idle: true, well_for: Duration::ZERO, unanswered: index < 2, alone: false };
+        all.on_lost(at(0), index, how, &e).unwrap();
     }
-    assert_eq!((list.list.len(), &list.held), (0, &[1].into()), "in the order in which they came");
+    // The harmless questions come first, whatever is in flight.
+    let mut list = wanted_now(&mut all);
+    let request = all.next_request(&mut list, Load { risky: 1, suspects: 1 }).unwrap();
+    assert_eq!(
+        request.iter().map(|(index, want)| (*index, want.risk)).collect::<Vec<_>>(),
+        [(0, Risk::None), (1, Risk::None)]
+    );
+    for index in 0..2 {
+        all.on_answer(at(1), index, PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 });
+        all.on_end(at(1), index, false, None);
+        all.next_due();
+        list.push(index, all.get(index).risk());
+    }
+    for (expected, load) in [
+        (250, Load { risky: 250, suspects: 0 }),
+        (1, Load { risky: 1, suspects: 1 }),
+        (48, Load { risky: 48, suspects: 0 }),
+        (1, Load { risky: 1, suspects: 1 }),
+    ] {
+        assert_eq!(next(&mut all, &mut list).len(), expected);
+        let early = all.next_request(&mut list, load).unwrap();
+        assert!(early.is_empty(), "not before it is answered");
+    }
+    // One that is asked for elsewhere concerns nobody here.
+    assert!(list.is_empty());
+    let mut list = wanted(&all, [7, 8]);
+    (7..9).for_each(|index| all.on_lost(at(2), index, Lost { while_idle: true, ..Lost::default() }, &e).unwrap());
+    assert_eq!(next(&mut all, &mut list), [7, 8]);
+}
+
+#[test]
+fn the_first_number_that_a_log_has_is_as_harmless_as_the_one_after_its_last() {
+    let e = Error::disconnected(&"b:1", crate::Phase::Wait);
+    for (first_available, risk) in [(1, Risk::Suspect), (2, Risk::None), (3, Risk::None)] {
+        let mut all = topic(1, 9, false);
+        let mut list = wanted_now(&mut all);
+        next(&mut all, &mut list);
+        let how = Lost { while_idle: true, well_for: Duration::ZERO, unanswered: true, alone: false };
+        all.on_lost(at(0), 0, how, &e).unwrap();
+        let mut list = wanted_now(&mut all);
+        next(&mut all, &mut list);
+        all.on_answer(at(1), 0, PartitionAnswer::OutOfRange { high_water_mark: 9, first_available });
+        all.on_end(at(1), 0, false, None);
+        assert_eq!(all.get(0).risk() == Risk::Suspect, risk == Risk::Suspect, "from {first_available}");
+    }
 }
 
 #[test]
@@ -218,7 +261,7 @@ fn what_is_led_here_and_not_at_its_end_is_asked_for_again_at_once() {
         [(Some(&here), 9, true), (Some(there), 9, false), (None, 9, false), (Some(&here), 0, false)]
     {
         let mut all = topic(1, mark, false);
-        let mut list = wanted(due(&mut all));
+        let mut list = wanted_now(&mut all);
         next(&mut all, &mut list);
         all.with(0, |partition, _| partition.leader = Some(broker()));
         assert_eq!(all.on_end(at(0), 0, false, leader), again);
@@ -226,7 +269,7 @@ fn what_is_led_here_and_not_at_its_end_is_asked_for_again_at_once() {
     }
     // Not after a pause, nor when it is done.
     let mut all = topic(1, 9, false);
-    let mut list = wanted(due(&mut all));
+    let mut list = wanted_now(&mut all);
     next(&mut all, &mut list);
     all.with(0, |partition, _| partition.leader = Some(broker()));
     assert!(!all.on_end(at(0), 0, true, Some(&broker())) && due(&mut all).is_empty());
@@ -240,7 +283,7 @@ fn the_last_partition_that_there_can_be_is_followed_by_none() {
     let mut all = all(MAX_ID);
     assert_eq!((all.list.len(), all.name(0).1, all.all_done()), (1, MAX_ID, true));
     all.probe();
-    let mut list = wanted(due(&mut all));
+    let mut list = wanted_now(&mut all);
     next(&mut all, &mut list);
     all.on_answer(at(0), 0, EMPTY);
     assert_eq!((all.list.len(), all.find("t", MAX_ID).is_some()), (1, true));
@@ -255,12 +298,11 @@ fn what_a_broker_may_wait_for_is_not_asked_for_with_what_it_must_answer() {
         Partition::new(2, 10, Some((1, 9)), &rules.options),
     ];
     let mut all = Partitions::new(list, &[], rules);
-    let mut list = wanted(due(&mut all));
+    let mut list = wanted_now(&mut all);
     assert_eq!((next(&mut all, &mut list), next(&mut all, &mut list)), (vec![0, 2], vec![1]));
     // What is safe to ask for does not wait for suspects.
     let mut all = topic(1, 0, false);
-    all.suspects = 1;
-    let mut list = wanted(due(&mut all));
+    let mut list = wanted_now(&mut all);
     assert_eq!(all.next_request(&mut list, Load { risky: 1, suspects: 1 }).unwrap().len(), 1);
 }
 
@@ -280,7 +322,7 @@ fn each_topic_has_a_partition_that_is_looked_for() {
     let mut all = Partitions::new(Vec::new(), &whole, rules(0, false));
     for round in 0..3 {
         all.probe();
-        let mut list = wanted(due(&mut all));
+        let mut list = wanted_now(&mut all);
         // The first topic grows by one partition each time, the second does not.
         while let [index] = next(&mut all, &mut list)[..] {
             let grows = &**all.name(index).0 == "a";

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
-    let mut s = Setting::asked(2, 1, |s| s);
+    let mut s = Setting::asked(2, 2, |s| s);
     let now = s.net.pass(ms(1));
     s.end(0);
     assert!(s.fetcher.retry.is_in_trouble() && s.fetcher.is_resting(now) && !s.fetcher.is_used());
@@ -12,7 +12,7 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     assert!(until > now && !s.fetcher.is_resting(until));
     assert_eq!((s.all.stats.reconnects, s.all.stats.failed_brokers), (1, 0));
     assert!(matches!((s.state(0), s.state(1)), (State::Paused(_), State::Paused(_))));
-    assert!(s.all.get(0).is_suspect() && s.all.get(0).leader.is_none());
+    assert!(s.all.get(0).needs_mark() && s.all.get(0).leader.is_none());
     // It is not dialed before its time, and then one by one.
     s.ask();
     assert_eq!(s.net.dialed().len(), 1);
@@ -23,7 +23,7 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     s.greet(1);
     s.ask();
     // A harmless question first, for both of them.
-    assert_eq!((s.fetcher.line.load, s.fetcher.decoder.outstanding()), (Load { risky: 0, suspects: 2 }, 1));
+    assert_eq!((s.fetcher.line.load, s.fetcher.decoder.outstanding()), (Load::default(), 1));
     s.send(1, 2, &[PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 }; 2], &[], 0);
     s.receive();
     assert!(!s.fetcher.retry.is_in_trouble());
@@ -40,7 +40,7 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     s.end(1);
     let e = s.inbox.take_error();
     assert!(
-        matches!(e, Some(Error { kind: ErrorKind::Broker { fault: Fault::Deadly { seq: 1, mark: 9 }, .. }, .. })),
+        matches!(e, Some(Error { kind: ErrorKind::Broker { fault: Fault::Deadly { seq: 2, mark: 9 }, .. }, .. })),
         "{e:?}"
     );
 }
@@ -56,7 +56,7 @@ fn a_connection_that_ended_late_or_inside_an_answer_did_not_die_of_the_fetch() {
             s.receive();
         }
         s.end(0);
-        assert_eq!(s.all.get(0).is_suspect(), suspect, "{after}, {begun}");
+        assert_eq!(s.all.get(0).needs_mark(), suspect, "{after}, {begun}");
     }
     // Nor of one that had not gone out.
     let mut s = Setting::new(1, 1, |s| s);
@@ -65,7 +65,7 @@ fn a_connection_that_ended_late_or_inside_an_answer_did_not_die_of_the_fetch() {
     s.wire(0, |wire| wire.room = 10);
     s.ask();
     s.end(0);
-    assert!(!s.all.get(0).is_suspect());
+    assert!(!s.all.get(0).needs_mark());
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn in_a_forked_child_what_the_parent_had_in_flight_is_asked_for_again() {
         s.session.pool.settings.look_at_process();
         if is_wanted {
             // Then the connection is left when it is to be used.
-            s.fetcher.wanted.push(0);
+            s.fetcher.wanted.push(0, Risk::Some);
             s.ask();
         }
         s.receive();
@@ -246,7 +246,7 @@ fn the_silence_before_a_time_out_is_no_time_well_spent() {
 fn what_was_wanted_and_not_asked_for_had_no_part_in_the_end_of_a_connection() {
     let mut s = Setting::asked(2, 1, |s| s);
     let now = s.pass(Duration::from_secs(12));
-    s.fetcher.wanted.push(1);
+    s.fetcher.wanted.push(1, Risk::Some);
     let e = Error::disconnected(&"b:1", Phase::Wait);
     let well_for = Duration::from_secs(12);
     let asked = Lost { while_idle: false, well_for, unanswered: false, alone: false };
