@@ -87,7 +87,7 @@ pub(super) struct Fetcher {
     line: Line,
 }
 
-/// What belongs to the connection.
+/// What belongs to the connection. It stays if another one is dialed because that had ended while idle.
 #[derive(Default)]
 struct Line {
     /// Of all fetches in flight.
@@ -107,8 +107,6 @@ struct Line {
     ahead: u64,
     /// Since a fetch on a connection that had been idle, while nothing has come back.
     revived: Option<Time>,
-    /// A fetch was sent on the connection, or on one that had ended before it was used again.
-    was_up: bool,
 }
 
 /// A fetch in flight: the subscription's partitions, by slot.
@@ -199,8 +197,8 @@ impl Fetcher {
         let line = &mut self.line;
         if self.decoder.outstanding() == 0 {
             line.revived = (!self.channel.is_fresh()).then_some(turn.now);
-            turn.all.looks_for_added |= line.was_up && self.channel.is_fresh();
-            line.was_up = true;
+            // All fetches before were answered, so a connection without an answer is another one.
+            turn.all.looks_for_added |= line.began > Time::ZERO && self.channel.is_fresh();
         }
         let options = &turn.all.rules.options;
         let max_wait_ms = if request.iter().all(|(_, want)| want.waits) { options.max_wait_ms } else { 0 };
