@@ -24,7 +24,7 @@
 //! zero and the size does not grow. Time that the broker was allowed to wait for data does not count. The read buffer holds an
 //! answer of any size in parts.
 
-use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,13 +77,14 @@ const DIES_WITHIN: Duration = Duration::from_secs(10);
 /// See the module.
 pub(super) struct Fetcher {
     pub(super) channel: Channel,
-    /// Holds the fetches in flight.
-    decoder: FetchDecoder<InFlight>,
+    decoder: FetchDecoder,
     buf: ReadBuf<TopicPartitions>,
     /// The partitions to ask this leader for.
     pub(super) wanted: Wanted,
     /// Failed attempts to connect and lost connections since the last answer, and how long to rest after them.
     pub(super) retry: RetryState,
+    /// The fetches in flight, by their ids.
+    in_flight: BTreeMap<u32, InFlight>,
     line: Line,
 }
 
@@ -96,7 +97,9 @@ struct Line {
     need: usize,
     /// Since when there is nothing to read, after a fetch was sent and while no answer has begun.
     idle_since: Option<Time>,
-    /// When the answer being read began, how long the link was idle before, and what it has brought so far.
+    /// The fetch whose answer is being read.
+    current: u32,
+    /// When that answer began, how long the link was idle before, and what it has brought so far.
     began: Time,
     wait: Duration,
     bytes: u64,
@@ -117,12 +120,6 @@ struct InFlight {
     load: Load,
 }
 
-impl Borrow<FetchRequest> for InFlight {
-    fn borrow(&self) -> &FetchRequest {
-        &self.request
-    }
-}
-
 /// A fetcher's turn: the moment, and what it works on.
 pub(super) struct Turn<'a> {
     pub(super) now: Time,
@@ -139,13 +136,14 @@ impl Fetcher {
             buf: ReadBuf::new(READ_BUFFER, names.clone()),
             wanted: Wanted::default(),
             retry: RetryState::default(),
+            in_flight: BTreeMap::new(),
             line: Line::default(),
         }
     }
 
     /// Returns whether nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
-        self.decoder.outstanding() == 0
+        self.in_flight.is_empty()
     }
 
     /// Returns whether an answer is being received.
@@ -195,7 +193,7 @@ impl Fetcher {
 
     fn send(&mut self, turn: &mut Turn<'_>, request: Vec<(u32, Want)>) -> Result<()> {
         let line = &mut self.line;
-        if self.decoder.outstanding() == 0 {
+        if self.in_flight.is_empty() {
             line.revived = (!self.channel.is_fresh()).then_some(turn.now);
             // All fetches before were answered, so a connection without an answer is another one.
             turn.all.looks_for_added |= line.began > Time::ZERO && self.channel.is_fresh();
@@ -227,7 +225,7 @@ impl Fetcher {
         let allowance = turn.session.config.io_timeout.saturating_add(Duration::from_millis(wait));
         let mut encode = |out: &mut _| request.encode(out);
         let queued = self.channel.queue(turn.now, request_id, allowance, &mut encode);
-        self.decoder.expect(InFlight { request, partitions, sent: turn.now, load });
+        self.in_flight.insert(request_id, InFlight { request, partitions, sent: turn.now, load });
         queued.map_err(Error::encode)
     }
 
@@ -247,7 +245,8 @@ impl Fetcher {
         loop {
             let (start, bundles) = (self.buf.start(), &mut turn.inbox.bundles);
             let new = bundles.len();
-            let step = self.decoder.step(self.buf.data(), bundles);
+            let asked = |id| self.in_flight.get(&id).map(|fetch| &fetch.request);
+            let step = self.decoder.step(self.buf.data(), &asked, bundles);
             let (used, step) = step.map_err(|e| Error::decode(self.channel.broker(), e))?;
             self.buf.consume(used);
             match step {
@@ -268,9 +267,9 @@ impl Fetcher {
                         return Ok(true);
                     }
                 }
-                Step::Event(Event::Response { .. }) => {
+                Step::Event(Event::Response { request_id }) => {
                     let line = &mut self.line;
-                    (line.began, line.bytes, line.has_fault) = (now, 0, false);
+                    (line.current, line.began, line.bytes, line.has_fault) = (request_id, now, 0, false);
                     line.wait = now.since(line.idle_since.take().unwrap_or(now));
                 }
                 Step::Event(Event::Partition { slot, answer }) => self.on_answer(turn, slot, answer),
@@ -279,8 +278,8 @@ impl Fetcher {
                     let next = turn.all.with(partition, |partition, rules| partition.on_chunk_end(now, end, rules));
                     self.act(turn, partition, next);
                 }
-                Step::Event(Event::End { .. }) => {
-                    self.decoder.take_answered().into_iter().for_each(|fetch| self.on_end(turn, fetch));
+                Step::Event(Event::End { request_id }) => {
+                    self.in_flight.remove(&request_id).into_iter().for_each(|fetch| self.on_end(turn, fetch));
                     return Ok(true);
                 }
             }
@@ -322,7 +321,7 @@ impl Fetcher {
 
     /// Returns the partition that a slot of the answer being read stands for.
     fn partition(&self, slot: usize) -> u32 {
-        self.decoder.current().and_then(|fetch| fetch.partitions.get(slot)).copied().unwrap_or(0)
+        self.in_flight.get(&self.line.current).and_then(|fetch| fetch.partitions.get(slot)).copied().unwrap_or(0)
     }
 
     fn on_answer(&mut self, turn: &mut Turn<'_>, slot: usize, answer: PartitionAnswer) {
@@ -439,7 +438,7 @@ impl Fetcher {
         let well_for = self.channel.well_for().saturating_sub(unwell_for);
         let alone = self.line.load.risky == 1;
         let mut lost = Vec::new();
-        for fetch in mem::replace(&mut self.decoder, new_decoder(session)).into_outstanding() {
+        for fetch in mem::take(&mut self.in_flight).into_values() {
             let is_handed_over = self.channel.handed_over(fetch.request.request_id);
             let unanswered = is_silent && is_handed_over && ended_within(DIES_WITHIN, fetch.sent);
             let how = Lost { while_idle, well_for, unanswered, alone };
@@ -448,6 +447,7 @@ impl Fetcher {
         let how = Lost { while_idle: self.channel.is_up(), well_for, ..Lost::default() };
         lost.extend(self.wanted.drain().map(|partition| (partition, how)));
         self.channel.close();
+        self.decoder = new_decoder(session);
         self.buf.clear();
         self.line = Line::default();
         lost
@@ -490,7 +490,7 @@ fn slots(mut request: Vec<(u32, Want)>, all: &Partitions, share: u32) -> (Vec<Fe
     (topics.collect(), request.iter().map(|(index, _)| *index).collect())
 }
 
-fn new_decoder(session: &Session) -> FetchDecoder<InFlight> {
+fn new_decoder(session: &Session) -> FetchDecoder {
     let mut decoder = FetchDecoder::new(session.config.limits.clone());
     decoder.join_up_to(JOINED);
     decoder

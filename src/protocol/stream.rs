@@ -3,9 +3,6 @@
 //! The decoder takes the bytes that have arrived and returns either what it found or how many more bytes it needs. It keeps
 //! the partition entries of one answer, never its data: when a bundle is complete, it is reported as a range of the input.
 
-use std::borrow::Borrow;
-use std::collections::BTreeMap;
-
 use super::Limits;
 pub use super::chunk::{Bundle, ChunkEnd, Good};
 use super::chunk::{Chunk, Found};
@@ -57,15 +54,15 @@ pub enum Event {
 /// The most bundles that a step appends, so that the list needs no more memory than a read buffer.
 const MAX_BUNDLES: usize = 1024;
 
-/// Decodes the consume answers of one connection. `R` is what the caller keeps for each request until that is answered: the request
-/// itself, or something that contains it.
-#[derive(Debug)]
-pub struct FetchDecoder<R = FetchRequest> {
+/// Returns the request with this id, from when it is sent until the [end](Event::End) of its answer.
+pub type Asked<'a> = &'a dyn Fn(u32) -> Option<&'a FetchRequest>;
+
+/// Decodes the consume answers of one connection. It asks the caller for each request that is answered.
+#[derive(Debug, Default)]
+pub struct FetchDecoder {
     limits: Limits,
     /// The most messages in bundles that are reported together.
     joined: u32,
-    /// The requests whose answers have not begun, by their ids.
-    unanswered: BTreeMap<u32, R>,
     state: State,
     /// Bytes to pass over before the state goes on.
     to_skip: u64,
@@ -75,16 +72,16 @@ pub struct FetchDecoder<R = FetchRequest> {
     at: u64,
     /// Bytes of pings since the last answer.
     pings: u64,
-    /// The request that is being answered, and the one that was answered last.
-    current: Option<R>,
-    answered: Option<R>,
+    /// The id of the request that is being answered.
+    current: u32,
     slots: Vec<Slot>,
     chunk: Chunk,
 }
 
 /// Copied on every step, so it owns nothing.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 enum State {
+    #[default]
     Frame,
     Fixed,
     Entries {
@@ -112,24 +109,10 @@ struct Slot {
 /// The result of a transition. `None`: the next one can follow at once.
 type Move = Result<Option<Step>, DecodeError>;
 
-impl<R: Borrow<FetchRequest>> FetchDecoder<R> {
+impl FetchDecoder {
     /// Creates a decoder for a connection whose greeting has been read.
-    pub fn new(limits: Limits) -> FetchDecoder<R> {
-        FetchDecoder {
-            limits,
-            joined: 0,
-            unanswered: BTreeMap::new(),
-            state: State::Frame,
-            to_skip: 0,
-            failed: None,
-            frame_len: 0,
-            at: 0,
-            pings: 0,
-            current: None,
-            answered: None,
-            slots: Vec::new(),
-            chunk: Chunk::default(),
-        }
+    pub fn new(limits: Limits) -> FetchDecoder {
+        FetchDecoder { limits, ..FetchDecoder::default() }
     }
 
     /// From the next bundle on, reports consecutive small bundles together, up to this many messages at once and never more
@@ -142,31 +125,6 @@ impl<R: Borrow<FetchRequest>> FetchDecoder<R> {
         self.joined = messages;
     }
 
-    /// Announces a request before it is sent. Answers to any other request are refused.
-    pub fn expect(&mut self, request: R) {
-        self.unanswered.insert(request.borrow().request_id, request);
-    }
-
-    /// Returns the request that is being answered.
-    pub fn current(&self) -> Option<&R> {
-        self.current.as_ref()
-    }
-
-    /// Takes the request whose answer ended last. After [`Event::End`] that is the one it names.
-    pub fn take_answered(&mut self) -> Option<R> {
-        self.answered.take()
-    }
-
-    /// Takes the requests whose answers are not complete: first the one that is being answered, then the others by their ids.
-    pub fn into_outstanding(self) -> impl Iterator<Item = R> {
-        self.current.into_iter().chain(self.unanswered.into_values())
-    }
-
-    /// Returns how many requests' answers are not complete.
-    pub fn outstanding(&self) -> usize {
-        self.unanswered.len() + usize::from(self.current.is_some())
-    }
-
     /// Returns whether an answer has begun and not ended, given the bytes that were not consumed. A ping is no answer.
     pub fn is_in_answer(&self, rest: &[u8]) -> bool {
         let is_answer = |rest: &[u8]| rest.first().is_some_and(|&id| id != Kind::Ping as u8);
@@ -174,22 +132,27 @@ impl<R: Borrow<FetchRequest>> FetchDecoder<R> {
     }
 
     /// Continues with `input`, which must begin with the first byte not consumed so far. Returns how many bytes it consumed,
-    /// and what it found. Bundles are appended to `bundles`; their ranges lie within the consumed bytes.
+    /// and what it found. Answers to requests that `asked` does not know are refused. Bundles are appended to `bundles`; their ranges lie within the consumed bytes.
     ///
     /// # Errors
     /// An answer that violates the protocol or exceeds a limit. From then on, every call returns the same error.
-    pub fn step(&mut self, input: &[u8], bundles: &mut Vec<Bundle>) -> Result<(usize, Step), DecodeError> {
+    pub fn step(
+        &mut self,
+        input: &[u8],
+        asked: Asked<'_>,
+        bundles: &mut Vec<Bundle>,
+    ) -> Result<(usize, Step), DecodeError> {
         if let Some(e) = &self.failed {
             return Err(e.clone());
         }
         let mut used = 0;
         let before = bundles.len();
         loop {
-            match self.advance(input, &mut used, bundles) {
+            match self.advance(input, asked, &mut used, bundles) {
                 Ok(None) => {}
                 Ok(Some(step)) => return Ok((used, step)),
                 Err(e) => {
-                    let e = self.place(e);
+                    let e = self.place(e, asked);
                     self.failed = Some(e.clone());
                     // The bundles before the error are good; the next call returns it.
                     return if bundles.len() > before { Ok((used, Step::Bundles)) } else { Err(e) };
@@ -198,16 +161,16 @@ impl<R: Borrow<FetchRequest>> FetchDecoder<R> {
         }
     }
 
-    fn place(&self, e: DecodeError) -> DecodeError {
+    fn place(&self, e: DecodeError, asked: Asked<'_>) -> DecodeError {
         let in_chunk = matches!(self.state, State::Bundles);
-        let request = self.current.as_ref().filter(|_| in_chunk);
-        match request.and_then(|request| request.borrow().slots().nth(self.chunk.slot)) {
+        let request = asked(self.current).filter(|_| in_chunk);
+        match request.and_then(|request| request.slots().nth(self.chunk.slot)) {
             Some((topic, wanted)) => e.in_partition(topic, wanted.partition),
             None => e,
         }
     }
 
-    fn advance(&mut self, input: &[u8], used: &mut usize, bundles: &mut Vec<Bundle>) -> Move {
+    fn advance(&mut self, input: &[u8], asked: Asked<'_>, used: &mut usize, bundles: &mut Vec<Bundle>) -> Move {
         let rest = input.get(*used..).unwrap_or_default();
         if self.to_skip > 0 {
             let skipped = usize::try_from(self.to_skip).unwrap_or(usize::MAX).min(rest.len());
@@ -219,9 +182,9 @@ impl<R: Borrow<FetchRequest>> FetchDecoder<R> {
         match self.state {
             State::Bundles => self.bundles(input, used, bundles),
             State::Frame => self.frame(rest, used),
-            State::Fixed => self.fixed(rest, used),
+            State::Fixed => self.fixed(rest, asked, used),
             State::Entries { len } => match rest.get(..len) {
-                Some(entries) => self.entries(entries, used),
+                Some(entries) => self.entries(entries, asked, used),
                 None => Ok(Some(Step::Need(len - rest.len()))),
             },
             State::Answer { slot } => {
@@ -263,7 +226,7 @@ impl<R: Borrow<FetchRequest>> FetchDecoder<R> {
         Ok(None)
     }
 
-    fn fixed(&mut self, rest: &[u8], used: &mut usize) -> Move {
+    fn fixed(&mut self, rest: &[u8], asked: Asked<'_>, used: &mut usize) -> Move {
         const LEN: usize = 8;
         DecodeError::check_fits("header length", LEN as u64, self.frame_len, 0)?;
         let Some(fixed) = rest.get(..LEN) else { return Ok(Some(Step::Need(LEN - rest.len()))) };
@@ -272,23 +235,23 @@ impl<R: Borrow<FetchRequest>> FetchDecoder<R> {
         DecodeError::check_fits("header length", 4 + u64::from(header_len), self.frame_len, 0)?;
         DecodeError::check("header length", header_len, self.limits.fetch_header, 0)?;
         DecodeError::check_fits("header length", 4, header_len.into(), 0)?;
-        let request_id = c.u32("request id")?;
-        self.current = self.unanswered.remove(&request_id);
-        if self.current.is_none() {
-            let first = self.unanswered.keys().next().copied().unwrap_or(0);
-            return Err(DecodeError::unexpected("request id", request_id.into(), first.into(), 4));
-        }
+        self.current = c.u32("request id")?;
+        self.request(asked)?;
         self.at = LEN as u64;
         self.state = State::Entries { len: header_len as usize - 4 };
         *used += LEN;
         Ok(None)
     }
 
-    fn entries(&mut self, entries: &[u8], used: &mut usize) -> Move {
+    /// Returns the request that is being answered.
+    fn request<'a>(&self, asked: Asked<'a>) -> Result<&'a FetchRequest, DecodeError> {
+        let undefined = || DecodeError::new("request id", DecodeFault::Undefined { value: self.current.into() }, 4);
+        asked(self.current).ok_or_else(undefined)
+    }
+
+    fn entries(&mut self, entries: &[u8], asked: Asked<'_>, used: &mut usize) -> Move {
         self.slots.clear();
-        let Some(request) = self.current.as_ref().map(R::borrow) else { return Ok(None) };
-        let request_id = request.request_id;
-        check_entries(request, Cursor::new(entries, self.at), &mut self.slots)?;
+        check_entries(self.request(asked)?, Cursor::new(entries, self.at), &mut self.slots)?;
         self.at += entries.len() as u64;
         let chunks: u64 = self.slots.iter().map(|slot| u64::from(slot.answer.chunk_len())).sum();
         let left = self.frame_len - self.at;
@@ -299,7 +262,7 @@ impl<R: Borrow<FetchRequest>> FetchDecoder<R> {
         self.pings = 0;
         self.state = State::Answer { slot: 0 };
         *used += entries.len();
-        Ok(Some(Step::Event(Event::Response { request_id })))
+        Ok(Some(Step::Event(Event::Response { request_id: self.current })))
     }
 
     fn next_chunk(&mut self, from_slot: usize) -> Option<Step> {
@@ -313,9 +276,7 @@ impl<R: Borrow<FetchRequest>> FetchDecoder<R> {
         });
         let Some(chunk) = chunk else {
             self.state = State::Frame;
-            self.answered = self.current.take();
-            let request_id = self.answered.as_ref().map_or(0, |request| request.borrow().request_id);
-            return Some(Step::Event(Event::End { request_id }));
+            return Some(Step::Event(Event::End { request_id: self.current }));
         };
         self.at += chunk.left;
         self.chunk = chunk;
@@ -367,9 +328,9 @@ pub(super) fn answers(
 ) -> Result<Vec<PartitionAnswer>, DecodeError> {
     let mut decoder = FetchDecoder::new(limits.clone());
     (decoder.frame_len, decoder.state) = (payload.len() as u64, State::Fixed);
-    decoder.expect(request);
+    let asked = |id| Some(request).filter(|request| request.request_id == id);
     // The first event comes once every entry is read. All are there, or their length is an error.
-    decoder.step(payload, &mut Vec::new())?;
+    decoder.step(payload, &asked, &mut Vec::new())?;
     Ok(decoder.slots.into_iter().map(|slot| slot.answer).collect())
 }
 

@@ -228,6 +228,19 @@ fn what_may_have_been_done_is_told_from_what_was_not_asked_for() {
         assert!(does > 1 || net.wire(0, |wire| wire.aborted), "it is reset, so that nothing is done later");
         assert!(!is_unknown || net.wire(0, |wire| wire.dropped), "it is not used again");
     }
+    // A part of it is not enough for a broker.
+    let net = Scripted::new();
+    net.serve(|_, _, wire| {
+        if !wire.connected {
+            wire.connected = true;
+            wire.incoming.extend(PING);
+            wire.room = 10;
+        }
+        wire.ended = wire.room == 0;
+        true
+    });
+    let e = session("10.0.0.1:5", &net).call_once(&mut ASK.clone(), Some("orders")).unwrap_err();
+    assert!(e.is_connection_lost() && net.wire(0, |wire| wire.sent.len()) == 10, "{e:?}");
 }
 
 #[test]

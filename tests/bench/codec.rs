@@ -83,12 +83,11 @@ fn decode(bencher: Bencher<'_, '_>, set: &str) {
     bencher.counter(ItemsCount::new(answer.messages)).counter(BytesCount::new(answer.payload)).bench_local(|| {
         let mut decoder = FetchDecoder::new(limits.clone());
         decoder.join_up_to(256);
-        decoder.expect(answer.request.clone());
         let (mut at, mut sum) = (0, 0);
         loop {
             let input = &answer.bytes[at..(at + READ_BUFFER).min(answer.bytes.len())];
             bundles.clear();
-            let (used, step) = decoder.step(input, &mut bundles).expect("a good answer");
+            let (used, step) = decoder.step(input, &|_| Some(&answer.request), &mut bundles).expect("a good answer");
             at += used;
             match step {
                 Step::Bundles => {

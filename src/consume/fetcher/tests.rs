@@ -202,12 +202,12 @@ fn the_next_fetch_is_sent_before_the_messages_of_an_answer_are_handed_out() {
         s.send(0, 1, &[data(12)], &BUNDLE, 0);
         s.receive();
         assert!(s.inbox.has_bundles() && !s.fetcher.is_receiving());
-        assert_eq!(s.fetcher.decoder.outstanding(), sent);
+        assert_eq!(s.fetcher.in_flight.len(), sent);
     }
     // Where the log is read to its end, whoever waits may do so first.
     let mut s = Setting::asked(1, 9, |s| s);
     s.send(0, 1, &[PartitionAnswer::Data { base: Some(9), high_water_mark: 9, len: 12 }], &BUNDLE, 0);
-    assert_eq!((s.messages(), s.fetcher.decoder.outstanding()), (1, 0));
+    assert_eq!((s.messages(), s.fetcher.in_flight.len()), (1, 0));
 }
 
 #[test]

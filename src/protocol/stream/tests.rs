@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::bundle::MessageSet;
@@ -41,6 +42,30 @@ fn data(base: Option<u64>, high_water_mark: u64, len: usize) -> PartitionAnswer 
     PartitionAnswer::Data { base, high_water_mark, len: len as u32 }
 }
 
+/// A decoder, and the requests that are not answered.
+struct Reader {
+    decoder: FetchDecoder,
+    requests: BTreeMap<u32, FetchRequest>,
+}
+
+impl Reader {
+    fn new(limits: Limits) -> Reader {
+        Reader { decoder: FetchDecoder::new(limits), requests: BTreeMap::new() }
+    }
+
+    fn expect(&mut self, request: FetchRequest) {
+        self.requests.insert(request.request_id, request);
+    }
+
+    fn step(&mut self, input: &[u8], bundles: &mut Vec<Bundle>) -> Result<(usize, Step), DecodeError> {
+        let step = self.decoder.step(input, &|id| self.requests.get(&id), bundles);
+        if let Ok((_, Step::Event(Event::End { request_id }))) = step {
+            self.requests.remove(&request_id).expect("a request that was not answered");
+        }
+        step
+    }
+}
+
 /// What is found in an answer, in the order of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
@@ -49,7 +74,7 @@ enum Seen {
 }
 
 /// All that is found up to a need or an error, and how many bytes were needed at the end.
-fn events(decoder: &mut FetchDecoder, mut bytes: &[u8]) -> (Vec<Seen>, Result<usize, DecodeError>) {
+fn events(decoder: &mut Reader, mut bytes: &[u8]) -> (Vec<Seen>, Result<usize, DecodeError>) {
     let mut seen = Vec::new();
     loop {
         let mut bundles = Vec::new();
@@ -73,7 +98,7 @@ fn events(decoder: &mut FetchDecoder, mut bytes: &[u8]) -> (Vec<Seen>, Result<us
 type Outcome = (Vec<(u64, u64)>, Result<ChunkEnd, (&'static str, F)>);
 
 fn chunk_with(limits: Limits, base: Option<u64>, from: u64, mark: u64, chunk: &[u8]) -> Outcome {
-    let mut decoder = FetchDecoder::new(limits);
+    let mut decoder = Reader::new(limits);
     decoder.expect(request(5, &[("t", &[(0, from)])]));
     let bytes = answer(5, &[("t", &[(0, data(base, mark, chunk.len()))])], chunk);
     let (events, result) = events(&mut decoder, &bytes);
@@ -87,7 +112,7 @@ fn chunk_with(limits: Limits, base: Option<u64>, from: u64, mark: u64, chunk: &[
     });
     let end = match result {
         Ok(need) => {
-            assert_eq!((need, decoder.outstanding()), (HEADER_LEN, 0));
+            assert_eq!((need, decoder.requests.len()), (HEADER_LEN, 0));
             Ok(end.expect("a chunk ends"))
         }
         Err(e) => {
@@ -274,7 +299,7 @@ fn answers_come_in_the_order_of_the_request() {
         ],
         &one.repeat(2),
     );
-    let mut decoder = FetchDecoder::new(Limits::default());
+    let mut decoder = Reader::new(Limits::default());
     decoder.expect(asked.clone());
     let (seen, result) = events(&mut decoder, &bytes);
     assert_eq!(result, Ok(HEADER_LEN));
@@ -298,7 +323,7 @@ fn answers_come_in_the_order_of_the_request() {
 
     // Anything else is refused, and said to be.
     let refused = |topics: &[(&str, &[(u16, PartitionAnswer)])]| {
-        let mut decoder = FetchDecoder::new(Limits::default());
+        let mut decoder = Reader::new(Limits::default());
         decoder.expect(asked.clone());
         let e = events(&mut decoder, &answer(5, topics, &[])).1.unwrap_err();
         (e.field(), e.fault())
@@ -326,11 +351,11 @@ fn frames_and_headers_are_measured() {
     let refused = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = good.clone();
         change(&mut bytes);
-        let mut decoder = FetchDecoder::new(Limits::default().fetch_frame(1000).fetch_header(100));
+        let mut decoder = Reader::new(Limits::default().fetch_frame(1000).fetch_header(100));
         decoder.expect(request(4, &[("t", &[(0, 0)])]));
         decoder.expect(request(5, &[("t", &[(0, 0)])]));
         let e = events(&mut decoder, &bytes).1.unwrap_err();
-        assert_eq!(decoder.outstanding(), 2);
+        assert_eq!(decoder.requests.len(), 2);
         (e.field(), e.fault())
     };
     let put = |bytes: &mut Vec<u8>, at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -356,7 +381,7 @@ fn frames_and_headers_are_measured() {
         put(b, 5, 101);
     };
     assert_eq!(refused(&long), ("header length", over(101, 100)));
-    assert_eq!(refused(&|b| put(b, 9, 6)), ("request id", unexpected(6, 4)));
+    assert_eq!(refused(&|b| put(b, 9, 6)), ("request id", F::Undefined { value: 6 }));
     // A byte more in the payload, then in the header.
     let spare = |b: &mut Vec<u8>| {
         put(b, 1, frame as u32 + 1);
@@ -377,7 +402,7 @@ fn frames_and_headers_are_measured() {
 fn err_flags_that_nobody_sends() {
     let bytes = answer(5, &[("t", &[(7, PartitionAnswer::SystemError)])], &[]);
     let decode = |flags| {
-        let mut decoder = FetchDecoder::new(Limits::default());
+        let mut decoder = Reader::new(Limits::default());
         decoder.expect(request(5, &[("t", &[(7, 0)])]));
         let mut bytes = bytes.clone();
         *bytes.last_mut().unwrap() = flags;
@@ -400,7 +425,7 @@ fn err_flags_that_nobody_sends() {
 fn a_boundary_fault_has_no_chunk() {
     let fault = PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 3 };
     let decode = |len: u32| {
-        let mut decoder = FetchDecoder::new(Limits::default());
+        let mut decoder = Reader::new(Limits::default());
         decoder.expect(request(5, &[("t", &[(7, 50)])]));
         let mut bytes = answer(5, &[("t", &[(7, fault)])], &[]);
         let field = bytes.len() - 12;
@@ -417,7 +442,7 @@ fn a_boundary_fault_has_no_chunk() {
 fn the_chunks_use_the_payload_up() {
     let one = dense(1);
     let decode = |first: usize, second: u32, chunks: &[u8]| {
-        let mut decoder = FetchDecoder::new(Limits::default());
+        let mut decoder = Reader::new(Limits::default());
         decoder.expect(request(5, &[("t", &[(0, 0), (1, 0)])]));
         let answers = [(0, data(Some(1), 9, first)), (1, data(Some(1), 9, 0))];
         let mut bytes = answer(5, &[("t", &answers)], chunks);
@@ -440,7 +465,7 @@ fn the_chunks_use_the_payload_up() {
 #[test]
 fn pings_stand_between_frames_and_are_passed_over() {
     let bytes = answer(5, &[("t", &[(0, PartitionAnswer::NoLeader)])], &[]);
-    let mut decoder = FetchDecoder::new(Limits::default());
+    let mut decoder = Reader::new(Limits::default());
     assert_eq!(decoder.step(&PING.repeat(3), &mut Vec::new()), Ok((15, Step::Need(HEADER_LEN))));
     assert_eq!(decoder.step(&[3, 2, 0, 0, 0, 9], &mut Vec::new()), Ok((6, Step::Need(1))));
     decoder.expect(request(5, &[("t", &[(0, 0)])]));
@@ -451,35 +476,15 @@ fn pings_stand_between_frames_and_are_passed_over() {
 #[test]
 fn requests_are_answered_in_any_order_and_once() {
     let bytes = |id| answer(id, &[("t", &[(0, PartitionAnswer::NoLeader)])], &[]);
-    let mut decoder = FetchDecoder::new(Limits::default());
+    let mut decoder = Reader::new(Limits::default());
     (1..=3).for_each(|id| decoder.expect(request(id, &[("t", &[(0, 0)])])));
     let (seen, result) = events(&mut decoder, &[bytes(3), bytes(1), bytes(3)].concat());
     let ends = seen.iter().filter(|event| matches!(event, Seen::Event(Event::End { .. })));
     assert_eq!(ends.cloned().collect::<Vec<_>>(), [3, 1].map(|request_id| Seen::Event(Event::End { request_id })));
     let e = result.unwrap_err();
-    assert_eq!((e.field(), e.fault()), ("request id", F::Unexpected { found: 3, expected: 2 }));
+    assert_eq!((e.field(), e.fault()), ("request id", F::Undefined { value: 3 }));
     assert_eq!(decoder.step(&bytes(2), &mut Vec::new()), Err(e), "an error is not got over");
-    assert_eq!(decoder.outstanding(), 1);
-}
-
-#[test]
-fn requests_are_kept_until_they_are_answered_and_handed_back_then() {
-    let asked = |id| request(id, &[("t", &[(0, 0)])]);
-    let bytes = answer(2, &[("t", &[(0, PartitionAnswer::NoLeader)])], &[]);
-    let mut decoder = FetchDecoder::new(Limits::default());
-    [3, 1, 2].into_iter().for_each(|id| decoder.expect(asked(id)));
-    let (used, step) = decoder.step(&bytes, &mut Vec::new()).unwrap();
-    assert_eq!(step, Step::Event(Event::Response { request_id: 2 }));
-    assert_eq!((decoder.take_answered(), decoder.outstanding()), (None, 3));
-    assert_eq!(decoder.current(), Some(&asked(2)));
-    let (_, result) = events(&mut decoder, &[&bytes[used..], &bytes[..HEADER_LEN + 8]].concat());
-    assert_eq!(decoder.current(), None);
-    assert_eq!([decoder.take_answered(), decoder.take_answered()], [Some(asked(2)), None]);
-    assert_eq!(result.unwrap_err().field(), "request id");
-    let mut decoder = FetchDecoder::new(Limits::default());
-    [3, 1, 2].into_iter().for_each(|id| decoder.expect(asked(id)));
-    decoder.step(&bytes[..bytes.len() - 1], &mut Vec::new()).unwrap();
-    assert_eq!(decoder.into_outstanding().collect::<Vec<_>>(), [2, 1, 3].map(asked), "the one that has begun first");
+    assert_eq!(decoder.requests.len(), 1);
 }
 
 /// The first number, last number and bundle count of each report, when up to this many messages are joined.
@@ -490,8 +495,8 @@ fn joined(most: u32, from: u64, mark: u64, chunk: &[u8]) -> Vec<(u64, u64, u32)>
 fn joined_from(base: u64, most: u32, from: u64, mark: u64, chunk: &[u8]) -> Vec<(u64, u64, u32)> {
     let bytes = answer(5, &[("t", &[(0, data(Some(base), mark, chunk.len()))])], chunk);
     let reported = |most| {
-        let mut decoder = FetchDecoder::new(Limits::default());
-        decoder.join_up_to(most);
+        let mut decoder = Reader::new(Limits::default());
+        decoder.decoder.join_up_to(most);
         decoder.expect(request(5, &[("t", &[(0, from)])]));
         events(&mut decoder, &bytes)
     };
@@ -555,8 +560,8 @@ fn joined_bundles_stay_within_the_limits() {
         (default().messages(2), None),
         (default().messages(1), Some("message count")),
     ] {
-        let mut decoder = FetchDecoder::new(limits);
-        decoder.join_up_to(u32::MAX);
+        let mut decoder = Reader::new(limits);
+        decoder.decoder.join_up_to(u32::MAX);
         decoder.expect(request(5, &[("t", &[(0, 1)])]));
         let bytes = answer(5, &[("t", &[(0, data(Some(10), 99, two.len()))])], &two);
         let (seen, e) = events(&mut decoder, &bytes);
@@ -569,8 +574,8 @@ fn joined_bundles_stay_within_the_limits() {
 fn joined_bundles_beyond_the_last_wanted_number_are_not_looked_at() {
     let bad = [3, 2 << 2, 2, 0].to_vec();
     let chunk = [dense(2), dense(2), bad].concat();
-    let mut decoder = FetchDecoder::new(Limits::default());
-    decoder.join_up_to(256);
+    let mut decoder = Reader::new(Limits::default());
+    decoder.decoder.join_up_to(256);
     decoder.expect(request(5, &[("t", &[(0, 1)])]));
     let (seen, _) = events(&mut decoder, &answer(5, &[("t", &[(0, data(Some(10), 99, chunk.len()))])], &chunk));
     let found = seen.into_iter().find_map(|seen| match seen {
@@ -596,8 +601,8 @@ fn of_joined_bundles_the_good_ones_count() {
             let mut bundles = vec![good.clone(); 4];
             bundles[place] = bad.clone();
             let chunk = bundles.concat();
-            let mut decoder = FetchDecoder::new(Limits::default());
-            decoder.join_up_to(256);
+            let mut decoder = Reader::new(Limits::default());
+            decoder.decoder.join_up_to(256);
             decoder.expect(request(5, &[("t", &[(0, 1)])]));
             let bytes = answer(5, &[("t", &[(0, data(Some(10), 99, chunk.len()))])], &chunk);
             let (seen, _) = events(&mut decoder, &bytes);

@@ -19,7 +19,9 @@ pub enum Found {
 
 /// The bytes of a connection, some of which have arrived.
 pub struct Feeder<'a> {
-    pub decoder: FetchDecoder,
+    decoder: FetchDecoder,
+    /// Those that are not answered.
+    requests: HashMap<u32, FetchRequest>,
     bytes: &'a [u8],
     consumed: usize,
     arrived: usize,
@@ -31,9 +33,9 @@ pub struct Feeder<'a> {
 
 impl<'a> Feeder<'a> {
     pub fn new(requests: &[FetchRequest], bytes: &'a [u8], limits: &Limits) -> Feeder<'a> {
-        let mut decoder = FetchDecoder::new(limits.clone());
-        requests.iter().for_each(|request| decoder.expect(request.clone()));
-        Feeder { decoder, bytes, consumed: 0, arrived: 0, promised: 0, bundles: VecDeque::new(), steps: 0 }
+        let decoder = FetchDecoder::new(limits.clone());
+        let requests = requests.iter().map(|request| (request.request_id, request.clone())).collect();
+        Feeder { decoder, requests, bytes, consumed: 0, arrived: 0, promised: 0, bundles: VecDeque::new(), steps: 0 }
     }
 
     /// With small bundles put together, up to this many messages.
@@ -61,7 +63,7 @@ impl<'a> Feeder<'a> {
         // Beginning here means that no byte is offered again once it was consumed.
         let window = &self.bytes[self.consumed..self.arrived];
         let mut bundles = Vec::new();
-        let stepped = self.decoder.step(window, &mut bundles);
+        let stepped = self.decoder.step(window, &|id| self.requests.get(&id), &mut bundles);
         if !matches!(stepped, Ok((_, Step::Need(_)))) {
             assert!(self.arrived >= self.promised, "something was found before the last Need was met");
         }
@@ -83,12 +85,22 @@ impl<'a> Feeder<'a> {
                 Ok(Found::Need(n))
             }
             Step::Bundles => self.step(),
-            Step::Event(event) => Ok(Found::Event(event)),
+            Step::Event(event) => {
+                if let Event::End { request_id } = event {
+                    self.requests.remove(&request_id).expect("a request that was not answered");
+                }
+                Ok(Found::Event(event))
+            }
         }
     }
 
     pub fn consumed(&self) -> usize {
         self.consumed
+    }
+
+    /// How many requests' answers are not complete.
+    pub fn outstanding(&self) -> usize {
+        self.requests.len()
     }
 }
 
@@ -197,7 +209,7 @@ pub fn decode(requests: &[FetchRequest], bytes: &[u8], limits: &Limits) -> Outco
     let mut outcome = Outcome::default();
     feeder.arrive(usize::MAX);
     outcome.error = run(&mut feeder, bytes, limits, &mut outcome).err();
-    outcome.unanswered = feeder.decoder.outstanding();
+    outcome.unanswered = feeder.outstanding();
     outcome.steps = feeder.steps;
     outcome
 }

@@ -23,19 +23,15 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     s.greet(1);
     s.ask();
     // A harmless question first, for both of them.
-    assert_eq!((s.fetcher.line.load, s.fetcher.decoder.outstanding()), (Load::default(), 1));
+    assert_eq!((s.fetcher.line.load, s.fetcher.in_flight.len()), (Load::default(), 1));
     s.send(1, 2, &[PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 }; 2], &[], 0);
     s.receive();
     assert!(!s.fetcher.retry.is_in_trouble());
     s.ask();
-    assert_eq!((s.fetcher.line.load, s.fetcher.decoder.outstanding()), (Load { risky: 1, suspects: 1 }, 1));
+    assert_eq!((s.fetcher.line.load, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1));
     s.send(1, 3, &[EMPTY], &[], 0);
     s.receive();
-    assert_eq!(
-        (s.fetcher.line.load, s.fetcher.decoder.outstanding()),
-        (Load { risky: 1, suspects: 1 }, 1),
-        "the other one"
-    );
+    assert_eq!((s.fetcher.line.load, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1), "the other one");
     // Nothing else was in flight: it is to blame.
     s.end(1);
     let e = s.inbox.take_error();
@@ -120,7 +116,7 @@ fn in_a_forked_child_what_the_parent_had_in_flight_is_asked_for_again() {
         s.ask();
         s.greet(s.net.dialed().len() - 1);
         s.ask();
-        assert_eq!(s.fetcher.decoder.outstanding(), 1);
+        assert_eq!(s.fetcher.in_flight.len(), 1);
     }
 }
 
@@ -214,7 +210,7 @@ fn a_new_connection_in_the_place_of_one_that_was_used_is_a_reason_to_look_for_ad
     s.ask();
     s.greet(1);
     s.ask();
-    assert!(s.fetcher.decoder.outstanding() == 1 && s.all.looks_for_added);
+    assert!(s.fetcher.in_flight.len() == 1 && s.all.looks_for_added);
     assert_eq!((s.all.stats.reconnects, s.fetcher.retry.is_in_trouble()), (0, false));
     // What was noted elsewhere stays noted.
     let mut s = Setting::new(1, 10, |s| s);

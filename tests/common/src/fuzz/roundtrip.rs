@@ -339,7 +339,7 @@ fn consume(case: &Case, packed: &[Vec<Packed>]) {
             Found::Event(_) => {}
         }
     }
-    assert_eq!(feeder.decoder.outstanding(), 0, "the answer is complete");
+    assert_eq!(feeder.outstanding(), 0, "the answer is complete");
     for (slot, (found, expected)) in found.iter().zip(&expected).enumerate() {
         let differs = found.iter().zip(expected).position(|(a, b)| a != b);
         assert!(
