@@ -41,6 +41,12 @@ impl Partition {
             }
         }
         match answer {
+            // To the question for the marks, which no message has as its number.
+            PartitionAnswer::Data { high_water_mark, base, .. }
+                if self.needs_mark() || self.begin == Begin::BeforeEnd =>
+            {
+                self.on_out_of_range(now, base.unwrap_or(0), high_water_mark, rules)
+            }
             PartitionAnswer::Data { high_water_mark, len, .. } => self.on_data(high_water_mark, len, rules),
             PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
                 self.on_out_of_range(now, first_available, high_water_mark, rules)
@@ -96,6 +102,8 @@ impl Partition {
         let failure = self.error(ErrorKind::OutOfRange { requested, first_available, high_water_mark }, rules);
         let to = match if is_beyond { rules.options.beyond_end } else { rules.options.out_of_range } {
             OutOfRange::Fail => return Next::Fail(failure),
+            // Never back, where a broker contradicts itself.
+            OutOfRange::Earliest if !is_beyond => first_available.max(requested),
             OutOfRange::Earliest => first_available,
             OutOfRange::Latest => end,
         };

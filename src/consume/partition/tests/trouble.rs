@@ -224,6 +224,41 @@ fn what_ends_two_connections_is_not_asked_for_again() {
 }
 
 #[test]
+fn an_empty_answer_to_the_question_for_the_marks_has_the_marks() {
+    let rules = alone(|s| s.out_of_range(OutOfRange::Earliest));
+    let mut p = Partition::new(0, 6, Some((1, 11)), &rules.options);
+    ask(&mut p, &rules);
+    lose(&mut p, at(0), lost(true, false), &rules);
+    p.wake(pause(&p));
+    assert_eq!(ask(&mut p, &rules).seq, SEQ_BEYOND_END);
+    assert_eq!(p.on_answer(at(1), data(12, 0), &rules), Next::Go);
+    p.on_end(at(1), false, &rules);
+    let want = ask(&mut p, &rules);
+    assert_eq!((want.seq, want.risk), (6, Risk::Suspect), "it is not asked for the marks for ever");
+    // Nor does it count as messages of a partition whose begin is not known yet.
+    let mut p = Partition::before_end(0, 5, &rules.options);
+    ask(&mut p, &rules);
+    assert_eq!(p.on_answer(at(1), data(12, 0), &rules), Next::Go);
+    p.on_end(at(1), false, &rules);
+    assert_eq!((p.position, ask(&mut p, &rules).seq), (8, 8));
+}
+
+#[test]
+fn a_fault_that_contradicts_itself_does_not_lead_back() {
+    let rules = alone(|s| s.out_of_range(OutOfRange::Earliest));
+    let mut p = Partition::new(0, 4, Some((1, 11)), &rules.options);
+    for _ in 0..3 {
+        assert_eq!(ask(&mut p, &rules).seq, 4);
+        assert_eq!(p.on_answer(at(0), out_of_range(1, 9), &rules), Next::Go);
+        p.on_end(at(0), false, &rules);
+        p.wake(at(60_000));
+    }
+    // Where retention took the number, the first one follows; where the log is shorter, all of it does.
+    p.on_answer(at(0), out_of_range(7, 9), &rules);
+    assert_eq!(p.position, 7);
+}
+
+#[test]
 fn a_redirect_that_follows_a_pause_without_a_leader_is_followed_at_once() {
     let rules = alone(|s| s);
     let mut p = Partition::new(0, 1, None, &rules.options);
