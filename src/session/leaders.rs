@@ -78,7 +78,7 @@ impl Session {
             }
         }
         // A broker may name any number of leaders, each of which may keep a caller waiting: they share the time.
-        turns.truncate(self.config.limits.nodes as usize);
+        turns.truncate((self.config.limits.nodes as usize).max(MOST_SILENT as usize));
         let budget = self.now().after(self.config.connect_timeout);
         for (turn, (leader, list)) in turns.iter().enumerate() {
             if budget.since(self.now()) < self.config.connect_timeout / MOST_SILENT {
