@@ -146,6 +146,11 @@ impl Fetcher {
         self.in_flight.is_empty()
     }
 
+    /// Returns whether the answer that was being read goes on. That the next one has begun to arrive does not count.
+    pub(super) fn has_more_of_answer(&self) -> bool {
+        self.decoder.is_in_answer(&[])
+    }
+
     /// Returns whether an answer is being received.
     pub(super) fn is_receiving(&self) -> bool {
         self.decoder.is_in_answer(self.buf.data())

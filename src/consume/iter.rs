@@ -25,7 +25,7 @@ use crate::session::Session;
 /// come in a row.
 const MOST_TURNS: usize = 16;
 
-/// Above this many fetchers, unused ones are dropped: a broker may name any number of leaders.
+/// Up to this many fetchers, unused ones are kept: a broker may name any number of leaders.
 const MAX_UNUSED: usize = 64;
 
 /// The messages of a [`Subscription`](crate::Subscription), in the order of their numbers within each partition.
@@ -101,6 +101,8 @@ pub struct ConsumeIter {
     fetchers: Vec<Fetcher>,
     /// The index of each broker's fetcher.
     places: HashMap<BrokerAddr, usize>,
+    /// Above this many fetchers, unused ones are dropped.
+    most_fetchers: usize,
     /// The index of the fetcher whose turn it is to receive.
     next: usize,
     inbox: Inbox,
@@ -130,6 +132,7 @@ impl ConsumeIter {
             partitions: Partitions::new(partitions, whole, rules),
             fetchers: Vec::new(),
             places: HashMap::new(),
+            most_fetchers: MAX_UNUSED,
             next: 0,
             closer: CloseHandle { closed: session.closed.clone().unwrap_or_default() },
             remaining: subscription.limit.unwrap_or(u64::MAX),
@@ -431,8 +434,10 @@ impl ConsumeIter {
         if let Some(&place) = self.places.get(broker) {
             return place;
         }
-        if self.fetchers.len() > MAX_UNUSED {
+        if self.fetchers.len() > self.most_fetchers {
             self.keep_fetchers(&|fetcher| fetcher.is_used() || fetcher.is_resting(now));
+            // Not again at once if most are in use.
+            self.most_fetchers = MAX_UNUSED.max(2 * self.fetchers.len());
         }
         debug!("{broker}: joining the subscription");
         self.fetchers.push(Fetcher::new(broker, &self.session, &self.partitions.rules.names));
@@ -449,7 +454,7 @@ impl ConsumeIter {
             let fetcher = &mut self.fetchers[place];
             let had_something = fetcher.receive(&mut turn);
             // After an answer it is the others' turn, however fast this one answers again.
-            let stays = had_something && fetcher.is_receiving();
+            let stays = had_something && fetcher.has_more_of_answer();
             self.next = if stays { place } else { place + 1 };
             if had_something {
                 return true;

@@ -10,8 +10,8 @@ use crate::error::{ErrorKind, Fault, Phase};
 use crate::message::Names;
 use crate::net::scripted::{Scripted, Wire};
 use crate::net::{Network, parse_brokers, wait};
-use crate::protocol::fetch::{FetchHeader, TopicAnswer};
-use crate::protocol::frame::PING;
+use crate::protocol::fetch::{FetchHeader, MAX_PARTITIONS, TopicAnswer};
+use crate::protocol::frame::{Kind, PING};
 
 const EMPTY: PartitionAnswer = PartitionAnswer::Data { base: Some(1), high_water_mark: 9, len: 0 };
 
@@ -424,6 +424,21 @@ fn an_answer_is_being_received_from_its_first_byte_to_its_last() {
     }
     assert!(!s.fetcher.is_receiving() && s.fetcher.channel.phase() != Phase::Read);
     assert_eq!(s.messages(), 1);
+}
+
+#[test]
+fn an_answer_ends_although_the_next_one_has_begun_to_arrive() {
+    // More than a request may ask for: two are in flight.
+    let mut s = Setting::asked(MAX_PARTITIONS as u16 + 1, 1, |s| s);
+    let first = [EMPTY; MAX_PARTITIONS];
+    s.send(0, 1, &first, &[], 0);
+    s.wire(0, |wire| wire.incoming.push_back(Kind::Consume as u8));
+    s.look();
+    let now = s.session.now();
+    let mut turn = Turn { now, all: &mut s.all, inbox: &mut s.inbox, session: &s.session };
+    // The first look finds out how much the decoder needs.
+    assert!(s.fetcher.receive(&mut turn) && s.fetcher.receive(&mut turn));
+    assert!(s.fetcher.is_receiving() && !s.fetcher.has_more_of_answer(), "it is the others' turn");
 }
 
 #[test]
