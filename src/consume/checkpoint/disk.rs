@@ -104,6 +104,8 @@ pub(super) trait Disk {
     fn write(&mut self, path: &Path, bytes: &[u8], like: &Path) -> io::Result<bool>;
     /// Writes a file in its place and waits until it is stored.
     fn overwrite(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Gives a file a second name.
+    fn link(&mut self, from: &Path, to: &Path) -> io::Result<()>;
     fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file if it is there.
     fn remove(&mut self, path: &Path) -> io::Result<()>;
@@ -119,7 +121,11 @@ pub(super) fn replace(disk: &mut impl Disk, names: &Names, bytes: &[u8], old: Op
     let replaceable = disk.write(kept, bytes, file)?;
     disk.rename(kept, new)?;
     if let Some(old) = old {
-        disk.write(kept, old, file)?;
+        // A second name costs no wait for the disk. But not every file system has them, a mounted file cannot have one, and that of
+        // a file that is overwritten would be overwritten, too.
+        if !replaceable || disk.link(file, kept).is_err() {
+            disk.write(kept, old, file)?;
+        }
         disk.rename(kept, previous)?;
     }
     if replaceable {
@@ -174,6 +180,10 @@ impl Disk for Os {
         file.write_all(bytes)?;
         file.set_len(bytes.len() as u64)?;
         file.sync_all()
+    }
+
+    fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
     }
 
     fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {

@@ -146,7 +146,7 @@ struct Model {
     names: BTreeMap<PathBuf, usize>,
     /// The names as they are stored, and all states they went through since.
     stored: Vec<BTreeMap<PathBuf, usize>>,
-    /// Nothing can be renamed to the checkpoint, for this reason: it is mounted, say.
+    /// Nothing can be renamed to the checkpoint, for this reason, and it can have no second name: it is mounted, say.
     refused: Option<io::ErrorKind>,
     /// Operations until the process is killed, how many bytes a write gets done by then, and whether one was at it.
     left: usize,
@@ -214,13 +214,27 @@ impl Disk for Model {
         done
     }
 
+    fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        if let Some(reason) = self.refused {
+            return Err(reason.into());
+        }
+        self.step()?;
+        let file = self.names[from];
+        assert!(self.names.insert(to.into(), file).is_none(), "what is there must not be replaced");
+        self.named();
+        Ok(())
+    }
+
     fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         self.step()?;
         if let Some(reason) = self.refused.filter(|_| to == Path::new("c")) {
             return Err(reason.into());
         }
-        let file = self.names.remove(from).unwrap();
-        self.names.insert(to.into(), file);
+        // Two names of one file: POSIX says nothing happens.
+        if self.names.get(from) != self.names.get(to) {
+            let file = self.names.remove(from).unwrap();
+            self.names.insert(to.into(), file);
+        }
         self.named();
         Ok(())
     }
@@ -323,9 +337,10 @@ fn the_real_files_change_as_the_model_says() {
     // Left over from a save that was stopped between the two renames.
     fs::hard_link(dir.file(), dir.0.join("orders.checkpoint.prev.new")).unwrap();
     fs::write(&names.new, "half").unwrap();
-    replace(&mut Os, &names, &encode(&generation(5)).unwrap(), Some(b"old")).unwrap();
+    let old = read(&names.file).unwrap();
+    replace(&mut Os, &names, &encode(&generation(5)).unwrap(), old.as_deref()).unwrap();
     assert_eq!(decode(&fs::read(dir.file()).unwrap()).unwrap(), generation(5));
-    assert_eq!(fs::read(&names.previous).unwrap(), b"old");
+    assert_eq!(read(&names.previous).unwrap(), old);
     // What is in the way and is no file is an error.
     fs::create_dir(dir.0.join("orders.checkpoint.prev.new")).unwrap();
     assert!(Os.remove(&dir.0.join("orders.checkpoint.prev.new")).is_err());
