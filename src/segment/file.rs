@@ -213,8 +213,11 @@ impl Listing {
 pub(super) fn list(dir: &Path) -> io::Result<Vec<SegmentFile>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let range = path.file_name().and_then(|name| name.to_str()).and_then(range_of);
+        let entry = entry?;
+        // Opening a pipe would block.
+        let may_be_file = entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_symlink());
+        let range = entry.file_name().to_str().and_then(range_of).filter(|_| may_be_file);
+        let path = entry.path();
         files.extend(range.map(|(first, last)| SegmentFile { path, first, last }));
     }
     files.sort_by_cached_key(|file| (file.first, file.last.unwrap_or(u64::MAX), file.path.clone()));

@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::malformed;
@@ -453,6 +454,23 @@ fn files_of_absurd_names_are_left_alone() {
             assert!(matches!(error, Some(Error { kind: ErrorKind::Corrupt { .. }, .. })), "{index}: {error:?}");
             assert!(segments.next().is_none());
         }
+    });
+}
+
+#[test]
+fn only_files_are_read() {
+    within(30, || {
+        let dir = directory("only", &[("1.log", &stored(None))]);
+        fs::create_dir(dir.join("2.log")).unwrap();
+        if cfg!(unix) {
+            assert!(Command::new("mkfifo").arg(dir.join("3.log")).status().unwrap().success());
+            assert!(
+                Command::new("ln").arg("-s").args([dir.join("1.log"), dir.join("1_4.log")]).status().unwrap().success()
+            );
+        }
+        let segments = Segments::open(&dir).unwrap();
+        assert_eq!(segments.files().unwrap().len(), if cfg!(unix) { 2 } else { 1 });
+        assert_eq!(segments.map(|message| message.unwrap().seq()).collect::<Vec<_>>(), [1]);
     });
 }
 
