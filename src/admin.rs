@@ -123,7 +123,7 @@ fn check_new_topic(topic: &str, partitions: u16) -> Result<()> {
     let is_allowed = topic.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(&c));
     if !fits || !is_allowed || topic.trim_matches(marks) != topic {
         let rule = "1 to 64 letters, digits and, between them, - and _";
-        return Err(Error::config(format!("topic name {topic:?} given, allowed are {rule}")));
+        return Err(Error::config(format!("topic name {topic:?} given; allowed: {rule}")));
     }
     if partitions == 0 {
         return Err(Error::config(format!("{topic}: 0 partitions given, 1 to 65535 allowed")));

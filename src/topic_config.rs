@@ -101,7 +101,7 @@ impl TopicConfig {
     /// [`Config`](crate::ErrorKind::Config) for a value out of the key's range or not of its form, or a key or value that does
     /// not fit on a line: what a server refuses, or understands as something other than it says.
     pub fn set(mut self, key: &str, value: &str) -> Result<Self> {
-        let error = |allowed| Error::config(format!("{key} is {value:?}; allowed is {allowed}"));
+        let error = |allowed| Error::config(format!("{key} is {value:?}; allowed: {allowed}"));
         if !is_word(key) || key.contains('=') {
             return Err(error(KEY));
         }
@@ -380,9 +380,9 @@ mod tests {
     #[test]
     fn errors_name_key_value_and_what_is_allowed() {
         let e = refusal(TopicConfig::new().set("log.segment.bytes", "63"));
-        assert_eq!(e, r#"log.segment.bytes is "63"; allowed is 64 to 4026531840 bytes, such as 64mb"#);
+        assert_eq!(e, r#"log.segment.bytes is "63"; allowed: 64 to 4026531840 bytes, such as 64mb"#);
         let e = refusal("LOG.ROLL.SECS=1m".parse());
-        assert!(e.starts_with(r#"LOG.ROLL.SECS is "1m"; allowed is 0 to 4294967295 seconds, such as 90"#), "{e}");
+        assert!(e.starts_with(r#"LOG.ROLL.SECS is "1m"; allowed: 0 to 4294967295 seconds, such as 90"#), "{e}");
         assert_eq!(
             refusal("\n\n flush.secs=1\n\nflush.secs".parse()),
             r#"line 5, "flush.secs", is not of the form key=value"#
