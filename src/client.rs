@@ -61,8 +61,9 @@ impl Client {
     /// Begins to read. The first fetches (Consume requests) have been sent when this returns, so nothing published afterwards
     /// is missed.
     ///
-    /// While no broker can be reached it tries again, for up to [`retry_timeout`](ClientBuilder::retry_timeout). In a cluster
-    /// it does not wait for partitions without a leader: they join in when they have one. Finding out that they have none takes
+    /// While no broker can be reached it tries again, for up to [`retry_timeout`](ClientBuilder::retry_timeout). It does not wait
+    /// for partitions without a leader, nor for a leader that cannot be reached just then: they join in later, where a stand-alone
+    /// broker's partitions begin as they would have now. In a cluster, finding out that there is no leader takes
     /// [no longer than the guide says](crate::guide::time_outs#what-each-call-waits-for). Only a
     /// [start by time](crate::Start::Time) must wait for the partition's leader, up to `retry_timeout`.
     ///
