@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::mem;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use log::{debug, info, warn};
 
@@ -31,6 +32,9 @@ use crate::session::Session;
 
 /// A bundle of at most this many bytes is copied into its request: that costs less than a piece of its own.
 const SMALL_BUNDLE: usize = 4 << 10;
+
+/// How long queues are in line for a leader that is being dialed, before the address book is asked again who leads them.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// See the [module](self).
 pub(super) struct Driver {
@@ -154,7 +158,8 @@ impl Driver {
         let backlogs = self.leaders.iter().filter(|leader| !leader.backlog.is_empty());
         // Late requests make room for others.
         let late = backlogs.clone().flat_map(|leader| leader.in_flight.iter().map(SentRequest::is_late_at));
-        let times = backlogs.map(|leader| leader.gives_up_at).chain(self.pauses.first().map(|(end, _)| *end));
+        let looks = backlogs.filter(|leader| !leader.channel.is_up()).map(|leader| leader.look_at);
+        let times = looks.chain(self.pauses.first().map(|(end, _)| *end));
         let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
         self.has_waited = true;
         self.session.wait(&mut self.leaders.iter_mut().filter_map(Leader::awaited), due).map(drop)
@@ -182,7 +187,7 @@ impl Driver {
             // After the bundles in flight, or to the broker that leads by now.
             let id = queue.leader.unwrap_or_else(|| self.leader_of(index));
             let (leader, queue) = (&mut self.leaders[id], &mut self.queues[index]);
-            leader.gives_up_at = leader.gives_up_at.min(queue.retry.gives_up_at(&queue.policy));
+            leader.look_at = leader.look_at.min(queue.retry.gives_up_at(&queue.policy)).min(now.after(LOOK_AGAIN));
             queue.line = Some(id);
             if line != queue.line {
                 leader.backlog.push_back(index);
@@ -217,7 +222,9 @@ impl Driver {
         while leader.backlog.front().is_some_and(|&index| self.queues[index].line != Some(id)) {
             leader.backlog.pop_front();
         }
-        let Some(&first) = leader.backlog.front().filter(|_| leader.has_room(now, self.window)) else { return };
+        if leader.backlog.is_empty() || !leader.has_room(now, self.window) {
+            return;
+        }
         // The fate of numbered bundles is decided on a connection that was dialed after the previous one was reset.
         if !leader.used && !self.numbered {
             self.session.pool.replace(&mut leader.channel);
@@ -226,7 +233,7 @@ impl Driver {
             Ok(true) => {}
             Ok(false) => {
                 // Others may have found out meanwhile who leads.
-                if now >= leader.gives_up_at || self.leader_of(first) != id {
+                if now >= leader.look_at {
                     self.dissolve(id, &|queue| queue.give_up_if_expired(now));
                 }
                 return;
@@ -391,7 +398,7 @@ impl Driver {
 
     /// Takes all queues out of line for a leader, and tells each of them why.
     fn dissolve(&mut self, id: BrokerId, tell: &dyn Fn(&mut PartitionQueue)) {
-        self.leaders[id].gives_up_at = Time::NEVER;
+        self.leaders[id].look_at = Time::NEVER;
         for index in mem::take(&mut self.leaders[id].backlog) {
             if self.queues[index].line.take_if(|line| *line == id).is_some() {
                 tell(&mut self.queues[index]);
@@ -446,8 +453,6 @@ impl Drop for Driver {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::config::Config;
     use crate::net::parse_brokers;
@@ -528,5 +533,25 @@ mod tests {
         assert!(driver.pauses.is_empty() && !driver.leaders[0].in_flight.is_empty());
         answer(&net, &mut driver, ProduceCode::Stored);
         assert!(!driver.is_busy() && driver.queues.iter().all(PartitionQueue::is_idle));
+    }
+
+    #[test]
+    fn a_queue_that_another_broker_leads_by_now_does_not_wait_for_the_dial_to_the_last_one() {
+        let net = Scripted::new();
+        let brokers = parse_brokers("10.0.0.1:5,10.0.0.2:5").unwrap();
+        let session = Arc::new(Session::new(Config::default(), brokers.clone(), Arc::new(net.clone())));
+        let mut driver = Driver::new(&session, PublishOptions::default(), WINDOW, false);
+        for partition in 0..2 {
+            let index = driver.add("t".into(), partition, None);
+            driver.queues[index].push(None, &RawMessage::default(), &mut driver.spares).unwrap();
+            driver.seal(index).unwrap();
+        }
+        driver.step(LookUp::Never);
+        // Another call of the client finds out who leads one of them.
+        session.book.learn(&"t".into(), 1, brokers[1].clone(), session.now());
+        driver.wait(Time::NEVER).unwrap();
+        driver.step(LookUp::Never);
+        let dialed = net.dialed().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(dialed, ["10.0.0.1:5", "10.0.0.2:5"]);
     }
 }

@@ -41,8 +41,9 @@ pub(super) struct Leader {
     /// Queues with something to send here, in the order of their turns, while they wait for room in the window or for the connection
     /// to be opened. Those whose [`line`](PartitionQueue::line) is another one do not count.
     pub(super) backlog: VecDeque<usize>,
-    /// When the budget of the first of these ends, or earlier.
-    pub(super) gives_up_at: Time,
+    /// When to look at all of these again while the connection is being opened: the budget of one may end, and others may have
+    /// another leader.
+    pub(super) look_at: Time,
 }
 
 /// A request that was not answered yet.
@@ -68,7 +69,7 @@ pub(super) enum Content {
 impl Leader {
     pub(super) fn new(channel: Channel, limits: &Limits) -> Leader {
         let (answers, in_flight, backlog) = (AnswerReader::new(limits.frame), VecDeque::new(), VecDeque::new());
-        Leader { channel, answers, in_flight, used: false, backlog, gives_up_at: Time::NEVER }
+        Leader { channel, answers, in_flight, used: false, backlog, look_at: Time::NEVER }
     }
 
     /// Returns the connection, if something is awaited on it.
