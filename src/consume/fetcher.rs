@@ -228,8 +228,8 @@ impl Fetcher {
         }
         let wait = if max_wait_ms > 0 { adjusted_wait_ms(max_wait_ms) + WAIT_SLACK_MS } else { 0 };
         let allowance = turn.session.config.io_timeout.saturating_add(Duration::from_millis(wait));
-        let mut encode = |out: &mut _| request.encode(out);
-        let queued = self.channel.queue(turn.now, request_id, allowance, &mut encode);
+        let mut frame = Vec::new();
+        let queued = request.encode(&mut frame).map(|()| self.channel.queue(turn.now, request_id, allowance, frame));
         self.in_flight.insert(request_id, InFlight { request, partitions, sent: turn.now, load });
         queued.map_err(Error::encode)
     }

@@ -37,7 +37,6 @@ use super::dial::Dial;
 use super::network::{Interest, Socket, Time};
 use super::settings::{ChannelSettings, GREETED, Opening, TURN};
 use crate::error::{Error, Phase, Result};
-use crate::protocol::EncodeError;
 
 /// How many bytes in the awaited direction move a deadline on: a slow but steady transfer gets through, a trickle does not.
 const PROGRESS: usize = 16 << 10;
@@ -226,23 +225,11 @@ impl Channel {
         }
     }
 
-    /// Queues the request that `encode` appends, on a connection that is up. It is sent as the network accepts it. Its answer may
-    /// take `allowance` from then on.
-    ///
-    /// # Errors
-    /// Those of `encode`; nothing is queued then.
-    pub(crate) fn queue(
-        &mut self,
-        now: Time,
-        id: u32,
-        allowance: Duration,
-        encode: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), EncodeError>,
-    ) -> Result<(), EncodeError> {
-        let mut bytes = Vec::new();
-        encode(&mut bytes)?;
-        let all = 0..bytes.len();
-        self.queue_pieces(now, id, allowance, vec![(Arc::new(bytes), all)]);
-        Ok(())
+    /// Queues a request on a connection that is up. It is sent as the network accepts it. Its answer may take `allowance` from then
+    /// on. A later request has a higher id.
+    pub(crate) fn queue(&mut self, now: Time, id: u32, allowance: Duration, frame: Vec<u8>) {
+        let all = 0..frame.len();
+        self.queue_pieces(now, id, allowance, vec![(Arc::new(frame), all)]);
     }
 
     /// Queues a request in pieces, as [`queue`](Channel::queue) does.
@@ -340,9 +327,11 @@ impl Channel {
         }
     }
 
-    /// Returns whether the last byte of this unanswered request was handed to the system: then the broker may have the request.
+    /// Returns whether the last byte of this request, which was queued on this connection, was handed to the system: then the broker
+    /// may have the request.
     pub(crate) fn handed_over(&self, id: u32) -> bool {
-        self.up().is_some_and(|up| up.waiting.iter().any(|waiting| waiting.id == id))
+        let is_before = |&(_, first, _): &(u64, u32, Duration)| id.wrapping_sub(first) > u32::MAX / 2;
+        self.up().is_some_and(|up| up.unsent.front().is_none_or(is_before))
     }
 
     fn up(&self) -> Option<&Up> {

@@ -50,7 +50,7 @@ pub(super) struct Driver {
     pub(super) spares: Spares,
     /// Bytes that all queues hold for records that are neither stored nor have failed.
     pub(super) pending_bytes: usize,
-    leaders: Vec<Leader>,
+    pub(super) leaders: Vec<Leader>,
     by_addr: HashMap<BrokerAddr, BrokerId>,
     /// Queues that may have changed since a step looked at what they have to send.
     changed: Vec<usize>,
@@ -117,9 +117,8 @@ impl Driver {
 
     /// Takes back failures, to send them again.
     pub(super) fn take_back(&mut self, queue: usize, bundle: Bundle) {
-        self.changed.push(queue);
         self.queues[queue].take_back(bundle);
-        self.queues[queue].recount(&mut self.pending_bytes);
+        self.touch(queue);
     }
 
     /// Returns whether something is in flight or waits to be sent.
@@ -251,8 +250,8 @@ impl Driver {
             self.connection_lost |= mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
         }
         if mem::take(&mut self.connection_lost) {
-            for (place, (topic, _)) in self.counts.iter().enumerate() {
-                leader.ask(&self.session, now, None, |id| Content::Count(states_request(id, topic), place));
+            for (topic, _) in &self.counts {
+                leader.ask(&self.session, now, None, |id| Content::States(states_request(id, topic), None));
             }
         }
         while !self.leaders[id].backlog.is_empty() && self.leaders[id].has_room(now, self.window) {
@@ -285,7 +284,7 @@ impl Driver {
             }
             let (session, topic, partition) = (&self.session, &queue.topic, queue.partition);
             let request_id = leader.ask(session, now, Some(index), |id| match what {
-                ToSend::Mark => Content::Mark(states_request(id, topic), partition),
+                ToSend::Mark => Content::States(states_request(id, topic), Some(partition)),
                 _ => Content::End(session.end_request(id, topic, &[partition])),
             });
             queue.sent(request_id, node, what);
@@ -337,9 +336,10 @@ impl Driver {
         // Answers that came before a connection failed count.
         let written = self.leaders[id].channel.write(now).map(drop);
         while let Some((request, replies)) = self.leaders[id].next_answer(now, &self.session.config.limits)? {
-            if let (Content::Count(_, place), Some(&Ok(count))) = (&request.content, replies.first()) {
-                let ((topic, before), count) = (&mut self.counts[*place], u16::try_from(count).unwrap_or(u16::MAX));
-                if count > 0 && count != *before {
+            if let (Content::States(asked, None), Some(&Ok(count @ 1..))) = (&request.content, replies.first()) {
+                let count = u16::try_from(count).unwrap_or(u16::MAX);
+                let is_other = |(topic, before): &&mut (Arc<str>, u16)| **topic == *asked.topic && *before != count;
+                for (topic, before) in self.counts.iter_mut().filter(is_other) {
                     info!("{topic}: {count} partitions, {before} before");
                     *before = count;
                 }

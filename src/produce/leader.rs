@@ -60,10 +60,8 @@ pub(super) enum Content {
     Bundles(Vec<usize>),
     /// The question for the end of the leader's log.
     End(FetchRequest),
-    /// The question for the states of a topic's partitions, to learn the committed mark of this one.
-    Mark(DiscoverPartitionsRequest, u16),
-    /// The same question, to count the partitions of the topic with this index.
-    Count(DiscoverPartitionsRequest, usize),
+    /// The question for the states of a topic's partitions, to learn the committed mark of this one, or how many there are.
+    States(DiscoverPartitionsRequest, Option<u16>),
 }
 
 impl Leader {
@@ -94,12 +92,14 @@ impl Leader {
     ) -> u32 {
         let id = session.next_request_id();
         let content = question(id);
-        let queued = self.channel.queue(now, id, session.config.io_timeout, &mut |out| match &content {
+        let mut frame = Vec::new();
+        let encoded = match &content {
             Content::Bundles(_) => Ok(()),
-            Content::End(request) => request.encode(out),
-            Content::Mark(request, _) | Content::Count(request, _) => request.encode(out),
-        });
-        debug_assert!(queued.is_ok(), "names were checked");
+            Content::End(request) => request.encode(&mut frame),
+            Content::States(request, _) => request.encode(&mut frame),
+        };
+        debug_assert!(encoded.is_ok(), "names were checked");
+        self.channel.queue(now, id, session.config.io_timeout, frame);
         self.in_flight.push_back(SentRequest { id, since: now, queues: queue.into_iter().collect(), content });
         id
     }
@@ -131,7 +131,7 @@ impl SentRequest {
         match self.content {
             Content::Bundles(_) => Kind::Produce,
             Content::End(_) => Kind::Consume,
-            Content::Mark(..) | Content::Count(..) => Kind::DiscoverPartitions,
+            Content::States(..) => Kind::DiscoverPartitions,
         }
     }
 }
@@ -147,14 +147,15 @@ impl Content {
                 let answer = request.read_answer(payload, limits)?.pop();
                 answer.ok_or(Fault::UnknownTopic).and_then(marks_of_answer).map(|(_, end)| end)
             }
-            Content::Mark(request, partition) => {
+            Content::States(request, partition) => {
                 let states = request.read_answer(payload, limits)?.ok_or(Fault::UnknownTopic);
-                let state = |states: Vec<_>| states.into_iter().nth((*partition).into()).ok_or(Fault::UnknownPartition);
-                states.and_then(state).and_then(|state| marks_of_state(&state)).map(|(_, mark)| mark)
-            }
-            Content::Count(request, _) => {
-                let states = request.read_answer(payload, limits)?.ok_or(Fault::UnknownTopic);
-                states.map(|states| states.len() as u64)
+                states.and_then(|states| match partition {
+                    Some(id) => {
+                        let state = states.get(usize::from(*id)).ok_or(Fault::UnknownPartition);
+                        state.and_then(marks_of_state).map(|(_, mark)| mark)
+                    }
+                    None => Ok(states.len() as u64),
+                })
             }
         };
         Ok(vec![reply])
@@ -183,7 +184,7 @@ fn reply_of_code(code: ProduceCode) -> Reply {
     })
 }
 
-/// Finds the request that an answer belongs to.
+/// Finds the request that an answer belongs to. Their ids count up.
 fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usize, DecodeError> {
     if !sent.iter().any(|request| request.answer_kind() == kind) {
         let expected = sent.front().map_or(Kind::Produce, SentRequest::answer_kind);
@@ -191,9 +192,10 @@ fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usiz
     }
     let before = if kind == Kind::Consume { 4 } else { 0 };
     let id = request_id(payload.get(before..).unwrap_or_default())?;
-    let is_answered = |request: &SentRequest| request.id == id && request.answer_kind() == kind;
+    let since_first = |id: u32| id.wrapping_sub(sent.front().map_or(id, |first| first.id));
+    let found = sent.binary_search_by_key(&since_first(id), |request| since_first(request.id));
     let undefined = || DecodeError::new("request id", DecodeFault::Undefined { value: id.into() }, 0);
-    sent.iter().position(is_answered).ok_or_else(undefined)
+    found.ok().filter(|&index| sent[index].answer_kind() == kind).ok_or_else(undefined)
 }
 
 /// Sorts these queues by topic, and returns the first bundle of each.

@@ -13,7 +13,7 @@ use crate::protocol::bundle::MAX_MESSAGES;
 use crate::protocol::cursor::sorted;
 use crate::session::Session;
 
-/// At most this many drivers are kept, each with at most this many partitions, and a few pieces of memory up to this size.
+/// At most this many drivers are kept, each with at most this many partitions and leaders, and a few pieces of memory up to this size.
 const KEPT: usize = 8;
 const LARGEST_KEPT: usize = 128 << 10;
 
@@ -66,7 +66,8 @@ impl Publish for Publisher {
         let outcomes = drive(session, &mut driver, all)?;
         driver.release();
         let mut idle = self.idle();
-        if !numbered && all.len() <= KEPT && idle.len() < KEPT && outcomes.iter().all(Result::is_ok) {
+        let is_small = all.len() <= KEPT && driver.leaders.len() <= KEPT;
+        if !numbered && is_small && idle.len() < KEPT && outcomes.iter().all(Result::is_ok) {
             idle.push(driver);
         }
         Ok(outcomes)
