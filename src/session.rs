@@ -306,7 +306,7 @@ impl Session {
     fn exchange(&self, channel: &mut Channel, question: &Question<'_>, allowance: Duration) -> Result<()> {
         let mut answers = AnswerReader::new(self.config.limits.frame);
         let frame = (question.frame.clone(), 0..question.frame.len());
-        channel.queue_pieces(self.now(), question.id, allowance, vec![frame]);
+        channel.queue_pieces(self.now(), question.id, allowance, &mut iter::once(frame));
         loop {
             let now = self.now();
             channel.write(now)?;

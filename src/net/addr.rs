@@ -12,7 +12,7 @@ const DEFAULT_PORT: u16 = 11011;
 
 /// A broker: host name or address, and port, with one spelling for each address. As small as a pointer, since every partition
 /// has one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BrokerAddr(Arc<String>);
 
 impl BrokerAddr {

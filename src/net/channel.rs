@@ -21,6 +21,7 @@
 //! the turn of the others, until the next wait. So the cost of a wake-up depends on what it brings, not on how many connections
 //! are silent.
 
+use std::array;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -41,11 +42,12 @@ use crate::error::{Error, Phase, Result};
 /// How many bytes in the awaited direction move a deadline on: a slow but steady transfer gets through, a trickle does not.
 const PROGRESS: usize = 16 << 10;
 
-/// At most this many pieces are written at a time.
-const MOST_PIECES: usize = 1024;
+/// At most this many pieces are written at a time: few enough to be listed without allocating.
+const MOST_PIECES: usize = 16;
 
 /// Bytes of a request, without a copy: a caller that keeps them for another attempt need not keep them twice.
 pub(crate) type Piece = (Arc<Vec<u8>>, Range<usize>);
+type Pieces<'a> = &'a mut dyn Iterator<Item = Piece>;
 
 /// This many connections in a row that ended before they were used count as trouble.
 const MOST_STALE: u32 = 3;
@@ -229,14 +231,12 @@ impl Channel {
     /// on. A later request has a higher id.
     pub(crate) fn queue(&mut self, now: Time, id: u32, allowance: Duration, frame: Vec<u8>) {
         let all = 0..frame.len();
-        self.queue_pieces(now, id, allowance, vec![(Arc::new(frame), all)]);
+        self.queue_pieces(now, id, allowance, &mut [(Arc::new(frame), all)].into_iter());
     }
 
     /// Queues a request in pieces, as [`queue`](Channel::queue) does.
-    pub(crate) fn queue_pieces(&mut self, now: Time, id: u32, allowance: Duration, pieces: Vec<Piece>) {
+    pub(crate) fn queue_pieces(&mut self, now: Time, id: u32, allowance: Duration, pieces: Pieces<'_>) {
         let State::Up(up) = &mut self.state else { return };
-        let len: usize = pieces.iter().map(|(_, range)| range.len()).sum();
-        trace!("{}: request {id}, {len} bytes", self.broker);
         if up.is_idle() {
             // Until now nothing was awaited.
             (up.looked, up.readable) = (now, false);
@@ -244,8 +244,9 @@ impl Channel {
         if up.out.is_empty() {
             up.send = Deadline::new(now, self.settings.config.io_timeout);
         }
-        up.out.extend(pieces);
-        up.queued += len as u64;
+        let before = up.queued;
+        up.out.extend(pieces.inspect(|(_, range)| up.queued += range.len() as u64));
+        trace!("{}: request {id}, {} bytes", self.broker, up.queued - before);
         up.unsent.push_back((up.queued, id, allowance));
     }
 
@@ -264,9 +265,10 @@ impl Channel {
         let io_timeout = self.settings.config.io_timeout;
         let away = now.since(std::mem::replace(&mut up.tried, now));
         while !up.out.is_empty() {
-            let pieces = up.out.iter().take(MOST_PIECES).map(|(bytes, range)| IoSlice::new(&bytes[range.clone()]));
-            let pieces: Vec<_> = pieces.collect();
-            match pass(&self.broker, Phase::Send, &mut || up.socket.write_vectored(&pieces))? {
+            let mut pieces = up.out.iter().map(|(bytes, range)| IoSlice::new(&bytes[range.clone()]));
+            let first: [_; MOST_PIECES] = array::from_fn(|_| pieces.next().unwrap_or(IoSlice::new(&[])));
+            let first = &first[..up.out.len().min(MOST_PIECES)];
+            match pass(&self.broker, Phase::Send, &mut || up.socket.write_vectored(first))? {
                 0 if now < up.send.due => return Ok(false),
                 0 => return Err(Error::timeout(&self.broker, Phase::Send, io_timeout)),
                 n => up.on_sent(n, now, away, io_timeout),

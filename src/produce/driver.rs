@@ -11,7 +11,7 @@
 //! A step looks at the queues that have changed and at those that it sends for, not at those that wait.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub(super) struct Driver {
     /// Bytes that all queues hold for records that are neither stored nor have failed.
     pub(super) pending_bytes: usize,
     pub(super) leaders: Vec<Leader>,
-    by_addr: HashMap<BrokerAddr, BrokerId>,
+    by_addr: BTreeMap<BrokerAddr, BrokerId>,
     /// Queues that may have changed since a step looked at what they have to send.
     changed: Vec<usize>,
     /// The ends of pauses, and which queue each concerns. Some may not be of interest any more.
@@ -79,7 +79,7 @@ impl Driver {
             spares: Spares::default(),
             pending_bytes: 0,
             leaders: Vec::new(),
-            by_addr: HashMap::new(),
+            by_addr: BTreeMap::new(),
             changed: Vec::new(),
             pauses: BTreeSet::new(),
             failures: Vec::new(),
@@ -110,7 +110,7 @@ impl Driver {
         self.changed.push(queue);
         let queue = &mut self.queues[queue];
         if queue.is_idle() {
-            queue.progressed = self.session.now();
+            queue.progressed = self.session.net.coarse_now();
         }
         queue.seal(&mut self.spares).map(|()| queue.recount(&mut self.pending_bytes))
     }
@@ -314,14 +314,13 @@ impl Driver {
         debug_assert!(encoded.is_ok(), "{encoded:?}");
         let Ok((head, places)) = encoded else { return };
         let (node, head) = (self.node(id), Arc::new(head));
-        let (mut pieces, mut at) = (Vec::with_capacity(1 + 2 * places.len()), 0);
+        let (mut at, last) = (0, places.last().map_or(0, |&place| place));
         let bundles = from.iter().filter_map(|&queue| self.queues[queue].first_waiting());
-        for (bundle, place) in bundles.filter(|bundle| bundle.bytes().len() > SMALL_BUNDLE).zip(places) {
-            pieces.extend([(head.clone(), at..place), bundle.piece()]);
-            at = place;
-        }
-        pieces.extend((at < head.len()).then(|| (head.clone(), at..head.len())));
-        self.leaders[id].channel.queue_pieces(now, request_id, allowance, pieces);
+        let large = bundles.filter(|bundle| bundle.bytes().len() > SMALL_BUNDLE).zip(places);
+        let pieces =
+            large.flat_map(|(bundle, place)| [(head.clone(), mem::replace(&mut at, place)..place), bundle.piece()]);
+        let rest = (last < head.len()).then(|| (head.clone(), last..head.len()));
+        self.leaders[id].channel.queue_pieces(now, request_id, allowance, &mut pieces.chain(rest));
         for &queue in &from {
             self.queues[queue].sent(request_id, node, ToSend::Bundle);
             // It may have another one.
