@@ -312,16 +312,13 @@ impl Session {
             channel.write(now)?;
             if let Some((kind, payload)) = answers.next(channel, now)? {
                 let (answer, rest) = answers.data().split_at(payload.end);
+                let extra = DecodeFault::Spare { extra: rest.len() as u64 };
                 let read = if kind != question.kind {
                     Err(DecodeError::unexpected("message id", kind as u64, question.kind as u64, 0))
                 } else if rest.chunks(PING.len()).all(|ping| PING.starts_with(ping)) {
                     (question.read.borrow_mut())(&answer[payload])
                 } else {
-                    Err(DecodeError::new(
-                        "answer",
-                        DecodeFault::Spare { extra: rest.len() as u64 },
-                        payload.len() as u64,
-                    ))
+                    Err(DecodeError::new("answer", extra, payload.len() as u64))
                 };
                 read.map_err(|e| Error::decode(channel.broker(), e))?;
                 channel.answer_ends(now, question.id);

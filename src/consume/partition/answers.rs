@@ -10,6 +10,7 @@ use crate::message::TopicPartitions;
 use crate::net::{BrokerAddr, RetryPolicy, Time, WELL};
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
+use crate::session::marks_of_answer;
 use log::{debug, warn};
 
 /// Pauses while there is no progress and nothing is wrong: a broker does not wait as it was asked to, or ends a wait for data that
@@ -40,22 +41,15 @@ impl Partition {
                 return Next::Go;
             }
         }
-        match answer {
-            // To the question for the marks, which no message has as its number.
-            PartitionAnswer::Data { high_water_mark, base, .. }
-                if self.needs_mark() || self.begin == Begin::BeforeEnd =>
-            {
-                self.on_out_of_range(now, base.unwrap_or(0), high_water_mark, rules)
+        let asked_for_marks = self.needs_mark() || self.begin == Begin::BeforeEnd;
+        match (answer, marks_of_answer(answer)) {
+            (PartitionAnswer::Data { high_water_mark, len, .. }, _) if !asked_for_marks => {
+                self.on_data(high_water_mark, len, rules)
             }
-            PartitionAnswer::Data { high_water_mark, len, .. } => self.on_data(high_water_mark, len, rules),
-            PartitionAnswer::OutOfRange { high_water_mark, first_available } => {
-                self.on_out_of_range(now, first_available, high_water_mark, rules)
-            }
-            PartitionAnswer::Redirect(endpoint) => Next::AskAt(endpoint),
-            PartitionAnswer::NoLeader => self.on_no_leader(now, rules),
-            PartitionAnswer::SystemError => Next::Fail(self.fault(Fault::System, rules)),
-            PartitionAnswer::UnknownPartition => Next::Fail(self.fault(Fault::UnknownPartition, rules)),
-            PartitionAnswer::UnknownTopic => Next::Fail(self.fault(Fault::UnknownTopic, rules)),
+            (_, Ok((first_available, mark))) => self.on_out_of_range(now, first_available, mark, rules),
+            (PartitionAnswer::Redirect(endpoint), _) => Next::AskAt(endpoint),
+            (PartitionAnswer::NoLeader, _) => self.on_no_leader(now, rules),
+            (_, Err(fault)) => Next::Fail(self.fault(fault, rules)),
         }
     }
 
