@@ -92,20 +92,12 @@ impl Wanted {
         }
     }
 
-    /// Returns what the next request may ask for beside what is in flight. A suspect is in flight with nothing else that is risky,
-    /// so that it is known which one ended a connection; the others are asked for together, in turn with the suspects.
-    fn next_risk(&mut self, load: Load) -> Option<Risk> {
-        let is_suspects_turn = !self.suspects.is_empty() && (self.suspects_turn || self.risky.is_empty());
-        if !self.harmless.is_empty() {
-            Some(Risk::None)
-        } else if is_suspects_turn && load.risky == 0 {
-            self.suspects_turn = false;
-            Some(Risk::Suspect)
-        } else if !is_suspects_turn && load.suspects == 0 && !self.risky.is_empty() {
-            self.suspects_turn = true;
-            Some(Risk::Some)
-        } else {
-            None
+    /// Returns whose turn it is beside what is in flight, apart from what is harmless. A suspect is in flight with nothing else that
+    /// is risky, so that it is known which one ended a connection; the others are asked for together, in turn with the suspects.
+    fn turn(&self, load: Load) -> Option<Risk> {
+        match !self.suspects.is_empty() && (self.suspects_turn || self.risky.is_empty()) {
+            true => (load.risky == 0).then_some(Risk::Suspect),
+            false => (load.suspects == 0 && !self.risky.is_empty()).then_some(Risk::Some),
         }
     }
 }
@@ -211,31 +203,38 @@ impl Partitions {
     /// # Errors
     /// A partition whose next number cannot exist.
     pub(super) fn next_request(&mut self, wanted: &mut Wanted, load: Load) -> Result<Vec<(u32, Want)>> {
-        let (mut request, mut asked, mut kept) = (Vec::<(u32, Want)>::new(), 0, Vec::new());
-        while request.is_empty() {
-            let Some(risk) = wanted.next_risk(load) else { break };
-            let list = wanted.of(risk);
-            while let Some(index) = list.pop_front() {
-                let Some(want) = self.get(index).wants(&self.rules)? else { continue };
-                let (size, first) = (u64::from(want.fetch_size), request.first());
-                if first.is_some_and(|first| want.alone || first.1.waits != want.waits) {
-                    kept.push(index);
-                    continue;
+        let (mut request, mut asked, mut is_full) = (Vec::<(u32, Want)>::new(), 0, false);
+        loop {
+            let turn = wanted.turn(load);
+            for risk in [Risk::None].into_iter().chain(turn) {
+                let (list, mut kept, before) = (wanted.of(risk), Vec::new(), request.len());
+                while let Some(index) = if is_full { None } else { list.pop_front() } {
+                    let Some(want) = self.get(index).wants(&self.rules)? else { continue };
+                    let (size, first) = (u64::from(want.fetch_size), request.first());
+                    if first.is_some_and(|first| want.alone || first.1.waits != want.waits) {
+                        kept.push(index);
+                        continue;
+                    }
+                    if first.is_some() && asked + size > MAX_ASKED {
+                        list.push_front(index);
+                        is_full = true;
+                        break;
+                    }
+                    asked += size;
+                    request.push((index, want));
+                    self.with(index, |partition, _| partition.on_sent(want.waits));
+                    is_full = want.alone || request.len() == MAX_PARTITIONS;
                 }
-                if first.is_some() && asked + size > MAX_ASKED {
-                    list.push_front(index);
-                    break;
-                }
-                asked += size;
-                request.push((index, want));
-                self.with(index, |partition, _| partition.on_sent(want.waits));
-                if want.alone || request.len() == MAX_PARTITIONS {
-                    break;
+                kept.into_iter().rev().for_each(|index| list.push_front(index));
+                if risk > Risk::None && request.len() > before {
+                    wanted.suspects_turn = risk == Risk::Some;
                 }
             }
-            kept.drain(..).rev().for_each(|index| list.push_front(index));
+            // If all that was on a list is in flight already, it is another one's turn.
+            if !request.is_empty() || wanted.turn(load) == turn {
+                return Ok(request);
+            }
         }
-        Ok(request)
     }
 
     /// Takes in what an answer says about a partition. Returns what is left to do.

@@ -80,6 +80,23 @@ fn each_partition_is_asked_for_once_with_as_few_requests_as_there_can_be() {
 }
 
 #[test]
+fn what_only_waits_is_asked_for_with_what_is_there_if_its_broker_may_do_both_at_once() {
+    let mut all = topic(3, 9, false);
+    all.with(1, |partition, _| partition.advance(10));
+    let mut list = wanted_now(&mut all);
+    assert_eq!((list.harmless.len(), list.risky.len()), (1, 2));
+    assert_eq!(next(&mut all, &mut list), [1, 0, 2]);
+    // What is in flight already keeps nobody from a turn.
+    let (e, how) = (Error::disconnected(&"b:1", crate::Phase::Wait), Lost { while_idle: true, ..Lost::default() });
+    all.on_lost(at(0), 2, how, &e).unwrap();
+    let mut list = Wanted::default();
+    list.push(0, Risk::Some);
+    list.push(2, Risk::Suspect);
+    assert_eq!(next(&mut all, &mut list), [2]);
+    assert!(list.is_empty());
+}
+
+#[test]
 fn in_a_cluster_what_is_there_is_asked_for_together_and_the_rest_waited_for_alone() {
     let mut all = topic(3, 9, true);
     let mut list = wanted_now(&mut all);
