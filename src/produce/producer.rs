@@ -63,7 +63,9 @@ pub struct Producer {
     wall: WallClock,
     /// The process that made it.
     process: u32,
-    /// When a call must do more than take its record: at the latest when the first collected record is due.
+    /// When the first collected record is due, or earlier.
+    next_due: Time,
+    /// When a call must do more than take its record: then, or before that to look for answers.
     next_look: Time,
 }
 
@@ -95,6 +97,7 @@ impl ProducerBuilder {
             by_name: HashMap::new(),
             latest: 0,
             wall: WallClock::default(),
+            next_due: Time::NEVER,
             next_look: Time::NEVER,
         })
     }
@@ -314,6 +317,7 @@ impl Producer {
         let (collected, len) = queue.collected();
         if collected == 1 {
             queue.send_by = now.after(self.settings.max_age);
+            self.next_due = self.next_due.min(queue.send_by);
             self.next_look = self.next_look.min(queue.send_by);
         }
         if collected >= self.settings.max_records || len >= self.settings.max_bytes {
@@ -361,15 +365,19 @@ impl Producer {
 
     /// Sends what must be sent by `due`, and looks for answers.
     fn look(&mut self, due: Time, look_up: LookUp) -> Result<()> {
-        self.next_look = Time::NEVER;
-        for index in 0..self.driver.queues.len() {
-            let queue = &self.driver.queues[index];
-            match queue.collected().0 {
-                0 => {}
-                _ if queue.send_by <= due => self.driver.seal(index)?,
-                _ => self.next_look = self.next_look.min(queue.send_by),
+        if self.next_due <= due {
+            let mut next_due = Time::NEVER;
+            for index in 0..self.driver.queues.len() {
+                let queue = &self.driver.queues[index];
+                match queue.collected().0 {
+                    0 => {}
+                    _ if queue.send_by <= due => self.driver.seal(index)?,
+                    _ => next_due = next_due.min(queue.send_by),
+                }
             }
+            self.next_due = next_due;
         }
+        self.next_look = self.next_due;
         self.step(look_up)
     }
 
