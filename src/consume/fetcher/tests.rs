@@ -288,7 +288,7 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
     };
     let request = vec![(2, want(1, false)), (3, want(1, true)), (0, want(4, true)), (1, want(1, false))];
     let (topics, partitions) = slots(request, &all, 2 << 20);
-    assert_eq!(partitions, [3, 1, 2, 0]);
+    assert_eq!(partitions, [1, 3, 0, 2], "in the order of the subscription");
     let asked = |topic: &FetchTopic| {
         (
             topic.name.to_string(),
@@ -296,7 +296,7 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
         )
     };
     let asked: Vec<_> = topics.iter().map(asked).collect();
-    assert_eq!(asked, [("a".into(), vec![(0, 2), (3, 1)]), ("b".into(), vec![(1, 1), (0, 4)])]);
+    assert_eq!(asked, [("a".into(), vec![(3, 1), (0, 2)]), ("b".into(), vec![(0, 4), (1, 1)])]);
 }
 
 #[test]
