@@ -480,8 +480,8 @@ fn share(ahead: u64, partitions: usize, fetch_size: u32) -> u32 {
     u32::try_from(ahead / partitions.max(1) as u64).unwrap_or(u32::MAX).min(fetch_size.saturating_mul(MOST_GROWN))
 }
 
-/// Returns the topics of a request, each once, with their partitions in the order in which they are wanted, and the partitions
-/// that its slots stand for. Those that have more are asked for at least `share` bytes.
+/// Returns the topics of a request, each once, with their partitions in the order of the subscription, and the partitions that its
+/// slots stand for. Those that have more are asked for at least `share` bytes.
 fn slots(mut request: Vec<(u32, Want)>, all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<u32>) {
     let topic = |of: &(u32, Want)| all.name(of.0).0;
     request.sort_by(|a, b| (topic(a), a.0).cmp(&(topic(b), b.0)));
