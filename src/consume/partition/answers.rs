@@ -96,8 +96,8 @@ impl Partition {
         let failure = self.error(ErrorKind::OutOfRange { requested, first_available, high_water_mark }, rules);
         let to = match if is_beyond { rules.options.beyond_end } else { rules.options.out_of_range } {
             OutOfRange::Fail => return Next::Fail(failure),
-            // Never back, where a broker contradicts itself.
-            OutOfRange::Earliest if !is_beyond => first_available.max(requested),
+            // Where a broker contradicts itself, neither back nor past what is there.
+            _ if !is_beyond && requested >= first_available => requested,
             OutOfRange::Earliest => first_available,
             OutOfRange::Latest => end,
         };

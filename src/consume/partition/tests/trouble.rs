@@ -244,18 +244,20 @@ fn an_empty_answer_to_the_question_for_the_marks_has_the_marks() {
 }
 
 #[test]
-fn a_fault_that_contradicts_itself_does_not_lead_back() {
-    let rules = alone(|s| s.out_of_range(OutOfRange::Earliest));
-    let mut p = Partition::new(0, 4, Some((1, 11)), &rules.options);
-    for _ in 0..3 {
-        assert_eq!(ask(&mut p, &rules).seq, 4);
-        assert_eq!(p.on_answer(at(0), out_of_range(1, 9), &rules), Next::Go);
-        p.on_end(at(0), false, &rules);
-        p.wake(at(60_000));
+fn a_fault_that_contradicts_itself_leads_neither_back_nor_past_what_is_there() {
+    for rules in [alone(|s| s.out_of_range(OutOfRange::Earliest)), alone(|s| s.out_of_range(OutOfRange::Latest))] {
+        let policy = rules.options.out_of_range;
+        let mut p = Partition::new(0, 4, Some((1, 11)), &rules.options);
+        for _ in 0..3 {
+            assert_eq!(ask(&mut p, &rules).seq, 4, "{policy}");
+            assert_eq!(p.on_answer(at(0), out_of_range(1, 9), &rules), Next::Go);
+            p.on_end(at(0), false, &rules);
+            p.wake(at(60_000));
+        }
+        // Where retention took the number, the policy says what follows.
+        p.on_answer(at(0), out_of_range(7, 9), &rules);
+        assert_eq!(p.position, if policy == OutOfRange::Latest { 10 } else { 7 });
     }
-    // Where retention took the number, the first one follows; where the log is shorter, all of it does.
-    p.on_answer(at(0), out_of_range(7, 9), &rules);
-    assert_eq!(p.position, 7);
 }
 
 #[test]
