@@ -55,7 +55,8 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
 /// Follows links. The file that they lead to need not exist yet.
 pub(super) fn resolve(path: &Path) -> io::Result<Names> {
     let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-    let mut file = path.to_owned();
+    // A program may change its working directory later.
+    let mut file = std::path::absolute(path)?;
     for _ in 0..MAX_LINKS {
         match found(fs::symlink_metadata(&file))? {
             // The target of a link is relative to the link's folder, unless it is absolute.

@@ -29,6 +29,14 @@ impl Drop for Dir {
     }
 }
 
+#[test]
+fn a_relative_path_is_that_of_the_folder_it_was_opened_in() {
+    let opened = Checkpoint::open("no-such.checkpoint").unwrap();
+    assert_eq!(opened.names.file, std::env::current_dir().unwrap().join("no-such.checkpoint"));
+    assert_eq!(opened.path(), Path::new("no-such.checkpoint"));
+    assert!(Checkpoint::open("").is_err());
+}
+
 fn positions(list: &[(&str, u16, u64)]) -> Positions {
     let mut positions = Positions::default();
     list.iter().for_each(|&(topic, partition, seq)| positions.set(topic, partition, seq));
