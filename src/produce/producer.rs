@@ -1,6 +1,6 @@
 //! [`Producer`]: collects records per partition and sends them in bundles.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, mem};
@@ -60,12 +60,12 @@ pub struct Producer {
     /// The topic that was used last.
     latest: usize,
     driver: Driver,
+    /// The queues that have collected records, each once, by when these must be sent.
+    collecting: BTreeSet<(Time, usize)>,
     wall: WallClock,
     /// The process that made it.
     process: u32,
-    /// When the first collected record is due, or earlier.
-    next_due: Time,
-    /// When a call must do more than take its record: then, or before that to look for answers.
+    /// When a call must do more than take its record: at the latest when the first collected record is due.
     next_look: Time,
 }
 
@@ -96,8 +96,8 @@ impl ProducerBuilder {
             topics: Vec::new(),
             by_name: HashMap::new(),
             latest: 0,
+            collecting: BTreeSet::new(),
             wall: WallClock::default(),
-            next_due: Time::NEVER,
             next_look: Time::NEVER,
         })
     }
@@ -316,12 +316,10 @@ impl Producer {
         queue.push(None, &raw, &mut self.driver.spares)?;
         let (collected, len) = queue.collected();
         if collected == 1 {
-            queue.send_by = now.after(self.settings.max_age);
-            self.next_due = self.next_due.min(queue.send_by);
-            self.next_look = self.next_look.min(queue.send_by);
+            self.begin(index, now);
         }
         if collected >= self.settings.max_records || len >= self.settings.max_bytes {
-            self.driver.seal(index)?;
+            self.seal(index)?;
             self.step(LookUp::Allowed)?;
         }
         Ok(())
@@ -332,7 +330,7 @@ impl Producer {
     #[cold]
     fn make_room(&mut self, index: usize, bytes: usize) -> Result<()> {
         if !self.driver.queues[index].takes(bytes, self.settings.max_records, self.settings.max_bytes) {
-            self.driver.seal(index)?;
+            self.seal(index)?;
             self.step(LookUp::Allowed)?;
             self.check_failures()?;
         }
@@ -365,20 +363,31 @@ impl Producer {
 
     /// Sends what must be sent by `due`, and looks for answers.
     fn look(&mut self, due: Time, look_up: LookUp) -> Result<()> {
-        if self.next_due <= due {
-            let mut next_due = Time::NEVER;
-            for index in 0..self.driver.queues.len() {
-                let queue = &self.driver.queues[index];
-                match queue.collected().0 {
-                    0 => {}
-                    _ if queue.send_by <= due => self.driver.seal(index)?,
-                    _ => next_due = next_due.min(queue.send_by),
-                }
+        self.next_look = Time::NEVER;
+        while let Some(&(send_by, index)) = self.collecting.first() {
+            if send_by > due {
+                self.next_look = send_by;
+                break;
             }
-            self.next_due = next_due;
+            self.seal(index)?;
         }
-        self.next_look = self.next_due;
         self.step(look_up)
+    }
+
+    /// Begins a bundle, which must be sent once its first record is old enough.
+    fn begin(&mut self, index: usize, now: Time) {
+        let send_by = now.after(self.settings.max_age);
+        let before = mem::replace(&mut self.driver.queues[index].send_by, send_by);
+        // It is there if what was collected has failed together with earlier records.
+        self.collecting.remove(&(before, index));
+        self.collecting.insert((send_by, index));
+        self.next_look = self.next_look.min(send_by);
+    }
+
+    /// Ends a bundle, which a step then sends.
+    fn seal(&mut self, index: usize) -> Result<()> {
+        self.collecting.remove(&(self.driver.queues[index].send_by, index));
+        self.driver.seal(index)
     }
 
     /// Lets the driver continue, and takes in the outcomes.

@@ -23,7 +23,7 @@ use curve::Curve;
 
 type Measure = fn(&'static str) -> Curve;
 
-const ALL: [(&str, Measure); 13] = [
+const ALL: [(&str, Measure); 14] = [
     ("a message read", reading::messages),
     ("a one-message bundle read", reading::bundles),
     ("a message, with this many busy partitions", reading::busy_partitions),
@@ -32,6 +32,7 @@ const ALL: [(&str, Measure); 13] = [
     ("a named partition, read to its end", reading::ends_of_partitions),
     ("a leader, ten partitions read to their ends", reading::leaders),
     ("a record published", publishing::records),
+    ("a record and a poll, with this many partitions", publishing::polls),
     ("a partition flushed", publishing::partitions),
     ("a partition flushed, over 256 leaders", publishing::partitions_over_leaders),
     ("a segment file read", reading::files),

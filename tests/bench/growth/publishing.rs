@@ -31,6 +31,20 @@ fn publish_to_all(client: &Client, partitions: u64, each: u64) -> f64 {
     })
 }
 
+/// Records one at a time, with a look for what is due after each, where this many partitions were used before.
+pub fn polls(name: &'static str) -> Curve {
+    const RECORDS: u64 = 20_000;
+    Curve::measure(name, &[10, 100, 1_000, 10_000], |number| {
+        let broker = Broker::start().expect("a broker");
+        broker.create_topic("t", number as u16);
+        let client = Client::connect(broker.addr()).expect("a connection");
+        let mut producer = client.producer().build().expect("a producer");
+        let mut send = |id: u64| producer.send_to("t", (id % number) as u16, Record::new("x")).and(producer.poll());
+        (0..number).for_each(|id| send(id).expect("room"));
+        (cost(RECORDS, || (0..RECORDS).for_each(|id| send(id).expect("room"))), None)
+    })
+}
+
 pub fn partitions(name: &'static str) -> Curve {
     Curve::measure(name, &[10, 100, 1_000, 10_000], |number| {
         let broker = Broker::start().expect("a broker");
