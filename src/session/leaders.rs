@@ -1,5 +1,6 @@
 //! Who leads a topic's partitions, and where their logs begin and end.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Marks, Session};
@@ -69,12 +70,16 @@ impl Session {
 
     /// Asks the leaders of these partitions once, as far as they are known; each for all the partitions that it leads.
     fn ask_leaders(&self, topic: &Arc<str>, ids: &[u16], open: &[usize], found: &mut [Result<Marks>]) -> Result<()> {
-        let mut turns: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
+        let (mut turns, mut latest) = (Vec::<(BrokerAddr, Vec<usize>)>::new(), HashMap::new());
         for &index in open {
             let leader = self.book.broker_for(topic, ids[index]);
-            match turns.iter_mut().find(|(addr, list)| *addr == leader && list.len() < MAX_PARTITIONS) {
+            let turn = latest.get(&leader).and_then(|&turn: &usize| turns.get_mut(turn));
+            match turn.filter(|(_, list)| list.len() < MAX_PARTITIONS) {
                 Some((_, list)) => list.push(index),
-                None => turns.push((leader, vec![index])),
+                None => {
+                    latest.insert(leader.clone(), turns.len());
+                    turns.push((leader, vec![index]));
+                }
             }
         }
         // A broker may name any number of leaders, each of which may keep a caller waiting: they share the time.
