@@ -197,36 +197,20 @@ impl Partitions {
         self.due.pop_front()
     }
 
-    /// Takes the partitions that the next request names from those that a leader is to be asked for. Empty if there are none, or if what is in flight
-    /// must be answered first.
+    /// Takes the partitions that the next request names from those that a leader is to be asked for. Empty if there are none, or if
+    /// what is in flight must be answered first.
     ///
     /// # Errors
     /// A partition whose next number cannot exist.
     pub(super) fn next_request(&mut self, wanted: &mut Wanted, load: Load) -> Result<Vec<(u32, Want)>> {
-        let (mut request, mut asked, mut is_full) = (Vec::<(u32, Want)>::new(), 0, false);
+        let mut request = Vec::new();
         loop {
             let turn = wanted.turn(load);
-            for risk in [Risk::None].into_iter().chain(turn) {
-                let (list, mut kept, before) = (wanted.of(risk), Vec::new(), request.len());
-                while let Some(index) = if is_full { None } else { list.pop_front() } {
-                    let Some(want) = self.get(index).wants(&self.rules)? else { continue };
-                    let (size, first) = (u64::from(want.fetch_size), request.first());
-                    if first.is_some_and(|first| want.alone || first.1.waits != want.waits) {
-                        kept.push(index);
-                        continue;
-                    }
-                    if first.is_some() && asked + size > MAX_ASKED {
-                        list.push_front(index);
-                        is_full = true;
-                        break;
-                    }
-                    asked += size;
-                    request.push((index, want));
-                    self.with(index, |partition, _| partition.on_sent(want.waits));
-                    is_full = want.alone || request.len() == MAX_PARTITIONS;
-                }
-                kept.into_iter().rev().for_each(|index| list.push_front(index));
-                if risk > Risk::None && request.len() > before {
+            let is_full = self.fill(&mut request, &mut wanted.harmless)?;
+            let harmless = request.len();
+            if let (Some(risk), false) = (turn, is_full) {
+                self.fill(&mut request, wanted.of(risk))?;
+                if request.len() > harmless {
                     wanted.suspects_turn = risk == Risk::Some;
                 }
             }
@@ -235,6 +219,32 @@ impl Partitions {
                 return Ok(request);
             }
         }
+    }
+
+    /// Moves partitions from a list to a request, as many as it takes together. Returns whether it takes no more of any list.
+    fn fill(&mut self, request: &mut Vec<(u32, Want)>, list: &mut VecDeque<u32>) -> Result<bool> {
+        let mut asked: u64 = request.iter().map(|(_, want)| u64::from(want.fetch_size)).sum();
+        let (mut kept, mut is_full) = (Vec::new(), false);
+        while !is_full {
+            let Some(index) = list.pop_front() else { break };
+            let Some(want) = self.get(index).wants(&self.rules)? else { continue };
+            let first = request.first();
+            if first.is_some_and(|first| want.alone || first.1.waits != want.waits) {
+                kept.push(index);
+                continue;
+            }
+            asked += u64::from(want.fetch_size);
+            if first.is_some() && asked > MAX_ASKED {
+                list.push_front(index);
+                is_full = true;
+                continue;
+            }
+            request.push((index, want));
+            self.with(index, |partition, _| partition.on_sent(want.waits));
+            is_full = want.alone || request.len() == MAX_PARTITIONS;
+        }
+        kept.into_iter().rev().for_each(|index| list.push_front(index));
+        Ok(is_full)
     }
 
     /// Takes in what an answer says about a partition. Returns what is left to do.
