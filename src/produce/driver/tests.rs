@@ -1,0 +1,101 @@
+use super::*;
+use crate::config::Config;
+use crate::net::parse_brokers;
+use crate::net::scripted::Scripted;
+use crate::protocol::bundle::RawMessage;
+use crate::protocol::frame::PING;
+use crate::protocol::produce::{ProduceCode, ProduceResponse};
+
+const WINDOW: usize = 2;
+
+/// A driver that has a bundle for each of this many partitions, which one broker leads.
+fn driver(partitions: u16) -> (Scripted, Driver) {
+    let net = Scripted::new();
+    let session = Session::new(Config::default(), parse_brokers("10.0.0.1:5").unwrap(), Arc::new(net.clone()));
+    let mut driver = Driver::new(&Arc::new(session), PublishOptions::default(), WINDOW, false);
+    for partition in 0..partitions {
+        let index = driver.add("t".into(), partition, None);
+        driver.queues[index].push(None, &RawMessage::default(), &mut driver.spares).unwrap();
+        driver.seal(index).unwrap();
+    }
+    driver.step(LookUp::Never);
+    (net, driver)
+}
+
+fn greet(net: &Scripted, driver: &mut Driver) {
+    net.wire(0, |wire| (wire.connected, wire.incoming) = (true, PING.into()));
+    go_on(net, driver);
+}
+
+fn answer(net: &Scripted, driver: &mut Driver, code: ProduceCode) {
+    let request = &driver.leaders[0].in_flight[0];
+    let (request_id, number, mut out) = (request.id, request.queues.len(), Vec::new());
+    ProduceResponse { request_id, codes: vec![code; number] }.encode([number], &mut out).unwrap();
+    net.wire(0, |wire| wire.incoming.extend(out));
+    go_on(net, driver);
+}
+
+fn go_on(net: &Scripted, driver: &mut Driver) {
+    driver.wait(net.pass(Duration::from_millis(1))).unwrap();
+    driver.step(LookUp::Never);
+}
+
+/// Goes on with only the first queues there, so that a look at any other one panics.
+fn go_on_with_only(first: usize, net: &Scripted, driver: &mut Driver) {
+    let others = driver.queues.split_off(first);
+    (0..3).for_each(|_| go_on(net, driver));
+    driver.queues.extend(others);
+}
+
+#[test]
+fn a_step_looks_at_none_of_the_queues_that_wait() {
+    let (net, mut driver) = driver(2000);
+    // The one whose turn is next is looked at.
+    go_on_with_only(1, &net, &mut driver);
+    greet(&net, &mut driver);
+    for answered in 0..3 {
+        let sent = (WINDOW + answered) * MAX_BUNDLES;
+        assert_eq!(driver.queues.iter().position(|queue| queue.leader.is_none() && !queue.is_idle()), Some(sent));
+        go_on_with_only(sent + 1, &net, &mut driver);
+        answer(&net, &mut driver, ProduceCode::Stored);
+    }
+    // A request that is late makes room.
+    driver.wait(Time::NEVER).unwrap();
+    driver.step(LookUp::Never);
+    assert_eq!(driver.leaders[0].in_flight.len(), WINDOW + 1);
+    assert!(driver.failures.is_empty() && driver.changed.is_empty());
+}
+
+#[test]
+fn queues_that_pause_are_not_looked_at_before_their_pause_is_over() {
+    let (net, mut driver) = driver(MAX_BUNDLES as u16);
+    greet(&net, &mut driver);
+    answer(&net, &mut driver, ProduceCode::NoLeader);
+    assert!(driver.is_busy() && driver.leaders[0].in_flight.is_empty());
+    go_on_with_only(0, &net, &mut driver);
+    driver.wait(Time::NEVER).unwrap();
+    driver.step(LookUp::Never);
+    assert!(driver.pauses.is_empty() && !driver.leaders[0].in_flight.is_empty());
+    answer(&net, &mut driver, ProduceCode::Stored);
+    assert!(!driver.is_busy() && driver.queues.iter().all(PartitionQueue::is_idle));
+}
+
+#[test]
+fn a_queue_that_another_broker_leads_by_now_does_not_wait_for_the_dial_to_the_last_one() {
+    let net = Scripted::new();
+    let brokers = parse_brokers("10.0.0.1:5,10.0.0.2:5").unwrap();
+    let session = Arc::new(Session::new(Config::default(), brokers.clone(), Arc::new(net.clone())));
+    let mut driver = Driver::new(&session, PublishOptions::default(), WINDOW, false);
+    for partition in 0..2 {
+        let index = driver.add("t".into(), partition, None);
+        driver.queues[index].push(None, &RawMessage::default(), &mut driver.spares).unwrap();
+        driver.seal(index).unwrap();
+    }
+    driver.step(LookUp::Never);
+    // Another call of the client finds out who leads one of them.
+    session.book.learn(&"t".into(), 1, brokers[1].clone(), session.now());
+    driver.wait(Time::NEVER).unwrap();
+    driver.step(LookUp::Never);
+    let dialed = net.dialed().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(dialed, ["10.0.0.1:5", "10.0.0.2:5"]);
+}
