@@ -484,7 +484,7 @@ fn share(ahead: u64, partitions: usize, fetch_size: u32) -> u32 {
 /// slots stand for. Those that have more are asked for at least `share` bytes.
 fn slots(mut request: Vec<(u32, Want)>, all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<u32>) {
     let topic = |of: &(u32, Want)| all.name(of.0).0;
-    request.sort_by(|a, b| (topic(a), a.0).cmp(&(topic(b), b.0)));
+    request.sort_unstable_by(|a, b| (topic(a), a.0).cmp(&(topic(b), b.0)));
     let topics = request.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
         let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, risk, .. })| {
             let partition = all.name(index).1;
