@@ -30,7 +30,7 @@ struct Book {
     /// The brokers that the user named and the leaders that were heard of, at least one: the most promising first, and those that
     /// failed last. Each has the moment until which it comes after all others, if it has failed.
     brokers: Vec<(BrokerAddr, Time)>,
-    /// The leaders of each topic's partitions, as far as they are known. To compare a few names costs less than to hash one.
+    /// The leaders of each topic's partitions, as far as they are known. Comparing a few names costs less than hashing one.
     leaders: BTreeMap<Arc<str>, Vec<Option<BrokerAddr>>>,
 }
 

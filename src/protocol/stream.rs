@@ -132,7 +132,8 @@ impl FetchDecoder {
     }
 
     /// Continues with `input`, which must begin with the first byte not consumed so far. Returns how many bytes it consumed,
-    /// and what it found. Answers to requests that `asked` does not know are refused. Bundles are appended to `bundles`; their ranges lie within the consumed bytes.
+    /// and what it found. Answers to requests that `asked` does not know are refused. Bundles are appended to `bundles`; their
+    /// ranges lie within the consumed bytes.
     ///
     /// # Errors
     /// An answer that violates the protocol or exceeds a limit. From then on, every call returns the same error.

@@ -38,8 +38,9 @@ const LOOKS: u32 = 10;
 ///
 /// It only reads, so the server that writes there may be running. The last file may end inside a bundle, because the server is
 /// writing it or was stopped, or because the file was copied meanwhile. Then the messages end before that bundle, and
-/// [`cut_tail`](Segments::cut_tail) says where, as it does if a closed file ends before the last number in its name. Numbers that no file has are left out, and [`gaps`](Segments::gaps) lists them.
-/// Any other damage ends it with [`Corrupt`](crate::ErrorKind::Corrupt). After one `Err` it is finished.
+/// [`cut_tail`](Segments::cut_tail) says where, as it does if a closed file ends before the last number in its name. Numbers that
+/// no file has are left out, and [`gaps`](Segments::gaps) lists them. Any other damage ends it with
+/// [`Corrupt`](crate::ErrorKind::Corrupt). After one `Err` it is finished.
 #[derive(Debug)]
 pub struct Segments {
     dir: PathBuf,

@@ -3,12 +3,17 @@ use std::thread;
 
 use super::*;
 
+/// A connection, and its other end.
+fn connect(net: &System) -> (Box<dyn Socket>, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = net.connect(listener.local_addr().unwrap(), &Config::default()).unwrap();
+    (socket, listener.accept().unwrap().0)
+}
+
 #[test]
 fn a_wait_ends_with_data_with_time_and_with_a_close_from_another_thread() {
     let net = System::new();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let socket = net.connect(listener.local_addr().unwrap(), &Config::default()).unwrap();
-    let (mut peer, _) = listener.accept().unwrap();
+    let (socket, mut peer) = connect(&net);
     let poll = |read, write, closed: Option<&Closed>, until| {
         let mut ready = false;
         net.poll(&mut [Interest { socket: &*socket, read, write, ready: &mut ready }], closed, until).unwrap();
@@ -56,9 +61,7 @@ fn a_connection_to_itself_is_no_connection() {
 #[test]
 fn an_aborted_connection_is_reset_and_not_closed() {
     let net = System::new();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let socket = net.connect(listener.local_addr().unwrap(), &Config::default()).unwrap();
-    let (mut peer, _) = listener.accept().unwrap();
+    let (socket, mut peer) = connect(&net);
     socket.abort();
     assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 }

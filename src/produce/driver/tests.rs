@@ -40,7 +40,7 @@ fn go_on(net: &Scripted, driver: &mut Driver) {
     driver.step(LookUp::Never);
 }
 
-/// Goes on with only the first queues there, so that a look at any other one panics.
+/// Goes on while all but the first queues are taken away: a look at one of the others panics.
 fn go_on_with_only(first: usize, net: &Scripted, driver: &mut Driver) {
     let others = driver.queues.split_off(first);
     (0..3).for_each(|_| go_on(net, driver));
