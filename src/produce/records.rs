@@ -168,12 +168,9 @@ impl Failure {
 
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Failure")
-            .field("topic", &self.topic)
-            .field("partition", &self.partition)
-            .field("records", &self.count())
-            .field("error", &self.error)
-            .finish()
+        let mut shown = f.debug_struct("Failure");
+        shown.field("topic", &self.topic).field("partition", &self.partition);
+        shown.field("records", &self.count()).field("error", &self.error).finish()
     }
 }
 

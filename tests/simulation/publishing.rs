@@ -257,3 +257,24 @@ fn a_server_in_trouble_with_its_files_stores_nothing_that_is_reported_stored() {
         assert_eq!((producer.stored(), stored(&client, "orders", 0).len()), (4, 4));
     }
 }
+
+#[test]
+fn silence_does_not_renew_the_budget_of_an_idempotent_producer() {
+    for ends in [false, true] {
+        let sim = Simulation::new(9);
+        sim.set_time_limit(600 * SECOND);
+        let broker = sim.broker();
+        broker.create_topic("orders", 1);
+        let client = sim.client().connect(broker.brokers()).unwrap();
+        let mut producer = client.producer().idempotent().build().unwrap();
+        producer.send_to("orders", 0, Record::new("x")).unwrap();
+        // It greets on each connection, never answers, and may end it after a while.
+        broker.inject_times(tank_client::broker::BrokerFault::StallAfter(0), u64::MAX);
+        if ends {
+            let world = sim.clone();
+            sim.every(15 * SECOND, move || world.cut("broker"));
+        }
+        assert!(producer.flush().is_err());
+        assert!(sim.now() < (60 + 2 * (10 + 30 + 8)) * SECOND, "{:?}", sim.now());
+    }
+}
