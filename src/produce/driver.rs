@@ -13,10 +13,11 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use log::{debug, info, warn};
+use log::{Level, debug, info, log, warn};
 
 use super::bundle::{BrokerId, Bundle, Spares};
 use super::leader::{Content, FULL_REQUEST, Leader, MAX_BUNDLES, SentRequest, group, states_request};
@@ -52,6 +53,8 @@ pub(super) struct Driver {
     pub(super) pending_bytes: usize,
     pub(super) leaders: Vec<Leader>,
     by_addr: BTreeMap<BrokerAddr, BrokerId>,
+    /// The ids that numbering uses for brokers, by address.
+    nodes: BTreeMap<SocketAddr, BrokerId>,
     /// Queues that may have changed since a step looked at what they have to send.
     changed: Vec<usize>,
     /// The ends of pauses, and which queue each concerns. Some may not be of interest any more.
@@ -80,6 +83,7 @@ impl Driver {
             pending_bytes: 0,
             leaders: Vec::new(),
             by_addr: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             changed: Vec::new(),
             pauses: BTreeSet::new(),
             failures: Vec::new(),
@@ -207,11 +211,12 @@ impl Driver {
         self.leaders.len() - 1
     }
 
-    /// Returns the id that numbering uses for a broker: the same whether the broker is known by name or by address. What one broker
-    /// holds, another does not confirm.
-    fn node(&self, id: BrokerId) -> BrokerId {
+    /// Returns the id that numbering uses for the broker at the other end: what one broker holds, another does not confirm. A name
+    /// may stand for several, and one may have several names.
+    fn node(&mut self, id: BrokerId) -> BrokerId {
         let Some(address) = self.leaders[id].channel.address().filter(|_| self.numbered) else { return id };
-        self.leaders.iter().position(|leader| leader.channel.address() == Some(address)).unwrap_or(id)
+        let next = self.nodes.len();
+        *self.nodes.entry(address).or_insert(next)
     }
 
     /// Sends a leader what is in line for it, as far as there is room.
@@ -246,12 +251,18 @@ impl Driver {
         }
         if leader.in_flight.is_empty() {
             leader.answers.clear();
+            let (is_new, node) = (leader.channel.is_fresh(), self.node(id));
             // A connection that had ended while idle was dialed again silently.
-            self.connection_lost |= mem::replace(&mut leader.used, true) && leader.channel.is_fresh();
+            self.connection_lost |= mem::replace(&mut self.leaders[id].used, true) && is_new;
+            if is_new && self.numbered {
+                // This leader may have lost what its log ended with.
+                let numberings = self.queues.iter_mut().filter_map(|queue| queue.numbering.as_mut());
+                numberings.for_each(|numbering| _ = numbering.leader.take_if(|leader| *leader == node));
+            }
         }
         if mem::take(&mut self.connection_lost) {
             for (topic, _) in &self.counts {
-                leader.ask(&self.session, now, None, |id| Content::States(states_request(id, topic), None));
+                self.leaders[id].ask(&self.session, now, None, |id| Content::States(states_request(id, topic), None));
             }
         }
         while !self.leaders[id].backlog.is_empty() && self.leaders[id].has_room(now, self.window) {
@@ -371,10 +382,8 @@ impl Driver {
             warn!("{}/{partition}: numbers {first} to {last} are missing at the end of the leader's log", queue.topic);
         }
         // Not while it must wait for other answers before it fails.
-        match queue.trouble.as_ref().filter(|_| !queue.is_failing()) {
-            Some(e) if e.is_redirect() => debug!("{e:#}, trying again"),
-            Some(e) => warn!("{e:#}, trying again"),
-            None => {}
+        if let Some(e) = queue.trouble.as_ref().filter(|_| !queue.is_failing()) {
+            log!(if e.is_redirect() { Level::Debug } else { Level::Warn }, "{e:#}, trying again");
         }
     }
 

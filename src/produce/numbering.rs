@@ -29,8 +29,8 @@ pub(super) struct Numbering {
     sent: u64,
     /// Numbers below this may name records that the user has dropped.
     floor: u64,
-    /// The leader whose log the numbers were last compared with.
-    leader: Option<BrokerId>,
+    /// The leader whose log the numbers were last compared with, on the connection that is open.
+    pub(super) leader: Option<BrokerId>,
     /// Whether they must be compared again before anything is sent.
     pub(super) unsure: bool,
     /// Whether the log has numbers that were not sent from here.

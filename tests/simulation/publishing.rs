@@ -278,3 +278,66 @@ fn silence_does_not_renew_the_budget_of_an_idempotent_producer() {
         assert!(sim.now() < (60 + 2 * (10 + 30 + 8)) * SECOND, "{:?}", sim.now());
     }
 }
+
+#[test]
+fn what_one_leader_holds_is_not_stored_because_a_later_one_has_taken_over_its_name() {
+    for several in [false, true] {
+        let sim = Simulation::new(10);
+        let cluster = sim.cluster(3);
+        cluster.create_topic("orders", 1);
+        let address = |node: usize| cluster.addrs()[node].ip();
+        let first = cluster.leader("orders", 0).unwrap();
+        let others: Vec<usize> = (0..3).filter(|&node| node != first).collect();
+        let all = [address(first), address(others[0]), address(others[1])];
+        sim.set_name("tank", &all);
+        let client = sim.client().ack_timeout(SECOND).connect("tank").unwrap();
+        let mut producer = client.producer().idempotent().max_records(1).build().unwrap();
+        producer.send_to("orders", 0, Record::new("1")).unwrap();
+        producer.flush().unwrap();
+        others.iter().for_each(|&node| cluster.node(node).pause());
+        producer.send_to("orders", 0, Record::new("2")).unwrap();
+        for _ in 0..30 {
+            sim.sleep(100 * MS);
+            producer.poll().unwrap();
+        }
+        assert_eq!(producer.pending(), 1, "no replica has it");
+        cluster.kill(first);
+        others.iter().for_each(|&node| cluster.node(node).resume());
+        cluster.fail_over(first);
+        let second = cluster.leader("orders", 0).unwrap();
+        if !several {
+            sim.set_name("tank", &[address(second)]);
+        }
+        producer.send_to("orders", 0, Record::new("3")).unwrap();
+        producer.flush().unwrap();
+        assert_eq!(producer.stored(), 3);
+        assert_eq!(stored(&client, "orders", 0), ["1", "2", "3"], "several addresses: {several}");
+    }
+}
+
+#[test]
+fn what_a_leader_has_lost_since_it_held_it_is_stored_again() {
+    let sim = Simulation::new(11);
+    let cluster = sim.cluster(2);
+    cluster.create_topic("orders", 1);
+    let leader = cluster.leader("orders", 0).unwrap();
+    let client = sim.client().ack_timeout(SECOND).connect(cluster.brokers()).unwrap();
+    let mut producer = client.producer().idempotent().max_records(1).build().unwrap();
+    producer.send_to("orders", 0, Record::new("1")).unwrap();
+    producer.flush().unwrap();
+    cluster.node(1 - leader).pause();
+    producer.send_to("orders", 0, Record::new("2")).unwrap();
+    for _ in 0..30 {
+        sim.sleep(100 * MS);
+        producer.poll().unwrap();
+    }
+    assert_eq!(producer.pending(), 1, "no replica has it");
+    // Its machine restarts without what was not on its disk.
+    cluster.node(leader).truncate_back("orders", 0, 1);
+    cluster.node(leader).disconnect_all();
+    cluster.node(1 - leader).resume();
+    producer.send_to("orders", 0, Record::new("3")).unwrap();
+    producer.flush().unwrap();
+    assert_eq!(producer.stored(), 3);
+    assert_eq!(stored(&client, "orders", 0), ["1", "2", "3"]);
+}
