@@ -24,7 +24,7 @@
 //! zero and the size does not grow. Time that the broker was allowed to wait for data does not count. The read buffer holds an
 //! answer of any size in parts.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ use super::partition::{Lost, Next, Risk, Want};
 use super::partitions::{Load, Partitions, Wanted};
 use super::position::Stats;
 use crate::error::{Error, Result, in_ms};
-use crate::message::{JOINED, TopicPartitions};
+use crate::message::{JOINED, TopicPartitions, in_order};
 use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, RetryPolicy, RetryState, Time};
 use crate::protocol::fetch::{
     FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, WAIT_SLACK_MS, adjusted_wait_ms,
@@ -84,7 +84,7 @@ pub(super) struct Fetcher {
     /// Failed attempts to connect and lost connections since the last answer, and how long to rest after them.
     pub(super) retry: RetryState,
     /// The fetches in flight, by their ids.
-    in_flight: BTreeMap<u32, InFlight>,
+    in_flight: HashMap<u32, InFlight>,
     line: Line,
 }
 
@@ -136,7 +136,7 @@ impl Fetcher {
             buf: ReadBuf::new(READ_BUFFER, names.clone()),
             wanted: Wanted::default(),
             retry: RetryState::default(),
-            in_flight: BTreeMap::new(),
+            in_flight: HashMap::new(),
             line: Line::default(),
         }
     }
@@ -208,7 +208,7 @@ impl Fetcher {
         let request_id = turn.session.next_request_id();
         let count = |risk| request.iter().filter(|(_, want)| want.risk >= risk).count();
         let load = Load { risky: count(Risk::Some), suspects: count(Risk::Suspect) };
-        let (topics, partitions) = slots(request, turn.all, share(line.ahead, load.risky, options.fetch_size));
+        let (topics, partitions) = slots(&request, turn.all, share(line.ahead, load.risky, options.fetch_size));
         let request = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
             request_id,
@@ -407,7 +407,9 @@ impl Fetcher {
         }
         let while_idle = lost.iter().all(|(_, how)| how.while_idle);
         let mut failed = None;
-        for (partition, how) in lost {
+        // Whatever order the fetches are kept in.
+        for place in in_order(&mut lost.iter().map(|(partition, _)| ("", *partition))) {
+            let (partition, how) = lost[place as usize];
             failed = turn.all.on_lost(turn.now, partition, how, e).err().or(failed);
         }
         if while_idle && failed.is_none() {
@@ -482,9 +484,10 @@ fn share(ahead: u64, partitions: usize, fetch_size: u32) -> u32 {
 
 /// Returns the topics of a request, each once, with their partitions in the order of the subscription, and the partitions that its
 /// slots stand for. Those that have more are asked for at least `share` bytes.
-fn slots(mut request: Vec<(u32, Want)>, all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<u32>) {
+fn slots(request: &[(u32, Want)], all: &Partitions, share: u32) -> (Vec<FetchTopic>, Vec<u32>) {
     let topic = |of: &(u32, Want)| all.name(of.0).0;
-    request.sort_unstable_by(|a, b| (topic(a), a.0).cmp(&(topic(b), b.0)));
+    let order = in_order(&mut request.iter().map(|of| (&**topic(of), of.0)));
+    let request: Vec<(u32, Want)> = order.iter().map(|&place| request[place as usize]).collect();
     let topics = request.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
         let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, risk, .. })| {
             let partition = all.name(index).1;

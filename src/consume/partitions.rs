@@ -141,7 +141,7 @@ impl Partitions {
     /// Returns a partition and its index, if it belongs to the subscription.
     pub(super) fn find(&self, topic: &str, partition: u16) -> Option<(u32, &Partition)> {
         let names = &self.rules.names;
-        let place = self.order.binary_search_by_key(&(topic, partition), |&index| name(names, index)).ok()?;
+        let place = self.order.binary_search_by_key(&(topic, partition.into()), |&index| name(names, index)).ok()?;
         let index = *self.order.get(place)?;
         Some((index, self.get(index))).filter(|(_, partition)| !partition.is_probe())
     }
@@ -325,9 +325,9 @@ impl Partitions {
 }
 
 /// A partition's topic and number, as they sort.
-fn name(names: &Names, index: u32) -> (&str, u16) {
+fn name(names: &Names, index: u32) -> (&str, u32) {
     let (topic, partition) = names.get(index);
-    (topic, partition)
+    (topic, partition.into())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Works out where each partition of a subscription begins, and finds a time in a partition.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +23,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     let closer = subscription.closer.take().map(|closer| closer.closed);
     let closed = closer.or_else(|| session.closed.clone()).unwrap_or_default();
     let session = &Arc::new(session.closed_by(&closed));
-    let (mut topics, mut whole) = (BTreeMap::<&str, (Arc<str>, BrokerAddr, Vec<PartitionState>)>::new(), Vec::new());
+    let (mut topics, mut whole) = (HashMap::<&str, (Arc<str>, BrokerAddr, Vec<PartitionState>)>::new(), Vec::new());
     let (mut names, mut places) = (Names::with_capacity(subscription.wanted.len()), Vec::new());
     for wanted in &subscription.wanted {
         let (topic, broker, states) = match topics.entry(&wanted.topic) {

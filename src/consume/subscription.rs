@@ -7,6 +7,7 @@ use super::position::Positions;
 use crate::config::setters;
 use crate::error::{Error, Result};
 use crate::message::{Start, check_topic, millis_at_or_after, whole_millis};
+use crate::protocol::cursor::sorted;
 use crate::protocol::fetch::MAX_WAIT_MS;
 
 /// The largest fetch size; servers cut larger ones down to it.
@@ -181,14 +182,13 @@ impl Subscription {
                 return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
             }
         }
-        let mut all: Vec<(&str, Option<u16>)> =
-            self.wanted.iter().map(|wanted| (wanted.topic.as_str(), wanted.partition)).collect();
         // `None`, which stands for all partitions, comes first.
-        all.sort_unstable();
-        let is_twice =
-            |pair: &&[(_, Option<u16>)]| matches!(pair, [a, b] if a.0 == b.0 && (a.1.is_none() || a.1 == b.1));
-        if let Some([a, b]) = all.windows(2).find(is_twice) {
-            let [a, b] = [a, b].map(|(topic, id)| id.map_or(topic.to_string(), |id| format!("{topic}/{id}")));
+        let all =
+            sorted(&mut self.wanted.iter().map(|of| (&*of.topic, of.partition.map_or(0, |id| u32::from(id) + 1))));
+        let twice = all.windows(2).find(|two| matches!(two, [(a, _), (b, _)] if a.0 == b.0 && (a.1 == 0 || a == b)));
+        if let Some([(a, _), (b, _)]) = twice {
+            let [a, b] =
+                [a, b].map(|(topic, id)| id.checked_sub(1).map_or(topic.to_string(), |id| format!("{topic}/{id}")));
             return Err(Error::config(format!("subscribed to the same partition twice: {a} and {b}")));
         }
         if let Some(position) = self.resume.iter().find(|position| position.seq == u64::MAX) {

@@ -68,8 +68,8 @@ use crate::protocol::bundle::{Entry, RawMessage};
 use crate::protocol::cursor::sorted;
 use crate::protocol::limits::setters;
 
-/// Returns the indices of partitions in the order of their names. Those with the same name stay in the order given.
-pub(crate) fn in_order(names: &mut dyn Iterator<Item = (&str, u16)>) -> Vec<u32> {
+/// Returns the indices of names in their order, by topic and then by a number. Equal ones stay in the order given.
+pub(crate) fn in_order(names: &mut dyn Iterator<Item = (&str, u32)>) -> Vec<u32> {
     let mut order: Vec<_> = sorted(names).into_iter().map(|(_, index)| index).collect();
     // The list has taken over the memory of the names.
     order.shrink_to_fit();

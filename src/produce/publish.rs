@@ -56,7 +56,7 @@ impl Publish for Publisher {
         if places.eq(all.iter().map(|given| (given.topic, given.partition))) {
             driver.queues.iter_mut().for_each(|queue| queue.stored = 0);
         } else {
-            let places = sorted(&mut all.iter().map(|given| (given.topic, given.partition)));
+            let places = sorted(&mut all.iter().map(|given| (given.topic, given.partition.into())));
             if let Some([((topic, id), _), ..]) = places.windows(2).find(|two| two[0].0 == two[1].0) {
                 return Err(Error::config(format!("{topic}/{id}: given twice")));
             }

@@ -225,7 +225,7 @@ pub(super) fn put_topics<N: AsRef<str>, P>(
     for topic in topics {
         put_topic(topic.name.as_ref(), out)?;
         put_count8(topic.partitions.len(), "partitions of a topic", 1, out)?;
-        check_once("entries of a partition", topic.partitions.iter().map(|of| ("", id(of))))?;
+        check_once("entries of a partition", topic.partitions.iter().map(|of| ("", id(of).into())))?;
         topic.partitions.iter().try_for_each(|entry| put(entry, out))?;
     }
     Ok(())
@@ -234,14 +234,14 @@ pub(super) fn put_topics<N: AsRef<str>, P>(
 /// Refuses duplicates. Most lists are sorted already.
 fn check_once<'a, I>(field: &'static str, mut ids: I) -> Result<(), EncodeError>
 where
-    I: Iterator<Item = (&'a str, u16)> + Clone,
+    I: Iterator<Item = (&'a str, u32)> + Clone,
 {
     let once = ids.clone().is_sorted_by(|a, b| a < b) || sorted(&mut ids).is_sorted_by(|a, b| a.0 < b.0);
     EncodeError::check(field, if once { 1 } else { 2 }, 1, 1)
 }
 
-/// Returns partitions in the order of their names, each with its index in `names`. Those with the same name keep their order.
-pub(crate) fn sorted<'a>(names: &mut dyn Iterator<Item = (&'a str, u16)>) -> Vec<((&'a str, u16), u32)> {
+/// Returns names in order, each with its index in `names`: by topic, then by a number. Equal ones keep their order.
+pub(crate) fn sorted<'a>(names: &mut dyn Iterator<Item = (&'a str, u32)>) -> Vec<((&'a str, u32), u32)> {
     let mut names: Vec<_> = names.zip(0..).collect();
     names.sort_unstable();
     names

@@ -287,7 +287,7 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
         risk: if is_risky { Risk::Some } else { Risk::None },
     };
     let request = vec![(2, want(1, false)), (3, want(1, true)), (0, want(4, true)), (1, want(1, false))];
-    let (topics, partitions) = slots(request, &all, 2 << 20);
+    let (topics, partitions) = slots(&request, &all, 2 << 20);
     assert_eq!(partitions, [1, 3, 0, 2], "in the order of the subscription");
     let asked = |topic: &FetchTopic| {
         (
