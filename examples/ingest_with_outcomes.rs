@@ -23,20 +23,25 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let [brokers, topic] = &args[..] else { return Err("usage: BROKERS TOPIC".into()) };
 
     let mut producer = Client::connect(brokers)?.producer().build()?;
+    let ingested = ingest(&mut producer, topic);
+    // After an error, too: what came before it was accepted.
+    settle(&mut producer)?;
+    ingested?;
+    eprintln!("{} records stored", producer.stored());
+    Ok(())
+}
+
+fn ingest(producer: &mut Producer, topic: &str) -> Result<(), Box<dyn std::error::Error>> {
     for line in io::stdin().lock().lines() {
         let line = line?;
         loop {
             match producer.send(topic, Record::new(&line)) {
                 // This record was not accepted. Make room for it, or settle earlier failures.
-                Err(Error { kind: ErrorKind::Full { .. } | ErrorKind::Undelivered { .. }, .. }) => {
-                    settle(&mut producer)?
-                }
+                Err(Error { kind: ErrorKind::Full { .. } | ErrorKind::Undelivered { .. }, .. }) => settle(producer)?,
                 sent => break sent?,
             }
         }
     }
-    settle(&mut producer)?;
-    eprintln!("{} records stored", producer.stored());
     Ok(())
 }
 

@@ -55,6 +55,10 @@ fn ingest_stores_each_line() {
     assert_eq!(broker.high_water_mark("orders", 0) + broker.high_water_mark("orders", 1), 1006);
     let (code, _, stderr) = run_with("ingest_with_outcomes", &[&addr, "nowhere"], b"tea\n");
     assert_eq!((code, stderr), (1, format!("ingest_with_outcomes: {addr}: nowhere: no such topic\n")));
+    // What came before a line that cannot be read is stored.
+    let (code, ..) = run_with("ingest_with_outcomes", &[&addr, "orders"], b"tea\n\xff\n");
+    assert_eq!(code, 1);
+    assert_eq!(broker.high_water_mark("orders", 0) + broker.high_water_mark("orders", 1), 1007);
 }
 
 #[cfg(unix)]

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     db.execute_batch(TABLES)?;
     // Partitions that the database does not know yet begin with their first message.
     let stored = positions(&db)?;
-    println!("begins with {stored}");
+    println!("positions so far: [{stored}]");
     let all = Subscription::topic(topic).start(Start::Earliest).resume(&stored);
     let mut messages = Client::connect(brokers)?.subscribe(all)?;
     let handle = messages.close_handle();
