@@ -138,10 +138,12 @@ impl OpenFile {
     /// Checks that a file followed by others is complete.
     pub(super) fn check_end(&self) -> Result<()> {
         let (at, left) = (self.chunk.at, self.len.saturating_sub(self.chunk.at));
+        // Then it was being written to when its end was found, and retention has removed it since.
+        let has_grown = self.file.metadata().is_ok_and(|now| now.len() > self.len);
         // No server writes a file whose first number is 0, but one may have that name.
         let last = self.next().saturating_sub(1);
         let (field, fault) = match self.is.last {
-            _ if left > 0 => ("bundle", DecodeFault::Short { needed: left + 1, left }),
+            _ if left > 0 && !has_grown => ("bundle", DecodeFault::Short { needed: left + 1, left }),
             Some(named) if named > last => {
                 ("last sequence number", DecodeFault::SeqRange { seq: last, low: named, high: named })
             }
@@ -217,8 +219,7 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<SegmentFile>> {
         // Opening a pipe would block.
         let may_be_file = entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_symlink());
         let range = entry.file_name().to_str().and_then(range_of).filter(|_| may_be_file);
-        let path = entry.path();
-        files.extend(range.map(|(first, last)| SegmentFile { path, first, last }));
+        files.extend(range.map(|(first, last)| SegmentFile { path: entry.path(), first, last }));
     }
     files.sort_by_cached_key(|file| (file.first, file.last.unwrap_or(u64::MAX), file.path.clone()));
     Ok(files)
@@ -268,7 +269,9 @@ mod tests {
         let mut file = OpenFile::open(&is, 2, &sources).unwrap();
         assert_eq!(file.bundle(&Limits::default()).unwrap(), None);
         assert_eq!((file.cut_at(), file.next()), (Some(0), 1));
+        assert!(file.check_end().is_err(), "it is cut");
         std::fs::write(&path, bundle.repeat(2)).unwrap();
+        assert!(file.check_end().is_ok(), "it was not complete yet");
         let (at, found) = file.bundle(&Limits::default()).unwrap().unwrap();
         assert_eq!((at, found.first, found.last, file.cut_at()), (bundle.len() as u64, 2, 2, None));
         std::fs::remove_file(&path).unwrap();
