@@ -91,9 +91,9 @@ impl RetryState {
         self.began.is_some()
     }
 
-    /// Returns when the budget ends; `NEVER` while there is no trouble.
+    /// Returns when the budget ends; `NEVER` while there is no trouble that needs more than a second attempt.
     pub(crate) fn gives_up_at(&self, policy: &RetryPolicy) -> Time {
-        self.began.map_or(Time::NEVER, |began| began.after(policy.timeout))
+        self.began.filter(|_| self.failures > 0).map_or(Time::NEVER, |began| began.after(policy.timeout))
     }
 }
 

@@ -159,9 +159,10 @@ impl PartitionQueue {
             Fault::Redirects { last, .. } => {
                 self.redirects += 1;
                 let e = self.fault(Fault::Redirects { hops: self.redirects, last });
+                let is_new = !self.retry.is_in_trouble();
                 match self.redirects {
                     // The first redirect is how leaders are found; after a second one in a row the cluster needs time to settle.
-                    1 if self.retry.retry_at_once(now, &self.policy) => Ok(e),
+                    1 if self.retry.retry_at_once(now, &self.policy) || is_new => Ok(e),
                     _ => self.try_again(now, e),
                 }
             }

@@ -58,10 +58,7 @@ impl Session {
             let now = self.now();
             // The first redirect is how leaders are found; after a second one the cluster needs time to settle.
             let is_found = round == 0 && open.iter().all(|&index| found[index].as_ref().is_err_and(Error::is_redirect));
-            let until = match is_found {
-                true => state.retry_at_once(now, policy).then_some(now),
-                false => state.retry_or_fail(now, policy),
-            };
+            let until = if is_found { Some(now) } else { state.retry_or_fail(now, policy) };
             let (Some(until), false) = (until, open.is_empty()) else { break };
             self.pause(until)?;
         }

@@ -341,3 +341,26 @@ fn what_a_leader_has_lost_since_it_held_it_is_stored_again() {
     assert_eq!(producer.stored(), 3);
     assert_eq!(stored(&client, "orders", 0), ["1", "2", "3"]);
 }
+
+#[test]
+fn the_first_redirect_is_followed_even_without_a_budget() {
+    let sim = Simulation::new(12);
+    let cluster = sim.cluster(3);
+    cluster.create_topic("orders", 3);
+    // Nothing is known of the leaders yet.
+    let client = || sim.client().retry_timeout(Duration::ZERO).connect(cluster.addrs()[0]).unwrap();
+    let wall = sim.wall_clock();
+    for partition in 0..3 {
+        client().publish("orders", partition, &[Record::new("1")]).unwrap();
+        client().publish_at("orders", partition, &[(2, Record::new("2"))]).unwrap();
+        for (n, idempotent) in [(3, false), (4, true)] {
+            let client = client();
+            let producer = if idempotent { client.producer().idempotent() } else { client.producer() };
+            let mut producer = producer.build().unwrap();
+            producer.send_to("orders", partition, Record::new(&format!("{n}"))).unwrap();
+            producer.flush().unwrap();
+        }
+        assert_eq!(client().seq_at("orders", partition, wall + 600 * SECOND).unwrap(), 5);
+        assert_eq!(stored(&client(), "orders", partition), ["1", "2", "3", "4"]);
+    }
+}
