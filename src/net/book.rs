@@ -1,6 +1,6 @@
 //! The address book: which brokers there are, which of them failed when, and who leads what.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,8 +30,8 @@ struct Book {
     /// The brokers that the user named and the leaders that were heard of, at least one: the most promising first, and those that
     /// failed last. Each has the moment until which it comes after all others, if it has failed.
     brokers: Vec<(BrokerAddr, Time)>,
-    /// The leaders of each topic's partitions, as far as they are known.
-    leaders: HashMap<Arc<str>, Vec<Option<BrokerAddr>>>,
+    /// The leaders of each topic's partitions, as far as they are known. Comparing a few names costs less than hashing one.
+    leaders: BTreeMap<Arc<str>, Vec<Option<BrokerAddr>>>,
 }
 
 impl Book {
@@ -62,7 +62,7 @@ impl AddressBook {
             }
         }
         let known = brokers.iter().map(|broker| (broker.clone(), Time::ZERO)).collect();
-        let book = Book { brokers: known, leaders: HashMap::new() };
+        let book = Book { brokers: known, leaders: BTreeMap::new() };
         AddressBook { given: brokers, settings, book: Mutex::new(book) }
     }
 
