@@ -250,13 +250,13 @@ impl Driver {
             }
         }
         if leader.in_flight.is_empty() {
-            leader.answers.clear();
             let (is_new, node) = (leader.channel.is_fresh(), self.node(id));
             // A connection that had ended while idle was dialed again silently.
             self.connection_lost |= mem::replace(&mut self.leaders[id].used, true) && is_new;
-            if is_new && self.numbered {
+            if is_new {
+                self.leaders[id].answers.clear();
                 // This leader may have lost what its log ended with.
-                let numberings = self.queues.iter_mut().filter_map(|queue| queue.numbering.as_mut());
+                let numberings = self.queues.iter_mut().map_while(|queue| queue.numbering.as_mut());
                 numberings.for_each(|numbering| _ = numbering.leader.take_if(|leader| *leader == node));
             }
         }
@@ -418,7 +418,9 @@ impl Driver {
     /// Lets others use the connections on which nothing is awaited.
     pub(super) fn release(&mut self) {
         let pool = &self.session.pool;
-        for leader in self.leaders.iter_mut().filter(|leader| leader.in_flight.is_empty()) {
+        // Whoever used it next would find the end of a ping whose beginning was read here.
+        let is_unused = |leader: &&mut Leader| leader.in_flight.is_empty() && leader.answers.data().is_empty();
+        for leader in self.leaders.iter_mut().filter(is_unused) {
             let down = Channel::new(leader.channel.broker().clone(), pool.settings.clone());
             pool.put(mem::replace(&mut leader.channel, down));
             leader.used = false;

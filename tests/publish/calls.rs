@@ -1,7 +1,7 @@
 //! Publishing in one call: what arrives, and which of the three outcomes a failure has.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddrV4, TcpListener};
+use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -393,15 +393,52 @@ fn a_broker_that_closes_idle_connections() {
 }
 
 /// Reads a whole request; pings are swallowed, as servers do.
-fn read_frame(mut stream: impl Read) -> Vec<u8> {
+fn read_frame(stream: impl Read) -> Vec<u8> {
+    try_read_frame(stream).unwrap()
+}
+
+/// As `read_frame`; `None` if the connection ends first.
+fn try_read_frame(mut stream: impl Read) -> Option<Vec<u8>> {
     let mut frame = vec![0; HEADER_LEN];
     while frame[0] == 0 || frame == PING {
-        stream.read_exact(&mut frame).unwrap();
+        stream.read_exact(&mut frame).ok()?;
     }
     let len = u32::from_le_bytes([frame[1], frame[2], frame[3], frame[4]]);
     frame.resize(HEADER_LEN + len as usize, 0);
-    stream.read_exact(&mut frame[HEADER_LEN..]).unwrap();
-    frame
+    stream.read_exact(&mut frame[HEADER_LEN..]).ok()?;
+    Some(frame)
+}
+
+/// Between two requests a connection may hold the first bytes of a ping.
+#[test]
+fn a_ping_may_begin_after_one_answer_and_end_before_the_next() {
+    within(60, || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let serve = |mut stream: TcpStream| {
+            stream.write_all(&PING).unwrap();
+            for round in 0.. {
+                let Some(frame) = try_read_frame(&stream) else { break };
+                let before = &PING[if round == 0 { PING.len() } else { 2 }..];
+                let answer = [before, &[1, 5, 0, 0, 0], &frame[7..11], &[0], &PING[..2]].concat();
+                stream.write_all(&answer).unwrap();
+            }
+        };
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                thread::spawn(move || serve(stream.unwrap()));
+            }
+        });
+        let client = Client::connect(addr).unwrap();
+        (0..3).for_each(|_| client.publish("orders", 0, &[Record::new(b"x")]).unwrap());
+        let mut producer = client.producer().build().unwrap();
+        for _ in 0..3 {
+            producer.send_to("orders", 0, Record::new(b"x")).unwrap();
+            producer.flush().unwrap();
+        }
+        drop(producer);
+        client.publish("orders", 0, &[Record::new(b"x")]).unwrap();
+    });
 }
 
 #[test]
