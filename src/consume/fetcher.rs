@@ -110,6 +110,9 @@ struct Line {
     ahead: u64,
     /// Since a fetch on a connection that had been idle, while nothing has come back.
     revived: Option<Time>,
+    /// Whether the last connection was lost so, and neither messages nor the answer to a longer wait have come since: the next loss
+    /// is trouble.
+    excused: bool,
 }
 
 /// A fetch in flight: the subscription's partitions, by slot.
@@ -199,7 +202,7 @@ impl Fetcher {
     fn send(&mut self, turn: &mut Turn<'_>, request: Vec<(u32, Want)>) -> Result<()> {
         let line = &mut self.line;
         if self.in_flight.is_empty() {
-            line.revived = (!self.channel.is_fresh()).then_some(turn.now);
+            line.revived = (!self.channel.is_fresh() && !line.excused).then_some(turn.now);
             // All fetches before were answered, so a connection without an answer is another one.
             turn.all.looks_for_added |= line.began > Time::ZERO && self.channel.is_fresh();
         }
@@ -268,7 +271,9 @@ impl Fetcher {
                         bundle.set = start + bundle.set.start..start + bundle.set.end;
                     }
                     self.retry.reset();
-                    if !turn.inbox.accept(new, turn.all, &self.buf) {
+                    let goes_on = turn.inbox.accept(new, turn.all, &self.buf);
+                    self.line.excused &= !turn.inbox.has_bundles();
+                    if !goes_on {
                         return Ok(true);
                     }
                 }
@@ -378,6 +383,7 @@ impl Fetcher {
         let line = &mut self.line;
         line.load.risky -= fetch.load.risky;
         line.load.suspects -= fetch.load.suspects;
+        line.excused &= line.has_fault || turn.now.since(fetch.sent) < SOON;
         turn.all.stats.fetches += 1;
         turn.all.stats.empty_fetches += u64::from(line.bytes == 0);
         let prefetches = turn.all.rules.options.prefetch && turn.inbox.has_bundles();
@@ -405,14 +411,13 @@ impl Fetcher {
         if !e.is_transient() {
             return turn.inbox.fail(e.clone());
         }
-        let while_idle = lost.iter().all(|(_, how)| how.while_idle);
         let mut failed = None;
         // Whatever order the fetches are kept in.
         for place in in_order(&mut lost.iter().map(|(partition, _)| ("", *partition))) {
             let (partition, how) = lost[place as usize];
             failed = turn.all.on_lost(turn.now, partition, how, e).err().or(failed);
         }
-        if while_idle && failed.is_none() {
+        if self.line.excused && failed.is_none() {
             turn.all.looks_for_added = true;
             return debug!("{e:#}, had ended while idle, dialing again");
         }
@@ -456,7 +461,7 @@ impl Fetcher {
         self.channel.close();
         self.decoder = new_decoder(session);
         self.buf.clear();
-        self.line = Line::default();
+        self.line = Line { excused: while_idle, ..Line::default() };
         lost
     }
 

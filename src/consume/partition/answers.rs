@@ -273,21 +273,17 @@ impl Partition {
     /// # Errors
     /// It has been in trouble for too long, or what was asked for ends connections.
     pub(in crate::consume) fn on_lost(&mut self, now: Time, how: Lost, e: &Error, rules: &Rules) -> Result<()> {
-        match self.state {
-            State::Idle | State::InFlight(Time::ZERO) => {}
-            // The pause that its answer asked for still counts.
-            State::InFlight(until) => {
-                self.state = State::Paused(until);
-                return Ok(());
-            }
-            State::Paused(_) | State::Done => return Ok(()),
-        }
-        if self.is_probe() {
+        self.state = match self.state {
             // It is looked for after each lost connection, so it will be looked for again after this one.
-            self.state = State::Done;
+            State::Idle | State::InFlight(Time::ZERO) if self.is_probe() => State::Done,
+            State::Idle | State::InFlight(Time::ZERO) => State::Idle,
+            // The pause that its answer asked for still counts.
+            State::InFlight(until) => State::Paused(until),
+            other => other,
+        };
+        if self.state != State::Idle {
             return Ok(());
         }
-        self.state = State::Idle;
         if how.well_for >= WELL.min(rules.retry.timeout) {
             // Earlier trouble has ended in between.
             self.trouble = None;

@@ -100,6 +100,33 @@ fn a_connection_that_had_ended_while_idle_is_dialed_again_without_trouble() {
 }
 
 #[test]
+fn connections_that_end_after_answers_without_messages_are_trouble() {
+    let pause =
+        |s: &Setting| Some(s.all.next_wake()).filter(|wake| *wake < Time::NEVER).map(|wake| wake.since(s.net.now()));
+    // After the question for the marks, or an empty answer that no wait came before. The number after the mark is no suspect.
+    for answer in [PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 }, EMPTY] {
+        let mut s = Setting::asked(1, 10, |s| s);
+        let began = s.net.now();
+        for wire in 0..100 {
+            s.end(wire);
+            if s.net.now().since(began) >= Duration::from_secs(5) {
+                break;
+            }
+            s.net.pass(pause(&s).unwrap_or(ms(1)));
+            s.ask();
+            s.greet(wire + 1);
+            s.ask();
+            let id = *s.fetcher.in_flight.keys().next().unwrap();
+            s.send(wire + 1, id, &[answer], &[], 0);
+            s.receive();
+            s.net.pass(pause(&s).unwrap_or_default());
+            s.ask();
+        }
+        assert!(s.net.now().since(began) >= Duration::from_secs(5), "{answer:?}: a hundred in less");
+    }
+}
+
+#[test]
 fn in_a_forked_child_what_the_parent_had_in_flight_is_asked_for_again() {
     for is_wanted in [false, true] {
         let mut s = Setting::asked(1, 1, |s| s);
