@@ -444,19 +444,18 @@ impl Fetcher {
         let ended_within = |time: Duration, sent: Time| is_lost && looked.since(sent) < time;
         let while_idle = self.line.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
         let is_silent = !self.is_receiving();
-        // A silence that ended in a time-out does not count as healthy.
-        let silence = self.channel.heard().map_or(Duration::MAX, |heard| now.since(heard));
-        let unwell_for = if e.is_timeout() { silence } else { Duration::ZERO };
-        let well_for = self.channel.well_for().saturating_sub(unwell_for);
         let alone = self.line.load.risky == 1;
         let mut lost = Vec::new();
         for fetch in mem::take(&mut self.in_flight).into_values() {
             let is_handed_over = self.channel.handed_over(fetch.request.request_id);
             let unanswered = is_silent && is_handed_over && ended_within(DIES_WITHIN, fetch.sent);
+            // The wait for an answer that did not come is no sign of health, whatever else has come.
+            let waited = if e.is_timeout() { now.since(fetch.sent) } else { Duration::ZERO };
+            let well_for = self.channel.well_for().saturating_sub(waited);
             let how = Lost { while_idle, well_for, unanswered, alone };
             lost.extend(fetch.partitions.into_iter().map(|partition| (partition, how)));
         }
-        let how = Lost { while_idle: self.channel.is_up(), well_for, ..Lost::default() };
+        let how = Lost { while_idle: self.channel.is_up(), ..Lost::default() };
         lost.extend(self.wanted.drain().map(|partition| (partition, how)));
         self.channel.close();
         self.decoder = new_decoder(session);
