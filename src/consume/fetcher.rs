@@ -204,7 +204,10 @@ impl Fetcher {
         if self.in_flight.is_empty() {
             line.revived = (!self.channel.is_fresh() && !line.excused).then_some(turn.now);
             // All fetches before were answered, so a connection without an answer is another one.
-            turn.all.looks_for_added |= line.began > Time::ZERO && self.channel.is_fresh();
+            if line.began > Time::ZERO && self.channel.is_fresh() {
+                turn.all.looks_for_added = true;
+                self.buf.clear();
+            }
         }
         let options = &turn.all.rules.options;
         let max_wait_ms = if request.iter().all(|(_, want)| want.waits) { options.max_wait_ms } else { 0 };

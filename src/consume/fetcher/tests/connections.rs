@@ -228,7 +228,8 @@ fn only_a_connection_with_nothing_on_it_is_given_back() {
 fn a_new_connection_in_the_place_of_one_that_was_used_is_a_reason_to_look_for_added_partitions() {
     let mut s = Setting::asked(1, 10, |s| s);
     s.net.pass(ms(400));
-    s.send(0, 1, &[EMPTY], &[], 0);
+    // The rest of this ping never comes.
+    s.send(0, 1, &[EMPTY], &PING[..2], 0);
     s.receive();
     assert!(!s.all.looks_for_added, "the first one is no reason");
     s.wire(0, |wire| wire.ended = true);
@@ -239,6 +240,9 @@ fn a_new_connection_in_the_place_of_one_that_was_used_is_a_reason_to_look_for_ad
     s.ask();
     assert!(s.fetcher.in_flight.len() == 1 && s.all.looks_for_added);
     assert_eq!((s.all.stats.reconnects, s.fetcher.retry.is_in_trouble()), (0, false));
+    s.send(1, 2, &[EMPTY], &[], 0);
+    s.receive();
+    assert!(s.fetcher.is_idle() && s.inbox.take_error().is_none());
     // What was noted elsewhere stays noted.
     let mut s = Setting::new(1, 10, |s| s);
     s.all.looks_for_added = true;
