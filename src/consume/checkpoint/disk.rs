@@ -87,9 +87,11 @@ fn found<T>(done: io::Result<T>) -> io::Result<Option<T>> {
 
 /// The file's bytes; `None` if there is no file.
 pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let Some(file) = found(File::open(path))? else { return Ok(None) };
-    let mut bytes = Vec::new();
-    let mut file = file.take(MAX_FOREIGN);
+    // To open a pipe would block.
+    if found(fs::metadata(path))?.is_none_or(|there| !there.is_file()) {
+        return Ok(None);
+    }
+    let (mut file, mut bytes) = (File::open(path)?.take(MAX_FOREIGN), Vec::new());
     file.read_to_end(&mut bytes)?;
     if bytes.starts_with(MAGIC.as_bytes()) {
         file.set_limit(u64::MAX);
