@@ -182,9 +182,7 @@ impl Fetcher {
     /// Asks for what is wanted, with as many requests as needed, if the connection is up. Otherwise brings it up as far as possible
     /// without blocking.
     pub(super) fn ask(&mut self, turn: &mut Turn<'_>, look_up: LookUp) {
-        if let Err(e) = self.try_ask(turn, look_up) {
-            self.on_failure(turn, &e);
-        }
+        self.try_ask(turn, look_up).unwrap_or_else(|e| self.on_failure(turn, &e));
     }
 
     fn try_ask(&mut self, turn: &mut Turn<'_>, look_up: LookUp) -> Result<()> {

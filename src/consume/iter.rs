@@ -364,9 +364,8 @@ impl ConsumeIter {
             if std::mem::replace(&mut has_looked, true) && now >= until {
                 return false;
             }
-            if let Err(e) = self.wait(until.min(self.partitions.next_wake()), Fetcher::is_used) {
-                self.inbox.fail(e);
-            }
+            let waited = self.wait(until.min(self.partitions.next_wake()), Fetcher::is_used);
+            waited.unwrap_or_else(|e| self.inbox.fail(e));
         }
         false
     }
