@@ -444,12 +444,11 @@ impl Fetcher {
         let (is_lost, looked) = (e.is_connection_lost(), self.channel.looked_at());
         let ended_within = |time: Duration, sent: Time| is_lost && looked.since(sent) < time;
         let while_idle = self.line.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
-        let is_silent = !self.is_receiving();
         let alone = self.line.load.risky == 1;
         let mut lost = Vec::new();
         for fetch in mem::take(&mut self.in_flight).into_values() {
             let is_handed_over = self.channel.handed_over(fetch.request.request_id);
-            let unanswered = is_silent && is_handed_over && ended_within(DIES_WITHIN, fetch.sent);
+            let unanswered = !self.is_receiving() && is_handed_over && ended_within(DIES_WITHIN, fetch.sent);
             // The wait for an answer that did not come is no sign of health, whatever else has come.
             let waited = if e.is_timeout() { now.since(fetch.sent) } else { Duration::ZERO };
             let well_for = self.channel.well_for().saturating_sub(waited);

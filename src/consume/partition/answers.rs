@@ -237,12 +237,13 @@ impl Partition {
             ChunkEnd::AboveMark if !found => {
                 let mark = self.high_water_mark.unwrap_or(0);
                 let trouble = self.trouble();
+                let mut policy = rules.retry;
                 if trouble.above.replace(mark).is_some_and(|before| before != mark) {
                     // It has moved: the messages above it will become visible.
                     trouble.standstill.reset();
-                    return Next::Go;
+                    policy.timeout = Duration::MAX;
                 }
-                let until = trouble.standstill.retry_or_fail(now, &rules.retry);
+                let until = trouble.standstill.retry_or_fail(now, &policy);
                 self.pause_or_fail(until, Fault::Stuck { seq: self.fetch_from }, rules)
             }
             ChunkEnd::Whole if !found && !self.chunks.on_stale() => {

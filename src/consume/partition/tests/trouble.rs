@@ -293,9 +293,12 @@ fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
     let (_, first) = above(at(0), 5);
     let (_, second) = above(at(1000), 5);
     assert!(matches!((first, second), (State::Paused(a), State::Paused(b)) if b.since(at(1000)) > a.since(at(0))));
-    assert_eq!(above(at(2000), 6), (Next::Go, State::Idle), "it moves");
-    assert!(matches!(above(at(3000), 6), (Next::Go, State::Paused(_))));
-    assert_eq!(above(at(63_000), 6).0, fail(Fault::Stuck { seq: 10 }));
+    for (now, mark) in [(2000, 6), (62_000, 7), (122_000, 6)] {
+        let (next, moved) = above(at(now), mark);
+        assert!(next == Next::Go && matches!(moved, State::Paused(until) if until <= at(now + 100)), "{moved:?}");
+    }
+    assert!(matches!(above(at(123_000), 6), (Next::Go, State::Paused(_))));
+    assert_eq!(above(at(182_000), 6).0, fail(Fault::Stuck { seq: 10 }));
 }
 
 #[test]
