@@ -183,12 +183,11 @@ impl Subscription {
             }
         }
         // `None`, which stands for all partitions, comes first.
-        let all =
-            sorted(&mut self.wanted.iter().map(|of| (&*of.topic, of.partition.map_or(0, |id| u32::from(id) + 1))));
+        let all = sorted(&mut self.wanted.iter().map(|w| (&*w.topic, w.partition.map_or(0, |id| u32::from(id) + 1))));
         let twice = all.windows(2).find(|two| matches!(two, [(a, _), (b, _)] if a.0 == b.0 && (a.1 == 0 || a == b)));
         if let Some([(a, _), (b, _)]) = twice {
-            let [a, b] =
-                [a, b].map(|(topic, id)| id.checked_sub(1).map_or(topic.to_string(), |id| format!("{topic}/{id}")));
+            let name = |topic: &str, id: u32| if id == 0 { topic.to_owned() } else { format!("{topic}/{}", id - 1) };
+            let (a, b) = (name(a.0, a.1), name(b.0, b.1));
             return Err(Error::config(format!("subscribed to the same partition twice: {a} and {b}")));
         }
         if let Some(position) = self.resume.iter().find(|position| position.seq == u64::MAX) {

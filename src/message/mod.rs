@@ -70,10 +70,7 @@ use crate::protocol::limits::setters;
 
 /// Returns the indices of names in their order, by topic and then by a number. Equal ones stay in the order given.
 pub(crate) fn in_order(names: &mut dyn Iterator<Item = (&str, u32)>) -> Vec<u32> {
-    let mut order: Vec<_> = sorted(names).into_iter().map(|(_, index)| index).collect();
-    // The list has taken over the memory of the names.
-    order.shrink_to_fit();
-    order
+    sorted(names).iter().map(|(_, index)| *index).collect()
 }
 
 /// Refuses names that do not fit on the wire. Brokers are stricter when a topic is created, but serve other names, too.

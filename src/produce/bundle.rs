@@ -182,7 +182,7 @@ impl Spares {
     }
 
     pub(super) fn put_builder(&mut self, builder: BundleBuilder) {
-        if self.builders.len() < SPARES && builder.capacity() <= self.largest {
+        if self.builders.len() < SPARES && (1..=self.largest).contains(&builder.capacity()) {
             self.builders.push(builder);
         }
     }

@@ -313,7 +313,7 @@ impl Producer {
             self.make_room(index, most)?;
             queue = &mut self.driver.queues[index];
         }
-        queue.push(None, &raw, &mut self.driver.spares)?;
+        queue.push(None, &raw)?;
         let (collected, len) = queue.collected();
         if collected == 1 {
             self.begin(index, now);

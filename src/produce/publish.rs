@@ -111,12 +111,13 @@ fn drive(session: &Session, driver: &mut Driver, given: &[PartitionRecords<'_>])
 /// Gives a queue the next bundle of its records once the previous one is stored.
 fn give_next(session: &Session, driver: &mut Driver, queue: usize, given: &PartitionRecords<'_>) -> Result<()> {
     let now_ms = millis(session.net.wall());
+    driver.queues[queue].begin(&mut driver.spares);
     for (seq, record) in (driver.queues[queue].stored as usize..).map_while(|index| given.get(index)) {
         let raw = record.to_raw(|| now_ms);
         if !driver.queues[queue].takes(most_bytes(&raw), MAX_MESSAGES, MAX_SET) {
             break;
         }
-        driver.queues[queue].push(seq, &raw, &mut driver.spares)?;
+        driver.queues[queue].push(seq, &raw)?;
     }
     driver.seal(queue)
 }

@@ -40,7 +40,7 @@ pub(super) struct PartitionQueue {
     pub(super) partition: u16,
     pub(super) compression: Compression,
     pub(super) policy: RetryPolicy,
-    pub(super) collected: Option<BundleBuilder>,
+    pub(super) collected: BundleBuilder,
     /// The bundles that are not resolved, in order: those that were sent, then those that wait.
     pub(super) bundles: VecDeque<Bundle>,
     /// The leader that those in flight went to.
@@ -94,14 +94,21 @@ impl PartitionQueue {
     /// Takes a record, with its explicit number if it has one.
     // Inlined: a producer calls it for each record.
     #[inline(always)]
-    pub(super) fn push(&mut self, seq: Option<u64>, raw: &RawMessage<'_>, spares: &mut Spares) -> Result<()> {
-        let builder = self.collected.get_or_insert_with(|| spares.builders.pop().unwrap_or_default());
+    pub(super) fn push(&mut self, seq: Option<u64>, raw: &RawMessage<'_>) -> Result<()> {
+        let builder = &mut self.collected;
         // An idempotent producer numbers a bundle when it is sent.
         match seq.or_else(|| self.numbering.is_some().then(|| u64::from(builder.count()) + 1)) {
             Some(seq) => builder.push_at(seq, raw),
             None => builder.push(raw),
         }
         .map_err(Error::encode)
+    }
+
+    /// Takes memory for a bundle, unless it has some.
+    pub(super) fn begin(&mut self, spares: &mut Spares) {
+        if self.collected.capacity() == 0 {
+            self.collected = spares.builders.pop().unwrap_or_default();
+        }
     }
 
     /// Returns whether a record of up to this many bytes can be collected without a look at the limits.
@@ -113,16 +120,14 @@ impl PartitionQueue {
     /// Makes room for a record of up to this many bytes, which no limit forbids, and for later ones up to two limits: `most` for this
     /// bundle, and `limit` for all queues.
     pub(super) fn make_room(&mut self, record: usize, most: usize, limit: usize, spares: &mut Spares) {
-        let builder = self.collected.get_or_insert_with(|| spares.builders.pop().unwrap_or_default());
-        let room = builder.reserve(record);
-        let least = builder.set_len() + record;
+        self.begin(spares);
+        let (room, least) = (self.collected.reserve(record), self.collected.set_len() + record);
         self.fill_to = room.min(most).min((limit / 4).saturating_sub(self.bytes)).max(least);
     }
 
     /// Updates a sum of what queues hold. Buffers count at their full capacity, and each bundle counts for more than its bytes.
     pub(super) fn recount(&mut self, sum: &mut usize) {
-        let collecting = self.collected.as_ref().map_or(0, BundleBuilder::capacity);
-        let held = self.bytes + collecting + self.bundles.len() * BUNDLE;
+        let held = self.bytes + self.collected.capacity() + self.bundles.len() * BUNDLE;
         *sum = *sum + held - mem::replace(&mut self.counted, held);
     }
 
@@ -146,13 +151,13 @@ impl PartitionQueue {
     /// Returns how many records are collected, and the bytes of their message set.
     #[inline]
     pub(super) fn collected(&self) -> (u32, usize) {
-        self.collected.as_ref().map_or((0, 0), |builder| (builder.count(), builder.set_len()))
+        (self.collected.count(), self.collected.set_len())
     }
 
     /// Makes a bundle of the collected records.
     pub(super) fn seal(&mut self, spares: &mut Spares) -> Result<()> {
         self.fill_to = 0;
-        let Some(mut builder) = self.collected.take() else { return Ok(()) };
+        let mut builder = mem::take(&mut self.collected);
         if builder.count() > 0 {
             // A small bundle is copied to memory of its size.
             let spare = if builder.set_len() >= LARGE { spares.buffers.pop() } else { None };

@@ -15,7 +15,7 @@ fn driver(partitions: u16) -> (Scripted, Driver) {
     let mut driver = Driver::new(&Arc::new(session), PublishOptions::default(), WINDOW, false);
     for partition in 0..partitions {
         let index = driver.add("t".into(), partition, None);
-        driver.queues[index].push(None, &RawMessage::default(), &mut driver.spares).unwrap();
+        driver.queues[index].push(None, &RawMessage::default()).unwrap();
         driver.seal(index).unwrap();
     }
     driver.step(LookUp::Never);
@@ -88,7 +88,7 @@ fn a_queue_that_another_broker_leads_by_now_does_not_wait_for_the_dial_to_the_la
     let mut driver = Driver::new(&session, PublishOptions::default(), WINDOW, false);
     for partition in 0..2 {
         let index = driver.add("t".into(), partition, None);
-        driver.queues[index].push(None, &RawMessage::default(), &mut driver.spares).unwrap();
+        driver.queues[index].push(None, &RawMessage::default()).unwrap();
         driver.seal(index).unwrap();
     }
     driver.step(LookUp::Never);

@@ -28,7 +28,7 @@ fn give(queue: &mut PartitionQueue, texts: &[&str]) {
     let mut spares = Spares::default();
     for text in texts {
         let raw = RawMessage { timestamp_ms: 1, key: None, payload: text.as_bytes() };
-        queue.push(None, &raw, &mut spares).unwrap();
+        queue.push(None, &raw).unwrap();
     }
     queue.seal(&mut spares).unwrap();
 }
@@ -136,8 +136,7 @@ fn failures_come_back_in_order_however_the_answers_come() {
         let mut queue = queue(false);
         ["1", "2", "3", "4"].iter().for_each(|text| give(&mut queue, &[text]));
         (1..=3).for_each(|id| assert!(send(&mut queue, at(0), A, id).is_some()));
-        let mut spares = Spares::default();
-        queue.push(None, &RawMessage { payload: b"5", ..RawMessage::default() }, &mut spares).unwrap();
+        queue.push(None, &RawMessage { payload: b"5", ..RawMessage::default() }).unwrap();
         for (done, &(id, code)) in (1..).zip(answers) {
             match code {
                 Some(code) => queue.on_reply(at(1), A, id, code),
@@ -455,11 +454,11 @@ fn a_bundle_takes_records_up_to_the_most_and_the_first_one_whatever_its_size() {
     let mut spares = Spares::default();
     let raw = RawMessage { timestamp_ms: 1, key: None, payload: b"some text" };
     assert!(queue.takes(20, 1, 0) && queue.collected() == (0, 0));
-    queue.push(None, &raw, &mut spares).unwrap();
+    queue.push(None, &raw).unwrap();
     let (count, len) = queue.collected();
     assert!(count == 1 && len >= 9 && queue.pending() == 1, "{len}");
     assert!(queue.takes(20, 2, len + 20) && !queue.takes(20, 1, len + 20) && !queue.takes(20, 2, len + 19));
-    queue.push(None, &raw, &mut spares).unwrap();
+    queue.push(None, &raw).unwrap();
     assert!(queue.collected().0 == 2 && queue.collected().1 > len);
     assert!(queue.first_waiting().is_none());
     queue.seal(&mut spares).unwrap();
@@ -584,7 +583,7 @@ fn records_have_room_up_to_each_limit_in_memory_that_is_counted() {
             queue.make_room(20, most, limit, &mut spares);
             queue.recount(&mut sum);
             while queue.has_room(20) {
-                queue.push(None, &raw, &mut spares).unwrap();
+                queue.push(None, &raw).unwrap();
                 let counted = sum;
                 queue.recount(&mut sum);
                 assert_eq!(sum, counted);
