@@ -216,8 +216,9 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<SegmentFile>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        // Opening a pipe would block.
-        let may_be_file = entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_symlink());
+        // Opening a pipe would block. A link to nothing is an error once it is opened.
+        let is_file = || fs::metadata(entry.path()).map_or(true, |there| there.is_file());
+        let may_be_file = entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_symlink() && is_file());
         let range = entry.file_name().to_str().and_then(range_of).filter(|_| may_be_file);
         files.extend(range.map(|(first, last)| SegmentFile { path: entry.path(), first, last }));
     }
