@@ -37,7 +37,7 @@ use super::partitions::{Load, Partitions, Wanted};
 use super::position::Stats;
 use crate::error::{Error, Result, in_ms};
 use crate::message::{JOINED, TopicPartitions, in_order};
-use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, RetryPolicy, RetryState, Time};
+use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, RetryState, Time};
 use crate::protocol::fetch::{
     FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, WAIT_SLACK_MS, adjusted_wait_ms,
 };
@@ -422,8 +422,9 @@ impl Fetcher {
             turn.all.looks_for_added = true;
             return debug!("{e:#}, had ended while idle, dialing again");
         }
-        // How long it is retried is up to its partitions.
-        let policy = RetryPolicy { timeout: Duration::MAX, ..turn.session.retry_policy() };
+        // Partitions of which the budget began with this trouble have their last attempt when it ends. For others it begins anew.
+        let policy = turn.session.retry_policy();
+        self.retry = if self.retry.gives_up_at(&policy) > turn.now { self.retry } else { RetryState::default() };
         let until = self.retry.retry_or_fail(turn.now, &policy).unwrap_or(turn.now);
         self.channel.rest_until(until);
         *(if was_up { &mut turn.all.stats.reconnects } else { &mut turn.all.stats.failed_brokers }) += 1;
@@ -444,8 +445,7 @@ impl Fetcher {
         let (is_lost, looked) = (e.is_connection_lost(), self.channel.looked_at());
         let ended_within = |time: Duration, sent: Time| is_lost && looked.since(sent) < time;
         let while_idle = self.line.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
-        let alone = self.line.load.risky == 1;
-        let mut lost = Vec::new();
+        let (alone, mut lost) = (self.line.load.risky == 1, Vec::new());
         for fetch in mem::take(&mut self.in_flight).into_values() {
             let is_handed_over = self.channel.handed_over(fetch.request.request_id);
             let unanswered = !self.is_receiving() && is_handed_over && ended_within(DIES_WITHIN, fetch.sent);

@@ -104,6 +104,24 @@ fn connections_lost_in_long_healthy_waits_are_not_one_long_trouble() {
 }
 
 #[test]
+fn the_last_attempt_comes_when_the_budget_ends_however_long_the_pauses() {
+    for budget in [2, 9, 20] {
+        let sim = Simulation::new(4);
+        let broker = sim.broker();
+        broker.create_topic("orders", 3);
+        let client = sim.client().retry_timeout(budget * SECOND).backoff(SECOND, 60 * SECOND);
+        let client = client.connect(broker.brokers()).unwrap();
+        let mut orders = client.subscribe(Subscription::topic("orders")).unwrap();
+        assert_eq!(orders.next_timeout(SECOND).unwrap(), None);
+        broker.stop();
+        let begun = sim.now();
+        orders.next().unwrap().unwrap_err();
+        let took = sim.now() - begun;
+        assert!((budget * SECOND..budget * SECOND + SECOND / 10).contains(&took), "{budget} s: {took:?}");
+    }
+}
+
+#[test]
 fn a_stop_condition_that_holds_already_ends_it_at_once() {
     let sim = Simulation::new(5);
     let broker = sim.broker();
