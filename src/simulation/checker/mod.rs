@@ -238,9 +238,10 @@ fn begin(sim: &Simulation, desk: &Desk) -> (Vec<Task<()>>, Vec<Task<()>>) {
 
 /// Waits until everything is through: all work done, and all of it read.
 fn settle(sim: &Simulation, desk: &Desk, workers: &[Task<()>]) {
-    // An idle connection may have fallen silent too, and is found out only after the first one: one more wait.
+    // Idle connections may have fallen silent too, and are found out one after the other: one more wait for each node.
     let silent = desk.plan.troubles.iter().any(|trouble| trouble.kind == SILENT);
-    let again = if silent { LONGEST_WAIT + desk.plan.io_timeout } else { Duration::ZERO };
+    let waits = if silent { desk.plan.nodes as u32 } else { 0 };
+    let again = waits * (LONGEST_WAIT + desk.plan.io_timeout);
     let through = THROUGH + desk.plan.io_timeout + desk.plan.connect_timeout + again;
     let end = desk.plan.trouble_ends + through;
     let wait = |what: &str, done: &dyn Fn() -> Option<String>| {
