@@ -135,19 +135,18 @@ impl OpenFile {
         Ok(true)
     }
 
-    /// Checks that a file followed by others is complete.
-    pub(super) fn check_end(&self) -> Result<()> {
-        let (at, left) = (self.chunk.at, self.len.saturating_sub(self.chunk.at));
-        // Then it was being written to when its end was found, and retention has removed it since.
-        let has_grown = self.file.metadata().is_ok_and(|now| now.len() > self.len);
+    /// Checks that a file followed by others is complete. Returns whether it has grown since its end was found: retention may have
+    /// removed it meanwhile, so that only this handle still reads the rest.
+    pub(super) fn check_end(&self) -> Result<bool> {
         // No server writes a file whose first number is 0, but one may have that name.
-        let last = self.next().saturating_sub(1);
+        let (at, left, last) = (self.chunk.at, self.len.saturating_sub(self.chunk.at), self.next().saturating_sub(1));
         let (field, fault) = match self.is.last {
-            _ if left > 0 && !has_grown => ("bundle", DecodeFault::Short { needed: left + 1, left }),
+            _ if self.file.metadata().is_ok_and(|now| now.len() > self.len) => return Ok(true),
+            _ if left > 0 => ("bundle", DecodeFault::Short { needed: left + 1, left }),
             Some(named) if named > last => {
                 ("last sequence number", DecodeFault::SeqRange { seq: last, low: named, high: named })
             }
-            _ => return Ok(()),
+            _ => return Ok(false),
         };
         Err(self.corrupt(at, DecodeError::new(field, fault, at)))
     }
@@ -272,10 +271,32 @@ mod tests {
         assert_eq!((file.cut_at(), file.next()), (Some(0), 1));
         assert!(file.check_end().is_err(), "it is cut");
         std::fs::write(&path, bundle.repeat(2)).unwrap();
-        assert!(file.check_end().is_ok(), "it was not complete yet");
+        assert!(file.check_end().unwrap(), "it was not complete yet");
         let (at, found) = file.bundle(&Limits::default()).unwrap().unwrap();
         assert_eq!((at, found.first, found.last, file.cut_at()), (bundle.len() as u64, 2, 2, None));
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_was_appended_before_a_file_was_removed_is_read_from_its_handle() {
+        let dir = std::env::temp_dir().join(format!("tank-client-{}-removed", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let bundle = [11, 1 << 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        for (cut, expected) in [(0, vec![2, 3, 4]), (5, vec![2])] {
+            std::fs::write(dir.join("1.log"), bundle).unwrap();
+            let mut segments = super::super::Segments::open(&dir).unwrap();
+            assert_eq!(segments.next().unwrap().unwrap().seq(), 1);
+            // It has found no more, and looks for the next file.
+            let appended = bundle.repeat(2);
+            std::fs::write(dir.join("1.log"), [&bundle[..], &appended[..24 - cut]].concat()).unwrap();
+            std::fs::write(dir.join("4.log"), bundle).unwrap();
+            std::fs::remove_file(dir.join("1.log")).unwrap();
+            assert!(segments.open_next().unwrap());
+            let read: Vec<_> = segments.by_ref().map_while(Result::ok).map(|message| message.seq()).collect();
+            assert_eq!((read, segments.gaps()), (expected, &[][..]), "without the last {cut} bytes");
+            std::fs::remove_file(dir.join("4.log")).unwrap();
+        }
+        std::fs::remove_dir(&dir).unwrap();
     }
 
     fn file(name: &str) -> SegmentFile {

@@ -186,7 +186,8 @@ impl Segments {
         Ok(())
     }
 
-    /// Opens the first file that may hold the position, other than the present one. Returns `false` if there is none.
+    /// Opens the first file that may hold the position, other than the present one, unless that has grown. Returns `false` if there
+    /// is none.
     fn open_next(&mut self) -> Result<bool> {
         let done = self.state.file.as_ref();
         // Everything in the present file has been delivered or skipped.
@@ -212,8 +213,9 @@ impl Segments {
                 self.state.listing = Some(again);
                 continue;
             }
-            if let Some(done) = done.filter(|done| done.is.first != next.first) {
-                done.check_end()?;
+            let left = done.filter(|done| done.is.first != next.first);
+            if left.map_or(Ok(false), OpenFile::check_end)? {
+                return Ok(true);
             }
             match OpenFile::open(next, position, &self.sources) {
                 Ok(file) => {
