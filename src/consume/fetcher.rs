@@ -384,13 +384,14 @@ impl Fetcher {
         let line = &mut self.line;
         line.load.risky -= fetch.load.risky;
         line.load.suspects -= fetch.load.suspects;
-        line.excused &= line.has_fault || turn.now.since(fetch.sent) < SOON;
+        let (took, wait_ms) = (turn.now.since(fetch.sent), fetch.request.max_wait_ms);
+        // Over a slow link, an answer without a wait takes long, too.
+        line.excused &= line.has_fault || wait_ms == 0 || took < Duration::from_millis(adjusted_wait_ms(wait_ms));
         turn.all.stats.fetches += 1;
         turn.all.stats.empty_fetches += u64::from(line.bytes == 0);
         let prefetches = turn.all.rules.options.prefetch && turn.inbox.has_bundles();
         // The answer was empty, and came so soon that the broker cannot have waited as it was asked to.
-        let is_early = turn.now.since(fetch.sent) < SOON.min(Duration::from_millis(fetch.request.max_wait_ms));
-        let soon = is_early && line.bytes == 0 && !line.has_fault;
+        let soon = line.bytes == 0 && !line.has_fault && took < SOON.min(Duration::from_millis(wait_ms));
         if fetch.load.risky > 0 {
             line.ahead = ahead(line.bytes, line.wait, turn.now.since(line.began));
         }
