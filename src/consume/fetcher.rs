@@ -409,12 +409,12 @@ impl Fetcher {
     fn on_failure(&mut self, turn: &mut Turn<'_>, e: &Error) {
         let was_up = self.channel.is_up();
         self.line.failure.take().into_iter().for_each(|e| turn.inbox.fail(e));
-        let lost = self.lose(turn.now, e, turn.session);
+        let lost = self.lose(e, turn.session);
         if !e.is_transient() {
             return turn.inbox.fail(e.clone());
         }
         let mut failed = None;
-        // Whatever order the fetches are kept in.
+        // In a fixed order: a hash map has none, and a simulation must repeat.
         for place in in_order(&mut lost.iter().map(|(partition, _)| ("", *partition))) {
             let (partition, how) = lost[place as usize];
             failed = turn.all.on_lost(turn.now, partition, how, e).err().or(failed);
@@ -442,19 +442,19 @@ impl Fetcher {
 
     /// Forgets everything that belongs to the connection, which failed with `e`. Returns the partitions that were asked for
     /// or wanted, and how they were lost.
-    fn lose(&mut self, now: Time, e: &Error, session: &Session) -> Vec<(u32, Lost)> {
+    fn lose(&mut self, e: &Error, session: &Session) -> Vec<(u32, Lost)> {
         let (is_lost, looked) = (e.is_connection_lost(), self.channel.looked_at());
         let ended_within = |time: Duration, sent: Time| is_lost && looked.since(sent) < time;
         let while_idle = self.line.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
-        let (alone, mut lost) = (self.line.load.risky == 1, Vec::new());
-        for fetch in mem::take(&mut self.in_flight).into_values() {
-            let is_handed_over = self.channel.handed_over(fetch.request.request_id);
-            let unanswered = !self.is_receiving() && is_handed_over && ended_within(DIES_WITHIN, fetch.sent);
-            // The wait for an answer that did not come is no sign of health, whatever else has come.
-            let waited = if e.is_timeout() { now.since(fetch.sent) } else { Duration::ZERO };
-            let well_for = self.channel.well_for().saturating_sub(waited);
+        let (alone, silent, mut lost) = (self.line.load.risky == 1, !self.is_receiving(), Vec::new());
+        for InFlight { request, partitions, sent, .. } in mem::take(&mut self.in_flight).into_values() {
+            let unanswered = silent && self.channel.handed_over(request.request_id) && ended_within(DIES_WITHIN, sent);
+            let (waited, allowed) = (looked.since(sent), adjusted_wait_ms(request.max_wait_ms) + WAIT_SLACK_MS);
+            // The wait for an answer that did not come is no sign of health, whatever else has come, unless it was asked for.
+            let is_overdue = e.is_timeout() || silent && waited > Duration::from_millis(allowed);
+            let well_for = self.channel.well_for().saturating_sub(if is_overdue { waited } else { Duration::ZERO });
             let how = Lost { while_idle, well_for, unanswered, alone };
-            lost.extend(fetch.partitions.into_iter().map(|partition| (partition, how)));
+            lost.extend(partitions.into_iter().map(|partition| (partition, how)));
         }
         let how = Lost { while_idle: self.channel.is_up(), ..Lost::default() };
         lost.extend(self.wanted.drain().map(|partition| (partition, how)));

@@ -202,6 +202,37 @@ fn a_time_out_on_a_fresh_connection_does_not_end_trouble() {
 }
 
 #[test]
+fn connections_that_are_lost_without_an_answer_are_one_trouble_however_long_they_last() {
+    for (seconds, is_trouble) in [(4, false), (15, true), (25, true)] {
+        let mut s = Setting::asked(1, 10, |s| s);
+        let (mut wire, mut e, began) = (0, None, s.net.now());
+        while e.is_none() && s.net.now().since(began) < Duration::from_secs(200) {
+            if !is_trouble {
+                // An answer comes first, and the connection ends in a wait that was asked for.
+                s.pass(Duration::from_secs(10));
+                let id = *s.fetcher.in_flight.keys().next().unwrap();
+                s.send(wire, id, &[EMPTY], &[], 0);
+                s.receive();
+                s.ask();
+            }
+            s.pass(Duration::from_secs(seconds));
+            s.end(wire);
+            e = s.inbox.take_error();
+            while e.is_none() && s.fetcher.is_idle() {
+                s.net.pass(ms(100));
+                s.ask();
+                if s.net.dialed().len() > wire + 1 {
+                    wire += 1;
+                    s.greet(wire);
+                    s.ask();
+                }
+            }
+        }
+        assert_eq!(e.map(|e| e.is_connection_lost()), is_trouble.then_some(true), "after {seconds} s");
+    }
+}
+
+#[test]
 fn a_connection_that_answered_had_not_ended_while_idle() {
     let mut s = Setting::asked(1, 10, |s| s);
     s.net.pass(ms(400));
@@ -272,21 +303,23 @@ fn the_silence_before_a_time_out_is_no_time_well_spent() {
             s.wire(0, |wire| wire.incoming.extend(PING));
             s.receive();
         }
-        let now = s.pass(Duration::from_secs(5));
+        s.pass(Duration::from_secs(5));
         let e = Error::timeout(&"b:1", Phase::Wait, Duration::from_secs(25));
-        let lost = s.fetcher.lose(now, &e, &s.session);
+        let lost = s.fetcher.lose(&e, &s.session);
         assert_eq!(lost.iter().map(|(_, how)| how.well_for.as_secs()).collect::<Vec<_>>(), [well_for], "{heard}");
     }
 }
 
 #[test]
 fn what_was_wanted_and_not_asked_for_had_no_part_in_the_end_of_a_connection() {
-    let mut s = Setting::asked(2, 1, |s| s);
-    let now = s.pass(Duration::from_secs(12));
-    s.fetcher.wanted.push(1, Risk::Some);
-    let e = Error::disconnected(&"b:1", Phase::Wait);
-    let well_for = Duration::from_secs(12);
-    let asked = Lost { while_idle: false, well_for, unanswered: false, alone: false };
-    let wanted = Lost { while_idle: true, ..Lost::default() };
-    assert_eq!(s.fetcher.lose(now, &e, &s.session), [(0, asked), (1, asked), (1, wanted)]);
+    // For a wait of 5 seconds a broker takes up to 5.184.
+    for (after, well_for) in [(5_184, 5_184), (5_185, 0)] {
+        let mut s = Setting::asked(2, 10, |s| s);
+        s.pass(ms(after));
+        s.fetcher.wanted.push(1, Risk::Some);
+        let e = Error::disconnected(&"b:1", Phase::Wait);
+        let asked = Lost { while_idle: false, well_for: ms(well_for), unanswered: true, alone: false };
+        let wanted = Lost { while_idle: true, ..Lost::default() };
+        assert_eq!(s.fetcher.lose(&e, &s.session), [(0, asked), (1, asked), (1, wanted)]);
+    }
 }
