@@ -3,6 +3,8 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use common::watch::within;
+
 use super::disk::Disk;
 use super::*;
 
@@ -430,21 +432,23 @@ fn what_cannot_be_saved_to_is_known_when_it_is_opened() {
 #[cfg(unix)]
 #[test]
 fn a_pipe_where_a_file_should_be_keeps_nobody_waiting() {
-    let dir = Dir::new();
-    fs::write(dir.file(), MAGIC).unwrap();
-    let names = Names::of(dir.file());
-    for pipe in [&names.new, &names.previous] {
-        assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
-    }
-    assert_eq!(fault(Checkpoint::open(dir.file())), (TORN.to_owned(), false));
-    assert!(Checkpoint::open_previous(dir.file()).is_err());
-    fs::remove_file(names.previous).unwrap();
-    fs::write(dir.file(), "").unwrap();
-    let mut opened = Checkpoint::open(dir.file()).unwrap();
-    fs::remove_file(dir.file()).unwrap();
-    fs::rename(names.new, dir.file()).unwrap();
-    opened.save(&generation(1)).unwrap();
-    assert_eq!(Checkpoint::open(dir.file()).unwrap().positions(), &generation(1));
+    within(30, || {
+        let dir = Dir::new();
+        fs::write(dir.file(), MAGIC).unwrap();
+        let names = Names::of(dir.file());
+        for pipe in [&names.new, &names.previous] {
+            assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+        }
+        assert_eq!(fault(Checkpoint::open(dir.file())), (TORN.to_owned(), false));
+        assert!(Checkpoint::open_previous(dir.file()).is_err());
+        fs::remove_file(names.previous).unwrap();
+        fs::write(dir.file(), "").unwrap();
+        let mut opened = Checkpoint::open(dir.file()).unwrap();
+        fs::remove_file(dir.file()).unwrap();
+        fs::rename(names.new, dir.file()).unwrap();
+        opened.save(&generation(1)).unwrap();
+        assert_eq!(Checkpoint::open(dir.file()).unwrap().positions(), &generation(1));
+    });
 }
 
 #[test]
