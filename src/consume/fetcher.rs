@@ -110,8 +110,8 @@ struct Line {
     ahead: u64,
     /// Since a fetch on a connection that had been idle, while nothing has come back.
     revived: Option<Time>,
-    /// Whether the last connection was lost so, and neither messages nor the answer to a longer wait have come since: the next loss
-    /// is trouble.
+    /// Whether the previous connection ended just as it was used again. Until messages or the answer to a wait have come, another
+    /// such end is trouble.
     excused: bool,
 }
 

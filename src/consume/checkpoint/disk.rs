@@ -87,7 +87,7 @@ fn found<T>(done: io::Result<T>) -> io::Result<Option<T>> {
 
 /// The file's bytes; `None` if there is no file.
 pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    // To open a pipe would block.
+    // Opening a pipe would block.
     if found(fs::metadata(path))?.is_none_or(|there| !there.is_file()) {
         return Ok(None);
     }

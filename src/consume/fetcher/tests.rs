@@ -8,7 +8,6 @@ use super::*;
 use crate::config::Config;
 use crate::error::{ErrorKind, Fault, Phase};
 use crate::message::Names;
-
 use crate::net::scripted::{Scripted, Wire};
 use crate::net::{Network, RetryPolicy, parse_brokers, wait};
 use crate::protocol::fetch::{FetchHeader, MAX_PARTITIONS, TopicAnswer};

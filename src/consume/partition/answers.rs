@@ -239,7 +239,7 @@ impl Partition {
                 let trouble = self.trouble();
                 let mut policy = rules.retry;
                 if trouble.above.replace(mark).is_some_and(|before| before != mark) {
-                    // It has moved: the messages above it will become visible.
+                    // It has moved: the messages above it will become visible. No failure, then, but a reason to pause.
                     trouble.standstill.reset();
                     policy.timeout = Duration::MAX;
                 }
