@@ -437,10 +437,9 @@ impl Driver {
         let well_for = leader.channel.well_for();
         for request in mem::take(&mut leader.in_flight) {
             let handed_over = self.leaders[id].channel.handed_over(request.id);
-            // The wait for an answer that did not come is no sign of health.
-            let waited = if handed_over || e.is_timeout() { now.since(request.since) } else { Duration::ZERO };
             for queue in request.queues {
-                self.queues[queue].retry.was_well_for(well_for.saturating_sub(waited));
+                // The wait for an answer that did not come is no sign of health, nor is one for the request to get through.
+                self.queues[queue].retry.was_well_for(well_for.saturating_sub(now.since(request.since)));
                 self.queues[queue].on_lost(now, request.id, e, handed_over);
                 self.touch(queue);
             }

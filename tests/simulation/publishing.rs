@@ -364,3 +364,20 @@ fn the_first_redirect_is_followed_even_without_a_budget() {
         assert_eq!(stored(&client(), "orders", partition), ["1", "2", "3", "4"]);
     }
 }
+
+#[test]
+fn a_bundle_that_does_not_get_through_does_not_renew_its_budget() {
+    let sim = Simulation::new(12);
+    sim.set_time_limit(600 * SECOND);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    // Of what is sent on a connection, little arrives before it ends.
+    sim.set_links(&LinkSettings::default().bandwidth(50_000));
+    let client = sim.client().compression(Compression::None).connect(broker.brokers()).unwrap();
+    let mut producer = client.producer().build().unwrap();
+    producer.send_to("orders", 0, Record::new(&vec![7; 8 << 20])).unwrap();
+    let world = sim.clone();
+    sim.every(15 * SECOND, move || world.reset("broker"));
+    assert!(producer.flush().is_err());
+    assert!(sim.now() < (60 + 2 * (10 + 30 + 8)) * SECOND, "{:?}", sim.now());
+}
