@@ -91,9 +91,10 @@ impl RetryState {
         self.began.is_some()
     }
 
-    /// Returns when the budget ends; `NEVER` while there is no trouble that needs more than a second attempt.
+    /// Returns when the budget ends; `NEVER` without trouble. Even without a budget a second attempt may be made at once.
     pub(crate) fn gives_up_at(&self, policy: &RetryPolicy) -> Time {
-        self.began.filter(|_| self.failures > 0).map_or(Time::NEVER, |began| began.after(policy.timeout))
+        let is_budgeted = |_: &Time| self.failures > 0 || !policy.timeout.is_zero();
+        self.began.filter(is_budgeted).map_or(Time::NEVER, |began| began.after(policy.timeout))
     }
 }
 

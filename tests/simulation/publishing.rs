@@ -381,3 +381,21 @@ fn a_bundle_that_does_not_get_through_does_not_renew_its_budget() {
     assert!(producer.flush().is_err());
     assert!(sim.now() < (60 + 2 * (10 + 30 + 8)) * SECOND, "{:?}", sim.now());
 }
+
+#[test]
+fn brokers_that_do_not_answer_are_dialed_only_while_the_budget_lasts() {
+    let sim = Simulation::new(13);
+    let settings = tank_client::broker::Broker::cluster_builder(5).replication_factor(1);
+    let cluster = sim.cluster_with(&settings);
+    cluster.create_topic("orders", 1);
+    let client = sim.client().retry_timeout(SECOND).connect_timeout(10 * SECOND);
+    let client = client.connect(cluster.brokers()).unwrap();
+    client.partitions("orders").unwrap();
+    cluster.nodes().iter().for_each(|node| node.disconnect_all());
+    sim.sleep(100 * MS);
+    (0..5).for_each(|node| sim.power_off(&format!("node-{node}")));
+    let (begun, mut producer) = (sim.now(), client.producer().build().unwrap());
+    producer.send_to("orders", 0, Record::new("x")).unwrap();
+    assert!(producer.flush().is_err());
+    assert!(sim.now() - begun < 13 * SECOND, "{:?}", sim.now() - begun);
+}
