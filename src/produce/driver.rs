@@ -418,11 +418,12 @@ impl Driver {
     /// Lets others use the connections on which nothing is awaited.
     pub(super) fn release(&mut self) {
         let pool = &self.session.pool;
-        // Whoever used it next would find the end of a ping whose beginning was read here.
-        let is_unused = |leader: &&mut Leader| leader.in_flight.is_empty() && leader.answers.data().is_empty();
-        for leader in self.leaders.iter_mut().filter(is_unused) {
+        for leader in self.leaders.iter_mut().filter(|leader| leader.in_flight.is_empty()) {
             let down = Channel::new(leader.channel.broker().clone(), pool.settings.clone());
-            pool.put(mem::replace(&mut leader.channel, down));
+            // Whoever used it next would find the end of a ping whose beginning was read here.
+            let clean = Some(mem::replace(&mut leader.channel, down)).filter(|_| leader.answers.data().is_empty());
+            clean.into_iter().for_each(|channel| pool.put(channel));
+            leader.answers.clear();
             leader.used = false;
         }
     }

@@ -18,7 +18,7 @@ const KEPT: usize = 8;
 const LARGEST_KEPT: usize = 128 << 10;
 
 /// What the publishing calls of a client share: the drivers that calls without trouble leave to later ones, so that these need not
-/// allocate everything again. They hold no connection but one on which part of a ping has come.
+/// allocate everything again. They hold no connection.
 #[derive(Default)]
 pub(crate) struct Publisher(Mutex<Vec<Driver>>);
 

@@ -28,10 +28,14 @@ fn greet(net: &Scripted, driver: &mut Driver) {
 }
 
 fn answer(net: &Scripted, driver: &mut Driver, code: ProduceCode) {
+    answer_before(&[], net, driver, code);
+}
+
+fn answer_before(more: &[u8], net: &Scripted, driver: &mut Driver, code: ProduceCode) {
     let request = &driver.leaders[0].in_flight[0];
     let (request_id, number, mut out) = (request.id, request.queues.len(), Vec::new());
     ProduceResponse { request_id, codes: vec![code; number] }.encode([number], &mut out).unwrap();
-    net.wire(0, |wire| wire.incoming.extend(out));
+    net.wire(0, |wire| wire.incoming.extend(out.iter().chain(more)));
     go_on(net, driver);
 }
 
@@ -98,4 +102,20 @@ fn a_queue_that_another_broker_leads_by_now_does_not_wait_for_the_dial_to_the_la
     driver.step(LookUp::Never);
     let dialed = net.dialed().iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(dialed, ["10.0.0.1:5", "10.0.0.2:5"]);
+}
+
+#[test]
+fn a_released_connection_on_which_half_a_ping_has_come_is_closed() {
+    for n in [0, 2, PING.len()] {
+        let (net, mut driver) = driver(1);
+        greet(&net, &mut driver);
+        answer_before(&PING[..n], &net, &mut driver, ProduceCode::Stored);
+        driver.release();
+        assert_eq!(net.wire(0, |wire| wire.dropped), n == 2, "{n} bytes");
+        // Another one is used as soon as there is something to send.
+        driver.queues[0].push(None, &RawMessage::default()).unwrap();
+        driver.seal(0).unwrap();
+        driver.step(LookUp::Never);
+        assert_eq!(net.dialed().len(), if n == 2 { 2 } else { 1 });
+    }
 }
