@@ -203,7 +203,7 @@ impl Channel {
     }
 
     /// Returns the broker's addresses, beginning with the one that worked last.
-    fn addresses(&mut self, look_up: LookUp) -> Result<Vec<SocketAddr>> {
+    pub(crate) fn addresses(&self, look_up: LookUp) -> Result<Vec<SocketAddr>> {
         if let Some(address) = self.broker.literal() {
             return Ok(vec![address]);
         }

@@ -10,7 +10,7 @@ use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, E
 use crate::protocol::cursor::Cursor;
 use crate::protocol::{DecodeError, Limits, compress};
 
-/// A broker, by its index in the driver's list.
+/// A leader, by its index in the driver's list.
 pub(super) type BrokerId = usize;
 
 /// Records sealed for sending.

@@ -13,7 +13,6 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -53,8 +52,6 @@ pub(super) struct Driver {
     pub(super) pending_bytes: usize,
     pub(super) leaders: Vec<Leader>,
     by_addr: BTreeMap<BrokerAddr, BrokerId>,
-    /// The ids that numbering uses for brokers, by address.
-    nodes: BTreeMap<SocketAddr, BrokerId>,
     /// Queues that may have changed since a step looked at what they have to send.
     changed: Vec<usize>,
     /// The ends of pauses, and which queue each concerns. Some may not be of interest any more.
@@ -83,7 +80,6 @@ impl Driver {
             pending_bytes: 0,
             leaders: Vec::new(),
             by_addr: BTreeMap::new(),
-            nodes: BTreeMap::new(),
             changed: Vec::new(),
             pauses: BTreeSet::new(),
             failures: Vec::new(),
@@ -203,20 +199,22 @@ impl Driver {
     fn leader_of(&mut self, index: usize) -> BrokerId {
         let queue = &self.queues[index];
         let addr = self.session.book.broker_for(&queue.topic, queue.partition);
-        if let Some(&id) = self.by_addr.get(&addr) {
-            return id;
-        }
-        self.leaders.push(Leader::new(self.session.pool.take(&addr), &self.session.config.limits));
-        self.by_addr.insert(addr, self.leaders.len() - 1);
-        self.leaders.len() - 1
+        *self.by_addr.entry(addr).or_insert_with_key(|addr| {
+            self.leaders.push(Leader::new(self.session.pool.take(addr), &self.session.config.limits));
+            self.leaders.len() - 1
+        })
     }
 
-    /// Returns the id that numbering uses for the broker at the other end: what one broker holds, another does not confirm. A name
-    /// may stand for several, and one may have several names.
-    fn node(&mut self, id: BrokerId) -> BrokerId {
-        let Some(address) = self.leaders[id].channel.address().filter(|_| self.numbered) else { return id };
-        let next = self.nodes.len();
-        *self.nodes.entry(address).or_insert(next)
+    /// Notes a leader's addresses, and takes what a leader with one in common holds for held by this one: they may be one broker,
+    /// which does not confirm itself. A name may also stand for several brokers: then only marks confirm what they hold.
+    fn note_addresses(&mut self, id: BrokerId, queue: usize) {
+        let leader = &mut self.leaders[id];
+        let Some(address) = leader.channel.address().filter(|_| self.numbered) else { return };
+        let known = leader.channel.addresses(LookUp::Never).unwrap_or_default();
+        leader.addresses.extend(known.into_iter().chain([address]));
+        let of = |leader: BrokerId| &self.leaders[leader].addresses;
+        let held = self.queues[queue].bundles.iter_mut().map_while(|next| next.range.and(Some(&mut next.held_at)));
+        held.flatten().filter(|holder| !of(**holder).is_disjoint(of(id))).for_each(|holder| *holder = id);
     }
 
     /// Sends a leader what is in line for it, as far as there is room.
@@ -250,14 +248,14 @@ impl Driver {
             }
         }
         if leader.in_flight.is_empty() {
-            let (is_new, node) = (leader.channel.is_fresh(), self.node(id));
+            let is_new = leader.channel.is_fresh();
             // A connection that had ended while idle was dialed again silently.
             self.connection_lost |= mem::replace(&mut self.leaders[id].used, true) && is_new;
             if is_new {
                 self.leaders[id].answers.clear();
                 // This leader may have lost what its log ended with.
                 let numberings = self.queues.iter_mut().map_while(|queue| queue.numbering.as_mut());
-                numberings.for_each(|numbering| _ = numbering.leader.take_if(|leader| *leader == node));
+                numberings.for_each(|numbering| _ = numbering.leader.take_if(|leader| *leader == id));
             }
         }
         if mem::take(&mut self.connection_lost) {
@@ -273,14 +271,13 @@ impl Driver {
 
     /// Sends a request with the bundles of those next in line, as many as it takes, and asks the questions of those before them.
     fn send_next(&mut self, id: BrokerId, now: Time) {
-        let node = self.node(id);
         // An answer waits for the replicas of its slowest partition, and the next numbered bundle must wait for the answer.
         let most = if self.numbered { 1 } else { MAX_BUNDLES };
         let (mut next, mut bytes, leader) = (Vec::new(), 0, &mut self.leaders[id]);
         while next.len() < most {
             let Some(index) = leader.backlog.pop_front() else { break };
             let queue = &mut self.queues[index];
-            let Some(what) = queue.line.take_if(|line| *line == id).and_then(|_| queue.next(now, node)) else {
+            let Some(what) = queue.line.take_if(|line| *line == id).and_then(|_| queue.next(now, id)) else {
                 continue;
             };
             if what == ToSend::Bundle {
@@ -298,7 +295,7 @@ impl Driver {
                 ToSend::Mark => Content::States(states_request(id, topic), Some(partition)),
                 _ => Content::End(session.end_request(id, topic, &[partition])),
             });
-            queue.sent(request_id, node, what);
+            queue.sent(request_id, id, what);
         }
         if !next.is_empty() {
             self.send_bundles(id, now, next);
@@ -324,8 +321,7 @@ impl Driver {
         // Records that cannot be encoded were refused when they came in.
         debug_assert!(encoded.is_ok(), "{encoded:?}");
         let Ok((head, places)) = encoded else { return };
-        let (node, head) = (self.node(id), Arc::new(head));
-        let (mut at, last) = (0, places.last().map_or(0, |&place| place));
+        let (mut at, head, last) = (0, Arc::new(head), places.last().map_or(0, |&place| place));
         let bundles = from.iter().filter_map(|&queue| self.queues[queue].first_waiting());
         let large = bundles.filter(|bundle| bundle.bytes().len() > SMALL_BUNDLE).zip(places);
         let pieces =
@@ -333,7 +329,7 @@ impl Driver {
         let rest = (last < head.len()).then(|| (head.clone(), last..head.len()));
         self.leaders[id].channel.queue_pieces(now, request_id, allowance, &mut pieces.chain(rest));
         for &queue in &from {
-            self.queues[queue].sent(request_id, node, ToSend::Bundle);
+            self.queues[queue].sent(request_id, id, ToSend::Bundle);
             // It may have another one.
             self.changed.push(queue);
         }
@@ -364,7 +360,7 @@ impl Driver {
 
     /// Tells a queue what the answer to a request says about it.
     fn on_reply(&mut self, from: BrokerId, now: Time, request: &SentRequest, reply: Reply, queue: usize) {
-        let node = self.node(from);
+        self.note_addresses(from, queue);
         let queue = &mut self.queues[queue];
         let (book, broker) = (&self.session.book, self.leaders[from].channel.broker());
         let (topic, partition) = (&queue.topic, queue.partition);
@@ -373,7 +369,7 @@ impl Driver {
         }
         queue.answered_by = Some(broker.clone());
         let followed = book.note_reply(broker, topic, partition, now, reply);
-        queue.on_reply(now, node, request.id, followed);
+        queue.on_reply(now, from, request.id, followed);
         if queue.redirects > 1 {
             // It may be the only node that says so, or the leader that it named before could not be reached.
             book.knew_no_leader(broker, now);

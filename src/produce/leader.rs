@@ -1,7 +1,8 @@
 //! A broker that leads partitions to publish to: the connection, the requests in flight on it, and their answers.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use log::trace;
@@ -33,6 +34,8 @@ const LATE: Duration = Duration::from_millis(500);
 /// See the [module](self).
 pub(super) struct Leader {
     pub(super) channel: Channel,
+    /// Where it was connected, and what its name stood for, if bundles are numbered.
+    pub(super) addresses: BTreeSet<SocketAddr>,
     pub(super) answers: AnswerReader,
     /// In the order in which they were sent, which is usually that of the answers.
     pub(super) in_flight: VecDeque<SentRequest>,
@@ -67,7 +70,7 @@ pub(super) enum Content {
 impl Leader {
     pub(super) fn new(channel: Channel, limits: &Limits) -> Leader {
         let (answers, in_flight, backlog) = (AnswerReader::new(limits.frame), VecDeque::new(), VecDeque::new());
-        Leader { channel, answers, in_flight, used: false, backlog, look_at: Time::NEVER }
+        Leader { channel, addresses: BTreeSet::new(), answers, in_flight, used: false, backlog, look_at: Time::NEVER }
     }
 
     /// Returns the connection, if something is awaited on it.

@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+
 use super::*;
 use crate::config::Config;
 use crate::net::parse_brokers;
@@ -102,6 +104,46 @@ fn a_queue_that_another_broker_leads_by_now_does_not_wait_for_the_dial_to_the_la
     driver.step(LookUp::Never);
     let dialed = net.dialed().iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(dialed, ["10.0.0.1:5", "10.0.0.2:5"]);
+}
+
+#[test]
+fn a_broker_with_several_addresses_does_not_confirm_what_it_holds_itself() {
+    for is_redirected in [false, true] {
+        let net = Scripted::new();
+        let addresses = [1, 2].map(|n| SocketAddr::from(([10, n, 0, 1], 5)));
+        net.name("tank", Ok(addresses.to_vec()));
+        let session = Session::new(Config::default(), parse_brokers("tank:5").unwrap(), Arc::new(net.clone()));
+        let session = Arc::new(session);
+        let mut driver = Driver::new(&session, PublishOptions::default(), WINDOW, true);
+        driver.add("t".into(), 0, Some(Numbering::default()));
+        driver.queues[0].push(None, &RawMessage::default()).unwrap();
+        driver.seal(0).unwrap();
+        driver.step(LookUp::Allowed);
+        greet(&net, &mut driver);
+        let reply = |driver: &mut Driver, from: usize, reply: Reply| {
+            let request = driver.leaders[from].in_flight.pop_front().unwrap();
+            driver.on_reply(from, session.now(), &request, reply, 0);
+            driver.touch(0);
+            driver.step(LookUp::Allowed);
+        };
+        reply(&mut driver, 0, Ok(0));
+        reply(&mut driver, 0, Err(Fault::NotConfirmed));
+        assert!(driver.queues[0].bundles[0].is_held());
+        net.wire(0, |wire| wire.ended = true);
+        net.refuse(addresses[0], 111);
+        if is_redirected {
+            session.book.learn(&"t".into(), 0, parse_brokers("10.2.0.1:5").unwrap().remove(0), session.now());
+        }
+        while net.dialed().last() != Some(&addresses[1]) {
+            driver.wait(net.pass(Duration::from_millis(1))).unwrap();
+            driver.step(LookUp::Allowed);
+        }
+        net.wire(1, |wire| (wire.connected, wire.incoming) = (true, PING.into()));
+        go_on(&net, &mut driver);
+        reply(&mut driver, usize::from(is_redirected), Ok(1));
+        assert_eq!(driver.queues[0].stored, 0, "redirected: {is_redirected}");
+        assert!(driver.queues[0].bundles[0].is_held());
+    }
 }
 
 #[test]
