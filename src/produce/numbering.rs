@@ -1,8 +1,8 @@
 //! The numbers of an idempotent producer's bundles in one partition.
 //!
 //! ```text
-//!   unknown ──on_end──> settled ──a copy at large, another leader, numbers dropped──> unsure
-//!                          ^──────────────────────── on_end ────────────────────────────┘
+//!   unknown ──on_end──> settled ──a copy at large, another leader, a new connection, numbers dropped──> unsure
+//!                          ^──────────────────────────────── on_end ─────────────────────────────────────┘
 //! ```
 //!
 //! The bundles that are not resolved, in order: first those *held*, which the leader's log has unconfirmed; then those at the front
