@@ -37,7 +37,7 @@ use super::partitions::{Load, Partitions, Wanted};
 use super::position::Stats;
 use crate::error::{Error, Result, in_ms};
 use crate::message::{JOINED, TopicPartitions, in_order};
-use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, RetryState, Time};
+use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, RetryPolicy, RetryState, Time};
 use crate::protocol::fetch::{
     FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, WAIT_SLACK_MS, adjusted_wait_ms,
 };
@@ -423,8 +423,10 @@ impl Fetcher {
             turn.all.looks_for_added = true;
             return debug!("{e:#}, had ended while idle, dialing again");
         }
-        // Partitions of which the budget began with this trouble have their last attempt when it ends. For others it begins anew.
+        // It rests at most until the budget ends, so that partitions lost with it get their last attempt then. If it goes on after
+        // that, the pauses begin again.
         let policy = turn.session.retry_policy();
+        let policy = RetryPolicy { timeout: policy.timeout.max(policy.pause(1)), ..policy };
         self.retry = if self.retry.gives_up_at(&policy) > turn.now { self.retry } else { RetryState::default() };
         let until = self.retry.retry_or_fail(turn.now, &policy).unwrap_or(turn.now);
         self.channel.rest_until(until);

@@ -122,6 +122,28 @@ fn the_last_attempt_comes_when_the_budget_ends_however_long_the_pauses() {
 }
 
 #[test]
+fn without_a_budget_a_look_for_new_partitions_does_not_storm_a_broker_that_is_gone() {
+    let sim = Simulation::new(4);
+    let cluster = sim.cluster(2);
+    cluster.create_topic_with("orders", 1, 1);
+    let leader = cluster.leader("orders", 0).unwrap();
+    let both: Vec<String> = [1 - leader, leader].map(|node| cluster.addrs()[node].to_string()).into();
+    let client = sim.client().retry_timeout(Duration::ZERO).connect(&*both.join(",")).unwrap();
+    let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
+    // Nothing is in flight while its caller has a message.
+    cluster.node(leader).append_payloads("orders", 0, &["tea"]);
+    assert!(orders.next().is_some());
+    cluster.kill(1 - leader);
+    cluster.node(leader).disconnect_all();
+    let before = sim.counts().connections;
+    assert_eq!(orders.next_timeout(10 * SECOND).unwrap(), None);
+    let connections = sim.counts().connections - before;
+    assert!((1..10).contains(&connections), "{connections}");
+    cluster.node(leader).append_payloads("orders", 0, &["milk"]);
+    assert!(orders.next_timeout(SECOND).unwrap().is_some());
+}
+
+#[test]
 fn a_stop_condition_that_holds_already_ends_it_at_once() {
     let sim = Simulation::new(5);
     let broker = sim.broker();

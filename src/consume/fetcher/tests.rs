@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::{ErrorKind, Fault, Phase};
 use crate::message::Names;
 use crate::net::scripted::{Scripted, Wire};
-use crate::net::{Network, RetryPolicy, parse_brokers, wait};
+use crate::net::{Network, parse_brokers, wait};
 use crate::protocol::fetch::{FetchHeader, MAX_PARTITIONS, TopicAnswer};
 use crate::protocol::frame::{Kind, PING};
 
