@@ -23,7 +23,7 @@ use tank_client::Limits;
 use tank_client::protocol::bundle::{BundleBuilder, RawMessage};
 use tank_client::protocol::fetch::{FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, SEQ_EARLIEST};
 use tank_client::protocol::frame::{FrameHeader, HEADER_LEN, PING, Payload};
-use tank_client::protocol::produce::{ProducePartition, ProduceRequest, ProduceTopic};
+use tank_client::protocol::produce::{ProduceCode, ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
 use tank_client::protocol::stream::{Event, FetchDecoder, Step};
 use tank_client::{Client, Compression, Record, Start, Subscription};
 
@@ -31,6 +31,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Messages that a request of `publish` takes.
 const BATCH: u64 = 1_000;
+
+/// Messages of small bundles that a reader takes together.
+const JOINED: u32 = 256;
 
 /// Bytes of a producer's bundles.
 const BUNDLE: usize = 512 << 10;
@@ -105,6 +108,7 @@ fn bare_read(broker: &str, topic: &str) -> Result<()> {
         stream.write_all(&frame)?;
         let len = read_frame(&mut stream, &mut answer)?;
         let (mut decoder, mut rest) = (FetchDecoder::new(Limits::default()), &answer[..len]);
+        decoder.join_up_to(JOINED);
         while !rest.is_empty() {
             let (used, step) = decoder.step(rest, &|_| Some(&request), &mut bundles)?;
             rest = &rest[used..];
@@ -112,7 +116,7 @@ fn bare_read(broker: &str, topic: &str) -> Result<()> {
                 end = high_water_mark;
             }
         }
-        last = bundles.drain(..).next_back().map_or(end, |bundle| bundle.last);
+        last = bundles.drain(..).rfind(|bundle| !bundle.cut).ok_or("no whole bundle")?.last;
         seq = last + 1;
     }
     Ok(())
@@ -160,14 +164,18 @@ fn bare_write(broker: &str, topic: &str, count: u64) -> Result<()> {
     let mut stream = TcpStream::connect(broker)?;
     stream.set_nodelay(true)?;
     let mut answer = Vec::new();
-    for _ in 0..count / records {
+    for _ in 0..count.div_ceil(records) {
         // Each ends with its payload, after flags and a length.
         for record in frame.rchunks_exact_mut(2 + PAYLOAD.len()).take(records as usize) {
             black_box(SystemTime::now());
             record[2..].copy_from_slice(black_box(PAYLOAD));
         }
         stream.write_all(&frame)?;
-        read_frame(&mut stream, &mut answer)?;
+        let len = read_frame(&mut stream, &mut answer)?;
+        let codes = ProduceResponse::decode(&answer[HEADER_LEN..len], request.shape())?.codes;
+        if codes != [ProduceCode::Stored] {
+            return Err(format!("{topic}: {codes:?}").into());
+        }
     }
     Ok(())
 }
