@@ -59,13 +59,14 @@ impl Client {
     }
 
     /// Begins to read. The first fetches (Consume requests) have been sent when this returns, so nothing published afterwards
-    /// is missed.
+    /// is missed, except as said below.
     ///
-    /// While no broker can be reached it tries again, for up to [`retry_timeout`](ClientBuilder::retry_timeout). It does not wait
-    /// for partitions without a leader, nor for a leader that cannot be reached just then: they join in later, where a stand-alone
-    /// broker's partitions begin as they would have now. In a cluster, finding out that there is no leader takes
-    /// [no longer than the guide says](crate::guide::time_outs#what-each-call-waits-for). Only a
-    /// [start by time](crate::Start::Time) must wait for the partition's leader, up to `retry_timeout`.
+    /// While no broker can be reached it tries again, for up to [`retry_timeout`](ClientBuilder::retry_timeout). It does not
+    /// wait for partitions without a leader, nor for a leader that cannot be reached just then: they join later. On a
+    /// stand-alone broker they still begin where they would have begun now; in a cluster, [`Latest`](crate::Start::Latest) then
+    /// counts from when the leader is found. In a cluster, finding out that there is no leader takes [no longer than the guide
+    /// says](crate::guide::time_outs#what-each-call-waits-for). Only a [start by time](crate::Start::Time) must wait for the
+    /// partition's leader, up to `retry_timeout`.
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) for a subscription that cannot work; [`Broker`](crate::ErrorKind::Broker) for an
@@ -99,8 +100,8 @@ impl Client {
 
     /// Publishes records to a partition, as one bundle (a Produce request), and waits until they are stored.
     ///
-    /// More than 65,535 records, or more than 32 MiB of them, take several bundles, which are sent one after the other.
-    /// Either all records of a bundle are stored or none.
+    /// More than 65,535 records, or more than 32 MiB of them, take several bundles, which are sent one after the other. Either
+    /// all records of a bundle are stored or none; after a fail-over, a new leader may have only the first ones.
     ///
     /// A bundle that certainly was not stored is sent again where that can help, for up to
     /// [`retry_timeout`](crate::ClientBuilder::retry_timeout): the broker cannot be reached or closed the connection before it
@@ -307,10 +308,11 @@ impl ClientBuilder {
         /// broker has not answered within its share of the [connect time-out](ClientBuilder::connect_timeout).
         io_timeout(timeout: Duration) => config.io_timeout = timeout;
 
-        /// How long a call keeps trying when there is trouble that may pass: a broker that cannot be reached, a partition without a
-        /// leader. Default 60 seconds, counted from the first failure; zero reports the first failure at once. Trouble ends
-        /// with an answer, or when the connection has been up for 10 seconds with nothing overdue; the next failure is new trouble.
-        /// The last attempt begins when this time ends, and may take its own time-out on top.
+        /// How long a call keeps trying when there is trouble that may pass: a broker that cannot be reached, a partition
+        /// without a leader. Default 60 seconds, counted from the first failure; zero reports the first failure at once.
+        /// Trouble ends with an answer, or when the connection has been up for 10 seconds with nothing overdue, not counting
+        /// the wait for an answer that never came; the next failure is new trouble. The last attempt begins when this time
+        /// ends, and may take its own time-out on top.
         retry_timeout(timeout: Duration) => config.retry_timeout = timeout;
 
         /// The shortest and longest pause between two attempts. Pauses double from the one to the other; up to half of each is
@@ -379,7 +381,8 @@ impl ClientBuilder {
     /// [`Config`](crate::ErrorKind::Config) for a malformed address or setting. [`Connect`](crate::ErrorKind::Connect),
     /// [`Io`](crate::ErrorKind::Io), [`Timeout`](crate::ErrorKind::Timeout), [`Disconnected`](crate::ErrorKind::Disconnected)
     /// or [`NotTank`](crate::ErrorKind::NotTank) if the broker cannot be reached or is not a TANK broker; with several brokers,
-    /// one [`Connect`](crate::ErrorKind::Connect) that lists each with its cause.
+    /// one [`Connect`](crate::ErrorKind::Connect) that lists each with its cause. [`Closed`](crate::ErrorKind::Closed) if the
+    /// [handle](ClientBuilder::close_with) was closed.
     pub fn connect(&self, brokers: impl Into<Brokers>) -> Result<Client> {
         self.config.check()?;
         let brokers = parse_brokers(&brokers.into().0)?;

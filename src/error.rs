@@ -559,7 +559,7 @@ pub enum Fault {
     InvalidConfig,
     /// The topic's name is invalid, or it has no partitions.
     InvalidTopic,
-    /// The broker does not support the request, or no cluster does.
+    /// The broker does not support the request; some requests are not supported in any cluster.
     Unsupported,
     /// All that the broker sends for this number lies below it, however much is asked for: the partition's numbering is broken.
     /// Or all of it lies above a high-water mark that has not moved for

@@ -461,7 +461,7 @@ impl Broker {
     /// let broker = Broker::start()?;
     /// broker.create_topic("orders", 1);
     /// let client = Client::connect(broker.addr())?;
-    /// broker.set_config("orders", 0, Some("retention.secs=3600"));
+    /// broker.set_config("orders", 0, Some("log.retention.secs=3600"));
     /// client.reload_config("orders", 0)?;
     /// broker.set_config("orders", 0, None);
     /// assert!(client.reload_config("orders", 0).is_err());

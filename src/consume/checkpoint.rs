@@ -26,13 +26,13 @@ const VERSION: u16 = 2;
 ///
 /// Process the messages first, then [`save`](Checkpoint::save) the positions: messages that came after the last save are
 /// delivered again after a crash, and none is lost. A save replaces the file in one step and keeps its access rights. If the
-/// process or the machine is killed during a save, the file stays as it was before. The previous generation is kept beside it
-/// as `NAME.prev`.
+/// process or the machine is killed during a save, the file holds the old positions or the new ones. The previous generation is
+/// kept beside it as `NAME.prev`.
 ///
-/// Links are followed when the file is opened, and a relative path is one from the working directory of that moment. A file
-/// that cannot be replaced, because it is a mount point or belongs to another user, is overwritten; until that is done, the new
-/// content is also kept beside it as `NAME.new`. (It is better to mount the folder.) If `NAME` is too long for a suffix, the
-/// names of the files beside it are shortened and get a checksum.
+/// Links are followed when the file is opened, and a relative path is resolved against the working directory at that moment. A
+/// file that cannot be replaced, because it is a mount point or belongs to another user, is overwritten; until that is done,
+/// the new content is also kept beside it as `NAME.new`. (It is better to mount the folder.) If `NAME` is too long for a
+/// suffix, the names of the files beside it are shortened and get a checksum.
 ///
 /// Only one process at a time may save to a file; if another one has saved since, that is an error. Partitions that are not in
 /// the file begin where the subscription says: give it [`Start::Earliest`](crate::Start::Earliest), or their first messages

@@ -68,9 +68,9 @@ const MAX_UNUSED: usize = 64;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// It owns its connections: it can move to another thread, and dropping it closes them without waiting for anything.
-/// Messages that the caller has not asked for stay in the broker and the network: at most one fetch of each partition is in
-/// flight, and the next one is sent when the whole answer has been read.
+/// It owns its connections: it can move to another thread, and dropping it closes them, or returns idle ones to the client,
+/// without waiting for anything. Messages that the caller has not asked for stay in the broker and the network: at most one
+/// fetch of each partition is in flight, and the next one is sent when the whole answer has been read.
 ///
 /// It is finished after one `Err`, after the last wanted message, or after a [`close`](CloseHandle::close): from then on `next`
 /// returns `None`. `None` never hides an error.
@@ -173,8 +173,8 @@ impl ConsumeIter {
     /// [`is_finished`](ConsumeIter::is_finished) tells the two apart.
     ///
     /// With zero it never blocks, but still makes progress with connecting, sending and receiving, and notices what takes too
-    /// long. A program that only polls in this way reconnects and follows leaders like any other, but never looks up a host name
-    /// again. If a name may come to stand for another address, call it with more than zero now and then.
+    /// long. A program that only polls in this way reconnects and follows leaders like any other, but never looks up a host
+    /// name again. If a name may later resolve to another address, call it with more than zero now and then.
     ///
     /// # Errors
     /// As the items of the iterator; it is then finished.
@@ -232,9 +232,9 @@ impl ConsumeIter {
         self.finished || self.closer.is_closed()
     }
 
-    /// Returns a handle with which another thread can end the iteration: that of the [subscription](Subscription::close_with), or of
-    /// the [client](crate::ClientBuilder::close_with), where one was given, which ends all else that has it, too. Otherwise it is
-    /// the iterator's own.
+    /// Returns a handle with which another thread can end the iteration: the one given to the
+    /// [subscription](Subscription::close_with), or else to the [client](crate::ClientBuilder::close_with), which also ends
+    /// everything else it was given to. Without either it is the iterator's own.
     pub fn close_handle(&self) -> CloseHandle {
         self.closer.clone()
     }

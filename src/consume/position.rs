@@ -86,7 +86,7 @@ impl Positions {
     }
 }
 
-/// A later position of a partition replaces an earlier one.
+/// If a partition comes more than once, the position that comes last counts, even if it is lower.
 impl<P: Into<Position>> Extend<P> for Positions {
     fn extend<I: IntoIterator<Item = P>>(&mut self, positions: I) {
         self.0.extend(positions.into_iter().map(Into::into));

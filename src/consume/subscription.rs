@@ -115,8 +115,8 @@ impl Subscription {
         /// it does not limit a call; [`ConsumeIter::next_timeout`](crate::ConsumeIter::next_timeout) does that.
         max_wait(wait: Duration) => options.max_wait_ms = whole_millis(wait).clamp(1, MAX_WAIT_MS);
 
-        /// How many bytes of new data end a broker's wait. Default 0: any; more than 64 MiB count as 64 MiB. Brokers hold back
-        /// less data until `max_wait` is over and one more fetch is made, which costs latency.
+        /// How many bytes of new data end a broker's wait. Default 0: any; more than 64 MiB count as 64 MiB. A broker holds
+        /// back any smaller amount until `max_wait` is over and one more fetch is made, which costs latency.
         min_bytes(bytes: u32) => options.min_bytes = bytes;
 
         /// About how many bytes of each partition a broker sends at a time. Default 1 MiB; 1 byte to 64 MiB. It is a hint to

@@ -53,8 +53,8 @@ impl ProducerBuilder {
         max_bytes(bytes: usize) => max_bytes = bytes;
 
         /// How old the first record collected for a partition may become before the next call sends it with the others. Default
-        /// 50 milliseconds; up to 10 more for records with time stamps, which cost no look at the exact time. Without a call
-        /// nothing is sent.
+        /// 50 milliseconds; up to 10 more for records that come with a time stamp, since the exact time is not read for those.
+        /// Without a call nothing is sent.
         max_age(age: Duration) => max_age = age;
 
         /// The most bytes of records, counted before compression, that the producer holds until they are stored or have failed.
@@ -64,9 +64,9 @@ impl ProducerBuilder {
         /// accepted when the producer holds nothing else. Requests and buffers kept for reuse take less than 16 MiB more.
         max_pending_bytes(bytes: usize) => max_pending_bytes = bytes;
 
-        /// How many requests may be in flight to a broker at a time, at least 1. Default 5. A request that is not answered within
-        /// half a second no longer counts: it waits for replicas and must not hold up other partitions. With 1, each partition
-        /// has at most one request in flight, so a temporary refusal can never change the order.
+        /// How many requests may be in flight to a broker at a time, at least 1. Default 5. A request that is not answered
+        /// within half a second no longer counts: it waits for replicas and must not hold up other partitions. With 1, each
+        /// partition has at most one request in flight, so no record can be stored before an earlier one that was refused.
         window(requests: usize) => window = requests;
 
         /// When to compress. Default: the client's [setting](crate::ClientBuilder::compression).

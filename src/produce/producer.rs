@@ -36,9 +36,9 @@ const STALLED: Duration = Duration::from_millis(500);
 ///
 /// The records of a partition are stored in the order in which they were given. A bundle that certainly was not stored is sent
 /// again for up to [`retry_timeout`](crate::ClientBuilder::retry_timeout), as [`publish`](crate::Client::publish) does, unless
-/// a later one was stored meanwhile. Records that were not stored, or may not have been, come back: see
-/// [`retry_failures`](Producer::retry_failures), [`take_failures`](Producer::take_failures) and
-/// [the guide](crate::guide::publishing).
+/// a later one was stored meanwhile; then it comes back, and a retry stores it after that one. Records that were not stored, or
+/// may not have been, come back: see [`retry_failures`](Producer::retry_failures), [`take_failures`](Producer::take_failures)
+/// and [the guide](crate::guide::publishing).
 ///
 /// ```no_run
 /// # use tank_client::{Client, Record};
@@ -108,9 +108,9 @@ impl Producer {
     /// until the number of its partitions is known; they are counted again whenever a connection was lost.
     ///
     /// Blocks only while the producer holds more than [it may](ProducerBuilder::max_pending_bytes), or this partition more than
-    /// its quarter, and at most for [`retry_timeout`](crate::ClientBuilder::retry_timeout). If only this partition is full, and it
-    /// is in trouble or has made no progress for half a second, the call does not wait but returns
-    /// [`Full`](crate::ErrorKind::Full), so that you can send to other partitions.
+    /// its quarter, and at most for [`retry_timeout`](crate::ClientBuilder::retry_timeout). If only this partition is full, the
+    /// producer has used others, and this one is in trouble or has made no progress for half a second, the call does not wait
+    /// but returns [`Full`](crate::ErrorKind::Full), so that you can send to other partitions.
     ///
     /// # Errors
     /// Any error means that this record was not accepted. [`Config`](crate::ErrorKind::Config) or

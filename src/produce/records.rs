@@ -140,8 +140,8 @@ impl Failure {
         &self.error
     }
 
-    /// Returns whether they may be stored nevertheless: all of them or none. In a cluster, a new leader may have only the first
-    /// ones.
+    /// Returns whether they may be stored nevertheless: all of them or none, except that after a fail-over a new leader may
+    /// have only the first ones.
     pub fn is_unknown(&self) -> bool {
         self.error.kind == ErrorKind::OutcomeUnknown
     }
