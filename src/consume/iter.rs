@@ -147,9 +147,7 @@ impl ConsumeIter {
                 return Err(Error::new(ErrorKind::Closed));
             }
             self.dispatch(self.session.now(), LookUp::Allowed);
-            if let Some(e) = self.inbox.take_error() {
-                return Err(e);
-            }
+            self.inbox.take_error().map_or(Ok(()), Err)?;
             if self.partitions.has_due() {
                 continue;
             }
