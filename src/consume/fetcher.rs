@@ -211,7 +211,7 @@ impl Fetcher {
         let max_wait_ms = if request.iter().all(|(_, want)| want.waits) { options.max_wait_ms } else { 0 };
         let request_id = turn.session.next_request_id();
         let count = |risk| request.iter().filter(|(_, want)| want.risk >= risk).count();
-        let load = Load { risky: count(Risk::Some), suspects: count(Risk::Suspect) };
+        let load = Load { risky: count(Risk::Risky), suspects: count(Risk::Suspect) };
         let (topics, partitions) = slots(&request, turn.all, share(line.ahead, load.risky, options.fetch_size));
         let request = FetchRequest {
             client_version: if options.prefer_local { 3 } else { 2 },
@@ -498,7 +498,7 @@ fn slots(request: &[(u32, Want)], all: &Partitions, share: u32) -> (Vec<FetchTop
     let topics = request.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
         let wanted = of_topic.iter().map(|&(index, Want { seq, fetch_size, risk, .. })| {
             let partition = all.name(index).1;
-            FetchPartition { partition, seq, fetch_size: fetch_size.max(if risk > Risk::None { share } else { 0 }) }
+            FetchPartition { partition, seq, fetch_size: fetch_size.max(if risk > Risk::Harmless { share } else { 0 }) }
         });
         FetchTopic { name: topic(&of_topic[0]).clone(), partitions: wanted.collect() }
     });

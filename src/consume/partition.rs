@@ -84,11 +84,11 @@ struct Trouble {
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Suspicion {
     #[default]
-    None,
-    /// A connection ended after a fetch, before any byte of an answer. A harmless question must be asked first.
-    Ended,
-    /// The answer to that question says that the number should exist.
-    Answered,
+    Clear,
+    /// A connection ended after a fetch, before any byte of an answer. The mark must be asked for first, which is harmless.
+    MustAskMark,
+    /// The mark says that the number should exist.
+    Confirmed,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -173,16 +173,16 @@ impl Partition {
     /// Returns whether the number to ask for may lie in a gap that kills a server: it is not above the mark, as far as that is known.
     pub(super) fn risk(&self) -> Risk {
         match self.suspicion {
-            _ if !self.is_behind() && (self.high_water_mark.is_some() || !self.has_begun()) => Risk::None,
-            Suspicion::None => Risk::Some,
-            Suspicion::Ended => Risk::None,
-            Suspicion::Answered => Risk::Suspect,
+            _ if !self.is_behind() && (self.high_water_mark.is_some() || !self.has_begun()) => Risk::Harmless,
+            Suspicion::Clear => Risk::Risky,
+            Suspicion::MustAskMark => Risk::Harmless,
+            Suspicion::Confirmed => Risk::Suspect,
         }
     }
 
     /// Returns whether to ask for its mark, which is harmless, before asking again for a number that may have ended a connection.
     pub(super) fn needs_mark(&self) -> bool {
-        self.suspicion == Suspicion::Ended
+        self.suspicion == Suspicion::MustAskMark
     }
 
     /// Returns what to ask for, if it may be asked for now.
@@ -200,7 +200,7 @@ impl Partition {
         }
         let risk = self.risk();
         // While something must be found out, or must exist, a broker's wait would only hide that it does not.
-        let asks_at_once = !self.has_begun() || rules.options.stop_at_end || self.suspicion != Suspicion::None;
+        let asks_at_once = !self.has_begun() || rules.options.stop_at_end || self.suspicion != Suspicion::Clear;
         let is_drained =
             (self.last_was_empty || self.high_water_mark.is_some() && !self.is_behind()) && !self.wait_ended;
         let waits = !asks_at_once && (is_drained || !rules.in_cluster);

@@ -86,8 +86,8 @@ impl Wanted {
 
     fn of(&mut self, risk: Risk) -> &mut VecDeque<u32> {
         match risk {
-            Risk::None => &mut self.harmless,
-            Risk::Some => &mut self.risky,
+            Risk::Harmless => &mut self.harmless,
+            Risk::Risky => &mut self.risky,
             Risk::Suspect => &mut self.suspects,
         }
     }
@@ -97,7 +97,7 @@ impl Wanted {
     fn turn(&self, load: Load) -> Option<Risk> {
         match !self.suspects.is_empty() && (self.suspects_turn || self.risky.is_empty()) {
             true => (load.risky == 0).then_some(Risk::Suspect),
-            false => (load.suspects == 0 && !self.risky.is_empty()).then_some(Risk::Some),
+            false => (load.suspects == 0 && !self.risky.is_empty()).then_some(Risk::Risky),
         }
     }
 }
@@ -211,7 +211,7 @@ impl Partitions {
             if let (Some(risk), false) = (turn, is_full) {
                 self.fill(&mut request, wanted.of(risk))?;
                 if request.len() > harmless {
-                    wanted.suspects_turn = risk == Risk::Some;
+                    wanted.suspects_turn = risk == Risk::Risky;
                 }
             }
             // If all that was on a list is in flight already, it is another one's turn.

@@ -284,7 +284,7 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
         fetch_size: fetch_size << 20,
         waits: false,
         alone: false,
-        risk: if is_risky { Risk::Some } else { Risk::None },
+        risk: if is_risky { Risk::Risky } else { Risk::Harmless },
     };
     let request = vec![(2, want(1, false)), (3, want(1, true)), (0, want(4, true)), (1, want(1, false))];
     let (topics, partitions) = slots(&request, &all, 2 << 20);

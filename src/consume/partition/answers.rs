@@ -29,7 +29,7 @@ impl Partition {
             return Next::Go;
         }
         if !self.needs_mark() {
-            self.suspicion = Suspicion::None;
+            self.suspicion = Suspicion::Clear;
         }
         if self.is_probe() {
             // Only its leader knows that it exists.
@@ -80,7 +80,7 @@ impl Partition {
         if self.needs_mark() {
             // The first number and the one after the mark are safe.
             let is_inside = self.fetch_from > first_available && self.is_behind();
-            self.suspicion = if is_inside { Suspicion::Answered } else { Suspicion::None };
+            self.suspicion = if is_inside { Suspicion::Confirmed } else { Suspicion::Clear };
             return Next::Go;
         }
         let end = high_water_mark.saturating_add(1);
@@ -290,8 +290,8 @@ impl Partition {
             self.trouble = None;
         }
         if how.unanswered && self.has_begun() {
-            let before = std::mem::replace(&mut self.suspicion, Suspicion::Ended);
-            if before == Suspicion::Answered && how.alone {
+            let before = std::mem::replace(&mut self.suspicion, Suspicion::MustAskMark);
+            if before == Suspicion::Confirmed && how.alone {
                 let mark = self.high_water_mark.unwrap_or(0);
                 return Err(self.fault(Fault::Deadly { seq: self.fetch_from, mark }, rules));
             }
@@ -336,9 +336,9 @@ pub(in crate::consume) struct Want {
 /// Whether a fetch of a partition may be the reason if the connection ends unanswered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::consume) enum Risk {
-    /// It only waits, or asks for what is certainly harmless.
-    None,
-    Some,
+    /// It only waits, or asks for what certainly does nothing.
+    Harmless,
+    Risky,
     /// Perhaps it has ended one already.
     Suspect,
 }

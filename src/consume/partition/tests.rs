@@ -130,7 +130,7 @@ fn it_continues_after_what_arrived_and_waits_at_the_end() {
     bring(&mut p, at(2), 11, 20, 20, &rules);
     assert!(!p.is_behind());
     let want = ask(&mut p, &rules);
-    assert!(want.waits && !want.alone && want.risk == Risk::None, "{want:?}");
+    assert!(want.waits && !want.alone && want.risk == Risk::Harmless, "{want:?}");
     // An empty answer moves nothing, whatever it says.
     assert_eq!(p.on_answer(at(3), data(3, 0), &rules), Next::Go);
     p.on_end(at(3), false, &rules);
@@ -346,7 +346,7 @@ fn a_broker_waits_only_for_what_is_not_there_and_in_a_cluster_for_one_at_a_time(
     let unbegun: What = (plain, |p| p.begin = Begin::BeforeEnd);
     let nothing: What = (plain, |p| (p.begin, p.high_water_mark) = (Begin::BeforeEnd, None));
     let probe: What = (plain, |p| p.begin = Begin::Probe);
-    let suspect: What = (plain, |p| (p.fetch_from, p.suspicion) = (10, Suspicion::Answered));
+    let suspect: What = (plain, |p| (p.fetch_from, p.suspicion) = (10, Suspicion::Confirmed));
     // Whether the broker may wait, alone, and whether it is risky: at a single broker, and in a cluster.
     for (case, (what, change), single, cluster) in [
         ("behind", behind, (true, false, true), (false, false, true)),
@@ -366,7 +366,7 @@ fn a_broker_waits_only_for_what_is_not_there_and_in_a_cluster_for_one_at_a_time(
             change(&mut p);
             let want = p.wants(&rules).unwrap().unwrap();
             assert_eq!(
-                (want.waits, want.alone, want.risk > Risk::None),
+                (want.waits, want.alone, want.risk > Risk::Harmless),
                 expected,
                 "{case}, in a cluster: {in_cluster}"
             );

@@ -64,7 +64,7 @@ fn each_partition_is_asked_for_once_with_as_few_requests_as_there_can_be() {
     let mut list = wanted_now(&mut all);
     assert!(list.harmless.len() == 600 && !all.has_due());
     // What is in the list twice is still asked for once.
-    list.push(3, Risk::None);
+    list.push(3, Risk::Harmless);
     let mut seen = Vec::new();
     while !list.is_empty() {
         let request = all.next_request(&mut list, Load::default()).unwrap();
@@ -90,7 +90,7 @@ fn what_only_waits_is_asked_for_with_what_is_there_if_its_broker_may_do_both_at_
     let (e, how) = (Error::disconnected(&"b:1", crate::Phase::Wait), Lost { while_idle: true, ..Lost::default() });
     all.on_lost(at(0), 2, how, &e).unwrap();
     let mut list = Wanted::default();
-    list.push(0, Risk::Some);
+    list.push(0, Risk::Risky);
     list.push(2, Risk::Suspect);
     assert_eq!(next(&mut all, &mut list), [2]);
     assert!(list.is_empty());
@@ -228,7 +228,7 @@ fn suspects_take_turns_with_the_others_which_are_asked_for_together() {
     let request = all.next_request(&mut list, Load { risky: 1, suspects: 1 }).unwrap();
     assert_eq!(
         request.iter().map(|(index, want)| (*index, want.risk)).collect::<Vec<_>>(),
-        [(0, Risk::None), (1, Risk::None)]
+        [(0, Risk::Harmless), (1, Risk::Harmless)]
     );
     for index in 0..2 {
         all.on_answer(at(1), index, PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 });
@@ -256,7 +256,7 @@ fn suspects_take_turns_with_the_others_which_are_asked_for_together() {
 #[test]
 fn the_first_number_that_a_log_has_is_as_harmless_as_the_one_after_its_last() {
     let e = Error::disconnected(&"b:1", crate::Phase::Wait);
-    for (first_available, risk) in [(1, Risk::Suspect), (2, Risk::None), (3, Risk::None)] {
+    for (first_available, risk) in [(1, Risk::Suspect), (2, Risk::Harmless), (3, Risk::Harmless)] {
         let mut all = topic(1, 9, false);
         let mut list = wanted_now(&mut all);
         next(&mut all, &mut list);

@@ -139,7 +139,7 @@ fn in_a_forked_child_what_the_parent_had_in_flight_is_asked_for_again() {
         s.session.pool.settings.look_at_process();
         if is_wanted {
             // Then the connection is left when it is to be used.
-            s.fetcher.wanted.push(0, Risk::Some);
+            s.fetcher.wanted.push(0, Risk::Risky);
             s.ask();
         }
         s.receive();
@@ -316,7 +316,7 @@ fn what_was_wanted_and_not_asked_for_had_no_part_in_the_end_of_a_connection() {
     for (after, well_for) in [(5_184, 5_184), (5_185, 0)] {
         let mut s = Setting::asked(2, 10, |s| s);
         s.pass(ms(after));
-        s.fetcher.wanted.push(1, Risk::Some);
+        s.fetcher.wanted.push(1, Risk::Risky);
         let e = Error::disconnected(&"b:1", Phase::Wait);
         let asked = Lost { while_idle: false, well_for: ms(well_for), unanswered: true, alone: false };
         let wanted = Lost { while_idle: true, ..Lost::default() };

@@ -174,14 +174,14 @@ fn it_is_asked_for_again_only_when_its_answer_has_been_read_however_long_that_ta
 fn what_ends_two_connections_is_not_asked_for_again() {
     let rules = alone(|s| s);
     let mut p = Partition::new(0, 6, Some((1, 11)), &rules.options);
-    assert_eq!(ask(&mut p, &rules).risk, Risk::Some);
+    assert_eq!(ask(&mut p, &rules).risk, Risk::Risky);
     assert_eq!(lose(&mut p, at(0), lost(true, false), &rules), Next::Go);
     assert!(p.needs_mark());
     // A connection that ends on a harmless question proves nothing: it is asked again.
     let answer_mark = |p: &mut Partition| {
         p.wake(pause(p));
         let want = ask(p, &rules);
-        assert!(want.seq == SEQ_BEYOND_END && want.risk == Risk::None && !want.waits, "{want:?}");
+        assert!(want.seq == SEQ_BEYOND_END && want.risk == Risk::Harmless && !want.waits, "{want:?}");
         assert_eq!(p.on_answer(at(1), out_of_range(1, 12), &rules), Next::Go);
         p.on_end(at(1), false, &rules);
     };
@@ -204,14 +204,14 @@ fn what_ends_two_connections_is_not_asked_for_again() {
     }
     ask(&mut p, &rules);
     bring(&mut p, at(1), 6, 6, 11, &rules);
-    assert!(p.suspicion == Suspicion::None);
+    assert!(p.suspicion == Suspicion::Clear);
     let mut p = Partition::new(0, 13, Some((1, 12)), &rules.options);
     for _ in 0..3 {
         let want = ask(&mut p, &rules);
-        assert!(want.seq == 13 && want.risk == Risk::None, "{want:?}");
+        assert!(want.seq == 13 && want.risk == Risk::Harmless, "{want:?}");
         assert_eq!(lose(&mut p, at(0), lost(true, true), &rules), Next::Go);
         answer_mark(&mut p);
-        assert!(p.suspicion == Suspicion::None);
+        assert!(p.suspicion == Suspicion::Clear);
     }
     // Unless the log has grown meanwhile: then it may lie in a gap.
     let mut p = Partition::new(0, 12, Some((1, 11)), &rules.options);
