@@ -25,7 +25,7 @@ use crate::session::{ONCE, Session};
 
 /// A connection to TANK: to one broker or to a cluster.
 ///
-/// Cheap to clone; clones and threads share it freely. A [`ConsumeIter`] has its own connections, so a client can publish
+/// A client is cheap to clone, and threads may share it. A [`ConsumeIter`] has its own connections, so a client can publish
 /// while you iterate.
 ///
 /// The guide has a [table](crate::guide::time_outs#what-each-call-waits-for) of how long each call may wait.
@@ -48,7 +48,8 @@ impl Client {
     /// separated by commas, a [`SocketAddr`](std::net::SocketAddr), or a list of these. The port defaults to 11011.
     ///
     /// # Errors
-    /// As [`ClientBuilder::connect`].
+    /// [`Config`](crate::ErrorKind::Config) for a malformed address; otherwise a
+    /// [network error](crate::guide::errors#network-errors).
     pub fn connect(brokers: impl Into<Brokers>) -> Result<Client> {
         Client::builder().connect(brokers)
     }
@@ -58,42 +59,41 @@ impl Client {
         ClientBuilder::default()
     }
 
-    /// Begins to read. The first fetches (Consume requests) have been sent when this returns, so nothing published afterwards
-    /// is missed, except as said below.
+    /// Starts to read. When this returns, the first fetches (Consume requests) have been sent, so nothing published
+    /// afterwards is missed, unless a cluster's partition has no leader.
     ///
-    /// While no broker can be reached it tries again, for up to [`retry_timeout`](ClientBuilder::retry_timeout). It does not
-    /// wait for partitions without a leader, nor for a leader that cannot be reached just then: they join later. On a
-    /// stand-alone broker they still begin where they would have begun now; in a cluster, [`Latest`](crate::Start::Latest) then
-    /// counts from when the leader is found. In a cluster, finding out that there is no leader takes [no longer than the guide
-    /// says](crate::guide::time_outs#what-each-call-waits-for). Only a [start by time](crate::Start::Time) must wait for the
-    /// partition's leader, up to `retry_timeout`.
+    /// If no broker can be reached, it retries for up to [`retry_timeout`](ClientBuilder::retry_timeout). It does not wait
+    /// for a partition without a leader, or for a leader that is unreachable. Such a partition starts when its leader
+    /// answers: with a stand-alone broker, at the position it had when you subscribed. In a cluster,
+    /// [`Latest`](crate::Start::Latest) and [`Last`](crate::Start::Last) then count from the end of the log at that time.
+    /// Only a [start by time](crate::Start::Time) waits for the partition's leader, for up to `retry_timeout`.
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) for a subscription that cannot work; [`Broker`](crate::ErrorKind::Broker) for an
     /// unknown topic or partition; [`Closed`](crate::ErrorKind::Closed) if a [handle](Subscription::close_with) was closed
-    /// before it returned; otherwise as [`ClientBuilder::connect`].
+    /// before it returned; otherwise a [network error](crate::guide::errors#network-errors).
     pub fn subscribe(&self, what: impl Into<Subscription>) -> Result<ConsumeIter> {
         subscribe(&self.session, what.into())
     }
 
     /// Returns the number of the first message with this time stamp or a later one, or the high-water mark + 1 if there is none.
     ///
-    /// It is found by bisection, with at most 64 or so fetches of a bundle each. This assumes that time stamps never go back.
-    /// If they do, earlier messages than the one found may also have such a time stamp: subtract from `time` as much as your
-    /// clocks may differ.
+    /// The search is a bisection: at most 64 or so fetches of a bundle each. It assumes that time stamps never decrease. If
+    /// they do, messages before the one found may have such a time stamp, too: subtract from `time` as much as your clocks
+    /// may differ.
     ///
     /// # Errors
-    /// As [`subscribe`](Client::subscribe), and as the items of a [`ConsumeIter`].
+    /// The [errors of reading](ConsumeIter#errors), or [`Closed`](crate::ErrorKind::Closed).
     pub fn seq_at(&self, topic: &str, partition: u16, time: SystemTime) -> Result<u64> {
         find_time(&self.session, topic, partition, time)
     }
 
-    /// Returns the partitions of a topic with their first and last sequence numbers: a DiscoverPartitions request to any
-    /// broker; in a cluster each leader is also asked for the ends of its logs.
+    /// Returns the partitions of a topic with their first and last sequence numbers (a DiscoverPartitions request to any
+    /// broker). In a cluster, each leader is also asked for the ends of its logs.
     ///
     /// # Errors
     /// [`Broker`](crate::ErrorKind::Broker) if the topic is unknown, or a partition cannot be opened or has no leader now;
-    /// otherwise as [`ClientBuilder::connect`].
+    /// otherwise a [network error](crate::guide::errors#network-errors).
     pub fn partitions(&self, topic: &str) -> Result<Vec<PartitionInfo>> {
         admin::partitions(&self.session, topic)
     }
@@ -103,9 +103,9 @@ impl Client {
     /// More than 65,535 records, or more than 32 MiB of them, take several bundles, which are sent one after the other. Either
     /// all records of a bundle are stored or none; after a fail-over, a new leader may have only the first ones.
     ///
-    /// A bundle that certainly was not stored is sent again where that can help, for up to
-    /// [`retry_timeout`](crate::ClientBuilder::retry_timeout): the broker cannot be reached or closed the connection before it
-    /// had the whole request, another node leads the partition, none does, or too few replicas are in sync.
+    /// A bundle that was certainly not stored is retried for up to [`retry_timeout`](crate::ClientBuilder::retry_timeout) if
+    /// the broker cannot be reached or closed the connection before it had the whole request, if another node leads the
+    /// partition or none does, or if too few replicas are in sync.
     ///
     /// ```no_run
     /// # use tank_client::{Client, Record};
@@ -116,11 +116,11 @@ impl Client {
     ///
     /// # Errors
     /// * Not stored: [`Config`](crate::ErrorKind::Config) or [`BundleTooLarge`](crate::ErrorKind::BundleTooLarge) for records
-    ///   that cannot be sent; [`Broker`](crate::ErrorKind::Broker) if the topic or partition is unknown, read-only or without a
-    ///   leader, or too few replicas are in sync; otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
-    /// * Perhaps stored: [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown), if the request was sent and its answer is lost,
-    ///   or says that the broker had trouble while writing, or that too few replicas confirmed in time. The records are not
-    ///   sent again, because that could store them twice.
+    ///   that cannot be sent; [`Broker`](crate::ErrorKind::Broker) if the topic or partition is unknown, read-only or without
+    ///   a leader, or too few replicas are in sync; otherwise a [network error](crate::guide::errors#network-errors).
+    /// * Perhaps stored: [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown), if the request was sent and its answer was
+    ///   lost, or if it says that the broker had trouble while writing or that too few replicas confirmed in time. The
+    ///   records are not sent again, because that could store them twice.
     /// * Partly stored: [`PartlyStored`](crate::ErrorKind::PartlyStored), if there were several bundles and a later one failed.
     pub fn publish(&self, topic: &str, partition: u16, records: &[Record<'_>]) -> Result<()> {
         self.publish_one(PartitionRecords::new(topic, partition, records))
@@ -148,19 +148,19 @@ impl Client {
     /// Publishes records with explicit sequence numbers, which grow from record to record and may leave gaps (a
     /// ProduceWithSeqnum request). Use it to copy a partition.
     ///
-    /// The numbers must lie above the partition's high-water mark, which is asked for first, so there can be only one writer
-    /// at a time. Numbers that would kill a server are refused as far as the client can know: those that lie 2^31 or more
-    /// above the mark, unless the partition is empty, or above the first one of the call. It cannot know whether several calls
-    /// together have stretched a segment that far.
+    /// The numbers must lie above the partition's high-water mark, which the client asks for first, so there can be only one
+    /// writer at a time. Numbers that lie 2^31 or more above the mark can kill a server and are refused. In an empty
+    /// partition, they are counted from the first number of the call. The client does not notice if several calls together
+    /// stretch a segment that far.
     ///
-    /// Gaps are logged as one warning per call: a TANK server can die when a consumer asks for a number inside a gap (see
-    /// [positions](crate::guide::positions#a-gap-that-kills-a-server)).
+    /// Gaps are logged, in one warning per call, because a TANK server can die when a consumer asks for a number [inside a
+    /// gap](crate::guide::positions#a-gap-that-kills-a-server).
     ///
     /// # Errors
     /// [`Broker`](crate::ErrorKind::Broker) with [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove) or
-    /// [`Fault::SeqTooFar`](crate::Fault::SeqTooFar) for numbers that the partition does not accept; otherwise as
-    /// [`publish`](Client::publish). After [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) the high-water mark tells what
-    /// was stored: a bundle is stored whole or not at all, and no number twice.
+    /// [`Fault::SeqTooFar`](crate::Fault::SeqTooFar) for numbers that the partition does not accept; otherwise those of
+    /// [`publish`](Client::publish). After [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) the high-water mark tells
+    /// what was stored: a bundle is stored whole or not at all, and no number twice.
     pub fn publish_at(&self, topic: &str, partition: u16, records: &[(u64, Record<'_>)]) -> Result<()> {
         self.publish_one(PartitionRecords::numbered(topic, partition, records))
     }
@@ -182,20 +182,20 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Config`](crate::ErrorKind::Config), before anything is sent, for a name or number of partitions that a broker refuses:
-    /// a name has 1 to 64 ASCII letters, digits and, between them, `-` and `_`.
-    /// [`Broker`](crate::ErrorKind::Broker) if the topic exists, the broker is read-only or has trouble with its files, or if
-    /// the partitions were created but have no leader within [`retry_timeout`](crate::ClientBuilder::retry_timeout).
-    /// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if the request was sent and its answer lost: the topic may exist or
-    /// not. Otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// [`Config`](crate::ErrorKind::Config), before anything is sent, for a name or number of partitions that a broker
+    /// refuses: a name has 1 to 64 ASCII letters, digits and, between them, `-` and `_`. [`Broker`](crate::ErrorKind::Broker)
+    /// if the topic exists, the broker is read-only or has trouble with its files, or if the partitions were created but have
+    /// no leader within [`retry_timeout`](crate::ClientBuilder::retry_timeout).
+    /// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if the request was sent and its answer lost: the topic may exist
+    /// or not. Otherwise a [network error](crate::guide::errors#network-errors).
     pub fn create_topic(&self, topic: &str, partitions: u16, config: &TopicConfig) -> Result<()> {
         admin::create_topic(&self.session, topic, partitions, config)
     }
 
-    /// Returns the topics in the order of their names: a DiscoverTopics request.
+    /// Returns the topics in the order of their names (a DiscoverTopics request).
     ///
     /// # Errors
-    /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// A [network error](crate::guide::errors#network-errors).
     pub fn topics(&self) -> Result<Vec<TopicInfo>> {
         let (_, answer) = self.session.call(&mut DiscoverTopicsRequest { request_id: 0, flags: 0 })?;
         let mut topics = answer.topics;
@@ -203,10 +203,10 @@ impl Client {
         Ok(topics)
     }
 
-    /// Returns the nodes of the cluster: a DiscoverTopology request.
+    /// Returns the nodes of the cluster (a DiscoverTopology request).
     ///
     /// # Errors
-    /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// A [network error](crate::guide::errors#network-errors).
     pub fn topology(&self) -> Result<Topology> {
         let (_, answer) = self.session.call(&mut DiscoverTopologyRequest { request_id: 0, flags: 0 })?;
         let mut topology = answer.topology;
@@ -214,10 +214,10 @@ impl Client {
         Ok(topology)
     }
 
-    /// Returns the state of the broker, or of the first that answers if there are several: a Status request.
+    /// Returns the state of the broker, or of the first one that answers (a Status request).
     ///
     /// # Errors
-    /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// A [network error](crate::guide::errors#network-errors).
     pub fn status(&self) -> Result<BrokerStatus> {
         let (_, answer) = self.session.call(&mut StatusRequest { request_id: 0 })?;
         let log = answer.log;
@@ -233,11 +233,11 @@ impl Client {
         })
     }
 
-    /// Makes the broker read the file `config` in the partition's folder again: a ReloadConf request.
+    /// Makes the broker read the file `config` in the partition's folder again (a ReloadConf request).
     ///
     /// # Errors
     /// [`Broker`](crate::ErrorKind::Broker) if the topic or partition is unknown, if the file is missing, empty or does not
-    /// parse, or if the broker is part of a cluster; otherwise as [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// parse, or if the broker is part of a cluster; otherwise a [network error](crate::guide::errors#network-errors).
     pub fn reload_config(&self, topic: &str, partition: u16) -> Result<()> {
         check_topic(topic)?;
         let mut request = ReloadConfRequest { request_id: 0, topic: topic.to_owned(), partition };
@@ -252,11 +252,11 @@ impl Client {
         Err(Error::refused(topic, partition, fault).at(&broker))
     }
 
-    /// Measures how long the broker takes to answer the smallest request, Status, on a connection that is already open. (TANK's
-    /// own ping is a greeting, which has no answer.) It does not try again.
+    /// Measures how long the broker takes to answer the smallest request, Status, on a connection that is already open.
+    /// (TANK's own ping is a greeting and has no answer.) It does not retry.
     ///
     /// # Errors
-    /// As [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// A [network error](crate::guide::errors#network-errors).
     pub fn ping(&self) -> Result<Duration> {
         let (session, mut began) = (&self.session, Time::ZERO);
         session.call_with(&mut StatusRequest { request_id: 0 }, None, &mut |question| {
@@ -295,33 +295,35 @@ impl ClientBuilder {
         client_id(id: impl AsRef<str>) => config.client_id = id.as_ref().into();
 
         /// How long opening a connection may take, including the broker's greeting and all addresses of its name. If any of
-        /// several brokers will do, they share this time: when one has had its share, the next one is tried beside it. Default 10
-        /// seconds; more than zero. Looking up a host name comes on top and takes as long as the system's resolver needs.
+        /// several brokers will do, they share this time: when one has had its share, the next one is tried as well. Default
+        /// 10 seconds; more than zero. Looking up a host name is not included and takes as long as the system's resolver
+        /// needs.
         connect_timeout(timeout: Duration) => config.connect_timeout = timeout;
 
-        /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to accept the next 16 KiB of a request:
-        /// a slow but steady transfer gets through, a trickle does not. Default 30 seconds; more than zero.
+        /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to accept the next 16 KiB of a
+        /// request: a slow but steady transfer gets through, a trickle does not. Default 30 seconds; more than zero.
         ///
         /// For a fetch it counts from the end of the time the broker was asked to wait, for a publish from the end of the
-        /// [ack time-out](ClientBuilder::ack_timeout). Time that a program spends between two calls counts too, unless bytes are
-        /// waiting for it when it comes back. If any of several brokers will do, the client moves on to the next one when a
-        /// broker has not answered within its share of the [connect time-out](ClientBuilder::connect_timeout).
+        /// [ack time-out](ClientBuilder::ack_timeout). Time between two calls of your program counts, unless data has arrived
+        /// by the next call. If any of several brokers will do, the client moves on to the next one when a broker has not
+        /// answered within its share of the [connect time-out](ClientBuilder::connect_timeout).
         io_timeout(timeout: Duration) => config.io_timeout = timeout;
 
-        /// How long a call keeps trying when there is trouble that may pass: a broker that cannot be reached, a partition
-        /// without a leader. Default 60 seconds, counted from the first failure; zero reports the first failure at once.
-        /// Trouble ends with an answer, or when the connection has been up for 10 seconds with nothing overdue, not counting
-        /// the wait for an answer that never came; the next failure is new trouble. The last attempt begins when this time
-        /// ends, and may take its own time-out on top.
+        /// How long a call retries when there is trouble that may pass: a broker that cannot be reached, a partition without
+        /// a leader. Default 60 seconds, counted from the first failure; zero reports the first failure at once. The last
+        /// attempt starts when this time is over and has its own time-outs.
+        ///
+        /// Trouble ends with an answer, or when a connection has been up for 10 seconds with nothing overdue; the wait for an
+        /// answer that never came does not count. The next failure then starts a new `retry_timeout`.
         retry_timeout(timeout: Duration) => config.retry_timeout = timeout;
 
-        /// The shortest and longest pause between two attempts. Pauses double from the one to the other; up to half of each is
-        /// random. Default 100 milliseconds to 5 seconds. A call that waits for a partition's leader never pauses longer than a
-        /// second.
+        /// The shortest and the longest pause between two attempts. Each pause is twice the last one; up to half of it is
+        /// taken off at random. Default 100 milliseconds to 5 seconds. A call that waits for a partition's leader never
+        /// pauses longer than a second.
         backoff(least: Duration, most: Duration) => config.backoff = (least, most);
 
-        /// After how long without traffic TCP probes whether the broker is still there, and again after each quarter of that;
-        /// `None`: never. Default 60 seconds. Whole seconds from 1 to 32,767; other values are clamped to that range.
+        /// How long a connection may be idle before TCP probes it, and then again after each quarter of that time; `None`
+        /// means never. Default 60 seconds. Whole seconds from 1 to 32,767; other values are clamped to that range.
         keepalive(idle: Option<Duration>) => config.keepalive = idle;
 
         /// How long sent data may stay unacknowledged before the system gives up the connection; `None` leaves it to the system.
@@ -334,7 +336,8 @@ impl ClientBuilder {
         /// The size of a socket's send buffer in bytes. By default the system chooses it.
         send_buffer(bytes: usize) => config.send_buffer = Some(bytes);
 
-        /// How much a broker may send or announce, in bytes and counts. The defaults accept everything that a TANK server sends.
+        /// The most that a broker may send or announce, in bytes and counts. The defaults accept everything that a TANK
+        /// server sends.
         limits(limits: Limits) => config.limits = limits;
 
         /// When to compress published records. Default [`Compression::Auto`].
@@ -360,9 +363,9 @@ impl ClientBuilder {
         /// [`backoff`](ClientBuilder::backoff). Default zero: it tries each broker once.
         wait_for_brokers(time: Duration) => wait_for_brokers = time;
 
-        /// Lets [`CloseHandle::close`] of this handle end every wait: that of [`connect`](ClientBuilder::connect) itself and of
-        /// the calls of this client and its producers, with [`Closed`](crate::ErrorKind::Closed), and that of its iterators,
-        /// unless their subscriptions have [another handle](Subscription::close_with). What a publish had sent by then has an
+        /// Lets [`CloseHandle::close`] of this handle end every wait. [`connect`](ClientBuilder::connect) and the calls of
+        /// this client and its producers then return [`Closed`](crate::ErrorKind::Closed). Its iterators end, too, unless
+        /// their subscriptions have [another handle](Subscription::close_with). A publish that was already sent has an
         /// unknown outcome.
         close_with(handle: &CloseHandle) => closed = Some(handle.closed.clone());
     }
@@ -378,11 +381,8 @@ impl ClientBuilder {
     /// [`SocketAddr`], or a list of these. The port defaults to 11011. The settings can be used again for another client.
     ///
     /// # Errors
-    /// [`Config`](crate::ErrorKind::Config) for a malformed address or setting. [`Connect`](crate::ErrorKind::Connect),
-    /// [`Io`](crate::ErrorKind::Io), [`Timeout`](crate::ErrorKind::Timeout), [`Disconnected`](crate::ErrorKind::Disconnected)
-    /// or [`NotTank`](crate::ErrorKind::NotTank) if the broker cannot be reached or is not a TANK broker; with several brokers,
-    /// one [`Connect`](crate::ErrorKind::Connect) that lists each with its cause. [`Closed`](crate::ErrorKind::Closed) if the
-    /// [handle](ClientBuilder::close_with) was closed.
+    /// [`Config`](crate::ErrorKind::Config) for a malformed address or setting; otherwise a [network
+    /// error](crate::guide::errors#network-errors).
     pub fn connect(&self, brokers: impl Into<Brokers>) -> Result<Client> {
         self.config.check()?;
         let brokers = parse_brokers(&brokers.into().0)?;

@@ -19,7 +19,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// in `Err(Error { kind: ErrorKind::Full { .. }, .. })`. The guide says [what to do](crate::guide::errors) about each kind.
 ///
 /// Its text does not repeat that of its [`source`](std::error::Error::source). `{:#}` writes all causes, too, and so does
-/// `{:?}`, with which `main` and `unwrap` show errors. The error of a call at a broker names that broker.
+/// `{:?}`, which `main` and `unwrap` use. An error that happened at a broker names that broker.
 ///
 /// ```
 /// use tank_client::broker::Broker;
@@ -72,15 +72,15 @@ pub enum ErrorKind {
         /// What was being done.
         phase: Phase,
     },
-    /// Another service answers at the broker's address: the source says what it greets with instead of a ping.
+    /// Another service answers at the broker's address. The source says what it sends instead of a ping.
     NotTank,
     /// A wait was ended by [`CloseHandle::close`](crate::CloseHandle::close).
     Closed,
-    /// The broker sent what the protocol does not allow, or more than [`Limits`](crate::Limits) do. The source names the field,
-    /// what was found against what is allowed, and where.
+    /// The broker sent what the protocol does not allow, or more than [`Limits`](crate::Limits) allow. The source names the
+    /// field, the place, what was found, and what is allowed.
     Decode,
-    /// The sequence number asked for is not there: retention took it, or it lies beyond the end. A saved position beyond the end
-    /// means that the topic was created again or lost its last messages: see
+    /// The sequence number asked for is not there: retention deleted it, or it lies beyond the end. A saved position beyond the
+    /// end means that the topic was created again or lost its last messages: see
     /// [`Subscription::beyond_end`](crate::Subscription::beyond_end).
     #[non_exhaustive]
     OutOfRange {
@@ -91,7 +91,7 @@ pub enum ErrorKind {
         /// The last number assigned.
         high_water_mark: u64,
     },
-    /// The broker refused, or what it says cannot be followed.
+    /// The broker refused, or its answers cannot be followed.
     #[non_exhaustive]
     Broker {
         /// The reason.
@@ -105,22 +105,22 @@ pub enum ErrorKind {
         /// Bytes allowed: [`Limits::bundle`](crate::Limits::bundle) when reading, 255 MiB when publishing.
         limit: u64,
     },
-    /// A publish was sent and got no clear answer: the messages may be stored or not. Likewise for the creation of a topic,
-    /// which may exist or not. The source says how the answer was lost, or what it says instead.
+    /// A publish was sent and got no clear answer: the messages may be stored or not. The same for the creation of a topic,
+    /// which may exist or not. The source says how the answer was lost, or what it said.
     OutcomeUnknown,
-    /// A publish took several bundles, of which only the first ones are known to be stored. The source says what became of the
-    /// rest: they may be stored if it is [`OutcomeUnknown`](ErrorKind::OutcomeUnknown), and are not stored otherwise.
+    /// A publish took several bundles, of which only the first ones are known to be stored. The source says what happened to
+    /// the rest: they may be stored if it is [`OutcomeUnknown`](ErrorKind::OutcomeUnknown), and are not stored otherwise.
     #[non_exhaustive]
     PartlyStored {
         /// How many records of the call were stored.
         stored: usize,
     },
-    /// Records that a [`Producer`](crate::Producer) did not send because earlier ones of their partition failed, as the source
-    /// says: sent again together, they keep their order.
+    /// Records that a [`Producer`](crate::Producer) did not send because earlier ones of their partition failed; the source
+    /// says why. If all are retried together, they keep their order.
     NotSent,
     /// Records that a [`Producer`](crate::Producer) may not have stored wait for
-    /// [`retry_failures`](crate::Producer::retry_failures) or [`take_failures`](crate::Producer::take_failures). The source says
-    /// what became of the first of them.
+    /// [`retry_failures`](crate::Producer::retry_failures) or [`take_failures`](crate::Producer::take_failures). The source
+    /// says what happened to the first of them.
     #[non_exhaustive]
     Undelivered {
         /// How many.
@@ -138,16 +138,16 @@ pub enum ErrorKind {
     /// A [`Checkpoint`](crate::Checkpoint) file that cannot be used.
     #[non_exhaustive]
     Checkpoint {
-        /// What is wrong with it: torn or damaged, no checkpoint, of a newer version, gone, or changed by somebody else.
+        /// What is wrong: torn or damaged, not a checkpoint, of a newer version, gone, or changed by another program.
         reason: String,
-        /// Whether [`Checkpoint::open_previous`](crate::Checkpoint::open_previous) will do.
+        /// `true` if [`Checkpoint::open_previous`](crate::Checkpoint::open_previous) can be used instead.
         previous: bool,
     },
-    /// A [segment](crate::segment) file does not hold what it should. The source names the field, and what was found against
-    /// what is allowed; its place is counted from the start of the file, or of the message set for a field inside a message.
+    /// A [segment](crate::segment) file is damaged. The source names the field, what was found, and what is allowed. Its place
+    /// is counted from the start of the file, or of the message set for a field inside a message.
     #[non_exhaustive]
     Corrupt {
-        /// Where in the file the bundle begins, its length in front included.
+        /// Where in the file the bundle begins, with its length prefix.
         at: u64,
     },
     /// A file could not be read or written. The source says why.
@@ -508,10 +508,10 @@ texts! {
     Self::Read => "receiving an answer";
 }
 
-/// Why a broker refused, or why what it says cannot be followed.
+/// Why a broker refused, or why its answers cannot be followed.
 ///
-/// Most stand for a code in an answer. `Redirects`, `RedirectRefused`, `AnotherWriter`, `Stuck` and `Deadly` are
-/// the client's own conclusions. With `SeqTooFar`, and often with `SeqNotAbove`, no request was sent.
+/// Most are codes in a broker's answer. `Redirects`, `RedirectRefused`, `AnotherWriter`, `Stuck` and `Deadly` are the client's
+/// own conclusions. With `SeqTooFar`, and often with `SeqNotAbove`, the records were not even sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
@@ -561,17 +561,15 @@ pub enum Fault {
     InvalidTopic,
     /// The broker does not support the request; some requests are not supported in any cluster.
     Unsupported,
-    /// All that the broker sends for this number lies below it, however much is asked for: the partition's numbering is broken.
-    /// Or all of it lies above a high-water mark that has not moved for
+    /// The broker keeps sending only messages below the requested number, whatever the fetch size: the partition's numbering is
+    /// broken. Or it sends only messages above a high-water mark that has not moved for
     /// [`retry_timeout`](crate::ClientBuilder::retry_timeout).
     Stuck {
         /// The number asked for.
         seq: u64,
     },
-    /// Two connections in a row ended when this number was asked for, the second one just after the broker had answered a
-    /// harmless question about the partition. A gap in the numbers before a partition's active segment kills a TANK server that
-    /// is asked for it, so it is not asked for again. A client cannot see why a server ended: another cause that strikes twice at
-    /// such moments looks the same, and a new subscription at the same number gets past it.
+    /// Fetching this number ended two connections in a row. TANK servers die when asked for a number inside certain gaps, so it
+    /// is not requested again. See [the guide](crate::guide::positions#a-gap-that-kills-a-server).
     Deadly {
         /// The number asked for.
         seq: u64,

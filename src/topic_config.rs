@@ -68,17 +68,17 @@ const KEY: &str = "a key of at least one byte without line end, =, # or outer bl
 /// | `flush.messages` | after how many messages a log is flushed to disk | 0 for never | 0 |
 /// | `flush.secs` | how long a log may go without being flushed | a duration; 0 for ever | 0 |
 ///
-/// A size is a number of bytes such as `4096`, `64kb` or `1gb+512mb`; a duration one of seconds, such as `90`, `15min`, `12h`,
-/// `1week+2days` or `1y`, up to 2^32−1.
+/// A size is a number of bytes such as `4096`, `64kb` or `1gb+512mb`. A duration is a number of seconds such as `90`, `15min`,
+/// `12h`, `1week+2days` or `1y`, up to 2^32−1.
 ///
 /// # What is read
-/// Lines of `key=value`. Blanks around either are ignored, a `#` begins a comment, and empty lines are skipped. As on a
-/// server, a line of only blanks is an error, and so is an indented comment except on the first line. Keys ignore case, and
-/// the last of several lines with the same key counts. Unknown keys are [kept](TopicConfig::unknown).
+/// Lines of `key=value`. Blanks around the key and the value are ignored, a `#` begins a comment, and empty lines are skipped.
+/// As on a server, a line of only blanks is an error, and so is an indented comment except on the first line. Case does not
+/// matter in keys. If a key occurs twice, its last line counts. Unknown keys are [kept](TopicConfig::unknown).
 ///
-/// Some values are refused here although a server accepts them: a month in a duration, which it counts as 365 days; numbers
-/// that it would cut to their low bits or misread; a line without a key; segments so large that it would lose count of their
-/// bytes.
+/// Some input is refused although a server accepts it, because the server would misunderstand it: months in a duration (it
+/// counts 365 days for each), numbers that it would truncate or misread, a line without a key, and segments so large that it
+/// would miscount their bytes.
 ///
 /// [`Display`]: fmt::Display
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -88,18 +88,18 @@ pub struct TopicConfig {
 }
 
 impl TopicConfig {
-    /// Creates a configuration that leaves everything to the server; also [`Default`].
+    /// Creates a configuration that leaves everything to the server, as [`Default`] does.
     pub fn new() -> TopicConfig {
         TopicConfig::default()
     }
 
-    /// Sets a key by the text of its value, in the form that a server reads; units included.
+    /// Sets a key to a value, given as the text that a server reads, units included.
     ///
     /// An unknown key is kept, in lower case: a newer server may know it, and others ignore it.
     ///
     /// # Errors
-    /// [`Config`](crate::ErrorKind::Config) for a value out of the key's range or not of its form, or a key or value that does
-    /// not fit on a line: what a server refuses, or understands as something other than it says.
+    /// [`Config`](crate::ErrorKind::Config) for a value that a server would refuse or misunderstand, or for a key or value that
+    /// does not fit on a line.
     pub fn set(mut self, key: &str, value: &str) -> Result<Self> {
         let error = |allowed| Error::config(format!("{key} is {value:?}; allowed: {allowed}"));
         if !is_word(key) || key.contains('=') {

@@ -24,15 +24,15 @@ const VERSION: u16 = 2;
 
 /// A file that keeps the positions of a subscription, so that a program that ended or was killed can continue where it was.
 ///
-/// Process the messages first, then [`save`](Checkpoint::save) the positions: messages that came after the last save are
-/// delivered again after a crash, and none is lost. A save replaces the file in one step and keeps its access rights. If the
-/// process or the machine is killed during a save, the file holds the old positions or the new ones. The previous generation is
-/// kept beside it as `NAME.prev`.
+/// Process the messages first, then [`save`](Checkpoint::save) the positions. After a crash, messages that came after the last
+/// save are delivered again, and none is lost. A save replaces the file in one step and keeps its access rights. If the process
+/// or the machine is killed during a save, the file holds the old positions or the new ones. The previous generation is kept as
+/// `NAME.prev`.
 ///
 /// Links are followed when the file is opened, and a relative path is resolved against the working directory at that moment. A
 /// file that cannot be replaced, because it is a mount point or belongs to another user, is overwritten; until that is done,
-/// the new content is also kept beside it as `NAME.new`. (It is better to mount the folder.) If `NAME` is too long for a
-/// suffix, the names of the files beside it are shortened and get a checksum.
+/// the new content is also kept as `NAME.new`. (It is better to mount the folder.) If `NAME` is too long for a suffix, the
+/// names of these two files are shortened and get a checksum.
 ///
 /// Only one process at a time may save to a file; if another one has saved since, that is an error. Partitions that are not in
 /// the file begin where the subscription says: give it [`Start::Earliest`](crate::Start::Earliest), or their first messages
@@ -74,8 +74,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads the file. If there is none, the checkpoint is empty and the first save creates it. Also checks that files can be
-    /// created in its folder.
+    /// Reads the file, and checks that files can be created in its folder. If there is no such file, the checkpoint is empty
+    /// and the first save creates it.
     ///
     /// # Errors
     /// [`Checkpoint`](crate::ErrorKind::Checkpoint) for a file that is torn, is not a checkpoint, was written by a newer version
@@ -102,10 +102,10 @@ impl Checkpoint {
     }
 
     /// Reads the generation before the last save of the same file: a way out when [`open`](Checkpoint::open) fails. Messages
-    /// that were processed since then are delivered again. It stays the previous generation until the second save from now on.
+    /// that were processed since then are delivered again. It stays the previous generation until the second save after this.
     ///
     /// # Errors
-    /// As [`open`](Checkpoint::open), about the previous generation; [`File`](crate::ErrorKind::File) if there is none.
+    /// Those of [`open`](Checkpoint::open), about the previous generation; [`File`](crate::ErrorKind::File) if there is none.
     pub fn open_previous(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let opened = Checkpoint::look(path.as_ref())?;
         let none = || io::Error::new(io::ErrorKind::NotFound, "no such file");
@@ -137,8 +137,8 @@ impl Checkpoint {
         &self.positions
     }
 
-    /// Saves these positions, and keeps those that it has of other partitions. The file is on the disk when this returns.
-    /// Nothing is written if nothing changed. A file that was removed meanwhile is created again.
+    /// Saves these positions, and keeps those of other partitions. The file is on the disk when this returns. Nothing is
+    /// written if nothing changed. A file that was removed in the meantime is created again.
     ///
     /// # Errors
     /// [`File`](crate::ErrorKind::File) if it cannot be written; the file then holds either the old positions or the new ones.

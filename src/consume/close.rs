@@ -6,9 +6,9 @@ use crate::net::Closed;
 
 /// Ends [`ConsumeIter`](crate::ConsumeIter)s from another thread, or from a signal handler's thread.
 ///
-/// Every iterator has one, [`close_handle`](crate::ConsumeIter::close_handle). A handle that you create first, and give to any
-/// number of [subscriptions](crate::Subscription::close_with) or to a [client](crate::ClientBuilder::close_with), ends them all,
-/// and whatever else the client does.
+/// Every iterator has [one](crate::ConsumeIter::close_handle). You can also create one first, and give it to any number of
+/// [subscriptions](crate::Subscription::close_with), or to a [client](crate::ClientBuilder::close_with), where it ends every
+/// wait.
 ///
 /// ```no_run
 /// # use tank_client::{Client, Subscription};
@@ -34,12 +34,12 @@ impl CloseHandle {
         CloseHandle::default()
     }
 
-    /// Ends the iterations: a blocked `next` returns `None` now, and every later one does so at once, even if messages were
-    /// received that have not been handed out. A `subscribe` that has not returned by then, or is called later, ends with
+    /// Ends the iterations: a blocked `next` returns `None` now, and so does every later one, even if messages were received
+    /// that have not been handed out. A `subscribe` that has not returned yet, or is called later, returns
     /// [`Closed`](crate::ErrorKind::Closed). Calling it again does nothing.
     ///
-    /// Nothing can interrupt the system's resolver while it looks up the host name of a broker. Brokers that are given by
-    /// address are never looked up.
+    /// It cannot interrupt the system's resolver while that looks up the host name of a broker. Brokers given by address are
+    /// never looked up.
     pub fn close(&self) {
         self.closed.close();
     }

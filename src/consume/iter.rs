@@ -68,30 +68,30 @@ const MAX_UNUSED: usize = 64;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// It owns its connections: it can move to another thread, and dropping it closes them, or returns idle ones to the client,
-/// without waiting for anything. Messages that the caller has not asked for stay in the broker and the network: at most one
-/// fetch of each partition is in flight, and the next one is sent when the whole answer has been read.
+/// The iterator owns its connections, so it can move to another thread. Dropping it closes them, or returns idle ones to the
+/// client, without waiting for anything. Messages that the caller has not asked for stay in the broker and the network: at most
+/// one fetch of each partition is in flight, and the next one is sent when the whole answer has been read.
 ///
-/// It is finished after one `Err`, after the last wanted message, or after a [`close`](CloseHandle::close): from then on `next`
-/// returns `None`. `None` never hides an error.
+/// It is finished after one `Err`, after the last wanted message, or after a [`close`](CloseHandle::close). From then on,
+/// `next` returns `None`. `None` never hides an error.
 ///
 /// If a connection ends, the iterator reconnects and repeats the fetch from its position, for up to
-/// [`retry_timeout`](crate::ClientBuilder::retry_timeout). Nothing is lost or delivered twice by that. Whenever a connection is
-/// lost or turns out to have ended while idle, it also looks for new partitions of topics that were subscribed to as a whole;
-/// these begin with their first message.
+/// [`retry_timeout`](crate::ClientBuilder::retry_timeout). This loses no message and delivers none twice. Whenever a connection
+/// is lost or turns out to have ended while idle, it also looks for new partitions of the [topics](crate::Subscription::topic)
+/// subscribed to; these begin with their first message.
 ///
 /// The guide says more about [positions](crate::guide::positions), [back-pressure](crate::guide::back_pressure) and
 /// [time-outs and closing](crate::guide::time_outs).
 ///
 /// # Errors
 /// The items' errors are:
-/// * [`OutOfRange`](crate::ErrorKind::OutOfRange): the number wanted next does not exist.
+/// * [`OutOfRange`](crate::ErrorKind::OutOfRange): the next number does not exist.
 /// * [`Broker`](crate::ErrorKind::Broker): no such topic or partition; a partition that cannot be opened, or whose numbering is
-///   broken; one that has had no leader for longer than `retry_timeout`; a gap in the numbers that kills a server
+///   broken; one that has had no leader for `retry_timeout`; a gap in the numbers that kills a server
 ///   ([`Fault::Deadly`](crate::Fault::Deadly)).
 /// * [`Connect`](crate::ErrorKind::Connect), [`Io`](crate::ErrorKind::Io), [`Timeout`](crate::ErrorKind::Timeout),
 ///   [`Disconnected`](crate::ErrorKind::Disconnected), [`NotTank`](crate::ErrorKind::NotTank): trouble with a broker that has
-///   lasted longer than `retry_timeout`.
+///   lasted for `retry_timeout`.
 /// * [`Decode`](crate::ErrorKind::Decode), [`BundleTooLarge`](crate::ErrorKind::BundleTooLarge): malformed data, or more than
 ///   [`Limits`](crate::Limits) allow.
 #[must_use = "iterators are lazy: messages come when they are asked for"]
@@ -166,16 +166,16 @@ impl ConsumeIter {
         wait(&*self.session.net, &mut channels, Some(&self.closer.closed), until).map(drop)
     }
 
-    /// As [`next`](Iterator::next), but returns `Ok(None)` once `d` has passed without a message. The subscription
-    /// continues: nothing is lost, and a half-received answer is kept for the next call. `Ok(None)` also stands for the end;
+    /// Returns the next message, or `Ok(None)` once `d` has passed without one. The subscription continues: nothing is lost,
+    /// and a half-received answer is kept for the next call. `Ok(None)` is also returned at the end;
     /// [`is_finished`](ConsumeIter::is_finished) tells the two apart.
     ///
-    /// With zero it never blocks, but still makes progress with connecting, sending and receiving, and notices what takes too
-    /// long. A program that only polls in this way reconnects and follows leaders like any other, but never looks up a host
-    /// name again. If a name may later resolve to another address, call it with more than zero now and then.
+    /// With zero it never blocks, but it still connects, sends, receives and notices time-outs. A program that only polls in
+    /// this way reconnects and follows leaders like any other, but never looks up a host name again. If a name may later
+    /// resolve to another address, pass more than zero now and then.
     ///
     /// # Errors
-    /// As the items of the iterator; it is then finished.
+    /// One of the [items' errors](ConsumeIter#errors); the iterator is then finished.
     #[must_use = "messages that are dropped count as delivered"]
     pub fn next_timeout(&mut self, d: Duration) -> Result<Option<Message>> {
         if let Some(message) = self.pop() {
@@ -185,12 +185,13 @@ impl ConsumeIter {
         self.pull(until).map(|_| self.pop())
     }
 
-    /// Returns up to `max` messages: those that come within `wait`. It waits for all of `wait` unless it has `max` messages, or
-    /// reaches the end, before that. After `wait` it only takes what it has received by then and not handed out yet, which is at
-    /// most a read buffer of half a megabyte or one larger bundle. Empty if no message came in that time, or at the end.
+    /// Returns the messages that arrive within `wait`, at most `max`. It returns earlier if it has `max` messages or reaches
+    /// the end. When `wait` is over, it adds only what has already been received: at most a read buffer of half a megabyte or
+    /// one larger bundle. The result is empty if no message arrived in time, or at the end.
     ///
     /// # Errors
-    /// As the items of the iterator; it is then finished. Messages that came before the error are returned first.
+    /// One of the [items' errors](ConsumeIter#errors); the iterator is then finished. Messages that came before the error are
+    /// returned first.
     #[must_use = "messages that are dropped count as delivered"]
     pub fn next_many(&mut self, max: usize, wait: Duration) -> Result<Vec<Message>> {
         let (until, mut messages) = (self.session.now().after(wait), Vec::new());
@@ -209,14 +210,14 @@ impl ConsumeIter {
         Ok(messages)
     }
 
-    /// Returns the messages of the next bundle, or of several small ones, or those that [`next`](Iterator::next) has left of the
-    /// present ones. They are borrowed: nothing is allocated, and no reference count changes. It blocks until there are messages.
-    /// `Ok(None)` means that it is finished.
+    /// Returns the messages of the next bundle, or of several small ones. If [`next`](Iterator::next) has returned only some of
+    /// them, it returns the rest. They are borrowed: nothing is allocated, and no reference count changes. It blocks until
+    /// there are messages. `Ok(None)` means that the iterator is finished.
     ///
     /// All of them count as delivered with this call.
     ///
     /// # Errors
-    /// As the items of the iterator; it is then finished.
+    /// One of the [items' errors](ConsumeIter#errors); the iterator is then finished.
     #[must_use = "messages that are dropped count as delivered"]
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
         if !self.inbox.decoded.has_messages() || self.closer.is_closed() {
@@ -225,21 +226,21 @@ impl ConsumeIter {
         Ok(self.inbox.decoded.take_all())
     }
 
-    /// Returns whether it has ended: with an error, by a stop condition, or by [`close`](CloseHandle::close).
+    /// Returns whether the iterator has ended: with an error, by a stop condition, or by [`close`](CloseHandle::close).
     pub fn is_finished(&self) -> bool {
         self.finished || self.closer.is_closed()
     }
 
-    /// Returns a handle with which another thread can end the iteration: the one given to the
-    /// [subscription](Subscription::close_with), or else to the [client](crate::ClientBuilder::close_with), which also ends
-    /// everything else it was given to. Without either it is the iterator's own.
+    /// Returns a handle with which another thread can end the iteration. It is the one given to the
+    /// [subscription](Subscription::close_with), or else to the [client](crate::ClientBuilder::close_with), and ends everything
+    /// it was given to. Without either it is the iterator's own.
     pub fn close_handle(&self) -> CloseHandle {
         self.closer.clone()
     }
 
-    /// Returns the next number to be delivered from a partition, which is what to store in order to continue later. It is 0 while
-    /// a partition that begins with its earliest message has delivered nothing. `None` for a partition that was not subscribed to,
-    /// and for one that begins with the latest message until a leader has said which number that is.
+    /// Returns the next number to be delivered from a partition: store it to continue later. It is 0 while a partition that
+    /// begins with its earliest message has delivered nothing. `None` for a partition that was not subscribed to, and for one
+    /// that begins relative to its end until a leader has said where that is.
     pub fn position_of(&self, topic: &str, partition: u16) -> Option<u64> {
         let (index, partition) = self.partitions.find(topic, partition)?;
         partition.has_begun().then(|| self.next_seq(index))
@@ -261,32 +262,34 @@ impl ConsumeIter {
         begun.map(position).collect()
     }
 
-    /// Returns the number of a partition's last message according to the latest answer to a fetch, 0 if it has none; `None`
-    /// before the first answer.
+    /// Returns the number of a partition's last message as a broker last reported it, 0 if it has none. `None` before the first
+    /// report, and for a partition that was not subscribed to.
     pub fn high_water_mark(&self, topic: &str, partition: u16) -> Option<u64> {
         self.partitions.find(topic, partition)?.1.high_water_mark
     }
 
-    /// Returns how many numbers lie between the positions and the high-water marks, in all partitions together. Numbers that no
-    /// message has count, too. The cost grows with the number of partitions.
+    /// Returns how many numbers lie between the positions and the high-water marks, in all partitions together. Numbers without
+    /// a message count, too. The cost grows with the number of partitions.
     pub fn lag(&self) -> u64 {
         let lags = self.partitions.iter().filter_map(|(index, partition)| partition.lag(self.next_seq(index)));
         lags.fold(0, u64::saturating_add)
     }
 
-    /// As [`lag`](ConsumeIter::lag), for one partition; `None` if it was not subscribed to, or its mark is not known yet.
+    /// Returns the [`lag`](ConsumeIter::lag) of one partition; `None` if it was not subscribed to, or its mark is not known
+    /// yet.
     pub fn lag_of(&self, topic: &str, partition: u16) -> Option<u64> {
         let (index, partition) = self.partitions.find(topic, partition)?;
         partition.lag(self.next_seq(index))
     }
 
-    /// Returns what retention took before it was delivered: the latest 1,000 gaps, in the order in which they were found.
+    /// Returns the numbers that retention deleted before they were delivered: the latest 1,000 gaps, in the order in which they
+    /// were found.
     pub fn gaps(&self) -> &[Gap] {
         &self.partitions.gaps
     }
 
-    /// Returns what the subscription has done so far, and where it stands. The cost grows with the number of partitions: call it
-    /// every few seconds rather than for each message.
+    /// Returns what the subscription has done so far, and its present state. The cost grows with the number of partitions: call
+    /// it every few seconds rather than for each message.
     pub fn stats(&self) -> Stats {
         let (mut stats, now) = (self.partitions.stats.clone(), self.session.now());
         let delivered = self.inbox.delivered();
@@ -464,7 +467,7 @@ impl ConsumeIter {
 impl Iterator for ConsumeIter {
     type Item = Result<Message>;
 
-    /// Returns the next message; blocks until there is one. `None` once finished, see [`ConsumeIter`].
+    /// Returns the next message, and blocks until there is one. `None` once [finished](ConsumeIter).
     #[inline]
     fn next(&mut self) -> Option<Result<Message>> {
         if let Some(message) = self.pop() {

@@ -37,8 +37,8 @@ impl<T: Into<Arc<str>>> From<(T, u16, u64)> for Position {
     }
 }
 
-/// The positions of a subscription: what to store in order to [continue later](crate::Subscription::resume). They are in the
-/// order of topics and partitions, one for each.
+/// The positions of a subscription: what to store in order to [continue later](crate::Subscription::resume). There is one for
+/// each partition, in the order of topics and partitions.
 ///
 /// As one line, they can be stored anywhere as text. As rows, they can be stored in a database:
 ///
@@ -76,8 +76,8 @@ impl Positions {
         self.0.binary_search_by(|p| (&*p.topic, p.partition).cmp(&(topic, partition)))
     }
 
-    /// Sets the next number of a partition, and replaces the one it had. This is for programs that process messages in another
-    /// order than they arrive in.
+    /// Sets the next number of a partition, and replaces the one it had. This is for programs that process messages in a
+    /// different order than they arrive.
     pub fn set(&mut self, topic: &str, partition: u16, seq: u64) {
         match self.find(topic, partition) {
             Ok(index) => self.0[index].seq = seq,
@@ -86,7 +86,7 @@ impl Positions {
     }
 }
 
-/// If a partition comes more than once, the position that comes last counts, even if it is lower.
+/// If a partition comes more than once, its last position counts, even if it is lower.
 impl<P: Into<Position>> Extend<P> for Positions {
     fn extend<I: IntoIterator<Item = P>>(&mut self, positions: I) {
         self.0.extend(positions.into_iter().map(Into::into));
@@ -126,8 +126,8 @@ impl<'a> IntoIterator for &'a Positions {
     }
 }
 
-/// What a subscription has done so far and where it stands, from [`ConsumeIter::stats`](crate::ConsumeIter::stats). The guide
-/// [exports it](crate::guide::metrics) to Prometheus and to `tracing`.
+/// What a subscription has done so far, and its present state, from [`ConsumeIter::stats`](crate::ConsumeIter::stats). The
+/// guide [exports it](crate::guide::metrics) to Prometheus and to `tracing`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -135,8 +135,7 @@ pub struct Stats {
     pub messages: u64,
     /// Bytes received, all of TANK's framing included.
     pub bytes: u64,
-    /// Bundles of which messages were handed out. Small ones that were decoded together all count as soon as the first
-    /// message of any of them is handed out, even if a limit keeps back the rest.
+    /// Bundles of which messages were handed out. Small bundles that were decoded together are counted together.
     pub bundles: u64,
     /// Fetches answered.
     pub fetches: u64,
@@ -164,10 +163,10 @@ pub struct PartitionStats {
     pub topic: Arc<str>,
     /// The partition.
     pub partition: u16,
-    /// As [`ConsumeIter::lag_of`](crate::ConsumeIter::lag_of).
+    /// How many numbers lie between its position and its high-water mark; `None` while that is not known.
     pub lag: Option<u64>,
-    /// How long before now the last message handed out was published, according to its time stamp; zero if that lies in the
-    /// future, `None` before the first message.
+    /// How long ago the last message handed out was published, according to its time stamp: zero if that lies in the future,
+    /// `None` before the first message.
     pub age: Option<Duration>,
 }
 

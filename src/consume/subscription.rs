@@ -61,7 +61,7 @@ pub(crate) struct Options {
     pub(crate) prefetch: bool,
 }
 
-/// What to do when the number wanted next does not exist, because retention took it or because it lies beyond the end.
+/// What to do when the next number does not exist, because retention deleted it or because it lies beyond the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum OutOfRange {
     /// End with [`OutOfRange`](crate::ErrorKind::OutOfRange).
@@ -115,33 +115,33 @@ impl Subscription {
         /// it does not limit a call; [`ConsumeIter::next_timeout`](crate::ConsumeIter::next_timeout) does that.
         max_wait(wait: Duration) => options.max_wait_ms = whole_millis(wait).clamp(1, MAX_WAIT_MS);
 
-        /// How many bytes of new data end a broker's wait. Default 0: any; more than 64 MiB count as 64 MiB. A broker holds
-        /// back any smaller amount until `max_wait` is over and one more fetch is made, which costs latency.
+        /// How many bytes of new data end a broker's wait. Default 0: any number; more than 64 MiB count as 64 MiB. A broker
+        /// holds back a smaller amount until `max_wait` is over and the next fetch comes, which adds latency.
         min_bytes(bytes: u32) => options.min_bytes = bytes;
 
-        /// About how many bytes of each partition a broker sends at a time. Default 1 MiB; 1 byte to 64 MiB. It is a hint to
-        /// the broker; the memory used here does not depend on it. If answers take 10 ms or longer to begin, up to 32 times as
-        /// much is asked for, which keeps a link with a long round trip busy; the partitions of a fetch then share 32 MiB.
+        /// About how many bytes of each partition a broker sends at a time. Default 1 MiB; 1 byte to 64 MiB. The client's
+        /// memory does not depend on it. If answers take 10 ms or longer to begin, the client asks for up to 32 times as
+        /// much, to keep a link with a long round trip busy; the partitions of a fetch then share 32 MiB.
         fetch_size(bytes: u32) => options.fetch_size = bytes;
 
-        /// What to do when retention took the number wanted next, at the start or later. Default [`OutOfRange::Fail`]. If a
-        /// broker rejects even the number that it has just named, the client tries again for
+        /// What to do when retention has deleted the next number, at the start or later. Default [`OutOfRange::Fail`]. If a
+        /// broker rejects even the number that it has just named, the client retries for
         /// [`retry_timeout`](crate::ClientBuilder::retry_timeout), and then the subscription ends with the same error.
         out_of_range(policy: OutOfRange) => options.out_of_range = policy;
 
-        /// Continues at these positions, for example those of a [`Checkpoint`](crate::Checkpoint::positions), whatever start
-        /// was given. Partitions that are not among them begin at their start.
+        /// Continues at these positions, for example those of a [`Checkpoint`](crate::Checkpoint::positions). A partition
+        /// without one of them begins at its [start](Subscription::start).
         ///
-        /// If retention has taken messages from there on, [`out_of_range`](Subscription::out_of_range) decides, and
-        /// [`gaps`](crate::ConsumeIter::gaps) lists them. If the number lies beyond the end,
+        /// If retention has deleted the number, [`out_of_range`](Subscription::out_of_range) decides, and
+        /// [`gaps`](crate::ConsumeIter::gaps) lists what is missing. If it lies beyond the end,
         /// [`beyond_end`](Subscription::beyond_end) decides.
         resume(positions: &Positions) => resume = positions.clone();
 
-        /// What to do when the number wanted next lies beyond the end, at the start or later, because the topic was created
-        /// again or a fail-over lost its last messages. Default [`OutOfRange::Fail`]; the error is
-        /// [`OutOfRange`](crate::ErrorKind::OutOfRange). A topic that has already grown past the position again cannot be told
-        /// from the old one. In a cluster, messages after the shorter end are delivered once a leader has them, even if messages
-        /// of an earlier leader with the same numbers were delivered before.
+        /// What to do when the next number lies beyond the end, at the start or later, because the topic was created again or
+        /// a fail-over lost its last messages. Default [`OutOfRange::Fail`]; the error is
+        /// [`OutOfRange`](crate::ErrorKind::OutOfRange). If the new log has already grown past the position, the difference
+        /// cannot be detected. If the subscription continues, messages of the new log are delivered even if messages of the
+        /// old one with the same numbers were delivered before.
         beyond_end(policy: OutOfRange) => options.beyond_end = policy;
 
         /// Ends each partition at the high-water mark that it has when the subscription begins, even if the log keeps growing. If
@@ -151,8 +151,8 @@ impl Subscription {
         /// Ends each partition with this sequence number, inclusive.
         stop_at_seq(seq: u64) => options.stop_at_seq = Some(seq);
 
-        /// Ends each partition before its first message with this time stamp or a later one. That message is not delivered, nor
-        /// is any after it, even one with an earlier time stamp. The client checks each message as it arrives, from the start of
+        /// Ends each partition before its first message with this time stamp or a later one. Neither that message nor any
+        /// after it is delivered, whatever its time stamp. The client checks each message as it arrives, from the start of
         /// the subscription. A partition without such a message waits for one, unless
         /// [`stop_at_end`](Subscription::stop_at_end) or another condition ends it first.
         stop_at_time(time: SystemTime) => options.stop_at_time = Some(millis_at_or_after(time));
@@ -160,14 +160,14 @@ impl Subscription {
         /// Ends after `n` messages in total, over all partitions.
         limit(n: u64) => limit = Some(n);
 
-        /// Lets [`CloseHandle::close`] of this handle end the iteration, or `subscribe` if that has not returned by then. One
+        /// Lets [`CloseHandle::close`] of this handle end the iteration, or a `subscribe` that has not returned yet. One
         /// handle can end any number of subscriptions.
         close_with(handle: &CloseHandle) => closer = Some(handle.clone());
 
         /// In a cluster, reads from a replica on this host instead of the leader, if there is one that is in sync.
         ///
-        /// Use it to read old messages, not to follow new ones: TANK 4.0 replicas do not wake a waiting fetch when new messages
-        /// come, and one that was restarted may number an answer wrongly, which is refused as malformed.
+        /// Use it to read old messages, not to follow new ones: TANK 4.0 replicas do not wake a waiting fetch when new
+        /// messages arrive. A replica that was restarted may number an answer wrongly; the client refuses that as malformed.
         prefer_local() => options.prefer_local = true;
     }
 

@@ -52,15 +52,17 @@ impl ProducerBuilder {
         /// bytes for each record. Default 512 KiB. A larger record goes alone.
         max_bytes(bytes: usize) => max_bytes = bytes;
 
-        /// How old the first record collected for a partition may become before the next call sends it with the others. Default
-        /// 50 milliseconds; up to 10 more for records that come with a time stamp, since the exact time is not read for those.
+        /// How old the first record collected for a partition may become before the next call sends it with the others.
+        /// Default 50 milliseconds; up to 10 more for records with a time stamp, for which the exact time is not read.
         /// Without a call nothing is sent.
         max_age(age: Duration) => max_age = age;
 
-        /// The most bytes of records, counted before compression, that the producer holds until they are stored or have failed.
-        /// Buffers count at their full capacity, and each bundle adds a few hundred bytes. A single partition may hold at most a
-        /// quarter of the limit. Default 64 MiB, at least 1 MiB. A call to [`send`](crate::Producer::send) that would exceed the
-        /// limit waits, as described there, and then returns [`Full`](crate::ErrorKind::Full). A record larger than the limit is
+        /// The most bytes of records, counted before compression, that the producer holds until they are stored or have
+        /// failed. Default 64 MiB, at least 1 MiB. A single partition may hold a quarter of that. A
+        /// [`send`](crate::Producer::send) that would exceed the limit waits, and then returns
+        /// [`Full`](crate::ErrorKind::Full).
+        ///
+        /// Buffers count at their full capacity, and each bundle adds a few hundred bytes. A record larger than the limit is
         /// accepted when the producer holds nothing else. Requests and buffers kept for reuse take less than 16 MiB more.
         max_pending_bytes(bytes: usize) => max_pending_bytes = bytes;
 
@@ -83,25 +85,25 @@ impl ProducerBuilder {
         partitioner(partitioner: impl Partitioner + 'static) =>
             partitioner = AssertUnwindSafe(Box::new(partitioner));
 
-        /// Stores every record exactly once, across lost connections and changes of leader: the producer gives the records their
-        /// sequence numbers (ProduceWithSeqnum requests). When the outcome of a request is unknown it asks the leader for the end
-        /// of its log, on a new connection, and sends again what is not there. The guarantee lasts as long as the producer, not
-        /// across a restart of the program: after a restart, wait for one [`io_timeout`](crate::ClientBuilder::io_timeout) before
-        /// you publish with a new idempotent producer.
+        /// Stores every record exactly once, across lost connections and changes of leader: the producer gives the records
+        /// their sequence numbers (ProduceWithSeqnum requests). When the outcome of a request is unknown, it asks the leader
+        /// for the end of its log, on a new connection, and sends again what is missing there. The guarantee ends with the
+        /// producer: after a restart of the program, wait for one [`io_timeout`](crate::ClientBuilder::io_timeout) before you
+        /// publish with a new idempotent producer.
         ///
-        /// **One writer per partition.** While this producer exists, nobody else may publish to its partitions: no other producer,
-        /// no other process, not this client's [`publish`](crate::Client::publish) either. If the producer notices messages of
-        /// another writer, records fail with [`Fault::AnotherWriter`](crate::Fault::AnotherWriter) or
-        /// [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove); it cannot notice all of them.
+        /// **One writer per partition.** While this producer exists, nothing else may publish to its partitions: no other
+        /// producer, no other process, and not this client's [`publish`](crate::Client::publish). If the producer notices
+        /// messages of another writer, records fail with [`Fault::AnotherWriter`](crate::Fault::AnotherWriter) or
+        /// [`Fault::SeqNotAbove`](crate::Fault::SeqNotAbove). It cannot notice all of them.
         ///
-        /// One request at a time is in flight for each partition. Records that the leader has stored, but its replicas have not
-        /// confirmed in time, are held until they are confirmed; at the end of
-        /// [`retry_timeout`](crate::ClientBuilder::retry_timeout) they fail as unknown. Failures keep their numbers:
-        /// [`retry_failures`](crate::Producer::retry_failures) still stores them exactly once. If you drop failures that may be stored,
-        /// and they are not, their numbers remain unused: a gap.
+        /// One request at a time is in flight for each partition. If the leader has stored records and its replicas have not
+        /// confirmed them in time, the producer waits for that for up to
+        /// [`retry_timeout`](crate::ClientBuilder::retry_timeout); then they fail with an unknown outcome. Failures keep
+        /// their numbers: [`retry_failures`](crate::Producer::retry_failures) still stores them exactly once. If you drop
+        /// failures that may be stored but are not, their numbers remain unused: a gap.
         ///
-        /// Three things can still store records twice or lose them: a proxy that delivers what it had buffered, two nodes that
-        /// both believe they lead, and a leader that comes back with a log that should have been cut.
+        /// Three things can still store records twice or lose them: a proxy that delivers late what it had buffered, two
+        /// nodes that both believe they lead, and a leader that comes back with a log that should have been truncated.
         idempotent() => idempotent = true;
     }
 
@@ -131,7 +133,7 @@ impl fmt::Debug for ProducerBuilder {
 
 /// Chooses the partition for a record.
 ///
-/// A function or closure with the same arguments implements it, too:
+/// A function or closure with the same arguments implements this trait:
 ///
 /// ```no_run
 /// # use tank_client::{Client, Record};

@@ -25,20 +25,22 @@ const LARGEST_SPARE: usize = 1 << 20;
 /// A full partition that has made no progress for this long does not make callers wait: they may have records for others.
 const STALLED: Duration = Duration::from_millis(500);
 
-/// Collects records per partition, and sends those of a partition as a bundle once there are enough of them, or they are large or
-/// old enough.
+/// Collects records by partition, and sends a partition's records as a bundle once they are many, large or old enough.
 ///
-/// It has no thread: everything happens within calls. [`poll`](Producer::poll) never blocks, and [`send`](Producer::send) blocks
-/// only while the producer [holds too much](ProducerBuilder::max_pending_bytes). Requests are sent without waiting for the answers
-/// to earlier ones. A bundle that must wait for a connection, or for its partition's leader, is sent by a later call, and does not
-/// delay bundles for other brokers. Call [`flush`](Producer::flush) at the end, and whenever you need to know that everything is
-/// stored: dropping a producer neither sends nor waits, gives up what is in flight, and logs how many records it drops.
+/// It has no thread: everything happens within calls. [`poll`](Producer::poll) never blocks. [`send`](Producer::send) blocks
+/// only while the producer [holds too much](ProducerBuilder::max_pending_bytes), or until it knows how many partitions a new
+/// topic has. Requests are sent without waiting for the answers to earlier ones. A bundle that must wait for a connection or
+/// for its partition's leader is sent by a later call and does not delay bundles for other brokers.
 ///
-/// The records of a partition are stored in the order in which they were given. A bundle that certainly was not stored is sent
-/// again for up to [`retry_timeout`](crate::ClientBuilder::retry_timeout), as [`publish`](crate::Client::publish) does, unless
-/// a later one was stored meanwhile; then it comes back, and a retry stores it after that one. Records that were not stored, or
-/// may not have been, come back: see [`retry_failures`](Producer::retry_failures), [`take_failures`](Producer::take_failures)
-/// and [the guide](crate::guide::publishing).
+/// Call [`flush`](Producer::flush) at the end, and whenever you need to know that everything is stored. Dropping a producer
+/// neither sends nor waits: it gives up what is in flight, and logs how many records it drops.
+///
+/// The records of a partition are stored in the order in which they were given. A bundle that was certainly not stored is
+/// retried for up to [`retry_timeout`](crate::ClientBuilder::retry_timeout), as by [`publish`](crate::Client::publish). If a
+/// later bundle of its partition was stored in the meantime, it is not retried, because that would change the order: it
+/// becomes a failure. Records that were not stored, or may not have been, come back: see
+/// [`retry_failures`](Producer::retry_failures), [`take_failures`](Producer::take_failures) and [the
+/// guide](crate::guide::publishing).
 ///
 /// ```no_run
 /// # use tank_client::{Client, Record};
@@ -51,7 +53,7 @@ const STALLED: Duration = Duration::from_millis(500);
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 ///
-/// A forked child cannot use the producer of its parent: calls that use the network, such as every [`flush`](Producer::flush),
+/// A forked child cannot use its parent's producer: calls that use the network, such as every [`flush`](Producer::flush),
 /// return [`Config`](crate::ErrorKind::Config). A `send` that only collects its record does not notice.
 pub struct Producer {
     settings: ProducerBuilder,
@@ -104,20 +106,21 @@ impl ProducerBuilder {
 }
 
 impl Producer {
-    /// Accepts a record for the partition that the [`Partitioner`](crate::Partitioner) chooses. The first record of a topic waits
-    /// until the number of its partitions is known; they are counted again whenever a connection was lost.
+    /// Accepts a record for the partition that the [`Partitioner`](crate::Partitioner) chooses. The first record of a topic
+    /// waits until the number of its partitions is known. They are counted again whenever a connection was lost.
     ///
-    /// Blocks only while the producer holds more than [it may](ProducerBuilder::max_pending_bytes), or this partition more than
-    /// its quarter, and at most for [`retry_timeout`](crate::ClientBuilder::retry_timeout). If only this partition is full, the
-    /// producer has used others, and this one is in trouble or has made no progress for half a second, the call does not wait
-    /// but returns [`Full`](crate::ErrorKind::Full), so that you can send to other partitions.
+    /// Apart from that, it blocks only while the producer holds more than [it may](ProducerBuilder::max_pending_bytes), or this
+    /// partition more than its quarter, and at most for [`retry_timeout`](crate::ClientBuilder::retry_timeout). If only this
+    /// partition is full, and it is in trouble or has made no progress for half a second, the call returns
+    /// [`Full`](crate::ErrorKind::Full) at once, so that you can send to other partitions. It does wait if the producer has no
+    /// other partitions.
     ///
     /// # Errors
     /// Any error means that this record was not accepted. [`Config`](crate::ErrorKind::Config) or
-    /// [`BundleTooLarge`](crate::ErrorKind::BundleTooLarge) for a record that cannot be sent; [`Full`](crate::ErrorKind::Full)
-    /// if there was no room for it in time; [`Undelivered`](crate::ErrorKind::Undelivered) while [failures](Producer::failures)
-    /// wait to be sent again or taken out; [`Broker`](crate::ErrorKind::Broker) if the topic is unknown; otherwise as
-    /// [`ClientBuilder::connect`](crate::ClientBuilder::connect).
+    /// [`BundleTooLarge`](crate::ErrorKind::BundleTooLarge) for a record that cannot be sent;
+    /// [`Full`](crate::ErrorKind::Full) if there was no room for it in time; [`Undelivered`](crate::ErrorKind::Undelivered)
+    /// while [failures](Producer::failures) wait to be retried or taken out; [`Broker`](crate::ErrorKind::Broker) if the
+    /// topic is unknown; otherwise a [network error](crate::guide::errors#network-errors).
     pub fn send(&mut self, topic: &str, record: Record<'_>) -> Result<()> {
         let topic = self.topic(topic)?;
         let partition = self.choose(topic, &record)?;
@@ -127,13 +130,13 @@ impl Producer {
     /// Accepts a record for this partition.
     ///
     /// # Errors
-    /// As [`send`](Producer::send), except that an unknown topic or partition comes back as a failure.
+    /// Those of [`send`](Producer::send), except that an unknown topic or partition comes back as a failure.
     pub fn send_to(&mut self, topic: &str, partition: u16, record: Record<'_>) -> Result<()> {
         let topic = self.topic(topic)?;
         self.push(topic, partition, &record)
     }
 
-    /// Sends what is due and takes in the answers that have arrived. Never blocks, and never looks up a host name: it connects
+    /// Sends what is due and handles the answers that have arrived. Never blocks, and never looks up a host name: it connects
     /// to the addresses that were found last.
     ///
     /// # Errors
@@ -143,14 +146,14 @@ impl Producer {
         self.check_failures()
     }
 
-    /// Sends everything that was collected and waits until every record is stored or has failed. A record in trouble fails
+    /// Sends everything that was collected, and waits until every record is stored or has failed. A record in trouble fails
     /// when [`retry_timeout`](crate::ClientBuilder::retry_timeout) is over.
     ///
     /// # Errors
-    /// [`Undelivered`](crate::ErrorKind::Undelivered) while [failures](Producer::failures) wait to be sent again or taken out.
-    /// All other records are stored. [`Closed`](crate::ErrorKind::Closed) if the client's
-    /// [handle](crate::ClientBuilder::close_with) is closed. Nothing is sent if it was closed before; the outcome of what was in
-    /// flight is unknown. The producer keeps its records.
+    /// [`Undelivered`](crate::ErrorKind::Undelivered) while [failures](Producer::failures) wait to be sent again or taken
+    /// out. All other records are stored. [`Closed`](crate::ErrorKind::Closed) if the client's
+    /// [handle](crate::ClientBuilder::close_with) is closed. If it was closed before the call, nothing is sent; the outcome
+    /// of what was in flight is unknown. The producer keeps its records.
     pub fn flush(&mut self) -> Result<()> {
         if self.settings.session.is_closed() {
             return Err(Error::new(ErrorKind::Closed));
@@ -166,12 +169,12 @@ impl Producer {
         self.check_failures()
     }
 
-    /// Queues again those [`failures`](Producer::failures) for which `again` returns `true`, in their order and before
-    /// everything else of their partitions. Returns the others, which the producer forgets.
+    /// Queues the [`failures`](Producer::failures) for which `again` returns `true` once more, in their order and ahead of
+    /// all other records of their partitions. Returns the others, which the producer forgets.
     ///
-    /// `|_| true` is *at least once*: records that [may be stored](Failure::is_unknown) may then be stored twice, unless the
-    /// producer is [idempotent](ProducerBuilder::idempotent), which stores them exactly once.
-    /// `|failure| !failure.is_unknown()` is *at most once*.
+    /// `|_| true` means *at least once*: records that [may be stored](Failure::is_unknown) may then be stored twice. (An
+    /// [idempotent](ProducerBuilder::idempotent) producer stores them exactly once.) `|failure| !failure.is_unknown()` means
+    /// *at most once*.
     ///
     /// ```no_run
     /// # use tank_client::{Client, Error, ErrorKind, Producer};
@@ -201,8 +204,8 @@ impl Producer {
     /// Returns the records that were not stored, or may not have been, with the reason, in their order within each partition.
     /// While there are any, the producer accepts no further record.
     ///
-    /// When records of a partition fail, all later ones that are not stored come back with them, so that all can be sent
-    /// again in order. Those that were never sent have [`NotSent`](crate::ErrorKind::NotSent) as their reason.
+    /// When records of a partition fail, all later ones that are not stored come back with them, so that all can be retried
+    /// in order. Those that were never sent have [`NotSent`](crate::ErrorKind::NotSent) as their reason.
     pub fn failures(&self) -> &[Failure] {
         &self.driver.failures
     }
@@ -218,7 +221,7 @@ impl Producer {
         self.driver.queues.iter().map(|queue| queue.stored).sum()
     }
 
-    /// Returns how many records were accepted that are neither stored nor have failed.
+    /// Returns how many of the accepted records are neither stored nor have failed.
     pub fn pending(&self) -> u64 {
         self.driver.queues.iter().map(PartitionQueue::pending).sum()
     }

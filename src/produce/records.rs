@@ -25,7 +25,7 @@ const RECORD_OVERHEAD: usize = 1 + 5 + 8 + 1 + 5;
 /// A number must lie less than this above the last one stored, and above the first one of its bundle (reference, section 19).
 const TOO_FAR: u64 = 1 << 31;
 
-/// Records for a partition, as [`Client::publish_all`](crate::Client::publish_all) takes them.
+/// Records for a partition, for [`Client::publish_all`](crate::Client::publish_all).
 #[derive(Debug, Clone, Copy)]
 #[must_use]
 pub struct PartitionRecords<'a> {
@@ -134,14 +134,14 @@ impl Failure {
         self.partition
     }
 
-    /// The reason: [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if they may be stored nevertheless; with any other error
-    /// they are not.
+    /// The reason: [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if the records may be stored nevertheless; with any
+    /// other error they are not.
     pub fn error(&self) -> &Error {
         &self.error
     }
 
-    /// Returns whether they may be stored nevertheless: all of them or none, except that after a fail-over a new leader may
-    /// have only the first ones.
+    /// Returns whether the records may be stored nevertheless: all of them or none. (After a fail-over, a new leader may have
+    /// only the first ones.)
     pub fn is_unknown(&self) -> bool {
         self.error.kind == ErrorKind::OutcomeUnknown
     }
