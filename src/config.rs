@@ -86,7 +86,7 @@ pub(crate) const MAX_PEERS: u8 = 200;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Acks {
-    /// All that are in sync at the moment: none if there is only the leader.
+    /// All replicas in sync at the moment: none if there is only the leader.
     #[default]
     All,
     /// Half of those in sync, rounded down, plus one: never met if there is only the leader.

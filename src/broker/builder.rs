@@ -10,7 +10,7 @@ use super::host::Host;
 use super::machine::Options;
 use super::server::Server;
 
-/// Settings of a [`Broker`], to be made before it starts.
+/// Settings of a [`Broker`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -44,14 +44,14 @@ impl BrokerBuilder {
         self
     }
 
-    /// Sets after how many bytes a partition's segment is closed; no chunk reaches from one into the next. Default 1 GiB.
+    /// Sets the size in bytes at which a partition's segment is closed; no chunk reaches into the next one. Default 1 GiB.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> BrokerBuilder {
         self.options.layout.segment_bytes = bytes;
         self
     }
 
-    /// Sets after how many bytes a segment's index gets another entry; most chunks end at an entry. Default 4,096.
+    /// Sets the distance in bytes between two entries of a segment's index; most chunks end at an entry. Default 4,096.
     #[must_use]
     pub fn index_interval(mut self, bytes: u64) -> BrokerBuilder {
         self.options.layout.index_interval = bytes;
@@ -72,7 +72,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// Refuses to store messages and create topics over the network. [`Broker::append`] and the like still work.
+    /// Refuses to store messages and create topics over the network. Methods such as [`Broker::append`] still work.
     #[must_use]
     pub fn read_only(mut self) -> BrokerBuilder {
         self.options.read_only = true;

@@ -60,11 +60,11 @@ enum Piece {
     Closed(Side),
 }
 
-/// Stands between clients and a broker and writes everything they send to a file, for [`Replay`]: a bug report that becomes
-/// a test.
+/// Sits between clients and a broker and writes everything they send to a file. [`Replay`] turns that file, for example from a
+/// bug report, into a test.
 ///
-/// The file is text and holds all payloads. Each piece of a connection is written before it is passed on, so that what led
-/// to a crash is in it. If the broker redirects clients to other brokers, what those receive is not in the file.
+/// The file is text and contains all payloads. Bytes are written before they are passed on, so the file contains what led to a
+/// crash. If the broker redirects clients to other brokers, the traffic with those is not in the file.
 ///
 /// ```
 /// use tank_client::broker::{Broker, Recorder, Replay};
@@ -262,11 +262,12 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
     (0..digits.len()).step_by(2).map(byte).collect()
 }
 
-/// Plays the broker of a capture that a [`Recorder`] made, to a program that does the same again. The first connection gets
-/// what the first one got, and so on, each piece as soon as everything has arrived that had arrived before it.
+/// Plays the broker's part of a capture that a [`Recorder`] made, to a program that does the same again. The first connection
+/// gets what the first recorded one got, and so on. Each piece is sent as soon as everything has arrived that arrived before it
+/// in the recording.
 ///
-/// Requests are compared byte by byte, but for the sizes of fetches, which follow how long a line is idle: the program must
-/// choose the time stamps of what it publishes.
+/// Requests are compared byte by byte, except for the sizes of fetches, which depend on timing. So the program must choose the
+/// time stamps of what it publishes.
 #[derive(Debug)]
 pub struct Replay {
     server: Server,
@@ -274,7 +275,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Listens at 127.0.0.1 with the answers of `file`. A capture that was not finished is played as far as it goes.
+    /// Listens at 127.0.0.1 with the answers of `file`. An unfinished capture is played to where it ends.
     ///
     /// # Errors
     /// The file cannot be read or is no capture; the error names the line. No port is free, or no thread can be started.

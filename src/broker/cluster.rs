@@ -12,7 +12,7 @@ use super::{Broker, BrokerBuilder, there};
 use crate::Brokers;
 use crate::net::Time;
 
-/// Settings of a [`Cluster`], to be made before it starts.
+/// Settings of a [`Cluster`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -63,7 +63,7 @@ impl ClusterBuilder {
         self
     }
 
-    /// Sets what nodes have in common with a stand-alone broker.
+    /// Sets the settings that nodes share with a stand-alone broker.
     #[must_use]
     pub fn broker(mut self, settings: BrokerBuilder) -> ClusterBuilder {
         self.broker = settings;
@@ -101,10 +101,10 @@ impl ClusterBuilder {
 
 /// Brokers that share their topics. Each partition is led by one of them.
 ///
-/// Nodes are counted from 0 here; in a topology their numbers begin with 1. What a node's own methods do to a log, such as
-/// [`Broker::append`], happens at all replicas at once, whichever node leads. Nothing changes by itself over real sockets: a
-/// partition whose leader is gone keeps it until [`fail_over`](Cluster::fail_over) or [`set_leader`](Cluster::set_leader), as
-/// it does for some 20 seconds with real servers.
+/// Nodes are counted from 0 here; in a topology their numbers begin with 1. Methods that change a node's log, such as
+/// [`Broker::append`], act on all replicas at once, whichever node leads. Over real sockets, nothing changes by itself: a
+/// partition whose leader is gone keeps it until [`fail_over`](Cluster::fail_over) or [`set_leader`](Cluster::set_leader).
+/// (Real servers take some 20 seconds.)
 ///
 /// ```
 /// use tank_client::broker::Broker;
@@ -188,7 +188,7 @@ impl Cluster {
         self.nodes[0].create_topic(topic, partitions);
     }
 
-    /// As [`create_topic`](Cluster::create_topic), with a copy of each partition on this many nodes.
+    /// Creates a topic like [`create_topic`](Cluster::create_topic), with a copy of each partition on this many nodes.
     ///
     /// # Panics
     /// If the topic exists.
@@ -253,13 +253,13 @@ impl Cluster {
         there(self.act(|machine, now| machine.set_in_sync(now, topic, partition, nodes)), topic, partition);
     }
 
-    /// Makes the cluster notice that a node is gone: it no longer counts as in sync, except where it is the last, and each
-    /// partition that it led goes to the next replica in sync that runs, or to no node.
+    /// Makes the cluster notice that a node is gone. The node no longer counts as in sync, except where it is the last one.
+    /// Each partition that it led goes to the next running replica in sync, or to no node.
     pub fn fail_over(&self, node: usize) {
         self.act(|machine, now| machine.fail_over(now, node));
     }
 
-    /// Kills a node, as [`Broker::stop`] does: until a fail-over, clients are redirected to an address where nobody answers.
+    /// Kills a node, as [`Broker::stop`] does. Until a fail-over, clients are redirected to an address where nothing answers.
     ///
     /// # Panics
     /// If there is no such node.
@@ -268,8 +268,8 @@ impl Cluster {
         self.node(node).stop();
     }
 
-    /// Shuts a node down properly: it withdraws its address, so that until a fail-over clients are redirected to 0.0.0.0:0 for
-    /// the partitions it leads. [`kill`](Cluster::kill) does not.
+    /// Shuts a node down properly. Unlike a [killed](Cluster::kill) node it withdraws its address: until a fail-over, clients
+    /// are redirected to 0.0.0.0:0 for the partitions it leads.
     ///
     /// # Panics
     /// If there is no such node.
@@ -280,7 +280,7 @@ impl Cluster {
         self.host.settle();
     }
 
-    /// Returns what [`Broker::killed_by`] does, for all nodes together.
+    /// Returns what [`Broker::killed_by`] does, for all nodes.
     pub fn killed_by(&self) -> Option<String> {
         self.nodes[0].killed_by()
     }

@@ -9,9 +9,9 @@ use crate::protocol::produce::ProduceCode;
 
 /// Something that goes wrong, armed by [`Broker::inject`](super::Broker::inject).
 ///
-/// A fault belongs to a node and waits there for its trigger, on whichever connection that comes first. It fires once, or
-/// as often as [`Broker::inject_times`](super::Broker::inject_times) said. If several wait for the same trigger, the one
-/// injected first fires, and the others keep waiting.
+/// A fault belongs to a node and waits there for its trigger, on any connection. It fires once, or as often as
+/// [`Broker::inject_times`](super::Broker::inject_times) said. If several wait for the same trigger, the one injected first
+/// fires, and the others keep waiting.
 ///
 /// A client overcomes these by itself:
 ///
@@ -42,7 +42,7 @@ use crate::protocol::produce::ProduceCode;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// These it can only report:
+/// A client can only report these:
 ///
 /// ```
 /// use std::time::Duration;
@@ -82,7 +82,7 @@ use crate::protocol::produce::ProduceCode;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// What a consumer is told can be wrong, too:
+/// Answers to a consumer can be wrong, too:
 ///
 /// ```
 /// use std::time::Duration;
@@ -122,12 +122,12 @@ pub enum BrokerFault {
     Greeting(Vec<u8>),
     /// Closes the connection on which the next request of this kind arrives, without executing it.
     CloseOnRequest(Kind),
-    /// Answers the next Produce request with this fault for every partition and stores nothing. It may be any fault that the
-    /// page of [`Fault`](crate::Fault) does not call the client's own conclusion, and
-    /// [`Fault::Redirects`](crate::Fault::Redirects), which redirects to the node that is its `last`.
+    /// Answers the next Produce request with this fault for every partition, and stores nothing. It may be any
+    /// [`Fault`](crate::Fault) that is a code in a broker's answer, or [`Fault::Redirects`](crate::Fault::Redirects), which
+    /// redirects to the node that is its `last`.
     RefuseProduce(Fault),
-    /// As [`RefuseProduce`](BrokerFault::RefuseProduce), for the next fetch (Consume request). It may only be a fault that says
-    /// that there is no such topic or partition, no leader or another one, or trouble with files.
+    /// Does the same as [`RefuseProduce`](BrokerFault::RefuseProduce) for the next fetch (Consume request). The fault may only
+    /// say that there is no such topic or partition, no leader or another one, or trouble with files.
     RefuseConsume(Fault),
     /// Answers the next fetch at once, without data.
     NoData,
@@ -135,14 +135,14 @@ pub enum BrokerFault {
     LowMark(u64),
     /// Executes the next request of this kind, then closes the connection without answering.
     LoseAnswer(Kind),
-    /// Holds back the next answer, and all that follow it on its connection, for this time.
+    /// Delays the next answer, and all later ones on its connection, by this time.
     Delay(Duration),
     /// Gives the next answer a request id that is off by one.
     WrongRequestId,
     /// Sends another ping in front of the next answer.
     PingBeforeAnswer,
-    /// Makes the first bundle of the next answer with data announce another number of messages than it holds. Only that
-    /// answer is affected, not what is stored.
+    /// Makes the first bundle of the next answer with data announce a wrong number of messages. Only that answer is affected,
+    /// not the log.
     CorruptBundle,
     /// Sends the next answer in pieces of this many bytes with a pause after each.
     Trickle {
@@ -154,14 +154,15 @@ pub enum BrokerFault {
     /// Closes the connection (FIN) after this many bytes of answers; with 0, before the first. All byte counts begin with the
     /// injection, run over all connections of the node, and leave out pings.
     CutAfter(u64),
-    /// As [`CutAfter`](BrokerFault::CutAfter), with a reset (RST). What the client had not yet read may be lost with it.
+    /// Does the same as [`CutAfter`](BrokerFault::CutAfter) with a reset (RST). Bytes that the client has not read yet may be
+    /// lost.
     ResetAfter(u64),
     /// Falls silent after this many bytes of answers, on the connection that would send the next byte, until
     /// [`Broker::release`](super::Broker::release).
     StallAfter(u64),
     /// Inserts these bytes into the stream after this many bytes of answers.
     GarbageAfter(u64, Vec<u8>),
-    /// Inverts the byte that follows after this many bytes of answers.
+    /// Inverts the byte after this many bytes of answers.
     FlipAfter(u64),
 }
 

@@ -130,8 +130,8 @@
 //! }
 //! ```
 //!
-//! The chapter [testing your program](crate::guide::testing) lists which fault is for what. The tests of a publisher look
-//! the same; [`BrokerFault::LoseAnswer`] shows what a publisher does if it cannot know whether something was stored.
+//! The chapter [testing your program](crate::guide::testing) lists what each fault is for. The tests of a publisher look the
+//! same; [`BrokerFault::LoseAnswer`] shows what a publisher does if it cannot know whether something was stored.
 //!
 //! # What clients did
 //!
@@ -173,8 +173,8 @@ pub use crate::protocol::kind::Kind as RequestKind;
 
 /// A broker that serves clients from a thread of this process until it is dropped.
 ///
-/// Its own methods act on it directly, not over the network. Those that name a topic or partition panic if there is none of
-/// that name: the test is wrong then.
+/// Its own methods act on it directly, not over the network. Those that name a topic or partition panic if it does not exist:
+/// the test is wrong then.
 #[derive(Debug)]
 pub struct Broker {
     host: Arc<dyn Host>,
@@ -277,7 +277,7 @@ impl Broker {
         self.act(|machine, now| machine.pause(now, self.node));
     }
 
-    /// Continues after a [`pause`](Broker::pause), with all that came in meanwhile.
+    /// Continues after a [`pause`](Broker::pause), with everything that arrived during it.
     pub fn resume(&self) {
         self.act(|machine, now| machine.resume(now, self.node));
     }
@@ -321,7 +321,7 @@ impl Broker {
         self.append_at(topic, partition, 0, bundle)
     }
 
-    /// As [`append`](Broker::append), but a dense bundle is numbered from `first` on, as ProduceWithSeqnum does it. That
+    /// Does the same as [`append`](Broker::append), but numbers a dense bundle from `first` on, as ProduceWithSeqnum does. That
     /// leaves a gap that readers cannot see.
     ///
     /// # Panics
@@ -359,7 +359,7 @@ impl Broker {
         self.append(topic, partition, &dense_bundle(&records, Compression::Auto))
     }
 
-    /// Stores dense bundles `times` over, numbered consecutively, in the memory of one copy: a log of any size.
+    /// Stores dense bundles `times` over, numbered consecutively, in the memory of one copy. This makes a log of any size.
     ///
     /// # Panics
     /// If there are no bundles, or a sparse one.
@@ -404,8 +404,8 @@ impl Broker {
         there(self.act(|machine, _| machine.roll_segment(topic, partition)), topic, partition);
     }
 
-    /// Puts these (sparse) bundles in the place of the closed segments, as compaction does; the first number available
-    /// stays what it was.
+    /// Replaces the closed segments with these (sparse) bundles, as compaction does. The first available number does not
+    /// change.
     ///
     /// ```
     /// use tank_client::broker::{Broker, sparse_bundle};
@@ -434,7 +434,7 @@ impl Broker {
         assert!(there(done, topic, partition).is_ok(), "bundles whose numbers do not grow");
     }
 
-    /// Empties the partition: its next message is number 1 again, as in a topic that was deleted and created again.
+    /// Empties the partition. Its next message has number 1 again, as in a topic that was deleted and created again.
     ///
     /// ```
     /// use tank_client::broker::Broker;
@@ -452,7 +452,7 @@ impl Broker {
     }
 
     /// Sets the contents of the partition's file `config`, which [`reload_config`](crate::Client::reload_config) makes a broker
-    /// read; `None` if there is to be no such file.
+    /// read; `None` removes the file.
     ///
     /// ```
     /// use tank_client::Client;
@@ -472,7 +472,7 @@ impl Broker {
         there(self.act(|machine, _| machine.set_config(topic, partition, text)), topic, partition);
     }
 
-    /// Makes the partition's log one that cannot be opened, or repairs it.
+    /// Makes the partition's log impossible to open, or repairs it.
     ///
     /// ```
     /// use std::time::Duration;
@@ -557,7 +557,7 @@ impl Broker {
         self.look(|machine| machine.pending_faults(self.node))
     }
 
-    /// Lets the connections continue that a [`BrokerFault::StallAfter`] keeps silent.
+    /// Releases the connections that a [`BrokerFault::StallAfter`] keeps silent.
     pub fn release(&self) {
         self.act(|machine, _| machine.release(self.node));
     }
@@ -567,8 +567,8 @@ impl Broker {
         self.look(|machine| machine.stats(self.node))
     }
 
-    /// Blocks until the counters meet `condition`, for `timeout` at most. Returns whether they did. The condition must not use
-    /// the broker itself, which is locked meanwhile.
+    /// Blocks until the counters meet `condition`, but no longer than `timeout`. Returns whether they did. The condition must
+    /// not use the broker itself, which is locked during the call.
     ///
     /// ```
     /// use std::net::TcpStream;

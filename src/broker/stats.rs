@@ -5,7 +5,7 @@ use crate::protocol::fetch::FetchRequest;
 use crate::protocol::frame::Payload;
 use crate::protocol::kind::Kind;
 
-/// What a node has counted since it was created; a restart counts on.
+/// What a node has counted since it was created. A restart does not reset it.
 ///
 /// ```
 /// use tank_client::Client;
@@ -80,9 +80,9 @@ const KEPT_BYTES: usize = 128 << 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Request {
-    /// The connection it came on; a node counts them from 1 in the order in which they were accepted.
+    /// The connection it came on, counted from 1 in the order in which the node accepted them.
     pub connection: u64,
-    /// What was asked.
+    /// The kind of request.
     pub kind: Kind,
     /// The frame's payload, or its first 128 KiB.
     pub payload: Vec<u8>,
@@ -93,7 +93,7 @@ impl Request {
         Request { connection, kind, payload: payload.iter().take(KEPT_BYTES).copied().collect() }
     }
 
-    /// Returns what a fetch (Consume request) asks for: each partition, and the first number wanted of it. Empty for any other
+    /// Returns what a fetch (Consume request) asks for: each partition and its first wanted number. Empty for any other
     /// request.
     pub fn positions(&self) -> Vec<Position> {
         let fetch = Some(self.kind).filter(|kind| *kind == Kind::Consume).map(|_| FetchRequest::decode(&self.payload));

@@ -135,9 +135,9 @@ impl Names {
 
 /// A message of a partition.
 ///
-/// It shares the memory it was decoded in with its neighbours, so cloning is cheap and nothing is copied. A message that you keep
-/// keeps that memory alive: at most a megabyte of what was received with it, or four times its own bundle.
-/// [`detach`](Message::detach) messages that you keep for long.
+/// It shares the memory it was decoded in with its neighbours, so cloning is cheap. A message that you keep also keeps that
+/// memory: at most a megabyte of what was received with it, or four times its own bundle. [`detach`](Message::detach) messages
+/// that you keep for long.
 #[derive(Clone)]
 pub struct Message {
     pub(crate) block: Arc<Block<TopicPartitions>>,
@@ -200,8 +200,8 @@ impl fmt::Debug for Message {
 
 /// A message to publish.
 ///
-/// Payload and key are borrowed from anything that has bytes: `&str`, `String`, `[u8]`, `Vec<u8>`. [`key`](Record::key) and
-/// [`timestamp_ms`](Record::timestamp_ms) set a value, and `get_key` and `get_timestamp_ms` return it.
+/// Payload and key are borrowed from any type with bytes, such as `&str`, `String`, `[u8]` and `Vec<u8>`. [`key`](Record::key)
+/// and [`timestamp_ms`](Record::timestamp_ms) set a value, and `get_key` and `get_timestamp_ms` return it.
 ///
 /// ```
 /// use tank_client::Record;
@@ -269,7 +269,7 @@ impl fmt::Debug for Record<'_> {
     }
 }
 
-/// Where a subscription begins in a partition.
+/// Where a subscription begins to read a partition.
 ///
 /// ```
 /// use std::time::{Duration, UNIX_EPOCH};
@@ -298,7 +298,7 @@ pub enum Start {
     Time(SystemTime),
 }
 
-/// Numbers whose messages are not delivered: retention took them, or no file has them.
+/// Numbers whose messages are not delivered: retention deleted them, or no file has them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct Gap {

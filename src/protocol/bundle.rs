@@ -186,9 +186,9 @@ pub struct MessageSet<'a> {
     pub first: u64,
     /// Number of the last message.
     pub last: u64,
-    /// Whether the bundle contains its messages' numbers.
+    /// `true` if the bundle contains its messages' numbers.
     pub sparse: bool,
-    /// Whether the bytes are only the beginning of the set: then complete messages count, and an incomplete one is no error.
+    /// `true` if the bytes are only the beginning of the set: then complete messages count, and an incomplete one is no error.
     pub cut: bool,
 }
 

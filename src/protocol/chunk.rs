@@ -26,8 +26,7 @@ pub enum ChunkEnd {
 pub struct Bundle {
     /// The partition's index in [`FetchRequest::slots`](super::fetch::FetchRequest::slots).
     pub slot: usize,
-    /// How many bundles it stands for: more than one only as
-    /// [`join_up_to`](super::stream::FetchDecoder::join_up_to) allows.
+    /// The number of bundles: more than one only as [`join_up_to`](super::stream::FetchDecoder::join_up_to) allows.
     pub bundles: u32,
     /// How the message set is compressed.
     pub codec: Codec,
@@ -37,9 +36,9 @@ pub struct Bundle {
     pub first: u64,
     /// The number of its last message.
     pub last: u64,
-    /// Whether it contains its messages' numbers.
+    /// `true` if it contains its messages' numbers.
     pub sparse: bool,
-    /// Whether the chunk ends inside it. It is then uncompressed, and its complete messages count.
+    /// `true` if the chunk ends inside it. It is then uncompressed, and its complete messages count.
     pub cut: bool,
     /// The lowest number that may be delivered.
     pub from: u64,

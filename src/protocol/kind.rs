@@ -33,7 +33,7 @@ codes! {
 }
 
 impl Kind {
-    /// Returns what this message id stands for, if it is defined.
+    /// Returns the kind with this message id, if there is one.
     #[doc(hidden)]
     pub fn from_id(id: u8) -> Option<Kind> {
         Kind::take("message id", &mut Cursor::new(&[id], 0)).ok()

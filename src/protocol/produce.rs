@@ -30,7 +30,7 @@ pub struct ProduceRequest<'a> {
     pub required_acks: u8,
     /// How long the server waits for them, in milliseconds; 0 for its default of 8 s.
     pub ack_timeout_ms: u32,
-    /// Whether the partitions' [`first_seq`](ProducePartition::first_seq) is sent, as `ProduceWithSeqnum`.
+    /// `true` if the partitions' [`first_seq`](ProducePartition::first_seq) is sent, as `ProduceWithSeqnum`.
     pub with_seqnum: bool,
     /// The topics to store to, each once, with at least one partition.
     pub topics: Vec<ProduceTopic<'a>>,

@@ -37,9 +37,9 @@ const LOOKS: u32 = 10;
 /// The messages in a partition's directory, in the order of their numbers, up to the end of the last file.
 ///
 /// It only reads, so the server that writes there may be running. The last file may end inside a bundle, because the server is
-/// writing it or was stopped, or because the file was copied meanwhile. Then the messages end before that bundle, and
-/// [`cut_tail`](Segments::cut_tail) says where, as it does if a closed file ends before the last number in its name. Numbers that
-/// no file has are left out, and [`gaps`](Segments::gaps) lists them. Any other damage ends it with
+/// writing it or was stopped, or because the file was copied while it was written. Then the messages end before that bundle,
+/// and [`cut_tail`](Segments::cut_tail) says where. It also does if a closed file ends before the last number in its name.
+/// Numbers that no file has are left out, and [`gaps`](Segments::gaps) lists them. Any other damage ends the iteration with
 /// [`Corrupt`](crate::ErrorKind::Corrupt). After one `Err` it is finished.
 #[derive(Debug)]
 pub struct Segments {
@@ -66,8 +66,8 @@ struct State {
 }
 
 impl Segments {
-    /// Opens the directory of a partition. The last two names of its path are taken for the topic and the partition, as a server
-    /// lays it out. If the last one is not a number, it is taken for the topic, and the partition is 0.
+    /// Opens the directory of a partition. The last two names of its path are taken as the topic and the partition, as on a
+    /// server. If the last one is not a number, it is taken as the topic, and the partition is 0.
     ///
     /// # Errors
     /// [`File`](crate::ErrorKind::File) if there is no such directory.
@@ -95,8 +95,8 @@ impl Segments {
         self
     }
 
-    /// Begins with this number, or the first one above it; default 0, the first there is. Works at any time, even after the end
-    /// or an error.
+    /// Begins with this number, or the first one above it. Default 0: the first number. It can be called at any time, even
+    /// after the end or an error.
     #[must_use]
     pub fn start_at(mut self, seq: u64) -> Segments {
         self.state = State { position: seq, ..State::default() };
@@ -128,24 +128,24 @@ impl Segments {
         &self.state.gaps
     }
 
-    /// Returns the next number to be handed out, which is where to begin in order to continue later. It is 0 until the first
-    /// message, unless a start was set.
+    /// Returns the next number to be handed out: start there to continue later. It is 0 until the first message, unless a start
+    /// was set.
     pub fn position(&self) -> u64 {
         self.state.decoded.entries.get(self.state.decoded.taken).map_or(self.state.position, |entry| entry.seq)
     }
 
-    /// If the last file ends inside a bundle, returns the file and the byte at which that bundle begins; if it is a closed file
-    /// whose last bundles are missing, the byte at which it ends. Known once the messages have ended.
+    /// If the last file ends inside a bundle, returns the file and the byte at which that bundle begins. If it is a closed file
+    /// whose last bundles are missing, returns the byte at which it ends. Known once the messages have ended.
     pub fn cut_tail(&self) -> Option<(&Path, u64)> {
         self.state.cut_tail.as_ref().map(|(path, at)| (path.as_path(), *at))
     }
 
-    /// Returns the messages of the next bundle, or of several small ones, or those that [`next`](Iterator::next) has left of the
-    /// present ones. They are borrowed: nothing is allocated, and no reference count changes. `Ok(None)` means that it is
-    /// finished.
+    /// Returns the messages of the next bundle, or of several small ones. If [`next`](Iterator::next) has returned only some of
+    /// them, it returns the rest. They are borrowed: nothing is allocated, and no reference count changes. `Ok(None)` means
+    /// that the iterator is finished.
     ///
     /// # Errors
-    /// As the items of the iterator; it is then finished.
+    /// One of the items' errors; the iterator is then finished.
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
         self.load()?;
         Ok(self.state.decoded.take_all())

@@ -89,7 +89,7 @@ impl Default for LinkSettings {
 }
 
 impl LinkSettings {
-    /// Sets how long a packet is on its way, chosen for each packet; none overtakes another. Default 50 to 500 microseconds.
+    /// Sets the latency, chosen at random for each packet; none overtakes another. Default 50 to 500 microseconds.
     #[must_use]
     pub fn latency(mut self, range: Range<Duration>) -> LinkSettings {
         self.latency = range;
@@ -188,8 +188,8 @@ impl Simulation {
         );
     }
 
-    /// Lets nothing pass between two hosts, until [`rejoin`](Simulation::rejoin). Neither is told. What they send meanwhile is
-    /// sent again afterwards, unless the sender's system gives up.
+    /// Lets nothing pass between two hosts, until [`rejoin`](Simulation::rejoin). Neither is told. What they send in the
+    /// meantime is sent again afterwards, unless the sender's system gives up.
     ///
     /// ```
     /// use std::time::Duration;
@@ -219,7 +219,7 @@ impl Simulation {
         self.block(other, one, true);
     }
 
-    /// As [`separate`](Simulation::separate), but only for what `from` sends.
+    /// Does the same as [`separate`](Simulation::separate), but only for bytes that `from` sends.
     #[track_caller]
     pub fn separate_one_way(&self, from: &str, to: &str) {
         self.block(from, to, true);
@@ -280,8 +280,8 @@ impl Simulation {
         );
     }
 
-    /// Makes the connections that a host has now fall silent for ever: what is sent on them is lost, and neither side is told,
-    /// not even by a reset. New ones work.
+    /// Makes a host's present connections fall silent for ever: bytes sent on them are lost, and neither side is told, not even
+    /// by a reset. New ones work.
     #[track_caller]
     pub fn silence(&self, host: &str, direction: Direction) {
         self.does(
@@ -297,8 +297,8 @@ impl Simulation {
         );
     }
 
-    /// Cuts a node off from the other nodes, or ends that; clients still reach it. Its replicas fall behind, and messages of
-    /// partitions that it leads are not confirmed.
+    /// Cuts a node off from the other nodes, or ends that; clients still reach it. Its replicas lag, and messages of partitions
+    /// that it leads are not confirmed.
     ///
     /// ```
     /// use tank_client::simulation::Simulation;
@@ -461,7 +461,7 @@ impl Simulation {
         self.does(|| format!("{name} fails: {fails}"), |state| state.names.entry(name).fails = fails);
     }
 
-    /// Makes look-ups of a name take this long; the caller is blocked meanwhile.
+    /// Makes look-ups of a name take this long, and blocks the caller for that time.
     pub fn delay_name(&self, name: &str, delay: Duration) {
         self.does(|| format!("{name} takes {delay:?}"), |state| state.names.entry(name).delay = delay);
     }

@@ -1,9 +1,9 @@
 //! A world with a clock and a network of its own, in which ordinary blocking code runs in virtual time (feature `broker`).
 //!
-//! A test makes a [`Simulation`], puts a broker or a cluster into it, and connects ordinary clients to them. Whatever blocks
-//! there runs the world until something is due for it: nodes answer, bytes travel, connections break, and the clock jumps from
-//! one event to the next. A time-out of a minute takes microseconds, nothing depends on how busy the machine is, and the same
-//! seed gives the same run, to the byte.
+//! A test creates a [`Simulation`], puts a broker or a cluster into it, and connects ordinary clients to them. A call that
+//! blocks runs the world until it can return: nodes answer, bytes travel, connections break, and the clock jumps from one event
+//! to the next. A time-out of a minute takes microseconds, nothing depends on how busy the machine is, and the same seed gives
+//! the same run, to the byte.
 //!
 //! # A consumer, and a fail-over
 //!
@@ -81,10 +81,10 @@
 //!
 //! # Several tasks
 //!
-//! Programs that do several things at a time have [tasks](Simulation::spawn): threads, of which exactly one runs at any time.
-//! The others wait until it blocks; which one is next depends only on events and the seed. The thread that makes the
-//! simulation is the first task. [`Simulation::after`] and [`Simulation::every`] are for what happens beside the tasks and
-//! does not block, such as a [`CloseHandle::close`](crate::CloseHandle::close) or a broker that dies.
+//! Programs that do several things at a time use [tasks](Simulation::spawn): threads, of which exactly one runs at any time.
+//! The others wait until it blocks. Which one is next depends only on events and the seed. The thread that makes the simulation
+//! is the first task. [`Simulation::after`] and [`Simulation::every`] run actions that belong to no task and do not block, such
+//! as a [`CloseHandle::close`](crate::CloseHandle::close) or the death of a broker.
 //!
 //! ```
 //! use std::time::Duration;
@@ -139,9 +139,9 @@
 //!
 //! Bytes arrive in order and once, in packets that may be cut anywhere. Buffers are finite on both sides. A FIN comes after all
 //! that was written before it; a reset drops what has not arrived. A request that the broker has not read yet is executed after
-//! a FIN and dropped after a reset. What a separation swallows is sent again afterwards, unless the client's system was told to give up
-//! ([`tcp_user_timeout`](crate::ClientBuilder::tcp_user_timeout)); handshakes are tried again after 1, 3, 7 and so on seconds.
-//! Keep-alive probes are not part of it. Acknowledgements take no time.
+//! a FIN and dropped after a reset. Bytes lost in a separation are sent again afterwards, unless the client's system was told
+//! to give up ([`tcp_user_timeout`](crate::ClientBuilder::tcp_user_timeout)). Handshakes are retried after 1, 3, 7 and so on
+//! seconds. Keep-alive probes are not part of it. Acknowledgements take no time.
 
 #[doc(hidden)]
 pub mod checker;
@@ -179,10 +179,10 @@ use task::{Ended, For};
 use trace::What;
 use world::{Action, World};
 
-/// A simulated world. See the [module's page](self).
+/// A simulated world, with a clock and a network of its own.
 ///
-/// The thread that makes it is its first task, called `main`; when the value is dropped there, the world ends, and with it
-/// all other tasks, wherever they are. Clones are handles for tasks and scheduled actions to use.
+/// The thread that creates it is its first task, called `main`. When the value is dropped there, the world ends, and with it
+/// all other tasks, whatever they do. Clones are handles for tasks and scheduled actions.
 #[derive(Debug)]
 pub struct Simulation {
     world: Arc<World>,
@@ -204,7 +204,7 @@ impl Drop for Simulation {
 }
 
 impl Simulation {
-    /// Creates a world. Everything that is left to chance in it depends on the seed: the same seed gives the same run.
+    /// Creates a world. All chance in it comes from the seed: the same seed gives the same run.
     pub fn new(seed: u64) -> Simulation {
         Simulation { world: Arc::new(World::new(seed)), owner: true }
     }
@@ -219,7 +219,7 @@ impl Simulation {
         self.client_on("client")
     }
 
-    /// Returns a builder of clients on the host with this name, which is created when it is first named.
+    /// Returns a builder of clients on the host with this name. The host is created if it does not exist.
     ///
     /// ```
     /// use tank_client::simulation::Simulation;
@@ -253,14 +253,13 @@ impl Simulation {
         spawn(&self.world, name, f)
     }
 
-    /// Does something after this time, whichever task runs then. It panics if it blocks: use [`spawn`](Simulation::spawn) for
-    /// what does.
+    /// Runs an action after this time, whichever task runs then. An action that blocks panics: [`spawn`](Simulation::spawn) a
+    /// task instead.
     pub fn after(&self, delay: Duration, action: impl FnOnce() + Send + 'static) {
         self.world.lock().schedule_action(delay, Action::Once(Box::new(action)));
     }
 
-    /// Does something each time this much time has passed, until the world ends. As with [`after`](Simulation::after), it must
-    /// not block.
+    /// Runs an action once in each period, until the world ends. As with [`after`](Simulation::after), it must not block.
     pub fn every(&self, period: Duration, action: impl FnMut() + Send + 'static) {
         let period = period.max(Duration::from_nanos(1));
         self.world.lock().schedule_action(period, Action::Every(period, Box::new(action)));
@@ -295,12 +294,12 @@ impl Simulation {
         state.wall_offset_ms = state.wall_offset_ms.saturating_add(milliseconds);
     }
 
-    /// Blocks this task for this much virtual time, in which other tasks and the world run.
+    /// Blocks this task for this much virtual time, while other tasks and the world run.
     pub fn sleep(&self, time: Duration) {
         self.world.sleep_until(self.world.now().after(time), For::Sleep);
     }
 
-    /// Ends the world with a panic when a task still waits for something after this much virtual time. Default 1,000 days.
+    /// Ends the world with a panic if a task still waits after this much virtual time. Default 1,000 days.
     ///
     /// ```should_panic
     /// use std::time::Duration;

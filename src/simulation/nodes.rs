@@ -143,7 +143,7 @@ impl Simulation {
         self.broker_with(&Broker::builder())
     }
 
-    /// As [`broker`](Simulation::broker), with settings.
+    /// Starts a [broker](Simulation::broker) with settings.
     ///
     /// ```
     /// use tank_client::broker::Broker;
@@ -161,13 +161,13 @@ impl Simulation {
     }
 
     /// Starts a cluster of `n` nodes, at least one, on the hosts `node-0`, `node-1` and so on. They behave as real ones do at
-    /// their worst: each has a log of its own, replicas lag and put messages into other bundles, and when a leader dies, what
-    /// the others did not get is lost. They notice its death after some 20 seconds.
+    /// their worst: each has a log of its own, replicas lag and re-bundle messages, and when a leader dies, the messages that
+    /// the others did not get are lost. They notice its death after some 20 seconds.
     pub fn cluster(&self, n: usize) -> Arc<Cluster> {
         self.cluster_with(&Broker::cluster_builder(n).election_time(Duration::from_millis(400)))
     }
 
-    /// As [`cluster`](Simulation::cluster), with settings.
+    /// Starts a [cluster](Simulation::cluster) with settings.
     ///
     /// ```
     /// use tank_client::broker::Broker;

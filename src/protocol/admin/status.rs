@@ -108,9 +108,9 @@ pub struct NodeInfo {
     pub id: u16,
     /// Where it listens. A node that dies keeps it; a node that is shut down properly loses it.
     pub endpoint: Option<SocketAddrV4>,
-    /// Whether the cluster can reach it.
+    /// `true` if the cluster can reach the node.
     pub available: bool,
-    /// Whether it is kept from leading.
+    /// `true` if the node is kept from leading.
     pub blocked: bool,
     /// The number of partitions it has a copy of.
     pub partitions: u16,

@@ -25,7 +25,7 @@ pub struct TopicInfo {
     pub name: String,
     /// How many partitions it has; their ids count from 0.
     pub partitions: u16,
-    /// Whether it is enabled; a disabled topic cannot be used.
+    /// `true` if the topic is enabled; a disabled one cannot be used.
     pub enabled: bool,
     /// On how many nodes each partition has a copy; `None` from a stand-alone broker.
     pub replication_factor: Option<u8>,
@@ -36,7 +36,7 @@ pub struct TopicInfo {
 pub struct DiscoverTopicsResponse {
     /// The request's id.
     pub request_id: u32,
-    /// Whether the server is part of a cluster.
+    /// `true` if the server is part of a cluster.
     pub cluster: bool,
     /// In no particular order.
     pub topics: Vec<TopicInfo>,

@@ -43,7 +43,7 @@ const MOST_ROOM: usize = 2 << 20;
 /// Connections a second that a task may begin to open, whatever goes wrong.
 const CONNECTIONS: u64 = 6;
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// The hash of everything that happened.
@@ -52,7 +52,7 @@ pub struct Report {
     pub time: Duration,
     /// Requests that nodes have answered.
     pub requests: u64,
-    /// Records and messages, by what became of them.
+    /// Records and messages, by outcome.
     pub counts: BTreeMap<&'static str, u64>,
 }
 
@@ -70,7 +70,7 @@ pub fn run(seed: u64, time: Duration) -> Report {
     run_until(seed, time, None)
 }
 
-/// As [`run`], with the workload by which speed is measured: three nodes, twelve partitions, and random trouble.
+/// Runs the workload that measures speed: three nodes, twelve partitions, and random trouble.
 ///
 /// # Panics
 /// As [`run`].
@@ -78,7 +78,7 @@ pub fn run_standard(seed: u64, time: Duration) -> Report {
     run_plan(seed, Plan::of(World::Standard, seed, &[], time), None)
 }
 
-/// As [`run`], but ends with a panic at this moment: to see what happened before it.
+/// Runs a workload, and ends with a panic at this moment, to show what happened before it.
 ///
 /// # Panics
 /// As [`run`], and then.
@@ -86,7 +86,7 @@ pub fn run_until(seed: u64, time: Duration, until: Option<Duration>) -> Report {
     run_plan(seed, Plan::new(seed, &[], time), until)
 }
 
-/// As [`run`], with workload and trouble that follow the bytes, for as long as there are any, and then their hash.
+/// Runs a workload and trouble that these bytes decide; once they are used up, their hash decides.
 ///
 /// # Panics
 /// As [`run`].
