@@ -13,7 +13,7 @@ use crate::output::Output;
 Example:
   tankctl completions bash > ~/.local/share/bash-completion/completions/tankctl")]
 pub struct Args {
-    /// Which shell
+    /// The shell
     shell: Shell,
 }
 

@@ -46,7 +46,7 @@ pub struct Args {
     /// Print up to the present end, in the order of time stamps
     #[arg(long, conflicts_with_all = ["checkpoint", "limit_bytes"], help_heading = "Range")]
     merge: bool,
-    /// Begin at the positions in this file, and save there how far printing came
+    /// Begin at the positions in this file, and save the new positions there
     #[arg(short, long, value_name = "FILE", help_heading = "Range")]
     checkpoint: Option<PathBuf>,
     #[command(flatten)]

@@ -19,14 +19,14 @@ use crate::times::{millis, show, show_span};
 ///
 /// Resolves the name of each broker, connects to it, and asks for its answer time, status, nodes and topics. For each topic
 /// given, finds the first and last message of each partition and the last one's age, and times a fetch of that message. A step
-/// that fails is reported with its cause, and the others still run. Exits with an error if any step failed or the page could not
-/// be written. Each step waits 5 s for an answer unless --timeout says otherwise, and tries once unless --retry is given.
+/// that fails is reported with its cause, and the others still run. Exits with an error if any step failed or the report could
+/// not be written. Each step waits 5 s for an answer unless --timeout says otherwise, and tries once unless --retry is given.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:
   tankctl doctor --brokers 10.0.0.1,10.0.0.2 orders clicks")]
 pub struct Args {
-    /// What to look at beside the brokers
+    /// Topics or partitions to look at, in addition to the brokers
     #[arg(value_name = "TOPIC[/PARTITION]")]
     places: Vec<Place>,
 }

@@ -15,9 +15,9 @@ use crate::{notes, signals};
 /// Copy topics to other brokers, with their numbers
 ///
 /// Copies all partitions up to their present ends: numbers, keys, time stamps and contents. A second run continues where the
-/// first one stopped. It begins by comparing the last message of each partition at the destination with the source's, and refuses
-/// a destination that differs; nobody else may publish there. At the end it reads back what it copied, compares counts and
-/// checksums, and says what was not compared.
+/// first one stopped. It begins by comparing the last message of each partition at the destination with the source's, and
+/// refuses a destination that differs; nothing else may publish there. At the end it reads back what it copied, compares counts
+/// and checksums, and says what was not compared.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:

@@ -52,7 +52,8 @@ pub struct Args {
     /// The most messages to send together
     #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
-    /// Number the messages, so that none is stored twice after a lost answer; nobody else may publish to the topic meanwhile
+    /// Number the messages, so that none is stored twice after a lost answer; nothing else may publish to the topic at the same
+    /// time
     #[arg(long)]
     exactly_once: bool,
     /// Which replicas must have a message before it counts as stored: all, quorum, or a number of them

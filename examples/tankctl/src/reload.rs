@@ -10,7 +10,7 @@ use crate::positions::Place;
 /// Make the broker read a partition's settings again
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which partition
+    /// The partition
     #[arg(value_name = "TOPIC/PARTITION")]
     place: Place,
 }

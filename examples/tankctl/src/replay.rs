@@ -16,9 +16,9 @@ use crate::{notes, output, signals};
 
 /// Replay the messages of a topic at their original pace
 ///
-/// Replays the messages up to the present end, in the order of their time stamps and with the pauses that lay between them.
-/// Prints them, or publishes them with their keys to another topic: to the partition with the same number, or, if that topic has
-/// a different number of partitions, to the partition that the key decides.
+/// Replays the messages up to the present end, in the order of their time stamps and with the pauses between them. Prints them,
+/// or publishes them with their keys to another topic: to the partition with the same number, or, if that topic has a different
+/// number of partitions, to the partition that the key decides.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:

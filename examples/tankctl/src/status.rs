@@ -10,7 +10,7 @@ use crate::output::Output;
 use crate::table::TableArgs;
 use crate::times::{millis, show, show_span};
 
-/// Show a broker's state (that of the first that answers, if several are given)
+/// Show the state of a broker, or of the first one that answers
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
