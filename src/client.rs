@@ -317,9 +317,9 @@ impl ClientBuilder {
         /// answer that never came does not count. The next failure then starts a new `retry_timeout`.
         retry_timeout(timeout: Duration) => config.retry_timeout = timeout;
 
-        /// The shortest and the longest pause between two attempts. Each pause is twice the last one; up to half of it is
-        /// taken off at random. Default 100 milliseconds to 5 seconds. A call that waits for a partition's leader never
-        /// pauses longer than a second.
+        /// The shortest and the longest pause between two attempts. Pauses double from the shortest to the longest; up to half
+        /// of each is taken off at random. Default 100 milliseconds to 5 seconds. A call that waits for a partition's leader
+        /// never pauses longer than a second.
         backoff(least: Duration, most: Duration) => config.backoff = (least, most);
 
         /// How long a connection may be idle before TCP probes it, and then again after each quarter of that time; `None`
