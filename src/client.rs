@@ -10,7 +10,7 @@ use crate::TopicConfig;
 use crate::admin::{self, BrokerStatus, PartitionInfo};
 use crate::brokers::Brokers;
 use crate::config::{Acks, Config, EndpointMap, setters};
-use crate::consume::{CloseHandle, ConsumeIter, Subscription, find_time, subscribe};
+use crate::consume::{CloseHandle, ConsumeIter, Subscription, seq_at, subscribe};
 use crate::error::{Error, Fault, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{Closed, Network, System, Time, parse_brokers};
@@ -85,7 +85,7 @@ impl Client {
     /// # Errors
     /// The [errors of reading](ConsumeIter#errors), or [`Closed`](crate::ErrorKind::Closed).
     pub fn seq_at(&self, topic: &str, partition: u16, time: SystemTime) -> Result<u64> {
-        find_time(&self.session, topic, partition, time)
+        seq_at(&self.session, topic, partition, time)
     }
 
     /// Returns the partitions of a topic with their first and last sequence numbers (a DiscoverPartitions request to any

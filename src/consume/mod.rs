@@ -22,5 +22,5 @@ pub use checkpoint::Checkpoint;
 pub use close::CloseHandle;
 pub use iter::ConsumeIter;
 pub use position::{LeaderStats, PartitionStats, Position, Positions, Stats};
-pub(crate) use start::{find_time, subscribe};
+pub(crate) use start::{seq_at, subscribe};
 pub use subscription::{OutOfRange, Subscription};

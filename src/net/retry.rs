@@ -22,6 +22,11 @@ pub(crate) struct RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// Returns the policy for what nobody waits for: a redirect is followed at once, and there is no time for more.
+    pub(crate) fn following_one_redirect(self) -> RetryPolicy {
+        RetryPolicy { timeout: LEAST_PAUSE, ..self }
+    }
+
     /// Returns the pause after the `failures`-th failure in a row. It doubles each time, and up to half of it is taken off at random.
     pub(crate) fn pause(&self, failures: u32) -> Duration {
         let (least, most) = self.pauses;
