@@ -13,7 +13,7 @@ mod disk;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use disk::{Names, Os, read, replace, resolve, try_out};
+use disk::{Files, Os, read, replace, resolve, try_out};
 
 use super::position::Positions;
 use crate::error::{Error, ErrorKind, Result};
@@ -65,7 +65,7 @@ const VERSION: u16 = 2;
 pub struct Checkpoint {
     path: PathBuf,
     /// The file that the links lead to, and those beside it.
-    names: Names,
+    files: Files,
     positions: Positions,
     /// The contents of the file when it was last read or saved.
     seen: Option<Vec<u8>>,
@@ -91,10 +91,12 @@ impl Checkpoint {
             None => MISSING.into(),
         };
         // A save that overwrites was stopped: its content is complete in the file beside it.
-        if let (TORN, Some(Ok(positions))) = (&*reason, decoded(&opened.names.new)) {
-            return Ok(Checkpoint { positions, ..opened });
+        if reason == TORN {
+            if let Some(Ok(positions)) = decoded(&opened.files.new) {
+                return Ok(Checkpoint { positions, ..opened });
+            }
         }
-        match decoded(&opened.names.previous) {
+        match decoded(&opened.files.previous) {
             // An empty file was created as a mount point.
             None if opened.seen.as_ref().is_none_or(Vec::is_empty) => Ok(opened),
             previous => Err(unusable(&opened.path, &reason, previous.is_some_and(|previous| previous.is_ok()))),
@@ -109,20 +111,20 @@ impl Checkpoint {
     pub fn open_previous(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let opened = Checkpoint::look(path.as_ref())?;
         let none = || io::Error::new(io::ErrorKind::NotFound, "no such file");
-        let bytes = read(&opened.names.previous).and_then(|bytes| bytes.ok_or_else(none));
-        match decode(&bytes.map_err(|e| Error::file(&opened.names.previous, e))?) {
+        let bytes = read(&opened.files.previous).and_then(|bytes| bytes.ok_or_else(none));
+        match decode(&bytes.map_err(|e| Error::file(&opened.files.previous, e))?) {
             Ok(positions) => Ok(Checkpoint { positions, ..opened }),
-            Err(reason) => Err(unusable(&opened.names.previous, &reason, false)),
+            Err(reason) => Err(unusable(&opened.files.previous, &reason, false)),
         }
     }
 
     /// Finds its files, and reads the first of them without decoding it.
     fn look(path: &Path) -> Result<Checkpoint> {
         let look = || {
-            let names = resolve(path)?;
-            let seen = read(&names.file)?;
-            try_out(&names.file)?;
-            Ok(Checkpoint { path: path.into(), names, positions: Positions::default(), seen, intact: false })
+            let files = resolve(path)?;
+            let seen = read(&files.file)?;
+            try_out(&files.file)?;
+            Ok(Checkpoint { path: path.into(), files, positions: Positions::default(), seen, intact: false })
         };
         look().map_err(|e| Error::file(path, e))
     }
@@ -145,29 +147,34 @@ impl Checkpoint {
     /// [`Checkpoint`](crate::ErrorKind::Checkpoint) if something else has changed the file, which is then left as it is.
     /// [`Config`](crate::ErrorKind::Config) for a topic name that is empty or longer than 255 bytes.
     pub fn save(&mut self, positions: &Positions) -> Result<()> {
-        let now = read(&self.names.file).map_err(|e| Error::file(&self.path, e))?;
+        let now = read(&self.files.file).map_err(|e| Error::file(&self.path, e))?;
         if now.is_some() && now != self.seen {
             return Err(unusable(&self.path, CHANGED, false));
         }
         let mut merged = self.positions.clone();
         merged.extend(positions.iter().cloned());
-        let old = now.filter(|_| self.intact);
+        let old = if self.intact { now } else { None };
         if old.is_some() && merged == self.positions {
             return Ok(());
         }
         let bytes = encode(&merged)?;
-        if let Err(e) = replace(&mut Os, &self.names, &bytes, old.as_deref()) {
+        if let Err(e) = replace(&mut Os, &self.files, &bytes, old.as_deref()) {
             // The file may now be the old one, the new one, or half of each.
-            (self.seen, self.intact) = (read(&self.names.file).unwrap_or(None), false);
+            self.seen = read(&self.files.file).unwrap_or(None);
+            self.intact = false;
             return Err(Error::file(&self.path, e));
         }
-        (self.seen, self.intact, self.positions) = (Some(bytes), true, merged);
+        self.seen = Some(bytes);
+        self.intact = true;
+        self.positions = merged;
         Ok(())
     }
 }
 
 fn encode(positions: &Positions) -> Result<Vec<u8>> {
-    positions.iter().try_for_each(|position| check_topic(&position.topic))?;
+    for position in positions {
+        check_topic(&position.topic)?;
+    }
     let content = format!("{MAGIC}{VERSION} {positions}");
     Ok(format!("{content} {}\n", checksum_of(&content)).into())
 }

@@ -94,7 +94,9 @@ impl<P: Into<Position>> Extend<P> for Positions {
         self.0.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         self.0.dedup_by(|later, kept| {
             let is_same = (&later.topic, later.partition) == (&kept.topic, kept.partition);
-            kept.seq = if is_same { later.seq } else { kept.seq };
+            if is_same {
+                kept.seq = later.seq;
+            }
             is_same
         });
     }

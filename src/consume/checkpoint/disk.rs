@@ -7,7 +7,7 @@
 //! ```
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ const MAX_LINKS: usize = 40;
 
 /// The file, and those beside it.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct Files {
     pub(super) file: PathBuf,
     pub(super) new: PathBuf,
     pub(super) previous: PathBuf,
@@ -32,10 +32,10 @@ pub(super) struct Names {
     kept: PathBuf,
 }
 
-impl Names {
-    pub(super) fn of(file: PathBuf) -> Names {
+impl Files {
+    pub(super) fn of(file: PathBuf) -> Files {
         let [new, previous, kept] = [".new", ".prev", ".prev.new"].map(|suffix| beside(&file, suffix));
-        Names { file, new, previous, kept }
+        Files { file, new, previous, kept }
     }
 }
 
@@ -53,7 +53,7 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Follows links. The file that they lead to need not exist yet.
-pub(super) fn resolve(path: &Path) -> io::Result<Names> {
+pub(super) fn resolve(path: &Path) -> io::Result<Files> {
     let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     // A program may change its working directory later.
     let mut file = std::path::absolute(path)?;
@@ -62,7 +62,7 @@ pub(super) fn resolve(path: &Path) -> io::Result<Names> {
             // The target of a link is relative to the link's folder, unless it is absolute.
             Some(link) if link.is_symlink() => file = file.with_file_name(fs::read_link(&file)?),
             Some(other) if !other.is_file() => return refused("not a file"),
-            _ => return Ok(Names::of(file)),
+            _ => return Ok(Files::of(file)),
         }
     }
     refused("too many links")
@@ -91,7 +91,8 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     if found(fs::metadata(path))?.is_none_or(|there| !there.is_file()) {
         return Ok(None);
     }
-    let (mut file, mut bytes) = (File::open(path)?.take(MAX_FOREIGN), Vec::new());
+    let mut file = File::open(path)?.take(MAX_FOREIGN);
+    let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     if bytes.starts_with(MAGIC.as_bytes()) {
         file.set_limit(u64::MAX);
@@ -118,8 +119,8 @@ pub(super) trait Disk {
 
 /// Replaces the file, and keeps its `old` content as the previous generation, if there is one worth keeping. At any moment the file
 /// has its old or its new content, or else the new content is complete beside it.
-pub(super) fn replace(disk: &mut impl Disk, names: &Names, bytes: &[u8], old: Option<&[u8]>) -> io::Result<()> {
-    let Names { file, new, previous, kept } = names;
+pub(super) fn replace(disk: &mut impl Disk, files: &Files, bytes: &[u8], old: Option<&[u8]>) -> io::Result<()> {
+    let Files { file, new, previous, kept } = files;
     disk.remove(kept)?;
     let replaceable = disk.write(kept, bytes, file)?;
     disk.rename(kept, new)?;
@@ -146,36 +147,18 @@ pub(super) struct Os;
 
 impl Disk for Os {
     fn write(&mut self, path: &Path, bytes: &[u8], like: &Path) -> io::Result<bool> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
         let like = found(fs::metadata(like))?;
-        #[cfg(unix)]
-        let (mut file, same_owner) = {
-            use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
-            let file = options.mode(if like.is_some() { 0o600 } else { 0o666 }).open(path)?;
-            let own = file.metadata()?;
-            let is_same = like.as_ref().is_none_or(|like| {
-                (own.uid(), own.gid()) == (like.uid(), like.gid())
-                    || fchown(&file, Some(like.uid()), Some(like.gid())).is_ok()
-            });
-            (file, is_same)
-        };
-        #[cfg(not(unix))]
-        let (mut file, same_owner) = (options.open(path)?, true);
-        if let Some(like) = like.filter(|_| same_owner) {
-            file.set_permissions(like.permissions())?;
+        let (mut file, is_same_owner) = create_like(path, like.as_ref())?;
+        match like {
+            Some(like) if is_same_owner => file.set_permissions(like.permissions())?,
+            _ => {}
         }
         file.write_all(bytes)?;
         file.sync_all()?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::MetadataExt;
-            let (ours, there) = (file.metadata()?, fs::symlink_metadata(path)?);
-            if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
-                return Err(io::Error::new(io::ErrorKind::ResourceBusy, "somebody else is saving to it"));
-            }
+        if !has_name(&file, path)? {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "somebody else is saving to it"));
         }
-        Ok(same_owner)
+        Ok(is_same_owner)
     }
 
     fn overwrite(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -209,4 +192,36 @@ impl Disk for Os {
             dir => dir?.sync_all(),
         }
     }
+}
+
+/// Creates a file that belongs to the owner of another one, if there is another one. Returns `false` if that cannot be.
+#[cfg(unix)]
+fn create_like(path: &Path, like: Option<&Metadata>) -> io::Result<(File, bool)> {
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+    let mode = if like.is_some() { 0o600 } else { 0o666 };
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let Some(like) = like else { return Ok((file, true)) };
+    let own = file.metadata()?;
+    let is_same_owner =
+        (own.uid(), own.gid()) == (like.uid(), like.gid()) || fchown(&file, Some(like.uid()), Some(like.gid())).is_ok();
+    Ok((file, is_same_owner))
+}
+
+#[cfg(not(unix))]
+fn create_like(path: &Path, _like: Option<&Metadata>) -> io::Result<(File, bool)> {
+    Ok((OpenOptions::new().write(true).create_new(true).open(path)?, true))
+}
+
+/// Returns whether this is still the file of that name.
+#[cfg(unix)]
+fn has_name(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let ours = file.metadata()?;
+    let there = fs::symlink_metadata(path)?;
+    Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+}
+
+#[cfg(not(unix))]
+fn has_name(_file: &File, _path: &Path) -> io::Result<bool> {
+    Ok(true)
 }

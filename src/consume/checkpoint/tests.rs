@@ -34,7 +34,7 @@ impl Drop for Dir {
 #[test]
 fn a_relative_path_is_that_of_the_folder_it_was_opened_in() {
     let opened = Checkpoint::open("no-such.checkpoint").unwrap();
-    assert_eq!(opened.names.file, std::env::current_dir().unwrap().join("no-such.checkpoint"));
+    assert_eq!(opened.files.file, std::env::current_dir().unwrap().join("no-such.checkpoint"));
     assert_eq!(opened.path(), Path::new("no-such.checkpoint"));
     assert!(Checkpoint::open("").is_err());
 }
@@ -202,7 +202,7 @@ impl Model {
     fn save(&mut self, n: u64) -> bool {
         let old = self.names.get(Path::new("c")).map(|&file| self.files[file].clone());
         let old = old.filter(|bytes| decode(bytes).is_ok());
-        replace(self, &Names::of("c".into()), &encode(&generation(n)).unwrap(), old.as_deref()).is_ok()
+        replace(self, &Files::of("c".into()), &encode(&generation(n)).unwrap(), old.as_deref()).is_ok()
     }
 }
 
@@ -336,21 +336,21 @@ fn a_file_that_cannot_be_replaced_for_another_reason_stays_as_it_is() {
 #[test]
 fn the_real_files_change_as_the_model_says() {
     let dir = Dir::new();
-    let names = Names::of(dir.file());
+    let files = Files::of(dir.file());
     for n in 1..5 {
-        let old = read(&names.file).unwrap();
-        replace(&mut Os, &names, &encode(&generation(n)).unwrap(), old.as_deref()).unwrap();
+        let old = read(&files.file).unwrap();
+        replace(&mut Os, &files, &encode(&generation(n)).unwrap(), old.as_deref()).unwrap();
         assert_eq!(decode(&fs::read(dir.file()).unwrap()).unwrap(), generation(n));
-        let previous = read(&names.previous).unwrap();
+        let previous = read(&files.previous).unwrap();
         assert_eq!(previous.map(|bytes| decode(&bytes).unwrap()), (n > 1).then(|| generation(n - 1)));
     }
     // Left over from a save that was stopped between the two renames.
     fs::hard_link(dir.file(), dir.0.join("orders.checkpoint.prev.new")).unwrap();
-    fs::write(&names.new, "half").unwrap();
-    let old = read(&names.file).unwrap();
-    replace(&mut Os, &names, &encode(&generation(5)).unwrap(), old.as_deref()).unwrap();
+    fs::write(&files.new, "half").unwrap();
+    let old = read(&files.file).unwrap();
+    replace(&mut Os, &files, &encode(&generation(5)).unwrap(), old.as_deref()).unwrap();
     assert_eq!(decode(&fs::read(dir.file()).unwrap()).unwrap(), generation(5));
-    assert_eq!(read(&names.previous).unwrap(), old);
+    assert_eq!(read(&files.previous).unwrap(), old);
     // What is in the way and is no file is an error.
     fs::create_dir(dir.0.join("orders.checkpoint.prev.new")).unwrap();
     assert!(Os.remove(&dir.0.join("orders.checkpoint.prev.new")).is_err());
@@ -435,17 +435,17 @@ fn a_pipe_where_a_file_should_be_keeps_nobody_waiting() {
     within(30, || {
         let dir = Dir::new();
         fs::write(dir.file(), MAGIC).unwrap();
-        let names = Names::of(dir.file());
-        for pipe in [&names.new, &names.previous] {
+        let files = Files::of(dir.file());
+        for pipe in [&files.new, &files.previous] {
             assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
         }
         assert_eq!(fault(Checkpoint::open(dir.file())), (TORN.to_owned(), false));
         assert!(Checkpoint::open_previous(dir.file()).is_err());
-        fs::remove_file(names.previous).unwrap();
+        fs::remove_file(files.previous).unwrap();
         fs::write(dir.file(), "").unwrap();
         let mut opened = Checkpoint::open(dir.file()).unwrap();
         fs::remove_file(dir.file()).unwrap();
-        fs::rename(names.new, dir.file()).unwrap();
+        fs::rename(files.new, dir.file()).unwrap();
         opened.save(&generation(1)).unwrap();
         assert_eq!(Checkpoint::open(dir.file()).unwrap().positions(), &generation(1));
     });
@@ -456,8 +456,8 @@ fn a_name_as_long_as_names_may_be_is_saved_as_any_other() {
     // The longest that leaves room for every suffix keeps its name; of longer ones as much as there is room for.
     for (len, kept) in [(28, 28), (246, 246), (247, 235), (255, 235)] {
         let name = "n".repeat(len);
-        let names = Names::of(name.clone().into());
-        let previous = names.previous.to_str().unwrap();
+        let files = Files::of(name.clone().into());
+        let previous = files.previous.to_str().unwrap();
         assert!(previous.starts_with(&name[..kept]) && previous.ends_with(".prev"), "{previous}");
         assert_eq!(previous.len(), kept + if kept == len { 5 } else { 14 });
     }
