@@ -65,12 +65,12 @@ impl Inbox {
 
     /// Returns what was handed out so far of the decoded messages, if anything.
     pub(super) fn delivered(&self) -> Option<Delivered> {
-        let taken = self.decoded.taken;
-        let last = self.decoded.entries.get(taken.checked_sub(1)?)?;
+        let taken = self.decoded.taken();
+        let last = taken.last()?;
         let position = if self.decoded.has_messages() { last.seq.saturating_add(1) } else { self.after };
-        let bundles = self.decoded.good.bundles;
+        let bundles = self.decoded.good().bundles;
         let (partition, timestamp_ms) = (self.partition, last.timestamp_ms);
-        Some(Delivered { partition, position, timestamp_ms, messages: taken as u64, bundles })
+        Some(Delivered { partition, position, timestamp_ms, messages: taken.len() as u64, bundles })
     }
 
     /// Forgets the decoded messages, and lets go of the buffer once all bundles are decoded.
@@ -93,7 +93,7 @@ impl Inbox {
     /// Decodes bundles until there are messages to hand out, at most `most`. Returns how many there are.
     pub(super) fn decode_next(&mut self, all: &mut Partitions, limits: &Limits, most: u64) -> u64 {
         self.release();
-        while self.decoded.entries.is_empty() {
+        while self.decoded.entries().is_empty() {
             let Some(bundle) = self.bundles.get(self.taken) else { break };
             let (partition, first) = (of(bundle), bundle.first);
             self.taken += 1;
@@ -105,12 +105,12 @@ impl Inbox {
             let failure = self.decoded.decode(bundle, partition, limits).err();
             let is_whole = failure.is_none() && all.get(partition).takes_whole(bundle);
             let end = bundle.last.min(bundle.to).saturating_add(1);
-            let entries = &mut self.decoded.entries;
-            let stopped = all.with(partition, |partition, rules| partition.stop_at_time(first, entries, rules));
-            let fits = entries.len() as u64 <= most;
-            entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
-            let after = (is_whole && fits && !stopped).then_some(end);
-            if let Some(last) = entries.last() {
+            let entries = self.decoded.entries();
+            let stop = all.with(partition, |partition, rules| partition.stop_at_time(first, entries, rules));
+            let wanted = stop.unwrap_or(entries.len());
+            self.decoded.truncate(wanted.min(usize::try_from(most).unwrap_or(usize::MAX)));
+            let after = (is_whole && stop.is_none() && wanted as u64 <= most).then_some(end);
+            if let Some(last) = self.decoded.entries().last() {
                 self.after = after.unwrap_or(last.seq.saturating_add(1));
                 if !is_whole {
                     all.with(partition, |partition, rules| partition.on_messages(rules));
@@ -118,13 +118,13 @@ impl Inbox {
             } else if let Some(after) = after {
                 all.with(partition, |partition, _| partition.advance(after));
             }
-            if let Some(e) = failure.filter(|_| !stopped) {
+            if let Some(e) = failure.filter(|_| stop.is_none()) {
                 // It comes before everything else that has arrived.
                 self.error = Some(all.get(partition).malformed(e, &all.rules));
                 self.taken = self.bundles.len();
             }
         }
-        let count = self.decoded.entries.len() as u64;
+        let count = self.decoded.entries().len() as u64;
         if count == 0 {
             // The next bundles may lie in another block.
             self.release();

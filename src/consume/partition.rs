@@ -251,12 +251,12 @@ impl Partition {
     }
 
     /// Looks for the first message at or after the time to stop at, among those decoded from bundles that begin with the number
-    /// `first`. Takes away that message and all after it, and ends the partition before it. Returns whether there was one.
-    pub(super) fn stop_at_time(&mut self, first: u64, entries: &mut Vec<Entry>, rules: &Rules) -> bool {
-        let Some(time) = rules.options.stop_at_time else { return false };
-        let Some(at) = entries.iter().position(|entry| entry.timestamp_ms >= time) else { return false };
-        entries.truncate(at);
-        self.end = entries.last().map_or(first.saturating_sub(1), |last| last.seq);
+    /// `first`. If there is one, ends the partition before it, and returns how many messages are left.
+    pub(super) fn stop_at_time(&mut self, first: u64, entries: &[Entry], rules: &Rules) -> Option<usize> {
+        let time = rules.options.stop_at_time?;
+        let left = entries.iter().position(|entry| entry.timestamp_ms >= time)?;
+        let last = entries.get(..left).and_then(<[Entry]>::last);
+        self.end = last.map_or(first.saturating_sub(1), |last| last.seq);
         self.state = State::Done;
         true
     }

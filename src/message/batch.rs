@@ -15,7 +15,7 @@ use crate::protocol::bundle::Entry;
 #[derive(Clone, Copy)]
 pub struct Batch<'a> {
     pub(crate) block: &'a Arc<Block<TopicPartitions>>,
-    pub(crate) source: u32,
+    pub(crate) partition_index: u32,
     pub(crate) entries: &'a [Entry],
 }
 
@@ -24,7 +24,7 @@ impl<'a> Batch<'a> {
 
     #[inline]
     fn message(&self, entry: &'a Entry) -> MessageRef<'a> {
-        MessageRef { block: self.block, entry, source: self.source }
+        MessageRef { block: self.block, entry, partition_index: self.partition_index }
     }
 
     /// Returns how many messages there are.
@@ -113,7 +113,7 @@ impl std::iter::FusedIterator for BatchIter<'_> {}
 pub struct MessageRef<'a> {
     block: &'a Arc<Block<TopicPartitions>>,
     entry: &'a Entry,
-    source: u32,
+    partition_index: u32,
 }
 
 impl<'a> MessageRef<'a> {
@@ -122,7 +122,7 @@ impl<'a> MessageRef<'a> {
     /// Returns an owned message. It shares its memory with its neighbours.
     #[inline]
     pub fn to_message(&self) -> Message {
-        Message { block: self.block.clone(), entry: *self.entry, source: self.source }
+        Message { block: self.block.clone(), entry: *self.entry, partition_index: self.partition_index }
     }
 }
 

@@ -30,8 +30,7 @@ const SCRATCH: [usize; 6] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 
 /// Room for this many entries, a megabyte, is always kept.
 const KEPT_ENTRIES: usize = 32 << 10;
 
-/// Decoded messages of one partition, in the order in which they are handed out. Others look at what it has, and may take
-/// messages away before any are handed out.
+/// Decoded messages of one partition, in the order in which they are handed out.
 #[derive(Debug, Default)]
 pub(crate) struct DecodedBundle {
     /// The read buffer's block while bundles in it are wanted, and whether enough of it is filled for messages to keep it.
@@ -42,12 +41,12 @@ pub(crate) struct DecodedBundle {
     /// The block that the current messages point into.
     block: Option<Arc<Block<TopicPartitions>>>,
     /// All messages, and how many of them were handed out.
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) taken: usize,
+    entries: Vec<Entry>,
+    taken: usize,
     /// The partition of all of them, by its index in the block's [`TopicPartitions`].
-    source: u32,
+    partition_index: u32,
     /// Which of the decoded bundles were good.
-    pub(crate) good: Good,
+    good: Good,
 }
 
 impl DecodedBundle {
@@ -78,19 +77,18 @@ impl DecodedBundle {
     ///
     /// # Errors
     /// A bundle that breaks a rule or a limit. The messages of the good bundles before it are kept.
-    pub(crate) fn decode(&mut self, bundle: &Bundle, source: u32, limits: &Limits) -> Result<(), DecodeError> {
+    pub(crate) fn decode(&mut self, bundle: &Bundle, partition_index: u32, limits: &Limits) -> Result<(), DecodeError> {
         self.clear();
         // The room for an outsized bundle is not kept, since another one may never come.
         self.entries.shrink_to(KEPT_ENTRIES.max((bundle.count as usize).saturating_mul(4)));
-        self.source = source;
+        self.partition_index = partition_index;
         let Some(attached) = &self.attached else { return Ok(()) };
         let bytes = &attached.bytes;
         let set = bytes.get(bundle.set.clone()).unwrap_or_default();
         let may_keep = self.is_filled && bytes.len() <= SHARED_BLOCK.max(4 * set.len());
-        let (entries, good) = (&mut self.entries, &mut self.good);
         if may_keep && bundle.codec == Codec::None {
             self.block = Some(attached.clone());
-            return bundle.decode(set, bundle.set.start, entries, good);
+            return bundle.decode(set, bundle.set.start, &mut self.entries, &mut self.good);
         }
         let len = match bundle.codec {
             Codec::None => set.len(),
@@ -104,29 +102,62 @@ impl DecodedBundle {
             Codec::Snappy => _ = compress::decompress(&mut self.snappy, set, limits, bundle.at, &mut block.bytes)?,
         }
         let block = self.block.insert(scratch.clone());
-        bundle.decode(block.bytes.get(..len).unwrap_or_default(), 0, entries, good)
+        bundle.decode(block.bytes.get(..len).unwrap_or_default(), 0, &mut self.entries, &mut self.good)
     }
 
-    /// Whether there are messages to hand out.
+    /// Returns all messages, whether they were handed out or not.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Returns the messages that were handed out.
+    pub(crate) fn taken(&self) -> &[Entry] {
+        self.entries.get(..self.taken).unwrap_or_default()
+    }
+
+    /// Returns which of the decoded bundles were good.
+    pub(crate) fn good(&self) -> &Good {
+        &self.good
+    }
+
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.entries.capacity()
+    }
+
+    /// Takes away all messages but the first `len`, before any are handed out.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.entries.truncate(len);
+    }
+
+    /// Returns the number of the next message to hand out.
+    pub(crate) fn next_seq(&self) -> Option<u64> {
+        self.entries.get(self.taken).map(|entry| entry.seq)
+    }
+
+    /// Returns whether there are messages to hand out.
     #[inline]
     pub(crate) fn has_messages(&self) -> bool {
         self.taken < self.entries.len()
     }
 
-    /// The next message, counted as handed out.
+    /// Returns the next message, counted as handed out.
     #[inline]
     pub(crate) fn take_one(&mut self) -> Option<Message> {
         let entry = self.entries.get(self.taken)?;
         let block = self.block.clone()?;
         self.taken += 1;
-        Some(Message { block, entry: *entry, source: self.source })
+        Some(Message { block, entry: *entry, partition_index: self.partition_index })
     }
 
-    /// The messages that are left, counted as handed out; `None` if there are none.
+    /// Returns the messages that are left, counted as handed out; `None` if there are none.
     pub(crate) fn take_all(&mut self) -> Option<Batch<'_>> {
-        let from = std::mem::replace(&mut self.taken, self.entries.len());
-        let (block, entries) = (self.block.as_ref()?, self.entries.get(from..)?);
-        (!entries.is_empty()).then_some(Batch { block, source: self.source, entries })
+        let entries = self.entries.get(self.taken..)?;
+        self.taken = self.entries.len();
+        if entries.is_empty() {
+            return None;
+        }
+        Some(Batch { block: self.block.as_ref()?, partition_index: self.partition_index, entries })
     }
 }
 

@@ -5,12 +5,12 @@ macro_rules! place_getters {
     ($life:lifetime) => {
         /// The topic.
         pub fn topic(&self) -> &$life str {
-            self.block.tag.get(self.source).0
+            self.block.tag.get(self.partition_index).0
         }
 
         /// The partition of the topic.
         pub fn partition(&self) -> u16 {
-            self.block.tag.get(self.source).1
+            self.block.tag.get(self.partition_index).1
         }
     };
 }
@@ -81,10 +81,10 @@ pub(crate) fn check_topic(topic: &str) -> Result<()> {
     Ok(())
 }
 
-/// The names of a subscription's partitions. A message has the index of its own.
+/// The names of a subscription's partitions, shared by all of its messages. A message has the index of its own.
 pub(crate) type TopicPartitions = Arc<Names>;
 
-/// See [`TopicPartitions`]. A topic's name is kept once for all of its partitions that follow each other.
+/// The names of partitions, by index. A topic's name is kept once for all of its partitions that follow each other.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
     topics: Vec<Arc<str>>,
@@ -100,8 +100,11 @@ impl Names {
     /// The first `count` partitions of a topic.
     #[cfg(test)]
     pub(crate) fn of_topic(topic: &str, count: u16) -> TopicPartitions {
-        let (mut names, topic) = (Names::with_capacity(count.into()), topic.into());
-        (0..count).for_each(|id| names.push(&topic, id));
+        let mut names = Names::with_capacity(count.into());
+        let topic = topic.into();
+        for id in 0..count {
+            names.push(&topic, id);
+        }
         Arc::new(names)
     }
 
@@ -142,7 +145,7 @@ impl Names {
 pub struct Message {
     pub(crate) block: Arc<Block<TopicPartitions>>,
     pub(crate) entry: Entry,
-    pub(crate) source: u32,
+    pub(crate) partition_index: u32,
 }
 
 impl Message {
@@ -152,7 +155,7 @@ impl Message {
     pub fn detach(&self) -> Message {
         let bytes = [self.key().unwrap_or_default(), self.payload()].concat();
         let block = Block::new(bytes, Names::one(self.topic(), self.partition()));
-        Message { block, entry: self.entry.alone(), source: 0 }
+        Message { block, entry: self.entry.alone(), partition_index: 0 }
     }
 }
 

@@ -131,7 +131,7 @@ impl Segments {
     /// Returns the next number to be handed out: start there to continue later. It is 0 until the first message, unless a start
     /// was set.
     pub fn position(&self) -> u64 {
-        self.state.decoded.entries.get(self.state.decoded.taken).map_or(self.state.position, |entry| entry.seq)
+        self.state.decoded.next_seq().unwrap_or(self.state.position)
     }
 
     /// If the last file ends inside a bundle, returns the file and the byte at which that bundle begins. If it is a closed file
@@ -177,8 +177,8 @@ impl Segments {
         match self.state.decoded.decode(&bundle, 0, &self.limits) {
             Ok(()) => self.state.position = bundle.last + 1,
             Err(e) => {
-                let e = file.corrupt(at + self.state.decoded.good.bytes, e);
-                let Some(last) = self.state.decoded.entries.last() else { return Err(e) };
+                let e = file.corrupt(at + self.state.decoded.good().bytes, e);
+                let Some(last) = self.state.decoded.entries().last() else { return Err(e) };
                 self.state.position = last.seq + 1;
                 self.state.failure = Some(e);
             }
