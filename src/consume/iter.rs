@@ -248,7 +248,7 @@ impl ConsumeIter {
 
     fn next_seq(&self, index: u32) -> u64 {
         let delivered = self.inbox.delivered().filter(|delivered| delivered.partition == index);
-        delivered.map_or(self.partitions.get(index).position, |delivered| delivered.position)
+        delivered.map_or(self.partitions.get(index).position(), |delivered| delivered.position)
     }
 
     /// Returns the next number of every partition that has a [position](ConsumeIter::position_of). The cost grows with the number
@@ -265,7 +265,7 @@ impl ConsumeIter {
     /// Returns the number of a partition's last message as a broker last reported it, 0 if it has none. `None` before the first
     /// report, and for a partition that was not subscribed to.
     pub fn high_water_mark(&self, topic: &str, partition: u16) -> Option<u64> {
-        self.partitions.find(topic, partition)?.1.high_water_mark
+        self.partitions.find(topic, partition)?.1.high_water_mark()
     }
 
     /// Returns how many numbers lie between the positions and the high-water marks, in all partitions together. Numbers without
@@ -301,7 +301,7 @@ impl ConsumeIter {
         stats.partitions.extend(self.partitions.iter().map(|(index, of)| {
             let (topic, partition) = self.partitions.name(index);
             let latest = delivered.filter(|delivered| delivered.partition == index);
-            let published = latest.map(|latest| latest.timestamp_ms).or(of.timestamp_ms).map(Duration::from_millis);
+            let published = latest.map(|latest| latest.timestamp_ms).or(of.timestamp_ms()).map(Duration::from_millis);
             let age = published.map(|published| wall.saturating_sub(published));
             PartitionStats { topic: topic.clone(), partition, lag: of.lag(self.next_seq(index)), age }
         }));
@@ -377,8 +377,7 @@ impl ConsumeIter {
             self.partitions.stats.messages += delivered.messages;
             self.partitions.stats.bundles += delivered.bundles;
             self.partitions.with(delivered.partition, |partition, _| {
-                partition.timestamp_ms = Some(delivered.timestamp_ms);
-                partition.advance(delivered.position);
+                partition.on_delivered(delivered.position, delivered.timestamp_ms);
             });
         }
         self.inbox.release();
@@ -413,7 +412,7 @@ impl ConsumeIter {
         let mut other = None;
         while let Some(index) = self.partitions.next_due() {
             let ((topic, partition), book) = (self.partitions.name(index), &self.session.book);
-            let known = self.partitions.get(index).leader.clone();
+            let known = self.partitions.get(index).leader().cloned();
             let mut leader = known.unwrap_or_else(|| book.broker_for(topic, partition));
             if self.is_resting(&leader, now) {
                 let find = || book.brokers().into_iter().find(|addr| !self.is_resting(addr, now));
@@ -421,7 +420,7 @@ impl ConsumeIter {
             }
             let place = self.fetcher_at(&leader, now);
             self.fetchers[place].wanted.push(index, self.partitions.get(index).risk());
-            self.partitions.with(index, |partition, _| partition.leader = Some(leader));
+            self.partitions.with(index, |partition, _| partition.set_leader(leader));
         }
     }
 

@@ -18,47 +18,52 @@
 
 mod answers;
 
+use std::mem;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
 use super::subscription::{MAX_FETCH_SIZE, Options};
 use crate::error::{Error, ErrorKind, Fault, Result};
-use crate::net::{BrokerAddr, RetryState, Time};
+use crate::message::TopicPartitions;
+use crate::net::{BrokerAddr, RetryPolicy, RetryState, Time};
 use crate::protocol::bundle::Entry;
 use crate::protocol::fetch::{SEQ_BEYOND_END, SEQ_TAIL};
 use crate::protocol::stream::Bundle;
 use crate::protocol::{DecodeError, DecodeFault, varint};
 use crate::session::Marks;
-pub(super) use answers::{Lost, Next, Risk, Rules, Want};
 
-/// See the module. Others look at its fields, set its leader, and leave the rest alone.
+/// One partition of a subscription: how far it has come, what to ask for next, and what its answers mean.
 #[derive(Default)]
 pub(super) struct Partition {
     /// Its index in the subscription.
     index: u32,
-    pub(super) state: State,
+    state: State,
     begin: Begin,
-    /// The next number to deliver; 0 stands for the first there is. If it begins relative to the end: how many numbers before it.
-    pub(super) position: u64,
+    /// The next number to deliver; 0 stands for the first there is. Until `BeforeEnd` is resolved, which needs no position yet, how
+    /// many numbers before the end: a field of its own would make each partition larger.
+    position: u64,
     /// The next number to ask for. What lies between `position` and this has arrived.
     fetch_from: u64,
     /// The time stamp of the last delivered message.
-    pub(super) timestamp_ms: Option<u64>,
-    /// The mark that was heard last.
+    timestamp_ms: Option<u64>,
+    /// The marks that were heard last.
     first_available: u64,
-    pub(super) high_water_mark: Option<u64>,
+    high_water_mark: Option<u64>,
     /// The last number to deliver; without a limit, the highest number there can be.
     end: u64,
-    /// Whether `stop_at_end` must still learn the end.
+    /// Whether `end` must be lowered to the first high-water mark that is heard.
     end_unknown: bool,
     /// The broker to ask, according to the last answer or the address book.
-    pub(super) leader: Option<BrokerAddr>,
+    leader: Option<BrokerAddr>,
     /// Whether the broker may wait before it answers the fetch in flight.
-    waits: bool,
+    may_wait: bool,
     last_was_empty: bool,
     /// Whether the last answer ended a wait, with data that cannot be relied on.
     wait_ended: bool,
     chunks: Chunks,
-    /// Answers in a row that moved nothing although nothing was wrong, and whether the one being read is another.
-    quiet: u8,
-    is_quiet: bool,
+    /// Consecutive answers without progress or fault, and whether the current one will be counted.
+    idle_answers: u8,
+    is_idle_answer: bool,
     suspicion: Suspicion,
     /// Kept apart, because few partitions are in trouble at a time.
     trouble: Option<Box<Trouble>>,
@@ -69,15 +74,24 @@ pub(super) struct Partition {
 struct Trouble {
     /// Attempts to get an answer from its leader, and how many answers in a row named another one.
     retry: RetryState,
-    hops: u32,
+    redirects: u32,
     /// A redirect was followed at once since the last pause.
-    followed: bool,
+    redirected_without_pause: bool,
     /// For answers of its leader that bring no progress: chunks above the mark, and rejections of numbers that it has just named.
-    standstill: RetryState,
+    no_progress: RetryState,
     /// The highest first available number that an answer has named.
-    highest_first: u64,
-    /// The mark of the last chunk that lay all above it.
-    above: Option<u64>,
+    retention_seen: u64,
+    /// The mark of the last chunk that lay entirely above it.
+    low_mark: Option<u64>,
+}
+
+impl Trouble {
+    /// Ends the search for a leader: it has answered.
+    fn on_leader_found(&mut self) {
+        self.retry.reset();
+        self.redirects = 0;
+        self.redirected_without_pause = false;
+    }
 }
 
 /// Whether asking for the next number may kill a server.
@@ -96,8 +110,10 @@ pub(super) enum State {
     /// To be asked for.
     #[default]
     Idle,
-    /// Asked for, and not to be asked for again before that moment.
-    InFlight(Time),
+    /// Asked for.
+    InFlight,
+    /// Asked for, and then not to be asked for again before that moment.
+    InFlightThenPaused(Time),
     /// Not to be asked for before that moment.
     Paused(Time),
     /// Nothing more is wanted of it.
@@ -110,10 +126,75 @@ pub(super) enum Begin {
     /// At its position.
     #[default]
     Known,
-    /// A number of messages before its end, which is not known yet.
+    /// A number of messages before its end, which is not known yet. That number is in `position`.
     BeforeEnd,
     /// With its first message, if the partition exists, which is not known yet.
     Probe,
+}
+
+/// What all partitions of a subscription have in common.
+#[derive(Debug)]
+pub(super) struct Rules {
+    /// The names of the partitions, by their indices.
+    pub(super) names: TopicPartitions,
+    pub(super) options: Options,
+    /// Nodes of a cluster die when they wait for several partitions with one fetch and data comes for one of them, and the
+    /// data that ends a wait may be numbered wrongly. So each partition is waited for alone there, and what ends a wait
+    /// only says that it is time to ask again.
+    pub(super) in_cluster: bool,
+    /// The largest bundle accepted, in bytes.
+    pub(super) bundle_limit: u32,
+    pub(super) retry: RetryPolicy,
+}
+
+/// What a partition wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Want {
+    pub(super) seq: u64,
+    pub(super) fetch_size: u32,
+    /// Whether the broker may wait for data.
+    pub(super) waits: bool,
+    /// Whether it needs a fetch of its own.
+    pub(super) alone: bool,
+    pub(super) risk: Risk,
+}
+
+/// Whether a fetch of a partition may be the reason if the connection ends unanswered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Risk {
+    /// It only waits, or asks for what certainly does nothing.
+    Harmless,
+    Risky,
+    /// Perhaps it has ended one already.
+    Suspect,
+}
+
+/// What the shell must do after an answer to a partition.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Continue as the state says.
+    Go,
+    /// Find out who leads at this address, and tell [`Partition::on_named`].
+    AskAt(SocketAddrV4),
+    /// Forget who leads it.
+    NoLeader,
+    /// Note that retention took these numbers, the first to the last.
+    Gap(u64, u64),
+    /// End the subscription with this error, once everything before it is handed out.
+    Fail(Error),
+}
+
+/// How a fetch was lost. By default no connection could be opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// Whether the connection had been idle and ended just before it was used again, which does not count as trouble.
+    pub(super) while_idle: bool,
+    /// How long it had been up with nothing overdue.
+    pub(super) well_for: Duration,
+    /// Whether it ended soon after the fetch was handed over, before any byte of an answer.
+    pub(super) unanswered: bool,
+    /// Whether nothing else that is risky was in flight on it.
+    pub(super) alone: bool,
 }
 
 impl Partition {
@@ -154,6 +235,30 @@ impl Partition {
         self.begin == Begin::Probe
     }
 
+    pub(super) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(super) fn timestamp_ms(&self) -> Option<u64> {
+        self.timestamp_ms
+    }
+
+    pub(super) fn high_water_mark(&self) -> Option<u64> {
+        self.high_water_mark
+    }
+
+    pub(super) fn leader(&self) -> Option<&BrokerAddr> {
+        self.leader.as_ref()
+    }
+
+    pub(super) fn set_leader(&mut self, leader: BrokerAddr) {
+        self.leader = Some(leader);
+    }
+
     /// Returns how many numbers there are from `position` up to the high-water mark, if that is known.
     pub(super) fn lag(&self, position: u64) -> Option<u64> {
         let next = if self.has_begun() { position.max(self.first_available).max(1) } else { u64::MAX };
@@ -162,7 +267,7 @@ impl Partition {
 
     /// Returns whether it must rest before it is asked for again.
     pub(super) fn rests(&self) -> bool {
-        matches!(self.state, State::Paused(until) | State::InFlight(until) if until > Time::ZERO)
+        matches!(self.state, State::Paused(_) | State::InFlightThenPaused(_))
     }
 
     /// Returns whether it has more than has arrived.
@@ -172,8 +277,9 @@ impl Partition {
 
     /// Returns whether the number to ask for may lie in a gap that kills a server: it is not above the mark, as far as that is known.
     pub(super) fn risk(&self) -> Risk {
+        let is_above_mark = !self.is_behind() && (self.high_water_mark.is_some() || !self.has_begun());
         match self.suspicion {
-            _ if !self.is_behind() && (self.high_water_mark.is_some() || !self.has_begun()) => Risk::Harmless,
+            _ if is_above_mark => Risk::Harmless,
             Suspicion::Clear => Risk::Risky,
             Suspicion::MustAskMark => Risk::Harmless,
             Suspicion::Confirmed => Risk::Suspect,
@@ -203,16 +309,16 @@ impl Partition {
         let asks_at_once = !self.has_begun() || rules.options.stop_at_end || self.suspicion != Suspicion::Clear;
         let is_drained =
             (self.last_was_empty || self.high_water_mark.is_some() && !self.is_behind()) && !self.wait_ended;
-        let waits = !asks_at_once && (is_drained || !rules.in_cluster);
-        let alone = risk == Risk::Suspect || self.is_probe() || (rules.in_cluster && waits);
+        let may_wait = !asks_at_once && (is_drained || !rules.in_cluster);
+        let alone = risk == Risk::Suspect || self.is_probe() || (rules.in_cluster && may_wait);
         let seq = if self.needs_mark() { SEQ_BEYOND_END } else { self.fetch_from };
-        Ok(Some(Want { seq, fetch_size: self.chunks.fetch_size, waits, alone, risk }))
+        Ok(Some(Want { seq, fetch_size: self.chunks.fetch_size, waits: may_wait, alone, risk }))
     }
 
-    /// Notes that it was asked for; `waits`: the broker may wait for data.
-    pub(super) fn on_sent(&mut self, waits: bool) {
-        self.state = State::InFlight(Time::ZERO);
-        self.waits = waits;
+    /// Notes that it was asked for, and whether the broker may wait for data.
+    pub(super) fn on_sent(&mut self, may_wait: bool) {
+        self.state = State::InFlight;
+        self.may_wait = may_wait;
     }
 
     /// Ends a pause that is over.
@@ -242,7 +348,7 @@ impl Partition {
     /// Notes that there are messages to hand out.
     pub(super) fn on_messages(&mut self, rules: &Rules) {
         self.chunks.on_messages(rules.options.fetch_size);
-        self.quiet = 0;
+        self.idle_answers = 0;
         self.trouble = None;
     }
 
@@ -258,10 +364,16 @@ impl Partition {
         let last = entries.get(..left).and_then(<[Entry]>::last);
         self.end = last.map_or(first.saturating_sub(1), |last| last.seq);
         self.state = State::Done;
-        true
+        Some(left)
     }
 
-    /// Moves on after messages up to just below `position` were handed out.
+    /// Notes that messages up to just below `position` were delivered, the last of them with this time stamp.
+    pub(super) fn on_delivered(&mut self, position: u64, timestamp_ms: u64) {
+        self.timestamp_ms = Some(timestamp_ms);
+        self.advance(position);
+    }
+
+    /// Moves on: nothing below `position` is left to deliver.
     pub(super) fn advance(&mut self, position: u64) {
         self.position = position;
         self.fetch_from = self.fetch_from.max(position);
@@ -284,12 +396,13 @@ impl Partition {
     #[cold]
     pub(super) fn malformed(&self, e: DecodeError, rules: &Rules) -> Error {
         let (topic, partition) = rules.names.get(self.index);
-        let leader = self.leader.as_ref().map_or_else(String::new, ToString::to_string);
+        let leader = self.leader.as_ref().map(ToString::to_string).unwrap_or_default();
         Error::decode(&leader, e.in_partition(topic, partition))
     }
 
     fn go_to(&mut self, seq: u64) {
-        (self.position, self.fetch_from) = (seq, seq);
+        self.position = seq;
+        self.fetch_from = seq;
         self.check_end();
     }
 
@@ -332,9 +445,10 @@ impl Chunks {
 
     /// Asks for more after a chunk that lay entirely below the position. Returns `false` if that did not or cannot help.
     pub(super) fn on_stale(&mut self) -> bool {
-        let (len, asked) = (self.len, self.fetch_size);
+        let len = self.len;
+        let asked = self.fetch_size;
         self.fetch_size = asked.saturating_mul(2).min(MAX_FETCH_SIZE).max(asked);
-        let before = std::mem::replace(&mut self.stale_len, len);
+        let before = mem::replace(&mut self.stale_len, len);
         len > before && self.fetch_size > asked
     }
 
@@ -345,12 +459,13 @@ impl Chunks {
     /// The least number of bytes that it takes, if more than are allowed.
     pub(super) fn on_cut(&mut self, needed: u64, bundle_limit: u32) -> Result<(), u64> {
         let limit = u64::from(bundle_limit) + varint::MAX_LEN as u64;
-        let (asked, found) = (u64::from(self.fetch_size), self.had_messages);
+        let asked = u64::from(self.fetch_size);
+        let found = self.had_messages;
         if !found && (needed > limit || asked >= limit) {
             return Err(needed.max(asked + 1));
         }
         // A bundle that is cut again, or another one than before, must not make the size grow in small steps.
-        let creeps = std::mem::replace(&mut self.was_cut, !found) || needed <= asked;
+        let creeps = mem::replace(&mut self.was_cut, !found) || needed <= asked;
         let size = if !found && creeps { needed.max(asked * 2) } else { needed.max(asked) };
         self.fetch_size = u32::try_from(size.min(limit)).unwrap_or(u32::MAX);
         Ok(())

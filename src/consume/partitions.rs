@@ -112,7 +112,7 @@ impl Partitions {
             Arc::make_mut(&mut rules.names).push(topic, *partition);
         }
         let order = in_order(&mut (0..rules.names.len()).map(|index| name(&rules.names, index)));
-        let idle = (0..).zip(&list).filter(|(_, partition)| partition.state == State::Idle);
+        let idle = (0..).zip(&list).filter(|(_, partition)| partition.state() == State::Idle);
         let due: VecDeque<u32> = idle.map(|(index, _)| index).collect();
         Partitions {
             order,
@@ -158,15 +158,15 @@ impl Partitions {
     pub(super) fn with<R>(&mut self, index: u32, act: impl FnOnce(&mut Partition, &Rules) -> R) -> R {
         #[allow(clippy::indexing_slicing)]
         let partition = &mut self.list[index as usize];
-        let before = partition.state;
+        let before = partition.state();
         let done = act(partition, &self.rules);
-        let after = partition.state;
+        let after = partition.state();
         if before != after {
             self.open = self.open + usize::from(after != State::Done) - usize::from(before != State::Done);
             match after {
                 State::Idle => self.due.push_back(index),
                 State::Paused(until) => self.pauses.push(Reverse((until, index))),
-                State::InFlight(_) | State::Done => {}
+                State::InFlight | State::InFlightThenPaused(_) | State::Done => {}
             }
         }
         done
@@ -191,7 +191,7 @@ impl Partitions {
 
     /// Returns the next partition that must go to a leader's list.
     pub(super) fn next_due(&mut self) -> Option<u32> {
-        while self.get(*self.due.front()?).state != State::Idle {
+        while self.get(*self.due.front()?).state() != State::Idle {
             self.due.pop_front();
         }
         self.due.pop_front()
@@ -303,8 +303,8 @@ impl Partitions {
     pub(super) fn on_end(&mut self, now: Time, index: u32, soon: bool, leader: Option<&BrokerAddr>) -> bool {
         self.with(index, |partition, rules| partition.on_end(now, soon, rules));
         let partition = self.get(index);
-        let is_idle = partition.state == State::Idle;
-        let again = leader.is_some() && is_idle && partition.leader.as_ref() == leader && partition.is_behind();
+        let is_idle = partition.state() == State::Idle;
+        let again = leader.is_some() && is_idle && partition.leader() == leader && partition.is_behind();
         if again {
             self.due.pop_back();
         }
@@ -317,7 +317,7 @@ impl Partitions {
     /// As [`Partition::on_lost`].
     pub(super) fn on_lost(&mut self, now: Time, index: u32, how: Lost, e: &Error) -> Result<()> {
         // What was wanted and not asked for was idle before, too.
-        if self.get(index).state == State::Idle {
+        if self.get(index).state() == State::Idle {
             self.due.push_back(index);
         }
         self.with(index, |partition, rules| partition.on_lost(now, how, e, rules))

@@ -86,7 +86,7 @@ impl Setting {
         self.all.wake(now);
         while let Some(index) = self.all.next_due() {
             self.fetcher.wanted.push(index, self.all.get(index).risk());
-            self.all.with(index, |partition, _| partition.leader = Some(self.fetcher.channel.broker().clone()));
+            self.all.with(index, |partition, _| partition.set_leader(self.fetcher.channel.broker().clone()));
         }
         let mut turn = Turn { now, all: &mut self.all, inbox: &mut self.inbox, session: &self.session };
         self.fetcher.ask(&mut turn, LookUp::Never);
@@ -126,7 +126,7 @@ impl Setting {
     }
 
     fn state(&self, partition: u32) -> State {
-        self.all.get(partition).state
+        self.all.get(partition).state()
     }
 
     /// Ends the connection after it was last seen alive at this moment, and lets the fetcher see it.

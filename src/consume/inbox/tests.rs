@@ -43,7 +43,7 @@ impl Setting {
         let retry = RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
         let rules = Rules { names: Names::one("t", 0), options, in_cluster: false, bundle_limit: 1 << 28, retry };
         let mut all = Partitions::new(vec![place], &[], rules);
-        all.with(0, |partition, _| partition.leader = Some(parse_brokers("b:1").unwrap().remove(0)));
+        all.with(0, |partition, _| partition.set_leader(parse_brokers("b:1").unwrap().remove(0)));
         let (buf, inbox) = (ReadBuf::new(unit, all.rules.names.clone()), Inbox::default());
         Setting { all, buf, inbox, next: 1 }
     }
@@ -210,7 +210,7 @@ fn nothing_after_the_time_to_stop_at_is_handed_out() {
     let mut s = Setting::of(1 << 10, |s| s.stop_at_time(UNIX_EPOCH + Duration::from_millis(5)));
     s.receive(&[encode(&[b"1"], Compression::None), encode_at(4, &[b"2"], Compression::None)]);
     assert_eq!((s.decode(9), s.inbox.has_bundles(), left(&s)), (0, false, 0));
-    assert_eq!(s.all.get(0).position, 1, "nothing was delivered");
+    assert_eq!(s.all.get(0).position(), 1, "nothing was delivered");
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn what_is_wanted_ends_a_bundle_that_goes_on() {
 #[test]
 fn a_buffer_in_which_nothing_is_wanted_is_not_held() {
     let mut s = Setting::new(1 << 10);
-    s.all.with(0, |partition, _| partition.state = State::Done);
+    s.all.with(0, |partition, _| partition.set_state(State::Done));
     s.receive(&[encode(&[b"1"], Compression::None)]);
     assert!(!s.inbox.has_bundles() && Arc::strong_count(s.buf.block()) == 1);
 }

@@ -2,18 +2,22 @@
 
 mod trouble;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
+use std::net::Ipv4Addr;
 
 use super::super::subscription::{MAX_FETCH_SIZE, OutOfRange, Subscription};
-use super::answers::{MOST_HOPS, QUIET};
+use super::answers::{IDLE_PAUSES, MAX_REDIRECTS};
 use super::*;
-use crate::error::{ErrorKind, Fault};
 use crate::message::Names;
-use crate::net::{RetryPolicy, parse_brokers};
+use crate::net::parse_brokers;
 use crate::protocol::bundle::Codec;
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::ChunkEnd;
+
+impl Partition {
+    pub(in crate::consume) fn set_state(&mut self, state: State) {
+        self.state = state;
+    }
+}
 
 const FOR_LONG: Duration = Duration::from_secs(60);
 
@@ -113,8 +117,7 @@ fn lost(unanswered: bool, alone: bool) -> Lost {
 
 fn pause(partition: &Partition) -> Time {
     match partition.state {
-        State::Paused(until) => until,
-        State::InFlight(until) if partition.rests() => until,
+        State::Paused(until) | State::InFlightThenPaused(until) => until,
         state => panic!("{state:?}"),
     }
 }
@@ -156,11 +159,7 @@ fn in_a_cluster_it_waits_alone_and_what_ends_a_wait_is_asked_for_again() {
         assert!(found.is_empty(), "it may be numbered wrongly");
         for end in [ChunkEnd::Whole, ChunkEnd::Whole, ChunkEnd::AboveMark, ChunkEnd::Cut { bundle_len: Some(1 << 30) }]
         {
-            assert_eq!(
-                (p.on_chunk_end(at(0), end, &rules), p.state),
-                (Next::Go, State::InFlight(Time::ZERO)),
-                "{end:?}"
-            );
+            assert_eq!((p.on_chunk_end(at(0), end, &rules), p.state), (Next::Go, State::InFlight), "{end:?}");
         }
         p.on_end(at(0), false, &rules);
         let want = ask(&mut p, &rules);
@@ -434,7 +433,7 @@ fn a_chunk_that_goes_on_above_the_mark_had_messages_all_the_same() {
     let above = || Bundle { to: 7, ..bundle(6, 20, 20, false) };
     let mut p = begin();
     assert!(!p.on_bundles(&mut vec![bundle(1, 5, 20, false), above()], 0, &rules));
-    assert_eq!((p.on_chunk_end(at(0), ChunkEnd::AboveMark, &rules), p.state), (Next::Go, State::InFlight(Time::ZERO)));
+    assert_eq!((p.on_chunk_end(at(0), ChunkEnd::AboveMark, &rules), p.state), (Next::Go, State::InFlight));
     let mut p = begin();
     p.on_bundles(&mut vec![above()], 0, &rules);
     p.on_chunk_end(at(0), ChunkEnd::AboveMark, &rules);

@@ -163,9 +163,9 @@ fn pauses_end_in_order_and_the_last_open_partition_ends_all() {
     assert!(second > first);
     all.wake(second);
     assert_eq!((due(&mut all), all.next_wake()), ([1].into(), Time::NEVER));
-    all.with(0, |partition, _| partition.state = State::Done);
+    all.with(0, |partition, _| partition.set_state(State::Done));
     assert!(!all.all_done());
-    (0..2).for_each(|_| all.with(1, |partition, _| partition.state = State::Done));
+    (0..2).for_each(|_| all.with(1, |partition, _| partition.set_state(State::Done)));
     assert!(all.all_done());
 }
 
@@ -280,7 +280,7 @@ fn what_is_led_here_and_not_at_its_end_is_asked_for_again_at_once() {
         let mut all = topic(1, mark, false);
         let mut list = wanted_now(&mut all);
         next(&mut all, &mut list);
-        all.with(0, |partition, _| partition.leader = Some(broker()));
+        all.with(0, |partition, _| partition.set_leader(broker()));
         assert_eq!(all.on_end(at(0), 0, false, leader), again);
         assert_eq!(due(&mut all).len(), usize::from(!again), "either here, or wherever it is led");
     }
@@ -288,7 +288,7 @@ fn what_is_led_here_and_not_at_its_end_is_asked_for_again_at_once() {
     let mut all = topic(1, 9, false);
     let mut list = wanted_now(&mut all);
     next(&mut all, &mut list);
-    all.with(0, |partition, _| partition.leader = Some(broker()));
+    all.with(0, |partition, _| partition.set_leader(broker()));
     assert!(!all.on_end(at(0), 0, true, Some(&broker())) && due(&mut all).is_empty());
     assert!(all.next_wake() > at(0) && all.next_wake() < Time::NEVER);
 }

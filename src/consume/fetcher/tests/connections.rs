@@ -12,7 +12,7 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     assert!(until > now && !s.fetcher.is_resting(until));
     assert_eq!((s.all.stats.reconnects, s.all.stats.failed_brokers), (1, 0));
     assert!(matches!((s.state(0), s.state(1)), (State::Paused(_), State::Paused(_))));
-    assert!(s.all.get(0).needs_mark() && s.all.get(0).leader.is_none());
+    assert!(s.all.get(0).needs_mark() && s.all.get(0).leader().is_none());
     // It is not dialed before its time, and then one by one.
     s.ask();
     assert_eq!(s.net.dialed().len(), 1);

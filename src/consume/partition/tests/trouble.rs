@@ -117,22 +117,22 @@ fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
     // That the number is rejected again has a budget of its own, which redirects in between do not prolong.
     let mut now = at(62_000);
     let end = loop {
-        p.state = State::InFlight(Time::ZERO);
+        p.state = State::InFlight;
         now = now.after(Duration::from_millis(1));
         match p.on_answer(now, out_of_range(1, 20), &rules) {
             Next::Fail(e) => break e,
             _ => now = pause(&p),
         }
-        p.state = State::InFlight(Time::ZERO);
+        p.state = State::InFlight;
         assert_eq!(p.on_named(now, endpoint(), Ok(Some(leader())), &rules), Next::Go);
-        assert_eq!(p.state, State::InFlight(Time::ZERO), "the first redirect after an answer is followed at once");
+        assert_eq!(p.state, State::InFlight, "the first redirect after an answer is followed at once");
     };
     assert!(matches!(end.kind, ErrorKind::OutOfRange { .. }), "{end:?}");
     assert!(now.since(at(61_000)) >= FOR_LONG && now.since(at(61_000)) < FOR_LONG + Duration::from_secs(2), "{now:?}");
     // So has a chunk above the mark.
     let mut p = troubled();
     for (now, next) in [(61_000, Next::Go), (120_000, Next::Go), (121_000, fail(Fault::Stuck { seq: 30 }))] {
-        p.state = State::InFlight(Time::ZERO);
+        p.state = State::InFlight;
         p.on_answer(at(now), data(20, 100), &rules);
         let next = match next {
             Next::Fail(e) => Next::Fail(e.at(&leader())),
@@ -142,9 +142,9 @@ fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
     }
     // Both end with a connection that was well.
     let well = Lost { well_for: Duration::from_secs(10), ..Lost::default() };
-    p.state = State::InFlight(Time::ZERO);
+    p.state = State::InFlight;
     assert_eq!(lose(&mut p, at(200_000), well, &rules), Next::Go);
-    p.state = State::InFlight(Time::ZERO);
+    p.state = State::InFlight;
     p.on_answer(at(200_000), data(20, 100), &rules);
     assert_eq!(p.on_chunk_end(at(200_000), ChunkEnd::AboveMark, &rules), Next::Go);
 }
@@ -314,13 +314,13 @@ fn a_broker_that_does_not_wait_gets_pauses_that_grow() {
         pauses.push(pause(&p).since(at(0)));
         p.wake(pause(&p));
     }
-    assert!(pauses[0] <= QUIET.0 && pauses[7] > QUIET.1 / 2 && pauses[7] <= QUIET.1, "{pauses:?}");
+    assert!(pauses[0] <= IDLE_PAUSES.0 && pauses[7] > IDLE_PAUSES.1 / 2 && pauses[7] <= IDLE_PAUSES.1, "{pauses:?}");
     ask(&mut p, &rules);
     bring(&mut p, at(0), 1, 1, 1, &rules);
     ask(&mut p, &rules);
     p.on_answer(at(0), data(1, 0), &rules);
     p.on_end(at(0), true, &rules);
-    assert!(pause(&p).since(at(0)) <= QUIET.0, "it begins again");
+    assert!(pause(&p).since(at(0)) <= IDLE_PAUSES.0, "it begins again");
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn a_partition_that_may_not_be_there_is_no_trouble() {
     let want = ask(&mut p, &rules);
     assert!(want.alone && !want.waits && want.seq == 0, "{want:?}");
     p.probe();
-    assert_eq!(p.state, State::InFlight(Time::ZERO), "it is being asked for");
+    assert_eq!(p.state, State::InFlight, "it is being asked for");
     for answer in [PartitionAnswer::UnknownPartition, PartitionAnswer::NoLeader, PartitionAnswer::SystemError] {
         assert_eq!(p.on_answer(at(0), answer, &rules), Next::Go);
         // A line of others that is lost lets it be looked for again, but not before this answer has been read.
@@ -344,7 +344,7 @@ fn a_partition_that_may_not_be_there_is_no_trouble() {
         ask(&mut p, &rules);
     }
     // Redirected without end.
-    for _ in 0..MOST_HOPS {
+    for _ in 0..MAX_REDIRECTS {
         assert_eq!(p.on_answer(at(0), PartitionAnswer::Redirect(endpoint()), &rules), Next::AskAt(endpoint()));
         p.on_named(at(0), endpoint(), Ok(Some(leader())), &rules);
         p.on_end(at(0), false, &rules);
