@@ -301,7 +301,7 @@ impl ClientBuilder {
         connect_timeout(timeout: Duration) => config.connect_timeout = timeout;
 
         /// How long a broker may take to begin an answer, to send the next 16 KiB of it, or to accept the next 16 KiB of a
-        /// request: a slow but steady transfer gets through, a trickle does not. Default 30 seconds; more than zero.
+        /// request. A slow but steady transfer gets through, a trickle does not. Default 30 seconds; more than zero.
         ///
         /// For a fetch it counts from the end of the time the broker was asked to wait, for a publish from the end of the
         /// [ack time-out](ClientBuilder::ack_timeout). Time between two calls of your program counts, unless data has arrived

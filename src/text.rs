@@ -86,7 +86,7 @@ impl fmt::Display for Position {
 }
 
 /// Reads topic, partition and number: `orders/0=17`. In the topic, which has 1 to 255 bytes, `%` and two hexadecimal digits
-/// stand for a byte of UTF-8.
+/// mean a byte of UTF-8.
 impl FromStr for Position {
     type Err = Error;
 

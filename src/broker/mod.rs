@@ -1,8 +1,8 @@
 //! A TANK broker inside the process, for tests and first steps (feature `broker`).
 //!
-//! It listens on a port of its own at 127.0.0.1, keeps its messages in memory, and speaks the protocol as TANK 4.0 does, down to
-//! where a chunk ends and which high-water mark an answer carries. On demand it fails in the ways that brokers and networks do:
-//! see [`BrokerFault`].
+//! It listens on a port of its own at 127.0.0.1 and keeps its messages in memory. It speaks the protocol as TANK 4.0 does, down
+//! to where a chunk ends and which high-water mark an answer carries. On demand it fails in the ways that brokers and networks
+//! do: see [`BrokerFault`].
 //!
 //! # A consumer and its tests
 //!

@@ -69,8 +69,8 @@ const MAX_UNUSED: usize = 64;
 /// ```
 ///
 /// The iterator owns its connections, so it can move to another thread. Dropping it closes them, or returns idle ones to the
-/// client, without waiting for anything. Messages that the caller has not asked for stay in the broker and the network: at most
-/// one fetch of each partition is in flight, and the next one is sent when the whole answer has been read.
+/// client, without waiting for anything. At most one fetch of each partition is in flight, and the next one is sent when the
+/// whole answer has been read. So messages that you have not asked for stay in the broker and the network.
 ///
 /// It is finished after one `Err`, after the last wanted message, or after a [`close`](CloseHandle::close). From then on,
 /// `next` returns `None`. `None` never hides an error.

@@ -37,7 +37,7 @@ const ERR_NONE: u8 = 0;
 const ERR_OUT_OF_RANGE: u8 = 0x01;
 const ERR_SPARSE: u8 = 0xfe;
 const ERR_UNKNOWN_PARTITION: u8 = 0xff;
-/// Stands for the id of the first partition if the topic is unknown; no entries follow.
+/// Replaces the id of the first partition if the topic is unknown; no entries follow.
 pub const UNKNOWN_TOPIC: [u8; 2] = [0xff, 0xff];
 
 /// Returns how long a server waits if a request says `max_wait_ms`; up to [`WAIT_SLACK_MS`] longer (reference, section 5.6).
@@ -135,7 +135,7 @@ pub enum PartitionAnswer {
     NoLeader,
     /// The topic has no such partition.
     UnknownPartition,
-    /// There is no such topic. Stands for all of its partitions.
+    /// There is no such topic. Applies to all of its partitions.
     UnknownTopic,
 }
 

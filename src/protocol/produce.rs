@@ -187,9 +187,9 @@ codes! {
         Redirect(endpoint: SocketAddrV4 = "leader endpoint") = 0xfc,
         /// No node leads the partition now; not stored.
         NoLeader = 0xfd,
-        /// The server is read-only. Stands for all partitions of a topic.
+        /// The server is read-only. Applies to all partitions of a topic.
         ReadOnly = 0xfe,
-        /// There is no such topic. Stands for all of its partitions.
+        /// There is no such topic. Applies to all of its partitions.
         UnknownTopic = 0xff,
     }
 }

@@ -109,7 +109,7 @@
 //! ```
 //!
 //! A task must not block in any other way, such as on a channel, or on a mutex that another task holds while it blocks in the
-//! network: the simulation would think it is still running, and wait for ever. What needs real threads, files or sockets is
+//! network. The simulation would think it is still running, and wait for ever. What needs real threads, files or sockets is
 //! tested with the [embedded broker](crate::broker) over real sockets.
 //!
 //! # What can go wrong
