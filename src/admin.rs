@@ -61,7 +61,7 @@ pub(crate) fn partitions(session: &Session, topic: &str) -> Result<Vec<Partition
     let marks = if states.iter().any(led_elsewhere) || session.is_cluster() {
         session.log_ends(topic, &ids, &session.leader_policy())?
     } else {
-        let marks = |(&id, state)| marks_of_state(state).map_err(|fault| Error::refused(topic, id, fault));
+        let marks = |(&id, state)| marks_of_state(state).map_err(|refusal| Error::refused(topic, id, refusal.fault(1)));
         ids.iter().zip(&states).map(marks).collect()
     };
     let info = |(id, marks): (u16, Result<Marks>)| {

@@ -18,6 +18,24 @@ const MAX_BROKERS: usize = 256;
 /// How long a broker that failed comes after all others.
 const DISTRUST: Duration = Duration::from_secs(15);
 
+/// Why a broker did not do what it was asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It says that this node leads the partition. Only several of these in a row are a fault.
+    Redirect(SocketAddrV4),
+    Fault(Fault),
+}
+
+impl Refusal {
+    /// Returns the fault. For a redirect, `redirects` is how many there were in a row.
+    pub(crate) fn fault(self, redirects: u32) -> Fault {
+        match self {
+            Refusal::Redirect(last) => Fault::Redirects { hops: redirects, last },
+            Refusal::Fault(fault) => fault,
+        }
+    }
+}
+
 /// The address book that a client and its subscriptions share.
 pub(crate) struct AddressBook {
     /// Those the user named.
@@ -111,18 +129,18 @@ impl AddressBook {
         topic: &Arc<str>,
         partition: u16,
         now: Time,
-        reply: Result<T, Fault>,
-    ) -> Result<T, Fault> {
+        reply: Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
         let leader = match &reply {
-            Ok(_) | Err(Fault::NotConfirmed) => Some(from.clone()),
-            Err(Fault::Redirects { last, .. }) => self.named(*last)?,
-            Err(Fault::NoLeader) => None,
+            Ok(_) | Err(Refusal::Fault(Fault::NotConfirmed)) => Some(from.clone()),
+            Err(Refusal::Redirect(endpoint)) => self.named(*endpoint).map_err(Refusal::Fault)?,
+            Err(Refusal::Fault(Fault::NoLeader)) => None,
             Err(_) => return reply,
         };
         let Some(leader) = leader else {
             self.forget(topic, partition);
             self.knew_no_leader(from, now);
-            return Err(Fault::NoLeader);
+            return Err(Refusal::Fault(Fault::NoLeader));
         };
         self.learn(topic, partition, leader, now);
         reply

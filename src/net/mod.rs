@@ -29,7 +29,7 @@ mod settings;
 mod system;
 
 pub(crate) use addr::{BrokerAddr, parse_brokers};
-pub(crate) use book::AddressBook;
+pub(crate) use book::{AddressBook, Refusal};
 pub(crate) use buffer::{Block, ReadBuf};
 pub(crate) use channel::{Channel, LookUp, Piece};
 pub(crate) use channels::{AnswerReader, Pool, wait};

@@ -47,11 +47,15 @@ pub(super) enum Stage {
     /// In the leader's log, but not confirmed by its replicas.
     Held,
     /// Back: once the answers to the others have come, it is sent again, or fails with them.
-    Returned(RetryDecision),
+    Returned(Failed),
 }
 
-/// What to do after an error: try again, or, as an `Err`, give up with it.
-pub(super) type RetryDecision = Result<Error, Error>;
+/// What follows a failed attempt.
+#[derive(Debug, Clone)]
+pub(super) enum Failed {
+    Retry(Error),
+    GiveUp(Error),
+}
 
 /// A decompressed message set, and where its messages lie in it.
 pub(super) type Unpacked = (Vec<u8>, Vec<Entry>);
@@ -101,8 +105,8 @@ impl Bundle {
     /// Returns why it fails, if it is back for good or cannot be sent again in order.
     pub(super) fn failure(&self) -> Option<&Error> {
         match &self.stage {
-            Stage::Returned(Ok(e)) if self.overtaken => Some(e),
-            Stage::Returned(Err(e)) => Some(e),
+            Stage::Returned(Failed::Retry(e)) if self.overtaken => Some(e),
+            Stage::Returned(Failed::GiveUp(e)) => Some(e),
             _ => None,
         }
     }

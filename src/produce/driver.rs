@@ -5,7 +5,7 @@
 //!                      v            │
 //!   PartitionQueue ─> changed ──> line_up() ──> backlog of a leader ──next()──> request ──> Channel
 //!         ^                                                                                    │
-//!         └──────────────────── on_reply(), on_lost() <────────── next_answer() <──────────────┘
+//!         └─────────────────── on_answer(), on_lost() <────────── next_answer() <──────────────┘
 //! ```
 //!
 //! A step looks at the queues that have changed and at those that it sends for, not at those that wait.
@@ -21,12 +21,12 @@ use log::{Level, debug, info, log, warn};
 use super::bundle::{BrokerId, Bundle, Spares};
 use super::leader::{Content, FULL_REQUEST, Leader, MAX_BUNDLES, SentRequest, group, states_request};
 use super::numbering::Numbering;
-use super::outcome::Reply;
+use super::outcome::{Answer, Reply};
 use super::queue::{PartitionQueue, ToSend};
 use super::records::Failure;
 use crate::config::PublishOptions;
 use crate::error::{Error, Fault, Result};
-use crate::net::{BrokerAddr, Channel, LookUp, Time, wait};
+use crate::net::{BrokerAddr, Channel, LookUp, Refusal, Time, wait};
 use crate::protocol::produce::{CLIENT_VERSION, ProduceRequest};
 use crate::session::Session;
 
@@ -260,7 +260,7 @@ impl Driver {
         }
         if mem::take(&mut self.connection_lost) {
             for (topic, _) in &self.counts {
-                self.leaders[id].ask(&self.session, now, None, |id| Content::States(states_request(id, topic), None));
+                self.leaders[id].ask(&self.session, now, None, |id| Content::PartitionCount(states_request(id, topic)));
             }
         }
         while !self.leaders[id].backlog.is_empty() && self.leaders[id].has_room(now, self.window) {
@@ -292,7 +292,7 @@ impl Driver {
             }
             let (session, topic, partition) = (&self.session, &queue.topic, queue.partition);
             let request_id = leader.ask(session, now, Some(index), |id| match what {
-                ToSend::Mark => Content::States(states_request(id, topic), Some(partition)),
+                ToSend::Mark => Content::Mark { request: states_request(id, topic), partition },
                 _ => Content::End(session.end_request(id, topic, &[partition])),
             });
             queue.sent(request_id, id, what);
@@ -316,6 +316,7 @@ impl Driver {
             topics,
         };
         let shape = request.shape().collect();
+        let first_seq = self.queues[from[0]].first_waiting().map_or(0, Bundle::first_seq);
         let allowance = self.session.config.io_timeout.saturating_add(self.options.ack_timeout);
         let encoded = request.encode_around(SMALL_BUNDLE);
         // Records that cannot be encoded were refused when they came in.
@@ -333,43 +334,49 @@ impl Driver {
             // It may have another one.
             self.changed.push(queue);
         }
-        let request = SentRequest { id: request_id, since: now, queues: from, content: Content::Bundles(shape) };
-        self.leaders[id].in_flight.push_back(request);
+        let content = Content::Bundles { shape, first_seq };
+        self.leaders[id].in_flight.push_back(SentRequest { id: request_id, since: now, queues: from, content });
     }
 
     /// Moves bytes both ways and takes in answers, as far as possible without waiting.
     fn carry(&mut self, id: BrokerId, now: Time) -> Result<()> {
         // Answers that came before a connection failed count.
         let written = self.leaders[id].channel.write(now).map(drop);
-        while let Some((request, replies)) = self.leaders[id].next_answer(now, &self.session.config.limits)? {
-            if let (Content::States(asked, None), Some(&Ok(count @ 1..))) = (&request.content, replies.first()) {
-                let count = u16::try_from(count).unwrap_or(u16::MAX);
-                let is_other = |(topic, before): &&mut (Arc<str>, u16)| **topic == *asked.topic && *before != count;
-                for (topic, before) in self.counts.iter_mut().filter(is_other) {
-                    info!("{topic}: {count} partitions, {before} before");
-                    *before = count;
-                }
+        while let Some((request, answers)) = self.leaders[id].next_answer(now, &self.session.config.limits)? {
+            if let (Content::PartitionCount(asked), [Ok(Reply::Partitions(count))]) = (&request.content, &*answers) {
+                self.on_partition_count(&asked.topic, *count);
             }
-            for (&queue, reply) in request.queues.iter().zip(replies) {
-                self.on_reply(id, now, &request, reply, queue);
+            for (&queue, answer) in request.queues.iter().zip(answers) {
+                self.on_answer(id, now, &request, answer, queue);
                 self.touch(queue);
             }
         }
         written
     }
 
-    /// Tells a queue what the answer to a request says about it.
-    fn on_reply(&mut self, from: BrokerId, now: Time, request: &SentRequest, reply: Reply, queue: usize) {
+    fn on_partition_count(&mut self, topic: &str, count: u16) {
+        if let Some((topic, before)) = self.counts.iter_mut().find(|(counted, _)| **counted == *topic) {
+            if count > 0 && *before != count {
+                info!("{topic}: {count} partitions, {before} before");
+                *before = count;
+            }
+        }
+    }
+
+    /// Tells a queue what was answered about it.
+    fn on_answer(&mut self, from: BrokerId, now: Time, request: &SentRequest, answer: Answer, queue: usize) {
         self.note_addresses(from, queue);
         let queue = &mut self.queues[queue];
         let (book, broker) = (&self.session.book, self.leaders[from].channel.broker());
         let (topic, partition) = (&queue.topic, queue.partition);
-        if let (Content::Bundles(_), Err(Fault::System), Some(_)) = (&request.content, reply, &queue.numbering) {
+        let is_torn =
+            matches!(request.content, Content::Bundles { .. }) && answer == Err(Refusal::Fault(Fault::System));
+        if is_torn && queue.numbering.is_some() {
             warn!("{topic}/{partition}: {broker} has trouble with its files: the end of its log may be damaged");
         }
         queue.answered_by = Some(broker.clone());
-        let followed = book.note_reply(broker, topic, partition, now, reply);
-        queue.on_reply(now, from, request.id, followed);
+        let followed = book.note_reply(broker, topic, partition, now, answer);
+        queue.on_answer(now, from, request.id, followed);
         if queue.redirects > 1 {
             // It may be the only node that says so, or the leader that it named before could not be reached.
             book.knew_no_leader(broker, now);

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use log::trace;
 
-use super::outcome::Reply;
+use super::outcome::{Answer, Reply};
 use super::queue::PartitionQueue;
 use crate::error::{Error, Fault, Result};
-use crate::net::{AnswerReader, Channel, Time};
-use crate::protocol::admin::DiscoverPartitionsRequest;
-use crate::protocol::fetch::FetchRequest;
+use crate::net::{AnswerReader, Channel, Refusal, Time};
+use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
+use crate::protocol::fetch::{FetchRequest, PartitionAnswer};
 use crate::protocol::frame::{Kind, Payload, request_id};
 use crate::protocol::produce::{ProduceCode, ProducePartition, ProduceResponse, ProduceTopic};
 use crate::protocol::request::Request;
@@ -59,12 +59,14 @@ pub(super) struct SentRequest {
 }
 
 pub(super) enum Content {
-    /// A bundle of each queue; the number of partitions of each topic.
-    Bundles(Vec<usize>),
+    /// A bundle of each queue: the number of partitions of each topic, and the first number. If bundles are numbered, there is one.
+    Bundles { shape: Vec<usize>, first_seq: u64 },
     /// The question for the end of the leader's log.
     End(FetchRequest),
-    /// The question for the states of a topic's partitions, to learn the committed mark of this one, or how many there are.
-    States(DiscoverPartitionsRequest, Option<u16>),
+    /// The question for the states of a topic's partitions, to learn the committed mark of this one.
+    Mark { request: DiscoverPartitionsRequest, partition: u16 },
+    /// The same question, to learn how many partitions there are.
+    PartitionCount(DiscoverPartitionsRequest),
 }
 
 impl Leader {
@@ -80,7 +82,7 @@ impl Leader {
 
     /// Returns whether another request with bundles may be sent: fewer than `window`, not counting late ones, are in flight.
     pub(super) fn has_room(&self, now: Time, window: usize) -> bool {
-        let is_young = |sent: &&SentRequest| matches!(sent.content, Content::Bundles(_)) && now < sent.is_late_at();
+        let is_young = |sent: &&SentRequest| matches!(sent.content, Content::Bundles { .. }) && now < sent.is_late_at();
         let has_room = self.in_flight.len() < window || self.in_flight.iter().filter(is_young).count() < window;
         has_room && self.channel.unsent() < MAX_UNSENT
     }
@@ -97,9 +99,9 @@ impl Leader {
         let content = question(id);
         let mut frame = Vec::new();
         let encoded = match &content {
-            Content::Bundles(_) => Ok(()),
+            Content::Bundles { .. } => Ok(()),
             Content::End(request) => request.encode(&mut frame),
-            Content::States(request, _) => request.encode(&mut frame),
+            Content::Mark { request, .. } | Content::PartitionCount(request) => request.encode(&mut frame),
         };
         debug_assert!(encoded.is_ok(), "names were checked");
         self.channel.queue(now, id, session.config.io_timeout, frame);
@@ -107,11 +109,11 @@ impl Leader {
         id
     }
 
-    /// Returns the request that was answered next, and what the answer says to each of its queues, or the count asked for.
+    /// Returns the request that was answered next, and what is answered about each of its queues, or the count asked for.
     ///
     /// # Errors
     /// The connection has failed, or what came is not an answer to a request in flight.
-    pub(super) fn next_answer(&mut self, now: Time, limits: &Limits) -> Result<Option<(SentRequest, Vec<Reply>)>> {
+    pub(super) fn next_answer(&mut self, now: Time, limits: &Limits) -> Result<Option<(SentRequest, Vec<Answer>)>> {
         let Some((kind, payload)) = self.answers.next(&mut self.channel, now)? else { return Ok(None) };
         let payload = self.answers.data().get(payload).unwrap_or_default();
         // Not in order: a cluster answers once replicas have confirmed.
@@ -132,37 +134,42 @@ impl SentRequest {
 
     fn answer_kind(&self) -> Kind {
         match self.content {
-            Content::Bundles(_) => Kind::Produce,
+            Content::Bundles { .. } => Kind::Produce,
             Content::End(_) => Kind::Consume,
-            Content::States(..) => Kind::DiscoverPartitions,
+            Content::Mark { .. } | Content::PartitionCount(_) => Kind::DiscoverPartitions,
         }
     }
 }
 
 impl Content {
-    fn read(&self, payload: &[u8], limits: &Limits) -> Result<Vec<Reply>, DecodeError> {
-        let reply = match self {
-            Content::Bundles(shape) => {
-                let answer = ProduceResponse::decode(payload, shape.iter().copied())?;
-                return Ok(answer.codes.into_iter().map(reply_of_code).collect());
+    fn read(&self, payload: &[u8], limits: &Limits) -> Result<Vec<Answer>, DecodeError> {
+        let answer = match self {
+            Content::Bundles { shape, first_seq } => {
+                let response = ProduceResponse::decode(payload, shape.iter().copied())?;
+                return Ok(response.codes.into_iter().map(|code| answer_of_code(code, *first_seq)).collect());
             }
-            Content::End(request) => {
-                let answer = request.read_answer(payload, limits)?.pop();
-                answer.ok_or(Fault::UnknownTopic).and_then(marks_of_answer).map(|(_, end)| end)
-            }
-            Content::States(request, partition) => {
-                let states = request.read_answer(payload, limits)?.ok_or(Fault::UnknownTopic);
-                states.and_then(|states| match partition {
-                    Some(id) => {
-                        let state = states.get(usize::from(*id)).ok_or(Fault::UnknownPartition);
-                        state.and_then(marks_of_state).map(|(_, mark)| mark)
-                    }
-                    None => Ok(states.len() as u64),
-                })
-            }
+            Content::End(request) => end_of(request.read_answer(payload, limits)?.pop()),
+            Content::Mark { request, partition } => mark_of(request.read_answer(payload, limits)?, *partition),
+            Content::PartitionCount(request) => match request.read_answer(payload, limits)? {
+                Some(states) => Ok(Reply::Partitions(u16::try_from(states.len()).unwrap_or(u16::MAX))),
+                None => Err(Refusal::Fault(Fault::UnknownTopic)),
+            },
         };
-        Ok(vec![reply])
+        Ok(vec![answer])
     }
+}
+
+/// Returns the end of the log, from the answer about its partition.
+fn end_of(answer: Option<PartitionAnswer>) -> Answer {
+    let answer = answer.ok_or(Refusal::Fault(Fault::UnknownTopic))?;
+    marks_of_answer(answer).map(|(_, end)| Reply::LogEnd(end))
+}
+
+/// Returns the mark of this partition, from the states of all.
+fn mark_of(states: Option<Vec<PartitionState>>, partition: u16) -> Answer {
+    let states = states.ok_or(Refusal::Fault(Fault::UnknownTopic))?;
+    let state = states.get(usize::from(partition)).ok_or(Refusal::Fault(Fault::UnknownPartition))?;
+    marks_of_state(state).map(|(_, mark)| Reply::Mark(mark))
 }
 
 /// Returns the question for the states of this topic's partitions.
@@ -171,20 +178,21 @@ pub(super) fn states_request(request_id: u32, topic: &str) -> DiscoverPartitions
     DiscoverPartitionsRequest { request_id, topic: topic.to_owned(), partitions: Vec::new() }
 }
 
-/// Returns what this code says about a bundle.
-fn reply_of_code(code: ProduceCode) -> Reply {
-    Err(match code {
-        ProduceCode::Stored => return Ok(0),
+/// Returns what this code says about a bundle whose first number is `seq`.
+fn answer_of_code(code: ProduceCode, seq: u64) -> Answer {
+    let fault = match code {
+        ProduceCode::Stored => return Ok(Reply::Stored),
+        ProduceCode::Redirect(endpoint) => return Err(Refusal::Redirect(endpoint)),
         ProduceCode::UnknownPartition => Fault::UnknownPartition,
         ProduceCode::SystemError => Fault::System,
         ProduceCode::NotConfirmed => Fault::NotConfirmed,
         ProduceCode::InsufficientReplicas => Fault::InsufficientReplicas,
-        ProduceCode::InvalidSeq => Fault::SeqNotAbove { seq: 0 },
-        ProduceCode::Redirect(last) => Fault::Redirects { hops: 0, last },
+        ProduceCode::InvalidSeq => Fault::SeqNotAbove { seq },
         ProduceCode::NoLeader => Fault::NoLeader,
         ProduceCode::ReadOnly => Fault::ReadOnly,
         ProduceCode::UnknownTopic => Fault::UnknownTopic,
-    })
+    };
+    Err(Refusal::Fault(fault))
 }
 
 /// Finds the request that an answer belongs to. Their ids count up.

@@ -3,35 +3,50 @@
 
 use std::mem;
 
-use super::bundle::{BrokerId, Bundle, RetryDecision, Spares, Stage};
-use super::queue::{PartitionQueue, ToSend};
+use super::bundle::{BrokerId, Bundle, Failed, Spares, Stage};
+use super::queue::PartitionQueue;
 use crate::error::{Error, ErrorKind, Fault, Result};
-use crate::net::Time;
+use crate::net::{Refusal, Time};
 
-/// What a broker answers about a partition: the number that was asked for, or that a bundle is stored; or the fault.
-pub(super) type Reply = Result<u64, Fault>;
+/// What a broker answers about a partition: that it did what it was asked to do, or why not.
+pub(super) type Answer = Result<Reply, Refusal>;
+
+/// What a broker did, or the number that it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// The bundle is stored.
+    Stored,
+    /// The last number in the leader's own log.
+    LogEnd(u64),
+    /// The mark up to which replicas have confirmed.
+    Mark(u64),
+    /// How many partitions the topic has.
+    Partitions(u16),
+}
 
 impl PartitionQueue {
-    /// Takes in the reply of this broker to a request.
-    pub(super) fn on_reply(&mut self, now: Time, from: BrokerId, id: u32, reply: Reply) {
+    /// Handles the answer of this leader to a request.
+    pub(super) fn on_answer(&mut self, now: Time, from: BrokerId, id: u32, answer: Answer) {
         let index = self.index_of(id);
-        let question = self.question.take_if(|(question, _)| *question == id);
+        let was_asked = self.question.take_if(|question| *question == id).is_some();
         self.unsent = 0;
-        if !matches!(reply, Err(Fault::Redirects { .. })) {
+        if !matches!(answer, Err(Refusal::Redirect(_))) {
             self.redirects = 0;
         }
-        match (reply, index, question) {
-            (Ok(_), Some(index), _) => self.on_stored(index),
-            (Err(fault), Some(index), _) => self.on_refused(now, index, fault),
-            (Ok(end), None, Some((_, ToSend::End))) => self.on_end(from, end),
-            (Ok(mark), None, Some(_)) => self.on_mark(now, mark),
-            (Err(fault), None, Some(_)) => {
+        match (answer, index) {
+            (Ok(Reply::Stored), Some(index)) => self.on_stored(index),
+            (Err(refusal), Some(index)) => self.on_refused(now, index, refusal),
+            (Ok(Reply::LogEnd(end)), None) if was_asked => self.on_end(from, end),
+            (Ok(Reply::Mark(mark)), None) if was_asked => self.on_mark(now, mark),
+            (Err(refusal), None) if was_asked => {
                 // Which broker leads now is not known, but it may be another one.
-                self.numbering.iter_mut().for_each(|numbering| numbering.unsure = true);
-                let again = self.again(now, fault, false);
-                self.conclude(None, again);
+                if let Some(numbering) = &mut self.numbering {
+                    numbering.unsure = true;
+                }
+                let failed = self.retry_after_refusal(now, refusal, false);
+                self.note_failure(None, failed);
             }
-            (_, None, None) => {}
+            _ => {}
         }
         self.settle();
     }
@@ -40,17 +55,17 @@ impl PartitionQueue {
     /// not received all of it.
     pub(super) fn on_lost(&mut self, now: Time, id: u32, error: &Error, handed_over: bool) {
         let index = self.index_of(id);
-        if index.is_none() && self.question.take_if(|(question, _)| *question == id).is_none() {
+        if index.is_none() && self.question.take_if(|question| *question == id).is_none() {
             return;
         }
         self.redirects = 0;
-        let bundle = index.and_then(|index| self.bundles.get_mut(index)).filter(|_| handed_over);
-        let is_in_doubt = bundle.map(|bundle| bundle.at_large = true).is_some();
-        let again = match is_in_doubt && self.numbering.is_none() {
-            true => Err(error.clone()),
-            false => self.try_again(now, error.clone()),
-        };
-        self.conclude(index, again);
+        if let Some(bundle) = index.and_then(|index| self.bundles.get_mut(index)) {
+            bundle.at_large |= handed_over;
+        }
+        // Without numbers nobody could tell whether a second copy is one too many.
+        let gives_up = index.is_some() && handed_over && self.numbering.is_none();
+        let failed = if gives_up { Failed::GiveUp(error.clone()) } else { self.retry_or_fail(now, error.clone()) };
+        self.note_failure(index, failed);
         self.settle();
     }
 
@@ -59,12 +74,14 @@ impl PartitionQueue {
         // The redirects in a row still count: a redirect to a leader that is gone needs time, as two in a row do.
         self.unsent += 1;
         let others = self.unsent % brokers.max(1) != 0;
-        let again = match error.is_transient() {
-            false => Err(error.clone()),
-            true if others && self.retry.retry_at_once(now, &self.policy) => Ok(error.clone()),
-            true => self.try_again(now, error.clone()),
+        let failed = if !error.is_transient() {
+            Failed::GiveUp(error.clone())
+        } else if others && self.retry.retry_at_once(now, &self.policy) {
+            Failed::Retry(error.clone())
+        } else {
+            self.retry_or_fail(now, error.clone())
         };
-        self.conclude(None, again);
+        self.note_failure(None, failed);
         self.settle();
     }
 
@@ -83,7 +100,9 @@ impl PartitionQueue {
         match numbering.compare(leader, end, &mut self.bundles) {
             Some((gap, stored)) => {
                 self.gap = gap;
-                stored.into_iter().for_each(|bundle| self.resolve(bundle, Ok(())));
+                for bundle in stored {
+                    self.resolve(bundle, Ok(()));
+                }
             }
             None => self.give_up(self.fault(Fault::AnotherWriter { end })),
         }
@@ -93,8 +112,8 @@ impl PartitionQueue {
     fn on_mark(&mut self, now: Time, mark: u64) {
         self.confirm(mark);
         if self.bundles.front().is_some_and(Bundle::is_held) {
-            let again = self.try_again(now, self.fault(Fault::NotConfirmed));
-            self.conclude(None, again);
+            let failed = self.retry_or_fail(now, self.fault(Fault::NotConfirmed));
+            self.note_failure(None, failed);
         }
     }
 
@@ -103,38 +122,41 @@ impl PartitionQueue {
         let is_confirmed = |bundle: &&Bundle| bundle.end().is_some_and(|end| end <= mark.saturating_add(1));
         let confirmed = self.bundles.iter().take_while(|bundle| bundle.is_held()).take_while(is_confirmed).count();
         for _ in 0..confirmed {
-            self.bundles.pop_front().into_iter().for_each(|bundle| self.resolve(bundle, Ok(())));
+            if let Some(bundle) = self.bundles.pop_front() {
+                self.resolve(bundle, Ok(()));
+            }
         }
     }
 
-    fn on_refused(&mut self, now: Time, index: usize, fault: Fault) {
+    fn on_refused(&mut self, now: Time, index: usize, refusal: Refusal) {
         let Some(bundle) = self.bundles.get_mut(index) else { return };
         // This copy is not stored, but another one may be.
         let in_doubt = bundle.at_large && self.numbering.is_some();
-        let again = match fault {
-            Fault::NotConfirmed if self.numbering.is_some() => {
-                self.leader.into_iter().for_each(|leader| bundle.hold(leader));
+        let failed = match refusal {
+            Refusal::Fault(fault @ Fault::NotConfirmed) if self.numbering.is_some() => {
+                if let Some(leader) = self.leader {
+                    bundle.hold(leader);
+                }
                 let e = self.fault(fault);
-                let again = if self.retry.retry_at_once(now, &self.policy) { Ok(e) } else { Err(e) };
-                return self.conclude(None, again);
+                let may_retry = self.retry.retry_at_once(now, &self.policy);
+                return self.note_failure(None, if may_retry { Failed::Retry(e) } else { Failed::GiveUp(e) });
             }
-            Fault::NotConfirmed | Fault::System => {
+            Refusal::Fault(fault @ (Fault::NotConfirmed | Fault::System)) => {
                 bundle.at_large = true;
-                Err(self.fault(fault))
+                Failed::GiveUp(self.fault(fault))
             }
-            Fault::SeqNotAbove { .. } => {
-                let seq = bundle.first_seq();
-                self.numbering.iter_mut().for_each(|numbering| numbering.another_writer = !in_doubt);
-                self.again(now, Fault::SeqNotAbove { seq }, in_doubt)
-            }
-            fault => self.again(now, fault, in_doubt),
+            _ => self.retry_after_refusal(now, refusal, in_doubt),
         };
-        self.conclude(Some(index), again);
+        if let (Refusal::Fault(Fault::SeqNotAbove { .. }), Some(numbering)) = (refusal, &mut self.numbering) {
+            numbering.another_writer = !in_doubt;
+        }
+        self.note_failure(Some(index), failed);
     }
 
     fn fault(&self, fault: Fault) -> Error {
-        let partition = Some(self.partition).filter(|_| fault != Fault::UnknownTopic);
-        self.answered_by.iter().fold(Error::refused(&self.topic, partition, fault), |e, broker| e.at(broker))
+        let partition = if fault == Fault::UnknownTopic { None } else { Some(self.partition) };
+        let e = Error::refused(&self.topic, partition, fault);
+        if let Some(broker) = &self.answered_by { e.at(broker) } else { e }
     }
 
     /// Notes the outcome of a bundle. Either way the trouble is over.
@@ -147,47 +169,53 @@ impl PartitionQueue {
 
     fn on_stored(&mut self, index: usize) {
         let stored = self.bundles.remove(index);
-        self.bundles.iter_mut().take(index).for_each(|earlier| earlier.overtaken = true);
+        for earlier in self.bundles.iter_mut().take(index) {
+            earlier.overtaken = true;
+        }
         // Replicas fetch in order: if they have this one, they have all before it.
         self.confirm(u64::MAX);
-        stored.into_iter().for_each(|bundle| self.resolve(bundle, Ok(())));
+        if let Some(bundle) = stored {
+            self.resolve(bundle, Ok(()));
+        }
     }
 
-    /// Tries again after a fault that waiting can mend, or if the outcome is in doubt.
-    fn again(&mut self, now: Time, fault: Fault, in_doubt: bool) -> RetryDecision {
-        match fault {
-            Fault::Redirects { last, .. } => {
+    /// Tries again after a redirect or a fault that waiting can mend, or if the outcome is in doubt.
+    fn retry_after_refusal(&mut self, now: Time, refusal: Refusal, in_doubt: bool) -> Failed {
+        match refusal {
+            Refusal::Redirect(_) => {
                 self.redirects += 1;
-                let e = self.fault(Fault::Redirects { hops: self.redirects, last });
+                let e = self.fault(refusal.fault(self.redirects));
                 let is_new = !self.retry.is_in_trouble();
                 match self.redirects {
                     // The first redirect is how leaders are found; after a second one in a row the cluster needs time to settle.
-                    1 if self.retry.retry_at_once(now, &self.policy) || is_new => Ok(e),
-                    _ => self.try_again(now, e),
+                    1 if self.retry.retry_at_once(now, &self.policy) || is_new => Failed::Retry(e),
+                    _ => self.retry_or_fail(now, e),
                 }
             }
-            fault if in_doubt || fault.is_retryable() => self.try_again(now, self.fault(fault)),
-            fault => Err(self.fault(fault)),
+            Refusal::Fault(fault) if in_doubt || fault.is_retryable() => self.retry_or_fail(now, self.fault(fault)),
+            Refusal::Fault(fault) => Failed::GiveUp(self.fault(fault)),
         }
     }
 
-    fn try_again(&mut self, now: Time, error: Error) -> RetryDecision {
+    fn retry_or_fail(&mut self, now: Time, error: Error) -> Failed {
         // Of several bundles that come back for the same reason, only the first counts.
-        let is_counted = self.bundles.iter().any(|bundle| matches!(bundle.stage, Stage::Returned(Ok(_))));
-        if is_counted || self.retry.retry_or_fail(now, &self.policy).is_some() { Ok(error) } else { Err(error) }
+        let is_retried = |bundle: &Bundle| matches!(bundle.stage, Stage::Returned(Failed::Retry(_)));
+        let may_retry = self.bundles.iter().any(is_retried) || self.retry.retry_or_fail(now, &self.policy).is_some();
+        if may_retry { Failed::Retry(error) } else { Failed::GiveUp(error) }
     }
 
-    /// Notes trouble of a bundle in flight or of the partition, or gives it up.
-    fn conclude(&mut self, index: Option<usize>, again: RetryDecision) {
-        if let Ok(e) = &again {
+    /// Notes that a bundle in flight has failed, or without an index, an attempt for the whole partition.
+    fn note_failure(&mut self, index: Option<usize>, failed: Failed) {
+        if let Failed::Retry(e) = &failed {
             self.trouble = Some(e.clone());
         }
-        match index.and_then(|index| self.bundles.get_mut(index)) {
-            Some(bundle) => {
-                self.numbering.iter_mut().for_each(|numbering| numbering.unsure |= bundle.at_large);
-                bundle.stage = Stage::Returned(again);
+        if let Some(bundle) = index.and_then(|index| self.bundles.get_mut(index)) {
+            if let Some(numbering) = &mut self.numbering {
+                numbering.unsure |= bundle.at_large;
             }
-            None => again.err().into_iter().for_each(|e| self.give_up(e)),
+            bundle.stage = Stage::Returned(failed);
+        } else if let Failed::GiveUp(e) = failed {
+            self.give_up(e);
         }
     }
 
@@ -197,7 +225,7 @@ impl PartitionQueue {
         let waiting = self.bundles.iter().position(Bundle::is_waiting);
         debug_assert!(held > 0 || waiting.is_some(), "nothing is left to tell the error of");
         for index in (0..held).chain(waiting) {
-            self.conclude(Some(index), Err(error.clone()));
+            self.note_failure(Some(index), Failed::GiveUp(error.clone()));
         }
     }
 
@@ -223,7 +251,7 @@ impl PartitionQueue {
         let _ = self.seal(&mut Spares::default());
         for mut bundle in mem::take(&mut self.bundles) {
             let error = match mem::take(&mut bundle.stage) {
-                Stage::Returned(Ok(e) | Err(e)) => self.failure_of(&bundle, e),
+                Stage::Returned(Failed::Retry(e) | Failed::GiveUp(e)) => self.failure_of(&bundle, e),
                 Stage::Held => self.failure_of(&bundle, self.fault(Fault::NotConfirmed)),
                 _ if bundle.may_be_stored() => self.failure_of(&bundle, cause.clone()),
                 _ => Error::new(ErrorKind::NotSent).about(&self.topic, self.partition).because(cause.clone()),

@@ -1,7 +1,7 @@
 //! One partition of a producer: its records in order, and what became of them.
 //!
 //! ```text
-//!             seal()           sent()              on_reply()
+//!             seal()           sent()             on_answer()
 //!   collected ─────> waiting ─────────> in flight ────────────> stored
 //!                       ^                   │  │ └──(numbered)─> held ──> stored
 //!                       └── for now refused ┘  │                  │
@@ -51,8 +51,8 @@ pub(super) struct PartitionQueue {
     pub(super) answered_by: Option<BrokerAddr>,
     /// Present if the producer gives the numbers.
     pub(super) numbering: Option<Numbering>,
-    /// The question in flight: the id of its request, and what it asks.
-    pub(super) question: Option<(u32, ToSend)>,
+    /// The id of the request with the question in flight.
+    pub(super) question: Option<u32>,
     pub(super) retry: RetryState,
     /// Attempts in a row that reached no broker, and redirects in a row.
     pub(super) unsent: usize,
@@ -220,7 +220,7 @@ impl PartitionQueue {
     /// Notes that what it wanted was sent to this leader.
     pub(super) fn sent(&mut self, id: u32, leader: BrokerId, what: ToSend) {
         if what != ToSend::Bundle {
-            self.question = Some((id, what));
+            self.question = Some(id);
         } else if let Some(bundle) = self.bundles.iter_mut().find(|bundle| bundle.is_waiting()) {
             if let Some(numbering) = &mut self.numbering {
                 numbering.on_sent(leader, bundle);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Marks, Session};
 use crate::error::{Error, ErrorKind, Fault, Result};
-use crate::net::{BrokerAddr, RetryPolicy, RetryState};
+use crate::net::{BrokerAddr, Refusal, RetryPolicy, RetryState};
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::fetch::{
     FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer, SEQ_BEYOND_END,
@@ -93,7 +93,12 @@ impl Session {
                 Ok((_, answers)) => {
                     for ((&index, id), answer) in list.iter().zip(asked).zip(answers) {
                         let marks = self.book.note_reply(leader, topic, id, self.now(), marks_of_answer(answer));
-                        found[index] = marks.map_err(|fault| Error::refused(topic, id, fault).at(leader));
+                        let redirects = match found[index].as_ref().err().and_then(Error::fault) {
+                            Some(Fault::Redirects { hops, .. }) => hops + 1,
+                            _ => 1,
+                        };
+                        let error = |refusal: Refusal| Error::refused(topic, id, refusal.fault(redirects)).at(leader);
+                        found[index] = marks.map_err(error);
                     }
                 }
                 Err(e) if e.kind == ErrorKind::Closed => return Err(e),
@@ -122,25 +127,26 @@ impl Session {
 }
 
 /// The marks in an answer without data.
-pub(crate) fn marks_of_answer(answer: PartitionAnswer) -> Result<Marks, Fault> {
-    Err(match answer {
+pub(crate) fn marks_of_answer(answer: PartitionAnswer) -> Result<Marks, Refusal> {
+    let fault = match answer {
         PartitionAnswer::OutOfRange { first_available, high_water_mark: end } => return Ok((first_available, end)),
         // No message has such a number.
         PartitionAnswer::Data { base, high_water_mark, .. } => return Ok((base.unwrap_or(0), high_water_mark)),
-        PartitionAnswer::Redirect(last) => Fault::Redirects { hops: 1, last },
+        PartitionAnswer::Redirect(endpoint) => return Err(Refusal::Redirect(endpoint)),
         PartitionAnswer::NoLeader => Fault::NoLeader,
         PartitionAnswer::SystemError => Fault::System,
         PartitionAnswer::UnknownPartition => Fault::UnknownPartition,
         PartitionAnswer::UnknownTopic => Fault::UnknownTopic,
-    })
+    };
+    Err(Refusal::Fault(fault))
 }
 
 /// The marks that a broker knows of a partition.
-pub(crate) fn marks_of_state(state: &PartitionState) -> Result<Marks, Fault> {
-    Err(match *state {
-        PartitionState::Marks { first_available, high_water_mark } => return Ok((first_available, high_water_mark)),
-        PartitionState::Redirect(last) => Fault::Redirects { hops: 1, last },
-        PartitionState::NoLeader => Fault::NoLeader,
-        PartitionState::SystemError => Fault::System,
-    })
+pub(crate) fn marks_of_state(state: &PartitionState) -> Result<Marks, Refusal> {
+    match *state {
+        PartitionState::Marks { first_available, high_water_mark } => Ok((first_available, high_water_mark)),
+        PartitionState::Redirect(endpoint) => Err(Refusal::Redirect(endpoint)),
+        PartitionState::NoLeader => Err(Refusal::Fault(Fault::NoLeader)),
+        PartitionState::SystemError => Err(Refusal::Fault(Fault::System)),
+    }
 }

@@ -412,6 +412,11 @@ fn the_first_redirect_to_a_leader_is_followed_at_once_and_another_one_after_a_pa
         assert_eq!(net.now() == began, redirects < 2);
         assert_eq!(asked.lock().unwrap().len() as i32, redirects + 1);
     }
+    // If they do not end, the error counts them.
+    let (net, last) = (Scripted::new(), "10.0.0.1:5".parse().unwrap());
+    let asked = serve(&net, move |_, _, request| ends(request, |_| PartitionAnswer::Redirect(last)));
+    let fault = session("10.0.0.1:5", &net).log_end("orders", 0).unwrap_err().fault();
+    assert_eq!(fault, Some(Fault::Redirects { hops: asked.lock().unwrap().len() as u32, last }));
     // Where one partition has no leader it is asked for again, and the others are not.
     let net = Scripted::new();
     let session = session("10.0.0.1:5", &net);

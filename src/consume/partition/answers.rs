@@ -9,7 +9,7 @@ use log::{debug, warn};
 use super::{Begin, Lost, Next, Partition, Rules, State, Suspicion, before_end};
 use crate::consume::subscription::{Options, OutOfRange};
 use crate::error::{Error, ErrorKind, Fault, Result};
-use crate::net::{BrokerAddr, RetryPolicy, Time, WELL};
+use crate::net::{BrokerAddr, Refusal, RetryPolicy, Time, WELL};
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
 use crate::session::{Marks, marks_of_answer};
@@ -49,9 +49,9 @@ impl Partition {
                 self.on_data(high_water_mark, len, rules)
             }
             (_, Ok(marks)) => self.on_marks(now, marks, rules),
-            (PartitionAnswer::Redirect(endpoint), _) => Next::AskAt(endpoint),
-            (PartitionAnswer::NoLeader, _) => self.on_no_leader(now, rules),
-            (_, Err(fault)) => Next::Fail(self.fault(fault, rules)),
+            (_, Err(Refusal::Redirect(endpoint))) => Next::AskAt(endpoint),
+            (_, Err(Refusal::Fault(Fault::NoLeader))) => self.on_no_leader(now, rules),
+            (_, Err(Refusal::Fault(fault))) => Next::Fail(self.fault(fault, rules)),
         }
     }
 

@@ -2,8 +2,8 @@ use std::net::SocketAddr;
 
 use super::*;
 use crate::config::Config;
-use crate::net::parse_brokers;
 use crate::net::scripted::Scripted;
+use crate::net::{Refusal, parse_brokers};
 use crate::protocol::bundle::RawMessage;
 use crate::protocol::frame::PING;
 use crate::protocol::produce::{ProduceCode, ProduceResponse};
@@ -120,14 +120,14 @@ fn a_broker_with_several_addresses_does_not_confirm_what_it_holds_itself() {
         driver.seal(0).unwrap();
         driver.step(LookUp::Allowed);
         greet(&net, &mut driver);
-        let reply = |driver: &mut Driver, from: usize, reply: Reply| {
+        let answer = |driver: &mut Driver, from: usize, answer: Answer| {
             let request = driver.leaders[from].in_flight.pop_front().unwrap();
-            driver.on_reply(from, session.now(), &request, reply, 0);
+            driver.on_answer(from, session.now(), &request, answer, 0);
             driver.touch(0);
             driver.step(LookUp::Allowed);
         };
-        reply(&mut driver, 0, Ok(0));
-        reply(&mut driver, 0, Err(Fault::NotConfirmed));
+        answer(&mut driver, 0, Ok(Reply::LogEnd(0)));
+        answer(&mut driver, 0, Err(Refusal::Fault(Fault::NotConfirmed)));
         assert!(driver.queues[0].bundles[0].is_held());
         net.wire(0, |wire| wire.ended = true);
         net.refuse(addresses[0], 111);
@@ -140,7 +140,7 @@ fn a_broker_with_several_addresses_does_not_confirm_what_it_holds_itself() {
         }
         net.wire(1, |wire| (wire.connected, wire.incoming) = (true, PING.into()));
         go_on(&net, &mut driver);
-        reply(&mut driver, usize::from(is_redirected), Ok(1));
+        answer(&mut driver, usize::from(is_redirected), Ok(Reply::LogEnd(1)));
         assert_eq!(driver.queues[0].stored, 0, "redirected: {is_redirected}");
         assert!(driver.queues[0].bundles[0].is_held());
     }

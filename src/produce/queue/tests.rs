@@ -2,9 +2,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::super::bundle::tests::contents;
-use super::super::outcome::Reply;
+use super::super::outcome::{Answer, Reply};
 use super::*;
 use crate::error::{ErrorKind, Fault, Phase};
+use crate::net::Refusal;
 
 mod model;
 
@@ -77,8 +78,22 @@ fn in_flight(queue: &PartitionQueue) -> &Bundle {
 const A: BrokerId = 0;
 const B: BrokerId = 1;
 
-fn redirect() -> Reply {
-    Err(Fault::Redirects { hops: 0, last: "10.0.0.1:11011".parse().unwrap() })
+const STORED: Answer = Ok(Reply::Stored);
+
+fn log_end(end: u64) -> Answer {
+    Ok(Reply::LogEnd(end))
+}
+
+fn mark(mark: u64) -> Answer {
+    Ok(Reply::Mark(mark))
+}
+
+const fn refused(fault: Fault) -> Answer {
+    Err(Refusal::Fault(fault))
+}
+
+fn redirect() -> Answer {
+    Err(Refusal::Redirect("10.0.0.1:11011".parse().unwrap()))
 }
 
 #[test]
@@ -89,7 +104,7 @@ fn several_go_at_a_time_and_answers_may_come_in_any_order() {
     (1..=3).for_each(|id| assert_eq!(send(&mut queue, at(0), A, id), Some(ToSend::Bundle)));
     assert_eq!((queue.next(at(0), A), queue.leader), (None, Some(A)));
     for id in [2, 3, 1] {
-        queue.on_reply(at(1), A, id, Ok(0));
+        queue.on_answer(at(1), A, id, STORED);
     }
     assert_eq!(outcomes(&mut queue), ["+2", "+3", "+1"]);
     assert!(queue.is_idle() && queue.bytes == 0 && queue.leader.is_none());
@@ -97,28 +112,28 @@ fn several_go_at_a_time_and_answers_may_come_in_any_order() {
 
 #[test]
 fn what_is_refused_for_now_is_sent_again_in_order_unless_a_later_one_is_stored() {
-    for code in [Err(Fault::NoLeader), Err(Fault::InsufficientReplicas), redirect()] {
+    for code in [refused(Fault::NoLeader), refused(Fault::InsufficientReplicas), redirect()] {
         let mut queue = queue(false);
         ["1", "2"].iter().for_each(|text| give(&mut queue, &[text]));
         (1..=2).for_each(|id| assert!(send(&mut queue, at(0), A, id).is_some()));
-        queue.on_reply(at(1), A, 1, code);
+        queue.on_answer(at(1), A, 1, code);
         give(&mut queue, &["3"]);
         assert_eq!(queue.next(at(1), A), None, "until the other answer is there");
-        queue.on_reply(at(1), A, 2, code);
+        queue.on_answer(at(1), A, 2, code);
         let now = due(&queue);
         assert!(now >= at(1) && now <= at(101), "{now:?}");
         assert_eq!(send(&mut queue, now, B, 3), Some(ToSend::Bundle));
         assert_eq!(queue.next(now, B), None, "one alone finds out whether the trouble is over");
-        queue.on_reply(now, A, 3, Ok(0));
+        queue.on_answer(now, A, 3, STORED);
         assert_eq!(outcomes(&mut queue), ["+1"]);
         give(&mut queue, &["4"]);
         (4..=6).for_each(|id| assert_eq!(send(&mut queue, now, B, id), Some(ToSend::Bundle)));
         // Now the third is stored and the second is not.
-        queue.on_reply(now, A, 4, code);
-        queue.on_reply(now, A, 5, Ok(0));
+        queue.on_answer(now, A, 4, code);
+        queue.on_answer(now, A, 5, STORED);
         assert_eq!(outcomes(&mut queue), ["+3"], "4 may be stored yet");
         give(&mut queue, &["5"]);
-        queue.on_reply(now, A, 6, Ok(0));
+        queue.on_answer(now, A, 6, STORED);
         assert_eq!(outcomes(&mut queue), ["+4", "-2", "-5"]);
         assert_eq!((due(&queue), queue.bytes), (Time::NEVER, 0));
     }
@@ -126,11 +141,15 @@ fn what_is_refused_for_now_is_sent_again_in_order_unless_a_later_one_is_stored()
 
 #[test]
 fn failures_come_back_in_order_however_the_answers_come() {
-    let ends: [&[(u32, Option<Reply>)]; 4] = [
-        &[(1, Some(Err(Fault::InsufficientReplicas))), (2, Some(Err(Fault::NotConfirmed))), (3, None)],
-        &[(1, Some(Err(Fault::NoLeader))), (2, None), (3, None)],
-        &[(2, Some(Err(Fault::NotConfirmed))), (3, Some(Err(Fault::ReadOnly))), (1, Some(Err(Fault::System)))],
-        &[(3, Some(Err(Fault::UnknownTopic))), (1, None), (2, Some(redirect()))],
+    let ends: [&[(u32, Option<Answer>)]; 4] = [
+        &[(1, Some(refused(Fault::InsufficientReplicas))), (2, Some(refused(Fault::NotConfirmed))), (3, None)],
+        &[(1, Some(refused(Fault::NoLeader))), (2, None), (3, None)],
+        &[
+            (2, Some(refused(Fault::NotConfirmed))),
+            (3, Some(refused(Fault::ReadOnly))),
+            (1, Some(refused(Fault::System))),
+        ],
+        &[(3, Some(refused(Fault::UnknownTopic))), (1, None), (2, Some(redirect()))],
     ];
     for answers in ends {
         let mut queue = queue(false);
@@ -139,7 +158,7 @@ fn failures_come_back_in_order_however_the_answers_come() {
         queue.push(None, &RawMessage { payload: b"5", ..RawMessage::default() }).unwrap();
         for (done, &(id, code)) in (1..).zip(answers) {
             match code {
-                Some(code) => queue.on_reply(at(1), A, id, code),
+                Some(code) => queue.on_answer(at(1), A, id, code),
                 None => lost(&mut queue, at(1), id, true),
             }
             assert!(done == 3 || outcomes(&mut queue).is_empty(), "not before all answers are there");
@@ -159,7 +178,7 @@ fn a_request_not_handed_over_is_sent_again_and_others_are_unknown() {
     let now = due(&queue);
     assert!(outcomes(&mut queue).is_empty() && now > at(1));
     assert!(send(&mut queue, now, A, 3).is_some());
-    queue.on_reply(now, A, 3, Ok(0));
+    queue.on_answer(now, A, 3, STORED);
     give(&mut queue, &["3"]);
     (4..=5).for_each(|id| assert!(send(&mut queue, now, A, id).is_some()));
     lost(&mut queue, now, 4, true);
@@ -205,11 +224,11 @@ fn failures_taken_back_keep_their_order() {
     let mut queue = queue(false);
     ["1", "2", "3"].iter().for_each(|text| give(&mut queue, &[text]));
     send(&mut queue, at(0), A, 1);
-    queue.on_reply(at(0), A, 1, Err(Fault::ReadOnly));
+    queue.on_answer(at(0), A, 1, refused(Fault::ReadOnly));
     failures(&mut queue).into_iter().for_each(|(bundle, _)| queue.take_back(bundle));
     for id in 2..=4 {
         send(&mut queue, at(0), A, id);
-        queue.on_reply(at(0), A, id, Ok(0));
+        queue.on_answer(at(0), A, id, STORED);
     }
     assert_eq!(outcomes(&mut queue), ["+1", "+2", "+3"]);
 }
@@ -220,7 +239,7 @@ fn numbered(end: u64) -> PartitionQueue {
     give(&mut queue, &["a", "b", "c"]);
     assert_eq!(send(&mut queue, at(0), A, 1), Some(ToSend::End));
     assert_eq!(queue.next(at(0), A), None, "until the end is known");
-    queue.on_reply(at(0), A, 1, Ok(end));
+    queue.on_answer(at(0), A, 1, log_end(end));
     assert_eq!(send(&mut queue, at(0), A, 2), Some(ToSend::Bundle));
     assert_eq!(in_flight(&queue).range, Some((end + 1, end + 3)));
     queue
@@ -231,10 +250,10 @@ fn numbers_begin_after_the_end_and_go_one_bundle_at_a_time() {
     let mut queue = numbered(10);
     give(&mut queue, &["d"]);
     assert_eq!(queue.next(at(0), A), None);
-    queue.on_reply(at(0), A, 2, Ok(0));
+    queue.on_answer(at(0), A, 2, STORED);
     assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle));
     assert_eq!(in_flight(&queue).range, Some((14, 14)));
-    queue.on_reply(at(0), A, 3, Ok(0));
+    queue.on_answer(at(0), A, 3, STORED);
     assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c", "+d"]);
     // Nothing unresolved: another leader needs no question.
     give(&mut queue, &["e"]);
@@ -248,21 +267,21 @@ fn a_lost_answer_is_decided_by_the_end_of_the_log() {
         lost(&mut queue, at(0), 2, true);
         let now = due(&queue);
         assert_eq!(send(&mut queue, now, A, 3), Some(ToSend::End));
-        queue.on_reply(at(0), A, 3, Ok(end));
+        queue.on_answer(at(0), A, 3, log_end(end));
         assert!(outcomes(&mut queue).is_empty(), "the leader alone has it");
         match resent {
             Some(range) => {
                 assert_eq!(send(&mut queue, now, A, 4), Some(ToSend::Bundle));
                 assert_eq!(in_flight(&queue).range, Some(range));
-                queue.on_reply(now, A, 4, Ok(0));
+                queue.on_answer(now, A, 4, STORED);
             }
             None => {
                 assert_eq!(send(&mut queue, now, A, 4), Some(ToSend::Mark));
-                queue.on_reply(now, A, 4, Ok(12));
+                queue.on_answer(now, A, 4, mark(12));
                 assert!(due(&queue) > now && outcomes(&mut queue).is_empty());
                 let now = due(&queue);
                 assert_eq!(send(&mut queue, now, A, 5), Some(ToSend::Mark));
-                queue.on_reply(now, A, 5, Ok(13));
+                queue.on_answer(now, A, 5, mark(13));
             }
         }
         assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c"], "{stored}");
@@ -274,20 +293,20 @@ fn a_lost_answer_is_decided_by_the_end_of_the_log() {
 fn code_3_is_held_until_a_later_yes_or_a_leader_that_has_it_too() {
     for by_leader in [false, true] {
         let mut queue = numbered(0);
-        queue.on_reply(at(0), A, 2, Err(Fault::NotConfirmed));
+        queue.on_answer(at(0), A, 2, refused(Fault::NotConfirmed));
         give(&mut queue, &["d"]);
         assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle), "the next one may go");
         if by_leader {
-            queue.on_reply(at(1), A, 3, redirect());
+            queue.on_answer(at(1), A, 3, redirect());
             assert_eq!(send(&mut queue, at(1), B, 4), Some(ToSend::End));
-            queue.on_reply(at(0), B, 4, Ok(3));
+            queue.on_answer(at(0), B, 4, log_end(3));
             assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c"]);
             assert_eq!(send(&mut queue, at(1), B, 5), Some(ToSend::Bundle));
-            queue.on_reply(at(1), A, 5, Ok(0));
+            queue.on_answer(at(1), A, 5, STORED);
             assert_eq!(outcomes(&mut queue), ["+d"]);
         } else {
             assert!(outcomes(&mut queue).is_empty());
-            queue.on_reply(at(0), A, 3, Ok(0));
+            queue.on_answer(at(0), A, 3, STORED);
             assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c", "+d"]);
         }
     }
@@ -296,25 +315,25 @@ fn code_3_is_held_until_a_later_yes_or_a_leader_that_has_it_too() {
 #[test]
 fn a_new_leader_without_them_gets_them_again_and_lost_ones_are_said() {
     let mut queue = numbered(10);
-    queue.on_reply(at(0), A, 2, Err(Fault::NotConfirmed));
+    queue.on_answer(at(0), A, 2, refused(Fault::NotConfirmed));
     assert_eq!(send(&mut queue, at(0), B, 3), Some(ToSend::End));
-    queue.on_reply(at(0), B, 3, Ok(8));
+    queue.on_answer(at(0), B, 3, log_end(8));
     assert_eq!(outcomes(&mut queue), ["gap 9..10"]);
     assert_eq!(send(&mut queue, at(0), B, 4), Some(ToSend::Bundle));
     assert_eq!(in_flight(&queue).range, Some((11, 13)), "their own numbers");
-    queue.on_reply(at(0), A, 4, Ok(0));
+    queue.on_answer(at(0), A, 4, STORED);
     assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c"]);
 }
 
 #[test]
 fn what_stays_unconfirmed_is_unknown_at_the_end_of_the_budget_and_can_be_sent_again() {
     let mut queue = numbered(0);
-    queue.on_reply(at(0), A, 2, Err(Fault::NotConfirmed));
+    queue.on_answer(at(0), A, 2, refused(Fault::NotConfirmed));
     let (mut now, mut id) = (at(0), 3);
     while due(&queue) != Time::NEVER {
         now = due(&queue);
         assert_eq!(send(&mut queue, now, A, id), Some(ToSend::Mark));
-        queue.on_reply(now, A, id, Ok(0));
+        queue.on_answer(now, A, id, mark(0));
         id += 1;
     }
     assert!(now == at(60_000) && id < 130);
@@ -323,30 +342,30 @@ fn what_stays_unconfirmed_is_unknown_at_the_end_of_the_budget_and_can_be_sent_ag
     failed.into_iter().for_each(|(bundle, _)| queue.take_back(bundle));
     give(&mut queue, &["d"]);
     assert_eq!(send(&mut queue, now, A, 1000), Some(ToSend::End));
-    queue.on_reply(at(0), A, 1000, Ok(3));
+    queue.on_answer(at(0), A, 1000, log_end(3));
     assert_eq!(send(&mut queue, now, A, 1001), Some(ToSend::Bundle));
     assert_eq!(in_flight(&queue).range, Some((4, 4)));
-    queue.on_reply(now, A, 1001, Ok(0));
+    queue.on_answer(now, A, 1001, STORED);
     assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c", "+d"]);
 }
 
 #[test]
 fn numbers_that_may_be_stored_are_never_used_again() {
     let mut queue = numbered(0);
-    queue.on_reply(at(0), A, 2, Err(Fault::System));
+    queue.on_answer(at(0), A, 2, refused(Fault::System));
     let failed = failures(&mut queue);
     assert!(failed[0].1.kind == ErrorKind::OutcomeUnknown);
     queue.dropped(failed.iter().map(|(bundle, _)| bundle));
     give(&mut queue, &["d"]);
     assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::End));
-    queue.on_reply(at(0), A, 3, Ok(0));
+    queue.on_answer(at(0), A, 3, log_end(0));
     assert_eq!(outcomes(&mut queue), ["gap 1..3"]);
     send(&mut queue, at(0), A, 4);
     assert_eq!(in_flight(&queue).range, Some((4, 4)));
 
     // Those that no leader took are free.
     let mut queue = numbered(0);
-    queue.on_reply(at(0), A, 2, Err(Fault::ReadOnly));
+    queue.on_answer(at(0), A, 2, refused(Fault::ReadOnly));
     let failed = failures(&mut queue);
     queue.dropped(failed.iter().map(|(bundle, _)| bundle));
     give(&mut queue, &["d"]);
@@ -358,7 +377,7 @@ fn numbers_that_may_be_stored_are_never_used_again() {
 fn numbers_before_those_that_are_kept_are_not_used_again() {
     let mut queue = numbered(0);
     give(&mut queue, &["d"]);
-    queue.on_reply(at(0), A, 2, Err(Fault::NotConfirmed));
+    queue.on_answer(at(0), A, 2, refused(Fault::NotConfirmed));
     assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle));
     lost(&mut queue, at(0), 3, true);
     queue.give_up_if_expired(at(60_000));
@@ -369,12 +388,12 @@ fn numbers_before_those_that_are_kept_are_not_used_again() {
     queue.dropped(failed.iter().map(|(bundle, _)| bundle));
     give(&mut queue, &["e"]);
     assert_eq!(send(&mut queue, at(0), A, 4), Some(ToSend::End));
-    queue.on_reply(at(0), A, 4, Ok(0));
+    queue.on_answer(at(0), A, 4, log_end(0));
     assert_eq!(outcomes(&mut queue), ["gap 1..3"]);
     for (id, number) in [(5, 4), (6, 5)] {
         assert_eq!(send(&mut queue, at(0), A, id), Some(ToSend::Bundle));
         assert_eq!(in_flight(&queue).range, Some((number, number)));
-        queue.on_reply(at(0), A, id, Ok(0));
+        queue.on_answer(at(0), A, id, STORED);
     }
     assert_eq!(outcomes(&mut queue), ["+d", "+e"]);
 }
@@ -383,13 +402,13 @@ fn numbers_before_those_that_are_kept_are_not_used_again() {
 fn another_writer_is_an_error() {
     // By the code for a number that is taken.
     let mut queue = numbered(0);
-    queue.on_reply(at(0), A, 2, Err(Fault::SeqNotAbove { seq: 0 }));
+    queue.on_answer(at(0), A, 2, refused(Fault::SeqNotAbove { seq: 1 }));
     let failed = failures(&mut queue);
     assert!(failed[0].1.fault() == Some(Fault::SeqNotAbove { seq: 1 }));
     queue.dropped(failed.iter().map(|(bundle, _)| bundle));
     give(&mut queue, &["d"]);
     assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::End));
-    queue.on_reply(at(0), A, 3, Ok(7));
+    queue.on_answer(at(0), A, 3, log_end(7));
     send(&mut queue, at(0), A, 4);
     assert_eq!(in_flight(&queue).range, Some((8, 8)));
 
@@ -399,7 +418,7 @@ fn another_writer_is_an_error() {
     lost(&mut queue, at(0), 2, true);
     let now = due(&queue);
     send(&mut queue, now, A, 3);
-    queue.on_reply(at(0), A, 3, Ok(4));
+    queue.on_answer(at(0), A, 3, log_end(4));
     let failed = failures(&mut queue);
     assert_eq!(failed[0].1.kind, ErrorKind::OutcomeUnknown);
     assert_eq!(failed[0].1.cause().unwrap().fault(), Some(Fault::AnotherWriter { end: 4 }));
@@ -408,7 +427,9 @@ fn another_writer_is_an_error() {
 
 #[test]
 fn a_refusal_with_a_copy_at_large_is_no_answer() {
-    for code in [Err(Fault::SeqNotAbove { seq: 0 }), Err(Fault::NoLeader), Err(Fault::UnknownTopic), redirect()] {
+    for code in
+        [refused(Fault::SeqNotAbove { seq: 1 }), refused(Fault::NoLeader), refused(Fault::UnknownTopic), redirect()]
+    {
         let mut queue = numbered(0);
         lost(&mut queue, at(0), 2, true);
         // Not so after the question: no copy is at large any more.
@@ -417,14 +438,14 @@ fn a_refusal_with_a_copy_at_large_is_no_answer() {
         lost(&mut queue, now, 3, true);
         let now = due(&queue);
         assert_eq!(send(&mut queue, now, A, 4), Some(ToSend::End), "again");
-        queue.on_reply(now, A, 4, Err(Fault::NoLeader));
+        queue.on_answer(now, A, 4, refused(Fault::NoLeader));
         let now = due(&queue);
         assert_eq!(send(&mut queue, now, A, 5), Some(ToSend::End), "and again");
-        queue.on_reply(at(0), A, 5, Ok(0));
+        queue.on_answer(at(0), A, 5, log_end(0));
         send(&mut queue, now, A, 6);
-        queue.on_reply(now, A, 6, code);
+        queue.on_answer(now, A, 6, code);
         let done = outcomes(&mut queue);
-        let passing = matches!(code, Err(Fault::NoLeader | Fault::Redirects { .. }));
+        let passing = matches!(code, Err(Refusal::Redirect(_) | Refusal::Fault(Fault::NoLeader)));
         assert_eq!(done, if passing { vec![] } else { vec!["-a", "-b", "-c"] }, "{code:?}");
     }
 }
@@ -440,8 +461,8 @@ fn questions_spend_the_budget() {
         assert_eq!(send(&mut queue, now, A, id), Some(ToSend::End));
         match id % 3 {
             0 => lost(&mut queue, now, id, true),
-            1 => queue.on_reply(now, A, id, Err(Fault::NoLeader)),
-            _ => queue.on_reply(now, A, id, Err(Fault::Redirects { hops: 0, last: "1.2.3.4:5".parse().unwrap() })),
+            1 => queue.on_answer(now, A, id, refused(Fault::NoLeader)),
+            _ => queue.on_answer(now, A, id, redirect()),
         }
     }
     assert!((60..200).contains(&id), "{id}");
@@ -472,26 +493,26 @@ fn trouble_is_over_when_its_answers_are_all_there_and_an_unknown_topic_has_no_pa
     ["1", "2"].iter().for_each(|text| give(&mut queue, &[text]));
     assert!(!queue.is_in_trouble());
     (1..=2).for_each(|id| assert!(send(&mut queue, at(0), A, id).is_some()));
-    queue.on_reply(at(1), A, 1, Err(Fault::UnknownTopic));
+    queue.on_answer(at(1), A, 1, refused(Fault::UnknownTopic));
     assert!(queue.is_in_trouble(), "until the other one is answered");
-    queue.on_reply(at(1), A, 2, Err(Fault::ReadOnly));
+    queue.on_answer(at(1), A, 2, refused(Fault::ReadOnly));
     assert!(!queue.is_in_trouble() && queue.bytes == 0);
     let failed = failures(&mut queue);
     let about: Vec<_> = failed.iter().map(|(_, e)| (e.fault(), e.partition())).collect();
     assert_eq!(about, [(Some(Fault::UnknownTopic), None), (Some(Fault::ReadOnly), Some(3))]);
     give(&mut queue, &["3"]);
     assert!(send(&mut queue, at(2), A, 3).is_some());
-    queue.on_reply(at(2), A, 3, Err(Fault::NoLeader));
+    queue.on_answer(at(2), A, 3, refused(Fault::NoLeader));
     assert!(queue.is_in_trouble(), "it is tried again");
 }
 
 #[test]
 fn what_is_held_when_a_later_bundle_fails_is_unknown_and_says_that_it_was_not_confirmed() {
     let mut queue = numbered(0);
-    queue.on_reply(at(1), A, 2, Err(Fault::NotConfirmed));
+    queue.on_answer(at(1), A, 2, refused(Fault::NotConfirmed));
     give(&mut queue, &["d"]);
     assert_eq!(send(&mut queue, at(2), A, 3), Some(ToSend::Bundle));
-    queue.on_reply(at(2), A, 3, Err(Fault::ReadOnly));
+    queue.on_answer(at(2), A, 3, refused(Fault::ReadOnly));
     let failed = failures(&mut queue);
     let about: Vec<_> = failed.iter().map(|(_, e)| (e.kind == ErrorKind::OutcomeUnknown, format!("{e:#}"))).collect();
     assert!(about.len() == 2 && about[0].0 && !about[1].0, "{about:?}");
@@ -503,14 +524,14 @@ fn the_first_redirect_in_a_row_is_followed_at_once_and_the_next_after_a_pause() 
     let mut queue = queue(false);
     give(&mut queue, &["1"]);
     let mut now = at(0);
-    for (id, reply, at_once) in [
+    for (id, answer, at_once) in [
         (1, redirect(), true),
         (2, redirect(), false),
-        (3, Err(Fault::InsufficientReplicas), false),
+        (3, refused(Fault::InsufficientReplicas), false),
         (4, redirect(), true),
     ] {
         assert_eq!(send(&mut queue, now, A, id), Some(ToSend::Bundle));
-        queue.on_reply(now, A, id, reply);
+        queue.on_answer(now, A, id, answer);
         assert_eq!(due(&queue) <= now, at_once, "{id}");
         now = due(&queue);
     }
@@ -522,14 +543,14 @@ fn each_failure_says_what_became_of_its_own_records() {
     let mut queue = queue(false);
     ["1", "2"].iter().for_each(|text| give(&mut queue, &[text]));
     (1..=2).for_each(|id| assert!(send(&mut queue, at(0), A, id).is_some()));
-    queue.on_reply(at(1), A, 1, Err(Fault::NoLeader));
-    queue.on_reply(at(1), A, 2, Err(Fault::ReadOnly));
+    queue.on_answer(at(1), A, 1, refused(Fault::NoLeader));
+    queue.on_answer(at(1), A, 2, refused(Fault::ReadOnly));
     let faults: Vec<_> = failures(&mut queue).iter().map(|(_, e)| e.fault()).collect();
     assert_eq!(faults, [Some(Fault::NoLeader), Some(Fault::ReadOnly)]);
     // What nobody confirmed is unknown at once where records have no numbers.
     give(&mut queue, &["3"]);
     assert!(send(&mut queue, at(2), A, 3).is_some());
-    queue.on_reply(at(2), A, 3, Err(Fault::NotConfirmed));
+    queue.on_answer(at(2), A, 3, refused(Fault::NotConfirmed));
     assert_eq!(outcomes(&mut queue), ["?3"]);
     // What may be stored stays unknown if another one keeps it from being sent again.
     ["4", "5"].iter().for_each(|text| give(&mut queue, &[text]));
@@ -539,7 +560,7 @@ fn each_failure_says_what_became_of_its_own_records() {
     assert!(failed.len() == 2 && failed.iter().all(|(_, e)| e.kind == ErrorKind::OutcomeUnknown));
     failed.into_iter().for_each(|(bundle, _)| queue.take_back(bundle));
     assert!(send(&mut queue, at(4), A, 6).is_some());
-    queue.on_reply(at(4), A, 6, Err(Fault::ReadOnly));
+    queue.on_answer(at(4), A, 6, refused(Fault::ReadOnly));
     assert_eq!(outcomes(&mut queue), ["?4", "?5"]);
 }
 
@@ -549,7 +570,7 @@ fn a_log_that_claims_to_end_near_the_last_number_is_not_appended_to() {
         let mut queue = queue(true);
         give(&mut queue, &["a"]);
         send(&mut queue, at(0), A, 1);
-        queue.on_reply(at(0), A, 1, Ok(end));
+        queue.on_answer(at(0), A, 1, log_end(end));
         assert_eq!(send(&mut queue, at(0), A, 2).is_some(), is_taken, "{end}");
         let fault = failures(&mut queue).first().map(|(_, e)| e.cause().unwrap_or(e).fault());
         assert_eq!(fault, (!is_taken).then_some(Some(Fault::AnotherWriter { end })));
@@ -568,7 +589,7 @@ fn a_record_waits_for_room_among_all_or_in_its_partition_unless_there_is_nothing
     assert_eq!((queue.excess(held, 10, limit), queue.excess(held, 11, limit)), (None, mine), "a quarter is for each");
     // What has failed is not held any more.
     assert!(send(&mut queue, at(0), A, 1).is_some());
-    queue.on_reply(at(0), A, 1, Err(Fault::ReadOnly));
+    queue.on_answer(at(0), A, 1, refused(Fault::ReadOnly));
     assert_eq!((queue.bytes, queue.excess(0, 11, 40)), (0, None));
 }
 

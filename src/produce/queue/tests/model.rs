@@ -36,7 +36,7 @@ struct World {
     /// Where the requests went, those not executed, and the answers under way.
     connected: usize,
     requests: VecDeque<(u32, Request)>,
-    answers: VecDeque<(u32, Reply)>,
+    answers: VecDeque<(u32, Answer)>,
     trouble: bool,
 }
 
@@ -44,10 +44,6 @@ enum Request {
     Bundle(Vec<(u64, u64)>),
     End,
     Mark,
-}
-
-fn elsewhere() -> Reply {
-    Err(Fault::Redirects { hops: 0, last: "10.0.0.2:11011".parse().unwrap() })
 }
 
 impl World {
@@ -71,20 +67,20 @@ impl World {
         let leads = node == self.leader;
         let answer = match request {
             Request::Bundle(_) if passing => match self.rng.below(3) {
-                0 => Err(Fault::NoLeader),
-                1 => Err(Fault::InsufficientReplicas),
-                _ => elsewhere(),
+                0 => refused(Fault::NoLeader),
+                1 => refused(Fault::InsufficientReplicas),
+                _ => redirect(),
             },
-            Request::End | Request::Mark if passing => Err(Fault::NoLeader),
-            _ if !leads => elsewhere(),
-            Request::End => Ok(self.end(node).max(self.mark)),
+            Request::End | Request::Mark if passing => refused(Fault::NoLeader),
+            _ if !leads => redirect(),
+            Request::End => log_end(self.end(node).max(self.mark)),
             Request::Mark => {
                 // Somebody else's writes move it.
                 if !self.trouble || self.rng.one_in(3) {
                     self.replicate(true);
                     self.mark = self.end(node);
                 }
-                Ok(self.mark)
+                mark(self.mark)
             }
             Request::Bundle(records) => self.store(node, records),
         };
@@ -92,24 +88,24 @@ impl World {
     }
 
     /// As a real node does: numbers are compared with the committed mark only.
-    fn store(&mut self, node: usize, records: Vec<(u64, u64)>) -> Reply {
+    fn store(&mut self, node: usize, records: Vec<(u64, u64)>) -> Answer {
         if self.trouble && self.rng.one_in(60) {
             if self.rng.one_in(2) {
                 self.append(node, records);
             }
-            return Err(Fault::System);
+            return refused(Fault::System);
         }
         if self.numbering && records[0].0 <= self.mark {
-            return Err(Fault::SeqNotAbove { seq: 0 });
+            return refused(Fault::SeqNotAbove { seq: records[0].0 });
         }
         self.append(node, records);
         if self.trouble && self.rng.one_in(4) {
             self.replicate(false);
-            return Err(Fault::NotConfirmed);
+            return refused(Fault::NotConfirmed);
         }
         self.replicate(true);
         self.mark = self.end(node);
-        Ok(0)
+        STORED
     }
 
     fn append(&mut self, node: usize, records: Vec<(u64, u64)>) {
@@ -197,8 +193,8 @@ impl Run {
 
     fn answer(&mut self) {
         let Some((id, answer)) = self.world.answers.pop_front() else { return };
-        self.may_be_unknown |= matches!(answer, Err(Fault::System | Fault::NotConfirmed));
-        self.queue.on_reply(self.now, self.world.connected, id, answer);
+        self.may_be_unknown |= matches!(answer, Err(Refusal::Fault(Fault::System | Fault::NotConfirmed)));
+        self.queue.on_answer(self.now, self.world.connected, id, answer);
     }
 
     /// Requests that were executed lose their answers; of the others those that were handed over are dropped with the reset.
