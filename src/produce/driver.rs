@@ -217,89 +217,115 @@ impl Driver {
         held.flatten().filter(|holder| !of(**holder).is_disjoint(of(id))).for_each(|holder| *holder = id);
     }
 
-    /// Sends a leader what is in line for it, as far as there is room.
+    /// Sends a leader what is in line for it, while there is room.
     fn send_to(&mut self, id: BrokerId, now: Time, look_up: LookUp) {
         let leader = &mut self.leaders[id];
         // Some may be in line elsewhere by now.
         while leader.backlog.front().is_some_and(|&index| self.queues[index].line != Some(id)) {
             leader.backlog.pop_front();
         }
-        if leader.backlog.is_empty() || !leader.has_room(now, self.window) {
+        if !leader.may_send(now, self.window) || !self.open(id, now, look_up) {
             return;
         }
+        if self.leaders[id].in_flight.is_empty() {
+            self.note_first_use(id);
+        }
+        if mem::take(&mut self.connection_lost) {
+            for (topic, _) in &self.counts {
+                let request_id = self.session.next_request_id();
+                let question = Content::PartitionCount(states_request(request_id, topic));
+                self.leaders[id].ask(now, request_id, vec![], question, self.session.config.io_timeout);
+            }
+        }
+        while self.leaders[id].may_send(now, self.window) {
+            self.send_next(id, now);
+        }
+        if let Err(e) = self.leaders[id].channel.write(now) {
+            self.lose(id, now, &e);
+        }
+    }
+
+    /// Opens the connection to a leader. Returns whether it is open; if it cannot be opened, the queues in line are told.
+    fn open(&mut self, id: BrokerId, now: Time, look_up: LookUp) -> bool {
+        let leader = &mut self.leaders[id];
         // The fate of numbered bundles is decided on a connection that was dialed after the previous one was reset.
         if !leader.used && !self.numbered {
             self.session.pool.replace(&mut leader.channel);
         }
         match leader.channel.open(now, look_up) {
-            Ok(true) => {}
-            Ok(false) => {
-                // Others may have found out meanwhile who leads.
-                if now >= leader.look_at {
-                    self.dissolve(id, &|queue| queue.give_up_if_expired(now));
-                }
-                return;
-            }
+            Ok(true) => return true,
+            // Others may have found out meanwhile who leads.
+            Ok(false) if now >= leader.look_at => self.dissolve(id, &|queue| queue.give_up_if_expired(now)),
+            Ok(false) => {}
             Err(e) => {
                 debug!("{e:#}");
                 self.session.book.failed(leader.channel.broker(), now);
                 let brokers = self.session.book.brokers().len();
-                return self.dissolve(id, &|queue| queue.on_unreachable(now, &e, brokers));
+                self.dissolve(id, &|queue| queue.on_unreachable(now, &e, brokers));
             }
         }
-        if leader.in_flight.is_empty() {
-            let is_new = leader.channel.is_fresh();
-            // A connection that had ended while idle was dialed again silently.
-            self.connection_lost |= mem::replace(&mut self.leaders[id].used, true) && is_new;
-            if is_new {
-                self.leaders[id].answers.clear();
-                // This leader may have lost what its log ended with.
-                let numberings = self.queues.iter_mut().map_while(|queue| queue.numbering.as_mut());
-                numberings.for_each(|numbering| _ = numbering.leader.take_if(|leader| *leader == id));
-            }
+        false
+    }
+
+    /// Notes that something is sent to a leader from which no answer is awaited, perhaps on another connection than before.
+    fn note_first_use(&mut self, id: BrokerId) {
+        let leader = &mut self.leaders[id];
+        let was_used = mem::replace(&mut leader.used, true);
+        if !leader.channel.is_fresh() {
+            return;
         }
-        if mem::take(&mut self.connection_lost) {
-            for (topic, _) in &self.counts {
-                self.leaders[id].ask(&self.session, now, None, |id| Content::PartitionCount(states_request(id, topic)));
-            }
+        leader.answers.clear();
+        // A connection that had ended while idle was dialed again silently.
+        self.connection_lost |= was_used;
+        for numbering in self.queues.iter_mut().map_while(|queue| queue.numbering.as_mut()) {
+            // This leader may have lost what its log ended with.
+            numbering.leader.take_if(|leader| *leader == id);
         }
-        while !self.leaders[id].backlog.is_empty() && self.leaders[id].has_room(now, self.window) {
-            self.send_next(id, now);
-        }
-        self.leaders[id].channel.write(now).map(drop).unwrap_or_else(|e| self.lose(id, now, &e));
     }
 
     /// Sends a request with the bundles of those next in line, as many as it takes, and asks the questions of those before them.
     fn send_next(&mut self, id: BrokerId, now: Time) {
         // An answer waits for the replicas of its slowest partition, and the next numbered bundle must wait for the answer.
-        let most = if self.numbered { 1 } else { MAX_BUNDLES };
-        let (mut next, mut bytes, leader) = (Vec::new(), 0, &mut self.leaders[id]);
-        while next.len() < most {
+        let max = if self.numbered { 1 } else { MAX_BUNDLES };
+        let mut from = Vec::new();
+        let mut bytes = 0;
+        while from.len() < max {
+            let leader = &mut self.leaders[id];
             let Some(index) = leader.backlog.pop_front() else { break };
             let queue = &mut self.queues[index];
-            let Some(what) = queue.line.take_if(|line| *line == id).and_then(|_| queue.next(now, id)) else {
-                continue;
-            };
-            if what == ToSend::Bundle {
-                bytes += queue.first_waiting().map_or(0, |bundle| bundle.bytes().len());
-                if bytes > FULL_REQUEST && !next.is_empty() {
-                    queue.line = Some(id);
-                    leader.backlog.push_front(index);
-                    break;
-                }
-                next.push(index);
+            if queue.line.take_if(|line| *line == id).is_none() {
                 continue;
             }
-            let (session, topic, partition) = (&self.session, &queue.topic, queue.partition);
-            let request_id = leader.ask(session, now, Some(index), |id| match what {
-                ToSend::Mark => Content::Mark { request: states_request(id, topic), partition },
-                _ => Content::End(session.end_request(id, topic, &[partition])),
-            });
-            queue.sent(request_id, id, what);
+            match queue.next(now, id) {
+                Some(ToSend::Bundle) => {
+                    bytes += queue.first_waiting().map_or(0, |bundle| bundle.bytes().len());
+                    if bytes > FULL_REQUEST && !from.is_empty() {
+                        queue.line = Some(id);
+                        leader.backlog.push_front(index);
+                        break;
+                    }
+                    from.push(index);
+                }
+                Some(question) => self.send_question(id, now, index, question),
+                None => {}
+            }
         }
-        if !next.is_empty() {
-            self.send_bundles(id, now, next);
+        if !from.is_empty() {
+            self.send_bundles(id, now, from);
         }
+    }
+
+    /// Asks what a queue must know before it can send its next bundle.
+    fn send_question(&mut self, id: BrokerId, now: Time, index: usize, question: ToSend) {
+        let request_id = self.session.next_request_id();
+        let queue = &mut self.queues[index];
+        let (topic, partition) = (&queue.topic, queue.partition);
+        let content = match question {
+            ToSend::Mark => Content::Mark { request: states_request(request_id, topic), partition },
+            _ => Content::End(self.session.end_request(request_id, topic, &[partition])),
+        };
+        self.leaders[id].ask(now, request_id, vec![index], content, self.session.config.io_timeout);
+        queue.sent(request_id, id, question);
     }
 
     /// Sends one request with the first bundles of these queues.
@@ -322,16 +348,22 @@ impl Driver {
         // Records that cannot be encoded were refused when they came in.
         debug_assert!(encoded.is_ok(), "{encoded:?}");
         let Ok((head, places)) = encoded else { return };
-        let (mut at, head, last) = (0, Arc::new(head), places.last().map_or(0, |&place| place));
+        let head = Arc::new(head);
         let bundles = from.iter().filter_map(|&queue| self.queues[queue].first_waiting());
-        let large = bundles.filter(|bundle| bundle.bytes().len() > SMALL_BUNDLE).zip(places);
-        let pieces =
-            large.flat_map(|(bundle, place)| [(head.clone(), mem::replace(&mut at, place)..place), bundle.piece()]);
-        let rest = (last < head.len()).then(|| (head.clone(), last..head.len()));
-        self.leaders[id].channel.queue_pieces(now, request_id, allowance, &mut pieces.chain(rest));
+        let large = bundles.filter(|bundle| bundle.bytes().len() > SMALL_BUNDLE);
+        let mut pieces = Vec::with_capacity(2 * places.len() + 1);
+        let mut start = 0;
+        for (bundle, place) in large.zip(places) {
+            pieces.push((head.clone(), start..place));
+            pieces.push(bundle.piece());
+            start = place;
+        }
+        if start < head.len() {
+            pieces.push((head.clone(), start..head.len()));
+        }
+        self.leaders[id].channel.queue_pieces(now, request_id, allowance, &mut pieces.into_iter());
         for &queue in &from {
             self.queues[queue].sent(request_id, id, ToSend::Bundle);
-            // It may have another one.
             self.changed.push(queue);
         }
         let content = Content::Bundles { shape, first_seq };

@@ -17,7 +17,7 @@ use crate::protocol::frame::{Kind, Payload, request_id};
 use crate::protocol::produce::{ProduceCode, ProducePartition, ProduceResponse, ProduceTopic};
 use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault, Limits};
-use crate::session::{Session, marks_of_answer, marks_of_state};
+use crate::session::{marks_of_answer, marks_of_state};
 
 /// The most bundles in a request. They always fit, because a request holds as many topics, and as many partitions of each.
 pub(super) const MAX_BUNDLES: usize = 255;
@@ -80,23 +80,16 @@ impl Leader {
         (!self.in_flight.is_empty() || !self.backlog.is_empty()).then_some(&mut self.channel)
     }
 
-    /// Returns whether another request with bundles may be sent: fewer than `window`, not counting late ones, are in flight.
-    pub(super) fn has_room(&self, now: Time, window: usize) -> bool {
+    /// Returns whether something is in line, and another request with bundles may be sent: fewer than `window`, not counting late
+    /// ones, are in flight.
+    pub(super) fn may_send(&self, now: Time, window: usize) -> bool {
         let is_young = |sent: &&SentRequest| matches!(sent.content, Content::Bundles { .. }) && now < sent.is_late_at();
-        let has_room = self.in_flight.len() < window || self.in_flight.iter().filter(is_young).count() < window;
-        has_room && self.channel.unsent() < MAX_UNSENT
+        let has_room = || self.in_flight.len() < window || self.in_flight.iter().filter(is_young).count() < window;
+        !self.backlog.is_empty() && self.channel.unsent() < MAX_UNSENT && has_room()
     }
 
-    /// Queues a question, for a queue if it belongs to one. Returns its id, which is new.
-    pub(super) fn ask(
-        &mut self,
-        session: &Session,
-        now: Time,
-        queue: Option<usize>,
-        question: impl FnOnce(u32) -> Content,
-    ) -> u32 {
-        let id = session.next_request_id();
-        let content = question(id);
+    /// Sends a question for these queues.
+    pub(super) fn ask(&mut self, now: Time, id: u32, queues: Vec<usize>, content: Content, timeout: Duration) {
         let mut frame = Vec::new();
         let encoded = match &content {
             Content::Bundles { .. } => Ok(()),
@@ -104,9 +97,8 @@ impl Leader {
             Content::Mark { request, .. } | Content::PartitionCount(request) => request.encode(&mut frame),
         };
         debug_assert!(encoded.is_ok(), "names were checked");
-        self.channel.queue(now, id, session.config.io_timeout, frame);
-        self.in_flight.push_back(SentRequest { id, since: now, queues: queue.into_iter().collect(), content });
-        id
+        self.channel.queue(now, id, timeout, frame);
+        self.in_flight.push_back(SentRequest { id, since: now, queues, content });
     }
 
     /// Returns the request that was answered next, and what is answered about each of its queues, or the count asked for.
