@@ -56,8 +56,13 @@ fn settle(producer: &mut Producer) -> Result<(), Box<dyn std::error::Error>> {
             done => return Ok(done?),
         }
     }
-    producer.take_failures().iter().for_each(report);
-    Ok(())
+    match producer.flush() {
+        Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) => {
+            producer.take_failures().iter().for_each(report);
+            Ok(())
+        }
+        done => Ok(done?),
+    }
 }
 
 fn report(failure: &Failure) {

@@ -61,6 +61,16 @@ fn ingest_stores_each_line() {
     assert_eq!(broker.high_water_mark("orders", 0) + broker.high_water_mark("orders", 1), 1007);
 }
 
+#[test]
+fn ingest_reports_what_is_not_stored() {
+    let broker = Broker::builder().read_only().start().unwrap();
+    broker.create_topic("orders", 1);
+    let addr = broker.addr().to_string();
+    let (_, _, stderr) = run_with("ingest_with_outcomes", &[&addr, "orders"], b"tea\nmilk\n");
+    let refused = format!("orders/0: 2 not stored: {addr}: orders/0: the broker is read-only\n");
+    assert_eq!(stderr, refused + "0 records stored\n");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_all_threads() {
