@@ -103,11 +103,11 @@ impl Numbering {
         Some((gap, stored))
     }
 
-    /// Notes that the user has dropped these bundles, in order, and whether others that have numbers were kept.
+    /// Notes that the user has dropped these bundles, in order, and where the numbers of those end that were kept, if any were.
     ///
     /// Numbers that may be stored are never given to other records. Numbers of which every copy was refused are free again, unless
     /// later ones are kept.
-    pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>, keeps: bool) {
+    pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>, kept: Option<u64>) {
         let (mut free, another_writer) = (None, std::mem::take(&mut self.another_writer));
         for bundle in bundles {
             if bundle.may_be_stored() {
@@ -115,14 +115,14 @@ impl Numbering {
                 self.unsure = true;
                 free = None;
             } else if free.is_none() {
-                free = bundle.range.map(|(first, _)| first);
+                free = bundle.range.map(|(first, _)| first).filter(|first| kept.is_none_or(|end| end <= *first));
             }
         }
-        if let Some(free) = free.filter(|_| !keeps) {
+        if let Some(free) = free {
             self.next = Some(free);
             self.sent = self.sent.min(free.saturating_sub(1));
         }
-        if another_writer && !keeps {
+        if another_writer && kept.is_none() {
             self.next = None;
         }
     }

@@ -243,9 +243,9 @@ impl PartitionQueue {
 
     /// Notes the failures that will not be sent again, in order, after the others were taken back.
     pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>) {
-        let keeps = self.bundles.iter().any(|bundle| bundle.range.is_some());
+        let kept = self.bundles.iter().filter_map(Bundle::end).max();
         if let Some(numbering) = &mut self.numbering {
-            numbering.dropped(bundles, keeps);
+            numbering.dropped(bundles, kept);
         }
     }
 

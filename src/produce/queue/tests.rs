@@ -399,6 +399,29 @@ fn numbers_before_those_that_are_kept_are_not_used_again() {
 }
 
 #[test]
+fn refused_numbers_after_those_that_are_kept_are_used_again() {
+    let mut queue = numbered(0);
+    give(&mut queue, &["d"]);
+    queue.on_answer(at(0), A, 2, refused(Fault::NotConfirmed));
+    assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle));
+    queue.on_answer(at(0), A, 3, refused(Fault::ReadOnly));
+    let mut failed = failures(&mut queue);
+    assert_eq!(failed.iter().map(|(bundle, _)| bundle.range).collect::<Vec<_>>(), [Some((1, 3)), Some((4, 4))]);
+    // The first is kept, and the second, which is in no log, is dropped.
+    queue.take_back(failed.remove(0).0);
+    queue.dropped(failed.iter().map(|(bundle, _)| bundle));
+    give(&mut queue, &["e"]);
+    assert_eq!(send(&mut queue, at(0), A, 4), Some(ToSend::End));
+    queue.on_answer(at(0), A, 4, log_end(0));
+    for (id, range) in [(5, (1, 3)), (6, (4, 4))] {
+        assert_eq!(send(&mut queue, at(0), A, id), Some(ToSend::Bundle));
+        assert_eq!(in_flight(&queue).range, Some(range));
+        queue.on_answer(at(0), A, id, STORED);
+    }
+    assert_eq!(outcomes(&mut queue), ["+a", "+b", "+c", "+e"]);
+}
+
+#[test]
 fn another_writer_is_an_error() {
     // By the code for a number that is taken.
     let mut queue = numbered(0);
