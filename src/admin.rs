@@ -54,14 +54,16 @@ pub struct BrokerStatus {
 
 pub(crate) fn partitions(session: &Session, topic: &str) -> Result<Vec<PartitionInfo>> {
     check_topic(topic)?;
-    let (_, states) = session.discover(topic)?;
+    let (from, states) = session.discover(topic)?;
     let ids: Vec<u16> = (0..u16::MAX).take(states.len()).collect();
     // A broker that stands alone leads everything.
     let led_elsewhere = |state| matches!(state, &PartitionState::Redirect(_) | &PartitionState::NoLeader);
     let marks = if states.iter().any(led_elsewhere) || session.is_cluster() {
         session.log_ends(topic, &ids, &session.leader_policy())?
     } else {
-        let marks = |(&id, state)| marks_of_state(state).map_err(|refusal| Error::refused(topic, id, refusal.fault(1)));
+        let marks = |(&id, state)| {
+            marks_of_state(state).map_err(|refusal| Error::refused(topic, id, refusal.fault(1)).at(&from))
+        };
         ids.iter().zip(&states).map(marks).collect()
     };
     let info = |(id, marks): (u16, Result<Marks>)| {

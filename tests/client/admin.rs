@@ -246,3 +246,13 @@ fn any_of_several_brokers_will_do() {
         assert_eq!(client.topics().unwrap().len(), 1);
     });
 }
+
+#[test]
+fn a_partition_that_cannot_be_opened_is_reported_with_its_broker() {
+    let broker = Broker::start().unwrap();
+    broker.create_topic("orders", 2);
+    broker.set_broken("orders", 1, true);
+    let e = Client::connect(broker.addr()).unwrap().partitions("orders").unwrap_err();
+    let addr = broker.addr().to_string();
+    assert_eq!((e.broker(), e.partition(), e.fault()), (Some(addr.as_str()), Some(1), Some(Fault::System)));
+}
