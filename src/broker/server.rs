@@ -168,13 +168,13 @@ impl Host for Server {
     }
 
     fn wait_until(&self, timeout: Duration, condition: &mut dyn FnMut(&Machine) -> bool) -> bool {
-        let end = Instant::now() + timeout;
+        let end = self.shared.now().after(timeout);
         let mut inner = self.shared.lock();
         loop {
             if condition(&inner.machine) {
                 return true;
             }
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.since(self.shared.now());
             if left.is_zero() {
                 return false;
             }

@@ -161,3 +161,9 @@ fn requests_are_counted_and_remembered() {
     broker.disconnect_all();
     assert!(raw.is_closed());
 }
+
+#[test]
+fn a_wait_may_have_any_limit() {
+    let broker = Broker::start().unwrap();
+    assert!(broker.wait_until(Duration::MAX, |stats| stats.open == 0));
+}
