@@ -239,8 +239,8 @@ impl Simulation {
     fn network(&self, host: &str) -> Arc<dyn Network> {
         let host = self.world.host(host).unwrap_or_else(|| {
             let mut state = self.world.lock();
-            let last = state.hosts.len() as u8 + 1;
-            state.add_host(host, IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)), 0, None)
+            let [high, low] = (state.hosts.len() as u16 + 1).to_be_bytes();
+            state.add_host(host, IpAddr::V4(Ipv4Addr::new(10, 0, high, low)), 0, None)
         });
         Arc::new(net::Net { world: self.world.clone(), host })
     }

@@ -173,3 +173,12 @@ fn a_time_out_on_one_connection_is_not_repeated_on_each_that_was_idle_beside_it(
     let took = sim.now() - begun;
     assert!(took > 29 * SECOND && took < 32 * SECOND, "{took:?}");
 }
+
+#[test]
+fn a_world_has_room_for_hundreds_of_hosts() {
+    let sim = Simulation::new(20);
+    let broker = sim.broker();
+    for n in 0..300 {
+        sim.client_on(&format!("shop-{n}")).connect(broker.brokers()).unwrap();
+    }
+}
