@@ -111,7 +111,7 @@ impl Session {
     /// How to try again where a partition has no leader.
     pub(crate) fn leader_policy(&self) -> RetryPolicy {
         let (least, most) = self.config.backoff;
-        RetryPolicy { pauses: (least, most.min(MAX_LEADER_PAUSE)), ..self.retry_policy() }
+        RetryPolicy { pauses: (least.min(MAX_LEADER_PAUSE), most.min(MAX_LEADER_PAUSE)), ..self.retry_policy() }
     }
 
     /// Makes sure that a broker can be reached. Tries all of them once, and again until `patience` is over.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tank_client::broker::BrokerFault;
 use tank_client::simulation::{LinkSettings, Simulation};
 use tank_client::{Compression, ErrorKind, Fault, Record, Start, Subscription};
 
@@ -398,4 +399,15 @@ fn brokers_that_do_not_answer_are_dialed_only_while_the_budget_lasts() {
     producer.send_to("orders", 0, Record::new("x")).unwrap();
     assert!(producer.flush().is_err());
     assert!(sim.now() - begun < 13 * SECOND, "{:?}", sim.now() - begun);
+}
+
+#[test]
+fn no_wait_for_a_leader_pauses_longer_than_a_second() {
+    let sim = Simulation::new(14);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    let client = sim.client().backoff(5 * SECOND, 10 * SECOND).connect(broker.brokers()).unwrap();
+    broker.inject(BrokerFault::RefuseProduce(Fault::NoLeader));
+    client.publish("orders", 0, &[Record::new("x")]).unwrap();
+    assert!(sim.now() < SECOND + 100 * MS, "{:?}", sim.now());
 }
