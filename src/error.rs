@@ -120,7 +120,7 @@ pub enum ErrorKind {
     NotSent,
     /// Records that a [`Producer`](crate::Producer) may not have stored wait for
     /// [`retry_failures`](crate::Producer::retry_failures) or [`take_failures`](crate::Producer::take_failures). The source
-    /// says what happened to the first of them.
+    /// says what happened to the first one that [may be stored](crate::Failure::is_unknown), or to the first if none may.
     #[non_exhaustive]
     Undelivered {
         /// How many.

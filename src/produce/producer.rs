@@ -408,7 +408,8 @@ impl Producer {
     }
 
     fn check_failures(&self) -> Result<()> {
-        let Some(first) = self.driver.failures.first() else { return Ok(()) };
+        // What may be stored comes first: sending it again, as one may do with the others, could store it twice.
+        let Some(first) = self.failures().iter().min_by_key(|failure| !failure.is_unknown()) else { return Ok(()) };
         let records = self.failures().iter().map(Failure::count).sum();
         Err(Error::new(ErrorKind::Undelivered { records }).because(first.error.clone()))
     }

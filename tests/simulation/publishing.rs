@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tank_client::broker::BrokerFault;
+use tank_client::broker::{BrokerFault, RequestKind};
 use tank_client::simulation::{LinkSettings, Simulation};
 use tank_client::{Compression, ErrorKind, Fault, Record, Start, Subscription};
 
@@ -410,4 +410,21 @@ fn no_wait_for_a_leader_pauses_longer_than_a_second() {
     broker.inject(BrokerFault::RefuseProduce(Fault::NoLeader));
     client.publish("orders", 0, &[Record::new("x")]).unwrap();
     assert!(sim.now() < SECOND + 100 * MS, "{:?}", sim.now());
+}
+
+#[test]
+fn undelivered_records_are_unknown_if_any_of_them_may_be_stored() {
+    let sim = Simulation::new(15);
+    let cluster = sim.cluster(2);
+    cluster.create_topic("orders", 2);
+    let client = sim.client().connect(cluster.brokers()).unwrap();
+    client.partitions("orders").unwrap();
+    cluster.node(0).inject(BrokerFault::RefuseProduce(Fault::ReadOnly));
+    cluster.node(1).inject(BrokerFault::LoseAnswer(RequestKind::Produce));
+    let mut producer = client.producer().build().unwrap();
+    (0..2).for_each(|partition| producer.send_to("orders", partition, Record::new("x")).unwrap());
+    let e = producer.flush().unwrap_err();
+    let fates: Vec<bool> = producer.failures().iter().map(|failure| failure.is_unknown()).collect();
+    assert_eq!(fates, [false, true]);
+    assert!(e.is_outcome_unknown() && e.to_string().starts_with("records that may not have been stored: 2"), "{e:#}");
 }
