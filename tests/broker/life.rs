@@ -163,6 +163,19 @@ fn requests_are_counted_and_remembered() {
 }
 
 #[test]
+fn limits_of_no_time_do_not_keep_it_busy() {
+    within(60, || {
+        for settings in
+            [Broker::builder().idle_timeout(Duration::ZERO), Broker::builder().silent_timeout(Some(Duration::ZERO))]
+        {
+            let broker = settings.start().unwrap();
+            let _client = TcpStream::connect(broker.addr()).unwrap();
+            assert!(broker.wait_until(SOON, |stats| stats.accepted == 1));
+        }
+    });
+}
+
+#[test]
 fn a_wait_may_have_any_limit() {
     let broker = Broker::start().unwrap();
     assert!(broker.wait_until(Duration::MAX, |stats| stats.open == 0));

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::answer::Answer;
 use super::schedule::Event;
@@ -22,6 +23,9 @@ const MAX_SILENT: usize = 64;
 
 /// Bytes of a request's memory that are kept for the next one.
 const KEPT: usize = 64 << 10;
+
+/// The shortest time between two looks for the silence of a connection that is busy.
+const LOOK: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -325,7 +329,7 @@ impl Machine {
         let Some(limit) = limit else { return };
         let end = connection.last_heard.after(limit);
         if busy {
-            self.schedule.at(self.now.after(limit), Event::CheckSilence(conn));
+            self.schedule.at(self.now.after(limit.max(LOOK)), Event::CheckSilence(conn));
         } else if end <= self.now {
             self.hang_up(conn);
         } else {
