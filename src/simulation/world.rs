@@ -487,11 +487,9 @@ impl World {
         for thread in threads {
             let _ = thread.join();
         }
-        // Actions hold the world, which holds them.
-        let mut state = self.lock();
-        let rest = (std::mem::take(&mut state.actions), std::mem::take(&mut state.programs));
-        drop(state);
-        drop(rest);
+        // Actions hold the world, which holds them. Brokers can still be asked what they have.
+        let actions = std::mem::take(&mut self.lock().actions);
+        drop(actions);
     }
 
     /// The host that clients are on, made when first asked for.

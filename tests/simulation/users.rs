@@ -127,3 +127,14 @@ fn a_web_server_at_a_brokers_address_is_waited_out() {
     sim.after(Duration::from_secs(20), move || world.take_over("broker", None));
     assert_eq!(cups(&client).unwrap(), 2);
 }
+
+#[test]
+fn a_broker_can_be_asked_what_it_has_after_its_world_has_ended() {
+    let sim = Simulation::new(21);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    let client = sim.client().connect(broker.brokers()).unwrap();
+    client.publish("orders", 0, &[Record::new("3")]).unwrap();
+    drop(sim);
+    assert_eq!((broker.high_water_mark("orders", 0), broker.killed_by()), (1, None));
+}
