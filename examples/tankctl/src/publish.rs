@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(short = 'D', long, value_name = "TEXT", value_parser = delimiter, default_value = "\\n",
           allow_hyphen_values = true)]
     delimiter: Bytes,
-    /// Publish the whole file, or all of standard input, as one message
+    /// Publish the whole file, or all of standard input, as one message, unless it is empty
     #[arg(long, conflicts_with_all = ["delimiter", "key_delimiter", "keys"])]
     whole: bool,
     /// The most messages to send together
