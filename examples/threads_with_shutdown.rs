@@ -29,9 +29,8 @@ fn run() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let worker = |id| {
             let (client, stop) = (&client, &stop);
             scope.spawn(move || {
-                let counted = work(client, Subscription::partition(topic, id).close_with(stop));
-                // If one thread fails, the others stop too.
-                counted.inspect_err(|_| stop.close())
+                let _stop = StopOthers(stop);
+                work(client, Subscription::partition(topic, id).close_with(stop))
             })
         };
         let workers: Vec<_> = partitions.iter().map(|partition| worker(partition.id)).collect();
@@ -39,6 +38,15 @@ fn run() -> std::result::Result<(), Box<dyn std::error::Error>> {
     })?;
     println!("{} messages in {} threads", counts.iter().sum::<u64>(), counts.len());
     Ok(())
+}
+
+/// Ends the other threads when one ends, even if it panics.
+struct StopOthers<'a>(&'a CloseHandle);
+
+impl Drop for StopOthers<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// Ends with `Ok` once the handle is closed.

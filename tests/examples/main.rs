@@ -71,6 +71,20 @@ fn ingest_reports_what_is_not_stored() {
     assert_eq!(stderr, refused + "0 records stored\n");
 }
 
+#[test]
+fn all_threads_end_when_one_panics() {
+    within(60, || {
+        let (broker, addr) = broker();
+        let mut program = example("threads_with_shutdown");
+        let mut program = program.args([&addr, "orders"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        // Nobody reads what it prints, and only one of its threads has something to print.
+        drop(program.stdout.take());
+        assert!(broker.wait_until(common::watch::SOON, |stats| stats.waiting == 2));
+        broker.append_payloads("orders", 0, &["tea"]);
+        assert!(!program.wait().unwrap().success());
+    });
+}
+
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_all_threads() {
