@@ -305,7 +305,8 @@ impl Error {
         }
     }
 
-    fn io_kind(&self) -> io::ErrorKind {
+    /// Returns the kind of the network's or the file's own error, or the nearest one.
+    pub(crate) fn io_kind(&self) -> io::ErrorKind {
         let e = self.outcome();
         match e.kind {
             ErrorKind::Timeout { .. } => io::ErrorKind::TimedOut,

@@ -235,7 +235,10 @@ impl Session {
         }
         let addr = brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let causes = failures.iter().map(|e| format!("{e:#}")).collect::<Vec<_>>().join("; ");
-        Err(Error::connect(&addr, io::Error::other(causes)))
+        // The same trouble at all of them is told as that of one.
+        let mut kinds = failures.iter().map(Error::io_kind);
+        let kind = kinds.next().filter(|first| kinds.all(|kind| kind == *first)).unwrap_or(io::ErrorKind::Other);
+        Err(Error::connect(&addr, io::Error::new(kind, causes)))
     }
 
     /// How long the next of the brokers that are `left` may keep a caller waiting. They share the connect time-out: each gets an

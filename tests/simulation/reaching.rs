@@ -182,3 +182,16 @@ fn a_world_has_room_for_hundreds_of_hosts() {
         sim.client_on(&format!("shop-{n}")).connect(broker.brokers()).unwrap();
     }
 }
+
+#[test]
+fn what_befalls_all_brokers_is_the_kind_of_the_error() {
+    let sim = Simulation::new(22);
+    let cluster = sim.cluster(2);
+    let failure = || sim.client().connect(cluster.brokers()).unwrap_err();
+    cluster.nodes().iter().for_each(|node| node.pause());
+    assert!(failure().is_timeout(), "{:#}", failure());
+    cluster.node(0).stop();
+    assert!(!failure().is_timeout(), "{:#}", failure());
+    cluster.node(1).stop();
+    assert_eq!(std::io::Error::from(failure()).kind(), std::io::ErrorKind::ConnectionRefused);
+}
