@@ -192,7 +192,7 @@ impl Publisher<'_> {
         }
         self.lines.add(args.place.partition.unwrap_or_else(|| self.chosen.load(Ordering::Relaxed)), number);
         if self.lines.count > 100_000 {
-            self.lines.keep_last(self.producer.pending());
+            self.lines.keep_last(number - self.producer.stored());
         }
         Ok(())
     }
@@ -233,8 +233,8 @@ impl Lines {
     }
 
     /// Forgets all but the last of each partition: whatever is not stored is among them.
-    fn keep_last(&mut self, pending: u64) {
-        let most = usize::try_from(pending).unwrap_or(usize::MAX);
+    fn keep_last(&mut self, not_stored: u64) {
+        let most = usize::try_from(not_stored).unwrap_or(usize::MAX);
         for lines in self.sent.values_mut() {
             lines.drain(..lines.len().saturating_sub(most));
         }
@@ -272,7 +272,37 @@ fn show_lines(numbers: &[u64]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use tank_client::Fault;
+    use tank_client::broker::BrokerFault;
+    use tank_client::simulation::Simulation;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Tool {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn lines_that_were_not_stored_are_never_forgotten() {
+        let sim = Simulation::new(1);
+        let broker = sim.broker();
+        broker.create_topic("orders", 1);
+        let client = sim.client().connect(broker.brokers()).unwrap();
+        let tool = Tool::parse_from(["publish", "orders/0"]);
+        let producer = client.producer().max_records(1).build().unwrap();
+        let lines = Lines { count: 99_999, ..Lines::default() };
+        let mut publisher = Publisher { producer, args: &tool.args, chosen: Arc::default(), lines };
+        broker.inject(BrokerFault::RefuseProduce(Fault::ReadOnly));
+        publisher.send(1, b"tea").unwrap();
+        // The next line is accepted, and then the answer to the first one is read.
+        sim.sleep(Duration::from_millis(3));
+        publisher.send(2, b"milk").unwrap();
+        let failures = publisher.producer.take_failures();
+        assert_eq!(publisher.lines.last_of(&failures)[&0], [1, 2]);
+    }
 
     #[test]
     fn lines_are_told_in_short() {
