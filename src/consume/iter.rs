@@ -78,7 +78,7 @@ const MAX_UNUSED: usize = 64;
 /// If a connection ends, the iterator reconnects and repeats the fetch from its position, for up to
 /// [`retry_timeout`](crate::ClientBuilder::retry_timeout). This loses no message and delivers none twice. Whenever a connection
 /// is lost or turns out to have ended while idle, it also looks for new partitions of the [topics](crate::Subscription::topic)
-/// subscribed to; these begin with their first message.
+/// subscribed to; these begin with their first message, or where they are resumed.
 ///
 /// The guide says more about [positions](crate::guide::positions), [back-pressure](crate::guide::back_pressure) and
 /// [time-outs and closing](crate::guide::time_outs).

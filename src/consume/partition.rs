@@ -128,7 +128,7 @@ pub(super) enum Begin {
     Known,
     /// A number of messages before its end, which is not known yet. That number is in `position`.
     BeforeEnd,
-    /// With its first message, if the partition exists, which is not known yet.
+    /// At its position, if the partition exists, which is not known yet.
     Probe,
 }
 
@@ -222,8 +222,9 @@ impl Partition {
     }
 
     /// Creates a partition that may not exist: dormant until [`probe`](Partition::probe).
-    pub(super) fn dormant(index: u32, options: &Options) -> Partition {
-        Partition { begin: Begin::Probe, state: State::Done, ..Partition::new(index, 0, None, options) }
+    pub(super) fn dormant(index: u32, topic: &str, id: u16, options: &Options) -> Partition {
+        let new = Partition::new(index, options.resume.get(topic, id).unwrap_or(0), None, options);
+        Partition { begin: Begin::Probe, state: State::Done, fetch_from: SEQ_BEYOND_END, ..new }
     }
 
     /// Returns whether it is known where it begins, and that it exists.

@@ -108,7 +108,7 @@ impl Partitions {
         let mut probes = Vec::new();
         for (topic, partition) in whole.iter().filter(|(_, count)| *count <= MAX_ID) {
             probes.push(rules.names.len());
-            list.push(Partition::dormant(rules.names.len(), &rules.options));
+            list.push(Partition::dormant(rules.names.len(), topic, *partition, &rules.options));
             Arc::make_mut(&mut rules.names).push(topic, *partition);
         }
         let order = in_order(&mut (0..rules.names.len()).map(|index| name(&rules.names, index)));
@@ -276,14 +276,14 @@ impl Partitions {
     fn on_new_partition(&mut self, index: u32) {
         let (topic, partition) = self.name(index);
         let topic = topic.clone();
-        info!("{topic}/{partition}: a new partition, read from its first message on");
+        info!("{topic}/{partition}: a new partition");
         self.probes.retain(|&probe| probe != index);
         if let Some(partition) = partition.checked_add(1).filter(|&id| id <= MAX_ID) {
             let names = &mut self.rules.names;
             let next = names.len();
             let place = self.order.partition_point(|&index| names.get(index) < (&topic, partition));
             self.order.insert(place, next);
-            self.list.push(Partition::dormant(next, &self.rules.options));
+            self.list.push(Partition::dormant(next, &topic, partition, &self.rules.options));
             Arc::make_mut(names).push(&topic, partition);
             self.probes.push(next);
             self.with(next, |partition, _| partition.probe());

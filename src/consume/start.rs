@@ -75,7 +75,7 @@ fn discover_all(session: &Session, subscription: &Subscription) -> Result<Found>
             found.whole.push((topic.name.clone(), ids.end));
         }
         for id in ids {
-            let start = subscription.resume.get(&topic.name, id).map_or(start, Start::At);
+            let start = subscription.options.resume.get(&topic.name, id).map_or(start, Start::At);
             let marks = topic.states.get(usize::from(id)).and_then(|state| marks_of_state(state).ok());
             found.beginnings.push(Beginning { start, marks });
             found.names.push(&topic.name, id);

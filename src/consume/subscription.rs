@@ -28,8 +28,6 @@ pub struct Subscription {
     pub(crate) start: Start,
     pub(crate) options: Options,
     pub(crate) limit: Option<u64>,
-    /// Where to continue, instead of at the starts.
-    pub(crate) resume: Positions,
     pub(crate) closer: Option<CloseHandle>,
 }
 
@@ -59,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) prefer_local: bool,
     /// Ask for more before all that has arrived is handed out.
     pub(crate) prefetch: bool,
+    /// Where to continue, instead of at the starts.
+    pub(crate) resume: Positions,
 }
 
 /// What to do when the next number does not exist, because retention deleted it or because it lies beyond the end.
@@ -77,7 +77,7 @@ impl Subscription {
     fn new(topic: String, partition: Option<u16>) -> Subscription {
         let options = Options { max_wait_ms: 5000, fetch_size: 1 << 20, prefetch: true, ..Options::default() };
         let wanted = vec![Wanted { topic, partition, start: None }];
-        Subscription { wanted, start: Start::Latest, options, limit: None, resume: Positions::default(), closer: None }
+        Subscription { wanted, start: Start::Latest, options, limit: None, closer: None }
     }
 
     fn and(mut self, topic: String, partition: Option<u16>, start: Start) -> Self {
@@ -86,7 +86,8 @@ impl Subscription {
     }
 
     /// Every partition of a topic. Its name has 1 to 255 bytes. Partitions that are added later are found the next time a
-    /// connection is lost or turns out to have ended while idle; they begin with their first message.
+    /// connection is lost or turns out to have ended while idle; they begin with their first message, unless they are
+    /// [resumed](Subscription::resume).
     pub fn topic(topic: impl Into<String>) -> Self {
         Subscription::new(topic.into(), None)
     }
@@ -129,13 +130,13 @@ impl Subscription {
         /// [`retry_timeout`](crate::ClientBuilder::retry_timeout), and then the subscription ends with the same error.
         out_of_range(policy: OutOfRange) => options.out_of_range = policy;
 
-        /// Continues at these positions, for example those of a [`Checkpoint`](crate::Checkpoint::positions). A partition
-        /// without one of them begins at its [start](Subscription::start).
+        /// Continues at these positions, for example those of a [`Checkpoint`](crate::Checkpoint::positions), also in
+        /// partitions that are found later. A partition without one of them begins at its [start](Subscription::start).
         ///
         /// If retention has deleted the number, [`out_of_range`](Subscription::out_of_range) decides, and
         /// [`gaps`](crate::ConsumeIter::gaps) lists what is missing. If it lies beyond the end,
         /// [`beyond_end`](Subscription::beyond_end) decides.
-        resume(positions: &Positions) => resume = positions.clone();
+        resume(positions: &Positions) => options.resume = positions.clone();
 
         /// What to do when the next number lies beyond the end, at the start or later, because the topic was created again or
         /// a fail-over lost its last messages. Default [`OutOfRange::Fail`]; the error is
@@ -190,7 +191,7 @@ impl Subscription {
             let (a, b) = (name(a.0, a.1), name(b.0, b.1));
             return Err(Error::config(format!("subscribed to the same partition twice: {a} and {b}")));
         }
-        if let Some(position) = self.resume.iter().find(|position| position.seq == u64::MAX) {
+        if let Some(position) = self.options.resume.iter().find(|position| position.seq == u64::MAX) {
             return Err(Error::config(format!("{position}: no such number, 0 to {} allowed", u64::MAX - 1)));
         }
         let size = self.options.fetch_size;

@@ -369,6 +369,31 @@ fn partitions_added_while_an_idle_connection_had_ended_are_found() {
 }
 
 #[test]
+fn a_partition_that_is_found_later_continues_where_it_is_resumed() {
+    let sim = Simulation::new(18);
+    // A node that does not know the whole topic yet, and one that does.
+    let (before, after) = (sim.broker(), sim.broker());
+    before.create_topic("orders", 1);
+    after.create_topic("orders", 3);
+    numbers(3).iter().for_each(|n| _ = after.append_payloads("orders", 1, &[n]));
+    numbers(2).iter().for_each(|n| _ = after.append_payloads("orders", 2, &[n]));
+    sim.set_name("log", &[before.addr().ip()]);
+    let client = sim.client().connect(format!("log:{}", before.addr().port())).unwrap();
+    let done = "orders/0=1 orders/1=3".parse().unwrap();
+    let mut orders = client.subscribe(Subscription::topic("orders").resume(&done)).unwrap();
+    assert_eq!(orders.next_timeout(SECOND).unwrap(), None);
+    before.stop();
+    sim.set_name("log", &[after.addr().ip()]);
+    let mut found = orders.next_many(9, 20 * SECOND).unwrap();
+    found.sort_by_key(|message| (message.partition(), message.seq()));
+    assert_eq!(
+        found.iter().map(|message| (message.partition(), message.seq())).collect::<Vec<_>>(),
+        [(1, 3), (2, 1), (2, 2)]
+    );
+    assert_eq!(orders.positions().to_string(), "orders/0=1 orders/1=4 orders/2=3");
+}
+
+#[test]
 fn partitions_named_one_by_one_cost_as_many_requests_as_all_of_them() {
     let sim = Simulation::new(19);
     let cluster = sim.cluster_with(&Broker::cluster_builder(3).replication_factor(1));

@@ -43,7 +43,7 @@ impl Partition {
                 return Next::Go;
             }
         }
-        let asked_for_marks = self.needs_mark() || self.begin == Begin::BeforeEnd;
+        let asked_for_marks = self.needs_mark() || !self.has_begun();
         match (answer, marks_of_answer(answer)) {
             (PartitionAnswer::Data { high_water_mark, len, .. }, _) if !asked_for_marks => {
                 self.on_data(high_water_mark, len, rules)
@@ -56,7 +56,6 @@ impl Partition {
     }
 
     fn on_data(&mut self, high_water_mark: u64, len: u32, rules: &Rules) -> Next {
-        self.begin = Begin::Known;
         self.last_was_empty = len == 0;
         let wait_was_ended = mem::replace(&mut self.wait_ended, rules.in_cluster && self.may_wait && len > 0);
         if len > 0 {
@@ -88,11 +87,13 @@ impl Partition {
             self.suspicion = if is_inside { Suspicion::Confirmed } else { Suspicion::Clear };
             return Next::Go;
         }
-        if mem::replace(&mut self.begin, Begin::Known) != Begin::BeforeEnd {
-            return self.on_out_of_range(now, marks, rules);
+        match mem::replace(&mut self.begin, Begin::Known) {
+            Begin::Known => return self.on_out_of_range(now, marks, rules),
+            Begin::BeforeEnd => self.position = before_end(self.position, first_available, high_water_mark),
+            Begin::Probe => {}
         }
         self.learn_end(high_water_mark);
-        self.go_to(before_end(self.position, first_available, high_water_mark));
+        self.go_to(self.position);
         self.trouble = None;
         debug!("{}: begins with {}", rules.names.show(self.index), self.position);
         Next::Go

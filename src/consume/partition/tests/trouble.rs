@@ -326,11 +326,11 @@ fn a_broker_that_does_not_wait_gets_pauses_that_grow() {
 #[test]
 fn a_partition_that_may_not_be_there_is_no_trouble() {
     let rules = rules(|s| s, true);
-    let mut p = Partition::dormant(0, &rules.options);
+    let mut p = Partition::dormant(0, "t", 0, &rules.options);
     assert!(p.wants(&rules).unwrap().is_none());
     p.probe();
     let want = ask(&mut p, &rules);
-    assert!(want.alone && !want.waits && want.seq == 0, "{want:?}");
+    assert!(want.alone && !want.waits && want.seq == SEQ_BEYOND_END, "{want:?}");
     p.probe();
     assert_eq!(p.state, State::InFlight, "it is being asked for");
     for answer in [PartitionAnswer::UnknownPartition, PartitionAnswer::NoLeader, PartitionAnswer::SystemError] {
