@@ -83,7 +83,7 @@ impl Session {
         turns.truncate((self.config.limits.nodes as usize).max(MOST_SILENT as usize));
         let budget = self.now().after(self.config.connect_timeout);
         for (turn, (leader, list)) in turns.iter().enumerate() {
-            if budget.since(self.now()) < self.config.connect_timeout / MOST_SILENT {
+            if self.now().after(self.config.connect_timeout / MOST_SILENT) > budget {
                 break;
             }
             let mut share = self.share(budget, turns.len() - turn, MOST_SILENT as usize);

@@ -431,6 +431,17 @@ fn the_first_redirect_to_a_leader_is_followed_at_once_and_another_one_after_a_pa
 }
 
 #[test]
+fn leaders_are_asked_however_long_connecting_may_take() {
+    let net = Scripted::new();
+    let config = Config { connect_timeout: Duration::MAX, ..Config::default() };
+    let session = Session::new(config, parse_brokers("10.0.0.1:5").unwrap(), Arc::new(net.clone()));
+    serve(&net, |_, _, request| ends(request, |_| end(9)));
+    let policy = RetryPolicy { timeout: Duration::ZERO, ..session.leader_policy() };
+    let found = session.log_ends("orders", &[0], &policy).unwrap();
+    assert_eq!(found[0].as_ref().unwrap(), &(1, 9));
+}
+
+#[test]
 fn a_leader_that_does_not_answer_leaves_time_for_the_others() {
     let net = Scripted::new();
     let session = session("10.0.0.1:5,10.0.0.2:5,10.0.0.3:5", &net);
