@@ -12,13 +12,13 @@ use log::debug;
 use super::close::CloseHandle;
 use super::fetcher::{Fetcher, Turn};
 use super::inbox::Inbox;
-use super::partition::{Partition, Rules};
+use super::partition::{Partition, Rules, State};
 use super::partitions::Partitions;
 use super::position::{LeaderStats, PartitionStats, Position, Positions, Stats};
 use super::subscription::Subscription;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Batch, Gap, Message, TopicPartitions};
-use crate::net::{BrokerAddr, LookUp, Time, wait};
+use crate::net::{BrokerAddr, Channel, LookUp, Time, wait};
 use crate::session::Session;
 
 /// How many turns the leaders may take before a waiting call looks at the time: any number of answers and of skipped bundles may
@@ -305,7 +305,9 @@ impl ConsumeIter {
             let age = published.map(|published| wall.saturating_sub(published));
             PartitionStats { topic: topic.clone(), partition, lag: of.lag(self.next_seq(index)), age }
         }));
-        let channels = self.fetchers.iter().map(|fetcher| &fetcher.channel);
+        let reads = |of: &Partition, from: &BrokerAddr| of.state() != State::Done && of.leader() == Some(from);
+        let is_read = |from: &&Channel| self.partitions.iter().any(|(_, of)| reads(of, from.broker()));
+        let channels = self.fetchers.iter().map(|fetcher| &fetcher.channel).filter(is_read);
         stats.leaders.extend(channels.map(|channel| LeaderStats {
             broker: channel.broker().to_string(),
             silence: channel.heard().map(|heard| now.since(heard)),

@@ -98,6 +98,7 @@ impl Topic {
 
 impl Beginning {
     fn partition(mut self, session: &Arc<Session>, names: &Names, index: u32, options: &Options) -> Result<Partition> {
+        let back = if let Start::Last(back) = self.start { back } else { 0 };
         let seq = match (self.start, self.marks) {
             (Start::Earliest, _) => 0,
             (Start::At(seq), _) => seq,
@@ -107,10 +108,8 @@ impl Beginning {
                 self.marks = Some(known);
                 bisect(session, (topic, id), known, time)?
             }
-            (Start::Latest, None) => return Ok(Partition::before_end(index, 0, options)),
-            (Start::Last(back), None) => return Ok(Partition::before_end(index, back, options)),
-            (Start::Latest, Some((first, mark))) => before_end(0, first, mark),
-            (Start::Last(back), Some((first, mark))) => before_end(back, first, mark),
+            (Start::Latest | Start::Last(_), None) => return Ok(Partition::before_end(index, back, options)),
+            (Start::Latest | Start::Last(_), Some((first, mark))) => before_end(back, first, mark),
         };
         Ok(Partition::new(index, seq, self.marks, options))
     }

@@ -7,9 +7,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use common::server::Server;
 use common::watch::within;
 use tank_client::broker::{Broker, BrokerFault, RequestKind as Kind};
+use tank_client::simulation::Simulation;
 use tank_client::{
-    Acks, Client, Compression, Error, ErrorKind, Message, OutOfRange, PartitionRecords, Position, Positions, Record,
-    Start, Subscription,
+    Acks, Client, Compression, ConsumeIter, Error, ErrorKind, Message, OutOfRange, PartitionRecords, Position,
+    Positions, Record, Start, Subscription,
 };
 
 const SECRET: &[u8] = b"\xbe\xef secret";
@@ -327,6 +328,23 @@ fn lag_age_and_silence_are_measured() {
         assert!(stats.leaders[0].silence.unwrap() < Duration::from_secs(60));
         assert_eq!(orders.count(), 1);
     });
+}
+
+#[test]
+fn only_brokers_that_messages_are_fetched_from_are_silent() {
+    let (sim, minute) = (Simulation::new(1), Duration::from_secs(60));
+    let cluster = sim.cluster(2);
+    cluster.create_topic("orders", 2);
+    let client = sim.client().connect(cluster.brokers()).unwrap();
+    let noon = sim.wall_clock() + minute;
+    let mut orders = client.subscribe(Subscription::topic("orders").stop_at_time(noon)).unwrap();
+    assert_eq!(orders.next_timeout(minute).unwrap(), None);
+    let silence = |orders: &ConsumeIter| orders.stats().leaders.iter().filter_map(|of| of.silence).collect::<Vec<_>>();
+    assert!(silence(&orders).len() == 2 && silence(&orders).iter().max() < Some(&(minute / 6)));
+    // One partition ends, and its leader has nothing more to say.
+    client.publish("orders", 0, &[Record::new("tea")]).unwrap();
+    assert_eq!(orders.next_timeout(minute).unwrap(), None);
+    assert!(silence(&orders).len() == 1 && silence(&orders)[0] < minute / 6, "{:?}", orders.stats().leaders);
 }
 
 /// Compiles if all values can be sent, shared, compared and kept in maps as their kind suggests.
