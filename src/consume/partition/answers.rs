@@ -178,7 +178,6 @@ impl Partition {
     fn on_no_leader(&mut self, now: Time, rules: &Rules) -> Next {
         self.leader = None;
         let trouble = self.trouble();
-        trouble.redirects += 1;
         trouble.redirected_without_pause = false;
         let until = trouble.retry.retry_or_fail(now, &rules.retry);
         if self.pause(until) { Next::NoLeader } else { Next::Fail(self.fault(Fault::NoLeader, rules)) }
