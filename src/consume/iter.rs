@@ -171,8 +171,9 @@ impl ConsumeIter {
     /// [`is_finished`](ConsumeIter::is_finished) tells the two apart.
     ///
     /// With zero it never blocks, but it still connects, sends, receives and notices time-outs. A program that only polls in
-    /// this way reconnects and follows leaders like any other, but never looks up a host name again. If a name may later
-    /// resolve to another address, pass more than zero now and then.
+    /// this way reconnects and follows leaders like any other, but never looks up a host name, not even that of a broker that
+    /// was not tried before. If you gave names, pass more than zero now and then: that call goes on when the broker in use has
+    /// died, or its name resolves to another address.
     ///
     /// # Errors
     /// One of the [items' errors](ConsumeIter#errors); the iterator is then finished.
