@@ -122,8 +122,8 @@ impl Segments {
         Listing::settled(|| list(&self.dir)).map_err(|e| Error::file(&self.dir, e))
     }
 
-    /// Returns the numbers found missing so far between one file and the next: their messages are lost, or never existed
-    /// because the publisher chose the numbers.
+    /// Returns the numbers found missing so far, from the start if one was set, and between one file and the next: their messages
+    /// are lost, or never existed because the publisher chose the numbers.
     pub fn gaps(&self) -> &[Gap] {
         &self.state.gaps
     }
@@ -204,7 +204,7 @@ impl Segments {
                 self.state.cut_tail = done.and_then(|file| Some((file.is.path.clone(), file.cut_at()?)));
                 return Ok(false);
             };
-            let is_gap = done.is_some() && next.first > position;
+            let is_gap = position > 0 && next.first > position;
             // A file that was renamed while its directory was listed may have been missed.
             if is_gap && !listing.is_confirmed && gap != Some(next.first) && look < LOOKS {
                 gap = Some(next.first);

@@ -399,7 +399,13 @@ fn numbers_that_no_file_has_are_left_out_and_listed() {
     };
     // What retention took from the beginning is no gap.
     assert_eq!(read(0), (vec![3, 4, 5, 9, 10, 12], vec![(6, 8), (11, 11)]));
-    assert_eq!(read(7), (vec![9, 10, 12], vec![(11, 11)]));
+    // What a position names is missed if it is gone, also by whoever stopped before it and continues now.
+    assert_eq!(read(1), (vec![3, 4, 5, 9, 10, 12], vec![(1, 2), (6, 8), (11, 11)]));
+    assert_eq!(read(7), (vec![9, 10, 12], vec![(7, 8), (11, 11)]));
+    let mut segments = Segments::open(&dir).unwrap();
+    assert_eq!(segments.by_ref().take(3).last().unwrap().unwrap().seq(), 5);
+    let mut segments = segments.named("u", 1);
+    assert_eq!((segments.by_ref().count(), segments.gaps().len()), (3, 2));
 }
 
 /// Listed again for each file, they would take minutes.
