@@ -77,7 +77,7 @@ const DIES_WITHIN: Duration = Duration::from_secs(10);
 /// See the module.
 pub(super) struct Fetcher {
     pub(super) channel: Channel,
-    decoder: FetchDecoder,
+    pub(super) decoder: FetchDecoder,
     buf: ReadBuf<TopicPartitions>,
     /// The partitions to ask this leader for.
     pub(super) wanted: Wanted,
@@ -147,11 +147,6 @@ impl Fetcher {
     /// Returns whether nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
-    }
-
-    /// Returns whether the answer that was being read goes on. That the next one has begun to arrive does not count.
-    pub(super) fn has_more_of_answer(&self) -> bool {
-        self.decoder.is_in_answer(&[])
     }
 
     /// Returns whether an answer is being received.

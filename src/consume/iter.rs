@@ -456,7 +456,7 @@ impl ConsumeIter {
             let fetcher = &mut self.fetchers[place];
             let had_something = fetcher.receive(&mut turn);
             // After an answer it is the others' turn, however fast this one answers again.
-            let stays = had_something && fetcher.has_more_of_answer();
+            let stays = had_something && fetcher.decoder.is_in_answer(&[]);
             self.next = if stays { place } else { place + 1 };
             if had_something {
                 return true;

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use log::warn;
+
 use super::{Marks, Session};
-use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::error::{Error, ErrorKind, Fault, Result, in_ms};
 use crate::net::{BrokerAddr, Refusal, RetryPolicy, RetryState};
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::fetch::{
@@ -30,9 +32,7 @@ impl Session {
                 PartitionState::Redirect(endpoint) => self.book.named(endpoint).ok().flatten(),
                 PartitionState::NoLeader | PartitionState::SystemError => None,
             };
-            if let Some(leader) = leader {
-                self.book.learn(&name, id, leader, now);
-            }
+            leader.into_iter().for_each(|leader| self.book.learn(&name, id, leader, now));
         }
         Ok((from, states))
     }
@@ -60,6 +60,7 @@ impl Session {
             let is_found = round == 0 && open.iter().all(|&index| found[index].as_ref().is_err_and(Error::is_redirect));
             let until = if is_found { Some(now) } else { state.retry_or_fail(now, policy) };
             let (Some(until), false) = (until, open.is_empty()) else { break };
+            _ = found[open[0]].as_ref().inspect_err(|e| warn!("{e:#}, trying again in {:?}", in_ms(until.since(now))));
             self.pause(until)?;
         }
         Ok(found)

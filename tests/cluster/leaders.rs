@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::simulation::Simulation;
-use tank_client::{Error, ErrorKind, Fault, Record};
+use tank_client::{Error, ErrorKind, Fault, Record, Start, Subscription};
 
 use crate::support::{TRIP, addrs, all, append, idle_until, nobody, orders, quick, quickly, simulated, take, v4};
+use common::logs;
 use common::proxy::Proxy;
 use common::watch::{SOON, timed_in, within};
 
@@ -95,6 +96,25 @@ fn partitions_without_a_leader_are_waited_for() {
         (0..2).for_each(|p| assert_eq!(broker.append_payloads("orders", p, &["1"]), 1));
         assert_eq!(take(&mut iter, 2).len(), 2);
         assert_eq!(broker.killed_by(), None);
+    }
+}
+
+/// Nobody should have to wonder why nothing comes.
+#[test]
+fn a_warning_says_that_a_partition_has_no_leader() {
+    logs::keep();
+    let sim = Simulation::new(1);
+    let cluster = sim.cluster(2);
+    for topic in ["quiet", "silent"] {
+        cluster.create_topic(topic, 1);
+        cluster.set_leader(topic, 0, None);
+    }
+    let client = quickly(sim.client()).retry_timeout(PATIENCE).connect(cluster.brokers()).unwrap();
+    let e = client.subscribe(Subscription::topic("quiet").start(Start::Earliest)).unwrap().next().unwrap().unwrap_err();
+    assert_eq!((e.fault(), e.broker().is_some()), (Some(Fault::NoLeader), true), "{e:?}");
+    client.partitions("silent").unwrap_err();
+    for topic in ["quiet/0", "silent/0"] {
+        logs::wait_for(3, &["WARN", topic, ": the partition has no leader now, trying again in"]);
     }
 }
 

@@ -438,7 +438,7 @@ fn an_answer_ends_although_the_next_one_has_begun_to_arrive() {
     let mut turn = Turn { now, all: &mut s.all, inbox: &mut s.inbox, session: &s.session };
     // The first look finds out how much the decoder needs.
     assert!(s.fetcher.receive(&mut turn) && s.fetcher.receive(&mut turn));
-    assert!(s.fetcher.is_receiving() && !s.fetcher.has_more_of_answer(), "it is the others' turn");
+    assert!(s.fetcher.is_receiving() && !s.fetcher.decoder.is_in_answer(&[]), "it is the others' turn");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use log::{debug, warn};
 
 use super::{Begin, Lost, Next, Partition, Rules, State, Suspicion, before_end};
 use crate::consume::subscription::{Options, OutOfRange};
-use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::error::{Error, ErrorKind, Fault, Result, in_ms};
 use crate::net::{BrokerAddr, Refusal, RetryPolicy, Time, WELL};
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
@@ -176,11 +176,13 @@ impl Partition {
     }
 
     fn on_no_leader(&mut self, now: Time, rules: &Rules) -> Next {
+        let failure = self.fault(Fault::NoLeader, rules);
         self.leader = None;
-        let trouble = self.trouble();
-        trouble.redirected_without_pause = false;
-        let until = trouble.retry.retry_or_fail(now, &rules.retry);
-        if self.pause(until) { Next::NoLeader } else { Next::Fail(self.fault(Fault::NoLeader, rules)) }
+        self.trouble().redirected_without_pause = false;
+        let Some(until) = self.trouble().retry.retry_or_fail(now, &rules.retry) else { return Next::Fail(failure) };
+        warn!("{failure}, trying again in {:?}", in_ms(until.since(now)));
+        self.pause(Some(until));
+        Next::NoLeader
     }
 
     /// Pauses until then, but not before what is in flight has ended. Returns `false` if the retry budget is spent.

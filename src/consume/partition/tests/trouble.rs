@@ -67,7 +67,8 @@ fn one_redirect_after_a_rest_is_followed_at_once_and_the_budget_is_one() {
     rules.retry.timeout = Duration::ZERO;
     let mut p = Partition::new(0, 1, None, &rules.options);
     assert_eq!(p.on_named(at(0), endpoint(), Ok(Some(leader())), &rules), Next::Go);
-    assert_eq!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), fail(Fault::NoLeader));
+    let e = Error::refused("t", 0, Fault::NoLeader).at(&leader());
+    assert_eq!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), Next::Fail(e));
 }
 
 #[test]
