@@ -8,28 +8,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::broker::machine::Machine;
+// A program has a name of its own for a connection.
+pub(super) use crate::broker::machine::{Conn as Call, End, Pull};
 use crate::net::Time;
-
-/// A program's own name for a connection: its node, and a number there.
-pub(super) type Call = (usize, u64);
-
-/// How the client's side of a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// It sends nothing more: what is unread is still executed.
-    Fin,
-    /// It is gone: what is unread is dropped.
-    Reset,
-}
-
-/// What a program has for a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pull {
-    Bytes(usize),
-    Nothing,
-    Close,
-    Reset,
-}
 
 /// A server program, which may run on several hosts: a state machine that is given bytes and the time.
 pub(super) trait Program: Debug + Send {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::conns::{ConnId, Handshake, HostId};
 use super::task::For;
 use super::trace::What;
-use super::world::{SharedWorld, State};
+use super::world::{State, World};
 use crate::config::Config;
 use crate::net::{Closed, Handle, Interest, Network, Socket, Time, Waker};
 
@@ -20,7 +20,7 @@ const BEGIN_MS: u64 = 1_767_225_600_000;
 /// The network as it is seen from one host.
 #[derive(Debug)]
 pub(super) struct Net {
-    pub(super) world: SharedWorld,
+    pub(super) world: Arc<World>,
     pub(super) host: HostId,
 }
 
@@ -119,7 +119,7 @@ fn has_come(state: &mut State, on: &Interest<'_>) -> bool {
 
 /// A connection as its client has it.
 struct SimulatedSocket {
-    world: SharedWorld,
+    world: Arc<World>,
     id: ConnId,
 }
 
@@ -178,7 +178,7 @@ impl Drop for SimulatedSocket {
 
 /// Wakes whoever waits with the same close handle.
 struct SimulatedWaker {
-    world: SharedWorld,
+    world: Arc<World>,
     id: u64,
 }
 

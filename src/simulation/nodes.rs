@@ -11,20 +11,12 @@ use super::trace::What;
 use super::world::World;
 use super::{Simulation, net};
 use crate::broker::host::Host;
-use crate::broker::machine::{self, Behaviour, ClusterOptions, Conn, Machine, Options};
+use crate::broker::machine::{Behaviour, ClusterOptions, Machine, Options};
 use crate::broker::{Broker, BrokerBuilder, Cluster, ClusterBuilder};
 use crate::net::Time;
 
 /// Where brokers listen.
 pub(super) const PORT: u16 = 11011;
-
-fn conn(call: Call) -> Conn {
-    Conn { node: call.0, id: call.1 }
-}
-
-fn call(conn: Conn) -> Call {
-    (conn.node, conn.id)
-}
 
 impl Program for Machine {
     fn listens(&self, node: usize) -> bool {
@@ -36,33 +28,27 @@ impl Program for Machine {
     }
 
     fn accept(&mut self, now: Time, node: usize, from: IpAddr) -> Option<Call> {
-        Machine::accept(self, now, node, from).map(call)
+        Machine::accept(self, now, node, from)
     }
 
     fn reads(&self, call: Call) -> bool {
-        Machine::reads(self, conn(call))
+        Machine::reads(self, call)
     }
 
     fn handle(&mut self, now: Time, call: Call, bytes: &[u8]) {
-        Machine::handle(self, now, conn(call), bytes);
+        Machine::handle(self, now, call, bytes);
     }
 
     fn ended(&mut self, now: Time, call: Call, how: End) {
-        let how = if how == End::Fin { machine::End::Fin } else { machine::End::Reset };
-        Machine::ended(self, now, conn(call), how);
+        Machine::ended(self, now, call, how);
     }
 
     fn ready(&mut self) -> Option<Call> {
-        Machine::ready(self).map(call)
+        Machine::ready(self)
     }
 
     fn pull(&mut self, now: Time, call: Call, room: &mut [u8]) -> Pull {
-        match Machine::pull(self, now, conn(call), room) {
-            machine::Pull::Bytes(n) => Pull::Bytes(n),
-            machine::Pull::Nothing => Pull::Nothing,
-            machine::Pull::Close => Pull::Close,
-            machine::Pull::Reset => Pull::Reset,
-        }
+        Machine::pull(self, now, call, room)
     }
 
     fn tick(&mut self, now: Time) {

@@ -39,7 +39,7 @@ impl Program for Echo {
 
     fn accept(&mut self, _: Time, node: usize, _: IpAddr) -> Option<Call> {
         self.last += 1;
-        let call = (node, self.last);
+        let call = Call { node, id: self.last };
         self.calls.insert(call, (b"!".to_vec(), false));
         self.ready.push(call);
         Some(call)

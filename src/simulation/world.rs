@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -497,6 +497,3 @@ impl World {
         self.lock().hosts.iter().position(|host| host.name == name).map(|at| at as HostId)
     }
 }
-
-/// Whatever happens between tasks happens while one holds the turn.
-pub(super) type SharedWorld = Arc<World>;

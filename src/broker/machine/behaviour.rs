@@ -128,7 +128,6 @@ impl Behaviour {
 
     /// Everything that real nodes were seen to do, but for [`deposed_leads_on`](Behaviour::deposed_leads_on): no client
     /// can make up for two logs that differ.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn worst(seed: u64) -> Behaviour {
         let ms = Duration::from_millis;
         Behaviour {

@@ -56,11 +56,8 @@ use crate::net::Time;
 use crate::protocol::{DecodeError, DecodeFault};
 
 use behaviour::Chance;
-#[cfg_attr(not(test), allow(unused_imports))]
-pub(crate) use behaviour::{Behaviour, FailOver, Replication};
-pub(crate) use behaviour::{ClusterOptions, Layout, Options};
+pub(crate) use behaviour::{Behaviour, ClusterOptions, FailOver, Layout, Options};
 pub(crate) use log::Refused;
-#[cfg_attr(not(test), allow(unused_imports))]
 pub(crate) use shelf::Appended;
 
 /// A connection: its node, and which of that node's connections it is, counted from 1.
@@ -80,8 +77,9 @@ impl Conn {
 /// How a client has ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
+    /// It sends nothing more: what is unread is still executed.
     Fin,
-    #[cfg_attr(not(test), allow(dead_code))]
+    /// It is gone: what is unread is dropped.
     Reset,
 }
 

@@ -241,7 +241,6 @@ impl Machine {
     }
 
     /// Cuts a node off from the others, or joins it to them again; clients reach it all the same.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn isolate(&mut self, now: Time, node: usize, isolated: bool) {
         self.at(now);
         if let Some(this) = self.nodes.get_mut(node) {
@@ -254,7 +253,6 @@ impl Machine {
 
     /// Leaves a node's disk without room, or frees some. Whatever is written to meanwhile ends in the middle of a bundle then, and
     /// nothing after that can be read (reference, 19).
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn fill_disk(&mut self, node: usize, full: bool) {
         if let Some(node) = self.nodes.get_mut(node) {
             node.full = full;
@@ -396,13 +394,11 @@ impl Machine {
     }
 
     /// How many requests would have killed a node.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn deaths(&self, node: usize) -> u64 {
         self.nodes.get(node).map_or(0, |node| node.deaths)
     }
 
     /// How often fetches of this client for a partition have killed a node, by number.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn fetch_deaths(&self, client: &str, topic: &str, partition: u16) -> BTreeMap<u64, u64> {
         self.fetch_deaths.get(&(client.into(), topic.into(), partition)).cloned().unwrap_or_default()
     }

@@ -218,7 +218,6 @@ impl Machine {
     }
 
     /// Adds a partition to a topic, empty, in the way of [`create_topic`](Machine::create_topic).
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn add_partition(&mut self, name: &str) {
         let (nodes, layout) = (self.nodes.len().max(1), self.options.layout);
         let Some(topic) = self.topics.get_mut(name) else { return };

@@ -10,16 +10,14 @@ use super::{Layout, Machine};
 use crate::net::Time;
 
 /// A bundle that a leader has stored for a client.
-#[cfg_attr(not(test), allow(dead_code))]
 #[derive(Debug, Clone)]
 pub(crate) struct Appended {
     pub(crate) at: Time,
     pub(crate) node: usize,
     pub(crate) topic: Arc<str>,
     pub(crate) partition: u16,
-    /// Numbers of its first and last message.
+    /// The number of its first message.
     pub(crate) first: u64,
-    pub(crate) last: u64,
     /// With its length prefix.
     pub(crate) bundle: Arc<[u8]>,
 }
@@ -28,25 +26,21 @@ impl Machine {
     pub(super) fn note(&mut self, node: usize, topic: &Arc<str>, partition: u16, bundle: &Bundle, stored: &Stretch) {
         if self.options.journal {
             let (topic, bundle) = (Arc::clone(topic), bundle.shared());
-            let Stretch { base: first, last, .. } = *stored;
-            self.journal.push_back(Appended { at: self.now, node, topic, partition, first, last, bundle });
+            self.journal.push_back(Appended { at: self.now, node, topic, partition, first: stored.base, bundle });
         }
     }
 
     /// Whether there is something new to ask for, in the journal, or in who leads since leaders had changed this often.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn news(&self, moves: u64) -> bool {
         !self.journal.is_empty() || self.moves != moves
     }
 
     /// How often leaders have changed and topics were made.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn moves(&self) -> u64 {
         self.moves
     }
 
     /// The oldest bundle stored by request that was not asked for yet, if the options say that they are noted.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn appended(&mut self) -> Option<Appended> {
         self.journal.pop_front()
     }
@@ -173,7 +167,6 @@ impl Machine {
     }
 
     /// Which of them are in sync.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn in_sync(&self, topic: &str, id: u16) -> Option<Vec<usize>> {
         Some(self.partition(topic, id)?.in_sync.clone())
     }
@@ -187,14 +180,12 @@ impl Machine {
     }
 
     /// All topics, and how many partitions they have.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn topics(&self) -> Vec<(Arc<str>, u16)> {
         let count = |partitions: &[Partition]| u16::try_from(partitions.len()).unwrap_or(u16::MAX);
         self.topics.iter().map(|(name, topic)| (Arc::clone(name), count(&topic.partitions))).collect()
     }
 
     /// The payloads in a node's own log, with their numbers, in the order of the file: numbers may repeat and run back.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn log_messages(&self, node: usize, topic: &str, id: u16) -> Vec<(u64, Vec<u8>)> {
         let mut messages = Vec::new();
         let log = self.partition(topic, id).and_then(|partition| partition.replica(node)).map(|replica| &replica.log);
@@ -205,7 +196,6 @@ impl Machine {
     }
 
     /// Bytes of the largest bundle of a partition.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn largest_bundle(&self, topic: &str, id: u16) -> usize {
         let replicas = self.partition(topic, id).map_or(&[][..], |partition| &partition.replicas);
         let bundles = replicas.iter().flat_map(|replica| replica.log.bundles());
@@ -213,14 +203,12 @@ impl Machine {
     }
 
     /// The last number assigned in a node's own log; `None` if it has none.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn log_end(&self, node: usize, topic: &str, id: u16) -> Option<u64> {
         Some(self.partition(topic, id)?.replica(node)?.log.last)
     }
 
     /// Whether a node that has stored a number since then may say that it is stored: another replica has it too, or the node
     /// promises it alone, as the only one in sync, or with a log that it has opened since and takes for committed.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn may_confirm(&self, node: usize, topic: &str, id: u16, seq: u64, since: Time) -> bool {
         let Some(partition) = self.partition(topic, id) else { return false };
         let opened = self.nodes.get(node).map_or(Time::ZERO, |node| node.opened);
@@ -232,7 +220,6 @@ impl Machine {
     }
 
     /// The mark as a node knows it; `None` if it has no copy.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn committed(&self, node: usize, topic: &str, id: u16) -> Option<u64> {
         Some(self.partition(topic, id)?.replica(node)?.committed)
     }
