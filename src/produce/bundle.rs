@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::net::Piece;
-use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, Entry, MessageSet, RawMessage};
-use crate::protocol::cursor::Cursor;
-use crate::protocol::{DecodeError, Limits, compress};
+use crate::protocol::DecodeError;
+use crate::protocol::bundle::{BundleBuilder, Compression, Entry, unpack};
 
 /// A leader, by its index in the driver's list.
 pub(super) type BrokerId = usize;
@@ -132,9 +131,7 @@ impl Bundle {
         let mut builder = BundleBuilder::default();
         let mut part = |entries: &[Entry]| {
             for entry in entries {
-                let payload = set.get(entry.payload()).unwrap_or_default();
-                let key = entry.key().and_then(|key| set.get(key));
-                builder.push_at(entry.seq, &RawMessage { timestamp_ms: entry.timestamp_ms, key, payload }).ok()?;
+                builder.push_at(entry.seq, &entry.message(&set)).ok()?;
             }
             let part = Bundle::seal(&mut builder, Vec::new(), Compression::Auto).ok()?;
             Some(Bundle { held_at: self.held_at, size: 0, ..part })
@@ -145,22 +142,8 @@ impl Bundle {
 
     /// Decodes its records.
     pub(super) fn unpack(&self) -> Result<Unpacked, DecodeError> {
-        let mut cursor = Cursor::new(self.bytes(), 0);
-        let header = BundleHeader::decode(&mut cursor, &Limits::default())?;
-        let set = match header.codec {
-            Codec::None => cursor.rest().to_vec(),
-            Codec::Snappy => {
-                let (any, mut set) = (Limits::default().message_set(u32::MAX), Vec::new());
-                compress::decompress(&mut snap::raw::Decoder::new(), cursor.rest(), &any, 0, &mut set)?;
-                set
-            }
-        };
-        let (first, last) = header.range(Some(1), 0)?;
-        let mut entries = Vec::with_capacity(header.count as usize);
-        let (count, sparse) = (header.count, header.sparse.is_some());
-        let messages = MessageSet { bytes: &set, at: 0, count, first, last, sparse, cut: false };
-        messages.decode(0, u64::MAX, &mut entries)?;
-        Ok((set, entries))
+        let (set, entries) = unpack(self.bytes(), 1)?;
+        Ok((set.into_owned(), entries))
     }
 }
 
@@ -195,6 +178,7 @@ impl Spares {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::protocol::bundle::RawMessage;
 
     pub(in crate::produce) fn numbered(texts: &[&str]) -> Bundle {
         let mut builder = BundleBuilder::default();

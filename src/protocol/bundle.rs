@@ -1,5 +1,6 @@
 //! Bundles: header, message set, dense and sparse numbers, shared time stamps (reference, section 4).
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::compress;
@@ -171,6 +172,37 @@ impl Entry {
         let Place { payload_at, payload_len, .. } = self.place;
         payload_at..payload_at + payload_len as usize
     }
+
+    /// Returns the message, given the memory that it lies in.
+    pub(crate) fn message(self, memory: &[u8]) -> RawMessage<'_> {
+        let key = self.key().and_then(|key| memory.get(key));
+        RawMessage { timestamp_ms: self.timestamp_ms, key, payload: memory.get(self.payload()).unwrap_or_default() }
+    }
+}
+
+/// Decodes a whole bundle: its message set, decompressed, and where each message lies in that. A dense bundle begins with the
+/// number `base`.
+///
+/// # Errors
+/// As [`BundleHeader::decode`], [`compress::decompress`] and [`MessageSet::decode`].
+pub(crate) fn unpack(bundle: &[u8], base: u64) -> Result<(Cow<'_, [u8]>, Vec<Entry>), DecodeError> {
+    let limits = Limits::default().message_set(u32::MAX);
+    let mut cursor = Cursor::new(bundle, 0);
+    let header = BundleHeader::decode(&mut cursor, &limits)?;
+    let set = match header.codec {
+        Codec::None => Cow::Borrowed(cursor.rest()),
+        Codec::Snappy => {
+            let mut set = Vec::new();
+            compress::decompress(&mut snap::raw::Decoder::new(), cursor.rest(), &limits, 0, &mut set)?;
+            Cow::Owned(set)
+        }
+    };
+    let (first, last) = header.range(Some(base), 0)?;
+    let (count, sparse) = (header.count, header.sparse.is_some());
+    // Each message takes two bytes at least.
+    let mut entries = Vec::with_capacity((set.len() / 2).min(count as usize));
+    MessageSet { bytes: &set, at: 0, count, first, last, sparse, cut: false }.decode(0, u64::MAX, &mut entries)?;
+    Ok((set, entries))
 }
 
 /// A message set to decode, with what its bundle's header says about it.

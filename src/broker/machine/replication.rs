@@ -15,10 +15,8 @@ use super::log::{Log, Stretch};
 use super::partition::Partition;
 use super::schedule::Event;
 use super::segment::Bundle;
-use crate::Limits;
 use crate::net::Time;
-use crate::protocol::bundle::{BundleBuilder, BundleHeader, Codec, Compression, MessageSet, RawMessage};
-use crate::protocol::cursor::Cursor;
+use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage, unpack};
 
 /// The most messages that one fetch of a replica takes.
 const FETCH: usize = 2048;
@@ -257,25 +255,9 @@ pub(super) fn copy(partition: &mut Partition, from: usize, to: usize, most: usiz
 
 /// Calls `each` with every message of a bundle that begins with the number `base`; `None` if it cannot be read.
 pub(super) fn with_messages(bundle: &[u8], base: u64, mut each: impl FnMut(u64, &RawMessage<'_>)) -> Option<()> {
-    let mut cursor = Cursor::new(bundle, 0);
-    let header = BundleHeader::decode(&mut cursor, &Limits::default()).ok()?;
-    let (first, last) = header.range(Some(base), 0).ok()?;
-    let unpacked;
-    let bytes = match header.codec {
-        Codec::None => cursor.rest(),
-        Codec::Snappy => {
-            unpacked = snap::raw::Decoder::new().decompress_vec(cursor.rest()).ok()?;
-            &unpacked
-        }
-    };
-    let sparse = header.sparse.is_some();
-    let set = MessageSet { bytes, at: 0, count: header.count, first, last, sparse, cut: false };
-    let mut entries = Vec::new();
-    set.decode(0, u64::MAX, &mut entries).ok()?;
-    for entry in &entries {
-        let key = entry.key().and_then(|key| bytes.get(key));
-        let payload = bytes.get(entry.payload()).unwrap_or(&[]);
-        each(entry.seq, &RawMessage { timestamp_ms: entry.timestamp_ms, key, payload });
+    let (set, entries) = unpack(bundle, base).ok()?;
+    for entry in entries {
+        each(entry.seq, &entry.message(&set));
     }
     Some(())
 }
