@@ -192,46 +192,60 @@ impl Segments {
         let done = self.state.file.as_ref();
         // Everything in the present file has been delivered or skipped.
         let position = done.map_or(self.state.position, |file| self.state.position.max(file.next()));
-        let mut gap = None;
         for look in 1.. {
-            let known = self.state.listing.take();
-            let is_fresh = known.is_none();
-            let listing = known.map_or_else(|| self.list(), Ok)?;
-            let Some(next) = listing.next(position, done) else {
-                if !is_fresh {
-                    continue;
-                }
-                self.state.cut_tail = done.and_then(|file| Some((file.is.path.clone(), file.cut_at()?)));
-                return Ok(false);
-            };
-            let is_gap = position > 0 && next.first > position;
-            // A file that was renamed while its directory was listed may have been missed.
-            if is_gap && !listing.is_confirmed && gap != Some(next.first) && look < LOOKS {
-                gap = Some(next.first);
-                let mut again = self.list()?;
-                again.is_confirmed = again.files == listing.files;
-                self.state.listing = Some(again);
-                continue;
-            }
-            let left = done.filter(|done| done.is.first != next.first);
-            if left.map_or(Ok(false), OpenFile::check_end)? {
-                return Ok(true);
-            }
-            match OpenFile::open(next, position, &self.sources) {
-                Ok(file) => {
-                    if is_gap {
-                        let (topic, partition) = self.sources.get(0);
-                        let topic = topic.clone();
-                        self.state.gaps.push(Gap { topic, partition, first: position, last: next.first - 1 });
-                    }
-                    (self.state.file, self.state.listing) = (Some(file), Some(listing));
+            let Some(next) = self.find_next(position)? else { break };
+            if let Some(done) = self.state.file.as_ref().filter(|done| done.is.first != next.first) {
+                if done.check_end()? {
+                    self.state.listing = None;
                     return Ok(true);
                 }
-                Err(e) if e.kind() == io::ErrorKind::NotFound && look < LOOKS => {}
+            }
+            match OpenFile::open(&next, position, &self.sources) {
+                Ok(file) => {
+                    self.note_gap(position, next.first);
+                    self.state.file = Some(file);
+                    return Ok(true);
+                }
+                // It has been renamed or removed since it was listed.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && look < LOOKS => self.state.listing = None,
                 Err(e) => return Err(Error::file(&next.path, e)),
             }
         }
+        let done = self.state.file.as_ref();
+        self.state.cut_tail = done.and_then(|file| Some((file.is.path.clone(), file.cut_at()?)));
         Ok(false)
+    }
+
+    /// Returns the file that continues at the position. The directory is listed again if the files that are known have none.
+    fn find_next(&mut self, position: u64) -> Result<Option<SegmentFile>> {
+        let done = self.state.file.as_ref();
+        let known = self.state.listing.take().filter(|known| known.next(position, done).is_some());
+        let mut listing = if let Some(known) = known { known } else { self.list()? };
+        let mut gap_before = None;
+        for _ in 1..LOOKS {
+            let Some(next) = listing.next(position, done) else { break };
+            let is_gap = position > 0 && next.first > position;
+            if !is_gap || listing.is_confirmed || gap_before == Some(next.first) {
+                break;
+            }
+            // A file that was renamed while its directory was listed may have been missed.
+            gap_before = Some(next.first);
+            let mut again = self.list()?;
+            again.is_confirmed = again.files == listing.files;
+            listing = again;
+        }
+        let next = listing.next(position, done).cloned();
+        self.state.listing = Some(listing);
+        Ok(next)
+    }
+
+    /// Notes the numbers that are missing before a file which begins with `first`.
+    fn note_gap(&mut self, position: u64, first: u64) {
+        if position > 0 && first > position {
+            let (topic, partition) = self.sources.get(0);
+            let topic = topic.clone();
+            self.state.gaps.push(Gap { topic, partition, first: position, last: first - 1 });
+        }
     }
 }
 
