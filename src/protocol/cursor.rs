@@ -237,7 +237,7 @@ where
     I: Iterator<Item = (&'a str, u32)> + Clone,
 {
     let once = ids.clone().is_sorted_by(|a, b| a < b) || sorted(&mut ids).is_sorted_by(|a, b| a.0 < b.0);
-    EncodeError::check(field, if once { 1 } else { 2 }, 1, 1)
+    if once { Ok(()) } else { Err(EncodeError { field, given: 2, min: 1, max: 1 }) }
 }
 
 /// Returns names in order, each with its index in `names`: by topic, then by a number. Equal ones keep their order.

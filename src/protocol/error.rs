@@ -5,10 +5,10 @@ use std::fmt;
 /// Makes a type an error, given the text of each of its values. A derive macro that does the same takes a quarter of the time of a
 /// cold build.
 macro_rules! texts {
-    ($type:ident: $($value:pat => $text:literal $(, $argument:expr)*;)+) => {
+    ($type:ident: $($value:pat $(if $condition:expr)? => $text:literal $(, $argument:expr)*;)+) => {
         impl std::fmt::Display for $type {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                match self { $($value => write!(f, $text $(, $argument)*),)+ }
+                match self { $($value $(if $condition)? => write!(f, $text $(, $argument)*),)+ }
             }
         }
 
@@ -238,6 +238,7 @@ pub struct EncodeError {
 
 texts! {
     EncodeError:
+    Self { field, given, min, max } if min == max => "{field}: {given} given, {max} allowed";
     Self { field, given, min, max } => "{field}: {given} given, {min} to {max} allowed";
 }
 
@@ -246,5 +247,10 @@ impl EncodeError {
     pub(crate) fn check(field: &'static str, given: usize, min: u64, max: u64) -> Result<(), EncodeError> {
         let given = given as u64;
         if given < min || given > max { Err(EncodeError { field, given, min, max }) } else { Ok(()) }
+    }
+
+    /// Returns `Ok` if there are as many as expected.
+    pub(crate) fn check_is(field: &'static str, given: u64, expected: u64) -> Result<(), EncodeError> {
+        if given == expected { Ok(()) } else { Err(EncodeError { field, given, min: expected, max: expected }) }
     }
 }

@@ -145,9 +145,7 @@ impl ProducePartition<'_> {
         out.extend_from_slice(&self.partition.to_le_bytes());
         varint::encode(u32::try_from(self.bundle.len()).unwrap_or(u32::MAX), out);
         let first = header.sparse.filter(|_| with_seqnum).map_or(0, |(first, _)| first);
-        if self.first_seq != first {
-            return Err(EncodeError { field: "first seq", given: self.first_seq, min: first, max: first });
-        }
+        EncodeError::check_is("first seq", self.first_seq, first)?;
         if with_seqnum {
             out.extend_from_slice(&self.first_seq.to_le_bytes());
         }
@@ -226,21 +224,20 @@ impl ProduceResponse {
             out.extend_from_slice(&self.request_id.to_le_bytes());
             let mut rest = self.codes.as_slice();
             for partitions in shape {
-                let len = rest.len();
                 let Some((topic, later)) = rest.split_at_checked(partitions) else {
-                    return EncodeError::check("codes of a topic", len, partitions as u64, partitions as u64);
+                    return EncodeError::check_is("codes of a topic", rest.len() as u64, partitions as u64);
                 };
                 rest = later;
                 match topic.iter().find(|code| code.of_topic().is_some()) {
                     Some(code) => {
                         let same = topic.iter().filter(|other| *other == code).count();
-                        EncodeError::check("codes of a topic", same, partitions as u64, partitions as u64)?;
+                        EncodeError::check_is("codes of a topic", same as u64, partitions as u64)?;
                         ProduceCode::put(code, "", out)?;
                     }
                     None => topic.iter().try_for_each(|code| ProduceCode::put(code, "", out))?,
                 }
             }
-            EncodeError::check("codes of no topic", rest.len(), 0, 0)
+            EncodeError::check_is("codes of no topic", rest.len() as u64, 0)
         })
     }
 

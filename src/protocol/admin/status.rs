@@ -144,7 +144,7 @@ impl Payload for DiscoverTopologyResponse {
         let Topology { cluster, nodes } = &self.topology;
         let Some(name) = cluster else {
             out.extend_from_slice(&STAND_ALONE.to_le_bytes());
-            return EncodeError::check("nodes of no cluster", nodes.len(), 0, 0);
+            return EncodeError::check_is("nodes of no cluster", nodes.len() as u64, 0);
         };
         EncodeError::check("nodes in an answer", nodes.len(), 0, u64::from(STAND_ALONE) - 1)?;
         out.extend_from_slice(&u16::try_from(nodes.len()).unwrap_or(STAND_ALONE).to_le_bytes());

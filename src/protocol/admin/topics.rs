@@ -53,8 +53,9 @@ impl Payload for DiscoverTopicsResponse {
             cursor::put_str8(topic.name.as_bytes(), "topic name, bytes", out)?;
             out.push(topic.enabled.into());
             out.extend_from_slice(&topic.partitions.to_le_bytes());
-            let (given, wanted) = (topic.replication_factor.is_some(), self.cluster);
-            EncodeError::check("replication factors of a topic", given.into(), wanted.into(), wanted.into())?;
+            // In a cluster each topic has one, elsewhere none.
+            let has_factor = topic.replication_factor.is_some();
+            EncodeError::check_is("replication factors of a topic", has_factor.into(), self.cluster.into())?;
             out.extend(topic.replication_factor);
         }
         Ok(())
@@ -208,9 +209,10 @@ mod tests {
         let decode = |payload: &[u8]| DiscoverTopicsResponse::decode(payload).unwrap_err();
         assert_eq!(decode(b"\x01\0\0\0\0\0\0\0\x02").fault(), DecodeFault::Undefined { value: 2 });
         assert_eq!(decode(b"\x01\0\0\0\x01\0\0\0\0\0\x03\x01\x02").fault(), DecodeFault::Undefined { value: 3 });
-        for (cluster, factor) in [(true, None), (false, Some(1))] {
+        for (cluster, factor, text) in [(true, None, "0 given, 1 allowed"), (false, Some(1), "1 given, 0 allowed")] {
             let response = DiscoverTopicsResponse { request_id: 1, cluster, topics: vec![entry("a", factor)] };
-            assert_eq!(response.encode(&mut Vec::new()).unwrap_err().field, "replication factors of a topic");
+            let e = response.encode(&mut Vec::new()).unwrap_err();
+            assert_eq!(e.to_string(), format!("replication factors of a topic: {text}"));
         }
     }
 
