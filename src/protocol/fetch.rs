@@ -217,12 +217,12 @@ impl FetchHeader {
     /// # Errors
     /// More than 255 topics or partitions, or a name above 255 bytes. `out` is then unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let start = out.len();
-        self.put(out).inspect_err(|_| out.truncate(start))
+        frame::put_head(Kind::Consume, out, |out| self.put(out))
     }
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let body = frame::begin(Kind::Consume, out);
+    /// Returns how many bytes of chunks follow.
+    fn put(&self, out: &mut Vec<u8>) -> Result<u64, EncodeError> {
+        // The header's own length comes first.
         out.extend_from_slice(&[0; 4]);
         let header = out.len();
         out.extend_from_slice(&self.request_id.to_le_bytes());
@@ -241,8 +241,7 @@ impl FetchHeader {
                 chunks += u64::from(answer.chunk_len());
             }
         }
-        frame::patch_len(header, 0, out)?;
-        frame::patch_len(body, chunks, out)
+        frame::put_len(header, 0, out).map(|()| chunks)
     }
 }
 

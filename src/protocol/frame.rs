@@ -49,21 +49,6 @@ impl FrameHeader {
     }
 }
 
-/// Begins a frame in `out`; [`end`] completes it.
-pub fn begin(kind: Kind, out: &mut Vec<u8>) -> usize {
-    out.extend_from_slice(&[kind as u8, 0, 0, 0, 0]);
-    out.len()
-}
-
-/// Writes the length of the frame whose payload began at `start`, which [`begin`] returned.
-///
-/// # Errors
-/// A payload above [`MAX_REQUEST`], on which a server would hang up.
-pub fn end(start: usize, out: &mut [u8]) -> Result<(), EncodeError> {
-    EncodeError::check("request, bytes", out.len() - start, 0, MAX_REQUEST as u64)?;
-    patch_len(start, 0, out)
-}
-
 /// Returns the request id, with which the payload of every answer but a consume answer begins. It identifies the request
 /// before the rest of the answer is read.
 ///
@@ -73,15 +58,40 @@ pub fn request_id(payload: &[u8]) -> Result<u32, DecodeError> {
     Cursor::new(payload, 0).u32("request id")
 }
 
-/// Appends a frame, or nothing if `body` or its length is refused.
+/// Appends a frame, or nothing if `body` or its length is refused: above [`MAX_REQUEST`] a server would hang up.
 pub(crate) fn put(
     kind: Kind,
     out: &mut Vec<u8>,
     body: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
+    put_head(kind, out, |out| {
+        let start = out.len();
+        body(out)?;
+        EncodeError::check("request, bytes", out.len() - start, 0, MAX_REQUEST as u64).map(|()| 0)
+    })
+}
+
+/// Appends a frame without the last bytes of its payload, or nothing if that is refused. `head` returns how many bytes will follow.
+pub(super) fn put_head(
+    kind: Kind,
+    out: &mut Vec<u8>,
+    head: impl FnOnce(&mut Vec<u8>) -> Result<u64, EncodeError>,
+) -> Result<(), EncodeError> {
     let before = out.len();
-    let start = begin(kind, out);
-    body(out).and_then(|()| end(start, out)).inspect_err(|_| out.truncate(before))
+    out.extend_from_slice(&[kind as u8, 0, 0, 0, 0]);
+    let start = out.len();
+    head(out).and_then(|later| put_len(start, later, out)).inspect_err(|_| out.truncate(before))
+}
+
+/// Writes the length of what begins at `start`, with `later` bytes that follow, into the four bytes before it.
+pub(super) fn put_len(start: usize, later: u64, out: &mut [u8]) -> Result<(), EncodeError> {
+    let given = (out.len() - start) as u64 + later;
+    let max = u32::MAX.into();
+    let len = u32::try_from(given).map_err(|_| EncodeError { field: "answer, bytes", given, min: 0, max })?;
+    if let Some(field) = out.get_mut(start - 4..start) {
+        field.copy_from_slice(&len.to_le_bytes());
+    }
+    Ok(())
 }
 
 /// A request or an answer that is held whole before it is looked at.
@@ -126,16 +136,6 @@ pub trait Payload: Sized {
         let read = Self::take_fields(&mut c, limits)?;
         c.finish("payload").map(|()| read)
     }
-}
-
-/// As [`end`], for a server's answer, which is limited only by the 32 bits of the field and has `later` bytes more.
-pub(super) fn patch_len(start: usize, later: u64, out: &mut [u8]) -> Result<(), EncodeError> {
-    let (given, max) = ((out.len() - start) as u64 + later, u32::MAX.into());
-    let len = u32::try_from(given).map_err(|_| EncodeError { field: "answer, bytes", given, min: 0, max })?;
-    if let Some(field) = out.get_mut(start - 4..start) {
-        field.copy_from_slice(&len.to_le_bytes());
-    }
-    Ok(())
 }
 
 // Codes with the same meaning in several answers (reference, sections 5.5, 6.3 and 8).
@@ -230,10 +230,26 @@ mod tests {
     #[test]
     fn frames_are_measured() {
         let mut out = vec![7];
-        let start = begin(Kind::Status, &mut out);
-        out.extend_from_slice(&[1, 2, 3]);
-        end(start, &mut out).unwrap();
+        put(Kind::Status, &mut out, |out| {
+            out.extend_from_slice(&[1, 2, 3]);
+            Ok(())
+        })
+        .unwrap();
         assert_eq!(out, [7, 0x0a, 3, 0, 0, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_frame_that_a_server_hangs_up_on_is_not_written() {
+        let mut out = vec![7];
+        let mut put = |len| {
+            let put = put(Kind::Status, &mut out, |out| {
+                out.resize(out.len() + len, 0);
+                Ok(())
+            });
+            (put.map_err(|e| e.given), out.len())
+        };
+        assert_eq!(put(MAX_REQUEST + 1), (Err(MAX_REQUEST as u64 + 1), 1));
+        assert_eq!(put(MAX_REQUEST), (Ok(()), 1 + HEADER_LEN + MAX_REQUEST));
     }
 
     const STATUS: [u8; 8] = [0x0a, 3, 0, 0, 0, 1, 2, 3];

@@ -77,16 +77,18 @@ impl<'a> ProduceRequest<'a> {
     /// and where each of these belongs: whoever keeps them anyway need not copy them.
     pub(crate) fn encode_around(&self, small: usize) -> Result<(Vec<u8>, Vec<usize>), EncodeError> {
         let (mut out, mut places, mut left_out) = (Vec::with_capacity(256), Vec::new(), 0);
-        let start = frame::begin(self.kind(), &mut out);
-        self.put(&mut out, &mut |bundle, out| {
-            if bundle.len() <= small {
-                return out.extend_from_slice(bundle);
-            }
-            places.push(out.len());
-            left_out += bundle.len();
+        frame::put_head(self.kind(), &mut out, |out| {
+            let start = out.len();
+            self.put(out, &mut |bundle, out| {
+                if bundle.len() <= small {
+                    return out.extend_from_slice(bundle);
+                }
+                places.push(out.len());
+                left_out += bundle.len();
+            })?;
+            let len = out.len() - start + left_out;
+            EncodeError::check("request, bytes", len, 0, frame::MAX_REQUEST as u64).map(|()| left_out as u64)
         })?;
-        EncodeError::check("request, bytes", out.len() - start + left_out, 0, frame::MAX_REQUEST as u64)?;
-        frame::patch_len(start, left_out as u64, &mut out)?;
         Ok((out, places))
     }
 

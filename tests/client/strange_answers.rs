@@ -11,7 +11,7 @@ use common::rng::seeded;
 use common::watch::within;
 use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::fetch::{FetchHeader, FetchRequest, FetchTopic, PartitionAnswer, TopicAnswer};
-use tank_client::protocol::frame::{self, Payload};
+use tank_client::protocol::frame::Payload;
 use tank_client::{Client, Error, ErrorKind, Limits, Record, Result, TopicConfig};
 
 /// Answers one kind of request with these bytes, of which the request's id is put in its place if it belongs there.
@@ -110,11 +110,7 @@ fn ask(call: Call, to: Kind, answer: &[u8], fill_id: bool) -> (Result<()>, usize
 }
 
 fn framed(kind: Kind, payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let start = frame::begin(kind, &mut out);
-    out.extend_from_slice(payload);
-    frame::end(start, &mut out).unwrap();
-    out
+    [&[kind as u8][..], &(payload.len() as u32).to_le_bytes(), payload].concat()
 }
 
 /// The error beneath one that only says that the outcome is unknown.

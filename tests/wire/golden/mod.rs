@@ -129,9 +129,6 @@ fn frames_that_a_server_hangs_up_on_cannot_be_written() {
                 let len = header.expect("a whole header").len as usize;
                 assert_eq!(capture.name, "closed_too_long");
                 assert_eq!(len, frame::MAX_REQUEST + 1);
-                let mut out = vec![0; frame::HEADER_LEN + len];
-                assert_eq!(frame::end(frame::HEADER_LEN, &mut out).unwrap_err().given, len as u64);
-                assert_eq!(frame::end(frame::HEADER_LEN, &mut out[..frame::HEADER_LEN + len - 1]), Ok(()));
             }
         }
         assert!(capture.response.is_empty() && capture.closed());

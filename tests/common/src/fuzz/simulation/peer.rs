@@ -11,7 +11,7 @@ use tank_client::broker::RequestKind as Kind;
 use tank_client::protocol::admin::{DiscoverPartitionsRequest, DiscoverPartitionsResponse, PartitionState};
 use tank_client::protocol::bundle::BundleBuilder;
 use tank_client::protocol::fetch::{FetchHeader, FetchPartition, FetchRequest, PartitionAnswer, SEQ_TAIL, TopicAnswer};
-use tank_client::protocol::frame::{self, PING, Payload};
+use tank_client::protocol::frame::{PING, Payload};
 use tank_client::{Client, ConsumeIter, Error, ErrorKind, Message, OutOfRange, Start, Subscription};
 
 use crate::generate;
@@ -274,14 +274,12 @@ impl Play {
                 self.tampered();
                 bytes = raw;
             }
-            Some(Answer::Payload(payload)) => {
+            Some(Answer::Payload(mut payload)) => {
                 self.tampered();
-                let start = frame::begin(Kind::Consume, &mut bytes);
-                bytes.extend_from_slice(&payload);
-                if let Some(id) = bytes.get_mut(start + 4..start + 8) {
+                if let Some(id) = payload.get_mut(4..8) {
                     id.copy_from_slice(&request.request_id.to_le_bytes());
                 }
-                frame::end(start, &mut bytes).unwrap();
+                bytes = [&[Kind::Consume as u8][..], &(payload.len() as u32).to_le_bytes(), &payload].concat();
             }
             Some(Answer::Chunks(given)) => {
                 self.tampered();
