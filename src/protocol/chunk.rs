@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use super::Limits;
 use super::bundle::{BundleHeader, Codec, Entry, MAX_HEADER_LEN, MessageSet};
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault};
-use super::{Limits, run};
+use super::run::{self, Run};
 
 /// How a chunk ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +102,8 @@ pub(crate) struct Chunk {
     pub(crate) to: u64,
     /// The first number of the next bundle, if that is dense.
     pub(crate) next: Option<u64>,
-    /// Whether no number may be below `next`: in an answer after the first bundle, in a file from the start.
+    /// Whether no number may be below `next`. The first bundle of an answer may begin below it; later ones, and those of a file,
+    /// may not.
     pub(crate) next_is_floor: bool,
 }
 
@@ -120,98 +122,111 @@ pub(crate) enum Found {
 impl Chunk {
     /// Takes the bundle at the front of `bytes`, the next bytes of the chunk, or several small ones with up to `joined`
     /// messages together.
-    // Inlined into loops over bundles, so that nothing passes through memory.
+    // Inlined into loops over bundles, as what it calls is, so that nothing passes through memory.
     #[inline(always)]
     pub(crate) fn take(&mut self, bytes: &[u8], joined: u32, limits: &Limits) -> Result<Found, DecodeError> {
         let left = usize::try_from(self.left).unwrap_or(usize::MAX);
         let bytes = bytes.get(..left).unwrap_or(bytes);
-        if let Some((first, run)) = self.run(bytes, joined, limits) {
-            let run::Run { bundles, messages: count, len } = run;
-            let Chunk { slot, from, to, at, .. } = *self;
-            let last = first + u64::from(count) - 1;
-            let (codec, sparse, cut, set) = (Codec::None, false, false, 0..len);
-            self.pass(len as u64, last);
-            let run = Bundle { slot, bundles, codec, count, first, last, sparse, cut, from, to, set, at };
+        if let Some(run) = self.take_run(bytes, joined, limits) {
             return Ok(Found::Bundle(run, None));
         }
         if left == 0 {
             return Ok(Found::End(ChunkEnd::Whole));
         }
         let mut cursor = Cursor::new(bytes, self.at);
-        let len = match cursor.varint("bundle length") {
-            Ok(len) => u64::from(len),
-            Err(e) if !matches!(e.fault(), DecodeFault::Short { .. }) => return Err(e),
-            Err(_) if bytes.len() == left => return Ok(Found::End(ChunkEnd::Cut { bundle_len: None })),
-            Err(_) => return Ok(Found::Need(1)),
+        let Some(len) = length(&mut cursor)? else {
+            let is_cut = bytes.len() == left;
+            return Ok(if is_cut { Found::End(ChunkEnd::Cut { bundle_len: None }) } else { Found::Need(1) });
         };
-        if len == 0 {
-            return Err(DecodeError::undefined("bundle length", len, cursor.at() - 1));
-        }
         let prefix = bytes.len() - cursor.left();
         let body = len.min((left - prefix) as u64);
         let cut = len > body;
         let cut_end = || ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
         let body_len = usize::try_from(body).unwrap_or(usize::MAX);
-        let available = body_len.min(MAX_HEADER_LEN);
-        let Some(head) = cursor.rest().get(..available) else {
-            return Ok(Found::Need(available - cursor.left()));
+        let header_len = body_len.min(MAX_HEADER_LEN);
+        let Some(head) = cursor.rest().get(..header_len) else {
+            return Ok(Found::Need(header_len - cursor.left()));
         };
         let at = cursor.at();
-        let mut cursor = Cursor::new(head, at);
-        let header = match BundleHeader::decode(&mut cursor, limits) {
+        let header = match BundleHeader::decode(&mut Cursor::new(head, at), limits) {
             Ok(header) => header,
             Err(e) if cut && matches!(e.fault(), DecodeFault::Short { .. }) => return Ok(Found::End(cut_end())),
             Err(e) => return Err(e),
         };
-        let (first, last) = header.range(self.next, at)?;
-        if self.next_is_floor && first < self.next.unwrap_or(0) {
-            let low = self.next.unwrap_or(0);
-            let fault = DecodeFault::SeqRange { seq: first, low, high: u64::MAX - 1 };
-            return Err(DecodeError::new("first sequence number", fault, at));
-        }
-        let Chunk { slot, from, to, .. } = *self;
-        if first > to {
+        let (first, last) = self.range(&header, at)?;
+        if first > self.to {
             return Ok(Found::End(ChunkEnd::AboveMark));
         }
-        if cut && (last < from || header.codec == Codec::Snappy) {
+        if cut && (last < self.from || header.codec == Codec::Snappy) {
             return Ok(Found::End(cut_end()));
         }
-        if last < from {
-            let skipped = len + prefix as u64;
-            self.pass(skipped, last);
-            return Ok(Found::Skip(skipped));
+        let whole = prefix as u64 + len;
+        if last < self.from {
+            self.pass(whole, last);
+            return Ok(Found::Skip(whole));
         }
         if body > u64::from(limits.bundle) {
             DecodeError::check("bundle length", len, limits.bundle, at)?;
         }
-        let whole = prefix + body_len;
-        if bytes.len() < whole {
-            return Ok(Found::Need(whole - bytes.len()));
+        let end = prefix + body_len;
+        if bytes.len() < end {
+            return Ok(Found::Need(end - bytes.len()));
         }
-        let head = prefix + header.len;
-        let BundleHeader { codec, count, .. } = header;
-        let (sparse, set, at) = (header.sparse.is_some(), head..whole, self.at + head as u64);
-        self.pass(whole as u64, last);
-        let end = if cut { Some(cut_end()) } else { (last > to).then_some(ChunkEnd::AboveMark) };
-        Ok(Found::Bundle(Bundle { slot, bundles: 1, codec, count, first, last, sparse, cut, from, to, set, at }, end))
+        let start = prefix + header.len;
+        let Chunk { slot, from, to, .. } = *self;
+        let BundleHeader { codec, count, sparse, .. } = header;
+        let at = self.at + start as u64;
+        self.pass(end as u64, last);
+        let (sparse, set) = (sparse.is_some(), start..end);
+        let bundle = Bundle { slot, bundles: 1, codec, count, first, last, sparse, cut, from, to, set, at };
+        let chunk_end = if cut { Some(cut_end()) } else { (last > to).then_some(ChunkEnd::AboveMark) };
+        Ok(Found::Bundle(bundle, chunk_end))
     }
 
-    /// Returns the run that begins here and its first number, if all of the run is wanted.
+    /// Takes the run that begins here, if all of it is wanted.
     // Inlined, it takes registers from the loop over bundles: 12 instructions more for each bundle of one message.
     #[inline(never)]
-    fn run(&self, bytes: &[u8], joined: u32, limits: &Limits) -> Option<(u64, run::Run)> {
-        let first = self.next.filter(|&next| next >= self.from.max(1))?;
+    fn take_run(&mut self, bytes: &[u8], joined: u32, limits: &Limits) -> Option<Bundle> {
+        let Chunk { slot, at, from, to, next, .. } = *self;
+        let first = next.filter(|&next| next >= from.max(1))?;
         // Room below the highest number wanted, and 2^64-1 is none.
-        let room = self.to.min(u64::MAX - 1).checked_sub(first - 1)?;
-        let messages = joined.min(limits.messages).min(u32::try_from(room).unwrap_or(u32::MAX));
-        let run = run::find(bytes, messages, limits.bundle)?;
-        Some((first, run))
+        let room = to.min(u64::MAX - 1).checked_sub(first - 1)?;
+        let most = joined.min(limits.messages).min(u32::try_from(room).unwrap_or(u32::MAX));
+        let Run { bundles, messages: count, len } = run::find(bytes, most, limits.bundle)?;
+        let last = first + u64::from(count) - 1;
+        self.pass(len as u64, last);
+        let (codec, sparse, cut, set) = (Codec::None, false, false, 0..len);
+        Some(Bundle { slot, bundles, codec, count, first, last, sparse, cut, from, to, set, at })
+    }
+
+    /// Returns the first and last number of a bundle with this header, if it may follow the bundles before it.
+    #[inline(always)]
+    fn range(&self, header: &BundleHeader, at: u64) -> Result<(u64, u64), DecodeError> {
+        let (first, last) = header.range(self.next, at)?;
+        let low = self.next.unwrap_or(0);
+        if self.next_is_floor && first < low {
+            let fault = DecodeFault::SeqRange { seq: first, low, high: u64::MAX - 1 };
+            return Err(DecodeError::new("first sequence number", fault, at));
+        }
+        Ok((first, last))
     }
 
     /// Moves past `len` bytes of bundles whose last number is `last`.
     fn pass(&mut self, len: u64, last: u64) {
         self.at += len;
         self.left -= len;
-        (self.next, self.next_is_floor) = (Some(last + 1), true);
+        self.next = Some(last + 1);
+        self.next_is_floor = true;
+    }
+}
+
+/// Reads the length of a bundle; `None` if it is incomplete.
+#[inline(always)]
+fn length(cursor: &mut Cursor<'_>) -> Result<Option<u64>, DecodeError> {
+    match cursor.varint("bundle length") {
+        Ok(0) => Err(DecodeError::undefined("bundle length", 0u64, cursor.at() - 1)),
+        Ok(len) => Ok(Some(len.into())),
+        Err(e) if matches!(e.fault(), DecodeFault::Short { .. }) => Ok(None),
+        Err(e) => Err(e),
     }
 }
