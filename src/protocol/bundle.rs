@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::compress;
 use super::cursor::Cursor;
-use super::error::{DecodeError, DecodeFault, EncodeError};
+use super::error::{DecodeError, DecodeFault, Decoded, EncodeError};
 pub(crate) use super::limits::Compression;
 use super::{Limits, varint};
 
@@ -94,10 +94,9 @@ impl BundleHeader {
         }
         let first = next.filter(|&first| first != 0);
         let first = first.ok_or_else(|| DecodeError::unexpected("bundle flags", 0, FLAG_SPARSE.into(), at))?;
-        let last = first.checked_add(u64::from(self.count) - 1).filter(|&last| last < u64::MAX);
-        match last {
-            Some(last) => Ok((first, last)),
-            None => Err(seq_range(first, 1, u64::MAX - u64::from(self.count), at)),
+        match first.checked_add(u64::from(self.count) - 1) {
+            Some(last) if last < u64::MAX => Ok((first, last)),
+            _ => Err(seq_range(first, 1, u64::MAX - u64::from(self.count), at)),
         }
     }
 }
@@ -239,11 +238,7 @@ impl MessageSet<'_> {
         }
     }
 
-    fn decode_messages<const SPARSE: bool>(
-        &self,
-        wanted: impl Fn(u64) -> bool,
-        out: &mut Vec<Entry>,
-    ) -> Result<(), DecodeError> {
+    fn decode_messages<const SPARSE: bool>(&self, wanted: impl Fn(u64) -> bool, out: &mut Vec<Entry>) -> Decoded {
         let mut cursor = Cursor::new(self.bytes, 0);
         let (mut seq, mut timestamp_ms) = (self.first.wrapping_sub(1), 0);
         for index in 0..self.count {
@@ -376,7 +371,6 @@ impl BundleBuilder {
     ///
     /// # Errors
     /// A key or payload that is too long, or a full bundle. Nothing is appended then.
-    // Inlined: a producer calls it for each record.
     #[inline(always)]
     pub fn push(&mut self, message: &RawMessage<'_>) -> Result<(), EncodeError> {
         self.check(message)?;

@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use super::Limits;
 use super::bundle::{BundleHeader, Codec, Entry, MAX_HEADER_LEN, MessageSet};
 use super::cursor::Cursor;
 use super::error::{DecodeError, DecodeFault};
-use super::run::{self, Run};
+use super::{Limits, run};
 
 /// How a chunk ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,9 +143,7 @@ impl Chunk {
         let cut_end = || ChunkEnd::Cut { bundle_len: Some(len + prefix as u64) };
         let body_len = usize::try_from(body).unwrap_or(usize::MAX);
         let header_len = body_len.min(MAX_HEADER_LEN);
-        let Some(head) = cursor.rest().get(..header_len) else {
-            return Ok(Found::Need(header_len - cursor.left()));
-        };
+        let Some(head) = cursor.rest().get(..header_len) else { return Ok(Found::Need(header_len - cursor.left())) };
         let at = cursor.at();
         let header = match BundleHeader::decode(&mut Cursor::new(head, at), limits) {
             Ok(header) => header,
@@ -192,7 +189,7 @@ impl Chunk {
         // Room below the highest number wanted, and 2^64-1 is none.
         let room = to.min(u64::MAX - 1).checked_sub(first - 1)?;
         let most = joined.min(limits.messages).min(u32::try_from(room).unwrap_or(u32::MAX));
-        let Run { bundles, messages: count, len } = run::find(bytes, most, limits.bundle)?;
+        let run::Run { bundles, messages: count, len } = run::find(bytes, most, limits.bundle)?;
         let last = first + u64::from(count) - 1;
         self.pass(len as u64, last);
         let (codec, sparse, cut, set) = (Codec::None, false, false, 0..len);

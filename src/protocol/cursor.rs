@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::error::{DecodeError, DecodeFault, EncodeError};
+use super::error::{DecodeError, DecodeFault, EncodeError, Encoded};
 use super::varint;
 
 /// Reads one field after another. A read takes the whole field or fails with an error that names it: [`DecodeFault::Short`]
@@ -43,7 +43,6 @@ impl<'a> Cursor<'a> {
     }
 
     /// Returns an error about the field that was just read or is read next.
-    // Inlined, so that no call takes a reference to the cursor: a loop then keeps it in registers.
     #[inline]
     pub fn error(&self, field: &'static str, fault: DecodeFault) -> DecodeError {
         DecodeError::new(field, fault, self.at())
@@ -232,10 +231,7 @@ pub(super) fn put_topics<N: AsRef<str>, P>(
 }
 
 /// Refuses duplicates. Most lists are sorted already.
-fn check_once<'a, I>(field: &'static str, mut ids: I) -> Result<(), EncodeError>
-where
-    I: Iterator<Item = (&'a str, u32)> + Clone,
-{
+fn check_once<'a>(field: &'static str, mut ids: impl Iterator<Item = (&'a str, u32)> + Clone) -> Encoded {
     let once = ids.clone().is_sorted_by(|a, b| a < b) || sorted(&mut ids).is_sorted_by(|a, b| a.0 < b.0);
     if once { Ok(()) } else { Err(EncodeError { field, given: 2, min: 1, max: 1 }) }
 }

@@ -32,6 +32,9 @@ struct Inner {
     place: Option<(Box<str>, u16)>,
 }
 
+/// The result of reading.
+pub(super) type Decoded<T = ()> = Result<T, DecodeError>;
+
 /// The ways in which a field can be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -161,12 +164,7 @@ impl DecodeError {
     }
 
     /// Returns `Ok` if what was found is what must be there.
-    pub(crate) fn check_is(
-        field: &'static str,
-        found: impl Into<u64>,
-        expected: impl Into<u64>,
-        at: u64,
-    ) -> Result<(), DecodeError> {
+    pub(crate) fn check_is(field: &'static str, found: impl Into<u64>, expected: impl Into<u64>, at: u64) -> Decoded {
         let (found, expected) = (found.into(), expected.into());
         if found == expected { Ok(()) } else { Err(DecodeError::unexpected(field, found, expected, at)) }
     }
@@ -241,6 +239,9 @@ texts! {
     Self { field, given, min, max } if min == max => "{field}: {given} given, {max} allowed";
     Self { field, given, min, max } => "{field}: {given} given, {min} to {max} allowed";
 }
+
+/// The result of writing.
+pub(super) type Encoded<T = ()> = Result<T, EncodeError>;
 
 impl EncodeError {
     /// Returns `Ok` if `given` is in `min..=max`.

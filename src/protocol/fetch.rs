@@ -98,15 +98,15 @@ impl FetchRequest {
 /// The topics of a request.
 struct Topics;
 
-field!(Topics as Vec<FetchTopic>: |v, _name, out| {
-    let count = v.iter().map(|topic| topic.partitions.len()).sum();
+field!(Topics as Vec<FetchTopic>: |topics, _name, out| {
+    let count = topics.iter().map(|topic| topic.partitions.len()).sum();
     EncodeError::check("partitions in a request", count, 1, MAX_PARTITIONS as u64)?;
-    cursor::put_topics(v, |wanted| wanted.partition, out, |wanted, out| {
+    cursor::put_topics(topics, |wanted| wanted.partition, out, |wanted, out| {
         // In an answer, 65,535 means that the topic does not exist.
         EncodeError::check("partition id", wanted.partition.into(), 0, 65_534)?;
         FetchPartition::put(wanted, "", out)
     })
-}, |_name, c| cursor::take_topics(c, |c| FetchPartition::take("", c)));
+}, |_name, cursor| cursor::take_topics(cursor, |cursor| FetchPartition::take("", cursor)));
 
 /// What an answer says about a partition (reference, section 5.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,10 +142,7 @@ pub enum PartitionAnswer {
 impl PartitionAnswer {
     /// Returns the length of the partition's chunk in bytes.
     pub fn chunk_len(&self) -> u32 {
-        match self {
-            PartitionAnswer::Data { len, .. } => *len,
-            _ => 0,
-        }
+        if let PartitionAnswer::Data { len, .. } = self { *len } else { 0 }
     }
 
     /// Appends what follows a partition's id; nothing for [`UnknownTopic`](PartitionAnswer::UnknownTopic).

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Limits;
 use super::cursor::Cursor;
-use super::error::{DecodeError, EncodeError};
+use super::error::{DecodeError, EncodeError, Encoded};
 use super::field::Field;
 pub(crate) use super::kind::Kind;
 
@@ -59,11 +59,7 @@ pub fn request_id(payload: &[u8]) -> Result<u32, DecodeError> {
 }
 
 /// Appends a frame, or nothing if `body` or its length is refused: above [`MAX_REQUEST`] a server would hang up.
-pub(crate) fn put(
-    kind: Kind,
-    out: &mut Vec<u8>,
-    body: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
-) -> Result<(), EncodeError> {
+pub(crate) fn put(kind: Kind, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>) -> Encoded) -> Encoded {
     put_head(kind, out, |out| {
         let start = out.len();
         body(out)?;
@@ -72,11 +68,7 @@ pub(crate) fn put(
 }
 
 /// Appends a frame without the last bytes of its payload, or nothing if that is refused. `head` returns how many bytes will follow.
-pub(super) fn put_head(
-    kind: Kind,
-    out: &mut Vec<u8>,
-    head: impl FnOnce(&mut Vec<u8>) -> Result<u64, EncodeError>,
-) -> Result<(), EncodeError> {
+pub(super) fn put_head(kind: Kind, out: &mut Vec<u8>, head: impl FnOnce(&mut Vec<u8>) -> Encoded<u64>) -> Encoded {
     let before = out.len();
     out.extend_from_slice(&[kind as u8, 0, 0, 0, 0]);
     let start = out.len();

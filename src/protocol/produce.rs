@@ -99,15 +99,19 @@ impl<'a> ProduceRequest<'a> {
         cursor::put_str8(self.client_id.as_bytes(), "client id, bytes", out)?;
         out.push(self.required_acks);
         out.extend_from_slice(&self.ack_timeout_ms.to_le_bytes());
-        let id = |entry: &ProducePartition<'_>| entry.partition;
-        cursor::put_topics(&self.topics, id, out, |entry, out| {
-            // Checked before copying, not only when the frame is complete.
-            let len = out.len() - start + entry.bundle.len();
-            EncodeError::check("request, bytes", len, 0, frame::MAX_REQUEST as u64)?;
-            entry.put(self.with_seqnum, out)?;
-            put_bundle(entry.bundle, out);
-            Ok(())
-        })?;
+        cursor::put_topics(
+            &self.topics,
+            |entry| entry.partition,
+            out,
+            |entry, out| {
+                // Checked before copying, not only when the frame is complete.
+                let len = out.len() - start + entry.bundle.len();
+                EncodeError::check("request, bytes", len, 0, frame::MAX_REQUEST as u64)?;
+                entry.put(self.with_seqnum, out)?;
+                put_bundle(entry.bundle, out);
+                Ok(())
+            },
+        )?;
         // The server reads the low byte of the version as the length of a string, and hangs up if that is too long.
         let [low, _] = self.client_version.to_le_bytes();
         let most = (out.len() - start).saturating_sub(7) as u64;
@@ -146,7 +150,7 @@ impl ProducePartition<'_> {
         let header = BundleHeader::decode(&mut Cursor::new(self.bundle, 0), &limits).map_err(|e| refusal(&e))?;
         out.extend_from_slice(&self.partition.to_le_bytes());
         varint::encode(u32::try_from(self.bundle.len()).unwrap_or(u32::MAX), out);
-        let first = header.sparse.filter(|_| with_seqnum).map_or(0, |(first, _)| first);
+        let first = if with_seqnum { header.sparse.map_or(0, |(first, _)| first) } else { 0 };
         EncodeError::check_is("first seq", self.first_seq, first)?;
         if with_seqnum {
             out.extend_from_slice(&self.first_seq.to_le_bytes());
@@ -250,7 +254,8 @@ impl ProduceResponse {
     /// another one of the same topic.
     pub fn decode(payload: &[u8], shape: impl IntoIterator<Item = usize>) -> Result<ProduceResponse, DecodeError> {
         let mut c = Cursor::new(payload, 0);
-        let (request_id, mut codes) = (c.u32("request id")?, Vec::new());
+        let request_id = c.u32("request id")?;
+        let mut codes = Vec::new();
         for partitions in shape {
             let mut left = partitions;
             while left > 0 {

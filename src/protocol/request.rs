@@ -47,15 +47,15 @@ request!(StatusRequest, StatusResponse => StatusResponse, |_asked, says| Ok(says
 request!(DiscoverTopicsRequest, DiscoverTopicsResponse => DiscoverTopicsResponse, |_asked, says| Ok(says));
 request!(DiscoverTopologyRequest, DiscoverTopologyResponse => DiscoverTopologyResponse, |_asked, says| Ok(says));
 request!(ReloadConfRequest, ReloadConfResponse => ReloadConfCode, |asked, says| {
-    let at = check_topic(&says.topic, &asked.topic)?;
+    let at = expect_topic(&says.topic, &asked.topic)?;
     DecodeError::check_is("partition id", says.partition, asked.partition, at).map(|()| says.code)
 });
 request!(CreateTopicRequest, CreateTopicResponse => CreateTopicCode, |asked, says| {
-    check_topic(&says.topic, &asked.topic).map(|_| says.code)
+    expect_topic(&says.topic, &asked.topic).map(|_| says.code)
 });
 // `None`: there is no such topic.
 request!(DiscoverPartitionsRequest, DiscoverPartitionsResponse => Option<Vec<PartitionState>>, |asked, says| {
-    let (at, listed) = (check_topic(&says.topic, &asked.topic)?, asked.partitions.len() as u64);
+    let (at, listed) = (expect_topic(&says.topic, &asked.topic)?, asked.partitions.len() as u64);
     if listed > 0 && says.count > 0 {
         DecodeError::check_is("partition count", says.count, listed, at)?;
     }
@@ -63,7 +63,7 @@ request!(DiscoverPartitionsRequest, DiscoverPartitionsResponse => Option<Vec<Par
 });
 
 /// Returns the position after the topic name, which follows the request id in every answer that has one.
-fn check_topic(found: &str, expected: &str) -> Result<u64, DecodeError> {
+fn expect_topic(found: &str, expected: &str) -> Result<u64, DecodeError> {
     if found == expected {
         Ok(5 + found.len() as u64)
     } else {

@@ -7,7 +7,7 @@
 use super::bundle::{Entry, MessageSet, count_in_flags};
 use super::chunk::Good;
 use super::cursor::Cursor;
-use super::error::DecodeError;
+use super::error::Decoded;
 use super::varint;
 
 /// Several consecutive bundles.
@@ -37,13 +37,7 @@ pub(super) fn find(bytes: &[u8], messages: u32, bundle: u32) -> Option<Run> {
 ///
 /// # Errors
 /// As [`MessageSet::decode`] for the first bad bundle.
-pub(super) fn decode(
-    run: &MessageSet<'_>,
-    bundles: u32,
-    to: u64,
-    out: &mut Vec<Entry>,
-    good: &mut Good,
-) -> Result<(), DecodeError> {
+pub(super) fn decode(run: &MessageSet<'_>, bundles: u32, to: u64, out: &mut Vec<Entry>, good: &mut Good) -> Decoded {
     let before = out.len();
     if run.last <= to && decode_all(run, bundles, out).is_some() {
         good.bundles += u64::from(bundles);
@@ -76,13 +70,7 @@ fn decode_all(run: &MessageSet<'_>, bundles: u32, out: &mut Vec<Entry>) -> Optio
 
 /// The same, bundle by bundle, up to a number or to the first bad one.
 #[cold]
-fn decode_each(
-    run: &MessageSet<'_>,
-    bundles: u32,
-    to: u64,
-    out: &mut Vec<Entry>,
-    good: &mut Good,
-) -> Result<(), DecodeError> {
+fn decode_each(run: &MessageSet<'_>, bundles: u32, to: u64, out: &mut Vec<Entry>, good: &mut Good) -> Decoded {
     let (mut cursor, mut first) = (Cursor::new(run.bytes, 0), run.first);
     for _ in 0..bundles {
         if first > to {

@@ -7,7 +7,7 @@ use super::Limits;
 pub use super::chunk::{Bundle, ChunkEnd, Good};
 use super::chunk::{Chunk, Found};
 use super::cursor::Cursor;
-use super::error::{DecodeError, DecodeFault};
+use super::error::{DecodeError, DecodeFault, Decoded};
 use super::fetch::{FetchRequest, PartitionAnswer, SEQ_TAIL, UNKNOWN_TOPIC};
 use super::frame::{FrameHeader, HEADER_LEN, Kind};
 
@@ -52,7 +52,7 @@ pub enum Event {
 }
 
 /// The most bundles that a step appends, so that the list needs no more memory than a read buffer.
-const MAX_BUNDLES: usize = 1024;
+const MAX_PER_STEP: usize = 1024;
 
 /// Returns the request with this id, from when it is sent until the [end](Event::End) of its answer.
 pub type Asked<'a> = &'a dyn Fn(u32) -> Option<&'a FetchRequest>;
@@ -84,15 +84,12 @@ enum State {
     #[default]
     Frame,
     Fixed,
-    Entries {
-        len: usize,
-    },
-    Answer {
-        slot: usize,
-    },
-    NextChunk {
-        slot: usize,
-    },
+    /// At the partition entries, which take this many bytes.
+    Entries(usize),
+    /// The entry of this slot is reported next.
+    Answer(usize),
+    /// The next chunk is that of this slot or of a later one.
+    NextChunk(usize),
     /// At the first byte of a bundle, or at the end of a chunk.
     Bundles,
     ChunkEnd(ChunkEnd),
@@ -163,9 +160,10 @@ impl FetchDecoder {
     }
 
     fn place(&self, e: DecodeError, asked: Asked<'_>) -> DecodeError {
-        let in_chunk = matches!(self.state, State::Bundles);
-        let request = asked(self.current).filter(|_| in_chunk);
-        match request.and_then(|request| request.slots().nth(self.chunk.slot)) {
+        if !matches!(self.state, State::Bundles) {
+            return e;
+        }
+        match asked(self.current).and_then(|request| request.slots().nth(self.chunk.slot)) {
             Some((topic, wanted)) => e.in_partition(topic, wanted.partition),
             None => e,
         }
@@ -184,22 +182,22 @@ impl FetchDecoder {
             State::Bundles => self.bundles(input, used, bundles),
             State::Frame => self.frame(rest, used),
             State::Fixed => self.fixed(rest, asked, used),
-            State::Entries { len } => match rest.get(..len) {
+            State::Entries(len) => match rest.get(..len) {
                 Some(entries) => self.entries(entries, asked, used),
                 None => Ok(Some(Step::Need(len - rest.len()))),
             },
-            State::Answer { slot } => {
+            State::Answer(slot) => {
                 let Some(&Slot { answer, .. }) = self.slots.get(slot) else {
-                    self.state = State::NextChunk { slot: 0 };
+                    self.state = State::NextChunk(0);
                     return Ok(None);
                 };
-                self.state = State::Answer { slot: slot + 1 };
+                self.state = State::Answer(slot + 1);
                 Ok(Some(Step::Event(Event::Partition { slot, answer })))
             }
-            State::NextChunk { slot } => Ok(self.next_chunk(slot)),
+            State::NextChunk(slot) => Ok(self.next_chunk(slot)),
             State::ChunkEnd(end) => {
                 let slot = self.chunk.slot;
-                self.state = State::NextChunk { slot: slot + 1 };
+                self.state = State::NextChunk(slot + 1);
                 Ok(Some(Step::Event(Event::ChunkEnd { slot, end })))
             }
         }
@@ -239,7 +237,7 @@ impl FetchDecoder {
         self.current = c.u32("request id")?;
         self.request(asked)?;
         self.at = LEN as u64;
-        self.state = State::Entries { len: header_len as usize - 4 };
+        self.state = State::Entries(header_len as usize - 4);
         *used += LEN;
         Ok(None)
     }
@@ -261,7 +259,7 @@ impl FetchDecoder {
             return Err(DecodeError::new("answer", DecodeFault::Spare { extra: left - chunks }, self.at + chunks));
         }
         self.pings = 0;
-        self.state = State::Answer { slot: 0 };
+        self.state = State::Answer(0);
         *used += entries.len();
         Ok(Some(Step::Event(Event::Response { request_id: self.current })))
     }
@@ -288,7 +286,7 @@ impl FetchDecoder {
     /// Takes all complete bundles, up to the end of the chunk or to one that is not reported.
     fn bundles(&mut self, input: &[u8], used: &mut usize, bundles: &mut Vec<Bundle>) -> Move {
         let before = bundles.len();
-        while bundles.len() - before < MAX_BUNDLES {
+        while bundles.len() - before < MAX_PER_STEP {
             let rest = input.get(*used..).unwrap_or_default();
             match self.chunk.take(rest, self.joined, &self.limits)? {
                 Found::Bundle(mut bundle, end) => {
@@ -317,18 +315,16 @@ impl FetchDecoder {
 
     /// Ends the chunk and skips the rest of it.
     fn end_chunk(&mut self, end: ChunkEnd) {
-        (self.to_skip, self.state) = (self.chunk.left, State::ChunkEnd(end));
+        self.to_skip = self.chunk.left;
+        self.state = State::ChunkEnd(end);
     }
 }
 
 /// Reads the header of a whole answer: what the broker says of each partition of the request. Chunks are passed over.
-pub(super) fn answers(
-    request: &FetchRequest,
-    payload: &[u8],
-    limits: &Limits,
-) -> Result<Vec<PartitionAnswer>, DecodeError> {
+pub(super) fn answers(request: &FetchRequest, payload: &[u8], limits: &Limits) -> Decoded<Vec<PartitionAnswer>> {
     let mut decoder = FetchDecoder::new(limits.clone());
-    (decoder.frame_len, decoder.state) = (payload.len() as u64, State::Fixed);
+    decoder.frame_len = payload.len() as u64;
+    decoder.state = State::Fixed;
     let asked = |id| Some(request).filter(|request| request.request_id == id);
     // The first event comes once every entry is read. All are there, or their length is an error.
     decoder.step(payload, &asked, &mut Vec::new())?;
@@ -338,8 +334,8 @@ pub(super) fn answers(
 /// Appends a slot for each partition of the request, if the header has exactly those, in the same order.
 fn check_entries(request: &FetchRequest, mut c: Cursor<'_>, slots: &mut Vec<Slot>) -> Result<(), DecodeError> {
     let counted = |c: &mut Cursor<'_>, field, expected: usize| {
-        let (at, found) = (c.at(), c.u8(field)?);
-        DecodeError::check_is(field, found, expected as u64, at)
+        let at = c.at();
+        DecodeError::check_is(field, c.u8(field)?, expected as u64, at)
     };
     counted(&mut c, "topic count", request.topics.len())?;
     for topic in &request.topics {
@@ -358,7 +354,8 @@ fn check_entries(request: &FetchRequest, mut c: Cursor<'_>, slots: &mut Vec<Slot
                 slots.push(Slot { answer: PartitionAnswer::UnknownTopic, from });
                 continue;
             }
-            let (at, entry) = (c.at(), c.u16("partition id").and_then(|id| Ok((id, PartitionAnswer::decode(&mut c)?))));
+            let at = c.at();
+            let entry = c.u16("partition id").and_then(|id| Ok((id, PartitionAnswer::decode(&mut c)?)));
             let (id, answer) = entry.map_err(|e| e.in_partition(&topic.name, wanted.partition))?;
             DecodeError::check_is("partition id", id, wanted.partition, at)?;
             slots.push(Slot { answer, from });

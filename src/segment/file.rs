@@ -15,7 +15,7 @@ use crate::protocol::{DecodeError, DecodeFault, Limits};
 const READ_BUFFER: u64 = 512 << 10;
 
 /// How much to read at once while bundles are skipped.
-const PASSING: usize = 8 << 10;
+const SKIP_READ: usize = 8 << 10;
 
 /// A file of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,9 +47,9 @@ impl OpenFile {
     pub(super) fn open(is: &SegmentFile, from: u64, sources: &TopicPartitions) -> io::Result<OpenFile> {
         let file = File::open(&is.path)?;
         let len = file.metadata()?.len();
-        let unit = len.clamp(PASSING as u64, READ_BUFFER) as usize;
-        let (left, to, next) = (u64::MAX, u64::MAX - 1, Some(is.first));
-        let chunk = Chunk { slot: 0, at: 0, left, from, to, next, next_is_floor: true };
+        let unit = len.clamp(SKIP_READ as u64, READ_BUFFER) as usize;
+        let (left, to) = (u64::MAX, u64::MAX - 1);
+        let chunk = Chunk { slot: 0, at: 0, left, from, to, next: Some(is.first), next_is_floor: true };
         Ok(OpenFile { is: is.clone(), file, buf: ReadBuf::new(unit, sources.clone()), chunk, len })
     }
 
@@ -69,10 +69,6 @@ impl OpenFile {
         Error::new(ErrorKind::Corrupt { at }).in_file(&self.is.path).because(source)
     }
 
-    fn trouble(&self, e: io::Error) -> Error {
-        Error::file(&self.is.path, e)
-    }
-
     /// Returns the next wanted bundle, or several small ones, as a range of the buffer's block, and where in the file it begins;
     /// `None` if no whole one is left. The block is a new one if the old one is still shared.
     pub(super) fn bundle(&mut self, limits: &Limits) -> Result<Option<(u64, Bundle)>> {
@@ -86,7 +82,7 @@ impl OpenFile {
                     return Ok(Some((before.at, bundle)));
                 }
                 Ok(Found::Need(need)) if self.read(need)? => {}
-                Ok(Found::Skip(bytes)) if self.pass_over(bytes)? => {}
+                Ok(Found::Skip(bytes)) if self.skip(bytes)? => {}
                 Ok(_) => {
                     self.chunk = before;
                     return Ok(None);
@@ -100,7 +96,7 @@ impl OpenFile {
     fn read(&mut self, need: usize) -> Result<bool> {
         let wanted = self.buf.data().len() + need;
         // Most of what lies below the position is skipped.
-        let most = if self.next() < self.chunk.from { need.max(PASSING) } else { usize::MAX };
+        let most = if self.next() < self.chunk.from { need.max(SKIP_READ) } else { usize::MAX };
         while self.buf.data().len() < wanted {
             let need = wanted - self.buf.data().len();
             let room = self.buf.room(need);
@@ -112,24 +108,24 @@ impl OpenFile {
                 }
                 Ok(n) => self.buf.filled(n),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(self.trouble(e)),
+                Err(e) => return Err(Error::file(&self.is.path, e)),
             }
         }
         Ok(true)
     }
 
     /// Skips a bundle of this many bytes, as the chunk has done. Returns `false` if the file ends inside it.
-    fn pass_over(&mut self, bytes: u64) -> Result<bool> {
+    fn skip(&mut self, bytes: u64) -> Result<bool> {
         let buffered = bytes.min(self.buf.data().len() as u64);
         let rest = bytes - buffered;
         if rest > 0 {
             if self.chunk.at > self.len {
-                self.len = self.file.metadata().map_err(|e| self.trouble(e))?.len();
+                self.len = self.file.metadata().map_err(|e| Error::file(&self.is.path, e))?.len();
             }
             if self.chunk.at > self.len {
                 return Ok(false);
             }
-            self.file.seek(SeekFrom::Current(rest as i64)).map_err(|e| self.trouble(e))?;
+            self.file.seek(SeekFrom::Current(rest as i64)).map_err(|e| Error::file(&self.is.path, e))?;
         }
         self.buf.consume(buffered as usize);
         Ok(true)
@@ -139,9 +135,13 @@ impl OpenFile {
     /// removed it meanwhile, so that only this handle still reads the rest.
     pub(super) fn check_end(&self) -> Result<bool> {
         // No server writes a file whose first number is 0, but one may have that name.
-        let (at, left, last) = (self.chunk.at, self.len.saturating_sub(self.chunk.at), self.next().saturating_sub(1));
+        if self.file.metadata().is_ok_and(|now| now.len() > self.len) {
+            return Ok(true);
+        }
+        let at = self.chunk.at;
+        let left = self.len.saturating_sub(at);
+        let last = self.next().saturating_sub(1);
         let (field, fault) = match self.is.last {
-            _ if self.file.metadata().is_ok_and(|now| now.len() > self.len) => return Ok(true),
             _ if left > 0 => ("bundle", DecodeFault::Short { needed: left + 1, left }),
             Some(named) if named > last => {
                 ("last sequence number", DecodeFault::SeqRange { seq: last, low: named, high: named })
@@ -152,7 +152,7 @@ impl OpenFile {
     }
 }
 
-/// The first and last number of a segment, by the name of its file.
+/// Returns the first and last number of a segment, by the name of its file.
 pub(super) fn range_of(name: &str) -> Option<(u64, Option<u64>)> {
     let number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
     // A merge replaces old files with new ones; the old ones are then named `old`, and stay complete to the end.
@@ -179,7 +179,7 @@ pub(super) struct Listing {
 impl Listing {
     /// Lists until two listings agree, because a listing takes several calls and may miss files that are renamed meanwhile. If
     /// they never agree, the last one must do.
-    pub(super) fn settled(mut list: impl FnMut() -> io::Result<Vec<SegmentFile>>) -> io::Result<Listing> {
+    pub(super) fn stable(mut list: impl FnMut() -> io::Result<Vec<SegmentFile>>) -> io::Result<Listing> {
         let mut files = list()?;
         for _ in 0..LOOKS {
             let before = std::mem::replace(&mut files, list()?);
@@ -204,10 +204,10 @@ impl Listing {
             };
             done.is_none_or(is_other) && file.last.is_none_or(|last| last >= position)
         };
-        let (before, behind) = self.files.split_at(self.files.partition_point(|file| file.first <= position));
+        let (before, after) = self.files.split_at(self.files.partition_point(|file| file.first <= position));
         // Not simply the first one: another one may begin later and be the one that is appended to.
         let before = before.iter().zip(&self.highest).rev().take_while(|(_, highest)| **highest >= position);
-        before.map(|(file, _)| file).find(may_hold).or_else(|| behind.iter().find(may_hold))
+        before.map(|(file, _)| file).find(may_hold).or_else(|| after.iter().find(may_hold))
     }
 }
 
@@ -310,7 +310,7 @@ mod tests {
             [&["1-2.ilog", "5.log"][..], &["1-2.ilog", "3-4.ilog", "5.log"], &["1-2.ilog", "3-4.ilog", "5.log"]]
                 .map(|names| names.iter().map(|name| file(name)).collect::<Vec<_>>())
                 .into_iter();
-        let listing = Listing::settled(|| Ok(listings.next().expect("listed once more than needed"))).unwrap();
+        let listing = Listing::stable(|| Ok(listings.next().expect("listed once more than needed"))).unwrap();
         assert_eq!(listing.next(3, None), Some(&file("3-4.ilog")));
         assert!(listings.next().is_none());
     }
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn where_no_two_listings_agree_it_does_not_list_for_ever() {
         let mut n = 0;
-        let listing = Listing::settled(|| {
+        let listing = Listing::stable(|| {
             n += 1;
             Ok(vec![file(&format!("{n}.log"))])
         });
@@ -326,9 +326,9 @@ mod tests {
     }
 
     #[test]
-    fn the_file_with_the_position_comes_next_or_else_the_one_behind_it() {
+    fn the_file_with_the_position_comes_next_or_else_the_one_after_it() {
         let names = ["1-9.ilog.old", "1-4.ilog", "3-20.ilog", "5-9.ilog", "21.log", "40.log"];
-        let listing = Listing::settled(|| Ok(names.iter().map(|name| file(name)).collect())).unwrap();
+        let listing = Listing::stable(|| Ok(names.iter().map(|name| file(name)).collect())).unwrap();
         for (position, expected) in [(0, 0), (1, 1), (4, 2), (5, 3), (10, 2), (20, 2), (21, 4), (41, 5)] {
             assert_eq!(listing.next(position, None), Some(&file(names[expected])), "{position}");
         }

@@ -91,7 +91,8 @@ impl Segments {
         self.state.position = self.position();
         self.sources = Names::one(topic.as_ref(), partition);
         self.state.decoded.detach();
-        (self.state.file, self.state.failure) = (None, None);
+        self.state.file = None;
+        self.state.failure = None;
         self
     }
 
@@ -119,7 +120,7 @@ impl Segments {
     }
 
     fn list(&self) -> Result<Listing> {
-        Listing::settled(|| list(&self.dir)).map_err(|e| Error::file(&self.dir, e))
+        Listing::stable(|| list(&self.dir)).map_err(|e| Error::file(&self.dir, e))
     }
 
     /// Returns the numbers found missing so far, from the start if one was set, and between one file and the next: their messages
