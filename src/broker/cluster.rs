@@ -277,7 +277,7 @@ impl Cluster {
     pub fn stop_in_order(&self, node: usize) {
         assert!(node < self.nodes.len(), "no node {node}");
         self.act(|machine, now| machine.stop_in_order(now, node));
-        self.host.settle();
+        self.host.wait_closed();
     }
 
     /// Returns what [`Broker::killed_by`] does, for all nodes.

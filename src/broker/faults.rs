@@ -197,7 +197,7 @@ impl BrokerFault {
         })
     }
 
-    /// Whether a broker can have it at all.
+    /// Returns whether a broker can have it at all.
     pub(super) fn is_possible(&self) -> bool {
         match self {
             BrokerFault::RefuseProduce(_) => self.produce_code().is_some(),

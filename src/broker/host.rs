@@ -21,13 +21,13 @@ pub(crate) trait Host: Debug + Send + Sync {
     /// The port is taken.
     fn listen(&self, node: usize) -> io::Result<()>;
 
-    /// Whether nodes keep running when what controls them is dropped.
+    /// Returns whether nodes keep running when what controls them is dropped.
     fn outlives_its_handles(&self) -> bool {
         false
     }
 
     /// Blocks until all that the machine has closed is closed.
-    fn settle(&self);
+    fn wait_closed(&self);
 
     /// Blocks until `condition` holds, looked at after every change; whether it did before the time was over.
     fn wait_until(&self, timeout: Duration, condition: &mut dyn FnMut(&Machine) -> bool) -> bool;

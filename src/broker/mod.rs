@@ -156,7 +156,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::host::Host;
-use self::machine::{Machine, Refused};
+use self::machine::{AppendError, Machine};
 use crate::Brokers;
 use crate::message::Record;
 use crate::net::Time;
@@ -229,7 +229,7 @@ impl Broker {
     /// messages stay.
     pub fn stop(&self) {
         self.act(|machine, now| machine.kill(now, self.node));
-        self.host.settle();
+        self.host.wait_closed();
     }
 
     /// Serves again on the same port; a broker that still runs is [stopped](Broker::stop) first.
@@ -260,7 +260,7 @@ impl Broker {
     /// ```
     pub fn refuse_connections(&self) {
         self.act(|machine, _| machine.refuse(self.node));
-        self.host.settle();
+        self.host.wait_closed();
     }
 
     /// Listens again.
@@ -285,7 +285,7 @@ impl Broker {
     /// Closes every connection that is open now.
     pub fn disconnect_all(&self) {
         self.act(|machine, now| machine.disconnect_all(now, self.node));
-        self.host.settle();
+        self.host.wait_closed();
     }
 
     /// Creates a topic with partitions 0 to `partitions` − 1, all empty.
@@ -343,8 +343,8 @@ impl Broker {
     pub fn append_at(&self, topic: &str, partition: u16, first: u64, bundle: &[u8]) -> u64 {
         match self.act(|machine, now| machine.append(now, topic, partition, first, bundle)) {
             Some(Ok(first)) => first,
-            Some(Err(Refused::Number)) => panic!("numbers not above the last one of {topic}/{partition}"),
-            Some(Err(Refused::Deadly(reason))) => panic!("{reason}"),
+            Some(Err(AppendError::Number)) => panic!("numbers not above the last one of {topic}/{partition}"),
+            Some(Err(AppendError::Deadly(reason))) => panic!("{reason}"),
             None => no_partition(topic, partition),
         }
     }

@@ -27,7 +27,7 @@ use crate::net::Time;
 const PIECE: usize = 64 << 10;
 
 /// Bytes that a connection may send before the others have their turn.
-const TURN: usize = 1 << 20;
+const MAX_SENT_AT_ONCE: usize = 1 << 20;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -157,7 +157,7 @@ impl Host for Server {
         Ok(())
     }
 
-    fn settle(&self) {
+    fn wait_closed(&self) {
         let mut inner = self.shared.lock();
         // The one under way may be over what was changed already.
         let turns = inner.turns + 1;
@@ -241,7 +241,7 @@ struct Link {
 
 /// What a poll was asked about.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum Target {
     Waker,
     Listener(usize),
     Link(Conn),
@@ -257,8 +257,8 @@ impl Carrier {
             if inner.ended {
                 break;
             }
-            for (place, flags) in found.drain(..) {
-                self.serve(&mut inner.machine, place, flags, &mut room);
+            for (target, flags) in found.drain(..) {
+                self.serve(&mut inner.machine, target, flags, &mut room);
             }
             inner.machine.tick(shared.now());
             self.listen(&mut inner);
@@ -266,10 +266,10 @@ impl Carrier {
                 self.send(&mut inner.machine, conn, &mut room);
             }
             inner.turns += 1;
-            let (places, until) = self.places(&inner.machine);
+            let (targets, until) = self.targets(&inner.machine);
             drop(inner);
             shared.changed.notify_all();
-            self.poll(&places, until, &mut found);
+            self.poll(&targets, until, &mut found);
         }
         shared.changed.notify_all();
     }
@@ -293,15 +293,15 @@ impl Carrier {
     }
 
     /// What to wait for, and until when.
-    fn places(&self, machine: &Machine) -> (Vec<(Place, PollFlags)>, Time) {
+    fn targets(&self, machine: &Machine) -> (Vec<(Target, PollFlags)>, Time) {
         let now = self.shared.now();
         let mut until = machine.due();
-        let mut places = vec![(Place::Waker, PollFlags::IN)];
+        let mut targets = vec![(Target::Waker, PollFlags::IN)];
         for (index, (node, listener)) in self.listeners.iter().enumerate() {
             if listener.rests_until > now {
                 until = until.min(listener.rests_until);
             } else if machine.accepts(*node) {
-                places.push((Place::Listener(index), PollFlags::IN));
+                targets.push((Target::Listener(index), PollFlags::IN));
             }
         }
         for (conn, link) in &self.links {
@@ -309,20 +309,20 @@ impl Carrier {
             flags.set(PollFlags::IN, machine.reads(*conn));
             flags.set(PollFlags::OUT, link.more);
             if !flags.is_empty() {
-                places.push((Place::Link(*conn), flags));
+                targets.push((Target::Link(*conn), flags));
             }
         }
-        (places, until)
+        (targets, until)
     }
 
     /// Waits for one of the places, and says what is to be done.
-    fn poll(&self, places: &[(Place, PollFlags)], until: Time, found: &mut Vec<(Place, PollFlags)>) {
-        let fd = |(place, flags): &(Place, PollFlags)| match place {
-            Place::Waker => Some(PollFd::new(&self.wakened, *flags)),
-            Place::Listener(index) => self.listeners.get(*index).map(|(_, own)| PollFd::new(&own.socket, *flags)),
-            Place::Link(conn) => self.links.get(conn).map(|link| PollFd::new(&link.stream, *flags)),
+    fn poll(&self, targets: &[(Target, PollFlags)], until: Time, found: &mut Vec<(Target, PollFlags)>) {
+        let fd = |(target, flags): &(Target, PollFlags)| match target {
+            Target::Waker => Some(PollFd::new(&self.wakened, *flags)),
+            Target::Listener(index) => self.listeners.get(*index).map(|(_, own)| PollFd::new(&own.socket, *flags)),
+            Target::Link(conn) => self.links.get(conn).map(|link| PollFd::new(&link.stream, *flags)),
         };
-        let mut fds: Vec<PollFd<'_>> = places.iter().filter_map(fd).collect();
+        let mut fds: Vec<PollFd<'_>> = targets.iter().filter_map(fd).collect();
         let timeout = (until != Time::NEVER).then(|| {
             // Rounded up to the millisecond: where the system's poll counts in those, waking early would be a busy loop.
             let millis = until.since(self.shared.now()).as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i64;
@@ -330,20 +330,20 @@ impl Carrier {
         });
         // An error is that of an interruption, or of memory: the next turn waits again.
         if poll(&mut fds, timeout.as_ref()).is_ok() {
-            let ready = places.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
-            found.extend(ready.map(|((place, _), fd)| (*place, fd.revents())));
+            let ready = targets.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+            found.extend(ready.map(|((target, _), fd)| (*target, fd.revents())));
         }
     }
 
-    fn serve(&mut self, machine: &mut Machine, place: Place, flags: PollFlags, room: &mut [u8]) {
-        match place {
-            Place::Waker => {
+    fn serve(&mut self, machine: &mut Machine, target: Target, flags: PollFlags, room: &mut [u8]) {
+        match target {
+            Target::Waker => {
                 while matches!((&self.wakened).read(room), Ok(n) if n > 0) {}
                 // In this order: whoever still finds it set has changed the machine before it was locked for this turn.
                 self.shared.woken.store(false, Ordering::SeqCst);
             }
-            Place::Listener(index) => self.accept(machine, index),
-            Place::Link(conn) => {
+            Target::Listener(index) => self.accept(machine, index),
+            Target::Link(conn) => {
                 if flags.intersects(PollFlags::OUT | PollFlags::ERR | PollFlags::HUP) {
                     self.send(machine, conn, room);
                 }
@@ -400,7 +400,7 @@ impl Carrier {
                 Ok(false) => return,
                 Err(_) => return self.lost(machine, conn),
             }
-            if sent >= TURN {
+            if sent >= MAX_SENT_AT_ONCE {
                 link.more = true;
                 return;
             }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::hosts::Far;
+use super::hosts::ServerSide;
 use super::pipe::{Ending, Pipe};
 use crate::net::Time;
 
@@ -36,17 +36,17 @@ pub(super) struct Conn {
     /// Whether the client still has its socket.
     pub(super) held: bool,
     pub(super) waiters: Vec<Waiter>,
-    pub(super) far: Far,
+    pub(super) far: ServerSide,
     pub(super) up: Pipe,
     pub(super) down: Pipe,
     /// Ended by something on the way: the client may not know it yet.
     pub(super) cut: bool,
     /// Whether the server's program was told of the client's FIN.
-    pub(super) told: bool,
+    pub(super) told_of_fin: bool,
     /// Whether the client has written since it last read something.
-    pub(super) asked: bool,
+    pub(super) has_asked: bool,
     /// Whether the program has more for it than there is room for.
-    pub(super) more: bool,
+    pub(super) has_more: bool,
     /// What the client's system does when packets stay unacknowledged.
     pub(super) user_timeout: Option<Duration>,
 }

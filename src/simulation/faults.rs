@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Simulation;
 use super::conns::{ConnId, HostId, Link, Way};
 use super::hosts::Service;
-use super::trace::What;
+use super::trace::TraceEvent;
 use super::world::State;
 
 /// One direction between a client and a server.
@@ -142,7 +142,7 @@ impl Simulation {
     #[track_caller]
     fn does(&self, what: impl FnOnce() -> String, act: impl FnOnce(&mut State)) {
         let mut state = self.world.lock();
-        state.note(What::Does(what()));
+        state.note(TraceEvent::Does(what()));
         act(&mut state);
     }
 

@@ -14,12 +14,12 @@ use crate::net::Time;
 
 /// A server program, which may run on several hosts: a state machine that is given bytes and the time.
 pub(super) trait Program: Debug + Send {
-    /// Whether it has a listener; if not, connecting is refused.
+    /// Returns whether it has a listener; if not, connecting is refused.
     fn listens(&self, node: usize) -> bool;
-    /// Whether it takes connections: if not, although it listens, they wait for it.
+    /// Returns whether it takes connections: if not, although it listens, they wait for it.
     fn accepts(&self, node: usize) -> bool;
     fn accept(&mut self, now: Time, node: usize, from: IpAddr) -> Option<Call>;
-    /// Whether it takes bytes now.
+    /// Returns whether it takes bytes now.
     fn reads(&self, call: Call) -> bool;
     fn handle(&mut self, now: Time, call: Call, bytes: &[u8]);
     fn ended(&mut self, now: Time, call: Call, how: End);
@@ -54,7 +54,7 @@ pub enum Service {
 
 /// What has a connection on the server's side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Far {
+pub(super) enum ServerSide {
     /// Nothing yet: the handshake has not arrived.
     None,
     /// The system, until the program accepts it.
@@ -82,17 +82,17 @@ pub(super) struct Host {
 }
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Entry {
+pub(super) struct NameRecord {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) delay: Duration,
     pub(super) fails: bool,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Names(BTreeMap<String, Entry>);
+pub(super) struct Dns(BTreeMap<String, NameRecord>);
 
-impl Names {
-    pub(super) fn entry(&mut self, name: &str) -> &mut Entry {
+impl Dns {
+    pub(super) fn entry(&mut self, name: &str) -> &mut NameRecord {
         self.0.entry(name.to_ascii_lowercase()).or_default()
     }
 

@@ -175,8 +175,8 @@ pub use faults::{Direction, LinkSettings};
 pub use hosts::Service;
 pub use world::Counts;
 
-use task::{Ended, For};
-use trace::What;
+use task::{Ended, WaitFor};
+use trace::TraceEvent;
 use world::{Action, World};
 
 /// A simulated world, with a clock and a network of its own.
@@ -290,13 +290,13 @@ impl Simulation {
     /// ```
     pub fn jump_wall_clock(&self, milliseconds: i64) {
         let mut state = self.world.lock();
-        state.note(What::Does(format!("the wall clock jumps by {milliseconds} ms")));
+        state.note(TraceEvent::Does(format!("the wall clock jumps by {milliseconds} ms")));
         state.wall_offset_ms = state.wall_offset_ms.saturating_add(milliseconds);
     }
 
     /// Blocks this task for this much virtual time, while other tasks and the world run.
     pub fn sleep(&self, time: Duration) {
-        self.world.sleep_until(self.world.now().after(time), For::Sleep);
+        self.world.sleep_until(self.world.now().after(time), WaitFor::Sleep);
     }
 
     /// Ends the world with a panic if a task still waits after this much virtual time. Default 1,000 days.

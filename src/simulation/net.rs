@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::conns::{ConnId, Handshake, HostId};
-use super::task::For;
-use super::trace::What;
+use super::task::WaitFor;
+use super::trace::TraceEvent;
 use super::world::{State, World};
 use crate::config::Config;
 use crate::net::{Closed, Handle, Interest, Network, Socket, Time, Waker};
@@ -55,11 +55,11 @@ impl Network for Net {
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let mut state = self.world.lock();
         if let Some(delay) = state.names.delay(host) {
-            state.note(What::Resolves { delay });
+            state.note(TraceEvent::Resolves { delay });
             let until = state.now.after(delay);
             drop(state);
             if !delay.is_zero() {
-                self.world.sleep_until(until, For::Resolver);
+                self.world.sleep_until(until, WaitFor::Resolver);
             }
             state = self.world.lock();
         }
@@ -85,7 +85,7 @@ impl Network for Net {
                 waker = Some(id);
             }
         }
-        self.world.wait(For::Sockets { waker }, until, |state, task, wait| {
+        self.world.wait(WaitFor::Sockets { waker }, until, |state, task, wait| {
             let mut ready = closed.is_some_and(Closed::is_closed);
             for interest in &*on {
                 ready |= has_come(state, interest);
@@ -111,7 +111,7 @@ fn id_of(interest: &Interest<'_>) -> ConnId {
     ConnId::from_number(number)
 }
 
-/// Whether what is awaited has come.
+/// Returns whether what is awaited has come.
 fn has_come(state: &mut State, on: &Interest<'_>) -> bool {
     let conn = state.conns.get(id_of(on));
     conn.is_none_or(|conn| on.read && conn.is_readable() || on.write && conn.is_writable())
@@ -190,7 +190,7 @@ impl fmt::Debug for SimulatedWaker {
 
 impl Waker for SimulatedWaker {
     fn wake(&self) {
-        self.world.lock().tasks.wake_all(For::Sockets { waker: Some(self.id) });
+        self.world.lock().tasks.wake_all(WaitFor::Sockets { waker: Some(self.id) });
     }
 
     fn handle(&self) -> Handle<'_> {

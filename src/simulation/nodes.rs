@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::hosts::{Call, End, Program, Pull};
-use super::task::For;
-use super::trace::What;
+use super::task::WaitFor;
+use super::trace::TraceEvent;
 use super::world::World;
 use super::{Simulation, net};
 use crate::broker::host::Host;
@@ -74,18 +74,18 @@ impl Program for Machine {
 
 /// What a broker or a cluster in a simulation is controlled by.
 #[derive(Debug)]
-pub(super) struct Nodes {
+pub(super) struct SimulatedNodes {
     world: Arc<World>,
     program: usize,
 }
 
-impl Host for Nodes {
+impl Host for SimulatedNodes {
     fn act(&self, act: &mut dyn FnMut(&mut Machine, Time)) {
         let mut state = self.world.lock();
         let now = state.now;
         if let Some(machine) = state.programs.get_mut(self.program).and_then(|program| program.machine_mut()) {
             act(machine, now);
-            state.note(What::Acts(self.program as u16));
+            state.note(TraceEvent::Acts(self.program as u16));
             state.changed(self.program);
         }
     }
@@ -106,7 +106,7 @@ impl Host for Nodes {
         true
     }
 
-    fn settle(&self) {}
+    fn wait_closed(&self) {}
 
     fn wait_until(&self, timeout: Duration, condition: &mut dyn FnMut(&Machine) -> bool) -> bool {
         let end = self.world.now().after(timeout);
@@ -117,7 +117,7 @@ impl Host for Nodes {
             if met || now >= end {
                 return met;
             }
-            self.world.sleep_until(now.after(Duration::from_millis(1)).min(end), For::Sleep);
+            self.world.sleep_until(now.after(Duration::from_millis(1)).min(end), WaitFor::Sleep);
         }
     }
 }
@@ -190,7 +190,12 @@ impl Simulation {
 }
 
 /// Puts the nodes of a machine on hosts of their own, named after `name`, and starts them.
-pub(super) fn place(sim: &Simulation, names: &[String], options: Options, cluster: Option<ClusterOptions>) -> Nodes {
+pub(super) fn place(
+    sim: &Simulation,
+    names: &[String],
+    options: Options,
+    cluster: Option<ClusterOptions>,
+) -> SimulatedNodes {
     let mut state = sim.world.lock();
     let program = state.programs.len();
     let ip = |node: usize| Ipv4Addr::new(10, 1 + (node / 254) as u8, program as u8, (node % 254) as u8 + 1);
@@ -207,5 +212,5 @@ pub(super) fn place(sim: &Simulation, names: &[String], options: Options, cluste
         state.names.entry(name).addresses = vec![ip];
     }
     drop(state);
-    Nodes { world: sim.world.clone(), program }
+    SimulatedNodes { world: sim.world.clone(), program }
 }

@@ -100,7 +100,7 @@ impl Pipe {
         (self.buf.len() - self.sent).min(window).min(most)
     }
 
-    /// Whether the FIN is to be sent now.
+    /// Returns whether the FIN is to be sent now.
     pub(super) fn fin_is_due(&self) -> bool {
         self.fin == Ending::Wanted && self.sent == self.buf.len()
     }
@@ -148,7 +148,7 @@ impl Pipe {
         self.read(self.arrived - self.head);
     }
 
-    /// Whether something is neither read nor lost.
+    /// Returns whether something is neither read nor lost.
     pub(super) fn is_empty(&self) -> bool {
         self.head == self.buf.len() && self.packets.is_empty() && self.fin != Ending::Wanted
     }
@@ -158,7 +158,7 @@ impl Pipe {
         self.buf.len() - self.arrived
     }
 
-    /// Whether there is something to read: bytes or the end.
+    /// Returns whether there is something to read: bytes or the end.
     pub(super) fn is_readable(&self) -> bool {
         self.arrived > self.head || self.has_ended()
     }

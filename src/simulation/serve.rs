@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::conns::{ConnId, HostId, Way};
-use super::hosts::{End, Far, Host, Pull, Service};
+use super::hosts::{End, Host, Pull, ServerSide, Service};
 use super::pipe::Ending;
-use super::trace::What;
+use super::trace::TraceEvent;
 use super::world::State;
 
 const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -40,13 +40,13 @@ impl State {
     pub(super) fn accept(&mut self, id: ConnId) {
         let now = self.now;
         let Some(conn) = self.conns.get(id) else { return };
-        let (Some(server), Far::Backlog) = (conn.server, conn.far) else { return };
+        let (Some(server), ServerSide::Backlog) = (conn.server, conn.far) else { return };
         let from = self.hosts[usize::from(conn.client)].ip;
         let host = &self.hosts[usize::from(server)];
         if let Some(service) = &host.service {
-            conn.far = Far::Service;
+            conn.far = ServerSide::Service;
             let greeting = if let Service::Greeting(bytes) = service { bytes.clone() } else { Vec::new() };
-            self.note(What::Accepted(id));
+            self.note(TraceEvent::Accepted(id));
             return self.say(id, &greeting);
         }
         let Some((program, node)) = host.program else { return };
@@ -55,9 +55,9 @@ impl State {
         }
         match self.programs[program].accept(now, node, from) {
             Some(call) => {
-                conn.far = Far::Program(program, call);
+                conn.far = ServerSide::Program(program, call);
                 self.calls.insert((program, call), id);
-                self.note(What::Accepted(id));
+                self.note(TraceEvent::Accepted(id));
                 self.carry(program);
                 self.deliver(id);
             }
@@ -70,22 +70,22 @@ impl State {
         let now = self.now;
         let Some(conn) = self.conns.get(id) else { return };
         match conn.far {
-            Far::Program(program, call) => {
+            ServerSide::Program(program, call) => {
                 let machine = &mut self.programs[program];
                 let unread = conn.up.unread();
                 let before = !unread.is_empty();
                 if conn.up.reset == Ending::Arrived {
                     conn.up.drop_unread();
                     machine.ended(now, call, End::Reset);
-                    conn.far = Far::Gone;
+                    conn.far = ServerSide::Gone;
                     self.calls.remove(&(program, call));
                 } else if machine.reads(call) {
                     if before {
                         machine.handle(now, call, unread);
                         conn.up.drop_unread();
                     }
-                    if conn.up.fin == Ending::Arrived && !conn.told {
-                        conn.told = true;
+                    if conn.up.fin == Ending::Arrived && !conn.told_of_fin {
+                        conn.told_of_fin = true;
                         machine.ended(now, call, End::Fin);
                     } else if before {
                         self.pump(id, Way::Up);
@@ -93,17 +93,17 @@ impl State {
                 }
                 self.carry(program);
             }
-            Far::Service => self.serve(id),
-            Far::Gone => {
+            ServerSide::Service => self.serve(id),
+            ServerSide::Gone => {
                 let any = !conn.up.unread().is_empty();
                 conn.up.drop_unread();
                 if any {
                     self.reset(id, Way::Down);
                 }
             }
-            Far::None | Far::Backlog => {
+            ServerSide::None | ServerSide::Backlog => {
                 if conn.up.reset == Ending::Arrived {
-                    conn.far = Far::Gone;
+                    conn.far = ServerSide::Gone;
                 }
             }
         }
@@ -146,16 +146,16 @@ impl State {
         let now = self.now;
         loop {
             let Some(conn) = self.conns.get(id) else { return };
-            let Far::Program(program, call) = conn.far else { return };
+            let ServerSide::Program(program, call) = conn.far else { return };
             let room = conn.down.free().min(ROOM);
-            conn.more = room == 0;
+            conn.has_more = room == 0;
             if room == 0 {
                 return;
             }
             match self.programs[program].pull(now, call, &mut self.scratch[..room]) {
                 Pull::Bytes(len) => {
                     conn.down.write(&self.scratch[..len]);
-                    self.note(What::Written { conn: id, way: Way::Down, len });
+                    self.note(TraceEvent::Written { conn: id, way: Way::Down, len });
                     self.pump(id, Way::Down);
                 }
                 Pull::Nothing => return,
@@ -170,7 +170,8 @@ impl State {
     /// After something was done to a program: what waited for it may go on.
     pub(super) fn changed(&mut self, program: usize) {
         self.carry(program);
-        let waits = |far: Far| far == Far::Backlog || matches!(far, Far::Program(of, _) if of == program);
+        let waits =
+            |far: ServerSide| far == ServerSide::Backlog || matches!(far, ServerSide::Program(of, _) if of == program);
         for id in self.conns.which(|conn| waits(conn.far)) {
             self.accept(id);
             self.deliver(id);
@@ -183,12 +184,12 @@ impl State {
         self.hosts[usize::from(host)].up = false;
         for id in self.conns.which(|conn| conn.server == Some(host)) {
             let Some(conn) = self.conns.get(id) else { continue };
-            if let Far::Program(program, call) = conn.far {
+            if let ServerSide::Program(program, call) = conn.far {
                 self.calls.remove(&(program, call));
                 self.programs[program].ended(now, call, End::Reset);
             }
             if let Some(conn) = self.conns.get(id) {
-                conn.far = Far::Gone;
+                conn.far = ServerSide::Gone;
                 conn.up.drop_unread();
                 // What it had written is gone with it.
                 conn.down.lose();

@@ -19,7 +19,7 @@ use crate::net::Time;
 
 /// What a task waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum For {
+pub(super) enum WaitFor {
     /// One of its sockets, or the close handle with this number.
     Sockets {
         waker: Option<u64>,
@@ -33,12 +33,12 @@ pub(super) enum For {
 enum Stage {
     Ready,
     Running,
-    Waiting { what: For, since: Time, until: Time },
+    Waiting { what: WaitFor, since: Time, until: Time },
     Done,
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct TaskState {
     pub(super) name: String,
     stage: Stage,
     /// Counts its waits: what was to end an earlier one ends no later one.
@@ -72,7 +72,7 @@ impl Turn {
 
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
-    all: Vec<Entry>,
+    all: Vec<TaskState>,
     ready: Vec<u16>,
     pub(super) current: u16,
 }
@@ -82,23 +82,23 @@ impl Tasks {
         let id = self.all.len() as u16;
         let stage = if thread.is_some() { Stage::Running } else { Stage::Ready };
         let turn = Arc::default();
-        self.all.push(Entry { name: name.to_owned(), stage, wait: 0, sockets: Vec::new(), turn, thread });
+        self.all.push(TaskState { name: name.to_owned(), stage, wait: 0, sockets: Vec::new(), turn, thread });
         if thread.is_none() {
             self.ready.push(id);
         }
         id
     }
 
-    pub(super) fn get(&mut self, task: u16) -> &mut Entry {
+    pub(super) fn get(&mut self, task: u16) -> &mut TaskState {
         &mut self.all[usize::from(task)]
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &TaskState> {
         self.all.iter()
     }
 
     /// Begins a wait; its number.
-    pub(super) fn begin(&mut self, task: u16, what: For, since: Time, until: Time) -> u64 {
+    pub(super) fn begin(&mut self, task: u16, what: WaitFor, since: Time, until: Time) -> u64 {
         let task = self.get(task);
         task.stage = Stage::Waiting { what, since, until };
         task.wait += 1;
@@ -121,7 +121,7 @@ impl Tasks {
     }
 
     /// Wakes all that wait for this.
-    pub(super) fn wake_all(&mut self, wanted: For) {
+    pub(super) fn wake_all(&mut self, wanted: WaitFor) {
         for task in 0..self.all.len() as u16 {
             if matches!(self.get(task).stage, Stage::Waiting { what, .. } if what == wanted) {
                 self.wake(task, None);
@@ -166,7 +166,7 @@ impl Tasks {
 
     pub(super) fn finish(&mut self, task: u16) {
         self.get(task).stage = Stage::Done;
-        self.wake_all(For::Task(task));
+        self.wake_all(WaitFor::Task(task));
     }
 
     pub(super) fn is_done(&self, task: u16) -> bool {
@@ -185,10 +185,10 @@ impl Tasks {
                 Stage::Done => writeln!(out, "done"),
                 Stage::Waiting { what, since, until } => {
                     let _ = match what {
-                        For::Sleep => write!(out, "sleeps"),
-                        For::Resolver => write!(out, "waits for the resolver"),
-                        For::Task(other) => write!(out, "waits for task {}", self.all[usize::from(other)].name),
-                        For::Sockets { waker } => {
+                        WaitFor::Sleep => write!(out, "sleeps"),
+                        WaitFor::Resolver => write!(out, "waits for the resolver"),
+                        WaitFor::Task(other) => write!(out, "waits for task {}", self.all[usize::from(other)].name),
+                        WaitFor::Sockets { waker } => {
                             let _ = write!(out, "waits for");
                             for (conn, read, write) in &task.sockets {
                                 let what = match (read, write) {

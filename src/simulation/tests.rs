@@ -527,19 +527,19 @@ fn exchanges_a_second() {
 }
 
 mod with_a_broker {
-    use super::super::nodes::{Nodes, place};
+    use super::super::nodes::{SimulatedNodes, place};
     use super::*;
     use crate::broker::host::Host;
     use crate::broker::machine::{Behaviour, ClusterOptions, Machine, Options};
 
-    fn cluster(sim: &Simulation, n: usize) -> Nodes {
+    fn cluster(sim: &Simulation, n: usize) -> SimulatedNodes {
         let names: Vec<String> = (0..n).map(|node| format!("node-{node}")).collect();
         let options = Options { behaviour: Behaviour::worst(sim.seed()), ..Options::default() };
         let cluster = ClusterOptions { name: "simulated".into(), factor: n, election: Duration::from_millis(400) };
         place(sim, &names, options, Some(cluster))
     }
 
-    fn create(nodes: &Nodes, topic: &str, partitions: u16) {
+    fn create(nodes: &SimulatedNodes, topic: &str, partitions: u16) {
         nodes.act(&mut |machine: &mut Machine, _| assert!(machine.create_topic(topic, partitions, None)));
     }
 

@@ -14,9 +14,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::conns::{Conn, ConnId, Handshake, HostId, Waiter, Way};
-use super::hosts::Far;
+use super::hosts::ServerSide;
 use super::pipe::{Ending, Pipe};
-use super::trace::What;
+use super::trace::TraceEvent;
 use super::world::{Event, State};
 use crate::config::Config;
 use crate::net::Time;
@@ -72,16 +72,16 @@ impl State {
             attempts: 0,
             held: true,
             waiters: Vec::new(),
-            far: Far::None,
+            far: ServerSide::None,
             up: Pipe::new(config.send_buffer.unwrap_or(SEND_BUFFER), WINDOW),
             down: Pipe::new(SEND_BUFFER, config.receive_buffer.unwrap_or(WINDOW)),
             cut: false,
-            told: false,
-            asked: false,
-            more: false,
+            told_of_fin: false,
+            has_asked: false,
+            has_more: false,
             user_timeout: config.tcp_user_timeout,
         });
-        self.note(What::Connects { conn, from, to: server, port: to.port() });
+        self.note(TraceEvent::Connects { conn, from, to: server, port: to.port() });
         self.handshake(conn);
         Ok(conn)
     }
@@ -94,7 +94,7 @@ impl State {
         }
         if conn.attempts == HANDSHAKES {
             conn.handshake = Handshake::Failed(io::ErrorKind::TimedOut);
-            self.note(What::Unreachable(id));
+            self.note(TraceEvent::Unreachable(id));
             return self.wake(id, true, true);
         }
         conn.attempts += 1;
@@ -110,7 +110,7 @@ impl State {
     pub(super) fn syn(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id) else { return };
         let (Some((from, to)), Handshake::Connecting) = (conn.ends(Way::Up), conn.handshake) else { return };
-        let (port, known) = (conn.to.port(), conn.far != Far::None);
+        let (port, known) = (conn.to.port(), conn.far != ServerSide::None);
         if self.is_cut_off(from, to) {
             return;
         }
@@ -120,7 +120,7 @@ impl State {
         }
         if !refused && !known {
             if let Some(conn) = self.conns.get(id) {
-                conn.far = Far::Backlog;
+                conn.far = ServerSide::Backlog;
             }
             self.accept(id);
         }
@@ -134,7 +134,7 @@ impl State {
         }
         let Some(conn) = self.conns.get(id) else { return };
         conn.handshake = if refused { Handshake::Failed(io::ErrorKind::ConnectionRefused) } else { Handshake::Open };
-        self.note(if refused { What::Refused(id) } else { What::Connected(id) });
+        self.note(if refused { TraceEvent::Refused(id) } else { TraceEvent::Connected(id) });
         self.wake(id, true, true);
     }
 
@@ -198,14 +198,18 @@ impl State {
         let pipe = conn.pipe(way);
         let bytes = pipe.arrive();
         let (len, sum) = (bytes.len(), crc32fast::hash(bytes));
-        self.note(if len == 0 { What::Ends { conn: id, way } } else { What::Arrives { conn: id, way, len, sum } });
+        self.note(if len == 0 {
+            TraceEvent::Ends { conn: id, way }
+        } else {
+            TraceEvent::Arrives { conn: id, way, len, sum }
+        });
         match way {
             Way::Up => {
                 self.deliver(id);
                 self.wake(id, false, true);
             }
             Way::Down => {
-                if self.conns.get(id).is_some_and(|conn| conn.more) {
+                if self.conns.get(id).is_some_and(|conn| conn.has_more) {
                     self.pull(id);
                 }
                 self.received(id);
@@ -223,7 +227,7 @@ impl State {
             pipe.drop_unsent();
         }
         let (outstanding, epoch) = (pipe.outstanding(), pipe.epoch);
-        self.note(What::Lost { conn: id, way });
+        self.note(TraceEvent::Lost { conn: id, way });
         if let (Some(timeout), Way::Up, 1..) = (timeout, way, outstanding) {
             let end = self.now.after(timeout);
             self.schedule(end, Event::GiveUp { conn: id, epoch });
@@ -256,7 +260,7 @@ impl State {
             return;
         }
         conn.handshake = Handshake::Failed(io::ErrorKind::TimedOut);
-        self.note(What::Unreachable(id));
+        self.note(TraceEvent::Unreachable(id));
         self.wake(id, true, true);
     }
 
@@ -300,7 +304,7 @@ impl State {
         let lossy = self.random.one_in(2);
         let Some(conn) = self.conns.get(id) else { return };
         conn.pipe(way).reset = Ending::Arrived;
-        self.note(What::Resets { conn: id, way });
+        self.note(TraceEvent::Resets { conn: id, way });
         match way {
             Way::Up => self.deliver(id),
             Way::Down => {
@@ -331,7 +335,7 @@ impl State {
             self.reset(id, Way::Down);
             return Ok(from.len());
         }
-        let stale = !std::mem::replace(&mut conn.asked, true) && conn.down.has_ended();
+        let stale = !std::mem::replace(&mut conn.has_asked, true) && conn.down.has_ended();
         let room = conn.up.free().min(from.len());
         // Now and then less than there is room for.
         let some = if room > 1 && self.random.one_in(64) { 1 + self.random.below(room as u64) as usize } else { room };
@@ -341,7 +345,7 @@ impl State {
         if len == 0 && !from.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        self.note(What::Written { conn: id, way: Way::Up, len });
+        self.note(TraceEvent::Written { conn: id, way: Way::Up, len });
         self.pump(id, Way::Up);
         Ok(len)
     }
@@ -358,7 +362,7 @@ impl State {
                 _ => Err(io::ErrorKind::WouldBlock.into()),
             };
         }
-        conn.asked = false;
+        conn.has_asked = false;
         let unread = conn.down.unread();
         let n = unread.len().min(into.len());
         into[..n].copy_from_slice(&unread[..n]);
@@ -381,7 +385,7 @@ impl State {
         let abort = abort || !conn.down.unread().is_empty() || conn.handshake != Handshake::Open;
         self.hosts[host as usize].open -= 1;
         let way = Way::Up;
-        self.note(if abort { What::Aborts { conn: id, way } } else { What::Closes { conn: id, way } });
+        self.note(if abort { TraceEvent::Aborts { conn: id, way } } else { TraceEvent::Closes { conn: id, way } });
         if abort {
             self.reset(id, way);
         } else if let Some(conn) = self.conns.get(id) {
@@ -397,10 +401,10 @@ impl State {
     pub(super) fn close_far(&mut self, id: ConnId, abort: bool) {
         let Some(conn) = self.conns.get(id) else { return };
         let abort = abort || !conn.up.unread().is_empty();
-        conn.far = Far::Gone;
+        conn.far = ServerSide::Gone;
         conn.up.drop_unread();
         let way = Way::Down;
-        self.note(if abort { What::Aborts { conn: id, way } } else { What::Closes { conn: id, way } });
+        self.note(if abort { TraceEvent::Aborts { conn: id, way } } else { TraceEvent::Closes { conn: id, way } });
         if abort {
             self.reset(id, way);
         } else if let Some(conn) = self.conns.get(id) {
@@ -414,7 +418,8 @@ impl State {
 
     /// Removes a connection that neither side knows any more.
     pub(super) fn forget(&mut self, id: ConnId) {
-        if self.conns.get(id).is_some_and(|conn| !conn.held && matches!(conn.far, Far::Gone | Far::None)) {
+        if self.conns.get(id).is_some_and(|conn| !conn.held && matches!(conn.far, ServerSide::Gone | ServerSide::None))
+        {
             self.conns.remove(id);
         }
     }

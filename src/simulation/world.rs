@@ -10,15 +10,15 @@ use std::thread;
 use std::time::Duration;
 
 use super::conns::{ConnId, Conns, HostId, Links, Way};
-use super::hosts::{Call, Host, Names, Program};
+use super::hosts::{Call, Dns, Host, Program};
 use super::random::Random;
-use super::task::{self, For, Tasks, Threads, Turn};
-use super::trace::{Trace, What};
+use super::task::{self, Tasks, Threads, Turn, WaitFor};
+use super::trace::{Trace, TraceEvent};
 use crate::net::Time;
 
 /// More calls than this at one moment are a loop that never pauses.
-const MOST_WAITS: u32 = 1_000_000;
-const MOST_CALLS: u32 = 50_000_000;
+const MAX_WAITS: u32 = 1_000_000;
+const MAX_CALLS: u32 = 50_000_000;
 
 const STUCK: &str = "nobody can go on: all tasks wait, and nothing is scheduled";
 const TOO_LONG: &str = "the world runs for longer than its time limit";
@@ -38,28 +38,28 @@ pub(super) enum Event {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Scheduled {
     time: Time,
     serial: u64,
     event: Event,
 }
 
-impl PartialEq for Entry {
-    fn eq(&self, other: &Entry) -> bool {
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Scheduled) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Entry {}
+impl Eq for Scheduled {}
 
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Entry) -> Option<std::cmp::Ordering> {
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Scheduled) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Entry {
-    fn cmp(&self, other: &Entry) -> std::cmp::Ordering {
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
         (self.time, self.serial).cmp(&(other.time, other.serial))
     }
 }
@@ -80,7 +80,7 @@ impl fmt::Debug for Action {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) now: Time,
-    queue: BinaryHeap<Reverse<Entry>>,
+    queue: BinaryHeap<Reverse<Scheduled>>,
     serial: u64,
     actions: Vec<Option<Action>>,
     /// Whether an action runs, which must not block.
@@ -92,7 +92,7 @@ pub(super) struct State {
     pub(super) conns: Conns,
     pub(super) programs: Vec<Box<dyn Program>>,
     pub(super) calls: BTreeMap<(usize, Call), ConnId>,
-    pub(super) names: Names,
+    pub(super) names: Dns,
     pub(super) scratch: Vec<u8>,
     pub(super) random: Random,
     pub(super) jitter: Random,
@@ -147,14 +147,14 @@ enum Step {
 }
 
 impl State {
-    pub(super) fn note(&mut self, what: What) {
+    pub(super) fn note(&mut self, what: TraceEvent) {
         self.counts.events += 1;
         self.trace.note(self.now, what);
     }
 
     pub(super) fn schedule(&mut self, time: Time, event: Event) {
         self.serial += 1;
-        self.queue.push(Reverse(Entry { time, serial: self.serial, event }));
+        self.queue.push(Reverse(Scheduled { time, serial: self.serial, event }));
     }
 
     pub(super) fn schedule_action(&mut self, delay: Duration, action: Action) {
@@ -191,7 +191,7 @@ impl State {
                 return self.run(entry.event);
             }
         } else if program.0 == first {
-            self.note(What::Ticks(program.1 as u16));
+            self.note(TraceEvent::Ticks(program.1 as u16));
             let now = self.now;
             self.programs[program.1].tick(now);
             self.carry(program.1);
@@ -213,7 +213,7 @@ impl State {
             Event::GiveUp { conn, epoch } => self.give_up(conn, epoch),
             Event::Action(index) => {
                 if let Some(action) = self.actions.get_mut(index as usize).and_then(Option::take) {
-                    self.note(What::Action(index));
+                    self.note(TraceEvent::Action(index));
                     return Step::Act(index, action);
                 }
             }
@@ -266,7 +266,7 @@ impl World {
             conns: Conns::default(),
             programs: Vec::new(),
             calls: BTreeMap::new(),
-            names: Names::default(),
+            names: Dns::default(),
             scratch: vec![0; 64 << 10],
             random: Random::new(seed, 1),
             jitter: Random::new(seed, 2),
@@ -330,7 +330,7 @@ impl World {
     }
 
     /// Begins a wait that `arm` may find to be over already.
-    pub(super) fn wait(&self, what: For, until: Time, arm: impl FnOnce(&mut State, u16, u64) -> bool) {
+    pub(super) fn wait(&self, what: WaitFor, until: Time, arm: impl FnOnce(&mut State, u16, u64) -> bool) {
         let mut state = self.lock();
         if state.failure.is_some() {
             // A world that has ended; a drop that runs meanwhile gets no second panic.
@@ -347,7 +347,7 @@ impl World {
         let me = self.me(&state);
         state.counts.waits += 1;
         state.waits += 1;
-        if state.waits > MOST_WAITS || state.calls_now > MOST_CALLS {
+        if state.waits > MAX_WAITS || state.calls_now > MAX_CALLS {
             self.fail(state, "no progress: a loop that never waits for a later moment");
         }
         let since = state.now;
@@ -369,7 +369,7 @@ impl World {
             let State { tasks, random, .. } = &mut *state;
             if let Some(next) = tasks.next(random) {
                 if next != me {
-                    state.note(What::Turn(next));
+                    state.note(TraceEvent::Turn(next));
                     self.hand_over(state, me, next);
                 }
                 return;
@@ -441,7 +441,7 @@ impl World {
         loop {
             let State { tasks, random, .. } = &mut *state;
             if let Some(next) = tasks.next(random) {
-                state.note(What::Turn(next));
+                state.note(TraceEvent::Turn(next));
                 return state.tasks.get(next).turn.give();
             }
             match state.step(&self.clock) {
@@ -462,10 +462,10 @@ impl World {
     }
 
     pub(super) fn join(&self, task: u16) {
-        self.wait(For::Task(task), Time::NEVER, |state, _, _| state.tasks.is_done(task));
+        self.wait(WaitFor::Task(task), Time::NEVER, |state, _, _| state.tasks.is_done(task));
     }
 
-    pub(super) fn sleep_until(&self, until: Time, what: For) {
+    pub(super) fn sleep_until(&self, until: Time, what: WaitFor) {
         self.wait(what, until, |_, _, _| false);
     }
 

@@ -172,7 +172,7 @@ impl Chance {
         self.next().checked_rem(end).unwrap_or(0)
     }
 
-    /// Whether something happens that does so this many times in a thousand.
+    /// Returns whether something happens that does so this many times in a thousand.
     pub(super) fn happens(&mut self, per_mille: u32) -> bool {
         per_mille > 0 && self.below(1000) < per_mille.into()
     }

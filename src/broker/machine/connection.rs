@@ -22,7 +22,7 @@ use crate::protocol::frame::{FrameHeader, HEADER_LEN, Kind, MAX_REQUEST, PING};
 const MAX_SILENT: usize = 64;
 
 /// Bytes of a request's memory that are kept for the next one.
-const KEPT: usize = 64 << 10;
+const KEPT_INPUT: usize = 64 << 10;
 
 /// The shortest time between two looks for the silence of a connection that is busy.
 const LOOK: Duration = Duration::from_millis(1);
@@ -158,7 +158,7 @@ impl Machine {
         }
     }
 
-    /// Whether a node reads from a connection. While it does not, what arrives stays with the transport.
+    /// Returns whether a node reads from a connection. While it does not, what arrives stays with the transport.
     pub(crate) fn reads(&self, conn: Conn) -> bool {
         let paused = self.nodes.get(conn.node).is_none_or(|node| node.paused);
         !paused && self.conns.get(&conn).is_some_and(|connection| connection.closing == Closing::No)
@@ -200,7 +200,7 @@ impl Machine {
         // While a large request still comes nothing is moved, or it would cost the square of its length.
         if done > 0 {
             input.drain(..done.min(input.len()));
-            input.shrink_to(KEPT.max(input.len()));
+            input.shrink_to(KEPT_INPUT.max(input.len()));
         }
         connection.input = input;
         if connection.ended {
@@ -313,7 +313,7 @@ impl Machine {
         self.make_ready(conn);
     }
 
-    /// Whether the connection ends at once, without what the transport has pulled and not sent.
+    /// Returns whether the connection ends at once, without what the transport has pulled and not sent.
     pub(crate) fn is_torn(&self, conn: Conn) -> bool {
         self.conns.get(&conn).is_some_and(|connection| matches!(connection.closing, Closing::Torn(_)))
     }

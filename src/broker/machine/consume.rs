@@ -66,8 +66,8 @@ impl Machine {
                         answer
                     }
                     Found::End(answer, start) => {
-                        let deaf = self.leadership(&topic.name, wanted.partition, conn.node) != Leadership::Here;
-                        slots.push(WaitSlot::new(Arc::clone(&topic.name), wanted.partition, start, deaf));
+                        let never_woken = self.leadership(&topic.name, wanted.partition, conn.node) != Leadership::Here;
+                        slots.push(WaitSlot::new(Arc::clone(&topic.name), wanted.partition, start, never_woken));
                         answer
                     }
                 };

@@ -1,14 +1,14 @@
 //! A partition's log at one node: its segments, and the numbers in them (reference, sections 5.4, 5.8 and 6.5).
 
 use super::Layout;
-use super::segment::{Bundle, Chunk, Segment};
+use super::segment::{Chunk, Segment, StoredBundle};
 
 /// A segment's numbers are kept as distances from its first one; a larger distance kills a server.
 const MAX_DISTANCE: u64 = i32::MAX as u64;
 
 /// Where a bundle was stored.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stretch {
+pub(super) struct StoredAt {
     pub(super) segment: u64,
     pub(super) at: u64,
     pub(super) len: u64,
@@ -31,7 +31,7 @@ pub(super) enum Lookup {
 
 /// Why a bundle was not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum AppendError {
     /// A number that is not above the last one, or a range that runs backwards.
     Number,
     /// A server dies of it.
@@ -43,7 +43,7 @@ pub(crate) enum Refused {
 pub(super) struct Log {
     segments: Vec<Segment>,
     /// How many segments there have been.
-    made: u64,
+    segments_made: u64,
     /// 0 if there never was a message.
     pub(super) first_available: u64,
     /// Last number assigned.
@@ -59,36 +59,36 @@ impl Log {
     /// are not above `floor`.
     pub(super) fn append(
         &mut self,
-        bundle: &Bundle,
+        bundle: &StoredBundle,
         first_seq: u64,
         floor: u64,
         layout: Layout,
-    ) -> Result<Stretch, Refused> {
+    ) -> Result<StoredAt, AppendError> {
         let head = bundle.head;
         let (first, last) = match head.sparse {
-            Some((first, last)) if last < first => return Err(Refused::Number),
+            Some((first, last)) if last < first => return Err(AppendError::Number),
             Some(range) => range,
             None => {
                 let first = if first_seq == 0 { self.last + 1 } else { first_seq };
-                (first, first.checked_add(u64::from(head.count) - 1).ok_or(Refused::Number)?)
+                (first, first.checked_add(u64::from(head.count) - 1).ok_or(AppendError::Number)?)
             }
         };
         if first <= floor || last == u64::MAX {
-            return Err(Refused::Number);
+            return Err(AppendError::Number);
         }
         if self.must_roll(layout) {
             self.roll(first);
         } else if let Some(active) = self.segments.last() {
             if head.sparse.is_some() && last.saturating_sub(active.base) > MAX_DISTANCE {
-                return Err(Refused::Deadly("a sparse bundle 2^31 or more above its segment's first number"));
+                return Err(AppendError::Deadly("a sparse bundle 2^31 or more above its segment's first number"));
             }
         }
-        let Some(active) = self.segments.last_mut() else { return Err(Refused::Number) };
+        let Some(active) = self.segments.last_mut() else { return Err(AppendError::Number) };
         let (at, len) = active.push(first, last, bundle.clone(), layout.index_interval);
         let segment = active.id;
         self.last = last;
         self.mark = first.wrapping_add(u64::from(head.count & 0xffff)).wrapping_sub(1);
-        Ok(Stretch { segment, at, len, base: first, last, sparse: head.sparse.is_some() })
+        Ok(StoredAt { segment, at, len, base: first, last, sparse: head.sparse.is_some() })
     }
 
     fn must_roll(&self, layout: Layout) -> bool {
@@ -106,35 +106,40 @@ impl Log {
             self.first_available = first;
         }
         self.closed = false;
-        self.segments.push(Segment::new(self.made, first));
-        self.made += 1;
+        self.segments.push(Segment::new(self.segments_made, first));
+        self.segments_made += 1;
     }
 
     /// Stores dense bundles `times` over, in a segment of its own that holds them once.
-    pub(super) fn append_repeated(&mut self, bundles: &[Bundle], times: u64, layout: Layout) -> Result<(), Refused> {
+    pub(super) fn append_repeated(
+        &mut self,
+        bundles: &[StoredBundle],
+        times: u64,
+        layout: Layout,
+    ) -> Result<(), AppendError> {
         let base = self.last + 1;
-        let mut segment = Segment::new(self.made, base);
+        let mut segment = Segment::new(self.segments_made, base);
         let mut next = base;
         for bundle in bundles {
             if bundle.head.sparse.is_some() {
-                return Err(Refused::Number);
+                return Err(AppendError::Number);
             }
             let after = bundle.head.next(next);
             segment.push(next, after - 1, bundle.clone(), layout.index_interval);
             next = after;
         }
         if times == 0 || segment.set.is_empty() {
-            return Err(Refused::Number);
+            return Err(AppendError::Number);
         }
         segment.times = times;
         let last = segment.set_span.checked_mul(times).and_then(|span| base.checked_add(span - 1));
-        segment.last = last.filter(|&last| last < u64::MAX).ok_or(Refused::Number)?;
+        segment.last = last.filter(|&last| last < u64::MAX).ok_or(AppendError::Number)?;
         (self.last, self.mark) = (segment.last, segment.last);
         if self.first_available == 0 {
             self.first_available = base;
         }
         self.closed = true;
-        self.made += 1;
+        self.segments_made += 1;
         self.segments.push(segment);
         Ok(())
     }
@@ -170,14 +175,14 @@ impl Log {
     }
 
     /// What lies at a place it named before, as far as it is still there.
-    pub(super) fn chunk(&self, stretch: &Stretch) -> Option<Chunk> {
+    pub(super) fn chunk(&self, stretch: &StoredAt) -> Option<Chunk> {
         let segment = self.segments.iter().rev().find(|segment| segment.id == stretch.segment)?;
         Some(segment.chunk(stretch.at, stretch.len, stretch.base, stretch.sparse))
     }
 
     /// What a replica is sent that has everything up to `seq`: bundles, the first of which may begin at or below it, each
     /// with the number it begins with.
-    pub(super) fn after(&self, seq: u64) -> impl Iterator<Item = (u64, &Bundle)> {
+    pub(super) fn after(&self, seq: u64) -> impl Iterator<Item = (u64, &StoredBundle)> {
         let segments = self.segments.iter().skip_while(move |segment| segment.last <= seq);
         let bundles = segments.flat_map(move |segment| {
             let entry = segment.entries_while(|entry, _| entry <= seq).saturating_sub(1);
@@ -187,7 +192,7 @@ impl Log {
     }
 
     /// All bundles in the order of the file, each with the number it begins with as readers count.
-    pub(super) fn bundles(&self) -> impl Iterator<Item = (u64, &Bundle)> {
+    pub(super) fn bundles(&self) -> impl Iterator<Item = (u64, &StoredBundle)> {
         self.segments.iter().flat_map(Segment::bundles)
     }
 
@@ -201,7 +206,8 @@ impl Log {
 
     /// Lets go of every bundle with a number above `last`.
     pub(super) fn truncate_back(&mut self, last: u64, layout: Layout) {
-        let mut shorter = Log { first_available: self.first_available, made: self.made, ..Log::default() };
+        let mut shorter =
+            Log { first_available: self.first_available, segments_made: self.segments_made, ..Log::default() };
         // A segment is closed by hand here, never by its size.
         let whole = Layout { segment_bytes: u64::MAX, ..layout };
         for segment in &self.segments {
@@ -227,21 +233,21 @@ impl Log {
     }
 
     /// Puts `bundles` in the place of the closed segments, as compaction does: the first number available stays what it was.
-    pub(super) fn compact(&mut self, bundles: &[Bundle], layout: Layout) -> Result<(), Refused> {
-        let mut front = Log { made: self.made, ..Log::default() };
+    pub(super) fn compact(&mut self, bundles: &[StoredBundle], layout: Layout) -> Result<(), AppendError> {
+        let mut front = Log { segments_made: self.segments_made, ..Log::default() };
         for bundle in bundles {
             front.append(bundle, 0, front.last, Layout { segment_bytes: u64::MAX, ..layout })?;
         }
         let active = self.segments.pop();
         self.segments = front.segments;
-        self.made = front.made;
+        self.segments_made = front.segments_made;
         self.segments.extend(active);
         Ok(())
     }
 
     /// Empties it: its next message is number 1 again.
     pub(super) fn clear(&mut self) {
-        *self = Log { made: self.made, ..Log::default() };
+        *self = Log { segments_made: self.segments_made, ..Log::default() };
     }
 
     /// Opens it as a new process does: the mark of empty answers is right again.
@@ -257,7 +263,7 @@ mod tests {
 
     const LAYOUT: Layout = Layout { segment_bytes: 1 << 30, index_interval: 4096 };
 
-    fn bundle(count: u8, payload: usize) -> Bundle {
+    fn bundle(count: u8, payload: usize) -> StoredBundle {
         let mut builder = BundleBuilder::default();
         let payload = vec![b'x'; payload];
         for _ in 0..count {
@@ -265,10 +271,10 @@ mod tests {
         }
         let mut out = Vec::new();
         builder.finish(Compression::None, &mut out).unwrap();
-        Bundle::new(&out).unwrap()
+        StoredBundle::new(&out).unwrap()
     }
 
-    fn append(log: &mut Log, bundle: &Bundle, layout: Layout) -> Result<Stretch, Refused> {
+    fn append(log: &mut Log, bundle: &StoredBundle, layout: Layout) -> Result<StoredAt, AppendError> {
         log.append(bundle, 0, log.last, layout)
     }
 
@@ -302,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_repeated_set_reads_like_the_same_bundles_one_by_one() {
-        let set: Vec<Bundle> = (1..=20).map(|n| bundle(n, 40 * usize::from(n))).collect();
+        let set: Vec<StoredBundle> = (1..=20).map(|n| bundle(n, 40 * usize::from(n))).collect();
         let mut repeated = Log::default();
         repeated.append_repeated(&set, 5, LAYOUT).unwrap();
         let mut plain = Log::default();
@@ -334,13 +340,13 @@ mod tests {
             sparse.push_at(seq, &RawMessage { timestamp_ms: 1, key: None, payload: &payload }).unwrap();
             let mut out = Vec::new();
             sparse.finish(Compression::None, &mut out).unwrap();
-            Bundle::new(&out).unwrap()
+            StoredBundle::new(&out).unwrap()
         };
         for seq in [5, 10, 20] {
             append(&mut log, &one(seq), layout).unwrap();
         }
         assert_eq!(log.segments.len(), 3);
-        assert_eq!(append(&mut log, &one(20), layout).unwrap_err(), Refused::Number);
+        assert_eq!(append(&mut log, &one(20), layout).unwrap_err(), AppendError::Number);
         assert_eq!((log.first_available, log.last, log.mark), (5, 20, 20));
         assert!(matches!(log.find(4, 10, false), Lookup::OutOfRange));
         assert!(matches!(log.find(22, 10, false), Lookup::OutOfRange));

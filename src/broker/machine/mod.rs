@@ -36,7 +36,7 @@ mod produce;
 mod replication;
 mod schedule;
 mod segment;
-mod shelf;
+mod test_access;
 #[cfg(test)]
 mod tests;
 mod waits;
@@ -57,8 +57,8 @@ use crate::protocol::{DecodeError, DecodeFault};
 
 use behaviour::Chance;
 pub(crate) use behaviour::{Behaviour, ClusterOptions, FailOver, Layout, Options};
-pub(crate) use log::Refused;
-pub(crate) use shelf::Appended;
+pub(crate) use log::AppendError;
+pub(crate) use test_access::Appended;
 
 /// A connection: its node, and which of that node's connections it is, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,14 +117,14 @@ pub(crate) struct Machine {
     /// Produce requests that wait for acknowledgements.
     unconfirmed: BTreeMap<u64, Unconfirmed>,
     /// Waits and produce requests there ever were.
-    made: u64,
+    last_id: u64,
     schedule: Schedule,
     chance: Chance,
     killed_by: Option<String>,
     /// How often a fetch of this client for a partition and this number has killed a node.
     fetch_deaths: BTreeMap<(Arc<str>, Arc<str>, u16), BTreeMap<u64, u64>>,
     /// How often leaders have changed and topics were made.
-    moves: u64,
+    leader_changes: u64,
     journal: VecDeque<Appended>,
 }
 
@@ -151,11 +151,11 @@ impl Machine {
             announced: BTreeSet::new(),
             waits: BTreeMap::new(),
             unconfirmed: BTreeMap::new(),
-            made: 0,
+            last_id: 0,
             schedule: Schedule::default(),
             killed_by: None,
             fetch_deaths: BTreeMap::new(),
-            moves: 0,
+            leader_changes: 0,
             journal: VecDeque::new(),
         }
     }
@@ -208,8 +208,8 @@ impl Machine {
 
     /// A number for a wait or a produce request.
     fn next_id(&mut self) -> u64 {
-        self.made += 1;
-        self.made
+        self.last_id += 1;
+        self.last_id
     }
 
     /// Notes a request that kills a real node; with [`Behaviour::deadly`] it kills this one too.

@@ -107,7 +107,7 @@ impl Machine {
         self.nodes.get(node).is_some_and(Node::is_alive)
     }
 
-    /// Whether two nodes reach each other.
+    /// Returns whether two nodes reach each other.
     pub(super) fn are_connected(&self, one: usize, other: usize) -> bool {
         [one, other].iter().all(|&node| self.nodes.get(node).is_some_and(|node| node.is_alive() && !node.isolated))
     }
@@ -117,12 +117,12 @@ impl Machine {
         self.nodes.get(node).map(Node::addr)
     }
 
-    /// Whether a connection to the node is opened; if not it is refused.
+    /// Returns whether a connection to the node is opened; if not it is refused.
     pub(crate) fn listens(&self, node: usize) -> bool {
         self.nodes.get(node).is_some_and(|node| node.listening)
     }
 
-    /// Whether the node accepts connections that its system has opened for it; not while it hangs.
+    /// Returns whether the node accepts connections that its system has opened for it; not while it hangs.
     pub(crate) fn accepts(&self, node: usize) -> bool {
         self.nodes.get(node).is_some_and(|node| node.listening && !node.paused)
     }
@@ -339,7 +339,7 @@ impl Machine {
 
     /// Moves the leadership, and answers what waits at the leader before.
     fn lead(&mut self, topic: &Arc<str>, id: u16, leader: Option<usize>) {
-        self.moves += 1;
+        self.leader_changes += 1;
         let at_once = self.options.behaviour.replication.is_none();
         let deposed = self.partition(topic, id).and_then(|partition| partition.leader);
         let hangs = |node: usize| self.nodes.get(node).is_some_and(|node| node.paused);

@@ -3,8 +3,8 @@
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use super::log::{Log, Refused, Stretch};
-use super::segment::Bundle;
+use super::log::{AppendError, Log, StoredAt};
+use super::segment::StoredBundle;
 use super::{Layout, Machine};
 use crate::net::Time;
 
@@ -149,10 +149,10 @@ impl Partition {
     pub(super) fn append(
         &mut self,
         node: usize,
-        bundle: &Bundle,
+        bundle: &StoredBundle,
         first_seq: u64,
         checks_mark_only: bool,
-    ) -> Option<Result<Stretch, Refused>> {
+    ) -> Option<Result<StoredAt, AppendError>> {
         let layout = self.layout;
         let replica = self.replica_mut(node)?;
         let floor = if checks_mark_only { replica.committed } else { replica.log.last };
@@ -160,7 +160,7 @@ impl Partition {
     }
 
     /// Stores what the log of `node` has taken everywhere else too, at once and as it is.
-    pub(super) fn copy_to_all(&mut self, node: usize, bundle: &Bundle, stored: &Stretch) {
+    pub(super) fn copy_to_all(&mut self, node: usize, bundle: &StoredBundle, stored: &StoredAt) {
         let layout = self.layout;
         for replica in self.replicas.iter_mut().filter(|replica| replica.node != node) {
             // Refused only by a copy that differs already, which none does here.
@@ -213,7 +213,7 @@ impl Machine {
         let copies = |id: u16| (0..factor).map(|n| (usize::from(id) + n) % nodes).collect();
         let partitions = (0..partitions).map(|id| Partition::new(layout, copies(id))).collect();
         self.topics.insert(name.into(), Topic { partitions, factor });
-        self.moves += 1;
+        self.leader_changes += 1;
         true
     }
 
@@ -223,10 +223,10 @@ impl Machine {
         let Some(topic) = self.topics.get_mut(name) else { return };
         let copies = (0..topic.factor).map(|n| (topic.partitions.len() + n) % nodes).collect();
         topic.partitions.push(Partition::new(layout, copies));
-        self.moves += 1;
+        self.leader_changes += 1;
     }
 
-    /// Whether `node` leads a partition, or who does. A partition that does not exist has no leader.
+    /// Returns whether `node` leads a partition, or who does. A partition that does not exist has no leader.
     pub(super) fn leadership(&self, topic: &str, partition: u16, node: usize) -> Leadership {
         let Some(partition) = self.partition(topic, partition) else { return Leadership::Nobody };
         if self.now < partition.electing_until {

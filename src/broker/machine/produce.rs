@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::answer::Part;
 use super::connection::HangUp;
-use super::log::Refused;
+use super::log::AppendError;
 use super::partition::Leadership;
 use super::schedule::{Event, Ticket};
-use super::segment::Bundle;
+use super::segment::StoredBundle;
 use super::{Conn, Machine, lenient};
 use crate::broker::BrokerFault;
 use crate::protocol::frame::Kind;
@@ -135,10 +135,10 @@ impl Machine {
             return Ok((ProduceCode::Stored, None));
         }
         partition.open = true;
-        let bundle = Bundle::new(entry.bundle).map_err(Refused::Deadly);
+        let bundle = StoredBundle::new(entry.bundle).map_err(AppendError::Deadly);
         let appended = bundle.and_then(|bundle| {
             let stretch = partition.append(node, &bundle, entry.first_seq, checks_mark_only);
-            stretch.unwrap_or(Err(Refused::Number)).map(|stretch| (bundle, stretch))
+            stretch.unwrap_or(Err(AppendError::Number)).map(|stretch| (bundle, stretch))
         });
         match appended {
             Ok((bundle, stretch)) => {
@@ -147,8 +147,8 @@ impl Machine {
                 self.arrived(topic, id, node, &stretch);
                 Ok((ProduceCode::Stored, (wanted > 0).then_some(stretch.last)))
             }
-            Err(Refused::Number) => Ok((ProduceCode::InvalidSeq, None)),
-            Err(Refused::Deadly(reason)) => {
+            Err(AppendError::Number) => Ok((ProduceCode::InvalidSeq, None)),
+            Err(AppendError::Deadly(reason)) => {
                 self.deadly(node, reason);
                 Err(HangUp)
             }
@@ -194,7 +194,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Whether all peers in sync have confirmed, for which a server waits whatever the number of acks.
+    /// Returns whether all peers in sync have confirmed, for which a server waits whatever the number of acks.
     fn is_confirmed(&self, node: usize, stored: &Stored) -> bool {
         let Some(partition) = self.partition(&stored.topic, stored.partition) else { return false };
         let (confirmed, peers) = self.confirmations(partition, stored.last);

@@ -11,10 +11,10 @@
 use std::sync::Arc;
 
 use super::Machine;
-use super::log::{Log, Stretch};
+use super::log::{Log, StoredAt};
 use super::partition::Partition;
 use super::schedule::Event;
-use super::segment::Bundle;
+use super::segment::StoredBundle;
 use crate::net::Time;
 use crate::protocol::bundle::{BundleBuilder, Compression, RawMessage, unpack};
 
@@ -23,7 +23,14 @@ const FETCH: usize = 2048;
 
 impl Machine {
     /// What a leader has stored is on its way to the replicas.
-    pub(super) fn replicate(&mut self, topic: &Arc<str>, id: u16, leader: usize, bundle: &Bundle, stored: &Stretch) {
+    pub(super) fn replicate(
+        &mut self,
+        topic: &Arc<str>,
+        id: u16,
+        leader: usize,
+        bundle: &StoredBundle,
+        stored: &StoredAt,
+    ) {
         if self.options.behaviour.replication.is_some() {
             self.kick(topic, id);
             return;
@@ -198,18 +205,18 @@ fn confirms(partition: &Partition, alive: &[bool], node: usize) -> u64 {
 }
 
 /// What a replica takes that has everything up to `seq`, in the bundles it makes of it: each with the number it begins with.
-fn taken(log: &Log, seq: u64, most: usize, rebundle: usize) -> Vec<(u64, Bundle)> {
+fn taken(log: &Log, seq: u64, most: usize, rebundle: usize) -> Vec<(u64, StoredBundle)> {
     if rebundle == 0 {
         return log.after(seq).take(most).map(|(base, bundle)| (base, bundle.clone())).collect();
     }
     let mut out = Vec::new();
     let mut group = BundleBuilder::default();
     let mut left = most;
-    let finish = |group: &mut BundleBuilder, out: &mut Vec<(u64, Bundle)>| {
+    let finish = |group: &mut BundleBuilder, out: &mut Vec<(u64, StoredBundle)>| {
         let Some((first, _)) = group.sparse_range() else { return };
         let mut bytes = Vec::new();
         if group.finish(Compression::Auto, &mut bytes).is_ok() {
-            out.extend(Bundle::new(&bytes).ok().map(|bundle| (first, bundle)));
+            out.extend(StoredBundle::new(&bytes).ok().map(|bundle| (first, bundle)));
         }
     };
     for (base, bundle) in log.after(seq) {

@@ -54,20 +54,20 @@ impl Head {
 
 /// A bundle as it is stored.
 #[derive(Debug, Clone)]
-pub(super) struct Bundle {
+pub(super) struct StoredBundle {
     pub(super) head: Head,
     /// With its length prefix.
     bytes: Arc<[u8]>,
 }
 
-impl Bundle {
+impl StoredBundle {
     /// Takes a bundle as a server does; the error is what a server dies of.
-    pub(super) fn new(bundle: &[u8]) -> Result<Bundle, &'static str> {
+    pub(super) fn new(bundle: &[u8]) -> Result<StoredBundle, &'static str> {
         let head = Head::decode(bundle)?;
         let mut bytes = Vec::with_capacity(varint::MAX_LEN + bundle.len());
         varint::encode(u32::try_from(bundle.len()).unwrap_or(u32::MAX), &mut bytes);
         bytes.extend_from_slice(bundle);
-        Ok(Bundle { head, bytes: bytes.into() })
+        Ok(StoredBundle { head, bytes: bytes.into() })
     }
 
     /// Without its length prefix.
@@ -89,7 +89,7 @@ impl Bundle {
 pub(super) struct Stored {
     /// Where it begins in its segment, length prefix included.
     pub(super) at: u64,
-    bundle: Bundle,
+    bundle: StoredBundle,
 }
 
 /// Some bundles of a segment, one after the other. An answer under way shares them with the log, which continues in a copy of
@@ -164,7 +164,7 @@ impl Segment {
     }
 
     /// All bundles as they lie in the file, each with the number it begins with as readers count.
-    pub(super) fn bundles(&self) -> impl Iterator<Item = (u64, &Bundle)> {
+    pub(super) fn bundles(&self) -> impl Iterator<Item = (u64, &StoredBundle)> {
         let all = (0..self.times).flat_map(|_| self.set.iter().flat_map(|block| block.iter()));
         all.scan(self.base, |next, stored| {
             let base = stored.bundle.head.sparse.map_or(*next, |(first, _)| first);
@@ -174,7 +174,7 @@ impl Segment {
     }
 
     /// The bundles from the one on that covers the byte `at`, to the segment's end.
-    fn walk(&self, at: u64) -> impl Iterator<Item = &Bundle> {
+    fn walk(&self, at: u64) -> impl Iterator<Item = &StoredBundle> {
         let (block, inside) = self.place(at);
         let mut left = self.len().saturating_sub(at);
         let mut blocks = self.set.iter().cycle().skip(block);
@@ -188,7 +188,7 @@ impl Segment {
     }
 
     /// As [`bundles`](Segment::bundles), from an index entry on.
-    pub(super) fn bundles_from(&self, (number, at): (u64, u64)) -> impl Iterator<Item = (u64, &Bundle)> {
+    pub(super) fn bundles_from(&self, (number, at): (u64, u64)) -> impl Iterator<Item = (u64, &StoredBundle)> {
         self.walk(at).scan(number, |next, bundle| {
             let base = bundle.head.sparse.map_or(*next, |(first, _)| first);
             *next = bundle.head.next(*next);
@@ -196,7 +196,7 @@ impl Segment {
         })
     }
 
-    pub(super) fn push(&mut self, first: u64, last: u64, bundle: Bundle, interval: u64) -> (u64, u64) {
+    pub(super) fn push(&mut self, first: u64, last: u64, bundle: StoredBundle, interval: u64) -> (u64, u64) {
         let (at, len) = (self.set_len, bundle.len());
         if self.set.is_empty() || self.since > interval {
             self.index.push((first.saturating_sub(self.base), at));

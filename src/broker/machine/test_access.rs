@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::log::{Log, Refused, Stretch};
+use super::log::{AppendError, Log, StoredAt};
 use super::partition::Partition;
 use super::replication::{copy, with_messages};
-use super::segment::Bundle;
+use super::segment::StoredBundle;
 use super::{Layout, Machine};
 use crate::net::Time;
 
@@ -23,21 +23,28 @@ pub(crate) struct Appended {
 }
 
 impl Machine {
-    pub(super) fn note(&mut self, node: usize, topic: &Arc<str>, partition: u16, bundle: &Bundle, stored: &Stretch) {
+    pub(super) fn note(
+        &mut self,
+        node: usize,
+        topic: &Arc<str>,
+        partition: u16,
+        bundle: &StoredBundle,
+        stored: &StoredAt,
+    ) {
         if self.options.journal {
             let (topic, bundle) = (Arc::clone(topic), bundle.shared());
             self.journal.push_back(Appended { at: self.now, node, topic, partition, first: stored.base, bundle });
         }
     }
 
-    /// Whether there is something new to ask for, in the journal, or in who leads since leaders had changed this often.
-    pub(crate) fn news(&self, moves: u64) -> bool {
-        !self.journal.is_empty() || self.moves != moves
+    /// Returns whether there is something new to ask for, in the journal, or in who leads since leaders had changed this often.
+    pub(crate) fn has_news(&self, leader_changes: u64) -> bool {
+        !self.journal.is_empty() || self.leader_changes != leader_changes
     }
 
     /// How often leaders have changed and topics were made.
-    pub(crate) fn moves(&self) -> u64 {
-        self.moves
+    pub(crate) fn leader_changes(&self) -> u64 {
+        self.leader_changes
     }
 
     /// The oldest bundle stored by request that was not asked for yet, if the options say that they are noted.
@@ -53,13 +60,13 @@ impl Machine {
         id: u16,
         first: u64,
         bundle: &[u8],
-    ) -> Option<Result<u64, Refused>> {
+    ) -> Option<Result<u64, AppendError>> {
         self.at(now);
         let leader = self.partition(topic, id)?.seen_from(self.partition(topic, id)?.leader.unwrap_or(0))?.node;
         let partition = self.partition_mut(topic, id)?;
-        let bundle = match Bundle::new(bundle) {
+        let bundle = match StoredBundle::new(bundle) {
             Ok(bundle) => bundle,
-            Err(reason) => return Some(Err(Refused::Deadly(reason))),
+            Err(reason) => return Some(Err(AppendError::Deadly(reason))),
         };
         let stored = match partition.append(leader, &bundle, first, false)? {
             Ok(stored) => stored,
@@ -73,7 +80,7 @@ impl Machine {
     }
 
     /// Brings all copies to the end of the leader's.
-    fn complete_all(&mut self, topic: &str, id: u16, leader: usize, bundle: &Bundle, stored: &Stretch) {
+    fn complete_all(&mut self, topic: &str, id: u16, leader: usize, bundle: &StoredBundle, stored: &StoredAt) {
         let rebundle = self.options.behaviour.replication.as_ref().map(|replication| replication.rebundle);
         let Some(partition) = self.partition_mut(topic, id) else { return };
         match rebundle {
@@ -108,11 +115,11 @@ impl Machine {
         id: u16,
         bundles: &[&[u8]],
         times: u64,
-    ) -> Option<Result<(), Refused>> {
-        let bundles: Result<Vec<Bundle>, _> = bundles.iter().map(|bundle| Bundle::new(bundle)).collect();
+    ) -> Option<Result<(), AppendError>> {
+        let bundles: Result<Vec<StoredBundle>, _> = bundles.iter().map(|bundle| StoredBundle::new(bundle)).collect();
         match bundles {
             Ok(bundles) => self.change(topic, id, |log, layout| log.append_repeated(&bundles, times, layout)),
-            Err(reason) => Some(Err(Refused::Deadly(reason))),
+            Err(reason) => Some(Err(AppendError::Deadly(reason))),
         }
     }
 
@@ -128,11 +135,11 @@ impl Machine {
         self.change(topic, id, |log, _| log.close_segment())
     }
 
-    pub(crate) fn compact(&mut self, topic: &str, id: u16, bundles: &[&[u8]]) -> Option<Result<(), Refused>> {
-        let bundles: Result<Vec<Bundle>, _> = bundles.iter().map(|bundle| Bundle::new(bundle)).collect();
+    pub(crate) fn compact(&mut self, topic: &str, id: u16, bundles: &[&[u8]]) -> Option<Result<(), AppendError>> {
+        let bundles: Result<Vec<StoredBundle>, _> = bundles.iter().map(|bundle| StoredBundle::new(bundle)).collect();
         match bundles {
             Ok(bundles) => self.change(topic, id, |log, layout| log.compact(&bundles, layout)),
-            Err(reason) => Some(Err(Refused::Deadly(reason))),
+            Err(reason) => Some(Err(AppendError::Deadly(reason))),
         }
     }
 
@@ -207,8 +214,8 @@ impl Machine {
         Some(self.partition(topic, id)?.replica(node)?.log.last)
     }
 
-    /// Whether a node that has stored a number since then may say that it is stored: another replica has it too, or the node
-    /// promises it alone, as the only one in sync, or with a log that it has opened since and takes for committed.
+    /// Returns whether a node that has stored a number since then may say that it is stored. Another replica has it too, or the
+    /// node promises it alone: as the only one in sync, or with a log that it has opened since and takes for committed.
     pub(crate) fn may_confirm(&self, node: usize, topic: &str, id: u16, seq: u64, since: Time) -> bool {
         let Some(partition) = self.partition(topic, id) else { return false };
         let opened = self.nodes.get(node).map_or(Time::ZERO, |node| node.opened);
@@ -225,7 +232,7 @@ impl Machine {
     }
 }
 
-fn holds(bundle: &Bundle, base: u64, seq: u64) -> bool {
+fn holds(bundle: &StoredBundle, base: u64, seq: u64) -> bool {
     let next = bundle.head.next(base);
     if !(base..next).contains(&seq) || u64::from(bundle.head.count) == next - base {
         return (base..next).contains(&seq);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::Part;
-use super::log::{Log, Stretch};
+use super::log::{Log, StoredAt};
 use super::partition::Partition;
 use super::schedule::{Event, Ticket};
 use super::{Conn, Machine};
@@ -35,14 +35,14 @@ pub(super) struct WaitSlot {
     /// In a cluster, the number an answer with data begins with here.
     start: Option<u64>,
     /// Whether it waits at a replica, where nothing wakes it.
-    deaf: bool,
+    never_woken: bool,
     /// What arrived, if anything did.
-    arrived: Option<Stretch>,
+    arrived: Option<StoredAt>,
 }
 
 impl WaitSlot {
-    pub(super) fn new(topic: Arc<str>, partition: u16, start: Option<u64>, deaf: bool) -> WaitSlot {
-        WaitSlot { topic, partition, start, deaf, arrived: None }
+    pub(super) fn new(topic: Arc<str>, partition: u16, start: Option<u64>, never_woken: bool) -> WaitSlot {
+        WaitSlot { topic, partition, start, never_woken, arrived: None }
     }
 }
 
@@ -52,7 +52,7 @@ impl Machine {
             return;
         }
         let id = self.next_id();
-        for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| !slot.deaf) {
+        for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| !slot.never_woken) {
             if let Some(partition) = self.partition_mut(&slot.topic, slot.partition) {
                 partition.waiting.push((id, index));
             }
@@ -107,11 +107,11 @@ impl Machine {
         let mut header = FetchHeader { request_id: wait.request_id, topics: Vec::new() };
         let mut chunks = Vec::new();
         for slot in wait.slots {
-            let seen = self.partition(&slot.topic, slot.partition).filter(|_| !slot.deaf);
+            let seen = self.partition(&slot.topic, slot.partition).filter(|_| !slot.never_woken);
             let log = seen.and_then(|partition| Some(&partition.replica(wait.conn.node)?.log));
             let (mark, last) = self.marks(seen, wait.conn.node);
             let arrived = slot.arrived.filter(|_| with_data).zip(log);
-            let arrived = arrived.and_then(|(stretch, log): (Stretch, &Log)| log.chunk(&stretch));
+            let arrived = arrived.and_then(|(stretch, log): (StoredAt, &Log)| log.chunk(&stretch));
             let (base, len) = arrived.as_ref().map_or((0, 0), |chunk| (chunk.base, chunk.len()));
             let base = slot.start.filter(|_| with_data).unwrap_or(base);
             let answer = PartitionAnswer::Data {
@@ -149,7 +149,7 @@ impl Machine {
     }
 
     /// Tells the requests that wait at a node for a partition of a bundle that was stored there.
-    pub(super) fn arrived(&mut self, topic: &str, partition: u16, node: usize, stored: &Stretch) {
+    pub(super) fn arrived(&mut self, topic: &str, partition: u16, node: usize, stored: &StoredAt) {
         let Some(waiting) = self.partition(topic, partition).map(|partition| &partition.waiting) else { return };
         if waiting.is_empty() {
             return;
@@ -185,7 +185,7 @@ impl Machine {
         }
     }
 
-    /// Whether the answer would have an empty piece of a file in it, of which nodes of a cluster die.
+    /// Returns whether the answer would have an empty piece of a file in it, of which nodes of a cluster die.
     fn sends_nothing(&self, id: u64) -> bool {
         let Some(wait) = self.waits.get(&id).filter(|_| self.cluster.is_some()) else { return false };
         let holds = |slot: &WaitSlot| {
@@ -194,6 +194,6 @@ impl Machine {
                 .and_then(|partition| partition.replica(wait.conn.node))
                 .is_some_and(|replica| replica.log.last > 0)
         };
-        wait.slots.iter().any(|slot| slot.arrived.is_none() && !slot.deaf && holds(slot))
+        wait.slots.iter().any(|slot| slot.arrived.is_none() && !slot.never_woken && holds(slot))
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::nodes::{Nodes, PORT, place};
+use super::nodes::{PORT, SimulatedNodes, place};
 use super::{Counts, Simulation, Task};
 use crate::broker::host::Host;
 use crate::broker::machine::{ClusterOptions, Machine};
@@ -19,7 +19,7 @@ use model::Model;
 pub use model::Property;
 use plan::worlds::World;
 use plan::{Plan, Role, SILENT};
-use tasks::Desk;
+use tasks::TaskContext;
 
 /// Everything is through this long after the last trouble: a cluster settles, the longest pause and the longest wait for
 /// messages end. To that come the client's own time-outs, for connections that fell silent.
@@ -39,7 +39,7 @@ const STALE_CONNECTIONS: u64 = 16;
 /// Connections to nobody that a program may begin: one for each channel that knows no better address yet.
 const TO_NOBODY: u64 = 3;
 /// Bytes that reading reserves: up to two blocks, to which comes as much again as there is already.
-const MOST_ROOM: usize = 2 << 20;
+const MAX_ROOM: usize = 2 << 20;
 /// Connections a second that a task may begin to open, whatever goes wrong.
 const CONNECTIONS: u64 = 6;
 
@@ -56,7 +56,7 @@ pub struct Report {
     pub counts: BTreeMap<&'static str, u64>,
 }
 
-fn requests(nodes: &Nodes, count: usize) -> u64 {
+fn requests(nodes: &SimulatedNodes, count: usize) -> u64 {
     let mut all = 0;
     nodes.look(&mut |machine: &Machine| all = (0..count).map(|node| machine.stats(node).all_requests()).sum());
     all
@@ -121,7 +121,7 @@ fn run_plan(seed: u64, plan: Plan, until: Option<Duration>) -> Report {
         let observer = model.clone();
         sim.every(Duration::from_secs(3), move || observer.take_first());
     }
-    let desk = Desk {
+    let cx = TaskContext {
         sim: sim.clone(),
         model: model.clone(),
         plan: plan.clone(),
@@ -131,14 +131,14 @@ fn run_plan(seed: u64, plan: Plan, until: Option<Duration>) -> Report {
         handles: Arc::default(),
         shared: None,
     };
-    let shared = (plan.world == World::Crowd).then(|| desk.client());
-    let desk = Desk { shared, ..desk };
-    let (workers, consumers) = begin(&sim, &desk);
+    let shared = (plan.world == World::Crowd).then(|| cx.client());
+    let cx = TaskContext { shared, ..cx };
+    let (workers, consumers) = begin(&sim, &cx);
     sim.sleep(plan.work_ends);
-    settle(&sim, &desk, &workers);
-    be_quiet(&sim, &desk, &nodes);
-    desk.over.store(true, Ordering::Relaxed);
-    let handles = desk.handles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    settle(&sim, &cx, &workers);
+    be_quiet(&sim, &cx, &nodes);
+    cx.over.store(true, Ordering::Relaxed);
+    let handles = cx.handles.lock().unwrap_or_else(PoisonError::into_inner).clone();
     handles.iter().for_each(crate::CloseHandle::close);
     workers.into_iter().chain(consumers).for_each(Task::join);
     model.finish();
@@ -150,7 +150,7 @@ fn run_plan(seed: u64, plan: Plan, until: Option<Duration>) -> Report {
     model.count("stale", stale);
     model.count("connections", connections);
     model.count("waits", waits);
-    check_restraint(&sim, &desk, &nodes);
+    check_restraint(&sim, &cx, &nodes);
     Report { hash: sim.trace_hash(), time: sim.now(), requests, counts: model.counts() }
 }
 
@@ -169,67 +169,67 @@ fn most_sockets(plan: &Plan) -> usize {
 }
 
 /// Whatever happened, there was no storm.
-fn check_restraint(sim: &Simulation, desk: &Desk, nodes: &Nodes) {
-    let seconds = sim.now().as_secs().max(1) * desk.plan.roles.len() as u64;
+fn check_restraint(sim: &Simulation, cx: &TaskContext, nodes: &SimulatedNodes) {
+    let seconds = sim.now().as_secs().max(1) * cx.plan.roles.len() as u64;
     let Counts { connections, stale, .. } = sim.counts();
     // Two answers may be awaited on one connection, of which the end is seen after the first.
-    let most = STALE + desk.plan.troubles.len() as u64 / TROUBLES + connections / STALE_CONNECTIONS;
+    let most = STALE + cx.plan.troubles.len() as u64 / TROUBLES + connections / STALE_CONNECTIONS;
     if stale > most {
-        desk.model.violated(Property::Quiet, &format!("{stale} requests were begun on connections that had ended"));
+        cx.model.violated(Property::Quiet, &format!("{stale} requests were begun on connections that had ended"));
     }
     // A request that kills a node is sent twice, and then reported.
-    let (mut deaths, reported) = (0, desk.model.counts().get("deadly").copied().unwrap_or(0));
-    nodes.look(&mut |machine: &Machine| deaths = (0..desk.plan.nodes).map(|node| machine.deaths(node)).sum());
-    if deaths > 2 * (reported + desk.plan.roles.len() as u64) {
+    let (mut deaths, reported) = (0, cx.model.counts().get("deadly").copied().unwrap_or(0));
+    nodes.look(&mut |machine: &Machine| deaths = (0..cx.plan.nodes).map(|node| machine.deaths(node)).sum());
+    if deaths > 2 * (reported + cx.plan.roles.len() as u64) {
         let text = format!("nodes died {deaths} times of requests, of which {reported} were reported");
-        desk.model.violated(Property::Quiet, &text);
+        cx.model.violated(Property::Quiet, &text);
     }
     let excess = sim.excess_of_room();
-    if excess > MOST_ROOM {
+    if excess > MAX_ROOM {
         let text = format!("{excess} bytes of memory beyond twice what was received: a claim alone buys none");
-        desk.model.violated(Property::Room, &text);
+        cx.model.violated(Property::Room, &text);
     }
-    let closed = desk.model.counts().get("closed").copied().unwrap_or(0);
-    let subscriptions = desk.plan.roles.len() as u64 + closed;
+    let closed = cx.model.counts().get("closed").copied().unwrap_or(0);
+    let subscriptions = cx.plan.roles.len() as u64 + closed;
     let nowhere = sim.connects_to_nobody();
-    if nowhere > subscriptions * desk.plan.nodes as u64 * TO_NOBODY {
-        desk.model.violated(Property::Quiet, &format!("{nowhere} connections to addresses at which nobody is"));
+    if nowhere > subscriptions * cx.plan.nodes as u64 * TO_NOBODY {
+        cx.model.violated(Property::Quiet, &format!("{nowhere} connections to addresses at which nobody is"));
     }
     // Every subscription may need one to each leader.
-    if connections > seconds * CONNECTIONS + subscriptions * desk.plan.nodes as u64 {
-        let text = format!("{connections} connections in {:?} by {} tasks", sim.now(), desk.plan.roles.len());
-        desk.model.violated(Property::Quiet, &text);
+    if connections > seconds * CONNECTIONS + subscriptions * cx.plan.nodes as u64 {
+        let text = format!("{connections} connections in {:?} by {} tasks", sim.now(), cx.plan.roles.len());
+        cx.model.violated(Property::Quiet, &text);
     }
 }
 
-fn begin(sim: &Simulation, desk: &Desk) -> (Vec<Task<()>>, Vec<Task<()>>) {
+fn begin(sim: &Simulation, cx: &TaskContext) -> (Vec<Task<()>>, Vec<Task<()>>) {
     let (mut workers, mut consumers) = (Vec::new(), Vec::new());
-    for (role, task) in desk.plan.roles.iter().cloned().zip(0..) {
-        let desk = Desk { task, ..desk.clone() };
+    for (role, task) in cx.plan.roles.iter().cloned().zip(0..) {
+        let cx = TaskContext { task, ..cx.clone() };
         match role {
             Role::Producer { idempotent, places } => {
                 let kind = if idempotent { "idempotent" } else { "producer" };
                 let name = format!("{kind} {task}");
-                workers.push(sim.spawn(&name, move || tasks::produce(&desk, idempotent, &places)));
+                workers.push(sim.spawn(&name, move || tasks::produce(&cx, idempotent, &places)));
             }
             Role::Publisher { places, rarely } => {
-                workers.push(sim.spawn(&format!("publisher {task}"), move || tasks::publish(&desk, &places, rarely)));
+                workers.push(sim.spawn(&format!("publisher {task}"), move || tasks::publish(&cx, &places, rarely)));
             }
             Role::Consumer { places, restarts } => {
                 let name = format!("consumer {task}");
-                consumers.push(sim.spawn(&name, move || tasks::consume(&desk, &places, restarts)));
+                consumers.push(sim.spawn(&name, move || tasks::consume(&cx, &places, restarts)));
             }
             Role::Mirror { place } => {
-                workers.push(sim.spawn(&format!("mirror {task}"), move || tasks::mirror(&desk, place)));
+                workers.push(sim.spawn(&format!("mirror {task}"), move || tasks::mirror(&cx, place)));
             }
-            Role::Reader { places } if desk.plan.world == World::UntilTime => {
-                workers.push(sim.spawn(&format!("reader {task}"), move || tasks::read_up_to_a_time(&desk, &places)));
+            Role::Reader { places } if cx.plan.world == World::UntilTime => {
+                workers.push(sim.spawn(&format!("reader {task}"), move || tasks::read_up_to_a_time(&cx, &places)));
             }
             Role::Reader { places } => {
-                workers.push(sim.spawn(&format!("reader {task}"), move || tasks::read_to_the_end(&desk, &places)));
+                workers.push(sim.spawn(&format!("reader {task}"), move || tasks::read_to_the_end(&cx, &places)));
             }
             Role::Administrator => {
-                workers.push(sim.spawn(&format!("administrator {task}"), move || tasks::administer(&desk)));
+                workers.push(sim.spawn(&format!("administrator {task}"), move || tasks::administer(&cx)));
             }
         }
     }
@@ -237,43 +237,43 @@ fn begin(sim: &Simulation, desk: &Desk) -> (Vec<Task<()>>, Vec<Task<()>>) {
 }
 
 /// Waits until everything is through: all work done, and all of it read.
-fn settle(sim: &Simulation, desk: &Desk, workers: &[Task<()>]) {
+fn settle(sim: &Simulation, cx: &TaskContext, workers: &[Task<()>]) {
     // Idle connections may have fallen silent too, and are found out one after the other: one more wait for each node.
-    let silent = desk.plan.troubles.iter().any(|trouble| trouble.kind == SILENT);
-    let waits = if silent { desk.plan.nodes as u32 } else { 0 };
-    let again = waits * (LONGEST_WAIT + desk.plan.io_timeout);
-    let through = THROUGH + desk.plan.io_timeout + desk.plan.connect_timeout + again;
-    let end = desk.plan.trouble_ends + through;
+    let silent = cx.plan.troubles.iter().any(|trouble| trouble.kind == SILENT);
+    let waits = if silent { cx.plan.nodes as u32 } else { 0 };
+    let again = waits * (LONGEST_WAIT + cx.plan.io_timeout);
+    let through = THROUGH + cx.plan.io_timeout + cx.plan.connect_timeout + again;
+    let end = cx.plan.trouble_ends + through;
     let wait = |what: &str, done: &dyn Fn() -> Option<String>| {
         let (mut delivered, mut moved) = (0, end);
         while let Some(missing) = done() {
-            let (now, counts) = (sim.now(), desk.model.counts());
+            let (now, counts) = (sim.now(), cx.model.counts());
             let count = ["delivered", "appended"].iter().filter_map(|what| counts.get(what)).sum();
             if count > delivered {
                 (delivered, moved) = (count, now);
             }
             // Reading or writing much over a long line, with replicas that lag, may take longer while it makes progress.
             if now > end && (now > moved + STANDSTILL || now > end + 10 * through) {
-                desk.model.violated(Property::Progress, &format!("{through:?} after the trouble {what}: {missing}"));
+                cx.model.violated(Property::Progress, &format!("{through:?} after the trouble {what}: {missing}"));
             }
             sim.sleep(Duration::from_millis(100));
         }
     };
     wait("work is not done", &|| {
         let open = workers.iter().filter(|task| !task.is_finished()).count();
-        (open > 0).then(|| format!("{open} tasks; {}", desk.model.unsettled()))
+        (open > 0).then(|| format!("{open} tasks; {}", cx.model.unsettled()))
     });
     wait("not everything is read", &|| {
-        let ends = desk.model.ends();
-        let consumers = desk.plan.roles.iter().enumerate();
+        let ends = cx.model.ends();
+        let consumers = cx.plan.roles.iter().enumerate();
         let mut all = consumers.flat_map(|(task, role)| match role {
             Role::Consumer { places, .. } => places.iter().map(move |&place| (task, place)).collect(),
             _ => Vec::new(),
         });
         all.find_map(|(task, place)| {
-            let (position, end) = (desk.model.position(task, place), ends.get(&place).copied().unwrap_or(0));
+            let (position, end) = (cx.model.position(task, place), ends.get(&place).copied().unwrap_or(0));
             let text = || {
-                let (name, story) = (desk.model.name(place), desk.model.story(task, place));
+                let (name, story) = (cx.model.name(place), cx.model.story(task, place));
                 format!("consumer {task} is at {position} of {name}, which ends with {end}; {story}")
             };
             (position <= end && end > 0).then(text)
@@ -282,27 +282,26 @@ fn settle(sim: &Simulation, desk: &Desk, workers: &[Task<()>]) {
 }
 
 /// Looks whether a world in which nothing happens is quiet.
-fn be_quiet(sim: &Simulation, desk: &Desk, nodes: &Nodes) {
+fn be_quiet(sim: &Simulation, cx: &TaskContext, nodes: &SimulatedNodes) {
     // While a node still dies of what it is asked for it is not quiet, nor while partitions wait for another leader.
-    let is_settled = desk.plan.world != World::Gaps && desk.model.is_led_by_the_living();
-    let before = (requests(nodes, desk.plan.nodes), sim.counts().connections);
+    let is_settled = cx.plan.world != World::Gaps && cx.model.is_led_by_the_living();
+    let before = (requests(nodes, cx.plan.nodes), sim.counts().connections);
     sim.sleep(QUIET);
-    let after = (requests(nodes, desk.plan.nodes), sim.counts().connections);
-    let read =
-        desk.plan.roles.iter().map(|role| if let Role::Consumer { places, .. } = role { places.len() } else { 0 });
+    let after = (requests(nodes, cx.plan.nodes), sim.counts().connections);
+    let read = cx.plan.roles.iter().map(|role| if let Role::Consumer { places, .. } = role { places.len() } else { 0 });
     let read = read.sum::<usize>() as u64;
     // Each partition may have a request of its own, and a broker may wait for just 320 ms. Where one has no leader who it is
     // is asked twice a pause.
     let most = QUIET.as_secs() * QUIET_REQUESTS * read * if is_settled { 1 } else { 2 };
     if after.0 - before.0 > most {
         let text = format!("{} requests in {QUIET:?} in which nothing happens", after.0 - before.0);
-        desk.model.violated(Property::Quiet, &text);
+        cx.model.violated(Property::Quiet, &text);
     }
     // A node that closes idle connections may take one for idle that has just ended a wait, again and again.
-    let closed = desk.plan.options.idle_timeout.map_or(0, |time| QUIET.div_duration_f64(time) as u64 * read);
-    if is_settled && after.1 - before.1 > 2 * (read + 1) * desk.plan.nodes as u64 + closed {
+    let closed = cx.plan.options.idle_timeout.map_or(0, |time| QUIET.div_duration_f64(time) as u64 * read);
+    if is_settled && after.1 - before.1 > 2 * (read + 1) * cx.plan.nodes as u64 + closed {
         let text = format!("{} connections in {QUIET:?} in which nothing happens", after.1 - before.1);
-        desk.model.violated(Property::Quiet, &text);
+        cx.model.violated(Property::Quiet, &text);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::broker::host::Host;
 use crate::broker::machine::{Appended, Machine};
 use crate::net::Time;
 use crate::simulation::Simulation;
-use crate::simulation::nodes::Nodes;
+use crate::simulation::nodes::SimulatedNodes;
 use crate::{Error, Fault, Gap, Message};
 pub(super) use verdict::client_id;
 
@@ -110,10 +110,10 @@ struct Inner {
     moves: u64,
 }
 
-/// See the module.
+/// What a run has handed in, stored, delivered and been told, each held against the others as soon as it is known.
 pub(super) struct Model {
     sim: Simulation,
-    nodes: Arc<Nodes>,
+    nodes: Arc<SimulatedNodes>,
     pub(super) topics: Vec<String>,
     cluster: bool,
     retention: bool,
@@ -142,7 +142,13 @@ pub(super) fn id_of(payload: &[u8]) -> Option<u32> {
 }
 
 impl Model {
-    pub(super) fn new(sim: Simulation, nodes: Arc<Nodes>, topics: Vec<String>, cluster: bool, plan: &Plan) -> Model {
+    pub(super) fn new(
+        sim: Simulation,
+        nodes: Arc<SimulatedNodes>,
+        topics: Vec<String>,
+        cluster: bool,
+        plan: &Plan,
+    ) -> Model {
         let list: Vec<String> = plan.troubles.iter().map(ToString::to_string).collect();
         // A broker that closes idle connections may do so just as a request comes.
         let troubled = !list.is_empty() || plan.options.idle_timeout.is_some() || plan.world == World::Gaps;
@@ -192,13 +198,13 @@ impl Model {
     pub(super) fn observe(&self) {
         let (mut news, mut leaders): (Vec<Appended>, _) = (Vec::new(), Vec::new());
         let (seen, mut moves, mut is_new) = (self.lock().moves, 0, false);
-        self.nodes.look(&mut |machine: &Machine| is_new = machine.news(seen));
+        self.nodes.look(&mut |machine: &Machine| is_new = machine.has_news(seen));
         if !is_new {
             return;
         }
         self.nodes.act(&mut |machine: &mut Machine, _| {
             news.extend(std::iter::from_fn(|| machine.appended()));
-            moves = machine.moves();
+            moves = machine.leader_changes();
             if moves == seen {
                 return;
             }

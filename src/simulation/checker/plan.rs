@@ -14,7 +14,7 @@ use crate::broker::host::Host;
 use crate::broker::machine::{Behaviour, FailOver, Machine, Options};
 use crate::net::Time;
 use crate::protocol::frame::Kind;
-use crate::simulation::nodes::Nodes;
+use crate::simulation::nodes::SimulatedNodes;
 use crate::simulation::random::Random;
 use crate::simulation::{Direction, LinkSettings, Service, Simulation};
 use worlds::{ADDED_AT, World};
@@ -307,11 +307,11 @@ fn troubles(random: &mut Random, nodes: usize, end: Duration) -> Vec<Trouble> {
 /// The host that clients are on.
 pub(super) const CLIENT: &str = "client";
 
-fn act(nodes: &Nodes, mut act: impl FnMut(&mut Machine, Time)) {
+fn act(nodes: &SimulatedNodes, mut act: impl FnMut(&mut Machine, Time)) {
     nodes.act(&mut |machine, now| act(machine, now));
 }
 
-pub(super) fn schedule(sim: &Simulation, nodes: &Arc<Nodes>, plan: &Plan, hosts: &[String]) {
+pub(super) fn schedule(sim: &Simulation, nodes: &Arc<SimulatedNodes>, plan: &Plan, hosts: &[String]) {
     let look_up = plan.look_up;
     hosts.iter().for_each(|host| sim.delay_name(host, look_up));
     for trouble in &plan.troubles {
@@ -338,7 +338,7 @@ pub(super) fn schedule(sim: &Simulation, nodes: &Arc<Nodes>, plan: &Plan, hosts:
     sim.after(plan.trouble_ends, move || heal(&world, &machine, &names, away));
 }
 
-fn begins(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], look_up: Duration) {
+fn begins(sim: &Simulation, nodes: &SimulatedNodes, trouble: &Trouble, hosts: &[String], look_up: Duration) {
     let (node, host) = (trouble.node, hosts[trouble.node].as_str());
     match trouble.kind {
         0 | 1 => act(nodes, |machine, now| machine.kill(now, node)),
@@ -368,7 +368,7 @@ fn begins(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], 
     }
 }
 
-fn ends(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], look_up: Duration) {
+fn ends(sim: &Simulation, nodes: &SimulatedNodes, trouble: &Trouble, hosts: &[String], look_up: Duration) {
     let (node, host) = (trouble.node, hosts[trouble.node].as_str());
     match trouble.kind {
         0..=2 | 15 => act(nodes, |machine, now| machine.start(now, node)),
@@ -390,7 +390,7 @@ fn ends(sim: &Simulation, nodes: &Nodes, trouble: &Trouble, hosts: &[String], lo
 }
 
 /// Ends all trouble, whatever overlapped, but that of a node that stays away.
-fn heal(sim: &Simulation, nodes: &Nodes, hosts: &[String], away: Option<usize>) {
+fn heal(sim: &Simulation, nodes: &SimulatedNodes, hosts: &[String], away: Option<usize>) {
     sim.limit_descriptors(CLIENT, None);
     for (node, host) in hosts.iter().enumerate() {
         sim.rejoin(CLIENT, host);

@@ -25,7 +25,7 @@ const AT_ONCE: Duration = Duration::from_secs(3);
 
 /// What every task has.
 #[derive(Clone)]
-pub(super) struct Desk {
+pub(super) struct TaskContext {
     pub(super) sim: Simulation,
     pub(super) model: Arc<Model>,
     pub(super) plan: Arc<Plan>,
@@ -37,7 +37,7 @@ pub(super) struct Desk {
     pub(super) shared: Option<Client>,
 }
 
-impl Desk {
+impl TaskContext {
     fn random(&self) -> Random {
         Random::new(self.sim.seed(), 100 + self.task as u64)
     }
@@ -70,8 +70,8 @@ impl Desk {
         each * (4 * self.plan.nodes as u32)
     }
 
-    /// Whether this is a failure of a client that has not the patience for what happens; it must have tried as long as it
-    /// was told to.
+    /// Returns whether this is a failure of a client that has not the patience for what happens; it must have tried for as long
+    /// as it was told to.
     fn gave_up(&self, what: &str, began: Duration, e: &Error) -> bool {
         let took = self.sim.now() - began;
         if e.is_transient() && took < self.plan.retry {
@@ -149,70 +149,70 @@ impl Desk {
 }
 
 /// A producer that sends, looks, flushes, and takes back what failed.
-pub(super) fn produce(at: &Desk, idempotent: bool, places: &[Place]) {
-    let mut random = at.random();
-    let client = at.client();
+pub(super) fn produce(cx: &TaskContext, idempotent: bool, places: &[Place]) {
+    let mut random = cx.random();
+    let client = cx.client();
     let builder = client.producer().max_age(Duration::from_millis(random.below(200)));
     let builder = builder.max_records(1 + random.below(50) as u32).window(1 + random.below(5) as usize);
     let built = if idempotent { builder.idempotent() } else { builder }.build();
-    let mut producer = built.unwrap_or_else(|e| at.model.failed("build", &e));
+    let mut producer = built.unwrap_or_else(|e| cx.model.failed("build", &e));
     let mut pending: BTreeMap<Place, Vec<u32>> = BTreeMap::new();
-    while at.works() {
+    while cx.works() {
         let place = places[random.below(places.len() as u64) as usize];
-        let records = if at.model.is_torn(place) { Vec::new() } else { at.records(&mut random, place, idempotent) };
+        let records = if cx.model.is_torn(place) { Vec::new() } else { cx.records(&mut random, place, idempotent) };
         for (id, payload) in records {
-            let mut sent = send(at, &mut producer, place, &payload);
+            let mut sent = send(cx, &mut producer, place, &payload);
             while let Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) = sent {
-                take_back(at, &mut random, &mut producer, idempotent, &mut pending);
-                if at.model.is_torn(place) {
+                take_back(cx, &mut random, &mut producer, idempotent, &mut pending);
+                if cx.model.is_torn(place) {
                     break;
                 }
-                sent = send(at, &mut producer, place, &payload);
+                sent = send(cx, &mut producer, place, &payload);
             }
             match sent {
                 Ok(()) => pending.entry(place).or_default().push(id),
                 Err(e @ Error { kind: ErrorKind::Full { .. } | ErrorKind::Undelivered { .. }, .. }) => {
-                    at.model.reported([id], Outcome::NotStored, &e.to_string())
+                    cx.model.reported([id], Outcome::NotStored, &e.to_string())
                 }
-                Err(e) => at.model.failed("send", &e),
+                Err(e) => cx.model.failed("send", &e),
             }
         }
-        at.sim.sleep(Duration::from_millis(random.below(400)));
+        cx.sim.sleep(Duration::from_millis(random.below(400)));
         if random.one_in(6) {
-            flush(at, &mut random, &mut producer, idempotent, &mut pending);
-        } else if at.timed("poll", Duration::ZERO, || producer.poll()).is_err() {
-            take_back(at, &mut random, &mut producer, idempotent, &mut pending);
+            flush(cx, &mut random, &mut producer, idempotent, &mut pending);
+        } else if cx.timed("poll", Duration::ZERO, || producer.poll()).is_err() {
+            take_back(cx, &mut random, &mut producer, idempotent, &mut pending);
         }
     }
-    while !flush(at, &mut random, &mut producer, idempotent, &mut pending) {}
+    while !flush(cx, &mut random, &mut producer, idempotent, &mut pending) {}
 }
 
-fn send(at: &Desk, producer: &mut Producer, place: Place, payload: &[u8]) -> crate::Result<()> {
+fn send(cx: &TaskContext, producer: &mut Producer, place: Place, payload: &[u8]) -> crate::Result<()> {
     // No workload fills a producer, so that it only ever waits for names.
-    at.model.timed("send", at.slow_names(), || producer.send_to(at.topic(place), place.partition, Record::new(payload)))
+    cx.model.timed("send", cx.slow_names(), || producer.send_to(cx.topic(place), place.partition, Record::new(payload)))
 }
 
-/// Whether everything is stored.
+/// Returns whether everything is stored.
 fn flush(
-    at: &Desk,
+    cx: &TaskContext,
     random: &mut Random,
     producer: &mut Producer,
     idempotent: bool,
     pending: &mut BTreeMap<Place, Vec<u32>>,
 ) -> bool {
     // Each bundle that is stored in between gives those after it a budget of their own.
-    let most = if at.plan.retry < PATIENT { at.most() * 10 } else { at.most() * 2 };
-    let flushed = at.timed("flush", most, || producer.flush());
+    let most = if cx.plan.retry < PATIENT { cx.most() * 10 } else { cx.most() * 2 };
+    let flushed = cx.timed("flush", most, || producer.flush());
     match flushed {
         Ok(()) => {}
-        Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) => take_back(at, random, producer, idempotent, pending),
-        Err(e) => at.model.failed("flush", &e),
+        Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) => take_back(cx, random, producer, idempotent, pending),
+        Err(e) => cx.model.failed("flush", &e),
     }
     if producer.pending() > 0 {
         return false;
     }
     let stored: Vec<u32> = std::mem::take(pending).into_values().flatten().collect();
-    at.model.reported(stored, Outcome::Stored, "");
+    cx.model.reported(stored, Outcome::Stored, "");
     true
 }
 
@@ -222,7 +222,7 @@ fn ids_of(failure: &Failure) -> Vec<u32> {
 
 /// What fails for want of patience was tried for as long as it was to be: the first record of its partition that comes back has
 /// waited for so long.
-fn check_patience(at: &Desk, failures: &[Failure]) {
+fn check_patience(cx: &TaskContext, failures: &[Failure]) {
     for of_partition in failures.chunk_by(|a, b| (a.topic(), a.partition()) == (b.topic(), b.partition())) {
         // What was in flight with a record of unknown outcome fails with it.
         if of_partition.iter().any(Failure::is_unknown) {
@@ -231,24 +231,24 @@ fn check_patience(at: &Desk, failures: &[Failure]) {
         let is_spent = |failure: &&Failure| failure.error().is_transient();
         let ids: Vec<u32> = of_partition.iter().flat_map(ids_of).collect();
         let Some(failure) = of_partition.iter().find(is_spent) else { continue };
-        let since = ids.iter().map(|&id| at.model.pending_since(id)).min().unwrap_or_default();
-        let took = at.sim.now() - since;
+        let since = ids.iter().map(|&id| cx.model.pending_since(id)).min().unwrap_or_default();
+        let took = cx.sim.now() - since;
         // What lies before something stored is not sent again: that would change the order.
-        if took < at.plan.retry && !at.model.has_later(at.task, &ids) {
-            let text = format!("a producer gives up after {took:?} of {:?}: {:#}", at.plan.retry, failure.error());
-            at.model.violated(Property::Progress, &text);
+        if took < cx.plan.retry && !cx.model.has_later(cx.task, &ids) {
+            let text = format!("a producer gives up after {took:?} of {:?}: {:#}", cx.plan.retry, failure.error());
+            cx.model.violated(Property::Progress, &text);
         }
     }
 }
 
-/// Whether a log may end in the middle of a bundle: whoever stores more there stores what nobody can read.
+/// Returns whether a log may end in the middle of a bundle: whoever stores more there stores what nobody can read.
 fn is_trouble_with_files(e: &Error) -> bool {
     e.fault() == Some(Fault::System)
 }
 
 /// Takes back what failed: an idempotent producer may send all of it again, a plain one drops it.
 fn take_back(
-    at: &Desk,
+    cx: &TaskContext,
     random: &mut Random,
     producer: &mut Producer,
     idempotent: bool,
@@ -256,49 +256,49 @@ fn take_back(
 ) {
     let mut failed: BTreeMap<Place, u32> = BTreeMap::new();
     let mut ids = Vec::new();
-    check_patience(at, producer.failures());
+    check_patience(cx, producer.failures());
     for failure in producer.failures() {
-        let topic = at.model.topics.iter().position(|name| name == failure.topic()).unwrap_or(0);
+        let topic = cx.model.topics.iter().position(|name| name == failure.topic()).unwrap_or(0);
         let place = Place { topic, partition: failure.partition() };
         let outcome = if failure.is_unknown() { Outcome::Unknown } else { Outcome::NotStored };
         let why = format!("{:#}", failure.error());
         if [Some(failure.error()), failure.error().cause()].into_iter().flatten().any(is_trouble_with_files) {
-            at.model.tears(place);
+            cx.model.tears(place);
         }
         // Of one node no log comes back, and nobody else writes there.
-        if at.plan.nodes == 1
+        if cx.plan.nodes == 1
             && matches!(
                 failure.error().kind,
                 ErrorKind::Broker { fault: Fault::AnotherWriter { .. } | Fault::SeqNotAbove { .. }, .. }
             )
         {
-            at.model
-                .violated(Property::Truth, &format!("{} is said to have another writer: {why}", at.model.name(place)));
+            cx.model
+                .violated(Property::Truth, &format!("{} is said to have another writer: {why}", cx.model.name(place)));
         }
         for id in ids_of(failure) {
             if let Some(before) = failed.insert(place, id).filter(|&before| before > id) {
-                let text = format!("{id:08x} comes back after {before:08x} from {}", at.model.name(place));
-                at.model.violated(Property::Truth, &text);
+                let text = format!("{id:08x} comes back after {before:08x} from {}", cx.model.name(place));
+                cx.model.violated(Property::Truth, &text);
             }
             ids.push((place, id, outcome, why.to_string()));
         }
     }
     for (place, id, outcome, why) in &ids {
-        at.model.reported([*id], *outcome, why);
+        cx.model.reported([*id], *outcome, why);
         let known = pending.entry(*place).or_default();
         match known.iter().position(|known| known == id) {
             Some(index) => drop(known.remove(index)),
-            None => at.model.violated(Property::Truth, &format!("{id:08x} comes back and was not pending")),
+            None => cx.model.violated(Property::Truth, &format!("{id:08x} comes back and was not pending")),
         }
     }
     if idempotent && !random.one_in(4) {
         let is_torn = |topic: &str, partition| {
-            let topic = at.model.topics.iter().position(|name| name == topic).unwrap_or(0);
-            at.model.is_torn(Place { topic, partition })
+            let topic = cx.model.topics.iter().position(|name| name == topic).unwrap_or(0);
+            cx.model.is_torn(Place { topic, partition })
         };
         let _ = producer.retry_failures(|failure| !is_torn(failure.topic(), failure.partition()));
-        for (place, id, ..) in ids.into_iter().filter(|(place, ..)| !at.model.is_torn(*place)) {
-            at.model.reported([id], Outcome::Pending, "");
+        for (place, id, ..) in ids.into_iter().filter(|(place, ..)| !cx.model.is_torn(*place)) {
+            cx.model.reported([id], Outcome::Pending, "");
             let known = pending.entry(place).or_default();
             let index = known.partition_point(|&known| known < id);
             known.insert(index, id);
@@ -309,139 +309,139 @@ fn take_back(
 }
 
 /// Publishes, one call after the other.
-pub(super) fn publish(at: &Desk, places: &[Place], rarely: bool) {
-    let mut random = at.random();
-    let client = at.client();
-    if matches!(at.plan.world, World::Grows | World::UntilTime) {
-        at.sim.sleep(Duration::from_millis(WRITTEN_AT));
+pub(super) fn publish(cx: &TaskContext, places: &[Place], rarely: bool) {
+    let mut random = cx.random();
+    let client = cx.client();
+    if matches!(cx.plan.world, World::Grows | World::UntilTime) {
+        cx.sim.sleep(Duration::from_millis(WRITTEN_AT));
     }
-    while at.works() {
+    while cx.works() {
         let place = places[random.below(places.len() as u64) as usize];
-        let records = at.records(&mut random, place, false);
+        let records = cx.records(&mut random, place, false);
         let list: Vec<Record<'_>> = records.iter().map(|(_, payload)| Record::new(payload)).collect();
-        let began = at.sim.now();
-        let published = at.timed("publish", at.most(), || client.publish(at.topic(place), place.partition, &list));
+        let began = cx.sim.now();
+        let published = cx.timed("publish", cx.most(), || client.publish(cx.topic(place), place.partition, &list));
         let ids = records.iter().map(|(id, _)| *id);
         match published {
-            Ok(()) => at.model.reported(ids, Outcome::Stored, ""),
+            Ok(()) => cx.model.reported(ids, Outcome::Stored, ""),
             Err(e @ Error { kind: ErrorKind::OutcomeUnknown, .. }) => {
-                at.model.reported(ids, Outcome::Unknown, &format!("{e:#}"))
+                cx.model.reported(ids, Outcome::Unknown, &format!("{e:#}"))
             }
             Err(e) => {
-                at.gave_up("publish", began, &e);
-                at.model.reported(ids, Outcome::NotStored, &format!("{e:#}"));
+                cx.gave_up("publish", began, &e);
+                cx.model.reported(ids, Outcome::NotStored, &format!("{e:#}"));
             }
         }
-        at.sim.sleep(Duration::from_millis(random.below(if rarely { 18_500 } else { 1500 })));
+        cx.sim.sleep(Duration::from_millis(random.below(if rarely { 18_500 } else { 1500 })));
     }
 }
 
 /// Copies into a partition of its own, with numbers; what became of an unknown outcome it asks the only broker.
-pub(super) fn mirror(at: &Desk, place: Place) {
-    let mut random = at.random();
-    let client = at.client();
-    let (topic, mut next) = (at.topic(place), 1);
-    while at.works() {
-        if at.plan.world == World::Gaps && next > 1 && random.one_in(4) {
-            at.model.begin_segment(place);
+pub(super) fn mirror(cx: &TaskContext, place: Place) {
+    let mut random = cx.random();
+    let client = cx.client();
+    let (topic, mut next) = (cx.topic(place), 1);
+    while cx.works() {
+        if cx.plan.world == World::Gaps && next > 1 && random.one_in(4) {
+            cx.model.begin_segment(place);
             next += 1 + random.below(20);
         }
-        let records = at.records(&mut random, place, true);
+        let records = cx.records(&mut random, place, true);
         let list: Vec<(u64, Record<'_>)> =
             (next..).zip(records.iter().map(|(_, payload)| Record::new(payload))).collect();
         let ids: Vec<u32> = records.iter().map(|(id, _)| *id).collect();
         loop {
-            let published = at.timed("publish_at", at.most() * 2, || client.publish_at(topic, place.partition, &list));
+            let published = cx.timed("publish_at", cx.most() * 2, || client.publish_at(topic, place.partition, &list));
             let Err(e) = published else {
                 next += ids.len() as u64;
-                break at.model.reported(ids, Outcome::Stored, "");
+                break cx.model.reported(ids, Outcome::Stored, "");
             };
             let unknown = e.kind == ErrorKind::OutcomeUnknown;
-            at.model.reported(
+            cx.model.reported(
                 ids.clone(),
                 if unknown { Outcome::Unknown } else { Outcome::NotStored },
                 &format!("{e:#}"),
             );
-            let found = at.patiently("partitions", at.most() * STEPS, || client.partitions(topic));
+            let found = cx.patiently("partitions", cx.most() * STEPS, || client.partitions(topic));
             if found[usize::from(place.partition)].high_water_mark >= next {
                 next += ids.len() as u64;
-                break at.model.reported(ids, Outcome::Stored, "");
+                break cx.model.reported(ids, Outcome::Stored, "");
             }
-            at.model.reported(ids.clone(), Outcome::Pending, "");
-            at.sim.sleep(Duration::from_millis(random.below(500)));
+            cx.model.reported(ids.clone(), Outcome::Pending, "");
+            cx.sim.sleep(Duration::from_millis(random.below(500)));
         }
-        at.sim.sleep(Duration::from_millis(random.below(1500)));
+        cx.sim.sleep(Duration::from_millis(random.below(1500)));
     }
 }
 
 /// Makes a topic, which is there once that has succeeded.
-fn make(at: &Desk, client: &Client, partitions: u16) {
-    let name = format!("made-{}", at.task);
+fn make(cx: &TaskContext, client: &Client, partitions: u16) {
+    let name = format!("made-{}", cx.task);
     match client.create_topic(&name, partitions, &TopicConfig::new()) {
         Ok(()) => {
-            let found = at.patiently("partitions", at.most() * STEPS, || client.partitions(&name));
+            let found = cx.patiently("partitions", cx.most() * STEPS, || client.partitions(&name));
             if found.len() != usize::from(partitions) {
-                at.model.violated(
+                cx.model.violated(
                     Property::Truth,
                     &format!("{name} was made with {partitions} partitions, not {}", found.len()),
                 );
             }
         }
-        Err(e) if at.model.troubled || at.plan.retry < PATIENT => {
-            at.model.count(if e.is_transient() { "not made" } else { "perhaps made" }, 1)
+        Err(e) if cx.model.troubled || cx.plan.retry < PATIENT => {
+            cx.model.count(if e.is_transient() { "not made" } else { "perhaps made" }, 1)
         }
-        Err(e) => at.model.failed("create_topic", &e),
+        Err(e) => cx.model.failed("create_topic", &e),
     }
 }
 
 /// Asks for the number at a time: one of the log, or the one after it.
-fn search(at: &Desk, client: &Client, random: &mut Random) {
-    let topic = random.below(at.plan.partitions.len() as u64) as usize;
-    let place = Place { topic, partition: random.below(at.plan.partitions[topic].into()) as u16 };
-    let time = at.sim.wall_clock() - Duration::from_millis(random.below(20_000));
-    match client.seq_at(at.topic(place), place.partition, time) {
+fn search(cx: &TaskContext, client: &Client, random: &mut Random) {
+    let topic = random.below(cx.plan.partitions.len() as u64) as usize;
+    let place = Place { topic, partition: random.below(cx.plan.partitions[topic].into()) as u16 };
+    let time = cx.sim.wall_clock() - Duration::from_millis(random.below(20_000));
+    match client.seq_at(cx.topic(place), place.partition, time) {
         // A new leader may have less.
-        Ok(seq) if at.plan.nodes == 1 && !(1..=at.model.ends()[&place] + 1).contains(&seq) => {
-            at.model.violated(Property::Delivery, &format!("{} has {seq} at {time:?}", at.model.name(place)));
+        Ok(seq) if cx.plan.nodes == 1 && !(1..=cx.model.ends()[&place] + 1).contains(&seq) => {
+            cx.model.violated(Property::Delivery, &format!("{} has {seq} at {time:?}", cx.model.name(place)));
         }
-        Ok(_) => at.model.count("searches", 1),
-        Err(_) if at.model.troubled => at.model.count("searches that failed", 1),
-        Err(e) => at.model.failed("seq_at", &e),
+        Ok(_) => cx.model.count("searches", 1),
+        Err(_) if cx.model.troubled => cx.model.count("searches that failed", 1),
+        Err(e) => cx.model.failed("seq_at", &e),
     }
 }
 
 /// Asks brokers what they know.
-pub(super) fn administer(at: &Desk) {
-    let mut random = at.random();
-    let client = at.client();
+pub(super) fn administer(cx: &TaskContext) {
+    let mut random = cx.random();
+    let client = cx.client();
     if random.one_in(3) {
-        at.sim.sleep(Duration::from_millis(random.below(10_000)));
-        make(at, &client, 1 + random.below(4) as u16);
+        cx.sim.sleep(Duration::from_millis(random.below(10_000)));
+        make(cx, &client, 1 + random.below(4) as u16);
     }
-    while at.works() {
-        let began = at.sim.now();
+    while cx.works() {
+        let began = cx.sim.now();
         let failed = match random.below(5) {
-            0 => at.timed("topics", at.most(), || client.topics()).err(),
-            1 => at.timed("status", at.most(), || client.status()).err(),
+            0 => cx.timed("topics", cx.most(), || client.topics()).err(),
+            1 => cx.timed("status", cx.most(), || client.status()).err(),
             2 => {
-                search(at, &client, &mut random);
+                search(cx, &client, &mut random);
                 None
             }
             _ => {
-                let topic = random.below(at.plan.partitions.len() as u64) as usize;
-                let name = &at.model.topics[topic];
-                match at.timed("partitions", at.most() * STEPS, || client.partitions(name)) {
-                    Ok(found) if found.len() != usize::from(at.plan.partitions[topic]) => {
-                        at.model.violated(Property::Truth, &format!("{name} has {} partitions", found.len()))
+                let topic = random.below(cx.plan.partitions.len() as u64) as usize;
+                let name = &cx.model.topics[topic];
+                match cx.timed("partitions", cx.most() * STEPS, || client.partitions(name)) {
+                    Ok(found) if found.len() != usize::from(cx.plan.partitions[topic]) => {
+                        cx.model.violated(Property::Truth, &format!("{name} has {} partitions", found.len()))
                     }
                     found => found.err(),
                 }
             }
         };
-        let excused = |e: &Error| at.lacks_descriptors(e) || at.gave_up("an administrator", began, e);
+        let excused = |e: &Error| cx.lacks_descriptors(e) || cx.gave_up("an administrator", began, e);
         if let Some(e) = failed.filter(|e| !excused(e)) {
-            at.model.failed("an administrator's question", &e);
+            cx.model.failed("an administrator's question", &e);
         }
-        at.sim.sleep(Duration::from_millis(random.below(3000)));
+        cx.sim.sleep(Duration::from_millis(random.below(3000)));
     }
 }

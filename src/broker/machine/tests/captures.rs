@@ -16,11 +16,11 @@ pub(super) struct Part {
     pub(super) topic: String,
     pub(super) partition: u16,
     pub(super) high_water_mark: u64,
-    pub(super) bundles: Vec<Bundle>,
+    pub(super) bundles: Vec<StoredBundle>,
 }
 
 #[derive(Clone)]
-pub(super) struct Bundle {
+pub(super) struct StoredBundle {
     pub(super) first: u64,
     pub(super) last: u64,
     /// Without the length prefix.
@@ -57,7 +57,7 @@ fn part(response: &[u8], topic: &str, partition: &Value, chunk: &mut usize) -> P
         let at = *chunk + number(&bundle["offset"]) as usize;
         let at = at + response[at..].iter().take_while(|&&byte| byte >= 0x80).count() + 1;
         let bytes = response[at..at + len].to_vec();
-        Bundle { first: number(&bundle["first"]), last: number(&bundle["last"]), bytes }
+        StoredBundle { first: number(&bundle["first"]), last: number(&bundle["last"]), bytes }
     });
     let bundles = bundles.collect();
     *chunk += number(&partition["chunk_len"]) as usize;
@@ -70,7 +70,7 @@ fn part(response: &[u8], topic: &str, partition: &Value, chunk: &mut usize) -> P
 }
 
 /// Every bundle seen in the captures, by partition and first number.
-pub(super) type Seen = BTreeMap<(String, u16), BTreeMap<u64, Bundle>>;
+pub(super) type Seen = BTreeMap<(String, u16), BTreeMap<u64, StoredBundle>>;
 
 pub(super) fn seen(captures: &[&Capture]) -> Seen {
     let mut seen = Seen::new();

@@ -51,7 +51,7 @@ impl Host for Bench {
         Ok(())
     }
 
-    fn settle(&self) {}
+    fn wait_closed(&self) {}
 
     fn wait_until(&self, timeout: Duration, condition: &mut dyn FnMut(&Machine) -> bool) -> bool {
         let (machine, now) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -223,7 +223,7 @@ impl Model {
         self.lock().deliveries.entry((consumer, place)).or_default().skips = true;
     }
 
-    /// Whether a fetch of the present subscription for a partition has killed a node.
+    /// Returns whether a fetch of the present subscription for a partition has killed a node.
     pub(in super::super) fn is_deadly(&self, consumer: usize, place: Place) -> bool {
         let deaths = self.fetch_deaths(consumer, place);
         self.lock().deliveries.get(&(consumer, place)).is_some_and(|entry| deaths != entry.deaths)
@@ -321,7 +321,7 @@ impl Model {
         }
     }
 
-    /// Whether no partition waits for another leader.
+    /// Returns whether no partition waits for another leader.
     pub(in super::super) fn is_led_by_the_living(&self) -> bool {
         let mut all = true;
         self.nodes.look(&mut |machine: &Machine| {
@@ -338,7 +338,7 @@ impl Model {
         self.lock().given.get(id as usize).map_or(Duration::ZERO, |given| given.since)
     }
 
-    /// Whether a record that the task gave for the same partition after the first of these is in a log.
+    /// Returns whether a record that the task gave for the same partition after the first of these is in a log.
     pub(in super::super) fn has_later(&self, task: usize, ids: &[u32]) -> bool {
         self.observe();
         let inner = self.lock();

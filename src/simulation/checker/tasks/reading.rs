@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::super::model::{Outcome, Property, payload};
 use super::super::plan::Place;
 use super::super::plan::worlds::{AWAY_FROM, BEGINS_LATE, World};
-use super::Desk;
+use super::TaskContext;
 use crate::simulation::random::Random;
 use crate::{
     Client, CloseHandle, ConsumeIter, Error, ErrorKind, Fault, Message, OutOfRange, Positions, Record, Start,
@@ -25,146 +25,146 @@ const ROUND_TRIP: Duration = Duration::from_millis(12);
 const READS_BEFORE: Duration = Duration::from_millis(100);
 
 /// Reads with every kind of call; now and then it begins again from positions it has saved, as if it had been killed.
-pub(in super::super) fn consume(at: &Desk, places: &[Place], restarts: bool) {
-    let mut random = at.random();
+pub(in super::super) fn consume(cx: &TaskContext, places: &[Place], restarts: bool) {
+    let mut random = cx.random();
     let mut saved: BTreeMap<Place, u64> = places.iter().map(|&place| (place, 0)).collect();
-    let mut client = connect_in_time(at, &mut random);
-    let mut subscribed = at.sim.now();
-    let mut messages = subscribe(at, &client, &mut random, &saved);
+    let mut client = connect_in_time(cx, &mut random);
+    let mut subscribed = cx.sim.now();
+    let mut messages = subscribe(cx, &client, &mut random, &saved);
     let mut closing: Option<CloseHandle> = None;
-    while !at.is_over() {
+    while !cx.is_over() {
         let got = match random.below(9) {
-            _ if at.plan.world == World::Polled => poll(at, &mut messages),
-            0 => batch(at, &mut messages),
-            1 => many(at, &mut random, &mut messages),
-            n => one(at, &mut random, &mut messages, n == 2),
+            _ if cx.plan.world == World::Polled => poll(cx, &mut messages),
+            0 => batch(cx, &mut messages),
+            1 => many(cx, &mut random, &mut messages),
+            n => one(cx, &mut random, &mut messages, n == 2),
         };
         match got {
-            Err(e) if recovers(at, &e, subscribed, &mut saved) => {
-                check_pace(at, &messages, subscribed);
+            Err(e) if recovers(cx, &e, subscribed, &mut saved) => {
+                check_pace(cx, &messages, subscribed);
                 closing = None;
-                subscribed = at.sim.now();
-                messages = subscribe(at, &client, &mut random, &saved);
+                subscribed = cx.sim.now();
+                messages = subscribe(cx, &client, &mut random, &saved);
                 continue;
             }
-            Err(e) if !at.is_over() => at.model.failed(&format!("consumer {}", at.task), &e),
+            Err(e) if !cx.is_over() => cx.model.failed(&format!("consumer {}", cx.task), &e),
             _ => {}
         }
-        if closing.as_ref().is_some_and(|handle: &CloseHandle| handle.is_closed()) && !at.is_over() {
+        if closing.as_ref().is_some_and(|handle: &CloseHandle| handle.is_closed()) && !cx.is_over() {
             // `None` for ever, at once, whatever there is.
-            if at.timed("next of a closed iterator", Duration::ZERO, || messages.next()).is_some() {
-                at.model.violated(Property::Delivery, "a closed iterator goes on");
+            if cx.timed("next of a closed iterator", Duration::ZERO, || messages.next()).is_some() {
+                cx.model.violated(Property::Delivery, "a closed iterator goes on");
             }
-            check_pace(at, &messages, subscribed);
-            save(at, &messages, &mut saved);
-            subscribed = at.sim.now();
-            messages = subscribe(at, &client, &mut random, &saved);
-            (closing, _) = (None, at.model.count("closed", 1));
+            check_pace(cx, &messages, subscribed);
+            save(cx, &messages, &mut saved);
+            subscribed = cx.sim.now();
+            messages = subscribe(cx, &client, &mut random, &saved);
+            (closing, _) = (None, cx.model.count("closed", 1));
             continue;
         }
         // What is subscribed to by its name begins with its first messages.
-        if closing.is_none() && random.one_in(100) && at.works() && at.plan.world != World::Grows {
+        if closing.is_none() && random.one_in(100) && cx.works() && cx.plan.world != World::Grows {
             let handle = messages.close_handle();
             closing = Some(handle.clone());
-            at.sim.after(Duration::from_millis(random.below(3000)), move || handle.close());
+            cx.sim.after(Duration::from_millis(random.below(3000)), move || handle.close());
         }
-        if messages.is_finished() && !at.is_over() {
-            at.model.violated(Property::Progress, &format!("consumer {} ends of itself", at.task));
+        if messages.is_finished() && !cx.is_over() {
+            cx.model.violated(Property::Progress, &format!("consumer {} ends of itself", cx.task));
         }
         if random.one_in(10) {
-            save(at, &messages, &mut saved);
+            save(cx, &messages, &mut saved);
         }
-        if restarts && random.one_in(60) && at.works() {
-            check_pace(at, &messages, subscribed);
+        if restarts && random.one_in(60) && cx.works() {
+            check_pace(cx, &messages, subscribed);
             drop(messages);
             if random.one_in(2) {
-                client = at.client();
+                client = cx.client();
             }
             closing = None;
-            subscribed = at.sim.now();
-            messages = subscribe(at, &client, &mut random, &saved);
+            subscribed = cx.sim.now();
+            messages = subscribe(cx, &client, &mut random, &saved);
         }
-        rest(at, &mut random);
+        rest(cx, &mut random);
     }
-    check_pace(at, &messages, subscribed);
+    check_pace(cx, &messages, subscribed);
 }
 
 /// Connects, and waits until the moment at which this world's consumers begin.
-fn connect_in_time(at: &Desk, random: &mut Random) -> Client {
-    if matches!(at.plan.world, World::Backlog | World::SlowLine | World::Exact) {
-        at.sim.sleep(BEGINS_LATE);
+fn connect_in_time(cx: &TaskContext, random: &mut Random) -> Client {
+    if matches!(cx.plan.world, World::Backlog | World::SlowLine | World::Exact) {
+        cx.sim.sleep(BEGINS_LATE);
     }
-    let client = at.client();
+    let client = cx.client();
     // Brokers say who leads, and are gone when they are asked whether they form a cluster.
-    if at.plan.world == World::AllAway {
+    if cx.plan.world == World::AllAway {
         let begins = Duration::from_millis(AWAY_FROM - 140 + random.below(80));
-        at.sim.sleep(begins.saturating_sub(at.sim.now()));
+        cx.sim.sleep(begins.saturating_sub(cx.sim.now()));
     }
     client
 }
 
-fn rest(at: &Desk, random: &mut Random) {
+fn rest(cx: &TaskContext, random: &mut Random) {
     // Once the work is done there is only the rest to be read.
-    let pause = Duration::from_millis(random.below(if at.works() { 60 } else { 5 }));
+    let pause = Duration::from_millis(random.below(if cx.works() { 60 } else { 5 }));
     // Long enough for all leaders to have answered.
-    at.sim.sleep(if at.plan.world == World::Backlog { pause.max(ROUND_TRIP) } else { pause });
+    cx.sim.sleep(if cx.plan.world == World::Backlog { pause.max(ROUND_TRIP) } else { pause });
 }
 
-fn save(at: &Desk, messages: &ConsumeIter, saved: &mut BTreeMap<Place, u64>) {
+fn save(cx: &TaskContext, messages: &ConsumeIter, saved: &mut BTreeMap<Place, u64>) {
     let positions = messages.positions();
     for (place, seq) in saved {
-        *seq = positions.get(at.topic(*place), place.partition).unwrap_or(*seq);
+        *seq = positions.get(cx.topic(*place), place.partition).unwrap_or(*seq);
     }
 }
 
 /// A subscription asks without a pause only while that brings something.
-fn check_pace(at: &Desk, messages: &ConsumeIter, subscribed: Duration) {
+fn check_pace(cx: &TaskContext, messages: &ConsumeIter, subscribed: Duration) {
     let stats = messages.stats();
-    let time = (at.sim.now() - subscribed).as_secs() + 2;
+    let time = (cx.sim.now() - subscribed).as_secs() + 2;
     let empty = time * stats.partitions.len() as u64 * EMPTY_FETCHES;
-    let full = match at.plan.world {
+    let full = match cx.plan.world {
         World::LowMark => stats.bundles + ABOVE_MARKS * stats.partitions.len() as u64,
         _ => 4 * stats.messages + time * FULL_FETCHES,
     };
     if stats.empty_fetches > empty || stats.fetches - stats.empty_fetches > full {
         let text = format!(
             "consumer {} fetched {} times for {} messages, and {} times for nothing, in {:?}",
-            at.task,
+            cx.task,
             stats.fetches - stats.empty_fetches,
             stats.messages,
             stats.empty_fetches,
-            at.sim.now() - subscribed
+            cx.sim.now() - subscribed
         );
-        at.model.violated(Property::Quiet, &text);
+        cx.model.violated(Property::Quiet, &text);
     }
 }
 
-/// Whether a consumer may go on after this error, from what it has saved.
-fn recovers(at: &Desk, e: &Error, subscribed: Duration, saved: &mut BTreeMap<Place, u64>) -> bool {
+/// Returns whether a consumer may go on after this error, from what it has saved.
+fn recovers(cx: &TaskContext, e: &Error, subscribed: Duration, saved: &mut BTreeMap<Place, u64>) -> bool {
     let ErrorKind::Broker { fault: Fault::Deadly { mark, .. }, .. } = e.kind else {
-        let recovers = at.lacks_descriptors(e) || at.gave_up("a consumer", subscribed, e);
-        at.model.count("given up", recovers.into());
+        let recovers = cx.lacks_descriptors(e) || cx.gave_up("a consumer", subscribed, e);
+        cx.model.count("given up", recovers.into());
         return recovers;
     };
     // Two connections in a row that ended under its fetch: the client cannot tell that from a deadly request. Or it is one: a
     // number in a gap before the active segment, which a careful user skips as the error says.
-    let of = |place: &Place| Some(at.topic(*place)) == e.topic() && Some(place.partition) == e.partition();
+    let of = |place: &Place| Some(cx.topic(*place)) == e.topic() && Some(place.partition) == e.partition();
     let Some((&place, seq)) = saved.iter_mut().find(|(place, _)| of(place)) else { return false };
-    if at.model.is_deadly(at.task, place) {
-        at.model.count("deadly", 1);
-        at.model.skips(at.task, place);
+    if cx.model.is_deadly(cx.task, place) {
+        cx.model.count("deadly", 1);
+        cx.model.skips(cx.task, place);
         *seq = mark.max(1);
     } else {
-        at.model.count("wrongly taken for deadly", 1);
+        cx.model.count("wrongly taken for deadly", 1);
     }
-    at.model.troubled
+    cx.model.troubled
 }
 
-fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Place, u64>) -> ConsumeIter {
+fn subscribe(cx: &TaskContext, client: &Client, random: &mut Random, from: &BTreeMap<Place, u64>) -> ConsumeIter {
     let (mut what, mut positions): (Option<Subscription>, _) = (None, Positions::default());
     for (&place, &seq) in from {
-        at.model.begins(at.task, place, seq);
-        let (topic, id) = (at.topic(place), place.partition);
+        cx.model.begins(cx.task, place, seq);
+        let (topic, id) = (cx.topic(place), place.partition);
         if seq > 0 {
             positions.set(topic, id, seq);
         }
@@ -173,87 +173,87 @@ fn subscribe(at: &Desk, client: &Client, random: &mut Random, from: &BTreeMap<Pl
             Some(what) => what.and_partition(topic, id, Start::Earliest),
         });
     }
-    if at.plan.world == World::Grows {
+    if cx.plan.world == World::Grows {
         what = Some(Subscription::topic("topic-0").start(Start::Earliest));
     }
     // As who keeps them in a checkpoint or a database, which is a text.
     let saved: Positions = positions.to_string().parse().expect("positions are read as they are written");
     let what = what.expect("a consumer has partitions").resume(&saved).beyond_end(OutOfRange::Latest);
     // A log whose first numbers died with a leader begins with the ones after them.
-    let begins_later = at.plan.retention || at.plan.nodes > 1;
+    let begins_later = cx.plan.retention || cx.plan.nodes > 1;
     let what = if begins_later { what.out_of_range(OutOfRange::Earliest) } else { what };
     let longest = random.below(4) as usize;
-    let longest = if at.plan.world == World::Spaced { 3 } else { longest };
+    let longest = if cx.plan.world == World::Spaced { 3 } else { longest };
     let what = what.max_wait(Duration::from_micros([300, 500_000, 5_000_000, 30_000_000][longest]));
     let size = random.below(3) as usize;
-    let size = match at.plan.world {
+    let size = match cx.plan.world {
         World::Backlog | World::Exact | World::ToTheEnd => 0,
         World::SlowLine | World::LowMark => 2,
         _ => size,
     };
     let what = what.fetch_size([100, 5000, 1 << 20][size]);
-    let messages = at.patiently("subscribe", at.most(), || client.subscribe(what.clone()));
-    at.model.subscribed(at.task);
-    at.handles.lock().unwrap_or_else(PoisonError::into_inner).push(messages.close_handle());
+    let messages = cx.patiently("subscribe", cx.most(), || client.subscribe(what.clone()));
+    cx.model.subscribed(cx.task);
+    cx.handles.lock().unwrap_or_else(PoisonError::into_inner).push(messages.close_handle());
     messages
 }
 
-fn one(at: &Desk, random: &mut Random, messages: &mut ConsumeIter, unbounded: bool) -> crate::Result<()> {
+fn one(cx: &TaskContext, random: &mut Random, messages: &mut ConsumeIter, unbounded: bool) -> crate::Result<()> {
     let message = if unbounded {
         messages.next().transpose()?
     } else {
         let most = Duration::from_micros([0, 1, 1000, 50_000, 700_000, 3_000_000][random.below(6) as usize]);
-        at.timed("next_timeout", most, || messages.next_timeout(most))?
+        cx.timed("next_timeout", most, || messages.next_timeout(most))?
     };
     if let Some(message) = message {
-        at.model.delivered(at.task, &message, messages.gaps());
+        cx.model.delivered(cx.task, &message, messages.gaps());
     }
     Ok(())
 }
 
-fn poll(at: &Desk, messages: &mut ConsumeIter) -> crate::Result<()> {
-    let message = at.timed("next_timeout", Duration::ZERO, || messages.next_timeout(Duration::ZERO))?;
-    message.iter().for_each(|message| at.model.delivered(at.task, message, messages.gaps()));
+fn poll(cx: &TaskContext, messages: &mut ConsumeIter) -> crate::Result<()> {
+    let message = cx.timed("next_timeout", Duration::ZERO, || messages.next_timeout(Duration::ZERO))?;
+    message.iter().for_each(|message| cx.model.delivered(cx.task, message, messages.gaps()));
     Ok(())
 }
 
-fn many(at: &Desk, random: &mut Random, messages: &mut ConsumeIter) -> crate::Result<()> {
+fn many(cx: &TaskContext, random: &mut Random, messages: &mut ConsumeIter) -> crate::Result<()> {
     let most = Duration::from_millis(random.below(500));
-    let list = at.timed("next_many", most, || messages.next_many(20, most))?;
+    let list = cx.timed("next_many", most, || messages.next_many(20, most))?;
     for message in list {
-        at.model.delivered(at.task, &message, messages.gaps());
+        cx.model.delivered(cx.task, &message, messages.gaps());
     }
     Ok(())
 }
 
-fn batch(at: &Desk, messages: &mut ConsumeIter) -> crate::Result<()> {
+fn batch(cx: &TaskContext, messages: &mut ConsumeIter) -> crate::Result<()> {
     let list: Vec<Message> = match messages.next_batch()? {
         Some(batch) => batch.iter().map(|message| message.to_message()).collect(),
         None => Vec::new(),
     };
     for message in list {
-        at.model.delivered(at.task, &message, messages.gaps());
+        cx.model.delivered(cx.task, &message, messages.gaps());
     }
     Ok(())
 }
 
 /// Reads up to the end, however the logs change meanwhile.
-pub(in super::super) fn read_to_the_end(at: &Desk, places: &[Place]) {
-    let client = at.client();
-    at.sim.sleep(at.plan.work_ends - READS_BEFORE);
+pub(in super::super) fn read_to_the_end(cx: &TaskContext, places: &[Place]) {
+    let client = cx.client();
+    cx.sim.sleep(cx.plan.work_ends - READS_BEFORE);
     let mut what = Subscription::topic("topic-0");
     for (&place, number) in places.iter().zip(0..) {
-        let (topic, id) = (at.topic(place), place.partition);
+        let (topic, id) = (cx.topic(place), place.partition);
         what = match number {
             0 => Subscription::partition(topic, id).start(Start::Earliest),
             _ => what.and_partition(topic, id, Start::Earliest),
         };
     }
     let what = what.beyond_end(OutOfRange::Latest).fetch_size(100).stop_at_end();
-    for message in at.patiently("subscribe", at.most(), || client.subscribe(what.clone())) {
-        message.map(drop).unwrap_or_else(|e| at.model.failed("reading to the end", &e));
-        at.model.count("read to the end", 1);
-        at.sim.sleep(Duration::from_millis(5));
+    for message in cx.patiently("subscribe", cx.most(), || client.subscribe(what.clone())) {
+        message.map(drop).unwrap_or_else(|e| cx.model.failed("reading to the end", &e));
+        cx.model.count("read to the end", 1);
+        cx.sim.sleep(Duration::from_millis(5));
     }
 }
 
@@ -263,32 +263,32 @@ const WANTED: u64 = 15;
 
 /// Reads up to a time that the first of two partitions reaches at once. What its leader says of it then, in an answer that was on
 /// its way, must neither end the subscription nor begin the partition again: the other one is read on.
-pub(in super::super) fn read_up_to_a_time(at: &Desk, places: &[Place]) {
-    let (client, first, second) = (at.client(), places[0], places[1]);
-    let topic = at.topic(first);
-    let now_ms = at.sim.wall_clock().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+pub(in super::super) fn read_up_to_a_time(cx: &TaskContext, places: &[Place]) {
+    let (client, first, second) = (cx.client(), places[0], places[1]);
+    let topic = cx.topic(first);
+    let now_ms = cx.sim.wall_clock().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
     let ends = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms);
     for bundle in 0..3 {
-        let ids: Vec<u32> = (0..BUNDLE).map(|_| at.model.give(at.task, first, false)).collect();
+        let ids: Vec<u32> = (0..BUNDLE).map(|_| cx.model.give(cx.task, first, false)).collect();
         let payloads: Vec<Vec<u8>> = ids.iter().map(|&id| payload(id, 100)).collect();
         let times = (bundle * BUNDLE..).map(|number| now_ms + number - WANTED);
         let records: Vec<_> =
             payloads.iter().zip(times).map(|(bytes, ms)| Record::new(bytes).timestamp_ms(ms)).collect();
-        client.publish(topic, first.partition, &records).unwrap_or_else(|e| at.model.failed("publish", &e));
-        at.model.reported(ids, Outcome::Stored, "");
+        client.publish(topic, first.partition, &records).unwrap_or_else(|e| cx.model.failed("publish", &e));
+        cx.model.reported(ids, Outcome::Stored, "");
     }
     let what = Subscription::partition(topic, first.partition).start(Start::Earliest);
     let what = what.and_partition(topic, second.partition, Start::Earliest).fetch_size(100).stop_at_time(ends);
     let mut read = Vec::new();
-    for message in at.patiently("subscribe", at.most(), || client.subscribe(what.clone())) {
-        let message = message.unwrap_or_else(|e| at.model.failed("reading up to a time", &e));
+    for message in cx.patiently("subscribe", cx.most(), || client.subscribe(what.clone())) {
+        let message = message.unwrap_or_else(|e| cx.model.failed("reading up to a time", &e));
         read.push((message.partition(), message.seq()));
         if read.len() as u64 == BUNDLE + 1 {
-            at.model.knows_no_leader(0);
+            cx.model.knows_no_leader(0);
         }
-        at.sim.sleep(Duration::from_millis(5));
+        cx.sim.sleep(Duration::from_millis(5));
     }
     if read != (1..=WANTED).map(|seq| (first.partition, seq)).collect::<Vec<_>>() {
-        at.model.violated(Property::Delivery, &format!("up to a time are read, of {WANTED} messages: {read:?}"));
+        cx.model.violated(Property::Delivery, &format!("up to a time are read, of {WANTED} messages: {read:?}"));
     }
 }
