@@ -16,12 +16,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::host::Host;
 use super::machine::{ClusterOptions, Conn, End, Machine, Options, Pull};
-use crate::net::Time;
+use crate::net::{PairSocket, Time, rounded_up, socket_pair};
 
 /// Bytes that are read or written at once.
 const PIECE: usize = 64 << 10;
@@ -50,7 +50,7 @@ struct Shared {
     /// Zero of the machine's clock.
     started: Instant,
     /// Wakes the thread, unless a byte is on its way to it already.
-    waker: WakerEnd,
+    waker: PairSocket,
     woken: AtomicBool,
 }
 
@@ -90,7 +90,7 @@ impl Server {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let start_time = u32::try_from(since_1970).unwrap_or(u32::MAX);
         let machine = Machine::new(Time::ZERO, start_time, options, &addrs, cluster);
-        let (waker, wakened) = waker()?;
+        let (waker, wakened) = socket_pair()?;
         let shared = Arc::new(Shared {
             inner: Mutex::new(Inner { machine, ports, turns: 0, ended: false }),
             changed: Condvar::new(),
@@ -218,7 +218,7 @@ impl Port {
 #[derive(Debug)]
 struct Carrier {
     shared: Arc<Shared>,
-    wakened: WakenedEnd,
+    wakened: PairSocket,
     listeners: Vec<(usize, Listener)>,
     links: BTreeMap<Conn, Link>,
 }
@@ -323,11 +323,7 @@ impl Carrier {
             Target::Link(conn) => self.links.get(conn).map(|link| PollFd::new(&link.stream, *flags)),
         };
         let mut fds: Vec<PollFd<'_>> = targets.iter().filter_map(fd).collect();
-        let timeout = (until != Time::NEVER).then(|| {
-            // Rounded up to the millisecond: where the system's poll counts in those, waking early would be a busy loop.
-            let millis = until.since(self.shared.now()).as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i64;
-            Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000 * 1_000_000) as _ }
-        });
+        let timeout = (until != Time::NEVER).then(|| rounded_up(until.since(self.shared.now())));
         // An error is that of an interruption, or of memory: the next turn waits again.
         if poll(&mut fds, timeout.as_ref()).is_ok() {
             let ready = targets.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
@@ -467,34 +463,4 @@ impl Link {
         self.sent = 0;
         Ok(())
     }
-}
-
-#[cfg(unix)]
-type WakerEnd = std::os::unix::net::UnixStream;
-#[cfg(not(unix))]
-type WakerEnd = TcpStream;
-type WakenedEnd = WakerEnd;
-
-/// Two connected sockets, neither of which blocks.
-#[cfg(unix)]
-fn waker() -> io::Result<(WakerEnd, WakenedEnd)> {
-    let (waker, wakened) = WakerEnd::pair()?;
-    waker.set_nonblocking(true)?;
-    wakened.set_nonblocking(true)?;
-    Ok((waker, wakened))
-}
-
-#[cfg(not(unix))]
-fn waker() -> io::Result<(WakerEnd, WakenedEnd)> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let waker = TcpStream::connect(listener.local_addr()?)?;
-    let wakened = loop {
-        let (stream, from) = listener.accept()?;
-        if from == waker.local_addr()? {
-            break stream;
-        }
-    };
-    waker.set_nonblocking(true)?;
-    wakened.set_nonblocking(true)?;
-    Ok((waker, wakened))
 }

@@ -39,3 +39,5 @@ pub(crate) use network::{Handle, Interest, Socket, Waker};
 pub(crate) use retry::{RetryPolicy, RetryState, WELL};
 pub(crate) use settings::ChannelSettings;
 pub(crate) use system::System;
+#[cfg(feature = "broker")]
+pub(crate) use system::{PairSocket, rounded_up, socket_pair};

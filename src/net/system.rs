@@ -119,7 +119,7 @@ fn read_clock(_: bool) -> Time {
 }
 
 /// Rounds a wait up to the millisecond: on systems whose poll counts in milliseconds, waking early would be a busy loop.
-fn rounded_up(wait: Duration) -> Timespec {
+pub(crate) fn rounded_up(wait: Duration) -> Timespec {
     let millis = wait.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i64;
     Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000 * 1_000_000) as _ }
 }
@@ -240,30 +240,37 @@ struct Pair {
 }
 
 #[cfg(unix)]
-type PairSocket = std::os::unix::net::UnixStream;
+pub(crate) type PairSocket = std::os::unix::net::UnixStream;
 #[cfg(not(unix))]
-type PairSocket = TcpStream;
+pub(crate) type PairSocket = TcpStream;
+
+/// Connects two sockets to each other, neither of which blocks.
+pub(crate) fn socket_pair() -> io::Result<(PairSocket, PairSocket)> {
+    #[cfg(unix)]
+    let (write, read) = PairSocket::pair()?;
+    #[cfg(not(unix))]
+    let (write, read) = loopback_pair()?;
+    write.set_nonblocking(true)?;
+    read.set_nonblocking(true)?;
+    Ok((write, read))
+}
+
+#[cfg(not(unix))]
+fn loopback_pair() -> io::Result<(PairSocket, PairSocket)> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let write = TcpStream::connect(listener.local_addr()?)?;
+    // Another process may have connected first.
+    loop {
+        let (read, from) = listener.accept()?;
+        if from == write.local_addr()? {
+            return Ok((write, read));
+        }
+    }
+}
 
 impl Pair {
-    #[cfg(unix)]
     fn new() -> io::Result<Pair> {
-        let (write, read) = PairSocket::pair()?;
-        write.set_nonblocking(true)?;
-        Ok(Pair { write, read, process: std::process::id() })
-    }
-
-    #[cfg(not(unix))]
-    fn new() -> io::Result<Pair> {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-        let write = TcpStream::connect(listener.local_addr()?)?;
-        // Another process may have connected first.
-        let read = loop {
-            let (read, from) = listener.accept()?;
-            if from == write.local_addr()? {
-                break read;
-            }
-        };
-        write.set_nonblocking(true)?;
+        let (write, read) = socket_pair()?;
         Ok(Pair { write, read, process: std::process::id() })
     }
 }

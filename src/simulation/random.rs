@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-/// SplitMix64: tiny, fast, and the same on every machine.
+use crate::broker::machine::split_mix;
+
+/// One of the streams of random numbers of a seed.
 #[derive(Debug, Clone)]
 pub(crate) struct Random {
     state: u64,
@@ -13,9 +15,9 @@ pub(crate) struct Random {
 impl Random {
     /// Streams of one seed are independent, so that one more draw from one of them changes none of the others.
     pub(crate) fn new(seed: u64, stream: u64) -> Random {
-        let mut random = Random { state: seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95), given: Vec::new() };
-        random.next();
-        random
+        let mut state = seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95);
+        split_mix(&mut state);
+        Random { state, given: Vec::new() }
     }
 
     /// As [`new`](Random::new), but these bytes decide, one a draw, for as long as there are any.
@@ -24,12 +26,8 @@ impl Random {
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        self.given.pop().map_or(z, |first| u64::from(first) << 56 | z >> 8)
+        let number = split_mix(&mut self.state);
+        self.given.pop().map_or(number, |first| u64::from(first) << 56 | number >> 8)
     }
 
     /// A number below `n`; 0 if `n` is.

@@ -150,7 +150,16 @@ impl Behaviour {
     }
 }
 
-/// Random numbers that follow from a seed (splitmix64).
+/// Returns the next random number of the generator SplitMix64, and moves its state on: the same on every machine.
+pub(crate) fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Random numbers that follow from a seed.
 #[derive(Debug)]
 pub(super) struct Chance(u64);
 
@@ -159,17 +168,9 @@ impl Chance {
         Chance(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     /// A number below `end`; 0 if that is 0.
     pub(super) fn below(&mut self, end: u64) -> u64 {
-        self.next().checked_rem(end).unwrap_or(0)
+        split_mix(&mut self.0).checked_rem(end).unwrap_or(0)
     }
 
     /// Returns whether something happens that does so this many times in a thousand.

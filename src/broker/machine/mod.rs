@@ -56,7 +56,7 @@ use crate::net::Time;
 use crate::protocol::{DecodeError, DecodeFault};
 
 use behaviour::Chance;
-pub(crate) use behaviour::{Behaviour, ClusterOptions, FailOver, Layout, Options};
+pub(crate) use behaviour::{Behaviour, ClusterOptions, FailOver, Layout, Options, split_mix};
 pub(crate) use log::AppendError;
 pub(crate) use test_access::Appended;
 
