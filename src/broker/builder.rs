@@ -9,6 +9,7 @@ use super::Broker;
 use super::host::Host;
 use super::machine::Options;
 use super::server::Server;
+use crate::protocol::limits::setters;
 
 /// Settings of a [`Broker`].
 ///
@@ -30,67 +31,37 @@ use super::server::Server;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Default)]
+#[must_use = "settings do nothing until a broker starts with them"]
 pub struct BrokerBuilder {
     port: u16,
     options: Options,
 }
 
 impl BrokerBuilder {
-    /// Sets the port to listen at. Default 0: any free one. The nodes of a cluster that share an address take the ports after
-    /// it.
-    #[must_use]
-    pub fn port(mut self, port: u16) -> BrokerBuilder {
-        self.port = port;
-        self
-    }
+    setters! {
+        /// The port to listen at. Default 0: any free one. The nodes of a cluster that share an address take the ports after it.
+        port(port: u16) => port = port;
 
-    /// Sets the size in bytes at which a partition's segment is closed; no chunk reaches into the next one. Default 1 GiB.
-    #[must_use]
-    pub fn segment_bytes(mut self, bytes: u64) -> BrokerBuilder {
-        self.options.layout.segment_bytes = bytes;
-        self
-    }
+        /// The size in bytes at which a partition's segment is closed; no chunk reaches into the next one. Default 1 GiB.
+        segment_bytes(bytes: u64) => options.layout.segment_bytes = bytes;
 
-    /// Sets the distance in bytes between two entries of a segment's index; most chunks end at an entry. Default 4,096.
-    #[must_use]
-    pub fn index_interval(mut self, bytes: u64) -> BrokerBuilder {
-        self.options.layout.index_interval = bytes;
-        self
-    }
+        /// The distance in bytes between two entries of a segment's index; most chunks end at an entry. Default 4,096.
+        index_interval(bytes: u64) => options.layout.index_interval = bytes;
 
-    /// Makes fetches wait exactly the time they ask for. A server rounds to its clock and waits at least 320 ms.
-    #[must_use]
-    pub fn exact_waits(mut self) -> BrokerBuilder {
-        self.options.exact_waits = true;
-        self
-    }
+        /// Makes fetches wait exactly the time they ask for. A server rounds to its clock and waits at least 320 ms.
+        exact_waits() => options.exact_waits = true;
 
-    /// Ends every chunk after exactly the number of bytes asked for, even inside a bundle, as old servers did.
-    #[must_use]
-    pub fn cut_chunks(mut self) -> BrokerBuilder {
-        self.options.cut_chunks = true;
-        self
-    }
+        /// Ends every chunk after exactly the number of bytes asked for, even inside a bundle, as old servers did.
+        cut_chunks() => options.cut_chunks = true;
 
-    /// Refuses to store messages and create topics over the network. Methods such as [`Broker::append`] still work.
-    #[must_use]
-    pub fn read_only(mut self) -> BrokerBuilder {
-        self.options.read_only = true;
-        self
-    }
+        /// Refuses to store messages and create topics over the network. Methods such as [`Broker::append`] still work.
+        read_only() => options.read_only = true;
 
-    /// Sets how long a connection that never sent a byte may stay open; `None` for ever. Default 16 seconds.
-    #[must_use]
-    pub fn silent_timeout(mut self, time: Option<Duration>) -> BrokerBuilder {
-        self.options.silent_timeout = time;
-        self
-    }
+        /// How long a connection that never sent a byte may stay open; `None` for ever. Default 16 seconds.
+        silent_timeout(time: Option<Duration>) => options.silent_timeout = time;
 
-    /// Closes any connection that sends nothing for this long and has no request waiting, as some networks do. Default: never.
-    #[must_use]
-    pub fn idle_timeout(mut self, time: Duration) -> BrokerBuilder {
-        self.options.idle_timeout = Some(time);
-        self
+        /// Closes any connection that sends nothing for this long and has no request waiting, as some networks do. Default: never.
+        idle_timeout(time: Duration) => options.idle_timeout = Some(time);
     }
 
     /// Starts the broker.

@@ -11,6 +11,7 @@ use super::server::Server;
 use super::{Broker, BrokerBuilder, there};
 use crate::Brokers;
 use crate::net::Time;
+use crate::protocol::limits::setters;
 
 /// Settings of a [`Cluster`].
 ///
@@ -30,6 +31,7 @@ use crate::net::Time;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]
+#[must_use = "settings do nothing until a cluster starts with them"]
 pub struct ClusterBuilder {
     nodes: usize,
     factor: usize,
@@ -39,34 +41,23 @@ pub struct ClusterBuilder {
 }
 
 impl ClusterBuilder {
-    /// Sets how many nodes have a copy of each partition, at most all of them. Default: all of them.
-    #[must_use]
+    setters! {
+        /// How long the partitions of a topic created over the network have no leader. Default zero. With real servers it is
+        /// some 0.4 seconds, and a produce request in that time can kill one.
+        election_time(time: Duration) => election = time;
+
+        /// Lets the first node listen at 127.0.0.1, the second at 127.0.0.2 and so on, which only some systems can. Then only the
+        /// first is on the same host as a client that connects from 127.0.0.1 and
+        /// [prefers a replica there](crate::Subscription::prefer_local).
+        own_addresses() => own_addresses = true;
+
+        /// The settings that nodes share with a stand-alone broker.
+        broker(settings: BrokerBuilder) => broker = settings;
+    }
+
+    /// How many nodes have a copy of each partition, at most all of them. Default: all of them.
     pub fn replication_factor(mut self, nodes: usize) -> ClusterBuilder {
         self.factor = nodes.clamp(1, self.nodes);
-        self
-    }
-
-    /// Sets how long the partitions of a topic created over the network have no leader. Default zero. With real servers it is
-    /// some 0.4 seconds, and a produce request in that time can kill one.
-    #[must_use]
-    pub fn election_time(mut self, time: Duration) -> ClusterBuilder {
-        self.election = time;
-        self
-    }
-
-    /// Lets the first node listen at 127.0.0.1, the second at 127.0.0.2 and so on, which only some systems can. Then only the
-    /// first is on the same host as a client that connects from 127.0.0.1 and
-    /// [prefers a replica there](crate::Subscription::prefer_local).
-    #[must_use]
-    pub fn own_addresses(mut self) -> ClusterBuilder {
-        self.own_addresses = true;
-        self
-    }
-
-    /// Sets the settings that nodes share with a stand-alone broker.
-    #[must_use]
-    pub fn broker(mut self, settings: BrokerBuilder) -> ClusterBuilder {
-        self.broker = settings;
         self
     }
 

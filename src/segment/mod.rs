@@ -30,6 +30,7 @@ use file::{Listing, OpenFile, list};
 use crate::error::{Error, Result};
 use crate::message::{Batch, DecodedBundle, Gap, Message, Names, TopicPartitions};
 use crate::protocol::Limits;
+use crate::protocol::limits::setters;
 
 /// How often to look again when files are not where they were a moment ago: a live server closes, merges and removes them.
 const LOOKS: u32 = 10;
@@ -42,6 +43,7 @@ const LOOKS: u32 = 10;
 /// Numbers that no file has are left out, and [`gaps`](Segments::gaps) lists them. Any other damage ends the iteration with
 /// [`Corrupt`](crate::ErrorKind::Corrupt). After one `Err` it is finished.
 #[derive(Debug)]
+#[must_use = "iterators are lazy: files are read when messages are asked for"]
 pub struct Segments {
     dir: PathBuf,
     limits: Limits,
@@ -86,7 +88,6 @@ impl Segments {
     }
 
     /// Sets the topic and partition that messages name from now on, instead of those in the directory's path.
-    #[must_use]
     pub fn named(mut self, topic: impl AsRef<str>, partition: u16) -> Segments {
         self.state.position = self.position();
         self.sources = Names::one(topic.as_ref(), partition);
@@ -96,19 +97,13 @@ impl Segments {
         self
     }
 
-    /// Begins with this number, or the first one above it. Default 0: the first number. It can be called at any time, even
-    /// after the end or an error.
-    #[must_use]
-    pub fn start_at(mut self, seq: u64) -> Segments {
-        self.state = State { position: seq, ..State::default() };
-        self
-    }
+    setters! {
+        /// Begins with this number, or the first one above it. Default 0: the first number. It can be called at any time, even
+        /// after the end or an error.
+        start_at(seq: u64) => state = State { position: seq, ..State::default() };
 
-    /// Sets the limits of a bundle: its bytes, compressed and decompressed, and its messages.
-    #[must_use]
-    pub fn limits(mut self, limits: Limits) -> Segments {
-        self.limits = limits;
-        self
+        /// The limits of a bundle: its bytes, compressed and decompressed, and its messages.
+        limits(limits: Limits) => limits = limits;
     }
 
     /// Returns the partition's files, in the order of their first numbers, as they are now.

@@ -9,6 +9,7 @@ use super::conns::{ConnId, HostId, Link, Way};
 use super::hosts::Service;
 use super::trace::TraceEvent;
 use super::world::State;
+use crate::protocol::limits::setters;
 
 /// One direction between a client and a server.
 ///
@@ -74,6 +75,7 @@ impl Direction {
 /// # Ok::<(), tank_client::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "settings do nothing until links get them"]
 pub struct LinkSettings {
     latency: Range<Duration>,
     bandwidth: u64,
@@ -89,30 +91,21 @@ impl Default for LinkSettings {
 }
 
 impl LinkSettings {
-    /// Sets the latency, chosen at random for each packet; none overtakes another. Default 50 to 500 microseconds.
-    #[must_use]
-    pub fn latency(mut self, range: Range<Duration>) -> LinkSettings {
-        self.latency = range;
-        self
-    }
+    setters! {
+        /// The latency, chosen at random for each packet; none overtakes another. Default 50 to 500 microseconds.
+        latency(range: Range<Duration>) => latency = range;
 
-    /// Sets how many bytes pass in a second, over all connections together; 0 for no limit. Default 125 million.
-    #[must_use]
-    pub fn bandwidth(mut self, bytes_per_second: u64) -> LinkSettings {
-        self.bandwidth = bytes_per_second;
-        self
-    }
+        /// How many bytes pass in a second, over all connections together; 0 for no limit. Default 125 million.
+        bandwidth(bytes_per_second: u64) => bandwidth = bytes_per_second;
 
-    /// Cuts one packet in `n` at some byte, so that it arrives in pieces; 0 for none. Default 16.
-    #[must_use]
-    pub fn fragment_one_in(mut self, n: u64) -> LinkSettings {
-        self.fragments = n;
-        self
+        /// Cuts one packet in `n` at some byte, so that it arrives in pieces; 0 for none. Default 16.
+        fragment_one_in(n: u64) => fragments = n;
     }
 
     fn apply(&self, link: &mut Link) {
         link.latency = nanos(&self.latency);
-        (link.bandwidth, link.fragments) = (self.bandwidth, self.fragments);
+        link.bandwidth = self.bandwidth;
+        link.fragments = self.fragments;
     }
 }
 
