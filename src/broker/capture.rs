@@ -165,7 +165,8 @@ impl Recorder {
 impl Tape {
     fn write(&self, connection: u32, side: Side, mut bytes: &[u8]) {
         let mut sheet = lock(&self.sheet);
-        let (mut text, mut last) = (String::new(), sheet.last);
+        let mut text = String::new();
+        let mut last = sheet.last;
         while !bytes.is_empty() {
             let frame = sheet.frames.entry((connection, side)).or_default();
             if frame.header.is_empty() || last != Some((connection, side)) {
@@ -324,7 +325,8 @@ fn read(bytes: &[u8]) -> io::Result<BTreeMap<u32, Vec<Piece>>> {
         let malformed = || wrong(format!("line {}: {line:?} is not understood here", index + 1));
         if let Some(inside) = line.strip_prefix("  ") {
             if !inside.starts_with('=') {
-                let (bytes, side) = (unhex(inside).ok_or_else(malformed)?, block.ok_or_else(malformed)?);
+                let bytes = unhex(inside).ok_or_else(malformed)?;
+                let side = block.ok_or_else(malformed)?;
                 let pieces = current.and_then(|connection| connections.get_mut(&connection)).ok_or_else(malformed)?;
                 match pieces.last_mut() {
                     Some(Piece::Sent(last, sent)) if *last == side => sent.extend(bytes),
@@ -363,8 +365,8 @@ fn play(pieces: &[Piece], mut client: &TcpStream) -> Result<(), String> {
                 if client.read_exact(&mut found).is_err() {
                     return Err(format!("closed after {at} bytes, where the capture has more"));
                 }
-                let (found, wanted) = (without_sizes(&found), without_sizes(bytes));
-                if let Some(other) = found.iter().zip(&wanted).position(|(a, b)| a != b) {
+                let wanted = without_sizes(bytes);
+                if let Some(other) = without_sizes(&found).iter().zip(&wanted).position(|(a, b)| a != b) {
                     return Err(format!("byte {} of what was sent differs from the capture", at + other));
                 }
                 at += bytes.len();
@@ -384,7 +386,8 @@ fn play(pieces: &[Piece], mut client: &TcpStream) -> Result<(), String> {
 
 /// What a client said, with 1 for the sizes of its fetches, which follow how long answers take to begin.
 fn without_sizes(said: &[u8]) -> Vec<u8> {
-    let (mut out, mut rest) = (Vec::with_capacity(said.len()), said);
+    let mut out = Vec::with_capacity(said.len());
+    let mut rest = said;
     while let Some((&[kind, a, b, c, d], after)) = rest.split_first_chunk::<HEADER_LEN>() {
         let Some((payload, later)) = after.split_at_checked(u32::from_le_bytes([a, b, c, d]) as usize) else { break };
         let fetch = (kind == Kind::Consume as u8).then(|| FetchRequest::decode(payload).ok()).flatten();
@@ -441,8 +444,10 @@ impl Shared {
 impl Server {
     fn start(serve: impl Fn(&Shared, u32, TcpStream) + Send + Sync + 'static) -> io::Result<Server> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let (addr, shared) = (listener.local_addr()?, Arc::new(Shared::default()));
-        let (server, serve) = (shared.clone(), Arc::new(serve));
+        let addr = listener.local_addr()?;
+        let shared = Arc::new(Shared::default());
+        let server = shared.clone();
+        let serve = Arc::new(serve);
         let acceptor = thread::Builder::new().spawn(move || {
             let mut threads: Vec<JoinHandle<()>> = Vec::new();
             let connections = listener.incoming().filter_map(Result::ok);

@@ -448,7 +448,8 @@ impl Link {
                 Err(e) => return Err(e),
             }
         }
-        (self.piece, self.sent) = (Vec::new(), 0);
+        self.piece = Vec::new();
+        self.sent = 0;
         Ok(true)
     }
 

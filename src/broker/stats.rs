@@ -96,9 +96,10 @@ impl Request {
     /// Returns what a fetch (Consume request) asks for: each partition and its first wanted number. Empty for any other
     /// request.
     pub fn positions(&self) -> Vec<Position> {
-        let fetch = Some(self.kind).filter(|kind| *kind == Kind::Consume).map(|_| FetchRequest::decode(&self.payload));
-        let fetch = fetch.and_then(Result::ok);
-        let slots = fetch.iter().flat_map(FetchRequest::slots);
-        slots.map(|(topic, slot)| Position::new(&**topic, slot.partition, slot.seq)).collect()
+        if self.kind != Kind::Consume {
+            return Vec::new();
+        }
+        let Ok(fetch) = FetchRequest::decode(&self.payload) else { return Vec::new() };
+        fetch.slots().map(|(topic, wanted)| Position::new(&**topic, wanted.partition, wanted.seq)).collect()
     }
 }

@@ -110,7 +110,8 @@ impl State {
     pub(super) fn syn(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id) else { return };
         let (Some((from, to)), Handshake::Connecting) = (conn.ends(Way::Up), conn.handshake) else { return };
-        let (port, known) = (conn.to.port(), conn.far != ServerSide::None);
+        let port = conn.to.port();
+        let known = conn.far != ServerSide::None;
         if self.is_cut_off(from, to) {
             return;
         }
@@ -487,7 +488,8 @@ impl State {
         if conn.waiters.is_empty() {
             return;
         }
-        let (read, write) = (read && conn.is_readable(), write && conn.is_writable());
+        let read = read && conn.is_readable();
+        let write = write && conn.is_writable();
         for at in 0.. {
             let Some(conn) = self.conns.get(id) else { return };
             let Some(&waiter) = conn.waiters.get(at) else { return };

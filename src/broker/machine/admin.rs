@@ -221,7 +221,8 @@ impl Machine {
 
     fn reload(&mut self, request: ReloadConfRequest) -> ReloadConfResponse {
         let known = self.topics.contains_key(request.topic.as_str());
-        let (alone, otherwise) = (self.cluster.is_none(), self.options.layout);
+        let alone = self.cluster.is_none();
+        let otherwise = self.options.layout;
         let code = match self.partition_mut(&request.topic, request.partition) {
             _ if !alone => ReloadConfCode::Unsupported,
             _ if !known => ReloadConfCode::UnknownTopic,

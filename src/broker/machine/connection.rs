@@ -152,9 +152,10 @@ impl Machine {
     fn close_oldest_silent(&mut self, node: usize) {
         let silent = self.conns.range(Conn::all_of(node)).filter(|(_, connection)| !connection.heard);
         if silent.clone().count() > MAX_SILENT {
-            let oldest =
-                silent.filter(|(_, connection)| connection.closing == Closing::No).map(|(conn, _)| *conn).next();
-            oldest.into_iter().for_each(|conn| self.hang_up(conn));
+            let mut open = silent.filter(|(_, connection)| connection.closing == Closing::No);
+            if let Some(oldest) = open.next().map(|(conn, _)| *conn) {
+                self.hang_up(oldest);
+            }
         }
     }
 
@@ -265,7 +266,9 @@ impl Machine {
         connection.close_when_sent();
         connection.input = Vec::new();
         let waits: Vec<u64> = connection.waits.iter().copied().collect();
-        waits.into_iter().for_each(|wait| _ = self.take_wait(wait));
+        for wait in waits {
+            self.take_wait(wait);
+        }
         self.make_ready(conn);
     }
 
@@ -290,7 +293,9 @@ impl Machine {
     /// Forgets a connection and all that waits on it.
     pub(super) fn forget(&mut self, conn: Conn) {
         let Some(connection) = self.conns.remove(&conn) else { return };
-        connection.waits.into_iter().for_each(|wait| _ = self.take_wait(wait));
+        for wait in connection.waits {
+            self.take_wait(wait);
+        }
         if let Some(node) = self.nodes.get_mut(conn.node) {
             node.stats.open -= 1;
             node.stats.stalled -= usize::from(connection.stalled);

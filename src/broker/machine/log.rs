@@ -134,7 +134,8 @@ impl Log {
         segment.times = times;
         let last = segment.set_span.checked_mul(times).and_then(|span| base.checked_add(span - 1));
         segment.last = last.filter(|&last| last < u64::MAX).ok_or(AppendError::Number)?;
-        (self.last, self.mark) = (segment.last, segment.last);
+        self.last = segment.last;
+        self.mark = segment.last;
         if self.first_available == 0 {
             self.first_available = base;
         }

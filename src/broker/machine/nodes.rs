@@ -136,7 +136,9 @@ impl Machine {
         self.at(now);
         let Some(this) = self.nodes.get_mut(node) else { return };
         let was_down = !this.running;
-        (this.running, this.listening, this.registered) = (true, true, true);
+        this.running = true;
+        this.listening = true;
+        this.registered = true;
         this.life += 1;
         if was_down {
             this.opened = now;
@@ -174,10 +176,14 @@ impl Machine {
         self.at(now);
         let Some(this) = self.nodes.get_mut(node) else { return };
         let hung = this.paused;
-        (this.running, this.listening, this.paused) = (false, false, false);
+        this.running = false;
+        this.listening = false;
+        this.paused = false;
         this.life += 1;
         this.deferred = Vec::new();
-        self.conns_of(node).into_iter().for_each(|conn| self.tear_down(conn, hung));
+        for conn in self.conns_of(node) {
+            self.tear_down(conn, hung);
+        }
         self.drop_unconfirmed_of(node);
         let span = self.options.behaviour.fail_over.as_ref().map(|fail_over| fail_over.silent);
         self.notice_later(node, span);
@@ -237,7 +243,9 @@ impl Machine {
     /// Closes every connection to the node that is open now.
     pub(crate) fn disconnect_all(&mut self, now: Time, node: usize) {
         self.at(now);
-        self.conns_of(node).into_iter().for_each(|conn| self.hang_up(conn));
+        for conn in self.conns_of(node) {
+            self.hang_up(conn);
+        }
     }
 
     /// Cuts a node off from the others, or joins it to them again; clients reach it all the same.
@@ -343,11 +351,14 @@ impl Machine {
         let at_once = self.options.behaviour.replication.is_none();
         let deposed = self.partition(topic, id).and_then(|partition| partition.leader);
         let hangs = |node: usize| self.nodes.get(node).is_some_and(|node| node.paused);
-        let leads_on = deposed.filter(|&node| Some(node) != leader && hangs(node));
-        let leads_on = leads_on.filter(|_| self.options.behaviour.deposed_leads_on.is_some());
+        let may_lead_on = self.options.behaviour.deposed_leads_on.is_some();
+        let leads_on = deposed.filter(|&node| may_lead_on && Some(node) != leader && hangs(node));
         let Some(partition) = self.partition_mut(topic, id) else { return };
         if deposed != leader && !at_once {
-            partition.replicas.iter_mut().for_each(|replica| (replica.confirmed, replica.behind_since) = (0, None));
+            for replica in &mut partition.replicas {
+                replica.confirmed = 0;
+                replica.behind_since = None;
+            }
         }
         partition.leader = leader;
         if let Some(replica) = leads_on.and_then(|node| partition.replica_mut(node)) {

@@ -219,7 +219,8 @@ impl Machine {
 
     /// Adds a partition to a topic, empty, in the way of [`create_topic`](Machine::create_topic).
     pub(crate) fn add_partition(&mut self, name: &str) {
-        let (nodes, layout) = (self.nodes.len().max(1), self.options.layout);
+        let nodes = self.nodes.len().max(1);
+        let layout = self.options.layout;
         let Some(topic) = self.topics.get_mut(name) else { return };
         let copies = (0..topic.factor).map(|n| (topic.partitions.len() + n) % nodes).collect();
         topic.partitions.push(Partition::new(layout, copies));

@@ -221,7 +221,9 @@ impl Machine {
         }
         if let Some(produce) = self.unconfirmed.get_mut(&id) {
             for code in late {
-                produce.response.codes.get_mut(code).into_iter().for_each(|code| *code = ProduceCode::NotConfirmed);
+                if let Some(code) = produce.response.codes.get_mut(code) {
+                    *code = ProduceCode::NotConfirmed;
+                }
             }
         }
         self.answer_unconfirmed(id);
@@ -249,7 +251,9 @@ impl Machine {
     pub(super) fn drop_unconfirmed_of(&mut self, node: usize) {
         let of_node = self.unconfirmed.iter().filter(|(_, produce)| produce.conn.node == node);
         let ids: Vec<u64> = of_node.map(|(id, _)| *id).collect();
-        ids.into_iter().for_each(|id| _ = self.take_unconfirmed(id));
+        for id in ids {
+            self.take_unconfirmed(id);
+        }
     }
 
     fn answer_produce(

@@ -88,15 +88,14 @@ impl Machine {
             return;
         }
         let Some(behaviour) = self.options.behaviour.replication.clone() else { return };
-        let most = match self.chance.happens(behaviour.partial) {
-            true => usize::try_from(self.chance.below(20)).unwrap_or(0) + 1,
-            false => FETCH,
-        };
+        let is_partial = self.chance.happens(behaviour.partial);
+        let most = if is_partial { usize::try_from(self.chance.below(20)).unwrap_or(0) + 1 } else { FETCH };
         let Some(partition) = self.partition_mut(topic, id) else { return };
         let Some(last) = partition.led().map(|led| led.log.last) else { return };
         let Some(replica) = partition.replica_mut(node) else { return };
         let has = replica.log.last;
-        (replica.fetching, replica.confirmed) = (false, has);
+        replica.fetching = false;
+        replica.confirmed = has;
         if has >= std::mem::replace(&mut replica.target, last) {
             replica.behind_since = None;
         }
@@ -130,11 +129,14 @@ impl Machine {
         if !judged {
             replica.behind_since = None;
         }
-        let Some(since) = replica.behind_since.filter(|_| !leads) else { return };
+        let Some(since) = replica.behind_since else { return };
+        if leads {
+            return;
+        }
         if since.after(limit) > now {
             replica.checking = true;
-            let (topic, partition) = (Arc::clone(topic), id);
-            self.schedule.at(since.after(limit), Event::CheckInSync { topic, partition, replica: node });
+            let again = Event::CheckInSync { topic: Arc::clone(topic), partition: id, replica: node };
+            self.schedule.at(since.after(limit), again);
             return;
         }
         partition.in_sync.retain(|&replica| replica != node);
@@ -144,7 +146,8 @@ impl Machine {
     /// Moves the leader's mark to what all its peers in sync have confirmed, and answers whom that concerns. Without peers
     /// it stays, unless there is to be one copy only.
     pub(super) fn recommit(&mut self, topic: &Arc<str>, id: u16) {
-        let (at_once, now) = (self.options.behaviour.replication.is_none(), self.now);
+        let at_once = self.options.behaviour.replication.is_none();
+        let now = self.now;
         let alive: Vec<bool> = self.nodes.iter().map(super::nodes::Node::is_alive).collect();
         let Some(topic_state) = self.topics.get_mut(topic) else { return };
         let factor = topic_state.factor;
@@ -176,7 +179,8 @@ impl Machine {
         let at_once = self.options.behaviour.replication.is_none();
         self.elect_again(node);
         for (topic, id) in self.partitions_where(|partition| partition.replica(node).is_some()) {
-            if let Some(partition) = self.partition_mut(&topic, id).filter(|_| at_once) {
+            let partition = if at_once { self.partition_mut(&topic, id) } else { None };
+            if let Some(partition) = partition {
                 if !partition.in_sync.contains(&node) {
                     partition.in_sync.push(node);
                 }

@@ -134,9 +134,10 @@ impl Segment {
 
     /// Number and place of the `k`-th index entry.
     pub(super) fn entry(&self, k: usize) -> (u64, u64) {
-        let (round, k) = (k.checked_div(self.index.len()).unwrap_or(0), k.checked_rem(self.index.len()).unwrap_or(0));
-        let (distance, at) = self.index.get(k).copied().unwrap_or((0, 0));
-        (self.base + round as u64 * self.set_span + distance, round as u64 * self.set_len + at)
+        let round = k.checked_div(self.index.len()).unwrap_or(0) as u64;
+        let in_round = k.checked_rem(self.index.len()).unwrap_or(0);
+        let (distance, at) = self.index.get(in_round).copied().unwrap_or((0, 0));
+        (self.base + round * self.set_span + distance, round * self.set_len + at)
     }
 
     /// How many index entries, from the first one on, are in range.
@@ -181,9 +182,9 @@ impl Segment {
         let first = blocks.next().and_then(|block| block.get(inside..)).unwrap_or(&[]);
         let all = first.iter().chain(blocks.flat_map(|block| block.iter()));
         all.map_while(move |stored| {
-            let bundle = Some(&stored.bundle).filter(|_| left > 0);
+            let is_covered = left > 0;
             left = left.saturating_sub(stored.bundle.len());
-            bundle
+            is_covered.then_some(&stored.bundle)
         })
     }
 

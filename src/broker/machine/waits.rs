@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::Part;
-use super::log::{Log, StoredAt};
+use super::log::StoredAt;
 use super::partition::Partition;
 use super::schedule::{Event, Ticket};
 use super::{Conn, Machine};
@@ -110,10 +110,12 @@ impl Machine {
             let seen = self.partition(&slot.topic, slot.partition).filter(|_| !slot.never_woken);
             let log = seen.and_then(|partition| Some(&partition.replica(wait.conn.node)?.log));
             let (mark, last) = self.marks(seen, wait.conn.node);
-            let arrived = slot.arrived.filter(|_| with_data).zip(log);
-            let arrived = arrived.and_then(|(stretch, log): (StoredAt, &Log)| log.chunk(&stretch));
+            let arrived = match (slot.arrived, log) {
+                (Some(stored), Some(log)) if with_data => log.chunk(&stored),
+                _ => None,
+            };
             let (base, len) = arrived.as_ref().map_or((0, 0), |chunk| (chunk.base, chunk.len()));
-            let base = slot.start.filter(|_| with_data).unwrap_or(base);
+            let base = if with_data { slot.start.unwrap_or(base) } else { base };
             let answer = PartitionAnswer::Data {
                 base: Some(if wrong && len > 0 && base > 1 { base - 1 } else { base }),
                 high_water_mark: if with_data { last } else { mark },
@@ -176,8 +178,9 @@ impl Machine {
         }
         for id in awake {
             if self.sends_nothing(id) {
-                let conn = self.take_wait(id).map(|wait| wait.conn);
-                conn.into_iter().for_each(|conn| self.hang_up(conn));
+                if let Some(wait) = self.take_wait(id) {
+                    self.hang_up(wait.conn);
+                }
                 self.deadly(node, "a consume request in a cluster that waits for several partitions");
             } else {
                 self.finish_wait(id, true);
@@ -187,7 +190,10 @@ impl Machine {
 
     /// Returns whether the answer would have an empty piece of a file in it, of which nodes of a cluster die.
     fn sends_nothing(&self, id: u64) -> bool {
-        let Some(wait) = self.waits.get(&id).filter(|_| self.cluster.is_some()) else { return false };
+        let Some(wait) = self.waits.get(&id) else { return false };
+        if self.cluster.is_none() {
+            return false;
+        }
         let holds = |slot: &WaitSlot| {
             let partition = self.partition(&slot.topic, slot.partition);
             partition

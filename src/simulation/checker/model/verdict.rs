@@ -18,7 +18,9 @@ impl Model {
     pub(in super::super) fn finish(&self) {
         self.observe();
         let read: Vec<(usize, Place)> = self.lock().deliveries.keys().copied().collect();
-        read.into_iter().for_each(|(consumer, place)| self.check_deaths(consumer, place));
+        for (consumer, place) in read {
+            self.check_deaths(consumer, place);
+        }
         let places: Vec<Place> = self.ends().into_keys().collect();
         for place in places {
             let mut log = Vec::new();
@@ -250,7 +252,9 @@ impl Model {
         self.check_deaths(consumer, place);
         let mut inner = self.lock();
         let entry = inner.deliveries.entry((consumer, place)).or_default();
-        (entry.position, entry.began, entry.stands) = (position, entry.all.len(), None);
+        entry.position = position;
+        entry.began = entry.all.len();
+        entry.stands = None;
     }
 }
 
@@ -313,8 +317,8 @@ impl Model {
         let late = |(consumer, (since, _)): &(usize, (Time, Place))| {
             Time::ZERO.after(now).since(given[consumer].max(*since)) > prompt.within
         };
-        let found = waiting.into_iter().find(late);
-        if let Some((consumer, (since, place))) = found.filter(|_| self.is_led_by_the_living()) {
+        let Some((consumer, (since, place))) = waiting.into_iter().find(late) else { return };
+        if self.is_led_by_the_living() {
             let name = self.name(place);
             let text = format!("consumer {consumer} is given nothing, at {now:?}, of {name} since {since:?}");
             self.violated(Property::Progress, &text);

@@ -59,7 +59,8 @@ pub(in super::super) fn consume(cx: &TaskContext, places: &[Place], restarts: bo
             save(cx, &messages, &mut saved);
             subscribed = cx.sim.now();
             messages = subscribe(cx, &client, &mut random, &saved);
-            (closing, _) = (None, cx.model.count("closed", 1));
+            closing = None;
+            cx.model.count("closed", 1);
             continue;
         }
         // What is subscribed to by its name begins with its first messages.
@@ -161,7 +162,8 @@ fn recovers(cx: &TaskContext, e: &Error, subscribed: Duration, saved: &mut BTree
 }
 
 fn subscribe(cx: &TaskContext, client: &Client, random: &mut Random, from: &BTreeMap<Place, u64>) -> ConsumeIter {
-    let (mut what, mut positions): (Option<Subscription>, _) = (None, Positions::default());
+    let mut what: Option<Subscription> = None;
+    let mut positions = Positions::default();
     for (&place, &seq) in from {
         cx.model.begins(cx.task, place, seq);
         let (topic, id) = (cx.topic(place), place.partition);
@@ -264,7 +266,8 @@ const WANTED: u64 = 15;
 /// Reads up to a time that the first of two partitions reaches at once. What its leader says of it then, in an answer that was on
 /// its way, must neither end the subscription nor begin the partition again: the other one is read on.
 pub(in super::super) fn read_up_to_a_time(cx: &TaskContext, places: &[Place]) {
-    let (client, first, second) = (cx.client(), places[0], places[1]);
+    let client = cx.client();
+    let (first, second) = (places[0], places[1]);
     let topic = cx.topic(first);
     let now_ms = cx.sim.wall_clock().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
     let ends = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms);
