@@ -38,7 +38,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     /// What happened, with its numbers.
     pub kind: ErrorKind,
-    place: Box<Place>,
+    location: Box<Location>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -195,7 +195,7 @@ impl ErrorKind {
 
 /// Where it happened, as far as that is known.
 #[derive(Clone, Default)]
-struct Place {
+struct Location {
     broker: Option<String>,
     topic: Option<String>,
     partition: Option<u16>,
@@ -205,22 +205,22 @@ struct Place {
 impl Error {
     /// Returns the broker at which it happened, if it was at one.
     pub fn broker(&self) -> Option<&str> {
-        self.place.broker.as_deref()
+        self.location.broker.as_deref()
     }
 
     /// Returns the topic, if it is about one.
     pub fn topic(&self) -> Option<&str> {
-        self.place.topic.as_deref()
+        self.location.topic.as_deref()
     }
 
     /// Returns the partition, if it is about one.
     pub fn partition(&self) -> Option<u16> {
-        self.place.partition
+        self.location.partition
     }
 
     /// Returns the file, if it is about one.
     pub fn path(&self) -> Option<&Path> {
-        self.place.path.as_deref()
+        self.location.path.as_deref()
     }
 
     /// Returns the error of this crate that led to this one: its [source](std::error::Error::source), if that is one.
@@ -276,16 +276,16 @@ impl Error {
         }
     }
 
-    /// Whether waiting may help: trouble with a broker or a partition's leader, not with the data or this machine.
+    /// Returns whether waiting may help: trouble with a broker or a partition's leader, not with the data or this machine.
     pub(crate) fn is_transient(&self) -> bool {
         match &self.kind {
-            ErrorKind::Connect => !self.source_as().is_some_and(is_lack),
+            ErrorKind::Connect => !self.source_as().is_some_and(is_out_of_resources),
             ErrorKind::Broker { fault } => matches!(fault, Fault::NoLeader | Fault::Redirects { .. }),
             kind => kind.is_network(),
         }
     }
 
-    /// Whether a broker named another one.
+    /// Returns whether a broker named another one.
     pub(crate) fn is_redirect(&self) -> bool {
         matches!(self.fault(), Some(Fault::Redirects { .. }))
     }
@@ -295,7 +295,7 @@ impl Error {
         if let ErrorKind::Broker { fault } = self.kind { Some(fault) } else { None }
     }
 
-    /// What became of records in the end.
+    /// Returns what became of records in the end.
     fn outcome(&self) -> &Error {
         match self.kind {
             ErrorKind::OutcomeUnknown | ErrorKind::PartlyStored { .. } | ErrorKind::Undelivered { .. } => {
@@ -325,14 +325,14 @@ impl Error {
 
     #[cold]
     pub(crate) fn new(kind: ErrorKind) -> Error {
-        Error { kind, place: Box::default(), source: None }
+        Error { kind, location: Box::default(), source: None }
     }
 
     /// Names the broker at which it happened.
     #[cold]
     #[inline(never)]
     pub(crate) fn at(mut self, broker: &dyn fmt::Display) -> Error {
-        self.place.broker = Some(broker.to_string());
+        self.location.broker = Some(broker.to_string());
         self
     }
 
@@ -340,12 +340,13 @@ impl Error {
     #[cold]
     #[inline(never)]
     pub(crate) fn about(mut self, topic: &str, partition: impl Into<Option<u16>>) -> Error {
-        (self.place.topic, self.place.partition) = (Some(topic.to_owned()), partition.into());
+        self.location.topic = Some(topic.to_owned());
+        self.location.partition = partition.into();
         self
     }
 
     pub(crate) fn in_file(mut self, path: &Path) -> Error {
-        self.place.path = Some(path.into());
+        self.location.path = Some(path.into());
         self
     }
 
@@ -376,7 +377,7 @@ impl Error {
     }
 
     pub(crate) fn timeout(broker: &dyn fmt::Display, phase: Phase, after: Duration) -> Error {
-        Error::new(ErrorKind::Timeout { phase, after: in_ms(after) }).at(broker)
+        Error::new(ErrorKind::Timeout { phase, after: rounded_up_to_ms(after) }).at(broker)
     }
 
     pub(crate) fn disconnected(broker: &dyn fmt::Display, phase: Phase) -> Error {
@@ -416,19 +417,21 @@ impl std::error::Error for Error {
 /// `{:#}` adds the texts of all sources.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.kind, self.place.to_string()) {
-            (kind @ ErrorKind::Connect, place) => match place.split_once(": ") {
-                Some((broker, topic)) => write!(f, "{topic}: {kind} to {broker}"),
-                None => write!(f, "{kind} to {place}"),
-            },
-            (kind @ ErrorKind::File, place) => write!(f, "{kind} {place}"),
-            (kind, place) if place.is_empty() => kind.fmt(f),
-            (kind, place) => write!(f, "{place}: {kind}"),
-        }?;
-        let mut cause = std::error::Error::source(self).filter(|_| f.alternate());
-        while let Some(e) = cause {
-            write!(f, ": {e}")?;
-            cause = e.source();
+        let Error { kind, location, .. } = self;
+        let topic = location.topic_prefix();
+        match (kind, &location.broker, &location.path) {
+            (ErrorKind::Connect, Some(broker), _) => write!(f, "{topic}{kind} to {broker}")?,
+            (ErrorKind::File, _, Some(path)) => write!(f, "{kind} {}", path.display())?,
+            (_, Some(broker), _) => write!(f, "{broker}: {topic}{kind}")?,
+            (_, None, Some(path)) => write!(f, "{topic}{}: {kind}", path.display())?,
+            (_, None, None) => write!(f, "{topic}{kind}")?,
+        }
+        if f.alternate() {
+            let mut cause = std::error::Error::source(self);
+            while let Some(e) = cause {
+                write!(f, ": {e}")?;
+                cause = e.source();
+            }
         }
         Ok(())
     }
@@ -441,15 +444,14 @@ impl fmt::Debug for Error {
     }
 }
 
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let topic = self.topic.as_ref().map(|topic| match self.partition {
-            Some(partition) => format!("{topic}/{partition}"),
-            None => topic.clone(),
-        });
-        let path = self.path.as_ref().map(|path| path.display().to_string());
-        let known: Vec<String> = [self.broker.clone(), topic, path].into_iter().flatten().collect();
-        f.write_str(&known.join(": "))
+impl Location {
+    /// Returns `orders/3: ` or `orders: `, or nothing.
+    fn topic_prefix(&self) -> String {
+        match (&self.topic, self.partition) {
+            (Some(topic), Some(partition)) => format!("{topic}/{partition}: "),
+            (Some(topic), None) => format!("{topic}: "),
+            (None, _) => String::new(),
+        }
     }
 }
 
@@ -461,9 +463,14 @@ fn out_of_range(requested: u64, first: u64, mark: u64) -> String {
     format!("beyond the end, high-water mark {mark}: {why}")
 }
 
-/// A share of a time-out, or a pause, without its odd fraction, which nobody wants to read.
-pub(crate) fn in_ms(time: Duration) -> Duration {
-    Duration::from_millis(time.as_nanos().div_ceil(1_000_000) as u64)
+/// Returns a time in milliseconds, rounded up.
+pub(crate) fn ms_rounded_up(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// Returns a time without its odd fraction of a millisecond, which nobody wants to read.
+pub(crate) fn rounded_up_to_ms(time: Duration) -> Duration {
+    Duration::from_millis(ms_rounded_up(time))
 }
 
 /// Keeps the kind of the network's or the file's own error, or takes the nearest one. The error becomes the source.
@@ -473,13 +480,15 @@ impl From<Error> for io::Error {
     }
 }
 
-/// Whether this machine lacks descriptors or memory, which neither another broker nor waiting can mend.
-pub(crate) fn is_lack(e: &io::Error) -> bool {
+/// Returns whether this machine lacks descriptors or memory, which neither another broker nor waiting can mend.
+pub(crate) fn is_out_of_resources(e: &io::Error) -> bool {
     // EMFILE, ENFILE, ENOBUFS and ENOMEM, of which std has a kind only for the last; Windows: WSAEMFILE, WSAENOBUFS.
-    let codes: &[i32] = match () {
-        () if cfg!(windows) => &[10_024, 10_055],
-        () if cfg!(any(target_os = "linux", target_os = "android")) => &[24, 23, 105, 12],
-        () => &[24, 23, 55, 12],
+    let codes: &[i32] = if cfg!(windows) {
+        &[10_024, 10_055]
+    } else if cfg!(any(target_os = "linux", target_os = "android")) {
+        &[24, 23, 105, 12]
+    } else {
+        &[24, 23, 55, 12]
     };
     e.kind() == io::ErrorKind::OutOfMemory || e.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
@@ -606,7 +615,7 @@ texts! {
 }
 
 impl Fault {
-    /// Whether waiting can help.
+    /// Returns whether waiting can help.
     pub(crate) fn is_retryable(&self) -> bool {
         matches!(self, Fault::NoLeader | Fault::Redirects { .. } | Fault::InsufficientReplicas | Fault::System)
     }

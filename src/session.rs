@@ -12,7 +12,7 @@ use log::{debug, warn};
 
 pub(crate) use self::leaders::{marks_of_answer, marks_of_state};
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Phase, Result, in_ms};
+use crate::error::{Error, ErrorKind, Phase, Result, rounded_up_to_ms};
 use crate::net::{
     AddressBook, AnswerReader, BrokerAddr, Channel, ChannelSettings, Closed, LookUp, Network, Pool, RetryPolicy,
     RetryState, Time, wait,
@@ -196,7 +196,7 @@ impl Session {
             };
             let now = self.now();
             let Some(until) = state.retry_or_fail(now, policy) else { return Err(e) };
-            warn!("{e:#}, trying again in {:?}", in_ms(until.since(now)));
+            warn!("{e:#}, trying again in {:?}", rounded_up_to_ms(until.since(now)));
             self.pause(until)?;
         }
     }

@@ -35,7 +35,7 @@ use super::inbox::Inbox;
 use super::partition::{Lost, Next, Risk, Want};
 use super::partitions::{Load, Partitions, Wanted};
 use super::position::Stats;
-use crate::error::{Error, Result, in_ms};
+use crate::error::{Error, Result, rounded_up_to_ms};
 use crate::message::{JOINED, TopicPartitions, in_order};
 use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, RetryPolicy, RetryState, Time};
 use crate::protocol::fetch::{
@@ -429,7 +429,7 @@ impl Fetcher {
         turn.session.book.failed(self.channel.broker(), turn.now);
         match failed {
             Some(e) => turn.inbox.fail(e),
-            None => warn!("{e:#}, trying again in {:?}", in_ms(until.since(turn.now))),
+            None => warn!("{e:#}, trying again in {:?}", rounded_up_to_ms(until.since(turn.now))),
         }
         // When all others are done, one look is enough: a broker that ends each connection would keep this one from ending.
         if !turn.all.all_done() {

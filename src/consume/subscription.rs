@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use super::close::CloseHandle;
 use super::position::Positions;
 use crate::config::setters;
-use crate::error::{Error, Result};
-use crate::message::{Start, check_topic, millis_at_or_after, whole_millis};
+use crate::error::{Error, Result, ms_rounded_up};
+use crate::message::{Start, check_topic, millis_at_or_after};
 use crate::protocol::cursor::sorted;
 use crate::protocol::fetch::MAX_WAIT_MS;
 
@@ -114,7 +114,7 @@ impl Subscription {
         /// How long a broker may wait for new data before it answers a fetch with none. Default 5 seconds; brokers wait at
         /// least 320 ms and at most an hour, and up to 190 ms longer than asked. It does not delay data that already exists, and
         /// it does not limit a call; [`ConsumeIter::next_timeout`](crate::ConsumeIter::next_timeout) does that.
-        max_wait(wait: Duration) => options.max_wait_ms = whole_millis(wait).clamp(1, MAX_WAIT_MS);
+        max_wait(wait: Duration) => options.max_wait_ms = ms_rounded_up(wait).clamp(1, MAX_WAIT_MS);
 
         /// How many bytes of new data end a broker's wait. Default 0: any number; more than 64 MiB count as 64 MiB. A broker
         /// holds back a smaller amount until `max_wait` is over and the next fetch comes, which adds latency.

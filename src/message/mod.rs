@@ -62,7 +62,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use batch::{Batch, BatchIter, MessageRef};
 pub(crate) use decoded::{DecodedBundle, JOINED};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ms_rounded_up};
 use crate::net::Block;
 use crate::protocol::bundle::{Entry, RawMessage};
 use crate::protocol::cursor::sorted;
@@ -169,12 +169,7 @@ pub(crate) fn time_of(timestamp_ms: u64) -> SystemTime {
 
 /// The first time stamp at or after a time: whole milliseconds since 1970, 0 for any time before that.
 pub(crate) fn millis_at_or_after(time: SystemTime) -> u64 {
-    whole_millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-/// A time in milliseconds, rounded up.
-pub(crate) fn whole_millis(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    ms_rounded_up(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Equal messages have the same topic, partition, number, time stamp, key and payload.

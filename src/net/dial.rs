@@ -16,7 +16,7 @@ use super::addr::BrokerAddr;
 use super::buffer::pass;
 use super::network::{Interest, Socket, Time};
 use super::settings::ChannelSettings;
-use crate::error::{Error, ErrorKind, Phase, Result, is_lack};
+use crate::error::{Error, ErrorKind, Phase, Result, is_out_of_resources};
 use crate::protocol::frame::{HEADER_LEN, PING};
 
 /// How long one address may keep the next one waiting: a dead address must not cost every connection a time-out (RFC 8305
@@ -106,7 +106,7 @@ impl Dial {
                     self.next = now.after(STAGGER);
                 }
                 // Other addresses would fare no better.
-                Err(e) if is_lack(&e) => return Err(Error::connect(broker, e)),
+                Err(e) if is_out_of_resources(&e) => return Err(Error::connect(broker, e)),
                 Err(e) => {
                     debug!("{broker}: {to}: {e}");
                     self.failure = Some(Error::connect(broker, e));

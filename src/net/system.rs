@@ -14,7 +14,8 @@ use super::network::{Closed, Handle, Interest, Network, Socket, Time, Waker};
 use crate::config::Config;
 
 /// The shortest and the longest idle time that systems accept for keep-alive. They count in whole seconds.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(32_767));
+const MIN_KEEPALIVE: Duration = Duration::from_secs(1);
+const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
 /// The network of the machine.
 pub(crate) struct System {
@@ -93,7 +94,9 @@ impl Network for System {
                 Ok(_) => break,
             }
         }
-        on.iter_mut().zip(fds).for_each(|(interest, fd)| *interest.ready = !fd.revents().is_empty());
+        for (interest, fd) in on.iter_mut().zip(fds) {
+            *interest.ready = !fd.revents().is_empty();
+        }
         Ok(())
     }
 }
@@ -148,7 +151,7 @@ fn set_options(socket: &RawSocket, config: &Config) -> io::Result<()> {
     }
     SockRef::from(socket).set_tcp_nodelay(true)?;
     if let Some(idle) = config.keepalive {
-        let allowed = |time: Duration| time.clamp(KEEPALIVE.0, KEEPALIVE.1);
+        let allowed = |time: Duration| time.clamp(MIN_KEEPALIVE, MAX_KEEPALIVE);
         let keepalive = TcpKeepalive::new().with_time(allowed(idle)).with_interval(allowed(idle / 4));
         socket.set_tcp_keepalive(&keepalive)?;
     }

@@ -8,7 +8,7 @@ use log::{debug, warn};
 
 use super::{Begin, Lost, Next, Partition, Rules, State, Suspicion, before_end};
 use crate::consume::subscription::{Options, OutOfRange};
-use crate::error::{Error, ErrorKind, Fault, Result, in_ms};
+use crate::error::{Error, ErrorKind, Fault, Result, rounded_up_to_ms};
 use crate::net::{BrokerAddr, Refusal, RetryPolicy, Time, WELL};
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
@@ -180,7 +180,7 @@ impl Partition {
         self.leader = None;
         self.trouble().redirected_without_pause = false;
         let Some(until) = self.trouble().retry.retry_or_fail(now, &rules.retry) else { return Next::Fail(failure) };
-        warn!("{failure}, trying again in {:?}", in_ms(until.since(now)));
+        warn!("{failure}, trying again in {:?}", rounded_up_to_ms(until.since(now)));
         self.pause(Some(until));
         Next::NoLeader
     }
