@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -357,7 +356,7 @@ impl ClientBuilder {
         /// Translates the IPv4 address and port that a node of a cluster advertises into the address where it can be reached, for
         /// example behind address translation or forwarded ports. Default: the advertised one.
         map_endpoints(map: impl Fn(SocketAddrV4) -> SocketAddr + Send + Sync + 'static) =>
-            config.endpoints = Some(EndpointMap(Arc::new(AssertUnwindSafe(Box::new(map)))));
+            config.endpoints = Some(EndpointMap(Arc::new(map)));
 
         /// How long [`connect`](ClientBuilder::connect) keeps trying while no broker can be reached, with pauses as set by
         /// [`backoff`](ClientBuilder::backoff). Default zero: it tries each broker once.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::panic::AssertUnwindSafe;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,10 +39,13 @@ settings! {
     }
 }
 
-/// Maps the address that a broker advertises to the one where it can be reached. `AssertUnwindSafe` is sound: nothing
-/// is half done while the function runs, so a panic in it breaks no invariant.
+/// Maps the address that a broker advertises to the one where it can be reached.
 #[derive(Clone)]
-pub(crate) struct EndpointMap(pub(crate) Arc<AssertUnwindSafe<Box<dyn Fn(SocketAddrV4) -> SocketAddr + Send + Sync>>>);
+pub(crate) struct EndpointMap(pub(crate) Arc<dyn Fn(SocketAddrV4) -> SocketAddr + Send + Sync>);
+
+// Sound, because nothing is half done while the function runs: a panic in it breaks no invariant.
+impl UnwindSafe for EndpointMap {}
+impl RefUnwindSafe for EndpointMap {}
 
 impl fmt::Debug for EndpointMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
