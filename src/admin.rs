@@ -1,6 +1,6 @@
-//! Topics, partitions, nodes and their state: the values, and the calls that need more than one request.
+//! Topics, partitions, nodes and their state: the values, and what the client's calls about them do.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::debug;
 
@@ -8,7 +8,11 @@ use crate::TopicConfig;
 use crate::error::{Error, Fault, Result};
 use crate::message::check_topic;
 use crate::net::RetryState;
-use crate::protocol::admin::{CreateTopicCode, CreateTopicRequest, PartitionState, StatusRequest};
+use crate::protocol::admin::topics::TopicInfo;
+use crate::protocol::admin::{
+    CreateTopicCode, CreateTopicRequest, DiscoverTopicsRequest, DiscoverTopologyRequest, PartitionState,
+    ReloadConfCode, ReloadConfRequest, StatusRequest, Topology,
+};
 use crate::session::{Marks, ONCE, Session, marks_of_state};
 
 /// The most partitions that a cluster creates. It does not refuse more, but leaves them out.
@@ -80,9 +84,9 @@ pub(crate) fn create_topic(session: &Session, topic: &str, partitions: u16, conf
         let most = MAX_CLUSTER_PARTITIONS;
         return Err(Error::config(format!("{topic}: {partitions} partitions given, 1 to {most} in a cluster")));
     }
-    let (name, config) = (topic.to_owned(), config.to_string());
-    let mut request = CreateTopicRequest { request_id: 0, topic: name, partitions, config };
-    let (broker, code) = session.call_once(&mut request, Some(topic))?;
+    let config = config.to_string();
+    let mut request = CreateTopicRequest { request_id: 0, topic: topic.to_owned(), partitions, config };
+    let (broker, code) = session.call_unrepeatable(&mut request, topic)?;
     let fault = match code {
         CreateTopicCode::Created if in_cluster => return await_leaders(session, topic, partitions),
         CreateTopicCode::Created => return Ok(()),
@@ -96,17 +100,56 @@ pub(crate) fn create_topic(session: &Session, topic: &str, partitions: u16, conf
     Err(Error::refused(topic, None, fault).at(&broker))
 }
 
+pub(crate) fn topics(session: &Session) -> Result<Vec<TopicInfo>> {
+    let (_, answer) = session.call(&mut DiscoverTopicsRequest { request_id: 0, flags: 0 })?;
+    let mut topics = answer.topics;
+    topics.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(topics)
+}
+
+pub(crate) fn topology(session: &Session) -> Result<Topology> {
+    let (_, answer) = session.call(&mut DiscoverTopologyRequest { request_id: 0, flags: 0 })?;
+    let mut topology = answer.topology;
+    topology.nodes.sort_by_key(|node| node.id);
+    Ok(topology)
+}
+
+pub(crate) fn status(session: &Session) -> Result<BrokerStatus> {
+    let (_, answer) = session.call(&mut StatusRequest { request_id: 0 })?;
+    let log = answer.log;
+    Ok(BrokerStatus {
+        topics: answer.topics,
+        partitions: answer.partitions,
+        nodes: answer.cluster.as_ref().map(|cluster| cluster.nodes),
+        cluster: answer.cluster.map(|cluster| cluster.name),
+        open_partitions: log.map(|log| log.open_partitions),
+        open_time: log.map(|log| Duration::from_millis(log.open_time_ms.into())),
+        started: log.map(|log| UNIX_EPOCH + Duration::from_secs(log.start_time.into())),
+        version: log.and_then(|log| log.version).map(|version| (version / 100, version % 100)),
+    })
+}
+
+pub(crate) fn reload_config(session: &Session, topic: &str, partition: u16) -> Result<()> {
+    check_topic(topic)?;
+    let mut request = ReloadConfRequest { request_id: 0, topic: topic.to_owned(), partition };
+    let (broker, code) = session.call(&mut request)?;
+    let fault = match code {
+        ReloadConfCode::Reloaded => return Ok(()),
+        ReloadConfCode::SystemError | ReloadConfCode::InvalidConfig => Fault::InvalidConfig,
+        ReloadConfCode::UnknownPartition => Fault::UnknownPartition,
+        ReloadConfCode::UnknownTopic => return Err(Error::refused(topic, None, Fault::UnknownTopic).at(&broker)),
+        ReloadConfCode::Unsupported => Fault::Unsupported,
+    };
+    Err(Error::refused(topic, partition, fault).at(&broker))
+}
+
 /// Waits until the leaders of a new topic's partitions know of it: a produce request before that can kill a node.
 fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> {
-    let (policy, mut state) = (session.leader_policy(), RetryState::default());
+    let policy = session.leader_policy();
+    let mut state = RetryState::default();
     let ids: Vec<u16> = (0..partitions).collect();
     loop {
-        let states = session.discover(topic);
-        let led: Result<()> = states.and_then(|(_, states)| match states.len() {
-            found if found < ids.len() => Err(Error::refused(topic, None, Fault::NoLeader)),
-            _ => session.log_ends(topic, &ids, &ONCE)?.into_iter().try_for_each(|end| end.map(drop)),
-        });
-        let Err(e) = led else { return Ok(()) };
+        let Err(e) = find_leaders(session, topic, &ids) else { return Ok(()) };
         let passes = e.is_transient() || e.is_unknown_topic();
         match state.retry_or_fail(session.now(), &policy) {
             Some(until) if passes => {
@@ -116,6 +159,15 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
             _ => return Err(e),
         }
     }
+}
+
+/// Finds the leaders of all of these partitions, once.
+fn find_leaders(session: &Session, topic: &str, ids: &[u16]) -> Result<()> {
+    let (_, states) = session.discover(topic)?;
+    if states.len() < ids.len() {
+        return Err(Error::refused(topic, None, Fault::NoLeader));
+    }
+    session.log_ends(topic, ids, &ONCE)?.into_iter().try_for_each(|end| end.map(drop))
 }
 
 /// Refuses what no broker accepts (reference, section 7.2).

@@ -3,24 +3,22 @@
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use crate::TopicConfig;
 use crate::admin::{self, BrokerStatus, PartitionInfo};
 use crate::brokers::Brokers;
 use crate::config::{Acks, Config, EndpointMap, setters};
 use crate::consume::{CloseHandle, ConsumeIter, Subscription, seq_at, subscribe};
-use crate::error::{Error, Fault, Result};
-use crate::message::{Record, check_topic};
-use crate::net::{Closed, Network, System, Time, parse_brokers};
+use crate::error::Result;
+use crate::message::Record;
+use crate::net::{Closed, Network, System, parse_brokers};
 use crate::produce::{PartitionRecords, ProducerBuilder, Publish, Publisher};
 use crate::protocol::Limits;
+use crate::protocol::admin::Topology;
 use crate::protocol::admin::topics::TopicInfo;
-use crate::protocol::admin::{
-    DiscoverTopicsRequest, DiscoverTopologyRequest, ReloadConfCode, ReloadConfRequest, StatusRequest, Topology,
-};
 use crate::protocol::bundle::Compression;
-use crate::session::{ONCE, Session};
+use crate::session::Session;
 
 /// A connection to TANK: to one broker or to a cluster.
 ///
@@ -196,10 +194,7 @@ impl Client {
     /// # Errors
     /// A [network error](crate::guide::errors#network-errors).
     pub fn topics(&self) -> Result<Vec<TopicInfo>> {
-        let (_, answer) = self.session.call(&mut DiscoverTopicsRequest { request_id: 0, flags: 0 })?;
-        let mut topics = answer.topics;
-        topics.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(topics)
+        admin::topics(&self.session)
     }
 
     /// Returns the nodes of the cluster (a DiscoverTopology request).
@@ -207,10 +202,7 @@ impl Client {
     /// # Errors
     /// A [network error](crate::guide::errors#network-errors).
     pub fn topology(&self) -> Result<Topology> {
-        let (_, answer) = self.session.call(&mut DiscoverTopologyRequest { request_id: 0, flags: 0 })?;
-        let mut topology = answer.topology;
-        topology.nodes.sort_by_key(|node| node.id);
-        Ok(topology)
+        admin::topology(&self.session)
     }
 
     /// Returns the state of the broker, or of the first one that answers (a Status request).
@@ -218,18 +210,7 @@ impl Client {
     /// # Errors
     /// A [network error](crate::guide::errors#network-errors).
     pub fn status(&self) -> Result<BrokerStatus> {
-        let (_, answer) = self.session.call(&mut StatusRequest { request_id: 0 })?;
-        let log = answer.log;
-        Ok(BrokerStatus {
-            topics: answer.topics,
-            partitions: answer.partitions,
-            nodes: answer.cluster.as_ref().map(|cluster| cluster.nodes),
-            cluster: answer.cluster.map(|cluster| cluster.name),
-            open_partitions: log.map(|log| log.open_partitions),
-            open_time: log.map(|log| Duration::from_millis(log.open_time_ms.into())),
-            started: log.map(|log| UNIX_EPOCH + Duration::from_secs(log.start_time.into())),
-            version: log.and_then(|log| log.version).map(|version| (version / 100, version % 100)),
-        })
+        admin::status(&self.session)
     }
 
     /// Makes the broker read the file `config` in the partition's folder again (a ReloadConf request).
@@ -238,17 +219,7 @@ impl Client {
     /// [`Broker`](crate::ErrorKind::Broker) if the topic or partition is unknown, if the file is missing, empty or does not
     /// parse, or if the broker is part of a cluster; otherwise a [network error](crate::guide::errors#network-errors).
     pub fn reload_config(&self, topic: &str, partition: u16) -> Result<()> {
-        check_topic(topic)?;
-        let mut request = ReloadConfRequest { request_id: 0, topic: topic.to_owned(), partition };
-        let (broker, code) = self.session.call(&mut request)?;
-        let fault = match code {
-            ReloadConfCode::Reloaded => return Ok(()),
-            ReloadConfCode::SystemError | ReloadConfCode::InvalidConfig => Fault::InvalidConfig,
-            ReloadConfCode::UnknownPartition => Fault::UnknownPartition,
-            ReloadConfCode::UnknownTopic => return Err(Error::refused(topic, None, Fault::UnknownTopic).at(&broker)),
-            ReloadConfCode::Unsupported => Fault::Unsupported,
-        };
-        Err(Error::refused(topic, partition, fault).at(&broker))
+        admin::reload_config(&self.session, topic, partition)
     }
 
     /// Measures how long the broker takes to answer the smallest request, Status, on a connection that is already open.
@@ -257,16 +228,7 @@ impl Client {
     /// # Errors
     /// A [network error](crate::guide::errors#network-errors).
     pub fn ping(&self) -> Result<Duration> {
-        let (session, mut began) = (&self.session, Time::ZERO);
-        session.call_with(&mut StatusRequest { request_id: 0 }, None, &mut |question| {
-            session.any_broker(&ONCE, &mut |addr, share| {
-                // Opening a connection does not count.
-                let addr = session.reach(addr, share)?;
-                began = session.now();
-                session.ask(&addr, question, share)
-            })
-        })?;
-        Ok(session.now().since(began))
+        self.session.ping()
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod leaders;
 
-use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -29,7 +28,7 @@ pub(crate) const ONCE: RetryPolicy =
 /// The longest pause between two looks for a partition's leader, so that its successor is found soon.
 const MAX_LEADER_PAUSE: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// The settings, addresses and idle connections of a client, with which it asks brokers.
 #[derive(Clone)]
 pub(crate) struct Session {
     pub(crate) net: Arc<dyn Network>,
@@ -44,22 +43,41 @@ pub(crate) struct Session {
 }
 
 /// A request as it is sent.
-pub(crate) struct Question<'a> {
+struct EncodedRequest<'a> {
     id: u32,
     kind: Kind,
     frame: Arc<Vec<u8>>,
-    /// The topic it is about, if it must not be asked twice: its outcome is unknown if it fails once the broker may have it.
-    once: Option<&'a str>,
+    /// The topic it is about, if it must not be sent twice: its outcome is unknown if it fails once the broker may have it.
+    unrepeatable: Option<&'a str>,
     /// Reads the payload of the answer. Until that has succeeded, the connection must not be used for anything else.
-    read: RefCell<&'a mut dyn FnMut(&[u8]) -> Result<(), DecodeError>>,
+    read: &'a mut dyn FnMut(&[u8]) -> Result<(), DecodeError>,
 }
 
-/// An attempt, made with one broker after another. Each gets its share of the time. Returns which one answered, which may be one
-/// that was tried before.
-pub(crate) type Attempt<'a> = &'a mut dyn FnMut(&BrokerAddr, &mut Share) -> Result<BrokerAddr>;
+impl EncodedRequest<'_> {
+    /// Reads the answer, which must be of the request's kind, and followed by nothing but pings.
+    fn read_answer(&mut self, kind: Kind, payload: &[u8], rest: &[u8]) -> Result<(), DecodeError> {
+        if kind != self.kind {
+            return Err(DecodeError::unexpected("message id", kind as u64, self.kind as u64, 0));
+        }
+        if !rest.chunks(PING.len()).all(|ping| PING.starts_with(ping)) {
+            let extra = DecodeFault::Spare { extra: rest.len() as u64 };
+            return Err(DecodeError::new("answer", extra, payload.len() as u64));
+        }
+        (self.read)(payload)
+    }
+}
+
+/// An attempt at one broker, within its share of the time. Returns which broker answered: perhaps one that was tried before.
+type TryBroker<'a> = &'a mut dyn FnMut(&BrokerAddr, &mut Share) -> Result<BrokerAddr>;
+
+/// A way to ask: which broker, and how often. Returns which broker answered.
+type Ask<'a> = &'a mut dyn FnMut(&mut EncodedRequest<'_>) -> Result<BrokerAddr>;
+
+/// Which broker answered, and what.
+type Answered<R> = Result<(BrokerAddr, <R as Request>::Answer)>;
 
 /// When the connection to a broker must be open, and how long the broker may take to answer.
-pub(crate) struct Share {
+struct Share {
     until: Time,
     answer: Duration,
     /// Connections that were not open in time, to brokers tried before. The first one that opens is used: on a slow line no broker
@@ -102,13 +120,12 @@ impl Session {
         self.request_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// How to try again where brokers are in trouble.
+    /// Returns how to try again where brokers are in trouble.
     pub(crate) fn retry_policy(&self) -> RetryPolicy {
-        let (timeout, pauses) = (self.config.retry_timeout, self.config.backoff);
-        RetryPolicy { timeout, pauses, seed: self.net.random() }
+        RetryPolicy { timeout: self.config.retry_timeout, pauses: self.config.backoff, seed: self.net.random() }
     }
 
-    /// How to try again where a partition has no leader.
+    /// Returns how to try again where a partition has no leader.
     pub(crate) fn leader_policy(&self) -> RetryPolicy {
         let (least, most) = self.config.backoff;
         RetryPolicy { pauses: (least.min(MAX_LEADER_PAUSE), most.min(MAX_LEADER_PAUSE)), ..self.retry_policy() }
@@ -120,47 +137,50 @@ impl Session {
     /// No broker can be reached.
     pub(crate) fn connect(&self, patience: Duration) -> Result<()> {
         let policy = RetryPolicy { timeout: patience, ..self.retry_policy() };
-        self.any_broker(&policy, &mut |addr, share| self.reach(addr, share)).map(drop)
+        self.any_broker(&policy, &mut |addr, share| self.ensure_connection(addr, share)).map(drop)
     }
 
     /// Makes sure that there is an idle connection to this broker.
-    pub(crate) fn reach(&self, addr: &BrokerAddr, share: &mut Share) -> Result<BrokerAddr> {
-        Ok(self.keep(self.open(addr, share)?))
+    fn ensure_connection(&self, addr: &BrokerAddr, share: &mut Share) -> Result<BrokerAddr> {
+        Ok(self.return_to_pool(self.open(addr, share)?))
     }
 
-    fn keep(&self, channel: Channel) -> BrokerAddr {
+    fn return_to_pool(&self, channel: Channel) -> BrokerAddr {
         let addr = channel.broker().clone();
         self.pool.put(channel);
         addr
     }
 
     /// Asks any broker, and tries again within the retry budget. Returns also which one answered.
-    pub(crate) fn call<R: Request>(&self, request: &mut R) -> Result<(BrokerAddr, R::Answer)> {
-        self.call_with(request, None, &mut |question| self.ask_any(&self.retry_policy(), question))
+    pub(crate) fn call<R: Request>(&self, request: &mut R) -> Answered<R> {
+        self.call_any(request, None, &self.retry_policy())
     }
 
-    /// Asks any broker, without a second try. With a topic, the outcome of a failure is unknown once the broker may have the whole
-    /// request.
-    pub(crate) fn call_once<R: Request>(&self, request: &mut R, once: Option<&str>) -> Result<(BrokerAddr, R::Answer)> {
-        self.call_with(request, once, &mut |question| self.ask_any(&ONCE, question))
+    /// Asks any broker, without a second try. The outcome of a failure is unknown once the broker may have the whole request, which
+    /// is about this topic.
+    pub(crate) fn call_unrepeatable<R: Request>(&self, request: &mut R, topic: &str) -> Answered<R> {
+        self.call_any(request, Some(topic), &ONCE)
+    }
+
+    fn call_any<R: Request>(&self, request: &mut R, unrepeatable: Option<&str>, policy: &RetryPolicy) -> Answered<R> {
+        self.call_with(request, unrepeatable, &mut |request| {
+            self.any_broker(policy, &mut |addr, share| self.ask(addr, request, share))
+        })
     }
 
     /// Encodes a request, asks as `ask` does, and reads the answer. Returns also which broker answered.
-    pub(crate) fn call_with<R: Request>(
-        &self,
-        request: &mut R,
-        once: Option<&str>,
-        ask: &mut dyn FnMut(&Question<'_>) -> Result<BrokerAddr>,
-    ) -> Result<(BrokerAddr, R::Answer)> {
-        let (id, mut frame, mut answer) = (self.next_request_id(), Vec::new(), None);
+    fn call_with<R: Request>(&self, request: &mut R, unrepeatable: Option<&str>, ask: Ask<'_>) -> Answered<R> {
+        let id = self.next_request_id();
         request.set_request_id(id);
+        let mut frame = Vec::new();
         request.encode(&mut frame).map_err(Error::encode)?;
+        let mut answer = None;
         let mut read = |payload: &[u8]| {
             answer = Some(request.read_answer(payload, &self.config.limits)?);
             Ok(())
         };
-        let question = Question { id, kind: R::KIND, frame: Arc::new(frame), once, read: RefCell::new(&mut read) };
-        let from = ask(&question)?;
+        let frame = Arc::new(frame);
+        let from = ask(&mut EncodedRequest { id, kind: R::KIND, frame, unrepeatable, read: &mut read })?;
         let answer = answer.ok_or_else(|| Error::disconnected(&from, Phase::Wait))?;
         Ok((from, answer))
     }
@@ -187,7 +207,7 @@ impl Session {
 
     /// Tries the brokers in turn, the most promising one first, until an attempt succeeds, fails in a way that waiting cannot
     /// mend, or the trouble has lasted too long.
-    pub(crate) fn any_broker(&self, policy: &RetryPolicy, attempt: Attempt<'_>) -> Result<BrokerAddr> {
+    fn any_broker(&self, policy: &RetryPolicy, attempt: TryBroker<'_>) -> Result<BrokerAddr> {
         let mut state = RetryState::default();
         loop {
             let e = match self.each_broker(attempt) {
@@ -201,16 +221,13 @@ impl Session {
         }
     }
 
-    fn ask_any(&self, policy: &RetryPolicy, question: &Question<'_>) -> Result<BrokerAddr> {
-        self.any_broker(policy, &mut |addr, share| self.ask(addr, question, share))
-    }
-
-    fn each_broker(&self, attempt: Attempt<'_>) -> Result<BrokerAddr> {
+    fn each_broker(&self, attempt: TryBroker<'_>) -> Result<BrokerAddr> {
         let brokers = self.book.brokers();
         let budget = self.now().after(self.config.connect_timeout);
         // Brokers that only others have named could keep a caller waiting one after the other.
         let enough = budget.after(self.config.io_timeout);
-        let (mut failures, mut late) = (Vec::new(), Vec::new());
+        let mut failures = Vec::new();
+        let mut late = Vec::new();
         for (index, addr) in brokers.iter().enumerate() {
             if self.is_closed() {
                 return Err(Error::new(ErrorKind::Closed));
@@ -241,20 +258,22 @@ impl Session {
         Err(Error::connect(&addr, io::Error::new(kind, causes)))
     }
 
-    /// How long the next of the brokers that are `left` may keep a caller waiting. They share the connect time-out: each gets an
-    /// even part of what is left until the `budget` ends, and at least that of all divided by `parts`, for time spent on an answer
-    /// that never came must leave some for the others. While others remain, waiting longer is not worth it for an answer either.
+    /// Divides the time until the `budget` ends evenly among the brokers that are `left`, but gives the next one at least
+    /// `connect_timeout / parts`: time spent on an answer that never came must leave some for the others. While others remain, the
+    /// share limits the wait for an answer, too.
     fn share(&self, budget: Time, left: usize, parts: usize) -> Share {
-        let (now, least) = (self.now(), self.config.connect_timeout / parts as u32);
+        let now = self.now();
+        let least = self.config.connect_timeout / parts as u32;
         let share = (budget.since(now) / left as u32).max(least);
         let answer = if left == 1 { self.config.io_timeout } else { share.min(self.config.io_timeout) };
         Share { until: now.after(share), answer, late: Vec::new() }
     }
 
     /// Opens a connection to this broker, or takes an idle one, unless one of those that are late opens first.
-    pub(crate) fn open(&self, addr: &BrokerAddr, share: &mut Share) -> Result<Channel> {
+    fn open(&self, addr: &BrokerAddr, share: &mut Share) -> Result<Channel> {
         let mut channel = self.pool.take(addr);
-        let (timeout, mut look_up) = (share.until.since(self.now()), LookUp::Allowed);
+        let timeout = share.until.since(self.now());
+        let mut look_up = LookUp::Allowed;
         loop {
             let began = self.now();
             self.pool.replace(&mut channel);
@@ -282,21 +301,21 @@ impl Session {
     /// Asks this broker. Connecting may take the broker's share of the time, and so may the answer, unless no other broker can be
     /// asked; a request that must not be sent twice waits as long as the settings allow. If a connection that had been idle ends
     /// before its answer begins, that says nothing about the broker, which is asked again at once on another connection.
-    pub(crate) fn ask(&self, addr: &BrokerAddr, question: &Question<'_>, share: &mut Share) -> Result<BrokerAddr> {
-        let allowance = if question.once.is_some() { self.config.io_timeout } else { share.answer };
+    fn ask(&self, addr: &BrokerAddr, request: &mut EncodedRequest<'_>, share: &mut Share) -> Result<BrokerAddr> {
+        let allowance = if request.unrepeatable.is_some() { self.config.io_timeout } else { share.answer };
         loop {
             let mut channel = self.open(addr, share)?;
             let reused = !channel.is_fresh();
-            let Err(e) = self.exchange(&mut channel, question, allowance) else {
-                return Ok(self.keep(channel));
+            let Err(e) = self.exchange(&mut channel, request, allowance) else {
+                return Ok(self.return_to_pool(channel));
             };
-            let handed_over = channel.handed_over(question.id);
+            let handed_over = channel.handed_over(request.id);
             channel.reset();
             if e.is_transient() {
                 // The network below the others may be gone as well.
                 self.pool.forget(channel.broker());
             }
-            match question.once {
+            match request.unrepeatable {
                 Some(topic) if handed_over => return Err(Error::unknown(topic, None, e)),
                 _ if reused && e.is_connection_lost() && self.now() < share.until => debug!("{e:#}"),
                 _ => return Err(e),
@@ -304,27 +323,19 @@ impl Session {
         }
     }
 
-    /// Sends a request and waits for its answer. That is the next frame but for pings; it must be the only one, and of the request's
-    /// kind.
-    fn exchange(&self, channel: &mut Channel, question: &Question<'_>, allowance: Duration) -> Result<()> {
+    /// Sends a request and waits for its answer, which is the next frame that is no ping.
+    fn exchange(&self, channel: &mut Channel, request: &mut EncodedRequest<'_>, allowance: Duration) -> Result<()> {
         let mut answers = AnswerReader::new(self.config.limits.frame);
-        let frame = (question.frame.clone(), 0..question.frame.len());
-        channel.queue_pieces(self.now(), question.id, allowance, &mut iter::once(frame));
+        let frame = (request.frame.clone(), 0..request.frame.len());
+        channel.queue_pieces(self.now(), request.id, allowance, &mut iter::once(frame));
         loop {
             let now = self.now();
             channel.write(now)?;
             if let Some((kind, payload)) = answers.next(channel, now)? {
                 let (answer, rest) = answers.data().split_at(payload.end);
-                let extra = DecodeFault::Spare { extra: rest.len() as u64 };
-                let read = if kind != question.kind {
-                    Err(DecodeError::unexpected("message id", kind as u64, question.kind as u64, 0))
-                } else if rest.chunks(PING.len()).all(|ping| PING.starts_with(ping)) {
-                    (question.read.borrow_mut())(&answer[payload])
-                } else {
-                    Err(DecodeError::new("answer", extra, payload.len() as u64))
-                };
+                let read = request.read_answer(kind, &answer[payload], rest);
                 read.map_err(|e| Error::decode(channel.broker(), e))?;
-                channel.answer_ends(now, question.id);
+                channel.answer_ends(now, request.id);
                 if rest.len() % PING.len() > 0 {
                     // Whoever used it next would find the end of a ping there.
                     channel.close();
@@ -335,13 +346,27 @@ impl Session {
         }
     }
 
+    /// Measures how long a broker takes to answer the smallest request, on a connection that is already open.
+    pub(crate) fn ping(&self) -> Result<Duration> {
+        let mut began = Time::ZERO;
+        self.call_with(&mut StatusRequest { request_id: 0 }, None, &mut |request| {
+            self.any_broker(&ONCE, &mut |addr, share| {
+                // Opening a connection does not count.
+                let addr = self.ensure_connection(addr, share)?;
+                began = self.now();
+                self.ask(&addr, request, share)
+            })
+        })?;
+        Ok(self.now().since(began))
+    }
+
     /// Returns whether the brokers form a cluster. To be safe, also true if they do not say at once: the caller then retries on
     /// its own budget.
     pub(crate) fn is_cluster(&self) -> bool {
         if let Some(&known) = self.in_cluster.get() {
             return known;
         }
-        match self.call_once(&mut StatusRequest { request_id: 0 }, None) {
+        match self.call_any(&mut StatusRequest { request_id: 0 }, None, &ONCE) {
             Ok((_, answer)) => *self.in_cluster.get_or_init(|| answer.cluster.is_some()),
             Err(e) => {
                 debug!("taken for a cluster: {e:#}");

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use log::warn;
 
 use super::{Marks, Session};
-use crate::error::{Error, ErrorKind, Fault, Result, in_ms};
+use crate::error::{Error, ErrorKind, Fault, Result, rounded_up_to_ms};
 use crate::net::{BrokerAddr, Refusal, RetryPolicy, RetryState};
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::fetch::{
     FetchPartition, FetchRequest, FetchTopic, MAX_PARTITIONS, PartitionAnswer, SEQ_BEYOND_END,
 };
 
-/// After this many silent leaders the others are not asked. Each gets at least this fraction of the time for all of them.
-const MOST_SILENT: u32 = 8;
+/// Each leader gets at least one part in this many of the time, so after as many silent ones the others are not asked.
+const MAX_SILENT: u32 = 8;
 
 impl Session {
     /// Asks any broker for the partitions of a topic, and notes who leads which. Returns which broker answered. In a cluster the
@@ -24,7 +24,8 @@ impl Session {
         let mut request = DiscoverPartitionsRequest { request_id: 0, topic: topic.to_owned(), partitions: Vec::new() };
         let (from, states) = self.call(&mut request)?;
         let states = states.ok_or_else(|| Error::refused(topic, None, Fault::UnknownTopic).at(&from))?;
-        let (name, now): (Arc<str>, _) = (topic.into(), self.now());
+        let name: Arc<str> = topic.into();
+        let now = self.now();
         for (state, id) in states.iter().zip(0..) {
             // The broker that answers is no worse for knowing of a partition without a leader.
             let leader = match *state {
@@ -32,18 +33,20 @@ impl Session {
                 PartitionState::Redirect(endpoint) => self.book.named(endpoint).ok().flatten(),
                 PartitionState::NoLeader | PartitionState::SystemError => None,
             };
-            leader.into_iter().for_each(|leader| self.book.learn(&name, id, leader, now));
+            if let Some(leader) = leader {
+                self.book.learn(&name, id, leader, now);
+            }
         }
         Ok((from, states))
     }
 
-    /// First number and end of one partition's log, from its leader.
+    /// Returns first number and end of one partition's log, from its leader.
     pub(crate) fn log_end(&self, topic: &str, partition: u16) -> Result<Marks> {
         let found = self.log_ends(topic, &[partition], &self.leader_policy())?.pop();
         found.unwrap_or_else(|| Err(Error::refused(topic, partition, Fault::UnknownPartition)))
     }
 
-    /// First number and end of the logs of these partitions, from their leaders: the boundary fault of a Consume for a number
+    /// Asks for first number and end of the logs of these partitions, at their leaders: the boundary fault of a Consume for a number
     /// beyond every end, the only answer that tells the end of a leader's own log (reference, section 6.5). Returns one result
     /// for each partition, once all are known or the retry budget is spent.
     pub(crate) fn log_ends(&self, topic: &str, ids: &[u16], policy: &RetryPolicy) -> Result<Vec<Result<Marks>>> {
@@ -55,12 +58,17 @@ impl Session {
         for round in 0.. {
             self.ask_leaders(&name, ids, &open, &mut found)?;
             open.retain(|&index| found[index].as_ref().is_err_and(Error::is_transient));
-            let now = self.now();
+            if open.is_empty() {
+                break;
+            }
             // The first redirect is how leaders are found; after a second one the cluster needs time to settle.
+            let now = self.now();
             let is_found = round == 0 && open.iter().all(|&index| found[index].as_ref().is_err_and(Error::is_redirect));
             let until = if is_found { Some(now) } else { state.retry_or_fail(now, policy) };
-            let (Some(until), false) = (until, open.is_empty()) else { break };
-            _ = found[open[0]].as_ref().inspect_err(|e| warn!("{e:#}, trying again in {:?}", in_ms(until.since(now))));
+            let Some(until) = until else { break };
+            if let Err(e) = &found[open[0]] {
+                warn!("{e:#}, trying again in {:?}", rounded_up_to_ms(until.since(now)));
+            }
             self.pause(until)?;
         }
         Ok(found)
@@ -68,7 +76,8 @@ impl Session {
 
     /// Asks the leaders of these partitions once, as far as they are known; each for all the partitions that it leads.
     fn ask_leaders(&self, topic: &Arc<str>, ids: &[u16], open: &[usize], found: &mut [Result<Marks>]) -> Result<()> {
-        let (mut turns, mut latest) = (Vec::<(BrokerAddr, Vec<usize>)>::new(), HashMap::new());
+        let mut turns: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
+        let mut latest = HashMap::new();
         for &index in open {
             let leader = self.book.broker_for(topic, ids[index]);
             let turn = latest.get(&leader).and_then(|&turn: &usize| turns.get_mut(turn));
@@ -81,16 +90,16 @@ impl Session {
             }
         }
         // A broker may name any number of leaders, each of which may keep a caller waiting: they share the time.
-        turns.truncate((self.config.limits.nodes as usize).max(MOST_SILENT as usize));
+        turns.truncate((self.config.limits.nodes as usize).max(MAX_SILENT as usize));
         let budget = self.now().after(self.config.connect_timeout);
         for (turn, (leader, list)) in turns.iter().enumerate() {
-            if self.now().after(self.config.connect_timeout / MOST_SILENT) > budget {
+            if self.now().after(self.config.connect_timeout / MAX_SILENT) > budget {
                 break;
             }
-            let mut share = self.share(budget, turns.len() - turn, MOST_SILENT as usize);
+            let mut share = self.share(budget, turns.len() - turn, MAX_SILENT as usize);
             let asked: Vec<u16> = list.iter().map(|&index| ids[index]).collect();
             let mut request = self.end_request(0, topic, &asked);
-            match self.call_with(&mut request, None, &mut |question| self.ask(leader, question, &mut share)) {
+            match self.call_with(&mut request, None, &mut |request| self.ask(leader, request, &mut share)) {
                 Ok((_, answers)) => {
                     for ((&index, id), answer) in list.iter().zip(asked).zip(answers) {
                         let marks = self.book.note_reply(leader, topic, id, self.now(), marks_of_answer(answer));
@@ -105,7 +114,9 @@ impl Session {
                 Err(e) if e.kind == ErrorKind::Closed => return Err(e),
                 Err(e) => {
                     self.book.failed(leader, self.now());
-                    list.iter().for_each(|&index| found[index] = Err(e.clone()));
+                    for &index in list {
+                        found[index] = Err(e.clone());
+                    }
                 }
             }
         }

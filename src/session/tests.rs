@@ -41,7 +41,7 @@ fn brokers_share_the_time_for_connecting_and_the_last_may_answer_late() {
         let began = net.now();
         if answers {
             serve(&net, |_, _, _| Does::Hangs);
-            session.call_once(&mut StatusRequest { request_id: 0 }, None).unwrap_err();
+            session.call_any(&mut StatusRequest { request_id: 0 }, None, &ONCE).unwrap_err();
         } else {
             session.connect(Duration::ZERO).unwrap_err();
         }
@@ -196,7 +196,7 @@ fn requests_go_over_one_connection_and_those_that_had_ended_are_replaced_by_a_ne
             }
             answer(&status(request))
         });
-        let ask = || session.call_once(&mut ASK.clone(), None).map(|(_, answer)| answer.topics);
+        let ask = || session.call_any(&mut ASK.clone(), None, &ONCE).map(|(_, answer)| answer.topics);
         let held: Vec<Channel> = (0..idle).map(|_| (ask().unwrap(), session.pool.take(&addr)).1).collect();
         held.into_iter().for_each(|channel| session.pool.put(channel));
         let before = net.now();
@@ -223,7 +223,7 @@ fn what_may_have_been_done_is_told_from_what_was_not_asked_for() {
         if does == 3 {
             net.refuse(([10, 0, 0, 1], 5).into(), 111);
         }
-        let e = session.call_once(&mut ASK.clone(), Some("orders")).unwrap_err();
+        let e = session.call_unrepeatable(&mut ASK.clone(), "orders").unwrap_err();
         assert_eq!((e.kind == ErrorKind::OutcomeUnknown, asked.lock().unwrap().len()), (is_unknown, is_unknown.into()));
         assert!(does > 1 || net.wire(0, |wire| wire.aborted), "it is reset, so that nothing is done later");
         assert!(!is_unknown || net.wire(0, |wire| wire.dropped), "it is not used again");
@@ -239,7 +239,7 @@ fn what_may_have_been_done_is_told_from_what_was_not_asked_for() {
         wire.ended = wire.room == 0;
         true
     });
-    let e = session("10.0.0.1:5", &net).call_once(&mut ASK.clone(), Some("orders")).unwrap_err();
+    let e = session("10.0.0.1:5", &net).call_unrepeatable(&mut ASK.clone(), "orders").unwrap_err();
     assert!(e.kind != ErrorKind::OutcomeUnknown && net.wire(0, |wire| wire.sent.len()) == 10, "{e:?}");
 }
 
@@ -479,9 +479,9 @@ fn nobody_else_gets_a_connection_before_its_answer_was_read() {
             was_kept = Some(is_kept());
             if malformed { Err(DecodeError::unexpected("answer", 1, 2, 0)) } else { Ok(()) }
         };
-        let question =
-            Question { id: 0, kind: Kind::Status, frame: frame.into(), once: None, read: RefCell::new(&mut read) };
-        let done = session.ask(&addr, &question, &mut session.share(Time::ZERO, 1, 1));
+        let frame = frame.into();
+        let mut request = EncodedRequest { id: 0, kind: Kind::Status, frame, unrepeatable: None, read: &mut read };
+        let done = session.ask(&addr, &mut request, &mut session.share(Time::ZERO, 1, 1));
         assert_eq!((done.is_err(), was_kept, is_kept()), (malformed, Some(false), !malformed));
     }
 }
