@@ -76,9 +76,10 @@ impl FromStr for Acks {
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.topic.chars() {
-            match c.is_whitespace() || c.is_control() || c == '%' {
-                true => c.encode_utf8(&mut [0; 4]).bytes().try_for_each(|byte| write!(f, "%{byte:02x}"))?,
-                false => f.write_char(c)?,
+            if c.is_whitespace() || c.is_control() || c == '%' {
+                c.encode_utf8(&mut [0; 4]).bytes().try_for_each(|byte| write!(f, "%{byte:02x}"))?;
+            } else {
+                f.write_char(c)?;
             }
         }
         write!(f, "/{}={}", self.partition, self.seq)

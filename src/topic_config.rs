@@ -12,8 +12,10 @@ const MAX_VALUE: usize = 127;
 /// A server counts a segment's bytes in 32 bits and closes it after the first request that passes this size.
 const MAX_SEGMENT: u64 = (4 << 30) - (256 << 20);
 
-/// Each key, how its value is read and then written, and what is allowed, in words.
-static KEYS: [(&str, fn(&str) -> Option<String>, &str); 12] = [
+/// A key, how its value is read and then written, and what is allowed, in words.
+type Setting = (&'static str, fn(&str) -> Option<String>, &'static str);
+
+static SETTINGS: [Setting; 12] = [
     ("retention.segments.count", |text| number(text, |count| count != 1), "0 (all of them), or 2 to 4294967295"),
     ("log.cleanup.policy", policy, "cleanup or delete"),
     ("log.cleaner.min.cleanable.ratio", ratio, "0 to 1, such as 0.5"),
@@ -127,12 +129,12 @@ impl TopicConfig {
     }
 }
 
-/// The key's entry in the table, if it has one.
-fn known(key: &str) -> Option<&'static (&'static str, fn(&str) -> Option<String>, &'static str)> {
-    KEYS.iter().find(|(known, ..)| known.eq_ignore_ascii_case(key))
+/// Returns the key's entry in the table, if it has one.
+fn known(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|(known, ..)| known.eq_ignore_ascii_case(key))
 }
 
-/// Whether it is read unchanged wherever it stands in a line.
+/// Returns whether it is read unchanged wherever it stands in a line.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && !text.contains(['\n', '#']) && text.trim_matches(blank) == text
 }
@@ -235,7 +237,10 @@ fn terms(mut rest: &str, units: &Units) -> Option<u64> {
         let (after, factor) = found.unwrap_or((after, 1));
         let after = after.strip_prefix(',').unwrap_or(after);
         rest = after.strip_prefix('+').unwrap_or(after);
-        let term = number.parse::<u64>().ok()?.checked_mul(factor).filter(|_| factor > 0)?;
+        if factor == 0 {
+            return None;
+        }
+        let term = number.parse::<u64>().ok()?.checked_mul(factor)?;
         sum = sum.checked_add(term)?;
     }
     Some(sum)
