@@ -16,13 +16,13 @@ const DEFAULT_PORT: u16 = 11011;
 pub(crate) struct BrokerAddr(Arc<String>);
 
 impl BrokerAddr {
-    /// The broker's address, if it is given as one: then it needs no look-up.
-    pub(crate) fn literal(&self) -> Option<SocketAddr> {
+    /// Returns the broker's address, if it is given as one: then it needs no look-up.
+    pub(super) fn socket_addr(&self) -> Option<SocketAddr> {
         self.0.parse().ok()
     }
 
-    /// The name and the port of a broker that is not given by its address.
-    pub(super) fn name(&self) -> Option<(&str, u16)> {
+    /// Returns the name and the port of a broker that is not given by its address.
+    pub(super) fn host_and_port(&self) -> Option<(&str, u16)> {
         let (host, port) = self.0.rsplit_once(':')?;
         Some((host, port.parse().ok()?))
     }

@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use log::debug;
 
 use super::addr::BrokerAddr;
-use super::network::Time;
+use super::network::{Time, locked};
 use super::settings::ChannelSettings;
 use crate::error::Fault;
 
 /// The most nodes to remember.
 const MAX_BROKERS: usize = 256;
 
-/// How long a broker that failed comes after all others.
-const DISTRUST: Duration = Duration::from_secs(15);
+/// For how long a broker that failed comes after all others.
+const DEMOTED_FOR: Duration = Duration::from_secs(15);
 
 /// Why a broker did not do what it was asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +53,9 @@ struct Book {
 }
 
 impl Book {
-    /// Puts a broker after all others, but before those that are distrusted for longer.
+    /// Puts a broker after all others, but before those that are demoted for longer.
     fn put(&mut self, broker: &BrokerAddr, until: Time) {
-        let longer = self.brokers.iter().position(|&(_, distrusted_until)| until < distrusted_until);
+        let longer = self.brokers.iter().position(|&(_, demoted_until)| until < demoted_until);
         self.brokers.insert(longer.unwrap_or(self.brokers.len()), (broker.clone(), until));
     }
 
@@ -73,7 +73,7 @@ impl AddressBook {
     /// up again later, to dial it, the addresses found then count.
     pub(crate) fn new(brokers: Vec<BrokerAddr>, settings: Arc<ChannelSettings>) -> AddressBook {
         if settings.config.known_brokers_only {
-            for broker in brokers.iter().filter(|broker| broker.literal().is_none()) {
+            for broker in brokers.iter().filter(|broker| broker.socket_addr().is_none()) {
                 if let Err(e) = settings.look_up(broker) {
                     debug!("{broker}: {e}: not known as the target of a redirect until it is dialed");
                 }
@@ -94,10 +94,10 @@ impl AddressBook {
         }
         let address = self.settings.config.endpoints.as_ref().map_or(endpoint.into(), |map| map.0(endpoint));
         let is_known = || self.is_given(&BrokerAddr::from(address)) || self.settings.has_name(address);
-        match self.settings.config.known_brokers_only && !is_known() {
-            true => Err(Fault::RedirectRefused(endpoint)),
-            false => Ok(Some(BrokerAddr::from(address))),
+        if self.settings.config.known_brokers_only && !is_known() {
+            return Err(Fault::RedirectRefused(endpoint));
         }
+        Ok(Some(BrokerAddr::from(address)))
     }
 
     /// Returns whether the user named this broker.
@@ -105,18 +105,14 @@ impl AddressBook {
         self.given.contains(addr)
     }
 
-    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns the known brokers, the most promising first.
     pub(crate) fn brokers(&self) -> Vec<BrokerAddr> {
-        self.book().brokers.iter().map(|(addr, _)| addr.clone()).collect()
+        locked(&self.book).brokers.iter().map(|(addr, _)| addr.clone()).collect()
     }
 
     /// Returns the broker to ask for a partition: its leader if that is known, else the most promising one.
     pub(crate) fn broker_for(&self, topic: &str, partition: u16) -> BrokerAddr {
-        let book = self.book();
+        let book = locked(&self.book);
         let leader = book.leaders.get(topic).and_then(|leaders| leaders.get(usize::from(partition))?.as_ref());
         leader.unwrap_or(&book.brokers[0].0).clone()
     }
@@ -148,14 +144,15 @@ impl AddressBook {
 
     /// Remembers who leads a partition.
     pub(crate) fn learn(&self, topic: &Arc<str>, partition: u16, leader: BrokerAddr, now: Time) {
-        let mut book = self.book();
-        let (leaders, place) = (book.leaders.entry(topic.clone()).or_default(), usize::from(partition));
-        leaders.resize(leaders.len().max(place + 1), None);
-        if leaders[place].as_ref() == Some(&leader) {
+        let mut book = locked(&self.book);
+        let leaders = book.leaders.entry(topic.clone()).or_default();
+        let index = usize::from(partition);
+        leaders.resize(leaders.len().max(index + 1), None);
+        if leaders[index].as_ref() == Some(&leader) {
             return;
         }
         debug!("{topic}/{partition} is led by {leader}");
-        leaders[place] = Some(leader.clone());
+        leaders[index] = Some(leader.clone());
         let is_known = book.brokers.iter().any(|(known, _)| *known == leader);
         if !is_known && book.brokers.len() < MAX_BROKERS {
             book.put(&leader, now);
@@ -164,22 +161,24 @@ impl AddressBook {
 
     /// Forgets who leads a partition.
     pub(crate) fn forget(&self, topic: &str, partition: u16) {
-        let mut book = self.book();
+        let mut book = locked(&self.book);
         let known = book.leaders.get_mut(topic).and_then(|leaders| leaders.get_mut(usize::from(partition)));
-        known.into_iter().for_each(|leader| *leader = None);
+        if let Some(leader) = known {
+            *leader = None;
+        }
     }
 
     /// Puts a broker that knows no leader, or none that can be reached, after the others: they may know better.
     pub(crate) fn knew_no_leader(&self, addr: &BrokerAddr, now: Time) {
-        self.book().move_back(addr, now);
+        locked(&self.book).move_back(addr, now);
     }
 
     /// Moves a broker that failed after the others for a while, and forgets all that it leads.
     pub(crate) fn failed(&self, addr: &BrokerAddr, now: Time) {
-        let mut book = self.book();
-        book.move_back(addr, now.after(DISTRUST));
-        for leaders in book.leaders.values_mut() {
-            leaders.iter_mut().for_each(|leader| _ = leader.take_if(|leader| leader == addr));
+        let mut book = locked(&self.book);
+        book.move_back(addr, now.after(DEMOTED_FOR));
+        for leader in book.leaders.values_mut().flatten() {
+            leader.take_if(|leader| leader == addr);
         }
     }
 }

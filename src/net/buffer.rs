@@ -1,11 +1,7 @@
 //! The read buffer, and the blocks of memory that messages share with it.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
-
-use super::addr::BrokerAddr;
-use crate::error::{Error, Phase, Result};
 
 /// Memory that messages share, with what all of them need to know, so that a message holds one reference count.
 pub(crate) struct Block<T> {
@@ -32,7 +28,7 @@ pub(crate) struct ReadBuf<T> {
     block: Arc<Block<T>>,
     start: usize,
     end: usize,
-    /// Bytes of the block at rest.
+    /// The size of the block when little is in it.
     unit: usize,
 }
 
@@ -54,19 +50,19 @@ impl<T: Clone> ReadBuf<T> {
         self.start = (self.start + n).min(self.end);
     }
 
-    /// Where [`data`](ReadBuf::data) begins in the block.
+    /// Returns where [`data`](ReadBuf::data) begins in the block.
     #[inline]
     pub(crate) fn start(&self) -> usize {
         self.start
     }
 
-    /// The memory of the buffer.
+    /// Returns the memory of the buffer.
     #[inline]
     pub(crate) fn block(&self) -> &Arc<Block<T>> {
         &self.block
     }
 
-    /// Whether enough of the block is filled for messages to keep it alive: then they pin at most four times what was
+    /// Returns whether enough of the block is filled for messages to keep it alive: then they pin at most four times what was
     /// received.
     #[inline]
     pub(crate) fn is_worth_sharing(&self) -> bool {
@@ -130,21 +126,5 @@ impl<T: Clone> ReadBuf<T> {
                 self.end = len;
             }
         }
-    }
-}
-
-/// Reads or writes a piece that is not empty, as `step` does. Returns how many bytes have passed; 0 if none can now.
-///
-/// # Errors
-/// The connection to the broker has failed or ended.
-pub(super) fn pass(broker: &BrokerAddr, phase: Phase, step: &mut dyn FnMut() -> io::Result<usize>) -> Result<usize> {
-    loop {
-        return match step() {
-            Ok(0) => Err(Error::disconnected(broker, phase)),
-            Ok(n) => Ok(n),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => Err(Error::io(broker, phase, e)),
-        };
     }
 }

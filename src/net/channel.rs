@@ -13,15 +13,20 @@
 //!
 //! # Time
 //! A request is due on the connection's own clock, which stands still while an answer is being received. The answer has its own
-//! deadline, which moves on with every [`PROGRESS`] bytes; so has sending. Time that the caller spends elsewhere between two
-//! looks counts, unless bytes turn out to have been waiting for it, or arrive sooner than it was away.
+//! deadline, which moves on with every [`PROGRESS`] bytes; so has sending. Time between two calls counts, unless data was waiting
+//! when the caller came back. Data that ends a wait shorter than the absence before it may have been waiting, too:
+//!
+//! ```text
+//!   look ─── elsewhere ─── look, with bytes        look ─── elsewhere ─── wait ─── look, with bytes
+//!     │<───── excused ─────>│                        │<───── excused ─────>│<─ counts ─>│   after a shorter wait
+//!                                                    │<───────────── counts ───────────>│   after any other
+//! ```
 //!
 //! # What there is to read
 //! A wait tells which connections may have something. Each of those is read until it has no more, or an answer is over. Then it is
 //! the turn of the others, until the next wait. So the cost of a wake-up depends on what it brings, not on how many connections
 //! are silent.
 
-use std::array;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -29,28 +34,28 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::{array, mem};
 
 use log::{debug, trace};
 
 use super::addr::BrokerAddr;
-use super::buffer::pass;
 use super::dial::Dial;
-use super::network::{Interest, Socket, Time};
-use super::settings::{ChannelSettings, GREETED, Opening, TURN};
+use super::network::{Interest, Socket, Time, read_or_write};
+use super::settings::{ChannelSettings, GREETED_COUNTS_FOR, OPENING_PAUSE, Opening};
 use crate::error::{Error, Phase, Result};
 
 /// How many bytes in the awaited direction move a deadline on: a slow but steady transfer gets through, a trickle does not.
 const PROGRESS: usize = 16 << 10;
 
 /// At most this many pieces are written at a time: few enough to be listed without allocating.
-const MOST_PIECES: usize = 16;
+const MAX_PIECES: usize = 16;
 
 /// Bytes of a request, without a copy: a caller that keeps them for another attempt need not keep them twice.
 pub(crate) type Piece = (Arc<Vec<u8>>, Range<usize>);
 type Pieces<'a> = &'a mut dyn Iterator<Item = Piece>;
 
 /// This many connections in a row that ended before they were used count as trouble.
-const MOST_STALE: u32 = 3;
+const MAX_ENDED_UNUSED: u32 = 3;
 
 /// Whether a call may look up a host name, for which there is no time limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,9 +71,9 @@ pub(crate) struct Channel {
     state: State,
     process: u32,
     /// Connections in a row that had ended before they were used.
-    stale: u32,
+    ended_unused: u32,
     /// The address that worked last: tried first the next time.
-    good: Option<SocketAddr>,
+    last_good: Option<SocketAddr>,
     /// Held while the broker may not have read a byte from this connection.
     opening: Option<Arc<Opening>>,
 }
@@ -84,17 +89,16 @@ enum State {
 struct Up {
     socket: Box<dyn Socket>,
     since: Time,
-    /// When a caller last looked for bytes to read, and for room to write.
-    looked: Time,
-    tried: Time,
+    read_look: LastLook,
+    write_look: LastLook,
     /// Whether there may be bytes to read, or the end of the stream.
     readable: bool,
     /// What must still be sent, and how many bytes were queued and sent so far.
     out: VecDeque<Piece>,
     queued: u64,
     sent: u64,
-    /// Requests that are not completely sent: where each ends among the bytes queued, its id, and how long its answer may take.
-    unsent: VecDeque<(u64, u32, Duration)>,
+    /// Requests that are not completely sent.
+    unsent: VecDeque<Unsent>,
     send: Deadline,
     /// Requests that were sent and not answered, in the order in which they are due, which is usually that of their answers, too.
     waiting: VecDeque<Waiting>,
@@ -104,6 +108,13 @@ struct Up {
     stood_still: Duration,
     /// When the last byte of an answer came.
     heard: Option<Time>,
+}
+
+/// A request that is not completely sent: where it ends among the bytes queued, and how long its answer may take.
+struct Unsent {
+    end: u64,
+    id: u32,
+    allowance: Duration,
 }
 
 /// A request that waits for its answer, when the answer is due on the connection's clock, and how long it was allowed.
@@ -126,28 +137,46 @@ impl Deadline {
         Deadline { began: now, due: now.after(allowance), bytes: 0 }
     }
 
-    fn progress(&mut self, bytes: usize, now: Time, allowance: Duration) {
+    fn progress(&mut self, now: Time, bytes: usize, allowance: Duration) {
         self.bytes += bytes;
         // Bytes that come after the deadline do not move it.
         if self.bytes >= PROGRESS && now < self.due {
-            (self.due, self.bytes) = (now.after(allowance), 0);
+            self.due = now.after(allowance);
+            self.bytes = 0;
         }
+    }
+}
+
+/// When a caller last looked for bytes to read, or for room to write. Time that it then spends elsewhere may be excused.
+struct LastLook(Time);
+
+impl LastLook {
+    /// Notes another look. Returns how long the caller was away.
+    fn again(&mut self, now: Time) -> Duration {
+        now.since(mem::replace(&mut self.0, now))
+    }
+
+    /// Notes that a wait has ended, which is not the caller's own time. If the absence before it was longer, that stays.
+    fn on_waited(&mut self, now: Time, began: Time) {
+        let waited = now.since(began);
+        self.0 = if waited < began.since(self.0) { self.0.after(waited) } else { now };
     }
 }
 
 impl Channel {
     pub(crate) fn new(broker: BrokerAddr, settings: Arc<ChannelSettings>) -> Channel {
         let process = settings.process();
-        Channel { broker, settings, state: State::DOWN, process, stale: 0, good: None, opening: None }
+        let state = State::Down(Time::ZERO);
+        Channel { broker, settings, state, process, ended_unused: 0, last_good: None, opening: None }
     }
 
     pub(crate) fn broker(&self) -> &BrokerAddr {
         &self.broker
     }
 
-    /// Returns the address that it is connected to, as far as it is known.
+    /// Returns the address that it is connected to, if known.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.good.or_else(|| self.broker.literal())
+        self.last_good.or_else(|| self.broker.socket_addr())
     }
 
     /// Brings the connection up as far as possible without blocking. Returns whether it is up. An idle connection is checked first:
@@ -166,17 +195,17 @@ impl Channel {
                 State::Up(up) if up.is_idle() && up.socket.has_ended() => {
                     debug!("{}: ended before it was used again", self.broker);
                     self.close();
-                    self.stale += 1;
-                    if self.stale >= MOST_STALE {
-                        self.stale = 0;
+                    self.ended_unused += 1;
+                    if self.ended_unused >= MAX_ENDED_UNUSED {
+                        self.ended_unused = 0;
                         return Err(Error::disconnected(&self.broker, Phase::Send));
                     }
                 }
                 State::Up(_) => return Ok(true),
                 State::Down(until) if now < *until => return Ok(false),
                 State::Down(_) => {
-                    let Some(opening) = self.settings.begin(&self.broker, now) else {
-                        self.state = State::Down(now.after(TURN));
+                    let Some(opening) = self.settings.begin_opening(now, &self.broker) else {
+                        self.state = State::Down(now.after(OPENING_PAUSE));
                         return Ok(false);
                     };
                     let addresses = self.addresses(look_up)?;
@@ -185,13 +214,15 @@ impl Channel {
                     let now = self.settings.net.now().max(now);
                     self.state = State::Dialing(Dial::new(addresses, now, &self.settings));
                 }
-                State::Dialing(dial) => match dial.step(&self.broker, now, &self.settings) {
+                State::Dialing(dial) => match dial.step(now, &self.broker, &self.settings) {
                     Ok(None) => return Ok(false),
                     Ok(Some((socket, address))) => {
-                        self.good = Some(address);
+                        self.last_good = Some(address);
                         self.state = State::Up(Box::new(Up::new(socket, now)));
-                        let until = now.after(GREETED).as_nanos();
-                        self.opening.iter().for_each(|opening| opening.store(until, Ordering::Relaxed));
+                        if let Some(opening) = &self.opening {
+                            let until = now.after(GREETED_COUNTS_FOR);
+                            opening.store(until.as_nanos(), Ordering::Relaxed);
+                        }
                     }
                     Err(e) => {
                         self.close();
@@ -204,7 +235,7 @@ impl Channel {
 
     /// Returns the broker's addresses, beginning with the one that worked last.
     pub(crate) fn addresses(&self, look_up: LookUp) -> Result<Vec<SocketAddr>> {
-        if let Some(address) = self.broker.literal() {
+        if let Some(address) = self.broker.socket_addr() {
             return Ok(vec![address]);
         }
         let found = match look_up {
@@ -213,7 +244,8 @@ impl Channel {
             LookUp::Never => self.settings.known(&self.broker),
         };
         let mut found = found.map_err(|e| Error::connect(&self.broker, e))?;
-        if let Some(index) = self.good.and_then(|good| found.iter().position(|address| *address == good)) {
+        let good = self.last_good;
+        if let Some(index) = good.and_then(|good| found.iter().position(|address| *address == good)) {
             found[..=index].rotate_right(1);
         }
         Ok(found)
@@ -223,7 +255,8 @@ impl Channel {
     fn leave_other_process(&mut self) {
         let process = self.settings.process();
         if process != self.process {
-            (self.process, self.state) = (process, State::DOWN);
+            self.process = process;
+            self.state = State::Down(Time::ZERO);
         }
     }
 
@@ -238,8 +271,9 @@ impl Channel {
     pub(crate) fn queue_pieces(&mut self, now: Time, id: u32, allowance: Duration, pieces: Pieces<'_>) {
         let State::Up(up) = &mut self.state else { return };
         if up.is_idle() {
-            // Until now nothing was awaited.
-            (up.looked, up.readable) = (now, false);
+            // Nobody had a reason to look before.
+            up.read_look = LastLook(now);
+            up.readable = false;
         }
         if up.out.is_empty() {
             up.send = Deadline::new(now, self.settings.config.io_timeout);
@@ -247,7 +281,7 @@ impl Channel {
         let before = up.queued;
         up.out.extend(pieces.inspect(|(_, range)| up.queued += range.len() as u64));
         trace!("{}: request {id}, {} bytes", self.broker, up.queued - before);
-        up.unsent.push_back((up.queued, id, allowance));
+        up.unsent.push_back(Unsent { end: up.queued, id, allowance });
     }
 
     /// Returns how many bytes of requests the network has not accepted yet.
@@ -263,15 +297,15 @@ impl Channel {
         self.leave_other_process();
         let State::Up(up) = &mut self.state else { return Err(Error::disconnected(&self.broker, Phase::Send)) };
         let io_timeout = self.settings.config.io_timeout;
-        let away = now.since(std::mem::replace(&mut up.tried, now));
+        let away = up.write_look.again(now);
         while !up.out.is_empty() {
             let mut pieces = up.out.iter().map(|(bytes, range)| IoSlice::new(&bytes[range.clone()]));
-            let first: [_; MOST_PIECES] = array::from_fn(|_| pieces.next().unwrap_or(IoSlice::new(&[])));
-            let first = &first[..up.out.len().min(MOST_PIECES)];
-            match pass(&self.broker, Phase::Send, &mut || up.socket.write_vectored(first))? {
+            let first: [_; MAX_PIECES] = array::from_fn(|_| pieces.next().unwrap_or(IoSlice::new(&[])));
+            let first = &first[..up.out.len().min(MAX_PIECES)];
+            match read_or_write(&self.broker, Phase::Send, &mut || up.socket.write_vectored(first))? {
                 0 if now < up.send.due => return Ok(false),
                 0 => return Err(Error::timeout(&self.broker, Phase::Send, io_timeout)),
-                n => up.on_sent(n, now, away, io_timeout),
+                n => up.on_sent(now, n, away, io_timeout),
             }
         }
         Ok(true)
@@ -293,13 +327,15 @@ impl Channel {
         let State::Up(up) = &mut self.state else { return Err(Error::disconnected(&self.broker, phase)) };
         let io_timeout = self.settings.config.io_timeout;
         // It may have ended long before this look, so it does not count as having been up until now.
-        let n = pass(&self.broker, phase, &mut || up.socket.read(room))?;
+        let n = read_or_write(&self.broker, phase, &mut || up.socket.read(room))?;
+        let away = up.read_look.again(now);
+        up.readable = n == room.len();
         if n > 0 {
             trace!("{}: {n} bytes", self.broker);
-            (self.stale, self.opening) = (0, None);
-            up.on_received(n, now, io_timeout);
+            self.ended_unused = 0;
+            self.opening = None;
+            up.on_received(now, n, away, io_timeout);
         }
-        (up.looked, up.readable) = (now, n == room.len());
         match up.answer_due(io_timeout) {
             Some((due, phase, allowance)) if n == 0 && now >= due => {
                 Err(Error::timeout(&self.broker, phase, allowance))
@@ -332,7 +368,7 @@ impl Channel {
     /// Returns whether the last byte of this request, which was queued on this connection, was handed to the system: then the broker
     /// may have the request.
     pub(crate) fn handed_over(&self, id: u32) -> bool {
-        let is_before = |&(_, first, _): &(u64, u32, Duration)| id.wrapping_sub(first) > u32::MAX / 2;
+        let is_before = |first: &Unsent| id.wrapping_sub(first.id) > u32::MAX / 2;
         self.up().is_some_and(|up| up.unsent.front().is_none_or(is_before))
     }
 
@@ -361,12 +397,12 @@ impl Channel {
 
     /// Returns when a caller last looked and it had not ended.
     pub(crate) fn looked_at(&self) -> Time {
-        self.up().map_or(Time::ZERO, |up| up.looked)
+        self.up().map_or(Time::ZERO, |up| up.read_look.0)
     }
 
     /// Returns how long the connection is known to have been up with nothing overdue.
     pub(crate) fn well_for(&self) -> Duration {
-        self.up().map_or(Duration::ZERO, |up| up.looked.since(up.since))
+        self.up().map_or(Duration::ZERO, |up| up.read_look.0.since(up.since))
     }
 
     /// Returns what the connection is being used for.
@@ -404,13 +440,15 @@ impl Channel {
         dial.into_iter().flatten().chain(up)
     }
 
-    /// Notes that a wait which began then has ended: that time does not count as the caller's own.
-    pub(crate) fn looked(&mut self, began: Time, now: Time) {
-        if let State::Up(up) = &mut self.state {
-            let waited = now.since(began);
-            // Bytes that came sooner than the caller was away may have been there all that time: the next read allows for that.
-            let own = |last: Time| if waited < began.since(last) { last.after(waited) } else { now };
-            (up.looked, up.tried) = (if up.readable { own(up.looked) } else { now }, own(up.tried));
+    /// Notes that a wait which began then has ended.
+    pub(crate) fn on_waited(&mut self, now: Time, began: Time) {
+        let State::Up(up) = &mut self.state else { return };
+        up.write_look.on_waited(now, began);
+        // Without bytes, nothing was waiting for the caller.
+        if up.readable {
+            up.read_look.on_waited(now, began);
+        } else {
+            up.read_look = LastLook(now);
         }
     }
 
@@ -418,7 +456,7 @@ impl Channel {
     /// read.
     pub(crate) fn reset(&mut self) {
         self.leave_other_process();
-        if let State::Up(up) = std::mem::replace(&mut self.state, State::DOWN) {
+        if let State::Up(up) = mem::replace(&mut self.state, State::Down(Time::ZERO)) {
             up.socket.abort();
         }
         self.opening = None;
@@ -426,12 +464,9 @@ impl Channel {
 
     /// Closes the connection in order.
     pub(crate) fn close(&mut self) {
-        (self.opening, self.state) = (None, State::DOWN);
+        self.opening = None;
+        self.state = State::Down(Time::ZERO);
     }
-}
-
-impl State {
-    const DOWN: State = State::Down(Time::ZERO);
 }
 
 impl Up {
@@ -439,8 +474,8 @@ impl Up {
         Up {
             socket,
             since: now,
-            looked: now,
-            tried: now,
+            read_look: LastLook(now),
+            write_look: LastLook(now),
             readable: false,
             out: VecDeque::new(),
             queued: 0,
@@ -468,12 +503,14 @@ impl Up {
         until.since(self.since).saturating_sub(self.stood_still)
     }
 
-    fn on_sent(&mut self, n: usize, now: Time, away: Duration, io_timeout: Duration) {
+    /// Notes that `n` bytes were sent, after the caller had been away.
+    fn on_sent(&mut self, now: Time, n: usize, away: Duration, io_timeout: Duration) {
         self.sent += n as u64;
         let mut left = n;
         while let Some((_, range)) = self.out.front_mut() {
             let some = left.min(range.len());
-            (range.start, left) = (range.start + some, left - some);
+            range.start += some;
+            left -= some;
             if range.start < range.end {
                 break;
             }
@@ -481,25 +518,27 @@ impl Up {
         }
         // The network may have had room for these bytes while the caller was busy elsewhere.
         self.send.due = self.send.due.max(now.after(io_timeout).min(self.send.due.after(away)));
-        self.send.progress(n, now, io_timeout);
+        self.send.progress(now, n, io_timeout);
         let clock = self.clock(now);
-        while let Some(&(end, id, allowance)) = self.unsent.front().filter(|(end, ..)| *end <= self.sent) {
-            debug_assert!(end <= self.sent);
+        while let Some(&Unsent { end, id, allowance }) = self.unsent.front() {
+            if end > self.sent {
+                break;
+            }
             self.unsent.pop_front();
             let due = clock.saturating_add(allowance);
-            let place = self.waiting.partition_point(|waiting| waiting.due <= due);
-            self.waiting.insert(place, Waiting { id, due, allowance });
+            let index = self.waiting.partition_point(|waiting| waiting.due <= due);
+            self.waiting.insert(index, Waiting { id, due, allowance });
         }
     }
 
-    fn on_received(&mut self, n: usize, now: Time, io_timeout: Duration) {
+    /// Notes that `n` bytes were received, after the caller had been away.
+    fn on_received(&mut self, now: Time, n: usize, away: Duration, io_timeout: Duration) {
         self.heard = Some(now);
-        // Bytes were waiting while the caller was busy elsewhere.
-        let away = now.since(self.looked);
+        // The bytes were waiting while the caller was away.
         match &mut self.receive {
             Some(receive) => {
                 receive.due = receive.due.after(away);
-                receive.progress(n, now, io_timeout);
+                receive.progress(now, n, io_timeout);
             }
             None => self.stood_still += away,
         }
@@ -516,7 +555,7 @@ impl Up {
 
     fn due(&self) -> Time {
         let answer = self.answer_due(Duration::ZERO).map_or(Time::NEVER, |(due, ..)| due);
-        if !self.out.is_empty() { answer.min(self.send.due) } else { answer }
+        if self.out.is_empty() { answer } else { answer.min(self.send.due) }
     }
 }
 

@@ -3,12 +3,12 @@
 
 use std::mem;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::addr::BrokerAddr;
 use super::buffer::ReadBuf;
 use super::channel::Channel;
-use super::network::{Closed, Network, Time};
+use super::network::{Closed, Network, Time, locked};
 use super::settings::ChannelSettings;
 use crate::error::{Error, Phase, Result};
 use crate::protocol::frame::{Frame, Frames, Kind};
@@ -26,7 +26,9 @@ pub(crate) fn wait(
     closed: Option<&Closed>,
     until: Time,
 ) -> Result<bool> {
-    let (began, mut first, mut others) = (net.now(), channels.next(), channels.collect::<Vec<_>>());
+    let began = net.now();
+    let mut first = channels.next();
+    let mut others: Vec<&mut Channel> = channels.collect();
     let channels = if others.is_empty() {
         first.as_mut_slice()
     } else {
@@ -34,22 +36,23 @@ pub(crate) fn wait(
         &mut others
     };
     let due = channels.iter().map(|channel| channel.due()).fold(until, Time::min);
-    match channels {
+    let polled = match channels {
         [only] if only.is_up() => net.poll(only.interests().next().as_mut_slice(), closed, due),
         _ => {
-            let mut on = Vec::new();
-            channels.iter_mut().for_each(|channel| on.extend(channel.interests()));
+            let mut on: Vec<_> = channels.iter_mut().flat_map(|channel| channel.interests()).collect();
             net.poll(&mut on, closed, due)
         }
-    }
-    .map_err(|e| Error::io(&"the system", Phase::Wait, e))?;
+    };
+    polled.map_err(|e| Error::io(&"the system", Phase::Wait, e))?;
     let now = net.now();
-    channels.iter_mut().for_each(|channel| channel.looked(began, now));
+    for channel in channels {
+        channel.on_waited(now, began);
+    }
     Ok(now >= until)
 }
 
 /// Most answers fit into this many bytes.
-const ANSWER: usize = 2 << 10;
+const ANSWER_BUFFER: usize = 2 << 10;
 
 /// Reads the bytes of one connection as frames.
 pub(crate) struct AnswerReader {
@@ -63,7 +66,7 @@ pub(crate) struct AnswerReader {
 impl AnswerReader {
     /// Creates a reader of answers of up to `limit` bytes.
     pub(crate) fn new(limit: u32) -> AnswerReader {
-        AnswerReader { frames: Frames::new(limit), limit, buf: ReadBuf::new(ANSWER, ()), returned: 0 }
+        AnswerReader { frames: Frames::new(limit), limit, buf: ReadBuf::new(ANSWER_BUFFER, ()), returned: 0 }
     }
 
     /// Returns the next answer, or `None` if it has not come completely, or none is awaited. Its payload is this range of
@@ -112,8 +115,8 @@ impl AnswerReader {
 
 /// How many idle connections to keep for each broker, and in total: a broker may name any number of others. With 256 leaders, two
 /// to each are kept, so that none is dialed again after a pause.
-const KEPT: usize = 16;
-const KEPT_IN_ALL: usize = 512;
+const IDLE_PER_BROKER: usize = 16;
+const IDLE_IN_ALL: usize = 512;
 
 /// The idle connections of a client.
 pub(crate) struct Pool {
@@ -127,12 +130,8 @@ impl Pool {
         Pool { settings, idle: Mutex::new(Vec::new()) }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Channel>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn take_idle(&self, broker: &BrokerAddr) -> Option<Channel> {
-        let mut idle = self.idle();
+        let mut idle = locked(&self.idle);
         idle.iter().rposition(|channel| channel.broker() == broker).map(|index| idle.remove(index))
     }
 
@@ -153,7 +152,7 @@ impl Pool {
 
     /// Drops the idle connections to a broker after one failed: the others may be broken as well.
     pub(crate) fn forget(&self, broker: &BrokerAddr) {
-        self.idle().retain(|channel| channel.broker() != broker);
+        locked(&self.idle).retain(|channel| channel.broker() != broker);
     }
 
     /// Takes back a channel. It is kept if it is open and nothing is awaited on it.
@@ -161,11 +160,12 @@ impl Pool {
         if !channel.is_up() || !channel.is_idle() {
             return;
         }
-        let mut idle = self.idle();
+        let mut idle = locked(&self.idle);
         let same = idle.iter().filter(|kept| kept.broker() == channel.broker()).count();
-        let oldest = match same >= KEPT {
-            true => idle.iter().position(|kept| kept.broker() == channel.broker()),
-            false => (idle.len() >= KEPT_IN_ALL).then_some(0),
+        let oldest = if same >= IDLE_PER_BROKER {
+            idle.iter().position(|kept| kept.broker() == channel.broker())
+        } else {
+            (idle.len() >= IDLE_IN_ALL).then_some(0)
         };
         let dropped = oldest.map(|index| idle.remove(index));
         idle.push(channel);

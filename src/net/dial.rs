@@ -13,8 +13,7 @@ use std::{io, mem, vec};
 use log::debug;
 
 use super::addr::BrokerAddr;
-use super::buffer::pass;
-use super::network::{Interest, Socket, Time};
+use super::network::{Interest, Socket, Time, read_or_write};
 use super::settings::ChannelSettings;
 use crate::error::{Error, ErrorKind, Phase, Result, is_out_of_resources};
 use crate::protocol::frame::{HEADER_LEN, PING};
@@ -36,13 +35,17 @@ pub(super) struct Dial {
     failure: Option<Error>,
 }
 
+/// An open connection, and where it leads.
+type Opened = (Box<dyn Socket>, SocketAddr);
+
 struct Attempt {
     to: SocketAddr,
     socket: Box<dyn Socket>,
     /// What is still to be sent of the ping that comes first.
     unsent: &'static [u8],
-    /// The greeting, and how many bytes of it have come.
-    greeting: ([u8; HEADER_LEN], usize),
+    /// The greeting, of which so many bytes have come.
+    greeting: [u8; HEADER_LEN],
+    received: usize,
     /// Whether it may be possible to continue.
     ready: bool,
 }
@@ -61,11 +64,12 @@ impl Dial {
     /// No broker greets in time at any of the addresses, or this machine lacks descriptors or memory.
     pub(super) fn step(
         &mut self,
-        broker: &BrokerAddr,
         now: Time,
+        broker: &BrokerAddr,
         settings: &ChannelSettings,
-    ) -> Result<Option<(Box<dyn Socket>, SocketAddr)>> {
-        let (mut index, is_due) = (0, now >= self.due());
+    ) -> Result<Option<Opened>> {
+        let is_due = now >= self.due();
+        let mut index = 0;
         while let Some(attempt) = self.attempts.get_mut(index) {
             // When time is over, something may have come that no wait has reported: the caller may have been busy elsewhere.
             let may_continue = mem::take(&mut attempt.ready) || is_due;
@@ -87,7 +91,7 @@ impl Dial {
         if now >= self.due {
             return Err(Error::timeout(broker, self.phase(), settings.config.connect_timeout));
         }
-        self.begin(broker, now, settings)?;
+        self.begin(now, broker, settings)?;
         if self.attempts.is_empty() {
             let nowhere = || Error::connect(broker, io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
             return Err(self.failure.take().unwrap_or_else(nowhere));
@@ -96,13 +100,13 @@ impl Dial {
     }
 
     /// Begins with the next address, if it is its turn.
-    fn begin(&mut self, broker: &BrokerAddr, now: Time, settings: &ChannelSettings) -> Result<()> {
+    fn begin(&mut self, now: Time, broker: &BrokerAddr, settings: &ChannelSettings) -> Result<()> {
         while now >= self.next || self.attempts.is_empty() {
             let Some(to) = self.later.next() else { return Ok(()) };
             match settings.net.connect(to, &settings.config) {
                 Ok(socket) => {
-                    let attempt = Attempt { to, socket, unsent: &PING, greeting: Default::default(), ready: true };
-                    self.attempts.push(attempt);
+                    let greeting = Default::default();
+                    self.attempts.push(Attempt { to, socket, unsent: &PING, greeting, received: 0, ready: true });
                     self.next = now.after(STAGGER);
                 }
                 // Other addresses would fare no better.
@@ -121,7 +125,7 @@ impl Dial {
         if greeting { Phase::Greet } else { Phase::Connect }
     }
 
-    /// When [`step`](Dial::step) is due even if nothing has come.
+    /// Returns when [`step`](Dial::step) is due even if nothing has come.
     pub(super) fn due(&self) -> Time {
         if self.later.len() == 0 { self.due } else { self.due.min(self.next) }
     }
@@ -135,31 +139,30 @@ impl Dial {
 }
 
 impl Attempt {
-    /// Whether the broker has greeted.
+    /// Continues as far as possible without blocking. Returns whether the broker has greeted.
     fn step(&mut self, broker: &BrokerAddr) -> Result<bool> {
         while !self.unsent.is_empty() {
             if !self.socket.finish_connect().map_err(|e| Error::connect(broker, e))? {
                 return Ok(false);
             }
             // A broker hangs up after 16 s or sooner on a client that has never sent a byte; it ignores pings.
-            match pass(broker, Phase::Greet, &mut || self.socket.write(self.unsent))? {
+            match read_or_write(broker, Phase::Greet, &mut || self.socket.write(self.unsent))? {
                 0 => return Ok(false),
                 n => self.unsent = self.unsent.get(n..).unwrap_or_default(),
             }
         }
-        let (ping, len) = &mut self.greeting;
-        while *len < HEADER_LEN {
-            let room = ping.get_mut(*len..).unwrap_or_default();
-            match pass(broker, Phase::Greet, &mut || self.socket.read(room))? {
+        while self.received < HEADER_LEN {
+            let room = self.greeting.get_mut(self.received..).unwrap_or_default();
+            match read_or_write(broker, Phase::Greet, &mut || self.socket.read(room))? {
                 0 => return Ok(false),
-                n => *len += n,
+                n => self.received += n,
             }
         }
         // A broker greets with an empty ping; anything else is another service.
-        if *ping == PING {
+        if self.greeting == PING {
             return Ok(true);
         }
-        let other = format!("it greets with \"{}\", not with a ping", ping.escape_ascii());
+        let other = format!("it greets with \"{}\", not with a ping", self.greeting.escape_ascii());
         Err(Error::new(ErrorKind::NotTank).at(broker).because(io::Error::new(io::ErrorKind::InvalidData, other)))
     }
 }

@@ -8,10 +8,12 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::addr::BrokerAddr;
 use crate::config::Config;
+use crate::error::{Error, Phase, Result};
 
 /// A moment of a network's monotonic clock: nanoseconds since some moment in the past.
 ///
@@ -86,6 +88,26 @@ pub(crate) trait Socket: Send + Sync + UnwindSafe + RefUnwindSafe {
 
     /// What [`Network::poll`] waits for.
     fn handle(&self) -> Handle<'_>;
+}
+
+/// Reads or writes a piece that is not empty, as `step` does. Returns how many bytes have passed; 0 if none can now.
+///
+/// # Errors
+/// The connection to the broker has failed or ended.
+pub(super) fn read_or_write(
+    broker: &BrokerAddr,
+    phase: Phase,
+    step: &mut dyn FnMut() -> io::Result<usize>,
+) -> Result<usize> {
+    loop {
+        return match step() {
+            Ok(0) => Err(Error::disconnected(broker, phase)),
+            Ok(n) => Ok(n),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => Err(Error::io(broker, phase, e)),
+        };
+    }
 }
 
 /// A socket, and what to wait for.
@@ -167,7 +189,7 @@ impl Closed {
     pub(crate) fn close(&self) {
         // The flag first: a wait that wakes must find it set.
         self.flag.store(true, Ordering::SeqCst);
-        if let Some((_, waker)) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some((_, waker)) = &*locked(&self.waker) {
             waker.wake();
         }
     }
@@ -179,12 +201,17 @@ impl Closed {
         process: u32,
         make: impl FnOnce() -> io::Result<Arc<dyn Waker>>,
     ) -> io::Result<Arc<dyn Waker>> {
-        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waker = locked(&self.waker);
         match &*waker {
-            Some((made, waker)) if *made == process => Ok(waker.clone()),
+            Some((made_in, waker)) if *made_in == process => Ok(waker.clone()),
             _ => Ok(waker.insert((process, make()?)).1.clone()),
         }
     }
+}
+
+/// Locks what several threads share, even after one of them has panicked: no change to it is left half done.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

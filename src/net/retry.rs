@@ -8,7 +8,7 @@ use super::network::Time;
 pub(crate) const WELL: Duration = Duration::from_secs(10);
 
 /// The shortest pause: even settings without pauses must not make a busy loop.
-const LEAST_PAUSE: Duration = Duration::from_millis(1);
+const MIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// The retry budget, and the pauses.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,14 +24,14 @@ pub(crate) struct RetryPolicy {
 impl RetryPolicy {
     /// Returns the policy for what nobody waits for: a redirect is followed at once, and there is no time for more.
     pub(crate) fn following_one_redirect(self) -> RetryPolicy {
-        RetryPolicy { timeout: LEAST_PAUSE, ..self }
+        RetryPolicy { timeout: MIN_PAUSE, ..self }
     }
 
     /// Returns the pause after the `failures`-th failure in a row. It doubles each time, and up to half of it is taken off at random.
     pub(crate) fn pause(&self, failures: u32) -> Duration {
         let (least, most) = self.pauses;
         let full = least.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(most.max(least));
-        full.mul_f64(0.5 + unit(self.seed ^ u64::from(failures)) / 2.0).max(LEAST_PAUSE)
+        full.mul_f64(0.5 + unit(self.seed ^ u64::from(failures)) / 2.0).max(MIN_PAUSE)
     }
 }
 

@@ -75,7 +75,7 @@ impl Setting {
     /// Lets time pass that is not the caller's own.
     fn pass(&mut self, time: Duration) -> Time {
         let (began, now) = (self.net.now(), self.net.pass(time));
-        self.fetcher.channel.looked(began, now);
+        self.fetcher.channel.on_waited(now, began);
         now
     }
 

@@ -35,7 +35,7 @@ fn brokers_take_turns_and_those_that_failed_come_last() {
     book.learn(&"orders".into(), 0, new.clone(), now);
     assert_eq!((order().as_str(), book.broker_for("orders", 0)), ("cdbea", new));
     // After a while a failure no longer counts.
-    book.knew_no_leader(&brokers[2], now.after(DISTRUST));
+    book.knew_no_leader(&brokers[2], now.after(DEMOTED_FOR));
     assert_eq!(order(), "dbeac");
 }
 

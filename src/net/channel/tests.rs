@@ -35,7 +35,7 @@ fn look(channel: &mut Channel, net: &Scripted) {
 /// Lets time pass that is not the caller's own.
 fn pass(channel: &mut Channel, net: &Scripted, time: Duration) {
     let began = net.now();
-    channel.looked(began, net.pass(time));
+    channel.on_waited(net.pass(time), began);
 }
 
 pub(in crate::net) fn queue(channel: &mut Channel, now: Time, id: u32, allowance: Duration, frame: &[u8]) {
@@ -557,7 +557,7 @@ fn a_wait_excuses_a_caller_who_was_away_if_something_comes_sooner_than_that() {
         net.pass(waited * SECOND);
         arrive(&net, 1);
         look(&mut channel, &net);
-        channel.looked(began, net.now());
+        channel.on_waited(net.now(), began);
         read(&mut channel, &net).unwrap();
         let excuse = if excused { away } else { 0 };
         assert_eq!(channel.due(), start.after((9 + excuse) * SECOND), "{away} {waited}");

@@ -38,7 +38,7 @@ fn an_answer_is_returned_once_it_has_come_whole_and_pings_are_passed_over() {
         queue(&mut channel, net.now(), id, SECOND, b"request");
     }
     channel.write(net.now()).unwrap();
-    let long = vec![7; 3 * ANSWER];
+    let long = vec![7; 3 * ANSWER_BUFFER];
     let bytes = [&PING[..], &frame(Kind::Status, b"first"), &PING, &frame(Kind::Produce, &long)].concat();
     let mut found = Vec::new();
     for piece in bytes.chunks(999) {
@@ -185,7 +185,7 @@ fn the_connection_used_last_is_lent_first_and_only_those_with_nothing_on_them_ar
     pool.put(waiting);
     assert!(!is_up(a));
     pool.put(Channel::new(address(a), pool.settings.clone()));
-    assert!(!pool.idle().iter().any(|channel| *channel.broker() == address(a)));
+    assert!(!locked(&pool.idle).iter().any(|channel| *channel.broker() == address(a)));
     // The other broker's connections stay when the line to one is not trusted any more.
     put(a);
     put(b);
@@ -198,13 +198,13 @@ fn the_oldest_idle_connection_goes_when_a_broker_or_all_have_too_many() {
     let net = Scripted::new();
     let pool = Pool::new(settings(&net));
     let put = |broker: &str| pool.put(another(&pool, &net, broker));
-    let idle = |broker: &str| pool.idle().iter().filter(|channel| *channel.broker() == address(broker)).count();
+    let idle = |broker: &str| locked(&pool.idle).iter().filter(|channel| *channel.broker() == address(broker)).count();
     put("10.0.1.1:5");
-    (0..KEPT + 2).for_each(|_| put("10.0.1.2:5"));
-    assert_eq!((idle("10.0.1.1:5"), idle("10.0.1.2:5")), (1, KEPT), "one broker's do not cost another's");
-    (1..=KEPT_IN_ALL - KEPT).for_each(|port| put(&format!("10.0.1.3:{port}")));
-    assert_eq!((idle("10.0.1.1:5"), idle("10.0.1.2:5")), (0, KEPT));
-    assert_eq!(pool.idle().len(), KEPT_IN_ALL);
+    (0..IDLE_PER_BROKER + 2).for_each(|_| put("10.0.1.2:5"));
+    assert_eq!((idle("10.0.1.1:5"), idle("10.0.1.2:5")), (1, IDLE_PER_BROKER), "one broker's do not cost another's");
+    (1..=IDLE_IN_ALL - IDLE_PER_BROKER).for_each(|port| put(&format!("10.0.1.3:{port}")));
+    assert_eq!((idle("10.0.1.1:5"), idle("10.0.1.2:5")), (0, IDLE_PER_BROKER));
+    assert_eq!(locked(&pool.idle).len(), IDLE_IN_ALL);
     // Of its wires those that were dropped are closed: the first of each.
     let dropped: Vec<usize> = (0..net.dialed().len()).filter(|&wire| net.wire(wire, |wire| wire.dropped)).collect();
     assert_eq!(dropped, [0, 1, 2]);
