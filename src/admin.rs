@@ -13,7 +13,7 @@ use crate::protocol::admin::{
     CreateTopicCode, CreateTopicRequest, DiscoverTopicsRequest, DiscoverTopologyRequest, PartitionState,
     ReloadConfCode, ReloadConfRequest, StatusRequest, Topology,
 };
-use crate::session::{Marks, ONCE, Session, marks_of_state};
+use crate::session::{Discovered, Marks, ONCE, Session, marks_of_state, partition_count};
 
 /// The most partitions that a cluster creates. It does not refuse more, but leaves them out.
 const MAX_CLUSTER_PARTITIONS: u16 = 64;
@@ -58,20 +58,21 @@ pub struct BrokerStatus {
 
 pub(crate) fn partitions(session: &Session, topic: &str) -> Result<Vec<PartitionInfo>> {
     check_topic(topic)?;
-    let (from, states) = session.discover(topic)?;
-    let ids: Vec<u16> = (0..u16::MAX).take(states.len()).collect();
+    let Discovered { broker, states } = session.discover(topic)?;
+    let ids: Vec<u16> = (0..partition_count(&states)).collect();
     // A broker that stands alone leads everything.
     let led_elsewhere = |state| matches!(state, &PartitionState::Redirect(_) | &PartitionState::NoLeader);
     let marks = if states.iter().any(led_elsewhere) || session.is_cluster() {
         session.log_ends(topic, &ids, &session.leader_policy())?
     } else {
         let marks = |(&id, state)| {
-            marks_of_state(state).map_err(|refusal| Error::refused(topic, id, refusal.fault(1)).at(&from))
+            marks_of_state(state).map_err(|refusal| Error::refused(topic, id, refusal.fault(1)).at(&broker))
         };
         ids.iter().zip(&states).map(marks).collect()
     };
     let info = |(id, marks): (u16, Result<Marks>)| {
-        marks.map(|(first_available, high_water_mark)| PartitionInfo { id, first_available, high_water_mark })
+        let Marks { first_available, high_water_mark } = marks?;
+        Ok(PartitionInfo { id, first_available, high_water_mark })
     };
     ids.into_iter().zip(marks).map(info).collect()
 }
@@ -163,8 +164,7 @@ fn await_leaders(session: &Session, topic: &str, partitions: u16) -> Result<()> 
 
 /// Finds the leaders of all of these partitions, once.
 fn find_leaders(session: &Session, topic: &str, ids: &[u16]) -> Result<()> {
-    let (_, states) = session.discover(topic)?;
-    if states.len() < ids.len() {
+    if session.discover(topic)?.states.len() < ids.len() {
         return Err(Error::refused(topic, None, Fault::NoLeader));
     }
     session.log_ends(topic, ids, &ONCE)?.into_iter().try_for_each(|end| end.map(drop))

@@ -9,7 +9,7 @@ use std::{io, iter, mem};
 
 use log::{debug, warn};
 
-pub(crate) use self::leaders::{marks_of_answer, marks_of_state};
+pub(crate) use self::leaders::{Discovered, marks_of_answer, marks_of_state, partition_count};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Phase, Result, rounded_up_to_ms};
 use crate::net::{
@@ -85,8 +85,13 @@ struct Share {
     late: Vec<Channel>,
 }
 
-/// First available number and high-water mark of a partition: the last number assigned. Both 0 if there never was a message.
-pub(crate) type Marks = (u64, u64);
+/// The two ends of a partition's log. Both are 0 if there never was a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub(crate) first_available: u64,
+    /// The last number assigned.
+    pub(crate) high_water_mark: u64,
+}
 
 impl Session {
     pub(crate) fn new(config: Config, brokers: Vec<BrokerAddr>, net: Arc<dyn Network>) -> Session {

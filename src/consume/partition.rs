@@ -204,8 +204,8 @@ impl Partition {
             index,
             position,
             fetch_from: position,
-            first_available: marks.map_or(0, |(first, _)| first),
-            high_water_mark: marks.map(|(_, mark)| mark),
+            first_available: marks.map_or(0, |marks| marks.first_available),
+            high_water_mark: marks.map(|marks| marks.high_water_mark),
             end: options.stop_at_seq.unwrap_or(u64::MAX),
             end_unknown: options.stop_at_end,
             chunks: Chunks::new(options.fetch_size),
@@ -415,9 +415,9 @@ impl Partition {
 }
 
 /// Returns the first of the last `back` numbers, or the first number there is.
-pub(super) fn before_end(back: u64, first_available: u64, high_water_mark: u64) -> u64 {
-    let end = high_water_mark.saturating_add(1);
-    end.saturating_sub(back).max(first_available).max(1).min(end)
+pub(super) fn before_end(back: u64, marks: Marks) -> u64 {
+    let end = marks.high_water_mark.saturating_add(1);
+    end.saturating_sub(back).max(marks.first_available).max(1).min(end)
 }
 
 /// What a partition's last chunks held, and how much to ask for next: after a chunk without a wanted message, never the same
@@ -474,4 +474,4 @@ impl Chunks {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

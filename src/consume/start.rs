@@ -11,9 +11,7 @@ use super::partition::{Partition, before_end};
 use super::subscription::{Options, OutOfRange, Subscription};
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::message::{Names, Start, check_topic, in_order, millis_at_or_after};
-use crate::net::BrokerAddr;
-use crate::protocol::admin::PartitionState;
-use crate::session::{Marks, Session, marks_of_state};
+use crate::session::{Discovered, Marks, Session, marks_of_state, partition_count};
 
 /// Finds the partitions, works out where each begins, and starts the iterator.
 pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) -> Result<ConsumeIter> {
@@ -52,8 +50,7 @@ struct Beginning {
 /// A topic, and what a broker knows of its partitions.
 struct Topic {
     name: Arc<str>,
-    broker: BrokerAddr,
-    states: Vec<PartitionState>,
+    discovered: Discovered,
 }
 
 /// Asks for the partitions of each topic, once for each.
@@ -65,8 +62,8 @@ fn discover_all(session: &Session, subscription: &Subscription) -> Result<Found>
         let topic = match topics.entry(wanted.topic.as_str()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
-                let (broker, states) = session.discover(&wanted.topic)?;
-                new.insert(Topic { name: wanted.topic.as_str().into(), broker, states })
+                let discovered = session.discover(&wanted.topic)?;
+                new.insert(Topic { name: wanted.topic.as_str().into(), discovered })
             }
         };
         let start = wanted.start.unwrap_or(subscription.start);
@@ -76,7 +73,7 @@ fn discover_all(session: &Session, subscription: &Subscription) -> Result<Found>
         }
         for id in ids {
             let start = subscription.options.resume.get(&topic.name, id).map_or(start, Start::At);
-            let marks = topic.states.get(usize::from(id)).and_then(|state| marks_of_state(state).ok());
+            let marks = topic.discovered.states.get(usize::from(id)).and_then(|state| marks_of_state(state).ok());
             found.beginnings.push(Beginning { start, marks });
             found.names.push(&topic.name, id);
         }
@@ -87,11 +84,11 @@ fn discover_all(session: &Session, subscription: &Subscription) -> Result<Found>
 impl Topic {
     /// Returns the ids of the wanted partitions: one, or all.
     fn ids(&self, wanted: Option<u16>) -> Result<Range<u16>> {
-        let count = u16::try_from(self.states.len()).unwrap_or(u16::MAX);
+        let count = partition_count(&self.discovered.states);
         match wanted {
             None => Ok(0..count),
             Some(id) if id < count => Ok(id..id + 1),
-            Some(id) => Err(Error::refused(&self.name, id, Fault::UnknownPartition).at(&self.broker)),
+            Some(id) => Err(Error::refused(&self.name, id, Fault::UnknownPartition).at(&self.discovered.broker)),
         }
     }
 }
@@ -109,7 +106,7 @@ impl Beginning {
                 bisect(session, (topic, id), known, time)?
             }
             (Start::Latest | Start::Last(_), None) => return Ok(Partition::before_end(index, back, options)),
-            (Start::Latest | Start::Last(_), Some((first, mark))) => before_end(back, first, mark),
+            (Start::Latest | Start::Last(_), Some(marks)) => before_end(back, marks),
         };
         Ok(Partition::new(index, seq, self.marks, options))
     }
@@ -151,7 +148,7 @@ const PROBE_SIZE: u32 = 4 << 10;
 /// Returns the number of the first message at or after a time, given the first available number and the high-water mark; that
 /// mark + 1 if there is none.
 fn bisect(session: &Arc<Session>, (topic, id): (&str, u16), marks: Marks, time: SystemTime) -> Result<u64> {
-    let (first_available, high_water_mark) = marks;
+    let Marks { first_available, high_water_mark } = marks;
     let wanted = millis_at_or_after(time);
     let end = high_water_mark.saturating_add(1);
     // All messages below this are too early.

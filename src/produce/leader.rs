@@ -17,7 +17,7 @@ use crate::protocol::frame::{Kind, Payload, request_id};
 use crate::protocol::produce::{ProduceCode, ProducePartition, ProduceResponse, ProduceTopic};
 use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault, Limits};
-use crate::session::{marks_of_answer, marks_of_state};
+use crate::session::{marks_of_answer, marks_of_state, partition_count};
 
 /// The most bundles in a request. They always fit, because a request holds as many topics, and as many partitions of each.
 pub(super) const MAX_BUNDLES: usize = 255;
@@ -143,7 +143,7 @@ impl Content {
             Content::End(request) => end_of(request.read_answer(payload, limits)?.pop()),
             Content::Mark { request, partition } => mark_of(request.read_answer(payload, limits)?, *partition),
             Content::PartitionCount(request) => match request.read_answer(payload, limits)? {
-                Some(states) => Ok(Reply::Partitions(u16::try_from(states.len()).unwrap_or(u16::MAX))),
+                Some(states) => Ok(Reply::Partitions(partition_count(&states))),
                 None => Err(Refusal::Fault(Fault::UnknownTopic)),
             },
         };
@@ -154,14 +154,14 @@ impl Content {
 /// Returns the end of the log, from the answer about its partition.
 fn end_of(answer: Option<PartitionAnswer>) -> Answer {
     let answer = answer.ok_or(Refusal::Fault(Fault::UnknownTopic))?;
-    marks_of_answer(answer).map(|(_, end)| Reply::LogEnd(end))
+    marks_of_answer(answer).map(|marks| Reply::LogEnd(marks.high_water_mark))
 }
 
 /// Returns the mark of this partition, from the states of all.
 fn mark_of(states: Option<Vec<PartitionState>>, partition: u16) -> Answer {
     let states = states.ok_or(Refusal::Fault(Fault::UnknownTopic))?;
     let state = states.get(usize::from(partition)).ok_or(Refusal::Fault(Fault::UnknownPartition))?;
-    marks_of_state(state).map(|(_, mark)| Reply::Mark(mark))
+    marks_of_state(state).map(|marks| Reply::Mark(marks.high_water_mark))
 }
 
 /// Returns the question for the states of this topic's partitions.

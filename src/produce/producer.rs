@@ -15,6 +15,7 @@ use super::records::{Failure, WallClock, check_place, check_record, most_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{LookUp, Time};
+use crate::session::partition_count;
 
 /// While something is in flight, calls look for answers at least this often.
 const LOOK: Duration = Duration::from_millis(5);
@@ -257,8 +258,8 @@ impl Producer {
         let place = match topic.count {
             Some(place) => place,
             None => {
-                let (_, states) = self.settings.session.discover(&topic.name)?;
-                let count = u16::try_from(states.len()).unwrap_or(u16::MAX).max(1);
+                let states = self.settings.session.discover(&topic.name)?.states;
+                let count = partition_count(&states).max(1);
                 self.driver.counts.push((topic.name.clone(), count));
                 *topic.count.insert(self.driver.counts.len() - 1)
             }

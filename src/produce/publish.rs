@@ -42,7 +42,7 @@ impl Publish for Publisher {
         for records in all {
             records.check()?;
             if !records.numbered.is_empty() {
-                records.check_numbers(session.log_end(records.topic, records.partition)?.1)?;
+                records.check_numbers(session.log_end(records.topic, records.partition)?.high_water_mark)?;
             }
         }
         // An idle driver may be a parent process's.

@@ -16,20 +16,32 @@ use crate::protocol::fetch::{
 /// Each leader gets at least one part in this many of the time, so after as many silent ones the others are not asked.
 const MAX_SILENT: u32 = 8;
 
+/// What a broker knows of a topic's partitions.
+pub(crate) struct Discovered {
+    pub(crate) broker: BrokerAddr,
+    /// In the order of the partitions' ids.
+    pub(crate) states: Vec<PartitionState>,
+}
+
+/// Returns the number of partitions with these states, which the wire has as a `u16`.
+pub(crate) fn partition_count(states: &[PartitionState]) -> u16 {
+    u16::try_from(states.len()).unwrap_or(u16::MAX)
+}
+
 impl Session {
-    /// Asks any broker for the partitions of a topic, and notes who leads which. Returns which broker answered. In a cluster the
-    /// numbers in its answer are not the ends of logs: see [`log_ends`](Session::log_ends).
-    pub(crate) fn discover(&self, topic: &str) -> Result<(BrokerAddr, Vec<PartitionState>)> {
+    /// Asks any broker for the partitions of a topic, and notes who leads which. In a cluster the numbers in the answer are not the
+    /// ends of logs: see [`log_ends`](Session::log_ends).
+    pub(crate) fn discover(&self, topic: &str) -> Result<Discovered> {
         // The form that lists partitions can kill a server.
         let mut request = DiscoverPartitionsRequest { request_id: 0, topic: topic.to_owned(), partitions: Vec::new() };
-        let (from, states) = self.call(&mut request)?;
-        let states = states.ok_or_else(|| Error::refused(topic, None, Fault::UnknownTopic).at(&from))?;
+        let (broker, states) = self.call(&mut request)?;
+        let states = states.ok_or_else(|| Error::refused(topic, None, Fault::UnknownTopic).at(&broker))?;
         let name: Arc<str> = topic.into();
         let now = self.now();
         for (state, id) in states.iter().zip(0..) {
             // The broker that answers is no worse for knowing of a partition without a leader.
             let leader = match *state {
-                PartitionState::Marks { .. } => Some(from.clone()),
+                PartitionState::Marks { .. } => Some(broker.clone()),
                 PartitionState::Redirect(endpoint) => self.book.named(endpoint).ok().flatten(),
                 PartitionState::NoLeader | PartitionState::SystemError => None,
             };
@@ -37,7 +49,7 @@ impl Session {
                 self.book.learn(&name, id, leader, now);
             }
         }
-        Ok((from, states))
+        Ok(Discovered { broker, states })
     }
 
     /// Returns first number and end of one partition's log, from its leader.
@@ -76,27 +88,27 @@ impl Session {
 
     /// Asks the leaders of these partitions once, as far as they are known; each for all the partitions that it leads.
     fn ask_leaders(&self, topic: &Arc<str>, ids: &[u16], open: &[usize], found: &mut [Result<Marks>]) -> Result<()> {
-        let mut turns: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
+        let mut requests: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
         let mut latest = HashMap::new();
         for &index in open {
             let leader = self.book.broker_for(topic, ids[index]);
-            let turn = latest.get(&leader).and_then(|&turn: &usize| turns.get_mut(turn));
-            match turn.filter(|(_, list)| list.len() < MAX_PARTITIONS) {
+            let request = latest.get(&leader).and_then(|&request: &usize| requests.get_mut(request));
+            match request.filter(|(_, list)| list.len() < MAX_PARTITIONS) {
                 Some((_, list)) => list.push(index),
                 None => {
-                    latest.insert(leader.clone(), turns.len());
-                    turns.push((leader, vec![index]));
+                    latest.insert(leader.clone(), requests.len());
+                    requests.push((leader, vec![index]));
                 }
             }
         }
         // A broker may name any number of leaders, each of which may keep a caller waiting: they share the time.
-        turns.truncate((self.config.limits.nodes as usize).max(MAX_SILENT as usize));
+        requests.truncate((self.config.limits.nodes as usize).max(MAX_SILENT as usize));
         let budget = self.now().after(self.config.connect_timeout);
-        for (turn, (leader, list)) in turns.iter().enumerate() {
+        for (number, (leader, list)) in requests.iter().enumerate() {
             if self.now().after(self.config.connect_timeout / MAX_SILENT) > budget {
                 break;
             }
-            let mut share = self.share(budget, turns.len() - turn, MAX_SILENT as usize);
+            let mut share = self.share(budget, requests.len() - number, MAX_SILENT as usize);
             let asked: Vec<u16> = list.iter().map(|&index| ids[index]).collect();
             let mut request = self.end_request(0, topic, &asked);
             match self.call_with(&mut request, None, &mut |request| self.ask(leader, request, &mut share)) {
@@ -138,12 +150,16 @@ impl Session {
     }
 }
 
-/// The marks in an answer without data.
+/// Returns the marks in an answer without data.
 pub(crate) fn marks_of_answer(answer: PartitionAnswer) -> Result<Marks, Refusal> {
     let fault = match answer {
-        PartitionAnswer::OutOfRange { first_available, high_water_mark: end } => return Ok((first_available, end)),
+        PartitionAnswer::OutOfRange { first_available, high_water_mark } => {
+            return Ok(Marks { first_available, high_water_mark });
+        }
         // No message has such a number.
-        PartitionAnswer::Data { base, high_water_mark, .. } => return Ok((base.unwrap_or(0), high_water_mark)),
+        PartitionAnswer::Data { base, high_water_mark, .. } => {
+            return Ok(Marks { first_available: base.unwrap_or(0), high_water_mark });
+        }
         PartitionAnswer::Redirect(endpoint) => return Err(Refusal::Redirect(endpoint)),
         PartitionAnswer::NoLeader => Fault::NoLeader,
         PartitionAnswer::SystemError => Fault::System,
@@ -153,10 +169,10 @@ pub(crate) fn marks_of_answer(answer: PartitionAnswer) -> Result<Marks, Refusal>
     Err(Refusal::Fault(fault))
 }
 
-/// The marks that a broker knows of a partition.
+/// Returns the marks that a broker knows of a partition.
 pub(crate) fn marks_of_state(state: &PartitionState) -> Result<Marks, Refusal> {
     match *state {
-        PartitionState::Marks { first_available, high_water_mark } => Ok((first_available, high_water_mark)),
+        PartitionState::Marks { first_available, high_water_mark } => Ok(Marks { first_available, high_water_mark }),
         PartitionState::Redirect(endpoint) => Err(Refusal::Redirect(endpoint)),
         PartitionState::NoLeader => Err(Refusal::Fault(Fault::NoLeader)),
         PartitionState::SystemError => Err(Refusal::Fault(Fault::System)),

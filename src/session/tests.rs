@@ -379,6 +379,10 @@ fn end(mark: u64) -> PartitionAnswer {
     PartitionAnswer::OutOfRange { high_water_mark: mark, first_available: 1 }
 }
 
+fn ends_at(high_water_mark: u64) -> Marks {
+    Marks { first_available: 1, high_water_mark }
+}
+
 #[test]
 fn each_leader_is_asked_once_for_the_ends_of_all_its_logs() {
     let net = Scripted::new();
@@ -390,7 +394,7 @@ fn each_leader_is_asked_once_for_the_ends_of_all_its_logs() {
     }
     let asked = serve(&net, |_, _, request| ends(request, |id| end(u64::from(id))));
     let found = session.log_ends("orders", &ids, &session.leader_policy()).unwrap();
-    assert!(found.into_iter().map(Result::unwrap).eq((0..600).map(|id| (1, id))));
+    assert!(found.into_iter().map(Result::unwrap).eq((0..600).map(ends_at)));
     let asked: Vec<String> = asked.lock().unwrap().iter().map(|(addr, _)| addr.clone()).collect();
     assert_eq!(asked, ["10.0.0.1:5", "10.0.0.2:5", "10.0.0.1:5", "10.0.0.2:5"], "no request names more than 250");
 }
@@ -408,7 +412,7 @@ fn the_first_redirect_to_a_leader_is_followed_at_once_and_another_one_after_a_pa
             ends(request, |_| if is_told { PartitionAnswer::Redirect(other.parse().unwrap()) } else { end(9) })
         });
         let began = net.now();
-        assert_eq!(session.log_end("orders", 0).unwrap(), (1, 9));
+        assert_eq!(session.log_end("orders", 0).unwrap(), ends_at(9));
         assert_eq!(net.now() == began, redirects < 2);
         assert_eq!(asked.lock().unwrap().len() as i32, redirects + 1);
     }
@@ -426,7 +430,7 @@ fn the_first_redirect_to_a_leader_is_followed_at_once_and_another_one_after_a_pa
         ends(request, |id| if id == 1 && round < 3 { PartitionAnswer::NoLeader } else { end(round) })
     });
     let found = session.log_ends("orders", &[0, 1, 2], &session.leader_policy()).unwrap();
-    assert_eq!(found.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [(1, 1), (1, 3), (1, 1)]);
+    assert_eq!(found.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [1, 3, 1].map(ends_at));
     assert!(asked.lock().unwrap().len() == 3 && net.now() > Time::from_nanos(1));
 }
 
@@ -438,7 +442,7 @@ fn leaders_are_asked_however_long_connecting_may_take() {
     serve(&net, |_, _, request| ends(request, |_| end(9)));
     let policy = RetryPolicy { timeout: Duration::ZERO, ..session.leader_policy() };
     let found = session.log_ends("orders", &[0], &policy).unwrap();
-    assert_eq!(found[0].as_ref().unwrap(), &(1, 9));
+    assert_eq!(found[0].as_ref().unwrap(), &ends_at(9));
 }
 
 #[test]
@@ -457,7 +461,7 @@ fn a_leader_that_does_not_answer_leaves_time_for_the_others() {
     let policy = RetryPolicy { timeout: Duration::ZERO, ..session.leader_policy() };
     let found = session.log_ends("orders", &[0, 1, 2], &policy).unwrap();
     assert!(
-        found[0].is_err() && found[1].as_ref().is_ok_and(|found| *found == (1, 9)) && found[2].is_err(),
+        found[0].is_err() && found[1].as_ref().is_ok_and(|found| *found == ends_at(9)) && found[2].is_err(),
         "{found:?}"
     );
     // A third of the 8 s for connecting, and for the last one the 10 s that an answer may take.

@@ -2,6 +2,7 @@ mod connections;
 
 use std::sync::Arc;
 
+use super::super::partition::tests::marks;
 use super::super::partition::{Partition, Rules, State};
 use super::super::subscription::Subscription;
 use super::*;
@@ -37,7 +38,7 @@ impl Setting {
         let broker = parse_brokers("10.0.0.1:5").unwrap().remove(0);
         let session = Session::new(Config::default(), vec![broker.clone()], Arc::new(net.clone()));
         let options = what(Subscription::topic("t")).options;
-        let partition = |index| Partition::new(index, seq, Some((1, 9)), &options);
+        let partition = |index| Partition::new(index, seq, marks(1, 9), &options);
         let list = (0..count.into()).map(partition).collect();
         let retry = session.retry_policy();
         let names = Names::of_topic("t", count);

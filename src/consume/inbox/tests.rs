@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::partition::tests::marks;
 use super::super::partition::{Partition, Rules, State};
 use super::super::subscription::Subscription;
 use super::*;
@@ -39,7 +40,7 @@ impl Setting {
 
     fn of(unit: usize, what: fn(Subscription) -> Subscription) -> Setting {
         let options = what(Subscription::partition("t", 0)).options;
-        let place = Partition::new(0, 1, Some((1, 100)), &options);
+        let place = Partition::new(0, 1, marks(1, 100), &options);
         let retry = RetryPolicy { timeout: Duration::ZERO, pauses: (Duration::ZERO, Duration::ZERO), seed: 0 };
         let rules = Rules { names: Names::one("t", 0), options, in_cluster: false, bundle_limit: 1 << 28, retry };
         let mut all = Partitions::new(vec![place], &[], rules);

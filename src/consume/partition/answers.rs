@@ -78,7 +78,7 @@ impl Partition {
 
     /// Takes in what the leader says that it has: it was asked for that, or rejects the number that it was asked for.
     fn on_marks(&mut self, now: Time, marks: Marks, rules: &Rules) -> Next {
-        let (first_available, high_water_mark) = marks;
+        let Marks { first_available, high_water_mark } = marks;
         self.first_available = first_available;
         self.high_water_mark = Some(high_water_mark);
         if self.needs_mark() {
@@ -89,7 +89,7 @@ impl Partition {
         }
         match mem::replace(&mut self.begin, Begin::Known) {
             Begin::Known => return self.on_out_of_range(now, marks, rules),
-            Begin::BeforeEnd => self.position = before_end(self.position, first_available, high_water_mark),
+            Begin::BeforeEnd => self.position = before_end(self.position, marks),
             Begin::Probe => {}
         }
         self.learn_end(high_water_mark);
@@ -100,7 +100,7 @@ impl Partition {
     }
 
     fn on_out_of_range(&mut self, now: Time, marks: Marks, rules: &Rules) -> Next {
-        let (first_available, high_water_mark) = marks;
+        let Marks { first_available, high_water_mark } = marks;
         let requested = self.fetch_from;
         let failure = self.error(ErrorKind::OutOfRange { requested, first_available, high_water_mark }, rules);
         let Some(to) = restart_at(requested, marks, &rules.options) else { return Next::Fail(failure) };
@@ -113,13 +113,14 @@ impl Partition {
     }
 
     /// Returns `false` if the leader has rejected what it should have for too long, and pauses if it has just done so before.
-    fn may_restart(&mut self, now: Time, requested: u64, (first_available, mark): Marks, rules: &Rules) -> bool {
+    fn may_restart(&mut self, now: Time, requested: u64, marks: Marks, rules: &Rules) -> bool {
+        let Marks { first_available, high_water_mark } = marks;
         let is_done = self.state == State::Done;
         let trouble = self.trouble();
         trouble.on_leader_found();
         let retention_moved = first_available > trouble.retention_seen;
         trouble.retention_seen = trouble.retention_seen.max(first_available);
-        if retention_moved && requested <= mark.saturating_add(1) {
+        if retention_moved && requested <= high_water_mark.saturating_add(1) {
             // Retention was faster: each attempt comes nearer.
             trouble.no_progress.reset();
             true
@@ -320,7 +321,8 @@ impl Partition {
 }
 
 /// Returns where the policies for numbers that do not exist continue; `None` if they fail.
-fn restart_at(requested: u64, (first_available, high_water_mark): Marks, options: &Options) -> Option<u64> {
+fn restart_at(requested: u64, marks: Marks, options: &Options) -> Option<u64> {
+    let Marks { first_available, high_water_mark } = marks;
     let end = high_water_mark.saturating_add(1);
     let is_beyond = requested > end;
     match if is_beyond { options.beyond_end } else { options.out_of_range } {

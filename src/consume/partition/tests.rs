@@ -13,6 +13,10 @@ use crate::protocol::bundle::Codec;
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::ChunkEnd;
 
+pub(in crate::consume) fn marks(first_available: u64, high_water_mark: u64) -> Option<Marks> {
+    Some(Marks { first_available, high_water_mark })
+}
+
 impl Partition {
     pub(in crate::consume) fn set_state(&mut self, state: State) {
         self.state = state;
@@ -125,7 +129,7 @@ fn pause(partition: &Partition) -> Time {
 #[test]
 fn it_continues_after_what_arrived_and_waits_at_the_end() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(0, 0, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(0, 0, marks(1, 20), &rules.options);
     assert_eq!((ask(&mut p, &rules).seq, p.lag(p.position)), (0, Some(20)));
     assert_eq!(bring(&mut p, at(1), 1, 10, 20, &rules).len(), 1);
     assert_eq!((p.position, ask(&mut p, &rules).seq), (0, 11), "delivered is what was handed out");
@@ -210,13 +214,13 @@ fn it_begins_before_the_end_that_its_leader_tells() {
 #[test]
 fn stop_at_end_takes_its_end_from_the_answer_and_ends_when_the_log_became_shorter() {
     let rules = alone(|s| s.stop_at_end());
-    let mut p = Partition::new(0, 1, Some((1, 50)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 50), &rules.options);
     assert!(!ask(&mut p, &rules).waits);
     bring(&mut p, at(0), 1, 4, 10, &rules);
     assert_eq!((p.state, ask(&mut p, &rules).waits), (State::Idle, false));
     p.on_answer(at(1), data(4, 0), &rules);
     assert_eq!(p.state, State::Done, "nothing is left before the end");
-    let mut p = Partition::new(0, 1, Some((1, 50)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 50), &rules.options);
     ask(&mut p, &rules);
     let found = bring(&mut p, at(0), 1, 12, 10, &rules);
     assert_eq!((found[0].to, p.state), (10, State::Done));
@@ -234,7 +238,7 @@ fn answers_about_a_partition_that_is_done_change_nothing() {
         PartitionAnswer::UnknownPartition,
         PartitionAnswer::UnknownTopic,
     ] {
-        let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
+        let mut p = Partition::new(0, 1, marks(1, 9), &rules.options);
         ask(&mut p, &rules);
         bring(&mut p, at(0), 1, 4, 9, &rules);
         assert_eq!((p.state, p.on_answer(at(1), answer, &rules)), (State::Done, Next::Go));
@@ -248,7 +252,7 @@ fn answers_about_a_partition_that_is_done_change_nothing() {
 #[test]
 fn the_fetch_size_never_creeps() {
     let rules = alone(|s| s.fetch_size(1000));
-    let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 9), &rules.options);
     let mut sizes = Vec::new();
     // Each time one byte more would have been enough, it says.
     for _ in 0..6 {
@@ -260,7 +264,7 @@ fn the_fetch_size_never_creeps() {
     }
     assert_eq!(sizes, [1000, 1001, 2002, 4004, 8008, 16016]);
     // All below the position, and longer by a byte each time: up to the limit, and no further.
-    let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 9), &rules.options);
     for n in 0.. {
         let size = ask(&mut p, &rules).fetch_size;
         p.on_answer(at(0), data(9, 1000 + n), &rules);
@@ -273,13 +277,13 @@ fn the_fetch_size_never_creeps() {
             }
         }
     }
-    let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 9), &rules.options);
     let limit = 1 << 28;
     let cut = ChunkEnd::Cut { bundle_len: Some(limit + 100) };
     let e = Error::new(ErrorKind::BundleTooLarge { needed: limit + 100, limit: 1 << 28 }).about("t", 0);
     assert_eq!(p.on_chunk_end(at(0), cut, &rules), Next::Fail(e));
     // The same length again: more was asked for, and did not help.
-    let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 9), &rules.options);
     for next in [Next::Go, fail(Fault::Stuck { seq: 1 })] {
         ask(&mut p, &rules);
         p.on_answer(at(0), data(9, 1000), &rules);
@@ -287,7 +291,7 @@ fn the_fetch_size_never_creeps() {
         p.on_end(at(0), false, &rules);
     }
     // The largest bundle that is taken, with its length.
-    let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 9), &rules.options);
     let largest = limit + varint::MAX_LEN as u64;
     assert_eq!(p.on_chunk_end(at(0), ChunkEnd::Cut { bundle_len: Some(largest) }, &rules), Next::Go);
     assert_eq!(u64::from(ask(&mut p, &rules).fetch_size), largest);
@@ -300,13 +304,13 @@ fn the_fetch_size_never_creeps() {
 #[test]
 fn a_cut_bundle_is_looked_at_only_where_there_is_nothing_else() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 20), &rules.options);
     ask(&mut p, &rules);
     p.on_answer(at(0), data(20, 100), &rules);
     let mut found = vec![bundle(1, 5, 20, false), bundle(6, 20, 20, true)];
     assert!(p.on_bundles(&mut found, 0, &rules));
     assert_eq!((found.len(), p.fetch_from), (1, 6));
-    let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 20), &rules.options);
     ask(&mut p, &rules);
     p.on_answer(at(0), data(20, 100), &rules);
     let mut found = vec![bundle(1, 20, 20, true)];
@@ -361,7 +365,7 @@ fn a_broker_waits_only_for_what_is_not_there_and_in_a_cluster_for_one_at_a_time(
     ] {
         for (in_cluster, expected) in [(false, single), (true, cluster)] {
             let rules = rules(what, in_cluster);
-            let mut p = Partition::new(0, 1, Some((1, 9)), &rules.options);
+            let mut p = Partition::new(0, 1, marks(1, 9), &rules.options);
             change(&mut p);
             let want = p.wants(&rules).unwrap().unwrap();
             assert_eq!(
@@ -376,7 +380,7 @@ fn a_broker_waits_only_for_what_is_not_there_and_in_a_cluster_for_one_at_a_time(
 #[test]
 fn what_has_not_begun_or_was_taken_does_not_count_as_lag() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(0, 0, Some((5, 9)), &rules.options);
+    let mut p = Partition::new(0, 0, marks(5, 9), &rules.options);
     assert_eq!((p.lag(0), p.lag(7), p.lag(10), p.lag(20)), (Some(5), Some(3), Some(0), Some(0)));
     p.first_available = 0;
     assert_eq!((p.lag(0), p.lag(1)), (Some(9), Some(9)));
@@ -389,7 +393,7 @@ fn what_has_not_begun_or_was_taken_does_not_count_as_lag() {
 #[test]
 fn a_bundle_is_taken_whole_up_to_the_mark_or_the_last_wanted_number() {
     let rules = alone(|s| s.stop_at_seq(6));
-    let p = Partition::new(0, 1, Some((1, 9)), &rules.options);
+    let p = Partition::new(0, 1, marks(1, 9), &rules.options);
     let up_to = |to, cut| Bundle { to, ..bundle(1, 8, 9, cut) };
     assert!(p.takes_whole(&up_to(8, false)) && p.takes_whole(&up_to(6, false)));
     assert!(!p.takes_whole(&up_to(7, false)) && !p.takes_whole(&up_to(8, true)) && !p.takes_whole(&up_to(6, true)));
@@ -425,7 +429,7 @@ fn the_number_after_the_mark_is_not_beyond_the_end_and_what_is_there_is_no_gap()
 fn a_chunk_that_goes_on_above_the_mark_had_messages_all_the_same() {
     let rules = alone(|s| s);
     let begin = || {
-        let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
+        let mut p = Partition::new(0, 1, marks(1, 20), &rules.options);
         ask(&mut p, &rules);
         p.on_answer(at(0), data(20, 100), &rules);
         p
@@ -449,7 +453,7 @@ fn a_chunk_that_goes_on_above_the_mark_had_messages_all_the_same() {
 fn data_that_was_not_waited_for_is_taken_in_a_cluster() {
     let rules = rules(|s| s, true);
     for (waits, taken) in [(false, 1), (true, 0)] {
-        let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
+        let mut p = Partition::new(0, 1, marks(1, 20), &rules.options);
         p.on_sent(waits);
         p.on_answer(at(0), data(20, 100), &rules);
         let mut found = vec![bundle(1, 5, 20, false)];
@@ -461,7 +465,7 @@ fn data_that_was_not_waited_for_is_taken_in_a_cluster() {
 #[test]
 fn bundles_after_the_last_wanted_number_are_removed_from_those_just_found_alone() {
     let rules = alone(|s| s.stop_at_seq(12));
-    let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 20), &rules.options);
     ask(&mut p, &rules);
     p.on_answer(at(0), data(20, 100), &rules);
     // Two of other partitions are still to be decoded.

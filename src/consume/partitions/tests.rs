@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::super::partition::tests::marks;
 use super::super::subscription::Subscription;
 use super::*;
 use crate::message::Names;
@@ -24,7 +25,7 @@ fn rules(count: u16, in_cluster: bool) -> Rules {
 /// A topic of this many partitions, each with numbers 1 to `mark`, of which the first was read.
 fn topic(count: u16, mark: u64, in_cluster: bool) -> Partitions {
     let rules = rules(count, in_cluster);
-    let partition = |index| Partition::new(index, 2.min(mark), Some((1, mark)), &rules.options);
+    let partition = |index| Partition::new(index, 2.min(mark), marks(1, mark), &rules.options);
     let list = (0..count.into()).map(partition).collect();
     Partitions::new(list, &[("t".into(), count)], rules)
 }
@@ -206,7 +207,7 @@ fn gaps_that_follow_each_other_are_one() {
 fn a_request_asks_for_a_gigabyte_at_most() {
     let mut rules = rules(40, false);
     rules.options.fetch_size = 64 << 20;
-    let partition = |index| Partition::new(index, 0, Some((1, 9)), &rules.options);
+    let partition = |index| Partition::new(index, 0, marks(1, 9), &rules.options);
     let mut all = Partitions::new((0..40).map(partition).collect(), &[], rules);
     let mut list = wanted_now(&mut all);
     let sizes: Vec<usize> = std::iter::from_fn(|| Some(next(&mut all, &mut list).len()).filter(|&n| n > 0)).collect();
@@ -310,9 +311,9 @@ fn the_last_partition_that_there_can_be_is_followed_by_none() {
 fn what_a_broker_may_wait_for_is_not_asked_for_with_what_it_must_answer() {
     let rules = rules(3, false);
     let list = vec![
-        Partition::new(0, 10, Some((1, 9)), &rules.options),
+        Partition::new(0, 10, marks(1, 9), &rules.options),
         Partition::before_end(1, 0, &rules.options),
-        Partition::new(2, 10, Some((1, 9)), &rules.options),
+        Partition::new(2, 10, marks(1, 9), &rules.options),
     ];
     let mut all = Partitions::new(list, &[], rules);
     let mut list = wanted_now(&mut all);

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn two_policies_for_two_directions() {
     let rules = alone(|s| s.out_of_range(OutOfRange::Earliest));
-    let mut p = Partition::new(0, 5, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(0, 5, marks(1, 20), &rules.options);
     ask(&mut p, &rules);
     // Retention is faster, three times: each try comes nearer, so there is no pause and no end of patience.
     for (n, first) in [(0, 10), (100_000, 12), (200_000, 15)] {
@@ -74,7 +74,7 @@ fn one_redirect_after_a_rest_is_followed_at_once_and_the_budget_is_one() {
 #[test]
 fn trouble_ends_with_an_answer_or_a_connection_that_was_well() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(0, 1, Some((1, 0)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 0), &rules.options);
     let ended = |well_for| Lost { while_idle: false, well_for, unanswered: false, alone: false };
     let lose = |p: &mut Partition, now, how| {
         ask(p, &rules);
@@ -158,7 +158,7 @@ fn it_is_asked_for_again_only_when_its_answer_has_been_read_however_long_that_ta
         false => p.on_end(at(5_000), false, &rules),
     };
     for lost in [false, true] {
-        let mut p = Partition::new(0, 6, Some((1, 11)), &rules.options);
+        let mut p = Partition::new(0, 6, marks(1, 11), &rules.options);
         ask(&mut p, &rules);
         assert!(matches!(p.on_answer(at(0), PartitionAnswer::NoLeader, &rules), Next::NoLeader));
         let until = pause(&p);
@@ -174,7 +174,7 @@ fn it_is_asked_for_again_only_when_its_answer_has_been_read_however_long_that_ta
 #[test]
 fn what_ends_two_connections_is_not_asked_for_again() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(0, 6, Some((1, 11)), &rules.options);
+    let mut p = Partition::new(0, 6, marks(1, 11), &rules.options);
     assert_eq!(ask(&mut p, &rules).risk, Risk::Risky);
     assert_eq!(lose(&mut p, at(0), lost(true, false), &rules), Next::Go);
     assert!(p.needs_mark());
@@ -197,7 +197,7 @@ fn what_ends_two_connections_is_not_asked_for_again() {
     let deadly = fail(Fault::Deadly { seq: 6, mark: 12 });
     assert_eq!(lose(&mut p, at(1), lost(true, true), &rules), deadly);
     // Among others it cannot be known; an answer clears it; and the number after the mark is safe.
-    let mut p = Partition::new(0, 6, Some((1, 11)), &rules.options);
+    let mut p = Partition::new(0, 6, marks(1, 11), &rules.options);
     for _ in 0..3 {
         ask(&mut p, &rules);
         assert_eq!(lose(&mut p, at(0), lost(true, false), &rules), Next::Go);
@@ -206,7 +206,7 @@ fn what_ends_two_connections_is_not_asked_for_again() {
     ask(&mut p, &rules);
     bring(&mut p, at(1), 6, 6, 11, &rules);
     assert!(p.suspicion == Suspicion::Clear);
-    let mut p = Partition::new(0, 13, Some((1, 12)), &rules.options);
+    let mut p = Partition::new(0, 13, marks(1, 12), &rules.options);
     for _ in 0..3 {
         let want = ask(&mut p, &rules);
         assert!(want.seq == 13 && want.risk == Risk::Harmless, "{want:?}");
@@ -215,7 +215,7 @@ fn what_ends_two_connections_is_not_asked_for_again() {
         assert!(p.suspicion == Suspicion::Clear);
     }
     // Unless the log has grown meanwhile: then it may lie in a gap.
-    let mut p = Partition::new(0, 12, Some((1, 11)), &rules.options);
+    let mut p = Partition::new(0, 12, marks(1, 11), &rules.options);
     ask(&mut p, &rules);
     assert_eq!(lose(&mut p, at(0), lost(true, true), &rules), Next::Go);
     answer_mark(&mut p);
@@ -227,7 +227,7 @@ fn what_ends_two_connections_is_not_asked_for_again() {
 #[test]
 fn an_empty_answer_to_the_question_for_the_marks_has_the_marks() {
     let rules = alone(|s| s.out_of_range(OutOfRange::Earliest));
-    let mut p = Partition::new(0, 6, Some((1, 11)), &rules.options);
+    let mut p = Partition::new(0, 6, marks(1, 11), &rules.options);
     ask(&mut p, &rules);
     lose(&mut p, at(0), lost(true, false), &rules);
     p.wake(pause(&p));
@@ -248,7 +248,7 @@ fn an_empty_answer_to_the_question_for_the_marks_has_the_marks() {
 fn a_fault_that_contradicts_itself_leads_neither_back_nor_past_what_is_there() {
     for rules in [alone(|s| s.out_of_range(OutOfRange::Earliest)), alone(|s| s.out_of_range(OutOfRange::Latest))] {
         let policy = rules.options.out_of_range;
-        let mut p = Partition::new(0, 4, Some((1, 11)), &rules.options);
+        let mut p = Partition::new(0, 4, marks(1, 11), &rules.options);
         for _ in 0..3 {
             assert_eq!(ask(&mut p, &rules).seq, 4, "{policy}");
             assert_eq!(p.on_answer(at(0), out_of_range(1, 9), &rules), Next::Go);
@@ -281,7 +281,7 @@ fn a_redirect_that_follows_a_pause_without_a_leader_is_followed_at_once() {
 #[test]
 fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(0, 10, Some((1, 9)), &rules.options);
+    let mut p = Partition::new(0, 10, marks(1, 9), &rules.options);
     let mut above = |now, mark| {
         ask(&mut p, &rules);
         p.on_answer(now, data(mark, 100), &rules);
@@ -306,7 +306,7 @@ fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
 fn a_broker_that_does_not_wait_gets_pauses_that_grow() {
     let mut rules = alone(|s| s);
     rules.retry.pauses = (FOR_LONG, FOR_LONG);
-    let mut p = Partition::new(0, 1, Some((1, 0)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 0), &rules.options);
     let mut pauses = Vec::new();
     for _ in 0..8 {
         ask(&mut p, &rules);
@@ -366,7 +366,7 @@ fn a_partition_that_may_not_be_there_is_no_trouble() {
 #[test]
 fn messages_end_trouble_before_their_chunk_has_ended() {
     let rules = alone(|s| s);
-    let mut p = Partition::new(0, 1, Some((1, 20)), &rules.options);
+    let mut p = Partition::new(0, 1, marks(1, 20), &rules.options);
     for ms in [0, 59_000] {
         assert_eq!(lose(&mut p, at(ms), Lost::default(), &rules), Next::Go);
         p.wake(pause(&p));
