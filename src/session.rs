@@ -237,7 +237,7 @@ impl Session {
             if self.is_closed() {
                 return Err(Error::new(ErrorKind::Closed));
             }
-            if self.now() >= enough && !self.book.is_given(addr) {
+            if self.now() >= enough && !self.book.is_configured(addr) {
                 continue;
             }
             let mut share = Share { late, ..self.share(budget, brokers.len() - index, brokers.len()) };
@@ -246,7 +246,7 @@ impl Session {
             match done {
                 Err(e) if e.is_transient() => {
                     debug!("{e:#}");
-                    self.book.failed(addr, self.now());
+                    self.book.demote_failed(addr, self.now());
                     failures.push(e);
                 }
                 done => return done,
@@ -340,7 +340,7 @@ impl Session {
                 let (answer, rest) = answers.data().split_at(payload.end);
                 let read = request.read_answer(kind, &answer[payload], rest);
                 read.map_err(|e| Error::decode(channel.broker(), e))?;
-                channel.answer_ends(now, request.id);
+                channel.on_answer_end(now, request.id);
                 if rest.len() % PING.len() > 0 {
                     // Whoever used it next would find the end of a ping there.
                     channel.close();

@@ -321,7 +321,7 @@ impl Fetcher {
 
     fn note_beginning(&mut self, now: Time) {
         if self.is_receiving() {
-            self.channel.answer_begins(now);
+            self.channel.on_answer_begin(now);
         }
     }
 
@@ -346,24 +346,24 @@ impl Fetcher {
         match next {
             Next::Go => {}
             Next::AskAt(endpoint) => {
-                let found = book.named(endpoint);
+                let found = book.resolve_redirect(endpoint);
                 // A replica on this host must never be taken for the leader, to which messages are published.
                 if let (Ok(Some(leader)), false) = (&found, all.rules.options.prefer_local) {
                     let (topic, partition) = all.name(index);
-                    book.learn(topic, partition, leader.clone(), *now);
+                    book.set_leader(topic, partition, leader.clone(), *now);
                 }
                 all.stats.redirects += 1;
                 let next = all.with(index, |partition, rules| partition.on_named(*now, endpoint, found, rules));
                 // The first redirect is how leaders are found; the broker that repeats one may not know better.
                 if all.get(index).rests() {
-                    book.knew_no_leader(self.channel.broker(), *now);
+                    book.demote(self.channel.broker(), *now);
                 }
                 self.act(turn, index, next);
             }
             Next::NoLeader => {
                 let (topic, partition) = all.name(index);
-                book.forget(topic, partition);
-                book.knew_no_leader(self.channel.broker(), *now);
+                book.clear_leader(topic, partition);
+                book.demote(self.channel.broker(), *now);
                 all.stats.no_leader += 1;
             }
             Next::Gap(first, last) => all.add_gap(index, first, last),
@@ -374,7 +374,7 @@ impl Fetcher {
     /// Ends an answer. A partition that has more is asked for at once, so that the leader sends while the messages of this answer
     /// are handed out.
     fn on_end(&mut self, turn: &mut Turn<'_>, fetch: InFlight) {
-        self.channel.answer_ends(turn.now, fetch.request.request_id);
+        self.channel.on_answer_end(turn.now, fetch.request.request_id);
         self.retry.reset();
         let line = &mut self.line;
         line.load.risky -= fetch.load.risky;
@@ -426,7 +426,7 @@ impl Fetcher {
         let until = self.retry.retry_or_fail(turn.now, &policy).unwrap_or(turn.now);
         self.channel.rest_until(until);
         *(if was_up { &mut turn.all.stats.reconnects } else { &mut turn.all.stats.failed_brokers }) += 1;
-        turn.session.book.failed(self.channel.broker(), turn.now);
+        turn.session.book.demote_failed(self.channel.broker(), turn.now);
         match failed {
             Some(e) => turn.inbox.fail(e),
             None => warn!("{e:#}, trying again in {:?}", rounded_up_to_ms(until.since(turn.now))),
@@ -440,7 +440,7 @@ impl Fetcher {
     /// Forgets everything that belongs to the connection, which failed with `e`. Returns the partitions that were asked for
     /// or wanted, and how they were lost.
     fn lose(&mut self, e: &Error, session: &Session) -> Vec<(u32, Lost)> {
-        let (is_lost, looked) = (e.is_connection_lost(), self.channel.looked_at());
+        let (is_lost, looked) = (e.is_connection_lost(), self.channel.last_look());
         let ended_within = |time: Duration, sent: Time| is_lost && looked.since(sent) < time;
         let while_idle = self.line.revived.is_some_and(|since| ended_within(JUST_REVIVED, since));
         let (alone, silent, mut lost) = (self.line.load.risky == 1, !self.is_receiving(), Vec::new());
@@ -449,8 +449,9 @@ impl Fetcher {
             let (waited, allowed) = (looked.since(sent), adjusted_wait_ms(request.max_wait_ms) + WAIT_SLACK_MS);
             // The wait for an answer that did not come is no sign of health, whatever else has come, unless it was asked for.
             let is_overdue = e.is_timeout() || silent && waited > Duration::from_millis(allowed);
-            let well_for = self.channel.well_for().saturating_sub(if is_overdue { waited } else { Duration::ZERO });
-            let how = Lost { while_idle, well_for, unanswered, alone };
+            let healthy_for =
+                self.channel.healthy_for().saturating_sub(if is_overdue { waited } else { Duration::ZERO });
+            let how = Lost { while_idle, healthy_for, unanswered, alone };
             lost.extend(partitions.into_iter().map(|partition| (partition, how)));
         }
         let how = Lost { while_idle: self.channel.is_up(), ..Lost::default() };

@@ -311,7 +311,7 @@ impl ConsumeIter {
         let channels = self.fetchers.iter().map(|fetcher| &fetcher.channel).filter(is_read);
         stats.leaders.extend(channels.map(|channel| LeaderStats {
             broker: channel.broker().to_string(),
-            silence: channel.heard().map(|heard| now.since(heard)),
+            silence: channel.last_heard().map(|heard| now.since(heard)),
         }));
         stats
     }
@@ -416,7 +416,7 @@ impl ConsumeIter {
         while let Some(index) = self.partitions.next_due() {
             let ((topic, partition), book) = (self.partitions.name(index), &self.session.book);
             let known = self.partitions.get(index).leader().cloned();
-            let mut leader = known.unwrap_or_else(|| book.broker_for(topic, partition));
+            let mut leader = known.unwrap_or_else(|| book.leader_or_any(topic, partition));
             if self.is_resting(&leader, now) {
                 let find = || book.brokers().into_iter().find(|addr| !self.is_resting(addr, now));
                 leader = other.get_or_insert_with(find).clone().unwrap_or(leader);

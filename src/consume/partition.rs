@@ -190,7 +190,7 @@ pub(super) struct Lost {
     /// Whether the connection had been idle and ended just before it was used again, which does not count as trouble.
     pub(super) while_idle: bool,
     /// How long it had been up with nothing overdue.
-    pub(super) well_for: Duration,
+    pub(super) healthy_for: Duration,
     /// Whether it ended soon after the fetch was handed over, before any byte of an answer.
     pub(super) unanswered: bool,
     /// Whether nothing else that is risky was in flight on it.

@@ -39,7 +39,7 @@ impl Refusal {
 /// The address book that a client and its subscriptions share.
 pub(crate) struct AddressBook {
     /// Those the user named.
-    given: Vec<BrokerAddr>,
+    configured: Vec<BrokerAddr>,
     settings: Arc<ChannelSettings>,
     book: Mutex<Book>,
 }
@@ -81,19 +81,19 @@ impl AddressBook {
         }
         let known = brokers.iter().map(|broker| (broker.clone(), Time::ZERO)).collect();
         let book = Book { brokers: known, leaders: BTreeMap::new() };
-        AddressBook { given: brokers, settings, book: Mutex::new(book) }
+        AddressBook { configured: brokers, settings, book: Mutex::new(book) }
     }
 
     /// Returns where to reach the node that a broker names as a leader; `None` if it names nobody.
     ///
     /// # Errors
     /// The settings do not allow following the redirect.
-    pub(crate) fn named(&self, endpoint: SocketAddrV4) -> Result<Option<BrokerAddr>, Fault> {
+    pub(crate) fn resolve_redirect(&self, endpoint: SocketAddrV4) -> Result<Option<BrokerAddr>, Fault> {
         if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_broadcast() {
             return Ok(None);
         }
         let address = self.settings.config.endpoints.as_ref().map_or(endpoint.into(), |map| map.0(endpoint));
-        let is_known = || self.is_given(&BrokerAddr::from(address)) || self.settings.has_name(address);
+        let is_known = || self.is_configured(&BrokerAddr::from(address)) || self.settings.has_name(address);
         if self.settings.config.known_brokers_only && !is_known() {
             return Err(Fault::RedirectRefused(endpoint));
         }
@@ -101,8 +101,8 @@ impl AddressBook {
     }
 
     /// Returns whether the user named this broker.
-    pub(crate) fn is_given(&self, addr: &BrokerAddr) -> bool {
-        self.given.contains(addr)
+    pub(crate) fn is_configured(&self, addr: &BrokerAddr) -> bool {
+        self.configured.contains(addr)
     }
 
     /// Returns the known brokers, the most promising first.
@@ -111,7 +111,7 @@ impl AddressBook {
     }
 
     /// Returns the broker to ask for a partition: its leader if that is known, else the most promising one.
-    pub(crate) fn broker_for(&self, topic: &str, partition: u16) -> BrokerAddr {
+    pub(crate) fn leader_or_any(&self, topic: &str, partition: u16) -> BrokerAddr {
         let book = locked(&self.book);
         let leader = book.leaders.get(topic).and_then(|leaders| leaders.get(usize::from(partition))?.as_ref());
         leader.unwrap_or(&book.brokers[0].0).clone()
@@ -129,21 +129,21 @@ impl AddressBook {
     ) -> Result<T, Refusal> {
         let leader = match &reply {
             Ok(_) | Err(Refusal::Fault(Fault::NotConfirmed)) => Some(from.clone()),
-            Err(Refusal::Redirect(endpoint)) => self.named(*endpoint).map_err(Refusal::Fault)?,
+            Err(Refusal::Redirect(endpoint)) => self.resolve_redirect(*endpoint).map_err(Refusal::Fault)?,
             Err(Refusal::Fault(Fault::NoLeader)) => None,
             Err(_) => return reply,
         };
         let Some(leader) = leader else {
-            self.forget(topic, partition);
-            self.knew_no_leader(from, now);
+            self.clear_leader(topic, partition);
+            self.demote(from, now);
             return Err(Refusal::Fault(Fault::NoLeader));
         };
-        self.learn(topic, partition, leader, now);
+        self.set_leader(topic, partition, leader, now);
         reply
     }
 
     /// Remembers who leads a partition.
-    pub(crate) fn learn(&self, topic: &Arc<str>, partition: u16, leader: BrokerAddr, now: Time) {
+    pub(crate) fn set_leader(&self, topic: &Arc<str>, partition: u16, leader: BrokerAddr, now: Time) {
         let mut book = locked(&self.book);
         let leaders = book.leaders.entry(topic.clone()).or_default();
         let index = usize::from(partition);
@@ -160,7 +160,7 @@ impl AddressBook {
     }
 
     /// Forgets who leads a partition.
-    pub(crate) fn forget(&self, topic: &str, partition: u16) {
+    pub(crate) fn clear_leader(&self, topic: &str, partition: u16) {
         let mut book = locked(&self.book);
         let known = book.leaders.get_mut(topic).and_then(|leaders| leaders.get_mut(usize::from(partition)));
         if let Some(leader) = known {
@@ -169,12 +169,12 @@ impl AddressBook {
     }
 
     /// Puts a broker that knows no leader, or none that can be reached, after the others: they may know better.
-    pub(crate) fn knew_no_leader(&self, addr: &BrokerAddr, now: Time) {
+    pub(crate) fn demote(&self, addr: &BrokerAddr, now: Time) {
         locked(&self.book).move_back(addr, now);
     }
 
     /// Moves a broker that failed after the others for a while, and forgets all that it leads.
-    pub(crate) fn failed(&self, addr: &BrokerAddr, now: Time) {
+    pub(crate) fn demote_failed(&self, addr: &BrokerAddr, now: Time) {
         let mut book = locked(&self.book);
         book.move_back(addr, now.after(DEMOTED_FOR));
         for leader in book.leaders.values_mut().flatten() {

@@ -107,7 +107,7 @@ struct Up {
     /// By how much the connection's clock lags the network's.
     stood_still: Duration,
     /// When the last byte of an answer came.
-    heard: Option<Time>,
+    last_heard: Option<Time>,
 }
 
 /// A request that is not completely sent: where it ends among the bytes queued, and how long its answer may take.
@@ -346,14 +346,14 @@ impl Channel {
 
     /// Notes that an answer has begun to arrive, unless one had already. A ping is none: a peer that sends nothing else must not
     /// make the clock stand still.
-    pub(crate) fn answer_begins(&mut self, now: Time) {
+    pub(crate) fn on_answer_begin(&mut self, now: Time) {
         if let State::Up(up) = &mut self.state {
             up.receive.get_or_insert_with(|| Deadline::new(now, self.settings.config.io_timeout));
         }
     }
 
     /// Notes that the answer to this request is complete.
-    pub(crate) fn answer_ends(&mut self, now: Time, id: u32) {
+    pub(crate) fn on_answer_end(&mut self, now: Time, id: u32) {
         if let State::Up(up) = &mut self.state {
             up.readable = false;
             if let Some(receive) = up.receive.take() {
@@ -387,21 +387,21 @@ impl Channel {
 
     /// Returns whether no byte of an answer has come on this connection yet.
     pub(crate) fn is_fresh(&self) -> bool {
-        self.heard().is_none()
+        self.last_heard().is_none()
     }
 
     /// Returns when the last byte of an answer came on this connection.
-    pub(crate) fn heard(&self) -> Option<Time> {
-        self.up()?.heard
+    pub(crate) fn last_heard(&self) -> Option<Time> {
+        self.up()?.last_heard
     }
 
     /// Returns when a caller last looked and it had not ended.
-    pub(crate) fn looked_at(&self) -> Time {
+    pub(crate) fn last_look(&self) -> Time {
         self.up().map_or(Time::ZERO, |up| up.read_look.0)
     }
 
     /// Returns how long the connection is known to have been up with nothing overdue.
-    pub(crate) fn well_for(&self) -> Duration {
+    pub(crate) fn healthy_for(&self) -> Duration {
         self.up().map_or(Duration::ZERO, |up| up.read_look.0.since(up.since))
     }
 
@@ -485,7 +485,7 @@ impl Up {
             waiting: VecDeque::new(),
             receive: None,
             stood_still: Duration::ZERO,
-            heard: None,
+            last_heard: None,
         }
     }
 
@@ -533,7 +533,7 @@ impl Up {
 
     /// Notes that `n` bytes were received, after the caller had been away.
     fn on_received(&mut self, now: Time, n: usize, away: Duration, io_timeout: Duration) {
-        self.heard = Some(now);
+        self.last_heard = Some(now);
         // The bytes were waiting while the caller was away.
         match &mut self.receive {
             Some(receive) => {

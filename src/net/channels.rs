@@ -86,7 +86,7 @@ impl AnswerReader {
                 Frame::Need(_) if self.buf.data().is_empty() && channel.is_idle() => return Ok(None),
                 Frame::Need(need) => {
                     if self.buf.data().first().is_some_and(|&kind| kind != Kind::Ping as u8) {
-                        channel.answer_begins(now);
+                        channel.on_answer_begin(now);
                     }
                     if !channel.is_readable(now) {
                         return Ok(None);

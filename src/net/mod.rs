@@ -33,10 +33,10 @@ pub(crate) use book::{AddressBook, Refusal};
 pub(crate) use buffer::{Block, ReadBuf};
 pub(crate) use channel::{Channel, LookUp, Piece};
 pub(crate) use channels::{AnswerReader, Pool, wait};
-pub(crate) use network::{Closed, Network, Time};
+pub(crate) use network::{Closed, Network, Time, locked};
 #[cfg(feature = "broker")]
 pub(crate) use network::{Handle, Interest, Socket, Waker};
-pub(crate) use retry::{RetryPolicy, RetryState, WELL};
+pub(crate) use retry::{HEALTHY_AFTER, RetryPolicy, RetryState};
 pub(crate) use settings::ChannelSettings;
 pub(crate) use system::System;
 #[cfg(feature = "broker")]

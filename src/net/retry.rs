@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::network::Time;
 
 /// A connection that has been up and on time for this long was healthy: later trouble is new trouble.
-pub(crate) const WELL: Duration = Duration::from_secs(10);
+pub(crate) const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
 /// The shortest pause: even settings without pauses must not make a busy loop.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
@@ -81,8 +81,8 @@ impl RetryState {
     }
 
     /// Notes for how long the connection in use had been up with nothing overdue when the next failure came.
-    pub(crate) fn was_well_for(&mut self, time: Duration) {
-        if time >= WELL {
+    pub(crate) fn was_healthy_for(&mut self, time: Duration) {
+        if time >= HEALTHY_AFTER {
             self.reset();
         }
     }
@@ -149,9 +149,9 @@ mod tests {
     fn a_connection_that_was_well_for_ten_seconds_ends_the_trouble() {
         let mut state = RetryState::default();
         state.retry_or_fail(at(0), &POLICY);
-        state.was_well_for(Duration::from_millis(9_999));
+        state.was_healthy_for(Duration::from_millis(9_999));
         assert_eq!(state.retry_or_fail(at(60_000), &POLICY), None);
-        state.was_well_for(WELL);
+        state.was_healthy_for(HEALTHY_AFTER);
         assert!(state.retry_or_fail(at(60_000), &POLICY).is_some());
     }
 

@@ -198,7 +198,7 @@ impl Driver {
     /// Returns the broker that leads a queue's partition, as far as that is known.
     fn leader_of(&mut self, index: usize) -> BrokerId {
         let queue = &self.queues[index];
-        let addr = self.session.book.broker_for(&queue.topic, queue.partition);
+        let addr = self.session.book.leader_or_any(&queue.topic, queue.partition);
         *self.by_addr.entry(addr).or_insert_with_key(|addr| {
             self.leaders.push(Leader::new(self.session.pool.take(addr), &self.session.config.limits));
             self.leaders.len() - 1
@@ -259,7 +259,7 @@ impl Driver {
             Ok(false) => {}
             Err(e) => {
                 debug!("{e:#}");
-                self.session.book.failed(leader.channel.broker(), now);
+                self.session.book.demote_failed(leader.channel.broker(), now);
                 let brokers = self.session.book.brokers().len();
                 self.dissolve(id, &|queue| queue.on_unreachable(now, &e, brokers));
             }
@@ -411,7 +411,7 @@ impl Driver {
         queue.on_answer(now, from, request.id, followed);
         if queue.redirects > 1 {
             // It may be the only node that says so, or the leader that it named before could not be reached.
-            book.knew_no_leader(broker, now);
+            book.demote(broker, now);
         }
         if let Some((first, last)) = queue.gap.take() {
             warn!("{}/{partition}: numbers {first} to {last} are missing at the end of the leader's log", queue.topic);
@@ -468,14 +468,14 @@ impl Driver {
         let leader = &mut self.leaders[id];
         warn!("{e:#}");
         if e.is_transient() {
-            self.session.book.failed(leader.channel.broker(), now);
+            self.session.book.demote_failed(leader.channel.broker(), now);
         }
-        let well_for = leader.channel.well_for();
+        let healthy_for = leader.channel.healthy_for();
         for request in mem::take(&mut leader.in_flight) {
             let handed_over = self.leaders[id].channel.handed_over(request.id);
             for queue in request.queues {
                 // The wait for an answer that did not come is no sign of health, nor is one for the request to get through.
-                self.queues[queue].retry.was_well_for(well_for.saturating_sub(now.since(request.since)));
+                self.queues[queue].retry.was_healthy_for(healthy_for.saturating_sub(now.since(request.since)));
                 self.queues[queue].on_lost(now, request.id, e, handed_over);
                 self.touch(queue);
             }

@@ -114,7 +114,7 @@ impl Leader {
         let (index, answer) = read.map_err(|e| Error::decode(self.channel.broker(), e))?;
         let Some(request) = self.in_flight.remove(index) else { return Ok(None) };
         trace!("{}: answer to request {}: {answer:?}", self.channel.broker(), request.id);
-        self.channel.answer_ends(now, request.id);
+        self.channel.on_answer_end(now, request.id);
         Ok(Some((request, answer)))
     }
 }

@@ -2,13 +2,13 @@
 
 use std::mem;
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::driver::Driver;
 use super::queue::PartitionQueue;
 use super::records::{MAX_SET, PartitionRecords, millis, most_bytes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::{LookUp, Time};
+use crate::net::{LookUp, Time, locked};
 use crate::protocol::bundle::MAX_MESSAGES;
 use crate::protocol::cursor::sorted;
 use crate::session::Session;
@@ -28,12 +28,6 @@ pub(crate) trait Publish: Send + Sync + UnwindSafe + RefUnwindSafe {
     fn publish_all(&self, session: &Arc<Session>, all: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>>;
 }
 
-impl Publisher {
-    fn idle(&self) -> MutexGuard<'_, Vec<Driver>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Publish for Publisher {
     fn publish_all(&self, session: &Arc<Session>, all: &[PartitionRecords<'_>]) -> Result<Vec<Result<()>>> {
         if session.is_closed() {
@@ -48,7 +42,7 @@ impl Publish for Publisher {
         // An idle driver may be a parent process's.
         session.pool.settings.look_at_process();
         let numbered = all.iter().any(|given| !given.numbered.is_empty());
-        let idle = if numbered { None } else { self.idle().pop() };
+        let idle = if numbered { None } else { locked(&self.0).pop() };
         // A queue has one bundle at a time, so that any number of requests keeps the order.
         let mut driver = idle.unwrap_or_else(|| Driver::new(session, session.config.publish, usize::MAX, numbered));
         driver.spares.largest = LARGEST_KEPT;
@@ -65,7 +59,7 @@ impl Publish for Publisher {
         }
         let outcomes = drive(session, &mut driver, all)?;
         driver.release();
-        let mut idle = self.idle();
+        let mut idle = locked(&self.0);
         let is_small = all.len() <= KEPT && driver.leaders.len() <= KEPT;
         if !numbered && is_small && idle.len() < KEPT && outcomes.iter().all(Result::is_ok) {
             idle.push(driver);

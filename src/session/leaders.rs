@@ -42,11 +42,11 @@ impl Session {
             // The broker that answers is no worse for knowing of a partition without a leader.
             let leader = match *state {
                 PartitionState::Marks { .. } => Some(broker.clone()),
-                PartitionState::Redirect(endpoint) => self.book.named(endpoint).ok().flatten(),
+                PartitionState::Redirect(endpoint) => self.book.resolve_redirect(endpoint).ok().flatten(),
                 PartitionState::NoLeader | PartitionState::SystemError => None,
             };
             if let Some(leader) = leader {
-                self.book.learn(&name, id, leader, now);
+                self.book.set_leader(&name, id, leader, now);
             }
         }
         Ok(Discovered { broker, states })
@@ -91,7 +91,7 @@ impl Session {
         let mut requests: Vec<(BrokerAddr, Vec<usize>)> = Vec::new();
         let mut latest = HashMap::new();
         for &index in open {
-            let leader = self.book.broker_for(topic, ids[index]);
+            let leader = self.book.leader_or_any(topic, ids[index]);
             let request = latest.get(&leader).and_then(|&request: &usize| requests.get_mut(request));
             match request.filter(|(_, list)| list.len() < MAX_PARTITIONS) {
                 Some((_, list)) => list.push(index),
@@ -125,7 +125,7 @@ impl Session {
                 }
                 Err(e) if e.kind == ErrorKind::Closed => return Err(e),
                 Err(e) => {
-                    self.book.failed(leader, self.now());
+                    self.book.demote_failed(leader, self.now());
                     for &index in list {
                         found[index] = Err(e.clone());
                     }

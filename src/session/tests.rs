@@ -92,7 +92,7 @@ fn brokers_that_others_have_named_are_passed_over_once_the_time_is_over() {
         let session = session("a:1,b:2", &net);
         let named = parse_brokers("10.0.0.1:1,10.0.0.2:1").unwrap();
         for (addr, partition) in named.iter().zip(0..) {
-            session.book.learn(&"orders".into(), partition, addr.clone(), session.now());
+            session.book.set_leader(&"orders".into(), partition, addr.clone(), session.now());
         }
         // Two that were given have taken 18 s, for connecting and for an answer.
         let shares = shares(&session, &net, |_| Duration::from_millis(each));
@@ -390,7 +390,7 @@ fn each_leader_is_asked_once_for_the_ends_of_all_its_logs() {
     let brokers = session.book.brokers();
     let ids: Vec<u16> = (0..600).collect();
     for &id in &ids {
-        session.book.learn(&"orders".into(), id, brokers[usize::from(id % 2)].clone(), net.now());
+        session.book.set_leader(&"orders".into(), id, brokers[usize::from(id % 2)].clone(), net.now());
     }
     let asked = serve(&net, |_, _, request| ends(request, |id| end(u64::from(id))));
     let found = session.log_ends("orders", &ids, &session.leader_policy()).unwrap();
@@ -451,7 +451,7 @@ fn a_leader_that_does_not_answer_leaves_time_for_the_others() {
     let session = session("10.0.0.1:5,10.0.0.2:5,10.0.0.3:5", &net);
     let brokers = session.book.brokers();
     for (id, broker) in (0..).zip(&brokers) {
-        session.book.learn(&"orders".into(), id, broker.clone(), net.now());
+        session.book.set_leader(&"orders".into(), id, broker.clone(), net.now());
     }
     serve(&net, |to, _, request| match to.ip().to_string().as_str() {
         "10.0.0.2" => ends(request, |_| end(9)),

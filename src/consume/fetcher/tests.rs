@@ -155,10 +155,10 @@ fn it_connects_when_something_is_wanted_and_asks_with_one_request() {
     assert!(s.fetcher.is_used() && !s.fetcher.is_coming_up() && !s.fetcher.is_idle());
     assert_eq!(s.fetcher.line.load, Load { risky: 3, suspects: 0 });
     assert!(!s.fetcher.is_at_ends(), "there are messages");
-    assert_eq!(s.fetcher.channel.heard(), None);
+    assert_eq!(s.fetcher.channel.last_heard(), None);
     s.send(0, 1, &[EMPTY; 3], &[], 0);
     s.receive();
-    assert_eq!(s.fetcher.channel.heard(), Some(s.net.now()));
+    assert_eq!(s.fetcher.channel.last_heard(), Some(s.net.now()));
     assert!(!s.fetcher.is_used() && s.fetcher.is_at_ends() && s.fetcher.line.load == Load::default());
     assert_eq!((s.all.stats.fetches, s.all.stats.empty_fetches), (1, 1));
     assert!(s.all.stats.bytes > 0 && s.net.dialed().len() == 1);
@@ -241,7 +241,7 @@ fn a_broker_that_repeats_a_redirect_or_knows_no_leader_is_asked_after_others() {
     for (request, redirects) in [(1, 1), (2, 2)] {
         s.send(0, request, &[PartitionAnswer::Redirect(to)], &[], 0);
         s.receive();
-        assert_eq!((s.all.stats.redirects, s.session.book.broker_for(&topic, 0)), (redirects, other.clone()));
+        assert_eq!((s.all.stats.redirects, s.session.book.leader_or_any(&topic, 0)), (redirects, other.clone()));
         assert_eq!(first(&s), if redirects == 1 { here.clone() } else { other.clone() });
         // It is asked again in spite of what it said.
         s.net.pass(ms(100));
@@ -249,7 +249,7 @@ fn a_broker_that_repeats_a_redirect_or_knows_no_leader_is_asked_after_others() {
     }
     s.send(0, 3, &[PartitionAnswer::NoLeader], &[], 0);
     s.receive();
-    assert_eq!((s.all.stats.no_leader, s.session.book.broker_for(&topic, 0)), (1, other));
+    assert_eq!((s.all.stats.no_leader, s.session.book.leader_or_any(&topic, 0)), (1, other));
     assert!(matches!(s.state(0), State::Paused(_)) && s.inbox.take_error().is_none());
 }
 

@@ -9,7 +9,7 @@ use log::{debug, warn};
 use super::{Begin, Lost, Next, Partition, Rules, State, Suspicion, before_end};
 use crate::consume::subscription::{Options, OutOfRange};
 use crate::error::{Error, ErrorKind, Fault, Result, rounded_up_to_ms};
-use crate::net::{BrokerAddr, Refusal, RetryPolicy, Time, WELL};
+use crate::net::{BrokerAddr, HEALTHY_AFTER, Refusal, RetryPolicy, Time};
 use crate::protocol::fetch::PartitionAnswer;
 use crate::protocol::stream::{Bundle, ChunkEnd};
 use crate::session::{Marks, marks_of_answer};
@@ -299,7 +299,7 @@ impl Partition {
         if self.state != State::Idle {
             return Ok(());
         }
-        if how.well_for >= WELL.min(rules.retry.timeout) {
+        if how.healthy_for >= HEALTHY_AFTER.min(rules.retry.timeout) {
             // Earlier trouble has ended in between.
             self.trouble = None;
         }

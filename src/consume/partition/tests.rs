@@ -116,7 +116,7 @@ fn bring(partition: &mut Partition, now: Time, first: u64, last: u64, mark: u64,
 }
 
 fn lost(unanswered: bool, alone: bool) -> Lost {
-    Lost { while_idle: false, well_for: Duration::ZERO, unanswered, alone }
+    Lost { while_idle: false, healthy_for: Duration::ZERO, unanswered, alone }
 }
 
 fn pause(partition: &Partition) -> Time {

@@ -120,7 +120,7 @@ fn partitions_that_may_have_ended_a_connection_are_asked_for_one_by_one() {
     let mut list = wanted_now(&mut all);
     assert_eq!(next(&mut all, &mut list), [0, 1, 2]);
     let e = Error::disconnected(&"b:1", crate::Phase::Wait);
-    let how = Lost { while_idle: false, well_for: Duration::ZERO, unanswered: true, alone: false };
+    let how = Lost { while_idle: false, healthy_for: Duration::ZERO, unanswered: true, alone: false };
     (0..3).for_each(|index| all.on_lost(at(0), index, how, &e).unwrap());
     assert_eq!(all.next_due(), None);
     all.wake(all.next_wake());
@@ -143,7 +143,7 @@ fn partitions_that_may_have_ended_a_connection_are_asked_for_one_by_one() {
     all.on_answer(at(1), 0, data);
     all.on_end(at(1), 0, false, None);
     assert_eq!(next(&mut all, &mut list), [1]);
-    let how = Lost { while_idle: false, well_for: Duration::ZERO, unanswered: true, alone: true };
+    let how = Lost { while_idle: false, healthy_for: Duration::ZERO, unanswered: true, alone: true };
     let e = all.on_lost(at(2), 1, how, &e).unwrap_err();
     assert!(e.to_string().starts_with("t/1: ") && e.to_string().contains("Start::At(9)"), "{e}");
 }
@@ -221,7 +221,7 @@ fn suspects_take_turns_with_the_others_which_are_asked_for_together() {
     assert_eq!((next(&mut all, &mut list).len(), next(&mut all, &mut list).len()), (250, 50));
     let e = Error::disconnected(&"b:1", crate::Phase::Wait);
     for index in 0..300 {
-        let how = Lost { while_idle: true, well_for: Duration::ZERO, unanswered: index < 2, alone: false };
+        let how = Lost { while_idle: true, healthy_for: Duration::ZERO, unanswered: index < 2, alone: false };
         all.on_lost(at(0), index, how, &e).unwrap();
     }
     // The harmless questions come first, whatever is in flight.
@@ -261,7 +261,7 @@ fn the_first_number_that_a_log_has_is_as_harmless_as_the_one_after_its_last() {
         let mut all = topic(1, 9, false);
         let mut list = wanted_now(&mut all);
         next(&mut all, &mut list);
-        let how = Lost { while_idle: true, well_for: Duration::ZERO, unanswered: true, alone: false };
+        let how = Lost { while_idle: true, healthy_for: Duration::ZERO, unanswered: true, alone: false };
         all.on_lost(at(0), 0, how, &e).unwrap();
         let mut list = wanted_now(&mut all);
         next(&mut all, &mut list);
@@ -329,7 +329,7 @@ fn what_was_wanted_of_a_connection_that_had_ended_is_due_again() {
     let mut all = topic(1, 9, false);
     assert_eq!(due(&mut all), [0], "to be asked for by a fetcher");
     let e = Error::disconnected(&"b:1", crate::Phase::Wait);
-    let how = Lost { while_idle: true, well_for: Duration::ZERO, unanswered: false, alone: false };
+    let how = Lost { while_idle: true, healthy_for: Duration::ZERO, unanswered: false, alone: false };
     all.on_lost(at(0), 0, how, &e).unwrap();
     assert_eq!(due(&mut all), [0]);
 }

@@ -16,26 +16,26 @@ fn brokers_take_turns_and_those_that_failed_come_last() {
     let book = book(brokers.clone(), Config::default());
     let order = || book.brokers().iter().map(|addr| addr.to_string()[..1].to_owned()).collect::<String>();
     let now = Time::from_nanos(1);
-    book.failed(&brokers[1], now);
+    book.demote_failed(&brokers[1], now);
     assert_eq!(order(), "acdb");
     for expected in ["cdab", "dacb", "acdb"] {
         let first = book.brokers().remove(0);
-        book.knew_no_leader(&first, now);
+        book.demote(&first, now);
         assert_eq!(order(), expected);
     }
     // A broker that failed comes after all but those that failed later.
-    book.failed(&brokers[0], now);
+    book.demote_failed(&brokers[0], now);
     assert_eq!(order(), "cdba");
-    book.knew_no_leader(&brokers[1], now);
+    book.demote(&brokers[1], now);
     assert_eq!(order(), "cdba");
     // That broker has answered meanwhile. New leaders come before those that have not; an unknown one changes nothing.
     let new = parse_brokers("e:5").unwrap().remove(0);
-    book.knew_no_leader(&new, now);
+    book.demote(&new, now);
     assert_eq!(order(), "cdba");
-    book.learn(&"orders".into(), 0, new.clone(), now);
-    assert_eq!((order().as_str(), book.broker_for("orders", 0)), ("cdbea", new));
+    book.set_leader(&"orders".into(), 0, new.clone(), now);
+    assert_eq!((order().as_str(), book.leader_or_any("orders", 0)), ("cdbea", new));
     // After a while a failure no longer counts.
-    book.knew_no_leader(&brokers[2], now.after(DEMOTED_FOR));
+    book.demote(&brokers[2], now.after(DEMOTED_FOR));
     assert_eq!(order(), "dbeac");
 }
 
@@ -45,19 +45,19 @@ fn leaders_are_remembered_until_they_fail_or_know_nothing_and_so_many_brokers_at
     let book = book(given.clone(), Config::default());
     let (now, topic) = (Time::from_nanos(1), Arc::from("orders"));
     let other = |n: u16| BrokerAddr::from(SocketAddr::from(([10, 0, 0, 1], n)));
-    assert!(book.is_given(&given[1]) && !book.is_given(&other(1)));
+    assert!(book.is_configured(&given[1]) && !book.is_configured(&other(1)));
     for partition in 0..300 {
-        book.learn(&topic, partition, other(partition), now);
-        book.learn(&topic, partition, other(partition), now);
+        book.set_leader(&topic, partition, other(partition), now);
+        book.set_leader(&topic, partition, other(partition), now);
     }
     assert_eq!(book.brokers().len(), MAX_BROKERS, "each once");
-    assert_eq!(book.broker_for("orders", 299), other(299), "known as a leader all the same");
-    book.learn(&topic, 7, given[1].clone(), now);
-    book.forget("orders", 8);
-    book.failed(&other(9), now);
-    let leaders = [6, 7, 8, 9].map(|partition| book.broker_for("orders", partition));
+    assert_eq!(book.leader_or_any("orders", 299), other(299), "known as a leader all the same");
+    book.set_leader(&topic, 7, given[1].clone(), now);
+    book.clear_leader("orders", 8);
+    book.demote_failed(&other(9), now);
+    let leaders = [6, 7, 8, 9].map(|partition| book.leader_or_any("orders", partition));
     assert_eq!(leaders, [other(6), given[1].clone(), given[0].clone(), given[0].clone()]);
-    assert_eq!(book.broker_for("other", 6), given[0]);
+    assert_eq!(book.leader_or_any("other", 6), given[0]);
 }
 
 #[test]
@@ -68,9 +68,9 @@ fn a_redirect_leads_to_somebody_the_settings_allow_or_nowhere() {
     let at = |ip: [u8; 4], port| SocketAddrV4::new(ip.into(), port);
     let other = at([10, 0, 0, 2], 5);
     for nobody in [at([0; 4], 5), at([255; 4], 5), at([10, 0, 0, 2], 0)] {
-        assert_eq!((open.named(nobody), strict.named(nobody)), (Ok(None), Ok(None)));
+        assert_eq!((open.resolve_redirect(nobody), strict.resolve_redirect(nobody)), (Ok(None), Ok(None)));
     }
-    assert_eq!(open.named(other), Ok(Some(SocketAddr::V4(other).into())));
-    assert_eq!(strict.named(other), Err(Fault::RedirectRefused(other)));
-    assert_eq!(strict.named(at([10, 0, 0, 1], 5)), Ok(Some(SocketAddr::V4(at([10, 0, 0, 1], 5)).into())));
+    assert_eq!(open.resolve_redirect(other), Ok(Some(SocketAddr::V4(other).into())));
+    assert_eq!(strict.resolve_redirect(other), Err(Fault::RedirectRefused(other)));
+    assert_eq!(strict.resolve_redirect(at([10, 0, 0, 1], 5)), Ok(Some(SocketAddr::V4(at([10, 0, 0, 1], 5)).into())));
 }

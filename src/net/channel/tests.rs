@@ -266,14 +266,14 @@ fn each_request_is_due_by_itself_on_a_clock_that_stands_still_while_an_answer_co
     assert_eq!(channel.due(), start.after(5 * SECOND));
     // The first answer begins in time, and takes 20 s, steadily.
     pass(&mut channel, &net, 4 * SECOND);
-    channel.answer_begins(net.now());
+    channel.on_answer_begin(net.now());
     for _ in 0..20 {
         assert!(!is_overdue(&channel, &net));
         pass(&mut channel, &net, SECOND);
         arrive(&net, PROGRESS);
         read(&mut channel, &net).unwrap();
     }
-    channel.answer_ends(net.now(), 1);
+    channel.on_answer_end(net.now(), 1);
     assert_eq!(channel.due(), start.after(29 * SECOND), "5 s are left of the second one's 9");
     pass(&mut channel, &net, 5 * SECOND);
     let e = read(&mut channel, &net).unwrap_err();
@@ -293,8 +293,8 @@ fn one_that_is_forgotten_is_noticed_however_many_others_are_answered() {
         assert!(!is_overdue(&channel, &net), "{id}");
         arrive(&net, 9);
         read(&mut channel, &net).unwrap();
-        channel.answer_begins(net.now());
-        channel.answer_ends(net.now(), id);
+        channel.on_answer_begin(net.now());
+        channel.on_answer_end(net.now(), id);
     }
     pass(&mut channel, &net, SECOND);
     assert_eq!(phase(&read(&mut channel, &net).unwrap_err()), Phase::Wait);
@@ -309,7 +309,7 @@ fn slow_but_steady_gets_through_and_a_trickle_does_not() {
         channel.write(net.now()).unwrap();
         arrive(&net, 1);
         read(&mut channel, &net).unwrap();
-        channel.answer_begins(net.now());
+        channel.on_answer_begin(net.now());
         let mut late = None;
         for _ in 0..10 {
             pass(&mut channel, &net, IO - SECOND);
@@ -325,7 +325,7 @@ fn slow_but_steady_gets_through_and_a_trickle_does_not() {
         let mut channel = up(&net);
         queue(&mut channel, net.now(), 1, SECOND, b"x");
         channel.write(net.now()).unwrap();
-        channel.answer_begins(net.now());
+        channel.on_answer_begin(net.now());
         pass(&mut channel, &net, after);
         arrive(&net, PROGRESS);
         read(&mut channel, &net).unwrap();
@@ -345,7 +345,7 @@ fn a_caller_who_was_away_is_excused_by_bytes_that_waited_and_by_nothing_else() {
         if begun {
             arrive(&net, 1);
             read(&mut channel, &net).unwrap();
-            channel.answer_begins(net.now());
+            channel.on_answer_begin(net.now());
         }
         net.pass(3600 * SECOND);
         arrive(&net, waiting);
@@ -370,8 +370,8 @@ fn a_request_counts_as_handed_over_with_its_last_byte() {
     net.wire(0, |wire| wire.room = 100);
     assert!(channel.write(net.now()).unwrap());
     assert!(channel.handed_over(2));
-    channel.answer_ends(net.now(), 1);
-    channel.answer_ends(net.now(), 2);
+    channel.on_answer_end(net.now(), 1);
+    channel.on_answer_end(net.now(), 2);
     assert!(channel.is_idle());
 }
 
@@ -437,19 +437,19 @@ fn how_long_it_was_well_is_counted_to_the_last_look() {
     let mut channel = up(&net);
     pass(&mut channel, &net, 12 * SECOND);
     net.pass(3600 * SECOND);
-    assert_eq!(channel.well_for(), 12 * SECOND);
+    assert_eq!(channel.healthy_for(), 12 * SECOND);
     // A read is a look, whether it brings bytes or none, unless it finds the end, which may have come long before.
-    for (bytes, well_for) in [(0, 3612 * SECOND), (1, 3613 * SECOND)] {
+    for (bytes, healthy_for) in [(0, 3612 * SECOND), (1, 3613 * SECOND)] {
         arrive(&net, bytes);
         read(&mut channel, &net).unwrap();
-        assert_eq!((channel.well_for(), channel.looked_at()), (well_for, net.now()));
+        assert_eq!((channel.healthy_for(), channel.last_look()), (healthy_for, net.now()));
         net.pass(SECOND);
     }
     net.wire(0, |wire| wire.ended = true);
     assert!(read(&mut channel, &net).unwrap_err().is_connection_lost());
-    assert_eq!(channel.well_for(), 3613 * SECOND);
+    assert_eq!(channel.healthy_for(), 3613 * SECOND);
     channel.reset();
-    assert_eq!(channel.well_for(), Duration::ZERO);
+    assert_eq!(channel.healthy_for(), Duration::ZERO);
 }
 
 #[test]
@@ -481,13 +481,13 @@ fn what_it_waits_for_follows_from_what_was_queued_sent_and_answered() {
     assert_eq!(state(&mut channel), (Phase::Wait, false, Some((true, false))));
     queue(&mut channel, net.now(), 2, SECOND, b"b");
     assert_eq!(state(&mut channel), (Phase::Wait, false, Some((true, true))), "an answer is awaited all the same");
-    channel.answer_begins(net.now());
+    channel.on_answer_begin(net.now());
     assert_eq!(channel.phase(), Phase::Read);
-    channel.answer_ends(net.now(), 1);
+    channel.on_answer_end(net.now(), 1);
     assert_eq!(state(&mut channel), (Phase::Send, false, Some((true, true))));
     net.wire(0, |wire| wire.room = 1);
     assert!(channel.write(net.now()).unwrap());
-    channel.answer_ends(net.now(), 2);
+    channel.on_answer_end(net.now(), 2);
     assert_eq!(state(&mut channel), (Phase::Wait, true, None));
 }
 
@@ -514,7 +514,7 @@ fn only_what_a_wait_has_found_is_read_until_there_is_no_more_or_the_answer_is_ov
     assert_eq!(found(&mut channel, 15), (false, true));
     // The next answer waits until others had their turn.
     channel.read(net.now(), &mut [0; 15]).unwrap();
-    channel.answer_ends(net.now(), 1);
+    channel.on_answer_end(net.now(), 1);
     assert_eq!(found(&mut channel, 9), (false, true));
     read(&mut channel, &net).unwrap();
     // The end is something to be read.
@@ -537,7 +537,7 @@ fn what_is_overdue_is_read_whatever_the_last_wait_found() {
     net.pass(Duration::from_nanos(1));
     assert!(channel.is_readable(net.now()));
     // What came before an idle connection was used again is nothing that was asked for now.
-    channel.answer_ends(net.now(), 1);
+    channel.on_answer_end(net.now(), 1);
     arrive(&net, 1);
     read(&mut channel, &net).unwrap();
     queue(&mut channel, net.now(), 2, SECOND, b"b");

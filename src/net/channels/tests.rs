@@ -45,7 +45,7 @@ fn an_answer_is_returned_once_it_has_come_whole_and_pings_are_passed_over() {
         arrive(&net, piece);
         while let Some((kind, payload)) = next(&mut answers, &mut channel, &net).unwrap() {
             found.push((kind, answers.data()[payload].to_vec()));
-            channel.answer_ends(net.now(), found.len() as u32);
+            channel.on_answer_end(net.now(), found.len() as u32);
         }
     }
     assert_eq!(found, [(Kind::Status, b"first".to_vec()), (Kind::Produce, long)]);
@@ -138,15 +138,15 @@ fn a_wait_ends_when_a_channel_is_due_or_its_own_time_has_come() {
             (is_over, net.now().since(began))
         };
         assert_eq!(next(&mut channel), (false, 5 * SECOND), "the first answer is due");
-        channel.answer_ends(net.now(), 1);
+        channel.on_answer_end(net.now(), 1);
         if several {
             assert_eq!(next(&mut channel), (false, 7 * SECOND));
-            assert_eq!(other.well_for(), 7 * SECOND, "the time that was waited is not the caller's own");
-            other.answer_ends(net.now(), 1);
+            assert_eq!(other.healthy_for(), 7 * SECOND, "the time that was waited is not the caller's own");
+            other.on_answer_end(net.now(), 1);
         }
         let others = several.then_some(&mut other);
         assert!(wait(&net, &mut iter::once(&mut channel).chain(others), None, until).unwrap());
-        assert_eq!((net.now(), channel.well_for()), (until, 9 * SECOND));
+        assert_eq!((net.now(), channel.healthy_for()), (until, 9 * SECOND));
     }
 }
 
@@ -175,7 +175,7 @@ fn the_connection_used_last_is_lent_first_and_only_those_with_nothing_on_them_ar
     put(a);
     let last = put(a);
     put(b);
-    assert_eq!(pool.take(&address(a)).looked_at(), last);
+    assert_eq!(pool.take(&address(a)).last_look(), last);
     // A channel that waits for its turn takes what is idle by now.
     let mut waiting = Channel::new(address(a), pool.settings.clone());
     pool.replace(&mut waiting);

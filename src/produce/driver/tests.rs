@@ -99,7 +99,7 @@ fn a_queue_that_another_broker_leads_by_now_does_not_wait_for_the_dial_to_the_la
     }
     driver.step(LookUp::Never);
     // Another call of the client finds out who leads one of them.
-    session.book.learn(&"t".into(), 1, brokers[1].clone(), session.now());
+    session.book.set_leader(&"t".into(), 1, brokers[1].clone(), session.now());
     driver.wait(Time::NEVER).unwrap();
     driver.step(LookUp::Never);
     let dialed = net.dialed().iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -132,7 +132,7 @@ fn a_broker_with_several_addresses_does_not_confirm_what_it_holds_itself() {
         net.wire(0, |wire| wire.ended = true);
         net.refuse(addresses[0], 111);
         if is_redirected {
-            session.book.learn(&"t".into(), 0, parse_brokers("10.2.0.1:5").unwrap().remove(0), session.now());
+            session.book.set_leader(&"t".into(), 0, parse_brokers("10.2.0.1:5").unwrap().remove(0), session.now());
         }
         while net.dialed().last() != Some(&addresses[1]) {
             driver.wait(net.pass(Duration::from_millis(1))).unwrap();

@@ -290,7 +290,7 @@ fn a_new_connection_in_the_place_of_one_that_was_used_is_a_reason_to_look_for_ad
 
 #[test]
 fn the_silence_before_a_time_out_is_no_time_well_spent() {
-    for (heard, well_for) in [("", 0), ("a ping", 0), ("an answer", 30)] {
+    for (heard, healthy_for) in [("", 0), ("a ping", 0), ("an answer", 30)] {
         let mut s = Setting::asked(1, 1, |s| s.stop_at_end());
         if heard == "an answer" {
             s.pass(Duration::from_secs(30));
@@ -306,19 +306,19 @@ fn the_silence_before_a_time_out_is_no_time_well_spent() {
         s.pass(Duration::from_secs(5));
         let e = Error::timeout(&"b:1", Phase::Wait, Duration::from_secs(25));
         let lost = s.fetcher.lose(&e, &s.session);
-        assert_eq!(lost.iter().map(|(_, how)| how.well_for.as_secs()).collect::<Vec<_>>(), [well_for], "{heard}");
+        assert_eq!(lost.iter().map(|(_, how)| how.healthy_for.as_secs()).collect::<Vec<_>>(), [healthy_for], "{heard}");
     }
 }
 
 #[test]
 fn what_was_wanted_and_not_asked_for_had_no_part_in_the_end_of_a_connection() {
     // For a wait of 5 seconds a broker takes up to 5.184.
-    for (after, well_for) in [(5_184, 5_184), (5_185, 0)] {
+    for (after, healthy_for) in [(5_184, 5_184), (5_185, 0)] {
         let mut s = Setting::asked(2, 10, |s| s);
         s.pass(ms(after));
         s.fetcher.wanted.push(1, Risk::Risky);
         let e = Error::disconnected(&"b:1", Phase::Wait);
-        let asked = Lost { while_idle: false, well_for: ms(well_for), unanswered: true, alone: false };
+        let asked = Lost { while_idle: false, healthy_for: ms(healthy_for), unanswered: true, alone: false };
         let wanted = Lost { while_idle: true, ..Lost::default() };
         assert_eq!(s.fetcher.lose(&e, &s.session), [(0, asked), (1, asked), (1, wanted)]);
     }

@@ -75,7 +75,7 @@ fn one_redirect_after_a_rest_is_followed_at_once_and_the_budget_is_one() {
 fn trouble_ends_with_an_answer_or_a_connection_that_was_well() {
     let rules = alone(|s| s);
     let mut p = Partition::new(0, 1, marks(1, 0), &rules.options);
-    let ended = |well_for| Lost { while_idle: false, well_for, unanswered: false, alone: false };
+    let ended = |healthy_for| Lost { while_idle: false, healthy_for, unanswered: false, alone: false };
     let lose = |p: &mut Partition, now, how| {
         ask(p, &rules);
         let next = lose(p, now, how, &rules);
@@ -91,7 +91,7 @@ fn trouble_ends_with_an_answer_or_a_connection_that_was_well() {
     p.on_answer(at(121_000), data(0, 0), &rules);
     p.on_end(at(121_000), false, &rules);
     assert_eq!(lose(&mut p, at(500_000), ended(Duration::ZERO)), Next::Go);
-    let while_idle = Lost { while_idle: true, well_for: Duration::ZERO, unanswered: false, alone: true };
+    let while_idle = Lost { while_idle: true, healthy_for: Duration::ZERO, unanswered: false, alone: true };
     assert_eq!(lose(&mut p, at(600_000), while_idle), Next::Go, "that is no trouble");
 }
 
@@ -142,7 +142,7 @@ fn an_answer_about_it_ends_the_trouble_of_reaching_its_leader() {
         assert_eq!(p.on_chunk_end(at(now), ChunkEnd::AboveMark, &rules), next);
     }
     // Both end with a connection that was well.
-    let well = Lost { well_for: Duration::from_secs(10), ..Lost::default() };
+    let well = Lost { healthy_for: Duration::from_secs(10), ..Lost::default() };
     p.state = State::InFlight;
     assert_eq!(lose(&mut p, at(200_000), well, &rules), Next::Go);
     p.state = State::InFlight;
