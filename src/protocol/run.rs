@@ -26,8 +26,10 @@ pub(super) fn find(bytes: &[u8], messages: u32, bundle: u32) -> Option<Run> {
     while let Some((len, after)) = varint::short(rest) {
         let Some((found, after)) = after.split_at_checked(len as usize) else { break };
         let Some(count) = found.first().and_then(|&flags| count_in_flags(flags)) else { break };
-        let Some(fewer) = left.checked_sub(count).filter(|_| len <= bundle) else { break };
-        (bundles, left, rest) = (bundles + 1, fewer, after);
+        if count > left || len > bundle {
+            break;
+        }
+        (bundles, left, rest) = (bundles + 1, left - count, after);
     }
     (bundles > 1).then(|| Run { bundles, messages: messages - left, len: bytes.len() - rest.len() })
 }
