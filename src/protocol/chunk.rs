@@ -52,6 +52,11 @@ pub struct Bundle {
 }
 
 impl Bundle {
+    /// Adds to its range what lies before the input of the step that found it.
+    pub(crate) fn shift(&mut self, by: usize) {
+        self.set = by + self.set.start..by + self.set.end;
+    }
+
     /// Appends an entry for each message of the decompressed message set that may be delivered. The set's bytes begin at
     /// `at` in the memory that the entries point into.
     ///

@@ -290,7 +290,7 @@ impl FetchDecoder {
             let rest = input.get(*used..).unwrap_or_default();
             match self.chunk.take(rest, self.joined, &self.limits)? {
                 Found::Bundle(mut bundle, end) => {
-                    bundle.set = *used + bundle.set.start..*used + bundle.set.end;
+                    bundle.shift(*used);
                     *used = bundle.set.end;
                     bundles.push(bundle);
                     if let Some(end) = end {

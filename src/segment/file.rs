@@ -78,7 +78,7 @@ impl OpenFile {
                 Ok(Found::Bundle(mut bundle, _)) => {
                     let start = self.buf.start();
                     self.buf.consume(bundle.set.end);
-                    bundle.set = start + bundle.set.start..start + bundle.set.end;
+                    bundle.shift(start);
                     return Ok(Some((before.at, bundle)));
                 }
                 Ok(Found::Need(need)) if self.read(need)? => {}
