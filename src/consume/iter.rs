@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use log::debug;
 
 use super::close::CloseHandle;
-use super::fetcher::{Fetcher, Turn};
+use super::fetcher::{Context, Fetcher};
 use super::inbox::Inbox;
 use super::partition::{Partition, Rules, State};
 use super::partitions::Partitions;
@@ -405,8 +405,8 @@ impl ConsumeIter {
     fn dispatch(&mut self, now: Time, look_up: LookUp) {
         self.partitions.wake(now);
         self.assign(now);
-        let mut turn = Turn { now, all: &mut self.partitions, inbox: &mut self.inbox, session: &self.session };
-        self.fetchers.iter_mut().for_each(|fetcher| fetcher.ask(&mut turn, look_up));
+        let mut cx = Context { now, partitions: &mut self.partitions, inbox: &mut self.inbox, session: &self.session };
+        self.fetchers.iter_mut().for_each(|fetcher| fetcher.ask(&mut cx, look_up));
     }
 
     /// Gives each partition that is due to the fetcher of its leader. While the leader is down, it goes to another broker, which may
@@ -450,11 +450,11 @@ impl ConsumeIter {
     /// Lets the leaders take turns until one has something, beginning with the one whose answer is not over. Returns whether one had
     /// something.
     fn receive(&mut self, now: Time) -> bool {
-        let mut turn = Turn { now, all: &mut self.partitions, inbox: &mut self.inbox, session: &self.session };
+        let mut cx = Context { now, partitions: &mut self.partitions, inbox: &mut self.inbox, session: &self.session };
         for _ in 0..self.fetchers.len() {
             let place = if self.next < self.fetchers.len() { self.next } else { 0 };
             let fetcher = &mut self.fetchers[place];
-            let had_something = fetcher.receive(&mut turn);
+            let had_something = fetcher.receive(&mut cx);
             // After an answer it is the others' turn, however fast this one answers again.
             let stays = had_something && fetcher.decoder.is_in_answer(&[]);
             self.next = if stays { place } else { place + 1 };

@@ -72,6 +72,17 @@ impl RetryState {
         Some(self.pause_until)
     }
 
+    /// As [`retry_or_fail`](RetryState::retry_or_fail) for something that is never given up, such as a broker: when the budget is
+    /// spent, it begins again. No pause ends after the budget, because who depends on it makes a last attempt then.
+    #[cold]
+    pub(crate) fn retry_for_ever(&mut self, now: Time, policy: &RetryPolicy) -> Time {
+        let policy = RetryPolicy { timeout: policy.timeout.max(policy.pause(1)), ..*policy };
+        if self.gives_up_at(&policy) <= now {
+            self.reset();
+        }
+        self.retry_or_fail(now, &policy).unwrap_or(now)
+    }
+
     /// Notes a failure that an immediate second attempt may mend, such as the first redirect: no pause, the same budget. Returns
     /// `false` once trouble has lasted for longer than the policy allows.
     pub(crate) fn retry_at_once(&mut self, now: Time, policy: &RetryPolicy) -> bool {

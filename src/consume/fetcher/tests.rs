@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::error::{ErrorKind, Fault, Phase};
 use crate::message::Names;
 use crate::net::scripted::{Scripted, Wire};
-use crate::net::{Network, parse_brokers, wait};
+use crate::net::{Network, RetryPolicy, parse_brokers, wait};
 use crate::protocol::fetch::{FetchHeader, MAX_PARTITIONS, TopicAnswer};
 use crate::protocol::frame::{Kind, PING};
 
@@ -89,8 +89,8 @@ impl Setting {
             self.fetcher.wanted.push(index, self.all.get(index).risk());
             self.all.with(index, |partition, _| partition.set_leader(self.fetcher.channel.broker().clone()));
         }
-        let mut turn = Turn { now, all: &mut self.all, inbox: &mut self.inbox, session: &self.session };
-        self.fetcher.ask(&mut turn, LookUp::Never);
+        let mut cx = Context { now, partitions: &mut self.all, inbox: &mut self.inbox, session: &self.session };
+        self.fetcher.ask(&mut cx, LookUp::Never);
     }
 
     /// An answer on its way, cut after some bytes.
@@ -108,8 +108,8 @@ impl Setting {
         let now = self.session.now();
         loop {
             self.look();
-            let mut turn = Turn { now, all: &mut self.all, inbox: &mut self.inbox, session: &self.session };
-            if !self.fetcher.receive(&mut turn) {
+            let mut cx = Context { now, partitions: &mut self.all, inbox: &mut self.inbox, session: &self.session };
+            if !self.fetcher.receive(&mut cx) {
                 break;
             }
         }
@@ -153,13 +153,13 @@ fn it_connects_when_something_is_wanted_and_asks_with_one_request() {
     s.greet(0);
     s.ask();
     assert!(s.fetcher.is_used() && !s.fetcher.is_coming_up() && !s.fetcher.is_idle());
-    assert_eq!(s.fetcher.line.load, Load { risky: 3, suspects: 0 });
+    assert_eq!(s.fetcher.conn.load, Load { risky: 3, suspects: 0 });
     assert!(!s.fetcher.is_at_ends(), "there are messages");
     assert_eq!(s.fetcher.channel.last_heard(), None);
     s.send(0, 1, &[EMPTY; 3], &[], 0);
     s.receive();
     assert_eq!(s.fetcher.channel.last_heard(), Some(s.net.now()));
-    assert!(!s.fetcher.is_used() && s.fetcher.is_at_ends() && s.fetcher.line.load == Load::default());
+    assert!(!s.fetcher.is_used() && s.fetcher.is_at_ends() && s.fetcher.conn.load == Load::default());
     assert_eq!((s.all.stats.fetches, s.all.stats.empty_fetches), (1, 1));
     assert!(s.all.stats.bytes > 0 && s.net.dialed().len() == 1);
 }
@@ -288,7 +288,7 @@ fn topics_are_named_once_and_share_what_is_asked_for_ahead() {
         risk: if is_risky { Risk::Risky } else { Risk::Harmless },
     };
     let request = vec![(2, want(1, false)), (3, want(1, true)), (0, want(4, true)), (1, want(1, false))];
-    let (topics, partitions) = slots(&request, &all, 2 << 20);
+    let (topics, partitions) = slots(&request, &all.rules.names, 2 << 20);
     assert_eq!(partitions, [1, 3, 0, 2], "in the order of the subscription");
     let asked = |topic: &FetchTopic| {
         (
@@ -319,7 +319,7 @@ fn a_line_that_was_idle_is_asked_for_what_it_carries_in_sixteen_such_waits() {
         (MIB, 9, 1, 0),
         (u64::MAX, u64::MAX >> 1, 0, 32 * MIB),
     ] {
-        assert_eq!(ahead(bytes, ms(wait), ms(took)), after, "{bytes} bytes in {took} ms after {wait} ms");
+        assert_eq!(fetch_total(bytes, ms(wait), ms(took)), after, "{bytes} bytes in {took} ms after {wait} ms");
     }
     for (ahead, partitions, fetch_size, share_of_each) in [
         (32 * MIB, 1, 1 << 20, 32 << 20),
@@ -352,7 +352,7 @@ fn a_line_is_idle_from_when_nothing_was_there_to_read() {
         s.receive();
         s.wire(0, |wire| wire.incoming.extend(BUNDLE));
         s.receive();
-        assert_eq!(s.fetcher.line.ahead, ahead, "{idle} {begun} {ended}");
+        assert_eq!(s.fetcher.conn.fetch_total, ahead, "{idle} {begun} {ended}");
     }
     // What a broker may have waited with says nothing, and what another connection carried neither.
     let mut s = Setting::asked(1, 10, |s| s);
@@ -360,15 +360,15 @@ fn a_line_is_idle_from_when_nothing_was_there_to_read() {
     s.net.pass(ms(3000));
     s.send(0, 1, &[PartitionAnswer::Data { base: Some(10), high_water_mark: 20, len: 12 }], &BUNDLE, 0);
     s.receive();
-    assert_eq!(s.fetcher.line.ahead, 0);
+    assert_eq!(s.fetcher.conn.fetch_total, 0);
     let mut s = Setting::asked(1, 1, |s| s);
     s.receive();
     s.net.pass(ms(100));
     s.send(0, 1, &[data(12)], &BUNDLE, 0);
     s.receive();
-    assert_eq!(s.fetcher.line.ahead, 192);
+    assert_eq!(s.fetcher.conn.fetch_total, 192);
     s.end(0);
-    assert_eq!((s.fetcher.line.ahead, s.fetcher.line.idle_since), (0, None));
+    assert_eq!((s.fetcher.conn.fetch_total, s.fetcher.conn.idle_since), (0, None));
 }
 
 #[test]
@@ -392,8 +392,8 @@ fn the_messages_of_a_cut_bundle_count_before_it_is_asked_for_again() {
     let mut count = 0;
     for _ in 0..9 {
         s.look();
-        let mut turn = Turn { now, all: &mut s.all, inbox: &mut s.inbox, session: &s.session };
-        s.fetcher.receive(&mut turn);
+        let mut cx = Context { now, partitions: &mut s.all, inbox: &mut s.inbox, session: &s.session };
+        s.fetcher.receive(&mut cx);
         count += s.inbox.decode_next(&mut s.all, &s.session.config.limits, u64::MAX);
         let delivered = s.inbox.delivered();
         while s.inbox.decoded.take_one().is_some() {}
@@ -436,9 +436,9 @@ fn an_answer_ends_although_the_next_one_has_begun_to_arrive() {
     s.wire(0, |wire| wire.incoming.push_back(Kind::Consume as u8));
     s.look();
     let now = s.session.now();
-    let mut turn = Turn { now, all: &mut s.all, inbox: &mut s.inbox, session: &s.session };
+    let mut cx = Context { now, partitions: &mut s.all, inbox: &mut s.inbox, session: &s.session };
     // The first look finds out how much the decoder needs.
-    assert!(s.fetcher.receive(&mut turn) && s.fetcher.receive(&mut turn));
+    assert!(s.fetcher.receive(&mut cx) && s.fetcher.receive(&mut cx));
     assert!(s.fetcher.is_receiving() && !s.fetcher.decoder.is_in_answer(&[]), "it is the others' turn");
 }
 

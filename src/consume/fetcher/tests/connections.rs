@@ -23,15 +23,15 @@ fn a_lost_connection_gives_back_what_was_asked_for_and_rests() {
     s.greet(1);
     s.ask();
     // A harmless question first, for both of them.
-    assert_eq!((s.fetcher.line.load, s.fetcher.in_flight.len()), (Load::default(), 1));
+    assert_eq!((s.fetcher.conn.load, s.fetcher.in_flight.len()), (Load::default(), 1));
     s.send(1, 2, &[PartitionAnswer::OutOfRange { high_water_mark: 9, first_available: 1 }; 2], &[], 0);
     s.receive();
     assert!(!s.fetcher.retry.is_in_trouble());
     s.ask();
-    assert_eq!((s.fetcher.line.load, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1));
+    assert_eq!((s.fetcher.conn.load, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1));
     s.send(1, 3, &[EMPTY], &[], 0);
     s.receive();
-    assert_eq!((s.fetcher.line.load, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1), "the other one");
+    assert_eq!((s.fetcher.conn.load, s.fetcher.in_flight.len()), (Load { risky: 1, suspects: 1 }, 1), "the other one");
     // Nothing else was in flight: it is to blame.
     s.end(1);
     let e = s.inbox.take_error();
@@ -305,7 +305,7 @@ fn the_silence_before_a_time_out_is_no_time_well_spent() {
         }
         s.pass(Duration::from_secs(5));
         let e = Error::timeout(&"b:1", Phase::Wait, Duration::from_secs(25));
-        let lost = s.fetcher.lose(&e, &s.session);
+        let lost = s.fetcher.take_lost(&e);
         assert_eq!(lost.iter().map(|(_, how)| how.healthy_for.as_secs()).collect::<Vec<_>>(), [healthy_for], "{heard}");
     }
 }
@@ -320,6 +320,6 @@ fn what_was_wanted_and_not_asked_for_had_no_part_in_the_end_of_a_connection() {
         let e = Error::disconnected(&"b:1", Phase::Wait);
         let asked = Lost { while_idle: false, healthy_for: ms(healthy_for), unanswered: true, alone: false };
         let wanted = Lost { while_idle: true, ..Lost::default() };
-        assert_eq!(s.fetcher.lose(&e, &s.session), [(0, asked), (1, asked), (1, wanted)]);
+        assert_eq!(s.fetcher.take_lost(&e), [(0, asked), (1, asked), (1, wanted)]);
     }
 }
