@@ -92,13 +92,13 @@ impl Wanted {
         }
     }
 
-    /// Returns whose turn it is beside what is in flight, apart from what is harmless. A suspect is in flight with nothing else that
-    /// is risky, so that it is known which one ended a connection; the others are asked for together, in turn with the suspects.
-    fn turn(&self, load: Load) -> Option<Risk> {
-        match !self.suspects.is_empty() && (self.suspects_turn || self.risky.is_empty()) {
-            true => (load.risky == 0).then_some(Risk::Suspect),
-            false => (load.suspects == 0 && !self.risky.is_empty()).then_some(Risk::Risky),
+    /// Returns which kind may join what is in flight, beside what is harmless. A suspect travels alone, so that it is clear what
+    /// ended a connection. The others are asked for together, in turn with the suspects.
+    fn next_kind(&self, load: Load) -> Option<Risk> {
+        if !self.suspects.is_empty() && (self.suspects_turn || self.risky.is_empty()) {
+            return (load.risky == 0).then_some(Risk::Suspect);
         }
+        (load.suspects == 0 && !self.risky.is_empty()).then_some(Risk::Risky)
     }
 }
 
@@ -106,10 +106,11 @@ impl Partitions {
     /// Creates the partitions of a subscription. `whole` are the topics subscribed to as a whole, with their numbers of partitions.
     pub(super) fn new(mut list: Vec<Partition>, whole: &[(Arc<str>, u16)], mut rules: Rules) -> Partitions {
         let mut probes = Vec::new();
-        for (topic, partition) in whole.iter().filter(|(_, count)| *count <= MAX_ID) {
-            probes.push(rules.names.len());
-            list.push(Partition::dormant(rules.names.len(), topic, *partition, &rules.options));
-            Arc::make_mut(&mut rules.names).push(topic, *partition);
+        for (topic, count) in whole.iter().filter(|(_, count)| *count <= MAX_ID) {
+            let index = rules.names.len();
+            probes.push(index);
+            list.push(Partition::dormant(index, topic, *count, &rules.options));
+            Arc::make_mut(&mut rules.names).push(topic, *count);
         }
         let order = in_order(&mut (0..rules.names.len()).map(|index| name(&rules.names, index)));
         let idle = (0..).zip(&list).filter(|(_, partition)| partition.state() == State::Idle);
@@ -133,17 +134,18 @@ impl Partitions {
         &self.list[index as usize]
     }
 
-    /// A partition's topic and number.
+    /// Returns a partition's topic and id.
     pub(super) fn name(&self, index: u32) -> (&Arc<str>, u16) {
         self.rules.names.get(index)
     }
 
     /// Returns a partition and its index, if it belongs to the subscription.
-    pub(super) fn find(&self, topic: &str, partition: u16) -> Option<(u32, &Partition)> {
+    pub(super) fn find(&self, topic: &str, id: u16) -> Option<(u32, &Partition)> {
         let names = &self.rules.names;
-        let place = self.order.binary_search_by_key(&(topic, partition.into()), |&index| name(names, index)).ok()?;
-        let index = *self.order.get(place)?;
-        Some((index, self.get(index))).filter(|(_, partition)| !partition.is_probe())
+        let at = self.order.binary_search_by_key(&(topic, id.into()), |&index| name(names, index)).ok()?;
+        let index = *self.order.get(at)?;
+        let partition = self.get(index);
+        (!partition.is_probe()).then_some((index, partition))
     }
 
     pub(super) fn all_done(&self) -> bool {
@@ -155,21 +157,33 @@ impl Partitions {
     }
 
     /// Changes a partition, and keeps the lists in step with its state.
-    pub(super) fn with<R>(&mut self, index: u32, act: impl FnOnce(&mut Partition, &Rules) -> R) -> R {
+    pub(super) fn with<R>(&mut self, index: u32, change: impl FnOnce(&mut Partition, &Rules) -> R) -> R {
+        let before = self.get(index).state();
+        let result = self.change(index, change);
+        if self.get(index).state() != before {
+            self.place(index);
+        }
+        result
+    }
+
+    /// As [`with`](Partitions::with), for a partition that the caller has to place.
+    fn change<R>(&mut self, index: u32, change: impl FnOnce(&mut Partition, &Rules) -> R) -> R {
         #[allow(clippy::indexing_slicing)]
         let partition = &mut self.list[index as usize];
-        let before = partition.state();
-        let done = act(partition, &self.rules);
-        let after = partition.state();
-        if before != after {
-            self.open = self.open + usize::from(after != State::Done) - usize::from(before != State::Done);
-            match after {
-                State::Idle => self.due.push_back(index),
-                State::Paused(until) => self.pauses.push(Reverse((until, index))),
-                State::InFlight | State::InFlightThenPaused(_) | State::Done => {}
-            }
+        let was_done = partition.state() == State::Done;
+        let result = change(partition, &self.rules);
+        let is_done = partition.state() == State::Done;
+        self.open = self.open + usize::from(was_done) - usize::from(is_done);
+        result
+    }
+
+    /// Puts a partition into the list of its state, if there is one.
+    fn place(&mut self, index: u32) {
+        match self.get(index).state() {
+            State::Idle => self.due.push_back(index),
+            State::Paused(until) => self.pauses.push(Reverse((until, index))),
+            State::InFlight | State::InFlightThenPaused(_) | State::Done => {}
         }
-        done
     }
 
     /// Ends the pauses that are over.
@@ -203,34 +217,40 @@ impl Partitions {
     /// # Errors
     /// A partition whose next number cannot exist.
     pub(super) fn next_request(&mut self, wanted: &mut Wanted, load: Load) -> Result<Vec<(u32, Want)>> {
+        // A list whose front is idle yields a request.
+        for list in [&mut wanted.harmless, &mut wanted.risky, &mut wanted.suspects] {
+            self.drop_stale(list);
+        }
         let mut request = Vec::new();
-        loop {
-            let turn = wanted.turn(load);
-            let is_full = self.fill(&mut request, &mut wanted.harmless)?;
-            let harmless = request.len();
-            if let (Some(risk), false) = (turn, is_full) {
-                self.fill(&mut request, wanted.of(risk))?;
-                if request.len() > harmless {
-                    wanted.suspects_turn = risk == Risk::Risky;
-                }
+        let is_full = self.take_from(&mut wanted.harmless, &mut request)?;
+        let harmless = request.len();
+        if let (Some(kind), false) = (wanted.next_kind(load), is_full) {
+            self.take_from(wanted.of(kind), &mut request)?;
+            if request.len() > harmless {
+                wanted.suspects_turn = kind == Risk::Risky;
             }
-            // If all that was on a list is in flight already, it is another one's turn.
-            if !request.is_empty() || wanted.turn(load) == turn {
-                return Ok(request);
-            }
+        }
+        Ok(request)
+    }
+
+    /// Drops partitions from the front of a list that have been asked for since, or are done.
+    fn drop_stale(&self, list: &mut VecDeque<u32>) {
+        while list.front().is_some_and(|&index| self.get(index).state() != State::Idle) {
+            list.pop_front();
         }
     }
 
     /// Moves partitions from a list to a request, as many as it takes together. Returns whether it takes no more of any list.
-    fn fill(&mut self, request: &mut Vec<(u32, Want)>, list: &mut VecDeque<u32>) -> Result<bool> {
+    fn take_from(&mut self, list: &mut VecDeque<u32>, request: &mut Vec<(u32, Want)>) -> Result<bool> {
         let mut asked: u64 = request.iter().map(|(_, want)| u64::from(want.fetch_size)).sum();
-        let (mut kept, mut is_full) = (Vec::new(), false);
+        let mut others = Vec::new();
+        let mut is_full = false;
         while !is_full {
             let Some(index) = list.pop_front() else { break };
             let Some(want) = self.get(index).wants(&self.rules)? else { continue };
             let first = request.first();
-            if first.is_some_and(|first| want.alone || first.1.waits != want.waits) {
-                kept.push(index);
+            if first.is_some_and(|(_, first)| want.alone || first.waits != want.waits) {
+                others.push(index);
                 continue;
             }
             asked += u64::from(want.fetch_size);
@@ -243,7 +263,9 @@ impl Partitions {
             self.with(index, |partition, _| partition.on_sent(want.waits));
             is_full = want.alone || request.len() == MAX_PARTITIONS;
         }
-        kept.into_iter().rev().for_each(|index| list.push_front(index));
+        for index in others.into_iter().rev() {
+            list.push_front(index);
+        }
         Ok(is_full)
     }
 
@@ -259,12 +281,12 @@ impl Partitions {
 
     /// Notes that retention took these numbers.
     pub(super) fn add_gap(&mut self, index: u32, first: u64, last: u64) {
-        let (topic, partition) = self.rules.names.get(index);
-        let latest = self.gaps.iter_mut().rfind(|gap| gap.partition == partition && gap.topic == *topic);
+        let (topic, id) = self.rules.names.get(index);
+        let latest = self.gaps.iter_mut().rfind(|gap| gap.partition == id && gap.topic == *topic);
         match latest.filter(|gap| gap.last + 1 == first) {
             // Nothing was delivered in between.
             Some(gap) => gap.last = last,
-            None => self.gaps.push(Gap { topic: topic.clone(), partition, first, last }),
+            None => self.gaps.push(Gap { topic: topic.clone(), partition: id, first, last }),
         }
         // While retention is faster than the reader there is one more for each answer.
         if self.gaps.len() > MAX_GAPS {
@@ -274,20 +296,22 @@ impl Partitions {
 
     /// Takes in a partition that was added to a topic: it belongs to the subscription now, and another one may come after it.
     fn on_new_partition(&mut self, index: u32) {
-        let (topic, partition) = self.name(index);
+        let (topic, id) = self.name(index);
         let topic = topic.clone();
-        info!("{topic}/{partition}: a new partition");
+        info!("{topic}/{id}: a new partition");
         self.probes.retain(|&probe| probe != index);
-        if let Some(partition) = partition.checked_add(1).filter(|&id| id <= MAX_ID) {
-            let names = &mut self.rules.names;
-            let next = names.len();
-            let place = self.order.partition_point(|&index| names.get(index) < (&topic, partition));
-            self.order.insert(place, next);
-            self.list.push(Partition::dormant(next, &topic, partition, &self.rules.options));
-            Arc::make_mut(names).push(&topic, partition);
-            self.probes.push(next);
-            self.with(next, |partition, _| partition.probe());
+        if id >= MAX_ID {
+            return;
         }
+        let next_id = id + 1;
+        let names = &mut self.rules.names;
+        let next = names.len();
+        let at = self.order.partition_point(|&index| names.get(index) < (&topic, next_id));
+        self.order.insert(at, next);
+        self.list.push(Partition::dormant(next, &topic, next_id, &self.rules.options));
+        Arc::make_mut(names).push(&topic, next_id);
+        self.probes.push(next);
+        self.with(next, |partition, _| partition.probe());
     }
 
     /// Looks for partitions that were added.
@@ -300,13 +324,13 @@ impl Partitions {
 
     /// Ends an answer about a partition. Returns whether it may be asked for again at `leader` at once: it has more than has
     /// arrived, and `leader` leads it.
-    pub(super) fn on_end(&mut self, now: Time, index: u32, soon: bool, leader: Option<&BrokerAddr>) -> bool {
-        self.with(index, |partition, rules| partition.on_end(now, soon, rules));
+    pub(super) fn on_end(&mut self, now: Time, index: u32, came_early: bool, leader: Option<&BrokerAddr>) -> bool {
+        self.change(index, |partition, rules| partition.on_end(now, came_early, rules));
         let partition = self.get(index);
-        let is_idle = partition.state() == State::Idle;
-        let again = leader.is_some() && is_idle && partition.leader() == leader && partition.is_behind();
-        if again {
-            self.due.pop_back();
+        let is_led_here = leader.is_some() && partition.leader() == leader;
+        let again = is_led_here && partition.state() == State::Idle && partition.is_behind();
+        if !again {
+            self.place(index);
         }
         again
     }
@@ -316,18 +340,16 @@ impl Partitions {
     /// # Errors
     /// As [`Partition::on_lost`].
     pub(super) fn on_lost(&mut self, now: Time, index: u32, how: Lost, e: &Error) -> Result<()> {
-        // What was wanted and not asked for was idle before, too.
-        if self.get(index).state() == State::Idle {
-            self.due.push_back(index);
-        }
-        self.with(index, |partition, rules| partition.on_lost(now, how, e, rules))
+        let lost = self.change(index, |partition, rules| partition.on_lost(now, how, e, rules));
+        self.place(index);
+        lost
     }
 }
 
-/// A partition's topic and number, as they sort.
+/// A partition's topic and id, as they sort.
 fn name(names: &Names, index: u32) -> (&str, u32) {
-    let (topic, partition) = names.get(index);
-    (topic, partition.into())
+    let (topic, id) = names.get(index);
+    (topic, id.into())
 }
 
 #[cfg(test)]
