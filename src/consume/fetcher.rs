@@ -353,13 +353,13 @@ impl Fetcher {
     /// whether more may be read before some are decoded.
     fn on_bundles(&mut self, cx: &mut Context<'_>, new: usize, start: usize) -> bool {
         let bundles = &mut cx.inbox.bundles[new..];
-        let index = self.index(bundles[0].slot);
+        let index = self.index(bundles[0].owner as usize);
         for bundle in bundles {
-            bundle.slot = index as usize;
+            bundle.owner = index;
             bundle.shift(start);
         }
         self.retry.reset();
-        let may_continue = cx.inbox.accept(new, cx.partitions, &self.buf);
+        let may_continue = cx.inbox.accept(index, new, cx.partitions, &self.buf);
         if cx.inbox.has_bundles() {
             self.conn.was_redialed = false;
         }

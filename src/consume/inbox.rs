@@ -16,18 +16,18 @@ use crate::protocol::Limits;
 use crate::protocol::stream::Bundle;
 
 /// At this many bundles decoding begins, even if the answer has more.
-const MAX_BUNDLES: usize = 1024;
+const DECODE_AT: usize = 1024;
 
 /// The bundles of one leader's answer, in the order in which they came, and the decoded messages of the first of them.
 #[derive(Default)]
 pub(super) struct Inbox {
-    /// The bundles, and how many of them have been decoded. Their slots are the subscription's partitions, and their ranges lie in
+    /// The bundles, and how many of them have been decoded. Their owners are the subscription's partitions, and their ranges lie in
     /// the read buffer's block.
     pub(super) bundles: Vec<Bundle>,
     taken: usize,
     pub(super) decoded: DecodedBundle,
     /// The partition of the decoded messages, and its position once all of them are handed out.
-    partition: u32,
+    index: u32,
     after: u64,
     /// What ends the subscription.
     error: Option<Error>,
@@ -36,7 +36,7 @@ pub(super) struct Inbox {
 /// What was handed out of the decoded messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Delivered {
-    pub(super) partition: u32,
+    pub(super) index: u32,
     pub(super) position: u64,
     pub(super) timestamp_ms: u64,
     pub(super) messages: u64,
@@ -45,16 +45,22 @@ pub(super) struct Delivered {
 
 impl Inbox {
     /// Takes in the bundles of one partition found in this buffer, from `new` on, as far as they are wanted. Until all of them are
-    /// decoded, the buffer takes a new block if it is read into. Returns whether more may be added before some are decoded: then it
-    /// is known where the next fetch continues, and there are not many bundles yet.
+    /// decoded, the buffer takes a new block if it is read into. Returns `false` when decoding must happen first: too many bundles
+    /// are waiting, or only their messages tell where the next fetch starts.
     #[inline]
-    pub(super) fn accept(&mut self, new: usize, all: &mut Partitions, buf: &ReadBuf<TopicPartitions>) -> bool {
-        let partition = self.bundles.get(new).map_or(0, of);
-        let is_clear = all.with(partition, |partition, rules| partition.on_bundles(&mut self.bundles, new, rules));
+    pub(super) fn accept(
+        &mut self,
+        index: u32,
+        new: usize,
+        partitions: &mut Partitions,
+        buf: &ReadBuf<TopicPartitions>,
+    ) -> bool {
+        let found = &mut self.bundles;
+        let is_clear = partitions.with(index, |partition, rules| partition.on_bundles(found, new, rules));
         if self.bundles.len() > new {
             self.decoded.attach(buf);
         }
-        is_clear && self.bundles.len() < MAX_BUNDLES
+        is_clear && self.bundles.len() < DECODE_AT
     }
 
     /// Returns whether there are bundles to decode.
@@ -68,9 +74,13 @@ impl Inbox {
         let taken = self.decoded.taken();
         let last = taken.last()?;
         let position = if self.decoded.has_messages() { last.seq.saturating_add(1) } else { self.after };
-        let bundles = self.decoded.good().bundles;
-        let (partition, timestamp_ms) = (self.partition, last.timestamp_ms);
-        Some(Delivered { partition, position, timestamp_ms, messages: taken.len() as u64, bundles })
+        Some(Delivered {
+            index: self.index,
+            position,
+            timestamp_ms: last.timestamp_ms,
+            messages: taken.len() as u64,
+            bundles: self.decoded.good().bundles,
+        })
     }
 
     /// Forgets the decoded messages, and lets go of the buffer once all bundles are decoded.
@@ -90,37 +100,37 @@ impl Inbox {
         self.release();
     }
 
-    /// Decodes bundles until there are messages to hand out, at most `most`. Returns how many there are.
-    pub(super) fn decode_next(&mut self, all: &mut Partitions, limits: &Limits, most: u64) -> u64 {
+    /// Decodes bundles until there are messages to hand out, at most `max`. Returns how many there are.
+    pub(super) fn decode_next(&mut self, partitions: &mut Partitions, limits: &Limits, max: u64) -> u64 {
         self.release();
         while self.decoded.entries().is_empty() {
             let Some(bundle) = self.bundles.get(self.taken) else { break };
-            let (partition, first) = (of(bundle), bundle.first);
+            let Bundle { owner: index, first, .. } = *bundle;
             self.taken += 1;
             // The time to stop at may have been found since the bundle came in.
-            if all.get(partition).ends_before(first) {
+            if partitions.get(index).ends_before(first) {
                 continue;
             }
-            self.partition = partition;
-            let failure = self.decoded.decode(bundle, partition, limits).err();
-            let is_whole = failure.is_none() && all.get(partition).takes_whole(bundle);
+            self.index = index;
+            let failure = self.decoded.decode(bundle, index, limits).err();
+            let is_whole = failure.is_none() && partitions.get(index).takes_whole(bundle);
             let end = bundle.last.min(bundle.to).saturating_add(1);
             let entries = self.decoded.entries();
-            let stop = all.with(partition, |partition, rules| partition.stop_at_time(first, entries, rules));
+            let stop = partitions.with(index, |partition, rules| partition.stop_at_time(first, entries, rules));
             let wanted = stop.unwrap_or(entries.len());
-            self.decoded.truncate(wanted.min(usize::try_from(most).unwrap_or(usize::MAX)));
-            let after = (is_whole && stop.is_none() && wanted as u64 <= most).then_some(end);
+            self.decoded.truncate(wanted.min(usize::try_from(max).unwrap_or(usize::MAX)));
+            let after = (is_whole && stop.is_none() && wanted as u64 <= max).then_some(end);
             if let Some(last) = self.decoded.entries().last() {
                 self.after = after.unwrap_or(last.seq.saturating_add(1));
                 if !is_whole {
-                    all.with(partition, |partition, rules| partition.on_messages(rules));
+                    partitions.with(index, |partition, rules| partition.on_messages(rules));
                 }
             } else if let Some(after) = after {
-                all.with(partition, |partition, _| partition.advance(after));
+                partitions.with(index, |partition, _| partition.advance(after));
             }
             if let Some(e) = failure.filter(|_| stop.is_none()) {
                 // It comes before everything else that has arrived.
-                self.error = Some(all.get(partition).malformed(e, &all.rules));
+                self.error = Some(partitions.get(index).malformed(e, &partitions.rules));
                 self.taken = self.bundles.len();
             }
         }
@@ -137,7 +147,7 @@ impl Inbox {
         self.error.get_or_insert(e);
     }
 
-    /// Whether nothing is left before the error.
+    /// Returns whether there is an error and nothing left before it.
     pub(super) fn is_error_due(&self) -> bool {
         self.error.is_some() && !self.has_bundles() && !self.decoded.has_messages()
     }
@@ -147,11 +157,6 @@ impl Inbox {
         let is_due = self.is_error_due();
         self.error.take_if(|_| is_due)
     }
-}
-
-/// The partition of a bundle.
-fn of(bundle: &Bundle) -> u32 {
-    u32::try_from(bundle.slot).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

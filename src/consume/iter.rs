@@ -21,9 +21,8 @@ use crate::message::{Batch, Gap, Message, TopicPartitions};
 use crate::net::{BrokerAddr, Channel, LookUp, Time, wait};
 use crate::session::Session;
 
-/// How many turns the leaders may take before a waiting call looks at the time: any number of answers and of skipped bundles may
-/// come in a row.
-const MOST_TURNS: usize = 16;
+/// How often a call whose time is over may still send and receive: any number of answers and of skipped bundles may come in a row.
+const MAX_ROUNDS: u32 = 17;
 
 /// Up to this many fetchers, unused ones are kept: a broker may name any number of leaders.
 const MAX_UNUSED: usize = 64;
@@ -100,11 +99,11 @@ pub struct ConsumeIter {
     partitions: Partitions,
     fetchers: Vec<Fetcher>,
     /// The index of each broker's fetcher.
-    places: HashMap<BrokerAddr, usize>,
+    fetcher_of: HashMap<BrokerAddr, usize>,
     /// Above this many fetchers, unused ones are dropped.
-    most_fetchers: usize,
+    max_fetchers: usize,
     /// The index of the fetcher whose turn it is to receive.
-    next: usize,
+    next_fetcher: usize,
     inbox: Inbox,
     closer: CloseHandle,
     /// Messages that may still be handed out.
@@ -131,9 +130,9 @@ impl ConsumeIter {
             session: session.clone(),
             partitions: Partitions::new(partitions, whole, rules),
             fetchers: Vec::new(),
-            places: HashMap::new(),
-            most_fetchers: MAX_UNUSED,
-            next: 0,
+            fetcher_of: HashMap::new(),
+            max_fetchers: MAX_UNUSED,
+            next_fetcher: 0,
             closer: CloseHandle { closed: session.closed.clone().unwrap_or_default() },
             remaining: subscription.limit.unwrap_or(u64::MAX),
             finished: false,
@@ -141,13 +140,15 @@ impl ConsumeIter {
     }
 
     /// Connects and sends the first fetches. It does not wait for a leader that is in trouble.
-    pub(super) fn begin(mut self) -> Result<ConsumeIter> {
+    pub(super) fn start_fetching(mut self) -> Result<ConsumeIter> {
         loop {
             if self.closer.is_closed() {
                 return Err(Error::new(ErrorKind::Closed));
             }
             self.dispatch(self.session.now(), LookUp::Allowed);
-            self.inbox.take_error().map_or(Ok(()), Err)?;
+            if let Some(e) = self.inbox.take_error() {
+                return Err(e);
+            }
             if self.partitions.has_due() {
                 continue;
             }
@@ -183,7 +184,8 @@ impl ConsumeIter {
             return Ok(Some(message));
         }
         let until = self.session.now().after(d);
-        self.pull(until).map(|_| self.pop())
+        self.pull(until)?;
+        Ok(self.pop())
     }
 
     /// Returns the messages that arrive within `wait`, at most `max`. It returns earlier if it has `max` messages or reaches
@@ -195,7 +197,8 @@ impl ConsumeIter {
     /// returned first.
     #[must_use = "messages that are dropped count as delivered"]
     pub fn next_many(&mut self, max: usize, wait: Duration) -> Result<Vec<Message>> {
-        let (until, mut messages) = (self.session.now().after(wait), Vec::new());
+        let until = self.session.now().after(wait);
+        let mut messages = Vec::new();
         while messages.len() < max {
             match self.pop() {
                 Some(message) => messages.push(message),
@@ -248,8 +251,10 @@ impl ConsumeIter {
     }
 
     fn next_seq(&self, index: u32) -> u64 {
-        let delivered = self.inbox.delivered().filter(|delivered| delivered.partition == index);
-        delivered.map_or(self.partitions.get(index).position(), |delivered| delivered.position)
+        match self.inbox.delivered() {
+            Some(delivered) if delivered.index == index => delivered.position,
+            _ => self.partitions.get(index).position(),
+        }
     }
 
     /// Returns the next number of every partition that has a [position](ConsumeIter::position_of). The cost grows with the number
@@ -292,27 +297,29 @@ impl ConsumeIter {
     /// Returns what the subscription has done so far, and its present state. The cost grows with the number of partitions: call
     /// it every few seconds rather than for each message.
     pub fn stats(&self) -> Stats {
-        let (mut stats, now) = (self.partitions.stats.clone(), self.session.now());
+        let now = self.session.now();
+        let mut stats = self.partitions.stats.clone();
         let delivered = self.inbox.delivered();
         if let Some(delivered) = delivered {
             stats.messages += delivered.messages;
             stats.bundles += delivered.bundles;
         }
         let wall = self.session.net.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-        stats.partitions.extend(self.partitions.iter().map(|(index, of)| {
-            let (topic, partition) = self.partitions.name(index);
-            let latest = delivered.filter(|delivered| delivered.partition == index);
-            let published = latest.map(|latest| latest.timestamp_ms).or(of.timestamp_ms()).map(Duration::from_millis);
+        for (index, partition) in self.partitions.iter() {
+            let latest = delivered.filter(|delivered| delivered.index == index);
+            let published =
+                latest.map(|latest| latest.timestamp_ms).or(partition.timestamp_ms()).map(Duration::from_millis);
             let age = published.map(|published| wall.saturating_sub(published));
-            PartitionStats { topic: topic.clone(), partition, lag: of.lag(self.next_seq(index)), age }
-        }));
+            let lag = partition.lag(self.next_seq(index));
+            let (topic, id) = self.partitions.name(index);
+            stats.partitions.push(PartitionStats { topic: topic.clone(), partition: id, lag, age });
+        }
         let reads = |of: &Partition, from: &BrokerAddr| of.state() != State::Done && of.leader() == Some(from);
         let is_read = |from: &&Channel| self.partitions.iter().any(|(_, of)| reads(of, from.broker()));
-        let channels = self.fetchers.iter().map(|fetcher| &fetcher.channel).filter(is_read);
-        stats.leaders.extend(channels.map(|channel| LeaderStats {
-            broker: channel.broker().to_string(),
-            silence: channel.last_heard().map(|heard| now.since(heard)),
-        }));
+        for channel in self.fetchers.iter().map(|fetcher| &fetcher.channel).filter(is_read) {
+            let silence = channel.last_heard().map(|heard| now.since(heard));
+            stats.leaders.push(LeaderStats { broker: channel.broker().to_string(), silence });
+        }
         stats
     }
 
@@ -325,61 +332,89 @@ impl ConsumeIter {
     /// As [`fill`](ConsumeIter::fill), but returns the error that is due. It is then finished.
     fn pull(&mut self, until: Time) -> Result<bool> {
         let has_messages = self.fill(until);
-        let error = self.inbox.take_error().inspect(|_| self.finish());
-        error.map_or(Ok(has_messages), Err)
+        if let Some(e) = self.inbox.take_error() {
+            self.finish();
+            return Err(e);
+        }
+        Ok(has_messages)
     }
 
-    /// The main loop: decodes the next messages, and blocks for bundles, but no longer than `until`. Returns whether there are
-    /// messages. If not, the time is over, an error is due, or it is finished.
+    /// Decodes the next messages, and blocks for bundles, but no longer than `until`. Returns whether there are messages. If not,
+    /// the time is over, an error is due, or it is finished.
     fn fill(&mut self, until: Time) -> bool {
-        self.settle();
-        let mut has_looked = false;
-        for turns in 0.. {
-            if self.finished || self.closer.is_closed() || self.remaining == 0 {
-                self.finish();
-                return false;
-            }
-            let count = self.inbox.decode_next(&mut self.partitions, &self.session.config.limits, self.remaining);
-            self.remaining -= count;
-            if count > 0 || self.inbox.is_error_due() {
-                return count > 0;
-            }
-            if self.partitions.all_done() {
-                self.finish();
-                return false;
-            }
-            let now = self.session.now();
-            if turns > MOST_TURNS && now >= until {
-                return false;
-            }
-            if turns == 0 {
-                self.session.pool.settings.look_at_process();
-            }
-            self.dispatch(now, if now < until { LookUp::Allowed } else { LookUp::Never });
-            if self.receive(now) || self.inbox.is_error_due() || self.partitions.has_due() {
-                continue;
-            }
-            // Only while the brokers wait for data: otherwise the question would be in flight while a caller pauses.
-            if self.partitions.looks_for_added && self.fetchers.iter().all(Fetcher::is_at_ends) {
-                self.partitions.probe();
-                continue;
-            }
-            // Even if there is no time to wait: only this tells what has come.
-            if std::mem::replace(&mut has_looked, true) && now >= until {
-                return false;
-            }
-            let waited = self.wait(until.min(self.partitions.next_wake()), Fetcher::is_used);
-            waited.unwrap_or_else(|e| self.inbox.fail(e));
+        self.account_delivered();
+        if !self.decode() {
+            self.exchange(until);
         }
-        false
+        self.inbox.decoded.has_messages()
+    }
+
+    /// The main loop: sends and receives until there is something to return, but no longer than `until`.
+    fn exchange(&mut self, until: Time) {
+        // A system call: only when the network is needed.
+        self.session.pool.settings.look_at_process();
+        let mut has_polled = false;
+        for round in 0.. {
+            let now = self.session.now();
+            let is_over = now >= until;
+            if is_over && round >= MAX_ROUNDS {
+                return;
+            }
+            if !self.step(now, if is_over { LookUp::Never } else { LookUp::Allowed }) {
+                // Even if there is no time to wait, one poll tells what has arrived.
+                if is_over && has_polled {
+                    return;
+                }
+                has_polled = true;
+                let wake = until.min(self.partitions.next_wake());
+                if let Err(e) = self.wait(wake, Fetcher::is_used) {
+                    self.inbox.fail(e);
+                }
+            }
+            if self.decode() {
+                return;
+            }
+        }
+    }
+
+    /// Decodes the next messages. Returns whether there is something to return: messages, an error, or the end.
+    fn decode(&mut self) -> bool {
+        if self.finished || self.closer.is_closed() || self.remaining == 0 {
+            self.finish();
+            return true;
+        }
+        let count = self.inbox.decode_next(&mut self.partitions, &self.session.config.limits, self.remaining);
+        self.remaining -= count;
+        if count > 0 || self.inbox.is_error_due() {
+            return true;
+        }
+        let is_done = self.partitions.all_done();
+        if is_done {
+            self.finish();
+        }
+        is_done
+    }
+
+    /// Sends what is due and receives what has arrived, without blocking. Returns whether there was anything.
+    fn step(&mut self, now: Time, look_up: LookUp) -> bool {
+        self.dispatch(now, look_up);
+        if self.receive(now) || self.inbox.is_error_due() || self.partitions.has_due() {
+            return true;
+        }
+        // Only while the brokers wait for data: otherwise the question would be in flight while a caller pauses.
+        let may_probe = self.partitions.looks_for_added && self.fetchers.iter().all(Fetcher::is_at_ends);
+        if may_probe {
+            self.partitions.probe();
+        }
+        may_probe
     }
 
     /// Counts what was handed out as delivered.
-    fn settle(&mut self) {
+    fn account_delivered(&mut self) {
         if let Some(delivered) = self.inbox.delivered() {
             self.partitions.stats.messages += delivered.messages;
             self.partitions.stats.bundles += delivered.bundles;
-            self.partitions.with(delivered.partition, |partition, _| {
+            self.partitions.with(delivered.index, |partition, _| {
                 partition.on_delivered(delivered.position, delivered.timestamp_ms);
             });
         }
@@ -388,7 +423,7 @@ impl ConsumeIter {
 
     fn finish(&mut self) {
         self.finished = true;
-        self.settle();
+        self.account_delivered();
         self.inbox.clear();
         self.keep_fetchers(&|_| false);
     }
@@ -396,9 +431,11 @@ impl ConsumeIter {
     /// Drops the other fetchers. Connections on which nothing is awaited go back to the pool.
     fn keep_fetchers(&mut self, is_kept: &dyn Fn(&Fetcher) -> bool) {
         let (kept, others) = mem::take(&mut self.fetchers).into_iter().partition::<Vec<_>, _>(is_kept);
-        self.places = kept.iter().map(|fetcher| fetcher.channel.broker().clone()).zip(0..).collect();
+        self.fetcher_of = kept.iter().map(|fetcher| fetcher.channel.broker().clone()).zip(0..).collect();
         self.fetchers = kept;
-        others.into_iter().for_each(|fetcher| fetcher.give_back(&self.session));
+        for fetcher in others {
+            fetcher.give_back(&self.session);
+        }
     }
 
     /// Sends what is due to its leaders, as far as those can be reached now.
@@ -406,7 +443,9 @@ impl ConsumeIter {
         self.partitions.wake(now);
         self.assign(now);
         let mut cx = Context { now, partitions: &mut self.partitions, inbox: &mut self.inbox, session: &self.session };
-        self.fetchers.iter_mut().for_each(|fetcher| fetcher.ask(&mut cx, look_up));
+        for fetcher in &mut self.fetchers {
+            fetcher.ask(&mut cx, look_up);
+        }
     }
 
     /// Gives each partition that is due to the fetcher of its leader. While the leader is down, it goes to another broker, which may
@@ -414,37 +453,39 @@ impl ConsumeIter {
     fn assign(&mut self, now: Time) {
         let mut other = None;
         while let Some(index) = self.partitions.next_due() {
-            let ((topic, partition), book) = (self.partitions.name(index), &self.session.book);
+            let book = &self.session.book;
+            let (topic, id) = self.partitions.name(index);
             let known = self.partitions.get(index).leader().cloned();
-            let mut leader = known.unwrap_or_else(|| book.leader_or_any(topic, partition));
+            let mut leader = known.unwrap_or_else(|| book.leader_or_any(topic, id));
             if self.is_resting(&leader, now) {
                 let find = || book.brokers().into_iter().find(|addr| !self.is_resting(addr, now));
                 leader = other.get_or_insert_with(find).clone().unwrap_or(leader);
             }
-            let place = self.fetcher_at(&leader, now);
-            self.fetchers[place].wanted.push(index, self.partitions.get(index).risk());
+            let fetcher_index = self.fetcher_index(&leader, now);
+            self.fetchers[fetcher_index].wanted.push(index, self.partitions.get(index).risk());
             self.partitions.with(index, |partition, _| partition.set_leader(leader));
         }
     }
 
     fn is_resting(&self, broker: &BrokerAddr, now: Time) -> bool {
-        self.places.get(broker).is_some_and(|&place| self.fetchers[place].is_resting(now))
+        self.fetcher_of.get(broker).is_some_and(|&at| self.fetchers[at].is_resting(now))
     }
 
     /// Returns the index of a broker's fetcher, which is made now if there is none.
-    fn fetcher_at(&mut self, broker: &BrokerAddr, now: Time) -> usize {
-        if let Some(&place) = self.places.get(broker) {
-            return place;
+    fn fetcher_index(&mut self, broker: &BrokerAddr, now: Time) -> usize {
+        if let Some(&known) = self.fetcher_of.get(broker) {
+            return known;
         }
-        if self.fetchers.len() > self.most_fetchers {
+        if self.fetchers.len() > self.max_fetchers {
             self.keep_fetchers(&|fetcher| fetcher.is_used() || fetcher.is_resting(now));
             // Not again at once if most are in use.
-            self.most_fetchers = MAX_UNUSED.max(2 * self.fetchers.len());
+            self.max_fetchers = MAX_UNUSED.max(2 * self.fetchers.len());
         }
         debug!("{broker}: joining the subscription");
+        let new = self.fetchers.len();
         self.fetchers.push(Fetcher::new(broker, &self.session, &self.partitions.rules.names));
-        self.places.insert(broker.clone(), self.fetchers.len() - 1);
-        self.fetchers.len() - 1
+        self.fetcher_of.insert(broker.clone(), new);
+        new
     }
 
     /// Lets the leaders take turns until one has something, beginning with the one whose answer is not over. Returns whether one had
@@ -452,12 +493,12 @@ impl ConsumeIter {
     fn receive(&mut self, now: Time) -> bool {
         let mut cx = Context { now, partitions: &mut self.partitions, inbox: &mut self.inbox, session: &self.session };
         for _ in 0..self.fetchers.len() {
-            let place = if self.next < self.fetchers.len() { self.next } else { 0 };
-            let fetcher = &mut self.fetchers[place];
+            let current = if self.next_fetcher < self.fetchers.len() { self.next_fetcher } else { 0 };
+            let fetcher = &mut self.fetchers[current];
             let had_something = fetcher.receive(&mut cx);
             // After an answer it is the others' turn, however fast this one answers again.
             let stays = had_something && fetcher.decoder.is_in_answer(&[]);
-            self.next = if stays { place } else { place + 1 };
+            self.next_fetcher = if stays { current } else { current + 1 };
             if had_something {
                 return true;
             }

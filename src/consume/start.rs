@@ -29,7 +29,7 @@ pub(crate) fn subscribe(session: &Arc<Session>, mut subscription: Subscription) 
     for (index, beginning) in (0..).zip(beginnings) {
         partitions.push(beginning.partition(session, &names, index, &subscription.options)?);
     }
-    ConsumeIter::new(session, subscription, Arc::new(names), partitions, &whole, in_cluster).begin()
+    ConsumeIter::new(session, subscription, Arc::new(names), partitions, &whole, in_cluster).start_fetching()
 }
 
 /// The partitions of a subscription.

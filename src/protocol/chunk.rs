@@ -24,8 +24,9 @@ pub enum ChunkEnd {
 /// A bundle with messages that may be delivered, or several small ones together. Its bytes are in the decoder's input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
-    /// The partition's index in [`FetchRequest::slots`](super::fetch::FetchRequest::slots).
-    pub slot: usize,
+    /// Its partition, by the number that the reader has for it. In an answer, the index in
+    /// [`FetchRequest::slots`](super::fetch::FetchRequest::slots), which the caller may replace.
+    pub owner: u32,
     /// The number of bundles: more than one only as [`join_up_to`](super::stream::FetchDecoder::join_up_to) allows.
     pub bundles: u32,
     /// How the message set is compressed.
@@ -94,8 +95,8 @@ pub struct Good {
 /// The rest of a chunk.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Chunk {
-    /// The partition's index, as the reader of the chunk counts.
-    pub(crate) slot: usize,
+    /// Its partition, by the number that the reader has for it.
+    pub(crate) owner: u32,
     /// Where its next byte is in the frame's payload, or in the file.
     pub(crate) at: u64,
     /// Bytes left.
@@ -175,12 +176,12 @@ impl Chunk {
             return Ok(Found::Need(end - bytes.len()));
         }
         let start = prefix + header.len;
-        let Chunk { slot, from, to, .. } = *self;
+        let Chunk { owner, from, to, .. } = *self;
         let BundleHeader { codec, count, sparse, .. } = header;
         let at = self.at + start as u64;
         self.pass(end as u64, last);
         let (sparse, set) = (sparse.is_some(), start..end);
-        let bundle = Bundle { slot, bundles: 1, codec, count, first, last, sparse, cut, from, to, set, at };
+        let bundle = Bundle { owner, bundles: 1, codec, count, first, last, sparse, cut, from, to, set, at };
         let chunk_end = if cut { Some(cut_end()) } else { (last > to).then_some(ChunkEnd::AboveMark) };
         Ok(Found::Bundle(bundle, chunk_end))
     }
@@ -189,7 +190,7 @@ impl Chunk {
     // Inlined, it takes registers from the loop over bundles: 12 instructions more for each bundle of one message.
     #[inline(never)]
     fn take_run(&mut self, bytes: &[u8], joined: u32, limits: &Limits) -> Option<Bundle> {
-        let Chunk { slot, at, from, to, next, .. } = *self;
+        let Chunk { owner, at, from, to, next, .. } = *self;
         let first = next.filter(|&next| next >= from.max(1))?;
         // Room below the highest number wanted, and 2^64-1 is none.
         let room = to.min(u64::MAX - 1).checked_sub(first - 1)?;
@@ -198,7 +199,7 @@ impl Chunk {
         let last = first + u64::from(count) - 1;
         self.pass(len as u64, last);
         let (codec, sparse, cut, set) = (Codec::None, false, false, 0..len);
-        Some(Bundle { slot, bundles, codec, count, first, last, sparse, cut, from, to, set, at })
+        Some(Bundle { owner, bundles, codec, count, first, last, sparse, cut, from, to, set, at })
     }
 
     /// Returns the first and last number of a bundle with this header, if it may follow the bundles before it.

@@ -163,7 +163,7 @@ impl FetchDecoder {
         if !matches!(self.state, State::Bundles) {
             return e;
         }
-        match asked(self.current).and_then(|request| request.slots().nth(self.chunk.slot)) {
+        match asked(self.current).and_then(|request| request.slots().nth(self.chunk.owner as usize)) {
             Some((topic, wanted)) => e.in_partition(topic, wanted.partition),
             None => e,
         }
@@ -196,7 +196,7 @@ impl FetchDecoder {
             }
             State::NextChunk(slot) => Ok(self.next_chunk(slot)),
             State::ChunkEnd(end) => {
-                let slot = self.chunk.slot;
+                let slot = self.chunk.owner as usize;
                 self.state = State::NextChunk(slot + 1);
                 Ok(Some(Step::Event(Event::ChunkEnd { slot, end })))
             }
@@ -265,11 +265,11 @@ impl FetchDecoder {
     }
 
     fn next_chunk(&mut self, from_slot: usize) -> Option<Step> {
-        let mut later = self.slots.iter().enumerate().skip(from_slot);
-        let chunk = later.find_map(|(slot, &Slot { answer, from })| match answer {
+        let mut later = (0..).zip(&self.slots).skip(from_slot);
+        let chunk = later.find_map(|(owner, &Slot { answer, from })| match answer {
             PartitionAnswer::Data { base, high_water_mark, len } if len > 0 => {
                 let (at, left) = (self.at, len.into());
-                Some(Chunk { slot, at, left, from, to: high_water_mark, next: base, next_is_floor: false })
+                Some(Chunk { owner, at, left, from, to: high_water_mark, next: base, next_is_floor: false })
             }
             _ => None,
         });

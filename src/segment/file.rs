@@ -49,7 +49,7 @@ impl OpenFile {
         let len = file.metadata()?.len();
         let unit = len.clamp(SKIP_READ as u64, READ_BUFFER) as usize;
         let (left, to) = (u64::MAX, u64::MAX - 1);
-        let chunk = Chunk { slot: 0, at: 0, left, from, to, next: Some(is.first), next_is_floor: true };
+        let chunk = Chunk { owner: 0, at: 0, left, from, to, next: Some(is.first), next_is_floor: true };
         Ok(OpenFile { is: is.clone(), file, buf: ReadBuf::new(unit, sources.clone()), chunk, len })
     }
 

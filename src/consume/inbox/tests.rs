@@ -62,7 +62,7 @@ impl Setting {
             let set = self.buf.start() + header.len..self.buf.start() + bytes.len();
             let (count, codec) = (header.count, header.codec);
             self.inbox.bundles.push(Bundle {
-                slot: 0,
+                owner: 0,
                 bundles: 1,
                 codec,
                 count,
@@ -78,7 +78,7 @@ impl Setting {
             self.buf.consume(bytes.len());
             self.next = last + 1;
         }
-        self.inbox.accept(new, &mut self.all, &self.buf)
+        self.inbox.accept(0, new, &mut self.all, &self.buf)
     }
 
     /// The bundles that are not decoded yet.
@@ -121,7 +121,7 @@ fn an_error_comes_after_all_that_came_before_it() {
     s.inbox.fail(Error::config("a later one"));
     assert_eq!((s.decode(9), s.pop_all().len()), (2, 2));
     assert!(s.inbox.take_error().is_none());
-    let delivered = s.inbox.delivered().map(|d| (d.partition, d.position, d.messages, d.bundles));
+    let delivered = s.inbox.delivered().map(|d| (d.index, d.position, d.messages, d.bundles));
     assert_eq!(delivered, Some((0, 3, 2, 1)));
     assert_eq!((s.decode(9), s.inbox.decoded.take_one().map(|message| message.seq())), (1, Some(3)));
     assert!(matches!(s.inbox.take_error(), Some(Error { kind: ErrorKind::Closed, .. })));
@@ -195,9 +195,9 @@ fn it_tells_how_much_is_left_and_forgets_it() {
 fn decoding_begins_before_the_list_grows_large() {
     let mut s = Setting::new(1 << 20);
     let one = encode(&[b"1"], Compression::None);
-    assert!(s.receive(&vec![one.clone(); MAX_BUNDLES - 1]));
+    assert!(s.receive(&vec![one.clone(); DECODE_AT - 1]));
     let mut s = Setting::new(1 << 20);
-    assert!(!s.receive(&vec![one; MAX_BUNDLES]));
+    assert!(!s.receive(&vec![one; DECODE_AT]));
 }
 
 #[test]

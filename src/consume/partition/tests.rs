@@ -82,7 +82,7 @@ fn leader() -> BrokerAddr {
 fn bundle(first: u64, last: u64, mark: u64, cut: bool) -> Bundle {
     let (count, codec) = ((last - first + 1) as u32, Codec::None);
     Bundle {
-        slot: 0,
+        owner: 0,
         bundles: 1,
         codec,
         count,

@@ -311,7 +311,7 @@ fn answers_come_in_the_order_of_the_request() {
         [data(Some(1), 9, 4), PartitionAnswer::NoLeader, unknown, unknown, data(Some(7), 9, 4)].into_iter().enumerate();
     assert!(answers.eq(all));
     let chunks = seen.iter().filter_map(|event| match event {
-        Seen::Bundle(bundle) => Some((bundle.slot, bundle.first)),
+        Seen::Bundle(bundle) => Some((bundle.owner as usize, bundle.first)),
         Seen::Event(Event::ChunkEnd { slot, end: ChunkEnd::Whole }) => Some((*slot, 0)),
         _ => None,
     });

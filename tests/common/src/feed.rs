@@ -227,7 +227,7 @@ fn run(feeder: &mut Feeder<'_>, bytes: &[u8], limits: &Limits, outcome: &mut Out
                 parts.insert(slot, part);
             }
             Found::Bundle(bundle) => {
-                let part = parts.get_mut(&bundle.slot).unwrap();
+                let part = parts.get_mut(&(bundle.owner as usize)).unwrap();
                 assert_eq!(part.end, None, "a bundle after the end of its chunk");
                 let messages = unpacker.unpack(&bundle, &bytes[bundle.set.clone()], limits)?;
                 outcome.loose += messages.len();

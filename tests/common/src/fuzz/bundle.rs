@@ -39,7 +39,7 @@ pub fn run(data: &[u8]) {
     }
     let sparse = sparse.is_some();
     let bundle = Bundle {
-        slot: 0,
+        owner: 0,
         bundles: 1,
         codec,
         count,
@@ -148,7 +148,7 @@ fn decode(bytes: &[u8], next: u64, limits: &Limits) -> Result<(Vec<u8>, Vec<Entr
     let BundleHeader { codec, count, sparse, .. } = header;
     let (set, sparse) = (0..cursor.left(), sparse.is_some());
     let bundle = Bundle {
-        slot: 0,
+        owner: 0,
         bundles: 1,
         codec,
         count,

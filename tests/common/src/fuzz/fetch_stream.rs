@@ -166,7 +166,7 @@ fn content(found: &[Found], stream: &[u8], limits: &Limits) -> Vec<Content> {
             Found::Event(event) => all.push(Content::Event(event.clone())),
             Found::Bundle(bundle) => {
                 let (messages, bad) = unpacker.unpack_good(bundle, &stream[bundle.set.clone()], limits);
-                all.extend(messages.into_iter().map(|message| Content::Message(bundle.slot, message)));
+                all.extend(messages.into_iter().map(|message| Content::Message(bundle.owner as usize, message)));
                 if let Some(bad) = bad {
                     all.push(Content::Bad(bad));
                     break;
@@ -203,11 +203,12 @@ fn check(requests: &[FetchRequest], stream: &[u8], limits: &Limits, most: (usize
             Found::Bundle(bundle) => {
                 let request = current.unwrap();
                 assert_eq!(partitions, request.slots().count());
-                assert!(bundle.slot < partitions && ended.is_none_or(|ended| bundle.slot > ended));
-                if let Some(before) = before.filter(|before| before.slot == bundle.slot) {
+                let slot = bundle.owner as usize;
+                assert!(slot < partitions && ended.is_none_or(|ended| slot > ended));
+                if let Some(before) = before.filter(|before| before.owner == bundle.owner) {
                     assert!(bundle.first > before.last && !before.cut && before.last <= before.to);
                 }
-                let wanted = request.slots().nth(bundle.slot).unwrap().1.seq;
+                let wanted = request.slots().nth(slot).unwrap().1.seq;
                 assert_eq!(bundle.from, if wanted == u64::MAX { 0 } else { wanted });
                 assert!(bundle.last >= bundle.from && bundle.first <= bundle.to && bundle.set.len() <= stream.len());
                 assert!(bundle.set.len() <= most.0 && bundle.count <= most.1);
@@ -219,7 +220,7 @@ fn check(requests: &[FetchRequest], stream: &[u8], limits: &Limits, most: (usize
             }
             Found::Event(Event::ChunkEnd { slot, .. }) => {
                 assert!(*slot < partitions && ended.is_none_or(|ended| *slot > ended));
-                assert!(before.is_none_or(|before| before.slot <= *slot));
+                assert!(before.is_none_or(|before| before.owner as usize <= *slot));
                 ended = Some(*slot);
             }
             Found::Event(Event::End { request_id }) => {

@@ -334,7 +334,7 @@ fn consume(case: &Case, packed: &[Vec<Packed>]) {
             Found::Need(_) => feeder.arrive(feeder.arrived().saturating_add(pieces.size())),
             Found::Bundle(bundle) => {
                 let set = &stream[bundle.set.clone()];
-                found[bundle.slot].extend(unpacker.unpack(&bundle, set, &Limits::default()).unwrap());
+                found[bundle.owner as usize].extend(unpacker.unpack(&bundle, set, &Limits::default()).unwrap());
             }
             Found::Event(_) => {}
         }
