@@ -1,8 +1,8 @@
 //! [`Fetcher`]: one leader of a subscription, with its connection, its decoder and the fetches in flight.
 //!
 //! ```text
-//!   wanted ──ask()──> in flight ──receive(): an answer begins──> current ──it ends──> wanted again, or due later
-//!      ^                  └──────────────────┬─────────────────────┘
+//!   wanted ──ask()──> in flight ──receive(): an answer begins──> being read ──it ends──> wanted again, or due later
+//!      ^                  └──────────────────┬──────────────────────┘
 //!      └── the shell, once it is due <── on_failure(): the connection failed
 //! ```
 //!
@@ -249,7 +249,7 @@ impl Fetcher {
         encoded.map_err(Error::encode)
     }
 
-    /// Takes in what has arrived, up to the end of an answer or as much as is decoded at once. Returns whether there was anything.
+    /// Handles what has arrived, up to the end of an answer or as much as is decoded at once. Returns whether there was anything.
     pub(super) fn receive(&mut self, cx: &mut Context<'_>) -> bool {
         self.try_receive(cx).unwrap_or_else(|e| {
             self.on_failure(cx, &e);

@@ -44,7 +44,7 @@ pub(super) struct Delivered {
 }
 
 impl Inbox {
-    /// Takes in the bundles of one partition found in this buffer, from `new` on, as far as they are wanted. Until all of them are
+    /// Adds the bundles of one partition found in this buffer, those from `new` on, but keeps only the wanted ones. Until all of them are
     /// decoded, the buffer takes a new block if it is read into. Returns `false` when decoding must happen first: too many bundles
     /// are waiting, or only their messages tell where the next fetch starts.
     #[inline]
@@ -83,7 +83,7 @@ impl Inbox {
         })
     }
 
-    /// Forgets the decoded messages, and lets go of the buffer once all bundles are decoded.
+    /// Forgets the decoded messages, and releases the buffer once all bundles are decoded.
     pub(super) fn release(&mut self) {
         self.decoded.clear();
         if !self.has_bundles() {

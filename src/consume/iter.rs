@@ -200,15 +200,20 @@ impl ConsumeIter {
         let until = self.session.now().after(wait);
         let mut messages = Vec::new();
         while messages.len() < max {
-            match self.pop() {
-                Some(message) => messages.push(message),
-                None if messages.is_empty() && self.pull(until)? => {}
-                None if messages.is_empty() => break,
+            if let Some(message) = self.pop() {
+                messages.push(message);
+                continue;
+            }
+            let has_more = if messages.is_empty() {
+                self.pull(until)?
+            } else {
                 // Messages may come faster than they are taken.
-                None if !self.inbox.has_bundles() && self.session.now() >= until => break,
+                let is_over = !self.inbox.has_bundles() && self.session.now() >= until;
                 // An error stays for the next call.
-                None if self.fill(until) => {}
-                None => break,
+                !is_over && self.fill(until)
+            };
+            if !has_more {
+                break;
             }
         }
         Ok(messages)

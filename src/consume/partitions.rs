@@ -1,4 +1,4 @@
-//! All partitions of a subscription: who is due, and what their answers come to.
+//! All partitions of a subscription: who is due, and what follows from their answers.
 //!
 //! ```text
 //!   pauses ──wake(now)──> due ──next_due()──> the leader's list ──next_request()──> in flight
@@ -269,7 +269,7 @@ impl Partitions {
         Ok(is_full)
     }
 
-    /// Takes in what an answer says about a partition. Returns what is left to do.
+    /// Handles what an answer says about a partition. Returns what is left to do.
     pub(super) fn on_answer(&mut self, now: Time, index: u32, answer: PartitionAnswer) -> Next {
         let was_probe = self.get(index).is_probe();
         let next = self.with(index, |partition, rules| partition.on_answer(now, answer, rules));
@@ -294,7 +294,7 @@ impl Partitions {
         }
     }
 
-    /// Takes in a partition that was added to a topic: it belongs to the subscription now, and another one may come after it.
+    /// Handles a partition that was added to a topic: it belongs to the subscription now, and another one may come after it.
     fn on_new_partition(&mut self, index: u32) {
         let (topic, id) = self.name(index);
         let topic = topic.clone();
