@@ -123,7 +123,7 @@ struct Answer {
     failure: Option<Error>,
 }
 
-/// A fetch in flight, with the indices of the partitions that its slots stand for.
+/// A fetch in flight, with the index of the partition in each of its slots.
 struct InFlight {
     request: FetchRequest,
     indices: Vec<u32>,
@@ -183,7 +183,7 @@ impl Fetcher {
         !self.wanted.is_empty() && !self.channel.is_up()
     }
 
-    /// Asks for what is wanted, with as many requests as needed, if the connection is up. Otherwise brings it up as far as possible
+    /// Asks for what is wanted, with as many requests as needed, if the connection is up. Otherwise continues to bring it up,
     /// without blocking.
     pub(super) fn ask(&mut self, cx: &mut Context<'_>, look_up: LookUp) {
         self.try_ask(cx, look_up).unwrap_or_else(|e| self.on_failure(cx, &e));
@@ -205,8 +205,7 @@ impl Fetcher {
     fn send(&mut self, cx: &mut Context<'_>, wants: &[(u32, Want)]) -> Result<()> {
         let conn = &mut self.conn;
         if self.in_flight.is_empty() {
-            let is_reused = !self.channel.is_fresh() && !conn.was_redialed;
-            conn.reused_at = is_reused.then_some(cx.now);
+            conn.reused_at = (!self.channel.is_fresh() && !conn.was_redialed).then_some(cx.now);
             // All fetches before were answered, so a connection without an answer is another one.
             if conn.has_answered && self.channel.is_fresh() {
                 cx.partitions.looks_for_added = true;
@@ -238,15 +237,13 @@ impl Fetcher {
         let id = request.request_id;
         trace!("{}: fetch {id} of {} partitions", self.channel.broker(), indices.len());
         let fetch = InFlight { request, indices, sent: cx.now, load };
-        let wait = if fetch.request.max_wait_ms > 0 { fetch.allowed_wait() } else { Duration::ZERO };
+        let wait = if fetch.request.max_wait_ms > 0 { allowed_wait(&fetch.request) } else { Duration::ZERO };
         let allowance = cx.session.config.io_timeout.saturating_add(wait);
         let mut frame = Vec::new();
         let encoded = fetch.request.encode(&mut frame);
-        if encoded.is_ok() {
-            self.channel.queue(cx.now, id, allowance, frame);
-        }
+        let queued = encoded.map(|()| self.channel.queue(cx.now, id, allowance, frame));
         self.in_flight.insert(id, fetch);
-        encoded.map_err(Error::encode)
+        queued.map_err(Error::encode)
     }
 
     /// Handles what has arrived, up to the end of an answer or as much as is decoded at once. Returns whether there was anything.
@@ -301,7 +298,7 @@ impl Fetcher {
         }
     }
 
-    /// Reads what the decoder needs, as far as it has arrived. Returns whether all of it is there.
+    /// Reads what has arrived, but no more than the decoder needs. Returns whether the decoder has enough.
     ///
     /// # Errors
     /// The connection has failed, or something on it is overdue.
@@ -334,7 +331,7 @@ impl Fetcher {
         }
     }
 
-    /// Returns the index of the partition that a slot of the answer being read stands for.
+    /// Returns the index of the partition in this slot of the answer being read.
     fn index(&self, slot: usize) -> u32 {
         self.in_flight[&self.answer.request_id].indices[slot]
     }
@@ -359,10 +356,8 @@ impl Fetcher {
             bundle.shift(start);
         }
         self.retry.reset();
-        let may_continue = cx.inbox.accept(index, new, cx.partitions, &self.buf);
-        if cx.inbox.has_bundles() {
-            self.conn.was_redialed = false;
-        }
+        let may_continue = cx.inbox.accept(new, cx.partitions, &self.buf);
+        self.conn.was_redialed &= !cx.inbox.has_bundles();
         may_continue
     }
 
@@ -454,9 +449,7 @@ impl Fetcher {
         }
         let mut given_up = None;
         for (index, how) in lost {
-            if let Err(e) = cx.partitions.on_lost(cx.now, index, how, e) {
-                given_up = Some(e);
-            }
+            given_up = cx.partitions.on_lost(cx.now, index, how, e).err().or(given_up);
         }
         if had_ended_while_idle && given_up.is_none() {
             cx.partitions.looks_for_added = true;
@@ -464,12 +457,9 @@ impl Fetcher {
         }
         let until = self.retry.retry_for_ever(cx.now, &cx.session.retry_policy());
         self.channel.rest_until(until);
-        let stats = &mut cx.partitions.stats;
-        if was_up {
-            stats.reconnects += 1;
-        } else {
-            stats.failed_brokers += 1;
-        }
+        let Stats { reconnects, failed_brokers, .. } = &mut cx.partitions.stats;
+        let count = if was_up { reconnects } else { failed_brokers };
+        *count += 1;
         cx.session.book.demote_failed(self.channel.broker(), cx.now);
         match given_up {
             Some(e) => cx.inbox.fail(e),
@@ -500,16 +490,14 @@ impl Fetcher {
     fn how_lost(&self, fetch: &InFlight, e: &Error) -> Lost {
         let waited = self.channel.last_look().since(fetch.sent);
         let is_silent = !self.is_receiving();
-        let is_overdue = e.is_timeout() || is_silent && waited > fetch.allowed_wait();
+        let is_overdue = e.is_timeout() || is_silent && waited > allowed_wait(&fetch.request);
+        let may_be_deadly = is_silent && e.is_connection_lost() && waited < DIES_WITHIN;
         let healthy_for = self.channel.healthy_for();
         Lost {
             while_idle: self.ended_while_idle(e),
             // Waiting for an overdue answer is not a sign of health; waiting that the request allowed is.
             healthy_for: if is_overdue { healthy_for.saturating_sub(waited) } else { healthy_for },
-            unanswered: is_silent
-                && e.is_connection_lost()
-                && waited < DIES_WITHIN
-                && self.channel.handed_over(fetch.request.request_id),
+            unanswered: may_be_deadly && self.channel.handed_over(fetch.request.request_id),
             alone: self.conn.load.risky == 1,
         }
     }
@@ -527,11 +515,9 @@ impl Fetcher {
     }
 }
 
-impl InFlight {
-    /// Returns how long the broker may take if there is no data.
-    fn allowed_wait(&self) -> Duration {
-        Duration::from_millis(adjusted_wait_ms(self.request.max_wait_ms) + WAIT_SLACK_MS)
-    }
+/// Returns how long a broker may take to answer if there is no data.
+fn allowed_wait(request: &FetchRequest) -> Duration {
+    Duration::from_millis(adjusted_wait_ms(request.max_wait_ms) + WAIT_SLACK_MS)
 }
 
 /// Returns how many bytes to ask for next, after this wait and an answer of this many bytes that took this long.
@@ -549,17 +535,16 @@ fn share(fetch_total: u64, partitions: usize, fetch_size: u32) -> u32 {
     share.min(fetch_size.saturating_mul(MAX_FETCH_FACTOR))
 }
 
-/// Returns the topics of a request, each once, with their partitions in the order of the subscription, and the indices of the
-/// partitions that its slots stand for. Those that have more are asked for at least `share` bytes.
+/// Returns the topics of a request, each once, with their partitions in the order of the subscription, and the index of the
+/// partition in each slot. Those that have more are asked for at least `share` bytes.
 fn slots(wants: &[(u32, Want)], names: &Names, share: u32) -> (Vec<FetchTopic>, Vec<u32>) {
     let topic = |of: &(u32, Want)| names.get(of.0).0;
     let order = in_order(&mut wants.iter().map(|of| (&**topic(of), of.0)));
     let wants: Vec<(u32, Want)> = order.iter().map(|&at| wants[at as usize]).collect();
     let topics = wants.chunk_by(|a, b| topic(a) == topic(b)).map(|of_topic| {
-        let partitions = of_topic.iter().map(|&(index, Want { seq, fetch_size, risk, .. })| FetchPartition {
-            partition: names.get(index).1,
-            seq,
-            fetch_size: if risk > Risk::Harmless { fetch_size.max(share) } else { fetch_size },
+        let partitions = of_topic.iter().map(|&(index, Want { seq, fetch_size, risk, .. })| {
+            let fetch_size = if risk > Risk::Harmless { fetch_size.max(share) } else { fetch_size };
+            FetchPartition { partition: names.get(index).1, seq, fetch_size }
         });
         FetchTopic { name: topic(&of_topic[0]).clone(), partitions: partitions.collect() }
     });

@@ -48,14 +48,9 @@ impl Inbox {
     /// decoded, the buffer takes a new block if it is read into. Returns `false` when decoding must happen first: too many bundles
     /// are waiting, or only their messages tell where the next fetch starts.
     #[inline]
-    pub(super) fn accept(
-        &mut self,
-        index: u32,
-        new: usize,
-        partitions: &mut Partitions,
-        buf: &ReadBuf<TopicPartitions>,
-    ) -> bool {
+    pub(super) fn accept(&mut self, new: usize, partitions: &mut Partitions, buf: &ReadBuf<TopicPartitions>) -> bool {
         let found = &mut self.bundles;
+        let Some(&Bundle { owner: index, .. }) = found.get(new) else { return true };
         let is_clear = partitions.with(index, |partition, rules| partition.on_bundles(found, new, rules));
         if self.bundles.len() > new {
             self.decoded.attach(buf);
@@ -74,13 +69,9 @@ impl Inbox {
         let taken = self.decoded.taken();
         let last = taken.last()?;
         let position = if self.decoded.has_messages() { last.seq.saturating_add(1) } else { self.after };
-        Some(Delivered {
-            index: self.index,
-            position,
-            timestamp_ms: last.timestamp_ms,
-            messages: taken.len() as u64,
-            bundles: self.decoded.good().bundles,
-        })
+        let messages = taken.len() as u64;
+        let bundles = self.decoded.good().bundles;
+        Some(Delivered { index: self.index, position, timestamp_ms: last.timestamp_ms, messages, bundles })
     }
 
     /// Forgets the decoded messages, and releases the buffer once all bundles are decoded.
@@ -103,36 +94,8 @@ impl Inbox {
     /// Decodes bundles until there are messages to hand out, at most `max`. Returns how many there are.
     pub(super) fn decode_next(&mut self, partitions: &mut Partitions, limits: &Limits, max: u64) -> u64 {
         self.release();
-        while self.decoded.entries().is_empty() {
-            let Some(bundle) = self.bundles.get(self.taken) else { break };
-            let Bundle { owner: index, first, .. } = *bundle;
-            self.taken += 1;
-            // The time to stop at may have been found since the bundle came in.
-            if partitions.get(index).ends_before(first) {
-                continue;
-            }
-            self.index = index;
-            let failure = self.decoded.decode(bundle, index, limits).err();
-            let is_whole = failure.is_none() && partitions.get(index).takes_whole(bundle);
-            let end = bundle.last.min(bundle.to).saturating_add(1);
-            let entries = self.decoded.entries();
-            let stop = partitions.with(index, |partition, rules| partition.stop_at_time(first, entries, rules));
-            let wanted = stop.unwrap_or(entries.len());
-            self.decoded.truncate(wanted.min(usize::try_from(max).unwrap_or(usize::MAX)));
-            let after = (is_whole && stop.is_none() && wanted as u64 <= max).then_some(end);
-            if let Some(last) = self.decoded.entries().last() {
-                self.after = after.unwrap_or(last.seq.saturating_add(1));
-                if !is_whole {
-                    partitions.with(index, |partition, rules| partition.on_messages(rules));
-                }
-            } else if let Some(after) = after {
-                partitions.with(index, |partition, _| partition.advance(after));
-            }
-            if let Some(e) = failure.filter(|_| stop.is_none()) {
-                // It comes before everything else that has arrived.
-                self.error = Some(partitions.get(index).malformed(e, &partitions.rules));
-                self.taken = self.bundles.len();
-            }
+        while self.has_bundles() && self.decoded.entries().is_empty() {
+            self.decode_one(partitions, limits, max);
         }
         let count = self.decoded.entries().len() as u64;
         if count == 0 {
@@ -140,6 +103,38 @@ impl Inbox {
             self.release();
         }
         count
+    }
+
+    fn decode_one(&mut self, partitions: &mut Partitions, limits: &Limits, max: u64) {
+        let Some(bundle) = self.bundles.get(self.taken) else { return };
+        let Bundle { owner: index, first, .. } = *bundle;
+        self.taken += 1;
+        // The time to stop at may have been found since the bundle came in.
+        if partitions.get(index).ends_before(first) {
+            return;
+        }
+        self.index = index;
+        let failure = self.decoded.decode(bundle, index, limits).err();
+        let is_whole = failure.is_none() && partitions.get(index).takes_whole(bundle);
+        let end = bundle.last.min(bundle.to).saturating_add(1);
+        let entries = self.decoded.entries();
+        let stop = partitions.with(index, |partition, rules| partition.stop_at_time(first, entries, rules));
+        let wanted = stop.unwrap_or(entries.len());
+        self.decoded.truncate(wanted.min(usize::try_from(max).unwrap_or(usize::MAX)));
+        let hands_out_all = is_whole && stop.is_none() && wanted as u64 <= max;
+        if let Some(last) = self.decoded.entries().last() {
+            self.after = if hands_out_all { end } else { last.seq.saturating_add(1) };
+            if !is_whole {
+                partitions.with(index, |partition, rules| partition.on_messages(rules));
+            }
+        } else if hands_out_all {
+            partitions.with(index, |partition, _| partition.advance(end));
+        }
+        if let (Some(e), None) = (failure, stop) {
+            // It comes before everything else that has arrived.
+            self.error = Some(partitions.get(index).malformed(e, &partitions.rules));
+            self.taken = self.bundles.len();
+        }
     }
 
     /// Ends the subscription with this error, after everything that came before it. The first error counts.

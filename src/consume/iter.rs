@@ -200,20 +200,15 @@ impl ConsumeIter {
         let until = self.session.now().after(wait);
         let mut messages = Vec::new();
         while messages.len() < max {
-            if let Some(message) = self.pop() {
-                messages.push(message);
-                continue;
-            }
-            let has_more = if messages.is_empty() {
-                self.pull(until)?
-            } else {
+            match self.pop() {
+                Some(message) => messages.push(message),
+                None if messages.is_empty() && self.pull(until)? => {}
+                None if messages.is_empty() => break,
                 // Messages may come faster than they are taken.
-                let is_over = !self.inbox.has_bundles() && self.session.now() >= until;
+                None if !self.inbox.has_bundles() && self.session.now() >= until => break,
                 // An error stays for the next call.
-                !is_over && self.fill(until)
-            };
-            if !has_more {
-                break;
+                None if self.fill(until) => {}
+                None => break,
             }
         }
         Ok(messages)
@@ -393,11 +388,10 @@ impl ConsumeIter {
         if count > 0 || self.inbox.is_error_due() {
             return true;
         }
-        let is_done = self.partitions.all_done();
-        if is_done {
+        if self.partitions.all_done() {
             self.finish();
         }
-        is_done
+        self.finished
     }
 
     /// Sends what is due and receives what has arrived, without blocking. Returns whether there was anything.
@@ -443,7 +437,7 @@ impl ConsumeIter {
         }
     }
 
-    /// Sends what is due to its leaders, as far as those can be reached now.
+    /// Sends what is due to the leaders that can be reached now.
     fn dispatch(&mut self, now: Time, look_up: LookUp) {
         self.partitions.wake(now);
         self.assign(now);
@@ -462,22 +456,22 @@ impl ConsumeIter {
             let (topic, id) = self.partitions.name(index);
             let known = self.partitions.get(index).leader().cloned();
             let mut leader = known.unwrap_or_else(|| book.leader_or_any(topic, id));
-            if self.is_resting(&leader, now) {
-                let find = || book.brokers().into_iter().find(|addr| !self.is_resting(addr, now));
+            if self.is_resting(now, &leader) {
+                let find = || book.brokers().into_iter().find(|addr| !self.is_resting(now, addr));
                 leader = other.get_or_insert_with(find).clone().unwrap_or(leader);
             }
-            let fetcher_index = self.fetcher_index(&leader, now);
+            let fetcher_index = self.fetcher_index(now, &leader);
             self.fetchers[fetcher_index].wanted.push(index, self.partitions.get(index).risk());
             self.partitions.with(index, |partition, _| partition.set_leader(leader));
         }
     }
 
-    fn is_resting(&self, broker: &BrokerAddr, now: Time) -> bool {
+    fn is_resting(&self, now: Time, broker: &BrokerAddr) -> bool {
         self.fetcher_of.get(broker).is_some_and(|&at| self.fetchers[at].is_resting(now))
     }
 
     /// Returns the index of a broker's fetcher, which is made now if there is none.
-    fn fetcher_index(&mut self, broker: &BrokerAddr, now: Time) -> usize {
+    fn fetcher_index(&mut self, now: Time, broker: &BrokerAddr) -> usize {
         if let Some(&known) = self.fetcher_of.get(broker) {
             return known;
         }

@@ -92,8 +92,8 @@ impl Wanted {
         }
     }
 
-    /// Returns which kind may join what is in flight, beside what is harmless. A suspect travels alone, so that it is clear what
-    /// ended a connection. The others are asked for together, in turn with the suspects.
+    /// Returns which kind may join what is in flight; what is harmless always may. A suspect travels alone, so that it is clear
+    /// what ended a connection. The others are asked for together, in turn with the suspects.
     fn next_kind(&self, load: Load) -> Option<Risk> {
         if !self.suspects.is_empty() && (self.suspects_turn || self.risky.is_empty()) {
             return (load.risky == 0).then_some(Risk::Suspect);
@@ -217,9 +217,11 @@ impl Partitions {
     /// # Errors
     /// A partition whose next number cannot exist.
     pub(super) fn next_request(&mut self, wanted: &mut Wanted, load: Load) -> Result<Vec<(u32, Want)>> {
-        // A list whose front is idle yields a request.
+        // A list whose front is idle yields a request; others have been asked for since, or are done.
         for list in [&mut wanted.harmless, &mut wanted.risky, &mut wanted.suspects] {
-            self.drop_stale(list);
+            while list.front().is_some_and(|&index| self.get(index).state() != State::Idle) {
+                list.pop_front();
+            }
         }
         let mut request = Vec::new();
         let is_full = self.take_from(&mut wanted.harmless, &mut request)?;
@@ -231,13 +233,6 @@ impl Partitions {
             }
         }
         Ok(request)
-    }
-
-    /// Drops partitions from the front of a list that have been asked for since, or are done.
-    fn drop_stale(&self, list: &mut VecDeque<u32>) {
-        while list.front().is_some_and(|&index| self.get(index).state() != State::Idle) {
-            list.pop_front();
-        }
     }
 
     /// Moves partitions from a list to a request, as many as it takes together. Returns whether it takes no more of any list.

@@ -78,7 +78,7 @@ impl Setting {
             self.buf.consume(bytes.len());
             self.next = last + 1;
         }
-        self.inbox.accept(0, new, &mut self.all, &self.buf)
+        self.inbox.accept(new, &mut self.all, &self.buf)
     }
 
     /// The bundles that are not decoded yet.
