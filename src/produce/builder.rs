@@ -110,17 +110,18 @@ impl ProducerBuilder {
     pub(super) fn check(&self) -> Result<()> {
         self.options.check()?;
         let ProducerBuilder { max_records: records, max_bytes: bytes, max_pending_bytes: pending, window, .. } = *self;
-        Err(Error::config(match () {
-            () if records == 0 || records > MAX_MESSAGES => {
-                format!("producer: records: {records} given, 1 to {MAX_MESSAGES} allowed")
-            }
-            () if bytes == 0 || bytes > MAX_SET => format!("producer: bytes: {bytes} given, 1 to {MAX_SET} allowed"),
-            () if pending < LEAST_PENDING => {
-                format!("producer: pending bytes: {pending} given, at least {LEAST_PENDING} needed")
-            }
-            () if window == 0 => "producer: window: 0 requests given, at least 1 needed".into(),
-            () => return Ok(()),
-        }))
+        let reason = if records == 0 || records > MAX_MESSAGES {
+            format!("records: {records} given, 1 to {MAX_MESSAGES} allowed")
+        } else if bytes == 0 || bytes > MAX_SET {
+            format!("bytes: {bytes} given, 1 to {MAX_SET} allowed")
+        } else if pending < LEAST_PENDING {
+            format!("pending bytes: {pending} given, at least {LEAST_PENDING} needed")
+        } else if window == 0 {
+            "window: 0 requests given, at least 1 needed".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::config(format!("producer: {reason}")))
     }
 }
 

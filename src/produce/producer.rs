@@ -11,7 +11,7 @@ use super::builder::ProducerBuilder;
 use super::driver::Driver;
 use super::numbering::Numbering;
 use super::queue::PartitionQueue;
-use super::records::{Failure, WallClock, check_place, check_record, most_bytes};
+use super::records::{Failure, WallClock, check_partition, check_record, most_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{LookUp, Time};
@@ -290,7 +290,7 @@ impl Producer {
     #[cold]
     fn new_queue(&mut self, topic: usize, partition: u16) -> Result<usize> {
         let (topic, index) = (&mut self.topics[topic], usize::from(partition));
-        check_place(&topic.name, partition)?;
+        check_partition(&topic.name, partition)?;
         topic.queues.resize(topic.queues.len().max(index + 1), None);
         let numbering = self.settings.idempotent.then(Numbering::default);
         Ok(*topic.queues[index].insert(self.driver.add(topic.name.clone(), partition, numbering)))

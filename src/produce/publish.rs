@@ -35,13 +35,13 @@ impl Publish for Publisher {
         }
         for records in all {
             records.check()?;
-            if !records.numbered.is_empty() {
+            if records.is_numbered() {
                 records.check_numbers(session.log_end(records.topic, records.partition)?.high_water_mark)?;
             }
         }
         // An idle driver may be a parent process's.
         session.pool.settings.look_at_process();
-        let numbered = all.iter().any(|given| !given.numbered.is_empty());
+        let numbered = all.iter().any(PartitionRecords::is_numbered);
         let idle = if numbered { None } else { locked(&self.0).pop() };
         // A queue has one bundle at a time, so that any number of requests keeps the order.
         let mut driver = idle.unwrap_or_else(|| Driver::new(session, session.config.publish, usize::MAX, numbered));

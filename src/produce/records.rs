@@ -31,36 +31,51 @@ const TOO_FAR: u64 = 1 << 31;
 pub struct PartitionRecords<'a> {
     pub(super) topic: &'a str,
     pub(super) partition: u16,
-    /// One of these is empty: records that get their numbers from the broker, or records with explicit numbers.
-    plain: &'a [Record<'a>],
-    pub(super) numbered: &'a [(u64, Record<'a>)],
+    records: Records<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Records<'a> {
+    /// Records that get their numbers from the broker.
+    Plain(&'a [Record<'a>]),
+    /// Records with explicit numbers.
+    Numbered(&'a [(u64, Record<'a>)]),
 }
 
 impl<'a> PartitionRecords<'a> {
     /// Creates the list of records for a partition, in the order in which they are to be stored.
     pub fn new(topic: &'a str, partition: u16, plain: &'a [Record<'a>]) -> PartitionRecords<'a> {
-        PartitionRecords { topic, partition, plain, numbered: &[] }
+        PartitionRecords { topic, partition, records: Records::Plain(plain) }
     }
 
     /// Creates a list of records with explicit numbers.
     pub(crate) fn numbered(topic: &'a str, partition: u16, numbered: &'a [(u64, Record<'a>)]) -> PartitionRecords<'a> {
-        PartitionRecords { topic, partition, plain: &[], numbered }
+        PartitionRecords { topic, partition, records: Records::Numbered(numbered) }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.plain.len() + self.numbered.len()
+        match self.records {
+            Records::Plain(records) => records.len(),
+            Records::Numbered(records) => records.len(),
+        }
+    }
+
+    pub(super) fn is_numbered(&self) -> bool {
+        matches!(self.records, Records::Numbered(_))
     }
 
     /// Returns a record, and its explicit number if it has one.
     pub(super) fn get(&self, index: usize) -> Option<(Option<u64>, Record<'a>)> {
-        let numbered = || self.numbered.get(index).map(|&(seq, record)| (Some(seq), record));
-        self.plain.get(index).map(|&record| (None, record)).or_else(numbered)
+        match self.records {
+            Records::Plain(records) => records.get(index).map(|&record| (None, record)),
+            Records::Numbered(records) => records.get(index).map(|&(seq, record)| (Some(seq), record)),
+        }
     }
 
     /// Refuses records that cannot be sent.
     pub(super) fn check(&self) -> Result<()> {
         let PartitionRecords { topic, partition, .. } = *self;
-        check_place(topic, partition)?;
+        check_partition(topic, partition)?;
         if self.len() == 0 {
             return Err(Error::config(format!("{topic}/{partition}: no records to publish")));
         }
@@ -83,10 +98,8 @@ impl<'a> PartitionRecords<'a> {
 
     /// Refuses numbers that a partition whose log ends at `end` does not accept, or that could kill its server. Warns of gaps.
     pub(super) fn check_numbers(&self, end: u64) -> Result<()> {
-        let (Some(&(first, _)), Some(&(last, _))) = (self.numbered.first(), self.numbered.last()) else {
-            return Ok(());
-        };
-        let PartitionRecords { topic, partition, .. } = *self;
+        let PartitionRecords { topic, partition, records: Records::Numbered(numbered) } = *self else { return Ok(()) };
+        let (Some(&(first, _)), Some(&(last, _))) = (numbered.first(), numbered.last()) else { return Ok(()) };
         let refused = |fault| Err(Error::refused(topic, partition, fault));
         if first <= end {
             return refused(Fault::SeqNotAbove { seq: first });
@@ -96,9 +109,9 @@ impl<'a> PartitionRecords<'a> {
         if last - base >= TOO_FAR {
             return refused(Fault::SeqTooFar { seq: last });
         }
-        let before = [if end == 0 { first - 1 } else { end }];
-        let before = before.into_iter().chain(self.numbered.iter().map(|&(seq, _)| seq));
-        let mut gaps = before.zip(self.numbered).filter(|(before, (seq, _))| seq - before > 1);
+        let base = if end == 0 { first - 1 } else { end };
+        let before = [base].into_iter().chain(numbered.iter().map(|&(seq, _)| seq));
+        let mut gaps = before.zip(numbered).filter(|(before, (seq, _))| seq - before > 1);
         if let Some((before, (seq, _))) = gaps.next() {
             let (from, to, count) = (before + 1, seq - 1, 1 + gaps.count());
             warn!(
@@ -181,7 +194,7 @@ pub(super) fn most_bytes(raw: &RawMessage<'_>) -> usize {
 }
 
 /// Refuses names and partitions that the wire has no room for.
-pub(super) fn check_place(topic: &str, partition: u16) -> Result<()> {
+pub(super) fn check_partition(topic: &str, partition: u16) -> Result<()> {
     check_topic(topic)?;
     if partition == u16::MAX {
         return Err(Error::config(format!("{topic}: partition 65535 given, 0 to 65534 allowed")));
