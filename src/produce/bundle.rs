@@ -23,8 +23,8 @@ pub(super) struct Bundle {
     pub(super) memory: Arc<Vec<u8>>,
     at: usize,
     pub(super) count: u32,
-    /// Bytes of its message set before compression, and unused bytes of its memory: giving these back to the system costs more than
-    /// they are worth. Both count as pending.
+    /// Bytes that count as pending: its message set before compression, and the spare capacity of its memory, which is not given
+    /// back.
     pub(super) size: usize,
     /// The numbers of its first and last record, if it has numbers.
     pub(super) range: Option<(u64, u64)>,
@@ -62,9 +62,11 @@ pub(super) type Unpacked = (Vec<u8>, Vec<Entry>);
 impl Bundle {
     /// Seals what `builder` has collected, and leaves it `spare` memory in exchange.
     pub(super) fn seal(builder: &mut BundleBuilder, spare: Vec<u8>, compression: Compression) -> Result<Bundle> {
-        let (count, set, range) = (builder.count(), builder.set_len(), builder.sparse_range());
+        let count = builder.count();
+        let set_len = builder.set_len();
+        let range = builder.sparse_range();
         let (memory, at) = builder.take(compression, spare).map_err(Error::encode)?;
-        let size = set + memory.capacity() - memory.len();
+        let size = set_len + memory.capacity() - memory.len();
         Ok(Bundle { memory: Arc::new(memory), at, count, size, range, ..Bundle::default() })
     }
 
@@ -98,7 +100,16 @@ impl Bundle {
 
     /// Notes that this leader has it unconfirmed.
     pub(super) fn hold(&mut self, leader: BrokerId) {
-        (self.stage, self.held_at, self.at_large) = (Stage::Held, Some(leader), false);
+        self.stage = Stage::Held;
+        self.held_at = Some(leader);
+        self.at_large = false;
+    }
+
+    /// Notes that no log has it: it waits to be sent again.
+    pub(super) fn requeue(&mut self) {
+        self.stage = Stage::Waiting;
+        self.held_at = None;
+        self.at_large = false;
     }
 
     /// Returns why it fails, if it is back for good or cannot be sent again in order.

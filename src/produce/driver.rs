@@ -3,9 +3,9 @@
 //! ```text
 //!                      ┌── pauses <─┐
 //!                      v            │
-//!   PartitionQueue ─> changed ──> line_up() ──> backlog of a leader ──next()──> request ──> Channel
-//!         ^                                                                                    │
-//!         └─────────────────── on_answer(), on_lost() <────────── next_answer() <──────────────┘
+//!   PartitionQueue ─> changed ─> line_up() ─> backlog of a leader ─> prepare_next() ─> request ─> Channel
+//!         ^                                                                                                  │
+//!         └───────────────── on_answer(), on_lost() <────────── next_answer() <──────────────────────────────┘
 //! ```
 //!
 //! A step looks at the queues that have changed and at those that it sends for, not at those that wait.
@@ -19,15 +19,13 @@ use std::time::Duration;
 use log::{Level, debug, info, log, warn};
 
 use super::bundle::{BrokerId, Bundle, Spares};
-use super::leader::{Content, FULL_REQUEST, Leader, MAX_BUNDLES, SentRequest, group, states_request};
-use super::numbering::Numbering;
-use super::outcome::{Answer, Reply};
-use super::queue::{PartitionQueue, ToSend};
+use super::leader::{Content, FULL_REQUEST, Leader, MAX_BUNDLES, SentRequest, states_request};
+use super::queue::{Answer, PartitionQueue, Reply, ToSend};
 use super::records::Failure;
 use crate::config::PublishOptions;
 use crate::error::{Error, Fault, Result};
 use crate::net::{BrokerAddr, Channel, LookUp, Refusal, Time, wait};
-use crate::protocol::produce::{CLIENT_VERSION, ProduceRequest};
+use crate::protocol::produce::{CLIENT_VERSION, ProducePartition, ProduceRequest, ProduceTopic};
 use crate::session::Session;
 
 /// A bundle of at most this many bytes is copied into its request: that costs less than a piece of its own.
@@ -36,17 +34,17 @@ const SMALL_BUNDLE: usize = 4 << 10;
 /// How long queues are in line for a leader that is being dialed, before the address book is asked again who leads them.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// See the [module](self).
+/// Sends what the queues of a producer or a publish have, and tells them the outcomes.
 pub(super) struct Driver {
     session: Arc<Session>,
     options: PublishOptions,
-    /// The most requests with bundles in flight to a leader, not counting late ones. Any number of those with a numbered bundle: they
-    /// go one per partition.
+    /// The most requests with bundles in flight to a leader, not counting late ones. No limit for numbered bundles, of which each
+    /// partition has at most one in flight.
     window: usize,
     /// Whether bundles have explicit numbers.
     numbered: bool,
     /// One for each partition, which is known by its index.
-    pub(super) queues: Vec<PartitionQueue>,
+    pub(super) destinations: Vec<Destination>,
     pub(super) spares: Spares,
     /// Bytes that all queues hold for records that are neither stored nor have failed.
     pub(super) pending_bytes: usize,
@@ -58,14 +56,33 @@ pub(super) struct Driver {
     pauses: BTreeSet<(Time, usize)>,
     /// Records that were not stored, or may not have been, in order within each partition.
     pub(super) failures: Vec<Failure>,
-    /// Topics and how many partitions each has, and whether a connection was lost since these were counted: then they are counted
-    /// again by the next broker that a request goes to.
-    pub(super) counts: Vec<(Arc<str>, u16)>,
+    pub(super) counts: Vec<PartitionCount>,
+    /// Whether a connection was lost since the partitions were counted: the next broker that a request goes to counts them again.
     connection_lost: bool,
     /// The moment of the last step.
     pub(super) stepped: Time,
     /// Whether there was a wait since then.
     has_waited: bool,
+}
+
+/// A partition to publish to: its queue, and what the driver keeps beside it.
+#[derive(Default)]
+pub(super) struct Destination {
+    pub(super) queue: PartitionQueue,
+    /// The leader whose backlog it is in.
+    backlog_of: Option<BrokerId>,
+    /// When it last made progress.
+    pub(super) progressed: Time,
+    /// Records stored so far.
+    pub(super) stored: u64,
+    /// The bytes that the queue held at the last count.
+    counted: usize,
+}
+
+/// How many partitions a topic has.
+pub(super) struct PartitionCount {
+    pub(super) topic: Arc<str>,
+    pub(super) count: u16,
 }
 
 impl Driver {
@@ -75,7 +92,7 @@ impl Driver {
             options,
             window: if numbered { usize::MAX } else { window },
             numbered,
-            queues: Vec::new(),
+            destinations: Vec::new(),
             spares: Spares::default(),
             pending_bytes: 0,
             leaders: Vec::new(),
@@ -91,34 +108,45 @@ impl Driver {
     }
 
     /// Adds a partition, and returns its index.
-    pub(super) fn add(&mut self, topic: Arc<str>, partition: u16, numbering: Option<Numbering>) -> usize {
-        let (compression, policy) = (self.options.compression, self.session.leader_policy());
-        let queue = PartitionQueue { topic, partition, compression, policy, numbering, ..PartitionQueue::default() };
-        self.queues.push(queue);
-        self.queues.len() - 1
+    pub(super) fn add(&mut self, topic: Arc<str>, partition: u16, is_idempotent: bool) -> usize {
+        let policy = self.session.leader_policy();
+        let mut queue = PartitionQueue::new(topic, partition, self.options.compression, policy);
+        queue.numbering.is_on = is_idempotent;
+        self.destinations.push(Destination { queue, ..Destination::default() });
+        self.destinations.len() - 1
     }
 
     /// Removes all partitions, of which none may have anything to send.
     pub(super) fn clear(&mut self) {
-        self.queues.clear();
+        self.destinations.clear();
         self.pauses.clear();
-        self.leaders.iter_mut().for_each(|leader| leader.backlog.clear());
+        for leader in &mut self.leaders {
+            leader.backlog.clear();
+        }
     }
 
     /// Makes a bundle of what a partition has collected, to be sent by the next step.
-    pub(super) fn seal(&mut self, queue: usize) -> Result<()> {
-        self.changed.push(queue);
-        let queue = &mut self.queues[queue];
-        if queue.is_idle() {
-            queue.progressed = self.session.net.coarse_now();
+    pub(super) fn seal(&mut self, index: usize) -> Result<()> {
+        self.changed.push(index);
+        let destination = &mut self.destinations[index];
+        if destination.queue.is_idle() {
+            destination.progressed = self.session.net.coarse_now();
         }
-        queue.seal(&mut self.spares).map(|()| queue.recount(&mut self.pending_bytes))
+        destination.queue.seal(&mut self.spares)?;
+        self.recount(index);
+        Ok(())
+    }
+
+    /// Updates the sum of the bytes that all queues hold.
+    pub(super) fn recount(&mut self, index: usize) {
+        let Destination { queue, counted, .. } = &mut self.destinations[index];
+        self.pending_bytes = self.pending_bytes + queue.held() - mem::replace(counted, queue.held());
     }
 
     /// Takes back failures, to send them again.
-    pub(super) fn take_back(&mut self, queue: usize, bundle: Bundle) {
-        self.queues[queue].take_back(bundle);
-        self.touch(queue);
+    pub(super) fn take_back(&mut self, index: usize, bundle: Bundle) {
+        self.destinations[index].queue.take_back(bundle);
+        self.touch(index);
     }
 
     /// Returns whether something is in flight or waits to be sent.
@@ -126,7 +154,7 @@ impl Driver {
         !self.pauses.is_empty() || self.leaders.iter_mut().any(|leader| leader.awaited().is_some())
     }
 
-    /// Takes in the answers that have arrived and sends what may be sent, without waiting for anything.
+    /// Handles the answers that have arrived and sends what may be sent, without waiting for anything.
     pub(super) fn step(&mut self, look_up: LookUp) {
         if !mem::take(&mut self.has_waited) && self.leaders.iter_mut().any(|leader| leader.awaited().is_some()) {
             // Only this tells what has come. If this machine cannot wait, the next wait says so.
@@ -136,7 +164,9 @@ impl Driver {
         self.stepped = now;
         for id in 0..self.leaders.len() {
             if !self.leaders[id].in_flight.is_empty() {
-                self.carry(id, now).unwrap_or_else(|e| self.lose(id, now, &e));
+                if let Err(e) = self.carry(id, now) {
+                    self.lose(id, now, &e);
+                }
             }
         }
         loop {
@@ -152,8 +182,7 @@ impl Driver {
 
     /// Blocks until there may be something to do, but no longer than `until`.
     pub(super) fn wait(&mut self, until: Time) -> Result<()> {
-        // Work that was due at the last step could not continue then, and waits for something to arrive. Work that has become due
-        // since then is due at once.
+        // Deadlines up to the last step are ignored: that step has tried them, and now only an arrival helps.
         let backlogs = self.leaders.iter().filter(|leader| !leader.backlog.is_empty());
         // Late requests make room for others.
         let late = backlogs.clone().flat_map(|leader| leader.in_flight.iter().map(SentRequest::is_late_at));
@@ -173,22 +202,24 @@ impl Driver {
         }
         for at in 0..self.changed.len() {
             let index = self.changed[at];
-            let queue = &mut self.queues[index];
-            let (line, pause_until) = (queue.line.take(), queue.retry.pause_until);
-            // A window of one keeps the order, whatever is refused.
+            let destination = &mut self.destinations[index];
+            let was_in_backlog_of = destination.backlog_of.take();
+            let queue = &destination.queue;
+            // With a window of one, the next bundle waits until the previous one is resolved.
             if !queue.has_work() || (self.window == 1 && queue.leader.is_some()) {
                 continue;
             }
-            if pause_until > now {
-                self.pauses.insert((pause_until, index));
+            if queue.pause_until() > now {
+                self.pauses.insert((queue.pause_until(), index));
                 continue;
             }
+            let give_up = queue.gives_up_at();
             // After the bundles in flight, or to the broker that leads by now.
             let id = queue.leader.unwrap_or_else(|| self.leader_of(index));
-            let (leader, queue) = (&mut self.leaders[id], &mut self.queues[index]);
-            leader.look_at = leader.look_at.min(queue.retry.gives_up_at(&queue.policy)).min(now.after(LOOK_AGAIN));
-            queue.line = Some(id);
-            if line != queue.line {
+            let leader = &mut self.leaders[id];
+            leader.look_at = leader.look_at.min(give_up).min(now.after(LOOK_AGAIN));
+            self.destinations[index].backlog_of = Some(id);
+            if was_in_backlog_of != Some(id) {
                 leader.backlog.push_back(index);
             }
         }
@@ -197,7 +228,7 @@ impl Driver {
 
     /// Returns the broker that leads a queue's partition, as far as that is known.
     fn leader_of(&mut self, index: usize) -> BrokerId {
-        let queue = &self.queues[index];
+        let queue = &self.destinations[index].queue;
         let addr = self.session.book.leader_or_any(&queue.topic, queue.partition);
         *self.by_addr.entry(addr).or_insert_with_key(|addr| {
             self.leaders.push(Leader::new(self.session.pool.take(addr), &self.session.config.limits));
@@ -205,23 +236,23 @@ impl Driver {
         })
     }
 
-    /// Notes a leader's addresses, and takes what a leader with one in common holds for held by this one: they may be one broker,
-    /// which does not confirm itself. A name may also stand for several brokers: then only marks confirm what they hold.
-    fn note_addresses(&mut self, id: BrokerId, queue: usize) {
+    /// Notes a leader's addresses. Two names may be one broker, and a broker must not count as its own replica: bundles that are
+    /// held by a leader with one of these addresses are taken for held by this one. A name may also stand for several brokers: then
+    /// only marks confirm what they hold.
+    fn note_addresses(&mut self, id: BrokerId, index: usize) {
         let leader = &mut self.leaders[id];
-        let Some(address) = leader.channel.address().filter(|_| self.numbered) else { return };
-        let known = leader.channel.addresses(LookUp::Never).unwrap_or_default();
-        leader.addresses.extend(known.into_iter().chain([address]));
+        let Some(address) = leader.channel.address() else { return };
+        leader.addresses.insert(address);
+        leader.addresses.extend(leader.channel.addresses(LookUp::Never).unwrap_or_default());
         let of = |leader: BrokerId| &self.leaders[leader].addresses;
-        let held = self.queues[queue].bundles.iter_mut().map_while(|next| next.range.and(Some(&mut next.held_at)));
-        held.flatten().filter(|holder| !of(**holder).is_disjoint(of(id))).for_each(|holder| *holder = id);
+        self.destinations[index].queue.move_held(id, |holder| !of(holder).is_disjoint(of(id)));
     }
 
     /// Sends a leader what is in line for it, while there is room.
     fn send_to(&mut self, id: BrokerId, now: Time, look_up: LookUp) {
         let leader = &mut self.leaders[id];
         // Some may be in line elsewhere by now.
-        while leader.backlog.front().is_some_and(|&index| self.queues[index].line != Some(id)) {
+        while leader.backlog.front().is_some_and(|&index| self.destinations[index].backlog_of != Some(id)) {
             leader.backlog.pop_front();
         }
         if !leader.may_send(now, self.window) || !self.open(id, now, look_up) {
@@ -231,7 +262,7 @@ impl Driver {
             self.note_first_use(id);
         }
         if mem::take(&mut self.connection_lost) {
-            for (topic, _) in &self.counts {
+            for PartitionCount { topic, .. } in &self.counts {
                 let request_id = self.session.next_request_id();
                 let question = Content::PartitionCount(states_request(request_id, topic));
                 self.leaders[id].ask(now, request_id, vec![], question, self.session.config.io_timeout);
@@ -277,9 +308,9 @@ impl Driver {
         leader.answers.clear();
         // A connection that had ended while idle was dialed again silently.
         self.connection_lost |= was_used;
-        for numbering in self.queues.iter_mut().map_while(|queue| queue.numbering.as_mut()) {
+        for destination in self.destinations.iter_mut().take_while(|destination| destination.queue.numbering.is_on) {
             // This leader may have lost what its log ended with.
-            numbering.leader.take_if(|leader| *leader == id);
+            destination.queue.numbering.leader.take_if(|leader| *leader == id);
         }
     }
 
@@ -292,15 +323,16 @@ impl Driver {
         while from.len() < max {
             let leader = &mut self.leaders[id];
             let Some(index) = leader.backlog.pop_front() else { break };
-            let queue = &mut self.queues[index];
-            if queue.line.take_if(|line| *line == id).is_none() {
+            let destination = &mut self.destinations[index];
+            if destination.backlog_of.take_if(|leader| *leader == id).is_none() {
                 continue;
             }
-            match queue.next(now, id) {
+            let queue = &mut destination.queue;
+            match queue.prepare_next(now, id) {
                 Some(ToSend::Bundle) => {
                     bytes += queue.first_waiting().map_or(0, |bundle| bundle.bytes().len());
                     if bytes > FULL_REQUEST && !from.is_empty() {
-                        queue.line = Some(id);
+                        destination.backlog_of = Some(id);
                         leader.backlog.push_front(index);
                         break;
                     }
@@ -318,7 +350,7 @@ impl Driver {
     /// Asks what a queue must know before it can send its next bundle.
     fn send_question(&mut self, id: BrokerId, now: Time, index: usize, question: ToSend) {
         let request_id = self.session.next_request_id();
-        let queue = &mut self.queues[index];
+        let queue = &mut self.destinations[index].queue;
         let (topic, partition) = (&queue.topic, queue.partition);
         let content = match question {
             ToSend::Mark => Content::Mark { request: states_request(request_id, topic), partition },
@@ -331,7 +363,7 @@ impl Driver {
     /// Sends one request with the first bundles of these queues.
     fn send_bundles(&mut self, id: BrokerId, now: Time, mut from: Vec<usize>) {
         let request_id = self.session.next_request_id();
-        let topics = group(&self.queues, &mut from);
+        let topics = self.group(&mut from);
         let request = ProduceRequest {
             client_version: CLIENT_VERSION,
             request_id,
@@ -342,14 +374,14 @@ impl Driver {
             topics,
         };
         let shape = request.shape().collect();
-        let first_seq = self.queues[from[0]].first_waiting().map_or(0, Bundle::first_seq);
+        let first_seq = self.destinations[from[0]].queue.first_waiting().map_or(0, Bundle::first_seq);
         let allowance = self.session.config.io_timeout.saturating_add(self.options.ack_timeout);
         let encoded = request.encode_around(SMALL_BUNDLE);
         // Records that cannot be encoded were refused when they came in.
         debug_assert!(encoded.is_ok(), "{encoded:?}");
         let Ok((head, places)) = encoded else { return };
         let head = Arc::new(head);
-        let bundles = from.iter().filter_map(|&queue| self.queues[queue].first_waiting());
+        let bundles = from.iter().filter_map(|&index| self.destinations[index].queue.first_waiting());
         let large = bundles.filter(|bundle| bundle.bytes().len() > SMALL_BUNDLE);
         let mut pieces = Vec::with_capacity(2 * places.len() + 1);
         let mut start = 0;
@@ -362,80 +394,96 @@ impl Driver {
             pieces.push((head.clone(), start..head.len()));
         }
         self.leaders[id].channel.queue_pieces(now, request_id, allowance, &mut pieces.into_iter());
-        for &queue in &from {
-            self.queues[queue].sent(request_id, id, ToSend::Bundle);
-            self.changed.push(queue);
+        for &index in &from {
+            self.destinations[index].queue.sent(request_id, id, ToSend::Bundle);
+            self.changed.push(index);
         }
         let content = Content::Bundles { shape, first_seq };
         self.leaders[id].in_flight.push_back(SentRequest { id: request_id, since: now, queues: from, content });
     }
 
-    /// Moves bytes both ways and takes in answers, as far as possible without waiting.
+    /// Sorts these partitions by topic, and returns the first bundle of each.
+    fn group(&self, from: &mut [usize]) -> Vec<ProduceTopic<'_>> {
+        let queue = |index: usize| &self.destinations[index].queue;
+        from.sort_by(|&a, &b| (&queue(a).topic, queue(a).partition).cmp(&(&queue(b).topic, queue(b).partition)));
+        let entry = |&index: &usize| {
+            let bundle = queue(index).first_waiting()?;
+            let (partition, first_seq) = (queue(index).partition, bundle.first_seq());
+            Some(ProducePartition { partition, first_seq, bundle: bundle.bytes() })
+        };
+        let topic = |of: &[usize]| ProduceTopic {
+            name: Cow::Borrowed(&*queue(of[0]).topic),
+            partitions: of.iter().filter_map(entry).collect(),
+        };
+        from.chunk_by(|&a, &b| queue(a).topic == queue(b).topic).map(topic).collect()
+    }
+
+    /// Moves bytes both ways and handles answers, without waiting.
     fn carry(&mut self, id: BrokerId, now: Time) -> Result<()> {
         // Answers that came before a connection failed count.
-        let written = self.leaders[id].channel.write(now).map(drop);
+        let written = self.leaders[id].channel.write(now);
         while let Some((request, answers)) = self.leaders[id].next_answer(now, &self.session.config.limits)? {
             if let (Content::PartitionCount(asked), [Ok(Reply::Partitions(count))]) = (&request.content, &*answers) {
                 self.on_partition_count(&asked.topic, *count);
             }
-            for (&queue, answer) in request.queues.iter().zip(answers) {
-                self.on_answer(id, now, &request, answer, queue);
-                self.touch(queue);
+            for (&index, answer) in request.queues.iter().zip(answers) {
+                self.on_answer(id, now, &request, answer, index);
+                self.touch(index);
             }
         }
-        written
+        written.map(drop)
     }
 
     fn on_partition_count(&mut self, topic: &str, count: u16) {
-        if let Some((topic, before)) = self.counts.iter_mut().find(|(counted, _)| **counted == *topic) {
-            if count > 0 && *before != count {
-                info!("{topic}: {count} partitions, {before} before");
-                *before = count;
-            }
+        let Some(known) = self.counts.iter_mut().find(|known| *known.topic == *topic) else { return };
+        if count > 0 && count != known.count {
+            info!("{topic}: {count} partitions, {} before", known.count);
+            known.count = count;
         }
     }
 
     /// Tells a queue what was answered about it.
-    fn on_answer(&mut self, from: BrokerId, now: Time, request: &SentRequest, answer: Answer, queue: usize) {
-        self.note_addresses(from, queue);
-        let queue = &mut self.queues[queue];
+    fn on_answer(&mut self, from: BrokerId, now: Time, request: &SentRequest, answer: Answer, index: usize) {
+        if self.numbered {
+            self.note_addresses(from, index);
+        }
+        let queue = &mut self.destinations[index].queue;
+        let (topic, partition) = (queue.topic.clone(), queue.partition);
         let (book, broker) = (&self.session.book, self.leaders[from].channel.broker());
-        let (topic, partition) = (&queue.topic, queue.partition);
         let is_torn =
             matches!(request.content, Content::Bundles { .. }) && answer == Err(Refusal::Fault(Fault::System));
-        if is_torn && queue.numbering.is_some() {
+        if is_torn && queue.numbering.is_on {
             warn!("{topic}/{partition}: {broker} has trouble with its files: the end of its log may be damaged");
         }
         queue.answered_by = Some(broker.clone());
-        let followed = book.note_reply(broker, topic, partition, now, answer);
+        let followed = book.note_reply(broker, &topic, partition, now, answer);
         queue.on_answer(now, from, request.id, followed);
         if queue.redirects > 1 {
             // It may be the only node that says so, or the leader that it named before could not be reached.
             book.demote(broker, now);
         }
-        if let Some((first, last)) = queue.gap.take() {
-            warn!("{}/{partition}: numbers {first} to {last} are missing at the end of the leader's log", queue.topic);
+        if let Some((first, last)) = queue.missing.take() {
+            warn!("{topic}/{partition}: numbers {first} to {last} are missing at the end of the leader's log");
         }
-        // Not while it must wait for other answers before it fails.
-        if let Some(e) = queue.trouble.as_ref().filter(|_| !queue.is_failing()) {
+        if let Some(e) = queue.trouble() {
             log!(if e.is_redirect() { Level::Debug } else { Level::Warn }, "{e:#}, trying again");
         }
     }
 
-    /// Takes in the changes of a queue.
+    /// Notes that a queue has changed, and takes out what became of its bundles.
     fn touch(&mut self, index: usize) {
         self.changed.push(index);
-        let queue = &mut self.queues[index];
-        queue.recount(&mut self.pending_bytes);
+        self.recount(index);
+        let Destination { queue, progressed, stored, .. } = &mut self.destinations[index];
         for (bundle, outcome) in queue.take_deliveries() {
-            queue.progressed = self.stepped;
-            let Err(error) = outcome else {
-                queue.stored += u64::from(bundle.count);
+            *progressed = self.stepped;
+            if let Err(error) = outcome {
+                let (topic, partition, unpacked) = (queue.topic.clone(), queue.partition, OnceLock::new());
+                self.failures.push(Failure { topic, partition, bundle, error, queue: index, unpacked });
+            } else {
+                *stored += u64::from(bundle.count);
                 self.spares.put_buffer(bundle.memory);
-                continue;
-            };
-            let (topic, partition, unpacked) = (queue.topic.clone(), queue.partition, OnceLock::new());
-            self.failures.push(Failure { topic, partition, bundle, error, queue: index, unpacked });
+            }
         }
     }
 
@@ -443,8 +491,9 @@ impl Driver {
     fn dissolve(&mut self, id: BrokerId, tell: &dyn Fn(&mut PartitionQueue)) {
         self.leaders[id].look_at = Time::NEVER;
         for index in mem::take(&mut self.leaders[id].backlog) {
-            if self.queues[index].line.take_if(|line| *line == id).is_some() {
-                tell(&mut self.queues[index]);
+            let destination = &mut self.destinations[index];
+            if destination.backlog_of.take_if(|leader| *leader == id).is_some() {
+                tell(&mut destination.queue);
                 self.touch(index);
             }
         }
@@ -455,9 +504,11 @@ impl Driver {
         let pool = &self.session.pool;
         for leader in self.leaders.iter_mut().filter(|leader| leader.in_flight.is_empty()) {
             let down = Channel::new(leader.channel.broker().clone(), pool.settings.clone());
-            // Whoever used it next would find the end of a ping whose beginning was read here.
-            let clean = Some(mem::replace(&mut leader.channel, down)).filter(|_| leader.answers.data().is_empty());
-            clean.into_iter().for_each(|channel| pool.put(channel));
+            let channel = mem::replace(&mut leader.channel, down);
+            // Otherwise its next user would find the end of a ping whose beginning was read here.
+            if leader.answers.data().is_empty() {
+                pool.put(channel);
+            }
             leader.answers.clear();
             leader.used = false;
         }
@@ -473,11 +524,11 @@ impl Driver {
         let healthy_for = leader.channel.healthy_for();
         for request in mem::take(&mut leader.in_flight) {
             let handed_over = self.leaders[id].channel.handed_over(request.id);
-            for queue in request.queues {
-                // The wait for an answer that did not come is no sign of health, nor is one for the request to get through.
-                self.queues[queue].retry.was_healthy_for(healthy_for.saturating_sub(now.since(request.since)));
-                self.queues[queue].on_lost(now, request.id, e, handed_over);
-                self.touch(queue);
+            // The wait for an answer that did not come is no sign of health, nor is one for the request to get through.
+            let healthy_for = healthy_for.saturating_sub(now.since(request.since));
+            for index in request.queues {
+                self.destinations[index].queue.on_lost(now, request.id, e, healthy_for, handed_over);
+                self.touch(index);
             }
         }
         // Others may lead now.
@@ -494,7 +545,9 @@ impl Drop for Driver {
         self.release();
         // In a forked child the others are the parent's.
         self.session.pool.settings.look_at_process();
-        self.leaders.iter_mut().for_each(|leader| leader.channel.reset());
+        for leader in &mut self.leaders {
+            leader.channel.reset();
+        }
     }
 }
 

@@ -1,20 +1,18 @@
 //! A broker that leads partitions to publish to: the connection, the requests in flight on it, and their answers.
 
-use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use log::trace;
 
-use super::outcome::{Answer, Reply};
-use super::queue::PartitionQueue;
+use super::queue::{Answer, Reply};
 use crate::error::{Error, Fault, Result};
 use crate::net::{AnswerReader, Channel, Refusal, Time};
 use crate::protocol::admin::{DiscoverPartitionsRequest, PartitionState};
 use crate::protocol::fetch::{FetchRequest, PartitionAnswer};
 use crate::protocol::frame::{Kind, Payload, request_id};
-use crate::protocol::produce::{ProduceCode, ProducePartition, ProduceResponse, ProduceTopic};
+use crate::protocol::produce::{ProduceCode, ProduceResponse};
 use crate::protocol::request::Request;
 use crate::protocol::{DecodeError, DecodeFault, Limits};
 use crate::session::{marks_of_answer, marks_of_state, partition_count};
@@ -31,7 +29,7 @@ const MAX_UNSENT: usize = 1 << 20;
 /// An older request waits for replicas or for a leader in trouble, and must not hold up others.
 const LATE: Duration = Duration::from_millis(500);
 
-/// See the [module](self).
+/// The connection to a broker that leads partitions, and what is in flight on it.
 pub(super) struct Leader {
     pub(super) channel: Channel,
     /// Where it was connected, and what its name stood for, if bundles are numbered.
@@ -42,7 +40,7 @@ pub(super) struct Leader {
     /// Whether anything was sent to it before.
     pub(super) used: bool,
     /// Queues with something to send here, in the order of their turns, while they wait for room in the window or for the connection
-    /// to be opened. Those whose [`line`](PartitionQueue::line) is another one do not count.
+    /// to be opened. Those that are in another backlog by now do not count.
     pub(super) backlog: VecDeque<usize>,
     /// When to look at all of these again while the connection is being opened: the budget of one may end, and others may have
     /// another leader.
@@ -199,18 +197,4 @@ fn find(sent: &VecDeque<SentRequest>, kind: Kind, payload: &[u8]) -> Result<usiz
     let found = sent.binary_search_by_key(&since_first(id), |request| since_first(request.id));
     let undefined = || DecodeError::new("request id", DecodeFault::Undefined { value: id.into() }, 0);
     found.ok().filter(|&index| sent[index].answer_kind() == kind).ok_or_else(undefined)
-}
-
-/// Sorts these queues by topic, and returns the first bundle of each.
-pub(super) fn group<'a>(queues: &'a [PartitionQueue], from: &mut [usize]) -> Vec<ProduceTopic<'a>> {
-    from.sort_by(|&a, &b| (&queues[a].topic, queues[a].partition).cmp(&(&queues[b].topic, queues[b].partition)));
-    let entry = |&index: &usize| {
-        let (partition, bundle) = (queues[index].partition, queues[index].first_waiting()?);
-        Some(ProducePartition { partition, first_seq: bundle.first_seq(), bundle: bundle.bytes() })
-    };
-    let topic = |of: &[usize]| ProduceTopic {
-        name: Cow::Borrowed(&*queues[of[0]].topic),
-        partitions: of.iter().filter_map(entry).collect(),
-    };
-    from.chunk_by(|&a, &b| queues[a].topic == queues[b].topic).map(topic).collect()
 }

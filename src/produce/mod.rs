@@ -7,14 +7,13 @@
 //!                       └────────────────────────────┘
 //! ```
 //!
-//! [`queue`], with [`outcome`], [`numbering`] and [`bundle`], decides; [`driver`], with [`leader`], carries.
+//! [`queue`], with [`numbering`] and [`bundle`], decides; [`driver`], with [`leader`], carries.
 
 mod builder;
 mod bundle;
 mod driver;
 mod leader;
 mod numbering;
-mod outcome;
 mod producer;
 mod publish;
 mod queue;

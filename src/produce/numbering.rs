@@ -15,14 +15,16 @@
 
 use std::collections::VecDeque;
 
-use super::bundle::{BrokerId, Bundle, Stage};
+use super::bundle::{BrokerId, Bundle};
 
 /// Nothing is appended to a log that claims to end above this.
 const LAST_END: u64 = u64::MAX - (1 << 32);
 
-/// See the [module](self).
+/// The numbers that the bundles of a partition get.
 #[derive(Debug, Default)]
 pub(super) struct Numbering {
+    /// Whether the producer gives the numbers. If not, nothing is ever asked or assigned here.
+    pub(super) is_on: bool,
     /// The number of the next record to be sent for the first time, once the log's end is known.
     next: Option<u64>,
     /// The highest number that was ever sent.
@@ -37,15 +39,20 @@ pub(super) struct Numbering {
     pub(super) another_writer: bool,
 }
 
-/// What the end of a leader's log says: the numbers missing there, first and last, and the bundles that are stored, because an
-/// earlier leader held them and a replica has them now.
-pub(super) type Comparison = (Option<(u64, u64)>, Vec<Bundle>);
+/// What the end of a leader's log says.
+pub(super) struct Comparison {
+    /// The numbers that are missing there, first and last.
+    pub(super) missing: Option<(u64, u64)>,
+    /// How many bundles at the front are stored, because an earlier leader held them and a replica has them now.
+    pub(super) stored: usize,
+}
 
 impl Numbering {
     /// Returns whether this leader must be asked for the end of its log before anything else is sent, given the first bundle.
     pub(super) fn must_ask(&self, leader: BrokerId, front: Option<&Bundle>) -> bool {
         let unresolved = front.is_some_and(|bundle| bundle.range.is_some());
         match self.next {
+            _ if !self.is_on => false,
             None => front.is_some(),
             Some(_) => self.unsure || (unresolved && self.leader != Some(leader)),
         }
@@ -68,39 +75,34 @@ impl Numbering {
     /// Compares the numbers of the unresolved bundles with the end of this leader's log. Returns `None` if the log has numbers that
     /// were not sent from here.
     pub(super) fn compare(&mut self, leader: BrokerId, end: u64, bundles: &mut VecDeque<Bundle>) -> Option<Comparison> {
-        let after = end.saturating_add(1);
         // Above this there would be no number left for a bundle.
-        if end > self.next.map_or(LAST_END, |_| self.sent) {
+        let highest = if self.next.is_some() { self.sent } else { LAST_END };
+        if end > highest {
             self.another_writer = true;
             return None;
         }
+        let after = end.saturating_add(1);
         if self.next.is_none() {
             self.next = Some(after.max(self.floor));
             self.sent = end.max(self.floor.saturating_sub(1));
         }
-        (self.unsure, self.leader) = (false, Some(leader));
-        let numbered = bundles.iter().take_while(|bundle| bundle.range.is_some()).count();
+        self.unsure = false;
+        self.leader = Some(leader);
         let first = bundles.front().and_then(|bundle| bundle.range).map(|(first, _)| first).or(self.next);
-        let gap = first.filter(|&first| first > after).map(|first| (after, first - 1));
-        let (mut stored, mut kept) = (Vec::new(), Vec::new());
-        for bundle in bundles.drain(..numbered) {
-            let is_cut = bundle.range.is_some_and(|(first, last)| first <= end && end < last);
-            let parts = if is_cut { bundle.cut(end) } else { None };
-            for mut bundle in parts.map_or_else(|| vec![bundle], |(head, tail)| vec![head, tail]) {
-                if bundle.end().is_none_or(|next| next > after) {
-                    (bundle.stage, bundle.held_at, bundle.at_large) = (Stage::Waiting, None, false);
-                    kept.push(bundle);
-                } else if bundle.held_at.is_some_and(|holder| holder != leader) {
-                    stored.append(&mut kept);
-                    stored.push(bundle);
-                } else {
-                    bundle.hold(leader);
-                    kept.push(bundle);
-                }
-            }
+        let missing = first.filter(|&first| first > after).map(|first| (after, first - 1));
+        cut_after(end, bundles);
+        let is_below = |bundle: &Bundle| bundle.end().is_some_and(|next| next <= after);
+        let below = bundles.iter().take_while(|bundle| is_below(bundle)).count();
+        for bundle in bundles.iter_mut().skip(below).take_while(|bundle| bundle.range.is_some()) {
+            bundle.requeue();
         }
-        kept.into_iter().rev().for_each(|bundle| bundles.push_front(bundle));
-        Some((gap, stored))
+        // Replicas fetch in order: one that has a bundle of an earlier leader has all before it.
+        let is_replicated = |bundle: &Bundle| bundle.held_at.is_some_and(|holder| holder != leader);
+        let stored = bundles.iter().take(below).rposition(is_replicated).map_or(0, |last| last + 1);
+        for bundle in bundles.iter_mut().take(below).skip(stored) {
+            bundle.hold(leader);
+        }
+        Some(Comparison { missing, stored })
     }
 
     /// Notes that the user has dropped these bundles, in order, and where the numbers of those end that were kept, if any were.
@@ -108,7 +110,8 @@ impl Numbering {
     /// Numbers that may be stored are never given to other records. Numbers of which every copy was refused are free again, unless
     /// later ones are kept.
     pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>, kept: Option<u64>) {
-        let (mut free, another_writer) = (None, std::mem::take(&mut self.another_writer));
+        let mut free = None;
+        let another_writer = std::mem::take(&mut self.another_writer);
         for bundle in bundles {
             if bundle.may_be_stored() {
                 self.floor = self.floor.max(bundle.end().unwrap_or(0));
@@ -125,5 +128,16 @@ impl Numbering {
         if another_writer && kept.is_none() {
             self.next = None;
         }
+    }
+}
+
+/// Divides the bundle that is stored up to this number, if there is one.
+fn cut_after(end: u64, bundles: &mut VecDeque<Bundle>) {
+    let is_cut = |bundle: &Bundle| bundle.range.is_some_and(|(first, last)| first <= end && end < last);
+    let Some(index) = bundles.iter().position(is_cut) else { return };
+    if let Some((head, tail)) = bundles.get(index).and_then(|bundle| bundle.cut(end)) {
+        bundles.remove(index);
+        bundles.insert(index, tail);
+        bundles.insert(index, head);
     }
 }

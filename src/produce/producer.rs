@@ -8,9 +8,8 @@ use std::{fmt, mem};
 use log::warn;
 
 use super::builder::ProducerBuilder;
-use super::driver::Driver;
-use super::numbering::Numbering;
-use super::queue::PartitionQueue;
+use super::driver::{Driver, PartitionCount};
+use super::queue::Excess;
 use super::records::{Failure, WallClock, check_partition, check_record, most_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Record, check_topic};
@@ -63,8 +62,10 @@ pub struct Producer {
     /// The topic that was used last.
     latest: usize,
     driver: Driver,
-    /// The queues that have collected records, each once, by when these must be sent.
+    /// The partitions that have collected records, each once, by when these must be sent.
     collecting: BTreeSet<(Time, usize)>,
+    /// When the records collected last for each partition must be sent, or had to be.
+    send_by: Vec<Time>,
     wall: WallClock,
     /// The process that made it.
     process: u32,
@@ -76,8 +77,8 @@ struct Topic {
     name: Arc<str>,
     /// The index of its number of partitions in the driver, once that was asked for.
     count: Option<usize>,
-    /// Queues by partition.
-    queues: Vec<Option<usize>>,
+    /// The index in the driver of each partition that is used.
+    partitions: Vec<Option<usize>>,
     /// The partition whose turn it is.
     turn: u16,
 }
@@ -100,6 +101,7 @@ impl ProducerBuilder {
             by_name: HashMap::new(),
             latest: 0,
             collecting: BTreeSet::new(),
+            send_by: Vec::new(),
             wall: WallClock::default(),
             next_look: Time::NEVER,
         })
@@ -161,8 +163,8 @@ impl Producer {
         }
         self.look(Time::NEVER, LookUp::Allowed)?;
         // Once idle, a queue stays so.
-        for queue in 0..self.driver.queues.len() {
-            while !self.driver.queues[queue].is_idle() {
+        for index in 0..self.driver.destinations.len() {
+            while !self.driver.destinations[index].queue.is_idle() {
                 self.driver.wait(Time::NEVER)?;
                 self.step(LookUp::Allowed)?;
             }
@@ -197,7 +199,8 @@ impl Producer {
         }
         // The failures of a partition have come together.
         for failures in dropped.chunk_by(|a, b| a.queue == b.queue) {
-            self.driver.queues[failures[0].queue].dropped(failures.iter().map(|failure| &failure.bundle));
+            let bundles = failures.iter().map(|failure| &failure.bundle);
+            self.driver.destinations[failures[0].queue].queue.dropped(bundles);
         }
         dropped
     }
@@ -219,15 +222,13 @@ impl Producer {
 
     /// Returns how many records are known to be stored.
     pub fn stored(&self) -> u64 {
-        self.driver.queues.iter().map(|queue| queue.stored).sum()
+        self.driver.destinations.iter().map(|destination| destination.stored).sum()
     }
 
     /// Returns how many of the accepted records are neither stored nor have failed.
     pub fn pending(&self) -> u64 {
-        self.driver.queues.iter().map(PartitionQueue::pending).sum()
+        self.driver.destinations.iter().map(|destination| destination.queue.pending()).sum()
     }
-
-    // Accepting a record:
 
     /// Returns the index of the topic with this name.
     #[inline]
@@ -246,7 +247,7 @@ impl Producer {
                 check_topic(name)?;
                 let name: Arc<str> = name.into();
                 self.by_name.insert(name.clone(), self.topics.len());
-                self.topics.push(Topic { name, count: None, queues: Vec::new(), turn: 0 });
+                self.topics.push(Topic { name, count: None, partitions: Vec::new(), turn: 0 });
                 self.topics.len() - 1
             }
         };
@@ -255,16 +256,16 @@ impl Producer {
 
     fn choose(&mut self, topic: usize, record: &Record<'_>) -> Result<u16> {
         let topic = &mut self.topics[topic];
-        let place = match topic.count {
-            Some(place) => place,
+        let index = match topic.count {
+            Some(index) => index,
             None => {
                 let states = self.settings.session.discover(&topic.name)?.states;
                 let count = partition_count(&states).max(1);
-                self.driver.counts.push((topic.name.clone(), count));
+                self.driver.counts.push(PartitionCount { topic: topic.name.clone(), count });
                 *topic.count.insert(self.driver.counts.len() - 1)
             }
         };
-        let partitions = self.driver.counts[place].1;
+        let partitions = self.driver.counts[index].count;
         match self.settings.partitioner.partition(&topic.name, record.get_key(), partitions) {
             None => {
                 let partition = topic.turn % partitions;
@@ -279,24 +280,25 @@ impl Producer {
         }
     }
 
+    /// Returns the index of a partition in the driver.
     #[inline]
-    fn queue(&mut self, topic: usize, partition: u16) -> Result<usize> {
-        match self.topics[topic].queues.get(usize::from(partition)) {
-            Some(&Some(queue)) => Ok(queue),
-            _ => self.new_queue(topic, partition),
+    fn index(&mut self, topic: usize, partition: u16) -> Result<usize> {
+        match self.topics[topic].partitions.get(usize::from(partition)) {
+            Some(&Some(index)) => Ok(index),
+            _ => self.add_partition(topic, partition),
         }
     }
 
     #[cold]
-    fn new_queue(&mut self, topic: usize, partition: u16) -> Result<usize> {
-        let (topic, index) = (&mut self.topics[topic], usize::from(partition));
+    fn add_partition(&mut self, topic: usize, partition: u16) -> Result<usize> {
+        let topic = &mut self.topics[topic];
         check_partition(&topic.name, partition)?;
-        topic.queues.resize(topic.queues.len().max(index + 1), None);
-        let numbering = self.settings.idempotent.then(Numbering::default);
-        Ok(*topic.queues[index].insert(self.driver.add(topic.name.clone(), partition, numbering)))
+        let index = self.driver.add(topic.name.clone(), partition, self.settings.idempotent);
+        self.send_by.push(Time::ZERO);
+        topic.partitions.resize(topic.partitions.len().max(usize::from(partition) + 1), None);
+        Ok(*topic.partitions[usize::from(partition)].insert(index))
     }
 
-    // Inlined: it is called for each record.
     #[inline(always)]
     fn push(&mut self, topic: usize, partition: u16, record: &Record<'_>) -> Result<()> {
         let net = &*self.settings.session.net;
@@ -308,14 +310,14 @@ impl Producer {
         if !self.driver.failures.is_empty() {
             return self.check_failures();
         }
-        let index = self.queue(topic, partition)?;
-        let mut queue = &mut self.driver.queues[index];
+        let index = self.index(topic, partition)?;
+        let mut queue = &mut self.driver.destinations[index].queue;
         check_record(&queue.topic, partition, record)?;
         let raw = record.to_raw(|| self.wall.millis(now, &*self.settings.session.net));
         let most = most_bytes(&raw);
         if !queue.has_room(most) {
             self.make_room(index, most)?;
-            queue = &mut self.driver.queues[index];
+            queue = &mut self.driver.destinations[index].queue;
         }
         queue.push(None, &raw)?;
         let (collected, len) = queue.collected();
@@ -333,37 +335,38 @@ impl Producer {
     /// are reached.
     #[cold]
     fn make_room(&mut self, index: usize, bytes: usize) -> Result<()> {
-        if !self.driver.queues[index].takes(bytes, self.settings.max_records, self.settings.max_bytes) {
+        if !self.driver.destinations[index].queue.takes(bytes, self.settings.max_records, self.settings.max_bytes) {
             self.seal(index)?;
             self.step(LookUp::Allowed)?;
             self.check_failures()?;
         }
         let limit = self.settings.max_pending_bytes;
         let give_up = self.settings.session.now().after(self.settings.session.config.retry_timeout);
-        while self.driver.queues[index].excess(self.driver.pending_bytes, bytes, limit).is_some() {
+        while self.driver.destinations[index].queue.excess(self.driver.pending_bytes, bytes, limit).is_some() {
             // Records that are only collected would never make room.
             self.look(Time::NEVER, LookUp::Allowed)?;
             self.check_failures()?;
-            let queue = &self.driver.queues[index];
+            let destination = &self.driver.destinations[index];
+            let queue = &destination.queue;
             let excess = queue.excess(self.driver.pending_bytes, bytes, limit);
-            let Some((pending, limit, is_all)) = excess else { break };
-            let until = match is_all || self.driver.queues.len() == 1 {
-                true => give_up,
-                false if queue.is_in_trouble() => Time::ZERO,
-                false => give_up.min(queue.progressed.after(STALLED)),
+            let Some(Excess { pending, limit, of_all }) = excess else { break };
+            let until = if of_all || self.driver.destinations.len() == 1 {
+                give_up
+            } else if queue.is_in_trouble() {
+                Time::ZERO
+            } else {
+                give_up.min(destination.progressed.after(STALLED))
             };
             if self.settings.session.now() >= until {
                 return Err(Error::new(ErrorKind::Full { pending, limit }).about(&queue.topic, queue.partition));
             }
             self.driver.wait(until)?;
         }
-        let queue = &mut self.driver.queues[index];
+        let queue = &mut self.driver.destinations[index].queue;
         queue.make_room(bytes, self.settings.max_bytes, limit, &mut self.driver.spares);
-        queue.recount(&mut self.driver.pending_bytes);
+        self.driver.recount(index);
         Ok(())
     }
-
-    // Sending:
 
     /// Sends what must be sent by `due`, and looks for answers.
     fn look(&mut self, due: Time, look_up: LookUp) -> Result<()> {
@@ -381,7 +384,7 @@ impl Producer {
     /// Begins a bundle, which must be sent once its first record is old enough.
     fn begin(&mut self, index: usize, now: Time) {
         let send_by = now.after(self.settings.max_age);
-        let before = mem::replace(&mut self.driver.queues[index].send_by, send_by);
+        let before = mem::replace(&mut self.send_by[index], send_by);
         // It is there if what was collected has failed together with earlier records.
         self.collecting.remove(&(before, index));
         self.collecting.insert((send_by, index));
@@ -390,11 +393,11 @@ impl Producer {
 
     /// Ends a bundle, which a step then sends.
     fn seal(&mut self, index: usize) -> Result<()> {
-        self.collecting.remove(&(self.driver.queues[index].send_by, index));
+        self.collecting.remove(&(self.send_by[index], index));
         self.driver.seal(index)
     }
 
-    /// Lets the driver continue, and takes in the outcomes.
+    /// Lets the driver continue, and notes the outcomes.
     fn step(&mut self, look_up: LookUp) -> Result<()> {
         let (made, here) = (self.process, self.settings.session.net.process());
         if made != here {
@@ -427,9 +430,12 @@ impl Drop for Producer {
 
 impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Driver { queues, pending_bytes, failures, .. } = &self.driver;
+        let Driver { destinations, pending_bytes, failures, .. } = &self.driver;
         let mut shown = f.debug_struct("Producer");
-        shown.field("partitions", &queues.len()).field("stored", &self.stored()).field("pending", &self.pending());
+        shown
+            .field("partitions", &destinations.len())
+            .field("stored", &self.stored())
+            .field("pending", &self.pending());
         shown.field("pending_bytes", pending_bytes).field("failures", &failures.len()).finish_non_exhaustive()
     }
 }

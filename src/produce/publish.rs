@@ -4,8 +4,7 @@ use std::mem;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Mutex};
 
-use super::driver::Driver;
-use super::queue::PartitionQueue;
+use super::driver::{Destination, Driver};
 use super::records::{MAX_SET, PartitionRecords, millis, most_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{LookUp, Time, locked};
@@ -46,16 +45,20 @@ impl Publish for Publisher {
         // A queue has one bundle at a time, so that any number of requests keeps the order.
         let mut driver = idle.unwrap_or_else(|| Driver::new(session, session.config.publish, usize::MAX, numbered));
         driver.spares.largest = LARGEST_KEPT;
-        let places = driver.queues.iter().map(|queue| (&*queue.topic, queue.partition));
-        if places.eq(all.iter().map(|given| (given.topic, given.partition))) {
-            driver.queues.iter_mut().for_each(|queue| queue.stored = 0);
+        let known = driver.destinations.iter().map(|known| (&*known.queue.topic, known.queue.partition));
+        if known.eq(all.iter().map(|given| (given.topic, given.partition))) {
+            for destination in &mut driver.destinations {
+                destination.stored = 0;
+            }
         } else {
-            let places = sorted(&mut all.iter().map(|given| (given.topic, given.partition.into())));
-            if let Some([((topic, id), _), ..]) = places.windows(2).find(|two| two[0].0 == two[1].0) {
+            let partitions = sorted(&mut all.iter().map(|given| (given.topic, given.partition.into())));
+            if let Some([((topic, id), _), ..]) = partitions.windows(2).find(|two| two[0].0 == two[1].0) {
                 return Err(Error::config(format!("{topic}/{id}: given twice")));
             }
             driver.clear();
-            all.iter().for_each(|given| _ = driver.add(given.topic.into(), given.partition, None));
+            for given in all {
+                driver.add(given.topic.into(), given.partition, false);
+            }
         }
         let outcomes = drive(session, &mut driver, all)?;
         driver.release();
@@ -74,25 +77,30 @@ fn drive(session: &Session, driver: &mut Driver, given: &[PartitionRecords<'_>])
     loop {
         let (mut has_more, mut is_done) = (false, true);
         for (index, given) in given.iter().enumerate().filter(|(index, _)| failed[*index].is_none()) {
-            let left = driver.queues[index].stored < given.len() as u64;
-            if left && driver.queues[index].is_idle() {
+            let destination = &driver.destinations[index];
+            let left = destination.stored < given.len() as u64;
+            if left && destination.queue.is_idle() {
                 give_next(session, driver, index, given)?;
                 has_more = true;
             }
             is_done &= !left;
         }
         if is_done {
-            let outcome = |(e, queue): (Option<Error>, &PartitionQueue)| e.map_or(Ok(()), |e| Err(partly(queue, e)));
-            return Ok(failed.into_iter().zip(&driver.queues).map(outcome).collect());
+            let of =
+                |(e, destination): (Option<Error>, &Destination)| e.map_or(Ok(()), |e| Err(partly(destination, e)));
+            return Ok(failed.into_iter().zip(&driver.destinations).map(of).collect());
         }
         let waited = if has_more { Ok(()) } else { driver.wait(Time::NEVER) };
         match waited {
             Ok(()) => driver.step(LookUp::Allowed),
             // If the wait was ended, or this machine cannot wait, the outcome of what is in flight is unknown.
             Err(e) => {
-                for (queue, failed) in driver.queues.iter().zip(&mut failed).filter(|(queue, _)| !queue.is_idle()) {
-                    let unknown = Error::unknown(&queue.topic, queue.partition, e.clone());
-                    failed.get_or_insert(if queue.is_in_flight() { unknown } else { e.clone() });
+                for (Destination { queue, .. }, failed) in driver.destinations.iter().zip(&mut failed) {
+                    if queue.is_in_flight() {
+                        failed.get_or_insert(Error::unknown(&queue.topic, queue.partition, e.clone()));
+                    } else if !queue.is_idle() {
+                        failed.get_or_insert(e.clone());
+                    }
                 }
             }
         }
@@ -103,23 +111,26 @@ fn drive(session: &Session, driver: &mut Driver, given: &[PartitionRecords<'_>])
 }
 
 /// Gives a queue the next bundle of its records once the previous one is stored.
-fn give_next(session: &Session, driver: &mut Driver, queue: usize, given: &PartitionRecords<'_>) -> Result<()> {
+fn give_next(session: &Session, driver: &mut Driver, index: usize, given: &PartitionRecords<'_>) -> Result<()> {
     let now_ms = millis(session.net.wall());
-    driver.queues[queue].begin(&mut driver.spares);
-    for (seq, record) in (driver.queues[queue].stored as usize..).map_while(|index| given.get(index)) {
+    let Destination { queue, stored, .. } = &mut driver.destinations[index];
+    queue.begin(&mut driver.spares);
+    for (seq, record) in (*stored as usize..).map_while(|next| given.get(next)) {
         let raw = record.to_raw(|| now_ms);
-        if !driver.queues[queue].takes(most_bytes(&raw), MAX_MESSAGES, MAX_SET) {
+        if !queue.takes(most_bytes(&raw), MAX_MESSAGES, MAX_SET) {
             break;
         }
-        driver.queues[queue].push(seq, &raw)?;
+        queue.push(seq, &raw)?;
     }
-    driver.seal(queue)
+    driver.seal(index)
 }
 
 /// Returns the error for a partition of which some records may be stored.
-fn partly(queue: &PartitionQueue, e: Error) -> Error {
-    match queue.stored as usize {
-        0 => e,
-        stored => Error::new(ErrorKind::PartlyStored { stored }).about(&queue.topic, queue.partition).because(e),
+fn partly(destination: &Destination, e: Error) -> Error {
+    match (destination.stored as usize, &destination.queue) {
+        (0, _) => e,
+        (stored, queue) => {
+            Error::new(ErrorKind::PartlyStored { stored }).about(&queue.topic, queue.partition).because(e)
+        }
     }
 }

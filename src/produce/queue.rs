@@ -13,9 +13,11 @@
 //!
 //! Several bundles may be in flight. A bundle that the broker refuses for now is sent again only if no later one was stored; until
 //! that is clear nothing else is sent. Numbered bundles go one at a time, see [`numbering`](super::numbering). The shell asks
-//! [`next`](PartitionQueue::next) and feeds the answers back; nothing here touches a socket or reads a clock.
+//! [`prepare_next`](PartitionQueue::prepare_next) and feeds the answers back; nothing here touches a socket or reads a clock.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
+
+mod outcome;
 
 use std::collections::VecDeque;
 use std::mem;
@@ -24,56 +26,47 @@ use std::sync::Arc;
 use super::bundle::{BrokerId, Bundle, Spares, Stage};
 use super::numbering::Numbering;
 use crate::error::{Error, Result};
-use crate::net::{BrokerAddr, RetryPolicy, RetryState, Time};
+use crate::net::{BrokerAddr, Refusal, RetryPolicy, RetryState, Time};
 use crate::protocol::bundle::{BundleBuilder, Compression, LARGE, RawMessage};
 
 /// Bytes that a bundle takes besides its own, until it is stored: here, in shared memory, and in a request.
-const BUNDLE: usize = 2 * size_of::<Bundle>();
+const BUNDLE_OVERHEAD: usize = 2 * size_of::<Bundle>();
 
 /// The room for bundles that an idle queue keeps.
-const KEPT: usize = 4;
+const IDLE_CAPACITY: usize = 4;
 
-/// See the [module](self).
+/// The records of one partition, from the first that is collected to the last that is not known to be stored.
 #[derive(Debug, Default)]
 pub(super) struct PartitionQueue {
     pub(super) topic: Arc<str>,
     pub(super) partition: u16,
-    pub(super) compression: Compression,
-    pub(super) policy: RetryPolicy,
-    pub(super) collected: BundleBuilder,
-    /// The bundles that are not resolved, in order: those that were sent, then those that wait.
-    pub(super) bundles: VecDeque<Bundle>,
-    /// The leader that those in flight went to.
-    pub(super) leader: Option<BrokerId>,
-    /// The leader whose backlog it is in.
-    pub(super) line: Option<BrokerId>,
     /// The broker that answered last, for errors.
     pub(super) answered_by: Option<BrokerAddr>,
-    /// Present if the producer gives the numbers.
-    pub(super) numbering: Option<Numbering>,
+    compression: Compression,
+    policy: RetryPolicy,
+    collected: BundleBuilder,
+    /// The bundles that are not resolved, in order: those that were sent, then those that wait.
+    bundles: VecDeque<Bundle>,
+    /// The leader that those in flight went to.
+    pub(super) leader: Option<BrokerId>,
+    pub(super) numbering: Numbering,
     /// The id of the request with the question in flight.
-    pub(super) question: Option<u32>,
-    pub(super) retry: RetryState,
-    /// Attempts in a row that reached no broker, and redirects in a row.
-    pub(super) unsent: usize,
+    question: Option<u32>,
+    retry: RetryState,
+    /// Attempts in a row that reached no broker.
+    unsent: usize,
+    /// Redirects in a row.
     pub(super) redirects: u32,
     /// The last error, if it is being retried.
-    pub(super) trouble: Option<Error>,
+    trouble: Option<Error>,
     /// Outcomes of bundles, for the driver to take out.
-    pub(super) deliveries: Vec<Delivery>,
+    deliveries: Vec<Delivery>,
     /// Numbers, first and last, that are missing at the end of the log, for the driver to report.
-    pub(super) gap: Option<(u64, u64)>,
+    pub(super) missing: Option<(u64, u64)>,
     /// Bytes that its bundles hold, before compression.
-    pub(super) bytes: usize,
+    bytes: usize,
     /// How many bytes can be collected without a look at the limits, in memory that is already allocated and counted.
-    pub(super) fill_to: usize,
-    /// The bytes that it held in total at the last count.
-    pub(super) counted: usize,
-    /// Records stored so far.
-    pub(super) stored: u64,
-    /// When the collected records must be sent, and when the partition last made progress. The producer keeps these here.
-    pub(super) send_by: Time,
-    pub(super) progressed: Time,
+    fill_to: usize,
 }
 
 /// What a queue wants the driver to send.
@@ -87,17 +80,45 @@ pub(super) enum ToSend {
     Mark,
 }
 
+/// What a broker answers about a partition: that it did what it was asked to do, or why not.
+pub(super) type Answer = Result<Reply, Refusal>;
+
+/// What a broker did, or the number that it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// The bundle is stored.
+    Stored,
+    /// The last number in the leader's own log.
+    LogEnd(u64),
+    /// The mark up to which replicas have confirmed.
+    Mark(u64),
+    /// How many partitions the topic has.
+    Partitions(u16),
+}
+
+/// A limit that a record would exceed, in bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Excess {
+    pub(super) pending: usize,
+    pub(super) limit: usize,
+    /// Whether it is the limit of all partitions rather than of this one.
+    pub(super) of_all: bool,
+}
+
 /// The outcome of a bundle: stored, or why not.
 pub(super) type Delivery = (Bundle, Result<()>);
 
 impl PartitionQueue {
+    pub(super) fn new(topic: Arc<str>, partition: u16, compression: Compression, policy: RetryPolicy) -> Self {
+        PartitionQueue { topic, partition, compression, policy, ..PartitionQueue::default() }
+    }
+
     /// Takes a record, with its explicit number if it has one.
-    // Inlined: a producer calls it for each record.
     #[inline(always)]
     pub(super) fn push(&mut self, seq: Option<u64>, raw: &RawMessage<'_>) -> Result<()> {
         let builder = &mut self.collected;
         // An idempotent producer numbers a bundle when it is sent.
-        match seq.or_else(|| self.numbering.is_some().then(|| u64::from(builder.count()) + 1)) {
+        match seq.or_else(|| self.numbering.is_on.then(|| u64::from(builder.count()) + 1)) {
             Some(seq) => builder.push_at(seq, raw),
             None => builder.push(raw),
         }
@@ -121,14 +142,14 @@ impl PartitionQueue {
     /// bundle, and `limit` for all queues.
     pub(super) fn make_room(&mut self, record: usize, most: usize, limit: usize, spares: &mut Spares) {
         self.begin(spares);
-        let (room, least) = (self.collected.reserve(record), self.collected.set_len() + record);
+        let room = self.collected.reserve(record);
+        let least = self.collected.set_len() + record;
         self.fill_to = room.min(most).min((limit / 4).saturating_sub(self.bytes)).max(least);
     }
 
-    /// Updates a sum of what queues hold. Buffers count at their full capacity, and each bundle counts for more than its bytes.
-    pub(super) fn recount(&mut self, sum: &mut usize) {
-        let held = self.bytes + self.collected.capacity() + self.bundles.len() * BUNDLE;
-        *sum = *sum + held - mem::replace(&mut self.counted, held);
+    /// Returns how many bytes it holds. Buffers count at their full capacity, and each bundle counts for more than its bytes.
+    pub(super) fn held(&self) -> usize {
+        self.bytes + self.collected.capacity() + self.bundles.len() * BUNDLE_OVERHEAD
     }
 
     /// Returns whether the bundle being collected takes another record of up to this many bytes, given the most records and bytes
@@ -138,14 +159,12 @@ impl PartitionQueue {
         count == 0 || (count < records && len + record <= bytes)
     }
 
-    /// Returns the limit that a record of up to this many bytes would exceed, given what all partitions hold and may hold: the bytes
-    /// held, the bytes allowed, and whether it is the limit of all partitions rather than of this one.
-    pub(super) fn excess(&self, all: usize, bytes: usize, limit: usize) -> Option<(usize, usize, bool)> {
-        if all > 0 && all + bytes > limit {
-            return Some((all, limit, true));
-        }
-        let mine = self.bytes + self.collected().1;
-        (mine > 0 && mine + bytes > limit / 4).then_some((mine, limit / 4, false))
+    /// Returns the limit that a record of up to this many bytes would exceed, given what all partitions hold and may hold.
+    pub(super) fn excess(&self, all: usize, bytes: usize, limit: usize) -> Option<Excess> {
+        let mine = self.bytes + self.collected.set_len();
+        let of_all = Excess { pending: all, limit, of_all: true };
+        let of_this = Excess { pending: mine, limit: limit / 4, of_all: false };
+        [of_all, of_this].into_iter().find(|excess| excess.pending > 0 && excess.pending + bytes > excess.limit)
     }
 
     /// Returns how many records are collected, and the bytes of their message set.
@@ -163,7 +182,9 @@ impl PartitionQueue {
             let spare = if builder.set_len() >= LARGE { spares.buffers.pop() } else { None };
             let mut bundle = Bundle::seal(&mut builder, spare.unwrap_or_default(), self.compression)?;
             // An idempotent producer gives the numbers later.
-            bundle.range = bundle.range.filter(|_| self.numbering.is_none());
+            if self.numbering.is_on {
+                bundle.range = None;
+            }
             self.bytes += bundle.size;
             self.bundles.push_back(bundle);
         }
@@ -171,18 +192,17 @@ impl PartitionQueue {
         Ok(())
     }
 
-    /// Returns what to send to this leader now.
-    pub(super) fn next(&mut self, now: Time, leader: BrokerId) -> Option<ToSend> {
+    /// Returns what to send to this leader now. A bundle of an idempotent producer gets its numbers here.
+    pub(super) fn prepare_next(&mut self, now: Time, leader: BrokerId) -> Option<ToSend> {
         if !self.has_work() || self.retry.pause_until > now {
             return None;
         }
-        let Some(numbering) = &mut self.numbering else { return Some(ToSend::Bundle) };
-        if numbering.must_ask(leader, self.bundles.front()) {
+        if self.numbering.must_ask(leader, self.bundles.front()) {
             return Some(ToSend::End);
         }
         let waiting = self.bundles.iter_mut().find(|bundle| bundle.is_waiting());
         let Some(bundle) = waiting else { return Some(ToSend::Mark) };
-        numbering.assign(bundle);
+        self.numbering.assign(bundle);
         Some(ToSend::Bundle)
     }
 
@@ -196,7 +216,7 @@ impl PartitionQueue {
         // After trouble, one bundle alone finds out whether it is over.
         let may_follow = |bundle: &Bundle| match bundle.stage {
             Stage::Held => true,
-            Stage::InFlight(_) => self.numbering.is_none() && !self.retry.is_in_trouble(),
+            Stage::InFlight(_) => !self.numbering.is_on && !self.retry.is_in_trouble(),
             _ => false,
         };
         self.bundles.back().is_some_and(|last| matches!(last.stage, Stage::Waiting | Stage::Held))
@@ -206,6 +226,16 @@ impl PartitionQueue {
 
     fn sent_bundles(&self) -> impl Iterator<Item = &Bundle> {
         self.bundles.iter().take_while(|bundle| !bundle.is_waiting())
+    }
+
+    /// Returns the moment before which nothing is sent.
+    pub(super) fn pause_until(&self) -> Time {
+        self.retry.pause_until
+    }
+
+    /// Returns when it gives up; `NEVER` without trouble.
+    pub(super) fn gives_up_at(&self) -> Time {
+        self.retry.gives_up_at(&self.policy)
     }
 
     pub(super) fn is_in_flight(&self) -> bool {
@@ -222,18 +252,26 @@ impl PartitionQueue {
         if what != ToSend::Bundle {
             self.question = Some(id);
         } else if let Some(bundle) = self.bundles.iter_mut().find(|bundle| bundle.is_waiting()) {
-            if let Some(numbering) = &mut self.numbering {
-                numbering.on_sent(leader, bundle);
-            }
+            self.numbering.on_sent(leader, bundle);
             self.leader = Some(leader);
             bundle.stage = Stage::InFlight(id);
         }
     }
 
+    /// Counts bundles as held by this leader if they are held by one that is the same broker.
+    pub(super) fn move_held(&mut self, to: BrokerId, is_same: impl Fn(BrokerId) -> bool) {
+        for bundle in self.bundles.iter_mut().take_while(|bundle| bundle.range.is_some()) {
+            if bundle.held_at.is_some_and(&is_same) {
+                bundle.held_at = Some(to);
+            }
+        }
+    }
+
     /// Takes back a failed bundle, to send it again. They come in order.
     pub(super) fn take_back(&mut self, mut bundle: Bundle) {
-        if let Some(numbering) = self.numbering.as_mut().filter(|_| bundle.range.is_some()) {
-            (numbering.unsure, numbering.another_writer) = (true, false);
+        if bundle.range.is_some() {
+            self.numbering.unsure = true;
+            self.numbering.another_writer = false;
         }
         self.bytes += bundle.size;
         self.fill_to = 0;
@@ -244,9 +282,7 @@ impl PartitionQueue {
     /// Notes the failures that will not be sent again, in order, after the others were taken back.
     pub(super) fn dropped<'a>(&mut self, bundles: impl Iterator<Item = &'a Bundle>) {
         let kept = self.bundles.iter().filter_map(Bundle::end).max();
-        if let Some(numbering) = &mut self.numbering {
-            numbering.dropped(bundles, kept);
-        }
+        self.numbering.dropped(bundles, kept);
     }
 
     /// Returns the number of records that are neither stored nor have failed.
@@ -261,13 +297,18 @@ impl PartitionQueue {
 
     /// Returns the outcomes of bundles, and gives back the memory of the list: there may be thousands of queues.
     pub(super) fn take_deliveries(&mut self) -> Vec<Delivery> {
-        self.bundles.shrink_to(KEPT);
+        self.bundles.shrink_to(IDLE_CAPACITY);
         mem::take(&mut self.deliveries)
     }
 
     /// Returns whether everything that is not stored comes back once nothing is in flight any more.
     pub(super) fn is_failing(&self) -> bool {
         self.sent_bundles().any(|bundle| bundle.failure().is_some())
+    }
+
+    /// Returns the last error, if it is being retried. While other answers are awaited before it fails, there is none.
+    pub(super) fn trouble(&self) -> Option<&Error> {
+        if self.is_failing() { None } else { self.trouble.as_ref() }
     }
 
     /// Returns whether something has gone wrong since the last bundle was stored.

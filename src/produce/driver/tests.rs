@@ -16,8 +16,8 @@ fn driver(partitions: u16) -> (Scripted, Driver) {
     let session = Session::new(Config::default(), parse_brokers("10.0.0.1:5").unwrap(), Arc::new(net.clone()));
     let mut driver = Driver::new(&Arc::new(session), PublishOptions::default(), WINDOW, false);
     for partition in 0..partitions {
-        let index = driver.add("t".into(), partition, None);
-        driver.queues[index].push(None, &RawMessage::default()).unwrap();
+        let index = driver.add("t".into(), partition, false);
+        driver.destinations[index].queue.push(None, &RawMessage::default()).unwrap();
         driver.seal(index).unwrap();
     }
     driver.step(LookUp::Never);
@@ -48,9 +48,9 @@ fn go_on(net: &Scripted, driver: &mut Driver) {
 
 /// Goes on while all but the first queues are taken away: a look at one of the others panics.
 fn go_on_with_only(first: usize, net: &Scripted, driver: &mut Driver) {
-    let others = driver.queues.split_off(first);
+    let others = driver.destinations.split_off(first);
     (0..3).for_each(|_| go_on(net, driver));
-    driver.queues.extend(others);
+    driver.destinations.extend(others);
 }
 
 #[test]
@@ -59,9 +59,10 @@ fn a_step_looks_at_none_of_the_queues_that_wait() {
     // The one whose turn is next is looked at.
     go_on_with_only(1, &net, &mut driver);
     greet(&net, &mut driver);
+    let is_left = |Destination { queue, .. }: &Destination| queue.leader.is_none() && !queue.is_idle();
     for answered in 0..3 {
         let sent = (WINDOW + answered) * MAX_BUNDLES;
-        assert_eq!(driver.queues.iter().position(|queue| queue.leader.is_none() && !queue.is_idle()), Some(sent));
+        assert_eq!(driver.destinations.iter().position(is_left), Some(sent));
         go_on_with_only(sent + 1, &net, &mut driver);
         answer(&net, &mut driver, ProduceCode::Stored);
     }
@@ -83,7 +84,7 @@ fn queues_that_pause_are_not_looked_at_before_their_pause_is_over() {
     driver.step(LookUp::Never);
     assert!(driver.pauses.is_empty() && !driver.leaders[0].in_flight.is_empty());
     answer(&net, &mut driver, ProduceCode::Stored);
-    assert!(!driver.is_busy() && driver.queues.iter().all(PartitionQueue::is_idle));
+    assert!(!driver.is_busy() && driver.destinations.iter().all(|destination| destination.queue.is_idle()));
 }
 
 #[test]
@@ -93,8 +94,8 @@ fn a_queue_that_another_broker_leads_by_now_does_not_wait_for_the_dial_to_the_la
     let session = Arc::new(Session::new(Config::default(), brokers.clone(), Arc::new(net.clone())));
     let mut driver = Driver::new(&session, PublishOptions::default(), WINDOW, false);
     for partition in 0..2 {
-        let index = driver.add("t".into(), partition, None);
-        driver.queues[index].push(None, &RawMessage::default()).unwrap();
+        let index = driver.add("t".into(), partition, false);
+        driver.destinations[index].queue.push(None, &RawMessage::default()).unwrap();
         driver.seal(index).unwrap();
     }
     driver.step(LookUp::Never);
@@ -106,6 +107,12 @@ fn a_queue_that_another_broker_leads_by_now_does_not_wait_for_the_dial_to_the_la
     assert_eq!(dialed, ["10.0.0.1:5", "10.0.0.2:5"]);
 }
 
+/// Returns whether the first queue has a bundle that is neither in flight nor waits.
+fn is_held(driver: &Driver) -> bool {
+    let queue = &driver.destinations[0].queue;
+    queue.pending() > 0 && queue.first_waiting().is_none() && !queue.is_in_flight()
+}
+
 #[test]
 fn a_broker_with_several_addresses_does_not_confirm_what_it_holds_itself() {
     for is_redirected in [false, true] {
@@ -115,8 +122,8 @@ fn a_broker_with_several_addresses_does_not_confirm_what_it_holds_itself() {
         let session = Session::new(Config::default(), parse_brokers("tank:5").unwrap(), Arc::new(net.clone()));
         let session = Arc::new(session);
         let mut driver = Driver::new(&session, PublishOptions::default(), WINDOW, true);
-        driver.add("t".into(), 0, Some(Numbering::default()));
-        driver.queues[0].push(None, &RawMessage::default()).unwrap();
+        driver.add("t".into(), 0, true);
+        driver.destinations[0].queue.push(None, &RawMessage::default()).unwrap();
         driver.seal(0).unwrap();
         driver.step(LookUp::Allowed);
         greet(&net, &mut driver);
@@ -128,7 +135,7 @@ fn a_broker_with_several_addresses_does_not_confirm_what_it_holds_itself() {
         };
         answer(&mut driver, 0, Ok(Reply::LogEnd(0)));
         answer(&mut driver, 0, Err(Refusal::Fault(Fault::NotConfirmed)));
-        assert!(driver.queues[0].bundles[0].is_held());
+        assert!(is_held(&driver));
         net.wire(0, |wire| wire.ended = true);
         net.refuse(addresses[0], 111);
         if is_redirected {
@@ -141,8 +148,8 @@ fn a_broker_with_several_addresses_does_not_confirm_what_it_holds_itself() {
         net.wire(1, |wire| (wire.connected, wire.incoming) = (true, PING.into()));
         go_on(&net, &mut driver);
         answer(&mut driver, usize::from(is_redirected), Ok(Reply::LogEnd(1)));
-        assert_eq!(driver.queues[0].stored, 0, "redirected: {is_redirected}");
-        assert!(driver.queues[0].bundles[0].is_held());
+        assert_eq!(driver.destinations[0].stored, 0, "redirected: {is_redirected}");
+        assert!(is_held(&driver));
     }
 }
 
@@ -155,7 +162,7 @@ fn a_released_connection_on_which_half_a_ping_has_come_is_closed() {
         driver.release();
         assert_eq!(net.wire(0, |wire| wire.dropped), n == 2, "{n} bytes");
         // Another one is used as soon as there is something to send.
-        driver.queues[0].push(None, &RawMessage::default()).unwrap();
+        driver.destinations[0].queue.push(None, &RawMessage::default()).unwrap();
         driver.seal(0).unwrap();
         driver.step(LookUp::Never);
         assert_eq!(net.dialed().len(), if n == 2 { 2 } else { 1 });

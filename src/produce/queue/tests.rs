@@ -2,7 +2,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::super::bundle::tests::contents;
-use super::super::outcome::{Answer, Reply};
 use super::*;
 use crate::error::{ErrorKind, Fault, Phase};
 use crate::net::Refusal;
@@ -20,8 +19,9 @@ fn at(ms: u64) -> Time {
 }
 
 fn queue(numbering: bool) -> PartitionQueue {
-    let (topic, numbering) = ("orders".into(), numbering.then(Numbering::default));
-    PartitionQueue { topic, partition: 3, policy: POLICY, numbering, ..PartitionQueue::default() }
+    let mut queue = PartitionQueue::new("orders".into(), 3, Compression::default(), POLICY);
+    queue.numbering.is_on = numbering;
+    queue
 }
 
 /// Gives the queue a bundle with a record for each text.
@@ -36,19 +36,19 @@ fn give(queue: &mut PartitionQueue, texts: &[&str]) {
 
 /// Sends what the queue wants to send.
 fn send(queue: &mut PartitionQueue, now: Time, leader: BrokerId, id: u32) -> Option<ToSend> {
-    let what = queue.next(now, leader)?;
+    let what = queue.prepare_next(now, leader)?;
     queue.sent(id, leader, what);
     Some(what)
 }
 
 fn lost(queue: &mut PartitionQueue, now: Time, id: u32, handed_over: bool) {
     let error = Error::disconnected(&"a:1", Phase::Wait);
-    queue.on_lost(now, id, &error, handed_over);
+    queue.on_lost(now, id, &error, Duration::ZERO, handed_over);
 }
 
 /// What has become of the records, in order: stored `+`, unknown `?`, otherwise not stored `-`; a gap as its numbers.
 fn outcomes(queue: &mut PartitionQueue) -> Vec<String> {
-    let gap = queue.gap.take().map(|(first, last)| format!("gap {first}..{last}"));
+    let gap = queue.missing.take().map(|(first, last)| format!("gap {first}..{last}"));
     let mut out = Vec::from_iter(gap);
     for (bundle, outcome) in queue.take_deliveries() {
         let mark = match outcome {
@@ -102,7 +102,7 @@ fn several_go_at_a_time_and_answers_may_come_in_any_order() {
     ["1", "2", "3"].iter().for_each(|text| give(&mut queue, &[text]));
     assert!(!queue.is_idle() && queue.bytes > 0);
     (1..=3).for_each(|id| assert_eq!(send(&mut queue, at(0), A, id), Some(ToSend::Bundle)));
-    assert_eq!((queue.next(at(0), A), queue.leader), (None, Some(A)));
+    assert_eq!((queue.prepare_next(at(0), A), queue.leader), (None, Some(A)));
     for id in [2, 3, 1] {
         queue.on_answer(at(1), A, id, STORED);
     }
@@ -118,12 +118,12 @@ fn what_is_refused_for_now_is_sent_again_in_order_unless_a_later_one_is_stored()
         (1..=2).for_each(|id| assert!(send(&mut queue, at(0), A, id).is_some()));
         queue.on_answer(at(1), A, 1, code);
         give(&mut queue, &["3"]);
-        assert_eq!(queue.next(at(1), A), None, "until the other answer is there");
+        assert_eq!(queue.prepare_next(at(1), A), None, "until the other answer is there");
         queue.on_answer(at(1), A, 2, code);
         let now = due(&queue);
         assert!(now >= at(1) && now <= at(101), "{now:?}");
         assert_eq!(send(&mut queue, now, B, 3), Some(ToSend::Bundle));
-        assert_eq!(queue.next(now, B), None, "one alone finds out whether the trouble is over");
+        assert_eq!(queue.prepare_next(now, B), None, "one alone finds out whether the trouble is over");
         queue.on_answer(now, A, 3, STORED);
         assert_eq!(outcomes(&mut queue), ["+1"]);
         give(&mut queue, &["4"]);
@@ -194,7 +194,7 @@ fn the_budget_runs_from_the_first_failure_and_begins_again_afterwards() {
         give(&mut queue, &["1"]);
         give(&mut queue, &["2"]);
         let (mut now, mut tries) = (at(start), 0);
-        while queue.next(now, A).is_some() {
+        while queue.prepare_next(now, A).is_some() {
             queue.on_unreachable(now, &error, 1);
             (now, tries) = (due(&queue), tries + 1);
             if now == Time::NEVER {
@@ -238,7 +238,7 @@ fn numbered(end: u64) -> PartitionQueue {
     let mut queue = queue(true);
     give(&mut queue, &["a", "b", "c"]);
     assert_eq!(send(&mut queue, at(0), A, 1), Some(ToSend::End));
-    assert_eq!(queue.next(at(0), A), None, "until the end is known");
+    assert_eq!(queue.prepare_next(at(0), A), None, "until the end is known");
     queue.on_answer(at(0), A, 1, log_end(end));
     assert_eq!(send(&mut queue, at(0), A, 2), Some(ToSend::Bundle));
     assert_eq!(in_flight(&queue).range, Some((end + 1, end + 3)));
@@ -249,7 +249,7 @@ fn numbered(end: u64) -> PartitionQueue {
 fn numbers_begin_after_the_end_and_go_one_bundle_at_a_time() {
     let mut queue = numbered(10);
     give(&mut queue, &["d"]);
-    assert_eq!(queue.next(at(0), A), None);
+    assert_eq!(queue.prepare_next(at(0), A), None);
     queue.on_answer(at(0), A, 2, STORED);
     assert_eq!(send(&mut queue, at(0), A, 3), Some(ToSend::Bundle));
     assert_eq!(in_flight(&queue).range, Some((14, 14)));
@@ -604,11 +604,12 @@ fn a_log_that_claims_to_end_near_the_last_number_is_not_appended_to() {
 fn a_record_waits_for_room_among_all_or_in_its_partition_unless_there_is_nothing_else() {
     let mut queue = queue(false);
     assert_eq!(queue.excess(0, 1000, 400), None, "one that is larger than the limit goes alone");
-    assert_eq!((queue.excess(300, 100, 400), queue.excess(300, 101, 400)), (None, Some((300, 400, true))));
+    let all = Some(Excess { pending: 300, limit: 400, of_all: true });
+    assert_eq!((queue.excess(300, 100, 400), queue.excess(300, 101, 400)), (None, all));
     give(&mut queue, &["some text"]);
     let held = queue.bytes;
     let limit = 4 * (held + 10);
-    let mine = Some((held, limit / 4, false));
+    let mine = Some(Excess { pending: held, limit: limit / 4, of_all: false });
     assert_eq!((queue.excess(held, 10, limit), queue.excess(held, 11, limit)), (None, mine), "a quarter is for each");
     // What has failed is not held any more.
     assert!(send(&mut queue, at(0), A, 1).is_some());
@@ -621,16 +622,14 @@ fn records_have_room_up_to_each_limit_in_memory_that_is_counted() {
     let raw = RawMessage { timestamp_ms: 1, key: None, payload: b"some text" };
     for (most, limit, end) in [(500, 1 << 20, 500), (1 << 20, 2000, 500)] {
         let mut queue = queue(false);
-        let (mut spares, mut sum) = (Spares::default(), 0);
+        let mut spares = Spares::default();
         assert!(!queue.has_room(1));
         while queue.takes(20, u32::MAX, most) && queue.excess(0, 20, limit).is_none() {
             queue.make_room(20, most, limit, &mut spares);
-            queue.recount(&mut sum);
+            let held = queue.held();
             while queue.has_room(20) {
                 queue.push(None, &raw).unwrap();
-                let counted = sum;
-                queue.recount(&mut sum);
-                assert_eq!(sum, counted);
+                assert_eq!(queue.held(), held);
             }
         }
         assert!((end - 20..=end).contains(&queue.collected().1), "{:?}", queue.collected());

@@ -176,7 +176,7 @@ impl Run {
         if leader != self.world.connected && !(self.world.requests.is_empty() && self.world.answers.is_empty()) {
             return;
         }
-        let Some(what) = self.queue.next(self.now, leader) else { return };
+        let Some(what) = self.queue.prepare_next(self.now, leader) else { return };
         self.world.connected = leader;
         self.id += 1;
         let request = match what {
@@ -207,7 +207,7 @@ impl Run {
         let error = Error::disconnected(&"a:1", Phase::Wait);
         for (index, id) in answers.iter().map(|id| (0, *id)).chain(requests.into_iter().enumerate()) {
             let handed_over = answers.contains(&id) || index < handed_over;
-            self.queue.on_lost(self.now, id, &error, handed_over);
+            self.queue.on_lost(self.now, id, &error, Duration::ZERO, handed_over);
         }
     }
 

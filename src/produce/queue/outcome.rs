@@ -2,31 +2,16 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
 use std::mem;
+use std::time::Duration;
 
-use super::bundle::{BrokerId, Bundle, Failed, Spares, Stage};
-use super::queue::PartitionQueue;
+use super::{Answer, PartitionQueue, Reply};
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::net::{Refusal, Time};
-
-/// What a broker answers about a partition: that it did what it was asked to do, or why not.
-pub(super) type Answer = Result<Reply, Refusal>;
-
-/// What a broker did, or the number that it was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reply {
-    /// The bundle is stored.
-    Stored,
-    /// The last number in the leader's own log.
-    LogEnd(u64),
-    /// The mark up to which replicas have confirmed.
-    Mark(u64),
-    /// How many partitions the topic has.
-    Partitions(u16),
-}
+use crate::produce::bundle::{BrokerId, Bundle, Failed, Spares, Stage};
 
 impl PartitionQueue {
     /// Handles the answer of this leader to a request.
-    pub(super) fn on_answer(&mut self, now: Time, from: BrokerId, id: u32, answer: Answer) {
+    pub(in crate::produce) fn on_answer(&mut self, now: Time, from: BrokerId, id: u32, answer: Answer) {
         let index = self.index_of(id);
         let was_asked = self.question.take_if(|question| *question == id).is_some();
         self.unsent = 0;
@@ -40,9 +25,7 @@ impl PartitionQueue {
             (Ok(Reply::Mark(mark)), None) if was_asked => self.on_mark(now, mark),
             (Err(refusal), None) if was_asked => {
                 // Which broker leads now is not known, but it may be another one.
-                if let Some(numbering) = &mut self.numbering {
-                    numbering.unsure = true;
-                }
+                self.numbering.unsure = true;
                 let failed = self.retry_after_refusal(now, refusal, false);
                 self.note_failure(None, failed);
             }
@@ -51,9 +34,10 @@ impl PartitionQueue {
         self.settle();
     }
 
-    /// Takes in that the connection with this request was lost, and was reset. If the request was not `handed_over`, the broker has
-    /// not received all of it.
-    pub(super) fn on_lost(&mut self, now: Time, id: u32, error: &Error, handed_over: bool) {
+    /// Handles the loss of the connection with this request, which is then reset. Before, it had been well for some time. If the
+    /// request was not `handed_over`, the broker has not received all of it.
+    pub(in crate::produce) fn on_lost(&mut self, now: Time, id: u32, e: &Error, healthy_for: Duration, handed_over: bool) {
+        self.retry.was_healthy_for(healthy_for);
         let index = self.index_of(id);
         if index.is_none() && self.question.take_if(|question| *question == id).is_none() {
             return;
@@ -63,15 +47,15 @@ impl PartitionQueue {
             bundle.at_large |= handed_over;
         }
         // Without numbers nobody could tell whether a second copy is one too many.
-        let gives_up = index.is_some() && handed_over && self.numbering.is_none();
-        let failed = if gives_up { Failed::GiveUp(error.clone()) } else { self.retry_or_fail(now, error.clone()) };
+        let gives_up = index.is_some() && handed_over && !self.numbering.is_on;
+        let failed = if gives_up { Failed::GiveUp(e.clone()) } else { self.retry_or_fail(now, e.clone()) };
         self.note_failure(index, failed);
         self.settle();
     }
 
-    /// Takes in that no connection could be opened. `brokers` is how many are known.
-    pub(super) fn on_unreachable(&mut self, now: Time, error: &Error, brokers: usize) {
-        // The redirects in a row still count: a redirect to a leader that is gone needs time, as two in a row do.
+    /// Notes that no connection could be opened. `brokers` is how many are known.
+    pub(in crate::produce) fn on_unreachable(&mut self, now: Time, error: &Error, brokers: usize) {
+        // `redirects` stays: a redirect to an unreachable leader must back off like a second redirect.
         self.unsent += 1;
         let others = self.unsent % brokers.max(1) != 0;
         let failed = if !error.is_transient() {
@@ -86,29 +70,24 @@ impl PartitionQueue {
     }
 
     /// Gives up what still waits for a connection once the budget is spent.
-    pub(super) fn give_up_if_expired(&mut self, now: Time) {
-        if self.has_work() && self.retry.gives_up_at(&self.policy) <= now {
+    pub(in crate::produce) fn give_up_if_expired(&mut self, now: Time) {
+        if self.has_work() && self.gives_up_at() <= now {
             let e = self.trouble.take().unwrap_or_else(|| self.fault(Fault::NoLeader));
             self.give_up(e);
             self.settle();
         }
     }
 
-    /// Takes in the end of this leader's own log.
+    /// Handles the end of this leader's own log.
     fn on_end(&mut self, leader: BrokerId, end: u64) {
-        let Some(numbering) = &mut self.numbering else { return };
-        match numbering.compare(leader, end, &mut self.bundles) {
-            Some((gap, stored)) => {
-                self.gap = gap;
-                for bundle in stored {
-                    self.resolve(bundle, Ok(()));
-                }
-            }
-            None => self.give_up(self.fault(Fault::AnotherWriter { end })),
-        }
+        let Some(found) = self.numbering.compare(leader, end, &mut self.bundles) else {
+            return self.give_up(self.fault(Fault::AnotherWriter { end }));
+        };
+        self.missing = found.missing;
+        self.resolve_stored(found.stored);
     }
 
-    /// Takes in the mark up to which replicas have confirmed.
+    /// Handles the mark up to which replicas have confirmed.
     fn on_mark(&mut self, now: Time, mark: u64) {
         self.confirm(mark);
         if self.bundles.front().is_some_and(Bundle::is_held) {
@@ -121,19 +100,22 @@ impl PartitionQueue {
     fn confirm(&mut self, mark: u64) {
         let is_confirmed = |bundle: &&Bundle| bundle.end().is_some_and(|end| end <= mark.saturating_add(1));
         let confirmed = self.bundles.iter().take_while(|bundle| bundle.is_held()).take_while(is_confirmed).count();
-        for _ in 0..confirmed {
-            if let Some(bundle) = self.bundles.pop_front() {
-                self.resolve(bundle, Ok(()));
-            }
+        self.resolve_stored(confirmed);
+    }
+
+    /// Notes that this many bundles at the front are stored.
+    fn resolve_stored(&mut self, count: usize) {
+        for bundle in self.bundles.drain(..count).collect::<Vec<_>>() {
+            self.resolve(bundle, Ok(()));
         }
     }
 
     fn on_refused(&mut self, now: Time, index: usize, refusal: Refusal) {
         let Some(bundle) = self.bundles.get_mut(index) else { return };
         // This copy is not stored, but another one may be.
-        let in_doubt = bundle.at_large && self.numbering.is_some();
+        let in_doubt = bundle.at_large && self.numbering.is_on;
         let failed = match refusal {
-            Refusal::Fault(fault @ Fault::NotConfirmed) if self.numbering.is_some() => {
+            Refusal::Fault(fault @ Fault::NotConfirmed) if self.numbering.is_on => {
                 if let Some(leader) = self.leader {
                     bundle.hold(leader);
                 }
@@ -147,8 +129,8 @@ impl PartitionQueue {
             }
             _ => self.retry_after_refusal(now, refusal, in_doubt),
         };
-        if let (Refusal::Fault(Fault::SeqNotAbove { .. }), Some(numbering)) = (refusal, &mut self.numbering) {
-            numbering.another_writer = !in_doubt;
+        if let Refusal::Fault(Fault::SeqNotAbove { .. }) = refusal {
+            self.numbering.another_writer = !in_doubt;
         }
         self.note_failure(Some(index), failed);
     }
@@ -163,7 +145,9 @@ impl PartitionQueue {
     fn resolve(&mut self, bundle: Bundle, outcome: Result<()>) {
         self.bytes -= bundle.size;
         self.retry.reset();
-        (self.unsent, self.redirects, self.trouble) = (0, 0, None);
+        self.unsent = 0;
+        self.redirects = 0;
+        self.trouble = None;
         self.deliveries.push((bundle, outcome));
     }
 
@@ -210,9 +194,7 @@ impl PartitionQueue {
             self.trouble = Some(e.clone());
         }
         if let Some(bundle) = index.and_then(|index| self.bundles.get_mut(index)) {
-            if let Some(numbering) = &mut self.numbering {
-                numbering.unsure |= bundle.at_large;
-            }
+            self.numbering.unsure |= bundle.at_large;
             bundle.stage = Stage::Returned(failed);
         } else if let Failed::GiveUp(e) = failed {
             self.give_up(e);
@@ -243,8 +225,9 @@ impl PartitionQueue {
         self.leader = None;
         let cause = |bundle: &Bundle| bundle.failure().map(|e| self.failure_of(bundle, e.clone()));
         let Some(cause) = self.bundles.iter().find_map(cause) else {
-            let returned = self.bundles.iter_mut().filter(|bundle| !bundle.is_held());
-            returned.for_each(|bundle| bundle.stage = Stage::Waiting);
+            for bundle in self.bundles.iter_mut().filter(|bundle| !bundle.is_held()) {
+                bundle.stage = Stage::Waiting;
+            }
             return;
         };
         // The records were accepted, so they can be sealed.
