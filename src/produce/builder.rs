@@ -12,7 +12,7 @@ use crate::protocol::bundle::{Compression, MAX_MESSAGES};
 use crate::session::Session;
 
 /// The least value of `max_pending_bytes`.
-const LEAST_PENDING: usize = 1 << 20;
+const MIN_PENDING: usize = 1 << 20;
 
 /// Settings for a [`Producer`](crate::Producer), from [`Client::producer`](crate::Client::producer).
 #[must_use = "settings do nothing until `build` is called"]
@@ -114,8 +114,8 @@ impl ProducerBuilder {
             format!("records: {records} given, 1 to {MAX_MESSAGES} allowed")
         } else if bytes == 0 || bytes > MAX_SET {
             format!("bytes: {bytes} given, 1 to {MAX_SET} allowed")
-        } else if pending < LEAST_PENDING {
-            format!("pending bytes: {pending} given, at least {LEAST_PENDING} needed")
+        } else if pending < MIN_PENDING {
+            format!("pending bytes: {pending} given, at least {MIN_PENDING} needed")
         } else if window == 0 {
             "window: 0 requests given, at least 1 needed".to_owned()
         } else {

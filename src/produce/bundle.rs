@@ -10,7 +10,7 @@ use crate::protocol::DecodeError;
 use crate::protocol::bundle::{BundleBuilder, Compression, Entry, unpack};
 
 /// A leader, by its index in the driver's list.
-pub(super) type BrokerId = usize;
+pub(super) type LeaderIndex = usize;
 
 /// Records sealed for sending.
 ///
@@ -29,11 +29,11 @@ pub(super) struct Bundle {
     /// The numbers of its first and last record, if it has numbers.
     pub(super) range: Option<(u64, u64)>,
     /// Whether a later one was stored. Sent again now, it would be out of order.
-    pub(super) overtaken: bool,
+    pub(super) later_one_stored: bool,
     /// Whether a copy was sent and got no clear answer: it may be stored, or may still be.
-    pub(super) at_large: bool,
+    pub(super) outcome_open: bool,
     /// The leader whose log has it unconfirmed.
-    pub(super) held_at: Option<BrokerId>,
+    pub(super) held_at: Option<LeaderIndex>,
 }
 
 /// How far a bundle has come.
@@ -99,23 +99,23 @@ impl Bundle {
     }
 
     /// Notes that this leader has it unconfirmed.
-    pub(super) fn hold(&mut self, leader: BrokerId) {
+    pub(super) fn hold(&mut self, leader: LeaderIndex) {
         self.stage = Stage::Held;
         self.held_at = Some(leader);
-        self.at_large = false;
+        self.outcome_open = false;
     }
 
     /// Notes that no log has it: it waits to be sent again.
     pub(super) fn requeue(&mut self) {
         self.stage = Stage::Waiting;
         self.held_at = None;
-        self.at_large = false;
+        self.outcome_open = false;
     }
 
     /// Returns why it fails, if it is back for good or cannot be sent again in order.
     pub(super) fn failure(&self) -> Option<&Error> {
         match &self.stage {
-            Stage::Returned(Failed::Retry(e)) if self.overtaken => Some(e),
+            Stage::Returned(Failed::Retry(e)) if self.later_one_stored => Some(e),
             Stage::Returned(Failed::GiveUp(e)) => Some(e),
             _ => None,
         }
@@ -123,7 +123,7 @@ impl Bundle {
 
     /// Returns whether it may be in some leader's log.
     pub(super) fn may_be_stored(&self) -> bool {
-        self.at_large || self.held_at.is_some()
+        self.outcome_open || self.held_at.is_some()
     }
 
     /// Gives its records the numbers from `first` on.
@@ -168,19 +168,19 @@ pub(super) struct Spares {
 }
 
 /// How many pieces of either kind to keep.
-const SPARES: usize = 4;
+const MAX_SPARES: usize = 4;
 
 impl Spares {
     pub(super) fn put_buffer(&mut self, bytes: Arc<Vec<u8>>) {
         let Some(mut bytes) = Arc::into_inner(bytes) else { return };
         bytes.clear();
-        if self.buffers.len() < SPARES && bytes.capacity() <= self.largest {
+        if self.buffers.len() < MAX_SPARES && bytes.capacity() <= self.largest {
             self.buffers.push(bytes);
         }
     }
 
     pub(super) fn put_builder(&mut self, builder: BundleBuilder) {
-        if self.builders.len() < SPARES && (1..=self.largest).contains(&builder.capacity()) {
+        if self.builders.len() < MAX_SPARES && (1..=self.largest).contains(&builder.capacity()) {
             self.builders.push(builder);
         }
     }
@@ -247,7 +247,9 @@ pub(super) mod tests {
             for size in [0, 10, largest + 1, 10, 10, 10, 10, 10] {
                 spares.put_buffer(Arc::new(Vec::with_capacity(size)));
             }
-            assert!(spares.buffers.len() == SPARES && spares.buffers.iter().all(|spare| spare.capacity() <= largest));
+            assert!(
+                spares.buffers.len() == MAX_SPARES && spares.buffers.iter().all(|spare| spare.capacity() <= largest)
+            );
         }
     }
 }

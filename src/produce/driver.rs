@@ -3,7 +3,7 @@
 //! ```text
 //!                      ┌── pauses <─┐
 //!                      v            │
-//!   PartitionQueue ─> changed ─> line_up() ─> backlog of a leader ─> prepare_next() ─> request ─> Channel
+//!   PartitionQueue ─> changed ─> enqueue_changed() ─> backlog of a leader ─> prepare_next() ─> request ─> Channel
 //!         ^                                                                                                  │
 //!         └───────────────── on_answer(), on_lost() <────────── next_answer() <──────────────────────────────┘
 //! ```
@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use log::{Level, debug, info, log, warn};
 
-use super::bundle::{BrokerId, Bundle, Spares};
-use super::leader::{Content, FULL_REQUEST, Leader, MAX_BUNDLES, SentRequest, states_request};
+use super::bundle::{Bundle, LeaderIndex, Spares};
+use super::leader::{Content, FULL_REQUEST, Leader, MAX_PER_REQUEST, SentRequest, states_request};
 use super::queue::{Answer, PartitionQueue, Reply, ToSend};
 use super::records::Failure;
 use crate::config::PublishOptions;
@@ -32,7 +32,7 @@ use crate::session::Session;
 const SMALL_BUNDLE: usize = 4 << 10;
 
 /// How long queues are in line for a leader that is being dialed, before the address book is asked again who leads them.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const RECHECK_LEADER_AFTER: Duration = Duration::from_millis(250);
 
 /// Sends what the queues of a producer or a publish have, and tells them the outcomes.
 pub(super) struct Driver {
@@ -49,7 +49,7 @@ pub(super) struct Driver {
     /// Bytes that all queues hold for records that are neither stored nor have failed.
     pub(super) pending_bytes: usize,
     pub(super) leaders: Vec<Leader>,
-    by_addr: BTreeMap<BrokerAddr, BrokerId>,
+    by_addr: BTreeMap<BrokerAddr, LeaderIndex>,
     /// Queues that may have changed since a step looked at what they have to send.
     changed: Vec<usize>,
     /// The ends of pauses, and which queue each concerns. Some may not be of interest any more.
@@ -60,7 +60,7 @@ pub(super) struct Driver {
     /// Whether a connection was lost since the partitions were counted: the next broker that a request goes to counts them again.
     connection_lost: bool,
     /// The moment of the last step.
-    pub(super) stepped: Time,
+    pub(super) last_step: Time,
     /// Whether there was a wait since then.
     has_waited: bool,
 }
@@ -70,7 +70,7 @@ pub(super) struct Driver {
 pub(super) struct Destination {
     pub(super) queue: PartitionQueue,
     /// The leader whose backlog it is in.
-    backlog_of: Option<BrokerId>,
+    backlog_of: Option<LeaderIndex>,
     /// When it last made progress.
     pub(super) progressed: Time,
     /// Records stored so far.
@@ -102,7 +102,7 @@ impl Driver {
             failures: Vec::new(),
             counts: Vec::new(),
             connection_lost: false,
-            stepped: Time::ZERO,
+            last_step: Time::ZERO,
             has_waited: false,
         }
     }
@@ -146,7 +146,7 @@ impl Driver {
     /// Takes back failures, to send them again.
     pub(super) fn take_back(&mut self, index: usize, bundle: Bundle) {
         self.destinations[index].queue.take_back(bundle);
-        self.touch(index);
+        self.collect_outcomes(index);
     }
 
     /// Returns whether something is in flight or waits to be sent.
@@ -161,16 +161,16 @@ impl Driver {
             _ = wait(&*self.session.net, &mut self.leaders.iter_mut().filter_map(Leader::awaited), None, Time::ZERO);
         }
         let now = self.session.now();
-        self.stepped = now;
+        self.last_step = now;
         for id in 0..self.leaders.len() {
             if !self.leaders[id].in_flight.is_empty() {
-                if let Err(e) = self.carry(id, now) {
-                    self.lose(id, now, &e);
+                if let Err(e) = self.exchange(id, now) {
+                    self.on_connection_lost(id, now, &e);
                 }
             }
         }
         loop {
-            self.line_up(now);
+            self.enqueue_changed(now);
             for id in 0..self.leaders.len() {
                 self.send_to(id, now, look_up);
             }
@@ -186,16 +186,16 @@ impl Driver {
         let backlogs = self.leaders.iter().filter(|leader| !leader.backlog.is_empty());
         // Late requests make room for others.
         let late = backlogs.clone().flat_map(|leader| leader.in_flight.iter().map(SentRequest::is_late_at));
-        let looks = backlogs.filter(|leader| !leader.channel.is_up()).map(|leader| leader.look_at);
+        let looks = backlogs.filter(|leader| !leader.channel.is_up()).map(|leader| leader.recheck_at);
         let times = looks.chain(self.pauses.first().map(|(end, _)| *end));
-        let due = times.chain(late).filter(|time| *time > self.stepped).fold(until, Time::min);
+        let due = times.chain(late).filter(|time| *time > self.last_step).fold(until, Time::min);
         self.has_waited = true;
         self.session.wait(&mut self.leaders.iter_mut().filter_map(Leader::awaited), due).map(drop)
     }
 
     /// Puts each queue that has changed, or whose pause is over, where it belongs: in line for its leader, among those that pause,
     /// or nowhere, if it has nothing to send.
-    fn line_up(&mut self, now: Time) {
+    fn enqueue_changed(&mut self, now: Time) {
         while let Some(&(end, index)) = self.pauses.first().filter(|(end, _)| *end <= now) {
             self.pauses.remove(&(end, index));
             self.changed.push(index);
@@ -217,7 +217,7 @@ impl Driver {
             // After the bundles in flight, or to the broker that leads by now.
             let id = queue.leader.unwrap_or_else(|| self.leader_of(index));
             let leader = &mut self.leaders[id];
-            leader.look_at = leader.look_at.min(give_up).min(now.after(LOOK_AGAIN));
+            leader.recheck_at = leader.recheck_at.min(give_up).min(now.after(RECHECK_LEADER_AFTER));
             self.destinations[index].backlog_of = Some(id);
             if was_in_backlog_of != Some(id) {
                 leader.backlog.push_back(index);
@@ -227,7 +227,7 @@ impl Driver {
     }
 
     /// Returns the broker that leads a queue's partition, as far as that is known.
-    fn leader_of(&mut self, index: usize) -> BrokerId {
+    fn leader_of(&mut self, index: usize) -> LeaderIndex {
         let queue = &self.destinations[index].queue;
         let addr = self.session.book.leader_or_any(&queue.topic, queue.partition);
         *self.by_addr.entry(addr).or_insert_with_key(|addr| {
@@ -239,17 +239,17 @@ impl Driver {
     /// Notes a leader's addresses. Two names may be one broker, and a broker must not count as its own replica: bundles that are
     /// held by a leader with one of these addresses are taken for held by this one. A name may also stand for several brokers: then
     /// only marks confirm what they hold.
-    fn note_addresses(&mut self, id: BrokerId, index: usize) {
+    fn note_addresses(&mut self, id: LeaderIndex, index: usize) {
         let leader = &mut self.leaders[id];
         let Some(address) = leader.channel.address() else { return };
         leader.addresses.insert(address);
         leader.addresses.extend(leader.channel.addresses(LookUp::Never).unwrap_or_default());
-        let of = |leader: BrokerId| &self.leaders[leader].addresses;
+        let of = |leader: LeaderIndex| &self.leaders[leader].addresses;
         self.destinations[index].queue.move_held(id, |holder| !of(holder).is_disjoint(of(id)));
     }
 
     /// Sends a leader what is in line for it, while there is room.
-    fn send_to(&mut self, id: BrokerId, now: Time, look_up: LookUp) {
+    fn send_to(&mut self, id: LeaderIndex, now: Time, look_up: LookUp) {
         let leader = &mut self.leaders[id];
         // Some may be in line elsewhere by now.
         while leader.backlog.front().is_some_and(|&index| self.destinations[index].backlog_of != Some(id)) {
@@ -272,12 +272,12 @@ impl Driver {
             self.send_next(id, now);
         }
         if let Err(e) = self.leaders[id].channel.write(now) {
-            self.lose(id, now, &e);
+            self.on_connection_lost(id, now, &e);
         }
     }
 
     /// Opens the connection to a leader. Returns whether it is open; if it cannot be opened, the queues in line are told.
-    fn open(&mut self, id: BrokerId, now: Time, look_up: LookUp) -> bool {
+    fn open(&mut self, id: LeaderIndex, now: Time, look_up: LookUp) -> bool {
         let leader = &mut self.leaders[id];
         // The fate of numbered bundles is decided on a connection that was dialed after the previous one was reset.
         if !leader.used && !self.numbered {
@@ -286,20 +286,20 @@ impl Driver {
         match leader.channel.open(now, look_up) {
             Ok(true) => return true,
             // Others may have found out meanwhile who leads.
-            Ok(false) if now >= leader.look_at => self.dissolve(id, &|queue| queue.give_up_if_expired(now)),
+            Ok(false) if now >= leader.recheck_at => self.clear_backlog(id, &|queue| queue.give_up_if_expired(now)),
             Ok(false) => {}
             Err(e) => {
                 debug!("{e:#}");
                 self.session.book.demote_failed(leader.channel.broker(), now);
                 let brokers = self.session.book.brokers().len();
-                self.dissolve(id, &|queue| queue.on_unreachable(now, &e, brokers));
+                self.clear_backlog(id, &|queue| queue.on_unreachable(now, &e, brokers));
             }
         }
         false
     }
 
     /// Notes that something is sent to a leader from which no answer is awaited, perhaps on another connection than before.
-    fn note_first_use(&mut self, id: BrokerId) {
+    fn note_first_use(&mut self, id: LeaderIndex) {
         let leader = &mut self.leaders[id];
         let was_used = mem::replace(&mut leader.used, true);
         if !leader.channel.is_fresh() {
@@ -315,9 +315,9 @@ impl Driver {
     }
 
     /// Sends a request with the bundles of those next in line, as many as it takes, and asks the questions of those before them.
-    fn send_next(&mut self, id: BrokerId, now: Time) {
+    fn send_next(&mut self, id: LeaderIndex, now: Time) {
         // An answer waits for the replicas of its slowest partition, and the next numbered bundle must wait for the answer.
-        let max = if self.numbered { 1 } else { MAX_BUNDLES };
+        let max = if self.numbered { 1 } else { MAX_PER_REQUEST };
         let mut from = Vec::new();
         let mut bytes = 0;
         while from.len() < max {
@@ -348,7 +348,7 @@ impl Driver {
     }
 
     /// Asks what a queue must know before it can send its next bundle.
-    fn send_question(&mut self, id: BrokerId, now: Time, index: usize, question: ToSend) {
+    fn send_question(&mut self, id: LeaderIndex, now: Time, index: usize, question: ToSend) {
         let request_id = self.session.next_request_id();
         let queue = &mut self.destinations[index].queue;
         let (topic, partition) = (&queue.topic, queue.partition);
@@ -361,7 +361,7 @@ impl Driver {
     }
 
     /// Sends one request with the first bundles of these queues.
-    fn send_bundles(&mut self, id: BrokerId, now: Time, mut from: Vec<usize>) {
+    fn send_bundles(&mut self, id: LeaderIndex, now: Time, mut from: Vec<usize>) {
         let request_id = self.session.next_request_id();
         let topics = self.group(&mut from);
         let request = ProduceRequest {
@@ -419,7 +419,7 @@ impl Driver {
     }
 
     /// Moves bytes both ways and handles answers, without waiting.
-    fn carry(&mut self, id: BrokerId, now: Time) -> Result<()> {
+    fn exchange(&mut self, id: LeaderIndex, now: Time) -> Result<()> {
         // Answers that came before a connection failed count.
         let written = self.leaders[id].channel.write(now);
         while let Some((request, answers)) = self.leaders[id].next_answer(now, &self.session.config.limits)? {
@@ -428,7 +428,7 @@ impl Driver {
             }
             for (&index, answer) in request.queues.iter().zip(answers) {
                 self.on_answer(id, now, &request, answer, index);
-                self.touch(index);
+                self.collect_outcomes(index);
             }
         }
         written.map(drop)
@@ -443,7 +443,7 @@ impl Driver {
     }
 
     /// Tells a queue what was answered about it.
-    fn on_answer(&mut self, from: BrokerId, now: Time, request: &SentRequest, answer: Answer, index: usize) {
+    fn on_answer(&mut self, from: LeaderIndex, now: Time, request: &SentRequest, answer: Answer, index: usize) {
         if self.numbered {
             self.note_addresses(from, index);
         }
@@ -471,12 +471,12 @@ impl Driver {
     }
 
     /// Notes that a queue has changed, and takes out what became of its bundles.
-    fn touch(&mut self, index: usize) {
+    fn collect_outcomes(&mut self, index: usize) {
         self.changed.push(index);
         self.recount(index);
         let Destination { queue, progressed, stored, .. } = &mut self.destinations[index];
         for (bundle, outcome) in queue.take_deliveries() {
-            *progressed = self.stepped;
+            *progressed = self.last_step;
             if let Err(error) = outcome {
                 let (topic, partition, unpacked) = (queue.topic.clone(), queue.partition, OnceLock::new());
                 self.failures.push(Failure { topic, partition, bundle, error, queue: index, unpacked });
@@ -488,13 +488,13 @@ impl Driver {
     }
 
     /// Takes all queues out of line for a leader, and tells each of them why.
-    fn dissolve(&mut self, id: BrokerId, tell: &dyn Fn(&mut PartitionQueue)) {
-        self.leaders[id].look_at = Time::NEVER;
+    fn clear_backlog(&mut self, id: LeaderIndex, tell: &dyn Fn(&mut PartitionQueue)) {
+        self.leaders[id].recheck_at = Time::NEVER;
         for index in mem::take(&mut self.leaders[id].backlog) {
             let destination = &mut self.destinations[index];
             if destination.backlog_of.take_if(|leader| *leader == id).is_some() {
                 tell(&mut destination.queue);
-                self.touch(index);
+                self.collect_outcomes(index);
             }
         }
     }
@@ -515,7 +515,7 @@ impl Driver {
     }
 
     /// Gives a connection up with a reset, so that unanswered requests are not executed later.
-    fn lose(&mut self, id: BrokerId, now: Time, e: &Error) {
+    fn on_connection_lost(&mut self, id: LeaderIndex, now: Time, e: &Error) {
         let leader = &mut self.leaders[id];
         warn!("{e:#}");
         if e.is_transient() {
@@ -528,11 +528,11 @@ impl Driver {
             let healthy_for = healthy_for.saturating_sub(now.since(request.since));
             for index in request.queues {
                 self.destinations[index].queue.on_lost(now, request.id, e, healthy_for, handed_over);
-                self.touch(index);
+                self.collect_outcomes(index);
             }
         }
         // Others may lead now.
-        self.dissolve(id, &|_| {});
+        self.clear_backlog(id, &|_| {});
         self.leaders[id].channel.reset();
         self.leaders[id].answers.clear();
         self.connection_lost = true;

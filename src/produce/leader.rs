@@ -18,7 +18,7 @@ use crate::protocol::{DecodeError, DecodeFault, Limits};
 use crate::session::{marks_of_answer, marks_of_state, partition_count};
 
 /// The most bundles in a request. They always fit, because a request holds as many topics, and as many partitions of each.
-pub(super) const MAX_BUNDLES: usize = 255;
+pub(super) const MAX_PER_REQUEST: usize = 255;
 
 /// Beyond this many bytes a request takes no further bundle, so that small ones do not wait long for the answer to large ones.
 pub(super) const FULL_REQUEST: usize = 8 << 20;
@@ -27,7 +27,7 @@ pub(super) const FULL_REQUEST: usize = 8 << 20;
 const MAX_UNSENT: usize = 1 << 20;
 
 /// An older request waits for replicas or for a leader in trouble, and must not hold up others.
-const LATE: Duration = Duration::from_millis(500);
+const SLOW_ANSWER: Duration = Duration::from_millis(500);
 
 /// The connection to a broker that leads partitions, and what is in flight on it.
 pub(super) struct Leader {
@@ -44,7 +44,7 @@ pub(super) struct Leader {
     pub(super) backlog: VecDeque<usize>,
     /// When to look at all of these again while the connection is being opened: the budget of one may end, and others may have
     /// another leader.
-    pub(super) look_at: Time,
+    pub(super) recheck_at: Time,
 }
 
 /// A request that was not answered yet.
@@ -70,7 +70,15 @@ pub(super) enum Content {
 impl Leader {
     pub(super) fn new(channel: Channel, limits: &Limits) -> Leader {
         let (answers, in_flight, backlog) = (AnswerReader::new(limits.frame), VecDeque::new(), VecDeque::new());
-        Leader { channel, addresses: BTreeSet::new(), answers, in_flight, used: false, backlog, look_at: Time::NEVER }
+        Leader {
+            channel,
+            addresses: BTreeSet::new(),
+            answers,
+            in_flight,
+            used: false,
+            backlog,
+            recheck_at: Time::NEVER,
+        }
     }
 
     /// Returns the connection, if something is awaited on it.
@@ -119,7 +127,7 @@ impl Leader {
 
 impl SentRequest {
     pub(super) fn is_late_at(&self) -> Time {
-        self.since.after(LATE)
+        self.since.after(SLOW_ANSWER)
     }
 
     fn answer_kind(&self) -> Kind {

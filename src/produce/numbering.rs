@@ -1,21 +1,21 @@
 //! The numbers of an idempotent producer's bundles in one partition.
 //!
 //! ```text
-//!   unknown ──on_end──> settled ──a copy at large, another leader, a new connection, numbers dropped──> unsure
-//!                          ^──────────────────────────────── on_end ─────────────────────────────────────┘
+//!   unknown ──on_end──> settled ──an open outcome, another leader, a new connection, numbers dropped──> to be compared
+//!                          ^──────────────────────────────── on_end ─────────────────────────────────────────┘
 //! ```
 //!
 //! The bundles that are not resolved, in order: first those *held*, which the leader's log has unconfirmed; then those at the front
-//! of the queue that have numbers. The first of these is *open*: it is sent next, or in flight.
+//! of the queue that have numbers. The first of these is sent next, or is in flight.
 //!
-//! While the state is unsure, the end of the present leader's own log is asked for, on a connection that is dialed after the lost
-//! one was reset. Everything that had reached that leader is executed or dropped by then. So a bundle above the end is in no log
-//! and may be sent again, and one below is ours, since no number ever names two contents.
+//! While they are to be compared, the end of the present leader's own log is asked for, on a connection that is dialed after the
+//! lost one was reset. Everything that had reached that leader is executed or dropped by then. So a bundle above the end is in no
+//! log and may be sent again, and one below is ours, since no number ever names two contents.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
 use std::collections::VecDeque;
 
-use super::bundle::{BrokerId, Bundle};
+use super::bundle::{Bundle, LeaderIndex};
 
 /// Nothing is appended to a log that claims to end above this.
 const LAST_END: u64 = u64::MAX - (1 << 32);
@@ -32,9 +32,9 @@ pub(super) struct Numbering {
     /// Numbers below this may name records that the user has dropped.
     floor: u64,
     /// The leader whose log the numbers were last compared with, on the connection that is open.
-    pub(super) leader: Option<BrokerId>,
+    pub(super) leader: Option<LeaderIndex>,
     /// Whether they must be compared again before anything is sent.
-    pub(super) unsure: bool,
+    pub(super) must_compare: bool,
     /// Whether the log has numbers that were not sent from here.
     pub(super) another_writer: bool,
 }
@@ -49,12 +49,12 @@ pub(super) struct Comparison {
 
 impl Numbering {
     /// Returns whether this leader must be asked for the end of its log before anything else is sent, given the first bundle.
-    pub(super) fn must_ask(&self, leader: BrokerId, front: Option<&Bundle>) -> bool {
+    pub(super) fn must_ask(&self, leader: LeaderIndex, front: Option<&Bundle>) -> bool {
         let unresolved = front.is_some_and(|bundle| bundle.range.is_some());
         match self.next {
             _ if !self.is_on => false,
             None => front.is_some(),
-            Some(_) => self.unsure || (unresolved && self.leader != Some(leader)),
+            Some(_) => self.must_compare || (unresolved && self.leader != Some(leader)),
         }
     }
 
@@ -67,14 +67,14 @@ impl Numbering {
     }
 
     /// Notes that a bundle was sent to this leader.
-    pub(super) fn on_sent(&mut self, leader: BrokerId, bundle: &Bundle) {
+    pub(super) fn on_sent(&mut self, leader: LeaderIndex, bundle: &Bundle) {
         self.sent = self.sent.max(bundle.range.map_or(0, |(_, last)| last));
         self.leader = Some(leader);
     }
 
     /// Compares the numbers of the unresolved bundles with the end of this leader's log. Returns `None` if the log has numbers that
     /// were not sent from here.
-    pub(super) fn compare(&mut self, leader: BrokerId, end: u64, bundles: &mut VecDeque<Bundle>) -> Option<Comparison> {
+    pub(super) fn compare(&mut self, id: LeaderIndex, end: u64, bundles: &mut VecDeque<Bundle>) -> Option<Comparison> {
         // Above this there would be no number left for a bundle.
         let highest = if self.next.is_some() { self.sent } else { LAST_END };
         if end > highest {
@@ -86,8 +86,8 @@ impl Numbering {
             self.next = Some(after.max(self.floor));
             self.sent = end.max(self.floor.saturating_sub(1));
         }
-        self.unsure = false;
-        self.leader = Some(leader);
+        self.must_compare = false;
+        self.leader = Some(id);
         let first = bundles.front().and_then(|bundle| bundle.range).map(|(first, _)| first).or(self.next);
         let missing = first.filter(|&first| first > after).map(|first| (after, first - 1));
         cut_after(end, bundles);
@@ -97,10 +97,10 @@ impl Numbering {
             bundle.requeue();
         }
         // Replicas fetch in order: one that has a bundle of an earlier leader has all before it.
-        let is_replicated = |bundle: &Bundle| bundle.held_at.is_some_and(|holder| holder != leader);
+        let is_replicated = |bundle: &Bundle| bundle.held_at.is_some_and(|holder| holder != id);
         let stored = bundles.iter().take(below).rposition(is_replicated).map_or(0, |last| last + 1);
         for bundle in bundles.iter_mut().take(below).skip(stored) {
-            bundle.hold(leader);
+            bundle.hold(id);
         }
         Some(Comparison { missing, stored })
     }
@@ -115,7 +115,7 @@ impl Numbering {
         for bundle in bundles {
             if bundle.may_be_stored() {
                 self.floor = self.floor.max(bundle.end().unwrap_or(0));
-                self.unsure = true;
+                self.must_compare = true;
                 free = None;
             } else if free.is_none() {
                 free = bundle.range.map(|(first, _)| first).filter(|first| kept.is_none_or(|end| end <= *first));

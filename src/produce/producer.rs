@@ -10,17 +10,17 @@ use log::warn;
 use super::builder::ProducerBuilder;
 use super::driver::{Driver, PartitionCount};
 use super::queue::Excess;
-use super::records::{Failure, WallClock, check_partition, check_record, most_bytes};
+use super::records::{Failure, WallClock, check_partition, check_record, max_bytes_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Record, check_topic};
 use crate::net::{LookUp, Time};
 use crate::session::partition_count;
 
 /// While something is in flight, calls look for answers at least this often.
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The largest piece of memory to keep, in bytes.
-const LARGEST_SPARE: usize = 1 << 20;
+const MAX_SPARE: usize = 1 << 20;
 
 /// A full partition that has made no progress for this long does not make callers wait: they may have records for others.
 const STALLED: Duration = Duration::from_millis(500);
@@ -70,7 +70,7 @@ pub struct Producer {
     /// The process that made it.
     process: u32,
     /// When a call must do more than take its record: at the latest when the first collected record is due.
-    next_look: Time,
+    next_step: Time,
 }
 
 struct Topic {
@@ -92,7 +92,7 @@ impl ProducerBuilder {
         self.check()?;
         let mut driver = Driver::new(&self.session, self.options, self.window, self.idempotent);
         // A piece counts at its full capacity once it is used again, and most of the limit must be left for other partitions.
-        driver.spares.largest = LARGEST_SPARE.min(self.max_pending_bytes / 32);
+        driver.spares.largest = MAX_SPARE.min(self.max_pending_bytes / 32);
         Ok(Producer {
             driver,
             process: self.session.net.process(),
@@ -103,7 +103,7 @@ impl ProducerBuilder {
             collecting: BTreeSet::new(),
             send_by: Vec::new(),
             wall: WallClock::default(),
-            next_look: Time::NEVER,
+            next_step: Time::NEVER,
         })
     }
 }
@@ -145,7 +145,7 @@ impl Producer {
     /// # Errors
     /// [`Undelivered`](crate::ErrorKind::Undelivered) while [failures](Producer::failures) wait to be sent again or taken out.
     pub fn poll(&mut self) -> Result<()> {
-        self.look(self.settings.session.now(), LookUp::Never)?;
+        self.send_due(self.settings.session.now(), LookUp::Never)?;
         self.check_failures()
     }
 
@@ -161,7 +161,7 @@ impl Producer {
         if self.settings.session.is_closed() {
             return Err(Error::new(ErrorKind::Closed));
         }
-        self.look(Time::NEVER, LookUp::Allowed)?;
+        self.send_due(Time::NEVER, LookUp::Allowed)?;
         // Once idle, a queue stays so.
         for index in 0..self.driver.destinations.len() {
             while !self.driver.destinations[index].queue.is_idle() {
@@ -304,8 +304,8 @@ impl Producer {
         let net = &*self.settings.session.net;
         // A record with a time stamp needs no exact time, which would cost more than everything else here.
         let now = if record.get_timestamp_ms().is_some() { net.coarse_now() } else { net.now() };
-        if now >= self.next_look {
-            self.look(now, LookUp::Allowed)?;
+        if now >= self.next_step {
+            self.send_due(now, LookUp::Allowed)?;
         }
         if !self.driver.failures.is_empty() {
             return self.check_failures();
@@ -314,7 +314,7 @@ impl Producer {
         let mut queue = &mut self.driver.destinations[index].queue;
         check_record(&queue.topic, partition, record)?;
         let raw = record.to_raw(|| self.wall.millis(now, &*self.settings.session.net));
-        let most = most_bytes(&raw);
+        let most = max_bytes_of(&raw);
         if !queue.has_room(most) {
             self.make_room(index, most)?;
             queue = &mut self.driver.destinations[index].queue;
@@ -322,7 +322,7 @@ impl Producer {
         queue.push(None, &raw)?;
         let (collected, len) = queue.collected();
         if collected == 1 {
-            self.begin(index, now);
+            self.start_bundle(index, now);
         }
         if collected >= self.settings.max_records || len >= self.settings.max_bytes {
             self.seal(index)?;
@@ -344,7 +344,7 @@ impl Producer {
         let give_up = self.settings.session.now().after(self.settings.session.config.retry_timeout);
         while self.driver.destinations[index].queue.excess(self.driver.pending_bytes, bytes, limit).is_some() {
             // Records that are only collected would never make room.
-            self.look(Time::NEVER, LookUp::Allowed)?;
+            self.send_due(Time::NEVER, LookUp::Allowed)?;
             self.check_failures()?;
             let destination = &self.driver.destinations[index];
             let queue = &destination.queue;
@@ -369,11 +369,11 @@ impl Producer {
     }
 
     /// Sends what must be sent by `due`, and looks for answers.
-    fn look(&mut self, due: Time, look_up: LookUp) -> Result<()> {
-        self.next_look = Time::NEVER;
+    fn send_due(&mut self, due: Time, look_up: LookUp) -> Result<()> {
+        self.next_step = Time::NEVER;
         while let Some(&(send_by, index)) = self.collecting.first() {
             if send_by > due {
-                self.next_look = send_by;
+                self.next_step = send_by;
                 break;
             }
             self.seal(index)?;
@@ -382,13 +382,13 @@ impl Producer {
     }
 
     /// Begins a bundle, which must be sent once its first record is old enough.
-    fn begin(&mut self, index: usize, now: Time) {
+    fn start_bundle(&mut self, index: usize, now: Time) {
         let send_by = now.after(self.settings.max_age);
         let before = mem::replace(&mut self.send_by[index], send_by);
         // It is there if what was collected has failed together with earlier records.
         self.collecting.remove(&(before, index));
         self.collecting.insert((send_by, index));
-        self.next_look = self.next_look.min(send_by);
+        self.next_step = self.next_step.min(send_by);
     }
 
     /// Ends a bundle, which a step then sends.
@@ -406,7 +406,7 @@ impl Producer {
         }
         self.driver.step(look_up);
         if self.driver.is_busy() {
-            self.next_look = self.next_look.min(self.driver.stepped.after(LOOK));
+            self.next_step = self.next_step.min(self.driver.last_step.after(POLL_INTERVAL));
         }
         Ok(())
     }

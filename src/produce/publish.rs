@@ -5,7 +5,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Mutex};
 
 use super::driver::{Destination, Driver};
-use super::records::{MAX_SET, PartitionRecords, millis, most_bytes};
+use super::records::{MAX_SET, PartitionRecords, max_bytes_of, millis};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{LookUp, Time, locked};
 use crate::protocol::bundle::MAX_MESSAGES;
@@ -13,8 +13,9 @@ use crate::protocol::cursor::sorted;
 use crate::session::Session;
 
 /// At most this many drivers are kept, each with at most this many partitions and leaders, and a few pieces of memory up to this size.
-const KEPT: usize = 8;
-const LARGEST_KEPT: usize = 128 << 10;
+const MAX_IDLE_DRIVERS: usize = 8;
+const MAX_IDLE_PARTITIONS: usize = 8;
+const MAX_IDLE_PIECE: usize = 128 << 10;
 
 /// What the publishing calls of a client share: the drivers that calls without trouble leave to later ones, so that these need not
 /// allocate everything again. They hold no connection.
@@ -44,7 +45,7 @@ impl Publish for Publisher {
         let idle = if numbered { None } else { locked(&self.0).pop() };
         // A queue has one bundle at a time, so that any number of requests keeps the order.
         let mut driver = idle.unwrap_or_else(|| Driver::new(session, session.config.publish, usize::MAX, numbered));
-        driver.spares.largest = LARGEST_KEPT;
+        driver.spares.largest = MAX_IDLE_PIECE;
         let known = driver.destinations.iter().map(|known| (&*known.queue.topic, known.queue.partition));
         if known.eq(all.iter().map(|given| (given.topic, given.partition))) {
             for destination in &mut driver.destinations {
@@ -63,8 +64,8 @@ impl Publish for Publisher {
         let outcomes = drive(session, &mut driver, all)?;
         driver.release();
         let mut idle = locked(&self.0);
-        let is_small = all.len() <= KEPT && driver.leaders.len() <= KEPT;
-        if !numbered && is_small && idle.len() < KEPT && outcomes.iter().all(Result::is_ok) {
+        let is_small = all.len() <= MAX_IDLE_PARTITIONS && driver.leaders.len() <= MAX_IDLE_PARTITIONS;
+        if !numbered && is_small && idle.len() < MAX_IDLE_DRIVERS && outcomes.iter().all(Result::is_ok) {
             idle.push(driver);
         }
         Ok(outcomes)
@@ -114,10 +115,10 @@ fn drive(session: &Session, driver: &mut Driver, given: &[PartitionRecords<'_>])
 fn give_next(session: &Session, driver: &mut Driver, index: usize, given: &PartitionRecords<'_>) -> Result<()> {
     let now_ms = millis(session.net.wall());
     let Destination { queue, stored, .. } = &mut driver.destinations[index];
-    queue.begin(&mut driver.spares);
+    queue.ensure_buffer(&mut driver.spares);
     for (seq, record) in (*stored as usize..).map_while(|next| given.get(next)) {
         let raw = record.to_raw(|| now_ms);
-        if !queue.takes(most_bytes(&raw), MAX_MESSAGES, MAX_SET) {
+        if !queue.takes(max_bytes_of(&raw), MAX_MESSAGES, MAX_SET) {
             break;
         }
         queue.push(seq, &raw)?;

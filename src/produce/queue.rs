@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
-use super::bundle::{BrokerId, Bundle, Spares, Stage};
+use super::bundle::{Bundle, LeaderIndex, Spares, Stage};
 use super::numbering::Numbering;
 use crate::error::{Error, Result};
 use crate::net::{BrokerAddr, Refusal, RetryPolicy, RetryState, Time};
@@ -48,7 +48,7 @@ pub(super) struct PartitionQueue {
     /// The bundles that are not resolved, in order: those that were sent, then those that wait.
     bundles: VecDeque<Bundle>,
     /// The leader that those in flight went to.
-    pub(super) leader: Option<BrokerId>,
+    pub(super) leader: Option<LeaderIndex>,
     pub(super) numbering: Numbering,
     /// The id of the request with the question in flight.
     question: Option<u32>,
@@ -126,7 +126,7 @@ impl PartitionQueue {
     }
 
     /// Takes memory for a bundle, unless it has some.
-    pub(super) fn begin(&mut self, spares: &mut Spares) {
+    pub(super) fn ensure_buffer(&mut self, spares: &mut Spares) {
         if self.collected.capacity() == 0 {
             self.collected = spares.builders.pop().unwrap_or_default();
         }
@@ -141,7 +141,7 @@ impl PartitionQueue {
     /// Makes room for a record of up to this many bytes, which no limit forbids, and for later ones up to two limits: `most` for this
     /// bundle, and `limit` for all queues.
     pub(super) fn make_room(&mut self, record: usize, most: usize, limit: usize, spares: &mut Spares) {
-        self.begin(spares);
+        self.ensure_buffer(spares);
         let room = self.collected.reserve(record);
         let least = self.collected.set_len() + record;
         self.fill_to = room.min(most).min((limit / 4).saturating_sub(self.bytes)).max(least);
@@ -193,7 +193,7 @@ impl PartitionQueue {
     }
 
     /// Returns what to send to this leader now. A bundle of an idempotent producer gets its numbers here.
-    pub(super) fn prepare_next(&mut self, now: Time, leader: BrokerId) -> Option<ToSend> {
+    pub(super) fn prepare_next(&mut self, now: Time, leader: LeaderIndex) -> Option<ToSend> {
         if !self.has_work() || self.retry.pause_until > now {
             return None;
         }
@@ -248,7 +248,7 @@ impl PartitionQueue {
     }
 
     /// Notes that what it wanted was sent to this leader.
-    pub(super) fn sent(&mut self, id: u32, leader: BrokerId, what: ToSend) {
+    pub(super) fn sent(&mut self, id: u32, leader: LeaderIndex, what: ToSend) {
         if what != ToSend::Bundle {
             self.question = Some(id);
         } else if let Some(bundle) = self.bundles.iter_mut().find(|bundle| bundle.is_waiting()) {
@@ -259,7 +259,7 @@ impl PartitionQueue {
     }
 
     /// Counts bundles as held by this leader if they are held by one that is the same broker.
-    pub(super) fn move_held(&mut self, to: BrokerId, is_same: impl Fn(BrokerId) -> bool) {
+    pub(super) fn move_held(&mut self, to: LeaderIndex, is_same: impl Fn(LeaderIndex) -> bool) {
         for bundle in self.bundles.iter_mut().take_while(|bundle| bundle.range.is_some()) {
             if bundle.held_at.is_some_and(&is_same) {
                 bundle.held_at = Some(to);
@@ -270,12 +270,12 @@ impl PartitionQueue {
     /// Takes back a failed bundle, to send it again. They come in order.
     pub(super) fn take_back(&mut self, mut bundle: Bundle) {
         if bundle.range.is_some() {
-            self.numbering.unsure = true;
+            self.numbering.must_compare = true;
             self.numbering.another_writer = false;
         }
         self.bytes += bundle.size;
         self.fill_to = 0;
-        bundle.overtaken = false;
+        bundle.later_one_stored = false;
         self.bundles.push_back(bundle);
     }
 

@@ -189,7 +189,7 @@ impl fmt::Debug for Failure {
 
 /// The most bytes a record takes in a bundle.
 #[inline]
-pub(super) fn most_bytes(raw: &RawMessage<'_>) -> usize {
+pub(super) fn max_bytes_of(raw: &RawMessage<'_>) -> usize {
     raw.payload.len() + raw.key.map_or(0, <[u8]>::len) + RECORD_OVERHEAD
 }
 

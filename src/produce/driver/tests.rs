@@ -61,7 +61,7 @@ fn a_step_looks_at_none_of_the_queues_that_wait() {
     greet(&net, &mut driver);
     let is_left = |Destination { queue, .. }: &Destination| queue.leader.is_none() && !queue.is_idle();
     for answered in 0..3 {
-        let sent = (WINDOW + answered) * MAX_BUNDLES;
+        let sent = (WINDOW + answered) * MAX_PER_REQUEST;
         assert_eq!(driver.destinations.iter().position(is_left), Some(sent));
         go_on_with_only(sent + 1, &net, &mut driver);
         answer(&net, &mut driver, ProduceCode::Stored);
@@ -75,7 +75,7 @@ fn a_step_looks_at_none_of_the_queues_that_wait() {
 
 #[test]
 fn queues_that_pause_are_not_looked_at_before_their_pause_is_over() {
-    let (net, mut driver) = driver(MAX_BUNDLES as u16);
+    let (net, mut driver) = driver(MAX_PER_REQUEST as u16);
     greet(&net, &mut driver);
     answer(&net, &mut driver, ProduceCode::NoLeader);
     assert!(driver.is_busy() && driver.leaders[0].in_flight.is_empty());
@@ -130,7 +130,7 @@ fn a_broker_with_several_addresses_does_not_confirm_what_it_holds_itself() {
         let answer = |driver: &mut Driver, from: usize, answer: Answer| {
             let request = driver.leaders[from].in_flight.pop_front().unwrap();
             driver.on_answer(from, session.now(), &request, answer, 0);
-            driver.touch(0);
+            driver.collect_outcomes(0);
             driver.step(LookUp::Allowed);
         };
         answer(&mut driver, 0, Ok(Reply::LogEnd(0)));

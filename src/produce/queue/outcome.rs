@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::{Answer, PartitionQueue, Reply};
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::net::{Refusal, Time};
-use crate::produce::bundle::{BrokerId, Bundle, Failed, Spares, Stage};
+use crate::produce::bundle::{Bundle, Failed, LeaderIndex, Spares, Stage};
 
 impl PartitionQueue {
     /// Handles the answer of this leader to a request.
-    pub(in crate::produce) fn on_answer(&mut self, now: Time, from: BrokerId, id: u32, answer: Answer) {
+    pub(in crate::produce) fn on_answer(&mut self, now: Time, from: LeaderIndex, id: u32, answer: Answer) {
         let index = self.index_of(id);
         let was_asked = self.question.take_if(|question| *question == id).is_some();
         self.unsent = 0;
@@ -25,18 +25,25 @@ impl PartitionQueue {
             (Ok(Reply::Mark(mark)), None) if was_asked => self.on_mark(now, mark),
             (Err(refusal), None) if was_asked => {
                 // Which broker leads now is not known, but it may be another one.
-                self.numbering.unsure = true;
+                self.numbering.must_compare = true;
                 let failed = self.retry_after_refusal(now, refusal, false);
                 self.note_failure(None, failed);
             }
             _ => {}
         }
-        self.settle();
+        self.resolve_if_quiet();
     }
 
     /// Handles the loss of the connection with this request, which is then reset. Before, it had been well for some time. If the
     /// request was not `handed_over`, the broker has not received all of it.
-    pub(in crate::produce) fn on_lost(&mut self, now: Time, id: u32, e: &Error, healthy_for: Duration, handed_over: bool) {
+    pub(in crate::produce) fn on_lost(
+        &mut self,
+        now: Time,
+        id: u32,
+        e: &Error,
+        healthy_for: Duration,
+        handed_over: bool,
+    ) {
         self.retry.was_healthy_for(healthy_for);
         let index = self.index_of(id);
         if index.is_none() && self.question.take_if(|question| *question == id).is_none() {
@@ -44,13 +51,13 @@ impl PartitionQueue {
         }
         self.redirects = 0;
         if let Some(bundle) = index.and_then(|index| self.bundles.get_mut(index)) {
-            bundle.at_large |= handed_over;
+            bundle.outcome_open |= handed_over;
         }
         // Without numbers nobody could tell whether a second copy is one too many.
         let gives_up = index.is_some() && handed_over && !self.numbering.is_on;
         let failed = if gives_up { Failed::GiveUp(e.clone()) } else { self.retry_or_fail(now, e.clone()) };
         self.note_failure(index, failed);
-        self.settle();
+        self.resolve_if_quiet();
     }
 
     /// Notes that no connection could be opened. `brokers` is how many are known.
@@ -66,7 +73,7 @@ impl PartitionQueue {
             self.retry_or_fail(now, error.clone())
         };
         self.note_failure(None, failed);
-        self.settle();
+        self.resolve_if_quiet();
     }
 
     /// Gives up what still waits for a connection once the budget is spent.
@@ -74,12 +81,12 @@ impl PartitionQueue {
         if self.has_work() && self.gives_up_at() <= now {
             let e = self.trouble.take().unwrap_or_else(|| self.fault(Fault::NoLeader));
             self.give_up(e);
-            self.settle();
+            self.resolve_if_quiet();
         }
     }
 
     /// Handles the end of this leader's own log.
-    fn on_end(&mut self, leader: BrokerId, end: u64) {
+    fn on_end(&mut self, leader: LeaderIndex, end: u64) {
         let Some(found) = self.numbering.compare(leader, end, &mut self.bundles) else {
             return self.give_up(self.fault(Fault::AnotherWriter { end }));
         };
@@ -113,7 +120,7 @@ impl PartitionQueue {
     fn on_refused(&mut self, now: Time, index: usize, refusal: Refusal) {
         let Some(bundle) = self.bundles.get_mut(index) else { return };
         // This copy is not stored, but another one may be.
-        let in_doubt = bundle.at_large && self.numbering.is_on;
+        let in_doubt = bundle.outcome_open && self.numbering.is_on;
         let failed = match refusal {
             Refusal::Fault(fault @ Fault::NotConfirmed) if self.numbering.is_on => {
                 if let Some(leader) = self.leader {
@@ -124,7 +131,7 @@ impl PartitionQueue {
                 return self.note_failure(None, if may_retry { Failed::Retry(e) } else { Failed::GiveUp(e) });
             }
             Refusal::Fault(fault @ (Fault::NotConfirmed | Fault::System)) => {
-                bundle.at_large = true;
+                bundle.outcome_open = true;
                 Failed::GiveUp(self.fault(fault))
             }
             _ => self.retry_after_refusal(now, refusal, in_doubt),
@@ -154,7 +161,7 @@ impl PartitionQueue {
     fn on_stored(&mut self, index: usize) {
         let stored = self.bundles.remove(index);
         for earlier in self.bundles.iter_mut().take(index) {
-            earlier.overtaken = true;
+            earlier.later_one_stored = true;
         }
         // Replicas fetch in order: if they have this one, they have all before it.
         self.confirm(u64::MAX);
@@ -171,7 +178,7 @@ impl PartitionQueue {
                 let e = self.fault(refusal.fault(self.redirects));
                 let is_new = !self.retry.is_in_trouble();
                 match self.redirects {
-                    // The first redirect is how leaders are found; after a second one in a row the cluster needs time to settle.
+                    // The first redirect is how leaders are found; after a second one in a row the cluster needs time to resolve_if_quiet.
                     1 if self.retry.retry_at_once(now, &self.policy) || is_new => Failed::Retry(e),
                     _ => self.retry_or_fail(now, e),
                 }
@@ -194,7 +201,7 @@ impl PartitionQueue {
             self.trouble = Some(e.clone());
         }
         if let Some(bundle) = index.and_then(|index| self.bundles.get_mut(index)) {
-            self.numbering.unsure |= bundle.at_large;
+            self.numbering.must_compare |= bundle.outcome_open;
             bundle.stage = Stage::Returned(failed);
         } else if let Failed::GiveUp(e) = failed {
             self.give_up(e);
@@ -218,7 +225,7 @@ impl PartitionQueue {
     }
 
     /// Once every answer has come, takes back what can be sent again, or after a failure reports everything that is left.
-    fn settle(&mut self) {
+    fn resolve_if_quiet(&mut self) {
         if self.is_in_flight() {
             return;
         }

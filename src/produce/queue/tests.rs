@@ -35,7 +35,7 @@ fn give(queue: &mut PartitionQueue, texts: &[&str]) {
 }
 
 /// Sends what the queue wants to send.
-fn send(queue: &mut PartitionQueue, now: Time, leader: BrokerId, id: u32) -> Option<ToSend> {
+fn send(queue: &mut PartitionQueue, now: Time, leader: LeaderIndex, id: u32) -> Option<ToSend> {
     let what = queue.prepare_next(now, leader)?;
     queue.sent(id, leader, what);
     Some(what)
@@ -75,8 +75,8 @@ fn in_flight(queue: &PartitionQueue) -> &Bundle {
     queue.bundles.iter().find(|bundle| matches!(bundle.stage, Stage::InFlight(_))).unwrap()
 }
 
-const A: BrokerId = 0;
-const B: BrokerId = 1;
+const A: LeaderIndex = 0;
+const B: LeaderIndex = 1;
 
 const STORED: Answer = Ok(Reply::Stored);
 
