@@ -162,7 +162,7 @@ pub(super) struct Want {
 /// Whether a fetch of a partition may be the reason if the connection ends unanswered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Risk {
-    /// It only waits, or asks for what certainly does nothing.
+    /// It only waits, or asks for what is known to do no harm.
     Harmless,
     Risky,
     /// Perhaps it has ended one already.
