@@ -43,7 +43,7 @@ struct Attempt {
     socket: Box<dyn Socket>,
     /// What is still to be sent of the ping that comes first.
     unsent: &'static [u8],
-    /// The greeting, of which so many bytes have come.
+    /// The greeting, and how many of its bytes have arrived.
     greeting: [u8; HEADER_LEN],
     received: usize,
     /// Whether it may be possible to continue.

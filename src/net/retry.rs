@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_was_well_for_ten_seconds_ends_the_trouble() {
+    fn a_connection_that_was_healthy_for_ten_seconds_ends_the_trouble() {
         let mut state = RetryState::default();
         state.retry_or_fail(at(0), &POLICY);
         state.was_healthy_for(Duration::from_millis(9_999));

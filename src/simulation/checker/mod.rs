@@ -31,8 +31,8 @@ const STANDSTILL: Duration = Duration::from_secs(5);
 /// For how long the world must be quiet, and what counts as quiet, each second.
 const QUIET: Duration = Duration::from_secs(10);
 const QUIET_REQUESTS: u64 = 4;
-/// Requests begun on connections that had ended, in a whole run; and one more for each so many troubles, and connections: some
-/// brokers close those that are idle for half a second.
+/// Requests begun on connections that had ended, in a whole run: this many, and one more for each `TROUBLES` troubles and each
+/// `STALE_CONNECTIONS` connections, because some brokers close those that are idle for half a second.
 const STALE: u64 = 10;
 const TROUBLES: u64 = 3;
 const STALE_CONNECTIONS: u64 = 16;
