@@ -34,8 +34,8 @@ impl PartitionQueue {
         self.resolve_if_quiet();
     }
 
-    /// Handles the loss of the connection with this request, which is then reset. Before, it had been well for some time. If the
-    /// request was not `handed_over`, the broker has not received all of it.
+    /// Handles the loss of the connection with this request, which is then reset. It had been healthy for that long. If the request
+    /// was not `handed_over`, the broker has not received all of it.
     pub(in crate::produce) fn on_lost(
         &mut self,
         now: Time,
@@ -178,7 +178,7 @@ impl PartitionQueue {
                 let e = self.fault(refusal.fault(self.redirects));
                 let is_new = !self.retry.is_in_trouble();
                 match self.redirects {
-                    // The first redirect is how leaders are found; after a second one in a row the cluster needs time to resolve_if_quiet.
+                    // The first redirect is how leaders are found; after a second one in a row the cluster needs time to settle.
                     1 if self.retry.retry_at_once(now, &self.policy) || is_new => Failed::Retry(e),
                     _ => self.retry_or_fail(now, e),
                 }
