@@ -140,7 +140,7 @@ fn follow(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Res
         if count == args.limit {
             break Ok(());
         }
-        let message = match next(&mut messages, &mut sink, checkpoint.as_mut()) {
+        let message = match next(&mut messages, &mut sink, checkpoint.as_mut())? {
             Ok(Some(message)) => message,
             Ok(None) => break Ok(()),
             Err(e) => break Err(e),
@@ -166,10 +166,19 @@ fn follow(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Res
     Ok(())
 }
 
-/// The next message. What was printed is flushed before a wait for it, so that a pipe gets every message at once.
-fn next(messages: &mut ConsumeIter, sink: &mut Sink, checkpoint: Option<&mut Checkpoint>) -> Result<Option<Message>> {
-    if let Some(message) = messages.next_timeout(Duration::ZERO)? {
-        return Ok(Some(message));
+/// The next message, or why it cannot be read. What was printed is flushed before a wait for it, so that a pipe gets every
+/// message at once.
+///
+/// # Errors
+/// What was read could not be printed or saved: then no position may be saved any more.
+fn next(
+    messages: &mut ConsumeIter,
+    sink: &mut Sink,
+    checkpoint: Option<&mut Checkpoint>,
+) -> Result<tank_client::Result<Option<Message>>> {
+    let there = messages.next_timeout(Duration::ZERO);
+    if !matches!(there, Ok(None)) {
+        return Ok(there);
     }
     if let Sink::Lines(printer) = sink {
         printer.out.flush()?;
@@ -177,7 +186,7 @@ fn next(messages: &mut ConsumeIter, sink: &mut Sink, checkpoint: Option<&mut Che
     if let Some(checkpoint) = checkpoint {
         checkpoint.save(&messages.positions())?;
     }
-    Ok(messages.next().transpose()?)
+    Ok(messages.next().transpose())
 }
 
 fn merge(connect: &Connect, args: &Args, range: Range, printer: Printer) -> Result<()> {

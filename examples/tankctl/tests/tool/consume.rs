@@ -1,5 +1,7 @@
 //! What there is and what comes.
 
+use std::fs::OpenOptions;
+use std::process::Stdio;
 use std::sync::mpsc::{TryRecvError, channel};
 use std::thread;
 use std::time::SystemTime;
@@ -11,7 +13,7 @@ use rustix::process::Signal;
 use tank_client::broker::{Broker, BrokerFault};
 use tank_client::{Client, Record};
 
-use crate::support::{COUNTS, MORNING, ORDERS, Running, cells, orders, run_at};
+use crate::support::{COUNTS, MORNING, ORDERS, Running, cells, orders, run, run_at, tool};
 
 #[test]
 fn it_prints_what_is_there() {
@@ -360,5 +362,26 @@ fn a_checkpoint_has_what_was_printed_and_no_more() {
         assert_eq!(tool.end().0, 143);
         let shown = run_at(server.addr(), &["checkpoint", "show", "-J", &file]).1;
         assert!(shown.contains("\"next\":502"), "{shown}");
+    });
+}
+
+#[test]
+fn a_checkpoint_never_passes_what_could_not_be_printed() {
+    within(300, || {
+        let (server, dir) = (Server::start(), tempfile::tempdir().unwrap());
+        let mut topic = server.topic(1);
+        topic.publish_numbers(0, 1, 500, 100);
+        for options in [&["-Fseqnum"][..]] {
+            let file = dir.path().join(options[0]).to_str().unwrap().to_owned();
+            let args = ["consume", "-b", server.addr(), "-oearliest", "-e", "-c", &file, &topic.name];
+            let args = [&args[..], options].concat();
+            let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+            let mut failed = tool(&args).stdout(full).stderr(Stdio::null()).spawn().unwrap();
+            assert_eq!(failed.wait().unwrap().code(), Some(1), "{options:?}");
+            let (code, out, err) = run(&args);
+            assert_eq!(code, 0, "{err}");
+            let is_all = out.lines().count() == 500 || out.contains("\"messages\":500,");
+            assert!(is_all, "{options:?}: {out}{err}");
+        }
     });
 }
