@@ -182,9 +182,10 @@ fn next(
     }
     if let Sink::Lines(printer) = sink {
         printer.out.flush()?;
-    }
-    if let Some(checkpoint) = checkpoint {
-        checkpoint.save(&messages.positions())?;
+        // Counts are printed at the end, so no position is saved before.
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.save(&messages.positions())?;
+        }
     }
     Ok(messages.next().transpose())
 }

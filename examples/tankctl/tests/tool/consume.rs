@@ -371,7 +371,7 @@ fn a_checkpoint_never_passes_what_could_not_be_printed() {
         let (server, dir) = (Server::start(), tempfile::tempdir().unwrap());
         let mut topic = server.topic(1);
         topic.publish_numbers(0, 1, 500, 100);
-        for options in [&["-Fseqnum"][..]] {
+        for options in [&["-Fseqnum"][..], &["--stats", "-J"]] {
             let file = dir.path().join(options[0]).to_str().unwrap().to_owned();
             let args = ["consume", "-b", server.addr(), "-oearliest", "-e", "-c", &file, &topic.name];
             let args = [&args[..], options].concat();
