@@ -362,11 +362,11 @@ impl Broker {
     /// Stores dense bundles `times` over, numbered consecutively, in the memory of one copy. This makes a log of any size.
     ///
     /// # Panics
-    /// If there are no bundles, or a sparse one.
+    /// If there are no bundles, a sparse one, or too many for a log.
     #[track_caller]
     pub fn append_repeated(&self, topic: &str, partition: u16, bundles: &[&[u8]], times: u64) {
         let stored = self.act(|machine, _| machine.append_repeated(topic, partition, bundles, times));
-        assert!(there(stored, topic, partition).is_ok(), "nothing to repeat, or a sparse bundle");
+        assert!(there(stored, topic, partition).is_ok(), "nothing to repeat, a sparse bundle, or too many");
     }
 
     /// Makes `first` the first number available, as retention does. A bundle that begins below it and ends above it stays whole.

@@ -1,6 +1,7 @@
 //! What the recordings do not show: how long waits take, what is hung up on, what would kill a server, and how much
 //! memory an answer takes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use common::watch::{not_before, timed_in};
@@ -368,4 +369,26 @@ fn a_topic_created_over_the_network_has_the_layout_its_configuration_says() {
     assert_eq!((broker.first_available("small", 0), broker.high_water_mark("small", 0)), (1, 4));
     broker.clear("small", 0);
     assert_eq!((broker.append_payloads("small", 0, &["again"]), broker.killed_by()), (1, None));
+}
+
+#[test]
+fn a_segment_has_no_more_bytes_than_a_file_may_have() {
+    let broker = Broker::start().unwrap();
+    broker.create_topic("orders", 1);
+    let one = dense_bundle(&[message(b"x")], Compression::None);
+    let append = |times| broker.append_repeated("orders", 0, &[&one], times);
+    let with_length = one.len() as u64 + 1;
+    let most = i64::MAX as u64 / with_length;
+    for times in [most + 1, 1 << 61, u64::MAX / with_length + 2, u64::MAX] {
+        assert!(catch_unwind(AssertUnwindSafe(|| append(times))).is_err(), "{times}");
+    }
+    append(most);
+    for (seq, fetch_size) in [(1, u32::MAX), (most / 2, 1000), (most, 1000), (most, u32::MAX)] {
+        let mut raw = Raw::connect(&broker);
+        raw.send(&fetch(1, 0, "orders", &[(0, seq, fetch_size)]));
+        let mut answer = Vec::new();
+        while !answer.ends_with(&one) {
+            answer.extend(raw.read(1).unwrap());
+        }
+    }
 }

@@ -128,7 +128,9 @@ impl Log {
             segment.push(next, after - 1, bundle.clone(), layout.index_interval);
             next = after;
         }
-        if times == 0 || segment.set.is_empty() {
+        // No file is longer.
+        let fits = segment.set_len.checked_mul(times).is_some_and(|len| len <= i64::MAX as u64);
+        if times == 0 || segment.set.is_empty() || !fits {
             return Err(AppendError::Number);
         }
         segment.times = times;

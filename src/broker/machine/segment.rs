@@ -108,7 +108,7 @@ pub(super) struct Segment {
     pub(super) base: u64,
     pub(super) set: Vec<Arc<Block>>,
     /// Bytes of the set, and how far its numbers reach.
-    set_len: u64,
+    pub(super) set_len: u64,
     pub(super) set_span: u64,
     pub(super) times: u64,
     /// Distance from the base, and place, of some bundles of the set, the first one included.
