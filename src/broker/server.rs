@@ -271,7 +271,6 @@ impl Carrier {
             shared.changed.notify_all();
             self.poll(&targets, until, &mut found);
         }
-        shared.changed.notify_all();
     }
 
     /// Has the listeners that the machine's nodes are to have.
@@ -431,6 +430,14 @@ impl Carrier {
     fn lost(&mut self, machine: &mut Machine, conn: Conn) {
         machine.ended(self.shared.now(), conn, End::Reset);
         self.links.remove(&conn);
+    }
+}
+
+impl Drop for Carrier {
+    /// Also when the thread panics: there are no more turns to wait for.
+    fn drop(&mut self) {
+        self.shared.lock().ended = true;
+        self.shared.changed.notify_all();
     }
 }
 

@@ -5,11 +5,12 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use common::watch::within;
-use tank_client::Record;
-use tank_client::broker::{Broker, RequestKind as Kind};
+use tank_client::broker::{Broker, RequestKind as Kind, dense_bundle};
 use tank_client::protocol::frame::PING;
+use tank_client::{Compression, Record};
 
 use crate::raw::{Raw, SOON, fetch};
+use crate::rules::{message, publish};
 
 #[test]
 fn stop_and_restart_keep_port_and_data() {
@@ -63,8 +64,7 @@ fn drop_does_not_wait_for_a_client_that_does_not_read() {
     let broker = Broker::start().unwrap();
     broker.create_topic("big", 1);
     let payload = vec![7u8; 1 << 20];
-    let bundle =
-        tank_client::broker::dense_bundle(&[Record::new(&payload).timestamp_ms(1)], tank_client::Compression::None);
+    let bundle = dense_bundle(&[Record::new(&payload).timestamp_ms(1)], Compression::None);
     broker.append_repeated("big", 0, &[&bundle], 1024);
     let mut client = Raw::connect(&broker);
     for id in 0..20 {
@@ -179,4 +179,35 @@ fn limits_of_no_time_do_not_keep_it_busy() {
 fn a_wait_may_have_any_limit() {
     let broker = Broker::start().unwrap();
     assert!(broker.wait_until(Duration::MAX, |stats| stats.open == 0));
+}
+
+/// A program's logger, which the broker's thread calls.
+struct Strict;
+
+impl log::Log for Strict {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        assert!(!record.args().to_string().contains("without a replica in sync"), "{}", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_panic_in_its_thread_leaves_nobody_waiting() {
+    log::set_logger(&Strict).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    let cluster = Broker::cluster(2).unwrap();
+    cluster.create_topic("orders", 1);
+    cluster.set_in_sync("orders", 0, &[]);
+    let mut raw = Raw::connect(cluster.node(0));
+    raw.send(&publish(0, 0, "orders", &[(0, &dense_bundle(&[message(b"x")], Compression::None))]));
+    assert!(raw.is_closed());
+    within(60, move || {
+        cluster.node(0).stop();
+        drop(cluster);
+    });
 }
