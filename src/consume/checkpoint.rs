@@ -67,8 +67,8 @@ pub struct Checkpoint {
     /// The file that the links lead to, and those beside it.
     files: Files,
     positions: Positions,
-    /// The contents of the file when it was last read or saved.
-    seen: Option<Vec<u8>>,
+    /// The contents of the file, if any, when it was last read or saved; `None` if unknown after a save that failed.
+    seen: Option<Option<Vec<u8>>>,
     /// Whether these are intact, and so worth keeping as the previous generation.
     intact: bool,
 }
@@ -85,7 +85,8 @@ impl Checkpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let opened = Checkpoint::look(path.as_ref())?;
         let decoded = |path: &Path| read(path).ok().flatten().map(|bytes| decode(&bytes));
-        let reason = match opened.seen.as_deref().map(decode) {
+        let seen = opened.seen.as_ref().and_then(Option::as_deref);
+        let reason = match seen.map(decode) {
             Some(Ok(positions)) => return Ok(Checkpoint { positions, intact: true, ..opened }),
             Some(Err(reason)) => reason,
             None => MISSING.into(),
@@ -98,7 +99,7 @@ impl Checkpoint {
         }
         match decoded(&opened.files.previous) {
             // An empty file was created as a mount point.
-            None if opened.seen.as_ref().is_none_or(Vec::is_empty) => Ok(opened),
+            None if seen.is_none_or(<[u8]>::is_empty) => Ok(opened),
             previous => Err(unusable(&opened.path, &reason, previous.is_some_and(|previous| previous.is_ok()))),
         }
     }
@@ -122,7 +123,7 @@ impl Checkpoint {
     fn look(path: &Path) -> Result<Checkpoint> {
         let look = || {
             let files = resolve(path)?;
-            let seen = read(&files.file)?;
+            let seen = Some(read(&files.file)?);
             try_out(&files.file)?;
             Ok(Checkpoint { path: path.into(), files, positions: Positions::default(), seen, intact: false })
         };
@@ -148,7 +149,7 @@ impl Checkpoint {
     /// [`Config`](crate::ErrorKind::Config) for a topic name that is empty or longer than 255 bytes.
     pub fn save(&mut self, positions: &Positions) -> Result<()> {
         let now = read(&self.files.file).map_err(|e| Error::file(&self.path, e))?;
-        if now.is_some() && now != self.seen {
+        if now.is_some() && self.seen.as_ref().is_some_and(|seen| now != *seen) {
             return Err(unusable(&self.path, CHANGED, false));
         }
         let mut merged = self.positions.clone();
@@ -159,12 +160,12 @@ impl Checkpoint {
         }
         let bytes = encode(&merged)?;
         if let Err(e) = replace(&mut Os, &self.files, &bytes, old.as_deref()) {
-            // The file may now be the old one, the new one, or half of each.
-            self.seen = read(&self.files.file).unwrap_or(None);
+            // The file may now be the old one, the new one, half of each, or out of reach.
+            self.seen = read(&self.files.file).ok().flatten().map(Some);
             self.intact = false;
             return Err(Error::file(&self.path, e));
         }
-        self.seen = Some(bytes);
+        self.seen = Some(Some(bytes));
         self.intact = true;
         self.positions = merged;
         Ok(())

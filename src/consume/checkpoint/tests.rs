@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use common::watch::within;
 
@@ -503,6 +503,36 @@ mod unix {
         fs::remove_file(dir.file()).unwrap();
         symlink("a", dir.file()).unwrap();
         assert!(matches!(Checkpoint::open(dir.file()), Err(Error { kind: ErrorKind::File, .. })), "a circle");
+    }
+
+    #[test]
+    fn a_folder_that_was_away_for_a_moment_hinders_no_later_save() {
+        let dir = Dir::new();
+        let [real, gone, new, folder] = ["real", "gone", "new", "folder"].map(|name| dir.0.join(name));
+        fs::create_dir(&real).unwrap();
+        let lead_to = |target: &Path| {
+            symlink(target, &new).unwrap();
+            fs::rename(&new, &folder).unwrap();
+        };
+        lead_to(&real);
+        let mut checkpoint = Checkpoint::open(folder.join("orders")).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // To itself, so that nothing can be read, and to where nothing is.
+                    for away in [&folder, &gone] {
+                        lead_to(away);
+                        lead_to(&real);
+                    }
+                }
+            });
+            let mut fails = |n: &u64| checkpoint.save(&positions(&[("orders", 0, *n)])).is_err();
+            assert_eq!((0..).filter(&mut fails).take(200).count(), 200);
+            done.store(true, Ordering::Relaxed);
+        });
+        checkpoint.save(&generation(1)).unwrap();
+        assert_eq!(Checkpoint::open(folder.join("orders")).unwrap().positions(), &generation(1));
     }
 
     #[test]
