@@ -1,4 +1,5 @@
-//! Stores the messages of a topic in SQLite, each exactly once: rows and positions are written in one transaction.
+//! Stores the messages of a topic in SQLite, each exactly once: rows and positions are written in one transaction. Of two that
+//! store the same topic in the same database, one ends.
 //!
 //! ```sh
 //! cargo run -p exactly_once_sqlite -- 127.0.0.1:11011 orders orders.db
@@ -6,7 +7,7 @@
 
 use std::error::Error;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 use tank_client::{Client, Position, Positions, Start, Subscription};
 
 const TABLES: &str = "
@@ -21,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut db = Connection::open(file)?;
     db.execute_batch(TABLES)?;
     // Partitions that the database does not know yet begin with their first message.
-    let stored = positions(&db)?;
+    let mut stored = positions(&db, topic)?;
     println!("positions so far: [{stored}]");
     let all = Subscription::topic(topic).start(Start::Earliest).resume(&stored);
     let mut messages = Client::connect(brokers)?.subscribe(all)?;
@@ -29,25 +30,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     ctrlc::set_handler(move || handle.close())?;
 
     while let Some(batch) = messages.next_batch()? {
-        let transaction = db.transaction()?;
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if positions(&transaction, topic)? != stored {
+            return Err("another program stores this topic in the same database".into());
+        }
         {
             let mut insert = transaction.prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4)")?;
             for message in batch {
                 insert.execute(params![message.topic(), message.partition(), message.seq(), message.payload()])?;
             }
+            stored.extend(messages.positions());
             let mut replace = transaction.prepare_cached("REPLACE INTO positions VALUES (?1, ?2, ?3)")?;
-            for position in messages.positions() {
+            for position in &stored {
                 replace.execute(params![&*position.topic, position.partition, position.seq])?;
             }
         }
         transaction.commit()?;
-        println!("continuing at {}", messages.positions());
+        println!("continuing at {stored}");
     }
     Ok(())
 }
 
-fn positions(db: &Connection) -> rusqlite::Result<Positions> {
-    let mut rows = db.prepare("SELECT topic, partition, seq FROM positions")?;
+fn positions(db: &Connection, topic: &str) -> rusqlite::Result<Positions> {
+    let mut rows = db.prepare_cached("SELECT topic, partition, seq FROM positions WHERE topic = ?1")?;
     let position = |row: &rusqlite::Row<'_>| Ok(Position::new(row.get::<_, String>(0)?, row.get(1)?, row.get(2)?));
-    rows.query_map([], position)?.collect()
+    rows.query_map([topic], position)?.collect()
 }

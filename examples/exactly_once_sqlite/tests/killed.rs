@@ -1,4 +1,4 @@
-//! The program killed again and again, at random moments: nothing is lost, and nothing is there twice.
+//! The program killed again and again, at random moments, and started twice: nothing is lost, and nothing is there twice.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -54,6 +54,43 @@ fn kill_until_all_is_stored() -> Result<(), Box<dyn Error>> {
     assert_eq!(found, [MESSAGES * u64::from(PARTITIONS); 3], "rows, different ones, right ones after {kills} kills");
     assert!(kills > 5, "only {kills}");
     println!("killed {kills} times");
+    Ok(std::fs::remove_file(file)?)
+}
+
+#[test]
+fn two_at_a_time_store_each_message_once() {
+    within(120, || run_two().unwrap());
+}
+
+fn run_two() -> Result<(), Box<dyn Error>> {
+    let broker = broker()?;
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("two-{}.db", std::process::id()));
+    let mut programs = Vec::new();
+    // Both have read the positions before either has a broker to read from.
+    broker.pause();
+    for _ in 0..2 {
+        let mut program = start(&broker.addr().to_string(), &file)?;
+        let mut out = BufReader::new(program.stdout.take().unwrap()).lines();
+        assert_eq!(out.next().unwrap()?, "positions so far: []");
+        programs.push((program, out));
+    }
+    broker.resume();
+    // One of them goes on, and the other one ends.
+    let ended = loop {
+        if let Some(one) = programs.iter_mut().position(|(program, _)| program.try_wait().unwrap().is_some()) {
+            break one;
+        }
+        std::thread::yield_now();
+    };
+    assert!(!programs[ended].0.wait()?.success());
+    let end: String = (0..PARTITIONS).map(|id| format!(" orders/{id}={}", MESSAGES + 1)).collect();
+    let (mut other, out) = programs.swap_remove(1 - ended);
+    assert!(out.map_while(Result::ok).any(|line| line.ends_with(&end)));
+    other.kill()?;
+    other.wait()?;
+    let count = "SELECT count(*) FROM messages";
+    let found: u64 = Connection::open(&file)?.query_row(count, [], |row| row.get(0))?;
+    assert_eq!(found, MESSAGES * u64::from(PARTITIONS));
     Ok(std::fs::remove_file(file)?)
 }
 
