@@ -23,21 +23,24 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let [brokers, topic] = &args[..] else { return Err("usage: BROKERS TOPIC".into()) };
 
     let mut producer = Client::connect(brokers)?.producer().build()?;
-    let ingested = ingest(&mut producer, topic);
+    let mut lost = 0;
+    let ingested = ingest(&mut producer, topic, &mut lost);
     // After an error, too: what came before it was accepted.
-    settle(&mut producer)?;
+    settle(&mut producer, &mut lost)?;
     ingested?;
     eprintln!("{} records stored", producer.stored());
-    Ok(())
+    if lost == 0 { Ok(()) } else { Err(format!("{lost} records were not stored, or may not have been").into()) }
 }
 
-fn ingest(producer: &mut Producer, topic: &str) -> Result<(), Box<dyn std::error::Error>> {
+fn ingest(producer: &mut Producer, topic: &str, lost: &mut usize) -> Result<(), Box<dyn std::error::Error>> {
     for line in io::stdin().lock().lines() {
         let line = line?;
         loop {
             match producer.send(topic, Record::new(&line)) {
                 // This record was not accepted. Make room for it, or settle earlier failures.
-                Err(Error { kind: ErrorKind::Full { .. } | ErrorKind::Undelivered { .. }, .. }) => settle(producer)?,
+                Err(Error { kind: ErrorKind::Full { .. } | ErrorKind::Undelivered { .. }, .. }) => {
+                    settle(producer, lost)?
+                }
                 sent => break sent?,
             }
         }
@@ -47,25 +50,27 @@ fn ingest(producer: &mut Producer, topic: &str) -> Result<(), Box<dyn std::error
 
 /// Waits until every record is stored or given up. Sends again only records that certainly were not stored, so that none is
 /// stored twice.
-fn settle(producer: &mut Producer) -> Result<(), Box<dyn std::error::Error>> {
+fn settle(producer: &mut Producer, lost: &mut usize) -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..TRIES {
         match producer.flush() {
             Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) => {
-                producer.retry_failures(|failure| !failure.is_unknown()).iter().for_each(report);
+                *lost += report(&producer.retry_failures(|failure| !failure.is_unknown()));
             }
             done => return Ok(done?),
         }
     }
     match producer.flush() {
-        Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) => {
-            producer.take_failures().iter().for_each(report);
-            Ok(())
-        }
-        done => Ok(done?),
+        Err(Error { kind: ErrorKind::Undelivered { .. }, .. }) => *lost += report(&producer.take_failures()),
+        done => done?,
     }
+    Ok(())
 }
 
-fn report(failure: &Failure) {
-    let outcome = if failure.is_unknown() { "unknown" } else { "not stored" };
-    eprintln!("{}/{}: {} {outcome}: {:#}", failure.topic(), failure.partition(), failure.count(), failure.error());
+/// Says what became of records that are given up, and returns how many there are.
+fn report(failures: &[Failure]) -> usize {
+    for failure in failures {
+        let outcome = if failure.is_unknown() { "unknown" } else { "not stored" };
+        eprintln!("{}/{}: {} {outcome}: {:#}", failure.topic(), failure.partition(), failure.count(), failure.error());
+    }
+    failures.iter().map(Failure::count).sum()
 }

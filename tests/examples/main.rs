@@ -66,9 +66,13 @@ fn ingest_reports_what_is_not_stored() {
     let broker = Broker::builder().read_only().start().unwrap();
     broker.create_topic("orders", 1);
     let addr = broker.addr().to_string();
-    let (_, _, stderr) = run_with("ingest_with_outcomes", &[&addr, "orders"], b"tea\nmilk\n");
+    let (code, _, stderr) = run_with("ingest_with_outcomes", &[&addr, "orders"], b"tea\nmilk\n");
     let refused = format!("orders/0: 2 not stored: {addr}: orders/0: the broker is read-only\n");
-    assert_eq!(stderr, refused + "0 records stored\n");
+    assert_eq!(
+        stderr,
+        refused + "0 records stored\ningest_with_outcomes: 2 records were not stored, or may not have been\n"
+    );
+    assert_eq!(code, 1);
 }
 
 #[test]
