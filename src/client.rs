@@ -288,7 +288,8 @@ impl ClientBuilder {
         keepalive(idle: Option<Duration>) => config.keepalive = idle;
 
         /// How long sent data may stay unacknowledged before the system gives up the connection; `None` leaves it to the system.
-        /// Default 60 seconds. Linux only; elsewhere it has no effect.
+        /// Default 60 seconds. Whole milliseconds from 1 to 2^31 − 1; other values are clamped to that range. Linux only;
+        /// elsewhere it has no effect.
         tcp_user_timeout(timeout: Option<Duration>) => config.tcp_user_timeout = timeout;
 
         /// The size of a socket's receive buffer in bytes. By default the system chooses it, and lets it grow as needed.

@@ -144,10 +144,10 @@ fn from_handle(handle: Handle<'_>, flags: PollFlags) -> Option<PollFd<'_>> {
 fn set_options(socket: &RawSocket, config: &Config) -> io::Result<()> {
     // Before connecting, because the TCP window that is agreed on then depends on the buffer sizes.
     if let Some(size) = config.receive_buffer {
-        socket.set_recv_buffer_size(size)?;
+        socket.set_recv_buffer_size(size.min(i32::MAX as usize))?;
     }
     if let Some(size) = config.send_buffer {
-        socket.set_send_buffer_size(size)?;
+        socket.set_send_buffer_size(size.min(i32::MAX as usize))?;
     }
     SockRef::from(socket).set_tcp_nodelay(true)?;
     if let Some(idle) = config.keepalive {
@@ -156,8 +156,11 @@ fn set_options(socket: &RawSocket, config: &Config) -> io::Result<()> {
         socket.set_tcp_keepalive(&keepalive)?;
     }
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-    socket
-        .set_tcp_user_timeout(config.tcp_user_timeout.map(|time| time.min(Duration::from_millis(i32::MAX as u64))))?;
+    if let Some(time) = config.tcp_user_timeout {
+        // Zero milliseconds would leave it to the system.
+        let (least, most) = (Duration::from_millis(1), Duration::from_millis(i32::MAX as u64));
+        socket.set_tcp_user_timeout(Some(time.clamp(least, most)))?;
+    }
     Ok(())
 }
 

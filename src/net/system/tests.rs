@@ -89,3 +89,25 @@ fn waits_are_rounded_up_to_whole_milliseconds() {
     assert_eq!(ms(Duration::from_nanos(1)), (0, 1_000_000));
     assert_eq!(ms(Duration::from_millis(1_500)), (1, 500_000_000));
 }
+
+/// Other systems refuse such buffers.
+#[test]
+#[cfg(target_os = "linux")]
+fn settings_that_the_system_cannot_express_become_the_nearest_that_it_can() {
+    let set = |config| {
+        let socket = RawSocket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        set_options(&socket, &config).unwrap();
+        socket
+    };
+    // The low 32 bits of such a size are zero.
+    let large = usize::try_from(1_u64 << 32).unwrap_or(usize::MAX);
+    let [least, most, large] = [0, i32::MAX as usize, large].map(|size| {
+        let socket = set(Config { receive_buffer: Some(size), send_buffer: Some(size), ..Config::default() });
+        (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap())
+    });
+    assert!(least.0 < most.0 && least.1 < most.1 && large == most, "{least:?}, {most:?}, {large:?}");
+    for (nanos, ms) in [(0, 1), (999_999, 1), (2_500_000, 2), (u64::MAX, i32::MAX as u64)] {
+        let socket = set(Config { tcp_user_timeout: Some(Duration::from_nanos(nanos)), ..Config::default() });
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(ms)), "{nanos} ns");
+    }
+}
