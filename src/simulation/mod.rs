@@ -260,8 +260,12 @@ impl Simulation {
     }
 
     /// Runs an action once in each period, until the world ends. As with [`after`](Simulation::after), it must not block.
+    ///
+    /// # Panics
+    /// If the period is zero.
+    #[track_caller]
     pub fn every(&self, period: Duration, action: impl FnMut() + Send + 'static) {
-        let period = period.max(Duration::from_nanos(1));
+        assert!(!period.is_zero(), "a period of zero");
         self.world.lock().schedule_action(period, Action::Every(period, Box::new(action)));
     }
 

@@ -423,6 +423,7 @@ fn actions_come_in_their_order_and_again() {
     sim.every(Duration::from_secs(2), move || again.lock().unwrap().push("."));
     sim.sleep(Duration::from_millis(6500));
     assert_eq!(*seen.lock().unwrap(), ["a", "b", ".", "c", ".", "."]);
+    assert_eq!(panic_of(|| Simulation::new(7).every(Duration::ZERO, || {})), "a period of zero");
 }
 
 fn panic_of(f: impl FnOnce() + std::panic::UnwindSafe) -> String {
