@@ -309,7 +309,7 @@ impl Driver {
         // A connection that had ended while idle was dialed again silently.
         self.connection_lost |= was_used;
         for destination in self.destinations.iter_mut().take_while(|destination| destination.queue.numbering.is_on) {
-            // This leader may have lost what its log ended with.
+            // Its log may have what the last connection lost, and may have lost what it ended with.
             destination.queue.numbering.leader.take_if(|leader| *leader == id);
         }
     }

@@ -1,8 +1,8 @@
 //! The numbers of an idempotent producer's bundles in one partition.
 //!
 //! ```text
-//!   unknown ──on_end──> settled ──an open outcome, another leader, a new connection, numbers dropped──> to be compared
-//!                          ^──────────────────────────────── on_end ─────────────────────────────────────────┘
+//!   unknown ──on_end──> settled ──another leader, a new connection, numbers taken back or dropped──> to be compared
+//!                          ^────────────────────────────── on_end ────────────────────────────────────────┘
 //! ```
 //!
 //! The bundles that are not resolved, in order: first those *held*, which the leader's log has unconfirmed; then those at the front

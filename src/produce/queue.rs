@@ -203,6 +203,7 @@ impl PartitionQueue {
         let waiting = self.bundles.iter_mut().find(|bundle| bundle.is_waiting());
         let Some(bundle) = waiting else { return Some(ToSend::Mark) };
         self.numbering.assign(bundle);
+        debug_assert!(!self.numbering.is_on || !bundle.outcome_open, "a copy of it may still be executed");
         Some(ToSend::Bundle)
     }
 

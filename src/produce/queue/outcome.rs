@@ -26,7 +26,7 @@ impl PartitionQueue {
             (Err(refusal), None) if was_asked => {
                 // Which broker leads now is not known, but it may be another one.
                 self.numbering.must_compare = true;
-                let failed = self.retry_after_refusal(now, refusal, false);
+                let failed = self.retry_after_refusal(now, refusal);
                 self.note_failure(None, failed);
             }
             _ => {}
@@ -119,8 +119,6 @@ impl PartitionQueue {
 
     fn on_refused(&mut self, now: Time, index: usize, refusal: Refusal) {
         let Some(bundle) = self.bundles.get_mut(index) else { return };
-        // This copy is not stored, but another one may be.
-        let in_doubt = bundle.outcome_open && self.numbering.is_on;
         let failed = match refusal {
             Refusal::Fault(fault @ Fault::NotConfirmed) if self.numbering.is_on => {
                 if let Some(leader) = self.leader {
@@ -134,11 +132,9 @@ impl PartitionQueue {
                 bundle.outcome_open = true;
                 Failed::GiveUp(self.fault(fault))
             }
-            _ => self.retry_after_refusal(now, refusal, in_doubt),
+            _ => self.retry_after_refusal(now, refusal),
         };
-        if let Refusal::Fault(Fault::SeqNotAbove { .. }) = refusal {
-            self.numbering.another_writer = !in_doubt;
-        }
+        self.numbering.another_writer |= matches!(refusal, Refusal::Fault(Fault::SeqNotAbove { .. }));
         self.note_failure(Some(index), failed);
     }
 
@@ -170,8 +166,8 @@ impl PartitionQueue {
         }
     }
 
-    /// Tries again after a redirect or a fault that waiting can mend, or if the outcome is in doubt.
-    fn retry_after_refusal(&mut self, now: Time, refusal: Refusal, in_doubt: bool) -> Failed {
+    /// Tries again after a redirect or a fault that waiting can mend.
+    fn retry_after_refusal(&mut self, now: Time, refusal: Refusal) -> Failed {
         match refusal {
             Refusal::Redirect(_) => {
                 self.redirects += 1;
@@ -183,7 +179,7 @@ impl PartitionQueue {
                     _ => self.retry_or_fail(now, e),
                 }
             }
-            Refusal::Fault(fault) if in_doubt || fault.is_retryable() => self.retry_or_fail(now, self.fault(fault)),
+            Refusal::Fault(fault) if fault.is_retryable() => self.retry_or_fail(now, self.fault(fault)),
             Refusal::Fault(fault) => Failed::GiveUp(self.fault(fault)),
         }
     }
@@ -201,7 +197,6 @@ impl PartitionQueue {
             self.trouble = Some(e.clone());
         }
         if let Some(bundle) = index.and_then(|index| self.bundles.get_mut(index)) {
-            self.numbering.must_compare |= bundle.outcome_open;
             bundle.stage = Stage::Returned(failed);
         } else if let Failed::GiveUp(e) = failed {
             self.give_up(e);

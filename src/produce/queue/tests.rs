@@ -44,6 +44,7 @@ fn send(queue: &mut PartitionQueue, now: Time, leader: LeaderIndex, id: u32) -> 
 fn lost(queue: &mut PartitionQueue, now: Time, id: u32, handed_over: bool) {
     let error = Error::disconnected(&"a:1", Phase::Wait);
     queue.on_lost(now, id, &error, Duration::ZERO, handed_over);
+    queue.numbering.leader = None; // the next connection is a new one
 }
 
 /// What has become of the records, in order: stored `+`, unknown `?`, otherwise not stored `-`; a gap as its numbers.

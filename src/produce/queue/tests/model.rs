@@ -209,6 +209,7 @@ impl Run {
             let handed_over = answers.contains(&id) || index < handed_over;
             self.queue.on_lost(self.now, id, &error, Duration::ZERO, handed_over);
         }
+        self.queue.numbering.leader = None; // the next connection is a new one
     }
 
     fn give(&mut self) {
