@@ -43,6 +43,7 @@ use super::dial::Dial;
 use super::network::{Interest, Socket, Time, read_or_write};
 use super::settings::{ChannelSettings, GREETED_COUNTS_FOR, OPENING_PAUSE, Opening};
 use crate::error::{Error, Phase, Result};
+use crate::protocol::frame::{HEADER_LEN, PING};
 
 /// How many bytes in the awaited direction move a deadline on: a slow but steady transfer gets through, a trickle does not.
 const PROGRESS: usize = 16 << 10;
@@ -56,6 +57,9 @@ type Pieces<'a> = &'a mut dyn Iterator<Item = Piece>;
 
 /// This many connections in a row that ended before they were used count as trouble.
 const MAX_ENDED_UNUSED: u32 = 3;
+
+/// No broker sends this many pings to an idle connection.
+const MAX_PINGS: u32 = 1_000;
 
 /// Whether a call may look up a host name, for which there is no time limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -192,7 +196,7 @@ impl Channel {
         // Each round changes the state or ends the call.
         loop {
             match &mut self.state {
-                State::Up(up) if up.is_idle() && up.socket.has_ended() => {
+                State::Up(up) if up.is_idle() && up.has_ended(&self.broker) => {
                     debug!("{}: ended before it was used again", self.broker);
                     self.close();
                     self.ended_unused += 1;
@@ -491,6 +495,19 @@ impl Up {
 
     fn is_idle(&self) -> bool {
         self.unsent.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Returns whether an idle connection has ended, or bytes have come that nobody asked for. It passes over pings.
+    fn has_ended(&self, broker: &BrokerAddr) -> bool {
+        let mut bytes = PING;
+        for _ in 0..MAX_PINGS {
+            match read_or_write(broker, Phase::Send, &mut || self.socket.read(&mut bytes)) {
+                Ok(0) => return false,
+                Ok(HEADER_LEN) if bytes == PING => {}
+                _ => return true,
+            }
+        }
+        true
     }
 
     fn interest(&mut self) -> Interest<'_> {

@@ -80,9 +80,6 @@ pub(crate) trait Socket: Send + Sync + UnwindSafe + RefUnwindSafe {
         self.write(&from.iter().map(|piece| &**piece).collect::<Vec<_>>().concat())
     }
 
-    /// Returns whether the peer has closed the connection or sent something that was not read. It does not read it.
-    fn has_ended(&self) -> bool;
-
     /// Resets the connection: what was sent and not yet delivered is dropped, which a plain close would not do.
     fn abort(self: Box<Self>);
 

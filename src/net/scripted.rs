@@ -227,11 +227,6 @@ impl Socket for End {
         Ok(n)
     }
 
-    fn has_ended(&self) -> bool {
-        let wire = self.wire.lock().unwrap();
-        wire.ended || wire.error.is_some() || !wire.incoming.is_empty()
-    }
-
     fn abort(self: Box<Self>) {
         self.wire.lock().unwrap().aborted = true;
     }

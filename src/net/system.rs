@@ -210,13 +210,6 @@ impl Socket for Tcp {
         }
     }
 
-    fn has_ended(&self) -> bool {
-        match self.0.peek(&mut [0]) {
-            Err(e) => !matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
-            Ok(_) => true,
-        }
-    }
-
     fn abort(self: Box<Self>) {
         // If it cannot be set, the close that follows is a plain one: there is nothing better to do.
         let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));

@@ -155,12 +155,6 @@ impl Socket for SimulatedSocket {
         state.write(self.id, from)
     }
 
-    fn has_ended(&self) -> bool {
-        let mut state = self.world.lock();
-        state.calls_now += 1;
-        state.conns.get(self.id).is_none_or(|conn| conn.is_readable())
-    }
-
     fn abort(self: Box<Self>) {
         self.world.lock().close(self.id, true);
     }

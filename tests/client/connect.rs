@@ -294,6 +294,20 @@ fn pings_before_any_answer_are_passed_over() {
 }
 
 #[test]
+fn a_broker_may_greet_more_than_once() {
+    within(60, || {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 1);
+        for pings in 1..4 {
+            broker.inject_times(BrokerFault::Greeting([3, 0, 0, 0, 0].repeat(pings)), u64::MAX);
+            let client = Client::builder().retry_timeout(Duration::ZERO).connect(broker.addr()).unwrap();
+            assert_eq!(client.topics().unwrap().len(), 1);
+            broker.clear_faults();
+        }
+    });
+}
+
+#[test]
 fn limits_that_no_memory_answers_to_are_refused() {
     let (_broker, addr) = down();
     let most = u32::try_from(isize::MAX / 4).unwrap_or(2 << 30);

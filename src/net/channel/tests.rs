@@ -7,7 +7,6 @@ use super::*;
 use crate::config::Config;
 use crate::error::ErrorKind;
 use crate::net::parse_brokers;
-use crate::protocol::frame::PING;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const IO: Duration = Duration::from_secs(30);
@@ -252,6 +251,27 @@ fn a_connection_just_greeted_that_has_ended_is_never_used() {
     net.wire(0, |wire| wire.ended = true);
     assert!(!open(&mut channel, &net).unwrap());
     assert_eq!(net.dialed().len(), 2);
+}
+
+#[test]
+fn pings_on_an_idle_connection_are_passed_over_and_anything_else_ends_it() {
+    for (pings, rest, is_used) in
+        [(1, &[][..], true), (7, &[], true), (0, &[4], false), (2, &[3, 0], false), (1, &PING.map(|_| 3), false)]
+    {
+        let net = Scripted::new();
+        let mut channel = up(&net);
+        net.wire(0, |wire| wire.incoming.extend(PING.repeat(pings).iter().chain(rest)));
+        assert_eq!(open(&mut channel, &net).unwrap(), is_used, "{pings} pings, then {rest:?}");
+        assert!(!is_used || channel.is_fresh(), "a ping is no answer");
+    }
+    // The end is seen after pings, too, and nobody sends so many.
+    for (pings, ended) in [(1, true), (5_000, false)] {
+        let net = Scripted::new();
+        let mut channel = up(&net);
+        net.wire(0, |wire| wire.incoming.extend(PING.repeat(pings)));
+        net.wire(0, |wire| wire.ended = ended);
+        assert!(!open(&mut channel, &net).unwrap());
+    }
 }
 
 #[test]
