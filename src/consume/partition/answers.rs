@@ -30,7 +30,8 @@ impl Partition {
         if self.state == State::Done {
             return Next::Go;
         }
-        if !self.needs_mark() {
+        // A redirect or a fault does not tell whether it is safe to look for the number.
+        if !self.needs_mark() && marks_of_answer(answer).is_ok() {
             self.suspicion = Suspicion::Clear;
         }
         if self.is_probe() {

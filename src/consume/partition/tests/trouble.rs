@@ -225,6 +225,27 @@ fn what_ends_two_connections_is_not_asked_for_again() {
 }
 
 #[test]
+fn brokers_that_do_not_lead_it_leave_it_suspect() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(0, 6, marks(1, 11), &rules.options);
+    ask(&mut p, &rules);
+    lose(&mut p, at(0), lost(true, true), &rules);
+    p.wake(pause(&p));
+    for answer in [out_of_range(1, 12), PartitionAnswer::Redirect(endpoint()), PartitionAnswer::NoLeader] {
+        ask(&mut p, &rules);
+        if let Next::AskAt(named) = p.on_answer(at(1), answer, &rules) {
+            p.on_named(at(1), named, Ok(Some(leader())), &rules);
+        }
+        p.on_end(at(1), false, &rules);
+        p.wake(at(60_000));
+    }
+    let want = ask(&mut p, &rules);
+    assert_eq!((want.seq, want.risk), (6, Risk::Suspect));
+    let deadly = fail(Fault::Deadly { seq: 6, mark: 12 });
+    assert_eq!(lose(&mut p, at(60_000), lost(true, true), &rules), deadly, "not at a third one");
+}
+
+#[test]
 fn an_empty_answer_to_the_question_for_the_marks_has_the_marks() {
     let rules = alone(|s| s.out_of_range(OutOfRange::Earliest));
     let mut p = Partition::new(0, 6, marks(1, 11), &rules.options);
