@@ -78,20 +78,20 @@ pub(crate) struct Channel {
     ended_unused: u32,
     /// The address that worked last: tried first the next time.
     last_good: Option<SocketAddr>,
-    /// Held while the broker may not have read a byte from this connection.
-    opening: Option<Arc<Opening>>,
 }
 
 enum State {
     /// Not to be dialed before this moment.
     Down(Time),
-    Dialing(Dial),
+    Dialing(Dial, Arc<Opening>),
     Up(Box<Up>),
 }
 
 /// An open connection.
 struct Up {
     socket: Box<dyn Socket>,
+    /// Held while the broker may not have read a byte from this connection.
+    opening: Option<Arc<Opening>>,
     since: Time,
     read_look: LastLook,
     write_look: LastLook,
@@ -171,7 +171,7 @@ impl Channel {
     pub(crate) fn new(broker: BrokerAddr, settings: Arc<ChannelSettings>) -> Channel {
         let process = settings.process();
         let state = State::Down(Time::ZERO);
-        Channel { broker, settings, state, process, ended_unused: 0, last_good: None, opening: None }
+        Channel { broker, settings, state, process, ended_unused: 0, last_good: None }
     }
 
     pub(crate) fn broker(&self) -> &BrokerAddr {
@@ -213,20 +213,16 @@ impl Channel {
                         return Ok(false);
                     };
                     let addresses = self.addresses(look_up)?;
-                    self.opening = Some(opening);
                     // A look-up has taken time.
                     let now = self.settings.net.now().max(now);
-                    self.state = State::Dialing(Dial::new(addresses, now, &self.settings));
+                    self.state = State::Dialing(Dial::new(addresses, now, &self.settings), opening);
                 }
-                State::Dialing(dial) => match dial.step(now, &self.broker, &self.settings) {
+                State::Dialing(dial, opening) => match dial.step(now, &self.broker, &self.settings) {
                     Ok(None) => return Ok(false),
                     Ok(Some((socket, address))) => {
                         self.last_good = Some(address);
-                        self.state = State::Up(Box::new(Up::new(socket, now)));
-                        if let Some(opening) = &self.opening {
-                            let until = now.after(GREETED_COUNTS_FOR);
-                            opening.store(until.as_nanos(), Ordering::Relaxed);
-                        }
+                        opening.store(now.after(GREETED_COUNTS_FOR).as_nanos(), Ordering::Relaxed);
+                        self.state = State::Up(Box::new(Up::new(socket, opening.clone(), now)));
                     }
                     Err(e) => {
                         self.close();
@@ -337,7 +333,7 @@ impl Channel {
         if n > 0 {
             trace!("{}: {n} bytes", self.broker);
             self.ended_unused = 0;
-            self.opening = None;
+            up.opening = None;
             up.on_received(now, n, away, io_timeout);
         }
         match up.answer_due(io_timeout) {
@@ -413,7 +409,7 @@ impl Channel {
     pub(crate) fn phase(&self) -> Phase {
         match &self.state {
             State::Down(_) => Phase::Connect,
-            State::Dialing(dial) => dial.phase(),
+            State::Dialing(dial, _) => dial.phase(),
             State::Up(up) if up.receive.is_some() => Phase::Read,
             State::Up(up) if up.waiting.is_empty() && !up.unsent.is_empty() => Phase::Send,
             State::Up(_) => Phase::Wait,
@@ -429,7 +425,7 @@ impl Channel {
     pub(crate) fn due(&self) -> Time {
         match &self.state {
             State::Down(until) => *until,
-            State::Dialing(dial) => dial.due(),
+            State::Dialing(dial, _) => dial.due(),
             State::Up(up) => up.due(),
         }
     }
@@ -438,7 +434,7 @@ impl Channel {
     pub(crate) fn interests(&mut self) -> impl Iterator<Item = Interest<'_>> {
         let (dial, up) = match &mut self.state {
             State::Down(_) => (None, None),
-            State::Dialing(dial) => (Some(dial.interests()), None),
+            State::Dialing(dial, _) => (Some(dial.interests()), None),
             State::Up(up) => (None, (!up.is_idle()).then(|| up.interest())),
         };
         dial.into_iter().flatten().chain(up)
@@ -463,20 +459,19 @@ impl Channel {
         if let State::Up(up) = mem::replace(&mut self.state, State::Down(Time::ZERO)) {
             up.socket.abort();
         }
-        self.opening = None;
     }
 
     /// Closes the connection in order.
     pub(crate) fn close(&mut self) {
-        self.opening = None;
         self.state = State::Down(Time::ZERO);
     }
 }
 
 impl Up {
-    fn new(socket: Box<dyn Socket>, now: Time) -> Up {
+    fn new(socket: Box<dyn Socket>, opening: Arc<Opening>, now: Time) -> Up {
         Up {
             socket,
+            opening: Some(opening),
             since: now,
             read_look: LastLook(now),
             write_look: LastLook(now),
