@@ -9,7 +9,8 @@
 //!    └── open() finds it ended while idle: dial again, quietly
 //! ```
 //!
-//! While too many connections to the broker are being opened, another one stays down, and is dialed when it is its turn.
+//! While too many connections to the broker are being opened, another one stays down, and is dialed when it is its turn. That may
+//! take as long as connecting: a broker that never greets must not keep it waiting outside any budget.
 //!
 //! # Time
 //! A request is due on the connection's own clock, which stands still while an answer is being received. The answer has its own
@@ -81,11 +82,13 @@ pub(crate) struct Channel {
 }
 
 enum State {
-    /// Not to be dialed before this moment.
-    Down(Time),
+    /// Not to be dialed before this moment. While it waits for its turn, the other says when that has taken too long.
+    Down(Time, Time),
     Dialing(Dial, Arc<Opening>),
     Up(Box<Up>),
 }
+
+const DOWN: State = State::Down(Time::ZERO, Time::NEVER);
 
 /// An open connection.
 struct Up {
@@ -170,8 +173,7 @@ impl LastLook {
 impl Channel {
     pub(crate) fn new(broker: BrokerAddr, settings: Arc<ChannelSettings>) -> Channel {
         let process = settings.process();
-        let state = State::Down(Time::ZERO);
-        Channel { broker, settings, state, process, ended_unused: 0, last_good: None }
+        Channel { broker, settings, state: DOWN, process, ended_unused: 0, last_good: None }
     }
 
     pub(crate) fn broker(&self) -> &BrokerAddr {
@@ -206,11 +208,17 @@ impl Channel {
                     }
                 }
                 State::Up(_) => return Ok(true),
-                State::Down(until) if now < *until => return Ok(false),
-                State::Down(_) => {
+                State::Down(until, _) if now < *until => return Ok(false),
+                State::Down(_, due) => {
+                    let timeout = self.settings.config.connect_timeout;
+                    let due = now.after(timeout).min(*due);
                     let Some(opening) = self.settings.begin_opening(now, &self.broker) else {
-                        self.state = State::Down(now.after(OPENING_PAUSE));
-                        return Ok(false);
+                        if now < due {
+                            self.state = State::Down(now.after(OPENING_PAUSE), due);
+                            return Ok(false);
+                        }
+                        self.close();
+                        return Err(Error::timeout(&self.broker, Phase::Connect, timeout));
                     };
                     let addresses = self.addresses(look_up)?;
                     // A look-up has taken time.
@@ -256,7 +264,7 @@ impl Channel {
         let process = self.settings.process();
         if process != self.process {
             self.process = process;
-            self.state = State::Down(Time::ZERO);
+            self.state = DOWN;
         }
     }
 
@@ -408,7 +416,7 @@ impl Channel {
     /// Returns what the connection is being used for.
     pub(crate) fn phase(&self) -> Phase {
         match &self.state {
-            State::Down(_) => Phase::Connect,
+            State::Down(..) => Phase::Connect,
             State::Dialing(dial, _) => dial.phase(),
             State::Up(up) if up.receive.is_some() => Phase::Read,
             State::Up(up) if up.waiting.is_empty() && !up.unsent.is_empty() => Phase::Send,
@@ -418,13 +426,13 @@ impl Channel {
 
     /// Not to be dialed before this moment.
     pub(crate) fn rest_until(&mut self, until: Time) {
-        self.state = State::Down(until);
+        self.state = State::Down(until, Time::NEVER);
     }
 
     /// Returns when something is due even if nothing arrives; for a channel that is down, when it may be dialed.
     pub(crate) fn due(&self) -> Time {
         match &self.state {
-            State::Down(until) => *until,
+            State::Down(until, _) => *until,
             State::Dialing(dial, _) => dial.due(),
             State::Up(up) => up.due(),
         }
@@ -433,7 +441,7 @@ impl Channel {
     /// Returns what to wait for on its sockets.
     pub(crate) fn interests(&mut self) -> impl Iterator<Item = Interest<'_>> {
         let (dial, up) = match &mut self.state {
-            State::Down(_) => (None, None),
+            State::Down(..) => (None, None),
             State::Dialing(dial, _) => (Some(dial.interests()), None),
             State::Up(up) => (None, (!up.is_idle()).then(|| up.interest())),
         };
@@ -456,14 +464,14 @@ impl Channel {
     /// read.
     pub(crate) fn reset(&mut self) {
         self.leave_other_process();
-        if let State::Up(up) = mem::replace(&mut self.state, State::Down(Time::ZERO)) {
+        if let State::Up(up) = mem::replace(&mut self.state, DOWN) {
             up.socket.abort();
         }
     }
 
     /// Closes the connection in order.
     pub(crate) fn close(&mut self) {
-        self.state = State::Down(Time::ZERO);
+        self.state = DOWN;
     }
 }
 

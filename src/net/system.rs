@@ -143,12 +143,8 @@ fn from_handle(handle: Handle<'_>, flags: PollFlags) -> Option<PollFd<'_>> {
 
 fn set_options(socket: &RawSocket, config: &Config) -> io::Result<()> {
     // Before connecting, because the TCP window that is agreed on then depends on the buffer sizes.
-    if let Some(size) = config.receive_buffer {
-        socket.set_recv_buffer_size(size.min(i32::MAX as usize))?;
-    }
-    if let Some(size) = config.send_buffer {
-        socket.set_send_buffer_size(size.min(i32::MAX as usize))?;
-    }
+    config.receive_buffer.map(|size| socket.set_recv_buffer_size(size.min(i32::MAX as usize))).transpose()?;
+    config.send_buffer.map(|size| socket.set_send_buffer_size(size.min(i32::MAX as usize))).transpose()?;
     SockRef::from(socket).set_tcp_nodelay(true)?;
     if let Some(idle) = config.keepalive {
         let allowed = |time: Duration| time.clamp(MIN_KEEPALIVE, MAX_KEEPALIVE);

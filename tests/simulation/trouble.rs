@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use tank_client::broker::Broker;
-use tank_client::simulation::{Service, Simulation};
-use tank_client::{ErrorKind, Record, Start, Subscription};
+use tank_client::broker::{Broker, BrokerFault};
+use tank_client::simulation::{Service, Simulation, Task};
+use tank_client::{ConsumeIter, ErrorKind, Producer, Record, Start, Subscription};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -160,6 +160,42 @@ fn a_hundred_tasks_share_a_client() {
         task.join().unwrap();
     }
     assert_eq!(broker.high_water_mark("orders", 0), 500);
+}
+
+#[test]
+fn however_many_wait_for_a_broker_that_never_greets_each_ends_in_time() {
+    let sim = Simulation::new(10);
+    let broker = sim.broker();
+    broker.create_topic("orders", 1);
+    let time = SECOND / 5;
+    let impatient = sim.client().connect_timeout(time).io_timeout(time).retry_timeout(3 * time);
+    let client = impatient.connect(broker.brokers()).unwrap();
+    let subscribe = |_| client.subscribe(Subscription::topic("orders").max_wait(time)).unwrap();
+    let subscriptions: Vec<ConsumeIter> = (0..200).map(subscribe).collect();
+    let producers: Vec<Producer> = (0..50).map(|_| client.producer().build().unwrap()).collect();
+    broker.inject_times(BrokerFault::NoPing, u64::MAX);
+    sim.cut("broker");
+    let began = sim.now();
+    // An attempt may wait for its turn, to connect, for the broker to wait, and for the answer.
+    let most = 3 * time + 2 * 4 * time;
+    let mut tasks = Vec::new();
+    for mut orders in subscriptions {
+        let sim = sim.clone();
+        tasks.push(sim.clone().spawn("reader", move || (orders.next().unwrap().unwrap_err(), sim.now() - began)));
+    }
+    for mut producer in producers {
+        let sim = sim.clone();
+        tasks.push(sim.clone().spawn("writer", move || {
+            producer.send_to("orders", 0, Record::new("tea")).unwrap();
+            (producer.flush().unwrap_err(), sim.now() - began)
+        }));
+    }
+    let ended: Vec<_> = tasks.into_iter().map(Task::join).collect();
+    let slowest = ended.iter().map(|(_, time)| *time).max().unwrap();
+    let mut errors: Vec<String> = ended.iter().map(|(e, _)| format!("{e:#}")).collect();
+    errors.sort();
+    errors.dedup();
+    assert!(slowest <= most, "{slowest:?}: {errors:?}");
 }
 
 #[test]

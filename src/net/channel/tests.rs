@@ -254,6 +254,30 @@ fn a_connection_just_greeted_that_has_ended_is_never_used() {
 }
 
 #[test]
+fn waiting_for_a_turn_fails_when_it_has_taken_as_long_as_connecting_may() {
+    let net = Scripted::new();
+    let settings = settings(&net);
+    let broker = parse_brokers("10.0.0.1:5").unwrap().remove(0);
+    let others = |now| std::iter::from_fn(|| settings.begin_opening(now, &broker)).collect::<Vec<_>>();
+    let mut held = others(net.now());
+    let mut channel = Channel::new(broker.clone(), settings.clone());
+    assert!(!open(&mut channel, &net).unwrap());
+    net.pass(CONNECT / 2);
+    held.clear();
+    held.extend(others(net.now()));
+    assert!(!open(&mut channel, &net).unwrap());
+    net.pass(CONNECT / 2);
+    let e = open(&mut channel, &net).unwrap_err();
+    assert!(e.kind == ErrorKind::Timeout { phase: Phase::Connect, after: CONNECT }, "{e}");
+    // It begins again, and whoever gets a turn has the whole time to connect.
+    assert!(!open(&mut channel, &net).unwrap());
+    assert!(net.dialed().is_empty() && channel.due() < net.now().after(SECOND));
+    net.pass(CONNECT / 2);
+    assert!(!open(&mut channel, &net).unwrap());
+    assert_eq!((net.dialed().len(), channel.due()), (1, net.now().after(CONNECT)));
+}
+
+#[test]
 fn pings_on_an_idle_connection_are_passed_over_and_anything_else_ends_it() {
     for (pings, rest, is_used) in
         [(1, &[][..], true), (7, &[], true), (0, &[4], false), (2, &[3, 0], false), (1, &PING.map(|_| 3), false)]
