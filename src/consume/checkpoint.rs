@@ -84,7 +84,7 @@ impl Checkpoint {
     /// remove both files to start over.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let opened = Checkpoint::look(path.as_ref())?;
-        let decoded = |path: &Path| read(path).ok().flatten().map(|bytes| decode(&bytes));
+        let decoded = |path: &Path| read(path).map(|bytes| bytes.map(|bytes| decode(&bytes)));
         let seen = opened.seen.as_ref().and_then(Option::as_deref);
         let reason = match seen.map(decode) {
             Some(Ok(positions)) => return Ok(Checkpoint { positions, intact: true, ..opened }),
@@ -93,14 +93,14 @@ impl Checkpoint {
         };
         // A save that overwrites was stopped: its content is complete in the file beside it.
         if reason == TORN {
-            if let Some(Ok(positions)) = decoded(&opened.files.new) {
+            if let Ok(Some(Ok(positions))) = decoded(&opened.files.new) {
                 return Ok(Checkpoint { positions, ..opened });
             }
         }
         match decoded(&opened.files.previous) {
             // An empty file was created as a mount point.
-            None if seen.is_none_or(<[u8]>::is_empty) => Ok(opened),
-            previous => Err(unusable(&opened.path, &reason, previous.is_some_and(|previous| previous.is_ok()))),
+            Ok(None) if seen.is_none_or(<[u8]>::is_empty) => Ok(opened),
+            previous => Err(unusable(&opened.path, &reason, matches!(previous, Ok(Some(Ok(_)))))),
         }
     }
 

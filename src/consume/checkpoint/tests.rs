@@ -536,6 +536,15 @@ mod unix {
     }
 
     #[test]
+    fn a_previous_generation_that_cannot_be_read_is_one_all_the_same() {
+        let dir = Dir::new();
+        let previous = Files::of(dir.file()).previous;
+        // A link to itself: not even root can read it.
+        symlink(&previous, &previous).unwrap();
+        assert_eq!(fault(Checkpoint::open(dir.file())), (MISSING.to_owned(), false), "no first run");
+    }
+
+    #[test]
     fn links_planted_beside_it_are_not_followed() {
         let dir = Dir::new();
         let mut checkpoint = Checkpoint::open(dir.file()).unwrap();
