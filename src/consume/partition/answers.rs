@@ -63,9 +63,8 @@ impl Partition {
             self.high_water_mark = Some(high_water_mark);
             self.learn_end(high_water_mark);
         } else {
-            // The mark of an empty answer may be too low, but nothing lies below the position either.
-            let known = self.high_water_mark.unwrap_or(0).max(self.fetch_from.saturating_sub(1));
-            self.high_water_mark = Some(known.max(high_water_mark));
+            // Nothing is left from the position on, even if more was known before. The mark of an empty answer may be too low.
+            self.high_water_mark = Some(high_water_mark.max(self.fetch_from.saturating_sub(1)));
             self.trouble = None;
             self.is_idle_answer = wait_was_ended;
             // The end existed once: if nothing is left before it, the log has become shorter.

@@ -145,6 +145,19 @@ fn it_continues_after_what_arrived_and_waits_at_the_end() {
 }
 
 #[test]
+fn an_empty_answer_lowers_the_mark_to_the_end_of_a_log_that_became_shorter() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(0, 81, None, &rules.options);
+    ask(&mut p, &rules);
+    bring(&mut p, at(0), 81, 90, 100, &rules);
+    p.advance(91);
+    assert_eq!(p.lag(91), Some(10));
+    ask(&mut p, &rules);
+    p.on_answer(at(1), data(90, 0), &rules);
+    assert_eq!((p.high_water_mark, p.lag(91), p.risk()), (Some(90), Some(0), Risk::Harmless));
+}
+
+#[test]
 fn in_a_cluster_it_waits_alone_and_what_ends_a_wait_is_asked_for_again() {
     let rules = rules(|s| s, true);
     let mut p = Partition::new(0, 0, None, &rules.options);
