@@ -165,8 +165,7 @@ impl Partition {
                 trouble.redirects += 1;
                 let hops = trouble.redirects;
                 // This is how leaders are found, also when one has changed during a pause; two in a row need a rest.
-                trouble.redirected_without_pause = !trouble.redirected_without_pause;
-                if trouble.redirected_without_pause {
+                if !mem::replace(&mut trouble.redirected_without_pause, true) {
                     trouble.retry.retry_at_once(now, &rules.retry);
                     return Next::Go;
                 }
@@ -179,7 +178,6 @@ impl Partition {
     fn on_no_leader(&mut self, now: Time, rules: &Rules) -> Next {
         let failure = self.fault(Fault::NoLeader, rules);
         self.leader = None;
-        self.trouble().redirected_without_pause = false;
         let Some(until) = self.trouble().retry.retry_or_fail(now, &rules.retry) else { return Next::Fail(failure) };
         warn!("{failure}, trying again in {:?}", rounded_up_to_ms(until.since(now)));
         self.pause(Some(until));
@@ -189,6 +187,7 @@ impl Partition {
     /// Pauses until then, but not before what is in flight has ended. Returns `false` if the retry budget is spent.
     fn pause(&mut self, until: Option<Time>) -> bool {
         let Some(until) = until else { return false };
+        self.trouble().redirected_without_pause = false;
         let is_in_flight = matches!(self.state, State::InFlight | State::InFlightThenPaused(_));
         self.state = if is_in_flight { State::InFlightThenPaused(until) } else { State::Paused(until) };
         true

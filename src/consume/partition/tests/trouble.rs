@@ -300,6 +300,22 @@ fn a_redirect_that_follows_a_pause_without_a_leader_is_followed_at_once() {
 }
 
 #[test]
+fn a_redirect_that_follows_a_lost_connection_is_followed_at_once() {
+    let rules = alone(|s| s);
+    let mut p = Partition::new(0, 1, None, &rules.options);
+    for ms in [0, 30_000, 60_000] {
+        ask(&mut p, &rules);
+        assert_eq!(p.on_named(at(ms), endpoint(), Ok(Some(leader())), &rules), Next::Go);
+        p.on_end(at(ms), false, &rules);
+        assert_eq!(p.state, State::Idle, "also when the budget has ended in the pause");
+        if ms < 60_000 {
+            assert_eq!(lose(&mut p, at(ms + 1), Lost::default(), &rules), Next::Go);
+            p.wake(pause(&p));
+        }
+    }
+}
+
+#[test]
 fn what_lies_above_the_mark_is_waited_for_while_that_moves() {
     let rules = alone(|s| s);
     let mut p = Partition::new(0, 10, marks(1, 9), &rules.options);
