@@ -40,7 +40,8 @@ use crate::error::{Error, Result, rounded_up_to_ms};
 use crate::message::{JOINED, Names, TopicPartitions, in_order};
 use crate::net::{BrokerAddr, Channel, LookUp, ReadBuf, RetryState, Time};
 use crate::protocol::fetch::{
-    FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, WAIT_SLACK_MS, adjusted_wait_ms,
+    FLAG_PREFER_LOCAL, FetchPartition, FetchRequest, FetchTopic, PartitionAnswer, SEQ_BEYOND_END, WAIT_SLACK_MS,
+    adjusted_wait_ms,
 };
 use crate::protocol::frame::Payload;
 use crate::protocol::stream::{Event, FetchDecoder, Step};
@@ -223,15 +224,17 @@ impl Fetcher {
             self.buf.set_tag(names.clone());
         }
         let may_wait = wants.iter().all(|(_, want)| want.waits);
+        // Only its leader knows where a partition ends.
+        let prefer_local = options.prefer_local && wants.iter().all(|(_, want)| want.seq != SEQ_BEYOND_END);
         let share = share(conn.fetch_total, load.risky, options.fetch_size);
         let (topics, indices) = slots(wants, names, share);
         let request = FetchRequest {
-            client_version: if options.prefer_local { 3 } else { 2 },
+            client_version: if prefer_local { 3 } else { 2 },
             request_id: cx.session.next_request_id(),
             client_id: cx.session.config.client_id.clone(),
             max_wait_ms: if may_wait { options.max_wait_ms } else { 0 },
             min_bytes: options.min_bytes,
-            flags: if options.prefer_local { FLAG_PREFER_LOCAL } else { 0 },
+            flags: if prefer_local { FLAG_PREFER_LOCAL } else { 0 },
             topics,
         };
         let id = request.request_id;

@@ -558,3 +558,23 @@ fn a_long_line_is_kept_busy_without_any_setting() {
     let speed = bytes as f64 / (sim.now() - begun).as_secs_f64();
     assert!(speed > 0.87 * LINE as f64, "{speed:.0} bytes a second of {LINE}");
 }
+
+#[test]
+fn a_replica_on_this_host_is_not_asked_where_a_partition_ends() {
+    let sim = Simulation::new(7);
+    let cluster = sim.cluster(3);
+    cluster.create_topic("orders", 1);
+    cluster.set_leader("orders", 0, Some(1));
+    let reader = sim.client_on("node-0").connect_timeout(SECOND).connect(cluster.brokers()).unwrap();
+    // The replica does not get these for a while, which is too short for it to be out of sync.
+    sim.isolate("node-0", true);
+    let client = sim.client().ack_timeout(SECOND).connect(cluster.brokers()).unwrap();
+    client.publish("orders", 0, &[Record::new("tea"), Record::new("milk")]).unwrap();
+    sim.separate("node-0", "node-1");
+    let mut orders = reader.subscribe(Subscription::partition("orders", 0).prefer_local()).unwrap();
+    assert_eq!((orders.position_of("orders", 0), orders.next_timeout(SECOND).unwrap()), (None, None));
+    sim.rejoin("node-0", "node-1");
+    sim.isolate("node-0", false);
+    assert_eq!(orders.next_timeout(10 * SECOND).unwrap(), None, "these are from before");
+    assert_eq!(orders.position_of("orders", 0), Some(3));
+}
