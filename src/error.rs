@@ -385,14 +385,13 @@ impl Error {
     }
 
     /// For malformed data. A bundle over the limit is not malformed: its error names both sizes.
-    pub(crate) fn decode(broker: &dyn fmt::Display, e: DecodeError) -> Error {
+    pub(crate) fn decode(e: DecodeError) -> Error {
         match (e.field(), e.fault(), e.partition()) {
             ("bundle length", DecodeFault::OverLimit { claimed: needed, limit }, Some((topic, partition))) => {
                 Error::new(ErrorKind::BundleTooLarge { needed, limit }).about(topic, partition)
             }
             _ => Error::new(ErrorKind::Decode).because(e),
         }
-        .at(broker)
     }
 
     pub(crate) fn refused(topic: &str, partition: impl Into<Option<u16>>, fault: Fault) -> Error {

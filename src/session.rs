@@ -339,7 +339,7 @@ impl Session {
             if let Some((kind, payload)) = answers.next(channel, now)? {
                 let (answer, rest) = answers.data().split_at(payload.end);
                 let read = request.read_answer(kind, &answer[payload], rest);
-                read.map_err(|e| Error::decode(channel.broker(), e))?;
+                read.map_err(|e| Error::decode(e).at(channel.broker()))?;
                 channel.on_answer_end(now, request.id);
                 if rest.len() % PING.len() > 0 {
                     // Whoever used it next would find the end of a ping there.

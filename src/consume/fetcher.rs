@@ -267,7 +267,7 @@ impl Fetcher {
             let new = cx.inbox.bundles.len();
             let asked = |id| self.in_flight.get(&id).map(|fetch| &fetch.request);
             let step = self.decoder.step(self.buf.data(), &asked, &mut cx.inbox.bundles);
-            let (used, step) = step.map_err(|e| Error::decode(self.channel.broker(), e))?;
+            let (used, step) = step.map_err(|e| Error::decode(e).at(self.channel.broker()))?;
             self.buf.consume(used);
             match step {
                 Step::Need(need) => {

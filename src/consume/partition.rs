@@ -389,16 +389,18 @@ impl Partition {
     #[cold]
     fn error(&self, kind: ErrorKind, rules: &Rules) -> Error {
         let (topic, partition) = rules.names.get(self.index);
-        let e = Error::new(kind).about(topic, partition);
-        if let Some(leader) = &self.leader { e.at(leader) } else { e }
+        self.at_leader(Error::new(kind).about(topic, partition))
     }
 
     /// Returns the error for what its leader has sent.
     #[cold]
     pub(super) fn malformed(&self, e: DecodeError, rules: &Rules) -> Error {
         let (topic, partition) = rules.names.get(self.index);
-        let leader = self.leader.as_ref().map(ToString::to_string).unwrap_or_default();
-        Error::decode(&leader, e.in_partition(topic, partition))
+        self.at_leader(Error::decode(e.in_partition(topic, partition)))
+    }
+
+    fn at_leader(&self, e: Error) -> Error {
+        if let Some(leader) = &self.leader { e.at(leader) } else { e }
     }
 
     fn go_to(&mut self, seq: u64) {

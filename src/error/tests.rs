@@ -45,7 +45,7 @@ fn texts_name_what_failed_and_where() {
             "",
         ),
         (
-            Error::decode(&"a:1", malformed().in_partition("orders", 3)),
+            Error::decode(malformed().in_partition("orders", 3)).at(&"a:1"),
             "a:1: malformed data from the broker",
             "orders/3: message count has the undefined value 0 (at byte 17)",
         ),

@@ -77,7 +77,7 @@ impl AnswerReader {
     pub(crate) fn next(&mut self, channel: &mut Channel, now: Time) -> Result<Option<(Kind, Range<usize>)>> {
         self.buf.consume(mem::take(&mut self.returned));
         loop {
-            match self.frames.first(self.buf.data()).map_err(|e| Error::decode(channel.broker(), e))? {
+            match self.frames.first(self.buf.data()).map_err(|e| Error::decode(e).at(channel.broker()))? {
                 Frame::Ping(len) => self.buf.consume(len),
                 Frame::Whole(kind, payload) => {
                     self.returned = payload.end;

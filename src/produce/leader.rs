@@ -117,7 +117,7 @@ impl Leader {
         // Not in order: a cluster answers once replicas have confirmed.
         let read = find(&self.in_flight, kind, payload)
             .and_then(|index| Ok((index, self.in_flight[index].content.read(payload, limits)?)));
-        let (index, answer) = read.map_err(|e| Error::decode(self.channel.broker(), e))?;
+        let (index, answer) = read.map_err(|e| Error::decode(e).at(self.channel.broker()))?;
         let Some(request) = self.in_flight.remove(index) else { return Ok(None) };
         trace!("{}: answer to request {}: {answer:?}", self.channel.broker(), request.id);
         self.channel.on_answer_end(now, request.id);

@@ -153,6 +153,22 @@ fn in_a_forked_child_what_the_parent_had_in_flight_is_asked_for_again() {
 }
 
 #[test]
+fn malformed_data_from_a_leader_that_was_lost_since_names_no_broker() {
+    let mut s = Setting::asked(300, 1, |s| s);
+    assert_eq!(s.fetcher.in_flight.len(), 2);
+    // It says that it is compressed, and is not.
+    let mut bundle = BUNDLE;
+    bundle[1] |= 1;
+    s.send(0, 1, &[[data(12)].as_slice(), &[EMPTY; 249]].concat(), &bundle, 0);
+    s.receive();
+    assert!(s.inbox.has_bundles());
+    s.end(0);
+    assert_eq!(s.messages(), 0);
+    let e = s.inbox.take_error().unwrap();
+    assert_eq!((&e.kind, e.broker()), (&ErrorKind::Decode, None), "{e}");
+}
+
+#[test]
 fn a_fetch_is_overdue_once_the_broker_has_had_time_to_wait_and_to_answer() {
     // It waits for up to 5 seconds and some more, and has 30 to answer.
     let mut s = Setting::asked(1, 10, |s| s);
