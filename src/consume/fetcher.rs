@@ -441,7 +441,8 @@ impl Fetcher {
             cx.inbox.fail(failure);
         }
         let was_up = self.channel.is_up();
-        let had_ended_while_idle = self.ended_while_idle(e);
+        // A forked child leaves a connection with its parent's fetches in flight.
+        let had_ended_while_idle = self.ended_while_idle(e) || !was_up && !self.is_idle();
         let lost = self.take_lost(e);
         self.channel.close();
         self.decoder = new_decoder(cx.session);
@@ -452,6 +453,7 @@ impl Fetcher {
         }
         let mut given_up = None;
         for (index, how) in lost {
+            let how = Lost { while_idle: how.while_idle || had_ended_while_idle, ..how };
             given_up = cx.partitions.on_lost(cx.now, index, how, e).err().or(given_up);
         }
         if had_ended_while_idle && given_up.is_none() {
@@ -497,11 +499,11 @@ impl Fetcher {
         let may_be_deadly = is_silent && e.is_connection_lost() && waited < DIES_WITHIN;
         let healthy_for = self.channel.healthy_for();
         Lost {
-            while_idle: self.ended_while_idle(e),
             // Waiting for an overdue answer is not a sign of health; waiting that the request allowed is.
             healthy_for: if is_overdue { healthy_for.saturating_sub(waited) } else { healthy_for },
             unanswered: may_be_deadly && self.channel.handed_over(fetch.request.request_id),
             alone: self.conn.load.risky == 1,
+            ..Lost::default()
         }
     }
 
