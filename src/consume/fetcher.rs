@@ -219,8 +219,7 @@ impl Fetcher {
         conn.load.suspects += load.suspects;
         conn.idle_since = None;
         let Rules { options, names, .. } = &cx.partitions.rules;
-        let names_changed = !Arc::ptr_eq(&self.buf.block().tag, names);
-        if names_changed {
+        if !Arc::ptr_eq(&self.buf.block().tag, names) {
             self.buf.set_tag(names.clone());
         }
         let may_wait = wants.iter().all(|(_, want)| want.waits);

@@ -24,6 +24,9 @@ use crate::session::Session;
 /// How often a call whose time is over may still send and receive: any number of answers and of skipped bundles may come in a row.
 const MAX_ROUNDS: u32 = 17;
 
+/// How long a call that has messages to return waits for another leader's connection, if the last one ended unused.
+const DIAL_WAIT: Duration = Duration::from_millis(250);
+
 /// Up to this many fetchers, unused ones are kept: a broker may name any number of leaders.
 const MAX_UNUSED: usize = 64;
 
@@ -160,11 +163,12 @@ impl ConsumeIter {
         }
     }
 
-    /// Blocks until something happens on one of these fetchers' connections, but no longer than `until`.
-    fn wait(&mut self, until: Time, is_awaited: fn(&Fetcher) -> bool) -> Result<()> {
+    /// Blocks until something happens on one of these fetchers' connections, but no longer than `until`. Returns whether that has
+    /// come.
+    fn wait(&mut self, until: Time, is_awaited: fn(&Fetcher) -> bool) -> Result<bool> {
         let awaited = self.fetchers.iter_mut().filter(|fetcher| is_awaited(fetcher));
         let mut channels = awaited.map(|fetcher| &mut fetcher.channel);
-        wait(&*self.session.net, &mut channels, Some(&self.closer.closed), until).map(drop)
+        wait(&*self.session.net, &mut channels, Some(&self.closer.closed), until)
     }
 
     /// Returns the next message, or `Ok(None)` once `d` has passed without one. The subscription continues: nothing is lost,
@@ -172,8 +176,9 @@ impl ConsumeIter {
     /// [`is_finished`](ConsumeIter::is_finished) tells the two apart.
     ///
     /// With zero it never blocks, but it still connects, sends, receives and notices time-outs. A program that only polls in
-    /// this way reconnects and follows leaders like any other, but never looks up a host name, not even that of a broker that
-    /// was not tried before. If you gave names, pass more than zero now and then: that call goes on when the broker in use has
+    /// this way reconnects and follows leaders like any other if it does so at least every 15 seconds: a broker hangs up on a
+    /// new connection that stays silent for longer. It never looks up a host name, not even that of a broker that was not tried
+    /// before. If you gave names, pass more than zero now and then: that call goes on when the broker in use has
     /// died, or its name resolves to another address.
     ///
     /// # Errors
@@ -372,9 +377,24 @@ impl ConsumeIter {
                 }
             }
             if self.decode() {
-                return;
+                return self.continue_dialing(until);
             }
         }
+    }
+
+    /// Although there are messages, waits a little for connections whose predecessors ended before they were used. A broker hangs
+    /// up on a connection on which nothing is sent, and the caller may be away for as long again. Once for each: the broker may
+    /// have died since.
+    fn continue_dialing(&mut self, until: Time) {
+        let is_awaited = |fetcher: &Fetcher| fetcher.is_coming_up() && fetcher.channel.redialed;
+        let until = until.min(self.session.now().after(DIAL_WAIT));
+        for _ in 0..MAX_ROUNDS {
+            if !self.fetchers.iter().any(is_awaited) || self.wait(until, is_awaited).unwrap_or(true) {
+                break;
+            }
+            self.dispatch(self.session.now(), LookUp::Never);
+        }
+        self.fetchers.iter_mut().for_each(|fetcher| fetcher.channel.redialed = false);
     }
 
     /// Decodes the next messages. Returns whether there is something to return: messages, an error, or the end.

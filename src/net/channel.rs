@@ -77,6 +77,8 @@ pub(crate) struct Channel {
     process: u32,
     /// Connections in a row that had ended before they were used.
     ended_unused: u32,
+    /// Set when that happens: the caller may have been away for too long. For the caller to reset.
+    pub(crate) redialed: bool,
     /// The address that worked last: tried first the next time.
     last_good: Option<SocketAddr>,
 }
@@ -173,7 +175,7 @@ impl LastLook {
 impl Channel {
     pub(crate) fn new(broker: BrokerAddr, settings: Arc<ChannelSettings>) -> Channel {
         let process = settings.process();
-        Channel { broker, settings, state: DOWN, process, ended_unused: 0, last_good: None }
+        Channel { broker, settings, state: DOWN, process, ended_unused: 0, redialed: false, last_good: None }
     }
 
     pub(crate) fn broker(&self) -> &BrokerAddr {
@@ -202,6 +204,7 @@ impl Channel {
                     debug!("{}: ended before it was used again", self.broker);
                     self.close();
                     self.ended_unused += 1;
+                    self.redialed = true;
                     if self.ended_unused >= MAX_ENDED_UNUSED {
                         self.ended_unused = 0;
                         return Err(Error::disconnected(&self.broker, Phase::Send));

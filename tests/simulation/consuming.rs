@@ -578,3 +578,52 @@ fn a_replica_on_this_host_is_not_asked_where_a_partition_ends() {
     assert_eq!(orders.next_timeout(10 * SECOND).unwrap(), None, "these are from before");
     assert_eq!(orders.position_of("orders", 0), Some(3));
 }
+
+#[test]
+fn a_slow_reader_gets_back_the_connections_to_all_leaders_while_one_has_more() {
+    let sim = Simulation::new(8);
+    let cluster = sim.cluster(6);
+    cluster.create_topic_with("orders", 6, 1);
+    let leaders: Vec<_> = (0..6).map(|partition| cluster.leader("orders", partition).unwrap()).collect();
+    sim.set_links(&LinkSettings::default().latency(10 * MS..60 * MS));
+    // Each message is a bundle that fills the read buffer.
+    let large = vec![b'x'; 512 << 10];
+    let bundle = dense_bundle(&[Record::new(&large)], Compression::None);
+    cluster.node(0).append_repeated("orders", 0, &[&bundle], 20);
+    let client = sim.client().connect(cluster.brokers()).unwrap();
+    let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
+    for (partition, leader) in leaders.iter().enumerate().skip(1) {
+        sim.cut(&format!("node-{leader}"));
+        cluster.node(0).append_payloads("orders", partition as u16, &["tea"]);
+    }
+    let mut from = Vec::new();
+    for _ in 0..20 {
+        from.push(orders.next().unwrap().unwrap().partition());
+        sim.sleep(20 * SECOND);
+    }
+    assert!((1..6).all(|partition| from.contains(&partition)), "{from:?}");
+}
+
+#[test]
+fn a_leader_that_died_after_its_connection_does_not_slow_down_the_others() {
+    let sim = Simulation::new(9);
+    let cluster = sim.cluster(2);
+    cluster.create_topic_with("orders", 2, 1);
+    sim.set_links(&LinkSettings::default().latency(20 * MS..25 * MS));
+    let dies = format!("node-{}", cluster.leader("orders", 1).unwrap());
+    let large = vec![b'x'; 512 << 10];
+    let bundle = dense_bundle(&[Record::new(&large)], Compression::None);
+    cluster.node(0).append_repeated("orders", 0, &[&bundle], 33);
+    let client = sim.client().connect(cluster.brokers()).unwrap();
+    let mut orders = client.subscribe(Subscription::topic("orders").start(Start::Earliest)).unwrap();
+    sim.cut(&dies);
+    // It is dialed in one of these calls, and hangs up in the pause after that.
+    for _ in 0..3 {
+        orders.next().unwrap().unwrap();
+        sim.sleep(20 * SECOND);
+    }
+    sim.separate("client", &dies);
+    let begun = sim.now();
+    assert_eq!(orders.by_ref().take(30).map(Result::unwrap).count(), 30);
+    assert!(sim.now() - begun < 2 * SECOND, "{:?}", sim.now() - begun);
+}
