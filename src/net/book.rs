@@ -15,6 +15,9 @@ use crate::error::Fault;
 /// The most nodes to remember.
 const MAX_BROKERS: usize = 256;
 
+/// The most topics to remember the leaders of: a long-lived client may read ever new ones.
+const MAX_TOPICS: usize = 1 << 16;
+
 /// For how long a broker that failed comes after all others.
 const DEMOTED_FOR: Duration = Duration::from_secs(15);
 
@@ -145,6 +148,10 @@ impl AddressBook {
     /// Remembers who leads a partition.
     pub(crate) fn set_leader(&self, topic: &Arc<str>, partition: u16, leader: BrokerAddr, now: Time) {
         let mut book = locked(&self.book);
+        if book.leaders.len() >= MAX_TOPICS && !book.leaders.contains_key(topic) {
+            // Whoever asks for it again is redirected.
+            book.leaders.pop_first();
+        }
         let leaders = book.leaders.entry(topic.clone()).or_default();
         let index = usize::from(partition);
         leaders.resize(leaders.len().max(index + 1), None);
@@ -163,9 +170,7 @@ impl AddressBook {
     pub(crate) fn clear_leader(&self, topic: &str, partition: u16) {
         let mut book = locked(&self.book);
         let known = book.leaders.get_mut(topic).and_then(|leaders| leaders.get_mut(usize::from(partition)));
-        if let Some(leader) = known {
-            *leader = None;
-        }
+        known.and_then(Option::take);
     }
 
     /// Puts a broker that knows no leader, or none that can be reached, after the others: they may know better.

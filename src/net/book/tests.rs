@@ -58,6 +58,11 @@ fn leaders_are_remembered_until_they_fail_or_know_nothing_and_so_many_brokers_at
     let leaders = [6, 7, 8, 9].map(|partition| book.leader_or_any("orders", partition));
     assert_eq!(leaders, [other(6), given[1].clone(), given[0].clone(), given[0].clone()]);
     assert_eq!(book.leader_or_any("other", 6), given[0]);
+    for n in 0..=MAX_TOPICS {
+        book.set_leader(&format!("{n:06}").into(), 0, given[1].clone(), now);
+    }
+    assert_eq!(locked(&book.book).leaders.len(), MAX_TOPICS);
+    assert_eq!(book.leader_or_any(&format!("{MAX_TOPICS:06}"), 0), given[1], "known all the same");
 }
 
 #[test]
