@@ -237,6 +237,10 @@ fn stop_at_end_takes_its_end_from_the_answer_and_ends_when_the_log_became_shorte
     ask(&mut p, &rules);
     let found = bring(&mut p, at(0), 1, 12, 10, &rules);
     assert_eq!((found[0].to, p.state), (10, State::Done));
+    // Where the next number lies beyond the end, the policy decides.
+    let mut p = Partition::new(0, 30, marks(1, 50), &rules.options);
+    ask(&mut p, &rules);
+    assert_eq!(p.on_answer(at(0), out_of_range(1, 20), &rules), not_there(30, 1));
 }
 
 #[test]

@@ -93,6 +93,15 @@ fn trouble_ends_with_an_answer_or_a_connection_that_was_well() {
     assert_eq!(lose(&mut p, at(500_000), ended(Duration::ZERO)), Next::Go);
     let while_idle = Lost { while_idle: true, healthy_for: Duration::ZERO, unanswered: false, alone: true };
     assert_eq!(lose(&mut p, at(600_000), while_idle), Next::Go, "that is no trouble");
+    // With a short budget, a connection need not have been well for longer than that.
+    let mut hasty = alone(|s| s);
+    hasty.retry.timeout = Duration::from_secs(2);
+    let mut p = Partition::new(0, 1, marks(1, 0), &hasty.options);
+    for (ms, healthy_ms, is_over) in [(0, 0, false), (3000, 2000, false), (6000, 1999, true)] {
+        p.state = State::InFlight;
+        let how = ended(Duration::from_millis(healthy_ms));
+        assert_eq!(super::lose(&mut p, at(ms), how, &hasty) != Next::Go, is_over, "{ms}");
+    }
 }
 
 #[test]
