@@ -274,9 +274,9 @@ impl ClientBuilder {
         /// a leader. Default 60 seconds, counted from the first failure; zero reports the first failure at once. The last
         /// attempt starts when this time is over and has its own time-outs.
         ///
-        /// Trouble ends with an answer, or when a connection has been up for 10 seconds with nothing overdue, in a
-        /// subscription also for `retry_timeout`, if that is shorter; the wait for an answer that never came does not count.
-        /// The next failure then starts a new `retry_timeout`.
+        /// Trouble ends with an answer, or when a connection has been up with nothing overdue for 10 seconds (in a
+        /// subscription for `retry_timeout`, if that is shorter); the wait for an answer that never came does not count. The
+        /// next failure then starts a new `retry_timeout`.
         retry_timeout(timeout: Duration) => config.retry_timeout = timeout;
 
         /// The shortest and the longest pause between two attempts. Pauses double from the shortest to the longest; up to half

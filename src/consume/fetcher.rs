@@ -21,8 +21,7 @@
 //! little came, the fetch sizes are as configured again. It does not matter whether a chunk ends inside a bundle or after one.
 //!
 //! The wait counts from the moment when the caller looked for bytes and found none. A slow caller finds bytes ready, so its wait is
-//! zero and the size does not grow. Time that the broker was allowed to wait for data does not count. The read buffer holds an
-//! answer of any size in parts.
+//! zero and the size does not grow. Time that the broker was allowed to wait for data does not count.
 
 use std::collections::HashMap;
 use std::mem;

@@ -24,7 +24,7 @@ use crate::session::Session;
 /// How often a call whose time is over may still send and receive: any number of answers and of skipped bundles may come in a row.
 const MAX_ROUNDS: u32 = 17;
 
-/// How long a call that has messages to return waits for another leader's connection, if the last one ended unused.
+/// How long [`continue_dialing`](ConsumeIter::continue_dialing) waits.
 const DIAL_WAIT: Duration = Duration::from_millis(250);
 
 /// Up to this many fetchers, unused ones are kept: a broker may name any number of leaders.
@@ -176,10 +176,9 @@ impl ConsumeIter {
     /// [`is_finished`](ConsumeIter::is_finished) tells the two apart.
     ///
     /// With zero it never blocks, but it still connects, sends, receives and notices time-outs. A program that only polls in
-    /// this way reconnects and follows leaders like any other if it does so at least every 15 seconds: a broker hangs up on a
-    /// new connection that stays silent for longer. It never looks up a host name, not even that of a broker that was not tried
-    /// before. If you gave names, pass more than zero now and then: that call goes on when the broker in use has
-    /// died, or its name resolves to another address.
+    /// this way, at least every 15 seconds, reconnects and follows leaders like any other, but never looks up a host name, not
+    /// even that of a broker that was not tried before. If you gave names, pass more than zero now and then: that call goes on
+    /// when the broker in use has died, or its name resolves to another address.
     ///
     /// # Errors
     /// One of the [items' errors](ConsumeIter#errors); the iterator is then finished.
@@ -299,8 +298,7 @@ impl ConsumeIter {
         &self.partitions.gaps
     }
 
-    /// Returns what the subscription has done so far, and its present state. The cost grows with the number of partitions: call
-    /// it every few seconds rather than for each message.
+    /// Returns what the subscription has done so far, and its present state. The cost grows with the number of partitions.
     pub fn stats(&self) -> Stats {
         let now = self.session.now();
         let mut stats = self.partitions.stats.clone();
@@ -382,9 +380,8 @@ impl ConsumeIter {
         }
     }
 
-    /// Although there are messages, waits a little for connections whose predecessors ended before they were used. A broker hangs
-    /// up on a connection on which nothing is sent, and the caller may be away for as long again. Once for each: the broker may
-    /// have died since.
+    /// Although there are messages, waits a little for connections whose predecessors ended before they were used: the caller may
+    /// be away for as long again. Only once for each, because the broker may have died since.
     fn continue_dialing(&mut self, until: Time) {
         let is_awaited = |fetcher: &Fetcher| fetcher.is_coming_up() && fetcher.channel.redialed;
         let until = until.min(self.session.now().after(DIAL_WAIT));
@@ -450,7 +447,7 @@ impl ConsumeIter {
         self.keep_fetchers(&|_| false);
     }
 
-    /// Drops the other fetchers. Connections on which nothing is awaited go back to the pool.
+    /// Drops the other fetchers.
     fn keep_fetchers(&mut self, is_kept: &dyn Fn(&Fetcher) -> bool) {
         let (kept, others) = mem::take(&mut self.fetchers).into_iter().partition::<Vec<_>, _>(is_kept);
         self.fetcher_of = kept.iter().map(|fetcher| fetcher.channel.broker().clone()).zip(0..).collect();
@@ -552,7 +549,6 @@ impl fmt::Debug for ConsumeIter {
     }
 }
 
-/// Connections on which nothing is awaited go back to the client's pool; the others are closed. Neither waits for anything.
 impl Drop for ConsumeIter {
     fn drop(&mut self) {
         self.keep_fetchers(&|_| false);

@@ -146,8 +146,8 @@ impl Subscription {
         beyond_end(policy: OutOfRange) => options.beyond_end = policy;
 
         /// Ends each partition at the high-water mark that it has when the subscription begins, even if the log keeps growing. If
-        /// the log becomes shorter, the partition ends where nothing is left; if the next number then lies beyond the end,
-        /// [`beyond_end`](Subscription::beyond_end) decides.
+        /// the log becomes shorter, the partition ends where nothing is left, or as [`beyond_end`](Subscription::beyond_end)
+        /// says.
         stop_at_end() => options.stop_at_end = true;
 
         /// Ends each partition with this sequence number, inclusive.

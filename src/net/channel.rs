@@ -77,7 +77,7 @@ pub(crate) struct Channel {
     process: u32,
     /// Connections in a row that had ended before they were used.
     ended_unused: u32,
-    /// Set when that happens: the caller may have been away for too long. For the caller to reset.
+    /// Set when that happens, for the caller to reset.
     pub(crate) redialed: bool,
     /// The address that worked last: tried first the next time.
     last_good: Option<SocketAddr>,
