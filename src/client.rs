@@ -179,10 +179,10 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Config`](crate::ErrorKind::Config), before anything is sent, for a name or number of partitions that a broker
-    /// refuses: a name has 1 to 64 ASCII letters, digits and, between them, `-` and `_`. [`Broker`](crate::ErrorKind::Broker)
-    /// if the topic exists, the broker is read-only or has trouble with its files, or if the partitions were created but have
-    /// no leader within [`retry_timeout`](crate::ClientBuilder::retry_timeout).
+    /// [`Config`](crate::ErrorKind::Config), with nothing created, for a name or number of partitions that a broker refuses:
+    /// a name has 1 to 64 ASCII letters, digits and, between them, `-` and `_`. [`Broker`](crate::ErrorKind::Broker) if the
+    /// topic exists, the broker is read-only or has trouble with its files, or if the partitions were created but have no
+    /// leader within [`retry_timeout`](crate::ClientBuilder::retry_timeout).
     /// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) if the request was sent and its answer lost: the topic may exist
     /// or not. Otherwise a [network error](crate::guide::errors#network-errors).
     pub fn create_topic(&self, topic: &str, partitions: u16, config: &TopicConfig) -> Result<()> {
@@ -306,7 +306,7 @@ impl ClientBuilder {
         /// When to compress published records. Default [`Compression::Auto`].
         compression(compression: Compression) => config.publish.compression = compression;
 
-        /// Which replicas must have published records before they count as stored. Default [`Acks::All`].
+        /// How many replicas a publish requires: see [`Acks`]. Default [`Acks::All`].
         acks(acks: Acks) => config.publish.acks = acks;
 
         /// How long a cluster waits for those replicas, 1 millisecond to 49 days. Default 8 seconds. The answer to a publish may

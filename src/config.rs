@@ -77,8 +77,8 @@ impl Config {
 /// The most replicas to ask for; above it servers never have enough.
 pub(crate) const MAX_PEERS: u8 = 200;
 
-/// Which replicas besides the leader must have the messages before a cluster counts them as stored. A stand-alone broker
-/// ignores it.
+/// How many replicas besides the leader must be in sync. At the ack time-out, one that has the messages is enough. A
+/// stand-alone broker ignores it.
 ///
 /// ```
 /// use tank_client::{Acks, Client};

@@ -152,7 +152,7 @@ pub enum ErrorKind {
     },
     /// A file could not be read or written. The source says why.
     File,
-    /// A call with arguments that cannot work; nothing was sent.
+    /// A call with arguments that cannot work; it changed nothing.
     #[non_exhaustive]
     Config {
         /// What is wrong, with the value and what is allowed.

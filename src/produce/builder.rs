@@ -74,7 +74,7 @@ impl ProducerBuilder {
         /// When to compress. Default: the client's [setting](crate::ClientBuilder::compression).
         compression(compression: Compression) => options.compression = compression;
 
-        /// Which replicas must have the records. Default: the client's [setting](crate::ClientBuilder::acks).
+        /// How many replicas a publish requires. Default: the client's [setting](crate::ClientBuilder::acks).
         acks(acks: Acks) => options.acks = acks;
 
         /// How long a cluster waits for those replicas. Default: the client's
@@ -88,8 +88,8 @@ impl ProducerBuilder {
         /// Stores every record exactly once, across lost connections and changes of leader: the producer gives the records
         /// their sequence numbers (ProduceWithSeqnum requests). When the outcome of a request is unknown, it asks the leader
         /// for the end of its log, on a new connection, and sends again what is missing there. The guarantee ends with the
-        /// producer: after a restart of the program, wait for one [`io_timeout`](crate::ClientBuilder::io_timeout) before you
-        /// publish with a new idempotent producer.
+        /// producer: after a restart, wait for more than [`tcp_user_timeout`](crate::ClientBuilder::tcp_user_timeout) before
+        /// you publish with a new one: an old request may be on its way.
         ///
         /// **One writer per partition.** While this producer exists, nothing else may publish to its partitions: no other
         /// producer, no other process, and not this client's [`publish`](crate::Client::publish). If the producer notices
@@ -102,8 +102,8 @@ impl ProducerBuilder {
         /// their numbers: [`retry_failures`](crate::Producer::retry_failures) still stores them exactly once. If you drop
         /// failures that may be stored but are not, their numbers remain unused: a gap.
         ///
-        /// Three things can still store records twice or lose them: a proxy that delivers late what it had buffered, two
-        /// nodes that both believe they lead, and a leader that comes back with a log that should have been truncated.
+        /// Records can still be stored twice or lost: by a proxy that delivers late, a lost reset, a leader that dies as the
+        /// last one in sync, two nodes that both believe they lead, or a log that should have been truncated.
         idempotent() => idempotent = true;
     }
 
