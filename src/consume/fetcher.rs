@@ -441,7 +441,7 @@ impl Fetcher {
         let was_up = self.channel.is_up();
         // A forked child leaves a connection with its parent's fetches in flight.
         let had_ended_while_idle = self.ended_while_idle(e) || !was_up && !self.is_idle();
-        let lost = self.take_lost(e);
+        let lost = self.take_lost(e, had_ended_while_idle);
         self.channel.close();
         self.decoder = new_decoder(cx.session);
         self.buf.clear();
@@ -451,7 +451,6 @@ impl Fetcher {
         }
         let mut given_up = None;
         for (index, how) in lost {
-            let how = Lost { while_idle: how.while_idle || had_ended_while_idle, ..how };
             given_up = cx.partitions.on_lost(cx.now, index, how, e).err().or(given_up);
         }
         if had_ended_while_idle && given_up.is_none() {
@@ -476,13 +475,13 @@ impl Fetcher {
 
     /// Takes away all partitions that were asked for or wanted when the connection failed with `e`. Returns their indices, in
     /// order, and how each was lost.
-    fn take_lost(&mut self, e: &Error) -> Vec<(u32, Lost)> {
+    fn take_lost(&mut self, e: &Error, while_idle: bool) -> Vec<(u32, Lost)> {
         let mut lost = Vec::new();
         for fetch in mem::take(&mut self.in_flight).into_values() {
-            let how = self.how_lost(&fetch, e);
+            let how = Lost { while_idle, ..self.how_lost(&fetch, e) };
             lost.extend(fetch.indices.iter().map(|&index| (index, how)));
         }
-        let how = Lost { while_idle: self.channel.is_up(), ..Lost::default() };
+        let how = Lost { while_idle: while_idle || self.channel.is_up(), ..Lost::default() };
         lost.extend(self.wanted.drain().map(|index| (index, how)));
         // A hash map has no order, and a simulation must repeat.
         lost.sort_by_key(|(index, _)| *index);

@@ -326,7 +326,7 @@ fn the_silence_before_a_time_out_is_no_time_well_spent() {
         }
         s.pass(Duration::from_secs(5));
         let e = Error::timeout(&"b:1", Phase::Wait, Duration::from_secs(25));
-        let lost = s.fetcher.take_lost(&e);
+        let lost = s.fetcher.take_lost(&e, false);
         assert_eq!(lost.iter().map(|(_, how)| how.healthy_for.as_secs()).collect::<Vec<_>>(), [healthy_for], "{heard}");
     }
 }
@@ -341,6 +341,6 @@ fn what_was_wanted_and_not_asked_for_had_no_part_in_the_end_of_a_connection() {
         let e = Error::disconnected(&"b:1", Phase::Wait);
         let asked = Lost { while_idle: false, healthy_for: ms(healthy_for), unanswered: true, alone: false };
         let wanted = Lost { while_idle: true, ..Lost::default() };
-        assert_eq!(s.fetcher.take_lost(&e), [(0, asked), (1, asked), (1, wanted)]);
+        assert_eq!(s.fetcher.take_lost(&e, false), [(0, asked), (1, asked), (1, wanted)]);
     }
 }
