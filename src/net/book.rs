@@ -170,7 +170,9 @@ impl AddressBook {
     pub(crate) fn clear_leader(&self, topic: &str, partition: u16) {
         let mut book = locked(&self.book);
         let known = book.leaders.get_mut(topic).and_then(|leaders| leaders.get_mut(usize::from(partition)));
-        known.and_then(Option::take);
+        if let Some(leader) = known {
+            *leader = None;
+        }
     }
 
     /// Puts a broker that knows no leader, or none that can be reached, after the others: they may know better.

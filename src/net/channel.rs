@@ -84,13 +84,16 @@ pub(crate) struct Channel {
 }
 
 enum State {
-    /// Not to be dialed before this moment. While it waits for its turn, the other says when that has taken too long.
-    Down(Time, Time),
+    /// Not to be dialed before `until`. If it waits for its turn, that must come by `turn_by`.
+    Down {
+        until: Time,
+        turn_by: Time,
+    },
     Dialing(Dial, Arc<Opening>),
     Up(Box<Up>),
 }
 
-const DOWN: State = State::Down(Time::ZERO, Time::NEVER);
+const DOWN: State = State::Down { until: Time::ZERO, turn_by: Time::NEVER };
 
 /// An open connection.
 struct Up {
@@ -211,13 +214,13 @@ impl Channel {
                     }
                 }
                 State::Up(_) => return Ok(true),
-                State::Down(until, _) if now < *until => return Ok(false),
-                State::Down(_, due) => {
+                State::Down { until, .. } if now < *until => return Ok(false),
+                State::Down { turn_by, .. } => {
                     let timeout = self.settings.config.connect_timeout;
-                    let due = now.after(timeout).min(*due);
+                    let turn_by = now.after(timeout).min(*turn_by);
                     let Some(opening) = self.settings.begin_opening(now, &self.broker) else {
-                        if now < due {
-                            self.state = State::Down(now.after(OPENING_PAUSE), due);
+                        if now < turn_by {
+                            self.state = State::Down { until: now.after(OPENING_PAUSE), turn_by };
                             return Ok(false);
                         }
                         self.close();
@@ -419,7 +422,7 @@ impl Channel {
     /// Returns what the connection is being used for.
     pub(crate) fn phase(&self) -> Phase {
         match &self.state {
-            State::Down(..) => Phase::Connect,
+            State::Down { .. } => Phase::Connect,
             State::Dialing(dial, _) => dial.phase(),
             State::Up(up) if up.receive.is_some() => Phase::Read,
             State::Up(up) if up.waiting.is_empty() && !up.unsent.is_empty() => Phase::Send,
@@ -429,13 +432,13 @@ impl Channel {
 
     /// Not to be dialed before this moment.
     pub(crate) fn rest_until(&mut self, until: Time) {
-        self.state = State::Down(until, Time::NEVER);
+        self.state = State::Down { until, turn_by: Time::NEVER };
     }
 
     /// Returns when something is due even if nothing arrives; for a channel that is down, when it may be dialed.
     pub(crate) fn due(&self) -> Time {
         match &self.state {
-            State::Down(until, _) => *until,
+            State::Down { until, .. } => *until,
             State::Dialing(dial, _) => dial.due(),
             State::Up(up) => up.due(),
         }
@@ -444,7 +447,7 @@ impl Channel {
     /// Returns what to wait for on its sockets.
     pub(crate) fn interests(&mut self) -> impl Iterator<Item = Interest<'_>> {
         let (dial, up) = match &mut self.state {
-            State::Down(..) => (None, None),
+            State::Down { .. } => (None, None),
             State::Dialing(dial, _) => (Some(dial.interests()), None),
             State::Up(up) => (None, (!up.is_idle()).then(|| up.interest())),
         };

@@ -17,6 +17,9 @@ use crate::config::Config;
 const MIN_KEEPALIVE: Duration = Duration::from_secs(1);
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
+/// Systems take the size of a buffer as an `int`.
+const MAX_BUFFER: usize = i32::MAX as usize;
+
 /// The network of the machine.
 pub(crate) struct System {
     random: RandomState,
@@ -143,8 +146,12 @@ fn from_handle(handle: Handle<'_>, flags: PollFlags) -> Option<PollFd<'_>> {
 
 fn set_options(socket: &RawSocket, config: &Config) -> io::Result<()> {
     // Before connecting, because the TCP window that is agreed on then depends on the buffer sizes.
-    config.receive_buffer.map(|size| socket.set_recv_buffer_size(size.min(i32::MAX as usize))).transpose()?;
-    config.send_buffer.map(|size| socket.set_send_buffer_size(size.min(i32::MAX as usize))).transpose()?;
+    if let Some(size) = config.receive_buffer {
+        socket.set_recv_buffer_size(size.min(MAX_BUFFER))?;
+    }
+    if let Some(size) = config.send_buffer {
+        socket.set_send_buffer_size(size.min(MAX_BUFFER))?;
+    }
     SockRef::from(socket).set_tcp_nodelay(true)?;
     if let Some(idle) = config.keepalive {
         let allowed = |time: Duration| time.clamp(MIN_KEEPALIVE, MAX_KEEPALIVE);

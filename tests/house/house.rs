@@ -92,7 +92,7 @@ const LONG_FUNCTIONS: [(&str, &str, &str); 0] = [];
 const CIRCLES: [(&str, &str); 0] = [];
 
 /// The most lines of code that the crate may have without broker and simulation.
-const CRATE: usize = 10_625;
+const CRATE: usize = 10_635;
 
 struct Source {
     /// Below `src`, with slashes.
