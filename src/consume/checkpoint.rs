@@ -25,7 +25,7 @@ const VERSION: u16 = 2;
 /// A file that keeps the positions of a subscription, so that a program that ended or was killed can continue where it was.
 ///
 /// Process the messages first, then [`save`](Checkpoint::save) the positions. After a crash, messages that came after the last
-/// save are delivered again, and none is lost. A save replaces the file in one step and keeps its access rights. If the process
+/// save are delivered again, and none is lost. A save replaces the file in one step and keeps its owner and mode. If the process
 /// or the machine is killed during a save, the file holds the old positions or the new ones. The previous generation is kept as
 /// `NAME.prev`.
 ///

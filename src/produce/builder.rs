@@ -102,8 +102,8 @@ impl ProducerBuilder {
         /// their numbers: [`retry_failures`](crate::Producer::retry_failures) still stores them exactly once. If you drop
         /// failures that may be stored but are not, their numbers remain unused: a gap.
         ///
-        /// Records can still be stored twice or lost: by a proxy that delivers late, a lost reset, a leader that dies as the
-        /// last one in sync, two nodes that both believe they lead, or a log that should have been truncated.
+        /// Records can still be stored twice or lost through a proxy that delivers late, a lost reset, a leader that dies as
+        /// the last one in sync, two nodes that both believe they lead, or a log that should have been truncated.
         idempotent() => idempotent = true;
     }
 
